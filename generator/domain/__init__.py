@@ -1,0 +1,1 @@
+"""The words of Stackwright as frozen dataclasses. Standard library only; touches nothing."""

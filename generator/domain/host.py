@@ -1,0 +1,113 @@
+"""The host: one detected machine. What could not be read is None, never a guess.
+
+The YAML form is the snapshot of `docs/reference/host.md`: field names here are its keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+HOST_SCHEMA = 1
+
+
+class LinkKind(StrEnum):
+    """How two GPUs reach each other, closest first.
+
+    The PCIe kinds are NVML's common-ancestor levels: `pcie-switch` is PIX or PXB, `pcie-host` is
+    PHB, `numa` is NODE and `system` is SYS (nvml.h, nvmlGpuTopologyLevel_t; nvidia-smi topo -m).
+    """
+
+    NVLINK = "nvlink"
+    NVSWITCH = "nvswitch"
+    PCIE_SWITCH = "pcie-switch"
+    PCIE_HOST = "pcie-host"
+    NUMA = "numa"
+    SYSTEM = "system"
+
+
+class GpuAccess(StrEnum):
+    """How the container engine hands GPUs to a container."""
+
+    CDI = "cdi"
+    RUNTIME = "runtime"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cpu:
+    """The processor. `cores` are physical, `threads` logical; `flags` are the instruction sets that matter."""
+
+    model: str | None
+    cores: int | None
+    threads: int | None
+    numa_nodes: int | None
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingSystem:
+    """The kernel, and whether it is the Windows Subsystem for Linux."""
+
+    kernel: str | None
+    wsl: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """The NVIDIA driver: its version, the newest CUDA it speaks, and NVML's failure where it gave one."""
+
+    version: str | None
+    cuda: str | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One device. `index` is NVML's (PCI bus order); everything else is None where it could not be read."""
+
+    index: int
+    uuid: str | None
+    name: str | None
+    memory_bytes: int | None
+    memory_used_bytes: int | None
+    compute_capability: str | None
+    pci_bus_id: str | None
+    numa_node: int | None
+    mig: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """The best connection between GPUs `a` < `b` (indices). `lanes` and `version` only for NVLink kinds."""
+
+    a: int
+    b: int
+    kind: LinkKind
+    lanes: int | None
+    version: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Containers:
+    """The container engine that answers, or Nones where none does."""
+
+    engine: str | None
+    version: str | None
+    compose: str | None
+    gpu_access: GpuAccess | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """One machine. `p2p[i][j]`: can the i-th of `gpus` read the j-th's memory; n×n, None where unknown."""
+
+    schema: int
+    cpu: Cpu
+    memory_bytes: int | None
+    os: OperatingSystem
+    driver: Driver | None
+    gpus: tuple[Gpu, ...]
+    links: tuple[Link, ...]
+    p2p: tuple[tuple[bool | None, ...], ...]
+    containers: Containers

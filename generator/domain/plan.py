@@ -1,0 +1,112 @@
+"""The plan: every decision for one environment on one host, each value with its reason and source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from generator.domain.environment import Environment
+from generator.domain.host import Host
+
+PLAN_SCHEMA = 1
+
+
+class Mode(StrEnum):
+    """What the stack runs on."""
+
+    CPU = "cpu"
+    SINGLE = "single"
+    MULTI = "multi"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """The serving program: `image` is what Compose runs; `cuda` is the image's toolkit, None on CPU."""
+
+    name: str
+    version: str
+    image: str
+    cuda: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """A forecast per GPU of the fullest rank, in bytes (design: `fit`). Filled by the memory planner."""
+
+    total_bytes: int
+    budget_bytes: int
+    weights_bytes: int
+    activation_bytes: int
+    cuda_graph_bytes: int
+    overhead_bytes: int
+    kv_cache_bytes: int
+    kv_bytes_per_token: float
+    kv_cache_tokens: int
+    max_concurrency: float
+    uncertainty_bytes: int
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """One served copy of a model at one URL.
+
+    `name` is its Compose service. `gpu_uuids` is empty on CPU, else tensor_parallel × pipeline_parallel long.
+    `args` is the engine's whole argument list; `env` its environment as (name, value) pairs.
+    `memory` is None where no forecast has been made.
+    """
+
+    name: str
+    model: str
+    gpu_uuids: tuple[str, ...]
+    tensor_parallel: int
+    pipeline_parallel: int
+    args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    memory: Memory | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """The LiteLLM front: where it listens, and the names that clients ask for."""
+
+    version: str
+    image: str
+    bind: str
+    port: int
+    models: tuple[str, ...]
+    routing_strategy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Worker processes per service; None where the plan has no such service."""
+
+    litellm: int
+    multimodal: int | None
+    retrieval: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One emitted value with its reason and where that reason comes from."""
+
+    value: str
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is emitted for one environment. `settings` keeps the order of `generator.settings.SETTINGS`."""
+
+    schema: int
+    environment: Environment
+    mode: Mode
+    host: Host
+    engine: Engine
+    replicas: tuple[Replica, ...]
+    gateway: Gateway
+    workers: Workers
+    settings: dict[str, Setting]
+    warnings: tuple[str, ...]

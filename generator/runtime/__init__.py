@@ -1,0 +1,63 @@
+"""Runtimes: what brings a rendered stack up. Two, behind one Protocol: `compose` and `processes`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from generator.domain.plan import Plan
+from generator.domain.service import ServiceState
+
+Say = Callable[[str, str], None]
+"""Tell the person about one service: `say(service, what happens now)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """One rendered environment.
+
+    `root` is the project folder (holds compose/ and envs/). `env` is what is in force: the generated
+    file, then the person's local file over it.
+    """
+
+    root: Path
+    plan: Plan
+    env: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The project name, as Compose and the supervisor know it."""
+        return self.env["COMPOSE_PROJECT_NAME"]
+
+    @property
+    def secrets(self) -> Path:
+        """The folder of this environment's secret files."""
+        return self.root / "envs" / ".secrets" / self.plan.environment.value
+
+    @property
+    def generated(self) -> Path:
+        """The folder of this environment's rendered override, gateway file and plan."""
+        return self.root / "compose" / "generated" / self.plan.environment.value
+
+
+class Runtime(Protocol):
+    """Brings one stack up and down. Every method may raise RuntimeRefusedError."""
+
+    name: str
+
+    def prepare(self, say: Say) -> None:
+        """Fetch what the stack needs to start (images, virtual environments). May take minutes; safe to interrupt."""
+
+    def up(self) -> None:
+        """Ask for every service to run; return at once. Harmless where they already run."""
+
+    def services(self) -> tuple[ServiceState, ...]:
+        """Report every service of the plan, running or not. Raises when `up` itself has failed."""
+
+    def logs(self, service: str, lines: int) -> str:
+        """Return the last lines of one service's log, oldest first; empty where it has none."""
+
+    def down(self) -> None:
+        """Stop and remove every service, leaving only caches. Harmless where nothing runs."""

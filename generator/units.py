@@ -1,0 +1,23 @@
+"""Byte units, read and written the same way everywhere. Touches nothing."""
+
+from __future__ import annotations
+
+MIB = 2**20
+GIB = 2**30
+
+
+def format_bytes(count: int | None) -> str:
+    """Write a byte count for people: `23.6 GiB`, `310 MiB`, `12 B`; `unknown` for None."""
+    if count is None:
+        return "unknown"
+    if count >= GIB:
+        return f"{count / GIB:.1f} GiB"
+    if count >= MIB:
+        return f"{count / MIB:.0f} MiB"
+    return f"{count / 1024:.0f} KiB" if count >= 1024 else f"{count} B"
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration for people: `7s`, `1m05s`."""
+    whole = int(seconds)
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
