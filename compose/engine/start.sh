@@ -1,0 +1,10 @@
+#!/bin/sh
+# Start vLLM. Secrets come from files, so that none stands in argv, `docker inspect` or a rendered file.
+# Both runtimes use this script: a container finds the files under /run/secrets, a process under SECRETS_DIRECTORY.
+set -eu
+secrets=${SECRETS_DIRECTORY:-/run/secrets}
+VLLM_API_KEY=$(cat "$secrets/engine_key")
+export VLLM_API_KEY
+export HF_TOKEN_PATH="$secrets/hf_token" # huggingface_hub reads it; an empty file means no token
+# The module, not the `vllm` command: PyPI's CPU build ships a command that cannot find its own distribution.
+exec "${PYTHON:-python3}" -m vllm.entrypoints.openai.api_server "$@"

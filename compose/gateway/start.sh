@@ -1,0 +1,11 @@
+#!/bin/sh
+# Start LiteLLM. Secrets come from files, so that none stands in argv, `docker inspect` or a rendered file.
+# Both runtimes use this script: a container finds the files under /run/secrets, a process under SECRETS_DIRECTORY.
+set -eu
+secrets=${SECRETS_DIRECTORY:-/run/secrets}
+LITELLM_MASTER_KEY=$(cat "$secrets/litellm_master_key")
+LITELLM_SALT_KEY=$(cat "$secrets/litellm_salt_key")
+ENGINE_KEY=$(cat "$secrets/engine_key")
+REDIS_PASSWORD=$(cat "$secrets/redis_password")
+export LITELLM_MASTER_KEY LITELLM_SALT_KEY ENGINE_KEY REDIS_PASSWORD
+exec "${LITELLM:-litellm}" "$@"
