@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from generator.domain.plan import Plan
+from generator.domain.plan import Plan, Replica
 from generator.domain.service import ServiceState
 
 Say = Callable[[str, str], None]
@@ -18,11 +18,12 @@ Say = Callable[[str, str], None]
 class Stack:
     """One rendered environment.
 
-    `root` is the project folder (holds compose/ and envs/). `env` is what is in force: the generated
-    file, then the person's local file over it.
+    `root` is the project folder (holds compose/ and envs/); `state` the folder for virtual environments,
+    logs and sockets. `env` is what is in force: the generated file, then the person's local file over it.
     """
 
     root: Path
+    state: Path
     plan: Plan
     env: Mapping[str, str]
 
@@ -30,6 +31,10 @@ class Stack:
     def name(self) -> str:
         """The project name, as Compose and the supervisor know it."""
         return self.env["COMPOSE_PROJECT_NAME"]
+
+    def engine_arguments(self, replica: Replica) -> tuple[str, ...]:
+        """Return the engine's argument list with the values in force."""
+        return replica.args
 
     @property
     def secrets(self) -> Path:
