@@ -1,0 +1,88 @@
+"""Read YAML into frozen dataclasses, strictly: an unknown key or a wrong type is one sentence with its place.
+
+Touches only the file that it is asked to read. Types are checked by msgspec; it ignores unknown keys of
+dataclasses, so those are looked for here, with the closest known key as a hint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from generator.errors import StackError, did_you_mean
+
+T = TypeVar("T")
+
+
+def read_yaml(path: Path, kind: type[T], error: type[StackError]) -> T:
+    """Read one YAML document as `kind`.
+
+    Raises:
+        error: the file cannot be read, is not YAML, or does not fit `kind`; the message names file and key.
+    """
+    return convert(load_yaml(path, error), kind, where=str(path), error=error)
+
+
+def load_yaml(path: Path, error: type[StackError]) -> object:
+    """Parse one YAML document into plain values, raising `error` where that fails."""
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as failure:
+        raise error(f"{path}: cannot be read: {failure.strerror or failure}") from None
+    except UnicodeDecodeError as failure:
+        raise error(f"{path}: not UTF-8 text (byte {failure.start})") from None
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as failure:
+        mark = getattr(failure, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
+        problem = getattr(failure, "problem", None) or "not valid YAML"
+        raise error(f"{path}{place}: {problem}") from None
+    except (RecursionError, ValueError) as failure:  # absurd nesting; a date such as 2024-13-45
+        raise error(f"{path}: not valid YAML: {type(failure).__name__.removesuffix('Error').lower()}") from None
+
+
+def convert(data: object, kind: type[T], *, where: str, error: type[StackError]) -> T:
+    """Turn plain values into `kind`, naming the offending key in any failure."""
+    import msgspec
+
+    _refuse_unknown_keys(data, kind, where=where, path="", error=error)
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as failure:
+        text = str(failure)
+        problem, _, place = text.partition(" - at `$")
+        place = place.rstrip("`").lstrip(".")
+        spot = f"{where}: {place}" if place else where
+        raise error(f"{spot}: {problem[0].lower()}{problem[1:]}") from None
+
+
+def to_plain(value: object) -> Any:
+    """Turn dataclasses, enums and tuples into what YAML and JSON can say."""
+    import msgspec
+
+    return msgspec.to_builtins(value)
+
+
+def _refuse_unknown_keys(data: object, kind: object, *, where: str, path: str, error: type[StackError]) -> None:
+    """Walk `data` beside the type that it should become."""
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(kind):
+            _refuse_unknown_keys(data, option, where=where, path=path, error=error)
+    elif origin is tuple and isinstance(data, list):
+        for position, item in enumerate(data):
+            _refuse_unknown_keys(item, typing.get_args(kind)[0], where=where, path=f"{path}[{position}]", error=error)
+    elif dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(data, dict):
+        known = typing.get_type_hints(kind)
+        for key, item in data.items():
+            spot = f"{path}.{key}" if path else str(key)
+            if key not in known:
+                hint = did_you_mean(str(key), known) or f"known keys: {', '.join(known)}"
+                raise error(f"{where}: {spot}: unknown key", hint=hint)
+            _refuse_unknown_keys(item, known[key], where=where, path=spot, error=error)
