@@ -9,6 +9,7 @@ from typing import Protocol
 
 from generator.domain.plan import Plan, Replica
 from generator.domain.service import ServiceState
+from generator.settings import bind_arguments
 
 Say = Callable[[str, str], None]
 """Tell the person about one service: `say(service, what happens now)`."""
@@ -34,7 +35,11 @@ class Stack:
 
     def engine_arguments(self, replica: Replica) -> tuple[str, ...]:
         """Return the engine's argument list with the values in force."""
-        return replica.args
+        return bind_arguments(replica.args, value_of=self.env.__getitem__, literal=str)
+
+    def engine_environment(self, replica: Replica) -> dict[str, str]:
+        """Return the engine's own variables with the values in force."""
+        return {name: self.env.get(name, value) for name, value in replica.env}
 
     @property
     def secrets(self) -> Path:

@@ -1,0 +1,1 @@
+"""Packaged facts: YAML rows, each with source and date, and their loader."""

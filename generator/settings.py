@@ -1,0 +1,325 @@
+"""Every setting that is emitted, declared once: its key, meaning, allowed values and engine flag.
+
+The environment files, `--set`, the override's command line, validation and docs/reference/settings.md all derive
+from `SETTINGS`. Touches nothing: mappings and text are passed in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from generator.errors import UsageError, did_you_mean
+
+MAX_VALUE_LENGTH = 4096
+
+
+class Kind(StrEnum):
+    """How a value is written."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    FRACTION = "fraction"
+    ADDRESS = "address"
+    SIZE = "size"
+    CONTEXT = "context"
+    PATH = "path"
+    NAME = "name"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingSpec:
+    """One emitted key.
+
+    `flag` is the engine flag that carries it. A setting with `pinnable` False follows from others.
+    `minimum` and `maximum` bound the number kinds, both inclusive.
+    """
+
+    key: str
+    section: str
+    kind: Kind
+    meaning: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    flag: str | None = None
+    pinnable: bool = True
+
+
+SETTINGS: tuple[SettingSpec, ...] = (
+    SettingSpec(
+        key="COMPOSE_PROJECT_NAME",
+        section="Stack",
+        kind=Kind.NAME,
+        meaning="Name of the Compose project and its containers",
+    ),
+    SettingSpec(
+        key="STACKWRIGHT_ENVIRONMENT",
+        section="Stack",
+        kind=Kind.TEXT,
+        meaning="Which folder of compose/generated/ and envs/.secrets/ is mounted",
+        choices=("dev", "staging", "prod"),
+        pinnable=False,
+    ),
+    SettingSpec(
+        key="STACKWRIGHT_UID",
+        section="Stack",
+        kind=Kind.INTEGER,
+        minimum=0,
+        maximum=2**31 - 1,
+        meaning="User id inside the containers",
+    ),
+    SettingSpec(
+        key="STACKWRIGHT_GID",
+        section="Stack",
+        kind=Kind.INTEGER,
+        minimum=0,
+        maximum=2**31 - 1,
+        meaning="Group id inside the containers",
+    ),
+    SettingSpec(key="VLLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Engine image"),
+    SettingSpec(key="LITELLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Gateway image"),
+    SettingSpec(key="REDIS_IMAGE", section="Images", kind=Kind.TEXT, meaning="Redis image"),
+    SettingSpec(
+        key="GATEWAY_BIND", section="Gateway", kind=Kind.ADDRESS, meaning="Address that the gateway is published on"
+    ),
+    SettingSpec(
+        key="GATEWAY_PORT",
+        section="Gateway",
+        kind=Kind.INTEGER,
+        minimum=1,
+        maximum=65535,
+        meaning="Port that the gateway is published on",
+    ),
+    SettingSpec(
+        key="LITELLM_NUM_WORKERS",
+        section="Gateway",
+        kind=Kind.INTEGER,
+        minimum=1,
+        maximum=256,
+        meaning="Worker processes of the gateway",
+    ),
+    SettingSpec(
+        key="CUDA_DEVICE_ORDER",
+        section="GPUs",
+        kind=Kind.TEXT,
+        meaning="Order in which CUDA numbers the GPUs",
+        choices=("PCI_BUS_ID", "FASTEST_FIRST"),
+    ),
+    SettingSpec(
+        key="NVIDIA_VISIBLE_DEVICES",
+        section="GPUs",
+        kind=Kind.TEXT,
+        meaning="UUIDs of the GPUs that the plan uses; a pin chooses among the host's GPUs",
+    ),
+    SettingSpec(
+        key="CUDA_VISIBLE_DEVICES",
+        section="GPUs",
+        kind=Kind.TEXT,
+        meaning="GPUs as one replica's container numbers them, from 0",
+        pinnable=False,
+    ),
+    SettingSpec(
+        key="GPU_COUNT",
+        section="GPUs",
+        kind=Kind.INTEGER,
+        minimum=1,
+        maximum=1024,
+        meaning="GPUs that the plan uses in all replicas together",
+        pinnable=False,
+    ),
+    SettingSpec(
+        key="VLLM_MODEL",
+        section="Engine",
+        kind=Kind.TEXT,
+        meaning="What the engine loads: a Hugging Face id or a folder",
+        flag="--model",
+        pinnable=False,
+    ),
+    SettingSpec(
+        key="VLLM_SERVED_MODEL_NAME",
+        section="Engine",
+        kind=Kind.TEXT,
+        meaning="Name that clients ask for",
+        flag="--served-model-name",
+        pinnable=False,
+    ),
+    SettingSpec(
+        key="VLLM_TENSOR_PARALLEL_SIZE",
+        section="Engine",
+        kind=Kind.INTEGER,
+        minimum=1,
+        maximum=1024,
+        meaning="GPUs that share each layer",
+        flag="--tensor-parallel-size",
+    ),
+    SettingSpec(
+        key="VLLM_PIPELINE_PARALLEL_SIZE",
+        section="Engine",
+        kind=Kind.INTEGER,
+        minimum=1,
+        maximum=1024,
+        meaning="Stages that the layers are split into",
+        flag="--pipeline-parallel-size",
+    ),
+    SettingSpec(
+        key="VLLM_GPU_MEMORY_UTILIZATION",
+        section="Engine",
+        kind=Kind.FRACTION,
+        minimum=0.05,
+        maximum=0.99,
+        meaning="Share of each GPU's memory that the engine takes",
+        flag="--gpu-memory-utilization",
+    ),
+    SettingSpec(
+        key="VLLM_MAX_MODEL_LEN",
+        section="Engine",
+        kind=Kind.CONTEXT,
+        minimum=1,
+        maximum=2**31 - 1,
+        meaning="Longest context in tokens; auto: the longest that fits",
+        flag="--max-model-len",
+    ),
+    SettingSpec(
+        key="VLLM_DTYPE",
+        section="Engine",
+        kind=Kind.TEXT,
+        meaning="Number format of weights and activations",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        flag="--dtype",
+    ),
+    SettingSpec(
+        key="VLLM_CPU_KVCACHE_SPACE",
+        section="Engine",
+        kind=Kind.INTEGER,
+        minimum=1,
+        maximum=4096,
+        meaning="KV cache on the CPU, in GiB per rank",
+    ),
+    SettingSpec(key="VLLM_SHM_SIZE", section="Engine", kind=Kind.SIZE, meaning="Shared memory of an engine container"),
+    SettingSpec(
+        key="HF_HOME",
+        section="Caches",
+        kind=Kind.PATH,
+        meaning="Folder on the host for downloaded models, shared by all environments",
+    ),
+    SettingSpec(
+        key="VLLM_CACHE_ROOT",
+        section="Caches",
+        kind=Kind.PATH,
+        meaning="Folder on the host for what the engine compiles",
+    ),
+)
+
+BY_KEY: Mapping[str, SettingSpec] = {spec.key: spec for spec in SETTINGS}
+BY_FLAG: Mapping[str, SettingSpec] = {spec.flag: spec for spec in SETTINGS if spec.flag is not None}
+
+_NUMBER = re.compile(r"[0-9]{1,12}")
+_FRACTION = re.compile(r"[0-9]?\.[0-9]{1,6}|[01]")
+_SIZE = re.compile(r"[1-9][0-9]{0,5}(kb|mb|gb|k|m|g)")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+# An env file is read by Compose and by python-dotenv, which disagree on these inside quotes.
+_UNWRITABLE = re.compile(r"['\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def parse_pin(text: str) -> tuple[str, str]:
+    """Read one `--set KEY=VALUE`. Raises UsageError where key or value is not allowed."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: expected KEY=VALUE", hint="for example `--set LITELLM_NUM_WORKERS=2`")
+    check_pins({key: value}, where="--set")
+    return key, value
+
+
+def check_pins(pins: Mapping[str, str], *, where: str) -> None:
+    """Refuse pins of unknown or derived keys and values that are out of bounds. Raises UsageError."""
+    for key, value in pins.items():
+        spec = known_setting(key, where=where)
+        if not spec.pinnable:
+            raise UsageError(
+                f"{where}: {key} follows from other settings and cannot be pinned",
+                hint=f"it is: {spec.meaning.lower()}",
+            )
+        problem = problem_with(spec, value)
+        if problem:
+            raise UsageError(f"{where}: {key}: found `{value[:80]}`, allowed: {problem}")
+
+
+def known_setting(key: str, *, where: str) -> SettingSpec:
+    """Return the declaration of `key`. Raises UsageError with the closest known key."""
+    spec = BY_KEY.get(key)
+    if spec is None:
+        hint = did_you_mean(key.upper(), BY_KEY) or "`stackwright plan --explain` lists every key"
+        raise UsageError(f"{where}: {key[:80]}: unknown setting", hint=hint)
+    return spec
+
+
+def problem_with(spec: SettingSpec, value: str) -> str | None:
+    """Say what is allowed for `spec` if `value` is not; None if it is."""
+    if _UNWRITABLE.search(value) or len(value) > MAX_VALUE_LENGTH:
+        return "text of one line without quotes, backslashes or control characters"
+    if spec.choices and value not in spec.choices:
+        return f"one of {', '.join(spec.choices)}"
+    return _CHECKS[spec.kind](spec, value)
+
+
+def _check_integer(spec: SettingSpec, value: str) -> str | None:
+    inside = _NUMBER.fullmatch(value) and _within(spec, float(value))
+    return None if inside else f"a whole number from {spec.minimum:.0f} to {spec.maximum:.0f}"
+
+
+def _check_fraction(spec: SettingSpec, value: str) -> str | None:
+    inside = _FRACTION.fullmatch(value) and _within(spec, float(value))
+    return None if inside else f"a number from {spec.minimum} to {spec.maximum}"
+
+
+def _check_context(spec: SettingSpec, value: str) -> str | None:
+    return None if value == "auto" or _check_integer(spec, value) is None else "auto, or a number of tokens"
+
+
+def _check_address(_: SettingSpec, value: str) -> str | None:
+    try:
+        ipaddress.IPv4Address(value)
+    except ValueError:
+        return "an IPv4 address of this host, such as 127.0.0.1"
+    return None
+
+
+def _matcher(pattern: re.Pattern[str], allowed: str) -> Callable[[SettingSpec, str], str | None]:
+    return lambda _, value: None if pattern.fullmatch(value) else allowed
+
+
+_CHECKS: Mapping[Kind, Callable[[SettingSpec, str], str | None]] = {
+    Kind.TEXT: _matcher(re.compile(r"\S(.*\S)?"), "text that is not empty"),
+    Kind.INTEGER: _check_integer,
+    Kind.FRACTION: _check_fraction,
+    Kind.CONTEXT: _check_context,
+    Kind.ADDRESS: _check_address,
+    Kind.SIZE: _matcher(_SIZE, "a size such as 2gb or 512mb"),
+    Kind.PATH: _matcher(re.compile(r"/[^:]*"), "an absolute path without a colon"),
+    Kind.NAME: _matcher(_NAME, "lower-case letters, digits, - and _, beginning with a letter or digit"),
+}
+
+
+def _within(spec: SettingSpec, number: float) -> bool:
+    low = spec.minimum is None or number >= spec.minimum
+    return low and (spec.maximum is None or number <= spec.maximum)
+
+
+def bind_arguments(
+    arguments: Iterable[str], value_of: Callable[[str], str], literal: Callable[[str], str]
+) -> tuple[str, ...]:
+    """Replace each value that a setting carries by `value_of(key)` and every other word by `literal(word)`.
+
+    The override binds to `${KEY}` and the process runtime to the values in force, so that a person's local
+    environment file reaches the engine the same way in both.
+    """
+    bound: list[str] = []
+    waiting: SettingSpec | None = None
+    for word in arguments:
+        bound.append(value_of(waiting.key) if waiting else literal(word))
+        waiting = None if waiting else BY_FLAG.get(word)
+    return tuple(bound)
