@@ -1,0 +1,1 @@
+"""One module per engine: plan in, argument list and environment out. Pure."""

@@ -1,0 +1,207 @@
+"""Choose the mode and the GPUs of each replica. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from generator.domain.host import Gpu, Host
+from generator.domain.plan import Mode
+from generator.domain.topology import nvlink_islands
+from generator.errors import NoPlanError
+from generator.units import format_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """GPUs per replica: each group is tensor_parallel × pipeline_parallel long; one empty group on the CPU."""
+
+    mode: Mode
+    groups: tuple[tuple[Gpu, ...], ...]
+    tensor_parallel: int
+    pipeline_parallel: int
+    reason: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Every GPU that is used, in replica order."""
+        return tuple(gpu for group in self.groups for gpu in group)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelPins:
+    """What the person has fixed: sizes and, by UUID or index, the GPUs to choose among."""
+
+    tensor_parallel: int | None = None
+    pipeline_parallel: int | None = None
+    devices: tuple[str, ...] = ()
+
+
+def place(host: Host, asked: Mode | None, pins: ParallelPins, attention_heads: int | None) -> Placement:
+    """Place replicas on the host.
+
+    Args:
+        asked: the mode, or None to choose: cpu without any GPU, multi with two or more equal ones, else single.
+        attention_heads: of the model; tensor parallelism must divide them (vLLM config/model.py). None: unknown.
+
+    Raises:
+        NoPlanError: the host lacks what was asked for; the message says what was found.
+    """
+    if asked is Mode.CPU or (asked is None and not host.gpus and not _driver_failed(host)):
+        return _on_cpu()
+    gpus = _usable_gpus(host, pins.devices)
+    groups = _equal_groups(gpus)
+    mode = asked or (Mode.MULTI if len(groups[0]) > 1 else Mode.SINGLE)
+    if mode is Mode.SINGLE:
+        return _on_single(host, gpus, pins)
+    return _on_multi(host, groups, pins, attention_heads)
+
+
+def _on_cpu() -> Placement:
+    return Placement(
+        mode=Mode.CPU, groups=((),), tensor_parallel=1, pipeline_parallel=1, reason="the engine runs on the processor"
+    )
+
+
+def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placement:
+    if (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) != 1:
+        raise NoPlanError(
+            f"single uses one GPU, but {_pinned_sizes(pins)} is pinned", hint="use `configure-gpu multi`, or drop the pin"
+        )
+    best = min(gpus, key=lambda gpu: (-_free_bytes(gpu), [-part for part in _capability(gpu)], gpu.index))
+    return Placement(
+        mode=Mode.SINGLE,
+        groups=((best,),),
+        tensor_parallel=1,
+        pipeline_parallel=1,
+        reason=f"GPU {best.index} ({best.name}) has the most free memory: {format_bytes(_free_bytes(best))}",
+        warnings=_idle_warnings(host, (best,)),
+    )
+
+
+def _on_multi(host: Host, groups: list[tuple[Gpu, ...]], pins: ParallelPins, heads: int | None) -> Placement:
+    equal = groups[0]
+    if len(equal) < 2:
+        raise NoPlanError(
+            f"multi needs two or more equal GPUs, found {describe_gpus(host)}",
+            hint="use `configure-gpu single`, which takes the best one",
+        )
+    islands = nvlink_islands(equal, host.links)
+    tensor_parallel = pins.tensor_parallel or _largest_power_of_two(len(islands[0]), heads)
+    size = tensor_parallel * (pins.pipeline_parallel or 1)
+    # A pin may reach across islands: the person asked for it, and NCCL falls back to PCIe.
+    pools = [island for island in islands if len(island) >= size] or [equal]
+    cut = tuple(
+        pool[start : start + size] for pool in pools for start in range(0, len(pool) - size + 1, size) if size <= len(pool)
+    )
+    if not cut:
+        raise NoPlanError(
+            f"{_pinned_sizes(pins)} needs {size} equal GPUs, found {describe_gpus(host)}", hint="lower the pinned size"
+        )
+    return Placement(
+        mode=Mode.MULTI,
+        groups=cut,
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pins.pipeline_parallel or 1,
+        reason=_multi_reason(islands, cut, pinned=pins.tensor_parallel is not None),
+        warnings=_idle_warnings(host, tuple(gpu for group in cut for gpu in group)),
+    )
+
+
+def _multi_reason(islands: tuple[tuple[Gpu, ...], ...], cut: tuple[tuple[Gpu, ...], ...], *, pinned: bool) -> str:
+    if pinned:
+        return "pinned by the user"
+    if len(islands[0]) == 1:
+        return "no NVLink between these GPUs: one replica on each, as tensor parallelism over PCIe waits on the bus"
+    replicas = f", {len(cut)} replicas" if len(cut) > 1 else ""
+    return f"largest power of two in an NVLink island of {len(islands[0])}{replicas}"
+
+
+def _usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
+    usable = tuple(gpu for gpu in host.gpus if _why_unusable(gpu) is None)
+    if devices:
+        known = {name: gpu for gpu in usable for name in (str(gpu.index), gpu.uuid)}
+        missing = [name for name in devices if name not in known]
+        if missing:
+            raise NoPlanError(
+                f"NVIDIA_VISIBLE_DEVICES names {missing[0]}, found {describe_gpus(host)}",
+                hint="`stackwright detect` lists the UUIDs",
+            )
+        usable = tuple({known[name].index: known[name] for name in devices}.values())
+    if not usable:
+        raise NoPlanError(f"no usable GPU: found {describe_gpus(host)}", hint=_what_to_do(host))
+    return usable
+
+
+def _why_unusable(gpu: Gpu) -> str | None:
+    if gpu.mig:
+        return "MIG on"
+    if gpu.uuid is None or gpu.memory_bytes is None:
+        return "does not answer"
+    return None
+
+
+def _what_to_do(host: Host) -> str:
+    if any(gpu.mig for gpu in host.gpus):
+        return "turn MIG off with `nvidia-smi -i INDEX -mig 0`, or use `configure-gpu cpu`"
+    if _driver_failed(host):
+        return "a reboot, or reloading the kernel module, matches library and driver; meanwhile `configure-gpu cpu`"
+    if host.gpus:
+        return "`nvidia-smi` and `dmesg | grep -i xid` tell why; meanwhile `configure-gpu cpu`"
+    return "use `configure-gpu cpu`, or install the NVIDIA driver"
+
+
+def describe_gpus(host: Host) -> str:
+    """Say what GPUs there are in a few words: `2× NVIDIA GeForce RTX 3090`, `NVML failing (…)`, `none`."""
+    if _driver_failed(host) and host.driver is not None:
+        return f"NVML failing ({host.driver.error})"
+    counts: dict[str, int] = defaultdict(int)
+    for gpu in host.gpus:
+        why = _why_unusable(gpu)
+        counts[(gpu.name or f"GPU {gpu.index}") + (f" ({why})" if why else "")] += 1
+    return ", ".join(f"{count}× {name}" for name, count in counts.items()) or "none"
+
+
+def _driver_failed(host: Host) -> bool:
+    return host.driver is not None and host.driver.error is not None and not host.gpus
+
+
+def _equal_groups(gpus: tuple[Gpu, ...]) -> list[tuple[Gpu, ...]]:
+    """Group GPUs of one model; the group with the most memory in all comes first."""
+    groups: dict[tuple[str | None, int | None, str | None], list[Gpu]] = defaultdict(list)
+    for gpu in gpus:
+        groups[gpu.name, gpu.memory_bytes, gpu.compute_capability].append(gpu)
+    order = sorted(groups.values(), key=lambda group: (len(group) < 2, -sum(_total_bytes(g) for g in group), group[0].index))
+    return [tuple(group) for group in order]
+
+
+def _idle_warnings(host: Host, used: tuple[Gpu, ...]) -> tuple[str, ...]:
+    idle = [gpu for gpu in host.gpus if gpu not in used]
+    return tuple(
+        f"GPU {gpu.index} ({gpu.name or 'unknown model'}) is left idle" + (f": {why}" if (why := _why_unusable(gpu)) else "")
+        for gpu in idle
+    )
+
+
+def _largest_power_of_two(limit: int, heads: int | None) -> int:
+    size = 1
+    while size * 2 <= limit and (heads is None or heads % (size * 2) == 0):
+        size *= 2
+    return size
+
+
+def _pinned_sizes(pins: ParallelPins) -> str:
+    return f"tensor parallel {pins.tensor_parallel or 1} × pipeline parallel {pins.pipeline_parallel or 1}"
+
+
+def _total_bytes(gpu: Gpu) -> int:
+    return gpu.memory_bytes or 0
+
+
+def _free_bytes(gpu: Gpu) -> int:
+    return _total_bytes(gpu) - (gpu.memory_used_bytes or 0)
+
+
+def _capability(gpu: Gpu) -> tuple[int, ...]:
+    return tuple(int(part) for part in (gpu.compute_capability or "0.0").split("."))

@@ -1,0 +1,38 @@
+"""How many worker processes the gateway gets. Pure."""
+
+from __future__ import annotations
+
+from generator.domain.host import Host
+from generator.domain.plan import Mode
+from generator.units import GIB
+
+# One LiteLLM worker: 360 MB resident when ready, two 980 MB together (measured on 2 cores with LiteLLM 1.109, 2026-11-21).
+WORKER_BYTES = GIB // 2
+# Beyond these the engine, not the gateway, is what waits (ground rule of the first plan, until benchmarks/gateway.py).
+MOST_WORKERS = {Mode.CPU: 4, Mode.SINGLE: 4, Mode.MULTI: 8}
+# The rest of the host's memory is the engine's: weights pass through it, and in CPU mode they stay there.
+MEMORY_SHARE = 4
+
+
+def count_gateway_workers(host: Host, mode: Mode, gpus: int) -> tuple[int, str]:
+    """Return the number of LiteLLM workers and why.
+
+    Bounded by the mode, by the cores that the engine leaves (each GPU keeps one busy; on the CPU the engine takes
+    all but a quarter), and by a quarter of the memory at half a GiB each; never less than one.
+    """
+    cores = host.cpu.cores
+    left = None if cores is None else (cores // 4 if mode is Mode.CPU else cores - gpus)
+    bounds = {
+        f"{mode} mode takes at most {MOST_WORKERS[mode]}": MOST_WORKERS[mode],
+        f"the engine leaves {left} of {cores} cores": left,
+        f"a quarter of the memory holds {_by_memory(host)} workers of 0.5 GiB": _by_memory(host),
+    }
+    known = {why: bound for why, bound in bounds.items() if bound is not None}
+    why, least = min(known.items(), key=lambda item: item[1])
+    if cores is None or host.memory_bytes is None:
+        return 1, "cores or memory of the host are unknown: one is always safe"
+    return max(1, least), why
+
+
+def _by_memory(host: Host) -> int | None:
+    return None if host.memory_bytes is None else host.memory_bytes // MEMORY_SHARE // WORKER_BYTES
