@@ -1,0 +1,177 @@
+"""Make the virtual environment of the scripts, or bring it up to its locks.
+
+Runs on the machine's own Python (3.11 or newer), so: standard library only. Touches the environment's folder, and as
+root on Debian, where `ensurepip` is missing, installs the package that holds it. Says what it does on stderr, and
+leaves stdout alone. Usage: virtual_environment.py FOLDER REQUIREMENTS LOCK...
+
+Files in the folder: `stackwright.lock` marks it as made here and keeps two starts apart; `unfinished` stands while
+packages are being written, so that an interrupted installation is thrown away; `installed-LOCK.txt` is a copy of the
+lock that was installed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK_NAME = "stackwright.lock"
+
+
+class PreparationError(Exception):
+    """The environment cannot be made: one sentence, and the next step."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prepare the environment and return the exit code: 0 done, 1 failed, 130 interrupted."""
+    venv, requirements, names = Path(arguments[0]), Path(arguments[1]), arguments[2:]
+    locks = [requirements / f"{name}.txt" for name in names]
+    try:
+        with exclusive(venv):
+            if not is_current(venv, locks):
+                prepare(venv, locks)
+    except PreparationError as failure:
+        say(f"error: {failure}")
+        say(f"hint: {failure.hint}")
+        return 1
+    except OSError as failure:
+        say(f"error: {failure.filename or venv}: {failure.strerror or failure}")
+        say("hint: set STACKWRIGHT_VENV to a folder that you can write to")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def say(text: str) -> None:
+    """Tell the person one line."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def exclusive(venv: Path) -> Iterator[None]:
+    """Hold the folder for this process alone, waiting for another one that holds it.
+
+    Raises:
+        PreparationError: the folder holds something that was not made here, and must not be cleared.
+    """
+    if venv.is_dir() and any(venv.iterdir()) and not (venv / LOCK_NAME).exists():
+        message = f"{venv} exists and was not made by these scripts"
+        raise PreparationError(message, "remove it, or set STACKWRIGHT_VENV to another folder")
+    venv.mkdir(parents=True, exist_ok=True)
+    with (venv / LOCK_NAME).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another start that is preparing {venv}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def is_current(venv: Path, locks: Sequence[Path]) -> bool:
+    """Say whether exactly these locks are installed."""
+    return (venv / "bin" / "python").exists() and all(
+        copy.is_file() and copy.read_bytes() == lock.read_bytes() for lock, copy in copies(venv, locks)
+    )
+
+
+def copies(venv: Path, locks: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Pair each lock with the copy that stands for its installation."""
+    return [(lock, venv / f"installed-{lock.name}") for lock in locks]
+
+
+def prepare(venv: Path, locks: Sequence[Path]) -> None:
+    """Install the locks, into a new environment unless a whole one is there."""
+    unfinished = venv / "unfinished"
+    renew = unfinished.exists() or not (venv / "bin" / "python").exists()
+    if renew:
+        say(f"preparing the Python environment in {venv} (once)")
+        clear(venv)
+    else:
+        say(f"bringing the Python environment in {venv} up to date")
+    unfinished.touch()
+    for copy in venv.glob("installed-*.txt"):
+        copy.unlink()
+    if renew:
+        create(venv)
+    for lock in locks:
+        install(venv, lock)
+    for lock, copy in copies(venv, locks):
+        shutil.copyfile(lock, copy)
+    unfinished.unlink()
+
+
+def clear(venv: Path) -> None:
+    """Remove everything but the lock, which is held."""
+    for entry in venv.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK_NAME:
+            entry.unlink()
+
+
+def create(venv: Path) -> None:
+    """Make an empty environment with pip, on the interpreter's own versioned name.
+
+    Where a distribution later moves `python3` to another version, the old name is gone and the environment is made
+    anew, rather than kept with packages that the new version does not see.
+    """
+    if importlib.util.find_spec("ensurepip") is None or importlib.util.find_spec("venv") is None:
+        install_ensurepip()
+    interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    run([str(interpreter), "-I", "-m", "venv", str(venv)], f"{interpreter} could not make a virtual environment")
+
+
+def install_ensurepip() -> None:
+    """Install Debian's package of `ensurepip` where this process may, or say how.
+
+    Raises:
+        PreparationError: it is missing and this process is not root on a machine with apt-get.
+    """
+    package = f"python3.{sys.version_info.minor}-venv"
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
+    if shutil.which("apt-get") is None:
+        raise PreparationError("this Python has no ensurepip module", "install your distribution's package for venv")
+    if os.geteuid() != 0:
+        raise PreparationError("this Python has no ensurepip module", f"sudo apt-get install {package}")
+    say(f"installing {package} with apt-get")
+    os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+    try:
+        run(command, "")
+    except PreparationError:  # a fresh machine has no package lists yet
+        run(["apt-get", "update", "-qq"], "apt-get could not read its package lists")
+        run(command, f"apt-get could not install {package}")
+
+
+def install(venv: Path, lock: Path) -> None:
+    """Install one lock with pip, every file checked against its hash."""
+    pip = [str(venv / "bin" / "python"), "-I", "-m", "pip", "--no-input", "--disable-pip-version-check"]
+    run([*pip, "install", "-qq", "--no-deps", "--require-hashes", "-r", str(lock)], f"pip could not install {lock}")
+
+
+def run(command: Sequence[str], message: str) -> None:
+    """Run a program with its output on stderr.
+
+    Raises:
+        PreparationError: it failed; the program's own words stand above.
+    """
+    # A person's pip settings for other places would put the packages elsewhere.
+    elsewhere = {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"}
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere} | {"PIP_USER": "0"}
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment, check=False)
+    if done.returncode != 0:
+        raise PreparationError(message, "the lines above say why; check the network, then try again")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
