@@ -1,0 +1,334 @@
+/* A stand-in for libnvidia-ml.so.1 that answers from a text file: the real NVML boundary without a GPU.
+ *
+ * The environment variable STACKWRIGHT_FAKE_NVML names the file. Build it and point LD_LIBRARY_PATH at its folder
+ * with tests/fakes/nvml/__init__.py. What the file does not state is NVML_ERROR_NOT_SUPPORTED (3), as on hardware
+ * without the feature; without the variable, nvmlInit answers NVML_ERROR_DRIVER_NOT_LOADED (9).
+ *
+ * One statement a line; `#` begins a comment line. A later line wins. GPU and lane numbers are `2` or a range `0-7`.
+ *
+ *   system driver_version 580.95.05
+ *   system cuda_version 13000                 as NVML says it: 1000 x major + 10 x minor
+ *   gpu 0-1 name NVIDIA GeForce RTX 3090      the rest of the line; so for every key with text
+ *   gpu 0 uuid GPU-...                        one a GPU; GPUs are counted by the highest index that is named
+ *   gpu 0-1 memory 25769803776 325058560      total and used bytes
+ *   gpu 0-1 compute_capability 8.6
+ *   gpu 0 pci_bus_id 00000000:01:00.0
+ *   gpu 0-1 mig 0                             current MIG mode
+ *   gpu 0 lane 0-3 gpu 1 5                    NVLink lanes: active, to that GPU, nvmlDeviceGetNvLinkVersion's number
+ *   gpu 0 lane 0-17 switch 7                  NVLink lanes that end in an NVSwitch
+ *   gpu 0 lane 0-3 off                        NVLink lanes without a peer
+ *   pair 0-1 0-1 ancestor 30                  nvmlGpuTopologyLevel_t, both ways
+ *   pair 0-1 0-1 p2p 0                        nvmlGpuP2PStatus_t for reading, both ways
+ *   fail nvmlInitWithFlags 18                 this function always answers this error
+ *   fail nvmlDeviceGetHandleByIndex_v2 15 gpu 1    only for that GPU (either one of a pair)
+ *   missing nvmlDeviceGetMigMode              as a driver without this function: answers 13 (FUNCTION_NOT_FOUND);
+ *                                             build_fake_nvml(..., answers) leaves the symbol out altogether
+ *
+ * Signatures, structures and numbers: nvml.h, as bound by nvidia-ml-py 13.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { GPUS = 32, LANES = 36, RULES = 64, TEXT = 96 };
+enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, UNKNOWN = 999 };
+enum { FUNCTION_NOT_FOUND = 13, TO_GPU = 0, TO_SWITCH = 2, UNSET = -1 };
+
+struct lane { int known, active, type, peer; unsigned version; };
+
+struct gpu {
+    char name[TEXT], uuid[TEXT], bus[TEXT];
+    unsigned long long total, used;
+    int has_memory, major, minor, mig, lanes;
+    struct lane lane[LANES];
+};
+
+struct rule { char function[TEXT]; int code, gpu; };
+
+struct pci { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; };
+struct memory { unsigned long long total, free, used; };
+
+static struct gpu gpus[GPUS];
+static struct rule rules[RULES];
+static int ancestor[GPUS][GPUS], p2p[GPUS][GPUS];
+static int gpu_count, rule_count, cuda_version;
+static char driver_version[TEXT];
+
+/* Reading the answers. */
+
+static int range(const char *word, int limit, int *first, int *last) {
+    char *end;
+    if (!word) return 0;
+    *first = *last = (int)strtol(word, &end, 10);
+    if (*end == '-') *last = (int)strtol(end + 1, &end, 10);
+    return *end == 0 && *first >= 0 && *first <= *last && *last < limit;
+}
+
+static int copy(char *into, const char *text) {
+    if (!text || strlen(text) >= TEXT) return 0;
+    strcpy(into, text);
+    return 1;
+}
+
+static int read_lane(struct gpu *gpu, char *rest) {
+    char span[TEXT], kind[TEXT];
+    int first, last, peer = UNSET, fields;
+    unsigned version = 0;
+    if (!rest || (fields = sscanf(rest, "%95s %95s", span, kind)) != 2 || !range(span, LANES, &first, &last)) return 0;
+    if (!strcmp(kind, "gpu")) {
+        if (sscanf(rest, "%*s %*s %d %u", &peer, &version) != 2 || peer < 0 || peer >= GPUS) return 0;
+    } else if (!strcmp(kind, "switch")) {
+        if (sscanf(rest, "%*s %*s %u", &version) != 1) return 0;
+    } else if (strcmp(kind, "off")) {
+        return 0;
+    }
+    for (int i = first; i <= last; i++) {
+        int type = !strcmp(kind, "switch") ? TO_SWITCH : TO_GPU;
+        gpu->lane[i] = (struct lane){1, strcmp(kind, "off") != 0, type, peer, version};
+        if (i >= gpu->lanes) gpu->lanes = i + 1;
+    }
+    return 1;
+}
+
+static int read_gpu(struct gpu *gpu, const char *key, char *rest) {
+    if (!strcmp(key, "name")) return copy(gpu->name, rest);
+    if (!strcmp(key, "uuid")) return copy(gpu->uuid, rest);
+    if (!strcmp(key, "pci_bus_id")) return copy(gpu->bus, rest);
+    if (!strcmp(key, "lane")) return read_lane(gpu, rest);
+    if (!rest) return 0;
+    if (!strcmp(key, "memory")) return gpu->has_memory = sscanf(rest, "%llu %llu", &gpu->total, &gpu->used) == 2;
+    if (!strcmp(key, "compute_capability")) return sscanf(rest, "%d.%d", &gpu->major, &gpu->minor) == 2;
+    if (!strcmp(key, "mig")) return sscanf(rest, "%d", &gpu->mig) == 1;
+    return 0;
+}
+
+static int read_pair(char *rest) {
+    char left[TEXT], right[TEXT], key[TEXT];
+    int value, a, b, c, d;
+    if (!rest || sscanf(rest, "%95s %95s %95s %d", left, right, key, &value) != 4) return 0;
+    if (!range(left, GPUS, &a, &b) || !range(right, GPUS, &c, &d)) return 0;
+    int (*table)[GPUS] = !strcmp(key, "ancestor") ? ancestor : !strcmp(key, "p2p") ? p2p : NULL;
+    if (!table) return 0;
+    for (int i = a; i <= b; i++)
+        for (int j = c; j <= d; j++) table[i][j] = table[j][i] = value;
+    return 1;
+}
+
+static int add_rule(const char *function, int code, int gpu) {
+    if (!function || rule_count == RULES || !copy(rules[rule_count].function, function)) return 0;
+    rules[rule_count].code = code;
+    rules[rule_count++].gpu = gpu;
+    return 1;
+}
+
+static int read_line(char *line) {
+    char *rest = line, *verb = strsep(&rest, " "), *word;
+    int first, last, code, gpu = UNSET;
+    char function[TEXT];
+    if (!strcmp(verb, "pair")) return read_pair(rest);
+    if (!strcmp(verb, "missing")) return add_rule(rest, FUNCTION_NOT_FOUND, UNSET);
+    if (!strcmp(verb, "fail")) {
+        int fields = rest ? sscanf(rest, "%95s %d gpu %d", function, &code, &gpu) : 0;
+        return fields >= 2 && add_rule(function, code, gpu);
+    }
+    if (!rest || !(word = strsep(&rest, " "))) return 0;
+    if (!strcmp(verb, "system") && !strcmp(word, "driver_version")) return copy(driver_version, rest);
+    if (!strcmp(verb, "system") && !strcmp(word, "cuda_version")) return rest && sscanf(rest, "%d", &cuda_version) == 1;
+    if (strcmp(verb, "gpu") || !range(word, GPUS, &first, &last) || !rest) return 0;
+    char *key = strsep(&rest, " ");
+    if (last >= gpu_count) gpu_count = last + 1;
+    for (int i = first; i <= last; i++)
+        if (!read_gpu(&gpus[i], key, rest)) return 0;
+    return 1;
+}
+
+static int read_answers(const char *path) {
+    char line[512], shown[512];
+    FILE *file = fopen(path, "r");
+    if (!file) return UNKNOWN;
+    gpu_count = rule_count = cuda_version = 0;
+    driver_version[0] = 0;
+    memset(gpus, 0, sizeof gpus);
+    memset(ancestor, UNSET, sizeof ancestor);
+    memset(p2p, UNSET, sizeof p2p);
+    for (int i = 0; i < GPUS; i++) gpus[i].mig = gpus[i].major = UNSET;
+    int code = OK;
+    while (code == OK && fgets(line, sizeof line, file)) {
+        line[strcspn(line, "\n")] = 0;
+        strcpy(shown, line);
+        if (!line[0] || line[0] == '#' || read_line(line)) continue;
+        fprintf(stderr, "fake nvml: %s: not understood: %s\n", path, shown);
+        code = UNKNOWN;
+    }
+    fclose(file);
+    return code;
+}
+
+/* What every entry point asks first. */
+
+static int refused(const char *function, int a, int b) {
+    for (int i = rule_count - 1; i >= 0; i--) {
+        int gpu = rules[i].gpu;
+        if (!strcmp(rules[i].function, function) && (gpu == UNSET || gpu == a || gpu == b)) return rules[i].code;
+    }
+    return OK;
+}
+
+#define INDEX(device) ((int)((char *)(device) - (char *)0) - 1) /* a handle is the index plus one, never NULL */
+#define REFUSE(a, b) do { int code_ = refused(__func__, a, b); if (code_) return code_; } while (0)
+#define DEVICE(device, g) int g = INDEX(device); if (g < 0 || g >= gpu_count) return INVALID_ARGUMENT; REFUSE(g, g)
+
+static int give_text(const char *text, char *into, unsigned length) {
+    if (!text[0]) return NOT_SUPPORTED;
+    if (strlen(text) >= length) return INSUFFICIENT_SIZE;
+    strcpy(into, text);
+    return OK;
+}
+
+static int give_pci(const char *bus_id, struct pci *pci) {
+    if (!bus_id[0]) return NOT_SUPPORTED;
+    memset(pci, 0, sizeof *pci);
+    snprintf(pci->bus_id, sizeof pci->bus_id, "%s", bus_id);
+    sscanf(bus_id, "%x:%x:%x", &pci->domain, &pci->bus, &pci->device);
+    return OK;
+}
+
+/* The entry points, named as in nvml.h. */
+
+int nvmlInitWithFlags(unsigned flags) {
+    (void)flags;
+    const char *path = getenv("STACKWRIGHT_FAKE_NVML");
+    int code = path ? read_answers(path) : DRIVER_NOT_LOADED;
+    if (code) return code;
+    REFUSE(UNSET, UNSET);
+    return OK;
+}
+
+int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+
+int nvmlShutdown(void) {
+    REFUSE(UNSET, UNSET);
+    return OK;
+}
+
+const char *nvmlErrorString(int code) {
+    return code == 27 ? "Not Ready" : code == 29 ? "Invalid state" : "Unknown Error";
+}
+
+int nvmlSystemGetDriverVersion(char *version, unsigned length) {
+    REFUSE(UNSET, UNSET);
+    return give_text(driver_version, version, length);
+}
+
+int nvmlSystemGetCudaDriverVersion_v2(int *version) {
+    REFUSE(UNSET, UNSET);
+    *version = cuda_version;
+    return cuda_version ? OK : NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetCount_v2(unsigned *count) {
+    REFUSE(UNSET, UNSET);
+    *count = (unsigned)gpu_count;
+    return OK;
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
+    if ((int)index >= gpu_count) return INVALID_ARGUMENT;
+    REFUSE((int)index, (int)index);
+    *device = (char *)0 + index + 1;
+    return OK;
+}
+
+int nvmlDeviceGetName(void *device, char *name, unsigned length) {
+    DEVICE(device, g);
+    return give_text(gpus[g].name, name, length);
+}
+
+int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
+    DEVICE(device, g);
+    return give_text(gpus[g].uuid, uuid, length);
+}
+
+int nvmlDeviceGetPciInfo_v3(void *device, struct pci *pci) {
+    DEVICE(device, g);
+    return give_pci(gpus[g].bus, pci);
+}
+
+int nvmlDeviceGetMemoryInfo(void *device, struct memory *memory) {
+    DEVICE(device, g);
+    *memory = (struct memory){gpus[g].total, gpus[g].total - gpus[g].used, gpus[g].used};
+    return gpus[g].has_memory ? OK : NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
+    DEVICE(device, g);
+    *major = gpus[g].major;
+    *minor = gpus[g].minor;
+    return gpus[g].major == UNSET ? NOT_SUPPORTED : OK;
+}
+
+int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending) {
+    DEVICE(device, g);
+    *current = *pending = (unsigned)gpus[g].mig;
+    return gpus[g].mig == UNSET ? NOT_SUPPORTED : OK;
+}
+
+static int find_lane(int g, unsigned link, struct lane **lane) {
+    if (!gpus[g].lanes) return NOT_SUPPORTED;
+    if ((int)link >= gpus[g].lanes) return INVALID_ARGUMENT;
+    *lane = &gpus[g].lane[link];
+    return (*lane)->known ? OK : NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetNvLinkState(void *device, unsigned link, unsigned *active) {
+    struct lane *lane;
+    DEVICE(device, g);
+    int code = find_lane(g, link, &lane);
+    if (code == OK) *active = (unsigned)lane->active;
+    return code;
+}
+
+int nvmlDeviceGetNvLinkVersion(void *device, unsigned link, unsigned *version) {
+    struct lane *lane;
+    DEVICE(device, g);
+    int code = find_lane(g, link, &lane);
+    if (code == OK) *version = lane->version;
+    return code;
+}
+
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(void *device, unsigned link, struct pci *pci) {
+    struct lane *lane;
+    DEVICE(device, g);
+    int code = find_lane(g, link, &lane);
+    if (code) return code;
+    if (!lane->active) return NOT_SUPPORTED;
+    /* As inside a virtual machine, which does not see the switches. */
+    return give_pci(lane->type == TO_SWITCH ? "FFFFFFFF:FFFF:FF.0" : gpus[lane->peer].bus, pci);
+}
+
+int nvmlDeviceGetNvLinkRemoteDeviceType(void *device, unsigned link, unsigned *type) {
+    struct lane *lane;
+    DEVICE(device, g);
+    int code = find_lane(g, link, &lane);
+    if (code) return code;
+    *type = (unsigned)lane->type;
+    return lane->active ? OK : NOT_SUPPORTED;
+}
+
+#define PAIR(a, b) \
+    int x = INDEX(a), y = INDEX(b); \
+    if (x < 0 || x >= gpu_count || y < 0 || y >= gpu_count) return INVALID_ARGUMENT; \
+    REFUSE(x, y)
+
+int nvmlDeviceGetTopologyCommonAncestor(void *a, void *b, unsigned *level) {
+    PAIR(a, b);
+    *level = (unsigned)ancestor[x][y];
+    return ancestor[x][y] == UNSET ? NOT_SUPPORTED : OK;
+}
+
+int nvmlDeviceGetP2PStatus(void *a, void *b, unsigned capability, unsigned *status) {
+    PAIR(a, b);
+    if (capability != 0) return NOT_SUPPORTED;
+    *status = (unsigned)p2p[x][y];
+    return p2p[x][y] == UNSET ? NOT_SUPPORTED : OK;
+}
