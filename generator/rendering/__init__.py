@@ -1,0 +1,74 @@
+"""Render: plan in, file texts out. Reads only the packaged templates; the same plan gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from generator.domain.plan import Plan
+from generator.reading import to_plain
+from generator.rendering.environment import environment_context
+from generator.rendering.gateway import gateway_context
+from generator.rendering.override import check_override, override_context
+from generator.rendering.quoting import quote_comment, quote_env, quote_yaml
+
+if TYPE_CHECKING:
+    from jinja2 import Environment as Jinja
+
+# Rendered files hold no secret, but they tell the host's layout: only their owner reads them.
+FILE_MODE = 0o600
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedFile:
+    """One file to write: its path below the project folder, text and permission bits."""
+
+    path: PurePosixPath
+    text: str
+    mode: int = FILE_MODE
+
+
+def render_plan(plan: Plan) -> tuple[RenderedFile, ...]:
+    """Render the files of one environment: environment, override, gateway and the plan itself."""
+    jinja = _jinja()
+    name = plan.environment.value
+    generated = PurePosixPath("compose/generated") / name
+    override = jinja.get_template("override.yaml.j2").render(override_context(plan))
+    check_override(override, plan)
+    return (
+        RenderedFile(
+            path=environment_file(name), text=jinja.get_template("environment.j2").render(environment_context(plan))
+        ),
+        RenderedFile(path=generated / "override.yaml", text=override),
+        RenderedFile(
+            path=generated / "gateway.yaml", text=jinja.get_template("gateway.yaml.j2").render(gateway_context(plan))
+        ),
+        RenderedFile(path=generated / "plan.json", text=format_plan(plan)),
+    )
+
+
+def environment_file(name: str) -> PurePosixPath:
+    """Return the path of the generated environment file; the person's own is this with `.local` behind it."""
+    return PurePosixPath("envs") / f".env.{name}"
+
+
+def format_plan(plan: Plan) -> str:
+    """Write a plan as JSON."""
+    return json.dumps(to_plain(plan), indent=2, ensure_ascii=False) + "\n"
+
+
+def _jinja() -> Jinja:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    jinja = Environment(
+        loader=PackageLoader("generator.rendering"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # every scalar goes through one of the filters below
+    )
+    jinja.filters.update(quote=quote_yaml, env=quote_env, comment=quote_comment)
+    return jinja

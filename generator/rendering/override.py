@@ -1,0 +1,62 @@
+"""What the override template shows, and the check of what came out. Pure."""
+
+from __future__ import annotations
+
+from generator.domain.plan import Plan, Replica
+from generator.errors import StackError
+from generator.rendering.environment import summarize
+from generator.rendering.gateway import url_variable
+from generator.rendering.quoting import literal_for_compose
+from generator.settings import BY_KEY, bind_arguments
+
+# The port that vLLM and the base file's health check use inside the container.
+ENGINE_PORT = 8000
+
+
+def override_context(plan: Plan) -> dict[str, object]:
+    """Return the template's values: one service per replica, and the gateway's addresses of the further ones."""
+    return {
+        "environment": plan.environment.value,
+        "summary": summarize(plan),
+        "replicas": [_service(plan, replica, first=position == 0) for position, replica in enumerate(plan.replicas)],
+        "further": [
+            (replica.name, {"variable": url_variable(replica.name), "value": f"http://{replica.name}:{ENGINE_PORT}/v1"})
+            for replica in plan.replicas[1:]
+        ],
+    }
+
+
+def check_override(text: str, plan: Plan) -> None:
+    """Parse the rendered override and compare it with the plan.
+
+    Raises:
+        StackError: they differ, which is a fault of the template, not of the user.
+    """
+    import yaml
+
+    services = yaml.safe_load(text)["services"]
+    for replica in plan.replicas:
+        service = services[replica.name]
+        devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+        found = tuple(uuid for device in devices for uuid in device["device_ids"])
+        if found != replica.gpu_uuids or tuple(service["command"]) != _command(replica):
+            raise StackError(f"the rendered override does not say what the plan says about {replica.name}")
+
+
+def _service(plan: Plan, replica: Replica, *, first: bool) -> dict[str, object]:
+    location = plan.settings["VLLM_MODEL"].value
+    return {
+        "name": replica.name,
+        "extends": not first,
+        "command": _command(replica),
+        "environment": [
+            (name, f"${{{name}}}" if name in BY_KEY else literal_for_compose(value)) for name, value in replica.env
+        ],
+        # The folder has the same path inside as outside, so that one VLLM_MODEL is true in both runtimes.
+        "model_folder": literal_for_compose(location) if location.startswith("/") else None,
+        "device_ids": replica.gpu_uuids,
+    }
+
+
+def _command(replica: Replica) -> tuple[str, ...]:
+    return bind_arguments(replica.args, value_of=lambda key: f"${{{key}}}", literal=literal_for_compose)
