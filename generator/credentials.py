@@ -24,10 +24,11 @@ GATEWAY_KEY = "litellm_master_key"
 HUB_TOKEN = "hf_token"
 
 
-def ensure_secrets(folder: Path, environment: Mapping[str, str]) -> None:
-    """Make the secrets that are missing, and refresh the hub token from HF_TOKEN or HF_TOKEN_PATH.
+def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) -> None:
+    """Make the secrets that are missing, and refresh the hub token where the person has one.
 
-    Without a token an empty file stands in: huggingface_hub takes it for none.
+    Without a token an empty file stands in: huggingface_hub takes it for none. `hf_home` is where
+    `hf auth login` leaves its token.
 
     Raises:
         UsageError: the folder or a file cannot be written or read.
@@ -38,7 +39,7 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str]) -> None:
         for name, make in _MADE.items():
             if not (folder / name).exists():
                 _write(folder / name, make())
-        token = _hub_token(environment)
+        token = _hub_token(environment, hf_home)
         if token is not None or not (folder / HUB_TOKEN).exists():
             _write(folder / HUB_TOKEN, token or "")
     except OSError as failure:
@@ -55,13 +56,14 @@ def read_gateway_key(folder: Path) -> str:
         ) from None
 
 
-def _hub_token(environment: Mapping[str, str]) -> str | None:
-    """Read the token where huggingface_hub would: the variable, then the file that HF_TOKEN_PATH names."""
+def _hub_token(environment: Mapping[str, str], hf_home: Path) -> str | None:
+    """Read the token where huggingface_hub would: HF_TOKEN, the file that HF_TOKEN_PATH names, then the login's file."""
     if environment.get("HF_TOKEN"):
         return environment["HF_TOKEN"].strip()
     if environment.get("HF_TOKEN_PATH"):
         return Path(environment["HF_TOKEN_PATH"]).read_text(encoding="utf-8").strip()
-    return None
+    login = hf_home / "token"
+    return login.read_text(encoding="utf-8").strip() if login.is_file() else None
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,0 +1,177 @@
+"""The project folder: where its files stand, and reading those that a stage begins from. Reads and makes folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from generator.domain.environment import Environment
+from generator.domain.plan import PLAN_SCHEMA, Plan
+from generator.domain.wishes import WISHES_SCHEMA, Wishes
+from generator.errors import UsageError, ValidationError
+from generator.planning.planner import Folders
+from generator.reading import convert, load_yaml
+from generator.rendering import environment_file
+from generator.runtime import Stack
+from generator.settings import Kind, SettingSpec, check_pins, problem_with
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+_BASE_FILES = (
+    "compose/compose.yaml",
+    "compose/engine/start.sh",
+    "compose/gateway/start.sh",
+    "compose/redis/start.sh",
+    "envs/dev.yaml",
+    "envs/staging.yaml",
+    "envs/prod.yaml",
+)
+
+
+def find_root(out: Path | None, working: Path) -> Path:
+    """Return the project folder: `--out`, else the checkout that this package lies in, else the working folder."""
+    if out is not None:
+        return out.expanduser().absolute()
+    return _CHECKOUT if (_CHECKOUT / "compose" / "compose.yaml").is_file() else working.absolute()
+
+
+def lay_out(root: Path) -> None:
+    """Copy the hand-written base files that are missing into the project folder; never over one that is there.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    missing = [name for name in _BASE_FILES if not (root / name).exists()]
+    try:
+        for name in missing:
+            target = root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _packaged(name) as source:
+                shutil.copy(source, target)
+    except OSError as failure:
+        raise UsageError(
+            f"{failure.filename or root}: cannot be written: {failure.strerror}", hint="choose another folder with --out DIR"
+        ) from None
+
+
+def _packaged(name: str):  # type: ignore[no-untyped-def]  # a context manager of a private class
+    """Return a base file as shipped: beside the package in a checkout, inside it in a wheel."""
+    checkout = _CHECKOUT / name
+    return as_file(checkout) if checkout.is_file() else as_file(files("generator") / "base" / name)
+
+
+def read_wishes(root: Path, environment: Environment) -> Wishes:
+    """Read envs/<env>.yaml, of the project folder or, where it has none yet, as shipped.
+
+    Raises:
+        UsageError: it cannot be read, has an unknown key, a wrong type, a value out of bounds or a newer schema.
+    """
+    name = f"envs/{environment.value}.yaml"
+    path = root / name
+    if path.exists():
+        return _parse_wishes(path, str(path))
+    with _packaged(name) as shipped:
+        return _parse_wishes(shipped, name)
+
+
+def _parse_wishes(path: Path, where: str) -> Wishes:
+    data = load_yaml(path, UsageError)
+    if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > WISHES_SCHEMA:
+        raise UsageError(f"{where}: schema {data['schema']} is newer than this release reads ({WISHES_SCHEMA})", hint="update Stackwright")
+    wishes = convert(data, Wishes, where=where, error=UsageError)
+    check_pins(wishes.settings, where=f"{where}: settings")
+    _check(where, "gpu_memory_utilization", Kind.FRACTION, f"{wishes.gpu_memory_utilization:.6g}", 0.05, 0.99)
+    _check(where, "gateway.bind", Kind.ADDRESS, wishes.gateway.bind)
+    _check(where, "gateway.port", Kind.INTEGER, str(wishes.gateway.port), 1, 65535)
+    if wishes.max_model_len is not None:
+        _check(where, "max_model_len", Kind.INTEGER, str(wishes.max_model_len), 1, 2**31 - 1)
+    return wishes
+
+
+def _check(where: str, key: str, kind: Kind, value: str, minimum: float | None = None, maximum: float | None = None) -> None:
+    spec = SettingSpec(key=key, section="", kind=kind, meaning="", minimum=minimum, maximum=maximum)
+    problem = problem_with(spec, value)
+    if problem:
+        raise UsageError(f"{where}: {key}: found {value}, allowed: {problem}")
+
+
+def choose_folders(variables: Mapping[str, str], home: Path) -> tuple[Path, Folders]:
+    """Return the state folder and the caches, from the variables that each tool documents, else below `home`."""
+    data = Path(variables.get("XDG_DATA_HOME") or home / ".local" / "share")
+    cache = Path(variables.get("XDG_CACHE_HOME") or home / ".cache")
+    state = Path(variables.get("STACKWRIGHT_STATE") or data / "stackwright").absolute()
+    folders = Folders(
+        hf_home=str(Path(variables.get("HF_HOME") or cache / "huggingface").absolute()),
+        vllm_cache=str(Path(variables.get("VLLM_CACHE_ROOT") or cache / "vllm").absolute()),
+    )
+    return state, folders
+
+
+def load_plan(root: Path, environment: Environment) -> Plan | None:
+    """Read the plan that was rendered for an environment, or None where none was.
+
+    Raises:
+        ValidationError: it is damaged or from another release.
+    """
+    path = root / "compose" / "generated" / environment.value / "plan.json"
+    if not path.exists():
+        return None
+    again = f"`configure-gpu --env {environment.value}` writes it anew"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise ValidationError(f"{path}: cannot be read as JSON", hint=again) from None
+    if not isinstance(data, dict) or data.get("schema") != PLAN_SCHEMA:
+        raise ValidationError(f"{path}: not a plan of this release", hint=again)
+    try:
+        return convert(data, Plan, where=str(path), error=ValidationError)
+    except ValidationError as failure:
+        raise ValidationError(failure.message, hint=again) from None
+
+
+def read_environment(root: Path, environment: Environment) -> dict[str, str]:
+    """Return the environment in force: the generated file, then the person's local file over it.
+
+    Raises:
+        ValidationError: the generated file is missing, or one of them cannot be read.
+    """
+    generated = root / environment_file(environment.value)
+    local = generated.with_name(f"{generated.name}.local")
+    if not generated.exists():
+        raise ValidationError(
+            f"{generated} is missing", hint=f"`configure-gpu --env {environment.value}` writes it"
+        )
+    return {**_read_env_file(generated), **(_read_env_file(local) if local.exists() else {})}
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    from dotenv.parser import parse_stream
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else "not UTF-8 text"
+        raise ValidationError(f"{path}: cannot be read: {reason}") from None
+    values: dict[str, str] = {}
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error or (binding.key and binding.value is None):
+            line = binding.original.line
+            raise ValidationError(f"{path}:{line}: expected KEY=VALUE, found `{binding.original.string.strip()[:60]}`")
+        if binding.key is not None and binding.value is not None:
+            values[binding.key] = binding.value
+    return values
+
+
+def load_stack(root: Path, state: Path, environment: Environment) -> Stack | None:
+    """Return the rendered stack of an environment, or None where nothing has been rendered.
+
+    Raises:
+        ValidationError: a rendered file is missing or damaged.
+    """
+    plan = load_plan(root, environment)
+    if plan is None:
+        return None
+    return Stack(root=root, state=state, plan=plan, env=read_environment(root, environment))
