@@ -158,8 +158,8 @@ def _read_env_file(path: Path) -> dict[str, str]:
     values: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(text)):
         if binding.error or (binding.key and binding.value is None):
-            line = binding.original.line
-            raise ValidationError(f"{path}:{line}: expected KEY=VALUE, found `{binding.original.string.strip()[:60]}`")
+            # The line itself may hold a secret, so only its number is told.
+            raise ValidationError(f"{path}:{binding.original.line}: expected KEY=VALUE")
         if binding.key is not None and binding.value is not None:
             values[binding.key] = binding.value
     return values

@@ -1,0 +1,85 @@
+"""Rules over what was rendered: the plan, the environment in force, the host. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from generator.domain.finding import Finding, error, warning
+from generator.domain.host import Host
+from generator.domain.plan import Mode, Plan
+from generator.errors import did_you_mean
+from generator.planning.image import version
+from generator.planning.placement import describe_gpus
+from generator.settings import BY_KEY, problem_with
+
+
+def check_environment(plan: Plan, env: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Check the environment in force: no key unknown or missing, every value allowed, parallel sizes that agree."""
+    name = plan.environment.value
+    local = f"envs/.env.{name}.local"
+    found = []
+    for key in env:
+        if key not in BY_KEY:
+            hint = did_you_mean(key.upper(), BY_KEY)
+            fix = f"{hint} Correct it in {local}" if hint else f"remove it from {local}"
+            found.append(error("env-unknown-key", found=key[:80], expected="a key that something reads", fix=fix))
+    for key in plan.settings:
+        if key not in env:
+            fix = f"`configure-gpu --env {name}` writes the file anew"
+            found.append(error("env-missing-key", found=f"no {key}", expected=BY_KEY[key].meaning.lower(), fix=fix))
+    for key, value in env.items():
+        problem = problem_with(BY_KEY[key], value) if key in BY_KEY else None
+        if problem:
+            found.append(error("env-value", found=f"{key}={value[:80]}", expected=problem, fix=f"correct it in {local}"))
+    return (*found, *(_check_parallel_sizes(plan, env, local) if not found else ()))
+
+
+def _check_parallel_sizes(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Finding, ...]:
+    if plan.mode is Mode.CPU:
+        return ()
+    tensor, pipeline = int(env["VLLM_TENSOR_PARALLEL_SIZE"]), int(env["VLLM_PIPELINE_PARALLEL_SIZE"])
+    wanted, planned = tensor * pipeline * len(plan.replicas), int(env["GPU_COUNT"])
+    if wanted == planned:
+        return ()
+    return (
+        error(
+            "parallel-sizes",
+            found=f"{len(plan.replicas)} replica(s) × tensor parallel {tensor} × pipeline parallel {pipeline} = {wanted} GPUs",
+            expected=f"the {planned} GPUs that the plan reserves (GPU_COUNT)",
+            fix=f"drop the change from {local} and pin it: `configure-gpu --set VLLM_TENSOR_PARALLEL_SIZE={tensor}`",
+        ),
+    )
+
+
+def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
+    """Compare the host as it is with the one that the plan was made for."""
+    present = {gpu.uuid: gpu for gpu in host.gpus}
+    again = f"`configure-gpu --env {plan.environment.value}` plans for what is there"
+    found = [
+        error("gpu-missing", found=describe_gpus(host), expected=f"GPU {uuid} of the plan for {replica.name}", fix=again)
+        for replica in plan.replicas
+        for uuid in replica.gpu_uuids
+        if uuid not in present
+    ]
+    needed = plan.engine.cuda
+    runs = host.driver.cuda if host.driver else None
+    if needed and runs and version(runs) < version(needed):
+        expected = f"CUDA {needed}, which {plan.engine.image} needs"
+        found.append(error("driver-too-old", found=f"driver runs CUDA {runs}", expected=expected, fix="update the NVIDIA driver"))
+    if plan.host.links != host.links and not found and plan.replicas[0].gpu_uuids:
+        found.append(warning("links-changed", found="links between GPUs differ", expected="those of the plan", fix=again))
+    return tuple(found)
+
+
+def check_shell(env: Mapping[str, str], shell: Mapping[str, str], environment: str) -> tuple[Finding, ...]:
+    """Find exported variables that Compose would prefer to the files: the stack would run with other values than shown."""
+    return tuple(
+        error(
+            "shell-overrides",
+            found=f"{key} is exported in this shell with another value",
+            expected="one source for each value: Compose prefers the shell to its env files",
+            fix=f"`unset {key}`, or write the value into envs/.env.{environment}.local",
+        )
+        for key, value in env.items()
+        if key in shell and shell[key] != value
+    )
