@@ -57,6 +57,10 @@ class Runtime(Protocol):
 
     name: str
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of this runtime on this host, in sentences; mostly nothing."""
+
     def prepare(self, say: Say) -> None:
         """Fetch what the stack needs to start (images, virtual environments). May take minutes; safe to interrupt."""
 
@@ -68,6 +72,9 @@ class Runtime(Protocol):
 
     def logs(self, service: str, lines: int) -> str:
         """Return the last lines of one service's log, oldest first; empty where it has none."""
+
+    def log_hint(self, service: str) -> str:
+        """Return what shows a person one service's whole log: a command or a path."""
 
     def down(self) -> None:
         """Stop and remove every service, leaving only caches. Harmless where nothing runs."""

@@ -1,0 +1,62 @@
+"""Ask the gateway, as a client would. Touches the network on this machine only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+# The first request after a start may compile kernels; vLLM's own clients wait this long.
+ANSWER_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came back: `status` None when nothing did, `text` the completion or the error's words."""
+
+    status: int | None
+    text: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether a completion came back."""
+        return self.status == 200
+
+
+def base_url(bind: str, port: int) -> str:
+    """Return the gateway's address for a client on this machine; 0.0.0.0 listens everywhere, loopback included."""
+    return f"http://{'127.0.0.1' if bind == '0.0.0.0' else bind}:{port}"  # noqa: S104
+
+
+def complete(url: str, key: str, model: str) -> Answer:
+    """Ask `model` for a short chat completion, or a plain one where it has no chat template."""
+    chat = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
+    answer = _post(f"{url}/v1/chat/completions", key, chat)
+    if answer.status == 400 and "chat template" in answer.text:
+        answer = _post(f"{url}/v1/completions", key, {"model": model, "prompt": "Hello", "max_tokens": 8})
+    return answer
+
+
+def _post(url: str, key: str, body: dict[str, object]) -> Answer:
+    request = urllib.request.Request(  # noqa: S310
+        url,
+        data=json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    # A proxy from the environment must not be asked for an address of this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=ANSWER_TIMEOUT_S) as response:
+            return Answer(status=response.status, text=_completion(response.read()))
+    except urllib.error.HTTPError as failure:
+        return Answer(status=failure.code, text=failure.read().decode(errors="replace")[:500])
+    except (OSError, http.client.HTTPException) as failure:
+        return Answer(status=None, text=str(failure))
+
+
+def _completion(body: bytes) -> str:
+    """Return the completion's text. A 200 without one is no answer, and says so."""
+    choice = json.loads(body)["choices"][0]
+    return str(choice["message"]["content"] if "message" in choice else choice["text"])
