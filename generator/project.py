@@ -144,10 +144,15 @@ def read_environment(root: Path, environment: Environment) -> dict[str, str]:
         raise ValidationError(
             f"{generated} is missing", hint=f"`configure-gpu --env {environment.value}` writes it"
         )
-    return {**_read_env_file(generated), **(_read_env_file(local) if local.exists() else {})}
+    return {**read_env_file(generated), **(read_env_file(local) if local.exists() else {})}
 
 
-def _read_env_file(path: Path) -> dict[str, str]:
+def read_env_file(path: Path) -> dict[str, str]:
+    """Read KEY=VALUE lines; nothing is interpolated.
+
+    Raises:
+        ValidationError: it cannot be read, or a line is not KEY=VALUE.
+    """
     from dotenv.parser import parse_stream
 
     try:

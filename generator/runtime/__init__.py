@@ -73,8 +73,5 @@ class Runtime(Protocol):
     def logs(self, service: str, lines: int) -> str:
         """Return the last lines of one service's log, oldest first; empty where it has none."""
 
-    def log_hint(self, service: str) -> str:
-        """Return what shows a person one service's whole log: a command or a path."""
-
     def down(self) -> None:
         """Stop and remove every service, leaving only caches. Harmless where nothing runs."""

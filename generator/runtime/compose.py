@@ -1,7 +1,6 @@
 """The compose runtime: the rendered files under Docker Compose v2, through python-on-whales.
 
-Touches the container engine that the `docker` client reaches, the process environment (read only: Compose lets a
-variable of the shell win over the rendered file, so those in force are hidden from it), and no file.
+Touches the container engine that the `docker` client reaches; reads the rendered files and writes none.
 
 What Compose and the engine do was read from Compose 2.26.1 with Engine 20.10 and from the Compose specification of
 2026-06: `up --detach` returns only once every `depends_on: service_healthy` holds, so it runs beside the watcher.
@@ -10,15 +9,14 @@ What Compose and the engine do was read from Compose 2.26.1 with Engine 20.10 an
 from __future__ import annotations
 
 import atexit
-import os
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import RuntimeRefusedError
@@ -56,15 +54,30 @@ class ComposeRuntime:
         self._up_errors: IO[bytes] | None = None
         self._docker: DockerClient | None = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing: Compose runs everything that the plan has."""
+        return ()
+
+    def merged(self) -> dict[str, Any]:
+        """Return what Compose makes of base file, override and environment files; no daemon is needed for it.
+
+        The JSON form, because the typed one of python-on-whales 0.81 drops GPU reservations.
+
+        Raises:
+            RuntimeRefusedError: Compose does not accept the files, or is not there.
+        """
+        with _refusals():
+            return self._client().compose.config(return_json=True)
+
     def prepare(self, say: Say) -> None:
         """Check that the files are accepted, and pull every image that the engine does not have.
 
         Raises:
             RuntimeRefusedError: no engine answers, Compose refuses the files, or an image cannot be had.
         """
+        wanted = {service["image"]: name for name, service in self.merged()["services"].items()}
         with _refusals():
-            services = self._client().compose.config(return_json=True)["services"]
-            wanted = {service["image"]: name for name, service in services.items()}
             missing = {image: name for image, name in wanted.items() if not self._client().image.exists(image)}
         for image, service in missing.items():
             self._pull(image, service, say)
@@ -76,7 +89,7 @@ class ComposeRuntime:
         with _refusals():
             arguments = ["up", "--detach", "--no-build", "--quiet-pull", "--remove-orphans"]
             command = [str(word) for word in self._client().client_config.docker_compose_cmd] + arguments
-        self._up_errors = tempfile.TemporaryFile()
+        self._up_errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process that writes it
         # In the group of this process: a terminal's Ctrl-C reaches Compose too, and it stops starting things.
         self._up = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._up_errors
@@ -107,6 +120,10 @@ class ComposeRuntime:
             containers = self._containers(f"com.docker.compose.service={service}")
             return str(containers[0].logs(tail=lines)) if containers else ""
 
+    def log_hint(self, service: str) -> str:
+        """Return the command that shows the whole log; Compose numbers containers from 1."""
+        return f"docker logs {self._stack.name}-{service}-1"
+
     def down(self) -> None:
         """Stop and remove the containers and networks of this stack, replicas that the plan has lost included."""
         self._end_up()
@@ -121,7 +138,6 @@ class ComposeRuntime:
             if shutil.which("docker") is None:
                 raise RuntimeRefusedError("no `docker` command on this machine", hint=NO_ENGINE_HINT)
             self._docker = DockerClient(
-                client_call=[*_without_shell_variables(self._stack.env), "docker"],
                 compose_files=list(_compose_files(self._stack)),
                 compose_env_files=list(_env_files(self._stack)),
                 compose_project_name=self._stack.name,
@@ -189,11 +205,8 @@ class ComposeRuntime:
 
 
 def command_by_hand(stack: Stack) -> str:
-    """Return the shell line, relative to the project folder, that brings the stack up without Stackwright.
-
-    Reads the process environment: a variable of the shell would win over the rendered file, so the line drops it.
-    """
-    words = [*_without_shell_variables(stack.env), "docker", "compose"]
+    """Return the shell line, relative to the project folder, that brings the stack up without Stackwright."""
+    words = ["docker", "compose"]
     for path in _env_files(stack):
         words += ["--env-file", str(path.relative_to(stack.root))]
     for path in _compose_files(stack):
@@ -213,12 +226,6 @@ def _env_files(stack: Stack) -> Iterator[Path]:
 def _compose_files(stack: Stack) -> Iterator[Path]:
     yield stack.root / "compose" / "compose.yaml"
     yield stack.generated / "override.yaml"
-
-
-def _without_shell_variables(env: Mapping[str, str]) -> list[str]:
-    """Return an `env` command that hides the shell's own values of what is in force; empty where there are none."""
-    hidden = [word for name in env if os.environ.get(name, env[name]) != env[name] for word in ("-u", name)]
-    return ["env", *hidden] if hidden else []
 
 
 def _names(stack: Stack) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from generator.domain.plan import Plan
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import NotHealthyError
 from generator.runtime import Runtime, Say, Stack
@@ -40,7 +39,7 @@ def watch(runtime: Runtime, stack: Stack, key: str, say: Say, *, limit_s: float)
         if judgement.verdict is Verdict.ASK:
             return _ask_all(stack, key, say)
         if time.monotonic() - started > limit_s:
-            raise _too_slow(runtime, states, limit_s)
+            raise _too_slow(states, limit_s)
         time.sleep(POLL_S)
 
 
@@ -73,10 +72,10 @@ def _size(file: Path) -> int:
 def _ask_all(stack: Stack, key: str, say: Say) -> dict[str, str]:
     plan = stack.plan
     url = base_url(stack.env["GATEWAY_BIND"], int(stack.env["GATEWAY_PORT"]))
-    return {model: _ask(lambda model=model: complete(url, key, model), plan, say) for model in plan.gateway.models}
+    return {model: _ask(lambda model=model: complete(url, key, model), say) for model in plan.gateway.models}
 
 
-def _ask(ask: Callable[[], Answer], plan: Plan, say: Say) -> str:
+def _ask(ask: Callable[[], Answer], say: Say) -> str:
     say("gateway", "asking for a completion")
     started = time.monotonic()
     while True:
@@ -86,25 +85,20 @@ def _ask(ask: Callable[[], Answer], plan: Plan, say: Say) -> str:
             return answer.text
         if answer.status in (401, 403) or time.monotonic() - started > ANSWERS_WITHIN_S:
             status = answer.status or "no reply"
-            raise NotHealthyError(
-                f"the gateway gave no completion: {status}: {answer.text[:200]}",
-                hint=f"`stackwright status {plan.environment.value}` shows the services",
-            )
+            raise NotHealthyError(f"the gateway gave no completion: {status}: {answer.text[:200]}")
         time.sleep(POLL_S)
 
 
 def _ended(runtime: Runtime, state: ServiceState) -> NotHealthyError:
     line = telling_line(runtime.logs(state.name, LOG_LINES))
     code = "" if state.exit_code is None else f" with exit code {state.exit_code}"
-    return NotHealthyError(
-        f"{state.name} ended{code} before it answered" + (f": {line}" if line else ""), hint=f"the whole log: {runtime.log_hint(state.name)}"
-    )
+    return NotHealthyError(f"{state.name} ended{code} before it answered" + (f": {line}" if line else ""))
 
 
-def _too_slow(runtime: Runtime, states: tuple[ServiceState, ...], limit_s: float) -> NotHealthyError:
+def _too_slow(states: tuple[ServiceState, ...], limit_s: float) -> NotHealthyError:
     behind = next((state for state in states if state.phase is not ServicePhase.HEALTHY), states[0])
     return NotHealthyError(
         f"{behind.name} is still {behind.phase.value} after {format_seconds(limit_s)}",
-        hint=f"the whole log: {runtime.log_hint(behind.name)}; `--timeout SECONDS` waits longer",
+        hint="`--timeout SECONDS` waits longer",
     )
 

@@ -1,0 +1,206 @@
+"""The command line, parsed once into a frozen value. Touches nothing but argv."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from generator import __version__
+from generator.domain.environment import WRITTEN_OUT, Environment
+from generator.domain.plan import Mode
+from generator.errors import UsageError, did_you_mean
+from generator.settings import parse_pin
+
+ENVIRONMENTS = (*(each.value for each in Environment), *WRITTEN_OUT)
+MODES = ("auto", *(mode.value for mode in Mode))
+RUNTIMES = ("auto", "compose", "processes")
+DEFAULT_TIMEOUT_S = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """One parsed command line. What a command does not take keeps its default."""
+
+    command: str
+    environment: Environment | None = None
+    mode: Mode | None = None
+    model: str | None = None
+    host: Path | None = None
+    pins: tuple[tuple[str, str], ...] = ()
+    runtime: str = "auto"
+    out: Path | None = None
+    output: Path | None = None
+    dry_run: bool = False
+    diff: bool = False
+    json: bool = False
+    explain: bool = False
+    debug: bool = False
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+    @property
+    def plans(self) -> bool:
+        """Whether the person said anything that a plan is made from."""
+        return any((self.model, self.host, self.pins, self.mode))
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises instead of exiting, so that every mistake is shown in one way."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"`{self.prog} --help` shows what is allowed")
+
+
+def parse_arguments(argv: list[str], program: str = "stackwright") -> Arguments:
+    """Parse `argv`. Raises UsageError for anything unknown, naming the closest known word."""
+    parser, subparsers = _build(program)
+    known = [word for word in argv if not word.startswith("-")]
+    if known and not _is_value(argv, known[0]) and known[0] not in subparsers:
+        raise UsageError(
+            f"unknown command `{known[0][:60]}`", hint=did_you_mean(known[0], subparsers) or f"commands: {', '.join(subparsers)}"
+        )
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        chosen = subparsers[namespace.command]
+        flags = [flag for action in chosen._actions for flag in action.option_strings]  # noqa: SLF001
+        hint = did_you_mean(unknown[0].split("=")[0], flags) or f"`{chosen.prog} --help` shows what is allowed"
+        what = "flag" if unknown[0].startswith("-") else "argument"
+        raise UsageError(f"{chosen.prog}: unknown {what} `{unknown[0][:60]}`", hint=hint)
+    values = vars(namespace)
+    values["pins"] = tuple(values.get("pins") or ())
+    return Arguments(**{key: value for key, value in values.items() if value is not None})
+
+
+def _is_value(argv: list[str], word: str) -> bool:
+    """Nothing before a command takes a value, so the first bare word is the command."""
+    return argv[0] != word and argv[0] not in ("--debug",)
+
+
+def _build(program: str) -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
+    parser = _Parser(
+        prog=program,
+        description="From a bare host to a running, checked LLM service.",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="exit codes: 0 done, 1 unexpected, 2 usage, 3 host unreadable, 4 no plan fits, 5 validation failed,\n"
+        "            6 runtime refused, 7 started but not healthy, 130 interrupted",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    made: dict[str, argparse.ArgumentParser] = {}
+    for name, (text, groups) in _COMMANDS.items():
+        prog = f"{program} {name}" if program == "stackwright" else name
+        made[name] = commands.add_parser(name, help=text, description=text, prog=prog, allow_abbrev=False)
+        for group in groups:
+            group(made[name])
+        made[name].add_argument("--debug", action="store_true", help="show the traceback of an unexpected fault")
+    return parser, made
+
+
+def _environment(text: str) -> Environment:
+    if text in WRITTEN_OUT:
+        return WRITTEN_OUT[text]
+    try:
+        return Environment(text)
+    except ValueError:
+        hint = did_you_mean(text, ENVIRONMENTS)
+        raise UsageError(
+            f"unknown environment `{text[:60]}`, allowed: {', '.join(ENVIRONMENTS)}", hint=hint or "for example `dev`"
+        ) from None
+
+
+def _mode(text: str) -> Mode | None:
+    if text not in MODES:
+        raise UsageError(f"unknown mode `{text[:60]}`, allowed: {', '.join(MODES)}", hint=did_you_mean(text, MODES) or "for example `auto`")
+    return None if text == "auto" else Mode(text)
+
+
+def _runtime(text: str) -> str:
+    if text not in RUNTIMES:
+        hint = did_you_mean(text, RUNTIMES) or "`auto` chooses"
+        raise UsageError(f"unknown runtime `{text[:60]}`, allowed: {', '.join(RUNTIMES)}", hint=hint)
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= 7 * 86400:
+        raise UsageError(f"--timeout: found `{text[:40]}`, allowed: seconds, from 1 to a week")
+    return seconds
+
+
+def _take_environment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("environment", metavar="ENV", type=_environment, help=", ".join(ENVIRONMENTS))
+
+
+def _take_environment_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", dest="environment", metavar="ENV", type=_environment, help=f"only this one: {', '.join(ENVIRONMENTS)}")
+
+
+def _take_mode(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("mode", nargs="?", type=_mode, metavar="MODE", help=f"{', '.join(MODES)} (default: auto)")
+
+
+def _take_plan_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME", help="Hugging Face id, folder, or catalog name")
+    parser.add_argument("--host", metavar="FILE", type=Path, help="plan for this snapshot instead of this machine")
+    parser.add_argument("--set", dest="pins", metavar="KEY=VALUE", action="append", type=parse_pin, help="pin a setting; repeatable")
+
+
+def _take_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", type=Path, help="project folder (default: this checkout, else the working folder)")
+
+
+def _take_preview(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="show what would change; touch nothing")
+    parser.add_argument("--diff", action="store_true", help="show the differences that are written")
+
+
+def _take_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def _take_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--explain", action="store_true", help="give each value's reason and source")
+
+
+def _take_runtime(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runtime", type=_runtime, metavar="NAME", help=f"{', '.join(RUNTIMES)} (default: auto)")
+
+
+def _take_timeout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timeout", dest="timeout_s", type=_seconds, metavar="SECONDS", help=f"give up after this long (default: {DEFAULT_TIMEOUT_S})"
+    )
+
+
+def _take_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the snapshot to this file")
+
+
+_COMMANDS = {
+    "detect": ("Read the host: GPUs, links, processor, memory, container engine.", (_take_output, _take_json)),
+    "configure-gpu": (
+        "Detect, plan, render and check; writes the files of all three environments, or of one with --env.",
+        (_take_mode, _take_environment_flag, _take_plan_flags, _take_out, _take_preview, _take_json, _take_explain),
+    ),
+    "plan": (
+        "Show the plan of one environment (dev unless --env); nothing is written.",
+        (_take_mode, _take_environment_flag, _take_plan_flags, _take_out, _take_json, _take_explain),
+    ),
+    "validate-environment": (
+        "Check what was rendered against this machine; all findings at once.",
+        (_take_environment, _take_runtime, _take_out, _take_json),
+    ),
+    "start-environment": (
+        "Configure where needed, validate, start, and watch until a completion has come through the gateway.",
+        (_take_environment, _take_plan_flags, _take_runtime, _take_timeout, _take_out),
+    ),
+    "stop-environment": ("Take a stack down; caches and files stay.", (_take_environment, _take_runtime, _take_out)),
+    "status": ("Show what runs.", (_take_environment, _take_runtime, _take_out, _take_json)),
+    "key": ("Print the gateway's key.", (_take_environment, _take_out)),
+}

@@ -1,0 +1,1 @@
+"""What each command does: join the stages by passing values. One module per group of commands."""
