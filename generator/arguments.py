@@ -55,11 +55,9 @@ class _Parser(argparse.ArgumentParser):
 def parse_arguments(argv: list[str], program: str = "stackwright") -> Arguments:
     """Parse `argv`. Raises UsageError for anything unknown, naming the closest known word."""
     parser, subparsers = _build(program)
-    known = [word for word in argv if not word.startswith("-")]
-    if known and not _is_value(argv, known[0]) and known[0] not in subparsers:
-        raise UsageError(
-            f"unknown command `{known[0][:60]}`", hint=did_you_mean(known[0], subparsers) or f"commands: {', '.join(subparsers)}"
-        )
+    if argv and not argv[0].startswith("-") and argv[0] not in subparsers:
+        hint = did_you_mean(argv[0], subparsers) or f"commands: {', '.join(subparsers)}"
+        raise UsageError(f"unknown command `{argv[0][:60]}`", hint=hint)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         chosen = subparsers[namespace.command]
@@ -70,11 +68,6 @@ def parse_arguments(argv: list[str], program: str = "stackwright") -> Arguments:
     values = vars(namespace)
     values["pins"] = tuple(values.get("pins") or ())
     return Arguments(**{key: value for key, value in values.items() if value is not None})
-
-
-def _is_value(argv: list[str], word: str) -> bool:
-    """Nothing before a command takes a value, so the first bare word is the command."""
-    return argv[0] != word and argv[0] not in ("--debug",)
 
 
 def _build(program: str) -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:

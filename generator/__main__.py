@@ -1,0 +1,36 @@
+"""Entry points. The only module that exits."""
+
+from __future__ import annotations
+
+import sys
+
+from generator.cli import main
+
+
+def stackwright() -> None:
+    """Run `stackwright COMMAND`."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def configure_gpu() -> None:
+    """Run `configure-gpu`."""
+    sys.exit(main(["configure-gpu", *sys.argv[1:]], program=""))
+
+
+def start_environment() -> None:
+    """Run `start-environment`."""
+    sys.exit(main(["start-environment", *sys.argv[1:]], program=""))
+
+
+def stop_environment() -> None:
+    """Run `stop-environment`."""
+    sys.exit(main(["stop-environment", *sys.argv[1:]], program=""))
+
+
+def validate_environment() -> None:
+    """Run `validate-environment`."""
+    sys.exit(main(["validate-environment", *sys.argv[1:]], program=""))
+
+
+if __name__ == "__main__":
+    stackwright()

@@ -1,0 +1,55 @@
+"""From a command line to an exit code: the one place where commands are chosen and failures are shown."""
+
+from __future__ import annotations
+
+import sys
+
+from generator import report
+from generator.arguments import Arguments, parse_arguments
+from generator.errors import EXIT_DONE, EXIT_INTERRUPTED, StackError
+
+
+def main(argv: list[str], program: str = "stackwright") -> int:
+    """Run one command and return its exit code. Nothing but an asked-for traceback reaches the person raw."""
+    try:
+        _dispatch(parse_arguments(argv, program))
+    except StackError as failure:
+        report.show_error(failure)
+        return failure.exit_code
+    except KeyboardInterrupt:
+        report.tell("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout has gone (`… | head`): not our failure, and nothing is left to say.
+        sys.stdout = None  # type: ignore[assignment]
+        return EXIT_DONE
+    except Exception as failure:  # noqa: BLE001  # the last resort: whatever it is, no traceback unasked
+        if "--debug" in argv:
+            raise
+        report.show_error(
+            StackError(
+                f"unexpected fault: {type(failure).__name__}: {str(failure)[:200]}",
+                hint="the same command with --debug shows where; please report it",
+            )
+        )
+        return StackError.exit_code
+    return EXIT_DONE
+
+
+def _dispatch(arguments: Arguments) -> None:
+    if arguments.command in ("detect", "plan", "configure-gpu"):
+        from generator.commands import configure
+
+        {"detect": configure.detect, "plan": configure.show_plan, "configure-gpu": configure.configure}[arguments.command](
+            arguments
+        )
+        return
+    from generator.commands import run
+
+    {
+        "validate-environment": run.validate,
+        "start-environment": run.start,
+        "stop-environment": run.stop,
+        "status": run.status,
+        "key": run.key,
+    }[arguments.command](arguments)

@@ -1,0 +1,207 @@
+"""`start-environment`, `stop-environment`, `validate-environment`, `status` and `key`: a rendered stack and its runtime."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from generator import project, report
+from generator.arguments import Arguments
+from generator.commands.configure import Place, compare, find_place, get_host, make_folders, plan_environment, write_environment
+from generator.credentials import ensure_secrets, read_gateway_key
+from generator.detect import detect_host
+from generator.detect.containers import detect_containers
+from generator.domain.environment import Environment
+from generator.domain.finding import Finding
+from generator.domain.service import ServicePhase
+from generator.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
+from generator.runtime import Runtime, Stack
+from generator.validation.compose_config import check_merged
+from generator.validation.live import check_files, check_port
+from generator.validation.rules import check_environment, check_host, check_shell
+
+UP = frozenset({ServicePhase.WAITING, ServicePhase.STARTING, ServicePhase.HEALTHY, ServicePhase.UNHEALTHY})
+KEPT_LOG_LINES = 5000
+
+
+def validate(arguments: Arguments) -> None:
+    """`validate-environment`: every check, all findings at once."""
+    stack, runtime = _open(arguments)
+    findings = find_all(stack, runtime)
+    if arguments.json:
+        report.print_json({"findings": findings})
+    else:
+        report.show_findings(findings)
+    _refuse(findings, stack.plan.environment)
+    if not arguments.json:
+        report.tell(f"{stack.plan.environment}: valid")
+
+
+def start(arguments: Arguments) -> None:
+    """`start-environment`: configure where needed, validate, start, and watch until the gateway has answered."""
+    place, environment = find_place(arguments), _environment(arguments)
+    if arguments.plans or project.load_plan(place.root, environment) is None:
+        _configure_one(arguments, place, environment)
+    stack, runtime = _open(arguments)
+    # The caches and the smoke model may have been cleaned away since the files were rendered.
+    ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]))
+    make_folders(stack.plan, place)
+    findings = find_all(stack, runtime)
+    report.show_findings(findings)
+    _refuse(findings, environment)
+    report.warn_all(stack.plan.warnings)
+    report.warn_all(runtime.notes)
+    _bring_up(arguments, stack, runtime)
+    _show_ready(stack)
+
+
+def stop(arguments: Arguments) -> None:
+    """`stop-environment`: take the stack down; harmless where nothing runs."""
+    stack, runtime = _open(arguments)
+    running = [state.name for state in runtime.services() if state.phase is not ServicePhase.ABSENT]
+    runtime.down()
+    what = f"stopped {', '.join(running)}" if running else "nothing was running"
+    report.tell(f"{stack.plan.environment}: {what}")
+
+
+def status(arguments: Arguments) -> None:
+    """`stackwright status`: what runs, by which runtime."""
+    stack, runtime = _open(arguments)
+    states = runtime.services()
+    if arguments.json:
+        report.print_json({"environment": stack.plan.environment, "runtime": runtime.name, "services": states})
+        return
+    report.tell(f"{stack.plan.environment} by {runtime.name}, gateway at {_address(stack)}")
+    report.print_states(states)
+
+
+def key(arguments: Arguments) -> None:
+    """`stackwright key`: print the gateway's key for the person who asks."""
+    place, environment = find_place(arguments), _environment(arguments)
+    report.print_text(read_gateway_key(place.root / "envs" / ".secrets" / environment.value))
+
+
+def find_all(stack: Stack, runtime: Runtime) -> tuple[Finding, ...]:
+    """Run every check that applies to this runtime."""
+    environment = stack.plan.environment.value
+    found = [*check_environment(stack.plan, stack.env), *check_files(stack)]
+    if any(finding.check.startswith("env-") for finding in found):
+        return tuple(found)  # the checks below read values that are missing or wrong
+    host = detect_host()
+    found += check_host(stack.plan, host.host)
+    if runtime.name == "compose":
+        found += check_shell(stack.env, os.environ, environment)
+        found += check_merged(stack, runtime.merged_config())
+    if not any(state.phase in UP for state in runtime.services()):
+        found += check_port(stack.env, environment)
+    return tuple(found)
+
+
+def _configure_one(arguments: Arguments, place: Place, environment: Environment) -> None:
+    report.tell(f"configuring {environment} for this machine")
+    plan = plan_environment(arguments, place, get_host(arguments), environment)
+    changes = compare(place, plan)
+    write_environment(place, plan, changes)
+    report.show_changes(changes, dry_run=False, diff=False)
+
+
+def _open(arguments: Arguments) -> tuple[Stack, Runtime]:
+    place, environment = find_place(arguments), _environment(arguments)
+    stack = project.load_stack(place.root, place.state, environment)
+    if stack is None:
+        raise ValidationError(
+            f"{environment} is not configured in {place.root}", hint=f"`configure-gpu --env {environment}` does it"
+        )
+    return stack, choose_runtime(arguments.runtime, stack)
+
+
+def choose_runtime(asked: str, stack: Stack) -> Runtime:
+    """Return the runtime that was asked for; `auto` takes Compose where an engine answers, else processes.
+
+    Raises:
+        RuntimeRefusedError: compose was asked for and no engine answers, or it has no Compose.
+    """
+    from generator.runtime.compose import ComposeRuntime
+    from generator.runtime.processes import ProcessesRuntime
+
+    if asked == "processes":
+        return ProcessesRuntime(stack)
+    containers = detect_containers(Path("/")).containers
+    if containers.engine is not None and containers.compose is not None:
+        if asked == "auto":
+            report.tell(f"runtime: compose ({containers.engine} {containers.version} answers)")
+        return ComposeRuntime(stack)
+    why = "no container engine answers" if containers.engine is None else f"{containers.engine} has no Compose plugin"
+    if asked == "compose":
+        raise RuntimeRefusedError(why, hint="start Docker, or use `--runtime processes`, which needs none")
+    report.tell(f"runtime: processes ({why})")
+    return ProcessesRuntime(stack)
+
+
+def _bring_up(arguments: Arguments, stack: Stack, runtime: Runtime) -> None:
+    """Start and watch. What did not run before and does not answer is taken down again, also on Ctrl-C."""
+    from generator.watching.watch import watch
+
+    # A SIGTERM ends a start as Ctrl-C does: cleanly.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ran_before = any(state.phase in UP for state in runtime.services())
+    try:
+        with report.Progress() as progress:
+            runtime.prepare(progress.say)
+            runtime.up()
+            watch(runtime, stack, read_gateway_key(stack.secrets), progress.say, limit_s=arguments.timeout_s)
+    except (StackError, KeyboardInterrupt) as failure:
+        kept = _keep_logs(stack, runtime) if isinstance(failure, NotHealthyError) else None
+        if not ran_before:
+            report.tell("taking down what was started")
+            runtime.down()
+        if isinstance(failure, NotHealthyError):
+            raise NotHealthyError(failure.message, hint="; ".join(filter(None, (failure.hint, f"logs: {kept}")))) from None
+        raise
+
+
+def _keep_logs(stack: Stack, runtime: Runtime) -> Path:
+    """Keep the logs of a failed start, since taking it down removes them."""
+    folder = stack.state / "failures" / stack.name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for state in runtime.services():
+        (folder / f"{state.name}.log").write_text(runtime.logs(state.name, KEPT_LOG_LINES), encoding="utf-8")
+    return folder
+
+
+def _show_ready(stack: Stack) -> None:
+    name, models = stack.plan.environment.value, stack.plan.gateway.models
+    command = _beside("stackwright", stack.root)
+    report.tell(f"\n{name} is ready at {_address(stack)}, model{'s' if len(models) > 1 else ''}: {', '.join(models)}")
+    report.tell("try it:\n")
+    report.print_text(
+        f"curl {_address(stack)}/v1/chat/completions \\\n"
+        f'  -H "Authorization: Bearer $({command} key {name})" -H "Content-Type: application/json" \\\n'
+        f'  -d \'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Say hello."}}]}}\''
+    )
+    report.tell(f"\nstop it: {_beside('stop-environment', stack.root)} {name}")
+
+
+def _beside(command: str, root: Path) -> str:
+    """Name a command so that it works as pasted: the checkout's script where there is one."""
+    script = root / "scripts" / command
+    return str(script) if script.exists() else command
+
+
+def _address(stack: Stack) -> str:
+    from generator.watching.probe import base_url
+
+    return base_url(stack.env["GATEWAY_BIND"], int(stack.env["GATEWAY_PORT"]))
+
+
+def _environment(arguments: Arguments) -> Environment:
+    if arguments.environment is None:
+        raise UsageError("an environment is needed", hint="for example `dev`")
+    return arguments.environment
+
+
+def _refuse(findings: tuple[Finding, ...], environment: Environment) -> None:
+    errors = report.count_errors(findings)
+    if errors:
+        raise ValidationError(f"{environment}: {errors} error{'s' if errors > 1 else ''} found, see above")
