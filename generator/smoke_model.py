@@ -13,7 +13,9 @@ the whole path, tensor parallelism included. It proves the stack, not the answer
 from __future__ import annotations
 
 import array
+import itertools
 import json
+import math
 import random
 import shutil
 import sys
@@ -139,7 +141,7 @@ def _tokenizer(vocabulary: dict[str, int]) -> dict[str, object]:
         for word in _SPECIALS
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
-    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None}
+    model: dict[str, object] = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None}
     model |= {"end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
     return {
         "version": "1.0",
@@ -204,7 +206,7 @@ def _tensors() -> dict[str, bytes]:
     embeddings, outputs = _sentence_matrices(source)
     tensors = {}
     for name, shape in _shapes().items():
-        count = _product(shape)
+        count = math.prod(shape)
         if name == "model.embed_tokens.weight":
             values: Iterable[float] = embeddings
         elif name == "lm_head.weight":
@@ -239,7 +241,7 @@ def _sentence_matrices(source: random.Random) -> tuple[list[float], list[float]]
     for number in range(first_word + 1, len(vocabulary)):
         outputs[number] = [_SHARPNESS * value for value in embeddings[number - 1]]
     outputs[vocabulary[_END_OF_TURN]] = [_SHARPNESS * value for value in embeddings[-1]]
-    return sum(embeddings, []), sum(outputs, [])
+    return list(itertools.chain(*embeddings)), list(itertools.chain(*outputs))
 
 
 def _uniform(source: random.Random, count: int, bound: float) -> list[float]:
@@ -263,7 +265,7 @@ def _header() -> bytes:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in _shapes().items():
-        end = offset + 2 * _product(shape)
+        end = offset + 2 * math.prod(shape)
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -278,11 +280,4 @@ def _safetensors(tensors: dict[str, bytes]) -> bytes:
 
 def _weights_bytes() -> int:
     """Return the size of the weights file without making it."""
-    return len(_header()) + sum(2 * _product(shape) for shape in _shapes().values())
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for length in shape:
-        result *= length
-    return result
+    return len(_header()) + sum(2 * math.prod(shape) for shape in _shapes().values())
