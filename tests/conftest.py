@@ -1,0 +1,52 @@
+"""What every test shares: the guard, the order of tests, and the option that rewrites golden files."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from tests.guard import Permission, install
+
+PERMISSION = Permission()
+INTEGRATION = Path(__file__).parent / "integration"
+NVIDIA_DEVICE = Path("/dev/nvidiactl")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--update-golden`; CI never gives it."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite golden files with what is produced now")
+
+
+def pytest_configure() -> None:
+    """Begin to watch what tests do."""
+    install(PERMISSION)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies under integration/, skip what needs a GPU where none is, and run the quick tests first."""
+    for item in items:
+        if item.path.is_relative_to(INTEGRATION):
+            item.add_marker(pytest.mark.integration)
+        if item.get_closest_marker("gpu") and not NVIDIA_DEVICE.exists():
+            item.add_marker(pytest.mark.skip(reason=f"needs an NVIDIA GPU ({NVIDIA_DEVICE} is not there)"))
+    items.sort(key=lambda item: item.get_closest_marker("integration") is not None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Give each test, its fixtures included, only what its marks allow."""
+    real = item.get_closest_marker("integration") is not None or item.get_closest_marker("gpu") is not None
+    PERMISSION.network = real
+    PERMISSION.programs = real or item.get_closest_marker("subprocess") is not None
+    try:
+        return (yield)
+    finally:
+        PERMISSION.network = PERMISSION.programs = True
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """Say whether golden files are to be rewritten."""
+    return bool(request.config.getoption("--update-golden"))

@@ -1,0 +1,157 @@
+"""The import rooms of the package (docs/architecture.md) as one table, and the check of one module against it.
+
+Reads nothing but the source text that it is given.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What the modules of one room may import.
+
+    `inside`: rooms of this package beside itself. `libraries`: third-party packages, inside functions only, since
+    each costs start-up time. `pure`: no clock, environment, disk, network or program.
+    """
+
+    inside: frozenset[str]
+    libraries: frozenset[str] = frozenset()
+    pure: bool = False
+
+
+def room(inside: str = "", *, libraries: str = "", pure: bool = False) -> Room:
+    """Write one row of the table with names separated by blanks."""
+    return Room(inside=frozenset(inside.split()), libraries=frozenset(libraries.split()), pure=pure)
+
+
+# The longest name that fits a module is its room. `generator` itself (the version) is open to all.
+ROOMS: Mapping[str, Room] = {
+    "generator": room(pure=True),
+    "errors": room(pure=True),
+    "units": room(pure=True),
+    "domain": room("units errors", pure=True),
+    "settings": room("domain units errors", libraries="dotenv", pure=True),
+    "planning": room("domain settings units errors", pure=True),
+    "watching.health": room("domain units errors", pure=True),
+    "validation.rules": room("domain settings planning units errors", pure=True),
+    "reading": room("errors", libraries="yaml msgspec"),
+    "catalog": room("domain reading errors"),
+    "rendering": room("domain settings reading units errors", libraries="jinja2 yaml msgspec", pure=True),
+    "smoke_model": room("errors"),
+    "detect": room("domain reading units errors"),
+    "detect.nvml": room("detect domain units errors", libraries="pynvml"),
+    "detect.snapshot": room("detect domain reading units errors", libraries="yaml msgspec"),
+    "runtime": room("domain settings units errors"),
+    "runtime.compose": room("runtime domain settings units errors", libraries="python_on_whales"),
+    "runtime.processes": room("runtime smoke_model domain settings units errors", libraries="supervisor"),
+    # `runtime` for the Stack that is checked, `write` for what was rendered; neither is asked to do anything.
+    "validation": room("domain settings reading runtime credentials write units errors", libraries="python_on_whales"),
+    "watching": room("runtime domain units errors"),
+    "credentials": room("errors"),
+    "write": room("rendering errors"),
+    # The project folder joins what stands on the disk to the words of three stages; it calls none of them.
+    "project": room("domain settings planning reading rendering runtime units errors", libraries="dotenv"),
+    "report": room("domain settings units errors", libraries="rich"),
+    "cli": room(
+        "domain settings planning watching validation reading catalog rendering smoke_model detect runtime report "
+        "credentials write project "
+        "units errors"
+    ),
+    "__main__": room("cli report domain units errors"),
+}
+
+UNTOUCHABLE = frozenset(
+    "os subprocess socket ssl select selectors time datetime random secrets uuid shutil tempfile glob fcntl signal "
+    "threading multiprocessing asyncio concurrent urllib.request http io sys logging getpass platform".split()
+)
+UNTOUCHABLE_CALLS = frozenset(
+    "open input print exec eval read_text write_text read_bytes write_bytes unlink mkdir rmdir touch exists is_file "
+    "is_dir iterdir rglob resolve expanduser cwd home stat chmod".split()
+)
+
+
+def room_of(module: str) -> str | None:
+    """Return the room of a module named from below the package (`runtime.compose`), or None where none is declared."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in ROOMS:
+            return name
+    return None
+
+
+def violations(module: str, source: str) -> Iterator[str]:
+    """Yield one sentence for each rule that a module's source breaks."""
+    name = room_of(module)
+    if name is None:
+        yield f"{module}: no room declares it; add a row to ROOMS in tests/rooms.py"
+        return
+    tree = ast.parse(source)
+    late = {id(node) for node in _inside_functions(tree)}
+    for node in ast.walk(tree):
+        for imported in _imports(node):
+            problem = _import_problem(name, imported, late=id(node) in late)
+            if problem:
+                yield f"{module}:{getattr(node, 'lineno', 0)}: {problem}"
+        called = _called(node)
+        if called in ("__import__", "import_module"):
+            yield f"{module}:{getattr(node, 'lineno', 0)}: {called}: write an import statement"
+        if ROOMS[name].pure and called in UNTOUCHABLE_CALLS:
+            yield f"{module}:{getattr(node, 'lineno', 0)}: {called}(): room {name} is pure"
+
+
+def _inside_functions(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield what runs only when a function is called, and what only a type checker reads."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from ast.walk(node)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from ast.walk(node)
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.level:
+        yield "." * node.level + (node.module or "")
+    elif isinstance(node, ast.ImportFrom) and node.module == "generator":
+        yield from (f"generator.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield node.module
+
+
+def _called(node: ast.AST) -> str | None:
+    if not isinstance(node, ast.Call):
+        return None
+    called = node.func
+    return called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else None
+
+
+def _import_problem(name: str, imported: str, *, late: bool) -> str | None:
+    top = imported.partition(".")[0]
+    if imported.startswith("."):
+        return f"{imported}: write the whole name"
+    if top == "generator":
+        return _room_problem(name, imported.removeprefix("generator").removeprefix("."))
+    if top in sys.stdlib_module_names:
+        banned = imported in UNTOUCHABLE or top in UNTOUCHABLE
+        return f"{imported}: room {name} is pure" if ROOMS[name].pure and banned else None
+    if top not in ROOMS[name].libraries:
+        return f"{imported}: not a library of room {name}"
+    return None if late else f"{imported}: import it inside the function that needs it"
+
+
+def _room_problem(name: str, target: str) -> str | None:
+    other = room_of(target)
+    if other is None:
+        return None if target in ("", "__version__") else f"generator.{target}: no room declares it"
+    allowed = ROOMS[name].inside
+    if other == name or other in allowed or other.partition(".")[0] in allowed:
+        return None
+    # A room of its own for one module's library is still part of its package.
+    return None if other.partition(".")[0] == name.partition(".")[0] else f"room {name} may not import {other}"

@@ -1,0 +1,69 @@
+"""Imports stay light: each module imports alone, and a command that a person waits for loads nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.test_layers import MODULES, PACKAGE, module_name
+
+pytestmark = pytest.mark.subprocess
+
+HEAVY = frozenset(
+    "litellm python_on_whales rich pynvml jinja2 pydantic supervisor yaml msgspec asyncio urllib.request http.client".split()
+)
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a fresh interpreter on this checkout."""
+    command = [sys.executable, "-P", *arguments]
+    return subprocess.run(
+        command,
+        cwd=PACKAGE.parent,
+        env={"PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def loaded_modules(importtime: str) -> set[str]:
+    """Read the module names from the report of `python -X importtime`."""
+    rows = (line.rsplit("|", 1) for line in importtime.splitlines() if line.startswith("import time:"))
+    return {row[1].strip() for row in rows if len(row) == 2}
+
+
+def test_every_module_imports_alone() -> None:
+    """One interpreter forks once per module, so that each starts from the same empty table in a few milliseconds."""
+    names = [f"generator.{module_name(path)}".replace("generator.generator", "generator") for path in MODULES]
+    names.remove("generator.__main__")
+    program = """
+import os, sys
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        __import__(name)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        print(name)
+"""
+    done = run_python("-W", "error", "-c", program, *names)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-c", "import generator.cli"), ("-m", "generator", "--help")], ids=["cli", "help"]
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(arguments: tuple[str, ...]) -> None:
+    done = run_python("-X", "importtime", *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    loaded = loaded_modules(done.stderr)
+    assert "generator.cli" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_the_report_of_imports_is_read() -> None:
+    done = run_python("-X", "importtime", "-c", "import json.decoder")
+    assert {"json", "json.decoder"} <= loaded_modules(done.stderr)

@@ -1,0 +1,67 @@
+"""The reference pages say what the code says: they are made from it, and compared whole.
+
+`pytest tests/test_reference.py --update-golden` writes them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+
+import pytest
+
+from generator.settings import SETTINGS, Kind, SettingSpec
+from tests.test_layers import PACKAGE
+
+REFERENCE = PACKAGE.parent / "docs" / "reference"
+
+
+def settings_page() -> str:
+    """Write docs/reference/settings.md from the declarations."""
+    return "\n".join(settings_lines()) + "\n"
+
+
+def settings_lines() -> Iterator[str]:
+    """Yield the page, one table for each section."""
+    yield "# Settings"
+    yield ""
+    yield "Every key that `envs/.env.<env>` can hold, made from `generator/settings.py`. A plan emits only the keys that"
+    yield "something reads on that host; `stackwright plan ENV --explain` shows each with its reason and source."
+    yield ""
+    yield "A value comes from the plan. A pin beats it: `settings:` in `envs/<env>.yaml`, then `--set KEY=VALUE`. Beside the"
+    yield "generated file, `envs/.env.<env>.local` is yours: its lines win when the stack starts, and are never overwritten."
+    for section, members in groupby(SETTINGS, key=lambda spec: spec.section):
+        yield ""
+        yield f"## {section}"
+        yield ""
+        yield "| key | means | values | engine flag | pin |"
+        yield "|---|---|---|---|---|"
+        for spec in members:
+            pin = "yes" if spec.pinnable else "no: it follows from other settings"
+            flag = f"`{spec.flag}`" if spec.flag else ""
+            yield f"| `{spec.key}` | {spec.meaning} | {allowed_values(spec)} | {flag} | {pin} |"
+
+
+def allowed_values(spec: SettingSpec) -> str:
+    """Say in a few words what a value may be."""
+    if spec.choices:
+        return ", ".join(f"`{choice}`" for choice in spec.choices)
+    words = {
+        Kind.INTEGER: "whole number",
+        Kind.FRACTION: "number",
+        Kind.CONTEXT: "`auto`, or tokens",
+        Kind.ADDRESS: "IPv4 address",
+        Kind.SIZE: "size, such as `2gb`",
+        Kind.PATH: "absolute path",
+        Kind.NAME: "lower-case letters, digits, `-`, `_`",
+        Kind.TEXT: "text",
+    }[spec.kind]
+    bounded = spec.kind in (Kind.INTEGER, Kind.FRACTION)
+    return f"{words}, {spec.minimum:g} to {spec.maximum:.10g}" if bounded else words
+
+
+@pytest.mark.parametrize(("name", "page"), [("settings.md", settings_page)], ids=["settings"])
+def test_page_is_what_the_code_says(name: str, page: Callable[[], str], update_golden: bool) -> None:
+    if update_golden:
+        (REFERENCE / name).write_text(page(), encoding="utf-8")
+    assert (REFERENCE / name).read_text(encoding="utf-8") == page()
