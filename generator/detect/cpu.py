@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generator.detect.fact import Missing, Unread, plain_text, read_file, take, whole_number
-from generator.detect.limits import Limits, parse_cpu_list, read_limits
+from generator.detect.limits import Limits, parse_cpu_list
 from generator.domain.host import Cpu, OperatingSystem
 from generator.units import format_bytes
 
@@ -44,7 +44,7 @@ def probe_cpu(root: Path, limits: Limits, missing: list[Missing]) -> tuple[Cpu, 
     threads = granted(len(usable), limits.cpus) if usable else None
     cores = _count_cores(root, usable)
     if text is not None:
-        _note_gaps(text, processors, cores, missing)
+        _note_gaps(processors, cores, missing)
     cpu = Cpu(
         model=parse_model(processors),
         cores=None if cores is None else granted(cores, limits.cpus),
@@ -61,10 +61,11 @@ def probe_memory(root: Path, limits: Limits, missing: list[Missing]) -> tuple[in
     total = parse_memory_total(text or "")
     if text is not None and total is None:
         missing.append(Missing(subject="memory", fact="size", words="/proc/meminfo has no MemTotal"))
-    if limits.memory_bytes is None or (total is not None and limits.memory_bytes >= total):
+    # cgroup v1 writes a number near 2**63 for no limit.
+    if total is None or limits.memory_bytes is None or limits.memory_bytes >= total:
         return total, ()
-    of = "" if total is None else f" of the machine's {format_bytes(total)}"
-    return limits.memory_bytes, (f"memory: the control group grants {format_bytes(limits.memory_bytes)}{of}",)
+    granted_text, total_text = format_bytes(limits.memory_bytes), format_bytes(total)
+    return limits.memory_bytes, (f"memory: the control group grants {granted_text} of the machine's {total_text}",)
 
 
 def probe_operating_system(root: Path, missing: list[Missing]) -> OperatingSystem:
@@ -160,10 +161,12 @@ def _count_nodes(root: Path, usable: tuple[Processor, ...], missing: list[Missin
             return None
         cpus = parse_cpu_list(text) or frozenset()
         count += bool(cpus & mine if mine else cpus)
+    if nodes and not count:
+        missing.append(Missing(subject="CPU", fact="NUMA nodes", words="no node holds a CPU of this process"))
     return count or None
 
 
-def _note_gaps(text: str, processors: tuple[Processor, ...], cores: int | None, missing: list[Missing]) -> None:
+def _note_gaps(processors: tuple[Processor, ...], cores: int | None, missing: list[Missing]) -> None:
     """Say which facts a readable /proc/cpuinfo did not hold."""
     if not processors:
         missing.append(Missing(subject="CPU", fact="threads", words="/proc/cpuinfo names no processor"))

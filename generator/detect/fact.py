@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar, Union
+from typing import TypeAlias, TypeVar
 
 T = TypeVar("T")
 
 LONGEST_TEXT = 200
 """Characters of a name or version: NVML's own buffers end at 96 (nvml.h, NVML_DEVICE_NAME_V2_BUFFER_SIZE)."""
 
-LARGEST_FILE_BYTES = 16 * 2**20
-"""More than /proc/cpuinfo of a machine with 8192 threads; a bound, since /proc and /sys may lie about sizes."""
+CHUNK_BYTES = 64 * 2**10
+"""Bytes asked for at once: the kernel refuses a large read of /proc/sys, whose buffer it makes as large as asked."""
+
+MOST_CHUNKS = 256
+"""16 MiB: more than /proc/cpuinfo of a machine with 8192 threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,7 @@ class Unread:
     code: int | None = None
 
 
-Fact = Union[T, Unread]
+Fact: TypeAlias = T | Unread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +98,9 @@ def describe(missing: Iterable[Missing]) -> tuple[str, ...]:
 def read_file(root: Path, path: str) -> Fact[str]:
     """Read a text file of /proc or /sys; `path` is absolute on the host, `root` stands for its `/`."""
     try:
-        with (root / path.lstrip("/")).open("rb") as file:
-            return file.read(LARGEST_FILE_BYTES).decode("utf-8", errors="replace")
+        with (root / path.lstrip("/")).open("rb", buffering=0) as file:
+            chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
+            return b"".join(islice(chunks, MOST_CHUNKS)).decode("utf-8", errors="replace")
     except (OSError, ValueError) as failure:  # ValueError: a NUL in a name that came from another file
         words = getattr(failure, "strerror", None) or "not a file name"
         return Unread(words=f"{path}: {words}")

@@ -84,7 +84,7 @@ def probe_nvml(root: Path) -> Fact[NvmlAnswers] | None:
         return present
     try:
         import pynvml
-    except Exception as failure:  # whatever an installation can break at import is one null of the host
+    except Exception as failure:  # noqa: BLE001 whatever an installation can break at import is one null of the host
         return Unread(words=f"pynvml: {failure}")
     begun = _ask(pynvml.nvmlInit)
     if isinstance(begun, Unread):
@@ -105,7 +105,7 @@ def sysfs_address(pci_bus_id: str) -> str:
 
 
 def _find_library() -> bool | Unread | None:
-    """Load the library as pynvml will, which is ten times faster than importing pynvml to be told that there is none."""
+    """Load the library as pynvml will: a tenth of the time that importing pynvml takes to say that there is none."""
     import ctypes
 
     try:
@@ -120,7 +120,7 @@ def _ask(function: Callable[..., T], *arguments: object) -> Fact[T]:
     """Call one NVML function."""
     try:
         return function(*arguments)
-    except Exception as failure:  # pynvml raises NVMLError, UnicodeDecodeError, ctypes.ArgumentError and OSError
+    except Exception as failure:  # noqa: BLE001 pynvml raises NVMLError, UnicodeDecodeError, ctypes.ArgumentError and OSError
         code = getattr(failure, "value", None)
         words = str(failure).strip().rstrip(".") or type(failure).__name__
         return Unread(words=" ".join(words.split()), code=code if isinstance(code, int) else None)

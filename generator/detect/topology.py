@@ -223,7 +223,9 @@ def decode_version(answer: Fact[int] | None, compute_capability: str | None) -> 
         candidates &= {VERSION_BY_CAPABILITY.get(int(compute_capability.partition(".")[0]))}
     if len(candidates) == 1:
         return candidates.pop()
-    return Unread(words=f"version number {answer} is ambiguous" if candidates else f"version number {answer} is unknown")
+    return Unread(
+        words=f"version number {answer} is ambiguous" if candidates else f"version number {answer} is unknown"
+    )
 
 
 def _one_line(words: str) -> str:
