@@ -14,22 +14,22 @@ def stackwright() -> None:
 
 def configure_gpu() -> None:
     """Run `configure-gpu`."""
-    sys.exit(main(["configure-gpu", *sys.argv[1:]], program=""))
+    sys.exit(main(["configure-gpu", *sys.argv[1:]]))
 
 
 def start_environment() -> None:
     """Run `start-environment`."""
-    sys.exit(main(["start-environment", *sys.argv[1:]], program=""))
+    sys.exit(main(["start-environment", *sys.argv[1:]]))
 
 
 def stop_environment() -> None:
     """Run `stop-environment`."""
-    sys.exit(main(["stop-environment", *sys.argv[1:]], program=""))
+    sys.exit(main(["stop-environment", *sys.argv[1:]]))
 
 
 def validate_environment() -> None:
     """Run `validate-environment`."""
-    sys.exit(main(["validate-environment", *sys.argv[1:]], program=""))
+    sys.exit(main(["validate-environment", *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

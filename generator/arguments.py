@@ -17,6 +17,8 @@ ENVIRONMENTS = (*(each.value for each in Environment), *WRITTEN_OUT)
 MODES = ("auto", *(mode.value for mode in Mode))
 RUNTIMES = ("auto", "compose", "processes")
 DEFAULT_TIMEOUT_S = 3600
+# Commands that people type by their own name; the others are `stackwright NAME`.
+OWN_ENTRY_POINTS = ("configure-gpu", "start-environment", "stop-environment", "validate-environment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +54,9 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, hint=f"`{self.prog} --help` shows what is allowed")
 
 
-def parse_arguments(argv: list[str], program: str = "stackwright") -> Arguments:
+def parse_arguments(argv: list[str]) -> Arguments:
     """Parse `argv`. Raises UsageError for anything unknown, naming the closest known word."""
-    parser, subparsers = _build(program)
+    parser, subparsers = _build()
     if argv and not argv[0].startswith("-") and argv[0] not in subparsers:
         hint = did_you_mean(argv[0], subparsers) or f"commands: {', '.join(subparsers)}"
         raise UsageError(f"unknown command `{argv[0][:60]}`", hint=hint)
@@ -70,9 +72,9 @@ def parse_arguments(argv: list[str], program: str = "stackwright") -> Arguments:
     return Arguments(**{key: value for key, value in values.items() if value is not None})
 
 
-def _build(program: str) -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
+def _build() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     parser = _Parser(
-        prog=program,
+        prog="stackwright",
         description="From a bare host to a running, checked LLM service.",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -83,7 +85,7 @@ def _build(program: str) -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     made: dict[str, argparse.ArgumentParser] = {}
     for name, (text, groups) in _COMMANDS.items():
-        prog = f"{program} {name}" if program == "stackwright" else name
+        prog = name if name in OWN_ENTRY_POINTS else f"stackwright {name}"
         made[name] = commands.add_parser(name, help=text, description=text, prog=prog, allow_abbrev=False)
         for group in groups:
             group(made[name])
@@ -105,7 +107,10 @@ def _environment(text: str) -> Environment:
 
 def _mode(text: str) -> Mode | None:
     if text not in MODES:
-        raise UsageError(f"unknown mode `{text[:60]}`, allowed: {', '.join(MODES)}", hint=did_you_mean(text, MODES) or "for example `auto`")
+        raise UsageError(
+            f"unknown mode `{text[:60]}`, allowed: {', '.join(MODES)}",
+            hint=did_you_mean(text, MODES) or "for example `auto`",
+        )
     return None if text == "auto" else Mode(text)
 
 
@@ -131,7 +136,9 @@ def _take_environment(parser: argparse.ArgumentParser) -> None:
 
 
 def _take_environment_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--env", dest="environment", metavar="ENV", type=_environment, help=f"only this one: {', '.join(ENVIRONMENTS)}")
+    parser.add_argument(
+        "--env", dest="environment", metavar="ENV", type=_environment, help=f"only this one: {', '.join(ENVIRONMENTS)}"
+    )
 
 
 def _take_mode(parser: argparse.ArgumentParser) -> None:
@@ -141,11 +148,15 @@ def _take_mode(parser: argparse.ArgumentParser) -> None:
 def _take_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="Hugging Face id, folder, or catalog name")
     parser.add_argument("--host", metavar="FILE", type=Path, help="plan for this snapshot instead of this machine")
-    parser.add_argument("--set", dest="pins", metavar="KEY=VALUE", action="append", type=parse_pin, help="pin a setting; repeatable")
+    parser.add_argument(
+        "--set", dest="pins", metavar="KEY=VALUE", action="append", type=parse_pin, help="pin a setting; repeatable"
+    )
 
 
 def _take_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="DIR", type=Path, help="project folder (default: this checkout, else the working folder)")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="project folder (default: this checkout, else the working folder)"
+    )
 
 
 def _take_preview(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +178,11 @@ def _take_runtime(parser: argparse.ArgumentParser) -> None:
 
 def _take_timeout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--timeout", dest="timeout_s", type=_seconds, metavar="SECONDS", help=f"give up after this long (default: {DEFAULT_TIMEOUT_S})"
+        "--timeout",
+        dest="timeout_s",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"give up after this long (default: {DEFAULT_TIMEOUT_S})",
     )
 
 

@@ -9,10 +9,10 @@ from generator.arguments import Arguments, parse_arguments
 from generator.errors import EXIT_DONE, EXIT_INTERRUPTED, StackError
 
 
-def main(argv: list[str], program: str = "stackwright") -> int:
+def main(argv: list[str]) -> int:
     """Run one command and return its exit code. Nothing but an asked-for traceback reaches the person raw."""
     try:
-        _dispatch(parse_arguments(argv, program))
+        _dispatch(parse_arguments(argv))
     except StackError as failure:
         report.show_error(failure)
         return failure.exit_code
@@ -40,9 +40,9 @@ def _dispatch(arguments: Arguments) -> None:
     if arguments.command in ("detect", "plan", "configure-gpu"):
         from generator.commands import configure
 
-        {"detect": configure.detect, "plan": configure.show_plan, "configure-gpu": configure.configure}[arguments.command](
-            arguments
-        )
+        {"detect": configure.detect, "plan": configure.show_plan, "configure-gpu": configure.configure}[
+            arguments.command
+        ](arguments)
         return
     from generator.commands import run
 

@@ -43,7 +43,9 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) 
         if token is not None or not (folder / HUB_TOKEN).exists():
             _write(folder / HUB_TOKEN, token or "")
     except OSError as failure:
-        raise UsageError(f"{failure.filename or folder}: {failure.strerror}", hint="secrets need a writable envs/ folder") from None
+        raise UsageError(
+            f"{failure.filename or folder}: {failure.strerror}", hint="secrets need a writable envs/ folder"
+        ) from None
 
 
 def read_gateway_key(folder: Path) -> str:

@@ -53,7 +53,8 @@ def lay_out(root: Path) -> None:
                 shutil.copy(source, target)
     except OSError as failure:
         raise UsageError(
-            f"{failure.filename or root}: cannot be written: {failure.strerror}", hint="choose another folder with --out DIR"
+            f"{failure.filename or root}: cannot be written: {failure.strerror}",
+            hint="choose another folder with --out DIR",
         ) from None
 
 
@@ -80,7 +81,10 @@ def read_wishes(root: Path, environment: Environment) -> Wishes:
 def _parse_wishes(path: Path, where: str) -> Wishes:
     data = load_yaml(path, UsageError)
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > WISHES_SCHEMA:
-        raise UsageError(f"{where}: schema {data['schema']} is newer than this release reads ({WISHES_SCHEMA})", hint="update Stackwright")
+        raise UsageError(
+            f"{where}: schema {data['schema']} is newer than this release reads ({WISHES_SCHEMA})",
+            hint="update Stackwright",
+        )
     wishes = convert(data, Wishes, where=where, error=UsageError)
     check_pins(wishes.settings, where=f"{where}: settings")
     _check(where, "gpu_memory_utilization", Kind.FRACTION, f"{wishes.gpu_memory_utilization:.6g}", 0.05, 0.99)
@@ -91,7 +95,9 @@ def _parse_wishes(path: Path, where: str) -> Wishes:
     return wishes
 
 
-def _check(where: str, key: str, kind: Kind, value: str, minimum: float | None = None, maximum: float | None = None) -> None:
+def _check(
+    where: str, key: str, kind: Kind, value: str, minimum: float | None = None, maximum: float | None = None
+) -> None:
     spec = SettingSpec(key=key, section="", kind=kind, meaning="", minimum=minimum, maximum=maximum)
     problem = problem_with(spec, value)
     if problem:
@@ -141,9 +147,7 @@ def read_environment(root: Path, environment: Environment) -> dict[str, str]:
     generated = root / environment_file(environment.value)
     local = generated.with_name(f"{generated.name}.local")
     if not generated.exists():
-        raise ValidationError(
-            f"{generated} is missing", hint=f"`configure-gpu --env {environment.value}` writes it"
-        )
+        raise ValidationError(f"{generated} is missing", hint=f"`configure-gpu --env {environment.value}` writes it")
     return {**read_env_file(generated), **(read_env_file(local) if local.exists() else {})}
 
 

@@ -56,7 +56,9 @@ def print_json(value: object) -> None:
     print_text(json.dumps(to_plain(value), indent=2, ensure_ascii=False))
 
 
-def print_configured(plans: Mapping[Environment, Plan], changes: tuple[FileChange, ...], findings: list[Finding]) -> None:
+def print_configured(
+    plans: Mapping[Environment, Plan], changes: tuple[FileChange, ...], findings: list[Finding]
+) -> None:
     """Print what `configure-gpu --json` promises: plans, files and findings."""
     files = [{"path": str(change.file.path), "status": change.status} for change in changes]
     print_json({"plans": {each.value: plan for each, plan in plans.items()}, "files": files, "findings": findings})
@@ -126,7 +128,9 @@ class Progress:
             self._live.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.__exit__(kind, value, trace)
 

@@ -13,7 +13,6 @@ from generator.catalog.load import load_catalog
 from generator.credentials import ensure_secrets
 from generator.detect import detect_host
 from generator.detect.llm import SMOKE, resolve_llm
-from generator.detect.snapshot import format_snapshot, read_snapshot, write_snapshot
 from generator.domain.environment import Environment
 from generator.domain.finding import Finding
 from generator.domain.host import Host
@@ -53,6 +52,8 @@ def find_place(arguments: Arguments) -> Place:
 
 def detect(arguments: Arguments) -> None:
     """`stackwright detect`: print the host, or write a snapshot of it."""
+    from generator.detect.snapshot import format_snapshot, write_snapshot
+
     found = detect_host()
     report.warn_all(found.warnings)
     if arguments.output is not None:
@@ -106,6 +107,8 @@ def configure(arguments: Arguments) -> None:
 def get_host(arguments: Arguments) -> Host:
     """Return the host of `--host`, else this machine, with its warnings shown."""
     if arguments.host is not None:
+        from generator.detect.snapshot import read_snapshot
+
         return read_snapshot(arguments.host)
     found = detect_host()
     report.warn_all(found.warnings)

@@ -8,12 +8,20 @@ from pathlib import Path
 
 from generator import project, report
 from generator.arguments import Arguments
-from generator.commands.configure import Place, compare, find_place, get_host, make_folders, plan_environment, write_environment
+from generator.commands.configure import (
+    Place,
+    compare,
+    find_place,
+    get_host,
+    make_folders,
+    plan_environment,
+    write_environment,
+)
 from generator.credentials import ensure_secrets, read_gateway_key
 from generator.detect import detect_host
-from generator.detect.containers import detect_containers
 from generator.domain.environment import Environment
 from generator.domain.finding import Finding
+from generator.domain.host import Host
 from generator.domain.service import ServicePhase
 from generator.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
 from generator.runtime import Runtime, Stack
@@ -27,8 +35,8 @@ KEPT_LOG_LINES = 5000
 
 def validate(arguments: Arguments) -> None:
     """`validate-environment`: every check, all findings at once."""
-    stack, runtime = _open(arguments)
-    findings = find_all(stack, runtime)
+    stack, runtime, host = _open(arguments)
+    findings = find_all(stack, runtime, host)
     if arguments.json:
         report.print_json({"findings": findings})
     else:
@@ -43,11 +51,11 @@ def start(arguments: Arguments) -> None:
     place, environment = find_place(arguments), _environment(arguments)
     if arguments.plans or project.load_plan(place.root, environment) is None:
         _configure_one(arguments, place, environment)
-    stack, runtime = _open(arguments)
+    stack, runtime, host = _open(arguments)
     # The caches and the smoke model may have been cleaned away since the files were rendered.
     ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]))
     make_folders(stack.plan, place)
-    findings = find_all(stack, runtime)
+    findings = find_all(stack, runtime, host)
     report.show_findings(findings)
     _refuse(findings, environment)
     report.warn_all(stack.plan.warnings)
@@ -58,7 +66,7 @@ def start(arguments: Arguments) -> None:
 
 def stop(arguments: Arguments) -> None:
     """`stop-environment`: take the stack down; harmless where nothing runs."""
-    stack, runtime = _open(arguments)
+    stack, runtime, _ = _open(arguments)
     running = [state.name for state in runtime.services() if state.phase is not ServicePhase.ABSENT]
     runtime.down()
     what = f"stopped {', '.join(running)}" if running else "nothing was running"
@@ -67,7 +75,7 @@ def stop(arguments: Arguments) -> None:
 
 def status(arguments: Arguments) -> None:
     """`stackwright status`: what runs, by which runtime."""
-    stack, runtime = _open(arguments)
+    stack, runtime, _ = _open(arguments)
     states = runtime.services()
     if arguments.json:
         report.print_json({"environment": stack.plan.environment, "runtime": runtime.name, "services": states})
@@ -82,17 +90,18 @@ def key(arguments: Arguments) -> None:
     report.print_text(read_gateway_key(place.root / "envs" / ".secrets" / environment.value))
 
 
-def find_all(stack: Stack, runtime: Runtime) -> tuple[Finding, ...]:
-    """Run every check that applies to this runtime."""
+def find_all(stack: Stack, runtime: Runtime, host: Host) -> tuple[Finding, ...]:
+    """Run every check that applies to this runtime on the host as it is now."""
+    from generator.runtime.compose import ComposeRuntime
+
     environment = stack.plan.environment.value
     found = [*check_environment(stack.plan, stack.env), *check_files(stack)]
     if any(finding.check.startswith("env-") for finding in found):
         return tuple(found)  # the checks below read values that are missing or wrong
-    host = detect_host()
-    found += check_host(stack.plan, host.host)
-    if runtime.name == "compose":
+    found += check_host(stack.plan, host)
+    if isinstance(runtime, ComposeRuntime):
         found += check_shell(stack.env, os.environ, environment)
-        found += check_merged(stack, runtime.merged_config())
+        found += check_merged(stack, runtime.merged())
     if not any(state.phase in UP for state in runtime.services()):
         found += check_port(stack.env, environment)
     return tuple(found)
@@ -106,17 +115,18 @@ def _configure_one(arguments: Arguments, place: Place, environment: Environment)
     report.show_changes(changes, dry_run=False, diff=False)
 
 
-def _open(arguments: Arguments) -> tuple[Stack, Runtime]:
+def _open(arguments: Arguments) -> tuple[Stack, Runtime, Host]:
     place, environment = find_place(arguments), _environment(arguments)
     stack = project.load_stack(place.root, place.state, environment)
     if stack is None:
         raise ValidationError(
             f"{environment} is not configured in {place.root}", hint=f"`configure-gpu --env {environment}` does it"
         )
-    return stack, choose_runtime(arguments.runtime, stack)
+    host = detect_host().host
+    return stack, choose_runtime(arguments.runtime, stack, host), host
 
 
-def choose_runtime(asked: str, stack: Stack) -> Runtime:
+def choose_runtime(asked: str, stack: Stack, host: Host) -> Runtime:
     """Return the runtime that was asked for; `auto` takes Compose where an engine answers, else processes.
 
     Raises:
@@ -127,7 +137,7 @@ def choose_runtime(asked: str, stack: Stack) -> Runtime:
 
     if asked == "processes":
         return ProcessesRuntime(stack)
-    containers = detect_containers(Path("/")).containers
+    containers = host.containers
     if containers.engine is not None and containers.compose is not None:
         if asked == "auto":
             report.tell(f"runtime: compose ({containers.engine} {containers.version} answers)")
@@ -157,7 +167,9 @@ def _bring_up(arguments: Arguments, stack: Stack, runtime: Runtime) -> None:
             report.tell("taking down what was started")
             runtime.down()
         if isinstance(failure, NotHealthyError):
-            raise NotHealthyError(failure.message, hint="; ".join(filter(None, (failure.hint, f"logs: {kept}")))) from None
+            raise NotHealthyError(
+                failure.message, hint="; ".join(filter(None, (failure.hint, f"logs: {kept}")))
+            ) from None
         raise
 
 

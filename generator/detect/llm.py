@@ -53,12 +53,16 @@ def resolve_llm(name: str, catalog: Catalog, smoke_folder: Path) -> Llm:
 
 def _from_folder(folder: Path) -> Llm:
     if not _WRITABLE_PATH.fullmatch(str(folder)):
-        raise UsageError(f"--model {folder}: the path has a quote, colon, backslash or control character", hint="rename the folder")
+        raise UsageError(
+            f"--model {folder}: the path has a quote, colon, backslash or control character", hint="rename the folder"
+        )
     file = folder / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as failure:
-        raise UsageError(f"{file}: cannot be read: {failure.strerror}", hint="a model folder holds config.json and its weights") from None
+        raise UsageError(
+            f"{file}: cannot be read: {failure.strerror}", hint="a model folder holds config.json and its weights"
+        ) from None
     except (ValueError, RecursionError):
         raise UsageError(f"{file}: not valid JSON") from None
     if not isinstance(config, dict):

@@ -18,7 +18,8 @@ def nvlink_islands(gpus: Iterable[Gpu], links: Iterable[Link]) -> tuple[tuple[Gp
     islands: list[list[Gpu]] = []
     for gpu in sorted(gpus, key=lambda each: each.index):
         home = next(
-            (island for island in islands if all(frozenset((gpu.index, other.index)) in joined for other in island)), None
+            (island for island in islands if all(frozenset((gpu.index, other.index)) in joined for other in island)),
+            None,
         )
         if home is None:
             islands.append([gpu])

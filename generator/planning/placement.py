@@ -9,7 +9,10 @@ from generator.domain.host import Gpu, Host
 from generator.domain.plan import Mode
 from generator.domain.topology import nvlink_islands
 from generator.errors import NoPlanError
-from generator.units import format_bytes
+from generator.units import GIB, format_bytes
+
+# A desktop's use of its GPU comes and goes by this much: less must not move the plan to another GPU.
+FREE_NOISE_BYTES = GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +70,12 @@ def _on_cpu() -> Placement:
 def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placement:
     if (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) != 1:
         raise NoPlanError(
-            f"single uses one GPU, but {_pinned_sizes(pins)} is pinned", hint="use `configure-gpu multi`, or drop the pin"
+            f"single uses one GPU, but {_pinned_sizes(pins)} is pinned",
+            hint="use `configure-gpu multi`, or drop the pin",
         )
-    best = min(gpus, key=lambda gpu: (-_free_bytes(gpu), [-part for part in _capability(gpu)], gpu.index))
+    most = max(_free_bytes(gpu) for gpu in gpus)
+    roomy = [gpu for gpu in gpus if _free_bytes(gpu) > most - FREE_NOISE_BYTES]
+    best = min(roomy, key=lambda gpu: ([-part for part in _capability(gpu)], gpu.index))
     return Placement(
         mode=Mode.SINGLE,
         groups=((best,),),
@@ -93,7 +99,10 @@ def _on_multi(host: Host, groups: list[tuple[Gpu, ...]], pins: ParallelPins, hea
     # A pin may reach across islands: the person asked for it, and NCCL falls back to PCIe.
     pools = [island for island in islands if len(island) >= size] or [equal]
     cut = tuple(
-        pool[start : start + size] for pool in pools for start in range(0, len(pool) - size + 1, size) if size <= len(pool)
+        pool[start : start + size]
+        for pool in pools
+        for start in range(0, len(pool) - size + 1, size)
+        if size <= len(pool)
     )
     if not cut:
         raise NoPlanError(
@@ -172,14 +181,17 @@ def _equal_groups(gpus: tuple[Gpu, ...]) -> list[tuple[Gpu, ...]]:
     groups: dict[tuple[str | None, int | None, str | None], list[Gpu]] = defaultdict(list)
     for gpu in gpus:
         groups[gpu.name, gpu.memory_bytes, gpu.compute_capability].append(gpu)
-    order = sorted(groups.values(), key=lambda group: (len(group) < 2, -sum(_total_bytes(g) for g in group), group[0].index))
+    order = sorted(
+        groups.values(), key=lambda group: (len(group) < 2, -sum(_total_bytes(g) for g in group), group[0].index)
+    )
     return [tuple(group) for group in order]
 
 
 def _idle_warnings(host: Host, used: tuple[Gpu, ...]) -> tuple[str, ...]:
     idle = [gpu for gpu in host.gpus if gpu not in used]
     return tuple(
-        f"GPU {gpu.index} ({gpu.name or 'unknown model'}) is left idle" + (f": {why}" if (why := _why_unusable(gpu)) else "")
+        f"GPU {gpu.index} ({gpu.name or 'unknown model'}) is left idle"
+        + (f": {why}" if (why := _why_unusable(gpu)) else "")
         for gpu in idle
     )
 

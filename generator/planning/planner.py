@@ -81,7 +81,7 @@ def make_plan(request: Request, catalog: Catalog) -> Plan:
         ),
         workers=Workers(litellm=int(values["LITELLM_NUM_WORKERS"]), multimodal=None, retrieval=None),
         settings=settings,
-        warnings=(*placement.warnings, *_warnings(request, placement)),
+        warnings=(*placement.warnings, *_warnings(request, placement, values["GATEWAY_BIND"])),
     )
 
 
@@ -96,8 +96,12 @@ def _computed_settings(request: Request, catalog: Catalog, placement: Placement,
         "STACKWRIGHT_UID": _setting(str(request.uid), "the user who configured, so that files stay theirs", "host"),
         "STACKWRIGHT_GID": _setting(str(request.gid), "the group who configured", "host"),
         "VLLM_IMAGE": _setting(engine.image, _why_image(placement, engine, request.host), release.source),
-        "LITELLM_IMAGE": _setting(catalog.service("gateway").image, "pinned release", catalog.service("gateway").source),
-        "REDIS_IMAGE": _setting(catalog.service("redis").image, "router state of the gateway", catalog.service("redis").source),
+        "LITELLM_IMAGE": _setting(
+            catalog.service("gateway").image, "pinned release", catalog.service("gateway").source
+        ),
+        "REDIS_IMAGE": _setting(
+            catalog.service("redis").image, "router state of the gateway", catalog.service("redis").source
+        ),
         "GATEWAY_BIND": _setting(wishes.gateway.bind, "wish of the environment", wished),
         "GATEWAY_PORT": _setting(str(wishes.gateway.port), "wish of the environment", wished),
         "LITELLM_NUM_WORKERS": _setting(str(workers), why_workers, DECISION),
@@ -114,11 +118,19 @@ def _engine_settings(request: Request, placement: Placement, wished: str) -> dic
     ranks = placement.tensor_parallel * placement.pipeline_parallel
     shm = SHM_GIB_PARALLEL if ranks > 1 else SHM_GIB_SINGLE
     settings = {
-        "VLLM_MODEL": _setting(llm.location, _why_model(llm), wished if request.wishes.model else "command line or default"),
+        "VLLM_MODEL": _setting(
+            llm.location, _why_model(llm), wished if request.wishes.model else "command line or default"
+        ),
         "VLLM_SERVED_MODEL_NAME": _setting(llm.name, "the model's own name", "command line or default"),
         "VLLM_TENSOR_PARALLEL_SIZE": _setting(str(placement.tensor_parallel), placement.reason, DECISION),
-        "VLLM_PIPELINE_PARALLEL_SIZE": _setting(str(placement.pipeline_parallel), "every stage on one island", DECISION),
-        "VLLM_SHM_SIZE": _setting(f"{shm}gb", f"{ranks} rank(s) in the container", "vLLM docs, deployment with Docker; compose default is 64 MB"),
+        "VLLM_PIPELINE_PARALLEL_SIZE": _setting(
+            str(placement.pipeline_parallel), "every stage on one island", DECISION
+        ),
+        "VLLM_SHM_SIZE": _setting(
+            f"{shm}gb",
+            f"{ranks} rank(s) in the container",
+            "vLLM docs, deployment with Docker; compose default is 64 MB",
+        ),
         "VLLM_MAX_MODEL_LEN": _context(request, wished),
     }
     return settings | (_gpu_settings(request, placement, wished) if placement.gpus else _cpu_settings(request))
@@ -128,10 +140,16 @@ def _gpu_settings(request: Request, placement: Placement, wished: str) -> dict[s
     uuids = [gpu.uuid or "" for gpu in placement.gpus]
     ranks = placement.tensor_parallel * placement.pipeline_parallel
     return {
-        "CUDA_DEVICE_ORDER": _setting("PCI_BUS_ID", "CUDA then numbers GPUs as nvidia-smi does", "CUDA C++ programming guide, environment variables"),
+        "CUDA_DEVICE_ORDER": _setting(
+            "PCI_BUS_ID",
+            "CUDA then numbers GPUs as nvidia-smi does",
+            "CUDA C++ programming guide, environment variables",
+        ),
         "NVIDIA_VISIBLE_DEVICES": _setting(",".join(uuids), placement.reason, DECISION),
         "CUDA_VISIBLE_DEVICES": _setting(
-            ",".join(str(index) for index in range(ranks)), "a container numbers its GPUs from 0", "Compose device reservations"
+            ",".join(str(index) for index in range(ranks)),
+            "a container numbers its GPUs from 0",
+            "Compose device reservations",
         ),
         "GPU_COUNT": _setting(str(len(uuids)), placement.reason, DECISION),
         "VLLM_GPU_MEMORY_UTILIZATION": _utilization(request, placement, wished),
@@ -142,7 +160,11 @@ def _gpu_settings(request: Request, placement: Placement, wished: str) -> dict[s
 def _cpu_settings(request: Request) -> dict[str, Setting]:
     memory = request.host.memory_bytes
     space = 1 if request.llm.source is LlmSource.SMOKE or memory is None else max(1, min(4, memory // (8 * GIB)))
-    why = "the smoke model needs no more" if request.llm.source is LlmSource.SMOKE else f"an eighth of {format_bytes(memory)}, 1 to 4"
+    why = (
+        "the smoke model needs no more"
+        if request.llm.source is LlmSource.SMOKE
+        else f"an eighth of {format_bytes(memory)}, 1 to 4"
+    )
     return {
         "VLLM_DTYPE": _setting("bfloat16", "what vLLM recommends on a CPU", "vLLM docs, CPU installation, 0.32"),
         "VLLM_CPU_KVCACHE_SPACE": _setting(str(space), why, DECISION),
@@ -173,9 +195,13 @@ def _free_share(gpu: Gpu) -> float:
 
 
 def _dtype(gpus: tuple[Gpu, ...]) -> Setting:
-    old = [gpu for gpu in gpus if gpu.compute_capability and version(gpu.compute_capability) < version(BFLOAT16_CAPABILITY)]
+    old = [
+        gpu for gpu in gpus if gpu.compute_capability and version(gpu.compute_capability) < version(BFLOAT16_CAPABILITY)
+    ]
     if old:
-        return _setting("float16", f"{old[0].name} ({old[0].compute_capability}) has no bfloat16", "vLLM 0.32.0 platforms/cuda.py")
+        return _setting(
+            "float16", f"{old[0].name} ({old[0].compute_capability}) has no bfloat16", "vLLM 0.32.0 platforms/cuda.py"
+        )
     return _setting("auto", "the model's own format", "vLLM 0.32.0 config/model.py")
 
 
@@ -228,12 +254,14 @@ def _parallel_pins(pins: Mapping[str, str]) -> ParallelPins:
     )
 
 
-def _warnings(request: Request, placement: Placement) -> tuple[str, ...]:
+def _warnings(request: Request, placement: Placement, bind: str) -> tuple[str, ...]:
     found = []
     if request.llm.source is LlmSource.SMOKE:
-        found.append("serving `smoke`, a tiny random model: it proves the stack, not the answers; name a real one with --model")
-    if request.wishes.gateway.bind != "127.0.0.1":
-        found.append(f"the gateway is published on {request.wishes.gateway.bind}, beyond this machine, without TLS")
+        found.append(
+            "serving `smoke`, a tiny random model: it proves the stack, not the answers; name a real one with --model"
+        )
+    if bind != "127.0.0.1":
+        found.append(f"the gateway is published on {bind}, beyond this machine, without TLS")
     if placement.gpus and request.host.containers.engine and request.host.containers.gpu_access in (None, "none"):
         found.append("the container engine has no way to hand GPUs to containers: install the NVIDIA Container Toolkit")
     return tuple(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ def render_plan(plan: Plan) -> tuple[RenderedFile, ...]:
         RenderedFile(
             path=generated / "gateway.yaml", text=jinja.get_template("gateway.yaml.j2").render(gateway_context(plan))
         ),
-        RenderedFile(path=generated / "plan.json", text=format_plan(plan)),
+        RenderedFile(path=generated / "plan.json", text=format_plan(_without_what_passes(plan))),
     )
 
 
@@ -57,6 +57,12 @@ def environment_file(name: str) -> PurePosixPath:
 def format_plan(plan: Plan) -> str:
     """Write a plan as JSON."""
     return json.dumps(to_plain(plan), indent=2, ensure_ascii=False) + "\n"
+
+
+def _without_what_passes(plan: Plan) -> Plan:
+    """Leave out what changes by the minute, so that the same host and wishes give the same file."""
+    gpus = tuple(replace(gpu, memory_used_bytes=None) for gpu in plan.host.gpus)
+    return replace(plan, host=replace(plan.host, gpus=gpus))
 
 
 def _jinja() -> Jinja:

@@ -19,16 +19,35 @@ def check_merged(stack: Stack, merged: dict[str, Any]) -> tuple[Finding, ...]:
     for replica in stack.plan.replicas:
         service = services.get(replica.name)
         if service is None:
-            found.append(error("compose-service", found=f"no service {replica.name}", expected="every replica of the plan", fix=again))
+            found.append(
+                error(
+                    "compose-service",
+                    found=f"no service {replica.name}",
+                    expected="every replica of the plan",
+                    fix=again,
+                )
+            )
             continue
         devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices") or []
         reserved = sorted(uuid for device in devices for uuid in device.get("device_ids", []))
         if reserved != sorted(replica.gpu_uuids):
             found.append(
-                error("compose-gpus", found=f"{replica.name} reserves {reserved or 'no GPU'}", expected=str(list(replica.gpu_uuids)), fix=again)
+                error(
+                    "compose-gpus",
+                    found=f"{replica.name} reserves {reserved or 'no GPU'}",
+                    expected=str(list(replica.gpu_uuids)),
+                    fix=again,
+                )
             )
         if tuple(service.get("command") or ()) != stack.engine_arguments(replica):
-            found.append(error("compose-command", found=f"{replica.name} is started with other arguments", expected="those of the plan", fix=again))
+            found.append(
+                error(
+                    "compose-command",
+                    found=f"{replica.name} is started with other arguments",
+                    expected="those of the plan",
+                    fix=again,
+                )
+            )
     return (*found, *_check_published(services, again))
 
 

@@ -25,10 +25,19 @@ def check_files(stack: Stack) -> tuple[Finding, ...]:
             found.append(error("file-missing", found=f"no {path}", expected="every rendered file", fix=again))
             continue
         if target.stat().st_mode & 0o077:
-            found.append(error("file-mode", found=f"{path} is readable by others", expected="mode 0600", fix=f"`chmod 600 {target}`"))
+            found.append(
+                error(
+                    "file-mode",
+                    found=f"{path} is readable by others",
+                    expected="mode 0600",
+                    fix=f"`chmod 600 {target}`",
+                )
+            )
         if is_edited(path, target.read_text(encoding="utf-8", errors="replace"), read_manifest(stack.generated)):
             fix = f"move your change to envs/.env.{name}.local or a pin (--set), then `configure-gpu --env {name}`"
-            found.append(warning("file-edited", found=f"{path} was edited after rendering", expected="as rendered", fix=fix))
+            found.append(
+                warning("file-edited", found=f"{path} was edited after rendering", expected="as rendered", fix=fix)
+            )
     return (*found, *_check_secrets(stack, again), *_check_model(stack))
 
 
@@ -37,9 +46,18 @@ def _check_secrets(stack: Stack, again: str) -> tuple[Finding, ...]:
     if not key.is_file():
         return (error("secret-missing", found=f"no {key}", expected="a master key", fix=again),)
     if key.stat().st_mode & 0o077:
-        return (error("secret-mode", found=f"{key} is readable by others", expected="mode 0600", fix=f"`chmod 600 {key}`"),)
+        return (
+            error("secret-mode", found=f"{key} is readable by others", expected="mode 0600", fix=f"`chmod 600 {key}`"),
+        )
     if len(key.read_text(encoding="utf-8", errors="replace").strip()) < _SHORTEST_KEY:
-        return (error("secret-weak", found="a short master key", expected=f"{_SHORTEST_KEY} characters or more", fix=f"`rm {key}`, then {again}"),)
+        return (
+            error(
+                "secret-weak",
+                found="a short master key",
+                expected=f"{_SHORTEST_KEY} characters or more",
+                fix=f"`rm {key}`, then {again}",
+            ),
+        )
     return ()
 
 
@@ -60,6 +78,7 @@ def check_port(env: Mapping[str, str], environment: str) -> tuple[Finding, ...]:
             probe.bind((address, port))
         except OSError as failure:
             fix = f"stop what listens there, or `configure-gpu --env {environment} --set GATEWAY_PORT=…`"
-            return (error("port-taken", found=f"{address}:{port}: {failure.strerror}", expected="a free port", fix=fix),)
+            return (
+                error("port-taken", found=f"{address}:{port}: {failure.strerror}", expected="a free port", fix=fix),
+            )
     return ()
-

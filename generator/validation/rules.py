@@ -30,7 +30,9 @@ def check_environment(plan: Plan, env: Mapping[str, str]) -> tuple[Finding, ...]
     for key, value in env.items():
         problem = problem_with(BY_KEY[key], value) if key in BY_KEY else None
         if problem:
-            found.append(error("env-value", found=f"{key}={value[:80]}", expected=problem, fix=f"correct it in {local}"))
+            found.append(
+                error("env-value", found=f"{key}={value[:80]}", expected=problem, fix=f"correct it in {local}")
+            )
     return (*found, *(_check_parallel_sizes(plan, env, local) if not found else ()))
 
 
@@ -56,7 +58,9 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
     present = {gpu.uuid: gpu for gpu in host.gpus}
     again = f"`configure-gpu --env {plan.environment.value}` plans for what is there"
     found = [
-        error("gpu-missing", found=describe_gpus(host), expected=f"GPU {uuid} of the plan for {replica.name}", fix=again)
+        error(
+            "gpu-missing", found=describe_gpus(host), expected=f"GPU {uuid} of the plan for {replica.name}", fix=again
+        )
         for replica in plan.replicas
         for uuid in replica.gpu_uuids
         if uuid not in present
@@ -65,9 +69,13 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
     runs = host.driver.cuda if host.driver else None
     if needed and runs and version(runs) < version(needed):
         expected = f"CUDA {needed}, which {plan.engine.image} needs"
-        found.append(error("driver-too-old", found=f"driver runs CUDA {runs}", expected=expected, fix="update the NVIDIA driver"))
+        found.append(
+            error("driver-too-old", found=f"driver runs CUDA {runs}", expected=expected, fix="update the NVIDIA driver")
+        )
     if plan.host.links != host.links and not found and plan.replicas[0].gpu_uuids:
-        found.append(warning("links-changed", found="links between GPUs differ", expected="those of the plan", fix=again))
+        found.append(
+            warning("links-changed", found="links between GPUs differ", expected="those of the plan", fix=again)
+        )
     return tuple(found)
 
 

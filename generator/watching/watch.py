@@ -101,4 +101,3 @@ def _too_slow(states: tuple[ServiceState, ...], limit_s: float) -> NotHealthyErr
         f"{behind.name} is still {behind.phase.value} after {format_seconds(limit_s)}",
         hint="`--timeout SECONDS` waits longer",
     )
-
