@@ -25,11 +25,12 @@ LOCK_NAME = "stackwright.lock"
 
 
 class PreparationError(Exception):
-    """The environment cannot be made: one sentence, and the next step."""
+    """The environment cannot be made: one sentence, the next step, and what a failed program said."""
 
-    def __init__(self, message: str, hint: str) -> None:
+    def __init__(self, message: str, hint: str, output: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        self.output = output
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
             if not is_current(venv, locks):
                 prepare(venv, locks)
     except PreparationError as failure:
+        if failure.output.strip():
+            say(failure.output.rstrip())
         say(f"error: {failure}")
         say(f"hint: {failure.hint}")
         return 1
@@ -160,17 +163,26 @@ def install(venv: Path, lock: Path) -> None:
 
 
 def run(command: Sequence[str], message: str) -> None:
-    """Run a program with its output on stderr.
+    """Run a program, quietly unless it fails.
 
     Raises:
-        PreparationError: it failed; the program's own words stand above.
+        PreparationError: it failed.
     """
     # A person's pip settings for other places would put the packages elsewhere.
     elsewhere = {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"}
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere} | {"PIP_USER": "0"}
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment, check=False)
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        check=False,
+    )
     if done.returncode != 0:
-        raise PreparationError(message, "the lines above say why; check the network, then try again")
+        raise PreparationError(message, "the lines above say why; check the network, then try again", done.stdout)
 
 
 if __name__ == "__main__":
