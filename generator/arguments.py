@@ -63,7 +63,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         chosen = subparsers[namespace.command]
-        flags = [flag for action in chosen._actions for flag in action.option_strings]  # noqa: SLF001
+        flags = [flag for action in chosen._actions for flag in action.option_strings]
         hint = did_you_mean(unknown[0].split("=")[0], flags) or f"`{chosen.prog} --help` shows what is allowed"
         what = "flag" if unknown[0].startswith("-") else "argument"
         raise UsageError(f"{chosen.prog}: unknown {what} `{unknown[0][:60]}`", hint=hint)

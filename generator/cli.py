@@ -21,9 +21,9 @@ def main(argv: list[str]) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout has gone (`… | head`): not our failure, and nothing is left to say.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return EXIT_DONE
-    except Exception as failure:  # noqa: BLE001  # the last resort: whatever it is, no traceback unasked
+    except Exception as failure:  # the last resort: whatever it is, no traceback unasked
         if "--debug" in argv:
             raise
         report.show_error(

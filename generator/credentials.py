@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from generator.errors import UsageError
 
 # LiteLLM refuses to boot with a weak master key; `sk-` and 256 random bits is what its documentation advises.
-_MADE = {
+_MADE: Mapping[str, Callable[[], str]] = {
     "litellm_master_key": lambda: f"sk-{secrets.token_hex(32)}",
     "litellm_salt_key": lambda: f"sk-{secrets.token_hex(32)}",
     "engine_key": lambda: secrets.token_hex(32),

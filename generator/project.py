@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def lay_out(root: Path) -> None:
         ) from None
 
 
-def _packaged(name: str):  # type: ignore[no-untyped-def]  # a context manager of a private class
+def _packaged(name: str) -> AbstractContextManager[Path]:
     """Return a base file as shipped: beside the package in a checkout, inside it in a wheel."""
     checkout = _CHECKOUT / name
     return as_file(checkout) if checkout.is_file() else as_file(files("generator") / "base" / name)

@@ -80,9 +80,8 @@ def write_files(folder: Path, changes: tuple[FileChange, ...]) -> tuple[str, ...
                 change.target.chmod(change.file.mode)
         if read_manifest(folder) != manifest:
             pending.append((_stage(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n", 0o600), folder / MANIFEST))
-        for change in changes:
-            if change.edited and change.status is FileStatus.CHANGED:
-                kept.append(_keep_aside(change.target))
+        edited = (change for change in changes if change.edited and change.status is FileStatus.CHANGED)
+        kept.extend(_keep_aside(change.target) for change in edited)
         while pending:
             temporary, target = pending[0]
             temporary.replace(target)

@@ -133,10 +133,9 @@ def choose_runtime(asked: str, stack: Stack, host: Host) -> Runtime:
         RuntimeRefusedError: compose was asked for and no engine answers, or it has no Compose.
     """
     from generator.runtime.compose import ComposeRuntime
-    from generator.runtime.processes import ProcessesRuntime
 
     if asked == "processes":
-        return ProcessesRuntime(stack)
+        return _processes(stack)
     containers = host.containers
     if containers.engine is not None and containers.compose is not None:
         if asked == "auto":
@@ -146,6 +145,12 @@ def choose_runtime(asked: str, stack: Stack, host: Host) -> Runtime:
     if asked == "compose":
         raise RuntimeRefusedError(why, hint="start Docker, or use `--runtime processes`, which needs none")
     report.tell(f"runtime: processes ({why})")
+    return _processes(stack)
+
+
+def _processes(stack: Stack) -> Runtime:
+    from generator.runtime.processes import ProcessesRuntime
+
     return ProcessesRuntime(stack)
 
 

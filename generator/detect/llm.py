@@ -67,7 +67,8 @@ def _from_folder(folder: Path) -> Llm:
         raise UsageError(f"{file}: not valid JSON") from None
     if not isinstance(config, dict):
         raise UsageError(f"{file}: expected a JSON object")
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    nested = config.get("text_config")
+    text: dict[str, object] = nested if isinstance(nested, dict) else config
     return Llm(
         name=_served_name(folder.name),
         source=LlmSource.DIRECTORY,

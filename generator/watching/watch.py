@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from generator.domain.service import ServicePhase, ServiceState
@@ -72,7 +73,7 @@ def _size(file: Path) -> int:
 def _ask_all(stack: Stack, key: str, say: Say) -> dict[str, str]:
     plan = stack.plan
     url = base_url(stack.env["GATEWAY_BIND"], int(stack.env["GATEWAY_PORT"]))
-    return {model: _ask(lambda model=model: complete(url, key, model), say) for model in plan.gateway.models}
+    return {model: _ask(partial(complete, url, key, model), say) for model in plan.gateway.models}
 
 
 def _ask(ask: Callable[[], Answer], say: Say) -> str:
