@@ -1,27 +1,233 @@
-"""Facts from outside, each row with its source and the date it was looked up."""
+"""Facts from outside, each row with its source and the date it was looked up. Pure.
+
+The rows stand in `generator/catalog/*.yaml`; docs/reference/catalog.md says what each file holds and how it is refreshed.
+Unknown is None, never a guess.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+from generator.domain.model_facts import CatalogLlm
+
+
+class GpuClass(StrEnum):
+    """What a GPU is sold as; forward compatibility and the container runtime's gate depend on it."""
+
+    CONSUMER = "consumer"
+    WORKSTATION = "workstation"
+    DATACENTER = "datacenter"
+    EMBEDDED = "embedded"
+
+
+class FactStatus(StrEnum):
+    """How a figure is known: seen in a dump or a maker's file, recalled (±2 %), or not at all."""
+
+    VERIFIED = "verified"
+    RECALLED = "recalled"
+    UNKNOWN = "unknown"
+
+
+class HoleKind(StrEnum):
+    """What a known hole lets an attacker do. The first two are refused without consent."""
+
+    REMOTE_CODE = "rce"
+    KEY_BYPASS = "key-bypass"
+    DENIAL_OF_SERVICE = "dos"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
+REFUSED_HOLES = frozenset({HoleKind.REMOTE_CODE, HoleKind.KEY_BYPASS})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NvLink:
+    """A GPU model's NVLink. `gb_per_s` is both directions together; `peers` the GPUs a bridge joins, None for a mesh.
+
+    `kind`: bridge, mesh (NVSwitch or direct), or c2c (to the Grace processor, not to another GPU).
+    """
+
+    generation: int | None
+    lanes: int | None
+    gb_per_s: float
+    kind: str
+    peers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuModel:
+    """One NVIDIA GPU model. What NVML says of the device at hand always wins over these figures.
+
+    `names` are NVML's; `memory_gb` is the marketing figure; `nvml_memory_mib` NVML's total, `cuda_memory_gib` what CUDA
+    can allocate from, None where nobody saw it. `formats` are those the tensor cores multiply. `p2p_pcie`: yes, no,
+    nvlink-only or n/a, None unknown. `processor` where the GPU comes with one, such as Grace. `minimum_driver` is the
+    first driver that knows the model.
+    """
+
+    id: str
+    names: tuple[str, ...]
+    architecture: str
+    compute_capability: str
+    gpu_class: GpuClass
+    memory_gb: int
+    nvml_memory_mib: int | None
+    memory_status: FactStatus
+    bandwidth_gb_per_s: float | None
+    formats: tuple[str, ...]
+    p2p_pcie: str | None
+    source: str
+    date: str
+    cuda_memory_gib: float | None = None
+    nvlink: NvLink | None = None
+    mig_instances: int = 0
+    processor: str | None = None
+    unified_memory: bool = False
+    minimum_driver: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverBranch:
+    """A Linux driver branch and the newest CUDA that it speaks."""
+
+    branch: int
+    cuda: str
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolkitDriver:
+    """A CUDA toolkit and the first Linux driver that supports it in full."""
+
+    cuda: str
+    driver: str
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinorVersionFloor:
+    """The first driver that runs any toolkit of one CUDA major release, without newer features and PTX."""
+
+    cuda_major: int
+    driver: str
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardCompatibility:
+    """Branches on which the compatibility libraries of one CUDA major release run, on data-centre GPUs alone.
+
+    `variable` is what switches them on in the engine's image, from release `since` on.
+    """
+
+    cuda_major: int
+    branches: tuple[int, ...]
+    variable: str
+    since: str
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerGate:
+    """NVIDIA_REQUIRE_CUDA of a base image: besides `cuda>=X`, older branches that it admits where the brand is none of
+    GeForce and TITAN."""
+
+    cuda: str
+    branches: tuple[int, ...]
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drivers:
+    """What is known of NVIDIA's driver branches and of the rules between drivers and CUDA."""
+
+    branches: tuple[DriverBranch, ...]
+    toolkits: tuple[ToolkitDriver, ...]
+    minor_version_floors: tuple[MinorVersionFloor, ...]
+    forward_compatibility: tuple[ForwardCompatibility, ...]
+    gates: tuple[ContainerGate, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineImage:
-    """One published image of an engine release. `cuda` is its toolkit (None on CPU)."""
+    """One published CUDA image of an engine release.
+
+    `x86_64` and `aarch64` are the architectures its kernels were built for (`8.0`, `9.0a`, `12.0+PTX`), None where there
+    is no image for that processor. `published` is None where the tag could not be confirmed: such an image is not chosen.
+    `aarch64_cuda` where that processor's image has another toolkit under the same tag.
+    """
 
     image: str
-    cuda: str | None
-    driver: str | None
-    minimum_compute_capability: str | None
+    cuda: str
+    x86_64: tuple[str, ...] | None
+    aarch64: tuple[str, ...] | None
+    published: bool | None = True
+    aarch64_cuda: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuImage:
+    """The CPU image of an engine release for some processors; `x86_64_flags` are those it dies without."""
+
+    image: str
+    processors: tuple[str, ...]
+    x86_64_flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRelease:
-    """One engine release and its images, preferred first."""
+    """One engine release. `images` are its CUDA images, the bare tag first.
+
+    `utilization_default` is what the engine takes of a GPU where nothing is said.
+    """
 
     name: str
     version: str
+    torch: str
+    minimum_compute_capability: str
+    utilization_default: float
+    entrypoint: tuple[str, ...]
     images: tuple[EngineImage, ...]
+    cpu_images: tuple[CpuImage, ...]
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlagTable:
+    """An engine's flags and variables, each with the first and last sampled release that has it.
+
+    A last of None: it is in the newest sampled release. Outside the range of those named in `uncertain` nobody knows:
+    their names stand in no file of some releases, as the engine makes them from its dataclasses.
+    """
+
+    engine: str
+    sampled: tuple[str, ...]
+    flags: dict[str, tuple[str, str | None]]
+    variables: dict[str, tuple[str, str | None]]
+    uncertain: tuple[str, ...]
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advisory:
+    """A known hole: releases from `introduced` (None: the beginning) up to, without, `fixed` (None: none known) have it."""
+
+    id: str
+    program: str
+    kind: HoleKind
+    introduced: str | None
+    fixed: str | None
+    summary: str
     source: str
     date: str
 
@@ -38,25 +244,81 @@ class ServiceImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatalogLlm:
-    """A well-known model: its short name, Hugging Face id and head counts."""
-
-    name: str
-    hub_id: str
-    attention_heads: int
-    kv_heads: int
-    source: str
-    date: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """Everything that the planner knows of the world outside the host."""
+    """Everything that the planner knows of the world outside the host. `engines` are the newest first."""
 
     engines: tuple[EngineRelease, ...]
     services: tuple[ServiceImage, ...]
     llms: tuple[CatalogLlm, ...]
+    gpus: tuple[GpuModel, ...]
+    drivers: Drivers
+    advisories: tuple[Advisory, ...]
 
     def service(self, name: str) -> ServiceImage:
         """Return the row of one service; the names are the Compose services."""
         return next(row for row in self.services if row.name == name)
+
+    def find_gpu(self, name: str | None) -> GpuModel | None:
+        """Return the row of the GPU that NVML calls `name`; None for an unknown model."""
+        return find_gpu(self.gpus, name)
+
+
+def find_gpu(gpus: tuple[GpuModel, ...], name: str | None) -> GpuModel | None:
+    """Return the row whose NVML names hold `name`, whatever prefix the driver's age gives it; None without one."""
+    wanted = plain_gpu_name(name or "")
+    return next((row for row in gpus if any(plain_gpu_name(known) == wanted for known in row.names)), None)
+
+
+def plain_gpu_name(name: str) -> str:
+    """Bring an NVML name to one form: drivers before R495 or so leave `NVIDIA` out; a MIG slice names its profile."""
+    words = name.lower().split()
+    if "mig" in words[1:]:
+        words = words[: words.index("mig")]
+    return " ".join(words[1:] if words[:1] == ["nvidia"] else words)
+
+
+def order_release(version: str) -> tuple[tuple[int, ...], int]:
+    """Read a release number for comparison: `0.8.5` < `0.8.5.post1` < `0.9.0`; anything behind digits is dropped."""
+    release, _, post = version.partition(".post")
+    parts = tuple(_leading_digits(part) for part in release.split("."))
+    return parts + (0,) * (4 - len(parts)), _leading_digits(post)
+
+
+def holes_of(program: str, version: str, advisories: tuple[Advisory, ...]) -> tuple[Advisory, ...]:
+    """Return the known holes of one release, the worst kinds first."""
+    own = order_release(version)
+    order = list(HoleKind)
+    found = [
+        row
+        for row in advisories
+        if row.program == program
+        and (row.fixed is None or own < order_release(row.fixed))
+        and (row.introduced is None or order_release(row.introduced) <= own)
+    ]
+    return tuple(sorted(found, key=lambda row: order.index(row.kind)))
+
+
+def has_flag(table: FlagTable, name: str, version: str) -> bool | None:
+    """Say whether an engine release has a flag or variable; None where the samples do not tell."""
+    own = order_release(version)
+    sampled = [order_release(sample) for sample in table.sampled]
+    known = table.flags.get(name) or table.variables.get(name)
+    if known is None:
+        return False if sampled[0] <= own <= sampled[-1] else None
+    first = order_release(known[0])
+    last = sampled[-1] if known[1] is None else order_release(known[1])
+    if first <= own <= last:
+        return True
+    if name in table.uncertain:
+        return None
+    # Between two samples, or beyond them all, nobody looked.
+    return False if any(own <= sample < first or last < sample <= own for sample in sampled) else None
+
+
+def _leading_digits(text: str) -> int:
+    digits = ""
+    for letter in text:
+        if not letter.isdecimal():
+            break
+        digits += letter
+    return int(digits or 0)
