@@ -31,6 +31,7 @@ from generator.runtime.programs import (
     LOOPBACK,
     Places,
     Program,
+    exit_code,
     render_start,
     render_supervisor,
     revision,
