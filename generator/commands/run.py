@@ -188,15 +188,16 @@ def _keep_logs(stack: Stack, runtime: Runtime) -> Path:
 
 
 def _show_ready(stack: Stack) -> None:
+    key_command, stop_command = _command(stack, "stackwright", "key"), _command(stack, "stop-environment")
     name, models = stack.plan.environment.value, stack.plan.gateway.models
     report.tell(f"\n{name} is ready at {_address(stack)}, model{'s' if len(models) > 1 else ''}: {', '.join(models)}")
     report.tell("try it:\n")
     report.print_text(
         f"curl {_address(stack)}/v1/chat/completions \\\n"
-        f'  -H "Authorization: Bearer $({_command(stack, 'stackwright', 'key')})" -H "Content-Type: application/json" \\\n'
+        f'  -H "Authorization: Bearer $({key_command})" -H "Content-Type: application/json" \\\n'
         f'  -d \'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Say hello."}}]}}\''
     )
-    report.tell(f"\nstop it: {_command(stack, 'stop-environment')}")
+    report.tell(f"\nstop it: {stop_command}")
 
 
 def _command(stack: Stack, *words: str) -> str:
