@@ -82,6 +82,31 @@ def end_groups(groups: Iterable[Group], *, patience_s: float) -> None:
         time.sleep(0.05)
 
 
+def end_programs(argument: str, *, patience_s: float) -> None:
+    """End every process with `argument` in its command line, as `end_groups` does; also one that appears meanwhile."""
+    asked: set[int] = set()
+    deadline = time.monotonic() + patience_s
+    while running := _programs(argument):
+        late = time.monotonic() >= deadline
+        for pid in running:
+            if late or pid not in asked:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+                asked.add(pid)
+        time.sleep(0.1)
+
+
+def _programs(argument: str) -> list[int]:
+    """Return the processes of this user with `argument` in their command line, this one aside."""
+    found = []
+    for entry in PROC.iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and int(entry.name) != os.getpid() and entry.stat().st_uid == os.getuid():
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                found += [int(entry.name)] if os.fsencode(argument) in words else []
+    return found
+
+
 def _send(group: Group, request: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group.leader, request)

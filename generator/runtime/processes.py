@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from generator.domain.plan import Mode
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Say, Stack
-from generator.runtime.groups import end_groups, members, read_groups
+from generator.runtime.groups import end_groups, end_programs, members, read_groups
 from generator.runtime.ports import http_answers, is_free, redis_answers
 from generator.runtime.programs import (
     LOOPBACK,
@@ -95,11 +94,13 @@ class ProcessesRuntime:
                 self._clear()
             self._require_gateway_port()
             places = self._places(_say_nothing, self._choose_ports(keep=running))
-            self._write(stack_programs(self._stack, places, os.environ), places)
+            programs = stack_programs(self._stack, places, os.environ)
+            self._write(programs, places)
             if running:
                 self._update()
             else:
                 self._launch()
+            self._await([program.name for program in programs])
 
     def services(self) -> tuple[ServiceState, ...]:
         """Report each service as supervisord and the service itself tell it.
@@ -136,17 +137,9 @@ class ProcessesRuntime:
 
     def _clear(self) -> None:
         """End supervisord, then every process group that it left, and remove the run folder."""
-        pid = self._pid()
-        if pid is not None:
-            # The signal asks for the same as the call over the socket, and needs no socket.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-            deadline = time.monotonic() + STOP_S
-            while self._pid() == pid and time.monotonic() < deadline:
-                time.sleep(0.1)
-            if self._pid() == pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        # By its command line: one that is just starting has not written its number yet. The signal asks for the same
+        # as the call over the socket, and needs no socket.
+        end_programs(str(self._run / "supervisord.conf"), patience_s=STOP_S)
         for record in sorted(self._run.glob("*.groups")):
             end_groups(read_groups(record), patience_s=10.0)
         shutil.rmtree(self._run, ignore_errors=True)
@@ -183,20 +176,25 @@ class ProcessesRuntime:
             capture_output=True,
             text=True,
             check=False,
+            # A terminal's Ctrl-C is for the command alone; what it has started, `down` ends.
+            start_new_session=True,
         )
         if started.returncode != 0:
             words = (started.stderr or started.stdout).strip().splitlines() or ["no reason given"]
             raise RuntimeRefusedError(f"supervisord did not start: {words[-1].rstrip('.')}")
-        self._await_supervisor()
         self._launched = True
 
-    def _await_supervisor(self) -> None:
-        """Wait for the file with the process id, which supervisord writes after it has detached itself."""
+    def _await(self, names: list[str]) -> None:
+        """Wait until every start script is at work: a signal sent before that is lost, and `down` would wait for it.
+
+        Until then supervisord's child still has supervisord's own signal handlers. supervisord writes its number
+        after it has detached itself, a little later than its command returns.
+        """
         deadline = time.monotonic() + 10.0
-        while self._pid() is None:
+        while not (self._pid() and all(read_groups(self._run / f"{name}.groups") for name in names)):
             if time.monotonic() > deadline:
-                log = self._logs / "supervisord.log"
-                raise RuntimeRefusedError("supervisord ended right after its start", hint=f"see {log}")
+                hint = f"see {self._logs / 'supervisord.log'}"
+                raise RuntimeRefusedError("supervisord has not started the services", hint=hint)
             time.sleep(0.05)
 
     def _update(self) -> None:

@@ -114,7 +114,7 @@ def _engine(stack: Stack, replica: Replica, places: Places, base: Mapping[str, s
 
 
 def _gateway(stack: Stack, places: Places, base: Mapping[str, str]) -> Program:
-    settings = stack.generated / "gateway.yaml"
+    settings, script = stack.generated / "gateway.yaml", stack.root / "compose" / "gateway" / "start.sh"
     environment = {
         **base,
         "LITELLM": str(places.gateway / "bin" / "litellm"),
@@ -131,10 +131,10 @@ def _gateway(stack: Stack, places: Places, base: Mapping[str, str]) -> Program:
     secrets = ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password")
     return Program(
         name="gateway",
-        script=stack.root / "compose" / "gateway" / "start.sh",
+        script=script,
         arguments=("--config", str(settings), *listen, "--num_workers", stack.env["LITELLM_NUM_WORKERS"]),
         environment=environment,
-        files=(settings, *(stack.secrets / name for name in secrets)),
+        files=(settings, script.parent / "key_auth.py", *(stack.secrets / name for name in secrets)),
     )
 
 
