@@ -65,12 +65,17 @@ class Project:
         """Run one command of the package on this folder."""
         return self.run([sys.executable, "-m", "generator", *words, f"--out={self.folder}"])
 
-    def begin(self, *words: str) -> subprocess.Popen[str]:
-        """Begin one command of the package on this folder."""
+    @contextlib.contextmanager
+    def interrupting(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command beside a block, then interrupt it as Ctrl-C does and wait for its end."""
         command = [sys.executable, "-m", "generator", *words, f"--out={self.folder}"]
-        return subprocess.Popen(
-            command, cwd=CHECKOUT, env=self.variables, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        with subprocess.Popen(command, cwd=CHECKOUT, env=self.variables, stdin=subprocess.DEVNULL) as process:
+            try:
+                yield process
+                process.send_signal(signal.SIGINT)
+                process.wait(timeout=START_S)
+            finally:
+                process.kill()
 
     def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         """Run any command with this project's variables, from the checkout."""
@@ -169,18 +174,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def interrupted(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Run a block beside a command, then interrupt the command as Ctrl-C does and wait for its end."""
-    try:
-        yield
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=START_S)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def make_variables(docker_host: str, state: Path, caches: Path, **further: str) -> dict[str, str]:
