@@ -86,7 +86,7 @@ def end_programs(argument: str, *, patience_s: float) -> None:
     """End every process with `argument` in its command line, as `end_groups` does; also one that appears meanwhile."""
     asked: set[int] = set()
     deadline = time.monotonic() + patience_s
-    while running := _programs(argument):
+    while running := programs_with(argument):
         late = time.monotonic() >= deadline
         for pid in running:
             if late or pid not in asked:
@@ -96,7 +96,7 @@ def end_programs(argument: str, *, patience_s: float) -> None:
         time.sleep(0.1)
 
 
-def _programs(argument: str) -> list[int]:
+def programs_with(argument: str) -> list[int]:
     """Return the processes of this user with `argument` in their command line, this one aside."""
     found = []
     for entry in PROC.iterdir():

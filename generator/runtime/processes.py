@@ -24,7 +24,7 @@ from generator.domain.plan import Mode
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Say, Stack
-from generator.runtime.groups import end_groups, end_programs, members, read_groups
+from generator.runtime.groups import end_groups, end_programs, members, programs_with, read_groups
 from generator.runtime.ports import http_answers, is_free, redis_answers
 from generator.runtime.programs import (
     LOOPBACK,
@@ -137,6 +137,7 @@ class ProcessesRuntime:
 
     def _clear(self) -> None:
         """End supervisord, then every process group that it left, and remove the run folder."""
+        self._settle([record.stem for record in self._run.glob("*.groups")], limit_s=3.0)
         # By its command line: one that is just starting has not written its number yet. The signal asks for the same
         # as the call over the socket, and needs no socket.
         end_programs(str(self._run / "supervisord.conf"), patience_s=STOP_S)
@@ -185,17 +186,23 @@ class ProcessesRuntime:
         self._launched = True
 
     def _await(self, names: list[str]) -> None:
-        """Wait until every start script is at work: a signal sent before that is lost, and `down` would wait for it.
+        """Wait until every start script is at work; by then supervisord has written its own number too."""
+        if not self._settle(names, limit_s=10.0):
+            hint = f"see {self._logs / 'supervisord.log'}"
+            raise RuntimeRefusedError("supervisord has not started the services", hint=hint)
 
-        Until then supervisord's child still has supervisord's own signal handlers. supervisord writes its number
-        after it has detached itself, a little later than its command returns.
+    def _settle(self, names: list[str], *, limit_s: float) -> bool:
+        """Wait until every start script has recorded itself, while supervisord runs; say whether they all have.
+
+        A signal sent before that is lost (supervisord's child still has supervisord's own handlers), and stopping
+        would wait 20 s for nothing.
         """
-        deadline = time.monotonic() + 10.0
-        while not (self._pid() and all(read_groups(self._run / f"{name}.groups") for name in names)):
-            if time.monotonic() > deadline:
-                hint = f"see {self._logs / 'supervisord.log'}"
-                raise RuntimeRefusedError("supervisord has not started the services", hint=hint)
+        deadline = time.monotonic() + limit_s
+        while not all(read_groups(self._run / f"{name}.groups") for name in names):
+            if time.monotonic() > deadline or not programs_with(str(self._run / "supervisord.conf")):
+                return False
             time.sleep(0.05)
+        return True
 
     def _update(self) -> None:
         """Let supervisord read its file again; restart what has changed and start what has ended."""
