@@ -123,7 +123,7 @@ def _ask(function: Callable[..., T], *arguments: object) -> Fact[T]:
     """Call one NVML function."""
     try:
         return function(*arguments)
-    except Exception as failure:  # noqa: BLE001 pynvml raises NVMLError, UnicodeDecodeError, ctypes.ArgumentError and OSError
+    except Exception as failure:  # noqa: BLE001 NVMLError, UnicodeDecodeError, ctypes.ArgumentError, OSError
         code = getattr(failure, "value", None)
         words = str(failure).strip().rstrip(".") or type(failure).__name__
         return Unread(words=" ".join(words.split()), code=code if isinstance(code, int) else None)

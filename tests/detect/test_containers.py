@@ -24,7 +24,7 @@ from generator.detect.containers import (
 from generator.detect.fact import Fact, Unread, is_plain
 from generator.domain.host import Containers, GpuAccess
 
-# The keys that are read, of `docker info --format '{{json .}}'` of Engine 20.10.24 under client 28.2.2; the rest left out.
+# The keys that are read, of `docker info --format '{{json .}}'` of Engine 20.10.24 under client 28.2.2.
 INFO: dict[str, Any] = {
     "ServerVersion": "20.10.24+dfsg1",
     "Runtimes": {"io.containerd.runc.v2": {"path": "runc"}, "runc": {"path": "runc"}},

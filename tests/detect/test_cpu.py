@@ -60,7 +60,8 @@ def test_cpuinfo_is_read_whole(tmp_path: Path, shape: tuple[int, int, int], flag
     sockets, cores, threads = shape
     places = [(socket, core) for _ in range(threads) for socket in range(sockets) for core in range(cores)]
     text = "\n".join(
-        f"processor\t: {number}\nmodel name\t: A  B\nphysical id\t: {socket}\ncore id\t: {core}\nflags\t: {' '.join(flags)}\n"
+        f"processor\t: {number}\nmodel name\t: A  B\n"
+        f"physical id\t: {socket}\ncore id\t: {core}\nflags\t: {' '.join(flags)}\n"
         for number, (socket, core) in enumerate(places)
     )
     root = write_tree(tmp_path, {"proc/cpuinfo": text})
