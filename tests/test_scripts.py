@@ -22,6 +22,9 @@ from pathlib import Path
 print(json.dumps({"arguments": sys.argv[1:], "from": str(Path(__file__).parent.parent), "cwd": str(Path.cwd())}))
 """
 
+# The tests may run in an environment that was named so; those of the checkouts here stand in their own folders.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "STACKWRIGHT_VENV"}
+
 
 def lay_out(root: Path) -> Path:
     """Lay out a checkout with scripts, empty locks and the echo package."""
@@ -64,7 +67,7 @@ def start(
     return subprocess.run(
         [str(checkout / "scripts" / name), *arguments],
         cwd=cwd or checkout.parent,
-        env=os.environ | environment,
+        env=ENVIRONMENT | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -121,7 +124,10 @@ def test_ctrl_c_while_preparing_leaves_nothing_that_is_taken_for_whole(checkout:
 
 def test_two_first_starts_at_once_prepare_one_environment(checkout: Path) -> None:
     command = [str(checkout / "scripts" / "stackwright")]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        for _ in range(2)
+    ]
     outputs = [child.communicate(timeout=120) for child in both]
     assert [child.returncode for child in both] == [0, 0]
     assert sum(words.count("preparing the Python environment") for _, words in outputs) == 1
@@ -139,7 +145,7 @@ def test_from_anywhere_through_a_link_and_past_a_package_of_the_same_name(prepar
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PYTHONPATH": str(elsewhere)},
+        env=ENVIRONMENT | {"PYTHONPATH": str(elsewhere)},
     )
     assert done.stdout == expected_output(prepared, "configure-gpu", "cpu", cwd=elsewhere)
 
