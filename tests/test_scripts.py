@@ -110,13 +110,18 @@ def test_an_interrupted_installation_is_thrown_away(prepared: Path) -> None:
 
 
 def test_ctrl_c_while_preparing_leaves_nothing_that_is_taken_for_whole(checkout: Path) -> None:
-    child = subprocess.Popen(
-        [str(checkout / "scripts" / "stackwright")], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert child.stderr is not None
-    assert child.stderr.readline().startswith("preparing")
-    os.killpg(child.pid, signal.SIGINT)
-    child.communicate(timeout=60)
+    with subprocess.Popen(
+        [str(checkout / "scripts" / "stackwright")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    ) as child:
+        assert child.stderr is not None
+        first_words = child.stderr.readline()
+        os.killpg(child.pid, signal.SIGINT)
+        child.communicate()
+    assert first_words.startswith("preparing")
     assert child.returncode in (130, -signal.SIGINT)
     assert not (checkout / ".venv" / "installed-run.txt").exists()
     assert start(checkout).returncode == 0
@@ -128,7 +133,7 @@ def test_two_first_starts_at_once_prepare_one_environment(checkout: Path) -> Non
         subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
         for _ in range(2)
     ]
-    outputs = [child.communicate(timeout=120) for child in both]
+    outputs = [child.communicate() for child in both]
     assert [child.returncode for child in both] == [0, 0]
     assert sum(words.count("preparing the Python environment") for _, words in outputs) == 1
     assert all(out.startswith('{"arguments": []') for out, _ in outputs)
