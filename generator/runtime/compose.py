@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ class ComposeRuntime:
         self._stack = stack
         self._up: subprocess.Popen[bytes] | None = None
         self._up_errors: IO[bytes] | None = None
+        self._ran_before: frozenset[tuple[str, datetime | None]] = frozenset()
         self._docker: DockerClient | None = None
 
     @property
@@ -93,6 +95,7 @@ class ComposeRuntime:
         if self._up is not None and self._up.poll() is None:
             return
         with _refusals():
+            self._ran_before = frozenset(_run_of(container) for container in self._containers())
             arguments = ["up", "--detach", "--no-build", "--quiet-pull", "--remove-orphans"]
             command = [str(word) for word in self._client().client_config.docker_compose_cmd] + arguments
         self._up_errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process that writes it
@@ -109,7 +112,7 @@ class ComposeRuntime:
         starting = self._up is not None and self._up.poll() is None
         self._check_up()
         with _refusals():
-            found = dict(self._states())
+            found = dict(self._states(starting=starting))
         absent = ServicePhase.WAITING if starting else ServicePhase.ABSENT
         states = [found.get(name, ServiceState(name=name, phase=absent)) for name in _names(self._stack)]
         # Until Compose has come to the gateway, a healthy one is the old one, about to be replaced.
@@ -171,8 +174,8 @@ class ComposeRuntime:
         if pull.returncode != 0:
             raise _pull_refused(image, service, last)
 
-    def _states(self) -> Iterator[tuple[str, ServiceState]]:
-        """Read each container of the stack once."""
+    def _states(self, *, starting: bool) -> Iterator[tuple[str, ServiceState]]:
+        """Read each container of the stack once. What Compose has yet to start again waits, however it ended."""
         from python_on_whales.exceptions import NoSuchContainer
 
         for container in self._containers():
@@ -181,7 +184,10 @@ class ComposeRuntime:
             except NoSuchContainer:  # removed between the list and the look
                 continue
             name = labels["com.docker.compose.service"]
-            yield name, _service_state(name, state, restarts or 0)
+            found = _service_state(name, state, restarts or 0)
+            if starting and found.phase is ServicePhase.EXITED and _run_of(container) in self._ran_before:
+                found = ServiceState(name=name, phase=ServicePhase.WAITING)
+            yield name, found
 
     def _containers(self, *labels: str) -> list[Container]:
         filters = [f"com.docker.compose.project={self._stack.name}", "com.docker.compose.oneoff=False", *labels]
@@ -278,6 +284,11 @@ def _service_state(name: str, state: ContainerState, restarts: int) -> ServiceSt
         case _:  # being removed
             phase = ServicePhase.ABSENT
     return ServiceState(name=name, phase=phase, exit_code=exit_code, restarts=restarts, detail=detail)
+
+
+def _run_of(container: Container) -> tuple[str, datetime | None]:
+    """Name one run of a container: it keeps its id when it is started again."""
+    return container.id, container.state.started_at
 
 
 def _health_phase(health: str | None) -> ServicePhase:
