@@ -56,7 +56,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse_arguments(argv: list[str]) -> Arguments:
     """Parse `argv`. Raises UsageError for anything unknown, naming the closest known word."""
-    parser, subparsers = _build()
+    parser, subparsers = build_parser()
     if argv and not argv[0].startswith("-") and argv[0] not in subparsers:
         hint = did_you_mean(argv[0], subparsers) or f"commands: {', '.join(subparsers)}"
         raise UsageError(f"unknown command `{argv[0][:60]}`", hint=hint)
@@ -72,7 +72,8 @@ def parse_arguments(argv: list[str]) -> Arguments:
     return Arguments(**{key: value for key, value in values.items() if value is not None})
 
 
-def _build() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
+def build_parser() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser, and the parser of each command by its name. Nothing is parsed."""
     parser = _Parser(
         prog="stackwright",
         description="From a bare host to a running, checked LLM service.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -25,6 +26,7 @@ _BASE_FILES = (
     "compose/compose.yaml",
     "compose/engine/start.sh",
     "compose/gateway/start.sh",
+    "compose/gateway/key_auth.py",
     "compose/redis/start.sh",
     "envs/dev.yaml",
     "envs/staging.yaml",
@@ -37,6 +39,13 @@ def find_root(out: Path | None, working: Path) -> Path:
     if out is not None:
         return out.expanduser().absolute()
     return _CHECKOUT if (_CHECKOUT / "compose" / "compose.yaml").is_file() else working.absolute()
+
+
+def name_command(command: str, *words: str, root: Path, working: Path) -> str:
+    """Write a command so that it works as pasted: the checkout's script where there is one, `--out` where needed."""
+    script = _CHECKOUT / "scripts" / command
+    out = () if find_root(None, working) == root else ("--out", str(root))
+    return shlex.join((str(script) if script.exists() else command, *words, *out))
 
 
 def lay_out(root: Path) -> None:

@@ -56,13 +56,14 @@ ROOMS: Mapping[str, Room] = {
     "write": room("rendering errors"),
     # The project folder joins what stands on the disk to the words of three stages; it calls none of them.
     "project": room("domain settings planning reading rendering runtime units errors", libraries="dotenv"),
-    "report": room("domain settings units errors", libraries="rich"),
-    "cli": room(
-        "domain settings planning watching validation reading catalog rendering smoke_model detect runtime report "
-        "credentials write project "
-        "units errors"
+    "report": room("domain settings reading write units errors", libraries="rich"),
+    "arguments": room("domain settings units errors"),
+    "commands": room(
+        "arguments domain settings planning watching validation reading catalog rendering smoke_model detect runtime "
+        "credentials write project report units errors"
     ),
-    "__main__": room("cli report domain units errors"),
+    "cli": room("arguments commands report errors"),
+    "__main__": room("cli"),
 }
 
 UNTOUCHABLE = frozenset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         cwd=PACKAGE.parent,
-        env={"PYTHONPATH": str(PACKAGE.parent)},
+        env={"PYTHONPATH": str(PACKAGE.parent), "HOME": "/nonexistent"},
         capture_output=True,
         text=True,
         check=False,
@@ -62,6 +63,16 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(arguments: tuple[str, ...])
     loaded = loaded_modules(done.stderr)
     assert "generator.cli" in loaded
     assert loaded & HEAVY == set()
+
+
+def test_a_dry_run_loads_only_what_rendering_needs(tmp_path: Path) -> None:
+    done = run_python(
+        "-X", "importtime", "-m", "generator", "configure-gpu", "cpu", "--dry-run", "--out", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    loaded = loaded_modules(done.stderr)
+    assert {"jinja2", "msgspec", "yaml"} <= loaded
+    assert loaded & (HEAVY - {"jinja2", "msgspec", "yaml", "pynvml"}) == set()
 
 
 def test_the_report_of_imports_is_read() -> None:

@@ -94,6 +94,19 @@ def test_every_command_has_a_script(name: str) -> None:
     assert script.read_text(encoding="utf-8").startswith("#!/bin/sh\n")
 
 
+def test_a_wheel_carries_every_hand_written_file_that_runs() -> None:
+    """An installed command lays out a project folder from its wheel; Dockerfiles of stand-ins stay in the checkout."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    included = build["targets"]["wheel"]["force-include"]
+    files = [
+        path
+        for path in (*(ROOT / "compose").rglob("*"), *(ROOT / "envs").glob("*.yaml"))
+        if path.is_file() and not {"generated", "images", "__pycache__"} & set(path.parts)
+    ]
+    assert [relative(path) for path in files if not {relative(path), relative(path.parent)} & set(included)] == []
+    assert [target for source, target in included.items() if target != f"generator/base/{source}"] == []
+
+
 @pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
 def test_locks_pin_everything_by_hash_and_name_no_index(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text(encoding="utf-8")

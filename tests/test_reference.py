@@ -10,6 +10,7 @@ from itertools import groupby
 
 import pytest
 
+from generator.arguments import build_parser
 from generator.settings import SETTINGS, Kind, SettingSpec
 from tests.test_layers import PACKAGE
 
@@ -60,7 +61,36 @@ def allowed_values(spec: SettingSpec) -> str:
     return f"{words}, {spec.minimum:g} to {spec.maximum:.10g}" if bounded else words
 
 
-@pytest.mark.parametrize(("name", "page"), [("settings.md", settings_page)], ids=["settings"])
+def commands_page() -> str:
+    """Write docs/reference/commands.md from the parser."""
+    return "\n".join(commands_lines()) + "\n"
+
+
+def commands_lines() -> Iterator[str]:
+    """Yield the page, one section for each command."""
+    yield "# Commands"
+    yield ""
+    yield "Made from `generator/arguments.py`. In a clone every command stands in `scripts/`; installed, the ones with a name of"
+    yield "their own are also commands by themselves. Results and JSON go to stdout, words and progress to stderr."
+    for parser in build_parser()[1].values():
+        yield ""
+        yield f"## `{parser.prog}`"
+        yield ""
+        yield parser.description or ""
+        yield ""
+        yield "| argument | means |"
+        yield "|---|---|"
+        for action in parser._actions:
+            words = ", ".join(action.option_strings)
+            value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
+            yield f"| `{(words + value).strip()}` | {action.help} |"
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("settings.md", settings_page), ("commands.md", commands_page)],
+    ids=["settings", "commands"],
+)
 def test_page_is_what_the_code_says(name: str, page: Callable[[], str], update_golden: bool) -> None:
     if update_golden:
         (REFERENCE / name).write_text(page(), encoding="utf-8")

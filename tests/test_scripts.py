@@ -22,6 +22,9 @@ from pathlib import Path
 print(json.dumps({"arguments": sys.argv[1:], "from": str(Path(__file__).parent.parent), "cwd": str(Path.cwd())}))
 """
 
+# The tests may run in an environment that was named so; those of the checkouts here stand in their own folders.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "STACKWRIGHT_VENV"}
+
 
 def lay_out(root: Path) -> Path:
     """Lay out a checkout with scripts, empty locks and the echo package."""
@@ -64,7 +67,7 @@ def start(
     return subprocess.run(
         [str(checkout / "scripts" / name), *arguments],
         cwd=cwd or checkout.parent,
-        env=os.environ | environment,
+        env=ENVIRONMENT | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -107,13 +110,18 @@ def test_an_interrupted_installation_is_thrown_away(prepared: Path) -> None:
 
 
 def test_ctrl_c_while_preparing_leaves_nothing_that_is_taken_for_whole(checkout: Path) -> None:
-    child = subprocess.Popen(
-        [str(checkout / "scripts" / "stackwright")], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert child.stderr is not None
-    assert child.stderr.readline().startswith("preparing")
-    os.killpg(child.pid, signal.SIGINT)
-    child.communicate(timeout=60)
+    with subprocess.Popen(
+        [str(checkout / "scripts" / "stackwright")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    ) as child:
+        assert child.stderr is not None
+        first_words = child.stderr.readline()
+        os.killpg(child.pid, signal.SIGINT)
+        child.communicate()
+    assert first_words.startswith("preparing")
     assert child.returncode in (130, -signal.SIGINT)
     assert not (checkout / ".venv" / "installed-run.txt").exists()
     assert start(checkout).returncode == 0
@@ -121,8 +129,11 @@ def test_ctrl_c_while_preparing_leaves_nothing_that_is_taken_for_whole(checkout:
 
 def test_two_first_starts_at_once_prepare_one_environment(checkout: Path) -> None:
     command = [str(checkout / "scripts" / "stackwright")]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [child.communicate(timeout=120) for child in both]
+    both = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        for _ in range(2)
+    ]
+    outputs = [child.communicate() for child in both]
     assert [child.returncode for child in both] == [0, 0]
     assert sum(words.count("preparing the Python environment") for _, words in outputs) == 1
     assert all(out.startswith('{"arguments": []') for out, _ in outputs)
@@ -139,7 +150,7 @@ def test_from_anywhere_through_a_link_and_past_a_package_of_the_same_name(prepar
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PYTHONPATH": str(elsewhere)},
+        env=ENVIRONMENT | {"PYTHONPATH": str(elsewhere)},
     )
     assert done.stdout == expected_output(prepared, "configure-gpu", "cpu", cwd=elsewhere)
 

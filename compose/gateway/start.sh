@@ -8,4 +8,7 @@ LITELLM_SALT_KEY=$(cat "$secrets/litellm_salt_key")
 ENGINE_KEY=$(cat "$secrets/engine_key")
 REDIS_PASSWORD=$(cat "$secrets/redis_password")
 export LITELLM_MASTER_KEY LITELLM_SALT_KEY ENGINE_KEY REDIS_PASSWORD
+# key_auth.py lies beside this script, in the container as in the checkout.
+PYTHONPATH=$(dirname "$0")
+export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
 exec "${LITELLM:-litellm}" "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,8 +101,17 @@ def configure(arguments: Arguments) -> None:
         if arguments.explain:
             report.print_plan(plan, explain=True)
     if not arguments.dry_run:
-        names = " | ".join(each.value for each in environments)
-        report.tell(f"next: `start-environment {names}`")
+        _tell_next(place, environments[0])
+
+
+def _tell_next(place: Place, environment: Environment) -> None:
+    from generator.runtime.compose import command_by_hand
+
+    stack = project.load_stack(place.root, place.state, environment)
+    command = project.name_command("start-environment", environment.value, root=place.root, working=Path.cwd())
+    report.tell(f"next: {command}")
+    if stack is not None:
+        report.tell(f"or, without Stackwright: (cd {shlex.quote(str(place.root))} && {command_by_hand(stack)})")
 
 
 def get_host(arguments: Arguments) -> Host:

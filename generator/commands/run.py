@@ -188,22 +188,20 @@ def _keep_logs(stack: Stack, runtime: Runtime) -> Path:
 
 
 def _show_ready(stack: Stack) -> None:
+    key_command, stop_command = _command(stack, "stackwright", "key"), _command(stack, "stop-environment")
     name, models = stack.plan.environment.value, stack.plan.gateway.models
-    command = _beside("stackwright", stack.root)
     report.tell(f"\n{name} is ready at {_address(stack)}, model{'s' if len(models) > 1 else ''}: {', '.join(models)}")
     report.tell("try it:\n")
     report.print_text(
         f"curl {_address(stack)}/v1/chat/completions \\\n"
-        f'  -H "Authorization: Bearer $({command} key {name})" -H "Content-Type: application/json" \\\n'
+        f'  -H "Authorization: Bearer $({key_command})" -H "Content-Type: application/json" \\\n'
         f'  -d \'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Say hello."}}]}}\''
     )
-    report.tell(f"\nstop it: {_beside('stop-environment', stack.root)} {name}")
+    report.tell(f"\nstop it: {stop_command}")
 
 
-def _beside(command: str, root: Path) -> str:
-    """Name a command so that it works as pasted: the checkout's script where there is one."""
-    script = root / "scripts" / command
-    return str(script) if script.exists() else command
+def _command(stack: Stack, *words: str) -> str:
+    return project.name_command(*words, stack.plan.environment.value, root=stack.root, working=Path.cwd())
 
 
 def _address(stack: Stack) -> str:

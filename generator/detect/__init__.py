@@ -35,7 +35,7 @@ def detect_host(root: Path = Path("/")) -> Detection:
         root: the folder that stands for `/` when /proc and /sys are read. NVML and the container engine are asked of
             the machine that runs this, whatever `root` is.
     """
-    engine = ContainerProbe()
+    engine = ContainerProbe(os.environ)
     try:
         missing: list[Missing] = []
         answers = probe_nvml(root)
@@ -47,9 +47,10 @@ def detect_host(root: Path = Path("/")) -> Detection:
         cpu, cpu_limits = probe_cpu(root, limits, missing)
         memory_bytes, memory_limits = probe_memory(root, limits, missing)
         system = probe_operating_system(root, missing)
-    finally:
-        answer = engine.finish()
-    containers, engine_warnings = describe_containers(answer, root, os.environ)
+    except BaseException:
+        engine.cancel()
+        raise
+    containers, engine_warnings = describe_containers(engine.finish(), root, os.environ)
     host = Host(
         schema=HOST_SCHEMA,
         cpu=cpu,

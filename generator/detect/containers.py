@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,38 +47,50 @@ class EngineAnswer:
 
 
 class ContainerProbe:
-    """Asks the client in the background: begun at once, so that the rest of detection runs meanwhile."""
+    """Asks the client in the background: begun at once, so that the rest of detection runs meanwhile.
 
-    def __init__(self) -> None:
-        """Start `docker info`; one call tells engine, plugins, runtimes and CDI."""
-        self._process: subprocess.Popen[str] | None = None
+    Leaves no process behind, whichever of `finish` and `cancel` ends it.
+    """
+
+    def __init__(self, environment: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> None:
+        """Start `docker info`: one call tells engine, plugins, runtimes and CDI."""
+        self._timeout_s = timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
         self._failure: Unread | None = None
-        command = ["docker", "info", "--format", "{{json .}}"]
         try:
             self._process = subprocess.Popen(
-                command,
+                ["docker", "info", "--format", "{{json .}}"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
+                env=environment,
+                # A group of its own, so that the plugins which the client starts end with it.
+                start_new_session=True,
             )
         except FileNotFoundError:
             pass
         except OSError as failure:
-            self._failure = Unread(words=failure.strerror or "cannot be run")
+            self._failure = Unread(words=failure.strerror or "the docker client cannot be run")
 
     def finish(self) -> Fact[EngineAnswer] | None:
-        """Wait for the answer; None where the machine has no client. Leaves no process behind."""
+        """Wait for the answer; None where the machine has no client."""
         if self._process is None:
             return self._failure
         try:
-            stdout, stderr = self._process.communicate(timeout=TIMEOUT_S)
+            stdout, stderr = self._process.communicate(timeout=self._timeout_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self.cancel()
+            return Unread(words=f"no answer in {self._timeout_s:g} seconds")
+        except BaseException:
+            self.cancel()
+            raise
+        return parse_info(stdout.decode("utf-8", errors="replace"), stderr.decode("utf-8", errors="replace"))
+
+    def cancel(self) -> None:
+        """End the client and what it started."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.communicate()
-            return Unread(words=f"no answer in {TIMEOUT_S:g} seconds")
-        return parse_info(stdout, stderr)
 
 
 def describe_containers(

@@ -30,6 +30,9 @@ MOST_LANES = 36
 # nvml.h: NVML_DEVICE_PCI_BUS_ID_FMT is "%08X:%02X:%02X.0"; older drivers wrote four digits of domain.
 PCI_ADDRESS = re.compile(r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7]")
 
+# NVML: "GPU-" and a UUID of RFC 4122's form. It names devices in rendered files.
+UUID = re.compile(r"GPU-[0-9A-Za-z-]{1,92}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LaneAnswers:
@@ -120,7 +123,7 @@ def _ask(function: Callable[..., T], *arguments: object) -> Fact[T]:
     """Call one NVML function."""
     try:
         return function(*arguments)
-    except Exception as failure:  # noqa: BLE001 pynvml raises NVMLError, UnicodeDecodeError, ctypes.ArgumentError and OSError
+    except Exception as failure:  # noqa: BLE001 NVMLError, UnicodeDecodeError, ctypes.ArgumentError, OSError
         code = getattr(failure, "value", None)
         words = str(failure).strip().rstrip(".") or type(failure).__name__
         return Unread(words=" ".join(words.split()), code=code if isinstance(code, int) else None)

@@ -9,7 +9,15 @@ import re
 from dataclasses import dataclass
 
 from generator.detect.fact import Fact, Missing, Unread, plain_text, take, whole_number
-from generator.detect.nvml import FUNCTION_NOT_FOUND, NOT_SUPPORTED, GpuAnswers, LaneAnswers, NvmlAnswers, PairAnswers
+from generator.detect.nvml import (
+    FUNCTION_NOT_FOUND,
+    NOT_SUPPORTED,
+    UUID,
+    GpuAnswers,
+    LaneAnswers,
+    NvmlAnswers,
+    PairAnswers,
+)
 from generator.domain.host import Driver, Gpu, Link, LinkKind
 
 P2P_OK = 0
@@ -91,11 +99,11 @@ def _make_gpu(index: int, row: GpuAnswers | Unread, missing: list[Missing]) -> G
         missing.append(Missing(subject=who, fact="the device", words=row.words))
         return _make_lost_gpu(index)
     memory = take(row.memory, missing, who, "memory")
-    capability = take(row.capability, missing, who, "compute capability")
+    capability = take(_checked_capability(row.capability), missing, who, "compute capability")
     node = take(whole_number(row.numa_node), missing, who, "NUMA node")
     return Gpu(
         index=index,
-        uuid=take(plain_text(row.uuid), missing, who, "UUID"),
+        uuid=take(_checked_uuid(row.uuid), missing, who, "UUID"),
         name=take(plain_text(row.name), missing, who, "name"),
         memory_bytes=memory[0] if memory else None,
         memory_used_bytes=memory[1] if memory else None,
@@ -105,6 +113,16 @@ def _make_gpu(index: int, row: GpuAnswers | Unread, missing: list[Missing]) -> G
         numa_node=node if node is not None and node >= 0 else None,
         mig=_make_mig(row.mig, missing, who),
     )
+
+
+def _checked_capability(fact: Fact[tuple[int, int]]) -> Fact[tuple[int, int]]:
+    known = isinstance(fact, Unread) or (0 <= fact[0] < 1000 and 0 <= fact[1] < 100)
+    return fact if known else Unread(words="not a compute capability")
+
+
+def _checked_uuid(fact: Fact[str]) -> Fact[str]:
+    known = isinstance(fact, Unread) or UUID.fullmatch(fact)
+    return fact if known else Unread(words="not a GPU's UUID")
 
 
 def _make_mig(fact: Fact[int], missing: list[Missing], who: str) -> bool | None:

@@ -9,12 +9,16 @@ What Compose and the engine do was read from Compose 2.26.1 with Engine 20.10 an
 from __future__ import annotations
 
 import atexit
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 IMAGE_VARIABLES = {"gateway": "LITELLM_IMAGE", "redis": "REDIS_IMAGE"}
 ENGINE_IMAGE_VARIABLE = "VLLM_IMAGE"
 NO_ENGINE_HINT = "start Docker, or run without it: --runtime processes"
+
+# Compose takes a moment to leave at SIGTERM; after this it is killed.
+ENDS_WITHIN_S = 10
 
 # What the engine says, and what to do about it. Looked for in the order given.
 HINTS = (
@@ -52,6 +59,7 @@ class ComposeRuntime:
         self._stack = stack
         self._up: subprocess.Popen[bytes] | None = None
         self._up_errors: IO[bytes] | None = None
+        self._ran_before: frozenset[tuple[str, datetime | None]] = frozenset()
         self._docker: DockerClient | None = None
 
     @property
@@ -87,13 +95,11 @@ class ComposeRuntime:
         if self._up is not None and self._up.poll() is None:
             return
         with _refusals():
+            self._ran_before = frozenset(_run_of(container) for container in self._containers())
             arguments = ["up", "--detach", "--no-build", "--quiet-pull", "--remove-orphans"]
             command = [str(word) for word in self._client().client_config.docker_compose_cmd] + arguments
         self._up_errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process that writes it
-        # In the group of this process: a terminal's Ctrl-C reaches Compose too, and it stops starting things.
-        self._up = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._up_errors
-        )
+        self._up = _begin(command, stdout=subprocess.DEVNULL, stderr=self._up_errors)
         atexit.register(self._end_up)
 
     def services(self) -> tuple[ServiceState, ...]:
@@ -106,7 +112,7 @@ class ComposeRuntime:
         starting = self._up is not None and self._up.poll() is None
         self._check_up()
         with _refusals():
-            found = dict(self._states())
+            found = dict(self._states(starting=starting))
         absent = ServicePhase.WAITING if starting else ServicePhase.ABSENT
         states = [found.get(name, ServiceState(name=name, phase=absent)) for name in _names(self._stack)]
         # Until Compose has come to the gateway, a healthy one is the old one, about to be replaced.
@@ -152,12 +158,10 @@ class ComposeRuntime:
         done: set[str] = set()
         last = ""
         # One stream for both outputs: the engine's reason is then its last line.
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as pull:
+        with _begin(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pull:
             try:
                 for line in pull.stdout or ():
-                    last = line.strip() or last
+                    last = line.decode(errors="replace").strip() or last
                     layer, _, event = last.partition(": ")
                     if event == "Pulling fs layer":
                         layers.add(layer)
@@ -165,13 +169,13 @@ class ComposeRuntime:
                         done.add(layer)
                         say(service, f"pulling {image}: {len(done)} of {len(layers | done)} layers")
             except BaseException:
-                pull.terminate()
+                _end(pull)
                 raise
         if pull.returncode != 0:
             raise _pull_refused(image, service, last)
 
-    def _states(self) -> Iterator[tuple[str, ServiceState]]:
-        """Read each container of the stack once."""
+    def _states(self, *, starting: bool) -> Iterator[tuple[str, ServiceState]]:
+        """Read each container of the stack once. What Compose has yet to start again waits, however it ended."""
         from python_on_whales.exceptions import NoSuchContainer
 
         for container in self._containers():
@@ -180,7 +184,10 @@ class ComposeRuntime:
             except NoSuchContainer:  # removed between the list and the look
                 continue
             name = labels["com.docker.compose.service"]
-            yield name, _service_state(name, state, restarts or 0)
+            found = _service_state(name, state, restarts or 0)
+            if starting and found.phase is ServicePhase.EXITED and _run_of(container) in self._ran_before:
+                found = ServiceState(name=name, phase=ServicePhase.WAITING)
+            yield name, found
 
     def _containers(self, *labels: str) -> list[Container]:
         filters = [f"com.docker.compose.project={self._stack.name}", "com.docker.compose.oneoff=False", *labels]
@@ -198,9 +205,8 @@ class ComposeRuntime:
     def _end_up(self) -> None:
         """End a running `up`, so that it starts nothing more."""
         atexit.unregister(self._end_up)
-        if self._up is not None and self._up.poll() is None:
-            self._up.terminate()
-            self._up.wait()
+        if self._up is not None:
+            _end(self._up)
         self._up = None
 
 
@@ -212,6 +218,32 @@ def command_by_hand(stack: Stack) -> str:
     for path in _compose_files(stack):
         words += ["-f", str(path.relative_to(stack.root))]
     return shlex.join([*words, "up", "-d"])
+
+
+def _begin(command: list[str], *, stdout: int, stderr: int | IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a client in a process group of its own, so that `_end` reaches the plugin that it starts in turn."""
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0)
+
+
+def _end(client: subprocess.Popen[bytes]) -> None:
+    """End a client and its plugin: Docker's client of 20.10 dies of a signal without passing it on."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        # One signal, then only looking: a second one would cut the client's own cleaning up short.
+        left = _signal_group(client, number)
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        while left and time.monotonic() < deadline:
+            time.sleep(0.1)
+            left = _signal_group(client, 0)
+
+
+def _signal_group(client: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal, or none for 0, and say whether anything of the group is left to get it."""
+    client.poll()  # takes the client's exit status, without which its group would live on
+    try:
+        os.killpg(client.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _env_files(stack: Stack) -> Iterator[Path]:
@@ -252,6 +284,11 @@ def _service_state(name: str, state: ContainerState, restarts: int) -> ServiceSt
         case _:  # being removed
             phase = ServicePhase.ABSENT
     return ServiceState(name=name, phase=phase, exit_code=exit_code, restarts=restarts, detail=detail)
+
+
+def _run_of(container: Container) -> tuple[str, datetime | None]:
+    """Name one run of a container: it keeps its id when it is started again."""
+    return container.id, container.state.started_at
 
 
 def _health_phase(health: str | None) -> ServicePhase:

@@ -44,7 +44,9 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PYPI_CUDA_MAJOR = "13"
 """The CUDA that PyPI's vllm 0.32.0 and torch 2.13.0 wheels are built for (their METADATA, read 2026-11-21)."""
 
-_MARK = "stackwright-complete"
+MARK = "stackwright-complete"
+"""Written into an environment when everything is installed."""
+
 _LOCKED = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "-r")
 
 
@@ -89,7 +91,7 @@ def ensure_engine(state: Path, engine: Engine, gpu: bool, say: Say) -> Path:
         RuntimeRefusedError: as `ensure_gateway`; also where this release has no packages for `engine`.
     """
     recipe = gpu_engine_recipe(engine) if gpu else cpu_engine_recipe(engine)
-    if not gpu:
+    if not gpu and not is_complete(environment_folder(state, recipe)):
         ensure_numa_library(say)
     return ensure(state, recipe, say)
 
@@ -166,22 +168,32 @@ def ensure(state: Path, recipe: Recipe, say: Say) -> Path:
 
     Two callers at once do not install twice: the second waits. An interruption ends pip and leaves no mark.
     """
-    folder = state / "venvs" / f"{recipe.name}-{_key(recipe)}"
-    if _complete(folder):
+    folder = environment_folder(state, recipe)
+    if is_complete(folder):
         return folder
     _check_venv_module()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.parent / f".{recipe.name}.lock", recipe, say) as lock:
-        if _complete(folder):
+        if is_complete(folder):
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         _check_room(folder.parent, recipe)
         say(recipe.service, f"installing {recipe.title} (about {format_bytes(recipe.size_bytes)}, once)")
         installation = _Installation(state=state, folder=folder, recipe=recipe, say=say, lock=lock)
         installation.run()
-        (folder / _MARK).write_text(f"{recipe.title}\n", encoding="utf-8")
+        (folder / MARK).write_text(f"{recipe.title}\n", encoding="utf-8")
     say(recipe.service, f"installed {recipe.title}")
     return folder
+
+
+def environment_folder(state: Path, recipe: Recipe) -> Path:
+    """Return where the environment of `recipe` lies, made or not: another lock or Python means another folder."""
+    return state / "venvs" / f"{recipe.name}-{_key(recipe)}"
+
+
+def is_complete(folder: Path) -> bool:
+    """Say whether the mark is there, and the Python that the environment was made from still is."""
+    return (folder / MARK).is_file() and (folder / "bin" / "python").exists()
 
 
 def locked_version(lock: Path, package: str) -> str:
@@ -232,11 +244,6 @@ def _key(recipe: Recipe) -> str:
         digest.update("\0".join(word for word in attempt.arguments if not word.endswith(".txt")).encode())
     digest.update(f"{sys.version_info[:2]} {platform.machine()}".encode())
     return digest.hexdigest()[:12]
-
-
-def _complete(folder: Path) -> bool:
-    """Say whether the mark is there, and the Python that the environment was made from still is."""
-    return (folder / _MARK).is_file() and (folder / "bin" / "python").exists()
 
 
 def _count_packages(lock: Path) -> int:

@@ -1,0 +1,388 @@
+"""The processes runtime: the same plan without a container engine, run by supervisor.
+
+Touches the state folder (`run/<stack>/`: supervisord's file and socket, start scripts, recorded process groups;
+`logs/<stack>/`), the processes that it starts, and ports of this machine. The start scripts are Compose's own, so
+no secret stands in argv or in a rendered file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from generator.domain.plan import Mode
+from generator.domain.service import ServicePhase, ServiceState
+from generator.errors import RuntimeRefusedError
+from generator.runtime import Say, Stack
+from generator.runtime.groups import end_groups, end_programs, members, programs_with, read_groups
+from generator.runtime.ports import http_answers, is_free, redis_answers
+from generator.runtime.programs import (
+    LOOPBACK,
+    Places,
+    Program,
+    exit_code,
+    render_start,
+    render_supervisor,
+    revision,
+    stack_programs,
+)
+from generator.runtime.provision import ensure_engine, ensure_gateway
+
+if TYPE_CHECKING:
+    from xmlrpc.client import ServerProxy
+
+LOG_BYTES = 2**20
+OPEN_FILES = 65536
+FIRST_PORT, PORTS = 20000, 12000
+"""Inner ports lie below Linux's ephemeral range (32768 on), whose ports any outgoing connection may take."""
+
+FAILURES_BEFORE_UNHEALTHY = 6
+"""As the health checks of compose.yaml: one slow answer of a busy service is not a failure."""
+
+STOP_S = 40.0
+"""supervisord gives each service 20 s to end, then kills it."""
+
+
+class ProcessesRuntime:
+    """Brings a stack up and down as processes of this user, watched over by supervisord."""
+
+    name = "processes"
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        state = stack.state.resolve()
+        self._run = state / "run" / stack.name
+        self._logs = state / "logs" / stack.name
+        self._launched = False
+        self._answered: set[str] = set()
+        self._failures: dict[str, int] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What this machine lacks and how the stack does without it."""
+        if "redis" in self._ports() or (not self._pid() and shutil.which("redis-server")):
+            return ()
+        return ("no redis-server on PATH: each gateway worker keeps its own router state",)
+
+    def prepare(self, say: Say) -> None:
+        """Install the two virtual environments, unless they are there. Interrupting leaves nothing taken for whole.
+
+        Raises:
+            RuntimeRefusedError: they cannot be installed.
+        """
+        self._places(say, {})
+
+    def up(self) -> None:
+        """Write the files and let supervisord run them; what runs unchanged is left alone.
+
+        Raises:
+            RuntimeRefusedError: the gateway's port is taken, or supervisord does not start.
+        """
+        with self._locked():
+            running = self._pid() is not None
+            if not running:
+                self._clear()
+            self._require_gateway_port()
+            places = self._places(_say_nothing, self._choose_ports(keep=running))
+            programs = stack_programs(self._stack, places, os.environ)
+            self._write(programs, places)
+            if running:
+                self._update()
+            else:
+                self._launch()
+            self._await([program.name for program in programs])
+
+    def services(self) -> tuple[ServiceState, ...]:
+        """Report each service as supervisord and the service itself tell it.
+
+        Raises:
+            RuntimeRefusedError: supervisord was started by this object and has ended.
+        """
+        names = [replica.name for replica in self._stack.plan.replicas] + ["gateway"]
+        pid = self._pid()
+        if pid is None:
+            if self._launched:
+                raise RuntimeRefusedError("supervisord has ended", hint=f"see {self._logs / 'supervisord.log'}")
+            return tuple(self._unwatched(name) for name in names)
+        with self._supervisor() as supervisor:
+            told: dict[str, Any] = {process["name"]: process for process in _calls(supervisor).getAllProcessInfo()}
+        names += ["redis"] if "redis" in told else []
+        return tuple(self._state(name, told.get(name)) for name in names)
+
+    def logs(self, service: str, lines: int) -> str:
+        """Return the last lines of one service's log, oldest first; empty where it has none."""
+        try:
+            with (self._logs / f"{service}.log").open("rb") as log:
+                log.seek(max(log.seek(0, os.SEEK_END) - LOG_BYTES, 0))
+                text = log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def down(self) -> None:
+        """Stop every service and supervisord, whatever state they are in; the logs stay."""
+        with self._locked():
+            self._launched = False
+            self._clear()
+
+    def _clear(self) -> None:
+        """End supervisord, then every process group that it left, and remove the run folder."""
+        self._settle([record.stem for record in self._run.glob("*.groups")], limit_s=3.0)
+        # By its command line: one that is just starting has not written its number yet. The signal asks for the same
+        # as the call over the socket, and needs no socket.
+        end_programs(str(self._run / "supervisord.conf"), patience_s=STOP_S)
+        for record in sorted(self._run.glob("*.groups")):
+            end_groups(read_groups(record), patience_s=10.0)
+        shutil.rmtree(self._run, ignore_errors=True)
+
+    def _places(self, say: Say, ports: dict[str, int]) -> Places:
+        plan = self._stack.plan
+        gateway = ensure_gateway(self._stack.state, say)
+        engine = ensure_engine(self._stack.state, plan.engine, plan.mode is not Mode.CPU, say)
+        return Places(engine=engine, gateway=gateway, ports=ports)
+
+    def _write(self, programs: tuple[Program, ...], places: Places) -> None:
+        """Write the run folder: a start script per program, the ports, and supervisord's file last."""
+        for folder in (self._run, self._logs):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        revisions = {}
+        for program in programs:
+            start = render_start(program)
+            revisions[program.name] = revision(start, [_content(path) for path in (program.script, *program.files)])
+            _replace(self._run / f"{program.name}.sh", start)
+            (self._run / f"{program.name}.groups").touch(mode=0o600)
+        _replace(self._run / "ports.json", json.dumps(dict(places.ports)) + "\n")
+        logs = os.path.relpath(self._logs, self._run)
+        text = render_supervisor(revisions, logs=logs, open_files=_open_files(), user=os.getuid())
+        _replace(self._run / "supervisord.conf", text)
+
+    def _launch(self) -> None:
+        """Start supervisord; it detaches itself once its socket is open."""
+        kept = ("HOME", "LANG", "PATH", "PYTHONPATH", "TMPDIR", "USER")
+        started = subprocess.run(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._run / "supervisord.conf")],
+            cwd=self._run,
+            env={name: os.environ[name] for name in kept if name in os.environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            # A terminal's Ctrl-C is for the command alone; what it has started, `down` ends.
+            start_new_session=True,
+        )
+        if started.returncode != 0:
+            words = (started.stderr or started.stdout).strip().splitlines() or ["no reason given"]
+            raise RuntimeRefusedError(f"supervisord did not start: {words[-1].rstrip('.')}")
+        self._launched = True
+
+    def _await(self, names: list[str]) -> None:
+        """Wait until every start script is at work; by then supervisord has written its own number too."""
+        if not self._settle(names, limit_s=10.0):
+            hint = f"see {self._logs / 'supervisord.log'}"
+            raise RuntimeRefusedError("supervisord has not started the services", hint=hint)
+
+    def _settle(self, names: list[str], *, limit_s: float) -> bool:
+        """Wait until every start script has recorded itself, while supervisord runs; say whether they all have.
+
+        A signal sent before that is lost (supervisord's child still has supervisord's own handlers), and stopping
+        would wait 20 s for nothing.
+        """
+        deadline = time.monotonic() + limit_s
+        while not all(read_groups(self._run / f"{name}.groups") for name in names):
+            if time.monotonic() > deadline or not programs_with(str(self._run / "supervisord.conf")):
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _update(self) -> None:
+        """Let supervisord read its file again; restart what has changed and start what has ended."""
+        with self._supervisor() as supervisor:
+            calls = _calls(supervisor)
+            added, changed, removed = calls.reloadConfig()[0]
+            for name in (*changed, *removed):
+                calls.stopProcessGroup(name)
+                calls.removeProcessGroup(name)
+                self._forget(name)
+            for name in (*added, *changed):
+                calls.addProcessGroup(name)
+            for process in calls.getAllProcessInfo():
+                if process["statename"] in ("STOPPED", "EXITED", "FATAL") and process["name"] not in (*added, *changed):
+                    self._forget(process["name"])
+                    calls.startProcess(process["name"], False)
+
+    def _forget(self, name: str) -> None:
+        """End what an ended service may have left, so that its restarts are counted anew."""
+        record = self._run / f"{name}.groups"
+        end_groups(read_groups(record), patience_s=10.0)
+        _replace(record, "")
+
+    def _unwatched(self, name: str) -> ServiceState:
+        """Report a service while no supervisord runs: gone, or left behind by one that was killed."""
+        if not any(members(group) for group in read_groups(self._run / f"{name}.groups")):
+            return ServiceState(name=name, phase=ServicePhase.ABSENT)
+        return ServiceState(name=name, phase=ServicePhase.UNHEALTHY, detail="runs on after its supervisor has ended")
+
+    def _state(self, name: str, told: Any) -> ServiceState:
+        """Join what supervisord tells about a process with what the service answers."""
+        if told is None or (told["statename"] == "STOPPED" and not told["start"]):
+            return ServiceState(name=name, phase=ServicePhase.ABSENT)
+        restarts = max(len(read_groups(self._run / f"{name}.groups")) - 1, 0)
+        state = told["statename"]
+        if state in ("STOPPED", "EXITED", "FATAL"):
+            code = exit_code(_content(self._logs / "supervisord.log").decode(errors="replace"), name)
+            return ServiceState(name=name, phase=ServicePhase.EXITED, exit_code=code, restarts=restarts)
+        if state in ("BACKOFF", "STOPPING"):
+            detail = "ended, starting again" if state == "BACKOFF" else "stopping"
+            return ServiceState(name=name, phase=ServicePhase.STARTING, restarts=restarts, detail=detail)
+        return ServiceState(name=name, phase=self._phase(name, told["pid"]), restarts=restarts)
+
+    def _phase(self, name: str, pid: int) -> ServicePhase:
+        """Ask a running service; one that has answered in this life and no longer does is unhealthy."""
+        mark = self._run / f"{name}.answered"
+        if self._answers(name):
+            if name not in self._answered:
+                _replace(mark, f"{pid}\n")
+                self._answered.add(name)
+            self._failures[name] = 0
+            return ServicePhase.HEALTHY
+        if _content(mark).decode().strip() != str(pid):
+            self._answered.discard(name)
+            return ServicePhase.STARTING
+        self._failures[name] = self._failures.get(name, 0) + 1
+        first_look = name not in self._answered
+        gone = first_look or self._failures[name] >= FAILURES_BEFORE_UNHEALTHY
+        return ServicePhase.UNHEALTHY if gone else ServicePhase.HEALTHY
+
+    def _answers(self, name: str) -> bool:
+        if name == "gateway":
+            bind = self._stack.env["GATEWAY_BIND"]
+            host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(bind, bind)
+            return http_answers(host, int(self._stack.env["GATEWAY_PORT"]), "/health/readiness")
+        port = self._ports().get(name)
+        if port is None:
+            return False
+        if name == "redis":
+            return redis_answers(port, _content(self._stack.secrets / "redis_password").decode().strip())
+        return http_answers(LOOPBACK, port, "/health")
+
+    def _ports(self) -> dict[str, int]:
+        """Return the inner ports as recorded by the last start."""
+        text = _content(self._run / "ports.json")
+        return {str(name): int(port) for name, port in json.loads(text).items()} if text else {}
+
+    def _choose_ports(self, *, keep: bool) -> dict[str, int]:
+        """Choose a free port for each inner service; a running stack keeps those that it has."""
+        kept = self._ports() if keep else {}
+        names = [replica.name for replica in self._stack.plan.replicas]
+        # A running stack gains or loses Redis only by being stopped: the gateway would lose its state.
+        if "redis" in kept or (not keep and shutil.which("redis-server")):
+            names.append("redis")
+        chosen: dict[str, int] = {}
+        candidate = zlib.crc32(str(self._run).encode()) % PORTS
+        for name in names:
+            port = kept.get(name)
+            while port is None:
+                candidate = (candidate + 1) % PORTS
+                number = FIRST_PORT + candidate
+                port = number if number not in kept.values() and is_free(LOOPBACK, number) else None
+            chosen[name] = port
+        return chosen
+
+    def _require_gateway_port(self) -> None:
+        """Refuse to start where another program listens on the gateway's port."""
+        bind, port = self._stack.env["GATEWAY_BIND"], int(self._stack.env["GATEWAY_PORT"])
+        if not self._gateway_runs() and not is_free(bind, port):
+            raise RuntimeRefusedError(
+                f"GATEWAY_PORT: {bind}:{port} is in use by another program",
+                hint="stop that program, or choose another port with `--set GATEWAY_PORT=...`",
+            )
+
+    def _gateway_runs(self) -> bool:
+        if self._pid() is None:
+            return False
+        with self._supervisor() as supervisor:
+            states = {process["name"]: process["statename"] for process in _calls(supervisor).getAllProcessInfo()}
+        return states.get("gateway") in ("STARTING", "RUNNING", "BACKOFF", "STOPPING")
+
+    def _pid(self) -> int | None:
+        """Return supervisord's process id, or None where it does not run; a reused number is not taken for it."""
+        text = _content(self._run / "supervisord.pid").decode(errors="replace").strip()
+        if not text.isdecimal():
+            return None
+        words = _content(Path("/proc") / text / "cmdline").split(b"\0")
+        return int(text) if os.fsencode(self._run / "supervisord.conf") in words else None
+
+    @contextlib.contextmanager
+    def _supervisor(self) -> Iterator[ServerProxy]:
+        """Connect to supervisord. The path through the folder's descriptor stays below a socket path's 108 bytes."""
+        from xmlrpc.client import Error, ServerProxy
+
+        from supervisor.xmlrpc import SupervisorTransport
+
+        folder = os.open(self._run, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        transport = SupervisorTransport(None, None, f"unix:///proc/self/fd/{folder}/supervisor.sock")
+        try:
+            yield ServerProxy("http://127.0.0.1", transport=transport)
+        except (OSError, Error) as failure:
+            words = getattr(failure, "faultString", None) or str(failure) or type(failure).__name__
+            hint = f"`stop-environment {self._stack.plan.environment.value}` ends what is left"
+            raise RuntimeRefusedError(f"supervisord does not answer: {words}", hint=hint) from None
+        finally:
+            transport.close()
+            os.close(folder)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep two commands from starting or stopping the same stack at once."""
+        self._run.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(
+            self._run.parent / f".{self._stack.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _say_nothing(service: str, words: str) -> None:
+    """Take the place of a progress line where everything is installed already."""
+
+
+def _calls(supervisor: ServerProxy) -> Any:
+    """Return the `supervisor.` namespace; its replies are untyped XML-RPC values."""
+    return supervisor.supervisor
+
+
+def _content(path: Path) -> bytes:
+    """Read a file; nothing where it is missing."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file of mode 0600 whole, or not at all."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+def _open_files() -> int:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)

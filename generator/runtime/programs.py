@@ -1,0 +1,222 @@
+"""The programs of the `processes` runtime and the files that start them, as text. Pure.
+
+Every program is started by a rendered shell script, and supervisord's file names only that script: a shell quotes
+any value exactly, while supervisord expands `%` and cuts values at ` ;` and ` #` (supervisor 4.3.0, options.py).
+All paths in supervisord's file are relative to the run folder, where it is started, for the same reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from generator.domain.plan import Mode, Replica
+from generator.runtime import Stack
+
+LOOPBACK = "127.0.0.1"
+
+PASSED_ON = (
+    *("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "USER"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+    *("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"),
+    *("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_OFFLINE"),
+)
+"""What the services take over from the caller's environment; nothing else reaches them."""
+
+RETRIES = 2
+"""Starts after the first, as Compose's `on-failure:2`."""
+
+PROVEN_S = 600
+"""A service that ends sooner than this counts as a failed start; one that ends later is started afresh."""
+
+START_HEAD = """\
+#!/bin/sh
+# Rendered by Stackwright; started by supervisord in this folder.
+# A service killed the hard way leaves its workers behind: end what earlier starts left, then record this one.
+# A number whose process started at another time belongs to someone else by now.
+started() { sed 's/^.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20; }
+while read -r group time; do
+    now=$(started "$group")
+    if [ -z "$now" ] || [ "$now" = "$time" ]; then kill -s KILL -- "-$group" 2>/dev/null && sleep 1; fi
+done < SERVICE.groups
+echo "$$ $(started $$)" >> SERVICE.groups
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """One service: `script` of compose/ with its arguments, and its whole environment.
+
+    `files` are those whose content it reads once, at its start: a change of one means a restart.
+    """
+
+    name: str
+    script: Path
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where the programs lie: two virtual environments; and the port of each service by name."""
+
+    engine: Path
+    gateway: Path
+    ports: Mapping[str, int]
+
+
+def stack_programs(stack: Stack, places: Places, inherited: Mapping[str, str]) -> tuple[Program, ...]:
+    """Return the programs of a stack: each replica, the gateway, and Redis where `places` has a port for it.
+
+    Args:
+        inherited: the caller's environment, of which only PASSED_ON is used.
+    """
+    base = {name: inherited[name] for name in PASSED_ON if name in inherited}
+    base |= {"SECRETS_DIRECTORY": str(stack.secrets), "STACKWRIGHT_STACK": stack.name, "PYTHONUNBUFFERED": "1"}
+    engines = tuple(_engine(stack, replica, places, base) for replica in stack.plan.replicas)
+    gateway = _gateway(stack, places, base)
+    return (*engines, gateway, _redis(stack, places, base)) if "redis" in places.ports else (*engines, gateway)
+
+
+def url_variable(replica: str) -> str:
+    """Return the variable under which gateway.yaml looks for a replica's address."""
+    return replica.upper().replace("-", "_") + "_URL"
+
+
+def _engine(stack: Stack, replica: Replica, places: Places, base: Mapping[str, str]) -> Program:
+    environment = {
+        **base,
+        **stack.engine_environment(replica),
+        "PYTHON": str(places.engine / "bin" / "python"),
+        "HF_HOME": stack.env["HF_HOME"],
+        "VLLM_CACHE_ROOT": stack.env["VLLM_CACHE_ROOT"],
+        "VLLM_NO_USAGE_STATS": "1",
+        # vLLM opens sockets between its own processes on the host's outer address otherwise.
+        "VLLM_HOST_IP": LOOPBACK,
+    }
+    if stack.plan.mode is not Mode.CPU:
+        # No container renumbers the GPUs here; a UUID means the same everywhere.
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(replica.gpu_uuids)
+    listen = ("--host", LOOPBACK, "--port", str(places.ports[replica.name]))
+    return Program(
+        name=replica.name,
+        script=stack.root / "compose" / "engine" / "start.sh",
+        arguments=(*stack.engine_arguments(replica), *listen),
+        environment=environment,
+        files=(stack.secrets / "engine_key", stack.secrets / "hf_token"),
+    )
+
+
+def _gateway(stack: Stack, places: Places, base: Mapping[str, str]) -> Program:
+    settings, script = stack.generated / "gateway.yaml", stack.root / "compose" / "gateway" / "start.sh"
+    environment = {
+        **base,
+        "LITELLM": str(places.gateway / "bin" / "litellm"),
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOG": "ERROR",
+        # The price list is in the package; LiteLLM would fetch it at its start and wait.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+    for replica in stack.plan.replicas:
+        environment[url_variable(replica.name)] = f"http://{LOOPBACK}:{places.ports[replica.name]}/v1"
+    if "redis" in places.ports:
+        environment |= {"REDIS_HOST": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])}
+    listen = ("--host", stack.env["GATEWAY_BIND"], "--port", stack.env["GATEWAY_PORT"])
+    secrets = ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password")
+    return Program(
+        name="gateway",
+        script=script,
+        arguments=("--config", str(settings), *listen, "--num_workers", stack.env["LITELLM_NUM_WORKERS"]),
+        environment=environment,
+        files=(settings, script.parent / "key_auth.py", *(stack.secrets / name for name in secrets)),
+    )
+
+
+def _redis(stack: Stack, places: Places, base: Mapping[str, str]) -> Program:
+    return Program(
+        name="redis",
+        script=stack.root / "compose" / "redis" / "start.sh",
+        arguments=(),
+        environment={**base, "REDIS_BIND": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])},
+        files=(stack.secrets / "redis_password",),
+    )
+
+
+def render_start(program: Program) -> str:
+    """Return the shell script that becomes one program, its environment set and every word quoted."""
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(program.environment.items())]
+    run = shlex.join(["exec", "/bin/sh", str(program.script), *program.arguments])
+    return "\n".join([START_HEAD.replace("SERVICE", program.name) + exports[0], *exports[1:], run]) + "\n"
+
+
+def revision(start: str, contents: Iterable[bytes]) -> str:
+    """Return a short hash of a start script and of what the program reads: another one means a restart."""
+    digest = hashlib.sha256(start.encode())
+    for content in contents:
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()[:12]
+
+
+def render_supervisor(revisions: Mapping[str, str], *, logs: str, open_files: int, user: int) -> str:
+    """Return supervisord's file for the services in `revisions` (name → revision).
+
+    Args:
+        logs: the folder of the logs, relative to the run folder.
+        open_files: how many files a service may hold open; at most the hard limit.
+        user: the user id, which supervisord wants to be told when it is root's.
+    """
+    head = [
+        "[unix_http_server]",
+        "file=supervisor.sock",
+        "chmod=0700",
+        "[rpcinterface:supervisor]",
+        "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+        "[supervisord]",
+        "pidfile=supervisord.pid",
+        f"logfile={logs}/supervisord.log",
+        "logfile_maxbytes=5MB",
+        "logfile_backups=1",
+        f"minfds={open_files}",
+        *(["user=0"] if user == 0 else []),
+    ]
+    return "\n".join([*head, *(_section(name, text, logs) for name, text in revisions.items())]) + "\n"
+
+
+def _section(name: str, text: str, logs: str) -> str:
+    lines = [
+        f"[program:{name}]",
+        f"command=/bin/sh {name}.sh",
+        # Not read by anyone: supervisord restarts a program whose section has changed.
+        f'environment=STACKWRIGHT_REVISION="{text}"',
+        "autostart=true",
+        "autorestart=unexpected",
+        f"startsecs={PROVEN_S}",
+        f"startretries={RETRIES}",
+        "stopsignal=TERM",
+        "stopwaitsecs=20",
+        "stopasgroup=true",
+        "killasgroup=true",
+        "redirect_stderr=true",
+        f"stdout_logfile={logs}/{name}.log",
+        "stdout_logfile_maxbytes=20MB",
+        "stdout_logfile_backups=4",
+    ]
+    return "\n".join(lines)
+
+
+def exit_code(log: str, name: str) -> int | None:
+    """Read from supervisord's log how a service ended last: its exit status, or 128 and the signal's number.
+
+    Over its socket supervisord tells 0 for a service that it has given up (supervisor 4.3.0, process.py, `finish`).
+    """
+    ends = re.findall(rf"exited: {re.escape(name)} \((?:exit status (\d+)|terminated by (SIG[A-Z0-9]+))", log)
+    if not ends:
+        return None
+    status, killer = ends[-1]
+    return int(status) if status else 128 + signal.Signals[killer].value

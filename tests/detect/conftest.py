@@ -1,0 +1,55 @@
+"""What the detection tests share: the fake NVML library, and detection in a process that loads it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.nvml import build_fake_nvml
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A detected host as its snapshot's text, and the warnings."""
+
+    snapshot: str
+    warnings: tuple[str, ...]
+
+
+DetectHosts = Callable[[Sequence[tuple[Path, Path | None]], Path | None], list[Shown]]
+"""Called with rows of (root, answers), and the folder of the NVML library, None for the machine's own."""
+
+
+@pytest.fixture(scope="session")
+def fake_nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the fake library, with every function; return its folder."""
+    return build_fake_nvml(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def detect_hosts(tmp_path: Path) -> DetectHosts:
+    """Detect hosts where no container engine is on PATH."""
+
+    def run(rows: Sequence[tuple[Path, Path | None]], library: Path | None) -> list[Shown]:
+        asked = json.dumps([[str(root), None if answers is None else str(answers)] for root, answers in rows])
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "tests.detect.show_hosts"],
+            input=asked,
+            cwd=REPOSITORY,
+            env={"PATH": str(tmp_path)} | ({} if library is None else {"LD_LIBRARY_PATH": str(library)}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return [Shown(snapshot=row["snapshot"], warnings=tuple(row["warnings"])) for row in json.loads(done.stdout)]
+
+    return run

@@ -1,0 +1,69 @@
+"""What the integration tests share: an engine, images, the state folder, and project folders that clean up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.images import Images, build_images
+from tests.integration.project import Project, free_port, make_variables
+from tests.integration.testbed import TestbedUnavailableError, answers, engine
+
+MakeProject = Callable[..., Project]
+
+
+@pytest.fixture(scope="session")
+def docker_host() -> Iterator[str]:
+    """Give the address of a container engine with Compose v2, started for this session where there was none."""
+    with contextlib.ExitStack() as ended_with_session:
+        try:
+            host = ended_with_session.enter_context(engine())
+        except TestbedUnavailableError as reason:
+            pytest.skip(str(reason))
+        yield host
+
+
+@pytest.fixture(scope="session")
+def images(docker_host: str) -> Images:
+    """Give the names of images that are there, built from this checkout."""
+    return build_images(docker_host)
+
+
+@pytest.fixture(scope="session")
+def gpu_requests(docker_host: str, images: Images) -> None:
+    """Require an engine that takes GPU reservations; one that was started by the testbed does."""
+    command = ["docker", "run", "--rm", "--gpus=all", "--entrypoint=/bin/true", images.redis]
+    if not answers(command, DOCKER_HOST=docker_host):
+        pytest.skip("needs an engine with the `nvidia` device driver")
+
+
+@pytest.fixture(scope="session")
+def state_folder() -> Path:
+    """Give the folder of virtual environments, which outlives the session: making them takes minutes."""
+    default = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "stackwright"
+    return Path(os.environ.get("STACKWRIGHT_STATE") or default)
+
+
+@pytest.fixture(scope="module")
+def make_project(
+    request: pytest.FixtureRequest, docker_host: str, state_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MakeProject]:
+    """Give a maker of empty project folders. What they started is gone after the module; failures print logs."""
+    made: list[Project] = []
+    failures = request.session.testsfailed
+
+    def make(**variables: str) -> Project:
+        folder = tmp_path_factory.mktemp("project")
+        environment = make_variables(docker_host, state_folder, folder / "caches", **variables)
+        made.append(Project(folder=folder, variables=environment, port=free_port()))
+        return made[-1]
+
+    yield make
+    for project in made:
+        if request.session.testsfailed > failures:
+            print(project.logs())
+        project.remove()

@@ -1,0 +1,176 @@
+"""Builds the images of compose/images for the tests, from a base that needs no image registry.
+
+Tags are hashes of everything that goes in, so an image is built once and kept. The base is a minimal Debian of the
+machine's own release, made by debootstrap where that is possible, else the Dockerfiles' own public default.
+Touches the container engine and the testbed's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.integration.testbed import FOLDER, TestbedError, answers, debian_mirror, is_root_on_debian, run, say
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DOCKERFILES = CHECKOUT / "compose" / "images"
+REQUIREMENTS = Path("generator/runtime/requirements")
+NAME = "stackwright-test"
+BASE_PACKAGES = "python3,python3-venv,ca-certificates,libnuma1"
+TORCH = "torch==2.13.0+cpu"
+# What pip inside a build may be told of the machine's own settings: where to look, never files of this machine.
+PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout", "proxy")
+# The CPU engine in the place of the GPU one: a small cache, and one core for each of two ranks. Without the latter
+# vLLM wants a NUMA node per rank.
+STAND_INS = {
+    "engine-for-one-gpu": {"VLLM_CPU_KVCACHE_SPACE": "1"},
+    "engine-for-two-gpus": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The names of the built images, for VLLM_IMAGE, LITELLM_IMAGE and REDIS_IMAGE."""
+
+    engine: str
+    gateway: str
+    redis: str
+    engine_for_one_gpu: str
+    engine_for_two_gpus: str
+
+
+def build_images(host: str) -> Images:
+    """Build what the engine at `host` does not have yet, and return the names.
+
+    Raises:
+        TestbedError: a build failed; the message holds the end of what it said.
+    """
+    base = make_base(host)
+    jobs = {name: start_build(host, name, base) for name in ("engine-cpu", "gateway", "redis")}
+    tags = {name: finish_build(name, tag, job) for name, (tag, job) in jobs.items()}
+    for name, variables in STAND_INS.items():
+        tags[name] = make_stand_in(host, name, tags["engine-cpu"], variables)
+    return Images(
+        engine=tags["engine-cpu"],
+        gateway=tags["gateway"],
+        redis=tags["redis"],
+        engine_for_one_gpu=tags["engine-for-one-gpu"],
+        engine_for_two_gpus=tags["engine-for-two-gpus"],
+    )
+
+
+def make_base(host: str) -> str | None:
+    """Import a minimal Debian and return its name, or None where the public base images are to be used."""
+    if not is_root_on_debian() or not shutil.which("debootstrap"):
+        return None
+    suite = run(["sh", "-c", ". /etc/os-release && echo $VERSION_CODENAME"]).strip()
+    mirror = debian_mirror()
+    tag = tag_of("base", suite, mirror, BASE_PACKAGES)
+    if answers(["docker", "image", "inspect", tag], DOCKER_HOST=host):
+        return tag
+    say(f"making a base image: Debian {suite}")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        tree, archive = Path(folder) / "tree", Path(folder) / "base.tar"
+        run(["debootstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", suite, tree, mirror])
+        run(["tar", "-C", tree, "--exclude=./var/cache/apt/archives/*.deb", "-cf", archive, "."])
+        run(["docker", "import", archive, tag], DOCKER_HOST=host)
+    return tag
+
+
+def start_build(host: str, name: str, base: str | None) -> tuple[str, subprocess.Popen[str] | None]:
+    """Begin one build, or none where the image is there already; return its tag and the running build."""
+    recipe = DOCKERFILES / name / "Dockerfile"
+    lock = CHECKOUT / REQUIREMENTS / f"{name}.txt"
+    locked = lock.read_text() if lock.exists() else ""
+    tag = tag_of(name, base or "", recipe.read_text(), locked)
+    if answers(["docker", "image", "inspect", tag], DOCKER_HOST=host):
+        return tag, None
+    say(f"building {tag}")
+    context = FOLDER / "contexts" / name
+    prepare_context(context, lock)
+    if name == "engine-cpu":
+        fetch_torch(context / "wheels")
+    command: list[str | Path] = ["docker", "build", "--network", "host", "--file", recipe, "--tag", tag, context]
+    command += ["--build-arg", f"BASE={base}"] if base else []
+    with (FOLDER / f"build-{name}.log").open("w") as log:
+        return tag, subprocess.Popen(command, stdout=log, stderr=log, text=True, env=build_environment(host))
+
+
+def finish_build(name: str, tag: str, job: subprocess.Popen[str] | None) -> str:
+    """Wait for a build and return its tag."""
+    if job is not None and job.wait() != 0:
+        tail = "\n".join((FOLDER / f"build-{name}.log").read_text(errors="replace").splitlines()[-15:])
+        raise TestbedError(f"building {tag} failed:\n{tail}")
+    shutil.rmtree(FOLDER / "contexts" / name, ignore_errors=True)
+    return tag
+
+
+def make_stand_in(host: str, name: str, engine: str, variables: Mapping[str, str]) -> str:
+    """Build an image that is the CPU engine with further variables."""
+    recipe = f"FROM {engine}\n" + "".join(f'ENV {key}="{value}"\n' for key, value in variables.items())
+    tag = tag_of(name, recipe)
+    if not answers(["docker", "image", "inspect", tag], DOCKER_HOST=host):
+        subprocess.run(
+            ["docker", "build", "--quiet", "--tag", tag, "-"],
+            input=recipe,
+            text=True,
+            check=True,
+            capture_output=True,
+            env=build_environment(host),
+        )
+    return tag
+
+
+def build_environment(host: str) -> dict[str, str]:
+    """Return the environment of a build: BuildKit where this client has it, else the older builder."""
+    kit = "1" if answers(["docker", "buildx", "version"]) else "0"
+    return {**os.environ, "DOCKER_HOST": host, "DOCKER_BUILDKIT": kit}
+
+
+def tag_of(name: str, *parts: str) -> str:
+    """Name an image by what goes into it."""
+    return f"{NAME}/{name}:{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:12]}"
+
+
+def prepare_context(context: Path, lock: Path) -> None:
+    """Lay out a build context: the lock, and pip's settings and certificates as this machine has them."""
+    shutil.rmtree(context, ignore_errors=True)
+    (context / REQUIREMENTS).mkdir(parents=True)
+    if lock.exists():
+        shutil.copy(lock, context / REQUIREMENTS)
+    settings = pip_settings()
+    told = [f"{key} = {settings[key]}" for key in PIP_KEYS if key in settings]
+    (context / "pip.conf").write_text("\n".join(["[global]", *told, ""]))
+    bundle = settings.get("cert") or os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+    if bundle and Path(bundle).is_file():
+        shutil.copy(bundle, context / "certificates.pem")
+
+
+def pip_settings() -> dict[str, str]:
+    """Return pip's settings in force: its files, then its variables over them. Addresses of local files are dropped."""
+    settings: dict[str, str] = {}
+    for line in sorted(
+        run([sys.executable, "-m", "pip", "config", "list"]).splitlines(), key=lambda row: row[0] == ":"
+    ):
+        name, _, value = line.partition("=")
+        words = [word for word in value.strip("'\"").split() if not word.startswith("file:")]
+        if words:
+            settings[name.rpartition(".")[2]] = " ".join(words)
+    return settings
+
+
+def fetch_torch(wheels: Path) -> None:
+    """Fetch the CPU build of torch as pip finds it on this machine; where it does not, the build asks PyTorch's index."""
+    wheels.mkdir()
+    answers([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(wheels), TORCH])
+    if not any(wheels.iterdir()):
+        wheels.rmdir()

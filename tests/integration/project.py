@@ -1,0 +1,189 @@
+"""One project folder under test: the command line run on it as a person would, and what the engine says of it.
+
+Touches its folder, the container engine, and loopback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+# A start on two cores takes one to two minutes; a machine that builds beside it takes longer.
+START_S = 600
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A folder of its own, with its own Compose project name, port and caches.
+
+    `variables` is the whole environment that commands run in.
+    """
+
+    folder: Path
+    variables: Mapping[str, str]
+    port: int
+    name: str = field(default_factory=lambda: f"swtest-{uuid.uuid4().hex[:8]}")
+
+    @property
+    def pins(self) -> list[str]:
+        """The settings that keep this stack apart from every other on the machine."""
+        return [f"--set=COMPOSE_PROJECT_NAME={self.name}", f"--set=GATEWAY_PORT={self.port}"]
+
+    def configure(self, mode: str, *arguments: str) -> str:
+        """Run `configure-gpu` for the development environment and return what it says on stderr."""
+        done = self.command("configure-gpu", mode, "--env=dev", *self.pins, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def start(self) -> str:
+        """Run `start-environment dev` under Compose and return its standard output."""
+        done = self.command("start-environment", "dev", "--runtime=compose")
+        assert done.returncode == 0, done.stderr + self.logs()
+        return done.stdout
+
+    def stop(self) -> None:
+        """Run `stop-environment dev`."""
+        done = self.command("stop-environment", "dev", "--runtime=compose")
+        assert done.returncode == 0, done.stderr
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run one command of the package on this folder."""
+        return self.run([sys.executable, "-m", "generator", *words, f"--out={self.folder}"])
+
+    @contextlib.contextmanager
+    def interrupting(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command beside a block, then interrupt it as Ctrl-C does and wait for its end."""
+        command = [sys.executable, "-m", "generator", *words, f"--out={self.folder}"]
+        with subprocess.Popen(command, cwd=CHECKOUT, env=self.variables, stdin=subprocess.DEVNULL) as process:
+            try:
+                yield process
+                process.send_signal(signal.SIGINT)
+                process.wait(timeout=START_S)
+            finally:
+                process.kill()
+
+    def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run any command with this project's variables, from the checkout."""
+        return subprocess.run(
+            command,
+            cwd=CHECKOUT,
+            env=self.variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+        )
+
+    def docker(self, *words: str) -> str:
+        """Run one command of the container engine's client and return what it prints."""
+        done = self.run(["docker", *words])
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def remains(self, kind: str) -> list[str]:
+        """Return the ids of what the engine still has of this project: `container`, `network` or `volume`."""
+        everything = ["--all"] if kind == "container" else []
+        label = f"label=com.docker.compose.project={self.name}"
+        return self.docker(kind, "ls", "--quiet", *everything, "--filter", label).split()
+
+    def container(self, service: str) -> str:
+        """Return the name that Compose gives the container of a service."""
+        return f"{self.name}-{service}-1"
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        """Return all that the engine says of a service's container."""
+        found: list[dict[str, Any]] = json.loads(self.docker("container", "inspect", self.container(service)))
+        return found[0]
+
+    def logs(self) -> str:
+        """Return the end of every container's log, for a failed test's report."""
+        texts = []
+        for container in self.remains("container"):
+            log = self.run(["docker", "logs", "--tail=40", container])
+            texts.append(f"--- {container}\n{log.stdout}{log.stderr}")
+        return "\n".join(texts)
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The secrets of the development environment by file name; an empty file holds none."""
+        folder = self.folder / "envs" / ".secrets" / "dev"
+        return {file.name: file.read_text().strip() for file in folder.iterdir() if file.read_text().strip()}
+
+    def ask(self, key: str | None) -> tuple[int, str]:
+        """Ask the gateway for a chat completion; return the status and the body, 0 where nothing answers."""
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        body = {"model": "smoke", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
+        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=60) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, refusal.read().decode()
+        except OSError as failure:
+            return 0, str(failure)
+
+    def complete(self) -> str:
+        """Return the words of a completion, asking until one comes: after a restart the engine needs its time."""
+        key = self.secrets["litellm_master_key"]
+        body = wait_until(lambda: self._answer(key))
+        return str(json.loads(body)["choices"][0]["message"]["content"])
+
+    def _answer(self, key: str) -> str | None:
+        status, body = self.ask(key)
+        return body if status == 200 else None
+
+    def remove(self) -> None:
+        """Remove whatever is left, whatever happened before."""
+        for container in self.remains("container"):
+            self.run(["docker", "container", "rm", "--force", container])
+        for network in self.remains("network"):
+            self.run(["docker", "network", "rm", network])
+
+
+def wait_until(look: Callable[[], T | None]) -> T:
+    """Return what `look` finds, looking until it finds something; fail after START_S seconds."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"nothing within {START_S} s")
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_variables(docker_host: str, state: Path, caches: Path, **further: str) -> dict[str, str]:
+    """Return the environment of a project's commands: this one's, with its own engine and folders."""
+    own = {
+        "DOCKER_HOST": docker_host,
+        "STACKWRIGHT_STATE": str(state),
+        "HF_HOME": str(caches / "huggingface"),
+        "VLLM_CACHE_ROOT": str(caches / "vllm"),
+        "PYTHONPATH": str(CHECKOUT),
+        "NO_COLOR": "1",
+    }
+    return {**os.environ, **own, **further}

@@ -1,0 +1,179 @@
+"""The CPU stack under real Docker Compose, from rendered files to clean removal: one start, then what it must bear.
+
+The tests of the module share one stack and run in the order written: those that end services come last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import MakeProject
+from tests.integration.images import Images
+from tests.integration.project import Project, wait_until
+
+SERVICES = ("engine", "redis", "gateway")
+
+
+@pytest.fixture(scope="module")
+def pins(images: Images) -> list[str]:
+    """Give the settings that put the built images in the place of the official ones."""
+    return [
+        f"--set=VLLM_IMAGE={images.engine}",
+        f"--set=LITELLM_IMAGE={images.gateway}",
+        f"--set=REDIS_IMAGE={images.redis}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def project(make_project: MakeProject, pins: list[str]) -> Project:
+    """Give a project configured for the CPU."""
+    project = make_project()
+    project.configure("cpu", *pins)
+    return project
+
+
+@pytest.fixture(scope="module")
+def started(project: Project) -> Iterator[str]:
+    """Bring the stack up once and give what `start-environment` printed on its standard output."""
+    yield project.start()
+    project.stop()
+
+
+def test_interrupted_start_leaves_nothing(make_project: MakeProject, pins: list[str]) -> None:
+    project = make_project()
+    project.configure("cpu", *pins)
+    with project.interrupting("start-environment", "dev", "--runtime=compose") as start:
+        wait_until(lambda: project.remains("container"))
+    assert start.returncode == 130
+    assert project.remains("container") == project.remains("network") == []
+    assert processes_naming(project.name) == []
+
+
+def test_image_out_of_reach_is_refused_with_the_variable_that_swaps_it(make_project: MakeProject) -> None:
+    project = make_project()
+    # Port 1 of this machine: nothing listens there, so the refusal comes at once and from no registry.
+    project.configure("cpu", "--set=VLLM_IMAGE=127.0.0.1:1/engine:none")
+    done = project.command("start-environment", "dev", "--runtime=compose")
+    assert done.returncode == 6
+    assert "image 127.0.0.1:1/engine:none cannot be pulled" in done.stderr
+    assert "--set VLLM_IMAGE=" in done.stderr
+    assert project.remains("container") == []
+
+
+def test_printed_request_works_as_pasted(project: Project, started: str) -> None:
+    answer = project.run(["bash", "-euc", started])
+    assert json.loads(answer.stdout)["choices"][0]["message"]["content"], answer.stderr
+
+
+def test_only_the_key_opens_the_gateway(project: Project, started: str) -> None:  # noqa: ARG001
+    statuses = {key: project.ask(key)[0] for key in (project.secrets["litellm_master_key"], None, "sk-" + "0" * 64)}
+    assert list(statuses.values()) == [200, 401, 401]
+
+
+def test_only_the_gateway_is_published_and_on_loopback(project: Project, started: str) -> None:  # noqa: ARG001
+    published = {name: project.inspect(name)["HostConfig"]["PortBindings"] or {} for name in SERVICES}
+    address = [{"HostIp": "127.0.0.1", "HostPort": str(project.port)}]
+    assert published == {"engine": {}, "redis": {}, "gateway": {"4000/tcp": address}}
+
+
+def test_services_run_without_privileges(project: Project, started: str) -> None:  # noqa: ARG001
+    for name in SERVICES:
+        settings = project.inspect(name)["HostConfig"]
+        assert settings["CapDrop"] == ["ALL"]
+        assert settings["ReadonlyRootfs"]
+        assert settings["SecurityOpt"] == ["no-new-privileges:true"]
+        assert settings["LogConfig"]["Config"] == {"max-size": "20m", "max-file": "5"}
+        assert settings["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 2}
+
+
+def test_no_secret_is_shown_anywhere(project: Project, started: str) -> None:  # noqa: ARG001
+    shown = [project.docker("container", "inspect", *project.remains("container")), project.logs()]
+    shown += [path.read_text() for path in project.folder.glob("compose/generated/dev/*")]
+    shown += [(project.folder / "envs" / ".env.dev").read_text(), *command_lines()]
+    shown.append(project.run(["bash", "-euc", f"cd {project.folder} && {by_hand(project, 'config')}"]).stdout)
+    assert len(shown) > len(SERVICES)
+    for name, secret in project.secrets.items():
+        assert [text[:200] for text in shown if secret in text] == [], name
+
+
+def test_second_start_is_harmless(project: Project, started: str) -> None:  # noqa: ARG001
+    before = {name: project.inspect(name)["Id"] for name in SERVICES}
+    project.start()
+    assert {name: project.inspect(name)["Id"] for name in SERVICES} == before
+
+
+def test_status_shows_what_runs(project: Project, started: str) -> None:  # noqa: ARG001
+    done = project.command("status", "dev", "--runtime=compose", "--json")
+    assert {row["name"]: row["phase"] for row in json.loads(done.stdout)["services"]} == dict.fromkeys(
+        SERVICES, "healthy"
+    )
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_service_that_dies_is_restarted(project: Project, started: str, service: str) -> None:  # noqa: ARG001
+    before = project.inspect(service)["RestartCount"]
+    # The whole container dies with its first process, as it does when memory runs out.
+    kill_first_process(project, service)
+    wait_until(lambda: project.inspect(service)["RestartCount"] == before + 1)
+    assert project.complete()
+
+
+def test_gateway_answers_without_redis(project: Project, started: str) -> None:  # noqa: ARG001
+    project.docker("kill", project.container("redis"))
+    assert project.ask(project.secrets["litellm_master_key"])[0] == 200
+
+
+def test_start_heals_what_was_killed(project: Project, started: str) -> None:  # noqa: ARG001
+    # Docker takes `docker kill` for a wish and leaves the container down, whatever the restart policy
+    # (observed with Engine 20.10; moby marks it as stopped by hand).
+    for service in ("engine", "gateway"):
+        project.docker("kill", project.container(service))
+    assert project.ask(project.secrets["litellm_master_key"])[0] == 0
+    project.start()
+    assert project.complete()
+
+
+def test_stop_leaves_nothing_and_is_harmless_twice(project: Project, started: str) -> None:  # noqa: ARG001
+    project.stop()
+    assert [project.remains(kind) for kind in ("container", "network", "volume")] == [[], [], []]
+    project.stop()
+
+
+def by_hand(project: Project, *words: str) -> str:
+    """Return the plain `docker compose` command on the rendered files."""
+    files = ["--env-file", "envs/.env.dev", "-f", "compose/compose.yaml", "-f", "compose/generated/dev/override.yaml"]
+    assert (project.folder / files[-1]).exists()
+    return " ".join(["docker", "compose", *files, *words])
+
+
+def kill_first_process(project: Project, service: str) -> None:
+    """Kill the first process of a container from outside, behind the engine's back; it needs the engine's own rights."""
+    pid = project.inspect(service)["State"]["Pid"]
+    if os.geteuid() == 0 and Path(f"/proc/{pid}").exists():
+        os.kill(pid, signal.SIGKILL)
+    else:
+        # Not root here, or an engine in a machine of its own: a process of the host's namespace does it there.
+        kill = ["run", "--rm", "--pid=host", "--user=0", "--entrypoint=/bin/kill", project.inspect(service)["Image"]]
+        project.docker(*kill, "-KILL", str(pid))
+
+
+def command_lines() -> list[str]:
+    """Return the command lines of every process of this machine."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(path.read_text(errors="replace").replace("\0", " "))
+        except OSError:  # ended meanwhile, or somebody else's
+            continue
+    return lines
+
+
+def processes_naming(word: str) -> list[str]:
+    """Return the command lines that name a word."""
+    return [line for line in command_lines() if word in line]

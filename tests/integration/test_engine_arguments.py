@@ -1,0 +1,103 @@
+"""What is planned is taken by those who will read it: vLLM's own argument parser, and LiteLLM's own configuration loader.
+
+Both run in the environments that the processes runtime installs, so the releases are the ones that are served.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from generator.domain.environment import Environment
+from generator.domain.plan import Plan
+from generator.errors import NoPlanError
+from generator.rendering import render_plan
+from generator.runtime.provision import ensure_engine, ensure_gateway
+from tests.planning_requests import HOST_NAMES, plan_for, recorded
+
+PARSE = """
+import json, sys
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+for arguments in json.load(sys.stdin):
+    print(json.dumps(vars(make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)), default=str))
+"""
+LOAD = """
+import asyncio, json, sys
+from litellm.proxy.proxy_server import ProxyConfig
+for path in json.load(sys.stdin):
+    router, models, _ = asyncio.run(ProxyConfig().load_config(router=None, config_file_path=path))
+    print(json.dumps([deployment["litellm_params"]["api_base"] for deployment in router.model_list]))
+"""
+
+
+def plans() -> list[Plan]:
+    """Return every plan that the recorded hosts give."""
+    made = []
+    for name in HOST_NAMES:
+        for environment in Environment:
+            try:
+                made.append(plan_for(recorded(name), environment))
+            except NoPlanError:
+                continue
+    return made
+
+
+def ask(python: Path, program: str, question: object, **variables: str) -> list[dict[str, object]]:
+    """Run `program` in another environment's Python with `question` on its input; return its JSON lines."""
+    done = subprocess.run(
+        [python, "-c", program],
+        input=json.dumps(question),
+        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("{", "["))]
+
+
+@pytest.fixture(scope="module")
+def every_plan() -> list[Plan]:
+    """Give every plan once; none at all would make the tests below say nothing."""
+    found = plans()
+    assert {plan.mode for plan in found} == {"cpu", "single", "multi"}
+    return found
+
+
+def test_vllm_takes_every_argument_list(every_plan: list[Plan], state_folder: Path) -> None:
+    """The parser accepts each flag and value, and understands what was meant."""
+    cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
+    python = ensure_engine(state_folder, cpu.engine, False, lambda *_: None) / "bin" / "python"
+    replicas = [replica for plan in every_plan for replica in plan.replicas]
+    parsed = ask(python, PARSE, [replica.args for replica in replicas])
+    understood = [(each["model"], each["served_model_name"], each["tensor_parallel_size"]) for each in parsed]
+    wanted = [(replica.args[1], [replica.model], replica.tensor_parallel) for replica in replicas]
+    assert understood == wanted
+
+
+def test_litellm_loads_every_gateway_file(every_plan: list[Plan], state_folder: Path, tmp_path: Path) -> None:
+    """Its own loader makes a router with one deployment per replica, addresses taken from the environment."""
+    paths = []
+    for number, plan in enumerate(every_plan):
+        text = next(file.text for file in render_plan(plan) if file.path.name == "gateway.yaml")
+        paths.append(tmp_path / f"{number}.yaml")
+        paths[-1].write_text(text, encoding="utf-8")
+    python = ensure_gateway(state_folder, lambda *_: None) / "bin" / "python"
+    addresses = {f"ENGINE_{number}_URL": f"http://engine-{number}:8000/v1" for number in range(2, 17)}
+    loaded = ask(
+        python,
+        LOAD,
+        [str(path) for path in paths],
+        ENGINE_URL="http://engine:8000/v1",
+        ENGINE_KEY="k",
+        LITELLM_MASTER_KEY="sk-" + "0" * 64,
+        LITELLM_LOCAL_MODEL_COST_MAP="True",
+        PYTHONPATH=str(Path(__file__).resolve().parents[2] / "compose" / "gateway"),
+        **addresses,
+    )
+    assert loaded == [[f"http://{replica.name}:8000/v1" for replica in plan.replicas] for plan in every_plan]

@@ -1,0 +1,166 @@
+"""Which GPUs serve, in which groups."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from generator.domain.host import Driver, Gpu, Host, Link, LinkKind
+from generator.domain.plan import Mode
+from generator.errors import NoPlanError
+from generator.planning.placement import ParallelPins, Placement, place
+from tests.planning_requests import gpu, recorded
+
+
+def host_of(*gpus: Gpu, nvlinks: tuple[tuple[int, int], ...] = ()) -> Host:
+    """Compose a host with these GPUs, joined by NVLink where named."""
+    links = tuple(Link(a=a, b=b, kind=LinkKind.NVLINK, lanes=4, version=3) for a, b in nvlinks)
+    driver = Driver(version="580.95.05", cuda="13.0")
+    return replace(recorded("cpu-large"), driver=driver, gpus=gpus, links=links, p2p=())
+
+
+def indices(placement: Placement) -> list[list[int]]:
+    """Return the GPU indices of each replica."""
+    return [[gpu.index for gpu in group] for group in placement.groups]
+
+
+MESH_OF_FOUR = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("nvlinks", "expected"),
+    [
+        pytest.param((), [[0], [1], [2], [3]], id="PCIe only: a replica each"),
+        pytest.param(((0, 1), (2, 3)), [[0, 1], [2, 3]], id="two pairs are two islands"),
+        pytest.param(((0, 2), (1, 3)), [[0, 2], [1, 3]], id="pairs need not be neighbours"),
+        pytest.param(MESH_OF_FOUR, [[0, 1, 2, 3]], id="a full mesh is one island"),
+        pytest.param(((0, 1), (1, 2), (2, 3)), [[0, 1], [2, 3]], id="a chain is not one island"),
+    ],
+)
+def test_multi_stays_inside_nvlink_islands(nvlinks: tuple[tuple[int, int], ...], expected: list[list[int]]) -> None:
+    """Tensor parallelism never crosses PCIe."""
+    placement = place(host_of(*(gpu(index) for index in range(4)), nvlinks=nvlinks), Mode.MULTI, ParallelPins(), None)
+    assert indices(placement) == expected
+    assert placement.tensor_parallel == len(expected[0])
+
+
+def test_an_island_of_three_uses_two_and_says_so() -> None:
+    """Sizes are powers of two; the third is named as idle."""
+    placement = place(host_of(gpu(0), gpu(1), gpu(2), nvlinks=((0, 1), (0, 2), (1, 2))), None, ParallelPins(), None)
+    assert indices(placement) == [[0, 1]]
+    assert placement.warnings == ("GPU 2 (NVIDIA GeForce RTX 3090) is left idle",)
+
+
+@pytest.mark.parametrize(("heads", "size"), [(None, 4), (32, 4), (14, 2), (7, 1)])
+def test_tensor_parallelism_divides_the_attention_heads(heads: int | None, size: int) -> None:
+    """An engine with 14 heads does not start at tensor parallel 4."""
+    host = host_of(*(gpu(index) for index in range(4)), nvlinks=MESH_OF_FOUR)
+    assert place(host, Mode.MULTI, ParallelPins(), heads).tensor_parallel == size
+
+
+def test_single_takes_the_emptiest_gpu_and_ignores_noise() -> None:
+    """A desktop's few hundred MiB do not move the plan; a busy GPU does."""
+    assert indices(place(host_of(gpu(0, used_gib=0.3), gpu(1)), Mode.SINGLE, ParallelPins(), None)) == [[0]]
+    assert indices(place(host_of(gpu(0, used_gib=8), gpu(1)), Mode.SINGLE, ParallelPins(), None)) == [[1]]
+
+
+def test_auto_on_mixed_gpus_takes_the_larger_one() -> None:
+    """A 3090 and a 3060 are no pair."""
+    placement = place(host_of(gpu(0, name="NVIDIA GeForce RTX 3060", gib=12), gpu(1)), None, ParallelPins(), None)
+    assert (placement.mode, indices(placement)) == (Mode.SINGLE, [[1]])
+    assert placement.warnings == ("GPU 0 (NVIDIA GeForce RTX 3060) is left idle",)
+
+
+def test_auto_prefers_a_pair_to_a_larger_loner() -> None:
+    """Two equal GPUs hold more than a third, larger one."""
+    host = host_of(gpu(0, name="NVIDIA RTX A6000", gib=48), gpu(1), gpu(2), nvlinks=((1, 2),))
+    placement = place(host, None, ParallelPins(), None)
+    assert (placement.mode, indices(placement)) == (Mode.MULTI, [[1, 2]])
+
+
+def test_a_pin_may_reach_across_islands() -> None:
+    """The person asked for it; NCCL falls back to PCIe."""
+    host = host_of(*(gpu(index) for index in range(4)), nvlinks=((0, 1), (2, 3)))
+    placement = place(host, Mode.MULTI, ParallelPins(tensor_parallel=4), None)
+    assert indices(placement) == [[0, 1, 2, 3]]
+
+
+def test_pinned_sizes_multiply() -> None:
+    """Tensor × pipeline GPUs make one replica."""
+    host = host_of(*(gpu(index) for index in range(4)), nvlinks=((0, 1), (2, 3)))
+    placement = place(host, Mode.MULTI, ParallelPins(tensor_parallel=2, pipeline_parallel=2), None)
+    assert (indices(placement), placement.pipeline_parallel) == ([[0, 1, 2, 3]], 2)
+
+
+@pytest.mark.parametrize("name", ["1", "GPU-00000001"])
+def test_pinned_devices_choose_among_the_gpus(name: str) -> None:
+    """By index or by UUID."""
+    placement = place(host_of(gpu(0), gpu(1)), None, ParallelPins(devices=(name,)), None)
+    assert (placement.mode, indices(placement)) == (Mode.SINGLE, [[1]])
+
+
+@pytest.mark.parametrize(
+    ("host", "mode", "pins", "message"),
+    [
+        ("cpu-small", Mode.SINGLE, ParallelPins(), "no usable GPU: found none"),
+        ("cpu-small", Mode.MULTI, ParallelPins(), "no usable GPU: found none"),
+        (
+            "1x-rtx3090",
+            Mode.MULTI,
+            ParallelPins(),
+            "multi needs two or more equal GPUs, found 1× NVIDIA GeForce RTX 3090",
+        ),
+        (
+            "mixed-3090-3060",
+            Mode.MULTI,
+            ParallelPins(),
+            "multi needs two or more equal GPUs, found 1× NVIDIA GeForce RTX 3090, 1× NVIDIA GeForce RTX 3060",
+        ),
+        (
+            "gpu-lost",
+            Mode.MULTI,
+            ParallelPins(),
+            "multi needs two or more equal GPUs, found 1× NVIDIA GeForce RTX 3090, 1× GPU 1 (does not answer)",
+        ),
+        (
+            "2x-rtx3090-nvlink",
+            Mode.MULTI,
+            ParallelPins(tensor_parallel=4),
+            "tensor parallel 4 × pipeline parallel 1 needs 4 equal GPUs, found 2× NVIDIA GeForce RTX 3090",
+        ),
+        (
+            "2x-rtx3090-nvlink",
+            Mode.SINGLE,
+            ParallelPins(tensor_parallel=2),
+            "single uses one GPU, but tensor parallel 2 × pipeline parallel 1 is pinned",
+        ),
+        (
+            "2x-rtx3090-nvlink",
+            None,
+            ParallelPins(devices=("7",)),
+            "NVIDIA_VISIBLE_DEVICES names 7, found 2× NVIDIA GeForce RTX 3090",
+        ),
+        (
+            "nvml-mismatch",
+            None,
+            ParallelPins(),
+            "no usable GPU: found NVML failing (RM has detected an NVML/RM version mismatch)",
+        ),
+    ],
+)
+def test_what_the_host_lacks_is_named(host: str, mode: Mode | None, pins: ParallelPins, message: str) -> None:
+    """Each refusal says what was found, and has a next step."""
+    with pytest.raises(NoPlanError) as refusal:
+        place(recorded(host), mode, pins, None)
+    assert refusal.value.message == message
+    assert refusal.value.hint
+
+
+def test_every_gpu_behind_mig_is_refused_with_the_way_out() -> None:
+    """MIG slices are not planned yet; the refusal names the switch."""
+    sliced = replace(gpu(0), mig=True)
+    with pytest.raises(NoPlanError, match=r"no usable GPU: found 1× NVIDIA GeForce RTX 3090 \(MIG on\)") as refusal:
+        place(host_of(sliced), None, ParallelPins(), None)
+    assert refusal.value.hint is not None
+    assert "nvidia-smi -i INDEX -mig 0" in refusal.value.hint

@@ -1,0 +1,134 @@
+"""The whole plan: settings, pins, utilization, and that every host gives a plan or a clear refusal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from generator.domain.environment import Environment
+from generator.domain.host import Host
+from generator.domain.plan import Mode, Plan
+from generator.errors import NoPlanError
+from generator.rendering import render_plan
+from generator.settings import BY_KEY, SETTINGS, problem_with
+from tests.planning_requests import HOST_NAMES, gpu, plan_for, recorded
+from tests.strategies import hosts
+
+PAIR = "2x-rtx3090-nvlink"
+
+
+def with_gpu_in_use(used_gib: float) -> Host:
+    """Return the NVLink pair with so much of its second GPU taken."""
+    host = recorded(PAIR)
+    first, second = host.gpus
+    return replace(host, gpus=(first, replace(second, memory_used_bytes=int(used_gib * 2**30))))
+
+
+def plan_or_refusal(host: Host, environment: Environment, mode: Mode | None) -> Plan | NoPlanError:
+    """Return the plan, or why there is none. Any other exception is a failure of the test."""
+    try:
+        return plan_for(host, environment, mode=mode)
+    except NoPlanError as refusal:
+        return refusal
+
+
+@pytest.mark.parametrize(
+    ("environment", "wish"), [(Environment.DEV, "0.80"), (Environment.STAGING, "0.85"), (Environment.PROD, "0.90")]
+)
+def test_utilization_is_the_environments_wish(environment: Environment, wish: str) -> None:
+    """The ground rule of the three environments."""
+    assert plan_for(recorded(PAIR), environment).settings["VLLM_GPU_MEMORY_UTILIZATION"].value == wish
+
+
+def test_utilization_yields_to_what_is_in_use() -> None:
+    """An engine told to take more than is free aborts; the reason names the GPU."""
+    setting = plan_for(with_gpu_in_use(6)).settings["VLLM_GPU_MEMORY_UTILIZATION"]
+    assert float(setting.value) < (24 - 6) / 24
+    assert "GPU 1 has 6.0 GiB in use" in setting.reason
+
+
+def test_a_full_gpu_is_refused() -> None:
+    """Nothing useful starts in two percent."""
+    with pytest.raises(NoPlanError, match=r"GPU 1 .* has .* free"):
+        plan_for(with_gpu_in_use(22))
+
+
+def test_gpus_are_pinned_by_uuid_and_numbered_from_zero_inside() -> None:
+    """The reservation names UUIDs; the container counts from 0; CUDA numbers by PCI bus."""
+    plan = plan_for(recorded(PAIR))
+    uuids = tuple(gpu.uuid for gpu in plan.host.gpus)
+    assert plan.replicas[0].gpu_uuids == uuids
+    values = {key: setting.value for key, setting in plan.settings.items()}
+    assert values["NVIDIA_VISIBLE_DEVICES"] == ",".join(str(uuid) for uuid in uuids)
+    assert (values["CUDA_VISIBLE_DEVICES"], values["CUDA_DEVICE_ORDER"], values["GPU_COUNT"]) == (
+        "0,1",
+        "PCI_BUS_ID",
+        "2",
+    )
+
+
+def test_cpu_mode_needs_no_gpu_and_uses_none() -> None:
+    """Even where there are GPUs."""
+    plan = plan_for(recorded(PAIR), mode=Mode.CPU)
+    assert plan.replicas[0].gpu_uuids == ()
+    assert "CUDA_VISIBLE_DEVICES" not in plan.settings
+    assert plan.engine.cuda is None
+    assert "--enforce-eager" in plan.replicas[0].args
+
+
+def test_a_pin_beats_the_computed_value_and_reaches_the_engine() -> None:
+    """In the settings, the replica's arguments and the gateway."""
+    plan = plan_for(recorded(PAIR), pins={"VLLM_MAX_MODEL_LEN": "4096", "GATEWAY_PORT": "4444"})
+    assert plan.settings["VLLM_MAX_MODEL_LEN"].reason == "pinned by the user"
+    words = plan.replicas[0].args
+    assert words[words.index("--max-model-len") + 1] == "4096"
+    assert plan.gateway.port == 4444
+
+
+def test_a_pin_that_nothing_reads_is_refused() -> None:
+    """A GPU setting in CPU mode would be silently ignored otherwise."""
+    with pytest.raises(NoPlanError, match="VLLM_GPU_MEMORY_UTILIZATION is pinned, but nothing reads it in this mode"):
+        plan_for(recorded("cpu-small"), pins={"VLLM_GPU_MEMORY_UTILIZATION": "0.5"})
+
+
+def test_old_gpus_get_half_precision() -> None:
+    """Turing has no bfloat16, and vLLM refuses it there."""
+    host = replace(recorded(PAIR), gpus=(gpu(0, name="Tesla T4", gib=15, capability="7.5"),), links=(), p2p=())
+    assert plan_for(host).settings["VLLM_DTYPE"].value == "float16"
+
+
+@pytest.mark.parametrize("name", HOST_NAMES)
+def test_the_same_request_gives_the_same_bytes(name: str) -> None:
+    """Planning and rendering are pure."""
+    try:
+        first, second = plan_for(recorded(name)), plan_for(recorded(name))
+    except NoPlanError:
+        return
+    assert render_plan(first) == render_plan(second)
+
+
+@given(host=hosts(), mode=st.sampled_from([None, *Mode]), environment=st.sampled_from(list(Environment)))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_host_gives_a_sound_plan_or_a_refusal(host: Host, mode: Mode | None, environment: Environment) -> None:
+    """Whatever the snapshot schema allows: allowed values only, whole GPUs, none used twice, files that parse."""
+    plan = plan_or_refusal(host, environment, mode)
+    if isinstance(plan, NoPlanError):
+        assert plan.message
+        assert plan.hint
+        assert "\n" not in plan.message
+        return
+    assert [key for key in (spec.key for spec in SETTINGS) if key in plan.settings] == list(plan.settings)
+    assert {key: problem_with(BY_KEY[key], setting.value) for key, setting in plan.settings.items()} == dict.fromkeys(
+        plan.settings
+    )
+    used = [uuid for replica in plan.replicas for uuid in replica.gpu_uuids]
+    assert len(used) == len(set(used))
+    assert set(used) <= {gpu.uuid for gpu in host.gpus}
+    if plan.mode is not Mode.CPU:
+        assert {len(replica.gpu_uuids) for replica in plan.replicas} == {
+            plan.replicas[0].tensor_parallel * plan.replicas[0].pipeline_parallel
+        }
+    render_plan(plan)

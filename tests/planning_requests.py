@@ -1,0 +1,71 @@
+"""Requests for the planner, as the tests make them: fixed folders and user, so that what is planned is the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from generator.catalog.load import load_catalog
+from generator.commands.configure import FIRST_MODEL
+from generator.detect.llm import SMOKE, resolve_llm
+from generator.detect.snapshot import read_snapshot
+from generator.domain.environment import Environment
+from generator.domain.host import Gpu, Host
+from generator.domain.plan import Mode, Plan
+from generator.planning.planner import Folders, Request, make_plan
+from generator.project import read_wishes
+
+HOSTS = Path(__file__).parent / "hosts"
+HOST_NAMES = tuple(sorted(folder.name for folder in HOSTS.iterdir() if (folder / "host.yaml").is_file()))
+FOLDERS = Folders(hf_home="/cache/huggingface", vllm_cache="/cache/vllm")
+SMOKE_FOLDER = Path("/state/models/smoke")
+
+
+def recorded(name: str) -> Host:
+    """Return one recorded host."""
+    return read_snapshot(HOSTS / name / "host.yaml")
+
+
+def request(
+    host: Host,
+    environment: Environment = Environment.PROD,
+    *,
+    mode: Mode | None = None,
+    model: str | None = None,
+    pins: Mapping[str, str] | None = None,
+) -> Request:
+    """Return a request for `host` with the wishes of the shipped envs/<env>.yaml."""
+    name = model or (SMOKE if mode is Mode.CPU or not host.gpus else FIRST_MODEL)
+    return Request(
+        host=host,
+        environment=environment,
+        mode=mode,
+        wishes=read_wishes(Path("/nonexistent"), environment),
+        llm=resolve_llm(name, load_catalog(), SMOKE_FOLDER),
+        pins=pins or {},
+        folders=FOLDERS,
+        uid=1000,
+        gid=1000,
+    )
+
+
+def plan_for(host: Host, environment: Environment = Environment.PROD, **wishes: object) -> Plan:
+    """Plan for `host`, with the packaged catalog."""
+    return make_plan(request(host, environment, **wishes), load_catalog())  # type: ignore[arg-type]
+
+
+def gpu(
+    index: int, *, name: str = "NVIDIA GeForce RTX 3090", gib: int = 24, used_gib: float = 0, capability: str = "8.6"
+) -> Gpu:
+    """Return a GPU for a composed host."""
+    return Gpu(
+        index=index,
+        uuid=f"GPU-{index:08d}",
+        name=name,
+        memory_bytes=gib * 2**30,
+        memory_used_bytes=int(used_gib * 2**30),
+        compute_capability=capability,
+        pci_bus_id=f"00000000:{index + 1:02X}:00.0",
+        numa_node=0,
+        mig=False,
+    )

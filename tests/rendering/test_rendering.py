@@ -1,0 +1,87 @@
+"""What the rendered files say to those who read them: dotenv, YAML, Compose's interpolation."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+import yaml
+from dotenv import dotenv_values
+
+from generator.domain.plan import Plan, Setting
+from generator.errors import NoPlanError
+from generator.rendering import render_plan
+from tests.planning_requests import HOST_NAMES, plan_for, recorded
+
+
+def files(plan: Plan) -> dict[str, str]:
+    """Return the rendered texts by file name."""
+    return {file.path.name: file.text for file in render_plan(plan)}
+
+
+@pytest.mark.parametrize("name", HOST_NAMES)
+def test_the_environment_file_says_exactly_the_settings(name: str) -> None:
+    """Read back by the dotenv library, key by key, in order."""
+    try:
+        plan = plan_for(recorded(name))
+    except NoPlanError:
+        return
+    read = dotenv_values(stream=io.StringIO(files(plan)[".env.prod"]), interpolate=False)
+    assert list(read.items()) == [(key, setting.value) for key, setting in plan.settings.items()]
+
+
+def test_a_second_replica_extends_the_first_and_the_gateway_waits_for_it() -> None:
+    """Two GPUs without NVLink: one replica each, behind one gateway."""
+    rendered = files(plan_for(recorded("2x-rtx3090-pcie")))
+    services = yaml.safe_load(rendered["override.yaml"])["services"]
+    assert services["engine-2"]["extends"] == {"file": "compose.yaml", "service": "engine"}
+    assert services["gateway"]["depends_on"] == {"engine-2": {"condition": "service_healthy"}}
+    assert services["gateway"]["environment"] == {"ENGINE_2_URL": "http://engine-2:8000/v1"}
+    entries = yaml.safe_load(rendered["gateway.yaml"])["model_list"]
+    assert [entry["litellm_params"]["api_base"] for entry in entries] == [
+        "os.environ/ENGINE_URL",
+        "os.environ/ENGINE_2_URL",
+    ]
+    assert {entry["model_name"] for entry in entries} == {"Qwen/Qwen3-0.6B"}
+
+
+def test_gpus_are_reserved_by_uuid_in_the_deploy_form() -> None:
+    """`gpus: all` gives no GPU on Compose 2.26, silently; the reservation does."""
+    plan = plan_for(recorded("2x-rtx3090-nvlink"))
+    engine = yaml.safe_load(files(plan)["override.yaml"])["services"]["engine"]
+    assert engine["deploy"]["resources"]["reservations"]["devices"] == [
+        {"driver": "nvidia", "capabilities": ["gpu"], "device_ids": list(plan.replicas[0].gpu_uuids)}
+    ]
+
+
+def test_values_reach_the_engine_through_the_environment_file() -> None:
+    """So that a person's local file changes what runs."""
+    engine = yaml.safe_load(files(plan_for(recorded("2x-rtx3090-nvlink")))["override.yaml"])["services"]["engine"]
+    command = engine["command"]
+    assert command[command.index("--tensor-parallel-size") + 1] == "${VLLM_TENSOR_PARALLEL_SIZE}"
+    assert engine["environment"]["CUDA_VISIBLE_DEVICES"] == "${CUDA_VISIBLE_DEVICES}"
+
+
+def test_a_cpu_override_asks_for_no_gpu() -> None:
+    """A reservation is fatal on a machine without GPUs."""
+    assert "deploy" not in files(plan_for(recorded("cpu-small")))["override.yaml"]
+
+
+def test_a_hostile_reason_stays_inside_its_comment() -> None:
+    """A GPU's name comes from outside."""
+    plan = plan_for(recorded("cpu-small"))
+    hostile = Setting(value="1", reason="x\nVLLM_IMAGE=evil\u2028VLLM_IMAGE=evil", source="test")
+    text = files(replace(plan, settings={**plan.settings, "LITELLM_NUM_WORKERS": hostile}))[".env.prod"]
+    read = dotenv_values(stream=io.StringIO(text), interpolate=False)
+    assert read["VLLM_IMAGE"] == plan.settings["VLLM_IMAGE"].value
+
+
+def test_a_model_folder_with_a_dollar_is_not_interpolated() -> None:
+    """Compose would read `$x` as a variable; `$$` is its literal dollar."""
+    plan = plan_for(recorded("cpu-small"))
+    folder = Setting(value="/models/pa$word", reason="test", source="test")
+    rendered = files(replace(plan, settings={**plan.settings, "VLLM_MODEL": folder}))
+    volume = yaml.safe_load(rendered["override.yaml"])["services"]["engine"]["volumes"][0]
+    assert volume["source"] == volume["target"] == "/models/pa$$word"
+    assert "VLLM_MODEL='/models/pa$word'" in rendered[".env.prod"]
