@@ -1,0 +1,1 @@
+"""Observed start-ups, and what is taken as the configurations of their models."""

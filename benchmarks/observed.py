@@ -1,0 +1,210 @@
+"""Read observed start-ups: what a log says, as the memory planner's own words. Reads the two files that it is given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from generator.catalog.load import load_gpus
+from generator.domain.catalog import GpuModel
+from generator.domain.forecast import EngineSettings, GpuMemory
+from generator.domain.shape import Mixer, Shape
+from generator.planning.memory.gpu import capability, cuda_memory_bytes
+from generator.planning.memory.shape import parse_shape
+from generator.units import GIB, MIB
+
+Row = Mapping[str, object]
+# What a log's words for a number format mean as a `quantization_config`; the first pattern that fits wins.
+_FORMATS: tuple[tuple[str, Row], ...] = (
+    ("mxfp4", {"quant_method": "mxfp4"}),
+    ("nvfp4", {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}),
+    ("fp8 block", {"quant_method": "fp8", "weight_block_size": [128, 128], "ignored_layers": ["lm_head"]}),
+    ("fp8", {"quant_method": "fp8", "ignored_layers": ["lm_head"]}),
+    ("w8a8|int8", {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 8, "type": "int"}}}}),
+    (
+        "w4a16|compressed",
+        {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 4, "type": "int", "group_size": 128}}}},
+    ),
+    ("awq", {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}),
+    ("gptq|auto_?round|int4", {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}),
+    ("bitsandbytes|bnb", {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+    ("gguf", {"quant_method": "gguf", "gguf_type": "q8_0"}),
+)
+_FAILURES = ("kv-too-small", "no-kv-memory", "oom", "mamba-blocks", "startup-free", "fit-then-oom")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One start-up. Sizes in bytes per GPU, None where the log does not tell. `failed`: the engine did not come up.
+
+    `modelled` is False for AMD GPUs, drafters that are models of their own, and layouts that the planner does not know.
+    `utilization_known`: the log or the thread names it, so that no default is guessed.
+    """
+
+    id: str
+    shape: Shape | None
+    settings: EngineSettings
+    gpu: GpuMemory | None
+    failed: bool
+    weights_bytes: float | None
+    kv_bytes: float | None
+    kv_tokens: float | None
+    blocks: int | None
+    concurrency: float | None
+    activation_bytes: float | None
+    modelled: bool
+    utilization_known: bool
+    parallel_known: bool
+
+    @property
+    def mixed(self) -> bool:
+        """Tell whether layers of several kinds share the cache."""
+        kinds = {layer.mixer for layer in self.shape.layers} if self.shape else set()
+        return len(kinds - {Mixer.NONE, Mixer.SHARED}) > 1
+
+
+def read_cases(cases: Path, configs: Path) -> tuple[Case, ...]:
+    """Read every case of a file; models are looked up in `configs`, else composed from the case's own `arch`."""
+    rows = yaml.safe_load(cases.read_text(encoding="utf-8"))["cases"]
+    known = yaml.safe_load(configs.read_text(encoding="utf-8"))["models"]
+    return tuple(_case(row, known) for row in rows)
+
+
+def _case(row: Row, known: list[Row]) -> Case:
+    observed, notes = _part(row, "observed"), str(row.get("notes") or "")
+    gpu = _gpu(row)
+    return Case(
+        id=str(row["id"]),
+        shape=_shape(row, known),
+        settings=_settings(row, notes),
+        gpu=gpu,
+        failed=str(row.get("outcome") or "").startswith(_FAILURES),
+        weights_bytes=_gib(observed, "weights_gib_per_gpu"),
+        kv_bytes=_gib(observed, "kv_gib_per_gpu"),
+        kv_tokens=_number(observed, "kv_tokens"),
+        blocks=_whole(observed, "num_gpu_blocks"),
+        concurrency=_number(observed, "max_concurrency"),
+        activation_bytes=_gib(observed, "activation_peak_gib"),
+        modelled=not re.search(r"AMD|ROCm|MI3\d\d", str(row.get("gpu"))) and not re.search(r"DFlash|not modelled", notes + str(row.get("arch"))),
+        utilization_known=row.get("gpu_memory_utilization") is not None,
+        parallel_known=row.get("tp") is not None,
+    )
+
+
+def _settings(row: Row, notes: str) -> EngineSettings:
+    version = re.search(r"\d+\.\d+(\.\d+)?", str(row.get("vllm_version") or ""))
+    number = version[0] if version and not version[0].startswith("0.1.") else None
+    drafted = re.search(r"MTP (?:k=)?(\d+)|spec tokens (\d+)", notes)
+    kv_dtype = str(row.get("kv_cache_dtype") or "auto")
+    if kv_dtype == "auto" and re.search(r"say fp8|KV fp8", notes):
+        kv_dtype = "fp8"
+    block = re.search(r"block_size[= ](\d+)", notes)
+    return EngineSettings(
+        version=number,
+        tensor_parallel=_whole(row, "tp") or _whole(row, "gpu_count") or 1,
+        pipeline_parallel=_whole(row, "pp") or 1,
+        gpu_memory_utilization=_number(row, "gpu_memory_utilization"),
+        max_model_len=_whole(row, "max_model_len"),
+        max_num_seqs=_whole(row, "max_num_seqs"),
+        max_num_batched_tokens=_whole(row, "max_num_batched_tokens"),
+        kv_cache_dtype=kv_dtype,
+        block_tokens=int(block[1]) if block else None,
+        enforce_eager=row.get("enforce_eager") is True,
+        speculative_tokens=int(drafted[1] or drafted[2]) if drafted else 0,
+        language_only="language-model-only" in notes,
+        legacy_engine=row.get("engine") == "V0",
+    )
+
+
+def _shape(row: Row, known: list[Row]) -> Shape | None:
+    name = str(row.get("model") or "").lower().rsplit("/", 1)[-1]
+    config = next((_part(each, "config") for each in known if name and re.search(str(each["match"]), name)), None)
+    config = config or _composed(_part(row, "arch"))
+    if config is None:
+        return None
+    words = str(row.get("quantization") or "").lower()
+    found = next((stored for pattern, stored in _FORMATS if re.search(pattern, words)), None)
+    shape = parse_shape({**config, "quantization_config": found} if found else config)
+    return replace(shape, tied=_part(row, "arch").get("tied") is True) if "tied" in _part(row, "arch") else shape
+
+
+def _composed(arch: Row) -> Row | None:
+    """Write a configuration from what a case says of its model; None where that is too little for a cache."""
+    if arch.get("kind") not in ("gqa", "mha", "mla", "sw") or not arch.get("layers"):
+        return None
+    config: dict[str, object] = {
+        "model_type": "llama",
+        "hidden_size": arch.get("hidden") or 0,
+        "intermediate_size": arch.get("inter") or 0,
+        "num_hidden_layers": arch["layers"],
+        "num_attention_heads": arch.get("heads") or arch.get("kv_heads") or 1,
+        "num_key_value_heads": arch.get("kv_heads") or arch.get("heads") or 1,
+        "head_dim": arch.get("head_dim") or 0,
+        "vocab_size": arch.get("vocab") or 0,
+    }
+    if arch["kind"] == "mla":
+        config |= {"kv_lora_rank": arch.get("kv_lora"), "qk_rope_head_dim": arch.get("rope")}
+    if arch["kind"] == "sw" and arch.get("full_layers"):
+        kinds = ["full_attention"] * _count(arch, "full_layers") + ["sliding_attention"] * _count(arch, "sw_layers")
+        config |= {"sliding_window": arch.get("window"), "layer_types": kinds}
+    return config
+
+
+def _gpu(row: Row) -> GpuMemory | None:
+    """Return the GPU with CUDA's total: the log's, else that of the GPU's name."""
+    words = str(row.get("gpu") or "")
+    model = next((each for each in load_gpus() if _is_named(each, words)), None)
+    total = _gib(row, "vram_gib_per_gpu")
+    if total is None and model is not None and model.nvml_memory_mib is not None:
+        total = cuda_memory_bytes(model.nvml_memory_mib * MIB, model.cuda_memory_gib)
+    if "MIG" in words and row.get("vram_gib_per_gpu") is None:
+        total = None
+    if total is None:
+        return None
+    free = re.search(r"\(([\d.]+)/[\d.]+ GiB\) on startup", str(row.get("error") or ""))
+    return GpuMemory(
+        total_bytes=int(total),
+        used_bytes=int(total - float(free[1]) * GIB) if free else 0,
+        name=words,
+        compute_capability=capability(model.compute_capability) if model else None,
+        unified="UMA" in words,
+        wsl="WSL" in words or "WSL" in str(row.get("notes")),
+    )
+
+
+def _is_named(model: GpuModel, words: str) -> bool:
+    """Tell whether a log's words name a GPU model: `RTX 3090`, `H100 80GB`, `A10G 24GB`; sizes must agree."""
+    plain = words.lower().replace("nvidia ", "").replace("geforce ", "").replace("tesla ", "")
+    size = re.search(r"(\d+) ?gb", plain)
+    if size and abs(int(size[1]) - model.memory_gb) > 2:
+        return False
+    word = re.split(r"[(,]| \d+ ?gb", plain)[0].strip()
+    return any(re.search(rf"(^|[ -]){re.escape(word)}($|[ -])", name.lower().replace("nvidia ", "").replace("geforce ", "")) for name in model.names) if word else False
+
+
+def _part(row: Row, key: str) -> Row:
+    value = row.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(row: Row, key: str) -> float | None:
+    value = row.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _whole(row: Row, key: str) -> int | None:
+    value = _number(row, key)
+    return None if value is None else int(value)
+
+
+def _count(row: Row, key: str) -> int:
+    return _whole(row, key) or 0
+
+
+def _gib(row: Row, key: str) -> float | None:
+    value = _number(row, key)
+    return None if value is None else value * GIB

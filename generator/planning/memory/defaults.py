@@ -1,0 +1,58 @@
+"""What the engine takes where a setting is not given. Pure.
+
+vLLM 0.32.0 engine/arg_utils.py, get_batch_defaults (API server) and _set_default_max_num_seqs_and_batched_tokens_args;
+v0.6 to v0.8's first engine: config.py, SchedulerConfig.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from generator.domain.forecast import EngineSettings, GpuMemory
+from generator.domain.shape import Shape
+from generator.planning.memory.releases import Release
+from generator.units import GIB
+
+_HUGE, _LARGE = 160 * GIB, 70 * GIB
+# The first engine profiles one whole prompt, but chunks of this many tokens where prompts may be longer than 32,768.
+_LEGACY_CHUNK, _LEGACY_WHOLE_PROMPT = 2048, 32768
+_LEGACY_SEQS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The settings that decide on activations: every one of them set."""
+
+    gpu_memory_utilization: float
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+
+def resolve(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> Batch:
+    """Fill in the engine's own defaults. A length that nobody gives is the model's own."""
+    length = settings.max_model_len or shape.max_positions or 2048
+    tokens, seqs = _by_gpu(gpu)
+    if release.first_engine:
+        whole = length <= _LEGACY_WHOLE_PROMPT or shape.has_state
+        tokens, seqs = (max(length, _LEGACY_CHUNK) if whole else _LEGACY_CHUNK), _LEGACY_SEQS
+    seqs = settings.max_num_seqs or seqs
+    if settings.max_num_batched_tokens:
+        tokens = settings.max_num_batched_tokens
+    else:
+        tokens = min(tokens, seqs * length) if not release.first_engine else tokens
+    return Batch(
+        gpu_memory_utilization=settings.gpu_memory_utilization or release.default_utilization,
+        max_model_len=length,
+        max_num_seqs=settings.max_num_seqs or min(seqs, tokens),
+        max_num_batched_tokens=tokens,
+    )
+
+
+def _by_gpu(gpu: GpuMemory) -> tuple[int, int]:
+    """Return (tokens in a step, requests): large GPUs take more, the A100 does not (vLLM PR #17885)."""
+    if gpu.total_bytes >= _HUGE:
+        return 16384, 1024
+    if gpu.total_bytes >= _LARGE and "a100" not in gpu.name.lower():
+        return 8192, 1024
+    return 2048, 256

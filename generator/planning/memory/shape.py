@@ -1,0 +1,263 @@
+"""Parse a Hugging Face `config.json` into a `Shape`. Pure.
+
+Every rule names the families that it is for; what the configuration leaves open is listed in `Shape.unknown`.
+Sources: transformers 5 configuration_*.py, vLLM 0.32.0 model_executor/models/ and layers/rotary_embedding/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from generator.domain.shape import Experts, Latent, Layer, Mixer, Shape, State, StateKind, Vision, WeightKind
+from generator.planning.memory.keys import count, flag, mapping, number, text, text_part, words
+from generator.planning.memory.layers import attention, expert_layers, layer_count, mixers
+from generator.planning.memory.quantization import parse_quantization
+
+# Bytes of one number by its name in `torch_dtype` or `dtype`.
+_ELEMENT_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "half": 2}
+# Families whose MLP has two matrices rather than three (transformers modeling_*.py), and activations that say so.
+_UNGATED_FAMILIES = frozenset("gpt2 opt falcon phi starcoder2 gpt_neox gptj gpt_bigcode mpt bloom whisper bert".split())
+_UNGATED_ACTIVATIONS = frozenset(("relu2", "relu"))
+_HEAD_NORM_FAMILIES = ("qwen3", "gemma3", "gemma4", "glm4_moe", "olmo2", "olmo3", "minimax_m2", "exaone4")
+# vLLM 0.32.0 models/qwen2.py: these have biases although their configuration does not say so.
+_BIASED_FAMILIES = frozenset(("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_vl_text", "qwen2_5_vl_text", "gpt2"))
+
+
+def parse_shape(config: Mapping[str, object]) -> Shape:
+    """Return the shape that a `config.json` describes; facts that it leaves open are in `unknown`."""
+    part = text_part(config)
+    latent, state, experts = _latent(part), _state(part), _experts(part)
+    layers = _layers(part, latent, experts)
+    unknown = []
+    if not layers:
+        unknown.append("the number of layers")
+    quantization = parse_quantization(config if "quantization_config" in config else {**part})
+    if quantization.kind is WeightKind.UNKNOWN:
+        unknown.append("the quantization method")
+    if any(layer.mixer is Mixer.STATE for layer in layers) and state is None:
+        unknown.append("the size of the recurrent state")
+    family = text(part, "model_type")
+    if family.startswith("deepseek_v4") or "compress_ratios" in part:
+        unknown.append("the layout of its compressed cache")
+    names = words(config, "architectures") or words(part, "architectures")
+    return Shape(
+        architecture=names[0] if names else family,
+        hidden=count(part, "hidden_size", "n_embd", "d_model"),
+        vocab=count(part, "vocab_size", "padded_vocab_size") or count(config, "vocab_size"),
+        tied=_tied(config, part),
+        max_positions=count(part, "max_position_embeddings", "n_positions", "seq_length", "max_sequence_length"),
+        element_bytes=_element_bytes(config, part),
+        layers=layers,
+        latent=latent,
+        state=state,
+        experts=experts,
+        vision=_vision(config),
+        quantization=quantization,
+        rope_rows=_rope_rows(config, part, latent, layers),
+        gated_mlp=_gated(part),
+        attention_bias=flag(part, "attention_bias", "qkv_bias", "bias") or family in _BIASED_FAMILIES,
+        output_gate=flag(part, "attn_output_gate") or family == "qwen3_next",
+        head_norms=family.startswith(_HEAD_NORM_FAMILIES),
+        learned_positions=count(part, "n_positions") if family == "gpt2" else 0,
+        extra_embeddings=_extra_embeddings(part),
+        draft_layers=count(part, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
+        cross_attention=flag(config, "is_encoder_decoder") or bool(count(part, "cross_attention_layers")),
+        attention_free=bool(layers) and all(layer.mixer is Mixer.STATE for layer in layers),
+        unknown=tuple(unknown),
+    )
+
+
+def _layers(part: Mapping[str, object], latent: Latent | None, experts: Experts | None) -> tuple[Layer, ...]:
+    inner = count(part, "intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "feed_forward_length")
+    inner = count(part, "intermediate_size_mlp", default=inner) or 4 * count(part, "n_embd", "d_model")
+    letters = text(part, "hybrid_override_pattern").replace("|", "")
+    sparse = expert_layers(part, experts)
+    made = []
+    for index, mixer in enumerate(mixers(part)):
+        layer = attention(part, Mixer.LATENT if latent and mixer is Mixer.FULL else mixer)
+        dense = letters[index] == "-" if letters else text(part, "model_type") not in ("mamba", "mamba2", "falcon_mamba")
+        both = flag(part, "enable_moe_block")
+        has_experts = sparse(index)
+        made.append(
+            replace(layer, inner=inner if dense and (both or not has_experts) else 0, experts=has_experts)
+        )
+    return tuple(made[: layer_count(part) or len(made)])
+
+
+def _latent(part: Mapping[str, object]) -> Latent | None:
+    """DeepSeek V2 and later, Kimi, GLM-4.7-Flash and GLM-5, Mistral Large 3; MiniCPM3 is run as plain attention."""
+    rank = count(part, "kv_lora_rank")
+    if not rank or text(part, "model_type") == "minicpm3":
+        return None
+    return Latent(
+        query_rank=count(part, "q_lora_rank"),
+        kv_rank=rank,
+        nope_dim=count(part, "qk_nope_head_dim"),
+        rope_dim=count(part, "qk_rope_head_dim"),
+        value_dim=count(part, "v_head_dim"),
+        indexer_heads=count(part, "index_n_heads"),
+        indexer_dim=count(part, "index_head_dim"),
+    )
+
+
+def _state(part: Mapping[str, object]) -> State | None:
+    """Return the recurrent mixer. Keys per family: Qwen3-Next/3.5, Kimi Linear, LFM2, Mamba and its hybrids, MiniMax."""
+    delta = mapping(part, "linear_attn_config")
+    named = _ELEMENT_BYTES.get(text(part, "mamba_ssm_dtype", "mamba_ssm_cache_dtype"))
+    if count(part, "linear_num_value_heads"):
+        kind, sizes = StateKind.GATED_DELTA, (
+            count(part, "linear_num_key_heads"),
+            count(part, "linear_key_head_dim"),
+            count(part, "linear_num_value_heads"),
+            count(part, "linear_value_head_dim"),
+            count(part, "linear_conv_kernel_dim", default=4),
+        )
+    elif delta:
+        heads, width = count(delta, "num_heads"), count(delta, "head_dim")
+        kind, named = StateKind.KIMI_DELTA, 4
+        sizes = (heads, width, heads, width, count(delta, "short_conv_kernel_size", default=4))
+    elif count(part, "conv_L_cache"):
+        kind, sizes = StateKind.SHORT_CONV, (1, 0, 1, count(part, "hidden_size"), count(part, "conv_L_cache"))
+    elif "attn_type_list" in part:
+        head = attention(part, Mixer.FULL)
+        kind, named, sizes = StateKind.LIGHTNING, 4, (head.heads, head.head_dim, head.heads, head.head_dim, 1)
+    else:
+        return _mamba(part, named)
+    return State(
+        kind=kind,
+        key_heads=sizes[0],
+        key_dim=sizes[1],
+        value_heads=sizes[2],
+        value_dim=sizes[3],
+        kernel=sizes[4],
+        state_bytes=named,
+    )
+
+
+def _mamba(part: Mapping[str, object], named: int | None) -> State | None:
+    """Mamba 1 has no heads, Mamba 2 has. Nemotron-H keeps its state in single precision (vLLM models/config.py)."""
+    state = count(part, "mamba_d_state", "ssm_state_size", "state_size")
+    if not state:
+        return None
+    hidden = count(part, "hidden_size", "d_model")
+    heads = count(part, "mamba_num_heads", "mamba_n_heads", "n_mamba_heads", "num_heads")
+    width = count(part, "mamba_d_ssm") or int(number(part, "mamba_expand", "expand", default=2.0) * hidden)
+    head_dim = count(part, "mamba_head_dim", "mamba_d_head", "mamba_headdim", "head_dim")
+    two = heads > 0 and "mamba_dt_rank" not in part
+    if two and text(part, "mamba_d_head") != "auto" and head_dim:
+        width = heads * head_dim
+    single = text(part, "model_type").startswith("nemotron_h")
+    return State(
+        kind=StateKind.MAMBA2 if two else StateKind.MAMBA1,
+        key_heads=count(part, "n_groups", "mamba_n_groups", "mamba_ngroups", default=1),
+        key_dim=state,
+        value_heads=heads if two else 1,
+        value_dim=width // heads if two else width,
+        kernel=count(part, "conv_kernel", "mamba_d_conv", default=4),
+        state_bytes=named or (4 if single else None),
+    )
+
+
+def _experts(part: Mapping[str, object]) -> Experts | None:
+    total = count(part, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "moe_num_routed_experts")
+    if total <= 1:
+        return None
+    width = count(part, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "ffn_hidden_size")
+    shared = count(part, "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size")
+    many = count(part, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
+    if not shared and many:
+        shared = many * width
+    if text(part, "model_type").startswith("llama4"):
+        shared = width
+    return Experts(
+        count=total,
+        per_token=count(part, "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts", default=1),
+        width=width,
+        shared_width=shared,
+        gated=_gated(part),
+        biased=text(part, "model_type").startswith("gpt_oss"),
+    )
+
+
+def _vision(config: Mapping[str, object]) -> Vision | None:
+    part = mapping(config, "vision_config", "vision_encoder", "vit_config", "visual")
+    part = part or mapping(mapping(config, "thinker_config"), "vision_config")
+    depth = count(part, "depth", "num_hidden_layers", "layers")
+    if not depth:
+        return None
+    hidden = count(part, "hidden_size", "embed_dim", "width")
+    if text(config, "model_type").startswith("qwen2_vl"):
+        hidden = count(part, "embed_dim", default=hidden)
+    inner = count(part, "intermediate_size") or int(number(part, "mlp_ratio", default=4.0) * hidden)
+    patch = count(part, "patch_size", default=14)
+    side = count(part, "image_size")
+    positions = count(part, "num_position_embeddings") or (side // patch) ** 2
+    merge = count(part, "spatial_merge_size", default=count(config, "spatial_merge_size", default=1))
+    fixed = count(config, "mm_tokens_per_image")
+    return Vision(
+        depth=depth,
+        hidden=hidden,
+        inner=inner,
+        out_hidden=count(part, "out_hidden_size", default=count(text_part(config), "hidden_size")),
+        patch_elements=patch * patch * count(part, "in_channels", "num_channels", "in_chans", default=3)
+        * count(part, "temporal_patch_size", default=1),
+        positions=positions,
+        merge=max(merge, 1),
+        gated=text(config, "model_type").startswith(("qwen2_5", "pixtral", "mistral3")),
+        max_item_tokens=fixed or None,
+    )
+
+
+def _rope_rows(
+    config: Mapping[str, object], part: Mapping[str, object], latent: Latent | None, layers: tuple[Layer, ...]
+) -> tuple[tuple[int, int], ...]:
+    """Return the tables of rotations: one for each different rotation, kept in the model's own format.
+
+    Rows: `max_position_embeddings`, times the factor for linear and YaRN scaling (linear_scaling_rope.py,
+    yarn_scaling_rope.py: original length × factor), four times for multimodal rotations without scaling (mrope.py).
+    """
+    scaling = mapping(part, "rope_scaling") or mapping(part, "rope_parameters")
+    nested = mapping(scaling, "full_attention")
+    scaling = nested or scaling
+    rows = count(part, "max_position_embeddings")
+    if not rows or not any(layer.mixer in (Mixer.FULL, Mixer.LATENT, Mixer.SLIDING, Mixer.CHUNKED) for layer in layers):
+        return ()
+    kind = text(scaling, "rope_type", "type").replace("default", "")
+    factor = number(scaling, "factor", default=1.0)
+    share = number(part, "partial_rotary_factor", "rotary_pct", default=number(scaling, "partial_rotary_factor", default=1.0))
+    width = latent.rope_dim if latent else int(layers[-1].head_dim * share)
+    local = any(layer.mixer is Mixer.SLIDING for layer in layers) and (
+        "rope_local_base_freq" in part or "sliding_attention" in mapping(part, "rope_parameters")
+    )
+    plain = rows
+    if kind in ("linear", "dynamic"):
+        rows = int(rows * factor)
+    elif "yarn" in kind:
+        rows = int(count(scaling, "original_max_position_embeddings", default=rows) * factor)
+    elif "mrope" in kind or "mrope_section" in scaling:
+        rows *= 4
+    return ((rows, width), (plain, width)) if local else ((rows, width),)
+
+
+def _tied(config: Mapping[str, object], part: Mapping[str, object]) -> bool:
+    """Return whether the output matrix is the embedding. Gemma and Cohere tie without saying so."""
+    default = text(part, "model_type").startswith(("gemma", "cohere", "command", "gpt2"))
+    return flag(part, "tie_word_embeddings", default=flag(config, "tie_word_embeddings", default=default))
+
+
+def _element_bytes(config: Mapping[str, object], part: Mapping[str, object]) -> int:
+    """Return the size of a number as the engine runs it: single precision is run in half (vLLM config/model.py, `auto`)."""
+    name = text(part, "torch_dtype", "dtype") or text(config, "torch_dtype", "dtype")
+    return min(_ELEMENT_BYTES.get(name, 2), 2)
+
+
+def _gated(part: Mapping[str, object]) -> bool:
+    activation = text(part, "hidden_act", "activation_function", "hidden_activation", "mlp_hidden_act")
+    return text(part, "model_type") not in _UNGATED_FAMILIES and activation not in _UNGATED_ACTIVATIONS
+
+
+def _extra_embeddings(part: Mapping[str, object]) -> int:
+    """Gemma 3n and 4 (E models): one small embedding per layer and token (`hidden_size_per_layer_input`)."""
+    width = count(part, "hidden_size_per_layer_input")
+    return count(part, "vocab_size_per_layer_input") * width * layer_count(part) if width else 0

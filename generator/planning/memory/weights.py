@@ -1,0 +1,208 @@
+"""The bytes of a model's weights on each rank, as the engine's allocator will count them. Pure.
+
+With safetensors headers their sum is taken, split as the engine splits; without, the tensors follow from the configuration.
+To both come what no checkpoint holds: tables of rotations, padding of expert weights, and the allocator's rounding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from generator.domain.forecast import EngineSettings, GpuMemory, Term
+from generator.domain.shape import Quantization, Shape, WeightKind
+from generator.domain.tensors import TensorHeader
+from generator.planning.memory.parts import Matrix, embedding_matrix, layer_matrices, vision_matrices
+from generator.planning.memory.quantization import is_skipped, matrix_bytes
+from generator.planning.memory.stages import stage_layers
+from generator.units import MIB
+
+# PyTorch 2.9 c10/cuda/CUDACachingAllocator.cpp: blocks are multiples of 512 B; from 10 MiB on a segment of its own is
+# taken in steps of 2 MiB, and what remains of it is split off only where it is more than 1 MiB.
+_BLOCK, _SEGMENT, _SEGMENT_STEP, _SPLIT_ABOVE = 512, 10 * MIB, 2 * MIB, MIB
+# Names of tensors that every rank keeps whole, and of those that a server does not load at all.
+_WHOLE = re.compile(
+    r"(norm|layernorm|ln_\w+|mlp\.gate\.|router|e_score_correction|q_a_proj|kv_a_proj|indexer|patch_embed|pos_embed"
+    r"|position|\.sinks$|A_log|dt_bias|class_embedding)"
+)
+_DRAFT = re.compile(r"(^|\.)(mtp|eh_proj|enorm|hnorm|shared_head|nextn)\.")
+_VISION = re.compile(r"(^|\.)(visual|vision_tower|vision_model|vision_encoder|multi_modal_projector|mm_projector|audio)")
+_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+# Relative errors. Formula: layer norms, biases and projectors that differ from the family's usual; measured on the cases.
+_HEADER_ERROR, _FORMULA_ERROR, _UNKNOWN_ERROR = 0.004, 0.012, 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rank:
+    """One pipeline stage of a tensor-parallel group."""
+
+    layers: range
+    first: bool
+    last: bool
+
+
+def stage_weights(
+    shape: Shape,
+    settings: EngineSettings,
+    gpu: GpuMemory,
+    tensors: tuple[TensorHeader, ...] | None = None,
+    weight_bytes: int | None = None,
+) -> tuple[Term, ...]:
+    """Return the weights of one rank of each pipeline stage.
+
+    Args:
+        shape: the model.
+        settings: parallel sizes, drafting and whether the encoder is loaded.
+        gpu: chooses the kernel, and with it the padding of expert weights.
+        tensors: the checkpoint's headers, where they were read.
+        weight_bytes: the checkpoint's size as published, used where there are no headers.
+    """
+    tp, stages = settings.tensor_parallel, settings.pipeline_parallel
+    ranks = [
+        _Rank(layers=layers, first=position == 0, last=position == stages - 1)
+        for position, layers in enumerate(stage_layers(len(shape.layers), stages))
+    ]
+    stored = Quantization(kind=WeightKind.NONE) if shape.quantization.kind is WeightKind.UNKNOWN else shape.quantization
+    terms = []
+    for rank in ranks:
+        matrices = tuple(_rank_matrices(shape, rank, tp, settings))
+        plain = sum(sum(_sizes(shape, stored, matrix)) for matrix in matrices if not matrix.derived)
+        held = sum(
+            allocated(size)
+            for matrix in matrices
+            for size in _sizes(shape, stored, _padded(matrix, stored, gpu, shape, tp))
+        )
+        held += sum(allocated(rows * width * shape.element_bytes) for rows, width in shape.rope_rows)
+        if tensors:
+            exact = sum(_header_bytes(header, shape, rank, tp, settings) for header in tensors)
+            terms.append(Term(bytes=exact + held - plain, error=int(exact * _HEADER_ERROR)))
+        else:
+            scale = _published_scale(shape, stored, weight_bytes, settings)
+            unknown = shape.quantization.kind is WeightKind.UNKNOWN and weight_bytes is None
+            error = _UNKNOWN_ERROR if unknown else _FORMULA_ERROR
+            terms.append(Term(bytes=int(plain * scale) + held - plain, error=int(held * error)))
+    return tuple(terms)
+
+
+def allocated(size: int) -> int:
+    """Return what PyTorch's caching allocator counts for a tensor of `size` bytes."""
+    rounded = -(-size // _BLOCK) * _BLOCK
+    if rounded < _SEGMENT:
+        return rounded
+    segment = -(-rounded // _SEGMENT_STEP) * _SEGMENT_STEP
+    return rounded if segment - rounded > _SPLIT_ABOVE else segment
+
+
+def parameter_bytes(shape: Shape) -> int:
+    """Return the size of the whole checkpoint as the configuration implies it: one rank, nothing padded."""
+    rank = _Rank(layers=range(len(shape.layers)), first=True, last=True)
+    matrices = _rank_matrices(shape, rank, 1, EngineSettings())
+    return sum(sum(_sizes(shape, shape.quantization, matrix)) for matrix in matrices if not matrix.derived)
+
+
+def _rank_matrices(shape: Shape, rank: _Rank, tp: int, settings: EngineSettings) -> Iterator[Matrix]:
+    for index in rank.layers:
+        yield from layer_matrices(shape, index, tp)
+    embedding = embedding_matrix(shape, tp)
+    if rank.first or (rank.last and shape.tied):
+        yield embedding
+    if rank.last and not shape.tied:
+        yield replace(embedding, names=("lm_head",))
+    if rank.first and shape.extra_embeddings:
+        yield Matrix(names=("embed_tokens_per_layer",), rows=1, columns=shape.extra_embeddings // tp, linear=False)
+    if rank.first and shape.learned_positions:
+        yield Matrix(names=("wpe",), rows=shape.learned_positions, columns=shape.hidden, linear=False)
+    if rank.first and shape.vision is not None and not settings.language_only:
+        yield from vision_matrices(shape.vision, tp)
+    if rank.last and settings.speculative_tokens and shape.draft_layers and shape.layers:
+        # A drafting layer is a layer of the model's last kind, and a matrix that joins two hidden states.
+        yield from layer_matrices(shape, len(shape.layers) - 1, tp)
+        yield Matrix(names=("mtp.fc",), rows=shape.hidden, columns=2 * shape.hidden, linear=False)
+
+
+def _sizes(shape: Shape, quantization: Quantization, matrix: Matrix) -> tuple[int, ...]:
+    """Return the sizes of the tensors of one matrix, scales and zero points among them."""
+    plain = matrix.elements * (matrix.element_bytes or shape.element_bytes)
+    wanted = matrix.expert if quantization.experts_only else matrix.linear
+    if quantization.kind in (WeightKind.NONE, WeightKind.UNKNOWN):
+        return (plain,)
+    if quantization.kind is WeightKind.GGUF:
+        # The engine keeps a GGUF file's embedding and output matrix as they are in the file.
+        wanted = matrix.rows > 1 and matrix.columns > 1
+    if not wanted or is_skipped(quantization, matrix.names):
+        return (plain,)
+    return tuple(size * matrix.copies for size in matrix_bytes(quantization, matrix.rows, matrix.columns))
+
+
+def _padded(matrix: Matrix, quantization: Quantization, gpu: GpuMemory, shape: Shape, tp: int) -> Matrix:
+    """Return an expert matrix as the MXFP4 kernel of that GPU pads it.
+
+    vLLM 0.32.0 fused_moe/oracle/mxfp4.py: Marlin (before Hopper, and 12.x) rounds the inner width to 128 and the hidden
+    width to 256; Blackwell's TRT-LLM kernels the same; Triton on Hopper rounds the inner width to 64, and its
+    layout of values pads inputs to 256 (triton_kernels, HopperMXValueLayout).
+    """
+    if not matrix.expert or quantization.kind is not WeightKind.MXFP4 or shape.experts is None:
+        return matrix
+    hopper = gpu.compute_capability is not None and gpu.compute_capability[0] == 9
+    width = _round_up(shape.experts.width // tp, 64 if hopper else 128)
+    hidden = _round_up(shape.hidden, 256)
+    up = matrix.columns == shape.hidden and matrix.rows != shape.hidden
+    if up:
+        return replace(matrix, rows=width * (2 if shape.experts.gated else 1), columns=hidden)
+    return replace(matrix, rows=shape.hidden if hopper else hidden, columns=_round_up(width, 256) if hopper else width)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _header_bytes(header: TensorHeader, shape: Shape, rank: _Rank, tp: int, settings: EngineSettings) -> int:
+    """Return one rank's share of a stored tensor; 0 for what this stage, or this start, does not load."""
+    vision = _VISION.search(header.name) is not None
+    found = _LAYER.search(header.name)
+    if vision:
+        if settings.language_only or not rank.first:
+            return 0
+    elif found:
+        drafting = int(found[1]) >= len(shape.layers) or _DRAFT.search(header.name) is not None
+        if drafting and not (rank.last and settings.speculative_tokens):
+            return 0
+        if not drafting and int(found[1]) not in rank.layers:
+            return 0
+    elif _DRAFT.search(header.name) and not settings.speculative_tokens:
+        return 0
+    elif not _outside_layers(header.name, shape, rank):
+        return 0
+    whole = tp == 1 or len(header.shape) < 1 or _WHOLE.search(header.name) is not None
+    return header.bytes if whole else header.bytes // min(tp, _shares(header, shape, tp))
+
+
+def _outside_layers(name: str, shape: Shape, rank: _Rank) -> bool:
+    """Tell whether a tensor outside the layers is on this stage: embeddings first, output matrix and last norm last."""
+    if "lm_head" in name or name.endswith("output.weight"):
+        return rank.last and not shape.tied
+    if "embed" in name or "wte" in name:
+        return rank.first or (rank.last and shape.tied)
+    return rank.last or rank.first
+
+
+def _shares(header: TensorHeader, shape: Shape, tp: int) -> int:
+    """Return among how many ranks a tensor is split: key and value heads are copied where there are fewer than ranks."""
+    if not re.search(r"\.(k|v)_proj\.", header.name):
+        return tp
+    kv_heads = max((layer.kv_heads for layer in shape.layers), default=1)
+    return min(tp, max(kv_heads, 1))
+
+
+def _published_scale(
+    shape: Shape, quantization: Quantization, weight_bytes: int | None, settings: EngineSettings
+) -> float:
+    """Return by how much a published size differs from the configuration's own; 1 where they cannot be compared.
+
+    A checkpoint may hold drafting layers or an encoder that is not loaded, so only the whole model is compared.
+    """
+    if weight_bytes is None or settings.language_only or shape.draft_layers:
+        return 1.0
+    expected = parameter_bytes(replace(shape, quantization=quantization))
+    return weight_bytes / expected if expected and 0.5 < weight_bytes / expected < 2.0 else 1.0
