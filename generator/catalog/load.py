@@ -32,8 +32,8 @@ def load_catalog() -> Catalog:
         services=_read("services.yaml", tuple[ServiceImage, ...]),
         llms=load_llms(),
         gpus=load_gpus(),
-        drivers=_read("drivers.yaml", Drivers),
-        advisories=_read("advisories.yaml", tuple[Advisory, ...]),
+        drivers=load_drivers(),
+        advisories=load_advisories(),
     )
 
 
@@ -53,6 +53,18 @@ def load_llms() -> tuple[CatalogLlm, ...]:
 def load_gpus() -> tuple[GpuModel, ...]:
     """Read the GPU models."""
     return _read("gpus.yaml", tuple[GpuModel, ...])
+
+
+@cache
+def load_drivers() -> Drivers:
+    """Read the driver branches and their rules with CUDA."""
+    return _read("drivers.yaml", Drivers)
+
+
+@cache
+def load_advisories() -> tuple[Advisory, ...]:
+    """Read the known holes."""
+    return _read("advisories.yaml", tuple[Advisory, ...])
 
 
 @cache

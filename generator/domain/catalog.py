@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from generator.domain.model_facts import CatalogLlm
 
@@ -269,6 +270,7 @@ def find_gpu(gpus: tuple[GpuModel, ...], name: str | None) -> GpuModel | None:
     return next((row for row in gpus if any(plain_gpu_name(known) == wanted for known in row.names)), None)
 
 
+@lru_cache(maxsize=4096)
 def plain_gpu_name(name: str) -> str:
     """Bring an NVML name to one form: drivers before R495 or so leave `NVIDIA` out; a MIG slice names its profile."""
     words = name.lower().split()
@@ -277,6 +279,7 @@ def plain_gpu_name(name: str) -> str:
     return " ".join(words[1:] if words[:1] == ["nvidia"] else words)
 
 
+@lru_cache(maxsize=4096)
 def order_release(version: str) -> tuple[tuple[int, ...], int]:
     """Read a release number for comparison: `0.8.5` < `0.8.5.post1` < `0.9.0`; anything behind digits is dropped."""
     release, _, post = version.partition(".post")

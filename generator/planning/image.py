@@ -27,7 +27,7 @@ from generator.planning.image_candidates import (
     processor_of,
     refused_holes,
 )
-from generator.planning.image_refusal import Refusal, list_holes, no_release, refuse
+from generator.planning.image_refusal import Search, list_holes, no_release, refuse
 
 ALLOW_VULNERABLE = "--allow-vulnerable"
 
@@ -80,30 +80,10 @@ def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: Eng
             "the driver does not tell which CUDA it runs, so no engine image can be chosen",
             hint="`nvidia-smi` shows the driver's state; `configure-gpu cpu` needs none",
         )
-    every = list_candidates(catalog, situation.processor)
-    wanted = tuple(candidate for candidate in every if _is_wanted(candidate.release, needs))
-    carried = tuple(candidate for candidate in wanted if carries_all(candidate, situation))
-    sound = carried if needs.allow_vulnerable else tuple(c for c in carried if not refused_holes(c, catalog))
-    found = _first_that_runs(sound, situation, catalog)
+    search = _search(situation, catalog, needs)
+    found = _first_that_runs(search.sound, situation, catalog)
     if found is None:
-        carried_by_any = tuple(candidate for candidate in every if carries_all(candidate, situation))
-        raise refuse(
-            Refusal(
-                situation=situation,
-                catalog=catalog,
-                minimum=needs.minimum,
-                model=needs.model or "the model",
-                exact=needs.exact,
-                wanted=wanted,
-                carried=carried,
-                sound=sound,
-                carried_by_any=carried_by_any,
-                with_consent=_first_that_runs(carried, situation, catalog),
-                with_another_model=_first_that_runs(
-                    [c for c in carried_by_any if not refused_holes(c, catalog)], situation, catalog
-                ),
-            )
-        )
+        raise refuse(search)
     way = find_way(found, situation, catalog.drivers) or Way.NATIVE
     return ImageChoice(
         name=found.release.name,
@@ -140,6 +120,27 @@ def version(text: str) -> tuple[int, ...]:
     return number(text)
 
 
+def _search(situation: Situation, catalog: Catalog, needs: EngineNeeds) -> Search:
+    every = list_candidates(catalog, situation.processor)
+    wanted = tuple(candidate for candidate in every if _is_wanted(candidate.release, needs))
+    carried_by_any = tuple(candidate for candidate in every if carries_all(candidate, situation))
+    carried = tuple(candidate for candidate in carried_by_any if _is_wanted(candidate.release, needs))
+    without_holes = tuple(candidate for candidate in carried_by_any if not refused_holes(candidate, catalog))
+    return Search(
+        situation=situation,
+        catalog=catalog,
+        minimum=needs.minimum,
+        model=needs.model or "the model",
+        exact=needs.exact,
+        wanted=wanted,
+        carried=carried,
+        sound=carried if needs.allow_vulnerable else tuple(c for c in without_holes if _is_wanted(c.release, needs)),
+        carried_by_any=carried_by_any,
+        with_consent=_first_that_runs(carried, situation, catalog),
+        with_another_model=_first_that_runs(without_holes, situation, catalog),
+    )
+
+
 def _is_wanted(release: EngineRelease, needs: EngineNeeds) -> bool:
     own = order_release(release.version)
     if needs.minimum is not None and own < order_release(needs.minimum):
@@ -147,9 +148,7 @@ def _is_wanted(release: EngineRelease, needs: EngineNeeds) -> bool:
     return needs.exact is None or own == order_release(needs.exact)
 
 
-def _first_that_runs(
-    candidates: tuple[Candidate, ...] | list[Candidate], situation: Situation, catalog: Catalog
-) -> Candidate | None:
+def _first_that_runs(candidates: tuple[Candidate, ...], situation: Situation, catalog: Catalog) -> Candidate | None:
     return next((c for c in candidates if find_way(c, situation, catalog.drivers) is not None), None)
 
 

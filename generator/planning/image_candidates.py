@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from generator.domain.catalog import (
     REFUSED_HOLES,
@@ -181,6 +182,7 @@ def major_minor(cuda: str) -> str:
     return ".".join(cuda.split(".")[:2])
 
 
+@lru_cache(maxsize=4096)
 def number(text: str) -> tuple[int, ...]:
     """Read `12.9` or `575.51.03` as numbers, for comparison; anything else compares as the oldest."""
     parts = text.split(".")

@@ -10,8 +10,8 @@ from generator.planning.image_candidates import Candidate, Situation, carries, n
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """The search that found nothing, narrowed step by step; each tuple is newest first.
+class Search:
+    """The search for an image, narrowed step by step; each tuple is newest first.
 
     `wanted`: releases that the model and the person ask for; `carried`: those of them that carry the GPUs; `sound`: those
     without refused holes. `carried_by_any`: whatever the model needs. `with_consent`: what would be chosen with consent to
@@ -31,14 +31,14 @@ class Refusal:
     with_another_model: Candidate | None
 
 
-def refuse(refusal: Refusal) -> NoPlanError:
+def refuse(search: Search) -> NoPlanError:
     """Make the error for a search that found nothing."""
-    if not refusal.wanted:
-        kind = f"CUDA image for {refusal.situation.processor or 'x86_64'}"
-        return no_release(refusal.catalog, refusal.minimum, refusal.exact, refusal.model, kind)
-    if not refusal.carried:
-        return _not_carried(refusal)
-    return _driver_too_old(refusal) if refusal.sound else _only_with_holes(refusal)
+    if not search.wanted:
+        kind = f"CUDA image for {search.situation.processor or 'x86_64'}"
+        return no_release(search.catalog, search.minimum, search.exact, search.model, kind)
+    if not search.carried:
+        return _not_carried(search)
+    return _driver_too_old(search) if search.sound else _only_with_holes(search)
 
 
 def no_release(catalog: Catalog, minimum: str | None, exact: str | None, model: str, kind: str) -> NoPlanError:
@@ -66,38 +66,36 @@ def list_holes(holes: tuple[Advisory, ...]) -> str:
     return ", ".join(f"{hole.id} ({hole.kind.value})" for hole in holes)
 
 
-def _not_carried(refusal: Refusal) -> NoPlanError:
-    situation = refusal.situation
+def _not_carried(search: Search) -> NoPlanError:
+    situation = search.situation
     gpu, capability = next(
         (gpu, capability)
         for gpu, capability in situation.capabilities()
-        if not all(carries(c.architectures, c.cuda, capability) for c in refusal.wanted)
+        if not all(carries(c.architectures, c.cuda, capability) for c in search.wanted)
     )
     who = f"GPU {gpu.index} ({gpu.name or 'unknown model'}, compute capability {capability})"
-    if refusal.carried_by_any:
-        last = refusal.carried_by_any[0].release
-        asked = (
-            f"{refusal.exact} was asked for" if refusal.exact else f"{refusal.model} needs {refusal.minimum} or newer"
-        )
+    if search.carried_by_any:
+        last = search.carried_by_any[0].release
+        asked = f"{search.exact} was asked for" if search.exact else f"{search.model} needs {search.minimum} or newer"
         return NoPlanError(
             f"{who} is carried by {last.name} images up to {last.version} only, but {asked}",
-            hint="another model, or another GPU" if not refusal.exact else f"ask for {last.name}=={last.version}",
+            hint="another model, or another GPU" if not search.exact else f"ask for {last.name}=={last.version}",
         )
-    least = min((c.release.minimum_compute_capability for c in refusal.wanted), key=number)
+    least = min((c.release.minimum_compute_capability for c in search.wanted), key=number)
     old = number(capability) < number(least)
     why = f": the least is {least}" if old else ""
     return NoPlanError(
-        f"no {refusal.wanted[0].release.name} image for {situation.processor or 'x86_64'} carries {who}{why}",
+        f"no {search.wanted[0].release.name} image for {situation.processor or 'x86_64'} carries {who}{why}",
         hint="use `configure-gpu cpu`, or another GPU",
     )
 
 
-def _only_with_holes(refusal: Refusal) -> NoPlanError:
-    last, situation = refusal.carried[0], refusal.situation
-    name, holes = last.release.name, list_holes(refused_holes(last, refusal.catalog))
-    if refusal.exact:
-        message = f"{name} {refusal.exact} has known holes: {holes}"
-        other = refusal.with_another_model
+def _only_with_holes(search: Search) -> NoPlanError:
+    last, situation = search.carried[0], search.situation
+    name, holes = last.release.name, list_holes(refused_holes(last, search.catalog))
+    if search.exact:
+        message = f"{name} {search.exact} has known holes: {holes}"
+        other = search.with_another_model
         instead = f"ask for {other.release.version}" if other else "ask for a newer release, with a newer driver"
     else:
         gpu, capability = situation.capabilities()[0] if situation.capabilities() else (situation.gpus[0], "unknown")
@@ -106,69 +104,69 @@ def _only_with_holes(refusal: Refusal) -> NoPlanError:
             f"up to {last.release.version} only, and that one has known holes: {holes}"
         )
         instead = "use a newer GPU, or `configure-gpu cpu`"
-    consent = _consent(refusal)
+    consent = _consent(search)
     if consent is None:
-        message += f"; nor does driver {situation.driver or 'of unknown version'} run it: {_driver_for(refusal, refusal.carried)}"
+        message += f"; nor does driver {situation.driver or 'of unknown version'} run it: {_driver_for(search, search.carried)}"
     return NoPlanError(message, hint=f"{instead}; {consent}" if consent else instead)
 
 
-def _driver_too_old(refusal: Refusal) -> NoPlanError:
-    situation = refusal.situation
+def _driver_too_old(search: Search) -> NoPlanError:
+    situation = search.situation
     running = f"driver {situation.driver or 'of unknown version'} runs CUDA up to {situation.cuda}"
-    sound = "" if refusal.sound == refusal.carried else " without known holes"
+    sound = "" if search.sound == search.carried else " without known holes"
     message = (
-        f"{running}, too little for any {refusal.sound[0].release.name} image{sound} that carries "
-        f"{_names(situation)}: {_driver_for(refusal, refusal.sound)}"
+        f"{running}, too little for any {search.sound[0].release.name} image{sound} that carries "
+        f"{_names(situation)}: {_driver_for(search, search.sound)}"
     )
     hints = ["update the NVIDIA driver on Windows first" if situation.wsl else "update the NVIDIA driver first"]
-    forward = _forward_branches(refusal)
+    forward = _forward_branches(search)
     if forward:
         hints[0] += f" (a data-centre GPU is served by {forward} too, through forward compatibility)"
-    other = refusal.with_another_model
-    if other is not None and refusal.exact:
+    other = search.with_another_model
+    if other is not None and search.exact:
         hints.append(f"this driver runs {other.tag}")
     elif other is not None:
-        hints.append(f"another model: {refusal.model} needs {refusal.minimum}, and this driver runs {other.tag}")
-    consent = _consent(refusal)
+        hints.append(f"another model: {search.model} needs {search.minimum}, and this driver runs {other.tag}")
+    consent = _consent(search)
     if consent is not None:
         hints.append(consent)
     return NoPlanError(message, hint="; or ".join(hints))
 
 
-def _consent(refusal: Refusal) -> str | None:
-    chosen = refusal.with_consent
+def _consent(search: Search) -> str | None:
+    chosen = search.with_consent
     if chosen is None:
         return None
-    holes = list_holes(refused_holes(chosen, refusal.catalog))
+    holes = list_holes(refused_holes(chosen, search.catalog))
     return f"--allow-vulnerable would choose {chosen.image.image} (CUDA {chosen.cuda}), open to {holes}"
 
 
-def _driver_for(refusal: Refusal, candidates: tuple[Candidate, ...]) -> str:
+def _driver_for(search: Search, candidates: tuple[Candidate, ...]) -> str:
     """Say which driver the least demanding and the newest image need: `driver ≥ A for 0.32.0-cu129, ≥ B for the newest`."""
     newest = candidates[0]
     least = min(candidates, key=lambda c: (number(c.cuda), [-part for part in order_release(c.release.version)[0]]))
-    what = "a driver that reports CUDA" if refusal.situation.wsl else "driver"
-    text = f"{what} ≥ {_needed(refusal, least)} for {least.tag}"
+    what = "a driver that reports CUDA" if search.situation.wsl else "driver"
+    text = f"{what} ≥ {_needed(search, least)} for {least.tag}"
     if number(least.cuda) < number(newest.cuda):
-        text += f", ≥ {_needed(refusal, newest)} for the newest ({newest.tag})"
+        text += f", ≥ {_needed(search, newest)} for the newest ({newest.tag})"
     return text
 
 
-def _needed(refusal: Refusal, candidate: Candidate) -> str:
+def _needed(search: Search, candidate: Candidate) -> str:
     """Return the driver for an image, or under WSL, whose driver numbers are Windows's, the CUDA version."""
-    if refusal.situation.wsl:
+    if search.situation.wsl:
         return candidate.cuda
-    toolkits = [row.driver for row in refusal.catalog.drivers.toolkits if row.cuda == candidate.cuda]
-    floors = [model.minimum_driver for model in refusal.situation.models if model and model.minimum_driver]
+    toolkits = [row.driver for row in search.catalog.drivers.toolkits if row.cuda == candidate.cuda]
+    floors = [model.minimum_driver for model in search.situation.models if model and model.minimum_driver]
     return max((*toolkits, *floors), key=number, default=f"one with CUDA {candidate.cuda}")
 
 
-def _forward_branches(refusal: Refusal) -> str | None:
+def _forward_branches(search: Search) -> str | None:
     """Name the older branches on which the newest image would run, where these GPUs may use them."""
-    if refusal.situation.wsl or not refusal.situation.every_gpu_is(GpuClass.DATACENTER):
+    if search.situation.wsl or not search.situation.every_gpu_is(GpuClass.DATACENTER):
         return None
-    major = number(refusal.sound[0].cuda)[0]
-    rule = next((row for row in refusal.catalog.drivers.forward_compatibility if row.cuda_major == major), None)
+    major = number(search.sound[0].cuda)[0]
+    rule = next((row for row in search.catalog.drivers.forward_compatibility if row.cuda_major == major), None)
     return " or ".join(f"R{branch}" for branch in rule.branches) if rule else None
 
 

@@ -1,0 +1,81 @@
+"""The share of a GPU's memory: the least of the wish, the size's share, and what is free."""
+
+from __future__ import annotations
+
+import pytest
+
+from generator.domain.host import Gpu
+from generator.errors import NoPlanError
+from generator.planning.utilization import FREE_SOURCE, SIZE_SOURCE, choose_utilization, free_share, size_share
+from generator.units import GIB, MIB
+
+
+def gpu(mib: int | None, used_mib: int | None = 0, capability: str | None = "8.6", index: int = 0) -> Gpu:
+    """Make a GPU of `mib` MiB."""
+    return Gpu(
+        index=index,
+        uuid=f"GPU-{index}",
+        name="NVIDIA Test",
+        memory_bytes=None if mib is None else mib * MIB,
+        memory_used_bytes=None if used_mib is None else used_mib * MIB,
+        compute_capability=capability,
+        pci_bus_id=None,
+        numa_node=None,
+        mig=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("mib", "capability", "share"),
+    [
+        (8188, "8.9", 0.85),  # RTX 4060
+        (12288, "8.6", 0.85),  # RTX 3060
+        (15109, "7.5", 0.88),  # T4 on an old driver
+        (16303, "12.0", 0.88),  # RTX 5080
+        (20470, "8.6", 0.88),  # RTX A4500
+        (23028, "8.6", 0.90),  # A10
+        (24564, "8.9", 0.90),  # RTX 4090
+        (32760, "8.9", 0.90),  # RTX 5000 Ada
+        (32607, "12.0", 0.95),  # RTX 5090
+        (40960, "8.0", 0.92),  # A100 40 GB
+        (46068, "8.9", 0.92),  # L40S
+        (183359, "10.0", 0.92),  # B200
+        (4864, "8.0", 0.85),  # a MIG slice
+        (24576, None, 0.90),
+    ],
+)
+def test_size_gives_the_share(mib: int, capability: str | None, share: float) -> None:
+    assert size_share(mib * MIB, capability) == share
+
+
+def test_the_wish_wins_where_it_is_the_least() -> None:
+    found = choose_utilization(0.80, "envs/dev.yaml", (gpu(24576),))
+    assert (found.value, found.source) == (0.80, "envs/dev.yaml")
+
+
+def test_the_size_lowers_a_higher_wish() -> None:
+    found = choose_utilization(0.90, "envs/prod.yaml", (gpu(8188),))
+    assert (found.value, found.source) == (0.85, SIZE_SOURCE)
+    assert found.reason == "a GPU of 8.0 GiB gives 0.85, less than the wished 0.90"
+
+
+def test_memory_in_use_lowers_it_further() -> None:
+    found = choose_utilization(0.90, "envs/prod.yaml", (gpu(24576), gpu(24576, 8192, index=1)))
+    assert (found.value, found.source) == (0.64, FREE_SOURCE)
+    assert found.reason == "GPU 1 has 8.0 GiB in use, which leaves 0.64, less than the wished 0.90"
+
+
+def test_what_is_taken_is_free() -> None:
+    one = gpu(24576, 8192)
+    assert one.memory_bytes is not None
+    assert free_share(one) * one.memory_bytes + 8 * GIB + GIB // 2 <= one.memory_bytes
+
+
+def test_a_full_gpu_is_no_plan() -> None:
+    with pytest.raises(NoPlanError) as failure:
+        choose_utilization(0.90, "envs/prod.yaml", (gpu(24576, 23552),))
+    assert failure.value.message == "GPU 0 (NVIDIA Test) has 23.0 GiB of 24.0 GiB in use"
+
+
+def test_an_unknown_size_leaves_the_wish() -> None:
+    assert choose_utilization(0.85, "envs/staging.yaml", (gpu(None, None, "12.1"),)).value == 0.85
