@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -21,7 +22,7 @@ from generator.domain.catalog import (
     plain_gpu_name,
 )
 from generator.errors import StackError
-from generator.reading import load_yaml
+from generator.reading import load_yaml, read_yaml
 
 FILES = sorted(path for path in FOLDER.glob("*.yaml"))
 CATALOG_FILES = ["advisories", "drivers", "engines", "flags", "gpus", "llms", "services"]
@@ -49,6 +50,25 @@ def test_every_row_has_a_source_and_a_date(path: Path) -> None:
     for row in found:
         assert len(str(row.get("source") or "")) >= 10, row
         assert date.fromisoformat(str(row.get("date"))) <= date(2099, 1, 1), row
+
+
+def test_a_misspelt_key_is_named_with_the_right_one(tmp_path: Path) -> None:
+    file = tmp_path / "gpus.yaml"
+    text = (FOLDER / "gpus.yaml").read_text(encoding="utf-8")
+    file.write_text(text.replace("  gpu_class: datacenter", "  gpu_clas: datacenter", 1), encoding="utf-8")
+    with pytest.raises(StackError) as failure:
+        read_yaml(file, tuple[GpuModel, ...], StackError)
+    assert failure.value.message == f"{file}: [0].gpu_clas: unknown key"
+    assert failure.value.hint == "did you mean `gpu_class`?"
+
+
+def test_a_wrong_value_is_named_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "gpus.yaml"
+    text = (FOLDER / "gpus.yaml").read_text(encoding="utf-8")
+    file.write_text(text.replace("memory_status: recalled", "memory_status: guessed", 1), encoding="utf-8")
+    with pytest.raises(StackError) as failure:
+        read_yaml(file, tuple[GpuModel, ...], StackError)
+    assert failure.value.message == f"{file}: [0].memory_status: invalid enum value 'guessed'"
 
 
 def test_what_is_written_is_what_a_refresh_would_write() -> None:
@@ -227,3 +247,8 @@ def test_releases_order_by_number() -> None:
 )
 def test_a_flag_is_known_by_release(name: str, version: str, expected: bool | None) -> None:
     assert has_flag(load_flags(), name, version) is expected
+
+
+def test_the_reference_page_names_every_file() -> None:
+    page = (FOLDER.parent.parent / "docs" / "reference" / "catalog.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)\.yaml` \|", page, re.MULTILINE) == CATALOG_FILES

@@ -1,0 +1,215 @@
+"""The refresh: a release's source tree in, catalog text out; a small tree in the shape of real ones."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from generator.catalog.load import FOLDER, load_engines, load_flags
+from generator.catalog.refresh import ENGINES, FLAGS, main, with_flags, with_release
+from generator.catalog.release_source import read_release
+from generator.catalog.text import render_rows
+from generator.domain.catalog import EngineRelease, has_flag
+from generator.errors import StackError, UsageError
+from generator.reading import convert, load_yaml
+
+PIPELINE = r"""
+env:
+  CUDA_ARCH_X86: "7.0 7.5 8.0 12.0"
+steps:
+  - group: "Build release Docker images"
+    steps:
+      - label: "Build release image - x86_64 - CUDA 13.0"
+        commands:
+          - |
+            DOCKER_BUILDKIT=1 docker build \
+              --build-arg CUDA_VERSION=13.0.2 \
+              --build-arg torch_cuda_arch_list="${CUDA_ARCH_X86}" \
+              --target vllm-openai \
+              -f docker/Dockerfile .
+          - "docker push public.ecr.aws/q9t5s3a7/vllm-release-repo:$BUILDKITE_COMMIT-$(uname -m)"
+      - label: "Build release image - aarch64 - CUDA 13.0"
+        commands:
+          - "docker build --build-arg CUDA_VERSION=13.0.2 --build-arg torch_cuda_arch_list='8.7 12.0+PTX' -f docker/Dockerfile ."
+          - "docker push public.ecr.aws/q9t5s3a7/vllm-release-repo:$BUILDKITE_COMMIT-$(uname -m)"
+      - label: "Build release image - x86_64 - CUDA 12.9"
+        commands:
+          - "docker build --build-arg CUDA_VERSION=12.9.1 -f docker/Dockerfile ."
+          - "docker push public.ecr.aws/q9t5s3a7/vllm-release-repo:$BUILDKITE_COMMIT-$(uname -m)-cu129"
+      - label: "Build release image - x86_64 - CUDA 12.8"
+        commands:
+          - "docker build --build-arg CUDA_VERSION=12.8.1 -f docker/Dockerfile ."
+          - "docker push public.ecr.aws/q9t5s3a7/vllm-release-repo:$BUILDKITE_COMMIT-$(uname -m)-cu128"
+      - label: "Build release image - x86_64 - Rubin CUDA 13.4"
+        if: build.env("NIGHTLY") == "1"
+        commands:
+          - "docker build --build-arg CUDA_VERSION=13.4 -f docker/Dockerfile ."
+          - "docker push public.ecr.aws/q9t5s3a7/vllm-release-repo:$BUILDKITE_COMMIT-$(uname -m)-cu13x"
+      - label: "Build release image - x86_64 - CPU"
+        commands:
+          - "docker build --build-arg VLLM_CPU_X86=true -f docker/Dockerfile.cpu ."
+          - "docker push public.ecr.aws/q9t5s3a7/vllm-cpu-release-repo:$BUILDKITE_COMMIT-x86_64"
+"""
+PUBLISH = """
+docker push "vllm/vllm-openai:v${RELEASE_VERSION}"
+docker push "vllm/vllm-openai:v${RELEASE_VERSION}-x86_64-cu129"
+docker push "vllm/vllm-openai-cpu:v${RELEASE_VERSION}"
+"""
+DOCKERFILE = """
+FROM vllm-base AS vllm-openai-base
+ARG torch_cuda_arch_list='7.5 8.0 9.0'
+FROM vllm-openai-base AS vllm-sagemaker
+ENTRYPOINT ["./sagemaker-entrypoint.sh"]
+FROM vllm-openai-base AS vllm-openai
+ENTRYPOINT ["vllm", "serve"]
+"""
+CLI_ARGS = """
+class FrontendArgs:
+    host: str | None = None
+    brand_new_field: int = 1
+    def method(self) -> None: ...
+"""
+TREE = {
+    "PKG-INFO": "Metadata-Version: 2.4\nName: vllm\nVersion: 0.34.0\n",
+    ".buildkite/release-pipeline.yaml": PIPELINE,
+    ".buildkite/scripts/publish-release-images.sh": PUBLISH,
+    "docker/Dockerfile": DOCKERFILE,
+    "requirements/cuda.txt": "-r common.txt\ntorch==2.14.1\n",
+    "vllm/config/cache.py": "    gpu_memory_utilization: float = Field(default=0.93, gt=0, le=1)\n",
+    "vllm/engine/arg_utils.py": 'group.add_argument("--model", **kwargs)\ngroup.add_argument("--brand-new", "-b")\n',
+    "vllm/entrypoints/common/cli_args.py": CLI_ARGS,
+    "vllm/envs.py": '    "VLLM_USE_NEW": lambda: 1,\n    # "VLLM_MENTIONED" alone is no key\n',
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Lay out the small source tree."""
+    for name, text in TREE.items():
+        file = tmp_path / "vllm-0.34.0" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return tmp_path / "vllm-0.34.0"
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    """Copy the packaged catalog, to be rewritten."""
+    folder = tmp_path / "catalog"
+    folder.mkdir()
+    for name in (ENGINES, FLAGS):
+        shutil.copy(FOLDER / name, folder)
+    return folder
+
+
+def test_a_release_is_read_from_its_scripts(tree: Path) -> None:
+    found = read_release(tree, None, "2026-12-01").release
+    assert (found.version, found.torch, found.utilization_default) == ("0.34.0", "2.14.1", 0.93)
+    assert (found.entrypoint, found.minimum_compute_capability) == (("vllm", "serve"), "7.5")
+    bare, cu129, cu128 = found.images
+    # 7.0 is asked for, but CUDA 13 has no kernels for it.
+    assert (bare.image, bare.cuda, bare.x86_64, bare.aarch64) == (
+        "vllm/vllm-openai:v0.34.0",
+        "13.0.2",
+        ("7.5", "8.0", "12.0"),
+        ("8.7", "12.0+PTX"),
+    )
+    assert (cu129.cuda, cu129.x86_64, cu129.aarch64, cu129.published) == ("12.9.1", ("7.5", "8.0", "9.0"), None, True)
+    assert (cu128.image, cu128.published) == (
+        "vllm/vllm-openai:v0.34.0-cu128",
+        None,
+    )  # built, but no script publishes it
+    assert [(image.image, image.x86_64_flags) for image in found.cpu_images] == [
+        ("vllm/vllm-openai-cpu:v0.34.0", ("avx2",))
+    ]
+
+
+def test_flags_stand_written_out_or_as_fields(tree: Path) -> None:
+    found = read_release(tree, None, "2026-12-01")
+    assert found.flags == {"--model", "--brand-new", "--host", "--brand-new-field"}
+    assert found.variables == {"VLLM_USE_NEW"}
+
+
+def test_the_command_adds_the_release_and_says_what_changed(
+    tree: Path, catalog: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tree), "--date", "2026-12-01"], catalog) == 0
+    said = capsys.readouterr().out
+    assert '+  version: "0.34.0"' in said
+    assert '+  "--brand-new": ["0.34.0", null]' in said
+    assert '+  "--max-model-len": ["0.6.3.post1", "0.33.0"]' in said
+    engines = convert(load_yaml(catalog / ENGINES, StackError), tuple[EngineRelease, ...], where="", error=StackError)
+    assert [row.version for row in engines][:2] == ["0.34.0", "0.33.0"]
+    assert engines[1:] == load_engines()
+    header = (FOLDER / ENGINES).read_text(encoding="utf-8").splitlines()[0]
+    assert (catalog / ENGINES).read_text(encoding="utf-8").splitlines()[0] == header
+    assert main([str(tree), "--date", "2026-12-02"], catalog) == 0
+    assert capsys.readouterr().out == ""  # nothing is left to change, and the date of an unchanged row stays
+
+
+def test_a_dry_run_writes_nothing(tree: Path, catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tree), "--dry-run"], catalog) == 0
+    assert '"0.34.0"' in capsys.readouterr().out
+    assert (catalog / ENGINES).read_text(encoding="utf-8") == (FOLDER / ENGINES).read_text(encoding="utf-8")
+
+
+def test_notes_of_people_stay(tree: Path) -> None:
+    found = read_release(tree, "0.19.1", "2026-12-01").release
+    old = next(row for row in load_engines() if row.version == "0.19.1")
+    assert old.images[1].note is not None
+    renamed = convert(
+        {**vars(found), "images": [{**vars(found.images[0]), "image": old.images[1].image}]},
+        EngineRelease,
+        where="",
+        error=StackError,
+    )
+    kept = next(row for row in with_release(load_engines(), renamed) if row.version == "0.19.1")
+    assert kept.images[0].note == old.images[1].note
+    assert kept.date == "2026-12-01"
+
+
+def test_a_release_between_two_samples_narrows_the_ranges(tree: Path) -> None:
+    found = read_release(tree, "0.18.0", "2026-12-01")
+    table = with_flags(load_flags(), found)
+    assert has_flag(load_flags(), "--swap-space", "0.18.0") is None
+    assert has_flag(table, "--swap-space", "0.18.0") is False
+    assert has_flag(table, "--brand-new", "0.18.0") is True
+    assert has_flag(table, "--brand-new", "0.18.1") is False
+    assert has_flag(table, "--max-model-len", "0.33.0") is True
+    assert with_flags(table, found) is table
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("PKG-INFO", "PKG-INFO: cannot be read: No such file or directory"),
+        ("docker/Dockerfile", "docker/Dockerfile: cannot be read: No such file or directory"),
+        ("vllm/config/cache.py", "vllm/config: no default of gpu_memory_utilization is found"),
+        (".buildkite/release-pipeline.yaml", "release-pipeline.yaml: cannot be read: No such file or directory"),
+    ],
+)
+def test_a_folder_that_is_no_release_is_one_sentence(tree: Path, catalog: Path, name: str, message: str) -> None:
+    (tree / name).unlink()
+    with pytest.raises(UsageError) as failure:
+        read_release(tree, None, "2026-12-01")
+    assert failure.value.message.endswith(message)
+    assert main([str(tree)], catalog) == 2
+
+
+def test_a_pipeline_without_images_is_one_sentence(tree: Path) -> None:
+    (tree / ".buildkite/release-pipeline.yaml").write_text(
+        "steps: [{label: nothing, commands: [ls]}]", encoding="utf-8"
+    )
+    with pytest.raises(UsageError, match="builds no CUDA image"):
+        read_release(tree, None, "2026-12-01")
+
+
+@pytest.mark.parametrize(
+    "value", ["12.0", "null", "yes", "a: b", "#x", "it's", "", "-", "12:30:00", "v1", "a, b", "~", "é"]
+)
+def test_written_text_is_read_back_as_the_same_text(value: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.yaml"
+    file.write_text(render_rows([{"key": value, "list": [value], "rows": [{"key": value}]}]), encoding="utf-8")
+    assert load_yaml(file, StackError) == [{"key": value, "list": [value], "rows": [{"key": value}]}]
