@@ -24,10 +24,16 @@ _FORMATS: tuple[tuple[str, Row], ...] = (
     ("nvfp4", {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}),
     ("fp8 block", {"quant_method": "fp8", "weight_block_size": [128, 128], "ignored_layers": ["lm_head"]}),
     ("fp8", {"quant_method": "fp8", "ignored_layers": ["lm_head"]}),
-    ("w8a8|int8", {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 8, "type": "int"}}}}),
+    (
+        "w8a8|int8",
+        {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 8, "type": "int"}}}},
+    ),
     (
         "w4a16|compressed",
-        {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 4, "type": "int", "group_size": 128}}}},
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {"g": {"weights": {"num_bits": 4, "type": "int", "group_size": 128}}},
+        },
     ),
     ("awq", {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}),
     ("gptq|auto_?round|int4", {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}),
@@ -41,7 +47,7 @@ _FAILURES = ("kv-too-small", "no-kv-memory", "oom", "mamba-blocks", "startup-fre
 class Case:
     """One start-up. Sizes in bytes per GPU, None where the log does not tell. `failed`: the engine did not come up.
 
-    `modelled` is False for AMD GPUs, drafters that are models of their own, and layouts that the planner does not know.
+    `modelled` is False with drafters that are models of their own and for layouts that the planner does not know.
     `utilization_known`: the log or the thread names it, so that no default is guessed.
     """
 
@@ -57,6 +63,7 @@ class Case:
     concurrency: float | None
     activation_bytes: float | None
     modelled: bool
+    nvidia: bool
     utilization_known: bool
     parallel_known: bool
 
@@ -67,11 +74,29 @@ class Case:
         return len(kinds - {Mixer.NONE, Mixer.SHARED}) > 1
 
 
-def read_cases(cases: Path, configs: Path) -> tuple[Case, ...]:
-    """Read every case of a file; models are looked up in `configs`, else composed from the case's own `arch`."""
+def read_cases(cases: Path, configs: Path, readings: Path) -> tuple[Case, ...]:
+    """Read every case of a file.
+
+    Models are looked up in `configs`, else composed from the case's own `arch`; `readings` says by id what a case's fields
+    leave out.
+    """
     rows = yaml.safe_load(cases.read_text(encoding="utf-8"))["cases"]
     known = yaml.safe_load(configs.read_text(encoding="utf-8"))["models"]
-    return tuple(_case(row, known) for row in rows)
+    read = {str(row["id"]): row for row in yaml.safe_load(readings.read_text(encoding="utf-8"))}
+    return tuple(_with_reading(_case(row, known), read.get(str(row["id"]), {})) for row in rows)
+
+
+def _with_reading(case: Case, reading: Row) -> Case:
+    settings = _part(reading, "settings")
+    return replace(
+        case,
+        modelled=case.modelled and "unmodelled" not in reading,
+        settings=replace(
+            case.settings,
+            kv_cache_dtype=str(settings.get("kv_cache_dtype", case.settings.kv_cache_dtype)),
+            speculative_tokens=_whole(settings, "speculative_tokens") or case.settings.speculative_tokens,
+        ),
+    )
 
 
 def _case(row: Row, known: list[Row]) -> Case:
@@ -89,15 +114,16 @@ def _case(row: Row, known: list[Row]) -> Case:
         blocks=_whole(observed, "num_gpu_blocks"),
         concurrency=_number(observed, "max_concurrency"),
         activation_bytes=_gib(observed, "activation_peak_gib"),
-        modelled=not re.search(r"AMD|ROCm|MI3\d\d", str(row.get("gpu"))) and not re.search(r"DFlash|not modelled", notes + str(row.get("arch"))),
+        modelled=not re.search(r"DFlash|not modelled", notes + str(row.get("arch"))),
+        nvidia=not re.search(r"AMD|ROCm|MI3\d\d", str(row.get("gpu"))),
         utilization_known=row.get("gpu_memory_utilization") is not None,
-        parallel_known=row.get("tp") is not None,
+        parallel_known=row.get("tp") is not None or row.get("gpu_count") == 1,
     )
 
 
 def _settings(row: Row, notes: str) -> EngineSettings:
-    version = re.search(r"\d+\.\d+(\.\d+)?", str(row.get("vllm_version") or ""))
-    number = version[0] if version and not version[0].startswith("0.1.") else None
+    version = re.search(r"\d+\.\d+(\.\d+|\.x)?", str(row.get("vllm_version") or ""))
+    number = version[0] if version and version[0] != "0.1" else None
     drafted = re.search(r"MTP (?:k=)?(\d+)|spec tokens (\d+)", notes)
     kv_dtype = str(row.get("kv_cache_dtype") or "auto")
     if kv_dtype == "auto" and re.search(r"say fp8|KV fp8", notes):
@@ -128,8 +154,7 @@ def _shape(row: Row, known: list[Row]) -> Shape | None:
         return None
     words = str(row.get("quantization") or "").lower()
     found = next((stored for pattern, stored in _FORMATS if re.search(pattern, words)), None)
-    shape = parse_shape({**config, "quantization_config": found} if found else config)
-    return replace(shape, tied=_part(row, "arch").get("tied") is True) if "tied" in _part(row, "arch") else shape
+    return parse_shape({**config, "quantization_config": found} if found else config)
 
 
 def _composed(arch: Row) -> Row | None:
@@ -145,6 +170,7 @@ def _composed(arch: Row) -> Row | None:
         "num_key_value_heads": arch.get("kv_heads") or arch.get("heads") or 1,
         "head_dim": arch.get("head_dim") or 0,
         "vocab_size": arch.get("vocab") or 0,
+        "tie_word_embeddings": arch.get("tied") is True,
     }
     if arch["kind"] == "mla":
         config |= {"kv_lora_rank": arch.get("kv_lora"), "qk_rope_head_dim": arch.get("rope")}
@@ -159,10 +185,15 @@ def _gpu(row: Row) -> GpuMemory | None:
     words = str(row.get("gpu") or "")
     model = next((each for each in load_gpus() if _is_named(each, words)), None)
     total = _gib(row, "vram_gib_per_gpu")
+    named = re.search(r"\(?(?:total )?(\d+(?:\.\d+)?) (GiB|MiB)", words)
+    if total is None and named:
+        total = float(named[1]) * GIB if named[2] == "GiB" else cuda_memory_bytes(int(float(named[1])) * MIB)
     if total is None and model is not None and model.nvml_memory_mib is not None:
         total = cuda_memory_bytes(model.nvml_memory_mib * MIB, model.cuda_memory_gib)
-    if "MIG" in words and row.get("vram_gib_per_gpu") is None:
-        total = None
+    slice_ = re.search(r"\dg\.(\d+)gb", words)
+    if slice_ and row.get("vram_gib_per_gpu") is None:
+        # A100 1g.5gb has 4,864 MiB, 2g.10gb 9,856, 3g.20gb 19,968 (NVIDIA MIG user guide).
+        total = cuda_memory_bytes(int(slice_[1]) * 980 * MIB)
     if total is None:
         return None
     free = re.search(r"\(([\d.]+)/[\d.]+ GiB\) on startup", str(row.get("error") or ""))
@@ -183,7 +214,16 @@ def _is_named(model: GpuModel, words: str) -> bool:
     if size and abs(int(size[1]) - model.memory_gb) > 2:
         return False
     word = re.split(r"[(,]| \d+ ?gb", plain)[0].strip()
-    return any(re.search(rf"(^|[ -]){re.escape(word)}($|[ -])", name.lower().replace("nvidia ", "").replace("geforce ", "")) for name in model.names) if word else False
+    return (
+        any(
+            re.search(
+                rf"(^|[ -]){re.escape(word)}($|[ -])", name.lower().replace("nvidia ", "").replace("geforce ", "")
+            )
+            for name in model.names
+        )
+        if word
+        else False
+    )
 
 
 def _part(row: Row, key: str) -> Row:

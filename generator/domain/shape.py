@@ -60,7 +60,8 @@ class Quantization:
     """What the checkpoint says of its number format.
 
     `group` is the number of inputs that share a scale (0: one scale per output row or per tensor). `skipped` are the
-    names or patterns of modules left as they were; `experts_only`: nothing but the experts is quantized.
+    names or patterns of modules left as they were; `experts_only`: nothing but the experts is quantized; `nested`: the
+    scales are quantized too.
     """
 
     kind: WeightKind
@@ -69,6 +70,7 @@ class Quantization:
     zero_point: bool = False
     skipped: tuple[str, ...] = ()
     experts_only: bool = False
+    nested: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,7 @@ class Layer:
 class Shape:
     """A model's whole shape.
 
+    `max_positions` is the longest request that the engine allows, `default_length` the one it takes where none is given.
     `element_bytes` is the size of one number of its own format. `rope_rows` are (rows, width) of each table of rotations
     that the engine keeps beside the weights. `draft_layers` are the multi-token-prediction layers in the checkpoint.
     `unknown` names what the configuration does not tell, one short phrase each.
@@ -163,6 +166,7 @@ class Shape:
     vocab: int
     tied: bool
     max_positions: int
+    default_length: int
     element_bytes: int
     layers: tuple[Layer, ...]
     latent: Latent | None

@@ -36,12 +36,19 @@ _STATE_COPIES = 4
 
 def activation(shape: Shape, settings: EngineSettings, batch: Batch, release: Release) -> Term:
     """Return the peak of the profile run on a rank that runs the sampler."""
-    forward = _forward(shape, settings, batch)
-    sampler = _sampler(shape, batch, release)
-    encoder = _encoder(shape, settings, batch)
+    # The hidden states of the whole step live on while the sampler runs.
     kept = batch.max_num_batched_tokens * shape.hidden * shape.element_bytes
-    widest = max((forward, sampler, encoder), key=lambda term: term.bytes + term.error)
-    return Term(bytes=max(forward.bytes, sampler.bytes, encoder.bytes) + kept, error=widest.error)
+    sampler = _sampler(shape, batch, release) if batch.samples else Term(bytes=0)
+    parts = (
+        _forward(shape, settings, batch),
+        Term(bytes=sampler.bytes + kept, error=sampler.error),
+        _encoder(shape, settings, batch),
+    )
+    # The peak is the largest part; the margin reaches as far as any part may.
+    peak = max(part.bytes for part in parts)
+    above = max(part.bytes + part.error for part in parts) - peak
+    below = peak - max(part.bytes - part.error for part in parts)
+    return Term(bytes=peak, error=max(above, below))
 
 
 def _sampler(shape: Shape, batch: Batch, release: Release) -> Term:

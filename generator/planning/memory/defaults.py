@@ -14,38 +14,41 @@ from generator.planning.memory.releases import Release
 from generator.units import GIB
 
 _HUGE, _LARGE = 160 * GIB, 70 * GIB
-# The first engine profiles one whole prompt, but chunks of this many tokens where prompts may be longer than 32,768.
-_LEGACY_CHUNK, _LEGACY_WHOLE_PROMPT = 2048, 32768
+# The first engine profiles one whole prompt, but chunks where prompts may be longer than 32,768 tokens: of 512 tokens up to
+# 0.6, of 2,048 from 0.7 on (config.py, SchedulerConfig; engine/arg_utils.py, create_engine_config).
+_LEGACY_LEAST, _LEGACY_CHUNK, _LEGACY_WHOLE_PROMPT = 2048, 512, 32768
 _LEGACY_SEQS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The settings that decide on activations: every one of them set."""
+    """The settings that decide on activations: every one of them set. `samples`: the profile run ends in the sampler."""
 
     gpu_memory_utilization: float
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int
+    samples: bool = True
 
 
 def resolve(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> Batch:
     """Fill in the engine's own defaults. A length that nobody gives is the model's own."""
-    length = settings.max_model_len or shape.max_positions or 2048
+    length = settings.max_model_len or shape.default_length or 2048
     tokens, seqs = _by_gpu(gpu)
     if release.first_engine:
-        whole = length <= _LEGACY_WHOLE_PROMPT or shape.has_state
-        tokens, seqs = (max(length, _LEGACY_CHUNK) if whole else _LEGACY_CHUNK), _LEGACY_SEQS
+        tokens, seqs = max(length, _LEGACY_LEAST), _LEGACY_SEQS
+        if release.chunks_long_prompts and length > _LEGACY_WHOLE_PROMPT:
+            tokens = _LEGACY_CHUNK
     seqs = settings.max_num_seqs or seqs
-    if settings.max_num_batched_tokens:
-        tokens = settings.max_num_batched_tokens
-    else:
-        tokens = min(tokens, seqs * length) if not release.first_engine else tokens
+    if not release.first_engine:
+        tokens = min(tokens, seqs * length)
+    tokens = settings.max_num_batched_tokens or tokens
     return Batch(
         gpu_memory_utilization=settings.gpu_memory_utilization or release.default_utilization,
         max_model_len=length,
         max_num_seqs=settings.max_num_seqs or min(seqs, tokens),
         max_num_batched_tokens=tokens,
+        samples=not (release.first_engine and tokens == _LEGACY_CHUNK),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from generator.domain.host import Gpu
 from generator.domain.forecast import GpuMemory
+from generator.domain.host import Gpu
 from generator.units import GIB, MIB
 
 # NVML counts what the driver keeps for itself, CUDA does not. From the pairs of figures seen in logs and nvidia-smi dumps
@@ -22,7 +22,9 @@ def cuda_memory_bytes(nvml_bytes: int, known_gib: float | None = None) -> int:
     return int(nvml_bytes * (1 - _KEPT_SHARE)) - _KEPT_BYTES
 
 
-def gpu_memory(gpu: Gpu, *, known_gib: float | None, unified: bool, wsl: bool, host_bytes: int | None) -> GpuMemory | None:
+def gpu_memory(
+    gpu: Gpu, *, known_gib: float | None, unified: bool, wsl: bool, host_bytes: int | None
+) -> GpuMemory | None:
     """Return a detected GPU as the memory planner sees it; None where its size is unknown.
 
     With `unified` memory NVML gives no total: the processor's memory counts.

@@ -103,7 +103,7 @@ class Layout:
         return blocks // len(self.groups) * min(group.spec.block_tokens for group in self.groups)
 
     @property
-    def state_blocks_limit(self) -> bool:
+    def keeps_states(self) -> bool:
         """Tell whether every running request needs a state block of its own."""
         return any(group.spec.mixer is Mixer.STATE for group in self.groups)
 
@@ -119,7 +119,7 @@ def lay_out(shape: Shape, settings: EngineSettings, release: Release, max_num_ba
     """
     layers = _with_draft(shape, settings)
     stages = stage_layers(len(shape.layers), settings.pipeline_parallel)
-    specs = _aligned(shape, settings, [_spec(shape, layer, settings, release) for layer in layers])
+    specs = _aligned(shape, [_spec(shape, layer, settings, release) for layer in layers])
     placed = [
         (spec, _stage_of(index, stages))
         for index, spec in enumerate(specs)
@@ -187,7 +187,10 @@ def token_bytes(shape: Shape, layer: Layer, settings: EngineSettings) -> Fractio
     """Return the bytes of one token's keys and values in one layer on one rank."""
     heads, width = max(1, layer.kv_heads // settings.tensor_parallel), layer.head_dim + layer.value_dim
     if layer.mixer is Mixer.LATENT and shape.latent is not None:
-        heads, width = max(1, layer.heads // settings.tensor_parallel), 2 * (shape.latent.nope_dim + shape.latent.rope_dim)
+        heads, width = (
+            max(1, layer.heads // settings.tensor_parallel),
+            2 * (shape.latent.nope_dim + shape.latent.rope_dim),
+        )
     scales = 2 * _HEAD_SCALE_BYTES if "per_token_head" in settings.kv_cache_dtype else 0
     shards = max(1, settings.decode_context_parallel)
     return heads * (width * number_bytes(settings.kv_cache_dtype, shape.element_bytes) + scales) / shards
@@ -229,7 +232,7 @@ def state_bytes(shape: Shape, state: State, settings: EngineSettings) -> int:
             return state.value_heads // tp * state.value_dim * state.value_dim * single
 
 
-def _aligned(shape: Shape, settings: EngineSettings, specs: list[Spec | None]) -> list[Spec | None]:
+def _aligned(shape: Shape, specs: list[Spec | None]) -> list[Spec | None]:
     """Enlarge attention blocks until a page holds a state, and fill state pages up to it."""
     states = [spec.page_bytes for spec in specs if spec is not None and spec.mixer is Mixer.STATE]
     attending = [spec for spec in specs if spec is not None and spec.mixer is not Mixer.STATE]

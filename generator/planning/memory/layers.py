@@ -78,9 +78,7 @@ def _by_period(config: Mapping[str, object], total: int) -> tuple[Mixer, ...]:
     """Jamba: attention at a fixed place in every period of layers, Mamba elsewhere."""
     period = count(config, "attn_layer_period")
     place = count(config, "attn_layer_offset")
-    return (
-        tuple(Mixer.FULL if index % period == place else Mixer.STATE for index in range(total)) if period > 1 else ()
-    )
+    return tuple(Mixer.FULL if index % period == place else Mixer.STATE for index in range(total)) if period > 1 else ()
 
 
 def _by_indices(config: Mapping[str, object], total: int) -> tuple[Mixer, ...]:

@@ -134,7 +134,9 @@ def _state_matrices(shape: Shape, state: State, base: str, tp: int) -> Iterator[
             rank = -(-hidden // 16)
             yield Matrix(names=(f"{base}.mixer.x_proj",), rows=rank + 2 * state.key_dim, columns=value // tp)
             yield Matrix(names=(f"{base}.mixer.dt_proj",), rows=value // tp, columns=rank)
-            yield Matrix(names=(f"{base}.mixer.A",), rows=value // tp, columns=state.key_dim, linear=False, element_bytes=4)
+            yield Matrix(
+                names=(f"{base}.mixer.A",), rows=value // tp, columns=state.key_dim, linear=False, element_bytes=4
+            )
             convolved = value
     outs = (f"{name}.out_proj", f"{base}.mixer.out_proj", f"{base}.mamba.out_proj", f"{base}.conv.out_proj")
     yield Matrix(names=outs, rows=hidden, columns=value // tp)

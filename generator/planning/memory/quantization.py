@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from generator.domain.shape import Quantization, WeightKind
 from generator.planning.memory.keys import count, flag, mapping, text, whole_numbers, words
@@ -43,18 +44,7 @@ def parse_quantization(config: Mapping[str, object]) -> Quantization:
     }
     reader = readers.get(method)
     found = reader(raw) if reader else _modelopt(raw, method)
-    return _replace_skipped(found, skipped)
-
-
-def _replace_skipped(found: Quantization, skipped: tuple[str, ...]) -> Quantization:
-    return Quantization(
-        kind=found.kind,
-        bits=found.bits,
-        group=found.group,
-        zero_point=found.zero_point,
-        skipped=skipped,
-        experts_only=found.experts_only,
-    )
+    return replace(found, skipped=skipped)
 
 
 def _integer_groups(raw: Mapping[str, object]) -> Quantization:
@@ -141,7 +131,7 @@ def matrix_bytes(quantization: Quantization, rows: int, columns: int) -> tuple[i
         case WeightKind.MXFP8:
             return elements, groups
         case WeightKind.BITSANDBYTES4:
-            return elements // 2, elements // 64 * _SINGLE
+            return elements // 2, elements // 64 * (1 if quantization.nested else _SINGLE)
         case WeightKind.BITSANDBYTES8:
             return elements, rows * _SINGLE
         case WeightKind.GGUF:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 
-# The window of drafts: `vllm_memory_cases` and vLLM PR numbers are in docs/decisions/0011-memory-planner.md.
 _NEWEST = (0, 32, 0)
 # vllm-project/vllm#50991 (merged 2026-08): prefix caching, hence Mamba's `align` mode, by default for hybrid models.
 _HYBRID_PREFIX_CACHING = (0, 27, 0)
@@ -23,6 +22,10 @@ _NO_SORTING_SAMPLER = (0, 17, 0)
 _RUNNER_TWO_DENSE, _RUNNER_TWO = (0, 26, 0), (0, 30, 0)
 # The first engine (V0) was the default up to 0.8.0 and could still run models that the second could not until 0.11.
 _SECOND_ENGINE = (0, 8, 0)
+# vllm-project/vllm v0.6.0: chunked prefill by default for prompts beyond 32,768 tokens.
+_LEGACY_CHUNKS = (0, 6, 0)
+# vLLM 0.9.2 model_loader/bitsandbytes_loader.py, _dequantize_dq: double quantization is undone on loading.
+_PLAIN_MAXIMA = (0, 9, 2)
 # vllm-project/vllm MLA support: DeepSeek models kept whole heads before 0.7.
 _LATENT_CACHE = (0, 7, 0)
 # vllm-project/vllm: asynchronous scheduling by default since 0.14 (two batches in flight).
@@ -43,6 +46,16 @@ class Release:
     def first_engine(self) -> bool:
         """Tell whether the first engine (V0) runs: it profiles a whole prompt, and keeps no windows apart."""
         return self._legacy
+
+    @property
+    def chunks_long_prompts(self) -> bool:
+        """Tell whether the first engine cuts prompts beyond 32,768 tokens into chunks."""
+        return self._version >= _LEGACY_CHUNKS
+
+    @property
+    def nests_scales(self) -> bool:
+        """Tell whether bitsandbytes' maxima stay quantized themselves, one byte instead of four."""
+        return self._version < _PLAIN_MAXIMA
 
     @property
     def default_utilization(self) -> float:

@@ -21,7 +21,9 @@ _UNGATED_FAMILIES = frozenset("gpt2 opt falcon phi starcoder2 gpt_neox gptj gpt_
 _UNGATED_ACTIVATIONS = frozenset(("relu2", "relu"))
 _HEAD_NORM_FAMILIES = ("qwen3", "gemma3", "gemma4", "glm4_moe", "olmo2", "olmo3", "minimax_m2", "exaone4")
 # vLLM 0.32.0 models/qwen2.py: these have biases although their configuration does not say so.
-_BIASED_FAMILIES = frozenset(("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_vl_text", "qwen2_5_vl_text", "gpt2"))
+_BIASED_FAMILIES = frozenset(
+    ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_vl_text", "qwen2_5_vl_text", "gpt2")
+)
 
 
 def parse_shape(config: Mapping[str, object]) -> Shape:
@@ -46,7 +48,8 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         hidden=count(part, "hidden_size", "n_embd", "d_model"),
         vocab=count(part, "vocab_size", "padded_vocab_size") or count(config, "vocab_size"),
         tied=_tied(config, part),
-        max_positions=count(part, "max_position_embeddings", "n_positions", "seq_length", "max_sequence_length"),
+        max_positions=_longest(part),
+        default_length=_default_length(part),
         element_bytes=_element_bytes(config, part),
         layers=layers,
         latent=latent,
@@ -54,7 +57,7 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         experts=experts,
         vision=_vision(config),
         quantization=quantization,
-        rope_rows=_rope_rows(config, part, latent, layers),
+        rope_rows=_rope_rows(part, latent, layers),
         gated_mlp=_gated(part),
         attention_bias=flag(part, "attention_bias", "qkv_bias", "bias") or family in _BIASED_FAMILIES,
         output_gate=flag(part, "attn_output_gate") or family == "qwen3_next",
@@ -76,12 +79,12 @@ def _layers(part: Mapping[str, object], latent: Latent | None, experts: Experts 
     made = []
     for index, mixer in enumerate(mixers(part)):
         layer = attention(part, Mixer.LATENT if latent and mixer is Mixer.FULL else mixer)
-        dense = letters[index] == "-" if letters else text(part, "model_type") not in ("mamba", "mamba2", "falcon_mamba")
+        dense = (
+            letters[index] == "-" if letters else text(part, "model_type") not in ("mamba", "mamba2", "falcon_mamba")
+        )
         both = flag(part, "enable_moe_block")
         has_experts = sparse(index)
-        made.append(
-            replace(layer, inner=inner if dense and (both or not has_experts) else 0, experts=has_experts)
-        )
+        made.append(replace(layer, inner=inner if dense and (both or not has_experts) else 0, experts=has_experts))
     return tuple(made[: layer_count(part) or len(made)])
 
 
@@ -106,12 +109,15 @@ def _state(part: Mapping[str, object]) -> State | None:
     delta = mapping(part, "linear_attn_config")
     named = _ELEMENT_BYTES.get(text(part, "mamba_ssm_dtype", "mamba_ssm_cache_dtype"))
     if count(part, "linear_num_value_heads"):
-        kind, sizes = StateKind.GATED_DELTA, (
-            count(part, "linear_num_key_heads"),
-            count(part, "linear_key_head_dim"),
-            count(part, "linear_num_value_heads"),
-            count(part, "linear_value_head_dim"),
-            count(part, "linear_conv_kernel_dim", default=4),
+        kind, sizes = (
+            StateKind.GATED_DELTA,
+            (
+                count(part, "linear_num_key_heads"),
+                count(part, "linear_key_head_dim"),
+                count(part, "linear_num_value_heads"),
+                count(part, "linear_value_head_dim"),
+                count(part, "linear_conv_kernel_dim", default=4),
+            ),
         )
     elif delta:
         heads, width = count(delta, "num_heads"), count(delta, "head_dim")
@@ -160,7 +166,9 @@ def _mamba(part: Mapping[str, object], named: int | None) -> State | None:
 
 
 def _experts(part: Mapping[str, object]) -> Experts | None:
-    total = count(part, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "moe_num_routed_experts")
+    total = count(
+        part, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "moe_num_routed_experts"
+    )
     if total <= 1:
         return None
     width = count(part, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "ffn_hidden_size")
@@ -172,7 +180,9 @@ def _experts(part: Mapping[str, object]) -> Experts | None:
         shared = width
     return Experts(
         count=total,
-        per_token=count(part, "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts", default=1),
+        per_token=count(
+            part, "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts", default=1
+        ),
         width=width,
         shared_width=shared,
         gated=_gated(part),
@@ -200,7 +210,9 @@ def _vision(config: Mapping[str, object]) -> Vision | None:
         hidden=hidden,
         inner=inner,
         out_hidden=count(part, "out_hidden_size", default=count(text_part(config), "hidden_size")),
-        patch_elements=patch * patch * count(part, "in_channels", "num_channels", "in_chans", default=3)
+        patch_elements=patch
+        * patch
+        * count(part, "in_channels", "num_channels", "in_chans", default=3)
         * count(part, "temporal_patch_size", default=1),
         positions=positions,
         merge=max(merge, 1),
@@ -210,7 +222,7 @@ def _vision(config: Mapping[str, object]) -> Vision | None:
 
 
 def _rope_rows(
-    config: Mapping[str, object], part: Mapping[str, object], latent: Latent | None, layers: tuple[Layer, ...]
+    part: Mapping[str, object], latent: Latent | None, layers: tuple[Layer, ...]
 ) -> tuple[tuple[int, int], ...]:
     """Return the tables of rotations: one for each different rotation, kept in the model's own format.
 
@@ -225,7 +237,9 @@ def _rope_rows(
         return ()
     kind = text(scaling, "rope_type", "type").replace("default", "")
     factor = number(scaling, "factor", default=1.0)
-    share = number(part, "partial_rotary_factor", "rotary_pct", default=number(scaling, "partial_rotary_factor", default=1.0))
+    share = number(
+        part, "partial_rotary_factor", "rotary_pct", default=number(scaling, "partial_rotary_factor", default=1.0)
+    )
     width = latent.rope_dim if latent else int(layers[-1].head_dim * share)
     local = any(layer.mixer is Mixer.SLIDING for layer in layers) and (
         "rope_local_base_freq" in part or "sliding_attention" in mapping(part, "rope_parameters")
@@ -238,6 +252,27 @@ def _rope_rows(
     elif "mrope" in kind or "mrope_section" in scaling:
         rows *= 4
     return ((rows, width), (plain, width)) if local else ((rows, width),)
+
+
+def _longest(part: Mapping[str, object]) -> int:
+    """Return the greatest length that the engine derives (vLLM 0.32.0 config/model.py, _get_and_verify_max_len).
+
+    Linear and dynamic scaling multiply; the lengths of YaRN, Llama 3, LongRoPE and Gemma 3 are scaled already.
+    """
+    rows = count(part, "max_position_embeddings", "n_positions", "seq_length", "max_sequence_length", "max_seq_len")
+    scaling = mapping(part, "rope_scaling") or mapping(part, "rope_parameters")
+    kind = text(scaling, "rope_type", "type")
+    if text(part, "model_type").startswith("gemma3") or kind not in ("linear", "dynamic"):
+        return rows
+    return int(rows * number(scaling, "factor", default=1.0))
+
+
+def _default_length(part: Mapping[str, object]) -> int:
+    scaling = mapping(part, "rope_scaling") or mapping(part, "rope_parameters")
+    if text(scaling, "rope_type", "type") == "longrope":
+        own = count(part, "original_max_position_embeddings")
+        return own or count(scaling, "original_max_position_embeddings", default=_longest(part))
+    return _longest(part)
 
 
 def _tied(config: Mapping[str, object], part: Mapping[str, object]) -> bool:

@@ -15,6 +15,7 @@ from generator.domain.shape import Quantization, Shape, WeightKind
 from generator.domain.tensors import TensorHeader
 from generator.planning.memory.parts import Matrix, embedding_matrix, layer_matrices, vision_matrices
 from generator.planning.memory.quantization import is_skipped, matrix_bytes
+from generator.planning.memory.releases import Release
 from generator.planning.memory.stages import stage_layers
 from generator.units import MIB
 
@@ -27,7 +28,9 @@ _WHOLE = re.compile(
     r"|position|\.sinks$|A_log|dt_bias|class_embedding)"
 )
 _DRAFT = re.compile(r"(^|\.)(mtp|eh_proj|enorm|hnorm|shared_head|nextn)\.")
-_VISION = re.compile(r"(^|\.)(visual|vision_tower|vision_model|vision_encoder|multi_modal_projector|mm_projector|audio)")
+_VISION = re.compile(
+    r"(^|\.)(visual|vision_tower|vision_model|vision_encoder|multi_modal_projector|mm_projector|audio)"
+)
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 # Relative errors. Formula: layer norms, biases and projectors that differ from the family's usual; measured on the cases.
 _HEADER_ERROR, _FORMULA_ERROR, _UNKNOWN_ERROR = 0.004, 0.012, 0.25
@@ -46,6 +49,7 @@ def stage_weights(
     shape: Shape,
     settings: EngineSettings,
     gpu: GpuMemory,
+    release: Release,
     tensors: tuple[TensorHeader, ...] | None = None,
     weight_bytes: int | None = None,
 ) -> tuple[Term, ...]:
@@ -55,6 +59,7 @@ def stage_weights(
         shape: the model.
         settings: parallel sizes, drafting and whether the encoder is loaded.
         gpu: chooses the kernel, and with it the padding of expert weights.
+        release: how it keeps scales.
         tensors: the checkpoint's headers, where they were read.
         weight_bytes: the checkpoint's size as published, used where there are no headers.
     """
@@ -63,7 +68,7 @@ def stage_weights(
         _Rank(layers=layers, first=position == 0, last=position == stages - 1)
         for position, layers in enumerate(stage_layers(len(shape.layers), stages))
     ]
-    stored = Quantization(kind=WeightKind.NONE) if shape.quantization.kind is WeightKind.UNKNOWN else shape.quantization
+    stored = replace(shape.quantization, nested=release.nests_scales)
     terms = []
     for rank in ranks:
         matrices = tuple(_rank_matrices(shape, rank, tp, settings))
@@ -159,23 +164,20 @@ def _round_up(value: int, step: int) -> int:
 
 def _header_bytes(header: TensorHeader, shape: Shape, rank: _Rank, tp: int, settings: EngineSettings) -> int:
     """Return one rank's share of a stored tensor; 0 for what this stage, or this start, does not load."""
-    vision = _VISION.search(header.name) is not None
-    found = _LAYER.search(header.name)
-    if vision:
-        if settings.language_only or not rank.first:
-            return 0
-    elif found:
-        drafting = int(found[1]) >= len(shape.layers) or _DRAFT.search(header.name) is not None
-        if drafting and not (rank.last and settings.speculative_tokens):
-            return 0
-        if not drafting and int(found[1]) not in rank.layers:
-            return 0
-    elif _DRAFT.search(header.name) and not settings.speculative_tokens:
-        return 0
-    elif not _outside_layers(header.name, shape, rank):
+    if not _is_loaded(header.name, shape, rank, settings):
         return 0
     whole = tp == 1 or len(header.shape) < 1 or _WHOLE.search(header.name) is not None
     return header.bytes if whole else header.bytes // min(tp, _shares(header, shape, tp))
+
+
+def _is_loaded(name: str, shape: Shape, rank: _Rank, settings: EngineSettings) -> bool:
+    """Tell whether a stored tensor is on this stage: the encoder on the first, drafting layers on the last if asked for."""
+    if _VISION.search(name):
+        return rank.first and not settings.language_only
+    found = _LAYER.search(name)
+    if _DRAFT.search(name) or (found and int(found[1]) >= len(shape.layers)):
+        return rank.last and settings.speculative_tokens > 0
+    return int(found[1]) in rank.layers if found else _outside_layers(name, shape, rank)
 
 
 def _outside_layers(name: str, shape: Shape, rank: _Rank) -> bool:

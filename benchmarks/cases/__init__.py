@@ -1,1 +1,0 @@
-"""Observed start-ups, and what is taken as the configurations of their models."""
