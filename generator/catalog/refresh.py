@@ -1,7 +1,7 @@
 """Refresh engines.yaml and flags.yaml from the source of a vLLM release: `python -m generator.catalog.refresh FOLDER`.
 
-Reads the folder and the two files, writes the two files. It asks no network: whoever refreshes unpacks the sdist
-(`pip download --no-deps --no-binary vllm vllm==X`, or a checkout at the tag) and reviews the diff before committing it.
+Reads the folder and the two files, writes the two files. It asks no network: whoever refreshes unpacks the release's sdist,
+or checks out its tag, and reviews the diff before committing it.
 GPUs, drivers and advisories come from pages that people must read: their files are edited by hand.
 """
 
