@@ -1,0 +1,184 @@
+"""`stackwright fit`: will this model with these settings fit? A forecast; nothing is written."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from generator.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
+from generator.domain.host import Gpu, Host
+from generator.errors import HostError, NoPlanError, UsageError
+
+ENGINES = ("vllm",)
+_CACHE_FORMATS = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "nvfp4", "int8_per_token_head")
+_RELEASE = re.compile(r"v?\d+\.\d+(\.\d+)?([.\-+]?\w+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitArguments:
+    """What `fit` is asked. None: the engine's own default, or as many GPUs as the host has need of."""
+
+    model: str
+    host: Path | None = None
+    engine: str | None = None
+    tensor_parallel: int | None = None
+    pipeline_parallel: int | None = None
+    gpu_memory_utilization: float | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    kv_cache_dtype: str = "auto"
+    enforce_eager: bool = False
+    json: bool = False
+
+
+def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `fit`. They have vLLM's own names where vLLM has them."""
+    parser.add_argument("--model", metavar="NAME", required=True, help="Hugging Face id, folder, or catalog name")
+    parser.add_argument("--host", metavar="FILE", type=Path, help="forecast for this snapshot instead of this machine")
+    parser.add_argument("--engine", metavar="NAME[==VERSION]", help="for example vllm==0.32.0 (default: the newest)")
+    whole = {"type": _positive, "metavar": "N"}
+    parser.add_argument("--tensor-parallel", **whole, help="GPUs that share each layer (default: 1)")
+    parser.add_argument("--pipeline-parallel", **whole, help="groups of GPUs that share the layers (default: 1)")
+    parser.add_argument(
+        "--gpu-memory-utilization", metavar="SHARE", type=_share, help="of each GPU (default: the engine's)"
+    )
+    parser.add_argument("--max-model-len", **whole, help="tokens of one request (default: the model's)")
+    parser.add_argument("--max-num-seqs", **whole, help="requests at once (default: the engine's)")
+    parser.add_argument("--max-num-batched-tokens", **whole, help="tokens of one step (default: the engine's)")
+    parser.add_argument("--kv-cache-dtype", choices=_CACHE_FORMATS, default="auto", help="number format of the cache")
+    parser.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Forecast:
+    """Forecast for one host, print the answer, and return it.
+
+    Raises:
+        UsageError: the model or the engine is not known.
+        HostError: the host has too few GPUs, or none whose memory is known.
+        NoPlanError: it does not fit; the answer has been printed before.
+    """
+    answer = answer_fit(asked, host, smoke_folder)
+    _print(asked, answer)
+    if answer.verdict is Verdict.DOES_NOT_FIT:
+        raise NoPlanError(
+            f"{asked.model} does not fit with these settings: {answer.reasons[0]}",
+            hint=f"{answer.longest} tokens would fit: `--max-model-len {answer.longest}`"
+            if 0 < answer.longest < answer.max_model_len
+            else "a smaller or more quantized model, or more GPUs with --tensor-parallel",
+        )
+    return answer
+
+
+def answer_fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Forecast:
+    """Return the forecast without printing it; same failures but for the verdict."""
+    from generator.catalog.load import load_llms
+    from generator.llms.read import read_model
+    from generator.planning.memory.forecast import forecast
+    from generator.planning.memory.shape import parse_shape
+
+    settings = _settings(asked)
+    gpu = choose_gpus(host, settings.tensor_parallel * settings.pipeline_parallel)
+    facts = read_model(asked.model, load_llms(), smoke_folder)
+    return forecast(parse_shape(facts.config), settings, gpu, tensors=facts.tensors, weight_bytes=facts.weight_bytes)
+
+
+def choose_gpus(host: Host, ranks: int) -> GpuMemory:
+    """Return the GPU that decides: of the `ranks` largest ones, the one with the least memory, and the least free.
+
+    Raises:
+        HostError: there are fewer GPUs, or their memory is not known.
+    """
+    from generator.catalog.load import find_gpu
+    from generator.planning.memory.gpu import gpu_memory
+
+    def seen(gpu: Gpu) -> GpuMemory | None:
+        model = find_gpu(gpu.name)
+        return gpu_memory(
+            gpu,
+            known_gib=model.cuda_memory_gib if model and not gpu.mig else None,
+            unified=model.unified_memory if model else False,
+            wsl=host.os.wsl is True,
+            host_bytes=host.memory_bytes,
+        )
+
+    known = [memory for gpu in host.gpus if (memory := seen(gpu)) is not None]
+    if not known:
+        raise HostError("no GPU whose memory is known", hint="name a snapshot of the machine with --host FILE")
+    if len(known) < ranks:
+        raise HostError(
+            f"{ranks} GPUs are asked for, {len(known)} are there", hint="lower --tensor-parallel or --pipeline-parallel"
+        )
+    group = sorted(known, key=lambda memory: (memory.total_bytes, -memory.used_bytes), reverse=True)[:ranks]
+    smallest = min(group, key=lambda memory: memory.total_bytes - memory.used_bytes)
+    return smallest
+
+
+def _settings(asked: FitArguments) -> EngineSettings:
+    return EngineSettings(
+        version=_version(asked.engine),
+        tensor_parallel=asked.tensor_parallel or 1,
+        pipeline_parallel=asked.pipeline_parallel or 1,
+        gpu_memory_utilization=asked.gpu_memory_utilization,
+        max_model_len=asked.max_model_len,
+        max_num_seqs=asked.max_num_seqs,
+        max_num_batched_tokens=asked.max_num_batched_tokens,
+        kv_cache_dtype=asked.kv_cache_dtype,
+        enforce_eager=asked.enforce_eager,
+    )
+
+
+def _version(engine: str | None) -> str:
+    """Return the release of `NAME==VERSION`; the catalog's newest where none is named."""
+    name, _, version = (engine or ENGINES[0]).partition("==")
+    if name not in ENGINES:
+        raise UsageError(f"--engine {name[:60]}: unknown engine, allowed: {', '.join(ENGINES)}")
+    if version and not _RELEASE.fullmatch(version):
+        raise UsageError(f"--engine: found version `{version[:40]}`, allowed: numbers such as 0.32.0")
+    if version:
+        return version
+    from generator.catalog.load import load_engines
+
+    return load_engines()[0].version
+
+
+def _print(asked: FitArguments, answer: Forecast) -> None:
+    from generator import report
+
+    if asked.json:
+        report.print_json(
+            {
+                "verdict": answer.verdict,
+                "memory": answer.memory,
+                "reasons": answer.reasons,
+                "warnings": answer.warnings,
+            }
+        )
+        return
+    lines = [f"{asked.model}: {answer.verdict.value}", *(f"  {reason}" for reason in answer.reasons)]
+    if answer.verdict is not Verdict.DOES_NOT_FIT:
+        lines.append(
+            f"  {answer.memory.kv_cache_tokens} tokens in the cache, {answer.memory.max_concurrency:g} requests of "
+            f"{answer.max_model_len} tokens at once"
+        )
+    report.print_text("\n".join(lines))
+    report.warn_all(answer.warnings)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 10**9:
+        raise UsageError(f"found `{text[:40]}`, allowed: a whole number from 1 on")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"--gpu-memory-utilization: found `{text[:40]}`, allowed: more than 0, at most 1")
+    return share
