@@ -244,10 +244,16 @@ def _choose_cpu_image(cpu: Cpu, catalog: Catalog, needs: EngineNeeds) -> ImageCh
         image=image.image,
         cuda=None,
         env=(),
-        reasons=("no GPU is used: the newest CPU image",),
+        reasons=_cpu_reasons(release, needs),
         warnings=(*_hole_warnings(release, catalog), *_check_processor(cpu, processor, release, image)),
         source=release.source,
     )
+
+
+def _cpu_reasons(release: EngineRelease, needs: EngineNeeds) -> tuple[str, ...]:
+    if needs.exact is not None:
+        return (f"no GPU is used; {release.name} {needs.exact} was asked for",)
+    return ("no GPU is used: the newest CPU image",)
 
 
 def _check_processor(cpu: Cpu, processor: str | None, release: EngineRelease, image: CpuImage) -> tuple[str, ...]:

@@ -107,6 +107,7 @@ def _only_with_holes(search: Search) -> NoPlanError:
     consent = _consent(search)
     if consent is None:
         message += f"; nor does driver {situation.driver or 'of unknown version'} run it: {_driver_for(search, search.carried)}"
+        instead += "; or update the NVIDIA driver first and consent to the holes with --allow-vulnerable"
     return NoPlanError(message, hint=f"{instead}; {consent}" if consent else instead)
 
 

@@ -41,15 +41,10 @@ def choose_utilization(wish: float, wished_in: str, gpus: tuple[Gpu, ...]) -> Ut
     Raises:
         NoPlanError: a GPU has next to nothing free.
     """
-    choices = [Utilization(value=wish, reason=f"the environment wishes {wish:.2f}", source=wished_in)]
-    choices += [_by_size(gpu) for gpu in gpus if gpu.memory_bytes]
-    choices += [_by_free_memory(gpu) for gpu in gpus if gpu.memory_bytes]
-    least = min(choices, key=lambda choice: choice.value)
-    if least is choices[0]:
-        return least
-    return Utilization(
-        value=least.value, reason=f"{least.reason}, less than the wished {wish:.2f}", source=least.source
-    )
+    choices = [Utilization(value=wish, reason="wish of the environment", source=wished_in)]
+    choices += [_by_size(gpu, wish) for gpu in gpus if gpu.memory_bytes]
+    choices += [_by_free_memory(gpu, wish) for gpu in gpus if gpu.memory_bytes]
+    return min(choices, key=lambda choice: choice.value)
 
 
 def size_share(memory_bytes: int, compute_capability: str | None) -> float:
@@ -68,19 +63,21 @@ def free_share(gpu: Gpu) -> float:
     return max(0, gpu.memory_bytes - (gpu.memory_used_bytes or 0) - CONTEXT_BYTES) * 100 // gpu.memory_bytes / 100
 
 
-def _by_size(gpu: Gpu) -> Utilization:
+def _by_size(gpu: Gpu, wish: float) -> Utilization:
     share = size_share(gpu.memory_bytes or 0, gpu.compute_capability)
-    reason = f"a GPU of {format_bytes(gpu.memory_bytes)} gives {share:.2f}"
+    reason = f"a GPU of {format_bytes(gpu.memory_bytes)} gives {share:.2f}, less than the wished {wish:.2f}"
     return Utilization(value=share, reason=reason, source=SIZE_SOURCE)
 
 
-def _by_free_memory(gpu: Gpu) -> Utilization:
+def _by_free_memory(gpu: Gpu, wish: float) -> Utilization:
     share = free_share(gpu)
-    used = format_bytes(gpu.memory_used_bytes)
     if share < LEAST_SHARE:
+        free_bytes = (gpu.memory_bytes or 0) - (gpu.memory_used_bytes or 0)
         raise NoPlanError(
-            f"GPU {gpu.index} ({gpu.name or 'unknown model'}) has {used} of {format_bytes(gpu.memory_bytes)} in use",
+            f"GPU {gpu.index} ({gpu.name or 'unknown model'}) has {format_bytes(free_bytes)} of "
+            f"{format_bytes(gpu.memory_bytes)} free",
             hint="`nvidia-smi` shows what holds it; stop that, then configure again",
         )
-    reason = f"GPU {gpu.index} has {used} in use, which leaves {share:.2f}"
+    used = format_bytes(gpu.memory_used_bytes)
+    reason = f"GPU {gpu.index} has {used} in use, so the wished {wish:.2f} would not start"
     return Utilization(value=share, reason=reason, source=FREE_SOURCE)

@@ -122,6 +122,7 @@ def test_a_v100_whose_driver_is_too_old_as_well() -> None:
     assert refused.message.endswith(
         "; nor does driver 470.223.02 run it: driver ≥ 530.30.02 for 0.7.3, ≥ 575.51.03 for the newest (0.19.1)"
     )
+    assert "update the NVIDIA driver first" in (refused.hint or "")
 
 
 def test_wsl_is_told_of_cuda_not_of_branches() -> None:

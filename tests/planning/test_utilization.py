@@ -62,7 +62,7 @@ def test_the_size_lowers_a_higher_wish() -> None:
 def test_memory_in_use_lowers_it_further() -> None:
     found = choose_utilization(0.90, "envs/prod.yaml", (gpu(24576), gpu(24576, 8192, index=1)))
     assert (found.value, found.source) == (0.64, FREE_SOURCE)
-    assert found.reason == "GPU 1 has 8.0 GiB in use, which leaves 0.64, less than the wished 0.90"
+    assert found.reason == "GPU 1 has 8.0 GiB in use, so the wished 0.90 would not start"
 
 
 def test_what_is_taken_is_free() -> None:
@@ -74,7 +74,7 @@ def test_what_is_taken_is_free() -> None:
 def test_a_full_gpu_is_no_plan() -> None:
     with pytest.raises(NoPlanError) as failure:
         choose_utilization(0.90, "envs/prod.yaml", (gpu(24576, 23552),))
-    assert failure.value.message == "GPU 0 (NVIDIA Test) has 23.0 GiB of 24.0 GiB in use"
+    assert failure.value.message == "GPU 0 (NVIDIA Test) has 1.0 GiB of 24.0 GiB free"
 
 
 def test_an_unknown_size_leaves_the_wish() -> None:
