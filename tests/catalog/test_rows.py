@@ -16,6 +16,7 @@ from generator.domain.catalog import (
     FactStatus,
     GpuClass,
     GpuModel,
+    ServiceImage,
     has_flag,
     holes_of,
     order_release,
@@ -191,6 +192,13 @@ def test_no_release_since_0_22_has_a_refused_hole_and_every_older_one_has() -> N
         grave = [hole for hole in holes_of("vllm", row.version, load_advisories()) if hole.kind in REFUSED_HOLES]
         assert bool(grave) == (order_release(row.version) < order_release("0.22.0")), row.version
     assert holes_of("vllm", "0.33.0", load_advisories()) == ()
+
+
+def test_the_pinned_gateway_has_no_known_hole() -> None:
+    rows = read_yaml(FOLDER / "services.yaml", tuple[ServiceImage, ...], StackError)
+    gateway = next(row for row in rows if row.name == "gateway")
+    assert gateway.image.endswith(f":v{gateway.version}")
+    assert holes_of("litellm", gateway.version, load_advisories()) == ()
 
 
 @pytest.mark.parametrize(
