@@ -39,18 +39,21 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", required=True, help="Hugging Face id, folder, or catalog name")
     parser.add_argument("--host", metavar="FILE", type=Path, help="forecast for this snapshot instead of this machine")
     parser.add_argument("--engine", metavar="NAME[==VERSION]", help="for example vllm==0.32.0 (default: the newest)")
-    whole = {"type": _positive, "metavar": "N"}
-    parser.add_argument("--tensor-parallel", **whole, help="GPUs that share each layer (default: 1)")
-    parser.add_argument("--pipeline-parallel", **whole, help="groups of GPUs that share the layers (default: 1)")
+    _add_count(parser, "--tensor-parallel", "GPUs that share each layer (default: 1)")
+    _add_count(parser, "--pipeline-parallel", "groups of GPUs that share the layers (default: 1)")
     parser.add_argument(
         "--gpu-memory-utilization", metavar="SHARE", type=_share, help="of each GPU (default: the engine's)"
     )
-    parser.add_argument("--max-model-len", **whole, help="tokens of one request (default: the model's)")
-    parser.add_argument("--max-num-seqs", **whole, help="requests at once (default: the engine's)")
-    parser.add_argument("--max-num-batched-tokens", **whole, help="tokens of one step (default: the engine's)")
+    _add_count(parser, "--max-model-len", "tokens of one request (default: the model's)")
+    _add_count(parser, "--max-num-seqs", "requests at once (default: the engine's)")
+    _add_count(parser, "--max-num-batched-tokens", "tokens of one step (default: the engine's)")
     parser.add_argument("--kv-cache-dtype", choices=_CACHE_FORMATS, default="auto", help="number format of the cache")
     parser.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def _add_count(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
+    parser.add_argument(flag, type=_positive, metavar="N", help=text)
 
 
 def fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Forecast:
@@ -65,7 +68,7 @@ def fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Fo
     _print(asked, answer)
     if answer.verdict is Verdict.DOES_NOT_FIT:
         raise NoPlanError(
-            f"{asked.model} does not fit with these settings: {answer.reasons[0]}",
+            f"{asked.model} does not fit with these settings",
             hint=f"{answer.longest} tokens would fit: `--max-model-len {answer.longest}`"
             if 0 < answer.longest < answer.max_model_len
             else "a smaller or more quantized model, or more GPUs with --tensor-parallel",

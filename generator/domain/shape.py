@@ -14,7 +14,7 @@ class Mixer(StrEnum):
 
     `full`: keys and values of every token. `sliding` and `chunked`: of a window. `latent`: one compressed vector per
     token (MLA). `state`: a state of fixed size (Mamba, gated delta net, short convolution). `shared`: it reads another
-    layer's keys and values. `none`: no mixer at all.
+    layer's keys and values. `encoder`: it sees a whole text at once and keeps nothing. `none`: no mixer at all.
     """
 
     FULL = "full"
@@ -23,6 +23,7 @@ class Mixer(StrEnum):
     LATENT = "latent"
     STATE = "state"
     SHARED = "shared"
+    ENCODER = "encoder"
     NONE = "none"
 
 
@@ -105,12 +106,16 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Experts:
-    """A mixture of experts: `count` of them, `per_token` active, `width` inner size, `shared_width` of what always runs."""
+    """A mixture of experts: `count` of them, `per_token` active, `width` inner size, `shared_width` of what always runs.
+
+    `latent`: the experts work on so many numbers instead of the hidden ones, 0: on the hidden ones.
+    """
 
     count: int
     per_token: int
     width: int
     shared_width: int = 0
+    latent: int = 0
     gated: bool = True
     biased: bool = False
 
@@ -119,7 +124,8 @@ class Experts:
 class Vision:
     """An encoder beside the language model. `merge` is how many patches (side × side) become one token's side.
 
-    `gated` inner layers have a third matrix; `max_item_tokens` is the most tokens that one image can take, None unknown.
+    `gated` inner layers have a third matrix; `mergers` are the projectors into the language model;
+    `max_item_tokens` is the most tokens that one image can take, None unknown.
     """
 
     depth: int
@@ -129,6 +135,7 @@ class Vision:
     patch_elements: int
     positions: int
     merge: int
+    mergers: int
     gated: bool
     max_item_tokens: int | None
 

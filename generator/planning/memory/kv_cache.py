@@ -167,7 +167,7 @@ def number_bytes(kv_cache_dtype: str, element_bytes: int) -> Fraction:
 def _spec(shape: Shape, layer: Layer, settings: EngineSettings, release: Release) -> Spec | None:
     """Return what one layer keeps on one rank before pages are aligned."""
     block = settings.block_tokens or BLOCK_TOKENS
-    if layer.mixer in (Mixer.NONE, Mixer.SHARED):
+    if layer.mixer in (Mixer.NONE, Mixer.SHARED, Mixer.ENCODER):
         return None
     if layer.mixer is Mixer.STATE:
         page = state_bytes(shape, shape.state, settings) if shape.state else 0

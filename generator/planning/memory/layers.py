@@ -26,6 +26,8 @@ _WORDS = {
     "moe": Mixer.NONE,
     "mlp": Mixer.NONE,
 }
+# Encoders: a whole text at once, no cache (vLLM 0.32.0 models/bert.py, roberta.py, modernbert.py).
+ENCODER_FAMILIES = frozenset(("bert", "roberta", "xlm-roberta", "modernbert", "new", "nomic_bert"))
 _NEMOTRON = {"M": Mixer.STATE, "*": Mixer.FULL, "-": Mixer.NONE, "E": Mixer.NONE}
 
 
@@ -98,6 +100,8 @@ def _by_window(config: Mapping[str, object], total: int) -> tuple[Mixer, ...]:
     family = text(config, "model_type")
     if family in ("mamba", "mamba2", "falcon_mamba"):
         return (Mixer.STATE,) * total
+    if family in ENCODER_FAMILIES:
+        return (Mixer.ENCODER,) * total
     if count(config, "attention_chunk_size"):
         return _without_positions(config, total)
     window = window_tokens(config)

@@ -152,7 +152,7 @@ def _mlp_matrices(hidden: int, inner: int, base: str, tp: int, *, gated: bool) -
 
 def _expert_matrices(shape: Shape, experts: Experts, base: str, tp: int) -> Iterator[Matrix]:
     """The experts of one layer in two tensors; the router is whole on every rank."""
-    hidden, name = shape.hidden, f"{base}.mlp.experts"
+    hidden, name = experts.latent or shape.hidden, f"{base}.mlp.experts"
     up, down = (f"{name}.0.gate_proj", f"{name}.gate_up_proj", name), (f"{name}.0.down_proj", f"{name}.down_proj", name)
     rows = (2 if experts.gated else 1) * experts.width // tp
     yield Matrix(names=up, rows=rows, columns=hidden, copies=experts.count, expert=True)
@@ -160,10 +160,13 @@ def _expert_matrices(shape: Shape, experts: Experts, base: str, tp: int) -> Iter
     if experts.biased:
         # Marlin and Triton keep expert biases in single precision (fused_moe/oracle/mxfp4.py).
         yield _small(f"{name}.bias", experts.count * (rows + hidden), element_bytes=4)
-    yield Matrix(names=(f"{base}.mlp.gate",), rows=experts.count, columns=hidden, linear=False)
+    yield Matrix(names=(f"{base}.mlp.gate",), rows=experts.count, columns=shape.hidden, linear=False)
+    if experts.latent:
+        yield Matrix(names=(f"{base}.mlp.fc1_latent_proj",), rows=experts.latent, columns=shape.hidden)
+        yield Matrix(names=(f"{base}.mlp.fc2_latent_proj",), rows=shape.hidden, columns=experts.latent)
     if experts.shared_width:
         shared = f"{base}.mlp.shared_experts"
-        yield from _mlp_matrices(hidden, experts.shared_width, shared, tp, gated=experts.gated)
+        yield from _mlp_matrices(shape.hidden, experts.shared_width, shared, tp, gated=experts.gated)
 
 
 def embedding_matrix(shape: Shape, tp: int) -> Matrix:
@@ -189,9 +192,10 @@ def vision_matrices(vision: Vision, tp: int) -> Iterator[Matrix]:
         rows = (2 if vision.gated else 1) * inner // tp
         yield Matrix(names=(f"{base}.mlp.fc1",), rows=rows, columns=hidden, linear=False)
         yield Matrix(names=(f"{base}.mlp.fc2",), rows=hidden, columns=inner // tp, linear=False)
-    if vision.merge > 1:
-        yield Matrix(names=("visual.merger.fc1",), rows=merged // tp, columns=merged, linear=False)
-    yield Matrix(names=("visual.merger.fc2",), rows=vision.out_hidden, columns=merged // tp, linear=False)
+    for _ in range(vision.mergers):
+        if vision.merge > 1:
+            yield Matrix(names=("visual.merger.fc1",), rows=merged // tp, columns=merged, linear=False)
+        yield Matrix(names=("visual.merger.fc2",), rows=vision.out_hidden, columns=merged // tp, linear=False)
 
 
 def _small(name: str, elements: int, element_bytes: int | None = None) -> Matrix:

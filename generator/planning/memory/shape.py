@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from generator.domain.shape import Experts, Latent, Layer, Mixer, Shape, State, StateKind, Vision, WeightKind
-from generator.planning.memory.keys import count, flag, mapping, number, text, text_part, words
+from generator.planning.memory.keys import count, flag, items, mapping, number, text, text_part, words
 from generator.planning.memory.layers import attention, expert_layers, layer_count, mixers
 from generator.planning.memory.quantization import parse_quantization
 
 # Bytes of one number by its name in `torch_dtype` or `dtype`.
 _ELEMENT_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "half": 2}
 # Families whose MLP has two matrices rather than three (transformers modeling_*.py), and activations that say so.
-_UNGATED_FAMILIES = frozenset("gpt2 opt falcon phi starcoder2 gpt_neox gptj gpt_bigcode mpt bloom whisper bert".split())
+_UNGATED_FAMILIES = frozenset(
+    "gpt2 opt falcon phi starcoder2 gpt_neox gptj gpt_bigcode mpt bloom whisper bert roberta xlm-roberta".split()
+)
 _UNGATED_ACTIVATIONS = frozenset(("relu2", "relu"))
 _HEAD_NORM_FAMILIES = ("qwen3", "gemma3", "gemma4", "glm4_moe", "olmo2", "olmo3", "minimax_m2", "exaone4")
 # vLLM 0.32.0 models/qwen2.py: these have biases although their configuration does not say so.
@@ -62,7 +64,7 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         attention_bias=flag(part, "attention_bias", "qkv_bias", "bias") or family in _BIASED_FAMILIES,
         output_gate=flag(part, "attn_output_gate") or family == "qwen3_next",
         head_norms=family.startswith(_HEAD_NORM_FAMILIES),
-        learned_positions=count(part, "n_positions") if family == "gpt2" else 0,
+        learned_positions=_learned_positions(part),
         extra_embeddings=_extra_embeddings(part),
         draft_layers=count(part, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
         cross_attention=flag(config, "is_encoder_decoder") or bool(count(part, "cross_attention_layers")),
@@ -82,9 +84,11 @@ def _layers(part: Mapping[str, object], latent: Latent | None, experts: Experts 
         dense = (
             letters[index] == "-" if letters else text(part, "model_type") not in ("mamba", "mamba2", "falcon_mamba")
         )
-        both = flag(part, "enable_moe_block")
-        has_experts = sparse(index)
-        made.append(replace(layer, inner=inner if dense and (both or not has_experts) else 0, experts=has_experts))
+        both, has_experts = flag(part, "enable_moe_block"), sparse(index)
+        wide = 2 if mixer is Mixer.SHARED and flag(part, "use_double_wide_mlp") else 1
+        made.append(
+            replace(layer, inner=wide * inner if dense and (both or not has_experts) else 0, experts=has_experts)
+        )
     return tuple(made[: layer_count(part) or len(made)])
 
 
@@ -185,6 +189,7 @@ def _experts(part: Mapping[str, object]) -> Experts | None:
         ),
         width=width,
         shared_width=shared,
+        latent=count(part, "moe_latent_size"),
         gated=_gated(part),
         biased=text(part, "model_type").startswith("gpt_oss"),
     )
@@ -216,6 +221,7 @@ def _vision(config: Mapping[str, object]) -> Vision | None:
         * count(part, "temporal_patch_size", default=1),
         positions=positions,
         merge=max(merge, 1),
+        mergers=1 + len(items(part, "deepstack_visual_indexes")),
         gated=text(config, "model_type").startswith(("qwen2_5", "pixtral", "mistral3")),
         max_item_tokens=fixed or None,
     )
@@ -233,7 +239,11 @@ def _rope_rows(
     nested = mapping(scaling, "full_attention")
     scaling = nested or scaling
     rows = count(part, "max_position_embeddings")
-    if not rows or not any(layer.mixer in (Mixer.FULL, Mixer.LATENT, Mixer.SLIDING, Mixer.CHUNKED) for layer in layers):
+    if (
+        not rows
+        or _learned_positions(part)
+        or not any(layer.mixer in (Mixer.FULL, Mixer.LATENT, Mixer.SLIDING, Mixer.CHUNKED) for layer in layers)
+    ):
         return ()
     kind = text(scaling, "rope_type", "type").replace("default", "")
     factor = number(scaling, "factor", default=1.0)
@@ -277,7 +287,9 @@ def _default_length(part: Mapping[str, object]) -> int:
 
 def _tied(config: Mapping[str, object], part: Mapping[str, object]) -> bool:
     """Return whether the output matrix is the embedding. Gemma and Cohere tie without saying so."""
-    default = text(part, "model_type").startswith(("gemma", "cohere", "command", "gpt2"))
+    default = text(part, "model_type").startswith(
+        ("gemma", "cohere", "command", "gpt2", "bert", "roberta", "xlm-roberta")
+    )
     return flag(part, "tie_word_embeddings", default=flag(config, "tie_word_embeddings", default=default))
 
 
@@ -288,8 +300,17 @@ def _element_bytes(config: Mapping[str, object], part: Mapping[str, object]) -> 
 
 
 def _gated(part: Mapping[str, object]) -> bool:
-    activation = text(part, "hidden_act", "activation_function", "hidden_activation", "mlp_hidden_act")
-    return text(part, "model_type") not in _UNGATED_FAMILIES and activation not in _UNGATED_ACTIVATIONS
+    activation = text(part, "mlp_hidden_act", "hidden_act", "activation_function", "hidden_activation")
+    family = text(part, "model_type")
+    return (
+        family not in _UNGATED_FAMILIES and not family.startswith("nemotron") and activation not in _UNGATED_ACTIVATIONS
+    )
+
+
+def _learned_positions(part: Mapping[str, object]) -> int:
+    """GPT-2, OPT and BERT's kin learn their positions; they have no table of rotations."""
+    learns = text(part, "model_type") in ("gpt2", "opt", "bert", "roberta", "xlm-roberta")
+    return count(part, "n_positions", "max_position_embeddings") if learns else 0
 
 
 def _extra_embeddings(part: Mapping[str, object]) -> int:

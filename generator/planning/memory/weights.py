@@ -152,8 +152,7 @@ def _padded(matrix: Matrix, quantization: Quantization, gpu: GpuMemory, shape: S
     hopper = gpu.compute_capability is not None and gpu.compute_capability[0] == 9
     width = _round_up(shape.experts.width // tp, 64 if hopper else 128)
     hidden = _round_up(shape.hidden, 256)
-    up = matrix.columns == shape.hidden and matrix.rows != shape.hidden
-    if up:
+    if not matrix.names[0].endswith("down_proj"):
         return replace(matrix, rows=width * (2 if shape.experts.gated else 1), columns=hidden)
     return replace(matrix, rows=shape.hidden if hopper else hidden, columns=_round_up(width, 256) if hopper else width)
 
