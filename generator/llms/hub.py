@@ -43,7 +43,9 @@ def read_hub(hub_id: str, cache: HubCache, endpoint: str | None = None) -> HubFi
     Raises:
         UsageError: there is no such model, it is kept back, the hub cannot be reached, or what it sends is damaged.
     """
+    _quieten()
     with _told(hub_id, endpoint):
+        _knock(hub_id, endpoint)
         snapshot = _download(hub_id, CONFIG, cache, endpoint, revision=None).parent
         commit = snapshot.name
         tensors = load_headers(hub_id, commit, cache)
@@ -61,13 +63,27 @@ def has_token() -> bool:
     return get_token() is not None
 
 
-def _download(hub_id: str, name: str, cache: HubCache, endpoint: str | None, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
+def _quieten() -> None:
+    """Let the library neither draw nor warn, nor tell the hub which program asks (it looks that up on the hub first)."""
+    from huggingface_hub import constants
     from huggingface_hub.utils import logging as hub_logging
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     disable_progress_bars()
     hub_logging.set_verbosity(logging.ERROR)
+
+
+def _knock(hub_id: str, endpoint: str | None) -> None:
+    """Ask once whether the hub is in reach: the library would ask for half a minute before it gives up."""
+    from huggingface_hub import get_session, hf_hub_url
+
+    get_session().head(hf_hub_url(hub_id, CONFIG, endpoint=endpoint), timeout=TIMEOUT_S, follow_redirects=False)
+
+
+def _download(hub_id: str, name: str, cache: HubCache, endpoint: str | None, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
     return Path(
         hf_hub_download(
             hub_id, name, revision=revision, cache_dir=cache.models, endpoint=endpoint, etag_timeout=TIMEOUT_S
