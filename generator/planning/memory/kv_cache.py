@@ -236,7 +236,7 @@ def _aligned(shape: Shape, specs: list[Spec | None]) -> list[Spec | None]:
     """Enlarge attention blocks until a page holds a state, and fill state pages up to it."""
     states = [spec.page_bytes for spec in specs if spec is not None and spec.mixer is Mixer.STATE]
     attending = [spec for spec in specs if spec is not None and spec.mixer is not Mixer.STATE]
-    if not states or not attending or not max(states):
+    if not states or not attending or not max(states) or not attending[0].page_bytes:
         return specs
     block = attending[0].block_tokens
     token = Fraction(attending[0].page_bytes, block)
@@ -287,5 +287,6 @@ def _unified(placed: list[tuple[Spec, int]]) -> Iterator[tuple[Spec, int]]:
     """Give all layers pages of one size: longer blocks where that divides, filling where it does not."""
     greatest = max(spec.page_bytes for spec, _ in placed)
     for spec, stage in placed:
-        longer = greatest // spec.page_bytes if greatest % spec.page_bytes == 0 and spec.mixer is not Mixer.STATE else 1
+        divides = spec.mixer is not Mixer.STATE and greatest % spec.page_bytes == 0
+        longer = greatest // spec.page_bytes if divides else 1
         yield replace(spec, page_bytes=greatest, block_tokens=spec.block_tokens * longer), stage

@@ -28,12 +28,15 @@ _WORDS = {
 }
 # Encoders: a whole text at once, no cache (vLLM 0.32.0 models/bert.py, roberta.py, modernbert.py).
 ENCODER_FAMILIES = frozenset(("bert", "roberta", "xlm-roberta", "modernbert", "new", "nomic_bert"))
+# Far above any model; a configuration that says more is damaged.
+_MOST_LAYERS = 2000
 _NEMOTRON = {"M": Mixer.STATE, "*": Mixer.FULL, "-": Mixer.NONE, "E": Mixer.NONE}
 
 
 def layer_count(config: Mapping[str, object]) -> int:
-    """Return the number of decoder layers."""
-    return count(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
+    """Return the number of decoder layers; 0 where it is missing or not one."""
+    found = count(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
+    return found if 0 < found <= _MOST_LAYERS else 0
 
 
 def mixers(config: Mapping[str, object]) -> tuple[Mixer, ...]:

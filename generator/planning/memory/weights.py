@@ -185,7 +185,7 @@ def _outside_layers(name: str, shape: Shape, rank: _Rank) -> bool:
         return rank.last and not shape.tied
     if "embed" in name or "wte" in name:
         return rank.first or (rank.last and shape.tied)
-    return rank.last or rank.first
+    return rank.last
 
 
 def _shares(header: TensorHeader, shape: Shape, tp: int) -> int:

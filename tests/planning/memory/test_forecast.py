@@ -1,0 +1,209 @@
+"""Verdicts: the account's parts, what firm answers rest on, and what nobody can know."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from generator.domain.forecast import EngineSettings, GpuMemory, Verdict
+from generator.planning.memory.activation import activation
+from generator.planning.memory.cpu import cpu_cache
+from generator.planning.memory.defaults import resolve
+from generator.planning.memory.forecast import forecast
+from generator.planning.memory.gpu import capability, cuda_memory_bytes
+from generator.planning.memory.graphs import capture_sizes
+from generator.planning.memory.releases import Release
+from generator.planning.memory.solve import Aim, solve
+from generator.units import GIB, MIB
+from tests.planning.memory.models import shape_of
+
+H100 = GpuMemory(total_bytes=int(79.18 * GIB), name="NVIDIA H100 80GB HBM3", compute_capability=(9, 0))
+RTX3090 = GpuMemory(total_bytes=int(23.58 * GIB), name="NVIDIA GeForce RTX 3090", compute_capability=(8, 6))
+OLD = EngineSettings(version="0.11.0")
+
+
+def test_the_parts_and_the_cache_make_the_budget() -> None:
+    memory = forecast(shape_of("qwen3-8b"), EngineSettings(version="0.32.0"), H100).memory
+    parts = memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes + memory.cuda_graph_bytes
+    assert parts + memory.kv_cache_bytes == memory.budget_bytes
+
+
+def test_graphs_come_from_outside_the_budget_before_0_21() -> None:
+    memory = forecast(shape_of("qwen3-8b"), replace(OLD, version="0.20.2"), H100).memory
+    parts = memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes
+    assert parts + memory.kv_cache_bytes == memory.budget_bytes
+    assert memory.cuda_graph_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "length", "verdict"),
+    [
+        ("qwen3-32b", 32000, Verdict.DOES_NOT_FIT),  # the log says so: 7.8 GiB wanted, 4.45 there
+        ("qwen3-32b", 8192, Verdict.FITS),
+        ("qwen3-0.6b", 32000, Verdict.FITS),
+        ("gpt-oss-20b", 16000, Verdict.FITS),
+        ("deepseek-r1", 16000, Verdict.DOES_NOT_FIT),
+    ],
+)
+def test_starts_that_were_seen_on_one_h100(model: str, length: int, verdict: Verdict) -> None:
+    asked = replace(OLD, gpu_memory_utilization=0.9, max_model_len=length)
+    assert forecast(shape_of(model), asked, H100).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("model", "printed_gib"), [("qwen3-0.6b", 5.56), ("qwen3-32b", 5.64), ("gpt-oss-20b", 7.38), ("gpt-oss-120b", 7.38)]
+)
+def test_the_sorting_sampler_is_the_peak_of_a_large_gpu(model: str, printed_gib: float) -> None:
+    shape, release = shape_of(model), Release("0.11.0")
+    peak = activation(shape, OLD, resolve(shape, OLD, H100, release), release)
+    assert peak.bytes / GIB == pytest.approx(printed_gib, rel=0.005)
+
+
+def test_fewer_requests_return_what_the_sampler_took() -> None:
+    shape = shape_of("llama-3.1-8b")
+    many, few = (forecast(shape, replace(OLD, max_num_seqs=seqs), H100).memory for seqs in (1024, 256))
+    assert many.activation_bytes - few.activation_bytes > 2 * GIB
+
+
+def test_what_others_hold_stops_the_engine_at_once() -> None:
+    busy = replace(RTX3090, used_bytes=5 * GIB)
+    answer = forecast(shape_of("qwen3-0.6b"), EngineSettings(version="0.32.0"), busy)
+    assert answer.verdict is Verdict.DOES_NOT_FIT
+    assert "are free now, so the engine stops before it loads the model" in answer.reasons[-1]
+
+
+@pytest.mark.parametrize(("change", "words"), [({"unified": True}, "page cache"), ({"wsl": True}, "WSL")])
+def test_nobody_can_promise_on_shared_memory_or_under_wsl(change: dict[str, bool], words: str) -> None:
+    answer = forecast(shape_of("qwen3-0.6b"), EngineSettings(version="0.32.0"), replace(H100, **change))  # type: ignore[arg-type]
+    assert answer.verdict is Verdict.UNCERTAIN
+    assert any(words in warning for warning in answer.warnings)
+
+
+def test_an_unknown_release_is_firm_only_where_all_rules_agree() -> None:
+    shape = shape_of("qwen3-32b")
+    asked = EngineSettings(gpu_memory_utilization=0.9, max_model_len=20000)
+    by_release = {
+        forecast(shape, replace(asked, version=version), H100).verdict for version in ("0.11.0", "0.19.0", "0.32.0")
+    }
+    assert len(by_release) > 1
+    assert forecast(shape, asked, H100).verdict is Verdict.UNCERTAIN
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (EngineSettings(version="0.32.0", tensor_parallel=5), "32 attention heads cannot be split among 5 ranks"),
+        (
+            EngineSettings(version="0.32.0", max_model_len=200_000),
+            "a length of 200000 tokens is beyond the model's own 40960",
+        ),
+    ],
+)
+def test_what_the_engine_refuses_does_not_fit(settings: EngineSettings, reason: str) -> None:
+    answer = forecast(shape_of("qwen3-8b"), settings, H100)
+    assert (answer.verdict, answer.reasons[0]) == (Verdict.DOES_NOT_FIT, reason)
+
+
+def test_a_recurrent_model_needs_a_block_for_each_request() -> None:
+    asked = EngineSettings(version="0.32.0", max_num_seqs=1024, max_model_len=32768, gpu_memory_utilization=0.95)
+    answer = forecast(shape_of("qwen3.6-27b"), asked, H100)
+    assert answer.verdict is Verdict.DOES_NOT_FIT
+    assert "fewer than the 1024 requests" in answer.reasons[-1]
+
+
+def test_the_named_longest_length_fits_by_expectation() -> None:
+    asked = EngineSettings(version="0.32.0", max_model_len=131_072)
+    answer = forecast(shape_of("llama-3.1-8b"), asked, RTX3090)
+    assert answer.verdict is Verdict.DOES_NOT_FIT
+    shorter = forecast(shape_of("llama-3.1-8b"), replace(asked, max_model_len=answer.longest), RTX3090)
+    assert shorter.memory.max_concurrency >= 1
+
+
+@pytest.mark.parametrize(
+    ("gpu", "batch"),
+    [
+        (H100, (8192, 1024)),
+        (replace(H100, name="NVIDIA A100-SXM4-80GB"), (2048, 256)),
+        (replace(H100, total_bytes=178 * GIB), (16384, 1024)),
+        (RTX3090, (2048, 256)),
+    ],
+)
+def test_defaults_follow_the_gpu(gpu: GpuMemory, batch: tuple[int, int]) -> None:
+    found = resolve(shape_of("qwen3-8b"), EngineSettings(), gpu, Release("0.32.0"))
+    assert (found.max_num_batched_tokens, found.max_num_seqs) == batch
+
+
+@pytest.mark.parametrize(("version", "share"), [("0.16.0", 0.9), ("0.20.2", 0.9), ("0.21.0", 0.92), ("0.32.0", 0.92)])
+def test_the_default_utilization_follows_the_release(version: str, share: float) -> None:
+    assert Release(version).default_utilization == share
+
+
+def test_the_first_engine_profiled_whole_prompts_up_to_32768() -> None:
+    shape, release = shape_of("llama-3.1-8b"), Release(None, legacy_engine=True)
+    tokens = [
+        resolve(shape, EngineSettings(max_model_len=length), RTX3090, release).max_num_batched_tokens
+        for length in (1024, 20000, 35000)
+    ]
+    assert tokens == [2048, 20000, 512]
+
+
+@pytest.mark.parametrize(
+    ("settings", "capability_", "count", "largest"),
+    [
+        (EngineSettings(), (9, 0), 51, 512),
+        (EngineSettings(), (10, 0), 83, 1024),
+        (EngineSettings(max_num_seqs=4), (9, 0), 4, 8),
+        (EngineSettings(enforce_eager=True), (9, 0), 0, 0),
+    ],
+)
+def test_sizes_of_the_captured_graphs(
+    settings: EngineSettings, capability_: tuple[int, int], count: int, largest: int
+) -> None:
+    gpu = replace(H100, compute_capability=capability_)
+    sizes = capture_sizes(settings, resolve(shape_of("qwen3-8b"), settings, gpu, Release("0.32.0")), gpu)
+    assert (len(sizes), max(sizes, default=0)) == (count, largest)
+
+
+@pytest.mark.parametrize(
+    ("nvml_mib", "cuda_gib"), [(24576, 23.58), (15360, 14.56), (81559, 79.18), (183359, 178.36), (32607, 31.38)]
+)
+def test_cuda_gives_less_than_nvml_counts(nvml_mib: int, cuda_gib: float) -> None:
+    assert cuda_memory_bytes(nvml_mib * MIB) / GIB == pytest.approx(cuda_gib, rel=0.002)
+
+
+def test_a_catalog_figure_counts_only_near_the_detected_one() -> None:
+    assert cuda_memory_bytes(24576 * MIB, 23.5) == int(23.5 * GIB)
+    assert cuda_memory_bytes(4864 * MIB, 39.4) < 5 * GIB
+
+
+@pytest.mark.parametrize(("text", "numbers"), [("8.6", (8, 6)), ("12.0", (12, 0)), (None, None), ("gfx942", None)])
+def test_capabilities_are_numbers(text: str | None, numbers: tuple[int, int] | None) -> None:
+    assert capability(text) == numbers
+
+
+def test_solutions_fit_and_keep_what_was_given() -> None:
+    asked = EngineSettings(version="0.32.0", gpu_memory_utilization=0.9, max_num_seqs=32)
+    found = solve(shape_of("qwen3-8b"), asked, RTX3090)
+    assert found is not None
+    assert found.forecast.verdict is Verdict.FITS
+    assert (found.settings.gpu_memory_utilization, found.settings.max_num_seqs) == (0.9, 32)
+    assert found.given_up == (f"requests of {found.settings.max_model_len} tokens instead of 40960",)
+
+
+def test_the_longest_context_takes_from_everything_else() -> None:
+    shape, asked = shape_of("qwen3-14b"), EngineSettings(version="0.32.0", gpu_memory_utilization=0.9)
+    gpu = replace(H100, total_bytes=int(31.4 * GIB), compute_capability=(12, 0))
+    busy, long = (solve(shape, asked, gpu, aim=aim) for aim in (Aim.THROUGHPUT, Aim.CONTEXT))
+    assert busy is not None
+    assert long is not None
+    assert (long.settings.max_model_len or 0) >= (busy.settings.max_model_len or 0)
+    assert long.settings.kv_cache_dtype == "fp8" or long.settings.max_model_len == busy.settings.max_model_len
+
+
+def test_what_cannot_fit_has_no_solution() -> None:
+    assert solve(shape_of("qwen3-32b"), EngineSettings(version="0.32.0"), RTX3090) is None
+
+
+def test_the_cpu_engine_is_not_asked_for_a_budget() -> None:
+    assert cpu_cache(shape_of("qwen3-0.6b"), EngineSettings(version="0.32.0"), 0, 2048).tokens == 0

@@ -1,0 +1,166 @@
+"""The cache's layout against what real logs print, to the block and to the token.
+
+Each row is an observed start-up of benchmarks/cases/vllm_memory_cases.yaml; the pool's size is the log's, so only the layout
+is tested.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from generator.domain.forecast import EngineSettings
+from generator.domain.shape import Mixer
+from generator.planning.memory.cpu import cpu_cache
+from generator.planning.memory.kv_cache import lay_out
+from generator.planning.memory.releases import Release
+from generator.planning.memory.shape import parse_shape
+from generator.planning.memory.stages import stage_layers
+from generator.units import GIB
+from tests.planning.memory.models import config_of, shape_of
+
+ROUNDING_GIB = 0.005
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "settings", "batched", "length", "pool_gib", "tokens"),
+    [
+        ("qwen2.5-14b-instruct", "0.21.0", {}, 2048, 4096, 41.43, 226_240),
+        ("llama-3.3-70b", "0.16.0", {"tensor_parallel": 2}, 2048, 8192, 20.16, 132_128),
+        ("llama-3.3-70b", "0.16.0", {"kv_cache_dtype": "fp8"}, 8192, 32000, 5.11, 33_504),
+        ("kimi-k2-thinking", "0.12.0", {"tensor_parallel": 8}, 8192, 262144, 46.8, 715_072),
+        ("glm-5.1-fp8", "0.19.1", {"tensor_parallel": 8}, 8192, 202752, 32.11, 344_192),
+        ("gemma-3-1b-it", "0.10.0", {}, 2048, 32768, 1.4, 52_608),
+        ("gemma-3-27b-it", "0.11.0", {}, 8192, 4096, 109.86, 205_696),
+        ("qwen3.6-27b", "0.20.0", {"kv_cache_dtype": "fp8"}, 2048, 32768, 6.67, 53_312),
+        ("qwen3.8-27b", "0.32.0", {"kv_cache_dtype": "fp8", "tensor_parallel": 2}, 8192, 131072, 4.99, 302_921),
+        ("qwen3.6-35b-a3b", "0.24.0", {"kv_cache_dtype": "fp8"}, 8192, 131072, 5.98, 567_978),
+        ("qwen3-next-80b", "0.27.1", {}, 8192, 65536, 5.85, 242_534),
+        (
+            "qwen3.6-27b",
+            "0.32.0",
+            {"kv_cache_dtype": "fp8", "tensor_parallel": 2, "speculative_tokens": 3},
+            8192,
+            262144,
+            11.05,
+            623_873,
+        ),
+    ],
+)
+def test_a_pool_holds_the_tokens_that_the_log_prints(
+    model: str, version: str, settings: dict[str, int], batched: int, length: int, pool_gib: float, tokens: int
+) -> None:
+    release = Release(version)
+    layout = lay_out(shape_of(model), EngineSettings(version=version, **settings), release, batched)  # type: ignore[arg-type]
+    printed = [
+        layout.logged_tokens(layout.pool_blocks((int(gib * GIB),)), length, release)
+        for gib in (pool_gib - ROUNDING_GIB, pool_gib + ROUNDING_GIB)
+    ]
+    # The log rounds the pool to 0.01 GiB, so the figure lies between those of the two ends.
+    assert printed[0] <= tokens <= printed[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "block", "length", "concurrency"),
+    [
+        ({"speculative_tokens": 3, "kv_cache_dtype": "fp8"}, 1600, 262144, 6.68),
+        ({"kv_cache_dtype": "fp8"}, 1568, 32768, None),
+    ],
+)
+def test_attention_blocks_grow_until_a_page_holds_a_state(
+    settings: dict[str, str], block: int, length: int, concurrency: float | None
+) -> None:
+    layout = lay_out(shape_of("qwen3.8-27b"), EngineSettings(version="0.28.0", **settings), Release("0.28.0"), 8192)  # type: ignore[arg-type]
+    assert {group.spec.block_tokens for group in layout.groups} == {block}
+    if concurrency is not None:  # 1,750,067 tokens are concurrency × length, whatever the pool
+        assert int(1_750_067 / length * 100) / 100 == pytest.approx(concurrency, abs=0.01)
+
+
+def test_nvfp4_blocks_are_longer_since_a_token_is_smaller() -> None:
+    asked = EngineSettings(version="0.28.1", kv_cache_dtype="nvfp4", speculative_tokens=3)
+    layout = lay_out(shape_of("qwen3.8-27b"), asked, Release("0.28.1"), 8192)
+    assert layout.groups[0].spec.block_tokens == 2848  # vllm-project/vllm#46329
+
+
+@pytest.mark.parametrize(
+    ("tensor_parallel", "token_bytes"),
+    [(1, 131072), (4, 32768), (8, 16384), (16, 16384), (32, 16384)],
+)
+def test_key_value_heads_are_copied_when_there_are_more_ranks(tensor_parallel: int, token_bytes: int) -> None:
+    layout = lay_out(shape_of("llama-3.1-8b"), EngineSettings(tensor_parallel=tensor_parallel), Release("0.32.0"), 8192)
+    assert layout.block_bytes == (16 * token_bytes,)
+
+
+@pytest.mark.parametrize("tensor_parallel", [1, 8])
+def test_a_latent_cache_is_whole_on_every_rank(tensor_parallel: int) -> None:
+    layout = lay_out(shape_of("deepseek-v3"), EngineSettings(tensor_parallel=tensor_parallel), Release("0.32.0"), 8192)
+    assert layout.block_bytes == (16 * 61 * 576 * 2,)
+
+
+def test_decode_context_parallelism_divides_a_latent_cache() -> None:
+    release, shape = Release("0.12.0"), shape_of("kimi-k2")
+    whole = lay_out(shape, EngineSettings(tensor_parallel=8), release, 8192)
+    shared = lay_out(shape, EngineSettings(tensor_parallel=8, decode_context_parallel=8), release, 8192)
+    pool = (int(46.8 * GIB),)
+    # 715,072 → 5,721,088 tokens in vLLM's own recipe
+    assert shared.pool_blocks(pool) == pytest.approx(8 * whole.pool_blocks(pool), rel=1e-4)
+
+
+def test_before_mla_deepseek_kept_whole_heads() -> None:
+    old = lay_out(shape_of("deepseek-v2-lite"), EngineSettings(version="0.6.3"), Release("0.6.3"), 2048)
+    assert old.block_bytes == (16 * 27 * 16 * 2 * 192 * 2,)
+
+
+@pytest.mark.parametrize(
+    ("layers", "stages", "sizes"),
+    [(27, 2, [14, 13]), (61, 4, [15, 15, 16, 15]), (62, 4, [15, 16, 16, 15]), (80, 8, [10] * 8), (5, 4, [1, 1, 2, 1])],
+)
+def test_layers_are_split_as_the_engine_splits_them(layers: int, stages: int, sizes: list[int]) -> None:
+    assert [len(part) for part in stage_layers(layers, stages)] == sizes
+
+
+def test_the_smallest_stage_decides() -> None:
+    layout = lay_out(shape_of("deepseek-v2-lite"), EngineSettings(pipeline_parallel=2), Release("0.32.0"), 2048)
+    assert layout.block_bytes == (14 * 16 * 1152, 13 * 16 * 1152)
+    assert layout.pool_blocks((GIB, GIB)) == GIB // (14 * 16 * 1152)
+
+
+def test_windows_keep_what_is_in_flight() -> None:
+    layout = lay_out(shape_of("gpt-oss-20b"), EngineSettings(), Release("0.32.0"), 2048)
+    kinds = {group.spec.mixer for group in layout.groups}
+    assert kinds == {Mixer.FULL, Mixer.SLIDING}
+    # full: 131,072 / 16; sliding: (127 + 2 × 2,048) / 16, rounded up, and one more
+    assert layout.blocks_for(131_072) == 8192 + 264 + 1
+
+
+def test_the_longest_length_is_the_last_that_fits() -> None:
+    layout = lay_out(shape_of("qwen3.6-27b"), EngineSettings(), Release("0.32.0"), 2048)
+    longest = layout.longest(40, 262_144)
+    assert layout.blocks_for(longest) + 1 <= 40 < layout.blocks_for(longest + 1) + 1
+
+
+def test_a_pool_too_small_for_one_token_serves_none() -> None:
+    assert lay_out(shape_of("qwen3-8b"), EngineSettings(), Release("0.32.0"), 2048).longest(0, 40960) == 0
+
+
+@pytest.mark.parametrize(("tensor_parallel", "tokens"), [(1, 2_097_152), (2, 4_194_304)])
+def test_the_cpu_engine_takes_the_size_that_it_is_given(tensor_parallel: int, tokens: int) -> None:
+    """With one rank, vLLM 0.32.0 on a CPU printed 2,097,152 tokens and 1024.00x for the smoke model and 1 GiB."""
+    smoke = {
+        "model_type": "qwen2",
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+        "intermediate_size": 256,
+    }
+    asked = EngineSettings(version="0.32.0", tensor_parallel=tensor_parallel)
+    cache = cpu_cache(parse_shape(smoke), asked, GIB, 2048)
+    assert (cache.tokens, cache.max_concurrency) == (tokens, tokens / 2048)
+
+
+def test_an_encoder_keeps_nothing() -> None:
+    layout = lay_out(
+        parse_shape({**config_of("qwen3-0.6b"), "model_type": "bert"}), EngineSettings(), Release(None), 2048
+    )
+    assert layout.groups == ()
