@@ -15,7 +15,7 @@ from generator.domain.tensors import TensorHeader
 
 
 class WeightFormat(StrEnum):
-    """How a checkpoint stores its weights. `gguf` and `bitsandbytes` are known so that they can be told apart."""
+    """How a checkpoint stores its weights. `gptq` has 4 bits, `int4` is compressed-tensors' own form. `gguf` and `bitsandbytes` are known so that they can be told apart."""
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -27,6 +27,7 @@ class WeightFormat(StrEnum):
     INT4 = "int4"
     AWQ = "awq"
     GPTQ = "gptq"
+    GPTQ8 = "gptq8"
     BITSANDBYTES = "bitsandbytes"
     GGUF = "gguf"
     OTHER = "other"

@@ -25,6 +25,7 @@ USUAL: Mapping[WeightFormat, Mapping[str, object]] = {
     },
     WeightFormat.AWQ: {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True},
     WeightFormat.GPTQ: {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True},
+    WeightFormat.GPTQ8: {"quant_method": "gptq", "bits": 8, "group_size": 128, "sym": True},
     WeightFormat.INT4: {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": _INT4_GROUP},
     WeightFormat.NVFP4: {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16},
     WeightFormat.MXFP4: {"quant_method": "mxfp4"},

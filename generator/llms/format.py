@@ -64,6 +64,8 @@ def _quantization(config: Mapping[str, object]) -> Mapping[str, object] | None:
 
 def _quantized(quantization: Mapping[str, object]) -> WeightFormat:
     method = str(quantization.get("quant_method", "")).lower()
+    if method == "gptq" and quantization.get("bits") == 8:
+        return WeightFormat.GPTQ8
     if method in METHODS:
         return METHODS[method]
     words = " ".join(str(quantization.get(key, "")) for key in ("quant_algo", "format")).lower()

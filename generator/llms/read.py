@@ -30,7 +30,7 @@ SMOKE_CONFIG: Mapping[str, object] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "vocab_size": 512,
+    "vocab_size": 276,
     "max_position_embeddings": 32768,
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
@@ -77,7 +77,7 @@ def read_model(
     if known is not None:
         return _from_catalog(*known, cache)
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return _with_engine(read_folder(folder.resolve()), rows)
     if name.startswith(_PATH_STARTS):
         raise UsageError(f"--model {name}: no such folder")

@@ -7,8 +7,9 @@ docs/decisions/0012-models.md argues:
    needs no access request unless a token is there.
 2. Of those, only the recent: released within `RECENT_MONTHS` of the newest that fits. Older ones follow as runners-up.
 3. Of those, the large: at least `SAME_CLASS` of the most parameters among them.
-4. Of those, by objective: `latency` and `throughput` the fewest parameters read per token, since decoding is bound by
-   reading weights; `context` the longest context. Then the most parameters, the newest, the name.
+4. Of those, by objective: `latency` the fewest parameters read per token, since decoding is bound by reading weights;
+   `throughput` the mixtures of experts, which read a part of themselves; `context` the longest context. Then the most
+   parameters, the newest, the name.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _rank(found: list[Candidate], objective: str) -> list[Candidate]:
     def place(each: Candidate) -> tuple[object, ...]:
         row, old = each.row, newest - _months(each.row) > RECENT_MONTHS
         small = (row.parameters or 0) < SAME_CLASS * largest
-        wish = -(row.context_tokens or 0) if objective == "context" else _active(row)
+        wish = {"context": -(row.context_tokens or 0), "latency": _active(row)}.get(objective, not _is_sparse(row))
         return (old, small, *((0,) if old or small else (wish,)), -(row.parameters or 0), -_months(row), row.name)
 
     return [_explained(each, newest, largest, objective) for each in sorted(found, key=place)]
@@ -128,6 +129,11 @@ def _explained(each: Candidate, newest: int, largest: int, objective: str) -> Ca
     size_on_disk = format_bytes(each.checkpoint.weight_bytes)
     reason = f"{place}; {each.checkpoint.hub_id} loses least of what fits ({each.checkpoint.format}, {size_on_disk})"
     return Candidate(row=row, checkpoint=each.checkpoint, kernel=each.kernel, reason=reason)
+
+
+def _is_sparse(row: CatalogLlm) -> bool:
+    """Say whether a model reads less than half of itself per token."""
+    return _active(row) * 2 < (row.parameters or 0)
 
 
 def _active(row: CatalogLlm) -> int:

@@ -21,6 +21,7 @@ BITS = {
     WeightFormat.FP16: 16,
     WeightFormat.FP8: 8,
     WeightFormat.INT8: 8,
+    WeightFormat.GPTQ8: 8,
     WeightFormat.NVFP4: 4,
     WeightFormat.MXFP4: 4,
     WeightFormat.AWQ: 4,
@@ -67,6 +68,7 @@ RULES = {
         native=BLACKWELL, weight_only="8.0", older=None, source=_VLLM + "modelopt.py; utils/marlin_utils_fp4.py"
     ),
     WeightFormat.MXFP4: FormatRule(native=BLACKWELL, weight_only="8.0", older=None, source=_VLLM + "mxfp4.py"),
+    WeightFormat.GPTQ8: FormatRule(native=None, weight_only="8.0", older="7.0", source=_VLLM + "auto_gptq.py"),
     WeightFormat.AWQ: FormatRule(native=None, weight_only="8.0", older="7.5", source=_VLLM + "auto_awq.py"),
     WeightFormat.GPTQ: FormatRule(native=None, weight_only="8.0", older="7.0", source=_VLLM + "auto_gptq.py"),
     WeightFormat.INT4: FormatRule(
