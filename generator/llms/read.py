@@ -76,9 +76,9 @@ def read_model(
     known = _find_row(name, rows)
     if known is not None:
         return _from_catalog(*known, cache)
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return _with_engine(read_folder(folder.resolve()), rows)
+    folder = _find_folder(name)
+    if folder is not None:
+        return _with_engine(read_folder(folder), rows)
     if name.startswith(_PATH_STARTS):
         raise UsageError(f"--model {name}: no such folder")
     if _HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
@@ -88,6 +88,15 @@ def read_model(
         f"--model {name[:120]}: neither a Hugging Face id (owner/name), nor a folder, nor a catalog name",
         hint=did_you_mean(name, names) or f"catalog names: {', '.join(names[: 1 + len(rows)])}",
     )
+
+
+def _find_folder(name: str) -> Path | None:
+    """Return the folder on this host that a name means, absolute; None where there is none."""
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:  # `~nobody`
+        return None
+    return folder.resolve() if name and folder.is_dir() else None
 
 
 def _find_row(name: str, rows: Iterable[CatalogLlm]) -> tuple[CatalogLlm, Checkpoint] | None:
