@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.observed import Case, read_cases
 from generator.domain.forecast import Forecast, GpuMemory, Verdict
 from generator.domain.shape import WeightKind
-from generator.planning.memory.defaults import resolve
+from generator.planning.memory.defaults import complete
 from generator.planning.memory.forecast import forecast
 from generator.planning.memory.kv_cache import lay_out, token_bytes
 from generator.planning.memory.releases import Release
@@ -124,7 +124,7 @@ def _token_errors(case: Case) -> dict[str, float | None]:
     if shape is None or not pool or pool <= 0 or not tokens or not case.modelled:
         return dict.fromkeys(_RULES)
     release = Release(case.settings.version, legacy_engine=case.settings.legacy_engine)
-    batch = resolve(shape, case.settings, case.gpu or _ANY_GPU, release)
+    batch = complete(shape, case.settings, case.gpu or _ANY_GPU, release)
     layout = lay_out(shape, case.settings, release, batch.max_num_batched_tokens)
     blocks = layout.pool_blocks(tuple(int(pool) for _ in layout.block_bytes))
     counted = layout.logged_tokens(blocks, batch.max_model_len, release)

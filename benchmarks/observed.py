@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from generator.catalog.load import load_gpus
+from generator.catalog.load import load_gpus, load_llms
 from generator.domain.catalog import GpuModel
 from generator.domain.forecast import EngineSettings, GpuMemory
 from generator.domain.shape import Mixer, Shape
@@ -149,12 +149,23 @@ def _settings(row: Row, notes: str) -> EngineSettings:
 def _shape(row: Row, known: list[Row]) -> Shape | None:
     name = str(row.get("model") or "").lower().rsplit("/", 1)[-1]
     config = next((_part(each, "config") for each in known if name and re.search(str(each["match"]), name)), None)
-    config = config or _composed(_part(row, "arch"))
+    config = config or _catalogued(name) or _composed(_part(row, "arch"))
     if config is None:
         return None
     words = str(row.get("quantization") or "").lower()
     found = next((stored for pattern, stored in _FORMATS if re.search(pattern, words)), None)
     return parse_shape({**config, "quantization_config": found} if found else config)
+
+
+def _catalogued(name: str) -> Row | None:
+    """Return the configuration of the catalog's model whose name is the longest part of a case's model name."""
+    found = [
+        (len(known), row.config)
+        for row in load_llms()
+        for known in (row.name, row.hub_id.lower().rsplit("/", 1)[-1])
+        if name and re.search(rf"(^|[^a-z0-9.]){re.escape(known)}($|[^a-z0-9.])", name)
+    ]
+    return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def _composed(arch: Row) -> Row | None:

@@ -31,7 +31,7 @@ class Batch:
     samples: bool = True
 
 
-def resolve(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> Batch:
+def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> Batch:
     """Fill in the engine's own defaults. A length that nobody gives is the model's own."""
     length = settings.max_model_len or shape.default_length or 2048
     tokens, seqs = _by_gpu(gpu)

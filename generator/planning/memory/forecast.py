@@ -90,6 +90,8 @@ def _verdict(made: Account) -> Verdict:
     if not _suffices(made, made.rooms(1)):
         return Verdict.DOES_NOT_FIT
     doubtful = made.gpu.unified or made.gpu.wsl or bool(made.shape.unknown) or not made.graphs_fit_outside
+    # The first engine profiled an image for every sequence that it could take: 37 GiB for an 11B model in one log.
+    doubtful = doubtful or (made.release.first_engine and made.shape.vision is not None)
     return Verdict.FITS if _suffices(made, made.rooms(-1)) and not doubtful else Verdict.UNCERTAIN
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+# A number beyond this, or below 0, belongs to a damaged file and is not read.
+_MOST = 2**31
 # Where multimodal configurations keep the language model (transformers 5, configuration_*.py of the families).
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "language_model", "decoder")
 
@@ -30,21 +32,24 @@ def mapping(config: Mapping[str, object], *keys: str) -> Mapping[str, object]:
 
 
 def count(config: Mapping[str, object], *keys: str, default: int = 0) -> int:
-    """Return the first of the named entries that is a whole number."""
+    """Return the first of the named entries that is a whole number, from 0 to far above any model's."""
     for key in keys:
         value = config.get(key)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if isinstance(value, float) and value.is_integer():
+        if (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and 0 <= value <= _MOST
+            and value == int(value)
+        ):
             return int(value)
     return default
 
 
 def number(config: Mapping[str, object], *keys: str, default: float = 0.0) -> float:
-    """Return the first of the named entries that is a number."""
+    """Return the first of the named entries that is a number, likewise."""
     for key in keys:
         value = config.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST:
             return float(value)
     return default
 

@@ -6,10 +6,21 @@ Sources: transformers 5 configuration_*.py, vLLM 0.32.0 model_executor/models/ a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from generator.domain.shape import Experts, Latent, Layer, Mixer, Shape, State, StateKind, Vision, WeightKind
+from generator.domain.shape import (
+    Experts,
+    Latent,
+    Layer,
+    Mixer,
+    Quantization,
+    Shape,
+    State,
+    StateKind,
+    Vision,
+    WeightKind,
+)
 from generator.planning.memory.keys import count, flag, items, mapping, number, text, text_part, words
 from generator.planning.memory.layers import attention, expert_layers, layer_count, mixers
 from generator.planning.memory.quantization import parse_quantization
@@ -33,17 +44,8 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
     part = text_part(config)
     latent, state, experts = _latent(part), _state(part), _experts(part)
     layers = _layers(part, latent, experts)
-    unknown = []
-    if not layers:
-        unknown.append("the number of layers")
-    quantization = parse_quantization(config if "quantization_config" in config else {**part})
-    if quantization.kind is WeightKind.UNKNOWN:
-        unknown.append("the quantization method")
-    if any(layer.mixer is Mixer.STATE for layer in layers) and state is None:
-        unknown.append("the size of the recurrent state")
+    quantization = parse_quantization(config if "quantization_config" in config else part)
     family = text(part, "model_type")
-    if family.startswith("deepseek_v4") or "compress_ratios" in part:
-        unknown.append("the layout of its compressed cache")
     names = words(config, "architectures") or words(part, "architectures")
     return Shape(
         architecture=names[0] if names else family,
@@ -69,8 +71,22 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         draft_layers=count(part, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
         cross_attention=flag(config, "is_encoder_decoder") or bool(count(part, "cross_attention_layers")),
         attention_free=bool(layers) and all(layer.mixer is Mixer.STATE for layer in layers),
-        unknown=tuple(unknown),
+        unknown=tuple(_unknown(part, layers, state, quantization)),
     )
+
+
+def _unknown(
+    part: Mapping[str, object], layers: tuple[Layer, ...], state: State | None, quantization: Quantization
+) -> Iterator[str]:
+    """Yield what the configuration leaves open, in short phrases."""
+    if not layers:
+        yield "the number of layers"
+    if quantization.kind is WeightKind.UNKNOWN:
+        yield "the quantization method"
+    if state is None and any(layer.mixer is Mixer.STATE for layer in layers):
+        yield "the size of the recurrent state"
+    if text(part, "model_type").startswith("deepseek_v4") or "compress_ratios" in part:
+        yield "the layout of its compressed cache"
 
 
 def _layers(part: Mapping[str, object], latent: Latent | None, experts: Experts | None) -> tuple[Layer, ...]:

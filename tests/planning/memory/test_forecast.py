@@ -9,7 +9,7 @@ import pytest
 from generator.domain.forecast import EngineSettings, GpuMemory, Verdict
 from generator.planning.memory.activation import activation
 from generator.planning.memory.cpu import cpu_cache
-from generator.planning.memory.defaults import resolve
+from generator.planning.memory.defaults import complete
 from generator.planning.memory.forecast import forecast
 from generator.planning.memory.gpu import capability, cuda_memory_bytes
 from generator.planning.memory.graphs import capture_sizes
@@ -56,7 +56,7 @@ def test_starts_that_were_seen_on_one_h100(model: str, length: int, verdict: Ver
 )
 def test_the_sorting_sampler_is_the_peak_of_a_large_gpu(model: str, printed_gib: float) -> None:
     shape, release = shape_of(model), Release("0.11.0")
-    peak = activation(shape, OLD, resolve(shape, OLD, H100, release), release)
+    peak = activation(shape, OLD, complete(shape, OLD, H100, release), release)
     assert peak.bytes / GIB == pytest.approx(printed_gib, rel=0.005)
 
 
@@ -130,7 +130,7 @@ def test_the_named_longest_length_fits_by_expectation() -> None:
     ],
 )
 def test_defaults_follow_the_gpu(gpu: GpuMemory, batch: tuple[int, int]) -> None:
-    found = resolve(shape_of("qwen3-8b"), EngineSettings(), gpu, Release("0.32.0"))
+    found = complete(shape_of("qwen3-8b"), EngineSettings(), gpu, Release("0.32.0"))
     assert (found.max_num_batched_tokens, found.max_num_seqs) == batch
 
 
@@ -142,7 +142,7 @@ def test_the_default_utilization_follows_the_release(version: str, share: float)
 def test_the_first_engine_profiled_whole_prompts_up_to_32768() -> None:
     shape, release = shape_of("llama-3.1-8b"), Release(None, legacy_engine=True)
     tokens = [
-        resolve(shape, EngineSettings(max_model_len=length), RTX3090, release).max_num_batched_tokens
+        complete(shape, EngineSettings(max_model_len=length), RTX3090, release).max_num_batched_tokens
         for length in (1024, 20000, 35000)
     ]
     assert tokens == [2048, 20000, 512]
@@ -161,7 +161,7 @@ def test_sizes_of_the_captured_graphs(
     settings: EngineSettings, capability_: tuple[int, int], count: int, largest: int
 ) -> None:
     gpu = replace(H100, compute_capability=capability_)
-    sizes = capture_sizes(settings, resolve(shape_of("qwen3-8b"), settings, gpu, Release("0.32.0")), gpu)
+    sizes = capture_sizes(settings, complete(shape_of("qwen3-8b"), settings, gpu, Release("0.32.0")), gpu)
     assert (len(sizes), max(sizes, default=0)) == (count, largest)
 
 
@@ -192,7 +192,7 @@ def test_solutions_fit_and_keep_what_was_given() -> None:
 
 
 def test_the_longest_context_takes_from_everything_else() -> None:
-    shape, asked = shape_of("qwen3-14b"), EngineSettings(version="0.32.0", gpu_memory_utilization=0.9)
+    shape, asked = shape_of("qwen3-14b"), EngineSettings(version="0.32.0", gpu_memory_utilization=0.97)
     gpu = replace(H100, total_bytes=int(31.4 * GIB), compute_capability=(12, 0))
     busy, long = (solve(shape, asked, gpu, aim=aim) for aim in (Aim.THROUGHPUT, Aim.CONTEXT))
     assert busy is not None
