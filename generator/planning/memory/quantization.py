@@ -49,14 +49,14 @@ def parse_quantization(config: Mapping[str, object]) -> Quantization:
 
 def _integer_groups(raw: Mapping[str, object]) -> Quantization:
     """AWQ, GPTQ and AutoRound. A symmetric GPTQ's zero points are dropped when Marlin repacks it (gptq_marlin.py)."""
-    bits, group = count(raw, "bits", "w_bit", default=4), count(raw, "group_size", "q_group_size", default=128)
+    bits = count(raw, "bits", "w_bit", default=4)
+    # -1: one scale for a whole row.
+    group = 0 if raw.get("group_size") == -1 else count(raw, "group_size", "q_group_size", default=128)
     if text(raw, "quant_method") == "awq" or "awq" in text(raw, "packing_format"):
         return Quantization(
-            kind=WeightKind.AWQ, bits=bits, group=max(group, 0), zero_point=flag(raw, "zero_point", default=True)
+            kind=WeightKind.AWQ, bits=bits, group=group, zero_point=flag(raw, "zero_point", default=True)
         )
-    return Quantization(
-        kind=WeightKind.GPTQ, bits=bits, group=max(group, 0), zero_point=not flag(raw, "sym", default=True)
-    )
+    return Quantization(kind=WeightKind.GPTQ, bits=bits, group=group, zero_point=not flag(raw, "sym", default=True))
 
 
 def _compressed_tensors(raw: Mapping[str, object]) -> Quantization:
@@ -71,9 +71,9 @@ def _compressed_tensors(raw: Mapping[str, object]) -> Quantization:
         return Quantization(kind=WeightKind.FP8, group=_FP8_BLOCK if weights.get("block_structure") else 0)
     if bits == 4:
         return Quantization(
-            kind=WeightKind.INT4, bits=4, group=max(group, 0), zero_point=not flag(weights, "symmetric", default=True)
+            kind=WeightKind.INT4, bits=4, group=group, zero_point=not flag(weights, "symmetric", default=True)
         )
-    return Quantization(kind=WeightKind.INT8, bits=8, group=max(group, 0))
+    return Quantization(kind=WeightKind.INT8, bits=8, group=group)
 
 
 def _fp8(raw: Mapping[str, object]) -> Quantization:

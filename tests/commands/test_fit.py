@@ -1,0 +1,88 @@
+"""`fit`: flags, what it prints, and its exit codes, on recorded hosts with models of the catalog."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from generator.commands.fit import FitArguments, add_fit_arguments, choose_gpus, fit
+from generator.detect.snapshot import read_snapshot
+from generator.domain.forecast import Verdict
+from generator.domain.host import Host
+from generator.errors import HostError, NoPlanError, UsageError
+from generator.units import GIB
+
+HOSTS = Path(__file__).parents[1] / "hosts"
+
+
+def host(name: str) -> Host:
+    return read_snapshot(HOSTS / name / "host.yaml")
+
+
+def asked(*argv: str) -> FitArguments:
+    parser = argparse.ArgumentParser()
+    add_fit_arguments(parser)
+    return FitArguments(**vars(parser.parse_args(argv)))
+
+
+def test_json_is_the_promised_document(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = fit(asked("--model", "smoke", "--engine", "vllm==0.32.0", "--json"), host("1x-rtx3090"))
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed) == ["verdict", "memory", "reasons", "warnings"]
+    assert list(printed["memory"]) == [
+        *("total_bytes", "budget_bytes", "weights_bytes", "activation_bytes", "cuda_graph_bytes", "overhead_bytes"),
+        *("kv_cache_bytes", "kv_bytes_per_token", "kv_cache_tokens", "max_concurrency", "uncertainty_bytes", "verdict"),
+    ]
+    assert (printed["verdict"], answer.verdict) == ("fits", Verdict.FITS)
+
+
+def test_what_does_not_fit_is_printed_and_exits_4(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NoPlanError, match=r"^smoke does not fit with these settings$") as caught:
+        fit(asked("--model", "smoke", "--max-model-len", "40000"), host("1x-rtx3090"))
+    assert caught.value.exit_code == 4
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["smoke: does-not-fit", "  a length of 40000 tokens is beyond the model's own 32768"]
+
+
+def test_no_given_setting_is_changed() -> None:
+    given = asked(
+        "--model", "smoke", "--gpu-memory-utilization", "0.5", "--max-model-len", "4096", "--max-num-seqs", "7"
+    )
+    answer = fit(given, host("1x-rtx3090"))
+    assert answer.max_model_len == 4096
+    assert answer.memory.budget_bytes == pytest.approx(answer.memory.total_bytes / 2, abs=1)
+
+
+def test_the_smallest_gpu_of_a_group_decides() -> None:
+    mixed = host("mixed-3090-3060")
+    assert choose_gpus(mixed, 1).total_bytes > 23 * GIB
+    assert choose_gpus(mixed, 2).total_bytes < 12 * GIB
+
+
+def test_wsl_is_seen() -> None:
+    assert choose_gpus(host("wsl2-rtx5080"), 1).wsl
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("cpu-small", 1), ("1x-rtx3090", 2)])
+def test_too_few_gpus_are_a_matter_of_the_host(name: str, ranks: int) -> None:
+    with pytest.raises(HostError):
+        choose_gpus(host(name), ranks)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--engine", "tgi"),
+        ("--engine", "vllm==newest"),
+        ("--max-model-len", "0"),
+        ("--max-num-seqs", "many"),
+        ("--gpu-memory-utilization", "1.2"),
+        ("--gpu-memory-utilization", "nan"),
+    ],
+)
+def test_a_wrong_value_is_a_usage_error(flag: str, value: str) -> None:
+    with pytest.raises(UsageError):
+        fit(asked("--model", "smoke", flag, value), host("1x-rtx3090"))
