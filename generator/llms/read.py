@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from generator.domain.llm import LlmSource
-from generator.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts, WeightFormat
+from generator.domain.llm import Llm, LlmSource
+from generator.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts, WeightFormat, text_config
 from generator.errors import UsageError, did_you_mean
 from generator.llms.cache import HubCache, find_cache, find_snapshot, load_headers
 from generator.llms.checkpoint import checkpoint_config
@@ -87,6 +87,19 @@ def read_model(
     raise UsageError(
         f"--model {name[:120]}: neither a Hugging Face id (owner/name), nor a folder, nor a catalog name",
         hint=did_you_mean(name, names) or f"catalog names: {', '.join(names[: 1 + len(rows)])}",
+    )
+
+
+def name_llm(facts: ModelFacts) -> Llm:
+    """Return the name, place and head counts of a model, as a plan carries them."""
+    text = text_config(facts.config)
+    heads = _count(text, "num_attention_heads")
+    return Llm(
+        name=facts.name,
+        source=facts.source,
+        location=facts.location,
+        attention_heads=heads,
+        kv_heads=_count(text, "num_key_value_heads") or heads,
     )
 
 
@@ -197,6 +210,11 @@ def _with_engine(facts: ModelFacts, rows: Iterable[CatalogLlm]) -> ModelFacts:
 def _architecture(config: Mapping[str, object]) -> str | None:
     named = config.get("architectures")
     return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
+
+
+def _count(config: Mapping[str, object], key: str) -> int | None:
+    value = config.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _release(version: str) -> tuple[int, ...]:

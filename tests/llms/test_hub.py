@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from tests.llms.checkpoints import write_model
 from tests.llms.test_folder import CONFIG, FIRST, SECOND, SHARDS
 
 NAME = "someone/Tiny-Model"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +159,40 @@ def test_a_hub_that_is_not_there(tmp_path: Path) -> None:
     assert refused.message.startswith(f"--model {NAME}: {hub.url} cannot be reached (")
     assert refused.hint is not None
     assert "HF_ENDPOINT" in refused.hint
+
+
+def test_offline_by_wish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    # HF_HUB_OFFLINE is read when the library is imported.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME) as hub:
+        refused = refusal(hub, tmp_path / "home")
+        assert hub.requests == []
+    assert refused.message == f"--model {NAME}: it is not in the cache, and HF_HUB_OFFLINE forbids to look it up"
+
+
+PROGRAM = """
+import sys
+from generator.llms.read import read_model
+facts = read_model(sys.argv[1], ())
+print(facts.weight_bytes, "huggingface_hub" in sys.modules)
+"""
+
+
+@pytest.mark.subprocess
+def test_the_hubs_own_variables_are_honoured(tmp_path: Path) -> None:
+    """A fresh interpreter, since the library reads its variables once; the second look does not even import it."""
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_of_someone", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PROGRAM, NAME]
+    with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME, token="hf_of_someone") as hub:
+        for imported in (True, False):
+            done = subprocess.run(
+                command, env={**environment, "HF_ENDPOINT": hub.url}, capture_output=True, text=True, check=False
+            )
+            assert (done.stdout, done.stderr) == (f"160 {imported}\n", "")
+        # Nothing but the model is asked for: no telemetry, no list of agent programs.
+        assert [request for request in hub.requests if NAME not in request] == []
 
 
 def test_offline_and_never_seen(tmp_path: Path) -> None:

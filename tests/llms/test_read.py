@@ -14,7 +14,7 @@ from generator.catalog.load import load_llms
 from generator.domain.llm import LlmSource
 from generator.domain.model_facts import CatalogLlm, WeightFormat, text_config
 from generator.errors import UsageError
-from generator.llms.read import HubAccess, read_model
+from generator.llms.read import HubAccess, name_llm, read_model
 from generator.smoke_model import write_smoke_model
 from tests.llms.checkpoints import write_model
 from tests.llms.test_folder import CONFIG, FIRST
@@ -110,6 +110,17 @@ def test_names_that_mean_nothing(name: str, message: str, hint: str | None) -> N
         read_model(name, LLMS, None, OFFLINE)
     assert message in refused.value.message
     assert (refused.value.hint or "").startswith(hint or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [("qwen3-8b", (32, 8)), ("gemma-3-27b", (32, 16)), ("bge-m3", (16, 16)), ("smoke", (4, 2)), ("glm-5.1", (64, 64))],
+)
+def test_a_plan_knows_name_and_heads(name: str, heads: tuple[int, int]) -> None:
+    facts = read_model(name, LLMS, None, OFFLINE)
+    llm = name_llm(facts)
+    assert (llm.name, llm.source, llm.location) == (facts.name, facts.source, facts.location)
+    assert (llm.attention_heads, llm.kv_heads) == heads
 
 
 @given(st.text(max_size=40))
