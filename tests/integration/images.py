@@ -28,11 +28,13 @@ BASE_PACKAGES = "python3,python3-venv,ca-certificates,libnuma1"
 TORCH = "torch==2.13.0+cpu"
 # What pip inside a build may be told of the machine's own settings: where to look, never files of this machine.
 PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout", "proxy")
-# The CPU engine in the place of the GPU one: a small cache, and one core for each of two ranks. Without the latter
-# vLLM wants a NUMA node per rank.
+# The CPU engine in the place of the GPU one: a small cache; and no compilation, which a plan for the CPU turns off by
+# argument (vLLM 0.32 insists on it otherwise, and the image has no compiler).
+ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_USE_AOT_COMPILE": "0", "VLLM_USE_BYTECODE_HOOK": "0"}
 STAND_INS = {
-    "engine-for-one-gpu": {"VLLM_CPU_KVCACHE_SPACE": "1"},
-    "engine-for-two-gpus": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
+    "engine-for-one-gpu": ON_CPU,
+    # One core for each of two ranks: without this vLLM wants a NUMA node per rank.
+    "engine-for-two-gpus": {**ON_CPU, "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
 }
 
 
