@@ -181,8 +181,8 @@ class ProcessesRuntime:
             start_new_session=True,
         )
         if started.returncode != 0:
-            words = (started.stderr or started.stdout).strip().splitlines() or ["no reason given"]
-            raise RuntimeRefusedError(f"supervisord did not start: {words[-1].rstrip('.')}")
+            words = started.stderr.strip().splitlines() or ["no reason given"]
+            raise RuntimeRefusedError(f"supervisord did not start: {words[0].removeprefix('Error: ').rstrip('.')}")
         self._launched = True
 
     def _await(self, names: list[str]) -> None:

@@ -173,7 +173,8 @@ def render_supervisor(revisions: Mapping[str, str], *, logs: str, open_files: in
     """
     head = [
         "[unix_http_server]",
-        "file=supervisor.sock",
+        # supervisor makes the path of its socket absolute, and a socket's path may have 107 bytes only.
+        "file=/proc/self/cwd/supervisor.sock",
         "chmod=0700",
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
