@@ -98,6 +98,7 @@ class ComposeRuntime:
             self._ran_before = frozenset(_run_of(container) for container in self._containers())
             arguments = ["up", "--detach", "--no-build", "--quiet-pull", "--remove-orphans"]
             command = [str(word) for word in self._client().client_config.docker_compose_cmd] + arguments
+        self._end_up()
         self._up_errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process that writes it
         self._up = _begin(command, stdout=subprocess.DEVNULL, stderr=self._up_errors)
         atexit.register(self._end_up)
@@ -211,7 +212,9 @@ class ComposeRuntime:
         atexit.unregister(self._end_up)
         if self._up is not None:
             _end(self._up)
-        self._up = None
+        if self._up_errors is not None:
+            self._up_errors.close()
+        self._up = self._up_errors = None
 
 
 def command_by_hand(stack: Stack) -> str:
