@@ -123,6 +123,14 @@ def leaders(stack: Stack) -> dict[str, int]:
     return {file.stem: read_groups(file)[-1].leader for file in run_folder(stack).glob("*.groups")}
 
 
+def kill_supervisor(stack: Stack) -> None:
+    """End supervisord the hard way, and wait until it is gone."""
+    for pid in programs_with(str(run_folder(stack) / "supervisord.conf")):
+        os.kill(pid, signal.SIGKILL)
+    while programs_with(str(run_folder(stack) / "supervisord.conf")):
+        time.sleep(0.01)
+
+
 def left_behind(stack: Stack) -> list[int]:
     """Return every process that still has to do with the stack."""
     words = [str(run_folder(stack) / "supervisord.conf")]
@@ -180,8 +188,7 @@ def test_killed_supervisor_leaves_nothing_after_stop(stack: Stack) -> None:
     runtime = ProcessesRuntime(stack)
     runtime.up()
     wait_for(runtime, all_healthy)
-    for pid in programs_with(str(run_folder(stack) / "supervisord.conf")):
-        os.kill(pid, signal.SIGKILL)
+    kill_supervisor(stack)
     other = ProcessesRuntime(stack)
     states = wait_for(other, lambda states: states["engine"].phase is ServicePhase.UNHEALTHY)
     assert states["engine"].detail == "runs on after its supervisor has ended"
@@ -194,8 +201,7 @@ def test_killed_supervisor_leaves_nothing_after_stop(stack: Stack) -> None:
 def test_start_after_a_killed_supervisor_begins_anew(stack: Stack) -> None:
     runtime = ProcessesRuntime(stack)
     runtime.up()
-    for pid in programs_with(str(run_folder(stack) / "supervisord.conf")):
-        os.kill(pid, signal.SIGKILL)
+    kill_supervisor(stack)
     runtime.up()
     wait_for(runtime, all_healthy)
     assert len(programs_with(str(stack.root / "compose" / "engine" / "server.py"))) == 2
