@@ -40,7 +40,7 @@ def read_snapshot(path: Path) -> Host:
     if not isinstance(data, dict):
         raise HostError(f"{path}: not a host snapshot: its top level is not a mapping", hint=DETECT_AGAIN)
     schema = data.get("schema")
-    if isinstance(schema, int) and not isinstance(schema, bool) and schema > HOST_SCHEMA:
+    if isinstance(schema, int) and schema > HOST_SCHEMA:
         raise HostError(
             f"{path}: schema: written by a newer Stackwright (schema {_shorten(schema)}; this one reads {HOST_SCHEMA})",
             hint="update Stackwright, or " + DETECT_AGAIN,
