@@ -33,10 +33,7 @@ def read_snapshot(path: Path) -> Host:
         HostError: the file cannot be read, is not a snapshot, is newer than this Stackwright, or contradicts itself;
             the message names the key.
     """
-    try:
-        data = load_yaml(path, HostError)
-    except (LookupError, AttributeError):  # PyYAML's constructors on a wrong explicit tag, `!!bool maybe`
-        raise HostError(f"{path}: not valid YAML: a value does not fit its tag") from None
+    data = load_yaml(path, HostError)
     if not isinstance(data, dict):
         raise HostError(f"{path}: not a host snapshot: its top level is not a mapping", hint=DETECT_AGAIN)
     schema = data.get("schema")
