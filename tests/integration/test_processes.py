@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 from generator.runtime.groups import programs_with, read_groups
 from generator.smoke_model import SENTENCE, write_smoke_model
 from tests.integration.fake_hub import serve_hub
-from tests.integration.project import Project, free_port, make_variables, wait_until
+from tests.integration.project import CHECKOUT, Project, free_port, make_variables, wait_until
 
 # An address where no container engine listens: these tests must not need one.
 NO_ENGINE = "unix:///nonexistent/docker.sock"
@@ -108,8 +110,11 @@ def listening_addresses(pids: list[int]) -> set[str]:
 
 def test_interrupted_start_leaves_nothing(make_project: MakeProject) -> None:
     project = make_project()
-    with project.interrupting("start-environment", "dev", "--runtime=processes", *project.pins) as process:
+    words = ["start-environment", "dev", "--runtime=processes", *project.pins, f"--out={project.folder}"]
+    command = [sys.executable, "-m", "generator", *words]
+    with subprocess.Popen(command, cwd=CHECKOUT, env=project.variables, stderr=subprocess.DEVNULL) as process:
         wait_until(lambda: supervisors(project))
+        process.send_signal(signal.SIGINT)
     assert process.returncode == 130
     assert supervisors(project) == []
     assert not run_folder(project).exists()
