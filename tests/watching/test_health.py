@@ -98,7 +98,7 @@ def test_the_line_that_tells_why_is_found(name: str, line: str) -> None:
         ("ready\nbye", "bye"),
         ("sh: 1: cannot create /x: Error 30\nstopping", "sh: 1: cannot create /x: Error 30"),
         ("\x1b[1;31mValueError: no\x1b[0m\x07\nbye", "ValueError: no"),
-        ("Traceback (most recent call last):\n  File \"a\", line 1\n    raise X\nKeyError", "KeyError"),
+        ('Traceback (most recent call last):\n  File "a", line 1\n    raise X\nKeyError', "KeyError"),
         ("x" * 1000, "x" * 300),
     ],
 )
