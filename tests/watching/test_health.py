@@ -69,18 +69,24 @@ def test_a_second_start_begins_anew() -> None:
     [
         (
             "no-shared-memory",
-            "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation: 160 MiB required, 64 MiB free. "
-            "Increase /dev/shm (e.g. --shm-size or --ipc=host).",
+            (
+                "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation: 160 MiB required, 64 MiB free. "
+                "Increase /dev/shm (e.g. --shm-size or --ipc=host)."
+            ),
         ),
         (
             "no-numa-library",
-            "Failed to import from vllm._C: ImportError('libnuma.so.1: cannot open shared object file: "
-            "No such file or directory')",
+            (
+                "Failed to import from vllm._C: ImportError('libnuma.so.1: cannot open shared object file: "
+                "No such file or directory')"
+            ),
         ),
         (
             "no-numa-nodes",
-            "AssertionError: Not enough allowed NUMA nodes to bind threads of 2 local CPUWorkers. "
-            "Allowed NUMA nodes are [0]. Please try to bind threads manually or decrease DP/TP/PP.",
+            (
+                "AssertionError: Not enough allowed NUMA nodes to bind threads of 2 local CPUWorkers. "
+                "Allowed NUMA nodes are [0]. Please try to bind threads manually or decrease DP/TP/PP."
+            ),
         ),
     ],
 )
