@@ -7,7 +7,7 @@ import io
 import pytest
 import yaml
 from dotenv import dotenv_values
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generator.errors import UsageError
@@ -126,6 +126,7 @@ def test_no_setting_takes_a_value_that_leaves_its_line_or_its_quotes(spec: Setti
     assert problem_with(spec, value) is not None
 
 
+@settings(deadline=None)
 @given(st.sampled_from(SETTINGS), st.text())
 def test_any_accepted_value_is_read_back_as_it_was_given(spec: SettingSpec, value: str) -> None:
     """By dotenv from the environment file, by YAML from the override; nothing else appears beside it."""
@@ -138,6 +139,7 @@ def test_any_accepted_value_is_read_back_as_it_was_given(spec: SettingSpec, valu
     assert yaml.safe_load(f"- {quote_yaml(value)}") == [value]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_characters="'\\", exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=50))
 def test_printable_text_is_accepted_and_read_back(value: str) -> None:
     """The property above would hold as well if nothing were accepted."""
@@ -146,6 +148,7 @@ def test_printable_text_is_accepted_and_read_back(value: str) -> None:
     assert dotenv_values(stream=io.StringIO(f"A={quote_env(image)}"), interpolate=False) == {"A": image}
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_a_pin_is_taken_whole_or_refused_in_one_sentence(text: str) -> None:
     try:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generator.domain.service import ServicePhase, ServiceState
@@ -112,6 +112,7 @@ def test_any_log_has_a_telling_line_unless_it_is_empty(text: str, line: str | No
     assert telling_line(text) == line
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_telling_line_can_be_shown_on_a_terminal(text: str) -> None:
     line = telling_line(text)
