@@ -18,7 +18,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.integration.testbed import FOLDER, TestbedError, answers, debian_mirror, is_root_on_debian, run, say
+from tests.integration.testbed import (
+    FOLDER,
+    OWN_HOST,
+    TestbedError,
+    answers,
+    debian_mirror,
+    is_root_on_debian,
+    run,
+    say,
+)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCKERFILES = CHECKOUT / "compose" / "images"
@@ -60,6 +69,9 @@ def build_images(host: str) -> Images:
     tags = {name: finish_build(name, tag, job) for name, (tag, job) in jobs.items()}
     for name, variables in STAND_INS.items():
         tags[name] = make_stand_in(host, name, tags["engine-cpu"], variables)
+    if host == OWN_HOST:
+        # The first stages of the builds, several GB; another engine's leftovers are not ours to remove.
+        run(["docker", "image", "prune", "--force"], DOCKER_HOST=host)
     return Images(
         engine=tags["engine-cpu"],
         gateway=tags["gateway"],
