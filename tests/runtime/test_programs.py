@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.domain.environment import Environment
 from generator.domain.plan import Plan
+from generator.errors import RuntimeRefusedError
 from generator.rendering.gateway import url_variable as rendered_url_variable
 from generator.runtime import Stack
 from generator.runtime.programs import (
@@ -34,13 +36,20 @@ def stack_of(plan: Plan) -> Stack:
     return Stack(root=Path("/project"), state=Path("/state"), plan=plan, env=environment)
 
 
-def programs_of(name: str, environment: Environment = Environment.PROD, *, redis: bool = True) -> dict[str, Program]:
+def programs_of(
+    name: str, *, redis: bool = True, shared_memory_bytes: int = 2**34, caller: Mapping[str, str] = CALLER
+) -> dict[str, Program]:
     """Return the programs for a recorded host by name."""
-    stack = stack_of(plan_for(recorded(name), environment))
+    stack = stack_of(plan_for(recorded(name)))
     ports = {replica.name: 20000 + number for number, replica in enumerate(stack.plan.replicas)}
     ports |= {"redis": 21000} if redis else {}
-    places = Places(engine=Path("/venvs/engine"), gateway=Path("/venvs/gateway"), ports=ports)
-    return {program.name: program for program in stack_programs(stack, places, CALLER)}
+    places = Places(
+        engine=Path("/venvs/engine"),
+        gateway=Path("/venvs/gateway"),
+        ports=ports,
+        shared_memory_bytes=shared_memory_bytes,
+    )
+    return {program.name: program for program in stack_programs(stack, places, caller)}
 
 
 def test_engine_listens_on_loopback_alone() -> None:
@@ -52,8 +61,8 @@ def test_engine_listens_on_loopback_alone() -> None:
 
 def test_only_what_a_service_needs_is_passed_on() -> None:
     for program in programs_of("cpu-small").values():
-        assert program.environment["HF_ENDPOINT"] == "http://127.0.0.1:1"
-        assert "OPENAI_API_KEY" not in program.environment
+        assert program.inherited == {name: CALLER[name] for name in ("HOME", "PATH", "HF_ENDPOINT")}
+        assert "OPENAI_API_KEY" not in render_start(program)
 
 
 def test_gpus_are_named_by_uuid() -> None:
@@ -92,7 +101,7 @@ AWKWARD = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs
 @given(value=AWKWARD, argument=AWKWARD)
 def test_shell_reads_back_every_value(value: str, argument: str) -> None:
     program = Program(
-        name="engine", script=Path("/x.sh"), arguments=(argument,), environment={"VALUE": value}, files=()
+        name="engine", script=Path("/x.sh"), arguments=(argument,), environment={"VALUE": value}, inherited={}, files=()
     )
     lines = render_start(program).split("export ", 1)[1].replace("exec /bin/sh /x.sh", "printf '%s\\0%s' \"$VALUE\"")
     read = subprocess.run(["/bin/sh", "-c", f"export {lines}"], capture_output=True, check=True)
@@ -120,8 +129,28 @@ def test_supervisor_reads_what_is_meant(tmp_path: Path) -> None:
 
 
 def test_change_of_anything_read_means_another_revision() -> None:
-    assert revision("a", [b"1", b"2"]) == revision("a", [b"1", b"2"])
-    assert len({revision("a", [b"1", b"2"]), revision("a", [b"12", b""]), revision("b", [b"1", b"2"])}) == 3
+    engine = programs_of("cpu-small")["engine"]
+    other = replace(engine, arguments=(*engine.arguments, "--more"))
+    revisions = [revision(engine, [b"1", b"2"]), revision(engine, [b"12", b""]), revision(other, [b"1", b"2"])]
+    assert len(set(revisions)) == 3
+    assert revisions[0] == revision(programs_of("cpu-small")["engine"], [b"1", b"2"])
+
+
+def test_start_from_another_shell_is_no_change() -> None:
+    here, there = (programs_of("cpu-small", caller={**CALLER, "PATH": path})["engine"] for path in ("/bin", "/usr/bin"))
+    assert render_start(here) != render_start(there)
+    assert revision(here, []) == revision(there, [])
+
+
+def test_little_shared_memory_leaves_out_the_worker_process_or_is_refused() -> None:
+    container = 64 * 2**20  # what containers get unless told otherwise
+    variable = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    assert programs_of("cpu-small", shared_memory_bytes=container)["engine"].environment[variable] == "0"
+    assert variable not in programs_of("cpu-small")["engine"].environment
+    assert variable not in programs_of("pod-1x-l40s", shared_memory_bytes=container)["engine"].environment
+    with pytest.raises(RuntimeRefusedError) as refused:
+        programs_of("2x-rtx3090-nvlink", shared_memory_bytes=container)
+    assert refused.value.message == "/dev/shm has 64 MiB, but the workers of engine need 256 MiB"
 
 
 @pytest.mark.parametrize(
