@@ -60,16 +60,27 @@ def parse_arguments(argv: list[str]) -> Arguments:
     if argv and not argv[0].startswith("-") and argv[0] not in subparsers:
         hint = did_you_mean(argv[0], subparsers) or f"commands: {', '.join(subparsers)}"
         raise UsageError(f"unknown command `{argv[0][:60]}`", hint=hint)
+    if argv and argv[0] in subparsers:
+        _check_flags(subparsers[argv[0]], argv[1:])
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
-        chosen = subparsers[namespace.command]
-        flags = [flag for action in chosen._actions for flag in action.option_strings]
-        hint = did_you_mean(unknown[0].split("=")[0], flags) or f"`{chosen.prog} --help` shows what is allowed"
-        what = "flag" if unknown[0].startswith("-") else "argument"
-        raise UsageError(f"{chosen.prog}: unknown {what} `{unknown[0][:60]}`", hint=hint)
+        raise UsageError(
+            f"{namespace.command}: unknown argument `{unknown[0][:60]}`",
+            hint=f"`{namespace.command} --help` shows what is allowed",
+        )
     values = vars(namespace)
     values["pins"] = tuple(values.get("pins") or ())
     return Arguments(**{key: value for key, value in values.items() if value is not None})
+
+
+def _check_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """Refuse an unknown flag first: argparse would take its value for the mode, and blame that."""
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    for word in words:
+        flag = word.partition("=")[0]
+        if word.startswith("-") and flag not in flags and word[:2] not in ("-o", "-h"):
+            hint = did_you_mean(flag, flags) or f"`{parser.prog} --help` shows what is allowed"
+            raise UsageError(f"{parser.prog}: unknown flag `{flag[:60]}`", hint=hint)
 
 
 def build_parser() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:

@@ -221,15 +221,16 @@ _NUMBER = re.compile(r"[0-9]{1,12}")
 _FRACTION = re.compile(r"[0-9]?\.[0-9]{1,6}|[01]")
 _SIZE = re.compile(r"[1-9][0-9]{0,5}(kb|mb|gb|k|m|g)")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-# An env file is read by Compose and by python-dotenv, which disagree on these inside quotes.
-_UNWRITABLE = re.compile(r"['\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# An env file is read by Compose and by python-dotenv, which disagree on these inside quotes; the surrogates are what
+# Python makes of an argument or a path that is not UTF-8, and no file in UTF-8 can hold them.
+_UNWRITABLE = re.compile(r"['\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def parse_pin(text: str) -> tuple[str, str]:
     """Read one `--set KEY=VALUE`. Raises UsageError where key or value is not allowed."""
     key, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {text}: expected KEY=VALUE", hint="for example `--set LITELLM_NUM_WORKERS=2`")
+        raise UsageError(f"--set {text[:80]}: expected KEY=VALUE", hint="for example `--set LITELLM_NUM_WORKERS=2`")
     check_pins({key: value}, where="--set")
     return key, value
 

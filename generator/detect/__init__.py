@@ -35,8 +35,9 @@ def detect_host(root: Path = Path("/")) -> Detection:
         root: the folder that stands for `/` when /proc and /sys are read. NVML and the container engine are asked of
             the machine that runs this, whatever `root` is.
     """
-    engine = ContainerProbe(os.environ)
+    engine = ContainerProbe()
     try:
+        engine.start(os.environ)
         missing: list[Missing] = []
         answers = probe_nvml(root)
         known = NO_ANSWERS if answers is None or isinstance(answers, Unread) else answers
@@ -47,10 +48,11 @@ def detect_host(root: Path = Path("/")) -> Detection:
         cpu, cpu_limits = probe_cpu(root, limits, missing)
         memory_bytes, memory_limits = probe_memory(root, limits, missing)
         system = probe_operating_system(root, missing)
+        answer = engine.finish()
     except BaseException:
         engine.cancel()
         raise
-    containers, engine_warnings = describe_containers(engine.finish(), root, os.environ)
+    containers, engine_warnings = describe_containers(answer, root, os.environ)
     host = Host(
         schema=HOST_SCHEMA,
         cpu=cpu,

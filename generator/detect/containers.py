@@ -49,14 +49,19 @@ class EngineAnswer:
 class ContainerProbe:
     """Asks the client in the background: begun at once, so that the rest of detection runs meanwhile.
 
-    Leaves no process behind, whichever of `finish` and `cancel` ends it.
+    `finish` leaves no process behind; `cancel` does so in its place, also where it was interrupted.
     """
 
-    def __init__(self, environment: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> None:
-        """Start `docker info`: one call tells engine, plugins, runtimes and CDI."""
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Prepare to ask; nothing runs before `start`."""
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._failure: Unread | None = None
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Run `docker info`, with the client on this environment's PATH: it tells all."""
+        # Ctrl-C between the start and the assignment would lose the process: it waits that long.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process = subprocess.Popen(
                 ["docker", "info", "--format", "{{json .}}"],
@@ -71,6 +76,8 @@ class ContainerProbe:
             pass
         except OSError as failure:
             self._failure = Unread(words=failure.strerror or "the docker client cannot be run")
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def finish(self) -> Fact[EngineAnswer] | None:
         """Wait for the answer; None where the machine has no client."""
@@ -81,9 +88,6 @@ class ContainerProbe:
         except subprocess.TimeoutExpired:
             self.cancel()
             return Unread(words=f"no answer in {self._timeout_s:g} seconds")
-        except BaseException:
-            self.cancel()
-            raise
         return parse_info(stdout.decode("utf-8", errors="replace"), stderr.decode("utf-8", errors="replace"))
 
     def cancel(self) -> None:

@@ -33,14 +33,11 @@ def read_snapshot(path: Path) -> Host:
         HostError: the file cannot be read, is not a snapshot, is newer than this Stackwright, or contradicts itself;
             the message names the key.
     """
-    try:
-        data = load_yaml(path, HostError)
-    except (LookupError, AttributeError):  # PyYAML's constructors on a wrong explicit tag, `!!bool maybe`
-        raise HostError(f"{path}: not valid YAML: a value does not fit its tag") from None
+    data = load_yaml(path, HostError)
     if not isinstance(data, dict):
         raise HostError(f"{path}: not a host snapshot: its top level is not a mapping", hint=DETECT_AGAIN)
     schema = data.get("schema")
-    if isinstance(schema, int) and not isinstance(schema, bool) and schema > HOST_SCHEMA:
+    if isinstance(schema, int) and schema > HOST_SCHEMA:
         raise HostError(
             f"{path}: schema: written by a newer Stackwright (schema {_shorten(schema)}; this one reads {HOST_SCHEMA})",
             hint="update Stackwright, or " + DETECT_AGAIN,

@@ -98,6 +98,7 @@ class ComposeRuntime:
             self._ran_before = frozenset(_run_of(container) for container in self._containers())
             arguments = ["up", "--detach", "--no-build", "--quiet-pull", "--remove-orphans"]
             command = [str(word) for word in self._client().client_config.docker_compose_cmd] + arguments
+        self._end_up()
         self._up_errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process that writes it
         self._up = _begin(command, stdout=subprocess.DEVNULL, stderr=self._up_errors)
         atexit.register(self._end_up)
@@ -110,7 +111,7 @@ class ComposeRuntime:
                 dependency exited or turned unhealthy is not one: the states tell it.
         """
         starting = self._up is not None and self._up.poll() is None
-        self._check_up()
+        gave_up = self._gave_up()
         with _refusals():
             found = dict(self._states(starting=starting))
         absent = ServicePhase.WAITING if starting else ServicePhase.ABSENT
@@ -118,6 +119,9 @@ class ComposeRuntime:
         # Until Compose has come to the gateway, a healthy one is the old one, about to be replaced.
         if starting and states[-1].phase is ServicePhase.HEALTHY:
             states[-1] = ServiceState(name=states[-1].name, phase=ServicePhase.WAITING)
+        # Compose gives up on a dependency at its first fall, even where the restart policy then sets it up again.
+        if gave_up and {state.phase for state in states[:-1]} == {ServicePhase.HEALTHY}:
+            self.up()
         return tuple(states)
 
     def logs(self, service: str, lines: int) -> str:
@@ -193,21 +197,24 @@ class ComposeRuntime:
         filters = [f"com.docker.compose.project={self._stack.name}", "com.docker.compose.oneoff=False", *labels]
         return self._client().container.list(all=True, filters=[("label", label) for label in filters])
 
-    def _check_up(self) -> None:
-        """Raise once if the last `up` ended with a refusal."""
+    def _gave_up(self) -> bool:
+        """Say whether the last `up` ended early over a dependency; raise where it ended with any other refusal."""
         if self._up is None or self._up.poll() in (None, 0) or self._up_errors is None:
-            return
+            return False
         self._up_errors.seek(0)
         text = self._up_errors.read().decode(errors="replace")
         if "dependency failed to start" not in text:
             raise _refused(text)
+        return True
 
     def _end_up(self) -> None:
         """End a running `up`, so that it starts nothing more."""
         atexit.unregister(self._end_up)
         if self._up is not None:
             _end(self._up)
-        self._up = None
+        if self._up_errors is not None:
+            self._up_errors.close()
+        self._up = self._up_errors = None
 
 
 def command_by_hand(stack: Stack) -> str:

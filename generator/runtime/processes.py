@@ -31,6 +31,7 @@ from generator.runtime.programs import (
     Places,
     Program,
     exit_code,
+    is_cramped,
     render_start,
     render_supervisor,
     revision,
@@ -78,8 +79,10 @@ class ProcessesRuntime:
         """Install the two virtual environments, unless they are there. Interrupting leaves nothing taken for whole.
 
         Raises:
-            RuntimeRefusedError: they cannot be installed.
+            RuntimeRefusedError: they cannot be installed, or could not work here.
         """
+        for replica in self._stack.plan.replicas:
+            is_cramped(replica, _shared_memory_bytes())
         self._places(say, {})
 
     def up(self) -> None:
@@ -149,7 +152,7 @@ class ProcessesRuntime:
         plan = self._stack.plan
         gateway = ensure_gateway(self._stack.state, say)
         engine = ensure_engine(self._stack.state, plan.engine, plan.mode is not Mode.CPU, say)
-        return Places(engine=engine, gateway=gateway, ports=ports)
+        return Places(engine=engine, gateway=gateway, ports=ports, shared_memory_bytes=_shared_memory_bytes())
 
     def _write(self, programs: tuple[Program, ...], places: Places) -> None:
         """Write the run folder: a start script per program, the ports, and supervisord's file last."""
@@ -157,9 +160,9 @@ class ProcessesRuntime:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         revisions = {}
         for program in programs:
-            start = render_start(program)
-            revisions[program.name] = revision(start, [_content(path) for path in (program.script, *program.files)])
-            _replace(self._run / f"{program.name}.sh", start)
+            contents = [_content(path) for path in (program.script, *program.files)]
+            revisions[program.name] = revision(program, contents)
+            _replace(self._run / f"{program.name}.sh", render_start(program))
             (self._run / f"{program.name}.groups").touch(mode=0o600)
         _replace(self._run / "ports.json", json.dumps(dict(places.ports)) + "\n")
         logs = os.path.relpath(self._logs, self._run)
@@ -181,8 +184,8 @@ class ProcessesRuntime:
             start_new_session=True,
         )
         if started.returncode != 0:
-            words = (started.stderr or started.stdout).strip().splitlines() or ["no reason given"]
-            raise RuntimeRefusedError(f"supervisord did not start: {words[-1].rstrip('.')}")
+            words = started.stderr.strip().splitlines() or ["no reason given"]
+            raise RuntimeRefusedError(f"supervisord did not start: {words[0].removeprefix('Error: ').rstrip('.')}")
         self._launched = True
 
     def _await(self, names: list[str]) -> None:
@@ -386,3 +389,10 @@ def _open_files() -> int:
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+
+
+def _shared_memory_bytes() -> int:
+    """Return the size of /dev/shm, of which a running engine holds a part; none where there is no such folder."""
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage("/dev/shm").total
+    return 0

@@ -12,11 +12,13 @@ import re
 import shlex
 import signal
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from generator.domain.plan import Mode, Replica
+from generator.errors import RuntimeRefusedError
 from generator.runtime import Stack
+from generator.units import MIB, format_bytes
 
 LOOPBACK = "127.0.0.1"
 
@@ -34,6 +36,10 @@ RETRIES = 2
 PROVEN_S = 600
 """A service that ends sooner than this counts as a failed start; one that ends later is started afresh."""
 
+LEAST_SHARED_MEMORY_BYTES = 256 * MIB
+"""What vLLM asks /dev/shm for where a replica has worker processes: a queue of 10 × 24 MiB (vLLM 0.32.0,
+shm_broadcast.py, `MessageQueue`). Containers get 64 MiB unless told otherwise."""
+
 START_HEAD = """\
 #!/bin/sh
 # Rendered by Stackwright; started by supervisord in this folder.
@@ -50,25 +56,28 @@ echo "$$ $(started $$)" >> SERVICE.groups
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """One service: `script` of compose/ with its arguments, and its whole environment.
+    """One service: `script` of compose/ with its arguments and its own environment.
 
-    `files` are those whose content it reads once, at its start: a change of one means a restart.
+    `files` are those whose content it reads once, at its start: a change of one means a restart. `inherited` is what
+    comes from the caller's environment; a start from another shell must not restart what runs.
     """
 
     name: str
     script: Path
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
+    inherited: Mapping[str, str]
     files: tuple[Path, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where the programs lie: two virtual environments; and the port of each service by name."""
+    """Where the programs lie: two virtual environments; the port of each service by name; room in /dev/shm."""
 
     engine: Path
     gateway: Path
     ports: Mapping[str, int]
+    shared_memory_bytes: int
 
 
 def stack_programs(stack: Stack, places: Places, inherited: Mapping[str, str]) -> tuple[Program, ...]:
@@ -77,11 +86,30 @@ def stack_programs(stack: Stack, places: Places, inherited: Mapping[str, str]) -
     Args:
         inherited: the caller's environment, of which only PASSED_ON is used.
     """
-    base = {name: inherited[name] for name in PASSED_ON if name in inherited}
-    base |= {"SECRETS_DIRECTORY": str(stack.secrets), "STACKWRIGHT_STACK": stack.name, "PYTHONUNBUFFERED": "1"}
-    engines = tuple(_engine(stack, replica, places, base) for replica in stack.plan.replicas)
-    gateway = _gateway(stack, places, base)
-    return (*engines, gateway, _redis(stack, places, base)) if "redis" in places.ports else (*engines, gateway)
+    passed = {name: inherited[name] for name in PASSED_ON if name in inherited}
+    programs = [_engine(stack, replica, places) for replica in stack.plan.replicas] + [_gateway(stack, places)]
+    programs += [_redis(stack, places)] if "redis" in places.ports else []
+    shared = {"SECRETS_DIRECTORY": str(stack.secrets), "STACKWRIGHT_STACK": stack.name, "PYTHONUNBUFFERED": "1"}
+    return tuple(
+        replace(program, environment={**shared, **program.environment}, inherited=passed) for program in programs
+    )
+
+
+def is_cramped(replica: Replica, shared_memory_bytes: int) -> bool:
+    """Say whether a replica's worker processes cannot have the shared memory that they need.
+
+    Raises:
+        RuntimeRefusedError: it has several, which cannot do without.
+    """
+    if shared_memory_bytes >= LEAST_SHARED_MEMORY_BYTES:
+        return False
+    if replica.tensor_parallel * replica.pipeline_parallel > 1:
+        raise RuntimeRefusedError(
+            f"/dev/shm has {format_bytes(shared_memory_bytes)}, but the workers of {replica.name} "
+            f"need {format_bytes(LEAST_SHARED_MEMORY_BYTES)}",
+            hint="give this container more: `docker run --shm-size=8g`, or a memory volume on /dev/shm",
+        )
+    return True
 
 
 def url_variable(replica: str) -> str:
@@ -89,9 +117,8 @@ def url_variable(replica: str) -> str:
     return replica.upper().replace("-", "_") + "_URL"
 
 
-def _engine(stack: Stack, replica: Replica, places: Places, base: Mapping[str, str]) -> Program:
+def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
     environment = {
-        **base,
         **stack.engine_environment(replica),
         "PYTHON": str(places.engine / "bin" / "python"),
         "HF_HOME": stack.env["HF_HOME"],
@@ -100,6 +127,10 @@ def _engine(stack: Stack, replica: Replica, places: Places, base: Mapping[str, s
         # vLLM opens sockets between its own processes on the host's outer address otherwise.
         "VLLM_HOST_IP": LOOPBACK,
     }
+    if is_cramped(replica, places.shared_memory_bytes) and stack.plan.mode is Mode.CPU:
+        # A single CPU worker then runs inside the engine's own process (vLLM 0.32.0, platforms/cpu.py); a single GPU's
+        # always does.
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if stack.plan.mode is not Mode.CPU:
         # No container renumbers the GPUs here; a UUID means the same everywhere.
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(replica.gpu_uuids)
@@ -109,14 +140,14 @@ def _engine(stack: Stack, replica: Replica, places: Places, base: Mapping[str, s
         script=stack.root / "compose" / "engine" / "start.sh",
         arguments=(*stack.engine_arguments(replica), *listen),
         environment=environment,
+        inherited={},
         files=(stack.secrets / "engine_key", stack.secrets / "hf_token"),
     )
 
 
-def _gateway(stack: Stack, places: Places, base: Mapping[str, str]) -> Program:
+def _gateway(stack: Stack, places: Places) -> Program:
     settings, script = stack.generated / "gateway.yaml", stack.root / "compose" / "gateway" / "start.sh"
     environment = {
-        **base,
         "LITELLM": str(places.gateway / "bin" / "litellm"),
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOG": "ERROR",
@@ -134,30 +165,35 @@ def _gateway(stack: Stack, places: Places, base: Mapping[str, str]) -> Program:
         script=script,
         arguments=("--config", str(settings), *listen, "--num_workers", stack.env["LITELLM_NUM_WORKERS"]),
         environment=environment,
+        inherited={},
         files=(settings, script.parent / "key_auth.py", *(stack.secrets / name for name in secrets)),
     )
 
 
-def _redis(stack: Stack, places: Places, base: Mapping[str, str]) -> Program:
+def _redis(stack: Stack, places: Places) -> Program:
     return Program(
         name="redis",
         script=stack.root / "compose" / "redis" / "start.sh",
         arguments=(),
-        environment={**base, "REDIS_BIND": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])},
+        environment={"REDIS_BIND": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])},
+        inherited={},
         files=(stack.secrets / "redis_password",),
     )
 
 
 def render_start(program: Program) -> str:
     """Return the shell script that becomes one program, its environment set and every word quoted."""
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(program.environment.items())]
+    exports = [
+        f"export {name}={shlex.quote(value)}"
+        for name, value in sorted({**program.inherited, **program.environment}.items())
+    ]
     run = shlex.join(["exec", "/bin/sh", str(program.script), *program.arguments])
     return "\n".join([START_HEAD.replace("SERVICE", program.name) + exports[0], *exports[1:], run]) + "\n"
 
 
-def revision(start: str, contents: Iterable[bytes]) -> str:
-    """Return a short hash of a start script and of what the program reads: another one means a restart."""
-    digest = hashlib.sha256(start.encode())
+def revision(program: Program, contents: Iterable[bytes]) -> str:
+    """Return a short hash of how a program is started and of what it reads: another one means a restart."""
+    digest = hashlib.sha256(render_start(replace(program, inherited={})).encode())
     for content in contents:
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()[:12]
@@ -173,7 +209,8 @@ def render_supervisor(revisions: Mapping[str, str], *, logs: str, open_files: in
     """
     head = [
         "[unix_http_server]",
-        "file=supervisor.sock",
+        # supervisor makes the path of its socket absolute, and a socket's path may have 107 bytes only.
+        "file=/proc/self/cwd/supervisor.sock",
         "chmod=0700",
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",

@@ -49,14 +49,18 @@ def _post(url: str, key: str, body: dict[str, object]) -> Answer:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=ANSWER_TIMEOUT_S) as response:
-            return Answer(status=response.status, text=_completion(response.read()))
+            return _completion(response.status, response.read())
     except urllib.error.HTTPError as failure:
         return Answer(status=failure.code, text=failure.read().decode(errors="replace")[:500])
     except (OSError, http.client.HTTPException) as failure:
         return Answer(status=None, text=str(failure))
 
 
-def _completion(body: bytes) -> str:
-    """Return the completion's text. A 200 without one is no answer, and says so."""
-    choice = json.loads(body)["choices"][0]
-    return str(choice["message"]["content"] if "message" in choice else choice["text"])
+def _completion(status: int, body: bytes) -> Answer:
+    """Take the completion's text out of a reply. A 200 without one, such as a proxy's page, is no answer."""
+    try:
+        choice = json.loads(body)["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+    except (ValueError, LookupError, TypeError):
+        return Answer(status=None, text=f"a reply that is no completion: {body[:200].decode(errors='replace')}")
+    return Answer(status=status, text=str(text))

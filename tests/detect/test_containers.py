@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +29,10 @@ from generator.detect.containers import (
 )
 from generator.detect.fact import Fact, Unread, is_plain
 from generator.domain.host import Containers, GpuAccess
+from tests.detect.conftest import REPOSITORY
+
+PATIENCE_S = 30
+"""How long a process that was ended may take to be gone before the test fails; it sleeps for twice that."""
 
 # The keys that are read, of `docker info --format '{{json .}}'` of Engine 20.10.24 under client 28.2.2.
 INFO: dict[str, Any] = {
@@ -269,45 +279,79 @@ def write_program(path: Path, script: str) -> None:
         (f"cat <<'END'\n{json.dumps(INFO)}\nEND", parse_info(json.dumps(INFO), "")),
         (f"echo '{json.dumps(NO_DAEMON)}'; echo refused >&2; exit 1", Unread(words="refused")),
         ('[ "$*" = "info --format {{json .}}" ] && echo asked rightly >&2', Unread(words="asked rightly")),
-        ("cat; echo the input ended >&2", Unread(words="the input ended")),
         ("printf '\\377\\376'; printf '\\377' >&2", Unread(words="\ufffd")),
         ("exit 3", Unread(words="the client's answer is not JSON")),
     ],
-    ids=["absent", "answers", "no-daemon", "arguments", "no-input", "bytes", "silent"],
+    ids=["absent", "answers", "no-daemon", "arguments", "bytes", "silent"],
 )
 def test_client_is_run(tmp_path: Path, script: str | None, expected: Fact[EngineAnswer] | None) -> None:
-    """A program named docker on PATH is asked; its absence is not a failure."""
+    """A program named docker on PATH is asked; its absence is no failure."""
     if script is not None:
         write_program(tmp_path / "docker", script)
-    assert ContainerProbe({"PATH": f"{tmp_path}:/bin:/usr/bin" if script else str(tmp_path)}).finish() == expected
+    assert ask({"PATH": f"{tmp_path}:/bin:/usr/bin" if script else str(tmp_path)}) == expected
 
 
 @pytest.mark.subprocess
 def test_client_that_cannot_be_run(tmp_path: Path) -> None:
     """A file of that name that is not a program keeps the system's words."""
     (tmp_path / "docker").write_text("")
-    assert ContainerProbe({"PATH": str(tmp_path)}).finish() == Unread(words="Permission denied")
+    assert ask({"PATH": str(tmp_path)}) == Unread(words="Permission denied")
+
+
+def ask(environment: dict[str, str]) -> Fact[EngineAnswer] | None:
+    """Ask the client that this environment has."""
+    probe = ContainerProbe()
+    probe.start(environment)
+    return probe.finish()
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Path:
+    """Write a client that never answers and has started another program; it reports both by number to `started`."""
+    os.mkfifo(tmp_path / "started")
+    write_program(tmp_path / "docker", f'sleep 60 & echo "$! $$" > {tmp_path / "started"}; wait')
+    return tmp_path
 
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("end", ["finish", "cancel"])
-def test_client_that_hangs_is_ended_with_its_children(tmp_path: Path, end: str) -> None:
+def test_client_that_hangs_is_ended_with_its_children(hanging: Path, end: str) -> None:
     """A daemon that never answers costs the limit, and leaves neither the client nor what it started."""
-    os.mkfifo(tmp_path / "pid")
-    write_program(tmp_path / "docker", f'sleep 1000 & echo "$! $$" > {tmp_path / "pid"}; wait')
-    probe = ContainerProbe({"PATH": f"{tmp_path}:/bin:/usr/bin"}, timeout_s=0.01)
-    numbers = [int(word) for word in (tmp_path / "pid").read_text().split()]
-    if end == "finish":
-        assert probe.finish() == Unread(words="no answer in 0.01 seconds")
-    else:
-        probe.cancel()
-    assert not any(is_running(number) for number in numbers)
+    probe = ContainerProbe(timeout_s=0.01)
+    probe.start({"PATH": f"{hanging}:/bin:/usr/bin"})
+    with watch_processes(hanging / "started") as ended:
+        if end == "finish":
+            assert probe.finish() == Unread(words="no answer in 0.01 seconds")
+        else:
+            probe.cancel()
+        assert ended()
 
 
-def is_running(number: int) -> bool:
-    """Tell whether a process runs; one that ended and waits for its parent does not."""
+@pytest.mark.subprocess
+def test_interrupt_ends_the_client(hanging: Path) -> None:
+    """Ctrl-C while the client hangs ends detection at once, and the client with it."""
+    # Where the tests run in the background, a shell may have made them ignore the signal.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    detection = subprocess.Popen(
+        [sys.executable, "-c", f"{listen}; from generator.detect import detect_host; detect_host()"],
+        cwd=REPOSITORY,
+        env={"PATH": f"{hanging}:/bin:/usr/bin"},
+        stderr=subprocess.PIPE,
+    )
+    with watch_processes(hanging / "started") as ended:
+        detection.send_signal(signal.SIGINT)
+        _, stderr = detection.communicate()
+        assert b"KeyboardInterrupt" in stderr
+        assert ended()
+
+
+@contextmanager
+def watch_processes(started: Path) -> Iterator[Callable[[], bool]]:
+    """Wait until a hanging client reports its processes; give what tells whether all of them end."""
+    descriptors = [os.pidfd_open(int(number)) for number in started.read_text().split()]
     try:
-        status = Path(f"/proc/{number}/stat").read_text()
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
+        # A process that is ended closes its files first and is gone a moment later: wait for that, not for a time.
+        yield lambda: all(select.select([descriptor], [], [], PATIENCE_S)[0] for descriptor in descriptors)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)

@@ -147,6 +147,13 @@ def test_failures_of_the_whole_library(root: Path, tmp_path: Path, fake_nvml: Pa
 
 
 @pytest.mark.subprocess
+def test_p2p_is_asked_in_each_direction(root: Path, tmp_path: Path, fake_nvml: Path, detect_hosts: DetectHosts) -> None:
+    """Row reads column: the first GPU cannot read the second, which can read the first."""
+    [shown] = detect_hosts([(root, answers(tmp_path, "one-way.txt", f"{WELL}pair 0 1 reads 5\n"))], fake_nvml)
+    assert yaml.safe_load(shown.snapshot)["p2p"] == [[True, False], [True, True]]
+
+
+@pytest.mark.subprocess
 def test_gpu_that_is_lost_after_its_handle_was_given(
     root: Path, tmp_path: Path, fake_nvml: Path, detect_hosts: DetectHosts
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -27,10 +28,11 @@ SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixt
 def test_round_trip_is_exact(tmp_path: Path, host: Host) -> None:
     """What was written reads back equal, and formats to the same text."""
     path = tmp_path / "host.yaml"
-    write_snapshot(host, path)
+    text = format_snapshot(host)
+    path.write_text(text, encoding="utf-8")
     again = read_snapshot(path)
     assert again == host
-    assert format_snapshot(again) == path.read_text(encoding="utf-8")
+    assert format_snapshot(again) == text
     # Equal hosts must also lie equal in memory: what JSON is made of is the instance, not the class's defaults.
     assert again.driver is None or vars(again.driver) == vars(host.driver)
 
@@ -102,6 +104,7 @@ DAMAGES = [
     ("00000000:02:00.0", "00000000:01:00.0", "gpus: two rows have the same pci_bus_id: 00000000:01:00.0"),
     ("b: 1, kind", "b: 2, kind", "links[0].b: there is no GPU with index 2"),
     ("a: 0, b: 1, kind", "a: 1, b: 0, kind", "links[0]: found a: 1 and b: 0; a must be the smaller index"),
+    ("a: 0, b: 1, kind", "a: 0, b: 0, kind", "links[0]: found a: 0 and b: 0; a must be the smaller index"),
     ("kind: nvlink", "kind: pcie-host", "links[0]: a link of kind pcie-host has neither lanes nor version"),
     ("kind: nvlink", "kind: nvlonk", "links[0].kind: invalid enum value 'nvlonk'"),
     ("lanes: 4", "lanes: 0", "links[0].lanes: found 0; a link has at least 1"),
@@ -161,6 +164,22 @@ def test_writing_through_a_link_keeps_the_link(tmp_path: Path) -> None:
     write_snapshot(read_snapshot(RECORDED), tmp_path / "link.yaml")
     assert (tmp_path / "link.yaml").is_symlink()
     assert (tmp_path / "target.yaml").read_text() == TEXT
+
+
+def test_full_disk_leaves_what_stood_there(tmp_path: Path) -> None:
+    """Half a snapshot is none: the old file stays, and the new one's beginnings go."""
+    path = tmp_path / "host.yaml"
+    path.write_text("what stood there")
+    host = read_snapshot(RECORDED)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as good as full: every file of this process ends there
+    try:
+        with pytest.raises(UsageError, match=r"cannot be written: File too large$"):
+            write_snapshot(host, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == ["host.yaml"]  # noqa: PTH208 names alone
+    assert path.read_text() == "what stood there"
 
 
 @pytest.mark.parametrize(

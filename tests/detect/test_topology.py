@@ -173,6 +173,8 @@ NO_TYPE = Unread(words="Function Not Found", code=13)
     ("first", "second", "expected", "warnings"),
     [
         ([lane(1)] * 4, [lane(0)] * 4, [link(0, 1, LinkKind.NVLINK, 4, 3)], ()),
+        # The ends disagree: a lane that one of them names is there, and the lower version is the safe one.
+        ([lane(1)] * 4, [lane(0, version=2)] * 3, [link(0, 1, LinkKind.NVLINK, 4, 2)], ()),
         # One end cannot be read: the other one's lanes are there all the same.
         (
             [LaneAnswers(state=LOST)],
@@ -202,7 +204,18 @@ NO_TYPE = Unread(words="Function Not Found", code=13)
         # Only one of two is on the switch.
         ([SWITCH] * 18, [], [link(0, 1, LinkKind.PCIE_HOST)], ("GPU 0: NVLink version cannot be read: ",)),
     ],
-    ids=["bridge", "one-end", "down", "none", "untyped", "unknown-end", "no-address", "elsewhere", "half-switch"],
+    ids=[
+        "bridge",
+        "uneven",
+        "one-end",
+        "down",
+        "none",
+        "untyped",
+        "unknown-end",
+        "no-address",
+        "elsewhere",
+        "half-switch",
+    ],
 )
 def test_two_gpus(
     first: list[LaneAnswers], second: list[LaneAnswers], expected: list[Link], warnings: tuple[str, ...]

@@ -18,7 +18,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.integration.testbed import FOLDER, TestbedError, answers, debian_mirror, is_root_on_debian, run, say
+from tests.integration.testbed import (
+    FOLDER,
+    OWN_HOST,
+    TestbedError,
+    answers,
+    debian_mirror,
+    is_root_on_debian,
+    run,
+    say,
+)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCKERFILES = CHECKOUT / "compose" / "images"
@@ -28,11 +37,13 @@ BASE_PACKAGES = "python3,python3-venv,ca-certificates,libnuma1"
 TORCH = "torch==2.13.0+cpu"
 # What pip inside a build may be told of the machine's own settings: where to look, never files of this machine.
 PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout", "proxy")
-# The CPU engine in the place of the GPU one: a small cache, and one core for each of two ranks. Without the latter
-# vLLM wants a NUMA node per rank.
+# The CPU engine in the place of the GPU one: a small cache; and no compilation, which a plan for the CPU turns off by
+# argument (vLLM 0.32 insists on it otherwise, and the image has no compiler).
+ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_USE_AOT_COMPILE": "0", "VLLM_USE_BYTECODE_HOOK": "0"}
 STAND_INS = {
-    "engine-for-one-gpu": {"VLLM_CPU_KVCACHE_SPACE": "1"},
-    "engine-for-two-gpus": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
+    "engine-for-one-gpu": ON_CPU,
+    # One core for each of two ranks: without this vLLM wants a NUMA node per rank.
+    "engine-for-two-gpus": {**ON_CPU, "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
 }
 
 
@@ -58,6 +69,9 @@ def build_images(host: str) -> Images:
     tags = {name: finish_build(name, tag, job) for name, (tag, job) in jobs.items()}
     for name, variables in STAND_INS.items():
         tags[name] = make_stand_in(host, name, tags["engine-cpu"], variables)
+    if host == OWN_HOST:
+        # The first stages of the builds, several GB; another engine's leftovers are not ours to remove.
+        run(["docker", "image", "prune", "--force"], DOCKER_HOST=host)
     return Images(
         engine=tags["engine-cpu"],
         gateway=tags["gateway"],

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -66,13 +65,13 @@ class Project:
         return self.run([sys.executable, "-m", "generator", *words, f"--out={self.folder}"])
 
     @contextlib.contextmanager
-    def interrupting(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a command beside a block, then interrupt it as Ctrl-C does and wait for its end."""
-        command = [sys.executable, "-m", "generator", *words, f"--out={self.folder}"]
+    def starting(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Run `start-environment dev` beside a block, and wait for its end."""
+        words = ["start-environment", "dev", "--runtime=compose", f"--out={self.folder}"]
+        command = [sys.executable, "-m", "generator", *words]
         with subprocess.Popen(command, cwd=CHECKOUT, env=self.variables, stdin=subprocess.DEVNULL) as process:
             try:
                 yield process
-                process.send_signal(signal.SIGINT)
                 process.wait(timeout=START_S)
             finally:
                 process.kill()

@@ -48,8 +48,9 @@ def started(project: Project) -> Iterator[str]:
 def test_interrupted_start_leaves_nothing(make_project: MakeProject, pins: list[str]) -> None:
     project = make_project()
     project.configure("cpu", *pins)
-    with project.interrupting("start-environment", "dev", "--runtime=compose") as start:
+    with project.starting() as start:
         wait_until(lambda: project.remains("container"))
+        start.send_signal(signal.SIGINT)
     assert start.returncode == 130
     assert project.remains("container") == project.remains("network") == []
     assert processes_naming(project.name) == []
@@ -90,6 +91,11 @@ def test_services_run_without_privileges(project: Project, started: str) -> None
         assert settings["SecurityOpt"] == ["no-new-privileges:true"]
         assert settings["LogConfig"]["Config"] == {"max-size": "20m", "max-file": "5"}
         assert settings["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 2}
+
+
+def test_engine_may_run_what_it_compiles(project: Project, started: str) -> None:  # noqa: ARG001
+    # Triton and FlashInfer compile launchers below HOME and load them; CPU kernels need none, so this asks directly.
+    project.docker("exec", project.container("engine"), "sh", "-euc", "cp /bin/true $HOME/compiled && $HOME/compiled")
 
 
 def test_no_secret_is_shown_anywhere(project: Project, started: str) -> None:  # noqa: ARG001
@@ -135,7 +141,12 @@ def test_start_heals_what_was_killed(project: Project, started: str) -> None:  #
     for service in ("engine", "gateway"):
         project.docker("kill", project.container(service))
     assert project.ask(project.secrets["litellm_master_key"])[0] == 0
-    project.start()
+    with project.starting() as start:
+        # And one fall on the way: Compose then gives up on the engine, the restart policy does not.
+        wait_until(lambda: project.inspect("engine")["State"]["Running"])
+        kill_first_process(project, "engine")
+    assert start.returncode == 0
+    assert project.inspect("engine")["RestartCount"] == 1
     assert project.complete()
 
 

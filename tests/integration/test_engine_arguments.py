@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def plans() -> list[Plan]:
     return made
 
 
-def ask(python: Path, program: str, question: object, **variables: str) -> list[dict[str, object]]:
+def ask(python: Path, program: str, question: object, **variables: str) -> list[Any]:
     """Run `program` in another environment's Python with `question` on its input; return its JSON lines."""
     done = subprocess.run(
         [python, "-c", program],

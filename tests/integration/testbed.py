@@ -25,6 +25,7 @@ FOLDER = Path(
     os.environ.get("STACKWRIGHT_TESTBED")
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stackwright-testbed"
 )
+OWN_HOST = f"unix://{FOLDER}/docker.sock"
 PLUGINS = Path("/usr/local/lib/docker/cli-plugins")
 COMPOSE_SUITE = "trixie"
 # What must be on the PATH, and the Debian package that brings it.
@@ -77,19 +78,18 @@ def engine() -> Iterator[str]:
     Raises:
         TestbedUnavailableError: no engine answers and none can be installed here.
     """
-    own = f"unix://{FOLDER}/docker.sock"
     if answers(["docker", "version"]) and answers(["docker", "compose", "version"]):
         yield current_host()
-    elif answers(["docker", "version"], DOCKER_HOST=own):
-        yield own
+    elif answers(["docker", "version"], DOCKER_HOST=OWN_HOST):
+        yield OWN_HOST
     else:
         install_engine()
         # On a machine with an init system the package has started its engine by now.
         if answers(["docker", "version"]):
             yield current_host()
         else:
-            with started_engine(own):
-                yield own
+            with started_engine(OWN_HOST):
+                yield OWN_HOST
 
 
 def current_host() -> str:
@@ -101,7 +101,7 @@ def current_host() -> str:
 def is_root_on_debian() -> bool:
     """Say whether Debian's packages can be installed here."""
     release = platform.freedesktop_os_release() if Path("/etc/os-release").exists() else {}
-    return os.geteuid() == 0 and "debian" in (release.get("ID"), *release.get("ID_LIKE", "").split())
+    return os.geteuid() == 0 and release.get("ID") == "debian"
 
 
 def install_tools() -> None:

@@ -19,6 +19,7 @@
  *   gpu 0 lane 0-3 off                        NVLink lanes without a peer
  *   pair 0-1 0-1 ancestor 30                  nvmlGpuTopologyLevel_t, both ways
  *   pair 0-1 0-1 p2p 0                        nvmlGpuP2PStatus_t for reading, both ways
+ *   pair 0 1 reads 5                          the same, only for the first reading the second
  *   fail nvmlInitWithFlags 18                 this function always answers this error
  *   fail nvmlDeviceGetHandleByIndex_v2 15 gpu 1    only for that GPU (either one of a pair)
  *   missing nvmlDeviceGetMigMode              as a driver without this function: answers 13 (FUNCTION_NOT_FOUND);
@@ -107,10 +108,14 @@ static int read_pair(char *rest) {
     int value, a, b, c, d;
     if (!rest || sscanf(rest, "%95s %95s %95s %d", left, right, key, &value) != 4) return 0;
     if (!range(left, GPUS, &a, &b) || !range(right, GPUS, &c, &d)) return 0;
-    int (*table)[GPUS] = !strcmp(key, "ancestor") ? ancestor : !strcmp(key, "p2p") ? p2p : NULL;
+    int both = strcmp(key, "reads") != 0;
+    int (*table)[GPUS] = !strcmp(key, "ancestor") ? ancestor : !strcmp(key, "p2p") || !both ? p2p : NULL;
     if (!table) return 0;
     for (int i = a; i <= b; i++)
-        for (int j = c; j <= d; j++) table[i][j] = table[j][i] = value;
+        for (int j = c; j <= d; j++) {
+            table[i][j] = value;
+            if (both) table[j][i] = value;
+        }
     return 1;
 }
 

@@ -1,0 +1,220 @@
+"""The processes runtime with real vLLM, LiteLLM and supervisor: no container engine, no registry, no hub but our own.
+
+The tests of the first part share one stack and run in the order written: those that end services come last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator.runtime.groups import programs_with, read_groups
+from generator.smoke_model import SENTENCE, write_smoke_model
+from tests.integration.fake_hub import serve_hub
+from tests.integration.project import CHECKOUT, Project, free_port, make_variables, wait_until
+
+# An address where no container engine listens: these tests must not need one.
+NO_ENGINE = "unix:///nonexistent/docker.sock"
+MakeProject = Callable[..., Project]
+
+
+@pytest.fixture(scope="module")
+def make_project(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeProject]:
+    """Give a maker of project folders without a container engine; what they started is gone after the module."""
+    made: list[Project] = []
+
+    def make(**variables: str) -> Project:
+        folder = tmp_path_factory.mktemp("project")
+        environment = make_variables(NO_ENGINE, state_folder, folder / "caches", **variables)
+        made.append(Project(folder=folder, variables=environment, port=free_port()))
+        return made[-1]
+
+    yield make
+    for project in made:
+        project.command("stop-environment", "dev", "--runtime=processes")
+
+
+@pytest.fixture(scope="module")
+def project(make_project: MakeProject) -> Project:
+    """Give a project for this machine's CPU."""
+    return make_project()
+
+
+@pytest.fixture(scope="module")
+def started(project: Project) -> str:
+    """Bring the stack up with one command and give what it printed on its standard output."""
+    return start(project)
+
+
+def start(project: Project, *arguments: str) -> str:
+    """Run `start-environment dev`, which configures what is not configured yet."""
+    done = project.command("start-environment", "dev", "--runtime=processes", *project.pins, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def paste(project: Project, printed: str) -> str:
+    """Run the printed request as a person would, and return the words of the answer."""
+    done = project.run(["bash", "-euc", printed])
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(done.stdout)["choices"][0]["message"]["content"])
+
+
+def run_folder(project: Project) -> Path:
+    """Return where the runtime keeps what runs."""
+    return Path(project.variables["STACKWRIGHT_STATE"]) / "run" / project.name
+
+
+def supervisors(project: Project) -> list[int]:
+    """Return the process ids of the project's supervisord."""
+    return programs_with(str(run_folder(project) / "supervisord.conf"))
+
+
+def leaders(project: Project) -> dict[str, int]:
+    """Return the process id of each service's last start."""
+    return {file.stem: read_groups(file)[-1].leader for file in run_folder(project).glob("*.groups")}
+
+
+def group_members(leader: int) -> list[int]:
+    """Return the living processes of one process group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        found += [int(entry.name)] if int(group) == leader and state != "Z" else []
+    return found
+
+
+def listening_addresses(pids: list[int]) -> set[str]:
+    """Return the addresses on which these processes listen, as /proc/net writes them, ports left out."""
+    inodes = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            inodes.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
+    lines = [
+        line.split() for table in ("tcp", "tcp6") for line in Path("/proc/net", table).read_text().splitlines()[1:]
+    ]
+    return {words[1].partition(":")[0] for words in lines if words[3] == "0A" and words[9] in inodes}
+
+
+def test_interrupted_start_leaves_nothing(make_project: MakeProject) -> None:
+    project = make_project()
+    words = ["start-environment", "dev", "--runtime=processes", *project.pins, f"--out={project.folder}"]
+    command = [sys.executable, "-m", "generator", *words]
+    with subprocess.Popen(command, cwd=CHECKOUT, env=project.variables, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: supervisors(project))
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert supervisors(project) == []
+    assert not run_folder(project).exists()
+
+
+def test_one_command_leads_to_an_answer(project: Project, started: str) -> None:
+    assert paste(project, started) == SENTENCE
+
+
+def test_answer_streams(project: Project, started: str) -> None:  # noqa: ARG001
+    body = {"model": "smoke", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{project.port}/v1/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={
+            "Authorization": f"Bearer {project.secrets['litellm_master_key']}",
+            "Content-Type": "application/json",
+        },
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        events = [line[6:] for line in response.read().decode().splitlines() if line.startswith("data: ")]
+    assert events.pop() == "[DONE]"
+    parts = [json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events]
+    assert "".join(parts) == SENTENCE
+    assert len([part for part in parts if part]) > 10
+
+
+def test_only_the_key_opens_the_gateway(project: Project, started: str) -> None:  # noqa: ARG001
+    keys = (project.secrets["litellm_master_key"], None, "sk-" + "0" * 64)
+    assert [project.ask(key)[0] for key in keys] == [200, 401, 401]
+
+
+def test_status_tells_every_service(project: Project, started: str) -> None:  # noqa: ARG001
+    done = project.command("status", "dev", "--runtime=processes", "--json")
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert told["runtime"] == "processes"
+    assert {service["name"] for service in told["services"]} >= {"engine", "gateway"}
+    assert {service["phase"] for service in told["services"]} == {"healthy"}
+
+
+def test_nothing_listens_beyond_this_machine(project: Project, started: str) -> None:  # noqa: ARG001
+    pids = [pid for leader in leaders(project).values() for pid in group_members(leader)]
+    # 127.0.0.1 and ::1, in the host's byte order.
+    assert listening_addresses(pids + supervisors(project)) <= {"0100007F", "00000000000000000000000001000000"}
+    assert len(pids) >= 4
+
+
+def test_no_secret_is_in_a_command_line(project: Project, started: str) -> None:  # noqa: ARG001
+    pids = [pid for leader in leaders(project).values() for pid in group_members(leader)] + supervisors(project)
+    shown = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+    assert len(project.secrets) >= 4
+    assert [name for name, value in project.secrets.items() if value.encode() in shown] == []
+
+
+def test_second_start_changes_nothing(project: Project, started: str) -> None:
+    before = leaders(project)
+    assert start(project) == started
+    assert leaders(project) == before
+
+
+def test_killed_engine_comes_back_without_its_orphans(project: Project, started: str) -> None:  # noqa: ARG001
+    leader = leaders(project)["engine"]
+    assert len(group_members(leader)) >= 3
+    os.kill(leader, signal.SIGKILL)
+    assert wait_until(lambda: leaders(project)["engine"] != leader)
+    assert project.complete() != ""
+    assert group_members(leader) == []
+
+
+def test_stop_after_a_killed_supervisor_leaves_nothing(project: Project, started: str) -> None:  # noqa: ARG001
+    running = leaders(project)
+    (supervisor,) = supervisors(project)
+    os.kill(supervisor, signal.SIGKILL)
+    done = project.command("stop-environment", "dev", "--runtime=processes")
+    assert done.returncode == 0, done.stderr
+    assert [group_members(leader) for leader in running.values()] == [[] for _ in running]
+    assert not run_folder(project).exists()
+
+
+def test_gated_model_comes_from_the_hub_with_a_token(make_project: MakeProject, tmp_path: Path) -> None:
+    write_smoke_model(tmp_path / "tiny")
+    token = tmp_path / "token"
+    token.write_text("hf_for_the_tests\n", encoding="utf-8")
+    with serve_hub(tmp_path / "tiny", "acme/tiny", token="hf_for_the_tests") as hub:
+        project = make_project(HF_ENDPOINT=hub.url, HF_TOKEN_PATH=str(token))
+        answer = paste(project, start(project, "--model=acme/tiny"))
+        project.command("stop-environment", "dev", "--runtime=processes")
+    assert answer == SENTENCE
+    assert [asked for asked in hub.requests if asked.endswith("/model.safetensors") and asked.startswith("GET")]
+    assert supervisors(project) == []
+
+
+def test_gated_model_without_a_token_says_why(make_project: MakeProject, tmp_path: Path) -> None:
+    write_smoke_model(tmp_path / "tiny")
+    with serve_hub(tmp_path / "tiny", "acme/tiny", token="hf_for_the_tests") as hub:
+        project = make_project(HF_ENDPOINT=hub.url, HF_TOKEN="", HF_TOKEN_PATH="")
+        words = ["start-environment", "dev", "--runtime=processes", *project.pins, "--model=acme/tiny"]
+        done = project.command(*words)
+    assert done.returncode == 7, done.stderr
+    # The message quotes one line of the engine's log; the log itself is kept and named.
+    kept = Path(done.stderr.rpartition("logs: ")[2].strip())
+    assert "gated repo" in (kept / "engine.log").read_text(encoding="utf-8")
+    assert supervisors(project) == []

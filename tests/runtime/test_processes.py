@@ -1,0 +1,268 @@
+"""The processes runtime under the real supervisor. Only the programs are stand-ins: small servers with a worker each."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from generator.domain.environment import Environment
+from generator.domain.service import ServicePhase, ServiceState
+from generator.errors import RuntimeRefusedError
+from generator.runtime import Stack
+from generator.runtime.groups import members, programs_with, read_groups
+from generator.runtime.processes import ProcessesRuntime
+from generator.runtime.provision import MARK, cpu_engine_recipe, environment_folder, gateway_recipe
+from tests.planning_requests import plan_for, recorded
+
+pytestmark = pytest.mark.subprocess
+
+SERVER = """
+import http.server, os, pathlib, signal, sys, time
+here = pathlib.Path(__file__).parent
+if (here / "broken").exists():
+    sys.exit("ERROR: broken on purpose")
+if os.fork() == 0:  # a worker, as vLLM and LiteLLM have: it does not notice that its parent is gone
+    time.sleep(3600)
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503 if (here / "sick").exists() else 200)
+        self.end_headers()
+    def log_message(self, *words):
+        pass
+print("listening", flush=True)
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+START = '#!/bin/sh\nexec "$PYTHON" "$(dirname "$0")/server.py" "$@"\n'
+CHECKOUT = Path(__file__).parents[2]
+SECRETS = ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", "hf_token")
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_stack(folder: Path) -> Stack:
+    """Return the plan of a small host in a project whose programs are the stand-ins."""
+    plan = plan_for(recorded("cpu-small"), Environment.DEV)
+    environment = {key: setting.value for key, setting in plan.settings.items()}
+    environment |= {"COMPOSE_PROJECT_NAME": "stack-under-test", "GATEWAY_PORT": str(free_port())}
+    stack = Stack(root=folder / "project", state=folder / "state", plan=plan, env=environment)
+    for service in ("engine", "gateway"):
+        scripts = stack.root / "compose" / service
+        scripts.mkdir(parents=True)
+        (scripts / "server.py").write_text(SERVER)
+        (scripts / "start.sh").write_text(START.replace("$PYTHON", sys.executable))
+    # Redis is the real one where it is installed, started by its real script.
+    shutil.copytree(CHECKOUT / "compose" / "redis", stack.root / "compose" / "redis")
+    stack.generated.mkdir(parents=True)
+    (stack.generated / "gateway.yaml").write_text("model_list: []\n")
+    stack.secrets.mkdir(parents=True)
+    for secret in SECRETS:
+        (stack.secrets / secret).write_text(f"secret-{secret}\n")
+    for recipe in (gateway_recipe(), cpu_engine_recipe(plan.engine)):
+        environment_of = environment_folder(stack.state, recipe)
+        (environment_of / "bin").mkdir(parents=True)
+        (environment_of / "bin" / "python").symlink_to(sys.executable)
+        (environment_of / MARK).touch()
+    return stack
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    """Give a stack in a folder too deep for a socket's path; nothing of it outlives the test."""
+    made = make_stack(tmp_path / ("deep" * 12) / ("with %(here)s ; and # in it" * 2))
+    yield made
+    ProcessesRuntime(made).down()
+
+
+@pytest.fixture
+def without_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a PATH with what the start scripts use, and without redis-server."""
+    for program in ("cut", "dirname", "sed", "sleep"):
+        (tmp_path / program).symlink_to(str(shutil.which(program)))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def wait_for(runtime: ProcessesRuntime, wanted: Callable[[dict[str, ServiceState]], bool]) -> dict[str, ServiceState]:
+    """Poll until the services are as wanted, and return them."""
+    deadline = time.monotonic() + 30
+    while True:
+        states = {state.name: state for state in runtime.services()}
+        if wanted(states):
+            return states
+        assert time.monotonic() < deadline, states
+        time.sleep(0.1)
+
+
+def all_healthy(states: dict[str, ServiceState]) -> bool:
+    """Say whether every service answers."""
+    return all(state.phase is ServicePhase.HEALTHY for state in states.values())
+
+
+def run_folder(stack: Stack) -> Path:
+    """Return where the runtime keeps what runs."""
+    return stack.state / "run" / stack.name
+
+
+def leaders(stack: Stack) -> dict[str, int]:
+    """Return the process id of each service's last start."""
+    return {file.stem: read_groups(file)[-1].leader for file in run_folder(stack).glob("*.groups")}
+
+
+def kill_supervisor(stack: Stack) -> None:
+    """End supervisord the hard way, and wait until it is gone."""
+    for pid in programs_with(str(run_folder(stack) / "supervisord.conf")):
+        os.kill(pid, signal.SIGKILL)
+    while programs_with(str(run_folder(stack) / "supervisord.conf")):
+        time.sleep(0.01)
+
+
+def left_behind(stack: Stack) -> list[int]:
+    """Return every process that still has to do with the stack."""
+    words = [str(run_folder(stack) / "supervisord.conf")]
+    words += [str(stack.root / "compose" / service / "server.py") for service in ("engine", "gateway")]
+    return [pid for word in words for pid in programs_with(word)]
+
+
+def test_stack_comes_up_answers_and_goes(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    assert {state.phase for state in runtime.services()} == {ServicePhase.ABSENT}
+    runtime.up()
+    states = wait_for(runtime, all_healthy)
+    assert {"engine", "gateway"} <= set(states)
+    assert runtime.logs("engine", 1) == "listening"
+    runtime.down()
+    assert left_behind(stack) == []
+    assert {state.phase for state in runtime.services()} == {ServicePhase.ABSENT}
+    assert not run_folder(stack).exists()
+    runtime.down()
+
+
+def test_second_start_changes_nothing(stack: Stack) -> None:
+    ProcessesRuntime(stack).up()
+    before = leaders(stack)
+    second = ProcessesRuntime(stack)
+    second.up()
+    wait_for(second, all_healthy)
+    assert leaders(stack) == before
+
+
+def test_changed_settings_restart_the_service_that_reads_them(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    before = leaders(stack)
+    (stack.generated / "gateway.yaml").write_text("model_list: [changed]\n")
+    runtime.up()
+    states = wait_for(runtime, all_healthy)
+    after = leaders(stack)
+    assert [name for name in before if after[name] != before[name]] == ["gateway"]
+    assert states["gateway"].restarts == 0
+
+
+def test_killed_service_comes_back_and_its_orphans_go(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    wait_for(runtime, all_healthy)
+    group = read_groups(run_folder(stack) / "engine.groups")[-1]
+    os.kill(group.leader, signal.SIGKILL)
+    states = wait_for(runtime, lambda states: all_healthy(states) and states["engine"].restarts == 1)
+    assert states["gateway"].restarts == 0
+    assert members(group) == ()
+
+
+def test_killed_supervisor_leaves_nothing_after_stop(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    wait_for(runtime, all_healthy)
+    kill_supervisor(stack)
+    other = ProcessesRuntime(stack)
+    states = wait_for(other, lambda states: states["engine"].phase is ServicePhase.UNHEALTHY)
+    assert states["engine"].detail == "runs on after its supervisor has ended"
+    with pytest.raises(RuntimeRefusedError, match="supervisord has ended"):
+        runtime.services()
+    other.down()
+    assert left_behind(stack) == []
+
+
+def test_start_after_a_killed_supervisor_begins_anew(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    kill_supervisor(stack)
+    runtime.up()
+    wait_for(runtime, all_healthy)
+    assert len(programs_with(str(stack.root / "compose" / "engine" / "server.py"))) == 2
+
+
+def test_start_that_fails_is_tried_three_times_and_can_be_repeated(stack: Stack) -> None:
+    broken = stack.root / "compose" / "engine" / "broken"
+    broken.touch()
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    states = wait_for(runtime, lambda states: states["engine"].phase is ServicePhase.EXITED)
+    assert (states["engine"].exit_code, states["engine"].restarts) == (1, 2)
+    assert runtime.logs("engine", 100).splitlines().count("ERROR: broken on purpose") == 3
+    broken.unlink()
+    runtime.up()
+    assert wait_for(runtime, all_healthy)["engine"].restarts == 0
+
+
+def test_service_that_no_longer_answers_is_unhealthy(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    wait_for(runtime, all_healthy)
+    (stack.root / "compose" / "gateway" / "sick").touch()
+    assert {state.name: state.phase for state in runtime.services()}["gateway"] is ServicePhase.HEALTHY
+    assert wait_for(runtime, lambda states: states["gateway"].phase is ServicePhase.UNHEALTHY)
+    assert {state.name: state.phase for state in ProcessesRuntime(stack).services()}[
+        "gateway"
+    ] is ServicePhase.UNHEALTHY
+
+
+def test_taken_port_is_told_before_anything_starts(stack: Stack) -> None:
+    port = int(stack.env["GATEWAY_PORT"])
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(RuntimeRefusedError) as refused:
+        ProcessesRuntime(stack).up()
+    assert refused.value.message == f"GATEWAY_PORT: 127.0.0.1:{port} is in use by another program"
+    assert not run_folder(stack).exists()
+
+
+def test_no_secret_is_written_or_shown(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    wait_for(runtime, all_healthy)
+    written = [file for file in run_folder(stack).iterdir() if file.is_file()]
+    assert [file for file in written if b"secret-" in file.read_bytes()] == []
+    assert {file.stat().st_mode & 0o077 for file in written if file.name != "supervisord.pid"} == {0}
+    assert run_folder(stack).stat().st_mode & 0o777 == 0o700
+    shown = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left_behind(stack)]
+    assert len(shown) >= 5
+    assert [words for words in shown if b"secret-" in words] == []
+
+
+@pytest.mark.usefixtures("without_redis")
+def test_without_redis_the_stack_runs_and_says_so(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    assert list(runtime.notes) == ["no redis-server on PATH: each gateway worker keeps its own router state"]
+    runtime.up()
+    assert sorted(wait_for(runtime, all_healthy)) == ["engine", "gateway"]
+    assert len(runtime.notes) == 1
+
+
+def test_service_that_listens_elsewhere_is_not_taken_for_it(stack: Stack) -> None:
+    other = dataclasses.replace(stack, env={**stack.env, "COMPOSE_PROJECT_NAME": "stack-beside"})
+    ProcessesRuntime(stack).up()
+    assert {state.phase for state in ProcessesRuntime(other).services()} == {ServicePhase.ABSENT}

@@ -1,0 +1,167 @@
+"""What the processes runtime writes: read back by the real shell and the real supervisor, and free of secrets."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from generator.domain.plan import Plan
+from generator.errors import RuntimeRefusedError
+from generator.rendering.gateway import url_variable as rendered_url_variable
+from generator.runtime import Stack
+from generator.runtime.programs import (
+    Places,
+    Program,
+    exit_code,
+    render_start,
+    render_supervisor,
+    revision,
+    stack_programs,
+    url_variable,
+)
+from tests.planning_requests import plan_for, recorded
+
+CALLER = {"PATH": "/usr/bin:/bin", "HOME": "/root", "HF_ENDPOINT": "http://127.0.0.1:1", "OPENAI_API_KEY": "sk-private"}
+
+
+def stack_of(plan: Plan) -> Stack:
+    """Return a plan's stack with the values that are rendered."""
+    environment = {key: setting.value for key, setting in plan.settings.items()}
+    return Stack(root=Path("/project"), state=Path("/state"), plan=plan, env=environment)
+
+
+def programs_of(
+    name: str, *, redis: bool = True, shared_memory_bytes: int = 2**34, caller: Mapping[str, str] = CALLER
+) -> dict[str, Program]:
+    """Return the programs for a recorded host by name."""
+    stack = stack_of(plan_for(recorded(name)))
+    ports = {replica.name: 20000 + number for number, replica in enumerate(stack.plan.replicas)}
+    ports |= {"redis": 21000} if redis else {}
+    places = Places(
+        engine=Path("/venvs/engine"),
+        gateway=Path("/venvs/gateway"),
+        ports=ports,
+        shared_memory_bytes=shared_memory_bytes,
+    )
+    return {program.name: program for program in stack_programs(stack, places, caller)}
+
+
+def test_engine_listens_on_loopback_alone() -> None:
+    engine = programs_of("cpu-small")["engine"]
+    assert engine.arguments[-4:] == ("--host", "127.0.0.1", "--port", "20000")
+    assert engine.environment["VLLM_HOST_IP"] == "127.0.0.1"
+    assert engine.environment["PYTHON"] == "/venvs/engine/bin/python"
+
+
+def test_only_what_a_service_needs_is_passed_on() -> None:
+    for program in programs_of("cpu-small").values():
+        assert program.inherited == {name: CALLER[name] for name in ("HOME", "PATH", "HF_ENDPOINT")}
+        assert "OPENAI_API_KEY" not in render_start(program)
+
+
+def test_gpus_are_named_by_uuid() -> None:
+    plan = plan_for(recorded("2x-rtx3090-nvlink"))
+    engine = programs_of("2x-rtx3090-nvlink")["engine"]
+    assert engine.environment["CUDA_VISIBLE_DEVICES"] == ",".join(plan.replicas[0].gpu_uuids)
+    assert engine.environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert "CUDA_VISIBLE_DEVICES" not in programs_of("cpu-small")["engine"].environment
+
+
+@pytest.mark.parametrize("host", ["cpu-small", "2x-rtx3090-pcie"])
+def test_gateway_finds_every_replica(host: str) -> None:
+    programs = programs_of(host)
+    replicas = [name for name in programs if name.startswith("engine")]
+    ports = [programs[name].arguments[-1] for name in replicas]
+    addresses = [programs["gateway"].environment[rendered_url_variable(name)] for name in replicas]
+    assert addresses == [f"http://127.0.0.1:{port}/v1" for port in ports]
+
+
+def test_gateway_file_and_runtime_agree_on_the_names_of_addresses() -> None:
+    for name in ("engine", "engine-2", "engine-12"):
+        assert url_variable(name) == rendered_url_variable(name)
+
+
+def test_without_redis_nothing_names_it() -> None:
+    programs = programs_of("cpu-small", redis=False)
+    assert sorted(programs) == ["engine", "gateway"]
+    assert not [name for name in programs["gateway"].environment if name.startswith("REDIS")]
+
+
+AWKWARD = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+
+
+@pytest.mark.subprocess
+@settings(max_examples=25, deadline=None)
+@given(value=AWKWARD, argument=AWKWARD)
+def test_shell_reads_back_every_value(value: str, argument: str) -> None:
+    program = Program(
+        name="engine", script=Path("/x.sh"), arguments=(argument,), environment={"VALUE": value}, inherited={}, files=()
+    )
+    lines = render_start(program).split("export ", 1)[1].replace("exec /bin/sh /x.sh", "printf '%s\\0%s' \"$VALUE\"")
+    read = subprocess.run(["/bin/sh", "-c", f"export {lines}"], capture_output=True, check=True)
+    assert read.stdout.decode().split("\0") == [value, argument]
+
+
+def test_supervisor_reads_what_is_meant(tmp_path: Path) -> None:
+    from supervisor.options import ServerOptions
+
+    text = render_supervisor({"engine": "abc", "engine-2": "def"}, logs="../logs", open_files=1024, user=1)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "supervisord.conf").write_text(text.replace("../logs", str(tmp_path / "logs")))
+    options = ServerOptions()
+    options.realize(["-c", str(tmp_path / "run" / "supervisord.conf")])
+    (first, second) = (group.process_configs[0] for group in options.process_group_configs)
+    assert (first.name, first.command, first.environment) == (
+        "engine",
+        "/bin/sh engine.sh",
+        {"STACKWRIGHT_REVISION": "abc"},
+    )
+    assert (first.startretries, first.startsecs, first.stopasgroup, first.killasgroup) == (2, 600, True, True)
+    assert second.stdout_logfile == str(tmp_path / "logs" / "engine-2.log")
+    assert first.stdout_logfile_maxbytes == 20 * 2**20
+
+
+def test_change_of_anything_read_means_another_revision() -> None:
+    engine = programs_of("cpu-small")["engine"]
+    other = replace(engine, arguments=(*engine.arguments, "--more"))
+    revisions = [revision(engine, [b"1", b"2"]), revision(engine, [b"12", b""]), revision(other, [b"1", b"2"])]
+    assert len(set(revisions)) == 3
+    assert revisions[0] == revision(programs_of("cpu-small")["engine"], [b"1", b"2"])
+
+
+def test_start_from_another_shell_is_no_change() -> None:
+    here, there = (programs_of("cpu-small", caller={**CALLER, "PATH": path})["engine"] for path in ("/bin", "/usr/bin"))
+    assert render_start(here) != render_start(there)
+    assert revision(here, []) == revision(there, [])
+
+
+def test_little_shared_memory_leaves_out_the_worker_process_or_is_refused() -> None:
+    container = 64 * 2**20  # what containers get unless told otherwise
+    variable = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    assert programs_of("cpu-small", shared_memory_bytes=container)["engine"].environment[variable] == "0"
+    assert variable not in programs_of("cpu-small")["engine"].environment
+    assert variable not in programs_of("pod-1x-l40s", shared_memory_bytes=container)["engine"].environment
+    with pytest.raises(RuntimeRefusedError) as refused:
+        programs_of("2x-rtx3090-nvlink", shared_memory_bytes=container)
+    assert refused.value.message == "/dev/shm has 64 MiB, but the workers of engine need 256 MiB"
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("", None),
+        ("WARN exited: engine-2 (exit status 3; not expected)\n", None),
+        ("WARN exited: engine (exit status 1; not expected)\nINFO exited: engine (exit status 0; expected)\n", 0),
+        ("WARN exited: engine (terminated by SIGKILL; not expected)\n", 137),
+        ("WARN exited: engine (terminated by SIGSEGV (core dumped); not expected)\n", 139),
+    ],
+)
+def test_exit_code_is_read_from_the_log(log: str, expected: int | None) -> None:
+    assert exit_code(log, "engine") == expected

@@ -1,0 +1,145 @@
+"""What the watcher makes of states and of real logs (logs/README.md)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from generator.domain.service import ServicePhase, ServiceState
+from generator.watching.health import MOST_RESTARTS, Verdict, engine_step, judge, telling_line
+
+LOGS = Path(__file__).parent / "logs"
+
+
+def log(name: str) -> str:
+    """Return one recorded log."""
+    return (LOGS / f"{name}.log").read_text(encoding="utf-8")
+
+
+def steps(text: str) -> list[str | None]:
+    """Return the steps that a watcher sees while `text` is written line by line, each once."""
+    lines = text.splitlines()
+    seen = [engine_step("\n".join(lines[:end])) for end in range(len(lines) + 1)]
+    return [seen[0], *(after for before, after in pairwise(seen) if after != before)]
+
+
+def state(name: str, phase: ServicePhase, restarts: int = 0) -> ServiceState:
+    """Return a service in a phase."""
+    return ServiceState(name=name, phase=phase, restarts=restarts)
+
+
+def test_an_eager_start_is_never_said_to_compile() -> None:
+    """Though its log names torch.compile three times before the weights are loaded."""
+    assert "torch.compile" in log("eager")
+    assert steps(log("eager")) == [None, "loading weights", "profiling memory", "opening its port"]
+
+
+def test_a_compiled_start_is_told_step_by_step() -> None:
+    assert steps(log("compiled")) == [None, "loading weights", "compiling", "profiling memory", "opening its port"]
+
+
+@pytest.mark.parametrize(
+    ("line", "step"),
+    [
+        ("Loading pt checkpoint shards:   0% Completed | 0/4", "loading weights"),
+        ("INFO [backends.py:1167] Dynamo bytecode transform time: 4.12 s", "compiling"),
+        ("INFO [gpu_worker.py:760] Available KV cache memory: 17.05 GiB", "profiling memory"),
+        ("INFO [kv_cache_utils.py:2327] GPU KV cache size: 159,632 tokens", "profiling memory"),
+        ("Capturing CUDA graphs (decode, FULL):  57%|#####   | 20/35", "capturing graphs"),
+    ],
+)
+def test_steps_on_a_gpu(line: str, step: str) -> None:
+    """Lines as vLLM 0.32.0's source writes them; no GPU was at hand to record one."""
+    assert engine_step(line) == step
+
+
+def test_a_second_start_begins_anew() -> None:
+    """Both runtimes append to one log when they start a service again."""
+    first, second = log("no-shared-memory"), log("eager")
+    assert engine_step(second + first) is None
+    assert engine_step(first + second) == "opening its port"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "no-shared-memory",
+            (
+                "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation: 160 MiB required, 64 MiB free. "
+                "Increase /dev/shm (e.g. --shm-size or --ipc=host)."
+            ),
+        ),
+        (
+            "no-numa-library",
+            (
+                "Failed to import from vllm._C: ImportError('libnuma.so.1: cannot open shared object file: "
+                "No such file or directory')"
+            ),
+        ),
+        (
+            "no-numa-nodes",
+            (
+                "AssertionError: Not enough allowed NUMA nodes to bind threads of 2 local CPUWorkers. "
+                "Allowed NUMA nodes are [0]. Please try to bind threads manually or decrease DP/TP/PP."
+            ),
+        ),
+    ],
+)
+def test_the_line_that_tells_why_is_found(name: str, line: str) -> None:
+    """Not the last exception: vLLM's outermost only says `See root cause above`."""
+    assert "See root cause above" in log(name).splitlines()[-1]
+    assert telling_line(log(name)) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", None),
+        (" \n\n", None),
+        ("ready\nbye", "bye"),
+        ("sh: 1: cannot create /x: Error 30\nstopping", "sh: 1: cannot create /x: Error 30"),
+        ("\x1b[1;31mValueError: no\x1b[0m\x07\nbye", "ValueError: no"),
+        ('Traceback (most recent call last):\n  File "a", line 1\n    raise X\nKeyError', "KeyError"),
+        ("x" * 1000, "x" * 300),
+    ],
+)
+def test_any_log_has_a_telling_line_unless_it_is_empty(text: str, line: str | None) -> None:
+    assert telling_line(text) == line
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_a_telling_line_can_be_shown_on_a_terminal(text: str) -> None:
+    line = telling_line(text)
+    assert line is None or (0 < len(line) <= 300 and "\x1b" not in line and len(line.splitlines()) == 1)
+
+
+@pytest.mark.parametrize(
+    ("phases", "verdict"),
+    [
+        ((), Verdict.WAIT),
+        ((ServicePhase.HEALTHY, ServicePhase.HEALTHY), Verdict.ASK),
+        ((ServicePhase.HEALTHY, ServicePhase.STARTING), Verdict.WAIT),
+        ((ServicePhase.HEALTHY, ServicePhase.UNHEALTHY), Verdict.WAIT),
+        ((ServicePhase.WAITING, ServicePhase.ABSENT), Verdict.WAIT),
+        ((ServicePhase.HEALTHY, ServicePhase.EXITED), Verdict.FAILED),
+        ((ServicePhase.EXITED, ServicePhase.WAITING), Verdict.FAILED),
+    ],
+)
+def test_services_are_judged_together(phases: tuple[ServicePhase, ...], verdict: Verdict) -> None:
+    states = tuple(state(f"s{position}", phase) for position, phase in enumerate(phases))
+    judgement = judge(states)
+    assert judgement.verdict is verdict
+    blamed = next((each for each in states if each.phase is ServicePhase.EXITED), None)
+    assert judgement.culprit is blamed
+
+
+def test_a_service_that_keeps_falling_has_failed() -> None:
+    falls = state("engine", ServicePhase.STARTING, restarts=MOST_RESTARTS + 1)
+    assert judge((state("redis", ServicePhase.HEALTHY), falls)).culprit is falls
+    assert judge((state("engine", ServicePhase.STARTING, restarts=MOST_RESTARTS),)).verdict is Verdict.WAIT
