@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 
 _NEWEST = (0, 32, 0)
+# The last line of releases that the first engine was usual in.
+_NEWEST_LEGACY = (0, 8, 0)
 # vllm-project/vllm#50991 (merged 2026-08): prefix caching, hence Mamba's `align` mode, by default for hybrid models.
 _HYBRID_PREFIX_CACHING = (0, 27, 0)
 # vLLM 0.32.0 v1/worker/gpu_worker.py: "CUDA graph memory profiling is enabled (default since v0.21.0)".
@@ -39,7 +41,8 @@ class Release:
 
     def __init__(self, version: str | None, *, legacy_engine: bool = False) -> None:
         self.known = version is not None and re.match(r"v?\d+\.\d+", version) is not None
-        self._version = _parse(version) if version is not None and self.known else _NEWEST
+        unknown = _NEWEST_LEGACY if legacy_engine else _NEWEST
+        self._version = _parse(version) if version is not None and self.known else unknown
         self._legacy = legacy_engine or self._version < _SECOND_ENGINE
 
     @property

@@ -85,11 +85,7 @@ def stage_weights(
     for rank in ranks:
         matrices = tuple(_rank_matrices(shape, rank, tp, settings))
         plain = sum(sum(_sizes(shape, stored, matrix)) for matrix in matrices if not matrix.derived)
-        held = sum(
-            allocated(size)
-            for matrix in matrices
-            for size in _sizes(shape, stored, _padded(matrix, stored, gpu, shape, tp))
-        )
+        held = sum(allocated(size) for matrix in matrices for size in _held(matrix, stored, gpu, shape, tp))
         held += sum(allocated(rows * width * shape.element_bytes) for rows, width in shape.rope_rows)
         if tensors:
             exact = sum(_header_bytes(header, shape, rank, tp, settings) for header in tensors)
@@ -151,21 +147,26 @@ def _sizes(shape: Shape, quantization: Quantization, matrix: Matrix) -> tuple[in
     return tuple(size * matrix.copies for size in matrix_bytes(quantization, matrix.rows, matrix.columns))
 
 
-def _padded(matrix: Matrix, quantization: Quantization, gpu: GpuMemory, shape: Shape, tp: int) -> Matrix:
-    """Return an expert matrix as the MXFP4 kernel of that GPU pads it.
+def _held(matrix: Matrix, quantization: Quantization, gpu: GpuMemory, shape: Shape, tp: int) -> tuple[int, ...]:
+    """Return the sizes of the tensors of one matrix as the engine holds them: MXFP4 experts as their kernel wants them.
 
-    vLLM 0.32.0 fused_moe/oracle/mxfp4.py: Marlin (before Hopper, and 12.x) rounds the inner width to 128 and the hidden
-    width to 256; Blackwell's TRT-LLM kernels the same; Triton on Hopper rounds the inner width to 64, and its
-    layout of values pads inputs to 256 (triton_kernels, HopperMXValueLayout).
+    vLLM 0.32.0 fused_moe/oracle/mxfp4.py: Marlin (all but Hopper here) and Blackwell's TRT-LLM kernels round the inner
+    width to 128 and the hidden width to 256. Triton on Hopper rounds the inner width to 64, and keeps the scales as they
+    were loaded beside its own, whose rows it rounds to 256 (0.11 quantization/mxfp4.py, process_weights_after_loading;
+    triton_kernels, HopperMXScaleLayout).
     """
     if not matrix.expert or quantization.kind is not WeightKind.MXFP4 or shape.experts is None:
-        return matrix
+        return _sizes(shape, quantization, matrix)
     hopper = gpu.compute_capability is not None and gpu.compute_capability[0] == 9
     width = _round_up(shape.experts.width // tp, 64 if hopper else 128)
-    hidden = _round_up(shape.hidden, 256)
-    if not matrix.names[0].endswith("down_proj"):
-        return replace(matrix, rows=width * (2 if shape.experts.gated else 1), columns=hidden)
-    return replace(matrix, rows=shape.hidden if hopper else hidden, columns=_round_up(width, 256) if hopper else width)
+    hidden = matrix.columns if hopper else _round_up(shape.hidden, 256)
+    if matrix.names[0].endswith("down_proj"):
+        padded = replace(matrix, rows=matrix.rows if hopper else hidden, columns=width)
+    else:
+        padded = replace(matrix, rows=width * (2 if shape.experts.gated else 1), columns=hidden)
+    sizes = _sizes(shape, quantization, padded)
+    scales = _round_up(padded.rows, 256) * _round_up(-(-padded.columns // quantization.group), 2) * padded.copies
+    return (*sizes, scales) if hopper else sizes
 
 
 def _round_up(value: int, step: int) -> int:
@@ -173,11 +174,16 @@ def _round_up(value: int, step: int) -> int:
 
 
 def _header_bytes(header: TensorHeader, shape: Shape, rank: _Rank, tp: int, settings: EngineSettings) -> int:
-    """Return one rank's share of a stored tensor; 0 for what this stage, or this start, does not load."""
+    """Return one rank's share of a stored tensor; 0 for what this stage, or this start, does not load.
+
+    Weights stored in single precision are run in half (config/model.py, `auto`); scales stay as they are.
+    """
     if not _is_loaded(header.name, shape, rank, settings):
         return 0
+    single = header.dtype == "F32" and header.name.endswith((".weight", ".bias"))
+    size = header.elements * shape.element_bytes if single else header.bytes
     whole = tp == 1 or len(header.shape) < 1 or _WHOLE.search(header.name) is not None
-    return header.bytes if whole else header.bytes // min(tp, _shares(header, shape, tp))
+    return size if whole else size // _shares(header, shape, tp)
 
 
 def _is_loaded(name: str, shape: Shape, rank: _Rank, settings: EngineSettings) -> bool:
