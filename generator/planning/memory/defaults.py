@@ -14,8 +14,8 @@ from generator.planning.memory.releases import Release
 from generator.units import GIB
 
 _HUGE, _LARGE = 160 * GIB, 70 * GIB
-# The first engine profiles one whole prompt, but chunks where prompts may be longer than 32,768 tokens: of 512 tokens up to
-# 0.6, of 2,048 from 0.7 on (config.py, SchedulerConfig; engine/arg_utils.py, create_engine_config).
+# The first engine profiles one whole prompt, but chunks where prompts may be longer than 32,768 tokens (config.py,
+# SchedulerConfig; engine/arg_utils.py, create_engine_config).
 _LEGACY_LEAST, _LEGACY_CHUNK, _LEGACY_WHOLE_PROMPT = 2048, 512, 32768
 _LEGACY_SEQS = 256
 
@@ -38,7 +38,7 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
     if release.first_engine:
         tokens, seqs = max(length, _LEGACY_LEAST), _LEGACY_SEQS
         if release.chunks_long_prompts and length > _LEGACY_WHOLE_PROMPT:
-            tokens = _LEGACY_CHUNK
+            tokens = _LEGACY_LEAST if release.samples_chunks else _LEGACY_CHUNK
     seqs = settings.max_num_seqs or seqs
     if not release.first_engine:
         tokens = min(tokens, seqs * length)

@@ -139,13 +139,26 @@ def test_the_default_utilization_follows_the_release(version: str, share: float)
     assert Release(version).default_utilization == share
 
 
-def test_the_first_engine_profiled_whole_prompts_up_to_32768() -> None:
-    shape, release = shape_of("llama-3.1-8b"), Release(None, legacy_engine=True)
+@pytest.mark.parametrize(("version", "chunk"), [("0.6.4", 512), ("0.7.3", 2048)])
+def test_the_first_engine_profiled_whole_prompts_up_to_32768(version: str, chunk: int) -> None:
+    shape, release = shape_of("llama-3.1-8b"), Release(version)
     tokens = [
         complete(shape, EngineSettings(max_model_len=length), RTX3090, release).max_num_batched_tokens
         for length in (1024, 20000, 35000)
     ]
-    assert tokens == [2048, 20000, 512]
+    assert tokens == [2048, 20000, chunk]
+
+
+@pytest.mark.parametrize(
+    ("tensor_parallel", "length", "printed_gib"),
+    # vllm-project/vllm#10511 (Llama 3 8B on an H100) and #11251 (8B on two V100), logs that no constant was measured on.
+    [(1, 8192, 1.26), (2, 40000, 2.53)],
+)
+def test_activations_of_logs_that_were_not_at_hand(tensor_parallel: int, length: int, printed_gib: float) -> None:
+    shape, release = shape_of("llama-3.1-8b"), Release("0.5.5")
+    asked = EngineSettings(version="0.5.5", tensor_parallel=tensor_parallel, max_model_len=length)
+    peak = activation(shape, asked, complete(shape, asked, H100, release), release)
+    assert peak.bytes / GIB == pytest.approx(printed_gib, rel=0.03)
 
 
 @pytest.mark.parametrize(
