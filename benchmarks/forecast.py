@@ -1,6 +1,8 @@
 """Score the memory planner on observed start-ups, beside two simpler rules.
 
-    python -m benchmarks.forecast --cases benchmarks/cases/vllm_memory_cases.yaml [--out benchmarks/results/forecast.json]
+    python benchmarks/forecast.py [--cases FILE] [--out FILE] [--each]
+
+Without `--cases` the start-ups in benchmarks/cases/ are scored and benchmarks/results/forecast.json is written.
 
 The simpler rules: `1.2 × weights + 2 GiB` (gpustack's), and `headers + cache` (weights as stored and the cache of plain
 attention, nothing else). A figure is compared only where the log prints it and the model's configuration is known.
@@ -11,10 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+# Run as a file, Python looks for modules beside it only.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.observed import Case, read_cases
 from generator.domain.forecast import Forecast, GpuMemory, Verdict
@@ -51,13 +57,14 @@ class Row:
 def main() -> None:
     """Read the cases, print the scores, write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=Path, default=HERE / "cases/vllm_memory_cases.yaml")
+    parser.add_argument("--cases", type=Path, help="observed start-ups, in the form of benchmarks/cases/")
     parser.add_argument("--configs", type=Path, default=HERE / "cases/configs.yaml")
     parser.add_argument("--readings", type=Path, default=HERE / "cases/readings.yaml")
-    parser.add_argument("--out", type=Path, default=HERE / "results/forecast.json")
+    parser.add_argument("--out", type=Path, help="where the result is written as JSON")
     parser.add_argument("--each", action="store_true", help="print every case")
     given = parser.parse_args()
-    cases = read_cases(given.cases, given.configs, given.readings)
+    file = given.cases or HERE / "cases/vllm_memory_cases.yaml"
+    cases = read_cases(file, given.configs, given.readings)
     started = time.perf_counter()
     rows = [score(case) for case in cases]
     seconds = time.perf_counter() - started
@@ -68,13 +75,15 @@ def main() -> None:
     print_table(summary)
     document = {
         "cases": len(rows),
-        "file": given.cases.name,
+        "file": file.name,
         "milliseconds_per_case": round(1000 * seconds / max(len(rows), 1), 2),
         "summary": summary,
         "rows": [asdict(row) for row in rows],
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    out = given.out or (None if given.cases else HERE / "results/forecast.json")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def score(case: Case) -> Row:
