@@ -34,13 +34,12 @@ def find_cache(environment: Mapping[str, str], home: Path | None = None) -> HubC
 
     The variables and defaults are those of huggingface_hub 2.4.0, constants.py.
     """
-    default = Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
-    root = home or Path(environment.get("HF_HOME") or default).expanduser()
+    root = home or _path(environment.get("HF_HOME") or f"{environment.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface")
     models = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE")
     assets = environment.get("HF_ASSETS_CACHE") or environment.get("HUGGINGFACE_ASSETS_CACHE")
     return HubCache(
-        models=root / "hub" if home or not models else Path(models).expanduser(),
-        assets=root / "assets" if home or not assets else Path(assets).expanduser(),
+        models=root / "hub" if home or not models else _path(models),
+        assets=root / "assets" if home or not assets else _path(assets),
     )
 
 
@@ -78,6 +77,11 @@ def keep_headers(hub_id: str, commit: str, tensors: tuple[TensorHeader, ...], ca
         Path(name).replace(file)
     except OSError:
         return
+
+
+def _path(text: str) -> Path:
+    """Return the folder that a variable names; Hugging Face's may hold `~` and other variables."""
+    return Path(os.path.expandvars(text)).expanduser()
 
 
 def _header(name: object, dtype: object, shape: object) -> TensorHeader:

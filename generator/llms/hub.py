@@ -56,13 +56,6 @@ def read_hub(hub_id: str, cache: HubCache, endpoint: str | None = None) -> HubFi
     return HubFiles(snapshot=snapshot, tensors=tensors)
 
 
-def has_token() -> bool:
-    """Say whether a token for the hub is set or was stored by a login."""
-    from huggingface_hub import get_token
-
-    return get_token() is not None
-
-
 def _quieten() -> None:
     """Let the library neither draw nor warn, nor tell the hub which program asks (it looks that up on the hub first)."""
     from huggingface_hub import constants
