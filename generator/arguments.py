@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from generator import __version__
 from generator.domain.environment import WRITTEN_OUT, Environment
+from generator.domain.objective import Objective
 from generator.domain.plan import Mode
 from generator.errors import UsageError, did_you_mean
 from generator.settings import parse_pin
@@ -29,6 +31,9 @@ class Arguments:
     environment: Environment | None = None
     mode: Mode | None = None
     model: str | None = None
+    objective: Objective | None = None
+    engine: str | None = None
+    allow_vulnerable: bool = False
     host: Path | None = None
     pins: tuple[tuple[str, str], ...] = ()
     runtime: str = "auto"
@@ -44,7 +49,7 @@ class Arguments:
     @property
     def plans(self) -> bool:
         """Whether the person said anything that a plan is made from."""
-        return any((self.model, self.host, self.pins, self.mode))
+        return any((self.model, self.host, self.pins, self.mode, self.objective, self.engine, self.allow_vulnerable))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -126,6 +131,21 @@ def _mode(text: str) -> Mode | None:
     return None if text == "auto" else Mode(text)
 
 
+def _objective(text: str) -> Objective:
+    if text not in tuple(Objective):
+        hint = did_you_mean(text, Objective)
+        raise UsageError(f"unknown objective `{text[:60]}`, allowed: {', '.join(Objective)}", hint=hint)
+    return Objective(text)
+
+
+def _engine(text: str) -> str:
+    """Return the release of NAME==VERSION."""
+    name, _, release = text.partition("==")
+    if name != "vllm" or not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+(\.?[a-z]+[0-9]+)?", release):
+        raise UsageError(f"--engine: found `{text[:60]}`, allowed: vllm==VERSION", hint="for example `--engine vllm==0.32.0`")
+    return release
+
+
 def _runtime(text: str) -> str:
     if text not in RUNTIMES:
         hint = did_you_mean(text, RUNTIMES) or "`auto` chooses"
@@ -160,6 +180,13 @@ def _take_mode(parser: argparse.ArgumentParser) -> None:
 def _take_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="Hugging Face id, folder, or catalog name")
     parser.add_argument("--host", metavar="FILE", type=Path, help="plan for this snapshot instead of this machine")
+    parser.add_argument(
+        "--objective", type=_objective, metavar="NAME", help=f"{', '.join(Objective)} (default: the whole NVLink island)"
+    )
+    parser.add_argument("--engine", type=_engine, metavar="NAME==VERSION", help="an engine release, for example vllm==0.32.0")
+    parser.add_argument(
+        "--allow-vulnerable", action="store_true", help="consent to releases with known remote-code or key-bypass holes"
+    )
     parser.add_argument(
         "--set", dest="pins", metavar="KEY=VALUE", action="append", type=parse_pin, help="pin a setting; repeatable"
     )

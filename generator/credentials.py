@@ -39,7 +39,7 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) 
         for name, make in _MADE.items():
             if not (folder / name).exists():
                 _write(folder / name, make())
-        token = _hub_token(environment, hf_home)
+        token = find_hub_token(environment, hf_home)
         if token is not None or not (folder / HUB_TOKEN).exists():
             _write(folder / HUB_TOKEN, token or "")
     except OSError as failure:
@@ -58,8 +58,12 @@ def read_gateway_key(folder: Path) -> str:
         ) from None
 
 
-def _hub_token(environment: Mapping[str, str], hf_home: Path) -> str | None:
-    """Read the token where huggingface_hub would: HF_TOKEN, the file that HF_TOKEN_PATH names, then the login's file."""
+def find_hub_token(environment: Mapping[str, str], hf_home: Path) -> str | None:
+    """Read the token where huggingface_hub would: HF_TOKEN, the file that HF_TOKEN_PATH names, then the login's file.
+
+    Raises:
+        OSError: a named file cannot be read.
+    """
     if environment.get("HF_TOKEN"):
         return environment["HF_TOKEN"].strip()
     if environment.get("HF_TOKEN_PATH"):

@@ -15,7 +15,7 @@ from generator.domain.environment import Environment
 from generator.domain.plan import PLAN_SCHEMA, Plan
 from generator.domain.wishes import WISHES_SCHEMA, Wishes
 from generator.errors import UsageError, ValidationError
-from generator.planning.planner import Folders
+from generator.planning.request import Folders
 from generator.reading import convert, load_yaml
 from generator.rendering import environment_file
 from generator.runtime import Stack

@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from generator.catalog.load import load_catalog
-from generator.commands.configure import FIRST_MODEL
-from generator.detect.llm import SMOKE, resolve_llm
 from generator.detect.snapshot import read_snapshot
 from generator.domain.environment import Environment
 from generator.domain.host import Gpu, Host
 from generator.domain.plan import Mode, Plan
-from generator.planning.planner import Folders, Request, make_plan
+from generator.llms.read import SMOKE, HubAccess, name_llm, read_model
+from generator.planning.planner import make_plan
+from generator.planning.request import Folders, Request
 from generator.project import read_wishes
 
 HOSTS = Path(__file__).parent / "hosts"
 HOST_NAMES = tuple(sorted(folder.name for folder in HOSTS.iterdir() if (folder / "host.yaml").is_file()))
 FOLDERS = Folders(hf_home="/cache/huggingface", vllm_cache="/cache/vllm")
+FIRST_MODEL = "Qwen/Qwen3-0.6B"
+# A cache that is not there: what a person has downloaded must not change what the tests see.
+NOWHERE = HubAccess(home=Path("/nonexistent"), online=False)
 SMOKE_FOLDER = Path("/state/models/smoke")
 
 
@@ -36,12 +39,14 @@ def request(
 ) -> Request:
     """Return a request for `host` with the wishes of the shipped envs/<env>.yaml."""
     name = model or (SMOKE if mode is Mode.CPU or not host.gpus else FIRST_MODEL)
+    facts = read_model(name, load_catalog().llms, SMOKE_FOLDER, NOWHERE)
     return Request(
         host=host,
         environment=environment,
         mode=mode,
         wishes=read_wishes(Path("/nonexistent"), environment),
-        llm=resolve_llm(name, load_catalog(), SMOKE_FOLDER),
+        llm=name_llm(facts),
+        facts=facts,
         pins=pins or {},
         folders=FOLDERS,
         uid=1000,

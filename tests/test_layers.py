@@ -76,7 +76,7 @@ def test_a_broken_rule_is_one_sentence(module: str, source: str, sentence: str) 
         ("runtime.compose", "def f():\n    import python_on_whales"),
         ("runtime.compose", "from generator.runtime import Runtime"),
         ("detect", "from generator.detect.nvml import probe"),
-        ("planning.planner", "from generator.planning.image import choose_engine"),
+        ("planning.planner", "from generator.planning.image import choose_image"),
         ("cli", "from generator import __version__"),
         ("report", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rich.console import Console"),
     ],

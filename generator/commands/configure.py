@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from generator import project, report, write
 from generator.arguments import Arguments
 from generator.catalog.load import load_catalog
-from generator.credentials import ensure_secrets
+from generator.credentials import ensure_secrets, find_hub_token
 from generator.detect import detect_host
-from generator.detect.llm import SMOKE, resolve_llm
 from generator.domain.environment import Environment
 from generator.domain.finding import Finding
 from generator.domain.host import Host
-from generator.domain.plan import Mode, Plan
+from generator.domain.plan import Plan
 from generator.errors import UsageError
-from generator.planning.planner import Folders, Request, make_plan
+from generator.llms.read import SMOKE, name_llm, read_model
+from generator.planning.default_llm import with_default_llm
+from generator.planning.image import EngineNeeds
+from generator.planning.planner import make_plan
+from generator.planning.request import Folders, Request
 from generator.rendering import render_plan
 from generator.validation.rules import check_environment, check_shell
-
-# Without --model, what a GPU serves until the planner chooses by what fits: small enough for every GPU.
-FIRST_MODEL = "qwen3-0.6b"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,23 +128,26 @@ def plan_environment(arguments: Arguments, place: Place, host: Host, environment
     """Make the plan of one environment from its wishes, the command line and the host."""
     wishes = project.read_wishes(place.root, environment)
     catalog = load_catalog()
-    pins: Mapping[str, str] = {**wishes.settings, **dict(arguments.pins)}
     name = arguments.model or wishes.model
+    facts = read_model(name or SMOKE, catalog.llms, place.smoke)
     request = Request(
         host=host,
         environment=environment,
         mode=arguments.mode,
         wishes=wishes,
-        llm=resolve_llm(name or SMOKE, catalog, place.smoke),
-        pins=pins,
+        llm=name_llm(facts),
+        facts=facts,
+        pins={**wishes.settings, **dict(arguments.pins)},
         folders=place.folders,
         uid=os.getuid(),
         gid=os.getgid(),
+        objective=arguments.objective,
+        needs=EngineNeeds(exact=arguments.engine, allow_vulnerable=arguments.allow_vulnerable),
     )
-    plan = make_plan(request, catalog)
-    if name is None and plan.mode is not Mode.CPU:
-        return make_plan(replace(request, llm=resolve_llm(FIRST_MODEL, catalog, place.smoke)), catalog)
-    return plan
+    if name is None:
+        has_token = find_hub_token(os.environ, Path(place.folders.hf_home)) is not None
+        request = with_default_llm(request, catalog, has_token=has_token)
+    return make_plan(request, catalog)
 
 
 def compare(place: Place, plan: Plan) -> tuple[write.FileChange, ...]:

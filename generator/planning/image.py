@@ -97,24 +97,6 @@ def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: Eng
     )
 
 
-def choose_engine(release: EngineRelease, host: Host, gpus: tuple[Gpu, ...]) -> Engine:
-    """Return the first image of one release whose CUDA the driver reports to run; the CPU image without GPUs.
-
-    Raises:
-        NoPlanError: the driver is too old for every image of the release.
-    """
-    if not gpus:
-        return Engine(name=release.name, version=release.version, image=release.cpu_images[0].image, cuda=None)
-    found = host.driver.cuda if host.driver else None
-    for image in release.images:
-        if found is not None and number(found) >= number(image.cuda)[:2]:
-            return Engine(name=release.name, version=release.version, image=image.image, cuda=image.cuda)
-    raise NoPlanError(
-        f"the driver runs CUDA up to {found or 'an unknown version'}, less than {release.name} {release.version} needs",
-        hint="update the NVIDIA driver, then configure again",
-    )
-
-
 def version(text: str) -> tuple[int, ...]:
     """Read `12.9` as (12, 9), for comparison."""
     return number(text)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from generator.domain.host import Gpu, Host
+from generator.domain.objective import Objective
 from generator.domain.plan import Mode
 from generator.domain.topology import nvlink_islands
 from generator.errors import NoPlanError
@@ -41,24 +42,42 @@ class ParallelPins:
     devices: tuple[str, ...] = ()
 
 
-def place(host: Host, asked: Mode | None, pins: ParallelPins, attention_heads: int | None) -> Placement:
-    """Place replicas on the host.
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """What tensor parallelism must divide: attention heads, and key-value heads unless it is divided by them."""
+
+    attention: int | None = None
+    kv: int | None = None
+
+    def allow(self, ranks: int) -> bool:
+        """Say whether `ranks` can share a layer (vLLM 0.32.0 config/model.py, verify_with_parallel_config)."""
+        divided = self.attention is None or self.attention % ranks == 0
+        return divided and (self.kv is None or self.kv % ranks == 0 or ranks % self.kv == 0)
+
+
+def placements(
+    host: Host, asked: Mode | None, pins: ParallelPins, heads: Heads, objective: Objective | None = None
+) -> tuple[Placement, ...]:
+    """List the ways to place a model on the host, the preferred one first.
+
+    Tensor parallelism stays inside an NVLink island: `throughput` prefers the smallest group, hence the most replicas;
+    every other objective the whole island. Behind these come pipeline stages across islands, and last tensor
+    parallelism across PCIe: only where the model fits in no other way.
 
     Args:
         asked: the mode, or None to choose: cpu without any GPU, multi with two or more equal ones, else single.
-        attention_heads: of the model; tensor parallelism must divide them (vLLM config/model.py). None: unknown.
 
     Raises:
         NoPlanError: the host lacks what was asked for; the message says what was found.
     """
     if asked is Mode.CPU or (asked is None and not host.gpus and not _driver_failed(host)):
-        return _on_cpu()
+        return (_on_cpu(),)
     gpus = _usable_gpus(host, pins.devices)
     groups = _equal_groups(gpus)
     mode = asked or (Mode.MULTI if len(groups[0]) > 1 else Mode.SINGLE)
     if mode is Mode.SINGLE:
-        return _on_single(host, gpus, pins)
-    return _on_multi(host, groups, pins, attention_heads)
+        return (_on_single(host, gpus, pins),)
+    return _on_multi(host, groups[0], pins, heads, objective)
 
 
 def _on_cpu() -> Placement:
@@ -70,8 +89,7 @@ def _on_cpu() -> Placement:
 def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placement:
     if (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) != 1:
         raise NoPlanError(
-            f"single uses one GPU, but {_pinned_sizes(pins)} is pinned",
-            hint="use `configure-gpu multi`, or drop the pin",
+            f"single uses one GPU, but {_pinned_sizes(pins)} is pinned", hint="use `configure-gpu multi`, or drop the pin"
         )
     most = max(_free_bytes(gpu) for gpu in gpus)
     roomy = [gpu for gpu in gpus if _free_bytes(gpu) > most - FREE_NOISE_BYTES]
@@ -86,45 +104,92 @@ def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placeme
     )
 
 
-def _on_multi(host: Host, groups: list[tuple[Gpu, ...]], pins: ParallelPins, heads: int | None) -> Placement:
-    equal = groups[0]
+def _on_multi(
+    host: Host, equal: tuple[Gpu, ...], pins: ParallelPins, heads: Heads, objective: Objective | None
+) -> tuple[Placement, ...]:
     if len(equal) < 2:
         raise NoPlanError(
             f"multi needs two or more equal GPUs, found {describe_gpus(host)}",
             hint="use `configure-gpu single`, which takes the best one",
         )
     islands = nvlink_islands(equal, host.links)
-    tensor_parallel = pins.tensor_parallel or _largest_power_of_two(len(islands[0]), heads)
-    size = tensor_parallel * (pins.pipeline_parallel or 1)
-    # A pin may reach across islands: the person asked for it, and NCCL falls back to PCIe.
-    pools = [island for island in islands if len(island) >= size] or [equal]
-    cut = tuple(
-        pool[start : start + size]
-        for pool in pools
-        for start in range(0, len(pool) - size + 1, size)
-        if size <= len(pool)
-    )
-    if not cut:
+    shapes = _shapes(len(equal), len(islands[0]), pins, heads, objective)
+    made = [_cut(host, equal, islands, tensor, pipeline, pins) for tensor, pipeline in shapes]
+    found = tuple(placement for placement in made if placement is not None)
+    if not found:
+        size = (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1)
         raise NoPlanError(
             f"{_pinned_sizes(pins)} needs {size} equal GPUs, found {describe_gpus(host)}", hint="lower the pinned size"
         )
+    return found
+
+
+def _shapes(
+    gpus: int, island: int, pins: ParallelPins, heads: Heads, objective: Objective | None
+) -> list[tuple[int, int]]:
+    """List (tensor parallel, pipeline parallel) sizes, preferred first; a pin leaves only its own."""
+    if pins.tensor_parallel is not None:
+        return [(pins.tensor_parallel, pins.pipeline_parallel or 1)]
+    powers = [size for size in (2**power for power in range(gpus.bit_length())) if heads.allow(size)] or [1]
+    inside = [size for size in powers if size <= island]
+    if objective is not Objective.THROUGHPUT:
+        inside.reverse()
+    if pins.pipeline_parallel is not None:
+        return [(size, pins.pipeline_parallel) for size in inside]
+    largest = max(inside)
+    staged = [(largest, stages) for stages in range(2, gpus // largest + 1)]
+    across = [(size, 1) for size in powers if size > island]
+    return [*((size, 1) for size in inside), *staged, *across]
+
+
+def _cut(
+    host: Host,
+    equal: tuple[Gpu, ...],
+    islands: tuple[tuple[Gpu, ...], ...],
+    tensor_parallel: int,
+    pipeline_parallel: int,
+    pins: ParallelPins,
+) -> Placement | None:
+    """Cut equal GPUs into groups, inside islands where one is large enough; None where there are too few."""
+    size = tensor_parallel * pipeline_parallel
+    # What no island holds reaches across them: NCCL falls back to PCIe between the stages.
+    pools = [island for island in islands if len(island) >= size] or [tuple(gpu for isle in islands for gpu in isle)]
+    groups = tuple(
+        pool[start : start + size] for pool in pools for start in range(0, len(pool) - size + 1, size) if size <= len(equal)
+    )
+    if not groups:
+        return None
     return Placement(
         mode=Mode.MULTI,
-        groups=cut,
+        groups=groups,
         tensor_parallel=tensor_parallel,
-        pipeline_parallel=pins.pipeline_parallel or 1,
-        reason=_multi_reason(islands, cut, pinned=pins.tensor_parallel is not None),
-        warnings=_idle_warnings(host, tuple(gpu for group in cut for gpu in group)),
+        pipeline_parallel=pipeline_parallel,
+        reason=_multi_reason(islands, groups, tensor_parallel, pipeline_parallel, pinned=pins.tensor_parallel is not None),
+        warnings=_idle_warnings(host, tuple(gpu for group in groups for gpu in group)),
     )
 
 
-def _multi_reason(islands: tuple[tuple[Gpu, ...], ...], cut: tuple[tuple[Gpu, ...], ...], *, pinned: bool) -> str:
+def _multi_reason(
+    islands: tuple[tuple[Gpu, ...], ...],
+    groups: tuple[tuple[Gpu, ...], ...],
+    tensor_parallel: int,
+    pipeline_parallel: int,
+    *,
+    pinned: bool,
+) -> str:
+    largest = len(islands[0])
+    replicas = f", {len(groups)} replicas" if len(groups) > 1 else ""
     if pinned:
-        return "pinned by the user"
-    if len(islands[0]) == 1:
-        return "no NVLink between these GPUs: one replica on each, as tensor parallelism over PCIe waits on the bus"
-    replicas = f", {len(cut)} replicas" if len(cut) > 1 else ""
-    return f"largest power of two in an NVLink island of {len(islands[0])}{replicas}"
+        return f"pinned by the user{replicas}"
+    if pipeline_parallel > 1:
+        return f"no smaller group holds the model: {pipeline_parallel} stages, each on {tensor_parallel}{replicas}"
+    if tensor_parallel > largest:
+        return f"no smaller group holds the model: {tensor_parallel} ranks across PCIe{replicas}"
+    if largest == 1:
+        return f"no NVLink between these GPUs: one replica on each, as tensor parallelism over PCIe waits on the bus{replicas}"
+    if tensor_parallel == 1:
+        return f"the model fits on one GPU, so each serves a replica of its own{replicas}"
+    return f"tensor parallel inside an NVLink island of {largest}{replicas}"
 
 
 def _usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
@@ -194,13 +259,6 @@ def _idle_warnings(host: Host, used: tuple[Gpu, ...]) -> tuple[str, ...]:
         + (f": {why}" if (why := _why_unusable(gpu)) else "")
         for gpu in idle
     )
-
-
-def _largest_power_of_two(limit: int, heads: int | None) -> int:
-    size = 1
-    while size * 2 <= limit and (heads is None or heads % (size * 2) == 0):
-        size *= 2
-    return size
 
 
 def _pinned_sizes(pins: ParallelPins) -> str:

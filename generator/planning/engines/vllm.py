@@ -18,6 +18,9 @@ _FLAGS = (
     "--pipeline-parallel-size",
     "--gpu-memory-utilization",
     "--max-model-len",
+    "--max-num-seqs",
+    "--max-num-batched-tokens",
+    "--kv-cache-dtype",
     "--dtype",
 )
 _GPU_VARIABLES = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES")

@@ -1,0 +1,72 @@
+"""The model that is served where the person named none. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from generator.domain.catalog import Catalog
+from generator.domain.model_facts import CatalogLlm, Checkpoint
+from generator.errors import NoPlanError
+from generator.planning.layout import fits_somewhere, smallest_memory
+from generator.planning.llm_choice import choose_llm
+from generator.planning.placement import Heads, Placement, placements
+from generator.planning.planner import choose_engine_image
+from generator.planning.request import Request
+from generator.planning.stored import stored_facts, stored_llm
+from generator.planning.utilization import choose_utilization
+
+# Of a GPU's memory whose accounting is not to be trusted (WSL, unified memory), a default takes no more than this.
+DOUBTFUL_SHARE = 0.8
+
+
+def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> Request:
+    """Return the request with the best catalog model for its host and objective; unchanged on the CPU.
+
+    Raises:
+        NoPlanError: the host lacks what was asked for, or no catalog model fits it.
+    """
+    options = placements(request.host, request.mode, request.parallel_pins, Heads(), request.objective)
+    if not options[0].gpus:
+        return request
+    chosen = choose_engine_image(request, options[0], catalog)
+    memory = smallest_memory(options[0].gpus, request.host, catalog)
+    share = choose_utilization(request.wishes.gpu_memory_utilization, "", options[0].gpus).value
+    if memory is not None and (memory.wsl or memory.unified):
+        # Nobody can forecast such a host surely: choose as if one could, with room to be wrong; the plan says so.
+        memory, share = replace(memory, wsl=False, unified=False), share * DOUBTFUL_SHARE
+
+    def fits(row: CatalogLlm, checkpoint: Checkpoint) -> bool | None:
+        placement = _roomiest(options, row)
+        if memory is None or placement is None:
+            return None
+        return fits_somewhere(placement, stored_facts(row, checkpoint), memory, chosen.version, share)
+
+    choice = choose_llm(
+        catalog.llms,
+        fits,
+        objective=request.objective or "throughput",
+        compute_capability=options[0].gpus[0].compute_capability,
+        has_token=has_token,
+        engine_version=chosen.version,
+    )
+    if choice.best is None:
+        raise NoPlanError(
+            f"no catalog model fits on {len(options[0].groups[0])}× {options[0].gpus[0].name}",
+            hint="name one with --model; `stackwright fit --model …` forecasts it",
+        )
+    after = ", ".join(each.checkpoint.hub_id for each in choice.runners_up)
+    reason = f"chosen for this host: {choice.best.reason}" + (f"; next best: {after}" if after else "")
+    best = choice.best
+    return replace(
+        request,
+        llm=stored_llm(best.row, best.checkpoint),
+        facts=stored_facts(best.row, best.checkpoint),
+        model_reason=reason,
+    )
+
+
+def _roomiest(options: tuple[Placement, ...], row: CatalogLlm) -> Placement | None:
+    """Return the largest group inside an island whose ranks can share the model's layers."""
+    heads = Heads(attention=row.attention_heads or None, kv=row.kv_heads or None)
+    single_stage = [each for each in options if each.pipeline_parallel == 1 and heads.allow(each.tensor_parallel)]
+    return max(single_stage, key=lambda each: each.tensor_parallel, default=None)

@@ -1,0 +1,159 @@
+"""Every emitted setting with its value, reason and source. Pure."""
+
+from __future__ import annotations
+
+from generator.domain.catalog import Catalog
+from generator.domain.host import Gpu
+from generator.domain.llm import Llm, LlmSource
+from generator.domain.plan import Setting
+from generator.planning.image import ImageChoice, version
+from generator.planning.layout import Layout
+from generator.planning.placement import Placement
+from generator.planning.request import Request
+from generator.planning.utilization import Utilization
+from generator.planning.workers import count_gateway_workers
+from generator.settings import SETTINGS
+from generator.units import GIB, format_bytes
+
+# PyTorch's bfloat16 kernels begin with Ampere (vLLM refuses bfloat16 below 8.0).
+BFLOAT16_CAPABILITY = "8.0"
+SMOKE_CONTEXT = 2048
+# vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
+SHM_GIB_SINGLE, SHM_GIB_PARALLEL = 2, 16
+DECISION = "docs/decisions/0002-first-plan.md"
+MEMORY = "docs/explanation/memory.md; vLLM 0.32.0 v1/worker/gpu_worker.py"
+
+
+def emitted_settings(
+    request: Request,
+    catalog: Catalog,
+    placement: Placement,
+    chosen: ImageChoice,
+    layout: Layout | None,
+    utilization: Utilization | None,
+) -> dict[str, Setting]:
+    """Return the settings in the order of `generator.settings.SETTINGS`.
+
+    `layout` and `utilization` are None on the CPU, which shares no GPU's memory.
+    """
+    wishes, name = request.wishes, request.environment.value
+    wished = f"envs/{name}.yaml"
+    workers, why_workers = count_gateway_workers(request.host, placement.mode, len(placement.gpus))
+    gateway, redis = catalog.service("gateway"), catalog.service("redis")
+    settings = {
+        "COMPOSE_PROJECT_NAME": _setting(f"stackwright-{name}", "one project per environment", DECISION),
+        "STACKWRIGHT_ENVIRONMENT": _setting(name, "asked for", "command line"),
+        "STACKWRIGHT_UID": _setting(str(request.uid), "the user who configured, so that files stay theirs", "host"),
+        "STACKWRIGHT_GID": _setting(str(request.gid), "the group who configured", "host"),
+        "VLLM_IMAGE": _setting(chosen.image, "; ".join(chosen.reasons), chosen.source),
+        "LITELLM_IMAGE": _setting(gateway.image, "pinned release", gateway.source),
+        "REDIS_IMAGE": _setting(redis.image, "router state of the gateway", redis.source),
+        "GATEWAY_BIND": _setting(wishes.gateway.bind, "wish of the environment", wished),
+        "GATEWAY_PORT": _setting(str(wishes.gateway.port), "wish of the environment", wished),
+        "LITELLM_NUM_WORKERS": _setting(str(workers), why_workers, DECISION),
+        **_model_settings(request, placement, wished),
+        **(_gpu_settings(placement, layout, utilization) if layout and utilization else _cpu_settings(request, wished)),
+        "HF_HOME": _setting(request.folders.hf_home, "Hugging Face cache, shared by all environments", "host"),
+        "VLLM_CACHE_ROOT": _setting(request.folders.vllm_cache, "compiled kernels survive a restart", "host"),
+    }
+    order = {spec.key: position for position, spec in enumerate(SETTINGS)}
+    return dict(sorted(settings.items(), key=lambda item: order[item[0]]))
+
+
+def _model_settings(request: Request, placement: Placement, wished: str) -> dict[str, Setting]:
+    llm = request.llm
+    ranks = placement.tensor_parallel * placement.pipeline_parallel
+    shm = SHM_GIB_PARALLEL if ranks > 1 else SHM_GIB_SINGLE
+    asked = wished if request.wishes.model else "command line or default"
+    stages = "every stage on one island" if placement.pipeline_parallel == 1 else placement.reason
+    return {
+        "VLLM_MODEL": _setting(llm.location, request.model_reason or _why_model(llm), asked),
+        "VLLM_SERVED_MODEL_NAME": _setting(llm.name, "the model's own name", asked),
+        "VLLM_TENSOR_PARALLEL_SIZE": _setting(str(placement.tensor_parallel), placement.reason, DECISION),
+        "VLLM_PIPELINE_PARALLEL_SIZE": _setting(str(placement.pipeline_parallel), stages, DECISION),
+        "VLLM_SHM_SIZE": _setting(
+            f"{shm}gb", f"{ranks} rank(s) in the container", "vLLM docs, deployment with Docker; compose default is 64 MB"
+        ),
+    }
+
+
+def _gpu_settings(placement: Placement, layout: Layout, utilization: Utilization) -> dict[str, Setting]:
+    uuids = [gpu.uuid or "" for gpu in placement.gpus]
+    ranks = placement.tensor_parallel * placement.pipeline_parallel
+    return {
+        "CUDA_DEVICE_ORDER": _setting(
+            "PCI_BUS_ID",
+            "CUDA then numbers GPUs as nvidia-smi does",
+            "CUDA C++ programming guide, environment variables",
+        ),
+        "NVIDIA_VISIBLE_DEVICES": _setting(",".join(uuids), placement.reason, DECISION),
+        "CUDA_VISIBLE_DEVICES": _setting(
+            ",".join(str(index) for index in range(ranks)),
+            "a container numbers its GPUs from 0",
+            "Compose device reservations",
+        ),
+        "GPU_COUNT": _setting(str(len(uuids)), placement.reason, DECISION),
+        "VLLM_GPU_MEMORY_UTILIZATION": _setting(f"{utilization.value:.2f}", utilization.reason, utilization.source),
+        "VLLM_DTYPE": _dtype(placement.gpus),
+        **_memory_settings(layout),
+    }
+
+
+def _memory_settings(layout: Layout) -> dict[str, Setting]:
+    """Return what the memory planner chose; `auto` where the engine itself is to search for the length."""
+    settings, memory = layout.settings, layout.forecast.memory
+    room = f"{format_bytes(memory.kv_cache_bytes)} of cache hold {memory.kv_cache_tokens} tokens"
+    lost = f"; {', '.join(layout.given_up)}" if layout.given_up else ""
+    length = "auto" if settings.max_model_len is None else str(settings.max_model_len)
+    return {
+        "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}", MEMORY),
+        "VLLM_MAX_NUM_SEQS": _setting(
+            str(settings.max_num_seqs), f"most requests at once for which {room}, activations counted", MEMORY
+        ),
+        "VLLM_MAX_NUM_BATCHED_TOKENS": _setting(
+            str(settings.max_num_batched_tokens), "the profile run's peak grows with it, and the cache shrinks", MEMORY
+        ),
+        "VLLM_KV_CACHE_DTYPE": _setting(settings.kv_cache_dtype, "the model's own format unless only less fits", MEMORY),
+    }
+
+
+def _cpu_settings(request: Request, wished: str) -> dict[str, Setting]:
+    memory, smoke = request.host.memory_bytes, request.llm.source is LlmSource.SMOKE
+    space = 1 if smoke or memory is None else max(1, min(4, memory // (8 * GIB)))
+    why = "the smoke model needs no more" if smoke else f"an eighth of {format_bytes(memory)}, 1 to 4"
+    return {
+        "VLLM_DTYPE": _setting("bfloat16", "what vLLM recommends on a CPU", "vLLM docs, CPU installation, 0.32"),
+        "VLLM_CPU_KVCACHE_SPACE": _setting(str(space), why, DECISION),
+        "VLLM_MAX_MODEL_LEN": _cpu_context(request, wished),
+    }
+
+
+def _cpu_context(request: Request, wished: str) -> Setting:
+    if request.wishes.max_model_len is not None:
+        return _setting(str(request.wishes.max_model_len), "wish of the environment", wished)
+    if request.llm.source is LlmSource.SMOKE:
+        return _setting(str(SMOKE_CONTEXT), "enough to try it", "generator/smoke_model.py")
+    return _setting("auto", "the engine takes the longest that fits", "vLLM 0.32.0 _auto_fit_max_model_len")
+
+
+def _dtype(gpus: tuple[Gpu, ...]) -> Setting:
+    old = [
+        gpu for gpu in gpus if gpu.compute_capability and version(gpu.compute_capability) < version(BFLOAT16_CAPABILITY)
+    ]
+    if old:
+        return _setting(
+            "float16", f"{old[0].name} ({old[0].compute_capability}) has no bfloat16", "vLLM 0.32.0 platforms/cuda.py"
+        )
+    return _setting("auto", "the model's own format", "vLLM 0.32.0 config/model.py")
+
+
+def _why_model(llm: Llm) -> str:
+    return {
+        LlmSource.SMOKE: "made on the spot, so that the stack runs without a model hub",
+        LlmSource.DIRECTORY: "a folder on this host",
+        LlmSource.HUB: "downloaded from the Hugging Face hub on first start",
+    }[llm.source]
+
+
+def _setting(value: str, reason: str, source: str) -> Setting:
+    return Setting(value=value, reason=reason, source=source)

@@ -1,0 +1,192 @@
+"""Choose how the model lies on the GPUs: the first placement on which it fits, with the best settings there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from generator.domain.catalog import Catalog
+from generator.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
+from generator.domain.host import Gpu, Host
+from generator.domain.model_facts import ModelFacts
+from generator.domain.objective import Objective
+from generator.domain.shape import Shape
+from generator.planning.memory.forecast import forecast
+from generator.planning.memory.gpu import gpu_memory
+from generator.planning.memory.shape import parse_shape
+from generator.planning.memory.solve import Aim, Solution, solve
+from generator.planning.placement import Placement
+
+# A group is preferred for throughput only if a request of this length, or the model's own, still fits on it.
+COMFORTABLE_TOKENS = 8192
+# What is asked of an engine whose memory nobody can forecast: few requests at once, and its own search for the length.
+CAUTIOUS_SEQS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the settings must keep: the environment's wishes and the person's pins; None is free to choose."""
+
+    utilization: float
+    max_model_len: int | None
+    max_num_seqs: int | None
+    max_num_batched_tokens: int | None
+    kv_cache_dtype: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A placement that holds the model, its settings and forecast; `warnings` where the forecast is uncertain.
+
+    `settings.max_model_len` None: the engine is to search for the longest length itself.
+    """
+
+    placement: Placement
+    settings: EngineSettings
+    forecast: Forecast
+    given_up: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def choose_layout(
+    options: Iterable[tuple[Placement, Wanted]],
+    facts: ModelFacts,
+    host: Host,
+    catalog: Catalog,
+    version: str,
+    objective: Objective | None,
+) -> tuple[Layout | None, tuple[str, ...]]:
+    """Return the first placement on which the model fits, or None and the forecast's words on the roomiest one.
+
+    For `throughput` a group that holds only short requests gives way to a larger one; for `context` the one with the
+    longest requests wins.
+    """
+    shape = parse_shape(facts.config)
+    tight: Layout | None = None
+    words: tuple[str, ...] = ()
+    for placement, wanted in options:
+        found, said = _try(placement, wanted, facts, shape, host, catalog, version, objective)
+        if found is None:
+            words = said
+            continue
+        if objective is Objective.CONTEXT:
+            if tight is None or found.forecast.max_model_len > tight.forecast.max_model_len:
+                tight = found
+            continue
+        if objective is not Objective.THROUGHPUT or _is_comfortable(found, shape):
+            return found, ()
+        tight = tight or found
+    return tight, words
+
+
+def fits_somewhere(
+    placement: Placement, facts: ModelFacts, gpu: GpuMemory, version: str, utilization: float
+) -> bool | None:
+    """Say quickly whether a modest service of the model fits on a placement; None where nobody can know."""
+    if facts.weight_bytes is None:
+        return None
+    ranks = placement.tensor_parallel * placement.pipeline_parallel
+    if facts.weight_bytes > ranks * gpu.total_bytes * utilization:
+        return False
+    shape = parse_shape(facts.config)
+    settings = EngineSettings(
+        version=version,
+        tensor_parallel=placement.tensor_parallel,
+        pipeline_parallel=placement.pipeline_parallel,
+        gpu_memory_utilization=utilization,
+        max_num_seqs=CAUTIOUS_SEQS,
+        max_num_batched_tokens=2048,
+        max_model_len=min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS),
+    )
+    answer = forecast(shape, settings, gpu, tensors=facts.tensors, weight_bytes=facts.weight_bytes)
+    return None if answer.verdict is Verdict.UNCERTAIN else answer.verdict is Verdict.FITS
+
+
+def smallest_memory(gpus: tuple[Gpu, ...], host: Host, catalog: Catalog) -> GpuMemory | None:
+    """Return the memory of the GPU with the least of it free, as CUDA sees it; None where none is known."""
+    known = []
+    for gpu in gpus:
+        row = catalog.find_gpu(gpu.name)
+        seen = gpu_memory(
+            gpu,
+            known_gib=row.cuda_memory_gib if row and not gpu.mig else None,
+            unified=row.unified_memory if row else False,
+            wsl=host.os.wsl is True,
+            host_bytes=host.memory_bytes,
+        )
+        if seen is not None:
+            known.append(seen)
+    return min(known, key=lambda memory: memory.total_bytes - memory.used_bytes, default=None)
+
+
+def _try(
+    placement: Placement,
+    wanted: Wanted,
+    facts: ModelFacts,
+    shape: Shape,
+    host: Host,
+    catalog: Catalog,
+    version: str,
+    objective: Objective | None,
+) -> tuple[Layout | None, tuple[str, ...]]:
+    gpu = smallest_memory(placement.gpus, host, catalog)
+    if gpu is None:
+        return None, ("the memory of these GPUs is unknown",)
+    asked = EngineSettings(
+        version=version,
+        tensor_parallel=placement.tensor_parallel,
+        pipeline_parallel=placement.pipeline_parallel,
+        gpu_memory_utilization=wanted.utilization,
+        max_model_len=wanted.max_model_len,
+        max_num_seqs=wanted.max_num_seqs,
+        max_num_batched_tokens=wanted.max_num_batched_tokens,
+        kv_cache_dtype=wanted.kv_cache_dtype or "auto",
+    )
+    sizes: Mapping[str, object] = {"tensors": facts.tensors, "weight_bytes": facts.weight_bytes}
+    solution = solve(shape, asked, gpu, aim=_AIMS[objective], **sizes)  # type: ignore[arg-type]
+    if solution is not None:
+        return _solved(placement, solution), ()
+    return _cautious(placement, asked, shape, gpu, sizes)
+
+
+def _solved(placement: Placement, solution: Solution) -> Layout:
+    return Layout(
+        placement=placement,
+        settings=solution.settings,
+        forecast=solution.forecast,
+        given_up=solution.given_up,
+        warnings=solution.forecast.warnings,
+    )
+
+
+def _cautious(
+    placement: Placement, asked: EngineSettings, shape: Shape, gpu: GpuMemory, sizes: Mapping[str, object]
+) -> tuple[Layout | None, tuple[str, ...]]:
+    """Where no forecast can be sure, take modest settings and say so; where it is sure that nothing fits, refuse."""
+    length = asked.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
+    modest = replace(
+        asked,
+        max_model_len=length,
+        max_num_seqs=asked.max_num_seqs or CAUTIOUS_SEQS,
+        max_num_batched_tokens=asked.max_num_batched_tokens or 2048,
+    )
+    answer = forecast(shape, modest, gpu, **sizes)  # type: ignore[arg-type]
+    if answer.verdict is Verdict.DOES_NOT_FIT:
+        return None, answer.reasons
+    sentence = "whether this fits is uncertain: the engine itself searches for the longest context when it starts"
+    settings = replace(modest, max_model_len=asked.max_model_len)
+    return Layout(
+        placement=placement, settings=settings, forecast=answer, warnings=(sentence, *answer.warnings)
+    ), ()
+
+
+def _is_comfortable(layout: Layout, shape: Shape) -> bool:
+    return layout.forecast.max_model_len >= min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
+
+
+_AIMS: Mapping[Objective | None, Aim] = {
+    None: Aim.THROUGHPUT,
+    Objective.THROUGHPUT: Aim.THROUGHPUT,
+    Objective.LATENCY: Aim.LATENCY,
+    Objective.CONTEXT: Aim.CONTEXT,
+}

@@ -1,0 +1,61 @@
+"""What a plan is made from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from generator.domain.environment import Environment
+from generator.domain.host import Host
+from generator.domain.llm import Llm
+from generator.domain.model_facts import ModelFacts
+from generator.domain.objective import Objective
+from generator.domain.plan import Mode
+from generator.domain.wishes import Wishes
+from generator.planning.image import EngineNeeds
+from generator.planning.placement import ParallelPins
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Folders on the host, absolute: downloaded models, and what the engine compiles."""
+
+    hf_home: str
+    vllm_cache: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything that a plan is made from. None leaves the choice to the planner; `pins` beat every computed value.
+
+    `llm` and `facts` name one model and what is known of it. `has_token`: the hub's token is there, so that a model
+    behind a licence click may be chosen.
+    """
+
+    host: Host
+    environment: Environment
+    mode: Mode | None
+    wishes: Wishes
+    llm: Llm
+    facts: ModelFacts
+    pins: Mapping[str, str]
+    folders: Folders
+    uid: int
+    gid: int
+    objective: Objective | None = None
+    needs: EngineNeeds = field(default_factory=EngineNeeds)
+    model_reason: str | None = None
+
+    @property
+    def parallel_pins(self) -> ParallelPins:
+        """The pins that decide on the placement."""
+        devices = self.pins.get("NVIDIA_VISIBLE_DEVICES", "")
+        return ParallelPins(
+            tensor_parallel=self.pinned_count("VLLM_TENSOR_PARALLEL_SIZE"),
+            pipeline_parallel=self.pinned_count("VLLM_PIPELINE_PARALLEL_SIZE"),
+            devices=tuple(name.strip() for name in devices.split(",") if name.strip()),
+        )
+
+    def pinned_count(self, key: str) -> int | None:
+        """Return a pinned whole number, None where the key is free or pinned to `auto`."""
+        return int(self.pins[key]) if self.pins.get(key, "auto") != "auto" else None
