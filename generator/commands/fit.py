@@ -103,6 +103,7 @@ def choose_gpus(host: Host, ranks: int) -> GpuMemory:
         return gpu_memory(
             gpu,
             known_gib=model.cuda_memory_gib if model and not gpu.mig else None,
+            known_nvml_mib=model.nvml_memory_mib if model and not gpu.mig else None,
             unified=model.unified_memory if model else False,
             wsl=host.os.wsl is True,
             host_bytes=host.memory_bytes,

@@ -11,15 +11,25 @@ from generator.units import GIB, MIB
 _KEPT_BYTES, _KEPT_SHARE = 410 * MIB, 0.0015
 
 
-def cuda_memory_bytes(nvml_bytes: int, known_gib: float | None = None) -> int:
+def cuda_memory_bytes(nvml_bytes: int, known_gib: float | None = None, known_nvml_mib: int | None = None) -> int:
     """Return CUDA's total for a GPU of which NVML tells `nvml_bytes`.
 
-    `known_gib` is the catalog's figure for the model; it counts only where it is near NVML's, since a MIG slice or another
-    memory size goes by the same name.
+    `known_gib` and `known_nvml_mib` are the catalog's figures for the model. They count only where they are near, since a
+    MIG slice or another memory size goes by the same name. A total that is nearer to CUDA's figure than to NVML's is one
+    already: a host that was composed from an engine's log has it so.
     """
+    if known_nvml_mib is not None:
+        nvml = known_nvml_mib * MIB
+        cuda = known_gib * GIB if known_gib is not None else _less_driver(nvml)
+        if abs(nvml_bytes - cuda) < abs(nvml_bytes - nvml) and abs(nvml_bytes - cuda) < 0.01 * cuda:
+            return nvml_bytes
     if known_gib is not None and abs(known_gib * GIB - nvml_bytes) < 0.05 * nvml_bytes:
         return int(known_gib * GIB)
-    return int(nvml_bytes * (1 - _KEPT_SHARE)) - _KEPT_BYTES
+    return _less_driver(nvml_bytes)
+
+
+def _less_driver(nvml_bytes: int) -> int:
+    return max(0, int(nvml_bytes * (1 - _KEPT_SHARE)) - _KEPT_BYTES)
 
 
 def gpu_memory(
@@ -31,7 +41,9 @@ def gpu_memory(
     """
     if gpu.memory_bytes is None and not (unified and host_bytes):
         return None
-    total = host_bytes or 0 if gpu.memory_bytes is None else cuda_memory_bytes(gpu.memory_bytes, known_gib)
+    total = (
+        host_bytes or 0 if gpu.memory_bytes is None else cuda_memory_bytes(gpu.memory_bytes, known_gib, known_nvml_mib)
+    )
     return GpuMemory(
         total_bytes=total,
         used_bytes=gpu.memory_used_bytes or 0,

@@ -190,6 +190,13 @@ def test_a_catalog_figure_counts_only_near_the_detected_one() -> None:
     assert cuda_memory_bytes(4864 * MIB, 39.4) < 5 * GIB
 
 
+def test_a_total_that_is_cudas_already_is_kept() -> None:
+    seen = int(79.18 * GIB)
+    assert cuda_memory_bytes(seen, None, 81559) == seen
+    assert cuda_memory_bytes(81559 * MIB, None, 81559) < 81559 * MIB
+    assert cuda_memory_bytes(40 * GIB, None, 81559) < 40 * GIB
+
+
 @pytest.mark.parametrize(("text", "numbers"), [("8.6", (8, 6)), ("12.0", (12, 0)), (None, None), ("gfx942", None)])
 def test_capabilities_are_numbers(text: str | None, numbers: tuple[int, int] | None) -> None:
     assert capability(text) == numbers
