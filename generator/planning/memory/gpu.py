@@ -33,7 +33,13 @@ def _less_driver(nvml_bytes: int) -> int:
 
 
 def gpu_memory(
-    gpu: Gpu, *, known_gib: float | None, unified: bool, wsl: bool, host_bytes: int | None
+    gpu: Gpu,
+    *,
+    known_gib: float | None,
+    unified: bool,
+    wsl: bool,
+    host_bytes: int | None,
+    known_nvml_mib: int | None = None,
 ) -> GpuMemory | None:
     """Return a detected GPU as the memory planner sees it; None where its size is unknown.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from generator.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
+from generator.domain.objective import Objective
 from generator.domain.shape import Shape
 from generator.domain.tensors import TensorHeader
 from generator.planning.memory.forecast import forecast
@@ -24,14 +24,6 @@ _LARGE_GPU = 70 * GIB
 _FP8_CAPABILITY = (8, 9)
 
 
-class Aim(StrEnum):
-    """What the search puts first: long requests, many of them, or few with the least delay."""
-
-    CONTEXT = "context"
-    THROUGHPUT = "throughput"
-    LATENCY = "latency"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Solution:
     """Settings that fit, with their forecast, and in words what was given up for it."""
@@ -46,7 +38,7 @@ def solve(
     settings: EngineSettings,
     gpu: GpuMemory,
     *,
-    aim: Aim = Aim.THROUGHPUT,
+    aim: Objective = Objective.THROUGHPUT,
     tensors: tuple[TensorHeader, ...] | None = None,
     weight_bytes: int | None = None,
 ) -> Solution | None:
@@ -66,18 +58,18 @@ def solve(
         if found is None:
             continue
         solution = Solution(settings=found[0], forecast=found[1], given_up=_given_up(shape, settings, found[0]))
-        if best is None or (aim is Aim.CONTEXT and found[1].max_model_len > best.forecast.max_model_len):
+        if best is None or (aim is Objective.CONTEXT and found[1].max_model_len > best.forecast.max_model_len):
             best = solution
-        if aim is not Aim.CONTEXT and found[1].max_model_len >= min(
+        if aim is not Objective.CONTEXT and found[1].max_model_len >= min(
             SHORTEST_USEFUL, shape.max_positions or SHORTEST_USEFUL
         ):
             return solution
     return best
 
 
-def _candidates(settings: EngineSettings, gpu: GpuMemory, aim: Aim) -> Iterator[EngineSettings]:
+def _candidates(settings: EngineSettings, gpu: GpuMemory, aim: Objective) -> Iterator[EngineSettings]:
     """Yield settings from the most useful to the most frugal."""
-    seqs: tuple[int, ...] = _SEQS if aim is not Aim.LATENCY else _SEQS[2:]
+    seqs: tuple[int, ...] = _SEQS if aim is not Objective.LATENCY else _SEQS[2:]
     tokens: tuple[int, ...] = _TOKENS if gpu.total_bytes >= _LARGE_GPU else _TOKENS[2:]
     seqs = (settings.max_num_seqs,) if settings.max_num_seqs else seqs
     tokens = (settings.max_num_batched_tokens,) if settings.max_num_batched_tokens else tokens
