@@ -63,16 +63,17 @@ def parse_arguments(argv: list[str]) -> Arguments:
     """Parse `argv`. Raises UsageError for anything unknown, naming the closest known word."""
     parser, subparsers = build_parser()
     if argv and not argv[0].startswith("-") and argv[0] not in subparsers:
-        hint = did_you_mean(argv[0], subparsers) or f"commands: {', '.join(subparsers)}"
+        begun = next((f"did you mean `{name}`?" for name in subparsers if argv[0] and name.startswith(argv[0])), None)
+        hint = begun or did_you_mean(argv[0], subparsers) or f"commands: {', '.join(subparsers)}"
         raise UsageError(f"unknown command `{argv[0][:60]}`", hint=hint)
+    if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
+        raise UsageError(f"`{argv[0][:60]}` stands before the command", hint="flags come after it: COMMAND FLAG …")
     if argv and argv[0] in subparsers:
         _check_flags(subparsers[argv[0]], argv[1:])
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise UsageError(
-            f"{namespace.command}: unknown argument `{unknown[0][:60]}`",
-            hint=f"`{namespace.command} --help` shows what is allowed",
-        )
+        prog = subparsers[namespace.command].prog
+        raise UsageError(f"{prog}: unknown argument `{unknown[0][:60]}`", hint=f"`{prog} --help` shows what is allowed")
     values = vars(namespace)
     values["pins"] = tuple(values.get("pins") or ())
     return Arguments(**{key: value for key, value in values.items() if value is not None})
@@ -158,8 +159,10 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0
-    if not 0 < seconds <= 7 * 86400:
-        raise UsageError(f"--timeout: found `{text[:40]}`, allowed: seconds, from 1 to a week")
+    if not 1 <= seconds <= 7 * 86400:
+        raise UsageError(
+            f"--timeout: found `{text[:40]}`, allowed: seconds, from 1 to a week", hint="for example `600`"
+        )
     return seconds
 
 

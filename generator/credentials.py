@@ -31,15 +31,15 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) 
     `hf auth login` leaves its token.
 
     Raises:
-        UsageError: the folder or a file cannot be written or read.
+        UsageError: the folder or a file cannot be written, or the hub token cannot be read or is not one.
     """
+    token = find_hub_token(environment, hf_home)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         for name, make in _MADE.items():
-            if not (folder / name).exists():
+            if not _holds_something(folder / name):
                 _write(folder / name, make())
-        token = find_hub_token(environment, hf_home)
         if token is not None or not (folder / HUB_TOKEN).exists():
             _write(folder / HUB_TOKEN, token or "")
     except OSError as failure:
@@ -51,30 +51,60 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) 
 def read_gateway_key(folder: Path) -> str:
     """Return the gateway's master key. Raises UsageError where there is none yet."""
     try:
-        return (folder / GATEWAY_KEY).read_text(encoding="ascii").strip()
+        key = (folder / GATEWAY_KEY).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
+        key = ""
+    if not key:
         raise UsageError(
             f"{folder / GATEWAY_KEY}: there is no key yet", hint="`configure-gpu` makes one for each environment"
-        ) from None
+        )
+    return key
+
+
+def _holds_something(path: Path) -> bool:
+    """Say whether a secret has been made: an empty file, such as an editor leaves, is none."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def find_hub_token(environment: Mapping[str, str], hf_home: Path) -> str | None:
     """Read the token where huggingface_hub would: HF_TOKEN, the file that HF_TOKEN_PATH names, then the login's file.
 
     Raises:
-        OSError: a named file cannot be read.
+        UsageError: a named file cannot be read, or holds no token.
     """
     if environment.get("HF_TOKEN"):
-        return environment["HF_TOKEN"].strip()
-    if environment.get("HF_TOKEN_PATH"):
-        return Path(environment["HF_TOKEN_PATH"]).read_text(encoding="utf-8").strip()
-    login = hf_home / "token"
-    return login.read_text(encoding="utf-8").strip() if login.is_file() else None
+        return _check_token(environment["HF_TOKEN"], "HF_TOKEN")
+    named = environment.get("HF_TOKEN_PATH")
+    path = Path(named) if named else hf_home / "token"
+    try:
+        return _check_token(path.read_text(encoding="utf-8"), str(path)) if named or path.is_file() else None
+    except (OSError, UnicodeDecodeError) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else "not UTF-8 text"
+        raise UsageError(
+            f"{path}: the hub token cannot be read: {reason}", hint="HF_TOKEN_PATH names the file, HF_TOKEN the token"
+        ) from None
+
+
+def _check_token(text: str, where: str) -> str:
+    """Return the token without the blanks around it; it is never shown, also where it is wrong."""
+    token = text.strip()
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise UsageError(f"{where}: not a hub token: letters, digits and signs on one line are allowed")
+    return token
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a secret whole or not at all; nobody else may open it, not even for a moment."""
+    """Write a secret whole or not at all; nobody else may open it, not even for a moment.
+
+    One that stands there already is left alone: containers hold its very file.
+    """
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
+    temporary.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from generator.planning.request import Folders
 from generator.reading import convert, load_yaml
 from generator.rendering import environment_file
 from generator.runtime import Stack
-from generator.settings import Kind, SettingSpec, check_pins, problem_with
+from generator.settings import BY_KEY, Kind, SettingSpec, check_pins, problem_with
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _BASE_FILES = (
@@ -35,9 +36,15 @@ _BASE_FILES = (
 
 
 def find_root(out: Path | None, working: Path) -> Path:
-    """Return the project folder: `--out`, else the checkout that this package lies in, else the working folder."""
+    """Return the project folder: `--out`, else the checkout that this package lies in, else the working folder.
+
+    Raises:
+        RuntimeError, OSError: there can be no folder of that name, or its parent may not be looked into.
+    """
     if out is not None:
-        return out.expanduser().absolute()
+        root = out.expanduser().absolute()
+        root.exists()  # raises here, once, what each later look would
+        return root
     return _CHECKOUT if (_CHECKOUT / "compose" / "compose.yaml").is_file() else working.absolute()
 
 
@@ -48,24 +55,31 @@ def name_command(command: str, *words: str, root: Path, working: Path) -> str:
     return shlex.join((str(script) if script.exists() else command, *words, *out))
 
 
+def missing_base_files(root: Path) -> tuple[str, ...]:
+    """Return the hand-written base files that a project folder does not have, by their paths in it."""
+    return tuple(name for name in _BASE_FILES if not (root / name).exists())
+
+
 def lay_out(root: Path) -> None:
     """Copy the hand-written base files that are missing into the project folder; never over one that is there.
 
     Raises:
         UsageError: the folder cannot be written.
     """
-    missing = [name for name in _BASE_FILES if not (root / name).exists()]
-    try:
-        for name in missing:
-            target = root / name
+    for name in missing_base_files(root):
+        target = root / name
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with _packaged(name) as source:
-                shutil.copy(source, target)
-    except OSError as failure:
-        raise UsageError(
-            f"{failure.filename or root}: cannot be written: {failure.strerror}",
-            hint="choose another folder with --out DIR",
-        ) from None
+                shutil.copy(source, temporary)
+            temporary.replace(target)
+        except OSError as failure:
+            with suppress(OSError):
+                temporary.unlink()
+            raise UsageError(
+                f"{target}: cannot be written: {failure.strerror}", hint="choose another folder with --out DIR"
+            ) from None
 
 
 def _packaged(name: str) -> AbstractContextManager[Path]:
@@ -116,14 +130,17 @@ def _check(
 
 def choose_folders(variables: Mapping[str, str], home: Path) -> tuple[Path, Folders]:
     """Return the state folder and the caches, from the variables that each tool documents, else below `home`."""
-    data = Path(variables.get("XDG_DATA_HOME") or home / ".local" / "share")
-    cache = Path(variables.get("XDG_CACHE_HOME") or home / ".cache")
-    state = Path(variables.get("STACKWRIGHT_STATE") or data / "stackwright").absolute()
+
+    def folder(name: str, otherwise: Path) -> Path:
+        return Path(variables.get(name) or otherwise).expanduser().absolute()
+
+    data = folder("XDG_DATA_HOME", home / ".local" / "share")
+    cache = folder("XDG_CACHE_HOME", home / ".cache")
     folders = Folders(
-        hf_home=str(Path(variables.get("HF_HOME") or cache / "huggingface").absolute()),
-        vllm_cache=str(Path(variables.get("VLLM_CACHE_ROOT") or cache / "vllm").absolute()),
+        hf_home=str(folder("HF_HOME", cache / "huggingface")),
+        vllm_cache=str(folder("VLLM_CACHE_ROOT", cache / "vllm")),
     )
-    return state, folders
+    return folder("STACKWRIGHT_STATE", data / "stackwright"), folders
 
 
 def load_plan(root: Path, environment: Environment) -> Plan | None:
@@ -133,19 +150,27 @@ def load_plan(root: Path, environment: Environment) -> Plan | None:
         ValidationError: it is damaged or from another release.
     """
     path = root / "compose" / "generated" / environment.value / "plan.json"
-    if not path.exists():
-        return None
     again = f"`configure-gpu --env {environment.value}` writes it anew"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as failure:
+        raise ValidationError(f"{path}: cannot be read: {failure.strerror}", hint=again) from None
+    except (ValueError, RecursionError):
         raise ValidationError(f"{path}: cannot be read as JSON", hint=again) from None
     if not isinstance(data, dict) or data.get("schema") != PLAN_SCHEMA:
         raise ValidationError(f"{path}: not a plan of this release", hint=again)
     try:
-        return convert(data, Plan, where=str(path), error=ValidationError)
+        plan = convert(data, Plan, where=str(path), error=ValidationError)
     except ValidationError as failure:
         raise ValidationError(failure.message, hint=again) from None
+    # What every plan has, and what reads one relies on.
+    if not (plan.replicas and plan.gateway.models and plan.settings) or not set(plan.settings) <= set(BY_KEY):
+        raise ValidationError(f"{path}: not a plan of this release", hint=again)
+    if plan.environment is not environment:
+        raise ValidationError(f"{path}: a plan for {plan.environment}", hint=again)
+    return plan
 
 
 def read_environment(root: Path, environment: Environment) -> dict[str, str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +22,9 @@ from generator.write import FileChange, FileStatus
 
 if TYPE_CHECKING:
     from rich.live import Live
+    from rich.text import Text
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def tell(text: str) -> None:
@@ -30,7 +34,7 @@ def tell(text: str) -> None:
 
 def warn(text: str) -> None:
     """Say one warning."""
-    tell(f"warning: {text}")
+    tell(f"warning: {_on_one_line(text)}")
 
 
 def warn_all(texts: Iterable[str]) -> None:
@@ -41,19 +45,26 @@ def warn_all(texts: Iterable[str]) -> None:
 
 def show_error(failure: StackError) -> None:
     """Say what failed and, after it, what to do next."""
-    tell(f"error: {failure.message}")
+    tell(f"error: {_on_one_line(failure.message)}")
     if failure.hint:
-        tell(f"hint: {failure.hint}")
+        tell(f"hint: {_on_one_line(failure.hint)}")
+
+
+def _on_one_line(text: str) -> str:
+    """Write control characters as escapes: what is quoted was typed or read, and may end lines or steer a terminal."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def print_text(text: str) -> None:
-    """Print a result."""
-    print(text, end="" if text.endswith("\n") else "\n", flush=True)
+    """Print a result; what the output's encoding lacks is written as an escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    written = text.encode(encoding, "backslashreplace").decode(encoding)
+    print(written, end="" if written.endswith("\n") else "\n", flush=True)
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document."""
-    print_text(json.dumps(to_plain(value), indent=2, ensure_ascii=False))
+    """Print one JSON document, in ASCII, so that it is the same in every encoding."""
+    print_text(json.dumps(to_plain(value), indent=2))
 
 
 def print_configured(
@@ -93,8 +104,9 @@ def show_changes(changes: tuple[FileChange, ...], *, dry_run: bool, diff: bool) 
 def show_findings(findings: Iterable[Finding]) -> None:
     """Say every finding: what was found, what was expected, what to do."""
     for finding in findings:
-        tell(f"{finding.severity}: {finding.check}: found {finding.found}; expected {finding.expected}")
-        tell(f"  fix: {finding.fix}")
+        said = f"{finding.check}: found {finding.found}; expected {finding.expected}"
+        tell(f"{finding.severity}: {_on_one_line(said)}")
+        tell(f"  fix: {_on_one_line(finding.fix)}")
 
 
 def count_errors(findings: Iterable[Finding]) -> int:
@@ -114,7 +126,9 @@ def print_states(states: tuple[ServiceState, ...]) -> None:
 class Progress:
     """One line per service: in place on a terminal, one line per change elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with no line. `clock` tells seconds, from any zero."""
+        self._clock = clock
         self._lines: dict[str, tuple[str, float]] = {}
         self._live: Live | None = None
 
@@ -139,14 +153,20 @@ class Progress:
         before = self._lines.get(service)
         if before is not None and before[0] == text:
             return
-        self._lines[service] = (text, time.monotonic() if before is None else before[1])
+        self._lines[service] = (text, self._clock() if before is None else before[1])
         if self._live is None:
-            elapsed = "" if before is None else f" ({format_seconds(time.monotonic() - before[1])})"
-            tell(f"{service}: {text}{elapsed}")
+            elapsed = "" if before is None else f" ({format_seconds(self._clock() - before[1])})"
+            tell(f"{service}: {_on_one_line(text)}{elapsed}")
 
-    def _table(self) -> str:
+    def _table(self) -> Text:
+        """Return the lines as plain text: rich would take brackets in a string for its own markup."""
+        from rich.text import Text
+
         width = max((len(name) for name in self._lines), default=0)
-        now = time.monotonic()
-        return "\n".join(
-            f"{name:<{width}}  {text}  {format_seconds(now - since)}" for name, (text, since) in self._lines.items()
+        now = self._clock()
+        return Text(
+            "\n".join(
+                f"{name:<{width}}  {_on_one_line(text)}  {format_seconds(now - since)}"
+                for name, (text, since) in self._lines.items()
+            )
         )

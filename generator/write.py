@@ -6,6 +6,8 @@ import difflib
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +16,7 @@ from generator.errors import UsageError
 from generator.rendering import RenderedFile
 
 MANIFEST = "manifest.json"
+_ELSEWHERE = "make the folder writable, or choose another with --out DIR"
 
 
 class FileStatus(StrEnum):
@@ -61,47 +64,73 @@ def compare_files(root: Path, folder: Path, files: tuple[RenderedFile, ...]) -> 
     return tuple(_compare(root, file, written) for file in files)
 
 
-def write_files(folder: Path, changes: tuple[FileChange, ...]) -> tuple[str, ...]:
+def check_writable(targets: Iterable[Path]) -> None:
+    """Check that every target could be written where it is to stand. Writes nothing.
+
+    Raises:
+        UsageError: a folder on the way to one is a file, is not writable, or lies on a read-only file system.
+    """
+    for target in targets:
+        above = target.parent
+        while not above.exists() and above != above.parent:
+            above = above.parent
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            reason = "not writable" if above.is_dir() else "not a folder"
+            raise UsageError(f"{above}: cannot be written: {reason}", hint=_ELSEWHERE)
+        if target.is_dir():
+            raise UsageError(f"{target}: cannot be written: a folder stands there", hint="move it away")
+
+
+def write_files(groups: Mapping[Path, tuple[FileChange, ...]]) -> tuple[str, ...]:
     """Write what changed and return a sentence for each file that had been edited and was kept aside.
 
-    All texts are on the disk under temporary names before the first one takes its place.
+    All texts, of all environments, are on the disk under temporary names before the first one takes its place.
+
+    Args:
+        groups: the changes of each environment by its generated folder, which gets their manifest.
 
     Raises:
         UsageError: a folder is not writable or the disk is full; nothing has been changed then.
     """
-    manifest = {str(change.file.path): _hash(change.file.text) for change in changes}
     pending: list[tuple[Path, Path]] = []
     kept: list[str] = []
     try:
-        for change in changes:
-            if change.status is not FileStatus.UNCHANGED:
-                pending.append((_stage(change.target, change.file.text, change.file.mode), change.target))
-            elif change.target.stat().st_mode & 0o777 != change.file.mode:
-                change.target.chmod(change.file.mode)
-        if read_manifest(folder) != manifest:
-            pending.append((_stage(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n", 0o600), folder / MANIFEST))
-        edited = (change for change in changes if change.edited and change.status is FileStatus.CHANGED)
+        for folder, changes in groups.items():
+            pending.extend(_stage_changes(folder, changes))
+        everything = [change for changes in groups.values() for change in changes]
+        edited = (change for change in everything if change.edited and change.status is FileStatus.CHANGED)
         kept.extend(_keep_aside(change.target) for change in edited)
         while pending:
             temporary, target = pending[0]
             temporary.replace(target)
             pending.pop(0)
+        for change in everything:
+            if change.target.stat().st_mode & 0o777 != change.file.mode:
+                change.target.chmod(change.file.mode)
     except OSError as failure:
-        raise UsageError(
-            f"{failure.filename or folder}: cannot be written: {failure.strerror}",
-            hint="make the folder writable, or choose another with --out DIR",
-        ) from None
+        where = failure.filename or next(iter(groups), "")
+        raise UsageError(f"{where}: cannot be written: {failure.strerror}", hint=_ELSEWHERE) from None
     finally:
         for temporary, _ in pending:
             temporary.unlink(missing_ok=True)
     return tuple(kept)
 
 
+def _stage_changes(folder: Path, changes: tuple[FileChange, ...]) -> Iterator[tuple[Path, Path]]:
+    """Yield a temporary file and its target for each file of one environment that differs, and for the manifest."""
+    for change in changes:
+        if change.status is not FileStatus.UNCHANGED:
+            yield _stage(change.target, change.file.text, change.file.mode), change.target
+    manifest = {str(change.file.path): _hash(change.file.text) for change in changes}
+    if read_manifest(folder) != manifest:
+        yield _stage(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n", 0o600), folder / MANIFEST
+
+
 def read_manifest(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file as it was last rendered; empty where nothing has been."""
+    """Return the SHA-256 of each file as it was last rendered; empty where nothing has been, or none can be read."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
 
@@ -118,7 +147,7 @@ def _compare(root: Path, file: RenderedFile, written: dict[str, str]) -> FileCha
     except UnicodeDecodeError:
         before = ""  # not ours: kept aside like any edit
     except OSError as failure:
-        raise UsageError(f"{target}: cannot be read: {failure.strerror}") from None
+        raise UsageError(f"{target}: cannot be read: {failure.strerror}", hint="move it away") from None
     edited = before is not None and is_edited(str(file.path), before, written)
     return FileChange(file=file, target=target, before=before, edited=edited)
 
@@ -140,11 +169,14 @@ def _stage(target: Path, text: str, mode: int) -> Path:
 
 
 def _keep_aside(target: Path) -> str:
-    """Copy an edited file to the next free `.edited-N` name."""
+    """Give an edited file a second name, the next free `.edited-N`."""
     number = 1
     while (aside := target.with_name(f"{target.name}.edited-{number}")).exists():
         number += 1
-    os.link(target, aside)
+    try:
+        os.link(target, aside)
+    except PermissionError:  # a file system without hard links, such as a Windows drive under WSL
+        shutil.copy2(target, aside)
     return f"{target.name} had been edited: your version is kept as {aside.name}"
 
 

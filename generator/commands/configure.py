@@ -10,19 +10,22 @@ from pathlib import Path
 from generator import project, report, write
 from generator.arguments import Arguments
 from generator.catalog.load import load_catalog
-from generator.credentials import ensure_secrets, find_hub_token
+from generator.credentials import GATEWAY_KEY, ensure_secrets, find_hub_token
 from generator.detect import detect_host
+from generator.domain.catalog import Catalog
 from generator.domain.environment import Environment
 from generator.domain.finding import Finding
 from generator.domain.host import Host
+from generator.domain.model_facts import ModelFacts
 from generator.domain.plan import Plan
 from generator.errors import UsageError
-from generator.llms.read import SMOKE, name_llm, read_model
+from generator.llms.read import SMOKE, HubAccess, name_llm, read_model
 from generator.planning.default_llm import with_default_llm
 from generator.planning.image import EngineNeeds
 from generator.planning.planner import make_plan
 from generator.planning.request import Folders, Request
 from generator.rendering import render_plan
+from generator.settings import BY_KEY, problem_with
 from generator.validation.rules import check_environment, check_shell
 
 
@@ -46,7 +49,8 @@ def find_place(arguments: Arguments) -> Place:
         state, folders = project.choose_folders(os.environ, Path.home())
         root = project.find_root(arguments.out, Path.cwd())
     except (RuntimeError, OSError) as failure:  # no home folder; the working folder is gone
-        raise UsageError(f"no folder to work in: {failure}", hint="set HOME, or name a folder with --out DIR") from None
+        reason = (failure.strerror if isinstance(failure, OSError) else None) or str(failure).rstrip(".")
+        raise UsageError(f"no folder to work in: {reason}", hint="set HOME, or name a folder with --out DIR") from None
     return Place(root=root, state=state, folders=folders)
 
 
@@ -86,10 +90,9 @@ def configure(arguments: Arguments) -> None:
     plans = {each: plan_environment(arguments, place, host, each) for each in environments}
     report.warn_all(dict.fromkeys(warning for plan in plans.values() for warning in plan.warnings))
     changes = {each: compare(place, plan) for each, plan in plans.items()}
-    if not arguments.dry_run:
-        for each, plan in plans.items():
-            write_environment(place, plan, changes[each])
     findings = [finding for plan in plans.values() for finding in check_rendered(place, plan)]
+    if not arguments.dry_run:
+        write_environments(place, plans, changes)
     everything = tuple(change for group in changes.values() for change in group)
     if arguments.json:
         report.print_configured(plans, everything, findings)
@@ -129,7 +132,7 @@ def plan_environment(arguments: Arguments, place: Place, host: Host, environment
     wishes = project.read_wishes(place.root, environment)
     catalog = load_catalog()
     name = arguments.model or wishes.model
-    facts = read_model(name or SMOKE, catalog.llms, place.smoke)
+    facts = _read_model(name or SMOKE, catalog, place)
     request = Request(
         host=host,
         environment=environment,
@@ -147,7 +150,27 @@ def plan_environment(arguments: Arguments, place: Place, host: Host, environment
     if name is None:
         has_token = find_hub_token(os.environ, Path(place.folders.hf_home)) is not None
         request = with_default_llm(request, catalog, has_token=has_token)
-    return make_plan(request, catalog)
+    plan = make_plan(request, catalog)
+    _check_values(plan)
+    return plan
+
+
+def _read_model(name: str, catalog: Catalog, place: Place) -> ModelFacts:
+    try:
+        return read_model(name, catalog.llms, place.smoke, HubAccess(home=Path(place.folders.hf_home)))
+    except (OSError, RuntimeError):  # a name longer than a path may be; a home folder of nobody
+        raise UsageError(f"--model {name[:120]}: no such folder", hint="`stackwright plan --help`") from None
+
+
+def _check_values(plan: Plan) -> None:
+    """Refuse what no environment file can hold: folders come from variables, which hold anything."""
+    for key, setting in plan.settings.items():
+        problem = problem_with(BY_KEY[key], setting.value)
+        if problem:
+            raise UsageError(
+                f"{key}: found `{setting.value[:80]}`, allowed: {problem}",
+                hint="STACKWRIGHT_STATE, HF_HOME and VLLM_CACHE_ROOT name other folders",
+            )
 
 
 def compare(place: Place, plan: Plan) -> tuple[write.FileChange, ...]:
@@ -155,21 +178,43 @@ def compare(place: Place, plan: Plan) -> tuple[write.FileChange, ...]:
     return write.compare_files(place.root, _generated(place, plan), render_plan(plan))
 
 
-def write_environment(place: Place, plan: Plan, changes: tuple[write.FileChange, ...]) -> None:
-    """Write the rendered files of one environment, its secrets, and the folders and model that they name."""
+def write_environments(
+    place: Place, plans: Mapping[Environment, Plan], changes: Mapping[Environment, tuple[write.FileChange, ...]]
+) -> None:
+    """Write the rendered files of some environments, their secrets, and the folders and model that they name.
+
+    Raises:
+        UsageError: something cannot be written, which is found out before anything is.
+    """
+    groups = {_generated(place, plan): changes[each] for each, plan in plans.items()}
+    secrets = {each: place.root / "envs" / ".secrets" / each.value for each in plans}
+    write.check_writable(
+        (
+            *(place.root / name for name in project.missing_base_files(place.root)),
+            *(change.target for group in changes.values() for change in group),
+            *(folder / write.MANIFEST for folder in groups),
+            *(folder / GATEWAY_KEY for folder in secrets.values()),
+            *(
+                folder
+                for folder in (Path(place.folders.hf_home), Path(place.folders.vllm_cache))
+                if not folder.is_dir()
+            ),
+        )
+    )
     project.lay_out(place.root)
-    for sentence in write.write_files(_generated(place, plan), changes):
+    for sentence in write.write_files(groups):
         report.warn(sentence)
-    ensure_secrets(place.root / "envs" / ".secrets" / plan.environment.value, os.environ, Path(place.folders.hf_home))
-    make_folders(plan, place)
+    for each, plan in plans.items():
+        ensure_secrets(secrets[each], os.environ, Path(place.folders.hf_home))
+        make_folders({key: setting.value for key, setting in plan.settings.items()}, place)
 
 
-def make_folders(plan: Plan, place: Place) -> None:
-    """Make the cache folders, which Compose mounts, and the smoke model where the plan serves it."""
+def make_folders(env: Mapping[str, str], place: Place) -> None:
+    """Make the cache folders, which Compose mounts, and the smoke model where `env`, the values in force, names it."""
     try:
         for key in ("HF_HOME", "VLLM_CACHE_ROOT"):
-            Path(plan.settings[key].value).mkdir(parents=True, exist_ok=True)
-        if plan.settings["VLLM_MODEL"].value == str(place.smoke):
+            Path(env[key]).mkdir(parents=True, exist_ok=True)
+        if env["VLLM_MODEL"] == str(place.smoke):
             from generator.smoke_model import write_smoke_model
 
             write_smoke_model(place.smoke)

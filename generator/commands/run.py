@@ -15,7 +15,7 @@ from generator.commands.configure import (
     get_host,
     make_folders,
     plan_environment,
-    write_environment,
+    write_environments,
 )
 from generator.credentials import ensure_secrets, read_gateway_key
 from generator.detect import detect_host
@@ -54,7 +54,7 @@ def start(arguments: Arguments) -> None:
     stack, runtime, host = _open(arguments)
     # The caches and the smoke model may have been cleaned away since the files were rendered.
     ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]))
-    make_folders(stack.plan, place)
+    make_folders(stack.env, place)
     findings = find_all(stack, runtime, host)
     report.show_findings(findings)
     _refuse(findings, environment)
@@ -111,7 +111,7 @@ def _configure_one(arguments: Arguments, place: Place, environment: Environment)
     report.tell(f"configuring {environment} for this machine")
     plan = plan_environment(arguments, place, get_host(arguments), environment)
     changes = compare(place, plan)
-    write_environment(place, plan, changes)
+    write_environments(place, {environment: plan}, {environment: changes})
     report.show_changes(changes, dry_run=False, diff=False)
 
 

@@ -14,7 +14,7 @@ from generator.domain.shape import Shape
 from generator.planning.memory.forecast import forecast
 from generator.planning.memory.gpu import gpu_memory
 from generator.planning.memory.shape import parse_shape
-from generator.planning.memory.solve import Aim, Solution, solve
+from generator.planning.memory.solve import Solution, solve
 from generator.planning.placement import Placement
 
 # A group is preferred for throughput only if a request of this length, or the model's own, still fits on it.
@@ -64,10 +64,12 @@ def choose_layout(
     shape = parse_shape(facts.config)
     tight: Layout | None = None
     words: tuple[str, ...] = ()
+    most_ranks = 0
     for placement, wanted in options:
         found, said = _try(placement, wanted, facts, shape, host, catalog, version, objective)
+        ranks = placement.tensor_parallel * placement.pipeline_parallel
         if found is None:
-            words = said
+            words, most_ranks = (said, ranks) if ranks >= most_ranks else (words, most_ranks)
             continue
         if objective is Objective.CONTEXT:
             if tight is None or found.forecast.max_model_len > tight.forecast.max_model_len:
@@ -143,7 +145,7 @@ def _try(
         kv_cache_dtype=wanted.kv_cache_dtype or "auto",
     )
     sizes: Mapping[str, object] = {"tensors": facts.tensors, "weight_bytes": facts.weight_bytes}
-    solution = solve(shape, asked, gpu, aim=_AIMS[objective], **sizes)  # type: ignore[arg-type]
+    solution = solve(shape, asked, gpu, aim=objective or Objective.THROUGHPUT, **sizes)  # type: ignore[arg-type]
     if solution is not None:
         return _solved(placement, solution), ()
     return _cautious(placement, asked, shape, gpu, sizes)
@@ -182,11 +184,3 @@ def _cautious(
 
 def _is_comfortable(layout: Layout, shape: Shape) -> bool:
     return layout.forecast.max_model_len >= min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
-
-
-_AIMS: Mapping[Objective | None, Aim] = {
-    None: Aim.THROUGHPUT,
-    Objective.THROUGHPUT: Aim.THROUGHPUT,
-    Objective.LATENCY: Aim.LATENCY,
-    Objective.CONTEXT: Aim.CONTEXT,
-}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 
 from generator.domain.catalog import Catalog
 from generator.domain.llm import LlmSource
-from generator.domain.model_facts import CatalogLlm
+from generator.domain.model_facts import CatalogLlm, Checkpoint
 from generator.domain.plan import PLAN_SCHEMA, Engine, Gateway, Mode, Plan, Replica, Setting, Workers
 from generator.errors import NoPlanError
 from generator.planning.emitted import emitted_settings
@@ -133,27 +132,21 @@ def _does_not_fit(
     request: Request, catalog: Catalog, options: tuple[Placement, ...], chosen: ImageChoice, words: tuple[str, ...]
 ) -> NoPlanError:
     """Say what is in the way, and which published checkpoint, or which other mode, would do."""
-    gpus = options[-1].gpus
+    largest = max(options, key=lambda option: option.tensor_parallel * option.pipeline_parallel)
+    gpus = largest.groups[0]
     where = f"{len(gpus)}× {gpus[0].name}"
     message = f"{request.llm.name} does not fit on {where}: {'; '.join(words)}"
     row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
     hint = "name a smaller model with --model, or lower the context with --set VLLM_MAX_MODEL_LEN=…"
     if row is not None:
         memory = smallest_memory(gpus, request.host, catalog)
-        share = _utilization(request, options[-1]).value
+        share = _utilization(request, largest).value
 
-        @cache
-        def fits(hub_id: str) -> bool | None:
-            checkpoint = next(each for each in row.checkpoints if each.hub_id == hub_id)
+        def fits(checkpoint: Checkpoint) -> bool | None:
             facts = stored_facts(row, checkpoint)
-            return memory and fits_somewhere(options[-1], facts, memory, chosen.version, share)
+            return None if memory is None else fits_somewhere(largest, facts, memory, chosen.version, share)
 
-        advice = advise_checkpoint(
-            row,
-            gpus[0].compute_capability,
-            lambda checkpoint: fits(checkpoint.hub_id),
-            instead_of=request.facts.location,
-        )
+        advice = advise_checkpoint(row, gpus[0].compute_capability, fits, instead_of=request.facts.location)
         hint = f"{advice.sentence}: `--model {advice.checkpoint.hub_id}`" if advice.checkpoint else advice.sentence
     return NoPlanError(message, hint=hint)
 

@@ -163,6 +163,8 @@ def prepare_context(context: Path, lock: Path) -> None:
         shutil.copy(lock, context / REQUIREMENTS)
     settings = pip_settings()
     told = [f"{key} = {settings[key]}" for key in PIP_KEYS if key in settings]
+    # An index may have a password in its address.
+    (context / "pip.conf").touch(mode=0o600)
     (context / "pip.conf").write_text("\n".join(["[global]", *told, ""]))
     bundle = settings.get("cert") or os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
     if bundle and Path(bundle).is_file():
