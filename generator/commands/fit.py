@@ -69,8 +69,8 @@ def fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Fo
     if answer.verdict is Verdict.DOES_NOT_FIT:
         raise NoPlanError(
             f"{asked.model} does not fit with these settings",
-            hint=f"{answer.longest} tokens would fit: `--max-model-len {answer.longest}`"
-            if 0 < answer.longest < answer.max_model_len
+            hint=f"{answer.surely} tokens fit: `--max-model-len {answer.surely}`"
+            if 0 < answer.surely < answer.max_model_len
             else "a smaller or more quantized model, or more GPUs with --tensor-parallel",
         )
     return answer

@@ -70,8 +70,8 @@ class Term:
 class Forecast:
     """The answer: memory of the fullest rank, verdict, and why.
 
-    `needed_kv_bytes` is what one request of `max_model_len` tokens takes; `longest` the greatest length that fits, 0
-    where none does.
+    `needed_kv_bytes` is what one request of `max_model_len` tokens takes; `longest` the greatest length that is
+    expected to fit, `surely` the greatest that fits with the margin against it; 0 where none does.
     """
 
     verdict: Verdict
@@ -82,3 +82,4 @@ class Forecast:
     needed_kv_bytes: int
     kv_blocks: int
     longest: int
+    surely: int

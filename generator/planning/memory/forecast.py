@@ -80,6 +80,7 @@ def _answer(made: Account) -> Forecast:
         needed_kv_bytes=made.needed_bytes[made.fullest],
         kv_blocks=blocks,
         longest=made.layout.longest(blocks, made.shape.max_positions or length),
+        surely=made.layout.longest(made.layout.pool_blocks(made.rooms(-1)), made.shape.max_positions or length),
     )
 
 
@@ -115,6 +116,8 @@ def _merged(guesses: list[Forecast]) -> Forecast:
     return replace(
         middle,
         verdict=verdict,
+        longest=min(guess.longest for guess in guesses),
+        surely=min(guess.surely for guess in guesses),
         memory=replace(middle.memory, uncertainty_bytes=error, verdict=verdict.value),
         warnings=("the engine's release is not known: the rules of several are compared", *middle.warnings),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from generator.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
@@ -48,27 +47,42 @@ def solve(
     the model's own; the aim `context` takes it before requests and tokens in a step, the others only as long as
     `SHORTEST_USEFUL` cannot be had with more of those.
     """
-    candidates = tuple(_candidates(settings, gpu, aim))
-    # Where not even the most frugal settings fit, none of the others need be tried.
-    if _longest(shape, candidates[-1], gpu, tensors, weight_bytes) is None:
-        return None
-    best: Solution | None = None
-    for candidate in candidates:
-        found = _longest(shape, candidate, gpu, tensors, weight_bytes)
-        if found is None:
+    found: Solution | None = None
+    for candidate in _worth_trying(_candidates(settings, gpu, aim), aim, shape, gpu, tensors, weight_bytes):
+        longest = _longest(shape, candidate, gpu, tensors, weight_bytes)
+        if longest is None:
             continue
-        solution = Solution(settings=found[0], forecast=found[1], given_up=_given_up(shape, settings, found[0]))
-        if best is None or (aim is Objective.CONTEXT and found[1].max_model_len > best.forecast.max_model_len):
-            best = solution
-        if aim is not Objective.CONTEXT and found[1].max_model_len >= min(
-            SHORTEST_USEFUL, shape.max_positions or SHORTEST_USEFUL
-        ):
-            return solution
-    return best
+        chosen, answer = longest
+        if found is None or answer.max_model_len > found.forecast.max_model_len:
+            found = Solution(settings=chosen, forecast=answer, given_up=_given_up(shape, settings, chosen))
+        whole = settings.max_model_len or shape.default_length or SHORTEST_USEFUL
+        enough = whole if aim is Objective.CONTEXT else min(SHORTEST_USEFUL, whole)
+        if answer.max_model_len >= enough:
+            return found
+    return found
 
 
-def _candidates(settings: EngineSettings, gpu: GpuMemory, aim: Objective) -> Iterator[EngineSettings]:
-    """Yield settings from the most useful to the most frugal."""
+def _worth_trying(
+    candidates: list[EngineSettings],
+    aim: Objective,
+    shape: Shape,
+    gpu: GpuMemory,
+    tensors: tuple[TensorHeader, ...] | None,
+    weight_bytes: int | None,
+) -> list[EngineSettings]:
+    """Leave out what cannot be the answer: nothing can be where the most frugal settings do not fit.
+
+    Where the whole length cannot be had, the longest context is that of the most frugal settings.
+    """
+    frugal = _longest(shape, candidates[-1], gpu, tensors, weight_bytes)
+    if frugal is None:
+        return []
+    whole = frugal[0].max_model_len == (shape.default_length or frugal[0].max_model_len)
+    return candidates[-1:] if aim is Objective.CONTEXT and not whole else candidates
+
+
+def _candidates(settings: EngineSettings, gpu: GpuMemory, aim: Objective) -> list[EngineSettings]:
+    """Return settings from the most useful to the most frugal."""
     seqs: tuple[int, ...] = _SEQS if aim is not Objective.LATENCY else _SEQS[2:]
     tokens: tuple[int, ...] = _TOKENS if gpu.total_bytes >= _LARGE_GPU else _TOKENS[2:]
     seqs = (settings.max_num_seqs,) if settings.max_num_seqs else seqs
@@ -76,10 +90,12 @@ def _candidates(settings: EngineSettings, gpu: GpuMemory, aim: Objective) -> Ite
     formats = ["auto"] if settings.kv_cache_dtype == "auto" else [settings.kv_cache_dtype]
     if settings.kv_cache_dtype == "auto" and gpu.compute_capability and gpu.compute_capability >= _FP8_CAPABILITY:
         formats.append("fp8")
-    for kv_cache_dtype in formats:
-        for many in seqs:
-            for step in tokens:
-                yield replace(settings, max_num_seqs=many, max_num_batched_tokens=step, kv_cache_dtype=kv_cache_dtype)
+    return [
+        replace(settings, max_num_seqs=many, max_num_batched_tokens=step, kv_cache_dtype=kv_cache_dtype)
+        for kv_cache_dtype in formats
+        for many in seqs
+        for step in tokens
+    ]
 
 
 def _longest(
@@ -96,17 +112,14 @@ def _longest(
 
     limit = settings.max_model_len or shape.default_length or SHORTEST_USEFUL
     whole = ask(limit)
-    if whole.verdict is Verdict.FITS or settings.max_model_len is not None:
-        return (replace(settings, max_model_len=limit), whole) if whole.verdict is Verdict.FITS else None
-    low, high, found = 1, limit // _LENGTH_STEP, None
-    while low <= high:
-        middle = (low + high) // 2
-        answer = ask(middle * _LENGTH_STEP)
-        if answer.verdict is Verdict.FITS:
-            low, found = middle + 1, answer
-        else:
-            high = middle - 1
-    return None if found is None else (replace(settings, max_model_len=found.max_model_len), found)
+    if whole.verdict is Verdict.FITS:
+        return replace(settings, max_model_len=limit), whole
+    # What is left for the cache does not depend on the length, so the greatest one is known from the first answer.
+    shorter = min(whole.surely, limit) // _LENGTH_STEP * _LENGTH_STEP
+    if settings.max_model_len is not None or not shorter:
+        return None
+    answer = ask(shorter)
+    return (replace(settings, max_model_len=shorter), answer) if answer.verdict is Verdict.FITS else None
 
 
 def _given_up(shape: Shape, asked: EngineSettings, chosen: EngineSettings) -> tuple[str, ...]:
