@@ -143,7 +143,9 @@ def _engine(text: str) -> str:
     """Return the release of NAME==VERSION."""
     name, _, release = text.partition("==")
     if name != "vllm" or not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+(\.?[a-z]+[0-9]+)?", release):
-        raise UsageError(f"--engine: found `{text[:60]}`, allowed: vllm==VERSION", hint="for example `--engine vllm==0.32.0`")
+        raise UsageError(
+            f"--engine: found `{text[:60]}`, allowed: vllm==VERSION", hint="for example `--engine vllm==0.32.0`"
+        )
     return release
 
 
@@ -184,9 +186,14 @@ def _take_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="Hugging Face id, folder, or catalog name")
     parser.add_argument("--host", metavar="FILE", type=Path, help="plan for this snapshot instead of this machine")
     parser.add_argument(
-        "--objective", type=_objective, metavar="NAME", help=f"{', '.join(Objective)} (default: the whole NVLink island)"
+        "--objective",
+        type=_objective,
+        metavar="NAME",
+        help=f"{', '.join(Objective)} (default: the whole NVLink island)",
     )
-    parser.add_argument("--engine", type=_engine, metavar="NAME==VERSION", help="an engine release, for example vllm==0.32.0")
+    parser.add_argument(
+        "--engine", type=_engine, metavar="NAME==VERSION", help="an engine release, for example vllm==0.32.0"
+    )
     parser.add_argument(
         "--allow-vulnerable", action="store_true", help="consent to releases with known remote-code or key-bypass holes"
     )

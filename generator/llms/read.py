@@ -15,9 +15,9 @@ from generator.domain.llm import Llm, LlmSource
 from generator.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts, WeightFormat, text_config
 from generator.errors import UsageError, did_you_mean
 from generator.llms.cache import HubCache, find_cache, find_snapshot, load_headers
-from generator.planning.checkpoint import checkpoint_config
 from generator.llms.folder import CONFIG, read_folder, read_json
 from generator.llms.format import weight_format
+from generator.planning.checkpoint import checkpoint_config
 from generator.units import format_bytes
 
 SMOKE = "smoke"

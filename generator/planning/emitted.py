@@ -72,7 +72,9 @@ def _model_settings(request: Request, placement: Placement, wished: str) -> dict
         "VLLM_TENSOR_PARALLEL_SIZE": _setting(str(placement.tensor_parallel), placement.reason, DECISION),
         "VLLM_PIPELINE_PARALLEL_SIZE": _setting(str(placement.pipeline_parallel), stages, DECISION),
         "VLLM_SHM_SIZE": _setting(
-            f"{shm}gb", f"{ranks} rank(s) in the container", "vLLM docs, deployment with Docker; compose default is 64 MB"
+            f"{shm}gb",
+            f"{ranks} rank(s) in the container",
+            "vLLM docs, deployment with Docker; compose default is 64 MB",
         ),
     }
 
@@ -113,7 +115,9 @@ def _memory_settings(layout: Layout) -> dict[str, Setting]:
         "VLLM_MAX_NUM_BATCHED_TOKENS": _setting(
             str(settings.max_num_batched_tokens), "the profile run's peak grows with it, and the cache shrinks", MEMORY
         ),
-        "VLLM_KV_CACHE_DTYPE": _setting(settings.kv_cache_dtype, "the model's own format unless only less fits", MEMORY),
+        "VLLM_KV_CACHE_DTYPE": _setting(
+            settings.kv_cache_dtype, "the model's own format unless only less fits", MEMORY
+        ),
     }
 
 

@@ -177,9 +177,7 @@ def _cautious(
         return None, answer.reasons
     sentence = "whether this fits is uncertain: the engine itself searches for the longest context when it starts"
     settings = replace(modest, max_model_len=asked.max_model_len)
-    return Layout(
-        placement=placement, settings=settings, forecast=answer, warnings=(sentence, *answer.warnings)
-    ), ()
+    return Layout(placement=placement, settings=settings, forecast=answer, warnings=(sentence, *answer.warnings)), ()
 
 
 def _is_comfortable(layout: Layout, shape: Shape) -> bool:

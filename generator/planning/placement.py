@@ -89,7 +89,8 @@ def _on_cpu() -> Placement:
 def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placement:
     if (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) != 1:
         raise NoPlanError(
-            f"single uses one GPU, but {_pinned_sizes(pins)} is pinned", hint="use `configure-gpu multi`, or drop the pin"
+            f"single uses one GPU, but {_pinned_sizes(pins)} is pinned",
+            hint="use `configure-gpu multi`, or drop the pin",
         )
     most = max(_free_bytes(gpu) for gpu in gpus)
     roomy = [gpu for gpu in gpus if _free_bytes(gpu) > most - FREE_NOISE_BYTES]
@@ -155,7 +156,10 @@ def _cut(
     # What no island holds reaches across them: NCCL falls back to PCIe between the stages.
     pools = [island for island in islands if len(island) >= size] or [tuple(gpu for isle in islands for gpu in isle)]
     groups = tuple(
-        pool[start : start + size] for pool in pools for start in range(0, len(pool) - size + 1, size) if size <= len(equal)
+        pool[start : start + size]
+        for pool in pools
+        for start in range(0, len(pool) - size + 1, size)
+        if size <= len(equal)
     )
     if not groups:
         return None
@@ -164,7 +168,9 @@ def _cut(
         groups=groups,
         tensor_parallel=tensor_parallel,
         pipeline_parallel=pipeline_parallel,
-        reason=_multi_reason(islands, groups, tensor_parallel, pipeline_parallel, pinned=pins.tensor_parallel is not None),
+        reason=_multi_reason(
+            islands, groups, tensor_parallel, pipeline_parallel, pinned=pins.tensor_parallel is not None
+        ),
         warnings=_idle_warnings(host, tuple(gpu for group in groups for gpu in group)),
     )
 

@@ -55,7 +55,9 @@ def choose_engine_image(request: Request, placement: Placement, catalog: Catalog
     Raises:
         NoPlanError: no release fits driver, GPU and model.
     """
-    needs = replace(request.needs, model=request.llm.name, minimum=request.needs.minimum or request.facts.minimum_engine)
+    needs = replace(
+        request.needs, model=request.llm.name, minimum=request.needs.minimum or request.facts.minimum_engine
+    )
     if not placement.gpus and needs.exact is None:
         needs = replace(needs, exact=CPU_RELEASE)
     return choose_image(request.host, placement.gpus, catalog, needs)
@@ -181,7 +183,5 @@ def _warnings(
     if bind != "127.0.0.1":
         found.append(f"the gateway is published on {bind}, beyond this machine, without TLS")
     if placement.gpus and request.host.containers.engine and request.host.containers.gpu_access in (None, "none"):
-        found.append(
-            "the container engine has no way to hand GPUs to containers: install the NVIDIA Container Toolkit"
-        )
+        found.append("the container engine has no way to hand GPUs to containers: install the NVIDIA Container Toolkit")
     return tuple(dict.fromkeys(found))

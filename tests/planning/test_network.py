@@ -35,7 +35,9 @@ MESH = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
         pytest.param(host_of(3, ((0, 1), (0, 2), (1, 2))), 3, True, "does not know 3 ranks", id="three"),
     ],
 )
-def test_the_kernel_is_off_only_where_vllm_would_turn_it_off(host: Host, ranks: int, disabled: bool, words: str) -> None:
+def test_the_kernel_is_off_only_where_vllm_would_turn_it_off(
+    host: Host, ranks: int, disabled: bool, words: str
+) -> None:
     """vLLM's own rule, and a reason each."""
     chosen = choose_communication(host, host.gpus[:ranks])
     assert chosen.arguments == ((DISABLE_CUSTOM_ALL_REDUCE,) if disabled else ())

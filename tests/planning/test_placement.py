@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from generator.domain.host import Driver, Gpu, Host, Link, LinkKind
+from generator.domain.objective import Objective
 from generator.domain.plan import Mode
 from generator.errors import NoPlanError
-from generator.planning.placement import ParallelPins, Placement, place
+from generator.planning.placement import Heads, ParallelPins, Placement, placements
 from tests.planning_requests import gpu, recorded
 
 
@@ -23,6 +24,13 @@ def host_of(*gpus: Gpu, nvlinks: tuple[tuple[int, int], ...] = ()) -> Host:
 def indices(placement: Placement) -> list[list[int]]:
     """Return the GPU indices of each replica."""
     return [[gpu.index for gpu in group] for group in placement.groups]
+
+
+def place(
+    host: Host, mode: Mode | None, pins: ParallelPins, heads: Heads, objective: Objective | None = None
+) -> Placement:
+    """Return the preferred placement."""
+    return placements(host, mode, pins, heads, objective)[0]
 
 
 MESH_OF_FOUR = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
@@ -40,14 +48,16 @@ MESH_OF_FOUR = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 )
 def test_multi_stays_inside_nvlink_islands(nvlinks: tuple[tuple[int, int], ...], expected: list[list[int]]) -> None:
     """Tensor parallelism never crosses PCIe."""
-    placement = place(host_of(*(gpu(index) for index in range(4)), nvlinks=nvlinks), Mode.MULTI, ParallelPins(), None)
+    placement = place(
+        host_of(*(gpu(index) for index in range(4)), nvlinks=nvlinks), Mode.MULTI, ParallelPins(), Heads()
+    )
     assert indices(placement) == expected
     assert placement.tensor_parallel == len(expected[0])
 
 
 def test_an_island_of_three_uses_two_and_says_so() -> None:
     """Sizes are powers of two; the third is named as idle."""
-    placement = place(host_of(gpu(0), gpu(1), gpu(2), nvlinks=((0, 1), (0, 2), (1, 2))), None, ParallelPins(), None)
+    placement = place(host_of(gpu(0), gpu(1), gpu(2), nvlinks=((0, 1), (0, 2), (1, 2))), None, ParallelPins(), Heads())
     assert indices(placement) == [[0, 1]]
     assert placement.warnings == ("GPU 2 (NVIDIA GeForce RTX 3090) is left idle",)
 
@@ -56,18 +66,18 @@ def test_an_island_of_three_uses_two_and_says_so() -> None:
 def test_tensor_parallelism_divides_the_attention_heads(heads: int | None, size: int) -> None:
     """An engine with 14 heads does not start at tensor parallel 4."""
     host = host_of(*(gpu(index) for index in range(4)), nvlinks=MESH_OF_FOUR)
-    assert place(host, Mode.MULTI, ParallelPins(), heads).tensor_parallel == size
+    assert place(host, Mode.MULTI, ParallelPins(), Heads(attention=heads)).tensor_parallel == size
 
 
 def test_single_takes_the_emptiest_gpu_and_ignores_noise() -> None:
     """A desktop's few hundred MiB do not move the plan; a busy GPU does."""
-    assert indices(place(host_of(gpu(0, used_gib=0.3), gpu(1)), Mode.SINGLE, ParallelPins(), None)) == [[0]]
-    assert indices(place(host_of(gpu(0, used_gib=8), gpu(1)), Mode.SINGLE, ParallelPins(), None)) == [[1]]
+    assert indices(place(host_of(gpu(0, used_gib=0.3), gpu(1)), Mode.SINGLE, ParallelPins(), Heads())) == [[0]]
+    assert indices(place(host_of(gpu(0, used_gib=8), gpu(1)), Mode.SINGLE, ParallelPins(), Heads())) == [[1]]
 
 
 def test_auto_on_mixed_gpus_takes_the_larger_one() -> None:
     """A 3090 and a 3060 are no pair."""
-    placement = place(host_of(gpu(0, name="NVIDIA GeForce RTX 3060", gib=12), gpu(1)), None, ParallelPins(), None)
+    placement = place(host_of(gpu(0, name="NVIDIA GeForce RTX 3060", gib=12), gpu(1)), None, ParallelPins(), Heads())
     assert (placement.mode, indices(placement)) == (Mode.SINGLE, [[1]])
     assert placement.warnings == ("GPU 0 (NVIDIA GeForce RTX 3060) is left idle",)
 
@@ -75,28 +85,28 @@ def test_auto_on_mixed_gpus_takes_the_larger_one() -> None:
 def test_auto_prefers_a_pair_to_a_larger_loner() -> None:
     """Two equal GPUs hold more than a third, larger one."""
     host = host_of(gpu(0, name="NVIDIA RTX A6000", gib=48), gpu(1), gpu(2), nvlinks=((1, 2),))
-    placement = place(host, None, ParallelPins(), None)
+    placement = place(host, None, ParallelPins(), Heads())
     assert (placement.mode, indices(placement)) == (Mode.MULTI, [[1, 2]])
 
 
 def test_a_pin_may_reach_across_islands() -> None:
     """The person asked for it; NCCL falls back to PCIe."""
     host = host_of(*(gpu(index) for index in range(4)), nvlinks=((0, 1), (2, 3)))
-    placement = place(host, Mode.MULTI, ParallelPins(tensor_parallel=4), None)
+    placement = place(host, Mode.MULTI, ParallelPins(tensor_parallel=4), Heads())
     assert indices(placement) == [[0, 1, 2, 3]]
 
 
 def test_pinned_sizes_multiply() -> None:
     """Tensor × pipeline GPUs make one replica."""
     host = host_of(*(gpu(index) for index in range(4)), nvlinks=((0, 1), (2, 3)))
-    placement = place(host, Mode.MULTI, ParallelPins(tensor_parallel=2, pipeline_parallel=2), None)
+    placement = place(host, Mode.MULTI, ParallelPins(tensor_parallel=2, pipeline_parallel=2), Heads())
     assert (indices(placement), placement.pipeline_parallel) == ([[0, 1, 2, 3]], 2)
 
 
 @pytest.mark.parametrize("name", ["1", "GPU-00000001"])
 def test_pinned_devices_choose_among_the_gpus(name: str) -> None:
     """By index or by UUID."""
-    placement = place(host_of(gpu(0), gpu(1)), None, ParallelPins(devices=(name,)), None)
+    placement = place(host_of(gpu(0), gpu(1)), None, ParallelPins(devices=(name,)), Heads())
     assert (placement.mode, indices(placement)) == (Mode.SINGLE, [[1]])
 
 
@@ -152,7 +162,7 @@ def test_pinned_devices_choose_among_the_gpus(name: str) -> None:
 def test_what_the_host_lacks_is_named(host: str, mode: Mode | None, pins: ParallelPins, message: str) -> None:
     """Each refusal says what was found, and has a next step."""
     with pytest.raises(NoPlanError) as refusal:
-        place(recorded(host), mode, pins, None)
+        place(recorded(host), mode, pins, Heads())
     assert refusal.value.message == message
     assert refusal.value.hint
 
@@ -161,6 +171,33 @@ def test_every_gpu_behind_mig_is_refused_with_the_way_out() -> None:
     """MIG slices are not planned yet; the refusal names the switch."""
     sliced = replace(gpu(0), mig=True)
     with pytest.raises(NoPlanError, match=r"no usable GPU: found 1× NVIDIA GeForce RTX 3090 \(MIG on\)") as refusal:
-        place(host_of(sliced), None, ParallelPins(), None)
+        place(host_of(sliced), None, ParallelPins(), Heads())
     assert refusal.value.hint is not None
     assert "nvidia-smi -i INDEX -mig 0" in refusal.value.hint
+
+
+def sizes(objective: Objective | None, nvlinks: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
+    """Return (tensor parallel, pipeline parallel) of each way to place a model on four GPUs, in order."""
+    host = host_of(*(gpu(index) for index in range(4)), nvlinks=nvlinks)
+    found = placements(host, Mode.MULTI, ParallelPins(), Heads(), objective)
+    return [(each.tensor_parallel, each.pipeline_parallel) for each in found]
+
+
+def test_stages_and_pcie_come_last() -> None:
+    """Inside the island first; then pipeline stages across islands; tensor parallelism across PCIe last of all."""
+    pairs = ((0, 1), (2, 3))
+    assert sizes(None, pairs) == [(2, 1), (1, 1), (2, 2), (4, 1)]
+    assert sizes(None, MESH_OF_FOUR) == [(4, 1), (2, 1), (1, 1)]
+    assert sizes(None, ()) == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (4, 1)]
+
+
+def test_throughput_prefers_replicas() -> None:
+    """The smallest group that holds the model makes the most of them."""
+    assert sizes(Objective.THROUGHPUT, MESH_OF_FOUR) == [(1, 1), (2, 1), (4, 1)]
+
+
+def test_key_value_heads_are_divided_or_copied() -> None:
+    """Eight ranks may copy two key-value heads; three heads go into neither two nor four."""
+    assert Heads(attention=32, kv=2).allow(8)
+    assert not Heads(attention=12, kv=3).allow(4)
+    assert Heads(attention=12, kv=3).allow(3)
