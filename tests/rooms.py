@@ -46,6 +46,8 @@ ROOMS: Mapping[str, Room] = {
     "detect": room("domain reading units errors"),
     "detect.nvml": room("detect domain units errors", libraries="pynvml"),
     "detect.snapshot": room("detect domain reading units errors", libraries="yaml msgspec"),
+    "llms": room("planning domain units errors"),
+    "llms.hub": room("llms domain units errors", libraries="huggingface_hub httpx2"),
     "runtime": room("domain settings units errors"),
     "runtime.compose": room("runtime domain settings units errors", libraries="python_on_whales"),
     "runtime.processes": room("runtime smoke_model domain settings units errors", libraries="supervisor"),
@@ -59,7 +61,7 @@ ROOMS: Mapping[str, Room] = {
     "report": room("domain settings reading write units errors", libraries="rich"),
     "arguments": room("domain settings units errors"),
     "commands": room(
-        "arguments domain settings planning watching validation reading catalog rendering smoke_model detect runtime "
+        "arguments domain settings planning watching validation reading catalog rendering smoke_model detect llms runtime "
         "credentials write project report units errors"
     ),
     "cli": room("arguments commands report errors"),
