@@ -174,7 +174,8 @@ def refused_holes(candidate: Candidate, catalog: Catalog) -> tuple[Advisory, ...
 
 def carries_all(candidate: Candidate, situation: Situation) -> bool:
     """Say whether the image carries every GPU whose compute capability is known."""
-    return all(carries(candidate.architectures, candidate.cuda, found) for _, found in situation.capabilities())
+    known = {capability for _, capability in situation.capabilities()}
+    return all(carries(candidate.architectures, candidate.cuda, capability) for capability in known)
 
 
 def major_minor(cuda: str) -> str:

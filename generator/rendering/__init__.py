@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,9 @@ def _without_what_passes(plan: Plan) -> Plan:
     return replace(plan, host=replace(plan.host, gpus=gpus))
 
 
+@cache
 def _jinja() -> Jinja:
+    """Make the templates' environment once: it keeps what it has compiled, which takes longer than to render."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     jinja = Environment(
