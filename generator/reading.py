@@ -7,6 +7,7 @@ dataclasses, so those are looked for here, with the closest known key as a hint.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from pathlib import Path
@@ -20,16 +21,16 @@ T = TypeVar("T")
 FAST_CHARACTERS = 16_384
 
 
-def read_yaml(path: Path, kind: type[T], error: type[StackError]) -> T:
-    """Read one YAML document as `kind`.
+def read_yaml(path: Path, kind: type[T], error: type[StackError], *, packaged: bool = False) -> T:
+    """Read one YAML document as `kind`. A `packaged` one is ours, so that libyaml may read it whatever its length.
 
     Raises:
         error: the file cannot be read, is not YAML, or does not fit `kind`; the message names file and key.
     """
-    return convert(load_yaml(path, error), kind, where=str(path), error=error)
+    return convert(load_yaml(path, error, packaged=packaged), kind, where=str(path), error=error)
 
 
-def load_yaml(path: Path, error: type[StackError]) -> object:
+def load_yaml(path: Path, error: type[StackError], *, packaged: bool = False) -> object:
     """Parse one YAML document into plain values, raising `error` where that fails."""
     import yaml
 
@@ -40,7 +41,7 @@ def load_yaml(path: Path, error: type[StackError]) -> object:
     except UnicodeDecodeError as failure:
         raise error(f"{path}: not UTF-8 text (byte {failure.start})") from None
     try:
-        return yaml.load(text, Loader=_loader(len(text)))
+        return yaml.load(text, Loader=_loader(0 if packaged else len(text)))
     except yaml.YAMLError as failure:
         mark = getattr(failure, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
@@ -91,6 +92,12 @@ def convert(data: object, kind: type[T], *, where: str, error: type[StackError])
         raise error(f"{spot}: {problem[0].lower()}{problem[1:]}") from None
 
 
+@functools.cache
+def _known_keys(kind: type) -> dict[str, Any]:
+    """Return the fields of a dataclass with their types; resolving them takes longer than all else here."""
+    return typing.get_type_hints(kind)
+
+
 def _printable(key: str) -> str:
     """Keep a hostile key on its line."""
     return key if key.isprintable() else repr(key)
@@ -113,7 +120,7 @@ def _refuse_unknown_keys(data: object, kind: object, *, where: str, path: str, e
         for position, item in enumerate(data):
             _refuse_unknown_keys(item, typing.get_args(kind)[0], where=where, path=f"{path}[{position}]", error=error)
     elif dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(data, dict):
-        known = typing.get_type_hints(kind)
+        known = _known_keys(kind)
         for key, item in data.items():
             spot = f"{path}.{key}" if path else str(key)
             if key not in known:

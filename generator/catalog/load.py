@@ -30,10 +30,10 @@ def load_catalog() -> Catalog:
     return Catalog(
         engines=load_engines(),
         services=_read("services.yaml", tuple[ServiceImage, ...]),
-        llms=load_llms(),
-        gpus=load_gpus(),
         drivers=load_drivers(),
         advisories=load_advisories(),
+        read_llms=load_llms,
+        read_gpus=load_gpus,
     )
 
 
@@ -84,4 +84,4 @@ def _gpus_by_name() -> dict[str, GpuModel]:
 
 
 def _read(name: str, kind: type[T]) -> T:
-    return read_yaml(FOLDER / name, kind, StackError)
+    return read_yaml(FOLDER / name, kind, StackError, packaged=True)

@@ -18,10 +18,9 @@ from generator.domain.environment import Environment
 from generator.domain.finding import Finding
 from generator.domain.host import Host
 from generator.domain.model_facts import ModelFacts
-from generator.domain.plan import Plan
+from generator.domain.plan import Mode, Plan
 from generator.errors import UsageError
 from generator.llms.read import SMOKE, HubAccess, name_llm, read_model
-from generator.planning.default_llm import with_default_llm
 from generator.planning.image import EngineNeeds
 from generator.planning.planner import make_plan
 from generator.planning.request import Folders, Request
@@ -148,7 +147,9 @@ def plan_environment(arguments: Arguments, place: Place, host: Host, environment
         objective=arguments.objective,
         needs=EngineNeeds(exact=arguments.engine, allow_vulnerable=arguments.allow_vulnerable),
     )
-    if name is None:
+    if name is None and arguments.mode is not Mode.CPU and host.gpus:
+        from generator.planning.default_llm import with_default_llm
+
         has_token = find_hub_token(os.environ, Path(place.folders.hf_home)) is not None
         request = with_default_llm(request, catalog, has_token=has_token)
     plan = make_plan(request, catalog)
@@ -158,7 +159,9 @@ def plan_environment(arguments: Arguments, place: Place, host: Host, environment
 
 def _read_model(name: str, catalog: Catalog, place: Place) -> ModelFacts:
     try:
-        return read_model(name, catalog.llms, place.smoke, HubAccess(home=Path(place.folders.hf_home)))
+        # The smoke model is in no catalog, and reading the long one takes as long as all else together.
+        llms = () if name == SMOKE else catalog.llms
+        return read_model(name, llms, place.smoke, HubAccess(home=Path(place.folders.hf_home)))
     except (OSError, RuntimeError):  # a name longer than a path may be; a home folder of nobody
         raise UsageError(f"--model {name[:120]}: no such folder", hint="`stackwright plan --help`") from None
 

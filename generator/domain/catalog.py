@@ -6,6 +6,7 @@ Unknown is None, never a guess.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -246,14 +247,27 @@ class ServiceImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """Everything that the planner knows of the world outside the host. `engines` are the newest first."""
+    """Everything that the planner knows of the world outside the host. `engines` are the newest first.
+
+    The long tables come by a call, since a plan for a CPU needs neither and a person waits for it.
+    """
 
     engines: tuple[EngineRelease, ...]
     services: tuple[ServiceImage, ...]
-    llms: tuple[CatalogLlm, ...]
-    gpus: tuple[GpuModel, ...]
     drivers: Drivers
     advisories: tuple[Advisory, ...]
+    read_llms: Callable[[], tuple[CatalogLlm, ...]]
+    read_gpus: Callable[[], tuple[GpuModel, ...]]
+
+    @property
+    def llms(self) -> tuple[CatalogLlm, ...]:
+        """The well-known models."""
+        return self.read_llms()
+
+    @property
+    def gpus(self) -> tuple[GpuModel, ...]:
+        """The known GPU models."""
+        return self.read_gpus()
 
     def service(self, name: str) -> ServiceImage:
         """Return the row of one service; the names are the Compose services."""

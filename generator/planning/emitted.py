@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from generator.domain.catalog import Catalog
 from generator.domain.host import Gpu
 from generator.domain.llm import Llm, LlmSource
 from generator.domain.plan import Setting
 from generator.planning.image import ImageChoice, version
-from generator.planning.layout import Layout
 from generator.planning.placement import Placement
 from generator.planning.request import Request
 from generator.planning.utilization import Utilization
 from generator.planning.workers import count_gateway_workers
 from generator.settings import SETTINGS
 from generator.units import GIB, format_bytes
+
+if TYPE_CHECKING:
+    from generator.planning.layout import Layout
 
 # PyTorch's bfloat16 kernels begin with Ampere (vLLM refuses bfloat16 below 8.0).
 BFLOAT16_CAPABILITY = "8.0"

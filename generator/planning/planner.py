@@ -1,9 +1,13 @@
-"""Make the plan: every emitted value with its reason and source. Pure: same request, same plan."""
+"""Make the plan: every emitted value with its reason and source. Pure: same request, same plan.
+
+What only GPUs need, the memory planner above all, is imported where it is used: a plan for a CPU comes in a blink.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from generator.domain.catalog import Catalog
 from generator.domain.llm import LlmSource
@@ -13,13 +17,12 @@ from generator.errors import NoPlanError
 from generator.planning.emitted import emitted_settings
 from generator.planning.engines.vllm import engine_arguments, engine_environment
 from generator.planning.image import ImageChoice, choose_image
-from generator.planning.layout import Layout, Wanted, choose_layout, fits_somewhere, smallest_memory
-from generator.planning.network import choose_communication
 from generator.planning.placement import Heads, Placement, placements
-from generator.planning.quantization import advise_checkpoint
 from generator.planning.request import Request
-from generator.planning.stored import stored_facts
 from generator.planning.utilization import Utilization, choose_utilization
+
+if TYPE_CHECKING:
+    from generator.planning.layout import Layout, Wanted
 
 # The release whose packages the processes runtime has locked for CPUs: both runtimes serve the same code.
 CPU_RELEASE = "0.32.0"
@@ -36,6 +39,8 @@ def make_plan(request: Request, catalog: Catalog) -> Plan:
     chosen = choose_engine_image(request, options[0], catalog)
     if options[0].mode is Mode.CPU:
         return _assemble(request, catalog, options[0], chosen, None)
+    from generator.planning.layout import choose_layout
+
     layout, words = choose_layout(
         ((option, _wanted(request, option)) for option in options),
         request.facts,
@@ -95,6 +100,8 @@ def _assemble(
 def _replicas(
     request: Request, placement: Placement, values: Mapping[str, str], chosen: ImageChoice, layout: Layout | None
 ) -> tuple[Replica, ...]:
+    from generator.planning.network import choose_communication
+
     arguments = engine_arguments(placement.mode, values)
     return tuple(
         Replica(
@@ -112,6 +119,8 @@ def _replicas(
 
 
 def _wanted(request: Request, placement: Placement) -> Wanted:
+    from generator.planning.layout import Wanted
+
     pins = request.pins
     return Wanted(
         utilization=_utilization(request, placement).value,
@@ -134,6 +143,10 @@ def _does_not_fit(
     request: Request, catalog: Catalog, options: tuple[Placement, ...], chosen: ImageChoice, words: tuple[str, ...]
 ) -> NoPlanError:
     """Say what is in the way, and which published checkpoint, or which other mode, would do."""
+    from generator.planning.layout import fits_somewhere, smallest_memory
+    from generator.planning.quantization import advise_checkpoint
+    from generator.planning.stored import stored_facts
+
     largest = max(options, key=lambda option: option.tensor_parallel * option.pipeline_parallel)
     gpus = largest.groups[0]
     where = f"{len(gpus)}× {gpus[0].name}"
@@ -173,6 +186,8 @@ def _with_pins(computed: dict[str, Setting], pins: Mapping[str, str]) -> dict[st
 def _warnings(
     request: Request, placement: Placement, chosen: ImageChoice, layout: Layout | None, bind: str
 ) -> tuple[str, ...]:
+    from generator.planning.network import choose_communication
+
     found = [*placement.warnings, *chosen.warnings, *(layout.warnings if layout else ())]
     if layout is not None:
         found += choose_communication(request.host, placement.groups[0]).warnings

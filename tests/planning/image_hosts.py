@@ -13,8 +13,8 @@ from generator.planning.image import EngineNeeds, ImageChoice, choose_image
 CATALOG = Catalog(
     engines=load_engines(),
     services=(),
-    llms=(),
-    gpus=load_gpus(),
+    read_llms=tuple,
+    read_gpus=load_gpus,
     drivers=load_drivers(),
     advisories=load_advisories(),
 )

@@ -6,16 +6,14 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from generator.domain.environment import Environment
 from generator.domain.host import Host
-from generator.domain.plan import Mode, Plan
+from generator.domain.plan import Mode
 from generator.errors import NoPlanError
 from generator.rendering import render_plan
-from generator.settings import BY_KEY, SETTINGS, problem_with
+from tests.planning_examples import Example, examples, faults, work_out
 from tests.planning_requests import HOST_NAMES, gpu, plan_for, recorded
-from tests.strategies import hosts
 
 PAIR = "2x-rtx3090-nvlink"
 
@@ -25,14 +23,6 @@ def with_gpu_in_use(used_gib: float) -> Host:
     host = recorded(PAIR)
     first, second = host.gpus
     return replace(host, gpus=(first, replace(second, memory_used_bytes=int(used_gib * 2**30))))
-
-
-def plan_or_refusal(host: Host, environment: Environment, mode: Mode | None) -> Plan | NoPlanError:
-    """Return the plan, or why there is none. Any other exception is a failure of the test."""
-    try:
-        return plan_for(host, environment, mode=mode)
-    except NoPlanError as refusal:
-        return refusal
 
 
 @pytest.mark.parametrize(
@@ -110,25 +100,8 @@ def test_the_same_request_gives_the_same_bytes(name: str) -> None:
     assert render_plan(first) == render_plan(second)
 
 
-@given(host=hosts(), mode=st.sampled_from([None, *Mode]), environment=st.sampled_from(list(Environment)))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_host_gives_a_sound_plan_or_a_refusal(host: Host, mode: Mode | None, environment: Environment) -> None:
-    """Whatever the snapshot schema allows: allowed values only, whole GPUs, none used twice, files that parse."""
-    plan = plan_or_refusal(host, environment, mode)
-    if isinstance(plan, NoPlanError):
-        assert plan.message
-        assert plan.hint
-        assert "\n" not in plan.message
-        return
-    assert [key for key in (spec.key for spec in SETTINGS) if key in plan.settings] == list(plan.settings)
-    assert {key: problem_with(BY_KEY[key], setting.value) for key, setting in plan.settings.items()} == dict.fromkeys(
-        plan.settings
-    )
-    used = [uuid for replica in plan.replicas for uuid in replica.gpu_uuids]
-    assert len(used) == len(set(used))
-    assert set(used) <= {gpu.uuid for gpu in host.gpus}
-    if plan.mode is not Mode.CPU:
-        assert {len(replica.gpu_uuids) for replica in plan.replicas} == {
-            plan.replicas[0].tensor_parallel * plan.replicas[0].pipeline_parallel
-        }
-    render_plan(plan)
+@given(example=examples())
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_host_gives_a_sound_plan_or_a_refusal(example: Example) -> None:
+    """Whatever the snapshot schema allows: allowed values, whole GPUs, none used twice, known flags, files that parse."""
+    assert faults(example, work_out(example)) == []

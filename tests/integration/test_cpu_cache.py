@@ -1,0 +1,98 @@
+"""The KV cache of vLLM's CPU engine: what the real engine prints, beside the forecast, alone and with two ranks.
+
+The engine is the one that the processes runtime installs; it loads the smoke model, says its cache's size and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from generator.domain.environment import Environment
+from generator.domain.forecast import EngineSettings
+from generator.domain.plan import Mode
+from generator.planning.memory.cpu import CpuCache, cpu_cache
+from generator.planning.memory.shape import parse_shape
+from generator.runtime.provision import ensure_engine
+from generator.smoke_model import write_smoke_model
+from generator.units import GIB
+from tests.planning_requests import plan_for, recorded
+
+LENGTH = 2048
+# The engine is there in half a minute; a machine that builds beside it takes longer.
+START_S = 600
+START = """
+import json, sys
+from vllm import LLM
+LLM(**json.load(sys.stdin))
+"""
+PRINTED = re.compile(r"KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
+
+
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_the_engine_prints_the_forecast_cache(tensor_parallel: int, state_folder: Path, tmp_path: Path) -> None:
+    """Tokens and requests at once, of 1 GiB per rank: equal, not near."""
+    model = tmp_path / "smoke"
+    write_smoke_model(model)
+    engine = plan_for(recorded("cpu-small"), Environment.DEV, mode=Mode.CPU).engine
+    python = ensure_engine(state_folder, engine, False, lambda *_: None) / "bin" / "python"
+    said = start_engine(python, model, tensor_parallel, tmp_path / "cache")
+    shape = parse_shape(json.loads((model / "config.json").read_text(encoding="utf-8")))
+    settings = EngineSettings(version=engine.version, tensor_parallel=tensor_parallel)
+    forecast = cpu_cache(shape, settings, GIB, LENGTH)
+    tokens, length, concurrency = read_cache(said)
+    assert (tokens, length, concurrency) == (forecast.tokens, LENGTH, shown(forecast))
+
+
+def start_engine(python: Path, model: Path, tensor_parallel: int, cache: Path) -> str:
+    """Start the engine with 1 GiB of cache per rank, one core each; return what it printed until it ended."""
+    arguments = {
+        "model": str(model),
+        "tensor_parallel_size": tensor_parallel,
+        "max_model_len": LENGTH,
+        "enforce_eager": True,
+    }
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ["HOME"],
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CACHE_ROOT": str(cache),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "0|1" if tensor_parallel == 2 else "0",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    # A session of its own: a start that hangs leaves no worker behind.
+    with subprocess.Popen(
+        [python, "-c", START],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(json.dumps(arguments), timeout=START_S)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0, said[-4000:]
+    return said
+
+
+def read_cache(said: str) -> tuple[int, int, str]:
+    """Return the tokens, the length of a request and the requests at once that the engine printed."""
+    found = PRINTED.search(said)
+    assert found, said[-4000:]
+    return int(found[1].replace(",", "")), int(found[2].replace(",", "")), found[3]
+
+
+def shown(cache: CpuCache) -> str:
+    """Write the requests at once as the engine does."""
+    return f"{cache.max_concurrency:.2f}"

@@ -1,0 +1,173 @@
+"""Requests as any person could make them on any machine, and what must hold of the plan that comes out.
+
+`tests/planning/test_planner.py` and `benchmarks/plan_fuzz.py` both draw from here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hypothesis import strategies as st
+
+from generator.catalog.load import load_catalog, load_drivers, load_flags, load_gpus
+from generator.domain.catalog import GpuModel, has_flag
+from generator.domain.environment import Environment
+from generator.domain.host import Driver, Gpu, Host
+from generator.domain.objective import Objective
+from generator.domain.plan import Mode, Plan
+from generator.errors import NoPlanError, StackError
+from generator.llms.read import SMOKE
+from generator.planning.default_llm import with_default_llm
+from generator.planning.planner import make_plan
+from generator.rendering import RenderedFile, render_plan
+from generator.settings import BY_KEY, SETTINGS, problem_with
+from generator.units import MIB
+from tests.planning_requests import HOST_NAMES, gpu, recorded, request
+from tests.strategies import hosts
+
+# One of each kind: none named, the smallest, dense, quantized, latent attention, hybrid, experts, vision, far too large.
+MODELS = (
+    None,
+    SMOKE,
+    "Qwen/Qwen3-0.6B",
+    "Qwen/Qwen3-14B-AWQ",
+    "Qwen/Qwen3-30B-A3B",
+    "Qwen/Qwen3-Next-80B-A3B-Instruct-FP8",
+    "Qwen/Qwen3-VL-8B-Instruct",
+    "Qwen/Qwen2.5-72B-Instruct-GPTQ-Int4",
+    "Qwen/Qwen3-Coder-480B-A35B-Instruct",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One wish on one machine. `model` None: the planner is to choose."""
+
+    host: Host
+    environment: Environment
+    mode: Mode | None
+    objective: Objective | None
+    model: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came out: the plan and its files, or the refusal."""
+
+    plan: Plan | None = None
+    files: tuple[RenderedFile, ...] = ()
+    refusal: NoPlanError | None = None
+
+
+def examples() -> st.SearchStrategy[Example]:
+    """Every wish on every kind of machine."""
+    return st.builds(
+        Example,
+        host=any_hosts(),
+        environment=st.sampled_from(Environment),
+        mode=st.sampled_from([None, *Mode]),
+        objective=st.sampled_from([None, *Objective]),
+        model=st.sampled_from(MODELS),
+    )
+
+
+def any_hosts() -> st.SearchStrategy[Host]:
+    """Hosts that the snapshot schema allows, hosts with GPUs that are sold, and the recorded ones.
+
+    Names that mean nothing end in a refusal early, so that drawn alone they would leave most of the planner untried.
+    """
+    return st.one_of(hosts(), sold_hosts(), sold_hosts(), st.sampled_from(HOST_NAMES).map(recorded))
+
+
+@st.composite
+def sold_hosts(draw: st.DrawFn) -> Host:
+    """A host of any shape whose GPUs and driver are known models, each of them whole, in use or a part."""
+    host = draw(hosts(max_gpus=8))
+    same = draw(st.booleans())
+    kind = draw(st.sampled_from(load_gpus()))
+    rows = [kind if same else draw(st.sampled_from(load_gpus())) for _ in host.gpus]
+    driver = draw(st.none() | st.sampled_from(load_drivers().branches))
+    known = Driver(version=f"{driver.branch}.99.99", cuda=driver.cuda, error=None) if driver else host.driver
+    return replace(
+        host,
+        gpus=tuple(draw(_sold_gpus(gpu.index, row)) for gpu, row in zip(host.gpus, rows, strict=True)),
+        driver=known if host.gpus else host.driver,
+    )
+
+
+@st.composite
+def _sold_gpus(draw: st.DrawFn, index: int, row: GpuModel) -> Gpu:
+    total = (row.nvml_memory_mib or row.memory_gb * 1000) * MIB
+    sold = gpu(index, name=draw(st.sampled_from(row.names)), capability=row.compute_capability)
+    used = draw(st.sampled_from([0, 0, 0, 300 * MIB, total // 2, total]))
+    return replace(sold, memory_bytes=draw(st.sampled_from([total, total, total, None])), memory_used_bytes=used)
+
+
+def work_out(example: Example) -> Outcome:
+    """Plan and render one example. Any exception but a refusal is a failure of the caller's."""
+    asked = request(example.host, example.environment, mode=example.mode, model=example.model)
+    asked = replace(asked, objective=example.objective)
+    try:
+        if example.model is None:
+            asked = with_default_llm(asked, load_catalog(), has_token=False)
+        plan = make_plan(asked, load_catalog())
+    except NoPlanError as refusal:
+        return Outcome(refusal=refusal)
+    return Outcome(plan=plan, files=render_plan(plan))
+
+
+def faults(example: Example, outcome: Outcome) -> list[str]:
+    """Return what is wrong with an outcome, in phrases; nothing where it is sound."""
+    if outcome.refusal is not None:
+        return list(_refusal_faults(outcome.refusal))
+    assert outcome.plan is not None
+    return [*_plan_faults(example.host, outcome.plan), *_flag_faults(outcome.plan), *_file_faults(outcome)]
+
+
+def _refusal_faults(refusal: StackError) -> Iterator[str]:
+    if not refusal.message or "\n" in refusal.message:
+        yield f"the refusal is not one line: {refusal.message!r}"
+    if not refusal.hint:
+        yield f"no next step after: {refusal.message}"
+
+
+def _plan_faults(host: Host, plan: Plan) -> Iterator[str]:
+    """Allowed values in their order; whole GPUs, of this host, none used twice."""
+    if [spec.key for spec in SETTINGS if spec.key in plan.settings] != list(plan.settings):
+        yield "the settings are not in their order"
+    for key, setting in plan.settings.items():
+        if problem := problem_with(BY_KEY[key], setting.value):
+            yield f"{key}={setting.value}: {problem}"
+    used = [uuid for replica in plan.replicas for uuid in replica.gpu_uuids]
+    if len(used) != len(set(used)):
+        yield f"a GPU is used twice: {used}"
+    if not set(used) <= {each.uuid for each in host.gpus}:
+        yield f"a GPU that the host lacks: {used}"
+    for replica in plan.replicas:
+        ranks = 0 if plan.mode is Mode.CPU else replica.tensor_parallel * replica.pipeline_parallel
+        if len(replica.gpu_uuids) != ranks:
+            yield f"{replica.name} has {len(replica.gpu_uuids)} GPUs for {ranks} ranks"
+
+
+def _flag_faults(plan: Plan) -> Iterator[str]:
+    """Every flag and variable of the engine is one that its release has, as far as the recorded table tells."""
+    for replica in plan.replicas:
+        flags = [word for word in replica.args if word.startswith("--")]
+        variables = [name for name, _ in replica.env if name.startswith("VLLM_")]
+        for name in (*flags, *variables):
+            if has_flag(load_flags(), name, plan.engine.version) is False:
+                yield f"{plan.engine.name} {plan.engine.version} has no {name}"
+
+
+def _file_faults(outcome: Outcome) -> Iterator[str]:
+    """The files are four, and those in YAML and JSON parse."""
+    import yaml
+
+    if len(outcome.files) != 4:
+        yield f"{len(outcome.files)} files"
+    for file in outcome.files:
+        read = {".yaml": yaml.safe_load, ".json": json.loads}.get(file.path.suffix, str)
+        if not read(file.text):
+            yield f"{file.path} is empty"
