@@ -1,7 +1,8 @@
 """The cache of vLLM's CPU engine: a size that is given, not what remains. Pure.
 
 vLLM 0.32.0 platforms/cpu.py, check_and_update_config: `VLLM_CPU_KVCACHE_SPACE` GiB for each rank, blocks of 128 tokens,
-of 16 for latent attention; v1/worker/cpu_worker.py, determine_available_memory takes the size as it is.
+of 16 for latent attention, one step at a time, recurrent states in single precision on processors with AVX-512 BF16;
+v1/worker/cpu_worker.py, determine_available_memory takes the size as it is.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def cpu_cache(shape: Shape, settings: EngineSettings, space_bytes: int, max_mode
     release = Release(settings.version)
     block = settings.block_tokens or (_LATENT_BLOCK_TOKENS if shape.latent is not None else _BLOCK_TOKENS)
     batched = settings.max_num_batched_tokens or _BATCHED_TOKENS * settings.tensor_parallel
-    layout = lay_out(shape, replace(settings, block_tokens=block), release, batched)
+    if shape.state is not None:
+        shape = replace(shape, state=replace(shape.state, state_bytes=4))
+    layout = lay_out(shape, replace(settings, block_tokens=block), release, batched, batches=1)
     blocks = layout.pool_blocks(tuple(space_bytes for _ in layout.block_bytes))
     per_request = layout.blocks_for(max_model_len)
     return CpuCache(

@@ -108,7 +108,9 @@ class Layout:
         return any(group.spec.mixer is Mixer.STATE for group in self.groups)
 
 
-def lay_out(shape: Shape, settings: EngineSettings, release: Release, max_num_batched_tokens: int) -> Layout:
+def lay_out(
+    shape: Shape, settings: EngineSettings, release: Release, max_num_batched_tokens: int, batches: int | None = None
+) -> Layout:
     """Return the groups of blocks of a model.
 
     Args:
@@ -116,6 +118,7 @@ def lay_out(shape: Shape, settings: EngineSettings, release: Release, max_num_ba
         settings: parallel sizes, number format of the cache, block size, drafting, prefix caching.
         release: the engine's rules.
         max_num_batched_tokens: what one step takes; windows keep that much more.
+        batches: steps at once, None: as many as the release overlaps.
     """
     layers = _with_draft(shape, settings)
     stages = stage_layers(len(shape.layers), settings.pipeline_parallel)
@@ -129,12 +132,12 @@ def lay_out(shape: Shape, settings: EngineSettings, release: Release, max_num_ba
     sizes = tuple(
         max((group.page_bytes[stage] for group in groups), default=0) for stage in range(settings.pipeline_parallel)
     )
-    batches = settings.pipeline_parallel + 1 if settings.pipeline_parallel > 1 else release.batches_in_flight
+    overlapping = settings.pipeline_parallel + 1 if settings.pipeline_parallel > 1 else release.batches_in_flight
     caching = settings.prefix_caching is not False
     return Layout(
         groups=groups,
         block_bytes=sizes,
-        in_flight_tokens=max_num_batched_tokens * batches,
+        in_flight_tokens=max_num_batched_tokens * (batches or overlapping),
         states_per_request=(2 if caching else 1) + settings.speculative_tokens,
         reserved_blocks=1 if release.reserves_null_block else 0,
     )

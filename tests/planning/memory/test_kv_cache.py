@@ -142,21 +142,61 @@ def test_a_pool_too_small_for_one_token_serves_none() -> None:
     assert lay_out(shape_of("qwen3-8b"), EngineSettings(), Release("0.32.0"), 2048).longest(0, 40960) == 0
 
 
-@pytest.mark.parametrize(("tensor_parallel", "tokens"), [(1, 2_097_152), (2, 4_194_304)])
-def test_the_cpu_engine_takes_the_size_that_it_is_given(tensor_parallel: int, tokens: int) -> None:
-    """With one rank, vLLM 0.32.0 on a CPU printed 2,097,152 tokens and 1024.00x for the smoke model and 1 GiB."""
-    smoke = {
-        "model_type": "qwen2",
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 512,
-        "intermediate_size": 256,
-    }
-    asked = EngineSettings(version="0.32.0", tensor_parallel=tensor_parallel)
-    cache = cpu_cache(parse_shape(smoke), asked, GIB, 2048)
-    assert (cache.tokens, cache.max_concurrency) == (tokens, tokens / 2048)
+TINY = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 32768,
+}
+SLIDING, FULL = "sliding_attention", "full_attention"
+WINDOWED = TINY | {
+    "model_type": "gemma3_text",
+    "num_hidden_layers": 13,
+    "head_dim": 32,
+    "sliding_window": 512,
+    "layer_types": [*[SLIDING] * 5, FULL, *[SLIDING] * 5, FULL, SLIDING],
+}
+LATENT = TINY | {
+    "model_type": "deepseek_v2",
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
+RECURRENT = TINY | {
+    "model_type": "qwen3_next",
+    "num_hidden_layers": 8,
+    "head_dim": 64,
+    "full_attention_interval": 4,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "tensor_parallel", "length", "tokens", "concurrency"),
+    [
+        (TINY | {"model_type": "qwen2", "num_hidden_layers": 2}, 1, 2048, 2_097_152, "1024.00"),
+        (TINY | {"model_type": "qwen2", "num_hidden_layers": 2}, 2, 2048, 4_194_304, "2048.00"),
+        (WINDOWED, 1, 8192, 706_409, "86.23"),
+        (LATENT, 1, 8192, 310_688, "37.93"),
+        (RECURRENT, 1, 8192, 798_720, "97.50"),
+    ],
+    ids=["plain", "plain on two ranks", "windowed", "latent", "recurrent"],
+)
+def test_the_cpu_engine_prints_the_same(
+    config: dict[str, object], tensor_parallel: int, length: int, tokens: int, concurrency: str
+) -> None:
+    """vLLM 0.32.0 on a CPU, started with these configurations, 1 GiB per rank and steps of 2,048 tokens, printed this."""
+    asked = EngineSettings(version="0.32.0", tensor_parallel=tensor_parallel, max_num_batched_tokens=2048)
+    cache = cpu_cache(parse_shape(config), asked, GIB, length)
+    assert (cache.tokens, f"{cache.max_concurrency:.2f}") == (tokens, concurrency)
 
 
 def test_an_encoder_keeps_nothing() -> None:
