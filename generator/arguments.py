@@ -13,6 +13,7 @@ from generator.domain.environment import WRITTEN_OUT, Environment
 from generator.domain.objective import Objective
 from generator.domain.plan import Mode
 from generator.errors import UsageError, did_you_mean
+from generator.fit_flags import FitArguments, add_fit_arguments
 from generator.settings import parse_pin
 
 ENVIRONMENTS = (*(each.value for each in Environment), *WRITTEN_OUT)
@@ -45,6 +46,7 @@ class Arguments:
     explain: bool = False
     debug: bool = False
     timeout_s: float = DEFAULT_TIMEOUT_S
+    fit: FitArguments | None = None
 
     @property
     def plans(self) -> bool:
@@ -75,6 +77,9 @@ def parse_arguments(argv: list[str]) -> Arguments:
         prog = subparsers[namespace.command].prog
         raise UsageError(f"{prog}: unknown argument `{unknown[0][:60]}`", hint=f"`{prog} --help` shows what is allowed")
     values = vars(namespace)
+    if namespace.command == "fit":
+        debug = values.pop("debug")
+        return Arguments(command=values.pop("command"), debug=debug, fit=FitArguments(**values))
     values["pins"] = tuple(values.get("pins") or ())
     return Arguments(**{key: value for key, value in values.items() if value is not None})
 
@@ -249,6 +254,7 @@ _COMMANDS = {
         "Show the plan of one environment (dev unless --env); nothing is written.",
         (_take_mode, _take_environment_flag, _take_plan_flags, _take_out, _take_json, _take_explain),
     ),
+    "fit": ("Forecast whether a model with these settings fits; nothing is written.", (add_fit_arguments,)),
     "validate-environment": (
         "Check what was rendered against this machine; all findings at once.",
         (_take_environment, _take_runtime, _take_out, _take_json),

@@ -44,6 +44,11 @@ def _dispatch(arguments: Arguments) -> None:
             arguments.command
         ](arguments)
         return
+    if arguments.fit is not None:
+        from generator.commands import fit
+
+        fit.forecast_for(arguments.fit)
+        return
     from generator.commands import run
 
     {

@@ -59,9 +59,10 @@ ROOMS: Mapping[str, Room] = {
     # The project folder joins what stands on the disk to the words of three stages; it calls none of them.
     "project": room("domain settings planning reading rendering runtime units errors", libraries="dotenv"),
     "report": room("domain settings reading write units errors", libraries="rich"),
-    "arguments": room("domain settings units errors"),
+    "fit_flags": room("errors"),
+    "arguments": room("fit_flags domain settings units errors"),
     "commands": room(
-        "arguments domain settings planning watching validation reading catalog rendering smoke_model detect llms runtime "
+        "arguments fit_flags domain settings planning watching validation reading catalog rendering smoke_model detect llms runtime "
         "credentials write project report units errors"
     ),
     "cli": room("arguments commands report errors"),

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from generator.commands.fit import FitArguments, add_fit_arguments, choose_gpus, fit
+from generator.commands.fit import choose_gpus, fit
 from generator.detect.snapshot import read_snapshot
 from generator.domain.forecast import Verdict
 from generator.domain.host import Host
 from generator.errors import HostError, NoPlanError, UsageError
+from generator.fit_flags import FitArguments, add_fit_arguments
 from generator.units import GIB
 
 HOSTS = Path(__file__).parents[1] / "hosts"
