@@ -9,7 +9,7 @@ from pathlib import Path
 from generator.credentials import GATEWAY_KEY
 from generator.domain.finding import Finding, error, warning
 from generator.runtime import Stack
-from generator.write import is_edited, read_manifest
+from generator.write import MANIFEST, is_edited, read_manifest
 
 _SHORTEST_KEY = 32
 
@@ -19,7 +19,11 @@ def check_files(stack: Stack) -> tuple[Finding, ...]:
     name = stack.plan.environment.value
     again = f"`configure-gpu --env {name}` writes it anew"
     found = []
-    for path, _ in sorted(read_manifest(stack.generated).items()):
+    manifest = read_manifest(stack.generated)
+    if not manifest:
+        missing = f"no readable {MANIFEST} in {stack.generated}"
+        found.append(error("file-missing", found=missing, expected="a list of what was rendered", fix=again))
+    for path in sorted(manifest):
         target = stack.root / path
         if not target.is_file():
             found.append(error("file-missing", found=f"no {path}", expected="every rendered file", fix=again))
@@ -33,7 +37,7 @@ def check_files(stack: Stack) -> tuple[Finding, ...]:
                     fix=f"`chmod 600 {target}`",
                 )
             )
-        if is_edited(path, target.read_text(encoding="utf-8", errors="replace"), read_manifest(stack.generated)):
+        if is_edited(path, target.read_text(encoding="utf-8", errors="replace"), manifest):
             fix = f"move your change to envs/.env.{name}.local or a pin (--set), then `configure-gpu --env {name}`"
             found.append(
                 warning("file-edited", found=f"{path} was edited after rendering", expected="as rendered", fix=fix)
