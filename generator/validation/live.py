@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,8 +82,18 @@ def check_port(env: Mapping[str, str], environment: str) -> tuple[Finding, ...]:
         try:
             probe.bind((address, port))
         except OSError as failure:
-            fix = f"stop what listens there, or `configure-gpu --env {environment} --set GATEWAY_PORT=…`"
-            return (
-                error("port-taken", found=f"{address}:{port}: {failure.strerror}", expected="a free port", fix=fix),
-            )
+            return (_why_not_free(failure, f"{address}:{port}", environment),)
     return ()
+
+
+def _why_not_free(failure: OSError, place: str, environment: str) -> Finding:
+    if failure.errno == errno.EADDRNOTAVAIL:
+        found = f"{place.partition(':')[0]} is no address of this machine"
+        fix = f"correct gateway.bind in envs/{environment}.yaml, then `configure-gpu --env {environment}`"
+        return error("address-unknown", found=found, expected="127.0.0.1, or an address of this machine", fix=fix)
+    another = f"`configure-gpu --env {environment} --set GATEWAY_PORT=…`"
+    if failure.errno == errno.EACCES:  # ports below 1024; a daemon that runs as root may still publish them
+        found = f"{place}: not for this user"
+        return warning("port-privileged", found=found, expected="a port from 1024 on", fix=f"choose one with {another}")
+    fix = f"stop what listens there, or {another}"
+    return error("port-taken", found=f"{place}: {failure.strerror}", expected="a free port", fix=fix)
