@@ -23,7 +23,7 @@ pytestmark = pytest.mark.subprocess
 
 SERVICES = ("engine", "redis", "gateway")
 # Far more looks than any of the stand-in's programs lives; a broken wait then fails instead of lasting for ever.
-LOOKS = 200
+LOOKS = 100
 # What the stand-in does with a command that the test gives no reply for.
 UNEXPECTED = 'echo "unexpected: $*" >&2; exit 99'
 
