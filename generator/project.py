@@ -106,17 +106,23 @@ def _parse_wishes(path: Path, where: str) -> Wishes:
     data = load_yaml(path, UsageError)
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > WISHES_SCHEMA:
         raise UsageError(
-            f"{where}: schema {data['schema']} is newer than this release reads ({WISHES_SCHEMA})",
+            f"{where}: schema {_written(data['schema'])} is newer than this release reads ({WISHES_SCHEMA})",
             hint="update Stackwright",
         )
     wishes = convert(data, Wishes, where=where, error=UsageError)
+    _check(where, "schema", Kind.INTEGER, _written(wishes.schema), WISHES_SCHEMA, WISHES_SCHEMA)
     check_pins(wishes.settings, where=f"{where}: settings")
     _check(where, "gpu_memory_utilization", Kind.FRACTION, f"{wishes.gpu_memory_utilization:.6g}", 0.05, 0.99)
     _check(where, "gateway.bind", Kind.ADDRESS, wishes.gateway.bind)
-    _check(where, "gateway.port", Kind.INTEGER, str(wishes.gateway.port), 1, 65535)
+    _check(where, "gateway.port", Kind.INTEGER, _written(wishes.gateway.port), 1, 65535)
     if wishes.max_model_len is not None:
-        _check(where, "max_model_len", Kind.INTEGER, str(wishes.max_model_len), 1, 2**31 - 1)
+        _check(where, "max_model_len", Kind.INTEGER, _written(wishes.max_model_len), 1, 2**31 - 1)
     return wishes
+
+
+def _written(number: int) -> str:
+    """Write a number that may be absurdly long: Python refuses to write more than 4300 digits."""
+    return str(number) if abs(number) < 2**64 else "a number beyond 64 bits"
 
 
 def _check(
@@ -203,7 +209,10 @@ def read_env_file(path: Path) -> dict[str, str]:
     for binding in parse_stream(io.StringIO(text)):
         if binding.error or (binding.key and binding.value is None):
             # The line itself may hold a secret, so only its number is told.
-            raise ValidationError(f"{path}:{binding.original.line}: expected KEY=VALUE")
+            # dotenv counts the blank lines above to it.
+            found = binding.original.string
+            line = binding.original.line + found[: len(found) - len(found.lstrip())].count("\n")
+            raise ValidationError(f"{path}:{line}: expected KEY=VALUE")
         if binding.key is not None and binding.value is not None:
             values[binding.key] = binding.value
     return values

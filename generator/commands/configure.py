@@ -15,11 +15,11 @@ from generator.credentials import GATEWAY_KEY, ensure_secrets, find_hub_token
 from generator.detect import detect_host
 from generator.domain.catalog import Catalog
 from generator.domain.environment import Environment
-from generator.domain.finding import Finding
+from generator.domain.finding import Finding, Severity
 from generator.domain.host import Host
 from generator.domain.model_facts import ModelFacts
 from generator.domain.plan import Mode, Plan
-from generator.errors import UsageError
+from generator.errors import UsageError, ValidationError
 from generator.llms.read import SMOKE, HubAccess, name_llm, read_model
 from generator.planning.image import EngineNeeds
 from generator.planning.planner import make_plan
@@ -96,13 +96,16 @@ def configure(arguments: Arguments) -> None:
     everything = tuple(change for group in changes.values() for change in group)
     if arguments.json:
         report.print_configured(plans, everything, findings)
-        return
-    report.show_changes(everything, dry_run=arguments.dry_run, diff=arguments.diff or arguments.dry_run)
-    report.show_findings(findings)
-    for plan in plans.values():
-        if arguments.explain:
-            report.print_plan(plan, explain=True)
-    if not arguments.dry_run:
+    else:
+        report.show_changes(everything, dry_run=arguments.dry_run, diff=arguments.diff or arguments.dry_run)
+        report.show_findings(findings)
+        for plan in plans.values():
+            if arguments.explain:
+                report.print_plan(plan, explain=True)
+    errors = report.count_errors(findings)
+    if errors:
+        raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
+    if not (arguments.dry_run or arguments.json):
         _tell_next(place, environments[0])
 
 
@@ -230,12 +233,16 @@ def make_folders(env: Mapping[str, str], place: Place) -> None:
 
 
 def check_rendered(place: Place, plan: Plan) -> tuple[Finding, ...]:
-    """Check what was rendered, with the person's local file over it, by the rules that need no running engine."""
+    """Check what was rendered, with the person's local file over it, by the rules that need no running engine.
+
+    That the shell overrides a value only warns: a start without Compose does not read the shell.
+    """
     env = {key: setting.value for key, setting in plan.settings.items()}
     local = place.root / "envs" / f".env.{plan.environment.value}.local"
     if local.exists():
         env |= project.read_env_file(local)
-    return (*check_environment(plan, env), *check_shell(env, os.environ, plan.environment.value))
+    shell = check_shell(env, os.environ, plan.environment.value)
+    return (*check_environment(plan, env), *(replace(finding, severity=Severity.WARNING) for finding in shell))
 
 
 def _generated(place: Place, plan: Plan) -> Path:

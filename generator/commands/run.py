@@ -25,6 +25,7 @@ from generator.domain.host import Host
 from generator.domain.service import ServicePhase
 from generator.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
 from generator.runtime import Runtime, Stack
+from generator.settings import BY_KEY, problem_with
 from generator.validation.compose_config import check_merged
 from generator.validation.live import check_files, check_port
 from generator.validation.rules import check_environment, check_host, check_shell
@@ -35,8 +36,8 @@ KEPT_LOG_LINES = 5000
 
 def validate(arguments: Arguments) -> None:
     """`validate-environment`: every check, all findings at once."""
-    stack, runtime, host = _open(arguments)
-    findings = find_all(stack, runtime, host)
+    stack = _load(arguments)
+    findings = find_broken(stack) or find_all(stack, *_reach(arguments, stack))
     if arguments.json:
         report.print_json({"findings": findings})
     else:
@@ -51,7 +52,11 @@ def start(arguments: Arguments) -> None:
     place, environment = find_place(arguments), _environment(arguments)
     if arguments.plans or project.load_plan(place.root, environment) is None:
         _configure_one(arguments, place, environment)
-    stack, runtime, host = _open(arguments)
+    stack = _load(arguments)
+    broken = find_broken(stack)
+    report.show_findings(broken)
+    _refuse(broken, environment)
+    runtime, host = _reach(arguments, stack)
     # The caches and the smoke model may have been cleaned away since the files were rendered.
     ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]))
     make_folders(stack.env, place)
@@ -66,7 +71,8 @@ def start(arguments: Arguments) -> None:
 
 def stop(arguments: Arguments) -> None:
     """`stop-environment`: take the stack down; harmless where nothing runs."""
-    stack, runtime, _ = _open(arguments)
+    stack = _load(arguments)
+    runtime, _ = _reach(arguments, stack)
     running = [state.name for state in runtime.services() if state.phase is not ServicePhase.ABSENT]
     runtime.down()
     what = f"stopped {', '.join(running)}" if running else "nothing was running"
@@ -75,7 +81,8 @@ def stop(arguments: Arguments) -> None:
 
 def status(arguments: Arguments) -> None:
     """`stackwright status`: what runs, by which runtime."""
-    stack, runtime, _ = _open(arguments)
+    stack = _load(arguments)
+    runtime, _ = _reach(arguments, stack)
     states = runtime.services()
     if arguments.json:
         report.print_json({"environment": stack.plan.environment, "runtime": runtime.name, "services": states})
@@ -90,14 +97,20 @@ def key(arguments: Arguments) -> None:
     report.print_text(read_gateway_key(place.root / "envs" / ".secrets" / environment.value))
 
 
+def find_broken(stack: Stack) -> tuple[Finding, ...]:
+    """Find what is wrong with the values in force, with the files beside them; nothing where they can be read on."""
+    found = check_environment(stack.plan, stack.env)
+    if not any(finding.check.startswith("env-") for finding in found):
+        return ()
+    return (*found, *check_files(stack))
+
+
 def find_all(stack: Stack, runtime: Runtime, host: Host) -> tuple[Finding, ...]:
-    """Run every check that applies to this runtime on the host as it is now."""
+    """Run every check that applies to this runtime on the host as it is now. To be asked where nothing is broken."""
     from generator.runtime.compose import ComposeRuntime
 
     environment = stack.plan.environment.value
     found = [*check_environment(stack.plan, stack.env), *check_files(stack)]
-    if any(finding.check.startswith("env-") for finding in found):
-        return tuple(found)  # the checks below read values that are missing or wrong
     found += check_host(stack.plan, host)
     if isinstance(runtime, ComposeRuntime):
         found += check_shell(stack.env, os.environ, environment)
@@ -115,19 +128,34 @@ def _configure_one(arguments: Arguments, place: Place, environment: Environment)
     report.show_changes(changes, dry_run=False, diff=False)
 
 
-def _open(arguments: Arguments) -> tuple[Stack, Runtime, Host]:
+def _load(arguments: Arguments) -> Stack:
+    """Load what was rendered, with as much of the values in force as every command relies on."""
     place, environment = find_place(arguments), _environment(arguments)
     stack = project.load_stack(place.root, place.state, environment)
     if stack is None:
         raise ValidationError(
             f"{environment} is not configured in {place.root}", hint=f"`configure-gpu --env {environment}` does it"
         )
+    for name in ("COMPOSE_PROJECT_NAME", "GATEWAY_BIND", "GATEWAY_PORT"):
+        value = stack.env.get(name, "")
+        problem = problem_with(BY_KEY[name], value)
+        if problem:
+            raise ValidationError(
+                f"{name}: found `{value[:80]}`, allowed: {problem}",
+                hint=f"correct it in envs/.env.{environment}.local; `configure-gpu --env {environment}` writes the other",
+            )
+    return stack
+
+
+def _reach(arguments: Arguments, stack: Stack) -> tuple[Runtime, Host]:
     host = detect_host().host
-    return stack, choose_runtime(arguments.runtime, stack, host), host
+    return choose_runtime(arguments.runtime, stack, host), host
 
 
 def choose_runtime(asked: str, stack: Stack, host: Host) -> Runtime:
-    """Return the runtime that was asked for; `auto` takes Compose where an engine answers, else processes.
+    """Return the runtime that was asked for; `auto` takes the one that runs this stack already.
+
+    Where none does, it takes Compose where an engine answers, else processes.
 
     Raises:
         RuntimeRefusedError: compose was asked for and no engine answers, or it has no Compose.
@@ -135,6 +163,9 @@ def choose_runtime(asked: str, stack: Stack, host: Host) -> Runtime:
     from generator.runtime.compose import ComposeRuntime
 
     if asked == "processes":
+        return _processes(stack)
+    if asked == "auto" and any(state.phase is not ServicePhase.ABSENT for state in _processes(stack).services()):
+        report.tell("runtime: processes (this stack runs by them)")
         return _processes(stack)
     containers = host.containers
     if containers.engine is not None and containers.compose is not None:
@@ -166,24 +197,27 @@ def _bring_up(arguments: Arguments, stack: Stack, runtime: Runtime) -> None:
             runtime.prepare(progress.say)
             runtime.up()
             watch(runtime, stack, read_gateway_key(stack.secrets), progress.say, limit_s=arguments.timeout_s)
-    except (StackError, KeyboardInterrupt) as failure:
+    except BaseException as failure:
         kept = _keep_logs(stack, runtime) if isinstance(failure, NotHealthyError) else None
         if not ran_before:
             report.tell("taking down what was started")
             runtime.down()
         if isinstance(failure, NotHealthyError):
-            raise NotHealthyError(
-                failure.message, hint="; ".join(filter(None, (failure.hint, f"logs: {kept}")))
-            ) from None
+            logs = f"logs: {kept}" if kept else None
+            raise NotHealthyError(failure.message, hint="; ".join(filter(None, (failure.hint, logs)))) from None
         raise
 
 
-def _keep_logs(stack: Stack, runtime: Runtime) -> Path:
-    """Keep the logs of a failed start, since taking it down removes them."""
+def _keep_logs(stack: Stack, runtime: Runtime) -> Path | None:
+    """Keep the logs of a failed start, since taking it down removes them; None where they cannot be kept."""
     folder = stack.state / "failures" / stack.name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for state in runtime.services():
-        (folder / f"{state.name}.log").write_text(runtime.logs(state.name, KEPT_LOG_LINES), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for state in runtime.services():
+            (folder / f"{state.name}.log").write_text(runtime.logs(state.name, KEPT_LOG_LINES), encoding="utf-8")
+    except (OSError, StackError) as failure:
+        report.warn(f"the logs cannot be kept: {failure}")
+        return None
     return folder
 
 

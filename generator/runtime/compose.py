@@ -113,7 +113,7 @@ class ComposeRuntime:
         starting = self._up is not None and self._up.poll() is None
         gave_up = self._gave_up()
         with _refusals():
-            found = dict(self._states(starting=starting))
+            found = dict(self._states(starting=starting or gave_up))
         absent = ServicePhase.WAITING if starting else ServicePhase.ABSENT
         states = [found.get(name, ServiceState(name=name, phase=absent)) for name in _names(self._stack)]
         # Until Compose has come to the gateway, a healthy one is the old one, about to be replaced.

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Iterable, Mapping
 
 PROBE_TIMEOUT_S = 4.0
 """As the health checks of compose.yaml."""
+
+FIRST_PORT, PORTS = 20000, 12000
+"""Inner ports lie below Linux's ephemeral range (32768 on), whose ports any outgoing connection may take."""
+
+
+def choose_ports(names: Iterable[str], kept: Mapping[str, int], *, seed: int) -> dict[str, int]:
+    """Give each name its kept port, or a free one on loopback; `seed` keeps two stacks from trying the same first."""
+    chosen: dict[str, int] = {}
+    candidate = seed % PORTS
+    for name in names:
+        port = kept.get(name)
+        while port is None:
+            candidate = (candidate + 1) % PORTS
+            number = FIRST_PORT + candidate
+            port = number if number not in kept.values() and is_free("127.0.0.1", number) else None
+        chosen[name] = port
+    return chosen
 
 
 def is_free(address: str, port: int) -> bool:

@@ -25,7 +25,7 @@ from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Say, Stack
 from generator.runtime.groups import end_groups, end_programs, members, programs_with, read_groups
-from generator.runtime.ports import http_answers, is_free, redis_answers
+from generator.runtime.ports import choose_ports, http_answers, is_free, redis_answers
 from generator.runtime.programs import (
     LOOPBACK,
     Places,
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 
 LOG_BYTES = 2**20
 OPEN_FILES = 65536
-FIRST_PORT, PORTS = 20000, 12000
-"""Inner ports lie below Linux's ephemeral range (32768 on), whose ports any outgoing connection may take."""
-
 FAILURES_BEFORE_UNHEALTHY = 6
 """As the health checks of compose.yaml: one slow answer of a busy service is not a failure."""
 
@@ -95,6 +92,7 @@ class ProcessesRuntime:
             running = self._pid() is not None
             if not running:
                 self._clear()
+                self._set_logs_aside("*")
             self._require_gateway_port()
             places = self._places(_say_nothing, self._choose_ports(keep=running))
             programs = stack_programs(self._stack, places, os.environ)
@@ -228,6 +226,13 @@ class ProcessesRuntime:
         record = self._run / f"{name}.groups"
         end_groups(read_groups(record), patience_s=10.0)
         _replace(record, "")
+        self._set_logs_aside(name)
+
+    def _set_logs_aside(self, name: str) -> None:
+        """Move the log of an earlier run away: what it tells would be taken for how far this one is."""
+        for log in self._logs.glob(f"{name}.log"):
+            (self._logs / "previous").mkdir(exist_ok=True, mode=0o700)
+            log.replace(self._logs / "previous" / log.name)
 
     def _unwatched(self, name: str) -> ServiceState:
         """Report a service while no supervisord runs: gone, or left behind by one that was killed."""
@@ -290,16 +295,7 @@ class ProcessesRuntime:
         # A running stack gains or loses Redis only by being stopped: the gateway would lose its state.
         if "redis" in kept or (not keep and shutil.which("redis-server")):
             names.append("redis")
-        chosen: dict[str, int] = {}
-        candidate = zlib.crc32(str(self._run).encode()) % PORTS
-        for name in names:
-            port = kept.get(name)
-            while port is None:
-                candidate = (candidate + 1) % PORTS
-                number = FIRST_PORT + candidate
-                port = number if number not in kept.values() and is_free(LOOPBACK, number) else None
-            chosen[name] = port
-        return chosen
+        return choose_ports(names, kept, seed=zlib.crc32(str(self._run).encode()))
 
     def _require_gateway_port(self) -> None:
         """Refuse to start where another program listens on the gateway's port."""

@@ -62,7 +62,8 @@ class Attempt:
 class Recipe:
     """One virtual environment: its name, what it holds, how it is installed, and its size on disk.
 
-    `packages` is how many are installed, for the progress line; None where that is not known beforehand.
+    `packages` is how many are installed, for the progress line; None where that is not known beforehand. While it is
+    installed, about half of its size again is taken by what was downloaded.
     `locks` are the files whose content decides whether an environment is still the right one.
     """
 
@@ -106,7 +107,7 @@ def gateway_recipe() -> Recipe:
         attempts=(Attempt(arguments=(*_LOCKED, str(lock))),),
         locks=(lock,),
         packages=_count_packages(lock),
-        size_bytes=GIB,
+        size_bytes=3 * GIB // 4,
     )
 
 
@@ -134,7 +135,7 @@ def cpu_engine_recipe(engine: Engine) -> Recipe:
         attempts=(torch, Attempt(arguments=(*_LOCKED, str(lock)))),
         locks=(lock,),
         packages=_count_packages(lock) + 1,
-        size_bytes=4 * GIB,
+        size_bytes=5 * GIB // 2,
     )
 
 
@@ -159,7 +160,7 @@ def gpu_engine_recipe(engine: Engine) -> Recipe:
         attempts=(Attempt(arguments=("--only-binary", ":all:", f"vllm=={engine.version}")),),
         locks=(),
         packages=None,
-        size_bytes=14 * GIB,
+        size_bytes=10 * GIB,
     )
 
 
@@ -262,10 +263,10 @@ def _check_venv_module() -> None:
 
 
 def _check_room(folder: Path, recipe: Recipe) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < recipe.size_bytes:
+    free, needed = shutil.disk_usage(folder).free, recipe.size_bytes * 3 // 2
+    if free < needed:
         raise RuntimeRefusedError(
-            f"{recipe.title} needs about {format_bytes(recipe.size_bytes)} in {folder}, but {format_bytes(free)} is free",
+            f"{recipe.title} needs about {format_bytes(needed)} in {folder}, but {format_bytes(free)} is free",
             hint="free some space, or set STACKWRIGHT_STATE to a folder on a larger disk",
         )
 
@@ -353,25 +354,28 @@ class _Installation:
             try:
                 return process.wait(timeout=1.0)
             except subprocess.TimeoutExpired:
-                now = progress(self.log.read_text(encoding="utf-8", errors="replace"), self.recipe.packages)
+                installed = sum(1 for _ in self.folder.glob("lib/python*/site-packages/*.dist-info"))
+                log = self.log.read_text(encoding="utf-8", errors="replace")
+                now = progress(log, self.recipe.packages, installed)
                 if now is not None and now != told:
                     self.say(self.recipe.service, f"{self.recipe.title}: {now}")
                     told = now
 
 
-def progress(log: str, packages: int | None) -> str | None:
-    """Read how far pip is from its output so far; None before there is something to say.
+def progress(log: str, packages: int | None, installed: int) -> str | None:
+    """Read how far pip is from its output and from how many packages are in place; None before there is something.
 
-    Without a total it counts in steps of 20 packages, with one in tenths.
+    pip says nothing between `Installing collected packages` and its end. Counts are told in tenths of the total,
+    without one in steps of 20.
     """
-    if log.rfind("\nInstalling collected packages") > log.rfind("\nCollecting "):
-        return "unpacking the packages"
-    found = len(re.findall(r"^Collecting ", log, re.MULTILINE))
+    unpacking = log.rfind("\nInstalling collected packages") > log.rfind("\nCollecting ")
+    found = installed if unpacking else len(re.findall(r"^Collecting ", log, re.MULTILINE))
     step = max(packages // 10, 1) if packages else 20
     rounded = found // step * step
     if not rounded:
-        return None
-    return f"downloaded {rounded} of {packages} packages" if packages else f"downloaded {rounded} packages"
+        return "unpacking" if unpacking else None
+    of_all = f"{rounded} of {packages} packages" if packages else f"{rounded} packages"
+    return f"unpacked {of_all}" if unpacking else f"downloaded {of_all}"
 
 
 def last_words(log: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from generator.credentials import GATEWAY_KEY
 from generator.domain.finding import Finding, error, warning
 from generator.runtime import Stack
-from generator.write import is_edited, read_manifest
+from generator.write import MANIFEST, is_edited, read_manifest
 
 _SHORTEST_KEY = 32
 
@@ -19,7 +20,11 @@ def check_files(stack: Stack) -> tuple[Finding, ...]:
     name = stack.plan.environment.value
     again = f"`configure-gpu --env {name}` writes it anew"
     found = []
-    for path, _ in sorted(read_manifest(stack.generated).items()):
+    manifest = read_manifest(stack.generated)
+    if not manifest:
+        missing = f"no readable {MANIFEST} in {stack.generated}"
+        found.append(error("file-missing", found=missing, expected="a list of what was rendered", fix=again))
+    for path in sorted(manifest):
         target = stack.root / path
         if not target.is_file():
             found.append(error("file-missing", found=f"no {path}", expected="every rendered file", fix=again))
@@ -33,7 +38,7 @@ def check_files(stack: Stack) -> tuple[Finding, ...]:
                     fix=f"`chmod 600 {target}`",
                 )
             )
-        if is_edited(path, target.read_text(encoding="utf-8", errors="replace"), read_manifest(stack.generated)):
+        if is_edited(path, target.read_text(encoding="utf-8", errors="replace"), manifest):
             fix = f"move your change to envs/.env.{name}.local or a pin (--set), then `configure-gpu --env {name}`"
             found.append(
                 warning("file-edited", found=f"{path} was edited after rendering", expected="as rendered", fix=fix)
@@ -77,8 +82,18 @@ def check_port(env: Mapping[str, str], environment: str) -> tuple[Finding, ...]:
         try:
             probe.bind((address, port))
         except OSError as failure:
-            fix = f"stop what listens there, or `configure-gpu --env {environment} --set GATEWAY_PORT=…`"
-            return (
-                error("port-taken", found=f"{address}:{port}: {failure.strerror}", expected="a free port", fix=fix),
-            )
+            return (_why_not_free(failure, f"{address}:{port}", environment),)
     return ()
+
+
+def _why_not_free(failure: OSError, place: str, environment: str) -> Finding:
+    if failure.errno == errno.EADDRNOTAVAIL:
+        found = f"{place.partition(':')[0]} is no address of this machine"
+        fix = f"correct gateway.bind in envs/{environment}.yaml, then `configure-gpu --env {environment}`"
+        return error("address-unknown", found=found, expected="127.0.0.1, or an address of this machine", fix=fix)
+    another = f"`configure-gpu --env {environment} --set GATEWAY_PORT=…`"
+    if failure.errno == errno.EACCES:  # ports below 1024; a daemon that runs as root may still publish them
+        found = f"{place}: not for this user"
+        return warning("port-privileged", found=found, expected="a port from 1024 on", fix=f"choose one with {another}")
+    fix = f"stop what listens there, or {another}"
+    return error("port-taken", found=f"{place}: {failure.strerror}", expected="a free port", fix=fix)

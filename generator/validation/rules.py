@@ -14,7 +14,10 @@ from generator.settings import BY_KEY, problem_with
 
 
 def check_environment(plan: Plan, env: Mapping[str, str]) -> tuple[Finding, ...]:
-    """Check the environment in force: no key unknown or missing, every value allowed, parallel sizes that agree."""
+    """Check the environment in force: no key unknown or missing, every value allowed, values that agree.
+
+    What makes it unusable has a name that begins with `env-`.
+    """
     name = plan.environment.value
     local = f"envs/.env.{name}.local"
     found = []
@@ -33,14 +36,30 @@ def check_environment(plan: Plan, env: Mapping[str, str]) -> tuple[Finding, ...]
             found.append(
                 error("env-value", found=f"{key}={value[:80]}", expected=problem, fix=f"correct it in {local}")
             )
+    found += _check_derived(plan, env, local)
     return (*found, *(_check_parallel_sizes(plan, env, local) if not found else ()))
+
+
+def _check_derived(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Finding, ...]:
+    """Find values that follow from others, or that the override holds as well, and that no longer agree with them."""
+    return tuple(
+        error(
+            "env-derived",
+            found=f"{key}={env[key][:80]}",
+            expected=f"{setting.value}, which follows from the rest of the plan",
+            fix=f"remove it from {local}; `configure-gpu` plans anew with --model or --set",
+        )
+        for key, setting in plan.settings.items()
+        if (not BY_KEY[key].pinnable or key == "NVIDIA_VISIBLE_DEVICES")
+        and env.get(key, setting.value) != setting.value
+    )
 
 
 def _check_parallel_sizes(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Finding, ...]:
     if plan.mode is Mode.CPU:
         return ()
     tensor, pipeline = int(env["VLLM_TENSOR_PARALLEL_SIZE"]), int(env["VLLM_PIPELINE_PARALLEL_SIZE"])
-    wanted, planned = tensor * pipeline * len(plan.replicas), int(env["GPU_COUNT"])
+    wanted, planned = tensor * pipeline * len(plan.replicas), sum(len(each.gpu_uuids) for each in plan.replicas)
     if wanted == planned:
         return ()
     return (

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 # The first request after a start may compile kernels; vLLM's own clients wait this long.
 ANSWER_TIMEOUT_S = 300
+MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came back: `status` None when nothing did, `text` the completion or the error's words."""
+    """What came back: `status` None when nothing of use did, `text` the completion or the error's words."""
 
     status: int | None
     text: str
@@ -46,14 +47,28 @@ def _post(url: str, key: str, body: dict[str, object]) -> Answer:
         headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
     )
     # A proxy from the environment must not be asked for an address of this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
     try:
         with opener.open(request, timeout=ANSWER_TIMEOUT_S) as response:
-            return _completion(response.status, response.read())
+            return _completion(response.status, response.read(MOST_BYTES))
     except urllib.error.HTTPError as failure:
-        return Answer(status=failure.code, text=failure.read().decode(errors="replace")[:500])
+        return Answer(status=failure.code, text=_words(failure))
     except (OSError, http.client.HTTPException) as failure:
-        return Answer(status=None, text=str(failure))
+        return Answer(status=None, text=str(failure) or type(failure).__name__)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Takes a redirection for an answer: the key is for this gateway alone."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Ask nowhere else."""
+
+
+def _words(refusal: urllib.error.HTTPError) -> str:
+    try:
+        return refusal.read(MOST_BYTES).decode(errors="replace")[:500]
+    except (OSError, http.client.HTTPException):
+        return "(cut off)"
 
 
 def _completion(status: int, body: bytes) -> Answer:
@@ -61,6 +76,7 @@ def _completion(status: int, body: bytes) -> Answer:
     try:
         choice = json.loads(body)["choices"][0]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return Answer(status=None, text=f"a reply that is no completion: {body[:200].decode(errors='replace')}")
-    return Answer(status=status, text=str(text))
+    # A model that thinks first may have come to no word of its answer yet.
+    return Answer(status=status, text=str(text or ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from generator.domain.service import ServicePhase, ServiceState
@@ -18,10 +18,30 @@ POLL_S = 0.5
 # A healthy gateway that refuses every completion this long will not begin to answer.
 ANSWERS_WITHIN_S = 120
 LOG_LINES = 200
+# Each rank of an engine tells of its own end before the engine does.
+FAILED_LOG_LINES = 2000
 
 
-def watch(runtime: Runtime, stack: Stack, key: str, say: Say, *, limit_s: float) -> dict[str, str]:
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Seconds from any zero, and a way to let some pass."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def watch(
+    runtime: Runtime,
+    stack: Stack,
+    key: str,
+    say: Say,
+    *,
+    limit_s: float,
+    clock: Clock = Clock(),
+) -> dict[str, str]:
     """Poll until each model has completed a chat; return its first words by model.
+
+    The services are looked at between two questions too: an engine may say that it is healthy and die of the first.
 
     Args:
         key: the gateway's key.
@@ -30,18 +50,26 @@ def watch(runtime: Runtime, stack: Stack, key: str, say: Say, *, limit_s: float)
     Raises:
         NotHealthyError: a service ended, the limit passed, or the gateway never gave a completion.
     """
-    started = time.monotonic()
+    started = clock.now()
+    asked_since: float | None = None
+    answers: dict[str, str] = {}
     while True:
         states = runtime.services()
-        _tell(runtime, stack, states, say)
         judgement = judge(states)
         if judgement.verdict is Verdict.FAILED and judgement.culprit is not None:
             raise _ended(runtime, judgement.culprit)
-        if judgement.verdict is Verdict.ASK:
-            return _ask_all(stack, key, say)
-        if time.monotonic() - started > limit_s:
+        asking = judgement.verdict is Verdict.ASK
+        _tell(runtime, stack, tuple(state for state in states if not (asking and state.name == "gateway")), say)
+        if asking:
+            asked_since = clock.now() if asked_since is None else asked_since
+            refusal = _ask_all(stack, key, say, answers)
+            if refusal is None:
+                return answers
+            if refusal.status in (401, 403) or clock.now() > min(asked_since + ANSWERS_WITHIN_S, started + limit_s):
+                raise _refused(refusal)
+        elif clock.now() - started > limit_s:
             raise _too_slow(states, limit_s)
-        time.sleep(POLL_S)
+        clock.sleep(POLL_S)
 
 
 def _tell(runtime: Runtime, stack: Stack, states: tuple[ServiceState, ...], say: Say) -> None:
@@ -59,8 +87,8 @@ def _downloaded(stack: Stack) -> str | None:
         return None
     blobs = Path(stack.env["HF_HOME"]) / "hub" / f"models--{model.replace('/', '--')}" / "blobs"
     sizes = {file.name: _size(file) for file in blobs.glob("*")} if blobs.is_dir() else {}
-    partial = any(name.endswith(".incomplete") for name in sizes)
-    return f"downloading weights, {format_bytes(sum(sizes.values()))}" if partial else None
+    unfinished = any(name.endswith(".incomplete") for name in sizes)
+    return f"downloading weights, {format_bytes(sum(sizes.values()))}" if unfinished else None
 
 
 def _size(file: Path) -> int:
@@ -70,28 +98,26 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _ask_all(stack: Stack, key: str, say: Say) -> dict[str, str]:
-    plan = stack.plan
+def _ask_all(stack: Stack, key: str, say: Say, answers: dict[str, str]) -> Answer | None:
+    """Ask each model that is not in `answers` yet and add what it says; return the first refusal, or None."""
     url = base_url(stack.env["GATEWAY_BIND"], int(stack.env["GATEWAY_PORT"]))
-    return {model: _ask(partial(complete, url, key, model), say) for model in plan.gateway.models}
-
-
-def _ask(ask: Callable[[], Answer], say: Say) -> str:
     say("gateway", "asking for a completion")
-    started = time.monotonic()
-    while True:
-        answer = ask()
-        if answer.ok:
-            say("gateway", "answered")
-            return answer.text
-        if answer.status in (401, 403) or time.monotonic() - started > ANSWERS_WITHIN_S:
-            status = answer.status or "no reply"
-            raise NotHealthyError(f"the gateway gave no completion: {status}: {answer.text[:200]}")
-        time.sleep(POLL_S)
+    for model in stack.plan.gateway.models:
+        if model not in answers:
+            answer = complete(url, key, model)
+            if not answer.ok:
+                return answer
+            answers[model] = answer.text
+    say("gateway", "answered")
+    return None
+
+
+def _refused(answer: Answer) -> NotHealthyError:
+    return NotHealthyError(f"the gateway gave no completion: {answer.status or 'no reply'}: {answer.text[:200]}")
 
 
 def _ended(runtime: Runtime, state: ServiceState) -> NotHealthyError:
-    line = telling_line(runtime.logs(state.name, LOG_LINES))
+    line = telling_line(runtime.logs(state.name, FAILED_LOG_LINES))
     code = "" if state.exit_code is None else f" with exit code {state.exit_code}"
     return NotHealthyError(f"{state.name} ended{code} before it answered" + (f": {line}" if line else ""))
 

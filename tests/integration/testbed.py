@@ -110,6 +110,8 @@ def install_tools() -> None:
         packages = missing(TOOLS)
         if "libnuma.so.1" not in run(["ldconfig", "-p"]):
             packages.append("libnuma1")
+        if not Path("/usr/include/stdio.h").exists():
+            packages.append("libc6-dev")  # gcc merely recommends it
         install_packages(packages)
 
 

@@ -144,12 +144,21 @@ def test_stack_comes_up_answers_and_goes(stack: Stack) -> None:
     runtime.up()
     states = wait_for(runtime, all_healthy)
     assert {"engine", "gateway"} <= set(states)
-    assert runtime.logs("engine", 1) == "listening"
     runtime.down()
     assert left_behind(stack) == []
     assert {state.phase for state in runtime.services()} == {ServicePhase.ABSENT}
     assert not run_folder(stack).exists()
     runtime.down()
+
+
+def test_log_is_of_this_run_alone(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    for _ in range(2):
+        runtime.up()
+        wait_for(runtime, all_healthy)
+        assert runtime.logs("engine", 100) == "listening"
+        runtime.down()
+    assert (stack.state / "logs" / stack.name / "previous" / "engine.log").read_text() == "listening\n"
 
 
 def test_second_start_changes_nothing(stack: Stack) -> None:

@@ -147,7 +147,7 @@ def test_little_shared_memory_leaves_out_the_worker_process_or_is_refused() -> N
     variable = "VLLM_ENABLE_V1_MULTIPROCESSING"
     assert programs_of("cpu-small", shared_memory_bytes=container)["engine"].environment[variable] == "0"
     assert variable not in programs_of("cpu-small")["engine"].environment
-    assert variable not in programs_of("pod-1x-l40s", shared_memory_bytes=container)["engine"].environment
+    assert variable not in programs_of("wsl2-rtx5080", shared_memory_bytes=container)["engine"].environment
     with pytest.raises(RuntimeRefusedError) as refused:
         programs_of("2x-rtx3090-nvlink", shared_memory_bytes=container)
     assert refused.value.message == "/dev/shm has 64 MiB, but the workers of engine need 256 MiB"

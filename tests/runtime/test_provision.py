@@ -32,7 +32,6 @@ from generator.runtime.provision import (
     locked_version,
     progress,
 )
-from generator.units import GIB
 
 VLLM = Engine(name="vllm", version="0.32.0", image="vllm/vllm-openai-cpu:v0.32.0", cuda=None)
 
@@ -131,7 +130,7 @@ def test_second_way_is_taken_where_the_first_fails(tmp_path: Path, recipe: Recip
 def test_no_room_is_told_before_anything_is_installed(tmp_path: Path, recipe: Recipe) -> None:
     with pytest.raises(RuntimeRefusedError) as refused:
         ensure(tmp_path / "state", replace(recipe, size_bytes=2**60), Told().say)
-    assert refused.value.message.startswith(f"tiny 1.0 needs about {2**30}.0 GiB in ")
+    assert refused.value.message.startswith(f"tiny 1.0 needs about {2**30 * 3 // 2}.0 GiB in ")
     assert not environment_folder(tmp_path / "state", recipe).exists()
 
 
@@ -247,7 +246,6 @@ def test_every_locked_package_has_its_hash() -> None:
 
 def test_both_runtimes_serve_the_same_gateway() -> None:
     assert gateway_recipe().title == f"litellm {locked_version(REQUIREMENTS / 'gateway.txt', 'litellm')}"
-    assert gateway_recipe().size_bytes == GIB
 
 
 def test_cpu_engine_of_another_version_is_refused() -> None:
@@ -274,12 +272,13 @@ def test_gpu_engine_needs_the_cuda_of_the_wheels() -> None:
         ("Collecting a\n" * 19, None, None),
         ("Collecting a\n" * 45, None, "downloaded 40 packages"),
         ("Collecting a\n" * 37, 150, "downloaded 30 of 150 packages"),
-        ("Collecting a\nInstalling collected packages: a\n", 1, "unpacking the packages"),
+        ("Collecting a\nInstalling collected packages: a\n", 150, "unpacking"),
+        ("Collecting a\n\nInstalling collected packages: a\n", 20, "unpacked 6 of 20 packages"),
         ("Installing collected packages: torch\nCollecting b\nCollecting c\n", 2, "downloaded 2 of 2 packages"),
     ],
 )
 def test_progress_is_read_from_what_pip_says(log: str, packages: int | None, expected: str | None) -> None:
-    assert progress(log, packages) == expected
+    assert progress(log, packages, 7) == expected
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from generator.errors import NotHealthyError
 from generator.runtime import Say, Stack
 from generator.watching.health import Verdict, judge
 from generator.watching.probe import base_url, complete
-from generator.watching.watch import watch
+from generator.watching.watch import ANSWERS_WITHIN_S, Clock, watch
 from tests.planning_requests import plan_for, recorded
 
 KEY = "sk-test"
@@ -58,6 +58,10 @@ class Gateway(BaseHTTPRequestHandler):
         server.asked.append((self.path, self.headers["Authorization"], body["model"]))
         status, text = server.replies.pop(0) if len(server.replies) > 1 else server.replies[0]
         self.send_response(status)
+        if server.location:
+            self.send_header("Location", server.location)
+        if server.promised:
+            self.send_header("Content-Length", str(server.promised))
         self.end_headers()
         self.wfile.write(text.encode())
 
@@ -72,6 +76,8 @@ class GatewayServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Gateway)
         self.replies = replies
         self.asked: list[tuple[str, str, str]] = []
+        self.location = ""
+        self.promised = 0
 
 
 CHAT = json.dumps({"choices": [{"message": {"content": "Hello."}}]})
@@ -207,3 +213,131 @@ def test_the_limit_names_who_is_behind() -> None:
         watch(Scripted(looks=[slow]), stack_at(1), KEY, lambda *_: None, limit_s=0)
     assert failure.value.message == "engine is still starting after 0s"
     assert failure.value.hint == "`--timeout SECONDS` waits longer"
+
+
+@dataclass
+class Time:
+    """A clock that only sleeping moves."""
+
+    now_s: float = 0.0
+
+    def clock(self) -> Clock:
+        """Return it as the watcher takes it."""
+        return Clock(now=lambda: self.now_s, sleep=self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass at once."""
+        self.now_s += seconds
+
+
+def test_an_engine_that_dies_of_the_first_question_is_named(gateway: GatewayServer) -> None:
+    """It was healthy, and the gateway only says that it cannot be reached."""
+    gateway.replies = [(500, "Cannot connect to host engine:8000")]
+    dead = (state("engine", ServicePhase.EXITED, exit_code=1), ALL_WELL[1])
+    runtime = Scripted(looks=[ALL_WELL, dead], log="torch._inductor.exc.InvalidCxxCompiler: No working C++ compiler\n")
+    with pytest.raises(NotHealthyError) as failure:
+        watch(runtime, stack_at(gateway.server_address[1]), KEY, lambda *_: None, limit_s=60, clock=Time().clock())
+    assert failure.value.message.startswith("engine ended with exit code 1 before it answered")
+    assert len(gateway.asked) == 1
+
+
+def test_a_healthy_gateway_that_never_completes_is_given_up(gateway: GatewayServer) -> None:
+    """After two minutes of its refusals, however long the limit is; with its own words."""
+    gateway.replies = [(503, "no deployments available")]
+    time = Time()
+    with pytest.raises(NotHealthyError) as failure:
+        watch(
+            Scripted(looks=[ALL_WELL]),
+            stack_at(gateway.server_address[1]),
+            KEY,
+            lambda *_: None,
+            limit_s=3600,
+            clock=time.clock(),
+        )
+    assert failure.value.message == "the gateway gave no completion: 503: no deployments available"
+    assert ANSWERS_WITHIN_S < time.now_s <= ANSWERS_WITHIN_S + 1
+
+
+def test_the_limit_holds_for_questions_too(gateway: GatewayServer) -> None:
+    gateway.replies = [(503, "no deployments available")]
+    time = Time()
+    with pytest.raises(NotHealthyError, match="503: no deployments available"):
+        watch(
+            Scripted(looks=[ALL_WELL]),
+            stack_at(gateway.server_address[1]),
+            KEY,
+            lambda *_: None,
+            limit_s=5,
+            clock=time.clock(),
+        )
+    assert 5 < time.now_s <= 6
+
+
+def test_a_long_start_is_told_change_by_change(gateway: GatewayServer) -> None:
+    """The engine's log tells its step; a restart is counted; the rest is the phase."""
+    looks: list[tuple[ServiceState, ...]] = [
+        (state("engine", ServicePhase.STARTING), state("gateway", ServicePhase.WAITING)),
+        (state("engine", ServicePhase.STARTING, restarts=1), state("gateway", ServicePhase.WAITING)),
+        ALL_WELL,
+    ]
+    said: list[tuple[str, str]] = []
+    runtime = Scripted(looks=looks, log="INFO [cpu_model_runner.py:68] Starting to load model /smoke...")
+    watch(
+        runtime,
+        stack_at(gateway.server_address[1]),
+        KEY,
+        lambda *words: said.append(words),
+        limit_s=60,
+        clock=Time().clock(),
+    )
+    assert said == [
+        ("engine", "loading weights"),
+        ("gateway", "waiting"),
+        ("engine", "loading weights (restart 1)"),
+        ("gateway", "waiting"),
+        ("engine", "healthy"),
+        ("gateway", "asking for a completion"),
+        ("gateway", "answered"),
+    ]
+
+
+def test_a_download_is_told_by_its_size(tmp_path: Path, gateway: GatewayServer) -> None:
+    """As long as a part of it is incomplete; afterwards the log tells again."""
+    blobs = tmp_path / "hub" / "models--acme--tiny" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "aa").write_bytes(b"x" * 2**20)
+    (blobs / "bb.incomplete").write_bytes(b"x" * 2**20)
+    stack = stack_at(gateway.server_address[1])
+    stack = replace(stack, env={**stack.env, "VLLM_MODEL": "acme/tiny", "HF_HOME": str(tmp_path)})
+    said: list[tuple[str, str]] = []
+
+    def say(service: str, words: str) -> None:
+        said.append((service, words))
+        (blobs / "bb.incomplete").replace(blobs / "bb") if len(said) == 1 else None
+
+    starting = (state("engine", ServicePhase.STARTING),)
+    watch(Scripted(looks=[starting, starting, ALL_WELL]), stack, KEY, say, limit_s=60, clock=Time().clock())
+    assert said[:2] == [("engine", "downloading weights, 2 MiB"), ("engine", "starting")]
+
+
+def test_the_key_is_not_carried_elsewhere(gateway: GatewayServer) -> None:
+    """A redirection is an answer, not an address."""
+    with GatewayServer([(200, CHAT)]) as elsewhere:
+        gateway.location = f"http://127.0.0.1:{elsewhere.server_address[1]}/"
+        gateway.replies = [(302, "")]
+        status, ok, _ = ask(gateway)
+    assert (status, ok, elsewhere.asked) == (302, False, [])
+
+
+def test_a_reply_that_is_cut_off_is_no_answer(gateway: GatewayServer) -> None:
+    """The engine behind it was killed meanwhile."""
+    gateway.promised = 1000
+    for status in (200, 500):
+        gateway.replies = [(status, CHAT[:20])]
+        assert ask(gateway)[1] is False
+
+
+def test_a_model_that_only_thinks_has_answered(gateway: GatewayServer) -> None:
+    """Eight tokens may all be thoughts, which come apart from the content."""
+    gateway.replies = [(200, json.dumps({"choices": [{"message": {"content": None, "reasoning_content": "Well"}}]}))]
+    assert ask(gateway) == (200, True, "")

@@ -1,0 +1,231 @@
+"""What people and programs are shown: words on stderr, results on stdout, progress as the terminal allows."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from generator import report
+from generator.domain.finding import error, warning
+from generator.domain.service import ServicePhase, ServiceState
+from generator.errors import UsageError
+from generator.rendering import RenderedFile
+from generator.write import FileChange
+from tests.planning_requests import plan_for, recorded
+
+ROOT = Path(__file__).parent.parent
+
+
+def change(path: str, text: str, before: str | None) -> FileChange:
+    """Return one file beside what stands on the disk."""
+    return FileChange(
+        file=RenderedFile(path=PurePosixPath(path), text=text), target=Path(path), before=before, edited=False
+    )
+
+
+CHANGES = (change("a", "1\n", None), change("b", "2\n", "1\n"), change("c", "3\n", "3\n"))
+
+
+def test_a_failure_is_one_line_and_its_hint_another(capsys: pytest.CaptureFixture[str]) -> None:
+    report.show_error(UsageError("x: wrong", hint="do y"))
+    assert capsys.readouterr() == ("", "error: x: wrong\nhint: do y\n")
+    report.show_error(UsageError("x: wrong"))
+    assert capsys.readouterr() == ("", "error: x: wrong\n")
+
+
+def test_what_is_quoted_cannot_end_a_line_or_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    report.show_error(UsageError("found `a\nerror: b\x1b[2J\u2028\x85`", hint="c\rd"))
+    report.warn("GPU \x07")
+    report.show_findings([error("x", found="\n", expected="\x1b", fix="\t")])
+    assert capsys.readouterr() == (
+        "",
+        "error: found `a\\nerror: b\\x1b[2J\\u2028\\x85`\nhint: c\\rd\n"
+        "warning: GPU \\x07\n"
+        "error: x: found \\n; expected \\x1b\n  fix: \\t\n",
+    )
+
+
+def test_findings_say_what_was_found_expected_and_to_be_done(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = [
+        error("port-taken", found="127.0.0.1:4000", expected="a free port", fix="`--set GATEWAY_PORT=…`"),
+        warning("file-edited", found="edited", expected="as rendered", fix="move it"),
+    ]
+    report.show_findings(findings)
+    assert capsys.readouterr() == (
+        "",
+        "error: port-taken: found 127.0.0.1:4000; expected a free port\n  fix: `--set GATEWAY_PORT=…`\n"
+        "warning: file-edited: found edited; expected as rendered\n  fix: move it\n",
+    )
+    assert report.count_errors(findings) == 1
+
+
+@pytest.mark.parametrize(
+    ("dry_run", "diff", "out", "err"),
+    [
+        (False, False, "", "write a\nchange b\nunchanged c\n"),
+        (
+            True,
+            True,
+            "--- /dev/null\n+++ a\n@@ -0,0 +1 @@\n+1\n--- b\n+++ b\n@@ -1 +1 @@\n-1\n+2\n",
+            "would write a\nwould change b\nunchanged c\n",
+        ),
+    ],
+)
+def test_changes_are_named_and_differences_printed(
+    dry_run: bool, diff: bool, out: str, err: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.show_changes(CHANGES, dry_run=dry_run, diff=diff)
+    assert capsys.readouterr() == (out, err)
+
+
+def test_nothing_to_change_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    report.show_changes(CHANGES[2:], dry_run=False, diff=True)
+    assert capsys.readouterr() == ("", "unchanged: every file is as this host and these wishes ask\n")
+
+
+def test_states_are_lined_up_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    report.print_states(
+        (
+            ServiceState(name="engine", phase=ServicePhase.EXITED, exit_code=137, restarts=2),
+            ServiceState(name="redis", phase=ServicePhase.HEALTHY),
+        )
+    )
+    report.print_states(())
+    assert capsys.readouterr() == ("engine  exited (exit code 137), restarted 2×\nredis   healthy\n", "")
+
+
+def test_json_is_one_document_in_ascii(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that it is the same document whatever the terminal's encoding is."""
+    plan = plan_for(recorded("2x-rtx3090-nvlink"))
+    named = replace(plan, warnings=("2× größer\n\x1b",))
+    report.print_json(named)
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert "\x1b" not in out
+    assert json.loads(out)["warnings"] == ["2× größer\n\x1b"]
+
+
+@pytest.mark.subprocess
+def test_an_encoding_without_a_letter_is_no_failure() -> None:
+    """A terminal in ASCII is shown an escape."""
+    ended = subprocess.run(
+        [sys.executable, "-c", "from generator import report; report.print_text('2× RTX'); report.tell('2× RTX')"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert (ended.stdout, ended.stderr) == (b"2\\xd7 RTX\n", b"2\\xd7 RTX\n")
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_a_plan_is_printed_setting_by_setting(explain: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_for(recorded("2x-rtx3090-nvlink"))
+    report.print_plan(plan, explain=explain)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("prod: multi mode, vllm ")
+    assert lines[1] == f"  engine: Qwen/Qwen3-0.6B on {', '.join(plan.replicas[0].gpu_uuids)}"
+    assert len(lines) == 2 + len(plan.settings) * (3 if explain else 1)
+    for key, setting in plan.settings.items():
+        place = next(position for position, line in enumerate(lines) if line.split()[0] == key)
+        assert lines[place].split(maxsplit=1)[1] == setting.value
+        if explain:
+            assert lines[place + 1].strip() == f"why: {setting.reason}"
+            assert lines[place + 2].strip() == f"source: {setting.source}"
+
+
+def test_progress_off_a_terminal_is_one_line_per_change(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the time since that service was first spoken of."""
+    ticks = count(step=10)
+    with report.Progress(clock=lambda: float(next(ticks))) as progress:
+        for text in ("pulling", "pulling", "pulling [1/2]", "starting\x1b[2J"):
+            progress.say("engine", text)
+        progress.say("redis", "starting")
+    assert capsys.readouterr() == (
+        "",
+        "engine: pulling\nengine: pulling [1/2] (10s)\nengine: starting\\x1b[2J (20s)\nredis: starting\n",
+    )
+
+
+SHOW = """
+from generator import report
+with report.Progress(clock=lambda: 0.0) as progress:
+    progress.say("engine", "pulling [/b] [red]x[/red] 1 of 2")
+    progress.say("redis", "starting")
+    progress.say("engine", "loading")
+report.tell("done")
+"""
+
+
+def on_a_terminal(**environment: str) -> str:
+    """Return what a terminal of 80 columns is sent."""
+    leader, follower = pty.openpty()
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM", "FORCE_COLOR")}
+    program = subprocess.Popen(
+        [sys.executable, "-c", SHOW], cwd=ROOT, env={**kept, "COLUMNS": "80", **environment}, stderr=follower
+    )
+    os.close(follower)
+    sent = io.BytesIO()
+    try:
+        for part in _read(leader):
+            sent.write(part)
+        assert program.wait(timeout=60) == 0
+    finally:
+        program.kill()
+        program.wait()
+        os.close(leader)
+    return sent.getvalue().decode()
+
+
+def _read(leader: int) -> Iterator[bytes]:
+    """Yield what arrives until the program has closed its end, which Linux tells as an input error."""
+    while select.select([leader], [], [], 60)[0]:
+        try:
+            part = os.read(leader, 4096)
+        except OSError:
+            return
+        if not part:
+            return
+        yield part
+
+
+@pytest.mark.subprocess
+def test_progress_on_a_terminal_is_drawn_in_place() -> None:
+    """The last drawing stays, one line for each service; brackets are the service's own."""
+    sent = on_a_terminal(TERM="xterm-256color")
+    assert "\x1b[" in sent
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\r", sent)
+    shown = [line.strip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
+    assert shown[-3:] == ["engine  loading  0s", "redis   starting  0s", "done"]
+    assert all(not line.startswith("engine  pulling") or "[/b] [red]x[/red]" in line for line in shown)
+
+
+@pytest.mark.subprocess
+def test_a_dumb_terminal_gets_lines() -> None:
+    sent = on_a_terminal(TERM="dumb")
+    assert sent.splitlines() == [
+        "engine: pulling [/b] [red]x[/red] 1 of 2",
+        "redis: starting",
+        "engine: loading (0s)",
+        "done",
+    ]
+
+
+@pytest.mark.subprocess
+def test_no_color_sends_no_colour() -> None:
+    """Moving the cursor is not colour."""
+    sent = on_a_terminal(TERM="xterm-256color", NO_COLOR="1")
+    assert re.findall(r"\x1b\[[0-9;]*m", sent) == []

@@ -1,0 +1,107 @@
+"""What Compose makes of the files, compared with the plan: the JSON form that `docker compose config` prints."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator.runtime import Stack
+from generator.validation.compose_config import check_merged
+from tests.planning_requests import plan_for, recorded
+
+
+def stack_of(name: str) -> Stack:
+    """Return the stack of a recorded host."""
+    plan = plan_for(recorded(name))
+    env = {key: setting.value for key, setting in plan.settings.items()}
+    return Stack(root=Path("/nowhere"), state=Path("/nowhere"), plan=plan, env=env)
+
+
+def merged(stack: Stack) -> dict[str, Any]:
+    """Return the merged file as Compose 2.26.1 prints it, as far as it is read."""
+    services: dict[str, Any] = {
+        replica.name: {
+            "command": list(stack.engine_arguments(replica)),
+            "deploy": {
+                "resources": {
+                    "reservations": {
+                        "devices": [
+                            {"driver": "nvidia", "capabilities": ["gpu"], "device_ids": list(replica.gpu_uuids)}
+                        ]
+                    }
+                }
+            },
+        }
+        for replica in stack.plan.replicas
+    }
+    services["gateway"] = {"ports": [{"target": 4000, "published": "4000", "host_ip": "127.0.0.1"}]}
+    services["redis"] = {"command": None}
+    return {"name": "stackwright-prod", "services": services}
+
+
+NVLINK = stack_of("2x-rtx3090-nvlink")
+PCIE = stack_of("2x-rtx3090-pcie")
+
+
+@pytest.mark.parametrize("stack", [NVLINK, PCIE], ids=["one", "two"])
+def test_what_the_plan_says_has_no_finding(stack: Stack) -> None:
+    assert check_merged(stack, merged(stack)) == ()
+
+
+def test_a_stack_without_gpus_reserves_none() -> None:
+    stack = stack_of("cpu-small")
+    file = merged(stack)
+    forms: list[dict[str, Any]] = [{}, {"deploy": {}}, {"deploy": {"resources": {"reservations": {"devices": None}}}}]
+    for form in forms:
+        file["services"]["engine"] = {"command": list(stack.engine_arguments(stack.plan.replicas[0])), **form}
+        assert check_merged(stack, file) == ()
+
+
+def drop_gpus(services: dict[str, Any]) -> None:
+    """Do what python-on-whales' typed form does."""
+    del services["engine"]["deploy"]
+
+
+def one_gpu(services: dict[str, Any]) -> None:
+    """Reserve the first GPU only."""
+    services["engine"]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"].pop()
+
+
+def other_words(services: dict[str, Any]) -> None:
+    """Start the engine with a flag more."""
+    services["engine"]["command"].append("--trust-remote-code")
+
+
+def publish(services: dict[str, Any]) -> None:
+    """Open the engine to the world."""
+    services["engine"]["ports"] = [{"target": 8000}]
+
+
+@pytest.mark.parametrize(
+    ("harm", "check", "found"),
+    [
+        (lambda services: services.pop("engine"), "compose-service", "no service engine"),
+        (drop_gpus, "compose-gpus", "engine reserves no GPU"),
+        (one_gpu, "compose-gpus", f"engine reserves ['{NVLINK.plan.replicas[0].gpu_uuids[0]}']"),
+        (other_words, "compose-command", "engine is started with other arguments"),
+        (publish, "compose-ports", "engine publishes a port"),
+    ],
+)
+def test_what_differs_from_the_plan_is_an_error(
+    harm: Callable[[dict[str, Any]], object], check: str, found: str
+) -> None:
+    file = copy.deepcopy(merged(NVLINK))
+    harm(file["services"])
+    (finding,) = check_merged(NVLINK, file)
+    assert (finding.check, finding.severity.value, finding.found) == (check, "error", found)
+    assert finding.fix == "`configure-gpu --env prod` writes the override anew"
+
+
+def test_the_second_replica_is_compared_too() -> None:
+    file = merged(PCIE)
+    del file["services"]["engine-2"]
+    assert [finding.found for finding in check_merged(PCIE, file)] == ["no service engine-2"]
