@@ -214,7 +214,7 @@ def _gpu(row: Row) -> GpuMemory | None:
         name=words,
         compute_capability=capability(model.compute_capability) if model else None,
         unified="UMA" in words,
-        wsl="WSL" in words or "WSL" in str(row.get("notes")),
+        wsl=any("wsl" in str(text).lower() for text in (words, row.get("notes"), row["id"])),
     )
 
 

@@ -15,6 +15,9 @@ _LARGEST_GRAPH, _LARGEST_GRAPH_BLACKWELL = 512, 1024
 # twice); one graph of one layer takes 60 to 400 KiB.
 _LAYER_GRAPH_BYTES = 160 * 1024
 _GRAPH_ERROR, _GRAPH_FLOOR = 0.8, GIB // 4
+# vLLM's own estimate extrapolates the second graph to all others, though they share their pool: on data-centre Blackwell, with
+# twice the sizes, it took 25 GiB too much of a GB300 in one log and two thirds of a B200's cache in another (vllm#45178).
+_MANY_SIZES, _ESTIMATE_ERROR = 60, 0.12
 # CUDA context's growth, kernels and handles after the first snapshot: 0.01 to 0.16 GiB on one GPU in the cases; NCCL's
 # and the custom all-reduce's buffers: 0.20 to 0.55 GiB with two to four, more with more.
 _ALONE, _ALONE_ERROR = 100 * MIB, 80 * MIB
@@ -33,14 +36,17 @@ def capture_sizes(settings: EngineSettings, batch: Batch, gpu: GpuMemory) -> tup
     return tuple(size for size in sizes if size <= largest)
 
 
-def graphs(shape: Shape, settings: EngineSettings, batch: Batch, gpu: GpuMemory) -> Term:
-    """Return the bytes of the captured graphs on one rank."""
+def graphs(shape: Shape, settings: EngineSettings, batch: Batch, gpu: GpuMemory, *, counted: bool = False) -> Term:
+    """Return the bytes of the captured graphs on one rank; `counted`: the engine estimates them and takes that instead."""
     sizes = capture_sizes(settings, batch, gpu)
     if not sizes:
         return Term(bytes=0)
     layers = -(-len(shape.layers) // settings.pipeline_parallel)
     size = len(sizes) * layers * _LAYER_GRAPH_BYTES
-    return Term(bytes=size, error=max(int(size * _GRAPH_ERROR), _GRAPH_FLOOR))
+    error = max(int(size * _GRAPH_ERROR), _GRAPH_FLOOR)
+    if counted and len(sizes) > _MANY_SIZES:
+        error = max(error, int(gpu.total_bytes * _ESTIMATE_ERROR))
+    return Term(bytes=size, error=error)
 
 
 def overhead(settings: EngineSettings) -> Term:
