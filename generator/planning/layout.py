@@ -112,6 +112,7 @@ def smallest_memory(gpus: tuple[Gpu, ...], host: Host, catalog: Catalog) -> GpuM
         seen = gpu_memory(
             gpu,
             known_gib=row.cuda_memory_gib if row and not gpu.mig else None,
+            known_nvml_mib=row.nvml_memory_mib if row and not gpu.mig else None,
             unified=row.unified_memory if row else False,
             wsl=host.os.wsl is True,
             host_bytes=host.memory_bytes,

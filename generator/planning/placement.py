@@ -100,9 +100,16 @@ def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placeme
         groups=((best,),),
         tensor_parallel=1,
         pipeline_parallel=1,
-        reason=f"GPU {best.index} ({best.name}) has the most free memory: {format_bytes(_free_bytes(best))}",
+        reason=_single_reason(best),
         warnings=_idle_warnings(host, (best,)),
     )
+
+
+def _single_reason(best: Gpu) -> str:
+    who = f"GPU {best.index} ({best.name})"
+    if best.memory_bytes is None:
+        return f"{who} is there, and NVML does not tell its memory"
+    return f"{who} has the most free memory: {format_bytes(_free_bytes(best))}"
 
 
 def _on_multi(
@@ -217,7 +224,8 @@ def _usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
 def _why_unusable(gpu: Gpu) -> str | None:
     if gpu.mig:
         return "MIG on"
-    if gpu.uuid is None or gpu.memory_bytes is None:
+    # One that answers, but not for its memory, shares the processor's: NVML calls that Not Supported.
+    if gpu.uuid is None or (gpu.memory_bytes is None and gpu.compute_capability is None):
         return "does not answer"
     return None
 
@@ -248,12 +256,18 @@ def _driver_failed(host: Host) -> bool:
 
 
 def _equal_groups(gpus: tuple[Gpu, ...]) -> list[tuple[Gpu, ...]]:
-    """Group GPUs of one model; the group with the most memory in all comes first."""
+    """Group GPUs of one model; the group with the most memory in all comes first, one of unknown memory last."""
     groups: dict[tuple[str | None, int | None, str | None], list[Gpu]] = defaultdict(list)
     for gpu in gpus:
         groups[gpu.name, gpu.memory_bytes, gpu.compute_capability].append(gpu)
     order = sorted(
-        groups.values(), key=lambda group: (len(group) < 2, -sum(_total_bytes(g) for g in group), group[0].index)
+        groups.values(),
+        key=lambda group: (
+            group[0].memory_bytes is None,
+            len(group) < 2,
+            -sum(_total_bytes(g) for g in group),
+            group[0].index,
+        ),
     )
     return [tuple(group) for group in order]
 

@@ -82,6 +82,16 @@ def test_auto_on_mixed_gpus_takes_the_larger_one() -> None:
     assert placement.warnings == ("GPU 0 (NVIDIA GeForce RTX 3060) is left idle",)
 
 
+def test_memory_that_the_gpu_shares_with_the_processor_is_no_reason_to_refuse() -> None:
+    """NVML tells no total for a GB10; beside a GPU whose memory is known, the unknown one waits."""
+    assert indices(place(recorded("gb10"), None, ParallelPins(), Heads())) == [[0]]
+    unknown = replace(gpu(0), memory_bytes=None, memory_used_bytes=None)
+    other = replace(gpu(1, gib=12, name="NVIDIA GeForce RTX 3060"), memory_used_bytes=None)
+    assert indices(
+        place(host_of(unknown, replace(unknown, uuid="GPU-2", index=2), other), None, ParallelPins(), Heads())
+    ) == [[1]]
+
+
 def test_auto_prefers_a_pair_to_a_larger_loner() -> None:
     """Two equal GPUs hold more than a third, larger one."""
     host = host_of(gpu(0, name="NVIDIA RTX A6000", gib=48), gpu(1), gpu(2), nvlinks=((1, 2),))

@@ -43,16 +43,18 @@ def gpu_memory(
 ) -> GpuMemory | None:
     """Return a detected GPU as the memory planner sees it; None where its size is unknown.
 
-    With `unified` memory NVML gives no total: the processor's memory counts.
+    With `unified` memory NVML gives no total: the processor's memory counts. What NVML calls used holds what the driver
+    keeps for itself (nvml.h, nvmlMemory_t), which CUDA's total does not hold: it is not taken away twice.
     """
     if gpu.memory_bytes is None and not (unified and host_bytes):
         return None
     total = (
         host_bytes or 0 if gpu.memory_bytes is None else cuda_memory_bytes(gpu.memory_bytes, known_gib, known_nvml_mib)
     )
+    kept = 0 if gpu.memory_bytes is None else max(0, gpu.memory_bytes - total)
     return GpuMemory(
         total_bytes=total,
-        used_bytes=gpu.memory_used_bytes or 0,
+        used_bytes=max(0, (gpu.memory_used_bytes or 0) - kept),
         name=gpu.name or "",
         compute_capability=capability(gpu.compute_capability),
         unified=unified,

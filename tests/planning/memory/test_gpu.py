@@ -1,0 +1,33 @@
+"""What of a GPU's memory CUDA gives to a program."""
+
+from __future__ import annotations
+
+from generator.planning.memory.gpu import gpu_memory
+from generator.units import GIB
+from tests.planning_requests import gpu, recorded
+
+
+def test_what_the_driver_keeps_is_taken_away_once() -> None:
+    """NVML's used holds it, and CUDA's total does not: what is free is the same by either account."""
+    [busy] = recorded("l40s-busy").gpus
+    seen = gpu_memory(busy, known_gib=None, unified=False, wsl=False, host_bytes=None)
+    assert seen is not None
+    assert busy.memory_bytes is not None
+    assert busy.memory_used_bytes is not None
+    assert seen.total_bytes < busy.memory_bytes
+    assert seen.total_bytes - seen.used_bytes == busy.memory_bytes - busy.memory_used_bytes
+
+
+def test_nothing_in_use_stays_nothing() -> None:
+    """A host that was composed without the driver's part."""
+    seen = gpu_memory(gpu(0), known_gib=23.58, unified=False, wsl=False, host_bytes=None)
+    assert seen is not None
+    assert (seen.used_bytes, seen.total_bytes) == (0, int(23.58 * GIB))
+
+
+def test_shared_memory_is_the_processors() -> None:
+    """NVML tells nothing of it."""
+    host = recorded("gb10")
+    seen = gpu_memory(host.gpus[0], known_gib=121.7, unified=True, wsl=False, host_bytes=host.memory_bytes)
+    assert seen is not None
+    assert (seen.total_bytes, seen.used_bytes, seen.unified) == (host.memory_bytes, 0, True)
