@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
+from functools import cache
 
 from hypothesis import strategies as st
 
@@ -22,6 +24,7 @@ from generator.domain.host import (
 GIB = 2**30
 
 
+@cache
 def plain_texts() -> st.SearchStrategy[str]:
     """Texts that a name or version may be: printable, one line, no blanks at the ends. YAML's own words included."""
     words = st.sampled_from(["null", "true", "no", "8.6", "1e5", "0x1F", "1:30", "~", "=", "<<", "2026-11-21", "- a"])
@@ -29,6 +32,7 @@ def plain_texts() -> st.SearchStrategy[str]:
     return words | texts.filter(lambda text: text.isprintable() and text == text.strip())
 
 
+@cache
 def versions() -> st.SearchStrategy[str]:
     """Versions as drivers and engines write them."""
     numbers = st.lists(st.integers(0, 999), min_size=2, max_size=4)
@@ -87,8 +91,8 @@ def links(draw: st.DrawFn, a: int, b: int) -> Link:
 
 
 @st.composite
-def hosts(draw: st.DrawFn, max_gpus: int = 5) -> Host:
-    """A host that `generator.detect.snapshot.check_host` accepts, with up to `max_gpus` GPUs."""
+def hosts(draw: st.DrawFn, max_gpus: int = 5, gpu: Callable[[int], st.SearchStrategy[Gpu]] = gpus) -> Host:
+    """A host that `generator.detect.snapshot.check_host` accepts, with up to `max_gpus` GPUs: `gpu(index)` draws each."""
     count = draw(st.integers(0, max_gpus))
     pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
     known = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
@@ -112,7 +116,7 @@ def hosts(draw: st.DrawFn, max_gpus: int = 5) -> Host:
         memory_bytes=draw(st.none() | st.integers(GIB, 4096 * GIB)),
         os=OperatingSystem(kernel=draw(st.none() | plain_texts()), wsl=draw(st.none() | st.booleans())),
         driver=draw(driver if count else st.none() | driver),
-        gpus=tuple(draw(gpus(index)) for index in range(count)),
+        gpus=tuple(draw(gpu(index)) for index in range(count)),
         links=tuple(draw(links(a, b)) for a, b in sorted(known)),
         p2p=tuple(draw(st.lists(row, min_size=count, max_size=count))),
         containers=draw(

@@ -10,6 +10,7 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from generator.domain.shape import Quantization, WeightKind
 from generator.planning.memory.keys import count, flag, mapping, text, whole_numbers, words
@@ -148,6 +149,7 @@ def is_skipped(quantization: Quantization, names: tuple[str, ...]) -> bool:
     return any(_matches(pattern, name) for pattern in quantization.skipped for name in names)
 
 
+@lru_cache(maxsize=65536)
 def _matches(pattern: str, name: str) -> bool:
     if pattern.startswith("re:"):
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from generator.domain.forecast import EngineSettings, GpuMemory, Term
 from generator.domain.shape import Quantization, Shape, WeightKind
@@ -106,6 +107,7 @@ def allocated(size: int) -> int:
     return rounded if segment - rounded > _SPLIT_ABOVE else segment
 
 
+@lru_cache(maxsize=256)
 def parameter_bytes(shape: Shape) -> int:
     """Return the size of the whole checkpoint as the configuration implies it: one rank, nothing padded."""
     rank = _Rank(layers=range(len(shape.layers)), first=True, last=True)
