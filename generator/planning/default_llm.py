@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from generator.domain.catalog import Catalog
 from generator.domain.model_facts import CatalogLlm, Checkpoint
+from generator.domain.topology import nvlink_islands
 from generator.errors import NoPlanError
 from generator.planning.layout import fits_somewhere, smallest_memory
 from generator.planning.llm_choice import choose_llm
@@ -35,8 +36,10 @@ def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> 
         # Nobody can forecast such a host surely: choose as if one could, with room to be wrong; the plan says so.
         memory, share = replace(memory, wsl=False, unified=False), share * DOUBTFUL_SHARE
 
+    inside = _inside_an_island(options, request)
+
     def fits(row: CatalogLlm, checkpoint: Checkpoint) -> bool | None:
-        placement = _roomiest(options, row)
+        placement = _roomiest(inside, row)
         if memory is None or placement is None:
             return None
         return fits_somewhere(placement, stored_facts(row, checkpoint), memory, chosen.version, share)
@@ -65,8 +68,18 @@ def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> 
     )
 
 
+def _inside_an_island(options: tuple[Placement, ...], request: Request) -> tuple[Placement, ...]:
+    """Return the placements that need no PCIe between their ranks; all of them where pins leave no such.
+
+    A model that the person named may reach across; nobody asked for one so large that it must.
+    """
+    largest = len(nvlink_islands(options[0].gpus, request.host.links)[0])
+    inside = tuple(each for each in options if each.tensor_parallel * each.pipeline_parallel <= largest)
+    return inside or options
+
+
 def _roomiest(options: tuple[Placement, ...], row: CatalogLlm) -> Placement | None:
-    """Return the largest group inside an island whose ranks can share the model's layers."""
+    """Return the largest group whose ranks can share the model's layers."""
     heads = Heads(attention=row.attention_heads or None, kv=row.kv_heads or None)
-    single_stage = [each for each in options if each.pipeline_parallel == 1 and heads.allow(each.tensor_parallel)]
-    return max(single_stage, key=lambda each: each.tensor_parallel, default=None)
+    shared = [each for each in options if heads.allow(each.tensor_parallel)]
+    return max(shared, key=lambda each: each.tensor_parallel * each.pipeline_parallel, default=None)

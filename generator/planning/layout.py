@@ -17,7 +17,7 @@ from generator.planning.memory.shape import parse_shape
 from generator.planning.memory.solve import Solution, solve
 from generator.planning.placement import Placement
 
-# A group is preferred for throughput only if a request of this length, or the model's own, still fits on it.
+# A group is preferred to a larger one only if a request of this length, or the model's own, still fits on it.
 COMFORTABLE_TOKENS = 8192
 # What is asked of an engine whose memory nobody can forecast: few requests at once, and its own search for the length.
 CAUTIOUS_SEQS = 16
@@ -58,8 +58,8 @@ def choose_layout(
 ) -> tuple[Layout | None, tuple[str, ...]]:
     """Return the first placement on which the model fits, or None and the forecast's words on the roomiest one.
 
-    For `throughput` a group that holds only short requests gives way to a larger one; for `context` the one with the
-    longest requests wins.
+    A group that holds only short requests gives way to one further down that holds longer ones; for `context` the one
+    with the longest requests wins.
     """
     shape = parse_shape(facts.config)
     tight: Layout | None = None
@@ -75,7 +75,7 @@ def choose_layout(
             if tight is None or found.forecast.max_model_len > tight.forecast.max_model_len:
                 tight = found
             continue
-        if objective is not Objective.THROUGHPUT or _is_comfortable(found, shape):
+        if _is_comfortable(found, shape):
             return found, ()
         tight = tight or found
     return tight, words

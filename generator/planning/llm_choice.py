@@ -9,7 +9,7 @@ docs/decisions/0012-models.md argues:
 3. Of those, the large: at least `SAME_CLASS` of the most parameters among them.
 4. Of those, by objective: `latency` the fewest parameters read per token, since decoding is bound by reading weights;
    `throughput` the mixtures of experts, which read a part of themselves; `context` the longest context. Then the most
-   parameters, the newest, the name.
+   parameters, in tenths of the most; among those the newest, then the most parameters exactly, then the name.
 """
 
 from __future__ import annotations
@@ -108,7 +108,10 @@ def _rank(found: list[Candidate], objective: str) -> list[Candidate]:
         row, old = each.row, newest - _months(each.row) > RECENT_MONTHS
         small = (row.parameters or 0) < SAME_CLASS * largest
         wish = {"context": -(row.context_tokens or 0), "latency": _active(row)}.get(objective, not _is_sparse(row))
-        return (old, small, *((0,) if old or small else (wish,)), -(row.parameters or 0), -_months(row), row.name)
+        # A tenth more parameters says less of a model than its age does.
+        tenths = round(10 * (row.parameters or 0) / (largest or 1))
+        rank = (-tenths, -_months(row), -(row.parameters or 0), row.name)
+        return (old, small, *((0,) if old or small else (wish,)), *rank)
 
     return [_explained(each, newest, largest, objective) for each in sorted(found, key=place)]
 

@@ -145,7 +145,9 @@ def _shapes(
     if pins.pipeline_parallel is not None:
         return [(size, pins.pipeline_parallel) for size in inside]
     largest = max(inside)
-    staged = [(largest, stages) for stages in range(2, gpus // largest + 1)]
+    # Fewest stages first, but those that leave a GPU idle last: a further stage costs less than a GPU that does nothing.
+    counts = sorted(range(2, gpus // largest + 1), key=lambda stages: (gpus % (largest * stages) != 0, stages))
+    staged = [(largest, stages) for stages in counts]
     across = [(size, 1) for size in powers if size > island]
     return [*((size, 1) for size in inside), *staged, *across]
 
@@ -195,9 +197,9 @@ def _multi_reason(
     if pinned:
         return f"pinned by the user{replicas}"
     if pipeline_parallel > 1:
-        return f"no smaller group holds the model: {pipeline_parallel} stages, each on {tensor_parallel}{replicas}"
+        return f"no smaller group holds the model with long requests: {pipeline_parallel} stages, each on {tensor_parallel}{replicas}"
     if tensor_parallel > largest:
-        return f"no smaller group holds the model: {tensor_parallel} ranks across PCIe{replicas}"
+        return f"no smaller group holds the model with long requests: {tensor_parallel} ranks across PCIe{replicas}"
     if largest == 1:
         return f"no NVLink between these GPUs: one replica on each, as tensor parallelism over PCIe waits on the bus{replicas}"
     if tensor_parallel == 1:

@@ -53,6 +53,14 @@ def test_the_rule_on_real_rows(gib: float, capability: str, objective: str, expe
     assert name(choice) == expected
 
 
+def test_among_models_of_about_one_size_the_newest_is_taken() -> None:
+    """A vision model with a hundredth more parameters and an older date does not beat the chat model."""
+    rows = tuple(row for row in LLMS if row.name in ("qwen2.5-vl-7b", "qwen3-8b"))
+    assert len(rows) == 2
+    choice = choose_llm(rows, within(80), objective="throughput", compute_capability="12.0", has_token=False)
+    assert name(choice) == "Qwen/Qwen3-8B"
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_runners_up_have_reasons(objective: str) -> None:
     choice = choose(within(40), objective=objective)

@@ -198,7 +198,7 @@ def test_stages_and_pcie_come_last() -> None:
     pairs = ((0, 1), (2, 3))
     assert sizes(None, pairs) == [(2, 1), (1, 1), (2, 2), (4, 1)]
     assert sizes(None, MESH_OF_FOUR) == [(4, 1), (2, 1), (1, 1)]
-    assert sizes(None, ()) == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (4, 1)]
+    assert sizes(None, ()) == [(1, 1), (1, 2), (1, 4), (1, 3), (2, 1), (4, 1)]
 
 
 def test_throughput_prefers_replicas() -> None:

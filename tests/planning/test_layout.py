@@ -1,0 +1,137 @@
+"""How a model lies on the GPUs: by objective, across PCIe only in need, and what is said where nothing is sure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from generator.catalog.load import load_catalog
+from generator.domain.host import Host
+from generator.domain.objective import Objective
+from generator.domain.plan import Plan
+from generator.errors import NoPlanError
+from generator.planning.planner import make_plan
+from tests.planning_requests import gpu, recorded, request
+
+CATALOG = load_catalog()
+LATENCY, THROUGHPUT, CONTEXT = Objective.LATENCY, Objective.THROUGHPUT, Objective.CONTEXT
+
+
+def plan_of(host: Host, model: str, objective: Objective | None = None, **pins: str) -> Plan:
+    """Plan a named model."""
+    return make_plan(replace(request(host, model=model, pins=pins), objective=objective), CATALOG)
+
+
+def without_nvlink(count: int) -> Host:
+    """Return a machine with so many RTX 4090 and nothing between them but PCIe."""
+    gpus = tuple(gpu(index, name="NVIDIA GeForce RTX 4090", capability="8.9") for index in range(count))
+    return replace(recorded("2x-rtx4090"), gpus=gpus, links=(), p2p=())
+
+
+def shape(plan: Plan) -> tuple[int, int, int]:
+    """Return replicas, tensor parallel and pipeline parallel."""
+    return len(plan.replicas), plan.replicas[0].tensor_parallel, plan.replicas[0].pipeline_parallel
+
+
+def length(plan: Plan) -> int:
+    """Return the longest request."""
+    return int(plan.settings["VLLM_MAX_MODEL_LEN"].value)
+
+
+@pytest.mark.parametrize(
+    ("host", "model", "objective", "expected"),
+    [
+        pytest.param(
+            "8x-h100-nvswitch", "Qwen/Qwen3-8B", THROUGHPUT, (8, 1, 1), id="the smallest group, most replicas"
+        ),
+        pytest.param("8x-h100-nvswitch", "Qwen/Qwen3-8B", LATENCY, (1, 8, 1), id="the whole island reads soonest"),
+        pytest.param("8x-h100-nvswitch", "Qwen/Qwen3-8B", None, (1, 8, 1), id="no wish takes the island"),
+        pytest.param("4x-a100-two-nvlink-pairs", "Qwen/Qwen3-8B", LATENCY, (2, 2, 1), id="two islands, two replicas"),
+        pytest.param("2x-rtx3090-nvlink", "Qwen/Qwen3-8B", THROUGHPUT, (2, 1, 1), id="one GPU holds long requests"),
+        pytest.param("2x-rtx3090-nvlink", "Qwen/Qwen3-32B-AWQ", THROUGHPUT, (1, 2, 1), id="one GPU holds short ones"),
+        pytest.param("2x-rtx3090-nvlink", "Qwen/Qwen3-8B", CONTEXT, (1, 2, 1), id="two hold longer ones"),
+        pytest.param("2x-rtx4090", "Qwen/Qwen3-8B", LATENCY, (2, 1, 1), id="no tensor parallelism over PCIe"),
+    ],
+)
+def test_the_objective_chooses_the_group(
+    host: str, model: str, objective: Objective | None, expected: tuple[int, int, int]
+) -> None:
+    """Throughput the smallest group that holds long requests, latency the island, context the longest requests."""
+    assert shape(plan_of(recorded(host), model, objective)) == expected
+
+
+def test_context_is_never_shorter_than_with_another_objective() -> None:
+    """What the objective is for, and it costs requests at once."""
+    plans = {each: plan_of(recorded("2x-rtx3090-nvlink"), "Qwen/Qwen2.5-72B-Instruct-AWQ", each) for each in Objective}
+    assert length(plans[CONTEXT]) > length(plans[LATENCY]) > length(plans[THROUGHPUT])
+    seqs = {each: int(plan.settings["VLLM_MAX_NUM_SEQS"].value) for each, plan in plans.items()}
+    assert seqs[CONTEXT] < seqs[LATENCY] < seqs[THROUGHPUT]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        pytest.param("Qwen/Qwen3-8B", (4, 1, 1), id="fits on one: no stage"),
+        pytest.param("Qwen/Qwen3-14B", (2, 1, 2), id="two stages hold it: two replicas"),
+        pytest.param("Qwen/Qwen3-32B", (1, 1, 4), id="only four stages hold it"),
+        pytest.param("Qwen/Qwen2.5-72B-Instruct-AWQ", (1, 1, 4), id="two hold it with short requests only"),
+    ],
+)
+@pytest.mark.parametrize("objective", [None, *Objective])
+def test_stages_only_where_nothing_smaller_serves(
+    model: str, expected: tuple[int, int, int], objective: Objective | None
+) -> None:
+    """Four GPUs of 24 GB without NVLink; no GPU is left idle."""
+    plan = plan_of(without_nvlink(4), model, objective)
+    assert shape(plan) == expected
+    assert length(plan) >= 8192
+    assert sum(len(replica.gpu_uuids) for replica in plan.replicas) == 4
+
+
+def test_a_pinned_short_length_needs_no_larger_group() -> None:
+    """Short requests are a reason for a larger group only where nobody asked for them."""
+    plan = plan_of(without_nvlink(4), "Qwen/Qwen2.5-72B-Instruct-AWQ", VLLM_MAX_MODEL_LEN="2048")
+    assert (shape(plan), length(plan)) == ((2, 1, 2), 2048)
+
+
+@pytest.mark.parametrize(
+    ("host", "model", "advised"),
+    [
+        ("1x-rtx3060-12gb", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-AWQ"),
+        ("l40s-busy", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-FP8"),
+        ("2x-rtx3090-nvlink", "Qwen/Qwen3-32B", "Qwen/Qwen3-32B-FP8"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_least_loss_that_does(host: str, model: str, advised: str) -> None:
+    """The refusal counts the bytes; its hint names a published checkpoint, which then has a plan."""
+    with pytest.raises(NoPlanError, match=rf"{model} does not fit on \d× NVIDIA .*: weights [0-9.]+ GiB") as refusal:
+        plan_of(recorded(host), model)
+    assert refusal.value.hint is not None
+    assert refusal.value.hint.endswith(f"`--model {advised}`")
+    assert plan_of(recorded(host), advised).replicas[0].model == advised
+
+
+def test_where_no_checkpoint_fits_each_is_named() -> None:
+    """Nothing is taken silently, and nothing is left out."""
+    with pytest.raises(NoPlanError) as refusal:
+        plan_of(recorded("1x-rtx3060-12gb"), "Qwen/Qwen3-14B")
+    assert refusal.value.hint == (
+        "no published checkpoint of qwen3-14b fits (Qwen/Qwen3-14B-FP8: does not fit; Qwen/Qwen3-14B-AWQ: does not fit)"
+    )
+
+
+@pytest.mark.parametrize("name", ["wsl2-rtx5080", "gb10"])
+def test_where_nobody_can_know_the_engine_searches(name: str) -> None:
+    """Few requests at once, no length of our own, and the plan says that it is not sure."""
+    plan = plan_of(recorded(name), "Qwen/Qwen3-4B")
+    assert plan.replicas[0].memory is not None
+    assert plan.replicas[0].memory.verdict == "uncertain"
+    assert (plan.settings["VLLM_MAX_MODEL_LEN"].value, plan.settings["VLLM_MAX_NUM_SEQS"].value) == ("auto", "16")
+    assert any("uncertain" in warning for warning in plan.warnings)
+
+
+def test_what_surely_does_not_fit_is_refused_even_there() -> None:
+    """Thirty gigabytes of weights do not go into sixteen, whatever Windows counts."""
+    with pytest.raises(NoPlanError, match="Qwen/Qwen3-14B does not fit on 1× NVIDIA GeForce RTX 5080"):
+        plan_of(recorded("wsl2-rtx5080"), "Qwen/Qwen3-14B")
