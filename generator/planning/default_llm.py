@@ -8,16 +8,13 @@ from generator.domain.catalog import Catalog
 from generator.domain.model_facts import CatalogLlm, Checkpoint
 from generator.domain.topology import nvlink_islands
 from generator.errors import NoPlanError
-from generator.planning.layout import fits_somewhere, smallest_memory
+from generator.planning.layout import as_if_sure, fits_somewhere, smallest_memory
 from generator.planning.llm_choice import choose_llm
 from generator.planning.placement import Heads, Placement, placements
 from generator.planning.planner import choose_engine_image
 from generator.planning.request import Request
 from generator.planning.stored import stored_facts, stored_llm
 from generator.planning.utilization import choose_utilization
-
-# Of a GPU's memory whose accounting is not to be trusted (WSL, unified memory), a default takes no more than this.
-DOUBTFUL_SHARE = 0.8
 
 
 def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> Request:
@@ -32,9 +29,8 @@ def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> 
     chosen = choose_engine_image(request, options[0], catalog)
     memory = smallest_memory(options[0].gpus, request.host, catalog)
     share = choose_utilization(request.wishes.gpu_memory_utilization, "", options[0].gpus).value
-    if memory is not None and (memory.wsl or memory.unified):
-        # Nobody can forecast such a host surely: choose as if one could, with room to be wrong; the plan says so.
-        memory, share = replace(memory, wsl=False, unified=False), share * DOUBTFUL_SHARE
+    if memory is not None:
+        memory, share = as_if_sure(memory, share)
 
     inside = _inside_an_island(options, request)
 

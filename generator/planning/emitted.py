@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from generator.domain.catalog import Catalog
+from generator.domain.forecast import Verdict
 from generator.domain.host import Gpu
 from generator.domain.llm import Llm, LlmSource
 from generator.domain.plan import Setting
@@ -111,10 +112,12 @@ def _memory_settings(layout: Layout) -> dict[str, Setting]:
     room = f"{format_bytes(memory.kv_cache_bytes)} of cache hold {memory.kv_cache_tokens} tokens"
     lost = f"; {', '.join(layout.given_up)}" if layout.given_up else ""
     length = "auto" if settings.max_model_len is None else str(settings.max_model_len)
+    sure = layout.forecast.verdict is Verdict.FITS
+    most = f"the most of those tried with which everything fits: {room}, activations counted"
     return {
-        "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}", MEMORY),
+        "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}" if sure else f"perhaps {room}{lost}", MEMORY),
         "VLLM_MAX_NUM_SEQS": _setting(
-            str(settings.max_num_seqs), f"most requests at once for which {room}, activations counted", MEMORY
+            str(settings.max_num_seqs), most if sure else "few, since nobody can forecast this memory", MEMORY
         ),
         "VLLM_MAX_NUM_BATCHED_TOKENS": _setting(
             str(settings.max_num_batched_tokens), "the profile run's peak grows with it, and the cache shrinks", MEMORY

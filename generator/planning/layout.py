@@ -21,6 +21,8 @@ from generator.planning.placement import Placement
 COMFORTABLE_TOKENS = 8192
 # What is asked of an engine whose memory nobody can forecast: few requests at once, and its own search for the length.
 CAUTIOUS_SEQS = 16
+# Of a GPU's memory whose accounting is not to be trusted (WSL, unified memory), advice and defaults take no more than this.
+DOUBTFUL_SHARE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,13 @@ def smallest_memory(gpus: tuple[Gpu, ...], host: Host, catalog: Catalog) -> GpuM
         if seen is not None:
             known.append(seen)
     return min(known, key=lambda memory: memory.total_bytes - memory.used_bytes, default=None)
+
+
+def as_if_sure(memory: GpuMemory, utilization: float) -> tuple[GpuMemory, float]:
+    """Return memory that nobody can forecast surely as one that is so, with room to be wrong; other memory as it is."""
+    if not (memory.wsl or memory.unified):
+        return memory, utilization
+    return replace(memory, wsl=False, unified=False), utilization * DOUBTFUL_SHARE
 
 
 def _try(

@@ -143,7 +143,7 @@ def _does_not_fit(
     request: Request, catalog: Catalog, options: tuple[Placement, ...], chosen: ImageChoice, words: tuple[str, ...]
 ) -> NoPlanError:
     """Say what is in the way, and which published checkpoint, or which other mode, would do."""
-    from generator.planning.layout import fits_somewhere, smallest_memory
+    from generator.planning.layout import as_if_sure, fits_somewhere, smallest_memory
     from generator.planning.quantization import advise_checkpoint
     from generator.planning.stored import stored_facts
 
@@ -156,6 +156,8 @@ def _does_not_fit(
     if row is not None:
         memory = smallest_memory(gpus, request.host, catalog)
         share = _utilization(request, largest).value
+        if memory is not None:
+            memory, share = as_if_sure(memory, share)
 
         def fits(checkpoint: Checkpoint) -> bool | None:
             facts = stored_facts(row, checkpoint)

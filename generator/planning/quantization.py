@@ -158,7 +158,7 @@ def advise_checkpoint(
         if checkpoint.hub_id == instead_of:
             continue
         kernel = find_kernel(checkpoint.format, compute_capability)
-        reason = _refusal(checkpoint, kernel, compute_capability, has_token) or _misfit(fits(checkpoint))
+        reason = _refusal(checkpoint, kernel, compute_capability, has_token) or _misfit(checkpoint, fits(checkpoint))
         if reason is None:
             return Advice(
                 checkpoint=checkpoint, kernel=kernel, sentence=_praise(checkpoint, kernel), refused=tuple(refused)
@@ -181,10 +181,11 @@ def _refusal(
     return None
 
 
-def _misfit(fits: bool | None) -> str | None:
+def _misfit(checkpoint: Checkpoint, fits: bool | None) -> str | None:
     if fits:
         return None
-    return "does not fit" if fits is False else "nobody can say whether it fits"
+    unsure = "its size is not known" if checkpoint.weight_bytes is None else "too close to say"
+    return "does not fit" if fits is False else unsure
 
 
 def _praise(checkpoint: Checkpoint, kernel: Kernel | None) -> str:

@@ -101,6 +101,8 @@ def test_a_pinned_short_length_needs_no_larger_group() -> None:
         ("1x-rtx3060-12gb", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-AWQ"),
         ("l40s-busy", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-FP8"),
         ("2x-rtx3090-nvlink", "Qwen/Qwen3-32B", "Qwen/Qwen3-32B-FP8"),
+        ("wsl2-rtx5080", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-FP8"),
+        ("gb10", "Qwen/Qwen2.5-72B-Instruct", "Qwen/Qwen2.5-72B-Instruct-GPTQ-Int8"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_least_loss_that_does(host: str, model: str, advised: str) -> None:
@@ -129,6 +131,7 @@ def test_where_nobody_can_know_the_engine_searches(name: str) -> None:
     assert plan.replicas[0].memory.verdict == "uncertain"
     assert (plan.settings["VLLM_MAX_MODEL_LEN"].value, plan.settings["VLLM_MAX_NUM_SEQS"].value) == ("auto", "16")
     assert any("uncertain" in warning for warning in plan.warnings)
+    assert not any("too close" in warning for warning in plan.warnings)
 
 
 def test_what_surely_does_not_fit_is_refused_even_there() -> None:

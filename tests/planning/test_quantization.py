@@ -106,7 +106,7 @@ def test_nothing_that_fits_is_said_with_every_reason() -> None:
 def test_what_nobody_can_know_is_not_advised() -> None:
     advice = advise_checkpoint(row("qwen3-8b"), "8.9", lambda _: None)
     assert advice.checkpoint is None
-    assert {each.reason for each in advice.refused} == {"nobody can say whether it fits"}
+    assert {each.reason for each in advice.refused} == {"too close to say"}
 
 
 def test_without_a_token_nothing_that_may_be_gated() -> None:

@@ -72,6 +72,6 @@ def warnings(made: Account, verdict: Verdict) -> tuple[str, ...]:
             "before vLLM 0.21 CUDA graphs come from outside the budget, and little is left there: a lower utilization or "
             "--enforce-eager is safe"
         )
-    if verdict is Verdict.UNCERTAIN:
+    if verdict is Verdict.UNCERTAIN and not found:
         found.append("too close to say: a shorter --max-model-len, fewer --max-num-seqs or a smaller model is safe")
     return tuple(found)
