@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from generator.catalog.load import load_flags
+from generator.domain.catalog import has_flag
 from generator.domain.environment import Environment
 from generator.domain.plan import Plan
 from generator.errors import NoPlanError
@@ -26,6 +28,13 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 for arguments in json.load(sys.stdin):
     print(json.dumps(vars(make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)), default=str))
+"""
+FLAGS = """
+import json
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = make_arg_parser(FlexibleArgumentParser())
+print(json.dumps([option for action in parser._actions for option in action.option_strings]))
 """
 LOAD = """
 import asyncio, json, sys
@@ -79,6 +88,31 @@ def test_vllm_takes_every_argument_list(every_plan: list[Plan], state_folder: Pa
     understood = [(each["model"], each["served_model_name"], each["tensor_parallel_size"]) for each in parsed]
     wanted = [(replica.args[1], [replica.model], replica.tensor_parallel) for replica in replicas]
     assert understood == wanted
+
+
+def test_every_release_has_what_is_given_to_it(every_plan: list[Plan]) -> None:
+    """The recorded table of the plan's own release knows each flag and variable; there is no parser for GPU releases here."""
+    table = load_flags()
+    asked = {
+        (plan.engine.version, name)
+        for plan in every_plan
+        for replica in plan.replicas
+        for name in (*replica.args, *(variable for variable, _ in replica.env))
+        if name.startswith(("--", "VLLM_"))
+    }
+    assert {version for version, _ in asked} > {"0.32.0"}
+    assert [(version, name) for version, name in sorted(asked) if not has_flag(table, name, version)] == []
+
+
+def test_the_flag_table_is_what_the_parser_takes(every_plan: list[Plan], state_folder: Path) -> None:
+    """For the release whose parser runs here, table and parser agree on every flag that any plan gives."""
+    cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
+    python = ensure_engine(state_folder, cpu.engine, False, lambda *_: None) / "bin" / "python"
+    [taken] = ask(python, FLAGS, None)
+    recorded_flags = {name for name in load_flags().flags if has_flag(load_flags(), name, cpu.engine.version)}
+    assert recorded_flags <= set(taken)
+    given = {word for plan in every_plan for replica in plan.replicas for word in replica.args if word.startswith("--")}
+    assert given <= set(taken)
 
 
 def test_litellm_loads_every_gateway_file(every_plan: list[Plan], state_folder: Path, tmp_path: Path) -> None:
