@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
@@ -168,6 +168,6 @@ def _file_faults(outcome: Outcome) -> Iterator[str]:
     if len(outcome.files) != 4:
         yield f"{len(outcome.files)} files"
     for file in outcome.files:
-        read = {".yaml": yaml.safe_load, ".json": json.loads}.get(file.path.suffix, str)
-        if not read(file.text):
+        reads: dict[str, Callable[[str], object]] = {".yaml": yaml.safe_load, ".json": json.loads}
+        if not reads.get(file.path.suffix, str)(file.text):
             yield f"{file.path} is empty"
