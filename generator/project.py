@@ -43,7 +43,7 @@ def find_root(out: Path | None, working: Path) -> Path:
     """
     if out is not None:
         root = out.expanduser().absolute()
-        root.exists()  # raises here, once, what each later look would
+        (root / "envs").exists()  # raises here, once, what each later look would
         return root
     return _CHECKOUT if (_CHECKOUT / "compose" / "compose.yaml").is_file() else working.absolute()
 

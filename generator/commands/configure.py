@@ -195,8 +195,8 @@ def write_environments(
             *(change.target for group in changes.values() for change in group),
             *(folder / write.MANIFEST for folder in groups),
             *(folder / GATEWAY_KEY for folder in secrets.values()),
-            *(folder / "any" for folder in caches if not folder.is_dir()),
-        )
+        ),
+        folders=caches,
     )
     project.lay_out(place.root)
     for sentence in write.write_files(groups):

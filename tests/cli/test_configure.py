@@ -95,6 +95,19 @@ def test_a_file_in_the_place_of_a_folder_changes_no_file(obstacle: str, run: Run
     assert image(around) == before
 
 
+@pytest.mark.parametrize("name", ["HF_HOME", "VLLM_CACHE_ROOT"])
+def test_a_cache_that_cannot_be_looked_into_changes_no_file(
+    name: str, run: Run, around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name longer than names may be fails the look itself, as a closed folder does for all but root."""
+    monkeypatch.setenv(name, f"{around}/{'x' * 300}/cache")
+    ran = run("configure-gpu", "cpu", host="cpu-small")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.told[0].startswith(f"{around}/{'x' * 300}")
+    assert ran.told[0].endswith(": cannot be written: File name too long")
+    assert image(around) == {}
+
+
 @pytest.mark.parametrize("obstacle", ["project/envs/.env.prod", "project/compose/generated/prod/override.yaml"])
 def test_a_folder_in_the_place_of_a_file_changes_no_file(obstacle: str, run: Run, around: Path) -> None:
     (around / obstacle).mkdir(parents=True)
