@@ -31,6 +31,8 @@ COLD_RUNS = 5
 MOST_RATIO = 3.0
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 IMPORTS_SHOWN = 15
+# Compiled modules may be kept, as on every machine that does not forbid it: the first run, unmeasured, writes them.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def compose_command(project: Path) -> list[str]:
 def run(command: Sequence[str]) -> float:
     """Run a command from the checkout and return its wall time in seconds; a failure is not a measurement."""
     began = time.perf_counter()
-    subprocess.run(command, cwd=CHECKOUT, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    subprocess.run(command, cwd=CHECKOUT, env=ENVIRONMENT, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     return time.perf_counter() - began
 
 
@@ -109,13 +111,15 @@ def can_drop_caches() -> bool:
 def slowest_imports(command: Sequence[str]) -> list[dict[str, str | float]]:
     """Return the modules that take longest to import by themselves, in milliseconds."""
     traced = [command[0], "-X", "importtime", *command[1:]]
-    done = subprocess.run(traced, cwd=CHECKOUT, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        traced, cwd=CHECKOUT, env=ENVIRONMENT, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     rows = re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", done.stderr, re.MULTILINE)
     slowest = sorted(((int(microseconds) / 1000, name) for microseconds, name in rows), reverse=True)
     return [{"module": name, "ms": round(ms, 1)} for ms, name in slowest[:IMPORTS_SHOWN]]
 
 
-def describe_machine() -> dict[str, str | int | None]:
+def describe_machine() -> dict[str, str | float | None]:
     """Return what the figures depend on."""
     compose = subprocess.run(["docker", "compose", "version", "--short"], check=True, capture_output=True, text=True)
     return {
@@ -123,6 +127,8 @@ def describe_machine() -> dict[str, str | int | None]:
         "python": platform.python_version(),
         "compose": compose.stdout.strip(),
         "kernel": platform.release(),
+        # Everything else that ran meanwhile: on a busy machine, many small files cost more than one large program.
+        "load_average_1_min": round(os.getloadavg()[0], 1),
     }
 
 

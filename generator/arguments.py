@@ -12,7 +12,7 @@ from generator import __version__
 from generator.domain.environment import WRITTEN_OUT, Environment
 from generator.domain.objective import Objective
 from generator.domain.plan import Mode
-from generator.errors import UsageError, did_you_mean
+from generator.errors import UsageError, closest, did_you_mean
 from generator.fit_flags import FitArguments, add_fit_arguments
 from generator.settings import parse_pin
 
@@ -90,7 +90,10 @@ def _check_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:
     for word in words:
         flag = word.partition("=")[0]
         if word.startswith("-") and flag not in flags and word[:2] not in ("-o", "-h"):
-            hint = did_you_mean(flag, flags) or f"`{parser.prog} --help` shows what is allowed"
+            # The dashes, alike in all, would make any two short flags look close.
+            names = {each.lstrip("-"): each for each in flags}
+            close = closest(flag.lstrip("-"), names)
+            hint = f"did you mean `{names[close]}`?" if close else f"`{parser.prog} --help` shows what is allowed"
             raise UsageError(f"{parser.prog}: unknown flag `{flag[:60]}`", hint=hint)
 
 

@@ -74,7 +74,13 @@ class NotHealthyError(StackError):
     exit_code = 7
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word closest to `word`, or None where none is close."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """Return a hint naming the closest known word, or None where none is close."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean `{matches[0]}`?" if matches else None
+    match = closest(word, known)
+    return f"did you mean `{match}`?" if match else None

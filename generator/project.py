@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from generator.rendering import environment_file
 from generator.runtime import Stack
 from generator.settings import BY_KEY, Kind, SettingSpec, check_pins, problem_with
 
+_IN_SINGLE_QUOTES = re.compile(r"=\s*'")
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _BASE_FILES = (
     "compose/compose.yaml",
@@ -43,7 +45,7 @@ def find_root(out: Path | None, working: Path) -> Path:
     """
     if out is not None:
         root = out.expanduser().absolute()
-        root.exists()  # raises here, once, what each later look would
+        (root / "envs").exists()  # raises here, once, what each later look would
         return root
     return _CHECKOUT if (_CHECKOUT / "compose" / "compose.yaml").is_file() else working.absolute()
 
@@ -196,7 +198,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     """Read KEY=VALUE lines; nothing is interpolated.
 
     Raises:
-        ValidationError: it cannot be read, or a line is not KEY=VALUE.
+        ValidationError: it cannot be read, a line is not KEY=VALUE, or one means something else to Compose.
     """
     from dotenv.parser import parse_stream
 
@@ -207,13 +209,17 @@ def read_env_file(path: Path) -> dict[str, str]:
         raise ValidationError(f"{path}: cannot be read: {reason}") from None
     values: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(text)):
+        written = binding.original.string
+        # dotenv counts the blank lines above to it. The line itself may hold a secret, so only its number is told.
+        line = binding.original.line + written[: len(written) - len(written.lstrip())].count("\n")
         if binding.error or (binding.key and binding.value is None):
-            # The line itself may hold a secret, so only its number is told.
-            # dotenv counts the blank lines above to it.
-            found = binding.original.string
-            line = binding.original.line + found[: len(found) - len(found.lstrip())].count("\n")
             raise ValidationError(f"{path}:{line}: expected KEY=VALUE")
         if binding.key is not None and binding.value is not None:
+            if "$" in binding.value and not _IN_SINGLE_QUOTES.search(written):
+                raise ValidationError(
+                    f"{path}:{line}: a `$` outside single quotes, where Compose would replace what follows it",
+                    hint=f"write {binding.key[:80]}='…'",
+                )
             values[binding.key] = binding.value
     return values
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def tell(text: str) -> None:
@@ -51,7 +51,10 @@ def show_error(failure: StackError) -> None:
 
 
 def _on_one_line(text: str) -> str:
-    """Write control characters as escapes: what is quoted was typed or read, and may end lines or steer a terminal."""
+    """Write control characters as escapes: what is quoted was typed or read, and may end lines or steer a terminal.
+
+    Surrogates too, which stand for bytes that are not UTF-8.
+    """
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

@@ -64,21 +64,33 @@ def compare_files(root: Path, folder: Path, files: tuple[RenderedFile, ...]) -> 
     return tuple(_compare(root, file, written) for file in files)
 
 
-def check_writable(targets: Iterable[Path]) -> None:
-    """Check that every target could be written where it is to stand. Writes nothing.
+def check_writable(targets: Iterable[Path], folders: Iterable[Path] = ()) -> None:
+    """Check that every target could be written where it is to stand, and every missing folder made. Writes nothing.
 
     Raises:
         UsageError: a folder on the way to one is a file, is not writable, or lies on a read-only file system.
     """
     for target in targets:
-        above = target.parent
-        while not above.exists() and above != above.parent:
-            above = above.parent
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            reason = "not writable" if above.is_dir() else "not a folder"
-            raise UsageError(f"{above}: cannot be written: {reason}", hint=_ELSEWHERE)
+        _check_way(target)
         if target.is_dir():
             raise UsageError(f"{target}: cannot be written: a folder stands there", hint="move it away")
+    for folder in folders:
+        _check_way(folder / "any", only_missing=True)
+
+
+def _check_way(target: Path, *, only_missing: bool = False) -> None:
+    """Check the nearest folder above `target` that is there; with `only_missing` not one that is its parent."""
+    above = target.parent
+    try:
+        while not above.exists() and above != above.parent:
+            above = above.parent
+        there = above.is_dir()
+    except OSError as failure:  # a folder that may not be looked into; a name longer than names may be
+        raise UsageError(f"{above}: cannot be written: {failure.strerror}", hint=_ELSEWHERE) from None
+    if there and (os.access(above, os.W_OK | os.X_OK) or (only_missing and above == target.parent)):
+        return
+    reason = "not writable" if there else "not a folder"
+    raise UsageError(f"{above}: cannot be written: {reason}", hint=_ELSEWHERE)
 
 
 def write_files(groups: Mapping[Path, tuple[FileChange, ...]]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -20,7 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Begin to watch what tests do."""
+    """Begin to watch what tests do.
+
+    A shell starts background jobs with SIGINT ignored, and every program below inherits that: tests that interrupt one
+    would wait for ever.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     install(PERMISSION)
 
 

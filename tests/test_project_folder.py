@@ -264,6 +264,21 @@ def test_a_wrong_line_is_told_by_its_number_alone(content: bytes, message: str, 
     assert failure.value.message == f"{path}:{message}"
 
 
+@pytest.mark.parametrize("line", ["A=/models/$USER", 'A="/models/${USER}"', "export A = a$$b"])
+def test_what_compose_would_replace_is_refused(line: str, tmp_path: Path) -> None:
+    """Compose 2.26.1 reads `ab$cd` as `ab`; the two runtimes would then serve two things."""
+    path = tmp_path / ".env.dev.local"
+    path.write_text(f"B=1\n{line}\n", encoding="utf-8")
+    with pytest.raises(ValidationError) as failure:
+        read_env_file(path)
+    assert (
+        failure.value.message == f"{path}:2: a `$` outside single quotes, where Compose would replace what follows it"
+    )
+    assert failure.value.hint == "write A='…'"
+    path.write_text("A='/models/$USER'\nexport B = 'a$$b'\nC=1 # not $this\n", encoding="utf-8")
+    assert read_env_file(path) == {"A": "/models/$USER", "B": "a$$b", "C": "1"}
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=120) | st.text("AB='\"\\$#\n {}", max_size=40).map(str.encode))
 def test_any_environment_file_is_read_or_refused(tmp_path: Path, content: bytes) -> None:

@@ -185,6 +185,15 @@ def test_what_cannot_be_written_is_found_beforehand(target: str, message: str | 
     assert list(tmp_path.rglob("*")) == before
 
 
+def test_a_folder_that_is_there_need_not_take_new_files(tmp_path: Path) -> None:
+    """A shared cache may be for reading only; one that is missing must be made."""
+    check_writable((), folders=[tmp_path, tmp_path / "new" / "cache", Path("/proc/self")])
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "cache"):
+        with pytest.raises(UsageError, match="file: cannot be written: not a folder"):
+            check_writable((), folders=[folder])
+
+
 IN_A_PROCESS = """
 import os, resource, signal, sys
 from pathlib import Path

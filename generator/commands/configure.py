@@ -194,6 +194,7 @@ def write_environments(
         UsageError: something cannot be written, which is found out before anything is.
     """
     groups = {_generated(place, plan): changes[each] for each, plan in plans.items()}
+    caches = (Path(place.folders.hf_home), Path(place.folders.vllm_cache))
     secrets = {each: place.root / "envs" / ".secrets" / each.value for each in plans}
     write.check_writable(
         (
@@ -201,12 +202,8 @@ def write_environments(
             *(change.target for group in changes.values() for change in group),
             *(folder / write.MANIFEST for folder in groups),
             *(folder / GATEWAY_KEY for folder in secrets.values()),
-            *(
-                folder
-                for folder in (Path(place.folders.hf_home), Path(place.folders.vllm_cache))
-                if not folder.is_dir()
-            ),
-        )
+        ),
+        folders=caches,
     )
     project.lay_out(place.root)
     for sentence in write.write_files(groups):

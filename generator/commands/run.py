@@ -65,7 +65,7 @@ def start(arguments: Arguments) -> None:
     _refuse(findings, environment)
     report.warn_all(stack.plan.warnings)
     report.warn_all(runtime.notes)
-    _bring_up(arguments, stack, runtime)
+    bring_up(arguments, stack, runtime)
     _show_ready(stack)
 
 
@@ -185,8 +185,12 @@ def _processes(stack: Stack) -> Runtime:
     return ProcessesRuntime(stack)
 
 
-def _bring_up(arguments: Arguments, stack: Stack, runtime: Runtime) -> None:
-    """Start and watch. What did not run before and does not answer is taken down again, also on Ctrl-C."""
+def bring_up(arguments: Arguments, stack: Stack, runtime: Runtime) -> None:
+    """Start and watch. What did not run before and does not answer is taken down again, also on Ctrl-C.
+
+    Raises:
+        StackError: whatever ended the start; what ends the taking down is a warning beside it.
+    """
     from generator.watching.watch import watch
 
     # A SIGTERM ends a start as Ctrl-C does: cleanly.
@@ -200,12 +204,19 @@ def _bring_up(arguments: Arguments, stack: Stack, runtime: Runtime) -> None:
     except BaseException as failure:
         kept = _keep_logs(stack, runtime) if isinstance(failure, NotHealthyError) else None
         if not ran_before:
-            report.tell("taking down what was started")
-            runtime.down()
+            _take_down(runtime)
         if isinstance(failure, NotHealthyError):
             logs = f"logs: {kept}" if kept else None
             raise NotHealthyError(failure.message, hint="; ".join(filter(None, (failure.hint, logs)))) from None
         raise
+
+
+def _take_down(runtime: Runtime) -> None:
+    report.tell("taking down what was started")
+    try:
+        runtime.down()
+    except StackError as failure:
+        report.warn(f"it cannot be taken down: {failure}")
 
 
 def _keep_logs(stack: Stack, runtime: Runtime) -> Path | None:

@@ -65,6 +65,11 @@ class Replica:
     env: tuple[tuple[str, str], ...]
     memory: Memory | None
 
+    @property
+    def url_variable(self) -> str:
+        """The variable under which gateway.yaml looks for this replica's address: `engine-2` → `ENGINE_2_URL`."""
+        return self.name.upper().replace("-", "_") + "_URL"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gateway:

@@ -195,7 +195,7 @@ def _warnings(
         found += choose_communication(request.host, placement.groups[0]).warnings
     if request.llm.source is LlmSource.SMOKE:
         found.append(
-            "serving `smoke`, a tiny random model: it proves the stack, not the answers; name a real one with --model"
+            "serving `smoke`, a tiny model that says one sentence: it proves the stack, not the answers; name a real one with --model"
         )
     if bind != "127.0.0.1":
         found.append(f"the gateway is published on {bind}, beyond this machine, without TLS")

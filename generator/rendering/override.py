@@ -5,7 +5,6 @@ from __future__ import annotations
 from generator.domain.plan import Plan, Replica
 from generator.errors import StackError
 from generator.rendering.environment import summarize
-from generator.rendering.gateway import url_variable
 from generator.rendering.quoting import literal_for_compose
 from generator.settings import BY_KEY, bind_arguments
 
@@ -20,7 +19,7 @@ def override_context(plan: Plan) -> dict[str, object]:
         "summary": summarize(plan),
         "replicas": [_service(plan, replica, first=position == 0) for position, replica in enumerate(plan.replicas)],
         "further": [
-            (replica.name, {"variable": url_variable(replica.name), "value": f"http://{replica.name}:{ENGINE_PORT}/v1"})
+            (replica.name, {"variable": replica.url_variable, "value": f"http://{replica.name}:{ENGINE_PORT}/v1"})
             for replica in plan.replicas[1:]
         ],
     }

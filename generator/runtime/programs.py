@@ -112,11 +112,6 @@ def is_cramped(replica: Replica, shared_memory_bytes: int) -> bool:
     return True
 
 
-def url_variable(replica: str) -> str:
-    """Return the variable under which gateway.yaml looks for a replica's address."""
-    return replica.upper().replace("-", "_") + "_URL"
-
-
 def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
     environment = {
         **stack.engine_environment(replica),
@@ -155,7 +150,7 @@ def _gateway(stack: Stack, places: Places) -> Program:
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
     for replica in stack.plan.replicas:
-        environment[url_variable(replica.name)] = f"http://{LOOPBACK}:{places.ports[replica.name]}/v1"
+        environment[replica.url_variable] = f"http://{LOOPBACK}:{places.ports[replica.name]}/v1"
     if "redis" in places.ports:
         environment |= {"REDIS_HOST": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])}
     listen = ("--host", stack.env["GATEWAY_BIND"], "--port", stack.env["GATEWAY_PORT"])

@@ -92,7 +92,8 @@ def ensure_engine(state: Path, engine: Engine, gpu: bool, say: Say) -> Path:
         RuntimeRefusedError: as `ensure_gateway`; also where this release has no packages for `engine`.
     """
     recipe = gpu_engine_recipe(engine) if gpu else cpu_engine_recipe(engine)
-    if not gpu and not is_complete(environment_folder(state, recipe)):
+    if not gpu:
+        # Also where the environment is there: a state folder outlives the machine that it was made on.
         ensure_numa_library(say)
     return ensure(state, recipe, say)
 

@@ -86,7 +86,9 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
     ]
     needed = plan.engine.cuda
     runs = host.driver.cuda if host.driver else None
-    if needed and runs and version(runs) < version(needed):
+    # The planner may have chosen an image that lifts an older driver (forward or minor-version compatibility).
+    planned = plan.host.driver.cuda if plan.host.driver else None
+    if needed and runs and version(runs) < min(version(needed), version(planned or needed)):
         expected = f"CUDA {needed}, which {plan.engine.image} needs"
         found.append(
             error("driver-too-old", found=f"driver runs CUDA {runs}", expected=expected, fix="update the NVIDIA driver")

@@ -51,9 +51,10 @@ def test_multi_serves_with_tensor_parallelism(
 
 
 def test_single_runs_by_hand_for_a_user_without_an_account(
-    make_project: MakeProject, images: Images, two_gpus: dict[str, str]
+    make_project: MakeProject, images: Images, two_gpus: dict[str, str], tmp_path: Path
 ) -> None:
-    project = make_project(**two_gpus)
+    # The model is made below /tmp: folders keep their paths inside, and images let nobody but root into /root.
+    project = make_project(**two_gpus, STACKWRIGHT_STATE=str(tmp_path))
     somebody = [f"--set=STACKWRIGHT_UID={UID}", f"--set=STACKWRIGHT_GID={UID}"] if os.geteuid() == 0 else []
     said = project.configure("single", "--model=smoke", *somebody, *pins(images, images.engine_for_one_gpu))
     if somebody:

@@ -1,0 +1,47 @@
+"""What the tests of commands share: what one command did, and a folder's image before and after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CPU = ("configure-gpu", "--env=dev")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What one command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one document on stdout."""
+        return json.loads(self.out)
+
+    @property
+    def told(self) -> tuple[str, str]:
+        """The error and its hint, each the whole of its line."""
+        error, hint = self.err.splitlines()[-2:]
+        return error.removeprefix("error: "), hint.removeprefix("hint: ")
+
+
+Run = Callable[..., Ran]
+Image = dict[str, tuple[int, int, bytes]]
+
+
+def image(folder: Path) -> Image:
+    """Return mode, time and content of everything below a folder."""
+    return {
+        str(path.relative_to(folder)): (
+            path.lstat().st_mode,
+            path.lstat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in folder.rglob("*")
+    }

@@ -1,0 +1,74 @@
+"""A command as a process: pipes that close, interruptions, faults of ours."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.planning_requests import HOSTS
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = [sys.executable, "-m", "generator"]
+
+
+@pytest.mark.subprocess
+def test_a_reader_that_goes_away_is_no_failure(around: Path) -> None:
+    """`stackwright plan | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            [*COMMAND, "plan", f"--host={HOSTS / 'cpu-small' / 'host.yaml'}", f"--out={around}"],
+            cwd=ROOT,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert ended.returncode == 0
+    assert "error" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.subprocess
+def test_an_interruption_is_exit_130_in_one_line(around: Path) -> None:
+    """While the snapshot is read, which never comes."""
+    pipe = around / "host.yaml"
+    os.mkfifo(pipe)
+    program = subprocess.Popen(
+        [*COMMAND, "plan", f"--host={pipe}", f"--out={around}"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        with pipe.open("w", encoding="utf-8"):  # opens once the command reads
+            program.send_signal(signal.SIGINT)
+            _, err = program.communicate(timeout=60)
+    finally:
+        program.kill()
+        program.communicate()
+    assert (program.returncode, err) == (130, "interrupted\n")
+
+
+@pytest.mark.subprocess
+def test_a_fault_of_ours_is_one_line_unless_it_is_asked_for(around: Path) -> None:
+    """The stack is too small for any command to succeed."""
+    code = "import sys; from generator.cli import main; sys.setrecursionlimit(60); sys.exit(main(sys.argv[1:]))"
+    words = ["plan", f"--host={HOSTS / 'cpu-small' / 'host.yaml'}", f"--out={around}"]
+    ended = [
+        subprocess.run(
+            [sys.executable, "-c", code, *words, *more], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        for more in ([], ["--debug"])
+    ]
+    assert [each.returncode for each in ended] == [1, 1]
+    assert ended[0].stderr.startswith("error: unexpected fault: RecursionError: ")
+    assert ended[0].stderr.endswith("hint: the same command with --debug shows where; please report it\n")
+    assert len(ended[0].stderr.splitlines()) == 2
+    assert "Traceback (most recent call last):" in ended[1].stderr

@@ -1,0 +1,119 @@
+"""`validate-environment`, `start-environment`, `stop-environment`, `status`, `key`: without anything being started."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import CPU, Ran, Run, image
+
+STATUS = ("status", "dev", "--runtime=processes")
+
+
+@pytest.mark.subprocess
+def test_status_of_a_stack_that_does_not_run(run: Run) -> None:
+    assert run(*CPU, host="cpu-small").code == 0
+    ran = run(*STATUS)
+    assert (ran.code, ran.out) == (0, "engine   absent\ngateway  absent\n")
+    assert ran.err == "dev by processes, gateway at http://127.0.0.1:4000\n"
+    absent = {"phase": "absent", "exit_code": None, "restarts": 0, "detail": None}
+    assert run(*STATUS, "--json").json == {
+        "environment": "dev",
+        "runtime": "processes",
+        "services": [{"name": "engine", **absent}, {"name": "gateway", **absent}],
+    }
+
+
+@pytest.mark.subprocess
+def test_stopping_what_does_not_run_is_harmless(run: Run) -> None:
+    assert run(*CPU, host="cpu-small").code == 0
+    for _ in range(2):
+        ran = run("stop-environment", "dev")
+        assert (ran.code, ran.out) == (0, "")
+        assert ran.err == "runtime: processes (no container engine answers)\ndev: nothing was running\n"
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("command", ["status", "stop-environment", "validate-environment", "start-environment"])
+def test_compose_without_an_engine_is_exit_6(command: str, run: Run, project: Path) -> None:
+    assert run(*CPU, host="cpu-small").code == 0
+    before = image(project)
+    ran = run(command, "dev", "--runtime=compose")
+    assert (ran.code, ran.out) == (6, "")
+    assert ran.told == (
+        "no container engine answers",
+        "start Docker, or use `--runtime processes`, which needs none",
+    )
+    assert image(project) == before
+
+
+@pytest.mark.subprocess
+def test_a_taken_port_is_told_with_every_other_finding(run: Run, project: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run(*CPU, f"--set=GATEWAY_PORT={port}", host="cpu-small").code == 0
+        (project / "envs/.env.dev").chmod(0o644)
+        before = image(project)
+        for command in (("validate-environment",), ("start-environment",), ("validate-environment", "--json")):
+            ran = run(command[0], "dev", "--runtime=processes", *command[1:])
+            assert ran.code == 5
+            assert ran.err.endswith("error: dev: 2 errors found, see above\n")
+            if "--json" in command:
+                assert [finding["check"] for finding in ran.json["findings"]] == ["file-mode", "port-taken"]
+                assert list(ran.json["findings"][0]) == ["check", "severity", "found", "expected", "fix"]
+            else:
+                assert f"error: port-taken: found 127.0.0.1:{port}: Address already in use" in ran.err
+    assert image(project) == before
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("command", ["status", "stop-environment", "validate-environment", "start-environment"])
+@pytest.mark.parametrize(
+    "local", ["COMPOSE_PROJECT_NAME=../..", "COMPOSE_PROJECT_NAME=", "GATEWAY_PORT=http", "GATEWAY_BIND=evil.example"]
+)
+def test_a_name_that_leads_elsewhere_is_followed_by_no_command(
+    command: str, local: str, run: Run, project: Path, around: Path
+) -> None:
+    """The project's name is the name of a folder, which stopping removes."""
+    assert run(*CPU, host="cpu-small").code == 0
+    (project / "envs/.env.dev.local").write_text(local + "\n", encoding="utf-8")
+    before = image(around)
+    ran = run(command, "dev", "--runtime=processes")
+    assert (ran.code, ran.out) == (5, "")
+    assert f"error: {local.partition('=')[0]}: found `{local.partition('=')[2]}`, allowed: " in ran.err
+    assert image(around) == before
+
+
+@pytest.mark.subprocess
+def test_an_environment_file_that_lost_its_lines_is_told_line_by_line(run: Run, project: Path) -> None:
+    assert run(*CPU, host="cpu-small").code == 0
+    file = project / "envs/.env.dev"
+    kept = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith(("HF_", "VLLM_"))]
+    file.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    ran = run("validate-environment", "dev", "--runtime=processes", "--json")
+    assert ran.code == 5
+    checks = [finding["check"] for finding in ran.json["findings"]]
+    assert set(checks) == {"env-missing-key", "file-edited"}
+    assert run("start-environment", "dev", "--runtime=processes").code == 5
+
+
+@pytest.mark.subprocess
+def test_a_plan_for_other_gpus_is_not_started_here(run: Run) -> None:
+    assert run("configure-gpu", "--env=dev", host="2x-rtx3090-nvlink").code == 0
+    ran = run("start-environment", "dev", "--runtime=processes")
+    assert ran.code == 5
+    assert ran.err.count("error: gpu-missing: ") == 2
+
+
+def test_the_key_is_printed_alone(run: Run, project: Path) -> None:
+    assert run("configure-gpu", host="cpu-small").code == 0
+    printed = {name: run("key", name).out for name in ("dev", "development", "staging", "prod", "production")}
+    assert printed["dev"] == printed["development"]
+    assert printed["prod"] == printed["production"]
+    assert len(set(printed.values())) == 3
+    key = (project / "envs/.secrets/dev/litellm_master_key").read_text(encoding="ascii")
+    assert run("key", "dev") == Ran(code=0, out=key + "\n", err="")
