@@ -30,8 +30,8 @@ def load_catalog() -> Catalog:
     return Catalog(
         engines=load_engines(),
         services=_read("services.yaml", tuple[ServiceImage, ...]),
-        drivers=load_drivers(),
         advisories=load_advisories(),
+        read_drivers=load_drivers,
         read_llms=load_llms,
         read_gpus=load_gpus,
     )

@@ -125,7 +125,7 @@ def get_host(arguments: Arguments) -> Host:
         from generator.detect.snapshot import read_snapshot
 
         return read_snapshot(arguments.host)
-    found = detect_host()
+    found = detect_host(meanwhile=load_catalog)
     report.warn_all(found.warnings)
     return found.host
 

@@ -6,6 +6,7 @@ Touches the world read-only, through `nvml`, `cpu`, `limits` and `containers`; `
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,16 +29,19 @@ class Detection:
     warnings: tuple[str, ...]
 
 
-def detect_host(root: Path = Path("/")) -> Detection:
+def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | None = None) -> Detection:
     """Detect this machine. Reads only; never fails: what cannot be read is None in the host and a warning.
 
     Args:
         root: the folder that stands for `/` when /proc and /sys are read. NVML and the container engine are asked of
             the machine that runs this, whatever `root` is.
+        meanwhile: work of the caller's that needs no host, done while the container engine makes up its answer.
     """
     engine = ContainerProbe()
     try:
         engine.start(os.environ)
+        if meanwhile is not None:
+            meanwhile()
         missing: list[Missing] = []
         answers = probe_nvml(root)
         known = NO_ANSWERS if answers is None or isinstance(answers, Unread) else answers

@@ -254,10 +254,15 @@ class Catalog:
 
     engines: tuple[EngineRelease, ...]
     services: tuple[ServiceImage, ...]
-    drivers: Drivers
     advisories: tuple[Advisory, ...]
+    read_drivers: Callable[[], Drivers]
     read_llms: Callable[[], tuple[CatalogLlm, ...]]
     read_gpus: Callable[[], tuple[GpuModel, ...]]
+
+    @property
+    def drivers(self) -> Drivers:
+        """The driver branches and their rules with CUDA."""
+        return self.read_drivers()
 
     @property
     def llms(self) -> tuple[CatalogLlm, ...]:

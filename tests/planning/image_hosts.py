@@ -15,7 +15,7 @@ CATALOG = Catalog(
     services=(),
     read_llms=tuple,
     read_gpus=load_gpus,
-    drivers=load_drivers(),
+    read_drivers=load_drivers,
     advisories=load_advisories(),
 )
 X86, ARM = ("avx2", "avx512f"), ("asimd", "sve2")
