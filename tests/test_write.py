@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -65,6 +66,18 @@ def test_a_file_that_was_opened_to_others_is_closed_again(tmp_path: Path) -> Non
     (tmp_path / "envs/.env.dev").chmod(0o644)
     write(tmp_path)
     assert (tmp_path / "envs/.env.dev").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_strict_umask_does_not_lock_the_owner_out(tmp_path: Path) -> None:
+    """The mode is what is asked for, neither wider nor narrower."""
+    for folder in ("envs", "compose/generated/dev"):
+        (tmp_path / folder).mkdir(parents=True)
+    before = os.umask(0o377)
+    try:
+        write(tmp_path)
+    finally:
+        os.umask(before)
+    assert {mode for _, mode, _ in tree(tmp_path).values()} == {0o600}
 
 
 def test_a_changed_file_is_shown_and_replaced(tmp_path: Path) -> None:
