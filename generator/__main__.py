@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
-from generator.cli import main
+# Imports and plans make many objects and hardly any garbage: looking for it is a twentieth of a short command's time.
+gc.set_threshold(100_000)
+
+from generator.cli import main  # the imports are what the line above is for
 
 
 def stackwright() -> None:

@@ -21,6 +21,7 @@ from generator.reading import convert, load_yaml, to_plain
 LARGEST_NUMBER = 2**63 - 1
 LINE_LENGTH = 118
 ROWS = ("gpus", "links", "p2p")
+CUDA_VERSION = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){1,3}")
 COMPUTE_CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
 NVLINK_KINDS = (LinkKind.NVLINK, LinkKind.NVSWITCH)
 DETECT_AGAIN = "make it again on that machine with `stackwright detect -o FILE`"
@@ -80,6 +81,8 @@ def check_host(host: Host) -> Iterator[tuple[str, str]]:
         yield "schema", f"found {host.schema}; known is {HOST_SCHEMA}"
     yield from _check_values(host, "")
     yield from _check_cpu(host)
+    if host.driver is not None and host.driver.cuda is not None and not CUDA_VERSION.fullmatch(host.driver.cuda):
+        yield "driver.cuda", f'found {host.driver.cuda!r}; allowed is digits.digits, as "13.0"'
     for position, gpu in enumerate(host.gpus):
         yield from _check_gpu(gpu, f"gpus[{position}]")
     for key in ("index", "uuid", "pci_bus_id"):

@@ -87,6 +87,7 @@ DAMAGES = [
     ("kernel: 6.8.0-79-generic", 'kernel: "a\\nb"', TEXT_PROBLEM := "os.kernel: empty, longer than 200 characters, "),
     ("kernel: 6.8.0-79-generic", f"kernel: {'x' * 201}", TEXT_PROBLEM),
     ("kernel: 6.8.0-79-generic", 'kernel: ""', TEXT_PROBLEM),
+    ("cuda: '13.0'", "cuda: twelve", """driver.cuda: found 'twelve'; allowed is digits.digits, as "13.0\""""),
     ("avx2,", "'a b ',", "cpu.flags[4]: empty, longer than 200 characters, or not one printable line"),
     ("index: 1,", "index: 0,", "gpus: two rows have the same index: 0"),
     (
