@@ -32,25 +32,30 @@ def read_yaml(path: Path, kind: type[T], error: type[StackError], *, packaged: b
 
 def load_yaml(path: Path, error: type[StackError], *, packaged: bool = False) -> object:
     """Parse one YAML document into plain values, raising `error` where that fails."""
-    import yaml
-
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as failure:
         raise error(f"{path}: cannot be read: {failure.strerror or failure}") from None
     except UnicodeDecodeError as failure:
         raise error(f"{path}: not UTF-8 text (byte {failure.start})") from None
+    return parse_yaml(text, str(path), error, packaged=packaged)
+
+
+def parse_yaml(text: str, where: str, error: type[StackError], *, packaged: bool = False) -> object:
+    """Parse YAML text into plain values, raising `error` with its place where that fails."""
+    import yaml
+
     try:
         return yaml.load(text, Loader=_loader(0 if packaged else len(text)))
     except yaml.YAMLError as failure:
         mark = getattr(failure, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
         problem = getattr(failure, "problem", None) or "not valid YAML"
-        raise error(f"{path}{place}: {problem}") from None
+        raise error(f"{where}{place}: {problem}") from None
     except RecursionError:
-        raise error(f"{path}: not valid YAML: nested too deeply") from None
+        raise error(f"{where}: not valid YAML: nested too deeply") from None
     except (ValueError, LookupError, AttributeError):  # PyYAML's constructors on 2024-13-45 or `!!bool maybe`
-        raise error(f"{path}: not valid YAML: a value does not fit its tag") from None
+        raise error(f"{where}: not valid YAML: a value does not fit its tag") from None
 
 
 def _loader(length: int) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from generator.domain.catalog import (
     Advisory,
@@ -18,7 +20,7 @@ from generator.domain.catalog import (
 )
 from generator.domain.model_facts import CatalogLlm
 from generator.errors import StackError
-from generator.reading import read_yaml
+from generator.reading import convert, parse_yaml, read_yaml
 
 FOLDER = Path(__file__).parent
 T = TypeVar("T")
@@ -37,10 +39,40 @@ def load_catalog() -> Catalog:
     )
 
 
+class Releases(Sequence[EngineRelease]):
+    """The engine releases, newest first, each parsed when it is first looked at: a plan mostly needs the newest few."""
+
+    def __init__(self, path: Path) -> None:
+        """Split the file into its rows; each begins with a dash in the first column."""
+        self._where = path
+        self._rows = re.split(r"^(?=- )", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+        self._parsed: dict[int, EngineRelease] = {}
+
+    def __len__(self) -> int:
+        """Count the releases."""
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> EngineRelease: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[EngineRelease, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> EngineRelease | tuple[EngineRelease, ...]:
+        """Parse a row, or several."""
+        if isinstance(place, slice):
+            return tuple(self[each] for each in range(*place.indices(len(self))))
+        number = range(len(self))[place]
+        if number not in self._parsed:
+            row = parse_yaml(self._rows[number], str(self._where), StackError)
+            (self._parsed[number],) = convert(row, tuple[EngineRelease, ...], where=str(self._where), error=StackError)
+        return self._parsed[number]
+
+
 @cache
-def load_engines() -> tuple[EngineRelease, ...]:
-    """Read the engine releases, newest first."""
-    return _read("engines.yaml", tuple[EngineRelease, ...])
+def load_engines() -> Releases:
+    """Open the engine releases, newest first."""
+    return Releases(FOLDER / "engines.yaml")
 
 
 @cache

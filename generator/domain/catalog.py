@@ -6,7 +6,7 @@ Unknown is None, never a guess.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -252,7 +252,7 @@ class Catalog:
     The long tables come by a call, since a plan for a CPU needs neither and a person waits for it.
     """
 
-    engines: tuple[EngineRelease, ...]
+    engines: Sequence[EngineRelease]
     services: tuple[ServiceImage, ...]
     advisories: tuple[Advisory, ...]
     read_drivers: Callable[[], Drivers]

@@ -203,15 +203,17 @@ def _hole_warnings(release: EngineRelease, catalog: Catalog) -> tuple[str, ...]:
 
 def _choose_cpu_image(cpu: Cpu, catalog: Catalog, needs: EngineNeeds) -> ImageChoice:
     processor = processor_of(cpu, ())
-    wanted = [
+    wanted = (
         (release, image)
         for release in catalog.engines
         for image in release.cpu_images
         if (processor or X86_64) in image.processors and _is_wanted(release, needs)
-    ]
-    if not wanted:
+    )
+    # The newest alone is looked at: each further release takes time to read.
+    found = next(wanted, None)
+    if found is None:
         raise no_release(catalog, needs.minimum, needs.exact, needs.model or "the model", "CPU image")
-    release, image = wanted[0]
+    release, image = found
     holes = tuple(
         hole for hole in holes_of(release.name, release.version, catalog.advisories) if hole.kind in REFUSED_HOLES
     )

@@ -142,7 +142,7 @@ def test_the_command_adds_the_release_and_says_what_changed(
     assert '+  "--max-model-len": ["0.6.3.post1", "0.33.0"]' in said
     engines = convert(load_yaml(catalog / ENGINES, StackError), tuple[EngineRelease, ...], where="", error=StackError)
     assert [row.version for row in engines][:2] == ["0.34.0", "0.33.0"]
-    assert engines[1:] == load_engines()
+    assert engines[1:] == load_engines()[:]
     header = (FOLDER / ENGINES).read_text(encoding="utf-8").splitlines()[0]
     assert (catalog / ENGINES).read_text(encoding="utf-8").splitlines()[0] == header
     assert main([str(tree), "--date", "2026-12-02"], catalog) == 0
@@ -165,7 +165,7 @@ def test_notes_of_people_stay(tree: Path) -> None:
         where="",
         error=StackError,
     )
-    kept = next(row for row in with_release(load_engines(), renamed) if row.version == "0.19.1")
+    kept = next(row for row in with_release(load_engines()[:], renamed) if row.version == "0.19.1")
     assert kept.images[0].note == old.images[1].note
     assert kept.date == "2026-12-01"
 
