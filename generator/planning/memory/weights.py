@@ -94,6 +94,7 @@ def stage_weights(
         else:
             scale = _published_scale(shape, stored, weight_bytes, settings)
             error = _FORMULA_ERROR if weight_bytes is not None else _FORMAT_ERRORS.get(stored.kind, _FORMULA_ERROR)
+            error = max(error, _unexplained_share(shape, stored, weight_bytes))
             terms.append(Term(bytes=int(plain * scale) + held - plain, error=int(held * error)))
     return tuple(terms)
 
@@ -226,3 +227,15 @@ def _published_scale(
         return 1.0
     expected = parameter_bytes(replace(shape, quantization=quantization))
     return weight_bytes / expected if expected and 0.5 < weight_bytes / expected < 2.0 else 1.0
+
+
+def _unexplained_share(shape: Shape, quantization: Quantization, weight_bytes: int | None) -> float:
+    """Return by what share a checkpoint with drafting layers is larger than the layers that are loaded; 0 without such.
+
+    What is beyond them may be the drafting layers, which are not loaded, or layers that were left unquantized: nobody
+    knows without the headers, so all of it counts as doubt.
+    """
+    expected = parameter_bytes(replace(shape, quantization=quantization))
+    if not shape.draft_layers or not weight_bytes or not expected:
+        return 0.0
+    return min(max(weight_bytes / expected - 1, 0.0), 1.0)
