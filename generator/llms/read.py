@@ -17,7 +17,7 @@ from generator.errors import UsageError, did_you_mean
 from generator.llms.cache import HubCache, find_cache, find_snapshot, load_headers
 from generator.llms.folder import CONFIG, read_folder, read_json
 from generator.llms.format import weight_format
-from generator.planning.checkpoint import checkpoint_config
+from generator.planning.stored import stored_facts
 from generator.units import format_bytes
 
 SMOKE = "smoke"
@@ -124,19 +124,7 @@ def _find_row(name: str, rows: Iterable[CatalogLlm]) -> tuple[CatalogLlm, Checkp
 
 
 def _from_catalog(row: CatalogLlm, checkpoint: Checkpoint, cache: HubCache) -> ModelFacts:
-    facts = ModelFacts(
-        name=checkpoint.hub_id,
-        source=LlmSource.HUB,
-        location=checkpoint.hub_id,
-        config=checkpoint_config(row, checkpoint),
-        tensors=None,
-        weight_bytes=checkpoint.weight_bytes,
-        gated=checkpoint.gated,
-        minimum_engine=row.minimum_engine,
-        format=checkpoint.format,
-        notes=row.notes,
-    )
-    return _with_cached(facts, cache)
+    return _with_cached(stored_facts(row, checkpoint), cache)
 
 
 def _with_cached(facts: ModelFacts, cache: HubCache) -> ModelFacts:

@@ -19,6 +19,7 @@ def stored_facts(row: CatalogLlm, checkpoint: Checkpoint) -> ModelFacts:
         gated=checkpoint.gated,
         minimum_engine=row.minimum_engine,
         format=checkpoint.format,
+        notes=row.notes,
     )
 
 
