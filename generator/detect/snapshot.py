@@ -21,7 +21,7 @@ from generator.reading import convert, load_yaml, to_plain
 LARGEST_NUMBER = 2**63 - 1
 LINE_LENGTH = 118
 ROWS = ("gpus", "links", "p2p")
-CUDA_VERSION = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){1,3}")
+CUDA_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,3}")
 COMPUTE_CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
 NVLINK_KINDS = (LinkKind.NVLINK, LinkKind.NVSWITCH)
 DETECT_AGAIN = "make it again on that machine with `stackwright detect -o FILE`"

@@ -63,6 +63,8 @@ def _quieten() -> None:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     constants.HF_HUB_DISABLE_TELEMETRY = True
+    # An empty variable is none to everyone but the library, which would read the working folder as a token.
+    constants.HF_TOKEN_PATH = constants.HF_TOKEN_PATH or str(Path(constants.HF_HOME) / "token")
     disable_progress_bars()
     hub_logging.set_verbosity(logging.ERROR)
 

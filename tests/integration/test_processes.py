@@ -214,8 +214,9 @@ def test_gated_model_without_a_token_says_why(make_project: MakeProject, tmp_pat
         project = make_project(HF_ENDPOINT=hub.url, HF_TOKEN="", HF_TOKEN_PATH="")
         words = ["start-environment", "dev", "--runtime=processes", *project.pins, "--model=acme/tiny"]
         done = project.command(*words)
-    assert done.returncode == 7, done.stderr
-    # The message quotes one line of the engine's log; the log itself is kept and named.
-    kept = Path(done.stderr.rpartition("logs: ")[2].strip())
-    assert "gated repo" in (kept / "engine.log").read_text(encoding="utf-8")
+    # The planner asks the hub for the model's shape, so the refusal comes before anything is written or started.
+    assert done.returncode == 2, done.stderr
+    assert "error: --model acme/tiny: its publisher gives the files only to those who asked for access" in done.stderr
+    assert "set HF_TOKEN" in done.stderr
+    assert not (project.folder / "envs").exists()
     assert supervisors(project) == []
