@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from generator.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
-from generator.domain.host import Gpu, Host
+from generator.domain.host import Host
 from generator.errors import HostError, NoPlanError, UsageError
 from generator.fit_flags import ENGINES, FitArguments
 
@@ -69,20 +69,9 @@ def choose_gpus(host: Host, ranks: int) -> GpuMemory:
         HostError: there are fewer GPUs, or their memory is not known.
     """
     from generator.catalog.load import find_gpu
-    from generator.planning.memory.gpu import gpu_memory
+    from generator.planning.memory.gpu import memory_on
 
-    def seen(gpu: Gpu) -> GpuMemory | None:
-        model = find_gpu(gpu.name)
-        return gpu_memory(
-            gpu,
-            known_gib=model.cuda_memory_gib if model and not gpu.mig else None,
-            known_nvml_mib=model.nvml_memory_mib if model and not gpu.mig else None,
-            unified=model.unified_memory if model else False,
-            wsl=host.os.wsl is True,
-            host_bytes=host.memory_bytes,
-        )
-
-    known = [memory for gpu in host.gpus if (memory := seen(gpu)) is not None]
+    known = [seen for gpu in host.gpus if (seen := memory_on(host, gpu, find_gpu(gpu.name))) is not None]
     if not known:
         raise HostError("no GPU whose memory is known", hint="name a snapshot of the machine with --host FILE")
     if len(known) < ranks:
@@ -90,8 +79,7 @@ def choose_gpus(host: Host, ranks: int) -> GpuMemory:
             f"{ranks} GPUs are asked for, {len(known)} are there", hint="lower --tensor-parallel or --pipeline-parallel"
         )
     group = sorted(known, key=lambda memory: (memory.total_bytes, -memory.used_bytes), reverse=True)[:ranks]
-    smallest = min(group, key=lambda memory: memory.total_bytes - memory.used_bytes)
-    return smallest
+    return min(group, key=lambda memory: memory.total_bytes - memory.used_bytes)
 
 
 def _settings(asked: FitArguments) -> EngineSettings:

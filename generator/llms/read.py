@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from generator.domain.catalog import order_release
 from generator.domain.llm import Llm, LlmSource
 from generator.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts, WeightFormat, text_config
 from generator.errors import UsageError, did_you_mean
@@ -191,7 +192,7 @@ def _with_engine(facts: ModelFacts, rows: Iterable[CatalogLlm]) -> ModelFacts:
     notes = facts.notes
     if facts.format is WeightFormat.GGUF and facts.weight_bytes is not None:
         notes = (*notes, f"GGUF weights ({format_bytes(facts.weight_bytes)}): vLLM's support for them is experimental")
-    least = min(needed, key=_release) if architecture and needed else None
+    least = min(needed, key=order_release) if architecture and needed else None
     return replace(facts, minimum_engine=least, notes=notes)
 
 
@@ -203,7 +204,3 @@ def _architecture(config: Mapping[str, object]) -> str | None:
 def _count(config: Mapping[str, object], key: str) -> int | None:
     value = config.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))

@@ -12,7 +12,7 @@ from generator.domain.model_facts import ModelFacts
 from generator.domain.objective import Objective
 from generator.domain.shape import Shape
 from generator.planning.memory.forecast import forecast
-from generator.planning.memory.gpu import gpu_memory
+from generator.planning.memory.gpu import memory_on
 from generator.planning.memory.shape import parse_shape
 from generator.planning.memory.solve import Solution, solve
 from generator.planning.placement import Placement
@@ -108,19 +108,7 @@ def fits_somewhere(
 
 def smallest_memory(gpus: tuple[Gpu, ...], host: Host, catalog: Catalog) -> GpuMemory | None:
     """Return the memory of the GPU with the least of it free, as CUDA sees it; None where none is known."""
-    known = []
-    for gpu in gpus:
-        row = catalog.find_gpu(gpu.name)
-        seen = gpu_memory(
-            gpu,
-            known_gib=row.cuda_memory_gib if row and not gpu.mig else None,
-            known_nvml_mib=row.nvml_memory_mib if row and not gpu.mig else None,
-            unified=row.unified_memory if row else False,
-            wsl=host.os.wsl is True,
-            host_bytes=host.memory_bytes,
-        )
-        if seen is not None:
-            known.append(seen)
+    known = [seen for gpu in gpus if (seen := memory_on(host, gpu, catalog.find_gpu(gpu.name))) is not None]
     return min(known, key=lambda memory: memory.total_bytes - memory.used_bytes, default=None)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from generator.domain.catalog import order_release
 from generator.domain.model_facts import CatalogLlm, Checkpoint, LlmRole
 from generator.planning.quantization import Kernel, advise_checkpoint
 from generator.units import format_bytes
@@ -89,7 +90,7 @@ def choose_llm(
 def _unfit(row: CatalogLlm, engine_version: str | None, most_active: int | None) -> str | None:
     if row.role not in _CHATS:
         return f"is for {row.role}"
-    if engine_version and row.minimum_engine and _release(row.minimum_engine) > _release(engine_version):
+    if engine_version and row.minimum_engine and order_release(row.minimum_engine) > order_release(engine_version):
         return f"needs engine {row.minimum_engine}, this host runs {engine_version}"
     if most_active is not None and _active(row) > most_active:
         return f"reads {_billions(_active(row))} parameters per token, more than {_billions(most_active)}"
@@ -149,10 +150,6 @@ def _months(row: CatalogLlm) -> int:
         return 0
     year, month = row.released.split("-")
     return int(year) * 12 + int(month)
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def _billions(count: int | None) -> str:

@@ -130,10 +130,6 @@ class ComposeRuntime:
             containers = self._containers(f"com.docker.compose.service={service}")
             return str(containers[0].logs(tail=lines)) if containers else ""
 
-    def log_hint(self, service: str) -> str:
-        """Return the command that shows the whole log; Compose numbers containers from 1."""
-        return f"docker logs {self._stack.name}-{service}-1"
-
     def down(self) -> None:
         """Stop and remove the containers and networks of this stack, replicas that the plan has lost included."""
         self._end_up()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from generator.domain.catalog import GpuModel
 from generator.domain.forecast import GpuMemory
-from generator.domain.host import Gpu
+from generator.domain.host import Gpu, Host
 from generator.units import GIB, MIB
 
 # NVML counts what the driver keeps for itself, CUDA does not. From the pairs of figures seen in logs and nvidia-smi dumps
@@ -59,6 +60,21 @@ def gpu_memory(
         compute_capability=capability(gpu.compute_capability),
         unified=unified,
         wsl=wsl,
+    )
+
+
+def memory_on(host: Host, gpu: Gpu, model: GpuModel | None) -> GpuMemory | None:
+    """Return a GPU of `host` as the memory planner sees it; `model` is its row of the catalog, None without one.
+
+    A MIG slice goes by its GPU's name, so the row's sizes do not hold for it.
+    """
+    return gpu_memory(
+        gpu,
+        known_gib=model.cuda_memory_gib if model and not gpu.mig else None,
+        known_nvml_mib=model.nvml_memory_mib if model and not gpu.mig else None,
+        unified=model.unified_memory if model else False,
+        wsl=host.os.wsl is True,
+        host_bytes=host.memory_bytes,
     )
 
 
