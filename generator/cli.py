@@ -49,11 +49,11 @@ def _dispatch(arguments: Arguments) -> None:
 
         fit.forecast_for(arguments.fit)
         return
-    from generator.commands import run
+    from generator.commands import run, start, validate
 
     {
-        "validate-environment": run.validate,
-        "start-environment": run.start,
+        "validate-environment": validate.validate,
+        "start-environment": start.start,
         "stop-environment": run.stop,
         "status": run.status,
         "key": run.key,

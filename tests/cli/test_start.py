@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from generator.arguments import Arguments
-from generator.commands.run import bring_up, choose_runtime
+from generator.commands.stack import choose_runtime
+from generator.commands.start import bring_up
 from generator.credentials import ensure_secrets
 from generator.domain.environment import Environment
 from generator.domain.host import Containers, GpuAccess, Host

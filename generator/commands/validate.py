@@ -1,0 +1,60 @@
+"""`validate-environment`: every check of a rendered stack on this machine, all findings at once."""
+
+from __future__ import annotations
+
+import os
+
+from generator import report
+from generator.arguments import Arguments
+from generator.commands.stack import UP, load_stack, reach
+from generator.domain.environment import Environment
+from generator.domain.finding import Finding
+from generator.domain.host import Host
+from generator.errors import ValidationError
+from generator.runtime import Runtime, Stack
+from generator.validation.compose_config import check_merged
+from generator.validation.live import check_files, check_port
+from generator.validation.rules import check_environment, check_host, check_shell
+
+
+def validate(arguments: Arguments) -> None:
+    """`validate-environment`: every check, all findings at once."""
+    stack = load_stack(arguments)
+    findings = find_broken(stack) or find_all(stack, *reach(arguments, stack))
+    if arguments.json:
+        report.print_json({"findings": findings})
+    else:
+        report.show_findings(findings)
+    refuse(findings, stack.plan.environment)
+    if not arguments.json:
+        report.tell(f"{stack.plan.environment}: valid")
+
+
+def find_broken(stack: Stack) -> tuple[Finding, ...]:
+    """Find what is wrong with the values in force, with the files beside them; nothing where they can be read on."""
+    found = check_environment(stack.plan, stack.env)
+    if not any(finding.check.startswith("env-") for finding in found):
+        return ()
+    return (*found, *check_files(stack))
+
+
+def find_all(stack: Stack, runtime: Runtime, host: Host) -> tuple[Finding, ...]:
+    """Run every check that applies to this runtime on the host as it is now. To be asked where nothing is broken."""
+    from generator.runtime.compose import ComposeRuntime
+
+    environment = stack.plan.environment.value
+    found = [*check_environment(stack.plan, stack.env), *check_files(stack)]
+    found += check_host(stack.plan, host)
+    if isinstance(runtime, ComposeRuntime):
+        found += check_shell(stack.env, os.environ, environment)
+        found += check_merged(stack, runtime.merged())
+    if not any(state.phase in UP for state in runtime.services()):
+        found += check_port(stack.env, environment)
+    return tuple(found)
+
+
+def refuse(findings: tuple[Finding, ...], environment: Environment) -> None:
+    """Raise ValidationError where a finding is an error; the findings themselves have been shown."""
+    errors = report.count_errors(findings)
+    if errors:
+        raise ValidationError(f"{environment}: {errors} error{'s' if errors > 1 else ''} found, see above")
