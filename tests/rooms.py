@@ -37,7 +37,8 @@ ROOMS: Mapping[str, Room] = {
     "domain": room("units errors", pure=True),
     "settings": room("domain units errors", libraries="dotenv", pure=True),
     "planning": room("domain settings units errors", pure=True),
-    "watching.health": room("domain units errors", pure=True),
+    "watching.health": room("diagnosis.rules domain units errors", pure=True),
+    "diagnosis.rules": room("domain units errors", pure=True),
     "validation.rules": room("domain settings planning units errors", pure=True),
     "reading": room("errors", libraries="yaml msgspec"),
     "catalog": room("domain reading errors"),
@@ -53,7 +54,9 @@ ROOMS: Mapping[str, Room] = {
     "runtime.processes": room("runtime smoke_model domain settings units errors", libraries="supervisor"),
     # `runtime` for the Stack that is checked, `write` for what was rendered; neither is asked to do anything.
     "validation": room("domain settings reading runtime credentials write units errors", libraries="python_on_whales"),
-    "watching": room("runtime domain units errors"),
+    # Known failures are told by their rules, which are read once.
+    "watching": room("runtime diagnosis domain units errors"),
+    "diagnosis": room("domain reading runtime errors"),
     "credentials": room("errors"),
     "write": room("rendering errors"),
     # The project folder joins what stands on the disk to the words of three stages; it calls none of them.
@@ -63,7 +66,7 @@ ROOMS: Mapping[str, Room] = {
     "arguments": room("fit_flags domain settings units errors"),
     "commands": room(
         "arguments fit_flags domain settings planning watching validation reading catalog rendering smoke_model detect llms runtime "
-        "credentials write project report units errors"
+        "credentials write project report diagnosis units errors"
     ),
     "cli": room("arguments commands report errors"),
     "__main__": room("cli"),

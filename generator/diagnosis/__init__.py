@@ -1,0 +1,1 @@
+"""Known failures: rules as data (`failures.yaml`), matching (`rules`, pure), what is gathered, and the bundle."""
