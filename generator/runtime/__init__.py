@@ -52,6 +52,14 @@ class Stack:
         return self.root / "compose" / "generated" / self.plan.environment.value
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServiceChange:
+    """One service that `Runtime.up` would start or restart, and why, as the end of a sentence."""
+
+    name: str
+    reason: str
+
+
 class Runtime(Protocol):
     """Brings one stack up and down. Every method may raise RuntimeRefusedError."""
 
@@ -64,8 +72,14 @@ class Runtime(Protocol):
     def prepare(self, say: Say) -> None:
         """Fetch what the stack needs to start (images, virtual environments). May take minutes; safe to interrupt."""
 
-    def up(self) -> None:
-        """Ask for every service to run; return at once. Harmless where they already run."""
+    def owner(self) -> Path | None:
+        """Return the project folder that what runs under this stack's name was started from; None where it is unknown."""
+
+    def changes(self) -> tuple[ServiceChange, ...]:
+        """Say what `up` would start or restart; empty where every service runs as it is rendered."""
+
+    def up(self, services: tuple[str, ...] = ()) -> None:
+        """Ask for these services, or all, to run as rendered; return at once. What does so already is left alone."""
 
     def services(self) -> tuple[ServiceState, ...]:
         """Report every service of the plan, running or not. Raises when `up` itself has failed."""
