@@ -6,11 +6,11 @@ env files, YAML or shell can misread them.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from generator.atomic import replace_file, stale_files
 from generator.errors import UsageError
 
 # LiteLLM refuses to boot with a weak master key; `sk-` and 256 random bits is what its documentation advises.
@@ -100,11 +100,6 @@ def _write(path: Path, text: str) -> None:
     """
     if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    for stale in stale_files(path):
+        stale.unlink(missing_ok=True)
+    replace_file(path, text)

@@ -7,15 +7,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from generator.atomic import new_token, replace_file, stage_file, staged_name, stale_files
 from generator.errors import UsageError
 from generator.rendering import RenderedFile
 
 MANIFEST = "manifest.json"
+_JOURNAL = ".switch-"
 _ELSEWHERE = "make the folder writable, or choose another with --out DIR"
 
 
@@ -93,29 +96,35 @@ def _check_way(target: Path, *, only_missing: bool = False) -> None:
     raise UsageError(f"{above}: cannot be written: {reason}", hint=_ELSEWHERE)
 
 
-def write_files(groups: Mapping[Path, tuple[FileChange, ...]]) -> tuple[str, ...]:
+def write_files(
+    groups: Mapping[Path, tuple[FileChange, ...]], manifests: Mapping[Path, Mapping[str, str]] | None = None
+) -> tuple[str, ...]:
     """Write what changed and return a sentence for each file that had been edited and was kept aside.
 
-    All texts, of all environments, are on the disk under temporary names before the first one takes its place.
+    All texts, of all environments, are on the disk under temporary names before a journal of them is, and only then
+    the first one takes its place: a run that is killed has changed nothing, or `finish_writing` does the rest.
 
     Args:
-        groups: the changes of each environment by its generated folder, which gets their manifest.
+        groups: the changes of each environment by its generated folder, which gets their manifest. All these folders
+            lie in one. Only one command at a time may write them.
+        manifests: the manifest of a folder where it is not that of the texts: they were edited once.
 
     Raises:
         UsageError: a folder is not writable or the disk is full; nothing has been changed then.
     """
-    pending: list[tuple[Path, Path]] = []
-    kept: list[str] = []
+    everything = [change for changes in groups.values() for change in changes]
+    token = new_token()
+    journal = next(iter(groups)).parent / f"{_JOURNAL}{token}.json"
+    staged: dict[Path, str | None] = {}
     try:
+        kept = _finish({folder.parent for folder in groups})
         for folder, changes in groups.items():
-            pending.extend(_stage_changes(folder, changes))
-        everything = [change for changes in groups.values() for change in changes]
-        edited = (change for change in everything if change.edited and change.status is FileStatus.CHANGED)
-        kept.extend(_keep_aside(change.target) for change in edited)
-        while pending:
-            temporary, target = pending[0]
-            temporary.replace(target)
-            pending.pop(0)
+            _sweep((folder / MANIFEST, *(change.target for change in changes)))
+            manifest = _new_manifest(changes) if manifests is None else manifests[folder]
+            _stage_changes(folder, changes, manifest, token, staged)
+        if staged:
+            _write_journal(journal, token, staged)
+            kept += _switch(journal)
         for change in everything:
             if change.target.stat().st_mode & 0o777 != change.file.mode:
                 change.target.chmod(change.file.mode)
@@ -123,19 +132,112 @@ def write_files(groups: Mapping[Path, tuple[FileChange, ...]]) -> tuple[str, ...
         where = failure.filename or next(iter(groups), "")
         raise UsageError(f"{where}: cannot be written: {failure.strerror}", hint=_ELSEWHERE) from None
     finally:
-        for temporary, _ in pending:
-            temporary.unlink(missing_ok=True)
-    return tuple(kept)
+        _leave(journal, token, staged)
+    return kept
 
 
-def _stage_changes(folder: Path, changes: tuple[FileChange, ...]) -> Iterator[tuple[Path, Path]]:
-    """Yield a temporary file and its target for each file of one environment that differs, and for the manifest."""
+def finish_writing(root: Path) -> tuple[str, ...]:
+    """Put in place what a killed command had made ready to be; return a sentence for each file kept aside.
+
+    Every command that reads rendered files begins with it. Harmless beside a command that writes at this moment.
+
+    Raises:
+        UsageError: a file cannot be put in its place.
+    """
+    try:
+        return _finish({root / "compose" / "generated"})
+    except OSError as failure:
+        raise UsageError(
+            f"{failure.filename}: left unfinished by a command that was killed, and cannot be written: "
+            f"{failure.strerror}",
+            hint=_ELSEWHERE,
+        ) from None
+
+
+def _finish(folders: Iterable[Path]) -> tuple[str, ...]:
+    journals = sorted(journal for folder in folders for journal in folder.glob(f"{_JOURNAL}*.json"))
+    return tuple(sentence for journal in journals for sentence in _switch(journal))
+
+
+def _leave(journal: Path, token: str, staged: Iterable[Path]) -> None:
+    """End a run: a switch that was interrupted is carried through; what never came to one is taken away."""
+    if journal.exists():
+        with suppress(OSError):
+            _switch(journal)
+        return
+    for target in staged:
+        with suppress(OSError):
+            staged_name(target, token).unlink()
+
+
+def _sweep(targets: Iterable[Path]) -> None:
+    """Remove what runs that were killed before their switch have left."""
+    for target in targets:
+        for stale in stale_files(target):
+            stale.unlink(missing_ok=True)
+
+
+def _new_manifest(changes: tuple[FileChange, ...]) -> dict[str, str]:
+    return {str(change.file.path): _hash(change.file.text.encode()) for change in changes}
+
+
+def _stage_changes(
+    folder: Path,
+    changes: tuple[FileChange, ...],
+    manifest: Mapping[str, str],
+    token: str,
+    staged: dict[Path, str | None],
+) -> None:
+    """Stage each file of one environment that differs, and the manifest.
+
+    `staged` gets each target, with the hash of what may be replaced there without being kept: None where that is
+    nothing, empty where it is anything.
+    """
+    written = read_manifest(folder)
     for change in changes:
         if change.status is not FileStatus.UNCHANGED:
-            yield _stage(change.target, change.file.text, change.file.mode), change.target
-    manifest = {str(change.file.path): _hash(change.file.text) for change in changes}
-    if read_manifest(folder) != manifest:
-        yield _stage(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n", 0o600), folder / MANIFEST
+            staged[change.target] = written.get(str(change.file.path))
+            change.target.parent.mkdir(parents=True, exist_ok=True)
+            stage_file(change.target, change.file.text, token, change.file.mode)
+    if written != manifest:
+        staged[folder / MANIFEST] = ""
+        folder.mkdir(parents=True, exist_ok=True)
+        stage_file(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n", token)
+
+
+def _write_journal(journal: Path, token: str, staged: Mapping[Path, str | None]) -> None:
+    """Write down what is to be switched. From then on the new files count, wherever the run ends."""
+    files = {os.path.relpath(target, journal.parent): over for target, over in staged.items()}
+    replace_file(journal, json.dumps({"token": token, "files": files}) + "\n")
+
+
+def _read_journal(journal: Path) -> tuple[str, dict[Path, str | None]]:
+    """Return a journal's token and targets; none of one that is gone or damaged, so that nothing is switched."""
+    try:
+        data = json.loads(journal.read_text(encoding="utf-8"))
+        token, files = str(data["token"]), dict(data["files"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+        return "", {}
+    return token, {Path(os.path.normpath(journal.parent / name)): over for name, over in files.items()}
+
+
+def _switch(journal: Path) -> tuple[str, ...]:
+    """Give every staged file of a journal its name, edits kept aside first. To be done again, also by two at once."""
+    token, targets = _read_journal(journal)
+    ways = [(staged_name(target, token), target) for target in targets]
+    kept = []
+    for staged, target in ways:
+        over = targets[target]
+        if over != "" and staged.exists() and target.exists():
+            there = _hash(target.read_bytes())
+            if there not in (over, _hash(staged.read_bytes())):
+                kept.append(_keep_aside(target))
+    # Nothing but renames from here on: for these few microseconds the set on the disk is mixed.
+    for staged, target in ways:
+        with suppress(FileNotFoundError):
+            staged.rename(target)
+    journal.unlink(missing_ok=True)
+    return tuple(kept)
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
@@ -149,7 +251,7 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 def is_edited(path: str, text: str, manifest: dict[str, str]) -> bool:
     """Tell whether `text` at `path` differs from what was last rendered there."""
-    return manifest.get(path) != _hash(text)
+    return manifest.get(path) != _hash(text.encode())
 
 
 def _compare(root: Path, file: RenderedFile, written: dict[str, str]) -> FileChange:
@@ -164,26 +266,12 @@ def _compare(root: Path, file: RenderedFile, written: dict[str, str]) -> FileCha
     return FileChange(file=file, target=target, before=before, edited=edited)
 
 
-def _stage(target: Path, text: str, mode: int) -> Path:
-    """Write beside the target, so that a rename puts it in place at once."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
 def _keep_aside(target: Path) -> str:
     """Give an edited file a second name, the next free `.edited-N`."""
     number = 1
     while (aside := target.with_name(f"{target.name}.edited-{number}")).exists():
+        if aside.read_bytes() == target.read_bytes():  # kept already, by a run that was killed then
+            return f"{target.name} had been edited: your version is kept as {aside.name}"
         number += 1
     try:
         os.link(target, aside)
@@ -192,5 +280,5 @@ def _keep_aside(target: Path) -> str:
     return f"{target.name} had been edited: your version is kept as {aside.name}"
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -7,11 +7,11 @@ formats to the same text.
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from generator.atomic import replace_file
 from generator.detect.fact import is_plain
 from generator.detect.nvml import PCI_ADDRESS, UUID
 from generator.domain.host import HOST_SCHEMA, Gpu, Host, Link, LinkKind
@@ -61,7 +61,7 @@ def write_snapshot(host: Host, path: Path) -> None:
         if target.exists() and not target.is_file():  # a pipe or /dev/stdout is written to, never replaced
             target.write_text(format_snapshot(host), encoding="utf-8")
         else:
-            _replace(target, format_snapshot(host))
+            replace_file(target, format_snapshot(host), mode=None)
     except OSError as failure:
         reason = failure.strerror or str(failure)
         raise UsageError(f"{path}: cannot be written: {reason}", hint="name another file after `-o`") from None
@@ -181,20 +181,6 @@ def _format_value(value: object) -> str:
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     text: str = yaml.dump([value], Dumper=dumper, default_flow_style=True, width=2**31 - 1, allow_unicode=True)
     return text.strip()[1:-1]
-
-
-def _replace(target: Path, text: str) -> None:
-    """Write beside the target, then rename over it; the mode follows the person's umask."""
-    staged = target.with_name(f".{target.name}.{os.getpid()}.new")
-    try:
-        with staged.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(target)
-    except OSError:
-        staged.unlink(missing_ok=True)
-        raise
 
 
 def _shorten(number: int) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from generator.atomic import replace_file
 from generator.domain.plan import Mode
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import RuntimeRefusedError
@@ -160,12 +161,12 @@ class ProcessesRuntime:
         for program in programs:
             contents = [_content(path) for path in (program.script, *program.files)]
             revisions[program.name] = revision(program, contents)
-            _replace(self._run / f"{program.name}.sh", render_start(program))
+            replace_file(self._run / f"{program.name}.sh", render_start(program))
             (self._run / f"{program.name}.groups").touch(mode=0o600)
-        _replace(self._run / "ports.json", json.dumps(dict(places.ports)) + "\n")
+        replace_file(self._run / "ports.json", json.dumps(dict(places.ports)) + "\n")
         logs = os.path.relpath(self._logs, self._run)
         text = render_supervisor(revisions, logs=logs, open_files=_open_files(), user=os.getuid())
-        _replace(self._run / "supervisord.conf", text)
+        replace_file(self._run / "supervisord.conf", text)
 
     def _launch(self) -> None:
         """Start supervisord; it detaches itself once its socket is open."""
@@ -225,7 +226,7 @@ class ProcessesRuntime:
         """End what an ended service may have left, so that its restarts are counted anew."""
         record = self._run / f"{name}.groups"
         end_groups(read_groups(record), patience_s=10.0)
-        _replace(record, "")
+        replace_file(record, "")
         self._set_logs_aside(name)
 
     def _set_logs_aside(self, name: str) -> None:
@@ -259,7 +260,7 @@ class ProcessesRuntime:
         mark = self._run / f"{name}.answered"
         if self._answers(name):
             if name not in self._answered:
-                _replace(mark, f"{pid}\n")
+                replace_file(mark, f"{pid}\n")
                 self._answered.add(name)
             self._failures[name] = 0
             return ServicePhase.HEALTHY
@@ -369,15 +370,6 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file of mode 0600 whole, or not at all."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    fresh.replace(path)
 
 
 def _open_files() -> int:
