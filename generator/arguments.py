@@ -19,7 +19,6 @@ from generator.settings import parse_pin
 ENVIRONMENTS = (*(each.value for each in Environment), *WRITTEN_OUT)
 MODES = ("auto", *(mode.value for mode in Mode))
 RUNTIMES = ("auto", "compose", "processes")
-DEFAULT_TIMEOUT_S = 3600
 # Commands that people type by their own name; the others are `stackwright NAME`.
 OWN_ENTRY_POINTS = ("configure-gpu", "start-environment", "stop-environment", "validate-environment")
 
@@ -45,7 +44,7 @@ class Arguments:
     json: bool = False
     explain: bool = False
     debug: bool = False
-    timeout_s: float = DEFAULT_TIMEOUT_S
+    timeout_s: float | None = None
     fit: FitArguments | None = None
 
     @property
@@ -239,7 +238,7 @@ def _take_timeout(parser: argparse.ArgumentParser) -> None:
         dest="timeout_s",
         type=_seconds,
         metavar="SECONDS",
-        help=f"give up after this long (default: {DEFAULT_TIMEOUT_S})",
+        help="give up after this long, also where the start still moves (default: never)",
     )
 
 
@@ -268,5 +267,9 @@ _COMMANDS = {
     ),
     "stop-environment": ("Take a stack down; caches and files stay.", (_take_environment, _take_runtime, _take_out)),
     "status": ("Show what runs.", (_take_environment, _take_runtime, _take_out, _take_json)),
+    "pin-images": (
+        "Pull the images of an environment by tag, and write their digests to envs/digests.yaml, which pins them.",
+        (_take_environment, _take_out),
+    ),
     "key": ("Print the gateway's key.", (_take_environment, _take_out)),
 }

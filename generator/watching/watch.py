@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ def watch(
     key: str,
     say: Say,
     *,
-    limit_s: float,
+    limit_s: float | None = None,
     clock: Clock = Clock(),
 ) -> dict[str, str]:
     """Poll until each model has completed a chat; return its first words by model.
@@ -45,12 +46,12 @@ def watch(
 
     Args:
         key: the gateway's key.
-        limit_s: give up after this many seconds.
+        limit_s: give up after this many seconds even where the start still moves; None never does.
 
     Raises:
         NotHealthyError: a service ended, the limit passed, or the gateway never gave a completion.
     """
-    started = clock.now()
+    started, limit_s = clock.now(), math.inf if limit_s is None else limit_s
     asked_since: float | None = None
     answers: dict[str, str] = {}
     while True:
