@@ -49,6 +49,11 @@ def _dispatch(arguments: Arguments) -> None:
 
         fit.forecast_for(arguments.fit)
         return
+    if arguments.command == "pin-images":
+        from generator.commands import pin
+
+        pin.pin_images(arguments)
+        return
     from generator.commands import run, start, validate
 
     {

@@ -241,6 +241,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
 )
 
 BY_KEY: Mapping[str, SettingSpec] = {spec.key: spec for spec in SETTINGS}
+IMAGE_KEYS = tuple(spec.key for spec in SETTINGS if spec.section == "Images")
 BY_FLAG: Mapping[str, SettingSpec] = {spec.flag: spec for spec in SETTINGS if spec.flag is not None}
 
 _NUMBER = re.compile(r"[0-9]{1,12}")

@@ -58,6 +58,7 @@ ROOMS: Mapping[str, Room] = {
     # Known failures are told by their rules, which are read once.
     "watching": room("runtime diagnosis domain units errors"),
     "diagnosis": room("domain reading runtime errors"),
+    "digests": room("domain reading atomic errors", libraries="yaml"),
     "credentials": room("atomic errors"),
     "write": room("rendering atomic errors"),
     # The project folder joins what stands on the disk to the words of three stages; it calls none of them.

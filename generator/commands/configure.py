@@ -13,6 +13,7 @@ from generator.arguments import Arguments
 from generator.catalog.load import load_catalog
 from generator.credentials import GATEWAY_KEY, ensure_secrets, find_hub_token
 from generator.detect import detect_host
+from generator.digests import read_image_pins
 from generator.domain.catalog import Catalog
 from generator.domain.environment import Environment
 from generator.domain.finding import Finding, Severity
@@ -148,6 +149,7 @@ def plan_environment(arguments: Arguments, place: Place, host: Host, environment
         uid=os.getuid(),
         gid=os.getgid(),
         objective=arguments.objective,
+        image_pins=read_image_pins(place.root),
         needs=EngineNeeds(exact=arguments.engine, allow_vulnerable=arguments.allow_vulnerable),
     )
     if name is None and arguments.mode is not Mode.CPU and host.gpus:

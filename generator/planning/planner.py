@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from generator.domain.catalog import Catalog
+from generator.domain.image_pins import ImagePins, with_digest
 from generator.domain.llm import LlmSource
 from generator.domain.model_facts import CatalogLlm, Checkpoint
 from generator.domain.plan import PLAN_SCHEMA, Engine, Gateway, Mode, Plan, Replica, Setting, Workers
@@ -20,6 +21,7 @@ from generator.planning.image import ImageChoice, choose_image
 from generator.planning.placement import Heads, Placement, placements
 from generator.planning.request import Request
 from generator.planning.utilization import Utilization, choose_utilization
+from generator.settings import IMAGE_KEYS
 
 if TYPE_CHECKING:
     from generator.planning.layout import Layout, Wanted
@@ -73,7 +75,7 @@ def _assemble(
 ) -> Plan:
     utilization = _utilization(request, placement) if layout else None
     computed = emitted_settings(request, catalog, placement, chosen, layout, utilization)
-    settings = _with_pins(computed, request.pins)
+    settings = _with_digests(_with_pins(computed, request.pins), request.image_pins)
     values = {key: setting.value for key, setting in settings.items()}
     gateway = catalog.service("gateway")
     return Plan(
@@ -183,6 +185,19 @@ def _with_pins(computed: dict[str, Setting], pins: Mapping[str, str]) -> dict[st
         key: Setting(value=chosen[key], reason="pinned by the user", source="--set") if key in chosen else setting
         for key, setting in computed.items()
     }
+
+
+def _with_digests(settings: dict[str, Setting], pins: ImagePins) -> dict[str, Setting]:
+    """Name each pinned image by its digest, too, also where the image itself was chosen by the user."""
+    return {key: _by_digest(setting, pins) if key in IMAGE_KEYS else setting for key, setting in settings.items()}
+
+
+def _by_digest(setting: Setting, pins: ImagePins) -> Setting:
+    named = with_digest(setting.value, pins)
+    if named == setting.value:
+        return setting
+    day = pins.images[setting.value].date
+    return replace(setting, value=named, reason=f"{setting.reason}; by the digest that its tag had on {day}")
 
 
 def _warnings(

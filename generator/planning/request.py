@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from generator.domain.environment import Environment
 from generator.domain.host import Host
+from generator.domain.image_pins import ImagePins
 from generator.domain.llm import Llm
 from generator.domain.model_facts import ModelFacts
 from generator.domain.objective import Objective
@@ -28,8 +29,7 @@ class Folders:
 class Request:
     """Everything that a plan is made from. None leaves the choice to the planner; `pins` beat every computed value.
 
-    `llm` and `facts` name one model and what is known of it. `has_token`: the hub's token is there, so that a model
-    behind a licence click may be chosen.
+    `llm` and `facts` name one model and what is known of it. `image_pins` are the digests that images are pinned to.
     """
 
     host: Host
@@ -45,6 +45,7 @@ class Request:
     objective: Objective | None = None
     needs: EngineNeeds = field(default_factory=EngineNeeds)
     model_reason: str | None = None
+    image_pins: ImagePins = field(default_factory=ImagePins)
 
     @property
     def parallel_pins(self) -> ParallelPins:

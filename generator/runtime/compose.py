@@ -9,15 +9,11 @@ What Compose and the engine do was read from Compose 2.26.1 with Engine 20.10 an
 from __future__ import annotations
 
 import atexit
-import os
 import shlex
 import shutil
-import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -25,29 +21,12 @@ from typing import IO, TYPE_CHECKING, Any
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Say, Stack
+from generator.runtime.docker import NO_ENGINE_HINT, begin, end, refusals, refused
+from generator.runtime.images import pull
 
 if TYPE_CHECKING:
     from python_on_whales import Container, DockerClient
     from python_on_whales.components.container.models import ContainerState
-
-IMAGE_VARIABLES = {"gateway": "LITELLM_IMAGE", "redis": "REDIS_IMAGE"}
-ENGINE_IMAGE_VARIABLE = "VLLM_IMAGE"
-NO_ENGINE_HINT = "start Docker, or run without it: --runtime processes"
-
-# Compose takes a moment to leave at SIGTERM; after this it is killed.
-ENDS_WITHIN_S = 10
-
-# What the engine says, and what to do about it. Looked for in the order given.
-HINTS = (
-    ("port is already allocated", "stop what uses the port, or choose another with --set GATEWAY_PORT=..."),
-    ("address already in use", "stop what uses the port, or choose another with --set GATEWAY_PORT=..."),
-    ("could not select device driver", "install the NVIDIA Container Toolkit and restart Docker"),
-    ("permission denied while trying to connect", "join the docker group, or run without it: --runtime processes"),
-    ("Cannot connect to the Docker daemon", NO_ENGINE_HINT),
-    ("error during connect", NO_ENGINE_HINT),
-    ("is not a docker command", "install Docker Compose v2, or run without it: --runtime processes"),
-    ("unknown shorthand flag: 'f'", "install Docker Compose v2, or run without it: --runtime processes"),
-)
 
 
 class ComposeRuntime:
@@ -75,7 +54,7 @@ class ComposeRuntime:
         Raises:
             RuntimeRefusedError: Compose does not accept the files, or is not there.
         """
-        with _refusals():
+        with refusals():
             return self._client().compose.config(return_json=True)
 
     def prepare(self, say: Say) -> None:
@@ -84,23 +63,27 @@ class ComposeRuntime:
         Raises:
             RuntimeRefusedError: no engine answers, Compose refuses the files, or an image cannot be had.
         """
-        wanted = {service["image"]: name for name, service in self.merged()["services"].items()}
-        with _refusals():
+        wanted = self._images()
+        with refusals():
             missing = {image: name for image, name in wanted.items() if not self._client().image.exists(image)}
         for image, service in missing.items():
-            self._pull(image, service, say)
+            pull(self._client(), image, service, say)
+
+    def _images(self) -> dict[str, str]:
+        """Return the images of the merged file, each with a service that uses it."""
+        return {service["image"]: name for name, service in self.merged()["services"].items()}
 
     def up(self) -> None:
         """Ask Compose for every service, in a process of its own that waits for the health of dependencies."""
         if self._up is not None and self._up.poll() is None:
             return
-        with _refusals():
+        with refusals():
             self._ran_before = frozenset(_run_of(container) for container in self._containers())
             arguments = ["up", "--detach", "--no-build", "--quiet-pull", "--remove-orphans"]
             command = [str(word) for word in self._client().client_config.docker_compose_cmd] + arguments
         self._end_up()
         self._up_errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process that writes it
-        self._up = _begin(command, stdout=subprocess.DEVNULL, stderr=self._up_errors)
+        self._up = begin(command, stdout=subprocess.DEVNULL, stderr=self._up_errors)
         atexit.register(self._end_up)
 
     def services(self) -> tuple[ServiceState, ...]:
@@ -112,7 +95,7 @@ class ComposeRuntime:
         """
         starting = self._up is not None and self._up.poll() is None
         gave_up = self._gave_up()
-        with _refusals():
+        with refusals():
             found = dict(self._states(starting=starting or gave_up))
         absent = ServicePhase.WAITING if starting else ServicePhase.ABSENT
         states = [found.get(name, ServiceState(name=name, phase=absent)) for name in _names(self._stack)]
@@ -126,14 +109,14 @@ class ComposeRuntime:
 
     def logs(self, service: str, lines: int) -> str:
         """Return the last `lines` lines of one service's log, oldest first; empty where it has no container."""
-        with _refusals():
+        with refusals():
             containers = self._containers(f"com.docker.compose.service={service}")
             return str(containers[0].logs(tail=lines)) if containers else ""
 
     def down(self) -> None:
         """Stop and remove the containers and networks of this stack, replicas that the plan has lost included."""
         self._end_up()
-        with _refusals():
+        with refusals():
             self._client().compose.down(remove_orphans=True, quiet=True)
 
     def _client(self) -> DockerClient:
@@ -149,30 +132,6 @@ class ComposeRuntime:
                 compose_project_name=self._stack.name,
             )
         return self._docker
-
-    def _pull(self, image: str, service: str, say: Say) -> None:
-        """Pull one image, telling how many of its layers are there."""
-        say(service, f"pulling {image}")
-        command = [str(word) for word in self._client().client_config.docker_cmd] + ["pull", image]
-        layers: set[str] = set()
-        done: set[str] = set()
-        last = ""
-        # One stream for both outputs: the engine's reason is then its last line.
-        with _begin(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pull:
-            try:
-                for line in pull.stdout or ():
-                    last = line.decode(errors="replace").strip() or last
-                    layer, _, event = last.partition(": ")
-                    if event == "Pulling fs layer":
-                        layers.add(layer)
-                    if event in ("Pull complete", "Already exists") and layer not in done:
-                        done.add(layer)
-                        say(service, f"pulling {image}: {len(done)} of {len(layers | done)} layers")
-            except BaseException:
-                _end(pull)
-                raise
-        if pull.returncode != 0:
-            raise _pull_refused(image, service, last)
 
     def _states(self, *, starting: bool) -> Iterator[tuple[str, ServiceState]]:
         """Read each container of the stack once. What Compose has yet to start again waits, however it ended."""
@@ -200,14 +159,14 @@ class ComposeRuntime:
         self._up_errors.seek(0)
         text = self._up_errors.read().decode(errors="replace")
         if "dependency failed to start" not in text:
-            raise _refused(text)
+            raise refused(text)
         return True
 
     def _end_up(self) -> None:
         """End a running `up`, so that it starts nothing more."""
         atexit.unregister(self._end_up)
         if self._up is not None:
-            _end(self._up)
+            end(self._up)
         if self._up_errors is not None:
             self._up_errors.close()
         self._up = self._up_errors = None
@@ -221,32 +180,6 @@ def command_by_hand(stack: Stack) -> str:
     for path in _compose_files(stack):
         words += ["-f", str(path.relative_to(stack.root))]
     return shlex.join([*words, "up", "-d"])
-
-
-def _begin(command: list[str], *, stdout: int, stderr: int | IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start a client in a process group of its own, so that `_end` reaches the plugin that it starts in turn."""
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0)
-
-
-def _end(client: subprocess.Popen[bytes]) -> None:
-    """End a client and its plugin: Docker's client of 20.10 dies of a signal without passing it on."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        # One signal, then only looking: a second one would cut the client's own cleaning up short.
-        left = _signal_group(client, number)
-        deadline = time.monotonic() + ENDS_WITHIN_S
-        while left and time.monotonic() < deadline:
-            time.sleep(0.1)
-            left = _signal_group(client, 0)
-
-
-def _signal_group(client: subprocess.Popen[bytes], number: int) -> bool:
-    """Send a signal, or none for 0, and say whether anything of the group is left to get it."""
-    client.poll()  # takes the client's exit status, without which its group would live on
-    try:
-        os.killpg(client.pid, number)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _env_files(stack: Stack) -> Iterator[Path]:
@@ -299,37 +232,3 @@ def _health_phase(health: str | None) -> ServicePhase:
     return {"starting": ServicePhase.STARTING, "unhealthy": ServicePhase.UNHEALTHY}.get(
         health or "", ServicePhase.HEALTHY
     )
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what python-on-whales raises into a refusal with the engine's own words."""
-    from python_on_whales import DockerException
-
-    try:
-        yield
-    except DockerException as failure:
-        raise _refused(failure.stderr or str(failure)) from None
-
-
-def _refused(text: str) -> RuntimeRefusedError:
-    reason = _reason(text)
-    hint = next((hint for words, hint in HINTS if words in text), None)
-    return RuntimeRefusedError(f"Docker refused: {reason}", hint=hint)
-
-
-def _pull_refused(image: str, service: str, last: str) -> RuntimeRefusedError:
-    variable = IMAGE_VARIABLES.get(service, ENGINE_IMAGE_VARIABLE)
-    return RuntimeRefusedError(
-        f"{service}: image {image} cannot be pulled: {_reason(last)}",
-        hint=f"name one that this machine can reach: --set {variable}=...; or build one: compose/images/",
-    )
-
-
-def _reason(text: str) -> str:
-    """Return the line that says why: the last one, without the client's own prefixes and final period."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    line = lines[-1] if lines else "no reason given"
-    for prefix in ("Error response from daemon: ", "Error: ", "ERROR: ", "docker: "):
-        line = line.removeprefix(prefix)
-    return line.rstrip(".")

@@ -1,0 +1,66 @@
+"""`stackwright pin-images`: write down the digests of the images that an environment runs, so that every host runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from generator import digests, report
+from generator.arguments import Arguments
+from generator.commands.stack import load_stack
+from generator.domain.image_pins import ImagePin, ImagePins, without_digest
+from generator.errors import RuntimeRefusedError, ValidationError
+from generator.settings import IMAGE_KEYS
+
+
+def pin_images(arguments: Arguments) -> None:
+    """Pull each image by its tag, and write the digest that the tag has now to envs/digests.yaml."""
+    stack = load_stack(arguments)
+    before = digests.read_image_pins(stack.root)
+    today = datetime.now(UTC).date().isoformat()
+    found = _pull_all([without_digest(stack.env[key]) for key in IMAGE_KEYS])
+    if not found:
+        raise ValidationError(
+            f"{stack.plan.environment}: no image could be pinned",
+            hint="push your own images to a registry, and name them from there with --set",
+        )
+    pinned = {image: ImagePin(digest=digest, date=today) for image, digest in found.items()}
+    _tell_changes(before.images, pinned)
+    digests.write_image_pins(stack.root, ImagePins(images={**before.images, **pinned}))
+    report.tell(f"wrote {digests.FILE}: commit it, and every host runs these bytes")
+    report.tell(f"next: configure-gpu --env {stack.plan.environment}")
+
+
+def _pull_all(images: list[str]) -> dict[str, str]:
+    """Return the digest of each image that a registry gave; one that only this machine has is a warning."""
+    from python_on_whales import DockerClient
+
+    from generator.runtime.docker import refusals
+    from generator.runtime.images import pull
+
+    docker, found = DockerClient(), {}
+    with report.Progress() as progress:
+        for image in dict.fromkeys(images):
+            try:
+                digest = pull(docker, image, "pin-images", progress.say)
+            except RuntimeRefusedError as refusal:
+                with refusals():
+                    here = docker.image.exists(image)
+                if not here:
+                    raise
+                report.warn(f"{image} is not pinned: it is on this machine, but {refusal.message.partition(': ')[2]}")
+                continue
+            if digest is not None:
+                found[image] = digest
+    return found
+
+
+def _tell_changes(before: Mapping[str, ImagePin], now: Mapping[str, ImagePin]) -> None:
+    for image, pin in now.items():
+        old = before.get(image)
+        if old is None:
+            report.tell(f"{image}: {pin.digest}")
+        elif old.digest == pin.digest:
+            report.tell(f"{image}: unchanged since {old.date}")
+        else:
+            report.tell(f"{image}: {pin.digest}, was {old.digest} on {old.date}")

@@ -1,0 +1,39 @@
+"""Images by digest: what a tag was when somebody looked, so that every host runs the same bytes (envs/digests.yaml)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+PINS_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePin:
+    """The digest that a registry gave for a tag, as `sha256:` and 64 hex digits, and the day (YYYY-MM-DD)."""
+
+    digest: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePins:
+    """The pinned images by their names as the plan writes them, tag included."""
+
+    schema: int = PINS_SCHEMA
+    images: Mapping[str, ImagePin] = field(default_factory=dict)
+
+
+def without_digest(image: str) -> str:
+    """Return an image's name as it was before it was pinned."""
+    return image.partition("@")[0]
+
+
+def with_digest(image: str, pins: ImagePins) -> str:
+    """Return `name:tag@sha256:…` where the image is pinned, else its name as it is.
+
+    An engine that reads both fetches by the digest and ignores the tag, which is kept for people (reference grammar
+    of the distribution project).
+    """
+    pin = pins.images.get(image)
+    return image if pin is None or "@" in image else f"{image}@{pin.digest}"
