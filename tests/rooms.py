@@ -67,7 +67,7 @@ ROOMS: Mapping[str, Room] = {
     "fit_flags": room("errors"),
     "arguments": room("fit_flags domain settings units errors"),
     "commands": room(
-        "arguments fit_flags domain settings planning watching validation reading catalog rendering smoke_model detect llms runtime "
+        "arguments digests fit_flags domain settings planning watching validation reading catalog rendering smoke_model detect llms runtime "
         "credentials write project report diagnosis units errors"
     ),
     "cli": room("arguments commands report errors"),
