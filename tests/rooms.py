@@ -61,6 +61,9 @@ ROOMS: Mapping[str, Room] = {
     "digests": room("domain reading atomic errors", libraries="yaml"),
     "credentials": room("atomic errors"),
     "write": room("rendering atomic errors"),
+    "interrupts": room(),
+    "lock": room("interrupts reading units errors"),
+    "generations": room("atomic reading rendering write errors"),
     # The project folder joins what stands on the disk to the words of three stages; it calls none of them.
     "project": room("domain settings planning reading rendering runtime units errors", libraries="dotenv"),
     "report": room("domain settings reading write units errors", libraries="rich"),
