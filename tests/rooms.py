@@ -52,7 +52,8 @@ ROOMS: Mapping[str, Room] = {
     "llms.hub": room("llms domain units errors", libraries="huggingface_hub httpx2"),
     "runtime": room("domain settings units errors"),
     "runtime.compose": room("runtime domain settings units errors", libraries="python_on_whales"),
-    "runtime.processes": room("runtime smoke_model atomic domain settings units errors", libraries="supervisor"),
+    "runtime.processes": room("runtime smoke_model atomic domain settings units errors"),
+    "runtime.supervisord": room("errors", libraries="supervisor"),
     # `runtime` for the Stack that is checked, `write` for what was rendered; neither is asked to do anything.
     "validation": room("domain settings reading runtime credentials write units errors", libraries="python_on_whales"),
     # Known failures are told by their rules, which are read once.
@@ -71,7 +72,7 @@ ROOMS: Mapping[str, Room] = {
     "arguments": room("fit_flags domain settings units errors"),
     "commands": room(
         "arguments digests fit_flags domain settings planning watching validation reading catalog rendering smoke_model detect llms runtime "
-        "credentials write project report diagnosis units errors"
+        "credentials write lock interrupts generations project report diagnosis units errors"
     ),
     "cli": room("arguments commands report errors"),
     "__main__": room("cli"),

@@ -20,13 +20,15 @@ class Stack:
     """One rendered environment.
 
     `root` is the project folder (holds compose/ and envs/); `state` the folder for virtual environments,
-    logs and sockets. `env` is what is in force: the generated file, then the person's local file over it.
+    logs and sockets. `env` is what is in force: the generated file, then the person's local file over it. `local` is
+    another file in the place of that one: an earlier generation comes back with the values that it had.
     """
 
     root: Path
     state: Path
     plan: Plan
     env: Mapping[str, str]
+    local: Path | None = None
 
     @property
     def name(self) -> str:

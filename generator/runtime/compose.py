@@ -20,8 +20,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import RuntimeRefusedError
-from generator.runtime import Say, Stack
-from generator.runtime.docker import NO_ENGINE_HINT, begin, end, refusals, refused
+from generator.runtime import Say, ServiceChange, Stack
+from generator.runtime.docker import NO_ENGINE_HINT, begin, end, end_left, refusals, refused
 from generator.runtime.images import pull
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class ComposeRuntime:
         self._stack = stack
         self._up: subprocess.Popen[bytes] | None = None
         self._up_errors: IO[bytes] | None = None
+        self._asked: tuple[str, ...] = ()
         self._ran_before: frozenset[tuple[str, datetime | None]] = frozenset()
         self._docker: DockerClient | None = None
 
@@ -63,6 +64,7 @@ class ComposeRuntime:
         Raises:
             RuntimeRefusedError: no engine answers, Compose refuses the files, or an image cannot be had.
         """
+        end_left()
         wanted = self._images()
         with refusals():
             missing = {image: name for image, name in wanted.items() if not self._client().image.exists(image)}
@@ -73,15 +75,48 @@ class ComposeRuntime:
         """Return the images of the merged file, each with a service that uses it."""
         return {service["image"]: name for name, service in self.merged()["services"].items()}
 
-    def up(self) -> None:
-        """Ask Compose for every service, in a process of its own that waits for the health of dependencies."""
+    def owner(self) -> Path | None:
+        """Return the folder whose compose.yaml the containers under this name were made from."""
+        with refusals():
+            labels = [container.config.labels or {} for container in self._containers()]
+        folders = [label.get("com.docker.compose.project.working_dir") for label in labels]
+        return next((Path(folder).parent for folder in folders if folder), None)
+
+    def changes(self) -> tuple[ServiceChange, ...]:
+        """Compare the hash that Compose gives each service now with the one that its container was made with.
+
+        Raises:
+            RuntimeRefusedError: the engine does not answer, or Compose refuses the files.
+        """
+        wanted = self._hashes()
+        with refusals():
+            made = {_label(container, "service"): container for container in self._containers()}
+            found: list[tuple[str, str | None]]
+            found = [(name, _why(made.get(name), wanted[name])) for name in _names(self._stack) if name in wanted]
+        found += [(name, "the plan has lost it") for name in made if name not in wanted]
+        return tuple(ServiceChange(name=name, reason=reason) for name, reason in found if reason)
+
+    def _hashes(self) -> dict[str, str]:
+        with refusals():
+            command = [str(word) for word in self._client().client_config.docker_compose_cmd]
+        done = subprocess.run([*command, "config", "--hash", "*"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise refused(done.stderr)
+        return dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
+
+    def up(self, services: tuple[str, ...] = ()) -> None:
+        """Ask Compose for these services alone, or all, in a process that waits for the health of dependencies."""
         if self._up is not None and self._up.poll() is None:
-            return
+            if self._asked == services:
+                return
+            self._up.wait()
         with refusals():
             self._ran_before = frozenset(_run_of(container) for container in self._containers())
-            arguments = ["up", "--detach", "--no-build", "--quiet-pull", "--remove-orphans"]
+            arguments = ["up", "--detach", "--no-build", "--quiet-pull"]
+            arguments += ["--no-deps", *services] if services else ["--remove-orphans"]
             command = [str(word) for word in self._client().client_config.docker_compose_cmd] + arguments
         self._end_up()
+        self._asked = services
         self._up_errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process that writes it
         self._up = begin(command, stdout=subprocess.DEVNULL, stderr=self._up_errors)
         atexit.register(self._end_up)
@@ -116,6 +151,7 @@ class ComposeRuntime:
     def down(self) -> None:
         """Stop and remove the containers and networks of this stack, replicas that the plan has lost included."""
         self._end_up()
+        end_left()
         with refusals():
             self._client().compose.down(remove_orphans=True, quiet=True)
 
@@ -185,7 +221,7 @@ def command_by_hand(stack: Stack) -> str:
 def _env_files(stack: Stack) -> Iterator[Path]:
     """Yield the files that Compose interpolates from; the later wins."""
     generated = stack.root / "envs" / f".env.{stack.plan.environment.value}"
-    local = generated.with_name(f"{generated.name}.local")
+    local = stack.local or generated.with_name(f"{generated.name}.local")
     yield generated
     if local.exists():
         yield local
@@ -220,6 +256,19 @@ def _service_state(name: str, state: ContainerState, restarts: int) -> ServiceSt
         case _:  # being removed
             phase = ServicePhase.ABSENT
     return ServiceState(name=name, phase=phase, exit_code=exit_code, restarts=restarts, detail=detail)
+
+
+def _label(container: Container, name: str) -> str:
+    return (container.config.labels or {}).get(f"com.docker.compose.{name}", "")
+
+
+def _why(container: Container | None, wanted: str) -> str | None:
+    """Say why Compose would start a service, or make its container anew; None where it would not."""
+    if container is None:
+        return "it does not run"
+    if _label(container, "config-hash") != wanted:
+        return "its settings have changed"
+    return None if container.state.status in ("running", "restarting") else "it has ended"
 
 
 def _run_of(container: Container) -> tuple[str, datetime | None]:

@@ -107,6 +107,25 @@ def programs_with(argument: str) -> list[int]:
     return found
 
 
+def programs_having(variable: str) -> list[tuple[int, str]]:
+    """Return the processes of this user that began with a variable in their environment, with its value."""
+    beginning = os.fsencode(variable) + b"="
+    found = []
+    for entry in PROC.iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and entry.stat().st_uid == os.getuid():
+                words = (entry / "environ").read_bytes().split(b"\0")
+                values = [word[len(beginning) :] for word in words if word.startswith(beginning)]
+                found += [(int(entry.name), os.fsdecode(value)) for value in values]
+    return found
+
+
+def started(pid: int) -> int | None:
+    """Return when a process began, in clock ticks since boot; None where there is none."""
+    process = _read(pid)
+    return None if process is None or process.dead else process.started
+
+
 def _send(group: Group, request: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group.leader, request)

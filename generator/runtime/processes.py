@@ -12,19 +12,18 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from generator.atomic import replace_file
 from generator.domain.plan import Mode
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import RuntimeRefusedError
-from generator.runtime import Say, Stack
+from generator.runtime import Say, ServiceChange, Stack, supervisord
 from generator.runtime.groups import end_groups, end_programs, members, programs_with, read_groups
 from generator.runtime.ports import choose_ports, http_answers, is_free, redis_answers
 from generator.runtime.programs import (
@@ -36,14 +35,15 @@ from generator.runtime.programs import (
     render_start,
     render_supervisor,
     revision,
+    revisions_in,
     stack_programs,
 )
 from generator.runtime.provision import ensure_engine, ensure_gateway
 
-if TYPE_CHECKING:
-    from xmlrpc.client import ServerProxy
-
 LOG_BYTES = 2**20
+ROOT = "root"
+"""The file in a run folder that names the project folder that it was made from."""
+
 OPEN_FILES = 65536
 FAILURES_BEFORE_UNHEALTHY = 6
 """As the health checks of compose.yaml: one slow answer of a busy service is not a failure."""
@@ -69,7 +69,7 @@ class ProcessesRuntime:
     @property
     def notes(self) -> tuple[str, ...]:
         """What this machine lacks and how the stack does without it."""
-        if "redis" in self._ports() or (not self._pid() and shutil.which("redis-server")):
+        if "redis" in self._ports() or (not supervisord.pid(self._run) and shutil.which("redis-server")):
             return ()
         return ("no redis-server on PATH: each gateway worker keeps its own router state",)
 
@@ -83,14 +83,36 @@ class ProcessesRuntime:
             is_cramped(replica, _shared_memory_bytes())
         self._places(say, {})
 
-    def up(self) -> None:
+    def owner(self) -> Path | None:
+        """Return the project folder whose start made the run folder."""
+        text = _content(self._run / ROOT).decode(errors="replace").strip()
+        return Path(text) if text else None
+
+    def changes(self) -> tuple[ServiceChange, ...]:
+        """Compare how each service would be started now with what supervisord was told last."""
+        states = {state.name: state.phase for state in self.services()}
+        told = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
+        running = supervisord.pid(self._run) is not None
+        places = self._places(_say_nothing, self._choose_ports(keep=running))
+        wanted = _revisions(stack_programs(self._stack, places, os.environ))
+        found = []
+        for name, wish in wanted.items():
+            phase = states.get(name, ServicePhase.ABSENT)
+            if phase in (ServicePhase.ABSENT, ServicePhase.EXITED):
+                found.append((name, "it does not run" if phase is ServicePhase.ABSENT else "it has ended"))
+            elif told.get(name) != wish:
+                found.append((name, "its settings have changed"))
+        found += [(name, "the plan has lost it") for name in told if name not in wanted]
+        return tuple(ServiceChange(name=name, reason=reason) for name, reason in found)
+
+    def up(self, services: tuple[str, ...] = ()) -> None:
         """Write the files and let supervisord run them; what runs unchanged is left alone.
 
         Raises:
             RuntimeRefusedError: the gateway's port is taken, or supervisord does not start.
         """
         with self._locked():
-            running = self._pid() is not None
+            running = supervisord.pid(self._run) is not None
             if not running:
                 self._clear()
                 self._set_logs_aside("*")
@@ -99,10 +121,11 @@ class ProcessesRuntime:
             programs = stack_programs(self._stack, places, os.environ)
             self._write(programs, places)
             if running:
-                self._update()
+                self._update(services)
             else:
-                self._launch()
-            self._await([program.name for program in programs])
+                supervisord.launch(self._run, self._logs)
+                self._launched = True
+            self._await([program.name for program in programs if not services or program.name in services])
 
     def services(self) -> tuple[ServiceState, ...]:
         """Report each service as supervisord and the service itself tell it.
@@ -111,13 +134,13 @@ class ProcessesRuntime:
             RuntimeRefusedError: supervisord was started by this object and has ended.
         """
         names = [replica.name for replica in self._stack.plan.replicas] + ["gateway"]
-        pid = self._pid()
+        pid = supervisord.pid(self._run)
         if pid is None:
             if self._launched:
                 raise RuntimeRefusedError("supervisord has ended", hint=f"see {self._logs / 'supervisord.log'}")
             return tuple(self._unwatched(name) for name in names)
-        with self._supervisor() as supervisor:
-            told: dict[str, Any] = {process["name"]: process for process in _calls(supervisor).getAllProcessInfo()}
+        with self._supervisor() as calls:
+            told: dict[str, Any] = {process["name"]: process for process in calls.getAllProcessInfo()}
         names += ["redis"] if "redis" in told else []
         return tuple(self._state(name, told.get(name)) for name in names)
 
@@ -157,35 +180,14 @@ class ProcessesRuntime:
         """Write the run folder: a start script per program, the ports, and supervisord's file last."""
         for folder in (self._run, self._logs):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        revisions = {}
+        replace_file(self._run / ROOT, f"{self._stack.root.resolve()}\n")
         for program in programs:
-            contents = [_content(path) for path in (program.script, *program.files)]
-            revisions[program.name] = revision(program, contents)
             replace_file(self._run / f"{program.name}.sh", render_start(program))
             (self._run / f"{program.name}.groups").touch(mode=0o600)
         replace_file(self._run / "ports.json", json.dumps(dict(places.ports)) + "\n")
         logs = os.path.relpath(self._logs, self._run)
-        text = render_supervisor(revisions, logs=logs, open_files=_open_files(), user=os.getuid())
+        text = render_supervisor(_revisions(programs), logs=logs, open_files=_open_files(), user=os.getuid())
         replace_file(self._run / "supervisord.conf", text)
-
-    def _launch(self) -> None:
-        """Start supervisord; it detaches itself once its socket is open."""
-        kept = ("HOME", "LANG", "PATH", "PYTHONPATH", "TMPDIR", "USER")
-        started = subprocess.run(
-            [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._run / "supervisord.conf")],
-            cwd=self._run,
-            env={name: os.environ[name] for name in kept if name in os.environ},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            # A terminal's Ctrl-C is for the command alone; what it has started, `down` ends.
-            start_new_session=True,
-        )
-        if started.returncode != 0:
-            words = started.stderr.strip().splitlines() or ["no reason given"]
-            raise RuntimeRefusedError(f"supervisord did not start: {words[0].removeprefix('Error: ').rstrip('.')}")
-        self._launched = True
 
     def _await(self, names: list[str]) -> None:
         """Wait until every start script is at work; by then supervisord has written its own number too."""
@@ -206,11 +208,14 @@ class ProcessesRuntime:
             time.sleep(0.05)
         return True
 
-    def _update(self) -> None:
-        """Let supervisord read its file again; restart what has changed and start what has ended."""
-        with self._supervisor() as supervisor:
-            calls = _calls(supervisor)
+    def _update(self, services: tuple[str, ...]) -> None:
+        """Let supervisord read its file again; restart what has changed and start what has ended, of these or of all."""
+        with self._supervisor() as calls:
             added, changed, removed = calls.reloadConfig()[0]
+            if services:
+                added, changed, removed = (
+                    [name for name in names if name in services] for names in (added, changed, removed)
+                )
             for name in (*changed, *removed):
                 calls.stopProcessGroup(name)
                 calls.removeProcessGroup(name)
@@ -218,6 +223,8 @@ class ProcessesRuntime:
             for name in (*added, *changed):
                 calls.addProcessGroup(name)
             for process in calls.getAllProcessInfo():
+                if services and process["name"] not in services:
+                    continue
                 if process["statename"] in ("STOPPED", "EXITED", "FATAL") and process["name"] not in (*added, *changed):
                     self._forget(process["name"])
                     calls.startProcess(process["name"], False)
@@ -308,38 +315,15 @@ class ProcessesRuntime:
             )
 
     def _gateway_runs(self) -> bool:
-        if self._pid() is None:
+        if supervisord.pid(self._run) is None:
             return False
-        with self._supervisor() as supervisor:
-            states = {process["name"]: process["statename"] for process in _calls(supervisor).getAllProcessInfo()}
+        with self._supervisor() as calls:
+            states = {process["name"]: process["statename"] for process in calls.getAllProcessInfo()}
         return states.get("gateway") in ("STARTING", "RUNNING", "BACKOFF", "STOPPING")
 
-    def _pid(self) -> int | None:
-        """Return supervisord's process id, or None where it does not run; a reused number is not taken for it."""
-        text = _content(self._run / "supervisord.pid").decode(errors="replace").strip()
-        if not text.isdecimal():
-            return None
-        words = _content(Path("/proc") / text / "cmdline").split(b"\0")
-        return int(text) if os.fsencode(self._run / "supervisord.conf") in words else None
-
-    @contextlib.contextmanager
-    def _supervisor(self) -> Iterator[ServerProxy]:
-        """Connect to supervisord. The path through the folder's descriptor stays below a socket path's 108 bytes."""
-        from xmlrpc.client import Error, ServerProxy
-
-        from supervisor.xmlrpc import SupervisorTransport
-
-        folder = os.open(self._run, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        transport = SupervisorTransport(None, None, f"unix:///proc/self/fd/{folder}/supervisor.sock")
-        try:
-            yield ServerProxy("http://127.0.0.1", transport=transport)
-        except (OSError, Error) as failure:
-            words = getattr(failure, "faultString", None) or str(failure) or type(failure).__name__
-            hint = f"`stop-environment {self._stack.plan.environment.value}` ends what is left"
-            raise RuntimeRefusedError(f"supervisord does not answer: {words}", hint=hint) from None
-        finally:
-            transport.close()
-            os.close(folder)
+    def _supervisor(self) -> AbstractContextManager[Any]:
+        hint = f"`stop-environment {self._stack.plan.environment.value}` ends what is left"
+        return supervisord.connect(self._run, hint)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -355,13 +339,16 @@ class ProcessesRuntime:
             os.close(descriptor)
 
 
+def _revisions(programs: tuple[Program, ...]) -> dict[str, str]:
+    """Return the revision of each program, with the contents of the files that it reads at its start."""
+    return {
+        program.name: revision(program, [_content(path) for path in (program.script, *program.files)])
+        for program in programs
+    }
+
+
 def _say_nothing(service: str, words: str) -> None:
     """Take the place of a progress line where everything is installed already."""
-
-
-def _calls(supervisor: ServerProxy) -> Any:
-    """Return the `supervisor.` namespace; its replies are untyped XML-RPC values."""
-    return supervisor.supervisor
 
 
 def _content(path: Path) -> bytes:

@@ -194,6 +194,13 @@ def revision(program: Program, contents: Iterable[bytes]) -> str:
     return digest.hexdigest()[:12]
 
 
+def revisions_in(text: str) -> dict[str, str]:
+    """Return the revision of each service in a file of `render_supervisor`; nothing of any other text."""
+    return dict(
+        re.findall(r'^\[program:(.+)\]\n(?:.*\n)??environment=STACKWRIGHT_REVISION="(\w+)"$', text, re.MULTILINE)
+    )
+
+
 def render_supervisor(revisions: Mapping[str, str], *, logs: str, open_files: int, user: int) -> str:
     """Return supervisord's file for the services in `revisions` (name → revision).
 
