@@ -1,0 +1,188 @@
+"""Gather what services, their runtime and the kernel have written about a stack: what the rules are matched against.
+
+Touches the runtime that it is given, the logs of failed starts in the state folder, and /dev/kmsg, all for reading.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from generator.diagnosis.rules import Diagnosis, Place, Rule, diagnose_log, place_of, state_line
+from generator.domain.service import ServicePhase, ServiceState
+from generator.errors import StackError
+from generator.runtime import Runtime, Stack
+
+LOG_LINES = 5000
+# The kernel's buffer reaches back to the boot; what it said before has nothing to do with a start that is asked about.
+KERNEL_REACHES_BACK_S = 3600.0
+KERNEL_MESSAGES = Path("/dev/kmsg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A text, where it was written, and the service that it is about; `service` is empty for the host."""
+
+    service: str
+    place: Place
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A failure that was named, and the service, or `runtime` or `host`, that it befell."""
+
+    service: str
+    place: Place
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """Everything about one stack. `failed_s_ago`: the logs are kept ones, of a start that failed so long ago."""
+
+    states: tuple[ServiceState, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    logs: tuple[tuple[str, str], ...] = ()
+    records: tuple[tuple[str, str], ...] = ()
+    failed_s_ago: float | None = None
+
+    @property
+    def fallen(self) -> tuple[ServiceState, ...]:
+        """The services that ended, or that answered and no longer do."""
+        return tuple(state for state in self.states if state.phase in (ServicePhase.EXITED, ServicePhase.UNHEALTHY))
+
+
+def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
+    """Gather from a running stack, else from the logs of its last failed start. `kernel`: what the kernel said.
+
+    A service that is healthy and never fell tells of no failure, whatever stands in its log.
+    """
+    try:
+        states, refusal = runtime.services(), ()
+        records = _records(runtime)
+    except StackError as failure:
+        states, records = (), ()
+        refusal = (Evidence(service="", place=Place.RUNTIME, text=f"{failure.message}\n{failure.hint or ''}"),)
+    if all(state.phase is ServicePhase.ABSENT for state in states):
+        kept = read_kept(failures_of(stack), configured=_configured(stack))
+        return Gathered(
+            states=states, records=records, evidence=(*refusal, *kept.evidence), logs=kept.logs, failed_s_ago=kept.failed_s_ago
+        )
+    logs = tuple((state.name, _log(runtime, state.name)) for state in states if state.phase is not ServicePhase.ABSENT)
+    ill = {state.name for state in states if state.phase is not ServicePhase.HEALTHY or state.restarts}
+    told = "\n".join(text for _, text in records)
+    return Gathered(
+        states=states,
+        records=records,
+        logs=logs,
+        evidence=(
+            *(Evidence(service=name, place=place_of(name), text=text) for name, text in logs if name in ill),
+            *(_about_state(state, told, kernel) for state in states if state_line(state)),
+        ),
+    )
+
+
+def _about_state(state: ServiceState, told: str, kernel: str) -> Evidence:
+    """Put a service's state before what the runtime and the kernel said about its end."""
+    about = [line for line in told.splitlines() if state.name in line.split()]
+    return Evidence(service=state.name, place=Place.STATE, text="\n".join((state_line(state), *about, kernel)))
+
+
+def _log(runtime: Runtime, service: str) -> str:
+    try:
+        return runtime.logs(service, LOG_LINES)
+    except StackError as failure:  # gone meanwhile, or without a log driver that can be read
+        return f"the log cannot be read: {failure.message}"
+
+
+def _records(runtime: Runtime) -> tuple[tuple[str, str], ...]:
+    try:
+        return runtime.records()
+    except StackError:
+        return ()
+
+
+def failures_of(stack: Stack) -> Path:
+    """Return the folder that keeps the logs of a stack's last failed start."""
+    return stack.state / "failures" / stack.name
+
+
+def _configured(stack: Stack) -> float:
+    """Return when the stack's files were last rendered, in seconds of the epoch; 0 where that cannot be told."""
+    try:
+        return (stack.generated / "plan.json").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def read_kept(folder: Path, *, configured: float) -> Gathered:
+    """Read the logs of the last failed start; nothing where none are kept, or the stack was `configured` anew since."""
+    logs: list[tuple[str, str]] = []
+    newest = 0.0
+    for path in sorted(folder.glob("*.log")) if folder.is_dir() else ():
+        try:
+            newest = max(newest, path.stat().st_mtime)
+            logs.append((path.stem, path.read_text(encoding="utf-8", errors="replace")))
+        except OSError:
+            continue
+    if not logs or newest < configured:
+        return Gathered()
+    evidence = tuple(Evidence(service=name, place=place_of(name), text=text) for name, text in logs)
+    return Gathered(evidence=evidence, logs=tuple(logs), failed_s_ago=max(time.time() - newest, 0.0))
+
+
+def name_failures(
+    evidence: Iterable[Evidence], rules: tuple[Rule, ...], values: Mapping[str, str]
+) -> tuple[Named, ...]:
+    """Name each known failure once for each service, best first: in the order of the rules.
+
+    A failure that two engines share is told for the first of them.
+    """
+    found = [
+        Named(service=each.service or each.place.value, place=each.place, diagnosis=diagnosis)
+        for each in evidence
+        for diagnosis in diagnose_log(each.text, rules, place=each.place, values=values)
+    ]
+    order = {rule.id: position for position, rule in enumerate(rules)}
+    found.sort(key=lambda named: order[named.diagnosis.rule])
+    once: dict[tuple[str, str], Named] = {}
+    for named in found:
+        once.setdefault((named.diagnosis.rule, named.diagnosis.cause), named)
+    return tuple(once.values())
+
+
+def read_kernel(path: Path = KERNEL_MESSAGES, *, reach_back_s: float = KERNEL_REACHES_BACK_S) -> str:
+    """Return what the kernel said lately, one message a line; empty where this user may not read it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    records: list[str] = []
+    try:
+        while True:
+            try:
+                record = os.read(descriptor, 8192)
+            except BrokenPipeError:  # overwritten before it was read; the next one is whole
+                continue
+            if not record:
+                break
+            records.append(record.decode(errors="replace"))
+    except OSError:  # EAGAIN: nothing more for now
+        pass
+    finally:
+        os.close(descriptor)
+    since = time.clock_gettime(time.CLOCK_MONOTONIC) - reach_back_s
+    return "\n".join(filter(None, (_message(record, since) for record in "".join(records).splitlines())))
+
+
+def _message(record: str, since: float) -> str | None:
+    """Return the message of one record, `priority,sequence,microseconds,flags;message` (kernel ABI, dev-kmsg)."""
+    head, _, message = record.partition(";")
+    fields = head.split(",")
+    if not message or len(fields) < 3 or not fields[2].isdecimal():
+        return None
+    return message if int(fields[2]) / 1e6 >= since else None

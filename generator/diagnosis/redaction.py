@@ -1,0 +1,97 @@
+"""Take secrets, and whose machine it is, out of a text before it leaves that machine. Pure."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+REDACTED = "[redacted]"
+# A shorter value stands in many words by chance, and taking it out would say more than leaving it.
+SHORTEST = 6
+
+# What a name must end with for its value to be a secret: HF_TOKEN is one, max_num_batched_tokens is not.
+_SECRET_NAME = re.compile(
+    r"(?:^|[_.-]|(?<=[a-z])(?=[A-Z]))(?:api[_-]?key|key|token|secret|password|passwd|pwd|passphrase|credentials?|auth|"
+    r"authorization|cookie|dsn)$",
+    re.IGNORECASE,
+)
+_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.{0,20000}?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.S),
+        REDACTED,
+    ),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://)[^\s/@\"'<>]{1,512}@", re.I), rf"\1{REDACTED}@"),
+    (re.compile(r"\b(bearer|basic)(\s{1,4}|%20)[\w.~+/=-]{6,}", re.I), rf"\1\2{REDACTED}"),
+    (re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{8,}"), REDACTED),
+    (re.compile(r"\bsk-[\w-]{8,}"), REDACTED),
+    (re.compile(r"\b(?:gh[pousr]|github_pat|glpat|nvapi|xox[abprs])[_-][\w-]{10,}"), REDACTED),
+    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), REDACTED),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{4,}"), REDACTED),
+)
+# NAME=value, NAME: value, "name": "value", name='value', --name value; the value up to where its quotes end.
+_ASSIGNED = re.compile(
+    r"(?P<name>[A-Za-z][\w.-]{0,80})(?P<quote>[\"']?)(?P<mark>\s{0,4}[=:]\s{0,4}|(?<=key)\s(?=[^\s-]))"
+    r"(?P<value>\"(?:[^\"\\\n]|\\.){0,4096}\"|'[^'\n]{0,4096}'|[^\s\"',;&}\])]{1,4096})"
+)
+# Values that are none: what a name is bound to, not what it holds.
+_PLAIN = re.compile(r"^[\"']?(?:none|null|true|false|os\.environ/\w+|\$\{?\w.*|/[\w./-]*|\[redacted\]|\*+|)[\"']?$", re.I)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redaction:
+    """What to take out: `values` that are secret, and `names` by what stands in for each (a home folder, a user)."""
+
+    values: tuple[str, ...]
+    names: tuple[tuple[str, str], ...]
+
+    def apply(self, text: str) -> str:
+        """Return the text without them, and without whatever looks like a secret. Twice is as once."""
+        for value in self.values:
+            text = text.replace(value, REDACTED)
+        for shape, stand_in in _SHAPES:
+            text = shape.sub(stand_in, text)
+        text = _ASSIGNED.sub(_assignment, text)
+        for name, stand_in in self.names:
+            text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", stand_in.replace("\\", r"\\"), text)
+        return text
+
+
+def make_redaction(values: Iterable[str], *, home: str, user: str, machine: str) -> Redaction:
+    """Prepare what to look for: each value as it is and as a URL, JSON or base64 writes it, the longest first."""
+    written = {form for value in values if len(value.strip()) >= SHORTEST for form in _forms(value.strip())}
+    people = ((home.rstrip("/"), "~"), (user, "[user]"), (machine, "[machine]"))
+    return Redaction(
+        values=tuple(sorted(written, key=lambda value: (-len(value), value))),
+        names=tuple((name, stand_in) for name, stand_in in people if _tells_who(name)),
+    )
+
+
+def secret_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values of the variables whose names say that they hold a secret."""
+    return tuple(value for name, value in environment.items() if is_secret_name(name) and not _PLAIN.match(value))
+
+
+def is_secret_name(name: str) -> bool:
+    """Say whether a variable or a key of this name holds a secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def _tells_who(name: str) -> bool:
+    """Say whether a name tells of a person or a machine, and is not a word of every log."""
+    return len(name) >= 3 and name not in ("root", "user", "ubuntu", "admin", "localhost", "engine", "gateway", "redis")
+
+
+def _forms(value: str) -> tuple[str, ...]:
+    encoded = base64.b64encode(value.encode(errors="replace")).decode("ascii").rstrip("=")
+    return value, quote(value, safe=""), json.dumps(value)[1:-1], encoded
+
+
+def _assignment(found: re.Match[str]) -> str:
+    if not is_secret_name(found["name"]) or _PLAIN.match(found["value"]):
+        return found[0]
+    mark = found["value"][0] if found["value"][0] in "\"'" else ""
+    return f"{found['name']}{found['quote']}{found['mark']}{mark}{REDACTED}{mark}"
