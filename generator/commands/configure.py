@@ -27,7 +27,7 @@ from generator.planning.planner import make_plan
 from generator.planning.request import Folders, Request
 from generator.rendering import render_plan
 from generator.settings import BY_KEY, problem_with
-from generator.validation.rules import check_environment, check_shell
+from generator.validation.rules.environment import check_environment, check_shell
 
 
 @dataclass(frozen=True, kw_only=True)

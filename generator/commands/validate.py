@@ -14,7 +14,8 @@ from generator.errors import ValidationError
 from generator.runtime import Runtime, Stack
 from generator.validation.compose_config import check_merged
 from generator.validation.live import check_files, check_port
-from generator.validation.rules import check_environment, check_host, check_shell
+from generator.validation.rules.environment import check_environment, check_shell
+from generator.validation.rules.gpus import check_host
 
 
 def validate(arguments: Arguments) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -32,3 +32,18 @@ def error(check: str, *, found: str, expected: str, fix: str) -> Finding:
 def warning(check: str, *, found: str, expected: str, fix: str) -> Finding:
     """Make a finding that is shown and does not stop a start."""
     return Finding(check=check, severity=Severity.WARNING, found=found, expected=expected, fix=fix)
+
+
+def not_checked(what: str, why: str, environment: str) -> Finding:
+    """Make the finding of a check that could not look: never silence, which would read as a pass."""
+    return warning(
+        "not-checked",
+        found=f"{what}: not checked: {why}",
+        expected="a look before the start",
+        fix=f"`validate-environment {environment}` looks again",
+    )
+
+
+def harden(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Make every warning an error."""
+    return tuple(replace(finding, severity=Severity.ERROR) for finding in findings)

@@ -104,6 +104,15 @@ def check_shard(expected: Iterable[str], found: Iterable[TensorHeader], where: s
         )
 
 
+def check_weights(folder: Path) -> None:
+    """Check that every file of weights is there and as long as its header promises.
+
+    Raises:
+        UsageError: one is missing, damaged or cut short; the message names it.
+    """
+    _read_weights(folder)
+
+
 def _read_weights(folder: Path) -> tuple[tuple[TensorHeader, ...] | None, int | None, tuple[str, ...]]:
     """Return the tensors, their bytes, and what a user should know of them."""
     if (folder / INDEX).exists():

@@ -10,7 +10,8 @@ from generator.domain.finding import Finding, Severity
 from generator.domain.host import Driver, LinkKind
 from generator.domain.plan import Mode, Plan
 from generator.errors import NoPlanError
-from generator.validation.rules import check_environment, check_host, check_shell
+from generator.validation.rules.environment import check_environment, check_shell
+from generator.validation.rules.gpus import check_host
 from tests.planning_requests import HOST_NAMES, plan_for, recorded
 
 

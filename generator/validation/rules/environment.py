@@ -1,16 +1,21 @@
-"""Rules over what was rendered: the plan, the environment in force, the host. Pure."""
+"""Rules over the values in force: the generated file, the person's own over it, and the shell that Compose prefers to both. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-from generator.domain.finding import Finding, error, warning
-from generator.domain.host import Host
+from generator.domain.finding import Finding, error
 from generator.domain.plan import Mode, Plan
 from generator.errors import did_you_mean
-from generator.planning.image import version
-from generator.planning.placement import describe_gpus
 from generator.settings import BY_KEY, problem_with
+
+# What examples and templates write where a person is to write something: CHANGE_ME, <token>, xxxx, your-key-here, TODO.
+PLACEHOLDER = re.compile(
+    r"(change|replace|fill)[-_ ]?(me|this|in)|<[^<>]*>|x{3,}|\.{3}|…|todo|fixme|tbd|placeholder"
+    r"|(my|your)[-_ ].*(key|token|password|secret|image|path|model|name|here)|(insert|enter)[-_ ].+",
+    re.IGNORECASE,
+)
 
 
 def check_environment(plan: Plan, env: Mapping[str, str]) -> tuple[Finding, ...]:
@@ -36,6 +41,10 @@ def check_environment(plan: Plan, env: Mapping[str, str]) -> tuple[Finding, ...]
             found.append(
                 error("env-value", found=f"{key}={value[:80]}", expected=problem, fix=f"correct it in {local}")
             )
+        elif PLACEHOLDER.fullmatch(value):
+            fix = f"write the real value into {local}, or remove the line"
+            meaning = BY_KEY[key].meaning.lower() if key in BY_KEY else "a value"
+            found.append(error("env-placeholder", found=f"{key}={value[:80]}", expected=meaning, fix=fix))
     found += _check_derived(plan, env, local)
     return (*found, *(_check_parallel_sizes(plan, env, local) if not found else ()))
 
@@ -70,34 +79,6 @@ def _check_parallel_sizes(plan: Plan, env: Mapping[str, str], local: str) -> tup
             fix=f"drop the change from {local} and pin it: `configure-gpu --set VLLM_TENSOR_PARALLEL_SIZE={tensor}`",
         ),
     )
-
-
-def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
-    """Compare the host as it is with the one that the plan was made for."""
-    present = {gpu.uuid: gpu for gpu in host.gpus}
-    again = f"`configure-gpu --env {plan.environment.value}` plans for what is there"
-    found = [
-        error(
-            "gpu-missing", found=describe_gpus(host), expected=f"GPU {uuid} of the plan for {replica.name}", fix=again
-        )
-        for replica in plan.replicas
-        for uuid in replica.gpu_uuids
-        if uuid not in present
-    ]
-    needed = plan.engine.cuda
-    runs = host.driver.cuda if host.driver else None
-    # The planner may have chosen an image that lifts an older driver (forward or minor-version compatibility).
-    planned = plan.host.driver.cuda if plan.host.driver else None
-    if needed and runs and version(runs) < min(version(needed), version(planned or needed)):
-        expected = f"CUDA {needed}, which {plan.engine.image} needs"
-        found.append(
-            error("driver-too-old", found=f"driver runs CUDA {runs}", expected=expected, fix="update the NVIDIA driver")
-        )
-    if plan.host.links != host.links and not found and plan.replicas[0].gpu_uuids:
-        found.append(
-            warning("links-changed", found="links between GPUs differ", expected="those of the plan", fix=again)
-        )
-    return tuple(found)
 
 
 def check_shell(env: Mapping[str, str], shell: Mapping[str, str], environment: str) -> tuple[Finding, ...]:

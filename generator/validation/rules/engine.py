@@ -1,0 +1,79 @@
+"""Rules over the container engine: new enough for the files, and able to hand the plan's GPUs to a container. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from generator.domain.finding import Finding, error, not_checked
+from generator.domain.host import GpuAccess, Host
+from generator.domain.machine import ContainerAnswer, Seen, Unseen
+from generator.domain.plan import Plan
+from generator.validation.rules.gpus import used_gpus
+
+# Each with why: `docker run --pull`, which the GPU check needs, and the oldest engine that a whole stack was brought up
+# with (docs/proven.md) are both 20.10.
+OLDEST_ENGINE = (20, 10)
+# Two `--env-file` are merged from 2.17 on (docker/compose pull request 10284); 2.16 takes the last one alone (issue 10436).
+OLDEST_COMPOSE = (2, 17)
+
+
+def check_versions(plan: Plan, host: Host) -> Iterator[Finding]:
+    """Compare the versions of engine and Compose with the oldest that the files work with."""
+    containers, name = host.containers, plan.environment.value
+    other = f"or `start-environment {name} --runtime processes`"
+    if containers.engine != "docker":
+        yield not_checked("the container engine's version", f"{containers.engine} is not Docker", name)
+    elif (found := release(containers.version)) is None:
+        yield not_checked("Docker's version", f"it calls itself {containers.version}", name)
+    elif found < OLDEST_ENGINE:
+        expected = "20.10 or newer, the oldest that stacks were brought up with"
+        fix = f"update Docker Engine (docs.docker.com/engine/install), {other}"
+        yield error("docker-version", found=f"Docker Engine {containers.version}", expected=expected, fix=fix)
+    if (found := release(containers.compose)) is None:
+        yield not_checked("Compose's version", f"it calls itself {containers.compose}", name)
+    elif found < OLDEST_COMPOSE:
+        expected = "2.17 or newer: older ones read only the last of two env files"
+        fix = f"update the Compose plugin (docs.docker.com/compose/install), {other}"
+        yield error("compose-version", found=f"Compose {containers.compose}", expected=expected, fix=fix)
+
+
+def release(version: str | None) -> tuple[int, int] | None:
+    """Return major and minor of `28.2.2`, `v2.26.1-4`; None where there are none."""
+    found = re.match(r"v?([0-9]{1,6})\.([0-9]{1,6})", version or "")
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def check_gpu_access(plan: Plan, host: Host, seen: Seen[ContainerAnswer] | None) -> Iterator[Finding]:
+    """Find GPUs that do not get into containers: by what the engine offers, and by what a container saw.
+
+    `seen` is None where no container was started: the image is not here yet, or the stack runs.
+    """
+    if not used_gpus(plan):
+        return
+    toolkit = "install the NVIDIA Container Toolkit, `sudo nvidia-ctk runtime configure --runtime=docker`, restart Docker"
+    if host.containers.gpu_access in (None, GpuAccess.NONE):
+        found = f"{host.containers.engine} has neither a CDI specification for nvidia.com/gpu nor NVIDIA's runtime hook"
+        yield error("gpu-access", found=found, expected="a way for GPUs into containers", fix=toolkit)
+        return
+    fix = toolkit
+    if host.containers.gpu_access is GpuAccess.CDI:
+        fix = "`sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`, restart Docker"
+    if isinstance(seen, Unseen):
+        yield not_checked("GPUs in a container", seen.why, plan.environment.value)
+    elif seen is not None:
+        yield from _judge(plan, seen, fix)
+
+
+def _judge(plan: Plan, seen: ContainerAnswer, fix: str) -> Iterator[Finding]:
+    expected = "a container that sees every GPU of the plan"
+    if seen.refusal is not None:
+        yield error("gpu-container", found=f"no container with GPUs starts: {seen.refusal}", expected=expected, fix=fix)
+    elif seen.named:
+        missing = [uuid for uuid in used_gpus(plan) if uuid not in seen.uuids]
+        if missing:
+            found = f"a container does not see {', '.join(missing)}"
+            yield error("gpu-container", found=found, expected=expected, fix=fix)
+    elif not seen.has_devices:
+        found = "a container with GPUs asked for has neither nvidia-smi nor a GPU's device file"
+        yield error("gpu-container", found=found, expected=expected, fix=fix)

@@ -1,0 +1,99 @@
+"""Rules over what surrounds a stack: the clock, Windows' subsystem, a database, and the inputs that files were made from. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from generator.domain.catalog import order_release
+from generator.domain.finding import Finding, error, warning
+from generator.domain.host import Host
+from generator.domain.plan import Mode, Plan
+from generator.units import format_seconds
+
+# A file system in the network may keep its own time, a second or two off.
+FILE_LEEWAY_S = 60
+# WSL mounts Windows' drives at /mnt/<letter>; each file there goes through 9P, several times slower than WSL's own disk
+# (Microsoft, "Working across Windows and Linux file systems").
+WINDOWS_DRIVE = re.compile(r"/mnt/[a-z](/.*)?")
+# From this release on the engine wants pinned memory, which it takes for missing under WSL unless this is set
+# (vllm-project/vllm issue 43381: "UVA is not available"; the variable is in catalog/flags.yaml from 0.24.0 on).
+WSL_PINNING, WSL_PINNING_SINCE = "VLLM_WSL2_ENABLE_PIN_MEMORY", "0.24.0"
+# LiteLLM 1.109, general_settings.database_connection_pool_limit: for each worker, 10 unless told otherwise.
+POOL = 10
+# PostgreSQL 17, runtime-config-connection: max_connections 100, of which superuser_reserved_connections keeps 3.
+POSTGRESQL_CONNECTIONS = 97
+
+
+def check_clock(plan: Plan, now_s: float, newest_file_s: float | None) -> Iterator[Finding]:
+    """Find a clock that stands before the files that were rendered: it has been set back. Seconds since 1970."""
+    if newest_file_s is not None and newest_file_s > now_s + FILE_LEEWAY_S:
+        yield warning(
+            "clock",
+            found=f"files of {plan.environment.value} were written {format_seconds(newest_file_s - now_s)} after now",
+            expected="a clock that only goes forward: certificates and caches go by it",
+            fix="`date` shows it, `sudo timedatectl set-ntp true` corrects it",
+        )
+
+
+def check_wsl(plan: Plan, env: Mapping[str, str], host: Host) -> Iterator[Finding]:
+    """Find what works otherwise under the Windows Subsystem for Linux."""
+    if not host.os.wsl:
+        return
+    for key in ("VLLM_MODEL", "HF_HOME", "VLLM_CACHE_ROOT"):
+        if WINDOWS_DRIVE.fullmatch(env.get(key, "")):
+            yield warning(
+                "wsl-drive",
+                found=f"{key}={env[key][:120]}: a drive of Windows",
+                expected="a folder of Linux: loading weights through /mnt takes many times as long",
+                fix=f"copy it below $HOME, then `configure-gpu --env {plan.environment.value}` with that folder",
+            )
+    told = {name for replica in plan.replicas for name, _ in replica.env}
+    wants = order_release(plan.engine.version) >= order_release(WSL_PINNING_SINCE)
+    if plan.mode is not Mode.CPU and wants and WSL_PINNING not in told:
+        yield warning(
+            "wsl-pinning",
+            found=f"{plan.engine.name} {plan.engine.version} takes pinned memory for missing under WSL",
+            expected=f"{WSL_PINNING}=1: without it the engine may end with `UVA is not available`",
+            fix=f'add `{WSL_PINNING}: "1"` to the engine\'s `environment:` in compose/compose.yaml',
+        )
+
+
+def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, Any]) -> Iterator[Finding]:
+    """Compare the connections that the gateway's workers may open with PostgreSQL's default, where a database is set.
+
+    `gateway` is its service as Compose reads it.
+    """
+    environment = gateway.get("environment")
+    address = environment.get("DATABASE_URL") if isinstance(environment, dict) else None
+    if not isinstance(address, str) or not address:
+        return
+    pooled = re.search(r"[?&]connection_limit=([0-9]{1,6})\b", address)
+    pool, workers = int(pooled[1]) if pooled else POOL, int(env["LITELLM_NUM_WORKERS"])
+    if pool * workers > POSTGRESQL_CONNECTIONS:
+        yield warning(
+            "database-connections",
+            found=f"{workers} workers × {pool} connections = {pool * workers}",
+            expected=f"{POSTGRESQL_CONNECTIONS} or fewer, PostgreSQL's default, or a server that was given more",
+            fix=f"`configure-gpu --env {plan.environment.value} --set LITELLM_NUM_WORKERS={max(1, POSTGRESQL_CONNECTIONS // pool)}`",
+        )
+
+
+def check_inputs(plan: Plan, changed: tuple[str, ...] | None) -> Iterator[Finding]:
+    """Find files that were rendered from something else than what is there now; None where nobody recorded it."""
+    name = plan.environment.value
+    again = f"`configure-gpu --env {name}` renders anew (with the same --model and --set as before)"
+    if changed is None:
+        found = "no readable record of what the files were rendered from"
+        yield warning("inputs-unknown", found=found, expected="inputs.json beside the plan", fix=again)
+    elif changed:
+        found = f"changed since the files were rendered: {', '.join(changed)}"
+        yield warning("inputs-changed", found=found, expected="files made from what is there now", fix=again)
+
+
+def check_refused(plan: Plan, words: str | None) -> Iterator[Finding]:
+    """Tell that Compose does not accept the files, in its own words."""
+    if words is not None:
+        fix = f"correct compose/compose.yaml where you changed it; `configure-gpu --env {plan.environment.value}` writes the rest"
+        yield error("compose-refused", found=words, expected="files that Compose accepts", fix=fix)
