@@ -37,7 +37,10 @@ ROOMS: Mapping[str, Room] = {
     "domain": room("units errors", pure=True),
     "settings": room("domain units errors", libraries="dotenv", pure=True),
     "planning": room("domain settings units errors", pure=True),
-    "watching.health": room("diagnosis.rules domain units errors", pure=True),
+    "watching.health": room("watching domain units errors", pure=True),
+    "watching.steps": room(pure=True),
+    "watching.limits": room("watching", pure=True),
+    "watching.course": room("watching domain", pure=True),
     "diagnosis.rules": room("domain units errors", pure=True),
     "validation.rules": room("domain settings planning units errors", pure=True),
     "atomic": room(),
@@ -57,7 +60,7 @@ ROOMS: Mapping[str, Room] = {
     # `runtime` for the Stack that is checked, `write` for what was rendered; neither is asked to do anything.
     "validation": room("domain settings reading runtime credentials write units errors", libraries="python_on_whales"),
     # Known failures are told by their rules, which are read once.
-    "watching": room("runtime diagnosis domain units errors"),
+    "watching": room("runtime diagnosis domain atomic units errors"),
     "diagnosis": room("domain reading runtime errors"),
     "digests": room("domain reading atomic errors", libraries="yaml"),
     "credentials": room("atomic errors"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from generator.domain.service import ServicePhase, ServiceState
+from generator.watching.steps import last_starts, unadorned
 
 # A third start of the same thing has never helped; both runtimes are told to try twice more at most.
 MOST_RESTARTS = 2
@@ -38,34 +39,6 @@ def judge(states: tuple[ServiceState, ...]) -> Judgement:
     return Judgement(verdict=Verdict.WAIT)
 
 
-# Lines of vLLM 0.32.0's log, in the order in which a start passes them. Words of what a step says of itself: the
-# configuration that is logged first names torch.compile and CUDA graphs also where neither is used.
-_STEPS = (
-    (re.compile(r"Starting to load model |Loading \w+ checkpoint shards"), "loading weights"),
-    (re.compile(r"Starting torch\.compile|Dynamo bytecode transform time|for the compilation\.\.\."), "compiling"),
-    (re.compile(r"Available KV cache memory: |KV cache size: [0-9]|Initial profiling"), "profiling memory"),
-    (re.compile(r"Capturing CUDA graphs|Graph capturing finished"), "capturing graphs"),
-    (re.compile(r"Starting vLLM server on |Application startup complete"), "opening its port"),
-)
-# The third line of the banner: what stands before the last one was said by an earlier start of the same service.
-_BANNER = re.compile(r"█  version [0-9]")
-
-
-def engine_step(log: str) -> str | None:
-    """Name the furthest step that the last start in an engine's log shows, or None before the first."""
-    latest = _last_start(log)
-    reached = [name for pattern, name in _STEPS if pattern.search(latest)]
-    return reached[-1] if reached else None
-
-
-def _last_start(log: str) -> str:
-    banners = list(_BANNER.finditer(log))
-    return log[banners[-1].start() :] if banners else log
-
-
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-# `(EngineCore pid=208) ERROR 11-21 03:30:18 [core.py:1510] ` of vLLM; `12:30:01 - LiteLLM Proxy:ERROR: proxy.py:1 - `.
-_PREFIX = re.compile(r"^(\(\w[\w.-]* pid=\d+\) ?)?([A-Z]+ [0-9-]+ [0-9:.]+ \[\w[\w.]*:\d+\] ?)?")
 _FRAME = re.compile(r"^\s|^(File \"|raise |[\^~]+$)|Traceback \(most recent call last\)")
 # A missing library or file, and what ran out, in the words of the system: no exception raised later says it better.
 _CAUSE = re.compile(r"cannot open shared object|out of memory|no space left|Insufficient space", re.IGNORECASE)
@@ -83,7 +56,7 @@ def telling_line(log: str) -> str | None:
     That is the last one in which the system refuses something, else the last exception that does not merely point
     at another, else the last that speaks of an error, else the last of all.
     """
-    cleaned = (_PREFIX.sub("", _ESCAPES.sub("", line)) for line in _last_start(log).splitlines())
+    cleaned = (unadorned(line) for line in last_starts(log, 1).splitlines())
     lines = [line.strip() for line in cleaned if line.strip() and not _FRAME.search(line)]
     own = [line for line in lines if not _SECOND_HAND.search(line)]
     ranks = (

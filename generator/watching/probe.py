@@ -6,23 +6,33 @@ import http.client
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 # The first request after a start may compile kernels; vLLM's own clients wait this long.
 ANSWER_TIMEOUT_S = 300
+# What needs no engine: LiteLLM answers at once, unless its one worker is still busy starting.
+REFUSAL_TIMEOUT_S = 30
 MOST_BYTES = 2**20
+WRONG_KEY = "sk-stackwright-asks-with-a-wrong-key"
+REFUSED = frozenset({401, 403})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came back: `status` None when nothing of use did, `text` the completion or the error's words."""
+    """What came back: `status` None when nothing of use did, `text` the completion or the error's words.
+
+    `final`: asking again cannot change it.
+    """
 
     status: int | None
     text: str
+    final: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether a completion came back."""
+        """Whether the answer is what was hoped for."""
         return self.status == 200
 
 
@@ -33,26 +43,66 @@ def base_url(bind: str, port: int) -> str:
 
 def complete(url: str, key: str, model: str) -> Answer:
     """Ask `model` for a short chat completion, or a plain one where it has no chat template."""
-    chat = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
-    answer = _post(f"{url}/v1/chat/completions", key, chat)
+    return _ask(url, key, model, _completion, {})
+
+
+def stream(url: str, key: str, model: str) -> Answer:
+    """Ask `model` for a completion piece by piece, and take it for one only where the stream ends as it should."""
+    return _ask(url, key, model, _streamed, {"stream": True})
+
+
+def refuse_wrong_key(url: str, model: str) -> Answer:
+    """Ask with a wrong key; the answer is good where the gateway refuses it."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 1}
+    answer = _request(f"{url}/v1/chat/completions", WRONG_KEY, body, _completion, REFUSAL_TIMEOUT_S)
+    if answer.status in REFUSED:
+        return Answer(status=200, text="refused")
+    if answer.ok:
+        return Answer(status=None, text="let it in", final=True)
+    return Answer(status=answer.status, text=answer.text)
+
+
+def list_models(url: str, key: str, models: tuple[str, ...]) -> Answer:
+    """Ask for the list of models; the answer is good where each of `models` is in it."""
+
+    def listed(status: int, body: bytes) -> Answer:
+        try:
+            names = {str(entry["id"]) for entry in json.loads(body)["data"]}
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return _no("a reply that is no list of models", body)
+        missing = ", ".join(name for name in models if name not in names)
+        return Answer(status=None, text=f"does not list {missing}", final=True) if missing else _yes(status)
+
+    return _request(f"{url}/v1/models", key, None, listed, REFUSAL_TIMEOUT_S)
+
+
+Read = Callable[[int, bytes], Answer]
+
+
+def _ask(url: str, key: str, model: str, read: Read, further: dict[str, object]) -> Answer:
+    chat = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, **further}
+    answer = _request(f"{url}/v1/chat/completions", key, chat, read, ANSWER_TIMEOUT_S)
     if answer.status == 400 and "chat template" in answer.text:
-        answer = _post(f"{url}/v1/completions", key, {"model": model, "prompt": "Hello", "max_tokens": 8})
+        plain = {"model": model, "prompt": "Hello", "max_tokens": 8, **further}
+        answer = _request(f"{url}/v1/completions", key, plain, read, ANSWER_TIMEOUT_S)
     return answer
 
 
-def _post(url: str, key: str, body: dict[str, object]) -> Answer:
+def _request(url: str, key: str, body: dict[str, object] | None, read: Read, timeout_s: float) -> Answer:
+    """Send one request: a GET without a body, else a POST."""
     request = urllib.request.Request(
         url,
-        data=json.dumps(body).encode(),
+        data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
     )
     # A proxy from the environment must not be asked for an address of this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
     try:
-        with opener.open(request, timeout=ANSWER_TIMEOUT_S) as response:
-            return _completion(response.status, response.read(MOST_BYTES))
+        with opener.open(request, timeout=timeout_s) as response:
+            return read(response.status, response.read(MOST_BYTES))
     except urllib.error.HTTPError as failure:
-        return Answer(status=failure.code, text=_words(failure))
+        # Our own key does not become right by being asked for again.
+        return Answer(status=failure.code, text=_words(failure), final=failure.code in REFUSED)
     except (OSError, http.client.HTTPException) as failure:
         return Answer(status=None, text=str(failure) or type(failure).__name__)
 
@@ -77,6 +127,37 @@ def _completion(status: int, body: bytes) -> Answer:
         choice = json.loads(body)["choices"][0]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        return Answer(status=None, text=f"a reply that is no completion: {body[:200].decode(errors='replace')}")
+        return _no("a reply that is no completion", body)
     # A model that thinks first may have come to no word of its answer yet.
-    return Answer(status=status, text=str(text or ""))
+    return _yes(status, str(text or ""))
+
+
+def _streamed(status: int, body: bytes) -> Answer:
+    """Join the pieces of a stream of server-sent events, which `data: [DONE]` has to end."""
+    events = [line[5:].strip() for line in body.decode(errors="replace").split("\n") if line.startswith("data:")]
+    if not events or events[-1] != "[DONE]":
+        return _no("a stream that is cut off", body[-200:])
+    try:
+        pieces = [_piece(json.loads(event)) for event in events[:-1]]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return _no("a stream that is no completion", body)
+    return _yes(status, "".join(pieces)) if pieces else _no("a stream without a completion", body)
+
+
+def _piece(event: Any) -> str:
+    """Return the text of one event; the last one may have no choice, only what was used."""
+    if "error" in event:
+        raise ValueError("an error in the place of a piece")
+    choices = event["choices"]
+    if not choices:
+        return ""
+    text = choices[0]["delta"].get("content") if "delta" in choices[0] else choices[0]["text"]
+    return str(text or "")
+
+
+def _yes(status: int, text: str = "") -> Answer:
+    return Answer(status=status, text=text)
+
+
+def _no(what: str, body: bytes) -> Answer:
+    return Answer(status=None, text=f"{what}: {body[:200].decode(errors='replace')}")

@@ -6,21 +6,28 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import NotHealthyError
 from generator.runtime import Runtime, Say, Stack
-from generator.units import format_bytes, format_seconds
-from generator.watching.health import Verdict, engine_step, judge, telling_line
-from generator.watching.probe import Answer, base_url, complete
+from generator.units import format_seconds
+from generator.watching import failure
+from generator.watching.course import Course, Look, advance, begin, stands_still
+from generator.watching.health import Verdict, judge
+from generator.watching.history import keep_start
+from generator.watching.limits import Limits
+from generator.watching.observe import Observer
+from generator.watching.probe import Answer, base_url, complete, list_models, refuse_wrong_key, stream
+from generator.watching.steps import Step
 
 POLL_S = 0.5
 # A healthy gateway that refuses every completion this long will not begin to answer.
 ANSWERS_WITHIN_S = 120
-LOG_LINES = 200
-# Each rank of an engine tells of its own end before the engine does.
-FAILED_LOG_LINES = 2000
+# Silence this long is worth a word, and a word every so often.
+QUIET_TOLD_EVERY_S = 30.0
+# A service that has said what it cannot recover from mostly ends by itself in this time.
+DOOMED_AFTER_S = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,15 @@ class Clock:
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One thing that a client would ask: `what` begins the sentence of a failure, `model` is set for a completion."""
+
+    what: str
+    ask: Callable[[], Answer]
+    model: str | None = None
 
 
 def watch(
@@ -40,92 +56,163 @@ def watch(
     limit_s: float | None = None,
     clock: Clock = Clock(),
 ) -> dict[str, str]:
-    """Poll until each model has completed a chat; return its first words by model.
+    """Look until each model has completed a chat; return its first words by model.
 
     The services are looked at between two questions too: an engine may say that it is healthy and die of the first.
+    A start that moves is waited for; each step may stand still for a time of its own (docs/explanation/starting.md).
 
     Args:
         key: the gateway's key.
         limit_s: give up after this many seconds even where the start still moves; None never does.
 
     Raises:
-        NotHealthyError: a service ended, the limit passed, or the gateway never gave a completion.
+        NotHealthyError: a service ended or stands still, the limit passed, or the gateway does not answer as it should.
     """
-    started, limit_s = clock.now(), math.inf if limit_s is None else limit_s
-    asked_since: float | None = None
+    watcher = _Watcher(runtime, stack, say, clock)
+    questions = _questions(stack, key)
+    started, asked_since = clock.now(), math.inf
+    limit_s = math.inf if limit_s is None else limit_s
     answers: dict[str, str] = {}
     while True:
-        states = runtime.services()
-        judgement = judge(states)
-        if judgement.verdict is Verdict.FAILED and judgement.culprit is not None:
-            raise _ended(runtime, judgement.culprit)
-        asking = judgement.verdict is Verdict.ASK
-        _tell(runtime, stack, tuple(state for state in states if not (asking and state.name == "gateway")), say)
-        if asking:
-            asked_since = clock.now() if asked_since is None else asked_since
-            refusal = _ask_all(stack, key, say, answers)
+        ready = watcher.look()
+        if ready:
+            asked_since = min(asked_since, clock.now())
+            refusal = _ask(questions, say, answers)
             if refusal is None:
+                watcher.keep()
                 return answers
-            if refusal.status in (401, 403) or clock.now() > min(asked_since + ANSWERS_WITHIN_S, started + limit_s):
-                raise _refused(refusal)
+            if refusal.final or clock.now() > min(asked_since + ANSWERS_WITHIN_S, started + limit_s):
+                raise failure.refused(runtime, stack, questions[0].what, refusal)
+            watcher.look_for_doom()
         elif clock.now() - started > limit_s:
-            raise _too_slow(states, limit_s)
+            raise failure.too_late(watcher.courses, limit_s)
         clock.sleep(POLL_S)
 
 
-def _tell(runtime: Runtime, stack: Stack, states: tuple[ServiceState, ...], say: Say) -> None:
-    for state in states:
-        starting = state.phase is ServicePhase.STARTING and state.name.startswith("engine")
-        step = _downloaded(stack) or engine_step(runtime.logs(state.name, LOG_LINES)) if starting else None
-        restarts = f" (restart {state.restarts})" if state.restarts else ""
-        say(state.name, f"{step or state.detail or state.phase.value}{restarts}")
+class _Watcher:
+    """Follows every service of one start, and raises once one of them will not come up."""
+
+    def __init__(self, runtime: Runtime, stack: Stack, say: Say, clock: Clock) -> None:
+        self._runtime, self._stack, self._say, self._clock = runtime, stack, say, clock
+        self._observer = Observer(runtime, stack)
+        self._courses: dict[str, Course] = {}
+        self._looked_at = clock.now()
+        self._doubted: dict[str, int] = {}
+        self._said: dict[str, tuple[object, ...]] = {}
+
+    @property
+    def courses(self) -> tuple[Course, ...]:
+        """Every service that has been looked at."""
+        return tuple(self._courses.values())
+
+    def look(self) -> bool:
+        """Look at every service; say whether all are healthy.
+
+        Raises:
+            NotHealthyError: one ended for good, fell over something that stays, or stands still.
+        """
+        states = self._runtime.services()
+        now = self._clock.now()
+        judgement = judge(states)
+        if judgement.verdict is Verdict.FAILED and judgement.culprit is not None:
+            raise failure.ended(self._runtime, self._stack, judgement.culprit)
+        elapsed_s, self._looked_at = now - self._looked_at, now
+        for look in self._observer.look(states, now):
+            self._follow(look, elapsed_s)
+        asking = judgement.verdict is Verdict.ASK
+        for course in self.courses:
+            if not (asking and course.name == "gateway"):
+                self._tell(course)
+        return asking
+
+    def look_for_doom(self) -> None:
+        """Raise where an engine that calls itself healthy has said that it cannot answer."""
+        for replica in self._stack.plan.replicas:
+            self._raise(failure.doomed(self._runtime, self._stack, replica.name))
+
+    def keep(self) -> None:
+        """Remember how long each step of this good start took."""
+        for replica in self._stack.plan.replicas:
+            if replica.name in self._courses:
+                keep_start(self._stack.state, self._stack.plan, replica, self._courses[replica.name].spent)
+
+    def _follow(self, look: Look, elapsed_s: float) -> None:
+        before = self._courses.get(look.state.name)
+        course = begin(look) if before is None else advance(before, look, elapsed_s)
+        self._courses[course.name] = course
+        if _fell(before, look.state):
+            self._raise(failure.fallen(self._runtime, self._stack, course.name))
+        doubt = int(course.quiet_s // DOOMED_AFTER_S) if look.state.phase is ServicePhase.STARTING else 0
+        if doubt > self._doubted.get(course.name, 0):
+            self._raise(failure.doomed(self._runtime, self._stack, course.name))
+        self._doubted[course.name] = doubt
+        limits = self._limits(course.name)
+        if stands_still(course, limits):
+            raise failure.stuck(self._runtime, self._stack, course, limits)
+
+    def _limits(self, service: str) -> Limits:
+        return self._observer.limits.get(service, Limits())
+
+    @staticmethod
+    def _raise(found: NotHealthyError | None) -> None:
+        if found is not None:
+            raise found
+
+    def _tell(self, course: Course) -> None:
+        """Say what a service does, where that is another thing than before, or has not moved for another while."""
+        doing = self._observer.download_words(course.name) if course.step is Step.DOWNLOADING else _doing(course)
+        quiet = int(course.quiet_s // QUIET_TOLD_EVERY_S)
+        restarts = course.look.state.restarts
+        if self._said.get(course.name) == (doing, quiet, restarts):
+            return
+        self._said[course.name] = (doing, quiet, restarts)
+        limits = self._limits(course.name)
+        patience = ""
+        if quiet:
+            most = format_seconds(course.most_s(limits))
+            patience = f", no progress for {format_seconds(quiet * QUIET_TOLD_EVERY_S)} of at most {most}"
+        elif course.step not in (Step.READY, Step.WAITING):
+            patience = f" (given up after {format_seconds(limits.still_s(course.step))} without progress)"
+        self._say(course.name, f"{doing}{f' (restart {restarts})' if restarts else ''}{patience}")
 
 
-def _downloaded(stack: Stack) -> str | None:
-    """Say how much of a hub model has arrived, while parts of it are incomplete."""
-    model = stack.env["VLLM_MODEL"]
-    if model.startswith("/"):
-        return None
-    blobs = Path(stack.env["HF_HOME"]) / "hub" / f"models--{model.replace('/', '--')}" / "blobs"
-    sizes = {file.name: _size(file) for file in blobs.glob("*")} if blobs.is_dir() else {}
-    unfinished = any(name.endswith(".incomplete") for name in sizes)
-    return f"downloading weights, {format_bytes(sum(sizes.values()))}" if unfinished else None
+def _doing(course: Course) -> str:
+    state = course.look.state
+    return state.detail if state.detail and course.step in (Step.STARTING, Step.SILENT) else course.step.value
 
 
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:  # renamed from .incomplete to its final name meanwhile
-        return 0
+def _fell(before: Course | None, state: ServiceState) -> bool:
+    """Say whether a service has fallen since the last look; at the first, whether it has before and is not back yet."""
+    if before is None:
+        return state.restarts > 0 and state.phase is not ServicePhase.HEALTHY
+    return state.restarts > before.look.state.restarts
 
 
-def _ask_all(stack: Stack, key: str, say: Say, answers: dict[str, str]) -> Answer | None:
-    """Ask each model that is not in `answers` yet and add what it says; return the first refusal, or None."""
+def _questions(stack: Stack, key: str) -> list[Question]:
+    """Return what has to be answered before a stack is ready, the cheapest first."""
     url = base_url(stack.env["GATEWAY_BIND"], int(stack.env["GATEWAY_PORT"]))
-    say("gateway", "asking for a completion")
-    for model in stack.plan.gateway.models:
-        if model not in answers:
-            answer = complete(url, key, model)
-            if not answer.ok:
-                return answer
-            answers[model] = answer.text
+    models = stack.plan.gateway.models
+    questions = [
+        Question(what="asked with a wrong key", ask=partial(refuse_wrong_key, url, models[0])),
+        Question(what="asked for its models", ask=partial(list_models, url, key, models)),
+    ]
+    for model in models:
+        questions += [
+            Question(what=f"asked for a completion of {model}", ask=partial(complete, url, key, model), model=model),
+            Question(what=f"asked for a stream of {model}", ask=partial(stream, url, key, model)),
+        ]
+    return questions
+
+
+def _ask(questions: list[Question], say: Say, answers: dict[str, str]) -> Answer | None:
+    """Ask what has not been answered yet; return the first refusal, or None once everything has been answered."""
+    while questions:
+        say("gateway", questions[0].what)
+        answer = questions[0].ask()
+        if not answer.ok:
+            return answer
+        answered = questions.pop(0)
+        if answered.model is not None:
+            answers[answered.model] = answer.text
     say("gateway", "answered")
     return None
-
-
-def _refused(answer: Answer) -> NotHealthyError:
-    return NotHealthyError(f"the gateway gave no completion: {answer.status or 'no reply'}: {answer.text[:200]}")
-
-
-def _ended(runtime: Runtime, state: ServiceState) -> NotHealthyError:
-    line = telling_line(runtime.logs(state.name, FAILED_LOG_LINES))
-    code = "" if state.exit_code is None else f" with exit code {state.exit_code}"
-    return NotHealthyError(f"{state.name} ended{code} before it answered" + (f": {line}" if line else ""))
-
-
-def _too_slow(states: tuple[ServiceState, ...], limit_s: float) -> NotHealthyError:
-    behind = next((state for state in states if state.phase is not ServicePhase.HEALTHY), states[0])
-    return NotHealthyError(
-        f"{behind.name} is still {behind.phase.value} after {format_seconds(limit_s)}",
-        hint="`--timeout SECONDS` waits longer",
-    )
