@@ -39,7 +39,9 @@ def write_bundle(target: Path, files: Mapping[str, str], redaction: Redaction) -
                 _add(archive, f"{FOLDER}/{name}", text)
     except OSError as failure:
         target.unlink(missing_ok=True)
-        raise UsageError(f"{target}: cannot be written: {failure.strerror}", hint="name a file on another disk") from None
+        raise UsageError(
+            f"{target}: cannot be written: {failure.strerror}", hint="name a file on another disk"
+        ) from None
     return tuple(sorted(texts))
 
 

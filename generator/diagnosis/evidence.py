@@ -47,7 +47,7 @@ class Gathered:
     states: tuple[ServiceState, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     logs: tuple[tuple[str, str], ...] = ()
-    records: tuple[tuple[str, str], ...] = ()
+    events: str = ""
     failed_s_ago: float | None = None
 
     @property
@@ -63,32 +63,31 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
     """
     try:
         states, refusal = runtime.services(), ()
-        records = _records(runtime)
     except StackError as failure:
-        states, records = (), ()
+        states = ()
         refusal = (Evidence(service="", place=Place.RUNTIME, text=f"{failure.message}\n{failure.hint or ''}"),)
     if all(state.phase is ServicePhase.ABSENT for state in states):
         kept = read_kept(failures_of(stack), configured=_configured(stack))
         return Gathered(
-            states=states, records=records, evidence=(*refusal, *kept.evidence), logs=kept.logs, failed_s_ago=kept.failed_s_ago
+            states=states, evidence=(*refusal, *kept.evidence), logs=kept.logs, failed_s_ago=kept.failed_s_ago
         )
     logs = tuple((state.name, _log(runtime, state.name)) for state in states if state.phase is not ServicePhase.ABSENT)
     ill = {state.name for state in states if state.phase is not ServicePhase.HEALTHY or state.restarts}
-    told = "\n".join(text for _, text in records)
+    events = _events(runtime)
     return Gathered(
         states=states,
-        records=records,
         logs=logs,
+        events=events,
         evidence=(
             *(Evidence(service=name, place=place_of(name), text=text) for name, text in logs if name in ill),
-            *(_about_state(state, told, kernel) for state in states if state_line(state)),
+            *(_about_state(state, events, kernel) for state in states if state_line(state)),
         ),
     )
 
 
-def _about_state(state: ServiceState, told: str, kernel: str) -> Evidence:
+def _about_state(state: ServiceState, events: str, kernel: str) -> Evidence:
     """Put a service's state before what the runtime and the kernel said about its end."""
-    about = [line for line in told.splitlines() if state.name in line.split()]
+    about = [line for line in events.splitlines() if state.name in line.split()]
     return Evidence(service=state.name, place=Place.STATE, text="\n".join((state_line(state), *about, kernel)))
 
 
@@ -99,11 +98,11 @@ def _log(runtime: Runtime, service: str) -> str:
         return f"the log cannot be read: {failure.message}"
 
 
-def _records(runtime: Runtime) -> tuple[tuple[str, str], ...]:
+def _events(runtime: Runtime) -> str:
     try:
-        return runtime.records()
+        return runtime.events()
     except StackError:
-        return ()
+        return ""
 
 
 def failures_of(stack: Stack) -> Path:

@@ -21,11 +21,13 @@ _SECRET_NAME = re.compile(
 )
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (
-        re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.{0,20000}?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.S),
+        re.compile(
+            r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.{0,20000}?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
+        ),
         REDACTED,
     ),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://)[^\s/@\"'<>]{1,512}@", re.I), rf"\1{REDACTED}@"),
-    (re.compile(r"\b(bearer|basic)(\s{1,4}|%20)[\w.~+/=-]{6,}", re.I), rf"\1\2{REDACTED}"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://)[^\s/@\"'<>]{1,512}@", re.IGNORECASE), rf"\1{REDACTED}@"),
+    (re.compile(r"\b(bearer|basic)(\s{1,4}|%20)[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1\2{REDACTED}"),
     (re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{8,}"), REDACTED),
     (re.compile(r"\bsk-[\w-]{8,}"), REDACTED),
     (re.compile(r"\b(?:gh[pousr]|github_pat|glpat|nvapi|xox[abprs])[_-][\w-]{10,}"), REDACTED),
@@ -38,7 +40,9 @@ _ASSIGNED = re.compile(
     r"(?P<value>\"(?:[^\"\\\n]|\\.){0,4096}\"|'[^'\n]{0,4096}'|[^\s\"',;&}\])]{1,4096})"
 )
 # Values that are none: what a name is bound to, not what it holds.
-_PLAIN = re.compile(r"^[\"']?(?:none|null|true|false|os\.environ/\w+|\$\{?\w.*|/[\w./-]*|\[redacted\]|\*+|)[\"']?$", re.I)
+_PLAIN = re.compile(
+    r"^[\"']?(?:none|null|true|false|os\.environ/\w+|\$\{?\w.*|/[\w./-]*|\[redacted\]|\*+|)[\"']?$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ from generator.runtime.programs import (
 from generator.runtime.provision import ensure_engine, ensure_gateway
 
 LOG_BYTES = 2**20
+EVENT_LINES = 200
 ROOT = "root"
 """The file in a run folder that names the project folder that it was made from."""
 
@@ -153,6 +154,18 @@ class ProcessesRuntime:
         except FileNotFoundError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
+
+    def events(self) -> str:
+        """Return what supervisord noted of this stack's services."""
+        return self.logs("supervisord", EVENT_LINES)
+
+    def inspect(self) -> str:
+        """Return supervisord's file, and the ports and process groups that were recorded."""
+        names = sorted(path.name for path in self._run.glob("*") if path.suffix in (".conf", ".json", ".groups"))
+        return "\n".join(f"# {name}\n{_content(self._run / name).decode(errors='replace')}" for name in names)
+
+    def halt(self) -> None:
+        """Do nothing: `up` has done all when it returns."""
 
     def down(self) -> None:
         """Stop every service and supervisord, whatever state they are in; the logs stay."""

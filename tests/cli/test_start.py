@@ -77,6 +77,14 @@ class Scripted:
         self._call("logs")
         return f"ValueError: {service}, {lines} lines\n"
 
+    def events(self) -> str:
+        """Have noted nothing."""
+        return ""
+
+    def inspect(self) -> str:
+        """Know nothing."""
+        return ""
+
     def down(self) -> None:
         """Be called."""
         self._call("down")

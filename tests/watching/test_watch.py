@@ -160,6 +160,14 @@ class Scripted:
         """Return the scripted log."""
         return self.log
 
+    def events(self) -> str:
+        """Have noted nothing."""
+        return ""
+
+    def inspect(self) -> str:
+        """Know nothing."""
+        return ""
+
     def down(self) -> None:
         """Count the calls."""
         self.down_calls += 1
