@@ -45,6 +45,8 @@ class Arguments:
     explain: bool = False
     debug: bool = False
     timeout_s: float | None = None
+    no_rollback: bool = False
+    to: int | None = None
     fit: FitArguments | None = None
 
     @property
@@ -175,6 +177,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < len(text) <= 9):
+        raise UsageError(f"--to: found `{text[:40]}`, allowed: a generation's number", hint="`stackwright status ENV`")
+    return int(text)
+
+
 def _take_environment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("environment", metavar="ENV", type=_environment, help=", ".join(ENVIRONMENTS))
 
@@ -242,6 +250,16 @@ def _take_timeout(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _take_no_rollback(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-rollback", action="store_true", help="leave a start that failed as it is, for a look")
+
+
+def _take_generation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--to", type=_number, metavar="N", help="the generation (default: the last good one before this)"
+    )
+
+
 def _take_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the snapshot to this file")
 
@@ -263,9 +281,13 @@ _COMMANDS = {
     ),
     "start-environment": (
         "Configure where needed, validate, start, and watch until a completion has come through the gateway.",
-        (_take_environment, _take_plan_flags, _take_runtime, _take_timeout, _take_out),
+        (_take_environment, _take_plan_flags, _take_runtime, _take_timeout, _take_no_rollback, _take_out),
     ),
     "stop-environment": ("Take a stack down; caches and files stay.", (_take_environment, _take_runtime, _take_out)),
+    "rollback": (
+        "Put an earlier generation of rendered files back, and bring it up where the stack runs.",
+        (_take_environment, _take_generation, _take_runtime, _take_timeout, _take_no_rollback, _take_out),
+    ),
     "status": ("Show what runs.", (_take_environment, _take_runtime, _take_out, _take_json)),
     "pin-images": (
         "Pull the images of an environment by tag, and write their digests to envs/digests.yaml, which pins them.",

@@ -60,6 +60,7 @@ def _dispatch(arguments: Arguments) -> None:
         "validate-environment": validate.validate,
         "start-environment": start.start,
         "stop-environment": run.stop,
+        "rollback": run.rollback,
         "status": run.status,
         "key": run.key,
     }[arguments.command](arguments)

@@ -127,6 +127,10 @@ class Generations:
         changes = compare_files(self._root, self._generated, files)
         return write_files({self._generated: changes}, {self._generated: _manifest(texts.get(MANIFEST, ""))})
 
+    def environment_file(self, number: int) -> Path:
+        """Name the copy of the generated environment file."""
+        return self._folder / str(number) / "environment"
+
     def local_file(self, number: int) -> Path:
         """Name the copy of the local file that a generation was made with; it is not there where there was none."""
         return self._folder / str(number) / LOCAL

@@ -181,14 +181,14 @@ def load_plan(root: Path, environment: Environment) -> Plan | None:
     return plan
 
 
-def read_environment(root: Path, environment: Environment) -> dict[str, str]:
-    """Return the environment in force: the generated file, then the person's local file over it.
+def read_environment(root: Path, environment: Environment, local: Path | None = None) -> dict[str, str]:
+    """Return the environment in force: the generated file, then the person's local file, or `local`, over it.
 
     Raises:
         ValidationError: the generated file is missing, or one of them cannot be read.
     """
     generated = root / environment_file(environment.value)
-    local = generated.with_name(f"{generated.name}.local")
+    local = local or generated.with_name(f"{generated.name}.local")
     if not generated.exists():
         raise ValidationError(f"{generated} is missing", hint=f"`configure-gpu --env {environment.value}` writes it")
     return {**read_env_file(generated), **(read_env_file(local) if local.exists() else {})}
@@ -224,8 +224,10 @@ def read_env_file(path: Path) -> dict[str, str]:
     return values
 
 
-def load_stack(root: Path, state: Path, environment: Environment) -> Stack | None:
+def load_stack(root: Path, state: Path, environment: Environment, local: Path | None = None) -> Stack | None:
     """Return the rendered stack of an environment, or None where nothing has been rendered.
+
+    `local` takes the place of the person's local file.
 
     Raises:
         ValidationError: a rendered file is missing or damaged.
@@ -233,4 +235,4 @@ def load_stack(root: Path, state: Path, environment: Environment) -> Stack | Non
     plan = load_plan(root, environment)
     if plan is None:
         return None
-    return Stack(root=root, state=state, plan=plan, env=read_environment(root, environment))
+    return Stack(root=root, state=state, plan=plan, env=read_environment(root, environment, local), local=local)

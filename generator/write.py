@@ -137,7 +137,7 @@ def write_files(
 
 
 def finish_writing(root: Path) -> tuple[str, ...]:
-    """Put in place what a killed command had made ready to be; return a sentence for each file kept aside.
+    """Put in place what a killed command had made ready to be; return a sentence on that, and on each file kept aside.
 
     Every command that reads rendered files begins with it. Harmless beside a command that writes at this moment.
 
@@ -155,8 +155,11 @@ def finish_writing(root: Path) -> tuple[str, ...]:
 
 
 def _finish(folders: Iterable[Path]) -> tuple[str, ...]:
-    journals = sorted(journal for folder in folders for journal in folder.glob(f"{_JOURNAL}*.json"))
-    return tuple(sentence for journal in journals for sentence in _switch(journal))
+    said: list[str] = []
+    for journal in sorted(journal for folder in folders for journal in folder.glob(f"{_JOURNAL}*.json")):
+        said += ["a command was killed while it wrote: the files that it had made ready are in place now"]
+        said += _switch(journal)
+    return tuple(said)
 
 
 def _leave(journal: Path, token: str, staged: Iterable[Path]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from generator import project, report, write
 from generator.arguments import Arguments
 from generator.catalog.load import load_catalog
+from generator.commands.generation import hold_environments, keep_generation
 from generator.credentials import GATEWAY_KEY, ensure_secrets, find_hub_token
 from generator.detect import detect_host
 from generator.digests import read_image_pins
@@ -49,6 +51,7 @@ def find_place(arguments: Arguments) -> Place:
     try:
         state, folders = project.choose_folders(os.environ, Path.home())
         root = project.find_root(arguments.out, Path.cwd())
+        report.warn_all(write.finish_writing(root))
     except (RuntimeError, OSError) as failure:  # no home folder; the working folder is gone
         reason = (failure.strerror if isinstance(failure, OSError) else None) or str(failure).rstrip(".")
         raise UsageError(f"no folder to work in: {reason}", hint="set HOME, or name a folder with --out DIR") from None
@@ -90,10 +93,11 @@ def configure(arguments: Arguments) -> None:
     # Every plan is made before the first file is written, so that a refusal changes nothing.
     plans = {each: plan_environment(arguments, place, host, each) for each in environments}
     report.warn_all(dict.fromkeys(warning for plan in plans.values() for warning in plan.warnings))
-    changes = {each: compare(place, plan) for each, plan in plans.items()}
-    findings = [finding for plan in plans.values() for finding in check_rendered(place, plan)]
-    if not arguments.dry_run:
-        write_environments(place, plans, changes)
+    with nullcontext() if arguments.dry_run else hold_environments(place.root, environments, arguments.command):
+        changes = {each: compare(place, plan) for each, plan in plans.items()}
+        findings = [finding for plan in plans.values() for finding in check_rendered(place, plan)]
+        if not arguments.dry_run:
+            write_environments(place, plans, changes)
     everything = tuple(change for group in changes.values() for change in group)
     if arguments.json:
         report.print_configured(plans, everything, findings)
@@ -192,6 +196,8 @@ def write_environments(
 ) -> None:
     """Write the rendered files of some environments, their secrets, and the folders and model that they name.
 
+    To be called while they are held. The files become a generation of each.
+
     Raises:
         UsageError: something cannot be written, which is found out before anything is.
     """
@@ -213,6 +219,7 @@ def write_environments(
     for each, plan in plans.items():
         ensure_secrets(secrets[each], os.environ, Path(place.folders.hf_home))
         make_folders({key: setting.value for key, setting in plan.settings.items()}, place)
+        keep_generation(place.root, each)
 
 
 def make_folders(env: Mapping[str, str], place: Place) -> None:

@@ -1,35 +1,127 @@
-"""`stop-environment`, `stackwright status` and `stackwright key`: what is asked of a stack that runs, or does not."""
+"""`stop-environment`, `stackwright status`, `rollback` and `key`: what is asked of a stack that runs, or does not."""
 
 from __future__ import annotations
 
 from generator import report
 from generator.arguments import Arguments
+from generator.commands.bring_up import Attempt, bring_up
 from generator.commands.configure import find_place
-from generator.commands.stack import address, asked_environment, load_stack, reach
+from generator.commands.generation import (
+    describe_left,
+    generations_of,
+    hold_environments,
+    keep_generation,
+    put_back,
+    seen_to,
+)
+from generator.commands.stack import (
+    UP,
+    address,
+    asked_environment,
+    choose_runtime,
+    load_stack,
+    reach,
+    renamed,
+)
 from generator.credentials import read_gateway_key
+from generator.domain.environment import Environment
 from generator.domain.service import ServicePhase
+from generator.errors import UsageError
+from generator.generations import Generations, State
+from generator.lock import read_work
 
 
 def stop(arguments: Arguments) -> None:
     """`stop-environment`: take the stack down; harmless where nothing runs."""
-    stack = load_stack(arguments)
-    runtime, _ = reach(arguments, stack)
-    running = [state.name for state in runtime.services() if state.phase is not ServicePhase.ABSENT]
-    runtime.down()
-    what = f"stopped {', '.join(running)}" if running else "nothing was running"
-    report.tell(f"{stack.plan.environment}: {what}")
+    place, environment = find_place(arguments), asked_environment(arguments)
+    with hold_environments(place.root, (environment,), f"{arguments.command} {environment}") as (lock,):
+        stack = load_stack(arguments)
+        runtime, host = reach(arguments, stack)
+        running = generations_of(stack).running()
+        runtimes = [runtime]
+        if running is not None and running.stack != stack.name:
+            runtimes.append(choose_runtime(running.runtime, renamed(stack, running.stack), host))
+        names = []
+        for each in runtimes:
+            names += [state.name for state in each.services() if state.phase is not ServicePhase.ABSENT]
+            each.down()
+        generations_of(stack).set_running(None)
+        seen_to(lock)
+    stopped = f"stopped {', '.join(names)}" if names else "nothing was running"
+    report.tell(f"{environment}: {stopped}")
 
 
 def status(arguments: Arguments) -> None:
-    """`stackwright status`: what runs, by which runtime."""
+    """`stackwright status`: what runs, by which runtime, of which generation."""
     stack = load_stack(arguments)
     runtime, _ = reach(arguments, stack)
-    states = runtime.services()
+    states, environment = runtime.services(), stack.plan.environment
+    generations, running = generations_of(stack).all(), generations_of(stack).running()
     if arguments.json:
-        report.print_json({"environment": stack.plan.environment, "runtime": runtime.name, "services": states})
+        report.print_json(
+            {
+                "environment": environment,
+                "runtime": runtime.name,
+                "generation": None if running is None else running.number,
+                "generations": generations,
+                "services": states,
+            }
+        )
         return
-    report.tell(f"{stack.plan.environment} by {runtime.name}, gateway at {address(stack)}")
+    report.tell(f"{environment} by {runtime.name}, gateway at {address(stack)}")
+    for each in generations:
+        runs = ", runs" if running is not None and running.number == each.number else ""
+        report.tell(f"generation {each.number}: {each.state}, of {each.made}{runs}")
+    work, held = read_work(stack.generated)
+    if work is not None and held:
+        report.tell(f"`{work.command}` is at work, process {work.pid}")
+    elif work is not None and work.starting:
+        report.warn(describe_left(work, environment))
     report.print_states(states)
+
+
+def rollback(arguments: Arguments) -> None:
+    """`stackwright rollback`: put an earlier generation's files back, and bring it up where the stack runs."""
+    place, environment = find_place(arguments), asked_environment(arguments)
+    with hold_environments(place.root, (environment,), f"{arguments.command} {environment}") as (lock,):
+        generations = Generations(place.root, environment.value)
+        current = keep_generation(place.root, environment)
+        number = arguments.to if arguments.to is not None else _good_before(generations, current, environment)
+        stack = put_back(place.root, place.state, environment, number)
+        runtime, host = reach(arguments, stack)
+        if not any(state.phase in UP for state in runtime.services()):
+            report.tell(f"{environment}: the files of generation {number} are back; `start-environment` starts it")
+            return
+        bring_up(
+            Attempt(
+                arguments=arguments,
+                stack=stack,
+                number=number,
+                runtime=runtime,
+                lock=lock,
+                runtime_of=lambda other: choose_runtime(runtime.name, other, host),
+            )
+        )
+    report.tell(f"{environment}: generation {number} is back and answers at {address(stack)}")
+
+
+def _good_before(generations: Generations, current: int | None, environment: Environment) -> int:
+    """Return the last generation that answered and is older than the one that runs, or else stands here.
+
+    Raises:
+        UsageError: there is none.
+    """
+    running = generations.running()
+    now = running.number if running is not None else current
+    good = [
+        each.number for each in generations.all() if each.state is State.GOOD and (now is None or each.number < now)
+    ]
+    if not good:
+        kept = ", ".join(f"{each.number} ({each.state})" for each in generations.all()) or "none"
+        raise UsageError(
+            f"{environment}: no earlier generation has answered; kept: {kept}", hint="`--to N` takes any that is kept"
+        )
+    return good[-1]
 
 
 def key(arguments: Arguments) -> None:

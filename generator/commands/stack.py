@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from generator import project, report
 from generator.arguments import Arguments
 from generator.commands.configure import find_place
+from generator.commands.generation import generations_of
 from generator.detect import detect_host
 from generator.domain.environment import Environment
 from generator.domain.host import Host
 from generator.domain.service import ServicePhase
-from generator.errors import RuntimeRefusedError, UsageError, ValidationError
+from generator.errors import RuntimeRefusedError, StackError, UsageError, ValidationError
+from generator.lock import read_work
 from generator.runtime import Runtime, Stack
 from generator.settings import BY_KEY, problem_with
 
@@ -36,9 +41,58 @@ def load_stack(arguments: Arguments) -> Stack:
 
 
 def reach(arguments: Arguments, stack: Stack) -> tuple[Runtime, Host]:
-    """Look at the machine, and return the runtime for this stack with the host as it is now."""
+    """Look at the machine, and return the runtime for this stack with the host as it is now.
+
+    Raises:
+        RuntimeRefusedError: it cannot be reached, or what runs under this name belongs to another project folder.
+    """
     host = detect_host().host
-    return choose_runtime(arguments.runtime, stack, host), host
+    asked = started_by(stack) if arguments.runtime == "auto" else arguments.runtime
+    runtime = choose_runtime(asked, stack, host)
+    owner = runtime.owner()
+    if owner is not None and owner.resolve() != stack.root.resolve() and (owner / "compose" / "compose.yaml").exists():
+        there = project.name_command("stop-environment", "ENV", root=owner, working=Path.cwd())
+        raise RuntimeRefusedError(
+            f"{stack.name}: what runs under this name was started from {owner}",
+            hint=f"stop it there, `{there}`, or take another name with --set COMPOSE_PROJECT_NAME=...",
+        )
+    return runtime, host
+
+
+def started_by(stack: Stack) -> str:
+    """Return the runtime that a start of this environment noted, one that was killed included; else `auto`."""
+    work, _ = read_work(stack.generated)
+    if work is not None and work.starting and work.runtime is not None:
+        return work.runtime
+    running = generations_of(stack).running()
+    return "auto" if running is None else running.runtime
+
+
+def refuse_beside(stack: Stack, runtime: Runtime, host: Host) -> None:
+    """Refuse to start an environment a second time, under another name or by another runtime.
+
+    Raises:
+        RuntimeRefusedError: it runs already, otherwise than it would now.
+    """
+    running = generations_of(stack).running()
+    if running is None or (running.stack, running.runtime) == (stack.name, runtime.name):
+        return
+    try:
+        states = choose_runtime(running.runtime, renamed(stack, running.stack), host).services()
+    except StackError:  # what ran there is out of reach, and in nobody's way
+        return
+    if any(state.phase in UP for state in states):
+        environment = stack.plan.environment
+        raise RuntimeRefusedError(
+            f"{environment} runs as {running.stack} by {running.runtime}; it would now run as {stack.name} "
+            f"by {runtime.name}",
+            hint=f"`stop-environment {environment}` first",
+        )
+
+
+def renamed(stack: Stack, name: str) -> Stack:
+    """Return a stack as it ran under another project name."""
+    return replace(stack, env={**stack.env, "COMPOSE_PROJECT_NAME": name})
 
 
 def choose_runtime(asked: str, stack: Stack, host: Host) -> Runtime:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 
 from generator import project, report
 from generator.arguments import Arguments
+from generator.commands.bring_up import Attempt, bring_up
 from generator.commands.configure import (
     Place,
     compare,
@@ -17,22 +17,42 @@ from generator.commands.configure import (
     plan_environment,
     write_environments,
 )
-from generator.commands.stack import UP, address, asked_environment, load_stack, reach
+from generator.commands.generation import hold_environments, keep_generation, put_back
+from generator.commands.stack import address, asked_environment, choose_runtime, load_stack, reach, refuse_beside
 from generator.commands.validate import find_all, find_broken, refuse
-from generator.credentials import ensure_secrets, read_gateway_key
+from generator.credentials import ensure_secrets
 from generator.domain.environment import Environment
-from generator.errors import NotHealthyError, StackError
-from generator.runtime import Runtime, Stack
-
-KEPT_LOG_LINES = 5000
+from generator.generations import Generations
+from generator.lock import Lock
+from generator.runtime import Stack
 
 
 def start(arguments: Arguments) -> None:
     """`start-environment`: configure where needed, validate, start, and watch until the gateway has answered."""
     place, environment = find_place(arguments), asked_environment(arguments)
-    if arguments.plans or project.load_plan(place.root, environment) is None:
-        _configure_one(arguments, place, environment)
+    with hold_environments(place.root, (environment,), f"{arguments.command} {environment}") as (lock,):
+        running = Generations(place.root, environment.value).running()
+        try:
+            if arguments.plans or project.load_plan(place.root, environment) is None:
+                _configure_one(arguments, place, environment)
+            attempt = _make_ready(arguments, place, lock)
+        except BaseException:
+            if arguments.plans and running is not None:  # what runs goes on, so its files are to stand here again
+                report.tell(f"putting back the files of generation {running.number}, which runs")
+                put_back(place.root, place.state, environment, running.number)
+            raise
+        bring_up(attempt)
+    _show_ready(attempt.stack)
+
+
+def _make_ready(arguments: Arguments, place: Place, lock: Lock) -> Attempt:
+    """Check everything that can be checked before a service is touched.
+
+    Raises:
+        StackError: the stack is not fit to be started.
+    """
     stack = load_stack(arguments)
+    environment = stack.plan.environment
     broken = find_broken(stack)
     report.show_findings(broken)
     refuse(broken, environment)
@@ -45,8 +65,15 @@ def start(arguments: Arguments) -> None:
     refuse(findings, environment)
     report.warn_all(stack.plan.warnings)
     report.warn_all(runtime.notes)
-    bring_up(arguments, stack, runtime)
-    _show_ready(stack)
+    refuse_beside(stack, runtime, host)
+    return Attempt(
+        arguments=arguments,
+        stack=stack,
+        number=keep_generation(stack.root, environment),
+        runtime=runtime,
+        lock=lock,
+        runtime_of=lambda other: choose_runtime(runtime.name, other, host),
+    )
 
 
 def _configure_one(arguments: Arguments, place: Place, environment: Environment) -> None:
@@ -55,53 +82,6 @@ def _configure_one(arguments: Arguments, place: Place, environment: Environment)
     changes = compare(place, plan)
     write_environments(place, {environment: plan}, {environment: changes})
     report.show_changes(changes, dry_run=False, diff=False)
-
-
-def bring_up(arguments: Arguments, stack: Stack, runtime: Runtime) -> None:
-    """Start and watch. What did not run before and does not answer is taken down again, also on Ctrl-C.
-
-    Raises:
-        StackError: whatever ended the start; what ends the taking down is a warning beside it.
-    """
-    from generator.watching.watch import watch
-
-    # A SIGTERM ends a start as Ctrl-C does: cleanly.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    ran_before = any(state.phase in UP for state in runtime.services())
-    try:
-        with report.Progress() as progress:
-            runtime.prepare(progress.say)
-            runtime.up()
-            watch(runtime, stack, read_gateway_key(stack.secrets), progress.say, limit_s=arguments.timeout_s)
-    except BaseException as failure:
-        kept = _keep_logs(stack, runtime) if isinstance(failure, NotHealthyError) else None
-        if not ran_before:
-            _take_down(runtime)
-        if isinstance(failure, NotHealthyError):
-            logs = f"logs: {kept}" if kept else None
-            raise NotHealthyError(failure.message, hint="; ".join(filter(None, (failure.hint, logs)))) from None
-        raise
-
-
-def _take_down(runtime: Runtime) -> None:
-    report.tell("taking down what was started")
-    try:
-        runtime.down()
-    except StackError as failure:
-        report.warn(f"it cannot be taken down: {failure}")
-
-
-def _keep_logs(stack: Stack, runtime: Runtime) -> Path | None:
-    """Keep the logs of a failed start, since taking it down removes them; None where they cannot be kept."""
-    folder = stack.state / "failures" / stack.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for state in runtime.services():
-            (folder / f"{state.name}.log").write_text(runtime.logs(state.name, KEPT_LOG_LINES), encoding="utf-8")
-    except (OSError, StackError) as failure:
-        report.warn(f"the logs cannot be kept: {failure}")
-        return None
-    return folder
 
 
 def _show_ready(stack: Stack) -> None:

@@ -83,11 +83,20 @@ class Runtime(Protocol):
     def up(self, services: tuple[str, ...] = ()) -> None:
         """Ask for these services, or all, to run as rendered; return at once. What does so already is left alone."""
 
+    def halt(self) -> None:
+        """End what `up` still has under way; what runs goes on."""
+
     def services(self) -> tuple[ServiceState, ...]:
         """Report every service of the plan, running or not. Raises when `up` itself has failed."""
 
     def logs(self, service: str, lines: int) -> str:
         """Return the last lines of one service's log, oldest first; empty where it has none."""
+
+    def events(self) -> str:
+        """Return what the runtime noted about how services began and ended, a line each; empty where it has none."""
+
+    def inspect(self) -> str:
+        """Return everything that the runtime knows of what runs, as text for a bug report; empty where nothing does."""
 
     def down(self) -> None:
         """Stop and remove every service, leaving only caches. Harmless where nothing runs."""

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Say, ServiceChange, Stack
 from generator.runtime.docker import NO_ENGINE_HINT, begin, end, end_left, refusals, refused
+from generator.runtime.effort import container_processes, measure
+from generator.runtime.events import read_events, read_inspect
 from generator.runtime.images import pull
 
 if TYPE_CHECKING:
@@ -148,6 +151,23 @@ class ComposeRuntime:
             containers = self._containers(f"com.docker.compose.service={service}")
             return str(containers[0].logs(tail=lines)) if containers else ""
 
+    def events(self) -> str:
+        """Return what Docker noted about the containers of this stack in the last hour; empty where it does not say."""
+        with refusals():
+            return read_events(self._docker_words(), self._stack.name)
+
+    def inspect(self) -> str:
+        """Return what `docker inspect` tells of the containers of this stack."""
+        with refusals():
+            return read_inspect(self._docker_words(), [container.id for container in self._containers()])
+
+    def _docker_words(self) -> list[str]:
+        return [str(word) for word in self._client().client_config.docker_cmd]
+
+    def halt(self) -> None:
+        """End an `up` that is under way."""
+        self._end_up()
+
     def down(self) -> None:
         """Stop and remove the containers and networks of this stack, replicas that the plan has lost included."""
         self._end_up()
@@ -180,7 +200,10 @@ class ComposeRuntime:
                 continue
             name = labels["com.docker.compose.service"]
             found = _service_state(name, state, restarts or 0)
-            if starting and found.phase is ServicePhase.EXITED and _run_of(container) in self._ran_before:
+            if found.phase in (ServicePhase.STARTING, ServicePhase.UNHEALTHY):
+                found = replace(found, effort=measure(container_processes(state.pid or 0, container.id)))
+            replaced = found.phase is ServicePhase.EXITED or name in self._asked
+            if starting and replaced and _run_of(container) in self._ran_before:
                 found = ServiceState(name=name, phase=ServicePhase.WAITING)
             yield name, found
 

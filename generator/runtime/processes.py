@@ -24,6 +24,7 @@ from generator.domain.plan import Mode
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Say, ServiceChange, Stack, supervisord
+from generator.runtime.effort import measure
 from generator.runtime.groups import end_groups, end_programs, members, programs_with, read_groups
 from generator.runtime.ports import choose_ports, http_answers, is_free, redis_answers
 from generator.runtime.programs import (
@@ -265,15 +266,18 @@ class ProcessesRuntime:
         """Join what supervisord tells about a process with what the service answers."""
         if told is None or (told["statename"] == "STOPPED" and not told["start"]):
             return ServiceState(name=name, phase=ServicePhase.ABSENT)
-        restarts = max(len(read_groups(self._run / f"{name}.groups")) - 1, 0)
+        groups = read_groups(self._run / f"{name}.groups")
+        restarts = max(len(groups) - 1, 0)
         state = told["statename"]
         if state in ("STOPPED", "EXITED", "FATAL"):
             code = exit_code(_content(self._logs / "supervisord.log").decode(errors="replace"), name)
             return ServiceState(name=name, phase=ServicePhase.EXITED, exit_code=code, restarts=restarts)
         if state in ("BACKOFF", "STOPPING"):
-            detail = "ended, starting again" if state == "BACKOFF" else "stopping"
-            return ServiceState(name=name, phase=ServicePhase.STARTING, restarts=restarts, detail=detail)
-        return ServiceState(name=name, phase=self._phase(name, told["pid"]), restarts=restarts)
+            detail, due = ("ended, starting again", 1) if state == "BACKOFF" else ("stopping", 0)
+            return ServiceState(name=name, phase=ServicePhase.STARTING, restarts=restarts + due, detail=detail)
+        phase = self._phase(name, told["pid"])
+        effort = None if phase is ServicePhase.HEALTHY else measure(members(groups[-1])) if groups else None
+        return ServiceState(name=name, phase=phase, restarts=restarts, effort=effort)
 
     def _phase(self, name: str, pid: int) -> ServicePhase:
         """Ask a running service; one that has answered in this life and no longer does is unhealthy."""

@@ -89,11 +89,22 @@ def watch(
         clock.sleep(POLL_S)
 
 
-class _Watcher:
-    """Follows every service of one start, and raises once one of them will not come up."""
+def await_healthy(runtime: Runtime, stack: Stack, service: str, say: Say, *, clock: Clock = Clock()) -> None:
+    """Look until one service is healthy, the others aside.
 
-    def __init__(self, runtime: Runtime, stack: Stack, say: Say, clock: Clock) -> None:
-        self._runtime, self._stack, self._say, self._clock = runtime, stack, say, clock
+    Raises:
+        NotHealthyError: it ended or stands still.
+    """
+    watcher = _Watcher(runtime, stack, say, clock, only=service)
+    while not watcher.look():
+        clock.sleep(POLL_S)
+
+
+class _Watcher:
+    """Follows every service of one start, or one alone, and raises once one of them will not come up."""
+
+    def __init__(self, runtime: Runtime, stack: Stack, say: Say, clock: Clock, only: str | None = None) -> None:
+        self._runtime, self._stack, self._say, self._clock, self._only = runtime, stack, say, clock, only
         self._observer = Observer(runtime, stack)
         self._courses: dict[str, Course] = {}
         self._looked_at = clock.now()
@@ -111,7 +122,7 @@ class _Watcher:
         Raises:
             NotHealthyError: one ended for good, fell over something that stays, or stands still.
         """
-        states = self._runtime.services()
+        states = tuple(state for state in self._runtime.services() if self._only in (None, state.name))
         now = self._clock.now()
         judgement = judge(states)
         if judgement.verdict is Verdict.FAILED and judgement.culprit is not None:

@@ -36,11 +36,11 @@ Image = dict[str, tuple[int, int, bytes]]
 
 
 def image(folder: Path) -> Image:
-    """Return mode, time and content of everything below a folder."""
+    """Return mode and content of everything below a folder, and the time of its files: locks come and go in folders."""
     return {
         str(path.relative_to(folder)): (
             path.lstat().st_mode,
-            path.lstat().st_mtime_ns,
+            path.lstat().st_mtime_ns if path.is_file() else 0,
             path.read_bytes() if path.is_file() else b"",
         )
         for path in folder.rglob("*")

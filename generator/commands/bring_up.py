@@ -1,0 +1,179 @@
+"""Bring a stack up, all or nothing: it answers, or what ran before runs again, or nothing of it is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from generator import report
+from generator.arguments import Arguments
+from generator.commands.generation import changed_settings, generations_of, mark, put_back, seen_to
+from generator.commands.stack import UP
+from generator.credentials import read_gateway_key
+from generator.domain.service import ServicePhase
+from generator.errors import NotHealthyError, StackError
+from generator.generations import Running, State
+from generator.interrupts import shielded
+from generator.lock import Lock
+from generator.runtime import Runtime, Stack
+from generator.watching.watch import await_healthy, watch
+
+KEPT_LOG_LINES = 5000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One start of one stack, whose files are generation `number`, None where that could not be kept.
+
+    `runtime_of` gives the runtime of the same kind for another generation's stack.
+    """
+
+    arguments: Arguments
+    stack: Stack
+    number: int | None
+    runtime: Runtime
+    lock: Lock
+    runtime_of: Callable[[Stack], Runtime]
+
+
+def bring_up(attempt: Attempt) -> None:
+    """Start and watch. What does not come to answer is undone, also on Ctrl-C, unless the wreck is asked for.
+
+    Raises:
+        StackError: whatever ended the start, with what runs now.
+    """
+    _begin(attempt)
+    try:
+        _start_and_watch(attempt)
+    except BaseException as failure:
+        logs = _keep_logs(attempt) if isinstance(failure, NotHealthyError) else None
+        if isinstance(failure, StackError):
+            mark(attempt.stack, attempt.number, State.FAILED)
+        now = _undo(attempt)
+        if isinstance(failure, StackError):
+            raise _retold(failure, now, logs) from None
+        report.tell(now)
+        raise
+    _settle(attempt)
+
+
+def _begin(attempt: Attempt) -> None:
+    """Write down what runs before anything is touched; after a command that was killed, what ran before that one."""
+    held, running = attempt.lock, generations_of(attempt.stack).running()
+    if not held.work.starting:
+        ran = any(state.phase in UP for state in attempt.runtime.services())
+        before = running.number if ran and running is not None else None
+        held.note(replace(held.work, starting=True, ran=ran, before=before, runtime=attempt.runtime.name))
+
+
+def _settle(attempt: Attempt) -> None:
+    """Note that the stack has answered and is what runs."""
+    mark(attempt.stack, attempt.number, State.GOOD)
+    if attempt.number is not None:
+        running = Running(number=attempt.number, stack=attempt.stack.name, runtime=attempt.runtime.name)
+        try:
+            generations_of(attempt.stack).set_running(running)
+        except OSError as failure:
+            report.warn(f"{failure.filename}: cannot be written: {failure.strerror}")
+    seen_to(attempt.lock)
+
+
+def _start_and_watch(attempt: Attempt) -> None:
+    stack, runtime = attempt.stack, attempt.runtime
+    with report.Progress() as progress:
+        runtime.prepare(progress.say)
+    rolling = _show_what_restarts(attempt) if attempt.lock.work.ran else ()
+    with report.Progress() as progress:
+        for name in rolling:
+            runtime.up((name,))
+            await_healthy(runtime, stack, name, progress.say)
+        runtime.up()
+        key = read_gateway_key(stack.secrets)
+        watch(runtime, stack, key, progress.say, limit_s=attempt.arguments.timeout_s)
+
+
+def _show_what_restarts(attempt: Attempt) -> tuple[str, ...]:
+    """Say what restarts and why; return the replicas that are to be restarted one at a time, before all else.
+
+    Those are the changed ones that run, where the gateway has another to ask meanwhile.
+    """
+    stack, work = attempt.stack, attempt.lock.work
+    changes = attempt.runtime.changes()
+    if not changes:
+        report.tell("nothing has changed: no service restarts")
+        return ()
+    phases = {state.name: state.phase for state in attempt.runtime.services()}
+    for change in changes:
+        does = "restarts" if phases.get(change.name) in UP else "starts"
+        report.tell(f"{change.name} {'goes' if change.name not in phases else does}: {change.reason}")
+    if work.before is not None:
+        for sentence in changed_settings(stack, work.before):
+            report.tell(f"  changed since generation {work.before}: {sentence}")
+    replicas = {replica.name for replica in stack.plan.replicas}
+    answering = {name for name, phase in phases.items() if phase is ServicePhase.HEALTHY} & replicas
+    changed = [change.name for change in changes if change.name in answering]
+    return tuple(changed) if len(answering) > 1 else ()
+
+
+def _undo(attempt: Attempt) -> str:
+    """Undo a start that failed, as far as there is something to undo; say what runs now."""
+    work = attempt.lock.work
+    if attempt.arguments.no_rollback:
+        return "what was started is left as it is"
+    with shielded(lambda: report.warn("still cleaning up; once more leaves what is there")):
+        if not work.ran:
+            return _take_down(attempt)
+        if work.before is None or work.before == attempt.number:
+            seen_to(attempt.lock)
+            return "what ran before is left running"
+        try:
+            _bring_back(attempt, work.before)
+        except StackError as failure:
+            return f"generation {work.before}, which ran before, cannot be brought back: {failure.message}"
+        return f"generation {work.before}, which ran before, is back and answers"
+
+
+def _bring_back(attempt: Attempt, number: int) -> None:
+    """Put the files of the generation before back, bring its stack up and watch until it answers.
+
+    Raises:
+        StackError: it cannot be, or does not answer.
+    """
+    report.tell(f"bringing generation {number} back")
+    attempt.runtime.halt()
+    stack = put_back(attempt.stack.root, attempt.stack.state, attempt.stack.plan.environment, number)
+    again = replace(attempt, stack=stack, number=number, runtime=attempt.runtime_of(stack))
+    _start_and_watch(again)
+    _settle(again)
+
+
+def _take_down(attempt: Attempt) -> str:
+    report.tell("taking down what was started")
+    try:
+        attempt.runtime.down()
+    except StackError as failure:
+        report.warn(f"it cannot be taken down: {failure}")
+        return "what was started may still be there"
+    seen_to(attempt.lock)
+    return "nothing of it is left running"
+
+
+def _retold(failure: StackError, now: str, logs: Path | None) -> StackError:
+    """Return the failure with what runs now; its class, and so the exit code, stays."""
+    hint = "; ".join(filter(None, (failure.hint, f"logs: {logs}" if logs else None)))
+    return type(failure)(f"{failure.message}; {now}", hint=hint or None)
+
+
+def _keep_logs(attempt: Attempt) -> Path | None:
+    """Keep the logs of a failed start, since taking it down removes them; None where they cannot be kept."""
+    folder = attempt.stack.state / "failures" / attempt.stack.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for state in attempt.runtime.services():
+            text = attempt.runtime.logs(state.name, KEPT_LOG_LINES)
+            (folder / f"{state.name}.log").write_text(text, encoding="utf-8")
+    except (OSError, StackError) as failure:
+        report.warn(f"the logs cannot be kept: {failure}")
+        return None
+    return folder
