@@ -46,7 +46,10 @@ class Arguments:
     debug: bool = False
     timeout_s: float | None = None
     no_rollback: bool = False
+    strict: bool = False
     to: int | None = None
+    bundle: Path | None = None
+    apply: bool = False
     fit: FitArguments | None = None
 
     @property
@@ -187,6 +190,16 @@ def _take_environment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("environment", metavar="ENV", type=_environment, help=", ".join(ENVIRONMENTS))
 
 
+def _take_any_environment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "environment",
+        metavar="ENV",
+        nargs="?",
+        type=_environment,
+        help=f"{', '.join(ENVIRONMENTS)} (default: the host and all that are configured)",
+    )
+
+
 def _take_environment_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--env", dest="environment", metavar="ENV", type=_environment, help=f"only this one: {', '.join(ENVIRONMENTS)}"
@@ -254,6 +267,10 @@ def _take_no_rollback(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-rollback", action="store_true", help="leave a start that failed as it is, for a look")
 
 
+def _take_strict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--strict", action="store_true", help="take every warning for an error")
+
+
 def _take_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", type=_number, metavar="N", help="the generation (default: the last good one before this)"
@@ -262,6 +279,13 @@ def _take_generation(parser: argparse.ArgumentParser) -> None:
 
 def _take_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the snapshot to this file")
+
+
+def _take_doctor_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bundle", metavar="FILE", type=Path, help="write an archive for a bug report, with secrets taken out"
+    )
+    parser.add_argument("--apply", action="store_true", help="where the fix is a setting, plan anew with it pinned")
 
 
 _COMMANDS = {
@@ -277,7 +301,7 @@ _COMMANDS = {
     "fit": ("Forecast whether a model with these settings fits; nothing is written.", (add_fit_arguments,)),
     "validate-environment": (
         "Check what was rendered against this machine; all findings at once.",
-        (_take_environment, _take_runtime, _take_out, _take_json),
+        (_take_environment, _take_runtime, _take_strict, _take_out, _take_json),
     ),
     "start-environment": (
         "Configure where needed, validate, start, and watch until a completion has come through the gateway.",
@@ -289,6 +313,10 @@ _COMMANDS = {
         (_take_environment, _take_generation, _take_runtime, _take_timeout, _take_no_rollback, _take_out),
     ),
     "status": ("Show what runs.", (_take_environment, _take_runtime, _take_out, _take_json)),
+    "doctor": (
+        "Name what is wrong with a stack, or with its last failed start, and how to mend it.",
+        (_take_any_environment, _take_doctor_flags, _take_runtime, _take_out, _take_json),
+    ),
     "pin-images": (
         "Pull the images of an environment by tag, and write their digests to envs/digests.yaml, which pins them.",
         (_take_environment, _take_out),

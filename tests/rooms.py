@@ -50,6 +50,7 @@ ROOMS: Mapping[str, Room] = {
     "smoke_model": room("errors"),
     "detect": room("domain reading units errors"),
     "detect.nvml": room("detect domain units errors", libraries="pynvml"),
+    "detect.gpu_state": room("detect domain units errors", libraries="pynvml"),
     "detect.snapshot": room("detect domain reading atomic units errors", libraries="yaml msgspec"),
     "llms": room("planning domain units errors"),
     "llms.hub": room("llms domain units errors", libraries="huggingface_hub httpx2"),
@@ -70,7 +71,7 @@ ROOMS: Mapping[str, Room] = {
     "generations": room("atomic reading rendering write errors"),
     # The project folder joins what stands on the disk to the words of three stages; it calls none of them.
     "project": room("domain settings planning reading rendering runtime units errors", libraries="dotenv"),
-    "report": room("domain settings reading write units errors", libraries="rich"),
+    "report": room("diagnosis.rules domain settings reading write units errors", libraries="rich"),
     "fit_flags": room("errors"),
     "arguments": room("fit_flags domain settings units errors"),
     "commands": room(

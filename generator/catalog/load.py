@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -37,6 +38,14 @@ def load_catalog() -> Catalog:
         read_llms=load_llms,
         read_gpus=load_gpus,
     )
+
+
+def fingerprint() -> str:
+    """Return the SHA-256 of the packaged files, names included: another one means other facts."""
+    digest = hashlib.sha256()
+    for path in sorted(FOLDER.glob("*.yaml")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 class Releases(Sequence[EngineRelease]):

@@ -13,6 +13,7 @@ from generator import project, report, write
 from generator.arguments import Arguments
 from generator.catalog.load import load_catalog
 from generator.commands.generation import hold_environments, keep_generation
+from generator.commands.inputs import record_inputs
 from generator.credentials import GATEWAY_KEY, ensure_secrets, find_hub_token
 from generator.detect import detect_host
 from generator.digests import read_image_pins
@@ -188,7 +189,8 @@ def _check_values(plan: Plan) -> None:
 
 def compare(place: Place, plan: Plan) -> tuple[write.FileChange, ...]:
     """Render a plan and compare it with what stands in the project folder."""
-    return write.compare_files(place.root, _generated(place, plan), render_plan(plan))
+    files = (*render_plan(plan), record_inputs(place.root, plan.environment))
+    return write.compare_files(place.root, _generated(place, plan), files)
 
 
 def write_environments(

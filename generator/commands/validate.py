@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
-
 from generator import report
 from generator.arguments import Arguments
-from generator.commands.stack import UP, load_stack, reach
+from generator.commands.stack import load_stack, reach
 from generator.domain.environment import Environment
-from generator.domain.finding import Finding
+from generator.domain.finding import Finding, harden
 from generator.domain.host import Host
 from generator.errors import ValidationError
 from generator.runtime import Runtime, Stack
-from generator.validation.compose_config import check_merged
-from generator.validation.live import check_files, check_port
-from generator.validation.rules.environment import check_environment, check_shell
-from generator.validation.rules.gpus import check_host
+from generator.validation.live import check_files, check_secrets
+from generator.validation.rules.environment import check_environment
 
 
 def validate(arguments: Arguments) -> None:
     """`validate-environment`: every check, all findings at once."""
     stack = load_stack(arguments)
     findings = find_broken(stack) or find_all(stack, *reach(arguments, stack))
+    findings = harden(findings) if arguments.strict else findings
     if arguments.json:
         report.print_json({"findings": findings})
     else:
@@ -36,22 +33,19 @@ def find_broken(stack: Stack) -> tuple[Finding, ...]:
     found = check_environment(stack.plan, stack.env)
     if not any(finding.check.startswith("env-") for finding in found):
         return ()
-    return (*found, *check_files(stack))
+    return (*found, *check_files(stack), *check_secrets(stack))
 
 
 def find_all(stack: Stack, runtime: Runtime, host: Host) -> tuple[Finding, ...]:
-    """Run every check that applies to this runtime on the host as it is now. To be asked where nothing is broken."""
-    from generator.runtime.compose import ComposeRuntime
+    """Run every check that applies to this runtime on the host as it is now. To be asked where nothing is broken.
 
-    environment = stack.plan.environment.value
-    found = [*check_environment(stack.plan, stack.env), *check_files(stack)]
-    found += check_host(stack.plan, host)
-    if isinstance(runtime, ComposeRuntime):
-        found += check_shell(stack.env, os.environ, environment)
-        found += check_merged(stack, runtime.merged())
-    if not any(state.phase in UP for state in runtime.services()):
-        found += check_port(stack.env, environment)
-    return tuple(found)
+    Raises:
+        RuntimeRefusedError: the runtime cannot say what runs.
+    """
+    from generator.commands.gather import gather
+    from generator.validation.checks import find_in
+
+    return tuple(find_in(gather(stack, runtime, host)))
 
 
 def refuse(findings: tuple[Finding, ...], environment: Environment) -> None:

@@ -83,13 +83,15 @@ class ModelFiles:
     """What is on this host of the model to be served.
 
     `problem`: what is wrong with it, None where nothing is. `complete`: everything is here. `unreadable`: a file that
-    the stack's user may not read. `missing_bytes` is yet to be downloaded, None where nobody knows.
+    the stack's user may not read. `weight_bytes` is the size of all weights, `missing_bytes` what is yet to be downloaded,
+    None where nobody knows.
     """
 
     folder: str | None
     complete: bool
     problem: str | None = None
     unreadable: str | None = None
+    weight_bytes: int | None = None
     missing_bytes: int | None = None
 
 

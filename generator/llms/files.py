@@ -14,7 +14,7 @@ from generator.errors import StackError
 from generator.llms.cache import HubCache, find_snapshot
 from generator.llms.folder import CONFIG, INDEX, SINGLE, check_weights, parse_index, read_json
 
-OTHER_WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.pth")
+WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.pth")
 
 
 def look_at_folder(folder: Path, uid: int, gid: int) -> ModelFiles:
@@ -30,7 +30,7 @@ def look_at_cache(hub_id: str, cache: HubCache, uid: int, gid: int, weight_bytes
     missing = None if weight_bytes is None else max(0, weight_bytes - held)
     snapshot = find_snapshot(hub_id, cache)
     if snapshot is None or not (snapshot / CONFIG).is_file() or not _has_all_weights(snapshot):
-        return ModelFiles(folder=None, complete=False, missing_bytes=missing)
+        return ModelFiles(folder=None, complete=False, weight_bytes=weight_bytes, missing_bytes=missing)
     return _look_at(snapshot, uid, gid)
 
 
@@ -42,7 +42,9 @@ def _look_at(folder: Path, uid: int, gid: int) -> ModelFiles:
     except OSError as failure:
         return ModelFiles(folder=str(folder), complete=False, problem=f"{folder}: {failure.strerror or failure}")
     closed = next((str(path) for path in _files(folder) if not _may_read(path, uid, gid)), None)
-    return ModelFiles(folder=str(folder), complete=True, unreadable=closed, missing_bytes=0)
+    weights = {path for kind in WEIGHTS for path in folder.glob(kind)}
+    held = sum(path.stat().st_size for path in weights)
+    return ModelFiles(folder=str(folder), complete=True, unreadable=closed, weight_bytes=held, missing_bytes=0)
 
 
 def _has_all_weights(snapshot: Path) -> bool:
@@ -53,7 +55,7 @@ def _has_all_weights(snapshot: Path) -> bool:
         except StackError:
             return True  # damaged, not unfinished: looked at next
         return all((snapshot / shard).exists() for shard in shards)
-    return (snapshot / SINGLE).exists() or any(path for kind in OTHER_WEIGHTS for path in snapshot.glob(kind))
+    return (snapshot / SINGLE).exists() or any(path for kind in WEIGHTS for path in snapshot.glob(kind))
 
 
 def _held_bytes(hub_id: str, cache: HubCache) -> int:

@@ -29,15 +29,20 @@ def choose_ports(names: Iterable[str], kept: Mapping[str, int], *, seed: int) ->
 
 def is_free(address: str, port: int) -> bool:
     """Say whether a service could listen there now. Connections that linger after a stop do not count."""
+    return why_taken(address, port) is None
+
+
+def why_taken(address: str, port: int) -> OSError | None:
+    """Return the kernel's refusal to let a service listen there; None where it would."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((address, port))
             listener.listen()
-        except OSError:
-            return False
-    return True
+        except OSError as failure:
+            return failure
+    return None
 
 
 def http_answers(address: str, port: int, path: str) -> bool:

@@ -5,10 +5,14 @@ python-on-whales 0.81's typed ComposeConfig drops GPU reservations, so its JSON 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from generator.domain.finding import Finding, error
+from generator.credentials import SECRETS
+from generator.domain.finding import Finding, error, warning
 from generator.runtime import Stack
+from generator.validation.rules.capacity import size_bytes
+from generator.validation.rules.secrets import SHORTEST
 
 
 def check_merged(stack: Stack, merged: dict[str, Any]) -> tuple[Finding, ...]:
@@ -48,12 +52,74 @@ def check_merged(stack: Stack, merged: dict[str, Any]) -> tuple[Finding, ...]:
                     fix=again,
                 )
             )
-    return (*found, *_check_published(services, again))
-
-
-def _check_published(services: dict[str, Any], again: str) -> tuple[Finding, ...]:
-    return tuple(
-        error("compose-ports", found=f"{name} publishes a port", expected="only the gateway does", fix=again)
-        for name, service in services.items()
-        if service.get("ports") and name != "gateway"
+        found += _check_shared_memory(stack, replica.name, service, again)
+    return (
+        *found,
+        *_check_published(stack, services, again),
+        *_check_privileges(services),
+        *_check_secrets(stack, services),
     )
+
+
+def _check_shared_memory(stack: Stack, name: str, service: dict[str, Any], again: str) -> list[Finding]:
+    given, wanted = size_bytes(str(service.get("shm_size") or "")), size_bytes(stack.env["VLLM_SHM_SIZE"])
+    if wanted is None or (given is not None and given >= wanted) or service.get("ipc") == "host":
+        return []
+    shown = service.get("shm_size") or "Docker's default of 64 MB"
+    expected = f"VLLM_SHM_SIZE={stack.env['VLLM_SHM_SIZE']}"
+    return [error("compose-shared-memory", found=f"{name} has {shown}", expected=expected, fix=again)]
+
+
+def _check_published(stack: Stack, services: dict[str, Any], again: str) -> Iterator[Finding]:
+    for name, service in services.items():
+        ports = service.get("ports") or []
+        if ports and name != "gateway":
+            yield error("compose-ports", found=f"{name} publishes a port", expected="only the gateway does", fix=again)
+        for port in ports if name == "gateway" else ():
+            address = port.get("host_ip") if isinstance(port, dict) else None
+            if address != stack.env["GATEWAY_BIND"]:
+                found = f"the gateway is published on {address or 'every address'}"
+                expected = f"GATEWAY_BIND={stack.env['GATEWAY_BIND']}"
+                yield error(
+                    "compose-ports", found=found, expected=expected, fix="correct `ports` in compose/compose.yaml"
+                )
+
+
+def _check_privileges(services: dict[str, Any]) -> Iterator[Finding]:
+    """Find what lets a program out of its container: someone added it to the base file."""
+    for name, service in services.items():
+        volumes = [volume for volume in service.get("volumes") or [] if isinstance(volume, dict)]
+        opened = [
+            *(["`privileged`"] if service.get("privileged") else []),
+            *(["`network_mode: host`"] if service.get("network_mode") == "host" else []),
+            *(["`pid: host`"] if service.get("pid") == "host" else []),
+            *(["Docker's socket"] if any(str(v.get("source", "")).endswith("docker.sock") for v in volumes) else []),
+        ]
+        if opened:
+            fix = f"remove it from {name} in compose/compose.yaml"
+            found = f"{name} has {' and '.join(opened)}"
+            yield warning("compose-privileges", found=found, expected="a closed container", fix=fix)
+
+
+def _check_secrets(stack: Stack, services: dict[str, Any]) -> Iterator[Finding]:
+    """Find secrets in variables and arguments, where `docker inspect` and `ps` show them to others."""
+    secrets = {name: text for name in (*SECRETS, "hf_token") if len(text := _secret(stack, name)) >= SHORTEST // 2}
+    for name, service in services.items():
+        environment = service.get("environment")
+        words = [str(value) for value in (environment.values() if isinstance(environment, dict) else ())]
+        words += [str(word) for word in service.get("command") or ()]
+        for secret, text in secrets.items():
+            if any(text in word for word in words):
+                yield error(
+                    "compose-secret",
+                    found=f"{name} has {secret} in a variable or an argument",
+                    expected="secrets in files alone: `docker inspect` shows the rest",
+                    fix=f"remove it from {name} in compose/compose.yaml; /run/secrets/{secret} holds it",
+                )
+
+
+def _secret(stack: Stack, name: str) -> str:
+    try:
+        return (stack.secrets / name).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

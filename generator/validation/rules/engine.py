@@ -51,7 +51,9 @@ def check_gpu_access(plan: Plan, host: Host, seen: Seen[ContainerAnswer] | None)
     """
     if not used_gpus(plan):
         return
-    toolkit = "install the NVIDIA Container Toolkit, `sudo nvidia-ctk runtime configure --runtime=docker`, restart Docker"
+    toolkit = (
+        "install the NVIDIA Container Toolkit, `sudo nvidia-ctk runtime configure --runtime=docker`, restart Docker"
+    )
     if host.containers.gpu_access in (None, GpuAccess.NONE):
         found = f"{host.containers.engine} has neither a CDI specification for nvidia.com/gpu nor NVIDIA's runtime hook"
         yield error("gpu-access", found=found, expected="a way for GPUs into containers", fix=toolkit)

@@ -80,7 +80,9 @@ def _find_drift(plan: Plan, host: Host) -> Iterator[Finding]:
             yield error("gpu-changed", found=found, expected="the GPU that the plan was made for", fix=_again(plan))
     new = [f"GPU {gpu.index} ({gpu.name or uuid})" for uuid, gpu in present.items() if uuid not in planned]
     if new:
-        yield warning("gpu-added", found=f"{', '.join(new)}: unknown to the plan", expected="GPUs in use", fix=_again(plan))
+        yield warning(
+            "gpu-added", found=f"{', '.join(new)}: unknown to the plan", expected="GPUs in use", fix=_again(plan)
+        )
 
 
 def _moved(before: Gpu, now: Gpu) -> bool:
@@ -168,7 +170,9 @@ def _linked(plan: Plan) -> set[str]:
 
 
 def _memory_errors(state: GpuState) -> Iterator[Finding]:
-    fix = f"`nvidia-smi -q -d ECC,ROW_REMAPPER -i {state.index}` shows them; reset the GPU, and replace it if they return"
+    fix = (
+        f"`nvidia-smi -q -d ECC,ROW_REMAPPER -i {state.index}` shows them; reset the GPU, and replace it if they return"
+    )
     if state.ecc_errors:
         found = f"GPU {state.index}: {state.ecc_errors} uncorrected memory errors since the driver was loaded"
         yield warning("gpu-memory-errors", found=found, expected="none", fix=fix)

@@ -14,7 +14,9 @@ MOVING = re.compile(r"latest|nightly|main|master|edge|stable|main-.*|.*-latest|.
 _RELEASE = re.compile(r"v?([0-9]+(?:\.[0-9]+){1,3}(?:\.?post[0-9]+)?)(?:[-.+].*)?")
 
 
-def check_images(plan: Plan, env: Mapping[str, str], advisories: tuple[Advisory, ...], *, pulled: bool) -> Iterator[Finding]:
+def check_images(
+    plan: Plan, env: Mapping[str, str], advisories: tuple[Advisory, ...], *, pulled: bool
+) -> Iterator[Finding]:
     """Find known holes in the releases that will run, and images whose name means another release tomorrow.
 
     Args:

@@ -66,9 +66,13 @@ def _judge(plan: Plan, location: str, hub: HubAnswer, token: str, *, has_token: 
     refused = f"{hub.hub} answered {hub.status} for {location}"
     if hub.gated or hub.status == 403:
         why = "this token may not read it" if has_token else "it wants a token"
-        yield error("model-gated", found=f"{refused}: {why}", expected="access", fix=f"ask at {hub.hub}/{location}; {token}")
+        yield error(
+            "model-gated", found=f"{refused}: {why}", expected="access", fix=f"ask at {hub.hub}/{location}; {token}"
+        )
     elif hub.status in (401, 404):
-        fix = f"`configure-gpu --env {plan.environment.value} --model …` with the right name; for a private model {token}"
+        fix = (
+            f"`configure-gpu --env {plan.environment.value} --model …` with the right name; for a private model {token}"
+        )
         yield error("model-unknown", found=refused, expected="a model of that name", fix=fix)
     elif hub.status >= 400:
         fix = f"`validate-environment {plan.environment.value}` asks again; HF_ENDPOINT names another hub"

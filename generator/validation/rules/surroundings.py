@@ -37,8 +37,8 @@ def check_clock(plan: Plan, now_s: float, newest_file_s: float | None) -> Iterat
         )
 
 
-def check_wsl(plan: Plan, env: Mapping[str, str], host: Host) -> Iterator[Finding]:
-    """Find what works otherwise under the Windows Subsystem for Linux."""
+def check_wsl(plan: Plan, env: Mapping[str, str], host: Host, variables: frozenset[str]) -> Iterator[Finding]:
+    """Find what works otherwise under the Windows Subsystem for Linux. `variables` are those that the engine is given."""
     if not host.os.wsl:
         return
     for key in ("VLLM_MODEL", "HF_HOME", "VLLM_CACHE_ROOT"):
@@ -49,9 +49,8 @@ def check_wsl(plan: Plan, env: Mapping[str, str], host: Host) -> Iterator[Findin
                 expected="a folder of Linux: loading weights through /mnt takes many times as long",
                 fix=f"copy it below $HOME, then `configure-gpu --env {plan.environment.value}` with that folder",
             )
-    told = {name for replica in plan.replicas for name, _ in replica.env}
     wants = order_release(plan.engine.version) >= order_release(WSL_PINNING_SINCE)
-    if plan.mode is not Mode.CPU and wants and WSL_PINNING not in told:
+    if plan.mode is not Mode.CPU and wants and WSL_PINNING not in variables:
         yield warning(
             "wsl-pinning",
             found=f"{plan.engine.name} {plan.engine.version} takes pinned memory for missing under WSL",
@@ -63,10 +62,9 @@ def check_wsl(plan: Plan, env: Mapping[str, str], host: Host) -> Iterator[Findin
 def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, Any]) -> Iterator[Finding]:
     """Compare the connections that the gateway's workers may open with PostgreSQL's default, where a database is set.
 
-    `gateway` is its service as Compose reads it.
+    `gateway` are its variables as Compose reads them.
     """
-    environment = gateway.get("environment")
-    address = environment.get("DATABASE_URL") if isinstance(environment, dict) else None
+    address = gateway.get("DATABASE_URL")
     if not isinstance(address, str) or not address:
         return
     pooled = re.search(r"[?&]connection_limit=([0-9]{1,6})\b", address)
@@ -92,8 +90,7 @@ def check_inputs(plan: Plan, changed: tuple[str, ...] | None) -> Iterator[Findin
         yield warning("inputs-changed", found=found, expected="files made from what is there now", fix=again)
 
 
-def check_refused(plan: Plan, words: str | None) -> Iterator[Finding]:
+def check_refused(plan: Plan, words: str) -> Iterator[Finding]:
     """Tell that Compose does not accept the files, in its own words."""
-    if words is not None:
-        fix = f"correct compose/compose.yaml where you changed it; `configure-gpu --env {plan.environment.value}` writes the rest"
-        yield error("compose-refused", found=words, expected="files that Compose accepts", fix=fix)
+    fix = f"correct compose/compose.yaml where you changed it; `configure-gpu --env {plan.environment.value}` writes the rest"
+    yield error("compose-refused", found=words, expected="files that Compose accepts", fix=fix)

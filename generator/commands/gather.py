@@ -1,0 +1,231 @@
+"""Look at everything that the checks before a start need, what waits beside each other, into one `Evidence`.
+
+Touches the machine read-only through detection, the model's files, the hub, and the container engine, which starts one
+short-lived container where GPUs are to get into one. Whatever cannot be looked at becomes `Unseen` with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Generic, TypeVar
+
+from generator.catalog.load import load_advisories, load_llms
+from generator.commands.inputs import changed_inputs
+from generator.commands.stack import UP
+from generator.credentials import HUB_TOKEN, find_hub_token
+from generator.detect.capacity import SHARED_MEMORY, has_infiniband, look_at_disk, look_at_limits, look_at_memory
+from generator.detect.gpu_state import look_at_gpus
+from generator.domain.host import GpuAccess, Host
+from generator.domain.machine import ContainerAnswer, Disk, GpuState, HubAnswer, ModelFiles, Seen, Unseen
+from generator.domain.plan import Mode
+from generator.errors import StackError
+from generator.llms.cache import find_cache
+from generator.llms.files import look_at_cache, look_at_folder
+from generator.llms.reach import ask_hub, is_offline
+from generator.llms.read import HubAccess, read_model
+from generator.runtime import Runtime, Stack
+from generator.runtime.groups import members, read_groups
+from generator.runtime.provision import (
+    cpu_engine_recipe,
+    environment_folder,
+    gateway_recipe,
+    gpu_engine_recipe,
+    is_complete,
+)
+from generator.validation.container import find_images_folder, find_missing_images, list_containers, look_from_inside
+from generator.validation.evidence import Evidence
+from generator.validation.live import newest_file_s
+from generator.validation.rules.capacity import CUDA_IMAGE_BYTES
+from generator.validation.rules.gpus import used_gpus
+
+T = TypeVar("T")
+
+
+class Later(Generic[T]):
+    """Something that is looked at beside all else. A thread that does not end holds no command back."""
+
+    def __init__(self, look: Callable[[], T]) -> None:
+        """Begin to look."""
+        self._look = look
+        self._answer: Seen[T] = Unseen(why="not looked at")
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._answer = safely(self._look)
+
+    def result(self) -> Seen[T]:
+        """Wait for what was seen."""
+        self._thread.join()
+        return self._answer
+
+
+def safely(look: Callable[[], T]) -> Seen[T]:
+    """Look, and turn whatever goes wrong into its reason."""
+    try:
+        return look()
+    except StackError as failure:
+        return Unseen(why=failure.message)
+    except Exception as failure:  # noqa: BLE001 a machine unlike any other must not take the other checks with it
+        return Unseen(why=f"{type(failure).__name__}: {str(failure)[:160]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelView:
+    """The model here and on its hub, as `Evidence` has it."""
+
+    files: Seen[ModelFiles]
+    gated: bool | None
+    hub: Seen[HubAnswer] | None
+    has_token: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineView:
+    """What the container engine has and does, as `Evidence` has it."""
+
+    images: Seen[Disk] | None
+    needs_cuda_image: bool
+    container: Seen[ContainerAnswer] | None
+
+
+def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
+    """Look at everything once.
+
+    Raises:
+        RuntimeRefusedError: the runtime cannot say what runs.
+    """
+    from generator.runtime.compose import ComposeRuntime
+
+    merged = Later(runtime.merged) if isinstance(runtime, ComposeRuntime) else None
+    gpus = Later(look_at_gpus) if stack.plan.mode is not Mode.CPU else None
+    model = Later(lambda: _look_at_model(stack))
+    runs = any(state.phase in UP for state in runtime.services())
+    engine = Later(lambda: _look_at_engine(stack, host, runs=runs)) if merged is not None else None
+    states = () if gpus is None else gpus.result()
+    own = safely(lambda: _find_own(stack, states, compose=merged is not None)) if runs else frozenset()
+    view, inside = model.result(), None if engine is None else engine.result()
+    view = ModelView(files=view, gated=None, hub=None, has_token=False) if isinstance(view, Unseen) else view
+    disks, wanted = _look_at_disks(stack, inside)
+    return Evidence(
+        stack=stack,
+        host=host,
+        compose=merged is not None,
+        runs=runs,
+        shell=os.environ,
+        merged=None if merged is None else merged.result(),
+        gpus=states,
+        own=own,
+        container=inside.container if isinstance(inside, EngineView) else inside,
+        disks=disks,
+        wanted=wanted,
+        shared_memory=look_at_disk(SHARED_MEMORY),
+        memory=look_at_memory(),
+        limits=look_at_limits(),
+        infiniband=has_infiniband(),
+        model=view.files,
+        hub=view.hub,
+        gated=view.gated,
+        has_token=view.has_token,
+        offline=is_offline(os.environ),
+        changed=safely(lambda: changed_inputs(stack.root, stack.plan.environment)),
+        newest_file_s=newest_file_s(stack),
+        now_s=time.time(),
+        advisories=load_advisories(),
+    )
+
+
+def _look_at_model(stack: Stack) -> ModelView:
+    location, user = stack.env["VLLM_MODEL"], (int(stack.env["STACKWRIGHT_UID"]), int(stack.env["STACKWRIGHT_GID"]))
+    if location.startswith("/"):
+        return ModelView(files=look_at_folder(Path(location), *user), gated=False, hub=None, has_token=False)
+    home = Path(stack.env["HF_HOME"])
+    facts = safely(lambda: read_model(location, load_llms(), access=HubAccess(home=home, online=False)))
+    known = None if isinstance(facts, Unseen) else facts
+    files = look_at_cache(location, find_cache(os.environ, home), *user, known.weight_bytes if known else None)
+    gated = known.gated if known else None
+    token = _token(stack, home)
+    asks = not (files.complete or files.problem or is_offline(os.environ) or (gated and not token))
+    hub = ask_hub(location, os.environ, token) if asks else None
+    return ModelView(files=files, gated=gated, hub=hub, has_token=bool(token))
+
+
+def _token(stack: Stack, home: Path) -> str | None:
+    """Return the hub's token that the engine will have: a start refreshes the secret file from the person's own."""
+    found = safely(lambda: find_hub_token(os.environ, home))
+    if isinstance(found, str):
+        return found
+    kept = safely(lambda: (stack.secrets / HUB_TOKEN).read_text(encoding="ascii").strip())
+    return kept if isinstance(kept, str) and kept else None
+
+
+def _look_at_engine(stack: Stack, host: Host, *, runs: bool) -> EngineView:
+    """Ask which images are missing, and what a container with GPUs sees where the engine's image is not."""
+    names = tuple(stack.env[key] for key in ("VLLM_IMAGE", "LITELLM_IMAGE", "REDIS_IMAGE"))
+    missing = find_missing_images(names)
+    uuids = used_gpus(stack.plan)
+    lacks_engine = isinstance(missing, Unseen) or stack.env["VLLM_IMAGE"] in missing
+    container: Seen[ContainerAnswer] | None = None
+    if isinstance(missing, Unseen) and uuids:
+        container = missing
+    elif uuids and not lacks_engine and not runs and _hands_gpus(host):
+        container = look_from_inside(stack, uuids)
+    images: Seen[Disk] | None = None
+    if isinstance(missing, Unseen):
+        images = missing
+    elif missing:
+        folder = find_images_folder()
+        images = folder if isinstance(folder, Unseen) else look_at_disk(Path(folder))
+    cuda = stack.plan.engine.cuda is not None and stack.env["VLLM_IMAGE"] == stack.plan.engine.image
+    return EngineView(images=images, needs_cuda_image=cuda and lacks_engine, container=container)
+
+
+def _hands_gpus(host: Host) -> bool:
+    return host.containers.engine == "docker" and host.containers.gpu_access not in (None, GpuAccess.NONE)
+
+
+def _look_at_disks(stack: Stack, engine: Seen[EngineView] | None) -> tuple[dict[str, Seen[Disk]], Mapping[str, int]]:
+    """Look where the stack writes, and add up what beside the model."""
+    disks = {"files": look_at_disk(stack.root), "models": look_at_disk(Path(stack.env["HF_HOME"]))}
+    wanted = {}
+    if engine is None:
+        disks["packages"] = look_at_disk(stack.state)
+        wanted["packages"] = sum(_packages_bytes(stack))
+    elif isinstance(engine, EngineView) and engine.images is not None:
+        disks["images"] = engine.images
+        wanted["images"] = CUDA_IMAGE_BYTES if engine.needs_cuda_image else 0
+    return disks, wanted
+
+
+def _packages_bytes(stack: Stack) -> Iterator[int]:
+    """Yield the size of each virtual environment that is still to be made, with what is downloaded for it meanwhile."""
+    engine_recipe = cpu_engine_recipe if stack.plan.mode is Mode.CPU else gpu_engine_recipe
+    for recipe in (gateway_recipe, lambda: engine_recipe(stack.plan.engine)):
+        made = safely(recipe)  # without packages for this engine, the start itself refuses
+        if not isinstance(made, Unseen) and not is_complete(environment_folder(stack.state, made)):
+            yield made.size_bytes * 3 // 2
+
+
+def _find_own(stack: Stack, states: Seen[tuple[GpuState, ...]], *, compose: bool) -> Seen[frozenset[int]]:
+    """Return which of the processes that NVML names are this stack's."""
+    if isinstance(states, Unseen):
+        return frozenset()
+    named = {process.pid for state in states for process in state.processes or ()}
+    if not compose:
+        records = (stack.state / "run" / stack.name).glob("*.groups")
+        return frozenset(named & {pid for path in records for group in read_groups(path) for pid in members(group)})
+    containers = list_containers(stack) if named else ()
+    if isinstance(containers, Unseen):
+        return containers
+    return frozenset(pid for pid in named if any(container in _control_group(pid) for container in containers))
+
+
+def _control_group(pid: int) -> str:
+    """Return where the kernel accounts a process: the path names its container."""
+    text = safely(lambda: Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace"))
+    return "" if isinstance(text, Unseen) else text

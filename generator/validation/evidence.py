@@ -1,0 +1,69 @@
+"""All that was seen before a start, as one value for the table of checks. Touches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from generator.domain.catalog import Advisory
+from generator.domain.host import Host
+from generator.domain.machine import (
+    ContainerAnswer,
+    Disk,
+    GpuState,
+    HubAnswer,
+    MemoryState,
+    ModelFiles,
+    ProcessLimits,
+    Seen,
+)
+from generator.runtime import Stack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was seen; `Unseen` where it could not be, None where nobody looked as nothing hangs on it.
+
+    Args:
+        compose: whether Compose runs the stack; else it runs as processes of this user.
+        runs: whether the stack is up now.
+        shell: the exported variables.
+        merged: the files as Compose reads them.
+        own: the stack's processes that NVML names, where it is up.
+        disks: by what is to be written there: `models`, `images`, `packages`, `files`.
+        wanted: bytes to be written beside the model, by the same names.
+        offline: HF_HUB_OFFLINE forbids to ask the hub.
+        changed: what the files were rendered from and has changed since; None without a record.
+        newest_file_s, now_s: seconds since 1970.
+    """
+
+    stack: Stack
+    host: Host
+    compose: bool
+    runs: bool
+    shell: Mapping[str, str]
+    merged: Seen[dict[str, Any]] | None
+    gpus: Seen[tuple[GpuState, ...]]
+    own: Seen[frozenset[int]]
+    container: Seen[ContainerAnswer] | None
+    disks: Mapping[str, Seen[Disk]]
+    wanted: Mapping[str, int]
+    shared_memory: Seen[Disk]
+    memory: Seen[MemoryState]
+    limits: ProcessLimits
+    infiniband: bool
+    model: Seen[ModelFiles]
+    hub: Seen[HubAnswer] | None
+    gated: bool | None
+    has_token: bool
+    offline: bool
+    changed: Seen[tuple[str, ...] | None]
+    newest_file_s: float | None
+    now_s: float
+    advisories: tuple[Advisory, ...]
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The values in force."""
+        return self.stack.env
