@@ -49,6 +49,11 @@ def _dispatch(arguments: Arguments) -> None:
 
         fit.forecast_for(arguments.fit)
         return
+    if arguments.command == "doctor":
+        from generator.commands import doctor
+
+        doctor.doctor(arguments)
+        return
     if arguments.command == "pin-images":
         from generator.commands import pin
 

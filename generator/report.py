@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from generator.diagnosis.rules import Diagnosis
 from generator.domain.environment import Environment
 from generator.domain.finding import Finding, Severity
 from generator.domain.plan import Plan
@@ -34,7 +35,7 @@ def tell(text: str) -> None:
 
 def warn(text: str) -> None:
     """Say one warning."""
-    tell(f"warning: {_on_one_line(text)}")
+    tell(f"warning: {on_one_line(text)}")
 
 
 def warn_all(texts: Iterable[str]) -> None:
@@ -45,12 +46,12 @@ def warn_all(texts: Iterable[str]) -> None:
 
 def show_error(failure: StackError) -> None:
     """Say what failed and, after it, what to do next."""
-    tell(f"error: {_on_one_line(failure.message)}")
+    tell(f"error: {on_one_line(failure.message)}")
     if failure.hint:
-        tell(f"hint: {_on_one_line(failure.hint)}")
+        tell(f"hint: {on_one_line(failure.hint)}")
 
 
-def _on_one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """Write control characters as escapes: what is quoted was typed or read, and may end lines or steer a terminal.
 
     Surrogates too, which stand for bytes that are not UTF-8.
@@ -66,8 +67,13 @@ def print_text(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document, in ASCII, so that it is the same in every encoding."""
-    print_text(json.dumps(to_plain(value), indent=2))
+    """Print one JSON document."""
+    print_text(format_json(value))
+
+
+def format_json(value: object) -> str:
+    """Write a JSON document, in ASCII, so that it is the same in every encoding."""
+    return json.dumps(to_plain(value), indent=2)
 
 
 def print_configured(
@@ -108,8 +114,17 @@ def show_findings(findings: Iterable[Finding]) -> None:
     """Say every finding: what was found, what was expected, what to do."""
     for finding in findings:
         said = f"{finding.check}: found {finding.found}; expected {finding.expected}"
-        tell(f"{finding.severity}: {_on_one_line(said)}")
-        tell(f"  fix: {_on_one_line(finding.fix)}")
+        tell(f"{finding.severity}: {on_one_line(said)}")
+        tell(f"  fix: {on_one_line(finding.fix)}")
+
+
+def print_failures(name: str, failures: Iterable[tuple[str, Diagnosis]]) -> None:
+    """Print each failure that was named, by the service that it befell: the cause, the line that told it, the fix."""
+    for service, diagnosis in failures:
+        print_text(on_one_line(f"{name}: {service}: {diagnosis.cause} [{diagnosis.rule}]"))
+        print_text(on_one_line(f"  said: {diagnosis.line}"))
+        print_text(on_one_line(f"  fix: {diagnosis.fix}"))
+        print_text(on_one_line(f"  see: {diagnosis.source}"))
 
 
 def count_errors(findings: Iterable[Finding]) -> int:
@@ -159,7 +174,7 @@ class Progress:
         self._lines[service] = (text, self._clock() if before is None else before[1])
         if self._live is None:
             elapsed = "" if before is None else f" ({format_seconds(self._clock() - before[1])})"
-            tell(f"{service}: {_on_one_line(text)}{elapsed}")
+            tell(f"{service}: {on_one_line(text)}{elapsed}")
 
     def _table(self) -> Text:
         """Return the lines as plain text: rich would take brackets in a string for its own markup."""
@@ -169,7 +184,7 @@ class Progress:
         now = self._clock()
         return Text(
             "\n".join(
-                f"{name:<{width}}  {_on_one_line(text)}  {format_seconds(now - since)}"
+                f"{name:<{width}}  {on_one_line(text)}  {format_seconds(now - since)}"
                 for name, (text, since) in self._lines.items()
             )
         )

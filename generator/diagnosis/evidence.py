@@ -18,7 +18,7 @@ from generator.runtime import Runtime, Stack
 
 LOG_LINES = 5000
 # The kernel's buffer reaches back to the boot; what it said before has nothing to do with a start that is asked about.
-KERNEL_REACHES_BACK_S = 3600.0
+KERNEL_REACHES_BACK_S = 600.0
 KERNEL_MESSAGES = Path("/dev/kmsg")
 
 
@@ -61,11 +61,12 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
 
     A service that is healthy and never fell tells of no failure, whatever stands in its log.
     """
+    states: tuple[ServiceState, ...] = ()
+    refusal: tuple[Evidence, ...] = ()
     try:
-        states, refusal = runtime.services(), ()
+        states = runtime.services()
     except StackError as failure:
-        states = ()
-        refusal = (Evidence(service="", place=Place.RUNTIME, text=f"{failure.message}\n{failure.hint or ''}"),)
+        refusal = (told_by(failure),)
     if all(state.phase is ServicePhase.ABSENT for state in states):
         kept = read_kept(failures_of(stack), configured=_configured(stack))
         return Gathered(
@@ -83,6 +84,11 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
             *(_about_state(state, events, kernel) for state in states if state_line(state)),
         ),
     )
+
+
+def told_by(failure: StackError) -> Evidence:
+    """Take what a runtime refused with for evidence."""
+    return Evidence(service="", place=Place.RUNTIME, text=f"{failure.message}\n{failure.hint or ''}")
 
 
 def _about_state(state: ServiceState, events: str, kernel: str) -> Evidence:
