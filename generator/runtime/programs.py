@@ -119,6 +119,9 @@ def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
         "HF_HOME": stack.env["HF_HOME"],
         "VLLM_CACHE_ROOT": stack.env["VLLM_CACHE_ROOT"],
         "VLLM_NO_USAGE_STATS": "1",
+        # vLLM gives its own start up after ten minutes otherwise, in the middle of a download or a slow load
+        # (issues 35547 and 48031); the watcher gives up what stands still.
+        "VLLM_ENGINE_READY_TIMEOUT_S": "86400",
         # vLLM opens sockets between its own processes on the host's outer address otherwise.
         "VLLM_HOST_IP": LOOPBACK,
     }

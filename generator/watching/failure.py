@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import time
 from dataclasses import replace
 
-from generator.diagnosis.evidence import Evidence, gather, name_failures, read_kernel
+from generator.diagnosis.evidence import Evidence, name_failures, read_kernel
 from generator.diagnosis.load import load_rules
-from generator.diagnosis.rules import Diagnosis, diagnose_log, place_of
+from generator.diagnosis.rules import Diagnosis, Place, place_of, state_line
 from generator.domain.service import ServicePhase, ServiceState
-from generator.errors import NotHealthyError
+from generator.errors import NotHealthyError, StackError
 from generator.runtime import Runtime, Stack
+from generator.runtime.programs import exit_code
 from generator.units import format_seconds
 from generator.watching.course import Course
 from generator.watching.health import telling_line
@@ -19,40 +22,94 @@ from generator.watching.steps import last_starts
 
 # Each rank of an engine tells of its own end before the engine does.
 FAILED_LOG_LINES = 2000
+# 128 and SIGKILL; vLLM names a child that was killed by the negative number (0.32.0, v1/engine/utils.py).
+KILLED = 137
+_CHILD_KILLED = re.compile(r"core proc\(s\): .*: -9\b|died .*-9\b|SIGKILL")
 
 
-def ended(runtime: Runtime, stack: Stack, state: ServiceState) -> NotHealthyError:
-    """Tell of a service that ended for good."""
-    code = "" if state.exit_code is None else f" with exit code {state.exit_code}"
-    what = f"{state.name} ended{code} before it answered"
-    return _failure(what, next(iter(_causes(runtime, stack, state.name)), None), _line(runtime, state.name), stack)
+class Inquiry:
+    """Looks for the cause of a failure in what one start has left: logs, events, and what the kernel said meanwhile."""
 
+    def __init__(self, runtime: Runtime, stack: Stack) -> None:
+        self._runtime, self._stack = runtime, stack
+        self._began_s = time.monotonic()
 
-def fallen(runtime: Runtime, stack: Stack, service: str) -> NotHealthyError | None:
-    """Tell of a service that fell and is started again, where starting again cannot help; else return None.
+    def ended(self, state: ServiceState) -> NotHealthyError:
+        """Tell of a service that ended for good."""
+        code = "" if state.exit_code is None else f" with exit code {state.exit_code}"
+        log = last_starts(self._log(state.name), 1)
+        return self._failure(f"{state.name} ended{code} before it answered", self._causes(state, log), log)
 
-    Its last two starts are looked at: the one that fell, and the one that has perhaps said something already.
-    """
-    causes = _causes(runtime, stack, service, starts=2)
-    cause = next((cause for cause in causes if cause.permanent), None)
-    return None if cause is None else _failure(f"{service} ended before it answered", cause, None, stack)
+    def fallen(self, state: ServiceState) -> NotHealthyError | None:
+        """Tell of a service that fell and is started again, where starting again cannot help; else return None.
 
+        Its last two starts are looked at: the one that fell, and the one that has perhaps said something already.
+        """
+        code, out_of_memory = _last_end(self._events(), state.name)
+        end = replace(
+            state, phase=ServicePhase.EXITED, exit_code=code, detail="out of memory" if out_of_memory else None
+        )
+        stays = _staying(self._causes(end, last_starts(self._log(state.name), 2)))
+        return self._failure(f"{state.name} ended before it answered", stays) if stays else None
 
-def doomed(runtime: Runtime, stack: Stack, service: str) -> NotHealthyError | None:
-    """Tell of a service that still runs and has said what it cannot recover from; else return None."""
-    log = last_starts(runtime.logs(service, FAILED_LOG_LINES), 1)
-    causes = diagnose_log(log, load_rules(), place=place_of(service), values=_values(stack))
-    cause = next((cause for cause in causes if cause.permanent), None)
-    return None if cause is None else _failure(f"{service} cannot start", cause, None, stack)
+    def doomed(self, state: ServiceState) -> NotHealthyError | None:
+        """Tell of a service that still runs and has said what it cannot recover from; else return None."""
+        stays = _staying(self._causes(state, last_starts(self._log(state.name), 1)))
+        return self._failure(f"{state.name} cannot start", stays) if stays else None
 
+    def stuck(self, course: Course, limits: Limits) -> NotHealthyError:
+        """Tell of a service that stands still."""
+        state, limit_s = course.look.state, limits.still_s(course.step)
+        doing = f"{course.step.value}, {state.detail}" if state.detail else course.step.value
+        quiet, allowed = format_seconds(course.quiet_s), format_seconds(limit_s)
+        log = last_starts(self._log(state.name), 1)
+        what = f"{course.name} has not moved for {quiet} ({doing}; allowed: {allowed})"
+        return self._failure(what, self._causes(state, log), log)
 
-def stuck(runtime: Runtime, stack: Stack, course: Course, limits: Limits) -> NotHealthyError:
-    """Tell of a service that stands still."""
-    state = course.look.state
-    doing = f"{course.step.value}, {state.detail}" if state.detail else course.step.value
-    what = f"{course.name} has not moved for {format_seconds(course.quiet_s)} ({doing}; allowed: "
-    what += f"{format_seconds(limits.still_s(course.step))})"
-    return _failure(what, next(iter(_causes(runtime, stack, course.name)), None), _line(runtime, course.name), stack)
+    def refused(self, what: str, answer: Answer) -> NotHealthyError:
+        """Tell of a gateway that runs and does not answer as it should; an engine may have said why.
+
+        Args:
+            what: the question, as the beginning of a sentence: `asked for its models`.
+        """
+        if answer.status is not None:
+            message = f"{what}, the gateway answered {answer.status}: {answer.text[:200]}"
+        else:
+            message = f"{what}, the gateway {'' if answer.final else 'gave no answer: '}{answer.text[:200]}"
+        causes: tuple[Diagnosis, ...] = ()
+        for replica in self._stack.plan.replicas:
+            engine = ServiceState(name=replica.name, phase=ServicePhase.HEALTHY)
+            causes = causes or self._causes(engine, last_starts(self._log(replica.name), 1))
+        return self._failure(message, causes)
+
+    def _causes(self, state: ServiceState, log: str) -> tuple[Diagnosis, ...]:
+        """Name the known failures of one service, best first."""
+        place = place_of(state.name)
+        about = [state_line(state)] if state.phase is ServicePhase.EXITED else []
+        if state.exit_code == KILLED or _CHILD_KILLED.search(log):
+            about.append(read_kernel(reach_back_s=time.monotonic() - self._began_s))
+        evidence = (
+            Evidence(service=state.name, place=Place.STATE, text="\n".join(about)),
+            Evidence(service=state.name, place=place, text=log),
+        )
+        values = {**self._stack.env, "environment": self._stack.plan.environment.value}
+        return tuple(named.diagnosis for named in name_failures(evidence, load_rules(), values))
+
+    def _log(self, service: str) -> str:
+        return self._runtime.logs(service, FAILED_LOG_LINES)
+
+    def _events(self) -> str:
+        try:
+            return self._runtime.events()
+        except StackError:  # what was noted helps, and is not needed
+            return ""
+
+    def _failure(self, what: str, causes: tuple[Diagnosis, ...], log: str = "") -> NotHealthyError:
+        if causes:
+            return NotHealthyError(f"{what}: {causes[0].cause}", hint=causes[0].fix)
+        line = telling_line(log)
+        hint = f"`stackwright doctor {self._stack.plan.environment.value}` shows what is known"
+        return NotHealthyError(f"{what}: {line}" if line else what, hint=hint)
 
 
 def too_late(courses: tuple[Course, ...], limit_s: float) -> NotHealthyError:
@@ -64,46 +121,25 @@ def too_late(courses: tuple[Course, ...], limit_s: float) -> NotHealthyError:
     )
 
 
-def refused(runtime: Runtime, stack: Stack, what: str, answer: Answer) -> NotHealthyError:
-    """Tell of a gateway that runs and does not answer as it should; an engine may have said why.
+def _staying(causes: tuple[Diagnosis, ...]) -> tuple[Diagnosis, ...]:
+    return tuple(cause for cause in causes if cause.permanent)
 
-    Args:
-        what: the question, as the beginning of a sentence: `asked for its models`.
+
+def _last_end(events: str, service: str) -> tuple[int | None, bool]:
+    """Read how a service ended last: its exit code where it is known, and whether the kernel killed in its container.
+
+    Docker's lines are `TIME ACTION SERVICE exitCode=N`; supervisord's are its own.
     """
-    if answer.status is not None:
-        message = f"{what}, the gateway answered {answer.status}: {answer.text[:200]}"
-    else:
-        message = f"{what}, the gateway {'' if answer.final else 'gave no answer: '}{answer.text[:200]}"
-    services = [replica.name for replica in stack.plan.replicas]
-    found = (cause for service in services for cause in _causes(runtime, stack, service, starts=1))
-    return _failure(message, next(found, None), None, stack)
-
-
-def _causes(runtime: Runtime, stack: Stack, service: str, *, starts: int | None = None) -> tuple[Diagnosis, ...]:
-    """Name the known failures of one service, best first, in its last `starts` starts or all that its log has."""
-    gathered = gather(runtime, stack, read_kernel())
-    about = [each for each in gathered.evidence if each.service in (service, "")]
-    log = last_starts(runtime.logs(service, FAILED_LOG_LINES), starts) if starts else None
-    if log is not None:
-        about = [replace(each, text=log) if each.place is place_of(service) else each for each in about]
-        about += [] if any(each.text == log for each in about) else [_own(service, log)]
-    return tuple(named.diagnosis for named in name_failures(about, load_rules(), _values(stack)))
-
-
-def _own(service: str, log: str) -> Evidence:
-    return Evidence(service=service, place=place_of(service), text=log)
-
-
-def _values(stack: Stack) -> dict[str, str]:
-    return {**stack.env, "environment": stack.plan.environment.value}
-
-
-def _line(runtime: Runtime, service: str) -> str | None:
-    return telling_line(runtime.logs(service, FAILED_LOG_LINES))
-
-
-def _failure(what: str, cause: Diagnosis | None, line: str | None, stack: Stack) -> NotHealthyError:
-    if cause is not None:
-        return NotHealthyError(f"{what}: {cause.cause}", hint=cause.fix)
-    hint = f"`stackwright doctor {stack.plan.environment.value}` shows what is known"
-    return NotHealthyError(f"{what}: {line}" if line else what, hint=hint)
+    code, memory_ran_out, starved = exit_code(events, service), False, False
+    for line in events.splitlines():
+        words = line.split()
+        if len(words) < 3 or words[2] != service:
+            continue
+        if words[1] == "start":
+            starved = False
+        elif words[1] == "oom":
+            starved = True
+        elif words[1] == "die":
+            found = re.search(r"exitCode=([0-9]{1,3})\b", line)
+            code, memory_ran_out = int(found[1]) if found else None, starved
+    return code, memory_ran_out

@@ -12,8 +12,8 @@ from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import NotHealthyError
 from generator.runtime import Runtime, Say, Stack
 from generator.units import format_seconds
-from generator.watching import failure
 from generator.watching.course import Course, Look, advance, begin, stands_still
+from generator.watching.failure import Inquiry, too_late
 from generator.watching.health import Verdict, judge
 from generator.watching.history import keep_start
 from generator.watching.limits import Limits
@@ -82,10 +82,10 @@ def watch(
                 watcher.keep()
                 return answers
             if refusal.final or clock.now() > min(asked_since + ANSWERS_WITHIN_S, started + limit_s):
-                raise failure.refused(runtime, stack, questions[0].what, refusal)
+                raise watcher.inquiry.refused(questions[0].what, refusal)
             watcher.look_for_doom()
         elif clock.now() - started > limit_s:
-            raise failure.too_late(watcher.courses, limit_s)
+            raise too_late(watcher.courses, limit_s)
         clock.sleep(POLL_S)
 
 
@@ -106,6 +106,7 @@ class _Watcher:
     def __init__(self, runtime: Runtime, stack: Stack, say: Say, clock: Clock, only: str | None = None) -> None:
         self._runtime, self._stack, self._say, self._clock, self._only = runtime, stack, say, clock, only
         self._observer = Observer(runtime, stack)
+        self.inquiry = Inquiry(runtime, stack)
         self._courses: dict[str, Course] = {}
         self._looked_at = clock.now()
         self._doubted: dict[str, int] = {}
@@ -126,7 +127,7 @@ class _Watcher:
         now = self._clock.now()
         judgement = judge(states)
         if judgement.verdict is Verdict.FAILED and judgement.culprit is not None:
-            raise failure.ended(self._runtime, self._stack, judgement.culprit)
+            raise self.inquiry.ended(judgement.culprit)
         elapsed_s, self._looked_at = now - self._looked_at, now
         for look in self._observer.look(states, now):
             self._follow(look, elapsed_s)
@@ -139,7 +140,7 @@ class _Watcher:
     def look_for_doom(self) -> None:
         """Raise where an engine that calls itself healthy has said that it cannot answer."""
         for replica in self._stack.plan.replicas:
-            self._raise(failure.doomed(self._runtime, self._stack, replica.name))
+            self._raise(self.inquiry.doomed(self._courses[replica.name].look.state))
 
     def keep(self) -> None:
         """Remember how long each step of this good start took."""
@@ -152,14 +153,14 @@ class _Watcher:
         course = begin(look) if before is None else advance(before, look, elapsed_s)
         self._courses[course.name] = course
         if _fell(before, look.state):
-            self._raise(failure.fallen(self._runtime, self._stack, course.name))
+            self._raise(self.inquiry.fallen(look.state))
         doubt = int(course.quiet_s // DOOMED_AFTER_S) if look.state.phase is ServicePhase.STARTING else 0
         if doubt > self._doubted.get(course.name, 0):
-            self._raise(failure.doomed(self._runtime, self._stack, course.name))
+            self._raise(self.inquiry.doomed(look.state))
         self._doubted[course.name] = doubt
         limits = self._limits(course.name)
         if stands_still(course, limits):
-            raise failure.stuck(self._runtime, self._stack, course, limits)
+            raise self.inquiry.stuck(course, limits)
 
     def _limits(self, service: str) -> Limits:
         return self._observer.limits.get(service, Limits())

@@ -99,4 +99,4 @@ def _indexed(index: Path) -> int | None:
         total = json.loads(index.read_bytes())["metadata"]["total_size"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return int(total) if isinstance(total, int | float) and 0 < total < 2**60 else None
+    return total if type(total) is int and 0 < total < 2**60 else None

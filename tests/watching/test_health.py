@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generator.domain.service import ServicePhase, ServiceState
-from generator.watching.health import MOST_RESTARTS, Verdict, engine_step, judge, telling_line
+from generator.watching.health import MOST_RESTARTS, Verdict, judge, telling_line
 
 LOGS = Path(__file__).parent / "logs"
 
@@ -20,48 +19,9 @@ def log(name: str) -> str:
     return (LOGS / f"{name}.log").read_text(encoding="utf-8")
 
 
-def steps(text: str) -> list[str | None]:
-    """Return the steps that a watcher sees while `text` is written line by line, each once."""
-    lines = text.splitlines()
-    seen = [engine_step("\n".join(lines[:end])) for end in range(len(lines) + 1)]
-    return [seen[0], *(after for before, after in pairwise(seen) if after != before)]
-
-
 def state(name: str, phase: ServicePhase, restarts: int = 0) -> ServiceState:
     """Return a service in a phase."""
     return ServiceState(name=name, phase=phase, restarts=restarts)
-
-
-def test_an_eager_start_is_never_said_to_compile() -> None:
-    """Though its log names torch.compile three times before the weights are loaded."""
-    assert "torch.compile" in log("eager")
-    assert steps(log("eager")) == [None, "loading weights", "profiling memory", "opening its port"]
-
-
-def test_a_compiled_start_is_told_step_by_step() -> None:
-    assert steps(log("compiled")) == [None, "loading weights", "compiling", "profiling memory", "opening its port"]
-
-
-@pytest.mark.parametrize(
-    ("line", "step"),
-    [
-        ("Loading pt checkpoint shards:   0% Completed | 0/4", "loading weights"),
-        ("INFO [backends.py:1167] Dynamo bytecode transform time: 4.12 s", "compiling"),
-        ("INFO [gpu_worker.py:760] Available KV cache memory: 17.05 GiB", "profiling memory"),
-        ("INFO [kv_cache_utils.py:2327] GPU KV cache size: 159,632 tokens", "profiling memory"),
-        ("Capturing CUDA graphs (decode, FULL):  57%|#####   | 20/35", "capturing graphs"),
-    ],
-)
-def test_steps_on_a_gpu(line: str, step: str) -> None:
-    """Lines as vLLM 0.32.0's source writes them; no GPU was at hand to record one."""
-    assert engine_step(line) == step
-
-
-def test_a_second_start_begins_anew() -> None:
-    """Both runtimes append to one log when they start a service again."""
-    first, second = log("no-shared-memory"), log("eager")
-    assert engine_step(second + first) is None
-    assert engine_step(first + second) == "opening its port"
 
 
 @pytest.mark.parametrize(
