@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
-from generator import digests, report
+from generator import digests, project, report
 from generator.arguments import Arguments
 from generator.commands.stack import load_stack
 from generator.domain.image_pins import ImagePin, ImagePins, without_digest
@@ -28,7 +29,10 @@ def pin_images(arguments: Arguments) -> None:
     _tell_changes(before.images, pinned)
     digests.write_image_pins(stack.root, ImagePins(images={**before.images, **pinned}))
     report.tell(f"wrote {digests.FILE}: commit it, and every host runs these bytes")
-    report.tell(f"next: configure-gpu --env {stack.plan.environment}")
+    configure = project.name_command(
+        "configure-gpu", "--env", stack.plan.environment.value, root=stack.root, working=Path.cwd()
+    )
+    report.tell(f"next: {configure}")
 
 
 def _pull_all(images: list[str]) -> dict[str, str]:

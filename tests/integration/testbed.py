@@ -29,7 +29,13 @@ OWN_HOST = f"unix://{FOLDER}/docker.sock"
 PLUGINS = Path("/usr/local/lib/docker/cli-plugins")
 COMPOSE_SUITE = "trixie"
 # What must be on the PATH, and the Debian package that brings it.
-TOOLS = {"debootstrap": "debootstrap", "redis-server": "redis-server", "cc": "gcc", "curl": "curl"}
+TOOLS = {
+    "debootstrap": "debootstrap",
+    "redis-server": "redis-server",
+    "docker-registry": "docker-registry",
+    "cc": "gcc",
+    "curl": "curl",
+}
 ENGINE_PROGRAMS = {"docker": "docker.io", "dockerd": "docker.io", "iptables": "iptables"}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # dockerd takes 5 s on a small machine; its first start makes the network and takes longer.
