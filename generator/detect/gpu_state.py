@@ -1,4 +1,4 @@
-"""Asks NVML how each GPU is doing now: whether it answers, its memory and who holds it, NVLink lanes, memory errors.
+"""Asks NVML how each GPU is doing now: whether it answers, who holds its memory, NVLink lanes, memory errors.
 
 Touches libnvidia-ml.so.1 through `pynvml`, and /proc/<pid>/comm below a root folder; read-only. Nothing that pynvml raises
 leaves this module. Semantics: NVML API reference (docs.nvidia.com/deploy/nvml-api) and nvml.h, as bound by nvidia-ml-py 13.
@@ -40,17 +40,17 @@ def _look_at(pynvml: Any, root: Path, index: int) -> GpuState:
         uuid, failure = _try(pynvml.nvmlDeviceGetUUID, handle)
     if failure is not None:
         return GpuState(index=index, uuid=None, failure=_words(failure), code=_code(failure))
-    memory, failure = _try(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    lost = failure is not None and _code(failure) != NOT_SUPPORTED  # unified memory: no figures, and in good health
+    # A device that fell off the bus keeps its handle and its name: the first question to the device itself tells.
+    _, failure = _try(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    if failure is not None and _code(failure) == NOT_SUPPORTED:  # unified memory: no figures, and in good health
+        failure = None
     lanes, lanes_up = _count_lanes(pynvml, handle)
     rows = _ask(pynvml.nvmlDeviceGetRemappedRows, handle)
     return GpuState(
         index=index,
         uuid=str(uuid),
-        failure=_words(failure) if lost and failure is not None else None,
-        code=_code(failure) if lost and failure is not None else None,
-        memory_bytes=None if memory is None else int(memory.total),
-        memory_used_bytes=None if memory is None else int(memory.used),
+        failure=None if failure is None else _words(failure),
+        code=None if failure is None else _code(failure),
         processes=_list_processes(pynvml, root, handle),
         lanes=lanes,
         lanes_up=lanes_up,

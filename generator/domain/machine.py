@@ -35,15 +35,14 @@ class GpuState:
     """One device now. `failure` is NVML's words where the device does not answer, `code` their number.
 
     `processes` is None where NVML does not list them. `lanes_up` of `lanes` NVLinks are active. `ecc_errors` counts
-    uncorrected ones since the driver was loaded. `rows_broken`: memory rows that could not be replaced.
+    uncorrected ones since the driver was loaded. `rows_broken`: memory rows that could not be replaced. How much memory
+    there is and is used stands in the host, which is looked at anew before each start.
     """
 
     index: int
     uuid: str | None
     failure: str | None = None
     code: int | None = None
-    memory_bytes: int | None = None
-    memory_used_bytes: int | None = None
     processes: tuple[GpuProcess, ...] | None = None
     lanes: int = 0
     lanes_up: int = 0

@@ -92,10 +92,10 @@ def _check_inputs(seen: Evidence) -> Iterator[Finding]:
 
 def _check_gpu_memory(seen: Evidence) -> Iterator[Finding]:
     if not seen.runs:
-        return gpus.check_gpu_memory(seen.stack.plan, seen.env, seen.gpus, seen.memory, None)
+        return gpus.check_gpu_memory(seen.stack.plan, seen.env, seen.host, seen.gpus, seen.memory, None)
     if isinstance(seen.own, Unseen):
         return iter((not_checked("free GPU memory", seen.own.why, seen.stack.plan.environment.value),))
-    return gpus.check_gpu_memory(seen.stack.plan, seen.env, seen.gpus, seen.memory, seen.own)
+    return gpus.check_gpu_memory(seen.stack.plan, seen.env, seen.host, seen.gpus, seen.memory, seen.own)
 
 
 def _check_merged(seen: Evidence) -> Iterable[Finding]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from generator.credentials import SECRETS
 from generator.domain.finding import Finding, error, warning
+from generator.domain.plan import Replica
 from generator.runtime import Stack
 from generator.validation.rules.capacity import size_bytes
 from generator.validation.rules.secrets import SHORTEST
@@ -19,55 +20,40 @@ def check_merged(stack: Stack, merged: dict[str, Any]) -> tuple[Finding, ...]:
     """Compare the merged file, as `docker compose config --format json` prints it, with the plan."""
     again = f"`configure-gpu --env {stack.plan.environment.value}` writes the override anew"
     services = merged.get("services", {})
-    found = []
+    found: list[Finding] = []
     for replica in stack.plan.replicas:
         service = services.get(replica.name)
         if service is None:
-            found.append(
-                error(
-                    "compose-service",
-                    found=f"no service {replica.name}",
-                    expected="every replica of the plan",
-                    fix=again,
-                )
-            )
-            continue
-        devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices") or []
-        reserved = sorted(uuid for device in devices for uuid in device.get("device_ids", []))
-        if reserved != sorted(replica.gpu_uuids):
-            found.append(
-                error(
-                    "compose-gpus",
-                    found=f"{replica.name} reserves {reserved or 'no GPU'}",
-                    expected=str(list(replica.gpu_uuids)),
-                    fix=again,
-                )
-            )
-        if tuple(service.get("command") or ()) != stack.engine_arguments(replica):
-            found.append(
-                error(
-                    "compose-command",
-                    found=f"{replica.name} is started with other arguments",
-                    expected="those of the plan",
-                    fix=again,
-                )
-            )
-        found += _check_shared_memory(stack, replica.name, service, again)
-    return (
-        *found,
-        *_check_published(stack, services, again),
-        *_check_privileges(services),
-        *_check_secrets(stack, services),
-    )
+            missing = f"no service {replica.name}"
+            found.append(error("compose-service", found=missing, expected="every replica of the plan", fix=again))
+        else:
+            found += _check_replica(stack, replica, service, again)
+    found += _check_published(stack, services, again)
+    return (*found, *_check_privileges(services), *_check_secrets(stack, services))
 
 
-def _check_shared_memory(stack: Stack, name: str, service: dict[str, Any], again: str) -> list[Finding]:
+def _check_replica(stack: Stack, replica: Replica, service: dict[str, Any], again: str) -> Iterator[Finding]:
+    devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices") or []
+    reserved = sorted(uuid for device in devices for uuid in device.get("device_ids", []))
+    if reserved != sorted(replica.gpu_uuids):
+        found = f"{replica.name} reserves {reserved or 'no GPU'}"
+        yield error("compose-gpus", found=found, expected=str(list(replica.gpu_uuids)), fix=again)
+    elif any("gpu" not in (device.get("capabilities") or ()) for device in devices):
+        found = f"{replica.name} reserves devices without the capability `gpu`"
+        yield error("compose-gpus", found=found, expected="capabilities: [gpu]", fix=again)
+    if tuple(service.get("command") or ()) != stack.engine_arguments(replica):
+        found = f"{replica.name} is started with other arguments"
+        yield error("compose-command", found=found, expected="those of the plan", fix=again)
+    yield from _check_shared_memory(stack, replica.name, service, again)
+
+
+def _check_shared_memory(stack: Stack, name: str, service: dict[str, Any], again: str) -> Iterator[Finding]:
     given, wanted = size_bytes(str(service.get("shm_size") or "")), size_bytes(stack.env["VLLM_SHM_SIZE"])
     if wanted is None or (given is not None and given >= wanted) or service.get("ipc") == "host":
-        return []
+        return
     shown = service.get("shm_size") or "Docker's default of 64 MB"
     expected = f"VLLM_SHM_SIZE={stack.env['VLLM_SHM_SIZE']}"
-    return [error("compose-shared-memory", found=f"{name} has {shown}", expected=expected, fix=again)]
+    yield error("compose-shared-memory", found=f"{name} has {shown}", expected=expected, fix=again)
 
 
 def _check_published(stack: Stack, services: dict[str, Any], again: str) -> Iterator[Finding]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from generator.credentials import ensure_secrets
 from generator.runtime import Stack
 from generator.validation.compose_config import check_merged
+from generator.validation.rules.capacity import size_bytes
 from tests.planning_requests import plan_for, recorded
 
 
@@ -26,6 +29,8 @@ def merged(stack: Stack) -> dict[str, Any]:
     services: dict[str, Any] = {
         replica.name: {
             "command": list(stack.engine_arguments(replica)),
+            "shm_size": str(size_bytes(stack.env["VLLM_SHM_SIZE"])),
+            "environment": {"HOME": "/tmp", "HF_ENDPOINT": None},
             "deploy": {
                 "resources": {
                     "reservations": {
@@ -39,7 +44,8 @@ def merged(stack: Stack) -> dict[str, Any]:
         for replica in stack.plan.replicas
     }
     services["gateway"] = {"ports": [{"target": 4000, "published": "4000", "host_ip": "127.0.0.1"}]}
-    services["redis"] = {"command": None}
+    services["gateway"]["volumes"] = [{"type": "bind", "source": "/x/gateway.yaml", "target": "/etc/gateway.yaml"}]
+    services["redis"] = {"command": None, "environment": None}
     return {"name": "stackwright-prod", "services": services}
 
 
@@ -57,7 +63,8 @@ def test_a_stack_without_gpus_reserves_none() -> None:
     file = merged(stack)
     forms: list[dict[str, Any]] = [{}, {"deploy": {}}, {"deploy": {"resources": {"reservations": {"devices": None}}}}]
     for form in forms:
-        file["services"]["engine"] = {"command": list(stack.engine_arguments(stack.plan.replicas[0])), **form}
+        given = {"command": list(stack.engine_arguments(stack.plan.replicas[0])), "shm_size": "4294967296"}
+        file["services"]["engine"] = {**given, **form}
         assert check_merged(stack, file) == ()
 
 
@@ -76,6 +83,21 @@ def other_words(services: dict[str, Any]) -> None:
     services["engine"]["command"].append("--trust-remote-code")
 
 
+def no_capability(services: dict[str, Any]) -> None:
+    """Reserve devices, but no GPU of them."""
+    services["engine"]["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] = ["tpu"]
+
+
+def little_shared_memory(services: dict[str, Any]) -> None:
+    """Leave the shared memory at the engine's default."""
+    del services["engine"]["shm_size"]
+
+
+def to_everyone(services: dict[str, Any]) -> None:
+    """Publish the gateway on every address."""
+    services["gateway"]["ports"][0].pop("host_ip")
+
+
 def publish(services: dict[str, Any]) -> None:
     """Open the engine to the world."""
     services["engine"]["ports"] = [{"target": 8000}]
@@ -89,6 +111,9 @@ def publish(services: dict[str, Any]) -> None:
         (one_gpu, "compose-gpus", f"engine reserves ['{NVLINK.plan.replicas[0].gpu_uuids[0]}']"),
         (other_words, "compose-command", "engine is started with other arguments"),
         (publish, "compose-ports", "engine publishes a port"),
+        (no_capability, "compose-gpus", "engine reserves devices without the capability `gpu`"),
+        (little_shared_memory, "compose-shared-memory", "engine has Docker's default of 64 MB"),
+        (to_everyone, "compose-ports", "the gateway is published on every address"),
     ],
 )
 def test_what_differs_from_the_plan_is_an_error(
@@ -98,10 +123,46 @@ def test_what_differs_from_the_plan_is_an_error(
     harm(file["services"])
     (finding,) = check_merged(NVLINK, file)
     assert (finding.check, finding.severity.value, finding.found) == (check, "error", found)
-    assert finding.fix == "`configure-gpu --env prod` writes the override anew"
+    assert "configure-gpu --env prod` writes the override anew" in finding.fix or "compose/compose.yaml" in finding.fix
 
 
 def test_the_second_replica_is_compared_too() -> None:
     file = merged(PCIE)
     del file["services"]["engine-2"]
     assert [finding.found for finding in check_merged(PCIE, file)] == ["no service engine-2"]
+
+
+@pytest.mark.parametrize(
+    ("service", "key", "value", "found"),
+    [
+        ("engine", "privileged", True, "engine has `privileged`"),
+        ("gateway", "network_mode", "host", "gateway has `network_mode: host`"),
+        ("redis", "pid", "host", "redis has `pid: host`"),
+        ("engine", "volumes", [{"source": "/var/run/docker.sock"}], "engine has Docker's socket"),
+    ],
+)
+def test_what_opens_a_container_is_a_warning(service: str, key: str, value: object, found: str) -> None:
+    file = merged(NVLINK)
+    file["services"][service][key] = value
+    (finding,) = check_merged(NVLINK, file)
+    assert (finding.check, finding.severity.value, finding.found) == ("compose-privileges", "warning", found)
+
+
+def test_a_secret_in_a_variable_is_found_and_not_quoted(tmp_path: Path) -> None:
+    stack = replace(NVLINK, root=tmp_path)
+    ensure_secrets(stack.secrets, {"HF_TOKEN": "hf-" + "a1b2" * 8}, tmp_path)
+    file = merged(stack)
+    assert check_merged(stack, file) == ()
+    key = (stack.secrets / "litellm_master_key").read_text()
+    file["services"]["gateway"]["environment"] = {"LITELLM_MASTER_KEY": key}
+    file["services"]["redis"]["command"] = [
+        "redis-server",
+        "--requirepass",
+        (stack.secrets / "redis_password").read_text(),
+    ]
+    findings = check_merged(stack, file)
+    assert [(each.check, each.found) for each in findings] == [
+        ("compose-secret", "gateway has litellm_master_key in a variable or an argument"),
+        ("compose-secret", "redis has redis_password in a variable or an argument"),
+    ]
+    assert key not in repr(findings)

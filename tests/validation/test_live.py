@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from generator.credentials import ensure_secrets
+from generator.domain.finding import Finding
 from generator.rendering import render_plan
 from generator.runtime import Stack
-from generator.validation.live import check_files, check_port
+from generator.validation.live import check_files, check_port, check_secrets, newest_file_s
 from generator.write import compare_files, write_files
 from tests.planning_requests import plan_for, recorded
 
@@ -27,8 +29,13 @@ def stack(tmp_path: Path) -> Stack:
     return made
 
 
+def check_all(stack: Stack) -> tuple[Finding, ...]:
+    """Check files and secrets."""
+    return (*check_files(stack), *check_secrets(stack))
+
+
 def test_files_as_rendered_have_no_finding(stack: Stack) -> None:
-    assert check_files(stack) == ()
+    assert check_all(stack) == ()
 
 
 def remove(path: str) -> Callable[[Path], object]:
@@ -47,6 +54,8 @@ def write(path: str, content: bytes) -> Callable[[Path], object]:
 
 
 KEY = "envs/.secrets/prod/litellm_master_key"
+REDIS = "envs/.secrets/prod/redis_password"
+TOKEN = "envs/.secrets/prod/hf_token"
 OVERRIDE = "compose/generated/prod/override.yaml"
 MANIFEST = "compose/generated/prod/manifest.json"
 
@@ -54,16 +63,29 @@ MANIFEST = "compose/generated/prod/manifest.json"
 @pytest.mark.parametrize(
     ("harm", "check", "severity", "found"),
     [
-        (remove(OVERRIDE), "file-missing", "error", f"no {OVERRIDE}"),
+        (remove(OVERRIDE), "file-missing", "error", f"no readable {OVERRIDE}"),
         (open_to_all(OVERRIDE), "file-mode", "error", f"{OVERRIDE} is readable by others"),
         (write(OVERRIDE, b"\xff"), "file-edited", "warning", f"{OVERRIDE} was edited after rendering"),
         (remove(MANIFEST), "file-missing", "error", "no readable manifest.json in {generated}"),
         (write(MANIFEST, b"["), "file-missing", "error", "no readable manifest.json in {generated}"),
         (write(MANIFEST, b"[" * 100_000), "file-missing", "error", "no readable manifest.json in {generated}"),
-        (remove(KEY), "secret-missing", "error", "no {root}/" + KEY),
+        (remove(KEY), "secret-missing", "error", "no readable {root}/" + KEY),
         (open_to_all(KEY), "secret-mode", "error", "{root}/" + KEY + " is readable by others"),
-        (write(KEY, b"sk-1234"), "secret-weak", "error", "a short master key"),
-        (write(KEY, b"\xff" * 8), "secret-weak", "error", "a short master key"),
+        (write(KEY, b"sk-1234"), "secret-weak", "error", "litellm_master_key is a default that everybody knows"),
+        (
+            write(KEY, b"\xff" * 8),
+            "secret-weak",
+            "error",
+            "litellm_master_key has 8 characters of the 32 that are needed",
+        ),
+        (remove(REDIS), "secret-missing", "error", "no readable {root}/" + REDIS),
+        (open_to_all(TOKEN), "secret-mode", "error", "{root}/" + TOKEN + " is readable by others"),
+        (
+            lambda root: (root / KEY).parent.chmod(0o755),
+            "secret-mode",
+            "error",
+            "{root}/envs/.secrets/prod is open to others",
+        ),
     ],
     ids=[
         "gone",
@@ -76,13 +98,16 @@ MANIFEST = "compose/generated/prod/manifest.json"
         "open-key",
         "weak-key",
         "no-text",
+        "no-password",
+        "open-token",
+        "open-folder",
     ],
 )
 def test_what_was_harmed_is_named_with_its_remedy(
     harm: Callable[[Path], object], check: str, severity: str, found: str, stack: Stack
 ) -> None:
     harm(stack.root)
-    (finding,) = check_files(stack)
+    (finding,) = check_all(stack)
     assert (finding.check, finding.severity.value) == (check, severity)
     assert finding.found == found.format(root=stack.root, generated=stack.generated)
     assert "`" in finding.fix
@@ -91,15 +116,37 @@ def test_what_was_harmed_is_named_with_its_remedy(
 def test_every_finding_comes_at_once(stack: Stack) -> None:
     for harm in (remove(OVERRIDE), open_to_all("envs/.env.prod"), remove(KEY)):
         harm(stack.root)
-    assert [finding.check for finding in check_files(stack)] == ["file-missing", "file-mode", "secret-missing"]
+    assert [finding.check for finding in check_all(stack)] == ["file-missing", "file-mode", "secret-missing"]
 
 
-def test_a_model_folder_without_its_description_is_named(stack: Stack, tmp_path: Path) -> None:
-    local = Stack(root=stack.root, state=stack.state, plan=stack.plan, env={**stack.env, "VLLM_MODEL": str(tmp_path)})
-    (finding,) = check_files(local)
-    assert (finding.check, finding.found) == ("model-missing", f"no config.json in {tmp_path}")
-    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    assert check_files(local) == ()
+def test_a_file_of_somebody_else_is_named(stack: Stack) -> None:
+    """Whoever owns a file may change what runs."""
+    other = Stack(root=stack.root, state=stack.state, plan=stack.plan, env={**stack.env, "STACKWRIGHT_UID": "4711"})
+    path = stack.root / OVERRIDE
+    if os.getuid() != 0:
+        pytest.skip("only root can give a file away")
+    os.chown(path, 4712, -1)
+    (finding,) = check_files(other)
+    assert (finding.check, finding.found) == ("file-owner", f"{OVERRIDE} is owned by user 4712")
+    os.chown(path, 4711, -1)
+    assert check_files(other) == ()
+
+
+def test_a_persons_own_file_is_to_be_private_too(stack: Stack) -> None:
+    local = stack.root / "envs/.env.prod.local"
+    local.write_text("LITELLM_NUM_WORKERS=2\n", encoding="utf-8")
+    local.chmod(0o640)
+    (finding,) = check_files(stack)
+    assert (finding.check, finding.found) == ("file-mode", "envs/.env.prod.local is readable by others")
+    local.chmod(0o600)
+    assert check_files(stack) == ()
+
+
+def test_the_newest_file_is_told(stack: Stack) -> None:
+    os.utime(stack.root / OVERRIDE, (4e9, 4e9))
+    assert newest_file_s(stack) == 4e9
+    write(MANIFEST, b"[")(stack.root)
+    assert newest_file_s(stack) is None
 
 
 def test_a_port_is_free_until_someone_listens() -> None:

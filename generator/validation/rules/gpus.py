@@ -184,6 +184,7 @@ def _memory_errors(state: GpuState) -> Iterator[Finding]:
 def check_gpu_memory(
     plan: Plan,
     env: Mapping[str, str],
+    host: Host,
     states: Seen[tuple[GpuState, ...]],
     memory: Seen[MemoryState],
     own: frozenset[int] | None,
@@ -194,45 +195,41 @@ def check_gpu_memory(
     request_memory).
 
     Args:
+        host: as it is now.
         own: the processes of this stack where it runs; None where it does not.
     """
     share = float(env["VLLM_GPU_MEMORY_UTILIZATION"])
-    if isinstance(states, Unseen):
-        yield not_checked("free GPU memory", states.why, plan.environment.value)
-        return
-    for state in states:
-        if state.uuid in used_gpus(plan) and state.failure is None:
-            yield from _compare_memory(plan, state, share, memory, own)
+    holders = {} if isinstance(states, Unseen) else {state.uuid: state.processes for state in states}
+    for gpu in host.gpus:
+        if gpu.uuid not in used_gpus(plan):
+            continue
+        total, used = _total_and_used(gpu, host, memory)
+        processes = holders.get(gpu.uuid)
+        if own is not None:  # what this stack holds will serve this stack
+            processes = tuple(process for process in processes or () if process.pid not in own)
+            used = sum(process.memory_bytes or 0 for process in processes)
+        if total is None or used is None:
+            yield not_checked(f"free memory of GPU {gpu.index}", "nobody tells it", plan.environment.value)
+        elif share * total > total - used:
+            yield error(
+                "gpu-memory",
+                found=f"GPU {gpu.index}: {format_bytes(total - used)} of {format_bytes(total)} free; {_holders(processes)}",
+                expected=f"{format_bytes(int(share * total))} free (VLLM_GPU_MEMORY_UTILIZATION={share:g})",
+                fix=_free_it(plan, processes or ()),
+            )
 
 
-def _compare_memory(
-    plan: Plan, state: GpuState, share: float, memory: Seen[MemoryState], own: frozenset[int] | None
-) -> Iterator[Finding]:
-    total, used = state.memory_bytes, state.memory_used_bytes
-    if total is None or used is None:  # unified memory: the processor's counts
-        total = plan.host.memory_bytes
-        used = None if isinstance(memory, Unseen) or total is None else max(0, total - memory.available_bytes)
-    if total is None or used is None:
-        yield not_checked(f"free memory of GPU {state.index}", "nobody tells it", plan.environment.value)
-        return
-    if own is not None:  # what this stack holds will serve this stack
-        others = [process for process in state.processes or () if process.pid not in own]
-        used = sum(process.memory_bytes or 0 for process in others)
-    else:
-        others = list(state.processes or ())
-    if share * total <= total - used:
-        return
-    wanted, free = format_bytes(int(share * total)), format_bytes(total - used)
-    yield error(
-        "gpu-memory",
-        found=f"GPU {state.index}: {free} of {format_bytes(total)} free; {_holders(others, state.processes is None)}",
-        expected=f"{wanted} free (VLLM_GPU_MEMORY_UTILIZATION={share:g})",
-        fix=_free_it(plan, others),
-    )
+def _total_and_used(gpu: Gpu, host: Host, memory: Seen[MemoryState]) -> tuple[int | None, int | None]:
+    """Return the bytes that count: with unified memory, of which NVML tells nothing, the processor's."""
+    if gpu.memory_bytes is not None:
+        return gpu.memory_bytes, gpu.memory_used_bytes
+    if isinstance(memory, Unseen) or host.memory_bytes is None:
+        return host.memory_bytes, None
+    return host.memory_bytes, max(0, host.memory_bytes - memory.available_bytes)
 
 
-def _holders(processes: list[GpuProcess], untold: bool) -> str:
-    if untold:
+def _holders(processes: tuple[GpuProcess, ...] | None) -> str:
+    if processes is None:
         return "who holds the rest is not told here"
     named = [_name(process) for process in sorted(processes, key=lambda each: -(each.memory_bytes or 0))[:5]]
     return f"held by {', '.join(named)}" if named else "held by no process that NVML names"
@@ -243,7 +240,7 @@ def _name(process: GpuProcess) -> str:
     return f"{process.name or 'a process'} (pid {process.pid}{size})"
 
 
-def _free_it(plan: Plan, processes: list[GpuProcess]) -> str:
+def _free_it(plan: Plan, processes: tuple[GpuProcess, ...]) -> str:
     again = f"`configure-gpu --env {plan.environment.value}` plans with what is free"
     if not processes:
         return f"`nvidia-smi` shows what holds it; stop that, or {again}"

@@ -37,5 +37,4 @@ def weakness(secret: str) -> str | None:
 
 def bits(text: str) -> float:
     """Estimate how many bits a text could hold by how often each of its characters comes (Shannon's entropy)."""
-    length = len(text)
-    return -sum(count * log2(count / length) for count in Counter(text).values()) if text else 0.0
+    return sum(count * log2(len(text) / count) for count in Counter(text).values())

@@ -17,6 +17,11 @@
  *   gpu 0 lane 0-3 gpu 1 5                    NVLink lanes: active, to that GPU, nvmlDeviceGetNvLinkVersion's number
  *   gpu 0 lane 0-17 switch 7                  NVLink lanes that end in an NVSwitch
  *   gpu 0 lane 0-3 off                        NVLink lanes without a peer
+ *   gpu 0 process 4711 1073741824             a process that computes on it, with the bytes that it holds; several may
+ *   gpu 0 process 4712                        the same, as where NVML does not tell its bytes
+ *   gpu 0 no_processes                        asked for its processes, it answers that there are none
+ *   gpu 0 ecc 3                               uncorrected errors since the driver was loaded
+ *   gpu 0 rows_broken 1                       whether a row of its memory could not be replaced
  *   pair 0-1 0-1 ancestor 30                  nvmlGpuTopologyLevel_t, both ways
  *   pair 0-1 0-1 p2p 0                        nvmlGpuP2PStatus_t for reading, both ways
  *   pair 0 1 reads 5                          the same, only for the first reading the second
@@ -91,6 +96,31 @@ static int read_lane(struct gpu *gpu, char *rest) {
     return 1;
 }
 
+/* What a device is doing now, apart from what it is. */
+
+enum { PROCESSES = 8 };
+
+struct process { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; };
+struct now { int listed, processes, ecc, rows_broken; struct process process[PROCESSES]; };
+
+static struct now now[GPUS];
+
+static int read_process(struct now *device, const char *rest) {
+    unsigned pid;
+    unsigned long long used = ~0ULL; /* NVML_VALUE_NOT_AVAILABLE */
+    if (!rest || device->processes == PROCESSES || sscanf(rest, "%u %llu", &pid, &used) < 1) return 0;
+    device->process[device->processes++] = (struct process){pid, used, ~0u, ~0u};
+    return device->listed = 1;
+}
+
+static int read_now(struct now *device, const char *key, const char *rest) {
+    if (!strcmp(key, "process")) return read_process(device, rest);
+    if (!strcmp(key, "no_processes")) return device->listed = 1;
+    if (!strcmp(key, "ecc")) return rest && sscanf(rest, "%d", &device->ecc) == 1;
+    if (!strcmp(key, "rows_broken")) return rest && sscanf(rest, "%d", &device->rows_broken) == 1;
+    return 0;
+}
+
 static int read_gpu(struct gpu *gpu, const char *key, char *rest) {
     if (!strcmp(key, "name")) return copy(gpu->name, rest);
     if (!strcmp(key, "uuid")) return copy(gpu->uuid, rest);
@@ -143,7 +173,7 @@ static int read_line(char *line) {
     char *key = strsep(&rest, " ");
     if (last >= gpu_count) gpu_count = last + 1;
     for (int i = first; i <= last; i++)
-        if (!read_gpu(&gpus[i], key, rest)) return 0;
+        if (!read_now(&now[i], key, rest) && !read_gpu(&gpus[i], key, rest)) return 0;
     return 1;
 }
 
@@ -154,6 +184,8 @@ static int read_answers(const char *path) {
     gpu_count = rule_count = cuda_version = 0;
     driver_version[0] = 0;
     memset(gpus, 0, sizeof gpus);
+    memset(now, 0, sizeof now);
+    for (int i = 0; i < GPUS; i++) now[i].ecc = now[i].rows_broken = UNSET;
     memset(ancestor, UNSET, sizeof ancestor);
     memset(p2p, UNSET, sizeof p2p);
     for (int i = 0; i < GPUS; i++) gpus[i].mig = gpus[i].major = UNSET;
@@ -336,4 +368,29 @@ int nvmlDeviceGetP2PStatus(void *a, void *b, unsigned capability, unsigned *stat
     if (capability != 0) return NOT_SUPPORTED;
     *status = (unsigned)p2p[x][y];
     return p2p[x][y] == UNSET ? NOT_SUPPORTED : OK;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, struct process *processes) {
+    DEVICE(device, g);
+    if (!now[g].listed) return NOT_SUPPORTED;
+    unsigned room = *count;
+    *count = (unsigned)now[g].processes;
+    if (room < *count) return INSUFFICIENT_SIZE;
+    if (processes) memcpy(processes, now[g].process, *count * sizeof *processes);
+    return OK;
+}
+
+int nvmlDeviceGetTotalEccErrors(void *device, unsigned type, unsigned counter, unsigned long long *errors) {
+    DEVICE(device, g);
+    if (now[g].ecc == UNSET || type != 1 || counter != 0) return NOT_SUPPORTED;
+    *errors = (unsigned long long)now[g].ecc;
+    return OK;
+}
+
+int nvmlDeviceGetRemappedRows(void *device, unsigned *corrected, unsigned *uncorrected, unsigned *pending, unsigned *failed) {
+    DEVICE(device, g);
+    if (now[g].rows_broken == UNSET) return NOT_SUPPORTED;
+    *corrected = *uncorrected = *pending = 0;
+    *failed = (unsigned)now[g].rows_broken;
+    return OK;
 }

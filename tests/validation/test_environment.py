@@ -1,16 +1,15 @@
-"""Rules over a rendered stack: each mistake is one finding that names it, and a stack as rendered has none."""
+"""Rules over the values in force: each mistake is one finding that names it, and a stack as rendered has none."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from generator.domain.finding import Finding, Severity
-from generator.domain.host import Driver, LinkKind
 from generator.domain.plan import Mode, Plan
 from generator.errors import NoPlanError
-from generator.validation.rules.environment import check_environment, check_shell
+from generator.validation.rules.environment import PLACEHOLDER, check_environment, check_shell
 from generator.validation.rules.gpus import check_host
 from tests.planning_requests import HOST_NAMES, plan_for, recorded
 
@@ -60,6 +59,9 @@ PLAN = plan_for(recorded("2x-rtx3090-nvlink"))
         ),
         ({"VLLM_TENSOR_PARALLEL_SIZE": "1", "VLLM_PIPELINE_PARALLEL_SIZE": "2"}, []),
         ({"GATEWAY_PORT": "5000", "VLLM_GPU_MEMORY_UTILIZATION": "0.5"}, []),
+        ({"VLLM_IMAGE": "CHANGE_ME"}, [("env-placeholder", "error", "VLLM_IMAGE=CHANGE_ME")]),
+        ({"LITELLM_IMAGE": "<image>"}, [("env-placeholder", "error", "LITELLM_IMAGE=<image>")]),
+        ({"REDIS_IMAGE": "xxxx"}, [("env-placeholder", "error", "REDIS_IMAGE=xxxx")]),
         (
             {"A": "1", "GATEWAY_PORT": "0"},
             [("env-unknown-key", "error", "A"), ("env-value", "error", "GATEWAY_PORT=0")],
@@ -88,38 +90,6 @@ def test_an_empty_environment_is_told_key_by_key() -> None:
     assert len(check_environment(PLAN, {})) == len(PLAN.settings)
 
 
-def test_a_gpu_that_is_gone_is_named() -> None:
-    host = recorded("2x-rtx3090-nvlink")
-    fewer = replace(host, gpus=host.gpus[:1], links=(), p2p=((True,),))
-    assert told(check_host(PLAN, fewer)) == [("gpu-missing", "error", "1× NVIDIA GeForce RTX 3090")]
-    assert len(check_host(PLAN, recorded("cpu-small"))) == 2
-    (first, _) = check_host(PLAN, recorded("nvml-mismatch"))
-    assert first.found.startswith("NVML failing (")
-
-
-@pytest.mark.parametrize(
-    ("driver", "found"),
-    [
-        (Driver(version="535.1", cuda="12.2"), [("driver-too-old", "error", "driver runs CUDA 12.2")]),
-        (Driver(version="590.1", cuda="13.9"), []),
-        (Driver(version="590.1", cuda=None), []),
-        (None, []),
-    ],
-)
-def test_a_driver_that_is_too_old_for_the_image_is_named(
-    driver: Driver | None, found: list[tuple[str, str, str]]
-) -> None:
-    assert told(check_host(PLAN, replace(recorded("2x-rtx3090-nvlink"), driver=driver))) == found
-
-
-def test_a_bridge_that_was_taken_away_is_a_warning() -> None:
-    host = recorded("2x-rtx3090-nvlink")
-    loose = tuple(replace(link, kind=LinkKind.PCIE_HOST, lanes=None, version=None) for link in host.links)
-    assert told(check_host(PLAN, replace(host, links=loose))) == [
-        ("links-changed", "warning", "links between GPUs differ")
-    ]
-
-
 def test_the_shell_is_compared_by_value() -> None:
     """Compose prefers what is exported; the same value does no harm."""
     env = values(PLAN)
@@ -129,3 +99,41 @@ def test_the_shell_is_compared_by_value() -> None:
     assert finding.found == "GATEWAY_PORT is exported in this shell with another value"
     assert "`unset GATEWAY_PORT`" in finding.fix
     assert "1" not in finding.found.split()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CHANGE_ME",
+        "changeme",
+        "change-this",
+        "<token>",
+        "xxx",
+        "XXXXXX",
+        "...",
+        "…",
+        "TODO",
+        "your-api-key-here",
+        "my_password",
+    ],
+)
+def test_what_a_template_leaves_is_a_placeholder(text: str) -> None:
+    assert PLACEHOLDER.fullmatch(text)
+
+
+@pytest.mark.parametrize("name", HOST_NAMES)
+def test_no_value_that_is_rendered_is_a_placeholder(name: str) -> None:
+    host = recorded(name)
+    try:
+        plan = plan_for(host)
+    except NoPlanError:
+        plan = plan_for(host, mode=Mode.CPU)
+    assert [value for value in values(plan).values() if PLACEHOLDER.fullmatch(value)] == []
+
+
+@given(env=st.dictionaries(st.sampled_from([*PLAN.settings, "ODD"]) | st.text(max_size=20), st.text(max_size=200)))
+def test_whatever_a_person_writes_is_judged_and_quoted_briefly(env: dict[str, str]) -> None:
+    for finding in check_environment(PLAN, values(PLAN, **env)):
+        assert finding.severity is Severity.ERROR
+        assert len(finding.found) < 200
+        assert finding.fix
