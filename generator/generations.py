@@ -31,6 +31,8 @@ _ABOUT = "generation.json"
 _RUNNING = "running.json"
 LOCAL = "environment.local"
 """The copy of the person's own file: evidence, and what an earlier generation is brought back with."""
+RECORDS = (MANIFEST, "inputs.json")
+"""What is told about the files; kept with them, but other words there make no other generation."""
 
 
 class State(StrEnum):
@@ -76,7 +78,7 @@ class Generations:
             LOCAL: rendered.with_name(f"{rendered.name}.local"),
             **{
                 name: (self._generated / name).relative_to(root)
-                for name in ("override.yaml", "gateway.yaml", "plan.json", MANIFEST)
+                for name in ("override.yaml", "gateway.yaml", "plan.json", *RECORDS)
             },
         }
 
@@ -238,6 +240,6 @@ def _manifest(text: str) -> dict[str, str]:
 
 def _digest(contents: Mapping[str, bytes]) -> str:
     digest = hashlib.sha256()
-    for name, content in sorted(contents.items()):
+    for name, content in sorted((name, content) for name, content in contents.items() if name not in RECORDS):
         digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
     return digest.hexdigest()
