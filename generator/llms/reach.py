@@ -31,12 +31,12 @@ def is_offline(environment: Mapping[str, str]) -> bool:
 def ask_hub(hub_id: str, environment: Mapping[str, str], token: str | None) -> Seen[HubAnswer]:
     """Ask the hub that `HF_ENDPOINT` names; Unseen where it does not answer. The token goes nowhere else."""
     hub = (environment.get("HF_ENDPOINT") or DEFAULT_HUB).rstrip("/")
-    url = f"{hub}/{urllib.parse.quote(hub_id)}/resolve/main/config.json"
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+    if not hub.startswith(("http://", "https://")):
         return Unseen(why=f"HF_ENDPOINT is no http address: {hub[:80]}")
+    url = f"{hub}/{urllib.parse.quote(hub_id)}/resolve/main/config.json"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(url, headers=headers, method="HEAD")
     try:
+        request = urllib.request.Request(url, headers=headers, method="HEAD")
         with urllib.request.build_opener(_Unredirected).open(request, timeout=TIMEOUT_S) as response:
             return _answer(hub, response.status, response.headers)
     except urllib.error.HTTPError as refusal:
