@@ -172,7 +172,7 @@ def fill(template: str, known: Mapping[str, str]) -> str:
 
 
 def _filtered(value: str, name: str | None) -> str:
-    """Apply a filter: `digits` drops thousands separators, `half` halves, `less` takes a twentieth off a share."""
+    """Apply a filter: `digits` drops thousands separators, `whole` a fraction; `half` halves, `less` takes 0.05 off."""
     if name is None:
         return value
     digits = value.replace(",", "")
@@ -184,7 +184,7 @@ def _filtered(value: str, name: str | None) -> str:
         return f"{number - 0.05:.2f}" if number > 0.1 else UNKNOWN  # below it nothing is left
     if number < 1 or number >= 2**53:
         return UNKNOWN
-    return str(int(number) if name == "digits" else max(int(number) // 2, 1))
+    return str(max(int(number) // 2, 1) if name == "half" else int(number))
 
 
 def blanks(rule: Rule) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,243 @@
+"""Known failures against real logs (logs/README.md): each is named first, and a healthy log names none."""
+
+from __future__ import annotations
+
+import re
+import re._parser as regex  # type: ignore[import-not-found]  # the one way to see a pattern as a tree
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from generator.diagnosis.load import load_rules
+from generator.diagnosis.rules import (
+    LONGEST_LINE,
+    LONGEST_QUOTE,
+    UNKNOWN,
+    Place,
+    Rule,
+    blanks,
+    clean_lines,
+    diagnose_log,
+    fill,
+    place_of,
+    state_line,
+)
+from generator.domain.service import ServicePhase, ServiceState
+from generator.settings import BY_KEY, problem_with
+
+HERE = Path(__file__).parent / "logs"
+HEALTHY = (
+    *sorted((HERE / "healthy").glob("*.txt")),
+    *sorted((HERE.parent.parent / "watching" / "logs").glob("[ce]*.log")),
+)
+RULES = load_rules()
+# What a rule's texts may name beside its own groups: the values in force, the environment, and the command.
+KNOWN = frozenset(BY_KEY) | {"environment", "command"}
+VALUES = {
+    "environment": "prod",
+    "VLLM_MODEL": "org/model",
+    "HF_HOME": "/cache/hf",
+    "VLLM_CACHE_ROOT": "/cache/vllm",
+    "VLLM_MAX_NUM_BATCHED_TOKENS": "8192",
+    "VLLM_GPU_MEMORY_UTILIZATION": "0.90",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """One log with the rule that names its failure, and where it was written."""
+
+    name: str
+    rule: str
+    place: Place
+    source: str
+    text: str
+
+
+def read_log(path: Path) -> Recorded:
+    """Read a log and the three lines above it."""
+    rule, place, source, text = path.read_text(encoding="utf-8").split("\n", 3)
+    return Recorded(
+        name=path.stem,
+        rule=rule.removeprefix("# rule: "),
+        place=Place(place.removeprefix("# place: ")),
+        source=source.removeprefix("# source: "),
+        text=text,
+    )
+
+
+LOGS = [read_log(path) for path in sorted(HERE.glob("*.txt"))]
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda log: log.name)
+def test_a_failure_is_named_first_by_its_rule(log: Recorded) -> None:
+    named = diagnose_log(log.text, RULES, place=log.place, values=VALUES)
+    assert [diagnosis.rule for diagnosis in named][:1] == [log.rule]
+    first = named[0]
+    assert first.line.strip() in "\n".join(clean_lines(log.text))
+    assert UNKNOWN not in first.cause, "every group of the cause was found"
+    assert "{" not in first.cause + first.fix
+    assert all(problem_with(BY_KEY[key], value) is None for key, value in first.settings)
+    assert log.source.startswith(("https://", "recorded: "))
+
+
+@pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)
+@pytest.mark.parametrize("place", Place)
+def test_a_healthy_log_names_nothing(path: Path, place: Place) -> None:
+    assert diagnose_log(path.read_text(encoding="utf-8"), RULES, place=place) == ()
+
+
+def test_every_rule_has_a_real_log_and_every_log_a_rule() -> None:
+    assert {log.rule for log in LOGS} == {rule.id for rule in RULES}
+    assert len({rule.id for rule in RULES}) == len(RULES)
+    assert len(HEALTHY) >= 4
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_a_rule_is_whole(rule: Rule) -> None:
+    groups = {name for pattern in rule.patterns for name in re.compile(pattern).groupindex}
+    assert {name for name, _ in blanks(rule)} - groups - KNOWN == set()
+    assert {filter_name for _, filter_name in blanks(rule)} <= {"", "digits", "half", "less", "whole"}
+    assert all(BY_KEY[key].pinnable for key in rule.settings)
+    assert ("{command}" in rule.fix) == bool(rule.settings)
+    assert rule.source.startswith(("https://", "docs/"))
+    assert re.fullmatch(r"20[0-9]{2}-[01][0-9]-[0-3][0-9]", rule.seen)
+    assert rule.where
+    assert not rule.cause.endswith(".")
+
+
+def tangles(parsed: Any, *, repeated: bool = False) -> list[str]:
+    """Name what could make a match take longer than its line's length squared: one open repeat inside another."""
+    found: list[str] = []
+    for operation, argument in parsed:
+        name = str(operation)
+        if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
+            low, high, inner = argument
+            many = high is regex.MAXREPEAT or high - low > 1
+            found += ["a repeat inside a repeat"] if many and repeated else []
+            found += tangles(inner, repeated=repeated or many)
+        elif name == "SUBPATTERN":
+            found += tangles(argument[-1], repeated=repeated)
+        elif name == "BRANCH":
+            found += [each for branch in argument[1] for each in tangles(branch, repeated=repeated)]
+        elif name in ("ASSERT", "ASSERT_NOT"):
+            found += tangles(argument[1], repeated=repeated)
+        elif name == "GROUPREF":
+            found.append("a reference back")
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_no_pattern_can_run_away(rule: Rule) -> None:
+    for pattern in (*rule.patterns, *filter(None, (rule.also, rule.unless))):
+        assert tangles(regex.parse(pattern)) == []
+        assert re.search(r"\.[*+]", pattern) is None, "what lies between two words has a bound"
+
+
+def test_a_tangled_pattern_is_found() -> None:
+    assert tangles(regex.parse(r"(a+)+b")) == ["a repeat inside a repeat"]
+    assert tangles(regex.parse(r"(x{0,9}y)*")) == ["a repeat inside a repeat"]
+    assert tangles(regex.parse(r"(?P<a>x{3})\1")) == ["a reference back"]
+    assert tangles(regex.parse(r"a{0,80}b|c+")) == []
+
+
+@settings(deadline=None)
+@given(st.text(), st.sampled_from((None, *Place)))
+def test_any_text_is_read(text: str, place: Place | None) -> None:
+    for diagnosis in diagnose_log(text, RULES, place=place, values=VALUES):
+        assert diagnosis.line.isprintable() or "\t" in diagnosis.line
+
+
+PIECES = st.sampled_from([line for log in LOGS for line in log.text.splitlines() if line.strip()])
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.one_of(PIECES, st.text(max_size=40)), max_size=8).map("\n".join), st.integers(0, 3))
+def test_torn_and_mixed_lines_are_read(text: str, cut: int) -> None:
+    """Lines of real logs in any order, with any text between and the beginning cut off."""
+    for diagnosis in diagnose_log(text[cut:], RULES, values={}):
+        assert len(diagnosis.line) <= LONGEST_QUOTE
+        assert len(diagnosis.line.splitlines()) <= 1
+        assert all(problem_with(BY_KEY[key], value) is None or value for key, value in diagnosis.settings)
+
+
+def test_a_line_without_an_end_is_cut() -> None:
+    text = "x" * LONGEST_LINE + " unrecognized arguments: --late"
+    assert diagnose_log(text, RULES) == ()
+    assert [len(line) for line in clean_lines(text)] == [LONGEST_LINE]
+
+
+def test_the_last_of_several_lines_is_told() -> None:
+    """Both runtimes append to one log when they start a service again."""
+    line = "ValueError: max_num_seqs (256) exceeds available Mamba cache blocks ({}). Each decode sequence"
+    (named,) = diagnose_log(f"{line.format(161)}\n…\n{line.format(95)}", RULES, place=Place.ENGINE, values=VALUES)
+    assert named.settings == (("VLLM_MAX_NUM_SEQS", "95"),)
+    assert named.fix == "`configure-gpu --env prod --set VLLM_MAX_NUM_SEQS=95`"
+
+
+def test_what_is_not_known_is_left_open_and_no_pin() -> None:
+    (named,) = diagnose_log("torch.OutOfMemoryError: CUDA out of memory.", RULES, place=Place.ENGINE)
+    assert named.rule == "oom-serving"
+    assert named.settings == ()
+    assert named.fix.startswith("leave more of it free: `configure-gpu --env ENV --set VLLM_GPU_MEMORY_UTILIZATION=…`")
+
+
+def test_a_rule_needs_what_it_asks_for_beside_its_line() -> None:
+    rule = replace(RULES[0], patterns=("one",), also="two", unless="three", settings={})
+    assert [len(diagnose_log(text, (rule,))) for text in ("one", "one\ntwo", "one\ntwo\nthree", "two")] == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("template", "filled"),
+    [
+        ("{a|digits}", "131072"),
+        ("{b|whole}", "10"),
+        ("{c|half}", "128"),
+        ("{d|less}", "0.85"),
+        ("{a} {c}", "131,072 256"),
+        ("{nothing}", UNKNOWN),
+        ("{word|half}", UNKNOWN),
+        ("{word|less}", UNKNOWN),
+        ("{small|less}", UNKNOWN),
+        ("{zero|half}", UNKNOWN),
+        ("{one|half}", "1"),
+    ],
+)
+def test_a_template_is_filled(template: str, filled: str) -> None:
+    values = {
+        "a": "131,072",
+        "b": "10.34",
+        "c": "256",
+        "d": "0.90",
+        "word": "x",
+        "small": "0.1",
+        "zero": "0",
+        "one": "1",
+    }
+    assert fill(template, values) == filled
+
+
+def state(phase: ServicePhase, **more: Any) -> ServiceState:
+    """Return an engine's state."""
+    return ServiceState(name="engine-2", phase=phase, **more)
+
+
+def test_a_state_is_told_as_a_line() -> None:
+    assert state_line(state(ServicePhase.EXITED, exit_code=137, detail="out of memory")) == (
+        "engine-2 ended with exit code 137 (out of memory)"
+    )
+    assert state_line(state(ServicePhase.STARTING, restarts=2)) == "engine-2 is starting, restarted 2 times"
+    assert state_line(state(ServicePhase.HEALTHY)) == ""
+
+
+def test_a_service_is_an_engine_unless_it_is_named() -> None:
+    assert [place_of(name) for name in ("engine", "engine-2", "gateway", "redis")] == [
+        Place.ENGINE,
+        Place.ENGINE,
+        Place.GATEWAY,
+        Place.REDIS,
+    ]
