@@ -25,6 +25,8 @@ SECRETS = tuple(_MADE)
 
 GATEWAY_KEY = "litellm_master_key"
 HUB_TOKEN = "hf_token"
+# Put there by a person; empty files say that the gateway answers without TLS.
+TLS_FILES = ("tls_certificate", "tls_key")
 
 
 def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) -> None:
@@ -45,6 +47,9 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) 
                 _write(folder / name, make())
         if token is not None or not (folder / HUB_TOKEN).exists():
             _write(folder / HUB_TOKEN, token or "")
+        for name in TLS_FILES:
+            if not (folder / name).exists():
+                _write(folder / name, "")
     except OSError as failure:
         raise UsageError(
             f"{failure.filename or folder}: {failure.strerror}", hint="secrets need a writable envs/ folder"

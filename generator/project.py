@@ -30,6 +30,7 @@ _BASE_FILES = (
     "compose/engine/start.sh",
     "compose/gateway/start.sh",
     "compose/gateway/key_auth.py",
+    "compose/gateway/ready.py",
     "compose/redis/start.sh",
     "envs/dev.yaml",
     "envs/staging.yaml",

@@ -95,6 +95,13 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="Port that the gateway is published on",
     ),
     SettingSpec(
+        key="GATEWAY_PLAIN_HTTP",
+        section="Gateway",
+        kind=Kind.TEXT,
+        meaning="Whether the gateway may be published beyond this machine without TLS",
+        choices=("refused", "allowed"),
+    ),
+    SettingSpec(
         key="LITELLM_NUM_WORKERS",
         section="Gateway",
         kind=Kind.INTEGER,

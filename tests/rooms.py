@@ -56,6 +56,8 @@ ROOMS: Mapping[str, Room] = {
     "llms.hub": room("llms domain units errors", libraries="huggingface_hub httpx2"),
     "runtime": room("domain settings units errors"),
     "runtime.compose": room("runtime domain settings units errors", libraries="python_on_whales"),
+    "runtime.docker": room("errors", libraries="python_on_whales"),
+    "runtime.images": room("runtime errors", libraries="python_on_whales"),
     "runtime.processes": room("runtime smoke_model atomic domain settings units errors"),
     "runtime.supervisord": room("errors", libraries="supervisor"),
     # `runtime` for the Stack that is checked, `write` for what was rendered; neither is asked to do anything.

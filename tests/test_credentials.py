@@ -31,7 +31,15 @@ def contents(folder: Path) -> dict[str, str]:
 def test_secrets_are_strong_private_and_different(folder: Path, tmp_path: Path) -> None:
     ensure_secrets(folder, {}, tmp_path / "hf")
     made = contents(folder)
-    assert sorted(made) == ["engine_key", "hf_token", "litellm_master_key", "litellm_salt_key", "redis_password"]
+    assert sorted(made) == [
+        "engine_key",
+        "hf_token",
+        "litellm_master_key",
+        "litellm_salt_key",
+        "redis_password",
+        "tls_certificate",
+        "tls_key",
+    ]
     assert made.pop("hf_token") == ""
     assert all(re.fullmatch(r"(sk-)?[0-9a-f]{64}", text) for text in made.values())
     assert len(set(made.values())) == len(made)

@@ -11,4 +11,8 @@ export LITELLM_MASTER_KEY LITELLM_SALT_KEY ENGINE_KEY REDIS_PASSWORD
 # key_auth.py lies beside this script, in the container as in the checkout.
 PYTHONPATH=$(dirname "$0")
 export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
+# An empty file means no certificate.
+if [ -s "$secrets/tls_certificate" ]; then
+    set -- "$@" --ssl_certfile_path "$secrets/tls_certificate" --ssl_keyfile_path "$secrets/tls_key"
+fi
 exec "${LITELLM:-litellm}" "$@"

@@ -30,6 +30,7 @@ from generator.planning.planner import make_plan
 from generator.planning.request import Folders, Request
 from generator.rendering import render_plan
 from generator.settings import BY_KEY, problem_with
+from generator.validation.publishing import check_publishing
 from generator.validation.rules.environment import check_environment, check_shell
 
 
@@ -243,14 +244,17 @@ def make_folders(env: Mapping[str, str], place: Place) -> None:
 def check_rendered(place: Place, plan: Plan) -> tuple[Finding, ...]:
     """Check what was rendered, with the person's local file over it, by the rules that need no running engine.
 
-    That the shell overrides a value only warns: a start without Compose does not read the shell.
+    What can be mended until the start only warns: a variable of the shell, which only Compose reads; a certificate.
     """
     env = {key: setting.value for key, setting in plan.settings.items()}
     local = place.root / "envs" / f".env.{plan.environment.value}.local"
     if local.exists():
         env |= project.read_env_file(local)
-    shell = check_shell(env, os.environ, plan.environment.value)
-    return (*check_environment(plan, env), *(replace(finding, severity=Severity.WARNING) for finding in shell))
+    broken, name = check_environment(plan, env), plan.environment.value
+    if broken:
+        return broken
+    later = [*check_shell(env, os.environ, name), *check_publishing(env, place.root / "envs" / ".secrets" / name, name)]
+    return tuple(replace(finding, severity=Severity.WARNING) for finding in later)
 
 
 def _generated(place: Place, plan: Plan) -> Path:

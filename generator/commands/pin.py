@@ -37,20 +37,15 @@ def pin_images(arguments: Arguments) -> None:
 
 def _pull_all(images: list[str]) -> dict[str, str]:
     """Return the digest of each image that a registry gave; one that only this machine has is a warning."""
-    from python_on_whales import DockerClient
+    from generator.runtime.images import is_here, open_client, pull
 
-    from generator.runtime.docker import refusals
-    from generator.runtime.images import pull
-
-    docker, found = DockerClient(), {}
+    docker, found = open_client(), {}
     with report.Progress() as progress:
         for image in dict.fromkeys(images):
             try:
                 digest = pull(docker, image, "pin-images", progress.say)
             except RuntimeRefusedError as refusal:
-                with refusals():
-                    here = docker.image.exists(image)
-                if not here:
+                if not is_here(docker, image):
                     raise
                 report.warn(f"{image} is not pinned: it is on this machine, but {refusal.message.partition(': ')[2]}")
                 continue

@@ -130,9 +130,9 @@ def _processes(stack: Stack) -> Runtime:
 
 def address(stack: Stack) -> str:
     """Return the gateway's address for a client on this machine."""
-    from generator.watching.probe import base_url
+    from generator.watching.probe import endpoint_of
 
-    return base_url(stack.env["GATEWAY_BIND"], int(stack.env["GATEWAY_PORT"]))
+    return endpoint_of(stack).url
 
 
 def asked_environment(arguments: Arguments) -> Environment:

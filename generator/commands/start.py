@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from generator import project, report
@@ -89,8 +90,9 @@ def _show_ready(stack: Stack) -> None:
     name, models = stack.plan.environment.value, stack.plan.gateway.models
     report.tell(f"\n{name} is ready at {address(stack)}, model{'s' if len(models) > 1 else ''}: {', '.join(models)}")
     report.tell("try it:\n")
+    trust = "" if stack.certificate is None else f"--cacert {shlex.quote(str(stack.certificate))} "
     report.print_text(
-        f"curl {address(stack)}/v1/chat/completions \\\n"
+        f"curl {trust}{address(stack)}/v1/chat/completions \\\n"
         f'  -H "Authorization: Bearer $({key_command})" -H "Content-Type: application/json" \\\n'
         f'  -d \'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Say hello."}}]}}\''
     )

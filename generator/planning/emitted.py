@@ -26,6 +26,7 @@ SMOKE_CONTEXT = 2048
 # vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
 SHM_GIB_SINGLE, SHM_GIB_PARALLEL = 2, 16
 DECISION = "docs/decisions/0002-first-plan.md"
+PUBLISHING = "docs/how-to/publish.md"
 MEMORY = "docs/explanation/memory.md; vLLM 0.32.0 v1/worker/gpu_worker.py"
 
 
@@ -55,6 +56,7 @@ def emitted_settings(
         "REDIS_IMAGE": _setting(redis.image, "router state of the gateway", redis.source),
         "GATEWAY_BIND": _setting(wishes.gateway.bind, "wish of the environment", wished),
         "GATEWAY_PORT": _setting(str(wishes.gateway.port), "wish of the environment", wished),
+        "GATEWAY_PLAIN_HTTP": _setting("refused", "keys and answers could be read on the way", PUBLISHING),
         "LITELLM_NUM_WORKERS": _setting(str(workers), why_workers, DECISION),
         **_model_settings(request, placement, wished),
         **(_gpu_settings(placement, layout, utilization) if layout and utilization else _cpu_settings(request, wished)),

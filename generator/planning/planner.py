@@ -213,7 +213,7 @@ def _warnings(
             "serving `smoke`, a tiny model that says one sentence: it proves the stack, not the answers; name a real one with --model"
         )
     if bind != "127.0.0.1":
-        found.append(f"the gateway is published on {bind}, beyond this machine, without TLS")
+        found.append(f"the gateway is published on {bind}, beyond this machine: docs/how-to/publish.md")
     if placement.gpus and request.host.containers.engine and request.host.containers.gpu_access in (None, "none"):
         found.append("the container engine has no way to hand GPUs to containers: install the NVIDIA Container Toolkit")
     return tuple(dict.fromkeys(found))

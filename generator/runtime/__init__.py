@@ -49,6 +49,12 @@ class Stack:
         return self.root / "envs" / ".secrets" / self.plan.environment.value
 
     @property
+    def certificate(self) -> Path | None:
+        """The gateway's certificate; None while its file is empty, and the gateway answers without TLS."""
+        file = self.secrets / "tls_certificate"
+        return file if file.exists() and file.stat().st_size > 0 else None
+
+    @property
     def generated(self) -> Path:
         """The folder of this environment's rendered override, gateway file and plan."""
         return self.root / "compose" / "generated" / self.plan.environment.value

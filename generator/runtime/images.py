@@ -7,13 +7,26 @@ from typing import TYPE_CHECKING
 
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Say
-from generator.runtime.docker import begin, end, reason_of
+from generator.runtime.docker import begin, end, reason_of, refusals
 
 if TYPE_CHECKING:
     from python_on_whales import DockerClient
 
 IMAGE_VARIABLES = {"gateway": "LITELLM_IMAGE", "redis": "REDIS_IMAGE"}
 ENGINE_IMAGE_VARIABLE = "VLLM_IMAGE"
+
+
+def open_client() -> DockerClient:
+    """Return a client of the engine that the `docker` command reaches; nothing is asked yet."""
+    from python_on_whales import DockerClient
+
+    return DockerClient()
+
+
+def is_here(docker: DockerClient, image: str) -> bool:
+    """Say whether the engine has an image. Raises RuntimeRefusedError where none answers."""
+    with refusals():
+        return bool(docker.image.exists(image))
 
 
 def pull(docker: DockerClient, image: str, service: str, say: Say) -> str | None:

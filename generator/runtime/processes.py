@@ -300,7 +300,9 @@ class ProcessesRuntime:
         if name == "gateway":
             bind = self._stack.env["GATEWAY_BIND"]
             host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(bind, bind)
-            return http_answers(host, int(self._stack.env["GATEWAY_PORT"]), "/health/readiness")
+            return http_answers(
+                host, int(self._stack.env["GATEWAY_PORT"]), "/health/readiness", tls=self._stack.certificate is not None
+            )
         port = self._ports().get(name)
         if port is None:
             return False

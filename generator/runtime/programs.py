@@ -157,7 +157,7 @@ def _gateway(stack: Stack, places: Places) -> Program:
     if "redis" in places.ports:
         environment |= {"REDIS_HOST": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])}
     listen = ("--host", stack.env["GATEWAY_BIND"], "--port", stack.env["GATEWAY_PORT"])
-    secrets = ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password")
+    secrets = ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", "tls_certificate", "tls_key")
     return Program(
         name="gateway",
         script=script,

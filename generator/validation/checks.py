@@ -15,6 +15,7 @@ from generator.domain.plan import Mode
 from generator.validation.compose_config import check_merged
 from generator.validation.evidence import Evidence
 from generator.validation.live import check_files, check_port, check_secrets
+from generator.validation.publishing import check_publishing
 from generator.validation.rules import capacity, engine, environment, gpus, images, model, surroundings
 
 
@@ -215,6 +216,12 @@ CHECKS: tuple[Check, ...] = (
         "port-taken port-privileged address-unknown",
         lambda seen: check_port(seen.env, seen.stack.plan.environment.value),
         down,
+    ),
+    row(
+        "publishing",
+        "an address beyond this machine, which needs TLS or consent (GATEWAY_PLAIN_HTTP); the certificate and its key",
+        "gateway-published tls-incomplete tls-unusable",
+        lambda seen: check_publishing(seen.env, seen.stack.secrets, seen.stack.plan.environment.value),
     ),
     row(
         "model",

@@ -6,9 +6,12 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from generator.runtime import Stack
 
 # The first request after a start may compile kernels; vLLM's own clients wait this long.
 ANSWER_TIMEOUT_S = 300
@@ -36,25 +39,41 @@ class Answer:
         return self.status == 200
 
 
-def base_url(bind: str, port: int) -> str:
-    """Return the gateway's address for a client on this machine; 0.0.0.0 listens everywhere, loopback included."""
-    return f"http://{'127.0.0.1' if bind == '0.0.0.0' else bind}:{port}"
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where a client on this machine finds the gateway, and the one certificate that it may show; None without TLS."""
+
+    bind: str
+    port: int
+    certificate: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """The gateway's address; 0.0.0.0 listens everywhere, loopback included."""
+        scheme = "http" if self.certificate is None else "https"
+        return f"{scheme}://{'127.0.0.1' if self.bind == '0.0.0.0' else self.bind}:{self.port}"
 
 
-def complete(url: str, key: str, model: str) -> Answer:
+def endpoint_of(stack: Stack) -> Endpoint:
+    """Return the gateway of a stack."""
+    env = stack.env
+    return Endpoint(bind=env["GATEWAY_BIND"], port=int(env["GATEWAY_PORT"]), certificate=stack.certificate)
+
+
+def complete(endpoint: Endpoint, key: str, model: str) -> Answer:
     """Ask `model` for a short chat completion, or a plain one where it has no chat template."""
-    return _ask(url, key, model, _completion, {})
+    return _ask(endpoint, key, model, _completion, {})
 
 
-def stream(url: str, key: str, model: str) -> Answer:
+def stream(endpoint: Endpoint, key: str, model: str) -> Answer:
     """Ask `model` for a completion piece by piece, and take it for one only where the stream ends as it should."""
-    return _ask(url, key, model, _streamed, {"stream": True})
+    return _ask(endpoint, key, model, _streamed, {"stream": True})
 
 
-def refuse_wrong_key(url: str, model: str) -> Answer:
+def refuse_wrong_key(endpoint: Endpoint, model: str) -> Answer:
     """Ask with a wrong key; the answer is good where the gateway refuses it."""
     body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 1}
-    answer = _request(f"{url}/v1/chat/completions", WRONG_KEY, body, _completion, REFUSAL_TIMEOUT_S)
+    answer = _request(endpoint, "/v1/chat/completions", WRONG_KEY, body, _completion, REFUSAL_TIMEOUT_S)
     if answer.status in REFUSED:
         return Answer(status=200, text="refused")
     if answer.ok:
@@ -62,7 +81,7 @@ def refuse_wrong_key(url: str, model: str) -> Answer:
     return Answer(status=answer.status, text=answer.text)
 
 
-def list_models(url: str, key: str, models: tuple[str, ...]) -> Answer:
+def list_models(endpoint: Endpoint, key: str, models: tuple[str, ...]) -> Answer:
     """Ask for the list of models; the answer is good where each of `models` is in it."""
 
     def listed(status: int, body: bytes) -> Answer:
@@ -73,31 +92,34 @@ def list_models(url: str, key: str, models: tuple[str, ...]) -> Answer:
         missing = ", ".join(name for name in models if name not in names)
         return Answer(status=None, text=f"does not list {missing}", final=True) if missing else _yes(status)
 
-    return _request(f"{url}/v1/models", key, None, listed, REFUSAL_TIMEOUT_S)
+    return _request(endpoint, "/v1/models", key, None, listed, REFUSAL_TIMEOUT_S)
 
 
 Read = Callable[[int, bytes], Answer]
 
 
-def _ask(url: str, key: str, model: str, read: Read, further: dict[str, object]) -> Answer:
+def _ask(endpoint: Endpoint, key: str, model: str, read: Read, further: dict[str, object]) -> Answer:
     chat = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, **further}
-    answer = _request(f"{url}/v1/chat/completions", key, chat, read, ANSWER_TIMEOUT_S)
+    answer = _request(endpoint, "/v1/chat/completions", key, chat, read, ANSWER_TIMEOUT_S)
     if answer.status == 400 and "chat template" in answer.text:
         plain = {"model": model, "prompt": "Hello", "max_tokens": 8, **further}
-        answer = _request(f"{url}/v1/completions", key, plain, read, ANSWER_TIMEOUT_S)
+        answer = _request(endpoint, "/v1/completions", key, plain, read, ANSWER_TIMEOUT_S)
     return answer
 
 
-def _request(url: str, key: str, body: dict[str, object] | None, read: Read, timeout_s: float) -> Answer:
+def _request(
+    endpoint: Endpoint, path: str, key: str, body: dict[str, object] | None, read: Read, timeout_s: float
+) -> Answer:
     """Send one request: a GET without a body, else a POST."""
     request = urllib.request.Request(
-        url,
+        endpoint.url + path,
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
     )
     # A proxy from the environment must not be asked for an address of this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
+    handlers = [urllib.request.ProxyHandler({}), _NoRedirect()]
     try:
+        opener = urllib.request.build_opener(*handlers, *_tls(endpoint))
         with opener.open(request, timeout=timeout_s) as response:
             return read(response.status, response.read(MOST_BYTES))
     except urllib.error.HTTPError as failure:
@@ -105,6 +127,18 @@ def _request(url: str, key: str, body: dict[str, object] | None, read: Read, tim
         return Answer(status=failure.code, text=_words(failure), final=failure.code in REFUSED)
     except (OSError, http.client.HTTPException) as failure:
         return Answer(status=None, text=str(failure) or type(failure).__name__)
+
+
+def _tls(endpoint: Endpoint) -> Iterator[urllib.request.HTTPSHandler]:
+    """Trust the gateway's own certificate and no other, whichever name it was made for: it is asked by its address."""
+    if endpoint.certificate is not None:
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(endpoint.certificate)
+        yield urllib.request.HTTPSHandler(context=context)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -18,10 +18,11 @@ from generator.watching.health import Verdict, judge
 from generator.watching.history import keep_start
 from generator.watching.limits import Limits
 from generator.watching.observe import Observer
-from generator.watching.probe import Answer, base_url, complete, list_models, refuse_wrong_key, stream
+from generator.watching.probe import Answer, complete, endpoint_of, list_models, refuse_wrong_key, stream
 from generator.watching.steps import Step
 
-POLL_S = 0.5
+# A look at three containers costs a tenth of a second of processor time, which a starting engine needs itself.
+POLL_S = 1.0
 # A healthy gateway that refuses every completion this long will not begin to answer.
 ANSWERS_WITHIN_S = 120
 # Silence this long is worth a word, and a word every so often.
@@ -202,16 +203,18 @@ def _fell(before: Course | None, state: ServiceState) -> bool:
 
 def _questions(stack: Stack, key: str) -> list[Question]:
     """Return what has to be answered before a stack is ready, the cheapest first."""
-    url = base_url(stack.env["GATEWAY_BIND"], int(stack.env["GATEWAY_PORT"]))
+    endpoint = endpoint_of(stack)
     models = stack.plan.gateway.models
     questions = [
-        Question(what="asked with a wrong key", ask=partial(refuse_wrong_key, url, models[0])),
-        Question(what="asked for its models", ask=partial(list_models, url, key, models)),
+        Question(what="asked with a wrong key", ask=partial(refuse_wrong_key, endpoint, models[0])),
+        Question(what="asked for its models", ask=partial(list_models, endpoint, key, models)),
     ]
     for model in models:
         questions += [
-            Question(what=f"asked for a completion of {model}", ask=partial(complete, url, key, model), model=model),
-            Question(what=f"asked for a stream of {model}", ask=partial(stream, url, key, model)),
+            Question(
+                what=f"asked for a completion of {model}", ask=partial(complete, endpoint, key, model), model=model
+            ),
+            Question(what=f"asked for a stream of {model}", ask=partial(stream, endpoint, key, model)),
         ]
     return questions
 

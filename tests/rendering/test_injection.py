@@ -44,7 +44,7 @@ ATTACKS = (
 
 def hostile_texts() -> st.SearchStrategy[str]:
     """The attacks alone and amid any other text."""
-    any_text = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+    any_text = st.text(st.characters(codec="utf-8"), max_size=12)
     return st.builds(
         lambda before, attack, after: before + attack + after, any_text, st.sampled_from(ATTACKS), any_text
     )

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from generator.watching.probe import WRONG_KEY, Answer, base_url, complete, list_models, refuse_wrong_key, stream
+from generator.watching.probe import WRONG_KEY, Answer, Endpoint, complete, list_models, refuse_wrong_key, stream
 from tests.watching.gateway import KEY, PLAIN, STREAM, Gateway, events
 
 
-def url(gateway: Gateway) -> str:
-    """Return the gateway's address."""
-    return base_url("127.0.0.1", gateway.server_address[1])
+def url(gateway: Gateway) -> Endpoint:
+    """Return where the gateway is."""
+    return Endpoint(bind="127.0.0.1", port=gateway.server_address[1])
 
 
 def ask(gateway: Gateway) -> tuple[int | None, bool, str]:
@@ -114,7 +114,7 @@ def test_nobody_there_is_an_answer_too() -> None:
     """A port that nothing listens on."""
     with Gateway() as closed:
         port = closed.server_address[1]
-    nobody = base_url("0.0.0.0", port)
+    nobody = Endpoint(bind="0.0.0.0", port=port)
     for answer in (complete(nobody, KEY, "smoke"), refuse_wrong_key(nobody, "smoke"), list_models(nobody, KEY, ())):
         assert (answer.status, answer.ok, answer.final) == (None, False, False)
 
