@@ -12,6 +12,7 @@ import pytest
 
 from generator.arguments import build_parser
 from generator.settings import SETTINGS, Kind, SettingSpec
+from generator.validation.checks import CHECKS
 from tests.test_layers import PACKAGE
 
 REFERENCE = PACKAGE.parent / "docs" / "reference"
@@ -86,10 +87,31 @@ def commands_lines() -> Iterator[str]:
             yield f"| `{(words + value).strip()}` | {action.help} |"
 
 
+def checks_page() -> str:
+    """Write docs/reference/checks.md from the table of checks."""
+    return "\n".join(checks_lines()) + "\n"
+
+
+def checks_lines() -> Iterator[str]:
+    """Yield the page, one row for each check."""
+    yield "# Checks"
+    yield ""
+    yield "What `validate-environment` looks at, and `start-environment` before it starts anything; made from"
+    yield "`generator/validation/checks.py`. All findings come at once: what was found, what was expected, and the fix as a"
+    yield "command. An error stops a start (exit code 5); a warning does not, unless `--strict` is given. A check that cannot"
+    yield "look is never silent: it makes the warning `not-checked` with the reason. Nothing is changed, downloaded or pulled."
+    yield ""
+    yield "| check | looks at | when | findings |"
+    yield "|---|---|---|---|"
+    for check in CHECKS:
+        names = ", ".join(f"`{name}`" for name in check.findings)
+        yield f"| {check.name} | {check.about} | {check.when} | {names} |"
+
+
 @pytest.mark.parametrize(
     ("name", "page"),
-    [("settings.md", settings_page), ("commands.md", commands_page)],
-    ids=["settings", "commands"],
+    [("settings.md", settings_page), ("commands.md", commands_page), ("checks.md", checks_page)],
+    ids=["settings", "commands", "checks"],
 )
 def test_page_is_what_the_code_says(name: str, page: Callable[[], str], update_golden: bool) -> None:
     if update_golden:

@@ -1,0 +1,239 @@
+"""Rules over the model and its hub, the container engine, releases, the clock, Windows, a database, and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+
+from generator.catalog.load import load_advisories
+from generator.domain.finding import Finding
+from generator.domain.host import Containers, GpuAccess
+from generator.domain.machine import ContainerAnswer, HubAnswer, ModelFiles, Seen, Unseen
+from generator.validation.rules.engine import check_gpu_access, check_versions
+from generator.validation.rules.gpus import used_gpus
+from generator.validation.rules.images import check_images, is_moving, release_of
+from generator.validation.rules.model import check_hub, check_model
+from generator.validation.rules.surroundings import (
+    check_clock,
+    check_connections,
+    check_inputs,
+    check_refused,
+    check_wsl,
+)
+from tests.planning_requests import plan_for, recorded
+
+HOST = recorded("2x-rtx3090-nvlink")
+PLAN = plan_for(HOST)
+ENV = {key: setting.value for key, setting in PLAN.settings.items()}
+MODEL = ENV["VLLM_MODEL"]
+HUB = HubAnswer(hub="https://hub", status=200, gated=False, ahead_s=1.0)
+NOT_HERE = ModelFiles(folder=None, complete=False)
+
+
+def told(findings: Iterable[Finding]) -> list[tuple[str, str, str]]:
+    """Return what was found and how bad it is."""
+    return [(each.check, each.severity.value, each.found) for each in findings]
+
+
+@pytest.mark.parametrize(
+    ("location", "files", "found"),
+    [
+        (MODEL, NOT_HERE, []),
+        ("/m", ModelFiles(folder="/m", complete=True), []),
+        (
+            "/m",
+            ModelFiles(folder="/m", complete=False, problem="no config.json in /m"),
+            [("model-missing", "error", "no config.json in /m")],
+        ),
+        (
+            "/m",
+            ModelFiles(folder="/m", complete=False, problem="/m/a.safetensors: cut short"),
+            [("model-incomplete", "error", "/m/a.safetensors: cut short")],
+        ),
+        (
+            MODEL,
+            ModelFiles(folder="/cache/x", complete=False, problem="/cache/x/a: cut short"),
+            [("model-incomplete", "error", "/cache/x/a: cut short")],
+        ),
+        (
+            "/m",
+            ModelFiles(folder="/m", complete=True, unreadable="/m/a"),
+            [("model-unreadable", "error", "/m/a may not be read by the stack's user")],
+        ),
+        ("/m", Unseen(why="odd"), [("not-checked", "warning", "the model's files: not checked: odd")]),
+    ],
+)
+def test_the_models_files(location: str, files: Seen[ModelFiles], found: list[tuple[str, str, str]]) -> None:
+    assert told(check_model(PLAN, location, files)) == found
+
+
+@pytest.mark.parametrize(
+    ("hub", "asked", "found"),
+    [
+        (HUB, {}, []),
+        (replace(HUB, status=302), {}, []),
+        (None, {"offline": True}, ["model-missing"]),
+        (None, {"gated": True}, ["model-gated"]),
+        (HUB, {"gated": True, "has_token": True}, []),
+        (replace(HUB, status=401), {}, ["model-unknown"]),
+        (replace(HUB, status=404), {}, ["model-unknown"]),
+        (replace(HUB, status=401, gated=True), {}, ["model-gated"]),
+        (replace(HUB, status=403), {"has_token": True}, ["model-gated"]),
+        (replace(HUB, status=503), {}, ["model-unreachable"]),
+        (replace(HUB, ahead_s=-4000.0), {}, ["clock"]),
+        (replace(HUB, status=503, ahead_s=4000.0), {}, ["model-unreachable", "clock"]),
+        (Unseen(why="https://hub cannot be reached: refused"), {}, ["model-unreachable"]),
+    ],
+)
+def test_the_hub(hub: Seen[HubAnswer] | None, asked: dict[str, bool], found: list[str]) -> None:
+    known = {"gated": None, "has_token": False, "offline": False} | asked
+    assert [check for check, *_ in told(check_hub(PLAN, MODEL, hub, **known))] == found  # type: ignore[arg-type]
+
+
+def test_a_clock_is_told_by_its_distance() -> None:
+    (finding,) = check_hub(PLAN, MODEL, replace(HUB, ahead_s=4000.0), gated=None, has_token=False, offline=False)
+    assert finding.found == "this machine's clock is 4000 s behind https://hub's"
+
+
+def engine(version: str | None, compose: str | None, name: str = "docker") -> Containers:
+    """Return a container engine with a way for GPUs."""
+    return Containers(engine=name, version=version, compose=compose, gpu_access=GpuAccess.RUNTIME)
+
+
+@pytest.mark.parametrize(
+    ("containers", "found"),
+    [
+        (engine("20.10.24+dfsg1", "2.26.1-4"), []),
+        (engine("28.2.2", "v2.39.1"), []),
+        (engine("20.10.24", "2.17.0"), []),
+        (engine("19.03.15", "2.26.1"), ["docker-version"]),
+        (engine("28.2.2", "2.16.0"), ["compose-version"]),
+        (engine("18.09", "1.29.2"), ["docker-version", "compose-version"]),
+        (engine("28.2.2", "dev"), ["not-checked"]),
+        (engine(None, None), ["not-checked", "not-checked"]),
+        (engine("5.2.1", "2.26.1", "podman"), ["not-checked"]),
+    ],
+)
+def test_versions(containers: Containers, found: list[str]) -> None:
+    assert [check for check, *_ in told(check_versions(PLAN, replace(HOST, containers=containers)))] == found
+
+
+UUIDS = used_gpus(PLAN)
+SEES = ContainerAnswer(refusal=None, uuids=UUIDS, has_devices=True, named=True)
+
+
+@pytest.mark.parametrize(
+    ("access", "seen", "found"),
+    [
+        (GpuAccess.RUNTIME, SEES, []),
+        (GpuAccess.CDI, None, []),
+        (GpuAccess.CDI, replace(SEES, uuids=(), named=False), []),
+        (GpuAccess.NONE, None, ["gpu-access"]),
+        (None, SEES, ["gpu-access"]),
+        (GpuAccess.CDI, replace(SEES, uuids=UUIDS[:1]), ["gpu-container"]),
+        (GpuAccess.CDI, replace(SEES, uuids=(), named=False, has_devices=False), ["gpu-container"]),
+        (GpuAccess.CDI, replace(SEES, refusal="could not select device driver"), ["gpu-container"]),
+        (GpuAccess.CDI, Unseen(why="no answer in 60 seconds"), ["not-checked"]),
+    ],
+)
+def test_gpus_in_containers(access: GpuAccess | None, seen: Seen[ContainerAnswer] | None, found: list[str]) -> None:
+    host = replace(HOST, containers=replace(engine("28.2.2", "2.39.1"), gpu_access=access))
+    assert [check for check, *_ in told(check_gpu_access(PLAN, host, seen))] == found
+    cpu = plan_for(recorded("cpu-small"))
+    assert told(check_gpu_access(cpu, host, seen)) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "release", "moves"),
+    [
+        ("vllm/vllm-openai:v0.33.0", "0.33.0", False),
+        ("vllm/vllm-openai:v0.32.0-cu129@sha256:" + "a" * 64, "0.32.0", False),
+        ("localhost:5000/vllm/vllm-openai:v0.8.5.post1", "0.8.5.post1", False),
+        ("localhost:5000/vllm", None, True),
+        ("ghcr.io/berriai/litellm:main-stable", None, True),
+        ("vllm/vllm-openai:latest", None, True),
+        ("vllm/vllm-openai@sha256:" + "a" * 64, None, False),
+        ("stackwright-test/engine-cpu:cedc20ed0a5e", None, False),
+        ("redis:7-alpine", None, False),
+    ],
+)
+def test_a_release_is_read_from_its_tag(image: str, release: str | None, moves: bool) -> None:
+    assert (release_of(image), is_moving(image)) == (release, moves)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pulled", "found"),
+    [
+        ({}, True, []),
+        ({"VLLM_IMAGE": "my/own:abc"}, True, []),
+        ({"VLLM_IMAGE": "vllm/vllm-openai:v0.17.1"}, True, [("image-holes", "error"), ("image-holes", "warning")]),
+        ({"VLLM_IMAGE": "vllm/vllm-openai:v0.29.0"}, True, [("image-holes", "warning")]),
+        ({"LITELLM_IMAGE": "ghcr.io/berriai/litellm:v1.83.2"}, True, [("image-holes", "error")]),
+        ({"LITELLM_IMAGE": "ghcr.io/berriai/litellm:v1.83.2"}, False, []),
+        ({"REDIS_IMAGE": "redis:latest"}, True, [("image-moves", "warning")]),
+    ],
+)
+def test_holes_and_moving_names(changes: dict[str, str], pulled: bool, found: list[tuple[str, str]]) -> None:
+    findings = told(check_images(PLAN, {**ENV, **changes}, load_advisories(), pulled=pulled))
+    assert [(check, bad) for check, bad, _ in findings] == found
+
+
+def test_a_release_that_was_consented_to_is_a_warning() -> None:
+    old = "vllm/vllm-openai:v0.17.1"
+    plan = replace(PLAN, engine=replace(PLAN.engine, version="0.17.1", image=old))
+    findings = told(check_images(plan, {**ENV, "VLLM_IMAGE": old}, load_advisories(), pulled=True))
+    assert {bad for _, bad, _ in findings} == {"warning"}
+    assert "CVE-2026-48746" in findings[0][2]
+
+
+@pytest.mark.parametrize(("newest_s", "found"), [(None, []), (990.0, []), (1050.0, []), (5000.0, ["clock"])])
+def test_a_clock_that_was_set_back(newest_s: float | None, found: list[str]) -> None:
+    assert [check for check, *_ in told(check_clock(PLAN, 1000.0, newest_s))] == found
+
+
+def test_windows_is_no_matter_elsewhere() -> None:
+    assert told(check_wsl(PLAN, {**ENV, "HF_HOME": "/mnt/c/hf"}, HOST, frozenset())) == []
+
+
+def test_windows_drives_and_pinning_are_told() -> None:
+    host = recorded("wsl2-rtx5080")
+    plan = plan_for(host)
+    env = {key: setting.value for key, setting in plan.settings.items()}
+    pinned = frozenset({"VLLM_WSL2_ENABLE_PIN_MEMORY"})
+    assert told(check_wsl(plan, env, host, pinned)) == []
+    (drive,) = check_wsl(plan, {**env, "HF_HOME": "/mnt/c/hf"}, host, pinned)
+    assert (drive.check, drive.found) == ("wsl-drive", "HF_HOME=/mnt/c/hf: a drive of Windows")
+    (pinning,) = check_wsl(plan, env, host, frozenset())
+    assert pinning.check == "wsl-pinning"
+    older = replace(plan, engine=replace(plan.engine, version="0.23.0"))
+    assert told(check_wsl(older, env, host, frozenset())) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "workers", "found"),
+    [
+        (None, "8", []),
+        ("postgresql://db/litellm", "8", []),
+        ("postgresql://db/litellm", "10", ["10 workers × 10 connections = 100"]),
+        ("postgresql://db/litellm?connection_limit=40", "4", ["4 workers × 40 connections = 160"]),
+        ("postgresql://db/litellm?connection_limit=5", "16", []),
+    ],
+)
+def test_the_connection_budget(address: str | None, workers: str, found: list[str]) -> None:
+    findings = check_connections(PLAN, {**ENV, "LITELLM_NUM_WORKERS": workers}, {"DATABASE_URL": address})
+    assert [each for _, _, each in told(findings)] == found
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"), [((), []), (None, ["inputs-unknown"]), (("the catalog",), ["inputs-changed"])]
+)
+def test_inputs(changed: tuple[str, ...] | None, found: list[str]) -> None:
+    assert [check for check, *_ in told(check_inputs(PLAN, changed))] == found
+
+
+def test_what_compose_refuses_is_in_its_words() -> None:
+    assert told(check_refused(PLAN, "Docker refused: no such file")) == [
+        ("compose-refused", "error", "Docker refused: no such file")
+    ]
