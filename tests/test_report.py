@@ -103,11 +103,13 @@ def test_states_are_lined_up_on_stdout(capsys: pytest.CaptureFixture[str]) -> No
     report.print_states(
         (
             ServiceState(name="engine", phase=ServicePhase.EXITED, exit_code=137, restarts=2),
+            ServiceState(name="gateway", phase=ServicePhase.UNHEALTHY, detail="paused"),
             ServiceState(name="redis", phase=ServicePhase.HEALTHY),
         )
     )
     report.print_states(())
-    assert capsys.readouterr() == ("engine  exited (exit code 137), restarted 2×\nredis   healthy\n", "")
+    said = "engine   exited (exit code 137), restarted 2×\ngateway  unhealthy: paused\nredis    healthy\n"
+    assert capsys.readouterr() == (said, "")
 
 
 def test_json_is_one_document_in_ascii(capsys: pytest.CaptureFixture[str]) -> None:
