@@ -15,7 +15,7 @@ SHORTEST = 6
 
 # What a name must end with for its value to be a secret: HF_TOKEN is one, max_num_batched_tokens is not.
 _SECRET_NAME = re.compile(
-    r"(?:^|[_.-]|(?<=[a-z])(?=[A-Z]))(?:api[_-]?key|key|token|secret|password|passwd|pwd|passphrase|credentials?|auth|"
+    r"(?:^|[_.-]|(?-i:(?<=[a-z])(?=[A-Z])))(?:api[_-]?key|key|token|secret|password|passwd|pwd|passphrase|credentials?|auth|"
     r"authorization|cookie|dsn)$",
     re.IGNORECASE,
 )
@@ -32,11 +32,15 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bsk-[\w-]{8,}"), REDACTED),
     (re.compile(r"\b(?:gh[pousr]|github_pat|glpat|nvapi|xox[abprs])[_-][\w-]{10,}"), REDACTED),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), REDACTED),
+    (
+        re.compile(r"(--[\w-]{0,40}(?:key|token|secret|password)|\brequirepass)\s{1,4}[^\s-]\S{0,4096}"),
+        rf"\1 {REDACTED}",
+    ),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{4,}"), REDACTED),
 )
-# NAME=value, NAME: value, "name": "value", name='value', --name value; the value up to where its quotes end.
+# NAME=value, NAME: value, "name": "value", name='value'; the value up to where its quotes end.
 _ASSIGNED = re.compile(
-    r"(?P<name>[A-Za-z][\w.-]{0,80})(?P<quote>[\"']?)(?P<mark>\s{0,4}[=:]\s{0,4}|(?<=key)\s(?=[^\s-]))"
+    r"(?P<name>[A-Za-z][\w.-]{0,80})(?P<quote>[\"']?)(?P<mark>\s{0,4}[=:]\s{0,4})(?!//)"
     r"(?P<value>\"(?:[^\"\\\n]|\\.){0,4096}\"|'[^'\n]{0,4096}'|[^\s\"',;&}\])]{1,4096})"
 )
 # Values that are none: what a name is bound to, not what it holds.
