@@ -138,7 +138,7 @@ def print_states(states: tuple[ServiceState, ...]) -> None:
     for state in states:
         code = "" if state.exit_code is None else f" (exit code {state.exit_code})"
         restarts = f", restarted {state.restarts}×" if state.restarts else ""
-        detail = f": {_on_one_line(state.detail)}" if state.detail else ""
+        detail = f": {on_one_line(state.detail)}" if state.detail else ""
         print_text(f"{state.name:<{width}}  {state.phase}{code}{restarts}{detail}")
 
 
