@@ -244,12 +244,13 @@ def test_json_of_the_asked_environment_alone(run: Run) -> None:
     ran = run("configure-gpu", "--env=staging", "--json", host="2x-rtx3090-nvlink")
     assert ran.code == 0
     assert list(ran.json["plans"]) == ["staging"]
-    assert [file["status"] for file in ran.json["files"]] == ["new"] * 4
+    assert [file["status"] for file in ran.json["files"]] == ["new"] * 5
     assert [file["path"] for file in ran.json["files"]] == [
         "envs/.env.staging",
         "compose/generated/staging/override.yaml",
         "compose/generated/staging/gateway.yaml",
         "compose/generated/staging/plan.json",
+        "compose/generated/staging/inputs.json",
     ]
     assert ran.json["findings"] == []
     settings = ran.json["plans"]["staging"]["settings"]

@@ -102,11 +102,43 @@ def test_an_environment_file_that_lost_its_lines_is_told_line_by_line(run: Run, 
 
 
 @pytest.mark.subprocess
-def test_a_plan_for_other_gpus_is_not_started_here(run: Run) -> None:
+def test_a_plan_for_other_gpus_is_not_started_here(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert run("configure-gpu", "--env=dev", host="2x-rtx3090-nvlink").code == 0
     ran = run("start-environment", "dev", "--runtime=processes")
     assert ran.code == 5
     assert ran.err.count("error: gpu-missing: ") == 2
+    assert ran.err.count("error: model-missing: ") == 1
+
+
+@pytest.mark.subprocess
+def test_a_warning_stops_nothing_unless_it_is_asked_to(run: Run, project: Path) -> None:
+    """Wishes that changed since the files were rendered are told; a comment in them is no change."""
+    assert run(*CPU, host="cpu-small").code == 0
+    wishes = project / "envs/dev.yaml"
+    wishes.write_text(wishes.read_text(encoding="utf-8") + "# a note\n", encoding="utf-8")
+    check = ("validate-environment", "dev", "--runtime=processes", "--json")
+    assert run(*check, "--strict").json == {"findings": []}
+    wishes.write_text(wishes.read_text(encoding="utf-8").replace("port: 4000", "port: 4010"), encoding="utf-8")
+    ran = run(*check)
+    assert (ran.code, [(each["check"], each["severity"]) for each in ran.json["findings"]]) == (
+        0,
+        [("inputs-changed", "warning")],
+    )
+    ran = run(*check, "--strict")
+    assert (ran.code, [each["severity"] for each in ran.json["findings"]]) == (5, ["error"])
+    assert "changed since the files were rendered: envs/dev.yaml" in ran.json["findings"][0]["found"]
+    assert run(*CPU, host="cpu-small").code == 0
+    assert run(*check, "--strict").code == 0
+
+
+@pytest.mark.subprocess
+def test_a_damaged_record_of_inputs_is_told(run: Run, project: Path) -> None:
+    assert run(*CPU, host="cpu-small").code == 0
+    (project / "compose/generated/dev/inputs.json").write_bytes(b"[" * 100_000)
+    ran = run("validate-environment", "dev", "--runtime=processes", "--json")
+    assert ran.code == 0
+    assert [each["check"] for each in ran.json["findings"]] == ["file-edited", "inputs-unknown"]
 
 
 def test_the_key_is_printed_alone(run: Run, project: Path) -> None:
