@@ -16,7 +16,7 @@ from generator.credentials import find_hub_token
 from generator.detect import Detection
 from generator.detect.snapshot import format_snapshot
 from generator.diagnosis.bundle import write_bundle
-from generator.diagnosis.redaction import Redaction, make_redaction, secret_variables
+from generator.diagnosis.redaction import Redaction, assigned_secrets, make_redaction, secret_variables
 from generator.errors import StackError
 
 if TYPE_CHECKING:
@@ -64,12 +64,8 @@ def _about_environment(place: Place, look: Look) -> Iterator[tuple[str, str]]:
     """Yield the rendered and hand-written files, the logs, and what the runtime knows. Nothing of envs/.secrets."""
     name = look.environment.value
     generated = place.root / "compose" / "generated" / name
-    for path in (
-        place.root / "envs" / f"{name}.yaml",
-        place.root / "envs" / f".env.{name}",
-        place.root / "envs" / f".env.{name}.local",
-        *(generated / file for file in ("plan.json", "override.yaml", "gateway.yaml")),
-    ):
+    rendered = (generated / file for file in ("plan.json", "override.yaml", "gateway.yaml"))
+    for path in (*_own_files(place, name), place.root / "envs" / f".env.{name}", *rendered):
         text = _read(path)
         if text is not None:
             yield path.name.lstrip("."), text
@@ -78,6 +74,11 @@ def _about_environment(place: Place, look: Look) -> Iterator[tuple[str, str]]:
     if look.runtime is not None:
         yield "events.txt", look.gathered.events
         yield "inspect.txt", _inspect(look)
+
+
+def _own_files(place: Place, environment: str) -> tuple[Path, Path]:
+    """Return the files of an environment that a person writes."""
+    return place.root / "envs" / f"{environment}.yaml", place.root / "envs" / f".env.{environment}.local"
 
 
 def _read(path: Path) -> str | None:
@@ -101,7 +102,8 @@ def _redaction(place: Place, looks: tuple[Look, ...]) -> Redaction:
     ]
     values += secret_variables(os.environ)
     for look in looks:
-        values += secret_variables(look.stack.env if look.stack is not None else {})
+        for path in _own_files(place, look.environment.value):
+            values += assigned_secrets(_read(path) or "")
     with suppress(StackError):  # unreadable, hence in no text either
         values.append(find_hub_token(os.environ, Path(place.folders.hf_home)) or "")
     user = os.environ.get("USER") or os.environ.get("LOGNAME") or ""

@@ -83,6 +83,12 @@ def secret_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(value for name, value in environment.items() if is_secret_name(name) and not _PLAIN.match(value))
 
 
+def assigned_secrets(text: str) -> tuple[str, ...]:
+    """Return the values that a text binds to names of secrets, comments included: they may stand bare elsewhere."""
+    bound = (found for found in _ASSIGNED.finditer(text) if is_secret_name(found["name"]))
+    return tuple(found["value"].strip("\"'") for found in bound if not _PLAIN.match(found["value"]))
+
+
 def is_secret_name(name: str) -> bool:
     """Say whether a variable or a key of this name holds a secret."""
     return _SECRET_NAME.search(name) is not None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator.diagnosis.redaction import REDACTED, is_secret_name, make_redaction, secret_variables
+from generator.diagnosis.redaction import REDACTED, assigned_secrets, is_secret_name, make_redaction, secret_variables
 
 PLANTED = "pa55/w+rd&'x"
 REDACTION = make_redaction([PLANTED, "short", ""], home="/home/you", user="wilhelmina", machine="node-seven")
@@ -114,6 +114,11 @@ def test_names_that_stand_in_every_log_stay() -> None:
 )
 def test_a_secret_is_known_by_its_name(name: str, secret: bool) -> None:
     assert is_secret_name(name) is secret
+
+
+def test_what_a_text_binds_to_the_name_of_a_secret_is_collected() -> None:
+    text = "# HF_TOKEN=abc\nname: x\napi_key: 'd e f'\nmaster_key: os.environ/KEY\n"
+    assert assigned_secrets(text) == ("abc", "d e f")
 
 
 def test_variables_named_as_secrets_are_collected() -> None:

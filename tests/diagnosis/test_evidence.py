@@ -1,0 +1,204 @@
+"""What is gathered about a stack: states, logs and notes of its runtime, kept logs, the kernel's words."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from generator.diagnosis.evidence import (
+    Evidence,
+    failures_of,
+    gather,
+    name_failures,
+    read_kept,
+    read_kernel,
+)
+from generator.diagnosis.load import load_rules
+from generator.diagnosis.rules import Place
+from generator.domain.service import ServicePhase, ServiceState
+from generator.errors import RuntimeRefusedError
+from generator.runtime import Say, ServiceChange, Stack
+from tests.planning_requests import plan_for, recorded
+
+OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 50.00 MiB."
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Stack:
+    """Give a stack whose plan stands on the disk."""
+    plan = plan_for(recorded("cpu-small"))
+    env = {key: setting.value for key, setting in plan.settings.items()}
+    return Stack(root=tmp_path, state=tmp_path / "state", plan=plan, env=env)
+
+
+@dataclass
+class Told:
+    """A runtime that tells what it is told to tell."""
+
+    states: tuple[ServiceState, ...]
+    texts: Mapping[str, str] = field(default_factory=dict)
+    noted: str = ""
+    refusal: RuntimeRefusedError | None = None
+    name: str = "told"
+    notes: tuple[str, ...] = ()
+
+    def prepare(self, say: Say) -> None:
+        """Be there."""
+
+    def owner(self) -> Path | None:
+        """Belong to nobody."""
+
+    def changes(self) -> tuple[ServiceChange, ...]:
+        """Change nothing."""
+        return ()
+
+    def up(self, services: tuple[str, ...] = ()) -> None:
+        """Be there."""
+
+    def halt(self) -> None:
+        """Be there."""
+
+    def services(self) -> tuple[ServiceState, ...]:
+        """Report, or refuse to."""
+        if self.refusal is not None:
+            raise self.refusal
+        return self.states
+
+    def logs(self, service: str, lines: int) -> str:  # noqa: ARG002  # the Protocol's signature
+        """Return a log; refuse where there is none."""
+        if service not in self.texts:
+            raise RuntimeRefusedError("the container is gone")
+        return self.texts[service]
+
+    def events(self) -> str:
+        """Return what was noted."""
+        return self.noted
+
+    def inspect(self) -> str:
+        """Return nothing."""
+        return ""
+
+    def down(self) -> None:
+        """Be there."""
+
+
+def state(name: str, phase: ServicePhase, code: int | None = None, restarts: int = 0) -> ServiceState:
+    """Return a service's state."""
+    return ServiceState(name=name, phase=phase, exit_code=code, restarts=restarts)
+
+
+def named(evidence: tuple[Evidence, ...]) -> list[tuple[str, str]]:
+    """Name the failures by service and rule."""
+    return [(each.service, each.diagnosis.rule) for each in name_failures(evidence, load_rules(), {})]
+
+
+def test_only_what_is_ill_is_asked_why(stack: Stack) -> None:
+    """The gateway's log holds errors of the time before Redis was up; it is healthy, so they say nothing."""
+    runtime = Told(
+        states=(
+            state("engine", ServicePhase.EXITED, 1),
+            state("redis", ServicePhase.HEALTHY),
+            state("gateway", ServicePhase.HEALTHY),
+        ),
+        texts={"engine": OOM, "redis": "", "gateway": "LiteLLM: NOAUTH Authentication required"},
+    )
+    gathered = gather(runtime, stack, kernel="")
+    assert named(gathered.evidence) == [("engine", "oom-serving")]
+    assert [each.name for each in gathered.fallen] == ["engine"]
+    assert dict(gathered.logs)["gateway"].startswith("LiteLLM")
+
+
+def test_one_that_fell_and_recovered_is_asked_too(stack: Stack) -> None:
+    runtime = Told(states=(state("engine", ServicePhase.HEALTHY, restarts=1),), texts={"engine": OOM})
+    assert named(gather(runtime, stack, kernel="").evidence) == [("engine", "oom-serving")]
+
+
+def test_a_kill_is_told_from_one_by_hand(stack: Stack) -> None:
+    states = (state("engine", ServicePhase.EXITED, 137),)
+    by_hand = Told(states=states, texts={"engine": ""}, noted="17 kill engine signal=9\n17 die engine exitCode=137")
+    of_another = Told(states=states, texts={"engine": ""}, noted="17 kill gateway signal=9")
+    kernel = "Memory cgroup out of memory: Killed process 5305 (python3) total-vm:1427548kB, anon-rss:394456kB"
+    assert named(gather(by_hand, stack, kernel="").evidence) == [("engine", "killed-by-hand"), ("engine", "killed")]
+    assert named(gather(of_another, stack, kernel="").evidence) == [("engine", "killed")]
+    assert named(gather(of_another, stack, kernel=kernel).evidence)[0] == ("engine", "oom-killed")
+
+
+def test_the_kernel_explains_no_service_that_was_not_killed(stack: Stack) -> None:
+    """Something else on the machine ran out of memory within the hour."""
+    kernel = "Out of memory: Killed process 15784 (python3) total-vm:11964kB, anon-rss:4288kB"
+    runtime = Told(states=(state("engine", ServicePhase.EXITED, 1),), texts={"engine": ""})
+    assert named(gather(runtime, stack, kernel=kernel).evidence) == []
+
+
+def test_a_log_that_cannot_be_read_is_said(stack: Stack) -> None:
+    gathered = gather(Told(states=(state("engine", ServicePhase.EXITED, 1),)), stack, kernel="")
+    assert gathered.logs == (("engine", "the log cannot be read: the container is gone"),)
+
+
+def test_a_refusal_is_evidence(stack: Stack) -> None:
+    refusal = RuntimeRefusedError('Docker refused: could not select device driver "nvidia" with capabilities: [[gpu]]')
+    gathered = gather(Told(states=(), refusal=refusal), stack, kernel="")
+    assert named(gathered.evidence) == [("runtime", "gpu-runtime-missing")]
+
+
+def test_where_nothing_runs_the_last_failed_start_tells(stack: Stack) -> None:
+    folder = failures_of(stack)
+    folder.mkdir(parents=True)
+    (folder / "engine.log").write_text(OOM, encoding="utf-8")
+    (folder / "redis.log").write_bytes(b"\xff\xfe not UTF-8")
+    gathered = gather(Told(states=(state("engine", ServicePhase.ABSENT),)), stack, kernel="")
+    assert named(gathered.evidence) == [("engine", "oom-serving")]
+    assert gathered.failed_s_ago is not None
+    assert gathered.fallen == ()
+
+
+def test_a_failure_before_the_last_configuration_is_no_longer_told(stack: Stack) -> None:
+    folder = failures_of(stack)
+    folder.mkdir(parents=True)
+    (folder / "engine.log").write_text(OOM, encoding="utf-8")
+    assert read_kept(folder, configured=time.time() + 60).evidence == ()
+    assert read_kept(folder, configured=0.0).evidence != ()
+    assert read_kept(folder.parent / "none", configured=0.0).logs == ()
+
+
+def test_what_two_engines_share_is_told_once() -> None:
+    both = tuple(Evidence(service=name, place=Place.ENGINE, text=OOM) for name in ("engine", "engine-2"))
+    assert named(both) == [("engine", "oom-serving")]
+
+
+def test_causes_stand_before_what_follows_from_them() -> None:
+    evidence = (
+        Evidence(service="engine", place=Place.STATE, text="engine ended with exit code 137"),
+        Evidence(service="engine", place=Place.ENGINE, text=OOM),
+    )
+    assert [rule for _, rule in named(evidence)] == ["oom-serving", "killed"]
+
+
+def test_the_kernel_is_read_as_far_as_it_matters(tmp_path: Path) -> None:
+    """Records as /dev/kmsg gives them: `priority,sequence,microseconds,flags;message`."""
+    now = int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
+    old = max(now - 3_000_000, 0)
+    records = (
+        f"6,1,{old},-;an old one\n6,2,{now},-;NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus\nbroken\n6,3\n"
+    )
+    kernel = tmp_path / "kmsg"
+    kernel.write_text(records, encoding="utf-8")
+    assert read_kernel(kernel, reach_back_s=1.0) == "NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus"
+    assert read_kernel(kernel, reach_back_s=3600.0).startswith("an old one\n")
+    assert named((Evidence(service="host", place=Place.KERNEL, text=read_kernel(kernel)),)) == [("host", "gpu-lost")]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_kernel_that_may_not_be_read_says_nothing(tmp_path: Path) -> None:
+    locked = tmp_path / "kmsg"
+    locked.touch(mode=0)
+    assert read_kernel(locked) == ""
+
+
+def test_a_kernel_that_is_not_there_says_nothing(tmp_path: Path) -> None:
+    assert read_kernel(tmp_path / "none") == ""
