@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from generator.arguments import Arguments
+from generator.commands.bring_up import Attempt, bring_up
+from generator.commands.generation import generations_of
 from generator.commands.stack import choose_runtime
-from generator.commands.start import bring_up
 from generator.credentials import ensure_secrets
 from generator.domain.environment import Environment
 from generator.domain.host import Containers, GpuAccess, Host
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import NotHealthyError, RuntimeRefusedError
-from generator.runtime import Say, Stack
+from generator.generations import Running, State
+from generator.lock import hold, read_work
+from generator.rendering import render_plan
+from generator.runtime import Say, ServiceChange, Stack
+from generator.write import compare_files, write_files
 from tests.planning_requests import plan_for, recorded
 
 ARGUMENTS = Arguments(command="start-environment", environment=Environment.PROD, timeout_s=1)
@@ -37,14 +42,6 @@ def stack(tmp_path: Path) -> Stack:
     return made
 
 
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Give SIGTERM back: a start takes it for itself."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @dataclass
 class Scripted:
     """A runtime that reports one look after another, the last again and again, and fails where it is told to."""
@@ -52,6 +49,7 @@ class Scripted:
     looks: list[tuple[ServiceState, ...]]
     failures: dict[str, BaseException] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    changed: tuple[ServiceChange, ...] = ()
     name: str = "scripted"
     notes: tuple[str, ...] = ()
 
@@ -64,9 +62,21 @@ class Scripted:
         """Be called."""
         self._call("prepare")
 
-    def up(self) -> None:
+    def owner(self) -> Path | None:
+        """Belong to nobody."""
+        return None
+
+    def changes(self) -> tuple[ServiceChange, ...]:
+        """Tell the changes that it was given."""
+        return self.changed
+
+    def up(self, services: tuple[str, ...] = ()) -> None:
         """Be called."""
-        self._call("up")
+        self._call(" ".join(("up", *services)))
+
+    def halt(self) -> None:
+        """Be called."""
+        self._call("halt")
 
     def services(self) -> tuple[ServiceState, ...]:
         """Report the next look."""
@@ -90,26 +100,54 @@ class Scripted:
         self._call("down")
 
 
+@contextmanager
+def attempted(
+    stack: Stack, runtime: Scripted, *, again: Scripted | None = None, no_rollback: bool = False
+) -> Iterator[Attempt]:
+    """Give one start under its lock; `again` is the runtime of the generation before."""
+    arguments = replace(ARGUMENTS, no_rollback=no_rollback)
+    with hold((stack.generated,), "start-environment prod") as (lock,):
+        yield Attempt(
+            arguments=arguments,
+            stack=stack,
+            number=generations_of(stack).record().number,
+            runtime=runtime,
+            lock=lock,
+            runtime_of=lambda _: again or runtime,
+        )
+
+
+def write_rendered(stack: Stack, **pins: str) -> Stack:
+    """Write a plan's files as a command does, and return their stack."""
+    plan = plan_for(recorded("cpu-small"), pins=pins)
+    write_files({stack.generated: compare_files(stack.root, stack.generated, render_plan(plan))})
+    return replace(stack, plan=plan, env={key: setting.value for key, setting in plan.settings.items()})
+
+
 def test_a_start_that_fails_is_taken_down_and_its_logs_are_kept(
     stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runtime = Scripted(looks=[ABSENT, ENDED])
-    with pytest.raises(NotHealthyError) as failure:
-        bring_up(ARGUMENTS, stack, runtime)
+    with attempted(stack, runtime) as attempt, pytest.raises(NotHealthyError) as failure:
+        bring_up(attempt)
     kept = stack.state / "failures" / "stackwright-prod"
-    assert failure.value.message == "engine ended with exit code 1 before it answered: ValueError: engine, 2000 lines"
-    assert failure.value.hint == f"logs: {kept}"
-    assert runtime.calls == ["prepare", "up", "logs", "logs", "down"]
+    assert failure.value.message.startswith("engine ended with exit code 1 before it answered")
+    assert failure.value.message.endswith("; nothing of it is left running")
+    assert (failure.value.hint or "").endswith(f"logs: {kept}")
+    assert runtime.calls[:2] == ["prepare", "up"]
+    assert runtime.calls[-1] == "down"
     assert (kept / "engine.log").read_text(encoding="utf-8") == "ValueError: engine, 5000 lines\n"
     assert kept.stat().st_mode & 0o777 == 0o700
     assert capsys.readouterr() == ("", "taking down what was started\n")
+    assert read_work(stack.generated) == (None, False)
+    assert [each.state for each in generations_of(stack).all()] == [State.FAILED]
 
 
 def test_what_ran_before_is_left_running(stack: Stack) -> None:
     """A second start that fails does not take the first one's stack away."""
     runtime = Scripted(looks=[HEALTHY, ENDED])
-    with pytest.raises(NotHealthyError):
-        bring_up(ARGUMENTS, stack, runtime)
+    with attempted(stack, runtime) as attempt, pytest.raises(NotHealthyError, match="what ran before is left running"):
+        bring_up(attempt)
     assert "down" not in runtime.calls
 
 
@@ -118,17 +156,73 @@ def test_what_ran_before_is_left_running(stack: Stack) -> None:
 def test_whatever_ends_a_start_it_is_taken_down(where: str, failure: BaseException, stack: Stack) -> None:
     """A refusal, Ctrl-C, and a fault of ours."""
     runtime = Scripted(looks=[ABSENT], failures={where: failure})
-    with pytest.raises(type(failure)):
-        bring_up(ARGUMENTS, stack, runtime)
+    with attempted(stack, runtime) as attempt, pytest.raises(type(failure)):
+        bring_up(attempt)
     assert runtime.calls[-2:] == [where, "down"]
+    assert read_work(stack.generated) == (None, False)
+
+
+def test_the_wreck_is_left_for_a_look_where_that_is_asked_for(stack: Stack) -> None:
+    runtime = Scripted(looks=[ABSENT, ENDED])
+    with attempted(stack, runtime, no_rollback=True) as attempt, pytest.raises(NotHealthyError, match="left as it is"):
+        bring_up(attempt)
+    assert "down" not in runtime.calls
+    # The next start takes what is there for the wreck that it is.
+    assert read_work(stack.generated)[0] is not None
+    again = Scripted(looks=[HEALTHY, ENDED])
+    with attempted(stack, again) as attempt, pytest.raises(NotHealthyError):
+        bring_up(attempt)
+    assert again.calls[-1] == "down"
+
+
+def test_the_generation_that_ran_is_brought_back(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    before = write_rendered(stack, LITELLM_NUM_WORKERS="1")
+    text = (stack.root / "envs/.env.prod").read_text()
+    number = generations_of(stack).record().number
+    generations_of(stack).set_running(Running(number=number, stack=before.name, runtime="scripted"))
+    after = write_rendered(stack, LITELLM_NUM_WORKERS="2")
+    change = ServiceChange(name="engine", reason="its settings have changed")
+    runtime = Scripted(looks=[HEALTHY, HEALTHY, ENDED], changed=(change,))
+    again = Scripted(looks=[HEALTHY, ENDED])
+    with attempted(after, runtime, again=again) as attempt, pytest.raises(NotHealthyError) as failure:
+        bring_up(attempt)
+    # The stand-in's engine ends again, and the person is told both.
+    assert "; generation 1, which ran before, cannot be brought back: engine ended" in failure.value.message
+    assert again.calls[:2] == ["prepare", "up"]
+    assert "down" not in (*runtime.calls, *again.calls)
+    assert "halt" in runtime.calls
+    assert (stack.root / "envs/.env.prod").read_text() == text
+    told = capsys.readouterr().err
+    assert "engine restarts: its settings have changed\n" in told
+    assert "  changed since generation 1: LITELLM_NUM_WORKERS=1 → 2\n" in told
+    assert "bringing generation 1 back\n" in told
+
+
+def test_replicas_restart_one_at_a_time_before_all_else(stack: Stack) -> None:
+    (engine,) = stack.plan.replicas
+    stack = replace(stack, plan=replace(stack.plan, replicas=(engine, replace(engine, name="engine-2"))))
+    names = ("engine", "engine-2", "redis", "gateway")
+    healthy = tuple(ServiceState(name=name, phase=ServicePhase.HEALTHY) for name in names)
+    changed = tuple(ServiceChange(name=name, reason="it has changed") for name in ("engine", "engine-2", "gateway"))
+    runtime = Scripted(looks=[healthy], changed=changed, failures={"up": RuntimeRefusedError("enough")})
+    with attempted(stack, runtime) as attempt, pytest.raises(RuntimeRefusedError):
+        bring_up(attempt)
+    assert [call for call in runtime.calls if call.startswith("up")] == ["up engine", "up engine-2", "up"]
+
+
+def test_nothing_changed_is_said(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    runtime = Scripted(looks=[HEALTHY], failures={"up": RuntimeRefusedError("enough")})
+    with attempted(stack, runtime) as attempt, pytest.raises(RuntimeRefusedError):
+        bring_up(attempt)
+    assert capsys.readouterr().err == "nothing has changed: no service restarts\n"
 
 
 def test_logs_that_cannot_be_kept_hold_nothing_up(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     stack.state.write_text("mine", encoding="utf-8")
     runtime = Scripted(looks=[ABSENT, ENDED])
-    with pytest.raises(NotHealthyError) as failure:
-        bring_up(ARGUMENTS, stack, runtime)
-    assert not failure.value.hint
+    with attempted(stack, runtime) as attempt, pytest.raises(NotHealthyError) as failure:
+        bring_up(attempt)
+    assert "logs: " not in (failure.value.hint or "")
     assert runtime.calls[-1] == "down"
     assert "warning: the logs cannot be kept: " in capsys.readouterr().err
 
@@ -136,9 +230,12 @@ def test_logs_that_cannot_be_kept_hold_nothing_up(stack: Stack, capsys: pytest.C
 def test_a_taking_down_that_fails_does_not_hide_why(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     """The engine's end is what the person needs; that the daemon went too is said beside it."""
     runtime = Scripted(looks=[ABSENT, ENDED], failures={"down": RuntimeRefusedError("Docker refused: gone")})
-    with pytest.raises(NotHealthyError, match="engine ended with exit code 1"):
-        bring_up(ARGUMENTS, stack, runtime)
+    with attempted(stack, runtime) as attempt, pytest.raises(NotHealthyError, match="engine ended with exit code 1"):
+        bring_up(attempt)
     assert "warning: it cannot be taken down: Docker refused: gone\n" in capsys.readouterr().err
+    work, held = read_work(stack.generated)
+    assert work is not None
+    assert (work.starting, work.ran, held) == (True, False, False)
 
 
 def host_with(engine: str | None, compose: str | None) -> Host:
