@@ -20,7 +20,7 @@ from generator.commands.stack import UP
 from generator.credentials import HUB_TOKEN, find_hub_token
 from generator.detect.capacity import SHARED_MEMORY, has_infiniband, look_at_disk, look_at_limits, look_at_memory
 from generator.detect.gpu_state import look_at_gpus
-from generator.domain.host import GpuAccess, Host
+from generator.domain.host import Host
 from generator.domain.machine import ContainerAnswer, Disk, GpuState, HubAnswer, ModelFiles, Seen, Unseen
 from generator.domain.plan import Mode
 from generator.errors import StackError
@@ -173,7 +173,7 @@ def _look_at_engine(stack: Stack, host: Host, *, runs: bool) -> EngineView:
     container: Seen[ContainerAnswer] | None = None
     if isinstance(missing, Unseen) and uuids:
         container = missing
-    elif uuids and not lacks_engine and not runs and _hands_gpus(host):
+    elif uuids and not lacks_engine and not runs and host.containers.engine == "docker":
         container = look_from_inside(stack, uuids)
     images: Seen[Disk] | None = None
     if isinstance(missing, Unseen):
@@ -183,10 +183,6 @@ def _look_at_engine(stack: Stack, host: Host, *, runs: bool) -> EngineView:
         images = folder if isinstance(folder, Unseen) else look_at_disk(Path(folder))
     cuda = stack.plan.engine.cuda is not None and stack.env["VLLM_IMAGE"] == stack.plan.engine.image
     return EngineView(images=images, needs_cuda_image=cuda and lacks_engine, container=container)
-
-
-def _hands_gpus(host: Host) -> bool:
-    return host.containers.engine == "docker" and host.containers.gpu_access not in (None, GpuAccess.NONE)
 
 
 def _look_at_disks(stack: Stack, engine: Seen[EngineView] | None) -> tuple[dict[str, Seen[Disk]], Mapping[str, int]]:

@@ -45,6 +45,11 @@ STAND_INS = {
     # One core for each of two ranks: without this vLLM wants a NUMA node per rank.
     "engine-for-two-gpus": {**ON_CPU, "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
 }
+# In the place of the driver's own tool, which NVIDIA's hook would bring: names the GPUs that the engine was told to give.
+NVIDIA_SMI = r"""
+RUN printf '%s\n' '#!/bin/sh' 'echo "$NVIDIA_VISIBLE_DEVICES" | tr , "\n" | sed "s/.*/GPU: a stand-in (UUID: &)/"' \
+    > /usr/bin/nvidia-smi && chmod 755 /usr/bin/nvidia-smi
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +135,7 @@ def finish_build(name: str, tag: str, job: subprocess.Popen[str] | None) -> str:
 
 def make_stand_in(host: str, name: str, engine: str, variables: Mapping[str, str]) -> str:
     """Build an image that is the CPU engine with further variables."""
-    recipe = f"FROM {engine}\n" + "".join(f'ENV {key}="{value}"\n' for key, value in variables.items())
+    recipe = f"FROM {engine}\n" + "".join(f'ENV {key}="{value}"\n' for key, value in variables.items()) + NVIDIA_SMI
     tag = tag_of(name, recipe)
     if not answers(["docker", "image", "inspect", tag], DOCKER_HOST=host):
         subprocess.run(

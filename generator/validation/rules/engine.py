@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from generator.domain.finding import Finding, error, not_checked
+from generator.domain.finding import Finding, error, not_checked, warning
 from generator.domain.host import GpuAccess, Host
 from generator.domain.machine import ContainerAnswer, Seen, Unseen
 from generator.domain.plan import Plan
@@ -54,9 +54,10 @@ def check_gpu_access(plan: Plan, host: Host, seen: Seen[ContainerAnswer] | None)
     toolkit = (
         "install the NVIDIA Container Toolkit, `sudo nvidia-ctk runtime configure --runtime=docker`, restart Docker"
     )
-    if host.containers.gpu_access in (None, GpuAccess.NONE):
+    if seen is None and host.containers.gpu_access in (None, GpuAccess.NONE):
+        # Only a warning: an engine may find its hook where this user does not look. A container would tell for certain.
         found = f"{host.containers.engine} has neither a CDI specification for nvidia.com/gpu nor NVIDIA's runtime hook"
-        yield error("gpu-access", found=found, expected="a way for GPUs into containers", fix=toolkit)
+        yield warning("gpu-access", found=found, expected="a way for GPUs into containers", fix=toolkit)
         return
     fix = toolkit
     if host.containers.gpu_access is GpuAccess.CDI:
