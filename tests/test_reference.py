@@ -11,6 +11,7 @@ from itertools import groupby
 import pytest
 
 from generator.arguments import build_parser
+from generator.diagnosis.load import load_rules
 from generator.settings import SETTINGS, Kind, SettingSpec
 from generator.validation.checks import CHECKS
 from tests.test_layers import PACKAGE
@@ -108,11 +109,37 @@ def checks_lines() -> Iterator[str]:
         yield f"| {check.name} | {check.about} | {check.when} | {names} |"
 
 
-@pytest.mark.parametrize(
-    ("name", "page"),
-    [("settings.md", settings_page), ("commands.md", commands_page), ("checks.md", checks_page)],
-    ids=["settings", "commands", "checks"],
-)
+def failures_page() -> str:
+    """Write docs/reference/failures.md from the rules."""
+    return "\n".join(failures_lines()) + "\n"
+
+
+def failures_lines() -> Iterator[str]:
+    """Yield the page, one row for each rule, in the order in which they are told."""
+    yield "# Known failures"
+    yield ""
+    yield "What `stackwright doctor` and a failed start name, made from `generator/diagnosis/failures.yaml`. The first that a log shows is"
+    yield "told first. Permanent: the same start cannot succeed, so it is not tried again. A word in braces is filled in: values out of the"
+    yield "log, settings in force, and `{command}`, which is `configure-gpu` with the settings of that column pinned."
+    yield ""
+    yield "| failure | cause | fix | permanent | settings | source |"
+    yield "|---|---|---|---|---|---|"
+    for rule in load_rules():
+        pins = ", ".join(f"`{key}`" for key in rule.settings)
+        link = f"[{rule.seen}]({rule.source})" if rule.source.startswith("https") else f"`{rule.source}`"
+        fix = rule.fix.replace("|", "\\|")
+        yield f"| `{rule.id}` | {rule.cause} | {fix} | {'yes' if rule.permanent else ''} | {pins} | {link} |"
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "commands.md": commands_page,
+    "checks.md": checks_page,
+    "failures.md": failures_page,
+}
+
+
+@pytest.mark.parametrize(("name", "page"), PAGES.items(), ids=PAGES)
 def test_page_is_what_the_code_says(name: str, page: Callable[[], str], update_golden: bool) -> None:
     if update_golden:
         (REFERENCE / name).write_text(page(), encoding="utf-8")

@@ -89,8 +89,8 @@ def test_what_a_report_needs_stays(text: str) -> None:
 
 
 def test_home_user_and_machine_are_taken_out() -> None:
-    text = "/home/you/models by wilhelmina@node-seven: /home/yours wilhelminas node-seventeen"
-    assert REDACTION.apply(text) == "~/models by [user]@[machine]: /home/yours wilhelminas node-seventeen"
+    text = "/home/you/models by wilhelmina@node-seven: /home/you-two wilhelminas node-seventeen"
+    assert REDACTION.apply(text) == "~/models by [user]@[machine]: /home/you-two wilhelminas node-seventeen"
 
 
 def test_names_that_stand_in_every_log_stay() -> None:
