@@ -1,0 +1,132 @@
+"""What the fault tests share: images, projects under either runtime, and the check that each fault has to pass.
+
+def test_something(project, fault):
+    case = fault("what happens", project)           # takes note of the person's files
+    ended = run(project, "start-environment", "dev", "--runtime=compose")
+    case.ends(ended, code=6, says=("the message's words", "the hint's words"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.faults.command import Ended, run
+from tests.integration.faults.left import files_of, find_left
+from tests.integration.faults.table import Row, append, plain
+from tests.integration.images import Images
+from tests.integration.project import Project, free_port, make_variables
+
+# An address where no container engine listens.
+NO_ENGINE = "unix:///nonexistent/docker.sock"
+INTERRUPTED = 130
+
+
+class Fault:
+    """One fault on one project: made before it happens, and asked after it what the person is left with."""
+
+    def __init__(self, name: str, project: Project, runtime: str) -> None:
+        self.name, self._project, self._runtime = name, project, runtime
+        self._before = files_of(project)
+
+    def ends(
+        self,
+        ended: Ended,
+        *,
+        code: int,
+        says: tuple[str, ...] = (),
+        left: str = "nothing",
+        changed: tuple[str, ...] = (),
+        engine: bool = True,
+        seconds: float | None = None,
+    ) -> None:
+        """Check how a command ended, and note the row of the table.
+
+        Args:
+            code: the documented exit code, or minus the signal that ended the command.
+            says: words that have to stand in the one message, hint included; for 0 and 130, anywhere on stderr.
+            left: what is still there, as `Left` words it; or, where it begins with `runs`, what the test has checked
+                itself: then only temporary files and locks are looked for here.
+            changed: the files that the fault or the command may change, by their path in the project folder.
+            engine: look into the container engine, too; not where none answers.
+            seconds: the time of the row, where it is not the command's.
+        """
+        assert ended.code == code, ended.said + ended.printed
+        saw = self._saw(ended)
+        for words in says:
+            assert words in saw, f"`{words}` is not in what was seen:\n{saw}\n--- all of it\n{ended.said}"
+        self.leaves(left, changed=changed, engine=engine)
+        row = Row(
+            fault=self.name,
+            runtime=self._runtime,
+            saw=plain(saw, self._project),
+            exit_code=code,
+            left=left,
+            seconds=round(ended.seconds if seconds is None else seconds, 1),
+        )
+        append(row)
+
+    def leaves(self, left: str = "nothing", *, changed: tuple[str, ...] = (), engine: bool = True) -> None:
+        """Check what is still there, and that the files are what they were."""
+        found = find_left(self._project, engine=engine)
+        if left.startswith("runs"):
+            assert (found.locks, [name for name in found.temporary if not name.startswith("run/")]) == ((), [])
+        else:
+            assert str(found) == left
+        after = files_of(self._project)
+        names = sorted(self._before.keys() | after.keys())
+        differ = [name for name in names if self._before.get(name) != after.get(name) and name not in changed]
+        assert differ == []
+
+    @staticmethod
+    def _saw(ended: Ended) -> str:
+        """Return the one message of a failure, hint and findings included; of what did not fail, the last lines."""
+        assert "Traceback" not in ended.said + ended.printed, ended.said
+        if ended.code in (0, INTERRUPTED) or ended.code < 0:
+            assert ended.errors == [], ended.said
+            return "\n".join(ended.said.strip().splitlines()[-6:])
+        assert len(ended.errors) == 1, ended.said
+        return "\n".join([*ended.findings, *ended.errors])
+
+
+MakeFault = Callable[..., Fault]
+
+
+@pytest.fixture
+def fault() -> MakeFault:
+    """Give a maker of faults, to be called before the fault happens."""
+
+    def make(name: str, project: Project, runtime: str = "compose") -> Fault:
+        return Fault(name, project, runtime)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pins(images: Images) -> list[str]:
+    """Give the settings that put the built images in the place of the official ones."""
+    return [
+        f"--set=VLLM_IMAGE={images.engine}",
+        f"--set=LITELLM_IMAGE={images.gateway}",
+        f"--set=REDIS_IMAGE={images.redis}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def make_plain_project(
+    state_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Project]]:
+    """Give a maker of project folders where no container engine answers; what they started is gone after the module."""
+    made: list[Project] = []
+
+    def make(**variables: str) -> Project:
+        folder = tmp_path_factory.mktemp("project")
+        environment = make_variables(NO_ENGINE, state_folder, folder / "caches", **variables)
+        made.append(Project(folder=folder, variables=environment, port=free_port()))
+        return made[-1]
+
+    yield make
+    for project in made:
+        run(project, "stop-environment", "dev", "--runtime=processes")
