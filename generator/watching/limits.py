@@ -27,8 +27,9 @@ _BASE_S: Mapping[Step, float] = {
     Step.WAITING: 120,
     # Imports and CUDA contexts of every rank; 60 s alone go into peer access checks of eight GPUs (vllm#19824).
     Step.STARTING: 300,
-    # huggingface_hub gives a connection up after 10 s and tries again with growing pauses (2.4.0, constants.py).
-    Step.DOWNLOADING: 300,
+    # huggingface_hub gives a connection up after 10 s and a request after five tries (2.4.0, constants.py,
+    # utils/_http.py); where the hub limits the rate, it waits for the next window, which comes every five minutes.
+    Step.DOWNLOADING: 600,
     # And the time to read the largest file, after which a line tells of it (vLLM 0.32.0, weight_utils.py).
     Step.LOADING: 120,
     # 8 minutes without a line, with slow kernels of a quantized vision model (vllm#27815).

@@ -49,7 +49,7 @@ def silence_s(look: Look, limits: Limits = NO_LIMITS, cpu_share: float = 0.0) ->
     ("step", "silence"),
     [
         (None, 300),
-        (Step.DOWNLOADING, 300),
+        (Step.DOWNLOADING, 600),
         (Step.LOADING, 120),
         (Step.PROFILING, 600),
         (Step.COMPILING, 900),

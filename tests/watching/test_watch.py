@@ -375,8 +375,8 @@ def test_a_download_is_told_by_its_size(start: MakeStart, tmp_path: Path) -> Non
     made.watch()
     assert [words for service, words in made.said if service == "engine"] == [
         "starting (given up after 5m00s without progress)",
-        "downloading weights, 2 MiB (given up after 5m00s without progress)",
-        "downloading weights, at 1 MiB/s, 12 MiB (given up after 5m00s without progress)",
+        "downloading weights, 2 MiB (given up after 10m00s without progress)",
+        "downloading weights, at 1 MiB/s, 12 MiB (given up after 10m00s without progress)",
         "starting (given up after 5m00s without progress)",
         "healthy",
     ]
