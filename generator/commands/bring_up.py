@@ -11,6 +11,7 @@ from generator.arguments import Arguments
 from generator.commands.generation import changed_settings, generations_of, mark, put_back, seen_to
 from generator.commands.stack import UP
 from generator.credentials import read_gateway_key
+from generator.diagnosis.evidence import forget_failure, keep_failure
 from generator.domain.service import ServicePhase
 from generator.errors import NotHealthyError, StackError
 from generator.generations import Running, State
@@ -18,8 +19,6 @@ from generator.interrupts import shielded
 from generator.lock import Lock
 from generator.runtime import Runtime, Stack
 from generator.watching.watch import await_healthy, watch
-
-KEPT_LOG_LINES = 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +68,7 @@ def _begin(attempt: Attempt) -> None:
 
 def _settle(attempt: Attempt) -> None:
     """Note that the stack has answered and is what runs."""
+    forget_failure(attempt.stack)
     mark(attempt.stack, attempt.number, State.GOOD)
     if attempt.number is not None:
         running = Running(number=attempt.number, stack=attempt.stack.name, runtime=attempt.runtime.name)
@@ -167,13 +167,8 @@ def _retold(failure: StackError, now: str, logs: Path | None) -> StackError:
 
 def _keep_logs(attempt: Attempt) -> Path | None:
     """Keep the logs of a failed start, since taking it down removes them; None where they cannot be kept."""
-    folder = attempt.stack.state / "failures" / attempt.stack.name
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for state in attempt.runtime.services():
-            text = attempt.runtime.logs(state.name, KEPT_LOG_LINES)
-            (folder / f"{state.name}.log").write_text(text, encoding="utf-8")
+        return keep_failure(attempt.runtime, attempt.stack)
     except (OSError, StackError) as failure:
         report.warn(f"the logs cannot be kept: {failure}")
         return None
-    return folder

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,37 @@ def failures_of(stack: Stack) -> Path:
     return stack.state / "failures" / stack.name
 
 
+def keep_failure(runtime: Runtime, stack: Stack) -> Path:
+    """Keep the logs and the ends of a start that failed, since taking it down removes them; return their folder.
+
+    Raises:
+        OSError: the folder cannot be written.
+        StackError: the runtime does not tell.
+    """
+    folder = failures_of(stack)
+    runtime.services()  # refuses here, before what is kept of an earlier start goes
+    forget_failure(stack)
+    gathered = gather(runtime, stack, read_kernel())
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for service, text in gathered.logs:
+        (folder / f"{service}.log").write_text(text, encoding="utf-8", errors="backslashreplace")
+    for each in gathered.evidence:
+        if each.place is Place.STATE:
+            (folder / f"{each.service}.state").write_text(each.text, encoding="utf-8", errors="backslashreplace")
+    return folder
+
+
+def forget_failure(stack: Stack) -> None:
+    """Remove what is kept of the last failed start: the stack has answered since, or the next one has failed."""
+    for path in _kept(failures_of(stack)):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _kept(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix in (".log", ".state")) if folder.is_dir() else []
+
+
 def _configured(stack: Stack) -> float:
     """Return when the stack's files were last rendered, in seconds of the epoch; 0 where that cannot be told."""
     try:
@@ -125,19 +157,21 @@ def _configured(stack: Stack) -> float:
 
 
 def read_kept(folder: Path, *, configured: float) -> Gathered:
-    """Read the logs of the last failed start; nothing where none are kept, or the stack was `configured` anew since."""
-    logs: list[tuple[str, str]] = []
+    """Read what was kept of the last failed start; nothing where the stack was `configured` anew since."""
+    texts: dict[Path, str] = {}
     newest = 0.0
-    for path in sorted(folder.glob("*.log")) if folder.is_dir() else ():
-        try:
+    for path in _kept(folder):
+        with suppress(OSError):
             newest = max(newest, path.stat().st_mtime)
-            logs.append((path.stem, path.read_text(encoding="utf-8", errors="replace")))
-        except OSError:
-            continue
-    if not logs or newest < configured:
+            texts[path] = path.read_text(encoding="utf-8", errors="replace")
+    if not texts or newest < configured:
         return Gathered()
-    evidence = tuple(Evidence(service=name, place=place_of(name), text=text) for name, text in logs)
-    return Gathered(evidence=evidence, logs=tuple(logs), failed_s_ago=max(time.time() - newest, 0.0))
+    evidence = tuple(
+        Evidence(service=path.stem, place=Place.STATE if path.suffix == ".state" else place_of(path.stem), text=text)
+        for path, text in texts.items()
+    )
+    logs = tuple((path.stem, text) for path, text in texts.items() if path.suffix == ".log")
+    return Gathered(evidence=evidence, logs=logs, failed_s_ago=max(time.time() - newest, 0.0))
 
 
 def name_failures(

@@ -13,7 +13,9 @@ import pytest
 from generator.diagnosis.evidence import (
     Evidence,
     failures_of,
+    forget_failure,
     gather,
+    keep_failure,
     name_failures,
     read_kept,
     read_kernel,
@@ -155,6 +157,31 @@ def test_where_nothing_runs_the_last_failed_start_tells(stack: Stack) -> None:
     assert named(gathered.evidence) == [("engine", "oom-serving")]
     assert gathered.failed_s_ago is not None
     assert gathered.fallen == ()
+
+
+def test_what_is_kept_of_a_failed_start_names_the_same(stack: Stack) -> None:
+    """Taking it down removes the containers with their logs, exit codes and marks of the kernel."""
+    states = (
+        ServiceState(name="engine", phase=ServicePhase.EXITED, exit_code=137, detail="out of memory"),
+        state("redis", ServicePhase.HEALTHY),
+    )
+    runtime = Told(states=states, texts={"engine": "loading\n", "redis": "ready\n"})
+    folder = keep_failure(runtime, stack)
+    assert folder == failures_of(stack)
+    assert sorted(path.name for path in folder.iterdir()) == ["engine.log", "engine.state", "redis.log"]
+    gone = Told(states=(state("engine", ServicePhase.ABSENT),))
+    assert named(gather(gone, stack, kernel="").evidence) == [("engine", "oom-killed"), ("engine", "killed")]
+    keep_failure(Told(states=(state("engine", ServicePhase.EXITED, 1),), texts={"engine": OOM}), stack)
+    assert sorted(path.name for path in folder.iterdir()) == ["engine.log", "engine.state"]
+    forget_failure(stack)
+    assert list(folder.iterdir()) == []
+
+
+def test_an_earlier_failure_is_kept_where_the_runtime_does_not_tell(stack: Stack) -> None:
+    folder = keep_failure(Told(states=(state("engine", ServicePhase.EXITED, 1),), texts={"engine": OOM}), stack)
+    with pytest.raises(RuntimeRefusedError):
+        keep_failure(Told(states=(), refusal=RuntimeRefusedError("gone")), stack)
+    assert (folder / "engine.log").read_text(encoding="utf-8") == OOM
 
 
 def test_a_failure_before_the_last_configuration_is_no_longer_told(stack: Stack) -> None:
