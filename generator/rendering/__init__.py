@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cache
@@ -36,16 +37,16 @@ def render_plan(plan: Plan) -> tuple[RenderedFile, ...]:
     jinja = _jinja()
     name = plan.environment.value
     generated = PurePosixPath("compose/generated") / name
-    override = jinja.get_template("override.yaml.j2").render(override_context(plan))
+    gateway = jinja.get_template("gateway.yaml.j2").render(gateway_context(plan))
+    digest = hashlib.sha256(gateway.encode()).hexdigest()
+    override = jinja.get_template("override.yaml.j2").render(override_context(plan, gateway_digest=digest))
     check_override(override, plan)
     return (
         RenderedFile(
             path=environment_file(name), text=jinja.get_template("environment.j2").render(environment_context(plan))
         ),
         RenderedFile(path=generated / "override.yaml", text=override),
-        RenderedFile(
-            path=generated / "gateway.yaml", text=jinja.get_template("gateway.yaml.j2").render(gateway_context(plan))
-        ),
+        RenderedFile(path=generated / "gateway.yaml", text=gateway),
         RenderedFile(path=generated / "plan.json", text=format_plan(_without_what_passes(plan))),
     )
 

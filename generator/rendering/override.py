@@ -12,9 +12,13 @@ from generator.settings import BY_KEY, bind_arguments
 ENGINE_PORT = 8000
 
 
-def override_context(plan: Plan) -> dict[str, object]:
-    """Return the template's values: one service per replica, and the gateway's addresses of the further ones."""
+def override_context(plan: Plan, *, gateway_digest: str) -> dict[str, object]:
+    """Return the template's values: one service per replica, and the gateway's addresses of the further ones.
+
+    `gateway_digest` is the SHA-256 of the gateway's file.
+    """
     return {
+        "gateway_digest": gateway_digest,
         "environment": plan.environment.value,
         "summary": summarize(plan),
         "replicas": [_service(plan, replica, first=position == 0) for position, replica in enumerate(plan.replicas)],

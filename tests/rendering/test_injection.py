@@ -112,7 +112,7 @@ def test_no_device_or_argument_adds_to_a_service(text: str) -> None:
     plan = replace(honest, replicas=(odd,))
     file = next(each for each in render_plan(plan) if each.path.name == "override.yaml")
     services = yaml.safe_load(file.text)["services"]
-    assert set(services) == {"engine"}
+    assert set(services) == {"engine", "gateway"}
     assert set(services["engine"]) <= SERVICE_KEYS
     assert services["engine"]["command"][-1] == text.replace("$", "$$")
     assert services["engine"]["environment"]["NCCL_X"] == text.replace("$", "$$")
