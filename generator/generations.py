@@ -91,12 +91,16 @@ class Generations:
         """Return one generation, or None where it is not kept."""
         return next((each for each in self.all() if each.number == number), None)
 
+    def current(self) -> Generation | None:
+        """Return the generation of the files as they stand, or None where they are not kept."""
+        digest = _digest(self._contents())
+        return next((each for each in reversed(self.all()) if each.digest == digest), None)
+
     def record(self) -> Generation:
         """Keep the files as they stand and return their generation, which may be there already."""
         contents = self._contents()
         digest = _digest(contents)
-        kept = self.all()
-        same = next((each for each in reversed(kept) if each.digest == digest), None)
+        same = next((each for each in reversed(self.all()) if each.digest == digest), None)
         if same is not None:
             return same
         number = max((int(entry.name) for entry in _entries(self._folder)), default=0) + 1

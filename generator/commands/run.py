@@ -10,7 +10,6 @@ from generator.commands.generation import (
     describe_left,
     generations_of,
     hold_environments,
-    keep_generation,
     put_back,
     seen_to,
 )
@@ -85,12 +84,13 @@ def rollback(arguments: Arguments) -> None:
     place, environment = find_place(arguments), asked_environment(arguments)
     with hold_environments(place.root, (environment,), f"{arguments.command} {environment}") as (lock,):
         generations = Generations(place.root, environment.value)
-        current = keep_generation(place.root, environment)
-        number = arguments.to if arguments.to is not None else _good_before(generations, current, environment)
+        number = arguments.to if arguments.to is not None else _good_before(generations, environment)
         stack = put_back(place.root, place.state, environment, number)
         runtime, host = reach(arguments, stack)
         if not any(state.phase in UP for state in runtime.services()):
-            report.tell(f"{environment}: the files of generation {number} are back; `start-environment` starts it")
+            report.tell(
+                f"{environment}: the files of generation {number} are back; `start-environment {environment}` starts it"
+            )
             return
         bring_up(
             Attempt(
@@ -105,17 +105,15 @@ def rollback(arguments: Arguments) -> None:
     report.tell(f"{environment}: generation {number} is back and answers at {address(stack)}")
 
 
-def _good_before(generations: Generations, current: int | None, environment: Environment) -> int:
+def _good_before(generations: Generations, environment: Environment) -> int:
     """Return the last generation that answered and is older than the one that runs, or else stands here.
 
     Raises:
         UsageError: there is none.
     """
-    running = generations.running()
-    now = running.number if running is not None else current
-    good = [
-        each.number for each in generations.all() if each.state is State.GOOD and (now is None or each.number < now)
-    ]
+    now = generations.running() or generations.current()
+    good = [each.number for each in generations.all() if each.state is State.GOOD]
+    good = good if now is None else [number for number in good if number < now.number]
     if not good:
         kept = ", ".join(f"{each.number} ({each.state})" for each in generations.all()) or "none"
         raise UsageError(
