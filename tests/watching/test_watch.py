@@ -13,7 +13,7 @@ from generator.errors import NotHealthyError
 from generator.runtime import Say, ServiceChange, Stack
 from generator.watching.history import past_steps
 from generator.watching.steps import Step
-from generator.watching.watch import ANSWERS_WITHIN_S, POLL_S, Clock, watch
+from generator.watching.watch import ANSWERS_WITHIN_S, POLL_S, Clock, await_healthy, watch
 from tests.planning_requests import plan_for, recorded
 from tests.watching.gateway import CHAT, KEY, Gateway
 
@@ -61,7 +61,7 @@ class Scripted:
     log: str = ""
     name: str = "scripted"
     notes: tuple[str, ...] = ()
-    lines: list[str] = field(default_factory=list)
+    noted: str = ""
 
     def prepare(self, say: Say) -> None:
         """Do nothing."""
@@ -89,8 +89,8 @@ class Scripted:
         return self.log if service.startswith("engine") else ""
 
     def events(self) -> str:
-        """Have noted nothing."""
-        return ""
+        """Tell what the test noted."""
+        return self.noted
 
     def inspect(self) -> str:
         """Know nothing."""
@@ -380,3 +380,42 @@ def test_a_download_is_told_by_its_size(start: MakeStart, tmp_path: Path) -> Non
         "starting (given up after 5m00s without progress)",
         "healthy",
     ]
+
+
+STARVED = "100 start engine\n160 oom engine\n161 die engine exitCode=137\n162 start engine\n"
+
+
+@pytest.mark.parametrize(
+    ("events", "stays"),
+    [
+        (STARVED, True),
+        # Of another service, or of a start before the one that fell now.
+        (STARVED.replace("oom engine", "oom gateway"), False),
+        (STARVED + "200 die engine exitCode=1\n201 start engine\n", False),
+        # Without the container's own word, a kill may have been anybody's.
+        (STARVED.replace("160 oom engine\n", ""), False),
+        ("160 oom\n161 die engine\nexitCode=137", False),
+        ("", False),
+    ],
+)
+def test_memory_that_ran_out_is_told_by_what_the_runtime_noted(events: str, stays: bool, start: MakeStart) -> None:
+    """The first process itself was killed: no line of a log says so."""
+    made = start(STARTING, (replace(STARTING[0], restarts=1), STARTING[1]), ALL_WELL)
+    made.runtime.noted = events
+    if stays:
+        assert "memory ran out" in made.fail()[0]
+    else:
+        assert made.watch() == {"smoke": "Hello."}
+
+
+def test_a_service_is_awaited_alone(start: MakeStart) -> None:
+    """One replica is restarted while the others answer."""
+    made = start(STARTING, (ALL_WELL[0], state("gateway", ServicePhase.EXITED, exit_code=1)))
+    await_healthy(made.runtime, made.stack, "engine", lambda *words: made.said.append(words), clock=made.time.clock())
+    assert [service for service, _ in made.said] == ["engine", "engine"]
+
+
+def test_a_service_that_is_awaited_alone_may_not_stand_still(start: MakeStart) -> None:
+    made = start(STARTING)
+    with pytest.raises(NotHealthyError, match="engine has not moved for 5m01s"):
+        await_healthy(made.runtime, made.stack, "engine", lambda *_: None, clock=made.time.clock())
