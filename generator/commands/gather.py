@@ -20,6 +20,7 @@ from generator.commands.stack import UP
 from generator.credentials import HUB_TOKEN, find_hub_token
 from generator.detect.capacity import SHARED_MEMORY, has_infiniband, look_at_disk, look_at_limits, look_at_memory
 from generator.detect.gpu_state import look_at_gpus
+from generator.detect.listener import find_listener
 from generator.domain.host import Host
 from generator.domain.machine import ContainerAnswer, Disk, GpuState, HubAnswer, ModelFiles, Seen, Unseen
 from generator.domain.plan import Mode
@@ -112,6 +113,7 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
     view, inside = model.result(), None if engine is None else engine.result()
     view = ModelView(files=view, gated=None, hub=None, has_token=False) if isinstance(view, Unseen) else view
     disks, wanted = _look_at_disks(stack, inside)
+    listener = safely(lambda: find_listener(int(stack.env["GATEWAY_PORT"])))
     return Evidence(
         stack=stack,
         host=host,
@@ -121,6 +123,7 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
         merged=None if merged is None else merged.result(),
         gpus=states,
         own=own,
+        listener=None if isinstance(listener, Unseen) else listener,
         container=inside.container if isinstance(inside, EngineView) else inside,
         disks=disks,
         wanted=wanted,

@@ -212,9 +212,9 @@ CHECKS: tuple[Check, ...] = (
     ),
     row(
         "port",
-        "the gateway's port and address",
+        "the gateway's port and address, and who listens there",
         "port-taken port-privileged address-unknown",
-        lambda seen: check_port(seen.env, seen.stack.plan.environment.value),
+        lambda seen: check_port(seen.env, seen.stack.plan.environment.value, seen.listener),
         down,
     ),
     row(

@@ -48,7 +48,7 @@ def list_containers(stack: Stack) -> Seen[tuple[str, ...]]:
     return tuple(ids.split()) if code == 0 else Unseen(why=reason_of(said))
 
 
-def look_from_inside(stack: Stack, uuids: tuple[str, ...]) -> Seen[ContainerAnswer]:
+def look_from_inside(stack: Stack, uuids: tuple[str, ...], limit_s: float = STARTED_S) -> Seen[ContainerAnswer]:
     """Start a container of the engine's image as the stack would, with its GPUs and its user, and ask what it sees."""
     name = f"{stack.name}-gpu-check-{os.getpid()}"
     closed = ["--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges:true"]
@@ -56,7 +56,7 @@ def look_from_inside(stack: Stack, uuids: tuple[str, ...]) -> Seen[ContainerAnsw
     devices = f'--gpus="device={",".join(uuids)}"'
     command = ["docker", "run", "--rm", f"--name={name}", "--pull=never", *closed, user, devices]
     command += ["--entrypoint=/bin/sh", stack.env["VLLM_IMAGE"], "-c", LOOK]
-    code, seen, said = _ask(command, STARTED_S)
+    code, seen, said = _ask(command, limit_s)
     if code is None:
         _ask(["docker", "rm", "--force", name], ASKED_S)
         return Unseen(why=said)

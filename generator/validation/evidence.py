@@ -31,6 +31,7 @@ class Evidence:
         shell: the exported variables.
         merged: the files as Compose reads them.
         own: the stack's processes that NVML names, where it is up.
+        listener: who listens on the gateway's port.
         disks: by what is to be written there: `models`, `images`, `packages`, `files`.
         wanted: bytes to be written beside the model, by the same names.
         offline: HF_HUB_OFFLINE forbids to ask the hub.
@@ -46,6 +47,7 @@ class Evidence:
     merged: Seen[dict[str, Any]] | None
     gpus: Seen[tuple[GpuState, ...]]
     own: Seen[frozenset[int]]
+    listener: str | None
     container: Seen[ContainerAnswer] | None
     disks: Mapping[str, Seen[Disk]]
     wanted: Mapping[str, int]

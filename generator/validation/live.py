@@ -97,14 +97,17 @@ def newest_file_s(stack: Stack) -> float | None:
     return max(times, default=None)
 
 
-def check_port(env: Mapping[str, str], environment: str) -> tuple[Finding, ...]:
-    """Check that the gateway's port is free. To be asked only while the stack itself is down."""
+def check_port(env: Mapping[str, str], environment: str, listener: str | None) -> tuple[Finding, ...]:
+    """Check that the gateway's port is free. To be asked only while the stack itself is down.
+
+    `listener` names who listens there, None where nobody is seen.
+    """
     address, port = env["GATEWAY_BIND"], int(env["GATEWAY_PORT"])
     failure = why_taken(address, port)
-    return () if failure is None else (_why_not_free(failure, f"{address}:{port}", environment),)
+    return () if failure is None else (_why_not_free(failure, f"{address}:{port}", environment, listener),)
 
 
-def _why_not_free(failure: OSError, place: str, environment: str) -> Finding:
+def _why_not_free(failure: OSError, place: str, environment: str, listener: str | None) -> Finding:
     if failure.errno == errno.EADDRNOTAVAIL:
         found = f"{place.partition(':')[0]} is no address of this machine"
         fix = f"correct gateway.bind in envs/{environment}.yaml, then `configure-gpu --env {environment}`"
@@ -114,4 +117,5 @@ def _why_not_free(failure: OSError, place: str, environment: str) -> Finding:
         found = f"{place}: not for this user"
         return warning("port-privileged", found=found, expected="a port from 1024 on", fix=f"choose one with {another}")
     fix = f"stop what listens there, or {another}"
-    return error("port-taken", found=f"{place}: {failure.strerror}", expected="a free port", fix=fix)
+    holder = f", by {listener}" if listener else ""
+    return error("port-taken", found=f"{place}: {failure.strerror}{holder}", expected="a free port", fix=fix)

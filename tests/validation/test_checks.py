@@ -66,6 +66,7 @@ def evidence(root: Path, plan: Plan, *, compose: bool = True) -> Evidence:
             GpuState(index=index, uuid=uuid, lanes=4, lanes_up=4, processes=()) for index, uuid in enumerate(uuids)
         ),
         own=frozenset(),
+        listener=None,
         container=ContainerAnswer(refusal=None, uuids=uuids, has_devices=True, named=bool(uuids)),
         disks={"models": ROOMY, "files": ROOMY},
         wanted={},

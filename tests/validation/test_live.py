@@ -154,14 +154,14 @@ def test_a_port_is_free_until_someone_listens() -> None:
         taken.bind(("127.0.0.1", 0))
         env = {"GATEWAY_BIND": "127.0.0.1", "GATEWAY_PORT": str(taken.getsockname()[1])}
         taken.listen()
-        (finding,) = check_port(env, "dev")
-    assert finding.found == f"127.0.0.1:{env['GATEWAY_PORT']}: Address already in use"
+        (finding,) = check_port(env, "dev", "nginx (pid 7)")
+    assert finding.found == f"127.0.0.1:{env['GATEWAY_PORT']}: Address already in use, by nginx (pid 7)"
     assert finding.fix == "stop what listens there, or `configure-gpu --env dev --set GATEWAY_PORT=…`"
-    assert check_port(env, "dev") == ()
+    assert check_port(env, "dev", None) == ()
 
 
 def test_an_address_of_another_machine_is_not_blamed_on_a_listener() -> None:
     """192.0.2.0/24 belongs to documentation (RFC 5737): no machine has it."""
-    (finding,) = check_port({"GATEWAY_BIND": "192.0.2.1", "GATEWAY_PORT": "4000"}, "dev")
+    (finding,) = check_port({"GATEWAY_BIND": "192.0.2.1", "GATEWAY_PORT": "4000"}, "dev", None)
     assert (finding.check, finding.found) == ("address-unknown", "192.0.2.1 is no address of this machine")
     assert "gateway.bind" in finding.fix

@@ -1,0 +1,154 @@
+"""Everything is looked at, and what goes wrong on the way is a reason, never an end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from generator.commands.gather import Later, gather, safely
+from generator.commands.inputs import changed_inputs, record_inputs
+from generator.credentials import ensure_secrets
+from generator.domain.environment import Environment
+from generator.domain.machine import Disk, HubAnswer, MemoryState, Unseen
+from generator.domain.plan import Mode, Plan
+from generator.errors import UsageError
+from generator.runtime import Runtime, Stack
+from generator.runtime.processes import ProcessesRuntime
+from generator.smoke_model import write_smoke_model
+from generator.validation.checks import find_in
+from tests.integration.fake_hub import serve_hub
+from tests.llms.checkpoints import write_model
+from tests.llms.test_folder import CONFIG, SHARDS
+from tests.planning_requests import plan_for, recorded
+
+NAME = "someone/Tiny-Model"
+
+
+@pytest.fixture(autouse=True)
+def _own_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep this machine's hub, token and caches out."""
+    for name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+
+
+def stack_of(root: Path, plan: Plan, **changes: str) -> Stack:
+    """Return a stack whose folders lie below `root`."""
+    env = {key: setting.value for key, setting in plan.settings.items()}
+    folders = {"HF_HOME": str(root / "hf"), "VLLM_CACHE_ROOT": str(root / "vllm")}
+    made = Stack(root=root, state=root / "state", plan=plan, env={**env, **folders, **changes})
+    ensure_secrets(made.secrets, {}, root / "hf")
+    return made
+
+
+def runtime_of(stack: Stack) -> Runtime:
+    """Return the runtime that needs no daemon."""
+    return ProcessesRuntime(stack)
+
+
+CPU_PLAN = plan_for(recorded("cpu-small"))
+GPU_PLAN = plan_for(recorded("2x-rtx3090-nvlink"))
+
+
+def test_a_look_that_fails_is_a_reason() -> None:
+    def refuse() -> int:
+        raise UsageError("no such thing", hint="look elsewhere")
+
+    assert safely(lambda: 1) == 1
+    assert safely(refuse) == Unseen(why="no such thing")
+    assert Later(lambda: 1 // 0).result() == Unseen(why="ZeroDivisionError: integer division or modulo by zero")
+    assert Later(lambda: 2).result() == 2
+
+
+def test_a_small_machine_is_seen_whole(tmp_path: Path) -> None:
+    model = tmp_path / "smoke"
+    write_smoke_model(model)
+    stack = stack_of(tmp_path, CPU_PLAN, VLLM_MODEL=str(model))
+    seen = gather(stack, runtime_of(stack), CPU_PLAN.host)
+    assert (seen.compose, seen.runs, seen.merged, seen.container, seen.hub) == (False, False, None, None, None)
+    assert isinstance(seen.memory, MemoryState)
+    assert isinstance(seen.disks["models"], Disk)
+    assert seen.wanted["packages"] > 2**30
+    assert not isinstance(seen.model, Unseen)
+    assert seen.model.complete
+    names = {finding.check for finding in find_in(seen)}
+    assert "inputs-unknown" in names
+    assert not names & {"not-checked", "model-missing", "model-incomplete", "model-unreadable", "memory"}
+
+
+def test_a_damaged_model_is_named(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m", CONFIG, SHARDS)
+    next(folder.glob("*.safetensors")).write_bytes(b"junk")
+    stack = stack_of(tmp_path, CPU_PLAN, VLLM_MODEL=str(folder))
+    findings = find_in(gather(stack, runtime_of(stack), CPU_PLAN.host))
+    assert "model-incomplete" in {finding.check for finding in findings}
+
+
+@pytest.mark.parametrize(
+    ("token", "own", "found"),
+    [(None, None, None), ("hf-right", None, "model-gated"), ("hf-right", "hf-right", None)],
+    ids=["open", "gated", "allowed"],
+)
+def test_a_model_that_is_to_be_downloaded_is_asked_for(
+    token: str | None, own: str | None, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME, token=token) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        stack = stack_of(tmp_path, CPU_PLAN, VLLM_MODEL=NAME)
+        if own is not None:
+            monkeypatch.setenv("HF_TOKEN", own)
+        seen = gather(stack, runtime_of(stack), CPU_PLAN.host)
+        assert hub.requests == [f"HEAD /{NAME}/resolve/main/config.json"]
+    assert isinstance(seen.hub, HubAnswer)
+    names = {finding.check for finding in find_in(seen)}
+    assert names & {"model-gated", "model-unknown", "model-unreachable"} == ({found} if found else set())
+
+
+def test_a_hub_that_must_not_be_asked_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        stack = stack_of(tmp_path, CPU_PLAN, VLLM_MODEL=NAME)
+        seen = gather(stack, runtime_of(stack), CPU_PLAN.host)
+        assert hub.requests == []
+    assert "model-missing" in {finding.check for finding in find_in(seen)}
+
+
+def test_gpus_that_are_not_here_are_unseen(tmp_path: Path) -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has a driver")
+    stack = stack_of(tmp_path, GPU_PLAN, VLLM_MODEL=str(tmp_path))
+    assert GPU_PLAN.mode is not Mode.CPU
+    seen = gather(stack, runtime_of(stack), GPU_PLAN.host)
+    assert isinstance(seen.gpus, Unseen)
+    assert "the GPUs' health: not checked" in " ".join(finding.found for finding in find_in(seen))
+
+
+def test_inputs_are_compared_by_what_they_say(tmp_path: Path) -> None:
+    environment = Environment.PROD
+    record = record_inputs(tmp_path, environment)
+    target = tmp_path / record.path
+    assert changed_inputs(tmp_path, environment) is None
+    target.parent.mkdir(parents=True)
+    target.write_text(record.text, encoding="utf-8")
+    assert changed_inputs(tmp_path, environment) == ()
+    (tmp_path / "envs").mkdir()
+    wishes = tmp_path / "envs/prod.yaml"
+    shutil.copy(Path(__file__).parents[2] / "envs/prod.yaml", wishes)
+    assert changed_inputs(tmp_path, environment) == ()
+    wishes.write_text(wishes.read_text(encoding="utf-8").replace("0.90", "0.80"), encoding="utf-8")
+    assert changed_inputs(tmp_path, environment) == ("envs/prod.yaml",)
+    target.write_text(record.text.replace('"stackwright": "', '"stackwright": "older-'), encoding="utf-8")
+    (first, *_) = changed_inputs(tmp_path, environment) or ("",)
+    assert first.startswith("Stackwright (older-")
+
+
+@pytest.mark.parametrize("junk", [b"", b"[]", b"[" * 100_000, b"\xff", b'{"stackwright": 7}', b'{"catalog": {}}'])
+def test_any_record_is_read(junk: bytes, tmp_path: Path) -> None:
+    target = tmp_path / record_inputs(tmp_path, Environment.DEV).path
+    target.parent.mkdir(parents=True)
+    target.write_bytes(junk)
+    changed = changed_inputs(tmp_path, Environment.DEV)
+    assert changed is None or all(name.isprintable() for name in changed)
