@@ -87,7 +87,7 @@ def _start_and_watch(attempt: Attempt) -> None:
     with report.Progress() as progress:
         for name in rolling:
             runtime.up((name,))
-            await_healthy(runtime, stack, name, progress.say)
+            await_healthy(runtime, stack, name, progress.say, limit_s=attempt.arguments.timeout_s)
         runtime.up()
         key = read_gateway_key(stack.secrets)
         watch(runtime, stack, key, progress.say, limit_s=attempt.arguments.timeout_s)

@@ -90,14 +90,28 @@ def watch(
         clock.sleep(POLL_S)
 
 
-def await_healthy(runtime: Runtime, stack: Stack, service: str, say: Say, *, clock: Clock = Clock()) -> None:
+def await_healthy(
+    runtime: Runtime,
+    stack: Stack,
+    service: str,
+    say: Say,
+    *,
+    limit_s: float | None = None,
+    clock: Clock = Clock(),
+) -> None:
     """Look until one service is healthy, the others aside.
 
+    Args:
+        limit_s: give up after this many seconds even where it still moves; None never does.
+
     Raises:
-        NotHealthyError: it ended or stands still.
+        NotHealthyError: it ended or stands still, or the limit passed.
     """
     watcher = _Watcher(runtime, stack, say, clock, only=service)
+    started = clock.now()
     while not watcher.look():
+        if limit_s is not None and clock.now() - started > limit_s:
+            raise too_late(watcher.courses, limit_s)
         clock.sleep(POLL_S)
 
 

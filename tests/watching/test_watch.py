@@ -419,3 +419,9 @@ def test_a_service_that_is_awaited_alone_may_not_stand_still(start: MakeStart) -
     made = start(STARTING)
     with pytest.raises(NotHealthyError, match="engine has not moved for 5m01s"):
         await_healthy(made.runtime, made.stack, "engine", lambda *_: None, clock=made.time.clock())
+
+
+def test_the_persons_own_limit_holds_for_one_service_too(start: MakeStart) -> None:
+    made = start(STARTING)
+    with pytest.raises(NotHealthyError, match="engine is still starting after 5s"):
+        await_healthy(made.runtime, made.stack, "engine", lambda *_: None, limit_s=5, clock=made.time.clock())
