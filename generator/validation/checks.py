@@ -12,7 +12,7 @@ from typing import Any
 from generator.domain.finding import Finding, not_checked
 from generator.domain.machine import Unseen
 from generator.domain.plan import Mode
-from generator.validation.compose_config import check_merged
+from generator.validation.compose_config import check_container_limits, check_merged
 from generator.validation.evidence import Evidence
 from generator.validation.live import check_files, check_port, check_secrets
 from generator.validation.publishing import check_publishing
@@ -103,6 +103,12 @@ def _check_merged(seen: Evidence) -> Iterable[Finding]:
     if isinstance(seen.merged, Unseen):
         return surroundings.check_refused(seen.stack.plan, seen.merged.why)
     return () if seen.merged is None else check_merged(seen.stack, seen.merged)
+
+
+def _check_container_limits(seen: Evidence) -> Iterable[Finding]:
+    if not isinstance(seen.merged, dict):
+        return ()
+    return check_container_limits(seen.stack, seen.merged, infiniband=seen.infiniband)
 
 
 def _check_hub(seen: Evidence) -> Iterable[Finding]:
@@ -208,6 +214,13 @@ CHECKS: tuple[Check, ...] = (
         "compose-refused compose-service compose-gpus compose-command compose-ports compose-shared-memory "
         "compose-privileges compose-secret",
         _check_merged,
+        in_containers,
+    ),
+    row(
+        "container limits",
+        "open files of every container, and locked memory where InfiniBand is there",
+        "compose-open-files compose-locked-memory",
+        _check_container_limits,
         in_containers,
     ),
     row(

@@ -12,7 +12,7 @@ from generator.credentials import SECRETS
 from generator.domain.finding import Finding, error, warning
 from generator.domain.plan import Replica
 from generator.runtime import Stack
-from generator.validation.rules.capacity import size_bytes
+from generator.validation.rules.capacity import OPEN_FILES, size_bytes
 from generator.validation.rules.secrets import SHORTEST
 
 
@@ -69,6 +69,33 @@ def _check_published(stack: Stack, services: dict[str, Any], again: str) -> Iter
                 yield error(
                     "compose-ports", found=found, expected=expected, fix="correct `ports` in compose/compose.yaml"
                 )
+
+
+def check_container_limits(stack: Stack, merged: dict[str, Any], *, infiniband: bool) -> Iterator[Finding]:
+    """Compare the limits that Compose gives to containers with what the services need."""
+    fix = "put `ulimits` back into compose/compose.yaml as it was shipped"
+    for name, service in merged.get("services", {}).items():
+        ulimits = service.get("ulimits") or {}
+        files = _soft_limit(ulimits.get("nofile"))
+        if name != "redis" and (files is None or files < OPEN_FILES):
+            found = f"{name} may open {files or 'as many files as Docker says (1024 from 29 on)'}"
+            yield warning("compose-open-files", found=found, expected=f"{OPEN_FILES} open files", fix=fix)
+    for replica in stack.plan.replicas if infiniband else ():
+        ulimits = merged.get("services", {}).get(replica.name, {}).get("ulimits") or {}
+        ranks = replica.tensor_parallel * replica.pipeline_parallel
+        if replica.gpu_uuids and ranks > 1 and _soft_limit(ulimits.get("memlock")) != -1:
+            yield warning(
+                "compose-locked-memory",
+                found=f"{replica.name} has a limit of locked memory",
+                expected="no limit: NCCL registers its buffers with InfiniBand adapters",
+                fix=f"add `memlock: -1` to the `ulimits` of {replica.name} in compose/compose.yaml",
+            )
+
+
+def _soft_limit(limit: object) -> int | None:
+    """Return a limit as Compose prints it: a number, or a mapping with soft and hard."""
+    soft = limit.get("soft") if isinstance(limit, dict) else limit
+    return soft if isinstance(soft, int) else None
 
 
 def _check_privileges(services: dict[str, Any]) -> Iterator[Finding]:

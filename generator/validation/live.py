@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from generator.credentials import SECRETS
-from generator.domain.finding import Finding, error, warning
+from generator.domain.finding import Finding, Severity, error, warning
 from generator.runtime import Stack
 from generator.runtime.ports import why_taken
 from generator.validation.rules.secrets import weakness
@@ -38,7 +39,9 @@ def check_files(stack: Stack) -> tuple[Finding, ...]:
             )
     local = stack.root / "envs" / f".env.{name}.local"
     if local.exists():
-        found += _check_privacy(local, f"envs/{local.name}", stack, "file")
+        # It holds settings, no secrets, and an editor makes it as the umask says: told, and no reason to stop.
+        own = _check_privacy(local, f"envs/{local.name}", stack, "file")
+        found += [replace(finding, severity=Severity.WARNING) for finding in own]
     return tuple(found)
 
 

@@ -195,6 +195,7 @@ def sources() -> list[Path]:
 def made_in(path: Path) -> Iterator[str]:
     """Yield the names of findings that a module makes by literal."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        if called and node.func.id in ("error", "warning", "make") and isinstance(node.args[0], ast.Constant):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            continue
+        if node.func.id in ("error", "warning", "make") and isinstance(node.args[0], ast.Constant):
             yield str(node.args[0].value)

@@ -12,7 +12,7 @@ import pytest
 
 from generator.credentials import ensure_secrets
 from generator.runtime import Stack
-from generator.validation.compose_config import check_merged
+from generator.validation.compose_config import check_container_limits, check_merged
 from generator.validation.rules.capacity import size_bytes
 from tests.planning_requests import plan_for, recorded
 
@@ -31,6 +31,7 @@ def merged(stack: Stack) -> dict[str, Any]:
             "command": list(stack.engine_arguments(replica)),
             "shm_size": str(size_bytes(stack.env["VLLM_SHM_SIZE"])),
             "environment": {"HOME": "/tmp", "HF_ENDPOINT": None},
+            "ulimits": {"nofile": {"soft": 16384, "hard": 16384}},
             "deploy": {
                 "resources": {
                     "reservations": {
@@ -44,6 +45,7 @@ def merged(stack: Stack) -> dict[str, Any]:
         for replica in stack.plan.replicas
     }
     services["gateway"] = {"ports": [{"target": 4000, "published": "4000", "host_ip": "127.0.0.1"}]}
+    services["gateway"]["ulimits"] = {"nofile": 65536}
     services["gateway"]["volumes"] = [{"type": "bind", "source": "/x/gateway.yaml", "target": "/etc/gateway.yaml"}]
     services["redis"] = {"command": None, "environment": None}
     return {"name": "stackwright-prod", "services": services}
@@ -166,3 +168,21 @@ def test_a_secret_in_a_variable_is_found_and_not_quoted(tmp_path: Path) -> None:
         ("compose-secret", "redis has redis_password in a variable or an argument"),
     ]
     assert key not in repr(findings)
+
+
+@pytest.mark.parametrize(
+    ("ulimits", "infiniband", "found"),
+    [
+        ({"nofile": 16384}, False, []),
+        ({"nofile": {"soft": 16384, "hard": 16384}, "memlock": -1}, True, []),
+        ({"nofile": 16384}, True, ["engine has a limit of locked memory"]),
+        ({"nofile": {"soft": 1024, "hard": 16384}}, False, ["engine may open 1024"]),
+        (None, False, ["engine may open as many files as Docker says (1024 from 29 on)"]),
+    ],
+)
+def test_limits_of_containers(ulimits: object, infiniband: bool, found: list[str]) -> None:
+    file = merged(NVLINK)
+    assert list(check_container_limits(NVLINK, file, infiniband=False)) == []
+    file["services"]["engine"]["ulimits"] = ulimits
+    findings = check_container_limits(NVLINK, file, infiniband=infiniband)
+    assert [(each.severity.value, each.found) for each in findings] == [("warning", words) for words in found]
