@@ -64,7 +64,8 @@ class Inquiry:
         quiet, allowed = format_seconds(course.quiet_s), format_seconds(limit_s)
         log = last_starts(self._log(state.name), 1)
         what = f"{course.name} has not moved for {quiet} ({doing}; allowed: {allowed})"
-        return self._failure(what, self._causes(state, log), log)
+        causes, line = self._causes(state, log), telling_line(log)
+        return self._failure(what if causes or not line else f"{what}; its log says: {line}", causes)
 
     def refused(self, what: str, answer: Answer) -> NotHealthyError:
         """Tell of a gateway that runs and does not answer as it should; an engine may have said why.

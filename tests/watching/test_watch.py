@@ -201,7 +201,7 @@ def test_an_engine_that_stands_still_is_given_up(start: MakeStart) -> None:
     made = start(STARTING, log=LOADS)
     message, hint = made.fail()
     assert message == (
-        "engine has not moved for 2m01s (loading weights; allowed: 2m00s): Starting to load model /smoke..."
+        "engine has not moved for 2m01s (loading weights; allowed: 2m00s); its log says: Starting to load model /smoke..."
     )
     assert hint == "`stackwright doctor prod` shows what is known"
     assert 120 < made.time.now_s < 122
