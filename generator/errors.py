@@ -15,6 +15,7 @@ Raise below; only `generator.__main__` exits.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -72,6 +73,16 @@ class NotHealthyError(StackError):
     """The stack was started but does not answer."""
 
     exit_code = 7
+
+
+def unwritable(where: object, failure: OSError) -> UsageError:
+    """Say that `where`, or the file that the failure names, cannot be written, and whether room or a right is missing."""
+    full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
+    step = "make room on its disk" if full else "make the folder writable"
+    return UsageError(
+        f"{failure.filename or where}: cannot be written: {failure.strerror}",
+        hint=f"{step}, or choose another with --out DIR",
+    )
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from generator.errors import RuntimeRefusedError, UsageError
+from generator.errors import RuntimeRefusedError, UsageError, unwritable
 from generator.interrupts import clean_end
 from generator.reading import convert
 from generator.units import format_seconds
@@ -69,14 +69,15 @@ class Lock:
             raise _refused(self._path) from None
         except OSError as failure:
             self._remove_folders()
-            raise UsageError(
-                f"{failure.filename or self._path}: cannot be written: {failure.strerror}",
-                hint="make the folder writable, or choose another with --out DIR",
-            ) from None
+            raise unwritable(self._path, failure) from None
         self.left = _parse(os.pread(self._file, _LONGEST, 0))
         if self.left is not None and self.left.starting:  # until a command has seen to it, it is still to be seen to
             self.work = replace(self.left, command=self.work.command, pid=self.work.pid, since=self.work.since)
-        self._write()
+        try:
+            self._write()
+        except OSError as failure:  # the disk is full
+            self.__exit__(None, None, None)
+            raise unwritable(self._path, failure) from None
         return self
 
     def note(self, work: Work) -> None:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from generator.atomic import ENDING, new_token, replace_file, stage_file, staged_name, stale_files
-from generator.errors import UsageError
+from generator.errors import UsageError, unwritable
 from generator.rendering import RenderedFile
 
 MANIFEST = "manifest.json"
@@ -129,8 +129,7 @@ def write_files(
             if change.target.stat().st_mode & 0o777 != change.file.mode:
                 change.target.chmod(change.file.mode)
     except OSError as failure:
-        where = failure.filename or next(iter(groups), "")
-        raise UsageError(f"{where}: cannot be written: {failure.strerror}", hint=_ELSEWHERE) from None
+        raise unwritable(next(iter(groups), ""), failure) from None
     finally:
         _leave(journal, token, staged)
     return kept

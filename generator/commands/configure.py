@@ -236,7 +236,7 @@ def make_folders(env: Mapping[str, str], place: Place) -> None:
             write_smoke_model(place.smoke)
     except OSError as failure:
         raise UsageError(
-            f"{failure.filename}: cannot be written: {failure.strerror}",
+            f"{failure.filename or place.smoke}: cannot be written: {failure.strerror}",
             hint="STACKWRIGHT_STATE, HF_HOME and VLLM_CACHE_ROOT name other folders",
         ) from None
 

@@ -96,7 +96,7 @@ def _trying(write: Callable[[], T]) -> T | None:
     try:
         return write()
     except OSError as failure:
-        report.warn(f"{failure.filename}: the generation cannot be kept: {failure.strerror}")
+        report.warn(f"{failure.filename or 'its folder'}: the generation cannot be kept: {failure.strerror}")
         return None
 
 
