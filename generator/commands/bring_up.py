@@ -54,7 +54,8 @@ def bring_up(attempt: Attempt) -> None:
             raise _retold(failure, now, logs) from None
         report.tell(now)
         raise
-    _settle(attempt)
+    with shielded(lambda: None):  # it answers: an interruption has nothing to undo any more
+        _settle(attempt)
 
 
 def _begin(attempt: Attempt) -> None:
@@ -70,13 +71,17 @@ def _settle(attempt: Attempt) -> None:
     """Note that the stack has answered and is what runs."""
     forget_failure(attempt.stack)
     mark(attempt.stack, attempt.number, State.GOOD)
-    if attempt.number is not None:
-        running = Running(number=attempt.number, stack=attempt.stack.name, runtime=attempt.runtime.name)
-        try:
-            generations_of(attempt.stack).set_running(running)
-        except OSError as failure:
-            report.warn(f"{failure.filename}: cannot be written: {failure.strerror}")
+    number = attempt.number
+    if number is not None:
+        _note_running(attempt, Running(number=number, stack=attempt.stack.name, runtime=attempt.runtime.name))
     seen_to(attempt.lock)
+
+
+def _note_running(attempt: Attempt, running: Running | None) -> None:
+    try:
+        generations_of(attempt.stack).set_running(running)
+    except OSError as failure:
+        report.warn(f"{failure.filename or attempt.stack.generated}: cannot be written: {failure.strerror}")
 
 
 def _start_and_watch(attempt: Attempt) -> None:
@@ -155,6 +160,7 @@ def _take_down(attempt: Attempt) -> str:
     except StackError as failure:
         report.warn(f"it cannot be taken down: {failure}")
         return "what was started may still be there"
+    _note_running(attempt, None)
     seen_to(attempt.lock)
     return "nothing of it is left running"
 

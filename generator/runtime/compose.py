@@ -22,10 +22,11 @@ from typing import IO, TYPE_CHECKING, Any
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Say, ServiceChange, Stack
-from generator.runtime.docker import NO_ENGINE_HINT, begin, end, end_left, refusals, refused
+from generator.runtime.docker import NO_ENGINE_HINT, begin, end, refusals, refused
 from generator.runtime.effort import container_processes, measure
 from generator.runtime.events import read_events, read_inspect
 from generator.runtime.images import pull
+from generator.runtime.orphans import end_orphans
 
 if TYPE_CHECKING:
     from python_on_whales import Container, DockerClient
@@ -67,7 +68,7 @@ class ComposeRuntime:
         Raises:
             RuntimeRefusedError: no engine answers, Compose refuses the files, or an image cannot be had.
         """
-        end_left()
+        end_orphans()
         wanted = self._images()
         with refusals():
             missing = {image: name for image, name in wanted.items() if not self._client().image.exists(image)}
@@ -171,7 +172,7 @@ class ComposeRuntime:
     def down(self) -> None:
         """Stop and remove the containers and networks of this stack, replicas that the plan has lost included."""
         self._end_up()
-        end_left()
+        end_orphans()
         with refusals():
             self._client().compose.down(remove_orphans=True, quiet=True)
 

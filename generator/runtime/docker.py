@@ -7,11 +7,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import IO
 
 from generator.errors import RuntimeRefusedError
-from generator.runtime.groups import programs_having, started
+from generator.runtime.orphans import owned
 
 NO_ENGINE_HINT = "start Docker, or run without it: --runtime processes"
 
@@ -31,25 +31,12 @@ HINTS = (
 )
 
 
-# In a client's environment: the command that it works for, as `PID:STARTED`.
-OWNER = "STACKWRIGHT_CLIENT_OF"
-
-
 def begin(command: list[str], *, stdout: int, stderr: int | IO[bytes]) -> subprocess.Popen[bytes]:
     """Start a client in a process group of its own, so that `end` reaches the plugin that it starts in turn."""
-    variables = {**os.environ, OWNER: f"{os.getpid()}:{started(os.getpid())}"}
+    variables = {**os.environ, **owned()}
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0, env=variables
     )
-
-
-def end_left() -> None:
-    """End the clients of commands that were killed: they would go on starting services."""
-    for pid, owner in programs_having(OWNER):
-        leader, _, since = owner.partition(":")
-        if leader.isdecimal() and str(started(int(leader))) != since:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGTERM)
 
 
 def end(client: subprocess.Popen[bytes]) -> None:

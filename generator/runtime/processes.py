@@ -26,6 +26,7 @@ from generator.errors import RuntimeRefusedError
 from generator.runtime import Say, ServiceChange, Stack, supervisord
 from generator.runtime.effort import measure
 from generator.runtime.groups import end_groups, end_programs, members, programs_with, read_groups
+from generator.runtime.orphans import end_orphans
 from generator.runtime.ports import choose_ports, http_answers, is_free, redis_answers
 from generator.runtime.programs import (
     LOOPBACK,
@@ -81,6 +82,7 @@ class ProcessesRuntime:
         Raises:
             RuntimeRefusedError: they cannot be installed, or could not work here.
         """
+        end_orphans()
         for replica in self._stack.plan.replicas:
             is_cramped(replica, _shared_memory_bytes())
         self._places(say, {})
@@ -170,6 +172,7 @@ class ProcessesRuntime:
 
     def down(self) -> None:
         """Stop every service and supervisord, whatever state they are in; the logs stay."""
+        end_orphans()
         with self._locked():
             self._launched = False
             self._clear()

@@ -30,6 +30,7 @@ from pathlib import Path
 from generator.domain.plan import Engine
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Say
+from generator.runtime.orphans import owned
 from generator.units import GIB, format_bytes
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
@@ -338,7 +339,7 @@ class _Installation:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**environment, **owned()},
                 start_new_session=True,
                 pass_fds=(self.lock,),
             )
