@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -11,6 +12,7 @@ from generator.watching.steps import last_starts, unadorned
 
 # A third start of the same thing has never helped; both runtimes are told to try twice more at most.
 MOST_RESTARTS = 2
+_NONE: Mapping[str, int] = {}
 
 
 class Verdict(StrEnum):
@@ -29,10 +31,15 @@ class Judgement:
     culprit: ServiceState | None = None
 
 
-def judge(states: tuple[ServiceState, ...]) -> Judgement:
-    """Judge all services together: one that ended for good fails the stack, and only a whole one is asked."""
+def judge(states: tuple[ServiceState, ...], before: Mapping[str, int] = _NONE) -> Judgement:
+    """Judge all services together: one that ended for good fails the stack, and only a whole one is asked.
+
+    Args:
+        before: the restarts of each service that are not this start's: a stack that runs for weeks collects them.
+    """
     for state in states:
-        if state.phase is ServicePhase.EXITED or state.restarts > MOST_RESTARTS:
+        fell = state.restarts - before.get(state.name, 0)
+        if state.phase is ServicePhase.EXITED or fell > MOST_RESTARTS:
             return Judgement(verdict=Verdict.FAILED, culprit=state)
     if states and all(state.phase is ServicePhase.HEALTHY for state in states):
         return Judgement(verdict=Verdict.ASK)

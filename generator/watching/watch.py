@@ -123,6 +123,7 @@ class _Watcher:
         self._observer = Observer(runtime, stack)
         self.inquiry = Inquiry(runtime, stack)
         self._courses: dict[str, Course] = {}
+        self._restarts: dict[str, int] = {}
         self._looked_at = clock.now()
         self._doubted: dict[str, int] = {}
         self._said: dict[str, tuple[object, ...]] = {}
@@ -140,7 +141,8 @@ class _Watcher:
         """
         states = tuple(state for state in self._runtime.services() if self._only in (None, state.name))
         now = self._clock.now()
-        judgement = judge(states)
+        before = {state.name: self._restarts.setdefault(state.name, state.restarts) for state in states}
+        judgement = judge(states, before)
         if judgement.verdict is Verdict.FAILED and judgement.culprit is not None:
             raise self.inquiry.ended(judgement.culprit)
         elapsed_s, self._looked_at = now - self._looked_at, now

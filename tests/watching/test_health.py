@@ -103,3 +103,10 @@ def test_a_service_that_keeps_falling_has_failed() -> None:
     falls = state("engine", ServicePhase.STARTING, restarts=MOST_RESTARTS + 1)
     assert judge((state("redis", ServicePhase.HEALTHY), falls)).culprit is falls
     assert judge((state("engine", ServicePhase.STARTING, restarts=MOST_RESTARTS),)).verdict is Verdict.WAIT
+
+
+def test_falls_of_earlier_weeks_are_not_this_starts() -> None:
+    """A service that runs on and on collects them."""
+    healthy = state("engine", ServicePhase.HEALTHY, restarts=MOST_RESTARTS + 5)
+    assert judge((healthy,), {"engine": MOST_RESTARTS + 5}).verdict is Verdict.ASK
+    assert judge((healthy,), {"engine": 4}).culprit is healthy

@@ -293,7 +293,7 @@ def test_a_fall_without_a_known_cause_may_be_made_good(start: MakeStart) -> None
 
 def test_a_fall_of_long_ago_is_not_held_against_a_healthy_engine(start: MakeStart) -> None:
     """The stack ran already: its engine has fallen and come back before this start looked."""
-    healthy = (replace(ALL_WELL[0], restarts=2), ALL_WELL[1])
+    healthy = (replace(ALL_WELL[0], restarts=7), ALL_WELL[1])
     assert start(healthy, log=PERMANENT).watch() == {"smoke": "Hello."}
 
 
