@@ -150,8 +150,9 @@ def _open_held(path: Path) -> int:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.fstat(file).st_ino == path.stat().st_ino:
-                return file
+            with suppress(FileNotFoundError):
+                if os.fstat(file).st_ino == path.stat().st_ino:
+                    return file
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(file)

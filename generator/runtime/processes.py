@@ -8,13 +8,11 @@ no secret stands in argv or in a rendered file.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -115,7 +113,7 @@ class ProcessesRuntime:
         Raises:
             RuntimeRefusedError: the gateway's port is taken, or supervisord does not start.
         """
-        with self._locked():
+        with supervisord.hold(self._run):
             running = supervisord.pid(self._run) is not None
             if not running:
                 self._clear()
@@ -173,7 +171,7 @@ class ProcessesRuntime:
     def down(self) -> None:
         """Stop every service and supervisord, whatever state they are in; the logs stay."""
         end_orphans()
-        with self._locked():
+        with supervisord.hold(self._run):
             self._launched = False
             self._clear()
 
@@ -346,19 +344,6 @@ class ProcessesRuntime:
     def _supervisor(self) -> AbstractContextManager[Any]:
         hint = f"`stop-environment {self._stack.plan.environment.value}` ends what is left"
         return supervisord.connect(self._run, hint)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep two commands from starting or stopping the same stack at once."""
-        self._run.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(
-            self._run.parent / f".{self._stack.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _revisions(programs: tuple[Program, ...]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -11,6 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from generator.errors import RuntimeRefusedError
+
+
+@contextlib.contextmanager
+def hold(run: Path) -> Iterator[None]:
+    """Keep two commands, of two project folders even, from starting or stopping one stack at once; the second waits."""
+    run.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = run.parent / f".{run.name}.lock"
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # The one that held it has taken the file away, and somebody else may have a fresh one by now.
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def launch(run: Path, logs: Path) -> None:
