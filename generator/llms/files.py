@@ -57,7 +57,7 @@ def _has_all_weights(snapshot: Path) -> bool:
         except StackError:
             return True  # damaged, not unfinished: looked at next
         return all((snapshot / shard).exists() for shard in shards)
-    return (snapshot / SINGLE).exists() or any(path for kind in WEIGHTS for path in snapshot.glob(kind))
+    return (snapshot / SINGLE).exists() or bool([path for kind in WEIGHTS for path in snapshot.glob(kind)])
 
 
 def _folder(hub_id: str, cache: HubCache) -> Path:
