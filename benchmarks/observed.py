@@ -143,6 +143,9 @@ def _settings(row: Row, notes: str) -> EngineSettings:
         speculative_tokens=int(drafted[1] or drafted[2]) if drafted else 0,
         language_only="language-model-only" in notes,
         legacy_engine=row.get("engine") == "V0",
+        # Cases have no field for it. It matters for models with states only, and every log of such a model that names its
+        # flags, but those of releases that could not, turns it on.
+        prefix_caching="prefix caching off" not in notes,
     )
 
 

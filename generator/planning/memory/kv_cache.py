@@ -14,6 +14,7 @@ from math import lcm
 from generator.domain.forecast import EngineSettings
 from generator.domain.shape import Layer, Mixer, Shape, State, StateKind
 from generator.planning.memory.releases import Release
+from generator.planning.memory.runner import second_runner
 from generator.planning.memory.stages import stage_layers
 
 BLOCK_TOKENS = 16
@@ -118,7 +119,7 @@ def lay_out(
         settings: parallel sizes, number format of the cache, block size, drafting, prefix caching.
         release: the engine's rules.
         max_num_batched_tokens: what one step takes; windows keep that much more.
-        batches: steps at once, None: as many as the release overlaps.
+        batches: steps that are under way at once, None: as many as the release overlaps.
     """
     layers = _with_draft(shape, settings)
     stages = stage_layers(len(shape.layers), settings.pipeline_parallel)
@@ -132,15 +133,22 @@ def lay_out(
     sizes = tuple(
         max((group.page_bytes[stage] for group in groups), default=0) for stage in range(settings.pipeline_parallel)
     )
-    overlapping = settings.pipeline_parallel + 1 if settings.pipeline_parallel > 1 else release.batches_in_flight
-    caching = settings.prefix_caching is not False
+    caching = release.hybrid_prefix_caching if settings.prefix_caching is None else settings.prefix_caching
     return Layout(
         groups=groups,
         block_bytes=sizes,
-        in_flight_tokens=max_num_batched_tokens * (batches or overlapping),
+        in_flight_tokens=max_num_batched_tokens * (batches or _overlapping_steps(shape, settings, release)),
         states_per_request=(2 if caching else 1) + settings.speculative_tokens,
         reserved_blocks=1 if release.reserves_null_block else 0,
     )
+
+
+def _overlapping_steps(shape: Shape, settings: EngineSettings, release: Release) -> int:
+    """Return how many steps' tokens a window keeps: config/vllm.py, max_concurrent_batches, asynchronous scheduling."""
+    stages = settings.pipeline_parallel
+    if not release.overlaps_steps:
+        return 1
+    return stages + 1 if stages == 1 or second_runner(shape, release) else stages
 
 
 def _with_draft(shape: Shape, settings: EngineSettings) -> tuple[Layer, ...]:
