@@ -15,6 +15,7 @@ from generator.domain.catalog import (
     EngineRelease,
     FlagTable,
     GpuModel,
+    Guide,
     ServiceImage,
     plain_gpu_name,
 )
@@ -35,7 +36,8 @@ def load_catalog() -> Catalog:
         advisories=load_advisories(),
         read_drivers=load_drivers,
         read_llms=load_llms,
-        read_gpus=load_gpus,
+        read_guides=load_guides,
+        find_gpu=find_gpu,
     )
 
 
@@ -97,6 +99,12 @@ def load_drivers() -> Drivers:
 def load_advisories() -> tuple[Advisory, ...]:
     """Read the known holes."""
     return _read("advisories.yaml", tuple[Advisory, ...])
+
+
+@cache
+def load_guides() -> tuple[Guide, ...]:
+    """Read what popular guides say otherwise."""
+    return _read("guides.yaml", tuple[Guide, ...])
 
 
 @cache

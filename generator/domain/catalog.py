@@ -235,6 +235,25 @@ class Advisory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guide:
+    """What popular guides claim, and the fact that it goes against; `setting` is the key that would change with it.
+
+    The rest says which plans it concerns: `gpus` are ids of GPU models, empty for any; `nvlink` whether NVLink joins some
+    of several GPUs, None for whatever; `memory_gb_at_most` is in GiB, of each GPU.
+    """
+
+    id: str
+    setting: str
+    claim: str
+    fact: str
+    source: str
+    date: str
+    gpus: tuple[str, ...] = ()
+    nvlink: bool | None = None
+    memory_gb_at_most: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceImage:
     """The image of a service that is not an engine."""
 
@@ -249,7 +268,8 @@ class ServiceImage:
 class Catalog:
     """Everything that the planner knows of the world outside the host. `engines` are the newest first.
 
-    The long tables come by a call, since a plan for a CPU needs neither and a person waits for it.
+    The long tables come by a call, since a plan for a CPU needs none of them and a person waits for it. `find_gpu` returns
+    the row of the GPU that NVML calls by a name; None for an unknown model.
     """
 
     engines: Sequence[EngineRelease]
@@ -257,7 +277,8 @@ class Catalog:
     advisories: tuple[Advisory, ...]
     read_drivers: Callable[[], Drivers]
     read_llms: Callable[[], tuple[CatalogLlm, ...]]
-    read_gpus: Callable[[], tuple[GpuModel, ...]]
+    read_guides: Callable[[], tuple[Guide, ...]]
+    find_gpu: Callable[[str | None], GpuModel | None]
 
     @property
     def drivers(self) -> Drivers:
@@ -269,24 +290,9 @@ class Catalog:
         """The well-known models."""
         return self.read_llms()
 
-    @property
-    def gpus(self) -> tuple[GpuModel, ...]:
-        """The known GPU models."""
-        return self.read_gpus()
-
     def service(self, name: str) -> ServiceImage:
         """Return the row of one service; the names are the Compose services."""
         return next(row for row in self.services if row.name == name)
-
-    def find_gpu(self, name: str | None) -> GpuModel | None:
-        """Return the row of the GPU that NVML calls `name`; None for an unknown model."""
-        return find_gpu(self.gpus, name)
-
-
-def find_gpu(gpus: tuple[GpuModel, ...], name: str | None) -> GpuModel | None:
-    """Return the row whose NVML names hold `name`, whatever prefix the driver's age gives it; None without one."""
-    wanted = plain_gpu_name(name or "")
-    return next((row for row in gpus if any(plain_gpu_name(known) == wanted for known in row.names)), None)
 
 
 @lru_cache(maxsize=4096)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 
 class Mixer(StrEnum):
@@ -193,7 +194,18 @@ class Shape:
     attention_free: bool = False
     unknown: tuple[str, ...] = field(default=())
 
-    @property
+    @cached_property
+    def kinds(self) -> tuple[Layer, ...]:
+        """The layers that differ, first ones first: a hundred layers are of a few kinds, and each is counted once."""
+        return tuple(dict.fromkeys(self.layers))
+
+    @cached_property
+    def kind_numbers(self) -> tuple[int, ...]:
+        """For each layer, its place among `kinds`."""
+        places = {layer: place for place, layer in enumerate(self.kinds)}
+        return tuple(places[layer] for layer in self.layers)
+
+    @cached_property
     def has_state(self) -> bool:
         """Tell whether any layer is recurrent."""
-        return any(layer.mixer is Mixer.STATE for layer in self.layers)
+        return any(layer.mixer is Mixer.STATE for layer in self.kinds)

@@ -11,10 +11,9 @@ from generator.errors import NoPlanError
 from generator.planning.layout import as_if_sure, fits_somewhere, smallest_memory
 from generator.planning.llm_choice import choose_llm
 from generator.planning.placement import Heads, Placement, placements
-from generator.planning.planner import choose_engine_image
+from generator.planning.planner import choose_engine_image, choose_share
 from generator.planning.request import Request
 from generator.planning.stored import stored_facts, stored_llm
-from generator.planning.utilization import choose_utilization
 
 
 def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> Request:
@@ -28,7 +27,7 @@ def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> 
         return request
     chosen = choose_engine_image(request, options[0], catalog)
     memory = smallest_memory(options[0].gpus, request.host, catalog)
-    share = choose_utilization(request.wishes.gpu_memory_utilization, "", options[0].gpus).value
+    share = choose_share(request, options[0], catalog).value
     if memory is not None:
         memory, share = as_if_sure(memory, share)
 

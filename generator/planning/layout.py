@@ -73,13 +73,10 @@ def choose_layout(
         if found is None:
             words, most_ranks = (said, ranks) if ranks >= most_ranks else (words, most_ranks)
             continue
-        if objective is Objective.CONTEXT:
-            if tight is None or found.forecast.max_model_len > tight.forecast.max_model_len:
-                tight = found
-            continue
-        if _is_comfortable(found, shape):
+        if _holds_enough(found, wanted, shape, objective):
             return found, ()
-        tight = tight or found
+        if tight is None or (objective is Objective.CONTEXT and _length(found) > _length(tight)):
+            tight = found
     return tight, words
 
 
@@ -178,5 +175,11 @@ def _cautious(
     return Layout(placement=placement, settings=settings, forecast=answer, warnings=(sentence, *answer.warnings)), ()
 
 
-def _is_comfortable(layout: Layout, shape: Shape) -> bool:
-    return layout.forecast.max_model_len >= min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
+def _holds_enough(layout: Layout, wanted: Wanted, shape: Shape, objective: Objective | None) -> bool:
+    """Tell whether no larger group is looked for: requests are long, or for `context` as long as they can be."""
+    whole = wanted.max_model_len or shape.default_length or COMFORTABLE_TOKENS
+    return _length(layout) >= (whole if objective is Objective.CONTEXT else min(COMFORTABLE_TOKENS, whole))
+
+
+def _length(layout: Layout) -> int:
+    return layout.forecast.max_model_len

@@ -74,16 +74,20 @@ def _check_parallel_sizes(plan: Plan, env: Mapping[str, str], local: str) -> tup
 
 def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
     """Compare the host as it is with the one that the plan was made for."""
-    present = {gpu.uuid: gpu for gpu in host.gpus}
+    present = {gpu.uuid for gpu in host.gpus}
     again = f"`configure-gpu --env {plan.environment.value}` plans for what is there"
     found = [
         error(
-            "gpu-missing", found=describe_gpus(host), expected=f"GPU {uuid} of the plan for {replica.name}", fix=again
+            "gpu-missing",
+            found=describe_gpus(host),
+            expected=_name(plan, uuid, replica.name),
+            fix=again,
         )
         for replica in plan.replicas
         for uuid in replica.gpu_uuids
         if uuid not in present
     ]
+    found += _check_partitioned(plan, host, again)
     needed = plan.engine.cuda
     runs = host.driver.cuda if host.driver else None
     # The planner may have chosen an image that lifts an older driver (forward or minor-version compatibility).
@@ -98,6 +102,41 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
             warning("links-changed", found="links between GPUs differ", expected="those of the plan", fix=again)
         )
     return tuple(found)
+
+
+def _name(plan: Plan, uuid: str, replica: str) -> str:
+    """Name a device of the plan for a person who looks for it in vain."""
+    if any(gpu.uuid == uuid and gpu.mig_slice is not None for gpu in plan.host.gpus):
+        return f"MIG slice {uuid} of the plan for {replica}; one that is made again has another UUID"
+    return f"GPU {uuid} of the plan for {replica}"
+
+
+def _check_partitioned(plan: Plan, host: Host, again: str) -> tuple[Finding, ...]:
+    """Find GPUs of the plan that have been partitioned since: they answer, but CUDA runs on their slices alone."""
+    used = {uuid for replica in plan.replicas for uuid in replica.gpu_uuids}
+    return tuple(
+        error("gpu-partitioned", found=f"GPU {gpu.index} ({gpu.uuid}) has MIG on", expected="a whole GPU", fix=again)
+        for gpu in host.gpus
+        if gpu.mig and gpu.uuid in used
+    )
+
+
+def check_processes(plan: Plan) -> tuple[Finding, ...]:
+    """Find what the plan needs of the engine's image, where the engine is to run without containers.
+
+    The image brings CUDA's compatibility libraries, which let an older driver run a newer major release of CUDA; the
+    packages that are installed in its place have none (docs/decisions/0010-image-planner.md).
+    """
+    needed, runs = plan.engine.cuda, plan.host.driver.cuda if plan.host.driver else None
+    if not needed or not runs or version(needed)[0] <= version(runs)[0]:
+        return ()
+    found = (
+        f"driver {(plan.host.driver.version if plan.host.driver else None) or 'of unknown version'} runs CUDA {runs}"
+    )
+    expected = f"CUDA {needed}: only {plan.engine.image} has the compatibility libraries that bridge this"
+    return (
+        error("image-only", found=found, expected=expected, fix="update the NVIDIA driver, or use `--runtime compose`"),
+    )
 
 
 def check_shell(env: Mapping[str, str], shell: Mapping[str, str], environment: str) -> tuple[Finding, ...]:

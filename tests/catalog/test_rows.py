@@ -26,7 +26,7 @@ from generator.errors import StackError
 from generator.reading import load_yaml, read_yaml
 
 FILES = sorted(path for path in FOLDER.glob("*.yaml"))
-CATALOG_FILES = ["advisories", "drivers", "engines", "flags", "gpus", "llms", "services"]
+CATALOG_FILES = ["advisories", "drivers", "engines", "flags", "gpus", "guides", "llms", "services"]
 
 
 def rows(node: object) -> Iterator[Mapping[str, object]]:

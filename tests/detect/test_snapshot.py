@@ -103,7 +103,7 @@ DAMAGES = [
     ("'8.6'", "'86'", "gpus[0].compute_capability: found '86'; allowed is digits.digits, as \"8.6\""),
     ("00000000:02:00.0", "../../etc", "gpus[1].pci_bus_id: found '../../etc'; allowed is domain:bus:device.function, "),
     ("00000000:02:00.0", "00000000:01:00.0", "gpus: two rows have the same pci_bus_id: 00000000:01:00.0"),
-    ("b: 1, kind", "b: 2, kind", "links[0].b: there is no GPU with index 2"),
+    ("b: 1, kind", "b: 2, kind", "links[0].b: there is no whole GPU with index 2"),
     ("a: 0, b: 1, kind", "a: 1, b: 0, kind", "links[0]: found a: 1 and b: 0; a must be the smaller index"),
     ("a: 0, b: 1, kind", "a: 0, b: 0, kind", "links[0]: found a: 0 and b: 0; a must be the smaller index"),
     ("kind: nvlink", "kind: pcie-host", "links[0]: a link of kind pcie-host has neither lanes nor version"),

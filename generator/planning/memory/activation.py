@@ -66,7 +66,7 @@ def _sampler(shape: Shape, batch: Batch, release: Release) -> Term:
 
 def _forward(shape: Shape, settings: EngineSettings, batch: Batch) -> Term:
     """Tokens × the widest layer. A gated MLP holds gate, up and their product at once (layers/activation.py)."""
-    widest = max((_layer_width(shape, layer, settings.tensor_parallel) for layer in shape.layers), default=0)
+    widest = max((_layer_width(shape, layer, settings.tensor_parallel) for layer in shape.kinds), default=0)
     elements = batch.max_num_batched_tokens * (widest + _HIDDEN_COPIES * shape.hidden)
     size = elements * shape.element_bytes
     special = shape.has_state or shape.experts is not None

@@ -34,7 +34,7 @@ class Batch:
 def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> Batch:
     """Fill in the engine's own defaults. A length that nobody gives is the model's own."""
     length = settings.max_model_len or shape.default_length or 2048
-    tokens, seqs = _by_gpu(gpu, release)
+    tokens, seqs = batch_defaults(gpu, release)
     if release.first_engine:
         tokens, seqs = max(length, _LEGACY_LEAST), _LEGACY_SEQS
         if release.chunks_long_prompts and length > _LEGACY_WHOLE_PROMPT:
@@ -52,8 +52,8 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
     )
 
 
-def _by_gpu(gpu: GpuMemory, release: Release) -> tuple[int, int]:
-    """Return (tokens in a step, requests): large GPUs take more, the A100 does not (vLLM PR #17885)."""
+def batch_defaults(gpu: GpuMemory, release: Release) -> tuple[int, int]:
+    """Return (tokens in a step, requests) where neither is given: large GPUs take more, the A100 does not (vLLM PR #17885)."""
     if gpu.total_bytes >= _HUGE and release.huge_gpus_apart:
         return 16384, 1024
     if gpu.total_bytes >= _LARGE and "a100" not in gpu.name.lower():

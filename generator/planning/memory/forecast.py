@@ -86,7 +86,7 @@ def _answer(made: Account) -> Forecast:
 
 def _verdict(made: Account) -> Verdict:
     """Return the verdict; a `fits` turns `uncertain` where the facts say that nobody can know before the start."""
-    if refusals(made) or not made.enough_is_free:
+    if refusals(made.shape, made.settings, made.batch.max_model_len) or not made.enough_is_free:
         return Verdict.DOES_NOT_FIT
     if not _suffices(made, made.rooms(1)):
         return Verdict.DOES_NOT_FIT

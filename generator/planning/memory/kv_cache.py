@@ -121,12 +121,11 @@ def lay_out(
         max_num_batched_tokens: what one step takes; windows keep that much more.
         batches: steps that are under way at once, None: as many as the release overlaps.
     """
-    layers = _with_draft(shape, settings)
     stages = stage_layers(len(shape.layers), settings.pipeline_parallel)
-    specs = _aligned(shape, [_spec(shape, layer, settings, release) for layer in layers])
+    specs = _aligned(shape, [_spec(shape, layer, settings, release) for layer in shape.kinds])
     placed = [
         (spec, _stage_of(index, stages))
-        for index, spec in enumerate(specs)
+        for index, spec in enumerate(specs[kind] for kind in _with_draft(shape, settings))
         if spec is not None and (spec.page_bytes or spec.mixer is Mixer.STATE)
     ]
     groups = _groups(placed, settings.pipeline_parallel, release)
@@ -151,12 +150,12 @@ def _overlapping_steps(shape: Shape, settings: EngineSettings, release: Release)
     return stages + 1 if stages == 1 or second_runner(shape, release) else stages
 
 
-def _with_draft(shape: Shape, settings: EngineSettings) -> tuple[Layer, ...]:
-    """Add the drafting layers: each attends to everything, as the model's last attention layer does."""
-    attending = [layer for layer in shape.layers if layer.mixer in (Mixer.FULL, Mixer.LATENT)]
+def _with_draft(shape: Shape, settings: EngineSettings) -> tuple[int, ...]:
+    """Return each layer's kind, with the drafting layers: each attends to everything, as the last such layer does."""
+    attending = [kind for kind in shape.kind_numbers if shape.kinds[kind].mixer in (Mixer.FULL, Mixer.LATENT)]
     if not settings.speculative_tokens or not shape.draft_layers or not attending:
-        return shape.layers
-    return (*shape.layers, *(attending[-1],) * shape.draft_layers)
+        return shape.kind_numbers
+    return (*shape.kind_numbers, *(attending[-1],) * shape.draft_layers)
 
 
 def _stage_of(index: int, stages: tuple[range, ...]) -> int:
@@ -297,7 +296,10 @@ def _group(spec: Spec, members: list[int], stages: int) -> Group:
 def _unified(placed: list[tuple[Spec, int]]) -> Iterator[tuple[Spec, int]]:
     """Give all layers pages of one size: longer blocks where that divides, filling where it does not."""
     greatest = max(spec.page_bytes for spec, _ in placed)
+    filled: dict[Spec, Spec] = {}
     for spec, stage in placed:
-        divides = spec.mixer is not Mixer.STATE and greatest % spec.page_bytes == 0
-        longer = greatest // spec.page_bytes if divides else 1
-        yield replace(spec, page_bytes=greatest, block_tokens=spec.block_tokens * longer), stage
+        if spec not in filled:
+            divides = spec.mixer is not Mixer.STATE and greatest % spec.page_bytes == 0
+            longer = greatest // spec.page_bytes if divides else 1
+            filled[spec] = replace(spec, page_bytes=greatest, block_tokens=spec.block_tokens * longer)
+        yield filled[spec], stage

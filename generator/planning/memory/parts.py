@@ -45,7 +45,7 @@ def padded_vocabulary(vocab: int) -> int:
 
 
 def layer_matrices(shape: Shape, index: int, tp: int) -> Iterator[Matrix]:
-    """Yield what one rank holds of the layer `index` with `tp` ranks."""
+    """Yield what one rank holds of the layer `index` with `tp` ranks; only the names differ among layers of a kind."""
     layer, base = shape.layers[index], f"model.layers.{index}"
     if layer.mixer is Mixer.STATE and shape.state is not None:
         yield from _state_matrices(shape, shape.state, base, tp)
@@ -176,22 +176,25 @@ def embedding_matrix(shape: Shape, tp: int) -> Matrix:
     )
 
 
-def vision_matrices(vision: Vision, tp: int) -> Iterator[Matrix]:
-    """Yield the encoder: attention with four matrices, an MLP with two or three, patches in, a projector out.
+def vision_block_matrices(vision: Vision, index: int, tp: int) -> Iterator[Matrix]:
+    """Yield one block of the encoder: attention with four matrices, an MLP with two or three.
 
     Towers split by head and by inner width like the language model (models/siglip.py, qwen2_5_vl.py).
     """
-    hidden, inner = vision.hidden, vision.inner
+    hidden, base = vision.hidden, f"visual.blocks.{index}"
+    yield Matrix(names=(f"{base}.attn.qkv",), rows=3 * hidden // tp, columns=hidden, linear=False)
+    yield Matrix(names=(f"{base}.attn.proj",), rows=hidden, columns=hidden // tp, linear=False)
+    rows = (2 if vision.gated else 1) * vision.inner // tp
+    yield Matrix(names=(f"{base}.mlp.fc1",), rows=rows, columns=hidden, linear=False)
+    yield Matrix(names=(f"{base}.mlp.fc2",), rows=hidden, columns=vision.inner // tp, linear=False)
+
+
+def vision_matrices(vision: Vision, tp: int) -> Iterator[Matrix]:
+    """Yield what the encoder has around its blocks: patches in, a projector out."""
+    hidden = vision.hidden
     merged = hidden * vision.merge**2
     yield Matrix(names=("visual.patch_embed",), rows=hidden, columns=vision.patch_elements, linear=False)
     yield Matrix(names=("visual.positions",), rows=vision.positions, columns=hidden, linear=False)
-    for index in range(vision.depth):
-        base = f"visual.blocks.{index}"
-        yield Matrix(names=(f"{base}.attn.qkv",), rows=3 * hidden // tp, columns=hidden, linear=False)
-        yield Matrix(names=(f"{base}.attn.proj",), rows=hidden, columns=hidden // tp, linear=False)
-        rows = (2 if vision.gated else 1) * inner // tp
-        yield Matrix(names=(f"{base}.mlp.fc1",), rows=rows, columns=hidden, linear=False)
-        yield Matrix(names=(f"{base}.mlp.fc2",), rows=hidden, columns=inner // tp, linear=False)
     for _ in range(vision.mergers):
         if vision.merge > 1:
             yield Matrix(names=("visual.merger.fc1",), rows=merged // tp, columns=merged, linear=False)

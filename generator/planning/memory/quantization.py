@@ -19,6 +19,9 @@ _SKIP_KEYS = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_mod
 _PLAIN = Quantization(kind=WeightKind.NONE)
 # Bytes of a scale: half precision for grouped integers, single precision per row or block of an 8-bit format.
 _HALF, _SINGLE = 2, 4
+# Patterns that hold for all layers of a kind or for none: no number and no sign for one letter; of a regular expression
+# nothing but letters, choices, escaped dots and `.*` (a bare dot between letters cannot stand for a layer's number).
+_SAME_FOR_ALL = re.compile(r"(?!re:)[^\d?\[]+|re:(?:[A-Za-z_()|-]|\.\*|\\\.|(?<=[A-Za-z_])\.(?=[A-Za-z_]))*\$?")
 # FP8 blocks are 128 × 128 (DeepSeek-V3 technical report; `weight_block_size`).
 _FP8_BLOCK = 128
 
@@ -147,6 +150,12 @@ def is_skipped(quantization: Quantization, names: tuple[str, ...]) -> bool:
     Patterns as vLLM reads them: `re:` before a regular expression, shell wildcards, else a name or the part of one.
     """
     return any(_matches(pattern, name) for pattern in quantization.skipped for name in names)
+
+
+@lru_cache(maxsize=256)
+def names_layers(quantization: Quantization) -> bool:
+    """Tell whether a pattern may hold for one layer and not for its equals; a doubtful one counts as such."""
+    return any(_SAME_FOR_ALL.fullmatch(pattern) is None for pattern in quantization.skipped)
 
 
 @lru_cache(maxsize=65536)

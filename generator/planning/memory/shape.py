@@ -94,17 +94,20 @@ def _layers(part: Mapping[str, object], latent: Latent | None, experts: Experts 
     inner = count(part, "intermediate_size_mlp", default=inner) or 4 * count(part, "n_embd", "d_model")
     letters = text(part, "hybrid_override_pattern").replace("|", "")
     sparse = expert_layers(part, experts)
+    plain = text(part, "model_type") not in ("mamba", "mamba2", "falcon_mamba")
+    both, double = flag(part, "enable_moe_block"), flag(part, "use_double_wide_mlp")
+    # A hundred layers are of a few kinds: each is made once.
+    known: dict[tuple[Mixer, bool, bool], Layer] = {}
     made = []
     for index, mixer in enumerate(mixers(part)):
-        layer = attention(part, Mixer.LATENT if latent and mixer is Mixer.FULL else mixer)
-        dense = (
-            letters[index] == "-" if letters else text(part, "model_type") not in ("mamba", "mamba2", "falcon_mamba")
-        )
-        both, has_experts = flag(part, "enable_moe_block"), sparse(index)
-        wide = 2 if mixer is Mixer.SHARED and flag(part, "use_double_wide_mlp") else 1
-        made.append(
-            replace(layer, inner=wide * inner if dense and (both or not has_experts) else 0, experts=has_experts)
-        )
+        kind = (mixer, letters[index] == "-" if letters else plain, sparse(index))
+        if kind not in known:
+            _, dense, has_experts = kind
+            layer = attention(part, Mixer.LATENT if latent and mixer is Mixer.FULL else mixer)
+            wide = 2 if mixer is Mixer.SHARED and double else 1
+            width = wide * inner if dense and (both or not has_experts) else 0
+            known[kind] = replace(layer, inner=width, experts=has_experts)
+        made.append(known[kind])
     return tuple(made[: layer_count(part) or len(made)])
 
 

@@ -8,17 +8,18 @@ from generator.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdi
 from generator.domain.objective import Objective
 from generator.domain.shape import Shape
 from generator.domain.tensors import TensorHeader
+from generator.planning.memory.defaults import batch_defaults
 from generator.planning.memory.forecast import forecast
-from generator.units import GIB
+from generator.planning.memory.releases import Release
 
 # Below these a server is of little use: shorter than a page of text with its answer, or one request after the other.
 SHORTEST_USEFUL = 2048
 _LENGTH_STEP = 256
-# Requests at once and tokens in a step that are tried, most first; the profile run's peak grows with both.
-_SEQS = (256, 128, 64, 32, 16, 8, 4)
-_TOKENS = (8192, 4096, 2048, 1024)
-# From here on the engine's own default is 8,192 tokens a step (engine/arg_utils.py, get_batch_defaults).
-_LARGE_GPU = 70 * GIB
+# Requests at once and tokens in a step are halved from the engine's own default for that GPU, which its makers tuned, down
+# to these; the profile run's peak grows with both.
+_FEWEST_SEQS, _FEWEST_TOKENS = 4, 1024
+# Where each answer is to come soon, more at once only make every one of them wait.
+_LATENCY_SEQS = 64
 # FP8 needs a tensor core that knows it, or Ampere's conversion (vLLM 0.32.0 platforms/cuda.py, supports_fp8: 8.9).
 _FP8_CAPABILITY = (8, 9)
 
@@ -83,10 +84,12 @@ def _worth_trying(
 
 def _candidates(settings: EngineSettings, gpu: GpuMemory, aim: Objective) -> list[EngineSettings]:
     """Return settings from the most useful to the most frugal."""
-    seqs: tuple[int, ...] = _SEQS if aim is not Objective.LATENCY else _SEQS[2:]
-    tokens: tuple[int, ...] = _TOKENS if gpu.total_bytes >= _LARGE_GPU else _TOKENS[2:]
-    seqs = (settings.max_num_seqs,) if settings.max_num_seqs else seqs
-    tokens = (settings.max_num_batched_tokens,) if settings.max_num_batched_tokens else tokens
+    most_tokens, most_seqs = batch_defaults(gpu, Release(settings.version))
+    most_seqs = min(most_seqs, _LATENCY_SEQS) if aim is Objective.LATENCY else most_seqs
+    seqs = (settings.max_num_seqs,) if settings.max_num_seqs else _halved(most_seqs, _FEWEST_SEQS)
+    tokens = (
+        (settings.max_num_batched_tokens,) if settings.max_num_batched_tokens else _halved(most_tokens, _FEWEST_TOKENS)
+    )
     formats = ["auto"] if settings.kv_cache_dtype == "auto" else [settings.kv_cache_dtype]
     if settings.kv_cache_dtype == "auto" and gpu.compute_capability and gpu.compute_capability >= _FP8_CAPABILITY:
         formats.append("fp8")
@@ -96,6 +99,11 @@ def _candidates(settings: EngineSettings, gpu: GpuMemory, aim: Objective) -> lis
         for many in seqs
         for step in tokens
     ]
+
+
+def _halved(most: int, fewest: int) -> tuple[int, ...]:
+    """Return `most`, its half, and so on down to `fewest`."""
+    return tuple(most >> step for step in range(most.bit_length()) if most >> step >= fewest)
 
 
 def _longest(
