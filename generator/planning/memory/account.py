@@ -114,8 +114,8 @@ def account(
     release = Release(settings.version, legacy_engine=settings.legacy_engine)
     batch = complete(shape, settings, gpu, release)
     weights = stage_weights(shape, settings, gpu, release, tensors, weight_bytes)
-    captured = graphs(shape, settings, batch, gpu, counted=release.counts_graphs)
-    outside = overhead(settings)
+    captured = graphs(shape, settings, batch, gpu, release)
+    outside = overhead(settings, gpu, release)
     stages = []
     for position, term in enumerate(weights):
         here = shape if position == 0 else replace(shape, vision=None)

@@ -39,6 +39,8 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
         tokens, seqs = max(length, _LEGACY_LEAST), _LEGACY_SEQS
         if release.chunks_long_prompts and length > _LEGACY_WHOLE_PROMPT:
             tokens = _LEGACY_LEAST if release.samples_chunks else _LEGACY_CHUNK
+    if release.takes_whole_items:
+        tokens = max(tokens, shape.least_step_tokens)
     seqs = settings.max_num_seqs or seqs
     if not release.first_engine:
         tokens = min(tokens, seqs * length)

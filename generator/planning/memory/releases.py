@@ -45,8 +45,18 @@ _NULL_BLOCK = (0, 29, 0)
 # engine/arg_utils.py, get_batch_defaults: a class of its own for 160 GiB and more; config/vllm.py: graphs up to 1,024 tokens on
 # data-centre Blackwell.
 _HUGE_GPUS = (0, 28, 0)
+# engine/arg_utils.py, _get_min_mm_batched_tokens.
+_WHOLE_ITEMS = (0, 22, 0)
 # config/vllm.py, _set_cudagraph_sizes: steps of 16 tokens beyond 256; of 8 up to 0.11.0.
 _SPARSER_GRAPHS = (0, 11, 1)
+# config/__init__.py: graphs of whole decode steps beside those of the pieces, for every model; for hybrid ones before.
+_WHOLE_GRAPHS = (0, 11, 0)
+# utils/mem_utils.py, memory_profiling: whatever is gone from the free memory counts, not what PyTorch has in use.
+_COUNTS_CONSUMED = (0, 27, 0)
+# fused_moe/oracle/mxfp4.py: Blackwell's TRT-LLM kernels round the experts' inner width to 128 instead of 256.
+_NARROW_BLACKWELL = (0, 27, 0)
+# vllm-project/vllm#23278: 0.10.1 had no Triton kernels at hand and took Marlin (65.97 GiB); 0.11.0 has 64.38 GiB.
+_HOPPER_TRITON = (0, 11, 0)
 
 
 class Release:
@@ -129,6 +139,31 @@ class Release:
     def huge_gpus_apart(self) -> bool:
         """Tell whether GPUs of 160 GiB, and data-centre Blackwell, have larger defaults than the others."""
         return self._version >= _HUGE_GPUS
+
+    @property
+    def takes_whole_items(self) -> bool:
+        """Tell whether a step is at least as long as the longest item that must not be cut."""
+        return self._version >= _WHOLE_ITEMS
+
+    @property
+    def whole_graphs(self) -> bool:
+        """Tell whether whole decode steps are captured beside the pieces of longer ones, for every model."""
+        return not self._legacy and self._version >= _WHOLE_GRAPHS
+
+    @property
+    def counts_consumed(self) -> bool:
+        """Tell whether the budget is charged all that is gone from the free memory, unused parts of segments too."""
+        return not self._legacy and self._version >= _COUNTS_CONSUMED
+
+    @property
+    def narrow_blackwell_experts(self) -> bool:
+        """Tell whether MXFP4 experts on data-centre Blackwell are rounded to 128 inner numbers, not to 256."""
+        return self._version >= _NARROW_BLACKWELL
+
+    @property
+    def triton_on_hopper(self) -> bool:
+        """Tell whether Hopper runs MXFP4 experts with Triton's kernels rather than with Marlin."""
+        return self._version >= _HOPPER_TRITON
 
     @property
     def sparser_graphs(self) -> bool:

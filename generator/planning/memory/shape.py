@@ -70,6 +70,7 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         extra_embeddings=_extra_embeddings(part),
         draft_layers=count(part, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
         cross_attention=flag(config, "is_encoder_decoder") or bool(count(part, "cross_attention_layers")),
+        least_step_tokens=_least_step_tokens(part),
         attention_free=bool(layers) and all(layer.mixer is Mixer.STATE for layer in layers),
         unknown=tuple(_unknown(part, layers, state, quantization)),
     )
@@ -227,6 +228,9 @@ def _vision(config: Mapping[str, object]) -> Vision | None:
     patch = count(part, "patch_size", default=14)
     side = count(part, "image_size")
     positions = count(part, "num_position_embeddings") or (side // patch) ** 2
+    # Gemma 4 has one table for rows and one for columns, gated layers, and no ranks: the tower is transformers' own (models/
+    # gemma4_mm.py, AutoModel.from_config; transformers modeling_gemma4.py).
+    tables = 2 * count(part, "position_embedding_size")
     merge = count(part, "spatial_merge_size", default=count(config, "spatial_merge_size", default=1))
     fixed = count(config, "mm_tokens_per_image")
     return Vision(
@@ -238,12 +242,22 @@ def _vision(config: Mapping[str, object]) -> Vision | None:
         * patch
         * count(part, "in_channels", "num_channels", "in_chans", default=3)
         * count(part, "temporal_patch_size", default=1),
-        positions=positions,
+        positions=positions or tables,
         merge=max(merge, 1),
         mergers=1 + len(items(part, "deepstack_visual_indexes")),
-        gated=text(config, "model_type").startswith(("qwen2_5", "pixtral", "mistral3")),
+        gated=text(config, "model_type").startswith(("qwen2_5", "pixtral", "mistral3", "gemma4")),
         max_item_tokens=fixed or None,
+        whole=bool(tables),
     )
+
+
+def _least_step_tokens(part: Mapping[str, object]) -> int:
+    """Gemma 4 that sees an image's tokens in both directions takes a whole video in one step: 32 frames of 70 + 8 tokens.
+
+    vLLM 0.32.0 engine/arg_utils.py, _get_min_mm_batched_tokens; models/gemma4_mm.py, get_mm_max_tokens_per_item.
+    """
+    both = text(part, "model_type").startswith("gemma4") and text(part, "use_bidirectional_attention") == "vision"
+    return 32 * (70 + 8) if both else 0
 
 
 def _rope_rows(

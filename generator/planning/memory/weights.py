@@ -63,6 +63,15 @@ class _Rank:
     last: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ExpertSteps:
+    """The multiples that a kernel rounds experts' inner and hidden widths to; `keeps_scales`: it has them twice."""
+
+    inner: int
+    hidden: int
+    keeps_scales: bool = False
+
+
 def stage_weights(
     shape: Shape,
     settings: EngineSettings,
@@ -91,7 +100,7 @@ def stage_weights(
     unexplained = 0.0 if tensors else _unexplained_share(shape, stored, weight_bytes)
     terms = []
     for rank in ranks:
-        plain, held = _loaded_and_held(shape, rank, stored, gpu, settings)
+        plain, held = _loaded_and_held(shape, rank, stored, _expert_steps(gpu, release), settings)
         held += sum(allocated(rows * width * shape.element_bytes) for rows, width in shape.rope_rows)
         if tensors:
             exact = sum(_header_bytes(header, shape, rank, tp, settings) for header in tensors)
@@ -124,14 +133,14 @@ def parameter_bytes(shape: Shape, quantization: Quantization | None = None) -> i
 
 
 def _loaded_and_held(
-    shape: Shape, rank: _Rank, stored: Quantization, gpu: GpuMemory, settings: EngineSettings
+    shape: Shape, rank: _Rank, stored: Quantization, expert_steps: _ExpertSteps, settings: EngineSettings
 ) -> tuple[int, int]:
     """Return the bytes of a rank's tensors as a checkpoint has them, and as the engine's allocator counts what it makes."""
     plain = held = 0
     for matrix, times in _rank_matrices(shape, rank, stored, settings):
         sizes = _sizes(shape, stored, matrix)
         plain += 0 if matrix.derived else times * sum(sizes)
-        kept = _held(matrix, sizes, stored, gpu, shape, settings.tensor_parallel)
+        kept = _held(matrix, sizes, stored, shape, settings.tensor_parallel, expert_steps)
         held += times * sum(allocated(size) for size in kept)
     return plain, held
 
@@ -195,28 +204,35 @@ def _sizes(shape: Shape, quantization: Quantization, matrix: Matrix) -> tuple[in
     return tuple(size * matrix.copies for size in matrix_bytes(quantization, matrix.rows, matrix.columns))
 
 
-def _held(
-    matrix: Matrix, sizes: tuple[int, ...], quantization: Quantization, gpu: GpuMemory, shape: Shape, tp: int
-) -> tuple[int, ...]:
-    """Return the sizes of the tensors of one matrix as the engine holds them, loaded in `sizes`: MXFP4 experts as their kernel wants them.
+def _expert_steps(gpu: GpuMemory, release: Release) -> _ExpertSteps:
+    """Return what MXFP4 experts are rounded to.
 
-    vLLM 0.32.0 fused_moe/oracle/mxfp4.py: Marlin (all but Hopper here) and Blackwell's TRT-LLM kernels round the inner
-    width to 128 and the hidden width to 256. Triton on Hopper rounds the inner width to 64, and keeps the scales as they
-    were loaded beside its own, whose rows it rounds to 256 (0.11 quantization/mxfp4.py, process_weights_after_loading;
-    triton_kernels, HopperMXScaleLayout).
+    vLLM 0.32.0 fused_moe/oracle/mxfp4.py, mxfp4_round_up_hidden_size_and_intermediate_size; 0.11.0 and 0.16.0
+    quantization/mxfp4.py, create_weights. Triton on Hopper keeps the scales as they were loaded beside its own, whose rows it
+    rounds to 256 (process_weights_after_loading; triton_kernels, HopperMXScaleLayout).
     """
+    major = gpu.compute_capability[0] if gpu.compute_capability else 0
+    if major == 9 and release.triton_on_hopper:
+        return _ExpertSteps(inner=64, hidden=1, keeps_scales=True)
+    wide = major == 10 and not release.narrow_blackwell_experts
+    return _ExpertSteps(inner=256 if wide else 128, hidden=256)
+
+
+def _held(
+    matrix: Matrix, sizes: tuple[int, ...], quantization: Quantization, shape: Shape, tp: int, steps: _ExpertSteps
+) -> tuple[int, ...]:
+    """Return the sizes of the tensors of one matrix as the engine holds them, loaded in `sizes`: only MXFP4 experts differ."""
     if not matrix.expert or quantization.kind is not WeightKind.MXFP4 or shape.experts is None:
         return sizes
-    hopper = gpu.compute_capability is not None and gpu.compute_capability[0] == 9
-    width = _round_up(shape.experts.width // tp, 64 if hopper else 128)
-    hidden = matrix.columns if hopper else _round_up(shape.hidden, 256)
+    width = _round_up(shape.experts.width // tp, steps.inner)
     if matrix.names[0].endswith("down_proj"):
-        padded = replace(matrix, rows=matrix.rows if hopper else hidden, columns=width)
+        padded = replace(matrix, rows=_round_up(matrix.rows, steps.hidden), columns=width)
     else:
-        padded = replace(matrix, rows=width * (2 if shape.experts.gated else 1), columns=hidden)
+        rows = width * (2 if shape.experts.gated else 1)
+        padded = replace(matrix, rows=rows, columns=_round_up(matrix.columns, steps.hidden))
     sizes = _sizes(shape, quantization, padded)
     scales = _round_up(padded.rows, 256) * _round_up(-(-padded.columns // quantization.group), 2) * padded.copies
-    return (*sizes, scales) if hopper else sizes
+    return (*sizes, scales) if steps.keeps_scales else sizes
 
 
 def _round_up(value: int, step: int) -> int:

@@ -175,7 +175,8 @@ def test_sizes_of_the_captured_graphs(
     settings: EngineSettings, capability_: tuple[int, int], count: int, largest: int
 ) -> None:
     gpu = replace(H100, compute_capability=capability_)
-    sizes = capture_sizes(settings, complete(shape_of("qwen3-8b"), settings, gpu, Release("0.32.0")), gpu)
+    release = Release("0.32.0")
+    sizes = capture_sizes(settings, complete(shape_of("qwen3-8b"), settings, gpu, release), gpu, release)
     assert (len(sizes), max(sizes, default=0)) == (count, largest)
 
 
