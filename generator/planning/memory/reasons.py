@@ -73,7 +73,7 @@ def warnings(made: Account, verdict: Verdict) -> tuple[str, ...]:
         found.append("under WSL the driver may move memory to the host, so the engine's own figures cannot be trusted")
     if not made.graphs_fit_outside:
         found.append(
-            "before vLLM 0.21 CUDA graphs come from outside the budget, and little is left there: a lower utilization or "
+            "before vLLM 0.20 CUDA graphs come from outside the budget, and little is left there: a lower utilization or "
             "--enforce-eager is safe"
         )
     if verdict is Verdict.UNCERTAIN and not found:

@@ -33,6 +33,8 @@ _UNGATED_FAMILIES = frozenset(
 )
 _UNGATED_ACTIVATIONS = frozenset(("relu2", "relu"))
 _HEAD_NORM_FAMILIES = ("qwen3", "gemma3", "gemma4", "glm4_moe", "olmo2", "olmo3", "minimax_m2", "exaone4")
+# Families whose rotations are multimodal even where a configuration was cut short.
+_MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # vLLM 0.32.0 models/qwen2.py: these have biases although their configuration does not say so.
 _BIASED_FAMILIES = frozenset(
     ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_vl_text", "qwen2_5_vl_text", "gpt2")
@@ -280,21 +282,23 @@ def _rope_rows(
         return ()
     kind = text(scaling, "rope_type", "type").replace("default", "")
     factor = number(scaling, "factor", default=1.0)
+    four = text(part, "model_type").startswith("gemma4")
+    # Gemma 4 rotates a share of a full layer's numbers, but its table is as wide as the head (gemma4_rope.py).
     share = number(
         part, "partial_rotary_factor", "rotary_pct", default=number(scaling, "partial_rotary_factor", default=1.0)
     )
-    width = latent.rope_dim if latent else int(layers[-1].head_dim * share)
-    local = any(layer.mixer is Mixer.SLIDING for layer in layers) and (
-        "rope_local_base_freq" in part or "sliding_attention" in mapping(part, "rope_parameters")
-    )
+    whole = next((layer.head_dim for layer in reversed(layers) if layer.mixer is Mixer.FULL), layers[-1].head_dim)
+    width = latent.rope_dim if latent else int(whole * (1.0 if four else share))
+    windowed = next((layer.head_dim for layer in layers if layer.mixer is Mixer.SLIDING), 0)
+    local = four or "rope_local_base_freq" in part or "sliding_attention" in mapping(part, "rope_parameters")
     plain = rows
     if kind in ("linear", "dynamic"):
         rows = int(rows * factor)
     elif "yarn" in kind:
         rows = int(count(scaling, "original_max_position_embeddings", default=rows) * factor)
-    elif "mrope" in kind or "mrope_section" in scaling:
+    elif "mrope" in kind or "mrope_section" in scaling or text(part, "model_type").startswith(_MROPE_FAMILIES):
         rows *= 4
-    return ((rows, width), (plain, width)) if local else ((rows, width),)
+    return ((rows, width), (plain, windowed)) if local and windowed else ((rows, width),)
 
 
 def _longest(part: Mapping[str, object]) -> int:

@@ -30,8 +30,8 @@ def test_the_parts_and_the_cache_make_the_budget() -> None:
     assert parts + memory.kv_cache_bytes == memory.budget_bytes
 
 
-def test_graphs_come_from_outside_the_budget_before_0_21() -> None:
-    memory = forecast(shape_of("qwen3-8b"), replace(OLD, version="0.20.2"), H100).memory
+def test_graphs_come_from_outside_the_budget_before_0_20() -> None:
+    memory = forecast(shape_of("qwen3-8b"), replace(OLD, version="0.19.1"), H100).memory
     parts = memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes
     assert parts + memory.kv_cache_bytes == memory.budget_bytes
     assert memory.cuda_graph_bytes > 0
@@ -135,7 +135,7 @@ def test_defaults_follow_the_gpu(gpu: GpuMemory, batch: tuple[int, int]) -> None
     assert (found.max_num_batched_tokens, found.max_num_seqs) == batch
 
 
-@pytest.mark.parametrize(("version", "share"), [("0.16.0", 0.9), ("0.20.2", 0.9), ("0.21.0", 0.92), ("0.32.0", 0.92)])
+@pytest.mark.parametrize(("version", "share"), [("0.16.0", 0.9), ("0.19.1", 0.9), ("0.20.0", 0.92), ("0.32.0", 0.92)])
 def test_the_default_utilization_follows_the_release(version: str, share: float) -> None:
     assert Release(version).default_utilization == share
 
