@@ -198,7 +198,9 @@ def _experts(part: Mapping[str, object]) -> Experts | None:
     if total <= 1:
         return None
     width = count(part, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "ffn_hidden_size")
-    shared = count(part, "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size")
+    shared = count(
+        part, "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size"
+    )
     many = count(part, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
     if not shared and many:
         shared = many * width

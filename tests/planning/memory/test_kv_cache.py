@@ -87,7 +87,8 @@ def test_windows_keep_what_the_release_has_in_flight(
 
 
 @pytest.mark.parametrize(
-    ("version", "asked", "states"), [("0.27.1", None, 1), ("0.27.1", True, 2), ("0.28.0", None, 2), ("0.28.0", False, 1)]
+    ("version", "asked", "states"),
+    [("0.27.1", None, 1), ("0.27.1", True, 2), ("0.28.0", None, 2), ("0.28.0", False, 1)],
 )
 def test_a_request_holds_a_second_state_only_where_prefixes_are_cached(
     version: str, asked: bool | None, states: int
