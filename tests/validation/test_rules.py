@@ -10,7 +10,7 @@ from generator.domain.finding import Finding, Severity
 from generator.domain.host import Driver, LinkKind
 from generator.domain.plan import Mode, Plan
 from generator.errors import NoPlanError
-from generator.validation.rules import check_environment, check_host, check_shell
+from generator.validation.rules import check_environment, check_host, check_processes, check_shell
 from tests.planning_requests import HOST_NAMES, plan_for, recorded
 
 
@@ -117,6 +117,22 @@ def test_a_bridge_that_was_taken_away_is_a_warning() -> None:
     assert told(check_host(PLAN, replace(host, links=loose))) == [
         ("links-changed", "warning", "links between GPUs differ")
     ]
+
+
+def test_compatibility_libraries_are_in_the_image_alone() -> None:
+    """An H100 on R535 serves CUDA 13 by forward compatibility, which a start without containers does not have."""
+    bridged = plan_for(recorded("8x-h100-driver535"))
+    assert ("VLLM_ENABLE_CUDA_COMPATIBILITY", "1") in bridged.replicas[0].env
+    (finding,) = check_processes(bridged)
+    assert (finding.check, finding.severity) == ("image-only", Severity.ERROR)
+    assert finding.found == "driver 535.183.06 runs CUDA 12.2"
+    assert f"only {bridged.engine.image} has" in finding.expected
+    assert "--runtime compose" in finding.fix
+
+
+@pytest.mark.parametrize("name", ["2x-rtx3090-nvlink", "1x-h200", "cpu-small"])
+def test_what_the_driver_runs_by_itself_needs_no_image(name: str) -> None:
+    assert check_processes(plan_for(recorded(name))) == ()
 
 
 def test_the_shell_is_compared_by_value() -> None:
