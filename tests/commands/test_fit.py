@@ -64,6 +64,15 @@ def test_the_smallest_gpu_of_a_group_decides() -> None:
     assert choose_gpus(mixed, 2).total_bytes < 12 * GIB
 
 
+def test_a_gpu_with_mig_on_serves_by_its_slices_alone() -> None:
+    sliced = host("a100-seven-slices")
+    assert choose_gpus(sliced, 1).total_bytes == 4864 * 2**20
+    with pytest.raises(HostError) as caught:
+        choose_gpus(sliced, 2)
+    assert caught.value.message == "2 GPUs are asked for, 0 are there beside 7 MIG slice(s), which no model spans"
+    assert choose_gpus(host("a100-mig"), 1).total_bytes > 39 * GIB
+
+
 def test_wsl_is_seen() -> None:
     assert choose_gpus(host("wsl2-rtx5080"), 1).wsl
 
