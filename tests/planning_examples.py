@@ -155,6 +155,10 @@ def _plan_faults(host: Host, plan: Plan) -> Iterator[str]:
         ranks = 0 if plan.mode is Mode.CPU else replica.tensor_parallel * replica.pipeline_parallel
         if len(replica.gpu_uuids) != ranks:
             yield f"{replica.name} has {len(replica.gpu_uuids)} GPUs for {ranks} ranks"
+        if replica.memory is None and (plan.mode is not Mode.CPU or host.memory_bytes is not None):
+            yield f"{replica.name} has no forecast"
+        if replica.memory is not None and replica.memory.verdict == "does-not-fit":
+            yield f"{replica.name} is planned, though it does not fit"
 
 
 def _slice_faults(host: Host, plan: Plan) -> Iterator[str]:
