@@ -62,6 +62,22 @@ def solve(
     return found
 
 
+def longest_request(
+    shape: Shape,
+    settings: EngineSettings,
+    gpu: GpuMemory,
+    *,
+    tensors: tuple[TensorHeader, ...] | None = None,
+    weight_bytes: int | None = None,
+) -> int:
+    """Return the length, in tokens, that the most frugal settings surely hold; 0 where they hold none.
+
+    `solve` with the aim `context` finds no longer one, and takes several times as long.
+    """
+    found = _longest(shape, _candidates(settings, gpu, Objective.CONTEXT)[-1], gpu, tensors, weight_bytes)
+    return found[1].max_model_len if found else 0
+
+
 def _worth_trying(
     candidates: list[EngineSettings],
     aim: Objective,
