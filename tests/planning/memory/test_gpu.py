@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from generator.catalog.load import find_gpu
+from generator.domain.host import MigSlice
+from generator.planning.memory.defaults import batch_defaults
 from generator.planning.memory.gpu import gpu_memory, memory_on
 from generator.units import GIB
 from tests.planning_requests import gpu, recorded
@@ -44,3 +48,13 @@ def test_of_a_slice_cuda_gives_all_that_nvml_tells(place: int, pytorch_gib: floa
     assert seen is not None
     assert seen.total_bytes / GIB == pytest.approx(pytorch_gib, abs=0.006)
     assert seen.used_bytes == host.gpus[place].memory_used_bytes
+
+
+@pytest.mark.parametrize(("place", "batch"), [(0, (8192, 1024)), (1, (2048, 256))])
+def test_on_a_slice_vllm_takes_a_small_gpus_batch(place: int, batch: tuple[int, int]) -> None:
+    """However large the slice: vLLM asks for the whole GPU's memory, and a container with a slice may not know it."""
+    host = recorded("8x-h100-nvswitch")
+    cut = replace(host.gpus[0], mig_slice=MigSlice(gpu=0, gpu_instance=0))
+    seen = memory_on(host, (host.gpus[0], cut)[place], None)
+    assert seen is not None
+    assert batch_defaults(seen) == batch
