@@ -61,15 +61,14 @@ def choose_layout(
     """Return the first placement that is enough for the objective, else the best of them; None where nothing fits.
 
     With None come the forecast's words on the roomiest one. Beyond an island is looked only where no placement inside
-    holds long requests, or for `context`.
+    holds long requests; for `context`, requests as long as the model's own.
     """
     shape = parse_shape(facts.config)
     best: Layout | None = None
     words: tuple[str, ...] = ()
     most_ranks = 0
     for placement, wanted in options:
-        crosses = not placement.inside_island and objective is not Objective.CONTEXT
-        if best is not None and crosses and _is_comfortable(best, shape, wanted):
+        if best is not None and not placement.inside_island and _is_long(best, shape, wanted, objective):
             break
         found, said = _try(placement, wanted, facts, shape, host, catalog, version, objective)
         ranks = placement.tensor_parallel * placement.pipeline_parallel
@@ -197,33 +196,28 @@ def _cautious(
 
 
 def _is_enough(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> bool:
-    """Tell whether no other group is looked at.
+    """Tell whether no other group is looked at: requests are long, and unless one answer is to come soon there is room.
 
-    Requests are long; for `context` as long as they can be; without an objective and for `throughput` the cache is at
-    least as large as the weights: where it is smaller, a copy of them less would more than pay for it. Nothing reaches
-    across islands for that.
+    The cache has room where it is at least as large as the weights: where it is smaller, a copy of them less would more
+    than pay for it. Nothing reaches across islands for that.
     """
-    if objective is Objective.CONTEXT:
-        return _length(layout) >= _whole(shape, wanted)
     memory = layout.forecast.memory
     roomy = memory.kv_cache_bytes >= memory.weights_bytes
     needless = objective is Objective.LATENCY or not layout.placement.inside_island
-    return _is_comfortable(layout, shape, wanted) and (roomy or needless)
+    return _is_long(layout, shape, wanted, objective) and (roomy or needless)
 
 
-def _worth(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> tuple[bool, int]:
-    """Return what is compared where no layout is enough: long requests, then their length or all caches together."""
+def _worth(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> tuple[bool, int, int]:
+    """Return what is compared where no layout is enough: long requests, how long where that counts, all caches together."""
     by_length = objective in (Objective.CONTEXT, Objective.LATENCY)
     tokens = len(layout.placement.groups) * layout.forecast.memory.kv_cache_tokens
-    return _is_comfortable(layout, shape, wanted), _length(layout) if by_length else tokens
+    return _is_long(layout, shape, wanted, objective), _length(layout) if by_length else 0, tokens
 
 
-def _is_comfortable(layout: Layout, shape: Shape, wanted: Wanted) -> bool:
-    return _length(layout) >= min(COMFORTABLE_TOKENS, _whole(shape, wanted))
-
-
-def _whole(shape: Shape, wanted: Wanted) -> int:
-    return wanted.max_model_len or shape.default_length or COMFORTABLE_TOKENS
+def _is_long(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> bool:
+    """Tell whether requests are as long as is asked for; for `context` as long as the model allows."""
+    whole = wanted.max_model_len or shape.default_length or COMFORTABLE_TOKENS
+    return _length(layout) >= (whole if objective is Objective.CONTEXT else min(COMFORTABLE_TOKENS, whole))
 
 
 def _length(layout: Layout) -> int:

@@ -241,4 +241,6 @@ def _months(row: CatalogLlm) -> int:
 
 
 def _billions(count: int | None) -> str:
-    return "unknown" if count is None else f"{count / 1e9:.3g}B"
+    if count is None:
+        return "unknown"
+    return f"{count / 1e9:.3g}B" if count < 1e12 else f"{count / 1e12:.3g}T"
