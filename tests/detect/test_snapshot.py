@@ -150,6 +150,13 @@ def test_a_snapshot_from_before_slices_reads_to_the_same_host(tmp_path: Path) ->
     assert all(vars(gpu)["mig_slice"] is None for gpu in read_snapshot(RECORDED).gpus)
 
 
+def test_a_slice_of_an_old_driver_keeps_its_long_name(tmp_path: Path) -> None:
+    """Before driver 470 a MIG device's UUID named its GPU and both instances."""
+    path = tmp_path / "host.yaml"
+    path.write_text(SLICED.replace("MIG-a100aaaa-0300-5d1e-9f00-000000000000", "MIG-GPU-a100aaaa-0001/2/0"))
+    assert read_snapshot(path).gpus[2].uuid == "MIG-GPU-a100aaaa-0001/2/0"
+
+
 @pytest.mark.parametrize(("old", "new", "problem"), SLICE_DAMAGES)
 def test_each_damage_of_a_slice_has_its_sentence(tmp_path: Path, old: str, new: str, problem: str) -> None:
     """A slice has a MIG UUID, a GPU with MIG on, and no link."""
