@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -247,13 +248,22 @@ def test_auto_on_a_mixed_box_takes_what_holds_the_most(gpus: tuple[Gpu, ...], ex
     placement = place(host_of(PARTITIONED, *gpus), None, ParallelPins(), Heads())
     assert indices(placement) == expected
     idle = {index for gpu in gpus if (index := gpu.index) not in [each.index for each in placement.gpus]}
-    assert len(placement.warnings) == len(idle)
+    assert sorted(idle) == sorted(
+        int(word) for text in placement.warnings for word in re.findall(r"\d+", text.split(" (")[0])
+    )
 
 
 def test_multi_takes_the_equal_slices_beside_a_larger_gpu() -> None:
     """What was asked for is there, though auto would take the whole GPU."""
     host = host_of(PARTITIONED, replace(A100, index=5, uuid="GPU-5"), cut(1), cut(2))
     assert indices(place(host, Mode.MULTI, ParallelPins(), Heads())) == [[1], [2]]
+
+
+def test_equal_idle_slices_are_named_in_one_sentence() -> None:
+    placement = place(
+        host_of(PARTITIONED, *(cut(index, gib=5) for index in range(1, 5))), Mode.SINGLE, ParallelPins(), Heads()
+    )
+    assert placement.warnings == ("GPUs 2, 3 and 4 (NVIDIA A100-SXM4-40GB MIG 5gb) are left idle",)
 
 
 def test_a_gpu_with_mig_on_and_no_slice_is_named_with_the_way_to_one() -> None:
