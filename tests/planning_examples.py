@@ -102,7 +102,12 @@ def _sold_gpus(draw: st.DrawFn, index: int, rows: tuple[GpuModel, ...]) -> Gpu:
     sold = gpu(index, name=draw(st.sampled_from(row.names)), capability=row.compute_capability)
     used = draw(st.sampled_from([0, 0, 0, 300 * MIB, total // 2, total]))
     known = draw(st.sampled_from([True, True, True, False]))
-    return replace(sold, memory_bytes=total if known else None, memory_used_bytes=used if known else None)
+    return replace(
+        sold,
+        memory_bytes=total if known else None,
+        memory_used_bytes=used if known else None,
+        mig=row.mig_instances > 0 and draw(st.booleans()),
+    )
 
 
 def work_out(example: Example) -> Outcome:
@@ -145,10 +150,28 @@ def _plan_faults(host: Host, plan: Plan) -> Iterator[str]:
         yield f"a GPU is used twice: {used}"
     if not set(used) <= {each.uuid for each in host.gpus}:
         yield f"a GPU that the host lacks: {used}"
+    yield from _slice_faults(host, plan)
     for replica in plan.replicas:
         ranks = 0 if plan.mode is Mode.CPU else replica.tensor_parallel * replica.pipeline_parallel
         if len(replica.gpu_uuids) != ranks:
             yield f"{replica.name} has {len(replica.gpu_uuids)} GPUs for {ranks} ranks"
+        if replica.memory is None and (plan.mode is not Mode.CPU or host.memory_bytes is not None):
+            yield f"{replica.name} has no forecast"
+        if replica.memory is not None and replica.memory.verdict == "does-not-fit":
+            yield f"{replica.name} is planned, though it does not fit"
+
+
+def _slice_faults(host: Host, plan: Plan) -> Iterator[str]:
+    """No partitioned GPU, no slice that shares a replica, and of slices that share memory only one."""
+    by_uuid = {each.uuid: each for each in host.gpus}
+    groups = [[by_uuid[uuid] for uuid in replica.gpu_uuids if uuid in by_uuid] for replica in plan.replicas]
+    if any(each.mig for group in groups for each in group):
+        yield "a GPU with MIG on is used whole"
+    if any(each.mig_slice for group in groups for each in group if len(group) > 1):
+        yield "a MIG slice shares a replica"
+    memories = [each.mig_slice for group in groups for each in group if each.mig_slice]
+    if len(memories) != len(set(memories)):
+        yield "two engines meet in one slice's memory"
 
 
 def _flag_faults(plan: Plan) -> Iterator[str]:

@@ -28,7 +28,7 @@ from generator.runtime import Runtime, Stack
 from generator.settings import BY_KEY, problem_with
 from generator.validation.compose_config import check_merged
 from generator.validation.live import check_files, check_port
-from generator.validation.rules import check_environment, check_host, check_shell
+from generator.validation.rules import check_environment, check_host, check_processes, check_shell
 
 UP = frozenset({ServicePhase.WAITING, ServicePhase.STARTING, ServicePhase.HEALTHY, ServicePhase.UNHEALTHY})
 KEPT_LOG_LINES = 5000
@@ -115,6 +115,8 @@ def find_all(stack: Stack, runtime: Runtime, host: Host) -> tuple[Finding, ...]:
     if isinstance(runtime, ComposeRuntime):
         found += check_shell(stack.env, os.environ, environment)
         found += check_merged(stack, runtime.merged())
+    else:
+        found += check_processes(stack.plan)
     if not any(state.phase in UP for state in runtime.services()):
         found += check_port(stack.env, environment)
     return tuple(found)

@@ -87,6 +87,7 @@ def _model_settings(request: Request, placement: Placement, wished: str) -> dict
 
 def _gpu_settings(placement: Placement, layout: Layout, utilization: Utilization) -> dict[str, Setting]:
     uuids = [gpu.uuid or "" for gpu in placement.gpus]
+    sliced = placement.gpus[0].mig_slice is not None
     ranks = placement.tensor_parallel * placement.pipeline_parallel
     return {
         "CUDA_DEVICE_ORDER": _setting(
@@ -97,8 +98,8 @@ def _gpu_settings(placement: Placement, layout: Layout, utilization: Utilization
         "NVIDIA_VISIBLE_DEVICES": _setting(",".join(uuids), placement.reason, DECISION),
         "CUDA_VISIBLE_DEVICES": _setting(
             ",".join(str(index) for index in range(ranks)),
-            "a container numbers its GPUs from 0",
-            "Compose device reservations",
+            "a container sees its MIG slice alone, as GPU 0" if sliced else "a container numbers its GPUs from 0",
+            "docs/decisions/0014-mig-slices.md" if sliced else "Compose device reservations",
         ),
         "GPU_COUNT": _setting(str(len(uuids)), placement.reason, DECISION),
         "VLLM_GPU_MEMORY_UTILIZATION": _setting(f"{utilization.value:.2f}", utilization.reason, utilization.source),

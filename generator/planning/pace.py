@@ -108,7 +108,7 @@ def _trade(request: Request, pace: Pace | None, ordered: list[Placement]) -> str
         "`--objective throughput` takes the fewest GPUs for each, `latency` the quickest, `context` the longest request"
     )
     if request.objective is Objective.THROUGHPUT:
-        return "; for throughput the fewest GPUs that hold the model with long requests, hence the most replicas"
+        return "; for throughput the fewest GPUs whose cache is at least as large as the weights, hence the most replicas of use"
     if pace is None or (request.objective is None and request.mode is Mode.MULTI):
         return f"; the most GPUs that can share a layer, as none of another number was asked for: {others}"
     times = ", ".join(
@@ -119,4 +119,4 @@ def _trade(request: Request, pace: Pace | None, ordered: list[Placement]) -> str
         return f"; for latency the quickest group that holds the model: {estimate}"
     if request.objective is Objective.CONTEXT:
         return f"; for context the group with the longest request, and among equals as many GPUs as pay: {estimate}"
-    return f"; without an objective as many as still do half of the work of as many replicas: {estimate}; {others}"
+    return f"; without an objective as many as still do half of the work of as many replicas, and more where the cache would be smaller than the weights: {estimate}; {others}"

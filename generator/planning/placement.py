@@ -294,11 +294,15 @@ def _equal_groups(gpus: tuple[Gpu, ...]) -> list[tuple[Gpu, ...]]:
 
 
 def _idle_warnings(host: Host, used: tuple[Gpu, ...]) -> tuple[str, ...]:
-    idle = [gpu for gpu in host.gpus if gpu not in used and not (gpu.mig and has_slices(host, gpu))]
+    """Name what is left idle and why, equal GPUs in one sentence: a sliced box may have dozens."""
+    alike: dict[tuple[str, str | None], list[str]] = defaultdict(list)
+    for gpu in host.gpus:
+        if gpu not in used and not (gpu.mig and has_slices(host, gpu)):
+            alike[gpu.name or "unknown model", _why_idle(gpu, used)].append(str(gpu.index))
     return tuple(
-        f"GPU {gpu.index} ({gpu.name or 'unknown model'}) is left idle"
-        + (f": {why}" if (why := _why_idle(gpu, used)) else "")
-        for gpu in idle
+        (f"GPU {who[0]} ({name}) is" if len(who) == 1 else f"GPUs {', '.join(who[:-1])} and {who[-1]} ({name}) are")
+        + (f" left idle: {why}" if why else " left idle")
+        for (name, why), who in alike.items()
     )
 
 

@@ -53,7 +53,7 @@ def _make_plan(request: Request, catalog: Catalog) -> Plan:
     from generator.planning.pace import arrange
 
     layout, words = choose_layout(
-        ((option, _wanted(request, option, catalog)) for option in arrange(options, request, catalog)),
+        ((option, wanted_settings(request, option, catalog)) for option in arrange(options, request, catalog)),
         request.facts,
         request.host,
         catalog,
@@ -160,7 +160,12 @@ def _cpu_warnings(forecast: Forecast | None) -> tuple[str, ...]:
     return forecast.warnings
 
 
-def _wanted(request: Request, placement: Placement, catalog: Catalog) -> Wanted:
+def wanted_settings(request: Request, placement: Placement, catalog: Catalog) -> Wanted:
+    """Return what the person and the environment fixed of an engine's settings.
+
+    Raises:
+        NoPlanError: a GPU has next to nothing free.
+    """
     from generator.planning.layout import Wanted
 
     pins = request.pins

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from generator.domain.finding import Finding, error, warning
 from generator.domain.host import Host
 from generator.domain.plan import Mode, Plan
+from generator.domain.topology import sole_slice
 from generator.errors import did_you_mean
 from generator.planning.image import version
 from generator.planning.placement import describe_gpus
@@ -122,21 +123,32 @@ def _check_partitioned(plan: Plan, host: Host, again: str) -> tuple[Finding, ...
 
 
 def check_processes(plan: Plan) -> tuple[Finding, ...]:
-    """Find what the plan needs of the engine's image, where the engine is to run without containers.
+    """Find what the plan needs of containers, where the engine is to run without them.
 
     The image brings CUDA's compatibility libraries, which let an older driver run a newer major release of CUDA; the
-    packages that are installed in its place have none (docs/decisions/0010-image-planner.md).
+    packages that are installed in its place have none (docs/decisions/0010-image-planner.md). And a container shows an
+    engine its MIG slice as the only GPU; among others vLLM cannot name one (0.32.0 platforms/cuda.py).
     """
-    needed, runs = plan.engine.cuda, plan.host.driver.cuda if plan.host.driver else None
-    if not needed or not runs or version(needed)[0] <= version(runs)[0]:
-        return ()
-    found = (
-        f"driver {(plan.host.driver.version if plan.host.driver else None) or 'of unknown version'} runs CUDA {runs}"
-    )
-    expected = f"CUDA {needed}: only {plan.engine.image} has the compatibility libraries that bridge this"
-    return (
-        error("image-only", found=found, expected=expected, fix="update the NVIDIA driver, or use `--runtime compose`"),
-    )
+    found = []
+    driver = plan.host.driver
+    needed, runs = plan.engine.cuda, driver.cuda if driver else None
+    if needed and runs and version(needed)[0] > version(runs)[0]:
+        name = (driver.version if driver else None) or "of unknown version"
+        expected = f"CUDA {needed}: only {plan.engine.image} has the compatibility libraries that bridge this"
+        fix = "update the NVIDIA driver, or use `--runtime compose`"
+        found.append(error("image-only", found=f"driver {name} runs CUDA {runs}", expected=expected, fix=fix))
+    used = {uuid for replica in plan.replicas for uuid in replica.gpu_uuids}
+    slices = [gpu for gpu in plan.host.gpus if gpu.mig_slice is not None and gpu.uuid in used]
+    if slices and sole_slice(plan.host) is None:
+        found.append(
+            error(
+                "slice-among-others",
+                found=f"MIG slice {slices[0].uuid} on a machine with other GPUs or slices",
+                expected="one GPU with one slice: vLLM takes a slice's number for a GPU's",
+                fix="use `--runtime compose`, which shows each engine its slice alone",
+            )
+        )
+    return tuple(found)
 
 
 def check_shell(env: Mapping[str, str], shell: Mapping[str, str], environment: str) -> tuple[Finding, ...]:

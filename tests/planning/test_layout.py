@@ -55,7 +55,13 @@ def length(plan: Plan) -> int:
             "8x-h100-nvswitch", "Qwen/Qwen3.6-35B-A3B-FP8", None, (8, 1, 1), id="a mixture reads a part of itself"
         ),
         pytest.param("4x-a100-two-nvlink-pairs", "Qwen/Qwen3-8B", LATENCY, (2, 2, 1), id="two islands, two replicas"),
-        pytest.param("2x-rtx3090-nvlink", "Qwen/Qwen3-8B", THROUGHPUT, (2, 1, 1), id="one GPU holds long requests"),
+        pytest.param("2x-rtx3090-nvlink", "Qwen/Qwen3-4B", THROUGHPUT, (2, 1, 1), id="one GPU has as much cache"),
+        pytest.param(
+            "2x-rtx3090-nvlink", "Qwen/Qwen3-8B", THROUGHPUT, (1, 2, 1), id="a copy less is five times the cache"
+        ),
+        pytest.param(
+            "8x-h100-nvswitch", "Qwen/Qwen3-32B", THROUGHPUT, (4, 2, 1), id="one GPU would be full of weights"
+        ),
         pytest.param("2x-rtx3090-nvlink", "Qwen/Qwen3-32B-AWQ", THROUGHPUT, (1, 2, 1), id="one GPU holds short ones"),
         pytest.param("2x-rtx3090-nvlink", "Qwen/Qwen3-8B", CONTEXT, (1, 2, 1), id="two hold longer ones"),
         pytest.param("2x-rtx4090", "Qwen/Qwen3-8B", LATENCY, (2, 1, 1), id="no tensor parallelism over PCIe"),
@@ -64,7 +70,7 @@ def length(plan: Plan) -> int:
 def test_the_objective_chooses_the_group(
     host: str, model: str, objective: Objective | None, expected: tuple[int, int, int]
 ) -> None:
-    """Throughput the smallest group that holds long requests, latency the quickest, context the longest requests."""
+    """Throughput the smallest group with room, latency the quickest, context the longest requests."""
     plan = plan_of(recorded(host), model, objective)
     assert shape(plan) == expected
     reason = plan.settings["VLLM_TENSOR_PARALLEL_SIZE"].reason

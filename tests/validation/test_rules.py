@@ -10,7 +10,7 @@ from generator.domain.finding import Finding, Severity
 from generator.domain.host import Driver, LinkKind
 from generator.domain.plan import Mode, Plan
 from generator.errors import NoPlanError
-from generator.validation.rules import check_environment, check_host, check_shell
+from generator.validation.rules import check_environment, check_host, check_processes, check_shell
 from tests.planning_requests import HOST_NAMES, plan_for, recorded
 
 
@@ -37,6 +37,7 @@ def test_a_plan_as_rendered_has_no_finding_on_its_own_host(name: str) -> None:
 
 
 PLAN = plan_for(recorded("2x-rtx3090-nvlink"))
+SLICED = plan_for(recorded("a100-seven-slices"))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,53 @@ def test_a_bridge_that_was_taken_away_is_a_warning() -> None:
     assert told(check_host(PLAN, replace(host, links=loose))) == [
         ("links-changed", "warning", "links between GPUs differ")
     ]
+
+
+def test_compatibility_libraries_are_in_the_image_alone() -> None:
+    """An H100 on R535 serves CUDA 13 by forward compatibility, which a start without containers does not have."""
+    bridged = plan_for(recorded("8x-h100-driver535"))
+    assert ("VLLM_ENABLE_CUDA_COMPATIBILITY", "1") in bridged.replicas[0].env
+    (finding,) = check_processes(bridged)
+    assert (finding.check, finding.severity) == ("image-only", Severity.ERROR)
+    assert finding.found == "driver 535.183.06 runs CUDA 12.2"
+    assert f"only {bridged.engine.image} has" in finding.expected
+    assert "--runtime compose" in finding.fix
+
+
+def test_a_slice_that_was_made_again_is_missing_by_its_uuid() -> None:
+    """Its name and size are the old ones; the engine could not start on it."""
+    host = recorded("a100-seven-slices")
+    again = replace(host.gpus[1], uuid="MIG-a100cccc-0100-5d1e-9f00-00000000000f")
+    (finding,) = check_host(SLICED, replace(host, gpus=(host.gpus[0], again, *host.gpus[2:])))
+    assert (finding.check, finding.severity) == ("gpu-missing", Severity.ERROR)
+    assert finding.found == "1× NVIDIA A100-SXM4-40GB (MIG on), 7× NVIDIA A100-SXM4-40GB MIG 1g.5gb"
+    assert finding.expected == (
+        f"MIG slice {host.gpus[1].uuid} of the plan for engine; one that is made again has another UUID"
+    )
+
+
+def test_a_gpu_that_was_partitioned_since_is_named() -> None:
+    """It still answers by its UUID, but CUDA runs on its slices alone."""
+    host = recorded("2x-rtx3090-nvlink")
+    gpus = (replace(host.gpus[0], mig=True), *host.gpus[1:])
+    assert told(check_host(PLAN, replace(host, gpus=gpus))) == [
+        ("gpu-partitioned", "error", f"GPU 0 ({host.gpus[0].uuid}) has MIG on")
+    ]
+
+
+def test_without_containers_a_slice_must_be_alone() -> None:
+    """vLLM cannot name one of several; a pod with a single slice has no such doubt."""
+    assert told(check_processes(SLICED)) == [
+        ("slice-among-others", "error", f"MIG slice {SLICED.host.gpus[1].uuid} on a machine with other GPUs or slices")
+    ]
+    host = recorded("a100-seven-slices")
+    pod = replace(host, gpus=host.gpus[:2], p2p=((True, False), (False, True)))
+    assert check_processes(plan_for(pod)) == ()
+
+
+@pytest.mark.parametrize("name", ["2x-rtx3090-nvlink", "1x-h200", "cpu-small"])
+def test_what_the_driver_runs_by_itself_needs_no_image(name: str) -> None:
+    assert check_processes(plan_for(recorded(name))) == ()
 
 
 def test_the_shell_is_compared_by_value() -> None:

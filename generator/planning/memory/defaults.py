@@ -55,7 +55,12 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
 
 
 def batch_defaults(gpu: GpuMemory, release: Release) -> tuple[int, int]:
-    """Return (tokens in a step, requests) where neither is given: large GPUs take more, the A100 does not (vLLM PR #17885)."""
+    """Return (tokens in a step, requests) where neither is given: large GPUs take more, the A100 does not (vLLM PR #17885).
+
+    A container with a MIG slice may not ask NVML for the whole GPU's memory, which vLLM takes for none (vLLM issue #55381).
+    """
+    if gpu.sliced:
+        return 2048, 256
     if gpu.total_bytes >= _HUGE and release.huge_gpus_apart:
         return 16384, 1024
     if gpu.total_bytes >= _LARGE and "a100" not in gpu.name.lower():

@@ -63,6 +63,7 @@ def gpu_memory(
         compute_capability=capability(gpu.compute_capability),
         unified=unified,
         wsl=wsl,
+        sliced=gpu.mig_slice is not None,
     )
 
 

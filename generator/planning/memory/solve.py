@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from generator.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
@@ -11,6 +12,7 @@ from generator.domain.tensors import TensorHeader
 from generator.planning.memory.defaults import batch_defaults
 from generator.planning.memory.forecast import forecast
 from generator.planning.memory.releases import Release
+from generator.planning.memory.weights import stage_weights
 
 # Below these a server is of little use: shorter than a page of text with its answer, or one request after the other.
 SHORTEST_USEFUL = 2048
@@ -22,6 +24,8 @@ _FEWEST_SEQS, _FEWEST_TOKENS = 4, 1024
 _LATENCY_SEQS = 64
 # FP8 needs a tensor core that knows it, or Ampere's conversion (vLLM 0.32.0 platforms/cuda.py, supports_fp8: 8.9).
 _FP8_CAPABILITY = (8, 9)
+
+Ask = Callable[[EngineSettings], Forecast]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +53,9 @@ def solve(
     `SHORTEST_USEFUL` cannot be had with more of those.
     """
     found: Solution | None = None
-    for candidate in _worth_trying(_candidates(settings, gpu, aim), aim, shape, gpu, tensors, weight_bytes):
-        longest = _longest(shape, candidate, gpu, tensors, weight_bytes)
+    ask = _ask_about(shape, settings, gpu, tensors, weight_bytes)
+    for candidate in _worth_trying(_candidates(settings, gpu, aim), aim, shape, ask):
+        longest = _longest(shape, candidate, ask)
         if longest is None:
             continue
         chosen, answer = longest
@@ -63,19 +68,47 @@ def solve(
     return found
 
 
-def _worth_trying(
-    candidates: list[EngineSettings],
-    aim: Objective,
+def longest_request(
     shape: Shape,
+    settings: EngineSettings,
+    gpu: GpuMemory,
+    *,
+    tensors: tuple[TensorHeader, ...] | None = None,
+    weight_bytes: int | None = None,
+) -> int:
+    """Return the length, in tokens, that the most frugal settings surely hold; 0 where they hold none.
+
+    `solve` with the aim `context` finds no longer one, and takes several times as long.
+    """
+    ask = _ask_about(shape, settings, gpu, tensors, weight_bytes)
+    found = _longest(shape, _candidates(settings, gpu, Objective.CONTEXT)[-1], ask)
+    return found[1].max_model_len if found else 0
+
+
+def _ask_about(
+    shape: Shape,
+    settings: EngineSettings,
     gpu: GpuMemory,
     tensors: tuple[TensorHeader, ...] | None,
     weight_bytes: int | None,
-) -> list[EngineSettings]:
+) -> Ask:
+    """Return the forecast for settings that differ from these in length, batches and the cache's format: weights are counted once."""
+    release = Release(settings.version, legacy_engine=settings.legacy_engine)
+    counted = release.known or settings.legacy_engine
+    weights = stage_weights(shape, settings, gpu, release, tensors, weight_bytes) if counted else None
+
+    def ask(asked: EngineSettings) -> Forecast:
+        return forecast(shape, asked, gpu, tensors=tensors, weight_bytes=weight_bytes, weights=weights)
+
+    return ask
+
+
+def _worth_trying(candidates: list[EngineSettings], aim: Objective, shape: Shape, ask: Ask) -> list[EngineSettings]:
     """Leave out what cannot be the answer: nothing can be where the most frugal settings do not fit.
 
     Where the whole length cannot be had, the longest context is that of the most frugal settings.
     """
-    frugal = _longest(shape, candidates[-1], gpu, tensors, weight_bytes)
+    frugal = _longest(shape, candidates[-1], ask)
     if frugal is None:
         return []
     whole = frugal[0].max_model_len == (shape.default_length or frugal[0].max_model_len)
@@ -106,27 +139,17 @@ def _halved(most: int, fewest: int) -> tuple[int, ...]:
     return tuple(most >> step for step in range(most.bit_length()) if most >> step >= fewest)
 
 
-def _longest(
-    shape: Shape,
-    settings: EngineSettings,
-    gpu: GpuMemory,
-    tensors: tuple[TensorHeader, ...] | None,
-    weight_bytes: int | None,
-) -> tuple[EngineSettings, Forecast] | None:
+def _longest(shape: Shape, settings: EngineSettings, ask: Ask) -> tuple[EngineSettings, Forecast] | None:
     """Return the settings with the greatest length, in steps of 256 tokens, that surely fits."""
-
-    def ask(length: int) -> Forecast:
-        return forecast(shape, replace(settings, max_model_len=length), gpu, tensors=tensors, weight_bytes=weight_bytes)
-
     limit = settings.max_model_len or shape.default_length or SHORTEST_USEFUL
-    whole = ask(limit)
+    whole = ask(replace(settings, max_model_len=limit))
     if whole.verdict is Verdict.FITS:
         return replace(settings, max_model_len=limit), whole
     # What is left for the cache does not depend on the length, so the greatest one is known from the first answer.
     shorter = min(whole.surely, limit) // _LENGTH_STEP * _LENGTH_STEP
     if settings.max_model_len is not None or not shorter:
         return None
-    answer = ask(shorter)
+    answer = ask(replace(settings, max_model_len=shorter))
     return (replace(settings, max_model_len=shorter), answer) if answer.verdict is Verdict.FITS else None
 
 

@@ -224,6 +224,26 @@ def test_the_longest_context_takes_from_everything_else() -> None:
     assert long.settings.kv_cache_dtype == "fp8" or long.settings.max_model_len == busy.settings.max_model_len
 
 
+@pytest.mark.parametrize(
+    ("name", "gib", "aim", "seqs", "tokens"),
+    [
+        ("NVIDIA B200", 178.36, Objective.THROUGHPUT, 1024, 16384),
+        ("NVIDIA H100 80GB HBM3", 79.18, Objective.THROUGHPUT, 1024, 8192),
+        ("NVIDIA H100 80GB HBM3", 79.18, Objective.LATENCY, 64, 8192),
+        ("NVIDIA A100-SXM4-80GB", 79.15, Objective.THROUGHPUT, 256, 2048),
+        ("NVIDIA L40S", 44.5, Objective.THROUGHPUT, 256, 2048),
+    ],
+)
+def test_where_there_is_room_the_batches_are_the_engines_own(
+    name: str, gib: float, aim: Objective, seqs: int, tokens: int
+) -> None:
+    """vLLM 0.32.0 get_batch_defaults, for its API server; latency alone asks for fewer requests at once."""
+    gpu = replace(H100, name=name, total_bytes=int(gib * GIB))
+    found = solve(shape_of("qwen3-8b"), EngineSettings(version="0.32.0", gpu_memory_utilization=0.9), gpu, aim=aim)
+    assert found is not None
+    assert (found.settings.max_num_seqs, found.settings.max_num_batched_tokens) == (seqs, tokens)
+
+
 def test_what_cannot_fit_has_no_solution() -> None:
     assert solve(shape_of("qwen3-32b"), EngineSettings(version="0.32.0"), RTX3090) is None
 
