@@ -33,6 +33,19 @@ _UNGATED_FAMILIES = frozenset(
 )
 _UNGATED_ACTIVATIONS = frozenset(("relu2", "relu"))
 _HEAD_NORM_FAMILIES = ("qwen3", "gemma3", "gemma4", "glm4_moe", "olmo2", "olmo3", "minimax_m2", "exaone4")
+# Families with caches of their own, which this planner does not know (vLLM 0.32.0 models/: get_kv_cache_spec of each), and
+# keys that tell such a cache.
+_OWN_CACHES = (
+    "deepseek_v4",
+    "dots3_note",
+    "glm5_next",
+    "hy_v4",
+    "inkling",
+    "kimi_k3",
+    "minimax_m3",
+    "qwen4_exp",
+)
+_COMPRESSED = frozenset(("compress_ratio", "compress_ratios", "index_kpool"))
 # Families whose rotations are multimodal even where a configuration was cut short.
 _MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # vLLM 0.32.0 models/qwen2.py: these have biases although their configuration does not say so.
@@ -88,8 +101,8 @@ def _unknown(
         yield "the quantization method"
     if state is None and any(layer.mixer is Mixer.STATE for layer in layers):
         yield "the size of the recurrent state"
-    if text(part, "model_type").startswith("deepseek_v4") or "compress_ratios" in part:
-        yield "the layout of its compressed cache"
+    if text(part, "model_type").startswith(_OWN_CACHES) or _COMPRESSED & part.keys():
+        yield "the layout of its own kind of cache"
 
 
 def _layers(part: Mapping[str, object], latent: Latent | None, experts: Experts | None) -> tuple[Layer, ...]:
