@@ -12,12 +12,14 @@ from generator.planning.placement import FREE_NOISE_BYTES
 from generator.planning.request import Request
 from generator.units import GIB, format_bytes
 
+# A desktop holds no more than this part of a GPU, and the shares by size leave about as much aside (utilization.py).
+_ASIDE = 0.10
 # How exactly the amount that others may keep is told.
 _STEP_BYTES = GIB // 4
 
 
 def warn_of_others(gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
-    """Return a sentence for each GPU of which other programs hold more than a desktop does."""
+    """Return a sentence for each GPU of which other programs hold more than a desktop would."""
     return tuple(
         f"other programs hold {format_bytes(gpu.memory_used_bytes)} of the {format_bytes(gpu.memory_bytes)} of GPU {gpu.index} "
         f"({gpu.name or 'unknown model'}): an engine that finds less free than its share does not start; `nvidia-smi` names "
@@ -52,7 +54,7 @@ def blame_others(request: Request, refusal: NoPlanError, plan: Callable[[Request
 
 
 def _is_in_use(gpu: Gpu) -> bool:
-    return (gpu.memory_used_bytes or 0) > FREE_NOISE_BYTES
+    return (gpu.memory_used_bytes or 0) > max(FREE_NOISE_BYTES, _ASIDE * (gpu.memory_bytes or 0))
 
 
 def _fits(request: Request, kept_bytes: int, plan: Callable[[Request], Plan]) -> bool:

@@ -26,7 +26,7 @@ def test_a_plan_beside_another_program_says_so() -> None:
     assert warning.startswith("other programs hold 30.5 GiB of the 45.0 GiB of GPU 0 (NVIDIA L40S): ")
 
 
-@pytest.mark.parametrize("gib", [0, 0.6])
+@pytest.mark.parametrize("gib", [0, 0.6, 4])
 def test_what_a_desktop_holds_is_no_news(gib: float) -> None:
     assert not [text for text in plan_for(using(gib)).warnings if "other programs" in text]
 

@@ -20,6 +20,8 @@ _LENGTH_STEP = 256
 # Requests at once and tokens in a step are halved from the engine's own default for that GPU, which its makers tuned, down
 # to these; the profile run's peak grows with both.
 _FEWEST_SEQS, _FEWEST_TOKENS = 4, 1024
+# What the engine takes at once on most GPUs. More of them pay only where the cache is large: not where it costs length.
+_USUAL_SEQS = 256
 # Where each answer is to come soon, more at once only make every one of them wait.
 _LATENCY_SEQS = 64
 # FP8 needs a tensor core that knows it, or Ampere's conversion (vLLM 0.32.0 platforms/cuda.py, supports_fp8: 8.9).
@@ -49,8 +51,8 @@ def solve(
     """Return the best settings that surely fit; None where none do.
 
     What `settings` gives is kept; only what it leaves open (None) is chosen. The length is the longest that fits, at most
-    the model's own; the aim `context` takes it before requests and tokens in a step, the others only as long as
-    `SHORTEST_USEFUL` cannot be had with more of those.
+    the model's own; the aim `context` takes it before requests and tokens in a step, the others only before more requests than are
+    usual, and as long as `SHORTEST_USEFUL` cannot be had with more of those.
     """
     found: Solution | None = None
     ask = _ask_about(shape, settings, gpu, tensors, weight_bytes)
@@ -62,7 +64,8 @@ def solve(
         if found is None or answer.max_model_len > found.forecast.max_model_len:
             found = Solution(settings=chosen, forecast=answer, given_up=_given_up(shape, settings, chosen))
         whole = settings.max_model_len or shape.default_length or SHORTEST_USEFUL
-        enough = whole if aim is Objective.CONTEXT else min(SHORTEST_USEFUL, whole)
+        many = settings.max_num_seqs is None and (candidate.max_num_seqs or 0) > _USUAL_SEQS
+        enough = whole if aim is Objective.CONTEXT or many else min(SHORTEST_USEFUL, whole)
         if answer.max_model_len >= enough:
             return found
     return found
