@@ -93,9 +93,9 @@ def test_what_the_first_choice_does_not_hold_goes_to_a_larger_group() -> None:
 def test_context_is_never_shorter_than_with_another_objective() -> None:
     """What the objective is for, and it costs requests at once."""
     plans = {each: plan_of(recorded("2x-rtx3090-nvlink"), "Qwen/Qwen2.5-72B-Instruct-AWQ", each) for each in Objective}
-    assert length(plans[CONTEXT]) > length(plans[LATENCY]) > length(plans[THROUGHPUT])
+    assert length(plans[CONTEXT]) > length(plans[LATENCY]) >= length(plans[THROUGHPUT])
     seqs = {each: int(plan.settings["VLLM_MAX_NUM_SEQS"].value) for each, plan in plans.items()}
-    assert seqs[CONTEXT] < seqs[LATENCY] < seqs[THROUGHPUT]
+    assert seqs[CONTEXT] < seqs[LATENCY] <= seqs[THROUGHPUT]
 
 
 @pytest.mark.parametrize(
