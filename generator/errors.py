@@ -14,7 +14,6 @@ Raise below; only `generator.__main__` exits.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -76,6 +75,9 @@ class NotHealthyError(StackError):
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word closest to `word`, or None where none is close."""
+    # Only a failure asks for it.
+    import difflib
+
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
 

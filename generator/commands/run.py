@@ -12,11 +12,11 @@ from generator.commands.configure import (
     Place,
     compare,
     find_place,
-    get_host,
     make_folders,
     plan_environment,
     write_environments,
 )
+from generator.commands.machine import get_host
 from generator.credentials import ensure_secrets, read_gateway_key
 from generator.detect import detect_host
 from generator.domain.environment import Environment

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Rendered files hold no secret, but they tell the host's layout: only their owner reads them.
 FILE_MODE = 0o600
+ENVIRONMENT, OVERRIDE, GATEWAY = "environment.j2", "override.yaml.j2", "gateway.yaml.j2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +34,17 @@ class RenderedFile:
 
 def render_plan(plan: Plan) -> tuple[RenderedFile, ...]:
     """Render the files of one environment: environment, override, gateway and the plan itself."""
-    jinja = _jinja()
+    jinja = load_templates()
     name = plan.environment.value
     generated = PurePosixPath("compose/generated") / name
-    override = jinja.get_template("override.yaml.j2").render(override_context(plan))
+    override = jinja.get_template(OVERRIDE).render(override_context(plan))
     check_override(override, plan)
     return (
         RenderedFile(
-            path=environment_file(name), text=jinja.get_template("environment.j2").render(environment_context(plan))
+            path=environment_file(name), text=jinja.get_template(ENVIRONMENT).render(environment_context(plan))
         ),
         RenderedFile(path=generated / "override.yaml", text=override),
-        RenderedFile(
-            path=generated / "gateway.yaml", text=jinja.get_template("gateway.yaml.j2").render(gateway_context(plan))
-        ),
+        RenderedFile(path=generated / "gateway.yaml", text=jinja.get_template(GATEWAY).render(gateway_context(plan))),
         RenderedFile(path=generated / "plan.json", text=format_plan(_without_what_passes(plan))),
     )
 
@@ -67,8 +66,8 @@ def _without_what_passes(plan: Plan) -> Plan:
 
 
 @cache
-def _jinja() -> Jinja:
-    """Make the templates' environment once: it keeps what it has compiled, which takes longer than to render."""
+def load_templates() -> Jinja:
+    """Compile the templates once, which takes longer than to render them."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     jinja = Environment(
@@ -80,4 +79,6 @@ def _jinja() -> Jinja:
         autoescape=False,  # every scalar goes through one of the filters below
     )
     jinja.filters.update(quote=quote_yaml, env=quote_env, comment=quote_comment)
+    for template in (ENVIRONMENT, OVERRIDE, GATEWAY):
+        jinja.get_template(template)
     return jinja

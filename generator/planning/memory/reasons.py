@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from generator.domain.forecast import EngineSettings, Verdict
 from generator.domain.shape import Shape
-from generator.planning.memory.account import Account
 from generator.units import format_bytes
+
+if TYPE_CHECKING:
+    from generator.planning.memory.account import Account
 
 
 def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tuple[str, ...]:
