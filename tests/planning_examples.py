@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -194,3 +196,33 @@ def _file_faults(outcome: Outcome) -> Iterator[str]:
         reads: dict[str, Callable[[str], object]] = {".yaml": yaml.safe_load, ".json": json.loads}
         if not reads.get(file.path.suffix, str)(file.text):
             yield f"{file.path} is empty"
+        if file.path.name == "override.yaml" and outcome.plan is not None:
+            yield from _override_faults(outcome.plan, yaml.safe_load(file.text))
+
+
+def _override_faults(plan: Plan, override: Any) -> Iterator[str]:
+    """Compose would make of the override what was planned: every replica's words, variables and whole GPUs.
+
+    The form is compose-spec's: lists of texts, and reservations by `device_ids` that name a driver and capabilities.
+    """
+    engines = {name: service for name, service in override["services"].items() if name.startswith("engine")}
+    if set(engines) != {replica.name for replica in plan.replicas}:
+        yield f"the override has {', '.join(engines)}"
+        return
+    for replica in plan.replicas:
+        service = engines[replica.name]
+        if tuple(_interpolated(word, plan) for word in service["command"]) != replica.args:
+            yield f"{replica.name} would be started with {service['command']}"
+        if {name: _interpolated(text, plan) for name, text in service["environment"].items()} != dict(replica.env):
+            yield f"{replica.name} would have {service['environment']}"
+        devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices")
+        whole = [{"driver": "nvidia", "capabilities": ["gpu"], "device_ids": list(replica.gpu_uuids)}]
+        if devices != (whole if replica.gpu_uuids else None):
+            yield f"{replica.name} would reserve {devices}"
+
+
+def _interpolated(text: object, plan: Plan) -> str:
+    """Put the settings into a text as Compose does; anything but a text is shown as what it is."""
+    if not isinstance(text, str):
+        return repr(text)
+    return re.sub(r"\$(?:\$|\{(\w+)\})", lambda found: plan.settings[found[1]].value if found[1] else "$", text)
