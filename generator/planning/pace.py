@@ -23,8 +23,8 @@ from generator.units import format_bytes
 # (sgl-project/sglang#2904, 2025-01-15, table "vllm").
 ALL_REDUCE_S = 10e-6
 ALL_REDUCES_PER_LAYER = 2
-# What differs by less than a tenth counts as equally quick: the figure above is no better, and fewer GPUs then do.
-NO_QUICKER = 0.9
+# What differs by less than a twentieth counts as equally quick: the figure above is no better, and fewer GPUs then do.
+NO_QUICKER = 0.95
 # Without an objective, ranks are added as long as all of them do more than half of what as many replicas would.
 LEAST_SHARE_OF_WORK = 0.5
 
@@ -86,7 +86,7 @@ def arrange(options: tuple[Placement, ...], request: Request, catalog: Catalog) 
 
 
 def _quickest_first(inside: list[Placement], pace: Pace) -> list[Placement]:
-    """Order groups by the time of a token; first the smallest that no other beats by a tenth."""
+    """Order groups by the time of a token; first the smallest that no other beats by a twentieth."""
     sizes = sorted(inside, key=lambda each: pace.token_s(each.tensor_parallel))
     least = pace.token_s(sizes[0].tensor_parallel)
     equals = [each for each in sizes if pace.token_s(each.tensor_parallel) * NO_QUICKER <= least]

@@ -66,7 +66,7 @@ def test_the_order_inside_an_island(model: str, objective: Objective | None, exp
 
 
 def test_nearly_equal_times_take_the_fewest_gpus() -> None:
-    """Eight ranks of a mixture that reads 3 GB gain less than a tenth on one GPU."""
+    """Eight ranks of a mixture that reads 3 GB gain less than a twentieth on one GPU."""
     asked = replace(request(recorded(H100), model="Qwen/Qwen3-30B-A3B-FP8"), objective=Objective.LATENCY)
     assert sizes(asked)[0] == 1
 
