@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 
 class Mixer(StrEnum):
@@ -125,7 +126,7 @@ class Vision:
     """An encoder beside the language model. `merge` is how many patches (side × side) become one token's side.
 
     `gated` inner layers have a third matrix; `mergers` are the projectors into the language model;
-    `max_item_tokens` is the most tokens that one image can take, None unknown.
+    `max_item_tokens` is the most tokens that one image can take, None unknown. `whole`: every rank keeps all of it.
     """
 
     depth: int
@@ -138,6 +139,7 @@ class Vision:
     mergers: int
     gated: bool
     max_item_tokens: int | None
+    whole: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,7 @@ class Shape:
     `max_positions` is the longest request that the engine allows, `default_length` the one it takes where none is given.
     `element_bytes` is the size of one number of its own format. `rope_rows` are (rows, width) of each table of rotations
     that the engine keeps beside the weights. `draft_layers` are the multi-token-prediction layers in the checkpoint.
+    `least_step_tokens`: a step takes at least so many tokens where nobody says how many.
     `unknown` names what the configuration does not tell, one short phrase each.
     """
 
@@ -191,9 +194,21 @@ class Shape:
     draft_layers: int = 0
     cross_attention: bool = False
     attention_free: bool = False
+    least_step_tokens: int = 0
     unknown: tuple[str, ...] = field(default=())
 
-    @property
+    @cached_property
+    def kinds(self) -> tuple[Layer, ...]:
+        """The layers that differ, first ones first: a hundred layers are of a few kinds, and each is counted once."""
+        return tuple(dict.fromkeys(self.layers))
+
+    @cached_property
+    def kind_numbers(self) -> tuple[int, ...]:
+        """For each layer, its place among `kinds`."""
+        places = {layer: place for place, layer in enumerate(self.kinds)}
+        return tuple(places[layer] for layer in self.layers)
+
+    @cached_property
     def has_state(self) -> bool:
         """Tell whether any layer is recurrent."""
-        return any(layer.mixer is Mixer.STATE for layer in self.layers)
+        return any(layer.mixer is Mixer.STATE for layer in self.kinds)
