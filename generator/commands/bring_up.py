@@ -99,9 +99,10 @@ def _start_and_watch(attempt: Attempt) -> None:
 
 
 def _show_what_restarts(attempt: Attempt) -> tuple[str, ...]:
-    """Say what restarts and why; return the replicas that are to be restarted one at a time, before all else.
+    """Say what restarts and why; return the services that are to be restarted one at a time, in this order.
 
-    Those are the changed ones that run, where the gateway has another to ask meanwhile.
+    Each alone, because `docker compose up` makes whatever depends on a changed service anew too (Compose 2.26.1): the
+    gateway would go with every replica. It comes last.
     """
     stack, work = attempt.stack, attempt.lock.work
     changes = attempt.runtime.changes()
@@ -115,10 +116,9 @@ def _show_what_restarts(attempt: Attempt) -> tuple[str, ...]:
     if work.before is not None:
         for sentence in changed_settings(stack, work.before):
             report.tell(f"  changed since generation {work.before}: {sentence}")
-    replicas = {replica.name for replica in stack.plan.replicas}
-    answering = {name for name, phase in phases.items() if phase is ServicePhase.HEALTHY} & replicas
-    changed = [change.name for change in changes if change.name in answering]
-    return tuple(changed) if len(answering) > 1 else ()
+    there = {name for name, phase in phases.items() if phase is not ServicePhase.ABSENT}
+    changed = [change.name for change in changes if change.name in there]
+    return tuple(sorted(changed, key=lambda name: name == "gateway"))
 
 
 def _undo(attempt: Attempt) -> str:

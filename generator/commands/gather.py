@@ -103,10 +103,11 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
     """
     from generator.runtime.compose import ComposeRuntime
 
-    merged = Later(runtime.merged) if isinstance(runtime, ComposeRuntime) else None
     gpus = Later(look_at_gpus) if stack.plan.mode is not Mode.CPU else None
     model = Later(lambda: _look_at_model(stack))
+    # Before a second thread uses the runtime: its client's package imports itself in circles.
     runs = any(state.phase in UP for state in runtime.services())
+    merged = Later(runtime.merged) if isinstance(runtime, ComposeRuntime) else None
     engine = Later(lambda: _look_at_engine(stack, host, runs=runs)) if merged is not None else None
     states = () if gpus is None else gpus.result()
     own = safely(lambda: _find_own(stack, states, compose=merged is not None)) if runs else frozenset()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from generator.domain.machine import ModelFiles
@@ -31,7 +32,8 @@ def look_at_cache(hub_id: str, cache: HubCache, uid: int, gid: int, weight_bytes
     snapshot = find_snapshot(hub_id, cache)
     if snapshot is None or not (snapshot / CONFIG).is_file() or not _has_all_weights(snapshot):
         return ModelFiles(folder=None, complete=False, weight_bytes=weight_bytes, missing_bytes=missing)
-    return _look_at(snapshot, uid, gid)
+    # All of the model's folder: its snapshots are links to the files proper, which a new download would link again.
+    return replace(_look_at(snapshot, uid, gid), folder=str(_folder(hub_id, cache)))
 
 
 def _look_at(folder: Path, uid: int, gid: int) -> ModelFiles:
@@ -58,11 +60,15 @@ def _has_all_weights(snapshot: Path) -> bool:
     return (snapshot / SINGLE).exists() or any(path for kind in WEIGHTS for path in snapshot.glob(kind))
 
 
+def _folder(hub_id: str, cache: HubCache) -> Path:
+    """Return where the cache keeps a model (huggingface_hub 2.4.0, file_download.py, repo_folder_name)."""
+    return cache.models / ("models--" + hub_id.replace("/", "--"))
+
+
 def _held_bytes(hub_id: str, cache: HubCache) -> int:
     """Add up what the cache holds of a model, unfinished downloads included: the library goes on with those."""
-    blobs = cache.models / ("models--" + hub_id.replace("/", "--")) / "blobs"
     try:
-        return sum(path.stat().st_size for path in blobs.iterdir() if path.is_file())
+        return sum(path.stat().st_size for path in (_folder(hub_id, cache) / "blobs").iterdir() if path.is_file())
     except OSError:
         return 0
 

@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ class ComposeRuntime:
         self._up_errors: IO[bytes] | None = None
         self._asked: tuple[str, ...] = ()
         self._ran_before: frozenset[tuple[str, datetime | None]] = frozenset()
+        self._replaced: frozenset[str] = frozenset()
         self._docker: DockerClient | None = None
 
     @property
@@ -115,7 +116,10 @@ class ComposeRuntime:
                 return
             self._up.wait()
         with refusals():
-            self._ran_before = frozenset(_run_of(container) for container in self._containers())
+            containers = self._containers()
+            wanted = self._hashes() if containers else {}
+            self._ran_before = frozenset(_run_of(container) for container in containers)
+            self._replaced = frozenset(each.id for each in containers if _made_otherwise(each, wanted))
             arguments = ["up", "--detach", "--no-build", "--quiet-pull"]
             arguments += ["--no-deps", *services] if services else ["--remove-orphans"]
             command = [str(word) for word in self._client().client_config.docker_compose_cmd] + arguments
@@ -203,8 +207,8 @@ class ComposeRuntime:
             found = _service_state(name, state, restarts or 0)
             if found.phase in (ServicePhase.STARTING, ServicePhase.UNHEALTHY):
                 found = replace(found, effort=measure(container_processes(state.pid or 0, container.id)))
-            replaced = found.phase is ServicePhase.EXITED or name in self._asked
-            if starting and replaced and _run_of(container) in self._ran_before:
+            ended = found.phase is ServicePhase.EXITED and _run_of(container) in self._ran_before
+            if starting and (ended or container.id in self._replaced):
                 found = ServiceState(name=name, phase=ServicePhase.WAITING)
             yield name, found
 
@@ -286,11 +290,17 @@ def _label(container: Container, name: str) -> str:
     return (container.config.labels or {}).get(f"com.docker.compose.{name}", "")
 
 
+def _made_otherwise(container: Container, wanted: Mapping[str, str]) -> bool:
+    """Say whether a container was made with other settings than its service has by these hashes."""
+    made = _label(container, "config-hash")
+    return made != wanted.get(_label(container, "service"), made)
+
+
 def _why(container: Container | None, wanted: str) -> str | None:
     """Say why Compose would start a service, or make its container anew; None where it would not."""
     if container is None:
         return "it does not run"
-    if _label(container, "config-hash") != wanted:
+    if _made_otherwise(container, {_label(container, "service"): wanted}):
         return "its settings have changed"
     return None if container.state.status in ("running", "restarting") else "it has ended"
 

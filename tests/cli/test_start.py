@@ -198,16 +198,20 @@ def test_the_generation_that_ran_is_brought_back(stack: Stack, capsys: pytest.Ca
     assert "bringing generation 1 back\n" in told
 
 
-def test_replicas_restart_one_at_a_time_before_all_else(stack: Stack) -> None:
+def test_services_restart_one_at_a_time_the_gateway_last(stack: Stack) -> None:
     (engine,) = stack.plan.replicas
     stack = replace(stack, plan=replace(stack.plan, replicas=(engine, replace(engine, name="engine-2"))))
     names = ("engine", "engine-2", "redis", "gateway")
     healthy = tuple(ServiceState(name=name, phase=ServicePhase.HEALTHY) for name in names)
-    changed = tuple(ServiceChange(name=name, reason="it has changed") for name in ("engine", "engine-2", "gateway"))
-    runtime = Scripted(looks=[healthy], changed=changed, failures={"up": RuntimeRefusedError("enough")})
+    changed = tuple(ServiceChange(name=name, reason="it has changed") for name in ("gateway", "engine", "engine-2"))
+    runtime = Scripted(looks=[healthy], changed=changed, failures={"up gateway": RuntimeRefusedError("enough")})
     with attempted(stack, runtime) as attempt, pytest.raises(RuntimeRefusedError):
         bring_up(attempt)
-    assert [call for call in runtime.calls if call.startswith("up")] == ["up engine", "up engine-2", "up"]
+    assert [call for call in runtime.calls if call.startswith("up")] == [
+        "up engine",
+        "up engine-2",
+        "up gateway",
+    ]
 
 
 def test_nothing_changed_is_said(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:

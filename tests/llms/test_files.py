@@ -94,7 +94,8 @@ def test_what_was_downloaded_already_is_not_needed_again(cache: HubCache) -> Non
 
 
 def test_a_whole_download(cache: HubCache) -> None:
-    assert look_at_cache(NAME, cache, 4711, 4711, None).complete
+    found = look_at_cache(NAME, cache, 4711, 4711, None)
+    assert (found.complete, found.folder) == (True, str(snapshot(cache).parents[1]))
 
 
 @pytest.mark.parametrize(

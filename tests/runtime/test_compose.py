@@ -66,7 +66,8 @@ class Docker:
     def run(self, name: str, **state: object) -> None:
         """Have a container of a service, in the state that the engine reports of it."""
         restarts = state.pop("RestartCount", 0)
-        config = {"Labels": {"com.docker.compose.service": name}}
+        label = {"service": name, "config-hash": state.pop("Hash", f"hash-of-{name}")}
+        config = {"Labels": {f"com.docker.compose.{key}": value for key, value in label.items()}}
         found = {"Id": f"id-{name}", "State": state, "RestartCount": restarts, "Config": config}
         self.print(f'"container inspect id-{name}"', json.dumps([found]))
 
@@ -94,6 +95,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Docker:
 def list_containers(docker: Docker, *names: str) -> None:
     """Let the engine list the containers of these services."""
     docker.print("'container list'*", "\n".join(f"id-{name}" for name in names))
+    docker.print("*' config --hash '*", "\n".join(f"{name} hash-of-{name}" for name in SERVICES))
 
 
 def said(runtime: ComposeRuntime) -> list[tuple[str, str]]:
@@ -179,6 +181,50 @@ def test_until_compose_has_come_to_them_services_wait(stack: Stack, docker: Dock
     assert {state.phase for state in runtime.services()} == {ServicePhase.WAITING}
     docker.reply("*' down '*", "exit 0")
     runtime.down()
+
+
+def test_what_is_about_to_be_made_anew_waits_whatever_state_it_is_in(stack: Stack, docker: Docker) -> None:
+    """Such as an engine that falls again and again, which an earlier generation takes the place of."""
+    list_containers(docker, "engine", "redis")
+    docker.run("engine", Status="restarting", ExitCode=1, RestartCount=2, Hash="another")
+    docker.run("redis", Status="running", Health={"Status": "healthy"})
+    docker.reply("*' up '*", "exec sleep 60")
+    runtime = ComposeRuntime(stack)
+    runtime.up(("engine",))
+    assert [state.phase for state in runtime.services()] == [
+        ServicePhase.WAITING,
+        ServicePhase.HEALTHY,
+        ServicePhase.WAITING,
+    ]
+    assert any(call.endswith(" --no-deps engine") for _ in range(LOOKS) if runtime.services() for call in docker.calls)
+    runtime.halt()
+
+
+def test_changes_are_what_compose_would_start_or_make_anew(stack: Stack, docker: Docker) -> None:
+    list_containers(docker, "engine", "gateway", "engine-2")
+    docker.run("engine", Status="running", Hash="another")
+    docker.run("gateway", Status="exited", ExitCode=0)
+    docker.run("engine-2", Status="running")
+    assert [(change.name, change.reason) for change in ComposeRuntime(stack).changes()] == [
+        ("engine", "its settings have changed"),
+        ("redis", "it does not run"),
+        ("gateway", "it has ended"),
+        ("engine-2", "the plan has lost it"),
+    ]
+
+
+def test_nothing_is_changed_where_every_hash_is_the_same(stack: Stack, docker: Docker) -> None:
+    list_containers(docker, *SERVICES)
+    for name in SERVICES:
+        docker.run(name, Status="running")
+    assert ComposeRuntime(stack).changes() == ()
+
+
+def test_owner_is_the_folder_that_the_containers_were_made_from(stack: Stack, docker: Docker, tmp_path: Path) -> None:
+    list_containers(docker, "redis")
+    label = {"com.docker.compose.project.working_dir": f"{tmp_path}/other/compose"}
+    docker.print("'container inspect id-redis'", json.dumps([{"Id": "id-redis", "Config": {"Labels": label}}]))
+    assert ComposeRuntime(stack).owner() == tmp_path / "other"
 
 
 def test_down_ends_a_start_that_is_under_way(stack: Stack, docker: Docker, tmp_path: Path) -> None:

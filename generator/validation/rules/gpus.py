@@ -37,9 +37,8 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
     planned = plan.host.driver.cuda if plan.host.driver else None
     if needed and runs and version(runs) < min(version(needed), version(planned or needed)):
         expected = f"CUDA {needed}, which {plan.engine.image} needs"
-        found.append(
-            error("driver-too-old", found=f"driver runs CUDA {runs}", expected=expected, fix="update the NVIDIA driver")
-        )
+        fix = f"update the NVIDIA driver (`sudo ubuntu-drivers install` on Ubuntu), or {again}"
+        found.append(error("driver-too-old", found=f"driver runs CUDA {runs}", expected=expected, fix=fix))
     return (*found, *_find_drift(plan, host), *_find_changed_links(plan, host))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from generator.atomic import ENDING
 from generator.generations import FOLDER as GENERATIONS
 from generator.lock import NAME as LOCK
-from generator.runtime.docker import OWNER
 from generator.runtime.groups import members, read_groups
+from generator.runtime.orphans import OWNER
 from tests.integration.project import Project
 
 STACK = "STACKWRIGHT_STACK"
