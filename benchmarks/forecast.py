@@ -2,7 +2,8 @@
 
     python benchmarks/forecast.py [--cases FILE] [--out FILE] [--each]
 
-Without `--cases` the start-ups in benchmarks/cases/ are scored and benchmarks/results/forecast.json is written.
+Without `--cases` the start-ups in benchmarks/cases/ are scored and benchmarks/results/forecast.json and forecast_found.json
+are written: the ones that the rules were written with, and the ones that were found since.
 
 The simpler rules: `1.2 × weights + 2 GiB` (gpustack's), and `headers + cache` (weights as stored and the cache of plain
 attention, nothing else). A figure is compared only where the log prints it and the model's configuration is known.
@@ -35,6 +36,10 @@ from generator.units import GIB
 HERE = Path(__file__).parent
 # A stand-in where the log does not name the GPU: weights and cache layout hardly depend on it.
 _ANY_GPU = GpuMemory(total_bytes=80 * GIB)
+_OWN = (
+    (HERE / "cases/vllm_memory_cases.yaml", HERE / "results/forecast.json"),
+    (HERE / "cases/found.yaml", HERE / "results/forecast_found.json"),
+)
 _RULES = ("ours", "weights × 1.2 + 2 GiB", "headers + cache")
 
 
@@ -63,27 +68,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the result is written as JSON")
     parser.add_argument("--each", action="store_true", help="print every case")
     given = parser.parse_args()
-    file = given.cases or HERE / "cases/vllm_memory_cases.yaml"
-    cases = read_cases(file, given.configs, given.readings)
+    files = [(given.cases, given.out)] if given.cases else list(_OWN)
+    for file, out in files:
+        print(file.name)
+        document = run(file, given.configs, given.readings, each=given.each)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def run(file: Path, configs: Path, readings: Path, *, each: bool) -> dict[str, object]:
+    """Score the cases of one file, print the scores and return them."""
+    cases = read_cases(file, configs, readings)
     started = time.perf_counter()
     rows = [score(case) for case in cases]
     seconds = time.perf_counter() - started
     summary = {rule: summarize(rows, rule) for rule in _RULES}
-    if given.each:
+    if each:
         for row in rows:
             print(_line(row))
     print_table(summary)
-    document = {
+    return {
         "cases": len(rows),
         "file": file.name,
         "milliseconds_per_case": round(1000 * seconds / max(len(rows), 1), 2),
         "summary": summary,
         "rows": [asdict(row) for row in rows],
     }
-    out = given.out or (None if given.cases else HERE / "results/forecast.json")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def score(case: Case) -> Row:

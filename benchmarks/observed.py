@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from generator.catalog.load import load_gpus, load_llms
-from generator.domain.catalog import GpuModel
 from generator.domain.forecast import EngineSettings, GpuMemory
+from generator.domain.hardware import GpuModel
 from generator.domain.shape import Mixer, Shape
 from generator.planning.memory.gpu import capability, cuda_memory_bytes
 from generator.planning.memory.shape import parse_shape
@@ -105,7 +105,7 @@ def _case(row: Row, known: list[Row]) -> Case:
     return Case(
         id=str(row["id"]),
         shape=_shape(row, known),
-        settings=_settings(row, notes),
+        settings=_settings(row, notes, gpu),
         gpu=gpu,
         failed=str(row.get("outcome") or "").startswith(_FAILURES),
         weights_bytes=_gib(observed, "weights_gib_per_gpu"),
@@ -121,7 +121,7 @@ def _case(row: Row, known: list[Row]) -> Case:
     )
 
 
-def _settings(row: Row, notes: str) -> EngineSettings:
+def _settings(row: Row, notes: str, gpu: GpuMemory | None) -> EngineSettings:
     version = re.search(r"\d+\.\d+(\.\d+|\.x)?", str(row.get("vllm_version") or ""))
     number = version[0] if version and version[0] != "0.1" else None
     drafted = re.search(r"MTP (?:k=)?(\d+)|spec tokens (\d+)", notes)
@@ -133,7 +133,7 @@ def _settings(row: Row, notes: str) -> EngineSettings:
         version=number,
         tensor_parallel=_whole(row, "tp") or _whole(row, "gpu_count") or 1,
         pipeline_parallel=_whole(row, "pp") or 1,
-        gpu_memory_utilization=_number(row, "gpu_memory_utilization"),
+        gpu_memory_utilization=_number(row, "gpu_memory_utilization") or _budgeted(_part(row, "observed"), gpu),
         max_model_len=_whole(row, "max_model_len"),
         max_num_seqs=_whole(row, "max_num_seqs"),
         max_num_batched_tokens=_whole(row, "max_num_batched_tokens"),
@@ -143,7 +143,22 @@ def _settings(row: Row, notes: str) -> EngineSettings:
         speculative_tokens=int(drafted[1] or drafted[2]) if drafted else 0,
         language_only="language-model-only" in notes,
         legacy_engine=row.get("engine") == "V0",
+        # Cases have no field for it. It matters for models with states only, and every log of such a model that names its
+        # flags, but those of releases that could not, turns it on.
+        prefix_caching="prefix caching off" not in notes,
     )
+
+
+def _budgeted(observed: Row, gpu: GpuMemory | None) -> float | None:
+    """Return the utilization that a log tells without naming it: all the parts it prints add up to the budget.
+
+    Such a case counts for its verdict, not for its pool, which is one of the parts.
+    """
+    names = ("weights_gib_per_gpu", "activation_peak_gib", "non_torch_gib", "kv_gib_per_gpu")
+    parts = [_gib(observed, name) for name in names]
+    if gpu is None or any(part is None for part in parts):
+        return None
+    return round(sum(part or 0.0 for part in parts) / gpu.total_bytes, 2)
 
 
 def _shape(row: Row, known: list[Row]) -> Shape | None:

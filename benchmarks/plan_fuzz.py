@@ -43,6 +43,7 @@ SHOWN = 5
 # What the refusals' messages begin with or hold, and the sort that they are counted as.
 KINDS = (
     (r"does not fit on", "the model does not fit"),
+    (r"does not fit in this host's memory", "the model does not fit beside the processor"),
     (r"no catalog model fits", "no catalog model fits"),
     (r"^no usable GPU", "no usable GPU"),
     (r"^driver ", "the driver is too old"),
@@ -108,6 +109,7 @@ class Tally:
             "p99_ms": round(milliseconds[len(milliseconds) * 99 // 100], 1),
             "most_cpu_s": round(self.most_cpu_s, 3),
             "limit_s": MOST_S,
+            "beyond_limit": sum(wall > MOST_S for wall in self.wall_s),
             "slowest": self.slowest,
         }
 

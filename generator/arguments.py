@@ -217,7 +217,7 @@ def _take_plan_flags(parser: argparse.ArgumentParser) -> None:
         "--objective",
         type=_objective,
         metavar="NAME",
-        help=f"{', '.join(Objective)} (default: the whole NVLink island)",
+        help=f"{', '.join(Objective)} (default: as many GPUs to a replica as pay)",
     )
     parser.add_argument(
         "--engine", type=_engine, metavar="NAME==VERSION", help="an engine release, for example vllm==0.32.0"

@@ -37,12 +37,19 @@ def main(argv: list[str]) -> int:
 
 
 def _dispatch(arguments: Arguments) -> None:
-    if arguments.command in ("detect", "plan", "configure-gpu"):
+    if arguments.command == "detect":
+        from generator.commands import machine
+
+        machine.detect(arguments)
+        return
+    if arguments.command in ("plan", "configure-gpu"):
+        from generator.commands.machine import get_host
+
+        host = get_host(arguments)
+        # Not before: what this imports is loaded while the container engine makes up its answer.
         from generator.commands import configure
 
-        {"detect": configure.detect, "plan": configure.show_plan, "configure-gpu": configure.configure}[
-            arguments.command
-        ](arguments)
+        {"plan": configure.show_plan, "configure-gpu": configure.configure}[arguments.command](arguments, host)
         return
     if arguments.fit is not None:
         from generator.commands import fit

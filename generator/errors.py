@@ -14,7 +14,6 @@ Raise below; only `generator.__main__` exits.
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Iterable
 from typing import ClassVar
@@ -87,6 +86,9 @@ def unwritable(where: object, failure: OSError) -> UsageError:
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word closest to `word`, or None where none is close."""
+    # Only a failure asks for it.
+    import difflib
+
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
 

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hypothesis import strategies as st
 
 from generator.catalog.load import load_catalog, load_drivers, load_flags, load_gpus
-from generator.domain.catalog import GpuModel, has_flag
+from generator.domain.catalog import has_flag
 from generator.domain.environment import Environment
+from generator.domain.hardware import GpuModel
 from generator.domain.host import Driver, Gpu, Host
 from generator.domain.objective import Objective
 from generator.domain.plan import Mode, Plan
@@ -102,7 +105,12 @@ def _sold_gpus(draw: st.DrawFn, index: int, rows: tuple[GpuModel, ...]) -> Gpu:
     sold = gpu(index, name=draw(st.sampled_from(row.names)), capability=row.compute_capability)
     used = draw(st.sampled_from([0, 0, 0, 300 * MIB, total // 2, total]))
     known = draw(st.sampled_from([True, True, True, False]))
-    return replace(sold, memory_bytes=total if known else None, memory_used_bytes=used if known else None)
+    return replace(
+        sold,
+        memory_bytes=total if known else None,
+        memory_used_bytes=used if known else None,
+        mig=row.mig_instances > 0 and draw(st.booleans()),
+    )
 
 
 def work_out(example: Example) -> Outcome:
@@ -145,10 +153,28 @@ def _plan_faults(host: Host, plan: Plan) -> Iterator[str]:
         yield f"a GPU is used twice: {used}"
     if not set(used) <= {each.uuid for each in host.gpus}:
         yield f"a GPU that the host lacks: {used}"
+    yield from _slice_faults(host, plan)
     for replica in plan.replicas:
         ranks = 0 if plan.mode is Mode.CPU else replica.tensor_parallel * replica.pipeline_parallel
         if len(replica.gpu_uuids) != ranks:
             yield f"{replica.name} has {len(replica.gpu_uuids)} GPUs for {ranks} ranks"
+        if replica.memory is None and (plan.mode is not Mode.CPU or host.memory_bytes is not None):
+            yield f"{replica.name} has no forecast"
+        if replica.memory is not None and replica.memory.verdict == "does-not-fit":
+            yield f"{replica.name} is planned, though it does not fit"
+
+
+def _slice_faults(host: Host, plan: Plan) -> Iterator[str]:
+    """No partitioned GPU, no slice that shares a replica, and of slices that share memory only one."""
+    by_uuid = {each.uuid: each for each in host.gpus}
+    groups = [[by_uuid[uuid] for uuid in replica.gpu_uuids if uuid in by_uuid] for replica in plan.replicas]
+    if any(each.mig for group in groups for each in group):
+        yield "a GPU with MIG on is used whole"
+    if any(each.mig_slice for group in groups for each in group if len(group) > 1):
+        yield "a MIG slice shares a replica"
+    memories = [each.mig_slice for group in groups for each in group if each.mig_slice]
+    if len(memories) != len(set(memories)):
+        yield "two engines meet in one slice's memory"
 
 
 def _flag_faults(plan: Plan) -> Iterator[str]:
@@ -171,3 +197,33 @@ def _file_faults(outcome: Outcome) -> Iterator[str]:
         reads: dict[str, Callable[[str], object]] = {".yaml": yaml.safe_load, ".json": json.loads}
         if not reads.get(file.path.suffix, str)(file.text):
             yield f"{file.path} is empty"
+        if file.path.name == "override.yaml" and outcome.plan is not None:
+            yield from _override_faults(outcome.plan, yaml.safe_load(file.text))
+
+
+def _override_faults(plan: Plan, override: Any) -> Iterator[str]:
+    """Compose would make of the override what was planned: every replica's words, variables and whole GPUs.
+
+    The form is compose-spec's: lists of texts, and reservations by `device_ids` that name a driver and capabilities.
+    """
+    engines = {name: service for name, service in override["services"].items() if name.startswith("engine")}
+    if set(engines) != {replica.name for replica in plan.replicas}:
+        yield f"the override has {', '.join(engines)}"
+        return
+    for replica in plan.replicas:
+        service = engines[replica.name]
+        if tuple(_interpolated(word, plan) for word in service["command"]) != replica.args:
+            yield f"{replica.name} would be started with {service['command']}"
+        if {name: _interpolated(text, plan) for name, text in service["environment"].items()} != dict(replica.env):
+            yield f"{replica.name} would have {service['environment']}"
+        devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices")
+        whole = [{"driver": "nvidia", "capabilities": ["gpu"], "device_ids": list(replica.gpu_uuids)}]
+        if devices != (whole if replica.gpu_uuids else None):
+            yield f"{replica.name} would reserve {devices}"
+
+
+def _interpolated(text: object, plan: Plan) -> str:
+    """Put the settings into a text as Compose does; anything but a text is shown as what it is."""
+    if not isinstance(text, str):
+        return repr(text)
+    return re.sub(r"\$(?:\$|\{(\w+)\})", lambda found: plan.settings[found[1]].value if found[1] else "$", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from generator.domain.host import (
     Host,
     Link,
     LinkKind,
+    MigSlice,
     OperatingSystem,
 )
 
@@ -77,6 +79,24 @@ def gpus(draw: st.DrawFn, index: int) -> Gpu:
 
 
 @st.composite
+def slices(draw: st.DrawFn, index: int, whole: Gpu) -> Gpu:
+    """A MIG slice of a GPU, of one of an A100's profiles; as with any device, its facts may be unknown."""
+    profile, eighths = draw(st.sampled_from([("1g.5gb", 1), ("2g.10gb", 2), ("3g.20gb", 4), ("7g.40gb", 8)]))
+    total = None if whole.memory_bytes is None else whole.memory_bytes * eighths // 8
+    return replace(
+        whole,
+        index=index,
+        uuid=draw(st.none() | st.just(f"MIG-{whole.index:04d}-{index:04d}")),
+        name=None if whole.name is None else f"{whole.name} MIG {profile}",
+        memory_bytes=total,
+        memory_used_bytes=draw(st.none() | st.sampled_from([0, total, total // 2])) if total is not None else None,
+        mig=False,
+        # Numbers may meet: compute instances of one GPU instance share its memory.
+        mig_slice=MigSlice(gpu=whole.index, gpu_instance=draw(st.none() | st.integers(1, 9))),
+    )
+
+
+@st.composite
 def links(draw: st.DrawFn, a: int, b: int) -> Link:
     """A connection of two given GPUs."""
     kind = draw(st.sampled_from(LinkKind))
@@ -92,11 +112,17 @@ def links(draw: st.DrawFn, a: int, b: int) -> Link:
 
 @st.composite
 def hosts(draw: st.DrawFn, max_gpus: int = 5, gpu: Callable[[int], st.SearchStrategy[Gpu]] = gpus) -> Host:
-    """A host that `generator.detect.snapshot.check_host` accepts, with up to `max_gpus` GPUs: `gpu(index)` draws each."""
+    """A host that `generator.detect.snapshot.check_host` accepts, with up to `max_gpus` GPUs: `gpu(index)` draws each.
+
+    One with MIG on may have slices behind them.
+    """
     count = draw(st.integers(0, max_gpus))
     pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
     known = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
-    row = st.lists(st.none() | st.booleans(), min_size=count, max_size=count).map(tuple)
+    whole = [draw(gpu(index)) for index in range(count)]
+    cut = [each for each in whole if each.mig for _ in range(draw(st.integers(0, 3)))]
+    devices = (*whole, *(draw(slices(index, each)) for index, each in enumerate(cut, start=count)))
+    row = st.lists(st.none() | st.booleans(), min_size=len(devices), max_size=len(devices)).map(tuple)
     driver = st.builds(
         Driver,
         version=st.none() | versions(),
@@ -116,9 +142,9 @@ def hosts(draw: st.DrawFn, max_gpus: int = 5, gpu: Callable[[int], st.SearchStra
         memory_bytes=draw(st.none() | st.integers(GIB, 4096 * GIB)),
         os=OperatingSystem(kernel=draw(st.none() | plain_texts()), wsl=draw(st.none() | st.booleans())),
         driver=draw(driver if count else st.none() | driver),
-        gpus=tuple(draw(gpu(index)) for index in range(count)),
+        gpus=devices,
         links=tuple(draw(links(a, b)) for a, b in sorted(known)),
-        p2p=tuple(draw(st.lists(row, min_size=count, max_size=count))),
+        p2p=tuple(draw(st.lists(row, min_size=len(devices), max_size=len(devices)))),
         containers=draw(
             containers | st.just(Containers(engine=None, version=None, compose=None, gpu_access=None)),
         ),

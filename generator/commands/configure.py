@@ -1,4 +1,4 @@
-"""`detect`, `plan` and `configure-gpu`: from the host to rendered files."""
+"""`plan` and `configure-gpu`: from the host to rendered files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from generator.catalog.load import load_catalog
 from generator.commands.generation import hold_environments, keep_generation
 from generator.commands.inputs import record_inputs
 from generator.credentials import GATEWAY_KEY, ensure_secrets, find_hub_token
-from generator.detect import detect_host
 from generator.digests import read_image_pins
 from generator.domain.catalog import Catalog
 from generator.domain.environment import Environment
@@ -60,25 +59,9 @@ def find_place(arguments: Arguments) -> Place:
     return Place(root=root, state=state, folders=folders)
 
 
-def detect(arguments: Arguments) -> None:
-    """`stackwright detect`: print the host, or write a snapshot of it."""
-    from generator.detect.snapshot import format_snapshot, write_snapshot
-
-    found = detect_host()
-    report.warn_all(found.warnings)
-    if arguments.output is not None:
-        write_snapshot(found.host, arguments.output)
-        report.tell(f"wrote {arguments.output}")
-    if arguments.json:
-        report.print_json(found.host)
-    elif arguments.output is None:
-        report.print_text(format_snapshot(found.host))
-
-
-def show_plan(arguments: Arguments) -> None:
+def show_plan(arguments: Arguments, host: Host) -> None:
     """`stackwright plan`: print one plan."""
     place = find_place(arguments)
-    host = get_host(arguments)
     plan = plan_environment(arguments, place, host, arguments.environment or Environment.DEV)
     report.warn_all(plan.warnings)
     if arguments.json:
@@ -87,10 +70,9 @@ def show_plan(arguments: Arguments) -> None:
         report.print_plan(plan, explain=arguments.explain)
 
 
-def configure(arguments: Arguments) -> None:
+def configure(arguments: Arguments, host: Host) -> None:
     """`configure-gpu`: plan, render, check and write, for one environment or all three."""
     place = find_place(arguments)
-    host = get_host(arguments)
     environments = (arguments.environment,) if arguments.environment else tuple(Environment)
     # Every plan is made before the first file is written, so that a refusal changes nothing.
     plans = {each: plan_environment(arguments, place, host, each) for each in environments}
@@ -124,17 +106,6 @@ def _tell_next(place: Place, environment: Environment) -> None:
     report.tell(f"next: {command}")
     if stack is not None:
         report.tell(f"or, without Stackwright: (cd {shlex.quote(str(place.root))} && {command_by_hand(stack)})")
-
-
-def get_host(arguments: Arguments) -> Host:
-    """Return the host of `--host`, else this machine, with its warnings shown."""
-    if arguments.host is not None:
-        from generator.detect.snapshot import read_snapshot
-
-        return read_snapshot(arguments.host)
-    found = detect_host(meanwhile=load_catalog)
-    report.warn_all(found.warnings)
-    return found.host
 
 
 def plan_environment(arguments: Arguments, place: Place, host: Host, environment: Environment) -> Plan:

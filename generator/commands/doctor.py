@@ -216,9 +216,10 @@ def _apply(arguments: Arguments, place: Place, look: Look) -> None:
         diff=True,
         json=False,
     )
-    if plan_environment(again, place, detect_host().host, look.environment).engine.version != plan.engine.version:
+    host = detect_host().host
+    if plan_environment(again, place, host, look.environment).engine.version != plan.engine.version:
         again = replace(again, engine=plan.engine.version)
     report.tell(f"{name}: {fix.cause}; planning anew with {', '.join(f'{key}={value}' for key, value in fix.settings)}")
-    configure(again)
+    configure(again, host)
     kept = ", ".join(f'{key}: "{value}"' for key, value in fix.settings)
     report.tell(f"to keep it through the next configure-gpu, add to `settings:` of envs/{name}.yaml: {{{kept}}}")

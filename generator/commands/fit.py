@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from generator.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
 from generator.domain.host import Host
+from generator.domain.model_facts import ModelFacts
 from generator.errors import HostError, NoPlanError, UsageError
 from generator.fit_flags import ENGINES, FitArguments
 
@@ -56,14 +58,33 @@ def answer_fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None
     from generator.planning.memory.forecast import forecast
     from generator.planning.memory.shape import parse_shape
 
+    facts = read_model(asked.model, load_llms(), smoke_folder)
+    if not host.gpus and (host.driver is None or host.driver.error is None):
+        return _answer_on_cpu(asked, facts, host)
     settings = _settings(asked)
     gpu = choose_gpus(host, settings.tensor_parallel * settings.pipeline_parallel)
-    facts = read_model(asked.model, load_llms(), smoke_folder)
     return forecast(parse_shape(facts.config), settings, gpu, tensors=facts.tensors, weight_bytes=facts.weight_bytes)
+
+
+def _answer_on_cpu(asked: FitArguments, facts: ModelFacts, host: Host) -> Forecast:
+    """Forecast for the processor of a host without a GPU, with the cache and the gateway that a plan would have."""
+    from generator.planning.cpu import CPU_RELEASE, forecast_cpu_fit
+
+    answer = forecast_cpu_fit(facts, replace(_settings(asked), version=_version(asked.engine, CPU_RELEASE)), host)
+    if answer is None:
+        raise HostError(
+            "no GPU, and the host's memory is unknown", hint="name a snapshot of the machine with --host FILE"
+        )
+    if asked.gpu_memory_utilization is None:
+        return answer
+    unread = "--gpu-memory-utilization decides nothing here: on a processor VLLM_CPU_KVCACHE_SPACE sizes the cache"
+    return replace(answer, warnings=(unread, *answer.warnings))
 
 
 def choose_gpus(host: Host, ranks: int) -> GpuMemory:
     """Return the GPU that decides: of the `ranks` largest ones, the one with the least memory, and the least free.
+
+    A GPU with MIG on serves by its slices, each alone: no model spans them.
 
     Raises:
         HostError: there are fewer GPUs, or their memory is not known.
@@ -71,12 +92,17 @@ def choose_gpus(host: Host, ranks: int) -> GpuMemory:
     from generator.catalog.load import find_gpu
     from generator.planning.memory.gpu import memory_on
 
-    known = [seen for gpu in host.gpus if (seen := memory_on(host, gpu, find_gpu(gpu.name))) is not None]
-    if not known:
+    gpus = [gpu for gpu in host.gpus if not gpu.mig]
+    slices = [gpu for gpu in gpus if gpu.mig_slice is not None] if ranks > 1 else []
+    whole = [gpu for gpu in gpus if gpu not in slices]
+    known = [seen for gpu in whole if (seen := memory_on(host, gpu, find_gpu(gpu.name))) is not None]
+    if not known and not slices:
         raise HostError("no GPU whose memory is known", hint="name a snapshot of the machine with --host FILE")
     if len(known) < ranks:
+        beside = f" beside {len(slices)} MIG slice(s), which no model spans" if slices else ""
         raise HostError(
-            f"{ranks} GPUs are asked for, {len(known)} are there", hint="lower --tensor-parallel or --pipeline-parallel"
+            f"{ranks} GPUs are asked for, {len(known)} are there{beside}",
+            hint="lower --tensor-parallel or --pipeline-parallel",
         )
     group = sorted(known, key=lambda memory: (memory.total_bytes, -memory.used_bytes), reverse=True)[:ranks]
     return min(group, key=lambda memory: memory.total_bytes - memory.used_bytes)
@@ -96,15 +122,15 @@ def _settings(asked: FitArguments) -> EngineSettings:
     )
 
 
-def _version(engine: str | None) -> str:
-    """Return the release of `NAME==VERSION`; the catalog's newest where none is named."""
+def _version(engine: str | None, default: str | None = None) -> str:
+    """Return the release of `NAME==VERSION`; where none is named `default`, else the catalog's newest."""
     name, _, version = (engine or ENGINES[0]).partition("==")
     if name not in ENGINES:
         raise UsageError(f"--engine {name[:60]}: unknown engine, allowed: {', '.join(ENGINES)}")
     if version and not _RELEASE.fullmatch(version):
         raise UsageError(f"--engine: found version `{version[:40]}`, allowed: numbers such as 0.32.0")
-    if version:
-        return version
+    if version or default:
+        return version or str(default)
     from generator.catalog.load import load_engines
 
     return load_engines()[0].version

@@ -13,12 +13,12 @@ from generator.commands.configure import (
     Place,
     compare,
     find_place,
-    get_host,
     make_folders,
     plan_environment,
     write_environments,
 )
 from generator.commands.generation import hold_environments, keep_generation, put_back
+from generator.commands.machine import get_host
 from generator.commands.stack import address, asked_environment, choose_runtime, load_stack, reach, refuse_beside
 from generator.commands.validate import find_all, find_broken, refuse
 from generator.credentials import ensure_secrets

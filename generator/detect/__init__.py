@@ -14,6 +14,7 @@ from generator.detect.containers import ContainerProbe, describe_containers
 from generator.detect.cpu import probe_cpu, probe_memory, probe_operating_system
 from generator.detect.fact import Missing, Unread, describe, read_file
 from generator.detect.limits import read_limits
+from generator.detect.mig import add_without_peers, make_slices
 from generator.detect.nvml import NvmlAnswers, probe_nvml
 from generator.detect.topology import make_driver, make_gpus, make_links, make_p2p
 from generator.domain.host import HOST_SCHEMA, Host
@@ -48,6 +49,7 @@ def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | Non
         driver = make_driver(answers, read_file(root, "/proc/driver/nvidia/version"), missing)
         gpus = make_gpus(known, missing)
         links, p2p = make_links(known, gpus, missing), make_p2p(known, missing)
+        slices = make_slices(known, gpus, missing)
         limits = read_limits(root)
         cpu, cpu_limits = probe_cpu(root, limits, missing)
         memory_bytes, memory_limits = probe_memory(root, limits, missing)
@@ -63,9 +65,9 @@ def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | Non
         memory_bytes=memory_bytes,
         os=system,
         driver=driver,
-        gpus=gpus,
+        gpus=(*gpus, *slices),
         links=links,
-        p2p=p2p,
+        p2p=add_without_peers(p2p, len(slices)),
         containers=containers,
     )
     return Detection(host=host, warnings=(*describe(missing), *cpu_limits, *memory_limits, *engine_warnings))

@@ -19,6 +19,7 @@ LIBRARY = "libnvidia-ml.so.1"
 
 INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
+NOT_FOUND = 6
 FUNCTION_NOT_FOUND = 13
 
 # pynvml 13's NVML_P2P_CAPS_INDEX_READ is the tuple `(0,)`, which its own binding refuses.
@@ -32,6 +33,8 @@ PCI_ADDRESS = re.compile(r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7]
 
 # NVML: "GPU-" and a UUID of RFC 4122's form. It names devices in rendered files.
 UUID = re.compile(r"GPU-[0-9A-Za-z-]{1,92}")
+# A MIG device's; before driver 470 it was MIG-GPU-<UUID>/<GPU instance>/<compute instance> (NVIDIA MIG user guide).
+SLICE_UUID = re.compile(r"MIG-[0-9A-Za-z/-]{1,92}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,22 @@ class LaneAnswers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SliceAnswers:
+    """One MIG device; `number` is NVML's below its GPU. `memory` is (total, used) bytes."""
+
+    number: int
+    name: Fact[str]
+    uuid: Fact[str]
+    memory: Fact[tuple[int, int]]
+    gpu_instance: Fact[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class GpuAnswers:
-    """One device. `memory` is (total, used) bytes; `capability` (major, minor); `numa_node` the text in /sys."""
+    """One device. `memory` is (total, used) bytes; `capability` (major, minor); `numa_node` the text in /sys.
+
+    `slices` are asked for only where MIG is on. One that has a number but no handle is an Unread among them.
+    """
 
     index: int
     name: Fact[str]
@@ -57,6 +74,7 @@ class GpuAnswers:
     numa_node: Fact[str]
     mig: Fact[int]
     lanes: tuple[LaneAnswers, ...]
+    slices: Fact[tuple[SliceAnswers | Unread, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +171,7 @@ def _probe_system(pynvml: Any, root: Path) -> NvmlAnswers:
 
 def _probe_gpu(pynvml: Any, root: Path, index: int, handle: object) -> GpuAnswers:
     bus_id = _ask(lambda: _bus_id(pynvml.nvmlDeviceGetPciInfo(handle)))
+    mig = _ask(lambda: int(pynvml.nvmlDeviceGetMigMode(handle)[0]))
     return GpuAnswers(
         index=index,
         name=_ask(pynvml.nvmlDeviceGetName, handle),
@@ -161,8 +180,33 @@ def _probe_gpu(pynvml: Any, root: Path, index: int, handle: object) -> GpuAnswer
         capability=_ask(pynvml.nvmlDeviceGetCudaComputeCapability, handle),
         pci_bus_id=bus_id,
         numa_node=_probe_numa_node(root, bus_id),
-        mig=_ask(lambda: int(pynvml.nvmlDeviceGetMigMode(handle)[0])),
+        mig=mig,
         lanes=_probe_lanes(pynvml, handle),
+        slices=_probe_slices(pynvml, handle) if mig == 1 else (),
+    )
+
+
+def _probe_slices(pynvml: Any, handle: object) -> Fact[tuple[SliceAnswers | Unread, ...]]:
+    """Ask for every MIG device that there may be; NVML's numbers have gaps where one was destroyed."""
+    most = _ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle)
+    if isinstance(most, Unread):
+        return most
+    found = ((number, _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)) for number in range(most))
+    return tuple(
+        mig_device if isinstance(mig_device, Unread) else _probe_slice(pynvml, number, mig_device)
+        for number, mig_device in found
+        if not (isinstance(mig_device, Unread) and mig_device.code == NOT_FOUND)
+    )
+
+
+def _probe_slice(pynvml: Any, number: int, mig_device: object) -> SliceAnswers:
+    """Ask a MIG device for what NVML tells of one; all else is its GPU's."""
+    return SliceAnswers(
+        number=number,
+        name=_ask(pynvml.nvmlDeviceGetName, mig_device),
+        uuid=_ask(pynvml.nvmlDeviceGetUUID, mig_device),
+        memory=_ask(lambda: _memory(pynvml.nvmlDeviceGetMemoryInfo(mig_device))),
+        gpu_instance=_ask(pynvml.nvmlDeviceGetGpuInstanceId, mig_device),
     )
 
 

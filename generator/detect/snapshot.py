@@ -13,7 +13,7 @@ from pathlib import Path
 
 from generator.atomic import replace_file
 from generator.detect.fact import is_plain
-from generator.detect.nvml import PCI_ADDRESS, UUID
+from generator.detect.nvml import PCI_ADDRESS, SLICE_UUID, UUID
 from generator.domain.host import HOST_SCHEMA, Gpu, Host, Link, LinkKind
 from generator.errors import HostError, UsageError
 from generator.reading import convert, load_yaml, to_plain
@@ -47,7 +47,8 @@ def read_snapshot(path: Path) -> Host:
     for place, problem in check_host(host):
         raise HostError(f"{path}: {place}: {problem}", hint=DETECT_AGAIN)
     # msgspec leaves an omitted field with a default out of the instance, and then out of every JSON made of it.
-    return host if host.driver is None else dataclasses.replace(host, driver=dataclasses.replace(host.driver))
+    driver = None if host.driver is None else dataclasses.replace(host.driver)
+    return dataclasses.replace(host, driver=driver, gpus=tuple(dataclasses.replace(gpu) for gpu in host.gpus))
 
 
 def write_snapshot(host: Host, path: Path) -> None:
@@ -72,6 +73,9 @@ def format_snapshot(host: Host) -> str:
     data = to_plain(host)
     if data["driver"] is not None and data["driver"].get("error") is None:
         data["driver"].pop("error", None)
+    for gpu in data["gpus"]:
+        if gpu.get("mig_slice") is None:
+            gpu.pop("mig_slice", None)
     return "".join(_format_part(key, value) for key, value in data.items())
 
 
@@ -83,13 +87,13 @@ def check_host(host: Host) -> Iterator[tuple[str, str]]:
     yield from _check_cpu(host)
     if host.driver is not None and host.driver.cuda is not None and not CUDA_VERSION.fullmatch(host.driver.cuda):
         yield "driver.cuda", f'found {host.driver.cuda!r}; allowed is digits.digits, as "13.0"'
+    whole = [gpu for gpu in host.gpus if gpu.mig_slice is None]
     for position, gpu in enumerate(host.gpus):
-        yield from _check_gpu(gpu, f"gpus[{position}]")
-    for key in ("index", "uuid", "pci_bus_id"):
-        yield from _check_unique((getattr(gpu, key) for gpu in host.gpus), "gpus", key)
-    known = {gpu.index for gpu in host.gpus}
+        yield from _check_gpu(gpu, f"gpus[{position}]", {each.index for each in whole if each.mig})
+    for key, rows in (("index", host.gpus), ("uuid", host.gpus), ("pci_bus_id", whole)):
+        yield from _check_unique((getattr(gpu, key) for gpu in rows), "gpus", key)
     for position, link in enumerate(host.links):
-        yield from _check_link(link, f"links[{position}]", known)
+        yield from _check_link(link, f"links[{position}]", {gpu.index for gpu in whole})
     yield from _check_unique(((link.a, link.b) for link in host.links), "links", "pair of GPUs")
     yield from _check_p2p(host)
 
@@ -114,21 +118,24 @@ def _check_cpu(host: Host) -> Iterator[tuple[str, str]]:
             yield f"cpu.{key}", "found 0; a machine has at least 1 (null where it is unknown)"
 
 
-def _check_gpu(gpu: Gpu, place: str) -> Iterator[tuple[str, str]]:
+def _check_gpu(gpu: Gpu, place: str, partitioned: set[int]) -> Iterator[tuple[str, str]]:
+    prefix, uuid = ("GPU", UUID) if gpu.mig_slice is None else ("MIG", SLICE_UUID)
     forms = (
-        ("uuid", gpu.uuid, UUID, "GPU-… of letters, digits and dashes"),
+        ("uuid", gpu.uuid, uuid, f"{prefix}-… of letters, digits and dashes"),
         ("compute_capability", gpu.compute_capability, COMPUTE_CAPABILITY, 'digits.digits, as "8.6"'),
         ("pci_bus_id", gpu.pci_bus_id, PCI_ADDRESS, 'domain:bus:device.function, as "00000000:01:00.0"'),
     )
     for key, value, form, allowed in forms:
         if value is not None and not form.fullmatch(value):
             yield f"{place}.{key}", f"found {value!r}; allowed is {allowed}"
+    if gpu.mig_slice is not None and gpu.mig_slice.gpu not in partitioned:
+        yield f"{place}.mig_slice.gpu", f"there is no GPU with index {gpu.mig_slice.gpu} whose mig is true"
 
 
 def _check_link(link: Link, place: str, known: set[int]) -> Iterator[tuple[str, str]]:
     for key, index in (("a", link.a), ("b", link.b)):
         if index not in known:
-            yield f"{place}.{key}", f"there is no GPU with index {index}"
+            yield f"{place}.{key}", f"there is no whole GPU with index {index}"
     if link.a >= link.b:
         yield place, f"found a: {link.a} and b: {link.b}; a must be the smaller index"
     if link.kind not in NVLINK_KINDS and (link.lanes is not None or link.version is not None):

@@ -10,8 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from generator.domain.model_facts import CatalogLlm
+if TYPE_CHECKING:
+    from generator.domain.hardware import Drivers, GpuModel
+    from generator.domain.model_facts import CatalogLlm
 
 
 class GpuClass(StrEnum):
@@ -21,14 +24,6 @@ class GpuClass(StrEnum):
     WORKSTATION = "workstation"
     DATACENTER = "datacenter"
     EMBEDDED = "embedded"
-
-
-class FactStatus(StrEnum):
-    """How a figure is known: seen in a dump or a maker's file, recalled (±2 %), or not at all."""
-
-    VERIFIED = "verified"
-    RECALLED = "recalled"
-    UNKNOWN = "unknown"
 
 
 class HoleKind(StrEnum):
@@ -42,119 +37,6 @@ class HoleKind(StrEnum):
 
 
 REFUSED_HOLES = frozenset({HoleKind.REMOTE_CODE, HoleKind.KEY_BYPASS})
-
-
-@dataclass(frozen=True, kw_only=True)
-class NvLink:
-    """A GPU model's NVLink. `gb_per_s` is both directions together; `peers` the GPUs a bridge joins, None for a mesh.
-
-    `kind`: bridge, mesh (NVSwitch or direct), or c2c (to the Grace processor, not to another GPU).
-    """
-
-    generation: int | None
-    lanes: int | None
-    gb_per_s: float
-    kind: str
-    peers: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GpuModel:
-    """One NVIDIA GPU model. What NVML says of the device at hand always wins over these figures.
-
-    `names` are NVML's; `memory_gb` is the marketing figure; `nvml_memory_mib` NVML's total, `cuda_memory_gib` what CUDA
-    can allocate from, None where nobody saw it. `formats` are those the tensor cores multiply. `p2p_pcie`: yes, no,
-    nvlink-only or n/a, None unknown. `processor` where the GPU comes with one, such as Grace. `minimum_driver` is the
-    first driver that knows the model.
-    """
-
-    id: str
-    names: tuple[str, ...]
-    architecture: str
-    compute_capability: str
-    gpu_class: GpuClass
-    memory_gb: int
-    nvml_memory_mib: int | None
-    memory_status: FactStatus
-    bandwidth_gb_per_s: float | None
-    formats: tuple[str, ...]
-    p2p_pcie: str | None
-    source: str
-    date: str
-    cuda_memory_gib: float | None = None
-    nvlink: NvLink | None = None
-    mig_instances: int = 0
-    processor: str | None = None
-    unified_memory: bool = False
-    minimum_driver: str | None = None
-    note: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DriverBranch:
-    """A Linux driver branch and the newest CUDA that it speaks."""
-
-    branch: int
-    cuda: str
-    source: str
-    date: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToolkitDriver:
-    """A CUDA toolkit and the first Linux driver that supports it in full."""
-
-    cuda: str
-    driver: str
-    source: str
-    date: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class MinorVersionFloor:
-    """The first driver that runs any toolkit of one CUDA major release, without newer features and PTX."""
-
-    cuda_major: int
-    driver: str
-    source: str
-    date: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForwardCompatibility:
-    """Branches on which the compatibility libraries of one CUDA major release run, on data-centre GPUs alone.
-
-    `variable` is what switches them on in the engine's image, from release `since` on.
-    """
-
-    cuda_major: int
-    branches: tuple[int, ...]
-    variable: str
-    since: str
-    source: str
-    date: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContainerGate:
-    """NVIDIA_REQUIRE_CUDA of a base image: besides `cuda>=X`, older branches that it admits where the brand is none of
-    GeForce and TITAN."""
-
-    cuda: str
-    branches: tuple[int, ...]
-    source: str
-    date: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drivers:
-    """What is known of NVIDIA's driver branches and of the rules between drivers and CUDA."""
-
-    branches: tuple[DriverBranch, ...]
-    toolkits: tuple[ToolkitDriver, ...]
-    minor_version_floors: tuple[MinorVersionFloor, ...]
-    forward_compatibility: tuple[ForwardCompatibility, ...]
-    gates: tuple[ContainerGate, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +117,25 @@ class Advisory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guide:
+    """What popular guides claim, and the fact that it goes against; `setting` is the key that would change with it.
+
+    The rest says which plans it concerns: `gpus` are ids of GPU models, empty for any; `nvlink` whether NVLink joins some
+    of several GPUs, None for whatever; `memory_gb_at_most` is in GiB, of each GPU.
+    """
+
+    id: str
+    setting: str
+    claim: str
+    fact: str
+    source: str
+    date: str
+    gpus: tuple[str, ...] = ()
+    nvlink: bool | None = None
+    memory_gb_at_most: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceImage:
     """The image of a service that is not an engine."""
 
@@ -249,7 +150,8 @@ class ServiceImage:
 class Catalog:
     """Everything that the planner knows of the world outside the host. `engines` are the newest first.
 
-    The long tables come by a call, since a plan for a CPU needs neither and a person waits for it.
+    The long tables come by a call, since a plan for a CPU needs none of them and a person waits for it. `find_gpu` returns
+    the row of the GPU that NVML calls by a name; None for an unknown model.
     """
 
     engines: Sequence[EngineRelease]
@@ -257,7 +159,8 @@ class Catalog:
     advisories: tuple[Advisory, ...]
     read_drivers: Callable[[], Drivers]
     read_llms: Callable[[], tuple[CatalogLlm, ...]]
-    read_gpus: Callable[[], tuple[GpuModel, ...]]
+    read_guides: Callable[[], tuple[Guide, ...]]
+    find_gpu: Callable[[str | None], GpuModel | None]
 
     @property
     def drivers(self) -> Drivers:
@@ -269,33 +172,9 @@ class Catalog:
         """The well-known models."""
         return self.read_llms()
 
-    @property
-    def gpus(self) -> tuple[GpuModel, ...]:
-        """The known GPU models."""
-        return self.read_gpus()
-
     def service(self, name: str) -> ServiceImage:
         """Return the row of one service; the names are the Compose services."""
         return next(row for row in self.services if row.name == name)
-
-    def find_gpu(self, name: str | None) -> GpuModel | None:
-        """Return the row of the GPU that NVML calls `name`; None for an unknown model."""
-        return find_gpu(self.gpus, name)
-
-
-def find_gpu(gpus: tuple[GpuModel, ...], name: str | None) -> GpuModel | None:
-    """Return the row whose NVML names hold `name`, whatever prefix the driver's age gives it; None without one."""
-    wanted = plain_gpu_name(name or "")
-    return next((row for row in gpus if any(plain_gpu_name(known) == wanted for known in row.names)), None)
-
-
-@lru_cache(maxsize=4096)
-def plain_gpu_name(name: str) -> str:
-    """Bring an NVML name to one form: drivers before R495 or so leave `NVIDIA` out; a MIG slice names its profile."""
-    words = name.lower().split()
-    if "mig" in words[1:]:
-        words = words[: words.index("mig")]
-    return " ".join(words[1:] if words[:1] == ["nvidia"] else words)
 
 
 @lru_cache(maxsize=4096)

@@ -47,7 +47,7 @@ class EngineSettings:
 class GpuMemory:
     """The memory of one GPU of the group: `total_bytes` as CUDA reports it, `used_bytes` by others before the start.
 
-    `unified`: the processor's memory is the GPU's. `wsl`: under the Windows Subsystem for Linux.
+    `unified`: the processor's memory is the GPU's. `wsl`: under the Windows Subsystem for Linux. `sliced`: a MIG slice's.
     """
 
     total_bytes: int
@@ -56,6 +56,7 @@ class GpuMemory:
     compute_capability: tuple[int, int] | None = None
     unified: bool = False
     wsl: bool = False
+    sliced: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,8 +63,23 @@ class Driver:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MigSlice:
+    """What a MIG slice is cut from: the GPU with index `gpu`, and there a GPU instance.
+
+    Slices of one GPU instance share its memory (NVIDIA MIG user guide, concepts: compute instance).
+    """
+
+    gpu: int
+    gpu_instance: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One device. `index` is NVML's (PCI bus order); everything else is None where it could not be read."""
+    """One device; everything but `index` is None where it could not be read.
+
+    `index` is NVML's (PCI bus order). A MIG slice is a device of its own, with `mig_slice`, and numbered behind the
+    GPUs; the GPU that it is cut from keeps its row, with `mig` true.
+    """
 
     index: int
     uuid: str | None
@@ -75,6 +90,7 @@ class Gpu:
     pci_bus_id: str | None
     numa_node: int | None
     mig: bool | None
+    mig_slice: MigSlice | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

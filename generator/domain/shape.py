@@ -5,8 +5,10 @@ Sizes are numbers of elements unless a name says bytes. `generator.planning.memo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 
 class Mixer(StrEnum):
@@ -73,6 +75,18 @@ class Quantization:
     experts_only: bool = False
     nested: bool = False
 
+    @cached_property
+    def skipped_by_end(self) -> Mapping[str, tuple[str, ...]]:
+        """The entries of `skipped`: plain names of several parts by their last part, all others under the empty one.
+
+        Published checkpoints list hundreds of modules, of which a name is to be compared with its few namesakes alone.
+        """
+        found: dict[str, list[str]] = {}
+        for entry in self.skipped:
+            plain = "." in entry and not entry.startswith("re:") and not any(sign in entry for sign in "*?[")
+            found.setdefault(entry.rpartition(".")[2] if plain else "", []).append(entry)
+        return {end: tuple(entries) for end, entries in found.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Latent:
@@ -125,7 +139,7 @@ class Vision:
     """An encoder beside the language model. `merge` is how many patches (side × side) become one token's side.
 
     `gated` inner layers have a third matrix; `mergers` are the projectors into the language model;
-    `max_item_tokens` is the most tokens that one image can take, None unknown.
+    `max_item_tokens` is the most tokens that one image can take, None unknown. `whole`: every rank keeps all of it.
     """
 
     depth: int
@@ -138,6 +152,7 @@ class Vision:
     mergers: int
     gated: bool
     max_item_tokens: int | None
+    whole: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +180,7 @@ class Shape:
     `max_positions` is the longest request that the engine allows, `default_length` the one it takes where none is given.
     `element_bytes` is the size of one number of its own format. `rope_rows` are (rows, width) of each table of rotations
     that the engine keeps beside the weights. `draft_layers` are the multi-token-prediction layers in the checkpoint.
+    `least_step_tokens`: a step takes at least so many tokens where nobody says how many.
     `unknown` names what the configuration does not tell, one short phrase each.
     """
 
@@ -191,9 +207,21 @@ class Shape:
     draft_layers: int = 0
     cross_attention: bool = False
     attention_free: bool = False
+    least_step_tokens: int = 0
     unknown: tuple[str, ...] = field(default=())
 
-    @property
+    @cached_property
+    def kinds(self) -> tuple[Layer, ...]:
+        """The layers that differ, first ones first: a hundred layers are of a few kinds, and each is counted once."""
+        return tuple(dict.fromkeys(self.layers))
+
+    @cached_property
+    def kind_numbers(self) -> tuple[int, ...]:
+        """For each layer, its place among `kinds`."""
+        places = {layer: place for place, layer in enumerate(self.kinds)}
+        return tuple(places[layer] for layer in self.layers)
+
+    @cached_property
     def has_state(self) -> bool:
         """Tell whether any layer is recurrent."""
-        return any(layer.mixer is Mixer.STATE for layer in self.layers)
+        return any(layer.mixer is Mixer.STATE for layer in self.kinds)

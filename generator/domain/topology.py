@@ -1,10 +1,10 @@
-"""Which GPUs are close to each other."""
+"""Which GPUs are close to each other, and which is alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from generator.domain.host import Gpu, Link, LinkKind
+from generator.domain.host import Gpu, Host, Link, LinkKind
 
 NVLINK_KINDS = frozenset({LinkKind.NVLINK, LinkKind.NVSWITCH})
 
@@ -26,3 +26,9 @@ def nvlink_islands(gpus: Iterable[Gpu], links: Iterable[Link]) -> tuple[tuple[Gp
         else:
             home.append(gpu)
     return tuple(tuple(island) for island in sorted(islands, key=lambda each: (-len(each), each[0].index)))
+
+
+def sole_slice(host: Host) -> Gpu | None:
+    """Return the MIG slice of a host that has one GPU and one slice of it, as a pod often has; None on any other."""
+    slices = [gpu for gpu in host.gpus if gpu.mig_slice is not None]
+    return slices[0] if len(slices) == 1 and len(host.gpus) == 2 else None

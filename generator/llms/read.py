@@ -170,8 +170,7 @@ def _from_hub(hub_id: str, cache: HubCache, access: HubAccess) -> ModelFacts:
 
 
 def _smoke(folder: Path | None) -> ModelFacts:
-    if folder is not None and (folder / CONFIG).exists():
-        return replace(read_folder(folder.resolve()), name=SMOKE, source=LlmSource.SMOKE)
+    """Return what is known of the model made on the spot: the same before and after, so that a plan is too."""
     return ModelFacts(
         name=SMOKE,
         source=LlmSource.SMOKE,

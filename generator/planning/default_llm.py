@@ -6,15 +6,14 @@ from dataclasses import replace
 
 from generator.domain.catalog import Catalog
 from generator.domain.model_facts import CatalogLlm, Checkpoint
-from generator.domain.topology import nvlink_islands
+from generator.domain.objective import Objective
 from generator.errors import NoPlanError
-from generator.planning.layout import as_if_sure, fits_somewhere, smallest_memory
-from generator.planning.llm_choice import choose_llm
+from generator.planning.layout import as_if_sure, serves, smallest_memory
+from generator.planning.llm_choice import PREFERENCES, Candidate, choose_llm
 from generator.planning.placement import Heads, Placement, placements
-from generator.planning.planner import choose_engine_image
+from generator.planning.planner import choose_engine_image, wanted_settings
 from generator.planning.request import Request
 from generator.planning.stored import stored_facts, stored_llm
-from generator.planning.utilization import choose_utilization
 
 
 def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> Request:
@@ -27,51 +26,48 @@ def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> 
     if not options[0].gpus:
         return request
     chosen = choose_engine_image(request, options[0], catalog)
+    wanted = wanted_settings(request, options[0], catalog)
     memory = smallest_memory(options[0].gpus, request.host, catalog)
-    share = choose_utilization(request.wishes.gpu_memory_utilization, "", options[0].gpus).value
     if memory is not None:
-        memory, share = as_if_sure(memory, share)
+        memory, share = as_if_sure(memory, wanted.utilization)
+        wanted = replace(wanted, utilization=share)
+    # A model that the person named may reach across islands; nobody asked for one so large that it must.
+    inside = tuple(each for each in options if each.inside_island) or options
 
-    inside = _inside_an_island(options, request)
-
-    def fits(row: CatalogLlm, checkpoint: Checkpoint) -> bool | None:
+    def served(row: CatalogLlm, checkpoint: Checkpoint) -> int | None:
         placement = _roomiest(inside, row)
         if memory is None or placement is None:
             return None
-        return fits_somewhere(placement, stored_facts(row, checkpoint), memory, chosen.version, share)
+        return serves(placement, stored_facts(row, checkpoint), memory, wanted, chosen.version, request.objective)
 
     choice = choose_llm(
         catalog.llms,
-        fits,
-        objective=request.objective or "throughput",
+        served,
+        objective=request.objective or Objective.THROUGHPUT,
         compute_capability=options[0].gpus[0].compute_capability,
         has_token=has_token,
         engine_version=chosen.version,
     )
-    if choice.best is None:
+    best = choice.best
+    if best is None:
         raise NoPlanError(
             f"no catalog model fits on {len(options[0].groups[0])}× {options[0].gpus[0].name}",
             hint="name one with --model; `stackwright fit --model …` forecasts it",
         )
-    after = ", ".join(each.checkpoint.hub_id for each in choice.runners_up)
-    reason = f"chosen for this host: {choice.best.reason}" + (f"; next best: {after}" if after else "")
-    best = choice.best
     return replace(
         request,
         llm=stored_llm(best.row, best.checkpoint),
         facts=stored_facts(best.row, best.checkpoint),
-        model_reason=reason,
+        model_reason=_reason(best, choice.runners_up, request.objective),
     )
 
 
-def _inside_an_island(options: tuple[Placement, ...], request: Request) -> tuple[Placement, ...]:
-    """Return the placements that need no PCIe between their ranks; all of them where pins leave no such.
-
-    A model that the person named may reach across; nobody asked for one so large that it must.
-    """
-    largest = len(nvlink_islands(options[0].gpus, request.host.links)[0])
-    inside = tuple(each for each in options if each.tensor_parallel * each.pipeline_parallel <= largest)
-    return inside or options
+def _reason(best: Candidate, runners_up: tuple[Candidate, ...], objective: Objective | None) -> str:
+    """Say why the model was chosen, what the objective had to do with it, and what came next."""
+    asked = f"for {objective}" if objective else f"without an objective as for {Objective.THROUGHPUT}"
+    preferred = f"{asked}, among recent models of that size {PREFERENCES[objective or Objective.THROUGHPUT]}"
+    after = "; ".join(f"{each.checkpoint.hub_id} ({each.place})" for each in runners_up)
+    return f"chosen for this host: {best.reason}; {preferred}" + (f"; next best: {after}" if after else "")
 
 
 def _roomiest(options: tuple[Placement, ...], row: CatalogLlm) -> Placement | None:

@@ -9,24 +9,24 @@ from generator.domain.forecast import Verdict
 from generator.domain.host import Gpu
 from generator.domain.llm import Llm, LlmSource
 from generator.domain.plan import Setting
+from generator.planning.cpu import DECISION, cpu_settings
 from generator.planning.image import ImageChoice, version
 from generator.planning.placement import Placement
 from generator.planning.request import Request
 from generator.planning.utilization import Utilization
 from generator.planning.workers import count_gateway_workers
 from generator.settings import SETTINGS
-from generator.units import GIB, format_bytes
+from generator.units import format_bytes
 
 if TYPE_CHECKING:
     from generator.planning.layout import Layout
 
 # PyTorch's bfloat16 kernels begin with Ampere (vLLM refuses bfloat16 below 8.0).
 BFLOAT16_CAPABILITY = "8.0"
-SMOKE_CONTEXT = 2048
 # vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
 SHM_GIB_SINGLE, SHM_GIB_PARALLEL = 2, 16
-DECISION = "docs/decisions/0002-first-plan.md"
 PUBLISHING = "docs/how-to/publish.md"
+OBJECTIVES = "docs/decisions/0015-objectives.md"
 MEMORY = "docs/explanation/memory.md; vLLM 0.32.0 v1/worker/gpu_worker.py"
 
 
@@ -59,7 +59,7 @@ def emitted_settings(
         "GATEWAY_PLAIN_HTTP": _setting("refused", "keys and answers could be read on the way", PUBLISHING),
         "LITELLM_NUM_WORKERS": _setting(str(workers), why_workers, DECISION),
         **_model_settings(request, placement, wished),
-        **(_gpu_settings(placement, layout, utilization) if layout and utilization else _cpu_settings(request, wished)),
+        **(_gpu_settings(placement, layout, utilization) if layout and utilization else cpu_settings(request, wished)),
         "HF_HOME": _setting(request.folders.hf_home, "Hugging Face cache, shared by all environments", "host"),
         "VLLM_CACHE_ROOT": _setting(request.folders.vllm_cache, "compiled kernels survive a restart", "host"),
     }
@@ -76,7 +76,11 @@ def _model_settings(request: Request, placement: Placement, wished: str) -> dict
     return {
         "VLLM_MODEL": _setting(llm.location, request.model_reason or _why_model(llm), asked),
         "VLLM_SERVED_MODEL_NAME": _setting(llm.name, "the model's own name", asked),
-        "VLLM_TENSOR_PARALLEL_SIZE": _setting(str(placement.tensor_parallel), placement.reason, DECISION),
+        "VLLM_TENSOR_PARALLEL_SIZE": _setting(
+            str(placement.tensor_parallel),
+            placement.reason + placement.trade,
+            OBJECTIVES if placement.trade else DECISION,
+        ),
         "VLLM_PIPELINE_PARALLEL_SIZE": _setting(str(placement.pipeline_parallel), stages, DECISION),
         "VLLM_SHM_SIZE": _setting(
             f"{shm}gb",
@@ -88,6 +92,7 @@ def _model_settings(request: Request, placement: Placement, wished: str) -> dict
 
 def _gpu_settings(placement: Placement, layout: Layout, utilization: Utilization) -> dict[str, Setting]:
     uuids = [gpu.uuid or "" for gpu in placement.gpus]
+    sliced = placement.gpus[0].mig_slice is not None
     ranks = placement.tensor_parallel * placement.pipeline_parallel
     return {
         "CUDA_DEVICE_ORDER": _setting(
@@ -98,8 +103,8 @@ def _gpu_settings(placement: Placement, layout: Layout, utilization: Utilization
         "NVIDIA_VISIBLE_DEVICES": _setting(",".join(uuids), placement.reason, DECISION),
         "CUDA_VISIBLE_DEVICES": _setting(
             ",".join(str(index) for index in range(ranks)),
-            "a container numbers its GPUs from 0",
-            "Compose device reservations",
+            "a container sees its MIG slice alone, as GPU 0" if sliced else "a container numbers its GPUs from 0",
+            "docs/decisions/0014-mig-slices.md" if sliced else "Compose device reservations",
         ),
         "GPU_COUNT": _setting(str(len(uuids)), placement.reason, DECISION),
         "VLLM_GPU_MEMORY_UTILIZATION": _setting(f"{utilization.value:.2f}", utilization.reason, utilization.source),
@@ -128,25 +133,6 @@ def _memory_settings(layout: Layout) -> dict[str, Setting]:
             settings.kv_cache_dtype, "the model's own format unless only less fits", MEMORY
         ),
     }
-
-
-def _cpu_settings(request: Request, wished: str) -> dict[str, Setting]:
-    memory, smoke = request.host.memory_bytes, request.llm.source is LlmSource.SMOKE
-    space = 1 if smoke or memory is None else max(1, min(4, memory // (8 * GIB)))
-    why = "the smoke model needs no more" if smoke else f"an eighth of {format_bytes(memory)}, 1 to 4"
-    return {
-        "VLLM_DTYPE": _setting("bfloat16", "what vLLM recommends on a CPU", "vLLM docs, CPU installation, 0.32"),
-        "VLLM_CPU_KVCACHE_SPACE": _setting(str(space), why, DECISION),
-        "VLLM_MAX_MODEL_LEN": _cpu_context(request, wished),
-    }
-
-
-def _cpu_context(request: Request, wished: str) -> Setting:
-    if request.wishes.max_model_len is not None:
-        return _setting(str(request.wishes.max_model_len), "wish of the environment", wished)
-    if request.llm.source is LlmSource.SMOKE:
-        return _setting(str(SMOKE_CONTEXT), "enough to try it", "generator/smoke_model.py")
-    return _setting("auto", "the engine takes the longest that fits", "vLLM 0.32.0 _auto_fit_max_model_len")
 
 
 def _dtype(gpus: tuple[Gpu, ...]) -> Setting:

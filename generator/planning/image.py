@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from generator.domain.catalog import REFUSED_HOLES, Catalog, CpuImage, EngineRelease, holes_of, order_release
+from generator.domain.catalog import REFUSED_HOLES, Catalog, CpuImage, EngineRelease, HoleKind, holes_of, order_release
 from generator.domain.host import Cpu, Gpu, Host
 from generator.domain.plan import Engine
 from generator.errors import NoPlanError
@@ -92,7 +92,10 @@ def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: Eng
         cuda=found.cuda,
         env=_environment(found, way, situation, catalog),
         reasons=_reasons(found, way, situation, needs),
-        warnings=(*_hole_warnings(found.release, catalog), *_warnings(found, way, situation)),
+        warnings=(
+            *hole_warnings(found.release.name, found.release.version, catalog),
+            *_warnings(found, way, situation),
+        ),
         source=found.release.source,
     )
 
@@ -187,17 +190,22 @@ def _warnings(found: Candidate, way: Way, situation: Situation) -> tuple[str, ..
     return tuple(warnings)
 
 
-def _hole_warnings(release: EngineRelease, catalog: Catalog) -> tuple[str, ...]:
-    holes = holes_of(release.name, release.version, catalog.advisories)
+def hole_warnings(name: str, version: str, catalog: Catalog) -> tuple[str, ...]:
+    """Say which known holes a release has, the grave ones first."""
+    holes = holes_of(name, version, catalog.advisories)
     grave = tuple(hole for hole in holes if hole.kind in REFUSED_HOLES)
-    lesser = tuple(hole for hole in holes if hole.kind not in REFUSED_HOLES)
+    lesser = tuple(hole for hole in holes if hole.kind not in REFUSED_HOLES | {HoleKind.UNKNOWN})
+    unread = tuple(hole for hole in holes if hole.kind is HoleKind.UNKNOWN)
     warnings = []
     if grave:
-        warnings.append(
-            f"{release.name} {release.version} has known holes, taken by {ALLOW_VULNERABLE}: {list_holes(grave)}"
-        )
+        warnings.append(f"{name} {version} has known holes, taken by {ALLOW_VULNERABLE} or a pin: {list_holes(grave)}")
     if lesser:
-        warnings.append(f"{release.name} {release.version} has known lesser holes: {list_holes(lesser)}")
+        warnings.append(f"{name} {version} has known lesser holes: {list_holes(lesser)}")
+    if unread:
+        warnings.append(
+            f"{name} {version} has holes whose gravity is not known here: {list_holes(unread)}; read "
+            "the advisory before others may reach the gateway"
+        )
     return tuple(warnings)
 
 
@@ -229,7 +237,10 @@ def _choose_cpu_image(cpu: Cpu, catalog: Catalog, needs: EngineNeeds) -> ImageCh
         cuda=None,
         env=(),
         reasons=_cpu_reasons(release, needs),
-        warnings=(*_hole_warnings(release, catalog), *_check_processor(cpu, processor, release, image)),
+        warnings=(
+            *hole_warnings(release.name, release.version, catalog),
+            *_check_processor(cpu, processor, release, image),
+        ),
         source=release.source,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from generator.domain.catalog import Advisory, Catalog, GpuClass, order_release
+from generator.domain.catalog import Advisory, Catalog, GpuClass, HoleKind, order_release
 from generator.errors import NoPlanError, did_you_mean
 from generator.planning.image_candidates import Candidate, Situation, carries, number, refused_holes
 
@@ -62,8 +62,8 @@ def no_release(catalog: Catalog, minimum: str | None, exact: str | None, model: 
 
 
 def list_holes(holes: tuple[Advisory, ...]) -> str:
-    """Name holes with their kind: `CVE-2026-48746 (key-bypass)`."""
-    return ", ".join(f"{hole.id} ({hole.kind.value})" for hole in holes)
+    """Name holes with their kind: `CVE-2026-48746 (key-bypass)`; of some nobody here knows the kind."""
+    return ", ".join(hole.id if hole.kind is HoleKind.UNKNOWN else f"{hole.id} ({hole.kind.value})" for hole in holes)
 
 
 def _not_carried(search: Search) -> NoPlanError:

@@ -14,7 +14,7 @@ from generator.domain.shape import Shape
 from generator.planning.memory.forecast import forecast
 from generator.planning.memory.gpu import memory_on
 from generator.planning.memory.shape import parse_shape
-from generator.planning.memory.solve import Solution, solve
+from generator.planning.memory.solve import Solution, longest_request, solve
 from generator.planning.placement import Placement
 
 # A group is preferred to a larger one only if a request of this length, or the model's own, still fits on it.
@@ -30,10 +30,10 @@ class Wanted:
     """What the settings must keep: the environment's wishes and the person's pins; None is free to choose."""
 
     utilization: float
-    max_model_len: int | None
-    max_num_seqs: int | None
-    max_num_batched_tokens: int | None
-    kv_cache_dtype: str | None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    kv_cache_dtype: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,52 +58,61 @@ def choose_layout(
     version: str,
     objective: Objective | None,
 ) -> tuple[Layout | None, tuple[str, ...]]:
-    """Return the first placement on which the model fits, or None and the forecast's words on the roomiest one.
+    """Return the first placement that is enough for the objective, else the best of them; None where nothing fits.
 
-    A group that holds only short requests gives way to one further down that holds longer ones; for `context` the one
-    with the longest requests wins.
+    With None come the forecast's words on the roomiest one. Beyond an island is looked only where no placement inside
+    holds long requests; for `context`, requests as long as the model's own.
     """
     shape = parse_shape(facts.config)
-    tight: Layout | None = None
+    best: Layout | None = None
     words: tuple[str, ...] = ()
     most_ranks = 0
     for placement, wanted in options:
+        if best is not None and not placement.inside_island and _is_long(best, shape, wanted, objective):
+            break
         found, said = _try(placement, wanted, facts, shape, host, catalog, version, objective)
         ranks = placement.tensor_parallel * placement.pipeline_parallel
         if found is None:
             words, most_ranks = (said, ranks) if ranks >= most_ranks else (words, most_ranks)
             continue
-        if objective is Objective.CONTEXT:
-            if tight is None or found.forecast.max_model_len > tight.forecast.max_model_len:
-                tight = found
-            continue
-        if _is_comfortable(found, shape):
+        if _is_enough(found, shape, wanted, objective):
             return found, ()
-        tight = tight or found
-    return tight, words
+        if best is None or _worth(found, shape, wanted, objective) > _worth(best, shape, wanted, objective):
+            best = found
+    return best, words
 
 
 def fits_somewhere(
     placement: Placement, facts: ModelFacts, gpu: GpuMemory, version: str, utilization: float
 ) -> bool | None:
     """Say quickly whether a modest service of the model fits on a placement; None where nobody can know."""
+    found = serves(placement, facts, gpu, Wanted(utilization=utilization), version, None)
+    return None if found is None else found > 0
+
+
+def serves(
+    placement: Placement, facts: ModelFacts, gpu: GpuMemory, wanted: Wanted, version: str, objective: Objective | None
+) -> int | None:
+    """Say quickly how long a request, in tokens, a placement serves: 0 where none of use fits, None where nobody can know.
+
+    For `context` that is the longest that any settings hold, else what a modest service has room for.
+    """
     if facts.weight_bytes is None:
         return None
     ranks = placement.tensor_parallel * placement.pipeline_parallel
-    if facts.weight_bytes > ranks * gpu.total_bytes * utilization:
-        return False
+    if facts.weight_bytes > ranks * gpu.total_bytes * wanted.utilization:
+        return 0
     shape = parse_shape(facts.config)
-    settings = EngineSettings(
-        version=version,
-        tensor_parallel=placement.tensor_parallel,
-        pipeline_parallel=placement.pipeline_parallel,
-        gpu_memory_utilization=utilization,
-        max_num_seqs=CAUTIOUS_SEQS,
-        max_num_batched_tokens=2048,
-        max_model_len=min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS),
-    )
-    answer = forecast(shape, settings, gpu, tensors=facts.tensors, weight_bytes=facts.weight_bytes)
-    return None if answer.verdict is Verdict.UNCERTAIN else answer.verdict is Verdict.FITS
+    asked = _asked(placement, wanted, version)
+    useful = wanted.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
+    if objective is Objective.CONTEXT:
+        longest = longest_request(shape, asked, gpu, tensors=facts.tensors, weight_bytes=facts.weight_bytes)
+        return longest if longest >= useful else 0
+    modest = replace(_modest(asked), max_model_len=useful)
+    answer = forecast(shape, modest, gpu, tensors=facts.tensors, weight_bytes=facts.weight_bytes)
+    if answer.verdict is Verdict.UNCERTAIN:
+        return None
+    return answer.surely if answer.verdict is Verdict.FITS else 0
 
 
 def smallest_memory(gpus: tuple[Gpu, ...], host: Host, catalog: Catalog) -> GpuMemory | None:
@@ -132,7 +141,16 @@ def _try(
     gpu = smallest_memory(placement.gpus, host, catalog)
     if gpu is None:
         return None, ("the memory of these GPUs is unknown",)
-    asked = EngineSettings(
+    asked = _asked(placement, wanted, version)
+    sizes: Mapping[str, object] = {"tensors": facts.tensors, "weight_bytes": facts.weight_bytes}
+    solution = solve(shape, asked, gpu, aim=objective or Objective.THROUGHPUT, **sizes)  # type: ignore[arg-type]
+    if solution is not None:
+        return _solved(placement, solution), ()
+    return _cautious(placement, asked, shape, gpu, sizes)
+
+
+def _asked(placement: Placement, wanted: Wanted, version: str) -> EngineSettings:
+    return EngineSettings(
         version=version,
         tensor_parallel=placement.tensor_parallel,
         pipeline_parallel=placement.pipeline_parallel,
@@ -142,11 +160,15 @@ def _try(
         max_num_batched_tokens=wanted.max_num_batched_tokens,
         kv_cache_dtype=wanted.kv_cache_dtype or "auto",
     )
-    sizes: Mapping[str, object] = {"tensors": facts.tensors, "weight_bytes": facts.weight_bytes}
-    solution = solve(shape, asked, gpu, aim=objective or Objective.THROUGHPUT, **sizes)  # type: ignore[arg-type]
-    if solution is not None:
-        return _solved(placement, solution), ()
-    return _cautious(placement, asked, shape, gpu, sizes)
+
+
+def _modest(asked: EngineSettings) -> EngineSettings:
+    """Return settings that ask for little, where the person left them open."""
+    return replace(
+        asked,
+        max_num_seqs=asked.max_num_seqs or CAUTIOUS_SEQS,
+        max_num_batched_tokens=asked.max_num_batched_tokens or 2048,
+    )
 
 
 def _solved(placement: Placement, solution: Solution) -> Layout:
@@ -164,12 +186,7 @@ def _cautious(
 ) -> tuple[Layout | None, tuple[str, ...]]:
     """Where no forecast can be sure, take modest settings and say so; where it is sure that nothing fits, refuse."""
     length = asked.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
-    modest = replace(
-        asked,
-        max_model_len=length,
-        max_num_seqs=asked.max_num_seqs or CAUTIOUS_SEQS,
-        max_num_batched_tokens=asked.max_num_batched_tokens or 2048,
-    )
+    modest = replace(_modest(asked), max_model_len=length)
     answer = forecast(shape, modest, gpu, **sizes)  # type: ignore[arg-type]
     if answer.verdict is Verdict.DOES_NOT_FIT:
         return None, answer.reasons
@@ -178,5 +195,30 @@ def _cautious(
     return Layout(placement=placement, settings=settings, forecast=answer, warnings=(sentence, *answer.warnings)), ()
 
 
-def _is_comfortable(layout: Layout, shape: Shape) -> bool:
-    return layout.forecast.max_model_len >= min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
+def _is_enough(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> bool:
+    """Tell whether no other group is looked at: requests are long, and unless one answer is to come soon there is room.
+
+    The cache has room where it is at least as large as the weights: where it is smaller, a copy of them less would more
+    than pay for it. Nothing reaches across islands for that.
+    """
+    memory = layout.forecast.memory
+    roomy = memory.kv_cache_bytes >= memory.weights_bytes
+    needless = objective is Objective.LATENCY or not layout.placement.inside_island
+    return _is_long(layout, shape, wanted, objective) and (roomy or needless)
+
+
+def _worth(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> tuple[bool, int, int]:
+    """Return what is compared where no layout is enough: long requests, how long where that counts, all caches together."""
+    by_length = objective in (Objective.CONTEXT, Objective.LATENCY)
+    tokens = len(layout.placement.groups) * layout.forecast.memory.kv_cache_tokens
+    return _is_long(layout, shape, wanted, objective), _length(layout) if by_length else 0, tokens
+
+
+def _is_long(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> bool:
+    """Tell whether requests are as long as is asked for; for `context` as long as the model allows."""
+    whole = wanted.max_model_len or shape.default_length or COMFORTABLE_TOKENS
+    return _length(layout) >= (whole if objective is Objective.CONTEXT else min(COMFORTABLE_TOKENS, whole))
+
+
+def _length(layout: Layout) -> int:
+    return layout.forecast.max_model_len

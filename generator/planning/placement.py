@@ -10,15 +10,20 @@ from generator.domain.objective import Objective
 from generator.domain.plan import Mode
 from generator.domain.topology import nvlink_islands
 from generator.errors import NoPlanError
+from generator.planning.slices import NO_SPAN, has_slices, how_to_cut, one_per_instance, why_shared
 from generator.units import GIB, format_bytes
 
 # A desktop's use of its GPU comes and goes by this much: less must not move the plan to another GPU.
 FREE_NOISE_BYTES = GIB
+_MIG_OFF = "turn MIG off with `sudo nvidia-smi -i INDEX -mig 0`"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """GPUs per replica: each group is tensor_parallel × pipeline_parallel long; one empty group on the CPU."""
+    """GPUs per replica: each group is tensor_parallel × pipeline_parallel long; one empty group on the CPU.
+
+    `inside_island`: no rank reaches another over PCIe. `trade`: what the objective preferred and why, to follow `reason`.
+    """
 
     mode: Mode
     groups: tuple[tuple[Gpu, ...], ...]
@@ -26,6 +31,8 @@ class Placement:
     pipeline_parallel: int
     reason: str
     warnings: tuple[str, ...] = ()
+    inside_island: bool = True
+    trade: str = ""
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -62,7 +69,7 @@ def placements(
 
     Tensor parallelism stays inside an NVLink island: `throughput` prefers the smallest group, hence the most replicas;
     every other objective the whole island. Behind these come pipeline stages across islands, and last tensor
-    parallelism across PCIe: only where the model fits in no other way.
+    parallelism across PCIe: only where the model fits in no other way. MIG slices have no such choice: a replica each.
 
     Args:
         asked: the mode, or None to choose: cpu without any GPU, multi with two or more equal ones, else single.
@@ -77,7 +84,8 @@ def placements(
     mode = asked or (Mode.MULTI if len(groups[0]) > 1 else Mode.SINGLE)
     if mode is Mode.SINGLE:
         return (_on_single(host, gpus, pins),)
-    return _on_multi(host, groups[0], pins, heads, objective)
+    equal = next((group for group in groups if len(group) > 1), groups[0])
+    return _on_multi(host, equal, pins, heads, objective)
 
 
 def _on_cpu() -> Placement:
@@ -120,8 +128,11 @@ def _on_multi(
             f"multi needs two or more equal GPUs, found {describe_gpus(host)}",
             hint="use `configure-gpu single`, which takes the best one",
         )
+    if equal[0].mig_slice is not None and (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) > 1:
+        raise NoPlanError(f"{_pinned_sizes(pins)} is pinned, but {NO_SPAN}", hint=f"drop the pin, or {_MIG_OFF}")
     islands = nvlink_islands(equal, host.links)
-    shapes = _shapes(len(equal), len(islands[0]), pins, heads, objective)
+    sliced = equal[0].mig_slice is not None
+    shapes = [(1, 1)] if sliced else _shapes(len(equal), len(islands[0]), pins, heads, objective)
     made = [_cut(host, equal, islands, tensor, pipeline, pins) for tensor, pipeline in shapes]
     found = tuple(placement for placement in made if placement is not None)
     if not found:
@@ -181,6 +192,7 @@ def _cut(
             islands, groups, tensor_parallel, pipeline_parallel, pinned=pins.tensor_parallel is not None
         ),
         warnings=_idle_warnings(host, tuple(gpu for group in groups for gpu in group)),
+        inside_island=size <= len(islands[0]),
     )
 
 
@@ -198,6 +210,8 @@ def _multi_reason(
         return f"pinned by the user{replicas}"
     if pipeline_parallel > 1:
         return f"no smaller group holds the model with long requests: {pipeline_parallel} stages, each on {tensor_parallel}{replicas}"
+    if groups[0][0].mig_slice is not None:
+        return f"{NO_SPAN}: one replica on each{replicas}"
     if tensor_parallel > largest:
         return f"no smaller group holds the model with long requests: {tensor_parallel} ranks across PCIe{replicas}"
     if largest == 1:
@@ -220,21 +234,23 @@ def _usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
         usable = tuple({known[name].index: known[name] for name in devices}.values())
     if not usable:
         raise NoPlanError(f"no usable GPU: found {describe_gpus(host)}", hint=_what_to_do(host))
-    return usable
+    return one_per_instance(usable)
 
 
 def _why_unusable(gpu: Gpu) -> str | None:
     if gpu.mig:
         return "MIG on"
-    # One that answers, but not for its memory, shares the processor's: NVML calls that Not Supported.
-    if gpu.uuid is None or (gpu.memory_bytes is None and gpu.compute_capability is None):
+    # One that answers, but not for its memory, shares the processor's: NVML calls that Not Supported. No slice does.
+    known = gpu.memory_bytes is not None or (gpu.compute_capability is not None and gpu.mig_slice is None)
+    if gpu.uuid is None or not known:
         return "does not answer"
     return None
 
 
 def _what_to_do(host: Host) -> str:
-    if any(gpu.mig for gpu in host.gpus):
-        return "turn MIG off with `nvidia-smi -i INDEX -mig 0`, or use `configure-gpu cpu`"
+    sliced = next((gpu for gpu in host.gpus if gpu.mig), None)
+    if sliced is not None:
+        return f"{how_to_cut(sliced)}; or {_MIG_OFF}, or use `configure-gpu cpu`"
     if _driver_failed(host):
         return "a reboot, or reloading the kernel module, matches library and driver; meanwhile `configure-gpu cpu`"
     if host.gpus:
@@ -258,7 +274,10 @@ def _driver_failed(host: Host) -> bool:
 
 
 def _equal_groups(gpus: tuple[Gpu, ...]) -> list[tuple[Gpu, ...]]:
-    """Group GPUs of one model; the group with the most memory in all comes first, one of unknown memory last."""
+    """Group GPUs of one model, those first that hold the most for one replica, those of unknown memory last.
+
+    Whole GPUs of a kind add up, hence two of them come before any other; slices do not.
+    """
     groups: dict[tuple[str | None, int | None, str | None], list[Gpu]] = defaultdict(list)
     for gpu in gpus:
         groups[gpu.name, gpu.memory_bytes, gpu.compute_capability].append(gpu)
@@ -266,8 +285,8 @@ def _equal_groups(gpus: tuple[Gpu, ...]) -> list[tuple[Gpu, ...]]:
         groups.values(),
         key=lambda group: (
             group[0].memory_bytes is None,
-            len(group) < 2,
-            -sum(_total_bytes(g) for g in group),
+            len(group) < 2 or group[0].mig_slice is not None,
+            -sum(_total_bytes(g) for g in (group if group[0].mig_slice is None else group[:1])),
             group[0].index,
         ),
     )
@@ -275,12 +294,22 @@ def _equal_groups(gpus: tuple[Gpu, ...]) -> list[tuple[Gpu, ...]]:
 
 
 def _idle_warnings(host: Host, used: tuple[Gpu, ...]) -> tuple[str, ...]:
-    idle = [gpu for gpu in host.gpus if gpu not in used]
+    """Name what is left idle and why, equal GPUs in one sentence: a sliced box may have dozens."""
+    alike: dict[tuple[str, str | None], list[str]] = defaultdict(list)
+    for gpu in host.gpus:
+        if gpu not in used and not (gpu.mig and has_slices(host, gpu)):
+            alike[gpu.name or "unknown model", _why_idle(gpu, used)].append(str(gpu.index))
     return tuple(
-        f"GPU {gpu.index} ({gpu.name or 'unknown model'}) is left idle"
-        + (f": {why}" if (why := _why_unusable(gpu)) else "")
-        for gpu in idle
+        (f"GPU {who[0]} ({name}) is" if len(who) == 1 else f"GPUs {', '.join(who[:-1])} and {who[-1]} ({name}) are")
+        + (f" left idle: {why}" if why else " left idle")
+        for (name, why), who in alike.items()
     )
+
+
+def _why_idle(gpu: Gpu, used: tuple[Gpu, ...]) -> str | None:
+    if gpu.mig:
+        return f"MIG is on, but it has no slice; {how_to_cut(gpu)}"
+    return _why_unusable(gpu) or why_shared(gpu, used)
 
 
 def _pinned_sizes(pins: ParallelPins) -> str:

@@ -10,24 +10,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from generator.domain.catalog import Catalog
+from generator.domain.forecast import Forecast, Verdict
 from generator.domain.image_pins import ImagePins, with_digest
 from generator.domain.llm import LlmSource
 from generator.domain.model_facts import CatalogLlm, Checkpoint
 from generator.domain.plan import PLAN_SCHEMA, Engine, Gateway, Mode, Plan, Replica, Setting, Workers
 from generator.errors import NoPlanError
+from generator.planning.cpu import CPU_RELEASE, forecast_cpu_plan
 from generator.planning.emitted import emitted_settings
 from generator.planning.engines.vllm import engine_arguments, engine_environment
+from generator.planning.guides import contradict_guides
 from generator.planning.image import ImageChoice, choose_image
+from generator.planning.image_pin import pinned_image
+from generator.planning.in_use import blame_others, warn_of_others
 from generator.planning.placement import Heads, Placement, placements
 from generator.planning.request import Request
-from generator.planning.utilization import Utilization, choose_utilization
+from generator.planning.utilization import SharedMemory, Utilization, choose_utilization
+from generator.planning.workers import WORKER_BYTES, count_gateway_workers
 from generator.settings import IMAGE_KEYS
 
 if TYPE_CHECKING:
     from generator.planning.layout import Layout, Wanted
-
-# The release whose packages the processes runtime has locked for CPUs: both runtimes serve the same code.
-CPU_RELEASE = "0.32.0"
 
 
 def make_plan(request: Request, catalog: Catalog) -> Plan:
@@ -36,15 +39,23 @@ def make_plan(request: Request, catalog: Catalog) -> Plan:
     Raises:
         NoPlanError: no plan fits this host.
     """
+    try:
+        return _make_plan(request, catalog)
+    except NoPlanError as refusal:
+        raise blame_others(request, refusal, lambda freed: _make_plan(freed, catalog)) from None
+
+
+def _make_plan(request: Request, catalog: Catalog) -> Plan:
     heads = Heads(attention=request.llm.attention_heads, kv=request.llm.kv_heads)
     options = placements(request.host, request.mode, request.parallel_pins, heads, request.objective)
     chosen = choose_engine_image(request, options[0], catalog)
     if options[0].mode is Mode.CPU:
         return _assemble(request, catalog, options[0], chosen, None)
     from generator.planning.layout import choose_layout
+    from generator.planning.pace import arrange
 
     layout, words = choose_layout(
-        ((option, _wanted(request, option)) for option in options),
+        ((option, wanted_settings(request, option, catalog)) for option in arrange(options, request, catalog)),
         request.facts,
         request.host,
         catalog,
@@ -57,7 +68,7 @@ def make_plan(request: Request, catalog: Catalog) -> Plan:
 
 
 def choose_engine_image(request: Request, placement: Placement, catalog: Catalog) -> ImageChoice:
-    """Choose the image for the placement's GPUs and the request's model.
+    """Choose the image for the placement's GPUs and the request's model; a pinned one is taken as it is.
 
     Raises:
         NoPlanError: no release fits driver, GPU and model.
@@ -65,18 +76,26 @@ def choose_engine_image(request: Request, placement: Placement, catalog: Catalog
     needs = replace(
         request.needs, model=request.llm.name, minimum=request.needs.minimum or request.facts.minimum_engine
     )
-    if not placement.gpus and needs.exact is None:
-        needs = replace(needs, exact=CPU_RELEASE)
-    return choose_image(request.host, placement.gpus, catalog, needs)
+    by_default = not placement.gpus and needs.exact is None
+    needs = replace(needs, exact=CPU_RELEASE) if by_default else needs
+    if "VLLM_IMAGE" in request.pins:
+        return pinned_image(request.pins["VLLM_IMAGE"], request.host, placement.gpus, catalog, needs)
+    chosen = choose_image(request.host, placement.gpus, catalog, needs)
+    why = ("no GPU is used: the release that both runtimes have for a CPU",)
+    return replace(chosen, reasons=why) if by_default else chosen
 
 
 def _assemble(
     request: Request, catalog: Catalog, placement: Placement, chosen: ImageChoice, layout: Layout | None
 ) -> Plan:
-    utilization = _utilization(request, placement) if layout else None
+    utilization = choose_share(request, placement, catalog) if layout else None
     computed = emitted_settings(request, catalog, placement, chosen, layout, utilization)
     settings = _with_digests(_with_pins(computed, request.pins), request.image_pins)
     values = {key: setting.value for key, setting in settings.items()}
+    forecast = layout.forecast if layout else _forecast_on_cpu(request, values, chosen.version)
+    if layout:
+        ids = frozenset(model.id for gpu in placement.gpus if (model := catalog.find_gpu(gpu.name)))
+        settings = contradict_guides(settings, catalog.read_guides(), placement.gpus, ids, request.host.links)
     gateway = catalog.service("gateway")
     return Plan(
         schema=PLAN_SCHEMA,
@@ -84,7 +103,7 @@ def _assemble(
         mode=placement.mode,
         host=request.host,
         engine=Engine(name=chosen.name, version=chosen.version, image=values["VLLM_IMAGE"], cuda=chosen.cuda),
-        replicas=_replicas(request, placement, values, chosen, layout),
+        replicas=_replicas(request, placement, values, chosen, forecast),
         gateway=Gateway(
             version=gateway.version,
             image=values["LITELLM_IMAGE"],
@@ -95,12 +114,14 @@ def _assemble(
         ),
         workers=Workers(litellm=int(values["LITELLM_NUM_WORKERS"]), multimodal=None, retrieval=None),
         settings=settings,
-        warnings=_warnings(request, placement, chosen, layout, values["GATEWAY_BIND"]),
+        warnings=_warnings(
+            request, placement, chosen, layout.warnings if layout else _cpu_warnings(forecast), values["GATEWAY_BIND"]
+        ),
     )
 
 
 def _replicas(
-    request: Request, placement: Placement, values: Mapping[str, str], chosen: ImageChoice, layout: Layout | None
+    request: Request, placement: Placement, values: Mapping[str, str], chosen: ImageChoice, forecast: Forecast | None
 ) -> tuple[Replica, ...]:
     from generator.planning.network import choose_communication
 
@@ -114,18 +135,44 @@ def _replicas(
             pipeline_parallel=int(values["VLLM_PIPELINE_PARALLEL_SIZE"]),
             args=(*arguments, *(choose_communication(request.host, group).arguments if group else ())),
             env=(*engine_environment(placement.mode, values), *chosen.env),
-            memory=layout.forecast.memory if layout else None,
+            memory=forecast.memory if forecast else None,
         )
         for position, group in enumerate(placement.groups, start=1)
     )
 
 
-def _wanted(request: Request, placement: Placement) -> Wanted:
+def _forecast_on_cpu(request: Request, values: Mapping[str, str], version: str) -> Forecast | None:
+    """Forecast the plan on the processor; None where the host's memory is not known.
+
+    Raises:
+        NoPlanError: the host's memory, or the cache, is too small.
+    """
+    answer = forecast_cpu_plan(request, values, version)
+    if answer is not None and answer.verdict is Verdict.DOES_NOT_FIT:
+        raise NoPlanError(
+            f"{request.llm.name} does not fit in this host's memory: {'; '.join(answer.reasons)}",
+            hint="name a smaller model with --model, or another VLLM_CPU_KVCACHE_SPACE or VLLM_MAX_MODEL_LEN with --set",
+        )
+    return answer
+
+
+def _cpu_warnings(forecast: Forecast | None) -> tuple[str, ...]:
+    if forecast is None:
+        return ("the host's memory is unknown: whether it holds the model was not checked",)
+    return forecast.warnings
+
+
+def wanted_settings(request: Request, placement: Placement, catalog: Catalog) -> Wanted:
+    """Return what the person and the environment fixed of an engine's settings.
+
+    Raises:
+        NoPlanError: a GPU has next to nothing free.
+    """
     from generator.planning.layout import Wanted
 
     pins = request.pins
     return Wanted(
-        utilization=_utilization(request, placement).value,
+        utilization=choose_share(request, placement, catalog).value,
         max_model_len=request.pinned_count("VLLM_MAX_MODEL_LEN") or request.wishes.max_model_len,
         max_num_seqs=request.pinned_count("VLLM_MAX_NUM_SEQS"),
         max_num_batched_tokens=request.pinned_count("VLLM_MAX_NUM_BATCHED_TOKENS"),
@@ -133,12 +180,31 @@ def _wanted(request: Request, placement: Placement) -> Wanted:
     )
 
 
-def _utilization(request: Request, placement: Placement) -> Utilization:
+def choose_share(request: Request, placement: Placement, catalog: Catalog) -> Utilization:
+    """Choose the share of the placement's GPUs that the engine takes; a pinned one is taken as it is.
+
+    Raises:
+        NoPlanError: a GPU has next to nothing free.
+    """
     if "VLLM_GPU_MEMORY_UTILIZATION" in request.pins:
         share = float(request.pins["VLLM_GPU_MEMORY_UTILIZATION"])
         return Utilization(value=share, reason="pinned by the user", source="--set")
     wished_in = f"envs/{request.environment.value}.yaml"
-    return choose_utilization(request.wishes.gpu_memory_utilization, wished_in, placement.gpus)
+    shared = _shared_memory(request, placement, catalog)
+    return choose_utilization(request.wishes.gpu_memory_utilization, wished_in, placement.gpus, shared)
+
+
+def _shared_memory(request: Request, placement: Placement, catalog: Catalog) -> SharedMemory | None:
+    """Return the memory that these GPUs share with the processor; None where they have their own, or it is unknown."""
+    from generator.planning.memory.unified import shares_memory
+
+    host = request.host
+    sharing = any(shares_memory(host, gpu, catalog.find_gpu(gpu.name)) for gpu in placement.gpus)
+    if not sharing or not host.memory_bytes:
+        return None
+    workers, _ = count_gateway_workers(host, placement.mode, len(placement.gpus))
+    workers = request.pinned_count("LITELLM_NUM_WORKERS") or workers
+    return SharedMemory(total_bytes=host.memory_bytes, gateway_bytes=workers * WORKER_BYTES)
 
 
 def _does_not_fit(
@@ -157,7 +223,7 @@ def _does_not_fit(
     hint = "name a smaller model with --model, or lower the context with --set VLLM_MAX_MODEL_LEN=…"
     if row is not None:
         memory = smallest_memory(gpus, request.host, catalog)
-        share = _utilization(request, largest).value
+        share = choose_share(request, largest, catalog).value
         if memory is not None:
             memory, share = as_if_sure(memory, share)
 
@@ -201,12 +267,12 @@ def _by_digest(setting: Setting, pins: ImagePins) -> Setting:
 
 
 def _warnings(
-    request: Request, placement: Placement, chosen: ImageChoice, layout: Layout | None, bind: str
+    request: Request, placement: Placement, chosen: ImageChoice, of_memory: tuple[str, ...], bind: str
 ) -> tuple[str, ...]:
     from generator.planning.network import choose_communication
 
-    found = [*placement.warnings, *chosen.warnings, *(layout.warnings if layout else ())]
-    if layout is not None:
+    found = [*placement.warnings, *chosen.warnings, *of_memory, *warn_of_others(placement.gpus)]
+    if placement.gpus:
         found += choose_communication(request.host, placement.groups[0]).warnings
     if request.llm.source is LlmSource.SMOKE:
         found.append(

@@ -1,4 +1,7 @@
-"""Choose the share of each GPU's memory that the engine takes: the least of the wish, the size's share and what is free. Pure."""
+"""Choose the share of each GPU's memory that the engine takes: the least of the wish, the size's share and what is free.
+
+Memory that processor and GPU share has one bound more: what the system and the gateway need of it. Pure.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,12 @@ BLACKWELL_MAJOR = 10
 NAMED_PART = 0.9
 SIZE_SOURCE = "docs/decisions/0010-image-planner.md, utilization by GPU size"
 FREE_SOURCE = "vLLM 0.32.0 v1/worker/utils.py, request_memory"
+# Of 121.7 GiB, idle DGX Sparks had between 101.3 (MiaAI-Lab/GLM-5.3-Flash-EXL3-2x-DGX-Sparks#47, 2026-08-30: cache dropped, no
+# desktop, a share of 0.87 never started) and 113.7 GiB (llamastash/llamastash#81, 2026-09-10) free when vLLM looked. The
+# smaller counts: the system keeps a sixth. The files of the weights need none: vLLM counts their cached pages as free there
+# (0.32.0 utils/mem_utils.py, MemorySnapshot.measure).
+SYSTEM_SHARE = 20.4 / 121.7
+SHARED_SOURCE = "docs/decisions/0010-image-planner.md, memory that processor and GPU share"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +40,24 @@ class Utilization:
     source: str
 
 
-def choose_utilization(wish: float, wished_in: str, gpus: tuple[Gpu, ...]) -> Utilization:
+@dataclass(frozen=True, kw_only=True)
+class SharedMemory:
+    """Memory that processor and GPU share: all of it, and what the gateway's workers take, in bytes."""
+
+    total_bytes: int
+    gateway_bytes: int
+
+
+def choose_utilization(
+    wish: float, wished_in: str, gpus: tuple[Gpu, ...], shared: SharedMemory | None = None
+) -> Utilization:
     """Choose one share for all of a plan's GPUs; ranks of one engine take the same.
 
     Args:
         wish: of the environment, 0 to 1.
         wished_in: the file that wishes it, for the source.
+        gpus: those of the plan.
+        shared: the memory that they share with the processor; None where they have their own.
 
     Raises:
         NoPlanError: a GPU has next to nothing free.
@@ -44,6 +65,7 @@ def choose_utilization(wish: float, wished_in: str, gpus: tuple[Gpu, ...]) -> Ut
     choices = [Utilization(value=wish, reason="wish of the environment", source=wished_in)]
     choices += [_by_size(gpu, wish) for gpu in gpus if gpu.memory_bytes]
     choices += [_by_free_memory(gpu, wish) for gpu in gpus if gpu.memory_bytes]
+    choices += [_by_shared_memory(shared)] if shared else []
     return min(choices, key=lambda choice: choice.value)
 
 
@@ -61,6 +83,18 @@ def free_share(gpu: Gpu) -> float:
     if not gpu.memory_bytes:
         return 1.0
     return max(0, gpu.memory_bytes - (gpu.memory_used_bytes or 0) - CONTEXT_BYTES) * 100 // gpu.memory_bytes / 100
+
+
+def _by_shared_memory(shared: SharedMemory) -> Utilization:
+    system_bytes = int(shared.total_bytes * SYSTEM_SHARE)
+    left = max(0, shared.total_bytes - system_bytes - shared.gateway_bytes)
+    reason = (
+        f"the processor shares these {format_bytes(shared.total_bytes)}: the system keeps {format_bytes(system_bytes)}, the "
+        f"gateway {format_bytes(shared.gateway_bytes)}"
+    )
+    return Utilization(
+        value=max(LEAST_SHARE, left * 100 // shared.total_bytes / 100), reason=reason, source=SHARED_SOURCE
+    )
 
 
 def _by_size(gpu: Gpu, wish: float) -> Utilization:

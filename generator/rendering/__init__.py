@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Rendered files hold no secret, but they tell the host's layout: only their owner reads them.
 FILE_MODE = 0o600
+ENVIRONMENT, OVERRIDE, GATEWAY = "environment.j2", "override.yaml.j2", "gateway.yaml.j2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +35,16 @@ class RenderedFile:
 
 def render_plan(plan: Plan) -> tuple[RenderedFile, ...]:
     """Render the files of one environment: environment, override, gateway and the plan itself."""
-    jinja = _jinja()
+    jinja = load_templates()
     name = plan.environment.value
     generated = PurePosixPath("compose/generated") / name
-    gateway = jinja.get_template("gateway.yaml.j2").render(gateway_context(plan))
+    gateway = jinja.get_template(GATEWAY).render(gateway_context(plan))
     digest = hashlib.sha256(gateway.encode()).hexdigest()
-    override = jinja.get_template("override.yaml.j2").render(override_context(plan, gateway_digest=digest))
+    override = jinja.get_template(OVERRIDE).render(override_context(plan, gateway_digest=digest))
     check_override(override, plan)
     return (
         RenderedFile(
-            path=environment_file(name), text=jinja.get_template("environment.j2").render(environment_context(plan))
+            path=environment_file(name), text=jinja.get_template(ENVIRONMENT).render(environment_context(plan))
         ),
         RenderedFile(path=generated / "override.yaml", text=override),
         RenderedFile(path=generated / "gateway.yaml", text=gateway),
@@ -68,8 +69,8 @@ def _without_what_passes(plan: Plan) -> Plan:
 
 
 @cache
-def _jinja() -> Jinja:
-    """Make the templates' environment once: it keeps what it has compiled, which takes longer than to render."""
+def load_templates() -> Jinja:
+    """Compile the templates once, which takes longer than to render them."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     jinja = Environment(
@@ -81,4 +82,6 @@ def _jinja() -> Jinja:
         autoescape=False,  # every scalar goes through one of the filters below
     )
     jinja.filters.update(quote=quote_yaml, env=quote_env, comment=quote_comment)
+    for template in (ENVIRONMENT, OVERRIDE, GATEWAY):
+        jinja.get_template(template)
     return jinja

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from generator.domain.host import Host
 from generator.domain.plan import Mode, Replica
+from generator.domain.topology import sole_slice
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Stack
 from generator.units import MIB, format_bytes
@@ -130,8 +132,7 @@ def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
         # always does.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if stack.plan.mode is not Mode.CPU:
-        # No container renumbers the GPUs here; a UUID means the same everywhere.
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(replica.gpu_uuids)
+        environment["CUDA_VISIBLE_DEVICES"] = _visible_devices(stack.plan.host, replica)
     listen = ("--host", LOOPBACK, "--port", str(places.ports[replica.name]))
     return Program(
         name=replica.name,
@@ -141,6 +142,19 @@ def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
         inherited={},
         files=(stack.secrets / "engine_key", stack.secrets / "hf_token"),
     )
+
+
+def _visible_devices(host: Host, replica: Replica) -> str:
+    """Name the replica's GPUs to CUDA and vLLM. No container renumbers them here; a UUID means the same everywhere.
+
+    But vLLM takes a MIG slice's number below its GPU for a GPU's own (0.32.0 platforms/cuda.py,
+    device_control_id_to_physical_device_id). The GPU's number names its only slice to both: CUDA sees the first.
+    Where there are more, validation refuses (`rules.check_processes`).
+    """
+    slice_alone = sole_slice(host)
+    if slice_alone is not None and slice_alone.mig_slice is not None and slice_alone.uuid in replica.gpu_uuids:
+        return str(slice_alone.mig_slice.gpu)
+    return ",".join(replica.gpu_uuids)
 
 
 def _gateway(stack: Stack, places: Places) -> Program:

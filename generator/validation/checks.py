@@ -201,6 +201,13 @@ CHECKS: tuple[Check, ...] = (
         gpus_in_containers,
     ),
     row(
+        "GPUs without containers",
+        "what only the engine's image or a container gives: CUDA's compatibility libraries, one MIG slice of several",
+        "image-only slice-among-others",
+        lambda seen: engine.check_processes(seen.stack.plan),
+        without_containers,
+    ),
+    row(
         "shell",
         "exported variables that Compose would prefer to the files",
         "shell-overrides",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_the_smallest_gpu_of_a_group_decides() -> None:
     assert choose_gpus(mixed, 2).total_bytes < 12 * GIB
 
 
+def test_a_gpu_with_mig_on_serves_by_its_slices_alone() -> None:
+    sliced = host("a100-seven-slices")
+    assert choose_gpus(sliced, 1).total_bytes == 4864 * 2**20
+    with pytest.raises(HostError) as caught:
+        choose_gpus(sliced, 2)
+    assert caught.value.message == "2 GPUs are asked for, 0 are there beside 7 MIG slice(s), which no model spans"
+    assert choose_gpus(host("a100-mig"), 1).total_bytes > 39 * GIB
+
+
 def test_wsl_is_seen() -> None:
     assert choose_gpus(host("wsl2-rtx5080"), 1).wsl
 
@@ -87,3 +97,35 @@ def test_too_few_gpus_are_a_matter_of_the_host(name: str, ranks: int) -> None:
 def test_a_wrong_value_is_a_usage_error(flag: str, value: str) -> None:
     with pytest.raises(UsageError):
         fit(asked("--model", "smoke", flag, value), host("1x-rtx3090"))
+
+
+def test_a_host_without_a_gpu_is_asked_for_its_own_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same document; the cache is the one that a plan would have, the release the one that a CPU gets."""
+    small = host("cpu-small")
+    answer = fit(asked("--model", "Qwen/Qwen3-0.6B", "--max-model-len", "4096", "--json"), small)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["memory"]["total_bytes"] == small.memory_bytes
+    assert (printed["verdict"], answer.max_model_len) == ("fits", 4096)
+
+
+def test_a_host_without_a_gpu_says_which_length_its_cache_holds() -> None:
+    with pytest.raises(NoPlanError) as caught:
+        fit(asked("--model", "Qwen/Qwen3-0.6B"), host("cpu-small"))
+    assert caught.value.hint == "18560 tokens fit: `--max-model-len 18560`"
+    longest = fit(asked("--model", "Qwen/Qwen3-0.6B", "--max-model-len", "18560"), host("cpu-small"))
+    assert longest.verdict is Verdict.FITS
+
+
+def test_a_share_of_gpu_memory_is_read_by_nobody_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(asked("--model", "smoke", "--gpu-memory-utilization", "0.5"), host("cpu-small"))
+    assert "--gpu-memory-utilization decides nothing here" in capsys.readouterr().err
+
+
+def test_a_failing_driver_is_no_host_without_gpus() -> None:
+    with pytest.raises(HostError, match="no GPU whose memory is known"):
+        fit(asked("--model", "smoke"), host("nvml-mismatch"))
+
+
+def test_unknown_memory_of_a_host_is_a_matter_of_the_host() -> None:
+    with pytest.raises(HostError, match="the host's memory is unknown"):
+        fit(asked("--model", "smoke"), replace(host("cpu-small"), memory_bytes=None))

@@ -167,6 +167,78 @@ def test_gpu_that_is_lost_after_its_handle_was_given(
     ]
 
 
+CUT = f"""\
+{WELL}gpu 1 mig 1
+slice 1 0 name NVIDIA GeForce RTX 3090 MIG 1g.5gb
+slice 1 0 uuid MIG-cccc
+slice 1 0 memory 400 4
+slice 1 0 gpu_instance 7
+slice 1 2 name NVIDIA GeForce RTX 3090 MIG 1g.5gb
+slice 1 2 uuid MIG-dddd
+slice 1 2 memory 400 4
+slice 1 2 gpu_instance 9
+"""
+
+
+@pytest.mark.subprocess
+def test_slices_stand_behind_the_gpus(root: Path, tmp_path: Path, fake_nvml: Path, detect_hosts: DetectHosts) -> None:
+    """NVML's numbers of MIG devices may have gaps; what a slice does not tell itself is its GPU's."""
+    [shown] = detect_hosts([(root, answers(tmp_path, "cut.txt", CUT))], fake_nvml)
+    data = yaml.safe_load(shown.snapshot)
+    assert gpu_warnings(shown) == []
+    assert [(row["index"], row["uuid"], row["mig"], row.get("mig_slice")) for row in data["gpus"]] == [
+        (0, "GPU-aaaa", False, None),
+        (1, "GPU-bbbb", True, None),
+        (2, "MIG-cccc", False, {"gpu": 1, "gpu_instance": 7}),
+        (3, "MIG-dddd", False, {"gpu": 1, "gpu_instance": 9}),
+    ]
+    shared = ("compute_capability", "pci_bus_id", "numa_node")
+    assert {key: data["gpus"][3][key] for key in shared} == {key: data["gpus"][1][key] for key in shared}
+    assert (data["gpus"][3]["memory_bytes"], data["gpus"][3]["memory_used_bytes"]) == (400, 4)
+    assert data["p2p"] == [
+        *([True, True, False, False], [True, True, False, False]),
+        *([False, False, True, False], [False, False, False, True]),
+    ]
+    assert [(link["a"], link["b"]) for link in data["links"]] == [(0, 1)]
+
+
+SLICE_FAILURES = {
+    "missing nvmlDeviceGetMaxMigDeviceCount": ([], "GPU 1: MIG slices cannot be read: Function Not Found"),
+    "missing nvmlDeviceGetMigDeviceHandleByIndex": ([], "GPU 1: a MIG slice cannot be read: Function Not Found"),
+    "fail nvmlDeviceGetMigDeviceHandleByIndex 4 slice 1 0": (
+        ["MIG-dddd"],
+        "GPU 1: a MIG slice cannot be read: Insufficient Permissions",
+    ),
+    "fail nvmlDeviceGetUUID 999 slice 1 0": (
+        [None, "MIG-dddd"],
+        "MIG slice 0 of GPU 1: UUID cannot be read: Unknown Error",
+    ),
+    "slice 1 0 uuid GPU-cccc": (
+        [None, "MIG-dddd"],
+        "MIG slice 0 of GPU 1: UUID cannot be read: not a MIG slice's UUID",
+    ),
+    "fail nvmlDeviceGetMemoryInfo 4 gpu 1": (
+        ["MIG-cccc", "MIG-dddd"],
+        "GPU 1: memory cannot be read: Insufficient Permissions",
+    ),
+    "missing nvmlDeviceGetGpuInstanceId": (
+        ["MIG-cccc", "MIG-dddd"],
+        "MIG slice 0 of GPU 1 and MIG slice 2 of GPU 1: GPU instance cannot be read: Function Not Found",
+    ),
+}
+
+
+@pytest.mark.subprocess
+def test_slices_that_cannot_be_read(root: Path, tmp_path: Path, fake_nvml: Path, detect_hosts: DetectHosts) -> None:
+    """An old driver, or a container that may not ask, costs what it does not tell, in one sentence."""
+    files = [answers(tmp_path, f"{n}.txt", f"{CUT}{line}\n") for n, line in enumerate(SLICE_FAILURES)]
+    shown = detect_hosts([(root, path) for path in files], fake_nvml)
+    for (line, (uuids, warning)), found in zip(SLICE_FAILURES.items(), shown, strict=True):
+        rows = yaml.safe_load(found.snapshot)["gpus"]
+        assert [row["uuid"] for row in rows[2:]] == uuids, line
+        assert [each for each in found.warnings if "GPU 1" in each] == [warning], line
+
+
 @pytest.mark.subprocess
 @pytest.mark.parametrize(
     ("line", "place", "words"),

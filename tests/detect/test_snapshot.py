@@ -103,7 +103,7 @@ DAMAGES = [
     ("'8.6'", "'86'", "gpus[0].compute_capability: found '86'; allowed is digits.digits, as \"8.6\""),
     ("00000000:02:00.0", "../../etc", "gpus[1].pci_bus_id: found '../../etc'; allowed is domain:bus:device.function, "),
     ("00000000:02:00.0", "00000000:01:00.0", "gpus: two rows have the same pci_bus_id: 00000000:01:00.0"),
-    ("b: 1, kind", "b: 2, kind", "links[0].b: there is no GPU with index 2"),
+    ("b: 1, kind", "b: 2, kind", "links[0].b: there is no whole GPU with index 2"),
     ("a: 0, b: 1, kind", "a: 1, b: 0, kind", "links[0]: found a: 1 and b: 0; a must be the smaller index"),
     ("a: 0, b: 1, kind", "a: 0, b: 0, kind", "links[0]: found a: 0 and b: 0; a must be the smaller index"),
     ("kind: nvlink", "kind: pcie-host", "links[0]: a link of kind pcie-host has neither lanes nor version"),
@@ -115,6 +115,57 @@ DAMAGES = [
     (TEXT, "", "not a host snapshot: its top level is not a mapping"),
     ("wsl: false", "wsl: !!bool maybe", "not valid YAML: a value does not fit its tag"),
 ]
+
+SLICED = (RECORDED.parents[1] / "a100-mig" / "host.yaml").read_text()
+SLICE_DAMAGES = [
+    (
+        "uuid: MIG-a100aaaa-0300",
+        "uuid: GPU-a100aaaa-0300",
+        "gpus[2].uuid: found 'GPU-a100aaaa-0300-5d1e-9f00-000000000000",
+    ),
+    (
+        "uuid: GPU-a100bbbb",
+        "uuid: MIG-a100bbbb",
+        "gpus[1].uuid: found 'MIG-a100bbbb-0002-4d1e-9f00-bbbbbbbbbbbb'; allowed ",
+    ),
+    (
+        "{gpu: 0, gpu_instance: 2}",
+        "{gpu: 1, gpu_instance: 2}",
+        "gpus[2].mig_slice.gpu: there is no GPU with index 1 whose mig ",
+    ),
+    (
+        "{gpu: 0, gpu_instance: 2}",
+        "{gpu: 3, gpu_instance: 2}",
+        "gpus[2].mig_slice.gpu: there is no GPU with index 3 whose mig ",
+    ),
+    ("a: 0, b: 1", "a: 0, b: 2", "links[0].b: there is no whole GPU with index 2"),
+]
+
+
+def test_a_snapshot_from_before_slices_reads_to_the_same_host(tmp_path: Path) -> None:
+    """`mig_slice` may be left out, or null."""
+    path = tmp_path / "host.yaml"
+    path.write_text(TEXT.replace("mig: false}", "mig: false, mig_slice: null}"))
+    assert read_snapshot(path) == read_snapshot(RECORDED)
+    assert all(vars(gpu)["mig_slice"] is None for gpu in read_snapshot(RECORDED).gpus)
+
+
+def test_a_slice_of_an_old_driver_keeps_its_long_name(tmp_path: Path) -> None:
+    """Before driver 470 a MIG device's UUID named its GPU and both instances."""
+    path = tmp_path / "host.yaml"
+    path.write_text(SLICED.replace("MIG-a100aaaa-0300-5d1e-9f00-000000000000", "MIG-GPU-a100aaaa-0001/2/0"))
+    assert read_snapshot(path).gpus[2].uuid == "MIG-GPU-a100aaaa-0001/2/0"
+
+
+@pytest.mark.parametrize(("old", "new", "problem"), SLICE_DAMAGES)
+def test_each_damage_of_a_slice_has_its_sentence(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    """A slice has a MIG UUID, a GPU with MIG on, and no link."""
+    path = tmp_path / "host.yaml"
+    assert old in SLICED
+    path.write_text(SLICED.replace(old, new, 1))
+    with pytest.raises(HostError) as caught:
+        read_snapshot(path)
+    assert caught.value.message.startswith(f"{path}: {problem}")
 
 
 @pytest.mark.parametrize(("old", "new", "problem"), DAMAGES)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generator.detect.fact import Fact, Missing, Unread, describe, is_plain
-from generator.detect.nvml import GpuAnswers, LaneAnswers, NvmlAnswers, PairAnswers
+from generator.detect.mig import add_without_peers, make_slices
+from generator.detect.nvml import GpuAnswers, LaneAnswers, NvmlAnswers, PairAnswers, SliceAnswers
 from generator.detect.snapshot import check_host
 from generator.detect.topology import (
     decode_version,
@@ -34,6 +35,23 @@ lanes = st.builds(
 )
 
 
+def slices(gpu: int) -> st.SearchStrategy[Fact[tuple[SliceAnswers | Unread, ...]]]:
+    """Answers about the MIG devices of a GPU; what names one is its own."""
+
+    def slice_of(number: int) -> st.SearchStrategy[SliceAnswers | Unread]:
+        known = st.builds(
+            SliceAnswers,
+            number=st.just(number),
+            name=st.text(max_size=300) | unread,
+            uuid=st.just(f"MIG-{gpu}-{number}") | st.text(max_size=5) | unread,
+            memory=st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1)) | unread,
+            gpu_instance=st.integers(0, 14) | unread,
+        )
+        return known | unread
+
+    return st.integers(0, 3).flatmap(lambda count: st.tuples(*map(slice_of, range(count)))) | unread
+
+
 @st.composite
 def nvml_answers(draw: st.DrawFn) -> NvmlAnswers:
     """Answers that keep only the form: any number, any text, any failure, anywhere."""
@@ -41,6 +59,7 @@ def nvml_answers(draw: st.DrawFn) -> NvmlAnswers:
     sizes = st.integers(0, 2**63 - 1)
     rows: list[GpuAnswers | Unread] = []
     for index in range(count):
+        mig = draw(st.sampled_from([0, 1]) | numbers | unread)
         gpu = st.builds(
             GpuAnswers,
             index=st.just(index),
@@ -50,8 +69,9 @@ def nvml_answers(draw: st.DrawFn) -> NvmlAnswers:
             capability=st.tuples(numbers, numbers) | unread,
             pci_bus_id=st.just(f"0000000{index}:01:00.0") | unread,
             numa_node=st.integers(-1, 8).map(str) | st.text(max_size=5) | unread,
-            mig=numbers | unread,
+            mig=st.just(mig),
             lanes=st.lists(lanes, max_size=4).map(tuple),
+            slices=slices(index) if mig == 1 else st.just(()),
         )
         rows.append(draw(gpu | unread))
     known = [index for index, row in enumerate(rows) if isinstance(row, GpuAnswers)]
@@ -79,15 +99,16 @@ def test_any_answers_make_a_valid_host(answers: Fact[NvmlAnswers], module: Fact[
     )
     driver = make_driver(answers, module, missing)
     gpus = make_gpus(known, missing)
+    cut = make_slices(known, gpus, missing)
     host = Host(
         schema=HOST_SCHEMA,
         cpu=Cpu(model=None, cores=None, threads=None, numa_nodes=None, flags=()),
         memory_bytes=None,
         os=OperatingSystem(kernel=None, wsl=None),
         driver=driver,
-        gpus=gpus,
+        gpus=(*gpus, *cut),
         links=make_links(known, gpus, missing),
-        p2p=make_p2p(known, missing),
+        p2p=add_without_peers(make_p2p(known, missing), len(cut)),
         containers=Containers(engine=None, version=None, compose=None, gpu_access=None),
     )
     assert list(check_host(host)) == []
@@ -96,6 +117,11 @@ def test_any_answers_make_a_valid_host(answers: Fact[NvmlAnswers], module: Fact[
         # A NUMA node of -1 is a null that was read: the kernel ties the device to none.
         facts = (gpu.uuid, gpu.name, gpu.memory_bytes, gpu.compute_capability, gpu.pci_bus_id, gpu.mig)
         assert None not in facts or f"GPU {gpu.index}" in warned
+    for each in cut:
+        assert each.mig_slice is not None
+        whole = f"GPU {each.mig_slice.gpu}"
+        known_facts = (each.uuid, each.name, each.memory_bytes, each.mig_slice.gpu_instance)
+        assert None not in known_facts or any(who.endswith(f" of {whole}") for who in warned)
     for i, row in enumerate(host.p2p):
         for j, access in enumerate(row):
             assert access is not None or f"GPU {i}" in warned or f"GPU {j}" in warned
@@ -139,6 +165,7 @@ def gpu(index: int, *lanes: LaneAnswers, capability: tuple[int, int] = (8, 6)) -
         numa_node="0",
         mig=0,
         lanes=lanes,
+        slices=(),
     )
 
 

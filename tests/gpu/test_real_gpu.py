@@ -76,12 +76,19 @@ def described(gpu: Gpu, driver: str | None) -> dict[str, str]:
 
 
 def test_detection_is_what_nvidia_smi_says() -> None:
-    """Every GPU, in the same order, with the same facts. Slices of a GPU are counted by detection alone."""
+    """Every GPU, in the same order, with the same facts."""
     host = detect_host().host
     if any(gpu.mig for gpu in host.gpus):
         pytest.skip("a GPU is cut into slices, which `--query-gpu` does not list")
     assert host.driver is not None
     assert [described(gpu, host.driver.version) for gpu in host.gpus] == ask_smi(*FIELDS)
+
+
+def test_slices_are_those_that_nvidia_smi_lists() -> None:
+    """In the same order; none on a machine where MIG is off."""
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+    found = [gpu.uuid for gpu in detect_host().host.gpus if gpu.mig_slice is not None]
+    assert found == re.findall(r"UUID: (MIG-[^)]+)\)", listed)
 
 
 def test_memory_in_use_is_what_nvidia_smi_says() -> None:
@@ -129,13 +136,13 @@ def model_row() -> CatalogLlm:
 
 
 def first_gpu() -> GpuMemory:
-    """Return the first GPU's memory as the planner counts it."""
+    """Return the memory of the first GPU that CUDA sees, as the planner counts it: of one with MIG on, its first slice."""
     host = detect_host().host
-    found = host.gpus[0]
+    found = next(gpu for gpu in host.gpus if not gpu.mig)
     row = find_gpu(found.name)
     memory = gpu_memory(
         found,
-        known_gib=row.cuda_memory_gib if row and not found.mig else None,
+        known_gib=row.cuda_memory_gib if row else None,
         unified=row.unified_memory if row else False,
         wsl=host.os.wsl is True,
         host_bytes=host.memory_bytes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from generator.catalog.load import load_advisories, load_drivers, load_engines, load_gpus
+from generator.catalog.load import find_gpu, load_advisories, load_drivers, load_engines
 from generator.domain.catalog import Catalog
 from generator.domain.host import HOST_SCHEMA, Containers, Cpu, Driver, Gpu, Host, OperatingSystem
 from generator.errors import NoPlanError
@@ -14,7 +14,8 @@ CATALOG = Catalog(
     engines=load_engines(),
     services=(),
     read_llms=tuple,
-    read_gpus=load_gpus,
+    read_guides=tuple,
+    find_gpu=find_gpu,
     read_drivers=load_drivers,
     advisories=load_advisories(),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -33,7 +34,8 @@ JUDGED = {
     "8x-b200-nvswitch": ("moonshotai/Kimi-K2.5", 1, 8),
     "8x-h100-driver535": ("Qwen/Qwen3.5-397B-A17B-FP8", 1, 8),
     "8x-h100-nvswitch": ("Qwen/Qwen3.5-397B-A17B-FP8", 1, 8),
-    "a100-mig": ("openai/gpt-oss-120b", 1, 1),
+    "a100-mig": ("Qwen/Qwen3-VL-30B-A3B-Instruct-FP8", 1, 1),
+    "a100-seven-slices": ("Qwen/Qwen2.5-3B-Instruct-AWQ", 7, 1),
     "gb10": ("Qwen/Qwen3.5-122B-A10B-GPTQ-Int4", 1, 1),
     "gpu-lost": ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", 1, 1),
     "l40s-busy": ("Qwen/Qwen3-14B-AWQ", 1, 1),
@@ -60,8 +62,10 @@ def test_the_judged_model_is_served_as_judged(name: str) -> None:
     plan = default_plan(recorded(name))
     replica = plan.replicas[0]
     assert (replica.model, len(plan.replicas), len(replica.gpu_uuids)) == JUDGED[name]
-    assert plan.settings["VLLM_MODEL"].reason.startswith("chosen for this host: ")
-    assert "next best: " in plan.settings["VLLM_MODEL"].reason
+    reason = plan.settings["VLLM_MODEL"].reason
+    assert reason.startswith("chosen for this host: ")
+    assert "without an objective as for throughput, " in reason
+    assert re.search(r"next best: \S+/\S+ \(.+\)$", reason)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -87,6 +91,31 @@ def test_what_is_chosen_has_a_plan_inside_an_island(name: str, objective: Object
 def test_latency_reads_less_per_token() -> None:
     """Decoding waits for weights: three billion parameters a token come sooner than ten."""
     assert default_plan(recorded("1x-h200"), Objective.LATENCY).replicas[0].model.startswith("Qwen/Qwen3-Next-80B-A3B")
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        # 81,152 tokens of Qwen/Qwen3.6-35B-A3B-FP8 would fit beside its weights, of the 262,144 that it is named for.
+        ("2x-rtx3090-nvlink", "openai/gpt-oss-20b"),
+        # Both serve in full: then the larger one.
+        ("1x-h200", "Qwen/Qwen3.5-122B-A10B-FP8"),
+    ],
+)
+def test_context_counts_what_fits(name: str, model: str) -> None:
+    """Not what the publisher names; and the plan serves the length that the choice promised."""
+    plan = default_plan(recorded(name), Objective.CONTEXT)
+    assert plan.replicas[0].model == model
+    assert f"requests of {plan.settings['VLLM_MAX_MODEL_LEN'].value} tokens fit" in plan.settings["VLLM_MODEL"].reason
+    assert "for context, " in plan.settings["VLLM_MODEL"].reason
+
+
+def test_a_pinned_length_is_counted_with() -> None:
+    """A model is of no use if the length that was asked for does not fit beside it."""
+    asked = request(recorded("1x-rtx3060-12gb"), pins={"VLLM_MAX_MODEL_LEN": "30000"})
+    chosen = with_default_llm(asked, CATALOG, has_token=False)
+    assert chosen.llm.name != JUDGED["1x-rtx3060-12gb"][0]
+    assert make_plan(chosen, CATALOG).settings["VLLM_MAX_MODEL_LEN"].value == "30000"
 
 
 def test_without_a_gpu_the_request_stays() -> None:

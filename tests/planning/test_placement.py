@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
-from generator.domain.host import Driver, Gpu, Host, Link, LinkKind
+from generator.domain.host import Driver, Gpu, Host, Link, LinkKind, MigSlice
 from generator.domain.objective import Objective
 from generator.domain.plan import Mode
 from generator.errors import NoPlanError
@@ -177,13 +178,110 @@ def test_what_the_host_lacks_is_named(host: str, mode: Mode | None, pins: Parall
     assert refusal.value.hint
 
 
+def cut(index: int, gpu_instance: int | None = None, *, gib: int = 20, whole: int = 0) -> Gpu:
+    """Return a MIG slice of the GPU with index `whole`, of an instance of its own unless told."""
+    return replace(
+        gpu(index, name=f"NVIDIA A100-SXM4-40GB MIG {gib}gb", gib=gib, capability="8.0"),
+        uuid=f"MIG-{index:08d}",
+        mig_slice=MigSlice(gpu=whole, gpu_instance=index if gpu_instance is None else gpu_instance),
+    )
+
+
+A100 = gpu(0, name="NVIDIA A100-SXM4-40GB", gib=40, capability="8.0")
+PARTITIONED = replace(A100, mig=True)
+
+
+@pytest.mark.parametrize("objective", [None, *Objective])
+def test_equal_slices_get_a_replica_each_and_never_share_one(objective: Objective | None) -> None:
+    """Whatever the objective: there is no other way, so that nothing is left to choose."""
+    found = placements(host_of(PARTITIONED, cut(1), cut(2)), None, ParallelPins(), Heads(), objective)
+    assert [(indices(each), each.tensor_parallel, each.pipeline_parallel) for each in found] == [([[1], [2]], 1, 1)]
+    assert found[0].reason == "a model cannot span MIG slices: one replica on each, 2 replicas"
+    assert found[0].warnings == ()
+
+
+@pytest.mark.parametrize("pins", [ParallelPins(tensor_parallel=2), ParallelPins(pipeline_parallel=2)])
+def test_a_pin_across_slices_is_refused(pins: ParallelPins) -> None:
+    with pytest.raises(NoPlanError, match="is pinned, but a model cannot span MIG slices") as refusal:
+        place(host_of(PARTITIONED, cut(1), cut(2)), Mode.MULTI, pins, Heads())
+    assert "-mig 0" in (refusal.value.hint or "")
+
+
+def test_slices_that_share_memory_serve_once() -> None:
+    """Compute instances of one GPU instance: each engine would take the whole of the same memory."""
+    host = host_of(PARTITIONED, cut(1, 7), cut(2, 7), cut(3, 9))
+    placement = place(host, None, ParallelPins(), Heads())
+    assert indices(placement) == [[1], [3]]
+    assert placement.warnings == ("GPU 2 (NVIDIA A100-SXM4-40GB MIG 20gb) is left idle: it shares the memory of GPU 1",)
+    pinned = place(host, None, ParallelPins(devices=("MIG-00000002",)), Heads())
+    assert indices(pinned) == [[2]]
+
+
+def test_slices_of_an_unknown_instance_may_share_and_serve_once() -> None:
+    """NVML did not tell: two engines could meet in one memory."""
+    unknown = [replace(cut(index), mig_slice=MigSlice(gpu=0, gpu_instance=None)) for index in (1, 2)]
+    placement = place(host_of(PARTITIONED, *unknown), None, ParallelPins(), Heads())
+    assert indices(placement) == [[1]]
+    assert placement.warnings[0].endswith("is left idle: perhaps it shares the memory of GPU 1")
+
+
+def test_a_slice_whose_memory_is_unknown_is_not_used() -> None:
+    """Other GPUs without a total share the processor's memory; a slice never does."""
+    blind = replace(cut(2), memory_bytes=None, memory_used_bytes=None)
+    placement = place(host_of(PARTITIONED, cut(1), blind), None, ParallelPins(), Heads())
+    assert indices(placement) == [[1]]
+    assert placement.warnings == ("GPU 2 (NVIDIA A100-SXM4-40GB MIG 20gb) is left idle: does not answer",)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"),
+    [
+        pytest.param(
+            (replace(A100, index=5, uuid="GPU-5"), cut(1), cut(2)), [[5]], id="a whole GPU holds more than a slice"
+        ),
+        pytest.param((gpu(5), gpu(6), cut(1), cut(2)), [[5], [6]], id="a pair of whole GPUs comes first"),
+        pytest.param((gpu(5, gib=12), cut(1), cut(2)), [[1], [2]], id="slices come before a smaller GPU"),
+        pytest.param((cut(1), cut(2, gib=10), cut(3, gib=10)), [[1]], id="one large slice before two small ones"),
+    ],
+)
+def test_auto_on_a_mixed_box_takes_what_holds_the_most(gpus: tuple[Gpu, ...], expected: list[list[int]]) -> None:
+    placement = place(host_of(PARTITIONED, *gpus), None, ParallelPins(), Heads())
+    assert indices(placement) == expected
+    idle = {index for gpu in gpus if (index := gpu.index) not in [each.index for each in placement.gpus]}
+    assert sorted(idle) == sorted(
+        int(word) for text in placement.warnings for word in re.findall(r"\d+", text.split(" (")[0])
+    )
+
+
+def test_multi_takes_the_equal_slices_beside_a_larger_gpu() -> None:
+    """What was asked for is there, though auto would take the whole GPU."""
+    host = host_of(PARTITIONED, replace(A100, index=5, uuid="GPU-5"), cut(1), cut(2))
+    assert indices(place(host, Mode.MULTI, ParallelPins(), Heads())) == [[1], [2]]
+
+
+def test_equal_idle_slices_are_named_in_one_sentence() -> None:
+    placement = place(
+        host_of(PARTITIONED, *(cut(index, gib=5) for index in range(1, 5))), Mode.SINGLE, ParallelPins(), Heads()
+    )
+    assert placement.warnings == ("GPUs 2, 3 and 4 (NVIDIA A100-SXM4-40GB MIG 5gb) are left idle",)
+
+
+def test_a_gpu_with_mig_on_and_no_slice_is_named_with_the_way_to_one() -> None:
+    (warning,) = place(host_of(PARTITIONED, gpu(1)), None, ParallelPins(), Heads()).warnings
+    assert warning == (
+        "GPU 0 (NVIDIA A100-SXM4-40GB) is left idle: MIG is on, but it has no slice; `nvidia-smi mig -i 0 -lgip` lists the "
+        "profiles, `sudo nvidia-smi mig -i 0 -cgi PROFILE -C` makes a slice"
+    )
+
+
 def test_every_gpu_behind_mig_is_refused_with_the_way_out() -> None:
-    """MIG slices are not planned yet; the refusal names the switch."""
+    """Without a slice there is nothing to serve from; the refusal names both ways."""
     sliced = replace(gpu(0), mig=True)
     with pytest.raises(NoPlanError, match=r"no usable GPU: found 1× NVIDIA GeForce RTX 3090 \(MIG on\)") as refusal:
         place(host_of(sliced), None, ParallelPins(), Heads())
     assert refusal.value.hint is not None
     assert "nvidia-smi -i INDEX -mig 0" in refusal.value.hint
+    assert "sudo nvidia-smi mig -i 0 -cgi PROFILE -C" in refusal.value.hint
 
 
 def sizes(objective: Objective | None, nvlinks: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from generator.catalog.load import find_gpu
+from generator.domain.environment import Environment
 from generator.domain.host import Gpu
 from generator.errors import NoPlanError
-from generator.planning.utilization import FREE_SOURCE, SIZE_SOURCE, choose_utilization, free_share, size_share
+from generator.planning.memory.unified import shares_memory
+from generator.planning.utilization import (
+    FREE_SOURCE,
+    SHARED_SOURCE,
+    SIZE_SOURCE,
+    SharedMemory,
+    choose_utilization,
+    free_share,
+    size_share,
+)
 from generator.units import GIB, MIB
+from tests.planning_requests import plan_for, recorded
 
 
 def gpu(mib: int | None, used_mib: int | None = 0, capability: str | None = "8.6", index: int = 0) -> Gpu:
@@ -79,3 +93,48 @@ def test_a_full_gpu_is_no_plan() -> None:
 
 def test_an_unknown_size_leaves_the_wish() -> None:
     assert choose_utilization(0.85, "envs/staging.yaml", (gpu(None, None, "12.1"),)).value == 0.85
+
+
+@pytest.mark.parametrize(
+    ("total_gib", "workers", "wish", "share"),
+    [
+        (121.7, 4, 0.90, 0.81),  # a DGX Spark: 20.4 GiB for the system, 2 for the gateway
+        (121.7, 4, 0.80, 0.80),  # the wish is less
+        (121.7, 32, 0.90, 0.70),  # a larger gateway
+        (61.4, 4, 0.90, 0.79),  # a Jetson Orin
+        (2.0, 8, 0.90, 0.10),  # never nothing: the forecast says that it does not fit
+    ],
+)
+def test_memory_that_the_processor_shares_is_not_all_the_engines(
+    total_gib: float, workers: int, wish: float, share: float
+) -> None:
+    shared = SharedMemory(total_bytes=int(total_gib * GIB), gateway_bytes=workers * GIB // 2)
+    assert choose_utilization(wish, "envs/prod.yaml", (gpu(None, None, "12.1"),), shared).value == share
+
+
+def test_every_environment_of_a_dgx_spark_leaves_the_host_its_part() -> None:
+    """No more than was ever free on one that was idle, whatever the environment wishes."""
+    shares = {each: plan_for(recorded("gb10"), each).settings["VLLM_GPU_MEMORY_UTILIZATION"] for each in Environment}
+    assert {each.value: setting.value for each, setting in shares.items()} == {
+        "dev": "0.80",
+        "staging": "0.81",
+        "prod": "0.81",
+    }
+    assert shares[Environment.PROD].source.startswith(SHARED_SOURCE)
+    assert all(float(setting.value) * 121.7 < 101.3 for setting in shares.values())
+
+
+def test_a_gpu_that_nobody_knows_shares_where_the_totals_are_one() -> None:
+    host = recorded("gb10")
+    own = host.memory_bytes
+    assert own is not None
+    unknown = replace(host.gpus[0], name="NVIDIA Test", memory_bytes=own)
+    assert shares_memory(host, unknown, None)
+    assert not shares_memory(host, replace(unknown, memory_bytes=own - 2 * GIB), None)
+    assert not shares_memory(host, replace(unknown, memory_bytes=None), None)
+
+
+def test_a_known_gpu_as_large_as_the_host_is_still_its_own() -> None:
+    host = recorded("1x-rtx3090")
+    same = replace(host, memory_bytes=host.gpus[0].memory_bytes)
+    assert not shares_memory(same, same.gpus[0], find_gpu(same.gpus[0].name))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generator.domain.host import Host
 from generator.domain.plan import Plan
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Stack
@@ -35,10 +36,10 @@ def stack_of(plan: Plan) -> Stack:
 
 
 def programs_of(
-    name: str, *, redis: bool = True, shared_memory_bytes: int = 2**34, caller: Mapping[str, str] = CALLER
+    host: str | Host, *, redis: bool = True, shared_memory_bytes: int = 2**34, caller: Mapping[str, str] = CALLER
 ) -> dict[str, Program]:
-    """Return the programs for a recorded host by name."""
-    stack = stack_of(plan_for(recorded(name)))
+    """Return the programs for a host, or a recorded one, by name."""
+    stack = stack_of(plan_for(recorded(host) if isinstance(host, str) else host))
     ports = {replica.name: 20000 + number for number, replica in enumerate(stack.plan.replicas)}
     ports |= {"redis": 21000} if redis else {}
     places = Places(
@@ -69,6 +70,15 @@ def test_gpus_are_named_by_uuid() -> None:
     assert engine.environment["CUDA_VISIBLE_DEVICES"] == ",".join(plan.replicas[0].gpu_uuids)
     assert engine.environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert "CUDA_VISIBLE_DEVICES" not in programs_of("cpu-small")["engine"].environment
+
+
+def test_the_only_slice_is_named_by_its_gpus_number() -> None:
+    """A UUID would do for CUDA, but vLLM would look for another GPU."""
+    host = recorded("a100-seven-slices")
+    pod = replace(host, gpus=(host.gpus[0], replace(host.gpus[3], index=1)), p2p=((True, False), (False, True)))
+    assert programs_of(pod)["engine"].environment["CUDA_VISIBLE_DEVICES"] == "0"
+    (first, *_) = plan_for(host).replicas
+    assert programs_of(host)["engine"].environment["CUDA_VISIBLE_DEVICES"] == first.gpu_uuids[0]
 
 
 @pytest.mark.parametrize("host", ["cpu-small", "2x-rtx3090-pcie"])

@@ -37,6 +37,7 @@ def test_a_plan_as_rendered_has_no_finding_on_its_own_host(name: str) -> None:
 
 
 PLAN = plan_for(recorded("2x-rtx3090-nvlink"))
+SLICED = plan_for(recorded("a100-seven-slices"))
 
 
 @pytest.mark.parametrize(

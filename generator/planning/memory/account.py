@@ -109,13 +109,17 @@ def account(
     gpu: GpuMemory,
     tensors: tuple[TensorHeader, ...] | None,
     weight_bytes: int | None,
+    weights: tuple[Term, ...] | None = None,
 ) -> Account:
-    """Add up every term for one release's rules; only the last stage runs the sampler, only the first the encoder."""
+    """Add up every term for one release's rules; only the last stage runs the sampler, only the first the encoder.
+
+    `weights`: of each stage, where they are counted already.
+    """
     release = Release(settings.version, legacy_engine=settings.legacy_engine)
     batch = complete(shape, settings, gpu, release)
-    weights = stage_weights(shape, settings, gpu, release, tensors, weight_bytes)
-    captured = graphs(shape, settings, batch, gpu, counted=release.counts_graphs)
-    outside = overhead(settings)
+    weights = weights or stage_weights(shape, settings, gpu, release, tensors, weight_bytes)
+    captured = graphs(shape, settings, batch, gpu, release)
+    outside = overhead(settings, gpu, release)
     stages = []
     for position, term in enumerate(weights):
         here = shape if position == 0 else replace(shape, vision=None)

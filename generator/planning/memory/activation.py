@@ -12,6 +12,7 @@ from generator.domain.shape import Layer, Mixer, Shape
 from generator.planning.memory.defaults import Batch
 from generator.planning.memory.parts import padded_vocabulary
 from generator.planning.memory.releases import Release
+from generator.planning.memory.runner import second_runner
 from generator.units import MIB
 
 # Bytes per (row, vocabulary entry) in the sampler. With sorting: logits 2, single precision 4, sorted values 4 and
@@ -56,7 +57,7 @@ def _sampler(shape: Shape, batch: Batch, release: Release) -> Term:
     """Rows × vocabulary: every rank gathers the whole vocabulary, so tensor parallelism does not help."""
     rows = min(batch.max_num_seqs, batch.max_num_batched_tokens)
     cells = rows * padded_vocabulary(shape.vocab)
-    if release.second_runner(plain=not shape.has_state and shape.experts is None):
+    if second_runner(shape, release):
         return Term(bytes=int(cells * _PLAIN), error=int(cells * _PLAIN_ERROR))
     if release.sorts_to_sample:
         return Term(bytes=int(cells * _SORTING), error=int(cells * _SORTING_ERROR))
@@ -65,7 +66,7 @@ def _sampler(shape: Shape, batch: Batch, release: Release) -> Term:
 
 def _forward(shape: Shape, settings: EngineSettings, batch: Batch) -> Term:
     """Tokens × the widest layer. A gated MLP holds gate, up and their product at once (layers/activation.py)."""
-    widest = max((_layer_width(shape, layer, settings.tensor_parallel) for layer in shape.layers), default=0)
+    widest = max((_layer_width(shape, layer, settings.tensor_parallel) for layer in shape.kinds), default=0)
     elements = batch.max_num_batched_tokens * (widest + _HIDDEN_COPIES * shape.hidden)
     size = elements * shape.element_bytes
     special = shape.has_state or shape.experts is not None

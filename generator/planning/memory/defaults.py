@@ -34,11 +34,13 @@ class Batch:
 def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> Batch:
     """Fill in the engine's own defaults. A length that nobody gives is the model's own."""
     length = settings.max_model_len or shape.default_length or 2048
-    tokens, seqs = _by_gpu(gpu)
+    tokens, seqs = batch_defaults(gpu, release)
     if release.first_engine:
         tokens, seqs = max(length, _LEGACY_LEAST), _LEGACY_SEQS
         if release.chunks_long_prompts and length > _LEGACY_WHOLE_PROMPT:
             tokens = _LEGACY_LEAST if release.samples_chunks else _LEGACY_CHUNK
+    if release.takes_whole_items:
+        tokens = max(tokens, shape.least_step_tokens)
     seqs = settings.max_num_seqs or seqs
     if not release.first_engine:
         tokens = min(tokens, seqs * length)
@@ -52,9 +54,14 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
     )
 
 
-def _by_gpu(gpu: GpuMemory) -> tuple[int, int]:
-    """Return (tokens in a step, requests): large GPUs take more, the A100 does not (vLLM PR #17885)."""
-    if gpu.total_bytes >= _HUGE:
+def batch_defaults(gpu: GpuMemory, release: Release) -> tuple[int, int]:
+    """Return (tokens in a step, requests) where neither is given: large GPUs take more, the A100 does not (vLLM PR #17885).
+
+    A container with a MIG slice may not ask NVML for the whole GPU's memory, which vLLM takes for none (vLLM issue #55381).
+    """
+    if gpu.sliced:
+        return 2048, 256
+    if gpu.total_bytes >= _HUGE and release.huge_gpus_apart:
         return 16384, 1024
     if gpu.total_bytes >= _LARGE and "a100" not in gpu.name.lower():
         return 8192, 1024

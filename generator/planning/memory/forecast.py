@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from generator.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
+from generator.domain.forecast import EngineSettings, Forecast, GpuMemory, Term, Verdict
 from generator.domain.plan import Memory
 from generator.domain.shape import Shape
 from generator.domain.tensors import TensorHeader
@@ -24,6 +24,7 @@ def forecast(
     *,
     tensors: tuple[TensorHeader, ...] | None = None,
     weight_bytes: int | None = None,
+    weights: tuple[Term, ...] | None = None,
 ) -> Forecast:
     """Forecast the memory of the fullest rank, and whether one request of the asked length fits.
 
@@ -34,9 +35,11 @@ def forecast(
         gpu: the smallest GPU of the group.
         tensors: the checkpoint's safetensors headers, where they are at hand.
         weight_bytes: the checkpoint's published size, used without headers.
+        weights: of each stage by the rules of the settings' release, where they are counted already; lengths, batches
+            and the cache's format do not change them.
     """
     if Release(settings.version).known or settings.legacy_engine:
-        return _answer(account(shape, settings, gpu, tensors, weight_bytes))
+        return _answer(account(shape, settings, gpu, tensors, weight_bytes, weights))
     guesses = [replace(settings, version=version) for version in _REPRESENTATIVE]
     return _merged([_answer(account(shape, guess, gpu, tensors, weight_bytes)) for guess in guesses])
 
@@ -86,7 +89,7 @@ def _answer(made: Account) -> Forecast:
 
 def _verdict(made: Account) -> Verdict:
     """Return the verdict; a `fits` turns `uncertain` where the facts say that nobody can know before the start."""
-    if refusals(made) or not made.enough_is_free:
+    if refusals(made.shape, made.settings, made.batch.max_model_len) or not made.enough_is_free:
         return Verdict.DOES_NOT_FIT
     if not _suffices(made, made.rooms(1)):
         return Verdict.DOES_NOT_FIT

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from generator.domain.catalog import GpuModel
 from generator.domain.forecast import GpuMemory
+from generator.domain.hardware import GpuModel
 from generator.domain.host import Gpu, Host
+from generator.planning.memory.unified import shares_memory
 from generator.units import GIB, MIB
 
 # NVML counts what the driver keeps for itself, CUDA does not. From the pairs of figures seen in logs and nvidia-smi dumps
@@ -15,8 +16,8 @@ _KEPT_BYTES, _KEPT_SHARE = 410 * MIB, 0.0015
 def cuda_memory_bytes(nvml_bytes: int, known_gib: float | None = None, known_nvml_mib: int | None = None) -> int:
     """Return CUDA's total for a GPU of which NVML tells `nvml_bytes`.
 
-    `known_gib` and `known_nvml_mib` are the catalog's figures for the model. They count only where they are near, since a
-    MIG slice or another memory size goes by the same name. A total that is nearer to CUDA's figure than to NVML's is one
+    `known_gib` and `known_nvml_mib` are the catalog's figures for the model. They count only where they are near, since
+    another memory size may go by the same name. A total that is nearer to CUDA's figure than to NVML's is one
     already: a host that was composed from an engine's log has it so.
     """
     if known_nvml_mib is not None:
@@ -45,13 +46,15 @@ def gpu_memory(
     """Return a detected GPU as the memory planner sees it; None where its size is unknown.
 
     With `unified` memory NVML gives no total: the processor's memory counts. What NVML calls used holds what the driver
-    keeps for itself (nvml.h, nvmlMemory_t), which CUDA's total does not hold: it is not taken away twice.
+    keeps for itself (nvml.h, nvmlMemory_t), which CUDA's total does not hold: it is not taken away twice. Of a MIG
+    slice CUDA gives all that NVML tells: on an A100 PyTorch counts 4.75 and 19.62 GiB (out-of-memory messages) where
+    nvidia-smi shows 4864 and 20096 MiB, for 1g.5gb and 3g.20gb; as seen on 2026-11-21 in logs that people published.
     """
     if gpu.memory_bytes is None and not (unified and host_bytes):
         return None
-    total = (
-        host_bytes or 0 if gpu.memory_bytes is None else cuda_memory_bytes(gpu.memory_bytes, known_gib, known_nvml_mib)
-    )
+    total = host_bytes or 0 if gpu.memory_bytes is None else gpu.memory_bytes
+    if gpu.memory_bytes is not None and gpu.mig_slice is None:
+        total = cuda_memory_bytes(gpu.memory_bytes, known_gib, known_nvml_mib)
     kept = 0 if gpu.memory_bytes is None else max(0, gpu.memory_bytes - total)
     return GpuMemory(
         total_bytes=total,
@@ -60,19 +63,17 @@ def gpu_memory(
         compute_capability=capability(gpu.compute_capability),
         unified=unified,
         wsl=wsl,
+        sliced=gpu.mig_slice is not None,
     )
 
 
 def memory_on(host: Host, gpu: Gpu, model: GpuModel | None) -> GpuMemory | None:
-    """Return a GPU of `host` as the memory planner sees it; `model` is its row of the catalog, None without one.
-
-    A MIG slice goes by its GPU's name, so the row's sizes do not hold for it.
-    """
+    """Return a GPU of `host` as the memory planner sees it; `model` is its row of the catalog, None without one."""
     return gpu_memory(
         gpu,
-        known_gib=model.cuda_memory_gib if model and not gpu.mig else None,
-        known_nvml_mib=model.nvml_memory_mib if model and not gpu.mig else None,
-        unified=model.unified_memory if model else False,
+        known_gib=model.cuda_memory_gib if model else None,
+        known_nvml_mib=model.nvml_memory_mib if model else None,
+        unified=shares_memory(host, gpu, model),
         wsl=host.os.wsl is True,
         host_bytes=host.memory_bytes,
     )

@@ -14,6 +14,7 @@ from math import lcm
 from generator.domain.forecast import EngineSettings
 from generator.domain.shape import Layer, Mixer, Shape, State, StateKind
 from generator.planning.memory.releases import Release
+from generator.planning.memory.runner import second_runner
 from generator.planning.memory.stages import stage_layers
 
 BLOCK_TOKENS = 16
@@ -118,37 +119,43 @@ def lay_out(
         settings: parallel sizes, number format of the cache, block size, drafting, prefix caching.
         release: the engine's rules.
         max_num_batched_tokens: what one step takes; windows keep that much more.
-        batches: steps at once, None: as many as the release overlaps.
+        batches: steps that are under way at once, None: as many as the release overlaps.
     """
-    layers = _with_draft(shape, settings)
     stages = stage_layers(len(shape.layers), settings.pipeline_parallel)
-    specs = _aligned(shape, [_spec(shape, layer, settings, release) for layer in layers])
+    specs = _aligned(shape, [_spec(shape, layer, settings, release) for layer in shape.kinds])
     placed = [
         (spec, _stage_of(index, stages))
-        for index, spec in enumerate(specs)
+        for index, spec in enumerate(specs[kind] for kind in _with_draft(shape, settings))
         if spec is not None and (spec.page_bytes or spec.mixer is Mixer.STATE)
     ]
     groups = _groups(placed, settings.pipeline_parallel, release)
     sizes = tuple(
         max((group.page_bytes[stage] for group in groups), default=0) for stage in range(settings.pipeline_parallel)
     )
-    overlapping = settings.pipeline_parallel + 1 if settings.pipeline_parallel > 1 else release.batches_in_flight
-    caching = settings.prefix_caching is not False
+    caching = release.hybrid_prefix_caching if settings.prefix_caching is None else settings.prefix_caching
     return Layout(
         groups=groups,
         block_bytes=sizes,
-        in_flight_tokens=max_num_batched_tokens * (batches or overlapping),
+        in_flight_tokens=max_num_batched_tokens * (batches or _overlapping_steps(shape, settings, release)),
         states_per_request=(2 if caching else 1) + settings.speculative_tokens,
         reserved_blocks=1 if release.reserves_null_block else 0,
     )
 
 
-def _with_draft(shape: Shape, settings: EngineSettings) -> tuple[Layer, ...]:
-    """Add the drafting layers: each attends to everything, as the model's last attention layer does."""
-    attending = [layer for layer in shape.layers if layer.mixer in (Mixer.FULL, Mixer.LATENT)]
+def _overlapping_steps(shape: Shape, settings: EngineSettings, release: Release) -> int:
+    """Return how many steps' tokens a window keeps: config/vllm.py, max_concurrent_batches, asynchronous scheduling."""
+    stages = settings.pipeline_parallel
+    if not release.overlaps_steps:
+        return 1
+    return stages + 1 if stages == 1 or second_runner(shape, release) else stages
+
+
+def _with_draft(shape: Shape, settings: EngineSettings) -> tuple[int, ...]:
+    """Return each layer's kind, with the drafting layers: each attends to everything, as the last such layer does."""
+    attending = [kind for kind in shape.kind_numbers if shape.kinds[kind].mixer in (Mixer.FULL, Mixer.LATENT)]
     if not settings.speculative_tokens or not shape.draft_layers or not attending:
-        return shape.layers
-    return (*shape.layers, *(attending[-1],) * shape.draft_layers)
+        return shape.kind_numbers
+    return (*shape.kind_numbers, *(attending[-1],) * shape.draft_layers)
 
 
 def _stage_of(index: int, stages: tuple[range, ...]) -> int:
@@ -289,7 +296,10 @@ def _group(spec: Spec, members: list[int], stages: int) -> Group:
 def _unified(placed: list[tuple[Spec, int]]) -> Iterator[tuple[Spec, int]]:
     """Give all layers pages of one size: longer blocks where that divides, filling where it does not."""
     greatest = max(spec.page_bytes for spec, _ in placed)
+    filled: dict[Spec, Spec] = {}
     for spec, stage in placed:
-        divides = spec.mixer is not Mixer.STATE and greatest % spec.page_bytes == 0
-        longer = greatest // spec.page_bytes if divides else 1
-        yield replace(spec, page_bytes=greatest, block_tokens=spec.block_tokens * longer), stage
+        if spec not in filled:
+            divides = spec.mixer is not Mixer.STATE and greatest % spec.page_bytes == 0
+            longer = greatest // spec.page_bytes if divides else 1
+            filled[spec] = replace(spec, page_bytes=greatest, block_tokens=spec.block_tokens * longer)
+        yield filled[spec], stage

@@ -45,7 +45,7 @@ def padded_vocabulary(vocab: int) -> int:
 
 
 def layer_matrices(shape: Shape, index: int, tp: int) -> Iterator[Matrix]:
-    """Yield what one rank holds of the layer `index` with `tp` ranks."""
+    """Yield what one rank holds of the layer `index` with `tp` ranks; only the names differ among layers of a kind."""
     layer, base = shape.layers[index], f"model.layers.{index}"
     if layer.mixer is Mixer.STATE and shape.state is not None:
         yield from _state_matrices(shape, shape.state, base, tp)
@@ -68,6 +68,9 @@ def _attention_matrices(shape: Shape, layer: Layer, base: str, tp: int) -> Itera
     kv = 0 if shared else kv_heads * (layer.head_dim if layer.key_is_value else layer.head_dim + layer.value_dim)
     names = tuple(f"{base}.self_attn.{part}" for part in ("qkv_proj", "q_proj", "k_proj", "v_proj"))
     yield Matrix(names=names, rows=query + kv, columns=shape.hidden)
+    if layer.key_is_value and not shared:
+        # The checkpoint has them once, the engine loads them into both places (models/gemma4.py, Gemma4Attention).
+        yield Matrix(names=names, rows=kv_heads * layer.value_dim, columns=shape.hidden, derived=True)
     yield Matrix(names=(f"{base}.self_attn.o_proj",), rows=shape.hidden, columns=heads * layer.value_dim)
     if shape.attention_bias:
         yield _small(f"{base}.self_attn.bias", query + kv)
@@ -176,22 +179,28 @@ def embedding_matrix(shape: Shape, tp: int) -> Matrix:
     )
 
 
-def vision_matrices(vision: Vision, tp: int) -> Iterator[Matrix]:
-    """Yield the encoder: attention with four matrices, an MLP with two or three, patches in, a projector out.
+def vision_block_matrices(vision: Vision, index: int, tp: int) -> Iterator[Matrix]:
+    """Yield one block of the encoder: attention with four matrices, an MLP with two or three.
 
-    Towers split by head and by inner width like the language model (models/siglip.py, qwen2_5_vl.py).
+    Towers split by head and by inner width like the language model (models/siglip.py, qwen2_5_vl.py), but for those that
+    vLLM takes from transformers as they are.
     """
-    hidden, inner = vision.hidden, vision.inner
+    tp = 1 if vision.whole else tp
+    hidden, base = vision.hidden, f"visual.blocks.{index}"
+    yield Matrix(names=(f"{base}.attn.qkv",), rows=3 * hidden // tp, columns=hidden, linear=False)
+    yield Matrix(names=(f"{base}.attn.proj",), rows=hidden, columns=hidden // tp, linear=False)
+    rows = (2 if vision.gated else 1) * vision.inner // tp
+    yield Matrix(names=(f"{base}.mlp.fc1",), rows=rows, columns=hidden, linear=False)
+    yield Matrix(names=(f"{base}.mlp.fc2",), rows=hidden, columns=vision.inner // tp, linear=False)
+
+
+def vision_matrices(vision: Vision, tp: int) -> Iterator[Matrix]:
+    """Yield what the encoder has around its blocks: patches in, a projector out."""
+    tp = 1 if vision.whole else tp
+    hidden = vision.hidden
     merged = hidden * vision.merge**2
     yield Matrix(names=("visual.patch_embed",), rows=hidden, columns=vision.patch_elements, linear=False)
     yield Matrix(names=("visual.positions",), rows=vision.positions, columns=hidden, linear=False)
-    for index in range(vision.depth):
-        base = f"visual.blocks.{index}"
-        yield Matrix(names=(f"{base}.attn.qkv",), rows=3 * hidden // tp, columns=hidden, linear=False)
-        yield Matrix(names=(f"{base}.attn.proj",), rows=hidden, columns=hidden // tp, linear=False)
-        rows = (2 if vision.gated else 1) * inner // tp
-        yield Matrix(names=(f"{base}.mlp.fc1",), rows=rows, columns=hidden, linear=False)
-        yield Matrix(names=(f"{base}.mlp.fc2",), rows=hidden, columns=inner // tp, linear=False)
     for _ in range(vision.mergers):
         if vision.merge > 1:
             yield Matrix(names=("visual.merger.fc1",), rows=merged // tp, columns=merged, linear=False)

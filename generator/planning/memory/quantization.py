@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
 from generator.domain.shape import Quantization, WeightKind
 from generator.planning.memory.keys import count, flag, mapping, text, whole_numbers, words
 
-_SKIP_KEYS = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules", "exclude")
+_SKIP_KEYS = (
+    "modules_to_not_convert",
+    "ignored_layers",
+    "ignore",
+    "exclude_modules",
+    "exclude",
+    "llm_int8_skip_modules",
+)
 _PLAIN = Quantization(kind=WeightKind.NONE)
+_FULL_BITS = 16
 # Bytes of a scale: half precision for grouped integers, single precision per row or block of an 8-bit format.
 _HALF, _SINGLE = 2, 4
+# Patterns that hold for all layers of a kind or for none: no number and no sign for one letter; of a regular expression
+# nothing but letters, choices, escaped dots and `.*` (a bare dot between letters cannot stand for a layer's number).
+_SAME_FOR_ALL = re.compile(r"(?!re:)[^\d?\[]+|re:(?:[A-Za-z_()|-]|\.\*|\\\.|(?<=[A-Za-z_])\.(?=[A-Za-z_]))*\$?")
 # FP8 blocks are 128 × 128 (DeepSeek-V3 technical report; `weight_block_size`).
 _FP8_BLOCK = 128
 
@@ -30,7 +41,7 @@ def parse_quantization(config: Mapping[str, object]) -> Quantization:
         return _PLAIN
     raw = mapping(raw, "quantization") or raw
     method = text(raw, "quant_method", "quant_algo", "quant_type").lower().replace("_", "-")
-    skipped = words(raw, *_SKIP_KEYS)
+    skipped = (*words(raw, *_SKIP_KEYS), *_left_out(raw))
     readers = {
         "awq": _integer_groups,
         "gptq": _integer_groups,
@@ -46,6 +57,17 @@ def parse_quantization(config: Mapping[str, object]) -> Quantization:
     reader = readers.get(method)
     found = reader(raw) if reader else _modelopt(raw, method)
     return replace(found, skipped=skipped)
+
+
+def _left_out(raw: Mapping[str, object]) -> Iterator[str]:
+    """Yield what AutoRound (`extra_config`: 16 bits for a module) and GPTQModel (`dynamic`: `-:` and an expression) leave out.
+
+    vLLM 0.32.0 quantization/auto_round.py, get_layer_config; quantization/utils/gptq_utils.py, get_dynamic_override.
+    """
+    for name, own in mapping(raw, "extra_config").items():
+        if isinstance(own, Mapping) and count(own, "bits") >= _FULL_BITS:
+            yield f"re:{name}" if set(name) & set("*+\\^$|") else name
+    yield from (f"re:{name[2:]}" for name in mapping(raw, "dynamic") if name.startswith("-:"))
 
 
 def _integer_groups(raw: Mapping[str, object]) -> Quantization:
@@ -146,7 +168,16 @@ def is_skipped(quantization: Quantization, names: tuple[str, ...]) -> bool:
 
     Patterns as vLLM reads them: `re:` before a regular expression, shell wildcards, else a name or the part of one.
     """
-    return any(_matches(pattern, name) for pattern in quantization.skipped for name in names)
+    entries = quantization.skipped_by_end
+    return bool(entries) and any(
+        _matches(pattern, name) for name in names for end in ("", *name.split(".")) for pattern in entries.get(end, ())
+    )
+
+
+@lru_cache(maxsize=256)
+def names_layers(quantization: Quantization) -> bool:
+    """Tell whether a pattern may hold for one layer and not for its equals; a doubtful one counts as such."""
+    return any(_SAME_FOR_ALL.fullmatch(pattern) is None for pattern in quantization.skipped)
 
 
 @lru_cache(maxsize=65536)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from generator.domain.forecast import Verdict
-from generator.planning.memory.account import Account
+from typing import TYPE_CHECKING
+
+from generator.domain.forecast import EngineSettings, Verdict
+from generator.domain.shape import Shape
 from generator.units import format_bytes
 
+if TYPE_CHECKING:
+    from generator.planning.memory.account import Account
 
-def refusals(made: Account) -> tuple[str, ...]:
+
+def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tuple[str, ...]:
     """Return what makes the engine refuse the settings whatever the memory.
 
     vLLM 0.32.0 config/model.py, verify_with_parallel_config and _get_and_verify_max_len.
     """
     found = []
-    tp, heads = made.settings.tensor_parallel, {layer.heads for layer in made.shape.layers if layer.heads}
+    tp, heads = settings.tensor_parallel, {layer.heads for layer in shape.layers if layer.heads}
     if any(count % tp for count in heads):
         found.append(f"{max(heads)} attention heads cannot be split among {tp} ranks")
-    kv_heads = {layer.kv_heads for layer in made.shape.layers if layer.kv_heads and made.shape.latent is None}
+    kv_heads = {layer.kv_heads for layer in shape.layers if layer.kv_heads and shape.latent is None}
     if any(count % tp and tp % count for count in kv_heads):
         found.append(f"{max(kv_heads)} key-value heads can be neither split among nor copied to {tp} ranks")
-    if made.settings.pipeline_parallel > max(len(made.shape.layers), 1):
-        found.append(f"{len(made.shape.layers)} layers make no {made.settings.pipeline_parallel} stages")
-    longest = made.shape.max_positions
-    if longest and made.batch.max_model_len > longest:
-        found.append(f"a length of {made.batch.max_model_len} tokens is beyond the model's own {longest}")
+    if settings.pipeline_parallel > max(len(shape.layers), 1):
+        found.append(f"{len(shape.layers)} layers make no {settings.pipeline_parallel} stages")
+    longest = shape.max_positions
+    if longest and max_model_len > longest:
+        found.append(f"a length of {max_model_len} tokens is beyond the model's own {longest}")
     return tuple(found)
 
 
@@ -57,19 +62,22 @@ def reasons(made: Account) -> tuple[str, ...]:
             f"the cache has {blocks} blocks, fewer than the {made.batch.max_num_seqs} requests that need one each for their "
             "state"
         )
-    return (*refusals(made), *found)
+    return (*refusals(made.shape, made.settings, made.batch.max_model_len), *found)
 
 
 def warnings(made: Account, verdict: Verdict) -> tuple[str, ...]:
     """Return what a user should know beside the verdict."""
     found = [f"not known of this model: {what}" for what in made.shape.unknown]
     if made.gpu.unified:
-        found.append("memory shared with the processor: what is free depends on the page cache, so nobody can promise")
+        found.append(
+            "memory shared with the processor: what is free depends on the page cache, and while it starts an engine was seen "
+            "to take far more than its share, until the host stopped answering (vllm#46307), so nobody can promise"
+        )
     if made.gpu.wsl:
         found.append("under WSL the driver may move memory to the host, so the engine's own figures cannot be trusted")
     if not made.graphs_fit_outside:
         found.append(
-            "before vLLM 0.21 CUDA graphs come from outside the budget, and little is left there: a lower utilization or "
+            "before vLLM 0.20 CUDA graphs come from outside the budget, and little is left there: a lower utilization or "
             "--enforce-eager is safe"
         )
     if verdict is Verdict.UNCERTAIN and not found:

@@ -33,6 +33,21 @@ _UNGATED_FAMILIES = frozenset(
 )
 _UNGATED_ACTIVATIONS = frozenset(("relu2", "relu"))
 _HEAD_NORM_FAMILIES = ("qwen3", "gemma3", "gemma4", "glm4_moe", "olmo2", "olmo3", "minimax_m2", "exaone4")
+# Families with caches of their own, which this planner does not know (vLLM 0.32.0 models/: get_kv_cache_spec of each), and
+# keys that tell such a cache.
+_OWN_CACHES = (
+    "deepseek_v4",
+    "dots3_note",
+    "glm5_next",
+    "hy_v4",
+    "inkling",
+    "kimi_k3",
+    "minimax_m3",
+    "qwen4_exp",
+)
+_COMPRESSED = frozenset(("compress_ratio", "compress_ratios", "index_kpool"))
+# Families whose rotations are multimodal even where a configuration was cut short.
+_MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # vLLM 0.32.0 models/qwen2.py: these have biases although their configuration does not say so.
 _BIASED_FAMILIES = frozenset(
     ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_vl_text", "qwen2_5_vl_text", "gpt2")
@@ -70,6 +85,7 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         extra_embeddings=_extra_embeddings(part),
         draft_layers=count(part, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
         cross_attention=flag(config, "is_encoder_decoder") or bool(count(part, "cross_attention_layers")),
+        least_step_tokens=_least_step_tokens(part),
         attention_free=bool(layers) and all(layer.mixer is Mixer.STATE for layer in layers),
         unknown=tuple(_unknown(part, layers, state, quantization)),
     )
@@ -85,8 +101,8 @@ def _unknown(
         yield "the quantization method"
     if state is None and any(layer.mixer is Mixer.STATE for layer in layers):
         yield "the size of the recurrent state"
-    if text(part, "model_type").startswith("deepseek_v4") or "compress_ratios" in part:
-        yield "the layout of its compressed cache"
+    if text(part, "model_type").startswith(_OWN_CACHES) or _COMPRESSED & part.keys():
+        yield "the layout of its own kind of cache"
 
 
 def _layers(part: Mapping[str, object], latent: Latent | None, experts: Experts | None) -> tuple[Layer, ...]:
@@ -94,17 +110,20 @@ def _layers(part: Mapping[str, object], latent: Latent | None, experts: Experts 
     inner = count(part, "intermediate_size_mlp", default=inner) or 4 * count(part, "n_embd", "d_model")
     letters = text(part, "hybrid_override_pattern").replace("|", "")
     sparse = expert_layers(part, experts)
+    plain = text(part, "model_type") not in ("mamba", "mamba2", "falcon_mamba")
+    both, double = flag(part, "enable_moe_block"), flag(part, "use_double_wide_mlp")
+    # A hundred layers are of a few kinds: each is made once.
+    known: dict[tuple[Mixer, bool, bool], Layer] = {}
     made = []
     for index, mixer in enumerate(mixers(part)):
-        layer = attention(part, Mixer.LATENT if latent and mixer is Mixer.FULL else mixer)
-        dense = (
-            letters[index] == "-" if letters else text(part, "model_type") not in ("mamba", "mamba2", "falcon_mamba")
-        )
-        both, has_experts = flag(part, "enable_moe_block"), sparse(index)
-        wide = 2 if mixer is Mixer.SHARED and flag(part, "use_double_wide_mlp") else 1
-        made.append(
-            replace(layer, inner=wide * inner if dense and (both or not has_experts) else 0, experts=has_experts)
-        )
+        kind = (mixer, letters[index] == "-" if letters else plain, sparse(index))
+        if kind not in known:
+            _, dense, has_experts = kind
+            layer = attention(part, Mixer.LATENT if latent and mixer is Mixer.FULL else mixer)
+            wide = 2 if mixer is Mixer.SHARED and double else 1
+            width = wide * inner if dense and (both or not has_experts) else 0
+            known[kind] = replace(layer, inner=width, experts=has_experts)
+        made.append(known[kind])
     return tuple(made[: layer_count(part) or len(made)])
 
 
@@ -192,7 +211,9 @@ def _experts(part: Mapping[str, object]) -> Experts | None:
     if total <= 1:
         return None
     width = count(part, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "ffn_hidden_size")
-    shared = count(part, "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size")
+    shared = count(
+        part, "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size"
+    )
     many = count(part, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
     if not shared and many:
         shared = many * width
@@ -224,6 +245,9 @@ def _vision(config: Mapping[str, object]) -> Vision | None:
     patch = count(part, "patch_size", default=14)
     side = count(part, "image_size")
     positions = count(part, "num_position_embeddings") or (side // patch) ** 2
+    # Gemma 4 has one table for rows and one for columns, gated layers, and no ranks: the tower is transformers' own (models/
+    # gemma4_mm.py, AutoModel.from_config; transformers modeling_gemma4.py).
+    tables = 2 * count(part, "position_embedding_size")
     merge = count(part, "spatial_merge_size", default=count(config, "spatial_merge_size", default=1))
     fixed = count(config, "mm_tokens_per_image")
     return Vision(
@@ -235,12 +259,22 @@ def _vision(config: Mapping[str, object]) -> Vision | None:
         * patch
         * count(part, "in_channels", "num_channels", "in_chans", default=3)
         * count(part, "temporal_patch_size", default=1),
-        positions=positions,
+        positions=positions or tables,
         merge=max(merge, 1),
         mergers=1 + len(items(part, "deepstack_visual_indexes")),
-        gated=text(config, "model_type").startswith(("qwen2_5", "pixtral", "mistral3")),
+        gated=text(config, "model_type").startswith(("qwen2_5", "pixtral", "mistral3", "gemma4")),
         max_item_tokens=fixed or None,
+        whole=bool(tables),
     )
+
+
+def _least_step_tokens(part: Mapping[str, object]) -> int:
+    """Gemma 4 that sees an image's tokens in both directions takes a whole video in one step: 32 frames of 70 + 8 tokens.
+
+    vLLM 0.32.0 engine/arg_utils.py, _get_min_mm_batched_tokens; models/gemma4_mm.py, get_mm_max_tokens_per_item.
+    """
+    both = text(part, "model_type").startswith("gemma4") and text(part, "use_bidirectional_attention") == "vision"
+    return 32 * (70 + 8) if both else 0
 
 
 def _rope_rows(
@@ -263,21 +297,23 @@ def _rope_rows(
         return ()
     kind = text(scaling, "rope_type", "type").replace("default", "")
     factor = number(scaling, "factor", default=1.0)
+    four = text(part, "model_type").startswith("gemma4")
+    # Gemma 4 rotates a share of a full layer's numbers, but its table is as wide as the head (gemma4_rope.py).
     share = number(
         part, "partial_rotary_factor", "rotary_pct", default=number(scaling, "partial_rotary_factor", default=1.0)
     )
-    width = latent.rope_dim if latent else int(layers[-1].head_dim * share)
-    local = any(layer.mixer is Mixer.SLIDING for layer in layers) and (
-        "rope_local_base_freq" in part or "sliding_attention" in mapping(part, "rope_parameters")
-    )
+    whole = next((layer.head_dim for layer in reversed(layers) if layer.mixer is Mixer.FULL), layers[-1].head_dim)
+    width = latent.rope_dim if latent else int(whole * (1.0 if four else share))
+    windowed = next((layer.head_dim for layer in layers if layer.mixer is Mixer.SLIDING), 0)
+    local = four or "rope_local_base_freq" in part or "sliding_attention" in mapping(part, "rope_parameters")
     plain = rows
     if kind in ("linear", "dynamic"):
         rows = int(rows * factor)
     elif "yarn" in kind:
         rows = int(count(scaling, "original_max_position_embeddings", default=rows) * factor)
-    elif "mrope" in kind or "mrope_section" in scaling:
+    elif "mrope" in kind or "mrope_section" in scaling or text(part, "model_type").startswith(_MROPE_FAMILIES):
         rows *= 4
-    return ((rows, width), (plain, width)) if local else ((rows, width),)
+    return ((rows, width), (plain, windowed)) if local and windowed else ((rows, width),)
 
 
 def _longest(part: Mapping[str, object]) -> int:

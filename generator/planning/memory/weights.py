@@ -9,13 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from generator.domain.forecast import EngineSettings, GpuMemory, Term
 from generator.domain.shape import Quantization, Shape, WeightKind
 from generator.domain.tensors import TensorHeader
-from generator.planning.memory.parts import Matrix, embedding_matrix, layer_matrices, vision_matrices
-from generator.planning.memory.quantization import is_skipped, matrix_bytes
+from generator.planning.memory.parts import (
+    Matrix,
+    embedding_matrix,
+    layer_matrices,
+    vision_block_matrices,
+    vision_matrices,
+)
+from generator.planning.memory.quantization import is_skipped, matrix_bytes, names_layers
 from generator.planning.memory.releases import Release
 from generator.planning.memory.stages import stage_layers
 from generator.units import MIB
@@ -58,6 +63,15 @@ class _Rank:
     last: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ExpertSteps:
+    """The multiples that a kernel rounds experts' inner and hidden widths to; `keeps_scales`: it has them twice."""
+
+    inner: int
+    hidden: int
+    keeps_scales: bool = False
+
+
 def stage_weights(
     shape: Shape,
     settings: EngineSettings,
@@ -82,19 +96,18 @@ def stage_weights(
         for position, layers in enumerate(stage_layers(len(shape.layers), stages))
     ]
     stored = replace(shape.quantization, nested=release.nests_scales)
+    scale = 1.0 if tensors else _published_scale(shape, stored, weight_bytes, settings)
+    unexplained = 0.0 if tensors else _unexplained_share(shape, stored, weight_bytes)
     terms = []
     for rank in ranks:
-        matrices = tuple(_rank_matrices(shape, rank, tp, settings))
-        plain = sum(sum(_sizes(shape, stored, matrix)) for matrix in matrices if not matrix.derived)
-        held = sum(allocated(size) for matrix in matrices for size in _held(matrix, stored, gpu, shape, tp))
+        plain, held = _loaded_and_held(shape, rank, stored, _expert_steps(gpu, release), settings)
         held += sum(allocated(rows * width * shape.element_bytes) for rows, width in shape.rope_rows)
         if tensors:
             exact = sum(_header_bytes(header, shape, rank, tp, settings) for header in tensors)
             terms.append(Term(bytes=exact + held - plain, error=int(exact * _HEADER_ERROR)))
         else:
-            scale = _published_scale(shape, stored, weight_bytes, settings)
             error = _FORMULA_ERROR if weight_bytes is not None else _FORMAT_ERRORS.get(stored.kind, _FORMULA_ERROR)
-            error = max(error, _unexplained_share(shape, stored, weight_bytes))
+            error = max(error, unexplained)
             terms.append(Term(bytes=int(plain * scale) + held - plain, error=int(held * error)))
     return tuple(terms)
 
@@ -108,17 +121,58 @@ def allocated(size: int) -> int:
     return rounded if segment - rounded > _SPLIT_ABOVE else segment
 
 
-@lru_cache(maxsize=256)
-def parameter_bytes(shape: Shape) -> int:
-    """Return the size of the whole checkpoint as the configuration implies it: one rank, nothing padded."""
+def parameter_bytes(shape: Shape, quantization: Quantization | None = None) -> int:
+    """Return the size of the whole checkpoint as the configuration implies it: one rank, nothing padded.
+
+    `quantization` None is the shape's own.
+    """
+    quantization = quantization or shape.quantization
     rank = _Rank(layers=range(len(shape.layers)), first=True, last=True)
-    matrices = _rank_matrices(shape, rank, 1, EngineSettings())
-    return sum(sum(_sizes(shape, shape.quantization, matrix)) for matrix in matrices if not matrix.derived)
+    matrices = _rank_matrices(shape, rank, quantization, EngineSettings())
+    return sum(times * sum(_sizes(shape, quantization, matrix)) for matrix, times in matrices if not matrix.derived)
 
 
-def _rank_matrices(shape: Shape, rank: _Rank, tp: int, settings: EngineSettings) -> Iterator[Matrix]:
-    for index in rank.layers:
-        yield from layer_matrices(shape, index, tp)
+def _loaded_and_held(
+    shape: Shape, rank: _Rank, stored: Quantization, expert_steps: _ExpertSteps, settings: EngineSettings
+) -> tuple[int, int]:
+    """Return the bytes of a rank's tensors as a checkpoint has them, and as the engine's allocator counts what it makes."""
+    plain = held = 0
+    for matrix, times in _rank_matrices(shape, rank, stored, settings):
+        sizes = _sizes(shape, stored, matrix)
+        plain += 0 if matrix.derived else times * sum(sizes)
+        kept = _held(matrix, sizes, stored, shape, settings.tensor_parallel, expert_steps)
+        held += times * sum(allocated(size) for size in kept)
+    return plain, held
+
+
+def _rank_matrices(
+    shape: Shape, rank: _Rank, quantization: Quantization, settings: EngineSettings
+) -> Iterator[tuple[Matrix, int]]:
+    """Yield each matrix of a rank with the number of its equals: layers of one kind differ in their names alone."""
+    tp, apart = settings.tensor_parallel, names_layers(quantization)
+    for index, times in _alike(shape, rank.layers, apart=apart):
+        yield from ((matrix, times) for matrix in layer_matrices(shape, index, tp))
+    for matrix in _outer_matrices(shape, rank, settings):
+        yield matrix, 1
+    if rank.first and shape.vision is not None and not settings.language_only:
+        blocks = range(shape.vision.depth)
+        for index, times in ((index, 1) for index in blocks) if apart else ((0, len(blocks)),):
+            yield from ((matrix, times) for matrix in vision_block_matrices(shape.vision, index, tp))
+
+
+def _alike(shape: Shape, layers: range, *, apart: bool) -> Iterator[tuple[int, int]]:
+    """Yield (index, count) of each kind among some layers; each alone where a quantization tells layers `apart`."""
+    if apart:
+        yield from ((index, 1) for index in layers)
+        return
+    numbers = shape.kind_numbers[layers.start : layers.stop]
+    for number in dict.fromkeys(numbers):
+        yield layers.start + numbers.index(number), numbers.count(number)
+
+
+def _outer_matrices(shape: Shape, rank: _Rank, settings: EngineSettings) -> Iterator[Matrix]:
+    """Yield what a rank holds beside the model's layers and the encoder's blocks."""
+    tp = settings.tensor_parallel
     embedding = embedding_matrix(shape, tp)
     if rank.first or (rank.last and shape.tied):
         yield embedding
@@ -150,26 +204,35 @@ def _sizes(shape: Shape, quantization: Quantization, matrix: Matrix) -> tuple[in
     return tuple(size * matrix.copies for size in matrix_bytes(quantization, matrix.rows, matrix.columns))
 
 
-def _held(matrix: Matrix, quantization: Quantization, gpu: GpuMemory, shape: Shape, tp: int) -> tuple[int, ...]:
-    """Return the sizes of the tensors of one matrix as the engine holds them: MXFP4 experts as their kernel wants them.
+def _expert_steps(gpu: GpuMemory, release: Release) -> _ExpertSteps:
+    """Return what MXFP4 experts are rounded to.
 
-    vLLM 0.32.0 fused_moe/oracle/mxfp4.py: Marlin (all but Hopper here) and Blackwell's TRT-LLM kernels round the inner
-    width to 128 and the hidden width to 256. Triton on Hopper rounds the inner width to 64, and keeps the scales as they
-    were loaded beside its own, whose rows it rounds to 256 (0.11 quantization/mxfp4.py, process_weights_after_loading;
-    triton_kernels, HopperMXScaleLayout).
+    vLLM 0.32.0 fused_moe/oracle/mxfp4.py, mxfp4_round_up_hidden_size_and_intermediate_size; 0.11.0 and 0.16.0
+    quantization/mxfp4.py, create_weights. Triton on Hopper keeps the scales as they were loaded beside its own, whose rows it
+    rounds to 256 (process_weights_after_loading; triton_kernels, HopperMXScaleLayout).
     """
+    major = gpu.compute_capability[0] if gpu.compute_capability else 0
+    if major == 9 and release.triton_on_hopper:
+        return _ExpertSteps(inner=64, hidden=1, keeps_scales=True)
+    wide = major == 10 and not release.narrow_blackwell_experts
+    return _ExpertSteps(inner=256 if wide else 128, hidden=256)
+
+
+def _held(
+    matrix: Matrix, sizes: tuple[int, ...], quantization: Quantization, shape: Shape, tp: int, steps: _ExpertSteps
+) -> tuple[int, ...]:
+    """Return the sizes of the tensors of one matrix as the engine holds them, loaded in `sizes`: only MXFP4 experts differ."""
     if not matrix.expert or quantization.kind is not WeightKind.MXFP4 or shape.experts is None:
-        return _sizes(shape, quantization, matrix)
-    hopper = gpu.compute_capability is not None and gpu.compute_capability[0] == 9
-    width = _round_up(shape.experts.width // tp, 64 if hopper else 128)
-    hidden = matrix.columns if hopper else _round_up(shape.hidden, 256)
+        return sizes
+    width = _round_up(shape.experts.width // tp, steps.inner)
     if matrix.names[0].endswith("down_proj"):
-        padded = replace(matrix, rows=matrix.rows if hopper else hidden, columns=width)
+        padded = replace(matrix, rows=_round_up(matrix.rows, steps.hidden), columns=width)
     else:
-        padded = replace(matrix, rows=width * (2 if shape.experts.gated else 1), columns=hidden)
+        rows = width * (2 if shape.experts.gated else 1)
+        padded = replace(matrix, rows=rows, columns=_round_up(matrix.columns, steps.hidden))
     sizes = _sizes(shape, quantization, padded)
     scales = _round_up(padded.rows, 256) * _round_up(-(-padded.columns // quantization.group), 2) * padded.copies
-    return (*sizes, scales) if hopper else sizes
+    return (*sizes, scales) if steps.keeps_scales else sizes
 
 
 def _round_up(value: int, step: int) -> int:
@@ -225,7 +288,7 @@ def _published_scale(
     """
     if weight_bytes is None or settings.language_only or shape.draft_layers:
         return 1.0
-    expected = parameter_bytes(replace(shape, quantization=quantization))
+    expected = parameter_bytes(shape, quantization)
     return weight_bytes / expected if expected and 0.5 < weight_bytes / expected < 2.0 else 1.0
 
 
@@ -235,7 +298,7 @@ def _unexplained_share(shape: Shape, quantization: Quantization, weight_bytes: i
     What is beyond them may be the drafting layers, which are not loaded, or layers that were left unquantized: nobody
     knows without the headers, so all of it counts as doubt.
     """
-    expected = parameter_bytes(replace(shape, quantization=quantization))
-    if not shape.draft_layers or not weight_bytes or not expected:
+    if not shape.draft_layers or not weight_bytes:
         return 0.0
-    return min(max(weight_bytes / expected - 1, 0.0), 1.0)
+    expected = parameter_bytes(shape, quantization)
+    return min(max(weight_bytes / expected - 1, 0.0), 1.0) if expected else 0.0

@@ -9,6 +9,8 @@ from generator.domain.finding import Finding, error, not_checked, warning
 from generator.domain.host import GpuAccess, Host
 from generator.domain.machine import ContainerAnswer, Seen, Unseen
 from generator.domain.plan import Plan
+from generator.domain.topology import sole_slice
+from generator.planning.image import version
 from generator.validation.rules.gpus import used_gpus
 
 # Each with why: `docker run --pull`, which the GPU check needs, and the oldest engine that a whole stack was brought up
@@ -80,3 +82,32 @@ def _judge(plan: Plan, seen: ContainerAnswer, fix: str) -> Iterator[Finding]:
     elif not seen.has_devices:
         found = "a container with GPUs asked for has neither nvidia-smi nor a GPU's device file"
         yield error("gpu-container", found=found, expected=expected, fix=fix)
+
+
+def check_processes(plan: Plan) -> tuple[Finding, ...]:
+    """Find what the plan needs of containers, where the engine is to run without them.
+
+    The image brings CUDA's compatibility libraries, which let an older driver run a newer major release of CUDA; the
+    packages that are installed in its place have none (docs/decisions/0010-image-planner.md). And a container shows an
+    engine its MIG slice as the only GPU; among others vLLM cannot name one (0.32.0 platforms/cuda.py).
+    """
+    found = []
+    driver = plan.host.driver
+    needed, runs = plan.engine.cuda, driver.cuda if driver else None
+    if needed and runs and version(needed)[0] > version(runs)[0]:
+        name = (driver.version if driver else None) or "of unknown version"
+        expected = f"CUDA {needed}: only {plan.engine.image} has the compatibility libraries that bridge this"
+        fix = "update the NVIDIA driver, or use `--runtime compose`"
+        found.append(error("image-only", found=f"driver {name} runs CUDA {runs}", expected=expected, fix=fix))
+    used = {uuid for replica in plan.replicas for uuid in replica.gpu_uuids}
+    slices = [gpu for gpu in plan.host.gpus if gpu.mig_slice is not None and gpu.uuid in used]
+    if slices and sole_slice(plan.host) is None:
+        found.append(
+            error(
+                "slice-among-others",
+                found=f"MIG slice {slices[0].uuid} on a machine with other GPUs or slices",
+                expected="one GPU with one slice: vLLM takes a slice's number for a GPU's",
+                fix="use `--runtime compose`, which shows each engine its slice alone",
+            )
+        )
+    return tuple(found)

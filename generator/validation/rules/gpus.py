@@ -26,9 +26,7 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
         return (_driver_fault(host.driver),)
     present = {gpu.uuid: gpu for gpu in host.gpus}
     found = [
-        error(
-            "gpu-missing", found=describe_gpus(host), expected=f"GPU {uuid} of the plan for {replica.name}", fix=again
-        )
+        error("gpu-missing", found=describe_gpus(host), expected=_planned(plan, uuid, replica.name), fix=again)
         for replica in plan.replicas
         for uuid in replica.gpu_uuids
         if uuid not in present
@@ -42,6 +40,13 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
         fix = f"update the NVIDIA driver (`sudo ubuntu-drivers install` on Ubuntu), or {again}"
         found.append(error("driver-too-old", found=f"driver runs CUDA {runs}", expected=expected, fix=fix))
     return (*found, *_find_drift(plan, host), *_find_changed_links(plan, host))
+
+
+def _planned(plan: Plan, uuid: str, replica: str) -> str:
+    """Name a device of the plan for a person who looks for it in vain."""
+    if any(gpu.uuid == uuid and gpu.mig_slice is not None for gpu in plan.host.gpus):
+        return f"MIG slice {uuid} of the plan for {replica}; one that is made again has another UUID"
+    return f"GPU {uuid} of the plan for {replica}"
 
 
 def used_gpus(plan: Plan) -> tuple[str, ...]:

@@ -14,6 +14,10 @@
  *   gpu 0-1 compute_capability 8.6
  *   gpu 0 pci_bus_id 00000000:01:00.0
  *   gpu 0-1 mig 0                             current MIG mode
+ *   slice 0 1 uuid MIG-...                    MIG device 1 of GPU 0, which needs `gpu 0 mig 1`; each number that is named exists
+ *   slice 0 1 name NVIDIA A100-SXM4-40GB MIG 3g.20gb
+ *   slice 0 1 memory 21072183296 11534336     total and used bytes
+ *   slice 0 1 gpu_instance 2
  *   gpu 0 lane 0-3 gpu 1 5                    NVLink lanes: active, to that GPU, nvmlDeviceGetNvLinkVersion's number
  *   gpu 0 lane 0-17 switch 7                  NVLink lanes that end in an NVSwitch
  *   gpu 0 lane 0-3 off                        NVLink lanes without a peer
@@ -27,6 +31,7 @@
  *   pair 0 1 reads 5                          the same, only for the first reading the second
  *   fail nvmlInitWithFlags 18                 this function always answers this error
  *   fail nvmlDeviceGetHandleByIndex_v2 15 gpu 1    only for that GPU (either one of a pair)
+ *   fail nvmlDeviceGetName 4 slice 0 1        only for that MIG device
  *   missing nvmlDeviceGetMigMode              as a driver without this function: answers 13 (FUNCTION_NOT_FOUND);
  *                                             build_fake_nvml(..., answers) leaves the symbol out altogether
  *
@@ -36,20 +41,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GPUS = 32, LANES = 36, RULES = 64, TEXT = 96 };
-enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, UNKNOWN = 999 };
-enum { FUNCTION_NOT_FOUND = 13, TO_GPU = 0, TO_SWITCH = 2, UNSET = -1 };
+enum { GPUS = 32, LANES = 36, SLICES = 7, RULES = 64, TEXT = 96 };
+enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9 };
+enum { FUNCTION_NOT_FOUND = 13, UNKNOWN = 999, TO_GPU = 0, TO_SWITCH = 2, UNSET = -1 };
 
 struct lane { int known, active, type, peer; unsigned version; };
+
+struct slice {
+    char name[TEXT], uuid[TEXT];
+    unsigned long long total, used;
+    int known, has_memory, instance;
+};
 
 struct gpu {
     char name[TEXT], uuid[TEXT], bus[TEXT];
     unsigned long long total, used;
     int has_memory, major, minor, mig, lanes;
     struct lane lane[LANES];
+    struct slice slice[SLICES];
 };
 
-struct rule { char function[TEXT]; int code, gpu; };
+struct rule { char function[TEXT]; int code, device; };
 
 struct pci { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; };
 struct memory { unsigned long long total, free, used; };
@@ -133,6 +145,16 @@ static int read_gpu(struct gpu *gpu, const char *key, char *rest) {
     return 0;
 }
 
+static int read_slice(struct slice *slice, const char *key, char *rest) {
+    slice->known = 1;
+    if (!rest) return 0;
+    if (!strcmp(key, "name")) return copy(slice->name, rest);
+    if (!strcmp(key, "uuid")) return copy(slice->uuid, rest);
+    if (!strcmp(key, "memory")) return slice->has_memory = sscanf(rest, "%llu %llu", &slice->total, &slice->used) == 2;
+    if (!strcmp(key, "gpu_instance")) return sscanf(rest, "%d", &slice->instance) == 1;
+    return 0;
+}
+
 static int read_pair(char *rest) {
     char left[TEXT], right[TEXT], key[TEXT];
     int value, a, b, c, d;
@@ -149,28 +171,43 @@ static int read_pair(char *rest) {
     return 1;
 }
 
-static int add_rule(const char *function, int code, int gpu) {
+/* GPUs are numbered first, then every slice that there may be. */
+static int slice_number(int gpu, int slice) { return GPUS + gpu * SLICES + slice; }
+
+static int add_rule(const char *function, int code, int device) {
     if (!function || rule_count == RULES || !copy(rules[rule_count].function, function)) return 0;
     rules[rule_count].code = code;
-    rules[rule_count++].gpu = gpu;
+    rules[rule_count++].device = device;
     return 1;
+}
+
+static int read_failure(const char *rest) {
+    char function[TEXT];
+    int code, gpu, slice;
+    if (!rest) return 0;
+    if (sscanf(rest, "%95s %d slice %d %d", function, &code, &gpu, &slice) == 4)
+        return add_rule(function, code, slice_number(gpu, slice));
+    if (sscanf(rest, "%95s %d gpu %d", function, &code, &gpu) == 3) return add_rule(function, code, gpu);
+    return sscanf(rest, "%95s %d", function, &code) == 2 && add_rule(function, code, UNSET);
 }
 
 static int read_line(char *line) {
     char *rest = line, *verb = strsep(&rest, " "), *word;
-    int first, last, code, gpu = UNSET;
-    char function[TEXT];
+    int first, last, slice;
     if (!strcmp(verb, "pair")) return read_pair(rest);
     if (!strcmp(verb, "missing")) return add_rule(rest, FUNCTION_NOT_FOUND, UNSET);
-    if (!strcmp(verb, "fail")) {
-        int fields = rest ? sscanf(rest, "%95s %d gpu %d", function, &code, &gpu) : 0;
-        return fields >= 2 && add_rule(function, code, gpu);
-    }
+    if (!strcmp(verb, "fail")) return read_failure(rest);
     if (!rest || !(word = strsep(&rest, " "))) return 0;
     if (!strcmp(verb, "system") && !strcmp(word, "driver_version")) return copy(driver_version, rest);
     if (!strcmp(verb, "system") && !strcmp(word, "cuda_version")) return rest && sscanf(rest, "%d", &cuda_version) == 1;
-    if (strcmp(verb, "gpu") || !range(word, GPUS, &first, &last) || !rest) return 0;
+    if (!range(word, GPUS, &first, &last) || !rest) return 0;
     char *key = strsep(&rest, " ");
+    if (!strcmp(verb, "slice")) {
+        if (!range(key, SLICES, &slice, &slice) || !rest) return 0;
+        key = strsep(&rest, " ");
+        return read_slice(&gpus[first].slice[slice], key, rest);
+    }
+    if (strcmp(verb, "gpu")) return 0;
     if (last >= gpu_count) gpu_count = last + 1;
     for (int i = first; i <= last; i++)
         if (!read_now(&now[i], key, rest) && !read_gpu(&gpus[i], key, rest)) return 0;
@@ -188,7 +225,10 @@ static int read_answers(const char *path) {
     for (int i = 0; i < GPUS; i++) now[i].ecc = now[i].rows_broken = UNSET;
     memset(ancestor, UNSET, sizeof ancestor);
     memset(p2p, UNSET, sizeof p2p);
-    for (int i = 0; i < GPUS; i++) gpus[i].mig = gpus[i].major = UNSET;
+    for (int i = 0; i < GPUS; i++) {
+        gpus[i].mig = gpus[i].major = UNSET;
+        for (int j = 0; j < SLICES; j++) gpus[i].slice[j].instance = UNSET;
+    }
     int code = OK;
     while (code == OK && fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = 0;
@@ -205,8 +245,8 @@ static int read_answers(const char *path) {
 
 static int refused(const char *function, int a, int b) {
     for (int i = rule_count - 1; i >= 0; i--) {
-        int gpu = rules[i].gpu;
-        if (!strcmp(rules[i].function, function) && (gpu == UNSET || gpu == a || gpu == b)) return rules[i].code;
+        int device = rules[i].device;
+        if (!strcmp(rules[i].function, function) && (device == UNSET || device == a || device == b)) return rules[i].code;
     }
     return OK;
 }
@@ -214,6 +254,14 @@ static int refused(const char *function, int a, int b) {
 #define INDEX(device) ((int)((char *)(device) - (char *)0) - 1) /* a handle is the index plus one, never NULL */
 #define REFUSE(a, b) do { int code_ = refused(__func__, a, b); if (code_) return code_; } while (0)
 #define DEVICE(device, g) int g = INDEX(device); if (g < 0 || g >= gpu_count) return INVALID_ARGUMENT; REFUSE(g, g)
+
+/* The slice that a handle stands for, NULL where it is a GPU's. */
+static struct slice *slice_of(void *device) {
+    int number = INDEX(device) - GPUS;
+    return number < 0 || number >= GPUS * SLICES ? NULL : &gpus[number / SLICES].slice[number % SLICES];
+}
+
+#define SLICE(device, s) struct slice *s = slice_of(device); if (s) REFUSE(INDEX(device), INDEX(device))
 
 static int give_text(const char *text, char *into, unsigned length) {
     if (!text[0]) return NOT_SUPPORTED;
@@ -277,11 +325,15 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
 }
 
 int nvmlDeviceGetName(void *device, char *name, unsigned length) {
+    SLICE(device, s);
+    if (s) return give_text(s->name, name, length);
     DEVICE(device, g);
     return give_text(gpus[g].name, name, length);
 }
 
 int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
+    SLICE(device, s);
+    if (s) return give_text(s->uuid, uuid, length);
     DEVICE(device, g);
     return give_text(gpus[g].uuid, uuid, length);
 }
@@ -291,10 +343,16 @@ int nvmlDeviceGetPciInfo_v3(void *device, struct pci *pci) {
     return give_pci(gpus[g].bus, pci);
 }
 
+static int give_memory(unsigned long long total, unsigned long long used, int known, struct memory *memory) {
+    *memory = (struct memory){total, total - used, used};
+    return known ? OK : NOT_SUPPORTED;
+}
+
 int nvmlDeviceGetMemoryInfo(void *device, struct memory *memory) {
+    SLICE(device, s);
+    if (s) return give_memory(s->total, s->used, s->has_memory, memory);
     DEVICE(device, g);
-    *memory = (struct memory){gpus[g].total, gpus[g].total - gpus[g].used, gpus[g].used};
-    return gpus[g].has_memory ? OK : NOT_SUPPORTED;
+    return give_memory(gpus[g].total, gpus[g].used, gpus[g].has_memory, memory);
 }
 
 int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
@@ -308,6 +366,28 @@ int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending) {
     DEVICE(device, g);
     *current = *pending = (unsigned)gpus[g].mig;
     return gpus[g].mig == UNSET ? NOT_SUPPORTED : OK;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *device, unsigned *count) {
+    DEVICE(device, g);
+    *count = gpus[g].mig == 1 ? SLICES : 0;
+    return OK;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned index, void **slice) {
+    DEVICE(device, g);
+    if (gpus[g].mig != 1) return NOT_SUPPORTED;
+    if (index >= SLICES) return INVALID_ARGUMENT;
+    REFUSE(slice_number(g, (int)index), slice_number(g, (int)index));
+    *slice = (char *)0 + slice_number(g, (int)index) + 1;
+    return gpus[g].slice[index].known ? OK : NOT_FOUND;
+}
+
+int nvmlDeviceGetGpuInstanceId(void *device, unsigned *id) {
+    SLICE(device, s);
+    if (!s) return NOT_FOUND;
+    *id = (unsigned)s->instance;
+    return s->instance == UNSET ? NOT_SUPPORTED : OK;
 }
 
 static int find_lane(int g, unsigned link, struct lane **lane) {

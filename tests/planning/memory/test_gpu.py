@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from generator.planning.memory.gpu import gpu_memory
+from dataclasses import replace
+
+import pytest
+
+from generator.catalog.load import find_gpu
+from generator.domain.host import MigSlice
+from generator.planning.memory.defaults import batch_defaults
+from generator.planning.memory.gpu import gpu_memory, memory_on
+from generator.planning.memory.releases import Release
 from generator.units import GIB
 from tests.planning_requests import gpu, recorded
 
@@ -31,3 +39,23 @@ def test_shared_memory_is_the_processors() -> None:
     seen = gpu_memory(host.gpus[0], known_gib=121.7, unified=True, wsl=False, host_bytes=host.memory_bytes)
     assert seen is not None
     assert (seen.total_bytes, seen.used_bytes, seen.unified) == (host.memory_bytes, 0, True)
+
+
+@pytest.mark.parametrize(("place", "pytorch_gib"), [(2, 19.62), (4, 4.75)])
+def test_of_a_slice_cuda_gives_all_that_nvml_tells(place: int, pytorch_gib: float) -> None:
+    """PyTorch's out-of-memory messages on an A100's 3g.20gb and 1g.5gb; the whole GPU's row says nothing of them."""
+    host = recorded("a100-mig")
+    seen = memory_on(host, host.gpus[place], find_gpu(host.gpus[place].name))
+    assert seen is not None
+    assert seen.total_bytes / GIB == pytest.approx(pytorch_gib, abs=0.006)
+    assert seen.used_bytes == host.gpus[place].memory_used_bytes
+
+
+@pytest.mark.parametrize(("place", "batch"), [(0, (8192, 1024)), (1, (2048, 256))])
+def test_on_a_slice_vllm_takes_a_small_gpus_batch(place: int, batch: tuple[int, int]) -> None:
+    """However large the slice: vLLM asks for the whole GPU's memory, and a container with a slice may not know it."""
+    host = recorded("8x-h100-nvswitch")
+    cut = replace(host.gpus[0], mig_slice=MigSlice(gpu=0, gpu_instance=0))
+    seen = memory_on(host, (host.gpus[0], cut)[place], None)
+    assert seen is not None
+    assert batch_defaults(seen, Release("0.32.0")) == batch
