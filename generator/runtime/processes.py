@@ -121,7 +121,7 @@ class ProcessesRuntime:
             self._require_gateway_port()
             places = self._places(_say_nothing, self._choose_ports(keep=running))
             programs = stack_programs(self._stack, places, os.environ)
-            self._write(programs, places)
+            self._write(programs, places, services)
             if running:
                 self._update(services)
             else:
@@ -191,17 +191,24 @@ class ProcessesRuntime:
         engine = ensure_engine(self._stack.state, plan.engine, plan.mode is not Mode.CPU, say)
         return Places(engine=engine, gateway=gateway, ports=ports, shared_memory_bytes=_shared_memory_bytes())
 
-    def _write(self, programs: tuple[Program, ...], places: Places) -> None:
-        """Write the run folder: a start script per program, the ports, and supervisord's file last."""
+    def _write(self, programs: tuple[Program, ...], places: Places, services: tuple[str, ...]) -> None:
+        """Write the run folder: a start script per program, the ports, and supervisord's file last.
+
+        Of a program that is not among `services`, where some are named, what it runs by stays.
+        """
         for folder in (self._run, self._logs):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         replace_file(self._run / ROOT, f"{self._stack.root.resolve()}\n")
+        told = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
+        kept = {name: told[name] for name in told if services and name not in services}
         for program in programs:
-            replace_file(self._run / f"{program.name}.sh", render_start(program))
+            if program.name not in kept:
+                replace_file(self._run / f"{program.name}.sh", render_start(program))
             (self._run / f"{program.name}.groups").touch(mode=0o600)
         replace_file(self._run / "ports.json", json.dumps(dict(places.ports)) + "\n")
         logs = os.path.relpath(self._logs, self._run)
-        text = render_supervisor(_revisions(programs), logs=logs, open_files=_open_files(), user=os.getuid())
+        revisions = {**_revisions(programs), **kept}
+        text = render_supervisor(revisions, logs=logs, open_files=_open_files(), user=os.getuid())
         replace_file(self._run / "supervisord.conf", text)
 
     def _await(self, names: list[str]) -> None:

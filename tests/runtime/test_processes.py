@@ -182,6 +182,26 @@ def test_changed_settings_restart_the_service_that_reads_them(stack: Stack) -> N
     assert states["gateway"].restarts == 0
 
 
+def test_changes_are_told_before_and_made_one_service_at_a_time(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    assert {change.reason for change in runtime.changes()} == {"it does not run"}
+    runtime.up()
+    assert runtime.changes() == ()
+    assert runtime.owner() == stack.root.resolve()
+    before = leaders(stack)
+    (stack.generated / "gateway.yaml").write_text("model_list: [changed]\n")
+    (stack.secrets / "engine_key").write_text("another\n")
+    told = {change.name: change.reason for change in runtime.changes()}
+    assert told == dict.fromkeys(("engine", "gateway"), "its settings have changed")
+    runtime.up(("engine",))
+    assert [name for name, leader in leaders(stack).items() if leader != before[name]] == ["engine"]
+    # Another command sees what is still to be done, should this one be killed here.
+    assert [change.name for change in ProcessesRuntime(stack).changes()] == ["gateway"]
+    runtime.up()
+    assert runtime.changes() == ()
+    assert {name for name, leader in leaders(stack).items() if leader != before[name]} == {"engine", "gateway"}
+
+
 def test_killed_service_comes_back_and_its_orphans_go(stack: Stack) -> None:
     runtime = ProcessesRuntime(stack)
     runtime.up()
