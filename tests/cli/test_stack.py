@@ -17,7 +17,9 @@ def test_status_of_a_stack_that_does_not_run(run: Run) -> None:
     assert run(*CPU, host="cpu-small").code == 0
     ran = run(*STATUS)
     assert (ran.code, ran.out) == (0, "engine   absent\ngateway  absent\n")
-    assert ran.err == "dev by processes, gateway at http://127.0.0.1:4000\n"
+    place, generation = ran.err.splitlines()
+    assert place == "dev by processes, gateway at http://127.0.0.1:4000"
+    assert generation.startswith("generation 1: written")
     absent = {"phase": "absent", "exit_code": None, "restarts": 0, "detail": None}
     assert run(*STATUS, "--json").json == {
         "environment": "dev",

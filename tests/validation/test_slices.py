@@ -35,8 +35,9 @@ def test_a_slice_that_was_made_again_is_missing_by_its_uuid() -> None:
     """Its name and size are the old ones; the engine could not start on it."""
     host = recorded("a100-seven-slices")
     again = replace(host.gpus[1], uuid="MIG-a100cccc-0100-5d1e-9f00-00000000000f")
-    (finding,) = check_host(SLICED, replace(host, gpus=(host.gpus[0], again, *host.gpus[2:])))
+    finding, new = check_host(SLICED, replace(host, gpus=(host.gpus[0], again, *host.gpus[2:])))
     assert (finding.check, finding.severity) == ("gpu-missing", Severity.ERROR)
+    assert new.check == "gpu-added"
     assert finding.found == "1× NVIDIA A100-SXM4-40GB (MIG on), 7× NVIDIA A100-SXM4-40GB MIG 1g.5gb"
     assert finding.expected == (
         f"MIG slice {host.gpus[1].uuid} of the plan for engine; one that is made again has another UUID"
