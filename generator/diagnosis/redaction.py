@@ -20,9 +20,10 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
+    # The body ends at the next five dashes, or where the log does.
     (
         re.compile(
-            r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.{0,20000}?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
+            r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:(?!-----)[\s\S]){0,20000}(?:-----END [A-Z ]{0,40}-----)?"
         ),
         REDACTED,
     ),
@@ -40,7 +41,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 # NAME=value, NAME: value, "name": "value", name='value'; the value up to where its quotes end.
 _ASSIGNED = re.compile(
-    r"(?P<name>[A-Za-z][\w.-]{0,80})(?P<quote>[\"']?)(?P<mark>\s{0,4}[=:]\s{0,4})(?!//)"
+    r"(?<![\w.])(?P<name>[A-Za-z][\w.-]{0,80})(?P<quote>[\"']?)(?P<mark>\s{0,4}[=:]\s{0,4})(?!//)"
     r"(?P<value>\"(?:[^\"\\\n]|\\.){0,4096}\"|'[^'\n]{0,4096}'|[^\s\"',;&}\])]{1,4096})"
 )
 # Values that are none: what a name is bound to, not what it holds.

@@ -1,0 +1,59 @@
+"""What is made of Docker's own notes, against a stand-in for the `docker` program with recorded replies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from generator.runtime.events import read_events, read_inspect
+
+pytestmark = pytest.mark.subprocess
+
+# As Docker 20.10.24 prints them for a container that `docker kill` ended; attributes that an event lacks stay blank.
+EVENTS = """1795265707 create engine exitCode= signal=
+1795265708 start engine exitCode= signal=
+1795265708 kill engine exitCode= signal=9
+1795265708 die engine exitCode=137 signal=
+"""
+
+
+def stand_in(folder: Path, reply: str, code: int = 0) -> list[str]:
+    """Make a program that writes down how it was called and prints a reply."""
+    program = folder / "docker"
+    (folder / "reply").write_text(reply, encoding="utf-8")
+    program.write_text(f'#!/bin/sh\necho "$*" >{folder}/call\ncat {folder}/reply\nexit {code}\n', encoding="utf-8")
+    program.chmod(0o755)
+    return [str(program)]
+
+
+def test_events_are_a_line_each(tmp_path: Path) -> None:
+    said = read_events(stand_in(tmp_path, EVENTS), "stackwright-dev")
+    assert said.splitlines() == [
+        "1795265707 create engine",
+        "1795265708 start engine",
+        "1795265708 kill engine signal=9",
+        "1795265708 die engine exitCode=137",
+    ]
+    call = (tmp_path / "call").read_text(encoding="utf-8")
+    assert "label=com.docker.compose.project=stackwright-dev" in call
+    assert "--until 0s" in call, "it does not wait for what is to come"
+
+
+def test_what_was_inspected_is_text(tmp_path: Path) -> None:
+    said = read_inspect(stand_in(tmp_path, '[{"Id":"0123"}]'), ["0123"])
+    assert json.loads(said) == [{"Id": "0123"}]
+    assert (tmp_path / "call").read_text(encoding="utf-8") == "inspect 0123\n"
+
+
+def test_a_container_that_is_gone_leaves_what_is_known_of_the_others(tmp_path: Path) -> None:
+    assert read_inspect(stand_in(tmp_path, "[] Error", code=1), ["0123"]) == "[] Error"
+
+
+def test_nothing_is_asked_for_nothing(tmp_path: Path) -> None:
+    assert read_inspect([str(tmp_path / "none")], []) == ""
+
+
+def test_a_client_that_is_gone_says_nothing(tmp_path: Path) -> None:
+    assert read_events([str(tmp_path / "none")], "stackwright-dev") == ""
