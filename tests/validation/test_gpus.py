@@ -143,6 +143,17 @@ def test_bad_health_is_told(states: tuple[GpuState, ...] | Unseen, found: tuple[
     assert told(check_health(PLAN, states)) == [found]
 
 
+def test_the_board_of_a_slice_is_looked_at() -> None:
+    host = recorded("a100-seven-slices")
+    plan = plan_for(host)
+    board = host.gpus[0].uuid or ""
+    assert used_gpus(plan)[0].startswith("MIG-")
+    assert told(check_health(plan, (state(0, board, lanes=12, lanes_up=0),))) == []
+    assert told(check_health(plan, (state(0, board, ecc_errors=1),)))[0][0] == "gpu-memory-errors"
+    ((check, severity, _),) = told(check_health(plan, (GpuState(index=0, uuid=None, failure="GPU is lost", code=15),)))
+    assert (check, severity) == ("gpu-lost", "error")
+
+
 def test_lanes_without_a_bridge_are_no_fault() -> None:
     """A GeForce has its lanes, bridge or not; only what the plan joined by them counts."""
     plan = plan_for(recorded("2x-rtx3090-pcie"))

@@ -135,19 +135,27 @@ def check_health(plan: Plan, states: Seen[tuple[GpuState, ...]]) -> Iterator[Fin
         yield not_checked("the GPUs' health", states.why, plan.environment.value)
         return
     answering = {state.uuid for state in states if state.failure is None}
-    lacking = any(uuid not in answering for uuid in used_gpus(plan))
+    devices = _devices(plan)
+    lacking = any(uuid not in answering for uuid in devices)
     for state in states:
         if state.failure is not None:
             yield _lost(plan, state, needed=lacking)
     linked = _linked(plan)
     for state in states:
-        if state.uuid not in used_gpus(plan):
+        if state.uuid not in devices:
             continue
         if state.uuid in linked and state.lanes_up < state.lanes:
             found = f"GPU {state.index}: {state.lanes_up} of {state.lanes} NVLink lanes are up"
             fix = f"`nvidia-smi nvlink --status -i {state.index}` shows which; seat the bridge, then {_again(plan)}"
             yield warning("nvlink-lanes", found=found, expected="every lane up", fix=fix)
         yield from _memory_errors(state)
+
+
+def _devices(plan: Plan) -> set[str | None]:
+    """Return the UUIDs of the boards that the plan uses: its GPUs, and those that its MIG slices are cut from."""
+    boards = {gpu.index: gpu.uuid for gpu in plan.host.gpus if gpu.mig_slice is None}
+    used = [gpu for gpu in plan.host.gpus if gpu.uuid in used_gpus(plan)]
+    return {gpu.uuid if gpu.mig_slice is None else boards.get(gpu.mig_slice.gpu) for gpu in used}
 
 
 def _lost(plan: Plan, state: GpuState, *, needed: bool) -> Finding:
