@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from generator.commands.stack import UP
 from generator.credentials import read_gateway_key
 from generator.diagnosis.evidence import forget_failure, keep_failure
 from generator.domain.service import ServicePhase
-from generator.errors import NotHealthyError, StackError
+from generator.errors import NotHealthyError, RuntimeRefusedError, StackError
 from generator.generations import Running, State
 from generator.interrupts import shielded
 from generator.lock import Lock
@@ -44,12 +46,14 @@ def bring_up(attempt: Attempt) -> None:
     """
     _begin(attempt)
     try:
-        _start_and_watch(attempt)
+        with _writing(attempt.stack.state):
+            _start_and_watch(attempt)
     except BaseException as failure:
-        logs = _keep_logs(attempt) if isinstance(failure, NotHealthyError) else None
-        if isinstance(failure, StackError):
-            mark(attempt.stack, attempt.number, State.FAILED)
-        now = _undo(attempt)
+        with shielded(lambda: report.warn("still cleaning up; once more leaves what is there")):
+            logs = _keep_logs(attempt) if isinstance(failure, NotHealthyError) else None
+            if isinstance(failure, StackError):
+                mark(attempt.stack, attempt.number, State.FAILED)
+            now = _undo(attempt)
         if isinstance(failure, StackError):
             raise _retold(failure, now, logs) from None
         report.tell(now)
@@ -82,6 +86,24 @@ def _note_running(attempt: Attempt, running: Running | None) -> None:
         generations_of(attempt.stack).set_running(running)
     except OSError as failure:
         report.warn(f"{failure.filename or attempt.stack.generated}: cannot be written: {failure.strerror}")
+
+
+@contextmanager
+def _writing(state: Path) -> Iterator[None]:
+    """Refuse to go on where the state folder takes no more: logs and start scripts stand there.
+
+    Raises:
+        RuntimeRefusedError: it does not.
+    """
+    try:
+        yield
+    except OSError as failure:
+        if failure.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        raise RuntimeRefusedError(
+            f"{failure.filename or state}: cannot be written: {failure.strerror}",
+            hint="make room on its disk, or set STACKWRIGHT_STATE to a folder on another",
+        ) from None
 
 
 def _start_and_watch(attempt: Attempt) -> None:
@@ -126,17 +148,16 @@ def _undo(attempt: Attempt) -> str:
     work = attempt.lock.work
     if attempt.arguments.no_rollback:
         return "what was started is left as it is"
-    with shielded(lambda: report.warn("still cleaning up; once more leaves what is there")):
-        if not work.ran:
-            return _take_down(attempt)
-        if work.before is None or work.before == attempt.number:
-            seen_to(attempt.lock)
-            return "what ran before is left running"
-        try:
-            _bring_back(attempt, work.before)
-        except StackError as failure:
-            return f"generation {work.before}, which ran before, cannot be brought back: {failure.message}"
-        return f"generation {work.before}, which ran before, is back and answers"
+    if not work.ran:
+        return _take_down(attempt)
+    if work.before is None or work.before == attempt.number:
+        seen_to(attempt.lock)
+        return "what ran before is left running"
+    try:
+        _bring_back(attempt, work.before)
+    except StackError as failure:
+        return f"generation {work.before}, which ran before, cannot be brought back: {failure.message}"
+    return f"generation {work.before}, which ran before, is back and answers"
 
 
 def _bring_back(attempt: Attempt, number: int) -> None:
