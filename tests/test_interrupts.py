@@ -1,0 +1,53 @@
+"""Signals: each ends a command cleanly, and the first one during its cleaning up does not end that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from generator.interrupts import clean_end, shielded
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_block_as_ctrl_c_does(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), clean_end():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_in_a_shield_only_warns(number: signal.Signals) -> None:
+    warned = []
+    with shielded(lambda: warned.append(1)):
+        os.kill(os.getpid(), number)
+        went_on = True
+    assert (warned, went_on) == ([1], True)
+    with pytest.raises(KeyboardInterrupt), shielded(lambda: warned.append(2)):
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+    assert warned == [1, 2]
+
+
+@pytest.mark.subprocess
+def test_what_nohup_has_set_aside_stays_so() -> None:
+    code = """
+import os, signal
+from generator.interrupts import clean_end, shielded
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with clean_end(), shielded(lambda: None):
+    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGHUP)
+print("goes on")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "goes on\n"
