@@ -25,15 +25,21 @@ def test_a_signal_ends_the_block_as_ctrl_c_does(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_in_a_shield_only_warns(number: signal.Signals) -> None:
-    warned = []
+    warned: list[int] = []
     with shielded(lambda: warned.append(1)):
         os.kill(os.getpid(), number)
         went_on = True
     assert (warned, went_on) == ([1], True)
-    with pytest.raises(KeyboardInterrupt), shielded(lambda: warned.append(2)):
-        os.kill(os.getpid(), number)
-        os.kill(os.getpid(), number)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_twice(number, warned)
     assert warned == [1, 2]
+
+
+def interrupt_twice(number: int, warned: list[int]) -> None:
+    """Send two signals into a shield."""
+    with shielded(lambda: warned.append(2)):
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
 
 
 @pytest.mark.subprocess
