@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from generator import report
+from generator import project, report
 from generator.arguments import Arguments
 from generator.commands.configure import Place, configure, find_place, plan_environment
 from generator.commands.stack import choose_runtime, load_stack
@@ -12,6 +12,7 @@ from generator.commands.validate import find_all, find_broken
 from generator.detect import Detection, detect_host
 from generator.diagnosis.evidence import Evidence, Gathered, Named, gather, name_failures, read_kernel, told_by
 from generator.diagnosis.load import load_rules
+from generator.diagnosis.rules import Diagnosis
 from generator.diagnosis.rules import Place as Written
 from generator.domain.environment import Environment
 from generator.domain.finding import Finding, Severity
@@ -195,12 +196,22 @@ def _conclude(on_host: tuple[Named, ...], looks: tuple[Look, ...], arguments: Ar
         report.tell(f"nothing found wrong: {names}")
 
 
+def _refuse_where_local_wins(stack: Stack, fix: Diagnosis) -> None:
+    """Refuse a fix that the person's local file would undo. Raises UsageError."""
+    local = stack.root / "envs" / f".env.{stack.plan.environment}.local"
+    own = project.read_env_file(local) if local.exists() else {}
+    for key, value in fix.settings:
+        if key in own:
+            raise UsageError(f"{local}: {key}={own[key][:80]} beats every pin", hint=f"write {key}={value} there")
+
+
 def _apply(arguments: Arguments, place: Place, look: Look) -> None:
     """Make the plan anew with the first fix that is a setting, and show what that changes."""
     fix = next((named.diagnosis for named in look.named if named.diagnosis.settings), None)
     if look.stack is None or fix is None:
         raise UsageError(f"{look.environment}: nothing was found that a setting mends", hint="see the fixes above")
     plan, env, name = look.stack.plan, look.stack.env, look.environment.value
+    _refuse_where_local_wins(look.stack, fix)
     pins = {key: setting.value for key, setting in plan.settings.items() if setting.source == "--set"}
     if plan.mode is not Mode.CPU:
         # The running engine holds its GPUs' memory; a plan made now would flee to others.

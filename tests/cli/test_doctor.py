@@ -209,3 +209,17 @@ def test_an_archive_that_cannot_be_written_is_said(run: Run, configured: Path, a
     assert ran.code == 2
     assert str(around / where) in ran.told[0]
     assert configured.exists()
+
+
+@ANYWHERE
+def test_a_fix_that_the_local_file_would_undo_is_refused(run: Run, failed: Path, project: Path) -> None:
+    local = project / "envs/.env.dev.local"
+    local.write_text("VLLM_MAX_MODEL_LEN=2048\n", encoding="utf-8")
+    before = image(project)
+    ran = run("doctor", "dev", "--apply", "--runtime=processes")
+    assert failed.exists()
+    assert (ran.code, ran.told) == (
+        2,
+        (f"{local}: VLLM_MAX_MODEL_LEN=2048 beats every pin", "write VLLM_MAX_MODEL_LEN=1024 there"),
+    )
+    assert image(project) == before
