@@ -44,8 +44,13 @@ def stop(arguments: Arguments) -> None:
         for each in runtimes:
             names += [state.name for state in each.services() if state.phase is not ServicePhase.ABSENT]
             each.down()
-        generations_of(stack).set_running(None)
-        seen_to(lock)
+        if running is not None and running.runtime == runtime.name:
+            generations_of(stack).set_running(None)
+        if lock.work.runtime in (
+            None,
+            runtime.name,
+        ):  # the other runtime's, asked for by nobody, is still to be seen to
+            seen_to(lock)
     stopped = f"stopped {', '.join(names)}" if names else "nothing was running"
     report.tell(f"{environment}: {stopped}")
 
