@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from generator.catalog.load import load_gpus, load_llms
-from generator.domain.catalog import GpuModel
 from generator.domain.forecast import EngineSettings, GpuMemory
+from generator.domain.hardware import GpuModel
 from generator.domain.shape import Mixer, Shape
 from generator.planning.memory.gpu import capability, cuda_memory_bytes
 from generator.planning.memory.shape import parse_shape

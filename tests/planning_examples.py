@@ -14,8 +14,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from generator.catalog.load import load_catalog, load_drivers, load_flags, load_gpus
-from generator.domain.catalog import GpuModel, has_flag
+from generator.domain.catalog import has_flag
 from generator.domain.environment import Environment
+from generator.domain.hardware import GpuModel
 from generator.domain.host import Driver, Gpu, Host
 from generator.domain.objective import Objective
 from generator.domain.plan import Mode, Plan

@@ -78,3 +78,11 @@ def test_a_dry_run_loads_only_what_rendering_needs(tmp_path: Path) -> None:
 def test_the_report_of_imports_is_read() -> None:
     done = run_python("-X", "importtime", "-c", "import json.decoder")
     assert {"json", "json.decoder"} <= loaded_modules(done.stderr)
+
+
+def test_the_host_is_looked_at_before_the_planner_is_loaded() -> None:
+    """The container engine makes up its answer meanwhile."""
+    done = run_python("-X", "importtime", "-c", "import generator.commands.machine")
+    loaded = loaded_modules(done.stderr)
+    assert "generator.detect.containers" in loaded
+    assert not [name for name in loaded if name.startswith(("generator.planning", "generator.catalog"))]

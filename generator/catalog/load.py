@@ -6,22 +6,22 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 from generator.domain.catalog import (
     Advisory,
     Catalog,
-    Drivers,
     EngineRelease,
     FlagTable,
-    GpuModel,
     Guide,
     ServiceImage,
-    plain_gpu_name,
 )
 from generator.domain.model_facts import CatalogLlm
 from generator.errors import StackError
 from generator.reading import convert, parse_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from generator.domain.hardware import Drivers, GpuModel
 
 FOLDER = Path(__file__).parent
 T = TypeVar("T")
@@ -86,12 +86,16 @@ def load_llms() -> tuple[CatalogLlm, ...]:
 @cache
 def load_gpus() -> tuple[GpuModel, ...]:
     """Read the GPU models."""
+    from generator.domain.hardware import GpuModel
+
     return _read("gpus.yaml", tuple[GpuModel, ...])
 
 
 @cache
 def load_drivers() -> Drivers:
     """Read the driver branches and their rules with CUDA."""
+    from generator.domain.hardware import Drivers
+
     return _read("drivers.yaml", Drivers)
 
 
@@ -115,11 +119,15 @@ def load_flags() -> FlagTable:
 
 def find_gpu(name: str | None) -> GpuModel | None:
     """Return the row of the GPU that NVML calls `name`; None for an unknown model."""
+    from generator.domain.hardware import plain_gpu_name
+
     return _gpus_by_name().get(plain_gpu_name(name or ""))
 
 
 @cache
 def _gpus_by_name() -> dict[str, GpuModel]:
+    from generator.domain.hardware import plain_gpu_name
+
     return {plain_gpu_name(name): row for row in load_gpus() for name in row.names}
 
 

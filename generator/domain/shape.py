@@ -5,6 +5,7 @@ Sizes are numbers of elements unless a name says bytes. `generator.planning.memo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -73,6 +74,18 @@ class Quantization:
     skipped: tuple[str, ...] = ()
     experts_only: bool = False
     nested: bool = False
+
+    @cached_property
+    def skipped_by_end(self) -> Mapping[str, tuple[str, ...]]:
+        """The entries of `skipped`: plain names of several parts by their last part, all others under the empty one.
+
+        Published checkpoints list hundreds of modules, of which a name is to be compared with its few namesakes alone.
+        """
+        found: dict[str, list[str]] = {}
+        for entry in self.skipped:
+            plain = "." in entry and not entry.startswith("re:") and not any(sign in entry for sign in "*?[")
+            found.setdefault(entry.rpartition(".")[2] if plain else "", []).append(entry)
+        return {end: tuple(entries) for end, entries in found.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

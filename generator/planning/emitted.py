@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BFLOAT16_CAPABILITY = "8.0"
 # vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
 SHM_GIB_SINGLE, SHM_GIB_PARALLEL = 2, 16
+OBJECTIVES = "docs/decisions/0015-objectives.md"
 MEMORY = "docs/explanation/memory.md; vLLM 0.32.0 v1/worker/gpu_worker.py"
 
 
@@ -74,7 +75,9 @@ def _model_settings(request: Request, placement: Placement, wished: str) -> dict
         "VLLM_MODEL": _setting(llm.location, request.model_reason or _why_model(llm), asked),
         "VLLM_SERVED_MODEL_NAME": _setting(llm.name, "the model's own name", asked),
         "VLLM_TENSOR_PARALLEL_SIZE": _setting(
-            str(placement.tensor_parallel), placement.reason + placement.trade, DECISION
+            str(placement.tensor_parallel),
+            placement.reason + placement.trade,
+            OBJECTIVES if placement.trade else DECISION,
         ),
         "VLLM_PIPELINE_PARALLEL_SIZE": _setting(str(placement.pipeline_parallel), stages, DECISION),
         "VLLM_SHM_SIZE": _setting(

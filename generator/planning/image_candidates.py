@@ -9,22 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from generator.domain.catalog import (
     REFUSED_HOLES,
     Advisory,
     Catalog,
-    ContainerGate,
-    Drivers,
     EngineImage,
     EngineRelease,
-    ForwardCompatibility,
     GpuClass,
-    GpuModel,
     holes_of,
     order_release,
 )
 from generator.domain.host import Cpu, Driver, Gpu, Host
+
+if TYPE_CHECKING:
+    from generator.domain.hardware import ContainerGate, Drivers, ForwardCompatibility, GpuModel
 
 X86_64, AARCH64 = "x86_64", "aarch64"
 _X86_FLAGS = frozenset("sse4_2 avx f16c fma avx2 avx_vnni avx512f avx512bw".split())

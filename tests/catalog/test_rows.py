@@ -13,15 +13,13 @@ from generator.catalog.load import FOLDER, find_gpu, load_advisories, load_drive
 from generator.catalog.refresh import ENGINES, FLAGS, render_engines, render_flags
 from generator.domain.catalog import (
     REFUSED_HOLES,
-    FactStatus,
     GpuClass,
-    GpuModel,
     ServiceImage,
     has_flag,
     holes_of,
     order_release,
-    plain_gpu_name,
 )
+from generator.domain.hardware import FactStatus, GpuModel, plain_gpu_name
 from generator.errors import StackError
 from generator.reading import load_yaml, read_yaml
 

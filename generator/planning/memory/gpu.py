@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from generator.domain.catalog import GpuModel
 from generator.domain.forecast import GpuMemory
+from generator.domain.hardware import GpuModel
 from generator.domain.host import Gpu, Host
 from generator.planning.memory.unified import shares_memory
 from generator.units import GIB, MIB

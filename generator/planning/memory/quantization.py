@@ -168,7 +168,10 @@ def is_skipped(quantization: Quantization, names: tuple[str, ...]) -> bool:
 
     Patterns as vLLM reads them: `re:` before a regular expression, shell wildcards, else a name or the part of one.
     """
-    return any(_matches(pattern, name) for pattern in quantization.skipped for name in names)
+    entries = quantization.skipped_by_end
+    return bool(entries) and any(
+        _matches(pattern, name) for name in names for end in ("", *name.split(".")) for pattern in entries.get(end, ())
+    )
 
 
 @lru_cache(maxsize=256)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from generator.domain.catalog import GpuModel
+from generator.domain.hardware import GpuModel
 from generator.domain.host import Gpu, Host
 
 # A GPU that nobody knows shares the processor's memory where both totals are one: they differ by rounding alone.

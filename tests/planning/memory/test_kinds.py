@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from generator.catalog.load import load_catalog
 from generator.domain.forecast import EngineSettings, GpuMemory
 from generator.domain.shape import Shape
-from generator.planning.memory.quantization import names_layers
+from generator.planning.memory.quantization import is_skipped, names_layers
 from generator.planning.memory.releases import Release
 from generator.planning.memory.shape import parse_shape
 from generator.planning.memory.weights import stage_weights
@@ -75,6 +78,25 @@ def test_a_pattern_that_may_name_a_layer_counts_as_one(pattern: str, expected: b
     """What could hold for one layer and not for its equals."""
     quantization = SHAPES["Qwen/Qwen3-8B-FP8"].quantization
     assert names_layers(replace(quantization, skipped=(pattern,))) is expected
+
+
+PARTS = st.sampled_from(["model", "layers", "0", "1", "mlp", "gate", "q_proj", "proj", ""])
+NAMES = st.lists(PARTS.filter(bool), min_size=1, max_size=5).map(".".join)
+ENTRIES = st.one_of(st.lists(PARTS, min_size=1, max_size=4).map(".".join), NAMES.map("*.{}".format))
+
+
+@given(names=st.lists(NAMES, min_size=1, max_size=3), entries=st.lists(ENTRIES, max_size=6))
+def test_namesakes_alone_decide_as_all_entries_would(names: list[str], entries: list[str]) -> None:
+    """A name against every entry, as vLLM compares them, and against those that share a part."""
+    quantization = replace(SHAPES["Qwen/Qwen3-8B-FP8"].quantization, skipped=tuple(entries))
+    every = [
+        fnmatch.fnmatchcase(name, entry) or fnmatch.fnmatchcase(name, f"*{entry}")
+        if "*" in entry
+        else f"{entry}." in f"{name}."
+        for name in names
+        for entry in entries
+    ]
+    assert is_skipped(quantization, tuple(names)) is any(every)
 
 
 def test_layers_of_a_kind_are_one() -> None:
