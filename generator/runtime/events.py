@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Sequence
 
 # The engine keeps the last 256 events only, health checks among them; what is older is gone anyway.
@@ -21,6 +22,8 @@ def read_events(docker: Sequence[str], project: str) -> str:
     attributes = '{{index .Actor.Attributes "%s"}}'
     service = attributes % "com.docker.compose.service"
     line = f"{{{{.Time}}}} {{{{.Action}}}} {service} exitCode={attributes % 'exitCode'} signal={attributes % 'signal'}"
+    # To the nanosecond: the client cuts a duration such as `0s` down to the second, and what just happened is lost.
+    until = f"{time.time_ns() / 1e9:.9f}"
     kinds = [word for kind in KINDS for word in ("--filter", f"event={kind}")]
     label = ["--filter", f"label=com.docker.compose.project={project}"]
     said = _ask(
@@ -30,7 +33,7 @@ def read_events(docker: Sequence[str], project: str) -> str:
             "--since",
             SINCE,
             "--until",
-            "0s",
+            until,
             "--format",
             line,
             "--filter",
