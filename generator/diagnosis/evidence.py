@@ -95,6 +95,9 @@ def told_by(failure: StackError) -> Evidence:
 def _about_state(state: ServiceState, events: str, kernel: str) -> Evidence:
     """Put a service's state before what the runtime and the kernel said about its end."""
     about = [line for line in events.splitlines() if state.name in line.split()]
+    # What was noted of an earlier run of the service does not tell how this one ended.
+    started = [place for place, line in enumerate(about) if line.split()[1:2] == ["start"]]
+    about = about[started[-1] :] if started else about
     return Evidence(service=state.name, place=Place.STATE, text="\n".join((state_line(state), *about, kernel)))
 
 
