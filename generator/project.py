@@ -23,6 +23,7 @@ from generator.rendering import environment_file
 from generator.runtime import Stack
 from generator.settings import BY_KEY, Kind, SettingSpec, check_pins, problem_with
 
+_MEND = "correct it, or move it away: `configure-gpu` writes the generated one anew"
 _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _BASE_FILES = (
@@ -207,14 +208,14 @@ def read_env_file(path: Path) -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as failure:
         reason = failure.strerror if isinstance(failure, OSError) else "not UTF-8 text"
-        raise ValidationError(f"{path}: cannot be read: {reason}") from None
+        raise ValidationError(f"{path}: cannot be read: {reason}", hint=_MEND) from None
     values: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(text)):
         written = binding.original.string
         # dotenv counts the blank lines above to it. The line itself may hold a secret, so only its number is told.
         line = binding.original.line + written[: len(written) - len(written.lstrip())].count("\n")
         if binding.error or (binding.key and binding.value is None):
-            raise ValidationError(f"{path}:{line}: expected KEY=VALUE")
+            raise ValidationError(f"{path}:{line}: expected KEY=VALUE", hint=_MEND)
         if binding.key is not None and binding.value is not None:
             if "$" in binding.value and not _IN_SINGLE_QUOTES.search(written):
                 raise ValidationError(

@@ -234,8 +234,10 @@ def test_a_damaged_local_file_is_named_without_its_content(
     (folder / "envs" / ".env.dev.local").write_bytes(content)
     code, out, lines = run(capsys, folder, "validate-environment", "dev", "--runtime=processes")
     assert (code, out) == (5, "")
-    assert ".env.dev.local" in lines[-1]
-    assert "open" not in lines[-1]
+    error, hint = lines[-2:]
+    assert ".env.dev.local" in error
+    assert "`configure-gpu` writes the generated one anew" in hint
+    assert "open" not in error + hint
 
 
 @pytest.mark.subprocess

@@ -30,7 +30,12 @@ def load_stack(arguments: Arguments) -> Stack:
             f"{environment} is not configured in {place.root}", hint=f"`configure-gpu --env {environment}` does it"
         )
     for name in ("COMPOSE_PROJECT_NAME", "GATEWAY_BIND", "GATEWAY_PORT"):
-        value = stack.env.get(name, "")
+        value = stack.env.get(name)
+        if value is None:
+            raise ValidationError(
+                f"envs/.env.{environment}: {name} is missing: the file is damaged",
+                hint=f"`configure-gpu --env {environment}` writes it anew",
+            )
         problem = problem_with(BY_KEY[name], value)
         if problem:
             raise ValidationError(
