@@ -11,6 +11,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+from tests.integration.project import wait_until
 from tests.integration.testbed import wait_for_engine
 
 STOP_S = 60
@@ -50,7 +51,7 @@ class Daemon:
         wait_for_engine(self._process, self.host, log)
 
     def end(self, number: signal.Signals) -> None:
-        """End it by a signal, and wait until it is gone."""
+        """End it by a signal, and wait until it is gone, its containerd too; what runs in containers may go on."""
         if self._process is None:
             return
         self._process.send_signal(number)
@@ -60,7 +61,35 @@ class Daemon:
             self._process.kill()
             self._process.wait()
         self._process = None
-        (self._folder / "docker.pid").unlink(missing_ok=True)
+        for name in ("docker.pid", "exec/containerd/containerd.pid"):
+            (self._folder / name).unlink(missing_ok=True)
+        for pid in self._programs("containerd "):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not self._programs("containerd ") or None)
+
+    def remove(self) -> None:
+        """End it and everything that its containers still run, and unmount what it has mounted."""
+        self.end(signal.SIGTERM)
+        for shim in self._programs("containerd-shim"):
+            for child in children_of(shim):
+                for grandchild in children_of(child):
+                    os.kill(grandchild, signal.SIGKILL)
+                os.kill(child, signal.SIGKILL)
+            os.kill(shim, signal.SIGKILL)
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in sorted((each for each in mounts if each.startswith(f"{self._folder}/")), reverse=True):
+            subprocess.run(["umount", "--lazy", mount], check=True)
+
+    def _programs(self, name: str) -> list[int]:
+        """Return the processes of a program that works on this engine's folder."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().replace(bytes(1), b" ").decode(errors="replace")
+            except OSError:  # ended meanwhile
+                continue
+            found += [int(entry.name)] if name in words and str(self._folder) in words else []
+        return found
 
     def take(self, image: str, source: str) -> None:
         """Copy an image from the engine at `source`."""
@@ -86,3 +115,15 @@ def run_into(command: list[str], source: subprocess.Popen[bytes], host: str) -> 
     subprocess.run(
         command, stdin=source.stdout, check=True, capture_output=True, env={**os.environ, "DOCKER_HOST": host}
     )
+
+
+def children_of(parent: int) -> list[int]:
+    """Return the processes that a process has started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+        found += [int(entry.parent.name)] if int(fields[1]) == parent else []
+    return found

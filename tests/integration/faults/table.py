@@ -43,6 +43,7 @@ def plain(text: str, project: Project) -> str:
         str(project.folder): "PROJECT",
         str(project.folder.parent): "TMP",
         state: "STATE",
+        project.variables["DOCKER_HOST"]: "DOCKER_HOST",
         project.name: "STACK",
         str(project.port): "PORT",
     }

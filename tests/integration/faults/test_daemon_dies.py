@@ -25,24 +25,23 @@ def daemon(docker_host: str, images: Images, tmp_path_factory: pytest.TempPathFa
     if os.geteuid() != 0:
         pytest.skip("needs root, to start a container engine")
     own = Daemon(tmp_path_factory.mktemp("engine"))
-    own.start()
     try:
+        own.start()
         own.take(images.redis, docker_host)
         own.build_stand_in(images.redis, STAND_IN)
         yield own
     finally:
-        own.end(signal.SIGTERM)
+        own.remove()
 
 
 @pytest.fixture
-def project(daemon: Daemon, images: Images, state_folder: Path, tmp_path: Path) -> Iterator[Project]:
+def project(daemon: Daemon, images: Images, state_folder: Path, tmp_path: Path) -> Project:
     """Give a project whose engine container starts and never gets ready."""
     variables = make_variables(daemon.host, state_folder, tmp_path / "caches")
     project = Project(folder=tmp_path / "project", variables=variables, port=free_port())
     images_here = [f"--set=VLLM_IMAGE={STAND_IN}", f"--set=LITELLM_IMAGE={STAND_IN}"]
     project.configure("cpu", *images_here, f"--set=REDIS_IMAGE={images.redis}")
-    yield project
-    project.remove()
+    return project
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
