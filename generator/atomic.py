@@ -12,30 +12,12 @@ ENDING = ".tmp"
 def replace_file(target: Path, text: str, mode: int | None = 0o600) -> None:
     """Write `text` to `target`, whole or not at all, with permission bits `mode`; None leaves them to the umask.
 
-    Raises:
-        OSError: it cannot be written; what stood there still does.
-    """
-    staged = stage_file(target, text, new_token(), mode)
-    try:
-        staged.replace(target)
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def new_token() -> str:
-    """Return a word that no other run uses in its staged names."""
-    return os.urandom(6).hex()
-
-
-def stage_file(target: Path, text: str, token: str, mode: int | None = 0o600) -> Path:
-    """Write `text` beside `target`, on the disk itself, so that a rename puts it in place at once; return where.
-
     Nobody whom `mode` shuts out can open it, not even for a moment.
 
     Raises:
-        OSError: it cannot be written; nothing is left then.
+        OSError: it cannot be written; what stood there still does.
     """
-    staged = staged_name(target, token)
+    staged = target.with_name(f".{target.name}.{new_token()}{ENDING}")
     try:
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -44,15 +26,14 @@ def stage_file(target: Path, text: str, token: str, mode: int | None = 0o600) ->
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
+        staged.replace(target)
+    finally:
         staged.unlink(missing_ok=True)
-        raise
-    return staged
 
 
-def staged_name(target: Path, token: str) -> Path:
-    """Return the name under which a run stages what is to become `target`."""
-    return target.with_name(f".{target.name}.{token}{ENDING}")
+def new_token() -> str:
+    """Return a word that no other run uses in its staged names."""
+    return os.urandom(6).hex()
 
 
 def stale_files(target: Path) -> Iterator[Path]:

@@ -8,17 +8,17 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from generator.atomic import ENDING, new_token, replace_file, stage_file, staged_name, stale_files
+from generator.atomic import replace_file
 from generator.errors import UsageError, unwritable
 from generator.rendering import RenderedFile
+from generator.sets import is_linked, link, new_set, sweep, switch
 
 MANIFEST = "manifest.json"
-_JOURNAL = ".switch-"
 _ELSEWHERE = "make the folder writable, or choose another with --out DIR"
 
 
@@ -101,149 +101,74 @@ def write_files(
 ) -> tuple[str, ...]:
     """Write what changed and return a sentence for each file that had been edited and was kept aside.
 
-    All texts, of all environments, are on the disk under temporary names before a journal of them is, and only then
-    the first one takes its place: a run that is killed has changed nothing, or `finish_writing` does the rest.
+    The files of an environment lie in a folder of their own, a set; where they are to stand there are links into the
+    sets in force. All of those, of all environments, become others with the renaming of one link, so whoever looks, and
+    whenever this is killed, finds the old files or the new ones (docs/decisions/0020).
 
     Args:
         groups: the changes of each environment by its generated folder, which gets their manifest. All these folders
-            lie in one. Only one command at a time may write them.
+            lie in one. Only one command at a time may write an environment.
         manifests: the manifest of a folder where it is not that of the texts: they were edited once.
 
     Raises:
-        UsageError: a folder is not writable or the disk is full; nothing has been changed then.
+        UsageError: a folder is not writable or the disk is full; what stood there still does.
     """
+    made: dict[Path, Path] = {}
     everything = [change for changes in groups.values() for change in changes]
-    token = new_token()
-    journal = next(iter(groups)) / f"{_JOURNAL}{token}.json"
-    staged: dict[Path, str | None] = {}
     try:
-        kept = _finish({folder.parent for folder in groups})
         for folder, changes in groups.items():
-            _sweep(folder, (folder / MANIFEST, *(change.target for change in changes)))
             manifest = _new_manifest(changes) if manifests is None else manifests[folder]
-            _stage_changes(folder, changes, manifest, token, staged)
-        if staged:
-            _write_journal(journal, token, staged)
-            kept += _switch(journal)
+            if (
+                any(change.status is not FileStatus.UNCHANGED for change in changes)
+                or read_manifest(folder) != manifest
+            ):
+                made[folder] = _make_set(folder, changes, manifest)
+        for folder in made:
+            _adopt(folder, [change.target for change in groups[folder]])
+        edited = (change for change in everything if change.edited and change.status is FileStatus.CHANGED)
+        kept = tuple(_keep_aside(change.target) for change in edited)
+        if made:
+            switch(next(iter(made)).parent, made)
         for change in everything:
             if change.target.stat().st_mode & 0o777 != change.file.mode:
                 change.target.chmod(change.file.mode)
     except OSError as failure:
         raise unwritable(next(iter(groups), ""), failure) from None
     finally:
-        _leave(journal, token, staged)
+        for folder, changes in groups.items():
+            sweep(folder, [change.target for change in changes])
     return kept
 
 
-def finish_writing(root: Path) -> tuple[str, ...]:
-    """Put in place what a killed command had made ready to be; return a sentence on that, and on each file kept aside.
-
-    Every command that reads rendered files begins with it. Harmless beside a command that writes at this moment.
-
-    Raises:
-        UsageError: a file cannot be put in its place.
-    """
-    try:
-        return _finish({root / "compose" / "generated"})
-    except OSError as failure:
-        raise UsageError(
-            f"{failure.filename}: left unfinished by a command that was killed, and cannot be written: "
-            f"{failure.strerror}",
-            hint=_ELSEWHERE,
-        ) from None
-
-
-def _finish(folders: Iterable[Path]) -> tuple[str, ...]:
-    said: list[str] = []
-    for journal in sorted(journal for folder in folders for journal in folder.glob(f"*/{_JOURNAL}*.json")):
-        said += ["a command was killed while it wrote: the files that it had made ready are in place now"]
-        said += _switch(journal)
-    return tuple(said)
-
-
-def _leave(journal: Path, token: str, staged: Iterable[Path]) -> None:
-    """End a run: a switch that was interrupted is carried through; what never came to one is taken away."""
-    if journal.exists():
-        with suppress(OSError):
-            _switch(journal)
-        return
-    for target in staged:
-        with suppress(OSError):
-            staged_name(target, token).unlink()
-
-
-def _sweep(folder: Path, targets: Iterable[Path]) -> None:
-    """Remove what runs that were killed before their switch have left, a half-written journal included."""
-    for stale in (*folder.glob(f".{_JOURNAL}*{ENDING}"), *(each for target in targets for each in stale_files(target))):
-        stale.unlink(missing_ok=True)
-
-
 def _new_manifest(changes: tuple[FileChange, ...]) -> dict[str, str]:
-    return {str(change.file.path): _hash(change.file.text.encode()) for change in changes}
+    return {str(change.file.path): _hash(change.file.text) for change in changes}
 
 
-def _stage_changes(
-    folder: Path,
-    changes: tuple[FileChange, ...],
-    manifest: Mapping[str, str],
-    token: str,
-    staged: dict[Path, str | None],
-) -> None:
-    """Stage each file of one environment that differs, and the manifest.
-
-    `staged` gets each target, with the hash of what may be replaced there without being kept: None where that is
-    nothing, empty where it is anything.
-    """
-    written = read_manifest(folder)
+def _make_set(folder: Path, changes: tuple[FileChange, ...], manifest: Mapping[str, str]) -> Path:
+    """Write a whole set that is not in force yet; what has not changed is in it as the very file that it was."""
+    fresh = new_set(folder)
     for change in changes:
-        if change.status is not FileStatus.UNCHANGED:
-            staged[change.target] = written.get(str(change.file.path))
-            change.target.parent.mkdir(parents=True, exist_ok=True)
-            stage_file(change.target, change.file.text, token, change.file.mode)
-    if written != manifest:
-        staged[folder / MANIFEST] = ""
-        folder.mkdir(parents=True, exist_ok=True)
-        stage_file(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n", token)
+        if change.status is FileStatus.UNCHANGED:
+            with suppress(OSError):  # a file system without hard links, such as a Windows drive under WSL
+                os.link(change.target.resolve(), fresh / change.target.name)
+                continue
+        replace_file(fresh / change.target.name, change.file.text, change.file.mode)
+    replace_file(fresh / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    return fresh
 
 
-def _write_journal(journal: Path, token: str, staged: Mapping[Path, str | None]) -> None:
-    """Write down what is to be switched. From then on the new files count, wherever the run ends."""
-    files = {os.path.relpath(target, journal.parent): over for target, over in staged.items()}
-    replace_file(journal, json.dumps({"token": token, "files": files}) + "\n")
-
-
-def _read_journal(journal: Path) -> tuple[str, dict[Path, str | None]]:
-    """Return a journal's token and targets; none of one that is gone or damaged, so that nothing is switched."""
-    try:
-        data = json.loads(journal.read_text(encoding="utf-8"))
-        token, files = str(data["token"]), dict(data["files"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
-        return "", {}
-    return token, {Path(os.path.normpath(journal.parent / name)): over for name, over in files.items()}
-
-
-def _switch(journal: Path) -> tuple[str, ...]:
-    """Give every staged file of a journal its name, edits kept aside first. To be done again, also by two at once."""
-    token, targets = _read_journal(journal)
-    ways = [(staged_name(target, token), target) for target in targets]
-    kept = []
-    for staged, target in ways:
-        over = targets[target]
-        if over != "" and staged.exists() and target.exists():
-            there = _hash(target.read_bytes())
-            if there not in (over, _hash(staged.read_bytes())):
-                kept.append(_keep_aside(target))
-    with ExitStack() as held:
+def _adopt(folder: Path, targets: list[Path]) -> None:
+    """Put links where the files are to stand. What stands there as a file of its own goes into the set in force first."""
+    targets = [*targets, folder / MANIFEST]
+    strangers = [target for target in targets if not is_linked(folder, target)]
+    if any(target.exists() for target in strangers):
+        copies = new_set(folder)
         for target in targets:
-            with suppress(OSError):
-                held.callback(os.close, os.open(target, os.O_RDONLY | os.O_NONBLOCK))
-        # Nothing but renames here: meanwhile the set on the disk is mixed. Each takes 3 µs while the file that it
-        # replaces is held open, else 100 µs and more, for freeing that one's blocks (ext4 with `discard`).
-        for staged, target in ways:
-            with suppress(FileNotFoundError):
-                staged.rename(target)
-    journal.unlink(missing_ok=True)
-    return tuple(kept)
+            if target.exists():
+                shutil.copy2(target, copies / target.name)
+        switch(folder.parent, {folder: copies})
+    for target in strangers:
+        link(folder, target)
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
@@ -257,7 +182,7 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 def is_edited(path: str, text: str, manifest: dict[str, str]) -> bool:
     """Tell whether `text` at `path` differs from what was last rendered there."""
-    return manifest.get(path) != _hash(text.encode())
+    return manifest.get(path) != _hash(text)
 
 
 def _compare(root: Path, file: RenderedFile, written: dict[str, str]) -> FileChange:
@@ -280,11 +205,11 @@ def _keep_aside(target: Path) -> str:
             return f"{target.name} had been edited: your version is kept as {aside.name}"
         number += 1
     try:
-        os.link(target, aside)
+        os.link(target.resolve(), aside)
     except PermissionError:  # a file system without hard links, such as a Windows drive under WSL
         shutil.copy2(target, aside)
     return f"{target.name} had been edited: your version is kept as {aside.name}"
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

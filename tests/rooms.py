@@ -67,7 +67,8 @@ ROOMS: Mapping[str, Room] = {
     "diagnosis": room("domain reading runtime errors"),
     "digests": room("domain reading atomic errors", libraries="yaml"),
     "credentials": room("atomic errors"),
-    "write": room("rendering atomic errors"),
+    "sets": room("atomic"),
+    "write": room("rendering sets atomic errors"),
     "interrupts": room(),
     "lock": room("interrupts reading units errors"),
     "generations": room("atomic reading rendering write errors"),
@@ -80,7 +81,7 @@ ROOMS: Mapping[str, Room] = {
         "arguments digests fit_flags domain settings planning watching validation reading catalog rendering smoke_model detect llms runtime "
         "credentials write lock interrupts generations project report diagnosis units errors"
     ),
-    "cli": room("arguments commands report errors"),
+    "cli": room("arguments commands interrupts report errors"),
     "__main__": room("cli"),
 }
 

@@ -28,11 +28,11 @@ def render(root: Path, value: int, override: str = "a: 1\n") -> None:
 
 
 def files(root: Path) -> dict[str, str]:
-    """Return every file of the project but the generations."""
+    """Return every file of the project where it stands, but the generations."""
     return {
         str(path.relative_to(root)): path.read_text()
         for path in root.rglob("*")
-        if path.is_file() and "generations" not in path.parts
+        if path.is_file() and not {"generations", ".sets"} & set(path.parts)
     }
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from generator.rendering import RenderedFile
-from generator.write import FileChange, compare_files, finish_writing, read_manifest, write_files
+from generator.write import MANIFEST, FileChange, compare_files, is_edited, read_manifest, write_files
 
 KILLS = 300
 ENVIRONMENTS = ("dev", "prod")
@@ -35,21 +36,24 @@ def write_set(root: Path, number: int) -> None:
 
 
 def numbers(root: Path) -> set[int]:
-    """Return the numbers that the files hold; every file is whole and what its manifest says."""
+    """Return the numbers that the files hold as they lie there; every file is whole and what its manifest says."""
     found = set()
     for environment in ENVIRONMENTS:
+        manifest = read_manifest(root / "compose" / "generated" / environment)
         for path in paths(environment):
-            first, filling, last = (root / path).read_text().splitlines()
+            text = (root / path).read_text()
+            first, filling, last = text.splitlines()
             assert (first, filling) == (last, FILLING)
+            assert not is_edited(path, text, manifest)
             found.add(int(first))
     return found
 
 
-def kill_writers(root: Path, kills: int) -> int:
-    """Kill a process that writes set after set, again and again; return how many sets were begun to be switched.
+def kill_writers(root: Path, kills: int) -> None:
+    """Kill a process that writes set after set, again and again, and look at what lies there.
 
     Raises:
-        AssertionError: a file was torn, or a set mixed after the next command had looked.
+        AssertionError: a file was torn or lost, or the files were not all of one set.
     """
     import os
     import random
@@ -57,7 +61,6 @@ def kill_writers(root: Path, kills: int) -> int:
     import time
 
     write_set(root, 0)
-    mixed = 0
     for _ in range(kills):
         (number,) = numbers(root)
         child = os.fork()
@@ -68,58 +71,72 @@ def kill_writers(root: Path, kills: int) -> int:
         time.sleep(random.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        mixed += len(numbers(root)) > 1
-        finish_writing(root)
         (after,) = numbers(root)
         assert after >= number
-        for environment in ENVIRONMENTS:
-            folder = root / "compose" / "generated" / environment
-            assert set(read_manifest(folder)) == set(paths(environment))
-        assert list(root.rglob("*.edited-*")) == []
     write_set(root, -1)
-    assert list(root.rglob(".*.tmp")) == list(root.rglob(".switch-*")) == []
-    return mixed
+    assert list(root.rglob(".*.tmp")) == list(root.rglob("*.edited-*")) == []
+    for folder in (root / "compose/generated", *(root / "compose/generated" / each for each in ENVIRONMENTS)):
+        assert len(list((folder / ".sets").iterdir())) <= 2
 
 
 @pytest.mark.subprocess
 def test_a_kill_at_any_moment_leaves_one_whole_set(tmp_path: Path) -> None:
     """In a process of its own, since it forks."""
-    code = f"from pathlib import Path; from tests.test_kills import *; print(kill_writers(Path({str(tmp_path)!r}), {KILLS}))"
+    code = f"from pathlib import Path; from tests.test_kills import *; kill_writers(Path({str(tmp_path)!r}), {KILLS})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_a_switch_that_was_cut_short_is_finished_by_the_next_command(tmp_path: Path) -> None:
-    """Half of the files have their new names; an edit made after the kill is kept."""
+def write_one(root: Path, environment: str, number: int) -> None:
+    """Write the files of one environment alone."""
+    folder = root / "compose" / "generated" / environment
+    text = f"{number}\n{FILLING}\n{number}\n"
+    files = tuple(RenderedFile(path=PurePosixPath(path), text=text) for path in paths(environment))
+    write_files({folder: compare_files(root, folder, files)})
+
+
+def test_two_that_write_an_environment_each_do_not_take_the_others_back(tmp_path: Path) -> None:
+    """Each holds its own environment; the link to all of them is one."""
+    with ThreadPoolExecutor() as pool:
+        for number in range(20):
+            list(pool.map(lambda environment, number=number: write_one(tmp_path, environment, number), ENVIRONMENTS))
+            assert numbers(tmp_path) == {number}
+
+
+def put_in_the_place_of_the_links(root: Path) -> None:
+    """Make files of their own of the links, as `cp -rL`, `zip` and some editors do."""
+    for environment in ENVIRONMENTS:
+        for path in (*paths(environment), f"compose/generated/{environment}/{MANIFEST}"):
+            text = (root / path).read_text()
+            (root / path).unlink()
+            (root / path).write_text(text)
+
+
+@pytest.mark.parametrize("also", ["nothing else", "the folders too", "the folders alone", "an edit"])
+def test_files_in_the_place_of_links_are_taken_as_they_are(also: str, tmp_path: Path) -> None:
     write_set(tmp_path, 1)
+    if also != "the folders alone":
+        put_in_the_place_of_the_links(tmp_path)
     generated = tmp_path / "compose" / "generated"
-    token, text = "0123456789ab", f"2\n{FILLING}\n2\n"
-    expected = {path: read_manifest(generated / "dev")[path] for path in paths("dev")}
-    for path in paths("dev")[2:]:
-        staged = (tmp_path / path).with_name(f".{(tmp_path / path).name}.{token}.tmp")
-        staged.write_text(text)
-    for path in paths("dev")[:2]:
-        (tmp_path / path).write_text(text)
-    (tmp_path / paths("dev")[3]).write_text("mine\n")
-    files = {f"../../../{path}": over for path, over in expected.items()}
-    (generated / "dev" / f".switch-{token}.json").write_text(json.dumps({"token": token, "files": files}))
-    assert finish_writing(tmp_path) == (
-        "a command was killed while it wrote: the files that it had made ready are in place now",
-        "c had been edited: your version is kept as c.edited-1",
-    )
-    assert {(tmp_path / path).read_text() for path in paths("dev")} == {text}
-    assert (generated / "dev" / "c.edited-1").read_text() == "mine\n"
-    assert finish_writing(tmp_path) == ()
+    if also.startswith("the folders"):
+        shutil.copytree(generated / ".current", generated / "copy")
+        (generated / ".current").unlink()
+        (generated / "copy").rename(generated / ".current")
+    if also == "an edit":
+        (tmp_path / "envs/.env.dev").write_text("MINE=1\n")
+    write_set(tmp_path, 2)
+    assert numbers(tmp_path) == {2}
+    kept = {path.name: path.read_text() for path in tmp_path.rglob("*.edited-*")}
+    assert kept == ({".env.dev.edited-1": "MINE=1\n"} if also == "an edit" else {})
+    assert (tmp_path / "envs/.env.dev").is_symlink()
 
 
-@pytest.mark.parametrize(
-    "journal", ["", "{", "[]", '{"token": 1}', '{"token": "x", "files": 1}', '{"token": "x", "files": {"../../..": 1}}']
-)
-def test_a_damaged_journal_switches_nothing(journal: str, tmp_path: Path) -> None:
+def test_an_edit_through_the_link_is_kept(tmp_path: Path) -> None:
     write_set(tmp_path, 1)
-    (tmp_path / "compose/generated/dev/.switch-x.json").write_text(journal)
-    finish_writing(tmp_path)
-    assert numbers(tmp_path) == {1}
-    assert list(tmp_path.rglob(".switch-*")) == []
+    with (tmp_path / "envs/.env.dev").open("a") as file:
+        file.write("MINE=1\n")
+    write_set(tmp_path, 2)
+    assert (tmp_path / "envs/.env.dev.edited-1").read_text().endswith("1\nMINE=1\n")
+    assert numbers(tmp_path) == {2}

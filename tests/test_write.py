@@ -33,11 +33,11 @@ def write(root: Path, texts: dict[str, str] = TEXTS) -> tuple[str, ...]:
 
 
 def tree(root: Path) -> dict[str, tuple[str, int, int]]:
-    """Return the text, mode and time of every file; temporary ones are among them."""
+    """Return the text, mode and time of every file where it is to stand; temporary ones are among them."""
     return {
         str(path.relative_to(root)): (path.read_text(), path.stat().st_mode & 0o777, path.stat().st_mtime_ns)
         for path in root.rglob("*")
-        if path.is_file()
+        if path.is_file() and ".sets" not in path.parts
     }
 
 
@@ -256,13 +256,16 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.subprocess
 def test_a_killed_run_leaves_every_file_whole(tmp_path: Path) -> None:
-    """What it had begun lies beside them under names that nothing reads."""
+    """What it had begun lies in a set that is not in force, until the next run."""
     write(tmp_path)
     before = tree(tmp_path)
     assert run(KILLED, tmp_path).returncode < 0
-    after = tree(tmp_path)
-    assert {path: after[path] for path in before} == before
-    assert all(Path(path).name.startswith(".") and path.endswith(".tmp") for path in set(after) - set(before))
+    assert tree(tmp_path) == before
+    (whole,) = [each for each in (generated(tmp_path) / ".sets").iterdir() if (each / MANIFEST).exists()]
+    assert len(list((generated(tmp_path) / ".sets").iterdir())) == 2
+    write(tmp_path)
+    assert tree(tmp_path) == before
+    assert list((generated(tmp_path) / ".sets").iterdir()) == [whole]
 
 
 def test_a_manifest_names_what_was_written(tmp_path: Path) -> None:

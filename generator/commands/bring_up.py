@@ -152,7 +152,7 @@ def _undo(attempt: Attempt) -> str:
         return _take_down(attempt)
     if work.before is None or work.before == attempt.number:
         seen_to(attempt.lock)
-        return "what ran before is left running"
+        return "what ran before is left as it is"
     try:
         _bring_back(attempt, work.before)
     except StackError as failure:

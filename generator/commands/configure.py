@@ -52,7 +52,6 @@ def find_place(arguments: Arguments) -> Place:
     try:
         state, folders = project.choose_folders(os.environ, Path.home())
         root = project.find_root(arguments.out, Path.cwd())
-        report.warn_all(write.finish_writing(root))
     except (RuntimeError, OSError) as failure:  # no home folder; the working folder is gone
         reason = (failure.strerror if isinstance(failure, OSError) else None) or str(failure).rstrip(".")
         raise UsageError(f"no folder to work in: {reason}", hint="set HOME, or name a folder with --out DIR") from None

@@ -9,6 +9,7 @@ What Compose and the engine do was read from Compose 2.26.1 with Engine 20.10 an
 from __future__ import annotations
 
 import atexit
+import re
 import shlex
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ from generator.runtime.orphans import end_orphans
 if TYPE_CHECKING:
     from python_on_whales import Container, DockerClient
     from python_on_whales.components.container.models import ContainerState
+
+_HALF_MADE = re.compile(r"[0-9a-f]{12}_")
 
 
 class ComposeRuntime:
@@ -116,7 +119,7 @@ class ComposeRuntime:
                 return
             self._up.wait()
         with refusals():
-            containers = self._containers()
+            containers = self._drop_half_made(self._containers())
             wanted = self._hashes() if containers else {}
             self._ran_before = frozenset(_run_of(container) for container in containers)
             self._replaced = frozenset(each.id for each in containers if _made_otherwise(each, wanted))
@@ -215,6 +218,16 @@ class ComposeRuntime:
     def _containers(self, *labels: str) -> list[Container]:
         filters = [f"com.docker.compose.project={self._stack.name}", "com.docker.compose.oneoff=False", *labels]
         return self._client().container.list(all=True, filters=[("label", label) for label in filters])
+
+    def _drop_half_made(self, containers: list[Container]) -> list[Container]:
+        """Remove what an `up` that was ended between making a container anew and naming it has left; return the rest.
+
+        Until then its name is the old one's id before the name (Compose 2.26.1), and a second attempt finds it taken.
+        """
+        half_made = [each for each in containers if _HALF_MADE.match(each.name) and each.state.status == "created"]
+        for container in half_made:
+            container.remove(force=True)
+        return [each for each in containers if each not in half_made]
 
     def _gave_up(self) -> bool:
         """Say whether the last `up` ended early over a dependency; raise where it ended with any other refusal."""

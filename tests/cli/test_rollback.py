@@ -15,9 +15,10 @@ ROLLBACK = ("rollback", "dev", "--runtime=processes")
 
 
 def without_generations(project: Path) -> dict[str, bytes]:
-    """Return the files of a project, but not what is kept of earlier ones."""
+    """Return the files of a project where they are to stand, but not what is kept of earlier ones."""
     found: Image = image(project)
-    return {path: content for path, (_, _, content) in found.items() if "generations" not in path}
+    kept = ("generations", ".sets")
+    return {path: content for path, (_, _, content) in found.items() if not any(word in path for word in kept)}
 
 
 def configured(run: Run, project: Path, workers: int) -> dict[str, bytes]:

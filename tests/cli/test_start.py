@@ -146,7 +146,7 @@ def test_a_start_that_fails_is_taken_down_and_its_logs_are_kept(
 def test_what_ran_before_is_left_running(stack: Stack) -> None:
     """A second start that fails does not take the first one's stack away."""
     runtime = Scripted(looks=[HEALTHY, ENDED])
-    with attempted(stack, runtime) as attempt, pytest.raises(NotHealthyError, match="what ran before is left running"):
+    with attempted(stack, runtime) as attempt, pytest.raises(NotHealthyError, match="what ran before is left as it is"):
         bring_up(attempt)
     assert "down" not in runtime.calls
 

@@ -68,7 +68,13 @@ class Docker:
         restarts = state.pop("RestartCount", 0)
         label = {"service": name, "config-hash": state.pop("Hash", f"hash-of-{name}")}
         config = {"Labels": {f"com.docker.compose.{key}": value for key, value in label.items()}}
-        found = {"Id": f"id-{name}", "State": state, "RestartCount": restarts, "Config": config}
+        found = {
+            "Id": f"id-{name}",
+            "Name": f"/{state.pop('Name', f'x-{name}-1')}",
+            "State": state,
+            "RestartCount": restarts,
+            "Config": config,
+        }
         self.print(f'"container inspect id-{name}"', json.dumps([found]))
 
     @property
@@ -197,6 +203,21 @@ def test_what_is_about_to_be_made_anew_waits_whatever_state_it_is_in(stack: Stac
         ServicePhase.WAITING,
     ]
     assert any(call.endswith(" --no-deps engine") for _ in range(LOOKS) if runtime.services() for call in docker.calls)
+    runtime.halt()
+
+
+def test_what_an_ended_up_has_half_made_is_removed_first(stack: Stack, docker: Docker) -> None:
+    """Its name would be taken; the container that it was to follow is still there."""
+    list_containers(docker, "redis", "engine", "gateway")
+    docker.run("redis", Status="running")
+    docker.run("engine", Status="created", Name="0123456789ab_x-engine-1")
+    docker.run("gateway", Status="created")
+    docker.reply("'container rm '*", "exit 0")
+    docker.reply("*' up '*", "exec sleep 60")
+    runtime = ComposeRuntime(stack)
+    runtime.up()
+    removed = [call for call in docker.calls if call.startswith("container rm")]
+    assert [call.split()[-1] for call in removed] == ["id-engine"]
     runtime.halt()
 
 
