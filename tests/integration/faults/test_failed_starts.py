@@ -37,10 +37,11 @@ def test_engine_exits_at_once(project: Project, model: Path, fault: MakeFault) -
     config = model / "config.json"
     with Command(project, *START) as start:
         wait_until(lambda: project.remains("container"))
-        config.write_text(json.dumps({**json.loads(config.read_text()), "num_attention_heads": 3}))
+        config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": ["NoSuchModel"]}))
         start.mark()
         ended = start.end()
-    case.ends(ended, code=7, says=("engine", "heads"))
+    case.ends(ended, code=7, says=("does not serve the architecture NoSuchModel", "--model"))
+    assert "restart 2" not in ended.said
 
 
 def test_engine_runs_out_of_memory(project: Project, fault: MakeFault) -> None:

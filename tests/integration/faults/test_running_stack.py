@@ -7,10 +7,10 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.fakes.clock import FakeClock
 from tests.integration.conftest import MakeProject
 from tests.integration.faults.command import Command, run
 from tests.integration.faults.conftest import Fault, MakeFault
@@ -20,6 +20,7 @@ from tests.integration.project import Project, wait_until
 
 START = ("start-environment", "dev", "--runtime=compose")
 STATUS = ("status", "dev", "--runtime=compose", "--json")
+DAY_S = 86400
 RUNS = "runs: all services, healthy"
 
 
@@ -35,30 +36,16 @@ def project(make_project: MakeProject, pins: list[str]) -> Project:
 def started(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fault]:
     """Bring the stack up once, while the wall clock jumps a day ahead and three back; give what that was."""
     case = Fault("the wall clock jumps during a start", project, "compose")
-    clock = tmp_path_factory.mktemp("clock") / "offset"
-    clock.write_text("+0\n")
-    with Command(project, *START, **jumping(clock)) as start:
+    clock = FakeClock(tmp_path_factory.mktemp("clock"))
+    with Command(project, *START, **clock.variables) as start:
         start.wait_for("engine: starting")
-        clock.write_text("+1d\n")
+        clock.set_ahead(DAY_S)
         wait_until(lambda: project.inspect("redis")["State"]["Health"]["Status"] == "healthy" or None)
-        clock.write_text("-2d\n")
+        clock.set_ahead(-2 * DAY_S)
         ended = start.end()
     case.ends(ended, code=0, says=("dev is ready at",), left=RUNS)
     yield case
     run(project, "stop-environment", "dev", "--runtime=compose")
-
-
-def jumping(clock: Path) -> dict[str, str]:
-    """Return the variables that shift a program's wall clock by what stands in a file, and leave the monotonic one."""
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    if not found:
-        pytest.skip("needs libfaketime (Debian's package faketime)")
-    return {
-        "LD_PRELOAD": str(found[0]),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_CACHE_DURATION": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
 
 
 def phases(project: Project) -> dict[str, str]:
@@ -152,7 +139,7 @@ def test_files_from_the_future(project: Project, started: Fault, fault: MakeFaul
     """A clock that was set back leaves files that are younger than now."""
     case = fault("every rendered file is a year younger than now", project)
     for path in (project.folder / "compose").rglob("*"):
-        os.utime(path, (time.time() + 365 * 86400,) * 2, follow_symlinks=False)
+        os.utime(path, (time.time() + 365 * DAY_S,) * 2, follow_symlinks=False)
     ended = run(project, *START)
     case.ends(ended, code=0, says=("dev is ready at",), left=RUNS)
 
