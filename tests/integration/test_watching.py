@@ -13,8 +13,8 @@ from tests.integration.conftest import MakeProject
 from tests.integration.images import Images
 from tests.integration.project import Project, free_port, make_variables
 
-# Beyond what the smoke model was made for: vLLM refuses it once it runs, and no plan would ask for it unpinned.
-TOO_LONG = "--set=VLLM_MAX_MODEL_LEN=1000000"
+# Beyond what the smoke model was made for. The planner would refuse it; a person's own file is not planned.
+TOO_LONG = "VLLM_MAX_MODEL_LEN=1000000\n"
 BANNER = "█  version "
 
 
@@ -52,6 +52,7 @@ def starts_in_log(project: Project) -> int:
 
 def check_refusal(project: Project, runtime: str) -> None:
     """Start, and check that the first fall ended it, with the cause and the setting that mends it."""
+    (project.folder / "envs" / ".env.dev.local").write_text(TOO_LONG, encoding="utf-8")
     done = project.command("start-environment", "dev", f"--runtime={runtime}")
     assert done.returncode == 7, done.stderr
     assert "error: engine ended before it answered: 1000000 tokens are asked for" in done.stderr
@@ -69,7 +70,7 @@ def test_a_setting_that_the_engine_refuses_is_not_tried_again_by_compose(
         f"--set=LITELLM_IMAGE={images.gateway}",
         f"--set=REDIS_IMAGE={images.redis}",
     ]
-    project.configure("cpu", TOO_LONG, *pins)
+    project.configure("cpu", *pins)
     check_refusal(project, "compose")
     assert project.remains("container") == project.remains("network") == []
 
@@ -78,7 +79,7 @@ def test_a_setting_that_the_engine_refuses_is_not_tried_again_by_supervisor(
     without_engine: Callable[[], Project],
 ) -> None:
     project = without_engine()
-    project.configure("cpu", TOO_LONG)
+    project.configure("cpu")
     check_refusal(project, "processes")
     assert programs_with(str(Path(project.variables["STACKWRIGHT_STATE"]) / "run" / project.name)) == []
 
