@@ -19,7 +19,7 @@ from generator.errors import NotHealthyError, RuntimeRefusedError, StackError
 from generator.generations import Running, State
 from generator.interrupts import shielded
 from generator.lock import Lock
-from generator.runtime import Runtime, Stack
+from generator.runtime import Runtime, ServiceChange, Stack
 from generator.watching.watch import await_healthy, watch
 
 
@@ -77,7 +77,9 @@ def _settle(attempt: Attempt) -> None:
     mark(attempt.stack, attempt.number, State.GOOD)
     number = attempt.number
     if number is not None:
-        _note_running(attempt, Running(number=number, stack=attempt.stack.name, runtime=attempt.runtime.name))
+        reads = dict(attempt.runtime.reads())
+        running = Running(number=number, stack=attempt.stack.name, runtime=attempt.runtime.name, reads=reads)
+        _note_running(attempt, running)
     seen_to(attempt.lock)
 
 
@@ -113,7 +115,7 @@ def _start_and_watch(attempt: Attempt) -> None:
     rolling = _show_what_restarts(attempt) if attempt.lock.work.ran else ()
     with report.Progress() as progress:
         for name in rolling:
-            runtime.up((name,))
+            runtime.up((name,), anew=True)
             await_healthy(runtime, stack, name, progress.say, limit_s=attempt.arguments.timeout_s)
         runtime.up()
         key = read_gateway_key(stack.secrets)
@@ -128,6 +130,7 @@ def _show_what_restarts(attempt: Attempt) -> tuple[str, ...]:
     """
     stack, work = attempt.stack, attempt.lock.work
     changes = attempt.runtime.changes()
+    changes = (*changes, *_changed_reads(attempt, {change.name for change in changes}))
     if not changes:
         report.tell("nothing has changed: no service restarts")
         return ()
@@ -141,6 +144,15 @@ def _show_what_restarts(attempt: Attempt) -> tuple[str, ...]:
     there = {name for name, phase in phases.items() if phase is not ServicePhase.ABSENT}
     changed = [change.name for change in changes if change.name in there]
     return tuple(sorted(changed, key=lambda name: name == "gateway"))
+
+
+def _changed_reads(attempt: Attempt, told: set[str]) -> Iterator[ServiceChange]:
+    """Yield the services, but those told of, that have read files, such as keys, that hold something else now."""
+    running = generations_of(attempt.stack).running()
+    before = {} if running is None else running.reads
+    for name, now in attempt.runtime.reads().items():
+        if name not in told and before.get(name, now) != now:
+            yield ServiceChange(name=name, reason="a file that it has read holds something else now")
 
 
 def _undo(attempt: Attempt) -> str:
@@ -180,7 +192,8 @@ def _take_down(attempt: Attempt) -> str:
         attempt.runtime.down()
     except StackError as failure:
         report.warn(f"it cannot be taken down: {failure}")
-        return "what was started may still be there"
+        again = f"`stop-environment {attempt.stack.plan.environment}`"
+        return f"what was started may still be there: {again} takes it down"
     _note_running(attempt, None)
     seen_to(attempt.lock)
     return "nothing of it is left running"
