@@ -1,7 +1,8 @@
 """A container engine of the test's own, which may be killed: data, socket and networks apart from every other's.
 
-It keeps its hands off the machine's packet filter and has no default bridge, so an engine beside it is not disturbed.
-Containers reach each other, and nothing is published or reaches outside. Touches its folder.
+It runs in a network namespace of its own: bridges and packet filter of an engine beside it stay as they are (a dockerd
+without a default bridge, for one, deletes the machine's docker0). Containers reach each other; nothing is published or
+reaches outside. Touches its folder.
 """
 
 from __future__ import annotations
@@ -34,10 +35,9 @@ class Daemon:
     def start(self) -> None:
         """Start it and wait until it answers."""
         folder = self._folder
-        command: list[str | Path] = ["dockerd", "--host", self.host, "--pidfile", folder / "docker.pid"]
+        command: list[str | Path] = ["unshare", "--net", "dockerd", "--host", self.host]
+        command += ["--pidfile", folder / "docker.pid"]
         command += ["--data-root", folder / "data", "--exec-root", folder / "exec"]
-        command += ["--iptables=false", "--ip6tables=false", "--bridge=none"]
-        command += ["--default-address-pool", "base=10.213.0.0/16,size=24"]
         log = folder / "dockerd.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
