@@ -48,7 +48,9 @@ class Observer:
     def download_words(self, service: str) -> str:
         """Say how far the download of a service's model has come."""
         total = self._weights[service].total_bytes if service in self._weights else None
-        return f"{self._download_words}{f' of {format_bytes(total)}' if total else ''}"
+        # An earlier version of the model may lie beside the one that comes.
+        known = total is not None and self._told_at is not None and self._told_at[1] <= total
+        return f"{self._download_words}{f' of {format_bytes(total)}' if known else ''}"
 
     def _look(self, state: ServiceState, on_their_way: set[str], arrived: int, arriving: bool) -> Look:
         if state.phase not in _COMING_UP:

@@ -1,13 +1,18 @@
-"""A gateway for each test that asks one."""
+"""A gateway for each test that asks one, and starts to watch."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from generator.runtime import Stack
+from tests.planning_requests import plan_for, recorded
 from tests.watching.gateway import Gateway
+from tests.watching.starting import MakeStart, Scripted, Start, States
 
 
 @pytest.fixture
@@ -19,3 +24,18 @@ def gateway() -> Iterator[Gateway]:
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def start(tmp_path: Path, gateway: Gateway) -> MakeStart:
+    """Give a maker of starts from their looks and the engine's log."""
+
+    def make(*looks: States, log: str = "") -> Start:
+        plan = plan_for(recorded("cpu-small"))
+        plan = replace(plan, replicas=tuple(replace(replica, memory=None) for replica in plan.replicas))
+        env = {key: setting.value for key, setting in plan.settings.items()}
+        env |= {"GATEWAY_PORT": str(gateway.server_address[1]), "HF_HOME": str(tmp_path / "hf")}
+        stack = Stack(root=tmp_path, state=tmp_path / "state", plan=plan, env=env)
+        return Start(runtime=Scripted(looks=list(looks), log=log), stack=stack)
+
+    return make

@@ -13,7 +13,7 @@ from generator.domain.plan import Replica
 from generator.watching.weights import INDEX, Download, Weights, find_weights, hub_folder
 from tests.planning_requests import plan_for, recorded
 
-(ON_CPU,) = plan_for(recorded("cpu-small")).replicas
+UNKNOWN = replace(plan_for(recorded("cpu-small")).replicas[0], memory=None)
 NOWHERE = Path("/nonexistent")
 
 
@@ -39,13 +39,13 @@ def write_index(folder: Path, total: object) -> None:
 
 def test_a_folder_tells_by_its_files(tmp_path: Path) -> None:
     write(tmp_path, a__safetensors=70, b__safetensors=50, config__json=9)
-    assert find_weights(str(tmp_path), NOWHERE, ON_CPU) == Weights(total_bytes=120, largest_file_bytes=70)
+    assert find_weights(str(tmp_path), NOWHERE, UNKNOWN) == Weights(total_bytes=120, largest_file_bytes=70)
 
 
 def test_a_model_that_has_not_come_is_told_by_the_plan() -> None:
     known = Weights(total_bytes=4000, largest_file_bytes=4000)
     assert find_weights("acme/tiny", NOWHERE, planned(1000, ranks=4)) == known
-    assert find_weights("acme/tiny", NOWHERE, ON_CPU) == Weights()
+    assert find_weights("acme/tiny", NOWHERE, UNKNOWN) == Weights()
 
 
 def test_a_model_that_has_come_in_part_is_told_by_its_index(tmp_path: Path) -> None:
@@ -55,15 +55,15 @@ def test_a_model_that_has_come_in_part_is_told_by_its_index(tmp_path: Path) -> N
     (folder / "refs" / "main").write_text("abc123")
     write_index(folder / "snapshots" / "abc123", 200)
     write(folder / "snapshots" / "abc123", a__safetensors=70)
-    assert find_weights("acme/tiny", folder, ON_CPU) == Weights(total_bytes=200, largest_file_bytes=200)
+    assert find_weights("acme/tiny", folder, UNKNOWN) == Weights(total_bytes=200, largest_file_bytes=200)
     write(folder / "snapshots" / "abc123", b__safetensors=130)
-    assert find_weights("acme/tiny", folder, ON_CPU) == Weights(total_bytes=200, largest_file_bytes=130)
+    assert find_weights("acme/tiny", folder, UNKNOWN) == Weights(total_bytes=200, largest_file_bytes=130)
 
 
 @pytest.mark.parametrize("total", [None, "many", -1, 0, 2**70, [], True])
 def test_an_index_that_names_no_size_is_none(total: object, tmp_path: Path) -> None:
     write_index(tmp_path, total)
-    assert find_weights(str(tmp_path), NOWHERE, ON_CPU) == Weights()
+    assert find_weights(str(tmp_path), NOWHERE, UNKNOWN) == Weights()
 
 
 @pytest.mark.parametrize("commit", ["", "../../etc", "a/b"])
@@ -72,7 +72,7 @@ def test_a_reference_leads_nowhere_else(commit: str, tmp_path: Path) -> None:
     write(folder / "refs", main=0)
     (folder / "refs" / "main").write_text(commit)
     write(folder / "snapshots", a__safetensors=70)
-    assert find_weights("acme/tiny", folder, ON_CPU) == Weights()
+    assert find_weights("acme/tiny", folder, UNKNOWN) == Weights()
 
 
 def test_only_what_grows_is_a_download(tmp_path: Path) -> None:
