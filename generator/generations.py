@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -55,11 +55,16 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """What a start that reached ready has left running, until it is stopped: `stack` is the name it runs under."""
+    """What a start that reached ready has left running, until it is stopped.
+
+    `stack` is the name it runs under; `reads` a hash of the files that each service has read, where the runtime itself
+    does not look into them.
+    """
 
     number: int
     stack: str
     runtime: str
+    reads: dict[str, str] = field(default_factory=dict)
 
 
 class Generations:

@@ -47,7 +47,7 @@ def bring_up(attempt: Attempt) -> None:
     _begin(attempt)
     try:
         with _writing(attempt.stack.state):
-            _start_and_watch(attempt)
+            reads = _start_and_watch(attempt)
     except BaseException as failure:
         with shielded(lambda: report.warn("still cleaning up; once more leaves what is there")):
             logs = _keep_logs(attempt) if isinstance(failure, NotHealthyError) else None
@@ -59,7 +59,7 @@ def bring_up(attempt: Attempt) -> None:
         report.tell(now)
         raise
     with shielded(lambda: None):  # it answers: an interruption has nothing to undo any more
-        _settle(attempt)
+        _settle(attempt, reads)
 
 
 def _begin(attempt: Attempt) -> None:
@@ -71,13 +71,12 @@ def _begin(attempt: Attempt) -> None:
         held.note(replace(held.work, starting=True, ran=ran, before=before, runtime=attempt.runtime.name))
 
 
-def _settle(attempt: Attempt) -> None:
-    """Note that the stack has answered and is what runs."""
+def _settle(attempt: Attempt, reads: dict[str, str]) -> None:
+    """Note that the stack has answered and is what runs, and what its services have read."""
     forget_failure(attempt.stack)
     mark(attempt.stack, attempt.number, State.GOOD)
     number = attempt.number
     if number is not None:
-        reads = dict(attempt.runtime.reads())
         running = Running(number=number, stack=attempt.stack.name, runtime=attempt.runtime.name, reads=reads)
         _note_running(attempt, running)
     seen_to(attempt.lock)
@@ -108,11 +107,13 @@ def _writing(state: Path) -> Iterator[None]:
         ) from None
 
 
-def _start_and_watch(attempt: Attempt) -> None:
+def _start_and_watch(attempt: Attempt) -> dict[str, str]:
+    """Return the hashes of what the services have read once everything has answered."""
     stack, runtime = attempt.stack, attempt.runtime
     with report.Progress() as progress:
         runtime.prepare(progress.say)
     rolling = _show_what_restarts(attempt) if attempt.lock.work.ran else ()
+    reads = dict(runtime.reads())
     with report.Progress() as progress:
         for name in rolling:
             runtime.up((name,), anew=True)
@@ -120,6 +121,7 @@ def _start_and_watch(attempt: Attempt) -> None:
         runtime.up()
         key = read_gateway_key(stack.secrets)
         watch(runtime, stack, key, progress.say, limit_s=attempt.arguments.timeout_s)
+    return reads
 
 
 def _show_what_restarts(attempt: Attempt) -> tuple[str, ...]:
@@ -182,8 +184,7 @@ def _bring_back(attempt: Attempt, number: int) -> None:
     attempt.runtime.halt()
     stack = put_back(attempt.stack.root, attempt.stack.state, attempt.stack.plan.environment, number)
     again = replace(attempt, stack=stack, number=number, runtime=attempt.runtime_of(stack))
-    _start_and_watch(again)
-    _settle(again)
+    _settle(again, _start_and_watch(again))
 
 
 def _take_down(attempt: Attempt) -> str:

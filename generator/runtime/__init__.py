@@ -86,8 +86,14 @@ class Runtime(Protocol):
     def changes(self) -> tuple[ServiceChange, ...]:
         """Say what `up` would start or restart; empty where every service runs as it is rendered."""
 
-    def up(self, services: tuple[str, ...] = ()) -> None:
-        """Ask for these services, or all, to run as rendered; return at once. What does so already is left alone."""
+    def reads(self) -> Mapping[str, str]:
+        """Return a hash of the files that each service reads at its start, where `changes` does not look into them."""
+
+    def up(self, services: tuple[str, ...] = (), *, anew: bool = False) -> None:
+        """Ask for these services, or all, to run as rendered; return at once.
+
+        What does so already is left alone; `anew` restarts it too.
+        """
 
     def halt(self) -> None:
         """End what `up` still has under way; what runs goes on."""

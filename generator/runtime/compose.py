@@ -9,12 +9,14 @@ What Compose and the engine do was read from Compose 2.26.1 with Engine 20.10 an
 from __future__ import annotations
 
 import atexit
+import hashlib
 import re
 import shlex
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +47,7 @@ class ComposeRuntime:
         self._stack = stack
         self._up: subprocess.Popen[bytes] | None = None
         self._up_errors: IO[bytes] | None = None
+        self._merged: dict[str, Any] | None = None
         self._asked: tuple[str, ...] = ()
         self._ran_before: frozenset[tuple[str, datetime | None]] = frozenset()
         self._replaced: frozenset[str] = frozenset()
@@ -58,13 +61,16 @@ class ComposeRuntime:
     def merged(self) -> dict[str, Any]:
         """Return what Compose makes of base file, override and environment files; no daemon is needed for it.
 
-        The JSON form, because the typed one of python-on-whales 0.81 drops GPU reservations.
+        Asked once: an environment's files do not change while a command holds it. The JSON form, because the typed one
+        of python-on-whales 0.81 drops GPU reservations.
 
         Raises:
             RuntimeRefusedError: Compose does not accept the files, or is not there.
         """
-        with refusals():
-            return self._client().compose.config(return_json=True)
+        if self._merged is None:
+            with refusals():
+                self._merged = self._client().compose.config(return_json=True)
+        return self._merged
 
     def prepare(self, say: Say) -> None:
         """Check that the files are accepted, and pull every image that the engine does not have.
@@ -112,7 +118,12 @@ class ComposeRuntime:
             raise refused(done.stderr)
         return dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
 
-    def up(self, services: tuple[str, ...] = ()) -> None:
+    def reads(self) -> Mapping[str, str]:
+        """Return a hash of the files and secrets that are mounted into each service: Compose's own has their names."""
+        merged = self.merged()
+        return {name: hash_of_mounted(service, merged) for name, service in merged["services"].items()}
+
+    def up(self, services: tuple[str, ...] = (), *, anew: bool = False) -> None:
         """Ask Compose for these services alone, or all, in a process that waits for the health of dependencies."""
         if self._up is not None and self._up.poll() is None:
             if self._asked == services:
@@ -122,8 +133,13 @@ class ComposeRuntime:
             containers = self._drop_half_made(self._containers())
             wanted = self._hashes() if containers else {}
             self._ran_before = frozenset(_run_of(container) for container in containers)
-            self._replaced = frozenset(each.id for each in containers if _made_otherwise(each, wanted))
+            self._replaced = frozenset(
+                each.id
+                for each in containers
+                if _made_otherwise(each, wanted) or (anew and _label(each, "service") in services)
+            )
             arguments = ["up", "--detach", "--no-build", "--quiet-pull"]
+            arguments += ["--force-recreate"] if anew else []
             arguments += ["--no-deps", *services] if services else ["--remove-orphans"]
             command = [str(word) for word in self._client().client_config.docker_compose_cmd] + arguments
         self._end_up()
@@ -247,6 +263,18 @@ class ComposeRuntime:
         if self._up_errors is not None:
             self._up_errors.close()
         self._up = self._up_errors = None
+
+
+def hash_of_mounted(service: Mapping[str, Any], merged: Mapping[str, Any]) -> str:
+    """Return a hash of what the regular files hold that a service of the merged file mounts; folders are left out."""
+    mounted = [Path(volume["source"]) for volume in service.get("volumes") or () if volume["type"] == "bind"]
+    mounted += [Path(merged["secrets"][secret["source"]]["file"]) for secret in service.get("secrets") or ()]
+    digest = hashlib.sha256()
+    for path in sorted(mounted):
+        with suppress(OSError):  # missing: Compose says so itself
+            if path.is_file():
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def command_by_hand(stack: Stack) -> str:

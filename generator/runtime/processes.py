@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 import zlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,11 @@ class ProcessesRuntime:
         found += [(name, "the plan has lost it") for name in told if name not in wanted]
         return tuple(ServiceChange(name=name, reason=reason) for name, reason in found)
 
-    def up(self, services: tuple[str, ...] = ()) -> None:
+    def reads(self) -> Mapping[str, str]:
+        """Return nothing: a program's revision has the files that it reads."""
+        return {}
+
+    def up(self, services: tuple[str, ...] = (), *, anew: bool = False) -> None:  # noqa: ARG002  # as `reads`
         """Write the files and let supervisord run them; what runs unchanged is left alone.
 
         Raises:

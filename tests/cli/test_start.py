@@ -50,6 +50,7 @@ class Scripted:
     failures: dict[str, BaseException] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     changed: tuple[ServiceChange, ...] = ()
+    read: dict[str, str] = field(default_factory=dict)
     name: str = "scripted"
     notes: tuple[str, ...] = ()
 
@@ -70,7 +71,11 @@ class Scripted:
         """Tell the changes that it was given."""
         return self.changed
 
-    def up(self, services: tuple[str, ...] = ()) -> None:
+    def reads(self) -> dict[str, str]:
+        """Tell the hashes that it was given."""
+        return self.read
+
+    def up(self, services: tuple[str, ...] = (), *, anew: bool = False) -> None:  # noqa: ARG002  # the signature
         """Be called."""
         self._call(" ".join(("up", *services)))
 
@@ -212,6 +217,20 @@ def test_services_restart_one_at_a_time_the_gateway_last(stack: Stack) -> None:
         "up engine-2",
         "up gateway",
     ]
+
+
+def test_a_service_whose_key_has_changed_restarts(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    generations = generations_of(stack)
+    reads = {"engine": "as-it-was", "gateway": "as-it-was"}
+    write_rendered(stack)
+    running = Running(number=generations.record().number, stack=stack.name, runtime="scripted", reads=reads)
+    generations.set_running(running)
+    healthy = tuple(ServiceState(name=name, phase=ServicePhase.HEALTHY) for name in reads)
+    runtime = Scripted(looks=[healthy], read=reads | {"gateway": "now"}, failures={"up": RuntimeRefusedError("enough")})
+    with attempted(stack, runtime) as attempt, pytest.raises(RuntimeRefusedError):
+        bring_up(attempt)
+    assert [call for call in runtime.calls if call.startswith("up")] == ["up gateway", "up"]
+    assert capsys.readouterr().err.startswith("gateway restarts: a file that it has read holds something else now\n")
 
 
 def test_nothing_changed_is_said(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,11 @@ class Told:
         """Change nothing."""
         return ()
 
-    def up(self, services: tuple[str, ...] = ()) -> None:
+    def reads(self) -> dict[str, str]:
+        """Read nothing."""
+        return {}
+
+    def up(self, services: tuple[str, ...] = (), *, anew: bool = False) -> None:
         """Be there."""
 
     def halt(self) -> None:

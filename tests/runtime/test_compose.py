@@ -241,6 +241,22 @@ def test_nothing_is_changed_where_every_hash_is_the_same(stack: Stack, docker: D
     assert ComposeRuntime(stack).changes() == ()
 
 
+def test_what_a_service_reads_is_its_mounted_files_and_secrets(stack: Stack, docker: Docker, tmp_path: Path) -> None:
+    key, script = tmp_path / "key", tmp_path / "start.sh"
+    key.write_text("one")
+    script.write_text("run")
+    volumes = [{"type": "bind", "source": str(each), "target": "/x"} for each in (script, tmp_path)]
+    services = {
+        "gateway": {"volumes": volumes, "secrets": [{"source": "key", "target": "key"}]},
+        "redis": {"volumes": volumes, "secrets": None},
+    }
+    docker.print("*' config '*", json.dumps({"services": services, "secrets": {"key": {"file": str(key)}}}))
+    before = ComposeRuntime(stack).reads()
+    key.write_text("two")
+    after = ComposeRuntime(stack).reads()
+    assert [name for name in services if before[name] != after[name]] == ["gateway"]
+
+
 def test_owner_is_the_folder_that_the_containers_were_made_from(stack: Stack, docker: Docker, tmp_path: Path) -> None:
     list_containers(docker, "redis")
     label = {"com.docker.compose.project.working_dir": f"{tmp_path}/other/compose"}

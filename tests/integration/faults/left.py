@@ -14,6 +14,7 @@ from generator.generations import FOLDER as GENERATIONS
 from generator.lock import NAME as LOCK
 from generator.runtime.groups import members, read_groups
 from generator.runtime.orphans import OWNER
+from generator.sets import SETS
 from tests.integration.project import Project
 
 STACK = "STACKWRIGHT_STACK"
@@ -52,12 +53,14 @@ def find_left(project: Project, *, engine: bool = True) -> Left:
 def files_of(project: Project) -> dict[str, tuple[int, str]]:
     """Return the mode and the hash of each file of a project folder: the person's, the rendered ones, the secrets.
 
-    Kept generations are left out: a start may add one, and what is kept of it is not the person's.
+    Each is read where it stands. Kept generations are left out: a start may add one, and what is kept of it is not the
+    person's.
     """
     found = {}
     for path in sorted(project.folder.rglob("*")):
         name = path.relative_to(project.folder)
-        if path.is_file() and GENERATIONS not in name.parts and path.name != LOCK and name.parts[0] != "caches":
+        kept = {GENERATIONS, SETS} & set(name.parts)
+        if path.is_file() and not kept and path.name != LOCK and name.parts[0] != "caches":
             found[str(name)] = path.stat().st_mode & 0o777, hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
@@ -103,7 +106,7 @@ def _temporary(project: Project) -> Iterator[str]:
     """Yield each temporary file of the project folder, of what runs, and of the state folder's own records."""
     state = Path(project.variables["STACKWRIGHT_STATE"])
     for path in project.folder.rglob("*"):
-        if path.name.endswith(ENDING) or path.name.startswith(".switch-"):
+        if path.name.endswith(ENDING):
             yield str(path.relative_to(project.folder))
     run = _run_folder(project)
     for path in (*state.glob(f".starts.json.*{ENDING}"), *([run] if run.exists() else [])):
