@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
+
+# Until `main` is at work there is nothing to clean up: Ctrl-C ends it at once, without the traceback of an import.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # Imports and plans make many objects and hardly any garbage: looking for it is a twentieth of a short command's time.
 gc.set_threshold(100_000)
 
-from generator.cli import main  # the imports are what the line above is for
+from generator.cli import main  # the imports are what the lines above are for
 
 
 def stackwright() -> None:

@@ -7,12 +7,14 @@ import sys
 from generator import report
 from generator.arguments import Arguments, parse_arguments
 from generator.errors import EXIT_DONE, EXIT_INTERRUPTED, StackError
+from generator.interrupts import clean_end
 
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code. Nothing but an asked-for traceback reaches the person raw."""
     try:
-        _dispatch(parse_arguments(argv))
+        with clean_end():
+            _dispatch(parse_arguments(argv))
     except StackError as failure:
         report.show_error(failure)
         return failure.exit_code

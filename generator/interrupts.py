@@ -12,12 +12,15 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextmanager
 def clean_end() -> Iterator[None]:
-    """Let SIGTERM, and a terminal that goes away, end a command as Ctrl-C does: by KeyboardInterrupt."""
+    """Let SIGTERM, and a terminal that goes away, end a command as Ctrl-C does: by KeyboardInterrupt.
+
+    Ctrl-C too, which ended the process at once until here (`generator.__main__`), and does so again after.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # what Python calls it with
         raise KeyboardInterrupt
 
-    with _handled((signal.SIGTERM, signal.SIGHUP), interrupt):
+    with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), interrupt):
         yield
 
 
