@@ -39,6 +39,7 @@ RULES = load_rules()
 KNOWN = frozenset(BY_KEY) | {"environment", "command"}
 VALUES = {
     "environment": "prod",
+    "GATEWAY_PORT": "4000",
     "VLLM_MODEL": "org/model",
     "HF_HOME": "/cache/hf",
     "VLLM_CACHE_ROOT": "/cache/vllm",
