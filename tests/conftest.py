@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.guard import Permission, install
 
@@ -27,6 +28,9 @@ def pytest_configure() -> None:
     would wait for ever.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes depends on what else the machine does; benchmarks/ measures speed.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
     install(PERMISSION)
 
 

@@ -10,13 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from tests.fakes.nvml import build_fake_nvml
-
-# How long an example takes says more of the machine that runs the tests than of the code.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).parents[2]
 
