@@ -25,3 +25,14 @@ def test_image_that_cannot_be_pulled(make_project: MakeProject, pins: list[str],
     case = fault("an image cannot be pulled", project)
     ended = run(project, "start-environment", "dev", "--runtime=compose")
     case.ends(ended, code=6, says=("image 127.0.0.1:1/engine:none cannot be pulled", "--set VLLM_IMAGE="))
+
+
+def test_key_that_was_never_set(make_plain_project: Callable[..., Project], fault: MakeFault) -> None:
+    """A word in the place of a key opens the gateway to whoever guesses it."""
+    project = make_plain_project()
+    project.configure("cpu")
+    (project.folder / "envs" / ".secrets" / "dev" / "litellm_master_key").write_text("sk-1234\n")
+    case = fault("the gateway's key is a weak one", project, "processes")
+    ended = run(project, "start-environment", "dev", "--runtime=processes")
+    case.ends(ended, code=5, says=("litellm_master_key",), engine=False)
+    assert "sk-1234" not in ended.said
