@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from types import TracebackType
 from typing import Self
 
@@ -41,7 +42,7 @@ class Ended:
     def _pairs(self) -> Iterator[tuple[str, str]]:
         """Yield each line that begins with `error: `, and what belongs to it of the line after."""
         lines = self.said.splitlines()
-        for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        for line, after in zip_longest(lines, lines[1:], fillvalue=""):
             if line.startswith("error: "):
                 yield line, after if after.startswith(("hint: ", "  fix: ")) else ""
 

@@ -48,7 +48,8 @@ class Fault:
             code: the documented exit code, or minus the signal that ended the command.
             says: words that have to stand in the one message, hint included; for 0 and 130, anywhere on stderr.
             left: what is still there, as `Left` words it; or, where it begins with `runs`, what the test has checked
-                itself: then only temporary files and locks are looked for here.
+                itself: then only temporary files and locks are looked for here. With `at work`, another command goes
+                on, whose end the test looks at.
             changed: the files that the fault or the command may change, by their path in the project folder.
             engine: look into the container engine, too; not where none answers.
             seconds: the time of the row, where it is not the command's.
@@ -73,7 +74,7 @@ class Fault:
         found = find_left(self._project, engine=engine)
         if left.startswith("runs"):
             assert (found.locks, [name for name in found.temporary if not name.startswith("run/")]) == ((), [])
-        else:
+        elif not left.startswith("at work"):
             assert str(found) == left
         after = files_of(self._project)
         names = sorted(self._before.keys() | after.keys())
