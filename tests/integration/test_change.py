@@ -1,0 +1,182 @@
+"""Changes to a running stack under real Docker Compose: what restarts, what comes back, what a kill leaves.
+
+The tests of the module share one stack and run in the order written.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.fakes.nvml import build_fake_nvml, environment
+from tests.integration.conftest import MakeProject
+from tests.integration.images import Images
+from tests.integration.project import CHECKOUT, Project, wait_until
+
+SERVICES = ("engine", "redis", "gateway")
+# No model has as long a context: the engine refuses to start.
+TOO_LONG = "VLLM_MAX_MODEL_LEN=700000000\n"
+
+
+def pins(images: Images, engine: str) -> list[str]:
+    """Return the settings that put built images in the place of the official ones."""
+    return [f"--set=VLLM_IMAGE={engine}", f"--set=LITELLM_IMAGE={images.gateway}", f"--set=REDIS_IMAGE={images.redis}"]
+
+
+@pytest.fixture(scope="module")
+def project(make_project: MakeProject, images: Images) -> Project:
+    """Give a project that is configured for the CPU and runs."""
+    project = make_project()
+    project.configure("cpu", *pins(images, images.engine))
+    project.start()
+    return project
+
+
+def containers(project: Project, services: tuple[str, ...] = SERVICES) -> dict[str, str]:
+    """Return the id of each service's container and when it began."""
+    found = {name: project.inspect(name) for name in services}
+    return {name: f"{container['Id']} {container['State']['StartedAt']}" for name, container in found.items()}
+
+
+def changed(project: Project, before: dict[str, str]) -> list[str]:
+    """Name the services that are no longer the same run of the same container."""
+    after = containers(project, tuple(before))
+    return [name for name in before if after[name] != before[name]]
+
+
+def rendered(project: Project) -> dict[str, bytes]:
+    """Return the files of the development environment, the person's own among them."""
+    files = [*(project.folder / "envs").glob(".env.*"), *(project.folder / "compose/generated/dev").glob("*.*")]
+    return {path.name: path.read_bytes() for path in files if path.is_file()}
+
+
+def status(project: Project) -> dict[str, object]:
+    """Return what `stackwright status` says."""
+    told: dict[str, object] = json.loads(project.command("status", "dev", "--json").stdout)
+    return told
+
+
+@contextmanager
+def clients(project: Project) -> Iterator[list[int]]:
+    """Keep asking for completions beside a block; give the statuses of the answers."""
+    statuses: list[int] = []
+    ended = threading.Event()
+    key = project.secrets["litellm_master_key"]
+
+    def ask() -> None:
+        while not ended.wait(0.2):
+            statuses.append(project.ask(key)[0])
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        yield statuses
+    finally:
+        ended.set()
+        client.join()
+
+
+def test_a_start_without_a_change_restarts_nothing(project: Project) -> None:
+    before = containers(project)
+    done = project.command("start-environment", "dev")
+    assert done.returncode == 0, done.stderr
+    assert "nothing has changed: no service restarts" in done.stderr
+    assert changed(project, before) == []
+
+
+def test_a_change_restarts_the_service_that_it_is_for(project: Project, images: Images) -> None:
+    before = containers(project)
+    done = project.command(
+        "start-environment", "dev", *project.pins, *pins(images, images.engine), "--set=LITELLM_NUM_WORKERS=2"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "gateway restarts: its settings have changed\n  changed since generation 1: LITELLM_NUM_WORKERS=1 → 2" in (
+        done.stderr
+    )
+    assert changed(project, before) == ["gateway"]
+    assert status(project)["generation"] == 2
+
+
+def test_a_change_that_fails_is_taken_back(project: Project) -> None:
+    local = project.folder / "envs" / ".env.dev.local"
+    local.touch(mode=0o600)
+    local.write_text(TOO_LONG)
+    before, files = containers(project), rendered(project)
+    done = project.command("start-environment", "dev")
+    assert done.returncode == 7, done.stderr
+    assert "; generation 2, which ran before, is back and answers\n" in done.stderr
+    assert changed(project, before) == ["engine"]
+    assert rendered(project) == files
+    assert project.complete()
+    assert status(project)["generation"] == 2
+    local.unlink()
+
+
+def test_rollback_restarts_what_differs_while_clients_ask(project: Project) -> None:
+    before = containers(project)
+    with clients(project) as statuses:
+        done = project.command("rollback", "dev")
+    assert done.returncode == 0, done.stderr
+    assert changed(project, before) == ["gateway"]
+    assert status(project)["generation"] == 1
+    assert "LITELLM_NUM_WORKERS=1\n" in (project.folder / "envs/.env.dev").read_text()
+    # The gateway is one container: while it restarts, nobody answers, and nothing else but silence is heard.
+    assert set(statuses) <= {0, 200}
+    assert statuses[-1] == 200
+
+
+def test_stop_after_a_killed_start_leaves_nothing(make_project: MakeProject, images: Images) -> None:
+    project = make_project()
+    project.configure("cpu", *pins(images, images.engine))
+    with project.starting() as start:
+        wait_until(lambda: project.remains("container"))
+        start.send_signal(signal.SIGKILL)
+        start.wait()
+    told = project.command("status", "dev")
+    assert "ended before its services had answered, begun while nothing ran; " in told.stderr
+    project.stop()
+    assert project.remains("container") == project.remains("network") == []
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert [line for line in listed.splitlines() if project.name in line] == []
+    assert "ended before" not in project.command("status", "dev").stderr
+
+
+def test_a_start_after_a_killed_one_goes_on(make_project: MakeProject, images: Images) -> None:
+    project = make_project()
+    project.configure("cpu", *pins(images, images.engine))
+    with project.starting() as start:
+        wait_until(lambda: project.remains("container"))
+        start.send_signal(signal.SIGKILL)
+        start.wait()
+    done = project.command("start-environment", "dev")
+    assert done.returncode == 0, done.stderr
+    assert project.complete()
+    project.stop()
+    assert project.remains("container") == []
+
+
+@pytest.mark.usefixtures("gpu_requests")
+def test_of_two_replicas_one_always_answers(
+    make_project: MakeProject, images: Images, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    library = build_fake_nvml(tmp_path_factory.mktemp("nvml"))
+    project = make_project(**environment(library, CHECKOUT / "tests" / "hosts" / "2x-rtx3090-pcie" / "nvml.txt"))
+    words = ["--model=smoke", *pins(images, images.engine_for_one_gpu)]
+    project.configure("auto", "--objective=throughput", *words)
+    project.start()
+    services = ("engine", "engine-2", "redis", "gateway")
+    before = containers(project, services)
+    with clients(project) as statuses:
+        command = [sys.executable, "-m", "generator", "start-environment", "dev", "--objective=throughput"]
+        done = project.run([*command, *words, *project.pins, "--set=VLLM_MAX_NUM_SEQS=8", f"--out={project.folder}"])
+    assert done.returncode == 0, done.stderr
+    assert changed(project, before) == ["engine", "engine-2"]
+    assert set(statuses) == {200}, statuses
+    project.stop()
