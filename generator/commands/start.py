@@ -86,17 +86,25 @@ def _configure_one(arguments: Arguments, place: Place, environment: Environment)
 
 
 def _show_ready(stack: Stack) -> None:
-    key_command, stop_command = _command(stack, "stackwright", "key"), _command(stack, "stop-environment")
     name, models = stack.plan.environment.value, stack.plan.gateway.models
     report.tell(f"\n{name} is ready at {address(stack)}, model{'s' if len(models) > 1 else ''}: {', '.join(models)}")
     report.tell("try it:\n")
-    trust = "" if stack.certificate is None else f"--cacert {shlex.quote(str(stack.certificate))} "
-    report.print_text(
-        f"curl {trust}{address(stack)}/v1/chat/completions \\\n"
-        f'  -H "Authorization: Bearer $({key_command})" -H "Content-Type: application/json" \\\n'
-        f'  -d \'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Say hello."}}]}}\''
+    report.print_text(question_by_hand(stack))
+    report.tell(f"\nstop it: {_command(stack, 'stop-environment')}")
+
+
+def question_by_hand(stack: Stack) -> str:
+    """Write a question to the gateway as a line for a shell; its key is in no program's arguments, which all may read.
+
+    `echo` is the shell's own word, and `-H @-` has curl read the header from the pipe (curl's manual; since 7.55, 2017).
+    """
+    trust = "" if stack.certificate is None else f" --cacert {shlex.quote(str(stack.certificate))}"
+    return (
+        f'echo "Authorization: Bearer $({_command(stack, "stackwright", "key")})" |\n'
+        f'  curl{trust} -H @- -H "Content-Type: application/json" {address(stack)}/v1/chat/completions \\\n'
+        f'  -d \'{{"model": "{stack.plan.gateway.models[0]}", '
+        '"messages": [{"role": "user", "content": "Say hello."}]}\''
     )
-    report.tell(f"\nstop it: {stop_command}")
 
 
 def _command(stack: Stack, *words: str) -> str:
