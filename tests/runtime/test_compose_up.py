@@ -1,0 +1,159 @@
+"""A start that Compose has under way: what is pulled, waited for, removed first and asked again; the `docker` program is a stand-in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from generator.domain.service import ServicePhase
+from generator.errors import RuntimeRefusedError
+from generator.runtime import Stack
+from generator.runtime.compose import ComposeRuntime
+from tests.runtime.docker import SERVICES, Docker, list_containers
+
+pytestmark = pytest.mark.subprocess
+
+# Far more looks than any of the stand-in's programs lives; a broken wait then fails instead of lasting for ever.
+LOOKS = 100
+
+
+def read(path: Path) -> str:
+    """Return a file's text, empty until there is one."""
+    return path.read_text().strip() if path.exists() else ""
+
+
+def said(runtime: ComposeRuntime) -> list[tuple[str, str]]:
+    """Prepare a stack and return what the person was told."""
+    told: list[tuple[str, str]] = []
+    runtime.prepare(lambda service, text: told.append((service, text)))
+    return told
+
+
+def report_often(runtime: ComposeRuntime) -> None:
+    """Ask for the services far more often than a start under way needs."""
+    for _ in range(LOOKS):
+        runtime.services()
+
+
+def test_until_compose_has_come_to_them_services_wait(stack: Stack, docker: Docker) -> None:
+    list_containers(docker, "engine", "gateway")
+    docker.run("engine", Status="exited", ExitCode=137, StartedAt="2026-11-21T03:00:00Z")
+    docker.run("gateway", Status="running", Health={"Status": "healthy"}, StartedAt="2026-11-21T03:00:00Z")
+    docker.reply("*' up '*", "exec sleep 60")
+    runtime = ComposeRuntime(stack)
+    runtime.up()
+    assert {state.phase for state in runtime.services()} == {ServicePhase.WAITING}
+    docker.reply("*' down '*", "exit 0")
+    runtime.down()
+
+
+def test_what_is_about_to_be_made_anew_waits_whatever_state_it_is_in(stack: Stack, docker: Docker) -> None:
+    """Such as an engine that falls again and again, which an earlier generation takes the place of."""
+    list_containers(docker, "engine", "redis")
+    docker.run("engine", Status="restarting", ExitCode=1, RestartCount=2, Hash="another")
+    docker.run("redis", Status="running", Health={"Status": "healthy"})
+    docker.reply("*' up '*", "exec sleep 60")
+    runtime = ComposeRuntime(stack)
+    runtime.up(("engine",))
+    assert [state.phase for state in runtime.services()] == [
+        ServicePhase.WAITING,
+        ServicePhase.HEALTHY,
+        ServicePhase.WAITING,
+    ]
+    assert any(call.endswith(" --no-deps engine") for _ in range(LOOKS) if runtime.services() for call in docker.calls)
+    runtime.halt()
+
+
+def test_what_an_ended_up_has_half_made_is_removed_first(stack: Stack, docker: Docker) -> None:
+    """Its name would be taken; the container that it was to follow is still there."""
+    list_containers(docker, "redis", "engine", "gateway")
+    docker.run("redis", Status="running")
+    docker.run("engine", Status="created", Name="0123456789ab_x-engine-1")
+    docker.run("gateway", Status="created")
+    docker.reply("'container rm '*", "exit 0")
+    docker.reply("*' up '*", "exec sleep 60")
+    runtime = ComposeRuntime(stack)
+    runtime.up()
+    removed = [call for call in docker.calls if call.startswith("container rm")]
+    assert [call.split()[-1] for call in removed] == ["id-engine"]
+    runtime.halt()
+
+
+def test_down_ends_a_start_that_is_under_way(stack: Stack, docker: Docker, tmp_path: Path) -> None:
+    list_containers(docker)
+    # As Docker's client does: the plugin is a child, which a signal to the client alone would not reach.
+    docker.reply("*' up '*", f"sleep 60 & echo $! >{tmp_path}/plugin; wait")
+    docker.reply("*' down '*", "exit 0")
+    runtime = ComposeRuntime(stack)
+    runtime.up()
+    plugin = next(text for _ in range(LOOKS) if runtime.services() and (text := read(tmp_path / "plugin")))
+    runtime.down()
+    status = Path("/proc") / plugin / "stat"
+    assert not status.exists() or status.read_text().split()[2] == "Z"
+
+
+def test_refused_start_is_told_once_compose_has_ended(stack: Stack, docker: Docker) -> None:
+    list_containers(docker)
+    port = "driver failed programming external connectivity on endpoint x: Bind for 127.0.0.1:4000 failed: "
+    docker.refuse("*' up '*", f" Container x  Starting\nError response from daemon: {port}port is already allocated\n")
+    runtime = ComposeRuntime(stack)
+    runtime.up()
+    with pytest.raises(RuntimeRefusedError) as refusal:
+        report_often(runtime)
+    assert refusal.value.message == f"Docker refused: {port}port is already allocated"
+    assert refusal.value.hint == "stop what uses the port, or choose another with --set GATEWAY_PORT=..."
+
+
+def test_compose_is_asked_again_when_a_fallen_dependency_has_come_back(
+    stack: Stack, docker: Docker, tmp_path: Path
+) -> None:
+    list_containers(docker, *SERVICES)
+    healthy = {"Status": "running", "Health": {"Status": "healthy"}}
+    docker.run("engine", Status="restarting", ExitCode=1, RestartCount=1)
+    docker.run("redis", **healthy)
+    docker.run("gateway", Status="exited", ExitCode=137, StartedAt="2026-11-21T03:00:00Z")
+    first = f"touch {tmp_path}/again; echo 'dependency failed to start: container x is unhealthy' >&2; exit 1"
+    docker.reply("*' up '*", f"if [ ! -e {tmp_path}/again ]; then {first}; fi")
+    runtime = ComposeRuntime(stack)
+    runtime.up()
+    assert {runtime.services()[-1].phase for _ in range(LOOKS)} == {ServicePhase.WAITING}
+    assert docker.count(" up ") == 1
+    docker.run("engine", **healthy, RestartCount=1)
+    report_often(runtime)
+    assert docker.count(" up ") == 2
+    # The second `up` has ended well; only now is what it left behind told as it is.
+    assert runtime.services()[-1].phase is ServicePhase.EXITED
+
+
+def test_missing_images_are_pulled_with_progress(stack: Stack, docker: Docker) -> None:
+    services = {"engine": {"image": "e:1"}, "redis": {"image": "r:1"}}
+    docker.print("*' config '*", json.dumps({"services": services}))
+    docker.print("'image inspect r:1'", json.dumps([{"Id": "sha256:1"}]))
+    docker.refuse("'image inspect '*", "Error: No such image: e:1")
+    layers = "1: Pulling from e\na1: Pulling fs layer\nb2: Pulling fs layer\nb2: Pull complete\na1: Pull complete\n"
+    docker.print("'pull e:1'", layers)
+    assert said(ComposeRuntime(stack)) == [
+        ("engine", "pulling e:1"),
+        ("engine", "pulling e:1: 1 of 2 layers"),
+        ("engine", "pulling e:1: 2 of 2 layers"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("service", "variable"), [("engine-2", "VLLM_IMAGE"), ("gateway", "LITELLM_IMAGE"), ("redis", "REDIS_IMAGE")]
+)
+def test_image_that_cannot_be_pulled_names_its_variable(
+    stack: Stack, docker: Docker, service: str, variable: str
+) -> None:
+    docker.print("*' config '*", json.dumps({"services": {service: {"image": "x:1"}}}))
+    docker.refuse("'image inspect '*", "Error: No such image: x:1")
+    docker.refuse("'pull x:1'", "Error response from daemon: manifest for x:1 not found: manifest unknown")
+    with pytest.raises(RuntimeRefusedError) as refusal:
+        said(ComposeRuntime(stack))
+    expected = f"{service}: image x:1 cannot be pulled: manifest for x:1 not found: manifest unknown"
+    assert refusal.value.message == expected
+    assert refusal.value.hint == (
+        f"name one that this machine can reach: --set {variable}=...; or build one: compose/images/"
+    )
