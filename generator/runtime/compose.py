@@ -196,8 +196,21 @@ class ComposeRuntime:
         """Stop and remove the containers and networks of this stack, replicas that the plan has lost included."""
         self._end_up()
         end_orphans()
+        if not all(path.exists() for path in (*_env_files(self._stack), *_compose_files(self._stack))):
+            self._down_by_name()
+            return
         with refusals():
             self._client().compose.down(remove_orphans=True, quiet=True)
+
+    def _down_by_name(self) -> None:
+        """Do without the rendered files, which somebody has deleted: Compose finds what it made by its labels.
+
+        In a folder without a Compose file, which it would read instead.
+        """
+        command = ["docker", "compose", "--project-name", self._stack.name, "down", "--remove-orphans"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+        if done.returncode != 0:
+            raise refused(done.stderr)
 
     def _client(self) -> DockerClient:
         """Make the client for this stack's files, without asking the engine anything."""
