@@ -10,7 +10,8 @@ from generator.commands.configure import Place, configure, find_place, plan_envi
 from generator.commands.stack import choose_runtime, load_stack
 from generator.commands.validate import find_all, find_broken
 from generator.detect import Detection, detect_host
-from generator.diagnosis.evidence import Evidence, Gathered, Named, gather, name_failures, read_kernel, told_by
+from generator.diagnosis.evidence import Evidence, Gathered, Named, gather, name_failures, told_by
+from generator.diagnosis.kernel import read_kernel
 from generator.diagnosis.load import load_rules
 from generator.diagnosis.rules import Diagnosis
 from generator.diagnosis.rules import Place as Written

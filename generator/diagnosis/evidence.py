@@ -1,26 +1,23 @@
 """Gather what services, their runtime and the kernel have written about a stack: what the rules are matched against.
 
-Touches the runtime that it is given, the logs of failed starts in the state folder, and /dev/kmsg, all for reading.
+Touches the runtime that it is given, the logs of failed starts in the state folder, and the kernel's messages.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from generator.diagnosis.kernel import messages_about, read_kernel
 from generator.diagnosis.rules import Diagnosis, Place, Rule, diagnose_log, place_of, state_line
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import StackError
 from generator.runtime import Runtime, Stack
 
 LOG_LINES = 5000
-# The kernel's buffer reaches back to the boot; what it said before has nothing to do with a start that is asked about.
-KERNEL_REACHES_BACK_S = 600.0
-KERNEL_MESSAGES = Path("/dev/kmsg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,11 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
         events=events,
         evidence=(
             *(Evidence(service=name, place=place_of(name), text=text) for name, text in logs if name in ill),
-            *(_about_state(state, events, kernel) for state in states if state_line(state)),
+            *(
+                _about_state(state, events, messages_about(state, dict(logs).get(state.name, ""), kernel))
+                for state in states
+                if state_line(state)
+            ),
         ),
     )
 
@@ -195,36 +196,3 @@ def name_failures(
     for named in found:
         once.setdefault((named.diagnosis.rule, named.diagnosis.cause), named)
     return tuple(once.values())
-
-
-def read_kernel(path: Path = KERNEL_MESSAGES, *, reach_back_s: float = KERNEL_REACHES_BACK_S) -> str:
-    """Return what the kernel said lately, one message a line; empty where this user may not read it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return ""
-    records: list[str] = []
-    try:
-        while True:
-            try:
-                record = os.read(descriptor, 8192)
-            except BrokenPipeError:  # overwritten before it was read; the next one is whole
-                continue
-            if not record:
-                break
-            records.append(record.decode(errors="replace"))
-    except OSError:  # EAGAIN: nothing more for now
-        pass
-    finally:
-        os.close(descriptor)
-    since = time.clock_gettime(time.CLOCK_MONOTONIC) - reach_back_s
-    return "\n".join(filter(None, (_message(record, since) for record in "".join(records).splitlines())))
-
-
-def _message(record: str, since: float) -> str | None:
-    """Return the message of one record, `priority,sequence,microseconds,flags;message` (kernel ABI, dev-kmsg)."""
-    head, _, message = record.partition(";")
-    fields = head.split(",")
-    if not message or len(fields) < 3 or not fields[2].isdecimal():
-        return None
-    return message if int(fields[2]) / 1e6 >= since else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -29,11 +29,24 @@ class Effort:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Traces:
+    """What the kernel's messages about a service can be told by: its container's id, or the number of its first process.
+
+    `began_s` is when it began last, on the clock of the kernel's messages; None where that is not known.
+    """
+
+    container: str | None = None
+    process: int | None = None
+    began_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceState:
     """One service. `exit_code` is set only for `exited`.
 
     `restarts` counts the runtime's own restarts, the one that it is about to make included. `effort` is told of a
-    service that runs and does not answer yet, where the runtime can see its processes.
+    service that runs and does not answer yet, where the runtime can see its processes. `traces` is no part of how a
+    service stands, so two states that differ in nothing else are equal.
     """
 
     name: str
@@ -42,3 +55,4 @@ class ServiceState:
     restarts: int = 0
     detail: str | None = None
     effort: Effort | None = None
+    traces: Traces = field(default=Traces(), compare=False)

@@ -30,6 +30,7 @@ from generator.runtime.effort import container_processes, measure
 from generator.runtime.events import read_events, read_inspect
 from generator.runtime.images import pull
 from generator.runtime.orphans import end_orphans
+from generator.runtime.traces import container_traces
 
 if TYPE_CHECKING:
     from python_on_whales import Container, DockerClient
@@ -237,6 +238,7 @@ class ComposeRuntime:
                 continue
             name = labels["com.docker.compose.service"]
             found = _service_state(name, state, restarts or 0)
+            found = replace(found, traces=container_traces(container.id, state.started_at))
             if found.phase in (ServicePhase.STARTING, ServicePhase.UNHEALTHY):
                 found = replace(found, effort=measure(container_processes(state.pid or 0, container.id)))
             ended = found.phase is ServicePhase.EXITED and _run_of(container) in self._ran_before

@@ -20,7 +20,7 @@ from typing import Any
 
 from generator.atomic import replace_file
 from generator.domain.plan import Mode
-from generator.domain.service import ServicePhase, ServiceState
+from generator.domain.service import ServicePhase, ServiceState, Traces
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Say, ServiceChange, Stack, supervisord
 from generator.runtime.effort import measure
@@ -40,6 +40,7 @@ from generator.runtime.programs import (
     stack_programs,
 )
 from generator.runtime.provision import ensure_engine, ensure_gateway
+from generator.runtime.traces import group_traces
 
 LOG_BYTES = 2**20
 EVENT_LINES = 200
@@ -281,16 +282,19 @@ class ProcessesRuntime:
             return ServiceState(name=name, phase=ServicePhase.ABSENT)
         groups = read_groups(self._run / f"{name}.groups")
         restarts = max(len(groups) - 1, 0)
+        traces = group_traces(groups[-1]) if groups else Traces()
         state = told["statename"]
         if state in ("STOPPED", "EXITED", "FATAL"):
             code = exit_code(_content(self._logs / "supervisord.log").decode(errors="replace"), name)
-            return ServiceState(name=name, phase=ServicePhase.EXITED, exit_code=code, restarts=restarts)
+            return ServiceState(name=name, phase=ServicePhase.EXITED, exit_code=code, restarts=restarts, traces=traces)
         if state in ("BACKOFF", "STOPPING"):
             detail, due = ("ended, starting again", 1) if state == "BACKOFF" else ("stopping", 0)
-            return ServiceState(name=name, phase=ServicePhase.STARTING, restarts=restarts + due, detail=detail)
+            return ServiceState(
+                name=name, phase=ServicePhase.STARTING, restarts=restarts + due, detail=detail, traces=traces
+            )
         phase = self._phase(name, told["pid"])
         effort = None if phase is ServicePhase.HEALTHY else measure(members(groups[-1])) if groups else None
-        return ServiceState(name=name, phase=phase, restarts=restarts, effort=effort)
+        return ServiceState(name=name, phase=phase, restarts=restarts, effort=effort, traces=traces)
 
     def _phase(self, name: str, pid: int) -> ServicePhase:
         """Ask a running service; one that has answered in this life and no longer does is unhealthy."""

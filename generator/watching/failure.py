@@ -6,7 +6,8 @@ import re
 import time
 from dataclasses import replace
 
-from generator.diagnosis.evidence import Evidence, name_failures, read_kernel
+from generator.diagnosis.evidence import Evidence, name_failures
+from generator.diagnosis.kernel import messages_about, read_kernel
 from generator.diagnosis.load import load_rules
 from generator.diagnosis.rules import Diagnosis, Place, place_of, state_line
 from generator.domain.service import ServicePhase, ServiceState
@@ -47,7 +48,11 @@ class Inquiry:
         """
         code, out_of_memory = _last_end(self._events(), state.name)
         end = replace(
-            state, phase=ServicePhase.EXITED, exit_code=code, detail="out of memory" if out_of_memory else None
+            state,
+            phase=ServicePhase.EXITED,
+            exit_code=code,
+            detail="out of memory" if out_of_memory else None,
+            traces=replace(state.traces, began_s=None),  # when it began again is too late
         )
         stays = _staying(self._causes(end, last_starts(self._log(state.name), 2)))
         return self._failure(f"{state.name} ended before it answered", stays) if stays else None
@@ -88,7 +93,8 @@ class Inquiry:
         place = place_of(state.name)
         about = [state_line(state)] if state.phase is ServicePhase.EXITED else []
         if state.exit_code == KILLED or _CHILD_KILLED.search(log):
-            about.append(read_kernel(reach_back_s=time.monotonic() - self._began_s))
+            kernel = read_kernel(reach_back_s=time.monotonic() - self._began_s)
+            about.append(messages_about(state, log, kernel))
         evidence = (
             Evidence(service=state.name, place=Place.STATE, text="\n".join(about)),
             Evidence(service=state.name, place=place, text=log),

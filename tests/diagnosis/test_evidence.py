@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,16 +17,21 @@ from generator.diagnosis.evidence import (
     keep_failure,
     name_failures,
     read_kept,
-    read_kernel,
 )
 from generator.diagnosis.load import load_rules
 from generator.diagnosis.rules import Place
-from generator.domain.service import ServicePhase, ServiceState
+from generator.domain.service import ServicePhase, ServiceState, Traces
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Say, ServiceChange, Stack
 from tests.planning_requests import plan_for, recorded
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 50.00 MiB."
+
+KERNEL = (
+    "[   51.500000] oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=0a1b,mems_allowed=0,"
+    "oom_memcg=/docker/0a1b,task_memcg=/docker/0a1b,task=python3,pid=5305,uid=0\n"
+    "[   51.600000] Memory cgroup out of memory: Killed process 5305 (python3) total-vm:1427548kB, anon-rss:394456kB"
+)
 
 
 @pytest.fixture
@@ -125,14 +129,13 @@ def test_one_that_fell_and_recovered_is_asked_too(stack: Stack) -> None:
 
 
 def test_a_kill_is_told_from_one_by_hand(stack: Stack) -> None:
-    states = (state("engine", ServicePhase.EXITED, 137),)
-    by_hand = Told(states=states, texts={"engine": ""}, noted="17 kill engine signal=9\n17 die engine exitCode=137")
-    of_another = Told(states=states, texts={"engine": ""}, noted="17 kill gateway signal=9")
-    kernel = "Memory cgroup out of memory: Killed process 5305 (python3) total-vm:1427548kB, anon-rss:394456kB"
+    ended = ServiceState(name="engine", phase=ServicePhase.EXITED, exit_code=137, traces=Traces(container="0a1b"))
+    by_hand = Told(states=(ended,), texts={"engine": ""}, noted="17 kill engine signal=9\n17 die engine exitCode=137")
+    of_another = Told(states=(ended,), texts={"engine": ""}, noted="17 kill gateway signal=9")
     assert named(gather(by_hand, stack, kernel="").evidence) == [("engine", "killed-by-hand"), ("engine", "killed")]
     assert named(gather(of_another, stack, kernel="").evidence) == [("engine", "killed")]
-    assert named(gather(of_another, stack, kernel=kernel).evidence)[0] == ("engine", "oom-killed")
-    assert named(gather(by_hand, stack, kernel=kernel).evidence)[0] == ("engine", "killed-by-hand")
+    assert named(gather(of_another, stack, kernel=KERNEL).evidence)[0] == ("engine", "oom-killed")
+    assert named(gather(by_hand, stack, kernel=KERNEL).evidence)[0] == ("engine", "killed-by-hand")
 
 
 def test_what_was_noted_of_an_earlier_run_is_not_asked(stack: Stack) -> None:
@@ -143,11 +146,15 @@ def test_what_was_noted_of_an_earlier_run_is_not_asked(stack: Stack) -> None:
     assert named(gather(runtime, stack, kernel="").evidence) == [("engine", "oom-killed"), ("engine", "killed")]
 
 
-def test_the_kernel_explains_no_service_that_was_not_killed(stack: Stack) -> None:
-    """Something else on the machine ran out of memory within the hour."""
-    kernel = "Out of memory: Killed process 15784 (python3) total-vm:11964kB, anon-rss:4288kB"
-    runtime = Told(states=(state("engine", ServicePhase.EXITED, 1),), texts={"engine": ""})
-    assert named(gather(runtime, stack, kernel=kernel).evidence) == []
+def test_the_kernel_explains_the_fall_of_one_service_alone(stack: Stack) -> None:
+    """Both were killed; memory ran out in the control group of one of them."""
+    states = tuple(
+        ServiceState(name=name, phase=ServicePhase.EXITED, exit_code=137, traces=Traces(container=identity))
+        for name, identity in (("engine", "0a1b"), ("redis", "2c3d"))
+    )
+    runtime = Told(states=states, texts={"engine": "", "redis": ""})
+    found = [(each.service, "Killed process" in each.text) for each in gather(runtime, stack, kernel=KERNEL).evidence]
+    assert sorted(found) == [("engine", False), ("engine", True), ("redis", False), ("redis", False)]
 
 
 def test_a_log_that_cannot_be_read_is_said(stack: Stack) -> None:
@@ -217,28 +224,3 @@ def test_causes_stand_before_what_follows_from_them() -> None:
         Evidence(service="engine", place=Place.ENGINE, text=OOM),
     )
     assert [rule for _, rule in named(evidence)] == ["oom-serving", "killed"]
-
-
-def test_the_kernel_is_read_as_far_as_it_matters(tmp_path: Path) -> None:
-    """Records as /dev/kmsg gives them: `priority,sequence,microseconds,flags;message`."""
-    now = int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
-    old = max(now - 3_000_000, 0)
-    records = (
-        f"6,1,{old},-;an old one\n6,2,{now},-;NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus\nbroken\n6,3\n"
-    )
-    kernel = tmp_path / "kmsg"
-    kernel.write_text(records, encoding="utf-8")
-    assert read_kernel(kernel, reach_back_s=1.0) == "NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus"
-    assert read_kernel(kernel, reach_back_s=3600.0).startswith("an old one\n")
-    assert named((Evidence(service="host", place=Place.KERNEL, text=read_kernel(kernel)),)) == [("host", "gpu-lost")]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_kernel_that_may_not_be_read_says_nothing(tmp_path: Path) -> None:
-    locked = tmp_path / "kmsg"
-    locked.touch(mode=0)
-    assert read_kernel(locked) == ""
-
-
-def test_a_kernel_that_is_not_there_says_nothing(tmp_path: Path) -> None:
-    assert read_kernel(tmp_path / "none") == ""
