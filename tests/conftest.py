@@ -28,6 +28,8 @@ def pytest_configure() -> None:
     would wait for ever.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Under nohup the same holds of SIGHUP, which a command then rightly lets pass.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # How long an example takes depends on what else the machine does; benchmarks/ measures speed.
     settings.register_profile("untimed", deadline=None)
     settings.load_profile("untimed")
