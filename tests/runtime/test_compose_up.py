@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.subprocess
 
 # Far more looks than any of the stand-in's programs lives; a broken wait then fails instead of lasting for ever.
 LOOKS = 100
+PATIENCE_S = 60
 
 
 def read(path: Path) -> str:
@@ -31,10 +34,13 @@ def said(runtime: ComposeRuntime) -> list[tuple[str, str]]:
     return told
 
 
-def report_often(runtime: ComposeRuntime) -> None:
-    """Ask for the services far more often than a start under way needs."""
-    for _ in range(LOOKS):
+def report_until(runtime: ComposeRuntime, happened: Callable[[], bool]) -> None:
+    """Ask for the services until something has happened; a machine that does much else takes its time."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
         runtime.services()
+        time.sleep(0.01)
+        assert time.monotonic() < deadline
 
 
 def test_until_compose_has_come_to_them_services_wait(stack: Stack, docker: Docker) -> None:
@@ -101,7 +107,7 @@ def test_refused_start_is_told_once_compose_has_ended(stack: Stack, docker: Dock
     runtime = ComposeRuntime(stack)
     runtime.up()
     with pytest.raises(RuntimeRefusedError) as refusal:
-        report_often(runtime)
+        report_until(runtime, lambda: False)
     assert refusal.value.message == f"Docker refused: {port}port is already allocated"
     assert refusal.value.hint == "stop what uses the port, or choose another with --set GATEWAY_PORT=..."
 
@@ -121,10 +127,9 @@ def test_compose_is_asked_again_when_a_fallen_dependency_has_come_back(
     assert {runtime.services()[-1].phase for _ in range(LOOKS)} == {ServicePhase.WAITING}
     assert docker.count(" up ") == 1
     docker.run("engine", **healthy, RestartCount=1)
-    report_often(runtime)
+    # Once the second `up` has ended well, what it left behind is told as it is.
+    report_until(runtime, lambda: runtime.services()[-1].phase is ServicePhase.EXITED)
     assert docker.count(" up ") == 2
-    # The second `up` has ended well; only now is what it left behind told as it is.
-    assert runtime.services()[-1].phase is ServicePhase.EXITED
 
 
 def test_missing_images_are_pulled_with_progress(stack: Stack, docker: Docker) -> None:
