@@ -62,6 +62,8 @@ def switch(generated: Path, made: Mapping[Path, Path]) -> None:
         for stale in _entries(generated / SETS):
             if stale.resolve() not in kept:
                 shutil.rmtree(stale, ignore_errors=True)
+        for link_of_a_killed_command in stale_files(current):
+            link_of_a_killed_command.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, targets: Iterable[Path]) -> None:

@@ -136,7 +136,7 @@ def write_files(
         raise unwritable(next(iter(groups), ""), failure) from None
     finally:
         for folder, changes in groups.items():
-            sweep(folder, [change.target for change in changes])
+            sweep(folder, [folder / MANIFEST, *(change.target for change in changes)])
     return kept
 
 
