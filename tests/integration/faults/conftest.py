@@ -62,7 +62,7 @@ class Fault:
         row = Row(
             fault=self.name,
             runtime=self._runtime,
-            saw=plain(saw, self._project),
+            saw=plain(self._told(saw, code, says), self._project),
             exit_code=code,
             left=left,
             seconds=round(ended.seconds if seconds is None else seconds, 1),
@@ -83,13 +83,23 @@ class Fault:
 
     @staticmethod
     def _saw(ended: Ended) -> str:
-        """Return the one message of a failure, hint and findings included; of what did not fail, the last lines."""
+        """Return the one message of a failure, hint and findings included; of what did not fail, everything."""
         assert "Traceback" not in ended.said + ended.printed, ended.said
         if ended.code in (0, INTERRUPTED) or ended.code < 0:
             assert ended.errors == [], ended.said
-            return "\n".join(ended.said.strip().splitlines()[-6:])
+            return ended.said.strip()
         assert len(ended.errors) == 1, ended.said
-        return "\n".join([*ended.findings, *ended.errors])
+        # What `doctor` prints: the cause and the fix, without the line of the log and the source.
+        told = [line for line in ended.printed.splitlines() if not line.startswith(("{", "  said: ", "  see: "))]
+        return "\n".join([*told, *ended.findings, *ended.errors])
+
+    @staticmethod
+    def _told(saw: str, code: int, says: tuple[str, ...]) -> str:
+        """Return what of it a row shows: of a failure everything, else the lines that the test names, or the last."""
+        lines = saw.splitlines()
+        if code not in (0, INTERRUPTED) and code > 0:
+            return saw
+        return "\n".join([line for line in lines if any(words in line for words in says)] or lines[-1:])
 
 
 MakeFault = Callable[..., Fault]

@@ -11,7 +11,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.integration.project import Project
+from tests.integration.project import CHECKOUT, Project
 
 VARIABLE = "STACKWRIGHT_FAULT_TABLE"
 
@@ -41,6 +41,7 @@ def plain(text: str, project: Project) -> str:
     state = project.variables["STACKWRIGHT_STATE"]
     known = {
         str(project.folder): "PROJECT",
+        f"{CHECKOUT}/": "",
         str(project.folder.parent): "TMP",
         state: "STATE",
         project.variables["DOCKER_HOST"]: "DOCKER_HOST",
