@@ -30,6 +30,7 @@ from generator.planning.image_candidates import (
 from generator.planning.image_refusal import Search, list_holes, no_release, refuse
 
 ALLOW_VULNERABLE = "--allow-vulnerable"
+PINNED_MEMORY, PINNED_MEMORY_SINCE, PINNED_MEMORY_BEFORE = "VLLM_WSL2_ENABLE_PIN_MEMORY", "0.24.0", "0.30.0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,22 @@ def _first_that_runs(candidates: tuple[Candidate, ...], situation: Situation, ca
     return next((c for c in candidates if find_way(c, situation, catalog.drivers) is not None), None)
 
 
+def wants_pinned_memory(release: str) -> bool:
+    """Tell whether a release ends under WSL unless it is told to use pinned memory (`RuntimeError: UVA is not available`).
+
+    vLLM takes it for missing there (platforms/cuda.py, is_pin_memory_available). From 0.24.0 on its model runner cannot do
+    without, and the variable says otherwise; from 0.30.0 on it copies instead (v1/worker/gpu/buffer_utils.py, NonUvaBuffer),
+    and the variable, which costs a little speed, is left alone. Read in the sources of 0.23.0 to 0.32.0 (2026-11-21).
+    """
+    return order_release(PINNED_MEMORY_SINCE) <= order_release(release) < order_release(PINNED_MEMORY_BEFORE)
+
+
 def _environment(found: Candidate, way: Way, situation: Situation, catalog: Catalog) -> tuple[tuple[str, str], ...]:
+    pinned = situation.wsl and wants_pinned_memory(found.release.version)
+    return (*_compatibility(found, way, situation, catalog), *(((PINNED_MEMORY, "1"),) if pinned else ()))
+
+
+def _compatibility(found: Candidate, way: Way, situation: Situation, catalog: Catalog) -> tuple[tuple[str, str], ...]:
     if way is Way.FORWARD:
         rule = forward_rule(found, situation, catalog.drivers)
         return ((rule.variable, "1"),) if rule else ()
@@ -162,6 +178,8 @@ def _reasons(found: Candidate, way: Way, situation: Situation, needs: EngineNeed
         reasons.append(
             f"its kernels ({' '.join(found.architectures)}) carry compute capability {', '.join(capabilities)}"
         )
+    if situation.wsl and wants_pinned_memory(found.release.version):
+        reasons.append(f"{PINNED_MEMORY}=1 goes with it, since this release ends under WSL without pinned memory")
     if needs.minimum is not None:
         reasons.append(f"{needs.model or 'the model'} needs {found.release.name} {needs.minimum} or newer")
     if needs.exact is not None:

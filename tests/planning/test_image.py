@@ -131,6 +131,22 @@ def test_wsl_is_told_of_cuda_not_of_branches() -> None:
     assert (refused.hint or "").startswith("update the NVIDIA driver on Windows first")
 
 
+@pytest.mark.parametrize(
+    ("release", "wsl", "pinned"),
+    [
+        ("0.23.0", True, False),
+        ("0.24.0", True, True),
+        ("0.29.0", True, True),
+        ("0.29.0", False, False),
+        ("0.30.0", True, False),
+    ],
+)
+def test_wsl_has_pinned_memory_where_a_release_cannot_do_without(release: str, wsl: bool, pinned: bool) -> None:
+    found = choose(host(RTX_5080, driver="581.29", cuda="13.0", wsl=wsl), exact=release, allow_vulnerable=True)
+    assert (("VLLM_WSL2_ENABLE_PIN_MEMORY", "1") in found.env) is pinned
+    assert any("without pinned memory" in reason for reason in found.reasons) is pinned
+
+
 def test_forward_compatibility_is_not_for_geforce_nor_workstations_nor_wsl() -> None:
     for machine in (
         host(RTX_5090, driver="570.86.10", cuda="12.8"),

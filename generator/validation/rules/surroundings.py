@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from generator.domain.catalog import order_release
 from generator.domain.finding import Finding, error, warning
 from generator.domain.host import Host
 from generator.domain.plan import Mode, Plan
+from generator.planning.image import PINNED_MEMORY, wants_pinned_memory
 from generator.units import format_seconds
 
 # A file system in the network may keep its own time, a second or two off.
@@ -17,9 +17,6 @@ FILE_LEEWAY_S = 60
 # WSL mounts Windows' drives at /mnt/<letter>; each file there goes through 9P, several times slower than WSL's own disk
 # (Microsoft, "Working across Windows and Linux file systems").
 WINDOWS_DRIVE = re.compile(r"/mnt/[a-z](/.*)?")
-# From this release on the engine wants pinned memory, which it takes for missing under WSL unless this is set
-# (vllm-project/vllm issue 43381: "UVA is not available"; the variable is in catalog/flags.yaml from 0.24.0 on).
-WSL_PINNING, WSL_PINNING_SINCE = "VLLM_WSL2_ENABLE_PIN_MEMORY", "0.24.0"
 # LiteLLM 1.109, general_settings.database_connection_pool_limit: for each worker, 10 unless told otherwise.
 POOL = 10
 # PostgreSQL 17, runtime-config-connection: max_connections 100, of which superuser_reserved_connections keeps 3.
@@ -49,13 +46,12 @@ def check_wsl(plan: Plan, env: Mapping[str, str], host: Host, variables: frozens
                 expected="a folder of Linux: loading weights through /mnt takes many times as long",
                 fix=f"copy it below $HOME, then `configure-gpu --env {plan.environment.value}` with that folder",
             )
-    wants = order_release(plan.engine.version) >= order_release(WSL_PINNING_SINCE)
-    if plan.mode is not Mode.CPU and wants and WSL_PINNING not in variables:
+    if plan.mode is not Mode.CPU and wants_pinned_memory(plan.engine.version) and PINNED_MEMORY not in variables:
         yield warning(
             "wsl-pinning",
             found=f"{plan.engine.name} {plan.engine.version} takes pinned memory for missing under WSL",
-            expected=f"{WSL_PINNING}=1: without it the engine may end with `UVA is not available`",
-            fix=f'add `{WSL_PINNING}: "1"` to the engine\'s `environment:` in compose/compose.yaml',
+            expected=f"{PINNED_MEMORY}=1, without which the engine ends with `UVA is not available`, or release 0.30 or newer",
+            fix=f'add `{PINNED_MEMORY}: "1"` to the engine\'s `environment:` in compose/compose.yaml',
         )
 
 
