@@ -29,6 +29,7 @@ from generator.llms.cache import find_cache
 from generator.llms.files import look_at_cache, look_at_folder
 from generator.llms.reach import ask_hub, is_offline
 from generator.llms.read import HubAccess, read_model
+from generator.planning.memory.shape import parse_shape
 from generator.runtime import Runtime, Stack
 from generator.runtime.groups import members, read_groups
 from generator.runtime.provision import (
@@ -81,6 +82,7 @@ class ModelView:
     """The model here and on its hub, as `Evidence` has it."""
 
     files: Seen[ModelFiles]
+    longest_tokens: int | None
     gated: bool | None
     hub: Seen[HubAnswer] | None
     has_token: bool
@@ -112,7 +114,11 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
     states = () if gpus is None else gpus.result()
     own = safely(lambda: _find_own(stack, states, compose=merged is not None)) if runs else frozenset()
     view, inside = model.result(), None if engine is None else engine.result()
-    view = ModelView(files=view, gated=None, hub=None, has_token=False) if isinstance(view, Unseen) else view
+    view = (
+        ModelView(files=view, longest_tokens=None, gated=None, hub=None, has_token=False)
+        if isinstance(view, Unseen)
+        else view
+    )
     disks, wanted = _look_at_disks(stack, inside)
     listener = safely(lambda: find_listener(int(stack.env["GATEWAY_PORT"])))
     return Evidence(
@@ -133,6 +139,7 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
         limits=look_at_limits(),
         infiniband=has_infiniband(),
         model=view.files,
+        longest_tokens=view.longest_tokens,
         hub=view.hub,
         gated=view.gated,
         has_token=view.has_token,
@@ -146,17 +153,26 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
 
 def _look_at_model(stack: Stack) -> ModelView:
     location, user = stack.env["VLLM_MODEL"], (int(stack.env["STACKWRIGHT_UID"]), int(stack.env["STACKWRIGHT_GID"]))
-    if location.startswith("/"):
-        return ModelView(files=look_at_folder(Path(location), *user), gated=False, hub=None, has_token=False)
     home = Path(stack.env["HF_HOME"])
     facts = safely(lambda: read_model(location, load_llms(), access=HubAccess(home=home, online=False)))
     known = None if isinstance(facts, Unseen) else facts
+    longest = None if known is None else safely(lambda: _longest_tokens(known.config))
+    longest = None if isinstance(longest, Unseen) else longest
+    if location.startswith("/"):
+        files = look_at_folder(Path(location), *user)
+        return ModelView(files=files, longest_tokens=longest, gated=False, hub=None, has_token=False)
     files = look_at_cache(location, find_cache(os.environ, home), *user, known.weight_bytes if known else None)
     gated = known.gated if known else None
     token = _token(stack, home)
     asks = not (files.complete or files.problem or is_offline(os.environ) or (gated and not token))
     hub = ask_hub(location, os.environ, token) if asks else None
-    return ModelView(files=files, gated=gated, hub=hub, has_token=bool(token))
+    return ModelView(files=files, longest_tokens=longest, gated=gated, hub=hub, has_token=bool(token))
+
+
+def _longest_tokens(config: Mapping[str, object]) -> int | None:
+    """Return the longest request that the engine takes: its own `model_max_length` may be beyond what it derives."""
+    derived, own = parse_shape(config).max_positions, config.get("model_max_length")
+    return max(derived, own if isinstance(own, int) else 0) or None if derived else None
 
 
 def _token(stack: Stack, home: Path) -> str | None:

@@ -194,6 +194,13 @@ CHECKS: tuple[Check, ...] = (
         in_containers,
     ),
     row(
+        "user",
+        "whom the containers run as",
+        "container-root",
+        lambda seen: engine.check_user(seen.stack.plan, seen.env),
+        in_containers,
+    ),
+    row(
         "GPUs in containers",
         "CDI or NVIDIA's runtime; and, where the engine's image is here, what a real container with the GPUs sees",
         "gpu-access gpu-container",
@@ -248,6 +255,12 @@ CHECKS: tuple[Check, ...] = (
         "the model's files: all that the index names, each as long as its header promises, readable for the stack's user",
         "model-missing model-incomplete model-unreadable",
         lambda seen: model.check_model(seen.stack.plan, seen.env["VLLM_MODEL"], seen.model),
+    ),
+    row(
+        "length",
+        "the longest context that is asked for, against the longest that the model's config.json allows",
+        "model-length",
+        lambda seen: model.check_length(seen.stack.plan, seen.env, seen.longest_tokens, _engine_variables(seen)),
     ),
     row(
         "hub",

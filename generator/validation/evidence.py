@@ -34,6 +34,7 @@ class Evidence:
         listener: who listens on the gateway's port.
         disks: by what is to be written there: `models`, `images`, `packages`, `files`.
         wanted: bytes to be written beside the model, by the same names.
+        longest_tokens: the longest request that the model's config.json allows; None where it is not here or says nothing.
         offline: HF_HUB_OFFLINE forbids to ask the hub.
         changed: what the files were rendered from and has changed since; None without a record.
         newest_file_s, now_s: seconds since 1970.
@@ -56,6 +57,7 @@ class Evidence:
     limits: ProcessLimits
     infiniband: bool
     model: Seen[ModelFiles]
+    longest_tokens: int | None
     hub: Seen[HubAnswer] | None
     gated: bool | None
     has_token: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,16 @@ def test_a_small_machine_is_seen_whole(tmp_path: Path) -> None:
     names = {finding.check for finding in find_in(seen)}
     assert "inputs-unknown" in names
     assert not names & {"not-checked", "model-missing", "model-incomplete", "model-unreadable", "memory"}
+
+
+def test_the_longest_context_is_read_from_the_model(tmp_path: Path) -> None:
+    model = tmp_path / "smoke"
+    write_smoke_model(model)
+    longest = json.loads((model / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    stack = stack_of(tmp_path, CPU_PLAN, VLLM_MODEL=str(model), VLLM_MAX_MODEL_LEN=str(longest + 1))
+    seen = gather(stack, runtime_of(stack), CPU_PLAN.host)
+    assert seen.longest_tokens == longest
+    assert "model-length" in {finding.check for finding in find_in(seen)}
 
 
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:

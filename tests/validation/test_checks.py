@@ -80,6 +80,7 @@ def evidence(root: Path, plan: Plan, *, compose: bool = True) -> Evidence:
         limits=ProcessLimits(open_files=None, locked_bytes=None),
         infiniband=False,
         model=ModelFiles(folder=None, complete=False, missing_bytes=GIB),
+        longest_tokens=None,
         hub=HubAnswer(hub="https://hub", status=200, gated=False, ahead_s=0.0),
         gated=False,
         has_token=False,

@@ -11,10 +11,10 @@ from generator.catalog.load import load_advisories
 from generator.domain.finding import Finding
 from generator.domain.host import Containers, GpuAccess
 from generator.domain.machine import ContainerAnswer, HubAnswer, ModelFiles, Seen, Unseen
-from generator.validation.rules.engine import check_gpu_access, check_versions
+from generator.validation.rules.engine import check_gpu_access, check_user, check_versions
 from generator.validation.rules.gpus import used_gpus
 from generator.validation.rules.images import check_images, is_moving, release_of
-from generator.validation.rules.model import check_hub, check_model
+from generator.validation.rules.model import check_hub, check_length, check_model
 from generator.validation.rules.surroundings import (
     check_clock,
     check_connections,
@@ -202,14 +202,39 @@ def test_windows_drives_and_pinning_are_told() -> None:
     host = recorded("wsl2-rtx5080")
     plan = plan_for(host)
     env = {key: setting.value for key, setting in plan.settings.items()}
-    pinned = frozenset({"VLLM_WSL2_ENABLE_PIN_MEMORY"})
-    assert told(check_wsl(plan, env, host, pinned)) == []
-    (drive,) = check_wsl(plan, {**env, "HF_HOME": "/mnt/c/hf"}, host, pinned)
+    (drive,) = check_wsl(plan, {**env, "HF_HOME": "/mnt/c/hf"}, host, frozenset())
     assert (drive.check, drive.found) == ("wsl-drive", "HF_HOME=/mnt/c/hf: a drive of Windows")
-    (pinning,) = check_wsl(plan, env, host, frozenset())
-    assert pinning.check == "wsl-pinning"
-    older = replace(plan, engine=replace(plan.engine, version="0.23.0"))
-    assert told(check_wsl(older, env, host, frozenset())) == []
+    older = {name: replace(plan, engine=replace(plan.engine, version=name)) for name in ("0.23.0", "0.24.0", "0.30.0")}
+    found = {name: told(check_wsl(older[name], env, host, frozenset())) for name in older}
+    assert {name: [check for check, *_ in each] for name, each in found.items()} == {
+        "0.23.0": [],
+        "0.24.0": ["wsl-pinning"],
+        "0.30.0": [],
+    }
+    assert told(check_wsl(older["0.24.0"], env, host, frozenset({"VLLM_WSL2_ENABLE_PIN_MEMORY"}))) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "longest", "variables", "found"),
+    [
+        ("40960", 40960, (), []),
+        ("40961", 40960, (), ["model-length"]),
+        ("auto", 40960, (), []),
+        ("99999", None, (), []),
+        ("99999", 40960, ("VLLM_ALLOW_LONG_MAX_MODEL_LEN",), []),
+    ],
+)
+def test_a_context_beyond_the_models_own(
+    wanted: str, longest: int | None, variables: tuple[str, ...], found: list[str]
+) -> None:
+    findings = tuple(check_length(PLAN, {**ENV, "VLLM_MAX_MODEL_LEN": wanted}, longest, frozenset(variables)))
+    assert [each.check for each in findings] == found
+    assert all("--set VLLM_MAX_MODEL_LEN=40960" in each.fix for each in findings)
+
+
+@pytest.mark.parametrize(("uid", "found"), [("0", ["container-root"]), ("1000", [])])
+def test_containers_of_root(uid: str, found: list[str]) -> None:
+    assert [check for check, *_ in told(check_user(PLAN, {**ENV, "STACKWRIGHT_UID": uid}))] == found
 
 
 @pytest.mark.parametrize(

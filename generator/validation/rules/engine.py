@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from generator.domain.finding import Finding, error, not_checked, warning
 from generator.domain.host import GpuAccess, Host
@@ -44,6 +44,17 @@ def release(version: str | None) -> tuple[int, int] | None:
     """Return major and minor of `28.2.2`, `v2.26.1-4`; None where there are none."""
     found = re.match(r"v?([0-9]{1,6})\.([0-9]{1,6})", version or "")
     return (int(found[1]), int(found[2])) if found else None
+
+
+def check_user(plan: Plan, env: Mapping[str, str]) -> Iterator[Finding]:
+    """Find containers that run as root: they have no capabilities, but what they may write is root's own."""
+    if env["STACKWRIGHT_UID"] == "0":
+        yield warning(
+            "container-root",
+            found="the containers run as root (STACKWRIGHT_UID=0), since root configured the stack",
+            expected="an ordinary user, whose files are all that a service that was taken over could reach",
+            fix=f"`configure-gpu --env {plan.environment.value}` as an ordinary user who may use Docker, in a folder of theirs",
+        )
 
 
 def check_gpu_access(plan: Plan, host: Host, seen: Seen[ContainerAnswer] | None) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from generator.domain.finding import Finding, error, not_checked, warning
 from generator.domain.machine import HubAnswer, ModelFiles, Seen, Unseen
@@ -10,6 +10,8 @@ from generator.domain.plan import Plan
 
 # Certificates and signed addresses bear this much (RFC 7519's "a few minutes" of leeway, section 4.1.4).
 CLOCK_LEEWAY_S = 300
+# vLLM then only warns of a length beyond the model's own (0.32.0 envs.py); nothing here ever sets it.
+ANY_LENGTH = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 
 def check_model(plan: Plan, location: str, files: Seen[ModelFiles]) -> Iterator[Finding]:
@@ -31,6 +33,26 @@ def check_model(plan: Plan, location: str, files: Seen[ModelFiles]) -> Iterator[
             found=f"{files.unreadable} may not be read by the stack's user",
             expected="files that STACKWRIGHT_UID may read",
             fix=f"`chmod -R go+rX {files.folder}`",
+        )
+
+
+def check_length(
+    plan: Plan, env: Mapping[str, str], longest_tokens: int | None, variables: frozenset[str]
+) -> Iterator[Finding]:
+    """Find a context that is longer than the model's own, which vLLM refuses (0.32.0 config/model.py, _get_and_verify_max_len).
+
+    `longest_tokens` is None where the model's config.json is not at hand or sets no bound; `variables` are those that the
+    engine is given, of which one makes vLLM take any length.
+    """
+    wanted, name = env["VLLM_MAX_MODEL_LEN"], plan.environment.value
+    if longest_tokens is None or not wanted.isdecimal() or ANY_LENGTH in variables:
+        return
+    if int(wanted) > longest_tokens:
+        yield error(
+            "model-length",
+            found=f"VLLM_MAX_MODEL_LEN={wanted}, where {env['VLLM_MODEL'][:120]} takes {longest_tokens} tokens",
+            expected=f"{longest_tokens} or less: beyond it the engine does not start",
+            fix=f"lower it in envs/.env.{name}.local, or `configure-gpu --env {name} --set VLLM_MAX_MODEL_LEN={longest_tokens}`",
         )
 
 
