@@ -72,19 +72,20 @@ def _model_settings(request: Request, placement: Placement, wished: str) -> dict
     ranks = placement.tensor_parallel * placement.pipeline_parallel
     shm = SHM_GIB_PARALLEL if ranks > 1 else SHM_GIB_SINGLE
     asked = wished if request.wishes.model else "command line or default"
-    stages = "every stage on one island" if placement.pipeline_parallel == 1 else placement.reason
+    stages = "the model is not cut into stages" if placement.pipeline_parallel == 1 else placement.reason
+    why_ranks = "the engine has one GPU" if len(placement.gpus) == 1 else placement.reason
     return {
         "VLLM_MODEL": _setting(llm.location, request.model_reason or _why_model(llm), asked),
         "VLLM_SERVED_MODEL_NAME": _setting(llm.name, "the model's own name", asked),
         "VLLM_TENSOR_PARALLEL_SIZE": _setting(
             str(placement.tensor_parallel),
-            placement.reason + placement.trade,
+            why_ranks + placement.trade,
             OBJECTIVES if placement.trade else DECISION,
         ),
         "VLLM_PIPELINE_PARALLEL_SIZE": _setting(str(placement.pipeline_parallel), stages, DECISION),
         "VLLM_SHM_SIZE": _setting(
             f"{shm}gb",
-            f"{ranks} rank(s) in the container",
+            f"{ranks} rank{'s' if ranks > 1 else ''} in the container",
             "vLLM docs, deployment with Docker; compose default is 64 MB",
         ),
     }
@@ -106,7 +107,7 @@ def _gpu_settings(placement: Placement, layout: Layout, utilization: Utilization
             "a container sees its MIG slice alone, as GPU 0" if sliced else "a container numbers its GPUs from 0",
             "docs/decisions/0014-mig-slices.md" if sliced else "Compose device reservations",
         ),
-        "GPU_COUNT": _setting(str(len(uuids)), placement.reason, DECISION),
+        "GPU_COUNT": _setting(str(len(uuids)), "as many as NVIDIA_VISIBLE_DEVICES names", DECISION),
         "VLLM_GPU_MEMORY_UTILIZATION": _setting(f"{utilization.value:.2f}", utilization.reason, utilization.source),
         "VLLM_DTYPE": _dtype(placement.gpus),
         **_memory_settings(layout),
@@ -120,9 +121,9 @@ def _memory_settings(layout: Layout) -> dict[str, Setting]:
     lost = f"; {', '.join(layout.given_up)}" if layout.given_up else ""
     length = "auto" if settings.max_model_len is None else str(settings.max_model_len)
     sure = layout.forecast.verdict is Verdict.FITS
-    most = f"the most of those tried with which everything fits: {room}, activations counted"
+    most = "the most, of the numbers that were tried, with which everything still fits"
     return {
-        "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}" if sure else f"perhaps {room}{lost}", MEMORY),
+        "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}" if sure else f"not sure: perhaps {room}{lost}", MEMORY),
         "VLLM_MAX_NUM_SEQS": _setting(
             str(settings.max_num_seqs), most if sure else "few, since nobody can forecast this memory", MEMORY
         ),

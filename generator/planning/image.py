@@ -218,11 +218,13 @@ def hole_warnings(name: str, version: str, catalog: Catalog) -> tuple[str, ...]:
     if grave:
         warnings.append(f"{name} {version} has known holes, taken by {ALLOW_VULNERABLE} or a pin: {list_holes(grave)}")
     if lesser:
-        warnings.append(f"{name} {version} has known lesser holes: {list_holes(lesser)}")
+        warnings.append(
+            f"{name} {version} has known holes, none that runs a stranger's code or passes without the key: {list_holes(lesser)}"
+        )
     if unread:
         warnings.append(
-            f"{name} {version} has holes whose gravity is not known here: {list_holes(unread)}; read "
-            "the advisory before others may reach the gateway"
+            f"{name} {version} has known holes, and how grave they are is not known here: {list_holes(unread)}; "
+            "read what is published of them before others may reach the gateway"
         )
     return tuple(warnings)
 

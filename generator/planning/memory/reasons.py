@@ -71,7 +71,7 @@ def warnings(made: Account, verdict: Verdict) -> tuple[str, ...]:
     if made.gpu.unified:
         found.append(
             "memory shared with the processor: what is free depends on the page cache, and while it starts an engine was seen "
-            "to take far more than its share, until the host stopped answering (vllm#46307), so nobody can promise"
+            "to take far more than its share, until the host stopped answering (vllm#46307), so no forecast is sure"
         )
     if made.gpu.wsl:
         found.append("under WSL the driver may move memory to the host, so the engine's own figures cannot be trusted")
