@@ -82,10 +82,10 @@ class ModelView:
     """The model here and on its hub, as `Evidence` has it."""
 
     files: Seen[ModelFiles]
-    longest_tokens: int | None
-    gated: bool | None
-    hub: Seen[HubAnswer] | None
-    has_token: bool
+    longest_tokens: int | None = None
+    gated: bool | None = None
+    hub: Seen[HubAnswer] | None = None
+    has_token: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +114,8 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
     states = () if gpus is None else gpus.result()
     own = safely(lambda: _find_own(stack, states, compose=merged is not None)) if runs else frozenset()
     view, inside = model.result(), None if engine is None else engine.result()
-    view = (
-        ModelView(files=view, longest_tokens=None, gated=None, hub=None, has_token=False)
-        if isinstance(view, Unseen)
-        else view
-    )
+    view = ModelView(files=view) if isinstance(view, Unseen) else view
     disks, wanted = _look_at_disks(stack, inside)
-    listener = safely(lambda: find_listener(int(stack.env["GATEWAY_PORT"])))
     return Evidence(
         stack=stack,
         host=host,
@@ -130,7 +125,7 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
         merged=None if merged is None else merged.result(),
         gpus=states,
         own=own,
-        listener=None if isinstance(listener, Unseen) else listener,
+        listener=_find_listener(stack),
         container=inside.container if isinstance(inside, EngineView) else inside,
         disks=disks,
         wanted=wanted,
@@ -151,6 +146,11 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
     )
 
 
+def _find_listener(stack: Stack) -> str | None:
+    found = safely(lambda: find_listener(int(stack.env["GATEWAY_PORT"])))
+    return None if isinstance(found, Unseen) else found
+
+
 def _look_at_model(stack: Stack) -> ModelView:
     location, user = stack.env["VLLM_MODEL"], (int(stack.env["STACKWRIGHT_UID"]), int(stack.env["STACKWRIGHT_GID"]))
     home = Path(stack.env["HF_HOME"])
@@ -160,7 +160,7 @@ def _look_at_model(stack: Stack) -> ModelView:
     longest = None if isinstance(longest, Unseen) else longest
     if location.startswith("/"):
         files = look_at_folder(Path(location), *user)
-        return ModelView(files=files, longest_tokens=longest, gated=False, hub=None, has_token=False)
+        return ModelView(files=files, longest_tokens=longest, gated=False)
     files = look_at_cache(location, find_cache(os.environ, home), *user, known.weight_bytes if known else None)
     gated = known.gated if known else None
     token = _token(stack, home)
