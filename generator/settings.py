@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from generator.errors import UsageError, did_you_mean
@@ -108,6 +108,69 @@ SETTINGS: tuple[SettingSpec, ...] = (
         minimum=1,
         maximum=256,
         meaning="Worker processes of the gateway",
+    ),
+    SettingSpec(
+        key="GATEWAY_ROUTING_STRATEGY",
+        section="Gateway",
+        kind=Kind.TEXT,
+        meaning="How a request's replica is chosen",
+        choices=("simple-shuffle", "least-busy", "latency-based-routing", "usage-based-routing-v2"),
+    ),
+    SettingSpec(
+        key="GATEWAY_REQUEST_TIMEOUT_S",
+        section="Gateway",
+        kind=Kind.INTEGER,
+        minimum=1,
+        maximum=86400,
+        meaning="Seconds that a request may take",
+    ),
+    SettingSpec(
+        key="GATEWAY_COOLDOWN_S",
+        section="Gateway",
+        kind=Kind.INTEGER,
+        minimum=1,
+        maximum=3600,
+        meaning="Seconds that a failing replica gets no requests",
+    ),
+    SettingSpec(
+        key="GATEWAY_MAX_CONCURRENT_REQUESTS",
+        section="Limits",
+        kind=Kind.INTEGER,
+        minimum=0,
+        maximum=65536,
+        meaning="Requests of a model at work at once; 0: no limit",
+    ),
+    SettingSpec(
+        key="GATEWAY_MAX_QUEUED_REQUESTS",
+        section="Limits",
+        kind=Kind.INTEGER,
+        minimum=0,
+        maximum=65536,
+        meaning="Requests that wait for their turn; the next is answered 429",
+    ),
+    SettingSpec(
+        key="GATEWAY_MAX_INPUT_TOKENS",
+        section="Limits",
+        kind=Kind.INTEGER,
+        minimum=0,
+        maximum=2**31 - 1,
+        meaning="Longest input in tokens; longer is answered 400; 0: the engine decides",
+    ),
+    SettingSpec(
+        key="GATEWAY_KEY_REQUESTS_PER_MINUTE",
+        section="Limits",
+        kind=Kind.INTEGER,
+        minimum=0,
+        maximum=10**9,
+        meaning="Requests per minute of one key; 0: no limit",
+    ),
+    SettingSpec(
+        key="GATEWAY_KEY_TOKENS_PER_MINUTE",
+        section="Limits",
+        kind=Kind.INTEGER,
+        minimum=0,
+        maximum=10**9,
+        meaning="Tokens per minute of one key; 0: no limit",
     ),
     SettingSpec(
         key="CUDA_DEVICE_ORDER",
@@ -251,6 +314,13 @@ BY_KEY: Mapping[str, SettingSpec] = {spec.key: spec for spec in SETTINGS}
 IMAGE_KEYS = tuple(spec.key for spec in SETTINGS if spec.section == "Images")
 BY_FLAG: Mapping[str, SettingSpec] = {spec.flag: spec for spec in SETTINGS if spec.flag is not None}
 
+# What each of several models has of its own; everything else they share.
+PER_MODEL = frozenset(spec.key for spec in SETTINGS if spec.section == "Engine") | {
+    *("VLLM_IMAGE", "CUDA_VISIBLE_DEVICES"),
+    *("GATEWAY_MAX_CONCURRENT_REQUESTS", "GATEWAY_MAX_QUEUED_REQUESTS", "GATEWAY_MAX_INPUT_TOKENS"),
+}
+_SLOT = re.compile(r"(.+)_([2-9]|[1-9][0-9])")
+
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _FRACTION = re.compile(r"[0-9]?\.[0-9]{1,6}|[01]")
 _SIZE = re.compile(r"[1-9][0-9]{0,5}(kb|mb|gb|k|m|g)")
@@ -285,11 +355,36 @@ def check_pins(pins: Mapping[str, str], *, where: str) -> None:
 
 def known_setting(key: str, *, where: str) -> SettingSpec:
     """Return the declaration of `key`. Raises UsageError with the closest known key."""
-    spec = BY_KEY.get(key)
+    spec = spec_of(key)
     if spec is None:
         hint = did_you_mean(key.upper(), BY_KEY) or "`stackwright plan --explain` lists every key"
         raise UsageError(f"{where}: {key[:80]}: unknown setting", hint=hint)
     return spec
+
+
+def slot_key(key: str, slot: int) -> str:
+    """Return the key of a model's setting: the first model's is the plain one, the second's ends in `_2`."""
+    return key if slot == 1 else f"{key}_{slot}"
+
+
+def split_slot(key: str) -> tuple[str, int]:
+    """Return a key without its slot, and the slot: (`VLLM_MAX_MODEL_LEN`, 2) for `VLLM_MAX_MODEL_LEN_2`."""
+    found = _SLOT.fullmatch(key)
+    return (found[1], int(found[2])) if found and found[1] in PER_MODEL else (key, 1)
+
+
+def spec_of(key: str) -> SettingSpec | None:
+    """Return the declaration of a key, under its own name where a further model's slot ends it; None of an unknown one."""
+    plain, slot = split_slot(key)
+    spec = BY_KEY.get(plain)
+    if spec is None or slot == 1:
+        return spec
+    return replace(spec, key=key, section=f"Model {slot}", meaning=f"{spec.meaning}, for model {slot}")
+
+
+def value_in_slot(env: Mapping[str, str], key: str, slot: int) -> str:
+    """Return a model's value in force; what it has none of its own for is the first model's."""
+    return env.get(slot_key(key, slot)) or env[key]
 
 
 def problem_with(spec: SettingSpec, value: str) -> str | None:

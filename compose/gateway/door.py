@@ -9,6 +9,7 @@ The limits of a model stand in its `model_info.limits` in gateway.yaml; 0 means 
 """
 
 import asyncio
+import contextlib
 import fcntl
 import heapq
 import itertools
@@ -75,7 +76,7 @@ class Line:
         self._server: asyncio.Task[None] | None = None
         self.mean_s = 0.0
 
-    async def enter(self, priority: int, timeout_s: float, request: Request | None) -> int:
+    async def enter(self, priority: int, timeout_s: float, request: Request) -> int:
         """Return a slot as soon as it is this request's turn; raise HTTPException where there is none."""
         if not self._waiting and (slot := self._slots.take()) is not None:
             return slot
@@ -103,14 +104,14 @@ class Line:
             self.mean_s = took_s if self.mean_s == 0 else 0.9 * self.mean_s + 0.1 * took_s
         self._freed.set()
 
-    async def _await_turn(self, turn: "asyncio.Future[int]", timeout_s: float, request: Request | None) -> int:
+    async def _await_turn(self, turn: "asyncio.Future[int]", timeout_s: float, request: Request) -> int:
         until = time.monotonic() + timeout_s
         while not turn.done():
             left_s = until - time.monotonic()
             if left_s <= 0:
                 raise self._refusal(f"waited {timeout_s:.0f} s for a place")
             await asyncio.wait({turn}, timeout=min(left_s, PRESENT_S))
-            if not turn.done() and request is not None and await request.is_disconnected():
+            if not turn.done() and await request.is_disconnected():
                 raise HTTPException(status_code=499, detail="the client went away while it waited")
         return turn.result()
 
@@ -123,10 +124,8 @@ class Line:
                 heapq.heappop(self._waiting)[2].set_result(slot)
             else:
                 self._freed.clear()
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._freed.wait(), LOOK_AGAIN_S)
-                except TimeoutError:
-                    pass
 
     def _refusal(self, why: str) -> HTTPException:
         wait_s = math.ceil(self.mean_s * max(self.seats, 1) / self.slots)
@@ -151,17 +150,14 @@ class Door(CustomLogger):
         model = data.get("model")
         if self._aliases is None:
             self._aliases = self._read_limits()
-        model = self._aliases.get(model, model) if isinstance(model, str) else None
+        model = str(self._aliases.get(model, model)) if isinstance(model, str) else ""
         refuse_oversized(data, self._most_tokens.get(model, 0))
-        line = self._lines.get(model)
-        if line is not None:
+        line, request = self._lines.get(model), asked.get()
+        if line is not None and request is not None:
             order = priority if isinstance(priority, int) else DEFAULT_PRIORITY
-            slot = await line.enter(order, float(os.environ["REQUEST_TIMEOUT"]), asked.get())
-            entered_s = time.monotonic()
-            # The task lives until the last byte of a stream is sent, or its client is gone.
-            task = asyncio.current_task()
-            assert task is not None
-            task.add_done_callback(lambda _: line.leave(slot, entered_s))
+            slot = await line.enter(order, float(os.environ["REQUEST_TIMEOUT"]), request)
+            # FastAPI closes this stack when the last byte of the answer is sent, or its client is gone.
+            request.scope["fastapi_inner_astack"].callback(line.leave, slot, time.monotonic())
         return data
 
     def _read_limits(self) -> Mapping[str, object]:

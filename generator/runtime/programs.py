@@ -20,9 +20,13 @@ from generator.domain.plan import Mode, Replica
 from generator.domain.topology import sole_slice
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Stack
+from generator.settings import SETTINGS, split_slot
 from generator.units import MIB, format_bytes
 
 LOOPBACK = "127.0.0.1"
+
+GATEWAY_KEYS = ("GATEWAY_ROUTING_STRATEGY", *(spec.key for spec in SETTINGS if spec.section == "Limits"))
+"""The settings that gateway.yaml and the files beside it take from the gateway's environment, as in compose.yaml."""
 
 PASSED_ON = (
     *("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "USER"),
@@ -165,6 +169,11 @@ def _gateway(stack: Stack, places: Places) -> Program:
         "LITELLM_LOG": "ERROR",
         # The price list is in the package; LiteLLM would fetch it at its start and wait.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare",
+        "REQUEST_TIMEOUT": stack.env["GATEWAY_REQUEST_TIMEOUT_S"],
+        "DEFAULT_COOLDOWN_TIME_SECONDS": stack.env["GATEWAY_COOLDOWN_S"],
+        "GATEWAY_PLACES": "gateway.places",
+        **{key: value for key, value in stack.env.items() if split_slot(key)[0] in GATEWAY_KEYS},
     }
     for replica in stack.plan.replicas:
         environment[replica.url_variable] = f"http://{LOOPBACK}:{places.ports[replica.name]}/v1"
@@ -178,7 +187,7 @@ def _gateway(stack: Stack, places: Places) -> Program:
         arguments=("--config", str(settings), *listen, "--num_workers", stack.env["LITELLM_NUM_WORKERS"]),
         environment=environment,
         inherited={},
-        files=(settings, script.parent / "key_auth.py", *(stack.secrets / name for name in secrets)),
+        files=(settings, script.parent / "key_auth.py", script.parent / "door.py", script.parent / "worker_start.py", *(stack.secrets / name for name in secrets)),
     )
 
 
