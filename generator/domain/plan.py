@@ -83,7 +83,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Fallback:
-    """The models that are asked where `model` fails, in this order; `longer`: those of them that take a longer context."""
+    """The models that are asked where `model` fails, in this order; `longer`: those with a longer context, longest first."""
 
     model: str
     to: tuple[str, ...]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from generator.domain.host import Gpu
-from generator.domain.plan import Setting
+from generator.domain.plan import Fallback, Gateway, Plan, Setting
+from generator.errors import NoPlanError
+from generator.settings import slot_key
 
 DECISION = "docs/decisions/0031-gateway-limits.md"
 LITELLM = "LiteLLM 1.105.3"
@@ -45,7 +48,9 @@ def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, s
             DECISION,
         ),
         "GATEWAY_MAX_INPUT_TOKENS": _longest_input(values["VLLM_MAX_MODEL_LEN"]),
-        "GATEWAY_KEY_REQUESTS_PER_MINUTE": _setting("0", "one key serves all; its requests are limited above", DECISION),
+        "GATEWAY_KEY_REQUESTS_PER_MINUTE": _setting(
+            "0", "one key serves all; its requests are limited above", DECISION
+        ),
         "GATEWAY_KEY_TOKENS_PER_MINUTE": _setting("0", "one key serves all; its requests are limited above", DECISION),
     }
 
@@ -67,6 +72,40 @@ def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
         "equal replicas: the one with the fewest requests at work, counted in Redis by all workers",
         f"{LITELLM} router_strategy/least_busy.py",
     )
+
+
+def with_fallbacks(plan: Plan, wished: Mapping[str, tuple[str, ...]]) -> Plan:
+    """Return the plan with the wished fallbacks, each name or alias resolved.
+
+    Raises:
+        NoPlanError: a name is none of the plan's models, or a model would stand in for itself.
+    """
+    chains = []
+    for name, substitutes in wished.items():
+        model = _resolve(name, plan.gateway)
+        to = tuple(dict.fromkeys(_resolve(each, plan.gateway) for each in substitutes))
+        if model in to:
+            raise NoPlanError(
+                f"gateway.fallbacks: {name} would stand in for itself", hint="take it out of its own list"
+            )
+        lengths = {each: _context(plan, each) for each in (model, *to)}
+        longer = tuple(sorted((each for each in to if lengths[each] > lengths[model]), key=lambda each: -lengths[each]))
+        chains.append(Fallback(model=model, to=to, longer=longer))
+    return replace(plan, gateway=replace(plan.gateway, fallbacks=tuple(chains))) if chains else plan
+
+
+def _resolve(name: str, gateway: Gateway) -> str:
+    for group in gateway.groups:
+        if name == group.model or name in group.aliases:
+            return group.model
+    served = ", ".join(gateway.models)
+    raise NoPlanError(f"gateway.fallbacks: found `{name[:80]}`, allowed: {served}", hint="name a model that is served")
+
+
+def _context(plan: Plan, model: str) -> int:
+    """Return the context of a model in tokens; 0 where the engine finds it."""
+    setting = plan.settings[slot_key("VLLM_MAX_MODEL_LEN", plan.gateway.models.index(model) + 1)]
+    return 0 if setting.value == "auto" else int(setting.value)
 
 
 def _longest_input(length: str) -> Setting:

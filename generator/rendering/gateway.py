@@ -27,6 +27,8 @@ def gateway_context(plan: Plan) -> dict[str, object]:
             }
             for replica in plan.replicas
         ],
+        "fallbacks": [(each.model, each.to) for each in plan.gateway.fallbacks],
+        "context_window_fallbacks": [(each.model, each.longer) for each in plan.gateway.fallbacks if each.longer],
         "aliases": [(alias, group.model) for group in plan.gateway.groups for alias in group.aliases],
     }
 
@@ -40,4 +42,10 @@ def further_limits(plan: Plan) -> tuple[str, ...]:
 def _limits(plan: Plan, replica: Replica) -> dict[str, str]:
     slot = plan.gateway.slot_of(replica)
     own = {word: slot_key(key, slot) for word, key in LIMITS.items()}
+    # Where another model takes a longer context, the longest input is that one's: LiteLLM hands it on.
+    longer = next(
+        (each.longer[0] for each in plan.gateway.fallbacks if each.model == replica.model and each.longer), None
+    )
+    if longer is not None:
+        own["input_tokens"] = slot_key(LIMITS["input_tokens"], plan.gateway.models.index(longer) + 1)
     return {word: key if key in plan.settings else LIMITS[word] for word, key in own.items()}
