@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from generator.domain.host import Host
-from generator.domain.plan import Mode, Replica
+from generator.domain.plan import Replica
 from generator.domain.topology import sole_slice
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Stack
@@ -131,11 +131,11 @@ def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
         # vLLM opens sockets between its own processes on the host's outer address otherwise.
         "VLLM_HOST_IP": LOOPBACK,
     }
-    if is_cramped(replica, places.shared_memory_bytes) and stack.plan.mode is Mode.CPU:
+    if is_cramped(replica, places.shared_memory_bytes) and not replica.gpu_uuids:
         # A single CPU worker then runs inside the engine's own process (vLLM 0.32.0, platforms/cpu.py); a single GPU's
         # always does.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if stack.plan.mode is not Mode.CPU:
+    if replica.gpu_uuids:
         environment["CUDA_VISIBLE_DEVICES"] = _visible_devices(stack.plan.host, replica)
     listen = ("--host", LOOPBACK, "--port", str(places.ports[replica.name]))
     return Program(
@@ -187,7 +187,13 @@ def _gateway(stack: Stack, places: Places) -> Program:
         arguments=("--config", str(settings), *listen, "--num_workers", stack.env["LITELLM_NUM_WORKERS"]),
         environment=environment,
         inherited={},
-        files=(settings, script.parent / "key_auth.py", script.parent / "door.py", script.parent / "worker_start.py", *(stack.secrets / name for name in secrets)),
+        files=(
+            settings,
+            script.parent / "key_auth.py",
+            script.parent / "door.py",
+            script.parent / "worker_start.py",
+            *(stack.secrets / name for name in secrets),
+        ),
     )
 
 
