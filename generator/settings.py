@@ -49,6 +49,22 @@ class SettingSpec:
     pinnable: bool = True
 
 
+def _whole(
+    key: str, section: str, bounds: tuple[int, int], meaning: str, *, flag: str | None = None, pinnable: bool = True
+) -> SettingSpec:
+    """Declare a whole number."""
+    return SettingSpec(
+        key=key,
+        section=section,
+        kind=Kind.INTEGER,
+        meaning=meaning,
+        minimum=bounds[0],
+        maximum=bounds[1],
+        flag=flag,
+        pinnable=pinnable,
+    )
+
+
 SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec(
         key="COMPOSE_PROJECT_NAME",
@@ -64,36 +80,15 @@ SETTINGS: tuple[SettingSpec, ...] = (
         choices=("dev", "staging", "prod"),
         pinnable=False,
     ),
-    SettingSpec(
-        key="STACKWRIGHT_UID",
-        section="Stack",
-        kind=Kind.INTEGER,
-        minimum=0,
-        maximum=2**31 - 1,
-        meaning="User id inside the containers",
-    ),
-    SettingSpec(
-        key="STACKWRIGHT_GID",
-        section="Stack",
-        kind=Kind.INTEGER,
-        minimum=0,
-        maximum=2**31 - 1,
-        meaning="Group id inside the containers",
-    ),
+    _whole("STACKWRIGHT_UID", "Stack", (0, 2**31 - 1), "User id inside the containers"),
+    _whole("STACKWRIGHT_GID", "Stack", (0, 2**31 - 1), "Group id inside the containers"),
     SettingSpec(key="VLLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Engine image"),
     SettingSpec(key="LITELLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Gateway image"),
     SettingSpec(key="REDIS_IMAGE", section="Images", kind=Kind.TEXT, meaning="Redis image"),
     SettingSpec(
         key="GATEWAY_BIND", section="Gateway", kind=Kind.ADDRESS, meaning="Address that the gateway is published on"
     ),
-    SettingSpec(
-        key="GATEWAY_PORT",
-        section="Gateway",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=65535,
-        meaning="Port that the gateway is published on",
-    ),
+    _whole("GATEWAY_PORT", "Gateway", (1, 65535), "Port that the gateway is published on"),
     SettingSpec(
         key="GATEWAY_PLAIN_HTTP",
         section="Gateway",
@@ -101,14 +96,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="Whether the gateway may be published beyond this machine without TLS",
         choices=("refused", "allowed"),
     ),
-    SettingSpec(
-        key="LITELLM_NUM_WORKERS",
-        section="Gateway",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=256,
-        meaning="Worker processes of the gateway",
-    ),
+    _whole("LITELLM_NUM_WORKERS", "Gateway", (1, 256), "Worker processes of the gateway"),
     SettingSpec(
         key="GATEWAY_ROUTING_STRATEGY",
         section="Gateway",
@@ -116,62 +104,23 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="How a request's replica is chosen",
         choices=("simple-shuffle", "least-busy", "latency-based-routing", "usage-based-routing-v2"),
     ),
-    SettingSpec(
-        key="GATEWAY_REQUEST_TIMEOUT_S",
-        section="Gateway",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=86400,
-        meaning="Seconds that a request may take",
+    _whole("GATEWAY_REQUEST_TIMEOUT_S", "Gateway", (1, 86400), "Seconds that a request may take"),
+    _whole("GATEWAY_COOLDOWN_S", "Gateway", (1, 3600), "Seconds that a failing replica gets no requests"),
+    _whole("GATEWAY_MAX_CONCURRENT_REQUESTS", "Limits", (0, 65536), "Requests of a model at work at once; 0: no limit"),
+    _whole(
+        "GATEWAY_MAX_QUEUED_REQUESTS",
+        "Limits",
+        (0, 65536),
+        "Requests that wait for their turn; the next is answered 429",
     ),
-    SettingSpec(
-        key="GATEWAY_COOLDOWN_S",
-        section="Gateway",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=3600,
-        meaning="Seconds that a failing replica gets no requests",
+    _whole(
+        "GATEWAY_MAX_INPUT_TOKENS",
+        "Limits",
+        (0, 2**31 - 1),
+        "Longest input in tokens; longer is answered 400; 0: the engine decides",
     ),
-    SettingSpec(
-        key="GATEWAY_MAX_CONCURRENT_REQUESTS",
-        section="Limits",
-        kind=Kind.INTEGER,
-        minimum=0,
-        maximum=65536,
-        meaning="Requests of a model at work at once; 0: no limit",
-    ),
-    SettingSpec(
-        key="GATEWAY_MAX_QUEUED_REQUESTS",
-        section="Limits",
-        kind=Kind.INTEGER,
-        minimum=0,
-        maximum=65536,
-        meaning="Requests that wait for their turn; the next is answered 429",
-    ),
-    SettingSpec(
-        key="GATEWAY_MAX_INPUT_TOKENS",
-        section="Limits",
-        kind=Kind.INTEGER,
-        minimum=0,
-        maximum=2**31 - 1,
-        meaning="Longest input in tokens; longer is answered 400; 0: the engine decides",
-    ),
-    SettingSpec(
-        key="GATEWAY_KEY_REQUESTS_PER_MINUTE",
-        section="Limits",
-        kind=Kind.INTEGER,
-        minimum=0,
-        maximum=10**9,
-        meaning="Requests per minute of one key; 0: no limit",
-    ),
-    SettingSpec(
-        key="GATEWAY_KEY_TOKENS_PER_MINUTE",
-        section="Limits",
-        kind=Kind.INTEGER,
-        minimum=0,
-        maximum=10**9,
-        meaning="Tokens per minute of one key; 0: no limit",
-    ),
+    _whole("GATEWAY_KEY_REQUESTS_PER_MINUTE", "Limits", (0, 10**9), "Requests per minute of one key; 0: no limit"),
+    _whole("GATEWAY_KEY_TOKENS_PER_MINUTE", "Limits", (0, 10**9), "Tokens per minute of one key; 0: no limit"),
     SettingSpec(
         key="CUDA_DEVICE_ORDER",
         section="GPUs",
@@ -192,15 +141,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="GPUs as one replica's container numbers them, from 0",
         pinnable=False,
     ),
-    SettingSpec(
-        key="GPU_COUNT",
-        section="GPUs",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=1024,
-        meaning="GPUs that the plan uses in all replicas together",
-        pinnable=False,
-    ),
+    _whole("GPU_COUNT", "GPUs", (1, 1024), "GPUs that the plan uses in all replicas together", pinnable=False),
     SettingSpec(
         key="VLLM_MODEL",
         section="Engine",
@@ -217,22 +158,14 @@ SETTINGS: tuple[SettingSpec, ...] = (
         flag="--served-model-name",
         pinnable=False,
     ),
-    SettingSpec(
-        key="VLLM_TENSOR_PARALLEL_SIZE",
-        section="Engine",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=1024,
-        meaning="GPUs that share each layer",
-        flag="--tensor-parallel-size",
+    _whole(
+        "VLLM_TENSOR_PARALLEL_SIZE", "Engine", (1, 1024), "GPUs that share each layer", flag="--tensor-parallel-size"
     ),
-    SettingSpec(
-        key="VLLM_PIPELINE_PARALLEL_SIZE",
-        section="Engine",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=1024,
-        meaning="Stages that the layers are split into",
+    _whole(
+        "VLLM_PIPELINE_PARALLEL_SIZE",
+        "Engine",
+        (1, 1024),
+        "Stages that the layers are split into",
         flag="--pipeline-parallel-size",
     ),
     SettingSpec(
@@ -253,22 +186,14 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="Longest context in tokens; auto: the longest that fits",
         flag="--max-model-len",
     ),
-    SettingSpec(
-        key="VLLM_MAX_NUM_SEQS",
-        section="Engine",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=65536,
-        meaning="Requests that the engine works on at once",
-        flag="--max-num-seqs",
+    _whole(
+        "VLLM_MAX_NUM_SEQS", "Engine", (1, 65536), "Requests that the engine works on at once", flag="--max-num-seqs"
     ),
-    SettingSpec(
-        key="VLLM_MAX_NUM_BATCHED_TOKENS",
-        section="Engine",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=2**31 - 1,
-        meaning="Tokens that the engine works on in one step",
+    _whole(
+        "VLLM_MAX_NUM_BATCHED_TOKENS",
+        "Engine",
+        (1, 2**31 - 1),
+        "Tokens that the engine works on in one step",
         flag="--max-num-batched-tokens",
     ),
     SettingSpec(
@@ -287,14 +212,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         choices=("auto", "bfloat16", "float16", "float32"),
         flag="--dtype",
     ),
-    SettingSpec(
-        key="VLLM_CPU_KVCACHE_SPACE",
-        section="Engine",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=4096,
-        meaning="KV cache on the CPU, in GiB per rank",
-    ),
+    _whole("VLLM_CPU_KVCACHE_SPACE", "Engine", (1, 4096), "KV cache on the CPU, in GiB per rank"),
     SettingSpec(key="VLLM_SHM_SIZE", section="Engine", kind=Kind.SIZE, meaning="Shared memory of an engine container"),
     SettingSpec(
         key="HF_HOME",

@@ -24,12 +24,13 @@ from typing import ClassVar
 
 import pytest
 
+from generator.domain.plan import Plan
 from generator.rendering import render_plan
 from generator.runtime.provision import ensure_gateway
 from tests.integration.project import free_port
 from tests.planning_requests import plan_for, recorded
 
-KEY = "sk-" + "0" * 64
+KEY, PASSWORD = "sk-" + "0" * 64, "x" * 16
 GATEWAY = Path(__file__).resolve().parents[3] / "compose" / "gateway"
 READY_S = 240
 ANSWER_S = 120
@@ -127,6 +128,29 @@ def until(true: Callable[[], bool], limit_s: float) -> None:
         time.sleep(0.05)
 
 
+def variables(plan: Plan, folder: Path, venv: Path, engine_port: int, redis_port: int) -> dict[str, str]:
+    """Return the gateway's environment as the runtimes make it, with secrets in `folder`."""
+    for name in ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", "tls_certificate"):
+        (folder / name).write_text({"litellm_master_key": KEY, "tls_certificate": ""}.get(name, PASSWORD))
+    values = {key: setting.value for key, setting in plan.settings.items()}
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "LITELLM": str(venv / "bin" / "litellm"),
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "SECRETS_DIRECTORY": str(folder),
+        "ENGINE_URL": f"http://127.0.0.1:{engine_port}/v1",
+        "REDIS_HOST": "127.0.0.1",
+        "REDIS_PORT": str(redis_port),
+        "REQUEST_TIMEOUT": values["GATEWAY_REQUEST_TIMEOUT_S"],
+        "DEFAULT_COOLDOWN_TIME_SECONDS": values["GATEWAY_COOLDOWN_S"],
+        "GATEWAY_PLACES": "gateway.places",
+        **{key: value for key, value in values.items() if key.startswith("GATEWAY_")},
+    }
+
+
 @pytest.fixture
 def make_gateway(state_folder: Path, tmp_path: Path) -> MakeGateway:
     """Give a maker of gateways with settings of their own, started as both runtimes start them: by start.sh."""
@@ -137,43 +161,16 @@ def make_gateway(state_folder: Path, tmp_path: Path) -> MakeGateway:
         plan = plan_for(recorded("cpu-small"), pins=pins)
         rendered = next(file.text for file in render_plan(plan) if file.path.name == "gateway.yaml")
         (tmp_path / "gateway.yaml").write_text(rendered, encoding="utf-8")
-        for name in ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", "tls_certificate"):
-            (tmp_path / name).write_text({"litellm_master_key": KEY, "tls_certificate": ""}.get(name, "x" * 16))
-        values = {key: setting.value for key, setting in plan.settings.items()}
         port, redis_port, upstream = free_port(), free_port(), Upstream()
+        redis = ["redis-server", "--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""]
+        redis += ["--requirepass", PASSWORD]
+        start = ["/bin/sh", str(GATEWAY / "start.sh"), "--config", str(tmp_path / "gateway.yaml")]
+        start += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", str(plan.workers.litellm)]
         with serve(upstream) as engine_port, contextlib.ExitStack() as ended:
-            variables = {
-                "PATH": os.environ["PATH"],
-                "HOME": str(tmp_path),
-                "LITELLM": str(venv / "bin" / "litellm"),
-                "LITELLM_MODE": "PRODUCTION",
-                "LITELLM_LOG": "ERROR",
-                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-                "SECRETS_DIRECTORY": str(tmp_path),
-                "ENGINE_URL": f"http://127.0.0.1:{engine_port}/v1",
-                "REDIS_HOST": "127.0.0.1",
-                "REDIS_PORT": str(redis_port),
-                "REQUEST_TIMEOUT": values["GATEWAY_REQUEST_TIMEOUT_S"],
-                "DEFAULT_COOLDOWN_TIME_SECONDS": values["GATEWAY_COOLDOWN_S"],
-                "GATEWAY_PLACES": "gateway.places",
-                **{key: value for key, value in values.items() if key.startswith("GATEWAY_")},
-            }
-            redis = [
-                "redis-server",
-                "--port",
-                str(redis_port),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--requirepass",
-                "x" * 16,
-            ]
-            start = ["/bin/sh", str(GATEWAY / "start.sh"), "--config", str(tmp_path / "gateway.yaml")]
-            start += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", values["LITELLM_NUM_WORKERS"]]
+            environment = variables(plan, tmp_path, venv, engine_port, redis_port)
             for command in (redis, start):
-                log = ended.enter_context((tmp_path / f"{Path(command[1]).name}.log").open("wb"))
-                process = subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=log, stderr=log)
+                log = ended.enter_context((tmp_path / f"{Path(command[0]).name}.log").open("wb"))
+                process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
                 ended.callback(process.wait, 30)
                 ended.callback(process.terminate)
             gateway = Gateway(port=port, upstream=upstream)
