@@ -281,8 +281,8 @@ def known_setting(key: str, *, where: str) -> SettingSpec:
 
 
 def slot_key(key: str, slot: int) -> str:
-    """Return the key of a model's setting: the first model's is the plain one, the second's ends in `_2`."""
-    return key if slot == 1 else f"{key}_{slot}"
+    """Return the key of a model's setting: the second's ends in `_2`; the first's, and one that all share, is plain."""
+    return f"{key}_{slot}" if slot > 1 and key in PER_MODEL else key
 
 
 def split_slot(key: str) -> tuple[str, int]:

@@ -346,7 +346,7 @@ def _try(request: Request, catalog: Catalog) -> Plan | None:
 def _request_on(request: Request, gpus: tuple[Gpu, ...], utilization: Utilization | None) -> Request:
     """Return the request as for a host that has these GPUs alone."""
     pins = {key: value for key, value in request.pins.items() if key != "NVIDIA_VISIBLE_DEVICES"}
-    host = _only(request.host, gpus)
+    host = host_with(request.host, gpus)
     mode = Mode.SINGLE if len(gpus) == 1 else Mode.MULTI
     return replace(request, host=host, mode=mode, pins=pins, utilization=utilization)
 
@@ -357,7 +357,7 @@ def _request_on_processor(request: Request, promised_bytes: int) -> Request:
     return replace(request, mode=Mode.CPU, pins=pins, promised_bytes=promised_bytes)
 
 
-def _only(host: Host, gpus: tuple[Gpu, ...]) -> Host:
+def host_with(host: Host, gpus: tuple[Gpu, ...]) -> Host:
     """Return a host that has these GPUs alone, and those that its MIG slices are cut from."""
     boards = {gpu.mig_slice.gpu for gpu in gpus if gpu.mig_slice is not None}
     kept = [place for place, gpu in enumerate(host.gpus) if gpu in gpus or gpu.index in boards]
