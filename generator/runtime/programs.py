@@ -177,6 +177,9 @@ def _gateway(stack: Stack, places: Places) -> Program:
     }
     for replica in stack.plan.replicas:
         environment[replica.url_variable] = f"http://{LOOPBACK}:{places.ports[replica.name]}/v1"
+    if int(stack.env["LITELLM_NUM_WORKERS"]) > 1:
+        # Where the workers add their figures up; LiteLLM's own folder for it is one for all stacks of a machine.
+        environment["PROMETHEUS_MULTIPROC_DIR"] = "gateway.metrics"
     if "redis" in places.ports:
         environment |= {"REDIS_HOST": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])}
     listen = ("--host", stack.env["GATEWAY_BIND"], "--port", stack.env["GATEWAY_PORT"])
