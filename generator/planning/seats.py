@@ -12,7 +12,7 @@ from generator.domain.host import Gpu, Host
 from generator.domain.plan import Mode, Plan
 from generator.domain.topology import nvlink_islands
 from generator.errors import NoPlanError
-from generator.planning.placement import Heads, equal_groups, placements, usable_gpus
+from generator.planning.placement import Heads, ParallelPins, equal_groups, placements, usable_gpus
 from generator.planning.planner import choose_share, plan_as_is
 from generator.planning.request import Request
 from generator.planning.utilization import CONTEXT_BYTES, Utilization
@@ -229,20 +229,15 @@ def _pools(request: Request) -> list[list[Gpu]]:
     """Return the usable GPUs, those of a kind together, islands of NVLink beside each other, the roomiest kind first."""
     host, pins = request.host, request.parallel_pins
     if request.mode is Mode.SINGLE:
-        return [
-            [
-                placements(host, Mode.SINGLE, replace(pins, tensor_parallel=None, pipeline_parallel=None), Heads())[
-                    0
-                ].gpus[0]
-            ]
-        ]
+        (best,) = placements(host, Mode.SINGLE, ParallelPins(devices=pins.devices), Heads())
+        return [list(best.gpus)]
     kinds = equal_groups(usable_gpus(host, pins.devices))
     return [[gpu for island in nvlink_islands(kind, host.links) for gpu in island] for kind in kinds]
 
 
 def _least_gpus(request: Request, pool: list[Gpu], catalog: Catalog) -> int | None:
     """Return the fewest GPUs of a pool, a power of two, that serve the model with long requests, else at all."""
-    fits = None
+    fits: int | None = None
     for count in (2**power for power in range(len(pool).bit_length())):
         plan = _try(_request_on(request, tuple(pool[:count]), None), catalog)
         if plan is not None and _is_comfortable(plan, request):
