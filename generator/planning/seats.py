@@ -238,7 +238,7 @@ def _pools(request: Request) -> list[list[Gpu]]:
 def _least_gpus(request: Request, pool: list[Gpu], catalog: Catalog) -> int | None:
     """Return the fewest GPUs of a pool, a power of two, that serve the model with long requests, else at all."""
     fits: int | None = None
-    for count in (2**power for power in range(len(pool).bit_length())):
+    for count in (1 << power for power in range(len(pool).bit_length())):
         plan = _try(_request_on(request, tuple(pool[:count]), None), catalog)
         if plan is not None and _is_comfortable(plan, request):
             return count
