@@ -272,6 +272,8 @@ def run_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Result]:
             plain = plain_setting(arguments.plain.absolute(), folder, upstream, model, key, workers)
             settings = [plain, *our_settings(gateway, stack, arguments.plain.absolute(), workers)]
             results[str(workers)] = measure(settings, folder, direct, arguments.rounds, arguments.seconds)
+            # After each number of workers: a later one may fail to start on a machine that has too few cores for it.
+            write(arguments, results)
     return results
 
 
@@ -314,6 +316,17 @@ def describe_machine(venv: Path) -> dict[str, object]:
     }
 
 
+def write(arguments: argparse.Namespace, results: Mapping[str, Result]) -> None:
+    """Write the result file and its plot."""
+    name = "gateway_engine" if arguments.engine else "gateway"
+    machine = {"ours": describe_machine(arguments.ours), "defaults": describe_machine(arguments.plain)}
+    shape = {"connections": CONNECTIONS, "rounds": arguments.rounds, "seconds": arguments.seconds}
+    rows = {workers: result.as_json() for workers, result in results.items()}
+    result = {"machine": machine, "load": shape, "workers": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"{name}.svg").write_text(draw(results))
+
+
 def main() -> int:
     """Measure, write the results and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -333,13 +346,7 @@ def main() -> int:
         parser.error("--plain and --ours name two virtual environments")
     with tempfile.TemporaryDirectory() as folder:
         results = run_all(arguments, Path(folder))
-    name = "gateway_engine" if arguments.engine else "gateway"
     rows = {workers: result.as_json() for workers, result in results.items()}
-    machine = {"ours": describe_machine(arguments.ours), "defaults": describe_machine(arguments.plain)}
-    load_shape = {"connections": CONNECTIONS, "rounds": arguments.rounds, "seconds": arguments.seconds}
-    result = {"machine": machine, "load": load_shape, "workers": rows}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    (RESULTS / f"{name}.svg").write_text(draw(results))
     print(json.dumps(rows, indent=2))
     return 1 if any(record.failed for result in results.values() for record in result.records.values()) else 0
 
