@@ -30,7 +30,7 @@ class Arguments:
     command: str
     environment: Environment | None = None
     mode: Mode | None = None
-    model: str | None = None
+    models: tuple[str, ...] = ()
     objective: Objective | None = None
     engine: str | None = None
     allow_vulnerable: bool = False
@@ -55,7 +55,7 @@ class Arguments:
     @property
     def plans(self) -> bool:
         """Whether the person said anything that a plan is made from."""
-        return any((self.model, self.host, self.pins, self.mode, self.objective, self.engine, self.allow_vulnerable))
+        return any((self.models, self.host, self.pins, self.mode, self.objective, self.engine, self.allow_vulnerable))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,7 +84,8 @@ def parse_arguments(argv: list[str]) -> Arguments:
     if namespace.command == "fit":
         debug = values.pop("debug")
         return Arguments(command=values.pop("command"), debug=debug, fit=FitArguments(**values))
-    values["pins"] = tuple(values.get("pins") or ())
+    for key in ("pins", "models"):
+        values[key] = tuple(values.get(key) or ())
     return Arguments(**{key: value for key, value in values.items() if value is not None})
 
 
@@ -211,7 +212,13 @@ def _take_mode(parser: argparse.ArgumentParser) -> None:
 
 
 def _take_plan_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="NAME", help="Hugging Face id, folder, or catalog name")
+    parser.add_argument(
+        "--model",
+        dest="models",
+        metavar="NAME",
+        action="append",
+        help="Hugging Face id, folder, or catalog name; repeatable, for several models",
+    )
     parser.add_argument("--host", metavar="FILE", type=Path, help="plan for this snapshot instead of this machine")
     parser.add_argument(
         "--objective",

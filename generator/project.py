@@ -21,9 +21,11 @@ from generator.planning.request import Folders
 from generator.reading import convert, load_yaml
 from generator.rendering import environment_file
 from generator.runtime import Stack
-from generator.settings import BY_KEY, Kind, SettingSpec, check_pins, problem_with
+from generator.settings import Kind, SettingSpec, check_pins, problem_with, spec_of
 
 _MEND = "correct it, or move it away: `configure-gpu` writes the generated one anew"
+# As many as keys have slots (`settings.split_slot`).
+MOST_MODELS = 99
 _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _BASE_FILES = (
@@ -31,7 +33,9 @@ _BASE_FILES = (
     "compose/engine/start.sh",
     "compose/gateway/start.sh",
     "compose/gateway/key_auth.py",
+    "compose/gateway/door.py",
     "compose/gateway/ready.py",
+    "compose/gateway/worker_start.py",
     "compose/redis/start.sh",
     "envs/dev.yaml",
     "envs/staging.yaml",
@@ -119,9 +123,25 @@ def _parse_wishes(path: Path, where: str) -> Wishes:
     _check(where, "gpu_memory_utilization", Kind.FRACTION, f"{wishes.gpu_memory_utilization:.6g}", 0.05, 0.99)
     _check(where, "gateway.bind", Kind.ADDRESS, wishes.gateway.bind)
     _check(where, "gateway.port", Kind.INTEGER, _written(wishes.gateway.port), 1, 65535)
+    _check_models(where, wishes)
     if wishes.max_model_len is not None:
         _check(where, "max_model_len", Kind.INTEGER, _written(wishes.max_model_len), 1, 2**31 - 1)
     return wishes
+
+
+def _check_models(where: str, wishes: Wishes) -> None:
+    """Refuse a list of models beside the one that `model` names, and what no client or GPU could make of an entry."""
+    if wishes.model is not None and wishes.models:
+        raise UsageError(f"{where}: found both `model` and `models`", hint="move the model into the list")
+    if len(wishes.models) > MOST_MODELS:
+        raise UsageError(f"{where}: models: found {len(wishes.models)}, allowed: {MOST_MODELS} at most")
+    for position, model in enumerate(wishes.models):
+        spot = f"models[{position}]"
+        _check(where, f"{spot}.name", Kind.TEXT, model.name)
+        for alias in model.aliases:
+            _check(where, f"{spot}.aliases", Kind.TEXT, alias)
+        if model.gpu_share is not None:
+            _check(where, f"{spot}.gpu_share", Kind.FRACTION, f"{model.gpu_share:.6g}", 0.01, 1)
 
 
 def _written(number: int) -> str:
@@ -176,7 +196,7 @@ def load_plan(root: Path, environment: Environment) -> Plan | None:
     except ValidationError as failure:
         raise ValidationError(failure.message, hint=again) from None
     # What every plan has, and what reads one relies on.
-    if not (plan.replicas and plan.gateway.models and plan.settings) or not set(plan.settings) <= set(BY_KEY):
+    if not (plan.replicas and plan.gateway.models and plan.settings) or not all(spec_of(key) for key in plan.settings):
         raise ValidationError(f"{path}: not a plan of this release", hint=again)
     if plan.environment is not environment:
         raise ValidationError(f"{path}: a plan for {plan.environment}", hint=again)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from generator.errors import UsageError, did_you_mean
@@ -49,6 +49,22 @@ class SettingSpec:
     pinnable: bool = True
 
 
+def _whole(
+    key: str, section: str, bounds: tuple[int, int], meaning: str, *, flag: str | None = None, pinnable: bool = True
+) -> SettingSpec:
+    """Declare a whole number."""
+    return SettingSpec(
+        key=key,
+        section=section,
+        kind=Kind.INTEGER,
+        meaning=meaning,
+        minimum=bounds[0],
+        maximum=bounds[1],
+        flag=flag,
+        pinnable=pinnable,
+    )
+
+
 SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec(
         key="COMPOSE_PROJECT_NAME",
@@ -64,36 +80,15 @@ SETTINGS: tuple[SettingSpec, ...] = (
         choices=("dev", "staging", "prod"),
         pinnable=False,
     ),
-    SettingSpec(
-        key="STACKWRIGHT_UID",
-        section="Stack",
-        kind=Kind.INTEGER,
-        minimum=0,
-        maximum=2**31 - 1,
-        meaning="User id inside the containers",
-    ),
-    SettingSpec(
-        key="STACKWRIGHT_GID",
-        section="Stack",
-        kind=Kind.INTEGER,
-        minimum=0,
-        maximum=2**31 - 1,
-        meaning="Group id inside the containers",
-    ),
+    _whole("STACKWRIGHT_UID", "Stack", (0, 2**31 - 1), "User id inside the containers"),
+    _whole("STACKWRIGHT_GID", "Stack", (0, 2**31 - 1), "Group id inside the containers"),
     SettingSpec(key="VLLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Engine image"),
     SettingSpec(key="LITELLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Gateway image"),
     SettingSpec(key="REDIS_IMAGE", section="Images", kind=Kind.TEXT, meaning="Redis image"),
     SettingSpec(
         key="GATEWAY_BIND", section="Gateway", kind=Kind.ADDRESS, meaning="Address that the gateway is published on"
     ),
-    SettingSpec(
-        key="GATEWAY_PORT",
-        section="Gateway",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=65535,
-        meaning="Port that the gateway is published on",
-    ),
+    _whole("GATEWAY_PORT", "Gateway", (1, 65535), "Port that the gateway is published on"),
     SettingSpec(
         key="GATEWAY_PLAIN_HTTP",
         section="Gateway",
@@ -101,14 +96,31 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="Whether the gateway may be published beyond this machine without TLS",
         choices=("refused", "allowed"),
     ),
+    _whole("LITELLM_NUM_WORKERS", "Gateway", (1, 256), "Worker processes of the gateway"),
     SettingSpec(
-        key="LITELLM_NUM_WORKERS",
+        key="GATEWAY_ROUTING_STRATEGY",
         section="Gateway",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=256,
-        meaning="Worker processes of the gateway",
+        kind=Kind.TEXT,
+        meaning="How a request's replica is chosen",
+        choices=("simple-shuffle", "least-busy", "latency-based-routing", "usage-based-routing-v2"),
     ),
+    _whole("GATEWAY_REQUEST_TIMEOUT_S", "Gateway", (1, 86400), "Seconds that a request may take"),
+    _whole("GATEWAY_COOLDOWN_S", "Gateway", (1, 3600), "Seconds that a failing replica gets no requests"),
+    _whole("GATEWAY_MAX_CONCURRENT_REQUESTS", "Limits", (0, 65536), "Requests of a model at work at once; 0: no limit"),
+    _whole(
+        "GATEWAY_MAX_QUEUED_REQUESTS",
+        "Limits",
+        (0, 65536),
+        "Requests that wait for their turn; the next is answered 429",
+    ),
+    _whole(
+        "GATEWAY_MAX_INPUT_TOKENS",
+        "Limits",
+        (0, 2**31 - 1),
+        "Longest input in tokens; longer is answered 400; 0: the engine decides",
+    ),
+    _whole("GATEWAY_KEY_REQUESTS_PER_MINUTE", "Limits", (0, 10**9), "Requests per minute of one key; 0: no limit"),
+    _whole("GATEWAY_KEY_TOKENS_PER_MINUTE", "Limits", (0, 10**9), "Tokens per minute of one key; 0: no limit"),
     SettingSpec(
         key="CUDA_DEVICE_ORDER",
         section="GPUs",
@@ -129,15 +141,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="GPUs as one replica's container numbers them, from 0",
         pinnable=False,
     ),
-    SettingSpec(
-        key="GPU_COUNT",
-        section="GPUs",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=1024,
-        meaning="GPUs that the plan uses in all replicas together",
-        pinnable=False,
-    ),
+    _whole("GPU_COUNT", "GPUs", (1, 1024), "GPUs that the plan uses in all replicas together", pinnable=False),
     SettingSpec(
         key="VLLM_MODEL",
         section="Engine",
@@ -154,22 +158,14 @@ SETTINGS: tuple[SettingSpec, ...] = (
         flag="--served-model-name",
         pinnable=False,
     ),
-    SettingSpec(
-        key="VLLM_TENSOR_PARALLEL_SIZE",
-        section="Engine",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=1024,
-        meaning="GPUs that share each layer",
-        flag="--tensor-parallel-size",
+    _whole(
+        "VLLM_TENSOR_PARALLEL_SIZE", "Engine", (1, 1024), "GPUs that share each layer", flag="--tensor-parallel-size"
     ),
-    SettingSpec(
-        key="VLLM_PIPELINE_PARALLEL_SIZE",
-        section="Engine",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=1024,
-        meaning="Stages that the layers are split into",
+    _whole(
+        "VLLM_PIPELINE_PARALLEL_SIZE",
+        "Engine",
+        (1, 1024),
+        "Stages that the layers are split into",
         flag="--pipeline-parallel-size",
     ),
     SettingSpec(
@@ -190,22 +186,14 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="Longest context in tokens; auto: the longest that fits",
         flag="--max-model-len",
     ),
-    SettingSpec(
-        key="VLLM_MAX_NUM_SEQS",
-        section="Engine",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=65536,
-        meaning="Requests that the engine works on at once",
-        flag="--max-num-seqs",
+    _whole(
+        "VLLM_MAX_NUM_SEQS", "Engine", (1, 65536), "Requests that the engine works on at once", flag="--max-num-seqs"
     ),
-    SettingSpec(
-        key="VLLM_MAX_NUM_BATCHED_TOKENS",
-        section="Engine",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=2**31 - 1,
-        meaning="Tokens that the engine works on in one step",
+    _whole(
+        "VLLM_MAX_NUM_BATCHED_TOKENS",
+        "Engine",
+        (1, 2**31 - 1),
+        "Tokens that the engine works on in one step",
         flag="--max-num-batched-tokens",
     ),
     SettingSpec(
@@ -224,14 +212,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         choices=("auto", "bfloat16", "float16", "float32"),
         flag="--dtype",
     ),
-    SettingSpec(
-        key="VLLM_CPU_KVCACHE_SPACE",
-        section="Engine",
-        kind=Kind.INTEGER,
-        minimum=1,
-        maximum=4096,
-        meaning="KV cache on the CPU, in GiB per rank",
-    ),
+    _whole("VLLM_CPU_KVCACHE_SPACE", "Engine", (1, 4096), "KV cache on the CPU, in GiB per rank"),
     SettingSpec(key="VLLM_SHM_SIZE", section="Engine", kind=Kind.SIZE, meaning="Shared memory of an engine container"),
     SettingSpec(
         key="HF_HOME",
@@ -250,6 +231,13 @@ SETTINGS: tuple[SettingSpec, ...] = (
 BY_KEY: Mapping[str, SettingSpec] = {spec.key: spec for spec in SETTINGS}
 IMAGE_KEYS = tuple(spec.key for spec in SETTINGS if spec.section == "Images")
 BY_FLAG: Mapping[str, SettingSpec] = {spec.flag: spec for spec in SETTINGS if spec.flag is not None}
+
+# What each of several models has of its own; everything else they share.
+PER_MODEL = frozenset(spec.key for spec in SETTINGS if spec.section == "Engine") | {
+    *("VLLM_IMAGE", "CUDA_VISIBLE_DEVICES"),
+    *("GATEWAY_MAX_CONCURRENT_REQUESTS", "GATEWAY_MAX_QUEUED_REQUESTS", "GATEWAY_MAX_INPUT_TOKENS"),
+}
+_SLOT = re.compile(r"(.+)_([2-9]|[1-9][0-9])")
 
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _FRACTION = re.compile(r"[0-9]?\.[0-9]{1,6}|[01]")
@@ -285,11 +273,36 @@ def check_pins(pins: Mapping[str, str], *, where: str) -> None:
 
 def known_setting(key: str, *, where: str) -> SettingSpec:
     """Return the declaration of `key`. Raises UsageError with the closest known key."""
-    spec = BY_KEY.get(key)
+    spec = spec_of(key)
     if spec is None:
         hint = did_you_mean(key.upper(), BY_KEY) or "`stackwright plan --explain` lists every key"
         raise UsageError(f"{where}: {key[:80]}: unknown setting", hint=hint)
     return spec
+
+
+def slot_key(key: str, slot: int) -> str:
+    """Return the key of a model's setting: the second's ends in `_2`; the first's, and one that all share, is plain."""
+    return f"{key}_{slot}" if slot > 1 and key in PER_MODEL else key
+
+
+def split_slot(key: str) -> tuple[str, int]:
+    """Return a key without its slot, and the slot: (`VLLM_MAX_MODEL_LEN`, 2) for `VLLM_MAX_MODEL_LEN_2`."""
+    found = _SLOT.fullmatch(key)
+    return (found[1], int(found[2])) if found and found[1] in PER_MODEL else (key, 1)
+
+
+def spec_of(key: str) -> SettingSpec | None:
+    """Return the declaration of a key, under its own name where a further model's slot ends it; None of an unknown one."""
+    plain, slot = split_slot(key)
+    spec = BY_KEY.get(plain)
+    if spec is None or slot == 1:
+        return spec
+    return replace(spec, key=key, section=f"Model {slot}", meaning=f"{spec.meaning}, for model {slot}")
+
+
+def value_in_slot(env: Mapping[str, str], key: str, slot: int) -> str:
+    """Return a model's value in force; what it has none of its own for is the first model's."""
+    return env.get(slot_key(key, slot)) or env[key]
 
 
 def problem_with(spec: SettingSpec, value: str) -> str | None:

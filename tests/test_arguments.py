@@ -35,7 +35,7 @@ COMMANDS = tuple(build_parser()[1])
             Arguments(
                 command="configure-gpu",
                 mode=Mode.CPU,
-                model="a/b",
+                models=("a/b",),
                 host=Path("h"),
                 pins=(("GATEWAY_PORT", "1"), ("VLLM_SHM_SIZE", "2gb")),
                 out=Path("o"),

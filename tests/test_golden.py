@@ -10,19 +10,34 @@ from pathlib import Path
 import pytest
 
 from generator.domain.environment import Environment
+from generator.domain.plan import Plan
 from generator.errors import NoPlanError
 from generator.rendering import render_plan
+from tests.planning.several import CASES as SEVERAL
+from tests.planning.several import plan_of
 from tests.planning_requests import HOST_NAMES, plan_for, recorded
 
 GOLDEN = Path(__file__).parent / "golden"
+SEVERAL_PREFIX = "several-models--"
 
 
 @pytest.mark.parametrize("environment", list(Environment))
 @pytest.mark.parametrize("name", HOST_NAMES)
 def test_plan_and_files_are_the_golden_ones(name: str, environment: Environment, update_golden: bool) -> None:
     """The plan, the environment, the override and the gateway file, or the refusal, are those that were judged."""
-    produced = produce(name, environment)
-    folder = GOLDEN / f"{name}--{environment}"
+    compare(produce(name, environment), GOLDEN / f"{name}--{environment}", update_golden=update_golden)
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_plans_of_several_models_are_the_golden_ones(case: str, update_golden: bool) -> None:
+    """So are those of some hosts that serve more than one model."""
+    host, models = SEVERAL[case]
+    produced = texts(plan_of(host, *models))
+    compare(produced, GOLDEN / f"{SEVERAL_PREFIX}{case}", update_golden=update_golden)
+
+
+def compare(produced: dict[str, str], folder: Path, *, update_golden: bool) -> None:
+    """Compare the texts with those of the folder, or write them there."""
     if update_golden:
         folder.mkdir(parents=True, exist_ok=True)
         for stale in set(folder.iterdir()) - {folder / file for file in produced}:
@@ -36,6 +51,7 @@ def test_plan_and_files_are_the_golden_ones(name: str, environment: Environment,
 def test_no_golden_folder_is_left_behind() -> None:
     """Every golden folder belongs to a recorded host."""
     known = {f"{name}--{environment}" for name in HOST_NAMES for environment in Environment}
+    known |= {f"{SEVERAL_PREFIX}{case}" for case in SEVERAL}
     assert {folder.name for folder in GOLDEN.iterdir()} == known
 
 
@@ -45,4 +61,9 @@ def produce(name: str, environment: Environment) -> dict[str, str]:
         plan = plan_for(recorded(name), environment)
     except NoPlanError as refusal:
         return {"refusal.txt": f"{refusal.message}\nhint: {refusal.hint}\n"}
+    return texts(plan)
+
+
+def texts(plan: Plan) -> dict[str, str]:
+    """Return file name → text of the rendered files."""
     return {file.path.name.removeprefix("."): file.text for file in render_plan(plan)}

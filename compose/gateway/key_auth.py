@@ -7,12 +7,23 @@ prisma, which only images with a database client carry). Clients know 401. Runs 
 import hmac
 import os
 
+# gateway.yaml names the door through this module: LiteLLM runs a file that lies beside its configuration once for each
+# name in it, while an import is shared.
+from door import asked, door
 from fastapi import Request
 from litellm.proxy._types import LitellmUserRoles, ProxyException, UserAPIKeyAuth  # noqa: TID251  # inside LiteLLM
 
+__all__ = ["check_key", "door"]
 
-async def check_key(request: Request, api_key: str | None) -> UserAPIKeyAuth:  # noqa: ARG001  # LiteLLM's signature
+
+async def check_key(request: Request, api_key: str | None) -> UserAPIKeyAuth:
     """Let the master key in, compared in constant time; refuse everything else with 401."""
     if not hmac.compare_digest((api_key or "").encode(), os.environ["LITELLM_MASTER_KEY"].encode()):
         raise ProxyException(message="wrong or missing key", type="auth_error", param="key", code=401)
-    return UserAPIKeyAuth(api_key=api_key, user_role=LitellmUserRoles.PROXY_ADMIN)
+    asked.set(request)
+    return UserAPIKeyAuth(
+        api_key=api_key,
+        user_role=LitellmUserRoles.PROXY_ADMIN,
+        rpm_limit=int(os.environ["GATEWAY_KEY_REQUESTS_PER_MINUTE"]) or None,
+        tpm_limit=int(os.environ["GATEWAY_KEY_TOKENS_PER_MINUTE"]) or None,
+    )

@@ -22,13 +22,15 @@ from generator.domain.finding import Finding, Severity
 from generator.domain.host import Host
 from generator.domain.model_facts import ModelFacts
 from generator.domain.plan import Mode, Plan
+from generator.domain.wishes import ModelWish, Wishes
 from generator.errors import UsageError, ValidationError
 from generator.llms.read import SMOKE, HubAccess, name_llm, read_model
+from generator.planning.engines.vllm import role_of
 from generator.planning.image import EngineNeeds
-from generator.planning.planner import make_plan
 from generator.planning.request import Folders, Request
+from generator.planning.several import make_plan_of_all
 from generator.rendering import render_plan
-from generator.settings import BY_KEY, problem_with
+from generator.settings import problem_with, spec_of, split_slot
 from generator.validation.publishing import check_publishing
 from generator.validation.rules.environment import check_environment, check_shell
 
@@ -111,9 +113,23 @@ def plan_environment(arguments: Arguments, place: Place, host: Host, environment
     """Make the plan of one environment from its wishes, the command line and the host."""
     wishes = project.read_wishes(place.root, environment)
     catalog = load_catalog()
-    name = arguments.model or wishes.model
-    facts = _read_model(name or SMOKE, catalog, place)
-    request = Request(
+    models = wished_models(arguments, wishes)
+    requests = tuple(_request(arguments, place, host, environment, wishes, model) for model in models)
+    if not (arguments.models or wishes.models or wishes.model) and arguments.mode is not Mode.CPU and host.gpus:
+        from generator.planning.default_llm import with_default_llm
+
+        has_token = find_hub_token(os.environ, Path(place.folders.hf_home)) is not None
+        requests = (with_default_llm(requests[0], catalog, has_token=has_token),)
+    plan = make_plan_of_all(requests, catalog)
+    _check_values(plan)
+    return plan
+
+
+def _request(
+    arguments: Arguments, place: Place, host: Host, environment: Environment, wishes: Wishes, model: ModelWish
+) -> Request:
+    facts = _read_model(model.name, load_catalog(), place)
+    return Request(
         host=host,
         environment=environment,
         mode=arguments.mode,
@@ -127,15 +143,21 @@ def plan_environment(arguments: Arguments, place: Place, host: Host, environment
         objective=arguments.objective,
         image_pins=read_image_pins(place.root),
         needs=EngineNeeds(exact=arguments.engine, allow_vulnerable=arguments.allow_vulnerable),
+        role=model.role or role_of(facts.config),
+        aliases=model.aliases,
+        gpu_share=model.gpu_share,
     )
-    if name is None and arguments.mode is not Mode.CPU and host.gpus:
-        from generator.planning.default_llm import with_default_llm
 
-        has_token = find_hub_token(os.environ, Path(place.folders.hf_home)) is not None
-        request = with_default_llm(request, catalog, has_token=has_token)
-    plan = make_plan(request, catalog)
-    _check_values(plan)
-    return plan
+
+def wished_models(arguments: Arguments, wishes: Wishes) -> tuple[ModelWish, ...]:
+    """Return the models to serve: those of the command line, else of the environment, else the one made on the spot.
+
+    A model that the command line names and the environment lists keeps what is said of it there.
+    """
+    listed = {model.name: model for model in wishes.models}
+    if arguments.models:
+        return tuple(listed.get(name, ModelWish(name=name)) for name in arguments.models)
+    return wishes.models or (ModelWish(name=wishes.model or SMOKE),)
 
 
 def _read_model(name: str, catalog: Catalog, place: Place) -> ModelFacts:
@@ -150,7 +172,8 @@ def _read_model(name: str, catalog: Catalog, place: Place) -> ModelFacts:
 def _check_values(plan: Plan) -> None:
     """Refuse what no environment file can hold: folders come from variables, which hold anything."""
     for key, setting in plan.settings.items():
-        problem = problem_with(BY_KEY[key], setting.value)
+        spec = spec_of(key)
+        problem = spec and problem_with(spec, setting.value)
         if problem:
             raise UsageError(
                 f"{key}: found `{setting.value[:80]}`, allowed: {problem}",
@@ -200,7 +223,7 @@ def make_folders(env: Mapping[str, str], place: Place) -> None:
     try:
         for key in ("HF_HOME", "VLLM_CACHE_ROOT"):
             Path(env[key]).mkdir(parents=True, exist_ok=True)
-        if env["VLLM_MODEL"] == str(place.smoke):
+        if str(place.smoke) in (value for key, value in env.items() if split_slot(key)[0] == "VLLM_MODEL"):
             from generator.smoke_model import write_smoke_model
 
             write_smoke_model(place.smoke)

@@ -20,7 +20,9 @@ from generator.domain.finding import Finding, Severity
 from generator.domain.host import Host
 from generator.domain.plan import Mode
 from generator.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
+from generator.llms.read import SMOKE
 from generator.runtime import Runtime, Stack
+from generator.settings import slot_key
 from generator.watching.health import telling_line
 
 NOTHING = Gathered()
@@ -206,6 +208,14 @@ def _refuse_where_local_wins(stack: Stack, fix: Diagnosis) -> None:
             raise UsageError(f"{local}: {key}={own[key][:80]} beats every pin", hint=f"write {key}={value} there")
 
 
+def _named(models: tuple[str, ...], place: Place, environment: Environment) -> tuple[str, ...]:
+    """Name a plan's models as on a command line; none where the environment names them, or the default does."""
+    wishes = project.read_wishes(place.root, environment)
+    if len(models) > 1 and len(wishes.models) == len(models):
+        return ()
+    return tuple(SMOKE if model == str(place.smoke) else model for model in models if models != (str(place.smoke),))
+
+
 def _apply(arguments: Arguments, place: Place, look: Look) -> None:
     """Make the plan anew with the first fix that is a setting, and show what that changes."""
     fix = next((named.diagnosis for named in look.named if named.diagnosis.settings), None)
@@ -218,12 +228,12 @@ def _apply(arguments: Arguments, place: Place, look: Look) -> None:
         # The running engine holds its GPUs' memory; a plan made now would flee to others.
         pins["NVIDIA_VISIBLE_DEVICES"] = env["NVIDIA_VISIBLE_DEVICES"]
     pins |= dict(fix.settings)
-    model = env["VLLM_MODEL"]
+    models = tuple(env[slot_key("VLLM_MODEL", slot)] for slot in range(1, len(plan.gateway.models) + 1))
     again = replace(
         arguments,
         command="configure-gpu",
         mode=plan.mode,
-        model=None if model == str(place.smoke) else model,
+        models=_named(models, place, look.environment),
         pins=tuple(pins.items()),
         diff=True,
         json=False,

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Generic, TypeVar
@@ -39,8 +40,9 @@ from generator.runtime.provision import (
     gpu_engine_recipe,
     is_complete,
 )
+from generator.settings import value_in_slot
 from generator.validation.container import find_images_folder, find_missing_images, list_containers, look_from_inside
-from generator.validation.evidence import Evidence
+from generator.validation.evidence import Evidence, ModelSeen
 from generator.validation.live import newest_file_s
 from generator.validation.rules.capacity import CUDA_IMAGE_BYTES
 from generator.validation.rules.gpus import used_gpus
@@ -106,15 +108,16 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
     from generator.runtime.compose import ComposeRuntime
 
     gpus = Later(look_at_gpus) if stack.plan.mode is not Mode.CPU else None
-    model = Later(lambda: _look_at_model(stack))
+    slots = range(1, len(stack.plan.gateway.models) + 1)
+    models = [Later(partial(_look_at_model, stack, value_in_slot(stack.env, "VLLM_MODEL", slot))) for slot in slots]
     # Before a second thread uses the runtime: its client's package imports itself in circles.
     runs = any(state.phase in UP for state in runtime.services())
     merged = Later(runtime.merged) if isinstance(runtime, ComposeRuntime) else None
     engine = Later(lambda: _look_at_engine(stack, host, runs=runs)) if merged is not None else None
     states = () if gpus is None else gpus.result()
     own = safely(lambda: _find_own(stack, states, compose=merged is not None)) if runs else frozenset()
-    view, inside = model.result(), None if engine is None else engine.result()
-    view = ModelView(files=view) if isinstance(view, Unseen) else view
+    views, inside = [_view(model.result()) for model in models], None if engine is None else engine.result()
+    view = views[0]
     disks, wanted = _look_at_disks(stack, inside)
     return Evidence(
         stack=stack,
@@ -137,12 +140,13 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
         longest_tokens=view.longest_tokens,
         hub=view.hub,
         gated=view.gated,
-        has_token=view.has_token,
+        has_token=any(each.has_token for each in views),
         offline=is_offline(os.environ),
         changed=safely(lambda: changed_inputs(stack.root, stack.plan.environment)),
         newest_file_s=newest_file_s(stack),
         now_s=time.time(),
         advisories=load_advisories(),
+        further=_further(stack, views),
     )
 
 
@@ -151,8 +155,22 @@ def _find_listener(stack: Stack) -> str | None:
     return None if isinstance(found, Unseen) else found
 
 
-def _look_at_model(stack: Stack) -> ModelView:
-    location, user = stack.env["VLLM_MODEL"], (int(stack.env["STACKWRIGHT_UID"]), int(stack.env["STACKWRIGHT_GID"]))
+def _view(seen: Seen[ModelView]) -> ModelView:
+    return ModelView(files=seen) if isinstance(seen, Unseen) else seen
+
+
+def _further(stack: Stack, views: list[ModelView]) -> tuple[ModelSeen, ...]:
+    """Return what was seen of the models after the first."""
+    return tuple(
+        ModelSeen(
+            location=value_in_slot(stack.env, "VLLM_MODEL", slot), files=each.files, hub=each.hub, gated=each.gated
+        )
+        for slot, each in enumerate(views[1:], start=2)
+    )
+
+
+def _look_at_model(stack: Stack, location: str) -> ModelView:
+    user = (int(stack.env["STACKWRIGHT_UID"]), int(stack.env["STACKWRIGHT_GID"]))
     home = Path(stack.env["HF_HOME"])
     facts = safely(lambda: read_model(location, load_llms(), access=HubAccess(home=home, online=False)))
     known = None if isinstance(facts, Unseen) else facts
@@ -186,7 +204,8 @@ def _token(stack: Stack, home: Path) -> str | None:
 
 def _look_at_engine(stack: Stack, host: Host, *, runs: bool) -> EngineView:
     """Ask which images are missing, and what a container with GPUs sees where the engine's image is not."""
-    names = tuple(stack.env[key] for key in ("VLLM_IMAGE", "LITELLM_IMAGE", "REDIS_IMAGE"))
+    engines = dict.fromkeys(stack.engine_value(replica, "VLLM_IMAGE") for replica in stack.plan.replicas)
+    names = (*engines, stack.env["LITELLM_IMAGE"], stack.env["REDIS_IMAGE"])
     missing = find_missing_images(names)
     uuids = used_gpus(stack.plan)
     lacks_engine = isinstance(missing, Unseen) or stack.env["VLLM_IMAGE"] in missing

@@ -11,7 +11,7 @@ from generator.arguments import Arguments
 from generator.commands.stack import load_stack
 from generator.domain.image_pins import ImagePin, ImagePins, without_digest
 from generator.errors import RuntimeRefusedError, ValidationError
-from generator.settings import IMAGE_KEYS
+from generator.settings import IMAGE_KEYS, split_slot
 
 
 def pin_images(arguments: Arguments) -> None:
@@ -19,7 +19,7 @@ def pin_images(arguments: Arguments) -> None:
     stack = load_stack(arguments)
     before = digests.read_image_pins(stack.root)
     today = datetime.now(UTC).date().isoformat()
-    found = _pull_all([without_digest(stack.env[key]) for key in IMAGE_KEYS])
+    found = _pull_all([without_digest(image) for key, image in stack.env.items() if split_slot(key)[0] in IMAGE_KEYS])
     if not found:
         raise ValidationError(
             f"{stack.plan.environment}: no image could be pinned",

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from generator.domain.environment import Environment
 from generator.domain.host import Host
+from generator.domain.role import Role
 
 PLAN_SCHEMA = 1
 
@@ -72,8 +73,30 @@ class Replica:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Group:
+    """One model as clients know it: all of its replicas. `aliases` are further names for it."""
+
+    model: str
+    role: Role = Role.CHAT
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fallback:
+    """The models that are asked where `model` fails, in this order; `longer`: those with a longer context, longest first."""
+
+    model: str
+    to: tuple[str, ...]
+    longer: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gateway:
-    """The LiteLLM front: where it listens, and the names that clients ask for."""
+    """The LiteLLM front: where it listens, and the names that clients ask for.
+
+    `groups` tells more of each of `models`, in the same order. The position there, from 1, is the model's slot: its
+    settings end in it from the second on (`generator.settings.slot_key`).
+    """
 
     version: str
     image: str
@@ -81,6 +104,16 @@ class Gateway:
     port: int
     models: tuple[str, ...]
     routing_strategy: str
+    groups: tuple[Group, ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()
+
+    def slot_of(self, replica: Replica) -> int:
+        """Return the slot of a replica's model."""
+        return self.models.index(replica.model) + 1 if replica.model in self.models else 1
+
+    def role_of(self, model: str) -> Role:
+        """Return what a model is asked for."""
+        return next((group.role for group in self.groups if group.model == model), Role.CHAT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from generator.domain.role import Role
+
 WISHES_SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayWishes:
-    """Where the gateway listens on the host."""
+    """Where the gateway listens on the host, and which models stand in for one that fails, first choice first."""
 
     bind: str
     port: int
+    fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelWish:
+    """One of several models: its name as `--model` takes it, further names for clients, and what it is asked for.
+
+    `role` None: what its architecture is made for. `gpu_share` is its part of all of the host's GPUs, 0 to 1; None
+    leaves that to the planner.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    role: Role | None = None
+    gpu_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +37,7 @@ class Wishes:
     """One environment's wishes. `settings` pins emitted keys, as `--set` does, which beats it.
 
     `gpu_memory_utilization` is a fraction of each GPU's memory; `max_model_len` is in tokens, None for the
-    longest that fits; `model` is None for the default of the mode.
+    longest that fits; `model` is None for the default of the mode, or where `models` names several.
     """
 
     schema: int
@@ -29,3 +46,4 @@ class Wishes:
     max_model_len: int | None
     gateway: GatewayWishes
     settings: dict[str, str] = field(default_factory=dict)
+    models: tuple[ModelWish, ...] = ()

@@ -39,12 +39,18 @@ def choose_space_gib(host: Host, *, smoke: bool) -> int:
     return 1 if smoke or memory is None else max(1, min(4, memory // (8 * GIB)))
 
 
-def cpu_memory(host: Host, workers: int) -> CpuMemory | None:
-    """Return the host's memory as the engine can have it; None where it is not known."""
+def cpu_memory(host: Host, workers: int, promised_bytes: int = 0) -> CpuMemory | None:
+    """Return the host's memory as the engine can have it; None where it is not known.
+
+    `promised_bytes`: what engines of other models take.
+    """
     if host.memory_bytes is None:
         return None
     return CpuMemory(
-        total_bytes=host.memory_bytes, nodes=host.cpu.numa_nodes or 1, gateway_bytes=workers * WORKER_BYTES
+        total_bytes=host.memory_bytes,
+        nodes=host.cpu.numa_nodes or 1,
+        gateway_bytes=workers * WORKER_BYTES,
+        promised_bytes=promised_bytes,
     )
 
 
@@ -53,7 +59,7 @@ def forecast_cpu_plan(request: Request, values: Mapping[str, str], version: str)
 
     `auto`: the engine itself takes the longest length that the cache holds, so that is what is asked for.
     """
-    memory = cpu_memory(request.host, int(values["LITELLM_NUM_WORKERS"]))
+    memory = cpu_memory(request.host, int(values["LITELLM_NUM_WORKERS"]), request.promised_bytes)
     if memory is None:
         return None
     length = values["VLLM_MAX_MODEL_LEN"]

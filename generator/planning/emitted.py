@@ -10,6 +10,7 @@ from generator.domain.host import Gpu
 from generator.domain.llm import Llm, LlmSource
 from generator.domain.plan import Setting
 from generator.planning.cpu import DECISION, cpu_settings
+from generator.planning.gateway import gateway_settings
 from generator.planning.image import ImageChoice, version
 from generator.planning.placement import Placement
 from generator.planning.request import Request
@@ -46,6 +47,8 @@ def emitted_settings(
     wished = f"envs/{name}.yaml"
     workers, why_workers = count_gateway_workers(request.host, placement.mode, len(placement.gpus))
     gateway, redis = catalog.service("gateway"), catalog.service("redis")
+    engine = _gpu_settings(placement, layout, utilization) if layout and utilization else cpu_settings(request, wished)
+    in_force = {**{key: setting.value for key, setting in engine.items()}, **request.pins}
     settings = {
         "COMPOSE_PROJECT_NAME": _setting(f"stackwright-{name}", "one project per environment", DECISION),
         "STACKWRIGHT_ENVIRONMENT": _setting(name, "asked for", "command line"),
@@ -59,7 +62,8 @@ def emitted_settings(
         "GATEWAY_PLAIN_HTTP": _setting("refused", "keys and answers could be read on the way", PUBLISHING),
         "LITELLM_NUM_WORKERS": _setting(str(workers), why_workers, DECISION),
         **_model_settings(request, placement, wished),
-        **(_gpu_settings(placement, layout, utilization) if layout and utilization else cpu_settings(request, wished)),
+        **engine,
+        **gateway_settings(placement.groups, in_force),
         "HF_HOME": _setting(request.folders.hf_home, "Hugging Face cache, shared by all environments", "host"),
         "VLLM_CACHE_ROOT": _setting(request.folders.vllm_cache, "compiled kernels survive a restart", "host"),
     }

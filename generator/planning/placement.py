@@ -79,8 +79,8 @@ def placements(
     """
     if asked is Mode.CPU or (asked is None and not host.gpus and not _driver_failed(host)):
         return (_on_cpu(),)
-    gpus = _usable_gpus(host, pins.devices)
-    groups = _equal_groups(gpus)
+    gpus = usable_gpus(host, pins.devices)
+    groups = equal_groups(gpus)
     mode = asked or (Mode.MULTI if len(groups[0]) > 1 else Mode.SINGLE)
     if mode is Mode.SINGLE:
         return (_on_single(host, gpus, pins),)
@@ -109,7 +109,7 @@ def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placeme
         tensor_parallel=1,
         pipeline_parallel=1,
         reason=_single_reason(best),
-        warnings=_idle_warnings(host, (best,)),
+        warnings=idle_warnings(host, (best,)),
     )
 
 
@@ -191,7 +191,7 @@ def _cut(
         reason=_multi_reason(
             islands, groups, tensor_parallel, pipeline_parallel, pinned=pins.tensor_parallel is not None
         ),
-        warnings=_idle_warnings(host, tuple(gpu for group in groups for gpu in group)),
+        warnings=idle_warnings(host, tuple(gpu for group in groups for gpu in group)),
         inside_island=size <= len(islands[0]),
     )
 
@@ -221,7 +221,7 @@ def _multi_reason(
     return f"tensor parallel inside an NVLink island of {largest}{replicas}"
 
 
-def _usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
+def usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
     usable = tuple(gpu for gpu in host.gpus if _why_unusable(gpu) is None)
     if devices:
         known = {name: gpu for gpu in usable for name in (str(gpu.index), gpu.uuid)}
@@ -273,7 +273,7 @@ def _driver_failed(host: Host) -> bool:
     return host.driver is not None and host.driver.error is not None and not host.gpus
 
 
-def _equal_groups(gpus: tuple[Gpu, ...]) -> list[tuple[Gpu, ...]]:
+def equal_groups(gpus: tuple[Gpu, ...]) -> list[tuple[Gpu, ...]]:
     """Group GPUs of one model, those first that hold the most for one replica, those of unknown memory last.
 
     Whole GPUs of a kind add up, hence two of them come before any other; slices do not.
@@ -293,7 +293,7 @@ def _equal_groups(gpus: tuple[Gpu, ...]) -> list[tuple[Gpu, ...]]:
     return [tuple(group) for group in order]
 
 
-def _idle_warnings(host: Host, used: tuple[Gpu, ...]) -> tuple[str, ...]:
+def idle_warnings(host: Host, used: tuple[Gpu, ...]) -> tuple[str, ...]:
     """Name what is left idle and why, equal GPUs in one sentence: a sliced box may have dozens."""
     alike: dict[tuple[str, str | None], list[str]] = defaultdict(list)
     for gpu in host.gpus:

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from generator.domain.catalog import Catalog
+from generator.domain.catalog import Catalog, order_release
 from generator.domain.forecast import Forecast, Verdict
 from generator.domain.image_pins import ImagePins, with_digest
 from generator.domain.llm import LlmSource
 from generator.domain.model_facts import CatalogLlm, Checkpoint
-from generator.domain.plan import PLAN_SCHEMA, Engine, Gateway, Mode, Plan, Replica, Setting, Workers
+from generator.domain.plan import PLAN_SCHEMA, Engine, Gateway, Group, Mode, Plan, Replica, Setting, Workers
 from generator.errors import NoPlanError
 from generator.planning.cpu import CPU_RELEASE, forecast_cpu_plan
 from generator.planning.emitted import emitted_settings
-from generator.planning.engines.vllm import engine_arguments, engine_environment
+from generator.planning.engines.vllm import POOLING_RELEASE, engine_arguments, engine_environment
 from generator.planning.guides import contradict_guides
 from generator.planning.image import ImageChoice, choose_image
 from generator.planning.image_pin import pinned_image
@@ -40,12 +40,13 @@ def make_plan(request: Request, catalog: Catalog) -> Plan:
         NoPlanError: no plan fits this host.
     """
     try:
-        return _make_plan(request, catalog)
+        return plan_as_is(request, catalog)
     except NoPlanError as refusal:
-        raise blame_others(request, refusal, lambda freed: _make_plan(freed, catalog)) from None
+        raise blame_others(request, refusal, lambda freed: plan_as_is(freed, catalog)) from None
 
 
-def _make_plan(request: Request, catalog: Catalog) -> Plan:
+def plan_as_is(request: Request, catalog: Catalog) -> Plan:
+    """Make the plan; a refusal does not look at what other programs hold. Raises NoPlanError."""
     heads = Heads(attention=request.llm.attention_heads, kv=request.llm.kv_heads)
     options = placements(request.host, request.mode, request.parallel_pins, heads, request.objective)
     chosen = choose_engine_image(request, options[0], catalog)
@@ -76,6 +77,8 @@ def choose_engine_image(request: Request, placement: Placement, catalog: Catalog
     needs = replace(
         request.needs, model=request.llm.name, minimum=request.needs.minimum or request.facts.minimum_engine
     )
+    if not request.role.generates:
+        needs = replace(needs, minimum=max(needs.minimum or POOLING_RELEASE, POOLING_RELEASE, key=order_release))
     by_default = not placement.gpus and needs.exact is None
     needs = replace(needs, exact=CPU_RELEASE) if by_default else needs
     if "VLLM_IMAGE" in request.pins:
@@ -110,7 +113,8 @@ def _assemble(
             bind=values["GATEWAY_BIND"],
             port=int(values["GATEWAY_PORT"]),
             models=(request.llm.name,),
-            routing_strategy="simple-shuffle",
+            routing_strategy=values["GATEWAY_ROUTING_STRATEGY"],
+            groups=(Group(model=request.llm.name, role=request.role, aliases=request.aliases),),
         ),
         workers=Workers(litellm=int(values["LITELLM_NUM_WORKERS"]), multimodal=None, retrieval=None),
         settings=settings,
@@ -125,7 +129,7 @@ def _replicas(
 ) -> tuple[Replica, ...]:
     from generator.planning.network import choose_communication
 
-    arguments = engine_arguments(placement.mode, values)
+    arguments = engine_arguments(placement.mode, values, request.role)
     return tuple(
         Replica(
             name="engine" if position == 1 else f"engine-{position}",
@@ -189,6 +193,8 @@ def choose_share(request: Request, placement: Placement, catalog: Catalog) -> Ut
     if "VLLM_GPU_MEMORY_UTILIZATION" in request.pins:
         share = float(request.pins["VLLM_GPU_MEMORY_UTILIZATION"])
         return Utilization(value=share, reason="pinned by the user", source="--set")
+    if request.utilization is not None:
+        return request.utilization
     wished_in = f"envs/{request.environment.value}.yaml"
     shared = _shared_memory(request, placement, catalog)
     return choose_utilization(request.wishes.gpu_memory_utilization, wished_in, placement.gpus, shared)

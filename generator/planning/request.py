@@ -12,9 +12,11 @@ from generator.domain.llm import Llm
 from generator.domain.model_facts import ModelFacts
 from generator.domain.objective import Objective
 from generator.domain.plan import Mode
+from generator.domain.role import Role
 from generator.domain.wishes import Wishes
 from generator.planning.image import EngineNeeds
 from generator.planning.placement import ParallelPins
+from generator.planning.utilization import Utilization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class Request:
     """Everything that a plan is made from. None leaves the choice to the planner; `pins` beat every computed value.
 
     `llm` and `facts` name one model and what is known of it. `image_pins` are the digests that images are pinned to.
+    Where several models share the host: `gpu_share` is the wished part of all its GPUs, `utilization` the part of each GPU
+    that was found for this model, `promised_bytes` what other engines take of the processor's memory.
     """
 
     host: Host
@@ -46,6 +50,11 @@ class Request:
     needs: EngineNeeds = field(default_factory=EngineNeeds)
     model_reason: str | None = None
     image_pins: ImagePins = field(default_factory=ImagePins)
+    role: Role = Role.CHAT
+    aliases: tuple[str, ...] = ()
+    gpu_share: float | None = None
+    utilization: Utilization | None = None
+    promised_bytes: int = 0
 
     @property
     def parallel_pins(self) -> ParallelPins:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from itertools import groupby
 
 from generator.domain.plan import Plan
-from generator.settings import BY_KEY
+from generator.settings import spec_of
 
 
 def environment_context(plan: Plan) -> dict[str, object]:
     """Return the template's values: sections of rows with key, value, meaning and reason."""
     rows = [
         {
-            "section": BY_KEY[key].section,
+            "section": spec.section,
             "key": key,
             "value": setting.value,
-            "meaning": BY_KEY[key].meaning,
+            "meaning": spec.meaning,
             "reason": setting.reason,
         }
         for key, setting in plan.settings.items()
+        if (spec := spec_of(key)) is not None
     ]
     return {
         "environment": plan.environment.value,

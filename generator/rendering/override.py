@@ -5,8 +5,9 @@ from __future__ import annotations
 from generator.domain.plan import Plan, Replica
 from generator.errors import StackError
 from generator.rendering.environment import summarize
+from generator.rendering.gateway import further_limits
 from generator.rendering.quoting import literal_for_compose
-from generator.settings import BY_KEY, bind_arguments
+from generator.settings import BY_KEY, bind_arguments, slot_key
 
 # The port that vLLM and the base file's health check use inside the container.
 ENGINE_PORT = 8000
@@ -26,6 +27,7 @@ def override_context(plan: Plan, *, gateway_digest: str) -> dict[str, object]:
             (replica.name, {"variable": replica.url_variable, "value": f"http://{replica.name}:{ENGINE_PORT}/v1"})
             for replica in plan.replicas[1:]
         ],
+        "limits": further_limits(plan),
     }
 
 
@@ -42,24 +44,40 @@ def check_override(text: str, plan: Plan) -> None:
         service = services[replica.name]
         devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
         found = tuple(uuid for device in devices for uuid in device["device_ids"])
-        if found != replica.gpu_uuids or tuple(service["command"]) != _command(replica):
+        if found != replica.gpu_uuids or tuple(service["command"]) != _command(plan, replica):
             raise StackError(f"the rendered override does not say what the plan says about {replica.name}")
 
 
 def _service(plan: Plan, replica: Replica, *, first: bool) -> dict[str, object]:
-    location = plan.settings["VLLM_MODEL"].value
+    slot = plan.gateway.slot_of(replica)
+    location = plan.settings[slot_key("VLLM_MODEL", slot)].value
+    own = {
+        word: f"${{{slot_key(key, slot)}:?}}"
+        for word, key in (("image", "VLLM_IMAGE"), ("shm_size", "VLLM_SHM_SIZE"))
+        if slot > 1 and slot_key(key, slot) in plan.settings
+    }
     return {
         "name": replica.name,
         "extends": not first,
-        "command": _command(replica),
+        "own": own,
+        "command": _command(plan, replica),
         "environment": [
-            (name, f"${{{name}}}" if name in BY_KEY else literal_for_compose(value)) for name, value in replica.env
+            (name, f"${{{slot_key(name, slot)}}}" if name in BY_KEY else literal_for_compose(value))
+            for name, value in replica.env
         ],
         # The folder has the same path inside as outside, so that one VLLM_MODEL is true in both runtimes.
         "model_folder": literal_for_compose(location) if location.startswith("/") else None,
         "device_ids": replica.gpu_uuids,
+        "after": _shares_with(plan, replica),
     }
 
 
-def _command(replica: Replica) -> tuple[str, ...]:
-    return bind_arguments(replica.args, value_of=lambda key: f"${{{key}}}", literal=literal_for_compose)
+def _shares_with(plan: Plan, replica: Replica) -> tuple[str, ...]:
+    """Return the earlier engines on the same GPUs: one that starts while another measures spoils what it measures."""
+    earlier = plan.replicas[: plan.replicas.index(replica)]
+    return tuple(each.name for each in earlier if set(each.gpu_uuids) & set(replica.gpu_uuids))
+
+
+def _command(plan: Plan, replica: Replica) -> tuple[str, ...]:
+    slot = plan.gateway.slot_of(replica)
+    return bind_arguments(replica.args, value_of=lambda key: f"${{{slot_key(key, slot)}}}", literal=literal_for_compose)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from generator.domain.plan import Plan, Replica
 from generator.domain.service import ServiceState
-from generator.settings import bind_arguments
+from generator.settings import bind_arguments, slot_key, value_in_slot
 
 Say = Callable[[str, str], None]
 """Tell the person about one service: `say(service, what happens now)`."""
@@ -37,11 +37,17 @@ class Stack:
 
     def engine_arguments(self, replica: Replica) -> tuple[str, ...]:
         """Return the engine's argument list with the values in force."""
-        return bind_arguments(replica.args, value_of=self.env.__getitem__, literal=str)
+        slot = self.plan.gateway.slot_of(replica)
+        return bind_arguments(replica.args, value_of=lambda key: self.env[slot_key(key, slot)], literal=str)
 
     def engine_environment(self, replica: Replica) -> dict[str, str]:
         """Return the engine's own variables with the values in force."""
-        return {name: self.env.get(name, value) for name, value in replica.env}
+        slot = self.plan.gateway.slot_of(replica)
+        return {name: self.env.get(slot_key(name, slot), value) for name, value in replica.env}
+
+    def engine_value(self, replica: Replica, key: str) -> str:
+        """Return the value in force of a setting that each model has of its own."""
+        return value_in_slot(self.env, key, self.plan.gateway.slot_of(replica))
 
     @property
     def secrets(self) -> Path:

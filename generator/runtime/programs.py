@@ -16,13 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from generator.domain.host import Host
-from generator.domain.plan import Mode, Replica
+from generator.domain.plan import Replica
 from generator.domain.topology import sole_slice
 from generator.errors import RuntimeRefusedError
 from generator.runtime import Stack
+from generator.settings import SETTINGS, split_slot
 from generator.units import MIB, format_bytes
 
 LOOPBACK = "127.0.0.1"
+
+GATEWAY_KEYS = ("GATEWAY_ROUTING_STRATEGY", *(spec.key for spec in SETTINGS if spec.section == "Limits"))
+"""The settings that gateway.yaml and the files beside it take from the gateway's environment, as in compose.yaml."""
 
 PASSED_ON = (
     *("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "USER"),
@@ -127,11 +131,11 @@ def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
         # vLLM opens sockets between its own processes on the host's outer address otherwise.
         "VLLM_HOST_IP": LOOPBACK,
     }
-    if is_cramped(replica, places.shared_memory_bytes) and stack.plan.mode is Mode.CPU:
+    if is_cramped(replica, places.shared_memory_bytes) and not replica.gpu_uuids:
         # A single CPU worker then runs inside the engine's own process (vLLM 0.32.0, platforms/cpu.py); a single GPU's
         # always does.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if stack.plan.mode is not Mode.CPU:
+    if replica.gpu_uuids:
         environment["CUDA_VISIBLE_DEVICES"] = _visible_devices(stack.plan.host, replica)
     listen = ("--host", LOOPBACK, "--port", str(places.ports[replica.name]))
     return Program(
@@ -165,9 +169,17 @@ def _gateway(stack: Stack, places: Places) -> Program:
         "LITELLM_LOG": "ERROR",
         # The price list is in the package; LiteLLM would fetch it at its start and wait.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare",
+        "REQUEST_TIMEOUT": stack.env["GATEWAY_REQUEST_TIMEOUT_S"],
+        "DEFAULT_COOLDOWN_TIME_SECONDS": stack.env["GATEWAY_COOLDOWN_S"],
+        "GATEWAY_PLACES": "gateway.places",
+        **{key: value for key, value in stack.env.items() if split_slot(key)[0] in GATEWAY_KEYS},
     }
     for replica in stack.plan.replicas:
         environment[replica.url_variable] = f"http://{LOOPBACK}:{places.ports[replica.name]}/v1"
+    if int(stack.env["LITELLM_NUM_WORKERS"]) > 1:
+        # Where the workers add their figures up; LiteLLM's own folder for it is one for all stacks of a machine.
+        environment["PROMETHEUS_MULTIPROC_DIR"] = "gateway.metrics"
     if "redis" in places.ports:
         environment |= {"REDIS_HOST": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])}
     listen = ("--host", stack.env["GATEWAY_BIND"], "--port", stack.env["GATEWAY_PORT"])
@@ -178,7 +190,13 @@ def _gateway(stack: Stack, places: Places) -> Program:
         arguments=("--config", str(settings), *listen, "--num_workers", stack.env["LITELLM_NUM_WORKERS"]),
         environment=environment,
         inherited={},
-        files=(settings, script.parent / "key_auth.py", *(stack.secrets / name for name in secrets)),
+        files=(
+            settings,
+            script.parent / "key_auth.py",
+            script.parent / "door.py",
+            script.parent / "worker_start.py",
+            *(stack.secrets / name for name in secrets),
+        ),
     )
 
 

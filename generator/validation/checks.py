@@ -111,19 +111,23 @@ def _check_container_limits(seen: Evidence) -> Iterable[Finding]:
     return check_container_limits(seen.stack, seen.merged, infiniband=seen.infiniband)
 
 
-def _check_hub(seen: Evidence) -> Iterable[Finding]:
-    location = seen.env["VLLM_MODEL"]
-    here = location.startswith("/") or isinstance(seen.model, Unseen) or seen.model.complete or seen.model.problem
-    if here:
-        return ()
-    return model.check_hub(
-        seen.stack.plan, location, seen.hub, gated=seen.gated, has_token=seen.has_token, offline=seen.offline
-    )
+def _check_models(seen: Evidence) -> Iterator[Finding]:
+    for each in seen.models:
+        yield from model.check_model(seen.stack.plan, each.location, each.files)
+
+
+def _check_hub(seen: Evidence) -> Iterator[Finding]:
+    for each in seen.models:
+        location, files = each.location, each.files
+        if not (location.startswith("/") or isinstance(files, Unseen) or files.complete or files.problem):
+            yield from model.check_hub(
+                seen.stack.plan, location, each.hub, gated=each.gated, has_token=seen.has_token, offline=seen.offline
+            )
 
 
 def _check_memory(seen: Evidence) -> Iterator[Finding]:
     plan = seen.stack.plan
-    yield from capacity.check_memory(plan, seen.env, seen.host, seen.memory, seen.model)
+    yield from capacity.check_memory(plan, seen.env, seen.host, seen.memory, [each.files for each in seen.models])
     yield from capacity.check_swap(plan, seen.memory)
 
 
@@ -209,8 +213,9 @@ CHECKS: tuple[Check, ...] = (
     ),
     row(
         "GPUs without containers",
-        "what only the engine's image or a container gives: CUDA's compatibility libraries, one MIG slice of several",
-        "image-only slice-among-others",
+        "what only the engine's image or a container gives: CUDA's compatibility libraries, one MIG slice of several, "
+        "engines for GPUs and for the processor beside each other",
+        "image-only slice-among-others engines-of-two-kinds",
         lambda seen: engine.check_processes(seen.stack.plan),
         without_containers,
     ),
@@ -254,7 +259,7 @@ CHECKS: tuple[Check, ...] = (
         "model",
         "the model's files: all that the index names, each as long as its header promises, readable for the stack's user",
         "model-missing model-incomplete model-unreadable",
-        lambda seen: model.check_model(seen.stack.plan, seen.env["VLLM_MODEL"], seen.model),
+        _check_models,
     ),
     row(
         "length",
@@ -272,7 +277,9 @@ CHECKS: tuple[Check, ...] = (
         "disks",
         "room for weights (less what is cached), images, packages; file systems without a free byte or file",
         "disk disk-full",
-        lambda seen: capacity.check_disks(seen.stack.plan, seen.disks, seen.model, seen.wanted),
+        lambda seen: capacity.check_disks(
+            seen.stack.plan, seen.disks, [each.files for each in seen.models], seen.wanted
+        ),
     ),
     row(
         "memory",

@@ -44,16 +44,17 @@ def _check_replica(stack: Stack, replica: Replica, service: dict[str, Any], agai
     if tuple(service.get("command") or ()) != stack.engine_arguments(replica):
         found = f"{replica.name} is started with other arguments"
         yield error("compose-command", found=found, expected="those of the plan", fix=again)
-    yield from _check_shared_memory(stack, replica.name, service, again)
+    yield from _check_shared_memory(stack, replica, service, again)
 
 
-def _check_shared_memory(stack: Stack, name: str, service: dict[str, Any], again: str) -> Iterator[Finding]:
-    given, wanted = size_bytes(str(service.get("shm_size") or "")), size_bytes(stack.env["VLLM_SHM_SIZE"])
+def _check_shared_memory(stack: Stack, replica: Replica, service: dict[str, Any], again: str) -> Iterator[Finding]:
+    size = stack.engine_value(replica, "VLLM_SHM_SIZE")
+    given, wanted = size_bytes(str(service.get("shm_size") or "")), size_bytes(size)
     if wanted is None or (given is not None and given >= wanted) or service.get("ipc") == "host":
         return
     shown = service.get("shm_size") or "Docker's default of 64 MB"
-    expected = f"VLLM_SHM_SIZE={stack.env['VLLM_SHM_SIZE']}"
-    yield error("compose-shared-memory", found=f"{name} has {shown}", expected=expected, fix=again)
+    expected = f"VLLM_SHM_SIZE={size}"
+    yield error("compose-shared-memory", found=f"{replica.name} has {shown}", expected=expected, fix=again)
 
 
 def _check_published(stack: Stack, services: dict[str, Any], again: str) -> Iterator[Finding]:

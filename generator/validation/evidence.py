@@ -22,6 +22,16 @@ from generator.runtime import Stack
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelSeen:
+    """One model of a plan, here and on its hub; `location` is its VLLM_MODEL in force."""
+
+    location: str
+    files: Seen[ModelFiles]
+    hub: Seen[HubAnswer] | None
+    gated: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What was seen; `Unseen` where it could not be, None where nobody looked as nothing hangs on it.
 
@@ -34,7 +44,9 @@ class Evidence:
         listener: who listens on the gateway's port.
         disks: by what is to be written there: `models`, `images`, `packages`, `files`.
         wanted: bytes to be written beside the model, by the same names.
-        longest_tokens: the longest request that the model's config.json allows; None where it is not here or says nothing.
+        model, hub, gated: the first model's files, its hub's answer, and whether that asks for a token.
+        longest_tokens: the longest request that its config.json allows; None where it is not here or says nothing.
+        further: the other models.
         offline: HF_HUB_OFFLINE forbids to ask the hub.
         changed: what the files were rendered from and has changed since; None without a record.
         newest_file_s, now_s: seconds since 1970.
@@ -66,8 +78,15 @@ class Evidence:
     newest_file_s: float | None
     now_s: float
     advisories: tuple[Advisory, ...]
+    further: tuple[ModelSeen, ...] = ()
 
     @property
     def env(self) -> Mapping[str, str]:
         """The values in force."""
         return self.stack.env
+
+    @property
+    def models(self) -> tuple[ModelSeen, ...]:
+        """Every model of the plan, in the order of their slots."""
+        first = ModelSeen(location=self.env["VLLM_MODEL"], files=self.model, hub=self.hub, gated=self.gated)
+        return (first, *self.further)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from generator.domain.service import ServicePhase, ServiceState
 from generator.runtime import Runtime, Stack
 from generator.units import format_bytes
@@ -24,55 +26,73 @@ class Observer:
     def __init__(self, runtime: Runtime, stack: Stack) -> None:
         """Find out what is known of the models before they are loaded."""
         self._runtime = runtime
-        self._model = stack.env["VLLM_MODEL"]
         self._weights: dict[str, Weights] = {}
         self.limits: dict[str, Limits] = {}
-        folder = hub_folder(stack.env["HF_HOME"], self._model)
+        self._models = {each.name: stack.engine_value(each, "VLLM_MODEL") for each in stack.plan.replicas}
+        folders = {model: hub_folder(stack.env["HF_HOME"], model) for model in self._models.values()}
         for replica in stack.plan.replicas:
-            weights = find_weights(self._model, folder, replica)
+            model = self._models[replica.name]
+            weights = find_weights(model, folders[model], replica)
             past = past_steps(stack.state, stack.plan, replica)
             self._weights[replica.name] = weights
             self.limits[replica.name] = Limits(largest_file_bytes=weights.largest_file_bytes, past_s=past)
-        self._download = Download(None if self._model.startswith("/") else folder)
-        self._download_words = ""
-        self._told_at: tuple[float, int] | None = None
+        self._downloads = {
+            model: _Arrival(None if model.startswith("/") else folder) for model, folder in folders.items()
+        }
 
     def look(self, states: tuple[ServiceState, ...], now_s: float) -> tuple[Look, ...]:
         """Turn what the runtime tells into looks. `now_s` is the time from any zero, for the rate of a download."""
         on_their_way = {state.name for state in states if state.phase in _COMING_UP}
-        arrived, arriving = self._download.look() if on_their_way & self._weights.keys() else (0, False)
-        if arriving:
-            self._measure(arrived, now_s)
-        return tuple(self._look(state, on_their_way, arrived, arriving) for state in states)
+        for model in {self._models[name] for name in on_their_way & self._models.keys()}:
+            self._downloads[model].look(now_s)
+        return tuple(self._look(state, on_their_way) for state in states)
 
     def download_words(self, service: str) -> str:
         """Say how far the download of a service's model has come."""
         total = self._weights[service].total_bytes if service in self._weights else None
-        # An earlier version of the model may lie beside the one that comes.
-        known = total is not None and self._told_at is not None and self._told_at[1] <= total
-        return f"{self._download_words}{f' of {format_bytes(total)}' if known else ''}"
+        return self._downloads[self._models[service]].words(total) if service in self._models else ""
 
-    def _look(self, state: ServiceState, on_their_way: set[str], arrived: int, arriving: bool) -> Look:
+    def _look(self, state: ServiceState, on_their_way: set[str]) -> Look:
         if state.phase not in _COMING_UP:
             held = state.phase is ServicePhase.WAITING and bool(on_their_way - {state.name})
             return Look(state=state, held=held)
         log = self._runtime.logs(state.name, LOG_LINES)
-        if state.name not in self._weights:
+        if state.name not in self._models:
             return Look(state=state, lines=told(log))
+        download = self._downloads[self._models[state.name]]
         return Look(
             state=state,
-            step=Step.DOWNLOADING if arriving else engine_step(log),
+            step=Step.DOWNLOADING if download.arriving else engine_step(log),
             start=start_line(log),
             lines=told(log),
-            arrived_bytes=arrived,
+            arrived_bytes=download.arrived_bytes,
         )
 
-    def _measure(self, arrived: int, now_s: float) -> None:
-        """Write anew how much has arrived and how fast, every few seconds."""
+
+class _Arrival:
+    """What arrives of one model: bytes that are there, whether more come, and how fast."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._download = Download(folder)
+        self.arrived_bytes, self.arriving = 0, False
+        self._words = ""
+        self._told_at: tuple[float, int] | None = None
+
+    def look(self, now_s: float) -> None:
+        """Look once; write anew how much has arrived and how fast, every few seconds."""
+        self.arrived_bytes, self.arriving = self._download.look()
+        if not self.arriving:
+            return
         if self._told_at is not None and now_s - self._told_at[0] < DOWNLOAD_TOLD_EVERY_S:
             return
         rate = ""
         if self._told_at is not None:
-            rate = f" at {format_bytes(int((arrived - self._told_at[1]) / (now_s - self._told_at[0])))}/s,"
-        self._download_words = f"downloading weights,{rate} {format_bytes(arrived)}"
-        self._told_at = (now_s, arrived)
+            rate = f" at {format_bytes(int((self.arrived_bytes - self._told_at[1]) / (now_s - self._told_at[0])))}/s,"
+        self._words = f"downloading weights,{rate} {format_bytes(self.arrived_bytes)}"
+        self._told_at = (now_s, self.arrived_bytes)
+
+    def words(self, total: int | None) -> str:
+        """Say how far it has come of `total` bytes."""
+        # An earlier version of the model may lie beside the one that comes.
+        known = total is not None and self._told_at is not None and self._told_at[1] <= total
+        return f"{self._words}{f' of {format_bytes(total)}' if known else ''}"

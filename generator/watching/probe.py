@@ -70,6 +70,18 @@ def stream(endpoint: Endpoint, key: str, model: str) -> Answer:
     return _ask(endpoint, key, model, _streamed, {"stream": True})
 
 
+def embed(endpoint: Endpoint, key: str, model: str) -> Answer:
+    """Ask `model` for the vector of a word."""
+    body: dict[str, object] = {"model": model, "input": "Hello"}
+    return _request(endpoint, "/v1/embeddings", key, body, _embedding, ANSWER_TIMEOUT_S)
+
+
+def rank(endpoint: Endpoint, key: str, model: str) -> Answer:
+    """Ask `model` which of two texts fits a question."""
+    body: dict[str, object] = {"model": model, "query": "Hello?", "documents": ["Hello", "Goodbye"]}
+    return _request(endpoint, "/v1/rerank", key, body, _ranking, ANSWER_TIMEOUT_S)
+
+
 def refuse_wrong_key(endpoint: Endpoint, model: str) -> Answer:
     """Ask with a wrong key; the answer is good where the gateway refuses it."""
     body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 1}
@@ -164,6 +176,25 @@ def _completion(status: int, body: bytes) -> Answer:
         return _no("a reply that is no completion", body)
     # A model that thinks first may have come to no word of its answer yet.
     return _yes(status, str(text or ""))
+
+
+def _embedding(status: int, body: bytes) -> Answer:
+    """Take the length of the vector out of a reply."""
+    try:
+        vector = json.loads(body)["data"][0]["embedding"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return _no("a reply that is no embedding", body)
+    return _yes(status, f"a vector of {len(vector)} numbers") if isinstance(vector, list) else _no("no vector", body)
+
+
+def _ranking(status: int, body: bytes) -> Answer:
+    """Take the best text's place out of a reply."""
+    try:
+        results = json.loads(body)["results"]
+        best = max(results, key=lambda each: float(each["relevance_score"]))["index"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return _no("a reply that is no ranking", body)
+    return _yes(status, f"text {int(best) + 1} fits best")
 
 
 def _streamed(status: int, body: bytes) -> Answer:

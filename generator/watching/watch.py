@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from generator.domain.role import Role
 from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import NotHealthyError
 from generator.runtime import Runtime, Say, Stack
@@ -18,7 +19,17 @@ from generator.watching.health import Verdict, judge
 from generator.watching.history import keep_start
 from generator.watching.limits import Limits
 from generator.watching.observe import Observer
-from generator.watching.probe import Answer, complete, endpoint_of, list_models, refuse_wrong_key, stream
+from generator.watching.probe import (
+    Answer,
+    Endpoint,
+    complete,
+    embed,
+    endpoint_of,
+    list_models,
+    rank,
+    refuse_wrong_key,
+    stream,
+)
 from generator.watching.steps import Step
 
 # A look at three containers costs a tenth of a second of processor time, which a starting engine needs itself.
@@ -217,6 +228,12 @@ def _fell(before: Course | None, state: ServiceState) -> bool:
     return state.restarts > before.look.state.restarts
 
 
+_POOLING: Mapping[Role, tuple[str, Callable[[Endpoint, str, str], Answer]]] = {
+    Role.EMBEDDING: ("an embedding", embed),
+    Role.RERANK: ("a ranking", rank),
+}
+
+
 def _questions(stack: Stack, key: str) -> list[Question]:
     """Return what has to be answered before a stack is ready, the cheapest first."""
     endpoint = endpoint_of(stack)
@@ -226,6 +243,13 @@ def _questions(stack: Stack, key: str) -> list[Question]:
         Question(what="asked for its models", ask=partial(list_models, endpoint, key, models)),
     ]
     for model in models:
+        role = stack.plan.gateway.role_of(model)
+        if not role.generates:
+            what, ask = _POOLING[role]
+            questions.append(
+                Question(what=f"asked for {what} of {model}", ask=partial(ask, endpoint, key, model), model=model)
+            )
+            continue
         questions += [
             Question(
                 what=f"asked for a completion of {model}", ask=partial(complete, endpoint, key, model), model=model

@@ -43,17 +43,17 @@ def disk(free_bytes: int, *, device: int = 1, files: int | None = 1000) -> Disk:
 
 def test_room_for_everything_has_no_finding() -> None:
     disks = {"models": disk(50 * GIB), "files": disk(50 * GIB)}
-    assert told(check_disks(GPU_PLAN, disks, replace(WHOLE, missing_bytes=49 * GIB), {})) == []
+    assert told(check_disks(GPU_PLAN, disks, [replace(WHOLE, missing_bytes=49 * GIB)], {})) == []
 
 
 def test_what_shares_a_file_system_is_added_up() -> None:
     disks = {"models": disk(50 * GIB), "images": disk(50 * GIB), "files": disk(GIB, device=2)}
     half = replace(WHOLE, complete=False, missing_bytes=45 * GIB)
-    (finding,) = check_disks(GPU_PLAN, disks, half, {"images": 11 * GIB})
+    (finding,) = check_disks(GPU_PLAN, disks, [half], {"images": 11 * GIB})
     assert told([finding]) == [("disk", "error", "/disk1: 50.0 GiB free")]
     assert finding.expected == "45.0 GiB for models and 11.0 GiB for images"
     apart = disks | {"images": disk(12 * GIB, device=3)}
-    assert told(check_disks(GPU_PLAN, apart, half, {"images": 11 * GIB})) == []
+    assert told(check_disks(GPU_PLAN, apart, [half], {"images": 11 * GIB})) == []
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_shares_a_file_system_is_added_up() -> None:
     ids=["bytes", "files", "unseen"],
 )
 def test_a_full_disk_is_an_error(seen: Seen[Disk], found: tuple[str, str, str]) -> None:
-    assert told(check_disks(GPU_PLAN, {"files": seen}, WHOLE, {})) == [found]
+    assert told(check_disks(GPU_PLAN, {"files": seen}, [WHOLE], {})) == [found]
 
 
 def memory(available: int, swap: int = 0, swap_free: int = 0) -> MemoryState:
@@ -78,13 +78,13 @@ def test_a_processor_holds_cache_and_weights() -> None:
     cache = int(CPU_ENV["VLLM_CPU_KVCACHE_SPACE"]) * GIB
     workers = int(CPU_ENV["LITELLM_NUM_WORKERS"]) * 360 * 10**6
     assert CPU_PLAN.mode is Mode.CPU
-    assert needed_bytes(CPU_PLAN, CPU_ENV, GIB) - workers >= cache + GIB
-    assert needed_bytes(GPU_PLAN, GPU_ENV, GIB) == int(GPU_ENV["LITELLM_NUM_WORKERS"]) * 360 * 10**6
+    assert needed_bytes(CPU_PLAN, CPU_ENV, [GIB]) - workers >= cache + GIB
+    assert needed_bytes(GPU_PLAN, GPU_ENV, [GIB]) == int(GPU_ENV["LITELLM_NUM_WORKERS"]) * 360 * 10**6
 
 
 def test_memory_that_is_there_and_free_has_no_finding() -> None:
-    assert told(check_memory(CPU_PLAN, CPU_ENV, CPU_HOST, memory(10_000), WHOLE)) == []
-    assert told(check_memory(CPU_PLAN, CPU_ENV, CPU_HOST, memory(10_000), Unseen(why="no"))) == []
+    assert told(check_memory(CPU_PLAN, CPU_ENV, CPU_HOST, memory(10_000), [WHOLE])) == []
+    assert told(check_memory(CPU_PLAN, CPU_ENV, CPU_HOST, memory(10_000), [Unseen(why="no")])) == []
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_memory_that_is_there_and_free_has_no_finding() -> None:
 )
 def test_memory_that_lacks_is_told(total_gib: int, state: Seen[MemoryState], check: str, severity: str) -> None:
     host = replace(CPU_HOST, memory_bytes=total_gib * GIB)
-    ((found, bad, _),) = told(check_memory(CPU_PLAN, CPU_ENV, host, state, WHOLE))
+    ((found, bad, _),) = told(check_memory(CPU_PLAN, CPU_ENV, host, state, [WHOLE]))
     assert (found, bad) == (check, severity)
 
 
 def test_windows_gives_half_and_says_where_to_ask_for_more() -> None:
     host = replace(CPU_HOST, memory_bytes=2 * GIB, os=replace(CPU_HOST.os, wsl=True))
-    (finding,) = check_memory(CPU_PLAN, CPU_ENV, host, memory(1), WHOLE)
+    (finding,) = check_memory(CPU_PLAN, CPU_ENV, host, memory(1), [WHOLE])
     assert ".wslconfig" in finding.found
 
 
@@ -182,8 +182,8 @@ def test_any_machine_is_judged_with_a_remedy(
     state = MemoryState(available_bytes=available, swap_bytes=swap, swap_free_bytes=swap // 2)
     shown = Disk(path="/", free_bytes=free, free_files=files, device=1)
     for finding in (
-        *check_disks(CPU_PLAN, {"models": shown, "files": shown}, model, {}),
-        *check_memory(CPU_PLAN, CPU_ENV, CPU_HOST, state, model),
+        *check_disks(CPU_PLAN, {"models": shown, "files": shown}, [model], {}),
+        *check_memory(CPU_PLAN, CPU_ENV, CPU_HOST, state, [model]),
         *check_swap(CPU_PLAN, state),
         *check_shared_memory(GPU_PLAN, GPU_ENV, shown),
     ):

@@ -50,16 +50,20 @@ class CpuCache:
 
 @dataclass(frozen=True, kw_only=True)
 class CpuMemory:
-    """A host's memory, or what its control group grants of it, in bytes; its memory nodes; what the gateway takes."""
+    """A host's memory, or what its control group grants of it, in bytes; its memory nodes; what the gateway takes.
+
+    `promised_bytes`: what engines of other models take.
+    """
 
     total_bytes: int
     nodes: int = 1
     gateway_bytes: int = 0
+    promised_bytes: int = 0
 
     @property
     def budget_bytes(self) -> int:
         """Return what is left for the engine."""
-        return max(0, self.total_bytes - SYSTEM_BYTES - self.gateway_bytes)
+        return max(0, self.total_bytes - SYSTEM_BYTES - self.gateway_bytes - self.promised_bytes)
 
 
 def cpu_cache(shape: Shape, settings: EngineSettings, space_bytes: int, max_model_len: int) -> CpuCache:
@@ -255,6 +259,8 @@ class _Account:
         )
         taken = f"{format_bytes(self.taken_bytes)} ± {format_bytes(self.error_bytes)}"
         left = f"{format_bytes(memory.gateway_bytes)} for the gateway and {format_bytes(SYSTEM_BYTES)} for the system"
+        if memory.promised_bytes:
+            left = f"{format_bytes(memory.promised_bytes)} for the other models, {left}"
         found = [f"{', '.join(parts)}{each}: with the engine's processes {taken}"]
         found.append(
             f"{format_bytes(memory.budget_bytes)} are there for it: the host's {format_bytes(memory.total_bytes)} less {left}"

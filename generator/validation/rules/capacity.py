@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from generator.domain.finding import Finding, error, not_checked, warning
 from generator.domain.host import Host
 from generator.domain.machine import Disk, MemoryState, ModelFiles, ProcessLimits, Seen, Unseen
 from generator.domain.plan import Mode, Plan
+from generator.settings import value_in_slot
 from generator.units import GIB, MIB, format_bytes
 
 # What one LiteLLM worker of 1.109 takes when it is ready, and two take 980 MB (measured on two cores, 2026-11-21).
@@ -24,14 +25,14 @@ _UNITS = {"k": 1024, "m": MIB, "g": GIB}
 
 
 def check_disks(
-    plan: Plan, disks: Mapping[str, Seen[Disk]], model: Seen[ModelFiles], wanted: Mapping[str, int]
+    plan: Plan, disks: Mapping[str, Seen[Disk]], models: Sequence[Seen[ModelFiles]], wanted: Mapping[str, int]
 ) -> Iterator[Finding]:
     """Compare the room on each file system with all that is to be written there.
 
     Args:
         disks: by what for: `models`, `images`, `packages`, `files`.
-        model: how much of the model is still to be downloaded.
-        wanted: bytes to be written beside the model, by the same names.
+        models: how much of each is still to be downloaded.
+        wanted: bytes to be written beside the models, by the same names.
     """
     needs: dict[int, list[tuple[str, int]]] = {}
     found: dict[int, Disk] = {}
@@ -40,8 +41,8 @@ def check_disks(
             yield not_checked(f"room on the disk for {purpose}", disk.why, plan.environment.value)
             continue
         bytes_wanted = wanted.get(purpose, 0)
-        if purpose == "models" and not isinstance(model, Unseen):
-            bytes_wanted += model.missing_bytes or 0
+        if purpose == "models":
+            bytes_wanted += sum(each.missing_bytes or 0 for each in models if not isinstance(each, Unseen))
         found[disk.device] = disk
         needs.setdefault(disk.device, []).append((purpose, bytes_wanted))
     for device, disk in found.items():
@@ -61,10 +62,10 @@ def _check_disk(plan: Plan, disk: Disk, needs: list[tuple[str, int]]) -> Iterato
 
 
 def check_memory(
-    plan: Plan, env: Mapping[str, str], host: Host, memory: Seen[MemoryState], model: Seen[ModelFiles]
+    plan: Plan, env: Mapping[str, str], host: Host, memory: Seen[MemoryState], models: Sequence[Seen[ModelFiles]]
 ) -> Iterator[Finding]:
     """Compare the memory that the stack takes with what there is, and with what is free now."""
-    needed = needed_bytes(plan, env, None if isinstance(model, Unseen) else model.weight_bytes)
+    needed = needed_bytes(plan, env, [None if isinstance(each, Unseen) else each.weight_bytes for each in models])
     wsl = " (WSL gives half of Windows' memory unless .wslconfig says more)" if host.os.wsl else ""
     fix = _less_memory(plan)
     if host.memory_bytes is not None and needed > host.memory_bytes:
@@ -87,21 +88,26 @@ def check_memory(
         yield warning("memory-free", found=found, expected=expected, fix=f"stop other programs, or {fix}")
 
 
-def needed_bytes(plan: Plan, env: Mapping[str, str], model_bytes: int | None) -> int:
+def needed_bytes(plan: Plan, env: Mapping[str, str], model_bytes: Sequence[int | None]) -> int:
     """Return what the stack certainly takes: the gateway's workers, and on a processor weights and KV cache.
 
-    `model_bytes` is the size of the weights, None where it is unknown.
+    `model_bytes` is the size of each model's weights in the order of their slots, None where it is unknown.
     """
     needed = WORKER_BYTES * int(env["LITELLM_NUM_WORKERS"])
-    if plan.mode is Mode.CPU:
-        ranks = sum(replica.tensor_parallel * replica.pipeline_parallel for replica in plan.replicas)
-        needed += int(env["VLLM_CPU_KVCACHE_SPACE"]) * GIB * ranks
-        needed += (model_bytes or 0) * len(plan.replicas)
+    for replica in plan.replicas:
+        if not replica.gpu_uuids:
+            slot, ranks = plan.gateway.slot_of(replica), replica.tensor_parallel * replica.pipeline_parallel
+            needed += int(value_in_slot(env, "VLLM_CPU_KVCACHE_SPACE", slot)) * GIB * ranks
+            needed += model_bytes[slot - 1] or 0
     return needed
 
 
+def _on_processor(plan: Plan) -> bool:
+    return any(not replica.gpu_uuids for replica in plan.replicas)
+
+
 def _parts(plan: Plan) -> str:
-    return "the gateway's workers, weights and KV cache" if plan.mode is Mode.CPU else "the gateway's workers"
+    return "the gateway's workers, weights and KV cache" if _on_processor(plan) else "the gateway's workers"
 
 
 def _less_memory(plan: Plan) -> str:

@@ -121,4 +121,14 @@ def check_processes(plan: Plan) -> tuple[Finding, ...]:
                 fix="use `--runtime compose`, which shows each engine its slice alone",
             )
         )
+    by_place = {bool(replica.gpu_uuids) for replica in plan.replicas}
+    if len(by_place) > 1:
+        found.append(
+            error(
+                "engines-of-two-kinds",
+                found="one model on GPUs and another on the processor",
+                expected="one kind of engine: each comes as packages of its own, and only one is installed",
+                fix="use `--runtime compose`, whose images differ by model",
+            )
+        )
     return tuple(found)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 
 from generator.domain.finding import Finding, error
-from generator.domain.plan import Mode, Plan
+from generator.domain.plan import Plan
 from generator.errors import did_you_mean
-from generator.settings import BY_KEY, problem_with
+from generator.settings import BY_KEY, problem_with, slot_key, spec_of
 
 # What examples and templates write where a person is to write something: CHANGE_ME, <token>, xxxx, your-key-here, TODO.
 PLACEHOLDER = re.compile(
@@ -27,26 +27,31 @@ def check_environment(plan: Plan, env: Mapping[str, str]) -> tuple[Finding, ...]
     local = f"envs/.env.{name}.local"
     found = []
     for key in env:
-        if key not in BY_KEY:
+        if spec_of(key) is None:
             hint = did_you_mean(key.upper(), BY_KEY)
             fix = f"{hint} Correct it in {local}" if hint else f"remove it from {local}"
             found.append(error("env-unknown-key", found=key[:80], expected="a key that something reads", fix=fix))
     for key in plan.settings:
         if key not in env:
             fix = f"`configure-gpu --env {name}` writes the file anew"
-            found.append(error("env-missing-key", found=f"no {key}", expected=BY_KEY[key].meaning.lower(), fix=fix))
+            found.append(error("env-missing-key", found=f"no {key}", expected=_meaning(key), fix=fix))
     for key, value in env.items():
-        problem = problem_with(BY_KEY[key], value) if key in BY_KEY else None
+        spec = spec_of(key)
+        problem = problem_with(spec, value) if spec else None
         if problem:
             found.append(
                 error("env-value", found=f"{key}={value[:80]}", expected=problem, fix=f"correct it in {local}")
             )
         elif PLACEHOLDER.fullmatch(value):
             fix = f"write the real value into {local}, or remove the line"
-            meaning = BY_KEY[key].meaning.lower() if key in BY_KEY else "a value"
-            found.append(error("env-placeholder", found=f"{key}={value[:80]}", expected=meaning, fix=fix))
+            found.append(error("env-placeholder", found=f"{key}={value[:80]}", expected=_meaning(key), fix=fix))
     found += _check_derived(plan, env, local)
     return (*found, *(_check_parallel_sizes(plan, env, local) if not found else ()))
+
+
+def _meaning(key: str) -> str:
+    spec = spec_of(key)
+    return spec.meaning.lower() if spec else "a value"
 
 
 def _check_derived(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Finding, ...]:
@@ -59,26 +64,33 @@ def _check_derived(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Find
             fix=f"remove it from {local}; `configure-gpu` plans anew with --model or --set",
         )
         for key, setting in plan.settings.items()
-        if (not BY_KEY[key].pinnable or key == "NVIDIA_VISIBLE_DEVICES")
+        if (spec := spec_of(key)) is not None
+        and (not spec.pinnable or key == "NVIDIA_VISIBLE_DEVICES")
         and env.get(key, setting.value) != setting.value
     )
 
 
 def _check_parallel_sizes(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Finding, ...]:
-    if plan.mode is Mode.CPU:
-        return ()
-    tensor, pipeline = int(env["VLLM_TENSOR_PARALLEL_SIZE"]), int(env["VLLM_PIPELINE_PARALLEL_SIZE"])
-    wanted, planned = tensor * pipeline * len(plan.replicas), sum(len(each.gpu_uuids) for each in plan.replicas)
-    if wanted == planned:
-        return ()
-    return (
-        error(
-            "parallel-sizes",
-            found=f"{len(plan.replicas)} replica(s) × tensor parallel {tensor} × pipeline parallel {pipeline} = {wanted} GPUs",
-            expected=f"the {planned} GPUs that the plan reserves (GPU_COUNT)",
-            fix=f"drop the change from {local} and pin it: `configure-gpu --set VLLM_TENSOR_PARALLEL_SIZE={tensor}`",
-        ),
-    )
+    """Compare, for each model, the GPUs that the sizes in force need with those that the plan reserves."""
+    found = []
+    for slot, model in enumerate(plan.gateway.models, start=1):
+        replicas = [each for each in plan.replicas if each.model == model]
+        key = slot_key("VLLM_TENSOR_PARALLEL_SIZE", slot)
+        tensor, pipeline = int(env[key]), int(env[slot_key("VLLM_PIPELINE_PARALLEL_SIZE", slot)])
+        wanted, planned = tensor * pipeline * len(replicas), sum(len(each.gpu_uuids) for each in replicas)
+        if planned and wanted != planned:
+            sizes = (
+                f"{len(replicas)} replica(s) × tensor parallel {tensor} × pipeline parallel {pipeline} = {wanted} GPUs"
+            )
+            found.append(
+                error(
+                    "parallel-sizes",
+                    found=sizes,
+                    expected=f"the {planned} GPUs that the plan reserves (GPU_COUNT)",
+                    fix=f"drop the change from {local} and pin it: `configure-gpu --set {key}={tensor}`",
+                )
+            )
+    return tuple(found)
 
 
 def check_shell(env: Mapping[str, str], shell: Mapping[str, str], environment: str) -> tuple[Finding, ...]:

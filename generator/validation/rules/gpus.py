@@ -10,12 +10,14 @@ from generator.domain.machine import GpuProcess, GpuState, MemoryState, Seen, Un
 from generator.domain.plan import Plan
 from generator.planning.image import version
 from generator.planning.placement import describe_gpus
+from generator.settings import slot_key, value_in_slot
 from generator.units import format_bytes
 
 # nvml.h, NVML_ERROR_GPU_IS_LOST: fallen off the bus, or otherwise out of reach.
 GPU_IS_LOST = 15
 # nvml.h, NVML_ERROR_LIB_RM_VERSION_MISMATCH, in pynvml's words: a driver was updated and its old module is still loaded.
 MISMATCH = "mismatch"
+_SHARE = "VLLM_GPU_MEMORY_UTILIZATION"
 NVLINKS = (LinkKind.NVLINK, LinkKind.NVSWITCH)
 
 
@@ -210,11 +212,11 @@ def check_gpu_memory(
         host: as it is now.
         own: the processes of this stack where it runs; None where it does not.
     """
-    share = float(env["VLLM_GPU_MEMORY_UTILIZATION"])
     holders = {} if isinstance(states, Unseen) else {state.uuid: state.processes for state in states}
     for gpu in host.gpus:
         if gpu.uuid not in used_gpus(plan):
             continue
+        share, said = _promised(plan, env, gpu.uuid)
         total, used = _total_and_used(gpu, host, memory)
         processes = holders.get(gpu.uuid)
         if own is not None:  # what this stack holds will serve this stack
@@ -226,9 +228,16 @@ def check_gpu_memory(
             yield error(
                 "gpu-memory",
                 found=f"GPU {gpu.index}: {format_bytes(total - used)} of {format_bytes(total)} free; {_holders(processes)}",
-                expected=f"{format_bytes(int(share * total))} free (VLLM_GPU_MEMORY_UTILIZATION={share:g})",
+                expected=f"{format_bytes(int(share * total))} free ({said})",
                 fix=_free_it(plan, processes or ()),
             )
+
+
+def _promised(plan: Plan, env: Mapping[str, str], uuid: str) -> tuple[float, str]:
+    """Return the share of a GPU that all engines on it take together, and the settings that say so."""
+    slots = dict.fromkeys(plan.gateway.slot_of(each) for each in plan.replicas if uuid in each.gpu_uuids)
+    shares = {slot_key(_SHARE, slot): float(value_in_slot(env, _SHARE, slot)) for slot in slots}
+    return sum(shares.values()), " + ".join(f"{key}={share:g}" for key, share in shares.items())
 
 
 def _total_and_used(gpu: Gpu, host: Host, memory: Seen[MemoryState]) -> tuple[int | None, int | None]:

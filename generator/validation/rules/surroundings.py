@@ -10,6 +10,7 @@ from generator.domain.finding import Finding, error, warning
 from generator.domain.host import Host
 from generator.domain.plan import Mode, Plan
 from generator.planning.image import PINNED_MEMORY, wants_pinned_memory
+from generator.settings import split_slot
 from generator.units import format_seconds
 
 # A file system in the network may keep its own time, a second or two off.
@@ -38,8 +39,8 @@ def check_wsl(plan: Plan, env: Mapping[str, str], host: Host, variables: frozens
     """Find what works otherwise under the Windows Subsystem for Linux. `variables` are those that the engine is given."""
     if not host.os.wsl:
         return
-    for key in ("VLLM_MODEL", "HF_HOME", "VLLM_CACHE_ROOT"):
-        if WINDOWS_DRIVE.fullmatch(env.get(key, "")):
+    for key in env:
+        if split_slot(key)[0] in ("VLLM_MODEL", "HF_HOME", "VLLM_CACHE_ROOT") and WINDOWS_DRIVE.fullmatch(env[key]):
             yield warning(
                 "wsl-drive",
                 found=f"{key}={env[key][:120]}: a drive of Windows",

@@ -1,0 +1,119 @@
+"""How the gateway chooses among replicas, how long it waits, and how much it lets in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from generator.domain.host import Gpu
+from generator.domain.plan import Fallback, Gateway, Plan, Setting
+from generator.errors import NoPlanError
+from generator.settings import slot_key
+
+DECISION = "docs/decisions/0031-gateway-limits.md"
+LITELLM = "LiteLLM 1.105.3"
+# What vLLM works on at once where nothing else is said: on a CPU (0.32.0 engine/arg_utils.py, get_batch_defaults).
+CPU_SEQUENCES = 128
+REQUEST_TIMEOUT_S = 300
+# LiteLLM's own default (constants.py, DEFAULT_COOLDOWN_TIME_SECONDS): a restarted replica is back within this time.
+COOLDOWN_S = 5
+# Four requests wait behind each place: one that works for a fifth of the timeout still leaves the last of them its answer.
+WAITING_PER_PLACE = 4
+
+
+def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, str]) -> dict[str, Setting]:
+    """Return the gateway's routing and limits for replicas on these groups of GPUs, one empty group on a CPU.
+
+    `values`: the engine's settings and the pins; a pin of one limit moves those that follow from it.
+    """
+    replicas = len(groups)
+    each = values.get("VLLM_MAX_NUM_SEQS") or str(CPU_SEQUENCES)
+    working = replicas * int(each)
+    of_which = f"{replicas} replicas work on {each} each" if replicas > 1 else f"the engine works on {each}"
+    working_in_force = int(values.get("GATEWAY_MAX_CONCURRENT_REQUESTS") or working)
+    return {
+        "GATEWAY_ROUTING_STRATEGY": choose_strategy(groups),
+        "GATEWAY_REQUEST_TIMEOUT_S": _setting(
+            str(REQUEST_TIMEOUT_S), "the longest that a request may wait and work", DECISION
+        ),
+        "GATEWAY_COOLDOWN_S": _setting(
+            str(COOLDOWN_S), "a replica that failed twice is tried again after this", f"{LITELLM} constants.py"
+        ),
+        "GATEWAY_MAX_CONCURRENT_REQUESTS": _setting(
+            str(working), f"{of_which} at once; more would wait out of sight of the priorities", DECISION
+        ),
+        "GATEWAY_MAX_QUEUED_REQUESTS": _setting(
+            str(WAITING_PER_PLACE * working_in_force),
+            f"{WAITING_PER_PLACE} behind each of {working_in_force}: answered in time if each works a fifth of the timeout",
+            DECISION,
+        ),
+        "GATEWAY_MAX_INPUT_TOKENS": _longest_input(values["VLLM_MAX_MODEL_LEN"]),
+        "GATEWAY_KEY_REQUESTS_PER_MINUTE": _setting(
+            "0", "one key serves all; its requests are limited above", DECISION
+        ),
+        "GATEWAY_KEY_TOKENS_PER_MINUTE": _setting("0", "one key serves all; its requests are limited above", DECISION),
+    }
+
+
+def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
+    """Choose how LiteLLM picks a replica."""
+    if len(groups) == 1:
+        return _setting(
+            "simple-shuffle", "one replica: nothing to choose, and nothing to count", f"{LITELLM} simple_shuffle.py"
+        )
+    if len({tuple(gpu.name for gpu in group) for group in groups}) > 1:
+        return _setting(
+            "latency-based-routing",
+            "the replicas' GPUs differ: those that answer faster get more",
+            f"{LITELLM} router_strategy/lowest_latency.py",
+        )
+    return _setting(
+        "least-busy",
+        "equal replicas: the one with the fewest requests at work, counted in Redis by all workers",
+        f"{LITELLM} router_strategy/least_busy.py",
+    )
+
+
+def with_fallbacks(plan: Plan, wished: Mapping[str, tuple[str, ...]]) -> Plan:
+    """Return the plan with the wished fallbacks, each name or alias resolved.
+
+    Raises:
+        NoPlanError: a name is none of the plan's models, or a model would stand in for itself.
+    """
+    chains = []
+    for name, substitutes in wished.items():
+        model = _resolve(name, plan.gateway)
+        to = tuple(dict.fromkeys(_resolve(each, plan.gateway) for each in substitutes))
+        if model in to:
+            raise NoPlanError(
+                f"gateway.fallbacks: {name} would stand in for itself", hint="take it out of its own list"
+            )
+        lengths = {each: _context(plan, each) for each in (model, *to)}
+        longer = tuple(sorted((each for each in to if lengths[each] > lengths[model]), key=lambda each: -lengths[each]))
+        chains.append(Fallback(model=model, to=to, longer=longer))
+    return replace(plan, gateway=replace(plan.gateway, fallbacks=tuple(chains))) if chains else plan
+
+
+def _resolve(name: str, gateway: Gateway) -> str:
+    for group in gateway.groups:
+        if name == group.model or name in group.aliases:
+            return group.model
+    served = ", ".join(gateway.models)
+    raise NoPlanError(f"gateway.fallbacks: found `{name[:80]}`, allowed: {served}", hint="name a model that is served")
+
+
+def _context(plan: Plan, model: str) -> int:
+    """Return the context of a model in tokens; 0 where the engine finds it."""
+    setting = plan.settings[slot_key("VLLM_MAX_MODEL_LEN", plan.gateway.models.index(model) + 1)]
+    return 0 if setting.value == "auto" else int(setting.value)
+
+
+def _longest_input(length: str) -> Setting:
+    if length == "auto":
+        return _setting("0", "the engine itself finds the length at its start, and refuses what is longer", DECISION)
+    longest = max(1, int(length) - 1)
+    return _setting(str(longest), f"a context of {length} with room for one token of answer", DECISION)
+
+
+def _setting(value: str, reason: str, source: str) -> Setting:
+    return Setting(value=value, reason=reason, source=source)

@@ -1,0 +1,155 @@
+"""One plan for several models on one host: who gets which GPUs, no byte of memory promised twice. Pure.
+
+Whole GPUs first, then shared ones, each model with what it needs and the rest in proportion. A model that turns text into
+vectors or scores goes to the processor where it would cost the others a GPU (docs/decisions/0030-several-models.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from generator.domain.catalog import Catalog
+from generator.domain.plan import Mode, Plan, Setting
+from generator.errors import NoPlanError, UsageError
+from generator.planning.gateway import with_fallbacks
+from generator.planning.placement import idle_warnings
+from generator.planning.planner import make_plan
+from generator.planning.request import Request
+from generator.planning.seats import Seat, on_processor, seat_models
+from generator.settings import PER_MODEL, SETTINGS, slot_key, split_slot
+
+DECISION = "docs/decisions/0030-several-models.md"
+_ORDER = {spec.key: position for position, spec in enumerate(SETTINGS)}
+_LAST_OF_ENGINE = max(_ORDER[spec.key] for spec in SETTINGS if spec.section == "Engine")
+
+
+def make_plan_of_all(requests: tuple[Request, ...], catalog: Catalog) -> Plan:
+    """Decide everything for one environment: `requests` differ in their models alone.
+
+    The models that write come first, so that the first slot is one of theirs; else the order stays.
+
+    Raises:
+        NoPlanError: no plan fits this host.
+        UsageError: two models have one name.
+    """
+    if len(requests) == 1:
+        return with_fallbacks(make_plan(requests[0], catalog), requests[0].wishes.gateway.fallbacks)
+    ordered = sorted(requests, key=lambda request: not request.role.generates)
+    _refuse_double_names(ordered)
+    _refuse_unread_pins(ordered[0], len(ordered))
+    slotted = tuple(_in_slot(request, slot) for slot, request in enumerate(ordered, start=1))
+    if on_processor(slotted[0]):
+        seats: tuple[Seat, ...] = tuple(Seat(request=request) for request in slotted)
+    else:
+        seats = seat_models(slotted, catalog)
+    plans = _plan_each(seats, catalog)
+    return with_fallbacks(_join(plans, slotted[0]), slotted[0].wishes.gateway.fallbacks)
+
+
+def _plan_each(seats: tuple[Seat, ...], catalog: Catalog) -> tuple[Plan, ...]:
+    """Plan each model on its seat; the processor's memory is handed out in order."""
+    plans: list[Plan] = []
+    promised_bytes = 0
+    for seat in seats:
+        request = seat.request_here(promised_bytes)
+        if plans and not seat.gpus:
+            # The gateway is one for all: what it takes is the same for each.
+            workers = {"LITELLM_NUM_WORKERS": plans[0].settings["LITELLM_NUM_WORKERS"].value}
+            request = replace(request, pins={**request.pins, **workers})
+        plan = make_plan(request, catalog)
+        plans.append(plan)
+        promised_bytes += 0 if seat.gpus else _taken_bytes(plan)
+    return tuple(plans)
+
+
+def _taken_bytes(plan: Plan) -> int:
+    """Return the processor's memory that a plan on it takes; 0 where it is not known."""
+    return sum(
+        replica.tensor_parallel
+        * replica.pipeline_parallel
+        * (memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes + memory.kv_cache_bytes)
+        for replica in plan.replicas
+        if (memory := replica.memory) is not None
+    )
+
+
+def _in_slot(request: Request, slot: int) -> Request:
+    """Leave of the pins those of the model's slot, by their plain keys, and those that all models share.
+
+    An image that is pinned for the first is every engine's that has none of its own.
+    """
+    split = [(*split_slot(key), value) for key, value in request.pins.items()]
+    shared = {key: value for key, at, value in split if at == 1 and (key not in PER_MODEL or key == "VLLM_IMAGE")}
+    return replace(request, pins={**shared, **{key: value for key, at, value in split if at == slot}})
+
+
+def _refuse_double_names(requests: list[Request]) -> None:
+    seen: set[str] = set()
+    for request in requests:
+        for name in (request.llm.name, *request.aliases):
+            if name in seen:
+                raise UsageError(
+                    f"two models would answer to the name {name[:120]}",
+                    hint="clients tell models apart by name: rename a folder, or drop an alias",
+                )
+            seen.add(name)
+
+
+def _refuse_unread_pins(request: Request, models: int) -> None:
+    for key in request.pins:
+        if split_slot(key)[1] > models:
+            raise NoPlanError(f"{key} is pinned, but there are {models} models", hint=f"drop `--set {key}=…`")
+
+
+def _join(plans: tuple[Plan, ...], request: Request) -> Plan:
+    """Make one plan of one for each model; what they share is the first one's."""
+    first, host = plans[0], request.host
+    replicas = [replica for plan in plans for replica in plan.replicas]
+    named = tuple(
+        replace(replica, name="engine" if position == 1 else f"engine-{position}")
+        for position, replica in enumerate(replicas, start=1)
+    )
+    uuids = tuple(dict.fromkeys(uuid for replica in named for uuid in replica.gpu_uuids))
+    settings = _join_settings(plans, uuids)
+    used = tuple(gpu for gpu in host.gpus if gpu.uuid in uuids)
+    idle = idle_warnings(host, used) if used else ()
+    warnings = dict.fromkeys((*idle, *(warning for plan in plans for warning in plan.warnings)))
+    return replace(
+        first,
+        mode=Mode.CPU if not uuids else Mode.SINGLE if len(uuids) == 1 else Mode.MULTI,
+        host=host,
+        replicas=named,
+        gateway=replace(
+            first.gateway,
+            models=tuple(name for plan in plans for name in plan.gateway.models),
+            groups=tuple(group for plan in plans for group in plan.gateway.groups),
+            routing_strategy=settings["GATEWAY_ROUTING_STRATEGY"].value,
+        ),
+        workers=replace(first.workers, litellm=int(settings["LITELLM_NUM_WORKERS"].value)),
+        settings=settings,
+        warnings=tuple(warnings),
+    )
+
+
+def _join_settings(plans: tuple[Plan, ...], uuids: tuple[str, ...]) -> dict[str, Setting]:
+    settings = dict(plans[0].settings)
+    for slot, plan in enumerate(plans[1:], start=2):
+        for key in PER_MODEL & plan.settings.keys():
+            # One image for all engines stays one setting.
+            if key != "VLLM_IMAGE" or plan.settings[key].value != settings[key].value:
+                settings[slot_key(key, slot)] = plan.settings[key]
+    several = next((plan for plan in plans if len(plan.replicas) > 1), plans[0])
+    settings["GATEWAY_ROUTING_STRATEGY"] = several.settings["GATEWAY_ROUTING_STRATEGY"]
+    settings["LITELLM_NUM_WORKERS"] = min(
+        (plan.settings["LITELLM_NUM_WORKERS"] for plan in plans), key=lambda setting: int(setting.value)
+    )
+    if uuids:
+        for key, value in (("NVIDIA_VISIBLE_DEVICES", ",".join(uuids)), ("GPU_COUNT", str(len(uuids)))):
+            settings[key] = Setting(value=value, reason=f"the GPUs of {len(plans)} models together", source=DECISION)
+    return dict(sorted(settings.items(), key=lambda item: _place(item[0])))
+
+
+def _place(key: str) -> tuple[int, int, int]:
+    """Return where a setting stands: further models' behind the engine's."""
+    plain, slot = split_slot(key)
+    return (_ORDER[plain], 1, 0) if slot == 1 else (_LAST_OF_ENGINE, slot, _ORDER[plain])

@@ -1,0 +1,237 @@
+"""The door under load: the real gateway with the files that are rendered, before an upstream that only waits.
+
+Runs LiteLLM from the environment of the processes runtime, and Redis; touches loopback and the test's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from generator.domain.plan import Plan
+from generator.rendering import render_plan
+from generator.runtime.provision import ensure_gateway
+from tests.integration.project import free_port
+from tests.planning_requests import plan_for, recorded
+
+KEY, PASSWORD = "sk-" + "0" * 64, "x" * 16
+GATEWAY = Path(__file__).resolve().parents[3] / "compose" / "gateway"
+READY_S = 240
+ANSWER_S = 120
+CHOICE = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+COMPLETION = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [CHOICE]}
+USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+
+
+@dataclass
+class Upstream:
+    """A server that answers a completion when `go` is set; it remembers what it was asked, in order, and its fullest moment."""
+
+    go: threading.Event = field(default_factory=threading.Event)
+    asked: list[str] = field(default_factory=list)
+    now: int = 0
+    most: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, content: str) -> None:
+        """Note a request and hold it until `go`."""
+        with self.lock:
+            self.asked.append(content)
+            self.now += 1
+            self.most = max(self.most, self.now)
+        self.go.wait(ANSWER_S)
+        with self.lock:
+            self.now -= 1
+
+
+@contextlib.contextmanager
+def serve(upstream: Upstream) -> Iterator[int]:
+    """Run an upstream and give its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version: ClassVar[str] = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            upstream.answer(asked["messages"][-1]["content"])
+            body = json.dumps({**COMPLETION, "usage": USAGE}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        upstream.go.set()
+        server.shutdown()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """A running gateway before `upstream`."""
+
+    port: int
+    upstream: Upstream
+
+    def ask(self, content: str, **further: object) -> tuple[int, str, str]:
+        """Ask for a completion; return status, Retry-After and body."""
+        body = json.dumps({"model": "smoke", "messages": [{"role": "user", "content": content}], **further}).encode()
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        address = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=ANSWER_S) as answer:
+                return answer.status, "", answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, refusal.headers.get("Retry-After", ""), refusal.read().decode()
+
+    def is_ready(self) -> bool:
+        """Say whether the gateway answers."""
+        address = f"http://127.0.0.1:{self.port}/health/readiness"
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+            return answer.status == 200
+        return False
+
+
+MakeGateway = Callable[..., contextlib.AbstractContextManager[Gateway]]
+
+
+def until(true: Callable[[], bool], limit_s: float) -> None:
+    """Wait until something is true; fail where it never is."""
+    end = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.05)
+
+
+def variables(plan: Plan, folder: Path, venv: Path, engine_port: int, redis_port: int) -> dict[str, str]:
+    """Return the gateway's environment as the runtimes make it, with secrets in `folder`."""
+    for name in ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", "tls_certificate"):
+        (folder / name).write_text({"litellm_master_key": KEY, "tls_certificate": ""}.get(name, PASSWORD))
+    values = {key: setting.value for key, setting in plan.settings.items()}
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "LITELLM": str(venv / "bin" / "litellm"),
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "SECRETS_DIRECTORY": str(folder),
+        "ENGINE_URL": f"http://127.0.0.1:{engine_port}/v1",
+        "REDIS_HOST": "127.0.0.1",
+        "REDIS_PORT": str(redis_port),
+        "REQUEST_TIMEOUT": values["GATEWAY_REQUEST_TIMEOUT_S"],
+        "DEFAULT_COOLDOWN_TIME_SECONDS": values["GATEWAY_COOLDOWN_S"],
+        "GATEWAY_PLACES": "gateway.places",
+        **{key: value for key, value in values.items() if key.startswith("GATEWAY_")},
+    }
+
+
+@pytest.fixture
+def make_gateway(state_folder: Path, tmp_path: Path) -> MakeGateway:
+    """Give a maker of gateways with settings of their own, started as both runtimes start them: by start.sh."""
+    venv = ensure_gateway(state_folder, lambda *_: None)
+
+    @contextlib.contextmanager
+    def make(**pins: str) -> Iterator[Gateway]:
+        plan = plan_for(recorded("cpu-small"), pins=pins)
+        rendered = next(file.text for file in render_plan(plan) if file.path.name == "gateway.yaml")
+        (tmp_path / "gateway.yaml").write_text(rendered, encoding="utf-8")
+        port, redis_port, upstream = free_port(), free_port(), Upstream()
+        redis = ["redis-server", "--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""]
+        redis += ["--requirepass", PASSWORD]
+        start = ["/bin/sh", str(GATEWAY / "start.sh"), "--config", str(tmp_path / "gateway.yaml")]
+        start += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", str(plan.workers.litellm)]
+        with serve(upstream) as engine_port, contextlib.ExitStack() as ended:
+            environment = variables(plan, tmp_path, venv, engine_port, redis_port)
+            for command in (redis, start):
+                log = ended.enter_context((tmp_path / f"{Path(command[0]).name}.log").open("wb"))
+                process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+                ended.callback(process.wait, 30)
+                ended.callback(process.terminate)
+            gateway = Gateway(port=port, upstream=upstream)
+            until(gateway.is_ready, READY_S)
+            yield gateway
+
+    return make
+
+
+def test_so_many_work_so_many_wait_and_the_next_is_refused(make_gateway: MakeGateway) -> None:
+    """Exactly, over two workers: 3 at work, 4 waiting, everything else 429 with a time to come back."""
+    limits = {"GATEWAY_MAX_CONCURRENT_REQUESTS": "3", "GATEWAY_MAX_QUEUED_REQUESTS": "4"}
+    with make_gateway(LITELLM_NUM_WORKERS="2", **limits) as gateway, ThreadPoolExecutor(20) as clients:
+        asked = [clients.submit(gateway.ask, f"request {number}") for number in range(20)]
+        until(lambda: sum(each.done() for each in asked) == 13, ANSWER_S)
+        assert gateway.upstream.now == 3
+        gateway.upstream.go.set()
+        answers = [each.result() for each in asked]
+    assert Counter(status for status, _, _ in answers) == {200: 7, 429: 13}
+    assert gateway.upstream.most == 3
+    refused = [(int(later), body) for status, later, body in answers if status == 429]
+    assert all(later >= 1 and "all 3 places are taken and 4 requests wait" in body for later, body in refused)
+
+
+def test_those_who_wait_go_by_priority_then_in_order_and_who_is_gone_is_left_out(make_gateway: MakeGateway) -> None:
+    """One place, one worker: the order in which the upstream sees them."""
+    limits = {"GATEWAY_MAX_CONCURRENT_REQUESTS": "1", "GATEWAY_MAX_QUEUED_REQUESTS": "9"}
+    with make_gateway(LITELLM_NUM_WORKERS="1", **limits) as gateway, ThreadPoolExecutor(8) as clients:
+        upstream = gateway.upstream
+        asked = [clients.submit(gateway.ask, "first")]
+        until(lambda: upstream.asked == ["first"], ANSWER_S)
+        for content, priority in (("later", 200), ("a", None), ("b", None), ("soon", 1), ("c", None)):
+            asked.append(clients.submit(gateway.ask, content, **({"priority": priority} if priority else {})))
+            time.sleep(0.5)
+        leave_at_once(gateway.port, "gone")
+        time.sleep(2)
+        upstream.go.set()
+        assert {each.result()[0] for each in asked} == {200}
+    assert upstream.asked == ["first", "soon", "a", "b", "c", "later"]
+
+
+def leave_at_once(port: int, content: str) -> None:
+    """Send a request and close the connection without waiting for the answer."""
+    body = json.dumps({"model": "smoke", "messages": [{"role": "user", "content": content}]}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head.encode() + body)
+        time.sleep(0.5)
+
+
+def test_what_cannot_fit_is_refused_and_a_key_has_so_many_requests(make_gateway: MakeGateway) -> None:
+    """400 before the upstream sees it; the words of the limit at most pass; the fourth request of a minute is 429."""
+    limits = {"GATEWAY_MAX_INPUT_TOKENS": "100", "GATEWAY_KEY_REQUESTS_PER_MINUTE": "4"}
+    with make_gateway(LITELLM_NUM_WORKERS="1", **limits) as gateway:
+        gateway.upstream.go.set()
+        status, _, body = gateway.ask("word " * 101)
+        assert (status, gateway.upstream.asked) == (400, [])
+        assert "at least 101 tokens; this model takes 100" in body
+        assert gateway.ask("word " * 100)[0] == 200
+        answers = [gateway.ask("more") for _ in range(4)]
+    assert answers[-1][0] == 429
+    assert int(answers[-1][1]) >= 1
+    assert [status for status, _, _ in answers].count(200) in (2, 3)

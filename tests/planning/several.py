@@ -1,0 +1,69 @@
+"""Several models for one host, as the tests ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from generator.catalog.load import load_catalog
+from generator.domain.environment import Environment
+from generator.domain.host import Host
+from generator.domain.plan import Mode, Plan
+from generator.domain.role import Role
+from generator.planning.seats import host_with
+from generator.planning.several import make_plan_of_all
+from tests.planning_requests import recorded, request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One model of several."""
+
+    name: str
+    role: Role = Role.CHAT
+    gpu_share: float | None = None
+    aliases: tuple[str, ...] = ()
+
+
+def embedding(name: str = "Qwen/Qwen3-0.6B", gpu_share: float | None = None) -> Asked:
+    """Return a small model that is asked for vectors."""
+    return Asked(name=name, role=Role.EMBEDDING, gpu_share=gpu_share)
+
+
+def first_gpus(host: Host, count: int) -> Host:
+    """Return a host that has the first GPUs of another alone."""
+    return host_with(host, host.gpus[:count])
+
+
+def plan_of(
+    host: Host,
+    *models: Asked,
+    environment: Environment = Environment.PROD,
+    mode: Mode | None = None,
+    pins: Mapping[str, str] | None = None,
+) -> Plan:
+    """Plan several models on one host."""
+    requests = tuple(
+        replace(
+            request(host, environment, mode=mode, model=model.name, pins=pins),
+            role=model.role,
+            gpu_share=model.gpu_share,
+            aliases=model.aliases,
+        )
+        for model in models
+    )
+    return make_plan_of_all(requests, load_catalog())
+
+
+QWEN_8B, QWEN_4B, QWEN_32B = Asked(name="Qwen/Qwen3-8B"), Asked(name="Qwen/Qwen3-4B"), Asked(name="Qwen/Qwen3-32B")
+AWQ_8B = Asked(name="Qwen/Qwen3-8B-AWQ", aliases=("small",))
+LLAMA_70B = Asked(name="meta-llama/Llama-3.3-70B-Instruct")
+PAIR = recorded("2x-rtx3090-pcie")
+
+CASES: Mapping[str, tuple[Host, tuple[Asked, ...]]] = {
+    "cpu-two": (recorded("cpu-large"), (Asked(name="smoke"), Asked(name="Qwen/Qwen3-0.6B"))),
+    "2x3090-two": (PAIR, (QWEN_8B, QWEN_4B)),
+    "1x3090-shared": (first_gpus(PAIR, 1), (AWQ_8B, embedding())),
+    "8xh100-70b-and-embedding": (recorded("8x-h100-nvswitch"), (LLAMA_70B, embedding())),
+}
+"""Hosts with several models whose plans and files are compared whole (tests/test_golden.py)."""

@@ -1,0 +1,197 @@
+"""Several models on one host: whole GPUs first, then parts of one, no memory promised twice."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+from generator.domain.machine import Unseen
+from generator.domain.plan import Mode, Plan, Replica
+from generator.errors import NoPlanError, UsageError
+from generator.rendering import render_plan
+from generator.settings import slot_key
+from generator.validation.rules.environment import check_environment
+from generator.validation.rules.gpus import check_gpu_memory
+from tests.planning.several import (
+    AWQ_8B,
+    CASES,
+    PAIR,
+    QWEN_4B,
+    QWEN_8B,
+    QWEN_32B,
+    Asked,
+    embedding,
+    first_gpus,
+    plan_of,
+)
+from tests.planning_requests import plan_for, recorded
+
+ONE = first_gpus(PAIR, 1)
+EIGHT = recorded("8x-h100-nvswitch")
+PAIRS = recorded("4x-a100-two-nvlink-pairs")
+SHARE = "VLLM_GPU_MEMORY_UTILIZATION"
+
+
+def gpus_of(plan: Plan) -> dict[str, list[int]]:
+    """Return the indices of the GPUs of each model's replicas together."""
+    indices = {gpu.uuid: gpu.index for gpu in plan.host.gpus}
+    return {
+        model: [indices[uuid] for each in plan.replicas if each.model == model for uuid in each.gpu_uuids]
+        for model in plan.gateway.models
+    }
+
+
+def share(plan: Plan, replica: Replica) -> float:
+    """Return the share of its GPUs that a replica takes."""
+    return float(plan.settings[slot_key(SHARE, plan.gateway.slot_of(replica))].value)
+
+
+def test_one_model_is_planned_as_ever() -> None:
+    assert plan_of(PAIR, QWEN_8B) == plan_for(PAIR, model="Qwen/Qwen3-8B")
+
+
+@pytest.mark.parametrize(
+    ("host", "models", "gpus"),
+    [
+        pytest.param(PAIR, (QWEN_8B, QWEN_4B), [[0], [1]], id="one each"),
+        pytest.param(
+            EIGHT, (QWEN_32B, QWEN_8B), [[0, 1, 2, 3], [4, 5, 6, 7]], id="what is left doubles groups in turn"
+        ),
+        pytest.param(PAIRS, (QWEN_8B, QWEN_4B), [[0, 1], [2, 3]], id="a group lies on one island"),
+        pytest.param(PAIR, (QWEN_8B, QWEN_4B, embedding()), [[0], [1], []], id="vectors from the processor"),
+        pytest.param(EIGHT, (embedding(), QWEN_32B), [[0, 1, 2, 3, 4, 5, 6, 7], []], id="writers come first"),
+        pytest.param(ONE, (AWQ_8B, embedding()), [[0], [0]], id="a part of the one GPU"),
+        pytest.param(PAIR, (QWEN_8B, QWEN_4B, AWQ_8B), [[0], [1], [1]], id="three on two"),
+    ],
+)
+def test_whole_gpus_first(host: object, models: tuple[Asked, ...], gpus: list[list[int]]) -> None:
+    assert [sorted(found) for found in gpus_of(plan_of(host, *models)).values()] == gpus  # type: ignore[arg-type]
+
+
+def test_a_wished_share_of_eight_gpus_is_a_number_of_them() -> None:
+    models = (Asked(name=QWEN_32B.name, gpu_share=0.5), Asked(name=QWEN_8B.name, gpu_share=0.25))
+    plan = plan_of(EIGHT, *models)
+    assert [len(gpus) for gpus in gpus_of(plan).values()] == [4, 2]
+    assert any("GPUs 6 and 7" in warning and "left idle" in warning for warning in plan.warnings)
+
+
+@pytest.mark.parametrize("models", [(AWQ_8B, embedding()), (AWQ_8B, QWEN_4B), (AWQ_8B, QWEN_4B, embedding())])
+def test_no_memory_of_a_gpu_is_promised_twice(models: tuple[Asked, ...]) -> None:
+    """The shares of all engines, with the context of each further one, stay below what one model alone would take."""
+    plan = plan_of(ONE, *models)
+    alone = plan_for(ONE, model=AWQ_8B.name)
+    on_gpu = [replica for replica in plan.replicas if replica.gpu_uuids]
+    total = ONE.gpus[0].memory_bytes or 0
+    contexts = (len(on_gpu) - 1) * 2**29
+    taken = sum(share(plan, replica) for replica in on_gpu) * total + contexts
+    assert len(on_gpu) > 1
+    assert taken <= share(alone, alone.replicas[0]) * total
+    for replica in on_gpu:
+        assert replica.memory is not None
+        assert replica.memory.verdict == "fits"
+        assert replica.memory.budget_bytes <= share(plan, replica) * total
+
+
+def test_no_gpu_is_given_whole_to_two() -> None:
+    plan = plan_of(EIGHT, QWEN_32B, QWEN_8B, QWEN_4B)
+    for one, other in combinations(plan.replicas, 2):
+        assert not set(one.gpu_uuids) & set(other.gpu_uuids)
+
+
+def test_the_processor_promises_its_memory_once() -> None:
+    """Each further engine is forecast with what the others have left."""
+    plan = plan_of(recorded("cpu-large"), Asked(name="smoke"), Asked(name="Qwen/Qwen3-0.6B"), Asked(name=QWEN_4B.name))
+    budgets = [replica.memory.budget_bytes for replica in plan.replicas if replica.memory]
+    taken = [
+        memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes + memory.kv_cache_bytes
+        for replica in plan.replicas
+        if (memory := replica.memory)
+    ]
+    assert budgets == [budgets[0], budgets[0] - taken[0], budgets[0] - taken[0] - taken[1]]
+
+
+def test_what_the_processor_cannot_hold_is_refused() -> None:
+    big = Asked(name=QWEN_8B.name)
+    with pytest.raises(NoPlanError, match="for the other models"):
+        plan_of(recorded("cpu-small"), Asked(name="Qwen/Qwen3-1.7B"), Asked(name="Qwen/Qwen3-0.6B"), big)
+
+
+def test_what_no_gpu_holds_beside_the_others_is_refused() -> None:
+    with pytest.raises(NoPlanError, match=re.escape("no room for Qwen/Qwen3-4B beside the other models")):
+        plan_of(ONE, QWEN_8B, QWEN_4B)
+
+
+def test_a_model_that_fits_nowhere_says_why_itself() -> None:
+    with pytest.raises(NoPlanError, match=re.escape("Qwen/Qwen3-32B does not fit on")):
+        plan_of(PAIR, QWEN_32B, QWEN_4B)
+
+
+def test_pins_reach_the_model_of_their_slot() -> None:
+    plan = plan_of(PAIR, QWEN_8B, QWEN_4B, pins={"VLLM_MAX_MODEL_LEN_2": "4096", "VLLM_MAX_NUM_SEQS": "8"})
+    assert plan.settings["VLLM_MAX_MODEL_LEN_2"].value == "4096"
+    assert plan.settings["VLLM_MAX_MODEL_LEN"].value != "4096"
+    assert plan.settings["VLLM_MAX_NUM_SEQS"].value == "8"
+    assert plan.settings["VLLM_MAX_NUM_SEQS_2"].value != "8"
+    assert plan.replicas[1].args[plan.replicas[1].args.index("--max-model-len") + 1] == "4096"
+
+
+def test_a_pin_of_a_model_that_is_not_there_is_refused() -> None:
+    with pytest.raises(NoPlanError, match="VLLM_MAX_MODEL_LEN_3 is pinned, but there are 2 models"):
+        plan_of(PAIR, QWEN_8B, QWEN_4B, pins={"VLLM_MAX_MODEL_LEN_3": "4096"})
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    with pytest.raises(UsageError, match="two models would answer to the name Qwen/Qwen3-8B"):
+        plan_of(PAIR, QWEN_8B, Asked(name=QWEN_4B.name, aliases=("Qwen/Qwen3-8B",)))
+
+
+def test_an_image_is_pinned_for_every_engine_on_gpus() -> None:
+    plan = plan_of(PAIR, QWEN_8B, QWEN_4B, embedding(), pins={"VLLM_IMAGE": "own/engine:v0.32.0"})
+    images = {key: setting.value for key, setting in plan.settings.items() if key.startswith("VLLM_IMAGE")}
+    assert images == {"VLLM_IMAGE": "own/engine:v0.32.0", "VLLM_IMAGE_3": "vllm/vllm-openai-cpu:v0.32.0"}
+
+
+def test_single_puts_all_on_the_one_best_gpu() -> None:
+    plan = plan_of(PAIR, AWQ_8B, QWEN_4B, mode=Mode.SINGLE)
+    assert plan.mode is Mode.SINGLE
+    assert list(gpus_of(plan).values()) == [[0], [0]]
+
+
+def test_a_model_for_vectors_is_started_as_one() -> None:
+    plan = plan_of(ONE, AWQ_8B, embedding())
+    writes, embeds = plan.replicas
+    assert embeds.args[-2:] == ("--runner", "pooling")
+    assert "--runner" not in writes.args
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_variable_of_the_override_is_a_setting(case: str) -> None:
+    host, models = CASES[case]
+    plan = plan_of(host, *models)
+    (override,) = (file.text for file in render_plan(plan) if file.path.name == "override.yaml")
+    assert set(re.findall(r"(?<!\$)\$\{(\w+)", override)) <= plan.settings.keys()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_plan_and_its_values_pass_the_checks(case: str) -> None:
+    host, models = CASES[case]
+    plan = plan_of(host, *models)
+    env = {key: setting.value for key, setting in plan.settings.items()}
+    assert check_environment(plan, env) == ()
+    assert [finding.check for finding in check_environment(plan, {**env, "VLLM_DTYPE_2": "int3"})] == ["env-value"]
+    missing = {key: value for key, value in env.items() if key != "VLLM_MODEL_2"}
+    assert [finding.check for finding in check_environment(plan, missing)] == ["env-missing-key"]
+
+
+def test_the_shares_of_a_gpu_are_checked_together() -> None:
+    """Each engine alone would find its share free; both do not."""
+    plan = plan_of(ONE, AWQ_8B, embedding())
+    env = {key: setting.value for key, setting in plan.settings.items()}
+    (gpu,) = ONE.gpus
+    half = replace(ONE, gpus=(replace(gpu, memory_used_bytes=(gpu.memory_bytes or 0) // 4),))
+    (finding,) = check_gpu_memory(plan, env, half, (), Unseen(why=""), None)
+    assert finding.check == "gpu-memory"
+    assert "VLLM_GPU_MEMORY_UTILIZATION=0.72 + VLLM_GPU_MEMORY_UTILIZATION_2=0.15" in finding.expected
