@@ -108,8 +108,7 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
     from generator.runtime.compose import ComposeRuntime
 
     gpus = Later(look_at_gpus) if stack.plan.mode is not Mode.CPU else None
-    slots = range(1, len(stack.plan.gateway.models) + 1)
-    models = [Later(partial(_look_at_model, stack, value_in_slot(stack.env, "VLLM_MODEL", slot))) for slot in slots]
+    models = [Later(partial(_look_at_model, stack, location)) for location in _locations(stack)]
     # Before a second thread uses the runtime: its client's package imports itself in circles.
     runs = any(state.phase in UP for state in runtime.services())
     merged = Later(runtime.merged) if isinstance(runtime, ComposeRuntime) else None
@@ -117,7 +116,6 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
     states = () if gpus is None else gpus.result()
     own = safely(lambda: _find_own(stack, states, compose=merged is not None)) if runs else frozenset()
     views, inside = [_view(model.result()) for model in models], None if engine is None else engine.result()
-    view = views[0]
     disks, wanted = _look_at_disks(stack, inside)
     return Evidence(
         stack=stack,
@@ -136,10 +134,10 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
         memory=look_at_memory(),
         limits=look_at_limits(),
         infiniband=has_infiniband(),
-        model=view.files,
-        longest_tokens=view.longest_tokens,
-        hub=view.hub,
-        gated=view.gated,
+        model=views[0].files,
+        longest_tokens=views[0].longest_tokens,
+        hub=views[0].hub,
+        gated=views[0].gated,
         has_token=any(each.has_token for each in views),
         offline=is_offline(os.environ),
         changed=safely(lambda: changed_inputs(stack.root, stack.plan.environment)),
@@ -159,14 +157,16 @@ def _view(seen: Seen[ModelView]) -> ModelView:
     return ModelView(files=seen) if isinstance(seen, Unseen) else seen
 
 
+def _locations(stack: Stack) -> tuple[str, ...]:
+    """Return what the engines load, model by model."""
+    slots = range(1, len(stack.plan.gateway.models) + 1)
+    return tuple(value_in_slot(stack.env, "VLLM_MODEL", slot) for slot in slots)
+
+
 def _further(stack: Stack, views: list[ModelView]) -> tuple[ModelSeen, ...]:
     """Return what was seen of the models after the first."""
-    return tuple(
-        ModelSeen(
-            location=value_in_slot(stack.env, "VLLM_MODEL", slot), files=each.files, hub=each.hub, gated=each.gated
-        )
-        for slot, each in enumerate(views[1:], start=2)
-    )
+    seen = zip(_locations(stack)[1:], views[1:], strict=True)
+    return tuple(ModelSeen(location=name, files=each.files, hub=each.hub, gated=each.gated) for name, each in seen)
 
 
 def _look_at_model(stack: Stack, location: str) -> ModelView:

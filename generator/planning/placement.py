@@ -222,6 +222,11 @@ def _multi_reason(
 
 
 def usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
+    """Return the GPUs that can serve; of these only `devices` (indices or UUIDs) where some are named.
+
+    Raises:
+        NoPlanError: a named one is not among them.
+    """
     usable = tuple(gpu for gpu in host.gpus if _why_unusable(gpu) is None)
     if devices:
         known = {name: gpu for gpu in usable for name in (str(gpu.index), gpu.uuid)}
