@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,18 @@ class FakeClock:
     def __init__(self, folder: Path) -> None:
         library, self._file = folder / "clock.so", folder / "seconds"
         self.set_ahead(0)
-        command = ["cc", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", library, SOURCE]
+        command: list[str | Path] = [
+            os.environ.get("CC", "cc"),
+            "-shared",
+            "-fPIC",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-o",
+            library,
+            SOURCE,
+        ]
         subprocess.run(command, check=True)
         self.variables = {"LD_PRELOAD": str(library), "FAKE_CLOCK_FILE": str(self._file)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -48,99 +49,108 @@ def started(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Itera
     run(project, "stop-environment", "dev", "--runtime=compose")
 
 
+@pytest.fixture
+def running(project: Project, started: Fault) -> Project:  # noqa: ARG001  # what it brings up
+    """Give the project with its stack whole, whatever the test before has left of it."""
+    if set(phases(project).values()) != {"healthy"}:
+        assert run(project, *START).code == 0
+    return project
+
+
 def phases(project: Project) -> dict[str, str]:
     """Return the phase of each service as `status` tells it."""
     return {row["name"]: row["phase"] for row in json.loads(run(project, *STATUS).printed)["services"]}
 
 
-def signal_first_process(project: Project, service: str, number: signal.Signals) -> None:
+def signal_processes(project: Project, service: str, number: signal.Signals) -> None:
     """Send a signal to everything in a container from outside, behind the engine's back."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to signal the processes of a container")
     for line in project.docker("top", project.container(service), "-eo", "pid").splitlines()[1:]:
-        os.kill(int(line), number)
+        with contextlib.suppress(ProcessLookupError):  # ended with the first one
+            os.kill(int(line), number)
 
 
 def test_wall_clock_jumps_during_a_start(started: Fault) -> None:
     assert started.name
 
 
-def test_port_is_taken_between_the_checks_and_the_gateway(project: Project, started: Fault, fault: MakeFault) -> None:  # noqa: ARG001
-    project.docker("rm", "--force", project.container("gateway"))
-    case = fault("another program takes the port after the checks", project)
-    with Command(project, *START) as start:
+def test_port_is_taken_between_the_checks_and_the_gateway(running: Project, fault: MakeFault) -> None:
+    running.docker("rm", "--force", running.container("gateway"))
+    case = fault("another program takes the port after the checks", running)
+    with Command(running, *START) as start:
         start.wait_for("gateway starts")
-        with squatter(project.port):
+        with squatter(running.port):
             start.mark()
             ended = start.end()
     left = "runs: engine and redis, as before"
-    case.ends(ended, code=6, says=(str(project.port), "--set GATEWAY_PORT=", "left as it is"), left=left)
-    assert run(project, *START).code == 0
-    assert set(phases(project).values()) == {"healthy"}
+    case.ends(ended, code=6, says=(str(running.port), "--set GATEWAY_PORT=", "left as it is"), left=left)
+    assert run(running, *START).code == 0
+    assert set(phases(running).values()) == {"healthy"}
 
 
-def test_gateway_crashes(project: Project, started: Fault, fault: MakeFault) -> None:  # noqa: ARG001
-    case = fault("kill -9 of the gateway while clients ask", project)
-    with clients(project) as traffic:
+def test_gateway_crashes(running: Project, fault: MakeFault) -> None:
+    case = fault("kill -9 of the gateway while clients ask", running)
+    with clients(running) as traffic:
         traffic.wait_for(more=3)
-        signal_first_process(project, "gateway", signal.SIGKILL)
+        signal_processes(running, "gateway", signal.SIGKILL)
         since = time.monotonic()
         traffic.wait_for(more=10)
-    wait_until(lambda: set(phases(project).values()) == {"healthy"} or None)
-    assert project.inspect("gateway")["RestartCount"] == 1
-    status = run(project, "status", "dev", "--runtime=compose")
+    wait_until(lambda: set(phases(running).values()) == {"healthy"} or None)
+    assert running.inspect("gateway")["RestartCount"] == 1
+    status = run(running, "status", "dev", "--runtime=compose")
     back = next(at for at, answer in traffic.answers if at > since and answer == 200)
     case.ends(status, code=0, says=("gateway",), left=f"runs: {traffic.words()}", seconds=back - since)
 
 
-def test_redis_goes_away_while_clients_ask(project: Project, started: Fault, fault: MakeFault) -> None:  # noqa: ARG001
-    case = fault("Redis is killed while clients ask", project)
-    with clients(project) as traffic:
+def test_redis_goes_away_while_clients_ask(running: Project, fault: MakeFault) -> None:
+    case = fault("Redis is killed while clients ask", running)
+    with clients(running) as traffic:
         traffic.wait_for(more=3)
-        project.docker("kill", project.container("redis"))
+        running.docker("kill", running.container("redis"))
         since = time.monotonic()
         traffic.wait_for(more=20)
         seconds = time.monotonic() - since
     assert traffic.failed == 0
-    doctor = run(project, "doctor", "dev", "--runtime=compose")
-    assert phases(project)["redis"] == "exited"
+    doctor = run(running, "doctor", "dev", "--runtime=compose")
+    assert phases(running)["redis"] == "exited"
     assert "redis" in doctor.printed
     case.ends(doctor, code=7, left=f"runs: {traffic.words()}", seconds=seconds)
-    assert run(project, *START).code == 0
+    assert run(running, *START).code == 0
 
 
-def test_engine_becomes_unhealthy(project: Project, started: Fault, fault: MakeFault) -> None:  # noqa: ARG001
-    case = fault("the engine stops answering after it was ready", project)
-    signal_first_process(project, "engine", signal.SIGSTOP)
+def test_engine_becomes_unhealthy(running: Project, fault: MakeFault) -> None:
+    case = fault("the engine stops answering after it was ready", running)
+    signal_processes(running, "engine", signal.SIGSTOP)
     since = time.monotonic()
-    wait_until(lambda: phases(project)["engine"] == "unhealthy" or None)
+    wait_until(lambda: phases(running)["engine"] == "unhealthy" or None)
     seconds = time.monotonic() - since
-    doctor = run(project, "doctor", "dev", "--runtime=compose")
+    doctor = run(running, "doctor", "dev", "--runtime=compose")
     assert "engine" in doctor.printed
     case.ends(doctor, code=7, left="runs: engine unhealthy, until it goes on", seconds=seconds)
-    signal_first_process(project, "engine", signal.SIGCONT)
-    wait_until(lambda: phases(project)["engine"] == "healthy" or None)
-    assert project.complete()
+    signal_processes(running, "engine", signal.SIGCONT)
+    wait_until(lambda: phases(running)["engine"] == "healthy" or None)
+    assert running.complete()
 
 
-def test_wrong_key(project: Project, started: Fault, fault: MakeFault) -> None:  # noqa: ARG001
+def test_wrong_key(running: Project, fault: MakeFault) -> None:
     """The key file is written anew while the gateway runs with the old one: a start makes the two agree, or says why."""
-    file = project.folder / "envs" / ".secrets" / "dev" / "litellm_master_key"
+    file = running.folder / "envs" / ".secrets" / "dev" / "litellm_master_key"
     old = file.read_text()
-    assert [project.ask(key)[0] for key in (old.strip(), None, "sk-" + "0" * 64)] == [200, 401, 401]
+    assert [running.ask(key)[0] for key in (old.strip(), None, "sk-" + "0" * 64)] == [200, 401, 401]
     file.write_text("sk-" + "1234567890abcdef" * 4 + "\n")
-    case = fault("the gateway's key file is written anew while it runs", project)
-    ended = run(project, *START)
+    case = fault("the gateway's key file is written anew while it runs", running)
+    ended = run(running, *START)
     case.ends(ended, code=0, says=("gateway restarts",), left=RUNS)
-    assert [project.ask(key)[0] for key in (old.strip(), file.read_text().strip())] == [401, 200]
+    assert [running.ask(key)[0] for key in (old.strip(), file.read_text().strip())] == [401, 200]
 
 
-def test_files_from_the_future(project: Project, started: Fault, fault: MakeFault) -> None:  # noqa: ARG001
+def test_files_from_the_future(running: Project, fault: MakeFault) -> None:
     """A clock that was set back leaves files that are younger than now."""
-    case = fault("every rendered file is a year younger than now", project)
-    for path in (project.folder / "compose").rglob("*"):
+    case = fault("every rendered file is a year younger than now", running)
+    for path in (running.folder / "compose").rglob("*"):
         os.utime(path, (time.time() + 365 * DAY_S,) * 2, follow_symlinks=False)
-    ended = run(project, *START)
+    ended = run(running, *START)
     case.ends(ended, code=0, says=("dev is ready at",), left=RUNS)
 
 
