@@ -106,8 +106,7 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
     from generator.runtime.compose import ComposeRuntime
 
     gpus = Later(look_at_gpus) if stack.plan.mode is not Mode.CPU else None
-    slots = range(1, len(stack.plan.gateway.models) + 1)
-    models = [Later(partial(_look_at_model, stack, value_in_slot(stack.env, "VLLM_MODEL", slot))) for slot in slots]
+    models = _look_at_models(stack)
     # Before a second thread uses the runtime: its client's package imports itself in circles.
     runs = any(state.phase in UP for state in runtime.services())
     merged = Later(runtime.merged) if isinstance(runtime, ComposeRuntime) else None
@@ -144,13 +143,19 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
         newest_file_s=newest_file_s(stack),
         now_s=time.time(),
         advisories=load_advisories(),
-        further=tuple(
-            ModelSeen(
-                location=value_in_slot(stack.env, "VLLM_MODEL", slot), files=each.files, hub=each.hub, gated=each.gated
-            )
-            for slot, each in enumerate(views[1:], start=2)
-        ),
+        further=tuple(_seen(stack, slot, each) for slot, each in enumerate(views[1:], start=2)),
     )
+
+
+def _look_at_models(stack: Stack) -> list[Later[ModelView]]:
+    """Begin to look at every model of the plan."""
+    slots = range(1, len(stack.plan.gateway.models) + 1)
+    return [Later(partial(_look_at_model, stack, value_in_slot(stack.env, "VLLM_MODEL", slot))) for slot in slots]
+
+
+def _seen(stack: Stack, slot: int, view: ModelView) -> ModelSeen:
+    location = value_in_slot(stack.env, "VLLM_MODEL", slot)
+    return ModelSeen(location=location, files=view.files, hub=view.hub, gated=view.gated)
 
 
 def _view(seen: Seen[ModelView]) -> ModelView:

@@ -222,6 +222,7 @@ def _multi_reason(
 
 
 def usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
+    """Return the GPUs that can serve, of `devices` where those name some. Raises NoPlanError where there is none."""
     usable = tuple(gpu for gpu in host.gpus if _why_unusable(gpu) is None)
     if devices:
         known = {name: gpu for gpu in usable for name in (str(gpu.index), gpu.uuid)}
