@@ -114,7 +114,6 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
     states = () if gpus is None else gpus.result()
     own = safely(lambda: _find_own(stack, states, compose=merged is not None)) if runs else frozenset()
     views, inside = [_view(model.result()) for model in models], None if engine is None else engine.result()
-    view = views[0]
     disks, wanted = _look_at_disks(stack, inside)
     listener = safely(lambda: find_listener(int(stack.env["GATEWAY_PORT"])))
     return Evidence(
@@ -134,9 +133,9 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
         memory=look_at_memory(),
         limits=look_at_limits(),
         infiniband=has_infiniband(),
-        model=view.files,
-        hub=view.hub,
-        gated=view.gated,
+        model=views[0].files,
+        hub=views[0].hub,
+        gated=views[0].gated,
         has_token=any(each.has_token for each in views),
         offline=is_offline(os.environ),
         changed=safely(lambda: changed_inputs(stack.root, stack.plan.environment)),
