@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from generator.domain.environment import Environment
+from generator.domain.role import Role
 from generator.errors import UsageError, ValidationError
 from generator.project import (
     choose_folders,
@@ -27,6 +28,7 @@ from generator.project import (
 )
 from generator.rendering import render_plan
 from tests.planning_requests import plan_for, recorded
+from tests.test_layers import PACKAGE
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -290,3 +292,36 @@ def test_any_environment_file_is_read_or_refused(tmp_path: Path, content: bytes)
         assert failure.message.startswith(str(path))
     else:
         assert [key for key in values if key.encode() not in content] == []
+
+
+@pytest.mark.parametrize(
+    ("models", "problem"),
+    [
+        ("[{name: smoke, gpu_share: 2}]", "models[0].gpu_share: found 2, allowed: a number from 0.01 to 1"),
+        ("[{name: smoke, role: poet}]", "models[0].role: invalid enum value 'poet'"),
+        ("[{name: smoke}, {name: ''}]", "models[1].name: found , allowed: text that is not empty"),
+        ("[{name: smoke, aliases: ['']}]", "models[0].aliases: found , allowed: text that is not empty"),
+    ],
+)
+def test_a_wrong_list_of_models_is_named(models: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refusal:
+        read_wishes(with_models(tmp_path, models), Environment.DEV)
+    assert problem in refusal.value.message
+
+
+def test_several_models_are_read(tmp_path: Path) -> None:
+    wishes = read_wishes(
+        with_models(tmp_path, "[{name: a/b, aliases: [gpt-4o]}, {name: c/d, role: rerank}]"), Environment.DEV
+    )
+    assert [(model.name, model.aliases, model.role) for model in wishes.models] == [
+        ("a/b", ("gpt-4o",), None),
+        ("c/d", (), Role.RERANK),
+    ]
+
+
+def with_models(root: Path, models: str) -> Path:
+    """Write the wishes of the development environment with these models and return the project folder."""
+    text = (PACKAGE.parent / "envs" / "dev.yaml").read_text(encoding="utf-8")
+    (root / "envs").mkdir()
+    (root / "envs" / "dev.yaml").write_text(f"{text}models: {models}\n", encoding="utf-8")
+    return root

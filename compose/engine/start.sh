@@ -3,6 +3,15 @@
 # Both runtimes use this script: a container finds the files under /run/secrets, a process under SECRETS_DIRECTORY.
 set -eu
 secrets=${SECRETS_DIRECTORY:-/run/secrets}
+# An engine measures its GPU while it starts, so those on the same GPU come one after another. Compose sees to it by itself.
+for address in ${START_AFTER:-}; do
+    until "${PYTHON:-python3}" -c '
+import sys, urllib.request as u
+u.build_opener(u.ProxyHandler({})).open(sys.argv[1], timeout=4)' "$address" 2>/dev/null; do
+        echo "waiting for the engine at $address, which is on the same GPU"
+        sleep 5
+    done
+done
 VLLM_API_KEY=$(cat "$secrets/engine_key")
 export VLLM_API_KEY
 export HF_TOKEN_PATH="$secrets/hf_token" # huggingface_hub reads it; an empty file means no token

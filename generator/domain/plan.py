@@ -148,3 +148,8 @@ class Plan:
     workers: Workers
     settings: dict[str, Setting]
     warnings: tuple[str, ...]
+
+    def before(self, replica: Replica) -> tuple[Replica, ...]:
+        """Return the earlier engines on a replica's GPUs: one that starts while another measures spoils what it measures."""
+        earlier = self.replicas[: self.replicas.index(replica)]
+        return tuple(each for each in earlier if set(each.gpu_uuids) & set(replica.gpu_uuids))

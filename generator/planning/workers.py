@@ -6,9 +6,10 @@ from generator.domain.host import Host
 from generator.domain.plan import Mode
 from generator.units import GIB
 
-# One LiteLLM worker: 360 MB resident when ready, two 980 MB together (measured on 2 cores with LiteLLM 1.109, 2026-11-21).
+# One LiteLLM worker under load: 371 MB (LiteLLM 1.105.3, benchmarks/results/gateway.json, 2026-11-21); two and their parent
+# 980 MB together (1.109, 2026-11-21). So half a GiB each holds the parent too.
 WORKER_BYTES = GIB // 2
-# Beyond these the engine, not the gateway, is what waits (ground rule of the first plan, until benchmarks/gateway.py).
+# Judgement: beyond these the engine, not the gateway, is what waits. A worker fills one core (docs/explanation/gateway.md).
 MOST_WORKERS = {Mode.CPU: 4, Mode.SINGLE: 4, Mode.MULTI: 8}
 # The rest of the host's memory is the engine's: weights pass through it, and in CPU mode they stay there.
 MEMORY_SHARE = 4

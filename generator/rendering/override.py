@@ -68,14 +68,8 @@ def _service(plan: Plan, replica: Replica, *, first: bool) -> dict[str, object]:
         # The folder has the same path inside as outside, so that one VLLM_MODEL is true in both runtimes.
         "model_folder": literal_for_compose(location) if location.startswith("/") else None,
         "device_ids": replica.gpu_uuids,
-        "after": _shares_with(plan, replica),
+        "after": [each.name for each in plan.before(replica)],
     }
-
-
-def _shares_with(plan: Plan, replica: Replica) -> tuple[str, ...]:
-    """Return the earlier engines on the same GPUs: one that starts while another measures spoils what it measures."""
-    earlier = plan.replicas[: plan.replicas.index(replica)]
-    return tuple(each.name for each in earlier if set(each.gpu_uuids) & set(replica.gpu_uuids))
 
 
 def _command(plan: Plan, replica: Replica) -> tuple[str, ...]:

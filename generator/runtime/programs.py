@@ -137,6 +137,8 @@ def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if replica.gpu_uuids:
         environment["CUDA_VISIBLE_DEVICES"] = _visible_devices(stack.plan.host, replica)
+    if before := stack.plan.before(replica):
+        environment["START_AFTER"] = " ".join(f"http://{LOOPBACK}:{places.ports[each.name]}/health" for each in before)
     listen = ("--host", LOOPBACK, "--port", str(places.ports[replica.name]))
     return Program(
         name=replica.name,

@@ -24,6 +24,8 @@ from generator.runtime.programs import (
     revision,
     stack_programs,
 )
+from tests.planning.several import CASES as SEVERAL
+from tests.planning.several import plan_of
 from tests.planning_requests import plan_for, recorded
 
 CALLER = {"PATH": "/usr/bin:/bin", "HOME": "/root", "HF_ENDPOINT": "http://127.0.0.1:1", "OPENAI_API_KEY": "sk-private"}
@@ -170,3 +172,19 @@ def test_little_shared_memory_leaves_out_the_worker_process_or_is_refused() -> N
 )
 def test_exit_code_is_read_from_the_log(log: str, expected: int | None) -> None:
     assert exit_code(log, "engine") == expected
+
+
+def test_engines_on_one_gpu_start_one_after_another() -> None:
+    """The second is also told apart in its settings and in the gateway's environment."""
+    host, models = SEVERAL["1x3090-shared"]
+    stack = stack_of(plan_of(host, *models))
+    ports = {"engine": 20000, "engine-2": 20001, "redis": 21000}
+    places = Places(
+        engine=Path("/venvs/engine"), gateway=Path("/venvs/gateway"), ports=ports, shared_memory_bytes=2**34
+    )
+    programs = {program.name: program for program in stack_programs(stack, places, CALLER)}
+    assert "START_AFTER" not in programs["engine"].environment
+    assert programs["engine-2"].environment["START_AFTER"] == "http://127.0.0.1:20000/health"
+    assert programs["engine-2"].arguments[:2] == ("--model", models[1].name)
+    assert programs["gateway"].environment["ENGINE_2_URL"] == "http://127.0.0.1:20001/v1"
+    assert programs["gateway"].environment["GATEWAY_MAX_INPUT_TOKENS_2"]

@@ -9,6 +9,8 @@ KEY = "sk-test"
 CHAT = json.dumps({"choices": [{"message": {"content": "Hello."}}]})
 PLAIN = json.dumps({"choices": [{"text": "Hello there."}]})
 MODELS = json.dumps({"object": "list", "data": [{"id": "smoke", "object": "model"}]})
+VECTOR = json.dumps({"data": [{"index": 0, "embedding": [0.25, -0.5, 0.125]}]})
+RANKING = json.dumps({"results": [{"index": 1, "relevance_score": 0.1}, {"index": 0, "relevance_score": 0.9}]})
 
 
 def events(*payloads: object) -> str:
@@ -35,7 +37,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Complete, whole or piece by piece."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._answer("stream" if body.get("stream") else "completion", body["model"])
+        further = {"/v1/embeddings": "embedding", "/v1/rerank": "ranking"}
+        kind = further.get(self.path) or ("stream" if body.get("stream") else "completion")
+        self._answer(kind, body["model"])
 
     def _answer(self, kind: str, model: str) -> None:
         server = self.server
@@ -67,6 +71,8 @@ class Gateway(ThreadingHTTPServer):
             "models": [(200, MODELS)],
             "completion": [(200, CHAT)],
             "stream": [(200, STREAM)],
+            "embedding": [(200, VECTOR)],
+            "ranking": [(200, RANKING)],
         }
         self.asked: list[tuple[str, str, str, str]] = []
         self.open = False

@@ -6,7 +6,17 @@ import json
 
 import pytest
 
-from generator.watching.probe import WRONG_KEY, Answer, Endpoint, complete, list_models, refuse_wrong_key, stream
+from generator.watching.probe import (
+    WRONG_KEY,
+    Answer,
+    Endpoint,
+    complete,
+    embed,
+    list_models,
+    rank,
+    refuse_wrong_key,
+    stream,
+)
 from tests.watching.gateway import KEY, PLAIN, STREAM, Gateway, events
 
 
@@ -35,6 +45,25 @@ def test_a_model_without_a_chat_template_is_asked_for_plain_text(gateway: Gatewa
     assert ask(gateway) == (200, True, "Hello there.")
     assert stream(url(gateway), KEY, "smoke") == Answer(status=200, text="Hello there.")
     assert [path for _, path, *_ in gateway.asked] == ["/v1/chat/completions", "/v1/completions"] * 2
+
+
+def test_a_model_for_vectors_is_asked_for_one(gateway: Gateway) -> None:
+    assert embed(url(gateway), KEY, "words") == Answer(status=200, text="a vector of 3 numbers")
+    assert gateway.asked == [("embedding", "/v1/embeddings", KEY, "words")]
+
+
+def test_a_model_that_ranks_is_asked_to(gateway: Gateway) -> None:
+    assert rank(url(gateway), KEY, "judge") == Answer(status=200, text="text 1 fits best")
+    assert gateway.asked == [("ranking", "/v1/rerank", KEY, "judge")]
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{}", '{"data": []}', '{"data": [{"embedding": 3}]}', '{"results": [{}]}', "null"]
+)
+def test_a_200_without_vector_or_ranking_is_none(body: str, gateway: Gateway) -> None:
+    gateway.replies["embedding"] = gateway.replies["ranking"] = [(200, body)]
+    assert not embed(url(gateway), KEY, "words").ok
+    assert not rank(url(gateway), KEY, "judge").ok
 
 
 @pytest.mark.parametrize(

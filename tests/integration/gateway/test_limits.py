@@ -113,7 +113,7 @@ class Gateway:
         """Say whether the gateway answers."""
         address = f"http://127.0.0.1:{self.port}/health/readiness"
         with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
-            return answer.status == 200
+            return bool(answer.status == 200)
         return False
 
 
@@ -174,7 +174,8 @@ def make_gateway(state_folder: Path, tmp_path: Path) -> MakeGateway:
                 ended.callback(process.wait, 30)
                 ended.callback(process.terminate)
             gateway = Gateway(port=port, upstream=upstream)
-            until(gateway.is_ready, READY_S)
+            until(lambda: process.poll() is not None or gateway.is_ready(), READY_S)
+            assert process.poll() is None, (tmp_path / "sh.log").read_text(errors="replace")[-2000:]
             yield gateway
 
     return make
