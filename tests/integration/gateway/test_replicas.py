@@ -59,12 +59,3 @@ def test_no_request_fails_when_a_replica_dies_and_comes_back(stack: Project) -> 
         traffic.wait_for(more=ROUND)
     print(traffic.words())
     assert traffic.failed == 0, traffic.words()
-
-
-def test_nothing_is_answered_wrongly_when_every_replica_is_gone(stack: Project) -> None:
-    """A client learns it from a status, not from a connection that hangs."""
-    for replica in REPLICAS:
-        stack.docker("kill", stack.container(replica))
-    status, body = stack.ask(stack.secrets["litellm_master_key"])
-    assert status in (500, 503), body
-    assert "Traceback" not in body
