@@ -1,0 +1,223 @@
+"""The stack as clients see it: OpenAI's own package, Anthropic's form, and those who do everything wrong.
+
+Real Compose, vLLM on the CPU, LiteLLM and Redis; the tests share one stack. What the tiny model says is noise: the
+forms are checked, not the words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import openai
+import pytest
+
+from tests.integration.conftest import MakeProject
+from tests.integration.gateway.exchange import Answer, Ask, Slow, chat, connection, exchange, read_until
+from tests.integration.images import Images
+from tests.integration.project import Project, wait_until
+
+# One white pixel.
+PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8/5+hHgAHggJ/PchI7wAAAABJRU5ErkJggg=="
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"warm": {"type": "boolean"}}, "required": ["warm"]},
+    },
+}
+# More than the model writes while a test waits for the engine to notice that nobody reads.
+LONG = 1500
+CLIENTS = 200
+
+
+@pytest.fixture(scope="module")
+def stack(make_project: MakeProject, images: Images) -> Iterator[Project]:
+    """Give a project whose stack runs on the CPU."""
+    project = make_project()
+    given = {"VLLM_IMAGE": images.engine, "LITELLM_IMAGE": images.gateway, "REDIS_IMAGE": images.redis}
+    project.configure("cpu", *(f"--set={key}={image}" for key, image in given.items()))
+    project.start()
+    yield project
+    project.stop()
+
+
+@pytest.fixture
+def key(stack: Project) -> str:
+    """Give the key that opens the gateway."""
+    return stack.secrets["litellm_master_key"]
+
+
+@pytest.fixture
+def client(stack: Project, key: str) -> Iterator[openai.OpenAI]:
+    """Give OpenAI's client, which never asks twice: what the gateway answers is seen as it is."""
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{stack.port}/v1", api_key=key, max_retries=0) as client:
+        yield client
+
+
+def send(stack: Project, ask: Ask) -> Answer:
+    """Send one request and return the answer."""
+    return asyncio.run(exchange(stack.port, ask))
+
+
+def figure(stack: Project, name: str) -> float:
+    """Return the sum of one of the engine's own figures, asked from inside its container: it is not published."""
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
+    text = stack.docker("exec", stack.container("engine"), "python3", "-c", ask)
+    return sum(float(line.split()[-1]) for line in text.splitlines() if re.match(rf"{re.escape(name)}[{{ ]", line))
+
+
+def test_openai_completion(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smoke", messages=[{"role": "user", "content": "Say hello."}], max_tokens=8
+    )
+    assert answer.choices[0].message.content
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 8 or answer.choices[0].finish_reason == "stop"
+
+
+def test_openai_stream(client: openai.OpenAI) -> None:
+    pieces = list(
+        client.chat.completions.create(
+            model="smoke",
+            messages=[{"role": "user", "content": "Say hello."}],
+            max_tokens=8,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+    )
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+    assert [ended for piece in pieces if piece.choices and (ended := piece.choices[0].finish_reason)] == ["length"]
+    assert [piece.usage.completion_tokens for piece in pieces if piece.usage] == [8]
+
+
+def test_openai_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["smoke"]
+
+
+def test_openai_tool_without_a_parser_is_refused(client: openai.OpenAI) -> None:
+    """No plan names a `--tool-call-parser` yet, and vLLM calls no tool without: the client is told, and not by a 500."""
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model="smoke",
+            messages=[{"role": "user", "content": "Is it warm?"}],
+            tools=[WEATHER],
+            tool_choice={"type": "function", "function": {"name": "weather"}},
+            max_tokens=200,
+        )
+    assert "--tool-call-parser" in str(refused.value)
+
+
+def test_openai_embeddings_of_a_chat_model_are_refused(client: openai.OpenAI) -> None:
+    with pytest.raises((openai.BadRequestError, openai.NotFoundError)) as refused:
+        client.embeddings.create(model="smoke", input="hello")
+    assert "Retried" not in str(refused.value)
+
+
+def test_openai_image_for_a_text_model_is_refused(client: openai.OpenAI) -> None:
+    """Status and words say that the request is at fault: it is not tried again, and the engine stays."""
+    image: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PIXEL}}]}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="smoke", messages=image, max_tokens=8)
+    assert "multimodal" in str(refused.value)
+
+
+def test_anthropic_form(stack: Project, key: str) -> None:
+    ask = replace(chat(key), path="/v1/messages")
+    answer = json.loads(send(stack, ask).body)
+    assert (answer["type"], answer["role"], answer["content"][0]["type"]) == ("message", "assistant", "text")
+    assert answer["usage"]["output_tokens"] > 0
+
+
+def test_anthropic_stream(stack: Project, key: str) -> None:
+    answer = send(stack, replace(chat(key, stream=True), path="/v1/messages"))
+    events = re.findall(r"^event: (\w+)$", answer.body, re.MULTILINE)
+    assert (events[0], events[-1]) == ("message_start", "message_stop")
+    assert "content_block_delta" in events
+
+
+def test_figures_of_the_gateway_need_the_key(stack: Project, key: str) -> None:
+    assert send(stack, chat(key)).status == 200
+    assert send(stack, Ask(path="/metrics/", method="GET")).status == 401
+    answer = send(stack, Ask(path="/metrics/", method="GET", key=key))
+    assert answer.status == 200
+    counted = re.findall(
+        r'^litellm_proxy_total_requests_metric_total{.*status_code="200".*} (\S+)', answer.body, re.MULTILINE
+    )
+    assert sum(map(float, counted)) >= 1
+
+
+HALF = b'{"model": "smoke", "messages": [{"role": "us'
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_wrong_requests_are_told_what_is_wrong(stack: Project, key: str, path: str) -> None:
+    tiny = chat(key).content
+    long = chat(key, content="hello " * 60_000)
+    wrong = {
+        "key": (Ask(path=path, content=tiny, key="sk-" + "0" * 64), 401, "key"),
+        "no key": (Ask(path=path, content=tiny), 401, "key"),
+        "model": (Ask(path=path, content=chat(key, model="nobody").content, key=key), 400, "nobody"),
+        "half a document": (Ask(path=path, content=HALF, key=key), 400, "JSON"),
+        "no text": (Ask(path=path, content=b"\xff\xfe\x00", key=key), 400, ""),
+        "longer than the context": (Ask(path=path, content=long.content, key=key), 400, "tokens"),
+    }
+    answers = {name: send(stack, ask) for name, (ask, _, _) in wrong.items()}
+    assert {name: answer.status for name, answer in answers.items()} == {
+        name: status for name, (_, status, _) in wrong.items()
+    }
+    assert [name for name, (_, _, word) in wrong.items() if word not in answers[name].message] == []
+    assert [name for name, answer in answers.items() if "Traceback" in answer.body] == []
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_engine_stops_for_a_client_that_is_gone(stack: Project, key: str, stream: bool) -> None:
+    before = figure(stack, "vllm:generation_tokens_total")
+    ask = chat(key, stream=stream, max_tokens=LONG, ignore_eos=True)
+
+    async def leave() -> None:
+        async with connection(stack.port) as (reader, writer):
+            writer.write(ask.head() + ask.content)
+            if stream:
+                await read_until(reader, b"data: ")
+            await asyncio.to_thread(wait_until, lambda: figure(stack, "vllm:num_requests_running") or None)
+
+    asyncio.run(leave())
+    wait_until(lambda: figure(stack, "vllm:num_requests_running") == 0 or None)
+    assert figure(stack, "vllm:generation_tokens_total") - before < LONG
+
+
+def test_many_slow_clients_at_once(stack: Project, key: str) -> None:
+    """Half of them read a stream a few bytes at a time, half send theirs so: all are answered, and nobody waits for them."""
+    slow = Slow(piece=32, pause_s=0.5)
+    reading = chat(key, stream=True, max_tokens=8, ignore_eos=True)
+
+    async def all_at_once() -> tuple[list[Answer], Answer, int]:
+        clients = [
+            asyncio.create_task(exchange(stack.port, reading, reading=slow))
+            if number % 2
+            else asyncio.create_task(exchange(stack.port, chat(key), sending=slow))
+            for number in range(CLIENTS)
+        ]
+        await asyncio.sleep(1)
+        quick = await exchange(stack.port, chat(key))
+        under_way = sum(not client.done() for client in clients)
+        return await asyncio.gather(*clients), quick, under_way
+
+    answers, quick, under_way = asyncio.run(all_at_once())
+    assert [answer.status for answer in answers] == [200] * CLIENTS
+    assert [answer.body[-200:] for answer in answers[1::2] if "[DONE]" not in answer.body] == []
+    assert (quick.status, under_way > 0) == (200, True)
+
+
+def test_the_stack_has_stayed_up(stack: Project) -> None:
+    """After all of the above no service has been started anew, and completions come."""
+    assert {name: stack.inspect(name)["RestartCount"] for name in ("engine", "gateway", "redis")} == dict.fromkeys(
+        ("engine", "gateway", "redis"), 0
+    )
+    assert stack.complete()
