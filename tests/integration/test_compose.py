@@ -100,7 +100,8 @@ def test_engine_may_run_what_it_compiles(project: Project, started: str) -> None
 
 def test_no_secret_is_shown_anywhere(project: Project, started: str) -> None:  # noqa: ARG001
     shown = [project.docker("container", "inspect", *project.remains("container")), project.logs()]
-    shown += [path.read_text() for path in project.folder.glob("compose/generated/dev/*")]
+    generated = project.folder / "compose" / "generated" / "dev"
+    shown += [path.read_text() for path in generated.rglob("*") if path.is_file()]
     shown += [(project.folder / "envs" / ".env.dev").read_text(), *command_lines()]
     shown.append(project.run(["bash", "-euc", f"cd {project.folder} && {by_hand(project, 'config')}"]).stdout)
     assert len(shown) > len(SERVICES)
