@@ -81,7 +81,7 @@ def state_line(state: ServiceState) -> str:
     if state.phase is ServicePhase.EXITED:
         detail = f" ({state.detail})" if state.detail else ""
         return f"{state.name} ended with exit code {state.exit_code}{detail}"
-    if state.restarts:
+    if state.restarts or state.phase is ServicePhase.UNHEALTHY:
         return f"{state.name} is {state.phase.value}, restarted {state.restarts} times"
     return ""
 

@@ -232,6 +232,7 @@ def test_a_state_is_told_as_a_line() -> None:
         "engine-2 ended with exit code 137 (out of memory)"
     )
     assert state_line(state(ServicePhase.STARTING, restarts=2)) == "engine-2 is starting, restarted 2 times"
+    assert state_line(state(ServicePhase.UNHEALTHY)) == "engine-2 is unhealthy, restarted 0 times"
     assert state_line(state(ServicePhase.HEALTHY)) == ""
 
 
