@@ -41,7 +41,8 @@ PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "timeout", "default-
 # argument (vLLM 0.32 insists on it otherwise, and the image has no compiler).
 ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_USE_AOT_COMPILE": "0", "VLLM_USE_BYTECODE_HOOK": "0"}
 STAND_INS = {
-    "engine-for-one-gpu": ON_CPU,
+    # Left to itself each engine of a stack takes the same core, and one that is asked keeps it from one that starts.
+    "engine-for-one-gpu": {**ON_CPU, "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
     # One core for each of two ranks: without this vLLM wants a NUMA node per rank.
     "engine-for-two-gpus": {**ON_CPU, "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
 }
