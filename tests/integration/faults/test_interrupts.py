@@ -98,7 +98,8 @@ def test_ended_while_it_configures(
     project = make_plain_project()
     sets = []
     for length in LENGTHS:
-        project.configure("cpu", length)
+        whole = run(project, *CONFIGURE, *project.pins, length)
+        assert whole.code == 0, whole.said
         sets.append(files_of(project))
     assert sets[0] != sets[1]
     clean = -number if number is signal.SIGKILL else INTERRUPTED
@@ -106,7 +107,7 @@ def test_ended_while_it_configures(
     caught = []
     for moment in range(MOMENTS):
         words = (*CONFIGURE, *project.pins, LENGTHS[moment % 2])
-        ended = signal_at(project, 0.1 + moment / MOMENTS, number, *words)
+        ended = signal_at(project, whole.seconds * (moment + 1) / MOMENTS, number, *words)
         # Before it has read its arguments, a signal ends it as it ends any program.
         assert ended.code in (0, clean, -number), ended.said
         assert "Traceback" not in ended.said
