@@ -119,7 +119,10 @@ def _parse_wishes(path: Path, where: str) -> Wishes:
         )
     wishes = convert(data, Wishes, where=where, error=UsageError)
     _check(where, "schema", Kind.INTEGER, _written(wishes.schema), WISHES_SCHEMA, WISHES_SCHEMA)
-    check_pins(wishes.settings, where=f"{where}: settings")
+    for key, value in wishes.settings.items():
+        if isinstance(value, int):
+            _check(where, f"settings.{key}", Kind.INTEGER, _written(value), -(2**63), 2**63 - 1)
+    check_pins(wishes.pins, where=f"{where}: settings")
     _check(where, "gpu_memory_utilization", Kind.FRACTION, f"{wishes.gpu_memory_utilization:.6g}", 0.05, 0.99)
     _check(where, "gateway.bind", Kind.ADDRESS, wishes.gateway.bind)
     _check(where, "gateway.port", Kind.INTEGER, _written(wishes.gateway.port), 1, 65535)

@@ -1,12 +1,13 @@
 """Read YAML into frozen dataclasses, strictly: an unknown key or a wrong type is one sentence with its place.
 
 Touches only the file that it is asked to read. Types are checked by msgspec; it ignores unknown keys of
-dataclasses, so those are looked for here, with the closest known key as a hint.
+dataclasses, and does not say which value of a mapping is wrong nor what an enum allows, so those are looked for here.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import types
 import typing
@@ -86,7 +87,7 @@ def convert(data: object, kind: type[T], *, where: str, error: type[StackError])
     """Turn plain values into `kind`, naming the offending key in any failure."""
     import msgspec
 
-    _refuse_unknown_keys(data, kind, where=where, path="", error=error)
+    _refuse_unknown(data, kind, where=where, path="", error=error)
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as failure:
@@ -115,20 +116,41 @@ def to_plain(value: object) -> Any:
     return msgspec.to_builtins(value)
 
 
-def _refuse_unknown_keys(data: object, kind: object, *, where: str, path: str, error: type[StackError]) -> None:
+def _refuse_unknown(data: object, kind: object, *, where: str, path: str, error: type[StackError]) -> None:
     """Walk `data` beside the type that it should become."""
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         for option in typing.get_args(kind):
-            _refuse_unknown_keys(data, option, where=where, path=path, error=error)
+            _refuse_unknown(data, option, where=where, path=path, error=error)
     elif origin is tuple and isinstance(data, list):
         for position, item in enumerate(data):
-            _refuse_unknown_keys(item, typing.get_args(kind)[0], where=where, path=f"{path}[{position}]", error=error)
-    elif dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(data, dict):
-        known = _known_keys(kind)
+            _refuse_unknown(item, typing.get_args(kind)[0], where=where, path=f"{path}[{position}]", error=error)
+    elif origin is dict and isinstance(data, dict):
+        # msgspec says that some value of a mapping is wrong, and not which.
         for key, item in data.items():
-            spot = f"{path}.{key}" if path else str(key)
-            if key not in known:
-                hint = did_you_mean(str(key), known) or f"known keys: {', '.join(known)}"
-                raise error(f"{where}: {_printable(spot)}: unknown key", hint=hint)
-            _refuse_unknown_keys(item, known[key], where=where, path=spot, error=error)
+            convert(item, typing.get_args(kind)[1], where=f"{where}: {_printable(f'{path}.{key}')}", error=error)
+    elif isinstance(kind, type) and issubclass(kind, enum.Enum):
+        _refuse_unknown_value(data, kind, where=f"{where}: {path}", error=error)
+    elif dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(data, dict):
+        _refuse_unknown_keys(data, kind, where=where, path=path, error=error)
+
+
+def _refuse_unknown_keys(
+    data: dict[object, object], kind: type, *, where: str, path: str, error: type[StackError]
+) -> None:
+    """Raise at a key that a dataclass does not have, and look into the others."""
+    known = _known_keys(kind)
+    for key, item in data.items():
+        spot = f"{path}.{key}" if path else str(key)
+        if key not in known:
+            hint = did_you_mean(str(key), known) or f"known keys: {', '.join(known)}"
+            raise error(f"{where}: {_printable(spot)}: unknown key", hint=hint)
+        _refuse_unknown(item, known[str(key)], where=where, path=spot, error=error)
+
+
+def _refuse_unknown_value(data: object, kind: type[enum.Enum], *, where: str, error: type[StackError]) -> None:
+    """Raise where an enum has no such text; anything else is of a wrong type, which msgspec says."""
+    allowed = [str(member.value) for member in kind]
+    if isinstance(data, str) and data not in allowed:
+        hint = did_you_mean(data, allowed) or f"allowed: {', '.join(allowed)}"
+        raise error(f"{where}: unknown value {data!r}", hint=hint)

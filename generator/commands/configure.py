@@ -136,7 +136,7 @@ def _request(
         wishes=wishes,
         llm=name_llm(facts),
         facts=facts,
-        pins={**wishes.settings, **dict(arguments.pins)},
+        pins={**wishes.pins, **dict(arguments.pins)},
         folders=place.folders,
         uid=os.getuid(),
         gid=os.getgid(),

@@ -45,5 +45,10 @@ class Wishes:
     gpu_memory_utilization: float
     max_model_len: int | None
     gateway: GatewayWishes
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str | int | float] = field(default_factory=dict)
     models: tuple[ModelWish, ...] = ()
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """The pinned keys as they are emitted: in YAML, 8192 is a number."""
+        return {key: str(value) for key, value in self.settings.items()}

@@ -67,7 +67,7 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path: Path) -> None:
     file.write_text(text.replace("memory_status: recalled", "memory_status: guessed", 1), encoding="utf-8")
     with pytest.raises(StackError) as failure:
         read_yaml(file, tuple[GpuModel, ...], StackError)
-    assert failure.value.message == f"{file}: [0].memory_status: invalid enum value 'guessed'"
+    assert failure.value.message == f"{file}: [0].memory_status: unknown value 'guessed'"
 
 
 def test_what_is_written_is_what_a_refresh_would_write() -> None:

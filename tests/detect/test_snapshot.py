@@ -107,7 +107,7 @@ DAMAGES = [
     ("a: 0, b: 1, kind", "a: 1, b: 0, kind", "links[0]: found a: 1 and b: 0; a must be the smaller index"),
     ("a: 0, b: 1, kind", "a: 0, b: 0, kind", "links[0]: found a: 0 and b: 0; a must be the smaller index"),
     ("kind: nvlink", "kind: pcie-host", "links[0]: a link of kind pcie-host has neither lanes nor version"),
-    ("kind: nvlink", "kind: nvlonk", "links[0].kind: invalid enum value 'nvlonk'"),
+    ("kind: nvlink", "kind: nvlonk", "links[0].kind: unknown value 'nvlonk'"),
     ("lanes: 4", "lanes: 0", "links[0].lanes: found 0; a link has at least 1"),
     ("  - [true, true]\n  - [true, true]", "  - [true, true]", "p2p: found 1 rows for 2 GPUs"),
     ("  - [true, true]\n  - [true, true]", "  - [true, true]\n  - [true]", "p2p[1]: found 1 values for 2 GPUs"),
