@@ -13,13 +13,20 @@ from generator.domain.plan import Plan
 from generator.rendering import environment_file, render_plan
 from generator.runtime import Stack
 from generator.runtime.compose import ComposeRuntime
+from generator.settings import slot_key
 from generator.validation.compose_config import check_merged
 from tests.integration.project import CHECKOUT
+from tests.planning.several import CASES as SEVERAL
+from tests.planning.several import plan_of
 from tests.planning_requests import plan_for, recorded
 
 GOLDEN = CHECKOUT / "tests" / "golden"
 # What is refused has no override there.
-PLANNED = sorted(tuple(file.parent.name.split("--")) for file in GOLDEN.glob("*--*/override.yaml"))
+PLANNED = sorted(
+    (name, environment)
+    for name, environment in (file.parent.name.split("--") for file in GOLDEN.glob("*--*/override.yaml"))
+    if name != "several-models"
+)
 
 
 def write_stack(plan: Plan, root: Path) -> Stack:
@@ -37,14 +44,27 @@ def write_stack(plan: Plan, root: Path) -> Stack:
 @pytest.mark.parametrize(("name", "environment"), PLANNED)
 @pytest.mark.usefixtures("docker_host")
 def test_compose_reads_what_was_planned(name: str, environment: str, tmp_path: Path) -> None:
-    """The merged file has each replica with its GPUs and arguments, and publishes the gateway alone."""
-    plan = plan_for(recorded(name), Environment(environment))
-    stack = write_stack(plan, tmp_path)
+    check_merged_stack(plan_for(recorded(name), Environment(environment)), tmp_path)
+
+
+@pytest.mark.parametrize("case", sorted(SEVERAL))
+@pytest.mark.usefixtures("docker_host")
+def test_compose_reads_what_was_planned_for_several_models(case: str, tmp_path: Path) -> None:
+    host, models = SEVERAL[case]
+    check_merged_stack(plan_of(host, *models), tmp_path)
+
+
+def check_merged_stack(plan: Plan, folder: Path) -> None:
+    """Check that the merged file has each replica with its GPUs and arguments, and publishes the gateway alone."""
+    stack = write_stack(plan, folder)
     merged = ComposeRuntime(stack).merged()
     assert check_merged(stack, merged) == ()
     engines = {service for service in merged["services"] if service.startswith("engine")}
     assert engines == {replica.name for replica in plan.replicas}
-    assert {service["image"] for name, service in merged["services"].items() if name in engines} == {plan.engine.image}
+    for replica in plan.replicas:
+        key = slot_key("VLLM_IMAGE", plan.gateway.slot_of(replica))
+        image = plan.settings[key].value if key in plan.settings else plan.engine.image
+        assert merged["services"][replica.name]["image"] == image
 
 
 @pytest.mark.usefixtures("docker_host")
