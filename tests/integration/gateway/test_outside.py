@@ -31,7 +31,7 @@ WEATHER: Any = {
     },
 }
 # More than the model writes while a test waits for the engine to notice that nobody reads.
-LONG = 1500
+LONG = 30_000
 CLIENTS = 200
 
 
@@ -40,7 +40,8 @@ def stack(make_project: MakeProject, images: Images) -> Iterator[Project]:
     """Give a project whose stack runs on the CPU."""
     project = make_project()
     given = {"VLLM_IMAGE": images.engine, "LITELLM_IMAGE": images.gateway, "REDIS_IMAGE": images.redis}
-    project.configure("cpu", *(f"--set={key}={image}" for key, image in given.items()))
+    given["VLLM_MAX_MODEL_LEN"] = "32768"
+    project.configure("cpu", *(f"--set={key}={value}" for key, value in given.items()))
     project.start()
     yield project
     project.stop()
