@@ -20,10 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from generator.smoke_model import write_smoke_model
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 # A start on two cores takes one to two minutes; a machine that builds beside it takes longer.
 START_S = 600
 T = TypeVar("T")
+# Of the model of `write_long_model`, one such request needs more than a GiB of KV cache. No check can know it before the
+# engine has measured its memory: 2 layers × 2 heads × 32 × keys and values × 2 bytes are 512 bytes a token.
+TOO_MUCH = "VLLM_MAX_MODEL_LEN=2200000\nVLLM_CPU_KVCACHE_SPACE=1\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,3 +191,20 @@ def make_variables(docker_host: str, state: Path, caches: Path, **further: str) 
         "NO_COLOR": "1",
     }
     return {**os.environ, **own, **further}
+
+
+def write_long_model(folder: Path) -> Path:
+    """Write the smoke model as one that takes 2.3 million tokens; return its folder, after which it is served as smoke."""
+    model = folder / "smoke"
+    write_smoke_model(model)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2_300_000}), encoding="utf-8")
+    return model
+
+
+def write_local(project: Project, text: str) -> Path:
+    """Write the person's own settings over the planned ones; return the file."""
+    local = project.folder / "envs" / ".env.dev.local"
+    local.touch(mode=0o600)
+    local.write_text(text, encoding="utf-8")
+    return local

@@ -1,4 +1,4 @@
-"""Changes to a running stack under real Docker Compose: what restarts, what comes back, what a kill leaves.
+"""Changes to a running stack under real Docker Compose: what restarts, what comes back.
 
 The tests of the module share one stack and run in the order written.
 """
@@ -6,8 +6,6 @@ The tests of the module share one stack and run in the order written.
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,11 +16,9 @@ import pytest
 from tests.fakes.nvml import build_fake_nvml, environment
 from tests.integration.conftest import MakeProject
 from tests.integration.images import Images
-from tests.integration.project import CHECKOUT, Project, wait_until
+from tests.integration.project import CHECKOUT, TOO_MUCH, Project, write_local, write_long_model
 
 SERVICES = ("engine", "redis", "gateway")
-# No model has as long a context: the engine refuses to start.
-TOO_LONG = "VLLM_MAX_MODEL_LEN=700000000\n"
 
 
 def pins(images: Images, engine: str) -> list[str]:
@@ -31,10 +27,16 @@ def pins(images: Images, engine: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def project(make_project: MakeProject, images: Images) -> Project:
+def words(images: Images, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Give the words that plan the stack."""
+    return [f"--model={write_long_model(tmp_path_factory.mktemp('models'))}", *pins(images, images.engine)]
+
+
+@pytest.fixture(scope="module")
+def project(make_project: MakeProject, words: list[str]) -> Project:
     """Give a project that is configured for the CPU and runs."""
     project = make_project()
-    project.configure("cpu", *pins(images, images.engine))
+    project.configure("cpu", *words)
     project.start()
     return project
 
@@ -91,11 +93,9 @@ def test_a_start_without_a_change_restarts_nothing(project: Project) -> None:
     assert changed(project, before) == []
 
 
-def test_a_change_restarts_the_service_that_it_is_for(project: Project, images: Images) -> None:
+def test_a_change_restarts_the_service_that_it_is_for(project: Project, words: list[str]) -> None:
     before = containers(project)
-    done = project.command(
-        "start-environment", "dev", *project.pins, *pins(images, images.engine), "--set=LITELLM_NUM_WORKERS=2"
-    )
+    done = project.command("start-environment", "dev", *project.pins, *words, "--set=LITELLM_NUM_WORKERS=2")
     assert done.returncode == 0, done.stderr
     assert "gateway restarts: its settings have changed\n  changed since generation 1: LITELLM_NUM_WORKERS=1 → 2" in (
         done.stderr
@@ -105,9 +105,7 @@ def test_a_change_restarts_the_service_that_it_is_for(project: Project, images: 
 
 
 def test_a_change_that_fails_is_taken_back(project: Project) -> None:
-    local = project.folder / "envs" / ".env.dev.local"
-    local.touch(mode=0o600)
-    local.write_text(TOO_LONG)
+    local = write_local(project, TOO_MUCH)
     before, files = containers(project), rendered(project)
     done = project.command("start-environment", "dev")
     assert done.returncode == 7, done.stderr
@@ -130,36 +128,6 @@ def test_rollback_restarts_what_differs_while_clients_ask(project: Project) -> N
     # The gateway is one container: while it restarts, nobody answers, and nothing else but silence is heard.
     assert set(statuses) <= {0, 200}
     assert statuses[-1] == 200
-
-
-def test_stop_after_a_killed_start_leaves_nothing(make_project: MakeProject, images: Images) -> None:
-    project = make_project()
-    project.configure("cpu", *pins(images, images.engine))
-    with project.starting() as start:
-        wait_until(lambda: project.remains("container"))
-        start.send_signal(signal.SIGKILL)
-        start.wait()
-    told = project.command("status", "dev")
-    assert "ended before its services had answered, begun while nothing ran; " in told.stderr
-    project.stop()
-    assert project.remains("container") == project.remains("network") == []
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert [line for line in listed.splitlines() if project.name in line] == []
-    assert "ended before" not in project.command("status", "dev").stderr
-
-
-def test_a_start_after_a_killed_one_goes_on(make_project: MakeProject, images: Images) -> None:
-    project = make_project()
-    project.configure("cpu", *pins(images, images.engine))
-    with project.starting() as start:
-        wait_until(lambda: project.remains("container"))
-        start.send_signal(signal.SIGKILL)
-        start.wait()
-    done = project.command("start-environment", "dev")
-    assert done.returncode == 0, done.stderr
-    assert project.complete()
-    project.stop()
-    assert project.remains("container") == []
 
 
 @pytest.mark.usefixtures("gpu_requests")

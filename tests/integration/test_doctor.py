@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import MakeProject
 from tests.integration.images import Images
-from tests.integration.project import Project
+from tests.integration.project import TOO_MUCH, Project, write_local, write_long_model
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +34,15 @@ def look(project: Project, *words: str) -> tuple[int, dict[str, Any]]:
 def test_a_start_that_failed_is_named_and_mended(make_project: MakeProject, pins: list[str], tmp_path: Path) -> None:
     """Everything is taken down by then: what was kept tells."""
     project = make_project()
-    project.configure("cpu", *pins)
-    local = project.folder / "envs/.env.dev.local"
-    local.write_text("VLLM_MAX_MODEL_LEN=999999\n", encoding="utf-8")
+    project.configure("cpu", f"--model={write_long_model(tmp_path)}", *pins)
+    local = write_local(project, TOO_MUCH)
     start = project.command("start-environment", "dev", "--runtime=compose")
     assert start.returncode == 7
-    assert "999999 tokens are asked for, the model was made for 32768" in start.stderr
+    assert "the memory left for the KV cache does not hold one request of the asked length" in start.stderr
     assert project.remains("container") == []
     code, found = look(project)
     assert code == 7
-    assert [failure["rule"] for failure in found["failures"]] == ["length-beyond-model"]
+    assert [failure["rule"] for failure in found["failures"]] == ["kv-cache-too-small"]
     assert found["failed_s_ago"] is not None
     bundle = tmp_path / "report.tar.gz"
     assert project.command("doctor", "dev", "--runtime=compose", f"--bundle={bundle}").returncode == 7
@@ -51,7 +50,7 @@ def test_a_start_that_failed_is_named_and_mended(make_project: MakeProject, pins
     local.unlink()
     applied = project.command("doctor", "dev", "--runtime=compose", "--apply")
     assert applied.returncode == 0, applied.stderr
-    assert "VLLM_MAX_MODEL_LEN=32768" in (project.folder / "envs/.env.dev").read_text().replace("'", "")
+    assert "VLLM_MAX_MODEL_LEN=2097" in (project.folder / "envs/.env.dev").read_text().replace("'", "")
     code, found = look(project)
     assert (code, found["failures"], found["failed_s_ago"]) == (0, [], None)
 

@@ -11,10 +11,15 @@ import pytest
 from generator.runtime.groups import programs_with
 from tests.integration.conftest import MakeProject
 from tests.integration.images import Images
-from tests.integration.project import Project, free_port, make_variables
+from tests.integration.project import (
+    TOO_MUCH,
+    Project,
+    free_port,
+    make_variables,
+    write_local,
+    write_long_model,
+)
 
-# Beyond what the smoke model was made for. The planner would refuse it; a person's own file is not planned.
-TOO_LONG = "VLLM_MAX_MODEL_LEN=1000000\n"
 BANNER = "█  version "
 
 
@@ -52,17 +57,17 @@ def starts_in_log(project: Project) -> int:
 
 def check_refusal(project: Project, runtime: str) -> None:
     """Start, and check that the first fall ended it, with the cause and the setting that mends it."""
-    (project.folder / "envs" / ".env.dev.local").write_text(TOO_LONG, encoding="utf-8")
+    write_local(project, TOO_MUCH)
     done = project.command("start-environment", "dev", f"--runtime={runtime}")
     assert done.returncode == 7, done.stderr
-    assert "error: engine ended before it answered: 1000000 tokens are asked for" in done.stderr
-    assert "--set VLLM_MAX_MODEL_LEN=32768`" in done.stderr
+    assert "error: engine ended before it answered: the memory left for the KV cache does not hold" in done.stderr
+    assert "--set VLLM_MAX_MODEL_LEN=2097" in done.stderr
     # The runtime may have begun the next start in the second before the fall was seen; never the last one.
     assert starts_in_log(project) <= 2
 
 
 def test_a_setting_that_the_engine_refuses_is_not_tried_again_by_compose(
-    make_project: MakeProject, images: Images
+    make_project: MakeProject, images: Images, tmp_path: Path
 ) -> None:
     project = make_project()
     pins = [
@@ -70,16 +75,16 @@ def test_a_setting_that_the_engine_refuses_is_not_tried_again_by_compose(
         f"--set=LITELLM_IMAGE={images.gateway}",
         f"--set=REDIS_IMAGE={images.redis}",
     ]
-    project.configure("cpu", *pins)
+    project.configure("cpu", f"--model={write_long_model(tmp_path)}", *pins)
     check_refusal(project, "compose")
     assert project.remains("container") == project.remains("network") == []
 
 
 def test_a_setting_that_the_engine_refuses_is_not_tried_again_by_supervisor(
-    without_engine: Callable[[], Project],
+    without_engine: Callable[[], Project], tmp_path: Path
 ) -> None:
     project = without_engine()
-    project.configure("cpu")
+    project.configure("cpu", f"--model={write_long_model(tmp_path)}")
     check_refusal(project, "processes")
     assert programs_with(str(Path(project.variables["STACKWRIGHT_STATE"]) / "run" / project.name)) == []
 

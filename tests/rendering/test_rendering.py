@@ -36,7 +36,7 @@ def test_a_second_replica_extends_the_first_and_the_gateway_waits_for_it() -> No
     rendered = files(plan_for(recorded("2x-rtx3090-pcie")))
     services = yaml.safe_load(rendered["override.yaml"])["services"]
     assert services["engine-2"]["extends"] == {"file": "compose.yaml", "service": "engine"}
-    assert services["gateway"]["depends_on"] == {"engine-2": {"condition": "service_healthy"}}
+    assert services["gateway"]["depends_on"] == {"engine-2": {"condition": "service_started"}}
     assert services["gateway"]["environment"] == {"ENGINE_2_URL": "http://engine-2:8000/v1"}
     entries = yaml.safe_load(rendered["gateway.yaml"])["model_list"]
     assert [entry["litellm_params"]["api_base"] for entry in entries] == [
