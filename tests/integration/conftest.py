@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from tests.integration.images import Images, build_images
 from tests.integration.project import Project, free_port, make_variables
-from tests.integration.testbed import TestbedUnavailableError, answers, engine
+from tests.integration.testbed import TestbedUnavailableError, answers, engine, state_folder
 
 MakeProject = Callable[..., Project]
 
@@ -41,11 +40,10 @@ def gpu_requests(docker_host: str, images: Images) -> None:
         pytest.skip("needs an engine with the `nvidia` device driver")
 
 
-@pytest.fixture(scope="session")
-def state_folder() -> Path:
+@pytest.fixture(scope="session", name="state_folder")
+def give_state_folder() -> Path:
     """Give the folder of virtual environments, which outlives the session: making them takes minutes."""
-    default = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "stackwright"
-    return Path(os.environ.get("STACKWRIGHT_STATE") or default)
+    return state_folder()
 
 
 @pytest.fixture(scope="module")

