@@ -42,7 +42,7 @@ def main() -> int:
     load = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "rows"
-        tests = [sys.executable, "-P", "-m", "pytest", "-q", "tests/integration/faults", *sys.argv[1:]]
+        tests = [sys.executable, "-P", "-m", "pytest", "-q", "--long", "tests/integration/faults", *sys.argv[1:]]
         done = subprocess.run(tests, cwd=CHECKOUT, check=False, env={**os.environ, VARIABLE: str(table)})
         if done.returncode != 0:
             return 1

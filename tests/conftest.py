@@ -17,8 +17,9 @@ NVIDIA_DEVICE = Path("/dev/nvidiactl")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--update-golden`; CI never gives it."""
+    """Add our options; CI gives none."""
     parser.addoption("--update-golden", action="store_true", help="rewrite golden files with what is produced now")
+    parser.addoption("--long", action="store_true", help="also run the tests that are marked `long`")
 
 
 def pytest_configure() -> None:
@@ -36,8 +37,12 @@ def pytest_configure() -> None:
     install(PERMISSION)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies under integration/, skip what needs a GPU where none is, and run the quick tests first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what lies under integration/, leave out or skip what is not for this run, and run the quick tests first."""
+    if not config.getoption("--long"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
     for item in items:
         if item.path.is_relative_to(INTEGRATION):
             item.add_marker(pytest.mark.integration)

@@ -44,7 +44,7 @@ def project(daemon: Daemon, images: Images, state_folder: Path, tmp_path: Path) 
     return project
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_daemon_dies_during_a_start(daemon: Daemon, project: Project, fault: MakeFault, how: signal.Signals) -> None:
     case = fault(f"the daemon is ended by {how.name} during a start", project)
     with Command(project, "start-environment", "dev", "--runtime=compose") as start:

@@ -56,6 +56,7 @@ def test_engine_runs_out_of_memory(project: Project, fault: MakeFault) -> None:
     assert "restart 2" not in ended.said
 
 
+@pytest.mark.long
 def test_engine_hangs_in_load(project: Project, model: Path, fault: MakeFault) -> None:
     """Its weights become a pipe that nobody writes to: it opens it, and waits for ever."""
     case = fault("the engine hangs while it loads", project)

@@ -143,7 +143,7 @@ def test_state_folder_on_a_full_disk(
             case.ends(ended, code=code, says=says, engine=False)
 
 
-@pytest.mark.parametrize("name", ["project", "environments"])
+@pytest.mark.parametrize("name", ["project", pytest.param("environments", marks=pytest.mark.long)])
 def test_folder_deleted_during_a_start(name: str, make_plain_project: MakePlainProject, fault: MakeFault) -> None:
     """What was started can still be taken down, since its runtime keeps its own records."""
     project = make_plain_project()

@@ -109,7 +109,7 @@ def test_rollback_while_clients_ask(project: Project, pins: list[str], fault: Ma
     assert (engine_of(project), running(project)) == (engine, 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL])
 def test_ended_while_a_change_loads(number: signal.Signals, project: Project, broken: Path, fault: MakeFault) -> None:
     """A change that loads is given up: the generation before comes back, at once or with the next command."""
     broken.write_text("VLLM_MAX_MODEL_LEN=1024\n")
@@ -141,6 +141,7 @@ def test_failed_change_with_no_rollback(project: Project, broken: Path, fault: M
     assert running(project) == 1
 
 
+@pytest.mark.long
 def test_failed_change_interrupted_while_it_is_taken_back(project: Project, broken: Path, fault: MakeFault) -> None:
     """The first Ctrl-C does not hurry the way back; after kill -9 the next command knows what ran."""
     case = fault("SIGINT while a failed change is taken back", project)

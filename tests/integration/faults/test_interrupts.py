@@ -124,7 +124,7 @@ def test_ended_while_it_configures(
         ("the checks", "warning: ", signal.SIGTERM),
         ("creating the services", "engine: waiting", signal.SIGINT),
         ("loading", "engine: starting", signal.SIGINT),
-        ("loading", "engine: starting", signal.SIGTERM),
+        pytest.param("loading", "engine: starting", signal.SIGTERM, marks=pytest.mark.long),
     ],
 )
 @pytest.mark.parametrize("runtime", ["compose", "processes"])
