@@ -17,6 +17,7 @@ from generator.domain.environment import Environment
 from generator.domain.plan import PLAN_SCHEMA, Plan
 from generator.domain.wishes import WISHES_SCHEMA, Wishes
 from generator.errors import UsageError, ValidationError
+from generator.planning.cloud import problem_with_cloud
 from generator.planning.request import Folders
 from generator.reading import convert, load_yaml
 from generator.rendering import environment_file
@@ -34,6 +35,7 @@ _BASE_FILES = (
     "compose/gateway/start.sh",
     "compose/gateway/key_auth.py",
     "compose/gateway/door.py",
+    "compose/gateway/health.py",
     "compose/gateway/ready.py",
     "compose/gateway/worker_start.py",
     "compose/redis/start.sh",
@@ -124,6 +126,7 @@ def _parse_wishes(path: Path, where: str) -> Wishes:
     _check(where, "gateway.bind", Kind.ADDRESS, wishes.gateway.bind)
     _check(where, "gateway.port", Kind.INTEGER, _written(wishes.gateway.port), 1, 65535)
     _check_models(where, wishes)
+    _check_cloud(where, wishes)
     if wishes.max_model_len is not None:
         _check(where, "max_model_len", Kind.INTEGER, _written(wishes.max_model_len), 1, 2**31 - 1)
     return wishes
@@ -142,6 +145,16 @@ def _check_models(where: str, wishes: Wishes) -> None:
             _check(where, f"{spot}.aliases", Kind.TEXT, alias)
         if model.gpu_share is not None:
             _check(where, f"{spot}.gpu_share", Kind.FRACTION, f"{model.gpu_share:.6g}", 0.01, 1)
+
+
+def _check_cloud(where: str, wishes: Wishes) -> None:
+    for position, cloud in enumerate(wishes.gateway.cloud):
+        spot = f"gateway.cloud[{position}]"
+        _check(where, f"{spot}.name", Kind.TEXT, cloud.name)
+        problem = problem_with_cloud(cloud)
+        if problem is not None:
+            field, found, allowed = problem
+            raise UsageError(f"{where}: {spot}.{field}: found {found[:80]!r}, allowed: {allowed}")
 
 
 def _written(number: int) -> str:

@@ -319,6 +319,21 @@ def test_several_models_are_read(tmp_path: Path) -> None:
     ]
 
 
+def test_a_cloud_is_read_and_a_wrong_one_named(tmp_path: Path) -> None:
+    (tmp_path / "envs").mkdir()
+    path = tmp_path / "envs" / "dev.yaml"
+    shipped = (PACKAGE.parent / "envs" / "dev.yaml").read_text(encoding="utf-8")
+    entry = "gateway:\n  cloud: [{name: away, model: PROVIDER/big, key: mine}]"
+    path.write_text(shipped.replace("gateway:", entry.replace("PROVIDER", "mistral")), encoding="utf-8")
+    (cloud,) = read_wishes(tmp_path, Environment.DEV).gateway.cloud
+    assert (cloud.name, cloud.model, cloud.secret, cloud.address) == ("away", "mistral/big", "cloud_mine_key", None)
+    path.write_text(shipped.replace("gateway:", entry), encoding="utf-8")
+    with pytest.raises(
+        UsageError, match=r"gateway.cloud\[0\].model: found 'PROVIDER/big', allowed: PROVIDER/MODEL with"
+    ):
+        read_wishes(tmp_path, Environment.DEV)
+
+
 def with_models(root: Path, models: str) -> Path:
     """Write the wishes of the development environment with these models and return the project folder."""
     text = (PACKAGE.parent / "envs" / "dev.yaml").read_text(encoding="utf-8")

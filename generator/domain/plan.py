@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from generator.domain.cloud import CloudModel
 from generator.domain.environment import Environment
 from generator.domain.host import Host
 from generator.domain.role import Role
@@ -106,6 +107,12 @@ class Gateway:
     routing_strategy: str
     groups: tuple[Group, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()
+    cloud: tuple[CloudModel, ...] = ()
+
+    @property
+    def cloud_secrets(self) -> tuple[str, ...]:
+        """The files that hold the keys of `cloud`, each once."""
+        return tuple(dict.fromkeys(each.secret for each in self.cloud))
 
     def slot_of(self, replica: Replica) -> int:
         """Return the slot of a replica's model."""

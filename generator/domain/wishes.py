@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from generator.domain.cloud import CloudModel
 from generator.domain.role import Role
 
 WISHES_SCHEMA = 1
@@ -11,11 +12,15 @@ WISHES_SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayWishes:
-    """Where the gateway listens on the host, and which models stand in for one that fails, first choice first."""
+    """Where the gateway listens on the host, and which models stand in for one that fails, first choice first.
+
+    `cloud` are those of `fallbacks` that no engine of ours serves: prompts leave the host where one is asked.
+    """
 
     bind: str
     port: int
     fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    cloud: tuple[CloudModel, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,10 @@ from dataclasses import replace
 
 from generator.domain.host import Gpu
 from generator.domain.plan import Fallback, Gateway, Plan, Setting
+from generator.domain.wishes import GatewayWishes
 from generator.errors import NoPlanError
+from generator.planning.cloud import check_cloud
+from generator.planning.switching import switch_s
 from generator.settings import slot_key
 
 DECISION = "docs/decisions/0031-gateway-limits.md"
@@ -33,9 +36,7 @@ def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, s
     working_in_force = int(values.get("GATEWAY_MAX_CONCURRENT_REQUESTS") or working)
     return {
         "GATEWAY_ROUTING_STRATEGY": choose_strategy(groups),
-        "GATEWAY_REQUEST_TIMEOUT_S": _setting(
-            str(REQUEST_TIMEOUT_S), "the longest that a request may wait and work", DECISION
-        ),
+        "GATEWAY_REQUEST_TIMEOUT_S": _request_timeout(switch_s(values)),
         "GATEWAY_COOLDOWN_S": _setting(
             str(COOLDOWN_S), "a replica that failed twice is tried again after this", f"{LITELLM} constants.py"
         ),
@@ -53,6 +54,13 @@ def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, s
         ),
         "GATEWAY_KEY_TOKENS_PER_MINUTE": _setting("0", "one key serves all; its requests are limited above", DECISION),
     }
+
+
+def _request_timeout(before_s: int) -> Setting:
+    """Return how long a request may take. `before_s`: what the switch to its model may take ahead of it."""
+    why = "the longest that a request may wait and work"
+    switching = f", with {before_s} s for a switch of models ahead of it" if before_s else ""
+    return _setting(str(REQUEST_TIMEOUT_S + before_s), why + switching, DECISION)
 
 
 def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
@@ -74,32 +82,47 @@ def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
     )
 
 
-def with_fallbacks(plan: Plan, wished: Mapping[str, tuple[str, ...]]) -> Plan:
-    """Return the plan with the wished fallbacks, each name or alias resolved.
+def with_fallbacks(plan: Plan, wishes: GatewayWishes) -> Plan:
+    """Return the plan with the wished fallbacks, each name or alias resolved, and the models of a cloud among them.
 
     Raises:
-        NoPlanError: a name is none of the plan's models, or a model would stand in for itself.
+        NoPlanError: a name is none of the plan's models, a model would stand in for itself or for one that it cannot
+            replace, or a model of a cloud stands in for none.
     """
-    chains = []
-    for name, substitutes in wished.items():
-        model = _resolve(name, plan.gateway)
-        to = tuple(dict.fromkeys(_resolve(each, plan.gateway) for each in substitutes))
-        if model in to:
-            raise NoPlanError(
-                f"gateway.fallbacks: {name} would stand in for itself", hint="take it out of its own list"
-            )
-        lengths = {each: _context(plan, each) for each in (model, *to)}
-        longer = tuple(sorted((each for each in to if lengths[each] > lengths[model]), key=lambda each: -lengths[each]))
-        chains.append(Fallback(model=model, to=to, longer=longer))
-    return replace(plan, gateway=replace(plan.gateway, fallbacks=tuple(chains))) if chains else plan
+    clouds = tuple(cloud.name for cloud in wishes.cloud)
+    chains = tuple(_chain(plan, name, substitutes, clouds) for name, substitutes in wishes.fallbacks.items())
+    plan = replace(plan, gateway=replace(plan.gateway, fallbacks=chains, cloud=wishes.cloud))
+    check_cloud(plan, wishes.cloud)
+    return plan
 
 
-def _resolve(name: str, gateway: Gateway) -> str:
+def _chain(plan: Plan, name: str, substitutes: tuple[str, ...], clouds: tuple[str, ...]) -> Fallback:
+    """Resolve one chain. A cloud's context is not known, so what is too long for ours never goes there."""
+    model = _resolve(name, plan.gateway)
+    to = tuple(dict.fromkeys(_resolve(each, plan.gateway, clouds) for each in substitutes))
+    if model in to:
+        raise NoPlanError(f"gateway.fallbacks: {name} would stand in for itself", hint="take it out of its own list")
+    away = [each for each in to if each in clouds]
+    if away and not plan.gateway.role_of(model).generates:
+        raise NoPlanError(
+            f"gateway.fallbacks: {away[0]} cannot stand in for {name}: another model's vectors and scores differ",
+            hint="let it stand in for a model that writes",
+        )
+    lengths = {each: _context(plan, each) for each in (model, *to) if each not in clouds}
+    longer = tuple(
+        sorted((each for each in lengths if lengths[each] > lengths[model]), key=lambda each: -lengths[each])
+    )
+    return Fallback(model=model, to=to, longer=longer)
+
+
+def _resolve(name: str, gateway: Gateway, clouds: tuple[str, ...] = ()) -> str:
     for group in gateway.groups:
         if name == group.model or name in group.aliases:
             return group.model
-    served = ", ".join(gateway.models)
-    raise NoPlanError(f"gateway.fallbacks: found `{name[:80]}`, allowed: {served}", hint="name a model that is served")
+    if name in clouds:
+        return name
+    allowed = ", ".join((*gateway.models, *clouds))
+    raise NoPlanError(f"gateway.fallbacks: found `{name[:80]}`, allowed: {allowed}", hint="name a model that is served")
 
 
 def _context(plan: Plan, model: str) -> int:

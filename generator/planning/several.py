@@ -33,7 +33,7 @@ def make_plan_of_all(requests: tuple[Request, ...], catalog: Catalog) -> Plan:
         UsageError: two models have one name.
     """
     if len(requests) == 1:
-        return with_fallbacks(make_plan(requests[0], catalog), requests[0].wishes.gateway.fallbacks)
+        return with_fallbacks(make_plan(requests[0], catalog), requests[0].wishes.gateway)
     ordered = sorted(requests, key=lambda request: not request.role.generates)
     _refuse_double_names(ordered)
     _refuse_unread_pins(ordered[0], len(ordered))
@@ -43,7 +43,7 @@ def make_plan_of_all(requests: tuple[Request, ...], catalog: Catalog) -> Plan:
     else:
         seats = seat_models(slotted, catalog)
     plans = _plan_each(seats, catalog)
-    return with_fallbacks(_join(plans, slotted[0]), slotted[0].wishes.gateway.fallbacks)
+    return with_fallbacks(_join(plans, slotted[0]), slotted[0].wishes.gateway)
 
 
 def _plan_each(seats: tuple[Seat, ...], catalog: Catalog) -> tuple[Plan, ...]:

@@ -28,6 +28,7 @@ def override_context(plan: Plan, *, gateway_digest: str) -> dict[str, object]:
             for replica in plan.replicas[1:]
         ],
         "limits": further_limits(plan),
+        "cloud_secrets": plan.gateway.cloud_secrets,
     }
 
 

@@ -171,7 +171,7 @@ def _gateway(stack: Stack, places: Places) -> Program:
         "LITELLM_LOG": "ERROR",
         # The price list is in the package; LiteLLM would fetch it at its start and wait.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare",
+        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,health:watch",
         "REQUEST_TIMEOUT": stack.env["GATEWAY_REQUEST_TIMEOUT_S"],
         "DEFAULT_COOLDOWN_TIME_SECONDS": stack.env["GATEWAY_COOLDOWN_S"],
         "GATEWAY_PLACES": "gateway.places",
@@ -182,6 +182,8 @@ def _gateway(stack: Stack, places: Places) -> Program:
     if int(stack.env["LITELLM_NUM_WORKERS"]) > 1:
         # Where the workers add their figures up; LiteLLM's own folder for it is one for all stacks of a machine.
         environment["PROMETHEUS_MULTIPROC_DIR"] = "gateway.metrics"
+    if stack.plan.gateway.cloud:
+        environment["CLOUD_KEYS"] = " ".join(stack.plan.gateway.cloud_secrets)
     if "redis" in places.ports:
         environment |= {"REDIS_HOST": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])}
     listen = ("--host", stack.env["GATEWAY_BIND"], "--port", stack.env["GATEWAY_PORT"])
@@ -197,7 +199,8 @@ def _gateway(stack: Stack, places: Places) -> Program:
             script.parent / "key_auth.py",
             script.parent / "door.py",
             script.parent / "worker_start.py",
-            *(stack.secrets / name for name in secrets),
+            script.parent / "health.py",
+            *(stack.secrets / name for name in (*secrets, *stack.plan.gateway.cloud_secrets)),
         ),
     )
 

@@ -117,7 +117,8 @@ def _check_privileges(services: dict[str, Any]) -> Iterator[Finding]:
 
 def _check_secrets(stack: Stack, services: dict[str, Any]) -> Iterator[Finding]:
     """Find secrets in variables and arguments, where `docker inspect` and `ps` show them to others."""
-    secrets = {name: text for name in (*SECRETS, "hf_token") if len(text := _secret(stack, name)) >= SHORTEST // 2}
+    named = (*SECRETS, "hf_token", *stack.plan.gateway.cloud_secrets)
+    secrets = {name: text for name in named if len(text := _secret(stack, name)) >= SHORTEST // 2}
     for name, service in services.items():
         environment = service.get("environment")
         words = [str(value) for value in (environment.values() if isinstance(environment, dict) else ())]

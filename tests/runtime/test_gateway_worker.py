@@ -26,7 +26,7 @@ print(json.dumps({"frozen": gc.get_freeze_count(), "before": before, "after": gc
 @pytest.mark.subprocess
 def test_the_hook_spares_collections_and_keeps_the_collector() -> None:
     gateway = programs_of("cpu-small")["gateway"]
-    hook = gateway.environment["LITELLM_WORKER_STARTUP_HOOKS"]
+    hook = gateway.environment["LITELLM_WORKER_STARTUP_HOOKS"].split(",")[0]
     beside_the_script = {"PYTHONPATH": str(CHECKOUT / "compose" / "gateway"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", LOOK, hook], env=beside_the_script, check=True, capture_output=True, text=True
@@ -37,11 +37,12 @@ def test_the_hook_spares_collections_and_keeps_the_collector() -> None:
     assert seen["on"]
 
 
-def test_both_runtimes_name_the_hook_and_read_its_file() -> None:
+def test_both_runtimes_name_the_hooks_and_read_their_files() -> None:
     gateway = programs_of("cpu-small")["gateway"]
-    hook = gateway.environment["LITELLM_WORKER_STARTUP_HOOKS"]
+    hooks = gateway.environment["LITELLM_WORKER_STARTUP_HOOKS"]
     service = yaml.safe_load((CHECKOUT / "compose" / "compose.yaml").read_text())["services"]["gateway"]
-    name = hook.partition(":")[0] + ".py"
-    assert service["environment"]["LITELLM_WORKER_STARTUP_HOOKS"] == hook
-    assert f"/etc/stackwright/{name}" in [volume["target"] for volume in service["volumes"]]
-    assert name in [file.name for file in gateway.files]
+    names = [hook.partition(":")[0] + ".py" for hook in hooks.split(",")]
+    assert names == ["worker_start.py", "health.py"]
+    assert service["environment"]["LITELLM_WORKER_STARTUP_HOOKS"] == hooks
+    assert {f"/etc/stackwright/{name}" for name in names} <= {volume["target"] for volume in service["volumes"]}
+    assert set(names) <= {file.name for file in gateway.files}

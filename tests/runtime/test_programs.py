@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generator.domain.cloud import CloudModel
 from generator.domain.host import Host
 from generator.domain.plan import Plan
 from generator.errors import RuntimeRefusedError
@@ -92,6 +93,16 @@ def test_gateway_finds_every_replica(host: str) -> None:
     variables = ["ENGINE_URL", "ENGINE_2_URL"][: len(replicas)]
     addresses = [programs["gateway"].environment[name] for name in variables]
     assert addresses == [f"http://127.0.0.1:{port}/v1" for port in ports]
+
+
+def test_the_gateway_is_told_which_keys_of_a_cloud_to_read() -> None:
+    plan = plan_for(recorded("cpu-small"))
+    clouds = tuple(CloudModel(name=name, model="openai/big", key="mine") for name in ("a", "b"))
+    stack = stack_of(replace(plan, gateway=replace(plan.gateway, cloud=clouds)))
+    places = Places(engine=Path("/e"), gateway=Path("/g"), ports={"engine": 20000}, shared_memory_bytes=2**34)
+    gateway = next(program for program in stack_programs(stack, places, CALLER) if program.name == "gateway")
+    assert gateway.environment["CLOUD_KEYS"] == "cloud_mine_key"
+    assert stack.secrets / "cloud_mine_key" in gateway.files
 
 
 def test_without_redis_nothing_names_it() -> None:
