@@ -12,8 +12,10 @@ from generator.domain.plan import Setting
 from generator.planning.cpu import DECISION, cpu_settings
 from generator.planning.gateway import gateway_settings
 from generator.planning.image import ImageChoice, version
+from generator.planning.parsers import parser_settings
 from generator.planning.placement import Placement
 from generator.planning.request import Request
+from generator.planning.switching import switching_settings
 from generator.planning.utilization import Utilization
 from generator.planning.workers import count_gateway_workers
 from generator.settings import SETTINGS
@@ -48,6 +50,7 @@ def emitted_settings(
     workers, why_workers = count_gateway_workers(request.host, placement.mode, len(placement.gpus))
     gateway, redis = catalog.service("gateway"), catalog.service("redis")
     engine = _gpu_settings(placement, layout, utilization) if layout and utilization else cpu_settings(request, wished)
+    engine |= switching_settings(request.load_limit_s) | parser_settings(request, catalog, chosen.version)
     in_force = {**{key: setting.value for key, setting in engine.items()}, **request.pins}
     settings = {
         "COMPOSE_PROJECT_NAME": _setting(f"stackwright-{name}", "one project per environment", DECISION),

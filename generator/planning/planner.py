@@ -114,7 +114,15 @@ def _assemble(
             port=int(values["GATEWAY_PORT"]),
             models=(request.llm.name,),
             routing_strategy=values["GATEWAY_ROUTING_STRATEGY"],
-            groups=(Group(model=request.llm.name, role=request.role, aliases=request.aliases),),
+            groups=(
+                Group(
+                    model=request.llm.name,
+                    role=request.role,
+                    aliases=request.aliases,
+                    exclusive=request.exclusive,
+                    pinned=request.pinned,
+                ),
+            ),
         ),
         workers=Workers(litellm=int(values["LITELLM_NUM_WORKERS"]), multimodal=None, retrieval=None),
         settings=settings,

@@ -83,7 +83,7 @@ class Inquiry:
         else:
             message = f"{what}, the gateway {'' if answer.final else 'gave no answer: '}{answer.text[:200]}"
         causes: tuple[Diagnosis, ...] = ()
-        for replica in self._stack.plan.replicas:
+        for replica in self._stack.plan.engines:
             engine = ServiceState(name=replica.name, phase=ServicePhase.HEALTHY)
             causes = causes or self._causes(engine, last_starts(self._log(replica.name), 1))
         return self._failure(message, causes)
