@@ -125,4 +125,9 @@ def one_service(settings: Mapping[str, Setting], slots: tuple[int, ...]) -> dict
     for slot in slots[1:]:
         for key in SHARED_BY_GROUP:
             kept.pop(slot_key(key, slot), None)
+    own = [slot_key("VLLM_SERVED_MODEL_NAME", slot) for slot in slots]
+    for key in own:
+        others = ", ".join(kept[other].value for other in own if other != key)
+        reason = f"{kept[key].reason}; loaded in turns with {others}, each with all memory of their seat"
+        kept[key] = replace(kept[key], reason=reason)
     return kept

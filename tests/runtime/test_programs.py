@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,7 +27,7 @@ from generator.runtime.programs import (
     stack_programs,
 )
 from tests.planning.several import CASES as SEVERAL
-from tests.planning.several import plan_of
+from tests.planning.several import LLAMA_70B, QWEN_4B, plan_of
 from tests.planning_requests import plan_for, recorded
 
 CALLER = {"PATH": "/usr/bin:/bin", "HOME": "/root", "HF_ENDPOINT": "http://127.0.0.1:1", "OPENAI_API_KEY": "sk-private"}
@@ -93,6 +94,38 @@ def test_gateway_finds_every_replica(host: str) -> None:
     variables = ["ENGINE_URL", "ENGINE_2_URL"][: len(replicas)]
     addresses = [programs["gateway"].environment[name] for name in variables]
     assert addresses == [f"http://127.0.0.1:{port}/v1" for port in ports]
+
+
+def test_models_in_turns_are_one_program_that_is_told_of_all() -> None:
+    """What differs by model goes with it: on this host the small one would find the large one's GPUs otherwise."""
+    host = recorded("8x-h100-nvswitch")
+    plan = plan_of(host, *(replace(model, exclusive="turns") for model in (QWEN_4B, LLAMA_70B)))
+    stack = stack_of(plan)
+    places = Places(engine=Path("/e"), gateway=Path("/g"), ports={"engine": 20000}, shared_memory_bytes=2**34)
+    engine, gateway = stack_programs(stack, places, CALLER)
+    told, *listen = engine.arguments
+    models = json.loads(told)["models"]
+    assert listen == ["--host", "127.0.0.1", "--port", "20000"]
+    assert [model["name"] for model in models] == list(plan.gateway.models)
+    assert [model["arguments"] for model in models] == [list(stack.engine_arguments(each)) for each in plan.replicas]
+    assert [model["environment"]["CUDA_VISIBLE_DEVICES"] for model in models] == [
+        ",".join(replica.gpu_uuids) for replica in plan.replicas
+    ]
+    assert gateway.environment["ENGINE_URL"] == "http://127.0.0.1:20000/v1"
+    names = [path.name for path in engine.files]
+    assert names == ["switch.py", "group.py", "child.py", "engine_key", "hf_token"]
+
+
+def test_a_value_of_ones_own_reaches_the_model_that_it_is_for() -> None:
+    host, models = SEVERAL["1x5080-in-turns"]
+    plan = plan_of(host, *models)
+    stack = stack_of(plan)
+    changed = replace(stack, env={**stack.env, "VLLM_MAX_MODEL_LEN_2": "1024", "SWITCH_MIN_RESIDENCE_S": "7"})
+    (told,) = changed.service_arguments(plan.replicas[0])
+    spec = json.loads(told)
+    lengths = [model["arguments"][model["arguments"].index("--max-model-len") + 1] for model in spec["models"]]
+    assert lengths == [stack.env["VLLM_MAX_MODEL_LEN"], "1024"]
+    assert spec["minimum_residence_s"] == "7"
 
 
 def test_the_gateway_is_told_which_keys_of_a_cloud_to_read() -> None:
