@@ -109,6 +109,6 @@ def test_a_cloud_that_stands_in_for_nothing_is_refused(
     ],
 )
 def test_an_entry_that_cannot_work_is_told_by_its_field(changed: dict[str, str], field: str | None) -> None:
-    problem = problem_with_cloud(replace(AWAY, **changed))  # type: ignore[arg-type]
+    problem = problem_with_cloud(replace(AWAY, **changed))
     assert (problem and problem[0]) == field
     assert "secret" not in str(problem)
