@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 ATTEMPTS = 2
-"""Failed loads of a model in a row after which it is refused at once."""
+"""Failures of a model in a row after which it is refused at once: a load that fails, or an end before its time."""
 
 COOL_OFF_S = 300
 """How long it is then refused before it is tried once more."""
@@ -65,7 +65,7 @@ class Rules:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What became of the loads of one model; `failed` counts the failures since the last success."""
+    """What became of the loads of one model; `failed` counts the failures since it last stayed."""
 
     loads: int = 0
     load_s: float = 0.0
@@ -195,7 +195,7 @@ class Group:
         Who has waited longest decides. Nobody waits for the loaded model while it is open, so the first who waits for
         another one is the first of all.
         """
-        asked = next((model for model in self._waiting.values() if model != self.loaded), None)
+        asked = next((model for turn, model in self._waiting.items() if model != self.loaded and not turn.done()), None)
         if self.loaded is None:
             model = asked or self._home
             return None if model is None else (model, self.tallies[model].refused_until())
@@ -234,11 +234,14 @@ class Group:
         """Take the present model away and load another; a failure is told to those who wait for it."""
         if self._busy:
             self.say(f"cutting off {self._busy} requests to {self.loaded} after {self.rules.drain_s:g} s")
+        if self.loaded is not None:
+            self.tallies[self.loaded].failed = 0
         await self._unload()
         try:
             await self._load(model)
         except EngineError as error:
-            self._fail(model, str(error))
+            self._note_failure(model, str(error))
+            self._refuse(model, str(error))
 
     async def _load(self, model: str) -> None:
         """Load a model and let those in who wait for it.
@@ -256,7 +259,7 @@ class Group:
             raise
         self._since = _now()
         tally, took_s = self.tallies[model], self._since - begun
-        tally.loads, tally.load_s, tally.failed = tally.loads + 1, tally.load_s + took_s, 0
+        tally.loads, tally.load_s = tally.loads + 1, tally.load_s + took_s
         self.loaded = self._home = model
         self._end = asyncio.ensure_future(self._engine.ended())
         self._end.add_done_callback(lambda _: self._changed.set())
@@ -273,17 +276,22 @@ class Group:
                 self.say(f"{model} is unloaded after {_now() - begun:.1f} s")
 
     async def _lose(self, status: int) -> None:
-        """Take note that the loaded engine has ended by itself; it counts as a load that failed."""
-        model = self.loaded
+        """Take note that the loaded engine has ended by itself. It is loaded again, and who waits for it waits on."""
+        model = str(self.loaded)
+        if _now() - self._since >= self.rules.minimum_residence_s:
+            self.tallies[model].failed = 0
         await self._unload()
-        if model is not None:
-            self._fail(model, f"its engine ended with status {status}")
+        self._note_failure(model, f"its engine ended with status {status}")
 
-    def _fail(self, model: str, why: str) -> None:
+    def _note_failure(self, model: str, why: str) -> None:
         tally = self.tallies[model]
         tally.failures, tally.failed, tally.failed_at = tally.failures + 1, tally.failed + 1, _now()
         self.say(f"{model} failed: {why}")
-        retry_s = COOL_OFF_S if tally.failed >= ATTEMPTS else max(self.rules.minimum_residence_s, 1.0)
+
+    def _refuse(self, model: str, why: str) -> None:
+        """Tell those who wait for a model that it did not come; the former one is loaded first, and stays a while."""
+        failed = self.tallies[model].failed
+        retry_s = COOL_OFF_S if failed >= ATTEMPTS else max(self.rules.minimum_residence_s, 1.0)
         for turn in self._turns(model):
             turn.set_exception(RefusedError(f"`{model}` could not be loaded: {why}", retry_s))
 
