@@ -121,11 +121,15 @@ SETTINGS: tuple[SettingSpec, ...] = (
         (0, 2**31 - 1),
         "Longest input in tokens; longer is answered 400; 0: the engine decides",
     ),
+    _whole(
+        "GATEWAY_MAX_BODY_BYTES",
+        "Limits",
+        (0, 2**31 - 1),
+        "Longest request in bytes, of whatever model; longer is answered 413; 0: no limit",
+    ),
     _whole("GATEWAY_KEY_REQUESTS_PER_MINUTE", "Limits", (0, 10**9), "Requests per minute of one key; 0: no limit"),
     _whole("GATEWAY_KEY_TOKENS_PER_MINUTE", "Limits", (0, 10**9), "Tokens per minute of one key; 0: no limit"),
-    _whole(
-        "SWITCH_MIN_RESIDENCE_S", "Switching", (0, 86400), "Seconds that a model stays loaded before another's turn"
-    ),
+    _whole("SWITCH_MIN_RESIDENCE_S", "Switching", (0, 86400), "Seconds that a model stays before another's turn"),
     _whole("SWITCH_DRAIN_S", "Switching", (0, 86400), "Seconds that requests at work may take to end before a switch"),
     _whole("SWITCH_LOAD_LIMIT_S", "Switching", (1, 86400), "Seconds that loading a model may take"),
     SettingSpec(
@@ -256,11 +260,7 @@ IMAGE_KEYS = tuple(spec.key for spec in SETTINGS if spec.section == "Images")
 BY_FLAG: Mapping[str, SettingSpec] = {spec.flag: spec for spec in SETTINGS if spec.flag is not None}
 
 # What bounds a switch of models, as `turns.format_turns` takes it.
-SWITCHING = {
-    "residence_s": "SWITCH_MIN_RESIDENCE_S",
-    "drain_s": "SWITCH_DRAIN_S",
-    "load_limit_s": "SWITCH_LOAD_LIMIT_S",
-}
+SWITCHING = {"residence_s": "SWITCH_MIN_RESIDENCE_S", "drain_s": "SWITCH_DRAIN_S", "load_s": "SWITCH_LOAD_LIMIT_S"}
 # What each of several models has of its own; everything else they share.
 PER_MODEL = frozenset(spec.key for spec in SETTINGS if spec.section == "Engine") | {
     *("VLLM_IMAGE", "CUDA_VISIBLE_DEVICES"),

@@ -19,7 +19,7 @@ class Turn:
     pinned: bool
 
 
-def format_turns(turns: tuple[Turn, ...], *, residence_s: str, drain_s: str, load_limit_s: str) -> str:
+def format_turns(turns: tuple[Turn, ...], *, residence_s: str, drain_s: str, load_s: str) -> str:
     """Write the program's one argument, on one line: JSON, in which the numbers are texts.
 
     Compose fills the values in force into it as into any other argument, so none of them may need an escape.
@@ -35,7 +35,7 @@ def format_turns(turns: tuple[Turn, ...], *, residence_s: str, drain_s: str, loa
                 "name": each.name,
                 "arguments": each.arguments,
                 "environment": dict(each.environment),
-                "start_limit_s": load_limit_s,
+                "start_limit_s": load_s,
             }
             for each in turns
         ],

@@ -14,7 +14,7 @@ from generator.domain.forecast import Forecast, Verdict
 from generator.domain.image_pins import ImagePins, with_digest
 from generator.domain.llm import LlmSource
 from generator.domain.model_facts import CatalogLlm, Checkpoint
-from generator.domain.plan import PLAN_SCHEMA, Engine, Gateway, Group, Mode, Plan, Replica, Setting, Workers
+from generator.domain.plan import PLAN_SCHEMA, Engine, Gateway, Mode, Plan, Replica, Setting, Workers
 from generator.errors import NoPlanError
 from generator.planning.cpu import CPU_RELEASE, forecast_cpu_plan
 from generator.planning.emitted import emitted_settings
@@ -114,15 +114,7 @@ def _assemble(
             port=int(values["GATEWAY_PORT"]),
             models=(request.llm.name,),
             routing_strategy=values["GATEWAY_ROUTING_STRATEGY"],
-            groups=(
-                Group(
-                    model=request.llm.name,
-                    role=request.role,
-                    aliases=request.aliases,
-                    exclusive=request.exclusive,
-                    pinned=request.pinned,
-                ),
-            ),
+            groups=(request.group,),
         ),
         workers=Workers(litellm=int(values["LITELLM_NUM_WORKERS"]), multimodal=None, retrieval=None),
         settings=settings,

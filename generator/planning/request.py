@@ -11,7 +11,7 @@ from generator.domain.image_pins import ImagePins
 from generator.domain.llm import Llm
 from generator.domain.model_facts import ModelFacts
 from generator.domain.objective import Objective
-from generator.domain.plan import Mode
+from generator.domain.plan import Group, Mode
 from generator.domain.role import Role
 from generator.domain.wishes import Wishes
 from generator.planning.image import EngineNeeds
@@ -59,6 +59,17 @@ class Request:
     exclusive: str | None = None
     pinned: bool = False
     load_limit_s: int | None = None
+
+    @property
+    def group(self) -> Group:
+        """The model as clients know it."""
+        return Group(
+            model=self.llm.name,
+            role=self.role,
+            aliases=self.aliases,
+            exclusive=self.exclusive,
+            pinned=self.pinned,
+        )
 
     @property
     def parallel_pins(self) -> ParallelPins:

@@ -17,7 +17,14 @@ from generator.planning.placement import idle_warnings
 from generator.planning.planner import make_plan
 from generator.planning.request import Request
 from generator.planning.seats import Seat, on_processor, seat_models
-from generator.planning.switching import in_order, mates, one_service, refuse_disagreement, refuse_quotes
+from generator.planning.switching import (
+    in_order,
+    mates,
+    one_service,
+    refuse_disagreement,
+    refuse_pins_of_one,
+    refuse_quotes,
+)
 from generator.settings import PER_MODEL, SETTINGS, slot_key, split_slot
 
 DECISION = "docs/decisions/0030-several-models.md"
@@ -43,6 +50,7 @@ def make_plan_of_all(requests: tuple[Request, ...], catalog: Catalog) -> Plan:
     refuse_quotes(ordered)
     _refuse_unread_pins(ordered[0], len(ordered))
     slotted = tuple(_in_slot(request, slot) for slot, request in enumerate(ordered, start=1))
+    refuse_pins_of_one(slotted)
     if on_processor(slotted[0]):
         seats: tuple[Seat, ...] = tuple(Seat(request=request) for request in slotted)
     else:
@@ -113,8 +121,7 @@ def _join(plans: tuple[Plan, ...], requests: tuple[Request, ...]) -> Plan:
     named = _name_engines(plans, requests)
     uuids = tuple(dict.fromkeys(uuid for replica in named for uuid in replica.gpu_uuids))
     settings = _join_settings(plans, uuids)
-    for position in range(len(requests)):
-        slots = tuple(mate + 1 for mate in mates(requests, position))
+    for slots in sorted({tuple(mate + 1 for mate in mates(requests, each)) for each in range(len(requests))}):
         settings = one_service(settings, slots) if len(slots) > 1 else settings
     used = tuple(gpu for gpu in host.gpus if gpu.uuid in uuids)
     idle = idle_warnings(host, used) if used else ()

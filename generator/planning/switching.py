@@ -22,6 +22,8 @@ DRAIN_S = 300
 # What a start may stand still for while it compiles (watching/limits.py, 2026-11-21), and the time to read the weights at
 # a fifth of what a network share over 1 Gbit/s gives.
 LOAD_S, SLOWEST_DISK_BYTES_PER_S = 900, 25_000_000
+PINNED = "--set"
+"""The source of a setting that a person has pinned (planning/planner.py)."""
 SHARED_BY_GROUP = ("VLLM_IMAGE", "VLLM_SHM_SIZE")
 """Settings of the service, not of a model: the group's first model has them for all."""
 
@@ -102,6 +104,18 @@ def refuse_disagreement(plans: tuple[Plan, ...], requests: tuple[Request, ...]) 
             )
 
 
+def refuse_pins_of_one(requests: Sequence[Request]) -> None:
+    """Refuse a pin that a group's service takes from its first model alone. Raises NoPlanError."""
+    for position, request in enumerate(requests):
+        first = mates(requests, position)[0]
+        if position != first and "VLLM_SHM_SIZE" in request.pins:
+            own, read = (slot_key("VLLM_SHM_SIZE", each + 1) for each in (position, first))
+            raise NoPlanError(
+                f"{own} is pinned, but the models of the exclusive group {request.exclusive} have one engine",
+                hint=f"pin {read} in its place",
+            )
+
+
 def refuse_quotes(requests: Iterable[Request]) -> None:
     """Refuse names that the program which switches cannot be told: its list of models is JSON that Compose fills in.
 
@@ -120,8 +134,9 @@ def refuse_quotes(requests: Iterable[Request]) -> None:
 def one_service(settings: Mapping[str, Setting], slots: tuple[int, ...]) -> dict[str, Setting]:
     """Return the settings with those of a group's service under its first slot alone, large enough for all of its models."""
     kept, first = dict(settings), slots[0]
-    sizes = [kept[key] for slot in slots if (key := slot_key("VLLM_SHM_SIZE", slot)) in kept]
-    kept[slot_key("VLLM_SHM_SIZE", first)] = max(sizes, key=lambda setting: int(setting.value.removesuffix("gb")))
+    sizes = [kept[slot_key("VLLM_SHM_SIZE", slot)] for slot in slots]
+    if sizes[0].source != PINNED:
+        kept[slot_key("VLLM_SHM_SIZE", first)] = max(sizes, key=lambda size: int(size.value.removesuffix("gb")))
     for slot in slots[1:]:
         for key in SHARED_BY_GROUP:
             kept.pop(slot_key(key, slot), None)

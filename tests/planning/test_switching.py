@@ -163,6 +163,20 @@ def test_a_group_of_two_images_is_refused() -> None:
         plan_of(SIXTEEN, *IN_TURNS, pins=pins)
 
 
+def test_a_pin_that_no_service_would_read_is_refused() -> None:
+    plan = plan_of(SIXTEEN, *IN_TURNS, pins={"VLLM_SHM_SIZE": "512mb"})
+    assert plan.settings["VLLM_SHM_SIZE"].value == "512mb"
+    with pytest.raises(NoPlanError, match="VLLM_SHM_SIZE_2 is pinned, but the models of the exclusive group chat"):
+        plan_of(SIXTEEN, *IN_TURNS, pins={"VLLM_SHM_SIZE_2": "512mb"})
+
+
+def test_the_plan_says_who_takes_turns() -> None:
+    plan = plan_of(SIXTEEN, *IN_TURNS)
+    reasons = [plan.settings[f"VLLM_SERVED_MODEL_NAME{end}"].reason for end in ("", "_2")]
+    assert ["in turns with" in reason for reason in reasons] == [True, True]
+    assert AWQ_8B.name in reasons[0]
+
+
 def test_writers_of_a_group_keep_it_before_models_for_vectors() -> None:
     group = (embedding(), QWEN_4B)
     plan = plan_of(CPU, embedding("Qwen/Qwen3-1.7B"), *in_turns(*group))
