@@ -97,6 +97,9 @@ def _forecast(facts: ModelFacts, settings: EngineSettings, space_bytes: int, mem
 
 def _space(request: Request) -> Setting:
     smoke = request.llm.source is LlmSource.SMOKE
+    if parse_shape(request.facts.config).is_encoder:
+        why = "the model keeps no keys and values, so nothing is set aside"
+        return Setting(value="1", reason=why, source="vLLM 0.32.0 v1/engine/core.py, _initialize_kv_caches")
     space = choose_space_gib(request.host, smoke=smoke)
     length = request.pinned_count("VLLM_MAX_MODEL_LEN") or request.wishes.max_model_len
     if length is not None:

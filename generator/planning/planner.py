@@ -32,6 +32,9 @@ from generator.settings import IMAGE_KEYS
 if TYPE_CHECKING:
     from generator.planning.layout import Layout, Wanted
 
+# What vLLM takes in a step on most GPUs where nobody says otherwise (0.32.0 engine/arg_utils.py, get_batch_defaults).
+LEAST_STEP_TOKENS = 2048
+
 
 def make_plan(request: Request, catalog: Catalog) -> Plan:
     """Decide everything for one environment.
@@ -179,9 +182,20 @@ def wanted_settings(request: Request, placement: Placement, catalog: Catalog) ->
         utilization=choose_share(request, placement, catalog).value,
         max_model_len=request.pinned_count("VLLM_MAX_MODEL_LEN") or request.wishes.max_model_len,
         max_num_seqs=request.pinned_count("VLLM_MAX_NUM_SEQS"),
-        max_num_batched_tokens=request.pinned_count("VLLM_MAX_NUM_BATCHED_TOKENS"),
+        max_num_batched_tokens=request.pinned_count("VLLM_MAX_NUM_BATCHED_TOKENS") or _whole_text(request),
         kv_cache_dtype=pins.get("VLLM_KV_CACHE_DTYPE"),
     )
+
+
+def _whole_text(request: Request) -> int | None:
+    """Return the tokens that a step has to take where no text may be cut into steps; None for most models.
+
+    vLLM does not start where a text may be longer than a step (0.32.0 config/scheduler.py, verify_max_model_len).
+    """
+    from generator.planning.memory.shape import parse_shape
+
+    shape = parse_shape(request.facts.config)
+    return max(LEAST_STEP_TOKENS, shape.max_positions) if shape.is_encoder else None
 
 
 def choose_share(request: Request, placement: Placement, catalog: Catalog) -> Utilization:
