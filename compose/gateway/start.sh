@@ -20,4 +20,6 @@ export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
 if [ -s "$secrets/tls_certificate" ]; then
     set -- "$@" --ssl_certfile_path "$secrets/tls_certificate" --ssl_keyfile_path "$secrets/tls_key"
 fi
-exec "${LITELLM:-litellm}" "$@"
+# uvicorn kills a worker that does not answer it within five seconds, which one on busy cores does not, above all while it
+# imports LiteLLM. One that has died is noticed at once all the same.
+exec "${LITELLM:-litellm}" "$@" --timeout_worker_healthcheck 120

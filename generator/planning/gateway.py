@@ -12,8 +12,10 @@ from generator.errors import NoPlanError
 from generator.planning.cloud import check_cloud
 from generator.planning.switching import switch_s
 from generator.settings import slot_key
+from generator.units import MIB
 
 DECISION = "docs/decisions/0031-gateway-limits.md"
+BODIES = "docs/decisions/0036-door-and-workers.md"
 LITELLM = "LiteLLM 1.105.3"
 # What vLLM works on at once where nothing else is said: on a CPU (0.32.0 engine/arg_utils.py, get_batch_defaults).
 CPU_SEQUENCES = 128
@@ -22,6 +24,10 @@ REQUEST_TIMEOUT_S = 300
 COOLDOWN_S = 5
 # Four requests wait behind each place: one that works for a fifth of the timeout still leaves the last of them its answer.
 WAITING_PER_PLACE = 4
+# What Anthropic's API takes (docs, "Request size limits": 32 MB for messages, 2026-11-21): room for several pictures.
+LEAST_BODY_BYTES = 32 * MIB
+# Judgement: few tokens have more than ten bytes, and JSON writes up to six for one that is not ASCII.
+BODY_BYTES_PER_TOKEN = 64
 
 
 def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, str]) -> dict[str, Setting]:
@@ -49,6 +55,9 @@ def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, s
             DECISION,
         ),
         "GATEWAY_MAX_INPUT_TOKENS": _longest_input(values["VLLM_MAX_MODEL_LEN"]),
+        "GATEWAY_MAX_BODY_BYTES": _longest_body(
+            int(values.get("GATEWAY_MAX_INPUT_TOKENS") or _longest_input(values["VLLM_MAX_MODEL_LEN"]).value)
+        ),
         "GATEWAY_KEY_REQUESTS_PER_MINUTE": _setting(
             "0", "one key serves all; its requests are limited above", DECISION
         ),
@@ -136,6 +145,14 @@ def _longest_input(length: str) -> Setting:
         return _setting("0", "the engine itself finds the length at its start, and refuses what is longer", DECISION)
     longest = max(1, int(length) - 1)
     return _setting(str(longest), f"a context of {length} with room for one token of answer", DECISION)
+
+
+def _longest_body(tokens: int) -> Setting:
+    """Return how long a request may be that brings so long an input."""
+    if tokens * BODY_BYTES_PER_TOKEN <= LEAST_BODY_BYTES:
+        return _setting(str(LEAST_BODY_BYTES), "room for pictures; longer is refused unread", BODIES)
+    reason = f"{BODY_BYTES_PER_TOKEN} bytes for each of {tokens} tokens; longer is refused unread"
+    return _setting(str(min(tokens * BODY_BYTES_PER_TOKEN, 2**31 - 1)), reason, BODIES)
 
 
 def _setting(value: str, reason: str, source: str) -> Setting:

@@ -6,6 +6,7 @@ vectors or scores goes to the processor where it would cost the others a GPU (do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from generator.domain.catalog import Catalog
@@ -25,9 +26,12 @@ from generator.planning.switching import (
     refuse_pins_of_one,
     refuse_quotes,
 )
+from generator.planning.workers import DECISION as WORKERS_DECISION
+from generator.planning.workers import count_gateway_workers
 from generator.settings import PER_MODEL, SETTINGS, slot_key, split_slot
 
 DECISION = "docs/decisions/0030-several-models.md"
+WORKERS = "LITELLM_NUM_WORKERS"
 _ORDER = {spec.key: position for position, spec in enumerate(SETTINGS)}
 _LAST_OF_ENGINE = max(_ORDER[spec.key] for spec in SETTINGS if spec.section == "Engine")
 
@@ -70,8 +74,7 @@ def _plan_each(seats: tuple[Seat, ...], catalog: Catalog) -> tuple[Plan, ...]:
         request = seat.request_here(sum(count for other, count in taken.items() if other != first))
         if plans and not seat.gpus:
             # The gateway is one for all: what it takes is the same for each.
-            workers = {"LITELLM_NUM_WORKERS": plans[0].settings["LITELLM_NUM_WORKERS"].value}
-            request = replace(request, pins={**request.pins, **workers})
+            request = replace(request, pins={**request.pins, WORKERS: _most(plans, WORKERS).value})
         plan = make_plan(request, catalog)
         plans.append(plan)
         taken[first] = max(taken.get(first, 0), 0 if seat.gpus else _taken_bytes(plan))
@@ -120,7 +123,9 @@ def _join(plans: tuple[Plan, ...], requests: tuple[Request, ...]) -> Plan:
     first, host = plans[0], requests[0].host
     named = _name_engines(plans, requests)
     uuids = tuple(dict.fromkeys(uuid for replica in named for uuid in replica.gpu_uuids))
+    mode = Mode.CPU if not uuids else Mode.SINGLE if len(uuids) == 1 else Mode.MULTI
     settings = _join_settings(plans, uuids)
+    settings[WORKERS] = _bound_workers(settings[WORKERS], requests[0], mode, len(uuids))
     for slots in sorted({tuple(mate + 1 for mate in mates(requests, each)) for each in range(len(requests))}):
         settings = one_service(settings, slots) if len(slots) > 1 else settings
     used = tuple(gpu for gpu in host.gpus if gpu.uuid in uuids)
@@ -128,7 +133,7 @@ def _join(plans: tuple[Plan, ...], requests: tuple[Request, ...]) -> Plan:
     warnings = dict.fromkeys((*idle, *(warning for plan in plans for warning in plan.warnings)))
     return replace(
         first,
-        mode=Mode.CPU if not uuids else Mode.SINGLE if len(uuids) == 1 else Mode.MULTI,
+        mode=mode,
         host=host,
         replicas=named,
         gateway=replace(
@@ -137,7 +142,7 @@ def _join(plans: tuple[Plan, ...], requests: tuple[Request, ...]) -> Plan:
             groups=tuple(group for plan in plans for group in plan.gateway.groups),
             routing_strategy=settings["GATEWAY_ROUTING_STRATEGY"].value,
         ),
-        workers=replace(first.workers, litellm=int(settings["LITELLM_NUM_WORKERS"].value)),
+        workers=replace(first.workers, litellm=int(settings[WORKERS].value)),
         settings=settings,
         warnings=tuple(warnings),
     )
@@ -163,13 +168,24 @@ def _join_settings(plans: tuple[Plan, ...], uuids: tuple[str, ...]) -> dict[str,
                 settings[slot_key(key, slot)] = plan.settings[key]
     several = next((plan for plan in plans if len(plan.replicas) > 1), plans[0])
     settings["GATEWAY_ROUTING_STRATEGY"] = several.settings["GATEWAY_ROUTING_STRATEGY"]
-    settings["LITELLM_NUM_WORKERS"] = min(
-        (plan.settings["LITELLM_NUM_WORKERS"] for plan in plans), key=lambda setting: int(setting.value)
-    )
+    for key in ("GATEWAY_MAX_BODY_BYTES", WORKERS):
+        settings[key] = _most(plans, key)
     if uuids:
         for key, value in (("NVIDIA_VISIBLE_DEVICES", ",".join(uuids)), ("GPU_COUNT", str(len(uuids)))):
             settings[key] = Setting(value=value, reason=f"the GPUs of {len(plans)} models together", source=DECISION)
     return dict(sorted(settings.items(), key=lambda item: _place(item[0])))
+
+
+def _most(plans: Sequence[Plan], key: str) -> Setting:
+    return max((plan.settings[key] for plan in plans), key=lambda setting: int(setting.value))
+
+
+def _bound_workers(found: Setting, request: Request, mode: Mode, gpus: int) -> Setting:
+    """Leave the gateway the cores that the engines of all models leave; each model's plan knows its own engine only."""
+    most, why = count_gateway_workers(request.host, mode, gpus)
+    if WORKERS in request.pins or int(found.value) <= most:
+        return found
+    return Setting(value=str(most), reason=why, source=WORKERS_DECISION)
 
 
 def _place(key: str) -> tuple[int, int, int]:

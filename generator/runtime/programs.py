@@ -183,7 +183,7 @@ def _gateway(stack: Stack, places: Places) -> Program:
         "LITELLM_LOG": "ERROR",
         # The price list is in the package; LiteLLM would fetch it at its start and wait.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,health:watch",
+        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_guard,health:watch",
         "REQUEST_TIMEOUT": stack.env["GATEWAY_REQUEST_TIMEOUT_S"],
         "DEFAULT_COOLDOWN_TIME_SECONDS": stack.env["GATEWAY_COOLDOWN_S"],
         "GATEWAY_PLACES": "gateway.places",
@@ -210,6 +210,7 @@ def _gateway(stack: Stack, places: Places) -> Program:
             settings,
             script.parent / "key_auth.py",
             script.parent / "door.py",
+            script.parent / "body.py",
             script.parent / "worker_start.py",
             script.parent / "health.py",
             *(stack.secrets / name for name in (*secrets, *stack.plan.gateway.cloud_secrets)),

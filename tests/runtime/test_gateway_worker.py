@@ -42,7 +42,7 @@ def test_both_runtimes_name_the_hooks_and_read_their_files() -> None:
     hooks = gateway.environment["LITELLM_WORKER_STARTUP_HOOKS"]
     service = yaml.safe_load((CHECKOUT / "compose" / "compose.yaml").read_text())["services"]["gateway"]
     names = [hook.partition(":")[0] + ".py" for hook in hooks.split(",")]
-    assert names == ["worker_start.py", "health.py"]
+    assert names == ["worker_start.py", "worker_start.py", "health.py"]
     assert service["environment"]["LITELLM_WORKER_STARTUP_HOOKS"] == hooks
     assert {f"/etc/stackwright/{name}" for name in names} <= {volume["target"] for volume in service["volumes"]}
     assert set(names) <= {file.name for file in gateway.files}
