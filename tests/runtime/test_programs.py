@@ -218,6 +218,18 @@ def test_exit_code_is_read_from_the_log(log: str, expected: int | None) -> None:
     assert exit_code(log, "engine") == expected
 
 
+def test_engines_on_the_processor_have_places_of_their_own() -> None:
+    """One alone takes all cores, as the engine does by itself; ranks of one engine are places, too."""
+    alone, two = plan_for(recorded("cpu-small")), plan_of(SEVERAL["cpu-two"][0], *SEVERAL["cpu-two"][1])
+    assert [alone.places_of(each) for each in alone.replicas] == [None]
+    assert [two.places_of(each) for each in two.replicas] == ["1-1/2", "2-2/2"]
+    ranks = plan_for(recorded("cpu-small"), pins={"VLLM_TENSOR_PARALLEL_SIZE": "2"})
+    assert [ranks.places_of(each) for each in ranks.replicas] == ["1-2/2"]
+    beside = plan_of(SEVERAL["8xh100-70b-and-embedding"][0], *SEVERAL["8xh100-70b-and-embedding"][1])
+    assert {beside.places_of(each) for each in beside.replicas} == {None}
+    assert programs_of("cpu-small")["engine"].environment.get("ENGINE_PLACES") is None
+
+
 def test_engines_on_one_gpu_start_one_after_another() -> None:
     """The second is also told apart in its settings and in the gateway's environment."""
     host, models = SEVERAL["1x3090-shared"]
