@@ -67,10 +67,8 @@ def test_a_model_that_makes_vectors_has_none() -> None:
 
 def test_a_release_has_a_parser_from_its_first_sample_to_its_last() -> None:
     table = load_parsers()
-    assert [table.has(TOOLS, "minimax", version) for version in ("0.9.1", "0.9.2", "0.23.0", "0.24.0")] == [
-        *(False, True),
-        *(True, False),
-    ]
+    assert [table.has(TOOLS, "minimax", version) for version in ("0.9.2", "0.23.0")] == [True, True]
+    assert [table.has(TOOLS, "minimax", version) for version in ("0.9.1", "0.24.0")] == [False, False]
     assert not table.has(TOOLS, "hermes", "99.0")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
 
 from generator.smoke_model import write_smoke_model
 from tests.integration.conftest import MakeProject
@@ -133,8 +134,8 @@ def test_openai_tool_call(client: openai.OpenAI) -> None:
         tool_choice={"type": "function", "function": {"name": "weather"}},
         max_tokens=200,
     )
-    (call,) = answer.choices[0].message.tool_calls or ()
-    assert call.type == "function"
+    (call,) = answer.choices[0].message.tool_calls or [None]
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
     assert call.function.name == "weather"
     assert isinstance(json.loads(call.function.arguments)["warm"], bool)
 
