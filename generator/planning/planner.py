@@ -18,7 +18,12 @@ from generator.domain.plan import PLAN_SCHEMA, Engine, Gateway, Mode, Plan, Repl
 from generator.errors import NoPlanError
 from generator.planning.cpu import CPU_RELEASE, forecast_cpu_plan
 from generator.planning.emitted import emitted_settings
-from generator.planning.engines.vllm import POOLING_RELEASE, engine_arguments, engine_environment
+from generator.planning.engines.vllm import (
+    POOLING_RELEASE,
+    SOCKET_RELEASE,
+    engine_arguments,
+    engine_environment,
+)
 from generator.planning.guides import contradict_guides
 from generator.planning.image import ImageChoice, choose_image
 from generator.planning.image_pin import pinned_image
@@ -77,18 +82,29 @@ def choose_engine_image(request: Request, placement: Placement, catalog: Catalog
     Raises:
         NoPlanError: no release fits driver, GPU and model.
     """
-    needs = replace(
-        request.needs, model=request.llm.name, minimum=request.needs.minimum or request.facts.minimum_engine
-    )
-    if not request.role.generates:
-        needs = replace(needs, minimum=max(needs.minimum or POOLING_RELEASE, POOLING_RELEASE, key=order_release))
+    needs = replace(request.needs, model=request.llm.name, minimum=_least_release(request))
     by_default = not placement.gpus and needs.exact is None
     needs = replace(needs, exact=CPU_RELEASE) if by_default else needs
     if "VLLM_IMAGE" in request.pins:
         return pinned_image(request.pins["VLLM_IMAGE"], request.host, placement.gpus, catalog, needs)
-    chosen = choose_image(request.host, placement.gpus, catalog, needs)
+    try:
+        chosen = choose_image(request.host, placement.gpus, catalog, needs)
+    except NoPlanError as refusal:
+        if needs.minimum != SOCKET_RELEASE:
+            raise
+        raise NoPlanError(f"{refusal.message}; models in turns need {SOCKET_RELEASE}", hint=refusal.hint) from None
     why = ("no GPU is used: the release that both runtimes have for a CPU",)
     return replace(chosen, reasons=why) if by_default else chosen
+
+
+def _least_release(request: Request) -> str | None:
+    """Return the oldest release that serves the model as it is asked for; None where any may."""
+    bounds = (
+        request.needs.minimum or request.facts.minimum_engine,
+        None if request.role.generates else POOLING_RELEASE,
+        None if request.exclusive is None else SOCKET_RELEASE,
+    )
+    return max((bound for bound in bounds if bound is not None), key=order_release, default=None)
 
 
 def _assemble(

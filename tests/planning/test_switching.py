@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from generator.catalog.load import load_catalog
+from generator.domain.catalog import order_release
 from generator.domain.machine import Unseen
 from generator.domain.plan import Plan
 from generator.domain.role import Role
 from generator.errors import NoPlanError, UsageError
+from generator.planning.image import EngineNeeds
+from generator.planning.several import make_plan_of_all
 from generator.validation.rules.capacity import needed_bytes
 from generator.validation.rules.environment import check_environment
 from generator.validation.rules.gpus import check_gpu_memory, used_gpus
@@ -27,7 +31,7 @@ from tests.planning.several import (
     first_gpus,
     plan_of,
 )
-from tests.planning_requests import plan_for, recorded
+from tests.planning_requests import plan_for, recorded, request
 
 CPU = recorded("cpu-large")
 ON_CPU = (Asked(name="smoke"), Asked(name="Qwen/Qwen3-0.6B", exclusive="x"), Asked(name=QWEN_4B.name, exclusive="x"))
@@ -177,6 +181,16 @@ def test_the_plan_says_who_takes_turns() -> None:
     assert AWQ_8B.name in reasons[0]
 
 
+def test_an_engine_that_cannot_listen_on_a_socket_is_not_taken() -> None:
+    """The newest release for this driver is older than that."""
+    host, needs = recorded("2x-rtx3090-driver550"), EngineNeeds(allow_vulnerable=True)
+    asked = [replace(request(host, model=name), needs=needs) for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B")]
+    beside = make_plan_of_all(tuple(asked), load_catalog())
+    assert order_release(beside.engine.version) < order_release("0.19.1")
+    with pytest.raises(NoPlanError, match=r"; models in turns need 0\.19\.1"):
+        make_plan_of_all(tuple(replace(each, exclusive="x") for each in asked), load_catalog())
+
+
 def test_writers_of_a_group_keep_it_before_models_for_vectors() -> None:
     group = (embedding(), QWEN_4B)
     plan = plan_of(CPU, embedding("Qwen/Qwen3-1.7B"), *in_turns(*group))
@@ -185,10 +199,6 @@ def test_writers_of_a_group_keep_it_before_models_for_vectors() -> None:
 
 
 def test_a_name_that_would_break_the_list_is_refused() -> None:
-    from generator.catalog.load import load_catalog
-    from generator.planning.several import make_plan_of_all
-    from tests.planning_requests import request
-
     made = [replace(request(CPU, model=name), exclusive="x") for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B")]
     quoted = replace(made[0], llm=replace(made[0].llm, location='/models/a"b'))
     with pytest.raises(UsageError, match="allowed: a name without quotation marks"):

@@ -49,6 +49,8 @@ _EXAMPLES = {
 }
 # The first release with `--runner` (catalog/flags.yaml).
 POOLING_RELEASE = "0.10.1.1"
+# The first with `--uds` (catalog/flags.yaml), where an engine listens that takes turns with others.
+SOCKET_RELEASE = "0.19.1"
 _GPU_VARIABLES = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES")
 
 
