@@ -1,6 +1,6 @@
 """How long a switch from one model to another takes on the CPU engine: our program, llama-swap, and a plain cold start.
 
-    python -m benchmarks.switching --engine VENV [--llama-swap PROGRAM] [--switches 2] [--requests 12]
+    python -m benchmarks.switching --engine VENV [--llama-swap PROGRAM] [--switches 2] [--requests 12] [--only PART …]
 
 VENV is the virtual environment of the CPU engine; llama-swap is measured where its program is given. The models are two
 copies of the smoke model, so nothing but the engine's own start is measured: large weights come on top of it, for each alike.
@@ -9,7 +9,7 @@ Plain: from the start of vLLM's server to its first answer. A switch: from a lon
 loaded to its answer, with nothing in flight, so no drain is in it. Then, with our program alone, mixed requests at once: a
 request for the other model first, then both in turns. All have to be answered, the other model's before the loaded one's.
 
-Writes benchmarks/results/switching.json. Touches loopback, a temporary folder and that file.
+Writes benchmarks/results/switching.json, part by part; `--only` measures some parts anew and leaves the others. Touches loopback, a temporary folder and that file.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ RESULTS = CHECKOUT / "benchmarks" / "results"
 SWITCH = CHECKOUT / "compose" / "engine" / "switching" / "switch.py"
 SERVER = ("-m", "vllm.entrypoints.openai.api_server")
 MODELS = ("alpha", "beta")
+PARTS = ("plain", "ours", "llama-swap")
 RESIDENCE_S = 1
 LOAD_LIMIT_S = 400
 STOP_S = 30
@@ -137,8 +138,8 @@ def summary(took: Sequence[float]) -> dict[str, object]:
     return {"p50_s": round(statistics.median(whole), 1), "max_s": max(whole), "all_s": whole}
 
 
-def measure_ours(python: Path, folder: Path, switches: int, requests: int) -> dict[str, object]:
-    """Measure our program: its start, lone switches, and mixed requests."""
+def measure_ours(python: Path, folder: Path, switches: int, requests: int) -> tuple[dict[str, int], dict[str, object]]:
+    """Measure our program: mixed requests; its start and lone switches."""
     models = [
         {"name": name, "arguments": engine_arguments(folder, name), "start_limit_s": LOAD_LIMIT_S} for name in MODELS
     ]
@@ -158,7 +159,7 @@ def measure_ours(python: Path, folder: Path, switches: int, requests: int) -> di
         )
         for part in ("unloaded", "loaded")
     }
-    return {"first_answer_s": round(first_s, 1), "switch": summary(took), **parts, "mixed": mixed}
+    return mixed, {"first_answer_s": round(first_s, 1), "switch": summary(took), **parts}
 
 
 def measure_llama_swap(program: Path, python: Path, folder: Path, switches: int) -> dict[str, object]:
@@ -187,34 +188,44 @@ def describe(python: Path) -> Mapping[str, object]:
     return {"vllm": told.stdout.strip(), "cores": os.cpu_count(), "python": platform.python_version(), "load": load}
 
 
+def save(part: str, measured: Mapping[str, object]) -> None:
+    """Put one part into the results; others stay as they are."""
+    file = RESULTS / "switching.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file.write_text(json.dumps({**results, part: measured}, indent=2) + "\n", encoding="utf-8")
+    say(json.dumps(measured))
+
+
 def main() -> int:
-    """Measure, write the results, and return 1 where a request failed or came out of its turn."""
+    """Measure and write the results; return 1 where a request failed or came out of its turn."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engine", type=Path, required=True, help="virtual environment of the CPU engine")
     parser.add_argument("--llama-swap", type=Path, help="llama-swap's program")
     parser.add_argument("--switches", type=int, default=2, help="lone switches of each program")
     parser.add_argument("--requests", type=int, default=12, help="mixed requests at once")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these parts alone")
     words = parser.parse_args()
     python = words.engine / "bin" / "python"
+    wrong = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model in MODELS:
             write_smoke_model(folder / model)
-        results: dict[str, object] = {**describe(python)}
-        say("our program")
-        ours = measure_ours(python, folder, words.switches, words.requests)
-        results["ours"] = ours
-        if words.llama_swap:
-            say("llama-swap")
-            results["llama_swap"] = measure_llama_swap(words.llama_swap, python, folder, words.switches)
-        say("a plain start")
-        results["plain_start_s"] = round(measure_plain(python, folder), 1)
-    text = json.dumps(results, indent=2)
-    (RESULTS / "switching.json").write_text(text + "\n", encoding="utf-8")
-    print(text)
-    mixed = ours["mixed"]
-    assert isinstance(mixed, dict)
-    return int(mixed["failed"] > 0 or mixed["out_of_turn"] > 0)
+        for part in words.only:
+            say(part)
+            measured: dict[str, object] = {"measured_on": describe(python)}
+            if part == "ours":
+                mixed, figures = measure_ours(python, folder, words.switches, words.requests)
+                measured |= {**figures, "mixed": mixed}
+                wrong = mixed["failed"] + mixed["out_of_turn"]
+            elif part == "plain":
+                measured["first_answer_s"] = round(measure_plain(python, folder), 1)
+            elif words.llama_swap:
+                measured |= measure_llama_swap(words.llama_swap, python, folder, words.switches)
+            else:
+                continue
+            save(part, measured)
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":

@@ -336,6 +336,33 @@ def test_an_engine_that_dies_as_soon_as_it_is_loaded_is_given_a_rest() -> None:
     play(scene)
 
 
+def test_who_waits_for_an_engine_that_died_too_often_is_told_and_holds_nobody_up() -> None:
+    async def scene(group: Group, seat: Seat) -> None:
+        await asyncio.sleep(20)
+        group.tallies["a"].failed = ATTEMPTS - 1
+        assert seat.inside is not None
+        seat.inside.end.set_result(139)
+        await asyncio.sleep(0.5)
+        refused, served = later(group, seat, "a"), later(group, seat, "b")
+        assert await served == 21 + 10
+        with pytest.raises(RefusedError, match="its engine ended with status 139"):
+            await refused
+
+    play(scene)
+
+
+def test_an_end_while_a_model_is_taken_away_leaves_nothing() -> None:
+    async def scene(group: Group, seat: Seat) -> None:
+        await asyncio.sleep(20)
+        request = later(group, seat, "b")
+        await asyncio.sleep(20.5)
+        assert seat.inside is not None
+        assert group.loaded is None
+        request.cancel()
+
+    play(scene)
+
+
 def test_a_first_model_that_does_not_come_up_ends_the_program_with_its_status() -> None:
     async def act() -> int:
         seat = Seat(broken={"a"})

@@ -267,21 +267,24 @@ class Group:
         self._admit()
 
     async def _unload(self) -> None:
-        engine, model = self._engine, self.loaded
-        self._open, self._engine, self.loaded, self._end = False, None, None, None
-        if engine is not None:
+        model, self.loaded, self._open, self._end = self.loaded, None, False, None
+        if self._engine is not None:
             begun = _now()
-            await engine.stop()
+            await self._engine.stop()
+            self._engine = None  # not before: a stop that is interrupted is taken up again when this program ends
             if model is not None:
                 self.say(f"{model} is unloaded after {_now() - begun:.1f} s")
 
     async def _lose(self, status: int) -> None:
-        """Take note that the loaded engine has ended by itself. It is loaded again, and who waits for it waits on."""
+        """Take note that the loaded engine has ended by itself. Who waits for it waits on, unless that came too often."""
         model = str(self.loaded)
         if _now() - self._since >= self.rules.minimum_residence_s:
             self.tallies[model].failed = 0
         await self._unload()
-        self._note_failure(model, f"its engine ended with status {status}")
+        why = f"its engine ended with status {status}"
+        self._note_failure(model, why)
+        if self.tallies[model].failed >= ATTEMPTS:
+            self._refuse(model, why)
 
     def _note_failure(self, model: str, why: str) -> None:
         tally = self.tallies[model]

@@ -142,7 +142,7 @@ def asked_model(content_type: str, body: bytes) -> str | None:
 async def _pass_on(request: web.Request, body: bytes, socket: Path) -> web.StreamResponse:
     """Send a request to the engine and its answer back, piece by piece; a client that goes cancels both."""
     url, headers = f"http://engine{request.raw_path}", _end_to_end(request.headers)
-    begun = False
+    response = None
     try:
         async with (
             _session(socket) as session,
@@ -150,15 +150,16 @@ async def _pass_on(request: web.Request, body: bytes, socket: Path) -> web.Strea
         ):
             response = web.StreamResponse(status=answer.status, headers=_end_to_end(answer.headers))
             await response.prepare(request)
-            begun = True
             async for piece in answer.content.iter_any():
                 await response.write(piece)
             await response.write_eof()
             return response
     except (ClientError, OSError) as error:
-        if begun:
-            raise  # the status is sent; the connection is cut, so that nobody takes a part for the whole
-        raise _unavailable("the engine ended before it answered", 1) from error
+        if response is None:
+            raise _unavailable("the engine ended before it answered", 1) from error
+        if request.transport is not None:
+            request.transport.abort()  # the status is sent; nobody shall take a part for the whole
+        return response
 
 
 def _session(socket: Path) -> ClientSession:

@@ -222,10 +222,21 @@ def test_a_model_that_does_not_load_is_told_and_the_others_go_on(switch: Switch)
     assert switch.get("/health").status == 200
 
 
-def test_an_engine_that_is_killed_is_loaded_again(switch: Switch) -> None:
-    [answer] = switch.ask(replace(chat(KEY, model="alpha"), path="/v1/crash"))
+def test_an_engine_that_is_killed_cuts_what_it_had_begun_and_is_loaded_again(switch: Switch) -> None:
+    async def kill() -> tuple[Answer, bytes]:
+        ask = chat(KEY, model="alpha", stream=1200)
+        async with connection(switch.port) as (reader, writer):
+            writer.write(ask.head() + ask.content)
+            await read_until(reader, b"data: alpha 2\n\n")
+            answer = await exchange(switch.port, replace(chat(KEY, model="alpha"), path="/v1/crash"))
+            with contextlib.suppress(ConnectionError):
+                return answer, await reader.read()
+            return answer, b""
+
+    answer, rest = asyncio.run(kill())
     assert answer.status == 503
     assert answer.message == "the engine ended before it answered"
+    assert not rest.endswith(b"0\r\n\r\n")
     assert switch.ask(chat(KEY, model="alpha"))[0].status == 200
 
 
