@@ -15,6 +15,7 @@ from generator.settings import slot_key
 from generator.units import MIB
 
 DECISION = "docs/decisions/0031-gateway-limits.md"
+HEALTH = "docs/decisions/0034-fallbacks-and-health.md"
 BODIES = "docs/decisions/0036-door-and-workers.md"
 LITELLM = "LiteLLM 1.105.3"
 # What vLLM works on at once where nothing else is said: on a CPU (0.32.0 engine/arg_utils.py, get_batch_defaults).
@@ -84,11 +85,7 @@ def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
             "the replicas' GPUs differ: those that answer faster get more",
             f"{LITELLM} router_strategy/lowest_latency.py",
         )
-    return _setting(
-        "least-busy",
-        "equal replicas: the one with the fewest requests at work, counted in Redis by all workers",
-        f"{LITELLM} router_strategy/least_busy.py",
-    )
+    return _setting("simple-shuffle", "equal replicas: by chance, which no client that hangs up can skew", HEALTH)
 
 
 def with_fallbacks(plan: Plan, wishes: GatewayWishes) -> Plan:
