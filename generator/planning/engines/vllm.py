@@ -103,7 +103,7 @@ def check_role(facts: ModelFacts, role: Role) -> None:
     if not able[role]:
         architecture = _architecture(facts.config) or "unknown"
         raise NoPlanError(
-            f"{facts.name} cannot be served for {role}: its architecture is {architecture}, and vLLM serves for {role} {_SERVED[role]}",
+            f"{facts.name} cannot be served for {role}: its architecture is {architecture}, and vLLM takes {_SERVED[role]} for that",
             hint=f"name another model, or another role for it in envs/<env>.yaml; made for {role}: {_EXAMPLES[role]}",
         )
 

@@ -134,7 +134,9 @@ def test_openai_tool_call(client: openai.OpenAI) -> None:
         tool_choice={"type": "function", "function": {"name": "weather"}},
         max_tokens=200,
     )
-    (call,) = answer.choices[0].message.tool_calls or [None]
+    calls = answer.choices[0].message.tool_calls
+    assert calls is not None
+    (call,) = calls
     assert isinstance(call, ChatCompletionMessageFunctionToolCall)
     assert call.function.name == "weather"
     assert isinstance(json.loads(call.function.arguments)["warm"], bool)
