@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -74,7 +73,10 @@ def python(state_folder: Path) -> Path:
 
 def spec(python: Path, models: Sequence[Sequence[str]], **changed: object) -> str:
     """Write the specification of models that are given as the stand-in's arguments."""
-    listed = [{"name": words[0], "arguments": words, "start_limit_s": "30"} for words in models]
+    listed = [
+        {"name": words[0], "arguments": words, "environment": {"STAND_IN": f"seat {number}"}, "start_limit_s": "30"}
+        for number, words in enumerate(models)
+    ]
     whole = {
         "schema": 1,
         "minimum_residence_s": "0.2",
@@ -127,6 +129,7 @@ def test_mixed_requests_are_all_answered_by_their_models(switch: Switch) -> None
     answers = switch.ask(*(chat(KEY, model=name) for name in names))
     assert [answer.status for answer in answers] == [200] * len(names)
     assert [json.loads(answer.body)["model"] for answer in answers] == names
+    assert switch.said("stand-in: beta answers, seat 1")
 
 
 def test_what_is_refused_switches_nothing(switch: Switch) -> None:
@@ -150,6 +153,18 @@ def test_all_models_are_listed_for_who_has_the_key(switch: Switch) -> None:
     listed = json.loads(switch.get("/v1/models", KEY).body)["data"]
     assert [each["id"] for each in listed] == ["alpha", "beta", "broken"]
     assert switch.get("/v1/models").status == 401
+
+
+def test_only_a_load_that_somebody_waits_for_is_given_up(python: Path, tmp_path: Path) -> None:
+    """The first one may be a download of hours."""
+    models = [["slow", "--load-s=2"], ["late", "--load-s=2"]]
+    text = json.loads(spec(python, models))
+    for model in text["models"]:
+        model["start_limit_s"] = "0.5"
+    with running(python, tmp_path, json.dumps(text)) as switch:
+        wait_until(lambda: switch.said("switch: slow is loaded"), "not loaded")
+        (answer,) = switch.ask(chat(KEY, model="late"))
+        assert (answer.status, switch.said("late failed: its engine was not ready after 0.5 s")) == (503, True)
 
 
 def test_forms_name_their_model_too(switch: Switch) -> None:
@@ -264,15 +279,15 @@ def test_a_first_model_that_does_not_load_ends_the_program(python: Path, tmp_pat
 
 
 def test_a_stop_while_a_model_loads_leaves_nothing(python: Path, tmp_path: Path) -> None:
-    with running(python, tmp_path, spec(python, [["alpha", "--stubborn", "--load-s=60"]])) as switch:
-        wait_until(lambda: switch.said("stand-in: child "), "not begun")
-        child = int(switch.log.read_text().partition("stand-in: child ")[2].split()[0])
-        switch.process.send_signal(signal.SIGTERM)
+    with running(python, tmp_path, spec(python, [["alpha", "--load-s=60"]])) as switch:
+        wait_until(lambda: switch.said("stand-in: loading, pid "), "not begun")
+        engine = int(switch.log.read_text().partition("stand-in: loading, pid ")[2].split()[0])
+        switch.process.terminate()
         assert switch.process.wait(timeout=STOP_S) == 0
-    assert not Path(f"/proc/{child}").exists()
+    assert not Path(f"/proc/{engine}").exists()
 
 
-@pytest.mark.parametrize("text", ['{"schema": 2}', '{"schema": 1}', "{", "/nowhere.json"])
+@pytest.mark.parametrize("text", ['{"schema": 2}', "/nowhere.json"])
 def test_a_wrong_specification_is_told_in_one_line(python: Path, tmp_path: Path, text: str) -> None:
     with running(python, tmp_path, text) as switch:
         assert switch.process.wait(timeout=LONGEST_S) == 2
