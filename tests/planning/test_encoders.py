@@ -6,6 +6,7 @@ import pytest
 
 from generator.domain.plan import Mode
 from generator.domain.role import Role
+from generator.errors import NoPlanError
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import recorded
 
@@ -37,6 +38,15 @@ def test_no_cache_is_forecast(name: str, role: Role, mode: Mode) -> None:
         0,
         0,
     )
+
+
+def test_a_step_shorter_than_a_text_is_refused() -> None:
+    with pytest.raises(NoPlanError, match="a text of 8194 tokens cannot be cut into steps of 2048"):
+        plan_of(
+            recorded("1x-rtx5090"),
+            Asked(name="BAAI/bge-m3", role=Role.EMBEDDING),
+            pins={"VLLM_MAX_NUM_BATCHED_TOKENS": "2048", "VLLM_MAX_MODEL_LEN": "8194"},
+        )
 
 
 def test_a_pinned_length_and_step_are_kept() -> None:
