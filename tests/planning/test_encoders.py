@@ -7,6 +7,7 @@ import pytest
 from generator.domain.plan import Mode
 from generator.domain.role import Role
 from generator.errors import NoPlanError
+from generator.planning.memory.shape import parse_shape
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import recorded
 
@@ -38,6 +39,20 @@ def test_no_cache_is_forecast(name: str, role: Role, mode: Mode) -> None:
         0,
         0,
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "encoder"), [({"is_causal": False}, True), ({"is_causal": True}, False), ({}, False)]
+)
+def test_a_decoder_that_looks_both_ways_is_an_encoder(config: dict[str, object], encoder: bool) -> None:
+    shape = {
+        "model_type": "llama",
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+        "vocab_size": 100,
+    }
+    assert parse_shape({**shape, **config}).is_encoder is encoder
 
 
 def test_a_step_shorter_than_a_text_is_refused() -> None:
