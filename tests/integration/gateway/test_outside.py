@@ -152,7 +152,7 @@ def test_openai_tool_call_in_a_stream(client: openai.OpenAI) -> None:
         stream=True,
     )
     calls = [call for piece in pieces if piece.choices for call in piece.choices[0].delta.tool_calls or ()]
-    assert [call.function.name for call in calls if call.function and call.function.name] == ["weather"]
+    assert {call.function.name for call in calls if call.function and call.function.name} == {"weather"}
     text = "".join(call.function.arguments or "" for call in calls if call.function)
     assert isinstance(json.loads(text)["warm"], bool)
 
@@ -192,7 +192,7 @@ def test_what_is_too_long_goes_to_the_model_with_the_longer_context(client: open
     """The engine's own refusal is what the gateway has to recognise: the prompt is too long by its tokens, not by its words."""
     text = "x" * (SHORT + 500)
     answer = client.chat.completions.create(model="smoke", messages=[{"role": "user", "content": text}], max_tokens=8)
-    assert answer.model == "patient"
+    assert answer.model.endswith("patient")
     assert answer.usage is not None
     assert SHORT < answer.usage.prompt_tokens < LONGER
 
