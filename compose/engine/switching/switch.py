@@ -22,17 +22,21 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector, web
+from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, UnixConnector, web
 from child import Child, become_subreaper, is_healthy
 from group import EngineError, Group, RefusedError, Rules
 
 COMMAND = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
 
 SCHEMA = 1
+
+ENDING_S = 10
+"""How long an engine that no longer listens may take to end; a request waits for that, and for the next load."""
 
 HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host", "content-length"}
 """Headers of one connection alone (RFC 9110, 7.6.1), and those that aiohttp writes itself."""
@@ -111,11 +115,17 @@ class Proxy:
             raise _refusal(web.HTTPBadRequest, "the request names no `model`", "BadRequestError")
         if model not in self._group.tallies:
             raise _refusal(web.HTTPNotFound, f"The model `{model}` does not exist.", "NotFoundError")
-        try:
-            async with self._group.place(model) as socket:
-                return await _pass_on(request, body, socket)
-        except RefusedError as error:
-            raise _unavailable(str(error), error.retry_s) from error
+        until = time.monotonic() + ENDING_S
+        while True:
+            try:
+                async with self._group.place(model) as socket:
+                    return await _pass_on(request, body, socket)
+            except RefusedError as error:
+                raise _unavailable(str(error), error.retry_s) from error
+            except ClientConnectorError as error:
+                if time.monotonic() > until:
+                    raise _unavailable("the engine does not answer", 1) from error
+            await asyncio.sleep(0.1)
 
     def _check_key(self, request: web.Request) -> None:
         """Refuse who has no key before a model is switched for them."""
@@ -140,7 +150,11 @@ def asked_model(content_type: str, body: bytes) -> str | None:
 
 
 async def _pass_on(request: web.Request, body: bytes, socket: Path) -> web.StreamResponse:
-    """Send a request to the engine and its answer back, piece by piece; a client that goes cancels both."""
+    """Send a request to the engine and its answer back, piece by piece; a client that goes cancels both.
+
+    Raises:
+        ClientConnectorError: nobody listens any more; nothing was sent.
+    """
     url, headers = f"http://engine{request.raw_path}", _end_to_end(request.headers)
     response = None
     try:
@@ -154,6 +168,8 @@ async def _pass_on(request: web.Request, body: bytes, socket: Path) -> web.Strea
                 await response.write(piece)
             await response.write_eof()
             return response
+    except ClientConnectorError:
+        raise
     except (ClientError, OSError) as error:
         if response is None:
             raise _unavailable("the engine ended before it answered", 1) from error

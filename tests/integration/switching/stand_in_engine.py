@@ -57,8 +57,7 @@ async def main() -> None:
         child = await asyncio.create_subprocess_exec(sys.executable, "-c", SLEEP)
         print(f"stand-in: child {child.pid}", flush=True)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    else:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    print(f"stand-in: loading, pid {os.getpid()}", flush=True)
     await asyncio.sleep(words.load_s)
     if words.fails_while is not None and words.fails_while.exists():
         sys.exit(7)
@@ -71,7 +70,9 @@ async def main() -> None:
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.UnixSite(runner, words.uds).start()
-    print(f"stand-in: {words.model} answers; pid {os.getpid()}, {os.environ.get('STAND_IN', '')}", flush=True)
+    if not words.stubborn:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    print(f"stand-in: {words.model} answers, {os.environ.get('STAND_IN', '')}", flush=True)
     await ended.wait()
     await runner.cleanup()
 
