@@ -130,7 +130,7 @@ class Proxy:
     def _check_key(self, request: web.Request) -> None:
         """Refuse who has no key before a model is switched for them."""
         given = request.headers.get("Authorization", "")
-        if self._key and not hmac.compare_digest(given.encode(), f"Bearer {self._key}".encode()):
+        if self._key and not hmac.compare_digest(given.encode(errors="replace"), f"Bearer {self._key}".encode()):
             raise _refusal(web.HTTPUnauthorized, "wrong or missing key", "Unauthorized")
 
 
@@ -143,7 +143,7 @@ def asked_model(content_type: str, body: bytes) -> str | None:
         return parse_qs(body.decode(errors="replace")).get("model", [None])[0]
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     model = document.get("model") if isinstance(document, dict) else None
     return model if isinstance(model, str) else None
@@ -246,6 +246,11 @@ async def run(group: Group, host: str, port: int) -> int:
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        say(f"cannot listen on {host}:{port}: {error.strerror}")
+        await runner.cleanup()
+        return 1
+    try:
         driving = asyncio.create_task(group.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             # Once: a second one would cut the engine's own end short.
@@ -256,9 +261,6 @@ async def run(group: Group, host: str, port: int) -> int:
     except EngineError as error:
         say(f"{group.rules.preload} failed: {error}")
         return error.status
-    except OSError as error:
-        say(f"cannot listen on {host}:{port}: {error.strerror}")
-        return 1
     finally:
         await runner.cleanup()
 

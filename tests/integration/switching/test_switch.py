@@ -287,6 +287,19 @@ def test_a_stop_while_a_model_loads_leaves_nothing(python: Path, tmp_path: Path)
     assert not Path(f"/proc/{engine}").exists()
 
 
+def test_a_taken_port_is_told_in_one_line(python: Path, switch: Switch) -> None:
+    command = [str(python), "-B", str(SWITCH), spec(python, [["alpha"]]), "--host=127.0.0.1", f"--port={switch.port}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, check=False)
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"switch: cannot listen on 127.0.0.1:{switch.port}: ")
+    assert done.stderr == ""
+
+
+def test_a_body_may_be_large(switch: Switch) -> None:
+    [answer] = switch.ask(chat(KEY, model="alpha", content="x" * 5_000_000))
+    assert answer.status == 200
+
+
 @pytest.mark.parametrize("text", ['{"schema": 2}', "/nowhere.json"])
 def test_a_wrong_specification_is_told_in_one_line(python: Path, tmp_path: Path, text: str) -> None:
     with running(python, tmp_path, text) as switch:
