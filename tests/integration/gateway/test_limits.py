@@ -248,9 +248,9 @@ def test_what_cannot_fit_is_refused_and_a_key_has_so_many_requests(make_gateway:
     }
     with make_gateway(LITELLM_NUM_WORKERS="1", **limits) as gateway:
         gateway.upstream.go.set()
-        answers = [asyncio.run(exchange(gateway.port, ask)) for ask, _ in REFUSED]
-        assert [answer.status for answer in answers] == [status for _, status in REFUSED]
-        assert all(answer.message for answer in answers)
+        refused = [asyncio.run(exchange(gateway.port, ask)) for ask, _ in REFUSED]
+        assert [answer.status for answer in refused] == [status for _, status in REFUSED]
+        assert all(answer.message for answer in refused)
         status, _, body = gateway.ask("word " * 101)
         assert (status, gateway.upstream.asked) == (400, [])
         assert "at least 101 tokens; this model takes 100" in body
