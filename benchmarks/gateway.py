@@ -5,11 +5,12 @@
 Both are virtual environments that hold LiteLLM: --plain as `pip install "litellm[proxy]"` leaves it, --ours from
 generator/runtime/requirements/gateway.txt. LiteLLM's defaults are `litellm --config FILE` with one model, a master key
 and nothing else; ours is what the `processes` runtime starts: compose/gateway/start.sh with rendered files, and Redis
-where this machine has it. The other rows differ from ours in one thing each.
+where this machine has it.
 
 What is asked is a small chat completion. Upstream is a server that answers at once with fixed bytes (the gateway alone is measured),
 or, with --engine, a running engine. Each round measures every setting once, for SECONDS with CONNECTIONS clients that
-ask again as soon as they are answered, then the same for streams of CHUNKS events, then with a single client. Added latency is what the gateway takes on top of the same
+ask again as soon as they are answered, then the same for streams of CHUNKS events, then with a single client. What is
+told beside the defaults is the median over the rounds: the two measured one after the other are compared, so that other work on the machine falls on both. Added latency is what the gateway takes on top of the same
 load without it, percentile by percentile. Processor time is that of all processes of the gateway.
 
 Writes benchmarks/results/gateway.json and .svg (gateway_engine with --engine). Touches loopback, a temporary folder
@@ -26,6 +27,7 @@ import os
 import platform
 import secrets
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -102,30 +104,23 @@ def plain_setting(venv: Path, folder: Path, upstream: str, model: str, key: str,
     )  # fmt: skip
 
 
-def our_settings(program: Program, stack: Stack, plain: Path, workers: int) -> list[Setting]:
-    """Return the gateway as the runtime starts it, and otherwise in one thing each."""
-    arguments = [*program.arguments]
+def our_setting(program: Program, stack: Stack, folder: Path, workers: int) -> Setting:
+    """Return the gateway as the runtime starts it."""
+    port, arguments = free_port(), [*program.arguments]
     arguments[arguments.index("--num_workers") + 1] = str(workers)
-    key = (stack.secrets / "litellm_master_key").read_text().strip()
-
-    def setting(name: str, kept: Sequence[str], environment: Mapping[str, str]) -> Setting:
-        port = free_port()
-        listened = [*kept]
-        listened[listened.index("--port") + 1] = str(port)
-        command = ("/bin/sh", str(program.script), *listened)
-        together = {**program.inherited, **environment}
-        model = stack.plan.replicas[0].model
-        return Setting(
-            name=name, workers=workers, command=command, environment=together, port=port, key=key, model=model
-        )  # fmt: skip
-
-    started = program.environment
-    return [
-        setting(OURS, arguments, started),
-        setting("ours on LiteLLM's packages alone", arguments, {**started, "LITELLM": str(plain / "bin" / "litellm")}),
-        setting("ours without the start hook", arguments, {**started, "LITELLM_WORKER_STARTUP_HOOKS": ""}),
-        setting("ours on Granian", [*arguments, "--run_granian"], started),
-    ]
+    arguments[arguments.index("--port") + 1] = str(port)
+    environment = {**program.inherited, **program.environment, "GATEWAY_PLACES": str(folder / f"places.{workers}")}
+    if workers > 1:
+        environment["PROMETHEUS_MULTIPROC_DIR"] = str(folder / f"metrics.{workers}")
+    return Setting(
+        name=OURS,
+        workers=workers,
+        command=("/bin/sh", str(program.script), *arguments),
+        environment=environment,
+        port=port,
+        key=(stack.secrets / "litellm_master_key").read_text().strip(),
+        model=stack.plan.replicas[0].model,
+    )
 
 
 def make_stack(folder: Path, model: str | None, key_file: Path | None) -> Stack:
@@ -198,22 +193,31 @@ class Result:
         return {
             "requests_per_s": round(statistics.mean(record.rates), 1),
             "cpu_ms_per_request": round(statistics.mean(record.cpu_ms), 2),
-            "rate_beside_defaults": round(statistics.mean(record.rates) / statistics.mean(plain.rates), 2),
-            "cpu_beside_defaults": round(statistics.mean(plain.cpu_ms) / statistics.mean(record.cpu_ms), 2),
+            "rate_beside_defaults": median_ratio(record.rates, plain.rates),
+            "cpu_beside_defaults": median_ratio(plain.cpu_ms, record.cpu_ms),
             f"added_ms_{CONNECTIONS}_connections": added_ms(record.busy_s, self.bare.busy_s),
             "streams_per_s": round(statistics.mean(record.stream_rates), 1),
             "cpu_ms_per_stream": round(statistics.mean(record.stream_cpu_ms), 2),
-            "stream_rate_beside_defaults": round(
-                statistics.mean(record.stream_rates) / statistics.mean(plain.stream_rates), 2
-            ),
+            "stream_rate_beside_defaults": median_ratio(record.stream_rates, plain.stream_rates),
+            "stream_cpu_beside_defaults": median_ratio(plain.stream_cpu_ms, record.stream_cpu_ms),
             "added_ms_streams": added_ms(record.stream_s, self.bare.stream_s),
             "added_ms_1_connection": added_ms(record.single_s, self.bare.single_s),
             "failed": record.failed,
             "ready_s": record.ready_s,
             "processes_pss_mb": record.worker_pss_mb,
             "total_pss_mb": record.total_pss_mb,
-            "rounds": {"requests_per_s": rounded(record.rates), "cpu_ms_per_request": rounded(record.cpu_ms)},
+            "rounds": {
+                "requests_per_s": rounded(record.rates),
+                "cpu_ms_per_request": rounded(record.cpu_ms),
+                "streams_per_s": rounded(record.stream_rates),
+                "cpu_ms_per_stream": rounded(record.stream_cpu_ms),
+            },
         }
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Return the median of the rounds' own ratios."""
+    return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 2)
 
 
 def rounded(values: Sequence[float]) -> list[float]:
@@ -270,7 +274,7 @@ def run_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Result]:
         direct = int(upstream.rpartition(":")[2].partition("/")[0]), model, key
         for workers in arguments.workers:
             plain = plain_setting(arguments.plain.absolute(), folder, upstream, model, key, workers)
-            settings = [plain, *our_settings(gateway, stack, arguments.plain.absolute(), workers)]
+            settings = [plain, our_setting(gateway, stack, folder, workers)]
             results[str(workers)] = measure(settings, folder, direct, arguments.rounds, arguments.seconds)
             # After each number of workers: a later one may fail to start on a machine that has too few cores for it.
             write(arguments, results)
@@ -342,6 +346,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.upstream is not None:
         asyncio.run(serve(arguments.upstream))
+    # A time limit around this program must not leave gateways behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     if arguments.plain is None or arguments.ours is None:
         parser.error("--plain and --ours name two virtual environments")
     with tempfile.TemporaryDirectory() as folder:

@@ -39,6 +39,12 @@ CHUNK = json.dumps(
         "choices": [{"index": 0, "delta": {"content": "Hello "}, "finish_reason": None}],
     }
 ).encode()
+USAGE = CHUNK.replace(
+    b'"choices": [{"index": 0, "delta": {"content": "Hello "}, "finish_reason": null}]',
+    b'"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": %d, "total_tokens": %d}' % (CHUNKS, CHUNKS + 5),
+)
+"""What vLLM adds to a stream where `stream_options.include_usage` asks for it, as LiteLLM always does."""
+
 LAST_BYTES = b"\r\n0\r\n\r\n"
 
 
@@ -47,10 +53,10 @@ def whole_answer() -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER) + ANSWER
 
 
-def streamed_answer() -> bytes:
-    """Return a completion as a stream of CHUNKS events, each in a chunk of its own."""
+def streamed_answer(*further: bytes) -> bytes:
+    """Return a completion as a stream of CHUNKS events and these, each in a chunk of its own."""
     events = [b"data: " + CHUNK + b"\n\n"] * (CHUNKS - 1)
-    events += [b"data: " + CHUNK.replace(b"null", b'"stop"') + b"\n\n", b"data: [DONE]\n\n"]
+    events += [b"data: " + event + b"\n\n" for event in (CHUNK.replace(b"null", b'"stop"'), *further, b"[DONE]")]
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     return head + b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events) + b"0\r\n\r\n"
 
@@ -58,7 +64,7 @@ def streamed_answer() -> bytes:
 class Upstream(asyncio.Protocol):
     """Answers each request at once with the same bytes, and keeps the connection."""
 
-    WHOLE, STREAMED = whole_answer(), streamed_answer()
+    WHOLE, STREAMED, COUNTED = whole_answer(), streamed_answer(), streamed_answer(USAGE)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with nothing read."""
@@ -73,7 +79,8 @@ class Upstream(asyncio.Protocol):
             if len(self._read) < whole:
                 return
             body, self._read = self._read[end:whole], self._read[whole:]
-            self._transport.write(self.STREAMED if re.search(rb'"stream": ?true', body) else self.WHOLE)
+            streamed = self.COUNTED if re.search(rb'"include_usage": ?true', body) else self.STREAMED
+            self._transport.write(streamed if re.search(rb'"stream": ?true', body) else self.WHOLE)
 
 
 def content_length(head: bytes) -> int:

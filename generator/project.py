@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from importlib.resources import as_file, files
@@ -15,8 +16,9 @@ from pathlib import Path
 
 from generator.domain.environment import Environment
 from generator.domain.plan import PLAN_SCHEMA, Plan
-from generator.domain.wishes import WISHES_SCHEMA, Wishes
+from generator.domain.wishes import WISHES_SCHEMA, ModelWish, Wishes
 from generator.errors import UsageError, ValidationError
+from generator.planning.cloud import problem_with_cloud
 from generator.planning.request import Folders
 from generator.reading import convert, load_yaml
 from generator.rendering import environment_file
@@ -31,9 +33,15 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 _BASE_FILES = (
     "compose/compose.yaml",
     "compose/engine/start.sh",
+    "compose/engine/cores.py",
+    "compose/engine/switching/switch.py",
+    "compose/engine/switching/group.py",
+    "compose/engine/switching/child.py",
     "compose/gateway/start.sh",
     "compose/gateway/key_auth.py",
+    "compose/gateway/body.py",
     "compose/gateway/door.py",
+    "compose/gateway/health.py",
     "compose/gateway/ready.py",
     "compose/gateway/worker_start.py",
     "compose/redis/start.sh",
@@ -127,6 +135,7 @@ def _parse_wishes(path: Path, where: str) -> Wishes:
     _check(where, "gateway.bind", Kind.ADDRESS, wishes.gateway.bind)
     _check(where, "gateway.port", Kind.INTEGER, _written(wishes.gateway.port), 1, 65535)
     _check_models(where, wishes)
+    _check_cloud(where, wishes)
     if wishes.max_model_len is not None:
         _check(where, "max_model_len", Kind.INTEGER, _written(wishes.max_model_len), 1, 2**31 - 1)
     return wishes
@@ -145,6 +154,38 @@ def _check_models(where: str, wishes: Wishes) -> None:
             _check(where, f"{spot}.aliases", Kind.TEXT, alias)
         if model.gpu_share is not None:
             _check(where, f"{spot}.gpu_share", Kind.FRACTION, f"{model.gpu_share:.6g}", 0.01, 1)
+        _check_exclusive(where, spot, model)
+    pinned = Counter(model.exclusive for model in wishes.models if model.pinned)
+    for group, count in pinned.items():
+        if count > 1:
+            raise UsageError(f"{where}: models: {count} of the exclusive group {group} are pinned, allowed: one")
+
+
+def _check_exclusive(where: str, spot: str, model: ModelWish) -> None:
+    """Refuse what a model that takes turns with others cannot have, and what only such a one can."""
+    if model.exclusive is None:
+        if model.pinned:
+            raise UsageError(
+                f"{where}: {spot}.pinned: found true without `exclusive`",
+                hint="only models that take turns are unloaded: drop it",
+            )
+        return
+    _check(where, f"{spot}.exclusive", Kind.TEXT, model.exclusive)
+    if model.gpu_share is not None:
+        raise UsageError(
+            f"{where}: {spot}.gpu_share: found {model.gpu_share:.6g} beside `exclusive`",
+            hint="drop it: an exclusive group gets the fewest whole GPUs that hold each of its models",
+        )
+
+
+def _check_cloud(where: str, wishes: Wishes) -> None:
+    for position, cloud in enumerate(wishes.gateway.cloud):
+        spot = f"gateway.cloud[{position}]"
+        _check(where, f"{spot}.name", Kind.TEXT, cloud.name)
+        problem = problem_with_cloud(cloud)
+        if problem is not None:
+            field, found, allowed = problem
+            raise UsageError(f"{where}: {spot}.{field}: found {found[:80]!r}, allowed: {allowed}")
 
 
 def _written(number: int) -> str:

@@ -89,7 +89,9 @@ def print_plan(plan: Plan, *, explain: bool) -> None:
     lines = [f"{plan.environment}: {plan.mode} mode, {plan.engine.name} {plan.engine.version}, {plan.engine.image}"]
     for replica in plan.replicas:
         where = ", ".join(replica.gpu_uuids) or "the processor"
-        lines.append(f"  {replica.name}: {replica.model} on {where}")
+        group = plan.gateway.group_of(replica).exclusive
+        turns = f", in turns with the others of {group}" if group else ""
+        lines.append(f"  {replica.name}: {replica.model} on {where}{turns}")
     width = max(len(key) for key in plan.settings)
     for key, setting in plan.settings.items():
         lines.append(f"  {key:<{width}}  {setting.value}")

@@ -15,6 +15,7 @@ from enum import StrEnum
 from generator.errors import UsageError, did_you_mean
 
 MAX_VALUE_LENGTH = 4096
+NO_PARSER = "none"
 
 
 class Kind(StrEnum):
@@ -34,7 +35,7 @@ class Kind(StrEnum):
 class SettingSpec:
     """One emitted key.
 
-    `flag` is the engine flag that carries it. A setting with `pinnable` False follows from others.
+    `flag` is the engine flag that carries it, left out where the value is `absent`. A setting with `pinnable` False follows from others.
     `minimum` and `maximum` bound the number kinds, both inclusive.
     """
 
@@ -47,6 +48,7 @@ class SettingSpec:
     choices: tuple[str, ...] = ()
     flag: str | None = None
     pinnable: bool = True
+    absent: str | None = None
 
 
 def _whole(
@@ -113,14 +115,13 @@ SETTINGS: tuple[SettingSpec, ...] = (
         (0, 65536),
         "Requests that wait for their turn; the next is answered 429",
     ),
-    _whole(
-        "GATEWAY_MAX_INPUT_TOKENS",
-        "Limits",
-        (0, 2**31 - 1),
-        "Longest input in tokens; longer is answered 400; 0: the engine decides",
-    ),
+    _whole("GATEWAY_MAX_INPUT_TOKENS", "Limits", (0, 2**31 - 1), "Longest input in tokens; longer is 400; 0: no check"),
+    _whole("GATEWAY_MAX_BODY_BYTES", "Limits", (0, 2**31 - 1), "Longest request in bytes; longer is 413; 0: no limit"),
     _whole("GATEWAY_KEY_REQUESTS_PER_MINUTE", "Limits", (0, 10**9), "Requests per minute of one key; 0: no limit"),
     _whole("GATEWAY_KEY_TOKENS_PER_MINUTE", "Limits", (0, 10**9), "Tokens per minute of one key; 0: no limit"),
+    _whole("SWITCH_MIN_RESIDENCE_S", "Switching", (0, 86400), "Seconds that a model stays before another's turn"),
+    _whole("SWITCH_DRAIN_S", "Switching", (0, 86400), "Seconds that requests at work may take to end before a switch"),
+    _whole("SWITCH_LOAD_LIMIT_S", "Switching", (1, 86400), "Seconds that loading a model may take"),
     SettingSpec(
         key="CUDA_DEVICE_ORDER",
         section="GPUs",
@@ -212,6 +213,22 @@ SETTINGS: tuple[SettingSpec, ...] = (
         choices=("auto", "bfloat16", "float16", "float32"),
         flag="--dtype",
     ),
+    SettingSpec(
+        key="VLLM_TOOL_CALL_PARSER",
+        section="Engine",
+        kind=Kind.NAME,
+        meaning="The engine's parser of the model's tool calls; none: the model calls no tools",
+        flag="--tool-call-parser",
+        absent=NO_PARSER,
+    ),
+    SettingSpec(
+        key="VLLM_REASONING_PARSER",
+        section="Engine",
+        kind=Kind.NAME,
+        meaning="The engine's parser that tells thoughts from the answer; none: both are one text",
+        flag="--reasoning-parser",
+        absent=NO_PARSER,
+    ),
     _whole("VLLM_CPU_KVCACHE_SPACE", "Engine", (1, 4096), "KV cache on the CPU, in GiB per rank"),
     SettingSpec(key="VLLM_SHM_SIZE", section="Engine", kind=Kind.SIZE, meaning="Shared memory of an engine container"),
     SettingSpec(
@@ -232,6 +249,8 @@ BY_KEY: Mapping[str, SettingSpec] = {spec.key: spec for spec in SETTINGS}
 IMAGE_KEYS = tuple(spec.key for spec in SETTINGS if spec.section == "Images")
 BY_FLAG: Mapping[str, SettingSpec] = {spec.flag: spec for spec in SETTINGS if spec.flag is not None}
 
+# What bounds a switch of models, as `turns.format_turns` takes it.
+SWITCHING = {"residence_s": "SWITCH_MIN_RESIDENCE_S", "drain_s": "SWITCH_DRAIN_S", "load_s": "SWITCH_LOAD_LIMIT_S"}
 # What each of several models has of its own; everything else they share.
 PER_MODEL = frozenset(spec.key for spec in SETTINGS if spec.section == "Engine") | {
     *("VLLM_IMAGE", "CUDA_VISIBLE_DEVICES"),

@@ -306,6 +306,13 @@ def test_any_environment_file_is_read_or_refused(tmp_path: Path, content: bytes)
         ("[{name: smoke, role: poet}]", "models[0].role: unknown value 'poet'"),
         ("[{name: smoke}, {name: ''}]", "models[1].name: found , allowed: text that is not empty"),
         ("[{name: smoke, aliases: ['']}]", "models[0].aliases: found , allowed: text that is not empty"),
+        ("[{name: smoke, exclusive: ''}]", "models[0].exclusive: found , allowed: text that is not empty"),
+        ("[{name: smoke, pinned: true}]", "models[0].pinned: found true without `exclusive`"),
+        ("[{name: smoke, exclusive: a, gpu_share: 0.5}]", "models[0].gpu_share: found 0.5 beside `exclusive`"),
+        (
+            "[{name: a/b, exclusive: a, pinned: true}, {name: c/d, exclusive: a, pinned: true}]",
+            "models: 2 of the exclusive group a are pinned, allowed: one",
+        ),
     ],
 )
 def test_a_wrong_list_of_models_is_named(models: str, problem: str, tmp_path: Path) -> None:
@@ -316,12 +323,31 @@ def test_a_wrong_list_of_models_is_named(models: str, problem: str, tmp_path: Pa
 
 def test_several_models_are_read(tmp_path: Path) -> None:
     wishes = read_wishes(
-        with_models(tmp_path, "[{name: a/b, aliases: [gpt-4o]}, {name: c/d, role: rerank}]"), Environment.DEV
+        with_models(
+            tmp_path, "[{name: a/b, aliases: [gpt-4o], exclusive: x, pinned: true}, {name: c/d, role: rerank}]"
+        ),
+        Environment.DEV,
     )
+    assert [(model.exclusive, model.pinned) for model in wishes.models] == [("x", True), (None, False)]
     assert [(model.name, model.aliases, model.role) for model in wishes.models] == [
         ("a/b", ("gpt-4o",), None),
         ("c/d", (), Role.RERANK),
     ]
+
+
+def test_a_cloud_is_read_and_a_wrong_one_named(tmp_path: Path) -> None:
+    (tmp_path / "envs").mkdir()
+    path = tmp_path / "envs" / "dev.yaml"
+    shipped = (PACKAGE.parent / "envs" / "dev.yaml").read_text(encoding="utf-8")
+    entry = "gateway:\n  cloud: [{name: away, model: PROVIDER/big, key: mine}]"
+    path.write_text(shipped.replace("gateway:", entry.replace("PROVIDER", "mistral")), encoding="utf-8")
+    (cloud,) = read_wishes(tmp_path, Environment.DEV).gateway.cloud
+    assert (cloud.name, cloud.model, cloud.secret, cloud.address) == ("away", "mistral/big", "cloud_mine_key", None)
+    path.write_text(shipped.replace("gateway:", entry), encoding="utf-8")
+    with pytest.raises(
+        UsageError, match=r"gateway.cloud\[0\].model: found 'PROVIDER/big', allowed: PROVIDER/MODEL with"
+    ):
+        read_wishes(tmp_path, Environment.DEV)
 
 
 def with_models(root: Path, models: str) -> Path:

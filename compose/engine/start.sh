@@ -12,8 +12,17 @@ u.build_opener(u.ProxyHandler({})).open(sys.argv[1], timeout=4)' "$address" 2>/d
         sleep 5
     done
 done
+# Several engines on one processor would all bind their threads to the same cores.
+if [ -n "${ENGINE_PLACES:-}" ] && [ -z "${VLLM_CPU_OMP_THREADS_BIND:-}" ]; then
+    VLLM_CPU_OMP_THREADS_BIND=$("${PYTHON:-python3}" "$(dirname "$0")/cores.py" "$ENGINE_PLACES")
+    export VLLM_CPU_OMP_THREADS_BIND
+fi
 VLLM_API_KEY=$(cat "$secrets/engine_key")
 export VLLM_API_KEY
 export HF_TOKEN_PATH="$secrets/hf_token" # huggingface_hub reads it; an empty file means no token
+# Of several models that take turns, the one argument is their list: our own program then starts the engine of each.
+case "${1:-}" in
+"{"*) exec "${PYTHON:-python3}" -B "$(dirname "$0")/switching/switch.py" "$@" ;;
+esac
 # The module, not the `vllm` command: PyPI's CPU build ships a command that cannot find its own distribution.
 exec "${PYTHON:-python3}" -m vllm.entrypoints.openai.api_server "$@"

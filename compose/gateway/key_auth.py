@@ -13,12 +13,17 @@ from door import asked, door
 from fastapi import Request
 from litellm.proxy._types import LitellmUserRoles, ProxyException, UserAPIKeyAuth  # noqa: TID251  # inside LiteLLM
 
-__all__ = ["check_key", "door"]
+__all__ = ["check_key", "door", "is_right"]
+
+
+def is_right(key: str) -> bool:
+    """Compare a key with the master key, in constant time."""
+    return hmac.compare_digest(key.encode(), os.environ["LITELLM_MASTER_KEY"].encode())
 
 
 async def check_key(request: Request, api_key: str | None) -> UserAPIKeyAuth:
     """Let the master key in, compared in constant time; refuse everything else with 401."""
-    if not hmac.compare_digest((api_key or "").encode(), os.environ["LITELLM_MASTER_KEY"].encode()):
+    if not is_right(api_key or ""):
         raise ProxyException(message="wrong or missing key", type="auth_error", param="key", code=401)
     asked.set(request)
     return UserAPIKeyAuth(

@@ -8,6 +8,11 @@ LITELLM_SALT_KEY=$(cat "$secrets/litellm_salt_key")
 ENGINE_KEY=$(cat "$secrets/engine_key")
 REDIS_PASSWORD=$(cat "$secrets/redis_password")
 export LITELLM_MASTER_KEY LITELLM_SALT_KEY ENGINE_KEY REDIS_PASSWORD
+# gateway.yaml takes the keys of a cloud's models from variables named as their files.
+for name in ${CLOUD_KEYS:-}; do
+    key=$(cat "$secrets/$name")
+    export "$name=$key"
+done
 # key_auth.py lies beside this script, in the container as in the checkout.
 PYTHONPATH=$(dirname "$0")
 export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
@@ -15,4 +20,10 @@ export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
 if [ -s "$secrets/tls_certificate" ]; then
     set -- "$@" --ssl_certfile_path "$secrets/tls_certificate" --ssl_keyfile_path "$secrets/tls_key"
 fi
+# Several workers are gunicorn's: forked from one process that has loaded LiteLLM, they share its memory and are ready, or
+# replaced, in seconds. uvicorn's own each load it anew, and are killed when they do not answer within five seconds meanwhile.
+case " $* " in
+    *" --num_workers 1 "*) ;;
+    *) set -- "$@" --run_gunicorn ;;
+esac
 exec "${LITELLM:-litellm}" "$@"

@@ -15,6 +15,7 @@ from generator.domain.catalog import (
     EngineRelease,
     FlagTable,
     Guide,
+    ParserTable,
     ServiceImage,
 )
 from generator.domain.model_facts import CatalogLlm
@@ -38,6 +39,7 @@ def load_catalog() -> Catalog:
         read_drivers=load_drivers,
         read_llms=load_llms,
         read_guides=load_guides,
+        read_parsers=load_parsers,
         find_gpu=find_gpu,
     )
 
@@ -118,6 +120,12 @@ def load_advisories() -> tuple[Advisory, ...]:
 def load_guides() -> tuple[Guide, ...]:
     """Read what popular guides say otherwise."""
     return _read("guides.yaml", tuple[Guide, ...])
+
+
+@cache
+def load_parsers() -> ParserTable:
+    """Read vLLM's parsers by release."""
+    return _read("parsers.yaml", ParserTable)
 
 
 @cache

@@ -1,6 +1,6 @@
-"""Refresh engines.yaml and flags.yaml from the source of a vLLM release: `python -m generator.catalog.refresh FOLDER`.
+"""Refresh engines.yaml, flags.yaml and parsers.yaml from a vLLM release's source: `python -m generator.catalog.refresh FOLDER`.
 
-Reads the folder and the two files, writes the two files. It asks no network: whoever refreshes unpacks the release's sdist,
+Reads the folder and the three files, writes the three files. It asks no network: whoever refreshes unpacks the release's sdist,
 or checks out its tag, and reviews the diff before committing it.
 GPUs, drivers and advisories come from pages that people must read: their files are edited by hand.
 """
@@ -17,11 +17,11 @@ from pathlib import Path
 from generator.catalog.load import FOLDER
 from generator.catalog.release_source import ReleaseSource, read_release
 from generator.catalog.text import render_mapping, render_rows
-from generator.domain.catalog import CpuImage, EngineImage, EngineRelease, FlagTable, order_release
+from generator.domain.catalog import CpuImage, EngineImage, EngineRelease, FlagTable, ParserTable, order_release
 from generator.errors import StackError
 from generator.reading import read_yaml
 
-ENGINES, FLAGS = "engines.yaml", "flags.yaml"
+ENGINES, FLAGS, PARSERS = "engines.yaml", "flags.yaml", "parsers.yaml"
 
 
 def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
@@ -60,9 +60,11 @@ def refresh(found: ReleaseSource, folder: Path) -> dict[str, tuple[str, str]]:
     """
     engines = read_yaml(folder / ENGINES, tuple[EngineRelease, ...], StackError)
     flags = read_yaml(folder / FLAGS, FlagTable, StackError)
+    parsers = read_yaml(folder / PARSERS, ParserTable, StackError)
     texts = {
         ENGINES: render_engines(with_release(engines, found.release)),
-        FLAGS: render_flags(with_flags(flags, found)),
+        FLAGS: render_table(with_flags(flags, found)),
+        PARSERS: render_table(with_parsers(parsers, found)),
     }
     changes = {}
     for name, text in texts.items():
@@ -101,6 +103,20 @@ def with_flags(table: FlagTable, found: ReleaseSource) -> FlagTable:
     )
 
 
+def with_parsers(table: ParserTable, found: ReleaseSource) -> ParserTable:
+    """Add a release's parsers to the table; a release that was sampled before changes nothing."""
+    version = found.release.version
+    if version in table.sampled:
+        return table
+    return dataclasses.replace(
+        table,
+        sampled=tuple(sorted((*table.sampled, version), key=order_release)),
+        tool_call=_extend(table.tool_call, found.tool_call_parsers, version, table.sampled[-1]),
+        reasoning=_extend(table.reasoning, found.reasoning_parsers, version, table.sampled[-1]),
+        date=found.release.date,
+    )
+
+
 def render_engines(engines: tuple[EngineRelease, ...]) -> str:
     """Write the releases as rows, defaults left out."""
     rows = []
@@ -112,8 +128,8 @@ def render_engines(engines: tuple[EngineRelease, ...]) -> str:
     return render_rows(rows)
 
 
-def render_flags(table: FlagTable) -> str:
-    """Write the flag table as one mapping."""
+def render_table(table: FlagTable | ParserTable) -> str:
+    """Write a table of names as one mapping."""
     return render_mapping({field.name: getattr(table, field.name) for field in dataclasses.fields(table)})
 
 

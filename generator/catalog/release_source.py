@@ -28,11 +28,13 @@ _CUDA13_LEAST = (7, 5)
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseSource:
-    """What one source tree says: the catalog's row, and the names of flags and variables that stand in it."""
+    """What one source tree says: the catalog's row, and the names of flags, variables and parsers that stand in it."""
 
     release: EngineRelease
     flags: frozenset[str]
     variables: frozenset[str]
+    tool_call_parsers: frozenset[str]
+    reasoning_parsers: frozenset[str]
 
 
 def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
@@ -59,7 +61,13 @@ def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
         source="PyPI wheel metadata and sdist of this release (docker/, .buildkite/)",
         date=date,
     )
-    return ReleaseSource(release=release, flags=_flags(tree), variables=_variables(tree))
+    return ReleaseSource(
+        release=release,
+        flags=_flags(tree),
+        variables=_variables(tree),
+        tool_call_parsers=_parsers(tree, "vllm/tool_parsers/__init__.py"),
+        reasoning_parsers=_parsers(tree, "vllm/reasoning/__init__.py"),
+    )
 
 
 def _cuda_images(tree: Path, version: str) -> tuple[EngineImage, ...]:
@@ -185,6 +193,12 @@ def _frontend_fields(source: str) -> Iterator[str]:
 
 def _variables(tree: Path) -> frozenset[str]:
     return frozenset(re.findall(r"[\"'](VLLM_[A-Z0-9_]+)[\"']\s*:", _read(tree, "vllm/envs.py")))
+
+
+def _parsers(tree: Path, name: str) -> frozenset[str]:
+    """Return the names that a package registers: the keys of its one table (0.14 and later)."""
+    table = _find(_read(tree, name), r"^_\w+_PARSERS_TO_REGISTER\b.*= \{\n((?: .*\n)+)\}", name, "table of parsers")
+    return frozenset(re.findall(r'^    "([^"]+)":', table, re.MULTILINE))
 
 
 def _steps(node: object) -> Iterator[dict[str, object]]:

@@ -143,9 +143,11 @@ def _request(
         objective=arguments.objective,
         image_pins=read_image_pins(place.root),
         needs=EngineNeeds(exact=arguments.engine, allow_vulnerable=arguments.allow_vulnerable),
-        role=model.role or role_of(facts.config),
+        role=model.role or facts.role or role_of(facts.config),
         aliases=model.aliases,
         gpu_share=model.gpu_share,
+        exclusive=model.exclusive,
+        pinned=model.pinned,
     )
 
 

@@ -204,7 +204,7 @@ def _token(stack: Stack, home: Path) -> str | None:
 
 def _look_at_engine(stack: Stack, host: Host, *, runs: bool) -> EngineView:
     """Ask which images are missing, and what a container with GPUs sees where the engine's image is not."""
-    engines = dict.fromkeys(stack.engine_value(replica, "VLLM_IMAGE") for replica in stack.plan.replicas)
+    engines = dict.fromkeys(stack.engine_value(replica, "VLLM_IMAGE") for replica in stack.plan.engines)
     names = (*engines, stack.env["LITELLM_IMAGE"], stack.env["REDIS_IMAGE"])
     missing = find_missing_images(names)
     uuids = used_gpus(stack.plan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from generator import report
 from generator.arguments import Arguments
 from generator.commands.bring_up import Attempt, bring_up
@@ -24,10 +26,15 @@ from generator.commands.stack import (
 )
 from generator.credentials import read_gateway_key
 from generator.domain.environment import Environment
-from generator.domain.service import ServicePhase
+from generator.domain.service import ServicePhase, ServiceState
 from generator.errors import UsageError
 from generator.generations import Generations, State
 from generator.lock import read_work
+from generator.runtime import Runtime, Stack
+from generator.watching.steps import loaded_model
+
+# An engine that serves says little; the line that tells what is loaded may lie this far back.
+SWITCH_LINES = 2000
 
 
 def stop(arguments: Arguments) -> None:
@@ -55,11 +62,24 @@ def stop(arguments: Arguments) -> None:
     report.tell(f"{environment}: {stopped}")
 
 
+def _with_loaded(stack: Stack, runtime: Runtime) -> tuple[ServiceState, ...]:
+    """Return the states of all services, with the model that is loaded where several take turns."""
+    in_turns = {engine.name for engine in stack.plan.engines if len(stack.plan.turns(engine)) > 1}
+
+    def told(state: ServiceState) -> ServiceState:
+        if state.name not in in_turns or state.phase is not ServicePhase.HEALTHY:
+            return state
+        model = loaded_model(runtime.logs(state.name, SWITCH_LINES))
+        return replace(state, detail="switching, or not told" if model is None else f"{model} is loaded")
+
+    return tuple(told(state) for state in runtime.services())
+
+
 def status(arguments: Arguments) -> None:
     """`stackwright status`: what runs, by which runtime, of which generation."""
     stack = load_stack(arguments)
     runtime, _ = reach(arguments, stack)
-    states, environment = runtime.services(), stack.plan.environment
+    states, environment = _with_loaded(stack, runtime), stack.plan.environment
     generations, running = generations_of(stack).all(), generations_of(stack).running()
     if arguments.json:
         report.print_json(

@@ -103,6 +103,36 @@ class FlagTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParserTable:
+    """An engine's parsers of tool calls and of thoughts, each with the first and last sampled release that registers it.
+
+    A last of None: it is in the newest sampled release. No name has come back after it was gone, so between
+    its samples it is taken to be there; beyond the newest nobody knows.
+    """
+
+    engine: str
+    sampled: tuple[str, ...]
+    tool_call: dict[str, tuple[str, str | None]]
+    reasoning: dict[str, tuple[str, str | None]]
+    source: str
+    date: str
+
+    def names(self, key: str, version: str) -> tuple[str, ...]:
+        """Return the names that a release takes for the setting `key`; none of a release that nobody looked at."""
+        table = {"VLLM_TOOL_CALL_PARSER": self.tool_call, "VLLM_REASONING_PARSER": self.reasoning}[key]
+        own, newest = order_release(version), self.sampled[-1]
+        return tuple(
+            name
+            for name, (first, last) in table.items()
+            if order_release(first) <= own <= order_release(last or newest)
+        )
+
+    def has(self, key: str, name: str, version: str) -> bool:
+        """Say whether a release surely takes a name for the setting `key`."""
+        return name in self.names(key, version)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Advisory:
     """A known hole: releases from `introduced` (None: the beginning) up to, without, `fixed` (None: none known) have it."""
 
@@ -160,6 +190,7 @@ class Catalog:
     read_drivers: Callable[[], Drivers]
     read_llms: Callable[[], tuple[CatalogLlm, ...]]
     read_guides: Callable[[], tuple[Guide, ...]]
+    read_parsers: Callable[[], ParserTable]
     find_gpu: Callable[[str | None], GpuModel | None]
 
     @property
@@ -171,6 +202,11 @@ class Catalog:
     def llms(self) -> tuple[CatalogLlm, ...]:
         """The well-known models."""
         return self.read_llms()
+
+    @property
+    def parsers(self) -> ParserTable:
+        """The engine's parsers of tool calls and of thoughts."""
+        return self.read_parsers()
 
     def service(self, name: str) -> ServiceImage:
         """Return the row of one service; the names are the Compose services."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from generator.domain.llm import LlmSource
+from generator.domain.role import Role
 from generator.domain.tensors import TensorHeader
 
 
@@ -31,15 +32,6 @@ class WeightFormat(StrEnum):
     BITSANDBYTES = "bitsandbytes"
     GGUF = "gguf"
     OTHER = "other"
-
-
-class LlmRole(StrEnum):
-    """What a model is asked for."""
-
-    CHAT = "chat"
-    VISION = "vision"
-    EMBEDDING = "embedding"
-    RERANK = "rerank"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +57,14 @@ class CatalogLlm:
     `hub_id` is the original checkpoint. `parameters` and `active_parameters` (per token) are counts; the latter differs in
     mixtures of experts. `context_tokens` is the longest context that the publisher names without a further setting.
     `released` is `YYYY-MM`. `minimum_engine` is the first vLLM release with the architecture (`0.8.4`).
+    `tool_call_parser` and `reasoning_parser` are the names of vLLM's parsers that go with what the model's own template makes
+    it write; None where no source names one.
     """
 
     name: str
     hub_id: str
     family: str
-    role: LlmRole
+    role: Role
     parameters: int | None
     active_parameters: int | None
     context_tokens: int | None
@@ -82,6 +76,8 @@ class CatalogLlm:
     checkpoints: tuple[Checkpoint, ...]
     source: str
     date: str
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -101,7 +97,8 @@ class ModelFacts:
 
     `name` is what clients ask for; `location` what the engine is given: a hub id or an absolute folder. `tensors` is None
     where no header could be read; `weight_bytes` is then the catalog's figure or None. `notes` are facts that a user
-    should see, one sentence each.
+    should see, one sentence each. `role` and the engine's parsers are what the catalog says of the model, None of one that it
+    does not have.
     """
 
     name: str
@@ -113,6 +110,9 @@ class ModelFacts:
     gated: bool | None
     minimum_engine: str | None
     format: WeightFormat | None = None
+    role: Role | None = None
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
     notes: tuple[str, ...] = field(default=())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from generator.domain.cloud import CloudModel
 from generator.domain.environment import Environment
 from generator.domain.host import Host
 from generator.domain.role import Role
@@ -47,12 +48,18 @@ class Memory:
     uncertainty_bytes: int
     verdict: str
 
+    @property
+    def taken_bytes(self) -> int:
+        """What the engine holds while it runs."""
+        return self.weights_bytes + self.activation_bytes + self.overhead_bytes + self.kv_cache_bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
     """One served copy of a model at one URL.
 
-    `name` is its Compose service. `gpu_uuids` is empty on CPU, else tensor_parallel × pipeline_parallel long.
+    `name` is its Compose service, one for all models of an exclusive group. `gpu_uuids` is empty on CPU, else
+    tensor_parallel × pipeline_parallel long.
     `args` is the engine's whole argument list; `env` its environment as (name, value) pairs.
     `memory` is None where no forecast has been made.
     """
@@ -74,11 +81,16 @@ class Replica:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One model as clients know it: all of its replicas. `aliases` are further names for it."""
+    """One model as clients know it: all of its replicas. `aliases` are further names for it.
+
+    Models with the same `exclusive` take turns in one engine; the `pinned` one is loaded whenever the others are idle.
+    """
 
     model: str
     role: Role = Role.CHAT
     aliases: tuple[str, ...] = ()
+    exclusive: str | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +118,20 @@ class Gateway:
     routing_strategy: str
     groups: tuple[Group, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()
+    cloud: tuple[CloudModel, ...] = ()
+
+    @property
+    def cloud_secrets(self) -> tuple[str, ...]:
+        """The files that hold the keys of `cloud`, each once."""
+        return tuple(dict.fromkeys(each.secret for each in self.cloud))
 
     def slot_of(self, replica: Replica) -> int:
         """Return the slot of a replica's model."""
         return self.models.index(replica.model) + 1 if replica.model in self.models else 1
+
+    def group_of(self, replica: Replica) -> Group:
+        """Return what is known of a replica's model."""
+        return next((group for group in self.groups if group.model == replica.model), Group(model=replica.model))
 
     def role_of(self, model: str) -> Role:
         """Return what a model is asked for."""
@@ -149,7 +171,39 @@ class Plan:
     settings: dict[str, Setting]
     warnings: tuple[str, ...]
 
+    @property
+    def engines(self) -> tuple[Replica, ...]:
+        """One replica for each engine service: of models that take turns, the one that is loaded first."""
+        return tuple({replica.name: replica for replica in reversed(self.replicas)}.values())[::-1]
+
+    def turns(self, replica: Replica) -> tuple[Replica, ...]:
+        """Return what a replica's service loads in turns, in the order of slots: the replica alone, but in an exclusive group."""
+        return tuple(each for each in self.replicas if each.name == replica.name)
+
+    def gpus_of(self, replica: Replica) -> tuple[str, ...]:
+        """Return the UUIDs of the GPUs that a replica's service has."""
+        return tuple(dict.fromkeys(uuid for each in self.turns(replica) for uuid in each.gpu_uuids))
+
     def before(self, replica: Replica) -> tuple[Replica, ...]:
         """Return the earlier engines on a replica's GPUs: one that starts while another measures spoils what it measures."""
         earlier = self.replicas[: self.replicas.index(replica)]
-        return tuple(each for each in earlier if set(each.gpu_uuids) & set(replica.gpu_uuids))
+        return tuple(
+            each for each in earlier if each.name != replica.name and set(each.gpu_uuids) & set(replica.gpu_uuids)
+        )
+
+    def places_of(self, replica: Replica) -> str | None:
+        """Return which parts of the cores a replica's ranks have, `2-2/3` for the second of three; None where one rank has all.
+
+        Left to themselves all engines bind their threads to the same cores (vLLM 0.32.0 utils/ompmultiprocessing.py).
+        """
+        ranks = {
+            each.name: max(turn.tensor_parallel * turn.pipeline_parallel for turn in self.turns(each))
+            for each in self.engines
+            if not each.gpu_uuids
+        }
+        total = sum(ranks.values())
+        if replica.name not in ranks or total == 1:
+            return None
+        names = list(ranks)
+        before = sum(ranks[name] for name in names[: names.index(replica.name)])
+        return f"{before + 1}-{before + ranks[replica.name]}/{total}"

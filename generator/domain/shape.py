@@ -222,6 +222,11 @@ class Shape:
         return tuple(places[layer] for layer in self.layers)
 
     @cached_property
+    def is_encoder(self) -> bool:
+        """Tell whether it reads a whole text at once: no keys and values are kept, and no text is cut into steps."""
+        return bool(self.layers) and all(layer.mixer is Mixer.ENCODER for layer in self.kinds)
+
+    @cached_property
     def has_state(self) -> bool:
         """Tell whether any layer is recurrent."""
         return any(layer.mixer is Mixer.STATE for layer in self.kinds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from generator.domain.cloud import CloudModel
 from generator.domain.role import Role
 
 WISHES_SCHEMA = 1
@@ -11,11 +12,15 @@ WISHES_SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayWishes:
-    """Where the gateway listens on the host, and which models stand in for one that fails, first choice first."""
+    """Where the gateway listens on the host, and which models stand in for one that fails, first choice first.
+
+    `cloud` are those of `fallbacks` that no engine of ours serves: prompts leave the host where one is asked.
+    """
 
     bind: str
     port: int
     fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    cloud: tuple[CloudModel, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +28,16 @@ class ModelWish:
     """One of several models: its name as `--model` takes it, further names for clients, and what it is asked for.
 
     `role` None: what its architecture is made for. `gpu_share` is its part of all of the host's GPUs, 0 to 1; None
-    leaves that to the planner.
+    leaves that to the planner. Models of one `exclusive` group take turns on one seat: one of them is loaded at a time,
+    and the `pinned` one comes back when nobody asks for the others.
     """
 
     name: str
     aliases: tuple[str, ...] = ()
     role: Role | None = None
     gpu_share: float | None = None
+    exclusive: str | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

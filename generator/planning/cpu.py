@@ -10,6 +10,7 @@ from generator.domain.host import Host
 from generator.domain.llm import LlmSource
 from generator.domain.model_facts import ModelFacts
 from generator.domain.plan import Mode, Setting
+from generator.planning.gateway import CPU_SEQUENCES
 from generator.planning.memory.cpu import CpuMemory, forecast_on_cpu, needed_space_bytes
 from generator.planning.memory.shape import parse_shape
 from generator.planning.request import Request
@@ -78,7 +79,7 @@ def forecast_cpu_plan(request: Request, values: Mapping[str, str], version: str)
 
 def forecast_cpu_fit(facts: ModelFacts, settings: EngineSettings, host: Host) -> Forecast | None:
     """Forecast for settings that a person named, with the cache and the gateway that a plan would have."""
-    workers, _ = count_gateway_workers(host, Mode.CPU, 0)
+    workers, _ = count_gateway_workers(host, Mode.CPU, 0, CPU_SEQUENCES)
     memory = cpu_memory(host, workers)
     space = choose_space_gib(host, smoke=facts.source is LlmSource.SMOKE)
     return _forecast(facts, settings, space * GIB, memory) if memory else None
@@ -97,6 +98,9 @@ def _forecast(facts: ModelFacts, settings: EngineSettings, space_bytes: int, mem
 
 def _space(request: Request) -> Setting:
     smoke = request.llm.source is LlmSource.SMOKE
+    if parse_shape(request.facts.config).is_encoder:
+        why = "the model keeps no keys and values, so nothing is set aside"
+        return Setting(value="1", reason=why, source="vLLM 0.32.0 v1/engine/core.py, _initialize_kv_caches")
     space = choose_space_gib(request.host, smoke=smoke)
     length = request.pinned_count("VLLM_MAX_MODEL_LEN") or request.wishes.max_model_len
     if length is not None:

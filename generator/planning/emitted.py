@@ -12,9 +12,12 @@ from generator.domain.plan import Setting
 from generator.planning.cpu import DECISION, cpu_settings
 from generator.planning.gateway import gateway_settings
 from generator.planning.image import ImageChoice, version
+from generator.planning.parsers import parser_settings
 from generator.planning.placement import Placement
 from generator.planning.request import Request
+from generator.planning.switching import switching_settings
 from generator.planning.utilization import Utilization
+from generator.planning.workers import DECISION as WORKERS
 from generator.planning.workers import count_gateway_workers
 from generator.settings import SETTINGS
 from generator.units import format_bytes
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 BFLOAT16_CAPABILITY = "8.0"
 # vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
 SHM_GIB_SINGLE, SHM_GIB_PARALLEL = 2, 16
+PLACES = "GATEWAY_MAX_CONCURRENT_REQUESTS"
 PUBLISHING = "docs/how-to/publish.md"
 OBJECTIVES = "docs/decisions/0015-objectives.md"
 MEMORY = "docs/explanation/memory.md; vLLM 0.32.0 v1/worker/gpu_worker.py"
@@ -45,10 +49,13 @@ def emitted_settings(
     """
     wishes, name = request.wishes, request.environment.value
     wished = f"envs/{name}.yaml"
-    workers, why_workers = count_gateway_workers(request.host, placement.mode, len(placement.gpus))
     gateway, redis = catalog.service("gateway"), catalog.service("redis")
     engine = _gpu_settings(placement, layout, utilization) if layout and utilization else cpu_settings(request, wished)
+    engine |= switching_settings(request.load_limit_s) | parser_settings(request, catalog, chosen.version)
     in_force = {**{key: setting.value for key, setting in engine.items()}, **request.pins}
+    limits = gateway_settings(placement.groups, in_force)
+    places = int(request.pins.get(PLACES) or limits[PLACES].value) or None
+    workers, why_workers = count_gateway_workers(request.host, placement.mode, len(placement.gpus), places)
     settings = {
         "COMPOSE_PROJECT_NAME": _setting(f"stackwright-{name}", "one project per environment", DECISION),
         "STACKWRIGHT_ENVIRONMENT": _setting(name, "asked for", "command line"),
@@ -60,10 +67,10 @@ def emitted_settings(
         "GATEWAY_BIND": _setting(wishes.gateway.bind, "wish of the environment", wished),
         "GATEWAY_PORT": _setting(str(wishes.gateway.port), "wish of the environment", wished),
         "GATEWAY_PLAIN_HTTP": _setting("refused", "keys and answers could be read on the way", PUBLISHING),
-        "LITELLM_NUM_WORKERS": _setting(str(workers), why_workers, DECISION),
+        "LITELLM_NUM_WORKERS": _setting(str(workers), why_workers, WORKERS),
         **_model_settings(request, placement, wished),
         **engine,
-        **gateway_settings(placement.groups, in_force),
+        **limits,
         "HF_HOME": _setting(request.folders.hf_home, "Hugging Face cache, shared by all environments", "host"),
         "VLLM_CACHE_ROOT": _setting(request.folders.vllm_cache, "compiled kernels survive a restart", "host"),
     }
@@ -122,6 +129,8 @@ def _memory_settings(layout: Layout) -> dict[str, Setting]:
     """Return what the memory planner chose; `auto` where the engine itself is to search for the length."""
     settings, memory = layout.settings, layout.forecast.memory
     room = f"{format_bytes(memory.kv_cache_bytes)} of cache hold {memory.kv_cache_tokens} tokens"
+    if not memory.kv_bytes_per_token:
+        room = "the model keeps no keys and values, so only its own length bounds it"
     lost = f"; {', '.join(layout.given_up)}" if layout.given_up else ""
     length = "auto" if settings.max_model_len is None else str(settings.max_model_len)
     sure = layout.forecast.verdict is Verdict.FITS

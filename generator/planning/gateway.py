@@ -7,10 +7,16 @@ from dataclasses import replace
 
 from generator.domain.host import Gpu
 from generator.domain.plan import Fallback, Gateway, Plan, Setting
+from generator.domain.wishes import GatewayWishes
 from generator.errors import NoPlanError
+from generator.planning.cloud import check_cloud
+from generator.planning.switching import switch_s
 from generator.settings import slot_key
+from generator.units import MIB
 
 DECISION = "docs/decisions/0031-gateway-limits.md"
+HEALTH = "docs/decisions/0034-fallbacks-and-health.md"
+BODIES = "docs/decisions/0036-door-and-workers.md"
 LITELLM = "LiteLLM 1.105.3"
 # What vLLM works on at once where nothing else is said: on a CPU (0.32.0 engine/arg_utils.py, get_batch_defaults).
 CPU_SEQUENCES = 128
@@ -19,6 +25,10 @@ REQUEST_TIMEOUT_S = 300
 COOLDOWN_S = 5
 # Four requests wait behind each place: one that works for a fifth of the timeout still leaves the last of them its answer.
 WAITING_PER_PLACE = 4
+# What Anthropic's API takes (docs, "Request size limits": 32 MB for messages, 2026-11-21): room for several pictures.
+LEAST_BODY_BYTES = 32 * MIB
+# Judgement: few tokens have more than ten bytes, and JSON writes up to six for one that is not ASCII.
+BODY_BYTES_PER_TOKEN = 64
 
 
 def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, str]) -> dict[str, Setting]:
@@ -33,9 +43,7 @@ def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, s
     working_in_force = int(values.get("GATEWAY_MAX_CONCURRENT_REQUESTS") or working)
     return {
         "GATEWAY_ROUTING_STRATEGY": choose_strategy(groups),
-        "GATEWAY_REQUEST_TIMEOUT_S": _setting(
-            str(REQUEST_TIMEOUT_S), "the longest that a request may wait and work", DECISION
-        ),
+        "GATEWAY_REQUEST_TIMEOUT_S": _request_timeout(switch_s(values)),
         "GATEWAY_COOLDOWN_S": _setting(
             str(COOLDOWN_S), "a replica that failed twice is tried again after this", f"{LITELLM} constants.py"
         ),
@@ -48,11 +56,21 @@ def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, s
             DECISION,
         ),
         "GATEWAY_MAX_INPUT_TOKENS": _longest_input(values["VLLM_MAX_MODEL_LEN"]),
+        "GATEWAY_MAX_BODY_BYTES": _longest_body(
+            int(values.get("GATEWAY_MAX_INPUT_TOKENS") or _longest_input(values["VLLM_MAX_MODEL_LEN"]).value)
+        ),
         "GATEWAY_KEY_REQUESTS_PER_MINUTE": _setting(
             "0", "one key serves all; its requests are limited above", DECISION
         ),
         "GATEWAY_KEY_TOKENS_PER_MINUTE": _setting("0", "one key serves all; its requests are limited above", DECISION),
     }
+
+
+def _request_timeout(before_s: int) -> Setting:
+    """Return how long a request may take. `before_s`: what the switch to its model may take ahead of it."""
+    why = "the longest that a request may wait and work"
+    switching = f", with {before_s} s for a switch of models ahead of it" if before_s else ""
+    return _setting(str(REQUEST_TIMEOUT_S + before_s), why + switching, DECISION)
 
 
 def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
@@ -67,39 +85,50 @@ def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
             "the replicas' GPUs differ: those that answer faster get more",
             f"{LITELLM} router_strategy/lowest_latency.py",
         )
-    return _setting(
-        "least-busy",
-        "equal replicas: the one with the fewest requests at work, counted in Redis by all workers",
-        f"{LITELLM} router_strategy/least_busy.py",
-    )
+    return _setting("simple-shuffle", "equal replicas: by chance, which no client that hangs up can skew", HEALTH)
 
 
-def with_fallbacks(plan: Plan, wished: Mapping[str, tuple[str, ...]]) -> Plan:
-    """Return the plan with the wished fallbacks, each name or alias resolved.
+def with_fallbacks(plan: Plan, wishes: GatewayWishes) -> Plan:
+    """Return the plan with the wished fallbacks, each name or alias resolved, and the models of a cloud among them.
 
     Raises:
-        NoPlanError: a name is none of the plan's models, or a model would stand in for itself.
+        NoPlanError: a name is none of the plan's models, a model would stand in for itself or for one that it cannot
+            replace, or a model of a cloud stands in for none.
     """
-    chains = []
-    for name, substitutes in wished.items():
-        model = _resolve(name, plan.gateway)
-        to = tuple(dict.fromkeys(_resolve(each, plan.gateway) for each in substitutes))
-        if model in to:
-            raise NoPlanError(
-                f"gateway.fallbacks: {name} would stand in for itself", hint="take it out of its own list"
-            )
-        lengths = {each: _context(plan, each) for each in (model, *to)}
-        longer = tuple(sorted((each for each in to if lengths[each] > lengths[model]), key=lambda each: -lengths[each]))
-        chains.append(Fallback(model=model, to=to, longer=longer))
-    return replace(plan, gateway=replace(plan.gateway, fallbacks=tuple(chains))) if chains else plan
+    clouds = tuple(cloud.name for cloud in wishes.cloud)
+    chains = tuple(_chain(plan, name, substitutes, clouds) for name, substitutes in wishes.fallbacks.items())
+    plan = replace(plan, gateway=replace(plan.gateway, fallbacks=chains, cloud=wishes.cloud))
+    check_cloud(plan, wishes.cloud)
+    return plan
 
 
-def _resolve(name: str, gateway: Gateway) -> str:
+def _chain(plan: Plan, name: str, substitutes: tuple[str, ...], clouds: tuple[str, ...]) -> Fallback:
+    """Resolve one chain. A cloud's context is not known, so what is too long for ours never goes there."""
+    model = _resolve(name, plan.gateway)
+    to = tuple(dict.fromkeys(_resolve(each, plan.gateway, clouds) for each in substitutes))
+    if model in to:
+        raise NoPlanError(f"gateway.fallbacks: {name} would stand in for itself", hint="take it out of its own list")
+    away = [each for each in to if each in clouds]
+    if away and not plan.gateway.role_of(model).generates:
+        raise NoPlanError(
+            f"gateway.fallbacks: {away[0]} cannot stand in for {name}: another model's vectors and scores differ",
+            hint="let it stand in for a model that writes",
+        )
+    lengths = {each: _context(plan, each) for each in (model, *to) if each not in clouds}
+    longer = tuple(
+        sorted((each for each in lengths if lengths[each] > lengths[model]), key=lambda each: -lengths[each])
+    )
+    return Fallback(model=model, to=to, longer=longer)
+
+
+def _resolve(name: str, gateway: Gateway, clouds: tuple[str, ...] = ()) -> str:
     for group in gateway.groups:
         if name == group.model or name in group.aliases:
             return group.model
-    served = ", ".join(gateway.models)
-    raise NoPlanError(f"gateway.fallbacks: found `{name[:80]}`, allowed: {served}", hint="name a model that is served")
+    if name in clouds:
+        return name
+    allowed = ", ".join((*gateway.models, *clouds))
+    raise NoPlanError(f"gateway.fallbacks: found `{name[:80]}`, allowed: {allowed}", hint="name a model that is served")
 
 
 def _context(plan: Plan, model: str) -> int:
@@ -113,6 +142,14 @@ def _longest_input(length: str) -> Setting:
         return _setting("0", "the engine itself finds the length at its start, and refuses what is longer", DECISION)
     longest = max(1, int(length) - 1)
     return _setting(str(longest), f"a context of {length} with room for one token of answer", DECISION)
+
+
+def _longest_body(tokens: int) -> Setting:
+    """Return how long a request may be that brings so long an input."""
+    if tokens * BODY_BYTES_PER_TOKEN <= LEAST_BODY_BYTES:
+        return _setting(str(LEAST_BODY_BYTES), "room for pictures; longer is refused unread", BODIES)
+    reason = f"{BODY_BYTES_PER_TOKEN} bytes for each of {tokens} tokens; longer is refused unread"
+    return _setting(str(min(tokens * BODY_BYTES_PER_TOKEN, 2**31 - 1)), reason, BODIES)
 
 
 def _setting(value: str, reason: str, source: str) -> Setting:

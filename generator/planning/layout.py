@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from generator.domain.catalog import Catalog
+from generator.domain.catalog import Catalog, order_release
 from generator.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
 from generator.domain.host import Gpu, Host
 from generator.domain.model_facts import ModelFacts
@@ -21,6 +21,8 @@ from generator.planning.placement import Placement
 COMFORTABLE_TOKENS = 8192
 # What is asked of an engine whose memory nobody can forecast: few requests at once, and its own search for the length.
 CAUTIOUS_SEQS = 16
+# The first sampled release that takes `--max-model-len auto` (engine/arg_utils.py, human_readable_int_or_auto).
+AUTO_RELEASE = "0.14.1"
 # Of a GPU's memory whose accounting is not to be trusted (WSL, unified memory), advice and defaults take no more than this.
 DOUBTFUL_SHARE = 0.8
 
@@ -145,7 +147,12 @@ def _try(
     sizes: Mapping[str, object] = {"tensors": facts.tensors, "weight_bytes": facts.weight_bytes}
     solution = solve(shape, asked, gpu, aim=objective or Objective.THROUGHPUT, **sizes)  # type: ignore[arg-type]
     if solution is not None:
-        return _solved(placement, solution), ()
+        found = _solved(placement, solution)
+        if shape.is_encoder and wanted.max_model_len is None and order_release(version) >= order_release(AUTO_RELEASE):
+            # The engine takes less than the configuration says where the files beside it do (0.32.0 config/model.py,
+            # _get_and_verify_max_len, encoder_config), and does not start with more.
+            found = replace(found, settings=replace(found.settings, max_model_len=None))
+        return found, ()
     return _cautious(placement, asked, shape, gpu, sizes)
 
 
@@ -202,7 +209,7 @@ def _is_enough(layout: Layout, shape: Shape, wanted: Wanted, objective: Objectiv
     than pay for it. Nothing reaches across islands for that.
     """
     memory = layout.forecast.memory
-    roomy = memory.kv_cache_bytes >= memory.weights_bytes
+    roomy = shape.is_encoder or memory.kv_cache_bytes >= memory.weights_bytes
     needless = objective is Objective.LATENCY or not layout.placement.inside_island
     return _is_long(layout, shape, wanted, objective) and (roomy or needless)
 

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from generator.domain.catalog import order_release
-from generator.domain.model_facts import CatalogLlm, Checkpoint, LlmRole
+from generator.domain.model_facts import CatalogLlm, Checkpoint
 from generator.domain.objective import Objective
+from generator.domain.role import Role
 from generator.planning.quantization import Advice, Kernel, advise_checkpoint
 from generator.units import format_bytes
 
@@ -34,7 +35,7 @@ PREFERENCES = {
     Objective.LATENCY: "the fewest parameters read per token come first, since decoding waits for them",
     Objective.CONTEXT: "the longest request that fits comes first",
 }
-_CHATS = (LlmRole.CHAT, LlmRole.VISION)
+_CHATS = (Role.CHAT, Role.VISION)
 
 # The longest request, in tokens, that this host serves of a checkpoint: 0 where it does not fit, None where nobody can know.
 Serves = Callable[[CatalogLlm, Checkpoint], int | None]

@@ -14,11 +14,16 @@ from generator.domain.forecast import Forecast, Verdict
 from generator.domain.image_pins import ImagePins, with_digest
 from generator.domain.llm import LlmSource
 from generator.domain.model_facts import CatalogLlm, Checkpoint
-from generator.domain.plan import PLAN_SCHEMA, Engine, Gateway, Group, Mode, Plan, Replica, Setting, Workers
+from generator.domain.plan import PLAN_SCHEMA, Engine, Gateway, Mode, Plan, Replica, Setting, Workers
 from generator.errors import NoPlanError
 from generator.planning.cpu import CPU_RELEASE, forecast_cpu_plan
 from generator.planning.emitted import emitted_settings
-from generator.planning.engines.vllm import POOLING_RELEASE, engine_arguments, engine_environment
+from generator.planning.engines.vllm import (
+    POOLING_RELEASE,
+    SOCKET_RELEASE,
+    engine_arguments,
+    engine_environment,
+)
 from generator.planning.guides import contradict_guides
 from generator.planning.image import ImageChoice, choose_image
 from generator.planning.image_pin import pinned_image
@@ -31,6 +36,9 @@ from generator.settings import IMAGE_KEYS
 
 if TYPE_CHECKING:
     from generator.planning.layout import Layout, Wanted
+
+# What vLLM takes in a step on most GPUs where nobody says otherwise (0.32.0 engine/arg_utils.py, get_batch_defaults).
+LEAST_STEP_TOKENS = 2048
 
 
 def make_plan(request: Request, catalog: Catalog) -> Plan:
@@ -74,18 +82,29 @@ def choose_engine_image(request: Request, placement: Placement, catalog: Catalog
     Raises:
         NoPlanError: no release fits driver, GPU and model.
     """
-    needs = replace(
-        request.needs, model=request.llm.name, minimum=request.needs.minimum or request.facts.minimum_engine
-    )
-    if not request.role.generates:
-        needs = replace(needs, minimum=max(needs.minimum or POOLING_RELEASE, POOLING_RELEASE, key=order_release))
+    needs = replace(request.needs, model=request.llm.name, minimum=_least_release(request))
     by_default = not placement.gpus and needs.exact is None
     needs = replace(needs, exact=CPU_RELEASE) if by_default else needs
     if "VLLM_IMAGE" in request.pins:
         return pinned_image(request.pins["VLLM_IMAGE"], request.host, placement.gpus, catalog, needs)
-    chosen = choose_image(request.host, placement.gpus, catalog, needs)
+    try:
+        chosen = choose_image(request.host, placement.gpus, catalog, needs)
+    except NoPlanError as refusal:
+        if needs.minimum != SOCKET_RELEASE:
+            raise
+        raise NoPlanError(f"{refusal.message}; models in turns need {SOCKET_RELEASE}", hint=refusal.hint) from None
     why = ("no GPU is used: the release that both runtimes have for a CPU",)
     return replace(chosen, reasons=why) if by_default else chosen
+
+
+def _least_release(request: Request) -> str | None:
+    """Return the oldest release that serves the model as it is asked for; None where any may."""
+    bounds = (
+        request.needs.minimum or request.facts.minimum_engine,
+        None if request.role.generates else POOLING_RELEASE,
+        None if request.exclusive is None else SOCKET_RELEASE,
+    )
+    return max((bound for bound in bounds if bound is not None), key=order_release, default=None)
 
 
 def _assemble(
@@ -114,7 +133,7 @@ def _assemble(
             port=int(values["GATEWAY_PORT"]),
             models=(request.llm.name,),
             routing_strategy=values["GATEWAY_ROUTING_STRATEGY"],
-            groups=(Group(model=request.llm.name, role=request.role, aliases=request.aliases),),
+            groups=(request.group,),
         ),
         workers=Workers(litellm=int(values["LITELLM_NUM_WORKERS"]), multimodal=None, retrieval=None),
         settings=settings,
@@ -179,9 +198,20 @@ def wanted_settings(request: Request, placement: Placement, catalog: Catalog) ->
         utilization=choose_share(request, placement, catalog).value,
         max_model_len=request.pinned_count("VLLM_MAX_MODEL_LEN") or request.wishes.max_model_len,
         max_num_seqs=request.pinned_count("VLLM_MAX_NUM_SEQS"),
-        max_num_batched_tokens=request.pinned_count("VLLM_MAX_NUM_BATCHED_TOKENS"),
+        max_num_batched_tokens=request.pinned_count("VLLM_MAX_NUM_BATCHED_TOKENS") or _whole_text(request),
         kv_cache_dtype=pins.get("VLLM_KV_CACHE_DTYPE"),
     )
+
+
+def _whole_text(request: Request) -> int | None:
+    """Return the tokens that a step has to take where no text may be cut into steps; None for most models.
+
+    vLLM does not start where a text may be longer than a step (0.32.0 config/scheduler.py, verify_max_model_len).
+    """
+    from generator.planning.memory.shape import parse_shape
+
+    shape = parse_shape(request.facts.config)
+    return max(LEAST_STEP_TOKENS, shape.max_positions) if shape.is_encoder else None
 
 
 def choose_share(request: Request, placement: Placement, catalog: Catalog) -> Utilization:

@@ -11,7 +11,7 @@ from generator.domain.image_pins import ImagePins
 from generator.domain.llm import Llm
 from generator.domain.model_facts import ModelFacts
 from generator.domain.objective import Objective
-from generator.domain.plan import Mode
+from generator.domain.plan import Group, Mode
 from generator.domain.role import Role
 from generator.domain.wishes import Wishes
 from generator.planning.image import EngineNeeds
@@ -33,7 +33,8 @@ class Request:
 
     `llm` and `facts` name one model and what is known of it. `image_pins` are the digests that images are pinned to.
     Where several models share the host: `gpu_share` is the wished part of all its GPUs, `utilization` the part of each GPU
-    that was found for this model, `promised_bytes` what other engines take of the processor's memory.
+    that was found for this model, `promised_bytes` what other engines take of the processor's memory. Models of the same
+    `exclusive` group take turns, the `pinned` one more often; `load_limit_s` is None where none do.
     """
 
     host: Host
@@ -55,6 +56,20 @@ class Request:
     gpu_share: float | None = None
     utilization: Utilization | None = None
     promised_bytes: int = 0
+    exclusive: str | None = None
+    pinned: bool = False
+    load_limit_s: int | None = None
+
+    @property
+    def group(self) -> Group:
+        """The model as clients know it."""
+        return Group(
+            model=self.llm.name,
+            role=self.role,
+            aliases=self.aliases,
+            exclusive=self.exclusive,
+            pinned=self.pinned,
+        )
 
     @property
     def parallel_pins(self) -> ParallelPins:

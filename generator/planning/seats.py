@@ -15,6 +15,7 @@ from generator.errors import NoPlanError
 from generator.planning.placement import Heads, ParallelPins, equal_groups, placements, usable_gpus
 from generator.planning.planner import choose_share, plan_as_is
 from generator.planning.request import Request
+from generator.planning.switching import mates
 from generator.planning.utilization import CONTEXT_BYTES, Utilization
 from generator.settings import BY_KEY
 
@@ -67,8 +68,10 @@ def seat_models(requests: tuple[Request, ...], catalog: Catalog) -> tuple[Seat, 
     Raises:
         NoPlanError: they do not fit beside each other.
     """
-    main = [position for position, request in enumerate(requests) if request.role.generates] or range(len(requests))
-    further = [position for position in range(len(requests)) if position not in main]
+    groups = [own for position in range(len(requests)) if (own := mates(requests, position))[0] == position]
+    firsts = [own[0] for own in groups]
+    main = [own[0] for own in groups if any(requests[mate].role.generates for mate in own)] or firsts
+    further = [position for position in firsts if position not in main]
     for growing in (True, False):
         room = _Room(requests, catalog)
         for position in main:
@@ -85,7 +88,7 @@ def seat_models(requests: tuple[Request, ...], catalog: Catalog) -> tuple[Seat, 
 
 
 class _Room:
-    """The host's GPUs while they are given away."""
+    """The host's GPUs while they are given away. The first model of an exclusive group takes the seat of all."""
 
     def __init__(self, requests: tuple[Request, ...], catalog: Catalog) -> None:
         self._requests, self._catalog = requests, catalog
@@ -100,13 +103,14 @@ class _Room:
         request, wished = self._requests[position], self._wished_gpus(position)
         if wished is None or wished >= 1:
             for pool in self._pools:
-                count = int(wished) if wished else _least_gpus(request, pool, self._catalog)
+                count = int(wished) if wished else self._least(position, pool)
                 if count and count <= len(pool):
                     self._tables.append(_Table(gpus=tuple(pool[:count]), members=(position,)))
                     del pool[:count]
                     return
         if not (self._join(position) or self._open_shared(position)):
-            plan_as_is(request, self._catalog)  # a model that the whole host does not hold says why by itself
+            for mate in mates(self._requests, position):
+                plan_as_is(self._requests[mate], self._catalog)  # one that the whole host does not hold says why itself
             free = sum(len(pool) for pool in self._pools)
             raise NoPlanError(
                 f"no room for {request.llm.name} beside the other models: GPUs left: {free}; no shared one holds it",
@@ -150,7 +154,6 @@ class _Room:
         A GPU that is left; where the others have one GPU, a part of it, else the processor: with several, all ranks and
         replicas would have to give that part.
         """
-        request = self._requests[position]
         if self._wished_gpus(position) is not None:
             try:
                 self.seat(position)
@@ -158,7 +161,7 @@ class _Room:
                 return False
             return True
         for pool in reversed(self._pools):
-            if pool and _least_gpus(request, pool[-1:], self._catalog) == 1:
+            if pool and self._least(position, pool[-1:]) == 1:
                 self._tables.append(_Table(gpus=(pool.pop(),), members=(position,)))
                 return True
         alone = sum(len(table.gpus) for table in self._tables) == 1
@@ -167,12 +170,22 @@ class _Room:
 
     def seats(self) -> tuple[Seat, ...]:
         """Return every model's seat."""
-        found = {position: Seat(request=self._requests[position]) for position in self._on_processor}
+        requests = self._requests
+        found = {mate: Seat(request=requests[mate]) for first in self._on_processor for mate in mates(requests, first)}
         for table in self._tables:
             for index, position in enumerate(table.members):
                 share = table.shares[index] if table.shares else None
-                found[position] = Seat(request=self._requests[position], gpus=table.gpus, utilization=share)
+                found[position] = Seat(request=requests[position], gpus=table.gpus, utilization=share)
+                if requests[position].exclusive is not None:
+                    for mate in mates(requests, position):
+                        count = _least_gpus(requests[mate], list(table.gpus), self._catalog)
+                        found[mate] = Seat(request=requests[mate], gpus=table.gpus[:count])
         return tuple(found[position] for position in range(len(self._requests)))
+
+    def _least(self, position: int, pool: list[Gpu]) -> int | None:
+        """Return the fewest GPUs of a pool that hold whatever is to be loaded on this seat."""
+        counts = [_least_gpus(self._requests[mate], pool, self._catalog) for mate in mates(self._requests, position)]
+        return None if None in counts else max(count for count in counts if count is not None)
 
     def _wished_gpus(self, position: int) -> float | None:
         share = self._requests[position].gpu_share
@@ -180,7 +193,8 @@ class _Room:
         return None if share is None else round(share * len(self._order), 2)
 
     def _is_fixed(self, table: _Table) -> bool:
-        return bool(table.shares) or any(self._requests[position].gpu_share is not None for position in table.members)
+        members = [self._requests[position] for position in table.members]
+        return bool(table.shares) or any(each.gpu_share is not None or each.exclusive is not None for each in members)
 
     def _join(self, position: int) -> bool:
         """Seat a model on a GPU that another one has, the least shared first."""
@@ -203,9 +217,10 @@ class _Room:
 
     def _reseat(self, index: int, table: _Table) -> bool:
         wished = {position: self._wished_gpus(position) for position in table.members}
-        if any(gpus is not None and gpus >= 1 for gpus in wished.values()):
-            return False
         requests = tuple(self._requests[position] for position in table.members)
+        # Models that take turns have whole GPUs: what one of them leaves, another needs.
+        if any(gpus is not None and gpus >= 1 for gpus in wished.values()) or any(each.exclusive for each in requests):
+            return False
         shares = _split(requests, tuple(wished.values()), table.gpus[0], self._catalog)
         if shares is None:
             return False
@@ -216,11 +231,14 @@ class _Room:
         """Seat a model on the processor where its memory surely holds it."""
         promised = 0
         for other in (*self._on_processor, position):
-            plan = _try(_request_on_processor(self._requests[other], promised), self._catalog)
-            memory = plan.replicas[0].memory if plan else None
-            if memory is None or memory.verdict != Verdict.FITS:
-                return False
-            promised += memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes + memory.kv_cache_bytes
+            taken = []
+            for mate in mates(self._requests, other):
+                plan = _try(_request_on_processor(self._requests[mate], promised), self._catalog)
+                memory = plan.replicas[0].memory if plan else None
+                if memory is None or memory.verdict != Verdict.FITS:
+                    return False
+                taken.append(memory.taken_bytes)
+            promised += max(taken)
         self._on_processor.append(position)
         return True
 

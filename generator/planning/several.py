@@ -6,19 +6,32 @@ vectors or scores goes to the processor where it would cost the others a GPU (do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from generator.domain.catalog import Catalog
-from generator.domain.plan import Mode, Plan, Setting
+from generator.domain.plan import Mode, Plan, Replica, Setting
 from generator.errors import NoPlanError, UsageError
+from generator.planning.engines.vllm import check_role
 from generator.planning.gateway import with_fallbacks
 from generator.planning.placement import idle_warnings
 from generator.planning.planner import make_plan
 from generator.planning.request import Request
 from generator.planning.seats import Seat, on_processor, seat_models
+from generator.planning.switching import (
+    in_order,
+    mates,
+    one_service,
+    refuse_disagreement,
+    refuse_pins_of_one,
+    refuse_quotes,
+)
+from generator.planning.workers import DECISION as WORKERS_DECISION
+from generator.planning.workers import count_gateway_workers
 from generator.settings import PER_MODEL, SETTINGS, slot_key, split_slot
 
 DECISION = "docs/decisions/0030-several-models.md"
+WORKERS = "LITELLM_NUM_WORKERS"
 _ORDER = {spec.key: position for position, spec in enumerate(SETTINGS)}
 _LAST_OF_ENGINE = max(_ORDER[spec.key] for spec in SETTINGS if spec.section == "Engine")
 
@@ -29,45 +42,49 @@ def make_plan_of_all(requests: tuple[Request, ...], catalog: Catalog) -> Plan:
     The models that write come first, so that the first slot is one of theirs; else the order stays.
 
     Raises:
-        NoPlanError: no plan fits this host.
+        NoPlanError: no plan fits this host, or a model cannot do what it is asked for.
         UsageError: two models have one name.
     """
-    if len(requests) == 1:
-        return with_fallbacks(make_plan(requests[0], catalog), requests[0].wishes.gateway.fallbacks)
-    ordered = sorted(requests, key=lambda request: not request.role.generates)
+    for request in requests:
+        check_role(request.facts, request.role)
+    ordered = in_order(requests)
+    if len(ordered) == 1:
+        return with_fallbacks(make_plan(ordered[0], catalog), ordered[0].wishes.gateway)
     _refuse_double_names(ordered)
+    refuse_quotes(ordered)
     _refuse_unread_pins(ordered[0], len(ordered))
     slotted = tuple(_in_slot(request, slot) for slot, request in enumerate(ordered, start=1))
+    refuse_pins_of_one(slotted)
     if on_processor(slotted[0]):
         seats: tuple[Seat, ...] = tuple(Seat(request=request) for request in slotted)
     else:
         seats = seat_models(slotted, catalog)
     plans = _plan_each(seats, catalog)
-    return with_fallbacks(_join(plans, slotted[0]), slotted[0].wishes.gateway.fallbacks)
+    refuse_disagreement(plans, slotted)
+    return with_fallbacks(_join(plans, slotted), slotted[0].wishes.gateway)
 
 
 def _plan_each(seats: tuple[Seat, ...], catalog: Catalog) -> tuple[Plan, ...]:
-    """Plan each model on its seat; the processor's memory is handed out in order."""
+    """Plan each model on its seat; the processor's memory is handed out in order, once to all that take turns."""
     plans: list[Plan] = []
-    promised_bytes = 0
-    for seat in seats:
-        request = seat.request_here(promised_bytes)
+    taken: dict[int, int] = {}
+    requests = [seat.request for seat in seats]
+    for position, seat in enumerate(seats):
+        first = mates(requests, position)[0]
+        request = seat.request_here(sum(count for other, count in taken.items() if other != first))
         if plans and not seat.gpus:
             # The gateway is one for all: what it takes is the same for each.
-            workers = {"LITELLM_NUM_WORKERS": plans[0].settings["LITELLM_NUM_WORKERS"].value}
-            request = replace(request, pins={**request.pins, **workers})
+            request = replace(request, pins={**request.pins, WORKERS: _most(plans, WORKERS).value})
         plan = make_plan(request, catalog)
         plans.append(plan)
-        promised_bytes += 0 if seat.gpus else _taken_bytes(plan)
+        taken[first] = max(taken.get(first, 0), 0 if seat.gpus else _taken_bytes(plan))
     return tuple(plans)
 
 
 def _taken_bytes(plan: Plan) -> int:
     """Return the processor's memory that a plan on it takes; 0 where it is not known."""
     return sum(
-        replica.tensor_parallel
-        * replica.pipeline_parallel
-        * (memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes + memory.kv_cache_bytes)
+        replica.tensor_parallel * replica.pipeline_parallel * memory.taken_bytes
         for replica in plan.replicas
         if (memory := replica.memory) is not None
     )
@@ -101,22 +118,22 @@ def _refuse_unread_pins(request: Request, models: int) -> None:
             raise NoPlanError(f"{key} is pinned, but there are {models} models", hint=f"drop `--set {key}=…`")
 
 
-def _join(plans: tuple[Plan, ...], request: Request) -> Plan:
+def _join(plans: tuple[Plan, ...], requests: tuple[Request, ...]) -> Plan:
     """Make one plan of one for each model; what they share is the first one's."""
-    first, host = plans[0], request.host
-    replicas = [replica for plan in plans for replica in plan.replicas]
-    named = tuple(
-        replace(replica, name="engine" if position == 1 else f"engine-{position}")
-        for position, replica in enumerate(replicas, start=1)
-    )
+    first, host = plans[0], requests[0].host
+    named = _name_engines(plans, requests)
     uuids = tuple(dict.fromkeys(uuid for replica in named for uuid in replica.gpu_uuids))
+    mode = Mode.CPU if not uuids else Mode.SINGLE if len(uuids) == 1 else Mode.MULTI
     settings = _join_settings(plans, uuids)
+    settings[WORKERS] = _bound_workers(settings[WORKERS], requests[0], mode, len(uuids))
+    for slots in sorted({tuple(mate + 1 for mate in mates(requests, each)) for each in range(len(requests))}):
+        settings = one_service(settings, slots) if len(slots) > 1 else settings
     used = tuple(gpu for gpu in host.gpus if gpu.uuid in uuids)
     idle = idle_warnings(host, used) if used else ()
     warnings = dict.fromkeys((*idle, *(warning for plan in plans for warning in plan.warnings)))
     return replace(
         first,
-        mode=Mode.CPU if not uuids else Mode.SINGLE if len(uuids) == 1 else Mode.MULTI,
+        mode=mode,
         host=host,
         replicas=named,
         gateway=replace(
@@ -125,10 +142,21 @@ def _join(plans: tuple[Plan, ...], request: Request) -> Plan:
             groups=tuple(group for plan in plans for group in plan.gateway.groups),
             routing_strategy=settings["GATEWAY_ROUTING_STRATEGY"].value,
         ),
-        workers=replace(first.workers, litellm=int(settings["LITELLM_NUM_WORKERS"].value)),
+        workers=replace(first.workers, litellm=int(settings[WORKERS].value)),
         settings=settings,
         warnings=tuple(warnings),
     )
+
+
+def _name_engines(plans: tuple[Plan, ...], requests: tuple[Request, ...]) -> tuple[Replica, ...]:
+    """Number the engines of all models; those that take turns have one."""
+    named: list[Replica] = []
+    count = 0
+    for position, plan in enumerate(plans):
+        for replica in plan.replicas:
+            count += mates(requests, position)[0] == position
+            named.append(replace(replica, name="engine" if count == 1 else f"engine-{count}"))
+    return tuple(named)
 
 
 def _join_settings(plans: tuple[Plan, ...], uuids: tuple[str, ...]) -> dict[str, Setting]:
@@ -140,13 +168,24 @@ def _join_settings(plans: tuple[Plan, ...], uuids: tuple[str, ...]) -> dict[str,
                 settings[slot_key(key, slot)] = plan.settings[key]
     several = next((plan for plan in plans if len(plan.replicas) > 1), plans[0])
     settings["GATEWAY_ROUTING_STRATEGY"] = several.settings["GATEWAY_ROUTING_STRATEGY"]
-    settings["LITELLM_NUM_WORKERS"] = min(
-        (plan.settings["LITELLM_NUM_WORKERS"] for plan in plans), key=lambda setting: int(setting.value)
-    )
+    for key in ("GATEWAY_MAX_BODY_BYTES", WORKERS):
+        settings[key] = _most(plans, key)
     if uuids:
         for key, value in (("NVIDIA_VISIBLE_DEVICES", ",".join(uuids)), ("GPU_COUNT", str(len(uuids)))):
             settings[key] = Setting(value=value, reason=f"the GPUs of {len(plans)} models together", source=DECISION)
     return dict(sorted(settings.items(), key=lambda item: _place(item[0])))
+
+
+def _most(plans: Sequence[Plan], key: str) -> Setting:
+    return max((plan.settings[key] for plan in plans), key=lambda setting: int(setting.value))
+
+
+def _bound_workers(found: Setting, request: Request, mode: Mode, gpus: int) -> Setting:
+    """Leave the gateway the cores that the engines of all models leave; each model's plan knows its own engine only."""
+    most, why = count_gateway_workers(request.host, mode, gpus)
+    if WORKERS in request.pins or int(found.value) <= most:
+        return found
+    return Setting(value=str(most), reason=why, source=WORKERS_DECISION)
 
 
 def _place(key: str) -> tuple[int, int, int]:

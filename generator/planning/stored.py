@@ -19,6 +19,9 @@ def stored_facts(row: CatalogLlm, checkpoint: Checkpoint) -> ModelFacts:
         gated=checkpoint.gated,
         minimum_engine=row.minimum_engine,
         format=checkpoint.format,
+        role=row.role,
+        tool_call_parser=row.tool_call_parser,
+        reasoning_parser=row.reasoning_parser,
         notes=row.notes,
     )
 

@@ -27,8 +27,13 @@ def gateway_context(plan: Plan) -> dict[str, object]:
             }
             for replica in plan.replicas
         ],
+        "cloud": [
+            {"name": each.name, "model": each.model, "address": each.address, "key": f"os.environ/{each.secret}"}
+            for each in plan.gateway.cloud
+        ],
+        "several_replicas": len(plan.replicas) > len({replica.model for replica in plan.replicas}),
         "fallbacks": [(each.model, each.to) for each in plan.gateway.fallbacks],
-        "context_window_fallbacks": [(each.model, each.longer) for each in plan.gateway.fallbacks if each.longer],
+        "context_window_fallbacks": [(each.model, each.longer) for each in plan.gateway.fallbacks],
         "aliases": [(alias, group.model) for group in plan.gateway.groups for alias in group.aliases],
     }
 

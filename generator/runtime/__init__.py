@@ -9,10 +9,13 @@ from typing import Protocol
 
 from generator.domain.plan import Plan, Replica
 from generator.domain.service import ServiceState
-from generator.settings import bind_arguments, slot_key, value_in_slot
+from generator.domain.turns import Turn, format_turns
+from generator.settings import SWITCHING, bind_arguments, slot_key, value_in_slot
 
 Say = Callable[[str, str], None]
 """Tell the person about one service: `say(service, what happens now)`."""
+
+NO_VARIABLES: Mapping[str, Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,27 @@ class Stack:
         """Return the engine's own variables with the values in force."""
         slot = self.plan.gateway.slot_of(replica)
         return {name: self.env.get(slot_key(name, slot), value) for name, value in replica.env}
+
+    def service_arguments(
+        self, replica: Replica, variables: Mapping[str, Mapping[str, str]] = NO_VARIABLES
+    ) -> tuple[str, ...]:
+        """Return the arguments that a replica's service is started with: the engine's, or those of all that take turns.
+
+        `variables` are laid over a model's own, by its name.
+        """
+        loaded = self.plan.turns(replica)
+        if len(loaded) == 1:
+            return self.engine_arguments(replica)
+        turns = tuple(
+            Turn(
+                name=each.model,
+                arguments=self.engine_arguments(each),
+                environment={**self.engine_environment(each), **variables.get(each.model, {})},
+                pinned=self.plan.gateway.group_of(each).pinned,
+            )
+            for each in loaded
+        )
+        return (format_turns(turns, **{word: self.env[key] for word, key in SWITCHING.items()}),)
 
     def engine_value(self, replica: Replica, key: str) -> str:
         """Return the value in force of a setting that each model has of its own."""

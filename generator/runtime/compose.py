@@ -318,7 +318,7 @@ def _compose_files(stack: Stack) -> Iterator[Path]:
 
 def _names(stack: Stack) -> tuple[str, ...]:
     """Return the services of the plan; the gateway is last, as it waits for the others."""
-    return (*(replica.name for replica in stack.plan.replicas), "redis", "gateway")
+    return (*(replica.name for replica in stack.plan.engines), "redis", "gateway")
 
 
 def _service_state(name: str, state: ContainerState, restarts: int) -> ServiceState:

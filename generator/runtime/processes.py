@@ -141,7 +141,7 @@ class ProcessesRuntime:
         Raises:
             RuntimeRefusedError: supervisord was started by this object and has ended.
         """
-        names = [replica.name for replica in self._stack.plan.replicas] + ["gateway"]
+        names = [replica.name for replica in self._stack.plan.engines] + ["gateway"]
         pid = supervisord.pid(self._run)
         if pid is None:
             if self._launched:
@@ -335,7 +335,7 @@ class ProcessesRuntime:
     def _choose_ports(self, *, keep: bool) -> dict[str, int]:
         """Choose a free port for each inner service; a running stack keeps those that it has."""
         kept = self._ports() if keep else {}
-        names = [replica.name for replica in self._stack.plan.replicas]
+        names = [replica.name for replica in self._stack.plan.engines]
         # A running stack gains or loses Redis only by being stopped: the gateway would lose its state.
         if "redis" in kept or (not keep and shutil.which("redis-server")):
             names.append("redis")

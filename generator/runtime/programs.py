@@ -36,6 +36,9 @@ PASSED_ON = (
 )
 """What the services take over from the caller's environment; nothing else reaches them."""
 
+SWITCHING_FILES = ("switch.py", "group.py", "child.py")
+"""The program that loads models in turns, which start.sh starts in the place of vLLM's server."""
+
 RETRIES = 2
 """Starts after the first, as Compose's `on-failure:2`."""
 
@@ -93,7 +96,7 @@ def stack_programs(stack: Stack, places: Places, inherited: Mapping[str, str]) -
         inherited: the caller's environment, of which only PASSED_ON is used.
     """
     passed = {name: inherited[name] for name in PASSED_ON if name in inherited}
-    programs = [_engine(stack, replica, places) for replica in stack.plan.replicas] + [_gateway(stack, places)]
+    programs = [_engine(stack, replica, places) for replica in stack.plan.engines] + [_gateway(stack, places)]
     programs += [_redis(stack, places)] if "redis" in places.ports else []
     shared = {"SECRETS_DIRECTORY": str(stack.secrets), "STACKWRIGHT_STACK": stack.name, "PYTHONUNBUFFERED": "1"}
     return tuple(
@@ -119,8 +122,11 @@ def is_cramped(replica: Replica, shared_memory_bytes: int) -> bool:
 
 
 def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
+    loaded = stack.plan.turns(replica)
+    own = {each.model: _visible(stack.plan.host, each) for each in loaded}
     environment = {
         **stack.engine_environment(replica),
+        **own[replica.model],
         "PYTHON": str(places.engine / "bin" / "python"),
         "HF_HOME": stack.env["HF_HOME"],
         "VLLM_CACHE_ROOT": stack.env["VLLM_CACHE_ROOT"],
@@ -131,36 +137,42 @@ def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
         # vLLM opens sockets between its own processes on the host's outer address otherwise.
         "VLLM_HOST_IP": LOOPBACK,
     }
-    if is_cramped(replica, places.shared_memory_bytes) and not replica.gpu_uuids:
+    if any(is_cramped(each, places.shared_memory_bytes) and not each.gpu_uuids for each in loaded):
         # A single CPU worker then runs inside the engine's own process (vLLM 0.32.0, platforms/cpu.py); a single GPU's
         # always does.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if replica.gpu_uuids:
-        environment["CUDA_VISIBLE_DEVICES"] = _visible_devices(stack.plan.host, replica)
+    if engine_places := stack.plan.places_of(replica):
+        environment["ENGINE_PLACES"] = engine_places
     if before := stack.plan.before(replica):
         environment["START_AFTER"] = " ".join(f"http://{LOOPBACK}:{places.ports[each.name]}/health" for each in before)
     listen = ("--host", LOOPBACK, "--port", str(places.ports[replica.name]))
+    script = stack.root / "compose" / "engine" / "start.sh"
     return Program(
         name=replica.name,
-        script=stack.root / "compose" / "engine" / "start.sh",
-        arguments=(*stack.engine_arguments(replica), *listen),
+        script=script,
+        arguments=(*stack.service_arguments(replica, own), *listen),
         environment=environment,
         inherited={},
-        files=(stack.secrets / "engine_key", stack.secrets / "hf_token"),
+        files=(
+            *(script.parent / "switching" / name for name in SWITCHING_FILES if len(loaded) > 1),
+            *(stack.secrets / name for name in ("engine_key", "hf_token")),
+        ),
     )
 
 
-def _visible_devices(host: Host, replica: Replica) -> str:
+def _visible(host: Host, replica: Replica) -> dict[str, str]:
     """Name the replica's GPUs to CUDA and vLLM. No container renumbers them here; a UUID means the same everywhere.
 
     But vLLM takes a MIG slice's number below its GPU for a GPU's own (0.32.0 platforms/cuda.py,
     device_control_id_to_physical_device_id). The GPU's number names its only slice to both: CUDA sees the first.
     Where there are more, validation refuses (`rules.check_processes`).
     """
+    if not replica.gpu_uuids:
+        return {}
     slice_alone = sole_slice(host)
     if slice_alone is not None and slice_alone.mig_slice is not None and slice_alone.uuid in replica.gpu_uuids:
-        return str(slice_alone.mig_slice.gpu)
-    return ",".join(replica.gpu_uuids)
+        return {"CUDA_VISIBLE_DEVICES": str(slice_alone.mig_slice.gpu)}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(replica.gpu_uuids)}
 
 
 def _gateway(stack: Stack, places: Places) -> Program:
@@ -171,7 +183,7 @@ def _gateway(stack: Stack, places: Places) -> Program:
         "LITELLM_LOG": "ERROR",
         # The price list is in the package; LiteLLM would fetch it at its start and wait.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare",
+        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_guard,health:watch",
         "REQUEST_TIMEOUT": stack.env["GATEWAY_REQUEST_TIMEOUT_S"],
         "DEFAULT_COOLDOWN_TIME_SECONDS": stack.env["GATEWAY_COOLDOWN_S"],
         "GATEWAY_PLACES": "gateway.places",
@@ -182,6 +194,8 @@ def _gateway(stack: Stack, places: Places) -> Program:
     if int(stack.env["LITELLM_NUM_WORKERS"]) > 1:
         # Where the workers add their figures up; LiteLLM's own folder for it is one for all stacks of a machine.
         environment["PROMETHEUS_MULTIPROC_DIR"] = "gateway.metrics"
+    if stack.plan.gateway.cloud:
+        environment["CLOUD_KEYS"] = " ".join(stack.plan.gateway.cloud_secrets)
     if "redis" in places.ports:
         environment |= {"REDIS_HOST": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])}
     listen = ("--host", stack.env["GATEWAY_BIND"], "--port", stack.env["GATEWAY_PORT"])
@@ -196,8 +210,10 @@ def _gateway(stack: Stack, places: Places) -> Program:
             settings,
             script.parent / "key_auth.py",
             script.parent / "door.py",
+            script.parent / "body.py",
             script.parent / "worker_start.py",
-            *(stack.secrets / name for name in secrets),
+            script.parent / "health.py",
+            *(stack.secrets / name for name in (*secrets, *stack.plan.gateway.cloud_secrets)),
         ),
     )
 

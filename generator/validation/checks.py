@@ -165,8 +165,9 @@ CHECKS: tuple[Check, ...] = (
     ),
     row(
         "secrets",
-        "the secret files: there, mode 0600, yours, no known default, no placeholder, 32 characters that do not repeat",
-        "secret-missing secret-mode secret-owner secret-weak",
+        "the secret files: there, mode 0600, yours, no known default, no placeholder, 32 characters that do not repeat; "
+        "the keys of `gateway.cloud`: there, mode 0600, one line",
+        "secret-missing secret-mode secret-owner secret-weak secret-unusable",
         lambda seen: check_secrets(seen.stack),
     ),
     row(

@@ -21,7 +21,7 @@ def check_merged(stack: Stack, merged: dict[str, Any]) -> tuple[Finding, ...]:
     again = f"`configure-gpu --env {stack.plan.environment.value}` writes the override anew"
     services = merged.get("services", {})
     found: list[Finding] = []
-    for replica in stack.plan.replicas:
+    for replica in stack.plan.engines:
         service = services.get(replica.name)
         if service is None:
             missing = f"no service {replica.name}"
@@ -35,13 +35,14 @@ def check_merged(stack: Stack, merged: dict[str, Any]) -> tuple[Finding, ...]:
 def _check_replica(stack: Stack, replica: Replica, service: dict[str, Any], again: str) -> Iterator[Finding]:
     devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices") or []
     reserved = sorted(uuid for device in devices for uuid in device.get("device_ids", []))
-    if reserved != sorted(replica.gpu_uuids):
+    planned = stack.plan.gpus_of(replica)
+    if reserved != sorted(planned):
         found = f"{replica.name} reserves {reserved or 'no GPU'}"
-        yield error("compose-gpus", found=found, expected=str(list(replica.gpu_uuids)), fix=again)
+        yield error("compose-gpus", found=found, expected=str(list(planned)), fix=again)
     elif any("gpu" not in (device.get("capabilities") or ()) for device in devices):
         found = f"{replica.name} reserves devices without the capability `gpu`"
         yield error("compose-gpus", found=found, expected="capabilities: [gpu]", fix=again)
-    if tuple(service.get("command") or ()) != stack.engine_arguments(replica):
+    if tuple(service.get("command") or ()) != stack.service_arguments(replica):
         found = f"{replica.name} is started with other arguments"
         yield error("compose-command", found=found, expected="those of the plan", fix=again)
     yield from _check_shared_memory(stack, replica, service, again)
@@ -117,7 +118,8 @@ def _check_privileges(services: dict[str, Any]) -> Iterator[Finding]:
 
 def _check_secrets(stack: Stack, services: dict[str, Any]) -> Iterator[Finding]:
     """Find secrets in variables and arguments, where `docker inspect` and `ps` show them to others."""
-    secrets = {name: text for name in (*SECRETS, "hf_token") if len(text := _secret(stack, name)) >= SHORTEST // 2}
+    named = (*SECRETS, "hf_token", *stack.plan.gateway.cloud_secrets)
+    secrets = {name: text for name in named if len(text := _secret(stack, name)) >= SHORTEST // 2}
     for name, service in services.items():
         environment = service.get("environment")
         words = [str(value) for value in (environment.values() if isinstance(environment, dict) else ())]

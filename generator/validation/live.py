@@ -66,7 +66,27 @@ def check_secrets(stack: Stack) -> tuple[Finding, ...]:
     token = stack.secrets / "hf_token"
     if token.exists():
         found += _check_privacy(token, str(token), stack, "secret")
+    for name in stack.plan.gateway.cloud_secrets:
+        found += _check_cloud_key(stack, name)
     return tuple(found)
+
+
+def _check_cloud_key(stack: Stack, name: str) -> Iterator[Finding]:
+    """Check a key that a person brought: there, private, one line. How strong it is, is its provider's affair."""
+    path = stack.secrets / name
+    text = (_read(path) or "").strip()
+    if not text:
+        fix = f"`install -m 600 /dev/stdin {path}`, paste the key, then Enter and Ctrl-D"
+        yield error("secret-missing", found=f"no key in {path}", expected="the key of gateway.cloud", fix=fix)
+        return
+    yield from _check_privacy(path, str(path), stack, "secret")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        yield error(
+            "secret-unusable",
+            found=f"{name} is more than a key",
+            expected="letters, digits and signs on one line",
+            fix=f"correct {path}",
+        )
 
 
 def _check_privacy(path: Path, name: str, stack: Stack, kind: str) -> Iterator[Finding]:

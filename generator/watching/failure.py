@@ -83,9 +83,11 @@ class Inquiry:
         else:
             message = f"{what}, the gateway {'' if answer.final else 'gave no answer: '}{answer.text[:200]}"
         causes: tuple[Diagnosis, ...] = ()
-        for replica in self._stack.plan.replicas:
+        for replica in self._stack.plan.engines:
             engine = ServiceState(name=replica.name, phase=ServicePhase.HEALTHY)
-            causes = causes or self._causes(engine, last_starts(self._log(replica.name), 1))
+            # A model that could not be loaded is followed by the one before it.
+            starts = min(len(self._stack.plan.turns(replica)), 2)
+            causes = causes or self._causes(engine, last_starts(self._log(replica.name), starts))
         return self._failure(message, causes)
 
     def _causes(self, state: ServiceState, log: str) -> tuple[Diagnosis, ...]:

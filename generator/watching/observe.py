@@ -28,9 +28,9 @@ class Observer:
         self._runtime = runtime
         self._weights: dict[str, Weights] = {}
         self.limits: dict[str, Limits] = {}
-        self._models = {each.name: stack.engine_value(each, "VLLM_MODEL") for each in stack.plan.replicas}
+        self._models = {each.name: stack.engine_value(each, "VLLM_MODEL") for each in stack.plan.engines}
         folders = {model: hub_folder(stack.env["HF_HOME"], model) for model in self._models.values()}
-        for replica in stack.plan.replicas:
+        for replica in stack.plan.engines:
             model = self._models[replica.name]
             weights = find_weights(model, folders[model], replica)
             past = past_steps(stack.state, stack.plan, replica)

@@ -60,26 +60,26 @@ def endpoint_of(stack: Stack) -> Endpoint:
     return Endpoint(bind=env["GATEWAY_BIND"], port=int(env["GATEWAY_PORT"]), certificate=stack.certificate)
 
 
-def complete(endpoint: Endpoint, key: str, model: str) -> Answer:
+def complete(endpoint: Endpoint, key: str, model: str, within_s: int = ANSWER_TIMEOUT_S) -> Answer:
     """Ask `model` for a short chat completion, or a plain one where it has no chat template."""
-    return _ask(endpoint, key, model, _completion, {})
+    return _ask(endpoint, key, model, within_s, _completion, {})
 
 
-def stream(endpoint: Endpoint, key: str, model: str) -> Answer:
+def stream(endpoint: Endpoint, key: str, model: str, within_s: int = ANSWER_TIMEOUT_S) -> Answer:
     """Ask `model` for a completion piece by piece, and take it for one only where the stream ends as it should."""
-    return _ask(endpoint, key, model, _streamed, {"stream": True})
+    return _ask(endpoint, key, model, within_s, _streamed, {"stream": True})
 
 
-def embed(endpoint: Endpoint, key: str, model: str) -> Answer:
+def embed(endpoint: Endpoint, key: str, model: str, within_s: int = ANSWER_TIMEOUT_S) -> Answer:
     """Ask `model` for the vector of a word."""
     body: dict[str, object] = {"model": model, "input": "Hello"}
-    return _request(endpoint, "/v1/embeddings", key, body, _embedding, ANSWER_TIMEOUT_S)
+    return _request(endpoint, "/v1/embeddings", key, body, _embedding, within_s)
 
 
-def rank(endpoint: Endpoint, key: str, model: str) -> Answer:
+def rank(endpoint: Endpoint, key: str, model: str, within_s: int = ANSWER_TIMEOUT_S) -> Answer:
     """Ask `model` which of two texts fits a question."""
     body: dict[str, object] = {"model": model, "query": "Hello?", "documents": ["Hello", "Goodbye"]}
-    return _request(endpoint, "/v1/rerank", key, body, _ranking, ANSWER_TIMEOUT_S)
+    return _request(endpoint, "/v1/rerank", key, body, _ranking, within_s)
 
 
 def refuse_wrong_key(endpoint: Endpoint, model: str) -> Answer:
@@ -110,12 +110,12 @@ def list_models(endpoint: Endpoint, key: str, models: tuple[str, ...]) -> Answer
 Read = Callable[[int, bytes], Answer]
 
 
-def _ask(endpoint: Endpoint, key: str, model: str, read: Read, further: dict[str, object]) -> Answer:
+def _ask(endpoint: Endpoint, key: str, model: str, within_s: int, read: Read, further: dict[str, object]) -> Answer:
     chat = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, **further}
-    answer = _request(endpoint, "/v1/chat/completions", key, chat, read, ANSWER_TIMEOUT_S)
+    answer = _request(endpoint, "/v1/chat/completions", key, chat, read, within_s)
     if answer.status == 400 and "chat template" in answer.text:
         plain = {"model": model, "prompt": "Hello", "max_tokens": 8, **further}
-        answer = _request(endpoint, "/v1/completions", key, plain, read, ANSWER_TIMEOUT_S)
+        answer = _request(endpoint, "/v1/completions", key, plain, read, within_s)
     return answer
 
 

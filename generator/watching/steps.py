@@ -44,6 +44,16 @@ def engine_step(log: str) -> Step | None:
     return reached[-1] if reached else None
 
 
+# Words of compose/engine/switching/group.py.
+_SWITCHED = re.compile(r"switch: (?P<model>.+) is (?P<way>loaded|unloaded) after [0-9.]+ s")
+
+
+def loaded_model(log: str) -> str | None:
+    """Return which of several models an engine has loaded, as it told last; None during a switch."""
+    told_of = [found for line in log.splitlines() if (found := _SWITCHED.fullmatch(line.strip()))]
+    return told_of[-1]["model"] if told_of and told_of[-1]["way"] == "loaded" else None
+
+
 def last_starts(log: str, count: int) -> str:
     """Return what the last `count` starts of a service wrote: both runtimes append to one log."""
     banners = list(_BANNER.finditer(log))

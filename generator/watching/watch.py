@@ -20,6 +20,7 @@ from generator.watching.history import keep_start
 from generator.watching.limits import Limits
 from generator.watching.observe import Observer
 from generator.watching.probe import (
+    ANSWER_TIMEOUT_S,
     Answer,
     Endpoint,
     complete,
@@ -167,12 +168,12 @@ class _Watcher:
 
     def look_for_doom(self) -> None:
         """Raise where an engine that calls itself healthy has said that it cannot answer."""
-        for replica in self._stack.plan.replicas:
+        for replica in self._stack.plan.engines:
             self._raise(self.inquiry.doomed(self._courses[replica.name].look.state))
 
     def keep(self) -> None:
         """Remember how long each step of this good start took."""
-        for replica in self._stack.plan.replicas:
+        for replica in self._stack.plan.engines:
             if replica.name in self._courses:
                 keep_start(self._stack.state, self._stack.plan, replica, self._courses[replica.name].spent)
 
@@ -228,7 +229,7 @@ def _fell(before: Course | None, state: ServiceState) -> bool:
     return state.restarts > before.look.state.restarts
 
 
-_POOLING: Mapping[Role, tuple[str, Callable[[Endpoint, str, str], Answer]]] = {
+_POOLING: Mapping[Role, tuple[str, Callable[[Endpoint, str, str, int], Answer]]] = {
     Role.EMBEDDING: ("an embedding", embed),
     Role.RERANK: ("a ranking", rank),
 }
@@ -243,20 +244,30 @@ def _questions(stack: Stack, key: str) -> list[Question]:
         Question(what="asked for its models", ask=partial(list_models, endpoint, key, models)),
     ]
     for model in models:
-        role = stack.plan.gateway.role_of(model)
+        role, within_s = stack.plan.gateway.role_of(model), _answer_limit_s(stack, model)
         if not role.generates:
             what, ask = _POOLING[role]
             questions.append(
-                Question(what=f"asked for {what} of {model}", ask=partial(ask, endpoint, key, model), model=model)
+                Question(
+                    what=f"asked for {what} of {model}", ask=partial(ask, endpoint, key, model, within_s), model=model
+                )
             )
             continue
         questions += [
             Question(
-                what=f"asked for a completion of {model}", ask=partial(complete, endpoint, key, model), model=model
+                what=f"asked for a completion of {model}",
+                ask=partial(complete, endpoint, key, model, within_s),
+                model=model,
             ),
-            Question(what=f"asked for a stream of {model}", ask=partial(stream, endpoint, key, model)),
+            Question(what=f"asked for a stream of {model}", ask=partial(stream, endpoint, key, model, within_s)),
         ]
     return questions
+
+
+def _answer_limit_s(stack: Stack, model: str) -> int:
+    """Return how long an answer may take; of models that take turns, one may have to be loaded first."""
+    groups = {group.model: group.exclusive for group in stack.plan.gateway.groups}
+    return int(stack.env["GATEWAY_REQUEST_TIMEOUT_S"]) if groups.get(model) else ANSWER_TIMEOUT_S
 
 
 def _ask(questions: list[Question], say: Say, answers: dict[str, str]) -> Answer | None:

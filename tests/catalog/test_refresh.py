@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from generator.catalog.load import FOLDER, load_engines, load_flags
-from generator.catalog.refresh import ENGINES, FLAGS, main, with_flags, with_release
+from generator.catalog.load import FOLDER, load_engines, load_flags, load_parsers
+from generator.catalog.refresh import ENGINES, FLAGS, PARSERS, main, with_flags, with_parsers, with_release
 from generator.catalog.release_source import read_release
 from generator.catalog.text import render_rows
 from generator.domain.catalog import EngineRelease, has_flag
@@ -80,6 +80,8 @@ TREE = {
     "vllm/config/cache.py": "    gpu_memory_utilization: float = Field(default=0.93, gt=0, le=1)\n",
     "vllm/engine/arg_utils.py": 'group.add_argument("--model", **kwargs)\ngroup.add_argument("--brand-new", "-b")\n',
     "vllm/entrypoints/common/cli_args.py": CLI_ARGS,
+    "vllm/tool_parsers/__init__.py": '_TOOL_PARSERS_TO_REGISTER = {\n    "hermes": (\n        "file",\n    ),\n    "new": (),\n}\n',
+    "vllm/reasoning/__init__.py": '_REASONING_PARSERS_TO_REGISTER: dict[str, str] = {\n    "qwen3": (  # name\n        "x",\n    ),\n}\n',
     "vllm/envs.py": '    "VLLM_USE_NEW": lambda: 1,\n    # "VLLM_MENTIONED" alone is no key\n',
 }
 
@@ -99,7 +101,7 @@ def catalog(tmp_path: Path) -> Path:
     """Copy the packaged catalog, to be rewritten."""
     folder = tmp_path / "catalog"
     folder.mkdir()
-    for name in (ENGINES, FLAGS):
+    for name in (ENGINES, FLAGS, PARSERS):
         shutil.copy(FOLDER / name, folder)
     return folder
 
@@ -204,6 +206,19 @@ def test_a_pipeline_without_images_is_one_sentence(tree: Path) -> None:
     )
     with pytest.raises(UsageError, match="builds no CUDA image"):
         read_release(tree, None, "2026-12-01")
+
+
+def test_parsers_gain_the_release_and_lose_what_it_has_not(tree: Path) -> None:
+    found = read_release(tree, None, "2026-12-01")
+    assert found.tool_call_parsers == {"hermes", "new"}
+    assert found.reasoning_parsers == {"qwen3"}
+    table = with_parsers(load_parsers(), found)
+    newest = load_parsers().sampled[-1]
+    assert table.sampled[-1] == "0.34.0"
+    assert table.tool_call["hermes"][1] is None
+    assert table.tool_call["new"] == ("0.34.0", None)
+    assert table.tool_call["mistral"][1] == newest
+    assert with_parsers(table, found) is table
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from generator.catalog.load import FOLDER, find_gpu, load_advisories, load_drivers, load_engines, load_flags, load_gpus
-from generator.catalog.refresh import ENGINES, FLAGS, render_engines, render_flags
+from generator.catalog.load import (
+    FOLDER,
+    find_gpu,
+    load_advisories,
+    load_drivers,
+    load_engines,
+    load_flags,
+    load_gpus,
+    load_parsers,
+)
+from generator.catalog.refresh import ENGINES, FLAGS, PARSERS, render_engines, render_table
 from generator.domain.catalog import (
     REFUSED_HOLES,
     GpuClass,
@@ -24,7 +33,7 @@ from generator.errors import StackError
 from generator.reading import load_yaml, read_yaml
 
 FILES = sorted(path for path in FOLDER.glob("*.yaml"))
-CATALOG_FILES = ["advisories", "drivers", "engines", "flags", "gpus", "guides", "llms", "services"]
+CATALOG_FILES = ["advisories", "drivers", "engines", "flags", "gpus", "guides", "llms", "parsers", "services"]
 
 
 def rows(node: object) -> Iterator[Mapping[str, object]]:
@@ -71,7 +80,8 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_what_a_refresh_would_write() -> None:
-    for name, text in ((ENGINES, render_engines(load_engines()[:])), (FLAGS, render_flags(load_flags()))):
+    tables = {FLAGS: render_table(load_flags()), PARSERS: render_table(load_parsers())}
+    for name, text in {ENGINES: render_engines(load_engines()[:]), **tables}.items():
         lines = (FOLDER / name).read_text(encoding="utf-8").splitlines(keepends=True)
         assert "".join(line for line in lines if not line.startswith("#")) == text
 

@@ -13,13 +13,17 @@ from typing import Any
 
 import pytest
 
-from generator.catalog.load import load_flags
+from generator.catalog.load import load_flags, load_parsers
 from generator.domain.catalog import has_flag
 from generator.domain.environment import Environment
 from generator.domain.plan import Plan
+from generator.domain.role import Role
 from generator.errors import NoPlanError
 from generator.rendering import render_plan
 from generator.runtime.provision import ensure_engine, ensure_gateway
+from generator.smoke_model import write_smoke_model
+from tests.integration.gateway.tiny import write_ranker
+from tests.planning.several import Asked, plan_of
 from tests.planning_requests import HOST_NAMES, plan_for, recorded
 
 PARSE = """
@@ -35,6 +39,23 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 parser = make_arg_parser(FlexibleArgumentParser())
 print(json.dumps([option for action in parser._actions for option in action.option_strings]))
+"""
+PARSERS = """
+import json
+from vllm.reasoning import ReasoningParserManager
+from vllm.tool_parsers import ToolParserManager
+print(json.dumps([sorted(ToolParserManager.list_registered()), sorted(ReasoningParserManager.list_registered())]))
+"""
+CONFIGURE = """
+import json, sys
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+for arguments in json.load(sys.stdin):
+    asked = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
+    found = AsyncEngineArgs.from_cli_args(asked).create_engine_config()
+    model = found.model_config
+    print(json.dumps([model.runner_type, model.score_type, model.max_model_len, found.scheduler_config.max_num_batched_tokens]))
 """
 LOAD = """
 import asyncio, json, sys
@@ -113,6 +134,31 @@ def test_the_flag_table_is_what_the_parser_takes(every_plan: list[Plan], state_f
     assert recorded_flags <= set(taken)
     given = {word for plan in every_plan for replica in plan.replicas for word in replica.args if word.startswith("--")}
     assert given <= set(taken)
+
+
+def test_the_parser_table_is_what_the_engine_registers(every_plan: list[Plan], state_folder: Path) -> None:
+    cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
+    python = ensure_engine(state_folder, cpu.engine, False, lambda *_: None) / "bin" / "python"
+    table, version = load_parsers(), cpu.engine.version
+    [registered] = ask(python, PARSERS, None)
+    keys = ("VLLM_TOOL_CALL_PARSER", "VLLM_REASONING_PARSER")
+    assert registered == [sorted(table.names(key, version)) for key in keys]
+
+
+def test_vllm_takes_what_is_planned_for_models_that_do_not_write(
+    every_plan: list[Plan], state_folder: Path, tmp_path: Path
+) -> None:
+    """It makes its whole configuration of the arguments for a GPU: an encoder's texts are never cut, so a step takes the longest."""
+    cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
+    python = ensure_engine(state_folder, cpu.engine, False, lambda *_: None) / "bin" / "python"
+    write_ranker(tmp_path / "ranker")
+    write_smoke_model(tmp_path / "vectors")
+    config = tmp_path / "ranker" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": 4096}))
+    asked = (("ranker", Role.RERANK), ("vectors", Role.EMBEDDING))
+    made = [plan_of(recorded("1x-rtx5090"), Asked(name=str(tmp_path / name), role=role)) for name, role in asked]
+    configured = ask(python, CONFIGURE, [plan.replicas[0].args for plan in made])
+    assert configured == [["pooling", "cross-encoder", 4096, 4096], ["pooling", "bi-encoder", 32768, 2048]]
 
 
 def test_litellm_loads_every_gateway_file(every_plan: list[Plan], state_folder: Path, tmp_path: Path) -> None:

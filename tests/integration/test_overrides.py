@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
 
+from generator.domain.cloud import CloudModel
 from generator.domain.environment import Environment
 from generator.domain.plan import Plan
 from generator.rendering import environment_file, render_plan
 from generator.runtime import Stack
 from generator.runtime.compose import ComposeRuntime
-from generator.settings import slot_key
+from generator.settings import value_in_slot
 from generator.validation.compose_config import check_merged
 from tests.integration.project import CHECKOUT
 from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import plan_of
-from tests.planning_requests import plan_for, recorded
+from tests.planning_requests import HOST_NAMES, plan_for, recorded
 
 GOLDEN = CHECKOUT / "tests" / "golden"
 # What is refused has no override there.
 PLANNED = sorted(
-    (name, environment)
-    for name, environment in (file.parent.name.split("--") for file in GOLDEN.glob("*--*/override.yaml"))
-    if name != "several-models"
+    tuple(file.parent.name.split("--"))
+    for file in GOLDEN.glob("*--*/override.yaml")
+    if file.parent.name.partition("--")[0] in HOST_NAMES
 )
 
 
@@ -44,27 +47,49 @@ def write_stack(plan: Plan, root: Path) -> Stack:
 @pytest.mark.parametrize(("name", "environment"), PLANNED)
 @pytest.mark.usefixtures("docker_host")
 def test_compose_reads_what_was_planned(name: str, environment: str, tmp_path: Path) -> None:
-    check_merged_stack(plan_for(recorded(name), Environment(environment)), tmp_path)
+    """The merged file has each replica with its GPUs and arguments, and publishes the gateway alone."""
+    plan = plan_for(recorded(name), Environment(environment))
+    images = read_engine_images(plan, tmp_path)
+    assert set(images.values()) == {plan.engine.image}
 
 
-@pytest.mark.parametrize("case", sorted(SEVERAL))
+@pytest.mark.parametrize("case", SEVERAL)
 @pytest.mark.usefixtures("docker_host")
 def test_compose_reads_what_was_planned_for_several_models(case: str, tmp_path: Path) -> None:
     host, models = SEVERAL[case]
-    check_merged_stack(plan_of(host, *models), tmp_path)
+    plan = plan_of(host, *models)
+    images = read_engine_images(plan, tmp_path)
+    planned = [value_in_slot(values(plan), "VLLM_IMAGE", plan.gateway.slot_of(engine)) for engine in plan.engines]
+    assert list(images.values()) == planned
 
 
-def check_merged_stack(plan: Plan, folder: Path) -> None:
-    """Check that the merged file has each replica with its GPUs and arguments, and publishes the gateway alone."""
-    stack = write_stack(plan, folder)
+def read_engine_images(plan: Plan, root: Path) -> dict[str, str]:
+    """Let Compose read a plan's files, expect what was planned, and return the image of each engine."""
+    stack = write_stack(plan, root)
     merged = ComposeRuntime(stack).merged()
     assert check_merged(stack, merged) == ()
-    engines = {service for service in merged["services"] if service.startswith("engine")}
-    assert engines == {replica.name for replica in plan.replicas}
-    for replica in plan.replicas:
-        key = slot_key("VLLM_IMAGE", plan.gateway.slot_of(replica))
-        image = plan.settings[key].value if key in plan.settings else plan.engine.image
-        assert merged["services"][replica.name]["image"] == image
+    engines = {name: service["image"] for name, service in merged["services"].items() if name.startswith("engine")}
+    assert list(engines) == [engine.name for engine in plan.engines]
+    return engines
+
+
+def values(plan: Plan) -> dict[str, str]:
+    """Return what the plan emits."""
+    return {key: setting.value for key, setting in plan.settings.items()}
+
+
+@pytest.mark.usefixtures("docker_host")
+def test_compose_fills_each_value_into_the_list_of_models_in_turns(tmp_path: Path) -> None:
+    """One argument holds all of it; a person's own line reaches it as it reaches any other."""
+    host, models = SEVERAL["1x5080-in-turns"]
+    plan = plan_of(host, *models)
+    stack = write_stack(plan, tmp_path)
+    (tmp_path / "envs" / ".env.prod.local").write_text("VLLM_MAX_MODEL_LEN_2=1024\n", encoding="utf-8")
+    stack = replace(stack, env={**stack.env, "VLLM_MAX_MODEL_LEN_2": "1024"})
+    merged = ComposeRuntime(stack).merged()
+    assert check_merged(stack, merged) == ()
+    (told,) = merged["services"]["engine"]["command"]
+    assert [model["arguments"].count("1024") for model in json.loads(told)["models"]] == [0, 1]
 
 
 @pytest.mark.usefixtures("docker_host")
@@ -78,3 +103,19 @@ def test_a_lost_gpu_is_found(tmp_path: Path) -> None:
     override.write_text("".join(line for line in text.splitlines(keepends=True) if lost not in line), encoding="utf-8")
     found = check_merged(stack, ComposeRuntime(stack).merged())
     assert [finding.check for finding in found] == ["compose-gpus"]
+
+
+@pytest.mark.usefixtures("docker_host")
+def test_the_gateway_keeps_its_own_secrets_beside_a_clouds(tmp_path: Path) -> None:
+    """Compose joins the two files' lists; the key's value is in neither."""
+    plan = plan_for(recorded("cpu-small"))
+    cloud = CloudModel(name="away", model="openai/big", key="mine")
+    stack = write_stack(replace(plan, gateway=replace(plan.gateway, cloud=(cloud,))), tmp_path)
+    stack.secrets.mkdir(parents=True)
+    (stack.secrets / "cloud_mine_key").write_text("the-key-of-the-cloud")
+    merged = ComposeRuntime(stack).merged()
+    mounted = {secret["source"] for secret in merged["services"]["gateway"]["secrets"]}
+    assert {"litellm_master_key", "engine_key", "cloud_mine_key"} <= mounted
+    assert merged["services"]["gateway"]["environment"]["CLOUD_KEYS"] == "cloud_mine_key"
+    assert Path(merged["secrets"]["cloud_mine_key"]["file"]).read_text() == "the-key-of-the-cloud"
+    assert "the-key-of-the-cloud" not in json.dumps(merged)

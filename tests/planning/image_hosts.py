@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from generator.catalog.load import find_gpu, load_advisories, load_drivers, load_engines
+from generator.catalog.load import find_gpu, load_advisories, load_drivers, load_engines, load_parsers
 from generator.domain.catalog import Catalog
 from generator.domain.host import HOST_SCHEMA, Containers, Cpu, Driver, Gpu, Host, OperatingSystem
 from generator.errors import NoPlanError
@@ -15,6 +15,7 @@ CATALOG = Catalog(
     services=(),
     read_llms=tuple,
     read_guides=tuple,
+    read_parsers=load_parsers,
     find_gpu=find_gpu,
     read_drivers=load_drivers,
     advisories=load_advisories(),

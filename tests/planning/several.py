@@ -23,6 +23,8 @@ class Asked:
     role: Role = Role.CHAT
     gpu_share: float | None = None
     aliases: tuple[str, ...] = ()
+    exclusive: str | None = None
+    pinned: bool = False
 
 
 def embedding(name: str = "Qwen/Qwen3-0.6B", gpu_share: float | None = None) -> Asked:
@@ -49,6 +51,8 @@ def plan_of(
             role=model.role,
             gpu_share=model.gpu_share,
             aliases=model.aliases,
+            exclusive=model.exclusive,
+            pinned=model.pinned,
         )
         for model in models
     )
@@ -60,10 +64,18 @@ AWQ_8B = Asked(name="Qwen/Qwen3-8B-AWQ", aliases=("small",))
 LLAMA_70B = Asked(name="meta-llama/Llama-3.3-70B-Instruct")
 PAIR = recorded("2x-rtx3090-pcie")
 
+# 16 GiB, of which no two of the group's models find room beside each other.
+SIXTEEN = recorded("wsl2-rtx5080")
+IN_TURNS = (
+    Asked(name=AWQ_8B.name, exclusive="chat"),
+    Asked(name=QWEN_4B.name, exclusive="chat", pinned=True, aliases=("small",)),
+)
+
 CASES: Mapping[str, tuple[Host, tuple[Asked, ...]]] = {
     "cpu-two": (recorded("cpu-large"), (Asked(name="smoke"), Asked(name="Qwen/Qwen3-0.6B"))),
     "2x3090-two": (PAIR, (QWEN_8B, QWEN_4B)),
     "1x3090-shared": (first_gpus(PAIR, 1), (AWQ_8B, embedding())),
+    "1x5080-in-turns": (SIXTEEN, IN_TURNS),
     "8xh100-70b-and-embedding": (recorded("8x-h100-nvswitch"), (LLAMA_70B, embedding())),
 }
 """Hosts with several models whose plans and files are compared whole (tests/test_golden.py)."""

@@ -13,6 +13,7 @@ from generator.errors import NoPlanError
 from generator.planning.gateway import choose_strategy, gateway_settings
 from generator.planning.several import make_plan_of_all
 from generator.rendering import render_plan
+from tests.planning.several import PAIR, QWEN_4B, QWEN_8B, plan_of
 from tests.planning_requests import gpu, plan_for, recorded, request
 
 
@@ -21,12 +22,12 @@ from tests.planning_requests import gpu, plan_for, recorded, request
     [
         (((),), "simple-shuffle"),
         (((gpu(0), gpu(1)),), "simple-shuffle"),
-        (((gpu(0),), (gpu(1),)), "least-busy"),
+        (((gpu(0),), (gpu(1),)), "simple-shuffle"),
         (((gpu(0),), (gpu(1, name="NVIDIA GeForce RTX 4090"),)), "latency-based-routing"),
     ],
 )
 def test_the_strategy_follows_the_replicas(groups: tuple[tuple[object, ...], ...], strategy: str) -> None:
-    """One has no choice, equal ones are filled evenly, unequal ones by their speed."""
+    """One has no choice, among equal ones chance decides, among unequal ones their speed."""
     assert choose_strategy(groups).value == strategy  # type: ignore[arg-type]
 
 
@@ -43,6 +44,20 @@ def test_a_length_that_the_engine_finds_is_left_to_it() -> None:
     found = gateway_settings(((),), {"VLLM_MAX_MODEL_LEN": "auto"})
     assert found["GATEWAY_MAX_INPUT_TOKENS"].value == "0"
     assert found["GATEWAY_MAX_CONCURRENT_REQUESTS"].value == "128"
+
+
+def test_a_request_may_be_as_long_as_the_longest_input() -> None:
+    """Never less than pictures need."""
+    short, long = (
+        gateway_settings(((),), {"VLLM_MAX_MODEL_LEN": length})["GATEWAY_MAX_BODY_BYTES"]
+        for length in ("auto", "1000001")
+    )
+    assert (short.value, long.value) == (str(32 * 2**20), "64000000")
+
+
+def test_several_models_take_the_longest_requests_of_any() -> None:
+    plan = plan_of(PAIR, QWEN_8B, QWEN_4B, pins={"GATEWAY_MAX_INPUT_TOKENS_2": "2000000"})
+    assert plan.settings["GATEWAY_MAX_BODY_BYTES"].value == "128000000"
 
 
 def test_what_follows_from_a_pin_follows_it() -> None:

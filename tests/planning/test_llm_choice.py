@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generator.catalog.load import load_llms
-from generator.domain.model_facts import CatalogLlm, Checkpoint, LlmRole
+from generator.domain.model_facts import CatalogLlm, Checkpoint
 from generator.domain.objective import Objective
+from generator.domain.role import Role
 from generator.planning.llm_choice import (
     RECENT_MONTHS,
     RUNNERS_UP,
@@ -99,7 +100,7 @@ def test_a_token_opens_what_is_gated() -> None:
 def test_only_models_that_chat() -> None:
     choice = choose(lambda *_: LONG)
     chosen = {candidate.row.role for candidate in (choice.best, *choice.runners_up) if candidate}
-    assert chosen <= {LlmRole.CHAT, LlmRole.VISION}
+    assert chosen <= {Role.CHAT, Role.VISION}
     assert ("bge-m3", "is for embedding") in choice.excluded
 
 

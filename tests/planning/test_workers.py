@@ -10,7 +10,8 @@ from generator.domain.host import Host
 from generator.domain.plan import Mode
 from generator.planning.workers import count_gateway_workers
 from generator.units import GIB
-from tests.planning_requests import recorded
+from tests.planning.several import PAIR, QWEN_4B, QWEN_8B, first_gpus, plan_of
+from tests.planning_requests import plan_for, recorded
 
 
 def host_with(cores: int | None, gib: int | None) -> Host:
@@ -41,3 +42,27 @@ def test_workers_are_bounded_by_mode_cores_and_memory(
     count, reason = count_gateway_workers(host_with(cores, gib), mode, gpus)
     assert count == workers
     assert reason
+
+
+@pytest.mark.parametrize(("places", "workers"), [(1, 1), (64, 1), (65, 2), (256, 4), (4096, 8), (None, 8)])
+def test_more_workers_than_the_load_needs_are_useless(places: int | None, workers: int) -> None:
+    """One for each 64 requests at work; where that is not limited, the host decides."""
+    assert count_gateway_workers(host_with(64, 512), Mode.MULTI, 8, places)[0] == workers
+
+
+def test_a_plan_follows_its_own_limit() -> None:
+    """What the door lets in at once, in force or pinned; 0 lets all in."""
+    for pinned, workers in (("32", "1"), ("200", "4"), ("0", "8")):
+        plan = plan_for(recorded("8x-h100-nvswitch"), pins={"GATEWAY_MAX_CONCURRENT_REQUESTS": pinned})
+        assert plan.settings["LITELLM_NUM_WORKERS"].value == workers
+
+
+def test_several_models_leave_the_gateway_what_all_their_gpus_leave() -> None:
+    """Each model's own plan keeps one core of three busy; together they leave one."""
+    host = replace(PAIR, cpu=replace(PAIR.cpu, cores=3))
+    alone = plan_for(first_gpus(host, 1))
+    assert alone.settings["LITELLM_NUM_WORKERS"].value == "2"
+    both = plan_of(host, QWEN_8B, QWEN_4B)
+    assert (both.settings["LITELLM_NUM_WORKERS"].value, both.workers.litellm) == ("1", 1)
+    pinned = plan_of(host, QWEN_8B, QWEN_4B, pins={"LITELLM_NUM_WORKERS": "3"})
+    assert pinned.workers.litellm == 3

@@ -12,7 +12,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from generator.domain.cloud import CloudModel
 from generator.domain.host import Host
+from generator.domain.plan import Fallback
 from generator.project import read_env_file
 from generator.rendering import RenderedFile, render_plan
 from generator.settings import BY_KEY, problem_with
@@ -99,6 +101,18 @@ def test_no_name_of_a_model_becomes_more_than_a_value(text: str) -> None:
     assert entry["model_name"] == text
     assert entry["litellm_params"]["model"] == f"hosted_vllm/{text}"
     assert entry["litellm_params"]["api_key"] == "os.environ/ENGINE_KEY"
+
+
+@given(hostile_texts())
+def test_no_name_of_a_cloud_becomes_more_than_a_value(text: str) -> None:
+    """Nor does an address."""
+    plan = plan_for(recorded("cpu-small"))
+    cloud = CloudModel(name=text, model="openai/big", key="mine", address=text)
+    chain = Fallback(model="smoke", to=(text,), longer=())
+    files = render_plan(replace(plan, gateway=replace(plan.gateway, cloud=(cloud,), fallbacks=(chain,))))
+    gateway = yaml.safe_load(next(file.text for file in files if file.path.name == "gateway.yaml"))
+    assert gateway["model_list"][-1]["model_name"] == gateway["model_list"][-1]["litellm_params"]["api_base"] == text
+    assert gateway["router_settings"]["fallbacks"] == [{"smoke": [text]}]
 
 
 @given(hostile_texts())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,8 @@ from dotenv import dotenv_values
 from generator.domain.plan import Plan, Setting
 from generator.errors import NoPlanError
 from generator.rendering import render_plan
+from tests.planning.several import CASES as SEVERAL
+from tests.planning.several import Asked, plan_of
 from tests.planning_requests import HOST_NAMES, plan_for, recorded
 
 
@@ -85,3 +88,25 @@ def test_a_model_folder_with_a_dollar_is_not_interpolated() -> None:
     volume = yaml.safe_load(rendered["override.yaml"])["services"]["engine"]["volumes"][0]
     assert volume["source"] == volume["target"] == "/models/pa$$word"
     assert "VLLM_MODEL='/models/pa$word'" in rendered[".env.prod"]
+
+
+def test_models_in_turns_are_one_service_that_both_names_lead_to() -> None:
+    host, models = SEVERAL["1x5080-in-turns"]
+    plan = plan_of(host, *models)
+    rendered = files(plan)
+    services = yaml.safe_load(rendered["override.yaml"])["services"]
+    assert sorted(services) == ["engine", "gateway"]
+    assert "depends_on" not in services["gateway"]
+    (told,) = services["engine"]["command"]
+    spec = json.loads(told)
+    assert (spec["preload"], spec["pinned"]) == ("Qwen/Qwen3-4B", ["Qwen/Qwen3-4B"])
+    assert [model["arguments"][1] for model in spec["models"]] == ["${VLLM_MODEL}", "${VLLM_MODEL_2}"]
+    entries = yaml.safe_load(rendered["gateway.yaml"])["model_list"]
+    assert {entry["litellm_params"]["api_base"] for entry in entries} == {"os.environ/ENGINE_URL"}
+    assert [entry["model_name"] for entry in entries] == ["Qwen/Qwen3-4B", "Qwen/Qwen3-8B-AWQ"]
+
+
+def test_each_folder_of_models_in_turns_is_mounted_once() -> None:
+    models = tuple(Asked(name=name, exclusive="turns") for name in ("smoke", "Qwen/Qwen3-0.6B"))
+    services = yaml.safe_load(files(plan_of(recorded("cpu-large"), *models))["override.yaml"])["services"]
+    assert [volume["target"] for volume in services["engine"]["volumes"]] == ["/state/models/smoke"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +16,20 @@ from tests.runtime.test_programs import programs_of
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 LOOK = """
-import gc, importlib, json, sys
+import gc, importlib, json, logging, sys
+access = logging.getLogger("uvicorn.access")
+access.addHandler(logging.StreamHandler())
 module, _, function = sys.argv[1].partition(":")
 before = gc.get_threshold()[0]
 getattr(importlib.import_module(module), function)()
-print(json.dumps({"frozen": gc.get_freeze_count(), "before": before, "after": gc.get_threshold()[0], "on": gc.isenabled()}))
+print(json.dumps({"frozen": gc.get_freeze_count(), "before": before, "after": gc.get_threshold()[0], "on": gc.isenabled(), "access_log": access.hasHandlers()}))
 """
 
 
 @pytest.mark.subprocess
-def test_the_hook_spares_collections_and_keeps_the_collector() -> None:
+def test_the_hook_spares_collections_and_the_access_log_and_keeps_the_collector() -> None:
     gateway = programs_of("cpu-small")["gateway"]
-    hook = gateway.environment["LITELLM_WORKER_STARTUP_HOOKS"]
+    hook = gateway.environment["LITELLM_WORKER_STARTUP_HOOKS"].split(",")[0]
     beside_the_script = {"PYTHONPATH": str(CHECKOUT / "compose" / "gateway"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", LOOK, hook], env=beside_the_script, check=True, capture_output=True, text=True
@@ -35,13 +38,28 @@ def test_the_hook_spares_collections_and_keeps_the_collector() -> None:
     assert seen["frozen"] > 0
     assert seen["after"] > seen["before"]
     assert seen["on"]
+    assert not seen["access_log"]
 
 
-def test_both_runtimes_name_the_hook_and_read_its_file() -> None:
+@pytest.mark.subprocess
+@pytest.mark.parametrize(("workers", "server"), [("1", []), ("2", ["--run_gunicorn"]), ("11", ["--run_gunicorn"])])
+def test_several_workers_are_gunicorns(workers: str, server: list[str], tmp_path: Path) -> None:
+    """They share what is loaded; a single one needs no parent beside it."""
+    for name in ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password"):
+        (tmp_path / name).write_text("x")
+    environment = {"PATH": os.environ["PATH"], "SECRETS_DIRECTORY": str(tmp_path), "LITELLM": "echo"}
+    asked = ["--config", "gateway.yaml", "--num_workers", workers]
+    command = ["/bin/sh", str(CHECKOUT / "compose" / "gateway" / "start.sh"), *asked]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [*asked, *server]
+
+
+def test_both_runtimes_name_the_hooks_and_read_their_files() -> None:
     gateway = programs_of("cpu-small")["gateway"]
-    hook = gateway.environment["LITELLM_WORKER_STARTUP_HOOKS"]
+    hooks = gateway.environment["LITELLM_WORKER_STARTUP_HOOKS"]
     service = yaml.safe_load((CHECKOUT / "compose" / "compose.yaml").read_text())["services"]["gateway"]
-    name = hook.partition(":")[0] + ".py"
-    assert service["environment"]["LITELLM_WORKER_STARTUP_HOOKS"] == hook
-    assert f"/etc/stackwright/{name}" in [volume["target"] for volume in service["volumes"]]
-    assert name in [file.name for file in gateway.files]
+    names = [hook.partition(":")[0] + ".py" for hook in hooks.split(",")]
+    assert names == ["worker_start.py", "worker_start.py", "health.py"]
+    assert service["environment"]["LITELLM_WORKER_STARTUP_HOOKS"] == hooks
+    assert {f"/etc/stackwright/{name}" for name in names} <= {volume["target"] for volume in service["volumes"]}
+    assert set(names) <= {file.name for file in gateway.files}

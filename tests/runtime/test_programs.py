@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generator.domain.cloud import CloudModel
 from generator.domain.host import Host
 from generator.domain.plan import Plan
 from generator.errors import RuntimeRefusedError
@@ -25,7 +27,7 @@ from generator.runtime.programs import (
     stack_programs,
 )
 from tests.planning.several import CASES as SEVERAL
-from tests.planning.several import plan_of
+from tests.planning.several import LLAMA_70B, QWEN_4B, plan_of
 from tests.planning_requests import plan_for, recorded
 
 CALLER = {"PATH": "/usr/bin:/bin", "HOME": "/root", "HF_ENDPOINT": "http://127.0.0.1:1", "OPENAI_API_KEY": "sk-private"}
@@ -92,6 +94,48 @@ def test_gateway_finds_every_replica(host: str) -> None:
     variables = ["ENGINE_URL", "ENGINE_2_URL"][: len(replicas)]
     addresses = [programs["gateway"].environment[name] for name in variables]
     assert addresses == [f"http://127.0.0.1:{port}/v1" for port in ports]
+
+
+def test_models_in_turns_are_one_program_that_is_told_of_all() -> None:
+    """What differs by model goes with it: on this host the small one would find the large one's GPUs otherwise."""
+    host = recorded("8x-h100-nvswitch")
+    plan = plan_of(host, *(replace(model, exclusive="turns") for model in (QWEN_4B, LLAMA_70B)))
+    stack = stack_of(plan)
+    places = Places(engine=Path("/e"), gateway=Path("/g"), ports={"engine": 20000}, shared_memory_bytes=2**34)
+    engine, gateway = stack_programs(stack, places, CALLER)
+    told, *listen = engine.arguments
+    models = json.loads(told)["models"]
+    assert listen == ["--host", "127.0.0.1", "--port", "20000"]
+    assert [model["name"] for model in models] == list(plan.gateway.models)
+    assert [model["arguments"] for model in models] == [list(stack.engine_arguments(each)) for each in plan.replicas]
+    assert [model["environment"]["CUDA_VISIBLE_DEVICES"] for model in models] == [
+        ",".join(replica.gpu_uuids) for replica in plan.replicas
+    ]
+    assert gateway.environment["ENGINE_URL"] == "http://127.0.0.1:20000/v1"
+    names = [path.name for path in engine.files]
+    assert names == ["switch.py", "group.py", "child.py", "engine_key", "hf_token"]
+
+
+def test_a_value_of_ones_own_reaches_the_model_that_it_is_for() -> None:
+    host, models = SEVERAL["1x5080-in-turns"]
+    plan = plan_of(host, *models)
+    stack = stack_of(plan)
+    changed = replace(stack, env={**stack.env, "VLLM_MAX_MODEL_LEN_2": "1024", "SWITCH_MIN_RESIDENCE_S": "7"})
+    (told,) = changed.service_arguments(plan.replicas[0])
+    spec = json.loads(told)
+    lengths = [model["arguments"][model["arguments"].index("--max-model-len") + 1] for model in spec["models"]]
+    assert lengths == [stack.env["VLLM_MAX_MODEL_LEN"], "1024"]
+    assert spec["minimum_residence_s"] == "7"
+
+
+def test_the_gateway_is_told_which_keys_of_a_cloud_to_read() -> None:
+    plan = plan_for(recorded("cpu-small"))
+    clouds = tuple(CloudModel(name=name, model="openai/big", key="mine") for name in ("a", "b"))
+    stack = stack_of(replace(plan, gateway=replace(plan.gateway, cloud=clouds)))
+    places = Places(engine=Path("/e"), gateway=Path("/g"), ports={"engine": 20000}, shared_memory_bytes=2**34)
+    gateway = next(program for program in stack_programs(stack, places, CALLER) if program.name == "gateway")
+    assert gateway.environment["CLOUD_KEYS"] == "cloud_mine_key"
+    assert stack.secrets / "cloud_mine_key" in gateway.files
 
 
 def test_without_redis_nothing_names_it() -> None:
@@ -172,6 +216,18 @@ def test_little_shared_memory_leaves_out_the_worker_process_or_is_refused() -> N
 )
 def test_exit_code_is_read_from_the_log(log: str, expected: int | None) -> None:
     assert exit_code(log, "engine") == expected
+
+
+def test_engines_on_the_processor_have_places_of_their_own() -> None:
+    """One alone takes all cores, as the engine does by itself; ranks of one engine are places, too."""
+    alone, two = plan_for(recorded("cpu-small")), plan_of(SEVERAL["cpu-two"][0], *SEVERAL["cpu-two"][1])
+    assert [alone.places_of(each) for each in alone.replicas] == [None]
+    assert [two.places_of(each) for each in two.replicas] == ["1-1/2", "2-2/2"]
+    ranks = plan_for(recorded("cpu-small"), pins={"VLLM_TENSOR_PARALLEL_SIZE": "2"})
+    assert [ranks.places_of(each) for each in ranks.replicas] == ["1-2/2"]
+    beside = plan_of(SEVERAL["8xh100-70b-and-embedding"][0], *SEVERAL["8xh100-70b-and-embedding"][1])
+    assert {beside.places_of(each) for each in beside.replicas} == {None}
+    assert programs_of("cpu-small")["engine"].environment.get("ENGINE_PLACES") is None
 
 
 def test_engines_on_one_gpu_start_one_after_another() -> None:

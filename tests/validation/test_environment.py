@@ -54,6 +54,8 @@ SLICED = plan_for(recorded("a100-seven-slices"))
         ),
         ({"STACKWRIGHT_ENVIRONMENT": "dev"}, [("env-derived", "error", "STACKWRIGHT_ENVIRONMENT=dev")]),
         ({"NVIDIA_VISIBLE_DEVICES": "0,1"}, [("env-derived", "error", "NVIDIA_VISIBLE_DEVICES=0,1")]),
+        ({"VLLM_TOOL_CALL_PARSER": "none"}, [("env-derived", "error", "VLLM_TOOL_CALL_PARSER=none")]),
+        ({"VLLM_TOOL_CALL_PARSER": "qwen3_coder"}, []),
         (
             {"VLLM_TENSOR_PARALLEL_SIZE": "1"},
             [("parallel-sizes", "error", "1 replica(s) × tensor parallel 1 × pipeline parallel 1 = 1 GPUs")],

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from generator.credentials import ensure_secrets
+from generator.domain.cloud import CloudModel
 from generator.domain.finding import Finding
 from generator.rendering import render_plan
 from generator.runtime import Stack
@@ -117,6 +119,22 @@ def test_every_finding_comes_at_once(stack: Stack) -> None:
     for harm in (remove(OVERRIDE), open_to_all("envs/.env.prod"), remove(KEY)):
         harm(stack.root)
     assert [finding.check for finding in check_all(stack)] == ["file-missing", "file-mode", "secret-missing"]
+
+
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [(None, "secret-missing"), ("\n", "secret-missing"), ("a\nb\n", "secret-unusable"), ("a\n", None)],
+)
+def test_a_clouds_key_is_for_a_person_to_bring(text: str | None, check: str | None, stack: Stack) -> None:
+    cloud = CloudModel(name="away", model="openai/big", key="mine")
+    plan = replace(stack.plan, gateway=replace(stack.plan.gateway, cloud=(cloud,)))
+    path = stack.secrets / "cloud_mine_key"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(0o600)
+    found = check_secrets(replace(stack, plan=plan))
+    assert [finding.check for finding in found] == ([check] if check else [])
+    assert all(str(path) in finding.fix for finding in found)
 
 
 def test_a_file_of_somebody_else_is_named(stack: Stack) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from generator.runtime import Stack
+from tests.planning.several import Asked, plan_of
 from tests.planning_requests import plan_for, recorded
 from tests.watching.gateway import Gateway
 from tests.watching.starting import MakeStart, Scripted, Start, States
@@ -30,8 +31,9 @@ def gateway() -> Iterator[Gateway]:
 def start(tmp_path: Path, gateway: Gateway) -> MakeStart:
     """Give a maker of starts from their looks and the engine's log."""
 
-    def make(*looks: States, log: str = "") -> Start:
-        plan = plan_for(recorded("cpu-small"))
+    def make(*looks: States, log: str = "", models: tuple[Asked, ...] = ()) -> Start:
+        host = recorded("cpu-small")
+        plan = plan_of(host, *models) if models else plan_for(host)
         plan = replace(plan, replicas=tuple(replace(replica, memory=None) for replica in plan.replicas))
         env = {key: setting.value for key, setting in plan.settings.items()}
         env |= {"GATEWAY_PORT": str(gateway.server_address[1]), "HF_HOME": str(tmp_path / "hf")}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.watching.steps import Step, engine_step, last_starts, start_line, told
+from generator.watching.steps import Step, engine_step, last_starts, loaded_model, start_line, told
 
 LOGS = Path(__file__).parent / "logs"
 
@@ -129,3 +129,18 @@ def test_any_text_is_a_log(text: str, count: int) -> None:
     assert text.endswith(last_starts(text, count))
     assert engine_step(text) in {None, *Step}
     assert told(text) == told(text + "\n" + text)
+
+
+@pytest.mark.parametrize(
+    ("lines", "model"),
+    [
+        ((), None),
+        (("switch: loading a",), None),
+        (("switch: loading a", "switch: a is loaded after 35.2 s", "INFO: something else"), "a"),
+        (("switch: a is loaded after 35.2 s", "switch: a is unloaded after 1.0 s", "switch: loading b c"), None),
+        (("switch: a is unloaded after 1.0 s", "switch: b c is loaded after 35.2 s"), "b c"),
+        (("the words `switch: a is loaded after 1 s` in a prompt",), None),
+    ],
+)
+def test_the_log_tells_which_model_is_loaded(lines: tuple[str, ...], model: str | None) -> None:
+    assert loaded_model("\n".join(lines)) == model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from generator.errors import NotHealthyError
 from generator.watching.history import past_steps
 from generator.watching.steps import Step
 from generator.watching.watch import ANSWERS_WITHIN_S, await_healthy
+from tests.planning.several import Asked
 from tests.watching.gateway import CHAT, Gateway
-from tests.watching.starting import ALL_WELL, LOADS, STARTING, MakeStart, state
+from tests.watching.starting import ALL_WELL, LOADS, PERMANENT, STARTING, MakeStart, state
 
 
 def test_ready_is_an_answer_to_all_that_a_client_would_ask(start: MakeStart, gateway: Gateway) -> None:
@@ -22,6 +24,32 @@ def test_ready_is_an_answer_to_all_that_a_client_would_ask(start: MakeStart, gat
     made = start(STARTING, ALL_WELL)
     assert made.watch() == {"smoke": "Hello."}
     assert gateway.kinds == ["refusal", "models", "completion", "completion", "stream"]
+
+
+IN_TURNS = (Asked(name="Qwen/Qwen3-0.6B", exclusive="x", pinned=True), Asked(name="smoke", exclusive="x"))
+
+
+def test_of_models_in_turns_the_one_that_is_loaded_is_asked_first(start: MakeStart, gateway: Gateway) -> None:
+    """There is one engine to wait for, and every model to ask."""
+    names = ("Qwen/Qwen3-0.6B", "smoke")
+    gateway.replies["models"] = [(200, json.dumps({"data": [{"id": name} for name in names]}))]
+    made = start(STARTING, ALL_WELL, models=IN_TURNS)
+    assert made.watch() == dict.fromkeys(names, "Hello.")
+    assert [model for kind, _, _, model in gateway.asked if kind == "completion"] == list(names)
+    first = made.stack.plan.engines[0]
+    assert past_steps(made.stack.state, made.stack.plan, first) != {}
+
+
+def test_what_kept_a_model_from_its_turn_is_named_though_another_is_back(start: MakeStart, gateway: Gateway) -> None:
+    gateway.replies["models"] = [(200, json.dumps({"data": [{"id": model.name} for model in IN_TURNS]}))]
+    gateway.replies["completion"] = [(200, CHAT), (503, "`smoke` could not be loaded")]
+    banner = "INFO 11-21 03:45:14 [utils.py:1]  █  version 0.32.0\n"
+    made = start(ALL_WELL, models=IN_TURNS, log=f"{banner}{PERMANENT}{banner}INFO: Application startup complete.\n")
+    message = made.fail()[0]
+    assert message.startswith(
+        "asked for a completion of smoke, the gateway answered 503: `smoke` could not be loaded: "
+    )
+    assert message.endswith("4096 tokens fit")
 
 
 def test_a_start_is_told_change_by_change(start: MakeStart) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from generator.domain.model_facts import ModelFacts
 from generator.domain.plan import Mode
 from generator.domain.role import Role
+from generator.errors import NoPlanError
 from generator.settings import BY_FLAG
 
 # In the order that they are read most easily in a process list.
@@ -23,6 +25,8 @@ _FLAGS = (
     "--max-num-batched-tokens",
     "--kv-cache-dtype",
     "--dtype",
+    "--tool-call-parser",
+    "--reasoning-parser",
 )
 # vLLM 0.32.0 config/model.py, _SUFFIX_TO_DEFAULTS, in its order: the first ending that matches tells.
 _ROLES = (
@@ -31,14 +35,35 @@ _ROLES = (
     ("ForSequenceClassification", Role.RERANK),
     ("Model", Role.EMBEDDING),
 )
+_SERVED = {
+    Role.CHAT: "models that write",
+    Role.VISION: "models with a vision_config",
+    Role.EMBEDDING: "models without a layer for scores",
+    Role.RERANK: "cross-encoders, …ForSequenceClassification with one score",
+}
+_EXAMPLES = {
+    Role.CHAT: "Qwen/Qwen3-8B",
+    Role.VISION: "Qwen/Qwen3-VL-8B-Instruct",
+    Role.EMBEDDING: "BAAI/bge-m3",
+    Role.RERANK: "BAAI/bge-reranker-v2-m3",
+}
 # The first release with `--runner` (catalog/flags.yaml).
 POOLING_RELEASE = "0.10.1.1"
+# The first with `--uds` (catalog/flags.yaml), where an engine listens that takes turns with others.
+SOCKET_RELEASE = "0.19.1"
 _GPU_VARIABLES = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES")
 
 
 def engine_arguments(mode: Mode, values: Mapping[str, str], role: Role = Role.CHAT) -> tuple[str, ...]:
-    """Return the argument list for the settings in `values`; a flag without a setting is left out."""
-    words = [word for flag in _FLAGS if (key := BY_FLAG[flag].key) in values for word in (flag, values[key])]
+    """Return the argument list for the settings in `values`; a flag without a setting, or with none to carry, is left out."""
+    specs = {flag: BY_FLAG[flag] for flag in _FLAGS}
+    carried = {
+        flag: values[spec.key] for flag, spec in specs.items() if values.get(spec.key, spec.absent) != spec.absent
+    }
+    words = [word for carrying in carried.items() for word in carrying]
+    if "--tool-call-parser" in carried:
+        # The parser alone does nothing, and without the flag a request with tools is refused (0.32.0 parser/parser_manager.py).
+        words += ["--enable-auto-tool-choice"]
     if not role.generates:
         # From there the engine derives vectors or scores by the architecture (0.32.0 config/model.py, _SUFFIX_TO_DEFAULTS).
         words += ["--runner", "pooling"]
@@ -58,13 +83,48 @@ def engine_environment(mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str
     )
 
 
+def check_role(facts: ModelFacts, role: Role) -> None:
+    """Refuse what the engine would not start with, or would answer with numbers that mean nothing.
+
+    Raises:
+        NoPlanError: the model cannot do what it is asked for.
+    """
+    by_architecture = role_of(facts.config)
+    made_for = facts.role or by_architecture
+    # A model that writes makes vectors as well, and one that sees reads plain text; nothing else changes hands.
+    able = {
+        Role.CHAT: made_for.generates or by_architecture.generates,
+        Role.VISION: made_for is Role.VISION,
+        Role.EMBEDDING: by_architecture is not Role.RERANK,
+        # Without a layer for scores the engine compares vectors (0.32.0 config/model.py, _get_default_convert_type), which a
+        # model made for ranking was never taught; Qwen3-Reranker also needs a template of its own.
+        Role.RERANK: by_architecture is Role.RERANK and _scores(facts.config) == 1,
+    }
+    if not able[role]:
+        architecture = _architecture(facts.config) or "unknown"
+        raise NoPlanError(
+            f"{facts.name} cannot be served for {role}: its architecture is {architecture}, and vLLM takes {_SERVED[role]} for that",
+            hint=f"name another model, or another role for it in envs/<env>.yaml; made for {role}: {_EXAMPLES[role]}",
+        )
+
+
+def _scores(config: Mapping[str, object]) -> int:
+    """Return how many scores a model gives to a text: vLLM ranks by one (0.32.0 entrypoints/pooling/utils.py)."""
+    labels, count = config.get("id2label"), config.get("num_labels")
+    return len(labels) if isinstance(labels, Mapping) else count if isinstance(count, int) else 1
+
+
+def _architecture(config: Mapping[str, object]) -> str:
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list | tuple) and names else ""
+
+
 def role_of(config: Mapping[str, object]) -> Role:
     """Return what a model is made for, by the end of its architecture's name, as the engine itself tells it.
 
     One that embeds may have the architecture of one that writes: its environment says so.
     """
-    names = config.get("architectures")
-    name = str(names[0]) if isinstance(names, list | tuple) and names else ""
+    name = _architecture(config)
     if "vision_config" in config:
         return Role.VISION
     return next((role for ending, role in _ROLES if name.endswith(ending)), Role.CHAT)

@@ -104,13 +104,15 @@ def forecast_on_cpu(
     """
     # No kernel of a GPU repacks them: the formats are kept as they are stored.
     weights = stage_weights(shape, settings, GpuMemory(total_bytes=0), Release(settings.version), tensors, weight_bytes)
+    layout = _lay_out(shape, settings)
     account = _Account(
         shape=shape,
         settings=settings,
-        space_bytes=space_bytes,
+        # Nothing is set aside for a model that keeps no keys and values (0.32.0 v1/engine/core.py, _initialize_kv_caches).
+        space_bytes=space_bytes if layout.groups else 0,
         memory=memory,
         weights=weights,
-        layout=_lay_out(shape, settings),
+        layout=layout,
     )
     longest = account.layout.longest(account.blocks, shape.max_positions or account.length)
     return Forecast(

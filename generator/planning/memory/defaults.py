@@ -41,6 +41,8 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
             tokens = _LEGACY_LEAST if release.samples_chunks else _LEGACY_CHUNK
     if release.takes_whole_items:
         tokens = max(tokens, shape.least_step_tokens)
+    if shape.is_encoder:
+        tokens = max(tokens, length)
     seqs = settings.max_num_seqs or seqs
     if not release.first_engine:
         tokens = min(tokens, seqs * length)

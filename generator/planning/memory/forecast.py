@@ -70,7 +70,7 @@ def _answer(made: Account) -> Forecast:
             activation_bytes=stage.activation.bytes,
             cuda_graph_bytes=stage.graphs.bytes,
             overhead_bytes=stage.overhead.bytes,
-            kv_cache_bytes=room,
+            kv_cache_bytes=room if made.layout.groups else 0,
             kv_bytes_per_token=bytes_per_token(made.layout, made.fullest, length),
             kv_cache_tokens=int(blocks / per_request * length) if per_request else 0,
             max_concurrency=round(blocks / per_request, 2) if per_request else 0.0,

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tuple[str, ...]:
     """Return what makes the engine refuse the settings whatever the memory.
 
-    vLLM 0.32.0 config/model.py, verify_with_parallel_config and _get_and_verify_max_len.
+    vLLM 0.32.0 config/model.py, verify_with_parallel_config and _get_and_verify_max_len; config/scheduler.py,
+    verify_max_model_len.
     """
     found = []
     tp, heads = settings.tensor_parallel, {layer.heads for layer in shape.layers if layer.heads}
@@ -29,6 +30,9 @@ def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tupl
     longest = shape.max_positions
     if longest and max_model_len > longest:
         found.append(f"a length of {max_model_len} tokens is beyond the model's own {longest}")
+    step = settings.max_num_batched_tokens
+    if shape.is_encoder and step and max_model_len > step:
+        found.append(f"a text of {max_model_len} tokens cannot be cut into steps of {step}")
     return tuple(found)
 
 

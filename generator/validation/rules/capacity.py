@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from generator.domain.finding import Finding, error, not_checked, warning
 from generator.domain.host import Host
 from generator.domain.machine import Disk, MemoryState, ModelFiles, ProcessLimits, Seen, Unseen
-from generator.domain.plan import Mode, Plan
+from generator.domain.plan import Mode, Plan, Replica
 from generator.settings import value_in_slot
 from generator.units import GIB, MIB, format_bytes
 
@@ -94,12 +94,16 @@ def needed_bytes(plan: Plan, env: Mapping[str, str], model_bytes: Sequence[int |
     `model_bytes` is the size of each model's weights in the order of their slots, None where it is unknown.
     """
     needed = WORKER_BYTES * int(env["LITELLM_NUM_WORKERS"])
-    for replica in plan.replicas:
-        if not replica.gpu_uuids:
-            slot, ranks = plan.gateway.slot_of(replica), replica.tensor_parallel * replica.pipeline_parallel
-            needed += int(value_in_slot(env, "VLLM_CPU_KVCACHE_SPACE", slot)) * GIB * ranks
-            needed += model_bytes[slot - 1] or 0
+    for engine in plan.engines:
+        if not engine.gpu_uuids:
+            needed += max(_loaded_bytes(plan, env, model_bytes, replica) for replica in plan.turns(engine))
     return needed
+
+
+def _loaded_bytes(plan: Plan, env: Mapping[str, str], model_bytes: Sequence[int | None], replica: Replica) -> int:
+    """Return what a model takes of the processor's memory while it is loaded."""
+    slot, ranks = plan.gateway.slot_of(replica), replica.tensor_parallel * replica.pipeline_parallel
+    return int(value_in_slot(env, "VLLM_CPU_KVCACHE_SPACE", slot)) * GIB * ranks + (model_bytes[slot - 1] or 0)
 
 
 def _on_processor(plan: Plan) -> bool:

@@ -65,7 +65,12 @@ def _check_derived(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Find
         )
         for key, setting in plan.settings.items()
         if (spec := spec_of(key)) is not None
-        and (not spec.pinnable or key == "NVIDIA_VISIBLE_DEVICES")
+        and (
+            not spec.pinnable
+            or key == "NVIDIA_VISIBLE_DEVICES"
+            # Whether there is a flag at all stands in the override.
+            or (spec.absent is not None and spec.absent in (setting.value, env.get(key)))
+        )
         and env.get(key, setting.value) != setting.value
     )
 

@@ -28,9 +28,9 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
         return (_driver_fault(host.driver),)
     present = {gpu.uuid: gpu for gpu in host.gpus}
     found = [
-        error("gpu-missing", found=describe_gpus(host), expected=_planned(plan, uuid, replica.name), fix=again)
-        for replica in plan.replicas
-        for uuid in replica.gpu_uuids
+        error("gpu-missing", found=describe_gpus(host), expected=_planned(plan, uuid, engine.name), fix=again)
+        for engine in plan.engines
+        for uuid in plan.gpus_of(engine)
         if uuid not in present
     ]
     needed = plan.engine.cuda
@@ -53,7 +53,7 @@ def _planned(plan: Plan, uuid: str, replica: str) -> str:
 
 def used_gpus(plan: Plan) -> tuple[str, ...]:
     """Return the UUIDs of the plan's GPUs."""
-    return tuple(uuid for replica in plan.replicas for uuid in replica.gpu_uuids)
+    return tuple(uuid for engine in plan.engines for uuid in plan.gpus_of(engine))
 
 
 def _again(plan: Plan) -> str:
@@ -234,9 +234,15 @@ def check_gpu_memory(
 
 
 def _promised(plan: Plan, env: Mapping[str, str], uuid: str) -> tuple[float, str]:
-    """Return the share of a GPU that all engines on it take together, and the settings that say so."""
-    slots = dict.fromkeys(plan.gateway.slot_of(each) for each in plan.replicas if uuid in each.gpu_uuids)
-    shares = {slot_key(_SHARE, slot): float(value_in_slot(env, _SHARE, slot)) for slot in slots}
+    """Return the share of a GPU that all engines on it take together, and the settings that say so.
+
+    Of models that take turns it is the largest that one of them takes.
+    """
+    shares: dict[str, float] = {}
+    for engine in plan.engines:
+        slots = [plan.gateway.slot_of(each) for each in plan.turns(engine) if uuid in each.gpu_uuids]
+        asked = {slot_key(_SHARE, slot): float(value_in_slot(env, _SHARE, slot)) for slot in slots}
+        shares |= dict([max(asked.items(), key=lambda item: item[1])] if asked else [])
     return sum(shares.values()), " + ".join(f"{key}={share:g}" for key, share in shares.items())
 
 

@@ -5,6 +5,7 @@ Runs LiteLLM from the environment of the processes runtime, and Redis; touches l
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -26,6 +27,7 @@ import pytest
 from generator.domain.plan import Plan
 from generator.rendering import render_plan
 from generator.runtime.provision import ensure_gateway
+from tests.integration.gateway.exchange import Ask, exchange
 from tests.integration.project import free_port
 from tests.planning_requests import plan_for, recorded
 
@@ -33,6 +35,17 @@ KEY, PASSWORD = "sk-" + "0" * 64, "x" * 16
 GATEWAY = Path(__file__).resolve().parents[3] / "compose" / "gateway"
 READY_S = 240
 ANSWER_S = 120
+CHAT = "/v1/chat/completions"
+REFUSED = (
+    (Ask(path=CHAT, content=b"[]", key=KEY), 400),
+    (Ask(path=CHAT, content=b"[]"), 401),
+    (Ask(path=CHAT, content=b"null", key="sk-wrong"), 401),
+    (Ask(path=CHAT, content=b'{"model": "smoke"', key=KEY), 400),
+    (Ask(path=CHAT, content=b'{"a":' * 1000 + b"1" + b"}" * 1000, key=KEY), 400),
+    (Ask(path=CHAT, content=rb'{"model": "smoke", "messages": [{"role": "user", "content": "\ud800"}]}', key=KEY), 400),
+    (Ask(path=CHAT, content=b"x" * 10_000, key=KEY), 413),
+    (Ask(path=CHAT, content=b"x" * 10_000), 401),
+)
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
 COMPLETION = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [CHOICE]}
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
@@ -139,6 +152,7 @@ def variables(plan: Plan, folder: Path, venv: Path, engine_port: int, redis_port
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOG": "ERROR",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_guard",
         "SECRETS_DIRECTORY": str(folder),
         "ENGINE_URL": f"http://127.0.0.1:{engine_port}/v1",
         "REDIS_HOST": "127.0.0.1",
@@ -223,10 +237,20 @@ def leave_at_once(port: int, content: str) -> None:
 
 
 def test_what_cannot_fit_is_refused_and_a_key_has_so_many_requests(make_gateway: MakeGateway) -> None:
-    """400 before the upstream sees it; the words of the limit at most pass; the fourth request of a minute is 429."""
-    limits = {"GATEWAY_MAX_INPUT_TOKENS": "100", "GATEWAY_KEY_REQUESTS_PER_MINUTE": "4"}
+    """400 before the upstream sees it; the words of the limit at most pass; the fourth request of a minute is 429.
+
+    What LiteLLM never sees, or cannot read, is none of the four.
+    """
+    limits = {
+        "GATEWAY_MAX_INPUT_TOKENS": "100",
+        "GATEWAY_KEY_REQUESTS_PER_MINUTE": "4",
+        "GATEWAY_MAX_BODY_BYTES": "9999",
+    }
     with make_gateway(LITELLM_NUM_WORKERS="1", **limits) as gateway:
         gateway.upstream.go.set()
+        refused = [asyncio.run(exchange(gateway.port, ask)) for ask, _ in REFUSED]
+        assert [answer.status for answer in refused] == [status for _, status in REFUSED]
+        assert all(answer.message for answer in refused)
         status, _, body = gateway.ask("word " * 101)
         assert (status, gateway.upstream.asked) == (400, [])
         assert "at least 101 tokens; this model takes 100" in body

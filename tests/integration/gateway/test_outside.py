@@ -1,7 +1,7 @@
 """The stack as clients see it: OpenAI's own package, Anthropic's form, and those who do everything wrong.
 
-Real Compose, vLLM on the CPU, LiteLLM and Redis; the tests share one stack. What the tiny model says is noise: the
-forms are checked, not the words.
+Real Compose, vLLM on the CPU, LiteLLM and Redis; the tests share one stack of four tiny models: two that write, the second
+for what is too long for the first, one for vectors and one for ranks. What they say is noise: the forms are checked.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
 
+from generator.smoke_model import write_smoke_model
 from tests.integration.conftest import MakeProject
 from tests.integration.gateway.exchange import Answer, Ask, Slow, chat, connection, exchange, read_until
+from tests.integration.gateway.tiny import write_ranker
 from tests.integration.images import Images
 from tests.integration.project import Project, wait_until
 
@@ -33,12 +36,33 @@ WEATHER: Any = {
 # More than the model writes while a test waits for the engine to notice that nobody reads.
 LONG = 30_000
 CLIENTS = 200
+SHORT, LONGER = 2048, 8192
+ENGINES = ("engine", "engine-2", "engine-3", "engine-4")
+WISHES = """\
+schema: 1
+model: null
+models:
+  - {{name: smoke, aliases: [gpt-4o]}}
+  - {{name: {folder}/patient}}
+  - {{name: {folder}/vectors, role: embedding, aliases: [text-embedding-3-small]}}
+  - {{name: {folder}/ranker}}
+gpu_memory_utilization: 0.8
+max_model_len: null
+gateway: {{bind: 127.0.0.1, port: 4000, fallbacks: {{smoke: [patient]}}}}
+settings: {{VLLM_MAX_MODEL_LEN_2: "8192", VLLM_CPU_KVCACHE_SPACE_2: "1", VLLM_CPU_KVCACHE_SPACE_3: "1", VLLM_CPU_KVCACHE_SPACE_4: "1"}}
+"""
 
 
 @pytest.fixture(scope="module")
-def stack(make_project: MakeProject, images: Images) -> Iterator[Project]:
-    """Give a project whose stack runs on the CPU."""
+def stack(make_project: MakeProject, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Give a project whose stack serves the four models on the CPU."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("patient", "vectors"):
+        write_smoke_model(folder / name)
+    write_ranker(folder / "ranker")
     project = make_project()
+    (project.folder / "envs").mkdir()
+    (project.folder / "envs" / "dev.yaml").write_text(WISHES.format(folder=folder))
     given = {"VLLM_IMAGE": images.engine, "LITELLM_IMAGE": images.gateway, "REDIS_IMAGE": images.redis}
     given["VLLM_MAX_MODEL_LEN"] = "32768"
     project.configure("cpu", *(f"--set={key}={value}" for key, value in given.items()))
@@ -98,20 +122,92 @@ def test_openai_stream(client: openai.OpenAI) -> None:
 
 
 def test_openai_models(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["smoke"]
+    served = {model.id for model in client.models.list()}
+    assert {"smoke", "patient", "vectors", "ranker", "gpt-4o", "text-embedding-3-small"} == served
 
 
-def test_openai_tool_without_a_parser_is_refused(client: openai.OpenAI) -> None:
-    """No plan names a `--tool-call-parser` yet, and vLLM calls no tool without: the client is told, and not by a 500."""
-    with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(
-            model="smoke",
-            messages=[{"role": "user", "content": "Is it warm?"}],
-            tools=[WEATHER],
-            tool_choice={"type": "function", "function": {"name": "weather"}},
-            max_tokens=200,
-        )
-    assert "--tool-call-parser" in str(refused.value)
+def test_openai_tool_call(client: openai.OpenAI) -> None:
+    """The model knows nothing of tools; one that is named is called all the same, by a grammar."""
+    answer = client.chat.completions.create(
+        model="smoke",
+        messages=[{"role": "user", "content": "Is it warm?"}],
+        tools=[WEATHER],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        max_tokens=200,
+    )
+    calls = answer.choices[0].message.tool_calls
+    assert calls is not None
+    (call,) = calls
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+    assert call.function.name == "weather"
+    assert isinstance(json.loads(call.function.arguments)["warm"], bool)
+
+
+def test_openai_tool_call_in_a_stream(client: openai.OpenAI) -> None:
+    pieces = client.chat.completions.create(
+        model="smoke",
+        messages=[{"role": "user", "content": "Is it warm?"}],
+        tools=[WEATHER],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        max_tokens=200,
+        stream=True,
+    )
+    calls = [call for piece in pieces if piece.choices for call in piece.choices[0].delta.tool_calls or ()]
+    assert {call.function.name for call in calls if call.function and call.function.name} == {"weather"}
+    text = "".join(call.function.arguments or "" for call in calls if call.function)
+    assert isinstance(json.loads(text)["warm"], bool)
+
+
+def test_openai_tools_that_the_model_may_leave(client: openai.OpenAI) -> None:
+    """A request that only offers tools is answered in words by a model that knows none."""
+    answer = client.chat.completions.create(
+        model="smoke", messages=[{"role": "user", "content": "Is it warm?"}], tools=[WEATHER], max_tokens=8
+    )
+    assert answer.choices[0].message.content
+
+
+@pytest.mark.parametrize("model", ["vectors", "text-embedding-3-small"])
+def test_openai_embeddings(client: openai.OpenAI, model: str) -> None:
+    """Three texts give three vectors of length 1; the same text gives the same vector, another one another."""
+    answer = client.embeddings.create(model=model, input=["warm", "cold", "warm"])
+    first, second, third = (each.embedding for each in answer.data)
+    assert len(first) == len(second) == 128
+    assert sum(number**2 for number in first) == pytest.approx(1, abs=0.02)
+    assert first == pytest.approx(third, abs=0.02)
+    assert first != pytest.approx(second, abs=0.02)
+    assert answer.usage.prompt_tokens == 12
+
+
+def test_rerank(stack: Project, key: str) -> None:
+    """Each text has a score, the best first; `top_n` is kept to."""
+    asked = {"model": "ranker", "query": "Is it warm?", "documents": ["It is cold.", "warm", "yes"], "top_n": 2}
+    answer = send(stack, Ask(path="/v1/rerank", content=json.dumps(asked).encode(), key=key))
+    assert answer.status == 200, answer.body
+    results = json.loads(answer.body)["results"]
+    scores = [each["relevance_score"] for each in results]
+    assert len({each["index"] for each in results}) == len(results) == 2
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_what_is_too_long_goes_to_the_model_with_the_longer_context(client: openai.OpenAI) -> None:
+    """The engine's own refusal is what the gateway has to recognise: the prompt is too long by its tokens, not by its words."""
+    text = "x" * (SHORT + 500)
+    answer = client.chat.completions.create(model="smoke", messages=[{"role": "user", "content": text}], max_tokens=8)
+    assert answer.model.endswith("patient")
+    assert answer.usage is not None
+    assert SHORT < answer.usage.prompt_tokens < LONGER
+
+
+def test_engines_do_not_share_a_core(stack: Project) -> None:
+    """Each binds its threads to cores of its own; where there are fewer cores than engines, none binds any."""
+    logs = [stack.run(["docker", "logs", stack.container(engine)]) for engine in ENGINES]
+    texts = [log.stdout + log.stderr for log in logs]
+    bound = [re.findall(r"local_rank=0, core ids=\[([\d, ]+)\]", text) for text in texts]
+    if any(bound):
+        cores = [core for ((text),) in bound for core in text.split(", ")]
+        assert len(cores) == len(set(cores)) >= len(ENGINES)
+    else:
+        assert [text for text in texts if "VLLM_CPU_OMP_THREADS_BIND='nobind'" not in text] == []
 
 
 def test_openai_embeddings_of_a_chat_model_are_refused(client: openai.OpenAI) -> None:
@@ -218,7 +314,6 @@ def test_many_slow_clients_at_once(stack: Project, key: str) -> None:
 
 def test_the_stack_has_stayed_up(stack: Project) -> None:
     """After all of the above no service has been started anew, and completions come."""
-    assert {name: stack.inspect(name)["RestartCount"] for name in ("engine", "gateway", "redis")} == dict.fromkeys(
-        ("engine", "gateway", "redis"), 0
-    )
+    services = (*ENGINES, "gateway", "redis")
+    assert {name: stack.inspect(name)["RestartCount"] for name in services} == dict.fromkeys(services, 0)
     assert stack.complete()

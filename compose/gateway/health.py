@@ -1,0 +1,71 @@
+"""Ask each engine whether it is well, so that a replica that is not gets no request until it is again.
+
+LiteLLM's own background checks send a completion to every deployment from every worker: that costs an engine tokens, and
+behind a full queue a busy replica would pass for a dead one. vLLM's `/health` costs nothing and waits for nobody. What is
+found goes where LiteLLM's checks put theirs (1.105.3, router_utils/health_state_cache.py); its router reads it where
+`enable_health_check_routing` is on, which gateway.yaml says where a model has several replicas. A finding that is not
+renewed is forgotten, and where no replica is well all are asked, so this cannot stop a request. Runs inside the gateway.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from typing import Any
+
+import httpx  # LiteLLM's own client
+
+EVERY_S = 2.0
+WAIT_S = 4.0
+"""Below vLLM's own pauses, such as a long prompt's tokens, one answer may come late; two in a row do not."""
+
+MISSES = 2
+
+_watches: set["asyncio.Task[None]"] = set()
+
+
+async def watch() -> None:
+    """Begin to look. LiteLLM calls this once in each worker, before it has read its configuration."""
+    _watches.add(asyncio.create_task(_watch()))
+
+
+async def _watch() -> None:
+    from litellm.proxy import proxy_server  # noqa: TID251  # runs inside LiteLLM
+
+    while proxy_server.llm_router is None:
+        await asyncio.sleep(EVERY_S)
+    router = proxy_server.llm_router
+    if not router.enable_health_check_routing:
+        return
+    addresses = engines(router.get_model_list() or ())
+    misses: Counter[str] = Counter()
+    async with httpx.AsyncClient(timeout=WAIT_S, trust_env=False) as client:
+        while True:
+            found = await asyncio.gather(*(is_well(client, address) for address in addresses.values()))
+            for engine, well in zip(addresses, found, strict=True):
+                misses[engine] = 0 if well else misses[engine] + 1
+            states = {engine: state(misses[engine]) for engine in addresses}
+            # It may talk to Redis, and waits for the answer.
+            await asyncio.to_thread(router.health_state_cache.set_deployment_health_states, states)
+            await asyncio.sleep(EVERY_S)
+
+
+def engines(listed: Any) -> dict[str, str]:
+    """Return where each engine of ours tells how it is, by LiteLLM's id for it. A cloud is not asked."""
+    return {
+        entry["model_info"]["id"]: entry["litellm_params"]["api_base"].removesuffix("/v1") + "/health"
+        for entry in listed
+        if entry["litellm_params"]["model"].startswith("hosted_vllm/")
+    }
+
+
+async def is_well(client: httpx.AsyncClient, address: str) -> bool:
+    """Say whether an engine answers 200; vLLM answers 503 where its core has died."""
+    try:
+        return (await client.get(address)).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def state(misses: int) -> dict[str, object]:
+    """Return what LiteLLM's router reads."""
+    return {"is_healthy": misses < MISSES, "timestamp": time.time(), "reason": f"{misses} health checks missed"}

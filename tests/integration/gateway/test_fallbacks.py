@@ -1,0 +1,230 @@
+"""What the gateway does where an engine fails: the other replica, the model of a cloud, and when each is asked.
+
+LiteLLM and Redis are real, started as the processes runtime starts them, once for all tests; engines and cloud are servers
+that answer as they are told to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from generator.catalog.load import load_catalog
+from generator.credentials import ensure_secrets, read_gateway_key
+from generator.domain.cloud import CloudModel
+from generator.domain.plan import Plan
+from generator.planning.several import make_plan_of_all
+from generator.rendering import render_plan
+from generator.runtime import Stack
+from generator.runtime.programs import Places, stack_programs
+from generator.runtime.provision import ensure_gateway
+from tests.integration.gateway.upstream import TOO_LONG, Upstream
+from tests.integration.project import CHECKOUT, free_port
+from tests.planning_requests import recorded, request
+
+MODEL = "Qwen/Qwen3-0.6B"
+CLOUD_KEY = "the-key-of-the-cloud-0123456789"
+TIMEOUT_S, COOLDOWN_S = 4, 1
+READY_S, LOOK_S = 240, 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """A gateway before two engines and a cloud."""
+
+    stack: Stack
+    engines: tuple[Upstream, Upstream]
+    cloud: Upstream
+    process: int
+
+    def ask(self, model: str = MODEL) -> tuple[int, str]:
+        """Ask for a completion; return the status, and who answered or the error's words."""
+        body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Who are you?"}]}).encode()
+        headers = {
+            "Authorization": f"Bearer {read_gateway_key(self.stack.secrets)}",
+            "Content-Type": "application/json",
+        }
+        address = f"http://127.0.0.1:{self.stack.env['GATEWAY_PORT']}/v1/chat/completions"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=120) as answer:
+                return answer.status, json.load(answer)["choices"][0]["message"]["content"]
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, refusal.read().decode()
+
+    def both(self, mood: int | str, words: str = "no") -> None:
+        """Let both engines answer so."""
+        for engine in self.engines:
+            engine.mood, engine.words = mood, words
+
+
+def until(true: Callable[[], object], limit_s: float) -> None:
+    """Wait until something is true; fail where it never is."""
+    end = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.1)
+
+
+def plan_with_cloud(cloud: Upstream, port: int) -> Plan:
+    """Plan two replicas on two GPUs, and a cloud behind them."""
+    pins = {"GATEWAY_REQUEST_TIMEOUT_S": str(TIMEOUT_S), "GATEWAY_COOLDOWN_S": str(COOLDOWN_S)}
+    pins |= {"GATEWAY_PORT": str(port), "LITELLM_NUM_WORKERS": "1"}
+    asked = request(recorded("2x-rtx3090-pcie"), model=MODEL, pins=pins)
+    model = CloudModel(name="away", model="openai/big", key="big", address=f"http://127.0.0.1:{cloud.port}/v1")
+    gateway = replace(asked.wishes.gateway, fallbacks={MODEL: ("away",)}, cloud=(model,))
+    return make_plan_of_all((replace(asked, wishes=replace(asked.wishes, gateway=gateway)),), load_catalog())
+
+
+def write_project(root: Path, state: Path, plan: Plan) -> Stack:
+    """Write what configure-gpu would, and the key that a person brings."""
+    for service in ("gateway", "redis"):
+        shutil.copytree(CHECKOUT / "compose" / service, root / "compose" / service)
+    for file in render_plan(plan):
+        (root / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (root / file.path).write_text(file.text, encoding="utf-8")
+    stack = Stack(root=root, state=state, plan=plan, env={key: each.value for key, each in plan.settings.items()})
+    ensure_secrets(stack.secrets, {}, root / "hf")
+    (stack.secrets / "cloud_big_key").write_text(f"{CLOUD_KEY}\n", encoding="ascii")
+    return stack
+
+
+@pytest.fixture(scope="module")
+def front(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """Start a gateway of one worker, with two engines and a cloud behind it."""
+    venv, root = ensure_gateway(state_folder, lambda *_: None), tmp_path_factory.mktemp("project")
+    engines = (Upstream(name="engine", port=free_port()), Upstream(name="engine-2", port=free_port()))
+    cloud, port = Upstream(name="cloud", port=free_port()), free_port()
+    stack = write_project(root, state_folder, plan_with_cloud(cloud, port))
+    ports = {each.name: each.port for each in engines} | {"redis": free_port()}
+    places = Places(engine=venv, gateway=venv, ports=ports, shared_memory_bytes=2**34)
+    programs = {each.name: each for each in stack_programs(stack, places, {"PATH": "/usr/local/bin:/usr/bin:/bin"})}
+    with contextlib.ExitStack() as ended:
+        for upstream in (*engines, cloud):
+            upstream.start()
+            ended.callback(upstream.stop)
+        for name in ("redis", "gateway"):
+            program, log = programs[name], ended.enter_context((root / f"{name}.log").open("wb"))
+            command = ["/bin/sh", str(program.script), *program.arguments]
+            environment = {**program.inherited, **program.environment, "HOME": str(root)}
+            process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
+            ended.callback(process.wait, 30)
+            ended.callback(process.terminate)
+        made = Front(stack=stack, engines=engines, cloud=cloud, process=process.pid)
+        until(lambda: process.poll() is not None or is_ready(port), READY_S)
+        assert process.poll() is None, (root / "gateway.log").read_text(errors="replace")[-2000:]
+        yield made
+
+
+def is_ready(port: int) -> bool:
+    """Say whether the gateway answers."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health/readiness", timeout=5):
+        return True
+    return False
+
+
+@pytest.fixture
+def fresh(front: Front) -> Iterator[Front]:
+    """Give the gateway with everything well again and no replica left out."""
+    yield front
+    front.both(200)
+    front.cloud.mood = 200
+    front.cloud.keys.clear()
+    time.sleep(2 * COOLDOWN_S)
+
+
+def test_a_replica_that_says_it_is_ill_gets_nothing_until_it_is_well(fresh: Front) -> None:
+    """Though it would answer: its health alone decides. No request is spent on finding out."""
+    first, second = fresh.engines
+    until(lambda: [fresh.ask() for _ in range(4)] and second.keys and first.keys, LOOK_S)
+    second.well = False
+    until(lambda: asked_of(fresh, second, 6) == 0, LOOK_S)
+    assert asked_of(fresh, second, 20) == 0
+    second.well = True
+    until(lambda: asked_of(fresh, second, 6), LOOK_S)
+
+
+def asked_of(front: Front, engine: Upstream, times: int) -> int:
+    """Ask so many times, and return how many of these came to one engine."""
+    before = len(engine.keys)
+    assert {front.ask()[0] for _ in range(times)} == {200}
+    return len(engine.keys) - before
+
+
+def test_no_request_fails_while_a_replica_is_away_and_it_is_asked_again(fresh: Front) -> None:
+    """Refused connections, under load; the cloud is not asked while an engine answers."""
+    second = fresh.engines[1]
+    with ThreadPoolExecutor(4) as clients:
+        asked = [clients.submit(fresh.ask) for _ in range(40)]
+        second.stop()
+        asked += [clients.submit(fresh.ask) for _ in range(80)]
+        answers = [each.result() for each in asked]
+    second.start()
+    assert [answer for answer in answers if answer[0] != 200] == []
+    assert "cloud" not in {name for _, name in answers}
+    until(lambda: asked_of(fresh, second, 6), LOOK_S)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_the_cloud_answers_where_every_engine_fails(fresh: Front, status: int) -> None:
+    """With its own key, which nothing shows."""
+    fresh.both(status)
+    assert fresh.ask() == (200, "cloud")
+    assert fresh.cloud.keys == [f"Bearer {CLOUD_KEY}"]
+
+
+def test_an_error_that_passes_is_tried_again_here(fresh: Front) -> None:
+    """One replica fails: the other answers, not the cloud."""
+    fresh.engines[0].mood = 500
+    assert {fresh.ask() for _ in range(6)} == {(200, "engine-2")}
+    assert fresh.cloud.keys == []
+
+
+def test_an_engine_that_hangs_is_given_up(fresh: Front) -> None:
+    """Once: nobody waits for the timeout again and again."""
+    fresh.both("hang")
+    before = sum(len(each.keys) for each in fresh.engines)
+    assert fresh.ask() == (200, "cloud")
+    assert sum(len(each.keys) for each in fresh.engines) == before + 1
+    fresh.cloud.mood = "hang"
+    began = time.monotonic()
+    assert fresh.ask()[0] == 408
+    assert time.monotonic() - began < 3 * TIMEOUT_S
+
+
+def test_what_is_too_long_does_not_leave_the_host(fresh: Front) -> None:
+    """Its context is not known to be longer."""
+    fresh.both(400, TOO_LONG)
+    status, words = fresh.ask()
+    assert status == 400, words
+    assert "maximum context length" in words
+    assert fresh.cloud.keys == []
+
+
+def test_what_an_engine_refuses_is_tried_away_too(fresh: Front) -> None:
+    """LiteLLM hands on every error but one, as docs/how-to/fallbacks.md tells: who must not send prompts away names no cloud."""
+    fresh.both(400, "a bad request")
+    assert fresh.ask() == (200, "cloud")
+
+
+def test_the_clouds_key_is_nowhere_to_be_seen(fresh: Front) -> None:
+    """Not in a rendered file, an argument or a log, also where the cloud itself refuses it."""
+    fresh.both(500)
+    fresh.cloud.mood, fresh.cloud.words = 401, "wrong key"
+    status, words = fresh.ask()
+    assert status >= 400
+    assert CLOUD_KEY not in words
+    files = [path for path in fresh.stack.root.rglob("*") if path.is_file() and fresh.stack.secrets not in path.parents]
+    assert any(path.name == "gateway.log" for path in files)
+    assert [path for path in files if CLOUD_KEY.encode() in path.read_bytes()] == []
+    assert CLOUD_KEY.encode() not in Path(f"/proc/{fresh.process}/cmdline").read_bytes()
