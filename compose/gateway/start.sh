@@ -20,10 +20,6 @@ export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
 if [ -s "$secrets/tls_certificate" ]; then
     set -- "$@" --ssl_certfile_path "$secrets/tls_certificate" --ssl_keyfile_path "$secrets/tls_key"
 fi
-# Several workers are gunicorn's: forked from one process that has loaded LiteLLM, they share its memory and are ready, or
-# replaced, in seconds. uvicorn's own each load it anew, and are killed when they do not answer within five seconds meanwhile.
-case " $* " in
-    *" --num_workers 1 "*) ;;
-    *) set -- "$@" --run_gunicorn ;;
-esac
-exec "${LITELLM:-litellm}" "$@"
+# uvicorn kills a worker that does not answer it within five seconds, which one on busy cores does not, above all while it
+# imports LiteLLM. One that has died is noticed at once all the same.
+exec "${LITELLM:-litellm}" "$@" --timeout_worker_healthcheck 120

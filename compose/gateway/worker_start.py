@@ -5,7 +5,6 @@ Python's own (docs/explanation/gateway.md), and the application around which bod
 """
 
 import gc
-import logging
 import os
 import sys
 
@@ -17,17 +16,13 @@ After Python's own 700 it looks many times in one request.
 
 
 def prepare() -> None:
-    """Leave what start-up loaded out of every collection, collect less often, and write no access log.
+    """Leave what start-up loaded out of every collection, and collect less often.
 
     A full collection otherwise walks all of LiteLLM's modules while every request waits.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
-    # gunicorn's workers write a line for each request otherwise; LITELLM_LOG keeps uvicorn itself from it.
-    access = logging.getLogger("uvicorn.access")
-    access.handlers.clear()
-    access.propagate = False
 
 
 def stand_guard() -> None:
