@@ -21,19 +21,23 @@ HANG_S = 60
 class Upstream:
     """One server on a port that it keeps. `mood` is how it answers a completion: a status, `hang`, or 200.
 
-    `well` is what its /health tells. `keys` are the Authorization headers that came with completions.
+    `times` is how many it answers so before it answers 200 again; None for all. `well` is what its /health tells.
+    `keys` are the Authorization headers that came with completions.
     """
 
     name: str
     port: int
     mood: int | str = 200
     words: str = "no"
+    times: int | None = None
     well: bool = True
     keys: list[str] = field(default_factory=list)
     _server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
-        """Listen."""
+        """Listen, where it does not yet."""
+        if self._server is not None:
+            return
         upstream = self
 
         class Handler(_Handler):
@@ -41,6 +45,13 @@ class Upstream:
 
         self._server = _Server(("127.0.0.1", self.port), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def next_mood(self) -> int | str:
+        """Return how the next completion is answered."""
+        if self.times is None:
+            return self.mood
+        self.times -= 1
+        return self.mood if self.times >= 0 else 200
 
     def stop(self) -> None:
         """Listen no more: a connection is refused from now on. What is at work is answered."""
@@ -66,13 +77,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.of.keys.append(self.headers["Authorization"])
-        if self.of.mood == "hang":
+        mood = self.of.next_mood()
+        if mood == "hang":
             threading.Event().wait(HANG_S)
-        elif self.of.mood == 200:
+        elif mood == 200:
             choice = {"index": 0, "message": {"role": "assistant", "content": self.of.name}, "finish_reason": "stop"}
             self._send(200, {**_HEAD, "choices": [choice], "usage": USAGE})
         else:
-            self._send(int(self.of.mood), {"error": {"message": self.of.words, "type": "x", "code": self.of.mood}})
+            self._send(int(mood), {"error": {"message": self.of.words, "type": "x", "code": mood}})
 
     def _send(self, status: int, body: dict[str, object]) -> None:
         content = json.dumps(body).encode()
