@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 import urllib.error
@@ -119,9 +121,12 @@ def front(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             program, log = programs[name], ended.enter_context((root / f"{name}.log").open("wb"))
             command = ["/bin/sh", str(program.script), *program.arguments]
             environment = {**program.inherited, **program.environment, "HOME": str(root)}
-            process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
+            # A group of its own, as the runtime ends it: Redis' script is not Redis itself.
+            process = subprocess.Popen(
+                command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
             ended.callback(process.wait, 30)
-            ended.callback(process.terminate)
+            ended.callback(os.killpg, process.pid, signal.SIGTERM)
         made = Front(stack=stack, engines=engines, cloud=cloud, process=process.pid)
         until(lambda: process.poll() is not None or is_ready(port), READY_S)
         assert process.poll() is None, (root / "gateway.log").read_text(errors="replace")[-2000:]
