@@ -16,6 +16,7 @@ from generator.rendering import render_plan
 from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import HOST_NAMES, plan_for, recorded
+from tests.test_layers import PACKAGE
 
 
 def files(plan: Plan) -> dict[str, str]:
@@ -97,6 +98,16 @@ def test_models_in_turns_are_one_service_that_both_names_lead_to() -> None:
     services = yaml.safe_load(rendered["override.yaml"])["services"]
     assert sorted(services) == ["engine", "gateway"]
     assert "depends_on" not in services["gateway"]
+    own = {
+        word
+        for entry in yaml.safe_load(rendered["gateway.yaml"])["model_list"]
+        for word in entry["model_info"]["limits"].values()
+    }
+    asked = {word.removeprefix("os.environ/") for word in own}
+    base = yaml.safe_load((PACKAGE.parent / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"][
+        "gateway"
+    ]
+    assert asked <= base["environment"].keys() | services["gateway"]["environment"].keys()
     (told,) = services["engine"]["command"]
     spec = json.loads(told)
     assert (spec["preload"], spec["pinned"]) == ("Qwen/Qwen3-4B", ["Qwen/Qwen3-4B"])
