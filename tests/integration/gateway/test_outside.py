@@ -36,7 +36,7 @@ WEATHER: Any = {
 # More than the model writes while a test waits for the engine to notice that nobody reads.
 LONG = 30_000
 CLIENTS = 200
-SHORT, LONGER = 2048, 8192
+SHORT, LONGER = 2048, 32768
 ENGINES = ("engine", "engine-2", "engine-3", "engine-4")
 WISHES = """\
 schema: 1
@@ -49,7 +49,7 @@ models:
 gpu_memory_utilization: 0.8
 max_model_len: null
 gateway: {{bind: 127.0.0.1, port: 4000, fallbacks: {{smoke: [patient]}}}}
-settings: {{VLLM_MAX_MODEL_LEN_2: "8192", VLLM_CPU_KVCACHE_SPACE_2: "1", VLLM_CPU_KVCACHE_SPACE_3: "1", VLLM_CPU_KVCACHE_SPACE_4: "1"}}
+settings: {{VLLM_MAX_MODEL_LEN_2: "32768", VLLM_CPU_KVCACHE_SPACE_2: "1", VLLM_CPU_KVCACHE_SPACE_3: "1", VLLM_CPU_KVCACHE_SPACE_4: "1"}}
 """
 
 
@@ -64,7 +64,6 @@ def stack(make_project: MakeProject, images: Images, tmp_path_factory: pytest.Te
     (project.folder / "envs").mkdir()
     (project.folder / "envs" / "dev.yaml").write_text(WISHES.format(folder=folder))
     given = {"VLLM_IMAGE": images.engine, "LITELLM_IMAGE": images.gateway, "REDIS_IMAGE": images.redis}
-    given["VLLM_MAX_MODEL_LEN"] = "32768"
     project.configure("cpu", *(f"--set={key}={value}" for key, value in given.items()))
     project.start()
     yield project
@@ -90,9 +89,9 @@ def send(stack: Project, ask: Ask) -> Answer:
 
 
 def figure(stack: Project, name: str) -> float:
-    """Return the sum of one of the engine's own figures, asked from inside its container: it is not published."""
+    """Return the sum of one of the patient engine's own figures, asked from inside its container: it is not published."""
     ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
-    text = stack.docker("exec", stack.container("engine"), "python3", "-c", ask)
+    text = stack.docker("exec", stack.container("engine-2"), "python3", "-c", ask)
     return sum(float(line.split()[-1]) for line in text.splitlines() if re.match(rf"{re.escape(name)}[{{ ]", line))
 
 
@@ -275,7 +274,7 @@ def test_wrong_requests_are_told_what_is_wrong(stack: Project, key: str, path: s
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_engine_stops_for_a_client_that_is_gone(stack: Project, key: str, stream: bool) -> None:
     before = figure(stack, "vllm:generation_tokens_total")
-    ask = chat(key, stream=stream, max_tokens=LONG, ignore_eos=True)
+    ask = chat(key, model="patient", stream=stream, max_tokens=LONG, ignore_eos=True)
 
     async def leave() -> None:
         async with connection(stack.port) as (reader, writer):
