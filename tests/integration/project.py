@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from generator.smoke_model import write_smoke_model
+from tests.integration.testbed import FOLDER
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # A start on two cores takes one to two minutes; a machine that builds beside it takes longer.
@@ -186,7 +187,8 @@ def make_variables(docker_host: str, state: Path, caches: Path, **further: str) 
         "DOCKER_HOST": docker_host,
         "STACKWRIGHT_STATE": str(state),
         "HF_HOME": str(caches / "huggingface"),
-        "VLLM_CACHE_ROOT": str(caches / "vllm"),
+        # Shared: what an architecture can do, which vLLM otherwise finds out in a process of its own, at every start.
+        "VLLM_CACHE_ROOT": str(FOLDER / "vllm"),
         "PYTHONPATH": str(CHECKOUT),
         "NO_COLOR": "1",
     }

@@ -54,11 +54,14 @@ def test_single_runs_by_hand_for_a_user_without_an_account(
     make_project: MakeProject, images: Images, two_gpus: dict[str, str], tmp_path: Path
 ) -> None:
     # The model is made below /tmp: folders keep their paths inside, and images let nobody but root into /root.
-    project = make_project(**two_gpus, STACKWRIGHT_STATE=str(tmp_path))
+    caches = tmp_path / "vllm"
+    caches.mkdir()
+    project = make_project(**two_gpus, STACKWRIGHT_STATE=str(tmp_path), VLLM_CACHE_ROOT=str(caches))
     somebody = [f"--set=STACKWRIGHT_UID={UID}", f"--set=STACKWRIGHT_GID={UID}"] if os.geteuid() == 0 else []
     said = project.configure("single", "--model=smoke", *somebody, *pins(images, images.engine_for_one_gpu))
     if somebody:
         give_to(UID, project.folder)
+        give_to(UID, caches)
     command = re.search(r"without Stackwright: (.+)$", said, re.MULTILINE)
     assert command, said
     done = project.run(["bash", "-euc", command[1]])
