@@ -158,7 +158,7 @@ def test_a_replica_that_says_it_is_ill_gets_nothing_until_it_is_well(fresh: Fron
     first, second = fresh.engines
     until(lambda: asked_of(fresh, first, 6) and second.keys, LOOK_S)
     second.well = False
-    until(lambda: asked_of(fresh, second, 6) == 0, LOOK_S)
+    until(lambda: asked_of(fresh, second, ROUND) == 0, LOOK_S)
     assert asked_of(fresh, second, ROUND) == 0
     second.well = True
     until(lambda: asked_of(fresh, second, 6), LOOK_S)
@@ -209,7 +209,7 @@ def test_a_replica_that_is_left_alone_is_asked_again(fresh: Front, status: int) 
     """After a pause of LiteLLM's; what passes never reaches the cloud."""
     first, second = fresh.engines
     second.well = False
-    until(lambda: asked_of(fresh, second, 6) == 0, LOOK_S)
+    until(lambda: asked_of(fresh, second, ROUND) == 0, LOOK_S)
     first.mood, first.times, before = status, 1, len(first.keys)
     assert fresh.ask() == (200, "engine")
     assert len(first.keys) == before + 2
