@@ -130,10 +130,11 @@ class Project:
         folder = self.folder / "envs" / ".secrets" / "dev"
         return {file.name: file.read_text().strip() for file in folder.iterdir() if file.read_text().strip()}
 
-    def ask(self, key: str | None) -> tuple[int, str]:
+    def ask(self, key: str | None, **further: object) -> tuple[int, str]:
         """Ask the gateway for a chat completion; return the status and the body, 0 where nothing answers."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         body = {"model": "smoke", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
+        body |= further
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
