@@ -124,9 +124,10 @@ def test_of_two_replicas_one_always_answers(
     project.start()
     services = ("engine", "engine-2", "redis", "gateway")
     before = containers(project, services)
+    # Of no concern to the gateway, whose limits follow from much else that an engine is told.
     with clients(project) as statuses:
         command = [sys.executable, "-m", "generator", "start-environment", "dev", "--objective=throughput"]
-        done = project.run([*command, *words, *project.pins, "--set=VLLM_MAX_NUM_SEQS=8", f"--out={project.folder}"])
+        done = project.run([*command, *words, *project.pins, "--set=VLLM_SHM_SIZE=3gb", f"--out={project.folder}"])
     assert done.returncode == 0, done.stderr
     assert changed(project, before) == ["engine", "engine-2"]
     assert set(statuses) == {200}, statuses
