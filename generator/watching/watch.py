@@ -33,8 +33,8 @@ from generator.watching.probe import (
 )
 from generator.watching.steps import Step
 
-# A look at three containers costs a tenth of a second of processor time, which a starting engine needs itself.
-POLL_S = 1.0
+# A look at three containers costs a tenth of a second of processor time and more, which a starting engine needs itself.
+POLL_S = 2.0
 # A healthy gateway that refuses every completion this long will not begin to answer.
 ANSWERS_WITHIN_S = 120
 # Silence this long is worth a word, and a word every so often.

@@ -57,7 +57,7 @@ def test_an_engine_that_has_said_its_last_word_and_hangs_is_not_waited_for(start
     message, hint = made.fail()
     assert message.startswith("engine cannot start: the memory left for the KV cache")
     assert "--set VLLM_MAX_MODEL_LEN=4096" in str(hint)
-    assert made.time.now_s == 15
+    assert 15 <= made.time.now_s < 15 + POLL_S
 
 
 def test_an_engine_that_dies_of_the_first_question_is_named(start: MakeStart, gateway: Gateway) -> None:
