@@ -52,7 +52,7 @@ class ComposeRuntime:
         self._asked: tuple[str, ...] = ()
         self._ran_before: frozenset[tuple[str, datetime | None]] = frozenset()
         self._replaced: frozenset[str] = frozenset()
-        self._seen: dict[str, Container] = {}
+        self._seen: dict[str, str] = {}
         self._docker: DockerClient | None = None
 
     @property
@@ -173,13 +173,13 @@ class ComposeRuntime:
 
     def logs(self, service: str, lines: int) -> str:
         """Return the last `lines` lines of one service's log, oldest first; empty where it has no container."""
-        from python_on_whales.exceptions import NoSuchContainer
-
+        if service in self._seen:
+            # By its id and at once: python-on-whales asks twice more what is known since the last look.
+            words = [*self._docker_words(), "logs", f"--tail={lines}", self._seen[service]]
+            done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+            if done.returncode == 0:
+                return done.stdout.decode(errors="replace")
         with refusals():
-            if service in self._seen:
-                # Made anew since the last look, it has another container.
-                with suppress(NoSuchContainer):
-                    return str(self._seen[service].logs(tail=lines))
             containers = self._containers(f"com.docker.compose.service={service}")
             return str(containers[0].logs(tail=lines)) if containers else ""
 
@@ -245,8 +245,7 @@ class ComposeRuntime:
                 continue
             name = labels["com.docker.compose.service"]
             found = _service_state(name, state, restarts or 0)
-            # To find it again for its log would take the client twice as long as the log.
-            self._seen[name] = container
+            self._seen[name] = container.id
             found = replace(found, traces=container_traces(container.id, state.started_at))
             if found.phase in (ServicePhase.STARTING, ServicePhase.UNHEALTHY):
                 found = replace(found, effort=measure(container_processes(state.pid or 0, container.id)))
