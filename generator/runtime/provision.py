@@ -191,7 +191,7 @@ def ensure(state: Path, recipe: Recipe, say: Say) -> Path:
 
 def environment_folder(state: Path, recipe: Recipe) -> Path:
     """Return where the environment of `recipe` lies, made or not: another lock or Python means another folder."""
-    return state / "venvs" / f"{recipe.name}-{_key(recipe)}"
+    return (state / "venvs").resolve() / f"{recipe.name}-{_key(recipe)}"  # pip writes the path down; links may go
 
 
 def is_complete(folder: Path) -> bool:

@@ -295,3 +295,12 @@ def test_progress_is_read_from_what_pip_says(log: str, packages: int | None, exp
 )
 def test_last_words_name_the_reason(log: str, expected: str) -> None:
     assert last_words(log) == expected
+
+
+def test_environment_lies_at_its_real_path(tmp_path: Path) -> None:
+    """Programs in it name their Python by that path, and a link on the way may go before the folder does."""
+    state, link = tmp_path / "state", tmp_path / "link"
+    (state / "venvs").mkdir(parents=True)
+    link.mkdir()
+    (link / "venvs").symlink_to(state / "venvs")
+    assert environment_folder(link, gateway_recipe()) == environment_folder(state, gateway_recipe())
