@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ class Traffic:
 
     def words(self) -> str:
         """Say it for the table."""
-        return f"{self.failed} of {len(self.answers)} requests failed"
+        kinds = Counter(status for _, status in self.answers if status != ANSWERED)
+        return f"{self.failed} of {len(self.answers)} requests failed" + (f" {dict(kinds)}" if kinds else "")
 
     def wait_for(self, *, more: int) -> None:
         """Wait until so many more completions have come."""
