@@ -197,8 +197,10 @@ def _cautious(
     answer = forecast(shape, modest, gpu, **sizes)  # type: ignore[arg-type]
     if answer.verdict is Verdict.DOES_NOT_FIT:
         return None, answer.reasons
-    sentence = "whether this fits is uncertain: the engine itself searches for the longest context when it starts"
-    settings = replace(modest, max_model_len=asked.max_model_len)
+    sentence, settings = "whether this fits is uncertain", modest
+    if asked.max_model_len is None and order_release(asked.version) >= order_release(AUTO_RELEASE):
+        sentence += ": the engine itself searches for the longest context when it starts"
+        settings = replace(modest, max_model_len=None)
     return Layout(placement=placement, settings=settings, forecast=answer, warnings=(sentence, *answer.warnings)), ()
 
 

@@ -163,6 +163,15 @@ def test_where_nobody_can_know_the_engine_searches(name: str) -> None:
     assert not any("too close" in warning for warning in plan.warnings)
 
 
+def test_a_release_that_cannot_search_is_given_a_length() -> None:
+    """Releases before 0.14 refuse the word `auto` and would not start."""
+    plan = plan_of(recorded("gb10"), "Qwen/Qwen3-4B", VLLM_IMAGE="vllm/vllm-openai:v0.13.0")
+    assert plan.replicas[0].memory is not None
+    assert plan.replicas[0].memory.verdict == "uncertain"
+    assert (length(plan), plan.settings["VLLM_MAX_MODEL_LEN"].value) == (8192, "8192")
+    assert not any("searches" in warning for warning in plan.warnings)
+
+
 def test_what_surely_does_not_fit_is_refused_even_there() -> None:
     """Thirty gigabytes of weights do not go into sixteen, whatever Windows counts."""
     with pytest.raises(NoPlanError, match="Qwen/Qwen3-14B does not fit on 1× NVIDIA GeForce RTX 5080"):
