@@ -218,15 +218,14 @@ def read_group(text: str, folder: Path) -> Group:
     if len(pinned) > 1 or {*pinned, preload} - {None, *models}:
         raise ValueError(f"`preload` and `pinned` may name one of {', '.join(models)}")
 
-    made: list[str] = []
+    # The model to preload may have to be downloaded for hours: who started this program watches what moves.
+    first_limits = {preload: math.inf}
 
     def make(name: str) -> Child:
         model = models[name]
         command = [*spec.get("command", COMMAND), *model["arguments"]]
         environment = {**os.environ, **model.get("environment", {})}
-        # The model to preload may have to be downloaded for hours: who started this program watches what moves.
-        limit_s = math.inf if preload and not made else float(model["start_limit_s"])
-        made.append(name)
+        limit_s = first_limits.pop(name, float(model["start_limit_s"]))
         return Child(command, environment, folder / "engine.sock", limit_s)
 
     rules = Rules(
