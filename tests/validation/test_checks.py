@@ -176,8 +176,10 @@ def test_a_model_that_is_whole_here_needs_no_hub(whole: Evidence) -> None:
 
 def test_a_database_is_read_from_what_compose_reads(whole: Evidence) -> None:
     file = merged(whole.stack)
-    file["services"]["gateway"]["environment"] = {"DATABASE_URL": "postgresql://db/x?connection_limit=90"}
-    assert found(replace(whole, merged=file)) == ["database-connections"]
+    file["services"]["gateway"]["environment"] = {"DATABASE_URL": "postgresql://db/x"}
+    crowded = replace(whole, stack=replace(whole.stack, env={**whole.env, "LITELLM_NUM_WORKERS": "10"}))
+    assert "database-connections" not in found(crowded)
+    assert "database-connections" in found(replace(crowded, merged=file))
 
 
 @pytest.fixture(scope="module")

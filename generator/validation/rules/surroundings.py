@@ -18,7 +18,8 @@ FILE_LEEWAY_S = 60
 # WSL mounts Windows' drives at /mnt/<letter>; each file there goes through 9P, several times slower than WSL's own disk
 # (Microsoft, "Working across Windows and Linux file systems").
 WINDOWS_DRIVE = re.compile(r"/mnt/[a-z](/.*)?")
-# LiteLLM 1.109, general_settings.database_connection_pool_limit: for each worker, 10 unless told otherwise.
+# LiteLLM 1.105.3, proxy_cli.py: each worker's pool takes general_settings.database_connection_pool_limit, which gateway.yaml
+# does not set, so 10. A `connection_limit` in the address is written over (2026-11-21).
 POOL = 10
 # PostgreSQL 17, runtime-config-connection: max_connections 100, of which superuser_reserved_connections keeps 3.
 POSTGRESQL_CONNECTIONS = 97
@@ -61,17 +62,13 @@ def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, 
 
     `gateway` are its variables as Compose reads them.
     """
-    address = gateway.get("DATABASE_URL")
-    if not isinstance(address, str) or not address:
-        return
-    pooled = re.search(r"[?&]connection_limit=([0-9]{1,6})\b", address)
-    pool, workers = int(pooled[1]) if pooled else POOL, int(env["LITELLM_NUM_WORKERS"])
-    if pool * workers > POSTGRESQL_CONNECTIONS:
+    workers = int(env["LITELLM_NUM_WORKERS"])
+    if gateway.get("DATABASE_URL") and POOL * workers > POSTGRESQL_CONNECTIONS:
         yield warning(
             "database-connections",
-            found=f"{workers} workers × {pool} connections = {pool * workers}",
+            found=f"{workers} workers × {POOL} connections = {POOL * workers}",
             expected=f"{POSTGRESQL_CONNECTIONS} or fewer, PostgreSQL's default, or a server that was given more",
-            fix=f"`configure-gpu --env {plan.environment.value} --set LITELLM_NUM_WORKERS={max(1, POSTGRESQL_CONNECTIONS // pool)}`",
+            fix=f"`configure-gpu --env {plan.environment.value} --set LITELLM_NUM_WORKERS={POSTGRESQL_CONNECTIONS // POOL}`",
         )
 
 
