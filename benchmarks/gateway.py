@@ -2,10 +2,10 @@
 
     python benchmarks/gateway.py --plain VENV --ours VENV [--workers 1 2] [--engine URL --model NAME --key-file FILE]
 
-Both are virtual environments that hold LiteLLM: --plain as `pip install "litellm[proxy]"` leaves it, --ours from
-generator/runtime/requirements/gateway.txt. LiteLLM's defaults are `litellm --config FILE` with one model, a master key
-and nothing else; ours is what the `processes` runtime starts: compose/gateway/start.sh with rendered files, and Redis
-where this machine has it.
+Both are virtual environments that hold LiteLLM: --plain as `pip install "litellm[proxy]" prometheus-client` leaves it,
+--ours from generator/runtime/requirements/gateway.txt. LiteLLM's defaults are `litellm --config FILE` with one model, a
+master key and nothing else; with metrics and Redis, they are given what ours has besides its limits. Ours is what the
+`processes` runtime starts: compose/gateway/start.sh with rendered files, and Redis where this machine has it.
 
 What is asked is a small chat completion. Upstream is a server that answers at once with fixed bytes (the gateway alone is measured),
 or, with --engine, a running engine. Each round measures every setting once, for SECONDS with CONNECTIONS clients that
@@ -52,7 +52,7 @@ RESULTS = CHECKOUT / "benchmarks" / "results"
 CONNECTIONS = 16
 READY_S = 300
 PERCENTILES = (50, 95, 99)
-PLAIN, OURS = "LiteLLM's defaults", "ours"
+PLAIN, EQUIPPED, OURS = "LiteLLM's defaults", "LiteLLM with metrics and Redis", "ours"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,23 +85,38 @@ class Record:
     total_pss_mb: int = 0
 
 
-def plain_setting(venv: Path, folder: Path, upstream: str, model: str, key: str, workers: int) -> Setting:
-    """Return LiteLLM as its own documentation starts it: one model, a master key."""
-    entry = {
-        "model_name": model,
-        "litellm_params": {"model": f"hosted_vllm/{model}", "api_base": upstream, "api_key": key},
-    }
-    master = f"sk-{secrets.token_hex(32)}"
-    (folder / "plain.yaml").write_text(json.dumps({"model_list": [entry]}))
-    port = free_port()
-    command = (str(venv / "bin/python"), str(venv / "bin/litellm"), "--config", str(folder / "plain.yaml"))
-    listen = ("--host", "127.0.0.1", "--port", str(port), "--num_workers", str(workers))
-    environment = {"HOME": str(folder), "PATH": os.environ["PATH"], "LITELLM_MASTER_KEY": master}
-    # Without a way out its download of prices would fail slowly at the start; that is not what is compared.
-    environment["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    return Setting(
-        name=PLAIN, workers=workers, command=(*command, *listen), environment=environment, port=port, key=master, model=model
-    )  # fmt: skip
+def plain_settings(
+    venv: Path, folder: Path, entry: Mapping[str, object], workers: int, redis: Mapping[str, str]
+) -> list[Setting]:
+    """Return LiteLLM as its own documentation starts it: one model, a master key; and the same with what ours has in it.
+
+    `redis` are the router's settings for it; empty where there is none.
+    """
+    bare: dict[str, object] = {"model_list": [entry]}
+    equipped = {**bare, "litellm_settings": {"callbacks": ["prometheus"]}, "router_settings": redis}
+    settings: list[Setting] = []
+    for name, config in ((PLAIN, bare), (EQUIPPED, equipped)):
+        file, port, master = folder / f"{len(settings)}.{workers}.yaml", free_port(), f"sk-{secrets.token_hex(32)}"
+        file.write_text(json.dumps(config))
+        command = (str(venv / "bin/python"), str(venv / "bin/litellm"), "--config", str(file))
+        listen = ("--host", "127.0.0.1", "--port", str(port), "--num_workers", str(workers))
+        environment = {"HOME": str(folder), "PATH": os.environ["PATH"], "LITELLM_MASTER_KEY": master}
+        # Without a way out its download of prices would fail slowly at the start; that is not what is compared.
+        environment["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+        if workers > 1 and name == EQUIPPED:
+            environment["PROMETHEUS_MULTIPROC_DIR"] = str(folder / f"counters.{workers}")
+        settings.append(
+            Setting(
+                name=name,
+                workers=workers,
+                command=(*command, *listen),
+                environment=environment,
+                port=port,
+                key=master,
+                model=str(entry["model_name"]),
+            )
+        )
+    return settings
 
 
 def our_setting(program: Program, stack: Stack, folder: Path, workers: int) -> Setting:
@@ -262,7 +277,7 @@ def run_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Result]:
     address = {stack.plan.replicas[0].url_variable: upstream}
     gateway = replace(gateway, environment={**gateway.environment, **address})
     key = (stack.secrets / "engine_key").read_text().strip()
-    results = {}
+    results, state = {}, {}
     with contextlib.ExitStack() as opened:
         if arguments.engine is None:
             mine = [sys.executable, __file__, "--upstream", upstream.rpartition(":")[2].partition("/")[0]]
@@ -271,10 +286,18 @@ def run_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Result]:
             redis = programs["redis"]
             command = ["/bin/sh", str(redis.script), *redis.arguments]
             opened.enter_context(running(command, {**redis.inherited, **redis.environment}, folder / "redis.log"))
+            password = (stack.secrets / "redis_password").read_text().strip()
+            state = {"redis_host": "127.0.0.1", "redis_port": str(ports["redis"]), "redis_password": password}
         direct = int(upstream.rpartition(":")[2].partition("/")[0]), model, key
+        entry = {
+            "model_name": model,
+            "litellm_params": {"model": f"hosted_vllm/{model}", "api_base": upstream, "api_key": key},
+        }
         for workers in arguments.workers:
-            plain = plain_setting(arguments.plain.absolute(), folder, upstream, model, key, workers)
-            settings = [plain, our_setting(gateway, stack, folder, workers)]
+            settings = [
+                *plain_settings(arguments.plain.absolute(), folder, entry, workers, state),
+                our_setting(gateway, stack, folder, workers),
+            ]
             results[str(workers)] = measure(settings, folder, direct, arguments.rounds, arguments.seconds)
             # After each number of workers: a later one may fail to start on a machine that has too few cores for it.
             write(arguments, results)
