@@ -15,7 +15,7 @@ from enum import StrEnum
 from generator.errors import UsageError, did_you_mean
 
 MAX_VALUE_LENGTH = 4096
-NO_PARSER = "none"
+NO_PARSER, ANY_HOST = "none", "any"
 
 
 class Kind(StrEnum):
@@ -29,6 +29,7 @@ class Kind(StrEnum):
     CONTEXT = "context"
     PATH = "path"
     NAME = "name"
+    HOST = "host"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +230,14 @@ SETTINGS: tuple[SettingSpec, ...] = (
         flag="--reasoning-parser",
         absent=NO_PARSER,
     ),
+    SettingSpec(
+        key="VLLM_ALLOWED_MEDIA_DOMAINS",
+        section="Engine",
+        kind=Kind.HOST,
+        meaning="Host that the engine may fetch a request's pictures from; any: every one that it reaches",
+        flag="--allowed-media-domains",
+        absent=ANY_HOST,
+    ),
     _whole("VLLM_CPU_KVCACHE_SPACE", "Engine", (1, 4096), "KV cache on the CPU, in GiB per rank"),
     SettingSpec(key="VLLM_SHM_SIZE", section="Engine", kind=Kind.SIZE, meaning="Shared memory of an engine container"),
     SettingSpec(
@@ -285,8 +294,7 @@ def check_pins(pins: Mapping[str, str], *, where: str) -> None:
                 f"{where}: {key} follows from other settings and cannot be pinned",
                 hint=f"it is: {spec.meaning.lower()}",
             )
-        problem = problem_with(spec, value)
-        if problem:
+        if problem := problem_with(spec, value):
             raise UsageError(f"{where}: {key}: found `{value[:80]}`, allowed: {problem}")
 
 
@@ -367,13 +375,13 @@ _CHECKS: Mapping[Kind, Callable[[SettingSpec, str], str | None]] = {
     Kind.ADDRESS: _check_address,
     Kind.SIZE: _matcher(_SIZE, "a size such as 2gb or 512mb"),
     Kind.PATH: _matcher(re.compile(r"/[^:]*"), "an absolute path without a colon"),
+    Kind.HOST: _matcher(re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"), "any, or a host such as images.example.org"),
     Kind.NAME: _matcher(_NAME, "lower-case letters, digits, - and _, beginning with a letter or digit"),
 }
 
 
 def _within(spec: SettingSpec, number: float) -> bool:
-    low = spec.minimum is None or number >= spec.minimum
-    return low and (spec.maximum is None or number <= spec.maximum)
+    return (spec.minimum is None or number >= spec.minimum) and (spec.maximum is None or number <= spec.maximum)
 
 
 def bind_arguments(

@@ -12,6 +12,7 @@ from generator.domain.plan import Setting
 from generator.planning.cpu import DECISION, cpu_settings
 from generator.planning.gateway import gateway_settings
 from generator.planning.image import ImageChoice, version
+from generator.planning.media import media_settings
 from generator.planning.parsers import parser_settings
 from generator.planning.placement import Placement
 from generator.planning.request import Request
@@ -52,6 +53,7 @@ def emitted_settings(
     gateway, redis = catalog.service("gateway"), catalog.service("redis")
     engine = _gpu_settings(placement, layout, utilization) if layout and utilization else cpu_settings(request, wished)
     engine |= switching_settings(request.load_limit_s) | parser_settings(request, catalog, chosen.version)
+    engine |= media_settings(request)
     in_force = {**{key: setting.value for key, setting in engine.items()}, **request.pins}
     limits = gateway_settings(placement.groups, in_force)
     places = int(request.pins.get(PLACES) or limits[PLACES].value) or None

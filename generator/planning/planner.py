@@ -28,6 +28,7 @@ from generator.planning.guides import contradict_guides
 from generator.planning.image import ImageChoice, choose_image
 from generator.planning.image_pin import pinned_image
 from generator.planning.in_use import blame_others, warn_of_others
+from generator.planning.media import MEDIA_RELEASE, takes_media
 from generator.planning.placement import Heads, Placement, placements
 from generator.planning.request import Request
 from generator.planning.utilization import SharedMemory, Utilization, choose_utilization
@@ -103,6 +104,7 @@ def _least_release(request: Request) -> str | None:
         request.needs.minimum or request.facts.minimum_engine,
         None if request.role.generates else POOLING_RELEASE,
         None if request.exclusive is None else SOCKET_RELEASE,
+        MEDIA_RELEASE if takes_media(request.facts.config) else None,
     )
     return max((bound for bound in bounds if bound is not None), key=order_release, default=None)
 

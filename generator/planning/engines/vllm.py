@@ -11,7 +11,7 @@ from generator.domain.model_facts import ModelFacts
 from generator.domain.plan import Mode
 from generator.domain.role import Role
 from generator.errors import NoPlanError
-from generator.settings import BY_FLAG
+from generator.settings import ANY_HOST, BY_FLAG
 
 # In the order that they are read most easily in a process list.
 _FLAGS = (
@@ -27,6 +27,7 @@ _FLAGS = (
     "--dtype",
     "--tool-call-parser",
     "--reasoning-parser",
+    "--allowed-media-domains",
 )
 # vLLM 0.32.0 config/model.py, _SUFFIX_TO_DEFAULTS, in its order: the first ending that matches tells.
 _ROLES = (
@@ -73,13 +74,17 @@ def engine_arguments(mode: Mode, values: Mapping[str, str], role: Role = Role.CH
 
 def engine_environment(mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the engine's own variables as (name, value) pairs."""
+    # An allowed host could send the engine on to any other, with vLLM's default (0.32.0 envs.py).
+    bound = values.get("VLLM_ALLOWED_MEDIA_DOMAINS", ANY_HOST) != ANY_HOST
+    fetching = (("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0"),) if bound else ()
     if mode is not Mode.CPU:
-        return tuple((name, values[name]) for name in _GPU_VARIABLES)
+        return (*((name, values[name]) for name in _GPU_VARIABLES), *fetching)
     return (
         ("VLLM_CPU_KVCACHE_SPACE", values["VLLM_CPU_KVCACHE_SPACE"]),
         # --enforce-eager alone still lets torch compile single functions (vLLM 0.32 dies at the first completion
         # without g++: InvalidCxxCompiler).
         ("TORCHDYNAMO_DISABLE", "1"),
+        *fetching,
     )
 
 

@@ -1,7 +1,8 @@
 """The stack as clients see it: OpenAI's own package, Anthropic's form, and those who do everything wrong.
 
 Real Compose, vLLM on the CPU, LiteLLM and Redis; the tests share one stack of four tiny models: two that write, the second
-for what is too long for the first, one for vectors and one for ranks. What they say is noise: the forms are checked.
+of which also sees and takes what is too long for the first, one for vectors and one for ranks. What they say is noise but for
+the colours of pictures: the forms are checked.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from openai.types.chat import ChatCompletionMessageFunctionToolCall
 from generator.smoke_model import write_smoke_model
 from tests.integration.conftest import MakeProject
 from tests.integration.gateway.exchange import Answer, Ask, Slow, chat, connection, exchange, read_until
+from tests.integration.gateway.eyes import COLOURS, NOTHING, PICTURE_TOKENS, picture, write_eyes
 from tests.integration.gateway.tiny import write_ranker
 from tests.integration.images import Images
 from tests.integration.project import Project, wait_until
 
-# One white pixel.
-PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8/5+hHgAHggJ/PchI7wAAAABJRU5ErkJggg=="
 WEATHER: Any = {
     "type": "function",
     "function": {
@@ -43,12 +43,12 @@ schema: 1
 model: null
 models:
   - {{name: smoke, aliases: [gpt-4o]}}
-  - {{name: {folder}/patient}}
+  - {{name: {folder}/eyes}}
   - {{name: {folder}/vectors, role: embedding, aliases: [text-embedding-3-small]}}
   - {{name: {folder}/ranker}}
 gpu_memory_utilization: 0.8
 max_model_len: null
-gateway: {{bind: 127.0.0.1, port: 4000, fallbacks: {{smoke: [patient]}}}}
+gateway: {{bind: 127.0.0.1, port: 4000, fallbacks: {{smoke: [eyes]}}}}
 settings: {{VLLM_MAX_MODEL_LEN_2: "32768", VLLM_CPU_KVCACHE_SPACE_2: "1", VLLM_CPU_KVCACHE_SPACE_3: "1", VLLM_CPU_KVCACHE_SPACE_4: "1"}}
 """
 
@@ -57,8 +57,8 @@ settings: {{VLLM_MAX_MODEL_LEN_2: "32768", VLLM_CPU_KVCACHE_SPACE_2: "1", VLLM_C
 def stack(make_project: MakeProject, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Give a project whose stack serves the four models on the CPU."""
     folder = tmp_path_factory.mktemp("models")
-    for name in ("patient", "vectors"):
-        write_smoke_model(folder / name)
+    write_smoke_model(folder / "vectors")
+    write_eyes(folder / "eyes")
     write_ranker(folder / "ranker")
     project = make_project()
     (project.folder / "envs").mkdir()
@@ -89,7 +89,7 @@ def send(stack: Project, ask: Ask) -> Answer:
 
 
 def figure(stack: Project, name: str) -> float:
-    """Return the sum of one of the patient engine's own figures, asked from inside its container: it is not published."""
+    """Return the sum of one of the own figures of the engine with the eyes, asked from inside its container: it is not published."""
     ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
     text = stack.docker("exec", stack.container("engine-2"), "python3", "-c", ask)
     return sum(float(line.split()[-1]) for line in text.splitlines() if re.match(rf"{re.escape(name)}[{{ ]", line))
@@ -122,7 +122,7 @@ def test_openai_stream(client: openai.OpenAI) -> None:
 
 def test_openai_models(client: openai.OpenAI) -> None:
     served = {model.id for model in client.models.list()}
-    assert {"smoke", "patient", "vectors", "ranker", "gpt-4o", "text-embedding-3-small"} == served
+    assert {"smoke", "eyes", "vectors", "ranker", "gpt-4o", "text-embedding-3-small"} == served
 
 
 # The model would never come to the end of a text or of a list: it shall begin none.
@@ -201,7 +201,7 @@ def test_what_is_too_long_goes_to_the_model_with_the_longer_context(client: open
     """The engine's own refusal is what the gateway has to recognise: the prompt is too long by its tokens, not by its words."""
     text = "x" * (SHORT + 500)
     answer = client.chat.completions.create(model="smoke", messages=[{"role": "user", "content": text}], max_tokens=8)
-    assert answer.model.endswith("patient")
+    assert answer.model.endswith("eyes")
     assert answer.usage is not None
     assert SHORT < answer.usage.prompt_tokens < LONGER
 
@@ -224,12 +224,65 @@ def test_openai_embeddings_of_a_chat_model_are_refused(client: openai.OpenAI) ->
     assert "Retried" not in str(refused.value)
 
 
-def test_openai_image_for_a_text_model_is_refused(client: openai.OpenAI) -> None:
-    """Status and words say that the request is at fault: it is not tried again, and the engine stays."""
-    image: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PIXEL}}]}]
+def asking(*urls: str) -> Any:
+    """Return a conversation that shows pictures."""
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [{"type": "text", "text": "Which colour?"}, *pictures]}]
+
+
+def test_openai_pictures_are_seen(client: openai.OpenAI) -> None:
+    """Each colour is named, and what the pictures have most of; the engine counts their tokens."""
+    shown = {colour: [picture(colour)] for colour in COLOURS} | {NOTHING: []}
+    shown["green"] = [picture("red", width=300), picture("green", height=200), picture("green")]
+    answers = {
+        word: client.chat.completions.create(model="eyes", messages=asking(*urls)) for word, urls in shown.items()
+    }
+    assert {word: answer.choices[0].message.content for word, answer in answers.items()} == {
+        word: word for word in shown
+    }
+    counted = {word: answer.usage.prompt_tokens for word, answer in answers.items() if answer.usage}
+    assert counted == {word: counted[NOTHING] + PICTURE_TOKENS * len(urls) for word, urls in shown.items()}
+
+
+def test_openai_picture_in_a_stream(client: openai.OpenAI) -> None:
+    pieces = client.chat.completions.create(model="eyes", messages=asking(picture("blue")), stream=True)
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == "blue"
+
+
+def test_anthropic_picture(stack: Project, key: str) -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": picture("blue").partition(",")[2]}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": "Which colour?"}]
+    asked = {"model": "eyes", "max_tokens": 8, "messages": [{"role": "user", "content": content}]}
+    answer = send(stack, Ask(path="/v1/messages", content=json.dumps(asked).encode(), key=key))
+    assert [each["text"] for each in json.loads(answer.body)["content"]] == ["blue"]
+
+
+def test_openai_picture_for_a_text_model(client: openai.OpenAI) -> None:
+    """It goes to the fallback, which sees. Without one, status and words say that the request is at fault: it is not tried again."""
+    answer = client.chat.completions.create(model="smoke", messages=asking(picture("red")))
+    assert answer.choices[0].message.content == "red"
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="smoke", messages=image, max_tokens=8)
+        client.chat.completions.create(
+            model="smoke", messages=asking(picture("red")), extra_body={"disable_fallbacks": True}
+        )
     assert "multimodal" in str(refused.value)
+
+
+def test_what_is_no_picture_is_told_so(client: openai.OpenAI) -> None:
+    """Nothing is fetched for whoever asks, wherever it points: that the engine stayed up, the last test sees."""
+    broken = picture("red").replace("iVBOR", "AAAAA")
+    wrong = {
+        broken: "Failed to load image",
+        "data:image/png;base64,@": "base64",
+        "http://redis:6379/a.png": "allowed domains",
+        "http://169.254.169.254/a.png": "allowed domains",
+    }
+    said = {}
+    for url in wrong:
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(model="eyes", messages=asking(url))
+        said[url] = str(refused.value)
+    assert [text for url, text in said.items() if wrong[url] not in text] == []
 
 
 def test_anthropic_form(stack: Project, key: str) -> None:
@@ -283,7 +336,7 @@ def test_wrong_requests_are_told_what_is_wrong(stack: Project, key: str, path: s
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_engine_stops_for_a_client_that_is_gone(stack: Project, key: str, stream: bool) -> None:
     before = figure(stack, "vllm:generation_tokens_total")
-    ask = chat(key, model="patient", stream=stream, max_tokens=LONG, ignore_eos=True)
+    ask = chat(key, model="eyes", stream=stream, max_tokens=LONG, ignore_eos=True)
 
     async def leave() -> None:
         async with connection(stack.port) as (reader, writer):

@@ -15,6 +15,9 @@ from generator.smoke_model import write_smoke_model
 
 HIDDEN, INTERMEDIATE, LAYERS, HEADS, POSITIONS = 64, 128, 2, 2, 512
 
+Tensor = tuple[tuple[int, ...], bytes]
+"""A shape, and the bfloat16 numbers, little-endian."""
+
 
 def write_ranker(folder: Path) -> None:
     """Write a cross-encoder: a BERT with one score, the smoke model's tokenizer, and no cache of keys and values."""
@@ -42,7 +45,7 @@ def write_ranker(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(bert))
     words = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**words, "model_max_length": POSITIONS}))
-    (folder / "model.safetensors").write_bytes(safetensors(ranker_shapes(vocabulary)))
+    (folder / "model.safetensors").write_bytes(safetensors(noise(ranker_shapes(vocabulary))))
 
 
 def ranker_shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:
@@ -75,21 +78,30 @@ def norm(name: str) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (HIDDEN,), f"{name}.bias": (HIDDEN,)}
 
 
-def safetensors(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
-    """Return a weights file: ones for the scales of normalizations, zeros for biases, else noise from a fixed seed."""
+def noise(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Return tensors: ones for the scales of normalizations, zeros for biases, else noise from a fixed seed."""
     source = random.Random(20261121)
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    body = bytearray()
+    tensors: dict[str, Tensor] = {}
     for name, shape in shapes.items():
-        start, count = len(body), math.prod(shape)
+        count = math.prod(shape)
         if name.endswith("LayerNorm.weight"):
-            body += b"\x80\x3f" * count  # 1.0 in bfloat16
+            tensors[name] = shape, b"\x80\x3f" * count  # 1.0 in bfloat16
         elif name.endswith("bias"):
-            body += b"\x00\x00" * count
+            tensors[name] = shape, bytes(2 * count)
         else:
             # Exponents of 1/16 to 1/8, either sign.
-            body += b"".join(bytes((source.randrange(256), source.choice((0x3D, 0xBD)))) for _ in range(count))
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, len(body)]}
+            body = (bytes((source.randrange(256), source.choice((0x3D, 0xBD)))) for _ in range(count))
+            tensors[name] = shape, b"".join(body)
+    return tensors
+
+
+def safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return a weights file."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, (shape, body) in tensors.items():
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, start + len(body)]}
+        start += len(body)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + bytes(body)
+    return len(text).to_bytes(8, "little") + text + b"".join(body for _, body in tensors.values())
