@@ -33,7 +33,7 @@ PARTS = {
     "Redis": ("redis/", "redis_batch.py", "redis_cache.py"),
     "FastAPI's dependencies besides the key check": ("solve_dependencies",),
     "the endpoint itself": ("chat_completion", "common_request_processing.py", "route_llm_request.py"),
-    "middlewares and FastAPI": ("starlette/", "fastapi/", "litellm/proxy/middleware/", "_middleware.py", "body.py"),
+    "middlewares and FastAPI": ("starlette/", "fastapi/", "litellm/proxy/middleware/", "_middleware.py", "guard.py"),
 }
 """What names each part in a call as py-spy writes it: a function's name, or where it stands."""
 

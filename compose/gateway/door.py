@@ -36,6 +36,10 @@ PRESENT_S = 1.0
 
 LONGEST_RETRY_S = 60
 
+CHAT = "chat"
+OTHER_KINDS = {"embedding": frozenset({"embedding"}), "rerank": frozenset({"rerank", "embedding"})}
+"""What is asked for beside text, and the kinds of model that answer it: vLLM ranks by the likeness of vectors, too."""
+
 
 class Places:
     """A number of places that all workers of one gateway share: bytes of one file, each locked while it is taken.
@@ -138,44 +142,57 @@ class Door(CustomLogger):
 
     def __init__(self) -> None:
         super().__init__()
+        self._kinds: dict[str, str] = {}
         self._lines: dict[str, Line] = {}
         self._most_tokens: dict[str, int] = {}
-        self._aliases: Mapping[str, object] | None = None
+        self._aliases: Mapping[str, object] = {}
         self._file: int | None = None
         self._first = 0
 
     async def async_pre_call_hook(self, user_api_key_dict: object, cache: object, data: dict, call_type: str) -> dict:  # noqa: ARG002  # LiteLLM's signature
-        """Refuse an input that cannot fit, then wait for a place, which is given back when the request has ended."""
+        """Refuse what is not served and an input that cannot fit, then wait for a place, which is given back at the request's end."""
         priority = data.pop("priority", None)  # LiteLLM's router would start its own scheduler at this word
-        model = data.get("model")
-        if self._aliases is None:
-            self._aliases = self._read_limits()
-        model = str(self._aliases.get(model, model)) if isinstance(model, str) else ""
+        if not self._kinds:
+            self._read_models()
+        model = self._find(data.get("model"))
+        refuse_other_kind(model, self._kinds[model], call_type)
         refuse_oversized(data, self._most_tokens.get(model, 0))
         line, request = self._lines.get(model), asked.get()
         if line is not None and request is not None:
             order = priority if isinstance(priority, int) else DEFAULT_PRIORITY
-            slot = await line.enter(order, float(os.environ["REQUEST_TIMEOUT"]), request)
             # FastAPI closes this stack when the last byte of the answer is sent, or its client is gone.
-            request.scope["fastapi_inner_astack"].callback(line.leave, slot, time.monotonic())
+            ending = request.scope["fastapi_inner_astack"]
+            slot = await line.enter(order, float(os.environ["REQUEST_TIMEOUT"]), request)
+            ending.callback(line.leave, slot, time.monotonic())
         return data
 
-    def _read_limits(self) -> Mapping[str, object]:
-        """Read every model's limits and return the names that stand for other names."""
+    def _find(self, asked_for: object) -> str:
+        """Return the model that a request names. LiteLLM would take several at once, a provider's, or a deployment's id."""
+        model = self._aliases.get(asked_for, asked_for) if isinstance(asked_for, str) else None
+        if not isinstance(model, str) or model not in self._kinds:
+            named = f"no model `{str(asked_for)[:200]}` here" if asked_for else "the request names no model"
+            raise HTTPException(status_code=400, detail=f"{named}; GET /v1/models lists those that there are")
+        return model
+
+    def _read_models(self) -> None:
+        """Read every model's kind and limits, and the names that stand for other names."""
         from litellm.proxy.proxy_server import llm_router  # noqa: TID251  # exists once the configuration is read
 
-        if llm_router is None:
-            return {}
-        self._lay_out(llm_router.get_model_list() or ())
-        return dict(llm_router.model_group_alias or {})
+        if llm_router is not None:
+            self._lay_out(llm_router.get_model_list() or ())
+            self._aliases = dict(llm_router.model_group_alias or {})
 
     def _lay_out(self, listed: Iterable[Mapping[str, object]]) -> None:
         """Give each model its bytes of the file, in the order of gateway.yaml, which is the same in every worker."""
         for entry in listed:
-            info = entry.get("model_info")
-            limits = info.get("limits") if isinstance(info, Mapping) else None
-            name = str(entry["model_name"])
-            if not limits or name in self._most_tokens:
+            name, info = str(entry["model_name"]), entry.get("model_info")
+            info = info if isinstance(info, Mapping) else {}
+            if name in self._kinds:
+                continue
+            mode = str(info.get("mode"))
+            self._kinds[name] = mode if mode in OTHER_KINDS else CHAT
+            limits = info.get("limits")
+            if not limits:
                 continue
             self._most_tokens[name] = int(limits["input_tokens"])
             slots, seats = int(limits["concurrent_requests"]), int(limits["queued_requests"])
@@ -185,6 +202,16 @@ class Door(CustomLogger):
                     self._file = os.open(os.environ["GATEWAY_PLACES"], flags, 0o600)
                 self._lines[name] = Line(self._file, self._first, slots, seats)
                 self._first += slots + seats
+
+
+def refuse_other_kind(model: str, kind: str, call_type: str) -> None:
+    """Raise HTTPException 400 where a model is asked for what it is not served for.
+
+    The engine would answer 404, which LiteLLM takes for a replica's failure: a few such requests would leave everybody without it.
+    """
+    wanted = next((word for word in OTHER_KINDS if word in call_type), CHAT)
+    if kind not in OTHER_KINDS.get(wanted, {CHAT}):
+        raise HTTPException(status_code=400, detail=f"`{model}` is served for {kind}, not for {wanted}")
 
 
 def refuse_oversized(data: Mapping[str, object], most_tokens: int) -> None:

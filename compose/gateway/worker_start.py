@@ -1,7 +1,7 @@
 """What each worker of the gateway does once at its start: it makes requests cheaper, and looks at them before LiteLLM does.
 
 LiteLLM's documented LITELLM_WORKER_STARTUP_HOOKS names both functions. Nothing of LiteLLM is changed: the garbage collector is
-Python's own (docs/explanation/gateway.md), and the application around which body.py stands is Starlette's own attribute.
+Python's own (docs/explanation/gateway.md), and the application around which guard.py stands is Starlette's own attribute.
 """
 
 import gc
@@ -27,7 +27,7 @@ def prepare() -> None:
 
 def stand_guard() -> None:
     """Look at every request before LiteLLM. Its start has begun: `add_middleware` would come too late."""
-    from body import Guard
+    from guard import Guard
     from key_auth import is_right
     from litellm.proxy.proxy_server import app  # noqa: TID251  # runs inside LiteLLM
 

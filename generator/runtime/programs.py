@@ -210,7 +210,7 @@ def _gateway(stack: Stack, places: Places) -> Program:
             settings,
             script.parent / "key_auth.py",
             script.parent / "door.py",
-            script.parent / "body.py",
+            script.parent / "guard.py",
             script.parent / "worker_start.py",
             script.parent / "health.py",
             *(stack.secrets / name for name in (*secrets, *stack.plan.gateway.cloud_secrets)),

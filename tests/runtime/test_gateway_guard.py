@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from compose.gateway.body import MOST_DEPTH, Guard, Message, Receive, Send
+from compose.gateway.guard import MOST_DEPTH, Guard, Message, Receive, Send
 
 KEY = "sk-right"
 BEARER = (b"authorization", b"Bearer sk-right")
@@ -24,10 +24,12 @@ class Exchange:
     pieces: Iterable[bytes]
     headers: tuple[tuple[bytes, bytes], ...] = (BEARER,)
     method: str = "POST"
+    path: str = "/v1/chat/completions"
     query: bytes = b""
     leaves: bool = False
     read: int = 0
     reached: list[bytes] = field(default_factory=list)
+    passed_on: list[bytes] = field(default_factory=list)
     answered: list[Message] = field(default_factory=list)
 
     @property
@@ -57,6 +59,7 @@ def ask(exchange: Exchange) -> Exchange:
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
+        exchange.passed_on += [name for name, _ in scope["headers"]]
         body, more = b"", True
         while more and (message := await receive())["type"] == "http.request":
             body, more = body + message["body"], message.get("more_body", False)
@@ -64,7 +67,7 @@ def ask(exchange: Exchange) -> Exchange:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    scope: Message = {"type": "http", "method": exchange.method, "query_string": exchange.query}
+    scope: Message = {"type": "http", "method": exchange.method, "path": exchange.path, "query_string": exchange.query}
     scope["headers"] = list(exchange.headers)
     asyncio.run(Guard(app, LIMIT, lambda key: key == KEY)(scope, receive, send))
     return exchange
@@ -165,9 +168,10 @@ def test_the_limit_itself_passes() -> None:
 
 
 @pytest.mark.parametrize("kind", [b"multipart/form-data; boundary=x", b"application/x-www-form-urlencoded"])
-def test_forms_are_limited_in_length_only(kind: bytes) -> None:
-    assert ask(Exchange(pieces=[b"not JSON"], headers=typed(kind))).status == 200
-    assert ask(Exchange(pieces=[b"x" * (LIMIT + 1)], headers=typed(kind))).status == 413
+def test_forms_are_not_served(kind: bytes) -> None:
+    """LiteLLM would read other fields in them than are looked at here."""
+    done = ask(Exchange(pieces=[b'{"a": "&timeout=9&b="}'], headers=typed(kind)))
+    assert (done.status, done.read, done.reached) == (415, 0, [])
 
 
 def test_a_list_by_another_name_is_still_a_list() -> None:
@@ -180,7 +184,81 @@ def test_a_client_that_leaves_while_it_sends_is_not_answered() -> None:
     assert (done.answered, done.reached) == ([], [])
 
 
-def test_what_has_no_body_is_litellms_own_matter() -> None:
-    """Health, models and metrics: LiteLLM knows which of them need a key."""
-    done = ask(Exchange(pieces=[], headers=(), method="GET"))
-    assert done.status == 200
+@pytest.mark.parametrize("path", ["/health/readiness", "/health/liveliness"])
+def test_whether_it_is_well_is_told_to_everybody(path: str) -> None:
+    assert ask(Exchange(pieces=[], headers=(), method="GET", path=path)).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/Qwen/Qwen3-8B", "/metrics/"])
+def test_what_is_read_needs_the_key_and_no_body(method: str, path: str) -> None:
+    """LiteLLM would read the body of a GET whole before it looks at the key."""
+    long = [b"x" * LIMIT] * 3
+    assert ask(Exchange(pieces=long, headers=(), method=method, path=path)).status == 401
+    done = ask(Exchange(pieces=long, method=method, path=path))
+    assert (done.status, done.read, done.reached) == (200, 0, [b""])
+
+
+def test_a_browser_may_ask_whether_it_may_ask() -> None:
+    done = ask(Exchange(pieces=[b"x"], headers=(), method="OPTIONS"))
+    assert (done.status, done.read, done.reached) == (200, 0, [b""])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/openapi.json"),
+        ("GET", "/health"),
+        ("GET", "/model/info"),
+        ("GET", "/v1/chat/completions"),
+        ("DELETE", "/v1/models/smoke"),
+        ("OPTIONS", "/key/generate"),
+        ("POST", "/key/generate"),
+        ("POST", "/vllm/pause"),
+        ("POST", "/mcp-rest/test/connection"),
+        ("POST", "/guardrails/test_custom_code"),
+        ("POST", "/v1/chat/completions/"),
+        ("POST", "/openai/deployments/smoke/chat/completions"),
+    ],
+)
+def test_the_rest_of_litellm_is_not_served(method: str, path: str) -> None:
+    done = ask(Exchange(pieces=[b"{}"], method=method, path=path))
+    assert (done.status, done.read, done.reached) == (404, 0, [])
+    assert f"does not serve {method} {path}" in done.error["message"]
+
+
+@pytest.mark.parametrize("word", ["api_base", "api_key", "timeout", "num_retries", "fallbacks", "extra_body"])
+def test_a_request_does_not_steer(word: str) -> None:
+    done = ask(Exchange(pieces=[json.dumps({"model": "m", word: 1}).encode()]))
+    assert (done.status, done.reached) == (400, [])
+    assert done.error["message"] == f"`{word}` is the gateway's to choose, not a request's"
+
+
+def test_a_field_of_that_name_further_in_is_the_clients_own() -> None:
+    assert ask(Exchange(pieces=[b'{"metadata": {"timeout": 1}, "tools": [{"api_base": "x"}]}'])).status == 200
+
+
+def test_headers_that_steer_are_left_out_and_others_are_not() -> None:
+    steering = [b"x-litellm-timeout", b"x-litellm-num-retries", b"x-litellm-disable-callbacks", b"x-litellm-tags"]
+    plain = [b"x-litellm-api-key", b"anthropic-version", b"user-agent"]
+    done = ask(Exchange(pieces=[b"{}"], headers=(BEARER, *((name, b"1") for name in [*steering, *plain]))))
+    assert done.passed_on == [b"authorization", *plain]
+
+
+def test_a_websocket_is_closed_at_once() -> None:
+    answered: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        answered.append(message)
+
+    async def app(*reached: object) -> None:
+        raise AssertionError(reached)
+
+    headers = [BEARER]
+    scope: Message = {"type": "websocket", "path": "/v1/responses", "query_string": b"", "headers": headers}
+    asyncio.run(Guard(app, LIMIT, lambda key: key == KEY)(scope, receive, send))
+    assert answered == [{"type": "websocket.close", "code": 1008}]
