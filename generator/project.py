@@ -39,7 +39,7 @@ _BASE_FILES = (
     "compose/engine/switching/child.py",
     "compose/gateway/start.sh",
     "compose/gateway/key_auth.py",
-    "compose/gateway/body.py",
+    "compose/gateway/guard.py",
     "compose/gateway/door.py",
     "compose/gateway/health.py",
     "compose/gateway/ready.py",
