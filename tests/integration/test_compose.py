@@ -5,6 +5,7 @@ The tests of the module share one stack and run in the order written: those that
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,6 +19,18 @@ from tests.integration.images import Images
 from tests.integration.project import Project, wait_until
 
 SERVICES = ("engine", "redis", "gateway")
+# Whoever adds a cloud brings its key: it has to stay as unseen as those that are made. Nothing asks it: no engine fails.
+WISHES = """\
+schema: 1
+model: null
+gpu_memory_utilization: 0.8
+max_model_len: null
+gateway:
+  bind: 127.0.0.1
+  port: 4000
+  fallbacks: {smoke: [away]}
+  cloud: [{name: away, model: openai/big, key: big, address: "http://127.0.0.1:1/v1"}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +45,14 @@ def pins(images: Images) -> list[str]:
 
 @pytest.fixture(scope="module")
 def project(make_project: MakeProject, pins: list[str]) -> Project:
-    """Give a project configured for the CPU."""
+    """Give a project configured for the CPU, with a cloud to fall back to."""
     project = make_project()
+    (project.folder / "envs").mkdir()
+    (project.folder / "envs" / "dev.yaml").write_text(WISHES)
     project.configure("cpu", *pins)
+    key = project.folder / "envs" / ".secrets" / "dev" / "cloud_big_key"
+    key.touch(mode=0o600)
+    key.write_text("the-key-of-the-cloud-0123456789\n")
     return project
 
 
@@ -98,6 +116,15 @@ def test_engine_may_run_what_it_compiles(project: Project, started: str) -> None
     project.docker("exec", project.container("engine"), "sh", "-euc", "cp /bin/true $HOME/compiled && $HOME/compiled")
 
 
+def test_gateway_gives_up_an_address_where_nothing_is(project: Project, started: str) -> None:  # noqa: ARG001
+    # What a container that is gone leaves behind. A minute is more than `connect` takes here, and less than by default.
+    networks = project.inspect("engine")["NetworkSettings"]["Networks"]
+    address = networks[f"{project.name}_inside"]["IPAddress"].rpartition(".")[0] + ".250"
+    ask = f"import socket; s = socket.socket(); s.settimeout(60); print(s.connect_ex(('{address}', 8000)))"
+    code = int(project.docker("exec", project.container("gateway"), "python3", "-c", ask))
+    assert errno.errorcode[code] in ("ETIMEDOUT", "EHOSTUNREACH")
+
+
 def test_no_secret_is_shown_anywhere(project: Project, started: str) -> None:  # noqa: ARG001
     shown = [project.docker("container", "inspect", *project.remains("container")), project.logs()]
     generated = project.folder / "compose" / "generated" / "dev"
@@ -105,6 +132,7 @@ def test_no_secret_is_shown_anywhere(project: Project, started: str) -> None:  #
     shown += [(project.folder / "envs" / ".env.dev").read_text(), *command_lines()]
     shown.append(project.run(["bash", "-euc", f"cd {project.folder} && {by_hand(project, 'config')}"]).stdout)
     assert len(shown) > len(SERVICES)
+    assert project.secrets["cloud_big_key"]
     for name, secret in project.secrets.items():
         assert [text[:200] for text in shown if secret in text] == [], name
 

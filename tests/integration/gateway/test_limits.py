@@ -43,9 +43,15 @@ REFUSED = (
     (Ask(path=CHAT, content=b'{"model": "smoke"', key=KEY), 400),
     (Ask(path=CHAT, content=b'{"a":' * 1000 + b"1" + b"}" * 1000, key=KEY), 400),
     (Ask(path=CHAT, content=rb'{"model": "smoke", "messages": [{"role": "user", "content": "\ud800"}]}', key=KEY), 400),
+    (Ask(path=CHAT, content=b'{"model": "smoke", "timeout": 999}', key=KEY), 400),
+    (Ask(path="/vllm/pause", content=b"{}", key=KEY), 404),
+    (Ask(path="/openapi.json", method="GET"), 404),
+    (Ask(path="/v1/models", method="GET"), 401),
     (Ask(path=CHAT, content=b"x" * 10_000, key=KEY), 413),
     (Ask(path=CHAT, content=b"x" * 10_000), 401),
 )
+# By each of these LiteLLM would find the model, and the door's limits would not: they are kept by name.
+OTHER_NAMES = ("smoke,smoke", "smoke,", "hosted_vllm/smoke", "SMOKE", "*", "", None, ["smoke"])
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
 COMPLETION = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [CHOICE]}
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
@@ -110,11 +116,11 @@ class Gateway:
     port: int
     upstream: Upstream
 
-    def ask(self, content: str, **further: object) -> tuple[int, str, str]:
+    def ask(self, content: str, path: str = CHAT, **further: object) -> tuple[int, str, str]:
         """Ask for a completion; return status, Retry-After and body."""
         body = json.dumps({"model": "smoke", "messages": [{"role": "user", "content": content}], **further}).encode()
         headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-        address = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        address = f"http://127.0.0.1:{self.port}{path}"
         try:
             with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=ANSWER_S) as answer:
                 return answer.status, "", answer.read().decode()
@@ -203,10 +209,17 @@ def test_so_many_work_so_many_wait_and_the_next_is_refused(make_gateway: MakeGat
         assert gateway.upstream.now == 3
         gateway.upstream.go.set()
         answers = [each.result() for each in asked]
+        gateway.upstream.asked.clear()
+        others = [gateway.ask("another way in", model=name) for name in OTHER_NAMES]
+        others.append(gateway.ask("another kind", path="/v1/embeddings", input="words"))
+        assert gateway.upstream.asked == []
     assert Counter(status for status, _, _ in answers) == {200: 7, 429: 13}
     assert gateway.upstream.most == 3
     refused = [(int(later), body) for status, later, body in answers if status == 429]
     assert all(later >= 1 and "all 3 places are taken and 4 requests wait" in body for later, body in refused)
+    assert [status for status, _, _ in others] == [400] * len(others)
+    assert "smoke,smoke" in others[0][2]
+    assert "`smoke` is served for chat, not for embedding" in others[-1][2]
 
 
 def test_those_who_wait_go_by_priority_then_in_order_and_who_is_gone_is_left_out(make_gateway: MakeGateway) -> None:
