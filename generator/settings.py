@@ -266,7 +266,7 @@ PER_MODEL = frozenset(spec.key for spec in SETTINGS if spec.section == "Engine")
     *("GATEWAY_MAX_CONCURRENT_REQUESTS", "GATEWAY_MAX_QUEUED_REQUESTS", "GATEWAY_MAX_INPUT_TOKENS"),
 }
 _SLOT = re.compile(r"(.+)_([2-9]|[1-9][0-9])")
-
+_INSTEAD_OF_A_PIN = {"VLLM_MODEL": "name the model with `--model`", "STACKWRIGHT_ENVIRONMENT": "name it with `--env`"}
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _FRACTION = re.compile(r"[0-9]?\.[0-9]{1,6}|[01]")
 _SIZE = re.compile(r"[1-9][0-9]{0,5}(kb|mb|gb|k|m|g)")
@@ -292,7 +292,7 @@ def check_pins(pins: Mapping[str, str], *, where: str) -> None:
         if not spec.pinnable:
             raise UsageError(
                 f"{where}: {key} follows from other settings and cannot be pinned",
-                hint=f"it is: {spec.meaning.lower()}",
+                hint=_INSTEAD_OF_A_PIN.get(split_slot(key)[0]) or f"it is: {spec.meaning.lower()}",
             )
         if problem := problem_with(spec, value):
             raise UsageError(f"{where}: {key}: found `{value[:80]}`, allowed: {problem}")

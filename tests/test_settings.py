@@ -181,6 +181,11 @@ def test_a_pin_keeps_everything_behind_the_first_equals_sign() -> None:
             "it is: gpus that the plan uses in all replicas together",
         ),
         (
+            {"VLLM_MODEL_2": "Qwen/Qwen3-8B"},
+            "--set: VLLM_MODEL_2 follows from other settings and cannot be pinned",
+            "name the model with `--model`",
+        ),
+        (
             {"GATEWAY_PORT": "0"},
             "--set: GATEWAY_PORT: found `0`, allowed: a whole number from 1 to 65535",
             None,
