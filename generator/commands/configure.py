@@ -143,6 +143,7 @@ def _request(
         objective=arguments.objective,
         image_pins=read_image_pins(place.root),
         needs=EngineNeeds(exact=arguments.engine, allow_vulnerable=arguments.allow_vulnerable),
+        named=bool(arguments.models),
         role=model.role or facts.role or role_of(facts.config),
         aliases=model.aliases,
         gpu_share=model.gpu_share,
@@ -245,7 +246,7 @@ def check_rendered(place: Place, plan: Plan) -> tuple[Finding, ...]:
     local = place.root / "envs" / f".env.{plan.environment.value}.local"
     if local.exists():
         env |= project.read_env_file(local)
-    broken, name = check_environment(plan, env), plan.environment.value
+    broken, name = check_environment(plan, env, load_catalog()), plan.environment.value
     if broken:
         return broken
     later = [*check_shell(env, os.environ, name), *check_publishing(env, place.root / "envs" / ".secrets" / name, name)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Generic, TypeVar
 
-from generator.catalog.load import load_advisories, load_llms
+from generator.catalog.load import load_catalog, load_llms
 from generator.commands.inputs import changed_inputs
 from generator.commands.stack import UP
 from generator.credentials import HUB_TOKEN, find_hub_token
@@ -143,7 +143,7 @@ def gather(stack: Stack, runtime: Runtime, host: Host) -> Evidence:
         changed=safely(lambda: changed_inputs(stack.root, stack.plan.environment)),
         newest_file_s=newest_file_s(stack),
         now_s=time.time(),
-        advisories=load_advisories(),
+        catalog=load_catalog(),
         further=_further(stack, views),
     )
 

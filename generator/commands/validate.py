@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from generator import report
 from generator.arguments import Arguments
+from generator.catalog.load import load_catalog
 from generator.commands.stack import load_stack, reach
 from generator.domain.environment import Environment
 from generator.domain.finding import Finding, harden
@@ -30,7 +31,7 @@ def validate(arguments: Arguments) -> None:
 
 def find_broken(stack: Stack) -> tuple[Finding, ...]:
     """Find what is wrong with the values in force, with the files beside them; nothing where they can be read on."""
-    found = check_environment(stack.plan, stack.env)
+    found = check_environment(stack.plan, stack.env, load_catalog())
     if not any(finding.check.startswith("env-") for finding in found):
         return ()
     return (*found, *check_files(stack), *check_secrets(stack))

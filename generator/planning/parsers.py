@@ -6,7 +6,7 @@ hands the calls out as text, or the answer as a thought. So only what the catalo
 
 from __future__ import annotations
 
-from generator.domain.catalog import Catalog
+from generator.domain.catalog import Catalog, ParserTable
 from generator.domain.plan import Setting
 from generator.errors import NoPlanError
 from generator.planning.request import Request
@@ -14,6 +14,7 @@ from generator.settings import NO_PARSER
 
 _SOURCE = "generator/catalog/llms.yaml; vLLM docs, tool calling and reasoning outputs"
 _WHAT = {"VLLM_TOOL_CALL_PARSER": "tool calls", "VLLM_REASONING_PARSER": "thoughts"}
+PARSER_KEYS = frozenset(_WHAT)
 
 
 def parser_settings(request: Request, catalog: Catalog, version: str) -> dict[str, Setting]:
@@ -29,10 +30,19 @@ def parser_settings(request: Request, catalog: Catalog, version: str) -> dict[st
     return {key: _setting(request, catalog, version, key, name) for key, name in known.items()}
 
 
+def problem_with_parser(table: ParserTable, key: str, name: str, version: str) -> str | None:
+    """Say what is allowed for a key of `PARSER_KEYS` if a release has no such parser; None if it has, or nobody knows."""
+    names = table.names(key, version)
+    return f"with vLLM {version}: {', '.join((NO_PARSER, *names))}" if names and name not in names else None
+
+
 def _setting(request: Request, catalog: Catalog, version: str, key: str, name: str | None) -> Setting:
     pinned = request.pins.get(key, NO_PARSER)
-    if pinned != NO_PARSER:
-        _check_pin(catalog, version, key, pinned)
+    if pinned != NO_PARSER and (problem := problem_with_parser(catalog.parsers, key, pinned, version)):
+        raise NoPlanError(
+            f"{key}: found `{pinned}`, allowed {problem}",
+            hint="pin one of these, or another release with --engine",
+        )
     if name is None:
         why = f"no parser of {_WHAT[key]} is known to be right for this model: `--set {key}=…` names one"
         return Setting(value=NO_PARSER, reason=why, source=_SOURCE)
@@ -40,12 +50,3 @@ def _setting(request: Request, catalog: Catalog, version: str, key: str, name: s
         why = f"vLLM {version} is not known to have `{name}`, this model's parser of {_WHAT[key]}"
         return Setting(value=NO_PARSER, reason=why, source="generator/catalog/parsers.yaml")
     return Setting(value=name, reason=f"how this model writes its {_WHAT[key]}", source=_SOURCE)
-
-
-def _check_pin(catalog: Catalog, version: str, key: str, name: str) -> None:
-    names = catalog.parsers.names(key, version)
-    if names and name not in names:
-        raise NoPlanError(
-            f"{key}: found `{name}`, allowed with vLLM {version}: {', '.join((NO_PARSER, *names))}",
-            hint="pin one of these, or another release with --engine",
-        )

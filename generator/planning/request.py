@@ -31,7 +31,8 @@ class Folders:
 class Request:
     """Everything that a plan is made from. None leaves the choice to the planner; `pins` beat every computed value.
 
-    `llm` and `facts` name one model and what is known of it. `image_pins` are the digests that images are pinned to.
+    `llm` and `facts` name one model and what is known of it; `named` where the command line named it, so that the fallbacks
+    that `wishes` has for others do not count. `image_pins` are the digests that images are pinned to.
     Where several models share the host: `gpu_share` is the wished part of all its GPUs, `utilization` the part of each GPU
     that was found for this model, `promised_bytes` what other engines take of the processor's memory. Models of the same
     `exclusive` group take turns, the `pinned` one more often; `load_limit_s` is None where none do.
@@ -51,6 +52,7 @@ class Request:
     needs: EngineNeeds = field(default_factory=EngineNeeds)
     model_reason: str | None = None
     image_pins: ImagePins = field(default_factory=ImagePins)
+    named: bool = False
     role: Role = Role.CHAT
     aliases: tuple[str, ...] = ()
     gpu_share: float | None = None

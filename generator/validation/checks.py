@@ -149,7 +149,7 @@ CHECKS: tuple[Check, ...] = (
         "environment",
         "the values in force: every key known and there, every value allowed, no placeholder left, sizes that agree",
         "env-unknown-key env-missing-key env-value env-placeholder env-derived parallel-sizes",
-        lambda seen: environment.check_environment(seen.stack.plan, seen.env),
+        lambda seen: environment.check_environment(seen.stack.plan, seen.env, seen.catalog),
     ),
     row(
         "files",
@@ -307,7 +307,7 @@ CHECKS: tuple[Check, ...] = (
         "releases",
         "known holes (catalog/advisories.yaml) of the engine and the gateway, and images whose name moves",
         "image-holes image-moves",
-        lambda seen: images.check_images(seen.stack.plan, seen.env, seen.advisories, pulled=seen.compose),
+        lambda seen: images.check_images(seen.stack.plan, seen.env, seen.catalog.advisories, pulled=seen.compose),
     ),
     row(
         "clock",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from generator.domain.catalog import Advisory
+from generator.domain.catalog import Catalog
 from generator.domain.host import Host
 from generator.domain.machine import (
     ContainerAnswer,
@@ -77,7 +77,7 @@ class Evidence:
     changed: Seen[tuple[str, ...] | None]
     newest_file_s: float | None
     now_s: float
-    advisories: tuple[Advisory, ...]
+    catalog: Catalog
     further: tuple[ModelSeen, ...] = ()
 
     @property

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import pytest
 
+from generator.catalog.load import load_catalog
 from generator.domain.machine import Unseen
 from generator.domain.plan import Mode, Plan, Replica
 from generator.errors import NoPlanError, UsageError
@@ -180,10 +181,13 @@ def test_the_plan_and_its_values_pass_the_checks(case: str) -> None:
     host, models = CASES[case]
     plan = plan_of(host, *models)
     env = {key: setting.value for key, setting in plan.settings.items()}
-    assert check_environment(plan, env) == ()
-    assert [finding.check for finding in check_environment(plan, {**env, "VLLM_DTYPE_2": "int3"})] == ["env-value"]
+    assert check_environment(plan, env, load_catalog()) == ()
+    wrong = check_environment(plan, {**env, "VLLM_DTYPE_2": "int3"}, load_catalog())
+    assert [finding.check for finding in wrong] == ["env-value"]
+    one_more = check_environment(plan, {**env, "VLLM_DTYPE_3": "auto"}, load_catalog())
+    assert [(finding.check, finding.found) for finding in one_more] == [("env-unknown-key", "VLLM_DTYPE_3")]
     missing = {key: value for key, value in env.items() if key != "VLLM_MODEL_2"}
-    assert [finding.check for finding in check_environment(plan, missing)] == ["env-missing-key"]
+    assert [finding.check for finding in check_environment(plan, missing, load_catalog())] == ["env-missing-key"]
 
 
 def test_the_shares_of_a_gpu_are_checked_together() -> None:

@@ -95,7 +95,7 @@ def test_what_a_service_has_once_stands_once() -> None:
     assert {"VLLM_SHM_SIZE_2", "VLLM_MAX_MODEL_LEN_3"} <= plan.settings.keys()
     assert not {"VLLM_SHM_SIZE_3", "VLLM_IMAGE_3"} & plan.settings.keys()
     assert plan.settings["VLLM_SHM_SIZE_2"].value == "16gb"  # what the one with several ranks needs
-    assert check_environment(plan, values(plan)) == ()
+    assert check_environment(plan, values(plan), load_catalog()) == ()
 
 
 def test_the_seat_is_the_fewest_gpus_that_hold_each_model() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator.catalog.load import load_advisories
+from generator.catalog.load import load_catalog
 from generator.credentials import ensure_secrets
 from generator.domain.host import Containers, GpuAccess, Host
 from generator.domain.machine import (
@@ -88,7 +88,7 @@ def evidence(root: Path, plan: Plan, *, compose: bool = True) -> Evidence:
         changed=(),
         newest_file_s=1000.0,
         now_s=2000.0,
-        advisories=load_advisories(),
+        catalog=load_catalog(),
     )
 
 

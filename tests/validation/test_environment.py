@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from generator.catalog.load import load_catalog
 from generator.domain.finding import Finding, Severity
 from generator.domain.plan import Mode, Plan
 from generator.errors import NoPlanError
 from generator.validation.rules.environment import PLACEHOLDER, check_environment, check_shell
 from generator.validation.rules.gpus import check_host
+from tests.planning.several import AWQ_8B, PAIR, QWEN_4B, plan_of
 from tests.planning_requests import HOST_NAMES, plan_for, recorded
 
 
@@ -31,7 +33,7 @@ def test_a_plan_as_rendered_has_no_finding_on_its_own_host(name: str) -> None:
         plan = plan_for(host)
     except NoPlanError:
         plan = plan_for(host, mode=Mode.CPU)
-    assert check_environment(plan, values(plan)) == ()
+    assert check_environment(plan, values(plan), load_catalog()) == ()
     assert check_host(plan, host) == ()
     assert check_shell(values(plan), {}, "prod") == ()
 
@@ -56,6 +58,16 @@ SLICED = plan_for(recorded("a100-seven-slices"))
         ({"NVIDIA_VISIBLE_DEVICES": "0,1"}, [("env-derived", "error", "NVIDIA_VISIBLE_DEVICES=0,1")]),
         ({"VLLM_TOOL_CALL_PARSER": "none"}, [("env-derived", "error", "VLLM_TOOL_CALL_PARSER=none")]),
         ({"VLLM_TOOL_CALL_PARSER": "qwen3_coder"}, []),
+        ({"VLLM_TOOL_CALL_PARSER": "xyz"}, [("env-value", "error", "VLLM_TOOL_CALL_PARSER=xyz")]),
+        ({"VLLM_REASONING_PARSER": "xyz"}, [("env-value", "error", "VLLM_REASONING_PARSER=xyz")]),
+        # Of another image nobody knows which parsers it has.
+        ({"VLLM_TOOL_CALL_PARSER": "xyz", "VLLM_IMAGE": "registry.example.com/own:1"}, []),
+        ({"SWITCH_DRAIN_S": "10"}, [("env-unknown-key", "error", "SWITCH_DRAIN_S")]),
+        ({"VLLM_CPU_KVCACHE_SPACE": "4"}, [("env-unknown-key", "error", "VLLM_CPU_KVCACHE_SPACE")]),
+        (
+            {"GATEWAY_MAX_CONCURRENT_REQUESTS_7": "4"},
+            [("env-unknown-key", "error", "GATEWAY_MAX_CONCURRENT_REQUESTS_7")],
+        ),
         (
             {"VLLM_TENSOR_PARALLEL_SIZE": "1"},
             [("parallel-sizes", "error", "1 replica(s) × tensor parallel 1 × pipeline parallel 1 = 1 GPUs")],
@@ -72,25 +84,37 @@ SLICED = plan_for(recorded("a100-seven-slices"))
     ],
 )
 def test_a_change_in_the_local_file_is_judged(changes: dict[str, str], found: list[tuple[str, str, str]]) -> None:
-    findings = check_environment(PLAN, values(PLAN, **changes))
+    findings = check_environment(PLAN, values(PLAN, **changes), load_catalog())
     assert told(findings) == found
     assert all(finding.fix and finding.expected for finding in findings)
 
 
 def test_a_misspelt_key_is_answered_with_the_right_one() -> None:
-    (finding,) = check_environment(PLAN, values(PLAN, gateway_prot="1"))
+    (finding,) = check_environment(PLAN, values(PLAN, gateway_prot="1"), load_catalog())
     assert finding.fix == "did you mean `GATEWAY_PORT`? Correct it in envs/.env.prod.local"
+
+
+def test_a_parser_that_the_release_has_not_is_answered_with_those_that_it_has() -> None:
+    (finding,) = check_environment(PLAN, values(PLAN, VLLM_TOOL_CALL_PARSER="xyz"), load_catalog())
+    assert finding.expected.startswith(f"with vLLM {PLAN.engine.version}: none, ")
+    assert "hermes" in finding.expected
+
+
+def test_the_parser_of_a_second_model_is_judged_too() -> None:
+    plan = plan_of(PAIR, AWQ_8B, QWEN_4B)
+    findings = check_environment(plan, values(plan, VLLM_REASONING_PARSER_2="xyz"), load_catalog())
+    assert told(findings) == [("env-value", "error", "VLLM_REASONING_PARSER_2=xyz")]
 
 
 @pytest.mark.parametrize("key", PLAN.settings)
 def test_a_key_that_is_missing_is_named(key: str) -> None:
     env = values(PLAN)
     del env[key]
-    assert told(check_environment(PLAN, env)) == [("env-missing-key", "error", f"no {key}")]
+    assert told(check_environment(PLAN, env, load_catalog())) == [("env-missing-key", "error", f"no {key}")]
 
 
 def test_an_empty_environment_is_told_key_by_key() -> None:
-    assert len(check_environment(PLAN, {})) == len(PLAN.settings)
+    assert len(check_environment(PLAN, {}, load_catalog())) == len(PLAN.settings)
 
 
 def test_the_shell_is_compared_by_value() -> None:
@@ -136,7 +160,7 @@ def test_no_value_that_is_rendered_is_a_placeholder(name: str) -> None:
 
 @given(env=st.dictionaries(st.sampled_from([*PLAN.settings, "ODD"]) | st.text(max_size=20), st.text(max_size=200)))
 def test_whatever_a_person_writes_is_judged_and_quoted_briefly(env: dict[str, str]) -> None:
-    for finding in check_environment(PLAN, values(PLAN, **env)):
+    for finding in check_environment(PLAN, values(PLAN, **env), load_catalog()):
         assert finding.severity is Severity.ERROR
         assert len(finding.found) < 200
         assert finding.fix

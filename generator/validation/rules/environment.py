@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from generator.domain.catalog import Catalog
 from generator.domain.finding import Finding, error
 from generator.domain.plan import Plan
 from generator.errors import did_you_mean
-from generator.settings import BY_KEY, problem_with, slot_key, spec_of
+from generator.planning.parsers import PARSER_KEYS, problem_with_parser
+from generator.settings import BY_KEY, NO_PARSER, problem_with, slot_key, spec_of, split_slot
 
 # What examples and templates write where a person is to write something: CHANGE_ME, <token>, xxxx, your-key-here, TODO.
 PLACEHOLDER = re.compile(
@@ -18,26 +20,22 @@ PLACEHOLDER = re.compile(
 )
 
 
-def check_environment(plan: Plan, env: Mapping[str, str]) -> tuple[Finding, ...]:
-    """Check the environment in force: no key unknown or missing, every value allowed, values that agree.
+def check_environment(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> tuple[Finding, ...]:
+    """Check the environment in force: no key unread or missing, every value allowed, values that agree.
 
     What makes it unusable has a name that begins with `env-`.
     """
     name = plan.environment.value
     local = f"envs/.env.{name}.local"
-    found = []
-    for key in env:
-        if spec_of(key) is None:
-            hint = did_you_mean(key.upper(), BY_KEY)
-            fix = f"{hint} Correct it in {local}" if hint else f"remove it from {local}"
-            found.append(error("env-unknown-key", found=key[:80], expected="a key that something reads", fix=fix))
+    found = [_unread(key, local) for key in env if key not in plan.settings]
     for key in plan.settings:
         if key not in env:
             fix = f"`configure-gpu --env {name}` writes the file anew"
             found.append(error("env-missing-key", found=f"no {key}", expected=_meaning(key), fix=fix))
-    for key, value in env.items():
+            continue
+        value = env[key]
         spec = spec_of(key)
-        problem = problem_with(spec, value) if spec else None
+        problem = (problem_with(spec, value) or _problem_with_parser(plan, env, key, catalog)) if spec else None
         if problem:
             found.append(
                 error("env-value", found=f"{key}={value[:80]}", expected=problem, fix=f"correct it in {local}")
@@ -47,6 +45,27 @@ def check_environment(plan: Plan, env: Mapping[str, str]) -> tuple[Finding, ...]
             found.append(error("env-placeholder", found=f"{key}={value[:80]}", expected=_meaning(key), fix=fix))
     found += _check_derived(plan, env, local)
     return (*found, *(_check_parallel_sizes(plan, env, local) if not found else ()))
+
+
+def _unread(key: str, local: str) -> Finding:
+    """Tell of a key that is misspelt, or is none of this plan's: of another mode, or of a model more than it has."""
+    hint = did_you_mean(key.upper(), BY_KEY) if spec_of(key) is None else None
+    fix = f"{hint} Correct it in {local}" if hint else f"remove it from {local}"
+    return error("env-unknown-key", found=key[:80], expected="a key that something reads", fix=fix)
+
+
+def _problem_with_parser(plan: Plan, env: Mapping[str, str], key: str, catalog: Catalog) -> str | None:
+    """Say which parsers there are where another than the plan's is named that the engine's release has not.
+
+    A change from or to none is told by `env-derived`. Of an image that is not the plan's, nobody knows what it has.
+    """
+    plain, slot = split_slot(key)
+    planned = plan.settings[key].value
+    image = env.get(slot_key("VLLM_IMAGE", slot)) or env.get("VLLM_IMAGE")
+    unchanged = env[key] == planned or NO_PARSER in (env[key], planned)
+    if plain not in PARSER_KEYS or unchanged or image != plan.engine.image:
+        return None
+    return problem_with_parser(catalog.parsers, plain, env[key], plan.engine.version)
 
 
 def _meaning(key: str) -> str:
