@@ -19,6 +19,7 @@ from generator.domain.plan import PLAN_SCHEMA, Plan
 from generator.domain.wishes import WISHES_SCHEMA, ModelWish, Wishes
 from generator.errors import UsageError, ValidationError
 from generator.planning.cloud import problem_with_cloud
+from generator.planning.gateway import problem_with_name
 from generator.planning.request import Folders
 from generator.reading import convert, load_yaml
 from generator.rendering import environment_file
@@ -151,7 +152,7 @@ def _check_models(where: str, wishes: Wishes) -> None:
         spot = f"models[{position}]"
         _check(where, f"{spot}.name", Kind.TEXT, model.name)
         for alias in model.aliases:
-            _check(where, f"{spot}.aliases", Kind.TEXT, alias)
+            _check_client_name(where, f"{spot}.aliases", alias)
         if model.gpu_share is not None:
             _check(where, f"{spot}.gpu_share", Kind.FRACTION, f"{model.gpu_share:.6g}", 0.01, 1)
         _check_exclusive(where, spot, model)
@@ -181,11 +182,21 @@ def _check_exclusive(where: str, spot: str, model: ModelWish) -> None:
 def _check_cloud(where: str, wishes: Wishes) -> None:
     for position, cloud in enumerate(wishes.gateway.cloud):
         spot = f"gateway.cloud[{position}]"
-        _check(where, f"{spot}.name", Kind.TEXT, cloud.name)
+        _check_client_name(where, f"{spot}.name", cloud.name)
         problem = problem_with_cloud(cloud)
         if problem is not None:
-            field, found, allowed = problem
-            raise UsageError(f"{where}: {spot}.{field}: found {found[:80]!r}, allowed: {allowed}")
+            field, found_and_allowed = problem
+            raise UsageError(
+                f"{where}: {spot}.{field}: {found_and_allowed}", hint="docs/how-to/fallbacks.md shows whole entries"
+            )
+
+
+def _check_client_name(where: str, key: str, name: str) -> None:
+    """Refuse a name that no client could ask for, or that the gateway would read as more than a name."""
+    _check(where, key, Kind.TEXT, name)
+    allowed = problem_with_name(name)
+    if allowed is not None:
+        raise UsageError(f"{where}: {key}: found `{name[:80]}`, allowed: {allowed}")
 
 
 def _written(number: int) -> str:

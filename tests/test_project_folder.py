@@ -306,6 +306,7 @@ def test_any_environment_file_is_read_or_refused(tmp_path: Path, content: bytes)
         ("[{name: smoke, role: poet}]", "models[0].role: unknown value 'poet'"),
         ("[{name: smoke}, {name: ''}]", "models[1].name: found , allowed: text that is not empty"),
         ("[{name: smoke, aliases: ['']}]", "models[0].aliases: found , allowed: text that is not empty"),
+        ("[{name: smoke, aliases: ['gpt-*']}]", "models[0].aliases: found `gpt-*`, allowed: a name without `*`"),
         ("[{name: smoke, exclusive: ''}]", "models[0].exclusive: found , allowed: text that is not empty"),
         ("[{name: smoke, pinned: true}]", "models[0].pinned: found true without `exclusive`"),
         ("[{name: smoke, exclusive: a, gpu_share: 0.5}]", "models[0].gpu_share: found 0.5 beside `exclusive`"),
@@ -348,6 +349,32 @@ def test_a_cloud_is_read_and_a_wrong_one_named(tmp_path: Path) -> None:
         UsageError, match=r"gateway.cloud\[0\].model: found 'PROVIDER/big', allowed: PROVIDER/MODEL with"
     ):
         read_wishes(tmp_path, Environment.DEV)
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("name: '*', model: mistral/big, key: mine", "gateway.cloud[0].name: found `*`, allowed: a name without `*`"),
+        ("name: os.environ/HOME, model: mistral/big, key: mine", "gateway.cloud[0].name: found `os.environ/HOME`"),
+        (
+            "name: away, model: mistral/big, key: sk-proj-Secret",
+            "gateway.cloud[0].key: found something else, not shown",
+        ),
+        (
+            "name: away, model: mistral/big, key: mine, address: 'https://me:Secret@example.com'",
+            "gateway.cloud[0].address: found something else, not shown",
+        ),
+    ],
+)
+def test_a_wrong_cloud_is_named_without_a_secret(entry: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "envs").mkdir()
+    shipped = (PACKAGE.parent / "envs" / "dev.yaml").read_text(encoding="utf-8")
+    text = shipped.replace("gateway:", f"gateway:\n  cloud: [{{{entry}}}]")
+    (tmp_path / "envs" / "dev.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as refusal:
+        read_wishes(tmp_path, Environment.DEV)
+    assert problem in refusal.value.message
+    assert "Secret" not in f"{refusal.value.message} {refusal.value.hint}"
 
 
 def with_models(root: Path, models: str) -> Path:

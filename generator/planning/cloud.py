@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from urllib.parse import urlsplit
 
 from generator.domain.cloud import CloudModel
 from generator.domain.plan import Plan
-from generator.errors import NoPlanError
+from generator.errors import UsageError
 
 # LiteLLM 1.105.3, litellm_core_utils/get_llm_provider_logic.py, read and asked on 2026-11-21: those that take one key and
 # bring an address of their own. Azure's `/openai/v1` and whatever else speaks OpenAI's protocol is `openai` with an address.
@@ -17,41 +18,53 @@ PROVIDERS = (
     *("mistral", "moonshot", "nebius", "novita", "nvidia_nim", "openai", "openrouter", "perplexity", "sambanova"),
     *("scaleway", "together_ai", "xai"),
 )
-_KEY = re.compile(r"[a-z][a-z0-9_]{0,31}")
+# Judgement: enough for a name, and no provider's key is as short; one that was pasted here is refused, not used as a name.
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,19}")
 _MODEL = re.compile(r"[a-z_]+/[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
+# What a person wrote there may be the key itself, or an address with one in it.
+_HIDDEN = "found something else, not shown as a key may stand in it"
 
 
-def problem_with_cloud(cloud: CloudModel) -> tuple[str, str, str] | None:
-    """Return the field of an entry that is wrong, what was found there and what is allowed; None where all is right."""
+def problem_with_cloud(cloud: CloudModel) -> tuple[str, str] | None:
+    """Return the field of an entry that is wrong, and what was found there and is allowed; None where all is right."""
     if not _MODEL.fullmatch(cloud.model) or cloud.provider not in PROVIDERS:
-        return "model", cloud.model, f"PROVIDER/MODEL with one of {', '.join(PROVIDERS)}"
+        return "model", f"found {cloud.model[:80]!r}, allowed: PROVIDER/MODEL with one of {', '.join(PROVIDERS)}"
     if not _KEY.fullmatch(cloud.key):
-        return "key", cloud.key, "the key's name: lower-case letters, digits and _, beginning with a letter"
+        allowed = "a name for the key's file: at most 20 lower-case letters, digits and _, beginning with a letter"
+        return "key", f"{_HIDDEN}, allowed: {allowed}"
     if cloud.address is not None and not _is_closed(cloud.address):
-        # What stands there may be a key that somebody put into the address.
-        return "address", "another", "https://HOST/PATH, or http:// with a private IP address; no user, query or blank"
+        allowed = "https://HOST/PATH, or http:// with a private IP address; no user, query or blank"
+        return "address", f"{_HIDDEN}, allowed: {allowed}"
     return None
 
 
-def check_cloud(plan: Plan, clouds: tuple[CloudModel, ...]) -> None:
+def check_cloud(plan: Plan) -> None:
     """Refuse models of a cloud that clients could not tell from others, or that stand in for none.
 
     Raises:
-        NoPlanError: two models have one name, or one backs no model.
+        UsageError: two models have one name, or one backs no model.
     """
+    where = f"envs/{plan.environment.value}.yaml: gateway.cloud"
     taken = {name for group in plan.gateway.groups for name in (group.model, *group.aliases)}
     asked = {name for each in plan.gateway.fallbacks for name in each.to}
-    for cloud in clouds:
+    for cloud in plan.gateway.cloud:
         if cloud.name in taken:
-            raise NoPlanError(
-                f"gateway.cloud: two models answer to `{cloud.name[:80]}`", hint="give the cloud's another `name`"
+            raise UsageError(
+                f"{where}: two models answer to `{cloud.name[:80]}`", hint="give the cloud's another `name`"
             )
         if cloud.name not in asked:
-            raise NoPlanError(
-                f"gateway.cloud: `{cloud.name[:80]}` stands in for no model",
-                hint=f"write `gateway.fallbacks: {{{plan.gateway.models[0]}: [{cloud.name[:80]}]}}`, or leave it out",
-            )
+            raise UsageError(f"{where}: `{cloud.name[:80]}` stands in for no model", hint=_how_to_ask(plan, cloud))
         taken.add(cloud.name)
+
+
+def _how_to_ask(plan: Plan, cloud: CloudModel) -> str:
+    """Return the line that makes a model of a cloud stand in for the first of ours, to be pasted. JSON is YAML."""
+    first = plan.gateway.models[0]
+    if not plan.gateway.role_of(first).generates:
+        return "leave it out: no model here writes"
+    chains = {each.model: list(each.to) for each in plan.gateway.fallbacks}
+    chains.setdefault(first, []).append(cloud.name)
+    return f"leave it out, or write below `gateway:` the line `fallbacks: {json.dumps(chains, ensure_ascii=False)}`"
 
 
 def _is_closed(address: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from generator.domain.host import Gpu
 from generator.domain.plan import Fallback, Gateway, Plan, Setting
 from generator.domain.wishes import GatewayWishes
-from generator.errors import NoPlanError
+from generator.errors import UsageError
 from generator.planning.cloud import check_cloud
 from generator.planning.switching import switch_s
 from generator.settings import slot_key
@@ -88,47 +88,102 @@ def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
     return _setting("simple-shuffle", "equal replicas: by chance, which no client that hangs up can skew", HEALTH)
 
 
-def with_fallbacks(plan: Plan, wishes: GatewayWishes) -> Plan:
+def problem_with_name(name: str) -> str | None:
+    """Say what is allowed if LiteLLM would read a name that clients ask for as more than a name; None if it is one.
+
+    LiteLLM 1.105.3: a `*` matches any text, so that a misspelt name would go there (router.py, `_add_deployment`), and what
+    begins with `os.environ/` is replaced by that variable's value (proxy_server.py, `_resolved_config_value`).
+    """
+    if "*" in name or name.startswith("os.environ/"):
+        return "a name without `*` that does not begin with `os.environ/`"
+    return None
+
+
+def with_fallbacks(plan: Plan, wishes: GatewayWishes, *, named: bool = False) -> Plan:
     """Return the plan with the wished fallbacks, each name or alias resolved, and the models of a cloud among them.
 
+    `named`: the command line named the models. What the environment says of others is then passed over with a warning.
+
     Raises:
-        NoPlanError: a name is none of the plan's models, a model would stand in for itself or for one that it cannot
-            replace, or a model of a cloud stands in for none.
+        UsageError: a name is none of the plan's models, a model has two chains, would stand in for itself or for one
+            that it cannot replace, or a model of a cloud stands in for none.
     """
-    clouds = tuple(cloud.name for cloud in wishes.cloud)
-    chains = tuple(_chain(plan, name, substitutes, clouds) for name, substitutes in wishes.fallbacks.items())
-    plan = replace(plan, gateway=replace(plan.gateway, fallbacks=chains, cloud=wishes.cloud))
-    check_cloud(plan, wishes.cloud)
+    where = f"envs/{plan.environment.value}.yaml: gateway"
+    served = {name: group.model for group in plan.gateway.groups for name in (group.model, *group.aliases)}
+    known = {**served, **{cloud.name: cloud.name for cloud in wishes.cloud}}
+    absent: tuple[str, ...] = ()
+    if named:
+        wishes, absent = _without_absent(wishes, known)
+    chains = _resolve_chains(wishes, served, known, where)
+    for model, to in chains.items():
+        _check_chain(plan.gateway, model, to, where)
+    fallbacks = tuple(Fallback(model=model, to=to, longer=_longer(plan, model, to)) for model, to in chains.items())
+    passed = f"{where}.fallbacks: passed over, as --model leaves them out: {', '.join(absent)}"
+    plan = replace(
+        plan,
+        gateway=replace(plan.gateway, fallbacks=fallbacks, cloud=wishes.cloud),
+        warnings=(*plan.warnings, passed) if absent else plan.warnings,
+    )
+    check_cloud(plan)
     return plan
 
 
-def _chain(plan: Plan, name: str, substitutes: tuple[str, ...], clouds: tuple[str, ...]) -> Fallback:
-    """Resolve one chain. A cloud's context is not known, so what is too long for ours never goes there."""
-    model = _resolve(name, plan.gateway)
-    to = tuple(dict.fromkeys(_resolve(each, plan.gateway, clouds) for each in substitutes))
-    if model in to:
-        raise NoPlanError(f"gateway.fallbacks: {name} would stand in for itself", hint="take it out of its own list")
-    away = [each for each in to if each in clouds]
-    if away and not plan.gateway.role_of(model).generates:
-        raise NoPlanError(
-            f"gateway.fallbacks: {away[0]} cannot stand in for {name}: another model's vectors and scores differ",
-            hint="let it stand in for a model that writes",
-        )
-    lengths = {each: _context(plan, each) for each in (model, *to) if each not in clouds}
-    longer = tuple(
-        sorted((each for each in lengths if lengths[each] > lengths[model]), key=lambda each: -lengths[each])
+def _without_absent(wishes: GatewayWishes, known: Mapping[str, str]) -> tuple[GatewayWishes, tuple[str, ...]]:
+    """Return the wishes without the names that are not `known` and the clouds that nothing asks then; and those names."""
+    chains = {
+        name: tuple(each for each in to if each in known) for name, to in wishes.fallbacks.items() if name in known
+    }
+    asked = {each for to in chains.values() for each in to}
+    left = replace(
+        wishes,
+        fallbacks={name: to for name, to in chains.items() if to},
+        cloud=tuple(cloud for cloud in wishes.cloud if cloud.name in asked),
     )
-    return Fallback(model=model, to=to, longer=longer)
+    names = dict.fromkeys(each for name, to in wishes.fallbacks.items() for each in (name, *to))
+    return left, tuple(name for name in names if name not in known)
 
 
-def _resolve(name: str, gateway: Gateway, clouds: tuple[str, ...] = ()) -> str:
-    for group in gateway.groups:
-        if name == group.model or name in group.aliases:
-            return group.model
-    if name in clouds:
-        return name
-    allowed = ", ".join((*gateway.models, *clouds))
-    raise NoPlanError(f"gateway.fallbacks: found `{name[:80]}`, allowed: {allowed}", hint="name a model that is served")
+def _resolve_chains(
+    wishes: GatewayWishes, served: Mapping[str, str], known: Mapping[str, str], where: str
+) -> dict[str, tuple[str, ...]]:
+    """Return, for each model, the models that stand in for it, all by their own names."""
+    chains: dict[str, tuple[str, ...]] = {}
+    for name, substitutes in wishes.fallbacks.items():
+        model = _resolve(name, served, where)
+        if model in chains:
+            raise UsageError(
+                f"{where}.fallbacks: found {model} twice, here as `{name[:80]}`, allowed: one list for each model",
+                hint="join the lists: the gateway would read the first alone",
+            )
+        chains[model] = tuple(dict.fromkeys(_resolve(each, known, where) for each in substitutes))
+    return chains
+
+
+def _resolve(name: str, models: Mapping[str, str], where: str) -> str:
+    if name in models:
+        return models[name]
+    allowed = ", ".join(dict.fromkeys(models.values()))
+    raise UsageError(
+        f"{where}.fallbacks: found `{name[:80]}`, allowed: {allowed}", hint="name models that this environment serves"
+    )
+
+
+def _check_chain(gateway: Gateway, model: str, to: tuple[str, ...], where: str) -> None:
+    """Refuse a chain that leads to its own model, or through one that makes no text. A model of a cloud writes."""
+    if model in to:
+        raise UsageError(f"{where}.fallbacks: {model} would stand in for itself", hint="take it out of its own list")
+    mute = next((each for each in (model, *to) if not gateway.role_of(each).generates), None)
+    if mute is not None:
+        raise UsageError(
+            f"{where}.fallbacks: found {mute}, which is for {gateway.role_of(mute).value}, allowed: models that write",
+            hint="take it out: another model's vectors and scores differ",
+        )
+
+
+def _longer(plan: Plan, model: str, to: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those with a longer context, the longest first. A cloud's is not known: what is too long never goes there."""
+    lengths = {each: _context(plan, each) for each in (model, *to) if each in plan.gateway.models}
+    return tuple(sorted((each for each in lengths if lengths[each] > lengths[model]), key=lambda each: -lengths[each]))
 
 
 def _context(plan: Plan, model: str) -> int:

@@ -49,7 +49,7 @@ def make_plan_of_all(requests: tuple[Request, ...], catalog: Catalog) -> Plan:
         check_role(request.facts, request.role)
     ordered = in_order(requests)
     if len(ordered) == 1:
-        return with_fallbacks(make_plan(ordered[0], catalog), ordered[0].wishes.gateway)
+        return with_fallbacks(make_plan(ordered[0], catalog), ordered[0].wishes.gateway, named=ordered[0].named)
     _refuse_double_names(ordered)
     refuse_quotes(ordered)
     _refuse_unread_pins(ordered[0], len(ordered))
@@ -61,7 +61,7 @@ def make_plan_of_all(requests: tuple[Request, ...], catalog: Catalog) -> Plan:
         seats = seat_models(slotted, catalog)
     plans = _plan_each(seats, catalog)
     refuse_disagreement(plans, slotted)
-    return with_fallbacks(_join(plans, slotted), slotted[0].wishes.gateway)
+    return with_fallbacks(_join(plans, slotted), slotted[0].wishes.gateway, named=slotted[0].named)
 
 
 def _plan_each(seats: tuple[Seat, ...], catalog: Catalog) -> tuple[Plan, ...]:

@@ -11,6 +11,7 @@ import pytest
 from generator.cli import main
 from tests.cli.commands import CPU, Run, image
 from tests.planning_requests import HOSTS
+from tests.test_layers import PACKAGE
 
 
 @pytest.mark.parametrize(
@@ -181,6 +182,49 @@ def test_a_wrong_local_value_is_told_and_is_no_success(run: Run, project: Path) 
     assert "GATEWAY_PORT=4444" in (project / "envs/.env.dev").read_text(encoding="utf-8")
     ran = run(*CPU, "--json", host="cpu-small")
     assert (ran.code, [finding["check"] for finding in ran.json["findings"]]) == (5, ["env-value"])
+
+
+def with_two_models(project: Path, gateway: str) -> None:
+    """Write a development environment with two models and more lines below `gateway:`."""
+    shipped = (PACKAGE.parent / "envs" / "dev.yaml").read_text(encoding="utf-8")
+    models = "models: [{name: smoke}, {name: Qwen/Qwen3-0.6B, aliases: [other]}]\n"
+    (project / "envs").mkdir(parents=True)
+    text = shipped.replace("gateway:", f"gateway:\n{gateway}") + models
+    (project / "envs" / "dev.yaml").write_text(text, encoding="utf-8")
+
+
+def test_one_model_of_a_list_leaves_out_the_fallbacks_of_the_others(run: Run, project: Path) -> None:
+    with_two_models(
+        project, "  fallbacks: {smoke: [other], other: [away]}\n  cloud: [{name: away, model: openai/x, key: mine}]"
+    )
+    ran = run(*CPU, "--model=smoke", host="cpu-small")
+    assert ran.code == 0
+    assert "warning: envs/dev.yaml: gateway.fallbacks: passed over, as --model leaves them out: other\n" in ran.err
+    rendered = (project / "compose/generated/dev/gateway.yaml").read_text(encoding="utf-8")
+    assert "fallbacks" not in rendered
+    assert "away" not in rendered
+
+
+@pytest.mark.parametrize(
+    ("gateway", "problem"),
+    [
+        ("  fallbacks: {smoke: [nobody]}", "envs/dev.yaml: gateway.fallbacks: found `nobody`, allowed: "),
+        (
+            "  cloud: [{name: away, model: openai/x, key: mine}]",
+            "envs/dev.yaml: gateway.cloud: `away` stands in for no",
+        ),
+        (
+            "  cloud: [{name: away, model: openai/x, key: sk-proj-Secret}]",
+            "envs/dev.yaml: gateway.cloud[0].key: found something else",
+        ),
+    ],
+)
+def test_wrong_fallbacks_are_wrong_usage_of_a_file(gateway: str, problem: str, run: Run, project: Path) -> None:
+    with_two_models(project, gateway)
+    ran = run(*CPU, host="cpu-small")
+    assert (ran.code, ran.out) == (2, "")
+    assert problem in ran.told[0]
+    assert "Secret" not in ran.err
 
 
 def test_an_exported_variable_is_a_warning_while_configuring(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from generator.catalog.load import load_catalog
 from generator.domain.cloud import CloudModel
 from generator.domain.plan import Fallback, Plan
 from generator.domain.role import Role
-from generator.errors import NoPlanError
+from generator.errors import UsageError
 from generator.planning.cloud import problem_with_cloud
 from generator.planning.several import make_plan_of_all
 from generator.rendering import render_plan
@@ -73,15 +73,24 @@ def test_the_gateway_gets_each_key_once_as_a_file() -> None:
             "gateway.cloud: two models answer to `away`",
         ),
         ({FIRST_MODEL: ("away",)}, (AWAY, replace(AWAY, name=FIRST_MODEL)), Role.CHAT, "two models answer to"),
-        ({FIRST_MODEL: ("away",)}, (AWAY,), Role.EMBEDDING, "another model's vectors and scores differ"),
+        ({FIRST_MODEL: ("away",)}, (AWAY,), Role.EMBEDDING, "which is for embedding, allowed: models that write"),
     ],
     ids=["unknown", "of-no-use", "the-wrong-way-round", "named-twice", "named-as-ours", "vectors"],
 )
 def test_a_cloud_that_stands_in_for_nothing_is_refused(
     fallbacks: dict[str, tuple[str, ...]], clouds: tuple[CloudModel, ...], role: Role, message: str
 ) -> None:
-    with pytest.raises(NoPlanError, match=message):
+    with pytest.raises(UsageError, match=message):
         plan_with(fallbacks, *clouds, role=role)
+
+
+def test_the_hint_can_be_pasted_below_the_gateway() -> None:
+    """As it stands, beside what is there already."""
+    other = replace(AWAY, name="a: b")
+    with pytest.raises(UsageError) as refusal:
+        plan_with({FIRST_MODEL: ("away",)}, AWAY, other)
+    line = (refusal.value.hint or "").split("`")[-2]
+    assert yaml.safe_load(line) == {"fallbacks": {FIRST_MODEL: ["away", "a: b"]}}
 
 
 @pytest.mark.parametrize(
@@ -106,6 +115,10 @@ def test_a_cloud_that_stands_in_for_nothing_is_refused(
         ({"key": "OpenAI"}, "key"),
         ({"key": "../../passwd"}, "key"),
         ({"key": "a b"}, "key"),
+        ({"key": "openai_of_the_team"}, None),
+        # What was pasted where a name belongs, one in the letters that names have.
+        ({"key": "sk-proj-secret"}, "key"),
+        ({"key": "secret0a1b2c3d4e5f6a7b8c9d0e1f2a"}, "key"),
     ],
 )
 def test_an_entry_that_cannot_work_is_told_by_its_field(changed: dict[str, str], field: str | None) -> None:

@@ -8,9 +8,11 @@ import pytest
 import yaml
 
 from generator.catalog.load import load_catalog
+from generator.domain.cloud import CloudModel
 from generator.domain.plan import Fallback, Plan
-from generator.errors import NoPlanError
-from generator.planning.gateway import choose_strategy, gateway_settings
+from generator.domain.role import Role
+from generator.errors import UsageError
+from generator.planning.gateway import choose_strategy, gateway_settings, problem_with_name
 from generator.planning.several import make_plan_of_all
 from generator.rendering import render_plan
 from tests.planning.several import PAIR, QWEN_4B, QWEN_8B, plan_of
@@ -75,16 +77,21 @@ def test_a_pinned_strategy_is_the_plans() -> None:
     assert plan.gateway.routing_strategy == "usage-based-routing-v2"
 
 
-def two_models(fallbacks: dict[str, tuple[str, ...]]) -> Plan:
-    """Plan a small and a larger model on two GPUs, the small one with a short context."""
+SMALL, LARGE = "Qwen/Qwen3-0.6B", "Qwen/Qwen3-14B-AWQ"
+AWAY = CloudModel(name="away", model="openai/gpt-5-mini", key="openai")
+
+
+def two_models(
+    fallbacks: dict[str, tuple[str, ...]], *clouds: CloudModel, small: Role = Role.CHAT, named: bool = False
+) -> Plan:
+    """Plan a small model, with an alias and a short context, and a larger one on two GPUs."""
     asked = [
-        request(recorded("2x-rtx3090-pcie"), model=name, pins={"VLLM_MAX_MODEL_LEN": "2048"})
-        for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-14B-AWQ")
+        request(recorded("2x-rtx3090-pcie"), model=name, pins={"VLLM_MAX_MODEL_LEN": "2048"}) for name in (SMALL, LARGE)
     ]
-    wished = [replace(each.wishes, gateway=replace(each.wishes.gateway, fallbacks=fallbacks)) for each in asked]
-    return make_plan_of_all(
-        tuple(replace(each, wishes=wishes) for each, wishes in zip(asked, wished, strict=True)), load_catalog()
-    )
+    asked[0] = replace(asked[0], role=small, aliases=("little",))
+    gateway = replace(asked[0].wishes.gateway, fallbacks=fallbacks, cloud=clouds)
+    wishes = replace(asked[0].wishes, gateway=gateway)
+    return make_plan_of_all(tuple(replace(each, wishes=wishes, named=named) for each in asked), load_catalog())
 
 
 def test_a_fallback_reaches_the_router_and_a_longer_context_moves_the_limit() -> None:
@@ -106,11 +113,53 @@ def test_a_fallback_reaches_the_router_and_a_longer_context_moves_the_limit() ->
 @pytest.mark.parametrize(
     ("fallbacks", "message"),
     [
-        ({"nobody": ("Qwen/Qwen3-0.6B",)}, "found `nobody`, allowed: Qwen/Qwen3-0.6B, Qwen/Qwen3-14B-AWQ"),
-        ({"Qwen/Qwen3-0.6B": ("Qwen/Qwen3-0.6B",)}, "Qwen/Qwen3-0.6B would stand in for itself"),
+        ({"nobody": (SMALL,)}, f"found `nobody`, allowed: {SMALL}, {LARGE}"),
+        ({SMALL: (SMALL,)}, f"{SMALL} would stand in for itself"),
+        ({SMALL: ("little",)}, f"{SMALL} would stand in for itself"),
+        (
+            {SMALL: (LARGE,), "little": (LARGE,)},
+            f"found {SMALL} twice, here as `little`, allowed: one list for each model",
+        ),
     ],
 )
 def test_a_fallback_that_leads_nowhere_is_refused(fallbacks: dict[str, tuple[str, ...]], message: str) -> None:
-    """Before anything is written."""
-    with pytest.raises(NoPlanError, match=message):
+    """Before anything is written, with the file and the key where it stands."""
+    with pytest.raises(UsageError) as refusal:
         two_models(fallbacks)
+    assert refusal.value.message == f"envs/prod.yaml: gateway.fallbacks: {message}"
+    assert refusal.value.hint
+
+
+@pytest.mark.parametrize("fallbacks", [{SMALL: (LARGE,)}, {LARGE: (SMALL,)}, {SMALL: ("away",)}])
+def test_only_models_that_write_stand_in_for_each_other(fallbacks: dict[str, tuple[str, ...]]) -> None:
+    """Another model's vectors would be taken for the first one's without a word."""
+    with pytest.raises(UsageError) as refusal:
+        two_models(fallbacks, *([AWAY] if "away" in str(fallbacks) else []), small=Role.EMBEDDING)
+    assert refusal.value.message.endswith(f"found {SMALL}, which is for embedding, allowed: models that write")
+
+
+def test_what_is_said_of_models_that_the_command_line_leaves_out_is_passed_over() -> None:
+    """Chains of others, those that would stand in, and a cloud that only others ask: with one warning."""
+    other = replace(AWAY, name="other")
+    fallbacks = {"elsewhere": (SMALL, "other"), "little": ("elsewhere", "away"), LARGE: ("elsewhere",)}
+    plan = two_models(fallbacks, AWAY, other, named=True)
+    assert [(each.model, each.to) for each in plan.gateway.fallbacks] == [(SMALL, ("away",))]
+    assert plan.gateway.cloud == (AWAY,)
+    assert plan.warnings[-1] == (
+        "envs/prod.yaml: gateway.fallbacks: passed over, as --model leaves them out: elsewhere"
+    )
+    with pytest.raises(UsageError, match="found `elsewhere`, allowed: "):
+        two_models(fallbacks, AWAY, other)
+
+
+def test_nothing_is_said_where_the_command_line_names_all() -> None:
+    plan, without = (two_models({SMALL: (LARGE,)}, named=named) for named in (True, False))
+    assert plan == without
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [("gpt-4o", True), ("Qwen/Qwen3-8B", True), ("*", False), ("openai/*", False), ("os.environ/HOME", False)],
+)
+def test_what_the_gateway_would_read_as_more_than_a_name_is_none(name: str, is_one: bool) -> None:
+    assert (problem_with_name(name) is None) is is_one
