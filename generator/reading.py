@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import re
 import types
 import typing
 from pathlib import Path
@@ -18,6 +19,16 @@ from generator.errors import StackError, did_you_mean
 
 T = TypeVar("T")
 
+# What msgspec calls the types, as a person who writes YAML does.
+_WORDS = {
+    "array": "a list",
+    "object": "a mapping",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+}
 # Nesting deep enough to hurt libyaml does not fit into this many characters.
 FAST_CHARACTERS = 16_384
 
@@ -46,17 +57,28 @@ def parse_yaml(text: str, where: str, error: type[StackError], *, packaged: bool
     """Parse YAML text into plain values, raising `error` with its place where that fails."""
     import yaml
 
+    text = text.removeprefix("\ufeff")
     try:
         return yaml.load(text, Loader=_loader(0 if packaged else len(text)))
     except yaml.YAMLError as failure:
         mark = getattr(failure, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
         problem = getattr(failure, "problem", None) or "not valid YAML"
-        raise error(f"{where}{place}: {problem}") from None
+        problem, hint = _name_character(problem, text[mark.index : mark.index + 1] if mark is not None else "")
+        raise error(f"{where}{place}: {problem}", hint=hint) from None
     except RecursionError:
         raise error(f"{where}: not valid YAML: nested too deeply") from None
     except (ValueError, LookupError, AttributeError):  # PyYAML's constructors on 2024-13-45 or `!!bool maybe`
         raise error(f"{where}: not valid YAML: a value does not fit its tag") from None
+
+
+def _name_character(problem: str, found: str) -> tuple[str, str | None]:
+    """Name the character that a parser trips over, and what to do: libyaml itself does not."""
+    if "cannot start any token" not in problem and "violates indentation" not in problem:
+        return problem, None
+    if found == "\t":
+        return "found a tab in the place of spaces", "indent with spaces"
+    return f"found {found!r}, which no value may begin with", "put the value in quotes"
 
 
 def _loader(length: int) -> Any:
@@ -95,7 +117,22 @@ def convert(data: object, kind: type[T], *, where: str, error: type[StackError])
         problem, _, place = text.partition(" - at `$")
         place = place.rstrip("`").lstrip(".")
         spot = f"{where}: {place}" if place else where
-        raise error(f"{spot}: {problem[0].lower()}{problem[1:]}") from None
+        raise error(f"{spot}: {_in_words(problem)}", hint=_hint_for_nothing(problem)) from None
+
+
+def _in_words(problem: str) -> str:
+    """Say in plain words what msgspec says of a wrong type: a list and not an `array`."""
+    if problem.startswith("Expected `"):
+        problem = re.sub(
+            "`([^`]*)`", lambda found: " or ".join(_WORDS.get(each, each) for each in found[1].split(" | ")), problem
+        )
+    return f"{problem[0].lower()}{problem[1:]}"
+
+
+def _hint_for_nothing(problem: str) -> str | None:
+    """Return how an empty list or mapping is written where a key stands without a value; None elsewhere."""
+    signs = {"Expected `array`, got `null`": "[]", "Expected `object`, got `null`": "{}"}
+    return f"an empty one is written `{signs[problem]}`" if problem in signs else None
 
 
 @functools.cache
@@ -105,8 +142,8 @@ def _known_keys(kind: type) -> dict[str, Any]:
 
 
 def _printable(key: str) -> str:
-    """Keep a hostile key on its line."""
-    return key if key.isprintable() else repr(key)
+    """Keep a hostile key on its line, and short."""
+    return key[:80] if key.isprintable() else repr(key[:80])
 
 
 def to_plain(value: object) -> Any:
@@ -153,4 +190,4 @@ def _refuse_unknown_value(data: object, kind: type[enum.Enum], *, where: str, er
     allowed = [str(member.value) for member in kind]
     if isinstance(data, str) and data not in allowed:
         hint = did_you_mean(data, allowed) or f"allowed: {', '.join(allowed)}"
-        raise error(f"{where}: unknown value {data!r}", hint=hint)
+        raise error(f"{where}: unknown value {data[:80]!r}", hint=hint)

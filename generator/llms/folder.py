@@ -36,7 +36,7 @@ def read_folder(folder: Path) -> ModelFacts:
     """
     if not WRITABLE_PATH.fullmatch(str(folder)):
         raise UsageError(
-            f"--model {folder}: the path has a quote, colon, backslash or control character", hint="rename the folder"
+            f"{folder}: the path has a quote, colon, backslash or control character", hint="rename the folder"
         )
     config = read_json(folder / CONFIG, hint="a model folder holds config.json and its weights")
     tensors, weight_bytes, notes = _read_weights(folder)

@@ -34,17 +34,18 @@ class HubFiles:
     tensors: tuple[TensorHeader, ...] | None
 
 
-def read_hub(hub_id: str, cache: HubCache, endpoint: str | None = None) -> HubFiles:
+def read_hub(hub_id: str, cache: HubCache, endpoint: str | None, origin: str) -> HubFiles:
     """Fetch config.json and the headers of the weights of one model; what is cached is not fetched again.
 
     Args:
         endpoint: the hub's address; None for `HF_ENDPOINT`, or huggingface.co where that is not set.
+        origin: where the id stands, as a refusal tells it.
 
     Raises:
         UsageError: there is no such model, it is kept back, the hub cannot be reached, or what it sends is damaged.
     """
     _quieten()
-    with _told(hub_id, endpoint):
+    with _told(hub_id, endpoint, origin):
         _knock(hub_id, endpoint)
         snapshot = _download(hub_id, CONFIG, cache, endpoint, revision=None).parent
         commit = snapshot.name
@@ -153,7 +154,7 @@ def _fetch_range(url: str, first: int, last: int, where: str) -> tuple[bytes, in
 
 
 @contextlib.contextmanager
-def _told(hub_id: str, endpoint: str | None) -> Iterator[None]:
+def _told(hub_id: str, endpoint: str | None, origin: str) -> Iterator[None]:
     """Say every failure of the hub in one sentence with the next step."""
     import httpx2
     from huggingface_hub import constants, errors
@@ -163,27 +164,27 @@ def _told(hub_id: str, endpoint: str | None) -> Iterator[None]:
         yield
     except errors.GatedRepoError:
         raise UsageError(
-            f"--model {hub_id}: its publisher gives the files only to those who asked for access",
+            f"{origin}: its publisher gives the files only to those who asked for access",
             hint=f"ask at {hub}/{hub_id}, then set HF_TOKEN (or HF_TOKEN_PATH) to a token of that account",
         ) from None
     except errors.RepositoryNotFoundError:
         raise UsageError(
-            f"--model {hub_id}: {hub} has no such model, or this token may not see it",
+            f"{origin}: {hub} has no such model, or this token may not see it",
             hint="check the name; for a private model set HF_TOKEN (or HF_TOKEN_PATH)",
         ) from None
     except errors.LocalEntryNotFoundError as failure:
-        raise UsageError(f"--model {hub_id}: {_unreached(hub, failure.__cause__)}", hint=_OFFLINE_HINT) from None
+        raise UsageError(f"{origin}: {_unreached(hub, failure.__cause__)}", hint=_OFFLINE_HINT) from None
     except errors.EntryNotFoundError:
         raise UsageError(
-            f"--model {hub_id}: has no {CONFIG} on {hub}",
+            f"{origin}: has no {CONFIG} on {hub}",
             hint="GGUF files alone cannot be planned: name the original model",
         ) from None
     except errors.HFValidationError:
-        raise UsageError(f"--model {hub_id}: not a name of a model on a hub", hint="expected owner/name") from None
+        raise UsageError(f"{origin}: not a name of a model on a hub", hint="expected owner/name") from None
     except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL) as failure:
-        raise UsageError(f"--model {hub_id}: {_unreached(hub, failure)}", hint=_OFFLINE_HINT) from None
+        raise UsageError(f"{origin}: {_unreached(hub, failure)}", hint=_OFFLINE_HINT) from None
     except OSError as failure:
-        raise UsageError(f"--model {hub_id}: the cache cannot be used: {failure.strerror or failure}") from None
+        raise UsageError(f"{origin}: the cache cannot be used: {failure.strerror or failure}") from None
 
 
 _OFFLINE_HINT = "name a folder that holds the model, or a catalog name; HF_ENDPOINT names another hub"

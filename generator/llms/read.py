@@ -55,7 +55,11 @@ class HubAccess:
 
 
 def read_model(
-    name: str, llms: Iterable[CatalogLlm], smoke_folder: Path | None = None, access: HubAccess | None = None
+    name: str,
+    llms: Iterable[CatalogLlm],
+    smoke_folder: Path | None = None,
+    access: HubAccess | None = None,
+    origin: str | None = None,
 ) -> ModelFacts:
     """Return what is known of the model that `name` means.
 
@@ -65,12 +69,13 @@ def read_model(
     Args:
         llms: the catalog's rows.
         smoke_folder: where the smoke model is, or will be, written.
+        origin: where the name stands, as a refusal tells it; None for `--model`.
 
     Raises:
         UsageError: the name means nothing, or the model cannot be read; one sentence with the next step.
     """
     rows = tuple(llms)
-    access = access or HubAccess()
+    access, origin = access or HubAccess(), origin or f"--model {name[:120]}"
     cache = find_cache(os.environ, access.home)
     if name == SMOKE:
         return _smoke(smoke_folder)
@@ -81,14 +86,29 @@ def read_model(
     if folder is not None:
         return _with_engine(read_folder(folder), rows)
     if name.startswith(_PATH_STARTS):
-        raise UsageError(f"--model {name}: no such folder")
+        raise UsageError(f"{origin}: no such folder", hint="name a folder with config.json, or a Hugging Face id")
     if _HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
-        return _with_engine(_from_hub(name, cache, access), rows)
+        return _with_engine(_from_hub(name, cache, access, origin), rows)
     names = [SMOKE, *(row.name for row in rows), *(row.hub_id for row in rows)]
     raise UsageError(
-        f"--model {name[:120]}: neither a Hugging Face id (owner/name), nor a folder, nor a catalog name",
+        f"{origin}: neither a Hugging Face id (owner/name), nor a folder, nor a catalog name",
         hint=did_you_mean(name, names) or f"catalog names: {', '.join(names[: 1 + len(rows)])}",
     )
+
+
+def locate_model(name: str, llms: Iterable[CatalogLlm]) -> str:
+    """Return what a name means without reading it: a hub id or a folder, else the name itself.
+
+    Two names that mean the same model give the same text.
+    """
+    known = _find_row(name, llms)
+    if known is not None:
+        return known[1].hub_id
+    try:
+        folder = _find_folder(name)
+    except OSError:  # longer than a path may be
+        return name
+    return str(folder) if folder is not None else name
 
 
 def name_llm(facts: ModelFacts) -> Llm:
@@ -140,18 +160,18 @@ def _with_cached(facts: ModelFacts, cache: HubCache) -> ModelFacts:
     return replace(facts, config=config, tensors=tensors, weight_bytes=sum(tensor.bytes for tensor in tensors))
 
 
-def _from_hub(hub_id: str, cache: HubCache, access: HubAccess) -> ModelFacts:
+def _from_hub(hub_id: str, cache: HubCache, access: HubAccess, origin: str) -> ModelFacts:
     snapshot = find_snapshot(hub_id, cache)
     tensors = load_headers(hub_id, snapshot.name, cache) if snapshot else None
     if snapshot is None or tensors is None:
         if not access.online:
             raise UsageError(
-                f"--model {hub_id}: neither in the catalog nor in the cache ({cache.models})",
+                f"{origin}: neither in the catalog nor in the cache ({cache.models})",
                 hint="look it up once with the hub in reach, or name a folder",
             )
         from generator.llms.hub import read_hub
 
-        found = read_hub(hub_id, cache, access.endpoint)
+        found = read_hub(hub_id, cache, access.endpoint, origin)
         snapshot, tensors = found.snapshot, found.tensors
     config = read_json(snapshot / CONFIG)
     notes = () if tensors is not None else ("no safetensors on the hub, so its weights are reckoned from its shape",)

@@ -15,7 +15,7 @@ from generator.domain.llm import LlmSource
 from generator.domain.model_facts import CatalogLlm, WeightFormat, text_config
 from generator.errors import UsageError
 from generator.llms.folder import read_folder
-from generator.llms.read import HubAccess, name_llm, read_model
+from generator.llms.read import HubAccess, locate_model, name_llm, read_model
 from generator.smoke_model import write_smoke_model
 from tests.llms.checkpoints import write_model
 from tests.llms.test_folder import CONFIG, FIRST
@@ -110,6 +110,23 @@ def test_names_that_mean_nothing(name: str, message: str, hint: str | None) -> N
         read_model(name, LLMS, None, OFFLINE)
     assert message in refused.value.message
     assert (refused.value.hint or "").startswith(hint or "")
+
+
+@pytest.mark.parametrize("name", ["qwen3-9b", "/no/such/folder", "someone/unheard-of"])
+def test_a_name_in_a_file_is_refused_with_its_place(name: str) -> None:
+    with pytest.raises(UsageError, match=r"^envs/dev\.yaml: model: "):
+        read_model(name, LLMS, None, OFFLINE, f"envs/dev.yaml: model: {name}")
+
+
+def test_names_of_one_model_lead_to_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model(tmp_path / "mine", {"architectures": ["OfTomorrow"]}, {"model.safetensors": FIRST})
+    monkeypatch.chdir(tmp_path)
+    assert {locate_model(name, LLMS) for name in ("qwen3-8b", "Qwen3-8B", "Qwen/Qwen3-8B")} == {"Qwen/Qwen3-8B"}
+    assert {locate_model(name, LLMS) for name in ("mine", "./mine", str(folder))} == {str(folder)}
+    assert [locate_model(name, LLMS) for name in ("x" * 300, "~nobody-of-that-name/x")] == [
+        "x" * 300,
+        "~nobody-of-that-name/x",
+    ]
 
 
 @pytest.mark.parametrize(
