@@ -17,7 +17,7 @@ from pathlib import Path
 from generator.domain.environment import Environment
 from generator.domain.plan import PLAN_SCHEMA, Plan
 from generator.domain.wishes import WISHES_SCHEMA, ModelWish, Wishes
-from generator.errors import UsageError, ValidationError
+from generator.errors import UsageError, ValidationError, did_you_mean
 from generator.planning.cloud import problem_with_cloud
 from generator.planning.gateway import problem_with_name
 from generator.planning.request import Folders
@@ -121,6 +121,8 @@ def read_wishes(root: Path, environment: Environment) -> Wishes:
 
 def _parse_wishes(path: Path, where: str) -> Wishes:
     data = load_yaml(path, UsageError)
+    if data is None:
+        raise UsageError(f"{where}: empty", hint="take it away: `configure-gpu` then copies the shipped one")
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > WISHES_SCHEMA:
         raise UsageError(
             f"{where}: schema {_written(data['schema'])} is newer than this release reads ({WISHES_SCHEMA})",
@@ -129,8 +131,9 @@ def _parse_wishes(path: Path, where: str) -> Wishes:
     wishes = convert(data, Wishes, where=where, error=UsageError)
     _check(where, "schema", Kind.INTEGER, _written(wishes.schema), WISHES_SCHEMA, WISHES_SCHEMA)
     for key, value in wishes.settings.items():
-        if isinstance(value, int):
-            _check(where, f"settings.{key}", Kind.INTEGER, _written(value), -(2**63), 2**63 - 1)
+        # One of more than 4300 digits cannot even be written; what a key allows is told below.
+        if isinstance(value, int) and abs(value) >= 2**64:
+            raise UsageError(f"{where}: settings.{key}: found {_written(value)}")
     check_pins(wishes.pins, where=f"{where}: settings")
     _check(where, "gpu_memory_utilization", Kind.FRACTION, f"{wishes.gpu_memory_utilization:.6g}", 0.05, 0.99)
     _check(where, "gateway.bind", Kind.ADDRESS, wishes.gateway.bind)
@@ -156,8 +159,28 @@ def _check_models(where: str, wishes: Wishes) -> None:
         if model.gpu_share is not None:
             _check(where, f"{spot}.gpu_share", Kind.FRACTION, f"{model.gpu_share:.6g}", 0.01, 1)
         _check_exclusive(where, spot, model)
-    pinned = Counter(model.exclusive for model in wishes.models if model.pinned)
-    for group, count in pinned.items():
+    # Rounded: 0.2, 0.4, 0.3 and 0.1 are more than 1 in floating point.
+    shared = round(sum(model.gpu_share or 0 for model in wishes.models), 6)
+    if shared > 1:
+        raise UsageError(
+            f"{where}: models: found {shared:.6g} as gpu_share of all together, allowed: 1 at most",
+            hint="each is a part of all GPUs: lower one, or let models take turns with `exclusive`",
+        )
+    _check_groups(where, wishes.models)
+
+
+def _check_groups(where: str, models: tuple[ModelWish, ...]) -> None:
+    """Refuse an exclusive group of one model, which has nobody to take turns with, and one with two pinned."""
+    sizes = Counter(model.exclusive for model in models)
+    for position, model in enumerate(models):
+        group = model.exclusive
+        if group is not None and sizes[group] == 1:
+            others = [other for other in sizes if other is not None and other != group]
+            raise UsageError(
+                f"{where}: models[{position}].exclusive: found `{group[:80]}`, which no other model has",
+                hint=did_you_mean(group, others) or "give another model the same one, or drop it",
+            )
+    for group, count in Counter(model.exclusive for model in models if model.pinned).items():
         if count > 1:
             raise UsageError(f"{where}: models: {count} of the exclusive group {group} are pinned, allowed: one")
 
@@ -210,7 +233,7 @@ def _check(
     spec = SettingSpec(key=key, section="", kind=kind, meaning="", minimum=minimum, maximum=maximum)
     problem = problem_with(spec, value)
     if problem:
-        raise UsageError(f"{where}: {key}: found {value}, allowed: {problem}")
+        raise UsageError(f"{where}: {key}: found `{value[:80]}`, allowed: {problem}")
 
 
 def choose_folders(variables: Mapping[str, str], home: Path) -> tuple[Path, Folders]:

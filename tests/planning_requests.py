@@ -46,6 +46,7 @@ def request(
         mode=mode,
         wishes=read_wishes(Path("/nonexistent"), environment),
         llm=name_llm(facts),
+        origin=f"--model {name}",
         facts=facts,
         pins=pins or {},
         folders=FOLDERS,

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from generator.domain.environment import Environment
-from generator.domain.role import Role
 from generator.errors import UsageError, ValidationError
 from generator.project import (
     choose_folders,
@@ -113,59 +112,6 @@ def test_state_and_caches_lie_where_each_tool_looks(variables: dict[str, str], e
 def test_the_shipped_wishes_are_read_where_the_folder_has_none(environment: Environment, tmp_path: Path) -> None:
     shares = {Environment.DEV: 0.80, Environment.STAGING: 0.85, Environment.PROD: 0.90}
     assert read_wishes(tmp_path, environment).gpu_memory_utilization == shares[environment]
-
-
-WISHES = (
-    "schema: 1\nmodel: null\ngpu_memory_utilization: 0.8\nmax_model_len: null\ngateway: {bind: 127.0.0.1, port: 1}\n"
-)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("schema: 2\n", "schema 2 is newer than this release reads (1)"),
-        ("schema: one\n", "schema: expected `int`, got `str`"),
-        (WISHES.replace("0.8", "1"), "gpu_memory_utilization: found 1, allowed: a number from 0.05 to 0.99"),
-        (WISHES.replace("0.8", ".inf"), "gpu_memory_utilization: found inf, allowed: a number from 0.05 to 0.99"),
-        (WISHES.replace("len: null", "len: 0"), "max_model_len: found 0, allowed: a whole number from 1 to 2147483647"),
-        (WISHES.replace("port: 1", "prot: 1"), "gateway.prot: unknown key"),
-        (WISHES.replace("port: 1", "port: -1"), "gateway.port: found -1, allowed: a whole number from 1 to 65535"),
-        (
-            WISHES.replace("127.0.0.1", "'::1'"),
-            "gateway.bind: found ::1, allowed: an IPv4 address of this host, such as 127.0.0.1",
-        ),
-        (WISHES + "settings: {GPU_COUNT: '1'}\n", "settings: GPU_COUNT follows from other settings"),
-        (WISHES + "settings: {GATEWAY_PORT: 70000}\n", "settings: GATEWAY_PORT: found `70000`, allowed: "),
-        (
-            WISHES + "settings: {GATEWAY_PORT: [1]}\n",
-            "settings.GATEWAY_PORT: expected `int | float | str`, got `array`",
-        ),
-        (WISHES + f"settings: {{GATEWAY_PORT: {hex(10**5000)}}}\n", "settings.GATEWAY_PORT: found a number beyond"),
-        ("", "expected `object`, got `null`"),
-    ],
-)
-def test_wrong_wishes_are_named_with_file_and_key(text: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "envs" / "dev.yaml"
-    path.parent.mkdir()
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError) as failure:
-        read_wishes(tmp_path, Environment.DEV)
-    assert failure.value.message.startswith(f"{path}: {message}")
-
-
-@pytest.mark.parametrize(
-    "number", ["0x" + "f" * 5000, "-0x" + "f" * 5000, "9" * 5000, "1e400"], ids=lambda text: text[:6]
-)
-@pytest.mark.parametrize("key", ["schema", "gpu_memory_utilization", "max_model_len", "port"])
-def test_an_absurd_number_is_refused_like_any_other(number: str, key: str, tmp_path: Path) -> None:
-    lines = {"schema": "schema: 1", "gpu_memory_utilization": "0.8", "max_model_len": "len: null", "port": "port: 1"}
-    found = lines[key]
-    path = tmp_path / "envs" / "dev.yaml"
-    path.parent.mkdir()
-    path.write_text(WISHES.replace(found, f"{found.partition(':')[0]}: {number}" if ":" in found else number, 1))
-    with pytest.raises(UsageError) as failure:
-        read_wishes(tmp_path, Environment.DEV)
-    assert len(failure.value.message) < 300
 
 
 def test_a_rendered_stack_is_read_back(project: Path) -> None:
@@ -299,43 +245,6 @@ def test_any_environment_file_is_read_or_refused(tmp_path: Path, content: bytes)
         assert [key for key in values if key.encode() not in content] == []
 
 
-@pytest.mark.parametrize(
-    ("models", "problem"),
-    [
-        ("[{name: smoke, gpu_share: 2}]", "models[0].gpu_share: found 2, allowed: a number from 0.01 to 1"),
-        ("[{name: smoke, role: poet}]", "models[0].role: unknown value 'poet'"),
-        ("[{name: smoke}, {name: ''}]", "models[1].name: found , allowed: text that is not empty"),
-        ("[{name: smoke, aliases: ['']}]", "models[0].aliases: found , allowed: text that is not empty"),
-        ("[{name: smoke, aliases: ['gpt-*']}]", "models[0].aliases: found `gpt-*`, allowed: a name without `*`"),
-        ("[{name: smoke, exclusive: ''}]", "models[0].exclusive: found , allowed: text that is not empty"),
-        ("[{name: smoke, pinned: true}]", "models[0].pinned: found true without `exclusive`"),
-        ("[{name: smoke, exclusive: a, gpu_share: 0.5}]", "models[0].gpu_share: found 0.5 beside `exclusive`"),
-        (
-            "[{name: a/b, exclusive: a, pinned: true}, {name: c/d, exclusive: a, pinned: true}]",
-            "models: 2 of the exclusive group a are pinned, allowed: one",
-        ),
-    ],
-)
-def test_a_wrong_list_of_models_is_named(models: str, problem: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as refusal:
-        read_wishes(with_models(tmp_path, models), Environment.DEV)
-    assert problem in refusal.value.message
-
-
-def test_several_models_are_read(tmp_path: Path) -> None:
-    wishes = read_wishes(
-        with_models(
-            tmp_path, "[{name: a/b, aliases: [gpt-4o], exclusive: x, pinned: true}, {name: c/d, role: rerank}]"
-        ),
-        Environment.DEV,
-    )
-    assert [(model.exclusive, model.pinned) for model in wishes.models] == [("x", True), (None, False)]
-    assert [(model.name, model.aliases, model.role) for model in wishes.models] == [
-        ("a/b", ("gpt-4o",), None),
-        ("c/d", (), Role.RERANK),
-    ]
-
-
 def test_a_cloud_is_read_and_a_wrong_one_named(tmp_path: Path) -> None:
     (tmp_path / "envs").mkdir()
     path = tmp_path / "envs" / "dev.yaml"
@@ -375,11 +284,3 @@ def test_a_wrong_cloud_is_named_without_a_secret(entry: str, problem: str, tmp_p
         read_wishes(tmp_path, Environment.DEV)
     assert problem in refusal.value.message
     assert "Secret" not in f"{refusal.value.message} {refusal.value.hint}"
-
-
-def with_models(root: Path, models: str) -> Path:
-    """Write the wishes of the development environment with these models and return the project folder."""
-    text = (PACKAGE.parent / "envs" / "dev.yaml").read_text(encoding="utf-8")
-    (root / "envs").mkdir()
-    (root / "envs" / "dev.yaml").write_text(f"{text}models: {models}\n", encoding="utf-8")
-    return root

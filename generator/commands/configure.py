@@ -24,7 +24,7 @@ from generator.domain.model_facts import ModelFacts
 from generator.domain.plan import Mode, Plan
 from generator.domain.wishes import ModelWish, Wishes
 from generator.errors import UsageError, ValidationError
-from generator.llms.read import SMOKE, HubAccess, name_llm, read_model
+from generator.llms.read import SMOKE, HubAccess, locate_model, name_llm, read_model
 from generator.planning.engines.vllm import role_of
 from generator.planning.image import EngineNeeds
 from generator.planning.request import Folders, Request
@@ -113,8 +113,8 @@ def plan_environment(arguments: Arguments, place: Place, host: Host, environment
     """Make the plan of one environment from its wishes, the command line and the host."""
     wishes = project.read_wishes(place.root, environment)
     catalog = load_catalog()
-    models = wished_models(arguments, wishes)
-    requests = tuple(_request(arguments, place, host, environment, wishes, model) for model in models)
+    models = wished_models(arguments, wishes, str(place.root / "envs" / f"{environment.value}.yaml"))
+    requests = tuple(_request(arguments, place, host, environment, wishes, model, origin) for model, origin in models)
     if not (arguments.models or wishes.models or wishes.model) and arguments.mode is not Mode.CPU and host.gpus:
         from generator.planning.default_llm import with_default_llm
 
@@ -126,15 +126,22 @@ def plan_environment(arguments: Arguments, place: Place, host: Host, environment
 
 
 def _request(
-    arguments: Arguments, place: Place, host: Host, environment: Environment, wishes: Wishes, model: ModelWish
+    arguments: Arguments,
+    place: Place,
+    host: Host,
+    environment: Environment,
+    wishes: Wishes,
+    model: ModelWish,
+    origin: str,
 ) -> Request:
-    facts = _read_model(model.name, load_catalog(), place)
+    facts = _read_model(model.name, load_catalog(), place, origin)
     return Request(
         host=host,
         environment=environment,
         mode=arguments.mode,
         wishes=wishes,
         llm=name_llm(facts),
+        origin=origin,
         facts=facts,
         pins={**wishes.pins, **dict(arguments.pins)},
         folders=place.folders,
@@ -152,24 +159,33 @@ def _request(
     )
 
 
-def wished_models(arguments: Arguments, wishes: Wishes) -> tuple[ModelWish, ...]:
+def wished_models(arguments: Arguments, wishes: Wishes, file: str) -> tuple[tuple[ModelWish, str], ...]:
     """Return the models to serve: those of the command line, else of the environment, else the one made on the spot.
 
-    A model that the command line names and the environment lists keeps what is said of it there.
+    With each comes where it was asked for. A model that the command line names and the environment, read from `file`,
+    lists keeps what is said of it there, by whichever of its names each calls it.
     """
-    listed = {model.name: model for model in wishes.models}
+    listed = tuple(
+        (model, f"{file}: models[{position}].name: {model.name[:120]}") for position, model in enumerate(wishes.models)
+    )
     if arguments.models:
-        return tuple(listed.get(name, ModelWish(name=name)) for name in arguments.models)
-    return wishes.models or (ModelWish(name=wishes.model or SMOKE),)
+        llms = load_catalog().llms if listed else ()
+        known = {locate_model(model.name, llms): (model, origin) for model, origin in listed}
+        return tuple(
+            known.get(locate_model(name, llms), (ModelWish(name=name), f"--model {name[:120]}"))
+            for name in arguments.models
+        )
+    name = wishes.model or SMOKE
+    return listed or ((ModelWish(name=name), f"{file}: model: {name[:120]}"),)
 
 
-def _read_model(name: str, catalog: Catalog, place: Place) -> ModelFacts:
+def _read_model(name: str, catalog: Catalog, place: Place, origin: str) -> ModelFacts:
     try:
         # The smoke model is in no catalog, and reading the long one takes as long as all else together.
         llms = () if name == SMOKE else catalog.llms
-        return read_model(name, llms, place.smoke, HubAccess(home=Path(place.folders.hf_home)))
+        return read_model(name, llms, place.smoke, HubAccess(home=Path(place.folders.hf_home)), origin)
     except (OSError, RuntimeError):  # a name longer than a path may be; a home folder of nobody
-        raise UsageError(f"--model {name[:120]}: no such folder", hint="`stackwright plan --help`") from None
+        raise UsageError(f"{origin}: no such folder", hint="`stackwright plan --help`") from None
 
 
 def _check_values(plan: Plan) -> None:

@@ -33,7 +33,7 @@ from generator.planning.placement import Heads, Placement, placements
 from generator.planning.request import Request
 from generator.planning.utilization import SharedMemory, Utilization, choose_utilization
 from generator.planning.workers import WORKER_BYTES, count_gateway_workers
-from generator.settings import IMAGE_KEYS
+from generator.settings import IMAGE_KEYS, slot_key
 
 if TYPE_CHECKING:
     from generator.planning.layout import Layout, Wanted
@@ -114,9 +114,9 @@ def _assemble(
 ) -> Plan:
     utilization = choose_share(request, placement, catalog) if layout else None
     computed = emitted_settings(request, catalog, placement, chosen, layout, utilization)
-    settings = _with_digests(_with_pins(computed, request.pins), request.image_pins)
+    settings = _with_digests(_with_pins(computed, request), request.image_pins)
     values = {key: setting.value for key, setting in settings.items()}
-    forecast = layout.forecast if layout else _forecast_on_cpu(request, values, chosen.version)
+    forecast = layout.forecast if layout else _forecast_on_cpu(request, values, chosen.version, catalog)
     if layout:
         ids = frozenset(model.id for gpu in placement.gpus if (model := catalog.find_gpu(gpu.name)))
         settings = contradict_guides(settings, catalog.read_guides(), placement.gpus, ids, request.host.links)
@@ -166,7 +166,7 @@ def _replicas(
     )
 
 
-def _forecast_on_cpu(request: Request, values: Mapping[str, str], version: str) -> Forecast | None:
+def _forecast_on_cpu(request: Request, values: Mapping[str, str], version: str, catalog: Catalog) -> Forecast | None:
     """Forecast the plan on the processor; None where the host's memory is not known.
 
     Raises:
@@ -176,7 +176,8 @@ def _forecast_on_cpu(request: Request, values: Mapping[str, str], version: str) 
     if answer is not None and answer.verdict is Verdict.DOES_NOT_FIT:
         raise NoPlanError(
             f"{request.llm.name} does not fit in this host's memory: {'; '.join(answer.reasons)}",
-            hint="name a smaller model with --model, or another VLLM_CPU_KVCACHE_SPACE or VLLM_MAX_MODEL_LEN with --set",
+            hint=_shorter(request, catalog)
+            or "name a smaller model with --model, or another VLLM_CPU_KVCACHE_SPACE or VLLM_MAX_MODEL_LEN with --set",
         )
     return answer
 
@@ -248,7 +249,7 @@ def _shared_memory(request: Request, placement: Placement, catalog: Catalog) -> 
 def _does_not_fit(
     request: Request, catalog: Catalog, options: tuple[Placement, ...], chosen: ImageChoice, words: tuple[str, ...]
 ) -> NoPlanError:
-    """Say what is in the way, and which published checkpoint, or which other mode, would do."""
+    """Say what is in the way, and what would do: a shorter context, a larger share, else another published checkpoint."""
     from generator.planning.layout import as_if_sure, fits_somewhere, smallest_memory
     from generator.planning.quantization import advise_checkpoint
     from generator.planning.stored import stored_facts
@@ -259,7 +260,10 @@ def _does_not_fit(
     message = f"{request.llm.name} does not fit on {where}: {'; '.join(words)}"
     row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
     hint = "name a smaller model with --model, or lower the context with --set VLLM_MAX_MODEL_LEN=…"
-    if row is not None:
+    mended = _shorter(request, catalog) or _larger_share(request)
+    if mended is not None:
+        hint = mended
+    elif row is not None:
         memory = smallest_memory(gpus, request.host, catalog)
         share = choose_share(request, largest, catalog).value
         if memory is not None:
@@ -274,15 +278,42 @@ def _does_not_fit(
     return NoPlanError(message, hint=hint)
 
 
+def _shorter(request: Request, catalog: Catalog) -> str | None:
+    """Return the hint to lower the context that was asked for; None where that is not what is in the way."""
+    pinned = request.pinned_count("VLLM_MAX_MODEL_LEN") is not None
+    if request.wishes.max_model_len is None and not pinned:
+        return None
+    pins = {key: value for key, value in request.pins.items() if key != "VLLM_MAX_MODEL_LEN"}
+    try:
+        plan = plan_as_is(replace(request, pins=pins, wishes=replace(request.wishes, max_model_len=None)), catalog)
+    except NoPlanError:
+        return None
+    in_file = f"max_model_len in envs/{request.environment.value}.yaml"
+    place = request.pin_place("VLLM_MAX_MODEL_LEN") if pinned else in_file
+    found = plan.settings["VLLM_MAX_MODEL_LEN"].value
+    return f"lower {place}" + ("" if found == "auto" else f": {found} fits")
+
+
+def _larger_share(request: Request) -> str | None:
+    """Return the hint to raise a wished share of the GPUs; None where there is none, or nothing is above it."""
+    if request.gpu_share is None or request.gpu_share >= 1:
+        return None
+    return f"raise its gpu_share in envs/{request.environment.value}.yaml, or name a smaller model"
+
+
 def _is_of(row: CatalogLlm, location: str) -> bool:
     return any(checkpoint.hub_id == location for checkpoint in row.checkpoints)
 
 
-def _with_pins(computed: dict[str, Setting], pins: Mapping[str, str]) -> dict[str, Setting]:
+def _with_pins(computed: dict[str, Setting], request: Request) -> dict[str, Setting]:
     """Lay the pins over the computed settings. A pin that this mode does not emit is refused: nothing would read it."""
+    pins = request.pins
     for key in pins:
         if key not in computed:
-            raise NoPlanError(f"{key} is pinned, but nothing reads it in this mode", hint=f"drop `--set {key}=…`")
+            raise NoPlanError(
+                f"{slot_key(key, request.slot)} is pinned, but nothing reads it in this mode",
+                hint=f"drop {request.pin_place(key)}",
+            )
     # The GPUs are chosen from the pinned devices before; what is emitted are always UUIDs.
     chosen = {key: value for key, value in pins.items() if key != "NVIDIA_VISIBLE_DEVICES"}
     return {

@@ -17,6 +17,7 @@ from generator.domain.wishes import Wishes
 from generator.planning.image import EngineNeeds
 from generator.planning.placement import ParallelPins
 from generator.planning.utilization import Utilization
+from generator.settings import slot_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,11 @@ class Request:
 
     `llm` and `facts` name one model and what is known of it; `named` where the command line named it, so that the fallbacks
     that `wishes` has for others do not count. `image_pins` are the digests that images are pinned to.
-    Where several models share the host: `gpu_share` is the wished part of all its GPUs, `utilization` the part of each GPU
-    that was found for this model, `promised_bytes` what other engines take of the processor's memory. Models of the same
-    `exclusive` group take turns, the `pinned` one more often; `load_limit_s` is None where none do.
+    `origin` is where the model was asked for, as a refusal tells it.
+    Where several models share the host: `slot` counts them, `gpu_share` is the wished part of all its GPUs, `utilization` the
+    part of each GPU that was found for this model, `promised_bytes` what other engines take of the processor's memory. Models
+    of the same `exclusive` group take turns, the `pinned` one more often; `load_limit_s` is None where none do, and `switches` is how
+    many loads the last one of a group may have to wait for.
     """
 
     host: Host
@@ -43,6 +46,7 @@ class Request:
     mode: Mode | None
     wishes: Wishes
     llm: Llm
+    origin: str
     facts: ModelFacts
     pins: Mapping[str, str]
     folders: Folders
@@ -55,12 +59,14 @@ class Request:
     named: bool = False
     role: Role = Role.CHAT
     aliases: tuple[str, ...] = ()
+    slot: int = 1
     gpu_share: float | None = None
     utilization: Utilization | None = None
     promised_bytes: int = 0
     exclusive: str | None = None
     pinned: bool = False
     load_limit_s: int | None = None
+    switches: int = 0
 
     @property
     def group(self) -> Group:
@@ -72,6 +78,12 @@ class Request:
             exclusive=self.exclusive,
             pinned=self.pinned,
         )
+
+    def pin_place(self, key: str) -> str:
+        """Return where a person finds a pin of this model: the environment's file, else the command line."""
+        written = slot_key(key, self.slot)
+        in_file = f"{written} in settings of envs/{self.environment.value}.yaml"
+        return in_file if written in self.wishes.settings else f"`--set {written}=…`"
 
     @property
     def parallel_pins(self) -> ParallelPins:

@@ -83,7 +83,15 @@ def seat_models(requests: tuple[Request, ...], catalog: Catalog) -> tuple[Seat, 
     names = ", ".join(requests[position].llm.name for position in further)
     raise NoPlanError(
         f"no room for {names} beside the other models, on a GPU or on the processor",
-        hint="name fewer or smaller models, or give the others less with gpu_share in envs/<env>.yaml",
+        hint=_ways_to_room(requests[0]),
+    )
+
+
+def _ways_to_room(request: Request) -> str:
+    """Return the hint for models that do not fit beside each other."""
+    return (
+        f"name fewer or smaller models, or in envs/{request.environment.value}.yaml let some take turns with `exclusive`, "
+        "or give the others less with gpu_share"
     )
 
 
@@ -114,7 +122,7 @@ class _Room:
             free = sum(len(pool) for pool in self._pools)
             raise NoPlanError(
                 f"no room for {request.llm.name} beside the other models: GPUs left: {free}; no shared one holds it",
-                hint="name fewer or smaller models, or give the others less with gpu_share in envs/<env>.yaml",
+                hint=_ways_to_room(request),
             )
 
     def grow(self) -> None:
@@ -304,13 +312,17 @@ def _split(
     spare, wanted = room - sum(known), sum(known[n] for n in takers)
     shares = [need + (spare * need // wanted if n in takers else 0) for n, need in enumerate(known)]
     others = ", ".join(f"{request.llm.name} {share / 100:.2f}" for request, share in zip(requests, shares, strict=True))
+    whys = [
+        f"at least {need / 100:.2f} is needed" if part is None else f"its gpu_share is {request.gpu_share:g}"
+        for request, part, need in zip(requests, wished, known, strict=True)
+    ]
     return tuple(
         Utilization(
             value=share / 100,
-            reason=f"shares GPU {gpu.index}, of which {room / 100:.2f} can be given: {others}; at least {need / 100:.2f} is needed",
+            reason=f"shares GPU {gpu.index}, of which {room / 100:.2f} can be given: {others}; {why}",
             source=DECISION,
         )
-        for share, need in zip(shares, known, strict=True)
+        for share, why in zip(shares, whys, strict=True)
     )
 
 

@@ -43,14 +43,15 @@ def make_plan_of_all(requests: tuple[Request, ...], catalog: Catalog) -> Plan:
 
     Raises:
         NoPlanError: no plan fits this host, or a model cannot do what it is asked for.
-        UsageError: two models have one name.
+        UsageError: two models have one name, or a share of the GPUs is wished where none is used.
     """
     for request in requests:
         check_role(request.facts, request.role)
     ordered = in_order(requests)
-    if len(ordered) == 1:
-        return with_fallbacks(make_plan(ordered[0], catalog), ordered[0].wishes.gateway, named=ordered[0].named)
     _refuse_double_names(ordered)
+    _refuse_share_of_nothing(ordered)
+    if len(ordered) == 1 and ordered[0].gpu_share is None:
+        return with_fallbacks(make_plan(ordered[0], catalog), ordered[0].wishes.gateway, named=ordered[0].named)
     refuse_quotes(ordered)
     _refuse_unread_pins(ordered[0], len(ordered))
     slotted = tuple(_in_slot(request, slot) for slot, request in enumerate(ordered, start=1))
@@ -97,25 +98,43 @@ def _in_slot(request: Request, slot: int) -> Request:
     """
     split = [(*split_slot(key), value) for key, value in request.pins.items()]
     shared = {key: value for key, at, value in split if at == 1 and (key not in PER_MODEL or key == "VLLM_IMAGE")}
-    return replace(request, pins={**shared, **{key: value for key, at, value in split if at == slot}})
+    return replace(request, slot=slot, pins={**shared, **{key: value for key, at, value in split if at == slot}})
 
 
 def _refuse_double_names(requests: list[Request]) -> None:
-    seen: set[str] = set()
+    """Refuse a name that two models would answer to, a model that is named twice, and a name that one has twice."""
+    seen: dict[str, Request] = {}
     for request in requests:
+        own: set[str] = set()
         for name in (request.llm.name, *request.aliases):
-            if name in seen:
+            other = seen.setdefault(name, request)
+            if name in own:
+                raise UsageError(f"{request.origin}: the alias `{name[:80]}` is a name it has", hint="drop the alias")
+            if other is not request and other.llm.location == request.llm.location:
+                raise UsageError(f"{request.origin}: the same model as {other.origin}", hint="name it once")
+            if other is not request:
                 raise UsageError(
-                    f"two models would answer to the name {name[:120]}",
+                    f"{request.origin}: would answer to `{name[:80]}`, as would {other.origin}",
                     hint="clients tell models apart by name: rename a folder, or drop an alias",
                 )
-            seen.add(name)
+            own.add(name)
+
+
+def _refuse_share_of_nothing(requests: list[Request]) -> None:
+    """Refuse a wished share of the GPUs where everything runs on the processor."""
+    for request in requests:
+        if request.gpu_share is not None and on_processor(request):
+            raise UsageError(
+                f"{request.origin}: found gpu_share {request.gpu_share:g}, but no GPU is used",
+                hint=f"drop it from envs/{request.environment.value}.yaml, or plan for a host with GPUs",
+            )
 
 
 def _refuse_unread_pins(request: Request, models: int) -> None:
+    there = f"are {models} models" if models > 1 else "is one model"
     for key in request.pins:
         if split_slot(key)[1] > models:
-            raise NoPlanError(f"{key} is pinned, but there are {models} models", hint=f"drop `--set {key}=…`")
+            raise NoPlanError(f"{key} is pinned, but there {there}", hint=f"drop {request.pin_place(key)}")
 
 
 def _join(plans: tuple[Plan, ...], requests: tuple[Request, ...]) -> Plan:
@@ -170,7 +189,7 @@ def _join_settings(plans: tuple[Plan, ...], uuids: tuple[str, ...]) -> dict[str,
     settings["GATEWAY_ROUTING_STRATEGY"] = several.settings["GATEWAY_ROUTING_STRATEGY"]
     for key in ("GATEWAY_MAX_BODY_BYTES", WORKERS):
         settings[key] = _most(plans, key)
-    if uuids:
+    if uuids and len(plans) > 1:
         for key, value in (("NVIDIA_VISIBLE_DEVICES", ",".join(uuids)), ("GPU_COUNT", str(len(uuids)))):
             settings[key] = Setting(value=value, reason=f"the GPUs of {len(plans)} models together", source=DECISION)
     return dict(sorted(settings.items(), key=lambda item: _place(item[0])))

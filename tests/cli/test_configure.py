@@ -205,6 +205,32 @@ def test_one_model_of_a_list_leaves_out_the_fallbacks_of_the_others(run: Run, pr
     assert "away" not in rendered
 
 
+def test_a_listed_model_is_found_by_whichever_of_its_names(run: Run, project: Path) -> None:
+    """The list has its hub id, the command line its name in the catalog: the alias is kept."""
+    with_two_models(project, "")
+    ran = run("plan", "cpu", "--env=dev", "--json", "--model=qwen3-0.6b", host="cpu-small")
+    (group,) = ran.json["gateway"]["groups"]
+    assert (group["model"], group["aliases"]) == ("Qwen/Qwen3-0.6B", ["other"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("model: null", "model: größe", "model"),
+        ("model: null", "model: null\nmodels: [{name: größe}]", "models[0].name"),
+    ],
+)
+def test_a_model_that_means_nothing_is_named_with_file_and_key(
+    old: str, new: str, place: str, run: Run, project: Path
+) -> None:
+    shipped = (PACKAGE.parent / "envs" / "dev.yaml").read_text(encoding="utf-8")
+    (project / "envs").mkdir(parents=True)
+    (project / "envs" / "dev.yaml").write_text(shipped.replace(old, new), encoding="utf-8")
+    ran = run(*CPU, host="cpu-small")
+    assert ran.code == 2
+    assert ran.told[0].startswith(f"{project}/envs/dev.yaml: {place}: größe: neither a Hugging Face id")
+
+
 @pytest.mark.parametrize(
     ("gateway", "problem"),
     [

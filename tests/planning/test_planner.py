@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from generator.catalog.load import load_catalog
 from generator.domain.environment import Environment
 from generator.domain.host import Host
 from generator.domain.plan import Mode
 from generator.errors import NoPlanError
+from generator.planning.planner import make_plan
 from generator.rendering import render_plan
 from tests.planning_examples import Example, examples, faults, work_out
-from tests.planning_requests import HOST_NAMES, gpu, plan_for, recorded
+from tests.planning_requests import HOST_NAMES, gpu, plan_for, recorded, request
 
 PAIR = "2x-rtx3090-nvlink"
 
@@ -44,6 +46,29 @@ def test_a_full_gpu_is_refused() -> None:
     """Nothing useful starts in two percent."""
     with pytest.raises(NoPlanError, match=r"GPU 1 .* has .* free"):
         plan_for(with_gpu_in_use(22))
+
+
+@pytest.mark.parametrize("name", [PAIR, "cpu-large"])
+@pytest.mark.parametrize(
+    ("wished", "pinned", "place"),
+    [
+        (10_000_000, {}, "max_model_len in envs/prod.yaml"),
+        (None, {"VLLM_MAX_MODEL_LEN": "10000000"}, "`--set VLLM_MAX_MODEL_LEN=…`"),
+    ],
+)
+def test_a_context_that_is_too_long_is_what_to_lower(
+    wished: int | None, pinned: dict[str, str], place: str, name: str
+) -> None:
+    """Not the model: it fits, and no other checkpoint of it would be given so much."""
+    asked = request(recorded(name), model="Qwen/Qwen3-4B", pins=pinned)
+    asked = replace(asked, wishes=replace(asked.wishes, max_model_len=wished))
+    with pytest.raises(NoPlanError, match=r"^Qwen/Qwen3-4B does not fit ") as refusal:
+        make_plan(asked, load_catalog())
+    lowered, _, fits = (refusal.value.hint or "").partition(": ")
+    assert lowered == f"lower {place}"
+    if recorded(name).gpus:
+        shorter = replace(asked, pins={}, wishes=replace(asked.wishes, max_model_len=int(fits.removesuffix(" fits"))))
+        assert make_plan(shorter, load_catalog()).settings["VLLM_MAX_MODEL_LEN"].value == fits.removesuffix(" fits")
 
 
 def test_gpus_are_pinned_by_uuid_and_numbered_from_zero_inside() -> None:

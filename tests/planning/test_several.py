@@ -12,6 +12,7 @@ from generator.catalog.load import load_catalog
 from generator.domain.machine import Unseen
 from generator.domain.plan import Mode, Plan, Replica
 from generator.errors import NoPlanError, UsageError
+from generator.planning.several import make_plan_of_all
 from generator.rendering import render_plan
 from generator.settings import slot_key
 from generator.validation.rules.environment import check_environment
@@ -28,7 +29,7 @@ from tests.planning.several import (
     first_gpus,
     plan_of,
 )
-from tests.planning_requests import plan_for, recorded
+from tests.planning_requests import plan_for, recorded, request
 
 ONE = first_gpus(PAIR, 1)
 EIGHT = recorded("8x-h100-nvswitch")
@@ -121,13 +122,47 @@ def test_what_the_processor_cannot_hold_is_refused() -> None:
 
 
 def test_what_no_gpu_holds_beside_the_others_is_refused() -> None:
-    with pytest.raises(NoPlanError, match=re.escape("no room for Qwen/Qwen3-4B beside the other models")):
+    with pytest.raises(NoPlanError, match=re.escape("no room for Qwen/Qwen3-4B beside the other models")) as refusal:
         plan_of(ONE, QWEN_8B, QWEN_4B)
+    assert "in envs/prod.yaml let some take turns with `exclusive`" in (refusal.value.hint or "")
 
 
 def test_a_model_that_fits_nowhere_says_why_itself() -> None:
     with pytest.raises(NoPlanError, match=re.escape("Qwen/Qwen3-32B does not fit on")):
         plan_of(PAIR, QWEN_32B, QWEN_4B)
+
+
+def test_a_share_of_one_model_alone_is_kept() -> None:
+    """The rest of the GPUs, or of the one, is for whatever else the person runs."""
+    plan = plan_of(EIGHT, replace(QWEN_8B, gpu_share=0.25))
+    assert len(gpus_of(plan)[QWEN_8B.name]) == int(plan.settings["GPU_COUNT"].value) == 2
+    assert "2 models" not in plan.settings["GPU_COUNT"].reason
+    half = plan_of(ONE, replace(AWQ_8B, gpu_share=0.5))
+    alone = plan_for(ONE, model=AWQ_8B.name)
+    assert share(half, half.replicas[0]) == pytest.approx(share(alone, alone.replicas[0]) / 2, abs=0.01)
+
+
+def test_a_wished_share_is_explained_as_one() -> None:
+    plan = plan_of(ONE, replace(AWQ_8B, gpu_share=0.5), embedding())
+    assert plan.settings[SHARE].reason.endswith("its gpu_share is 0.5")
+    assert plan.settings[f"{SHARE}_2"].reason.endswith("is needed")
+
+
+@pytest.mark.parametrize("models", [(QWEN_4B,), (QWEN_4B, embedding())])
+def test_a_share_of_gpus_on_a_processor_is_refused(models: tuple[Asked, ...]) -> None:
+    asked = (replace(models[0], gpu_share=0.5), *models[1:])
+    for host, mode in ((recorded("cpu-large"), None), (PAIR, Mode.CPU)):
+        with pytest.raises(UsageError) as refusal:
+            plan_of(host, *asked, mode=mode)
+        assert refusal.value.message == "--model Qwen/Qwen3-4B: found gpu_share 0.5, but no GPU is used"
+        assert "envs/prod.yaml" in (refusal.value.hint or "")
+
+
+def test_a_share_that_is_too_small_is_named_as_what_to_raise() -> None:
+    """The same model fits on the whole of that GPU: another checkpoint is not what it lacks."""
+    with pytest.raises(NoPlanError, match=f"{AWQ_8B.name} does not fit on") as refusal:
+        plan_of(ONE, replace(AWQ_8B, gpu_share=0.05))
+    assert refusal.value.hint == "raise its gpu_share in envs/prod.yaml, or name a smaller model"
 
 
 def test_pins_reach_the_model_of_their_slot() -> None:
@@ -144,9 +179,45 @@ def test_a_pin_of_a_model_that_is_not_there_is_refused() -> None:
         plan_of(PAIR, QWEN_8B, QWEN_4B, pins={"VLLM_MAX_MODEL_LEN_3": "4096"})
 
 
-def test_two_models_of_one_name_are_refused() -> None:
-    with pytest.raises(UsageError, match="two models would answer to the name Qwen/Qwen3-8B"):
-        plan_of(PAIR, QWEN_8B, Asked(name=QWEN_4B.name, aliases=("Qwen/Qwen3-8B",)))
+def test_a_pin_of_the_file_is_dropped_there() -> None:
+    """`--set` would be looked for in vain."""
+    key = "VLLM_CPU_KVCACHE_SPACE_2"
+    asked = [request(PAIR, model=model.name) for model in (QWEN_8B, QWEN_4B)]
+    pinned = [replace(each, pins={key: "1"}, wishes=replace(each.wishes, settings={key: 1})) for each in asked]
+    for requests, place in ((pinned, f"{key} in settings of envs/prod.yaml"), (asked, f"`--set {key}=…`")):
+        with pytest.raises(NoPlanError, match=f"^{key} is pinned, but nothing reads it") as refusal:
+            make_plan_of_all(tuple(replace(each, pins={key: "1"}) for each in requests), load_catalog())
+        assert refusal.value.hint == f"drop {place}"
+
+
+@pytest.mark.parametrize(
+    ("models", "message", "hint"),
+    [
+        (
+            (QWEN_8B, replace(QWEN_4B, aliases=(QWEN_8B.name,))),
+            f"--model {QWEN_4B.name}: would answer to `{QWEN_8B.name}`, as would --model {QWEN_8B.name}",
+            "clients tell models apart by name: rename a folder, or drop an alias",
+        ),
+        (
+            (Asked(name="qwen3-8b"), QWEN_8B),
+            f"--model {QWEN_8B.name}: the same model as --model qwen3-8b",
+            "name it once",
+        ),
+        ((replace(QWEN_8B, aliases=("a", "a")),), f"--model {QWEN_8B.name}: the alias `a` is a name it has", None),
+        (
+            (replace(QWEN_8B, aliases=(QWEN_8B.name,)), QWEN_4B),
+            f"--model {QWEN_8B.name}: the alias `{QWEN_8B.name}` is a name it has",
+            "drop the alias",
+        ),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused_with_its_place(
+    models: tuple[Asked, ...], message: str, hint: str | None
+) -> None:
+    with pytest.raises(UsageError) as refusal:
+        plan_of(PAIR, *models)
+    assert refusal.value.message == message
+    assert hint is None or refusal.value.hint == hint
 
 
 def test_an_image_is_pinned_for_every_engine_on_gpus() -> None:
