@@ -107,7 +107,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="How a request's replica is chosen",
         choices=("simple-shuffle", "least-busy", "latency-based-routing", "usage-based-routing-v2"),
     ),
-    _whole("GATEWAY_REQUEST_TIMEOUT_S", "Gateway", (1, 86400), "Seconds that a request may take"),
+    _whole("GATEWAY_REQUEST_TIMEOUT_S", "Gateway", (1, 86400), "Seconds a request may wait for its turn, then take"),
     _whole("GATEWAY_COOLDOWN_S", "Gateway", (1, 3600), "Seconds that a failing replica gets no requests"),
     _whole("GATEWAY_MAX_CONCURRENT_REQUESTS", "Limits", (0, 65536), "Requests of a model at work at once; 0: no limit"),
     _whole(

@@ -55,7 +55,7 @@ def emitted_settings(
     engine |= switching_settings(request.load_limit_s) | parser_settings(request, catalog, chosen.version)
     engine |= media_settings(request)
     in_force = {**{key: setting.value for key, setting in engine.items()}, **request.pins}
-    limits = gateway_settings(placement.groups, in_force)
+    limits = gateway_settings(placement.groups, in_force, request.switches)
     places = int(request.pins.get(PLACES) or limits[PLACES].value) or None
     workers, why_workers = count_gateway_workers(request.host, placement.mode, len(placement.gpus), places)
     settings = {

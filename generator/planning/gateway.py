@@ -31,10 +31,13 @@ LEAST_BODY_BYTES = 32 * MIB
 BODY_BYTES_PER_TOKEN = 64
 
 
-def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, str]) -> dict[str, Setting]:
+def gateway_settings(
+    groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, str], switches: int = 0
+) -> dict[str, Setting]:
     """Return the gateway's routing and limits for replicas on these groups of GPUs, one empty group on a CPU.
 
-    `values`: the engine's settings and the pins; a pin of one limit moves those that follow from it.
+    `values`: the engine's settings and the pins; a pin of one limit moves those that follow from it. `switches`: how many
+    models may be loaded one after the other ahead of a request, where models take turns.
     """
     replicas = len(groups)
     each = values.get("VLLM_MAX_NUM_SEQS") or str(CPU_SEQUENCES)
@@ -43,7 +46,7 @@ def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, s
     working_in_force = int(values.get("GATEWAY_MAX_CONCURRENT_REQUESTS") or working)
     return {
         "GATEWAY_ROUTING_STRATEGY": choose_strategy(groups),
-        "GATEWAY_REQUEST_TIMEOUT_S": _request_timeout(switch_s(values)),
+        "GATEWAY_REQUEST_TIMEOUT_S": _request_timeout(switches, switch_s(values)),
         "GATEWAY_COOLDOWN_S": _setting(
             str(COOLDOWN_S), "a replica that failed twice is tried again after this", f"{LITELLM} constants.py"
         ),
@@ -66,11 +69,12 @@ def gateway_settings(groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, s
     }
 
 
-def _request_timeout(before_s: int) -> Setting:
-    """Return how long a request may take. `before_s`: what the switch to its model may take ahead of it."""
+def _request_timeout(switches: int, each_s: int) -> Setting:
+    """Return how long a request may take. `switches`: loads of models that may come before it, of `each_s` seconds."""
     why = "the longest that a request may wait and work"
-    switching = f", with {before_s} s for a switch of models ahead of it" if before_s else ""
-    return _setting(str(REQUEST_TIMEOUT_S + before_s), why + switching, DECISION)
+    of_which = f"{each_s} s for a switch" if switches == 1 else f"{each_s} s for each of {switches} switches"
+    switching = f", with {of_which} of models ahead of it" if switches else ""
+    return _setting(str(REQUEST_TIMEOUT_S + switches * each_s), why + switching, DECISION)
 
 
 def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:

@@ -372,7 +372,9 @@ def _request_on(request: Request, gpus: tuple[Gpu, ...], utilization: Utilizatio
     """Return the request as for a host that has these GPUs alone."""
     pins = {key: value for key, value in request.pins.items() if key != "NVIDIA_VISIBLE_DEVICES"}
     host = host_with(request.host, gpus)
-    mode = Mode.SINGLE if len(gpus) == 1 else Mode.MULTI
+    # Models that take turns have one engine on all of their seat; whoever named no mode gets as many GPUs as pay.
+    several = Mode.MULTI if request.exclusive is not None else request.mode
+    mode = Mode.SINGLE if len(gpus) == 1 else several
     return replace(request, host=host, mode=mode, pins=pins, utilization=utilization)
 
 

@@ -37,6 +37,7 @@ def in_order(requests: Iterable[Request]) -> list[Request]:
     sizes = Counter(each.exclusive for each in wished)
     listed = [each if sizes[each.exclusive] > 1 else replace(each, exclusive=None, pinned=False) for each in wished]
     limit_s = load_limit_s(listed)
+    switches = max((size for group, size in sizes.items() if group is not None), default=1) - 1
     seats = [(each.exclusive, "") if each.exclusive else (None, each.llm.name) for each in listed]
     writing = {seat for seat, each in zip(seats, listed, strict=True) if each.role.generates}
 
@@ -44,7 +45,8 @@ def in_order(requests: Iterable[Request]) -> list[Request]:
         request, seat = listed[position], seats[position]
         return seat not in writing, seats.index(seat), not request.pinned, not request.role.generates
 
-    return [replace(listed[position], load_limit_s=limit_s) for position in sorted(range(len(listed)), key=place)]
+    order = sorted(range(len(listed)), key=place)
+    return [replace(listed[position], load_limit_s=limit_s, switches=switches) for position in order]
 
 
 def mates(requests: Sequence[Request], position: int) -> tuple[int, ...]:

@@ -226,6 +226,18 @@ def test_an_image_is_pinned_for_every_engine_on_gpus() -> None:
     assert images == {"VLLM_IMAGE": "own/engine:v0.32.0", "VLLM_IMAGE_3": "vllm/vllm-openai-cpu:v0.32.0"}
 
 
+def test_beside_others_a_model_gets_as_many_gpus_to_a_replica_as_pay() -> None:
+    """As it does alone; all of its share only where `multi` was asked for."""
+    sizes = {
+        mode: [
+            (replica.model, len(replica.gpu_uuids)) for replica in plan_of(EIGHT, AWQ_8B, QWEN_4B, mode=mode).replicas
+        ]
+        for mode in (None, Mode.MULTI)
+    }
+    assert sizes[None] == [(AWQ_8B.name, 2)] * 2 + [(QWEN_4B.name, 2)] * 2
+    assert sizes[Mode.MULTI] == [(AWQ_8B.name, 4), (QWEN_4B.name, 4)]
+
+
 def test_single_puts_all_on_the_one_best_gpu() -> None:
     plan = plan_of(PAIR, AWQ_8B, QWEN_4B, mode=Mode.SINGLE)
     assert plan.mode is Mode.SINGLE

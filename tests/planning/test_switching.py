@@ -90,6 +90,12 @@ def test_a_pin_of_the_switch_moves_the_timeout_with_it() -> None:
         plan_for(SIXTEEN, model=QWEN_4B.name, pins={"SWITCH_DRAIN_S": "10"})
 
 
+def test_who_is_third_in_turn_has_time_for_two_switches() -> None:
+    pins = {"SWITCH_LOAD_LIMIT_S": "60", "SWITCH_DRAIN_S": "10"}
+    plan = plan_of(SIXTEEN, *in_turns(QWEN_4B, AWQ_8B), *in_turns(Asked(name="Qwen/Qwen3-1.7B")), pins=pins)
+    assert plan.settings["GATEWAY_REQUEST_TIMEOUT_S"].value == str(300 + 2 * (30 + 10 + 60))
+
+
 def test_what_a_service_has_once_stands_once() -> None:
     plan = plan_of(EIGHT, Asked(name="Qwen/Qwen3-1.7B"), *in_turns(QWEN_4B, LLAMA_70B))
     assert {"VLLM_SHM_SIZE_2", "VLLM_MAX_MODEL_LEN_3"} <= plan.settings.keys()
