@@ -36,6 +36,9 @@ PRESENT_S = 1.0
 
 LONGEST_RETRY_S = 60
 
+TRIED = "stackwright.tried"
+"""Where a request's scope keeps the replicas that it was sent to."""
+
 CHAT = "chat"
 OTHER_KINDS = {"embedding": frozenset({"embedding"}), "rerank": frozenset({"rerank", "embedding"})}
 """What is asked for beside text, and the kinds of model that answer it: vLLM ranks by the likeness of vectors, too."""
@@ -138,7 +141,7 @@ class Line:
 
 
 class Door(CustomLogger):
-    """LiteLLM's hook before a request is routed."""
+    """LiteLLM's hooks before a request is routed, and where it is sent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,6 +168,25 @@ class Door(CustomLogger):
             slot = await line.enter(order, float(os.environ["REQUEST_TIMEOUT"]), request)
             ending.callback(line.leave, slot, time.monotonic())
         return data
+
+    async def async_pre_call_deployment_hook(self, kwargs: Mapping[str, object], call_type: object) -> None:  # noqa: ARG002  # LiteLLM's signature
+        """Note which replica a request is sent to."""
+        request, info = asked.get(), kwargs.get("model_info")
+        if request is not None and isinstance(info, Mapping):
+            request.scope.setdefault(TRIED, set()).add(info.get("id"))
+
+    async def async_filter_deployments(
+        self,
+        model: str,  # noqa: ARG002  # LiteLLM's signature
+        healthy_deployments: list,
+        messages: object,  # noqa: ARG002
+        request_kwargs: object = None,  # noqa: ARG002
+        parent_otel_span: object = None,  # noqa: ARG002
+    ) -> list:
+        """Leave out the replicas that have failed this request, while there are others: LiteLLM tries again by chance."""
+        request = asked.get()
+        tried = request.scope.get(TRIED, ()) if request is not None else ()
+        return [each for each in healthy_deployments if each["model_info"]["id"] not in tried] or healthy_deployments
 
     def _find(self, asked_for: object) -> str:
         """Return the model that a request names. LiteLLM would take several at once, a provider's, or a deployment's id."""

@@ -41,6 +41,28 @@ TIMEOUT_S, COOLDOWN_S = 4, 1
 READY_S, LOOK_S = 240, 20
 # Of two that are chosen by chance, one is missed by so many with a chance of 2 to the minus 20.
 ROUND = 20
+TRIES = """
+import asyncio, contextlib, sys
+import litellm
+from door import Door, asked
+
+litellm.callbacks = [Door()]
+places = [{"model": "hosted_vllm/m", "api_base": url, "api_key": url} for url in sys.argv[2:]]
+models = [{"model_name": "m", "litellm_params": place} for place in places]
+router = litellm.Router(models, num_retries=2, disable_cooldowns=True)
+
+class Request:
+    def __init__(self):
+        self.scope = {}
+
+async def ask():
+    for _ in range(int(sys.argv[1])):
+        asked.set(Request())
+        with contextlib.suppress(litellm.InternalServerError):
+            await router.acompletion("m", [{"role": "user", "content": "Who are you?"}])
+
+asyncio.run(ask())
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +224,24 @@ def test_an_error_that_passes_is_tried_again_here(fresh: Front) -> None:
     fresh.engines[0].mood = 500
     assert {fresh.ask() for _ in range(6)} == {(200, "engine-2")}
     assert fresh.cloud.keys == []
+
+
+def test_a_request_meets_every_replica_before_it_meets_one_again(state_folder: Path) -> None:
+    """LiteLLM's router by itself, before two replicas that always fail: a cooldown, where it comes in time, hides the choice."""
+    python = ensure_gateway(state_folder, lambda *_: None) / "bin" / "python"
+    order: list[str] = []
+    engines = [Upstream(name=name, port=free_port(), mood=500, keys=order) for name in ("a", "b")]
+    with contextlib.ExitStack() as ended:
+        for engine in engines:
+            engine.start()
+            ended.callback(engine.stop)
+        addresses = [f"http://127.0.0.1:{engine.port}/v1" for engine in engines]
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT / "compose" / "gateway")}
+        command = [str(python), "-c", TRIES, str(ROUND), *addresses]
+        done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(order) == 3 * ROUND
+    assert [order[first] for first in range(0, len(order), 3) if order[first] == order[first + 1]] == []
 
 
 @pytest.mark.parametrize("status", [500, 429])
