@@ -39,15 +39,8 @@ ASKED = frozenset(
 STEERING = frozenset(
     {
         *("api_base", "base_url", "api_key", "api_version", "custom_llm_provider", "organization"),
-        *(
-            "user_config",
-            "model_list",
-            "deployment_id",
-            "specific_deployment",
-            "extra_body",
-            "extra_headers",
-            "headers",
-        ),
+        *("user_config", "model_list", "deployment_id", "specific_deployment"),
+        *("extra_body", "extra_headers", "headers"),
         *("fallbacks", "context_window_fallbacks", "content_policy_fallbacks", "disable_fallbacks"),
         *("timeout", "request_timeout", "stream_timeout", "num_retries", "max_retries", "cooldown_time"),
         *("mock_response", "mock_tool_calls", "mock_timeout", "mock_delay", "mock_testing_fallbacks"),

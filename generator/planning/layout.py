@@ -148,12 +148,17 @@ def _try(
     solution = solve(shape, asked, gpu, aim=objective or Objective.THROUGHPUT, **sizes)  # type: ignore[arg-type]
     if solution is not None:
         found = _solved(placement, solution)
-        if shape.is_encoder and wanted.max_model_len is None and order_release(version) >= order_release(AUTO_RELEASE):
+        if shape.is_encoder and _may_search(asked):
             # The engine takes less than the configuration says where the files beside it do (0.32.0 config/model.py,
             # _get_and_verify_max_len, encoder_config), and does not start with more.
             found = replace(found, settings=replace(found.settings, max_model_len=None))
         return found, ()
     return _cautious(placement, asked, shape, gpu, sizes)
+
+
+def _may_search(asked: EngineSettings) -> bool:
+    """Say whether the engine may find the longest context itself: no length is asked for, and its release can."""
+    return asked.max_model_len is None and order_release(asked.version) >= order_release(AUTO_RELEASE)
 
 
 def _asked(placement: Placement, wanted: Wanted, version: str) -> EngineSettings:
@@ -198,7 +203,7 @@ def _cautious(
     if answer.verdict is Verdict.DOES_NOT_FIT:
         return None, answer.reasons
     sentence, settings = "whether this fits is uncertain", modest
-    if asked.max_model_len is None and order_release(asked.version) >= order_release(AUTO_RELEASE):
+    if _may_search(asked):
         sentence += ": the engine itself searches for the longest context when it starts"
         settings = replace(modest, max_model_len=None)
     return Layout(placement=placement, settings=settings, forecast=answer, warnings=(sentence, *answer.warnings)), ()
