@@ -60,7 +60,7 @@ def main() -> int:
     """Measure, write the results and return the exit code."""
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder)
-        configure = [sys.executable, "-m", "generator", "configure-gpu", "cpu", f"--out={project}"]
+        configure = [sys.executable, "-m", "stackwright", "configure-gpu", "cpu", f"--out={project}"]
         run(configure)
         ours = [*configure, "--dry-run"]
         theirs = compose_command(project)

@@ -23,15 +23,16 @@ from pathlib import Path
 # Run as a file, Python looks for modules beside it only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from stackwright.domain.forecast import Forecast, GpuMemory, Verdict
+from stackwright.domain.shape import WeightKind
+from stackwright.engines.vllm.memory.defaults import complete
+from stackwright.engines.vllm.memory.forecast import forecast
+from stackwright.engines.vllm.memory.kv_cache import lay_out, token_bytes
+from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.weights import parameter_bytes, stage_weights
+from stackwright.units import GIB
+
 from benchmarks.observed import Case, read_cases
-from generator.domain.forecast import Forecast, GpuMemory, Verdict
-from generator.domain.shape import WeightKind
-from generator.planning.memory.defaults import complete
-from generator.planning.memory.forecast import forecast
-from generator.planning.memory.kv_cache import lay_out, token_bytes
-from generator.planning.memory.releases import Release
-from generator.planning.memory.weights import parameter_bytes, stage_weights
-from generator.units import GIB
 
 HERE = Path(__file__).parent
 # A stand-in where the log does not name the GPU: weights and cache layout hardly depend on it.

@@ -3,7 +3,7 @@
     python benchmarks/gateway.py --plain VENV --ours VENV [--workers 1 2] [--engine URL --model NAME --key-file FILE]
 
 Both are virtual environments that hold LiteLLM: --plain as `pip install "litellm[proxy]" prometheus-client` leaves it,
---ours from generator/runtime/requirements/gateway.txt. LiteLLM's defaults are `litellm --config FILE` with one model, a
+--ours from generator/stackwright/runtime/requirements/gateway.txt. LiteLLM's defaults are `litellm --config FILE` with one model, a
 master key and nothing else; with metrics and Redis, they are given what ours has besides its limits. Ours is what the
 `processes` runtime starts: compose/gateway/start.sh with rendered files, and Redis where this machine has it.
 
@@ -40,13 +40,14 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(CHECKOUT))
+sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "generator")]
+
+from stackwright.domain.environment import Environment
+from stackwright.project import folder as project  # found through the line above
+from stackwright.runtime import Stack
+from stackwright.runtime.programs import Places, Program, stack_programs
 
 from benchmarks.gateway_load import cpu_s, family, free_port, load, pss_mb, request_bytes, running, serve
-from generator import project  # found through the line above
-from generator.domain.environment import Environment
-from generator.runtime import Stack
-from generator.runtime.programs import Places, Program, stack_programs
 
 RESULTS = CHECKOUT / "benchmarks" / "results"
 CONNECTIONS = 16
@@ -143,7 +144,7 @@ def make_stack(folder: Path, model: str | None, key_file: Path | None) -> Stack:
 
     Its engine is never started; its key becomes that of the engine that is measured with, where there is one.
     """
-    command = [sys.executable, "-m", "generator", "configure-gpu", "cpu", "--env=dev", f"--out={folder}"]
+    command = [sys.executable, "-m", "stackwright", "configure-gpu", "cpu", "--env=dev", f"--out={folder}"]
     command += [f"--model={model}"] if model else []
     subprocess.run(command, cwd=CHECKOUT, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     stack = project.load_stack(folder, folder / "state", Environment.DEV)

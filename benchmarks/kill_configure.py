@@ -78,11 +78,19 @@ def run(folder: Path, workers: int, kill_after_s: float | None) -> float | None:
     """Configure; return the seconds that it took, None where it was killed before its end."""
     variables = {
         **os.environ,
-        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONPATH": str(CHECKOUT / "generator"),
         "HOME": str(folder),
         "STACKWRIGHT_STATE": str(folder / "state"),
     }
-    command = [sys.executable, "-P", "-m", "generator", "configure-gpu", "cpu", f"--set=LITELLM_NUM_WORKERS={workers}"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "stackwright",
+        "configure-gpu",
+        "cpu",
+        f"--set=LITELLM_NUM_WORKERS={workers}",
+    ]
     host = CHECKOUT / "tests" / "hosts" / "cpu-small" / "host.yaml"
     began = time.monotonic()
     with subprocess.Popen(

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
-
-from generator.catalog.load import load_gpus, load_llms
-from generator.domain.forecast import EngineSettings, GpuMemory
-from generator.domain.hardware import GpuModel
-from generator.domain.shape import Mixer, Shape
-from generator.planning.memory.gpu import capability, cuda_memory_bytes
-from generator.planning.memory.shape import parse_shape
-from generator.units import GIB, MIB
+from stackwright.catalog.load import load_gpus, load_llms
+from stackwright.domain.forecast import EngineSettings, GpuMemory
+from stackwright.domain.hardware import GpuModel
+from stackwright.domain.shape import Mixer, Shape
+from stackwright.engines.memory.gpu import capability, cuda_memory_bytes
+from stackwright.models.shape import parse_shape
+from stackwright.units import GIB, MIB
 
 Row = Mapping[str, object]
 # What a log's words for a number format mean as a `quantization_config`; the first pattern that fits wins.

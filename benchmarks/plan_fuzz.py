@@ -29,8 +29,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hypothesis import HealthCheck, Phase, given, settings
+from stackwright.catalog.load import load_catalog
 
-from generator.catalog.load import load_catalog
 from tests.planning_examples import Example, Outcome, examples, faults, work_out
 
 RESULT = Path(__file__).resolve().parent / "results" / "plan_fuzz.json"

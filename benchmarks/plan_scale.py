@@ -27,15 +27,16 @@ from pathlib import Path
 # Run as a file, Python looks for modules beside it only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from generator.catalog.load import load_catalog
-from generator.detect.snapshot import format_snapshot, read_snapshot
-from generator.domain.host import Host
-from generator.domain.plan import Plan
-from generator.errors import NoPlanError
-from generator.llms.read import SMOKE
-from generator.planning.default_llm import with_default_llm
-from generator.planning.planner import make_plan
-from generator.rendering import render_plan
+from stackwright.catalog.load import load_catalog
+from stackwright.detect.snapshot import format_snapshot, read_snapshot
+from stackwright.domain.host import Host
+from stackwright.domain.plan import Plan
+from stackwright.errors import NoPlanError
+from stackwright.models.read import SMOKE
+from stackwright.planning.default_llm import with_default_llm
+from stackwright.planning.planner import make_plan
+from stackwright.rendering import render_plan
+
 from tests.planning_requests import FIRST_MODEL, HOST_NAMES, recorded, request
 
 RESULTS = Path(__file__).resolve().parent / "results"

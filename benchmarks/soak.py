@@ -29,8 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv import dotenv_values
+from stackwright.units import MIB
 
-from generator.units import MIB
 from tests.integration.gateway.exchange import Ask, Slow, chat, connection, exchange, read_until
 
 RESULTS = Path(__file__).parent / "results"

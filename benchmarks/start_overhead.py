@@ -72,7 +72,7 @@ def measure(project: Project, host: str, count: int) -> list[tuple[Start, Start]
     images = build_images(host)
     pins = {"VLLM_IMAGE": images.engine, "LITELLM_IMAGE": images.gateway, "REDIS_IMAGE": images.redis}
     project.configure("cpu", *(f"--set={key}={value}" for key, value in pins.items()))
-    ours = [sys.executable, "-m", "generator", "start-environment", "dev", "--runtime=compose"]
+    ours = [sys.executable, "-m", "stackwright", "start-environment", "dev", "--runtime=compose"]
     ways = {"ours": [*ours, f"--out={project.folder}"], "theirs": by_hand(project, "up", "--wait", "--detach")}
     try:
         start(project, ways["theirs"])

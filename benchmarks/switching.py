@@ -29,8 +29,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from stackwright.models.smoke_model import write_smoke_model
+
 from benchmarks.gateway_load import free_port
-from generator.smoke_model import write_smoke_model
 from tests.integration.gateway.exchange import Answer, chat, exchange
 
 CHECKOUT = Path(__file__).resolve().parents[1]

@@ -1,1 +1,1 @@
-"""The tests of Stackwright; folders mirror `generator/`."""
+"""The tests of Stackwright; folders mirror `generator/stackwright/`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import settings
 from tests.guard import Permission, install
 
 PERMISSION = Permission()
+ROOT = Path(__file__).parent.parent
 INTEGRATION = Path(__file__).parent / "integration"
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
 
@@ -31,6 +33,8 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Under nohup the same holds of SIGHUP, which a command then rightly lets pass.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # Programs that tests start import the package and the tests from here, wherever they work.
+    os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT / "generator"), str(ROOT)))
     # How long an example takes depends on what else the machine does; benchmarks/ measures speed.
     settings.register_profile("untimed", deadline=None)
     settings.load_profile("untimed")

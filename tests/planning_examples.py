@@ -12,21 +12,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import strategies as st
+from stackwright.catalog.load import load_catalog, load_drivers, load_flags, load_gpus
+from stackwright.domain.catalog import has_flag
+from stackwright.domain.environment import Environment
+from stackwright.domain.hardware import GpuModel
+from stackwright.domain.host import Driver, Gpu, Host
+from stackwright.domain.objective import Objective
+from stackwright.domain.plan import Mode, Plan
+from stackwright.errors import NoPlanError, StackError
+from stackwright.models.read import SMOKE
+from stackwright.planning.default_llm import with_default_llm
+from stackwright.planning.planner import make_plan
+from stackwright.rendering import RenderedFile, render_plan
+from stackwright.settings import BY_KEY, SETTINGS, problem_with
+from stackwright.units import MIB
 
-from generator.catalog.load import load_catalog, load_drivers, load_flags, load_gpus
-from generator.domain.catalog import has_flag
-from generator.domain.environment import Environment
-from generator.domain.hardware import GpuModel
-from generator.domain.host import Driver, Gpu, Host
-from generator.domain.objective import Objective
-from generator.domain.plan import Mode, Plan
-from generator.errors import NoPlanError, StackError
-from generator.llms.read import SMOKE
-from generator.planning.default_llm import with_default_llm
-from generator.planning.planner import make_plan
-from generator.rendering import RenderedFile, render_plan
-from generator.settings import BY_KEY, SETTINGS, problem_with
-from generator.units import MIB
 from tests.planning_requests import HOST_NAMES, gpu, recorded, request
 from tests.strategies import hosts
 

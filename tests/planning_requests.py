@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from generator.catalog.load import load_catalog
-from generator.detect.snapshot import read_snapshot
-from generator.domain.environment import Environment
-from generator.domain.host import Gpu, Host
-from generator.domain.plan import Mode, Plan
-from generator.llms.read import SMOKE, HubAccess, name_llm, read_model
-from generator.planning.planner import make_plan
-from generator.planning.request import Folders, Request
-from generator.project import read_wishes
+from stackwright.catalog.load import load_catalog
+from stackwright.detect.snapshot import read_snapshot
+from stackwright.domain.environment import Environment
+from stackwright.domain.host import Gpu, Host
+from stackwright.domain.plan import Mode, Plan
+from stackwright.models.read import SMOKE, HubAccess, name_llm, read_model
+from stackwright.planning.planner import make_plan
+from stackwright.planning.request import Folders, Request
+from stackwright.project.folder import read_wishes
 
 HOSTS = Path(__file__).parent / "hosts"
 HOST_NAMES = tuple(sorted(folder.name for folder in HOSTS.iterdir() if (folder / "host.yaml").is_file()))

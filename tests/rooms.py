@@ -29,59 +29,63 @@ def room(inside: str = "", *, libraries: str = "", pure: bool = False) -> Room:
     return Room(inside=frozenset(inside.split()), libraries=frozenset(libraries.split()), pure=pure)
 
 
-# The longest name that fits a module is its room. `generator` itself (the version) is open to all.
+# The longest name that fits a module is its room. `stackwright` itself (the version) is open to all.
 ROOMS: Mapping[str, Room] = {
-    "generator": room(pure=True),
+    "stackwright": room(pure=True),
     "errors": room(pure=True),
     "units": room(pure=True),
     "domain": room("units errors", pure=True),
     "settings": room("domain units errors", libraries="dotenv", pure=True),
-    "planning": room("domain settings units errors", pure=True),
+    "models.shape": room("models domain", pure=True),
+    "models.layers": room("models domain", pure=True),
+    "models.keys": room(pure=True),
+    "models.quantization": room("models domain", pure=True),
+    "models.checkpoint": room("domain", pure=True),
+    "models.stored": room("models domain", pure=True),
+    "engines": room("models planning domain settings units errors", pure=True),
+    "planning": room("engines models domain settings units errors", pure=True),
     "watching.health": room("watching domain units errors", pure=True),
     "watching.steps": room(pure=True),
     "watching.limits": room("watching", pure=True),
     "watching.course": room("watching domain", pure=True),
     "diagnosis.rules": room("domain units errors", pure=True),
-    "validation.rules": room("domain settings planning units errors", pure=True),
+    "validation.rules": room("engines domain settings planning units errors", pure=True),
     "atomic": room(),
     "reading": room("errors", libraries="yaml msgspec"),
     "catalog": room("domain reading errors"),
     "rendering": room("domain settings reading units errors", libraries="jinja2 yaml msgspec", pure=True),
-    "smoke_model": room("errors"),
     "detect": room("domain reading units errors"),
     "detect.nvml": room("detect domain units errors", libraries="pynvml"),
     "detect.gpu_state": room("detect domain units errors", libraries="pynvml"),
     "detect.snapshot": room("detect domain reading atomic units errors", libraries="yaml msgspec"),
-    "llms": room("planning domain units errors"),
-    "llms.hub": room("llms domain units errors", libraries="huggingface_hub httpx2"),
+    "models": room("domain units errors"),
+    "models.smoke_model": room("errors"),
+    "models.hub": room("models domain units errors", libraries="huggingface_hub httpx2"),
     "runtime": room("domain settings units errors"),
     "runtime.compose": room("runtime domain settings units errors", libraries="python_on_whales"),
     "runtime.docker": room("errors", libraries="python_on_whales"),
     "runtime.images": room("runtime errors", libraries="python_on_whales"),
-    "runtime.processes": room("runtime smoke_model atomic domain settings units errors"),
+    "runtime.processes": room("runtime models.smoke_model atomic domain settings units errors"),
     "runtime.supervisord": room("errors", libraries="supervisor"),
-    # `runtime` for the Stack that is checked, `write` for what was rendered; neither is asked to do anything.
-    "validation": room("domain settings reading runtime credentials write units errors", libraries="python_on_whales"),
+    # `runtime` for the Stack that is checked, `project` for what was rendered; neither is asked to do anything.
+    "validation": room("domain settings reading runtime project units errors", libraries="python_on_whales"),
     # Known failures are told by their rules, which are read once.
     "watching": room("runtime diagnosis domain atomic units errors"),
     "diagnosis": room("domain reading runtime errors"),
-    "digests": room("domain reading atomic errors", libraries="yaml"),
-    "credentials": room("atomic errors"),
-    "sets": room("atomic"),
-    "write": room("rendering sets atomic errors"),
-    "interrupts": room(),
-    "lock": room("interrupts reading units errors"),
-    "generations": room("atomic reading rendering write errors"),
+    "project": room("interrupts rendering atomic reading domain units errors"),
+    "project.digests": room("project domain reading atomic errors", libraries="yaml"),
+    "project.inputs": room("project catalog domain reading rendering"),
     # The project folder joins what stands on the disk to the words of three stages; it calls none of them.
-    "project": room("domain settings planning reading rendering runtime units errors", libraries="dotenv"),
-    "report": room("diagnosis.rules domain settings reading write units errors", libraries="rich"),
-    "fit_flags": room("errors"),
-    "arguments": room("fit_flags domain settings units errors"),
-    "commands": room(
-        "arguments digests fit_flags domain settings planning watching validation reading catalog rendering smoke_model detect llms runtime "
-        "credentials write lock interrupts generations project report diagnosis units errors"
+    "project.folder": room(
+        "project domain settings planning reading rendering runtime units errors", libraries="dotenv"
     ),
-    "cli": room("arguments commands interrupts report errors"),
+    "interrupts": room(),
+    "report": room("diagnosis.rules domain settings reading project units errors", libraries="rich"),
+    "commands": room(
+        "domain settings planning engines watching validation reading catalog rendering models detect runtime "
+        "project interrupts report diagnosis units errors"
+    ),
+    "cli": room("commands interrupts report errors"),
     "__main__": room("cli"),
 }
 
@@ -139,8 +143,8 @@ def _imports(node: ast.AST) -> Iterator[str]:
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.level:
         yield "." * node.level + (node.module or "")
-    elif isinstance(node, ast.ImportFrom) and node.module == "generator":
-        yield from (f"generator.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module == "stackwright":
+        yield from (f"stackwright.{alias.name}" for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.module:
         yield node.module
 
@@ -156,8 +160,8 @@ def _import_problem(name: str, imported: str, *, late: bool) -> str | None:
     top = imported.partition(".")[0]
     if imported.startswith("."):
         return f"{imported}: write the whole name"
-    if top == "generator":
-        return _room_problem(name, imported.removeprefix("generator").removeprefix("."))
+    if top == "stackwright":
+        return _room_problem(name, imported.removeprefix("stackwright").removeprefix("."))
     if top in sys.stdlib_module_names:
         banned = imported in UNTOUCHABLE or top in UNTOUCHABLE
         return f"{imported}: room {name} is pure" if ROOMS[name].pure and banned else None
@@ -169,7 +173,7 @@ def _import_problem(name: str, imported: str, *, late: bool) -> str | None:
 def _room_problem(name: str, target: str) -> str | None:
     other = room_of(target)
     if other is None:
-        return None if target in ("", "__version__") else f"generator.{target}: no room declares it"
+        return None if target in ("", "__version__") else f"stackwright.{target}: no room declares it"
     allowed = ROOMS[name].inside
     if other == name or other in allowed or other.partition(".")[0] in allowed:
         return None

@@ -8,8 +8,7 @@ from dataclasses import replace
 from functools import cache
 
 from hypothesis import strategies as st
-
-from generator.domain.host import (
+from stackwright.domain.host import (
     HOST_SCHEMA,
     Containers,
     Cpu,
@@ -112,7 +111,7 @@ def links(draw: st.DrawFn, a: int, b: int) -> Link:
 
 @st.composite
 def hosts(draw: st.DrawFn, max_gpus: int = 5, gpu: Callable[[int], st.SearchStrategy[Gpu]] = gpus) -> Host:
-    """A host that `generator.detect.snapshot.check_host` accepts, with up to `max_gpus` GPUs: `gpu(index)` draws each.
+    """A host that `stackwright.detect.snapshot.check_host` accepts, with up to `max_gpus` GPUs: `gpu(index)` draws each.
 
     One with MIG on may have slices behind them.
     """

@@ -8,8 +8,8 @@ import socket
 from pathlib import Path
 
 import pytest
+from stackwright.cli import main
 
-from generator.cli import main
 from tests.planning_requests import HOSTS
 
 

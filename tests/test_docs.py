@@ -7,12 +7,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+from stackwright.commands.arguments import parse_arguments
+from stackwright.errors import UsageError
 
-from generator.arguments import parse_arguments
-from generator.errors import UsageError
 from tests.test_layers import PACKAGE
 
-ROOT = PACKAGE.parent
+ROOT = PACKAGE.parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from stackwright.domain.environment import Environment
+from stackwright.domain.plan import Plan
+from stackwright.errors import NoPlanError
+from stackwright.rendering import render_plan
 
-from generator.domain.environment import Environment
-from generator.domain.plan import Plan
-from generator.errors import NoPlanError
-from generator.rendering import render_plan
 from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import plan_of
 from tests.planning_requests import HOST_NAMES, plan_for, recorded

@@ -22,7 +22,7 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", *arguments]
     return subprocess.run(
         command,
-        cwd=PACKAGE.parent,
+        cwd=PACKAGE.parents[1],
         env={"PYTHONPATH": str(PACKAGE.parent), "HOME": "/nonexistent"},
         capture_output=True,
         text=True,
@@ -38,8 +38,8 @@ def loaded_modules(importtime: str) -> set[str]:
 
 def test_every_module_imports_alone() -> None:
     """One interpreter forks once per module, so that each starts from the same empty table in a few milliseconds."""
-    names = [f"generator.{module_name(path)}".replace("generator.generator", "generator") for path in MODULES]
-    names.remove("generator.__main__")
+    names = [f"stackwright.{module_name(path)}".replace("stackwright.stackwright", "stackwright") for path in MODULES]
+    names.remove("stackwright.__main__")
     program = """
 import os, sys
 for name in sys.argv[1:]:
@@ -55,19 +55,19 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("-c", "import generator.cli"), ("-m", "generator", "--help")], ids=["cli", "help"]
+    "arguments", [("-c", "import stackwright.cli"), ("-m", "stackwright", "--help")], ids=["cli", "help"]
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(arguments: tuple[str, ...]) -> None:
     done = run_python("-X", "importtime", *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
     loaded = loaded_modules(done.stderr)
-    assert "generator.cli" in loaded
+    assert "stackwright.cli" in loaded
     assert loaded & HEAVY == set()
 
 
 def test_a_dry_run_loads_only_what_rendering_needs(tmp_path: Path) -> None:
     done = run_python(
-        "-X", "importtime", "-m", "generator", "configure-gpu", "cpu", "--dry-run", "--out", str(tmp_path)
+        "-X", "importtime", "-m", "stackwright", "configure-gpu", "cpu", "--dry-run", "--out", str(tmp_path)
     )
     assert done.returncode == 0, done.stderr[-2000:]
     loaded = loaded_modules(done.stderr)
@@ -82,7 +82,7 @@ def test_the_report_of_imports_is_read() -> None:
 
 def test_the_host_is_looked_at_before_the_planner_is_loaded() -> None:
     """The container engine makes up its answer meanwhile."""
-    done = run_python("-X", "importtime", "-c", "import generator.commands.machine")
+    done = run_python("-X", "importtime", "-c", "import stackwright.commands.machine")
     loaded = loaded_modules(done.stderr)
-    assert "generator.detect.containers" in loaded
-    assert not [name for name in loaded if name.startswith(("generator.planning", "generator.catalog"))]
+    assert "stackwright.detect.containers" in loaded
+    assert not [name for name in loaded if name.startswith(("stackwright.planning", "stackwright.catalog"))]

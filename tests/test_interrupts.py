@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from generator.interrupts import clean_end, shielded
+from stackwright.interrupts import clean_end, shielded
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -46,7 +45,7 @@ def interrupt_twice(number: int, warned: list[int]) -> None:
 def test_what_nohup_has_set_aside_stays_so() -> None:
     code = """
 import os, signal
-from generator.interrupts import clean_end, shielded
+from stackwright.interrupts import clean_end, shielded
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 with clean_end(), shielded(lambda: None):
     os.kill(os.getpid(), signal.SIGHUP)

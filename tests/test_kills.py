@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import pytest
-
-from generator.rendering import RenderedFile
-from generator.write import MANIFEST, FileChange, compare_files, is_edited, read_manifest, write_files
+from stackwright.project.write import MANIFEST, FileChange, compare_files, is_edited, read_manifest, write_files
+from stackwright.rendering import RenderedFile
 
 KILLS = 300
 ENVIRONMENTS = ("dev", "prod")

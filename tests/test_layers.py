@@ -8,13 +8,13 @@ import pytest
 
 from tests.rooms import ROOMS, room_of, violations
 
-PACKAGE = Path(__file__).parent.parent / "generator"
+PACKAGE = Path(__file__).parent.parent / "generator" / "stackwright"
 
 
 def module_name(path: Path) -> str:
-    """Name a module from below the package: `runtime.compose`; `generator` for the package itself."""
+    """Name a module from below the package: `runtime.compose`; `stackwright` for the package itself."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "generator"
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "stackwright"
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -40,13 +40,13 @@ def test_every_room_is_lived_in() -> None:
         ("planning.image", "def f(): import yaml", "planning.image:1: yaml: not a library of room planning"),
         (
             "planning.image",
-            "from generator import report",
+            "from stackwright import report",
             "planning.image:1: room planning may not import report",
         ),
-        ("planning.image", "from generator.cli import main", "planning.image:1: room planning may not import cli"),
+        ("planning.image", "from stackwright.cli import main", "planning.image:1: room planning may not import cli"),
         (
             "domain.host",
-            "from generator.settings import SETTINGS",
+            "from stackwright.settings import SETTINGS",
             "domain.host:1: room domain may not import settings",
         ),
         ("runtime.compose", "import litellm", "runtime.compose:1: litellm: not a library of room runtime.compose"),
@@ -57,7 +57,7 @@ def test_every_room_is_lived_in() -> None:
         ),
         (
             "runtime.processes",
-            "from generator.detect import detect_host",
+            "from stackwright.detect import detect_host",
             "runtime.processes:1: room runtime.processes may not import detect",
         ),
         ("cli", "from . import report", "cli:1: .: write the whole name"),
@@ -74,10 +74,10 @@ def test_a_broken_rule_is_one_sentence(module: str, source: str, sentence: str) 
     ("module", "source"),
     [
         ("runtime.compose", "def f():\n    import python_on_whales"),
-        ("runtime.compose", "from generator.runtime import Runtime"),
-        ("detect", "from generator.detect.nvml import probe"),
-        ("planning.planner", "from generator.planning.image import choose_image"),
-        ("cli", "from generator import __version__"),
+        ("runtime.compose", "from stackwright.runtime import Runtime"),
+        ("detect", "from stackwright.detect.nvml import probe"),
+        ("planning.planner", "from stackwright.engines.vllm.image import choose_image"),
+        ("cli", "from stackwright import __version__"),
         ("report", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rich.console import Console"),
     ],
 )

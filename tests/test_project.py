@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import stackwright
+from stackwright import errors
 
-import generator
-from generator import errors
 from tests.test_layers import PACKAGE
 
-ROOT = PACKAGE.parent
+ROOT = PACKAGE.parents[1]
 PYTHON_FILES = sorted(
     path for folder in ("generator", "scripts", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
 )
@@ -110,7 +110,7 @@ def test_a_wheel_carries_every_hand_written_file_that_runs() -> None:
         if not {relative(part) for part in (path, *path.parents) if part.is_relative_to(ROOT)} & set(included)
     ]
     assert [relative(path) for path in left] == []
-    assert [target for source, target in included.items() if target != f"generator/base/{source}"] == []
+    assert [target for source, target in included.items() if target != f"stackwright/base/{source}"] == []
 
 
 @pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
@@ -141,7 +141,7 @@ def test_every_dependency_is_locked_and_justified() -> None:
 
 
 def test_the_changelog_names_this_version() -> None:
-    assert f"## {generator.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {stackwright.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.subprocess

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from generator.domain.host import Host
-from generator.domain.plan import Plan
-from generator.domain.wishes import Wishes
-from generator.errors import HostError, UsageError
-from generator.reading import convert, load_yaml, read_yaml, to_plain
+from stackwright.domain.host import Host
+from stackwright.domain.plan import Plan
+from stackwright.domain.wishes import Wishes
+from stackwright.errors import HostError, UsageError
+from stackwright.reading import convert, load_yaml, read_yaml, to_plain
 
 
 class Colour(StrEnum):

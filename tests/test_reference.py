@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 
 import pytest
+from stackwright.commands.arguments import build_parser
+from stackwright.diagnosis.load import load_rules
+from stackwright.settings import SETTINGS, Kind, SettingSpec
+from stackwright.validation.checks import CHECKS
 
-from generator.arguments import build_parser
-from generator.diagnosis.load import load_rules
-from generator.settings import SETTINGS, Kind, SettingSpec
-from generator.validation.checks import CHECKS
 from tests.test_layers import PACKAGE
 
-REFERENCE = PACKAGE.parent / "docs" / "reference"
+REFERENCE = PACKAGE.parents[1] / "docs" / "reference"
 
 
 def settings_page() -> str:
@@ -28,7 +28,7 @@ def settings_lines() -> Iterator[str]:
     """Yield the page, one table for each section."""
     yield "# Settings"
     yield ""
-    yield "Every key that `envs/.env.<env>` can hold, made from `generator/settings.py`. A plan emits only the keys that"
+    yield "Every key that `envs/.env.<env>` can hold, made from `generator/stackwright/settings.py`. A plan emits only the keys that"
     yield "something reads on that host; `stackwright plan ENV --explain` shows each with its reason and source. Of several models,"
     yield "what belongs to the second one ends in `_2`, and so on."
     yield ""
@@ -74,7 +74,7 @@ def commands_lines() -> Iterator[str]:
     """Yield the page, one section for each command."""
     yield "# Commands"
     yield ""
-    yield "Made from `generator/arguments.py`. In a clone every command stands in `scripts/`; installed, the ones with a name of"
+    yield "Made from `generator/stackwright/commands/arguments.py`. In a clone every command stands in `scripts/`; installed, the ones with a name of"
     yield "their own are also commands by themselves. Results and JSON go to stdout, words and progress to stderr."
     for parser in build_parser()[1].values():
         yield ""
@@ -100,7 +100,7 @@ def checks_lines() -> Iterator[str]:
     yield "# Checks"
     yield ""
     yield "What `validate-environment` looks at, and `start-environment` before it starts anything; made from"
-    yield "`generator/validation/checks.py`. All findings come at once: what was found, what was expected, and the fix as a"
+    yield "`generator/stackwright/validation/checks.py`. All findings come at once: what was found, what was expected, and the fix as a"
     yield "command. An error stops a start (exit code 5); a warning does not, unless `--strict` is given. A check that cannot"
     yield "look is never silent: it makes the warning `not-checked` with the reason. Nothing is changed, downloaded or pulled."
     yield ""
@@ -120,7 +120,7 @@ def failures_lines() -> Iterator[str]:
     """Yield the page, one row for each rule, in the order in which they are told."""
     yield "# Known failures"
     yield ""
-    yield "What `stackwright doctor` and a failed start name, made from `generator/diagnosis/failures.yaml`. The first that a log shows is"
+    yield "What `stackwright doctor` and a failed start name, made from `generator/stackwright/diagnosis/failures.yaml`. The first that a log shows is"
     yield "told first. Permanent: the same start cannot succeed, so it is not tried again. A word in braces is filled in: values out of the"
     yield "log, settings in force, and `{command}`, which is `configure-gpu` with the settings of that column pinned."
     yield ""

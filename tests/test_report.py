@@ -16,13 +16,13 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 
 import pytest
+from stackwright import report
+from stackwright.domain.finding import error, warning
+from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.errors import UsageError
+from stackwright.project.write import FileChange
+from stackwright.rendering import RenderedFile
 
-from generator import report
-from generator.domain.finding import error, warning
-from generator.domain.service import ServicePhase, ServiceState
-from generator.errors import UsageError
-from generator.rendering import RenderedFile
-from generator.write import FileChange
 from tests.planning_requests import plan_for, recorded
 
 ROOT = Path(__file__).parent.parent
@@ -127,7 +127,7 @@ def test_json_is_one_document_in_ascii(capsys: pytest.CaptureFixture[str]) -> No
 def test_an_encoding_without_a_letter_is_no_failure() -> None:
     """A terminal in ASCII is shown an escape."""
     ended = subprocess.run(
-        [sys.executable, "-c", "from generator import report; report.print_text('2× RTX'); report.tell('2× RTX')"],
+        [sys.executable, "-c", "from stackwright import report; report.print_text('2× RTX'); report.tell('2× RTX')"],
         cwd=ROOT,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
@@ -167,7 +167,7 @@ def test_progress_off_a_terminal_is_one_line_per_change(capsys: pytest.CaptureFi
 
 
 SHOW = """
-from generator import report
+from stackwright import report
 with report.Progress(clock=lambda: 0.0) as progress:
     progress.say("engine", "pulling [/b] [red]x[/red] 1 of 2")
     progress.say("redis", "starting")

@@ -14,7 +14,7 @@ from tests.test_layers import PACKAGE
 
 pytestmark = pytest.mark.subprocess
 
-ROOT = PACKAGE.parent
+ROOT = PACKAGE.parents[1]
 # Stands for the package: says how it was called, and from where it came.
 ECHO = """
 import json, sys
@@ -32,9 +32,9 @@ def lay_out(root: Path) -> Path:
     (root / "requirements").mkdir()
     for name in ("run.txt", "dev.txt"):
         (root / "requirements" / name).write_text("# empty\n")
-    (root / "generator").mkdir()
-    (root / "generator" / "__init__.py").write_text("")
-    (root / "generator" / "__main__.py").write_text(ECHO)
+    (root / "generator" / "stackwright").mkdir(parents=True)
+    (root / "generator" / "stackwright" / "__init__.py").write_text("")
+    (root / "generator" / "stackwright" / "__main__.py").write_text(ECHO)
     return root
 
 
@@ -78,7 +78,7 @@ def start(
 def expected_output(checkout: Path, *arguments: str, cwd: Path | None = None) -> str:
     """Say what the echo package prints."""
     words = ", ".join(f'"{word}"' for word in arguments)
-    return f'{{"arguments": [{words}], "from": "{checkout}", "cwd": "{cwd or checkout.parent}"}}\n'
+    return f'{{"arguments": [{words}], "from": "{checkout}/generator", "cwd": "{cwd or checkout.parent}"}}\n'
 
 
 def test_the_first_start_prepares_and_the_second_does_not(checkout: Path) -> None:
@@ -141,8 +141,8 @@ def test_two_first_starts_at_once_prepare_one_environment(checkout: Path) -> Non
 
 def test_from_anywhere_through_a_link_and_past_a_package_of_the_same_name(prepared: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
-    (elsewhere / "generator").mkdir(parents=True)
-    (elsewhere / "generator" / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    (elsewhere / "stackwright").mkdir(parents=True)
+    (elsewhere / "stackwright" / "__init__.py").write_text("raise SystemExit('the wrong package')")
     (elsewhere / "configure-gpu").symlink_to(prepared / "scripts" / "configure-gpu")
     done = subprocess.run(
         ["./configure-gpu", "cpu"],

@@ -9,10 +9,9 @@ import yaml
 from dotenv import dotenv_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from generator.errors import UsageError
-from generator.rendering.quoting import quote_env, quote_yaml
-from generator.settings import (
+from stackwright.errors import UsageError
+from stackwright.rendering.quoting import quote_env, quote_yaml
+from stackwright.settings import (
     BY_FLAG,
     BY_KEY,
     MAX_VALUE_LENGTH,

@@ -6,14 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from generator.catalog.load import FOLDER, load_engines, load_flags, load_parsers
-from generator.catalog.refresh import ENGINES, FLAGS, PARSERS, main, with_flags, with_parsers, with_release
-from generator.catalog.release_source import read_release
-from generator.catalog.text import render_rows
-from generator.domain.catalog import EngineRelease, has_flag
-from generator.errors import StackError, UsageError
-from generator.reading import convert, load_yaml
+from stackwright.catalog.load import FOLDER, load_engines, load_flags, load_parsers
+from stackwright.catalog.refresh import ENGINES, FLAGS, PARSERS, main, with_flags, with_parsers, with_release
+from stackwright.catalog.release_source import read_release
+from stackwright.catalog.text import render_rows
+from stackwright.domain.catalog import EngineRelease, has_flag
+from stackwright.errors import StackError, UsageError
+from stackwright.reading import convert, load_yaml
 
 PIPELINE = r"""
 env:

@@ -8,8 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-
-from generator.catalog.load import (
+from stackwright.catalog.load import (
     FOLDER,
     find_gpu,
     load_advisories,
@@ -19,8 +18,8 @@ from generator.catalog.load import (
     load_gpus,
     load_parsers,
 )
-from generator.catalog.refresh import ENGINES, FLAGS, PARSERS, render_engines, render_table
-from generator.domain.catalog import (
+from stackwright.catalog.refresh import ENGINES, FLAGS, PARSERS, render_engines, render_table
+from stackwright.domain.catalog import (
     REFUSED_HOLES,
     GpuClass,
     ServiceImage,
@@ -28,9 +27,9 @@ from generator.domain.catalog import (
     holes_of,
     order_release,
 )
-from generator.domain.hardware import FactStatus, GpuModel, plain_gpu_name
-from generator.errors import StackError
-from generator.reading import load_yaml, read_yaml
+from stackwright.domain.hardware import FactStatus, GpuModel, plain_gpu_name
+from stackwright.errors import StackError
+from stackwright.reading import load_yaml, read_yaml
 
 FILES = sorted(path for path in FOLDER.glob("*.yaml"))
 CATALOG_FILES = ["advisories", "drivers", "engines", "flags", "gpus", "guides", "llms", "parsers", "services"]

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+from stackwright.cli import main
 
-from generator.cli import main
 from tests.cli.commands import Ran, Run
 from tests.planning_requests import HOSTS
 

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from stackwright.cli import main
 
-from generator.cli import main
 from tests.cli.commands import CPU, Run, image
 from tests.planning_requests import HOSTS
 from tests.test_layers import PACKAGE
@@ -186,7 +186,7 @@ def test_a_wrong_local_value_is_told_and_is_no_success(run: Run, project: Path) 
 
 def with_two_models(project: Path, gateway: str) -> None:
     """Write a development environment with two models and more lines below `gateway:`."""
-    shipped = (PACKAGE.parent / "envs" / "dev.yaml").read_text(encoding="utf-8")
+    shipped = (PACKAGE.parents[1] / "envs" / "dev.yaml").read_text(encoding="utf-8")
     models = "models: [{name: smoke}, {name: Qwen/Qwen3-0.6B, aliases: [other]}]\n"
     (project / "envs").mkdir(parents=True)
     text = shipped.replace("gateway:", f"gateway:\n{gateway}") + models
@@ -223,7 +223,7 @@ def test_a_listed_model_is_found_by_whichever_of_its_names(run: Run, project: Pa
 def test_a_model_that_means_nothing_is_named_with_file_and_key(
     old: str, new: str, place: str, run: Run, project: Path
 ) -> None:
-    shipped = (PACKAGE.parent / "envs" / "dev.yaml").read_text(encoding="utf-8")
+    shipped = (PACKAGE.parents[1] / "envs" / "dev.yaml").read_text(encoding="utf-8")
     (project / "envs").mkdir(parents=True)
     (project / "envs" / "dev.yaml").write_text(shipped.replace(old, new), encoding="utf-8")
     ran = run(*CPU, host="cpu-small")

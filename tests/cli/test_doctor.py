@@ -8,8 +8,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from stackwright.diagnosis.redaction import REDACTED
 
-from generator.diagnosis.redaction import REDACTED
 from tests.cli.commands import CPU, Run, image
 
 KV = (

@@ -13,7 +13,7 @@ import pytest
 from tests.planning_requests import HOSTS
 
 ROOT = Path(__file__).parent.parent.parent
-COMMAND = [sys.executable, "-m", "generator"]
+COMMAND = [sys.executable, "-m", "stackwright"]
 
 
 @pytest.mark.subprocess
@@ -59,7 +59,7 @@ def test_an_interruption_is_exit_130_in_one_line(around: Path) -> None:
 @pytest.mark.subprocess
 def test_a_fault_of_ours_is_one_line_unless_it_is_asked_for(around: Path) -> None:
     """The stack is too small for any command to succeed."""
-    code = "import sys; from generator.cli import main; sys.setrecursionlimit(60); sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from stackwright.cli import main; sys.setrecursionlimit(60); sys.exit(main(sys.argv[1:]))"
     words = ["plan", f"--host={HOSTS / 'cpu-small' / 'host.yaml'}", f"--out={around}"]
     ended = [
         subprocess.run(

@@ -13,9 +13,9 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from stackwright.commands.start import question_by_hand
+from stackwright.runtime import Stack
 
-from generator.commands.start import question_by_hand
-from generator.runtime import Stack
 from tests.planning_requests import plan_for, recorded
 
 KEY = "sk-0123456789abcdef"

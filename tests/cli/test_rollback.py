@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
+from stackwright.project.lock import hold
 
-from generator.lock import hold
 from tests.cli.commands import CPU, Image, Run, image
 
 ROLLBACK = ("rollback", "dev", "--runtime=processes")

@@ -9,21 +9,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from stackwright.commands.arguments import Arguments
+from stackwright.commands.bring_up import Attempt, bring_up
+from stackwright.commands.generation import generations_of
+from stackwright.commands.stack import choose_runtime
+from stackwright.domain.environment import Environment
+from stackwright.domain.host import Containers, GpuAccess, Host
+from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.errors import NotHealthyError, RuntimeRefusedError
+from stackwright.project.credentials import ensure_secrets
+from stackwright.project.generations import Running, State
+from stackwright.project.lock import hold, read_work
+from stackwright.project.write import compare_files, write_files
+from stackwright.rendering import render_plan
+from stackwright.runtime import Say, ServiceChange, Stack
 
-from generator.arguments import Arguments
-from generator.commands.bring_up import Attempt, bring_up
-from generator.commands.generation import generations_of
-from generator.commands.stack import choose_runtime
-from generator.credentials import ensure_secrets
-from generator.domain.environment import Environment
-from generator.domain.host import Containers, GpuAccess, Host
-from generator.domain.service import ServicePhase, ServiceState
-from generator.errors import NotHealthyError, RuntimeRefusedError
-from generator.generations import Running, State
-from generator.lock import hold, read_work
-from generator.rendering import render_plan
-from generator.runtime import Say, ServiceChange, Stack
-from generator.write import compare_files, write_files
 from tests.planning_requests import plan_for, recorded
 
 ARGUMENTS = Arguments(command="start-environment", environment=Environment.PROD, timeout_s=1)

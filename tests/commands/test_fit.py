@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from generator.commands.fit import choose_gpus, fit
-from generator.detect.snapshot import read_snapshot
-from generator.domain.forecast import Verdict
-from generator.domain.host import Host
-from generator.errors import HostError, NoPlanError, UsageError
-from generator.fit_flags import FitArguments, add_fit_arguments
-from generator.units import GIB
+from stackwright.commands.fit import choose_gpus, fit
+from stackwright.commands.fit_flags import FitArguments, add_fit_arguments
+from stackwright.detect.snapshot import read_snapshot
+from stackwright.domain.forecast import Verdict
+from stackwright.domain.host import Host
+from stackwright.errors import HostError, NoPlanError, UsageError
+from stackwright.units import GIB
 
 HOSTS = Path(__file__).parents[1] / "hosts"
 

@@ -7,21 +7,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+from stackwright.commands.gather import Later, gather, safely
+from stackwright.domain.environment import Environment
+from stackwright.domain.machine import Disk, HubAnswer, MemoryState, Unseen
+from stackwright.domain.plan import Mode, Plan
+from stackwright.errors import UsageError
+from stackwright.models.smoke_model import write_smoke_model
+from stackwright.project.credentials import ensure_secrets
+from stackwright.project.inputs import changed_inputs, record_inputs
+from stackwright.runtime import Runtime, Stack
+from stackwright.runtime.processes import ProcessesRuntime
+from stackwright.validation.checks import find_in
 
-from generator.commands.gather import Later, gather, safely
-from generator.commands.inputs import changed_inputs, record_inputs
-from generator.credentials import ensure_secrets
-from generator.domain.environment import Environment
-from generator.domain.machine import Disk, HubAnswer, MemoryState, Unseen
-from generator.domain.plan import Mode, Plan
-from generator.errors import UsageError
-from generator.runtime import Runtime, Stack
-from generator.runtime.processes import ProcessesRuntime
-from generator.smoke_model import write_smoke_model
-from generator.validation.checks import find_in
 from tests.integration.fake_hub import serve_hub
-from tests.llms.checkpoints import write_model
-from tests.llms.test_folder import CONFIG, SHARDS
+from tests.models.checkpoints import write_model
+from tests.models.test_folder import CONFIG, SHARDS
 from tests.planning_requests import plan_for, recorded
 
 NAME = "someone/Tiny-Model"

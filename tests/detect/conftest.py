@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.nvml import build_fake_nvml
 
-REPOSITORY = Path(__file__).parents[2]
+PACKAGES = Path(__file__).parents[2] / "generator"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def detect_hosts(tmp_path: Path) -> DetectHosts:
         done = subprocess.run(
             [sys.executable, "-W", "error", "-m", "tests.detect.show_hosts"],
             input=asked,
-            cwd=REPOSITORY,
+            cwd=PACKAGES,
             env={"PATH": str(tmp_path)} | ({} if library is None else {"LD_LIBRARY_PATH": str(library)}),
             capture_output=True,
             text=True,

@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from generator.detect import detect_host
-from generator.detect.snapshot import format_snapshot
+from stackwright.detect import detect_host
+from stackwright.detect.snapshot import format_snapshot
 
 
 def main() -> None:

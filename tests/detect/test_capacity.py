@@ -7,15 +7,14 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-
-from generator.detect.capacity import (
+from stackwright.detect.capacity import (
     has_infiniband,
     look_at_disk,
     look_at_limits,
     look_at_memory,
     parse_meminfo,
 )
-from generator.domain.machine import Disk, MemoryState, Unseen
+from stackwright.domain.machine import Disk, MemoryState, Unseen
 
 
 def test_a_folder_that_is_yet_to_be_made_is_measured_where_it_will_be(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from generator.detect.containers import (
+from stackwright.detect.containers import (
     HOOK,
     NO_CONTAINERS,
     ContainerProbe,
@@ -27,9 +26,10 @@ from generator.detect.containers import (
     parse_info,
     release,
 )
-from generator.detect.fact import Fact, Unread, is_plain
-from generator.domain.host import Containers, GpuAccess
-from tests.detect.conftest import REPOSITORY
+from stackwright.detect.fact import Fact, Unread, is_plain
+from stackwright.domain.host import Containers, GpuAccess
+
+from tests.detect.conftest import PACKAGES
 
 PATIENCE_S = 30
 """How long a process that was ended may take to be gone before the test fails; it sleeps for twice that."""
@@ -333,8 +333,8 @@ def test_interrupt_ends_the_client(hanging: Path) -> None:
     # Where the tests run in the background, a shell may have made them ignore the signal.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     detection = subprocess.Popen(
-        [sys.executable, "-c", f"{listen}; from generator.detect import detect_host; detect_host()"],
-        cwd=REPOSITORY,
+        [sys.executable, "-c", f"{listen}; from stackwright.detect import detect_host; detect_host()"],
+        cwd=PACKAGES,
         env={"PATH": f"{hanging}:/bin:/usr/bin"},
         stderr=subprocess.PIPE,
     )

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from generator.detect.cpu import (
+from stackwright.detect.cpu import (
     FLAGS,
     granted,
     parse_cpuinfo,
@@ -20,9 +19,10 @@ from generator.detect.cpu import (
     probe_operating_system,
     usable_processors,
 )
-from generator.detect.fact import Missing, is_plain
-from generator.detect.limits import Limits
-from generator.domain.host import Cpu, OperatingSystem
+from stackwright.detect.fact import Missing, is_plain
+from stackwright.detect.limits import Limits
+from stackwright.domain.host import Cpu, OperatingSystem
+
 from tests.detect.test_limits import write_tree
 
 UNLIMITED = Limits(affinity=None, cpus=None, memory_bytes=None)

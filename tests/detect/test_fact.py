@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from generator.detect.fact import Missing, Unread, describe, is_plain, plain_text, read_file, take, whole_number
+from stackwright.detect.fact import Missing, Unread, describe, is_plain, plain_text, read_file, take, whole_number
 
 
 @given(text=st.text())

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stackwright.detect.gpu_state import look_at_gpus
+from stackwright.domain.machine import Unseen
 
-from generator.detect.gpu_state import look_at_gpus
-from generator.domain.machine import Unseen
-from tests.detect.conftest import REPOSITORY
+from tests.detect.conftest import PACKAGES
 from tests.detect.test_nvml import WELL, answers
 from tests.fakes.nvml import environment
 
 ASK = """
 import json
 from pathlib import Path
-from generator.detect.gpu_state import look_at_gpus
-from generator.reading import to_plain
+from stackwright.detect.gpu_state import look_at_gpus
+from stackwright.reading import to_plain
 print(json.dumps(to_plain(look_at_gpus(Path("/")))))
 """
 
@@ -30,7 +30,7 @@ def look(library: Path, file: Path) -> Any:
     """Ask in a process that meets the fake library."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", ASK],
-        cwd=REPOSITORY,
+        cwd=PACKAGES,
         env=environment(library, file),
         capture_output=True,
         text=True,

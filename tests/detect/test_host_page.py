@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
-from generator.detect.snapshot import format_snapshot, read_snapshot
-from generator.domain.host import GpuAccess, Host, LinkKind
+from stackwright.detect.snapshot import format_snapshot, read_snapshot
+from stackwright.domain.host import GpuAccess, Host, LinkKind
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "host.md").read_text(encoding="utf-8")
 

@@ -9,9 +9,9 @@ import ctypes
 from pathlib import Path
 
 import pytest
+from stackwright.detect.nvml import LIBRARY
+from stackwright.detect.snapshot import format_snapshot, read_snapshot
 
-from generator.detect.nvml import LIBRARY
-from generator.detect.snapshot import format_snapshot, read_snapshot
 from tests.detect.conftest import DetectHosts
 from tests.fakes.nvml import build_fake_nvml, missing_functions
 

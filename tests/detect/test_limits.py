@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from generator.detect.limits import (
+from stackwright.detect.limits import (
     Limits,
     cgroup_folders,
     parse_affinity,

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from stackwright.detect.nvml import sysfs_address
 
-from generator.detect.nvml import sysfs_address
 from tests.detect.conftest import DetectHosts, Shown
 from tests.fakes.nvml import build_fake_nvml
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stackwright.detect.snapshot import check_host, format_snapshot, read_snapshot, write_snapshot
+from stackwright.domain.host import Host
+from stackwright.errors import HostError, StackError, UsageError
 
-from generator.detect.snapshot import check_host, format_snapshot, read_snapshot, write_snapshot
-from generator.domain.host import Host
-from generator.errors import HostError, StackError, UsageError
 from tests.strategies import hosts
 
 RECORDED = Path(__file__).parents[1] / "hosts" / "2x-rtx3090-nvlink" / "host.yaml"

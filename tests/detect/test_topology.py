@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from generator.detect.fact import Fact, Missing, Unread, describe, is_plain
-from generator.detect.mig import add_without_peers, make_slices
-from generator.detect.nvml import GpuAnswers, LaneAnswers, NvmlAnswers, PairAnswers, SliceAnswers
-from generator.detect.snapshot import check_host
-from generator.detect.topology import (
+from stackwright.detect.fact import Fact, Missing, Unread, describe, is_plain
+from stackwright.detect.mig import add_without_peers, make_slices
+from stackwright.detect.nvml import GpuAnswers, LaneAnswers, NvmlAnswers, PairAnswers, SliceAnswers
+from stackwright.detect.snapshot import check_host
+from stackwright.detect.topology import (
     decode_version,
     make_driver,
     make_gpus,
@@ -18,7 +17,7 @@ from generator.detect.topology import (
     make_p2p,
     parse_module_version,
 )
-from generator.domain.host import HOST_SCHEMA, Containers, Cpu, Driver, Host, Link, LinkKind, OperatingSystem
+from stackwright.domain.host import HOST_SCHEMA, Containers, Cpu, Driver, Host, Link, LinkKind, OperatingSystem
 
 ABSENT = Unread(words="/proc/driver/nvidia/version: No such file or directory")
 LOST = Unread(words="GPU is lost", code=15)

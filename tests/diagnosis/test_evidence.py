@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-
-from generator.diagnosis.evidence import (
+from stackwright.diagnosis.evidence import (
     Evidence,
     failures_of,
     forget_failure,
@@ -18,11 +17,12 @@ from generator.diagnosis.evidence import (
     name_failures,
     read_kept,
 )
-from generator.diagnosis.load import load_rules
-from generator.diagnosis.rules import Place
-from generator.domain.service import ServicePhase, ServiceState, Traces
-from generator.errors import RuntimeRefusedError
-from generator.runtime import Say, ServiceChange, Stack
+from stackwright.diagnosis.load import load_rules
+from stackwright.diagnosis.rules import Place
+from stackwright.domain.service import ServicePhase, ServiceState, Traces
+from stackwright.errors import RuntimeRefusedError
+from stackwright.runtime import Say, ServiceChange, Stack
+
 from tests.planning_requests import plan_for, recorded
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 50.00 MiB."

@@ -7,12 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-
-from generator.diagnosis.evidence import Evidence, name_failures
-from generator.diagnosis.kernel import messages_about, read_kernel
-from generator.diagnosis.load import load_rules
-from generator.diagnosis.rules import Place
-from generator.domain.service import ServicePhase, ServiceState, Traces
+from stackwright.diagnosis.evidence import Evidence, name_failures
+from stackwright.diagnosis.kernel import messages_about, read_kernel
+from stackwright.diagnosis.load import load_rules
+from stackwright.diagnosis.rules import Place
+from stackwright.domain.service import ServicePhase, ServiceState, Traces
 
 CONTAINER = "c0ffee" + "0" * 58
 # As Linux 6.8 writes them when a container's own limit, and when the whole machine's memory, is used up.

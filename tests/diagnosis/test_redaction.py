@@ -8,8 +8,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from generator.diagnosis.redaction import REDACTED, assigned_secrets, is_secret_name, make_redaction, secret_variables
+from stackwright.diagnosis.redaction import REDACTED, assigned_secrets, is_secret_name, make_redaction, secret_variables
 
 PLANTED = "pa55/w+rd&'x"
 REDACTION = make_redaction([PLANTED, "short", ""], home="/home/you", user="wilhelmina", machine="node-seven")

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from generator.diagnosis.load import load_rules
-from generator.diagnosis.rules import (
+from stackwright.diagnosis.load import load_rules
+from stackwright.diagnosis.rules import (
     LONGEST_LINE,
     LONGEST_QUOTE,
     UNKNOWN,
@@ -26,8 +25,8 @@ from generator.diagnosis.rules import (
     place_of,
     state_line,
 )
-from generator.domain.service import ServicePhase, ServiceState
-from generator.settings import BY_KEY, problem_with
+from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.settings import BY_KEY, problem_with
 
 HERE = Path(__file__).parent / "logs"
 HEALTHY = (

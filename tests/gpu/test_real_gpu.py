@@ -15,19 +15,18 @@ import subprocess
 import sys
 
 import pytest
-
-from generator.catalog.load import find_gpu, load_llms
-from generator.detect import detect_host
-from generator.domain.forecast import EngineSettings, GpuMemory
-from generator.domain.host import Gpu
-from generator.domain.model_facts import CatalogLlm
-from generator.domain.shape import Shape
-from generator.planning.memory.forecast import forecast
-from generator.planning.memory.gpu import gpu_memory
-from generator.planning.memory.parts import embedding_matrix, layer_matrices
-from generator.planning.memory.shape import parse_shape
-from generator.planning.stored import stored_facts
-from generator.units import GIB, MIB
+from stackwright.catalog.load import find_gpu, load_llms
+from stackwright.detect import detect_host
+from stackwright.domain.forecast import EngineSettings, GpuMemory
+from stackwright.domain.host import Gpu
+from stackwright.domain.model_facts import CatalogLlm
+from stackwright.domain.shape import Shape
+from stackwright.engines.memory.gpu import gpu_memory
+from stackwright.engines.memory.parts import embedding_matrix, layer_matrices
+from stackwright.engines.vllm.memory.forecast import forecast
+from stackwright.models.shape import parse_shape
+from stackwright.models.stored import stored_facts
+from stackwright.units import GIB, MIB
 
 pytestmark = pytest.mark.gpu
 

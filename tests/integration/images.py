@@ -31,7 +31,7 @@ from tests.integration.testbed import (
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCKERFILES = CHECKOUT / "compose" / "images"
-REQUIREMENTS = Path("generator/runtime/requirements")
+REQUIREMENTS = Path("generator/stackwright/runtime/requirements")
 NAME = "stackwright-test"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates,libnuma1"
 TORCH = "torch==2.13.0+cpu"

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from generator.smoke_model import write_smoke_model
+from stackwright.models.smoke_model import write_smoke_model
+
 from tests.integration.testbed import FOLDER
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -68,13 +69,13 @@ class Project:
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run one command of the package on this folder."""
-        return self.run([sys.executable, "-m", "generator", *words, f"--out={self.folder}"])
+        return self.run([sys.executable, "-m", "stackwright", *words, f"--out={self.folder}"])
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[subprocess.Popen[bytes]]:
         """Run `start-environment dev` beside a block, and wait for its end."""
         words = ["start-environment", "dev", "--runtime=compose", f"--out={self.folder}"]
-        command = [sys.executable, "-m", "generator", *words]
+        command = [sys.executable, "-m", "stackwright", *words]
         with subprocess.Popen(command, cwd=CHECKOUT, env=self.variables, stdin=subprocess.DEVNULL) as process:
             try:
                 yield process
@@ -190,7 +191,7 @@ def make_variables(docker_host: str, state: Path, caches: Path, **further: str) 
         "HF_HOME": str(caches / "huggingface"),
         # Shared: what an architecture can do, which vLLM otherwise finds out in a process of its own, at every start.
         "VLLM_CACHE_ROOT": str(FOLDER / "vllm"),
-        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONPATH": str(CHECKOUT / "generator"),
         "NO_COLOR": "1",
     }
     return {**os.environ, **own, **further}

@@ -126,7 +126,7 @@ def test_of_two_replicas_one_always_answers(
     before = containers(project, services)
     # Of no concern to the gateway, whose limits follow from much else that an engine is told.
     with clients(project) as statuses:
-        command = [sys.executable, "-m", "generator", "start-environment", "dev", "--objective=throughput"]
+        command = [sys.executable, "-m", "stackwright", "start-environment", "dev", "--objective=throughput"]
         done = project.run([*command, *words, *project.pins, "--set=VLLM_SHM_SIZE=3gb", f"--out={project.folder}"])
     assert done.returncode == 0, done.stderr
     assert changed(project, before) == ["engine", "engine-2"]

@@ -13,15 +13,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from stackwright.domain.environment import Environment
+from stackwright.domain.forecast import EngineSettings
+from stackwright.domain.plan import Mode
+from stackwright.engines.vllm.memory.cpu import CpuCache, cpu_cache
+from stackwright.models.shape import parse_shape
+from stackwright.models.smoke_model import write_smoke_model
+from stackwright.runtime.provision import ensure_engine
+from stackwright.units import GIB
 
-from generator.domain.environment import Environment
-from generator.domain.forecast import EngineSettings
-from generator.domain.plan import Mode
-from generator.planning.memory.cpu import CpuCache, cpu_cache
-from generator.planning.memory.shape import parse_shape
-from generator.runtime.provision import ensure_engine
-from generator.smoke_model import write_smoke_model
-from generator.units import GIB
 from tests.planning_requests import plan_for, recorded
 
 LENGTH = 2048

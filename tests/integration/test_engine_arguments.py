@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stackwright.catalog.load import load_flags, load_parsers
+from stackwright.domain.catalog import has_flag
+from stackwright.domain.environment import Environment
+from stackwright.domain.plan import Plan
+from stackwright.domain.role import Role
+from stackwright.errors import NoPlanError
+from stackwright.models.smoke_model import write_smoke_model
+from stackwright.rendering import render_plan
+from stackwright.runtime.provision import ensure_engine, ensure_gateway
 
-from generator.catalog.load import load_flags, load_parsers
-from generator.domain.catalog import has_flag
-from generator.domain.environment import Environment
-from generator.domain.plan import Plan
-from generator.domain.role import Role
-from generator.errors import NoPlanError
-from generator.rendering import render_plan
-from generator.runtime.provision import ensure_engine, ensure_gateway
-from generator.smoke_model import write_smoke_model
 from tests.integration.gateway.tiny import write_ranker
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import HOST_NAMES, plan_for, recorded

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
+from stackwright.domain.cloud import CloudModel
+from stackwright.domain.environment import Environment
+from stackwright.domain.plan import Plan
+from stackwright.rendering import environment_file, render_plan
+from stackwright.runtime import Stack
+from stackwright.runtime.compose import ComposeRuntime
+from stackwright.settings import value_in_slot
+from stackwright.validation.compose_config import check_merged
 
-from generator.domain.cloud import CloudModel
-from generator.domain.environment import Environment
-from generator.domain.plan import Plan
-from generator.rendering import environment_file, render_plan
-from generator.runtime import Stack
-from generator.runtime.compose import ComposeRuntime
-from generator.settings import value_in_slot
-from generator.validation.compose_config import check_merged
 from tests.integration.project import CHECKOUT
 from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import plan_of

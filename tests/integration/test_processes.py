@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stackwright.models.smoke_model import SENTENCE, write_smoke_model
+from stackwright.runtime.groups import programs_with, read_groups
 
-from generator.runtime.groups import programs_with, read_groups
-from generator.smoke_model import SENTENCE, write_smoke_model
 from tests.integration.fake_hub import serve_hub
 from tests.integration.project import CHECKOUT, Project, free_port, make_variables, wait_until
 
@@ -111,7 +111,7 @@ def listening_addresses(pids: list[int]) -> set[str]:
 def test_interrupted_start_leaves_nothing(make_project: MakeProject) -> None:
     project = make_project()
     words = ["start-environment", "dev", "--runtime=processes", *project.pins, f"--out={project.folder}"]
-    command = [sys.executable, "-m", "generator", *words]
+    command = [sys.executable, "-m", "stackwright", *words]
     with subprocess.Popen(command, cwd=CHECKOUT, env=project.variables, stderr=subprocess.DEVNULL) as process:
         wait_until(lambda: supervisors(project))
         process.send_signal(signal.SIGINT)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from stackwright.runtime.groups import programs_with
 
-from generator.runtime.groups import programs_with
 from tests.integration.conftest import MakeProject
 from tests.integration.images import Images
 from tests.integration.project import (

@@ -245,8 +245,8 @@ def state_folder() -> Path:
 
 def make_environments() -> None:
     """Make what runs the services without containers, as `start-environment` would at its first time."""
-    from generator.domain.plan import Engine
-    from generator.runtime.provision import REQUIREMENTS, ensure_engine, ensure_gateway, locked_version
+    from stackwright.domain.plan import Engine
+    from stackwright.runtime.provision import REQUIREMENTS, ensure_engine, ensure_gateway, locked_version
 
     def say_of(service: str, text: str) -> None:
         say(f"{service}: {text}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from generator.catalog.load import load_catalog
-from generator.domain.environment import Environment
-from generator.domain.host import Host
-from generator.domain.plan import Mode, Plan
-from generator.domain.role import Role
-from generator.planning.seats import host_with
-from generator.planning.several import make_plan_of_all
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.environment import Environment
+from stackwright.domain.host import Host
+from stackwright.domain.plan import Mode, Plan
+from stackwright.domain.role import Role
+from stackwright.planning.seats import host_with
+from stackwright.planning.several import make_plan_of_all
+
 from tests.planning_requests import recorded, request
 
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.cloud import CloudModel
+from stackwright.domain.plan import Fallback, Plan
+from stackwright.domain.role import Role
+from stackwright.errors import UsageError
+from stackwright.planning.cloud import problem_with_cloud
+from stackwright.planning.several import make_plan_of_all
+from stackwright.rendering import render_plan
 
-from generator.catalog.load import load_catalog
-from generator.domain.cloud import CloudModel
-from generator.domain.plan import Fallback, Plan
-from generator.domain.role import Role
-from generator.errors import UsageError
-from generator.planning.cloud import problem_with_cloud
-from generator.planning.several import make_plan_of_all
-from generator.rendering import render_plan
 from tests.planning_requests import FIRST_MODEL, recorded, request
 
 AWAY = CloudModel(name="away", model="openai/gpt-5-mini", key="openai")

@@ -7,14 +7,14 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.host import Host
+from stackwright.domain.objective import Objective
+from stackwright.domain.plan import Plan
+from stackwright.errors import NoPlanError
+from stackwright.planning.default_llm import with_default_llm
+from stackwright.planning.planner import make_plan
 
-from generator.catalog.load import load_catalog
-from generator.domain.host import Host
-from generator.domain.objective import Objective
-from generator.domain.plan import Plan
-from generator.errors import NoPlanError
-from generator.planning.default_llm import with_default_llm
-from generator.planning.planner import make_plan
 from tests.planning_requests import HOST_NAMES, recorded, request
 
 CATALOG = load_catalog()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from stackwright.domain.plan import Mode
+from stackwright.domain.role import Role
+from stackwright.errors import NoPlanError
+from stackwright.models.shape import parse_shape
 
-from generator.domain.plan import Mode
-from generator.domain.role import Role
-from generator.errors import NoPlanError
-from generator.planning.memory.shape import parse_shape
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import recorded
 

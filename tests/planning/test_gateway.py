@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.cloud import CloudModel
+from stackwright.domain.plan import Fallback, Plan
+from stackwright.domain.role import Role
+from stackwright.errors import UsageError
+from stackwright.planning.gateway import choose_strategy, gateway_settings, problem_with_name
+from stackwright.planning.several import make_plan_of_all
+from stackwright.rendering import render_plan
 
-from generator.catalog.load import load_catalog
-from generator.domain.cloud import CloudModel
-from generator.domain.plan import Fallback, Plan
-from generator.domain.role import Role
-from generator.errors import UsageError
-from generator.planning.gateway import choose_strategy, gateway_settings, problem_with_name
-from generator.planning.several import make_plan_of_all
-from generator.rendering import render_plan
 from tests.planning.several import PAIR, QWEN_4B, QWEN_8B, plan_of
 from tests.planning_requests import gpu, plan_for, recorded, request
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from stackwright.catalog.load import load_gpus, load_guides, load_llms
+from stackwright.domain.plan import Mode
+from stackwright.settings import BY_KEY
+from stackwright.units import GIB
 
-from generator.catalog.load import load_gpus, load_guides, load_llms
-from generator.domain.plan import Mode
-from generator.settings import BY_KEY
-from generator.units import GIB
 from tests.planning_requests import plan_for, recorded
 
 GUIDES = {row.id: row for row in load_guides()}

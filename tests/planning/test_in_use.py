@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 
 import pytest
+from stackwright.domain.host import Host
+from stackwright.errors import NoPlanError
+from stackwright.units import GIB
 
-from generator.domain.host import Host
-from generator.errors import NoPlanError
-from generator.units import GIB
 from tests.planning_requests import plan_for, recorded
 
 BUSY = "l40s-busy"

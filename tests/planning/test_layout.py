@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.host import Host
+from stackwright.domain.objective import Objective
+from stackwright.domain.plan import Mode, Plan
+from stackwright.errors import NoPlanError
+from stackwright.planning.planner import make_plan
 
-from generator.catalog.load import load_catalog
-from generator.domain.host import Host
-from generator.domain.objective import Objective
-from generator.domain.plan import Mode, Plan
-from generator.errors import NoPlanError
-from generator.planning.planner import make_plan
 from tests.planning_requests import FIRST_MODEL, gpu, recorded, request
 
 CATALOG = load_catalog()

@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from generator.catalog.load import load_llms
-from generator.domain.model_facts import CatalogLlm, Checkpoint
-from generator.domain.objective import Objective
-from generator.domain.role import Role
-from generator.planning.llm_choice import (
+from stackwright.catalog.load import load_llms
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint
+from stackwright.domain.objective import Objective
+from stackwright.domain.role import Role
+from stackwright.planning.llm_choice import (
     RECENT_MONTHS,
     RUNNERS_UP,
     SAME_CLASS,

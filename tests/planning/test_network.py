@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from stackwright.domain.host import Gpu, Host, Link, LinkKind
+from stackwright.planning.network import DISABLE_CUSTOM_ALL_REDUCE, choose_communication
 
-from generator.domain.host import Gpu, Host, Link, LinkKind
-from generator.planning.network import DISABLE_CUSTOM_ALL_REDUCE, choose_communication
 from tests.planning_requests import gpu, recorded
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.objective import Objective
+from stackwright.planning.pace import Pace, arrange, estimate_pace
+from stackwright.planning.placement import Heads, placements
+from stackwright.planning.request import Request
 
-from generator.catalog.load import load_catalog
-from generator.domain.objective import Objective
-from generator.planning.pace import Pace, arrange, estimate_pace
-from generator.planning.placement import Heads, placements
-from generator.planning.request import Request
 from tests.planning_requests import gpu, recorded, request
 
 CATALOG = load_catalog()

@@ -6,12 +6,12 @@ import re
 from dataclasses import replace
 
 import pytest
+from stackwright.domain.host import Driver, Gpu, Host, Link, LinkKind, MigSlice
+from stackwright.domain.objective import Objective
+from stackwright.domain.plan import Mode
+from stackwright.errors import NoPlanError
+from stackwright.planning.placement import Heads, ParallelPins, Placement, placements
 
-from generator.domain.host import Driver, Gpu, Host, Link, LinkKind, MigSlice
-from generator.domain.objective import Objective
-from generator.domain.plan import Mode
-from generator.errors import NoPlanError
-from generator.planning.placement import Heads, ParallelPins, Placement, placements
 from tests.planning_requests import gpu, recorded
 
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.environment import Environment
+from stackwright.domain.host import Host
+from stackwright.domain.plan import Mode
+from stackwright.errors import NoPlanError
+from stackwright.planning.planner import make_plan
+from stackwright.rendering import render_plan
 
-from generator.catalog.load import load_catalog
-from generator.domain.environment import Environment
-from generator.domain.host import Host
-from generator.domain.plan import Mode
-from generator.errors import NoPlanError
-from generator.planning.planner import make_plan
-from generator.rendering import render_plan
 from tests.planning_examples import Example, examples, faults, work_out
 from tests.planning_requests import HOST_NAMES, gpu, plan_for, recorded, request
 

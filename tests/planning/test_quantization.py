@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
-from generator.catalog.load import load_llms
-from generator.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
-from generator.planning.quantization import Kernel, advise_checkpoint, find_kernel, order_by_loss
+from stackwright.catalog.load import load_llms
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
+from stackwright.planning.quantization import Kernel, advise_checkpoint, find_kernel, order_by_loss
 
 F = WeightFormat
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.machine import Unseen
+from stackwright.domain.plan import Mode, Plan, Replica
+from stackwright.errors import NoPlanError, UsageError
+from stackwright.planning.several import make_plan_of_all
+from stackwright.rendering import render_plan
+from stackwright.settings import slot_key
+from stackwright.validation.rules.environment import check_environment
+from stackwright.validation.rules.gpus import check_gpu_memory
 
-from generator.catalog.load import load_catalog
-from generator.domain.machine import Unseen
-from generator.domain.plan import Mode, Plan, Replica
-from generator.errors import NoPlanError, UsageError
-from generator.planning.several import make_plan_of_all
-from generator.rendering import render_plan
-from generator.settings import slot_key
-from generator.validation.rules.environment import check_environment
-from generator.validation.rules.gpus import check_gpu_memory
 from tests.planning.several import (
     AWQ_8B,
     CASES,

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.catalog import order_release
+from stackwright.domain.machine import Unseen
+from stackwright.domain.plan import Plan
+from stackwright.domain.role import Role
+from stackwright.engines.vllm.image import EngineNeeds
+from stackwright.errors import NoPlanError, UsageError
+from stackwright.planning.several import make_plan_of_all
+from stackwright.validation.rules.capacity import needed_bytes
+from stackwright.validation.rules.environment import check_environment
+from stackwright.validation.rules.gpus import check_gpu_memory, used_gpus
 
-from generator.catalog.load import load_catalog
-from generator.domain.catalog import order_release
-from generator.domain.machine import Unseen
-from generator.domain.plan import Plan
-from generator.domain.role import Role
-from generator.errors import NoPlanError, UsageError
-from generator.planning.image import EngineNeeds
-from generator.planning.several import make_plan_of_all
-from generator.validation.rules.capacity import needed_bytes
-from generator.validation.rules.environment import check_environment
-from generator.validation.rules.gpus import check_gpu_memory, used_gpus
 from tests.planning.several import (
     AWQ_8B,
     IN_TURNS,

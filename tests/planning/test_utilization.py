@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
-from generator.catalog.load import find_gpu
-from generator.domain.environment import Environment
-from generator.domain.host import Gpu
-from generator.errors import NoPlanError
-from generator.planning.memory.unified import shares_memory
-from generator.planning.utilization import (
+from stackwright.catalog.load import find_gpu
+from stackwright.domain.environment import Environment
+from stackwright.domain.host import Gpu
+from stackwright.engines.memory.unified import shares_memory
+from stackwright.errors import NoPlanError
+from stackwright.planning.utilization import (
     FREE_SOURCE,
     SHARED_SOURCE,
     SIZE_SOURCE,
@@ -20,7 +19,8 @@ from generator.planning.utilization import (
     free_share,
     size_share,
 )
-from generator.units import GIB, MIB
+from stackwright.units import GIB, MIB
+
 from tests.planning_requests import plan_for, recorded
 
 

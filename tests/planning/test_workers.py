@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from stackwright.domain.host import Host
+from stackwright.domain.plan import Mode
+from stackwright.planning.workers import count_gateway_workers
+from stackwright.units import GIB
 
-from generator.domain.host import Host
-from generator.domain.plan import Mode
-from generator.planning.workers import count_gateway_workers
-from generator.units import GIB
 from tests.planning.several import PAIR, QWEN_4B, QWEN_8B, first_gpus, plan_of
 from tests.planning_requests import plan_for, recorded
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from stackwright.domain.cloud import CloudModel
+from stackwright.domain.host import Host
+from stackwright.domain.plan import Fallback
+from stackwright.project.folder import read_env_file
+from stackwright.rendering import RenderedFile, render_plan
+from stackwright.settings import BY_KEY, problem_with
 
-from generator.domain.cloud import CloudModel
-from generator.domain.host import Host
-from generator.domain.plan import Fallback
-from generator.project import read_env_file
-from generator.rendering import RenderedFile, render_plan
-from generator.settings import BY_KEY, problem_with
 from tests.planning_requests import HOSTS, plan_for, recorded
 
 # What a service of an override may say; anything else was put there by a value.

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import yaml
 from dotenv import dotenv_values
+from stackwright.domain.plan import Plan, Setting
+from stackwright.errors import NoPlanError
+from stackwright.rendering import render_plan
 
-from generator.domain.plan import Plan, Setting
-from generator.errors import NoPlanError
-from generator.rendering import render_plan
 from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import HOST_NAMES, plan_for, recorded
@@ -104,7 +104,7 @@ def test_models_in_turns_are_one_service_that_both_names_lead_to() -> None:
         for word in entry["model_info"]["limits"].values()
     }
     asked = {word.removeprefix("os.environ/") for word in own}
-    base = yaml.safe_load((PACKAGE.parent / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"][
+    base = yaml.safe_load((PACKAGE.parents[1] / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"][
         "gateway"
     ]
     assert asked <= base["environment"].keys() | services["gateway"]["environment"].keys()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from stackwright.domain.environment import Environment
+from stackwright.runtime import Stack
 
-from generator.domain.environment import Environment
-from generator.runtime import Stack
 from tests.planning_requests import plan_for, recorded
 from tests.runtime.docker import Docker
 

@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 
 import pytest
+from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.errors import RuntimeRefusedError
+from stackwright.runtime import Stack
+from stackwright.runtime.compose import ComposeRuntime, command_by_hand
 
-from generator.domain.service import ServicePhase, ServiceState
-from generator.errors import RuntimeRefusedError
-from generator.runtime import Stack
-from generator.runtime.compose import ComposeRuntime, command_by_hand
 from tests.runtime.docker import SERVICES, Docker, list_containers
 
 pytestmark = pytest.mark.subprocess

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stackwright.domain.service import ServicePhase
+from stackwright.errors import RuntimeRefusedError
+from stackwright.runtime import Stack
+from stackwright.runtime.compose import ComposeRuntime
 
-from generator.domain.service import ServicePhase
-from generator.errors import RuntimeRefusedError
-from generator.runtime import Stack
-from generator.runtime.compose import ComposeRuntime
 from tests.runtime.docker import SERVICES, Docker, list_containers
 
 pytestmark = pytest.mark.subprocess

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from generator.runtime.effort import container_processes, measure
+from stackwright.runtime.effort import container_processes, measure
 
 GONE = 2**22 + 1  # above the greatest number that Linux gives a process
 

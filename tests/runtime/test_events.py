@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from generator.runtime.events import read_events, read_inspect
+from stackwright.runtime.events import read_events, read_inspect
 
 pytestmark = pytest.mark.subprocess
 

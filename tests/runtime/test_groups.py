@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from generator.runtime.groups import Group, end_groups, end_programs, members, programs_with, read_groups
+from stackwright.runtime.groups import Group, end_groups, end_programs, members, programs_with, read_groups
 
 # A leader with a worker; both ignore SIGTERM where asked to.
 LEADER = """

@@ -7,8 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-
-from generator.runtime.ports import FIRST_PORT, PORTS, choose_ports, http_answers, is_free, redis_answers
+from stackwright.runtime.ports import FIRST_PORT, PORTS, choose_ports, http_answers, is_free, redis_answers
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from stackwright.domain.environment import Environment
+from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.errors import RuntimeRefusedError
+from stackwright.runtime import Stack
+from stackwright.runtime.groups import members, programs_with, read_groups
+from stackwright.runtime.processes import ProcessesRuntime
+from stackwright.runtime.provision import MARK, cpu_engine_recipe, environment_folder, gateway_recipe
 
-from generator.domain.environment import Environment
-from generator.domain.service import ServicePhase, ServiceState
-from generator.errors import RuntimeRefusedError
-from generator.runtime import Stack
-from generator.runtime.groups import members, programs_with, read_groups
-from generator.runtime.processes import ProcessesRuntime
-from generator.runtime.provision import MARK, cpu_engine_recipe, environment_folder, gateway_recipe
 from tests.planning_requests import plan_for, recorded
 
 pytestmark = pytest.mark.subprocess

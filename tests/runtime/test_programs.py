@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from generator.domain.cloud import CloudModel
-from generator.domain.host import Host
-from generator.domain.plan import Plan
-from generator.errors import RuntimeRefusedError
-from generator.runtime import Stack
-from generator.runtime.programs import (
+from stackwright.domain.cloud import CloudModel
+from stackwright.domain.host import Host
+from stackwright.domain.plan import Plan
+from stackwright.errors import RuntimeRefusedError
+from stackwright.runtime import Stack
+from stackwright.runtime.programs import (
     Places,
     Program,
     exit_code,
@@ -26,6 +25,7 @@ from generator.runtime.programs import (
     revision,
     stack_programs,
 )
+
 from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import LLAMA_70B, QWEN_4B, plan_of
 from tests.planning_requests import plan_for, recorded

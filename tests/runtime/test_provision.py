@@ -14,10 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from generator.domain.plan import Engine
-from generator.errors import RuntimeRefusedError
-from generator.runtime.provision import (
+from stackwright.domain.plan import Engine
+from stackwright.errors import RuntimeRefusedError
+from stackwright.runtime.provision import (
     MARK,
     REQUIREMENTS,
     Attempt,
@@ -137,7 +136,7 @@ def test_no_room_is_told_before_anything_is_installed(tmp_path: Path, recipe: Re
 INSTALL = """
 import sys
 from pathlib import Path
-from generator.runtime.provision import Attempt, Recipe, ensure
+from stackwright.runtime.provision import Attempt, Recipe, ensure
 state, index = Path(sys.argv[1]), sys.argv[2]
 attempt = Attempt(arguments=("--index-url", index, "--retries", "0", "--timeout", "600", "tiny"))
 recipe = Recipe(
@@ -159,7 +158,10 @@ def stuck_index() -> Iterator[str]:
 @pytest.mark.subprocess
 def test_interruption_ends_pip_and_leaves_no_mark(tmp_path: Path, stuck_index: str) -> None:
     command = [sys.executable, "-c", INSTALL, str(tmp_path), stuck_index]
-    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    variables = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[2], Path(__file__).parents[2] / "generator"))),
+    }
     with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         log = tmp_path / "logs" / "install-engine.log"
         while not (log.exists() and "index" in log.read_text().lower()):

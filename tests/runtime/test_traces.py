@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-
-from generator.domain.service import Traces
-from generator.runtime.groups import Group
-from generator.runtime.traces import container_traces, group_traces
+from stackwright.domain.service import Traces
+from stackwright.runtime.groups import Group
+from stackwright.runtime.traces import container_traces, group_traces
 
 
 def test_the_time_of_day_becomes_uptime() -> None:

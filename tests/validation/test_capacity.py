@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from generator.domain.finding import Finding
-from generator.domain.machine import Disk, MemoryState, ModelFiles, ProcessLimits, Seen, Unseen
-from generator.domain.plan import Mode
-from generator.validation.rules.capacity import (
+from stackwright.domain.finding import Finding
+from stackwright.domain.machine import Disk, MemoryState, ModelFiles, ProcessLimits, Seen, Unseen
+from stackwright.domain.plan import Mode
+from stackwright.validation.rules.capacity import (
     check_disks,
     check_limits,
     check_memory,
@@ -21,6 +20,7 @@ from generator.validation.rules.capacity import (
     needed_bytes,
     size_bytes,
 )
+
 from tests.planning_requests import plan_for, recorded
 
 GIB = 2**30

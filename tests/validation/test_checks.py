@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from generator.catalog.load import load_catalog
-from generator.credentials import ensure_secrets
-from generator.domain.host import Containers, GpuAccess, Host
-from generator.domain.machine import (
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.host import Containers, GpuAccess, Host
+from stackwright.domain.machine import (
     ContainerAnswer,
     Disk,
     GpuProcess,
@@ -27,14 +25,16 @@ from generator.domain.machine import (
     ProcessLimits,
     Unseen,
 )
-from generator.domain.plan import Plan
-from generator.rendering import render_plan
-from generator.runtime import Stack
-from generator.validation import checks
-from generator.validation.checks import CHECKS, find_in
-from generator.validation.evidence import Evidence
-from generator.validation.rules.gpus import used_gpus
-from generator.write import compare_files, write_files
+from stackwright.domain.plan import Plan
+from stackwright.project.credentials import ensure_secrets
+from stackwright.project.write import compare_files, write_files
+from stackwright.rendering import render_plan
+from stackwright.runtime import Stack
+from stackwright.validation import checks
+from stackwright.validation.checks import CHECKS, find_in
+from stackwright.validation.evidence import Evidence
+from stackwright.validation.rules.gpus import used_gpus
+
 from tests.planning_requests import plan_for, recorded
 from tests.strategies import hosts
 from tests.validation.test_compose_config import merged

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stackwright.project.credentials import ensure_secrets
+from stackwright.runtime import Stack
+from stackwright.validation.compose_config import check_container_limits, check_merged
+from stackwright.validation.rules.capacity import size_bytes
 
-from generator.credentials import ensure_secrets
-from generator.runtime import Stack
-from generator.validation.compose_config import check_container_limits, check_merged
-from generator.validation.rules.capacity import size_bytes
 from tests.planning_requests import plan_for, recorded
 
 

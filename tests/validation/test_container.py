@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from generator.domain.machine import ContainerAnswer, Unseen
-from generator.runtime import Stack
-from generator.validation.container import (
+from stackwright.domain.machine import ContainerAnswer, Unseen
+from stackwright.runtime import Stack
+from stackwright.validation.container import (
     find_images_folder,
     find_missing_images,
     list_containers,
     look_from_inside,
 )
+
 from tests.planning_requests import plan_for, recorded
 
 PLAN = plan_for(recorded("2x-rtx3090-nvlink"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.finding import Finding, Severity
+from stackwright.domain.plan import Mode, Plan
+from stackwright.errors import NoPlanError
+from stackwright.validation.rules.environment import PLACEHOLDER, check_environment, check_shell
+from stackwright.validation.rules.gpus import check_host
 
-from generator.catalog.load import load_catalog
-from generator.domain.finding import Finding, Severity
-from generator.domain.plan import Mode, Plan
-from generator.errors import NoPlanError
-from generator.validation.rules.environment import PLACEHOLDER, check_environment, check_shell
-from generator.validation.rules.gpus import check_host
 from tests.planning.several import AWQ_8B, PAIR, QWEN_4B, plan_of
 from tests.planning_requests import HOST_NAMES, plan_for, recorded
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stackwright.domain.finding import Finding
+from stackwright.domain.host import Driver, Host, LinkKind
+from stackwright.domain.machine import GpuProcess, GpuState, MemoryState, Unseen
+from stackwright.validation.rules.gpus import check_gpu_memory, check_health, check_host, used_gpus
 
-from generator.domain.finding import Finding
-from generator.domain.host import Driver, Host, LinkKind
-from generator.domain.machine import GpuProcess, GpuState, MemoryState, Unseen
-from generator.validation.rules.gpus import check_gpu_memory, check_health, check_host, used_gpus
 from tests.planning_requests import gpu, plan_for, recorded
 from tests.strategies import hosts
 

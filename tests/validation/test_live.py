@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stackwright.domain.cloud import CloudModel
+from stackwright.domain.finding import Finding
+from stackwright.project.credentials import ensure_secrets
+from stackwright.project.write import compare_files, write_files
+from stackwright.rendering import render_plan
+from stackwright.runtime import Stack
+from stackwright.validation.live import check_files, check_port, check_secrets, newest_file_s
 
-from generator.credentials import ensure_secrets
-from generator.domain.cloud import CloudModel
-from generator.domain.finding import Finding
-from generator.rendering import render_plan
-from generator.runtime import Stack
-from generator.validation.live import check_files, check_port, check_secrets, newest_file_s
-from generator.write import compare_files, write_files
 from tests.planning_requests import plan_for, recorded
 
 

@@ -6,22 +6,22 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-
-from generator.catalog.load import load_advisories
-from generator.domain.finding import Finding
-from generator.domain.host import Containers, GpuAccess
-from generator.domain.machine import ContainerAnswer, HubAnswer, ModelFiles, Seen, Unseen
-from generator.validation.rules.engine import check_gpu_access, check_user, check_versions
-from generator.validation.rules.gpus import used_gpus
-from generator.validation.rules.images import check_images, is_moving, release_of
-from generator.validation.rules.model import check_hub, check_length, check_model
-from generator.validation.rules.surroundings import (
+from stackwright.catalog.load import load_advisories
+from stackwright.domain.finding import Finding
+from stackwright.domain.host import Containers, GpuAccess
+from stackwright.domain.machine import ContainerAnswer, HubAnswer, ModelFiles, Seen, Unseen
+from stackwright.validation.rules.engine import check_gpu_access, check_user, check_versions
+from stackwright.validation.rules.gpus import used_gpus
+from stackwright.validation.rules.images import check_images, is_moving, release_of
+from stackwright.validation.rules.model import check_hub, check_length, check_model
+from stackwright.validation.rules.surroundings import (
     check_clock,
     check_connections,
     check_inputs,
     check_refused,
     check_wsl,
 )
+
 from tests.planning_requests import plan_for, recorded
 
 HOST = recorded("2x-rtx3090-nvlink")

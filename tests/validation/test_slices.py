@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from stackwright.domain.finding import Finding, Severity
+from stackwright.validation.rules.engine import check_processes
+from stackwright.validation.rules.gpus import check_host
 
-from generator.domain.finding import Finding, Severity
-from generator.validation.rules.engine import check_processes
-from generator.validation.rules.gpus import check_host
 from tests.planning_requests import plan_for, recorded
 
 PLAN = plan_for(recorded("2x-rtx3090-nvlink"))

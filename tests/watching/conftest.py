@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stackwright.runtime import Stack
 
-from generator.runtime import Stack
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import plan_for, recorded
 from tests.watching.gateway import Gateway

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.errors import NotHealthyError
+from stackwright.runtime import Say, ServiceChange, Stack
+from stackwright.watching.watch import Clock, watch
 
-from generator.domain.service import ServicePhase, ServiceState
-from generator.errors import NotHealthyError
-from generator.runtime import Say, ServiceChange, Stack
-from generator.watching.watch import Clock, watch
 from tests.watching.gateway import KEY
 
 LOGS = Path(__file__).parent / "logs"

@@ -8,12 +8,11 @@ from itertools import count
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from generator.domain.service import Effort, ServicePhase, ServiceState
-from generator.watching.course import LONGEST_LOOK_S, READ_BYTES, Course, Look, advance, begin, stands_still
-from generator.watching.health import MOST_RESTARTS
-from generator.watching.limits import BUSY_SHARE, PAST_FACTOR, SLOWEST_DISK_BYTES_PER_S, Limits
-from generator.watching.steps import Step
+from stackwright.domain.service import Effort, ServicePhase, ServiceState
+from stackwright.watching.course import LONGEST_LOOK_S, READ_BYTES, Course, Look, advance, begin, stands_still
+from stackwright.watching.health import MOST_RESTARTS
+from stackwright.watching.limits import BUSY_SHARE, PAST_FACTOR, SLOWEST_DISK_BYTES_PER_S, Limits
+from stackwright.watching.steps import Step
 
 NO_LIMITS = Limits()
 LOADS = ServiceState(name="engine", phase=ServicePhase.STARTING)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from stackwright.domain.service import ServicePhase
+from stackwright.watching.watch import POLL_S
 
-from generator.domain.service import ServicePhase
-from generator.watching.watch import POLL_S
 from tests.watching.gateway import Gateway
 from tests.watching.starting import ALL_WELL, LOGS, PERMANENT, STARTING, MakeStart, state
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from generator.domain.service import ServicePhase, ServiceState
-from generator.watching.health import MOST_RESTARTS, Verdict, judge, telling_line
+from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.watching.health import MOST_RESTARTS, Verdict, judge, telling_line
 
 LOGS = Path(__file__).parent / "logs"
 

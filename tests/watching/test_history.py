@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stackwright.watching.history import LONGEST_S, MOST_STARTS, keep_start, past_steps
+from stackwright.watching.steps import Step
 
-from generator.watching.history import LONGEST_S, MOST_STARTS, keep_start, past_steps
-from generator.watching.steps import Step
 from tests.planning_requests import plan_for, recorded
 
 PLAN = plan_for(recorded("cpu-small"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from generator.watching.probe import (
+from stackwright.watching.probe import (
     WRONG_KEY,
     Answer,
     Endpoint,
@@ -17,6 +16,7 @@ from generator.watching.probe import (
     refuse_wrong_key,
     stream,
 )
+
 from tests.watching.gateway import KEY, PLAIN, STREAM, Gateway, events
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from generator.watching.steps import Step, engine_step, last_starts, loaded_model, start_line, told
+from stackwright.watching.steps import Step, engine_step, last_starts, loaded_model, start_line, told
 
 LOGS = Path(__file__).parent / "logs"
 

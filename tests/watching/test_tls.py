@@ -12,10 +12,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-
-from generator.runtime.ports import http_answers
-from generator.validation.publishing import check_publishing
-from generator.watching.probe import Endpoint, complete
+from stackwright.runtime.ports import http_answers
+from stackwright.validation.publishing import check_publishing
+from stackwright.watching.probe import Endpoint, complete
 
 pytestmark = pytest.mark.subprocess
 BODY = b'{"choices": [{"message": {"content": "Hello."}}]}'

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stackwright.domain.service import ServicePhase
+from stackwright.errors import NotHealthyError
+from stackwright.units import format_seconds
+from stackwright.watching.history import past_steps
+from stackwright.watching.steps import Step
+from stackwright.watching.watch import ANSWERS_WITHIN_S, POLL_S, await_healthy
 
-from generator.domain.service import ServicePhase
-from generator.errors import NotHealthyError
-from generator.units import format_seconds
-from generator.watching.history import past_steps
-from generator.watching.steps import Step
-from generator.watching.watch import ANSWERS_WITHIN_S, POLL_S, await_healthy
 from tests.planning.several import Asked
 from tests.watching.gateway import CHAT, Gateway
 from tests.watching.starting import ALL_WELL, LOADS, PERMANENT, STARTING, MakeStart, state

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stackwright.domain.plan import Replica
+from stackwright.watching.weights import INDEX, Download, Weights, find_weights, hub_folder
 
-from generator.domain.plan import Replica
-from generator.watching.weights import INDEX, Download, Weights, find_weights, hub_folder
 from tests.planning_requests import plan_for, recorded
 
 UNKNOWN = replace(plan_for(recorded("cpu-small")).replicas[0], memory=None)

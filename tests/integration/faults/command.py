@@ -51,7 +51,7 @@ class Command:
     """A command of a project that runs beside the test. Left to itself, it is killed at the end of the block."""
 
     def __init__(self, project: Project, *words: str, **variables: str) -> None:
-        self._words = [sys.executable, "-m", "generator", *words, f"--out={project.folder}"]
+        self._words = [sys.executable, "-m", "stackwright", *words, f"--out={project.folder}"]
         self._variables = {**project.variables, **variables}
 
     def __enter__(self) -> Self:

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from generator.atomic import ENDING
-from generator.generations import FOLDER as GENERATIONS
-from generator.lock import NAME as LOCK
-from generator.runtime.groups import members, read_groups
-from generator.runtime.orphans import OWNER
-from generator.sets import SETS
+from stackwright.atomic import ENDING
+from stackwright.project.generations import FOLDER as GENERATIONS
+from stackwright.project.lock import NAME as LOCK
+from stackwright.project.sets import SETS
+from stackwright.runtime.groups import members, read_groups
+from stackwright.runtime.orphans import OWNER
+
 from tests.integration.project import Project
 
 STACK = "STACKWRIGHT_STACK"

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
+from stackwright.models.smoke_model import write_smoke_model
 
-from generator.smoke_model import write_smoke_model
 from tests.integration.conftest import MakeProject
 from tests.integration.faults.command import Command
 from tests.integration.faults.conftest import MakeFault

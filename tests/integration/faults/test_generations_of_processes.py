@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from stackwright.models.smoke_model import write_smoke_model
 
-from generator.smoke_model import write_smoke_model
 from tests.integration.faults.command import run
 from tests.integration.faults.conftest import INTERRUPTED, MakeFault
 from tests.integration.faults.left import find_left

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stackwright.models.smoke_model import write_smoke_model
 
-from generator.smoke_model import write_smoke_model
 from tests.integration.fake_hub import serve_hub
 from tests.integration.faults.command import Command, run
 from tests.integration.faults.conftest import MakeFault

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from generator.runtime.groups import programs_with
+from stackwright.runtime.groups import programs_with
+
 from tests.integration.faults.command import Command, run
 from tests.integration.faults.conftest import MakeFault
 from tests.integration.faults.places import squatter

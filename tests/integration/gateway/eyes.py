@@ -15,7 +15,8 @@ from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 
-from generator.smoke_model import write_smoke_model
+from stackwright.models.smoke_model import write_smoke_model
+
 from tests.integration.gateway.tiny import Tensor, linear, safetensors
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

@@ -21,16 +21,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.cloud import CloudModel
+from stackwright.domain.plan import Plan
+from stackwright.planning.several import make_plan_of_all
+from stackwright.project.credentials import ensure_secrets, read_gateway_key
+from stackwright.rendering import render_plan
+from stackwright.runtime import Stack
+from stackwright.runtime.programs import Places, stack_programs
+from stackwright.runtime.provision import ensure_gateway
 
-from generator.catalog.load import load_catalog
-from generator.credentials import ensure_secrets, read_gateway_key
-from generator.domain.cloud import CloudModel
-from generator.domain.plan import Plan
-from generator.planning.several import make_plan_of_all
-from generator.rendering import render_plan
-from generator.runtime import Stack
-from generator.runtime.programs import Places, stack_programs
-from generator.runtime.provision import ensure_gateway
 from tests.integration.gateway.upstream import TOO_LONG, Upstream
 from tests.integration.project import CHECKOUT, free_port
 from tests.planning_requests import recorded, request

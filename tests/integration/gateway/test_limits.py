@@ -23,10 +23,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from stackwright.domain.plan import Plan
+from stackwright.rendering import render_plan
+from stackwright.runtime.provision import ensure_gateway
 
-from generator.domain.plan import Plan
-from generator.rendering import render_plan
-from generator.runtime.provision import ensure_gateway
 from tests.integration.gateway.exchange import Ask, exchange
 from tests.integration.project import free_port
 from tests.planning_requests import plan_for, recorded

@@ -17,8 +17,8 @@ from typing import Any
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
+from stackwright.models.smoke_model import write_smoke_model
 
-from generator.smoke_model import write_smoke_model
 from tests.integration.conftest import MakeProject
 from tests.integration.gateway.exchange import Answer, Ask, Slow, chat, connection, exchange, read_until
 from tests.integration.gateway.eyes import COLOURS, NOTHING, PICTURE_TOKENS, picture, write_eyes

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from generator.smoke_model import write_smoke_model
+from stackwright.models.smoke_model import write_smoke_model
+
 from tests.integration.conftest import MakeProject
 from tests.integration.images import Images
 from tests.integration.project import CHECKOUT, Project, free_port, make_variables, wait_until

@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from generator.smoke_model import write_smoke_model
+from stackwright.models.smoke_model import write_smoke_model
 
 HIDDEN, INTERMEDIATE, LAYERS, HEADS, POSITIONS = 64, 128, 2, 2, 512
 

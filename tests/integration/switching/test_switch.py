@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from stackwright.runtime.provision import ensure_gateway
 
-from generator.runtime.provision import ensure_gateway
 from tests.integration.gateway.exchange import Answer, Ask, chat, connection, exchange, read_until
 from tests.integration.project import free_port
 

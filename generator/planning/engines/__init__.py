@@ -1,1 +1,0 @@
-"""One module per engine: plan in, argument list and environment out. Pure."""

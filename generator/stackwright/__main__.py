@@ -1,0 +1,45 @@
+"""Entry points. The only module that exits."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+
+# Until `main` is at work there is nothing to clean up: Ctrl-C ends it at once, without the traceback of an import.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+# Imports and plans make many objects and hardly any garbage: looking for it is a twentieth of a short command's time.
+gc.set_threshold(100_000)
+
+from stackwright.cli import main  # the imports are what the lines above are for
+
+
+def stackwright() -> None:
+    """Run `stackwright COMMAND`."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def configure_gpu() -> None:
+    """Run `configure-gpu`."""
+    sys.exit(main(["configure-gpu", *sys.argv[1:]]))
+
+
+def start_environment() -> None:
+    """Run `start-environment`."""
+    sys.exit(main(["start-environment", *sys.argv[1:]]))
+
+
+def stop_environment() -> None:
+    """Run `stop-environment`."""
+    sys.exit(main(["stop-environment", *sys.argv[1:]]))
+
+
+def validate_environment() -> None:
+    """Run `validate-environment`."""
+    sys.exit(main(["validate-environment", *sys.argv[1:]]))
+
+
+if __name__ == "__main__":
+    stackwright()

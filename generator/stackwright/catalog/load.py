@@ -1,0 +1,152 @@
+"""Load the packaged catalog. Touches only the YAML files beside this module; each is read once, when it is first needed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, overload
+
+from stackwright.domain.catalog import (
+    Advisory,
+    Catalog,
+    EngineRelease,
+    FlagTable,
+    Guide,
+    ParserTable,
+    ServiceImage,
+)
+from stackwright.domain.model_facts import CatalogLlm
+from stackwright.errors import StackError
+from stackwright.reading import convert, parse_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from stackwright.domain.hardware import Drivers, GpuModel
+
+FOLDER = Path(__file__).parent
+T = TypeVar("T")
+
+
+@cache
+def load_catalog() -> Catalog:
+    """Read every file that a plan needs; a damaged one is a fault of the installation, not of the user."""
+    return Catalog(
+        engines=load_engines(),
+        services=_read("services.yaml", tuple[ServiceImage, ...]),
+        advisories=load_advisories(),
+        read_drivers=load_drivers,
+        read_llms=load_llms,
+        read_guides=load_guides,
+        read_parsers=load_parsers,
+        find_gpu=find_gpu,
+    )
+
+
+def fingerprint() -> str:
+    """Return the SHA-256 of the packaged files, names included: another one means other facts."""
+    digest = hashlib.sha256()
+    for path in sorted(FOLDER.glob("*.yaml")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+class Releases(Sequence[EngineRelease]):
+    """The engine releases, newest first, each parsed when it is first looked at: a plan mostly needs the newest few."""
+
+    def __init__(self, path: Path) -> None:
+        """Split the file into its rows; each begins with a dash in the first column."""
+        self._where = path
+        self._rows = re.split(r"^(?=- )", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+        self._parsed: dict[int, EngineRelease] = {}
+
+    def __len__(self) -> int:
+        """Count the releases."""
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> EngineRelease: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[EngineRelease, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> EngineRelease | tuple[EngineRelease, ...]:
+        """Parse a row, or several."""
+        if isinstance(place, slice):
+            return tuple(self[each] for each in range(*place.indices(len(self))))
+        number = range(len(self))[place]
+        if number not in self._parsed:
+            row = parse_yaml(self._rows[number], str(self._where), StackError)
+            (self._parsed[number],) = convert(row, tuple[EngineRelease, ...], where=str(self._where), error=StackError)
+        return self._parsed[number]
+
+
+@cache
+def load_engines() -> Releases:
+    """Open the engine releases, newest first."""
+    return Releases(FOLDER / "engines.yaml")
+
+
+@cache
+def load_llms() -> tuple[CatalogLlm, ...]:
+    """Read the well-known models."""
+    return _read("llms.yaml", tuple[CatalogLlm, ...])
+
+
+@cache
+def load_gpus() -> tuple[GpuModel, ...]:
+    """Read the GPU models."""
+    from stackwright.domain.hardware import GpuModel
+
+    return _read("gpus.yaml", tuple[GpuModel, ...])
+
+
+@cache
+def load_drivers() -> Drivers:
+    """Read the driver branches and their rules with CUDA."""
+    from stackwright.domain.hardware import Drivers
+
+    return _read("drivers.yaml", Drivers)
+
+
+@cache
+def load_advisories() -> tuple[Advisory, ...]:
+    """Read the known holes."""
+    return _read("advisories.yaml", tuple[Advisory, ...])
+
+
+@cache
+def load_guides() -> tuple[Guide, ...]:
+    """Read what popular guides say otherwise."""
+    return _read("guides.yaml", tuple[Guide, ...])
+
+
+@cache
+def load_parsers() -> ParserTable:
+    """Read vLLM's parsers by release."""
+    return _read("parsers.yaml", ParserTable)
+
+
+@cache
+def load_flags() -> FlagTable:
+    """Read vLLM's flags and variables by release. No plan needs them: whoever checks an argument list does."""
+    return _read("flags.yaml", FlagTable)
+
+
+def find_gpu(name: str | None) -> GpuModel | None:
+    """Return the row of the GPU that NVML calls `name`; None for an unknown model."""
+    from stackwright.domain.hardware import plain_gpu_name
+
+    return _gpus_by_name().get(plain_gpu_name(name or ""))
+
+
+@cache
+def _gpus_by_name() -> dict[str, GpuModel]:
+    from stackwright.domain.hardware import plain_gpu_name
+
+    return {plain_gpu_name(name): row for row in load_gpus() for name in row.names}
+
+
+def _read(name: str, kind: type[T]) -> T:
+    return read_yaml(FOLDER / name, kind, StackError, packaged=True)

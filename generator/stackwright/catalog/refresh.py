@@ -1,0 +1,164 @@
+"""Refresh engines.yaml, flags.yaml and parsers.yaml from a vLLM release's source: `python -m stackwright.catalog.refresh FOLDER`.
+
+Reads the folder and the three files, writes the three files. It asks no network: whoever refreshes unpacks the release's sdist,
+or checks out its tag, and reviews the diff before committing it.
+GPUs, drivers and advisories come from pages that people must read: their files are edited by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stackwright.catalog.load import FOLDER
+from stackwright.catalog.release_source import ReleaseSource, read_release
+from stackwright.catalog.text import render_mapping, render_rows
+from stackwright.domain.catalog import CpuImage, EngineImage, EngineRelease, FlagTable, ParserTable, order_release
+from stackwright.errors import StackError
+from stackwright.reading import read_yaml
+
+ENGINES, FLAGS, PARSERS = "engines.yaml", "flags.yaml", "parsers.yaml"
+
+
+def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
+    """Run the command on the catalog in `folder`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stackwright.catalog.refresh", description="Refresh the engine catalog."
+    )
+    parser.add_argument("source", type=Path, help="folder of an unpacked vLLM sdist, or a checkout at a release's tag")
+    parser.add_argument("--release", metavar="X", help="the release, where the folder has no PKG-INFO")
+    parser.add_argument(
+        "--date", default=datetime.now(UTC).date().isoformat(), help="the day of looking up (default: today)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the diff, write nothing")
+    asked = parser.parse_args(arguments)
+    try:
+        found = read_release(asked.source, asked.release, asked.date)
+        changes = refresh(found, folder)
+    except StackError as error:
+        print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    for name, (before, after) in changes.items():
+        lines = difflib.unified_diff(
+            before.splitlines(), after.splitlines(), f"old {name}", f"new {name}", lineterm="", n=1
+        )
+        print("\n".join(lines))
+        if not asked.dry_run:
+            (folder / name).write_text(after, encoding="utf-8")
+    return 0
+
+
+def refresh(found: ReleaseSource, folder: Path) -> dict[str, tuple[str, str]]:
+    """Return the files that change, each with its text before and after.
+
+    Raises:
+        StackError: a file of the catalog is damaged.
+    """
+    engines = read_yaml(folder / ENGINES, tuple[EngineRelease, ...], StackError)
+    flags = read_yaml(folder / FLAGS, FlagTable, StackError)
+    parsers = read_yaml(folder / PARSERS, ParserTable, StackError)
+    texts = {
+        ENGINES: render_engines(with_release(engines, found.release)),
+        FLAGS: render_table(with_flags(flags, found)),
+        PARSERS: render_table(with_parsers(parsers, found)),
+    }
+    changes = {}
+    for name, text in texts.items():
+        before = (folder / name).read_text(encoding="utf-8")
+        after = _header(before) + text
+        if before != after:
+            changes[name] = (before, after)
+    return changes
+
+
+def with_release(engines: tuple[EngineRelease, ...], release: EngineRelease) -> tuple[EngineRelease, ...]:
+    """Add or replace a release. Notes that people wrote stay, and so does the date where nothing else has changed."""
+    old = next((row for row in engines if row.version == release.version), None)
+    if old is not None:
+        notes = {image.image: image.note for image in old.images}
+        images = tuple(dataclasses.replace(image, note=notes.get(image.image)) for image in release.images)
+        release = dataclasses.replace(release, images=images)
+        if dataclasses.replace(release, date=old.date, source=old.source) == old:
+            release = old
+    others = [row for row in engines if row.version != release.version]
+    return tuple(sorted([*others, release], key=lambda row: order_release(row.version), reverse=True))
+
+
+def with_flags(table: FlagTable, found: ReleaseSource) -> FlagTable:
+    """Add a release's flags and variables to the table; a release that was sampled before changes nothing."""
+    version = found.release.version
+    if version in table.sampled:
+        return table
+    sampled = tuple(sorted((*table.sampled, version), key=order_release))
+    return dataclasses.replace(
+        table,
+        sampled=sampled,
+        flags=_extend(table.flags, found.flags, version, table.sampled[-1]),
+        variables=_extend(table.variables, found.variables, version, table.sampled[-1]),
+        date=found.release.date,
+    )
+
+
+def with_parsers(table: ParserTable, found: ReleaseSource) -> ParserTable:
+    """Add a release's parsers to the table; a release that was sampled before changes nothing."""
+    version = found.release.version
+    if version in table.sampled:
+        return table
+    return dataclasses.replace(
+        table,
+        sampled=tuple(sorted((*table.sampled, version), key=order_release)),
+        tool_call=_extend(table.tool_call, found.tool_call_parsers, version, table.sampled[-1]),
+        reasoning=_extend(table.reasoning, found.reasoning_parsers, version, table.sampled[-1]),
+        date=found.release.date,
+    )
+
+
+def render_engines(engines: tuple[EngineRelease, ...]) -> str:
+    """Write the releases as rows, defaults left out."""
+    rows = []
+    for release in engines:
+        row = {field.name: getattr(release, field.name) for field in dataclasses.fields(release)}
+        row["images"] = [_without_defaults(image) for image in release.images]
+        row["cpu_images"] = [_without_defaults(image) for image in release.cpu_images]
+        rows.append(row)
+    return render_rows(rows)
+
+
+def render_table(table: FlagTable | ParserTable) -> str:
+    """Write a table of names as one mapping."""
+    return render_mapping({field.name: getattr(table, field.name) for field in dataclasses.fields(table)})
+
+
+def _extend(
+    ranges: dict[str, tuple[str, str | None]], names: frozenset[str], version: str, newest: str
+) -> dict[str, tuple[str, str | None]]:
+    """Add the names of release `version` to ranges that reach up to `newest`."""
+    is_newest = order_release(version) > order_release(newest)
+    extended: dict[str, tuple[str, str | None]] = {}
+    for name in sorted({*ranges, *names}):
+        first, last = ranges.get(name, (version, None if is_newest else version))
+        if name in names:
+            first = min(first, version, key=order_release)
+            last = None if last is None or is_newest else max(last, version, key=order_release)
+        elif is_newest and last is None:
+            last = newest
+        extended[name] = (first, last)
+    return extended
+
+
+def _without_defaults(row: EngineImage | CpuImage) -> dict[str, object]:
+    optional = {field.name for field in dataclasses.fields(row) if field.default == getattr(row, field.name)}
+    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name not in optional}
+
+
+def _header(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    return "".join(lines[: next((position for position, line in enumerate(lines) if not line.startswith("#")), 0)])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,110 @@
+"""`stackwright doctor --bundle`: what goes into an archive for a bug report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stackwright import __version__, report
+from stackwright.commands.configure import Place
+from stackwright.detect import Detection
+from stackwright.detect.snapshot import format_snapshot
+from stackwright.diagnosis.bundle import write_bundle
+from stackwright.diagnosis.redaction import Redaction, assigned_secrets, make_redaction, secret_variables
+from stackwright.errors import StackError
+from stackwright.project.credentials import find_hub_token
+
+if TYPE_CHECKING:
+    from stackwright.commands.doctor import Look
+
+# Of the kernel's messages: what it says of GPUs and of memory.
+_KERNEL = re.compile(r"NVRM|nvidia|nouveau|oom|[Oo]ut of memory|Killed process", re.IGNORECASE)
+
+
+def write_report(
+    target: Path,
+    place: Place,
+    detection: Detection,
+    kernel: str,
+    looks: tuple[Look, ...],
+    found: list[dict[str, object]],
+) -> None:
+    """Write the archive and say what is in it. `found`: what doctor names, one for each look."""
+    files = dict(_about_host(detection, kernel))
+    for look, description in zip(looks, found, strict=True):
+        name = look.environment.value
+        files[f"{name}/doctor.json"] = report.format_json(description)
+        files |= {f"{name}/{path}": text for path, text in _about_environment(place, look)}
+    names = write_bundle(target, files, _redaction(place, looks))
+    report.tell(
+        f"wrote {target}: {len(names)} files; secrets, tokens and names are taken out, read it before you send it"
+    )
+
+
+def _about_host(detection: Detection, kernel: str) -> Iterator[tuple[str, str]]:
+    containers = detection.host.containers
+    versions = {
+        "stackwright": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "containers": f"{containers.engine} {containers.version}, Compose {containers.compose}",
+    }
+    yield "versions.txt", "".join(f"{name}: {version}\n" for name, version in versions.items())
+    yield "host.yaml", format_snapshot(detection.host)
+    yield "host-warnings.txt", "".join(f"{warning}\n" for warning in detection.warnings)
+    yield "kernel.txt", "".join(f"{line}\n" for line in kernel.splitlines() if _KERNEL.search(line))
+
+
+def _about_environment(place: Place, look: Look) -> Iterator[tuple[str, str]]:
+    """Yield the rendered and hand-written files, the logs, and what the runtime knows. Nothing of envs/.secrets."""
+    name = look.environment.value
+    generated = place.root / "compose" / "generated" / name
+    rendered = (generated / file for file in ("plan.json", "override.yaml", "gateway.yaml"))
+    for path in (*_own_files(place, name), place.root / "envs" / f".env.{name}", *rendered):
+        text = _read(path)
+        if text is not None:
+            yield path.name.lstrip("."), text
+    kept = "failed-start" if look.gathered.failed_s_ago is not None else "logs"
+    yield from ((f"{kept}/{service}.log", text) for service, text in look.gathered.logs)
+    if look.runtime is not None:
+        yield "events.txt", look.gathered.events
+        yield "inspect.txt", _inspect(look)
+
+
+def _own_files(place: Place, environment: str) -> tuple[Path, Path]:
+    """Return the files of an environment that a person writes."""
+    return place.root / "envs" / f"{environment}.yaml", place.root / "envs" / f".env.{environment}.local"
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _inspect(look: Look) -> str:
+    try:
+        return look.runtime.inspect() if look.runtime is not None else ""
+    except StackError as failure:
+        return failure.message
+
+
+def _redaction(place: Place, looks: tuple[Look, ...]) -> Redaction:
+    """Collect every value that must not leave: all secret files, the hub's token, and variables named as secrets."""
+    values = [
+        text for path in (place.root / "envs" / ".secrets").rglob("*") if path.is_file() and (text := _read(path))
+    ]
+    values += secret_variables(os.environ)
+    for look in looks:
+        for path in _own_files(place, look.environment.value):
+            values += assigned_secrets(_read(path) or "")
+    with suppress(StackError):  # unreadable, hence in no text either
+        values.append(find_hub_token(os.environ, Path(place.folders.hf_home)) or "")
+    user = os.environ.get("USER") or os.environ.get("LOGNAME") or ""
+    return make_redaction(values, home=str(Path.home()), user=user, machine=platform.node())

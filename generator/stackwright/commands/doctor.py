@@ -1,0 +1,248 @@
+"""`stackwright doctor`: look at a stack that runs, or at what its last failed start left, and name what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from stackwright import report
+from stackwright.commands.arguments import Arguments
+from stackwright.commands.configure import Place, configure, find_place, plan_environment
+from stackwright.commands.stack import choose_runtime, load_stack
+from stackwright.commands.validate import find_all, find_broken
+from stackwright.detect import Detection, detect_host
+from stackwright.diagnosis.evidence import Evidence, Gathered, Named, gather, name_failures, told_by
+from stackwright.diagnosis.kernel import read_kernel
+from stackwright.diagnosis.load import load_rules
+from stackwright.diagnosis.rules import Diagnosis
+from stackwright.diagnosis.rules import Place as Written
+from stackwright.domain.environment import Environment
+from stackwright.domain.finding import Finding, Severity
+from stackwright.domain.host import Host
+from stackwright.domain.plan import Mode
+from stackwright.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
+from stackwright.models.read import SMOKE
+from stackwright.project import folder as project
+from stackwright.runtime import Runtime, Stack
+from stackwright.settings import slot_key
+from stackwright.watching.health import telling_line
+
+NOTHING = Gathered()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What was found out about one environment. `unreadable`: why its rendered files cannot be taken up.
+
+    `unknown` holds, for each service that fell and that no rule explains, the line of its log that tells most.
+    """
+
+    environment: Environment
+    stack: Stack | None = None
+    runtime: Runtime | None = None
+    gathered: Gathered = NOTHING
+    named: tuple[Named, ...] = ()
+    unknown: tuple[tuple[str, str], ...] = ()
+    findings: tuple[Finding, ...] = ()
+    unreadable: StackError | None = None
+
+    @property
+    def errors(self) -> int:
+        """Count the findings that would stop a start."""
+        return sum(1 for finding in self.findings if finding.severity is Severity.ERROR)
+
+
+def doctor(arguments: Arguments) -> None:
+    """`stackwright doctor`: name what is wrong, with the fix; gather it for a report, or apply a fix that is a setting.
+
+    Raises:
+        RuntimeRefusedError: the runtime refuses.
+        NotHealthyError: a service fell, or the last start failed.
+        ValidationError: a check before the start finds an error.
+        UsageError: `--apply` without an environment, or where no setting mends what was found.
+    """
+    place = find_place(arguments)
+    if arguments.apply and arguments.environment is None:
+        raise UsageError("--apply needs an environment", hint="for example `stackwright doctor dev --apply`")
+    detection, kernel = detect_host(), read_kernel()
+    on_host = name_failures([Evidence(service="host", place=Written.KERNEL, text=kernel)], load_rules(), {})
+    looks = tuple(_look(arguments, each, detection.host, kernel) for each in _asked(arguments, place))
+    if arguments.bundle is not None:
+        from stackwright.commands.bundle import write_report
+
+        write_report(arguments.bundle, place, detection, kernel, looks, [describe(look) for look in looks])
+    if arguments.json:
+        host = {"warnings": detection.warnings, "failures": [_plain(named) for named in on_host]}
+        report.print_json({"host": host, "environments": [describe(look) for look in looks]})
+    else:
+        _show(detection, on_host, looks)
+    if arguments.apply:
+        _apply(arguments, place, looks[0])
+        return
+    _conclude(on_host, looks, arguments)
+
+
+def _asked(arguments: Arguments, place: Place) -> tuple[Environment, ...]:
+    """Return the environment that was named, else all that have been configured."""
+    if arguments.environment is not None:
+        return (arguments.environment,)
+    folder = place.root / "compose" / "generated"
+    return tuple(each for each in Environment if (folder / each.value / "plan.json").exists())
+
+
+def _look(arguments: Arguments, environment: Environment, host: Host, kernel: str) -> Look:
+    try:
+        stack = load_stack(replace(arguments, environment=environment))
+    except StackError as failure:
+        return Look(environment=environment, unreadable=failure)
+    values = {**stack.env, "environment": environment.value}
+    try:
+        runtime = choose_runtime(arguments.runtime, stack, host)
+        gathered = gather(runtime, stack, kernel)
+    except RuntimeRefusedError as failure:
+        named = name_failures([told_by(failure)], load_rules(), values)
+        unknown = () if named else (("runtime", failure.message),)
+        return Look(environment=environment, stack=stack, named=named, unknown=unknown)
+    findings, refusals = _check(stack, runtime, host)
+    named = name_failures((*gathered.evidence, *refusals), load_rules(), values)
+    return Look(
+        environment=environment,
+        stack=stack,
+        runtime=runtime,
+        gathered=gathered,
+        named=named,
+        unknown=_unknown(gathered, named),
+        findings=findings,
+    )
+
+
+def _check(stack: Stack, runtime: Runtime, host: Host) -> tuple[tuple[Finding, ...], tuple[Evidence, ...]]:
+    """Run the checks before a start; what refuses them is evidence too."""
+    try:
+        return find_broken(stack) or find_all(stack, runtime, host), ()
+    except StackError as failure:
+        return (), (told_by(failure),)
+
+
+def _unknown(gathered: Gathered, named: tuple[Named, ...]) -> tuple[tuple[str, str], ...]:
+    """Pick the telling line of each service that fell, of a failed start the engines', where no rule explains it."""
+    explained = {each.service for each in named}
+    fallen = [state.name for state in gathered.fallen]
+    if gathered.failed_s_ago is not None and not named:
+        fallen = [name for name, _ in gathered.logs if name.startswith("engine")]
+    lines = ((name, telling_line(dict(gathered.logs).get(name, ""))) for name in fallen if name not in explained)
+    return tuple((name, line or "nothing in its log") for name, line in lines)
+
+
+def _show(detection: Detection, on_host: tuple[Named, ...], looks: tuple[Look, ...]) -> None:
+    report.warn_all(detection.warnings)
+    report.print_failures("host", ((named.service, named.diagnosis) for named in on_host))
+    for look in looks:
+        name = look.environment.value
+        if look.gathered.failed_s_ago is not None:
+            report.tell(f"{name}: nothing runs; from the logs of the last start, which failed:")
+        report.print_failures(name, ((named.service, named.diagnosis) for named in look.named))
+        for service, line in look.unknown:
+            report.print_text(report.on_one_line(f"{name}: {service}: no known failure; its log says: {line}"))
+        if look.unreadable is not None:
+            report.show_error(look.unreadable)
+        report.show_findings(look.findings)
+
+
+def describe(look: Look) -> dict[str, object]:
+    """Write what was found out about one environment as JSON says it."""
+    unreadable = look.unreadable
+    return {
+        "environment": look.environment,
+        "runtime": None if look.runtime is None else look.runtime.name,
+        "services": look.gathered.states,
+        "failed_s_ago": look.gathered.failed_s_ago,
+        "failures": [_plain(named) for named in look.named],
+        "unknown": [{"service": service, "line": line} for service, line in look.unknown],
+        "findings": look.findings,
+        "unreadable": None if unreadable is None else {"message": unreadable.message, "hint": unreadable.hint},
+    }
+
+
+def _plain(named: Named) -> dict[str, object]:
+    diagnosis = named.diagnosis
+    return {
+        "service": named.service,
+        "rule": diagnosis.rule,
+        "cause": diagnosis.cause,
+        "fix": diagnosis.fix,
+        "line": diagnosis.line,
+        "source": diagnosis.source,
+        "permanent": diagnosis.permanent,
+        "settings": dict(diagnosis.settings),
+    }
+
+
+def _conclude(on_host: tuple[Named, ...], looks: tuple[Look, ...], arguments: Arguments) -> None:
+    """Say that nothing is wrong, or end with the exit code of what was named: the runtime's, a service's, a check's."""
+    named = [*on_host, *(each for look in looks for each in look.named)]
+    unknown = [each for look in looks for each in look.unknown]
+    count = len(named) + len(unknown)
+    what = f"{count} failure{'s' if count > 1 else ''} named, see above"
+    first = next((look for look in looks if any(each.diagnosis.settings for each in look.named)), None)
+    hint = f"`stackwright doctor {first.environment} --apply` makes the plan anew with the fix" if first else None
+    if any(each.place is Written.RUNTIME for each in named) or any(service == "runtime" for service, _ in unknown):
+        raise RuntimeRefusedError(what, hint=hint)
+    if count:
+        raise NotHealthyError(what, hint=hint)
+    unreadable = next((look.unreadable for look in looks if look.unreadable is not None), None)
+    if unreadable is not None:
+        raise unreadable
+    errors = sum(look.errors for look in looks)
+    if errors:
+        raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
+    if not arguments.json:
+        names = ", ".join(look.environment.value for look in looks) or "this machine (nothing is configured)"
+        report.tell(f"nothing found wrong: {names}")
+
+
+def _refuse_where_local_wins(stack: Stack, fix: Diagnosis) -> None:
+    """Refuse a fix that the person's local file would undo. Raises UsageError."""
+    local = stack.root / "envs" / f".env.{stack.plan.environment}.local"
+    own = project.read_env_file(local) if local.exists() else {}
+    for key, value in fix.settings:
+        if key in own:
+            raise UsageError(f"{local}: {key}={own[key][:80]} beats every pin", hint=f"write {key}={value} there")
+
+
+def _named(models: tuple[str, ...], place: Place, environment: Environment) -> tuple[str, ...]:
+    """Name a plan's models as on a command line; none where the environment names them, or the default does."""
+    wishes = project.read_wishes(place.root, environment)
+    if len(models) > 1 and len(wishes.models) == len(models):
+        return ()
+    return tuple(SMOKE if model == str(place.smoke) else model for model in models if models != (str(place.smoke),))
+
+
+def _apply(arguments: Arguments, place: Place, look: Look) -> None:
+    """Make the plan anew with the first fix that is a setting, and show what that changes."""
+    fix = next((named.diagnosis for named in look.named if named.diagnosis.settings), None)
+    if look.stack is None or fix is None:
+        raise UsageError(f"{look.environment}: nothing was found that a setting mends", hint="see the fixes above")
+    plan, env, name = look.stack.plan, look.stack.env, look.environment.value
+    _refuse_where_local_wins(look.stack, fix)
+    pins = {key: setting.value for key, setting in plan.settings.items() if setting.source == "--set"}
+    if plan.mode is not Mode.CPU:
+        # The running engine holds its GPUs' memory; a plan made now would flee to others.
+        pins["NVIDIA_VISIBLE_DEVICES"] = env["NVIDIA_VISIBLE_DEVICES"]
+    pins |= dict(fix.settings)
+    models = tuple(env[slot_key("VLLM_MODEL", slot)] for slot in range(1, len(plan.gateway.models) + 1))
+    again = replace(
+        arguments,
+        command="configure-gpu",
+        mode=plan.mode,
+        models=_named(models, place, look.environment),
+        pins=tuple(pins.items()),
+        diff=True,
+        json=False,
+    )
+    host = detect_host().host
+    if plan_environment(again, place, host, look.environment).engine.version != plan.engine.version:
+        again = replace(again, engine=plan.engine.version)
+    report.tell(f"{name}: {fix.cause}; planning anew with {', '.join(f'{key}={value}' for key, value in fix.settings)}")
+    configure(again, host)
+    kept = ", ".join(f'{key}: "{value}"' for key, value in fix.settings)
+    report.tell(f"to keep it through the next configure-gpu, add to `settings:` of envs/{name}.yaml: {{{kept}}}")

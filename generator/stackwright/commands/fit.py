@@ -1,0 +1,159 @@
+"""`stackwright fit`: will this model with these settings fit? A forecast; nothing is written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from stackwright.commands.fit_flags import ENGINES, FitArguments
+from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
+from stackwright.domain.host import Host
+from stackwright.domain.model_facts import ModelFacts
+from stackwright.errors import HostError, NoPlanError, UsageError
+
+_RELEASE = re.compile(r"v?\d+\.\d+(\.\d+)?([.\-+]?\w+)*")
+
+
+def forecast_for(asked: FitArguments) -> None:
+    """`stackwright fit`: forecast for the snapshot of `--host`, or for this machine."""
+    from stackwright import report
+
+    if asked.host is not None:
+        from stackwright.detect.snapshot import read_snapshot
+
+        fit(asked, read_snapshot(asked.host))
+        return
+    from stackwright.detect import detect_host
+
+    found = detect_host()
+    report.warn_all(found.warnings)
+    fit(asked, found.host)
+
+
+def fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Forecast:
+    """Forecast for one host, print the answer, and return it.
+
+    Raises:
+        UsageError: the model or the engine is not known.
+        HostError: the host has too few GPUs, or none whose memory is known.
+        NoPlanError: it does not fit; the answer has been printed before.
+    """
+    answer = answer_fit(asked, host, smoke_folder)
+    _print(asked, answer)
+    if answer.verdict is Verdict.DOES_NOT_FIT:
+        raise NoPlanError(
+            f"{asked.model} does not fit with these settings",
+            hint=f"{answer.surely} tokens fit: `--max-model-len {answer.surely}`"
+            if 0 < answer.surely < answer.max_model_len
+            else "a smaller or more quantized model, or more GPUs with --tensor-parallel",
+        )
+    return answer
+
+
+def answer_fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Forecast:
+    """Return the forecast without printing it; same failures but for the verdict."""
+    from stackwright.catalog.load import load_llms
+    from stackwright.engines.vllm.memory.forecast import forecast
+    from stackwright.models.read import read_model
+    from stackwright.models.shape import parse_shape
+
+    facts = read_model(asked.model, load_llms(), smoke_folder)
+    if not host.gpus and (host.driver is None or host.driver.error is None):
+        return _answer_on_cpu(asked, facts, host)
+    settings = _settings(asked)
+    gpu = choose_gpus(host, settings.tensor_parallel * settings.pipeline_parallel)
+    return forecast(parse_shape(facts.config), settings, gpu, tensors=facts.tensors, weight_bytes=facts.weight_bytes)
+
+
+def _answer_on_cpu(asked: FitArguments, facts: ModelFacts, host: Host) -> Forecast:
+    """Forecast for the processor of a host without a GPU, with the cache and the gateway that a plan would have."""
+    from stackwright.engines.vllm.cpu import CPU_RELEASE, forecast_cpu_fit
+
+    answer = forecast_cpu_fit(facts, replace(_settings(asked), version=_version(asked.engine, CPU_RELEASE)), host)
+    if answer is None:
+        raise HostError(
+            "no GPU, and the host's memory is unknown", hint="name a snapshot of the machine with --host FILE"
+        )
+    if asked.gpu_memory_utilization is None:
+        return answer
+    unread = "--gpu-memory-utilization decides nothing here: on a processor VLLM_CPU_KVCACHE_SPACE sizes the cache"
+    return replace(answer, warnings=(unread, *answer.warnings))
+
+
+def choose_gpus(host: Host, ranks: int) -> GpuMemory:
+    """Return the GPU that decides: of the `ranks` largest ones, the one with the least memory, and the least free.
+
+    A GPU with MIG on serves by its slices, each alone: no model spans them.
+
+    Raises:
+        HostError: there are fewer GPUs, or their memory is not known.
+    """
+    from stackwright.catalog.load import find_gpu
+    from stackwright.engines.memory.gpu import memory_on
+
+    gpus = [gpu for gpu in host.gpus if not gpu.mig]
+    slices = [gpu for gpu in gpus if gpu.mig_slice is not None] if ranks > 1 else []
+    whole = [gpu for gpu in gpus if gpu not in slices]
+    known = [seen for gpu in whole if (seen := memory_on(host, gpu, find_gpu(gpu.name))) is not None]
+    if not known and not slices:
+        raise HostError("no GPU whose memory is known", hint="name a snapshot of the machine with --host FILE")
+    if len(known) < ranks:
+        beside = f" beside {len(slices)} MIG slice(s), which no model spans" if slices else ""
+        raise HostError(
+            f"{ranks} GPUs are asked for, {len(known)} are there{beside}",
+            hint="lower --tensor-parallel or --pipeline-parallel",
+        )
+    group = sorted(known, key=lambda memory: (memory.total_bytes, -memory.used_bytes), reverse=True)[:ranks]
+    return min(group, key=lambda memory: memory.total_bytes - memory.used_bytes)
+
+
+def _settings(asked: FitArguments) -> EngineSettings:
+    return EngineSettings(
+        version=_version(asked.engine),
+        tensor_parallel=asked.tensor_parallel or 1,
+        pipeline_parallel=asked.pipeline_parallel or 1,
+        gpu_memory_utilization=asked.gpu_memory_utilization,
+        max_model_len=asked.max_model_len,
+        max_num_seqs=asked.max_num_seqs,
+        max_num_batched_tokens=asked.max_num_batched_tokens,
+        kv_cache_dtype=asked.kv_cache_dtype,
+        enforce_eager=asked.enforce_eager,
+    )
+
+
+def _version(engine: str | None, default: str | None = None) -> str:
+    """Return the release of `NAME==VERSION`; where none is named `default`, else the catalog's newest."""
+    name, _, version = (engine or ENGINES[0]).partition("==")
+    if name not in ENGINES:
+        raise UsageError(f"--engine {name[:60]}: unknown engine, allowed: {', '.join(ENGINES)}")
+    if version and not _RELEASE.fullmatch(version):
+        raise UsageError(f"--engine: found version `{version[:40]}`, allowed: numbers such as 0.32.0")
+    if version or default:
+        return version or str(default)
+    from stackwright.catalog.load import load_engines
+
+    return load_engines()[0].version
+
+
+def _print(asked: FitArguments, answer: Forecast) -> None:
+    from stackwright import report
+
+    if asked.json:
+        report.print_json(
+            {
+                "verdict": answer.verdict,
+                "memory": answer.memory,
+                "reasons": answer.reasons,
+                "warnings": answer.warnings,
+            }
+        )
+        return
+    lines = [f"{asked.model}: {answer.verdict.value}", *(f"  {reason}" for reason in answer.reasons)]
+    if answer.verdict is not Verdict.DOES_NOT_FIT:
+        lines.append(
+            f"  {answer.memory.kv_cache_tokens} tokens in the cache, {answer.memory.max_concurrency:g} requests of "
+            f"{answer.max_model_len} tokens at once"
+        )
+    report.print_text("\n".join(lines))
+    report.warn_all(answer.warnings)

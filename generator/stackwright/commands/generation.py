@@ -1,0 +1,125 @@
+"""What every command that writes or starts an environment does around it: hold it, and keep its generations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from stackwright import report
+from stackwright.domain.environment import Environment
+from stackwright.errors import StackError, ValidationError
+from stackwright.project import folder as project
+from stackwright.project import lock
+from stackwright.project.generations import Generations, State
+from stackwright.project.write import check_writable
+from stackwright.runtime import Stack
+
+T = TypeVar("T")
+
+
+@contextmanager
+def hold_environments(
+    root: Path, environments: tuple[Environment, ...], command: str
+) -> Iterator[tuple[lock.Lock, ...]]:
+    """Hold these environments of a project folder for one command; say what a killed one has left to be seen to.
+
+    Raises:
+        RuntimeRefusedError: another command is at work on one of them.
+        UsageError: the project folder cannot be written.
+    """
+    folders = tuple(root / "compose" / "generated" / each.value for each in environments)
+    check_writable(folder / lock.NAME for folder in folders)
+    with lock.hold(folders, command) as locks:
+        for environment, held in zip(environments, locks, strict=True):
+            if held.left is not None and held.left.starting:
+                report.warn(describe_left(held.left, environment))
+        yield locks
+
+
+def describe_left(work: lock.Work, environment: Environment) -> str:
+    """Say what a killed command has left, and what to do about it."""
+    was = f"while generation {work.before} ran" if work.ran and work.before is not None else ""
+    was = was or ("while the stack ran" if work.ran else "while nothing ran")
+    return (
+        f"{environment}: `{work.command}` (process {work.pid}) ended before its services had answered, begun {was}; "
+        f"`start-environment {environment}` goes on, `stop-environment {environment}` takes down what is there"
+    )
+
+
+def seen_to(held: lock.Lock) -> None:
+    """Note that nothing is left half done."""
+    held.note(replace(held.work, starting=False))
+
+
+def keep_generation(root: Path, environment: Environment) -> int | None:
+    """Keep the files of an environment as they stand; return their generation's number, None where they cannot be."""
+    generations = Generations(root, environment.value)
+    found = _trying(generations.record)
+    return found.number if found is not None else None
+
+
+def mark(stack: Stack, number: int | None, state: State) -> None:
+    """Note how a generation of a stack's environment has fared."""
+    if number is not None:
+        _trying(lambda: generations_of(stack).mark(number, state))
+
+
+def generations_of(stack: Stack) -> Generations:
+    """Return the generations of a stack's environment."""
+    return Generations(stack.root, stack.plan.environment.value)
+
+
+def put_back(root: Path, state: Path, environment: Environment, number: int) -> Stack:
+    """Put the files of a generation back where they belong; return its stack, with the local file that it had.
+
+    Raises:
+        StackError: it is not kept, or its files cannot be written or read.
+    """
+    generations = Generations(root, environment.value)
+    report.warn_all(generations.put_back(number))
+    differs = generations.local_differs(number)
+    if differs:
+        report.warn(
+            f"envs/.env.{environment}.local is yours and stays, but has changed since generation {number}, which runs "
+            "with what it held then; the next start takes what it holds now"
+        )
+    local = generations.local_file(number) if differs else None
+    stack = project.load_stack(root, state, environment, local)
+    if stack is None:
+        raise ValidationError(f"generation {number} has no plan", hint="take another with `--to N`")
+    return stack
+
+
+def _trying(write: Callable[[], T]) -> T | None:
+    """Do without a generation where the disk does not take it: the stack itself does not need it."""
+    try:
+        return write()
+    except OSError as failure:
+        report.warn(f"{failure.filename or 'its folder'}: the generation cannot be kept: {failure.strerror}")
+        return None
+
+
+def changed_settings(stack: Stack, number: int) -> tuple[str, ...]:
+    """Say which settings in force differ from those of a generation, as `KEY=old → new`."""
+    before = _environment_of(stack, number)
+    keys = dict.fromkeys((*before, *stack.env))
+    return tuple(
+        f"{key}={before.get(key, '(none)')} → {stack.env.get(key, '(none)')}"
+        for key in keys
+        if before.get(key) != stack.env.get(key)
+    )
+
+
+def _environment_of(stack: Stack, number: int) -> Mapping[str, str]:
+    generations = generations_of(stack)
+    values: dict[str, str] = {}
+    for path in (generations.environment_file(number), generations.local_file(number)):
+        if path.exists():
+            try:
+                values |= project.read_env_file(path)
+            except StackError:  # it was started with Compose alone, which may read what this does not
+                return dict(stack.env)
+    return values

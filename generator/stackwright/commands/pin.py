@@ -1,0 +1,67 @@
+"""`stackwright pin-images`: write down the digests of the images that an environment runs, so that every host runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stackwright import report
+from stackwright.commands.arguments import Arguments
+from stackwright.commands.stack import load_stack
+from stackwright.domain.image_pins import ImagePin, ImagePins, without_digest
+from stackwright.errors import RuntimeRefusedError, ValidationError
+from stackwright.project import digests
+from stackwright.project import folder as project
+from stackwright.settings import IMAGE_KEYS, split_slot
+
+
+def pin_images(arguments: Arguments) -> None:
+    """Pull each image by its tag, and write the digest that the tag has now to envs/digests.yaml."""
+    stack = load_stack(arguments)
+    before = digests.read_image_pins(stack.root)
+    today = datetime.now(UTC).date().isoformat()
+    found = _pull_all([without_digest(image) for key, image in stack.env.items() if split_slot(key)[0] in IMAGE_KEYS])
+    if not found:
+        raise ValidationError(
+            f"{stack.plan.environment}: no image could be pinned",
+            hint="push your own images to a registry, and name them from there with --set",
+        )
+    pinned = {image: ImagePin(digest=digest, date=today) for image, digest in found.items()}
+    _tell_changes(before.images, pinned)
+    digests.write_image_pins(stack.root, ImagePins(images={**before.images, **pinned}))
+    report.tell(f"wrote {digests.FILE}: commit it, and every host runs these bytes")
+    configure = project.name_command(
+        "configure-gpu", "--env", stack.plan.environment.value, root=stack.root, working=Path.cwd()
+    )
+    report.tell(f"next: {configure}")
+
+
+def _pull_all(images: list[str]) -> dict[str, str]:
+    """Return the digest of each image that a registry gave; one that only this machine has is a warning."""
+    from stackwright.runtime.images import is_here, open_client, pull
+
+    docker, found = open_client(), {}
+    with report.Progress() as progress:
+        for image in dict.fromkeys(images):
+            try:
+                digest = pull(docker, image, "pin-images", progress.say)
+            except RuntimeRefusedError as refusal:
+                if not is_here(docker, image):
+                    raise
+                report.warn(f"{image} is not pinned: it is on this machine, but {refusal.message.partition(': ')[2]}")
+                continue
+            if digest is not None:
+                found[image] = digest
+    return found
+
+
+def _tell_changes(before: Mapping[str, ImagePin], now: Mapping[str, ImagePin]) -> None:
+    for image, pin in now.items():
+        old = before.get(image)
+        if old is None:
+            report.tell(f"{image}: {pin.digest}")
+        elif old.digest == pin.digest:
+            report.tell(f"{image}: unchanged since {old.date}")
+        else:
+            report.tell(f"{image}: {pin.digest}, was {old.digest} on {old.date}")

@@ -1,0 +1,148 @@
+"""What every command on a rendered stack begins with: its files, its runtime, its address."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from stackwright import report
+from stackwright.commands.arguments import Arguments
+from stackwright.commands.configure import find_place
+from stackwright.commands.generation import generations_of
+from stackwright.detect import detect_host
+from stackwright.domain.environment import Environment
+from stackwright.domain.host import Host
+from stackwright.domain.service import ServicePhase
+from stackwright.errors import RuntimeRefusedError, StackError, UsageError, ValidationError
+from stackwright.project import folder as project
+from stackwright.project.lock import read_work
+from stackwright.runtime import Runtime, Stack
+from stackwright.settings import BY_KEY, problem_with
+
+UP = frozenset({ServicePhase.WAITING, ServicePhase.STARTING, ServicePhase.HEALTHY, ServicePhase.UNHEALTHY})
+
+
+def load_stack(arguments: Arguments) -> Stack:
+    """Load what was rendered, with as much of the values in force as every command relies on."""
+    place, environment = find_place(arguments), asked_environment(arguments)
+    stack = project.load_stack(place.root, place.state, environment)
+    if stack is None:
+        raise ValidationError(
+            f"{environment} is not configured in {place.root}", hint=f"`configure-gpu --env {environment}` does it"
+        )
+    for name in ("COMPOSE_PROJECT_NAME", "GATEWAY_BIND", "GATEWAY_PORT"):
+        value = stack.env.get(name)
+        if value is None:
+            raise ValidationError(
+                f"envs/.env.{environment}: {name} is missing: the file is damaged",
+                hint=f"`configure-gpu --env {environment}` writes it anew",
+            )
+        problem = problem_with(BY_KEY[name], value)
+        if problem:
+            raise ValidationError(
+                f"{name}: found `{value[:80]}`, allowed: {problem}",
+                hint=f"correct it in envs/.env.{environment}.local; `configure-gpu --env {environment}` writes the other",
+            )
+    return stack
+
+
+def reach(arguments: Arguments, stack: Stack) -> tuple[Runtime, Host]:
+    """Look at the machine, and return the runtime for this stack with the host as it is now.
+
+    Raises:
+        RuntimeRefusedError: it cannot be reached, or what runs under this name belongs to another project folder.
+    """
+    host = detect_host().host
+    asked = started_by(stack) if arguments.runtime == "auto" else arguments.runtime
+    runtime = choose_runtime(asked, stack, host)
+    owner = runtime.owner()
+    if owner is not None and owner.resolve() != stack.root.resolve() and (owner / "compose" / "compose.yaml").exists():
+        there = project.name_command("stop-environment", "ENV", root=owner, working=Path.cwd())
+        raise RuntimeRefusedError(
+            f"{stack.name}: what runs under this name was started from {owner}",
+            hint=f"stop it there, `{there}`, or take another name with --set COMPOSE_PROJECT_NAME=...",
+        )
+    return runtime, host
+
+
+def started_by(stack: Stack) -> str:
+    """Return the runtime that a start of this environment noted, one that was killed included; else `auto`."""
+    work, _ = read_work(stack.generated)
+    if work is not None and work.starting and work.runtime is not None:
+        return work.runtime
+    running = generations_of(stack).running()
+    return "auto" if running is None else running.runtime
+
+
+def refuse_beside(stack: Stack, runtime: Runtime, host: Host) -> None:
+    """Refuse to start an environment a second time, under another name or by another runtime.
+
+    Raises:
+        RuntimeRefusedError: it runs already, otherwise than it would now.
+    """
+    running = generations_of(stack).running()
+    if running is None or (running.stack, running.runtime) == (stack.name, runtime.name):
+        return
+    try:
+        states = choose_runtime(running.runtime, renamed(stack, running.stack), host).services()
+    except StackError:  # what ran there is out of reach, and in nobody's way
+        return
+    if any(state.phase in UP for state in states):
+        environment = stack.plan.environment
+        raise RuntimeRefusedError(
+            f"{environment} runs as {running.stack} by {running.runtime}; it would now run as {stack.name} "
+            f"by {runtime.name}",
+            hint=f"`stop-environment {environment}` first",
+        )
+
+
+def renamed(stack: Stack, name: str) -> Stack:
+    """Return a stack as it ran under another project name."""
+    return replace(stack, env={**stack.env, "COMPOSE_PROJECT_NAME": name})
+
+
+def choose_runtime(asked: str, stack: Stack, host: Host) -> Runtime:
+    """Return the runtime that was asked for; `auto` takes the one that runs this stack already.
+
+    Where none does, it takes Compose where an engine answers, else processes.
+
+    Raises:
+        RuntimeRefusedError: compose was asked for and no engine answers, or it has no Compose.
+    """
+    from stackwright.runtime.compose import ComposeRuntime
+
+    if asked == "processes":
+        return _processes(stack)
+    if asked == "auto" and any(state.phase is not ServicePhase.ABSENT for state in _processes(stack).services()):
+        report.tell("runtime: processes (this stack runs by them)")
+        return _processes(stack)
+    containers = host.containers
+    if containers.engine is not None and containers.compose is not None:
+        if asked == "auto":
+            report.tell(f"runtime: compose ({containers.engine} {containers.version} answers)")
+        return ComposeRuntime(stack)
+    why = "no container engine answers" if containers.engine is None else f"{containers.engine} has no Compose plugin"
+    if asked == "compose":
+        raise RuntimeRefusedError(why, hint="start Docker, or use `--runtime processes`, which needs none")
+    report.tell(f"runtime: processes ({why})")
+    return _processes(stack)
+
+
+def _processes(stack: Stack) -> Runtime:
+    from stackwright.runtime.processes import ProcessesRuntime
+
+    return ProcessesRuntime(stack)
+
+
+def address(stack: Stack) -> str:
+    """Return the gateway's address for a client on this machine."""
+    from stackwright.watching.probe import endpoint_of
+
+    return endpoint_of(stack).url
+
+
+def asked_environment(arguments: Arguments) -> Environment:
+    """Return the environment that was named. Raises UsageError where none was."""
+    if arguments.environment is None:
+        raise UsageError("an environment is needed", hint="for example `dev`")
+    return arguments.environment

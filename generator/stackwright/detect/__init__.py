@@ -1,0 +1,73 @@
+"""Looks at the machine: NVML, /proc and /sys, and the container engine become one Host.
+
+Touches the world read-only, through `nvml`, `cpu`, `limits` and `containers`; `topology` and every parser are pure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stackwright.detect.containers import ContainerProbe, describe_containers
+from stackwright.detect.cpu import probe_cpu, probe_memory, probe_operating_system
+from stackwright.detect.fact import Missing, Unread, describe, read_file
+from stackwright.detect.limits import read_limits
+from stackwright.detect.mig import add_without_peers, make_slices
+from stackwright.detect.nvml import NvmlAnswers, probe_nvml
+from stackwright.detect.topology import make_driver, make_gpus, make_links, make_p2p
+from stackwright.domain.host import HOST_SCHEMA, Host
+
+NO_ANSWERS = NvmlAnswers(driver_version="", cuda_version=0, gpus=(), pairs=())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """A host, with one sentence for whatever could not be read of it or is granted only in part."""
+
+    host: Host
+    warnings: tuple[str, ...]
+
+
+def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | None = None) -> Detection:
+    """Detect this machine. Reads only; never fails: what cannot be read is None in the host and a warning.
+
+    Args:
+        root: the folder that stands for `/` when /proc and /sys are read. NVML and the container engine are asked of
+            the machine that runs this, whatever `root` is.
+        meanwhile: work of the caller's that needs no host, done while the container engine makes up its answer.
+    """
+    engine = ContainerProbe()
+    try:
+        engine.start(os.environ)
+        if meanwhile is not None:
+            meanwhile()
+        missing: list[Missing] = []
+        answers = probe_nvml(root)
+        known = NO_ANSWERS if answers is None or isinstance(answers, Unread) else answers
+        driver = make_driver(answers, read_file(root, "/proc/driver/nvidia/version"), missing)
+        gpus = make_gpus(known, missing)
+        links, p2p = make_links(known, gpus, missing), make_p2p(known, missing)
+        slices = make_slices(known, gpus, missing)
+        limits = read_limits(root)
+        cpu, cpu_limits = probe_cpu(root, limits, missing)
+        memory_bytes, memory_limits = probe_memory(root, limits, missing)
+        system = probe_operating_system(root, missing)
+        answer = engine.finish()
+    except BaseException:
+        engine.cancel()
+        raise
+    containers, engine_warnings = describe_containers(answer, root, os.environ)
+    host = Host(
+        schema=HOST_SCHEMA,
+        cpu=cpu,
+        memory_bytes=memory_bytes,
+        os=system,
+        driver=driver,
+        gpus=(*gpus, *slices),
+        links=links,
+        p2p=add_without_peers(p2p, len(slices)),
+        containers=containers,
+    )
+    return Detection(host=host, warnings=(*describe(missing), *cpu_limits, *memory_limits, *engine_warnings))

@@ -1,0 +1,77 @@
+"""What is free on this machine now: room on disks, memory, swap, and what the kernel grants to this user's processes.
+
+Touches /proc and /sys below a root folder, and the folders that it is asked about; read-only.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from stackwright.detect.fact import Unread, read_file, whole_number
+from stackwright.domain.machine import Disk, MemoryState, ProcessLimits, Seen, Unseen
+
+SHARED_MEMORY = Path("/dev/shm")
+INFINIBAND = Path("/sys/class/infiniband")
+
+
+def look_at_disk(folder: Path) -> Seen[Disk]:
+    """Return the room for this user on the file system where `folder` is, or is to be made."""
+    place = folder
+    try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        found = os.statvfs(place)
+        device = place.stat().st_dev
+    except (OSError, ValueError) as failure:
+        return Unseen(why=getattr(failure, "strerror", None) or "not a folder's name")
+    # Some file systems (btrfs) have no fixed number of files and answer 0 of 0.
+    files = found.f_favail if found.f_files else None
+    return Disk(path=str(place), free_bytes=found.f_bavail * found.f_frsize, free_files=files, device=device)
+
+
+def look_at_memory(root: Path = Path("/")) -> Seen[MemoryState]:
+    """Return the memory that a new program can have, and swap, from /proc/meminfo (proc(5))."""
+    text = read_file(root, "/proc/meminfo")
+    if isinstance(text, Unread):
+        return Unseen(why=text.words)
+    values = parse_meminfo(text)
+    available = values.get("MemAvailable")
+    if available is None:
+        return Unseen(why="/proc/meminfo has no MemAvailable")
+    return MemoryState(
+        available_bytes=available,
+        swap_bytes=values.get("SwapTotal", 0),
+        swap_free_bytes=values.get("SwapFree", 0),
+    )
+
+
+def parse_meminfo(text: str) -> dict[str, int]:
+    """Read the lines `Name:  123 kB` into bytes; others are passed over."""
+    values = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[2] == "kB" and words[0].endswith(":"):
+            kib = whole_number(words[1])
+            if not isinstance(kib, Unread) and kib >= 0:
+                values[words[0].removesuffix(":")] = kib * 1024
+    return values
+
+
+def look_at_limits() -> ProcessLimits:
+    """Return the hard limits: what a program that asks for more can have."""
+    import resource
+
+    def limit(kind: int) -> int | None:
+        _, hard = resource.getrlimit(kind)
+        return None if hard == resource.RLIM_INFINITY else hard
+
+    return ProcessLimits(open_files=limit(resource.RLIMIT_NOFILE), locked_bytes=limit(resource.RLIMIT_MEMLOCK))
+
+
+def has_infiniband() -> bool:
+    """Say whether this machine has adapters that read memory by themselves, which NCCL then uses."""
+    try:
+        return any(INFINIBAND.iterdir())
+    except OSError:
+        return False

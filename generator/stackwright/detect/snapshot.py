@@ -1,0 +1,195 @@
+"""Reads and writes host snapshots: the YAML of docs/reference/host.md.
+
+Touches only the file that it is asked for. Text that `format_snapshot` made reads back to an equal Host, and that Host
+formats to the same text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from stackwright.atomic import replace_file
+from stackwright.detect.fact import is_plain
+from stackwright.detect.nvml import PCI_ADDRESS, SLICE_UUID, UUID
+from stackwright.domain.host import HOST_SCHEMA, Gpu, Host, Link, LinkKind
+from stackwright.errors import HostError, UsageError
+from stackwright.reading import convert, load_yaml, to_plain
+
+LARGEST_NUMBER = 2**63 - 1
+LINE_LENGTH = 118
+ROWS = ("gpus", "links", "p2p")
+CUDA_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,3}")
+COMPUTE_CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
+NVLINK_KINDS = (LinkKind.NVLINK, LinkKind.NVSWITCH)
+DETECT_AGAIN = "make it again on that machine with `stackwright detect -o FILE`"
+
+
+def read_snapshot(path: Path) -> Host:
+    """Read a snapshot, checked whole: what it says of GPUs, links and P2P must agree.
+
+    Raises:
+        HostError: the file cannot be read, is not a snapshot, is newer than this Stackwright, or contradicts itself;
+            the message names the key.
+    """
+    data = load_yaml(path, HostError)
+    if not isinstance(data, dict):
+        raise HostError(f"{path}: not a host snapshot: its top level is not a mapping", hint=DETECT_AGAIN)
+    schema = data.get("schema")
+    if isinstance(schema, int) and schema > HOST_SCHEMA:
+        raise HostError(
+            f"{path}: schema: written by a newer Stackwright (schema {_shorten(schema)}; this one reads {HOST_SCHEMA})",
+            hint="update Stackwright, or " + DETECT_AGAIN,
+        )
+    host = convert(data, Host, where=str(path), error=HostError)
+    for place, problem in check_host(host):
+        raise HostError(f"{path}: {place}: {problem}", hint=DETECT_AGAIN)
+    # msgspec leaves an omitted field with a default out of the instance, and then out of every JSON made of it.
+    driver = None if host.driver is None else dataclasses.replace(host.driver)
+    return dataclasses.replace(host, driver=driver, gpus=tuple(dataclasses.replace(gpu) for gpu in host.gpus))
+
+
+def write_snapshot(host: Host, path: Path) -> None:
+    """Write a snapshot, whole or not at all: a file that stands there is replaced in one step.
+
+    Raises:
+        UsageError: the file cannot be written there.
+    """
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():  # a pipe or /dev/stdout is written to, never replaced
+            target.write_text(format_snapshot(host), encoding="utf-8")
+        else:
+            replace_file(target, format_snapshot(host), mode=None)
+    except OSError as failure:
+        reason = failure.strerror or str(failure)
+        raise UsageError(f"{path}: cannot be written: {reason}", hint="name another file after `-o`") from None
+
+
+def format_snapshot(host: Host) -> str:
+    """Write a host as YAML: a line for each part, a row for each GPU, link and line of the P2P matrix."""
+    data = to_plain(host)
+    if data["driver"] is not None and data["driver"].get("error") is None:
+        data["driver"].pop("error", None)
+    for gpu in data["gpus"]:
+        if gpu.get("mig_slice") is None:
+            gpu.pop("mig_slice", None)
+    return "".join(_format_part(key, value) for key, value in data.items())
+
+
+def check_host(host: Host) -> Iterator[tuple[str, str]]:
+    """Yield (place, problem) for everything in a host that no machine can be; nothing for what detection makes."""
+    if host.schema != HOST_SCHEMA:
+        yield "schema", f"found {host.schema}; known is {HOST_SCHEMA}"
+    yield from _check_values(host, "")
+    yield from _check_cpu(host)
+    if host.driver is not None and host.driver.cuda is not None and not CUDA_VERSION.fullmatch(host.driver.cuda):
+        yield "driver.cuda", f'found {host.driver.cuda!r}; allowed is digits.digits, as "13.0"'
+    whole = [gpu for gpu in host.gpus if gpu.mig_slice is None]
+    for position, gpu in enumerate(host.gpus):
+        yield from _check_gpu(gpu, f"gpus[{position}]", {each.index for each in whole if each.mig})
+    for key, rows in (("index", host.gpus), ("uuid", host.gpus), ("pci_bus_id", whole)):
+        yield from _check_unique((getattr(gpu, key) for gpu in rows), "gpus", key)
+    for position, link in enumerate(host.links):
+        yield from _check_link(link, f"links[{position}]", {gpu.index for gpu in whole})
+    yield from _check_unique(((link.a, link.b) for link in host.links), "links", "pair of GPUs")
+    yield from _check_p2p(host)
+
+
+def _check_values(value: object, place: str) -> Iterator[tuple[str, str]]:
+    """Check every number and text: both are bounded, and a text is one printable line, since it enters files."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _check_values(getattr(value, field.name), f"{place}.{field.name}" if place else field.name)
+    elif isinstance(value, tuple):
+        for position, item in enumerate(value):
+            yield from _check_values(item, f"{place}[{position}]")
+    elif isinstance(value, str) and not is_plain(value):
+        yield place, "empty, longer than 200 characters, or not one printable line"
+    elif isinstance(value, int) and not 0 <= value <= LARGEST_NUMBER:
+        yield place, f"found {_shorten(value)}; allowed is 0 to {LARGEST_NUMBER}"
+
+
+def _check_cpu(host: Host) -> Iterator[tuple[str, str]]:
+    for key in ("cores", "threads", "numa_nodes"):
+        if getattr(host.cpu, key) == 0:
+            yield f"cpu.{key}", "found 0; a machine has at least 1 (null where it is unknown)"
+
+
+def _check_gpu(gpu: Gpu, place: str, partitioned: set[int]) -> Iterator[tuple[str, str]]:
+    prefix, uuid = ("GPU", UUID) if gpu.mig_slice is None else ("MIG", SLICE_UUID)
+    forms = (
+        ("uuid", gpu.uuid, uuid, f"{prefix}-… of letters, digits and dashes"),
+        ("compute_capability", gpu.compute_capability, COMPUTE_CAPABILITY, 'digits.digits, as "8.6"'),
+        ("pci_bus_id", gpu.pci_bus_id, PCI_ADDRESS, 'domain:bus:device.function, as "00000000:01:00.0"'),
+    )
+    for key, value, form, allowed in forms:
+        if value is not None and not form.fullmatch(value):
+            yield f"{place}.{key}", f"found {value!r}; allowed is {allowed}"
+    if gpu.mig_slice is not None and gpu.mig_slice.gpu not in partitioned:
+        yield f"{place}.mig_slice.gpu", f"there is no GPU with index {gpu.mig_slice.gpu} whose mig is true"
+
+
+def _check_link(link: Link, place: str, known: set[int]) -> Iterator[tuple[str, str]]:
+    for key, index in (("a", link.a), ("b", link.b)):
+        if index not in known:
+            yield f"{place}.{key}", f"there is no whole GPU with index {index}"
+    if link.a >= link.b:
+        yield place, f"found a: {link.a} and b: {link.b}; a must be the smaller index"
+    if link.kind not in NVLINK_KINDS and (link.lanes is not None or link.version is not None):
+        yield place, f"a link of kind {link.kind.value} has neither lanes nor version"
+    if link.lanes == 0:
+        yield f"{place}.lanes", "found 0; a link has at least 1"
+
+
+def _check_p2p(host: Host) -> Iterator[tuple[str, str]]:
+    size = len(host.gpus)
+    if len(host.p2p) != size:
+        yield "p2p", f"found {len(host.p2p)} rows for {size} GPUs"
+    for position, row in enumerate(host.p2p):
+        if len(row) != size:
+            yield f"p2p[{position}]", f"found {len(row)} values for {size} GPUs"
+
+
+def _check_unique(values: Iterable[object], place: str, what: str) -> Iterator[tuple[str, str]]:
+    seen: set[object] = set()
+    for value in values:
+        if value is not None and value in seen:
+            yield place, f"two rows have the same {what}: {value}"
+        seen.add(value)
+
+
+def _format_part(key: str, value: object) -> str:
+    """Write one key of the top level."""
+    if key in ROWS and isinstance(value, Sequence) and value:
+        return f"{key}:\n" + "".join(f"  - {_format_row(row, indent=5)}\n" for row in value)
+    return f"{key}: {_format_row(value, indent=len(key) + 3)}\n"
+
+
+def _format_row(value: object, indent: int) -> str:
+    """Write a mapping in flow style, broken between its items; anything else on one line."""
+    if not isinstance(value, dict):
+        return _format_value(value)
+    lines = [""]
+    for position, (key, item) in enumerate(value.items()):
+        text = f"{key}: {_format_value(item)}" + ("}" if position == len(value) - 1 else ",")
+        if lines[-1] and indent + len(lines[-1]) + 1 + len(text) > LINE_LENGTH:
+            lines.append("")
+        lines[-1] += f" {text}" if lines[-1] else text
+    return "{" + ("\n" + " " * indent).join(lines)
+
+
+def _format_value(value: object) -> str:
+    """Write one value as it may stand inside a flow mapping, on one line."""
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump([value], Dumper=dumper, default_flow_style=True, width=2**31 - 1, allow_unicode=True)
+    return text.strip()[1:-1]
+
+
+def _shorten(number: int) -> str:
+    """Write a number that may be absurdly long."""
+    return str(number) if abs(number) <= 2**64 else "a number beyond 64 bits"

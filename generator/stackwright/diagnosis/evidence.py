@@ -1,0 +1,198 @@
+"""Gather what services, their runtime and the kernel have written about a stack: what the rules are matched against.
+
+Touches the runtime that it is given, the logs of failed starts in the state folder, and the kernel's messages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from stackwright.diagnosis.kernel import messages_about, read_kernel
+from stackwright.diagnosis.rules import Diagnosis, Place, Rule, diagnose_log, place_of, state_line
+from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.errors import StackError
+from stackwright.runtime import Runtime, Stack
+
+LOG_LINES = 5000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A text, where it was written, and the service that it is about; `service` is empty for the host."""
+
+    service: str
+    place: Place
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A failure that was named, and the service, or `runtime` or `host`, that it befell."""
+
+    service: str
+    place: Place
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """Everything about one stack. `failed_s_ago`: the logs are kept ones, of a start that failed so long ago."""
+
+    states: tuple[ServiceState, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    logs: tuple[tuple[str, str], ...] = ()
+    events: str = ""
+    failed_s_ago: float | None = None
+
+    @property
+    def fallen(self) -> tuple[ServiceState, ...]:
+        """The services that ended, or that answered and no longer do."""
+        return tuple(state for state in self.states if state.phase in (ServicePhase.EXITED, ServicePhase.UNHEALTHY))
+
+
+def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
+    """Gather from a running stack, else from the logs of its last failed start. `kernel`: what the kernel said.
+
+    A service that is healthy and never fell tells of no failure, whatever stands in its log.
+    """
+    states: tuple[ServiceState, ...] = ()
+    refusal: tuple[Evidence, ...] = ()
+    try:
+        states = runtime.services()
+    except StackError as failure:
+        refusal = (told_by(failure),)
+    if all(state.phase is ServicePhase.ABSENT for state in states):
+        kept = read_kept(failures_of(stack), configured=_configured(stack))
+        return Gathered(
+            states=states, evidence=(*refusal, *kept.evidence), logs=kept.logs, failed_s_ago=kept.failed_s_ago
+        )
+    logs = tuple((state.name, _log(runtime, state.name)) for state in states if state.phase is not ServicePhase.ABSENT)
+    ill = {state.name for state in states if state.phase is not ServicePhase.HEALTHY or state.restarts}
+    events = _events(runtime)
+    return Gathered(
+        states=states,
+        logs=logs,
+        events=events,
+        evidence=(
+            *(Evidence(service=name, place=place_of(name), text=text) for name, text in logs if name in ill),
+            *(
+                _about_state(state, events, messages_about(state, dict(logs).get(state.name, ""), kernel))
+                for state in states
+                if state_line(state)
+            ),
+        ),
+    )
+
+
+def told_by(failure: StackError) -> Evidence:
+    """Take what a runtime refused with for evidence."""
+    return Evidence(service="", place=Place.RUNTIME, text=f"{failure.message}\n{failure.hint or ''}")
+
+
+def _about_state(state: ServiceState, events: str, kernel: str) -> Evidence:
+    """Put a service's state before what the runtime and the kernel said about its end."""
+    about = [line for line in events.splitlines() if state.name in line.split()]
+    # What was noted of an earlier run of the service does not tell how this one ended.
+    started = [place for place, line in enumerate(about) if line.split()[1:2] == ["start"]]
+    about = about[started[-1] :] if started else about
+    return Evidence(service=state.name, place=Place.STATE, text="\n".join((state_line(state), *about, kernel)))
+
+
+def _log(runtime: Runtime, service: str) -> str:
+    try:
+        return runtime.logs(service, LOG_LINES)
+    except StackError as failure:  # gone meanwhile, or without a log driver that can be read
+        return f"the log cannot be read: {failure.message}"
+
+
+def _events(runtime: Runtime) -> str:
+    try:
+        return runtime.events()
+    except StackError:
+        return ""
+
+
+def failures_of(stack: Stack) -> Path:
+    """Return the folder that keeps the logs of a stack's last failed start."""
+    return stack.state / "failures" / stack.name
+
+
+def keep_failure(runtime: Runtime, stack: Stack) -> Path:
+    """Keep the logs and the ends of a start that failed, since taking it down removes them; return their folder.
+
+    Raises:
+        OSError: the folder cannot be written.
+        StackError: the runtime does not tell.
+    """
+    folder = failures_of(stack)
+    runtime.services()  # refuses here, before what is kept of an earlier start goes
+    forget_failure(stack)
+    gathered = gather(runtime, stack, read_kernel())
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for service, text in gathered.logs:
+        (folder / f"{service}.log").write_text(text, encoding="utf-8", errors="backslashreplace")
+    for each in gathered.evidence:
+        if each.place is Place.STATE:
+            (folder / f"{each.service}.state").write_text(each.text, encoding="utf-8", errors="backslashreplace")
+    return folder
+
+
+def forget_failure(stack: Stack) -> None:
+    """Remove what is kept of the last failed start: the stack has answered since, or the next one has failed."""
+    for path in _kept(failures_of(stack)):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _kept(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix in (".log", ".state")) if folder.is_dir() else []
+
+
+def _configured(stack: Stack) -> float:
+    """Return when the stack's files were last rendered, in seconds of the epoch; 0 where that cannot be told."""
+    try:
+        return (stack.generated / "plan.json").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def read_kept(folder: Path, *, configured: float) -> Gathered:
+    """Read what was kept of the last failed start; nothing where the stack was `configured` anew since."""
+    texts: dict[Path, str] = {}
+    newest = 0.0
+    for path in _kept(folder):
+        with suppress(OSError):
+            newest = max(newest, path.stat().st_mtime)
+            texts[path] = path.read_text(encoding="utf-8", errors="replace")
+    if not texts or newest < configured:
+        return Gathered()
+    evidence = tuple(
+        Evidence(service=path.stem, place=Place.STATE if path.suffix == ".state" else place_of(path.stem), text=text)
+        for path, text in texts.items()
+    )
+    logs = tuple((path.stem, text) for path, text in texts.items() if path.suffix == ".log")
+    return Gathered(evidence=evidence, logs=logs, failed_s_ago=max(time.time() - newest, 0.0))
+
+
+def name_failures(
+    evidence: Iterable[Evidence], rules: tuple[Rule, ...], values: Mapping[str, str]
+) -> tuple[Named, ...]:
+    """Name each known failure once for each service, best first: in the order of the rules.
+
+    A failure that two engines share is told for the first of them.
+    """
+    found = [
+        Named(service=each.service or each.place.value, place=each.place, diagnosis=diagnosis)
+        for each in evidence
+        for diagnosis in diagnose_log(each.text, rules, place=each.place, values=values)
+    ]
+    order = {rule.id: position for position, rule in enumerate(rules)}
+    found.sort(key=lambda named: order[named.diagnosis.rule])
+    once: dict[tuple[str, str], Named] = {}
+    for named in found:
+        once.setdefault((named.diagnosis.rule, named.diagnosis.cause), named)
+    return tuple(once.values())

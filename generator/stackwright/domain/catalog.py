@@ -1,0 +1,261 @@
+"""Facts from outside, each row with its source and the date it was looked up. Pure.
+
+The rows stand in `generator/stackwright/catalog/*.yaml`; docs/reference/catalog.md says what each file holds and how it is refreshed.
+Unknown is None, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stackwright.domain.hardware import Drivers, GpuModel
+    from stackwright.domain.model_facts import CatalogLlm
+
+
+class GpuClass(StrEnum):
+    """What a GPU is sold as; forward compatibility and the container runtime's gate depend on it."""
+
+    CONSUMER = "consumer"
+    WORKSTATION = "workstation"
+    DATACENTER = "datacenter"
+    EMBEDDED = "embedded"
+
+
+class HoleKind(StrEnum):
+    """What a known hole lets an attacker do. The first two are refused without consent."""
+
+    REMOTE_CODE = "rce"
+    KEY_BYPASS = "key-bypass"
+    DENIAL_OF_SERVICE = "dos"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
+REFUSED_HOLES = frozenset({HoleKind.REMOTE_CODE, HoleKind.KEY_BYPASS})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineImage:
+    """One published CUDA image of an engine release.
+
+    `x86_64` and `aarch64` are the architectures its kernels were built for (`8.0`, `9.0a`, `12.0+PTX`), None where there
+    is no image for that processor. `published` is None where the tag could not be confirmed: such an image is not chosen.
+    `aarch64_cuda` where that processor's image has another toolkit under the same tag.
+    """
+
+    image: str
+    cuda: str
+    x86_64: tuple[str, ...] | None
+    aarch64: tuple[str, ...] | None
+    published: bool | None = True
+    aarch64_cuda: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuImage:
+    """The CPU image of an engine release for some processors; `x86_64_flags` are those it dies without."""
+
+    image: str
+    processors: tuple[str, ...]
+    x86_64_flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRelease:
+    """One engine release. `images` are its CUDA images, the bare tag first.
+
+    `utilization_default` is what the engine takes of a GPU where nothing is said.
+    """
+
+    name: str
+    version: str
+    torch: str
+    minimum_compute_capability: str
+    utilization_default: float
+    entrypoint: tuple[str, ...]
+    images: tuple[EngineImage, ...]
+    cpu_images: tuple[CpuImage, ...]
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlagTable:
+    """An engine's flags and variables, each with the first and last sampled release that has it.
+
+    A last of None: it is in the newest sampled release. Outside the range of those named in `uncertain` nobody knows:
+    their names stand in no file of some releases, as the engine makes them from its dataclasses.
+    """
+
+    engine: str
+    sampled: tuple[str, ...]
+    flags: dict[str, tuple[str, str | None]]
+    variables: dict[str, tuple[str, str | None]]
+    uncertain: tuple[str, ...]
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParserTable:
+    """An engine's parsers of tool calls and of thoughts, each with the first and last sampled release that registers it.
+
+    A last of None: it is in the newest sampled release. No name has come back after it was gone, so between
+    its samples it is taken to be there; beyond the newest nobody knows.
+    """
+
+    engine: str
+    sampled: tuple[str, ...]
+    tool_call: dict[str, tuple[str, str | None]]
+    reasoning: dict[str, tuple[str, str | None]]
+    source: str
+    date: str
+
+    def names(self, key: str, version: str) -> tuple[str, ...]:
+        """Return the names that a release takes for the setting `key`; none of a release that nobody looked at."""
+        table = {"VLLM_TOOL_CALL_PARSER": self.tool_call, "VLLM_REASONING_PARSER": self.reasoning}[key]
+        own, newest = order_release(version), self.sampled[-1]
+        return tuple(
+            name
+            for name, (first, last) in table.items()
+            if order_release(first) <= own <= order_release(last or newest)
+        )
+
+    def has(self, key: str, name: str, version: str) -> bool:
+        """Say whether a release surely takes a name for the setting `key`."""
+        return name in self.names(key, version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advisory:
+    """A known hole: releases from `introduced` (None: the beginning) up to, without, `fixed` (None: none known) have it."""
+
+    id: str
+    program: str
+    kind: HoleKind
+    introduced: str | None
+    fixed: str | None
+    summary: str
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guide:
+    """What popular guides claim, and the fact that it goes against; `setting` is the key that would change with it.
+
+    The rest says which plans it concerns: `gpus` are ids of GPU models, empty for any; `nvlink` whether NVLink joins some
+    of several GPUs, None for whatever; `memory_gb_at_most` is in GiB, of each GPU.
+    """
+
+    id: str
+    setting: str
+    claim: str
+    fact: str
+    source: str
+    date: str
+    gpus: tuple[str, ...] = ()
+    nvlink: bool | None = None
+    memory_gb_at_most: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceImage:
+    """The image of a service that is not an engine."""
+
+    name: str
+    version: str
+    image: str
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """Everything that the planner knows of the world outside the host. `engines` are the newest first.
+
+    The long tables come by a call, since a plan for a CPU needs none of them and a person waits for it. `find_gpu` returns
+    the row of the GPU that NVML calls by a name; None for an unknown model.
+    """
+
+    engines: Sequence[EngineRelease]
+    services: tuple[ServiceImage, ...]
+    advisories: tuple[Advisory, ...]
+    read_drivers: Callable[[], Drivers]
+    read_llms: Callable[[], tuple[CatalogLlm, ...]]
+    read_guides: Callable[[], tuple[Guide, ...]]
+    read_parsers: Callable[[], ParserTable]
+    find_gpu: Callable[[str | None], GpuModel | None]
+
+    @property
+    def drivers(self) -> Drivers:
+        """The driver branches and their rules with CUDA."""
+        return self.read_drivers()
+
+    @property
+    def llms(self) -> tuple[CatalogLlm, ...]:
+        """The well-known models."""
+        return self.read_llms()
+
+    @property
+    def parsers(self) -> ParserTable:
+        """The engine's parsers of tool calls and of thoughts."""
+        return self.read_parsers()
+
+    def service(self, name: str) -> ServiceImage:
+        """Return the row of one service; the names are the Compose services."""
+        return next(row for row in self.services if row.name == name)
+
+
+@lru_cache(maxsize=4096)
+def order_release(version: str) -> tuple[tuple[int, ...], int]:
+    """Read a release number for comparison: `0.8.5` < `0.8.5.post1` < `0.9.0`; anything behind digits is dropped."""
+    release, _, post = version.partition(".post")
+    parts = tuple(_leading_digits(part) for part in release.split("."))
+    return parts + (0,) * (4 - len(parts)), _leading_digits(post)
+
+
+def holes_of(program: str, version: str, advisories: tuple[Advisory, ...]) -> tuple[Advisory, ...]:
+    """Return the known holes of one release, the worst kinds first."""
+    own = order_release(version)
+    order = list(HoleKind)
+    found = [
+        row
+        for row in advisories
+        if row.program == program
+        and (row.fixed is None or own < order_release(row.fixed))
+        and (row.introduced is None or order_release(row.introduced) <= own)
+    ]
+    return tuple(sorted(found, key=lambda row: order.index(row.kind)))
+
+
+def has_flag(table: FlagTable, name: str, version: str) -> bool | None:
+    """Say whether an engine release has a flag or variable; None where the samples do not tell."""
+    own = order_release(version)
+    sampled = [order_release(sample) for sample in table.sampled]
+    known = table.flags.get(name) or table.variables.get(name)
+    if known is None:
+        return False if sampled[0] <= own <= sampled[-1] else None
+    first = order_release(known[0])
+    last = sampled[-1] if known[1] is None else order_release(known[1])
+    if first <= own <= last:
+        return True
+    if name in table.uncertain:
+        return None
+    # Between two samples, or beyond them all, nobody looked.
+    return False if any(own <= sample < first or last < sample <= own for sample in sampled) else None
+
+
+def _leading_digits(text: str) -> int:
+    digits = ""
+    for letter in text:
+        if not letter.isdecimal():
+            break
+        digits += letter
+    return int(digits or 0)

@@ -1,0 +1,86 @@
+"""What the memory planner is asked and what it answers. Sizes in bytes per GPU. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stackwright.domain.plan import Memory
+
+
+class Verdict(StrEnum):
+    """Will it start: `uncertain` is what lies within the planner's own error, or what nobody can know."""
+
+    FITS = "fits"
+    DOES_NOT_FIT = "does-not-fit"
+    UNCERTAIN = "uncertain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """The engine's settings that decide on memory; None is the engine's own default for that release and GPU.
+
+    `version` is the release (`0.32.0`), None where it is not known. `speculative_tokens` counts drafted tokens per
+    step with the model's own prediction layers. `language_only`: the encoder is neither loaded nor profiled.
+    `kv_cache_dtype`: `auto`, `fp8`, `nvfp4` and so on. `legacy_engine`: vLLM's first engine (V0), which profiled without
+    chunks.
+    """
+
+    version: str | None = None
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    decode_context_parallel: int = 1
+    gpu_memory_utilization: float | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    kv_cache_dtype: str = "auto"
+    block_tokens: int | None = None
+    enforce_eager: bool = False
+    prefix_caching: bool | None = None
+    speculative_tokens: int = 0
+    language_only: bool = False
+    legacy_engine: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuMemory:
+    """The memory of one GPU of the group: `total_bytes` as CUDA reports it, `used_bytes` by others before the start.
+
+    `unified`: the processor's memory is the GPU's. `wsl`: under the Windows Subsystem for Linux. `sliced`: a MIG slice's.
+    """
+
+    total_bytes: int
+    used_bytes: int = 0
+    name: str = ""
+    compute_capability: tuple[int, int] | None = None
+    unified: bool = False
+    wsl: bool = False
+    sliced: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One part of the sum: its expected size and the half-width of what it may be, both in bytes."""
+
+    bytes: int
+    error: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """The answer: memory of the fullest rank, verdict, and why.
+
+    `needed_kv_bytes` is what one request of `max_model_len` tokens takes; `longest` the greatest length that is
+    expected to fit, `surely` the greatest that fits with the margin against it; 0 where none does.
+    """
+
+    verdict: Verdict
+    memory: Memory
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+    max_model_len: int
+    needed_kv_bytes: int
+    kv_blocks: int
+    longest: int
+    surely: int

@@ -1,0 +1,142 @@
+"""Facts of GPUs and drivers, each row with its source and the date it was looked up. Pure.
+
+Apart from the rest of the catalog, since a plan for a CPU needs none of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+from stackwright.domain.catalog import GpuClass
+
+
+class FactStatus(StrEnum):
+    """How a figure is known: seen in a dump or a maker's file, recalled (±2 %), or not at all."""
+
+    VERIFIED = "verified"
+    RECALLED = "recalled"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NvLink:
+    """A GPU model's NVLink. `gb_per_s` is both directions together; `peers` the GPUs a bridge joins, None for a mesh.
+
+    `kind`: bridge, mesh (NVSwitch or direct), or c2c (to the Grace processor, not to another GPU).
+    """
+
+    generation: int | None
+    lanes: int | None
+    gb_per_s: float
+    kind: str
+    peers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuModel:
+    """One NVIDIA GPU model. What NVML says of the device at hand always wins over these figures.
+
+    `names` are NVML's; `memory_gb` is the marketing figure; `nvml_memory_mib` NVML's total, `cuda_memory_gib` what CUDA
+    can allocate from, None where nobody saw it. `formats` are those the tensor cores multiply. `p2p_pcie`: yes, no,
+    nvlink-only or n/a, None unknown. `processor` where the GPU comes with one, such as Grace. `minimum_driver` is the
+    first driver that knows the model.
+    """
+
+    id: str
+    names: tuple[str, ...]
+    architecture: str
+    compute_capability: str
+    gpu_class: GpuClass
+    memory_gb: int
+    nvml_memory_mib: int | None
+    memory_status: FactStatus
+    bandwidth_gb_per_s: float | None
+    formats: tuple[str, ...]
+    p2p_pcie: str | None
+    source: str
+    date: str
+    cuda_memory_gib: float | None = None
+    nvlink: NvLink | None = None
+    mig_instances: int = 0
+    processor: str | None = None
+    unified_memory: bool = False
+    minimum_driver: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverBranch:
+    """A Linux driver branch and the newest CUDA that it speaks."""
+
+    branch: int
+    cuda: str
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolkitDriver:
+    """A CUDA toolkit and the first Linux driver that supports it in full."""
+
+    cuda: str
+    driver: str
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinorVersionFloor:
+    """The first driver that runs any toolkit of one CUDA major release, without newer features and PTX."""
+
+    cuda_major: int
+    driver: str
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardCompatibility:
+    """Branches on which the compatibility libraries of one CUDA major release run, on data-centre GPUs alone.
+
+    `variable` is what switches them on in the engine's image, from release `since` on.
+    """
+
+    cuda_major: int
+    branches: tuple[int, ...]
+    variable: str
+    since: str
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerGate:
+    """NVIDIA_REQUIRE_CUDA of a base image: besides `cuda>=X`, older branches that it admits where the brand is none of
+    GeForce and TITAN."""
+
+    cuda: str
+    branches: tuple[int, ...]
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drivers:
+    """What is known of NVIDIA's driver branches and of the rules between drivers and CUDA."""
+
+    branches: tuple[DriverBranch, ...]
+    toolkits: tuple[ToolkitDriver, ...]
+    minor_version_floors: tuple[MinorVersionFloor, ...]
+    forward_compatibility: tuple[ForwardCompatibility, ...]
+    gates: tuple[ContainerGate, ...]
+
+
+@lru_cache(maxsize=4096)
+def plain_gpu_name(name: str) -> str:
+    """Bring an NVML name to one form: drivers before R495 or so leave `NVIDIA` out; a MIG slice names its profile."""
+    words = name.lower().split()
+    if "mig" in words[1:]:
+        words = words[: words.index("mig")]
+    return " ".join(words[1:] if words[:1] == ["nvidia"] else words)

@@ -1,0 +1,127 @@
+"""What is known of a model without loading it: the catalog's rows, and what was read of one model. Pure.
+
+`config` is always the model's Hugging Face `config.json` as a plain mapping, under its own key names; the shape that the
+memory planner counts with is parsed from it there. What nobody could source is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from stackwright.domain.llm import LlmSource
+from stackwright.domain.role import Role
+from stackwright.domain.tensors import TensorHeader
+
+
+class WeightFormat(StrEnum):
+    """How a checkpoint stores its weights. `gptq` has 4 bits, `int4` is compressed-tensors' own form. `gguf` and `bitsandbytes` are known so that they can be told apart."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP8 = "fp8"
+    INT8 = "int8"
+    NVFP4 = "nvfp4"
+    MXFP4 = "mxfp4"
+    INT4 = "int4"
+    AWQ = "awq"
+    GPTQ = "gptq"
+    GPTQ8 = "gptq8"
+    BITSANDBYTES = "bitsandbytes"
+    GGUF = "gguf"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One published set of weights of a model.
+
+    `weight_bytes` is the sum of the tensors' bytes as stored, None where no source gives it. `gated`: the hub asks for a
+    click and a token before it gives the files.
+    """
+
+    hub_id: str
+    format: WeightFormat
+    weight_bytes: int | None
+    gated: bool | None
+    source: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogLlm:
+    """A well-known model: one architecture and the checkpoints published for it, the original one first.
+
+    `hub_id` is the original checkpoint. `parameters` and `active_parameters` (per token) are counts; the latter differs in
+    mixtures of experts. `context_tokens` is the longest context that the publisher names without a further setting.
+    `released` is `YYYY-MM`. `minimum_engine` is the first vLLM release with the architecture (`0.8.4`).
+    `tool_call_parser` and `reasoning_parser` are the names of vLLM's parsers that go with what the model's own template makes
+    it write; None where no source names one.
+    """
+
+    name: str
+    hub_id: str
+    family: str
+    role: Role
+    parameters: int | None
+    active_parameters: int | None
+    context_tokens: int | None
+    released: str | None
+    licence: str | None
+    gated: bool | None
+    minimum_engine: str | None
+    config: Mapping[str, object]
+    checkpoints: tuple[Checkpoint, ...]
+    source: str
+    date: str
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def attention_heads(self) -> int:
+        """Return the number of attention heads of the text model; 0 where the configuration has none."""
+        return _count(self.config, "num_attention_heads")
+
+    @property
+    def kv_heads(self) -> int:
+        """Return the number of key-value heads of the text model; as many as attention heads where it names none."""
+        return _count(self.config, "num_key_value_heads") or self.attention_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """One model as it was read.
+
+    `name` is what clients ask for; `location` what the engine is given: a hub id or an absolute folder. `tensors` is None
+    where no header could be read; `weight_bytes` is then the catalog's figure or None. `notes` are facts that a user
+    should see, one sentence each. `role` and the engine's parsers are what the catalog says of the model, None of one that it
+    does not have.
+    """
+
+    name: str
+    source: LlmSource
+    location: str
+    config: Mapping[str, object]
+    tensors: tuple[TensorHeader, ...] | None
+    weight_bytes: int | None
+    gated: bool | None
+    minimum_engine: str | None
+    format: WeightFormat | None = None
+    role: Role | None = None
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def text_config(config: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the part that describes the language model: `text_config` of a multimodal model, else the whole."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, Mapping) else config
+
+
+def _count(config: Mapping[str, object], key: str) -> int:
+    value = text_config(config).get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -1,0 +1,62 @@
+"""What an environment wishes for, before any host is looked at (envs/<env>.yaml)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stackwright.domain.cloud import CloudModel
+from stackwright.domain.role import Role
+
+WISHES_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayWishes:
+    """Where the gateway listens on the host, and which models stand in for one that fails, first choice first.
+
+    `cloud` are those of `fallbacks` that no engine of ours serves: prompts leave the host where one is asked.
+    """
+
+    bind: str
+    port: int
+    fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    cloud: tuple[CloudModel, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelWish:
+    """One of several models: its name as `--model` takes it, further names for clients, and what it is asked for.
+
+    `role` None: what its architecture is made for. `gpu_share` is its part of all of the host's GPUs, 0 to 1; None
+    leaves that to the planner. Models of one `exclusive` group take turns on one seat: one of them is loaded at a time,
+    and the `pinned` one comes back when nobody asks for the others.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    role: Role | None = None
+    gpu_share: float | None = None
+    exclusive: str | None = None
+    pinned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """One environment's wishes. `settings` pins emitted keys, as `--set` does, which beats it.
+
+    `gpu_memory_utilization` is a fraction of each GPU's memory; `max_model_len` is in tokens, None for the
+    longest that fits; `model` is None for the default of the mode, or where `models` names several.
+    """
+
+    schema: int
+    model: str | None
+    gpu_memory_utilization: float
+    max_model_len: int | None
+    gateway: GatewayWishes
+    settings: dict[str, str | int | float] = field(default_factory=dict)
+    models: tuple[ModelWish, ...] = ()
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """The pinned keys as they are emitted: in YAML, 8192 is a number."""
+        return {key: str(value) for key, value in self.settings.items()}

@@ -1,0 +1,1 @@
+"""What every engine's memory planner counts with. Pure."""

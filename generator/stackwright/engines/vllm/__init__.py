@@ -1,0 +1,1 @@
+"""vLLM: arguments, images, memory rules, parsers, media. Pure."""

@@ -1,0 +1,135 @@
+"""vLLM's argument list and environment. Pure.
+
+Flags and variables as in vLLM 0.32.0 (vllm/engine/arg_utils.py, vllm/envs.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stackwright.domain.model_facts import ModelFacts
+from stackwright.domain.plan import Mode
+from stackwright.domain.role import Role
+from stackwright.errors import NoPlanError
+from stackwright.settings import ANY_HOST, BY_FLAG
+
+# In the order that they are read most easily in a process list.
+_FLAGS = (
+    "--model",
+    "--served-model-name",
+    "--tensor-parallel-size",
+    "--pipeline-parallel-size",
+    "--gpu-memory-utilization",
+    "--max-model-len",
+    "--max-num-seqs",
+    "--max-num-batched-tokens",
+    "--kv-cache-dtype",
+    "--dtype",
+    "--tool-call-parser",
+    "--reasoning-parser",
+    "--allowed-media-domains",
+)
+# vLLM 0.32.0 config/model.py, _SUFFIX_TO_DEFAULTS, in its order: the first ending that matches tells.
+_ROLES = (
+    *((ending, Role.CHAT) for ending in ("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LMHeadModel")),
+    *((ending, Role.EMBEDDING) for ending in ("ForTextEncoding", "EmbeddingModel")),
+    ("ForSequenceClassification", Role.RERANK),
+    ("Model", Role.EMBEDDING),
+)
+_SERVED = {
+    Role.CHAT: "models that write",
+    Role.VISION: "models with a vision_config",
+    Role.EMBEDDING: "models without a layer for scores",
+    Role.RERANK: "cross-encoders, …ForSequenceClassification with one score",
+}
+_EXAMPLES = {
+    Role.CHAT: "Qwen/Qwen3-8B",
+    Role.VISION: "Qwen/Qwen3-VL-8B-Instruct",
+    Role.EMBEDDING: "BAAI/bge-m3",
+    Role.RERANK: "BAAI/bge-reranker-v2-m3",
+}
+# The first release with `--runner` (catalog/flags.yaml).
+POOLING_RELEASE = "0.10.1.1"
+# The first with `--uds` (catalog/flags.yaml), where an engine listens that takes turns with others.
+SOCKET_RELEASE = "0.19.1"
+_GPU_VARIABLES = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES")
+
+
+def engine_arguments(mode: Mode, values: Mapping[str, str], role: Role = Role.CHAT) -> tuple[str, ...]:
+    """Return the argument list for the settings in `values`; a flag without a setting, or with none to carry, is left out."""
+    specs = {flag: BY_FLAG[flag] for flag in _FLAGS}
+    carried = {
+        flag: values[spec.key] for flag, spec in specs.items() if values.get(spec.key, spec.absent) != spec.absent
+    }
+    words = [word for carrying in carried.items() for word in carrying]
+    if "--tool-call-parser" in carried:
+        # The parser alone does nothing, and without the flag a request with tools is refused (0.32.0 parser/parser_manager.py).
+        words += ["--enable-auto-tool-choice"]
+    if not role.generates:
+        # From there the engine derives vectors or scores by the architecture (0.32.0 config/model.py, _SUFFIX_TO_DEFAULTS).
+        words += ["--runner", "pooling"]
+    # Compiling on a CPU needs a C++ compiler at the first request, which slim images and bare hosts lack.
+    return (*words, "--enforce-eager") if mode is Mode.CPU else tuple(words)
+
+
+def engine_environment(mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the engine's own variables as (name, value) pairs."""
+    # An allowed host could send the engine on to any other, with vLLM's default (0.32.0 envs.py).
+    bound = values.get("VLLM_ALLOWED_MEDIA_DOMAINS", ANY_HOST) != ANY_HOST
+    fetching = (("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0"),) if bound else ()
+    if mode is not Mode.CPU:
+        return (*((name, values[name]) for name in _GPU_VARIABLES), *fetching)
+    return (
+        ("VLLM_CPU_KVCACHE_SPACE", values["VLLM_CPU_KVCACHE_SPACE"]),
+        # --enforce-eager alone still lets torch compile single functions (vLLM 0.32 dies at the first completion
+        # without g++: InvalidCxxCompiler).
+        ("TORCHDYNAMO_DISABLE", "1"),
+        *fetching,
+    )
+
+
+def check_role(facts: ModelFacts, role: Role) -> None:
+    """Refuse what the engine would not start with, or would answer with numbers that mean nothing.
+
+    Raises:
+        NoPlanError: the model cannot do what it is asked for.
+    """
+    by_architecture = role_of(facts.config)
+    made_for = facts.role or by_architecture
+    # A model that writes makes vectors as well, and one that sees reads plain text; nothing else changes hands.
+    able = {
+        Role.CHAT: made_for.generates or by_architecture.generates,
+        Role.VISION: made_for is Role.VISION,
+        Role.EMBEDDING: by_architecture is not Role.RERANK,
+        # Without a layer for scores the engine compares vectors (0.32.0 config/model.py, _get_default_convert_type), which a
+        # model made for ranking was never taught; Qwen3-Reranker also needs a template of its own.
+        Role.RERANK: by_architecture is Role.RERANK and _scores(facts.config) == 1,
+    }
+    if not able[role]:
+        architecture = _architecture(facts.config) or "unknown"
+        raise NoPlanError(
+            f"{facts.name} cannot be served for {role}: its architecture is {architecture}, and vLLM takes {_SERVED[role]} for that",
+            hint=f"name another model, or another role for it in envs/<env>.yaml; made for {role}: {_EXAMPLES[role]}",
+        )
+
+
+def _scores(config: Mapping[str, object]) -> int:
+    """Return how many scores a model gives to a text: vLLM ranks by one (0.32.0 entrypoints/pooling/utils.py)."""
+    labels, count = config.get("id2label"), config.get("num_labels")
+    return len(labels) if isinstance(labels, Mapping) else count if isinstance(count, int) else 1
+
+
+def _architecture(config: Mapping[str, object]) -> str:
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list | tuple) and names else ""
+
+
+def role_of(config: Mapping[str, object]) -> Role:
+    """Return what a model is made for, by the end of its architecture's name, as the engine itself tells it.
+
+    One that embeds may have the architecture of one that writes: its environment says so.
+    """
+    name = _architecture(config)
+    if "vision_config" in config:
+        return Role.VISION
+    return next((role for ending, role in _ROLES if name.endswith(ending)), Role.CHAT)

@@ -1,0 +1,127 @@
+"""The plan's settings and forecast where the engine runs on the processor. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from stackwright.domain.forecast import EngineSettings, Forecast
+from stackwright.domain.host import Host
+from stackwright.domain.llm import LlmSource
+from stackwright.domain.model_facts import ModelFacts
+from stackwright.domain.plan import Mode, Setting
+from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu, needed_space_bytes
+from stackwright.models.shape import parse_shape
+from stackwright.planning.gateway import CPU_SEQUENCES
+from stackwright.planning.request import Request
+from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
+from stackwright.units import GIB, format_bytes
+
+# The release whose packages the processes runtime has locked for CPUs: both runtimes serve the same code.
+CPU_RELEASE = "0.32.0"
+SMOKE_CONTEXT = 2048
+DECISION = "docs/decisions/0002-first-plan.md"
+
+
+def cpu_settings(request: Request, wished: str) -> dict[str, Setting]:
+    """Return what only this mode emits. `wished`: the file of the environment's wishes, for the source."""
+    return {
+        "VLLM_DTYPE": Setting(
+            value="bfloat16", reason="what vLLM recommends on a CPU", source="vLLM docs, CPU installation, 0.32"
+        ),
+        "VLLM_CPU_KVCACHE_SPACE": _space(request),
+        "VLLM_MAX_MODEL_LEN": _context(request, wished),
+    }
+
+
+def choose_space_gib(host: Host, *, smoke: bool) -> int:
+    """Return the cache per rank in GiB where no length asks for more: 1 for the smoke model or an unknown host."""
+    memory = host.memory_bytes
+    return 1 if smoke or memory is None else max(1, min(4, memory // (8 * GIB)))
+
+
+def cpu_memory(host: Host, workers: int, promised_bytes: int = 0) -> CpuMemory | None:
+    """Return the host's memory as the engine can have it; None where it is not known.
+
+    `promised_bytes`: what engines of other models take.
+    """
+    if host.memory_bytes is None:
+        return None
+    return CpuMemory(
+        total_bytes=host.memory_bytes,
+        nodes=host.cpu.numa_nodes or 1,
+        gateway_bytes=workers * WORKER_BYTES,
+        promised_bytes=promised_bytes,
+    )
+
+
+def forecast_cpu_plan(request: Request, values: Mapping[str, str], version: str) -> Forecast | None:
+    """Forecast the plan with the values in force; None where the host's memory is not known.
+
+    `auto`: the engine itself takes the longest length that the cache holds, so that is what is asked for.
+    """
+    memory = cpu_memory(request.host, int(values["LITELLM_NUM_WORKERS"]), request.promised_bytes)
+    if memory is None:
+        return None
+    length = values["VLLM_MAX_MODEL_LEN"]
+    asked = EngineSettings(
+        version=version,
+        tensor_parallel=int(values["VLLM_TENSOR_PARALLEL_SIZE"]),
+        pipeline_parallel=int(values["VLLM_PIPELINE_PARALLEL_SIZE"]),
+        max_model_len=None if length == "auto" else int(length),
+    )
+    space_bytes = int(values["VLLM_CPU_KVCACHE_SPACE"]) * GIB
+    answer = _forecast(request.facts, asked, space_bytes, memory)
+    if length == "auto" and 0 < answer.longest < answer.max_model_len:
+        return _forecast(request.facts, replace(asked, max_model_len=answer.longest), space_bytes, memory)
+    return answer
+
+
+def forecast_cpu_fit(facts: ModelFacts, settings: EngineSettings, host: Host) -> Forecast | None:
+    """Forecast for settings that a person named, with the cache and the gateway that a plan would have."""
+    workers, _ = count_gateway_workers(host, Mode.CPU, 0, CPU_SEQUENCES)
+    memory = cpu_memory(host, workers)
+    space = choose_space_gib(host, smoke=facts.source is LlmSource.SMOKE)
+    return _forecast(facts, settings, space * GIB, memory) if memory else None
+
+
+def _forecast(facts: ModelFacts, settings: EngineSettings, space_bytes: int, memory: CpuMemory) -> Forecast:
+    return forecast_on_cpu(
+        parse_shape(facts.config),
+        settings,
+        space_bytes,
+        memory,
+        tensors=facts.tensors,
+        weight_bytes=facts.weight_bytes,
+    )
+
+
+def _space(request: Request) -> Setting:
+    smoke = request.llm.source is LlmSource.SMOKE
+    if parse_shape(request.facts.config).is_encoder:
+        why = "the model keeps no keys and values, so nothing is set aside"
+        return Setting(value="1", reason=why, source="vLLM 0.32.0 v1/engine/core.py, _initialize_kv_caches")
+    space = choose_space_gib(request.host, smoke=smoke)
+    length = request.pinned_count("VLLM_MAX_MODEL_LEN") or request.wishes.max_model_len
+    if length is not None:
+        settings = EngineSettings(version=CPU_RELEASE)
+        needed = -(-needed_space_bytes(parse_shape(request.facts.config), settings, length) // GIB)
+        if needed > space:
+            reason = f"one request of {length} tokens needs that much"
+            return Setting(value=str(needed), reason=reason, source="vLLM 0.32.0 v1/worker/cpu_worker.py")
+    why = (
+        "the smoke model needs no more" if smoke else f"an eighth of {format_bytes(request.host.memory_bytes)}, 1 to 4"
+    )
+    return Setting(value=str(space), reason=why, source=DECISION)
+
+
+def _context(request: Request, wished: str) -> Setting:
+    if request.wishes.max_model_len is not None:
+        return Setting(value=str(request.wishes.max_model_len), reason="wish of the environment", source=wished)
+    if request.llm.source is LlmSource.SMOKE:
+        return Setting(
+            value=str(SMOKE_CONTEXT), reason="enough to try it", source="generator/stackwright/models/smoke_model.py"
+        )
+    return Setting(
+        value="auto", reason="the engine takes the longest that fits", source="vLLM 0.32.0 _auto_fit_max_model_len"
+    )

@@ -1,0 +1,298 @@
+"""Choose the engine image: the newest that the driver runs, that carries the GPUs, and that the model needs. Pure.
+
+docs/decisions/0010-image-planner.md gives the rules and their sources.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stackwright.domain.catalog import (
+    REFUSED_HOLES,
+    Catalog,
+    CpuImage,
+    EngineRelease,
+    HoleKind,
+    holes_of,
+    order_release,
+)
+from stackwright.domain.host import Cpu, Gpu, Host
+from stackwright.domain.plan import Engine
+from stackwright.engines.vllm.image_candidates import (
+    AARCH64,
+    X86_64,
+    Candidate,
+    Situation,
+    Way,
+    carries_all,
+    describe_situation,
+    find_way,
+    forward_rule,
+    gate_of,
+    list_candidates,
+    number,
+    processor_of,
+    refused_holes,
+)
+from stackwright.engines.vllm.image_refusal import Search, list_holes, no_release, refuse
+from stackwright.errors import NoPlanError
+
+ALLOW_VULNERABLE = "--allow-vulnerable"
+PINNED_MEMORY, PINNED_MEMORY_SINCE, PINNED_MEMORY_BEFORE = "VLLM_WSL2_ENABLE_PIN_MEMORY", "0.24.0", "0.30.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineNeeds:
+    """What the model and the person ask of the engine.
+
+    `minimum` is the first release that serves `model` (a name, for messages); `exact` the release that was asked for.
+    `allow_vulnerable`: releases with known remote-code or key-bypass holes may be chosen.
+    """
+
+    minimum: str | None = None
+    model: str | None = None
+    exact: str | None = None
+    allow_vulnerable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageChoice:
+    """The image to run. `cuda` is major.minor, None on a CPU; `env` must be set in its container."""
+
+    name: str
+    version: str
+    image: str
+    cuda: str | None
+    env: tuple[tuple[str, str], ...]
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+    source: str
+
+    @property
+    def engine(self) -> Engine:
+        """Return what a plan says of the engine."""
+        return Engine(name=self.name, version=self.version, image=self.image, cuda=self.cuda)
+
+
+def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds | None = None) -> ImageChoice:
+    """Choose the image for these GPUs of the host; the CPU image where there are none.
+
+    Raises:
+        NoPlanError: nothing fits; the message names the part in the way, the hint the smallest change that helps.
+    """
+    needs = needs or EngineNeeds()
+    if not gpus:
+        return _choose_cpu_image(host.cpu, catalog, needs)
+    situation = describe_situation(host, gpus, catalog)
+    if situation.cuda is None:
+        raise NoPlanError(
+            "the driver does not tell which CUDA it runs, so no engine image can be chosen",
+            hint="`nvidia-smi` shows the driver's state; `configure-gpu cpu` needs none",
+        )
+    search = _search(situation, catalog, needs)
+    found = _first_that_runs(search.sound, situation, catalog)
+    if found is None:
+        raise refuse(search)
+    way = find_way(found, situation, catalog.drivers) or Way.NATIVE
+    return ImageChoice(
+        name=found.release.name,
+        version=found.release.version,
+        image=found.image.image,
+        cuda=found.cuda,
+        env=_environment(found, way, situation, catalog),
+        reasons=_reasons(found, way, situation, needs),
+        warnings=(
+            *hole_warnings(found.release.name, found.release.version, catalog),
+            *_warnings(found, way, situation),
+        ),
+        source=found.release.source,
+    )
+
+
+def version(text: str) -> tuple[int, ...]:
+    """Read `12.9` as (12, 9), for comparison."""
+    return number(text)
+
+
+def _search(situation: Situation, catalog: Catalog, needs: EngineNeeds) -> Search:
+    every = list_candidates(catalog, situation.processor)
+    wanted = tuple(candidate for candidate in every if _is_wanted(candidate.release, needs))
+    carried_by_any = tuple(candidate for candidate in every if carries_all(candidate, situation))
+    carried = tuple(candidate for candidate in carried_by_any if _is_wanted(candidate.release, needs))
+    without_holes = tuple(candidate for candidate in carried_by_any if not refused_holes(candidate, catalog))
+    return Search(
+        situation=situation,
+        catalog=catalog,
+        minimum=needs.minimum,
+        model=needs.model or "the model",
+        exact=needs.exact,
+        wanted=wanted,
+        carried=carried,
+        sound=carried if needs.allow_vulnerable else tuple(c for c in without_holes if _is_wanted(c.release, needs)),
+        carried_by_any=carried_by_any,
+        with_consent=_first_that_runs(carried, situation, catalog),
+        with_another_model=_first_that_runs(without_holes, situation, catalog),
+    )
+
+
+def _is_wanted(release: EngineRelease, needs: EngineNeeds) -> bool:
+    own = order_release(release.version)
+    if needs.minimum is not None and own < order_release(needs.minimum):
+        return False
+    return needs.exact is None or own == order_release(needs.exact)
+
+
+def _first_that_runs(candidates: tuple[Candidate, ...], situation: Situation, catalog: Catalog) -> Candidate | None:
+    return next((c for c in candidates if find_way(c, situation, catalog.drivers) is not None), None)
+
+
+def wants_pinned_memory(release: str) -> bool:
+    """Tell whether a release ends under WSL unless it is told to use pinned memory (`RuntimeError: UVA is not available`).
+
+    vLLM takes it for missing there (platforms/cuda.py, is_pin_memory_available). From 0.24.0 on its model runner cannot do
+    without, and the variable says otherwise; from 0.30.0 on it copies instead (v1/worker/gpu/buffer_utils.py, NonUvaBuffer),
+    and the variable, which costs a little speed, is left alone. Read in the sources of 0.23.0 to 0.32.0 (2026-11-21).
+    """
+    return order_release(PINNED_MEMORY_SINCE) <= order_release(release) < order_release(PINNED_MEMORY_BEFORE)
+
+
+def _environment(found: Candidate, way: Way, situation: Situation, catalog: Catalog) -> tuple[tuple[str, str], ...]:
+    pinned = situation.wsl and wants_pinned_memory(found.release.version)
+    return (*_compatibility(found, way, situation, catalog), *(((PINNED_MEMORY, "1"),) if pinned else ()))
+
+
+def _compatibility(found: Candidate, way: Way, situation: Situation, catalog: Catalog) -> tuple[tuple[str, str], ...]:
+    if way is Way.FORWARD:
+        rule = forward_rule(found, situation, catalog.drivers)
+        return ((rule.variable, "1"),) if rule else ()
+    gate = gate_of(found, catalog.drivers)
+    if way is Way.MINOR_VERSION and gate is not None and situation.branch not in gate.branches:
+        # The gate lists only branches that were supported when the base image was made; those between them run as well.
+        return (("NVIDIA_DISABLE_REQUIRE", "1"),)
+    return ()
+
+
+def _reasons(found: Candidate, way: Way, situation: Situation, needs: EngineNeeds) -> tuple[str, ...]:
+    driver = f"driver {situation.driver or 'of unknown version'}"
+    ways = {
+        Way.NATIVE: f"{driver} runs CUDA {situation.cuda}, the image needs {found.cuda}",
+        Way.MINOR_VERSION: f"{driver} (CUDA {situation.cuda}) runs CUDA {found.cuda} by minor-version compatibility",
+        Way.FORWARD: f"{driver} (CUDA {situation.cuda}) runs CUDA {found.cuda} by the image's own compatibility "
+        "libraries, which data-centre GPUs may use",
+    }
+    capabilities = sorted({capability for _, capability in situation.capabilities()}, key=number)
+    reasons = [f"the newest release that fits: {ways[way]}"]
+    if capabilities:
+        reasons.append(
+            f"its kernels ({' '.join(found.architectures)}) carry compute capability {', '.join(capabilities)}"
+        )
+    if situation.wsl and wants_pinned_memory(found.release.version):
+        reasons.append(f"{PINNED_MEMORY}=1 goes with it, since this release ends under WSL without pinned memory")
+    if needs.minimum is not None:
+        reasons.append(f"{needs.model or 'the model'} needs {found.release.name} {needs.minimum} or newer")
+    if needs.exact is not None:
+        reasons.append(f"{found.release.name} {needs.exact} was asked for")
+    return tuple(reasons)
+
+
+def _warnings(found: Candidate, way: Way, situation: Situation) -> tuple[str, ...]:
+    warnings = []
+    if way is Way.MINOR_VERSION:
+        warnings.append(
+            f"driver {situation.driver} is older than CUDA {found.cuda}: a kernel that comes as PTX alone would fail "
+            "(cudaErrorUnsupportedPtxVersion); a newer driver rules that out"
+        )
+    if situation.cuda != situation.reported_cuda and situation.reported_cuda is not None:
+        warnings.append(
+            f"the driver's branch runs CUDA {situation.cuda}, but {situation.reported_cuda} was reported: "
+            "was the host looked at from a container with compatibility libraries?"
+        )
+    known = {gpu.index for gpu, _ in situation.capabilities()}
+    warnings += [
+        f"the compute capability of GPU {gpu.index} is unknown: whether the image carries it was not checked"
+        for gpu in situation.gpus
+        if gpu.index not in known
+    ]
+    return tuple(warnings)
+
+
+def hole_warnings(name: str, version: str, catalog: Catalog) -> tuple[str, ...]:
+    """Say which known holes a release has, the grave ones first."""
+    holes = holes_of(name, version, catalog.advisories)
+    grave = tuple(hole for hole in holes if hole.kind in REFUSED_HOLES)
+    lesser = tuple(hole for hole in holes if hole.kind not in REFUSED_HOLES | {HoleKind.UNKNOWN})
+    unread = tuple(hole for hole in holes if hole.kind is HoleKind.UNKNOWN)
+    warnings = []
+    if grave:
+        warnings.append(f"{name} {version} has known holes, taken by {ALLOW_VULNERABLE} or a pin: {list_holes(grave)}")
+    if lesser:
+        warnings.append(
+            f"{name} {version} has known holes, none that runs a stranger's code or passes without the key: {list_holes(lesser)}"
+        )
+    if unread:
+        warnings.append(
+            f"{name} {version} has known holes, and how grave they are is not known here: {list_holes(unread)}; "
+            "read what is published of them before others may reach the gateway"
+        )
+    return tuple(warnings)
+
+
+def _choose_cpu_image(cpu: Cpu, catalog: Catalog, needs: EngineNeeds) -> ImageChoice:
+    processor = processor_of(cpu, ())
+    wanted = (
+        (release, image)
+        for release in catalog.engines
+        for image in release.cpu_images
+        if (processor or X86_64) in image.processors and _is_wanted(release, needs)
+    )
+    # The newest alone is looked at: each further release takes time to read.
+    found = next(wanted, None)
+    if found is None:
+        raise no_release(catalog, needs.minimum, needs.exact, needs.model or "the model", "CPU image")
+    release, image = found
+    holes = tuple(
+        hole for hole in holes_of(release.name, release.version, catalog.advisories) if hole.kind in REFUSED_HOLES
+    )
+    if holes and not needs.allow_vulnerable:
+        raise NoPlanError(
+            f"{release.name} {release.version} has known holes: {list_holes(holes)}",
+            hint=f"ask for a newer release, or take it with {ALLOW_VULNERABLE}",
+        )
+    return ImageChoice(
+        name=release.name,
+        version=release.version,
+        image=image.image,
+        cuda=None,
+        env=(),
+        reasons=_cpu_reasons(release, needs),
+        warnings=(
+            *hole_warnings(release.name, release.version, catalog),
+            *_check_processor(cpu, processor, release, image),
+        ),
+        source=release.source,
+    )
+
+
+def _cpu_reasons(release: EngineRelease, needs: EngineNeeds) -> tuple[str, ...]:
+    if needs.exact is not None:
+        return (f"no GPU is used; {release.name} {needs.exact} was asked for",)
+    return ("no GPU is used: the newest CPU image",)
+
+
+def _check_processor(cpu: Cpu, processor: str | None, release: EngineRelease, image: CpuImage) -> tuple[str, ...]:
+    """Refuse a processor on which the image's kernels are illegal instructions (vLLM docs, CPU installation)."""
+    if processor is None:
+        return ("the processor's instruction sets are unknown: whether the CPU image runs here was not checked",)
+    needed = image.x86_64_flags if processor == X86_64 else ()
+    lacking = [flag for flag in needed if flag not in cpu.flags]
+    if processor == AARCH64 and not {"asimd", "neon"} & set(cpu.flags):
+        lacking = ["neon"]
+    if lacking:
+        raise NoPlanError(
+            f"the processor ({cpu.model or 'of unknown model'}) lacks {', '.join(lacking)}, without which the CPU image of "
+            f"{release.name} {release.version} dies of an illegal instruction",
+            hint="another machine, or one with an NVIDIA GPU",
+        )
+    if processor == X86_64 and "avx512f" not in cpu.flags:
+        return ("the processor has no AVX512: vLLM's CPU kernels run on AVX2 with limited features",)
+    return ()

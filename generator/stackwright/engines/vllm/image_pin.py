@@ -1,0 +1,64 @@
+"""An engine image that the person pinned: taken as it is, with what nobody checked said. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from stackwright.domain.catalog import Catalog, order_release
+from stackwright.domain.host import Gpu, Host
+from stackwright.engines.vllm.image import EngineNeeds, ImageChoice, choose_image, hole_warnings
+from stackwright.errors import NoPlanError
+
+# vLLM's own tags begin with the release: v0.32.0, v0.32.0-cu129, v0.19.1-aarch64.
+_RELEASE = re.compile(r"v?(\d+\.\d+\.\d+(?:\.post\d+)?)(?:-[\w.-]+)?")
+
+
+def pinned_image(image: str, host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds) -> ImageChoice:
+    """Return the choice that a pinned image makes.
+
+    Its release is the one that was asked for, else its tag's, else the one that would be chosen here. Nothing is refused:
+    an image of one's own may carry what no published one does.
+    """
+    tagged = _RELEASE.fullmatch(image.partition("@")[0].rpartition(":")[2])
+    named = needs.exact or (tagged[1] if tagged else None)
+    asked = replace(needs, minimum=None, exact=named, allow_vulnerable=needs.allow_vulnerable or named is not None)
+    refused = ""
+    try:
+        chosen = choose_image(host, gpus, catalog, asked)
+    except NoPlanError as refusal:
+        chosen = _unchecked(named or catalog.engines[0].version, catalog)
+        refused = f"; a published image would be refused: {refusal.message}"
+    too_old = _too_old(chosen, needs)
+    if chosen.image == image:
+        return replace(chosen, warnings=(*chosen.warnings, *too_old))
+    other = "" if tagged else f"; `--engine {chosen.name}==…` names another release"
+    unknown = (
+        f"VLLM_IMAGE is pinned to {image}, taken for {chosen.name} {chosen.version}: whether it serves this model on this "
+        f"hardware and driver was not checked{other}{refused}"
+    )
+    warnings = (unknown, *chosen.warnings, *too_old)
+    return replace(chosen, image=image, reasons=("pinned by the user",), warnings=warnings, source="--set")
+
+
+def _unchecked(version: str, catalog: Catalog) -> ImageChoice:
+    """Return a choice where no published image would do: what the container holds is for the person to know."""
+    name = catalog.engines[0].name
+    return ImageChoice(
+        name=name,
+        version=version,
+        image="",
+        cuda=None,
+        env=(),
+        reasons=("pinned by the user",),
+        warnings=hole_warnings(name, version, catalog),
+        source="--set",
+    )
+
+
+def _too_old(chosen: ImageChoice, needs: EngineNeeds) -> tuple[str, ...]:
+    if needs.minimum is None or order_release(chosen.version) >= order_release(needs.minimum):
+        return ()
+    return (
+        f"{needs.model or 'the model'} needs {chosen.name} {needs.minimum} or newer; the pinned image is {chosen.version}",
+    )

@@ -1,0 +1,176 @@
+"""Say why no engine image fits: the part in the way, and the smallest change that helps. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stackwright.domain.catalog import Advisory, Catalog, GpuClass, HoleKind, order_release
+from stackwright.engines.vllm.image_candidates import Candidate, Situation, carries, number, refused_holes
+from stackwright.errors import NoPlanError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The search for an image, narrowed step by step; each tuple is newest first.
+
+    `wanted`: releases that the model and the person ask for; `carried`: those of them that carry the GPUs; `sound`: those
+    without refused holes. `carried_by_any`: whatever the model needs. `with_consent`: what would be chosen with consent to
+    known holes; `with_another_model`: what would be chosen if no release were needed.
+    """
+
+    situation: Situation
+    catalog: Catalog
+    minimum: str | None
+    model: str
+    exact: str | None
+    wanted: tuple[Candidate, ...]
+    carried: tuple[Candidate, ...]
+    sound: tuple[Candidate, ...]
+    carried_by_any: tuple[Candidate, ...]
+    with_consent: Candidate | None
+    with_another_model: Candidate | None
+
+
+def refuse(search: Search) -> NoPlanError:
+    """Make the error for a search that found nothing."""
+    if not search.wanted:
+        kind = f"CUDA image for {search.situation.processor or 'x86_64'}"
+        return no_release(search.catalog, search.minimum, search.exact, search.model, kind)
+    if not search.carried:
+        return _not_carried(search)
+    return _driver_too_old(search) if search.sound else _only_with_holes(search)
+
+
+def no_release(catalog: Catalog, minimum: str | None, exact: str | None, model: str, kind: str) -> NoPlanError:
+    """Make the error for a release that nobody has: unknown, too old for the model, or without such an image."""
+    newest = catalog.engines[0]
+    known = [release.version for release in catalog.engines]
+    if exact is not None and exact not in known:
+        hint = did_you_mean(exact, known) or f"the newest known is {newest.version}"
+        return NoPlanError(f"{newest.name} {exact} is not in the catalog", hint=hint)
+    if minimum is not None and exact is not None and order_release(exact) < order_release(minimum):
+        return NoPlanError(
+            f"{model} needs {newest.name} {minimum} or newer, but {exact} was asked for",
+            hint=f"ask for {newest.name}=={newest.version}, or for another model",
+        )
+    if minimum is not None and order_release(newest.version) < order_release(minimum):
+        return NoPlanError(
+            f"{model} needs {newest.name} {minimum} or newer; the newest in the catalog is {newest.version}",
+            hint="another model, or a newer release of this program, whose catalog knows more",
+        )
+    return NoPlanError(f"{newest.name} {exact or minimum or ''} has no {kind}", hint="ask for another release")
+
+
+def list_holes(holes: tuple[Advisory, ...]) -> str:
+    """Name holes with their kind: `CVE-2026-48746 (key-bypass)`; of some nobody here knows the kind."""
+    return ", ".join(hole.id if hole.kind is HoleKind.UNKNOWN else f"{hole.id} ({hole.kind.value})" for hole in holes)
+
+
+def _not_carried(search: Search) -> NoPlanError:
+    situation = search.situation
+    gpu, capability = next(
+        (gpu, capability)
+        for gpu, capability in situation.capabilities()
+        if not all(carries(c.architectures, c.cuda, capability) for c in search.wanted)
+    )
+    who = f"GPU {gpu.index} ({gpu.name or 'unknown model'}, compute capability {capability})"
+    if search.carried_by_any:
+        last = search.carried_by_any[0].release
+        asked = f"{search.exact} was asked for" if search.exact else f"{search.model} needs {search.minimum} or newer"
+        return NoPlanError(
+            f"{who} is carried by {last.name} images up to {last.version} only, but {asked}",
+            hint="another model, or another GPU" if not search.exact else f"ask for {last.name}=={last.version}",
+        )
+    least = min((c.release.minimum_compute_capability for c in search.wanted), key=number)
+    old = number(capability) < number(least)
+    why = f": the least is {least}" if old else ""
+    return NoPlanError(
+        f"no {search.wanted[0].release.name} image for {situation.processor or 'x86_64'} carries {who}{why}",
+        hint="use `configure-gpu cpu`, or another GPU",
+    )
+
+
+def _only_with_holes(search: Search) -> NoPlanError:
+    last, situation = search.carried[0], search.situation
+    name, holes = last.release.name, list_holes(refused_holes(last, search.catalog))
+    if search.exact:
+        message = f"{name} {search.exact} has known holes: {holes}"
+        other = search.with_another_model
+        instead = f"ask for {other.release.version}" if other else "ask for a newer release, with a newer driver"
+    else:
+        gpu, capability = situation.capabilities()[0] if situation.capabilities() else (situation.gpus[0], "unknown")
+        message = (
+            f"GPU {gpu.index} ({gpu.name or 'unknown model'}, compute capability {capability}) is carried by {name} images "
+            f"up to {last.release.version} only, and that one has known holes: {holes}"
+        )
+        instead = "use a newer GPU, or `configure-gpu cpu`"
+    consent = _consent(search)
+    if consent is None:
+        message += f"; nor does driver {situation.driver or 'of unknown version'} run it: {_driver_for(search, search.carried)}"
+        instead += "; or update the NVIDIA driver first and consent to the holes with --allow-vulnerable"
+    return NoPlanError(message, hint=f"{instead}; {consent}" if consent else instead)
+
+
+def _driver_too_old(search: Search) -> NoPlanError:
+    situation = search.situation
+    running = f"driver {situation.driver or 'of unknown version'} runs CUDA up to {situation.cuda}"
+    sound = "" if search.sound == search.carried else " without known holes"
+    message = (
+        f"{running}, too little for any {search.sound[0].release.name} image{sound} that carries "
+        f"{_names(situation)}: {_driver_for(search, search.sound)}"
+    )
+    hints = ["update the NVIDIA driver on Windows first" if situation.wsl else "update the NVIDIA driver first"]
+    forward = _forward_branches(search)
+    if forward:
+        hints[0] += f" (a data-centre GPU is served by {forward} too, through forward compatibility)"
+    other = search.with_another_model
+    if other is not None and search.exact:
+        hints.append(f"this driver runs {other.tag}")
+    elif other is not None:
+        hints.append(f"another model: {search.model} needs {search.minimum}, and this driver runs {other.tag}")
+    consent = _consent(search)
+    if consent is not None:
+        hints.append(consent)
+    return NoPlanError(message, hint="; or ".join(hints))
+
+
+def _consent(search: Search) -> str | None:
+    chosen = search.with_consent
+    if chosen is None:
+        return None
+    holes = list_holes(refused_holes(chosen, search.catalog))
+    return f"--allow-vulnerable would choose {chosen.image.image} (CUDA {chosen.cuda}), open to {holes}"
+
+
+def _driver_for(search: Search, candidates: tuple[Candidate, ...]) -> str:
+    """Say which driver the least demanding and the newest image need: `driver ≥ A for 0.32.0-cu129, ≥ B for the newest`."""
+    newest = candidates[0]
+    least = min(candidates, key=lambda c: (number(c.cuda), [-part for part in order_release(c.release.version)[0]]))
+    what = "a driver that reports CUDA" if search.situation.wsl else "driver"
+    text = f"{what} ≥ {_needed(search, least)} for {least.tag}"
+    if number(least.cuda) < number(newest.cuda):
+        text += f", ≥ {_needed(search, newest)} for the newest ({newest.tag})"
+    return text
+
+
+def _needed(search: Search, candidate: Candidate) -> str:
+    """Return the driver for an image, or under WSL, whose driver numbers are Windows's, the CUDA version."""
+    if search.situation.wsl:
+        return candidate.cuda
+    toolkits = [row.driver for row in search.catalog.drivers.toolkits if row.cuda == candidate.cuda]
+    floors = [model.minimum_driver for model in search.situation.models if model and model.minimum_driver]
+    return max((*toolkits, *floors), key=number, default=f"one with CUDA {candidate.cuda}")
+
+
+def _forward_branches(search: Search) -> str | None:
+    """Name the older branches on which the newest image would run, where these GPUs may use them."""
+    if search.situation.wsl or not search.situation.every_gpu_is(GpuClass.DATACENTER):
+        return None
+    major = number(search.sound[0].cuda)[0]
+    rule = next((row for row in search.catalog.drivers.forward_compatibility if row.cuda_major == major), None)
+    return " or ".join(f"R{branch}" for branch in rule.branches) if rule else None
+
+
+def _names(situation: Situation) -> str:
+    names = dict.fromkeys(gpu.name or f"GPU {gpu.index}" for gpu in situation.gpus)
+    return " and ".join(names)

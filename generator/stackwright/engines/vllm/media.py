@@ -1,0 +1,32 @@
+"""From where an engine may fetch the pictures, films and sounds that a request names by address. Pure.
+
+Left to itself vLLM fetches whatever address a client names, and follows redirects (0.32.0 multimodal/media/connector.py). The engine stands
+inside the network, beside services that ask for no key. So it fetches nothing, unless a person names a host: clients send `data:` URLs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from stackwright.domain.plan import Setting
+from stackwright.planning.request import Request
+
+# No list of hosts means every host to vLLM, so the list holds one that never is: RFC 2606, 2, reserves `.invalid`.
+NOWHERE = "nowhere.invalid"
+# The first with `--allowed-media-domains` (catalog/flags.yaml).
+MEDIA_RELEASE = "0.11.0"
+_SENSES = re.compile(r"vision|visual|vit_config|image|img|video|audio|speech|thinker")
+
+
+def takes_media(config: Mapping[str, object]) -> bool:
+    """Say whether a model's configuration tells of more than text; where it is in doubt, it does."""
+    return any(_SENSES.search(key) for key in config)
+
+
+def media_settings(request: Request) -> dict[str, Setting]:
+    """Return from where the engine may fetch; nothing for a model that only reads text, which fetches nothing."""
+    if not takes_media(request.facts.config):
+        return {}
+    why = "no address that a request names is fetched: pictures come as `data:` URLs. A host here is fetched from"
+    return {"VLLM_ALLOWED_MEDIA_DOMAINS": Setting(value=NOWHERE, reason=why, source="docs/decisions/0037-pictures.md")}

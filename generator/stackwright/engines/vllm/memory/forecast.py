@@ -1,0 +1,126 @@
+"""Will these settings fit: the memory of the fullest rank, the verdict, and its reasons. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Term, Verdict
+from stackwright.domain.plan import Memory
+from stackwright.domain.shape import Shape
+from stackwright.domain.tensors import TensorHeader
+from stackwright.engines.vllm.memory.account import Account, account
+from stackwright.engines.vllm.memory.kv_cache import Layout
+from stackwright.engines.vllm.memory.reasons import reasons, refusals, warnings
+from stackwright.engines.vllm.memory.releases import Release
+
+# One release of each set of rules, for an engine whose release nobody names.
+_REPRESENTATIVE = ("0.11.0", "0.19.0", "0.25.0", "0.32.0")
+
+
+def forecast(
+    shape: Shape,
+    settings: EngineSettings,
+    gpu: GpuMemory,
+    *,
+    tensors: tuple[TensorHeader, ...] | None = None,
+    weight_bytes: int | None = None,
+    weights: tuple[Term, ...] | None = None,
+) -> Forecast:
+    """Forecast the memory of the fullest rank, and whether one request of the asked length fits.
+
+    Args:
+        shape: the model.
+        settings: the engine's settings; None among them is the engine's own default. Without a release, the rules of
+            several are compared.
+        gpu: the smallest GPU of the group.
+        tensors: the checkpoint's safetensors headers, where they are at hand.
+        weight_bytes: the checkpoint's published size, used without headers.
+        weights: of each stage by the rules of the settings' release, where they are counted already; lengths, batches
+            and the cache's format do not change them.
+    """
+    if Release(settings.version).known or settings.legacy_engine:
+        return _answer(account(shape, settings, gpu, tensors, weight_bytes, weights))
+    guesses = [replace(settings, version=version) for version in _REPRESENTATIVE]
+    return _merged([_answer(account(shape, guess, gpu, tensors, weight_bytes)) for guess in guesses])
+
+
+def bytes_per_token(layout: Layout, stage: int, max_model_len: int) -> float:
+    """Return what one token takes of the pool on one stage: one request's blocks, spread over its tokens.
+
+    For layers of one kind this is their bytes per token; for mixed ones it depends on the length.
+    """
+    if not layout.groups:
+        return 0.0
+    if len(layout.groups) == 1 and not layout.groups[0].spec.window:
+        return layout.block_bytes[stage] / layout.groups[0].spec.block_tokens
+    return layout.block_bytes[stage] * layout.blocks_for(max_model_len) / max_model_len
+
+
+def _answer(made: Account) -> Forecast:
+    stage, room = made.stages[made.fullest], made.rooms()[made.fullest]
+    blocks, length = made.layout.pool_blocks(made.rooms()), made.batch.max_model_len
+    per_request = made.layout.blocks_for(length)
+    verdict = _verdict(made)
+    return Forecast(
+        verdict=verdict,
+        memory=Memory(
+            total_bytes=made.gpu.total_bytes,
+            budget_bytes=made.budget_bytes,
+            weights_bytes=stage.weights.bytes,
+            activation_bytes=stage.activation.bytes,
+            cuda_graph_bytes=stage.graphs.bytes,
+            overhead_bytes=stage.overhead.bytes,
+            kv_cache_bytes=room if made.layout.groups else 0,
+            kv_bytes_per_token=bytes_per_token(made.layout, made.fullest, length),
+            kv_cache_tokens=int(blocks / per_request * length) if per_request else 0,
+            max_concurrency=round(blocks / per_request, 2) if per_request else 0.0,
+            uncertainty_bytes=stage.error_bytes,
+            verdict=verdict.value,
+        ),
+        reasons=reasons(made),
+        warnings=warnings(made, verdict),
+        max_model_len=length,
+        needed_kv_bytes=made.needed_bytes[made.fullest],
+        kv_blocks=blocks,
+        longest=made.layout.longest(blocks, made.shape.max_positions or length),
+        surely=made.layout.longest(made.layout.pool_blocks(made.rooms(-1)), made.shape.max_positions or length),
+    )
+
+
+def _verdict(made: Account) -> Verdict:
+    """Return the verdict; a `fits` turns `uncertain` where the facts say that nobody can know before the start."""
+    if refusals(made.shape, made.settings, made.batch.max_model_len) or not made.enough_is_free:
+        return Verdict.DOES_NOT_FIT
+    if not _suffices(made, made.rooms(1)):
+        return Verdict.DOES_NOT_FIT
+    doubtful = made.gpu.unified or made.gpu.wsl or bool(made.shape.unknown) or not made.graphs_fit_outside
+    # The first engine profiled an image for every sequence that it could take: 37 GiB for an 11B model in one log.
+    doubtful = doubtful or (made.release.first_engine and made.shape.vision is not None)
+    return Verdict.FITS if _suffices(made, made.rooms(-1)) and not doubtful else Verdict.UNCERTAIN
+
+
+def _suffices(made: Account, rooms: tuple[int, ...]) -> bool:
+    """Compare what is left with what one request needs; models with a state need a block for each of all requests."""
+    if min(rooms) <= 0 or any(room < needed for room, needed in zip(rooms, made.needed_bytes, strict=True)):
+        return False
+    return not made.layout.keeps_states or made.layout.pool_blocks(rooms) >= made.batch.max_num_seqs
+
+
+def _merged(guesses: list[Forecast]) -> Forecast:
+    """Answer for a release that is not known: firm only where every set of rules says the same."""
+    ordered = sorted(guesses, key=lambda guess: guess.memory.kv_cache_bytes)
+    middle, least, most = ordered[len(ordered) // 2], ordered[0].memory, ordered[-1].memory
+    verdicts = {guess.verdict for guess in guesses}
+    verdict = verdicts.pop() if len(verdicts) == 1 else Verdict.UNCERTAIN
+    error = max(
+        most.kv_cache_bytes + most.uncertainty_bytes - middle.memory.kv_cache_bytes,
+        middle.memory.kv_cache_bytes - least.kv_cache_bytes + least.uncertainty_bytes,
+    )
+    return replace(
+        middle,
+        verdict=verdict,
+        longest=min(guess.longest for guess in guesses),
+        surely=min(guess.surely for guess in guesses),
+        memory=replace(middle.memory, uncertainty_bytes=error, verdict=verdict.value),
+        warnings=("the engine's release is not known: the rules of several are compared", *middle.warnings),
+    )

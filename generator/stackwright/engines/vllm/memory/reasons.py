@@ -1,0 +1,89 @@
+"""The words of a forecast: why it will start or will not, and what to mind. Pure; one sentence each, no final period."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stackwright.domain.forecast import EngineSettings, Verdict
+from stackwright.domain.shape import Shape
+from stackwright.units import format_bytes
+
+if TYPE_CHECKING:
+    from stackwright.engines.vllm.memory.account import Account
+
+
+def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tuple[str, ...]:
+    """Return what makes the engine refuse the settings whatever the memory.
+
+    vLLM 0.32.0 config/model.py, verify_with_parallel_config and _get_and_verify_max_len; config/scheduler.py,
+    verify_max_model_len.
+    """
+    found = []
+    tp, heads = settings.tensor_parallel, {layer.heads for layer in shape.layers if layer.heads}
+    if any(count % tp for count in heads):
+        found.append(f"{max(heads)} attention heads cannot be split among {tp} ranks")
+    kv_heads = {layer.kv_heads for layer in shape.layers if layer.kv_heads and shape.latent is None}
+    if any(count % tp and tp % count for count in kv_heads):
+        found.append(f"{max(kv_heads)} key-value heads can be neither split among nor copied to {tp} ranks")
+    if settings.pipeline_parallel > max(len(shape.layers), 1):
+        found.append(f"{len(shape.layers)} layers make no {settings.pipeline_parallel} stages")
+    longest = shape.max_positions
+    if longest and max_model_len > longest:
+        found.append(f"a length of {max_model_len} tokens is beyond the model's own {longest}")
+    step = settings.max_num_batched_tokens
+    if shape.is_encoder and step and max_model_len > step:
+        found.append(f"a text of {max_model_len} tokens cannot be cut into steps of {step}")
+    return tuple(found)
+
+
+def reasons(made: Account) -> tuple[str, ...]:
+    """Return the account in words: the parts, what is left, and what is in the way."""
+    stage, room = made.stages[made.fullest], made.rooms()[made.fullest]
+    parts = [
+        f"weights {format_bytes(stage.weights.bytes)}",
+        f"activations {format_bytes(stage.activation.bytes)}",
+        f"outside PyTorch {format_bytes(stage.overhead.bytes)}",
+    ]
+    if stage.counted and stage.graphs.bytes:
+        parts.append(f"CUDA graphs {format_bytes(stage.graphs.bytes)}")
+    utilization, total = made.batch.gpu_memory_utilization, format_bytes(made.gpu.total_bytes)
+    error = format_bytes(stage.error_bytes)
+    needed = format_bytes(made.needed_bytes[made.fullest])
+    found = [f"{', '.join(parts)}, of a budget of {format_bytes(made.budget_bytes)} ({utilization:g} of {total})"]
+    if room <= 0:
+        found.append(f"nothing is left for the cache: {format_bytes(-room)} too much, ± {error}")
+    else:
+        found.append(
+            f"{format_bytes(room)} ± {error} are left for the cache; one request of {made.batch.max_model_len} tokens needs "
+            f"{needed}"
+        )
+    if not made.enough_is_free:
+        free = format_bytes(max(made.free_bytes, 0))
+        found.append(f"{free} are free now, so the engine stops before it loads the model")
+    blocks = made.layout.pool_blocks(made.rooms())
+    if made.layout.keeps_states and blocks < made.batch.max_num_seqs:
+        found.append(
+            f"the cache has {blocks} blocks, fewer than the {made.batch.max_num_seqs} requests that need one each for their "
+            "state"
+        )
+    return (*refusals(made.shape, made.settings, made.batch.max_model_len), *found)
+
+
+def warnings(made: Account, verdict: Verdict) -> tuple[str, ...]:
+    """Return what a user should know beside the verdict."""
+    found = [f"not known of this model: {what}" for what in made.shape.unknown]
+    if made.gpu.unified:
+        found.append(
+            "memory shared with the processor: what is free depends on the page cache, and while it starts an engine was seen "
+            "to take far more than its share, until the host stopped answering (vllm#46307), so no forecast is sure"
+        )
+    if made.gpu.wsl:
+        found.append("under WSL the driver may move memory to the host, so the engine's own figures cannot be trusted")
+    if not made.graphs_fit_outside:
+        found.append(
+            "before vLLM 0.20 CUDA graphs come from outside the budget, and little is left there: a lower utilization or "
+            "--enforce-eager is safe"
+        )
+    if verdict is Verdict.UNCERTAIN and not found:
+        found.append("too close to say: a shorter --max-model-len, fewer --max-num-seqs or a smaller model is safe")
+    return tuple(found)

@@ -1,0 +1,16 @@
+"""Which of the engine's two model runners a model is given. Pure."""
+
+from __future__ import annotations
+
+from stackwright.domain.shape import Shape, WeightKind
+from stackwright.engines.vllm.memory.releases import Release
+
+
+def second_runner(shape: Shape, release: Release) -> bool:
+    """Tell whether Model Runner V2 runs the model."""
+    return release.second_runner(
+        shape.architecture,
+        experts=shape.experts is not None,
+        states=shape.has_state,
+        quantized=shape.quantization.kind is not WeightKind.NONE,
+    )

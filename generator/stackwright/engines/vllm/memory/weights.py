@@ -1,0 +1,304 @@
+"""The bytes of a model's weights on each rank, as the engine's allocator will count them. Pure.
+
+With safetensors headers their sum is taken, split as the engine splits; without, the tensors follow from the configuration.
+To both come what no checkpoint holds: tables of rotations, padding of expert weights, and the allocator's rounding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from stackwright.domain.forecast import EngineSettings, GpuMemory, Term
+from stackwright.domain.shape import Quantization, Shape, WeightKind
+from stackwright.domain.tensors import TensorHeader
+from stackwright.engines.memory.parts import (
+    Matrix,
+    embedding_matrix,
+    layer_matrices,
+    vision_block_matrices,
+    vision_matrices,
+)
+from stackwright.engines.memory.stages import stage_layers
+from stackwright.engines.vllm.memory.releases import Release
+from stackwright.models.quantization import is_skipped, matrix_bytes, names_layers
+from stackwright.units import MIB
+
+# PyTorch 2.9 c10/cuda/CUDACachingAllocator.cpp: blocks are multiples of 512 B; from 10 MiB on a segment of its own is
+# taken in steps of 2 MiB, and what remains of it is split off only where it is more than 1 MiB.
+_BLOCK, _SEGMENT, _SEGMENT_STEP, _SPLIT_ABOVE = 512, 10 * MIB, 2 * MIB, MIB
+# Names of tensors that every rank keeps whole, and of those that a server does not load at all.
+_WHOLE = re.compile(
+    r"(norm|layernorm|ln_\w+|mlp\.gate\.|router|e_score_correction|q_a_proj|kv_a_proj|indexer|patch_embed|pos_embed"
+    r"|position|\.sinks$|A_log|dt_bias|class_embedding)"
+)
+_DRAFT = re.compile(r"(^|\.)(mtp|eh_proj|enorm|hnorm|shared_head|nextn)\.")
+_VISION = re.compile(
+    r"(^|\.)(visual|vision_tower|vision_model|vision_encoder|multi_modal_projector|mm_projector|audio)"
+)
+_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+# Relative errors. Formula: layer norms, biases and projectors that differ from the family's usual; measured on the cases.
+_HEADER_ERROR, _FORMULA_ERROR = 0.004, 0.012
+# Without headers and without a published size: what a checkpoint left in its own format is told by its headers alone. NVFP4
+# and bitsandbytes checkpoints differ most (the cases: 12.0 GiB where all linear layers in NVFP4 would be 9.4).
+_FORMAT_ERRORS = {
+    WeightKind.FP8: 0.03,
+    WeightKind.INT8: 0.03,
+    WeightKind.AWQ: 0.03,
+    WeightKind.GPTQ: 0.06,
+    WeightKind.INT4: 0.06,
+    WeightKind.BITSANDBYTES4: 0.08,
+    WeightKind.NVFP4: 0.3,
+    WeightKind.UNKNOWN: 0.3,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rank:
+    """One pipeline stage of a tensor-parallel group."""
+
+    layers: range
+    first: bool
+    last: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ExpertSteps:
+    """The multiples that a kernel rounds experts' inner and hidden widths to; `keeps_scales`: it has them twice."""
+
+    inner: int
+    hidden: int
+    keeps_scales: bool = False
+
+
+def stage_weights(
+    shape: Shape,
+    settings: EngineSettings,
+    gpu: GpuMemory,
+    release: Release,
+    tensors: tuple[TensorHeader, ...] | None = None,
+    weight_bytes: int | None = None,
+) -> tuple[Term, ...]:
+    """Return the weights of one rank of each pipeline stage.
+
+    Args:
+        shape: the model.
+        settings: parallel sizes, drafting and whether the encoder is loaded.
+        gpu: chooses the kernel, and with it the padding of expert weights.
+        release: how it keeps scales.
+        tensors: the checkpoint's headers, where they were read.
+        weight_bytes: the checkpoint's size as published, used where there are no headers.
+    """
+    tp, stages = settings.tensor_parallel, settings.pipeline_parallel
+    ranks = [
+        _Rank(layers=layers, first=position == 0, last=position == stages - 1)
+        for position, layers in enumerate(stage_layers(len(shape.layers), stages))
+    ]
+    stored = replace(shape.quantization, nested=release.nests_scales)
+    scale = 1.0 if tensors else _published_scale(shape, stored, weight_bytes, settings)
+    unexplained = 0.0 if tensors else _unexplained_share(shape, stored, weight_bytes)
+    terms = []
+    for rank in ranks:
+        plain, held = _loaded_and_held(shape, rank, stored, _expert_steps(gpu, release), settings)
+        held += sum(allocated(rows * width * shape.element_bytes) for rows, width in shape.rope_rows)
+        if tensors:
+            exact = sum(_header_bytes(header, shape, rank, tp, settings) for header in tensors)
+            terms.append(Term(bytes=exact + held - plain, error=int(exact * _HEADER_ERROR)))
+        else:
+            error = _FORMULA_ERROR if weight_bytes is not None else _FORMAT_ERRORS.get(stored.kind, _FORMULA_ERROR)
+            error = max(error, unexplained)
+            terms.append(Term(bytes=int(plain * scale) + held - plain, error=int(held * error)))
+    return tuple(terms)
+
+
+def allocated(size: int) -> int:
+    """Return what PyTorch's caching allocator counts for a tensor of `size` bytes."""
+    rounded = -(-size // _BLOCK) * _BLOCK
+    if rounded < _SEGMENT:
+        return rounded
+    segment = -(-rounded // _SEGMENT_STEP) * _SEGMENT_STEP
+    return rounded if segment - rounded > _SPLIT_ABOVE else segment
+
+
+def parameter_bytes(shape: Shape, quantization: Quantization | None = None) -> int:
+    """Return the size of the whole checkpoint as the configuration implies it: one rank, nothing padded.
+
+    `quantization` None is the shape's own.
+    """
+    quantization = quantization or shape.quantization
+    rank = _Rank(layers=range(len(shape.layers)), first=True, last=True)
+    matrices = _rank_matrices(shape, rank, quantization, EngineSettings())
+    return sum(times * sum(_sizes(shape, quantization, matrix)) for matrix, times in matrices if not matrix.derived)
+
+
+def _loaded_and_held(
+    shape: Shape, rank: _Rank, stored: Quantization, expert_steps: _ExpertSteps, settings: EngineSettings
+) -> tuple[int, int]:
+    """Return the bytes of a rank's tensors as a checkpoint has them, and as the engine's allocator counts what it makes."""
+    plain = held = 0
+    for matrix, times in _rank_matrices(shape, rank, stored, settings):
+        sizes = _sizes(shape, stored, matrix)
+        plain += 0 if matrix.derived else times * sum(sizes)
+        kept = _held(matrix, sizes, stored, shape, settings.tensor_parallel, expert_steps)
+        held += times * sum(allocated(size) for size in kept)
+    return plain, held
+
+
+def _rank_matrices(
+    shape: Shape, rank: _Rank, quantization: Quantization, settings: EngineSettings
+) -> Iterator[tuple[Matrix, int]]:
+    """Yield each matrix of a rank with the number of its equals: layers of one kind differ in their names alone."""
+    tp, apart = settings.tensor_parallel, names_layers(quantization)
+    for index, times in _alike(shape, rank.layers, apart=apart):
+        yield from ((matrix, times) for matrix in layer_matrices(shape, index, tp))
+    for matrix in _outer_matrices(shape, rank, settings):
+        yield matrix, 1
+    if rank.first and shape.vision is not None and not settings.language_only:
+        blocks = range(shape.vision.depth)
+        for index, times in ((index, 1) for index in blocks) if apart else ((0, len(blocks)),):
+            yield from ((matrix, times) for matrix in vision_block_matrices(shape.vision, index, tp))
+
+
+def _alike(shape: Shape, layers: range, *, apart: bool) -> Iterator[tuple[int, int]]:
+    """Yield (index, count) of each kind among some layers; each alone where a quantization tells layers `apart`."""
+    if apart:
+        yield from ((index, 1) for index in layers)
+        return
+    numbers = shape.kind_numbers[layers.start : layers.stop]
+    for number in dict.fromkeys(numbers):
+        yield layers.start + numbers.index(number), numbers.count(number)
+
+
+def _outer_matrices(shape: Shape, rank: _Rank, settings: EngineSettings) -> Iterator[Matrix]:
+    """Yield what a rank holds beside the model's layers and the encoder's blocks."""
+    tp = settings.tensor_parallel
+    embedding = embedding_matrix(shape, tp)
+    if rank.first or (rank.last and shape.tied):
+        yield embedding
+    if rank.last and not shape.tied:
+        yield replace(embedding, names=("lm_head",))
+    if rank.first and shape.extra_embeddings:
+        yield Matrix(names=("embed_tokens_per_layer",), rows=1, columns=shape.extra_embeddings // tp, linear=False)
+    if rank.first and shape.learned_positions:
+        yield Matrix(names=("wpe",), rows=shape.learned_positions, columns=shape.hidden, linear=False)
+    if rank.first and shape.vision is not None and not settings.language_only:
+        yield from vision_matrices(shape.vision, tp)
+    if rank.last and settings.speculative_tokens and shape.draft_layers and shape.layers:
+        # A drafting layer is a layer of the model's last kind, and a matrix that joins two hidden states.
+        yield from layer_matrices(shape, len(shape.layers) - 1, tp)
+        yield Matrix(names=("mtp.fc",), rows=shape.hidden, columns=2 * shape.hidden, linear=False)
+
+
+def _sizes(shape: Shape, quantization: Quantization, matrix: Matrix) -> tuple[int, ...]:
+    """Return the sizes of the tensors of one matrix, scales and zero points among them."""
+    plain = matrix.elements * (matrix.element_bytes or shape.element_bytes)
+    wanted = matrix.expert if quantization.experts_only else matrix.linear
+    if quantization.kind in (WeightKind.NONE, WeightKind.UNKNOWN):
+        return (plain,)
+    if quantization.kind is WeightKind.GGUF:
+        # The engine keeps a GGUF file's embedding and output matrix as they are in the file.
+        wanted = matrix.rows > 1 and matrix.columns > 1
+    if not wanted or is_skipped(quantization, matrix.names):
+        return (plain,)
+    return tuple(size * matrix.copies for size in matrix_bytes(quantization, matrix.rows, matrix.columns))
+
+
+def _expert_steps(gpu: GpuMemory, release: Release) -> _ExpertSteps:
+    """Return what MXFP4 experts are rounded to.
+
+    vLLM 0.32.0 fused_moe/oracle/mxfp4.py, mxfp4_round_up_hidden_size_and_intermediate_size; 0.11.0 and 0.16.0
+    quantization/mxfp4.py, create_weights. Triton on Hopper keeps the scales as they were loaded beside its own, whose rows it
+    rounds to 256 (process_weights_after_loading; triton_kernels, HopperMXScaleLayout).
+    """
+    major = gpu.compute_capability[0] if gpu.compute_capability else 0
+    if major == 9 and release.triton_on_hopper:
+        return _ExpertSteps(inner=64, hidden=1, keeps_scales=True)
+    wide = major == 10 and not release.narrow_blackwell_experts
+    return _ExpertSteps(inner=256 if wide else 128, hidden=256)
+
+
+def _held(
+    matrix: Matrix, sizes: tuple[int, ...], quantization: Quantization, shape: Shape, tp: int, steps: _ExpertSteps
+) -> tuple[int, ...]:
+    """Return the sizes of the tensors of one matrix as the engine holds them, loaded in `sizes`: only MXFP4 experts differ."""
+    if not matrix.expert or quantization.kind is not WeightKind.MXFP4 or shape.experts is None:
+        return sizes
+    width = _round_up(shape.experts.width // tp, steps.inner)
+    if matrix.names[0].endswith("down_proj"):
+        padded = replace(matrix, rows=_round_up(matrix.rows, steps.hidden), columns=width)
+    else:
+        rows = width * (2 if shape.experts.gated else 1)
+        padded = replace(matrix, rows=rows, columns=_round_up(matrix.columns, steps.hidden))
+    sizes = _sizes(shape, quantization, padded)
+    scales = _round_up(padded.rows, 256) * _round_up(-(-padded.columns // quantization.group), 2) * padded.copies
+    return (*sizes, scales) if steps.keeps_scales else sizes
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _header_bytes(header: TensorHeader, shape: Shape, rank: _Rank, tp: int, settings: EngineSettings) -> int:
+    """Return one rank's share of a stored tensor; 0 for what this stage, or this start, does not load.
+
+    Weights stored in single precision are run in half (config/model.py, `auto`); scales stay as they are.
+    """
+    if not _is_loaded(header.name, shape, rank, settings):
+        return 0
+    single = header.dtype == "F32" and header.name.endswith((".weight", ".bias"))
+    size = header.elements * shape.element_bytes if single else header.bytes
+    whole = tp == 1 or len(header.shape) < 1 or _WHOLE.search(header.name) is not None
+    return size if whole else size // _shares(header, shape, tp)
+
+
+def _is_loaded(name: str, shape: Shape, rank: _Rank, settings: EngineSettings) -> bool:
+    """Tell whether a stored tensor is on this stage: the encoder on the first, drafting layers on the last if asked for."""
+    if _VISION.search(name):
+        return rank.first and not settings.language_only
+    found = _LAYER.search(name)
+    if _DRAFT.search(name) or (found and int(found[1]) >= len(shape.layers)):
+        return rank.last and settings.speculative_tokens > 0
+    return int(found[1]) in rank.layers if found else _outside_layers(name, shape, rank)
+
+
+def _outside_layers(name: str, shape: Shape, rank: _Rank) -> bool:
+    """Tell whether a tensor outside the layers is on this stage: embeddings first, output matrix and last norm last."""
+    if "lm_head" in name or name.endswith("output.weight"):
+        return rank.last and not shape.tied
+    if "embed" in name or "wte" in name:
+        return rank.first or (rank.last and shape.tied)
+    return rank.last
+
+
+def _shares(header: TensorHeader, shape: Shape, tp: int) -> int:
+    """Return among how many ranks a tensor is split: key and value heads are copied where there are fewer than ranks."""
+    if not re.search(r"\.(k|v)_proj\.", header.name):
+        return tp
+    kv_heads = max((layer.kv_heads for layer in shape.layers), default=1)
+    return min(tp, max(kv_heads, 1))
+
+
+def _published_scale(
+    shape: Shape, quantization: Quantization, weight_bytes: int | None, settings: EngineSettings
+) -> float:
+    """Return by how much a published size differs from the configuration's own; 1 where they cannot be compared.
+
+    A checkpoint may hold drafting layers or an encoder that is not loaded, so only the whole model is compared.
+    """
+    if weight_bytes is None or settings.language_only or shape.draft_layers:
+        return 1.0
+    expected = parameter_bytes(shape, quantization)
+    return weight_bytes / expected if expected and 0.5 < weight_bytes / expected < 2.0 else 1.0
+
+
+def _unexplained_share(shape: Shape, quantization: Quantization, weight_bytes: int | None) -> float:
+    """Return by what share a checkpoint with drafting layers is larger than the layers that are loaded; 0 without such.
+
+    What is beyond them may be the drafting layers, which are not loaded, or layers that were left unquantized: nobody
+    knows without the headers, so all of it counts as doubt.
+    """
+    if not shape.draft_layers or not weight_bytes:
+        return 0.0
+    expected = parameter_bytes(shape, quantization)
+    return min(max(weight_bytes / expected - 1, 0.0), 1.0) if expected else 0.0

@@ -1,0 +1,43 @@
+"""What config.json a catalog's checkpoint has, where the file itself was never seen. Touches nothing.
+
+A quantized checkpoint keeps the shape of its original and adds a `quantization_config`. The hub's own file, once it is
+in the cache, replaces what is assumed here; the sizes that the catalog gives for such checkpoints do not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
+
+# What quantizers leave as it was by default: output layer, routers, vision towers, next-token predictors
+# (AutoAWQ, GPTQModel, llm-compressor and ModelOpt examples; the published Qwen3 and Llama checkpoints agree).
+_KEPT = ["lm_head", "visual", "vision_tower", "vision_model", "multi_modal_projector", "mlp.gate", "shared_expert_gate"]
+_INT8_CHANNEL = {"group_0": {"weights": {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}}}
+_INT4_GROUP = {"group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 32, "symmetric": True}}}
+# The usual form of each format, under the keys that transformers 5.19.0 and vLLM 0.32.0 read.
+USUAL: Mapping[WeightFormat, Mapping[str, object]] = {
+    WeightFormat.FP8: {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
+    WeightFormat.INT8: {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "config_groups": _INT8_CHANNEL,
+    },
+    WeightFormat.AWQ: {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True},
+    WeightFormat.GPTQ: {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True},
+    WeightFormat.GPTQ8: {"quant_method": "gptq", "bits": 8, "group_size": 128, "sym": True},
+    WeightFormat.INT4: {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": _INT4_GROUP},
+    WeightFormat.NVFP4: {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16},
+    WeightFormat.MXFP4: {"quant_method": "mxfp4"},
+}
+
+
+def checkpoint_config(row: CatalogLlm, checkpoint: Checkpoint) -> Mapping[str, object]:
+    """Return the configuration of a checkpoint: the row's own for the original, with the usual quantization otherwise."""
+    if checkpoint.hub_id == row.hub_id:
+        return row.config
+    plain = {key: value for key, value in row.config.items() if key != "quantization_config"}
+    usual = USUAL.get(checkpoint.format)
+    if usual is None:
+        return plain
+    return {**plain, "quantization_config": {**usual, "modules_to_not_convert": _KEPT}}

@@ -1,0 +1,227 @@
+"""Read a model by the name that a user gave: `smoke`, a catalog name, a folder on this host, or a model on the hub.
+
+Touches the folder that is named, Hugging Face's cache, and the hub where neither catalog nor cache knows the model.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stackwright.domain.catalog import order_release
+from stackwright.domain.llm import Llm, LlmSource
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts, WeightFormat, text_config
+from stackwright.errors import UsageError, did_you_mean
+from stackwright.models.cache import HubCache, find_cache, find_snapshot, load_headers
+from stackwright.models.folder import CONFIG, read_folder, read_json
+from stackwright.models.format import weight_format
+from stackwright.models.stored import stored_facts
+from stackwright.units import format_bytes
+
+SMOKE = "smoke"
+# What stackwright.models.smoke_model writes, for a plan that is made before the model is.
+SMOKE_CONFIG: Mapping[str, object] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 276,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+# Hugging Face repository ids: owner/name of letters, digits, '-', '_' and '.', 96 characters at most each
+# (huggingface_hub 2.4.0, utils/_validators.py).
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+_PATH_STARTS = ("/", "./", "../", "~")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubAccess:
+    """How to reach the hub. None: what Hugging Face's own environment variables say.
+
+    `home` is an HF_HOME; `online` False looks into the cache only.
+    """
+
+    endpoint: str | None = None
+    home: Path | None = None
+    online: bool = True
+
+
+def read_model(
+    name: str,
+    llms: Iterable[CatalogLlm],
+    smoke_folder: Path | None = None,
+    access: HubAccess | None = None,
+    origin: str | None = None,
+) -> ModelFacts:
+    """Return what is known of the model that `name` means.
+
+    A well-known model needs no network: its row tells its shape, and headers in the cache, where there are any, its
+    exact weights. A folder wins over the hub, a catalog name over a folder.
+
+    Args:
+        llms: the catalog's rows.
+        smoke_folder: where the smoke model is, or will be, written.
+        origin: where the name stands, as a refusal tells it; None for `--model`.
+
+    Raises:
+        UsageError: the name means nothing, or the model cannot be read; one sentence with the next step.
+    """
+    rows = tuple(llms)
+    access, origin = access or HubAccess(), origin or f"--model {name[:120]}"
+    cache = find_cache(os.environ, access.home)
+    if name == SMOKE:
+        return _smoke(smoke_folder)
+    known = _find_row(name, rows)
+    if known is not None:
+        return _from_catalog(*known, cache)
+    folder = _find_folder(name)
+    if folder is not None:
+        return _with_engine(read_folder(folder), rows)
+    if name.startswith(_PATH_STARTS):
+        raise UsageError(f"{origin}: no such folder", hint="name a folder with config.json, or a Hugging Face id")
+    if _HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
+        return _with_engine(_from_hub(name, cache, access, origin), rows)
+    names = [SMOKE, *(row.name for row in rows), *(row.hub_id for row in rows)]
+    raise UsageError(
+        f"{origin}: neither a Hugging Face id (owner/name), nor a folder, nor a catalog name",
+        hint=did_you_mean(name, names) or f"catalog names: {', '.join(names[: 1 + len(rows)])}",
+    )
+
+
+def locate_model(name: str, llms: Iterable[CatalogLlm]) -> str:
+    """Return what a name means without reading it: a hub id or a folder, else the name itself.
+
+    Two names that mean the same model give the same text.
+    """
+    known = _find_row(name, llms)
+    if known is not None:
+        return known[1].hub_id
+    try:
+        folder = _find_folder(name)
+    except OSError:  # longer than a path may be
+        return name
+    return str(folder) if folder is not None else name
+
+
+def name_llm(facts: ModelFacts) -> Llm:
+    """Return the name, place and head counts of a model, as a plan carries them."""
+    text = text_config(facts.config)
+    heads = _count(text, "num_attention_heads")
+    return Llm(
+        name=facts.name,
+        source=facts.source,
+        location=facts.location,
+        attention_heads=heads,
+        kv_heads=_count(text, "num_key_value_heads") or heads,
+    )
+
+
+def _find_folder(name: str) -> Path | None:
+    """Return the folder on this host that a name means, absolute; None where there is none."""
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:  # `~nobody`
+        return None
+    return folder.resolve() if name and folder.is_dir() else None
+
+
+def _find_row(name: str, rows: Iterable[CatalogLlm]) -> tuple[CatalogLlm, Checkpoint] | None:
+    """Return the row and the checkpoint that a catalog name or a hub id means; hub ids are told apart by case only."""
+    for row in rows:
+        if name.lower() == row.name:
+            return row, row.checkpoints[0]
+        for checkpoint in row.checkpoints:
+            if name == checkpoint.hub_id:
+                return row, checkpoint
+    return None
+
+
+def _from_catalog(row: CatalogLlm, checkpoint: Checkpoint, cache: HubCache) -> ModelFacts:
+    return _with_cached(stored_facts(row, checkpoint), cache)
+
+
+def _with_cached(facts: ModelFacts, cache: HubCache) -> ModelFacts:
+    """Lay what the cache holds of a model over what the catalog says of it."""
+    snapshot = find_snapshot(facts.location, cache)
+    if snapshot is None or not (snapshot / CONFIG).exists():
+        return facts
+    config = read_json(snapshot / CONFIG)
+    tensors = load_headers(facts.location, snapshot.name, cache)
+    if tensors is None:
+        return replace(facts, config=config)
+    return replace(facts, config=config, tensors=tensors, weight_bytes=sum(tensor.bytes for tensor in tensors))
+
+
+def _from_hub(hub_id: str, cache: HubCache, access: HubAccess, origin: str) -> ModelFacts:
+    snapshot = find_snapshot(hub_id, cache)
+    tensors = load_headers(hub_id, snapshot.name, cache) if snapshot else None
+    if snapshot is None or tensors is None:
+        if not access.online:
+            raise UsageError(
+                f"{origin}: neither in the catalog nor in the cache ({cache.models})",
+                hint="look it up once with the hub in reach, or name a folder",
+            )
+        from stackwright.models.hub import read_hub
+
+        found = read_hub(hub_id, cache, access.endpoint, origin)
+        snapshot, tensors = found.snapshot, found.tensors
+    config = read_json(snapshot / CONFIG)
+    notes = () if tensors is not None else ("no safetensors on the hub, so its weights are reckoned from its shape",)
+    return ModelFacts(
+        name=hub_id,
+        source=LlmSource.HUB,
+        location=hub_id,
+        config=config,
+        tensors=tensors,
+        weight_bytes=None if tensors is None else sum(tensor.bytes for tensor in tensors),
+        gated=None,
+        minimum_engine=None,
+        format=weight_format(config, tensors),
+        notes=notes,
+    )
+
+
+def _smoke(folder: Path | None) -> ModelFacts:
+    """Return what is known of the model made on the spot: the same before and after, so that a plan is too."""
+    return ModelFacts(
+        name=SMOKE,
+        source=LlmSource.SMOKE,
+        location=str(folder or SMOKE),
+        config=SMOKE_CONFIG,
+        tensors=None,
+        weight_bytes=None,
+        gated=False,
+        minimum_engine=None,
+        format=WeightFormat.BF16,
+        # It calls no tool by itself, but a request that names one is answered by a grammar, once the engine has any parser.
+        tool_call_parser="hermes",
+    )
+
+
+def _with_engine(facts: ModelFacts, rows: Iterable[CatalogLlm]) -> ModelFacts:
+    """Add the engine that the architecture needs, from the rows that have the same one."""
+    architecture = _architecture(facts.config)
+    needed = [row.minimum_engine for row in rows if row.minimum_engine and _architecture(row.config) == architecture]
+    notes = facts.notes
+    if facts.format is WeightFormat.GGUF and facts.weight_bytes is not None:
+        notes = (*notes, f"GGUF weights ({format_bytes(facts.weight_bytes)}): vLLM's support for them is experimental")
+    least = min(needed, key=order_release) if architecture and needed else None
+    return replace(facts, minimum_engine=least, notes=notes)
+
+
+def _architecture(config: Mapping[str, object]) -> str | None:
+    named = config.get("architectures")
+    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
+
+
+def _count(config: Mapping[str, object], key: str) -> int | None:
+    value = config.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

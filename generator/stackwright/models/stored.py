@@ -1,0 +1,37 @@
+"""What the catalog alone tells of a published checkpoint, as the planner takes a model. Pure."""
+
+from __future__ import annotations
+
+from stackwright.domain.llm import Llm, LlmSource
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts
+from stackwright.models.checkpoint import checkpoint_config
+
+
+def stored_facts(row: CatalogLlm, checkpoint: Checkpoint) -> ModelFacts:
+    """Return the facts of a checkpoint without reading it: its assumed configuration and published size."""
+    return ModelFacts(
+        name=checkpoint.hub_id,
+        source=LlmSource.HUB,
+        location=checkpoint.hub_id,
+        config=checkpoint_config(row, checkpoint),
+        tensors=None,
+        weight_bytes=checkpoint.weight_bytes,
+        gated=checkpoint.gated,
+        minimum_engine=row.minimum_engine,
+        format=checkpoint.format,
+        role=row.role,
+        tool_call_parser=row.tool_call_parser,
+        reasoning_parser=row.reasoning_parser,
+        notes=row.notes,
+    )
+
+
+def stored_llm(row: CatalogLlm, checkpoint: Checkpoint) -> Llm:
+    """Return the name, place and head counts of a checkpoint."""
+    return Llm(
+        name=checkpoint.hub_id,
+        source=LlmSource.HUB,
+        location=checkpoint.hub_id,
+        attention_heads=row.attention_heads or None,
+        kv_heads=row.kv_heads or None,
+    )

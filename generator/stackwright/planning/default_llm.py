@@ -1,0 +1,77 @@
+"""The model that is served where the person named none. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint
+from stackwright.domain.objective import Objective
+from stackwright.errors import NoPlanError
+from stackwright.models.stored import stored_facts, stored_llm
+from stackwright.planning.layout import as_if_sure, serves, smallest_memory
+from stackwright.planning.llm_choice import PREFERENCES, Candidate, choose_llm
+from stackwright.planning.placement import Heads, Placement, placements
+from stackwright.planning.planner import choose_engine_image, wanted_settings
+from stackwright.planning.request import Request
+
+
+def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> Request:
+    """Return the request with the best catalog model for its host and objective; unchanged on the CPU.
+
+    Raises:
+        NoPlanError: the host lacks what was asked for, or no catalog model fits it.
+    """
+    options = placements(request.host, request.mode, request.parallel_pins, Heads(), request.objective)
+    if not options[0].gpus:
+        return request
+    chosen = choose_engine_image(request, options[0], catalog)
+    wanted = wanted_settings(request, options[0], catalog)
+    memory = smallest_memory(options[0].gpus, request.host, catalog)
+    if memory is not None:
+        memory, share = as_if_sure(memory, wanted.utilization)
+        wanted = replace(wanted, utilization=share)
+    # A model that the person named may reach across islands; nobody asked for one so large that it must.
+    inside = tuple(each for each in options if each.inside_island) or options
+
+    def served(row: CatalogLlm, checkpoint: Checkpoint) -> int | None:
+        placement = _roomiest(inside, row)
+        if memory is None or placement is None:
+            return None
+        return serves(placement, stored_facts(row, checkpoint), memory, wanted, chosen.version, request.objective)
+
+    choice = choose_llm(
+        catalog.llms,
+        served,
+        objective=request.objective or Objective.THROUGHPUT,
+        compute_capability=options[0].gpus[0].compute_capability,
+        has_token=has_token,
+        engine_version=chosen.version,
+    )
+    best = choice.best
+    if best is None:
+        raise NoPlanError(
+            f"no catalog model fits on {len(options[0].groups[0])}× {options[0].gpus[0].name}",
+            hint="name one with --model; `stackwright fit --model …` forecasts it",
+        )
+    return replace(
+        request,
+        llm=stored_llm(best.row, best.checkpoint),
+        facts=stored_facts(best.row, best.checkpoint),
+        model_reason=_reason(best, choice.runners_up, request.objective),
+    )
+
+
+def _reason(best: Candidate, runners_up: tuple[Candidate, ...], objective: Objective | None) -> str:
+    """Say why the model was chosen, what the objective had to do with it, and what came next."""
+    asked = f"for {objective}" if objective else f"without an objective as for {Objective.THROUGHPUT}"
+    preferred = f"{asked}, among recent models of that size {PREFERENCES[objective or Objective.THROUGHPUT]}"
+    after = "; ".join(f"{each.checkpoint.hub_id} ({each.place})" for each in runners_up)
+    return f"chosen for this host: {best.reason}; {preferred}" + (f"; next best: {after}" if after else "")
+
+
+def _roomiest(options: tuple[Placement, ...], row: CatalogLlm) -> Placement | None:
+    """Return the largest group whose ranks can share the model's layers."""
+    heads = Heads(attention=row.attention_heads or None, kv=row.kv_heads or None)
+    shared = [each for each in options if heads.allow(each.tensor_parallel)]
+    return max(shared, key=lambda each: each.tensor_parallel * each.pipeline_parallel, default=None)

@@ -1,0 +1,215 @@
+"""How the gateway chooses among replicas, how long it waits, and how much it lets in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from stackwright.domain.host import Gpu
+from stackwright.domain.plan import Fallback, Gateway, Plan, Setting
+from stackwright.domain.wishes import GatewayWishes
+from stackwright.errors import UsageError
+from stackwright.planning.cloud import check_cloud
+from stackwright.planning.switching import switch_s
+from stackwright.settings import slot_key
+from stackwright.units import MIB
+
+DECISION = "docs/decisions/0031-gateway-limits.md"
+HEALTH = "docs/decisions/0034-fallbacks-and-health.md"
+BODIES = "docs/decisions/0036-door-and-workers.md"
+LITELLM = "LiteLLM 1.105.3"
+# What vLLM works on at once where nothing else is said: on a CPU (0.32.0 engine/arg_utils.py, get_batch_defaults).
+CPU_SEQUENCES = 128
+REQUEST_TIMEOUT_S = 300
+# LiteLLM's own default (constants.py, DEFAULT_COOLDOWN_TIME_SECONDS): a restarted replica is back within this time.
+COOLDOWN_S = 5
+# Four requests wait behind each place: one that works for a fifth of the timeout still leaves the last of them its answer.
+WAITING_PER_PLACE = 4
+# What Anthropic's API takes (docs, "Request size limits": 32 MB for messages, 2026-11-21): room for several pictures.
+LEAST_BODY_BYTES = 32 * MIB
+# Judgement: few tokens have more than ten bytes, and JSON writes up to six for one that is not ASCII.
+BODY_BYTES_PER_TOKEN = 64
+
+
+def gateway_settings(
+    groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, str], switches: int = 0
+) -> dict[str, Setting]:
+    """Return the gateway's routing and limits for replicas on these groups of GPUs, one empty group on a CPU.
+
+    `values`: the engine's settings and the pins; a pin of one limit moves those that follow from it. `switches`: how many
+    models may be loaded one after the other ahead of a request, where models take turns.
+    """
+    replicas = len(groups)
+    each = values.get("VLLM_MAX_NUM_SEQS") or str(CPU_SEQUENCES)
+    working = replicas * int(each)
+    of_which = f"{replicas} replicas work on {each} each" if replicas > 1 else f"the engine works on {each}"
+    working_in_force = int(values.get("GATEWAY_MAX_CONCURRENT_REQUESTS") or working)
+    return {
+        "GATEWAY_ROUTING_STRATEGY": choose_strategy(groups),
+        "GATEWAY_REQUEST_TIMEOUT_S": _request_timeout(switches, switch_s(values)),
+        "GATEWAY_COOLDOWN_S": _setting(
+            str(COOLDOWN_S), "a replica that failed twice is tried again after this", f"{LITELLM} constants.py"
+        ),
+        "GATEWAY_MAX_CONCURRENT_REQUESTS": _setting(
+            str(working), f"{of_which} at once; more would wait out of sight of the priorities", DECISION
+        ),
+        "GATEWAY_MAX_QUEUED_REQUESTS": _setting(
+            str(WAITING_PER_PLACE * working_in_force),
+            f"{WAITING_PER_PLACE} behind each of {working_in_force}: answered in time if each works a fifth of the timeout",
+            DECISION,
+        ),
+        "GATEWAY_MAX_INPUT_TOKENS": _longest_input(values["VLLM_MAX_MODEL_LEN"]),
+        "GATEWAY_MAX_BODY_BYTES": _longest_body(
+            int(values.get("GATEWAY_MAX_INPUT_TOKENS") or _longest_input(values["VLLM_MAX_MODEL_LEN"]).value)
+        ),
+        "GATEWAY_KEY_REQUESTS_PER_MINUTE": _setting(
+            "0", "one key serves all; its requests are limited above", DECISION
+        ),
+        "GATEWAY_KEY_TOKENS_PER_MINUTE": _setting("0", "one key serves all; its requests are limited above", DECISION),
+    }
+
+
+def _request_timeout(switches: int, each_s: int) -> Setting:
+    """Return how long a request may take. `switches`: loads of models that may come before it, of `each_s` seconds."""
+    why = "the longest that a request may wait and work"
+    of_which = f"{each_s} s for a switch" if switches == 1 else f"{each_s} s for each of {switches} switches"
+    switching = f", with {of_which} of models ahead of it" if switches else ""
+    return _setting(str(REQUEST_TIMEOUT_S + switches * each_s), why + switching, DECISION)
+
+
+def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
+    """Choose how LiteLLM picks a replica."""
+    if len(groups) == 1:
+        return _setting(
+            "simple-shuffle", "one replica: nothing to choose, and nothing to count", f"{LITELLM} simple_shuffle.py"
+        )
+    if len({tuple(gpu.name for gpu in group) for group in groups}) > 1:
+        return _setting(
+            "latency-based-routing",
+            "the replicas' GPUs differ: those that answer faster get more",
+            f"{LITELLM} router_strategy/lowest_latency.py",
+        )
+    return _setting("simple-shuffle", "equal replicas: by chance, which no client that hangs up can skew", HEALTH)
+
+
+def problem_with_name(name: str) -> str | None:
+    """Say what is allowed if LiteLLM would read a name that clients ask for as more than a name; None if it is one.
+
+    LiteLLM 1.105.3: a `*` matches any text, so that a misspelt name would go there (router.py, `_add_deployment`), and what
+    begins with `os.environ/` is replaced by that variable's value (proxy_server.py, `_resolved_config_value`).
+    """
+    if "*" in name or name.startswith("os.environ/"):
+        return "a name without `*` that does not begin with `os.environ/`"
+    return None
+
+
+def with_fallbacks(plan: Plan, wishes: GatewayWishes, *, named: bool = False) -> Plan:
+    """Return the plan with the wished fallbacks, each name or alias resolved, and the models of a cloud among them.
+
+    `named`: the command line named the models. What the environment says of others is then passed over with a warning.
+
+    Raises:
+        UsageError: a name is none of the plan's models, a model has two chains, would stand in for itself or for one
+            that it cannot replace, or a model of a cloud stands in for none.
+    """
+    where = f"envs/{plan.environment.value}.yaml: gateway"
+    served = {name: group.model for group in plan.gateway.groups for name in (group.model, *group.aliases)}
+    known = {**served, **{cloud.name: cloud.name for cloud in wishes.cloud}}
+    absent: tuple[str, ...] = ()
+    if named:
+        wishes, absent = _without_absent(wishes, known)
+    chains = _resolve_chains(wishes, served, known, where)
+    for model, to in chains.items():
+        _check_chain(plan.gateway, model, to, where)
+    fallbacks = tuple(Fallback(model=model, to=to, longer=_longer(plan, model, to)) for model, to in chains.items())
+    passed = f"{where}.fallbacks: passed over, as --model leaves them out: {', '.join(absent)}"
+    plan = replace(
+        plan,
+        gateway=replace(plan.gateway, fallbacks=fallbacks, cloud=wishes.cloud),
+        warnings=(*plan.warnings, passed) if absent else plan.warnings,
+    )
+    check_cloud(plan)
+    return plan
+
+
+def _without_absent(wishes: GatewayWishes, known: Mapping[str, str]) -> tuple[GatewayWishes, tuple[str, ...]]:
+    """Return the wishes without the names that are not `known` and the clouds that nothing asks then; and those names."""
+    chains = {
+        name: tuple(each for each in to if each in known) for name, to in wishes.fallbacks.items() if name in known
+    }
+    asked = {each for to in chains.values() for each in to}
+    left = replace(
+        wishes,
+        fallbacks={name: to for name, to in chains.items() if to},
+        cloud=tuple(cloud for cloud in wishes.cloud if cloud.name in asked),
+    )
+    names = dict.fromkeys(each for name, to in wishes.fallbacks.items() for each in (name, *to))
+    return left, tuple(name for name in names if name not in known)
+
+
+def _resolve_chains(
+    wishes: GatewayWishes, served: Mapping[str, str], known: Mapping[str, str], where: str
+) -> dict[str, tuple[str, ...]]:
+    """Return, for each model, the models that stand in for it, all by their own names."""
+    chains: dict[str, tuple[str, ...]] = {}
+    for name, substitutes in wishes.fallbacks.items():
+        model = _resolve(name, served, where)
+        if model in chains:
+            raise UsageError(
+                f"{where}.fallbacks: found {model} twice, here as `{name[:80]}`, allowed: one list for each model",
+                hint="join the lists: the gateway would read the first alone",
+            )
+        chains[model] = tuple(dict.fromkeys(_resolve(each, known, where) for each in substitutes))
+    return chains
+
+
+def _resolve(name: str, models: Mapping[str, str], where: str) -> str:
+    if name in models:
+        return models[name]
+    allowed = ", ".join(dict.fromkeys(models.values()))
+    raise UsageError(
+        f"{where}.fallbacks: found `{name[:80]}`, allowed: {allowed}", hint="name models that this environment serves"
+    )
+
+
+def _check_chain(gateway: Gateway, model: str, to: tuple[str, ...], where: str) -> None:
+    """Refuse a chain that leads to its own model, or through one that makes no text. A model of a cloud writes."""
+    if model in to:
+        raise UsageError(f"{where}.fallbacks: {model} would stand in for itself", hint="take it out of its own list")
+    mute = next((each for each in (model, *to) if not gateway.role_of(each).generates), None)
+    if mute is not None:
+        raise UsageError(
+            f"{where}.fallbacks: found {mute}, which is for {gateway.role_of(mute).value}, allowed: models that write",
+            hint="take it out: another model's vectors and scores differ",
+        )
+
+
+def _longer(plan: Plan, model: str, to: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those with a longer context, the longest first. A cloud's is not known: what is too long never goes there."""
+    lengths = {each: _context(plan, each) for each in (model, *to) if each in plan.gateway.models}
+    return tuple(sorted((each for each in lengths if lengths[each] > lengths[model]), key=lambda each: -lengths[each]))
+
+
+def _context(plan: Plan, model: str) -> int:
+    """Return the context of a model in tokens; 0 where the engine finds it."""
+    setting = plan.settings[slot_key("VLLM_MAX_MODEL_LEN", plan.gateway.models.index(model) + 1)]
+    return 0 if setting.value == "auto" else int(setting.value)
+
+
+def _longest_input(length: str) -> Setting:
+    if length == "auto":
+        return _setting("0", "the engine itself finds the length at its start, and refuses what is longer", DECISION)
+    longest = max(1, int(length) - 1)
+    return _setting(str(longest), f"a context of {length} with room for one token of answer", DECISION)
+
+
+def _longest_body(tokens: int) -> Setting:
+    """Return how long a request may be that brings so long an input."""
+    if tokens * BODY_BYTES_PER_TOKEN <= LEAST_BODY_BYTES:
+        return _setting(str(LEAST_BODY_BYTES), "room for pictures; longer is refused unread", BODIES)
+    reason = f"{BODY_BYTES_PER_TOKEN} bytes for each of {tokens} tokens; longer is refused unread"
+    return _setting(str(min(tokens * BODY_BYTES_PER_TOKEN, 2**31 - 1)), reason, BODIES)
+
+
+def _setting(value: str, reason: str, source: str) -> Setting:
+    return Setting(value=value, reason=reason, source=source)

@@ -1,0 +1,247 @@
+"""Which model to serve where the user named none: the best of the catalog for this host and objective. Pure.
+
+No benchmark score is known here, and none is invented: what decides are facts of the catalog. The rule, which
+docs/decisions/0012-models.md argues:
+
+1. A candidate chats (or chats and sees), needs no engine newer than the chosen one, has a checkpoint that fits, and
+   needs no access request unless a token is there.
+2. Of those, only the recent: released within `RECENT_MONTHS` of the newest that fits. Older ones follow as runners-up.
+3. Of those, the large: at least `SAME_CLASS` of the most parameters among them.
+4. Of those, by objective: `latency` the fewest parameters read per token, since decoding is bound by reading weights;
+   `throughput` the mixtures of experts, which read a part of themselves; `context` the longest request that fits here.
+   Then the most parameters, in tenths of the most; among those the newest, then the most parameters exactly, then the name.
+
+A forecast takes time, so a model is asked about only where its answer can change the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from stackwright.domain.catalog import order_release
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint
+from stackwright.domain.objective import Objective
+from stackwright.domain.role import Role
+from stackwright.planning.quantization import Advice, Kernel, advise_checkpoint
+from stackwright.units import format_bytes
+
+RECENT_MONTHS = 12
+SAME_CLASS = 0.5
+RUNNERS_UP = 3
+# What each objective prefers among recent models of a size, in the words of a reason.
+PREFERENCES = {
+    Objective.THROUGHPUT: "mixtures of experts come first, since they read a part of themselves per token",
+    Objective.LATENCY: "the fewest parameters read per token come first, since decoding waits for them",
+    Objective.CONTEXT: "the longest request that fits comes first",
+}
+_CHATS = (Role.CHAT, Role.VISION)
+
+# The longest request, in tokens, that this host serves of a checkpoint: 0 where it does not fit, None where nobody can know.
+Serves = Callable[[CatalogLlm, Checkpoint], int | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A model that this host can serve, and the checkpoint that it would serve.
+
+    `tokens`: the longest request that fits, at most what the publisher names. `place`: why it stands where it stands;
+    `reason`: that, and why it is this checkpoint.
+    """
+
+    row: CatalogLlm
+    checkpoint: Checkpoint
+    kernel: Kernel | None
+    tokens: int
+    place: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlmChoice:
+    """The model, the next best ones, and why others that were looked at are out. `best` is None where nothing fits."""
+
+    best: Candidate | None
+    runners_up: tuple[Candidate, ...]
+    excluded: tuple[tuple[str, str], ...]
+
+
+def choose_llm(
+    llms: Iterable[CatalogLlm],
+    serves: Serves,
+    *,
+    objective: Objective,
+    compute_capability: str | None,
+    has_token: bool,
+    engine_version: str | None = None,
+) -> LlmChoice:
+    """Choose a model by the rule above.
+
+    Args:
+        serves: how long a request this host serves of a checkpoint; None, nobody can know, counts as none.
+        compute_capability: of the least capable GPU; None on a CPU.
+        has_token: whether the hub's token is there; without it, a model that may ask for access is never chosen.
+        engine_version: the newest release that this host runs, None where any may be had.
+    """
+    looker = _Looker(serves, objective, compute_capability, has_token=has_token)
+    rows = []
+    for row in llms:
+        reason = _unfit(row, engine_version)
+        if reason is None:
+            rows.append(row)
+        else:
+            looker.excluded[row.name] = reason
+    ranked = looker.rank(rows)
+    return LlmChoice(
+        best=ranked[0] if ranked else None,
+        runners_up=tuple(ranked[1:]),
+        excluded=tuple(looker.excluded.items()),
+    )
+
+
+class _Looker:
+    """Looks at models one by one, each at most once, and keeps why those that are out are so."""
+
+    def __init__(
+        self, serves: Serves, objective: Objective, compute_capability: str | None, *, has_token: bool
+    ) -> None:
+        self.excluded: dict[str, str] = {}
+        self._known: dict[str, Candidate | None] = {}
+        self._serves, self._objective = serves, objective
+        self._capability, self._has_token = compute_capability, has_token
+
+    def look(self, row: CatalogLlm) -> Candidate | None:
+        """Return the model as this host would serve it; None where it does not."""
+        if row.name not in self._known:
+            self._known[row.name] = self._look(row)
+        return self._known[row.name]
+
+    def _look(self, row: CatalogLlm) -> Candidate | None:
+        lengths: dict[str, int] = {}
+        most = row.context_tokens
+
+        def serves(checkpoint: Checkpoint, least: int) -> bool | None:
+            found = self._serves(row, checkpoint)
+            if found:
+                lengths[checkpoint.hub_id] = min(found, most) if most else found
+            return None if found is None else lengths.get(checkpoint.hub_id, 0) >= least
+
+        # For long requests a checkpoint that loses more but leaves more room is the better one.
+        whole = most or 1 if self._objective is Objective.CONTEXT else 1
+        advice = self._advise(row, lambda checkpoint: serves(checkpoint, whole))
+        if advice.checkpoint is None and lengths:
+            longest = max(lengths.values())
+            advice = self._advise(row, lambda checkpoint: lengths.get(checkpoint.hub_id) == longest)
+        if advice.checkpoint is None:
+            self.excluded[row.name] = advice.sentence
+            return None
+        tokens = lengths[advice.checkpoint.hub_id]
+        return Candidate(row=row, checkpoint=advice.checkpoint, kernel=advice.kernel, tokens=tokens)
+
+    def _advise(self, row: CatalogLlm, fits: Callable[[Checkpoint], bool | None]) -> Advice:
+        return advise_checkpoint(row, self._capability, fits, has_token=self._has_token)
+
+    def rank(self, rows: list[CatalogLlm]) -> list[Candidate]:
+        """Return the best and the runners-up, best first, each with its place in words."""
+        first = next((found for row in sorted(rows, key=_newest_first) if (found := self.look(row))), None)
+        if first is None:
+            return []
+        newest = _months(first.row)
+        recent = [row for row in rows if newest - _months(row) <= RECENT_MONTHS]
+        by_size = sorted(recent, key=lambda row: (-(row.parameters or 0), row.name))
+        largest = next((found.row.parameters or 0 for row in by_size if (found := self.look(row))), 0)
+        equals = [row for row in recent if (row.parameters or 0) >= SAME_CLASS * largest]
+        rest = [row for row in rows if row not in equals]
+        ranked = self._longest_first(equals, largest) if self._objective is Objective.CONTEXT else []
+        ranked += self._first(sorted(equals, key=lambda row: (self._wish(row), *_rank(row, largest))), ranked)
+        ranked += self._first(sorted(rest, key=lambda row: (row not in recent, *_rank(row, largest))), ranked)
+        return [_explained(each, newest, largest, self._objective) for each in ranked]
+
+    def _first(self, rows: list[CatalogLlm], before: list[Candidate]) -> list[Candidate]:
+        """Return so many of the first rows that fit as the list `before` lacks."""
+        found: list[Candidate] = []
+        for row in rows:
+            if len(before) + len(found) > RUNNERS_UP:
+                break
+            candidate = self.look(row)
+            if candidate is not None and candidate not in before:
+                found.append(candidate)
+        return found
+
+    def _longest_first(self, rows: list[CatalogLlm], largest: int) -> list[Candidate]:
+        """Return those with the longest requests; a model whose publisher names less than those have is not looked at."""
+        ranked: list[Candidate] = []
+        for row in sorted(rows, key=lambda row: (-(row.context_tokens or 0), row.name)):
+            if len(ranked) > RUNNERS_UP and row.context_tokens and row.context_tokens < ranked[RUNNERS_UP].tokens:
+                continue
+            candidate = self.look(row)
+            if candidate is not None:
+                ranked.append(candidate)
+                ranked.sort(key=lambda each: (-each.tokens, *_rank(each.row, largest)))
+        return ranked[: 1 + RUNNERS_UP]
+
+    def _wish(self, row: CatalogLlm) -> int:
+        """Return what the objective puts first, the lower the better."""
+        return _active(row) if self._objective is Objective.LATENCY else int(not _is_sparse(row))
+
+
+def _rank(row: CatalogLlm, largest: int) -> tuple[float, int, int, str]:
+    """Return the place among models that the objective does not tell apart."""
+    # A tenth more parameters says less of a model than its age does.
+    tenths = round(10 * (row.parameters or 0) / (largest or 1))
+    return (-tenths, -_months(row), -(row.parameters or 0), row.name)
+
+
+def _newest_first(row: CatalogLlm) -> tuple[int, str]:
+    return (-_months(row), row.name)
+
+
+def _unfit(row: CatalogLlm, engine_version: str | None) -> str | None:
+    if row.role not in _CHATS:
+        return f"is for {row.role}"
+    if engine_version and row.minimum_engine and order_release(row.minimum_engine) > order_release(engine_version):
+        return f"needs engine {row.minimum_engine}, this host runs {engine_version}"
+    return None
+
+
+def _explained(each: Candidate, newest: int, largest: int, objective: Objective) -> Candidate:
+    place, checkpoint = _place(each, newest, largest, objective), each.checkpoint
+    those = "what fits with such requests" if objective is Objective.CONTEXT else "what fits"
+    size = format_bytes(checkpoint.weight_bytes)
+    reason = f"{place}; {checkpoint.hub_id} loses least of {those} ({checkpoint.format}, {size})"
+    return replace(each, place=place, reason=reason)
+
+
+def _place(each: Candidate, newest: int, largest: int, objective: Objective) -> str:
+    row, size = each.row, f"{_billions(each.row.parameters)} parameters"
+    if newest - _months(row) > RECENT_MONTHS:
+        released = row.released or "at an unknown time"
+        return f"released {released}, over {RECENT_MONTHS} months before the newest that fits"
+    if (row.parameters or 0) < SAME_CLASS * largest:
+        return f"{size}, under half of the largest that fits"
+    if objective is Objective.CONTEXT:
+        return f"requests of {each.tokens} tokens fit, {size}"
+    return f"reads {_billions(_active(row))} of {size} per token"
+
+
+def _is_sparse(row: CatalogLlm) -> bool:
+    """Say whether a model reads less than half of itself per token."""
+    return _active(row) * 2 < (row.parameters or 0)
+
+
+def _active(row: CatalogLlm) -> int:
+    return row.active_parameters or row.parameters or 0
+
+
+def _months(row: CatalogLlm) -> int:
+    """Count the months from year 0 to the release; an unknown one counts as the oldest."""
+    if row.released is None:
+        return 0
+    year, month = row.released.split("-")
+    return int(year) * 12 + int(month)
+
+
+def _billions(count: int | None) -> str:
+    if count is None:
+        return "unknown"
+    return f"{count / 1e9:.3g}B" if count < 1e12 else f"{count / 1e12:.3g}T"

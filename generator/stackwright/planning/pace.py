@@ -1,0 +1,122 @@
+"""How many GPUs of an island share one replica: as many as the objective makes worth while. Pure.
+
+One token comes no sooner than its weights are read, and tensor parallelism divides that time; each layer then waits for
+two all-reduces (Megatron-LM, arXiv 1909.08053, section 3: one after attention, one after the MLP), however small the
+model. What is estimated here orders groups of GPUs against each other and promises no speed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.objective import Objective
+from stackwright.domain.plan import Mode
+from stackwright.engines.memory.parts import embedding_matrix
+from stackwright.engines.vllm.memory.weights import parameter_bytes
+from stackwright.models.shape import parse_shape
+from stackwright.planning.placement import Placement
+from stackwright.planning.request import Request
+from stackwright.units import format_bytes
+
+# Few kilobytes among 2, 4 or 8 H100: 8.5 to 10.1 µs by vLLM's own kernel, launch counted, hardly more with more ranks
+# (sgl-project/sglang#2904, 2025-01-15, table "vllm").
+ALL_REDUCE_S = 10e-6
+ALL_REDUCES_PER_LAYER = 2
+# What differs by less than a twentieth counts as equally quick: the figure above is no better, and fewer GPUs then do.
+NO_QUICKER = 0.95
+# Without an objective, ranks are added as long as all of them do more than half of what as many replicas would.
+LEAST_SHARE_OF_WORK = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """What one token takes: `read_bytes` of weights at `bandwidth` bytes a second and GPU, through `layers`."""
+
+    read_bytes: int
+    bandwidth: float
+    layers: int
+
+    def token_s(self, ranks: int) -> float:
+        """Return the least time of one token, in seconds, on so many ranks."""
+        waiting = self.layers * ALL_REDUCES_PER_LAYER * ALL_REDUCE_S if ranks > 1 else 0.0
+        return self.read_bytes / self.bandwidth / ranks + waiting
+
+    def share_of_work(self, ranks: int) -> float:
+        """Return which part of the work of as many single GPUs a group does; 1 for one GPU."""
+        return self.token_s(1) / (ranks * self.token_s(ranks))
+
+
+def estimate_pace(request: Request, placement: Placement, catalog: Catalog) -> Pace | None:
+    """Return the pace of the request's model on the placement's GPUs; None where a figure is missing."""
+    model = catalog.find_gpu(placement.gpus[0].name) if placement.gpus else None
+    shape = parse_shape(request.facts.config)
+    if model is None or model.bandwidth_gb_per_s is None or not shape.layers or not shape.hidden:
+        return None
+    experts = replace(shape.experts, count=shape.experts.per_token) if shape.experts else None
+    # Of the input embedding one row is read, and an encoder runs once for each image.
+    read = parameter_bytes(replace(shape, experts=experts, vision=None, extra_embeddings=0, learned_positions=0))
+    read -= 0 if shape.tied else embedding_matrix(shape, 1).elements * shape.element_bytes
+    return Pace(read_bytes=read, bandwidth=model.bandwidth_gb_per_s * 1e9, layers=len(shape.layers))
+
+
+def arrange(options: tuple[Placement, ...], request: Request, catalog: Catalog) -> tuple[Placement, ...]:
+    """Return the placements in the order of the request's objective, each with what was traded for what.
+
+    `throughput` keeps the smallest group first, `latency` prefers the quickest token, of nearly equal ones
+    the fewest GPUs. Without an objective, and for
+    `context` among groups that hold equally long requests, the most ranks come first that still do more than half of
+    the work of as many replicas, then the larger groups, which hold more. A person who asked for `multi` gets the whole
+    island. What reaches across islands stays behind.
+    """
+    inside = [each for each in options if each.inside_island]
+    objective = request.objective
+    pace = estimate_pace(request, options[0], catalog) if len(inside) > 1 else None
+    if pace is None or objective is Objective.THROUGHPUT or (objective is None and request.mode is Mode.MULTI):
+        ordered = inside
+    elif objective is Objective.LATENCY:
+        ordered = _quickest_first(inside, pace)
+    else:
+        ordered = _as_far_as_it_pays(inside, pace)
+    trade = _trade(request, pace, ordered) if len(inside) > 1 else ""
+    return (
+        *(replace(each, trade=trade) for each in ordered),
+        *(each for each in options if not each.inside_island),
+    )
+
+
+def _quickest_first(inside: list[Placement], pace: Pace) -> list[Placement]:
+    """Order groups by the time of a token; first the smallest that no other beats by a twentieth."""
+    sizes = sorted(inside, key=lambda each: pace.token_s(each.tensor_parallel))
+    least = pace.token_s(sizes[0].tensor_parallel)
+    equals = [each for each in sizes if pace.token_s(each.tensor_parallel) * NO_QUICKER <= least]
+    first = min(equals, key=lambda each: each.tensor_parallel)
+    return [first, *(each for each in sizes if each is not first)]
+
+
+def _as_far_as_it_pays(inside: list[Placement], pace: Pace) -> list[Placement]:
+    """Order groups: the largest that pays, then the larger ones, then the smaller ones, each nearest first."""
+    sizes = sorted(inside, key=lambda each: each.tensor_parallel)
+    paying = [pace.share_of_work(each.tensor_parallel) > LEAST_SHARE_OF_WORK for each in sizes]
+    best = max(place for place, pays in enumerate(paying) if pays or place == 0)
+    return [*sizes[best:], *reversed(sizes[:best])]
+
+
+def _trade(request: Request, pace: Pace | None, ordered: list[Placement]) -> str:
+    """Say what the objective, or its absence, prefers, and the times that were weighed."""
+    others = (
+        "`--objective throughput` takes the fewest GPUs for each, `latency` the quickest, `context` the longest request"
+    )
+    if request.objective is Objective.THROUGHPUT:
+        return "; for throughput the fewest GPUs whose cache is at least as large as the weights, hence the most replicas of use"
+    if pace is None or (request.objective is None and request.mode is Mode.MULTI):
+        return f"; the most GPUs that can share a layer, as none of another number was asked for: {others}"
+    times = ", ".join(
+        f"{pace.token_s(ranks) * 1000:.2g} ms on {ranks}" for ranks in sorted(each.tensor_parallel for each in ordered)
+    )
+    estimate = f"a token waits for {format_bytes(pace.read_bytes)} of weights and the all-reduces, about {times}"
+    if request.objective is Objective.LATENCY:
+        return f"; for latency the quickest group that holds the model: {estimate}"
+    if request.objective is Objective.CONTEXT:
+        return f"; for context the group with the longest request, and among equals as many GPUs as pay: {estimate}"
+    return f"; without an objective as many as still do half of the work of as many replicas, and more where the cache would be smaller than the weights: {estimate}; {others}"

@@ -1,0 +1,333 @@
+"""Choose the mode and the GPUs of each replica. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from stackwright.domain.host import Gpu, Host
+from stackwright.domain.objective import Objective
+from stackwright.domain.plan import Mode
+from stackwright.domain.topology import nvlink_islands
+from stackwright.errors import NoPlanError
+from stackwright.planning.slices import NO_SPAN, has_slices, how_to_cut, one_per_instance, why_shared
+from stackwright.units import GIB, format_bytes
+
+# A desktop's use of its GPU comes and goes by this much: less must not move the plan to another GPU.
+FREE_NOISE_BYTES = GIB
+_MIG_OFF = "turn MIG off with `sudo nvidia-smi -i INDEX -mig 0`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """GPUs per replica: each group is tensor_parallel × pipeline_parallel long; one empty group on the CPU.
+
+    `inside_island`: no rank reaches another over PCIe. `trade`: what the objective preferred and why, to follow `reason`.
+    """
+
+    mode: Mode
+    groups: tuple[tuple[Gpu, ...], ...]
+    tensor_parallel: int
+    pipeline_parallel: int
+    reason: str
+    warnings: tuple[str, ...] = ()
+    inside_island: bool = True
+    trade: str = ""
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Every GPU that is used, in replica order."""
+        return tuple(gpu for group in self.groups for gpu in group)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelPins:
+    """What the person has fixed: sizes and, by UUID or index, the GPUs to choose among."""
+
+    tensor_parallel: int | None = None
+    pipeline_parallel: int | None = None
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """What tensor parallelism must divide: attention heads, and key-value heads unless it is divided by them."""
+
+    attention: int | None = None
+    kv: int | None = None
+
+    def allow(self, ranks: int) -> bool:
+        """Say whether `ranks` can share a layer (vLLM 0.32.0 config/model.py, verify_with_parallel_config)."""
+        divided = self.attention is None or self.attention % ranks == 0
+        return divided and (self.kv is None or self.kv % ranks == 0 or ranks % self.kv == 0)
+
+
+def placements(
+    host: Host, asked: Mode | None, pins: ParallelPins, heads: Heads, objective: Objective | None = None
+) -> tuple[Placement, ...]:
+    """List the ways to place a model on the host, the preferred one first.
+
+    Tensor parallelism stays inside an NVLink island: `throughput` prefers the smallest group, hence the most replicas;
+    every other objective the whole island. Behind these come pipeline stages across islands, and last tensor
+    parallelism across PCIe: only where the model fits in no other way. MIG slices have no such choice: a replica each.
+
+    Args:
+        asked: the mode, or None to choose: cpu without any GPU, multi with two or more equal ones, else single.
+
+    Raises:
+        NoPlanError: the host lacks what was asked for; the message says what was found.
+    """
+    if asked is Mode.CPU or (asked is None and not host.gpus and not _driver_failed(host)):
+        return (_on_cpu(),)
+    gpus = usable_gpus(host, pins.devices)
+    groups = equal_groups(gpus)
+    mode = asked or (Mode.MULTI if len(groups[0]) > 1 else Mode.SINGLE)
+    if mode is Mode.SINGLE:
+        return (_on_single(host, gpus, pins),)
+    equal = next((group for group in groups if len(group) > 1), groups[0])
+    return _on_multi(host, equal, pins, heads, objective)
+
+
+def _on_cpu() -> Placement:
+    return Placement(
+        mode=Mode.CPU, groups=((),), tensor_parallel=1, pipeline_parallel=1, reason="the engine runs on the processor"
+    )
+
+
+def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placement:
+    if (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) != 1:
+        raise NoPlanError(
+            f"single uses one GPU, but {_pinned_sizes(pins)} is pinned",
+            hint="use `configure-gpu multi`, or drop the pin",
+        )
+    most = max(_free_bytes(gpu) for gpu in gpus)
+    roomy = [gpu for gpu in gpus if _free_bytes(gpu) > most - FREE_NOISE_BYTES]
+    best = min(roomy, key=lambda gpu: ([-part for part in _capability(gpu)], gpu.index))
+    return Placement(
+        mode=Mode.SINGLE,
+        groups=((best,),),
+        tensor_parallel=1,
+        pipeline_parallel=1,
+        reason=_single_reason(best),
+        warnings=idle_warnings(host, (best,)),
+    )
+
+
+def _single_reason(best: Gpu) -> str:
+    who = f"GPU {best.index} ({best.name})"
+    if best.memory_bytes is None:
+        return f"{who} is there, and NVML does not tell its memory"
+    return f"{who} has the most free memory: {format_bytes(_free_bytes(best))}"
+
+
+def _on_multi(
+    host: Host, equal: tuple[Gpu, ...], pins: ParallelPins, heads: Heads, objective: Objective | None
+) -> tuple[Placement, ...]:
+    if len(equal) < 2:
+        raise NoPlanError(
+            f"multi needs two or more equal GPUs, found {describe_gpus(host)}",
+            hint="use `configure-gpu single`, which takes the best one",
+        )
+    if equal[0].mig_slice is not None and (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) > 1:
+        raise NoPlanError(f"{_pinned_sizes(pins)} is pinned, but {NO_SPAN}", hint=f"drop the pin, or {_MIG_OFF}")
+    islands = nvlink_islands(equal, host.links)
+    sliced = equal[0].mig_slice is not None
+    shapes = [(1, 1)] if sliced else _shapes(len(equal), len(islands[0]), pins, heads, objective)
+    made = [_cut(host, equal, islands, tensor, pipeline, pins) for tensor, pipeline in shapes]
+    found = tuple(placement for placement in made if placement is not None)
+    if not found:
+        size = (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1)
+        raise NoPlanError(
+            f"{_pinned_sizes(pins)} needs {size} equal GPUs, found {describe_gpus(host)}", hint="lower the pinned size"
+        )
+    return found
+
+
+def _shapes(
+    gpus: int, island: int, pins: ParallelPins, heads: Heads, objective: Objective | None
+) -> list[tuple[int, int]]:
+    """List (tensor parallel, pipeline parallel) sizes, preferred first; a pin leaves only its own."""
+    if pins.tensor_parallel is not None:
+        return [(pins.tensor_parallel, pins.pipeline_parallel or 1)]
+    powers = [size for size in (2**power for power in range(gpus.bit_length())) if heads.allow(size)] or [1]
+    inside = [size for size in powers if size <= island]
+    if objective is not Objective.THROUGHPUT:
+        inside.reverse()
+    if pins.pipeline_parallel is not None:
+        return [(size, pins.pipeline_parallel) for size in inside]
+    largest = max(inside)
+    # Fewest stages first, but those that leave a GPU idle last: a further stage costs less than a GPU that does nothing.
+    counts = sorted(range(2, gpus // largest + 1), key=lambda stages: (gpus % (largest * stages) != 0, stages))
+    staged = [(largest, stages) for stages in counts]
+    across = [(size, 1) for size in powers if size > island]
+    return [*((size, 1) for size in inside), *staged, *across]
+
+
+def _cut(
+    host: Host,
+    equal: tuple[Gpu, ...],
+    islands: tuple[tuple[Gpu, ...], ...],
+    tensor_parallel: int,
+    pipeline_parallel: int,
+    pins: ParallelPins,
+) -> Placement | None:
+    """Cut equal GPUs into groups, inside islands where one is large enough; None where there are too few."""
+    size = tensor_parallel * pipeline_parallel
+    # What no island holds reaches across them: NCCL falls back to PCIe between the stages.
+    pools = [island for island in islands if len(island) >= size] or [tuple(gpu for isle in islands for gpu in isle)]
+    groups = tuple(
+        pool[start : start + size]
+        for pool in pools
+        for start in range(0, len(pool) - size + 1, size)
+        if size <= len(equal)
+    )
+    if not groups:
+        return None
+    return Placement(
+        mode=Mode.MULTI,
+        groups=groups,
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
+        reason=_multi_reason(
+            islands, groups, tensor_parallel, pipeline_parallel, pinned=pins.tensor_parallel is not None
+        ),
+        warnings=idle_warnings(host, tuple(gpu for group in groups for gpu in group)),
+        inside_island=size <= len(islands[0]),
+    )
+
+
+def _multi_reason(
+    islands: tuple[tuple[Gpu, ...], ...],
+    groups: tuple[tuple[Gpu, ...], ...],
+    tensor_parallel: int,
+    pipeline_parallel: int,
+    *,
+    pinned: bool,
+) -> str:
+    largest = len(islands[0])
+    replicas = f", {len(groups)} replicas" if len(groups) > 1 else ""
+    if pinned:
+        return f"pinned by the user{replicas}"
+    if pipeline_parallel > 1:
+        return f"no smaller group holds the model with long requests: {pipeline_parallel} stages, each on {tensor_parallel}{replicas}"
+    if groups[0][0].mig_slice is not None:
+        return f"{NO_SPAN}: one replica on each{replicas}"
+    if tensor_parallel > largest:
+        return f"no smaller group holds the model with long requests: {tensor_parallel} ranks across PCIe{replicas}"
+    if largest == 1:
+        return f"no NVLink between these GPUs: one replica on each, as tensor parallelism over PCIe waits on the bus{replicas}"
+    if tensor_parallel == 1:
+        return f"the model fits on one GPU, so each serves a replica of its own{replicas}"
+    return f"tensor parallel inside an NVLink island of {largest}{replicas}"
+
+
+def usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
+    """Return the GPUs that can serve; of these only `devices` (indices or UUIDs) where some are named.
+
+    Raises:
+        NoPlanError: a named one is not among them.
+    """
+    usable = tuple(gpu for gpu in host.gpus if _why_unusable(gpu) is None)
+    if devices:
+        known = {name: gpu for gpu in usable for name in (str(gpu.index), gpu.uuid)}
+        missing = [name for name in devices if name not in known]
+        if missing:
+            raise NoPlanError(
+                f"NVIDIA_VISIBLE_DEVICES names {missing[0]}, found {describe_gpus(host)}",
+                hint="`stackwright detect` lists the UUIDs",
+            )
+        usable = tuple({known[name].index: known[name] for name in devices}.values())
+    if not usable:
+        raise NoPlanError(f"no usable GPU: found {describe_gpus(host)}", hint=_what_to_do(host))
+    return one_per_instance(usable)
+
+
+def _why_unusable(gpu: Gpu) -> str | None:
+    if gpu.mig:
+        return "MIG on"
+    # One that answers, but not for its memory, shares the processor's: NVML calls that Not Supported. No slice does.
+    known = gpu.memory_bytes is not None or (gpu.compute_capability is not None and gpu.mig_slice is None)
+    if gpu.uuid is None or not known:
+        return "does not answer"
+    return None
+
+
+def _what_to_do(host: Host) -> str:
+    sliced = next((gpu for gpu in host.gpus if gpu.mig), None)
+    if sliced is not None:
+        return f"{how_to_cut(sliced)}; or {_MIG_OFF}, or use `configure-gpu cpu`"
+    if _driver_failed(host):
+        return "a reboot, or reloading the kernel module, matches library and driver; meanwhile `configure-gpu cpu`"
+    if host.gpus:
+        return "`nvidia-smi` and `dmesg | grep -i xid` tell why; meanwhile `configure-gpu cpu`"
+    return "use `configure-gpu cpu`, or install the NVIDIA driver"
+
+
+def describe_gpus(host: Host) -> str:
+    """Say what GPUs there are in a few words: `2× NVIDIA GeForce RTX 3090`, `NVML failing (…)`, `none`."""
+    if _driver_failed(host) and host.driver is not None:
+        return f"NVML failing ({host.driver.error})"
+    counts: dict[str, int] = defaultdict(int)
+    for gpu in host.gpus:
+        why = _why_unusable(gpu)
+        counts[(gpu.name or f"GPU {gpu.index}") + (f" ({why})" if why else "")] += 1
+    return ", ".join(f"{count}× {name}" for name, count in counts.items()) or "none"
+
+
+def _driver_failed(host: Host) -> bool:
+    return host.driver is not None and host.driver.error is not None and not host.gpus
+
+
+def equal_groups(gpus: tuple[Gpu, ...]) -> list[tuple[Gpu, ...]]:
+    """Group GPUs of one model, those first that hold the most for one replica, those of unknown memory last.
+
+    Whole GPUs of a kind add up, hence two of them come before any other; slices do not.
+    """
+    groups: dict[tuple[str | None, int | None, str | None], list[Gpu]] = defaultdict(list)
+    for gpu in gpus:
+        groups[gpu.name, gpu.memory_bytes, gpu.compute_capability].append(gpu)
+    order = sorted(
+        groups.values(),
+        key=lambda group: (
+            group[0].memory_bytes is None,
+            len(group) < 2 or group[0].mig_slice is not None,
+            -sum(_total_bytes(g) for g in (group if group[0].mig_slice is None else group[:1])),
+            group[0].index,
+        ),
+    )
+    return [tuple(group) for group in order]
+
+
+def idle_warnings(host: Host, used: tuple[Gpu, ...]) -> tuple[str, ...]:
+    """Name what is left idle and why, equal GPUs in one sentence: a sliced box may have dozens."""
+    alike: dict[tuple[str, str | None], list[str]] = defaultdict(list)
+    for gpu in host.gpus:
+        if gpu not in used and not (gpu.mig and has_slices(host, gpu)):
+            alike[gpu.name or "unknown model", _why_idle(gpu, used)].append(str(gpu.index))
+    return tuple(
+        (f"GPU {who[0]} ({name}) is" if len(who) == 1 else f"GPUs {', '.join(who[:-1])} and {who[-1]} ({name}) are")
+        + (f" left idle: {why}" if why else " left idle")
+        for (name, why), who in alike.items()
+    )
+
+
+def _why_idle(gpu: Gpu, used: tuple[Gpu, ...]) -> str | None:
+    if gpu.mig:
+        return f"MIG is on, but it has no slice; {how_to_cut(gpu)}"
+    return _why_unusable(gpu) or why_shared(gpu, used)
+
+
+def _pinned_sizes(pins: ParallelPins) -> str:
+    return f"tensor parallel {pins.tensor_parallel or 1} × pipeline parallel {pins.pipeline_parallel or 1}"
+
+
+def _total_bytes(gpu: Gpu) -> int:
+    return gpu.memory_bytes or 0
+
+
+def _free_bytes(gpu: Gpu) -> int:
+    return _total_bytes(gpu) - (gpu.memory_used_bytes or 0)
+
+
+def _capability(gpu: Gpu) -> tuple[int, ...]:
+    return tuple(int(part) for part in (gpu.compute_capability or "0.0").split("."))

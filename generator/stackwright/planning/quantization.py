@@ -1,0 +1,202 @@
+"""Which number formats a GPU can run, and which published checkpoint loses least where a model does not fit. Pure.
+
+A checkpoint in fewer bits loses accuracy, so it is never taken silently: what comes out here is advice with its reasons,
+and the caller names it to the user. Nothing here knows how well a checkpoint answers; the order of loss is the number of
+bits kept per weight, which is a fact, and no benchmark is quoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
+from stackwright.units import format_bytes
+
+# Bits that are left of each weight of a linear layer, scales not counted (docs/reference/models.md).
+BITS = {
+    WeightFormat.FP32: 32,
+    WeightFormat.BF16: 16,
+    WeightFormat.FP16: 16,
+    WeightFormat.FP8: 8,
+    WeightFormat.INT8: 8,
+    WeightFormat.GPTQ8: 8,
+    WeightFormat.NVFP4: 4,
+    WeightFormat.MXFP4: 4,
+    WeightFormat.AWQ: 4,
+    WeightFormat.GPTQ: 4,
+    WeightFormat.INT4: 4,
+}
+PLAIN = frozenset({WeightFormat.FP32, WeightFormat.BF16, WeightFormat.FP16})
+BLACKWELL = "10.0"
+
+
+class Kernel(StrEnum):
+    """How a GPU computes with a format, best first.
+
+    `native`: the tensor cores take it. `weight-only`: weights are unpacked on the way, which saves memory and, at small
+    batches, time. `older`: a slower kernel from before Marlin.
+    """
+
+    NATIVE = "native"
+    WEIGHT_ONLY = "weight-only"
+    OLDER = "older"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatRule:
+    """From which compute capability each kernel runs a format; None: it has no such kernel."""
+
+    native: str | None
+    weight_only: str | None
+    older: str | None
+    source: str
+
+
+_VLLM = "vLLM 0.32.0 model_executor/layers/quantization/"
+# Read 2026-11-21. The bounds are those of the engine's own `get_min_capability` and platform checks, except that the
+# Marlin kernels are counted from 8.0: 0.32.0 runs them from 7.5, older releases do not.
+RULES = {
+    WeightFormat.FP8: FormatRule(
+        native="8.9", weight_only="8.0", older=None, source=_VLLM + "fp8.py; platforms/cuda.py"
+    ),
+    WeightFormat.INT8: FormatRule(
+        native="7.5", weight_only="8.0", older=None, source=_VLLM + "compressed_tensors/schemes"
+    ),
+    WeightFormat.NVFP4: FormatRule(
+        native=BLACKWELL, weight_only="8.0", older=None, source=_VLLM + "modelopt.py; utils/marlin_utils_fp4.py"
+    ),
+    WeightFormat.MXFP4: FormatRule(native=BLACKWELL, weight_only="8.0", older=None, source=_VLLM + "mxfp4.py"),
+    WeightFormat.GPTQ8: FormatRule(native=None, weight_only="8.0", older="7.0", source=_VLLM + "auto_gptq.py"),
+    WeightFormat.AWQ: FormatRule(native=None, weight_only="8.0", older="7.5", source=_VLLM + "auto_awq.py"),
+    WeightFormat.GPTQ: FormatRule(native=None, weight_only="8.0", older="7.0", source=_VLLM + "auto_gptq.py"),
+    WeightFormat.INT4: FormatRule(
+        native=None,
+        weight_only="8.0",
+        older=None,
+        source=_VLLM + "compressed_tensors/schemes/compressed_tensors_wNa16.py",
+    ),
+}
+# vLLM refuses GPUs below (docs/getting_started/installation/gpu, 0.32.0); bfloat16 below 8.0 is run as float16.
+LEAST_CAPABILITY = "7.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A checkpoint that was looked at and not chosen, with the reason in a few words."""
+
+    checkpoint: Checkpoint
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """The checkpoint that loses least and fits, None where none does.
+
+    `sentence` says it to a user; `refused` are the others, in the order in which they were tried.
+    """
+
+    checkpoint: Checkpoint | None
+    kernel: Kernel | None
+    sentence: str
+    refused: tuple[Refused, ...]
+
+
+def find_kernel(weight_format: WeightFormat, compute_capability: str | None) -> Kernel | None:
+    """Return how a GPU runs a format, None where it does not; a compute capability of None is a CPU.
+
+    On the CPU only plain formats are advised: what it runs of the others depends on the instruction set.
+    """
+    if weight_format in PLAIN:
+        enough = compute_capability is None or _at_least(compute_capability, LEAST_CAPABILITY)
+        return Kernel.NATIVE if enough else None
+    rule = RULES.get(weight_format)
+    if rule is None or compute_capability is None:
+        return None
+    bounds = ((Kernel.NATIVE, rule.native), (Kernel.WEIGHT_ONLY, rule.weight_only), (Kernel.OLDER, rule.older))
+    return next((kernel for kernel, least in bounds if least and _at_least(compute_capability, least)), None)
+
+
+def order_by_loss(row: CatalogLlm, compute_capability: str | None) -> tuple[Checkpoint, ...]:
+    """Return the checkpoints of a model that lose least first.
+
+    Most bits first; among equal bits the better kernel, then the model's own publisher, then the catalog's order.
+    """
+    kernels = list(Kernel)
+    publisher = row.hub_id.partition("/")[0]
+
+    def loss(checkpoint: Checkpoint) -> tuple[int, int, bool]:
+        kernel = find_kernel(checkpoint.format, compute_capability)
+        return (
+            -BITS.get(checkpoint.format, 0),
+            kernels.index(kernel) if kernel else len(kernels),
+            checkpoint.hub_id.partition("/")[0] != publisher,
+        )
+
+    return tuple(sorted(row.checkpoints, key=loss))
+
+
+def advise_checkpoint(
+    row: CatalogLlm,
+    compute_capability: str | None,
+    fits: Callable[[Checkpoint], bool | None],
+    *,
+    instead_of: str | None = None,
+    has_token: bool = True,
+) -> Advice:
+    """Return the published checkpoint of a model that loses least and fits.
+
+    Args:
+        compute_capability: of the least capable GPU that would serve; None on a CPU.
+        fits: says of a checkpoint whether it fits; None where nobody can know, which counts as no.
+        instead_of: the hub id that did not fit; it is not tried again.
+        has_token: False leaves out checkpoints that may ask for access.
+    """
+    refused: list[Refused] = []
+    for checkpoint in order_by_loss(row, compute_capability):
+        if checkpoint.hub_id == instead_of:
+            continue
+        kernel = find_kernel(checkpoint.format, compute_capability)
+        reason = _refusal(checkpoint, kernel, compute_capability, has_token) or _misfit(checkpoint, fits(checkpoint))
+        if reason is None:
+            return Advice(
+                checkpoint=checkpoint, kernel=kernel, sentence=_praise(checkpoint, kernel), refused=tuple(refused)
+            )
+        refused.append(Refused(checkpoint=checkpoint, reason=reason))
+    looked = "; ".join(f"{each.checkpoint.hub_id}: {each.reason}" for each in refused)
+    sentence = (
+        f"no published checkpoint of {row.name} fits ({looked})" if looked else f"{row.name} has no other checkpoint"
+    )
+    return Advice(checkpoint=None, kernel=None, sentence=sentence, refused=tuple(refused))
+
+
+def _refusal(
+    checkpoint: Checkpoint, kernel: Kernel | None, compute_capability: str | None, has_token: bool
+) -> str | None:
+    if kernel is None:
+        return f"{checkpoint.format} does not run on {f'compute capability {compute_capability}' if compute_capability else 'a CPU'}"
+    if checkpoint.gated is not False and not has_token:
+        return "may ask for access, and there is no token"
+    return None
+
+
+def _misfit(checkpoint: Checkpoint, fits: bool | None) -> str | None:
+    if fits:
+        return None
+    unsure = "its size is not known" if checkpoint.weight_bytes is None else "too close to say"
+    return "does not fit" if fits is False else unsure
+
+
+def _praise(checkpoint: Checkpoint, kernel: Kernel | None) -> str:
+    size = f", {format_bytes(checkpoint.weight_bytes)}" if checkpoint.weight_bytes is not None else ""
+    how = {Kernel.WEIGHT_ONLY: ", weights unpacked on the way", Kernel.OLDER: ", by an older, slower kernel"}
+    return f"{checkpoint.hub_id} fits ({checkpoint.format}{size}{how.get(kernel or Kernel.NATIVE, '')})"
+
+
+def _at_least(capability: str, least: str) -> bool:
+    return _numbers(capability) >= _numbers(least)
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))

@@ -1,0 +1,51 @@
+"""How many worker processes the gateway gets. Pure."""
+
+from __future__ import annotations
+
+from stackwright.domain.host import Host
+from stackwright.domain.plan import Mode
+from stackwright.units import GIB
+
+DECISION = "docs/decisions/0036-door-and-workers.md"
+# LiteLLM 1.105.3 under load (PSS, benchmarks/results/gateway.json, 2026-11-21): one worker 428 MB, two and their parent 1081 MB
+# together. So half a GiB each holds the parent too.
+WORKER_BYTES = GIB // 2
+# Judgement: beyond these the engine, not the gateway, is what waits. A worker fills one core (docs/explanation/gateway.md).
+MOST_WORKERS = {Mode.CPU: 4, Mode.SINGLE: 4, Mode.MULTI: 8}
+# A worker passes on some 1500 events of streams in a second (38 ms for 64: benchmarks/results/gateway.json, 2026-11-21).
+# Judgement: an engine writes 20 tokens a second for each of the requests that it works on.
+PLACES_PER_WORKER = 64
+# The rest of the host's memory is the engine's: weights pass through it, and in CPU mode they stay there.
+MEMORY_SHARE = 4
+
+
+def count_gateway_workers(host: Host, mode: Mode, gpus: int, places: int | None = None) -> tuple[int, str]:
+    """Return the number of LiteLLM workers and why.
+
+    Bounded by the mode, by the cores that the engine leaves (each GPU keeps one busy; on the CPU the engine takes
+    all but a quarter), by a quarter of the memory at half a GiB each, and by the load; never less than one.
+
+    Args:
+        places: how many requests the engines work on at once; None where that is not known or not limited.
+    """
+    cores = host.cpu.cores
+    left = None if cores is None else (cores // 4 if mode is Mode.CPU else cores - gpus)
+    bounds = {
+        f"{mode} mode takes at most {MOST_WORKERS[mode]}": MOST_WORKERS[mode],
+        f"the engine leaves {left} of {cores} cores": left,
+        f"{places} requests at once keep {_by_load(places)} busy, {PLACES_PER_WORKER} each": _by_load(places),
+        f"a quarter of the memory holds {_by_memory(host)} workers of 0.5 GiB": _by_memory(host),
+    }
+    known = {why: bound for why, bound in bounds.items() if bound is not None}
+    why, least = min(known.items(), key=lambda item: item[1])
+    if cores is None or host.memory_bytes is None:
+        return 1, "cores or memory of the host are unknown: one is always safe"
+    return max(1, least), why
+
+
+def _by_memory(host: Host) -> int | None:
+    return None if host.memory_bytes is None else host.memory_bytes // MEMORY_SHARE // WORKER_BYTES
+
+
+def _by_load(places: int | None) -> int | None:
+    return None if places is None else -(-places // PLACES_PER_WORKER)

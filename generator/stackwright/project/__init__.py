@@ -1,0 +1,1 @@
+"""The project folder: wishes, rendered sets, generations, secrets, the lock. Touches the disk."""

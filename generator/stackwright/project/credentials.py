@@ -1,0 +1,113 @@
+"""Secrets: one file each, mode 0600, in a folder of mode 0700 per environment. Made once, never printed unasked.
+
+One file per secret, because Compose mounts each as /run/secrets/<name>. Letters, digits and `-` only: no reader of
+env files, YAML or shell can misread them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from stackwright.atomic import replace_file, stale_files
+from stackwright.errors import UsageError
+
+# LiteLLM refuses to boot with a weak master key; `sk-` and 256 random bits is what its documentation advises.
+_MADE: Mapping[str, Callable[[], str]] = {
+    "litellm_master_key": lambda: f"sk-{secrets.token_hex(32)}",
+    "litellm_salt_key": lambda: f"sk-{secrets.token_hex(32)}",
+    "engine_key": lambda: secrets.token_hex(32),
+    "redis_password": lambda: secrets.token_hex(32),
+}
+SECRETS = tuple(_MADE)
+"""The secrets that every environment has, by their files' names; the hub's token, which may be empty, is none of them."""
+
+GATEWAY_KEY = "litellm_master_key"
+HUB_TOKEN = "hf_token"
+# Put there by a person; empty files say that the gateway answers without TLS.
+TLS_FILES = ("tls_certificate", "tls_key")
+
+
+def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) -> None:
+    """Make the secrets that are missing, and refresh the hub token where the person has one.
+
+    Without a token an empty file stands in: huggingface_hub takes it for none. `hf_home` is where
+    `hf auth login` leaves its token.
+
+    Raises:
+        UsageError: the folder or a file cannot be written, or the hub token cannot be read or is not one.
+    """
+    token = find_hub_token(environment, hf_home)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        for name, make in _MADE.items():
+            if not _holds_something(folder / name):
+                _write(folder / name, make())
+        if token is not None or not (folder / HUB_TOKEN).exists():
+            _write(folder / HUB_TOKEN, token or "")
+        for name in TLS_FILES:
+            if not (folder / name).exists():
+                _write(folder / name, "")
+    except OSError as failure:
+        raise UsageError(
+            f"{failure.filename or folder}: {failure.strerror}", hint="secrets need a writable envs/ folder"
+        ) from None
+
+
+def read_gateway_key(folder: Path) -> str:
+    """Return the gateway's master key. Raises UsageError where there is none yet."""
+    try:
+        key = (folder / GATEWAY_KEY).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        key = ""
+    if not key:
+        raise UsageError(
+            f"{folder / GATEWAY_KEY}: there is no key yet", hint="`configure-gpu` makes one for each environment"
+        )
+    return key
+
+
+def _holds_something(path: Path) -> bool:
+    """Say whether a secret has been made: an empty file, such as an editor leaves, is none."""
+    return path.exists() and path.stat().st_size > 0
+
+
+def find_hub_token(environment: Mapping[str, str], hf_home: Path) -> str | None:
+    """Read the token where huggingface_hub would: HF_TOKEN, the file that HF_TOKEN_PATH names, then the login's file.
+
+    Raises:
+        UsageError: a named file cannot be read, or holds no token.
+    """
+    if environment.get("HF_TOKEN"):
+        return _check_token(environment["HF_TOKEN"], "HF_TOKEN")
+    named = environment.get("HF_TOKEN_PATH")
+    path = Path(named) if named else hf_home / "token"
+    try:
+        return _check_token(path.read_text(encoding="utf-8"), str(path)) if named or path.is_file() else None
+    except (OSError, UnicodeDecodeError) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else "not UTF-8 text"
+        raise UsageError(
+            f"{path}: the hub token cannot be read: {reason}", hint="HF_TOKEN_PATH names the file, HF_TOKEN the token"
+        ) from None
+
+
+def _check_token(text: str, where: str) -> str:
+    """Return the token without the blanks around it; it is never shown, also where it is wrong."""
+    token = text.strip()
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise UsageError(f"{where}: not a hub token: letters, digits and signs on one line are allowed")
+    return token
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a secret whole or not at all; nobody else may open it, not even for a moment.
+
+    One that stands there already is left alone: containers hold its very file.
+    """
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+        return
+    for stale in stale_files(path):
+        stale.unlink(missing_ok=True)
+    replace_file(path, text)

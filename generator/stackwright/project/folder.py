@@ -1,0 +1,338 @@
+"""The project folder: where its files stand, and reading those that a stage begins from. Reads and makes folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from stackwright.domain.environment import Environment
+from stackwright.domain.plan import PLAN_SCHEMA, Plan
+from stackwright.domain.wishes import WISHES_SCHEMA, ModelWish, Wishes
+from stackwright.errors import UsageError, ValidationError, did_you_mean
+from stackwright.planning.cloud import problem_with_cloud
+from stackwright.planning.gateway import problem_with_name
+from stackwright.planning.request import Folders
+from stackwright.reading import convert, load_yaml
+from stackwright.rendering import environment_file
+from stackwright.runtime import Stack
+from stackwright.settings import Kind, SettingSpec, check_pins, problem_with, spec_of
+
+_MEND = "correct it, or move it away: `configure-gpu` writes the generated one anew"
+# As many as keys have slots (`settings.split_slot`).
+MOST_MODELS = 99
+_IN_SINGLE_QUOTES = re.compile(r"=\s*'")
+_CHECKOUT = Path(__file__).resolve().parents[3]
+_BASE_FILES = (
+    "compose/compose.yaml",
+    "compose/engine/start.sh",
+    "compose/engine/cores.py",
+    "compose/engine/switching/switch.py",
+    "compose/engine/switching/group.py",
+    "compose/engine/switching/child.py",
+    "compose/gateway/start.sh",
+    "compose/gateway/key_auth.py",
+    "compose/gateway/guard.py",
+    "compose/gateway/door.py",
+    "compose/gateway/health.py",
+    "compose/gateway/ready.py",
+    "compose/gateway/worker_start.py",
+    "compose/redis/start.sh",
+    "envs/dev.yaml",
+    "envs/staging.yaml",
+    "envs/prod.yaml",
+)
+
+
+def find_root(out: Path | None, working: Path) -> Path:
+    """Return the project folder: `--out`, else the checkout that this package lies in, else the working folder.
+
+    Raises:
+        RuntimeError, OSError: there can be no folder of that name, or its parent may not be looked into.
+    """
+    if out is not None:
+        root = out.expanduser().absolute()
+        (root / "envs").exists()  # raises here, once, what each later look would
+        return root
+    return _CHECKOUT if (_CHECKOUT / "compose" / "compose.yaml").is_file() else working.absolute()
+
+
+def name_command(command: str, *words: str, root: Path, working: Path) -> str:
+    """Write a command so that it works as pasted: the checkout's script where there is one, `--out` where needed."""
+    script = _CHECKOUT / "scripts" / command
+    out = () if find_root(None, working) == root else ("--out", str(root))
+    return shlex.join((str(script) if script.exists() else command, *words, *out))
+
+
+def missing_base_files(root: Path) -> tuple[str, ...]:
+    """Return the hand-written base files that a project folder does not have, by their paths in it."""
+    return tuple(name for name in _BASE_FILES if not (root / name).exists())
+
+
+def lay_out(root: Path) -> None:
+    """Copy the hand-written base files that are missing into the project folder; never over one that is there.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    for name in missing_base_files(root):
+        target = root / name
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _packaged(name) as source:
+                shutil.copy(source, temporary)
+            temporary.replace(target)
+        except OSError as failure:
+            with suppress(OSError):
+                temporary.unlink()
+            raise UsageError(
+                f"{target}: cannot be written: {failure.strerror}", hint="choose another folder with --out DIR"
+            ) from None
+
+
+def _packaged(name: str) -> AbstractContextManager[Path]:
+    """Return a base file as shipped: beside the package in a checkout, inside it in a wheel."""
+    checkout = _CHECKOUT / name
+    return as_file(checkout) if checkout.is_file() else as_file(files("stackwright") / "base" / name)
+
+
+def read_wishes(root: Path, environment: Environment) -> Wishes:
+    """Read envs/<env>.yaml, of the project folder or, where it has none yet, as shipped.
+
+    Raises:
+        UsageError: it cannot be read, has an unknown key, a wrong type, a value out of bounds or a newer schema.
+    """
+    name = f"envs/{environment.value}.yaml"
+    path = root / name
+    if path.exists():
+        return _parse_wishes(path, str(path))
+    with _packaged(name) as shipped:
+        return _parse_wishes(shipped, name)
+
+
+def _parse_wishes(path: Path, where: str) -> Wishes:
+    data = load_yaml(path, UsageError)
+    if data is None:
+        raise UsageError(f"{where}: empty", hint="take it away: `configure-gpu` then copies the shipped one")
+    if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > WISHES_SCHEMA:
+        raise UsageError(
+            f"{where}: schema {_written(data['schema'])} is newer than this release reads ({WISHES_SCHEMA})",
+            hint="update Stackwright",
+        )
+    wishes = convert(data, Wishes, where=where, error=UsageError)
+    _check(where, "schema", Kind.INTEGER, _written(wishes.schema), WISHES_SCHEMA, WISHES_SCHEMA)
+    for key, value in wishes.settings.items():
+        # One of more than 4300 digits cannot even be written; what a key allows is told below.
+        if isinstance(value, int) and abs(value) >= 2**64:
+            raise UsageError(f"{where}: settings.{key}: found {_written(value)}")
+    check_pins(wishes.pins, where=f"{where}: settings")
+    _check(where, "gpu_memory_utilization", Kind.FRACTION, f"{wishes.gpu_memory_utilization:.6g}", 0.05, 0.99)
+    _check(where, "gateway.bind", Kind.ADDRESS, wishes.gateway.bind)
+    _check(where, "gateway.port", Kind.INTEGER, _written(wishes.gateway.port), 1, 65535)
+    _check_models(where, wishes)
+    _check_cloud(where, wishes)
+    if wishes.max_model_len is not None:
+        _check(where, "max_model_len", Kind.INTEGER, _written(wishes.max_model_len), 1, 2**31 - 1)
+    return wishes
+
+
+def _check_models(where: str, wishes: Wishes) -> None:
+    """Refuse a list of models beside the one that `model` names, and what no client or GPU could make of an entry."""
+    if wishes.model is not None and wishes.models:
+        raise UsageError(f"{where}: found both `model` and `models`", hint="move the model into the list")
+    if len(wishes.models) > MOST_MODELS:
+        raise UsageError(f"{where}: models: found {len(wishes.models)}, allowed: {MOST_MODELS} at most")
+    for position, model in enumerate(wishes.models):
+        spot = f"models[{position}]"
+        _check(where, f"{spot}.name", Kind.TEXT, model.name)
+        for alias in model.aliases:
+            _check_client_name(where, f"{spot}.aliases", alias)
+        if model.gpu_share is not None:
+            _check(where, f"{spot}.gpu_share", Kind.FRACTION, f"{model.gpu_share:.6g}", 0.01, 1)
+        _check_exclusive(where, spot, model)
+    # Rounded: 0.2, 0.4, 0.3 and 0.1 are more than 1 in floating point.
+    shared = round(sum(model.gpu_share or 0 for model in wishes.models), 6)
+    if shared > 1:
+        raise UsageError(
+            f"{where}: models: found {shared:.6g} as gpu_share of all together, allowed: 1 at most",
+            hint="each is a part of all GPUs: lower one, or let models take turns with `exclusive`",
+        )
+    _check_groups(where, wishes.models)
+
+
+def _check_groups(where: str, models: tuple[ModelWish, ...]) -> None:
+    """Refuse an exclusive group of one model, which has nobody to take turns with, and one with two pinned."""
+    sizes = Counter(model.exclusive for model in models)
+    for position, model in enumerate(models):
+        group = model.exclusive
+        if group is not None and sizes[group] == 1:
+            others = [other for other in sizes if other is not None and other != group]
+            raise UsageError(
+                f"{where}: models[{position}].exclusive: found `{group[:80]}`, which no other model has",
+                hint=did_you_mean(group, others) or "give another model the same one, or drop it",
+            )
+    for group, count in Counter(model.exclusive for model in models if model.pinned).items():
+        if count > 1:
+            raise UsageError(f"{where}: models: {count} of the exclusive group {group} are pinned, allowed: one")
+
+
+def _check_exclusive(where: str, spot: str, model: ModelWish) -> None:
+    """Refuse what a model that takes turns with others cannot have, and what only such a one can."""
+    if model.exclusive is None:
+        if model.pinned:
+            raise UsageError(
+                f"{where}: {spot}.pinned: found true without `exclusive`",
+                hint="only models that take turns are unloaded: drop it",
+            )
+        return
+    _check(where, f"{spot}.exclusive", Kind.TEXT, model.exclusive)
+    if model.gpu_share is not None:
+        raise UsageError(
+            f"{where}: {spot}.gpu_share: found {model.gpu_share:.6g} beside `exclusive`",
+            hint="drop it: an exclusive group gets the fewest whole GPUs that hold each of its models",
+        )
+
+
+def _check_cloud(where: str, wishes: Wishes) -> None:
+    for position, cloud in enumerate(wishes.gateway.cloud):
+        spot = f"gateway.cloud[{position}]"
+        _check_client_name(where, f"{spot}.name", cloud.name)
+        problem = problem_with_cloud(cloud)
+        if problem is not None:
+            field, found_and_allowed = problem
+            raise UsageError(
+                f"{where}: {spot}.{field}: {found_and_allowed}", hint="docs/how-to/fallbacks.md shows whole entries"
+            )
+
+
+def _check_client_name(where: str, key: str, name: str) -> None:
+    """Refuse a name that no client could ask for, or that the gateway would read as more than a name."""
+    _check(where, key, Kind.TEXT, name)
+    allowed = problem_with_name(name)
+    if allowed is not None:
+        raise UsageError(f"{where}: {key}: found `{name[:80]}`, allowed: {allowed}")
+
+
+def _written(number: int) -> str:
+    """Write a number that may be absurdly long: Python refuses to write more than 4300 digits."""
+    return str(number) if abs(number) < 2**64 else "a number beyond 64 bits"
+
+
+def _check(
+    where: str, key: str, kind: Kind, value: str, minimum: float | None = None, maximum: float | None = None
+) -> None:
+    spec = SettingSpec(key=key, section="", kind=kind, meaning="", minimum=minimum, maximum=maximum)
+    problem = problem_with(spec, value)
+    if problem:
+        raise UsageError(f"{where}: {key}: found `{value[:80]}`, allowed: {problem}")
+
+
+def choose_folders(variables: Mapping[str, str], home: Path) -> tuple[Path, Folders]:
+    """Return the state folder and the caches, from the variables that each tool documents, else below `home`."""
+
+    def folder(name: str, otherwise: Path) -> Path:
+        return Path(variables.get(name) or otherwise).expanduser().absolute()
+
+    data = folder("XDG_DATA_HOME", home / ".local" / "share")
+    cache = folder("XDG_CACHE_HOME", home / ".cache")
+    folders = Folders(
+        hf_home=str(folder("HF_HOME", cache / "huggingface")),
+        vllm_cache=str(folder("VLLM_CACHE_ROOT", cache / "vllm")),
+    )
+    return folder("STACKWRIGHT_STATE", data / "stackwright"), folders
+
+
+def load_plan(root: Path, environment: Environment) -> Plan | None:
+    """Read the plan that was rendered for an environment, or None where none was.
+
+    Raises:
+        ValidationError: it is damaged or from another release.
+    """
+    path = root / "compose" / "generated" / environment.value / "plan.json"
+    again = f"`configure-gpu --env {environment.value}` writes it anew"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as failure:
+        raise ValidationError(f"{path}: cannot be read: {failure.strerror}", hint=again) from None
+    except (ValueError, RecursionError):
+        raise ValidationError(f"{path}: cannot be read as JSON", hint=again) from None
+    if not isinstance(data, dict) or data.get("schema") != PLAN_SCHEMA:
+        raise ValidationError(f"{path}: not a plan of this release", hint=again)
+    try:
+        plan = convert(data, Plan, where=str(path), error=ValidationError)
+    except ValidationError as failure:
+        raise ValidationError(failure.message, hint=again) from None
+    # What every plan has, and what reads one relies on.
+    if not (plan.replicas and plan.gateway.models and plan.settings) or not all(spec_of(key) for key in plan.settings):
+        raise ValidationError(f"{path}: not a plan of this release", hint=again)
+    if plan.environment is not environment:
+        raise ValidationError(f"{path}: a plan for {plan.environment}", hint=again)
+    return plan
+
+
+def read_environment(root: Path, environment: Environment, local: Path | None = None) -> dict[str, str]:
+    """Return the environment in force: the generated file, then the person's local file, or `local`, over it.
+
+    Raises:
+        ValidationError: the generated file is missing, or one of them cannot be read.
+    """
+    generated = root / environment_file(environment.value)
+    local = local or generated.with_name(f"{generated.name}.local")
+    if not generated.exists():
+        raise ValidationError(f"{generated} is missing", hint=f"`configure-gpu --env {environment.value}` writes it")
+    return {**read_env_file(generated), **(read_env_file(local) if local.exists() else {})}
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Read KEY=VALUE lines; nothing is interpolated.
+
+    Raises:
+        ValidationError: it cannot be read, a line is not KEY=VALUE, or one means something else to Compose.
+    """
+    from dotenv.parser import parse_stream
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else "not UTF-8 text"
+        raise ValidationError(f"{path}: cannot be read: {reason}", hint=_MEND) from None
+    values: dict[str, str] = {}
+    for binding in parse_stream(io.StringIO(text)):
+        written = binding.original.string
+        # dotenv counts the blank lines above to it. The line itself may hold a secret, so only its number is told.
+        line = binding.original.line + written[: len(written) - len(written.lstrip())].count("\n")
+        if binding.error or (binding.key and binding.value is None):
+            raise ValidationError(f"{path}:{line}: expected KEY=VALUE", hint=_MEND)
+        if binding.key is not None and binding.value is not None:
+            if "$" in binding.value and not _IN_SINGLE_QUOTES.search(written):
+                raise ValidationError(
+                    f"{path}:{line}: a `$` outside single quotes, where Compose would replace what follows it",
+                    hint=f"write {binding.key[:80]}='…'",
+                )
+            values[binding.key] = binding.value
+    return values
+
+
+def load_stack(root: Path, state: Path, environment: Environment, local: Path | None = None) -> Stack | None:
+    """Return the rendered stack of an environment, or None where nothing has been rendered.
+
+    `local` takes the place of the person's local file.
+
+    Raises:
+        ValidationError: a rendered file is missing or damaged.
+    """
+    plan = load_plan(root, environment)
+    if plan is None:
+        return None
+    return Stack(root=root, state=state, plan=plan, env=read_environment(root, environment, local), local=local)

@@ -1,0 +1,254 @@
+"""The generations of an environment: each distinct set of its rendered files, kept with how it fared. Touches disk.
+
+A generation is a folder of copies, `compose/generated/<env>/generations/<number>/`, made of what stood in the project
+folder when it was recorded: a person's edits and their local file are in it, secrets are not. The copies are never
+what runs, so nothing that is done to the files in place changes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from stackwright.atomic import ENDING, new_token, replace_file
+from stackwright.errors import UsageError
+from stackwright.project.write import MANIFEST, compare_files, write_files
+from stackwright.reading import convert
+from stackwright.rendering import RenderedFile, environment_file
+
+T = TypeVar("T")
+KEPT = 5
+FOLDER = "generations"
+_ABOUT = "generation.json"
+_RUNNING = "running.json"
+LOCAL = "environment.local"
+"""The copy of the person's own file: evidence, and what an earlier generation is brought back with."""
+RECORDS = (MANIFEST, "inputs.json")
+"""What is told about the files; kept with them, but other words there make no other generation."""
+
+
+class State(StrEnum):
+    """How a generation fared: nobody has started it yet, it answered, or it did not."""
+
+    WRITTEN = "written"
+    GOOD = "good"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One set of rendered files. `made` is when it was first seen, in UTC; `digest` of all its texts."""
+
+    number: int
+    made: str
+    state: State
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """What a start that reached ready has left running, until it is stopped.
+
+    `stack` is the name it runs under; `reads` a hash of the files that each service has read, where the runtime itself
+    does not look into them.
+    """
+
+    number: int
+    stack: str
+    runtime: str
+    reads: dict[str, str] = field(default_factory=dict)
+
+
+class Generations:
+    """The generations of one environment of a project folder. Only under its lock is anything written.
+
+    Every method that writes raises OSError where it cannot.
+    """
+
+    def __init__(self, root: Path, environment: str) -> None:
+        self._root = root
+        self._generated = root / "compose" / "generated" / environment
+        self._folder = self._generated / FOLDER
+        rendered = environment_file(environment)
+        self._files = {
+            "environment": rendered,
+            LOCAL: rendered.with_name(f"{rendered.name}.local"),
+            **{
+                name: (self._generated / name).relative_to(root)
+                for name in ("override.yaml", "gateway.yaml", "plan.json", *RECORDS)
+            },
+        }
+
+    def all(self) -> tuple[Generation, ...]:
+        """Return every generation kept, the oldest first; one whose record is damaged is passed over."""
+        found = [_read(entry / _ABOUT, Generation) for entry in _entries(self._folder)]
+        return tuple(sorted((each for each in found if each is not None), key=lambda each: each.number))
+
+    def find(self, number: int) -> Generation | None:
+        """Return one generation, or None where it is not kept."""
+        return next((each for each in self.all() if each.number == number), None)
+
+    def current(self) -> Generation | None:
+        """Return the generation of the files as they stand, or None where they are not kept."""
+        digest = _digest(self._contents())
+        return next((each for each in reversed(self.all()) if each.digest == digest), None)
+
+    def record(self) -> Generation:
+        """Keep the files as they stand and return their generation, which may be there already."""
+        contents = self._contents()
+        digest = _digest(contents)
+        same = next((each for each in reversed(self.all()) if each.digest == digest), None)
+        if same is not None:
+            return same
+        number = max((int(entry.name) for entry in _entries(self._folder)), default=0) + 1
+        made = datetime.now(UTC).isoformat(timespec="seconds")
+        generation = Generation(number=number, made=made, state=State.WRITTEN, digest=digest)
+        self._write(generation, contents)
+        self._prune()
+        return generation
+
+    def mark(self, number: int, state: State) -> None:
+        """Note how a generation has fared. One that has answered once stays good."""
+        found = self.find(number)
+        if found is not None and found.state is not state and found.state is not State.GOOD:
+            self._describe(self._folder / str(number), replace(found, state=state))
+
+    def put_back(self, number: int) -> tuple[str, ...]:
+        """Write the files of a generation where they belong, all or none; return a sentence for each edit kept aside.
+
+        A person's local file is theirs: it stays as it is.
+
+        Raises:
+            UsageError: the generation is not kept or no longer what it was, or a file cannot be written.
+        """
+        texts = self._texts(number)
+        files = tuple(
+            RenderedFile(path=PurePosixPath(self._files[name]), text=text)
+            for name, text in texts.items()
+            if name in self._files and name not in (LOCAL, MANIFEST)
+        )
+        changes = compare_files(self._root, self._generated, files)
+        return write_files({self._generated: changes}, {self._generated: _manifest(texts.get(MANIFEST, ""))})
+
+    def environment_file(self, number: int) -> Path:
+        """Name the copy of the generated environment file."""
+        return self._folder / str(number) / "environment"
+
+    def local_file(self, number: int) -> Path:
+        """Name the copy of the local file that a generation was made with; it is not there where there was none."""
+        return self._folder / str(number) / LOCAL
+
+    def local_differs(self, number: int) -> bool:
+        """Say whether the person's local file is another than it was in a generation."""
+        copy, own = self.local_file(number), self._root / self._files[LOCAL]
+        return _content(copy) != _content(own)
+
+    def _contents(self) -> dict[str, bytes]:
+        found = {name: self._root / path for name, path in self._files.items()}
+        return {name: path.read_bytes() for name, path in found.items() if path.exists()}
+
+    def _texts(self, number: int) -> dict[str, str]:
+        found, folder = self.find(number), self._folder / str(number)
+        if found is None:
+            kept = ", ".join(str(each.number) for each in self.all()) or "none"
+            raise UsageError(f"generation {number} is not kept; kept: {kept}", hint="take another with `--to N`")
+        try:
+            contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != _ABOUT}
+            if _digest(contents) == found.digest:
+                return {name: content.decode() for name, content in contents.items()}
+        except (OSError, UnicodeDecodeError) as failure:
+            raise UsageError(f"{folder}: cannot be read: {failure}", hint="take another with `--to N`") from None
+        raise UsageError(f"{folder}: changed since it was kept", hint="take another with `--to N`")
+
+    def running(self) -> Running | None:
+        """Return what the last start that reached ready has left running, None after a stop."""
+        return _read(self._folder / _RUNNING, Running)
+
+    def set_running(self, running: Running | None) -> None:
+        """Note what runs now."""
+        if running is None:
+            (self._folder / _RUNNING).unlink(missing_ok=True)
+        elif running != self.running():
+            replace_file(self._folder / _RUNNING, json.dumps(asdict(running)) + "\n")
+
+    def _write(self, generation: Generation, contents: Mapping[str, bytes]) -> None:
+        """Make the folder under another name first: a generation is whole or not there."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._sweep()
+        fresh = self._folder / f".{generation.number}.{new_token()}{ENDING}"
+        fresh.mkdir(mode=0o700)
+        try:
+            for name, content in contents.items():
+                (fresh / name).touch(mode=0o600)
+                (fresh / name).write_bytes(content)
+            self._describe(fresh, generation)
+            fresh.rename(self._folder / str(generation.number))
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def _describe(self, folder: Path, generation: Generation) -> None:
+        replace_file(folder / _ABOUT, json.dumps(asdict(generation)) + "\n")
+
+    def _sweep(self) -> None:
+        """Remove what a killed command has begun."""
+        for entry in self._folder.iterdir():
+            if entry.name.endswith(ENDING):
+                shutil.rmtree(entry, ignore_errors=True)
+                with suppress(OSError):
+                    entry.unlink(missing_ok=True)
+
+    def _prune(self) -> None:
+        """Keep the last ones, and of the older ones what runs and the last that was good."""
+        kept = self.all()
+        good = [each.number for each in kept if each.state is State.GOOD]
+        running = self.running()
+        spared = {each.number for each in kept[-KEPT:]} | set(good[-1:]) | ({running.number} if running else set())
+        for each in kept:
+            if each.number not in spared:
+                shutil.rmtree(self._folder / str(each.number), ignore_errors=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return [entry for entry in folder.iterdir() if entry.name.isdecimal()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Read a record; None where there is none, or it makes no sense."""
+    try:
+        return convert(json.loads(path.read_bytes()), kind, where=str(path), error=UsageError)
+    except (OSError, ValueError, RecursionError, UsageError):
+        return None
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _manifest(text: str) -> dict[str, str]:
+    """Read a manifest; an unreadable one is empty, so that every file counts as edited and none is lost."""
+    try:
+        manifest = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _digest(contents: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, content in sorted((name, content) for name, content in contents.items() if name not in RECORDS):
+        digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()

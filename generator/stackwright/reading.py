@@ -1,0 +1,193 @@
+"""Read YAML into frozen dataclasses, strictly: an unknown key or a wrong type is one sentence with its place.
+
+Touches only the file that it is asked to read. Types are checked by msgspec; it ignores unknown keys of
+dataclasses, and does not say which value of a mapping is wrong nor what an enum allows, so those are looked for here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stackwright.errors import StackError, did_you_mean
+
+T = TypeVar("T")
+
+# What msgspec calls the types, as a person who writes YAML does.
+_WORDS = {
+    "array": "a list",
+    "object": "a mapping",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+}
+# Nesting deep enough to hurt libyaml does not fit into this many characters.
+FAST_CHARACTERS = 16_384
+
+
+def read_yaml(path: Path, kind: type[T], error: type[StackError], *, packaged: bool = False) -> T:
+    """Read one YAML document as `kind`. A `packaged` one is ours, so that libyaml may read it whatever its length.
+
+    Raises:
+        error: the file cannot be read, is not YAML, or does not fit `kind`; the message names file and key.
+    """
+    return convert(load_yaml(path, error, packaged=packaged), kind, where=str(path), error=error)
+
+
+def load_yaml(path: Path, error: type[StackError], *, packaged: bool = False) -> object:
+    """Parse one YAML document into plain values, raising `error` where that fails."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as failure:
+        raise error(f"{path}: cannot be read: {failure.strerror or failure}") from None
+    except UnicodeDecodeError as failure:
+        raise error(f"{path}: not UTF-8 text (byte {failure.start})") from None
+    return parse_yaml(text, str(path), error, packaged=packaged)
+
+
+def parse_yaml(text: str, where: str, error: type[StackError], *, packaged: bool = False) -> object:
+    """Parse YAML text into plain values, raising `error` with its place where that fails."""
+    import yaml
+
+    text = text.removeprefix("\ufeff")
+    try:
+        return yaml.load(text, Loader=_loader(0 if packaged else len(text)))
+    except yaml.YAMLError as failure:
+        mark = getattr(failure, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
+        problem = getattr(failure, "problem", None) or "not valid YAML"
+        problem, hint = _name_character(problem, text[mark.index : mark.index + 1] if mark is not None else "")
+        raise error(f"{where}{place}: {problem}", hint=hint) from None
+    except RecursionError:
+        raise error(f"{where}: not valid YAML: nested too deeply") from None
+    except (ValueError, LookupError, AttributeError):  # PyYAML's constructors on 2024-13-45 or `!!bool maybe`
+        raise error(f"{where}: not valid YAML: a value does not fit its tag") from None
+
+
+def _name_character(problem: str, found: str) -> tuple[str, str | None]:
+    """Name the character that a parser trips over, and what to do: libyaml itself does not."""
+    if "cannot start any token" not in problem and "violates indentation" not in problem:
+        return problem, None
+    if found == "\t":
+        return "found a tab in the place of spaces", "indent with spaces"
+    return f"found {found!r}, which no value may begin with", "put the value in quotes"
+
+
+def _loader(length: int) -> Any:
+    """Return a safe loader that refuses a key that stands twice: the first one would be lost without a word.
+
+    libyaml's loader is ten times as fast, but overflows the C stack at some ten thousand nested brackets.
+    """
+    import yaml
+
+    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    base: Any = fast if length <= FAST_CHARACTERS else yaml.SafeLoader
+
+    class Loader(base):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def convert(data: object, kind: type[T], *, where: str, error: type[StackError]) -> T:
+    """Turn plain values into `kind`, naming the offending key in any failure."""
+    import msgspec
+
+    _refuse_unknown(data, kind, where=where, path="", error=error)
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as failure:
+        text = str(failure)
+        problem, _, place = text.partition(" - at `$")
+        place = place.rstrip("`").lstrip(".")
+        spot = f"{where}: {place}" if place else where
+        raise error(f"{spot}: {_in_words(problem)}", hint=_hint_for_nothing(problem)) from None
+
+
+def _in_words(problem: str) -> str:
+    """Say in plain words what msgspec says of a wrong type: a list and not an `array`."""
+    if problem.startswith("Expected `"):
+        problem = re.sub(
+            "`([^`]*)`", lambda found: " or ".join(_WORDS.get(each, each) for each in found[1].split(" | ")), problem
+        )
+    return f"{problem[0].lower()}{problem[1:]}"
+
+
+def _hint_for_nothing(problem: str) -> str | None:
+    """Return how an empty list or mapping is written where a key stands without a value; None elsewhere."""
+    signs = {"Expected `array`, got `null`": "[]", "Expected `object`, got `null`": "{}"}
+    return f"an empty one is written `{signs[problem]}`" if problem in signs else None
+
+
+@functools.cache
+def _known_keys(kind: type) -> dict[str, Any]:
+    """Return the fields of a dataclass with their types; resolving them takes longer than all else here."""
+    return typing.get_type_hints(kind)
+
+
+def _printable(key: str) -> str:
+    """Keep a hostile key on its line, and short."""
+    return key[:80] if key.isprintable() else repr(key[:80])
+
+
+def to_plain(value: object) -> Any:
+    """Turn dataclasses, enums and tuples into what YAML and JSON can say."""
+    import msgspec
+
+    return msgspec.to_builtins(value)
+
+
+def _refuse_unknown(data: object, kind: object, *, where: str, path: str, error: type[StackError]) -> None:
+    """Walk `data` beside the type that it should become."""
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(kind):
+            _refuse_unknown(data, option, where=where, path=path, error=error)
+    elif origin is tuple and isinstance(data, list):
+        for position, item in enumerate(data):
+            _refuse_unknown(item, typing.get_args(kind)[0], where=where, path=f"{path}[{position}]", error=error)
+    elif origin is dict and isinstance(data, dict):
+        # msgspec says that some value of a mapping is wrong, and not which.
+        for key, item in data.items():
+            convert(item, typing.get_args(kind)[1], where=f"{where}: {_printable(f'{path}.{key}')}", error=error)
+    elif isinstance(kind, type) and issubclass(kind, enum.Enum):
+        _refuse_unknown_value(data, kind, where=f"{where}: {path}", error=error)
+    elif dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(data, dict):
+        _refuse_unknown_keys(data, kind, where=where, path=path, error=error)
+
+
+def _refuse_unknown_keys(
+    data: dict[object, object], kind: type, *, where: str, path: str, error: type[StackError]
+) -> None:
+    """Raise at a key that a dataclass does not have, and look into the others."""
+    known = _known_keys(kind)
+    for key, item in data.items():
+        spot = f"{path}.{key}" if path else str(key)
+        if key not in known:
+            hint = did_you_mean(str(key), known) or f"known keys: {', '.join(known)}"
+            raise error(f"{where}: {_printable(spot)}: unknown key", hint=hint)
+        _refuse_unknown(item, known[str(key)], where=where, path=spot, error=error)
+
+
+def _refuse_unknown_value(data: object, kind: type[enum.Enum], *, where: str, error: type[StackError]) -> None:
+    """Raise where an enum has no such text; anything else is of a wrong type, which msgspec says."""
+    allowed = [str(member.value) for member in kind]
+    if isinstance(data, str) and data not in allowed:
+        hint = did_you_mean(data, allowed) or f"allowed: {', '.join(allowed)}"
+        raise error(f"{where}: unknown value {data[:80]!r}", hint=hint)

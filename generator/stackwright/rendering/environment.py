@@ -1,0 +1,40 @@
+"""What the environment template shows. Pure."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from stackwright.domain.plan import Plan
+from stackwright.settings import spec_of
+
+
+def environment_context(plan: Plan) -> dict[str, object]:
+    """Return the template's values: sections of rows with key, value, meaning and reason."""
+    rows = [
+        {
+            "section": spec.section,
+            "key": key,
+            "value": setting.value,
+            "meaning": spec.meaning,
+            "reason": setting.reason,
+        }
+        for key, setting in plan.settings.items()
+        if (spec := spec_of(key)) is not None
+    ]
+    return {
+        "environment": plan.environment.value,
+        "summary": summarize(plan),
+        "local_file": f"envs/.env.{plan.environment.value}.local",
+        "sections": [(section, list(members)) for section, members in groupby(rows, key=lambda row: row["section"])],
+    }
+
+
+def summarize(plan: Plan) -> str:
+    """Say in a few words what a plan serves on what."""
+    names = sorted({gpu.name or "GPU" for gpu in plan.host.gpus if gpu.uuid in _used(plan)})
+    device = f"{len(_used(plan))}× {' and '.join(names)}" if names else (plan.host.cpu.model or "processor")
+    return f"{plan.mode} mode, {', '.join(plan.gateway.models)} on {device}"
+
+
+def _used(plan: Plan) -> set[str]:
+    return {uuid for replica in plan.replicas for uuid in replica.gpu_uuids}

@@ -1,0 +1,105 @@
+"""What the override template shows, and the check of what came out. Pure."""
+
+from __future__ import annotations
+
+from stackwright.domain.plan import Plan, Replica
+from stackwright.domain.turns import Turn, format_turns
+from stackwright.errors import StackError
+from stackwright.rendering.environment import summarize
+from stackwright.rendering.gateway import further_limits
+from stackwright.rendering.quoting import literal_for_compose
+from stackwright.settings import BY_KEY, SWITCHING, bind_arguments, slot_key
+
+# The port that vLLM and the base file's health check use inside the container.
+ENGINE_PORT = 8000
+
+
+def override_context(plan: Plan, *, gateway_digest: str) -> dict[str, object]:
+    """Return the template's values: one service per replica, and the gateway's addresses of the further ones.
+
+    `gateway_digest` is the SHA-256 of the gateway's file.
+    """
+    return {
+        "gateway_digest": gateway_digest,
+        "environment": plan.environment.value,
+        "summary": summarize(plan),
+        "replicas": [_service(plan, replica, first=position == 0) for position, replica in enumerate(plan.engines)],
+        "further": [
+            (replica.name, {"variable": replica.url_variable, "value": f"http://{replica.name}:{ENGINE_PORT}/v1"})
+            for replica in plan.engines[1:]
+        ],
+        "limits": further_limits(plan),
+        "cloud_secrets": plan.gateway.cloud_secrets,
+    }
+
+
+def check_override(text: str, plan: Plan) -> None:
+    """Parse the rendered override and compare it with the plan.
+
+    Raises:
+        StackError: they differ, which is a fault of the template, not of the user.
+    """
+    import yaml
+
+    services = yaml.safe_load(text)["services"]
+    for replica in plan.engines:
+        service = services[replica.name]
+        devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+        found = tuple(uuid for device in devices for uuid in device["device_ids"])
+        if found != plan.gpus_of(replica) or tuple(service["command"]) != _command(plan, replica):
+            raise StackError(f"the rendered override does not say what the plan says about {replica.name}")
+
+
+def _service(plan: Plan, replica: Replica, *, first: bool) -> dict[str, object]:
+    slot = plan.gateway.slot_of(replica)
+    loaded = plan.turns(replica)
+    locations = (plan.settings[slot_key("VLLM_MODEL", plan.gateway.slot_of(each))].value for each in loaded)
+    own = {
+        word: f"${{{slot_key(key, slot)}:?}}"
+        for word, key in (("image", "VLLM_IMAGE"), ("shm_size", "VLLM_SHM_SIZE"))
+        if slot > 1 and slot_key(key, slot) in plan.settings
+    }
+    places = plan.places_of(replica)
+    return {
+        "name": replica.name,
+        "extends": not first,
+        "own": own,
+        "command": _command(plan, replica),
+        "environment": {**_variables(plan, replica), **({"ENGINE_PLACES": places} if places else {})},
+        # The folder has the same path inside as outside, so that one VLLM_MODEL is true in both runtimes.
+        "model_folders": tuple(
+            dict.fromkeys(literal_for_compose(location) for location in locations if location.startswith("/"))
+        ),
+        "device_ids": plan.gpus_of(replica),
+        "after": [each.name for each in plan.before(replica)],
+    }
+
+
+def _command(plan: Plan, replica: Replica) -> tuple[str, ...]:
+    """Return what the service is started with: the engine's arguments, or those of all that take turns in it."""
+    loaded = plan.turns(replica)
+    if len(loaded) == 1:
+        return _arguments(plan, replica)
+    turns = tuple(
+        Turn(
+            name=literal_for_compose(each.model),
+            arguments=_arguments(plan, each),
+            environment=_variables(plan, each),
+            pinned=plan.gateway.group_of(each).pinned,
+        )
+        for each in loaded
+    )
+    return (format_turns(turns, **{word: f"${{{key}}}" for word, key in SWITCHING.items()}),)
+
+
+def _arguments(plan: Plan, replica: Replica) -> tuple[str, ...]:
+    slot = plan.gateway.slot_of(replica)
+    return bind_arguments(replica.args, value_of=lambda key: f"${{{slot_key(key, slot)}}}", literal=literal_for_compose)
+
+
+def _variables(plan: Plan, replica: Replica) -> dict[str, str]:
+    slot = plan.gateway.slot_of(replica)
+    return {
+        name: f"${{{slot_key(name, slot)}}}" if name in BY_KEY else literal_for_compose(value)
+        for name, value in replica.env
+    }

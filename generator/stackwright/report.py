@@ -1,0 +1,193 @@
+"""Words for people on stderr, results on stdout. The only room that prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from stackwright.diagnosis.rules import Diagnosis
+from stackwright.domain.environment import Environment
+from stackwright.domain.finding import Finding, Severity
+from stackwright.domain.plan import Plan
+from stackwright.domain.service import ServiceState
+from stackwright.errors import StackError
+from stackwright.project.write import FileChange, FileStatus
+from stackwright.reading import to_plain
+from stackwright.units import format_seconds
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.text import Text
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def tell(text: str) -> None:
+    """Say one line to the person."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Say one warning."""
+    tell(f"warning: {on_one_line(text)}")
+
+
+def warn_all(texts: Iterable[str]) -> None:
+    """Say several warnings."""
+    for text in texts:
+        warn(text)
+
+
+def show_error(failure: StackError) -> None:
+    """Say what failed and, after it, what to do next."""
+    tell(f"error: {on_one_line(failure.message)}")
+    if failure.hint:
+        tell(f"hint: {on_one_line(failure.hint)}")
+
+
+def on_one_line(text: str) -> str:
+    """Write control characters as escapes: what is quoted was typed or read, and may end lines or steer a terminal.
+
+    Surrogates too, which stand for bytes that are not UTF-8.
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def print_text(text: str) -> None:
+    """Print a result; what the output's encoding lacks is written as an escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    written = text.encode(encoding, "backslashreplace").decode(encoding)
+    print(written, end="" if written.endswith("\n") else "\n", flush=True)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document."""
+    print_text(format_json(value))
+
+
+def format_json(value: object) -> str:
+    """Write a JSON document, in ASCII, so that it is the same in every encoding."""
+    return json.dumps(to_plain(value), indent=2)
+
+
+def print_configured(
+    plans: Mapping[Environment, Plan], changes: tuple[FileChange, ...], findings: list[Finding]
+) -> None:
+    """Print what `configure-gpu --json` promises: plans, files and findings."""
+    files = [{"path": str(change.file.path), "status": change.status} for change in changes]
+    print_json({"plans": {each.value: plan for each, plan in plans.items()}, "files": files, "findings": findings})
+
+
+def print_plan(plan: Plan, *, explain: bool) -> None:
+    """Print a plan: its replicas, then each setting, with reason and source where asked."""
+    lines = [f"{plan.environment}: {plan.mode} mode, {plan.engine.name} {plan.engine.version}, {plan.engine.image}"]
+    for replica in plan.replicas:
+        where = ", ".join(replica.gpu_uuids) or "the processor"
+        group = plan.gateway.group_of(replica).exclusive
+        turns = f", in turns with the others of {group}" if group else ""
+        lines.append(f"  {replica.name}: {replica.model} on {where}{turns}")
+    width = max(len(key) for key in plan.settings)
+    for key, setting in plan.settings.items():
+        lines.append(f"  {key:<{width}}  {setting.value}")
+        if explain:
+            lines += [f"  {'':<{width}}    why: {setting.reason}", f"  {'':<{width}}    source: {setting.source}"]
+    print_text("\n".join(lines))
+
+
+def show_changes(changes: tuple[FileChange, ...], *, dry_run: bool, diff: bool) -> None:
+    """Say what was, or would be, written; the differences themselves go to stdout."""
+    if all(change.status is FileStatus.UNCHANGED for change in changes):
+        tell("unchanged: every file is as this host and these wishes ask")
+        return
+    for change in changes:
+        word = {FileStatus.NEW: "write", FileStatus.CHANGED: "change", FileStatus.UNCHANGED: "unchanged"}[change.status]
+        tell(f"{'would ' if dry_run and change.status is not FileStatus.UNCHANGED else ''}{word} {change.file.path}")
+    if diff:
+        print_text("".join(change.diff() for change in changes))
+
+
+def show_findings(findings: Iterable[Finding]) -> None:
+    """Say every finding: what was found, what was expected, what to do."""
+    for finding in findings:
+        said = f"{finding.check}: found {finding.found}; expected {finding.expected}"
+        tell(f"{finding.severity}: {on_one_line(said)}")
+        tell(f"  fix: {on_one_line(finding.fix)}")
+
+
+def print_failures(name: str, failures: Iterable[tuple[str, Diagnosis]]) -> None:
+    """Print each failure that was named, by the service that it befell: the cause, the line that told it, the fix."""
+    for service, diagnosis in failures:
+        print_text(on_one_line(f"{name}: {service}: {diagnosis.cause} [{diagnosis.rule}]"))
+        print_text(on_one_line(f"  said: {diagnosis.line}"))
+        print_text(on_one_line(f"  fix: {diagnosis.fix}"))
+        print_text(on_one_line(f"  see: {diagnosis.source}"))
+
+
+def count_errors(findings: Iterable[Finding]) -> int:
+    """Count the findings that stop a start."""
+    return sum(1 for finding in findings if finding.severity is Severity.ERROR)
+
+
+def print_states(states: tuple[ServiceState, ...]) -> None:
+    """Print one line per service."""
+    width = max((len(state.name) for state in states), default=0)
+    for state in states:
+        code = "" if state.exit_code is None else f" (exit code {state.exit_code})"
+        restarts = f", restarted {state.restarts}×" if state.restarts else ""
+        detail = f": {on_one_line(state.detail)}" if state.detail else ""
+        print_text(f"{state.name:<{width}}  {state.phase}{code}{restarts}{detail}")
+
+
+class Progress:
+    """One line per service: in place on a terminal, one line per change elsewhere."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with no line. `clock` tells seconds, from any zero."""
+        self._clock = clock
+        self._lines: dict[str, tuple[str, float]] = {}
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            from rich.console import Console
+            from rich.live import Live
+
+            # rich reads NO_COLOR itself; what a line says never depends on its colour.
+            self._live = Live(get_renderable=self._table, console=Console(stderr=True), refresh_per_second=4)
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, value, trace)
+
+    def say(self, service: str, text: str) -> None:
+        """Show what a service does now; the same words again only let its clock run on."""
+        before = self._lines.get(service)
+        if before is not None and before[0] == text:
+            return
+        self._lines[service] = (text, self._clock() if before is None else before[1])
+        if self._live is None:
+            elapsed = "" if before is None else f" ({format_seconds(self._clock() - before[1])})"
+            tell(f"{service}: {on_one_line(text)}{elapsed}")
+
+    def _table(self) -> Text:
+        """Return the lines as plain text: rich would take brackets in a string for its own markup."""
+        from rich.text import Text
+
+        width = max((len(name) for name in self._lines), default=0)
+        now = self._clock()
+        return Text(
+            "\n".join(
+                f"{name:<{width}}  {on_one_line(text)}  {format_seconds(now - since)}"
+                for name, (text, since) in self._lines.items()
+            )
+        )

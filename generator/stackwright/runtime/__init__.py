@@ -1,0 +1,144 @@
+"""Runtimes: what brings a rendered stack up. Two, behind one Protocol: `compose` and `processes`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from stackwright.domain.plan import Plan, Replica
+from stackwright.domain.service import ServiceState
+from stackwright.domain.turns import Turn, format_turns
+from stackwright.settings import SWITCHING, bind_arguments, slot_key, value_in_slot
+
+Say = Callable[[str, str], None]
+"""Tell the person about one service: `say(service, what happens now)`."""
+
+NO_VARIABLES: Mapping[str, Mapping[str, str]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """One rendered environment.
+
+    `root` is the project folder (holds compose/ and envs/); `state` the folder for virtual environments,
+    logs and sockets. `env` is what is in force: the generated file, then the person's local file over it. `local` is
+    another file in the place of that one: an earlier generation comes back with the values that it had.
+    """
+
+    root: Path
+    state: Path
+    plan: Plan
+    env: Mapping[str, str]
+    local: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The project name, as Compose and the supervisor know it."""
+        return self.env["COMPOSE_PROJECT_NAME"]
+
+    def engine_arguments(self, replica: Replica) -> tuple[str, ...]:
+        """Return the engine's argument list with the values in force."""
+        slot = self.plan.gateway.slot_of(replica)
+        return bind_arguments(replica.args, value_of=lambda key: self.env[slot_key(key, slot)], literal=str)
+
+    def engine_environment(self, replica: Replica) -> dict[str, str]:
+        """Return the engine's own variables with the values in force."""
+        slot = self.plan.gateway.slot_of(replica)
+        return {name: self.env.get(slot_key(name, slot), value) for name, value in replica.env}
+
+    def service_arguments(
+        self, replica: Replica, variables: Mapping[str, Mapping[str, str]] = NO_VARIABLES
+    ) -> tuple[str, ...]:
+        """Return the arguments that a replica's service is started with: the engine's, or those of all that take turns.
+
+        `variables` are laid over a model's own, by its name.
+        """
+        loaded = self.plan.turns(replica)
+        if len(loaded) == 1:
+            return self.engine_arguments(replica)
+        turns = tuple(
+            Turn(
+                name=each.model,
+                arguments=self.engine_arguments(each),
+                environment={**self.engine_environment(each), **variables.get(each.model, {})},
+                pinned=self.plan.gateway.group_of(each).pinned,
+            )
+            for each in loaded
+        )
+        return (format_turns(turns, **{word: self.env[key] for word, key in SWITCHING.items()}),)
+
+    def engine_value(self, replica: Replica, key: str) -> str:
+        """Return the value in force of a setting that each model has of its own."""
+        return value_in_slot(self.env, key, self.plan.gateway.slot_of(replica))
+
+    @property
+    def secrets(self) -> Path:
+        """The folder of this environment's secret files."""
+        return self.root / "envs" / ".secrets" / self.plan.environment.value
+
+    @property
+    def certificate(self) -> Path | None:
+        """The gateway's certificate; None while its file is empty, and the gateway answers without TLS."""
+        file = self.secrets / "tls_certificate"
+        return file if file.exists() and file.stat().st_size > 0 else None
+
+    @property
+    def generated(self) -> Path:
+        """The folder of this environment's rendered override, gateway file and plan."""
+        return self.root / "compose" / "generated" / self.plan.environment.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceChange:
+    """One service that `Runtime.up` would start or restart, and why, as the end of a sentence."""
+
+    name: str
+    reason: str
+
+
+class Runtime(Protocol):
+    """Brings one stack up and down. Every method may raise RuntimeRefusedError."""
+
+    name: str
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of this runtime on this host, in sentences; mostly nothing."""
+
+    def prepare(self, say: Say) -> None:
+        """Fetch what the stack needs to start (images, virtual environments). May take minutes; safe to interrupt."""
+
+    def owner(self) -> Path | None:
+        """Return the project folder that what runs under this stack's name was started from; None where it is unknown."""
+
+    def changes(self) -> tuple[ServiceChange, ...]:
+        """Say what `up` would start or restart; empty where every service runs as it is rendered."""
+
+    def reads(self) -> Mapping[str, str]:
+        """Return a hash of the files that each service reads at its start, where `changes` does not look into them."""
+
+    def up(self, services: tuple[str, ...] = (), *, anew: bool = False) -> None:
+        """Ask for these services, or all, to run as rendered; return at once.
+
+        What does so already is left alone; `anew` restarts it too.
+        """
+
+    def halt(self) -> None:
+        """End what `up` still has under way; what runs goes on."""
+
+    def services(self) -> tuple[ServiceState, ...]:
+        """Report every service of the plan, running or not. Raises when `up` itself has failed."""
+
+    def logs(self, service: str, lines: int) -> str:
+        """Return the last lines of one service's log, oldest first; empty where it has none."""
+
+    def events(self) -> str:
+        """Return what the runtime noted about how services began and ended, a line each; empty where it has none."""
+
+    def inspect(self) -> str:
+        """Return everything that the runtime knows of what runs, as text for a bug report; empty where nothing does."""
+
+    def down(self) -> None:
+        """Stop and remove every service, leaving only caches. Harmless where nothing runs."""

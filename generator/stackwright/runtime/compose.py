@@ -1,0 +1,381 @@
+"""The compose runtime: the rendered files under Docker Compose v2, through python-on-whales.
+
+Touches the container engine that the `docker` client reaches; reads the rendered files and writes none.
+
+What Compose and the engine do was read from Compose 2.26.1 with Engine 20.10 and from the Compose specification of
+2026-06: `up --detach` returns only once every `depends_on: service_healthy` holds, so it runs beside the watcher.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.errors import RuntimeRefusedError
+from stackwright.runtime import Say, ServiceChange, Stack
+from stackwright.runtime.docker import NO_ENGINE_HINT, begin, end, refusals, refused
+from stackwright.runtime.effort import container_processes, measure
+from stackwright.runtime.events import read_events, read_inspect
+from stackwright.runtime.images import pull
+from stackwright.runtime.orphans import end_orphans
+from stackwright.runtime.traces import container_traces
+
+if TYPE_CHECKING:
+    from python_on_whales import Container, DockerClient
+    from python_on_whales.components.container.models import ContainerState
+
+_HALF_MADE = re.compile(r"[0-9a-f]{12}_")
+
+
+class ComposeRuntime:
+    """Brings a stack up and down with `docker compose`."""
+
+    name = "compose"
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._up: subprocess.Popen[bytes] | None = None
+        self._up_errors: IO[bytes] | None = None
+        self._merged: dict[str, Any] | None = None
+        self._asked: tuple[str, ...] = ()
+        self._ran_before: frozenset[tuple[str, datetime | None]] = frozenset()
+        self._replaced: frozenset[str] = frozenset()
+        self._seen: dict[str, str] = {}
+        self._docker: DockerClient | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing: Compose runs everything that the plan has."""
+        return ()
+
+    def merged(self) -> dict[str, Any]:
+        """Return what Compose makes of base file, override and environment files; no daemon is needed for it.
+
+        Asked once: an environment's files do not change while a command holds it. The JSON form, because the typed one
+        of python-on-whales 0.81 drops GPU reservations.
+
+        Raises:
+            RuntimeRefusedError: Compose does not accept the files, or is not there.
+        """
+        if self._merged is None:
+            with refusals():
+                self._merged = self._client().compose.config(return_json=True)
+        return self._merged
+
+    def prepare(self, say: Say) -> None:
+        """Check that the files are accepted, and pull every image that the engine does not have.
+
+        Raises:
+            RuntimeRefusedError: no engine answers, Compose refuses the files, or an image cannot be had.
+        """
+        end_orphans()
+        wanted = self._images()
+        with refusals():
+            missing = {image: name for image, name in wanted.items() if not self._client().image.exists(image)}
+        for image, service in missing.items():
+            pull(self._client(), image, service, say)
+
+    def _images(self) -> dict[str, str]:
+        """Return the images of the merged file, each with a service that uses it."""
+        return {service["image"]: name for name, service in self.merged()["services"].items()}
+
+    def owner(self) -> Path | None:
+        """Return the folder whose compose.yaml the containers under this name were made from."""
+        with refusals():
+            labels = [container.config.labels or {} for container in self._containers()]
+        folders = [label.get("com.docker.compose.project.working_dir") for label in labels]
+        return next((Path(folder).parent for folder in folders if folder), None)
+
+    def changes(self) -> tuple[ServiceChange, ...]:
+        """Compare the hash that Compose gives each service now with the one that its container was made with.
+
+        Raises:
+            RuntimeRefusedError: the engine does not answer, or Compose refuses the files.
+        """
+        wanted = self._hashes()
+        with refusals():
+            made = {_label(container, "service"): container for container in self._containers()}
+            found: list[tuple[str, str | None]]
+            found = [(name, _why(made.get(name), wanted[name])) for name in _names(self._stack) if name in wanted]
+        found += [(name, "the plan has lost it") for name in made if name not in wanted]
+        return tuple(ServiceChange(name=name, reason=reason) for name, reason in found if reason)
+
+    def _hashes(self) -> dict[str, str]:
+        with refusals():
+            command = [str(word) for word in self._client().client_config.docker_compose_cmd]
+        done = subprocess.run([*command, "config", "--hash", "*"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise refused(done.stderr)
+        return dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
+
+    def reads(self) -> Mapping[str, str]:
+        """Return a hash of the files and secrets that are mounted into each service: Compose's own has their names."""
+        merged = self.merged()
+        return {name: hash_of_mounted(service, merged) for name, service in merged["services"].items()}
+
+    def up(self, services: tuple[str, ...] = (), *, anew: bool = False) -> None:
+        """Ask Compose for these services alone, or all, in a process that waits for the health of dependencies."""
+        if self._up is not None and self._up.poll() is None:
+            if self._asked == services:
+                return
+            self._up.wait()
+        with refusals():
+            containers = self._drop_half_made(self._containers())
+            wanted = self._hashes() if containers else {}
+            self._ran_before = frozenset(_run_of(container) for container in containers)
+            self._replaced = frozenset(
+                each.id
+                for each in containers
+                if _made_otherwise(each, wanted) or (anew and _label(each, "service") in services)
+            )
+            arguments = ["up", "--detach", "--no-build", "--quiet-pull"]
+            arguments += ["--force-recreate"] if anew else []
+            arguments += ["--no-deps", *services] if services else ["--remove-orphans"]
+            command = [str(word) for word in self._client().client_config.docker_compose_cmd] + arguments
+        self._end_up()
+        self._asked = services
+        self._up_errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process that writes it
+        self._up = begin(command, stdout=subprocess.DEVNULL, stderr=self._up_errors)
+        atexit.register(self._end_up)
+
+    def services(self) -> tuple[ServiceState, ...]:
+        """Report every service of the plan, dependencies first.
+
+        Raises:
+            RuntimeRefusedError: the engine does not answer, or Compose gave up for a reason of its own. That a
+                dependency exited or turned unhealthy is not one: the states tell it.
+        """
+        starting = self._up is not None and self._up.poll() is None
+        gave_up = self._gave_up()
+        with refusals():
+            found = dict(self._states(starting=starting or gave_up))
+        absent = ServicePhase.WAITING if starting else ServicePhase.ABSENT
+        states = [found.get(name, ServiceState(name=name, phase=absent)) for name in _names(self._stack)]
+        # Until Compose has come to the gateway, a healthy one is the old one, about to be replaced.
+        if starting and states[-1].phase is ServicePhase.HEALTHY:
+            states[-1] = ServiceState(name=states[-1].name, phase=ServicePhase.WAITING)
+        # Compose gives up on a dependency at its first fall, even where the restart policy then sets it up again.
+        if gave_up and {state.phase for state in states[:-1]} == {ServicePhase.HEALTHY}:
+            self.up()
+        return tuple(states)
+
+    def logs(self, service: str, lines: int) -> str:
+        """Return the last `lines` lines of one service's log, oldest first; empty where it has no container."""
+        if service in self._seen:
+            # By its id and at once: python-on-whales asks twice more what is known since the last look.
+            words = [*self._docker_words(), "logs", f"--tail={lines}", self._seen[service]]
+            done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+            if done.returncode == 0:
+                return done.stdout.decode(errors="replace")
+        with refusals():
+            containers = self._containers(f"com.docker.compose.service={service}")
+            return str(containers[0].logs(tail=lines)) if containers else ""
+
+    def events(self) -> str:
+        """Return what Docker noted about the containers of this stack in the last hour; empty where it does not say."""
+        with refusals():
+            return read_events(self._docker_words(), self._stack.name)
+
+    def inspect(self) -> str:
+        """Return what `docker inspect` tells of the containers of this stack."""
+        with refusals():
+            return read_inspect(self._docker_words(), [container.id for container in self._containers()])
+
+    def _docker_words(self) -> list[str]:
+        return [str(word) for word in self._client().client_config.docker_cmd]
+
+    def halt(self) -> None:
+        """End an `up` that is under way."""
+        self._end_up()
+
+    def down(self) -> None:
+        """Stop and remove the containers and networks of this stack, replicas that the plan has lost included."""
+        self._end_up()
+        end_orphans()
+        if not all(path.exists() for path in (*_env_files(self._stack), *_compose_files(self._stack))):
+            self._down_by_name()
+            return
+        with refusals():
+            self._client().compose.down(remove_orphans=True, quiet=True)
+
+    def _down_by_name(self) -> None:
+        """Do without the rendered files, which somebody has deleted: Compose finds what it made by its labels.
+
+        In a folder without a Compose file, which it would read instead.
+        """
+        command = ["docker", "compose", "--project-name", self._stack.name, "down", "--remove-orphans"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+        if done.returncode != 0:
+            raise refused(done.stderr)
+
+    def _client(self) -> DockerClient:
+        """Make the client for this stack's files, without asking the engine anything."""
+        if self._docker is None:
+            from python_on_whales import DockerClient
+
+            if shutil.which("docker") is None:
+                raise RuntimeRefusedError("no `docker` command on this machine", hint=NO_ENGINE_HINT)
+            self._docker = DockerClient(
+                compose_files=list(_compose_files(self._stack)),
+                compose_env_files=list(_env_files(self._stack)),
+                compose_project_name=self._stack.name,
+            )
+        return self._docker
+
+    def _states(self, *, starting: bool) -> Iterator[tuple[str, ServiceState]]:
+        """Read each container of the stack once. What Compose has yet to start again waits, however it ended."""
+        from python_on_whales.exceptions import NoSuchContainer
+
+        for container in self._containers():
+            try:
+                state, restarts, labels = container.state, container.restart_count, container.config.labels or {}
+            except NoSuchContainer:  # removed between the list and the look
+                continue
+            name = labels["com.docker.compose.service"]
+            found = _service_state(name, state, restarts or 0)
+            self._seen[name] = container.id
+            found = replace(found, traces=container_traces(container.id, state.started_at))
+            if found.phase in (ServicePhase.STARTING, ServicePhase.UNHEALTHY):
+                found = replace(found, effort=measure(container_processes(state.pid or 0, container.id)))
+            ended = found.phase is ServicePhase.EXITED and _run_of(container) in self._ran_before
+            if starting and (ended or container.id in self._replaced):
+                found = ServiceState(name=name, phase=ServicePhase.WAITING)
+            yield name, found
+
+    def _containers(self, *labels: str) -> list[Container]:
+        filters = [f"com.docker.compose.project={self._stack.name}", "com.docker.compose.oneoff=False", *labels]
+        return self._client().container.list(all=True, filters=[("label", label) for label in filters])
+
+    def _drop_half_made(self, containers: list[Container]) -> list[Container]:
+        """Remove what an `up` that was ended between making a container anew and naming it has left; return the rest.
+
+        Until then its name is the old one's id before the name (Compose 2.26.1), and a second attempt finds it taken.
+        """
+        half_made = [each for each in containers if _HALF_MADE.match(each.name) and each.state.status == "created"]
+        for container in half_made:
+            container.remove(force=True)
+        return [each for each in containers if each not in half_made]
+
+    def _gave_up(self) -> bool:
+        """Say whether the last `up` ended early over a dependency; raise where it ended with any other refusal."""
+        if self._up is None or self._up.poll() in (None, 0) or self._up_errors is None:
+            return False
+        self._up_errors.seek(0)
+        text = self._up_errors.read().decode(errors="replace")
+        if "dependency failed to start" not in text:
+            raise refused(text)
+        return True
+
+    def _end_up(self) -> None:
+        """End a running `up`, so that it starts nothing more."""
+        atexit.unregister(self._end_up)
+        if self._up is not None:
+            end(self._up)
+        if self._up_errors is not None:
+            self._up_errors.close()
+        self._up = self._up_errors = None
+
+
+def hash_of_mounted(service: Mapping[str, Any], merged: Mapping[str, Any]) -> str:
+    """Return a hash of what the regular files hold that a service of the merged file mounts; folders are left out."""
+    mounted = [Path(volume["source"]) for volume in service.get("volumes") or () if volume["type"] == "bind"]
+    mounted += [Path(merged["secrets"][secret["source"]]["file"]) for secret in service.get("secrets") or ()]
+    digest = hashlib.sha256()
+    for path in sorted(mounted):
+        with suppress(OSError):  # missing: Compose says so itself
+            if path.is_file():
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def command_by_hand(stack: Stack) -> str:
+    """Return the shell line, relative to the project folder, that brings the stack up without Stackwright."""
+    words = ["docker", "compose"]
+    for path in _env_files(stack):
+        words += ["--env-file", str(path.relative_to(stack.root))]
+    for path in _compose_files(stack):
+        words += ["-f", str(path.relative_to(stack.root))]
+    return shlex.join([*words, "up", "-d"])
+
+
+def _env_files(stack: Stack) -> Iterator[Path]:
+    """Yield the files that Compose interpolates from; the later wins."""
+    generated = stack.root / "envs" / f".env.{stack.plan.environment.value}"
+    local = stack.local or generated.with_name(f"{generated.name}.local")
+    yield generated
+    if local.exists():
+        yield local
+
+
+def _compose_files(stack: Stack) -> Iterator[Path]:
+    yield stack.root / "compose" / "compose.yaml"
+    yield stack.generated / "override.yaml"
+
+
+def _names(stack: Stack) -> tuple[str, ...]:
+    """Return the services of the plan; the gateway is last, as it waits for the others."""
+    return (*(replica.name for replica in stack.plan.engines), "redis", "gateway")
+
+
+def _service_state(name: str, state: ContainerState, restarts: int) -> ServiceState:
+    """Turn what the engine says about one container into a phase."""
+    detail = None
+    exit_code = None
+    match state.status:
+        case "created":
+            phase = ServicePhase.WAITING
+        case "running":
+            phase = _health_phase(state.health.status if state.health is not None else None)
+        case "restarting":
+            phase, detail = ServicePhase.STARTING, f"restarting after exit code {state.exit_code}"
+        case "paused":
+            phase, detail = ServicePhase.UNHEALTHY, "paused"
+        case "exited" | "dead":
+            phase, exit_code = ServicePhase.EXITED, state.exit_code
+            detail = "out of memory" if state.oom_killed else (state.error or None)
+        case _:  # being removed
+            phase = ServicePhase.ABSENT
+    return ServiceState(name=name, phase=phase, exit_code=exit_code, restarts=restarts, detail=detail)
+
+
+def _label(container: Container, name: str) -> str:
+    return (container.config.labels or {}).get(f"com.docker.compose.{name}", "")
+
+
+def _made_otherwise(container: Container, wanted: Mapping[str, str]) -> bool:
+    """Say whether a container was made with other settings than its service has by these hashes."""
+    made = _label(container, "config-hash")
+    return made != wanted.get(_label(container, "service"), made)
+
+
+def _why(container: Container | None, wanted: str) -> str | None:
+    """Say why Compose would start a service, or make its container anew; None where it would not."""
+    if container is None:
+        return "it does not run"
+    if _made_otherwise(container, {_label(container, "service"): wanted}):
+        return "its settings have changed"
+    return None if container.state.status in ("running", "restarting") else "it has ended"
+
+
+def _run_of(container: Container) -> tuple[str, datetime | None]:
+    """Name one run of a container: it keeps its id when it is started again."""
+    return container.id, container.state.started_at
+
+
+def _health_phase(health: str | None) -> ServicePhase:
+    """Return the phase of a running container; one without a health check counts as healthy."""
+    return {"starting": ServicePhase.STARTING, "unhealthy": ServicePhase.UNHEALTHY}.get(
+        health or "", ServicePhase.HEALTHY
+    )

@@ -1,0 +1,396 @@
+"""The processes runtime: the same plan without a container engine, run by supervisor.
+
+Touches the state folder (`run/<stack>/`: supervisord's file and socket, start scripts, recorded process groups;
+`logs/<stack>/`), the processes that it starts, and ports of this machine. The start scripts are Compose's own, so
+no secret stands in argv or in a rendered file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from stackwright.atomic import replace_file
+from stackwright.domain.plan import Mode
+from stackwright.domain.service import ServicePhase, ServiceState, Traces
+from stackwright.errors import RuntimeRefusedError
+from stackwright.runtime import Say, ServiceChange, Stack, supervisord
+from stackwright.runtime.effort import measure
+from stackwright.runtime.groups import end_groups, end_programs, members, programs_with, read_groups
+from stackwright.runtime.orphans import end_orphans
+from stackwright.runtime.ports import choose_ports, http_answers, is_free, redis_answers
+from stackwright.runtime.programs import (
+    LOOPBACK,
+    Places,
+    Program,
+    exit_code,
+    is_cramped,
+    render_start,
+    render_supervisor,
+    revision,
+    revisions_in,
+    stack_programs,
+)
+from stackwright.runtime.provision import ensure_engine, ensure_gateway
+from stackwright.runtime.traces import group_traces
+
+LOG_BYTES = 2**20
+EVENT_LINES = 200
+ROOT = "root"
+"""The file in a run folder that names the project folder that it was made from."""
+
+OPEN_FILES = 65536
+FAILURES_BEFORE_UNHEALTHY = 6
+"""As the health checks of compose.yaml: one slow answer of a busy service is not a failure."""
+
+STOP_S = 40.0
+"""supervisord gives each service 20 s to end, then kills it."""
+
+
+class ProcessesRuntime:
+    """Brings a stack up and down as processes of this user, watched over by supervisord."""
+
+    name = "processes"
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        state = stack.state.resolve()
+        self._run = state / "run" / stack.name
+        self._logs = state / "logs" / stack.name
+        self._launched = False
+        self._answered: set[str] = set()
+        self._failures: dict[str, int] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What this machine lacks and how the stack does without it."""
+        if "redis" in self._ports() or (not supervisord.pid(self._run) and shutil.which("redis-server")):
+            return ()
+        return ("no redis-server on PATH: each gateway worker keeps its own router state",)
+
+    def prepare(self, say: Say) -> None:
+        """Install the two virtual environments, unless they are there. Interrupting leaves nothing taken for whole.
+
+        Raises:
+            RuntimeRefusedError: they cannot be installed, or could not work here.
+        """
+        end_orphans()
+        for replica in self._stack.plan.replicas:
+            is_cramped(replica, _shared_memory_bytes())
+        self._places(say, {})
+
+    def owner(self) -> Path | None:
+        """Return the project folder whose start made the run folder."""
+        text = _content(self._run / ROOT).decode(errors="replace").strip()
+        return Path(text) if text else None
+
+    def changes(self) -> tuple[ServiceChange, ...]:
+        """Compare how each service would be started now with what supervisord was told last."""
+        states = {state.name: state.phase for state in self.services()}
+        told = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
+        running = supervisord.pid(self._run) is not None
+        places = self._places(_say_nothing, self._choose_ports(keep=running))
+        wanted = _revisions(stack_programs(self._stack, places, os.environ))
+        found = []
+        for name, wish in wanted.items():
+            phase = states.get(name, ServicePhase.ABSENT)
+            if phase in (ServicePhase.ABSENT, ServicePhase.EXITED):
+                found.append((name, "it does not run" if phase is ServicePhase.ABSENT else "it has ended"))
+            elif told.get(name) != wish:
+                found.append((name, "its settings have changed"))
+        found += [(name, "the plan has lost it") for name in told if name not in wanted]
+        return tuple(ServiceChange(name=name, reason=reason) for name, reason in found)
+
+    def reads(self) -> Mapping[str, str]:
+        """Return nothing: a program's revision has the files that it reads."""
+        return {}
+
+    def up(self, services: tuple[str, ...] = (), *, anew: bool = False) -> None:  # noqa: ARG002  # as `reads`
+        """Write the files and let supervisord run them; what runs unchanged is left alone.
+
+        Raises:
+            RuntimeRefusedError: the gateway's port is taken, or supervisord does not start.
+        """
+        with supervisord.hold(self._run):
+            running = supervisord.pid(self._run) is not None
+            if not running:
+                self._clear()
+                self._set_logs_aside("*")
+            self._require_gateway_port()
+            places = self._places(_say_nothing, self._choose_ports(keep=running))
+            programs = stack_programs(self._stack, places, os.environ)
+            self._write(programs, places, services)
+            if running:
+                self._update(services)
+            else:
+                supervisord.launch(self._run, self._logs)
+                self._launched = True
+            self._await([program.name for program in programs if not services or program.name in services])
+
+    def services(self) -> tuple[ServiceState, ...]:
+        """Report each service as supervisord and the service itself tell it.
+
+        Raises:
+            RuntimeRefusedError: supervisord was started by this object and has ended.
+        """
+        names = [replica.name for replica in self._stack.plan.engines] + ["gateway"]
+        pid = supervisord.pid(self._run)
+        if pid is None:
+            if self._launched:
+                raise RuntimeRefusedError("supervisord has ended", hint=f"see {self._logs / 'supervisord.log'}")
+            return tuple(self._unwatched(name) for name in names)
+        with self._supervisor() as calls:
+            told: dict[str, Any] = {process["name"]: process for process in calls.getAllProcessInfo()}
+        names += ["redis"] if "redis" in told else []
+        return tuple(self._state(name, told.get(name)) for name in names)
+
+    def logs(self, service: str, lines: int) -> str:
+        """Return the last lines of one service's log, oldest first; empty where it has none."""
+        try:
+            with (self._logs / f"{service}.log").open("rb") as log:
+                log.seek(max(log.seek(0, os.SEEK_END) - LOG_BYTES, 0))
+                text = log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def events(self) -> str:
+        """Return what supervisord noted of this stack's services."""
+        return self.logs("supervisord", EVENT_LINES)
+
+    def inspect(self) -> str:
+        """Return supervisord's file, and the ports and process groups that were recorded."""
+        names = sorted(path.name for path in self._run.glob("*") if path.suffix in (".conf", ".json", ".groups"))
+        return "\n".join(f"# {name}\n{_content(self._run / name).decode(errors='replace')}" for name in names)
+
+    def halt(self) -> None:
+        """Do nothing: `up` has done all when it returns."""
+
+    def down(self) -> None:
+        """Stop every service and supervisord, whatever state they are in; the logs stay."""
+        end_orphans()
+        with supervisord.hold(self._run):
+            self._launched = False
+            self._clear()
+
+    def _clear(self) -> None:
+        """End supervisord, then every process group that it left, and remove the run folder."""
+        self._settle([record.stem for record in self._run.glob("*.groups")], limit_s=3.0)
+        # By its command line: one that is just starting has not written its number yet. The signal asks for the same
+        # as the call over the socket, and needs no socket.
+        end_programs(str(self._run / "supervisord.conf"), patience_s=STOP_S)
+        for record in sorted(self._run.glob("*.groups")):
+            end_groups(read_groups(record), patience_s=10.0)
+        shutil.rmtree(self._run, ignore_errors=True)
+
+    def _places(self, say: Say, ports: dict[str, int]) -> Places:
+        plan = self._stack.plan
+        gateway = ensure_gateway(self._stack.state, say)
+        engine = ensure_engine(self._stack.state, plan.engine, plan.mode is not Mode.CPU, say)
+        return Places(engine=engine, gateway=gateway, ports=ports, shared_memory_bytes=_shared_memory_bytes())
+
+    def _write(self, programs: tuple[Program, ...], places: Places, services: tuple[str, ...]) -> None:
+        """Write the run folder: a start script per program, the ports, and supervisord's file last.
+
+        Of a program that is not among `services`, where some are named, what it runs by stays.
+        """
+        for folder in (self._run, self._logs):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        replace_file(self._run / ROOT, f"{self._stack.root.resolve()}\n")
+        told = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
+        kept = {name: told[name] for name in told if services and name not in services}
+        for program in programs:
+            if program.name not in kept:
+                replace_file(self._run / f"{program.name}.sh", render_start(program))
+            (self._run / f"{program.name}.groups").touch(mode=0o600)
+        replace_file(self._run / "ports.json", json.dumps(dict(places.ports)) + "\n")
+        logs = os.path.relpath(self._logs, self._run)
+        revisions = {**_revisions(programs), **kept}
+        text = render_supervisor(revisions, logs=logs, open_files=_open_files(), user=os.getuid())
+        replace_file(self._run / "supervisord.conf", text)
+
+    def _await(self, names: list[str]) -> None:
+        """Wait until every start script is at work; by then supervisord has written its own number too."""
+        if not self._settle(names, limit_s=10.0):
+            hint = f"see {self._logs / 'supervisord.log'}"
+            raise RuntimeRefusedError("supervisord has not started the services", hint=hint)
+
+    def _settle(self, names: list[str], *, limit_s: float) -> bool:
+        """Wait until every start script has recorded itself, while supervisord runs; say whether they all have.
+
+        A signal sent before that is lost (supervisord's child still has supervisord's own handlers), and stopping
+        would wait 20 s for nothing.
+        """
+        deadline = time.monotonic() + limit_s
+        while not all(read_groups(self._run / f"{name}.groups") for name in names):
+            if time.monotonic() > deadline or not programs_with(str(self._run / "supervisord.conf")):
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _update(self, services: tuple[str, ...]) -> None:
+        """Let supervisord read its file again; restart what has changed and start what has ended, of these or of all."""
+        with self._supervisor() as calls:
+            added, changed, removed = calls.reloadConfig()[0]
+            if services:
+                added, changed, removed = (
+                    [name for name in names if name in services] for names in (added, changed, removed)
+                )
+            for name in (*changed, *removed):
+                calls.stopProcessGroup(name)
+                calls.removeProcessGroup(name)
+                self._forget(name)
+            for name in (*added, *changed):
+                calls.addProcessGroup(name)
+            for process in calls.getAllProcessInfo():
+                if services and process["name"] not in services:
+                    continue
+                if process["statename"] in ("STOPPED", "EXITED", "FATAL") and process["name"] not in (*added, *changed):
+                    self._forget(process["name"])
+                    calls.startProcess(process["name"], False)
+
+    def _forget(self, name: str) -> None:
+        """End what an ended service may have left, so that its restarts are counted anew."""
+        record = self._run / f"{name}.groups"
+        end_groups(read_groups(record), patience_s=10.0)
+        replace_file(record, "")
+        self._set_logs_aside(name)
+
+    def _set_logs_aside(self, name: str) -> None:
+        """Move the log of an earlier run away: what it tells would be taken for how far this one is."""
+        for log in self._logs.glob(f"{name}.log"):
+            (self._logs / "previous").mkdir(exist_ok=True, mode=0o700)
+            log.replace(self._logs / "previous" / log.name)
+
+    def _unwatched(self, name: str) -> ServiceState:
+        """Report a service while no supervisord runs: gone, or left behind by one that was killed."""
+        if not any(members(group) for group in read_groups(self._run / f"{name}.groups")):
+            return ServiceState(name=name, phase=ServicePhase.ABSENT)
+        return ServiceState(name=name, phase=ServicePhase.UNHEALTHY, detail="runs on after its supervisor has ended")
+
+    def _state(self, name: str, told: Any) -> ServiceState:
+        """Join what supervisord tells about a process with what the service answers."""
+        if told is None or (told["statename"] == "STOPPED" and not told["start"]):
+            return ServiceState(name=name, phase=ServicePhase.ABSENT)
+        groups = read_groups(self._run / f"{name}.groups")
+        restarts = max(len(groups) - 1, 0)
+        traces = group_traces(groups[-1]) if groups else Traces()
+        state = told["statename"]
+        if state in ("STOPPED", "EXITED", "FATAL"):
+            code = exit_code(_content(self._logs / "supervisord.log").decode(errors="replace"), name)
+            return ServiceState(name=name, phase=ServicePhase.EXITED, exit_code=code, restarts=restarts, traces=traces)
+        if state in ("BACKOFF", "STOPPING"):
+            detail, due = ("ended, starting again", 1) if state == "BACKOFF" else ("stopping", 0)
+            return ServiceState(
+                name=name, phase=ServicePhase.STARTING, restarts=restarts + due, detail=detail, traces=traces
+            )
+        phase = self._phase(name, told["pid"])
+        effort = None if phase is ServicePhase.HEALTHY else measure(members(groups[-1])) if groups else None
+        return ServiceState(name=name, phase=phase, restarts=restarts, effort=effort, traces=traces)
+
+    def _phase(self, name: str, pid: int) -> ServicePhase:
+        """Ask a running service; one that has answered in this life and no longer does is unhealthy."""
+        mark = self._run / f"{name}.answered"
+        if self._answers(name):
+            if name not in self._answered:
+                replace_file(mark, f"{pid}\n")
+                self._answered.add(name)
+            self._failures[name] = 0
+            return ServicePhase.HEALTHY
+        if _content(mark).decode().strip() != str(pid):
+            self._answered.discard(name)
+            return ServicePhase.STARTING
+        self._failures[name] = self._failures.get(name, 0) + 1
+        first_look = name not in self._answered
+        gone = first_look or self._failures[name] >= FAILURES_BEFORE_UNHEALTHY
+        return ServicePhase.UNHEALTHY if gone else ServicePhase.HEALTHY
+
+    def _answers(self, name: str) -> bool:
+        if name == "gateway":
+            bind = self._stack.env["GATEWAY_BIND"]
+            host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(bind, bind)
+            return http_answers(
+                host, int(self._stack.env["GATEWAY_PORT"]), "/health/readiness", tls=self._stack.certificate is not None
+            )
+        port = self._ports().get(name)
+        if port is None:
+            return False
+        if name == "redis":
+            return redis_answers(port, _content(self._stack.secrets / "redis_password").decode().strip())
+        return http_answers(LOOPBACK, port, "/health")
+
+    def _ports(self) -> dict[str, int]:
+        """Return the inner ports as recorded by the last start."""
+        text = _content(self._run / "ports.json")
+        return {str(name): int(port) for name, port in json.loads(text).items()} if text else {}
+
+    def _choose_ports(self, *, keep: bool) -> dict[str, int]:
+        """Choose a free port for each inner service; a running stack keeps those that it has."""
+        kept = self._ports() if keep else {}
+        names = [replica.name for replica in self._stack.plan.engines]
+        # A running stack gains or loses Redis only by being stopped: the gateway would lose its state.
+        if "redis" in kept or (not keep and shutil.which("redis-server")):
+            names.append("redis")
+        return choose_ports(names, kept, seed=zlib.crc32(str(self._run).encode()))
+
+    def _require_gateway_port(self) -> None:
+        """Refuse to start where another program listens on the gateway's port."""
+        bind, port = self._stack.env["GATEWAY_BIND"], int(self._stack.env["GATEWAY_PORT"])
+        if not self._gateway_runs() and not is_free(bind, port):
+            raise RuntimeRefusedError(
+                f"GATEWAY_PORT: {bind}:{port} is in use by another program",
+                hint="stop that program, or choose another port with `--set GATEWAY_PORT=...`",
+            )
+
+    def _gateway_runs(self) -> bool:
+        if supervisord.pid(self._run) is None:
+            return False
+        with self._supervisor() as calls:
+            states = {process["name"]: process["statename"] for process in calls.getAllProcessInfo()}
+        return states.get("gateway") in ("STARTING", "RUNNING", "BACKOFF", "STOPPING")
+
+    def _supervisor(self) -> AbstractContextManager[Any]:
+        hint = f"`stop-environment {self._stack.plan.environment.value}` ends what is left"
+        return supervisord.connect(self._run, hint)
+
+
+def _revisions(programs: tuple[Program, ...]) -> dict[str, str]:
+    """Return the revision of each program, with the contents of the files that it reads at its start."""
+    return {
+        program.name: revision(program, [_content(path) for path in (program.script, *program.files)])
+        for program in programs
+    }
+
+
+def _say_nothing(service: str, words: str) -> None:
+    """Take the place of a progress line where everything is installed already."""
+
+
+def _content(path: Path) -> bytes:
+    """Read a file; nothing where it is missing."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def _open_files() -> int:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+
+
+def _shared_memory_bytes() -> int:
+    """Return the size of /dev/shm, of which a running engine holds a part; none where there is no such folder."""
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage("/dev/shm").total
+    return 0

@@ -1,0 +1,141 @@
+"""Ask Compose itself how it reads the rendered files, and compare that with the plan.
+
+python-on-whales 0.81's typed ComposeConfig drops GPU reservations, so its JSON form is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from stackwright.domain.finding import Finding, error, warning
+from stackwright.domain.plan import Replica
+from stackwright.project.credentials import SECRETS
+from stackwright.runtime import Stack
+from stackwright.validation.rules.capacity import OPEN_FILES, size_bytes
+from stackwright.validation.rules.secrets import SHORTEST
+
+
+def check_merged(stack: Stack, merged: dict[str, Any]) -> tuple[Finding, ...]:
+    """Compare the merged file, as `docker compose config --format json` prints it, with the plan."""
+    again = f"`configure-gpu --env {stack.plan.environment.value}` writes the override anew"
+    services = merged.get("services", {})
+    found: list[Finding] = []
+    for replica in stack.plan.engines:
+        service = services.get(replica.name)
+        if service is None:
+            missing = f"no service {replica.name}"
+            found.append(error("compose-service", found=missing, expected="every replica of the plan", fix=again))
+        else:
+            found += _check_replica(stack, replica, service, again)
+    found += _check_published(stack, services, again)
+    return (*found, *_check_privileges(services), *_check_secrets(stack, services))
+
+
+def _check_replica(stack: Stack, replica: Replica, service: dict[str, Any], again: str) -> Iterator[Finding]:
+    devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices") or []
+    reserved = sorted(uuid for device in devices for uuid in device.get("device_ids", []))
+    planned = stack.plan.gpus_of(replica)
+    if reserved != sorted(planned):
+        found = f"{replica.name} reserves {reserved or 'no GPU'}"
+        yield error("compose-gpus", found=found, expected=str(list(planned)), fix=again)
+    elif any("gpu" not in (device.get("capabilities") or ()) for device in devices):
+        found = f"{replica.name} reserves devices without the capability `gpu`"
+        yield error("compose-gpus", found=found, expected="capabilities: [gpu]", fix=again)
+    if tuple(service.get("command") or ()) != stack.service_arguments(replica):
+        found = f"{replica.name} is started with other arguments"
+        yield error("compose-command", found=found, expected="those of the plan", fix=again)
+    yield from _check_shared_memory(stack, replica, service, again)
+
+
+def _check_shared_memory(stack: Stack, replica: Replica, service: dict[str, Any], again: str) -> Iterator[Finding]:
+    size = stack.engine_value(replica, "VLLM_SHM_SIZE")
+    given, wanted = size_bytes(str(service.get("shm_size") or "")), size_bytes(size)
+    if wanted is None or (given is not None and given >= wanted) or service.get("ipc") == "host":
+        return
+    shown = service.get("shm_size") or "Docker's default of 64 MB"
+    expected = f"VLLM_SHM_SIZE={size}"
+    yield error("compose-shared-memory", found=f"{replica.name} has {shown}", expected=expected, fix=again)
+
+
+def _check_published(stack: Stack, services: dict[str, Any], again: str) -> Iterator[Finding]:
+    for name, service in services.items():
+        ports = service.get("ports") or []
+        if ports and name != "gateway":
+            yield error("compose-ports", found=f"{name} publishes a port", expected="only the gateway does", fix=again)
+        for port in ports if name == "gateway" else ():
+            address = port.get("host_ip") if isinstance(port, dict) else None
+            if address != stack.env["GATEWAY_BIND"]:
+                found = f"the gateway is published on {address or 'every address'}"
+                expected = f"GATEWAY_BIND={stack.env['GATEWAY_BIND']}"
+                yield error(
+                    "compose-ports", found=found, expected=expected, fix="correct `ports` in compose/compose.yaml"
+                )
+
+
+def check_container_limits(stack: Stack, merged: dict[str, Any], *, infiniband: bool) -> Iterator[Finding]:
+    """Compare the limits that Compose gives to containers with what the services need."""
+    fix = "put `ulimits` back into compose/compose.yaml as it was shipped"
+    for name, service in merged.get("services", {}).items():
+        ulimits = service.get("ulimits") or {}
+        files = _soft_limit(ulimits.get("nofile"))
+        if name != "redis" and (files is None or files < OPEN_FILES):
+            found = f"{name} may open {files or 'as many files as Docker says (1024 from 29 on)'}"
+            yield warning("compose-open-files", found=found, expected=f"{OPEN_FILES} open files", fix=fix)
+    for replica in stack.plan.replicas if infiniband else ():
+        ulimits = merged.get("services", {}).get(replica.name, {}).get("ulimits") or {}
+        ranks = replica.tensor_parallel * replica.pipeline_parallel
+        if replica.gpu_uuids and ranks > 1 and _soft_limit(ulimits.get("memlock")) != -1:
+            yield warning(
+                "compose-locked-memory",
+                found=f"{replica.name} has a limit of locked memory",
+                expected="no limit: NCCL registers its buffers with InfiniBand adapters",
+                fix=f"add `memlock: -1` to the `ulimits` of {replica.name} in compose/compose.yaml",
+            )
+
+
+def _soft_limit(limit: object) -> int | None:
+    """Return a limit as Compose prints it: a number, or a mapping with soft and hard."""
+    soft = limit.get("soft") if isinstance(limit, dict) else limit
+    return soft if isinstance(soft, int) else None
+
+
+def _check_privileges(services: dict[str, Any]) -> Iterator[Finding]:
+    """Find what lets a program out of its container: someone added it to the base file."""
+    for name, service in services.items():
+        volumes = [volume for volume in service.get("volumes") or [] if isinstance(volume, dict)]
+        opened = [
+            *(["`privileged`"] if service.get("privileged") else []),
+            *(["`network_mode: host`"] if service.get("network_mode") == "host" else []),
+            *(["`pid: host`"] if service.get("pid") == "host" else []),
+            *(["Docker's socket"] if any(str(v.get("source", "")).endswith("docker.sock") for v in volumes) else []),
+        ]
+        if opened:
+            fix = f"remove it from {name} in compose/compose.yaml"
+            found = f"{name} has {' and '.join(opened)}"
+            yield warning("compose-privileges", found=found, expected="a closed container", fix=fix)
+
+
+def _check_secrets(stack: Stack, services: dict[str, Any]) -> Iterator[Finding]:
+    """Find secrets in variables and arguments, where `docker inspect` and `ps` show them to others."""
+    named = (*SECRETS, "hf_token", *stack.plan.gateway.cloud_secrets)
+    secrets = {name: text for name in named if len(text := _secret(stack, name)) >= SHORTEST // 2}
+    for name, service in services.items():
+        environment = service.get("environment")
+        words = [str(value) for value in (environment.values() if isinstance(environment, dict) else ())]
+        words += [str(word) for word in service.get("command") or ()]
+        for secret, text in secrets.items():
+            if any(text in word for word in words):
+                yield error(
+                    "compose-secret",
+                    found=f"{name} has {secret} in a variable or an argument",
+                    expected="secrets in files alone: `docker inspect` shows the rest",
+                    fix=f"remove it from {name} in compose/compose.yaml; /run/secrets/{secret} holds it",
+                )
+
+
+def _secret(stack: Stack, name: str) -> str:
+    try:
+        return (stack.secrets / name).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,131 @@
+"""Rules over the values in force: the generated file, the person's own over it, and the shell that Compose prefers to both. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.finding import Finding, error
+from stackwright.domain.plan import Plan
+from stackwright.engines.vllm.parsers import PARSER_KEYS, problem_with_parser
+from stackwright.errors import did_you_mean
+from stackwright.settings import BY_KEY, NO_PARSER, problem_with, slot_key, spec_of, split_slot
+
+# What examples and templates write where a person is to write something: CHANGE_ME, <token>, xxxx, your-key-here, TODO.
+PLACEHOLDER = re.compile(
+    r"(change|replace|fill)[-_ ]?(me|this|in)|<[^<>]*>|x{3,}|\.{3}|…|todo|fixme|tbd|placeholder"
+    r"|(my|your)[-_ ].*(key|token|password|secret|image|path|model|name|here)|(insert|enter)[-_ ].+",
+    re.IGNORECASE,
+)
+
+
+def check_environment(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> tuple[Finding, ...]:
+    """Check the environment in force: no key unread or missing, every value allowed, values that agree.
+
+    What makes it unusable has a name that begins with `env-`.
+    """
+    name = plan.environment.value
+    local = f"envs/.env.{name}.local"
+    found = [_unread(key, local) for key in env if key not in plan.settings]
+    for key in plan.settings:
+        if key not in env:
+            fix = f"`configure-gpu --env {name}` writes the file anew"
+            found.append(error("env-missing-key", found=f"no {key}", expected=_meaning(key), fix=fix))
+            continue
+        value = env[key]
+        spec = spec_of(key)
+        problem = (problem_with(spec, value) or _problem_with_parser(plan, env, key, catalog)) if spec else None
+        if problem:
+            found.append(
+                error("env-value", found=f"{key}={value[:80]}", expected=problem, fix=f"correct it in {local}")
+            )
+        elif PLACEHOLDER.fullmatch(value):
+            fix = f"write the real value into {local}, or remove the line"
+            found.append(error("env-placeholder", found=f"{key}={value[:80]}", expected=_meaning(key), fix=fix))
+    found += _check_derived(plan, env, local)
+    return (*found, *(_check_parallel_sizes(plan, env, local) if not found else ()))
+
+
+def _unread(key: str, local: str) -> Finding:
+    """Tell of a key that is misspelt, or is none of this plan's: of another mode, or of a model more than it has."""
+    hint = did_you_mean(key.upper(), BY_KEY) if spec_of(key) is None else None
+    fix = f"{hint} Correct it in {local}" if hint else f"remove it from {local}"
+    return error("env-unknown-key", found=key[:80], expected="a key that something reads", fix=fix)
+
+
+def _problem_with_parser(plan: Plan, env: Mapping[str, str], key: str, catalog: Catalog) -> str | None:
+    """Say which parsers there are where another than the plan's is named that the engine's release has not.
+
+    A change from or to none is told by `env-derived`. Of an image that is not the plan's, nobody knows what it has.
+    """
+    plain, slot = split_slot(key)
+    planned = plan.settings[key].value
+    image = env.get(slot_key("VLLM_IMAGE", slot)) or env.get("VLLM_IMAGE")
+    unchanged = env[key] == planned or NO_PARSER in (env[key], planned)
+    if plain not in PARSER_KEYS or unchanged or image != plan.engine.image:
+        return None
+    return problem_with_parser(catalog.parsers, plain, env[key], plan.engine.version)
+
+
+def _meaning(key: str) -> str:
+    spec = spec_of(key)
+    return spec.meaning.lower() if spec else "a value"
+
+
+def _check_derived(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Finding, ...]:
+    """Find values that follow from others, or that the override holds as well, and that no longer agree with them."""
+    return tuple(
+        error(
+            "env-derived",
+            found=f"{key}={env[key][:80]}",
+            expected=f"{setting.value}, which follows from the rest of the plan",
+            fix=f"remove it from {local}; `configure-gpu` plans anew with --model or --set",
+        )
+        for key, setting in plan.settings.items()
+        if (spec := spec_of(key)) is not None
+        and (
+            not spec.pinnable
+            or key == "NVIDIA_VISIBLE_DEVICES"
+            # Whether there is a flag at all stands in the override.
+            or (spec.absent is not None and spec.absent in (setting.value, env.get(key)))
+        )
+        and env.get(key, setting.value) != setting.value
+    )
+
+
+def _check_parallel_sizes(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Finding, ...]:
+    """Compare, for each model, the GPUs that the sizes in force need with those that the plan reserves."""
+    found = []
+    for slot, model in enumerate(plan.gateway.models, start=1):
+        replicas = [each for each in plan.replicas if each.model == model]
+        key = slot_key("VLLM_TENSOR_PARALLEL_SIZE", slot)
+        tensor, pipeline = int(env[key]), int(env[slot_key("VLLM_PIPELINE_PARALLEL_SIZE", slot)])
+        wanted, planned = tensor * pipeline * len(replicas), sum(len(each.gpu_uuids) for each in replicas)
+        if planned and wanted != planned:
+            sizes = (
+                f"{len(replicas)} replica(s) × tensor parallel {tensor} × pipeline parallel {pipeline} = {wanted} GPUs"
+            )
+            found.append(
+                error(
+                    "parallel-sizes",
+                    found=sizes,
+                    expected=f"the {planned} GPUs that the plan reserves (GPU_COUNT)",
+                    fix=f"drop the change from {local} and pin it: `configure-gpu --set {key}={tensor}`",
+                )
+            )
+    return tuple(found)
+
+
+def check_shell(env: Mapping[str, str], shell: Mapping[str, str], environment: str) -> tuple[Finding, ...]:
+    """Find exported variables that Compose would prefer to the files: the stack would run with other values than shown."""
+    return tuple(
+        error(
+            "shell-overrides",
+            found=f"{key} is exported in this shell with another value",
+            expected="one source for each value: Compose prefers the shell to its env files",
+            fix=f"`unset {key}`, or write the value into envs/.env.{environment}.local",
+        )
+        for key, value in env.items()
+        if key in shell and shell[key] != value
+    )

@@ -1,0 +1,274 @@
+"""Rules over GPUs: those that the plan was made for, present and well, joined as they were, with the memory they promised. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from stackwright.domain.finding import Finding, error, not_checked, warning
+from stackwright.domain.host import Driver, Gpu, Host, Link, LinkKind
+from stackwright.domain.machine import GpuProcess, GpuState, MemoryState, Seen, Unseen
+from stackwright.domain.plan import Plan
+from stackwright.engines.vllm.image import version
+from stackwright.planning.placement import describe_gpus
+from stackwright.settings import slot_key, value_in_slot
+from stackwright.units import format_bytes
+
+# nvml.h, NVML_ERROR_GPU_IS_LOST: fallen off the bus, or otherwise out of reach.
+GPU_IS_LOST = 15
+# nvml.h, NVML_ERROR_LIB_RM_VERSION_MISMATCH, in pynvml's words: a driver was updated and its old module is still loaded.
+MISMATCH = "mismatch"
+_SHARE = "VLLM_GPU_MEMORY_UTILIZATION"
+NVLINKS = (LinkKind.NVLINK, LinkKind.NVSWITCH)
+
+
+def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
+    """Compare the host as it is with the one that the plan was made for."""
+    again = _again(plan)
+    if host.driver is not None and host.driver.error is not None and used_gpus(plan):
+        return (_driver_fault(host.driver),)
+    present = {gpu.uuid: gpu for gpu in host.gpus}
+    found = [
+        error("gpu-missing", found=describe_gpus(host), expected=_planned(plan, uuid, engine.name), fix=again)
+        for engine in plan.engines
+        for uuid in plan.gpus_of(engine)
+        if uuid not in present
+    ]
+    needed = plan.engine.cuda
+    runs = host.driver.cuda if host.driver else None
+    # The planner may have chosen an image that lifts an older driver (forward or minor-version compatibility).
+    planned = plan.host.driver.cuda if plan.host.driver else None
+    if needed and runs and version(runs) < min(version(needed), version(planned or needed)):
+        expected = f"CUDA {needed}, which {plan.engine.image} needs"
+        fix = f"update the NVIDIA driver (`sudo ubuntu-drivers install` on Ubuntu), or {again}"
+        found.append(error("driver-too-old", found=f"driver runs CUDA {runs}", expected=expected, fix=fix))
+    return (*found, *_find_drift(plan, host), *_find_changed_links(plan, host))
+
+
+def _planned(plan: Plan, uuid: str, replica: str) -> str:
+    """Name a device of the plan for a person who looks for it in vain."""
+    if any(gpu.uuid == uuid and gpu.mig_slice is not None for gpu in plan.host.gpus):
+        return f"MIG slice {uuid} of the plan for {replica}; one that is made again has another UUID"
+    return f"GPU {uuid} of the plan for {replica}"
+
+
+def used_gpus(plan: Plan) -> tuple[str, ...]:
+    """Return the UUIDs of the plan's GPUs."""
+    return tuple(uuid for engine in plan.engines for uuid in plan.gpus_of(engine))
+
+
+def _again(plan: Plan) -> str:
+    return f"`configure-gpu --env {plan.environment.value}` plans for what is there"
+
+
+def _driver_fault(driver: Driver) -> Finding:
+    loaded = f" (the loaded kernel module is {driver.version})" if driver.version else ""
+    fix = "`sudo dmesg | grep -i nvrm` shows the driver's own words; reboot, or install the driver again"
+    if MISMATCH in (driver.error or "").lower():
+        fix = "`sudo reboot` loads the driver that is installed now"
+    return error("driver-fault", found=f"NVML: {driver.error}{loaded}", expected="a driver that answers", fix=fix)
+
+
+def _find_drift(plan: Plan, host: Host) -> Iterator[Finding]:
+    """Tell what changed of GPUs that are there: their order, what they are, and new ones."""
+    if not used_gpus(plan):
+        return
+    planned = {gpu.uuid: gpu for gpu in plan.host.gpus if gpu.uuid is not None}
+    present = {gpu.uuid: gpu for gpu in host.gpus if gpu.uuid is not None}
+    both = [(planned[uuid], gpu) for uuid, gpu in present.items() if uuid in planned]
+    moved = [f"{now.uuid} was GPU {before.index} and is GPU {now.index}" for before, now in both if _moved(before, now)]
+    if moved:
+        expected = "the order that the plan was made for (it names GPUs by UUID, so the right ones are taken)"
+        yield warning("gpu-order", found="; ".join(moved), expected=expected, fix=_again(plan))
+    for before, now in both:
+        changes = [words for words in _changes(before, now) if now.uuid in used_gpus(plan)]
+        if changes:
+            found = f"GPU {now.index}: {'; '.join(changes)}"
+            yield error("gpu-changed", found=found, expected="the GPU that the plan was made for", fix=_again(plan))
+    new = [f"GPU {gpu.index} ({gpu.name or uuid})" for uuid, gpu in present.items() if uuid not in planned]
+    if new:
+        yield warning(
+            "gpu-added", found=f"{', '.join(new)}: unknown to the plan", expected="GPUs in use", fix=_again(plan)
+        )
+
+
+def _moved(before: Gpu, now: Gpu) -> bool:
+    return before.index != now.index
+
+
+def _changes(before: Gpu, now: Gpu) -> Iterator[str]:
+    if before.memory_bytes and now.memory_bytes and before.memory_bytes != now.memory_bytes:
+        yield f"{format_bytes(before.memory_bytes)} of memory before, {format_bytes(now.memory_bytes)} now"
+    if before.mig is not None and now.mig is not None and before.mig != now.mig:
+        yield f"MIG mode is {'on' if now.mig else 'off'}, and was {'on' if before.mig else 'off'}"
+
+
+def _find_changed_links(plan: Plan, host: Host) -> Iterator[Finding]:
+    """Compare the links among the plan's GPUs by UUID, since indices move."""
+    used = set(used_gpus(plan))
+    present = {gpu.uuid for gpu in host.gpus}
+    before, now = _links_by_uuid(plan.host), _links_by_uuid(host)
+    for pair in sorted(before, key=sorted):
+        if pair <= used & present and before[pair] != now.get(pair):
+            names = " and ".join(sorted(pair))
+            found = f"{names}: {_describe(now.get(pair))}"
+            yield warning("links-changed", found=found, expected=_describe(before[pair]), fix=_again(plan))
+
+
+def _links_by_uuid(host: Host) -> dict[frozenset[str], tuple[LinkKind, int | None]]:
+    uuids = {gpu.index: gpu.uuid for gpu in host.gpus if gpu.uuid is not None}
+    pairs = {(link.a, link.b): link for link in host.links if link.a in uuids and link.b in uuids}
+    return {frozenset((uuids[a], uuids[b])): _kind_and_lanes(link) for (a, b), link in pairs.items()}
+
+
+def _kind_and_lanes(link: Link) -> tuple[LinkKind, int | None]:
+    return link.kind, link.lanes
+
+
+def _describe(link: tuple[LinkKind, int | None] | None) -> str:
+    if link is None:
+        return "a link that cannot be read"
+    kind, lanes = link
+    return f"{kind}, {lanes} lanes" if lanes else str(kind)
+
+
+def check_health(plan: Plan, states: Seen[tuple[GpuState, ...]]) -> Iterator[Finding]:
+    """Find GPUs that do not answer, NVLink lanes that are down, and memory that fails."""
+    if isinstance(states, Unseen):
+        yield not_checked("the GPUs' health", states.why, plan.environment.value)
+        return
+    answering = {state.uuid for state in states if state.failure is None}
+    devices = _devices(plan)
+    lacking = any(uuid not in answering for uuid in devices)
+    for state in states:
+        if state.failure is not None:
+            yield _lost(plan, state, needed=lacking)
+    linked = _linked(plan)
+    for state in states:
+        if state.uuid not in devices:
+            continue
+        if state.uuid in linked and state.lanes_up < state.lanes:
+            found = f"GPU {state.index}: {state.lanes_up} of {state.lanes} NVLink lanes are up"
+            fix = f"`nvidia-smi nvlink --status -i {state.index}` shows which; seat the bridge, then {_again(plan)}"
+            yield warning("nvlink-lanes", found=found, expected="every lane up", fix=fix)
+        yield from _memory_errors(state)
+
+
+def _devices(plan: Plan) -> set[str | None]:
+    """Return the UUIDs of the boards that the plan uses: its GPUs, and those that its MIG slices are cut from."""
+    boards = {gpu.index: gpu.uuid for gpu in plan.host.gpus if gpu.mig_slice is None}
+    used = [gpu for gpu in plan.host.gpus if gpu.uuid in used_gpus(plan)]
+    return {gpu.uuid if gpu.mig_slice is None else boards.get(gpu.mig_slice.gpu) for gpu in used}
+
+
+def _lost(plan: Plan, state: GpuState, *, needed: bool) -> Finding:
+    number = f" (NVML error {state.code})" if state.code is not None else ""
+    reset = "reboot" if state.code == GPU_IS_LOST else f"`sudo nvidia-smi --gpu-reset -i {state.index}`, or reboot"
+    make = error if needed else warning
+    return make(
+        "gpu-lost",
+        found=f"GPU {state.index}: {state.failure}{number}",
+        expected="a GPU that answers",
+        fix=f"{reset}; to serve without it, {_again(plan)}",
+    )
+
+
+def _linked(plan: Plan) -> set[str]:
+    """Return the GPUs of the plan that were joined to another of them by NVLink."""
+    used = set(used_gpus(plan))
+    return {
+        uuid
+        for pair, (kind, _) in _links_by_uuid(plan.host).items()
+        if kind in NVLINKS and pair <= used
+        for uuid in pair
+    }
+
+
+def _memory_errors(state: GpuState) -> Iterator[Finding]:
+    fix = (
+        f"`nvidia-smi -q -d ECC,ROW_REMAPPER -i {state.index}` shows them; reset the GPU, and replace it if they return"
+    )
+    if state.ecc_errors:
+        found = f"GPU {state.index}: {state.ecc_errors} uncorrected memory errors since the driver was loaded"
+        yield warning("gpu-memory-errors", found=found, expected="none", fix=fix)
+    if state.rows_broken:
+        found = f"GPU {state.index}: rows of its memory are broken and could not be replaced"
+        yield warning("gpu-memory-errors", found=found, expected="memory without broken rows", fix=fix)
+
+
+def check_gpu_memory(
+    plan: Plan,
+    env: Mapping[str, str],
+    host: Host,
+    states: Seen[tuple[GpuState, ...]],
+    memory: Seen[MemoryState],
+    own: frozenset[int] | None,
+) -> Iterator[Finding]:
+    """Compare what is free on each GPU with what the engine will take, and name who holds it.
+
+    The engine refuses to start with less than its share of the total free (vLLM 0.32.0, v1/worker/utils.py,
+    request_memory).
+
+    Args:
+        host: as it is now.
+        own: the processes of this stack where it runs; None where it does not.
+    """
+    holders = {} if isinstance(states, Unseen) else {state.uuid: state.processes for state in states}
+    for gpu in host.gpus:
+        if gpu.uuid not in used_gpus(plan):
+            continue
+        share, said = _promised(plan, env, gpu.uuid)
+        total, used = _total_and_used(gpu, host, memory)
+        processes = holders.get(gpu.uuid)
+        if own is not None:  # what this stack holds will serve this stack
+            processes = tuple(process for process in processes or () if process.pid not in own)
+            used = sum(process.memory_bytes or 0 for process in processes)
+        if total is None or used is None:
+            yield not_checked(f"free memory of GPU {gpu.index}", "nobody tells it", plan.environment.value)
+        elif share * total > total - used:
+            yield error(
+                "gpu-memory",
+                found=f"GPU {gpu.index}: {format_bytes(total - used)} of {format_bytes(total)} free; {_holders(processes)}",
+                expected=f"{format_bytes(int(share * total))} free ({said})",
+                fix=_free_it(plan, processes or ()),
+            )
+
+
+def _promised(plan: Plan, env: Mapping[str, str], uuid: str) -> tuple[float, str]:
+    """Return the share of a GPU that all engines on it take together, and the settings that say so.
+
+    Of models that take turns it is the largest that one of them takes.
+    """
+    shares: dict[str, float] = {}
+    for engine in plan.engines:
+        slots = [plan.gateway.slot_of(each) for each in plan.turns(engine) if uuid in each.gpu_uuids]
+        asked = {slot_key(_SHARE, slot): float(value_in_slot(env, _SHARE, slot)) for slot in slots}
+        shares |= dict([max(asked.items(), key=lambda item: item[1])] if asked else [])
+    return sum(shares.values()), " + ".join(f"{key}={share:g}" for key, share in shares.items())
+
+
+def _total_and_used(gpu: Gpu, host: Host, memory: Seen[MemoryState]) -> tuple[int | None, int | None]:
+    """Return the bytes that count: with unified memory, of which NVML tells nothing, the processor's."""
+    if gpu.memory_bytes is not None:
+        return gpu.memory_bytes, gpu.memory_used_bytes
+    if isinstance(memory, Unseen) or host.memory_bytes is None:
+        return host.memory_bytes, None
+    return host.memory_bytes, max(0, host.memory_bytes - memory.available_bytes)
+
+
+def _holders(processes: tuple[GpuProcess, ...] | None) -> str:
+    if processes is None:
+        return "who holds the rest is not told here"
+    named = [_name(process) for process in sorted(processes, key=lambda each: -(each.memory_bytes or 0))[:5]]
+    return f"held by {', '.join(named)}" if named else "held by no process that NVML names"
+
+
+def _name(process: GpuProcess) -> str:
+    size = f", {format_bytes(process.memory_bytes)}" if process.memory_bytes is not None else ""
+    return f"{process.name or 'a process'} (pid {process.pid}{size})"
+
+
+def _free_it(plan: Plan, processes: tuple[GpuProcess, ...]) -> str:
+    again = f"`configure-gpu --env {plan.environment.value}` plans with what is free"
+    if not processes:
+        return f"`nvidia-smi` shows what holds it; stop that, or {again}"
+    return f"stop it (`kill {' '.join(str(process.pid) for process in processes[:5])}`), or {again}"

@@ -1,0 +1,84 @@
+"""Rules over the releases that will run: none with a hole that lets strangers in, none that moves under its name. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from stackwright.domain.catalog import REFUSED_HOLES, Advisory, HoleKind, holes_of
+from stackwright.domain.finding import Finding, error, warning
+from stackwright.domain.plan import Plan
+
+# Names under which publishers push one release after another (Docker Hub, GitHub's registry; LiteLLM docs, deploy page).
+MOVING = re.compile(r"latest|nightly|main|master|edge|stable|main-.*|.*-latest|.*-nightly")
+_RELEASE = re.compile(r"v?([0-9]+(?:\.[0-9]+){1,3}(?:\.?post[0-9]+)?)(?:[-.+].*)?")
+
+
+def check_images(
+    plan: Plan, env: Mapping[str, str], advisories: tuple[Advisory, ...], *, pulled: bool
+) -> Iterator[Finding]:
+    """Find known holes in the releases that will run, and images whose name means another release tomorrow.
+
+    Args:
+        pulled: images are what runs; else the packages of the plan's releases do.
+    """
+    rows = (
+        ("VLLM_IMAGE", plan.engine.name, plan.engine.version, plan.engine.image),
+        ("LITELLM_IMAGE", "litellm", plan.gateway.version, None),
+        ("REDIS_IMAGE", "redis", None, None),
+    )
+    for key, program, planned, consented in rows:
+        image = env[key]
+        version = (release_of(image) if pulled else None) or planned
+        if pulled and is_moving(image):
+            yield warning(
+                "image-moves",
+                found=f"{key}={image[:120]}",
+                expected="a release or a digest: this name means another image tomorrow",
+                fix=f"`configure-gpu --env {plan.environment.value} --set {key}=NAME:RELEASE`",
+            )
+        if version is not None:
+            # The planner takes a release with such holes only with consent, told by a warning of the plan.
+            consent = (not pulled or image == consented) and version == planned and program == plan.engine.name
+            yield from _holes(plan, key, program, version, advisories, consent=consent)
+
+
+def _holes(
+    plan: Plan, key: str, program: str, version: str, advisories: tuple[Advisory, ...], *, consent: bool
+) -> Iterator[Finding]:
+    holes = holes_of(program, version, advisories)
+    grave = [hole for hole in holes if hole.kind in REFUSED_HOLES]
+    lesser = [hole for hole in holes if hole.kind is HoleKind.DENIAL_OF_SERVICE]
+    for found, make in ((grave, warning if consent else error), (lesser, warning)):
+        if found:
+            fixed = [hole.fixed for hole in found]
+            newer = "a release without known holes" if None in fixed else f"{program} {_newest(fixed)} or newer"
+            words = "; ".join(f"{hole.id}: {hole.summary}" for hole in found[:4])
+            fix = f"`configure-gpu --env {plan.environment.value} --set {key}=…` with {newer}, or without that pin"
+            yield make("image-holes", found=f"{program} {version}: {words}", expected=newer, fix=fix)
+
+
+def _newest(versions: list[str | None]) -> str:
+    return max((version for version in versions if version), key=_order)
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version))
+
+
+def release_of(image: str) -> str | None:
+    """Return the release that an image's tag names: `vllm/vllm-openai:v0.32.0-cu129@sha256:…` is 0.32.0."""
+    found = _RELEASE.fullmatch(_tag(image) or "")
+    return found[1] if found else None
+
+
+def is_moving(image: str) -> bool:
+    """Say whether the name means whatever was pushed last."""
+    tag = _tag(image)
+    return "@sha256:" not in image and (tag is None or MOVING.fullmatch(tag) is not None)
+
+
+def _tag(image: str) -> str | None:
+    name = image.partition("@")[0]
+    last = name.rpartition("/")[2]
+    return last.partition(":")[2] or None

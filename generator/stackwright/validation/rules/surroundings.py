@@ -1,0 +1,90 @@
+"""Rules over what surrounds a stack: the clock, Windows' subsystem, a database, and the inputs that files were made from. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stackwright.domain.finding import Finding, error, warning
+from stackwright.domain.host import Host
+from stackwright.domain.plan import Mode, Plan
+from stackwright.engines.vllm.image import PINNED_MEMORY, wants_pinned_memory
+from stackwright.settings import split_slot
+from stackwright.units import format_seconds
+
+# A file system in the network may keep its own time, a second or two off.
+FILE_LEEWAY_S = 60
+# WSL mounts Windows' drives at /mnt/<letter>; each file there goes through 9P, several times slower than WSL's own disk
+# (Microsoft, "Working across Windows and Linux file systems").
+WINDOWS_DRIVE = re.compile(r"/mnt/[a-z](/.*)?")
+# LiteLLM 1.105.3, proxy_cli.py: each worker's pool takes general_settings.database_connection_pool_limit, which gateway.yaml
+# does not set, so 10. A `connection_limit` in the address is written over (2026-11-21).
+POOL = 10
+# PostgreSQL 17, runtime-config-connection: max_connections 100, of which superuser_reserved_connections keeps 3.
+POSTGRESQL_CONNECTIONS = 97
+
+
+def check_clock(plan: Plan, now_s: float, newest_file_s: float | None) -> Iterator[Finding]:
+    """Find a clock that stands before the files that were rendered: it has been set back. Seconds since 1970."""
+    if newest_file_s is not None and newest_file_s > now_s + FILE_LEEWAY_S:
+        yield warning(
+            "clock",
+            found=f"files of {plan.environment.value} were written {format_seconds(newest_file_s - now_s)} after now",
+            expected="a clock that only goes forward: certificates and caches go by it",
+            fix="`date` shows it, `sudo timedatectl set-ntp true` corrects it",
+        )
+
+
+def check_wsl(plan: Plan, env: Mapping[str, str], host: Host, variables: frozenset[str]) -> Iterator[Finding]:
+    """Find what works otherwise under the Windows Subsystem for Linux. `variables` are those that the engine is given."""
+    if not host.os.wsl:
+        return
+    for key in env:
+        if split_slot(key)[0] in ("VLLM_MODEL", "HF_HOME", "VLLM_CACHE_ROOT") and WINDOWS_DRIVE.fullmatch(env[key]):
+            yield warning(
+                "wsl-drive",
+                found=f"{key}={env[key][:120]}: a drive of Windows",
+                expected="a folder of Linux: loading weights through /mnt takes many times as long",
+                fix=f"copy it below $HOME, then `configure-gpu --env {plan.environment.value}` with that folder",
+            )
+    if plan.mode is not Mode.CPU and wants_pinned_memory(plan.engine.version) and PINNED_MEMORY not in variables:
+        yield warning(
+            "wsl-pinning",
+            found=f"{plan.engine.name} {plan.engine.version} takes pinned memory for missing under WSL",
+            expected=f"{PINNED_MEMORY}=1, without which the engine ends with `UVA is not available`, or release 0.30 or newer",
+            fix=f'add `{PINNED_MEMORY}: "1"` to the engine\'s `environment:` in compose/compose.yaml',
+        )
+
+
+def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, Any]) -> Iterator[Finding]:
+    """Compare the connections that the gateway's workers may open with PostgreSQL's default, where a database is set.
+
+    `gateway` are its variables as Compose reads them.
+    """
+    workers = int(env["LITELLM_NUM_WORKERS"])
+    if gateway.get("DATABASE_URL") and POOL * workers > POSTGRESQL_CONNECTIONS:
+        yield warning(
+            "database-connections",
+            found=f"{workers} workers × {POOL} connections = {POOL * workers}",
+            expected=f"{POSTGRESQL_CONNECTIONS} or fewer, PostgreSQL's default, or a server that was given more",
+            fix=f"`configure-gpu --env {plan.environment.value} --set LITELLM_NUM_WORKERS={POSTGRESQL_CONNECTIONS // POOL}`",
+        )
+
+
+def check_inputs(plan: Plan, changed: tuple[str, ...] | None) -> Iterator[Finding]:
+    """Find files that were rendered from something else than what is there now; None where nobody recorded it."""
+    name = plan.environment.value
+    again = f"`configure-gpu --env {name}` renders anew (with the same --model and --set as before)"
+    if changed is None:
+        found = "no readable record of what the files were rendered from"
+        yield warning("inputs-unknown", found=found, expected="inputs.json beside the plan", fix=again)
+    elif changed:
+        found = f"changed since the files were rendered: {', '.join(changed)}"
+        yield warning("inputs-changed", found=found, expected="files made from what is there now", fix=again)
+
+
+def check_refused(plan: Plan, words: str) -> Iterator[Finding]:
+    """Tell that Compose does not accept the files, in its own words."""
+    fix = f"correct compose/compose.yaml where you changed it; `configure-gpu --env {plan.environment.value}` writes the rest"
+    yield error("compose-refused", found=words, expected="files that Compose accepts", fix=fix)

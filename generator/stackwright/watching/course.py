@@ -1,0 +1,136 @@
+"""How one service comes along, look by look: what moves, and since when nothing does. Pure.
+
+Something moves when the log says something new, when bytes of the model arrive on the disk or are read from one, when
+a step is reached for the first time, or when the runtime has begun a start anew. Processor time alone only slows the
+count: a spinning wait uses as much of it as a compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stackwright.domain.service import Effort, ServicePhase, ServiceState
+from stackwright.watching.limits import BUSY_SHARE, Limits
+from stackwright.watching.steps import Step
+
+# Time that passes between two looks beyond this was not the service's: this program, or the machine, stood still.
+LONGEST_LOOK_S = 30.0
+# A waiting Python process wakes up for its timers; a health check of the container is not among its processes.
+BUSY_CPU_SHARE = 0.1
+# Below it a read may be a page of the program itself.
+READ_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one look at a service shows.
+
+    `step` is None where the log names none; `start` tells the log's last start from those before
+    (`steps.start_line`), None where its beginning is not in sight; `lines` is what was said since (`steps.told`); `arrived_bytes` what has been stored of its model.
+    `held`: it waits for another service, which is on its way.
+    """
+
+    state: ServiceState
+    step: Step | None = None
+    start: str | None = None
+    lines: frozenset[str] = frozenset()
+    arrived_bytes: int = 0
+    held: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """One service up to its last look.
+
+    `still_s` is what counts against the limit, `quiet_s` the plain time since something moved; `busy`: the processor
+    worked at the last look. `spent` sums the seconds of each step of the present start.
+    """
+
+    look: Look
+    step: Step
+    still_s: float = 0.0
+    quiet_s: float = 0.0
+    busy: bool = False
+    reached: frozenset[Step] = frozenset()
+    lines: frozenset[str] = frozenset()
+    spent: Mapping[Step, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The service's name."""
+        return self.look.state.name
+
+    def most_s(self, limits: Limits) -> float:
+        """Return how long the present silence may last if it goes on as it is, in seconds."""
+        left_s = max(limits.still_s(self.step) - self.still_s, 0.0)
+        return self.quiet_s + left_s / (BUSY_SHARE if self.busy else 1)
+
+
+def begin(look: Look) -> Course:
+    """Return the course of a service that is looked at for the first time."""
+    step = _step(look, frozenset())
+    return Course(look=look, step=step, reached=frozenset({step}), lines=look.lines)
+
+
+def advance(course: Course, look: Look, elapsed_s: float) -> Course:
+    """Return the course after another look, `elapsed_s` after the last one."""
+    before = course.look
+    anew = look.state.restarts > before.state.restarts or (look.start is not None and look.start != before.start)
+    reached = frozenset() if anew else course.reached
+    step = _step(look, reached)
+    counted_s = 0.0 if step is Step.READY else min(elapsed_s, LONGEST_LOOK_S)
+    busy, read = _worked(before.state.effort, look.state.effort, elapsed_s)
+    moved = (
+        (anew or look.held or read)
+        or (step not in reached or ({step, course.step} <= _STARTS and step is not course.step))
+        or (not look.lines <= course.lines or look.arrived_bytes > before.arrived_bytes)
+    )
+    return Course(
+        look=look,
+        step=step,
+        still_s=0.0 if moved else course.still_s + counted_s * (BUSY_SHARE if busy else 1.0),
+        quiet_s=0.0 if moved else course.quiet_s + counted_s,
+        busy=busy,
+        reached=reached | {step},
+        lines=look.lines if anew else course.lines | look.lines,
+        spent={} if anew else {**course.spent, course.step: course.spent.get(course.step, 0.0) + elapsed_s},
+    )
+
+
+def stands_still(course: Course, limits: Limits) -> bool:
+    """Say whether a service has stood still for longer than its step may.
+
+    Health that comes and goes is no movement: what it was away for adds up.
+    """
+    return course.step is not Step.READY and course.still_s > limits.still_s(course.step)
+
+
+def _step(look: Look, reached: frozenset[Step]) -> Step:
+    """Name the step. A log whose telling lines have scrolled away does not take a service back to its beginning."""
+    phase = look.state.phase
+    plain = {
+        ServicePhase.ABSENT: Step.ABSENT,
+        ServicePhase.WAITING: Step.WAITING,
+        ServicePhase.HEALTHY: Step.READY,
+    }.get(phase)
+    if plain is not None:
+        return plain
+    if Step.READY in reached:
+        return Step.SILENT
+    if look.step is not None:
+        return look.step
+    return next((step for step in reversed(_ORDER) if step in reached), Step.STARTING)
+
+
+_ORDER = (Step.STARTING, Step.LOADING, Step.PROFILING, Step.COMPILING, Step.CAPTURING, Step.OPENING)
+_STARTS = frozenset({*_ORDER, Step.DOWNLOADING})
+
+
+def _worked(before: Effort | None, now: Effort | None, elapsed_s: float) -> tuple[bool, bool]:
+    """Say whether the processor worked for a service between two looks, and whether disks were read for it."""
+    if before is None or now is None:
+        return False, False
+    busy = now.cpu_s - before.cpu_s >= BUSY_CPU_SHARE * elapsed_s and now.cpu_s > before.cpu_s
+    read = (now.read_bytes or 0) - (before.read_bytes or 0) >= READ_BYTES
+    return busy, read

@@ -1,0 +1,284 @@
+"""Wait until every model of a started stack has answered through the gateway, or it is certain that it will not."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from stackwright.domain.role import Role
+from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.errors import NotHealthyError
+from stackwright.runtime import Runtime, Say, Stack
+from stackwright.units import format_seconds
+from stackwright.watching.course import Course, Look, advance, begin, stands_still
+from stackwright.watching.failure import Inquiry, too_late
+from stackwright.watching.health import Verdict, judge
+from stackwright.watching.history import keep_start
+from stackwright.watching.limits import Limits
+from stackwright.watching.observe import Observer
+from stackwright.watching.probe import (
+    ANSWER_TIMEOUT_S,
+    Answer,
+    Endpoint,
+    complete,
+    embed,
+    endpoint_of,
+    list_models,
+    rank,
+    refuse_wrong_key,
+    stream,
+)
+from stackwright.watching.steps import Step
+
+# A look at three containers costs a tenth of a second of processor time and more, which a starting engine needs itself.
+POLL_S = 2.0
+# A healthy gateway that refuses every completion this long will not begin to answer.
+ANSWERS_WITHIN_S = 120
+# Silence this long is worth a word, and a word every so often.
+QUIET_TOLD_EVERY_S = 30.0
+# A service that has said what it cannot recover from mostly ends by itself in this time.
+DOOMED_AFTER_S = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Seconds from any zero, and a way to let some pass."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One thing that a client would ask: `what` begins the sentence of a failure, `model` is set for a completion."""
+
+    what: str
+    ask: Callable[[], Answer]
+    model: str | None = None
+
+
+def watch(
+    runtime: Runtime,
+    stack: Stack,
+    key: str,
+    say: Say,
+    *,
+    limit_s: float | None = None,
+    clock: Clock = Clock(),
+) -> dict[str, str]:
+    """Look until each model has completed a chat; return its first words by model.
+
+    The services are looked at between two questions too: an engine may say that it is healthy and die of the first.
+    A start that moves is waited for; each step may stand still for a time of its own (docs/explanation/starting.md).
+
+    Args:
+        key: the gateway's key.
+        limit_s: give up after this many seconds even where the start still moves; None never does.
+
+    Raises:
+        NotHealthyError: a service ended or stands still, the limit passed, or the gateway does not answer as it should.
+    """
+    watcher = _Watcher(runtime, stack, say, clock)
+    questions = _questions(stack, key)
+    started, asked_since = clock.now(), math.inf
+    limit_s = math.inf if limit_s is None else limit_s
+    answers: dict[str, str] = {}
+    while True:
+        ready = watcher.look()
+        if ready:
+            asked_since = min(asked_since, clock.now())
+            refusal = _ask(questions, say, answers)
+            if refusal is None:
+                watcher.keep()
+                return answers
+            if refusal.final or clock.now() > min(asked_since + ANSWERS_WITHIN_S, started + limit_s):
+                raise watcher.inquiry.refused(questions[0].what, refusal)
+            watcher.look_for_doom()
+        elif clock.now() - started > limit_s:
+            raise too_late(watcher.courses, limit_s)
+        clock.sleep(POLL_S)
+
+
+def await_healthy(
+    runtime: Runtime,
+    stack: Stack,
+    service: str,
+    say: Say,
+    *,
+    limit_s: float | None = None,
+    clock: Clock = Clock(),
+) -> None:
+    """Look until one service is healthy, the others aside.
+
+    Args:
+        limit_s: give up after this many seconds even where it still moves; None never does.
+
+    Raises:
+        NotHealthyError: it ended or stands still, or the limit passed.
+    """
+    watcher = _Watcher(runtime, stack, say, clock, only=service)
+    started = clock.now()
+    while not watcher.look():
+        if limit_s is not None and clock.now() - started > limit_s:
+            raise too_late(watcher.courses, limit_s)
+        clock.sleep(POLL_S)
+
+
+class _Watcher:
+    """Follows every service of one start, or one alone, and raises once one of them will not come up."""
+
+    def __init__(self, runtime: Runtime, stack: Stack, say: Say, clock: Clock, only: str | None = None) -> None:
+        self._runtime, self._stack, self._say, self._clock, self._only = runtime, stack, say, clock, only
+        self._observer = Observer(runtime, stack)
+        self.inquiry = Inquiry(runtime, stack)
+        self._courses: dict[str, Course] = {}
+        self._restarts: dict[str, int] = {}
+        self._looked_at = clock.now()
+        self._doubted: dict[str, int] = {}
+        self._said: dict[str, tuple[object, ...]] = {}
+
+    @property
+    def courses(self) -> tuple[Course, ...]:
+        """Every service that has been looked at."""
+        return tuple(self._courses.values())
+
+    def look(self) -> bool:
+        """Look at every service; say whether all are healthy.
+
+        Raises:
+            NotHealthyError: one ended for good, fell over something that stays, or stands still.
+        """
+        states = tuple(state for state in self._runtime.services() if self._only in (None, state.name))
+        now = self._clock.now()
+        before = {state.name: self._restarts.setdefault(state.name, state.restarts) for state in states}
+        judgement = judge(states, before)
+        if judgement.verdict is Verdict.FAILED and judgement.culprit is not None:
+            raise self.inquiry.ended(judgement.culprit)
+        elapsed_s, self._looked_at = now - self._looked_at, now
+        for look in self._observer.look(states, now):
+            self._follow(look, elapsed_s)
+        asking = judgement.verdict is Verdict.ASK
+        for course in self.courses:
+            if not (asking and course.name == "gateway"):
+                self._tell(course)
+        return asking
+
+    def look_for_doom(self) -> None:
+        """Raise where an engine that calls itself healthy has said that it cannot answer."""
+        for replica in self._stack.plan.engines:
+            self._raise(self.inquiry.doomed(self._courses[replica.name].look.state))
+
+    def keep(self) -> None:
+        """Remember how long each step of this good start took."""
+        for replica in self._stack.plan.engines:
+            if replica.name in self._courses:
+                keep_start(self._stack.state, self._stack.plan, replica, self._courses[replica.name].spent)
+
+    def _follow(self, look: Look, elapsed_s: float) -> None:
+        before = self._courses.get(look.state.name)
+        course = begin(look) if before is None else advance(before, look, elapsed_s)
+        self._courses[course.name] = course
+        if _fell(before, look.state):
+            self._raise(self.inquiry.fallen(look.state))
+        doubt = int(course.quiet_s // DOOMED_AFTER_S) if look.state.phase is ServicePhase.STARTING else 0
+        if doubt > self._doubted.get(course.name, 0):
+            self._raise(self.inquiry.doomed(look.state))
+        self._doubted[course.name] = doubt
+        limits = self._limits(course.name)
+        if stands_still(course, limits):
+            raise self.inquiry.stuck(course, limits)
+
+    def _limits(self, service: str) -> Limits:
+        return self._observer.limits.get(service, Limits())
+
+    @staticmethod
+    def _raise(found: NotHealthyError | None) -> None:
+        if found is not None:
+            raise found
+
+    def _tell(self, course: Course) -> None:
+        """Say what a service does, where that is another thing than before, or has not moved for another while."""
+        doing = self._observer.download_words(course.name) if course.step is Step.DOWNLOADING else _doing(course)
+        quiet = int(course.quiet_s // QUIET_TOLD_EVERY_S)
+        restarts = course.look.state.restarts
+        if self._said.get(course.name) == (doing, quiet, restarts):
+            return
+        self._said[course.name] = (doing, quiet, restarts)
+        limits = self._limits(course.name)
+        patience = ""
+        if quiet:
+            most = format_seconds(course.most_s(limits))
+            patience = f", no progress for {format_seconds(quiet * QUIET_TOLD_EVERY_S)} of at most {most}"
+        elif course.step not in (Step.READY, Step.WAITING):
+            patience = f" (given up after {format_seconds(limits.still_s(course.step))} without progress)"
+        self._say(course.name, f"{doing}{f' (restart {restarts})' if restarts else ''}{patience}")
+
+
+def _doing(course: Course) -> str:
+    state = course.look.state
+    return state.detail if state.detail and course.step in (Step.STARTING, Step.SILENT) else course.step.value
+
+
+def _fell(before: Course | None, state: ServiceState) -> bool:
+    """Say whether a service has fallen since the last look; at the first, whether it has before and is not back yet."""
+    if before is None:
+        return state.restarts > 0 and state.phase is not ServicePhase.HEALTHY
+    return state.restarts > before.look.state.restarts
+
+
+_POOLING: Mapping[Role, tuple[str, Callable[[Endpoint, str, str, int], Answer]]] = {
+    Role.EMBEDDING: ("an embedding", embed),
+    Role.RERANK: ("a ranking", rank),
+}
+
+
+def _questions(stack: Stack, key: str) -> list[Question]:
+    """Return what has to be answered before a stack is ready, the cheapest first."""
+    endpoint = endpoint_of(stack)
+    models = stack.plan.gateway.models
+    questions = [
+        Question(what="asked with a wrong key", ask=partial(refuse_wrong_key, endpoint, models[0])),
+        Question(what="asked for its models", ask=partial(list_models, endpoint, key, models)),
+    ]
+    for model in models:
+        role, within_s = stack.plan.gateway.role_of(model), _answer_limit_s(stack, model)
+        if not role.generates:
+            what, ask = _POOLING[role]
+            questions.append(
+                Question(
+                    what=f"asked for {what} of {model}", ask=partial(ask, endpoint, key, model, within_s), model=model
+                )
+            )
+            continue
+        questions += [
+            Question(
+                what=f"asked for a completion of {model}",
+                ask=partial(complete, endpoint, key, model, within_s),
+                model=model,
+            ),
+            Question(what=f"asked for a stream of {model}", ask=partial(stream, endpoint, key, model, within_s)),
+        ]
+    return questions
+
+
+def _answer_limit_s(stack: Stack, model: str) -> int:
+    """Return how long an answer may take; of models that take turns, one may have to be loaded first."""
+    groups = {group.model: group.exclusive for group in stack.plan.gateway.groups}
+    return int(stack.env["GATEWAY_REQUEST_TIMEOUT_S"]) if groups.get(model) else ANSWER_TIMEOUT_S
+
+
+def _ask(questions: list[Question], say: Say, answers: dict[str, str]) -> Answer | None:
+    """Ask what has not been answered yet; return the first refusal, or None once everything has been answered."""
+    while questions:
+        say("gateway", questions[0].what)
+        answer = questions[0].ask()
+        if not answer.ok:
+            return answer
+        answered = questions.pop(0)
+        if answered.model is not None:
+            answers[answered.model] = answer.text
+    say("gateway", "answered")
+    return None

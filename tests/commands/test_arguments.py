@@ -1,0 +1,167 @@
+"""The command line as a value: every word, and every mistake in one sentence with the closest known word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stackwright.commands.arguments import ENVIRONMENTS, MODES, RUNTIMES, Arguments, build_parser, parse_arguments
+from stackwright.domain.environment import Environment
+from stackwright.domain.plan import Mode
+from stackwright.errors import UsageError
+
+COMMANDS = tuple(build_parser()[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("detect", Arguments(command="detect")),
+        ("detect -o host.yaml --json", Arguments(command="detect", output=Path("host.yaml"), json=True)),
+        ("configure-gpu", Arguments(command="configure-gpu")),
+        ("configure-gpu auto", Arguments(command="configure-gpu")),
+        (
+            "configure-gpu multi --env production",
+            Arguments(command="configure-gpu", mode=Mode.MULTI, environment=Environment.PROD),
+        ),
+        (
+            (
+                "configure-gpu --model a/b --host h --set GATEWAY_PORT=1 --set VLLM_SHM_SIZE=2gb --out o "
+                "--dry-run --diff --explain --debug cpu"
+            ),
+            Arguments(
+                command="configure-gpu",
+                mode=Mode.CPU,
+                models=("a/b",),
+                host=Path("h"),
+                pins=(("GATEWAY_PORT", "1"), ("VLLM_SHM_SIZE", "2gb")),
+                out=Path("o"),
+                dry_run=True,
+                diff=True,
+                explain=True,
+                debug=True,
+            ),
+        ),
+        ("plan single", Arguments(command="plan", mode=Mode.SINGLE)),
+        (
+            "start-environment development --runtime=processes --timeout 90",
+            Arguments(command="start-environment", environment=Environment.DEV, runtime="processes", timeout_s=90),
+        ),
+        ("stop-environment prod", Arguments(command="stop-environment", environment=Environment.PROD)),
+        (
+            "validate-environment staging --json",
+            Arguments(command="validate-environment", environment=Environment.STAGING, json=True),
+        ),
+        ("status dev", Arguments(command="status", environment=Environment.DEV)),
+        ("key dev --out o", Arguments(command="key", environment=Environment.DEV, out=Path("o"))),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_words_become_one_value(words: str, expected: Arguments) -> None:
+    assert parse_arguments(words.split()) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        ([], "the following arguments are required: COMMAND", "`stackwright --help` shows what is allowed"),
+        ([""], "unknown command ``", f"commands: {', '.join(COMMANDS)}"),
+        (["start"], "unknown command `start`", "did you mean `start-environment`?"),
+        (["stop", "dev"], "unknown command `stop`", "did you mean `stop-environment`?"),
+        (["configure"], "unknown command `configure`", "did you mean `configure-gpu`?"),
+        (["statsu"], "unknown command `statsu`", "did you mean `status`?"),
+        (["frobnicate"], "unknown command `frobnicate`", f"commands: {', '.join(COMMANDS)}"),
+        (["--json", "plan"], "`--json` stands before the command", "flags come after it: COMMAND FLAG …"),
+        (["plan", "--jsn"], "stackwright plan: unknown flag `--jsn`", "did you mean `--json`?"),
+        (["plan", "--mod=x"], "stackwright plan: unknown flag `--mod`", "did you mean `--model`?"),
+        (["plan", "-x"], "stackwright plan: unknown flag `-x`", "`stackwright plan --help` shows what is allowed"),
+        (["detect", "--env", "dev"], "stackwright detect: unknown flag `--env`", None),
+        (
+            ["plan", "cpu", "cpu"],
+            "stackwright plan: unknown argument `cpu`",
+            "`stackwright plan --help` shows what is allowed",
+        ),
+        (
+            ["plan", "gpu"],
+            f"unknown mode `gpu`, allowed: {', '.join(MODES)}",
+            "did you mean `cpu`?",
+        ),
+        (["plan", "fast"], f"unknown mode `fast`, allowed: {', '.join(MODES)}", "for example `auto`"),
+        (
+            ["key", "devel"],
+            f"unknown environment `devel`, allowed: {', '.join(ENVIRONMENTS)}",
+            "did you mean `dev`?",
+        ),
+        (["key", "x"], f"unknown environment `x`, allowed: {', '.join(ENVIRONMENTS)}", "for example `dev`"),
+        (["key", "DEV"], f"unknown environment `DEV`, allowed: {', '.join(ENVIRONMENTS)}", None),
+        (["key"], "the following arguments are required: ENV", "`stackwright key --help` shows what is allowed"),
+        (
+            ["configure-gpu", "--env"],
+            "argument --env: expected one argument",
+            "`configure-gpu --help` shows what is allowed",
+        ),
+        (
+            ["status", "dev", "--runtime", "docker"],
+            f"unknown runtime `docker`, allowed: {', '.join(RUNTIMES)}",
+            "`auto` chooses",
+        ),
+        (
+            ["plan", "--set", "GATEWAY_PORT"],
+            "--set GATEWAY_PORT: expected KEY=VALUE",
+            "for example `--set LITELLM_NUM_WORKERS=2`",
+        ),
+    ],
+    ids=lambda value: ascii(" ".join(value) if value else value) if isinstance(value, list) else "",
+)
+def test_every_mistake_is_one_sentence_with_the_closest_word(words: list[str], message: str, hint: str | None) -> None:
+    with pytest.raises(UsageError) as failure:
+        parse_arguments(words)
+    assert failure.value.message == message
+    if hint is not None:
+        assert failure.value.hint == hint
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "0.5", "nan", "inf", "1e9", "604801", "soon", ""])
+def test_a_timeout_is_from_a_second_to_a_week(text: str) -> None:
+    with pytest.raises(UsageError) as failure:
+        parse_arguments(["start-environment", "dev", f"--timeout={text}"])
+    assert failure.value.message == f"--timeout: found `{text}`, allowed: seconds, from 1 to a week"
+    assert failure.value.hint == "for example `600`"
+
+
+def test_the_ends_of_a_timeout_are_allowed() -> None:
+    for text in ("1", "604800", "1.5"):
+        assert parse_arguments(["start-environment", "dev", "--timeout", text]).timeout_s == float(text)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([*COMMANDS, "dev", "cpu", "--json", "--env", "--set", "-o", "--"]) | st.text(), max_size=5)
+)
+def test_any_words_are_understood_or_refused(words: list[str]) -> None:
+    """Never another failure, and never an exit, but for what asks for help."""
+    if {"-h", "--help", "--version"} & set(words):
+        return
+    try:
+        assert parse_arguments(words).command in COMMANDS
+    except UsageError as failure:
+        assert failure.message
+        assert not failure.message.endswith(".")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_helps(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments([command, "--help"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, err) == (0, "")
+    assert out.startswith("usage: ")
+    assert "%(" not in out
+
+
+def test_whether_anything_is_planned_is_told_by_what_was_said() -> None:
+    assert not parse_arguments(["start-environment", "dev", "--runtime", "compose"]).plans
+    for words in (["--model", "a/b"], ["--host", "h"], ["--set", "GATEWAY_PORT=1"]):
+        assert parse_arguments(["start-environment", "dev", *words]).plans

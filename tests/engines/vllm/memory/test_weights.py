@@ -1,0 +1,174 @@
+"""Weights per rank against what logs print, and what headers, parallelism and kernels change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from stackwright.domain.forecast import EngineSettings, GpuMemory
+from stackwright.domain.tensors import TensorHeader
+from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.weights import allocated, stage_weights
+from stackwright.models.shape import parse_shape
+from stackwright.units import GIB, MIB
+
+from tests.engines.vllm.memory.models import shape_of
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+FP8 = {"quant_method": "fp8", "ignored_layers": ["lm_head"]}
+INT8 = {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 8, "type": "int"}}}}
+H100 = GpuMemory(total_bytes=79 * GIB, compute_capability=(9, 0))
+A100 = GpuMemory(total_bytes=79 * GIB, compute_capability=(8, 0))
+
+
+def weights_gib(model: str, gpu: GpuMemory = A100, version: str = "0.16.0", tp: int = 1, **extra: Any) -> float:
+    terms = stage_weights(
+        shape_of(model, **extra), EngineSettings(version=version, tensor_parallel=tp), gpu, Release(version)
+    )
+    return terms[0].bytes / GIB
+
+
+@pytest.mark.parametrize(
+    ("model", "extra", "printed_gib", "tolerance"),
+    [
+        ("qwen3-0.6b", {}, 1.12, 0.005),
+        ("qwen3-32b", {}, 61.03, 0.0005),
+        # The table of rotations: 131,072 rows of 128 are 0.03 GiB beside 14.96 of weights.
+        ("llama-3.1-8b", {}, 14.99, 0.0005),
+        # Gemma's linear scaling makes a table of 1,048,576 rows, 0.5 GiB.
+        ("gemma-3-4b", {}, 8.58, 0.002),
+        # PyTorch's allocator keeps the ends of large blocks.
+        ("gemma-3-1b", {}, 1.91, 0.003),
+        ("llama-3.3-70b", {"quantization_config": FP8}, 67.70, 0.001),
+        ("llama-3.3-70b", {"quantization_config": INT8}, 67.72, 0.001),
+    ],
+)
+def test_weights_are_what_the_log_prints(
+    model: str, extra: dict[str, Any], printed_gib: float, tolerance: float
+) -> None:
+    assert weights_gib(model, **extra) == pytest.approx(printed_gib, rel=tolerance)
+
+
+def test_awq_is_split_among_two_ranks() -> None:
+    assert weights_gib("llama-3.3-70b", tp=2, quantization_config=AWQ) == pytest.approx(18.55, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "version", "printed_gib"),
+    [
+        ("gpt-oss-20b", H100, "0.11.0", 13.47),
+        ("gpt-oss-20b", A100, "0.19.0", 13.72),
+        ("gpt-oss-120b", H100, "0.11.0", 64.38),
+        ("gpt-oss-120b", A100, "0.16.0", 65.97),
+    ],
+)
+def test_mxfp4_kernels_pad_experts(model: str, gpu: GpuMemory, version: str, printed_gib: float) -> None:
+    assert weights_gib(model, gpu, version) == pytest.approx(printed_gib, rel=0.004)
+
+
+def test_padding_holds_with_more_ranks_too() -> None:
+    alone, split = weights_gib("gpt-oss-120b", H100), weights_gib("gpt-oss-120b", H100, tp=2)
+    assert alone / 2 < split < alone / 2 * 1.05
+
+
+@pytest.mark.parametrize(
+    ("size", "counted"),
+    [
+        (1, 512),
+        (9 * MIB + 1, 9 * MIB + 512),
+        (int(15.1875 * MIB), 16 * MIB),
+        (int(30.375 * MIB), int(30.375 * MIB)),
+        (16 * MIB, 16 * MIB),
+    ],
+)
+def test_the_allocator_keeps_small_ends_of_large_blocks(size: int, counted: int) -> None:
+    assert allocated(size) == counted
+
+
+def headers() -> tuple[TensorHeader, ...]:
+    """A checkpoint of two layers with the names that Llama's has, a drafting layer and an encoder."""
+    rows = {
+        "model.embed_tokens.weight": (512, 64),
+        "lm_head.weight": (512, 64),
+        "model.norm.weight": (64,),
+        "visual.blocks.0.attn.qkv.weight": (96, 32),
+        **{
+            f"model.layers.{layer}.{name}": shape
+            for layer in range(3)
+            for name, shape in {
+                "self_attn.q_proj.weight": (64, 64),
+                "self_attn.k_proj.weight": (32, 64),
+                "self_attn.v_proj.weight": (32, 64),
+                "self_attn.o_proj.weight": (64, 64),
+                "mlp.gate_proj.weight": (128, 64),
+                "mlp.up_proj.weight": (128, 64),
+                "mlp.down_proj.weight": (64, 128),
+                "input_layernorm.weight": (64,),
+                "post_attention_layernorm.weight": (64,),
+            }.items()
+        },
+    }
+    return tuple(TensorHeader(name=name, dtype="BF16", shape=shape) for name, shape in rows.items())
+
+
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 512,
+}
+LAYER = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 128 * 64 * 3)
+ENCODER, NORM = 2 * 96 * 32, 2 * 64
+
+
+def exact(settings: EngineSettings) -> list[int]:
+    """Return what the headers alone say: runtime's own additions are the same with and without them."""
+    shape, release = parse_shape(TINY), Release("0.32.0")
+    with_headers = stage_weights(shape, settings, A100, release, headers())
+    without = stage_weights(shape, settings, A100, release)
+    assert all(term.error >= 0 for term in with_headers)
+    return [one.bytes - other.bytes for one, other in zip(with_headers, without, strict=True)]
+
+
+def test_headers_leave_out_drafts_and_split_the_rest() -> None:
+    """The formula counts the same tensors but for the last norm, and the encoder, which only the headers know of."""
+    assert exact(EngineSettings()) == [ENCODER + NORM]
+    assert exact(EngineSettings(tensor_parallel=2)) == [ENCODER // 2 + NORM]
+    assert exact(EngineSettings(language_only=True)) == [NORM]
+
+
+def test_headers_are_split_among_stages() -> None:
+    assert exact(EngineSettings(pipeline_parallel=2)) == [ENCODER, NORM]
+
+
+def test_single_precision_is_run_in_half() -> None:
+    shape, release = parse_shape(TINY), Release("0.32.0")
+    single = tuple(TensorHeader(name=header.name, dtype="F32", shape=header.shape) for header in headers())
+    half, same = (stage_weights(shape, EngineSettings(), A100, release, each)[0] for each in (headers(), single))
+    assert same.bytes == half.bytes
+
+
+def test_drafting_layers_count_when_they_draft() -> None:
+    shape, release = parse_shape({**TINY, "num_nextn_predict_layers": 1}), Release("0.32.0")
+    idle, drafting = (
+        stage_weights(shape, EngineSettings(speculative_tokens=tokens), A100, release, headers())[0]
+        for tokens in (0, 1)
+    )
+    assert drafting.bytes - idle.bytes >= LAYER
+
+
+def test_a_published_size_scales_the_formula() -> None:
+    shape, release = shape_of("qwen3-8b"), Release("0.32.0")
+    plain = stage_weights(shape, EngineSettings(), A100, release)[0].bytes
+    larger = stage_weights(shape, EngineSettings(), A100, release, None, int(16_381_470_720 * 1.1))[0].bytes
+    assert larger - plain == pytest.approx(1_638_147_072, rel=0.01)
+
+
+def test_an_unknown_format_has_a_wide_margin() -> None:
+    shape = shape_of("qwen3-8b", quantization_config={"quant_method": "something-new"})
+    term = stage_weights(shape, EngineSettings(), A100, Release("0.32.0"))[0]
+    assert term.error > term.bytes // 5
