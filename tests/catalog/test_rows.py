@@ -265,5 +265,5 @@ def test_a_flag_is_known_by_release(name: str, version: str, expected: bool | No
 
 
 def test_the_reference_page_names_every_file() -> None:
-    page = (FOLDER.parent.parent / "docs" / "reference" / "catalog.md").read_text(encoding="utf-8")
+    page = (FOLDER.parents[2] / "docs" / "reference" / "catalog.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)\.yaml` \|", page, re.MULTILINE) == CATALOG_FILES

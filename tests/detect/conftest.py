@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -44,7 +45,8 @@ def detect_hosts(tmp_path: Path) -> DetectHosts:
             [sys.executable, "-W", "error", "-m", "tests.detect.show_hosts"],
             input=asked,
             cwd=PACKAGES,
-            env={"PATH": str(tmp_path)} | ({} if library is None else {"LD_LIBRARY_PATH": str(library)}),
+            env={"PATH": str(tmp_path), "PYTHONPATH": os.environ["PYTHONPATH"]}
+            | ({} if library is None else {"LD_LIBRARY_PATH": str(library)}),
             capture_output=True,
             text=True,
             check=False,
