@@ -123,7 +123,7 @@ def violations(module: str, source: str) -> Iterator[str]:
             if problem:
                 yield f"{module}:{getattr(node, 'lineno', 0)}: {problem}"
         called = _called(node)
-        if called in ("__import__", "import_module"):
+        if called in ("__import__", "import_module") and not (name == "cli" and _loads_command(node)):
             yield f"{module}:{getattr(node, 'lineno', 0)}: {called}: write an import statement"
         if ROOMS[name].pure and called in UNTOUCHABLE_CALLS:
             yield f"{module}:{getattr(node, 'lineno', 0)}: {called}(): room {name} is pure"
@@ -154,6 +154,14 @@ def _called(node: ast.AST) -> str | None:
         return None
     called = node.func
     return called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else None
+
+
+def _loads_command(node: ast.AST) -> bool:
+    """Say whether this is the one import by a computed name: a module of the commands, named by the command line."""
+    match node:
+        case ast.Call(args=[ast.JoinedStr(values=[ast.Constant(value="stackwright.commands."), *_])]):
+            return True
+    return False
 
 
 def _import_problem(name: str, imported: str, *, late: bool) -> str | None:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from stackwright.commands.arguments import parse_arguments
+from stackwright.cli import parse
 from stackwright.errors import UsageError
 
 from tests.test_layers import PACKAGE
@@ -33,7 +33,7 @@ def test_a_shown_command_is_one_that_is_taken(command: str) -> None:
     script, *arguments = shlex.split(command)
     name = Path(script).name
     assert (ROOT / script).exists()
-    parse_arguments(arguments if name == "stackwright" else [name, *arguments])
+    parse(arguments if name == "stackwright" else [name, *arguments])
 
 
 def test_the_two_commands_of_the_readme_are_shown() -> None:
@@ -44,7 +44,7 @@ def test_commands_are_found_and_a_wrong_one_is_refused() -> None:
     page = '```sh\n./scripts/configure-gpu cpu --dryrun   # try\ncurl x -H "B $(./scripts/stackwright key dev)"\n```\n'
     assert shown_commands(page) == ["./scripts/configure-gpu cpu --dryrun", "./scripts/stackwright key dev"]
     with pytest.raises(UsageError):
-        parse_arguments(["configure-gpu", "cpu", "--dryrun"])
+        parse(["configure-gpu", "cpu", "--dryrun"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

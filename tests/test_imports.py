@@ -82,7 +82,7 @@ def test_the_report_of_imports_is_read() -> None:
 
 def test_the_host_is_looked_at_before_the_planner_is_loaded() -> None:
     """The container engine makes up its answer meanwhile."""
-    done = run_python("-X", "importtime", "-c", "import stackwright.commands.machine")
+    done = run_python("-X", "importtime", "-c", "import stackwright.commands.configure_gpu")
     loaded = loaded_modules(done.stderr)
     assert "stackwright.detect.containers" in loaded
     assert not [name for name in loaded if name.startswith(("stackwright.planning", "stackwright.catalog"))]

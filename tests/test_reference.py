@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 
 import pytest
-from stackwright.commands.arguments import build_parser
+from stackwright.cli import build_parser
 from stackwright.diagnosis.load import load_rules
 from stackwright.settings import SETTINGS, Kind, SettingSpec
 from stackwright.validation.checks import CHECKS
@@ -74,8 +74,9 @@ def commands_lines() -> Iterator[str]:
     """Yield the page, one section for each command."""
     yield "# Commands"
     yield ""
-    yield "Made from `generator/stackwright/commands/arguments.py`. In a clone every command stands in `scripts/`; installed, the ones with a name of"
-    yield "their own are also commands by themselves. Results and JSON go to stdout, words and progress to stderr."
+    yield "Made from `generator/stackwright/cli.py` and the modules in `generator/stackwright/commands/`. In a clone every command stands in"
+    yield "`scripts/`; installed, the ones with a name of their own are also commands by themselves. Results and JSON go to stdout, words and"
+    yield "progress to stderr."
     for parser in build_parser()[1].values():
         yield ""
         yield f"## `{parser.prog}`"

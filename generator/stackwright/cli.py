@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NoReturn, Protocol, cast
 
-from stackwright import report
-from stackwright.commands.arguments import Arguments, parse_arguments
-from stackwright.errors import EXIT_DONE, EXIT_INTERRUPTED, StackError
+from stackwright import __version__, report
+from stackwright.errors import EXIT_DONE, EXIT_INTERRUPTED, StackError, UsageError, closest, did_you_mean
 from stackwright.interrupts import clean_end
+
+# Each with its one sentence. The module `commands/NAME.py`, with `_` for `-`, declares its arguments and does the work;
+# only that of the command that is asked for is ever loaded.
+COMMANDS: Mapping[str, str] = {
+    "detect": "Read the host: GPUs, links, processor, memory, container engine.",
+    "configure-gpu": "Detect, plan, render and check; writes the files of all three environments, or of one with --env.",
+    "plan": "Show the plan of one environment (dev unless --env); nothing is written.",
+    "fit": "Forecast whether a model with these settings fits; nothing is written.",
+    "validate-environment": "Check what was rendered against this machine; all findings at once.",
+    "start-environment": (
+        "Configure where needed, validate, start, and watch until a completion has come through the gateway."
+    ),
+    "stop-environment": "Take a stack down; caches and files stay.",
+    "rollback": "Put an earlier generation of rendered files back, and bring it up where the stack runs.",
+    "status": "Show what runs.",
+    "doctor": "Name what is wrong with a stack, or with its last failed start, and how to mend it.",
+    "pin-images": "Pull the images of an environment by tag, and write their digests to envs/digests.yaml, which pins them.",
+    "key": "Print the gateway's key.",
+}
+# Commands that people type by their own name; the others are `stackwright NAME`.
+OWN_ENTRY_POINTS = ("configure-gpu", "start-environment", "stop-environment", "validate-environment")
+
+
+class Command(Protocol):
+    """What a module of `commands/` that is a command has: the record between `read_arguments` and `run` is its own."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command line."""
+
+    def read_arguments(self, given: argparse.Namespace) -> Any:
+        """Turn the parsed words into the command's record."""
+
+    def run(self, arguments: Any) -> None:
+        """Do it. Raises StackError where it fails."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises instead of exiting, so that every mistake is shown in one way."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"`{self.prog} --help` shows what is allowed")
 
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code. Nothing but an asked-for traceback reaches the person raw."""
     try:
         with clean_end():
-            _dispatch(parse_arguments(argv))
+            command, arguments = parse(argv)
+            command.run(arguments)
     except StackError as failure:
         report.show_error(failure)
         return failure.exit_code
@@ -41,43 +86,61 @@ def main(argv: list[str]) -> int:
     return EXIT_DONE
 
 
-def _dispatch(arguments: Arguments) -> None:
-    if arguments.command == "detect":
-        from stackwright.commands import machine
+def parse(argv: list[str]) -> tuple[Command, Any]:
+    """Return the command and its record. Raises UsageError for anything unknown, naming the closest known word."""
+    name = argv[0] if argv else ""
+    if argv and not name.startswith("-") and name not in COMMANDS:
+        begun = next((f"did you mean `{known}`?" for known in COMMANDS if name and known.startswith(name)), None)
+        hint = begun or did_you_mean(name, COMMANDS) or f"commands: {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command `{name[:60]}`", hint=hint)
+    if name.startswith("-") and name not in ("-h", "--help", "--version"):
+        raise UsageError(f"`{name[:60]}` stands before the command", hint="flags come after it: COMMAND FLAG …")
+    parser, subparsers = build_parser((name,))
+    if name in subparsers:
+        _check_flags(subparsers[name], argv[1:])
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        prog = subparsers[name].prog
+        raise UsageError(f"{prog}: unknown argument `{unknown[0][:60]}`", hint=f"`{prog} --help` shows what is allowed")
+    command = load_command(name)
+    return command, command.read_arguments(given)
 
-        machine.detect(arguments)
-        return
-    if arguments.command in ("plan", "configure-gpu"):
-        from stackwright.commands.machine import get_host
 
-        host = get_host(arguments)
-        # Not before: what this imports is loaded while the container engine makes up its answer.
-        from stackwright.commands import configure
+def load_command(name: str) -> Command:
+    """Import the module of a command."""
+    return cast("Command", import_module(f"stackwright.commands.{name.replace('-', '_')}"))
 
-        {"plan": configure.show_plan, "configure-gpu": configure.configure}[arguments.command](arguments, host)
-        return
-    if arguments.fit is not None:
-        from stackwright.commands import fit
 
-        fit.forecast_for(arguments.fit)
-        return
-    if arguments.command == "doctor":
-        from stackwright.commands import doctor
+def build_parser(declared: tuple[str, ...] = tuple(COMMANDS)) -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser, and that of each command by its name. Only `declared` commands declare their arguments."""
+    parser = _Parser(
+        prog="stackwright",
+        description="From a bare host to a running, checked LLM service.",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="exit codes: 0 done, 1 unexpected, 2 usage, 3 host unreadable, 4 no plan fits, 5 validation failed,\n"
+        "            6 runtime refused, 7 started but not healthy, 130 interrupted",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    made: dict[str, argparse.ArgumentParser] = {}
+    for name, summary in COMMANDS.items():
+        prog = name if name in OWN_ENTRY_POINTS else f"stackwright {name}"
+        made[name] = commands.add_parser(name, help=summary, description=summary, prog=prog, allow_abbrev=False)
+        if name in declared:
+            load_command(name).add_arguments(made[name])
+            made[name].add_argument("--debug", action="store_true", help="show the traceback of an unexpected fault")
+    return parser, made
 
-        doctor.doctor(arguments)
-        return
-    if arguments.command == "pin-images":
-        from stackwright.commands import pin
 
-        pin.pin_images(arguments)
-        return
-    from stackwright.commands import run, start, validate
-
-    {
-        "validate-environment": validate.validate,
-        "start-environment": start.start,
-        "stop-environment": run.stop,
-        "rollback": run.rollback,
-        "status": run.status,
-        "key": run.key,
-    }[arguments.command](arguments)
+def _check_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """Refuse an unknown flag first: argparse would take its value for the mode, and blame that."""
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    for word in words:
+        flag = word.partition("=")[0]
+        if word.startswith("-") and flag not in flags and word[:2] not in ("-o", "-h"):
+            # The dashes, alike in all, would make any two short flags look close.
+            names = {each.lstrip("-"): each for each in flags}
+            close = closest(flag.lstrip("-"), names)
+            hint = f"did you mean `{names[close]}`?" if close else f"`{parser.prog} --help` shows what is allowed"
+            raise UsageError(f"{parser.prog}: unknown flag `{flag[:60]}`", hint=hint)

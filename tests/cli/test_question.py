@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from stackwright.commands.start import question_by_hand
+from stackwright.commands.start_environment import question_by_hand
 from stackwright.runtime import Stack
 
 from tests.planning_requests import plan_for, recorded

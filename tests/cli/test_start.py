@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from stackwright.commands.arguments import Arguments
 from stackwright.commands.bring_up import Attempt, bring_up
 from stackwright.commands.generation import generations_of
+from stackwright.commands.options import StartOptions
 from stackwright.commands.stack import choose_runtime
-from stackwright.domain.environment import Environment
 from stackwright.domain.host import Containers, GpuAccess, Host
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import NotHealthyError, RuntimeRefusedError
@@ -26,7 +25,6 @@ from stackwright.runtime import Say, ServiceChange, Stack
 
 from tests.planning_requests import plan_for, recorded
 
-ARGUMENTS = Arguments(command="start-environment", environment=Environment.PROD, timeout_s=1)
 ABSENT = (ServiceState(name="engine", phase=ServicePhase.ABSENT),)
 HEALTHY = (ServiceState(name="engine", phase=ServicePhase.HEALTHY),)
 ENDED = (ServiceState(name="engine", phase=ServicePhase.EXITED, exit_code=1),)
@@ -110,10 +108,9 @@ def attempted(
     stack: Stack, runtime: Scripted, *, again: Scripted | None = None, no_rollback: bool = False
 ) -> Iterator[Attempt]:
     """Give one start under its lock; `again` is the runtime of the generation before."""
-    arguments = replace(ARGUMENTS, no_rollback=no_rollback)
     with hold((stack.generated,), "start-environment prod") as (lock,):
         yield Attempt(
-            arguments=arguments,
+            options=StartOptions(timeout_s=1, no_rollback=no_rollback),
             stack=stack,
             number=generations_of(stack).record().number,
             runtime=runtime,

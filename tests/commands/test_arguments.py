@@ -2,64 +2,85 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stackwright.commands.arguments import ENVIRONMENTS, MODES, RUNTIMES, Arguments, build_parser, parse_arguments
+from stackwright.cli import COMMANDS, load_command, parse
+from stackwright.commands.configure_gpu import ConfigureArguments
+from stackwright.commands.detect import DetectArguments
+from stackwright.commands.key import KeyArguments
+from stackwright.commands.options import ENVIRONMENTS, MODES, RUNTIMES, PlanOptions, StartOptions
+from stackwright.commands.plan import PlanArguments
+from stackwright.commands.rollback import RollbackArguments
+from stackwright.commands.start_environment import StartArguments
+from stackwright.commands.status import StatusArguments
+from stackwright.commands.stop_environment import StopArguments
+from stackwright.commands.validate_environment import ValidateArguments
 from stackwright.domain.environment import Environment
+from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
 from stackwright.errors import UsageError
 
-COMMANDS = tuple(build_parser()[1])
+
+def parse_arguments(words: list[str]) -> object:
+    """Return the record of one command line."""
+    return parse(words)[1]
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("detect", Arguments(command="detect")),
-        ("detect -o host.yaml --json", Arguments(command="detect", output=Path("host.yaml"), json=True)),
-        ("configure-gpu", Arguments(command="configure-gpu")),
-        ("configure-gpu auto", Arguments(command="configure-gpu")),
+        ("detect", DetectArguments()),
+        ("detect -o host.yaml --json", DetectArguments(output=Path("host.yaml"), json=True)),
+        ("configure-gpu", ConfigureArguments()),
+        ("configure-gpu auto", ConfigureArguments()),
         (
             "configure-gpu multi --env production",
-            Arguments(command="configure-gpu", mode=Mode.MULTI, environment=Environment.PROD),
+            ConfigureArguments(options=PlanOptions(mode=Mode.MULTI), environment=Environment.PROD),
         ),
         (
             (
                 "configure-gpu --model a/b --host h --set GATEWAY_PORT=1 --set VLLM_SHM_SIZE=2gb --out o "
                 "--dry-run --diff --explain --debug cpu"
             ),
-            Arguments(
-                command="configure-gpu",
-                mode=Mode.CPU,
-                models=("a/b",),
+            ConfigureArguments(
+                options=PlanOptions(
+                    mode=Mode.CPU, models=("a/b",), pins=(("GATEWAY_PORT", "1"), ("VLLM_SHM_SIZE", "2gb"))
+                ),
                 host=Path("h"),
-                pins=(("GATEWAY_PORT", "1"), ("VLLM_SHM_SIZE", "2gb")),
                 out=Path("o"),
                 dry_run=True,
                 diff=True,
                 explain=True,
-                debug=True,
             ),
         ),
-        ("plan single", Arguments(command="plan", mode=Mode.SINGLE)),
+        ("plan single", PlanArguments(options=PlanOptions(mode=Mode.SINGLE))),
+        (
+            "plan --env prod --engine vllm==0.32.0 --objective latency --allow-vulnerable",
+            PlanArguments(
+                options=PlanOptions(engine="0.32.0", objective=Objective.LATENCY, allow_vulnerable=True),
+                environment=Environment.PROD,
+            ),
+        ),
         (
             "start-environment development --runtime=processes --timeout 90",
-            Arguments(command="start-environment", environment=Environment.DEV, runtime="processes", timeout_s=90),
+            StartArguments(environment=Environment.DEV, start=StartOptions(timeout_s=90), runtime="processes"),
         ),
-        ("stop-environment prod", Arguments(command="stop-environment", environment=Environment.PROD)),
+        ("stop-environment prod", StopArguments(environment=Environment.PROD)),
         (
-            "validate-environment staging --json",
-            Arguments(command="validate-environment", environment=Environment.STAGING, json=True),
+            "rollback dev --to 3 --no-rollback",
+            RollbackArguments(environment=Environment.DEV, number=3, start=StartOptions(no_rollback=True)),
         ),
-        ("status dev", Arguments(command="status", environment=Environment.DEV)),
-        ("key dev --out o", Arguments(command="key", environment=Environment.DEV, out=Path("o"))),
+        ("validate-environment staging --json", ValidateArguments(environment=Environment.STAGING, json=True)),
+        ("status dev", StatusArguments(environment=Environment.DEV)),
+        ("key dev --out o", KeyArguments(environment=Environment.DEV, out=Path("o"))),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_words_become_one_value(words: str, expected: Arguments) -> None:
+def test_words_become_one_value(words: str, expected: object) -> None:
     assert parse_arguments(words.split()) == expected
 
 
@@ -133,7 +154,8 @@ def test_a_timeout_is_from_a_second_to_a_week(text: str) -> None:
 
 def test_the_ends_of_a_timeout_are_allowed() -> None:
     for text in ("1", "604800", "1.5"):
-        assert parse_arguments(["start-environment", "dev", "--timeout", text]).timeout_s == float(text)
+        started = parse_arguments(["start-environment", "dev", "--timeout", text])
+        assert started == StartArguments(environment=Environment.DEV, start=StartOptions(timeout_s=float(text)))
 
 
 @settings(deadline=None)
@@ -145,7 +167,8 @@ def test_any_words_are_understood_or_refused(words: list[str]) -> None:
     if {"-h", "--help", "--version"} & set(words):
         return
     try:
-        assert parse_arguments(words).command in COMMANDS
+        parse_arguments(words)
+        assert words[0] in COMMANDS
     except UsageError as failure:
         assert failure.message
         assert not failure.message.endswith(".")
@@ -161,7 +184,16 @@ def test_every_command_helps(command: str, capsys: pytest.CaptureFixture[str]) -
     assert "%(" not in out
 
 
+def test_every_command_is_a_module_of_its_own() -> None:
+    modules = [load_command(name) for name in COMMANDS]
+    assert len(set(map(id, modules))) == len(COMMANDS)
+    assert all(callable(each) for module in modules for each in (module.read_arguments, module.run))
+
+
 def test_whether_anything_is_planned_is_told_by_what_was_said() -> None:
-    assert not parse_arguments(["start-environment", "dev", "--runtime", "compose"]).plans
-    for words in (["--model", "a/b"], ["--host", "h"], ["--set", "GATEWAY_PORT=1"]):
-        assert parse_arguments(["start-environment", "dev", *words]).plans
+    start = StartArguments(environment=Environment.DEV)
+    assert not start.plans
+    assert not replace(start, runtime="compose").plans
+    assert replace(start, host=Path("h")).plans
+    for options in (PlanOptions(models=("a/b",)), PlanOptions(pins=(("GATEWAY_PORT", "1"),))):
+        assert replace(start, options=options).plans

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stackwright.commands.fit import choose_gpus, fit
-from stackwright.commands.fit_flags import FitArguments, add_fit_arguments
+from stackwright.commands.fit import FitArguments, add_arguments, choose_gpus, fit, read_arguments
 from stackwright.detect.snapshot import read_snapshot
 from stackwright.domain.forecast import Verdict
 from stackwright.domain.host import Host
@@ -25,8 +24,8 @@ def host(name: str) -> Host:
 
 def asked(*argv: str) -> FitArguments:
     parser = argparse.ArgumentParser()
-    add_fit_arguments(parser)
-    return FitArguments(**vars(parser.parse_args(argv)))
+    add_arguments(parser)
+    return read_arguments(parser.parse_args(argv))
 
 
 def test_json_is_the_promised_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stackwright import report
-from stackwright.commands.arguments import Arguments
 from stackwright.commands.generation import changed_settings, generations_of, mark, put_back, seen_to
+from stackwright.commands.options import StartOptions
 from stackwright.commands.stack import UP
 from stackwright.diagnosis.evidence import forget_failure, keep_failure
 from stackwright.domain.service import ServicePhase
@@ -30,7 +30,7 @@ class Attempt:
     `runtime_of` gives the runtime of the same kind for another generation's stack.
     """
 
-    arguments: Arguments
+    options: StartOptions
     stack: Stack
     number: int | None
     runtime: Runtime
@@ -117,10 +117,10 @@ def _start_and_watch(attempt: Attempt) -> dict[str, str]:
     with report.Progress() as progress:
         for name in rolling:
             runtime.up((name,), anew=True)
-            await_healthy(runtime, stack, name, progress.say, limit_s=attempt.arguments.timeout_s)
+            await_healthy(runtime, stack, name, progress.say, limit_s=attempt.options.timeout_s)
         runtime.up()
         key = read_gateway_key(stack.secrets)
-        watch(runtime, stack, key, progress.say, limit_s=attempt.arguments.timeout_s)
+        watch(runtime, stack, key, progress.say, limit_s=attempt.options.timeout_s)
     return reads
 
 
@@ -160,7 +160,7 @@ def _changed_reads(attempt: Attempt, told: set[str]) -> Iterator[ServiceChange]:
 def _undo(attempt: Attempt) -> str:
     """Undo a start that failed, as far as there is something to undo; say what runs now."""
     work = attempt.lock.work
-    if attempt.arguments.no_rollback:
+    if attempt.options.no_rollback:
         return "what was started is left as it is"
     if not work.ran:
         return _take_down(attempt)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stackwright import __version__, report
-from stackwright.commands.configure import Place
+from stackwright.commands.paths import ProjectPaths
 from stackwright.detect import Detection
 from stackwright.detect.snapshot import format_snapshot
 from stackwright.diagnosis.bundle import write_bundle
@@ -28,7 +28,7 @@ _KERNEL = re.compile(r"NVRM|nvidia|nouveau|oom|[Oo]ut of memory|Killed process",
 
 def write_report(
     target: Path,
-    place: Place,
+    paths: ProjectPaths,
     detection: Detection,
     kernel: str,
     looks: tuple[Look, ...],
@@ -39,8 +39,8 @@ def write_report(
     for look, description in zip(looks, found, strict=True):
         name = look.environment.value
         files[f"{name}/doctor.json"] = report.format_json(description)
-        files |= {f"{name}/{path}": text for path, text in _about_environment(place, look)}
-    names = write_bundle(target, files, _redaction(place, looks))
+        files |= {f"{name}/{path}": text for path, text in _about_environment(paths, look)}
+    names = write_bundle(target, files, _redaction(paths, looks))
     report.tell(
         f"wrote {target}: {len(names)} files; secrets, tokens and names are taken out, read it before you send it"
     )
@@ -60,12 +60,12 @@ def _about_host(detection: Detection, kernel: str) -> Iterator[tuple[str, str]]:
     yield "kernel.txt", "".join(f"{line}\n" for line in kernel.splitlines() if _KERNEL.search(line))
 
 
-def _about_environment(place: Place, look: Look) -> Iterator[tuple[str, str]]:
+def _about_environment(paths: ProjectPaths, look: Look) -> Iterator[tuple[str, str]]:
     """Yield the rendered and hand-written files, the logs, and what the runtime knows. Nothing of envs/.secrets."""
     name = look.environment.value
-    generated = place.root / "compose" / "generated" / name
+    generated = paths.root / "compose" / "generated" / name
     rendered = (generated / file for file in ("plan.json", "override.yaml", "gateway.yaml"))
-    for path in (*_own_files(place, name), place.root / "envs" / f".env.{name}", *rendered):
+    for path in (*_own_files(paths, name), paths.root / "envs" / f".env.{name}", *rendered):
         text = _read(path)
         if text is not None:
             yield path.name.lstrip("."), text
@@ -76,9 +76,9 @@ def _about_environment(place: Place, look: Look) -> Iterator[tuple[str, str]]:
         yield "inspect.txt", _inspect(look)
 
 
-def _own_files(place: Place, environment: str) -> tuple[Path, Path]:
+def _own_files(paths: ProjectPaths, environment: str) -> tuple[Path, Path]:
     """Return the files of an environment that a person writes."""
-    return place.root / "envs" / f"{environment}.yaml", place.root / "envs" / f".env.{environment}.local"
+    return paths.root / "envs" / f"{environment}.yaml", paths.root / "envs" / f".env.{environment}.local"
 
 
 def _read(path: Path) -> str | None:
@@ -95,16 +95,16 @@ def _inspect(look: Look) -> str:
         return failure.message
 
 
-def _redaction(place: Place, looks: tuple[Look, ...]) -> Redaction:
+def _redaction(paths: ProjectPaths, looks: tuple[Look, ...]) -> Redaction:
     """Collect every value that must not leave: all secret files, the hub's token, and variables named as secrets."""
     values = [
-        text for path in (place.root / "envs" / ".secrets").rglob("*") if path.is_file() and (text := _read(path))
+        text for path in (paths.root / "envs" / ".secrets").rglob("*") if path.is_file() and (text := _read(path))
     ]
     values += secret_variables(os.environ)
     for look in looks:
-        for path in _own_files(place, look.environment.value):
+        for path in _own_files(paths, look.environment.value):
             values += assigned_secrets(_read(path) or "")
     with suppress(StackError):  # unreadable, hence in no text either
-        values.append(find_hub_token(os.environ, Path(place.folders.hf_home)) or "")
+        values.append(find_hub_token(os.environ, Path(paths.folders.hf_home)) or "")
     user = os.environ.get("USER") or os.environ.get("LOGNAME") or ""
     return make_redaction(values, home=str(Path.home()), user=user, machine=platform.node())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from stackwright import report
-from stackwright.commands.arguments import Arguments
-from stackwright.commands.configure import Place, configure, find_place, plan_environment
+from stackwright.commands.configure import plan_environment
+from stackwright.commands.configure_gpu import ConfigureArguments, configure
+from stackwright.commands.options import ENVIRONMENTS, PlanOptions, add_json, add_out, add_runtime, parse_environment
+from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.stack import choose_runtime, load_stack
-from stackwright.commands.validate import find_all, find_broken
+from stackwright.commands.validate_environment import find_all, find_broken
 from stackwright.detect import Detection, detect_host
 from stackwright.diagnosis.evidence import Evidence, Gathered, Named, gather, name_failures, told_by
 from stackwright.diagnosis.kernel import read_kernel
@@ -51,8 +55,49 @@ class Look:
         return sum(1 for finding in self.findings if finding.severity is Severity.ERROR)
 
 
-def doctor(arguments: Arguments) -> None:
-    """`stackwright doctor`: name what is wrong, with the fix; gather it for a report, or apply a fix that is a setting.
+@dataclass(frozen=True, kw_only=True)
+class DoctorArguments:
+    """What `doctor` is told. `environment`: None for the host and all that are configured."""
+
+    environment: Environment | None = None
+    bundle: Path | None = None
+    apply: bool = False
+    runtime: str = "auto"
+    out: Path | None = None
+    json: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "environment",
+        metavar="ENV",
+        nargs="?",
+        type=parse_environment,
+        help=f"{', '.join(ENVIRONMENTS)} (default: the host and all that are configured)",
+    )
+    parser.add_argument(
+        "--bundle", metavar="FILE", type=Path, help="write an archive for a bug report, with secrets taken out"
+    )
+    parser.add_argument("--apply", action="store_true", help="where the fix is a setting, plan anew with it pinned")
+    for add in (add_runtime, add_out, add_json):
+        add(parser)
+
+
+def read_arguments(given: argparse.Namespace) -> DoctorArguments:
+    """Turn the parsed words into the record."""
+    return DoctorArguments(
+        environment=given.environment,
+        bundle=given.bundle,
+        apply=given.apply,
+        runtime=given.runtime,
+        out=given.out,
+        json=given.json,
+    )
+
+
+def run(arguments: DoctorArguments) -> None:
+    """Name what is wrong, with the fix; gather it for a report, or apply a fix that is a setting.
 
     Raises:
         RuntimeRefusedError: the runtime refuses.
@@ -60,43 +105,45 @@ def doctor(arguments: Arguments) -> None:
         ValidationError: a check before the start finds an error.
         UsageError: `--apply` without an environment, or where no setting mends what was found.
     """
-    place = find_place(arguments)
+    paths = find_paths(arguments.out)
     if arguments.apply and arguments.environment is None:
         raise UsageError("--apply needs an environment", hint="for example `stackwright doctor dev --apply`")
     detection, kernel = detect_host(), read_kernel()
     on_host = name_failures([Evidence(service="host", place=Written.KERNEL, text=kernel)], load_rules(), {})
-    looks = tuple(_look(arguments, each, detection.host, kernel) for each in _asked(arguments, place))
+    looks = tuple(
+        _look(paths, each, arguments.runtime, detection.host, kernel) for each in _asked(paths, arguments.environment)
+    )
     if arguments.bundle is not None:
         from stackwright.commands.bundle import write_report
 
-        write_report(arguments.bundle, place, detection, kernel, looks, [describe(look) for look in looks])
+        write_report(arguments.bundle, paths, detection, kernel, looks, [describe(look) for look in looks])
     if arguments.json:
         host = {"warnings": detection.warnings, "failures": [_plain(named) for named in on_host]}
         report.print_json({"host": host, "environments": [describe(look) for look in looks]})
     else:
         _show(detection, on_host, looks)
     if arguments.apply:
-        _apply(arguments, place, looks[0])
+        _apply(arguments, paths, looks[0])
         return
-    _conclude(on_host, looks, arguments)
+    _conclude(on_host, looks, quiet=arguments.json)
 
 
-def _asked(arguments: Arguments, place: Place) -> tuple[Environment, ...]:
+def _asked(paths: ProjectPaths, named: Environment | None) -> tuple[Environment, ...]:
     """Return the environment that was named, else all that have been configured."""
-    if arguments.environment is not None:
-        return (arguments.environment,)
-    folder = place.root / "compose" / "generated"
+    if named is not None:
+        return (named,)
+    folder = paths.root / "compose" / "generated"
     return tuple(each for each in Environment if (folder / each.value / "plan.json").exists())
 
 
-def _look(arguments: Arguments, environment: Environment, host: Host, kernel: str) -> Look:
+def _look(paths: ProjectPaths, environment: Environment, asked: str, host: Host, kernel: str) -> Look:
     try:
-        stack = load_stack(replace(arguments, environment=environment))
+        stack = load_stack(paths, environment)
     except StackError as failure:
         return Look(environment=environment, unreadable=failure)
     values = {**stack.env, "environment": environment.value}
     try:
-        runtime = choose_runtime(arguments.runtime, stack, host)
+        runtime = choose_runtime(asked, stack, host)
         gathered = gather(runtime, stack, kernel)
     except RuntimeRefusedError as failure:
         named = name_failures([told_by(failure)], load_rules(), values)
@@ -177,7 +224,7 @@ def _plain(named: Named) -> dict[str, object]:
     }
 
 
-def _conclude(on_host: tuple[Named, ...], looks: tuple[Look, ...], arguments: Arguments) -> None:
+def _conclude(on_host: tuple[Named, ...], looks: tuple[Look, ...], *, quiet: bool) -> None:
     """Say that nothing is wrong, or end with the exit code of what was named: the runtime's, a service's, a check's."""
     named = [*on_host, *(each for look in looks for each in look.named)]
     unknown = [each for look in looks for each in look.unknown]
@@ -195,7 +242,7 @@ def _conclude(on_host: tuple[Named, ...], looks: tuple[Look, ...], arguments: Ar
     errors = sum(look.errors for look in looks)
     if errors:
         raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
-    if not arguments.json:
+    if not quiet:
         names = ", ".join(look.environment.value for look in looks) or "this machine (nothing is configured)"
         report.tell(f"nothing found wrong: {names}")
 
@@ -209,15 +256,15 @@ def _refuse_where_local_wins(stack: Stack, fix: Diagnosis) -> None:
             raise UsageError(f"{local}: {key}={own[key][:80]} beats every pin", hint=f"write {key}={value} there")
 
 
-def _named(models: tuple[str, ...], place: Place, environment: Environment) -> tuple[str, ...]:
+def _named(models: tuple[str, ...], paths: ProjectPaths, environment: Environment) -> tuple[str, ...]:
     """Name a plan's models as on a command line; none where the environment names them, or the default does."""
-    wishes = project.read_wishes(place.root, environment)
+    wishes = project.read_wishes(paths.root, environment)
     if len(models) > 1 and len(wishes.models) == len(models):
         return ()
-    return tuple(SMOKE if model == str(place.smoke) else model for model in models if models != (str(place.smoke),))
+    return tuple(SMOKE if model == str(paths.smoke) else model for model in models if models != (str(paths.smoke),))
 
 
-def _apply(arguments: Arguments, place: Place, look: Look) -> None:
+def _apply(arguments: DoctorArguments, paths: ProjectPaths, look: Look) -> None:
     """Make the plan anew with the first fix that is a setting, and show what that changes."""
     fix = next((named.diagnosis for named in look.named if named.diagnosis.settings), None)
     if look.stack is None or fix is None:
@@ -230,19 +277,17 @@ def _apply(arguments: Arguments, place: Place, look: Look) -> None:
         pins["NVIDIA_VISIBLE_DEVICES"] = env["NVIDIA_VISIBLE_DEVICES"]
     pins |= dict(fix.settings)
     models = tuple(env[slot_key("VLLM_MODEL", slot)] for slot in range(1, len(plan.gateway.models) + 1))
-    again = replace(
-        arguments,
-        command="configure-gpu",
+    options = PlanOptions(
         mode=plan.mode,
-        models=_named(models, place, look.environment),
+        models=_named(models, paths, look.environment),
         pins=tuple(pins.items()),
-        diff=True,
-        json=False,
     )
     host = detect_host().host
-    if plan_environment(again, place, host, look.environment).engine.version != plan.engine.version:
-        again = replace(again, engine=plan.engine.version)
+    if plan_environment(options, paths, host, look.environment).engine.version != plan.engine.version:
+        options = replace(options, engine=plan.engine.version)
     report.tell(f"{name}: {fix.cause}; planning anew with {', '.join(f'{key}={value}' for key, value in fix.settings)}")
-    configure(again, host)
+    configure(
+        ConfigureArguments(options=options, environment=arguments.environment, out=arguments.out, diff=True), host
+    )
     kept = ", ".join(f'{key}: "{value}"' for key, value in fix.settings)
     report.tell(f"to keep it through the next configure-gpu, add to `settings:` of envs/{name}.yaml: {{{kept}}}")

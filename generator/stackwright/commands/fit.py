@@ -2,21 +2,98 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stackwright.commands.fit_flags import ENGINES, FitArguments
+from stackwright.commands.options import add_json
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.errors import HostError, NoPlanError, UsageError
 
+ENGINES = ("vllm",)
+_CACHE_FORMATS = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "nvfp4", "int8_per_token_head")
 _RELEASE = re.compile(r"v?\d+\.\d+(\.\d+)?([.\-+]?\w+)*")
 
 
-def forecast_for(asked: FitArguments) -> None:
-    """`stackwright fit`: forecast for the snapshot of `--host`, or for this machine."""
+@dataclass(frozen=True, kw_only=True)
+class FitArguments:
+    """What `fit` is asked. None: the engine's own default, or as many GPUs as the host has need of."""
+
+    model: str
+    host: Path | None = None
+    engine: str | None = None
+    tensor_parallel: int | None = None
+    pipeline_parallel: int | None = None
+    gpu_memory_utilization: float | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    kv_cache_dtype: str = "auto"
+    enforce_eager: bool = False
+    json: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line. The flags have vLLM's own names where vLLM has them."""
+    parser.add_argument("--model", metavar="NAME", required=True, help="Hugging Face id, folder, or catalog name")
+    parser.add_argument("--host", metavar="FILE", type=Path, help="forecast for this snapshot instead of this machine")
+    parser.add_argument("--engine", metavar="NAME[==VERSION]", help="for example vllm==0.32.0 (default: the newest)")
+    _add_count(parser, "--tensor-parallel", "GPUs that share each layer (default: 1)")
+    _add_count(parser, "--pipeline-parallel", "groups of GPUs that share the layers (default: 1)")
+    parser.add_argument(
+        "--gpu-memory-utilization", metavar="SHARE", type=_share, help="of each GPU (default: the engine's)"
+    )
+    _add_count(parser, "--max-model-len", "tokens of one request (default: the model's)")
+    _add_count(parser, "--max-num-seqs", "requests at once (default: the engine's)")
+    _add_count(parser, "--max-num-batched-tokens", "tokens of one step (default: the engine's)")
+    parser.add_argument("--kv-cache-dtype", choices=_CACHE_FORMATS, default="auto", help="number format of the cache")
+    parser.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs")
+    add_json(parser)
+
+
+def read_arguments(given: argparse.Namespace) -> FitArguments:
+    """Turn the parsed words into the record."""
+    return FitArguments(
+        model=given.model,
+        host=given.host,
+        engine=given.engine,
+        tensor_parallel=given.tensor_parallel,
+        pipeline_parallel=given.pipeline_parallel,
+        gpu_memory_utilization=given.gpu_memory_utilization,
+        max_model_len=given.max_model_len,
+        max_num_seqs=given.max_num_seqs,
+        max_num_batched_tokens=given.max_num_batched_tokens,
+        kv_cache_dtype=given.kv_cache_dtype,
+        enforce_eager=given.enforce_eager,
+        json=given.json,
+    )
+
+
+def _add_count(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
+    parser.add_argument(flag, type=_positive, metavar="N", help=text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 10**9:
+        raise UsageError(f"found `{text[:40]}`, allowed: a whole number from 1 on")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"--gpu-memory-utilization: found `{text[:40]}`, allowed: more than 0, at most 1")
+    return share
+
+
+def run(asked: FitArguments) -> None:
+    """Forecast for the snapshot of `--host`, or for this machine."""
     from stackwright import report
 
     if asked.host is not None:

@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from stackwright import report
-from stackwright.commands.arguments import Arguments
-from stackwright.commands.configure import find_place
 from stackwright.commands.generation import generations_of
+from stackwright.commands.paths import ProjectPaths
 from stackwright.detect import detect_host
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
 from stackwright.domain.service import ServicePhase
-from stackwright.errors import RuntimeRefusedError, StackError, UsageError, ValidationError
+from stackwright.errors import RuntimeRefusedError, StackError, ValidationError
 from stackwright.project import folder as project
 from stackwright.project.lock import read_work
 from stackwright.runtime import Runtime, Stack
@@ -22,13 +21,12 @@ from stackwright.settings import BY_KEY, problem_with
 UP = frozenset({ServicePhase.WAITING, ServicePhase.STARTING, ServicePhase.HEALTHY, ServicePhase.UNHEALTHY})
 
 
-def load_stack(arguments: Arguments) -> Stack:
+def load_stack(paths: ProjectPaths, environment: Environment) -> Stack:
     """Load what was rendered, with as much of the values in force as every command relies on."""
-    place, environment = find_place(arguments), asked_environment(arguments)
-    stack = project.load_stack(place.root, place.state, environment)
+    stack = project.load_stack(paths.root, paths.state, environment)
     if stack is None:
         raise ValidationError(
-            f"{environment} is not configured in {place.root}", hint=f"`configure-gpu --env {environment}` does it"
+            f"{environment} is not configured in {paths.root}", hint=f"`configure-gpu --env {environment}` does it"
         )
     for name in ("COMPOSE_PROJECT_NAME", "GATEWAY_BIND", "GATEWAY_PORT"):
         value = stack.env.get(name)
@@ -46,15 +44,14 @@ def load_stack(arguments: Arguments) -> Stack:
     return stack
 
 
-def reach(arguments: Arguments, stack: Stack) -> tuple[Runtime, Host]:
-    """Look at the machine, and return the runtime for this stack with the host as it is now.
+def reach(stack: Stack, asked: str) -> tuple[Runtime, Host]:
+    """Look at the machine, and return the runtime for this stack, `asked` or the best, with the host as it is now.
 
     Raises:
         RuntimeRefusedError: it cannot be reached, or what runs under this name belongs to another project folder.
     """
     host = detect_host().host
-    asked = started_by(stack) if arguments.runtime == "auto" else arguments.runtime
-    runtime = choose_runtime(asked, stack, host)
+    runtime = choose_runtime(started_by(stack) if asked == "auto" else asked, stack, host)
     owner = runtime.owner()
     if owner is not None and owner.resolve() != stack.root.resolve() and (owner / "compose" / "compose.yaml").exists():
         there = project.name_command("stop-environment", "ENV", root=owner, working=Path.cwd())
@@ -139,10 +136,3 @@ def address(stack: Stack) -> str:
     from stackwright.watching.probe import endpoint_of
 
     return endpoint_of(stack).url
-
-
-def asked_environment(arguments: Arguments) -> Environment:
-    """Return the environment that was named. Raises UsageError where none was."""
-    if arguments.environment is None:
-        raise UsageError("an environment is needed", hint="for example `dev`")
-    return arguments.environment

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from stackwright import report
-from stackwright.commands.arguments import Arguments
+from stackwright.commands.options import add_environment, add_out
+from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import load_stack
+from stackwright.domain.environment import Environment
 from stackwright.domain.image_pins import ImagePin, ImagePins, without_digest
 from stackwright.errors import RuntimeRefusedError, ValidationError
 from stackwright.project import digests
@@ -16,9 +20,28 @@ from stackwright.project import folder as project
 from stackwright.settings import IMAGE_KEYS, split_slot
 
 
-def pin_images(arguments: Arguments) -> None:
+@dataclass(frozen=True, kw_only=True)
+class PinImagesArguments:
+    """What `pin-images` is told."""
+
+    environment: Environment
+    out: Path | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_environment(parser)
+    add_out(parser)
+
+
+def read_arguments(given: argparse.Namespace) -> PinImagesArguments:
+    """Turn the parsed words into the record."""
+    return PinImagesArguments(environment=given.environment, out=given.out)
+
+
+def run(arguments: PinImagesArguments) -> None:
     """Pull each image by its tag, and write the digest that the tag has now to envs/digests.yaml."""
-    stack = load_stack(arguments)
+    stack = load_stack(find_paths(arguments.out), arguments.environment)
     before = digests.read_image_pins(stack.root)
     today = datetime.now(UTC).date().isoformat()
     found = _pull_all([without_digest(image) for key, image in stack.env.items() if split_slot(key)[0] in IMAGE_KEYS])

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stackwright import report
-from stackwright.commands.arguments import Arguments
 from stackwright.commands.bring_up import Attempt, bring_up
-from stackwright.commands.configure import (
-    Place,
-    compare,
-    find_place,
-    make_folders,
-    plan_environment,
-    write_environments,
-)
+from stackwright.commands.configure import compare, make_folders, plan_environment, write_environments
 from stackwright.commands.generation import hold_environments, keep_generation, put_back
-from stackwright.commands.machine import get_host
-from stackwright.commands.stack import address, asked_environment, choose_runtime, load_stack, reach, refuse_beside
-from stackwright.commands.validate import find_all, find_broken, refuse
+from stackwright.commands.host import get_host
+from stackwright.commands.options import (
+    PlanOptions,
+    StartOptions,
+    add_environment,
+    add_out,
+    add_plan_flags,
+    add_runtime,
+    add_start_options,
+    read_plan_options,
+    read_start_options,
+)
+from stackwright.commands.paths import ProjectPaths, find_paths
+from stackwright.commands.stack import address, choose_runtime, load_stack, reach, refuse_beside
+from stackwright.commands.validate_environment import find_all, find_broken, refuse
 from stackwright.domain.environment import Environment
 from stackwright.project import folder as project
 from stackwright.project.credentials import ensure_secrets
@@ -29,39 +35,74 @@ from stackwright.project.lock import Lock
 from stackwright.runtime import Stack
 
 
-def start(arguments: Arguments) -> None:
-    """`start-environment`: configure where needed, validate, start, and watch until the gateway has answered."""
-    place, environment = find_place(arguments), asked_environment(arguments)
-    with hold_environments(place.root, (environment,), f"{arguments.command} {environment}") as (lock,):
-        running = Generations(place.root, environment.value).running()
+@dataclass(frozen=True, kw_only=True)
+class StartArguments:
+    """What `start-environment` is told."""
+
+    environment: Environment
+    options: PlanOptions = field(default_factory=PlanOptions)
+    host: Path | None = None
+    start: StartOptions = field(default_factory=StartOptions)
+    runtime: str = "auto"
+    out: Path | None = None
+
+    @property
+    def plans(self) -> bool:
+        """Whether the person said anything that a plan is made from."""
+        return self.host is not None or self.options != PlanOptions()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    for add in (add_environment, add_plan_flags, add_runtime, add_start_options, add_out):
+        add(parser)
+
+
+def read_arguments(given: argparse.Namespace) -> StartArguments:
+    """Turn the parsed words into the record."""
+    return StartArguments(
+        environment=given.environment,
+        options=read_plan_options(given),
+        host=given.host,
+        start=read_start_options(given),
+        runtime=given.runtime,
+        out=given.out,
+    )
+
+
+def run(arguments: StartArguments) -> None:
+    """Configure where needed, validate, start, and watch until the gateway has answered."""
+    paths, environment = find_paths(arguments.out), arguments.environment
+    with hold_environments(paths.root, (environment,), f"start-environment {environment}") as (lock,):
+        running = Generations(paths.root, environment.value).running()
         try:
-            if arguments.plans or project.load_plan(place.root, environment) is None:
-                _configure_one(arguments, place, environment)
-            attempt = _make_ready(arguments, place, lock)
+            if arguments.plans or project.load_plan(paths.root, environment) is None:
+                _configure_one(arguments, paths)
+            attempt = _make_ready(arguments, paths, lock)
         except BaseException:
             if arguments.plans and running is not None:  # what runs goes on, so its files are to stand here again
                 report.tell(f"putting back the files of generation {running.number}, which runs")
-                put_back(place.root, place.state, environment, running.number)
+                put_back(paths.root, paths.state, environment, running.number)
             raise
         bring_up(attempt)
     _show_ready(attempt.stack)
 
 
-def _make_ready(arguments: Arguments, place: Place, lock: Lock) -> Attempt:
+def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> Attempt:
     """Check everything that can be checked before a service is touched.
 
     Raises:
         StackError: the stack is not fit to be started.
     """
-    stack = load_stack(arguments)
+    stack = load_stack(paths, arguments.environment)
     environment = stack.plan.environment
     broken = find_broken(stack)
     report.show_findings(broken)
     refuse(broken, environment)
-    runtime, host = reach(arguments, stack)
+    runtime, host = reach(stack, arguments.runtime)
     # The caches and the smoke model may have been cleaned away since the files were rendered.
     ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]))
-    make_folders(stack.env, place)
+    make_folders(stack.env, paths)
     findings = find_all(stack, runtime, host)
     report.show_findings(findings)
     refuse(findings, environment)
@@ -69,7 +110,7 @@ def _make_ready(arguments: Arguments, place: Place, lock: Lock) -> Attempt:
     report.warn_all(runtime.notes)
     refuse_beside(stack, runtime, host)
     return Attempt(
-        arguments=arguments,
+        options=arguments.start,
         stack=stack,
         number=keep_generation(stack.root, environment),
         runtime=runtime,
@@ -78,11 +119,12 @@ def _make_ready(arguments: Arguments, place: Place, lock: Lock) -> Attempt:
     )
 
 
-def _configure_one(arguments: Arguments, place: Place, environment: Environment) -> None:
+def _configure_one(arguments: StartArguments, paths: ProjectPaths) -> None:
+    environment = arguments.environment
     report.tell(f"configuring {environment} for this machine")
-    plan = plan_environment(arguments, place, get_host(arguments), environment)
-    changes = compare(place, plan)
-    write_environments(place, {environment: plan}, {environment: changes})
+    plan = plan_environment(arguments.options, paths, get_host(arguments.host), environment)
+    changes = compare(paths, plan)
+    write_environments(paths, {environment: plan}, {environment: changes})
     report.show_changes(changes, dry_run=False, diff=False)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
 from stackwright import report
 from stackwright.catalog.load import load_catalog
-from stackwright.commands.arguments import Arguments
+from stackwright.commands.options import add_environment, add_json, add_out, add_runtime
+from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import load_stack, reach
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding, harden
@@ -15,10 +20,41 @@ from stackwright.validation.live import check_files, check_secrets
 from stackwright.validation.rules.environment import check_environment
 
 
-def validate(arguments: Arguments) -> None:
-    """`validate-environment`: every check, all findings at once."""
-    stack = load_stack(arguments)
-    findings = find_broken(stack) or find_all(stack, *reach(arguments, stack))
+@dataclass(frozen=True, kw_only=True)
+class ValidateArguments:
+    """What `validate-environment` is told."""
+
+    environment: Environment
+    runtime: str = "auto"
+    strict: bool = False
+    out: Path | None = None
+    json: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_environment(parser)
+    add_runtime(parser)
+    parser.add_argument("--strict", action="store_true", help="take every warning for an error")
+    add_out(parser)
+    add_json(parser)
+
+
+def read_arguments(given: argparse.Namespace) -> ValidateArguments:
+    """Turn the parsed words into the record."""
+    return ValidateArguments(
+        environment=given.environment,
+        runtime=given.runtime,
+        strict=given.strict,
+        out=given.out,
+        json=given.json,
+    )
+
+
+def run(arguments: ValidateArguments) -> None:
+    """Run every check, and tell all findings at once."""
+    stack = load_stack(find_paths(arguments.out), arguments.environment)
+    findings = find_broken(stack) or find_all(stack, *reach(stack, arguments.runtime))
     findings = harden(findings) if arguments.strict else findings
     if arguments.json:
         report.print_json({"findings": findings})

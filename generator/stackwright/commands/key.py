@@ -1,0 +1,38 @@
+"""`stackwright key`: print the gateway's key for the person who asks."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from stackwright import report
+from stackwright.commands.options import add_environment, add_out
+from stackwright.commands.paths import find_paths
+from stackwright.domain.environment import Environment
+from stackwright.project.credentials import read_gateway_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyArguments:
+    """What `key` is told."""
+
+    environment: Environment
+    out: Path | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_environment(parser)
+    add_out(parser)
+
+
+def read_arguments(given: argparse.Namespace) -> KeyArguments:
+    """Turn the parsed words into the record."""
+    return KeyArguments(environment=given.environment, out=given.out)
+
+
+def run(arguments: KeyArguments) -> None:
+    """Print the key."""
+    secrets = find_paths(arguments.out).root / "envs" / ".secrets" / arguments.environment.value
+    report.print_text(read_gateway_key(secrets))

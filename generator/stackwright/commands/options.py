@@ -1,0 +1,197 @@
+"""Flags that several commands take, and the records that their values become. Touches nothing but argv."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from stackwright.domain.environment import WRITTEN_OUT, Environment
+from stackwright.domain.objective import Objective
+from stackwright.domain.plan import Mode
+from stackwright.errors import UsageError, did_you_mean
+from stackwright.settings import parse_pin
+
+ENVIRONMENTS = (*(each.value for each in Environment), *WRITTEN_OUT)
+MODES = ("auto", *(mode.value for mode in Mode))
+RUNTIMES = ("auto", "compose", "processes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What to plan, as the command line says it: None or empty where it says nothing."""
+
+    mode: Mode | None = None
+    models: tuple[str, ...] = ()
+    pins: tuple[tuple[str, str], ...] = ()
+    objective: Objective | None = None
+    engine: str | None = None
+    allow_vulnerable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """How a stack is brought up: the patience, None without end, and whether a start that failed is left as it is."""
+
+    timeout_s: float | None = None
+    no_rollback: bool = False
+
+
+def parse_environment(text: str) -> Environment:
+    """Read the name of an environment. Raises UsageError where it is none."""
+    if text in WRITTEN_OUT:
+        return WRITTEN_OUT[text]
+    try:
+        return Environment(text)
+    except ValueError:
+        hint = did_you_mean(text, ENVIRONMENTS)
+        raise UsageError(
+            f"unknown environment `{text[:60]}`, allowed: {', '.join(ENVIRONMENTS)}", hint=hint or "for example `dev`"
+        ) from None
+
+
+def _mode(text: str) -> Mode | None:
+    if text not in MODES:
+        raise UsageError(
+            f"unknown mode `{text[:60]}`, allowed: {', '.join(MODES)}",
+            hint=did_you_mean(text, MODES) or "for example `auto`",
+        )
+    return None if text == "auto" else Mode(text)
+
+
+def _objective(text: str) -> Objective:
+    if text not in tuple(Objective):
+        hint = did_you_mean(text, Objective)
+        raise UsageError(f"unknown objective `{text[:60]}`, allowed: {', '.join(Objective)}", hint=hint)
+    return Objective(text)
+
+
+def _engine(text: str) -> str:
+    """Return the release of NAME==VERSION."""
+    name, _, release = text.partition("==")
+    if name != "vllm" or not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+(\.?[a-z]+[0-9]+)?", release):
+        raise UsageError(
+            f"--engine: found `{text[:60]}`, allowed: vllm==VERSION", hint="for example `--engine vllm==0.32.0`"
+        )
+    return release
+
+
+def _runtime(text: str) -> str:
+    if text not in RUNTIMES:
+        hint = did_you_mean(text, RUNTIMES) or "`auto` chooses"
+        raise UsageError(f"unknown runtime `{text[:60]}`, allowed: {', '.join(RUNTIMES)}", hint=hint)
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 1 <= seconds <= 7 * 86400:
+        raise UsageError(
+            f"--timeout: found `{text[:40]}`, allowed: seconds, from 1 to a week", hint="for example `600`"
+        )
+    return seconds
+
+
+def add_environment(parser: argparse.ArgumentParser) -> None:
+    """Take the environment as the first word."""
+    parser.add_argument("environment", metavar="ENV", type=parse_environment, help=", ".join(ENVIRONMENTS))
+
+
+def add_environment_flag(parser: argparse.ArgumentParser) -> None:
+    """Take `--env`, for the commands that are for all three without it."""
+    parser.add_argument(
+        "--env",
+        dest="environment",
+        metavar="ENV",
+        type=parse_environment,
+        help=f"only this one: {', '.join(ENVIRONMENTS)}",
+    )
+
+
+def add_mode(parser: argparse.ArgumentParser) -> None:
+    """Take the mode as a word."""
+    parser.add_argument("mode", nargs="?", type=_mode, metavar="MODE", help=f"{', '.join(MODES)} (default: auto)")
+
+
+def add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    """Take what a plan is made from; `read_plan_options` reads it."""
+    parser.add_argument(
+        "--model",
+        dest="models",
+        metavar="NAME",
+        action="append",
+        help="Hugging Face id, folder, or catalog name; repeatable, for several models",
+    )
+    parser.add_argument("--host", metavar="FILE", type=Path, help="plan for this snapshot instead of this machine")
+    parser.add_argument(
+        "--objective",
+        type=_objective,
+        metavar="NAME",
+        help=f"{', '.join(Objective)} (default: as many GPUs to a replica as pay)",
+    )
+    parser.add_argument(
+        "--engine", type=_engine, metavar="NAME==VERSION", help="an engine release, for example vllm==0.32.0"
+    )
+    parser.add_argument(
+        "--allow-vulnerable", action="store_true", help="consent to releases with known remote-code or key-bypass holes"
+    )
+    parser.add_argument(
+        "--set", dest="pins", metavar="KEY=VALUE", action="append", type=parse_pin, help="pin a setting; repeatable"
+    )
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Take `--out`, the project folder."""
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="project folder (default: this checkout, else the working folder)"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Take `--json`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def add_explain(parser: argparse.ArgumentParser) -> None:
+    """Take `--explain`."""
+    parser.add_argument("--explain", action="store_true", help="give each value's reason and source")
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Take `--runtime`."""
+    parser.add_argument(
+        "--runtime", type=_runtime, metavar="NAME", default="auto", help=f"{', '.join(RUNTIMES)} (default: auto)"
+    )
+
+
+def add_start_options(parser: argparse.ArgumentParser) -> None:
+    """Take how a stack is brought up; `read_start_options` reads it."""
+    parser.add_argument(
+        "--timeout",
+        dest="timeout_s",
+        type=_seconds,
+        metavar="SECONDS",
+        help="give up after this long, also where the start still moves (default: never)",
+    )
+    parser.add_argument("--no-rollback", action="store_true", help="leave a start that failed as it is, for a look")
+
+
+def read_plan_options(given: argparse.Namespace) -> PlanOptions:
+    """Read what `add_plan_flags`, and `add_mode` where a command has it, took."""
+    return PlanOptions(
+        mode=vars(given).get("mode"),
+        models=tuple(given.models or ()),
+        pins=tuple(given.pins or ()),
+        objective=given.objective,
+        engine=given.engine,
+        allow_vulnerable=given.allow_vulnerable,
+    )
+
+
+def read_start_options(given: argparse.Namespace) -> StartOptions:
+    """Read what `add_start_options` took."""
+    return StartOptions(timeout_s=given.timeout_s, no_rollback=given.no_rollback)

@@ -1,0 +1,37 @@
+"""Where a command reads and writes: the project folder, the state folder and the caches."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from stackwright.errors import UsageError
+from stackwright.models.read import SMOKE
+from stackwright.planning.request import Folders
+from stackwright.project import folder as project
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectPaths:
+    """Where this run reads and writes: the project folder, the state folder and the caches."""
+
+    root: Path
+    state: Path
+    folders: Folders
+
+    @property
+    def smoke(self) -> Path:
+        """The folder of the model that is made on the spot."""
+        return self.state / "models" / SMOKE
+
+
+def find_paths(out: Path | None) -> ProjectPaths:
+    """Find the folders from `--out` and the environment."""
+    try:
+        state, folders = project.choose_folders(os.environ, Path.home())
+        root = project.find_root(out, Path.cwd())
+    except (RuntimeError, OSError) as failure:  # no home folder; the working folder is gone
+        reason = (failure.strerror if isinstance(failure, OSError) else None) or str(failure).rstrip(".")
+        raise UsageError(f"no folder to work in: {reason}", hint="set HOME, or name a folder with --out DIR") from None
+    return ProjectPaths(root=root, state=state, folders=folders)

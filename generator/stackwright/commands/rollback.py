@@ -1,0 +1,105 @@
+"""`stackwright rollback`: put an earlier generation's files back, and bring it up where the stack runs."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stackwright import report
+from stackwright.commands.bring_up import Attempt, bring_up
+from stackwright.commands.generation import hold_environments, put_back
+from stackwright.commands.options import (
+    StartOptions,
+    add_environment,
+    add_out,
+    add_runtime,
+    add_start_options,
+    read_start_options,
+)
+from stackwright.commands.paths import find_paths
+from stackwright.commands.stack import UP, address, choose_runtime, reach
+from stackwright.domain.environment import Environment
+from stackwright.errors import UsageError
+from stackwright.project.generations import Generations, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackArguments:
+    """What `rollback` is told. `number`: the generation, None for the last good one before this."""
+
+    environment: Environment
+    number: int | None = None
+    start: StartOptions = field(default_factory=StartOptions)
+    runtime: str = "auto"
+    out: Path | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_environment(parser)
+    parser.add_argument(
+        "--to", type=_number, metavar="N", help="the generation (default: the last good one before this)"
+    )
+    for add in (add_runtime, add_start_options, add_out):
+        add(parser)
+
+
+def read_arguments(given: argparse.Namespace) -> RollbackArguments:
+    """Turn the parsed words into the record."""
+    return RollbackArguments(
+        environment=given.environment,
+        number=given.to,
+        start=read_start_options(given),
+        runtime=given.runtime,
+        out=given.out,
+    )
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < len(text) <= 9):
+        raise UsageError(f"--to: found `{text[:40]}`, allowed: a generation's number", hint="`stackwright status ENV`")
+    return int(text)
+
+
+def run(arguments: RollbackArguments) -> None:
+    """Put an earlier generation's files back, and bring it up where the stack runs."""
+    paths, environment = find_paths(arguments.out), arguments.environment
+    with hold_environments(paths.root, (environment,), f"rollback {environment}") as (lock,):
+        generations = Generations(paths.root, environment.value)
+        number = arguments.number if arguments.number is not None else _good_before(generations, environment)
+        stack = put_back(paths.root, paths.state, environment, number)
+        runtime, host = reach(stack, arguments.runtime)
+        if not any(state.phase in UP for state in runtime.services()):
+            report.tell(
+                f"{environment}: the files of generation {number} are back; `start-environment {environment}` starts it"
+            )
+            return
+        bring_up(
+            Attempt(
+                options=arguments.start,
+                stack=stack,
+                number=number,
+                runtime=runtime,
+                lock=lock,
+                runtime_of=lambda other: choose_runtime(runtime.name, other, host),
+            )
+        )
+    report.tell(f"{environment}: generation {number} is back and answers at {address(stack)}")
+
+
+def _good_before(generations: Generations, environment: Environment) -> int:
+    """Return the last generation that answered and is older than the one that runs, or else stands here.
+
+    Raises:
+        UsageError: there is none.
+    """
+    now = generations.running() or generations.current()
+    good = [each.number for each in generations.all() if each.state is State.GOOD]
+    good = good if now is None else [number for number in good if number < now.number]
+    if not good:
+        kept = ", ".join(f"{each.number} ({each.state})" for each in generations.all()) or "none"
+        raise UsageError(
+            f"{environment}: no earlier generation has answered; kept: {kept}", hint="`--to N` takes any that is kept"
+        )
+    return good[-1]

@@ -1,0 +1,58 @@
+"""`stop-environment`: take a stack down; caches and files stay."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from stackwright import report
+from stackwright.commands.generation import generations_of, hold_environments, seen_to
+from stackwright.commands.options import add_environment, add_out, add_runtime
+from stackwright.commands.paths import find_paths
+from stackwright.commands.stack import choose_runtime, load_stack, reach, renamed
+from stackwright.domain.environment import Environment
+from stackwright.domain.service import ServicePhase
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopArguments:
+    """What `stop-environment` is told."""
+
+    environment: Environment
+    runtime: str = "auto"
+    out: Path | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    for add in (add_environment, add_runtime, add_out):
+        add(parser)
+
+
+def read_arguments(given: argparse.Namespace) -> StopArguments:
+    """Turn the parsed words into the record."""
+    return StopArguments(environment=given.environment, runtime=given.runtime, out=given.out)
+
+
+def run(arguments: StopArguments) -> None:
+    """Take the stack down; harmless where nothing runs."""
+    paths, environment = find_paths(arguments.out), arguments.environment
+    with hold_environments(paths.root, (environment,), f"stop-environment {environment}") as (lock,):
+        stack = load_stack(paths, environment)
+        runtime, host = reach(stack, arguments.runtime)
+        running = generations_of(stack).running()
+        runtimes = [runtime]
+        if running is not None and running.stack != stack.name:
+            runtimes.append(choose_runtime(running.runtime, renamed(stack, running.stack), host))
+        names = []
+        for each in runtimes:
+            names += [state.name for state in each.services() if state.phase is not ServicePhase.ABSENT]
+            each.down()
+        if running is not None and running.runtime == runtime.name:
+            generations_of(stack).set_running(None)
+        # What the other runtime runs, asked for by nobody, is still to be seen to.
+        if lock.work.runtime in (None, runtime.name):
+            seen_to(lock)
+    stopped = f"stopped {', '.join(names)}" if names else "nothing was running"
+    report.tell(f"{environment}: {stopped}")
