@@ -56,3 +56,22 @@ print("goes on")
         [sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
     )
     assert done.stdout == "goes on\n"
+
+
+@pytest.mark.parametrize(("opens", "done"), [(True, ["went on"]), (False, ["went on", "ended"])])
+def test_an_interruption_waits_at_a_shut_gate_until_it_opens_or_the_block_ends(opens: bool, done: list[str]) -> None:
+    went: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        pass_a_gate(went, opens=opens)
+    assert went == done
+
+
+def pass_a_gate(went: list[str], *, opens: bool) -> None:
+    """Send a signal while the gate is shut; write down how far it goes."""
+    with clean_end() as gate:
+        gate.shut = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        went.append("went on")
+        if opens:
+            gate.open()
+        went.append("ended")

@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 Handler = Callable[[int, FrameType | None], None]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Gate:
+    """What lets interruptions through: while `shut` is set, one that comes waits for `open`, or for the end of the block.
+
+    Setting `shut` is one plain assignment, so that nothing comes between it and the statement before.
+    """
+
+    def __init__(self) -> None:
+        self.shut = False
+        self._waiting = False
+
+    def open(self) -> None:
+        """Let interruptions take effect again, one that has waited at once."""
+        self.shut = False
+        if self._waiting:
+            self._waiting = False
+            raise KeyboardInterrupt
+
+    def meet(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # what Python calls it with
+        """Take a signal."""
+        if not self.shut:
+            raise KeyboardInterrupt
+        self._waiting = True
 
 
 @contextmanager
-def clean_end() -> Iterator[None]:
+def clean_end() -> Iterator[Gate]:
     """Let SIGTERM, and a terminal that goes away, end a command as Ctrl-C does: by KeyboardInterrupt.
 
-    Ctrl-C too, which ended the process at once until here (`stackwright.__main__`), and does so again after.
+    Ctrl-C too, which ended the process at once until here (`stackwright.__main__`), and does so again after. The gate,
+    open at first, keeps them off what must not be left half done.
     """
-
-    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # what Python calls it with
-        raise KeyboardInterrupt
-
-    with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), interrupt):
-        yield
+    gate = Gate()
+    try:
+        with _handled(SIGNALS, gate.meet):
+            yield gate
+    finally:
+        gate.open()
 
 
 @contextmanager
@@ -35,7 +62,7 @@ def shielded(warn: Callable[[], None]) -> Iterator[None]:
             raise KeyboardInterrupt
         warn()
 
-    with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), hold_back):
+    with _handled(SIGNALS, hold_back):
         yield
 
 
@@ -43,11 +70,19 @@ def shielded(warn: Callable[[], None]) -> Iterator[None]:
 def _handled(numbers: tuple[signal.Signals, ...], handler: Handler) -> Iterator[None]:
     """Handle these signals for a while; one that is ignored stays so: `nohup` means it."""
     before = {number: signal.getsignal(number) for number in numbers}
-    heard = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    heard = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
     try:
-        for number in heard:
-            signal.signal(number, handler)
+        _set_handlers(dict.fromkeys(heard, handler))
         yield
     finally:
-        for number in heard:
-            signal.signal(number, before[number])
+        _set_handlers(heard)
+
+
+def _set_handlers(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Set them all: a signal that comes meanwhile waits, or an interruption would leave some as they were."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
+    try:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from stackwright.project.write import compare_files, write_files
 from stackwright.rendering import render_plan
 from stackwright.runtime import Say, ServiceChange, Stack
 
+from tests.interrupting import interrupted_at
 from tests.planning_requests import plan_for, recorded
 
 ABSENT = (ServiceState(name="engine", phase=ServicePhase.ABSENT),)
@@ -319,3 +321,18 @@ def test_a_stack_that_runs_is_found_by_the_runtime_that_runs_it(
             service.kill()
     assert chosen.name == "processes"
     assert capsys.readouterr() == ("", "runtime: processes (this stack runs by them)\n")
+
+
+def test_a_start_that_is_interrupted_at_any_moment_leaves_no_lock(stack: Stack) -> None:
+    """Before it has written down what runs, just after that, and until it has answered: none of it is left half done."""
+    write_rendered(stack)
+
+    def start_that_ends() -> None:
+        with attempted(stack, Scripted(looks=[ABSENT, ENDED])) as attempt, suppress(NotHealthyError):
+            bring_up(attempt)
+
+    moment = 1
+    while interrupted_at(moment, signal.SIGTERM, start_that_ends, ("bring_up.py", "generation.py", "lock.py")):
+        assert read_work(stack.generated) == (None, False), f"moment {moment}"
+        moment += 1
+    assert moment > 50

@@ -13,6 +13,8 @@ import pytest
 from stackwright.errors import RuntimeRefusedError
 from stackwright.project.lock import NAME, Lock, hold, read_work
 
+from tests.interrupting import interrupted_at
+
 IN_A_PROCESS = """
 import sys, time
 from dataclasses import replace
@@ -138,3 +140,18 @@ def test_a_lock_that_its_owner_is_just_taking_away_is_not_held(tmp_path: Path) -
         (tmp_path / NAME).unlink()
         with Lock(tmp_path, "second") as second:
             assert read_work(tmp_path) == (second.work, True)
+
+
+def test_an_interruption_at_any_moment_leaves_nothing(tmp_path: Path) -> None:
+    """While the locks are made and registered, while they are held, and while they are let go of."""
+    folders = (tmp_path / "dev", tmp_path / "prod")
+
+    def hold_both() -> None:
+        with hold(folders, "configure-gpu") as locks:
+            assert [read_work(folder)[1] for folder in folders] == [True, True], locks
+
+    moment = 1
+    while interrupted_at(moment, signal.SIGTERM, hold_both, ("lock.py", "interrupts.py", "contextlib.py")):
+        assert list(tmp_path.iterdir()) == [], f"moment {moment}"
+        moment += 1
+    assert moment > 50

@@ -44,11 +44,15 @@ def bring_up(attempt: Attempt) -> None:
     Raises:
         StackError: whatever ended the start, with what runs now.
     """
-    _begin(attempt)
     try:
+        _begin(attempt)
         with _writing(attempt.stack.state):
             reads = _start_and_watch(attempt)
+        with shielded(lambda: None):  # it answers: an interruption has nothing to undo any more
+            _settle(attempt, reads)
     except BaseException as failure:
+        if not attempt.lock.work.starting:  # nothing has been touched yet, or all is settled
+            raise
         with shielded(lambda: report.warn("still cleaning up; once more leaves what is there")):
             logs = _keep_logs(attempt) if isinstance(failure, NotHealthyError) else None
             if isinstance(failure, StackError):
@@ -58,8 +62,6 @@ def bring_up(attempt: Attempt) -> None:
             raise _retold(failure, now, logs) from None
         report.tell(now)
         raise
-    with shielded(lambda: None):  # it answers: an interruption has nothing to undo any more
-        _settle(attempt, reads)
 
 
 def _begin(attempt: Attempt) -> None:

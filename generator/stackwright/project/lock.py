@@ -128,8 +128,16 @@ def hold(folders: tuple[Path, ...], command: str) -> Iterator[tuple[Lock, ...]]:
         RuntimeRefusedError: another command holds one of them.
         UsageError: one cannot be written.
     """
-    with clean_end(), ExitStack() as held:
-        yield tuple(held.enter_context(Lock(folder, command)) for folder in folders)
+    with clean_end() as gate:
+        held = ExitStack()
+        gate.shut = True  # no interruption between making a lock's file and being bound to take it away
+        try:
+            locks = tuple(held.enter_context(Lock(folder, command)) for folder in folders)
+            gate.open()
+            yield locks
+        finally:
+            gate.shut = True
+            held.close()
 
 
 def _make_folders(folder: Path) -> list[Path]:
