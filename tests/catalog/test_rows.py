@@ -21,13 +21,12 @@ from stackwright.catalog.load import (
 from stackwright.catalog.refresh import ENGINES, FLAGS, PARSERS, render_engines, render_table
 from stackwright.domain.catalog import (
     REFUSED_HOLES,
-    GpuClass,
     ServiceImage,
     has_flag,
     holes_of,
     order_release,
 )
-from stackwright.domain.hardware import FactStatus, GpuModel, plain_gpu_name
+from stackwright.domain.hardware import FactStatus, GpuClass, GpuModel, plain_gpu_name
 from stackwright.errors import StackError
 from stackwright.reading import load_yaml, read_yaml
 

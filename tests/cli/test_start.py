@@ -18,7 +18,7 @@ from stackwright.domain.host import Containers, GpuAccess, Host
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import NotHealthyError, RuntimeRefusedError
 from stackwright.project.credentials import ensure_secrets
-from stackwright.project.generations import Running, State
+from stackwright.project.generations import GenerationState, Running
 from stackwright.project.lock import hold, read_work
 from stackwright.project.write import compare_files, write_files
 from stackwright.rendering import render_plan
@@ -144,7 +144,7 @@ def test_a_start_that_fails_is_taken_down_and_its_logs_are_kept(
     assert kept.stat().st_mode & 0o777 == 0o700
     assert capsys.readouterr() == ("", "taking down what was started\n")
     assert read_work(stack.generated) == (None, False)
-    assert [each.state for each in generations_of(stack).all()] == [State.FAILED]
+    assert [each.state for each in generations_of(stack).all()] == [GenerationState.FAILED]
 
 
 def test_what_ran_before_is_left_running(stack: Stack) -> None:

@@ -20,12 +20,12 @@ from stackwright.detect.cpu import (
     usable_processors,
 )
 from stackwright.detect.fact import Missing, is_plain
-from stackwright.detect.limits import Limits
+from stackwright.detect.limits import ResourceLimits
 from stackwright.domain.host import Cpu, OperatingSystem
 
 from tests.detect.test_limits import write_tree
 
-UNLIMITED = Limits(affinity=None, cpus=None, memory_bytes=None)
+UNLIMITED = ResourceLimits(affinity=None, cpus=None, memory_bytes=None)
 
 ARM = """\
 processor\t: 0
@@ -141,9 +141,9 @@ def test_granted_is_whole_and_within(count: int, cpus: float | None) -> None:
 def test_affinity_that_names_no_listed_processor_counts_for_nothing() -> None:
     """A container whose /proc/cpuinfo is renumbered keeps what it shows."""
     processors = parse_cpuinfo("processor: 0\n\nprocessor: 1\n")
-    limits = Limits(affinity=frozenset({64, 65}), cpus=None, memory_bytes=None)
+    limits = ResourceLimits(affinity=frozenset({64, 65}), cpus=None, memory_bytes=None)
     assert usable_processors(processors, limits) == processors
-    some = Limits(affinity=frozenset({1, 65}), cpus=None, memory_bytes=None)
+    some = ResourceLimits(affinity=frozenset({1, 65}), cpus=None, memory_bytes=None)
     assert [processor.number for processor in usable_processors(processors, some)] == [1]
 
 
@@ -161,7 +161,7 @@ def test_memory_is_what_the_group_grants(
 ) -> None:
     """A limit below the machine's memory is the memory, and is said."""
     root = write_tree(tmp_path, {"proc/meminfo": "MemTotal:        1048576 kB\nMemFree: 1 kB\n"})
-    assert probe_memory(root, Limits(affinity=None, cpus=None, memory_bytes=limit), []) == expected
+    assert probe_memory(root, ResourceLimits(affinity=None, cpus=None, memory_bytes=limit), []) == expected
 
 
 @pytest.mark.parametrize(

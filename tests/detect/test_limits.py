@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stackwright.detect.limits import (
-    Limits,
+    ResourceLimits,
     cgroup_folders,
     parse_affinity,
     parse_byte_limit,
@@ -110,7 +110,7 @@ def write_tree(root: Path, files: dict[str, str]) -> Path:
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({}, Limits(affinity=None, cpus=None, memory_bytes=None)),
+        ({}, ResourceLimits(affinity=None, cpus=None, memory_bytes=None)),
         (
             # Version 2, nested: the tightest of each kind counts, wherever it stands.
             {
@@ -123,7 +123,7 @@ def write_tree(root: Path, files: dict[str, str]) -> Path:
                 "sys/fs/cgroup/a/memory.max": "max\n",
                 "sys/fs/cgroup/a/b/memory.max": "1073741824\n",
             },
-            Limits(affinity=frozenset(range(4)), cpus=2.0, memory_bytes=2**30),
+            ResourceLimits(affinity=frozenset(range(4)), cpus=2.0, memory_bytes=2**30),
         ),
         (
             # Version 1 in a container without a namespace: the text names a path of the host, the mount is the group.
@@ -133,7 +133,7 @@ def write_tree(root: Path, files: dict[str, str]) -> Path:
                 "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
                 "sys/fs/cgroup/memory/memory.limit_in_bytes": "536870912\n",
             },
-            Limits(affinity=None, cpus=0.5, memory_bytes=2**29),
+            ResourceLimits(affinity=None, cpus=0.5, memory_bytes=2**29),
         ),
         (
             # Version 1 without limits.
@@ -143,16 +143,16 @@ def write_tree(root: Path, files: dict[str, str]) -> Path:
                 "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
                 "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
             },
-            Limits(affinity=None, cpus=None, memory_bytes=9223372036854771712),
+            ResourceLimits(affinity=None, cpus=None, memory_bytes=9223372036854771712),
         ),
         (
             # A group outside this namespace.
             {"proc/self/cgroup": "0::/../../x\n", "sys/fs/cgroup/memory.max": "4096\n"},
-            Limits(affinity=None, cpus=None, memory_bytes=4096),
+            ResourceLimits(affinity=None, cpus=None, memory_bytes=4096),
         ),
     ],
     ids=["nothing", "v2-nested", "v1-container", "v1-unlimited", "outside"],
 )
-def test_limits_of_a_machine(tmp_path: Path, files: dict[str, str], expected: Limits) -> None:
+def test_limits_of_a_machine(tmp_path: Path, files: dict[str, str], expected: ResourceLimits) -> None:
     """Every file together."""
     assert read_limits(write_tree(tmp_path, files)) == expected

@@ -15,7 +15,7 @@ from stackwright.planning.llm_choice import (
     RECENT_MONTHS,
     RUNNERS_UP,
     SAME_CLASS,
-    Candidate,
+    LlmCandidate,
     LlmChoice,
     Serves,
     choose_llm,
@@ -164,7 +164,7 @@ def test_looking_at_few_gives_what_looking_at_all_gives(
     ]
 
 
-def plain_rule(each: Candidate, fitting: list[Candidate], objective: Objective) -> tuple[object, ...]:
+def plain_rule(each: LlmCandidate, fitting: list[LlmCandidate], objective: Objective) -> tuple[object, ...]:
     """Return the place that the module's own words give a candidate."""
     newest = max(months(other) for other in fitting)
     recent = [other for other in fitting if newest - months(other) <= RECENT_MONTHS]
@@ -177,7 +177,7 @@ def plain_rule(each: Candidate, fitting: list[Candidate], objective: Objective) 
     return (old, small, wish, -round(10 * size / (largest or 1)), -months(each), -size, each.row.name)
 
 
-def months(each: Candidate) -> int:
+def months(each: LlmCandidate) -> int:
     """Count the months to a release."""
     year, month = (each.row.released or "0-0").split("-")
     return int(year) * 12 + int(month)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from stackwright.errors import UsageError
-from stackwright.project.generations import KEPT, Generations, Running, State
+from stackwright.project.generations import KEPT, Generations, GenerationState, Running
 from stackwright.project.write import compare_files, write_files
 from stackwright.rendering import RenderedFile
 
@@ -47,7 +47,10 @@ def test_each_distinct_set_is_one_generation(tmp_path: Path, generations: Genera
         render(tmp_path, value)
         numbers.append(generations.record().number)
     assert numbers == [1, 1, 2, 1]
-    assert [(each.number, each.state) for each in generations.all()] == [(1, State.WRITTEN), (2, State.WRITTEN)]
+    assert [(each.number, each.state) for each in generations.all()] == [
+        (1, GenerationState.WRITTEN),
+        (2, GenerationState.WRITTEN),
+    ]
 
 
 def test_an_edit_and_a_local_file_make_another(tmp_path: Path, generations: Generations) -> None:
@@ -73,7 +76,7 @@ def test_the_last_ones_are_kept_and_what_runs_and_the_last_good_one(tmp_path: Pa
         render(tmp_path, value)
         number = generations.record().number
         if value in (1, 2, 3):
-            generations.mark(number, State.GOOD)
+            generations.mark(number, GenerationState.GOOD)
         if value == 2:
             generations.set_running(Running(number=2, stack="s", runtime="compose"))
     assert [each.number for each in generations.all()] == [2, 3, *range(12 - KEPT, 12)]
@@ -82,9 +85,9 @@ def test_the_last_ones_are_kept_and_what_runs_and_the_last_good_one(tmp_path: Pa
 def test_one_that_has_answered_stays_good(tmp_path: Path, generations: Generations) -> None:
     render(tmp_path, 1)
     number = generations.record().number
-    for state in (State.FAILED, State.GOOD, State.FAILED):
+    for state in (GenerationState.FAILED, GenerationState.GOOD, GenerationState.FAILED):
         generations.mark(number, state)
-    assert [each.state for each in generations.all()] == [State.GOOD]
+    assert [each.state for each in generations.all()] == [GenerationState.GOOD]
 
 
 def test_putting_back_restores_every_byte_and_what_is_an_edit(tmp_path: Path, generations: Generations) -> None:

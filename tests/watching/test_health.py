@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stackwright.domain.service import ServicePhase, ServiceState
-from stackwright.watching.health import MOST_RESTARTS, Verdict, judge, telling_line
+from stackwright.watching.health import MOST_RESTARTS, HealthVerdict, judge, telling_line
 
 LOGS = Path(__file__).parent / "logs"
 
@@ -81,16 +81,16 @@ def test_a_telling_line_can_be_shown_on_a_terminal(text: str) -> None:
 @pytest.mark.parametrize(
     ("phases", "verdict"),
     [
-        ((), Verdict.WAIT),
-        ((ServicePhase.HEALTHY, ServicePhase.HEALTHY), Verdict.ASK),
-        ((ServicePhase.HEALTHY, ServicePhase.STARTING), Verdict.WAIT),
-        ((ServicePhase.HEALTHY, ServicePhase.UNHEALTHY), Verdict.WAIT),
-        ((ServicePhase.WAITING, ServicePhase.ABSENT), Verdict.WAIT),
-        ((ServicePhase.HEALTHY, ServicePhase.EXITED), Verdict.FAILED),
-        ((ServicePhase.EXITED, ServicePhase.WAITING), Verdict.FAILED),
+        ((), HealthVerdict.WAIT),
+        ((ServicePhase.HEALTHY, ServicePhase.HEALTHY), HealthVerdict.ASK),
+        ((ServicePhase.HEALTHY, ServicePhase.STARTING), HealthVerdict.WAIT),
+        ((ServicePhase.HEALTHY, ServicePhase.UNHEALTHY), HealthVerdict.WAIT),
+        ((ServicePhase.WAITING, ServicePhase.ABSENT), HealthVerdict.WAIT),
+        ((ServicePhase.HEALTHY, ServicePhase.EXITED), HealthVerdict.FAILED),
+        ((ServicePhase.EXITED, ServicePhase.WAITING), HealthVerdict.FAILED),
     ],
 )
-def test_services_are_judged_together(phases: tuple[ServicePhase, ...], verdict: Verdict) -> None:
+def test_services_are_judged_together(phases: tuple[ServicePhase, ...], verdict: HealthVerdict) -> None:
     states = tuple(state(f"s{position}", phase) for position, phase in enumerate(phases))
     judgement = judge(states)
     assert judgement.verdict is verdict
@@ -101,11 +101,11 @@ def test_services_are_judged_together(phases: tuple[ServicePhase, ...], verdict:
 def test_a_service_that_keeps_falling_has_failed() -> None:
     falls = state("engine", ServicePhase.STARTING, restarts=MOST_RESTARTS + 1)
     assert judge((state("redis", ServicePhase.HEALTHY), falls)).culprit is falls
-    assert judge((state("engine", ServicePhase.STARTING, restarts=MOST_RESTARTS),)).verdict is Verdict.WAIT
+    assert judge((state("engine", ServicePhase.STARTING, restarts=MOST_RESTARTS),)).verdict is HealthVerdict.WAIT
 
 
 def test_falls_of_earlier_weeks_are_not_this_starts() -> None:
     """A service that runs on and on collects them."""
     healthy = state("engine", ServicePhase.HEALTHY, restarts=MOST_RESTARTS + 5)
-    assert judge((healthy,), {"engine": MOST_RESTARTS + 5}).verdict is Verdict.ASK
+    assert judge((healthy,), {"engine": MOST_RESTARTS + 5}).verdict is HealthVerdict.ASK
     assert judge((healthy,), {"engine": 4}).culprit is healthy

@@ -17,7 +17,7 @@ from stackwright.domain.service import ServicePhase
 from stackwright.errors import NotHealthyError, RuntimeRefusedError, StackError
 from stackwright.interrupts import shielded
 from stackwright.project.credentials import read_gateway_key
-from stackwright.project.generations import Running, State
+from stackwright.project.generations import GenerationState, Running
 from stackwright.project.lock import Lock
 from stackwright.runtime import Runtime, ServiceChange, Stack
 from stackwright.watching.watch import await_healthy, watch
@@ -56,7 +56,7 @@ def bring_up(attempt: Attempt) -> None:
         with shielded(lambda: report.warn("still cleaning up; once more leaves what is there")):
             logs = _keep_logs(attempt) if isinstance(failure, NotHealthyError) else None
             if isinstance(failure, StackError):
-                mark(attempt.stack, attempt.number, State.FAILED)
+                mark(attempt.stack, attempt.number, GenerationState.FAILED)
             now = _undo(attempt)
         if isinstance(failure, StackError):
             raise _retold(failure, now, logs) from None
@@ -76,7 +76,7 @@ def _begin(attempt: Attempt) -> None:
 def _settle(attempt: Attempt, reads: dict[str, str]) -> None:
     """Note that the stack has answered and is what runs, and what its services have read."""
     forget_failure(attempt.stack)
-    mark(attempt.stack, attempt.number, State.GOOD)
+    mark(attempt.stack, attempt.number, GenerationState.GOOD)
     number = attempt.number
     if number is not None:
         running = Running(number=number, stack=attempt.stack.name, runtime=attempt.runtime.name, reads=reads)

@@ -8,19 +8,16 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stackwright import __version__, report
 from stackwright.commands.paths import ProjectPaths
 from stackwright.detect import Detection
 from stackwright.detect.snapshot import format_snapshot
 from stackwright.diagnosis.bundle import write_bundle
+from stackwright.diagnosis.evidence import Examination
 from stackwright.diagnosis.redaction import Redaction, assigned_secrets, make_redaction, secret_variables
 from stackwright.errors import StackError
 from stackwright.project.credentials import find_hub_token
-
-if TYPE_CHECKING:
-    from stackwright.commands.doctor import Look
 
 # Of the kernel's messages: what it says of GPUs and of memory.
 _KERNEL = re.compile(r"NVRM|nvidia|nouveau|oom|[Oo]ut of memory|Killed process", re.IGNORECASE)
@@ -31,16 +28,16 @@ def write_report(
     paths: ProjectPaths,
     detection: Detection,
     kernel: str,
-    looks: tuple[Look, ...],
+    exams: tuple[Examination, ...],
     found: list[dict[str, object]],
 ) -> None:
-    """Write the archive and say what is in it. `found`: what doctor names, one for each look."""
+    """Write the archive and say what is in it. `found`: what doctor names, one for each examination."""
     files = dict(_about_host(detection, kernel))
-    for look, description in zip(looks, found, strict=True):
-        name = look.environment.value
+    for exam, description in zip(exams, found, strict=True):
+        name = exam.environment.value
         files[f"{name}/doctor.json"] = report.format_json(description)
-        files |= {f"{name}/{path}": text for path, text in _about_environment(paths, look)}
-    names = write_bundle(target, files, _redaction(paths, looks))
+        files |= {f"{name}/{path}": text for path, text in _about_environment(paths, exam)}
+    names = write_bundle(target, files, _redaction(paths, exams))
     report.tell(
         f"wrote {target}: {len(names)} files; secrets, tokens and names are taken out, read it before you send it"
     )
@@ -60,20 +57,20 @@ def _about_host(detection: Detection, kernel: str) -> Iterator[tuple[str, str]]:
     yield "kernel.txt", "".join(f"{line}\n" for line in kernel.splitlines() if _KERNEL.search(line))
 
 
-def _about_environment(paths: ProjectPaths, look: Look) -> Iterator[tuple[str, str]]:
+def _about_environment(paths: ProjectPaths, exam: Examination) -> Iterator[tuple[str, str]]:
     """Yield the rendered and hand-written files, the logs, and what the runtime knows. Nothing of envs/.secrets."""
-    name = look.environment.value
+    name = exam.environment.value
     generated = paths.root / "compose" / "generated" / name
     rendered = (generated / file for file in ("plan.json", "override.yaml", "gateway.yaml"))
     for path in (*_own_files(paths, name), paths.root / "envs" / f".env.{name}", *rendered):
         text = _read(path)
         if text is not None:
             yield path.name.lstrip("."), text
-    kept = "failed-start" if look.gathered.failed_s_ago is not None else "logs"
-    yield from ((f"{kept}/{service}.log", text) for service, text in look.gathered.logs)
-    if look.runtime is not None:
-        yield "events.txt", look.gathered.events
-        yield "inspect.txt", _inspect(look)
+    kept = "failed-start" if exam.gathered.failed_s_ago is not None else "logs"
+    yield from ((f"{kept}/{service}.log", text) for service, text in exam.gathered.logs)
+    if exam.runtime is not None:
+        yield "events.txt", exam.gathered.events
+        yield "inspect.txt", _inspect(exam)
 
 
 def _own_files(paths: ProjectPaths, environment: str) -> tuple[Path, Path]:
@@ -88,21 +85,21 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _inspect(look: Look) -> str:
+def _inspect(exam: Examination) -> str:
     try:
-        return look.runtime.inspect() if look.runtime is not None else ""
+        return exam.runtime.inspect() if exam.runtime is not None else ""
     except StackError as failure:
         return failure.message
 
 
-def _redaction(paths: ProjectPaths, looks: tuple[Look, ...]) -> Redaction:
+def _redaction(paths: ProjectPaths, exams: tuple[Examination, ...]) -> Redaction:
     """Collect every value that must not leave: all secret files, the hub's token, and variables named as secrets."""
     values = [
         text for path in (paths.root / "envs" / ".secrets").rglob("*") if path.is_file() and (text := _read(path))
     ]
     values += secret_variables(os.environ)
-    for look in looks:
-        for path in _own_files(paths, look.environment.value):
+    for exam in exams:
+        for path in _own_files(paths, exam.environment.value):
             values += assigned_secrets(_read(path) or "")
     with suppress(StackError):  # unreadable, hence in no text either
         values.append(find_hub_token(os.environ, Path(paths.folders.hf_home)) or "")

@@ -14,13 +14,13 @@ from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.stack import choose_runtime, load_stack
 from stackwright.commands.validate_environment import find_all, find_broken
 from stackwright.detect import Detection, detect_host
-from stackwright.diagnosis.evidence import Evidence, Gathered, Named, gather, name_failures, told_by
+from stackwright.diagnosis.evidence import Evidence, Examination, Gathered, Named, gather, name_failures, told_by
 from stackwright.diagnosis.kernel import read_kernel
 from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.rules import Diagnosis
 from stackwright.diagnosis.rules import Place as Written
 from stackwright.domain.environment import Environment
-from stackwright.domain.finding import Finding, Severity
+from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode
 from stackwright.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
@@ -29,30 +29,6 @@ from stackwright.project import folder as project
 from stackwright.runtime import Runtime, Stack
 from stackwright.settings import slot_key
 from stackwright.watching.health import telling_line
-
-NOTHING = Gathered()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """What was found out about one environment. `unreadable`: why its rendered files cannot be taken up.
-
-    `unknown` holds, for each service that fell and that no rule explains, the line of its log that tells most.
-    """
-
-    environment: Environment
-    stack: Stack | None = None
-    runtime: Runtime | None = None
-    gathered: Gathered = NOTHING
-    named: tuple[Named, ...] = ()
-    unknown: tuple[tuple[str, str], ...] = ()
-    findings: tuple[Finding, ...] = ()
-    unreadable: StackError | None = None
-
-    @property
-    def errors(self) -> int:
-        """Count the findings that would stop a start."""
-        return sum(1 for finding in self.findings if finding.severity is Severity.ERROR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,22 +86,23 @@ def run(arguments: DoctorArguments) -> None:
         raise UsageError("--apply needs an environment", hint="for example `stackwright doctor dev --apply`")
     detection, kernel = detect_host(), read_kernel()
     on_host = name_failures([Evidence(service="host", place=Written.KERNEL, text=kernel)], load_rules(), {})
-    looks = tuple(
-        _look(paths, each, arguments.runtime, detection.host, kernel) for each in _asked(paths, arguments.environment)
+    exams = tuple(
+        _examine(paths, each, arguments.runtime, detection.host, kernel)
+        for each in _asked(paths, arguments.environment)
     )
     if arguments.bundle is not None:
         from stackwright.commands.bundle import write_report
 
-        write_report(arguments.bundle, paths, detection, kernel, looks, [describe(look) for look in looks])
+        write_report(arguments.bundle, paths, detection, kernel, exams, [describe(exam) for exam in exams])
     if arguments.json:
         host = {"warnings": detection.warnings, "failures": [_plain(named) for named in on_host]}
-        report.print_json({"host": host, "environments": [describe(look) for look in looks]})
+        report.print_json({"host": host, "environments": [describe(exam) for exam in exams]})
     else:
-        _show(detection, on_host, looks)
+        _show(detection, on_host, exams)
     if arguments.apply:
-        _apply(arguments, paths, looks[0])
+        _apply(arguments, paths, exams[0])
         return
-    _conclude(on_host, looks, quiet=arguments.json)
+    _conclude(on_host, exams, quiet=arguments.json)
 
 
 def _asked(paths: ProjectPaths, named: Environment | None) -> tuple[Environment, ...]:
@@ -136,11 +113,11 @@ def _asked(paths: ProjectPaths, named: Environment | None) -> tuple[Environment,
     return tuple(each for each in Environment if (folder / each.value / "plan.json").exists())
 
 
-def _look(paths: ProjectPaths, environment: Environment, asked: str, host: Host, kernel: str) -> Look:
+def _examine(paths: ProjectPaths, environment: Environment, asked: str, host: Host, kernel: str) -> Examination:
     try:
         stack = load_stack(paths, environment)
     except StackError as failure:
-        return Look(environment=environment, unreadable=failure)
+        return Examination(environment=environment, unreadable=failure)
     values = {**stack.env, "environment": environment.value}
     try:
         runtime = choose_runtime(asked, stack, host)
@@ -148,10 +125,10 @@ def _look(paths: ProjectPaths, environment: Environment, asked: str, host: Host,
     except RuntimeRefusedError as failure:
         named = name_failures([told_by(failure)], load_rules(), values)
         unknown = () if named else (("runtime", failure.message),)
-        return Look(environment=environment, stack=stack, named=named, unknown=unknown)
+        return Examination(environment=environment, stack=stack, named=named, unknown=unknown)
     findings, refusals = _check(stack, runtime, host)
     named = name_failures((*gathered.evidence, *refusals), load_rules(), values)
-    return Look(
+    return Examination(
         environment=environment,
         stack=stack,
         runtime=runtime,
@@ -180,32 +157,32 @@ def _unknown(gathered: Gathered, named: tuple[Named, ...]) -> tuple[tuple[str, s
     return tuple((name, line or "nothing in its log") for name, line in lines)
 
 
-def _show(detection: Detection, on_host: tuple[Named, ...], looks: tuple[Look, ...]) -> None:
+def _show(detection: Detection, on_host: tuple[Named, ...], exams: tuple[Examination, ...]) -> None:
     report.warn_all(detection.warnings)
     report.print_failures("host", ((named.service, named.diagnosis) for named in on_host))
-    for look in looks:
-        name = look.environment.value
-        if look.gathered.failed_s_ago is not None:
+    for exam in exams:
+        name = exam.environment.value
+        if exam.gathered.failed_s_ago is not None:
             report.tell(f"{name}: nothing runs; from the logs of the last start, which failed:")
-        report.print_failures(name, ((named.service, named.diagnosis) for named in look.named))
-        for service, line in look.unknown:
+        report.print_failures(name, ((named.service, named.diagnosis) for named in exam.named))
+        for service, line in exam.unknown:
             report.print_text(report.on_one_line(f"{name}: {service}: no known failure; its log says: {line}"))
-        if look.unreadable is not None:
-            report.show_error(look.unreadable)
-        report.show_findings(look.findings)
+        if exam.unreadable is not None:
+            report.show_error(exam.unreadable)
+        report.show_findings(exam.findings)
 
 
-def describe(look: Look) -> dict[str, object]:
+def describe(exam: Examination) -> dict[str, object]:
     """Write what was found out about one environment as JSON says it."""
-    unreadable = look.unreadable
+    unreadable = exam.unreadable
     return {
-        "environment": look.environment,
-        "runtime": None if look.runtime is None else look.runtime.name,
-        "services": look.gathered.states,
-        "failed_s_ago": look.gathered.failed_s_ago,
-        "failures": [_plain(named) for named in look.named],
-        "unknown": [{"service": service, "line": line} for service, line in look.unknown],
-        "findings": look.findings,
+        "environment": exam.environment,
+        "runtime": None if exam.runtime is None else exam.runtime.name,
+        "services": exam.gathered.states,
+        "failed_s_ago": exam.gathered.failed_s_ago,
+        "failures": [_plain(named) for named in exam.named],
+        "unknown": [{"service": service, "line": line} for service, line in exam.unknown],
+        "findings": exam.findings,
         "unreadable": None if unreadable is None else {"message": unreadable.message, "hint": unreadable.hint},
     }
 
@@ -224,26 +201,26 @@ def _plain(named: Named) -> dict[str, object]:
     }
 
 
-def _conclude(on_host: tuple[Named, ...], looks: tuple[Look, ...], *, quiet: bool) -> None:
+def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...], *, quiet: bool) -> None:
     """Say that nothing is wrong, or end with the exit code of what was named: the runtime's, a service's, a check's."""
-    named = [*on_host, *(each for look in looks for each in look.named)]
-    unknown = [each for look in looks for each in look.unknown]
+    named = [*on_host, *(each for exam in exams for each in exam.named)]
+    unknown = [each for exam in exams for each in exam.unknown]
     count = len(named) + len(unknown)
     what = f"{count} failure{'s' if count > 1 else ''} named, see above"
-    first = next((look for look in looks if any(each.diagnosis.settings for each in look.named)), None)
+    first = next((exam for exam in exams if any(each.diagnosis.settings for each in exam.named)), None)
     hint = f"`stackwright doctor {first.environment} --apply` makes the plan anew with the fix" if first else None
     if any(each.place is Written.RUNTIME for each in named) or any(service == "runtime" for service, _ in unknown):
         raise RuntimeRefusedError(what, hint=hint)
     if count:
         raise NotHealthyError(what, hint=hint)
-    unreadable = next((look.unreadable for look in looks if look.unreadable is not None), None)
+    unreadable = next((exam.unreadable for exam in exams if exam.unreadable is not None), None)
     if unreadable is not None:
         raise unreadable
-    errors = sum(look.errors for look in looks)
+    errors = sum(exam.errors for exam in exams)
     if errors:
         raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
     if not quiet:
-        names = ", ".join(look.environment.value for look in looks) or "this machine (nothing is configured)"
+        names = ", ".join(exam.environment.value for exam in exams) or "this machine (nothing is configured)"
         report.tell(f"nothing found wrong: {names}")
 
 
@@ -264,13 +241,13 @@ def _named(models: tuple[str, ...], paths: ProjectPaths, environment: Environmen
     return tuple(SMOKE if model == str(paths.smoke) else model for model in models if models != (str(paths.smoke),))
 
 
-def _apply(arguments: DoctorArguments, paths: ProjectPaths, look: Look) -> None:
+def _apply(arguments: DoctorArguments, paths: ProjectPaths, exam: Examination) -> None:
     """Make the plan anew with the first fix that is a setting, and show what that changes."""
-    fix = next((named.diagnosis for named in look.named if named.diagnosis.settings), None)
-    if look.stack is None or fix is None:
-        raise UsageError(f"{look.environment}: nothing was found that a setting mends", hint="see the fixes above")
-    plan, env, name = look.stack.plan, look.stack.env, look.environment.value
-    _refuse_where_local_wins(look.stack, fix)
+    fix = next((named.diagnosis for named in exam.named if named.diagnosis.settings), None)
+    if exam.stack is None or fix is None:
+        raise UsageError(f"{exam.environment}: nothing was found that a setting mends", hint="see the fixes above")
+    plan, env, name = exam.stack.plan, exam.stack.env, exam.environment.value
+    _refuse_where_local_wins(exam.stack, fix)
     pins = {key: setting.value for key, setting in plan.settings.items() if setting.source == "--set"}
     if plan.mode is not Mode.CPU:
         # The running engine holds its GPUs' memory; a plan made now would flee to others.
@@ -279,11 +256,11 @@ def _apply(arguments: DoctorArguments, paths: ProjectPaths, look: Look) -> None:
     models = tuple(env[slot_key("VLLM_MODEL", slot)] for slot in range(1, len(plan.gateway.models) + 1))
     options = PlanOptions(
         mode=plan.mode,
-        models=_named(models, paths, look.environment),
+        models=_named(models, paths, exam.environment),
         pins=tuple(pins.items()),
     )
     host = detect_host().host
-    if plan_environment(options, paths, host, look.environment).engine.version != plan.engine.version:
+    if plan_environment(options, paths, host, exam.environment).engine.version != plan.engine.version:
         options = replace(options, engine=plan.engine.version)
     report.tell(f"{name}: {fix.cause}; planning anew with {', '.join(f'{key}={value}' for key, value in fix.settings)}")
     configure(

@@ -13,7 +13,7 @@ from stackwright.domain.environment import Environment
 from stackwright.errors import StackError, ValidationError
 from stackwright.project import folder as project
 from stackwright.project import lock
-from stackwright.project.generations import Generations, State
+from stackwright.project.generations import Generations, GenerationState
 from stackwright.project.write import check_writable
 from stackwright.runtime import Stack
 
@@ -61,7 +61,7 @@ def keep_generation(root: Path, environment: Environment) -> int | None:
     return found.number if found is not None else None
 
 
-def mark(stack: Stack, number: int | None, state: State) -> None:
+def mark(stack: Stack, number: int | None, state: GenerationState) -> None:
     """Note how a generation of a stack's environment has fared."""
     if number is not None:
         _trying(lambda: generations_of(stack).mark(number, state))

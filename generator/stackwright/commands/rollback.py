@@ -21,7 +21,7 @@ from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import UP, address, choose_runtime, reach
 from stackwright.domain.environment import Environment
 from stackwright.errors import UsageError
-from stackwright.project.generations import Generations, State
+from stackwright.project.generations import Generations, GenerationState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def _good_before(generations: Generations, environment: Environment) -> int:
         UsageError: there is none.
     """
     now = generations.running() or generations.current()
-    good = [each.number for each in generations.all() if each.state is State.GOOD]
+    good = [each.number for each in generations.all() if each.state is GenerationState.GOOD]
     good = good if now is None else [number for number in good if number < now.number]
     if not good:
         kept = ", ".join(f"{each.number} ({each.state})" for each in generations.all()) or "none"

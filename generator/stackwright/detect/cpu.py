@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright.detect.fact import Missing, Unread, plain_text, read_file, take, whole_number
-from stackwright.detect.limits import Limits, parse_cpu_list
+from stackwright.detect.limits import ResourceLimits, parse_cpu_list
 from stackwright.domain.host import Cpu, OperatingSystem
 from stackwright.units import format_bytes
 
@@ -36,7 +36,7 @@ class Processor:
     fields: Mapping[str, str]
 
 
-def probe_cpu(root: Path, limits: Limits, missing: list[Missing]) -> tuple[Cpu, tuple[str, ...]]:
+def probe_cpu(root: Path, limits: ResourceLimits, missing: list[Missing]) -> tuple[Cpu, tuple[str, ...]]:
     """Describe what this process may use of the processor, with a sentence for every limit that was applied."""
     text = take(read_file(root, "/proc/cpuinfo"), missing, "CPU", "model, cores, threads and flags")
     processors = parse_cpuinfo(text or "")
@@ -55,7 +55,7 @@ def probe_cpu(root: Path, limits: Limits, missing: list[Missing]) -> tuple[Cpu, 
     return cpu, _describe_limits(len(processors), len(usable), limits)
 
 
-def probe_memory(root: Path, limits: Limits, missing: list[Missing]) -> tuple[int | None, tuple[str, ...]]:
+def probe_memory(root: Path, limits: ResourceLimits, missing: list[Missing]) -> tuple[int | None, tuple[str, ...]]:
     """Return the bytes of memory that this process may use, with a sentence where that is not all of it."""
     text = take(read_file(root, "/proc/meminfo"), missing, "memory", "size")
     total = parse_memory_total(text or "")
@@ -121,7 +121,7 @@ def parse_memory_total(text: str) -> int | None:
     return None
 
 
-def usable_processors(processors: tuple[Processor, ...], limits: Limits) -> tuple[Processor, ...]:
+def usable_processors(processors: tuple[Processor, ...], limits: ResourceLimits) -> tuple[Processor, ...]:
     """Return the processors that this process may run on.
 
     All of them where the affinity is unknown, or names none of them (a container's /proc/cpuinfo may be renumbered).
@@ -178,7 +178,7 @@ def _note_gaps(processors: tuple[Processor, ...], cores: int | None, missing: li
         missing.append(Missing(subject="CPU", fact="flags", words="/proc/cpuinfo names none"))
 
 
-def _describe_limits(threads: int, usable: int, limits: Limits) -> tuple[str, ...]:
+def _describe_limits(threads: int, usable: int, limits: ResourceLimits) -> tuple[str, ...]:
     sentences = []
     if usable < threads:
         sentences.append(f"CPU: this process may run on {usable} of the machine's {threads} threads")

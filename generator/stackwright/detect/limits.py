@@ -18,7 +18,7 @@ MOUNT = "/sys/fs/cgroup"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ResourceLimits:
     """`affinity`: the CPUs this process may run on; `cpus`: CPUs of time; None where there is no limit or no answer."""
 
     affinity: frozenset[int] | None
@@ -26,14 +26,14 @@ class Limits:
     memory_bytes: int | None
 
 
-def read_limits(root: Path) -> Limits:
+def read_limits(root: Path) -> ResourceLimits:
     """Read every limit; the tightest of the nested control groups counts."""
     status = read_file(root, "/proc/self/status")
     groups = read_file(root, "/proc/self/cgroup")
     text = "" if isinstance(groups, Unread) else groups
     cpus = [_read_quota(root, folder) for folder in cgroup_folders(text, "cpu")]
     memory = [_read_memory(root, folder) for folder in cgroup_folders(text, "memory")]
-    return Limits(
+    return ResourceLimits(
         affinity=None if isinstance(status, Unread) else parse_affinity(status),
         cpus=min((quota for quota in cpus if quota is not None), default=None),
         memory_bytes=min((limit for limit in memory if limit is not None), default=None),

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from stackwright.diagnosis.kernel import messages_about, read_kernel
 from stackwright.diagnosis.rules import Diagnosis, Place, Rule, diagnose_log, place_of, state_line
+from stackwright.domain.environment import Environment
+from stackwright.domain.finding import Finding, Severity
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import StackError
 from stackwright.runtime import Runtime, Stack
@@ -52,6 +54,31 @@ class Gathered:
     def fallen(self) -> tuple[ServiceState, ...]:
         """The services that ended, or that answered and no longer do."""
         return tuple(state for state in self.states if state.phase in (ServicePhase.EXITED, ServicePhase.UNHEALTHY))
+
+
+NOTHING = Gathered()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What was found out about one environment. `unreadable`: why its rendered files cannot be taken up.
+
+    `unknown` holds, for each service that fell and that no rule explains, the line of its log that tells most.
+    """
+
+    environment: Environment
+    stack: Stack | None = None
+    runtime: Runtime | None = None
+    gathered: Gathered = NOTHING
+    named: tuple[Named, ...] = ()
+    unknown: tuple[tuple[str, str], ...] = ()
+    findings: tuple[Finding, ...] = ()
+    unreadable: StackError | None = None
+
+    @property
+    def errors(self) -> int:
+        """Count the findings that would stop a start."""
+        return sum(1 for finding in self.findings if finding.severity is Severity.ERROR)
 
 
 def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:

@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from stackwright.domain.model_facts import CatalogLlm
 
 
-class GpuClass(StrEnum):
-    """What a GPU is sold as; forward compatibility and the container runtime's gate depend on it."""
-
-    CONSUMER = "consumer"
-    WORKSTATION = "workstation"
-    DATACENTER = "datacenter"
-    EMBEDDED = "embedded"
-
-
 class HoleKind(StrEnum):
     """What a known hole lets an attacker do. The first two are refused without consent."""
 

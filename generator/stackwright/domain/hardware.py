@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from stackwright.domain.catalog import GpuClass
+
+class GpuClass(StrEnum):
+    """What a GPU is sold as; forward compatibility and the container runtime's gate depend on it."""
+
+    CONSUMER = "consumer"
+    WORKSTATION = "workstation"
+    DATACENTER = "datacenter"
+    EMBEDDED = "embedded"
 
 
 class FactStatus(StrEnum):

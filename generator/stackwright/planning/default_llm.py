@@ -10,7 +10,7 @@ from stackwright.domain.objective import Objective
 from stackwright.errors import NoPlanError
 from stackwright.models.stored import stored_facts, stored_llm
 from stackwright.planning.layout import as_if_sure, serves, smallest_memory
-from stackwright.planning.llm_choice import PREFERENCES, Candidate, choose_llm
+from stackwright.planning.llm_choice import PREFERENCES, LlmCandidate, choose_llm
 from stackwright.planning.placement import Heads, Placement, placements
 from stackwright.planning.planner import choose_engine_image, wanted_settings
 from stackwright.planning.request import Request
@@ -62,7 +62,7 @@ def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> 
     )
 
 
-def _reason(best: Candidate, runners_up: tuple[Candidate, ...], objective: Objective | None) -> str:
+def _reason(best: LlmCandidate, runners_up: tuple[LlmCandidate, ...], objective: Objective | None) -> str:
     """Say why the model was chosen, what the objective had to do with it, and what came next."""
     asked = f"for {objective}" if objective else f"without an objective as for {Objective.THROUGHPUT}"
     preferred = f"{asked}, among recent models of that size {PREFERENCES[objective or Objective.THROUGHPUT]}"

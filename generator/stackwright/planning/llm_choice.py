@@ -42,7 +42,7 @@ Serves = Callable[[CatalogLlm, Checkpoint], int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class LlmCandidate:
     """A model that this host can serve, and the checkpoint that it would serve.
 
     `tokens`: the longest request that fits, at most what the publisher names. `place`: why it stands where it stands;
@@ -61,8 +61,8 @@ class Candidate:
 class LlmChoice:
     """The model, the next best ones, and why others that were looked at are out. `best` is None where nothing fits."""
 
-    best: Candidate | None
-    runners_up: tuple[Candidate, ...]
+    best: LlmCandidate | None
+    runners_up: tuple[LlmCandidate, ...]
     excluded: tuple[tuple[str, str], ...]
 
 
@@ -106,17 +106,17 @@ class _Looker:
         self, serves: Serves, objective: Objective, compute_capability: str | None, *, has_token: bool
     ) -> None:
         self.excluded: dict[str, str] = {}
-        self._known: dict[str, Candidate | None] = {}
+        self._known: dict[str, LlmCandidate | None] = {}
         self._serves, self._objective = serves, objective
         self._capability, self._has_token = compute_capability, has_token
 
-    def look(self, row: CatalogLlm) -> Candidate | None:
+    def look(self, row: CatalogLlm) -> LlmCandidate | None:
         """Return the model as this host would serve it; None where it does not."""
         if row.name not in self._known:
             self._known[row.name] = self._look(row)
         return self._known[row.name]
 
-    def _look(self, row: CatalogLlm) -> Candidate | None:
+    def _look(self, row: CatalogLlm) -> LlmCandidate | None:
         lengths: dict[str, int] = {}
         most = row.context_tokens
 
@@ -136,12 +136,12 @@ class _Looker:
             self.excluded[row.name] = advice.sentence
             return None
         tokens = lengths[advice.checkpoint.hub_id]
-        return Candidate(row=row, checkpoint=advice.checkpoint, kernel=advice.kernel, tokens=tokens)
+        return LlmCandidate(row=row, checkpoint=advice.checkpoint, kernel=advice.kernel, tokens=tokens)
 
     def _advise(self, row: CatalogLlm, fits: Callable[[Checkpoint], bool | None]) -> Advice:
         return advise_checkpoint(row, self._capability, fits, has_token=self._has_token)
 
-    def rank(self, rows: list[CatalogLlm]) -> list[Candidate]:
+    def rank(self, rows: list[CatalogLlm]) -> list[LlmCandidate]:
         """Return the best and the runners-up, best first, each with its place in words."""
         first = next((found for row in sorted(rows, key=_newest_first) if (found := self.look(row))), None)
         if first is None:
@@ -157,9 +157,9 @@ class _Looker:
         ranked += self._first(sorted(rest, key=lambda row: (row not in recent, *_rank(row, largest))), ranked)
         return [_explained(each, newest, largest, self._objective) for each in ranked]
 
-    def _first(self, rows: list[CatalogLlm], before: list[Candidate]) -> list[Candidate]:
+    def _first(self, rows: list[CatalogLlm], before: list[LlmCandidate]) -> list[LlmCandidate]:
         """Return so many of the first rows that fit as the list `before` lacks."""
-        found: list[Candidate] = []
+        found: list[LlmCandidate] = []
         for row in rows:
             if len(before) + len(found) > RUNNERS_UP:
                 break
@@ -168,9 +168,9 @@ class _Looker:
                 found.append(candidate)
         return found
 
-    def _longest_first(self, rows: list[CatalogLlm], largest: int) -> list[Candidate]:
+    def _longest_first(self, rows: list[CatalogLlm], largest: int) -> list[LlmCandidate]:
         """Return those with the longest requests; a model whose publisher names less than those have is not looked at."""
-        ranked: list[Candidate] = []
+        ranked: list[LlmCandidate] = []
         for row in sorted(rows, key=lambda row: (-(row.context_tokens or 0), row.name)):
             if len(ranked) > RUNNERS_UP and row.context_tokens and row.context_tokens < ranked[RUNNERS_UP].tokens:
                 continue
@@ -204,7 +204,7 @@ def _unfit(row: CatalogLlm, engine_version: str | None) -> str | None:
     return None
 
 
-def _explained(each: Candidate, newest: int, largest: int, objective: Objective) -> Candidate:
+def _explained(each: LlmCandidate, newest: int, largest: int, objective: Objective) -> LlmCandidate:
     place, checkpoint = _place(each, newest, largest, objective), each.checkpoint
     those = "what fits with such requests" if objective is Objective.CONTEXT else "what fits"
     size = format_bytes(checkpoint.weight_bytes)
@@ -212,7 +212,7 @@ def _explained(each: Candidate, newest: int, largest: int, objective: Objective)
     return replace(each, place=place, reason=reason)
 
 
-def _place(each: Candidate, newest: int, largest: int, objective: Objective) -> str:
+def _place(each: LlmCandidate, newest: int, largest: int, objective: Objective) -> str:
     row, size = each.row, f"{_billions(each.row.parameters)} parameters"
     if newest - _months(row) > RECENT_MONTHS:
         released = row.released or "at an unknown time"

@@ -35,7 +35,7 @@ RECORDS = (MANIFEST, "inputs.json")
 """What is told about the files; kept with them, but other words there make no other generation."""
 
 
-class State(StrEnum):
+class GenerationState(StrEnum):
     """How a generation fared: nobody has started it yet, it answered, or it did not."""
 
     WRITTEN = "written"
@@ -49,7 +49,7 @@ class Generation:
 
     number: int
     made: str
-    state: State
+    state: GenerationState
     digest: str
 
 
@@ -110,15 +110,15 @@ class Generations:
             return same
         number = max((int(entry.name) for entry in _entries(self._folder)), default=0) + 1
         made = datetime.now(UTC).isoformat(timespec="seconds")
-        generation = Generation(number=number, made=made, state=State.WRITTEN, digest=digest)
+        generation = Generation(number=number, made=made, state=GenerationState.WRITTEN, digest=digest)
         self._write(generation, contents)
         self._prune()
         return generation
 
-    def mark(self, number: int, state: State) -> None:
+    def mark(self, number: int, state: GenerationState) -> None:
         """Note how a generation has fared. One that has answered once stays good."""
         found = self.find(number)
-        if found is not None and found.state is not state and found.state is not State.GOOD:
+        if found is not None and found.state is not state and found.state is not GenerationState.GOOD:
             self._describe(self._folder / str(number), replace(found, state=state))
 
     def put_back(self, number: int) -> tuple[str, ...]:
@@ -208,7 +208,7 @@ class Generations:
     def _prune(self) -> None:
         """Keep the last ones, and of the older ones what runs and the last that was good."""
         kept = self.all()
-        good = [each.number for each in kept if each.state is State.GOOD]
+        good = [each.number for each in kept if each.state is GenerationState.GOOD]
         running = self.running()
         spared = {each.number for each in kept[-KEPT:]} | set(good[-1:]) | ({running.number} if running else set())
         for each in kept:

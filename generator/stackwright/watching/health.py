@@ -15,7 +15,7 @@ MOST_RESTARTS = 2
 _NONE: Mapping[str, int] = {}
 
 
-class Verdict(StrEnum):
+class HealthVerdict(StrEnum):
     """What to do next."""
 
     WAIT = "wait"
@@ -27,7 +27,7 @@ class Verdict(StrEnum):
 class Judgement:
     """The verdict over all services, and the service to blame where it is FAILED."""
 
-    verdict: Verdict
+    verdict: HealthVerdict
     culprit: ServiceState | None = None
 
 
@@ -40,10 +40,10 @@ def judge(states: tuple[ServiceState, ...], before: Mapping[str, int] = _NONE) -
     for state in states:
         fell = state.restarts - before.get(state.name, 0)
         if state.phase is ServicePhase.EXITED or fell > MOST_RESTARTS:
-            return Judgement(verdict=Verdict.FAILED, culprit=state)
+            return Judgement(verdict=HealthVerdict.FAILED, culprit=state)
     if states and all(state.phase is ServicePhase.HEALTHY for state in states):
-        return Judgement(verdict=Verdict.ASK)
-    return Judgement(verdict=Verdict.WAIT)
+        return Judgement(verdict=HealthVerdict.ASK)
+    return Judgement(verdict=HealthVerdict.WAIT)
 
 
 _FRAME = re.compile(r"^\s|^(File \"|raise |[\^~]+$)|Traceback \(most recent call last\)")

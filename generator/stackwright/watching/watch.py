@@ -15,7 +15,7 @@ from stackwright.runtime import Runtime, Say, Stack
 from stackwright.units import format_seconds
 from stackwright.watching.course import Course, Look, advance, begin, stands_still
 from stackwright.watching.failure import Inquiry, too_late
-from stackwright.watching.health import Verdict, judge
+from stackwright.watching.health import HealthVerdict, judge
 from stackwright.watching.history import keep_start
 from stackwright.watching.limits import Limits
 from stackwright.watching.observe import Observer
@@ -155,12 +155,12 @@ class _Watcher:
         now = self._clock.now()
         before = {state.name: self._restarts.setdefault(state.name, state.restarts) for state in states}
         judgement = judge(states, before)
-        if judgement.verdict is Verdict.FAILED and judgement.culprit is not None:
+        if judgement.verdict is HealthVerdict.FAILED and judgement.culprit is not None:
             raise self.inquiry.ended(judgement.culprit)
         elapsed_s, self._looked_at = now - self._looked_at, now
         for look in self._observer.look(states, now):
             self._follow(look, elapsed_s)
-        asking = judgement.verdict is Verdict.ASK
+        asking = judgement.verdict is HealthVerdict.ASK
         for course in self.courses:
             if not (asking and course.name == "gateway"):
                 self._tell(course)

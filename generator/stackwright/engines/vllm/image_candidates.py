@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from stackwright.domain.catalog import (
     REFUSED_HOLES,
@@ -17,14 +16,11 @@ from stackwright.domain.catalog import (
     Catalog,
     EngineImage,
     EngineRelease,
-    GpuClass,
     holes_of,
     order_release,
 )
+from stackwright.domain.hardware import ContainerGate, Drivers, ForwardCompatibility, GpuClass, GpuModel
 from stackwright.domain.host import Cpu, Driver, Gpu, Host
-
-if TYPE_CHECKING:
-    from stackwright.domain.hardware import ContainerGate, Drivers, ForwardCompatibility, GpuModel
 
 X86_64, AARCH64 = "x86_64", "aarch64"
 _X86_FLAGS = frozenset("sse4_2 avx f16c fma avx2 avx_vnni avx512f avx512bw".split())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stackwright.domain.catalog import Advisory, Catalog, GpuClass, HoleKind, order_release
+from stackwright.domain.catalog import Advisory, Catalog, HoleKind, order_release
+from stackwright.domain.hardware import GpuClass
 from stackwright.engines.vllm.image_candidates import Candidate, Situation, carries, number, refused_holes
 from stackwright.errors import NoPlanError, did_you_mean
 

@@ -15,7 +15,7 @@ from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.vllm.memory.activation import activation
 from stackwright.engines.vllm.memory.defaults import Batch, complete
 from stackwright.engines.vllm.memory.graphs import graphs, overhead
-from stackwright.engines.vllm.memory.kv_cache import Layout, lay_out
+from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout, lay_out
 from stackwright.engines.vllm.memory.releases import Release
 from stackwright.engines.vllm.memory.weights import stage_weights
 from stackwright.units import MIB
@@ -63,7 +63,7 @@ class Account:
     gpu: GpuMemory
     release: Release
     batch: Batch
-    layout: Layout
+    layout: KvCacheLayout
     stages: tuple[Stage, ...]
 
     @property

@@ -19,7 +19,7 @@ from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.memory.parts import layer_matrices, padded_vocabulary
 from stackwright.engines.vllm.memory.activation import activation
 from stackwright.engines.vllm.memory.defaults import Batch
-from stackwright.engines.vllm.memory.kv_cache import Layout, lay_out
+from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout, lay_out
 from stackwright.engines.vllm.memory.reasons import refusals
 from stackwright.engines.vllm.memory.releases import Release
 from stackwright.engines.vllm.memory.weights import stage_weights
@@ -140,7 +140,7 @@ class _Account:
     space_bytes: int
     memory: CpuMemory
     weights: tuple[Term, ...]
-    layout: Layout
+    layout: KvCacheLayout
 
     @property
     def ranks(self) -> int:
@@ -300,7 +300,7 @@ def _step_tokens(settings: EngineSettings) -> int:
     return settings.max_num_batched_tokens or _BATCHED_TOKENS * ranks
 
 
-def _lay_out(shape: Shape, settings: EngineSettings) -> Layout:
+def _lay_out(shape: Shape, settings: EngineSettings) -> KvCacheLayout:
     block = settings.block_tokens or (_LATENT_BLOCK_TOKENS if shape.latent is not None else _BLOCK_TOKENS)
     if shape.state is not None:
         shape = replace(shape, state=replace(shape.state, state_bytes=4))

@@ -9,7 +9,7 @@ from stackwright.domain.plan import Memory
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.vllm.memory.account import Account, account
-from stackwright.engines.vllm.memory.kv_cache import Layout
+from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout
 from stackwright.engines.vllm.memory.reasons import reasons, refusals, warnings
 from stackwright.engines.vllm.memory.releases import Release
 
@@ -44,7 +44,7 @@ def forecast(
     return _merged([_answer(account(shape, guess, gpu, tensors, weight_bytes)) for guess in guesses])
 
 
-def bytes_per_token(layout: Layout, stage: int, max_model_len: int) -> float:
+def bytes_per_token(layout: KvCacheLayout, stage: int, max_model_len: int) -> float:
     """Return what one token takes of the pool on one stage: one request's blocks, spread over its tokens.
 
     For layers of one kind this is their bytes per token; for mixed ones it depends on the length.

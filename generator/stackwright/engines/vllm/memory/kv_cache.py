@@ -43,7 +43,7 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class KvCacheGroup:
     """Layers that share one table of blocks; `stage_layers[i]` of them are on stage i."""
 
     spec: Spec
@@ -52,10 +52,10 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class KvCacheLayout:
     """All groups of a model under given settings. `block_bytes[i]`: one block of the pool on stage i."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[KvCacheGroup, ...]
     block_bytes: tuple[int, ...]
     in_flight_tokens: int
     states_per_request: int
@@ -111,7 +111,7 @@ class Layout:
 
 def lay_out(
     shape: Shape, settings: EngineSettings, release: Release, max_num_batched_tokens: int, batches: int | None = None
-) -> Layout:
+) -> KvCacheLayout:
     """Return the groups of blocks of a model.
 
     Args:
@@ -133,7 +133,7 @@ def lay_out(
         max((group.page_bytes[stage] for group in groups), default=0) for stage in range(settings.pipeline_parallel)
     )
     caching = release.hybrid_prefix_caching if settings.prefix_caching is None else settings.prefix_caching
-    return Layout(
+    return KvCacheLayout(
         groups=groups,
         block_bytes=sizes,
         in_flight_tokens=max_num_batched_tokens * (batches or _overlapping_steps(shape, settings, release)),
@@ -264,7 +264,7 @@ def _aligned(shape: Shape, specs: list[Spec | None]) -> list[Spec | None]:
     ]
 
 
-def _groups(placed: list[tuple[Spec, int]], stages: int, release: Release) -> tuple[Group, ...]:
+def _groups(placed: list[tuple[Spec, int]], stages: int, release: Release) -> tuple[KvCacheGroup, ...]:
     """Split the layers into groups of one kind each, as `get_kv_cache_groups` does."""
     kinds = {(spec.mixer, spec.window if spec.mixer is not Mixer.FULL else 0) for spec, _ in placed}
     if len(kinds) <= 1 or release.first_engine:
@@ -281,16 +281,16 @@ def _groups(placed: list[tuple[Spec, int]], stages: int, release: Release) -> tu
     )
 
 
-def _one_group(placed: list[tuple[Spec, int]], stages: int) -> Iterator[Group]:
+def _one_group(placed: list[tuple[Spec, int]], stages: int) -> Iterator[KvCacheGroup]:
     """One table of blocks for all layers; their pages may differ in size."""
     counts = tuple(sum(1 for _, at in placed if at == stage) for stage in range(stages))
     pages = tuple(sum(spec.page_bytes for spec, at in placed if at == stage) for stage in range(stages))
-    yield Group(spec=placed[0][0], stage_layers=counts, page_bytes=pages)
+    yield KvCacheGroup(spec=placed[0][0], stage_layers=counts, page_bytes=pages)
 
 
-def _group(spec: Spec, members: list[int], stages: int) -> Group:
+def _group(spec: Spec, members: list[int], stages: int) -> KvCacheGroup:
     counts = tuple(members.count(stage) for stage in range(stages))
-    return Group(spec=spec, stage_layers=counts, page_bytes=tuple(count * spec.page_bytes for count in counts))
+    return KvCacheGroup(spec=spec, stage_layers=counts, page_bytes=tuple(count * spec.page_bytes for count in counts))
 
 
 def _unified(placed: list[tuple[Spec, int]]) -> Iterator[tuple[Spec, int]]:

@@ -1,0 +1,59 @@
+"""What holds of the package as a whole: no circles of imports, no class name twice, and no record or function too wide.
+
+Counted by benchmarks/structure.py, which prints the same numbers for any tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from benchmarks.structure import Structure, measure
+from tests.test_layers import PACKAGE
+
+# More than 6 parameters, each with the reason.
+WIDE_FUNCTIONS: Mapping[str, str] = {
+    "planning/layout.py: _try": "planning's own search",
+    "commands/configure.py: _request": "goes with the planning request",
+}
+# More than 12 fields, each with the reason.
+WIDE_RECORDS: Mapping[str, str] = {
+    "domain/forecast.py: EngineSettings": "the engine's flags that decide on memory",
+    "domain/hardware.py: GpuModel": "one row of catalog/gpus.yaml",
+    "domain/model_facts.py: CatalogLlm": "one row of catalog/llms.yaml",
+    "domain/model_facts.py: ModelFacts": "what is known of a model before a plan",
+    "domain/shape.py: Shape": "a model's config.json, parsed once",
+    "planning/request.py: Request": "everything that a plan is made from",
+    "validation/evidence.py: Evidence": "everything that the checks look at",
+}
+# Names that wait for a second module to give way.
+TWICE = frozenset({"Attempt", "Evidence", "Group"})
+
+
+@pytest.fixture(scope="module")
+def structure() -> Structure:
+    """Count once."""
+    return measure(PACKAGE)
+
+
+def names(counted: tuple[str, ...]) -> set[str]:
+    """Leave out the numbers: `layout.py: _try (8)` is `layout.py: _try`."""
+    return {each.rpartition(" (")[0] for each in counted}
+
+
+def test_no_imports_go_in_circles(structure: Structure) -> None:
+    """Those inside functions and for type checkers alone included."""
+    assert structure.import_circles == ()
+
+
+def test_no_class_name_is_used_twice(structure: Structure) -> None:
+    assert set(structure.class_names_used_twice) - TWICE == set()
+
+
+def test_no_function_takes_more_than_a_reader_keeps_apart(structure: Structure) -> None:
+    assert names(structure.functions_with_many_parameters) - set(WIDE_FUNCTIONS) == set()
+
+
+def test_no_record_holds_more_than_one_thing(structure: Structure) -> None:
+    assert names(structure.dataclasses_with_many_fields) - set(WIDE_RECORDS) == set()
