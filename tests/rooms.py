@@ -49,7 +49,6 @@ ROOMS: Mapping[str, Room] = {
     "watching.limits": room("watching", pure=True),
     "watching.course": room("watching domain", pure=True),
     "diagnosis.rules": room("domain units errors", pure=True),
-    "validation.rules": room("engines domain settings planning units errors", pure=True),
     "atomic": room(),
     "reading": room("errors", libraries="yaml msgspec"),
     "catalog": room("domain reading errors"),
@@ -68,7 +67,10 @@ ROOMS: Mapping[str, Room] = {
     "runtime.processes": room("runtime models.smoke_model atomic domain settings units errors"),
     "runtime.supervisord": room("errors", libraries="supervisor"),
     # `runtime` for the Stack that is checked, `project` for what was rendered; neither is asked to do anything.
-    "validation": room("domain settings reading runtime project units errors", libraries="python_on_whales"),
+    "validation": room(
+        "catalog detect models engines planning domain settings reading runtime project units errors",
+        libraries="python_on_whales",
+    ),
     # Known failures are told by their rules, which are read once.
     "watching": room("runtime diagnosis domain atomic units errors"),
     "diagnosis": room("domain reading runtime errors"),

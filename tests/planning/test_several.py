@@ -14,8 +14,8 @@ from stackwright.errors import NoPlanError, UsageError
 from stackwright.planning.several import make_plan_of_all
 from stackwright.rendering import render_plan
 from stackwright.settings import slot_key
-from stackwright.validation.rules.environment import check_environment
-from stackwright.validation.rules.gpus import check_gpu_memory
+from stackwright.validation.environment import check_environment
+from stackwright.validation.gpus import check_gpu_memory
 
 from tests.planning.several import (
     AWQ_8B,

@@ -13,9 +13,9 @@ from stackwright.domain.role import Role
 from stackwright.engines.vllm.image import EngineNeeds
 from stackwright.errors import NoPlanError, UsageError
 from stackwright.planning.several import make_plan_of_all
-from stackwright.validation.rules.capacity import needed_bytes
-from stackwright.validation.rules.environment import check_environment
-from stackwright.validation.rules.gpus import check_gpu_memory, used_gpus
+from stackwright.validation.capacity import needed_bytes
+from stackwright.validation.environment import check_environment
+from stackwright.validation.gpus import check_gpu_memory, used_gpus
 
 from tests.planning.several import (
     AWQ_8B,

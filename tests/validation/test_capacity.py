@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stackwright.domain.finding import Finding
 from stackwright.domain.machine import Disk, MemoryState, ModelFiles, ProcessLimits, Seen, Unseen
 from stackwright.domain.plan import Mode
-from stackwright.validation.rules.capacity import (
+from stackwright.validation.capacity import (
     check_disks,
     check_limits,
     check_memory,

@@ -33,7 +33,7 @@ from stackwright.runtime import Stack
 from stackwright.validation import checks
 from stackwright.validation.checks import CHECKS, find_in
 from stackwright.validation.evidence import Evidence
-from stackwright.validation.rules.gpus import used_gpus
+from stackwright.validation.gpus import used_gpus
 
 from tests.planning_requests import plan_for, recorded
 from tests.strategies import hosts

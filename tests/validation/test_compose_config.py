@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from stackwright.project.credentials import ensure_secrets
 from stackwright.runtime import Stack
+from stackwright.validation.capacity import size_bytes
 from stackwright.validation.compose_config import check_container_limits, check_merged
-from stackwright.validation.rules.capacity import size_bytes
 
 from tests.planning_requests import plan_for, recorded
 

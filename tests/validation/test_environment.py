@@ -9,8 +9,8 @@ from stackwright.catalog.load import load_catalog
 from stackwright.domain.finding import Finding, Severity
 from stackwright.domain.plan import Mode, Plan
 from stackwright.errors import NoPlanError
-from stackwright.validation.rules.environment import PLACEHOLDER, check_environment, check_shell
-from stackwright.validation.rules.gpus import check_host
+from stackwright.validation.environment import PLACEHOLDER, check_environment, check_shell
+from stackwright.validation.gpus import check_host
 
 from tests.planning.several import AWQ_8B, PAIR, QWEN_4B, plan_of
 from tests.planning_requests import HOST_NAMES, plan_for, recorded

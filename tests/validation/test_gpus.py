@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Driver, Host, LinkKind
 from stackwright.domain.machine import GpuProcess, GpuState, MemoryState, Unseen
-from stackwright.validation.rules.gpus import check_gpu_memory, check_health, check_host, used_gpus
+from stackwright.validation.gpus import check_gpu_memory, check_health, check_host, used_gpus
 
 from tests.planning_requests import gpu, plan_for, recorded
 from tests.strategies import hosts

@@ -10,11 +10,11 @@ from stackwright.catalog.load import load_advisories
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Containers, GpuAccess
 from stackwright.domain.machine import ContainerAnswer, HubAnswer, ModelFiles, Seen, Unseen
-from stackwright.validation.rules.engine import check_gpu_access, check_user, check_versions
-from stackwright.validation.rules.gpus import used_gpus
-from stackwright.validation.rules.images import check_images, is_moving, release_of
-from stackwright.validation.rules.model import check_hub, check_length, check_model
-from stackwright.validation.rules.surroundings import (
+from stackwright.validation.containers import check_gpu_access, check_user, check_versions
+from stackwright.validation.gpus import used_gpus
+from stackwright.validation.images import check_images, is_moving, release_of
+from stackwright.validation.model import check_hub, check_length, check_model
+from stackwright.validation.surroundings import (
     check_clock,
     check_connections,
     check_inputs,

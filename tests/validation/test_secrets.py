@@ -7,7 +7,7 @@ import secrets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stackwright.validation.rules.secrets import KNOWN, bits, weakness
+from stackwright.validation.secrets import KNOWN, bits, weakness
 
 
 @pytest.mark.parametrize(

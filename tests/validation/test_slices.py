@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from stackwright.domain.finding import Finding, Severity
-from stackwright.validation.rules.engine import check_processes
-from stackwright.validation.rules.gpus import check_host
+from stackwright.validation.containers import check_processes
+from stackwright.validation.gpus import check_host
 
 from tests.planning_requests import plan_for, recorded
 

@@ -32,8 +32,8 @@ from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
 from stackwright.rendering import render_plan
 from stackwright.settings import problem_with, spec_of, split_slot
+from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing
-from stackwright.validation.rules.environment import check_environment, check_shell
 
 
 def plan_environment(options: PlanOptions, paths: ProjectPaths, host: Host, environment: Environment) -> Plan:

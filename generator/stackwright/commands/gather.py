@@ -41,11 +41,11 @@ from stackwright.runtime.provision import (
     is_complete,
 )
 from stackwright.settings import value_in_slot
+from stackwright.validation.capacity import CUDA_IMAGE_BYTES
 from stackwright.validation.container import find_images_folder, find_missing_images, list_containers, look_from_inside
 from stackwright.validation.evidence import Evidence, ModelSeen
+from stackwright.validation.gpus import used_gpus
 from stackwright.validation.live import newest_file_s
-from stackwright.validation.rules.capacity import CUDA_IMAGE_BYTES
-from stackwright.validation.rules.gpus import used_gpus
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from stackwright.domain.finding import Finding, harden
 from stackwright.domain.host import Host
 from stackwright.errors import ValidationError
 from stackwright.runtime import Runtime, Stack
+from stackwright.validation.environment import check_environment
 from stackwright.validation.live import check_files, check_secrets
-from stackwright.validation.rules.environment import check_environment
 
 
 @dataclass(frozen=True, kw_only=True)

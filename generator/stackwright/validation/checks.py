@@ -12,11 +12,11 @@ from typing import Any
 from stackwright.domain.finding import Finding, not_checked
 from stackwright.domain.machine import Unseen
 from stackwright.domain.plan import Mode
+from stackwright.validation import capacity, containers, environment, gpus, images, model, surroundings
 from stackwright.validation.compose_config import check_container_limits, check_merged
 from stackwright.validation.evidence import Evidence
 from stackwright.validation.live import check_files, check_port, check_secrets
 from stackwright.validation.publishing import check_publishing
-from stackwright.validation.rules import capacity, engine, environment, gpus, images, model, surroundings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,21 +195,21 @@ CHECKS: tuple[Check, ...] = (
         "container engine",
         "the versions of Docker Engine (20.10 or newer) and Compose (2.17 or newer)",
         "docker-version compose-version",
-        lambda seen: engine.check_versions(seen.stack.plan, seen.host),
+        lambda seen: containers.check_versions(seen.stack.plan, seen.host),
         in_containers,
     ),
     row(
         "user",
         "whom the containers run as",
         "container-root",
-        lambda seen: engine.check_user(seen.stack.plan, seen.env),
+        lambda seen: containers.check_user(seen.stack.plan, seen.env),
         in_containers,
     ),
     row(
         "GPUs in containers",
         "CDI or NVIDIA's runtime; and, where the engine's image is here, what a real container with the GPUs sees",
         "gpu-access gpu-container",
-        lambda seen: engine.check_gpu_access(seen.stack.plan, seen.host, seen.container),
+        lambda seen: containers.check_gpu_access(seen.stack.plan, seen.host, seen.container),
         gpus_in_containers,
     ),
     row(
@@ -217,7 +217,7 @@ CHECKS: tuple[Check, ...] = (
         "what only the engine's image or a container gives: CUDA's compatibility libraries, one MIG slice of several, "
         "engines for GPUs and for the processor beside each other, torchvision for pictures",
         "image-only slice-among-others engines-of-two-kinds no-torchvision",
-        lambda seen: engine.check_processes(seen.stack.plan),
+        lambda seen: containers.check_processes(seen.stack.plan),
         without_containers,
     ),
     row(

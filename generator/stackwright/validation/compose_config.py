@@ -12,8 +12,8 @@ from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.plan import Replica
 from stackwright.project.credentials import SECRETS
 from stackwright.runtime import Stack
-from stackwright.validation.rules.capacity import OPEN_FILES, size_bytes
-from stackwright.validation.rules.secrets import SHORTEST
+from stackwright.validation.capacity import OPEN_FILES, size_bytes
+from stackwright.validation.secrets import SHORTEST
 
 
 def check_merged(stack: Stack, merged: dict[str, Any]) -> tuple[Finding, ...]:

@@ -13,7 +13,7 @@ from stackwright.project.credentials import SECRETS
 from stackwright.project.write import MANIFEST, is_edited, read_manifest
 from stackwright.runtime import Stack
 from stackwright.runtime.ports import why_taken
-from stackwright.validation.rules.secrets import weakness
+from stackwright.validation.secrets import weakness
 
 
 def check_files(stack: Stack) -> tuple[Finding, ...]:

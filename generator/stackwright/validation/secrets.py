@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from math import log2
 
-from stackwright.validation.rules.environment import PLACEHOLDER
+from stackwright.validation.environment import PLACEHOLDER
 
 # 32 random hexadecimal digits are 128 bits, beyond the 112 of NIST SP 800-57 part 1 revision 5, table 4.
 SHORTEST = 32

@@ -12,7 +12,7 @@ from stackwright.domain.plan import Plan
 from stackwright.domain.topology import sole_slice
 from stackwright.engines.vllm.image import version
 from stackwright.settings import slot_key
-from stackwright.validation.rules.gpus import used_gpus
+from stackwright.validation.gpus import used_gpus
 
 # Each with why: `docker run --pull`, which the GPU check needs, and the oldest engine that a whole stack was brought up
 # with (docs/proven.md) are both 20.10.

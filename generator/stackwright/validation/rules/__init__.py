@@ -1,1 +1,0 @@
-"""Rules over what was rendered and what was seen of the machine: values in, findings out. Pure."""
