@@ -24,13 +24,14 @@ RESULT = CHECKOUT / "benchmarks" / "results" / "faults.json"
 PAGE = CHECKOUT / "docs" / "faults.md"
 HEAD = """# What happens when something goes wrong
 
-Every row is a test in `tests/integration/faults/` on real parts: Docker, Compose, vLLM on the CPU, LiteLLM, Redis; only the
-GPU library and Docker's GPU hook are stand-ins. Each test checks what the person saw (one message, the next step with it, no
-traceback), the [exit code](reference/exit-codes.md), what was left behind (containers, networks, processes, locks, temporary
-files), and that every file of the person is, byte for byte, what it was. `python -m benchmarks.faults` runs them and writes
-this page and `benchmarks/results/faults.json`.
+After this page you know what each known fault does: the message, the exit code, and what is left behind.
+Every row is a test in `tests/integration/faults/` on real parts: Docker, Compose, vLLM on the CPU, LiteLLM,
+Redis; only the GPU library and Docker's GPU hook are stand-ins. Each test checks the messages (one error, the
+next step with it, no traceback), the [exit code](reference/exit-codes.md), what is left behind (containers,
+networks, processes, locks, temporary files), and that every file of the user is unchanged, byte for byte.
+`python -m benchmarks.faults` runs them and writes this page and `benchmarks/results/faults.json`.
 
-Seconds are counted from the fault to the end of the command, on {cpus} cores, at a load of {load} before the run.
+Seconds count from the fault to the end of the command, on {cpus} cores, at a load of {load} before the run.
 
 | fault | runtime | what the user saw | exit code | left behind | seconds |
 |---|---|---|---|---|---|

@@ -48,6 +48,13 @@ def test_commands_are_found_and_a_wrong_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_line_has_at_most_120_characters(page: Path) -> None:
+    """Rows of tables left out, which Markdown cannot break."""
+    lines = page.read_text("utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_named_file_is_there(page: Path) -> None:
     """Code spans that look like a path of this project, placeholders and rendered files left out."""
     spans = re.findall(

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator
 from itertools import groupby
 
 import pytest
+from stackwright.catalog.load import load_gpus, load_guides
 from stackwright.cli import build_parser
 from stackwright.diagnosis.load import load_rules
-from stackwright.settings import SETTINGS, Kind, SettingSpec
+from stackwright.domain.catalog import Guide
+from stackwright.settings import BY_KEY, SETTINGS, Kind, SettingSpec
 from stackwright.validation.checks import CHECKS
 
 from tests.test_layers import PACKAGE
@@ -140,11 +143,62 @@ def failures_lines() -> Iterator[str]:
         yield f"| `{rule.id}` | {rule.cause} | {fix} | {'yes' if rule.permanent else ''} | {pins} | {link} |"
 
 
+def popular_settings_page() -> str:
+    """Write docs/explanation/popular-settings.md from the claims of the catalog."""
+    return "\n".join(popular_settings_lines()) + "\n"
+
+
+def popular_settings_lines() -> Iterator[str]:
+    """Yield the page: below each setting its claims, each with the fact, the GPUs concerned and the source."""
+    yield "# Popular settings"
+    yield ""
+    yield from fill(
+        "After this page you know which popular advice on GPUs is wrong, and why a plan does not follow it. Each claim"
+        " stands below the setting that it would change. The page is made from"
+        " `generator/stackwright/catalog/guides.yaml`; `stackwright plan --explain` gives a plan's own reasons."
+    )
+    claims = sorted(load_guides(), key=lambda row: list(BY_KEY).index(row.setting))
+    for setting, rows in groupby(claims, key=lambda row: row.setting):
+        yield ""
+        yield f"## `{setting}`"
+        for row in rows:
+            yield ""
+            yield from fill(f"**“{capitalized(row.claim)}.”** {capitalized(row.fact)}.")
+            yield ""
+            yield from fill(f"- Concerns: {concerned(row)}")
+            yield from fill(f"- Source: {row.source} ({row.date})")
+
+
+def concerned(row: Guide) -> str:
+    """Say which GPUs a claim is made of."""
+    gpus = {gpu.id: gpu.names[0] for gpu in load_gpus()}
+    joined = {None: "", True: ", where NVLink joins two of them", False: ", where no NVLink joins them"}
+    size = f" with at most {row.memory_gb_at_most} GB" if row.memory_gb_at_most is not None else ""
+    return (", ".join(gpus[name] for name in row.gpus) or "any GPU") + size + joined[row.nvlink]
+
+
+def capitalized(text: str) -> str:
+    """Begin a sentence; a name in code begins as it is."""
+    return text if "=" in text.split(maxsplit=1)[0] else text[0].upper() + text[1:]
+
+
+def fill(text: str) -> list[str]:
+    """Break a paragraph, or a point of a list, into lines of 100 characters."""
+    return textwrap.wrap(
+        text,
+        100,
+        subsequent_indent="  " if text.startswith("- ") else "",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 PAGES = {
     "settings.md": settings_page,
     "commands.md": commands_page,
     "checks.md": checks_page,
     "failures.md": failures_page,
+    "../explanation/popular-settings.md": popular_settings_page,
 }
 
 

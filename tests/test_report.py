@@ -96,7 +96,7 @@ def test_changes_are_named_and_differences_printed(
 
 def test_nothing_to_change_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     report.show_changes(CHANGES[2:], dry_run=False, diff=True)
-    assert capsys.readouterr() == ("", "unchanged: every file is as this host and these wishes ask\n")
+    assert capsys.readouterr() == ("", "nothing to change\n")
 
 
 def test_states_are_lined_up_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,8 @@ def test_a_plan_is_printed_setting_by_setting(explain: bool, capsys: pytest.Capt
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("prod: multi mode, vllm ")
     assert lines[1] == f"  engine: Qwen/Qwen3-0.6B on {', '.join(plan.replicas[0].gpu_uuids)}"
-    assert len(lines) == 2 + len(plan.settings) * (3 if explain else 1)
+    assert len(lines) == 2 + (len(plan.settings) * 3 + 1 if explain else len(plan.settings))
+    assert (report.POPULAR_SETTINGS in lines[-1]) is explain
     for key, setting in plan.settings.items():
         place = next(position for position, line in enumerate(lines) if line.split()[0] == key)
         assert lines[place].split(maxsplit=1)[1] == setting.value

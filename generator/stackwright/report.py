@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
+POPULAR_SETTINGS = "docs/explanation/popular-settings.md"
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -90,20 +92,22 @@ def print_plan(plan: Plan, *, explain: bool) -> None:
     for replica in plan.replicas:
         where = ", ".join(replica.gpu_uuids) or "the processor"
         group = plan.gateway.group_of(replica).exclusive
-        turns = f", in turns with the others of {group}" if group else ""
+        turns = f", in turn with the other models of {group}" if group else ""
         lines.append(f"  {replica.name}: {replica.model} on {where}{turns}")
     width = max(len(key) for key in plan.settings)
     for key, setting in plan.settings.items():
         lines.append(f"  {key:<{width}}  {setting.value}")
         if explain:
             lines += [f"  {'':<{width}}    why: {setting.reason}", f"  {'':<{width}}    source: {setting.source}"]
+    if explain:
+        lines.append(f"claims of popular guides, and the facts: {POPULAR_SETTINGS}")
     print_text("\n".join(lines))
 
 
 def show_changes(changes: tuple[FileChange, ...], *, dry_run: bool, diff: bool) -> None:
     """Say what was, or would be, written; the differences themselves go to stdout."""
     if all(change.status is FileStatus.UNCHANGED for change in changes):
-        tell("unchanged: every file is as this host and these wishes ask")
+        tell("nothing to change")
         return
     for change in changes:
         word = {FileStatus.NEW: "write", FileStatus.CHANGED: "change", FileStatus.UNCHANGED: "unchanged"}[change.status]

@@ -38,7 +38,7 @@ def test_a_start_that_failed_is_named_and_mended(make_project: MakeProject, pins
     local = write_local(project, TOO_MUCH)
     start = project.command("start-environment", "dev", "--runtime=compose")
     assert start.returncode == 7
-    assert "the memory left for the KV cache does not hold one request of the asked length" in start.stderr
+    assert "the KV cache is too small for one request of the set length" in start.stderr
     assert project.remains("container") == []
     code, found = look(project)
     assert code == 7

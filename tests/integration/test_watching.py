@@ -61,7 +61,7 @@ def check_refusal(project: Project, runtime: str) -> None:
     done = project.command("start-environment", "dev", f"--runtime={runtime}")
     assert done.returncode == 7, done.stderr
     assert "error: engine " in done.stderr
-    assert ": the memory left for the KV cache does not hold one request of the asked length; 2097" in done.stderr
+    assert ": the KV cache is too small for one request of the set length; 2097" in done.stderr
     assert "--set VLLM_MAX_MODEL_LEN=2097" in done.stderr
     # The runtime may have begun the next start in the second before the fall was seen; never the last one.
     assert starts_in_log(project) <= 2

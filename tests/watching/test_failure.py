@@ -35,7 +35,7 @@ def test_a_failure_that_stays_is_not_tried_again(phase: ServicePhase, start: Mak
     for log in (eager + PERMANENT, eager + PERMANENT + "\n".join(eager.splitlines()[:12])):
         made = start(STARTING, again, log=log)
         message, hint = made.fail()
-        assert message.startswith("engine ended before it answered: the memory left for the KV cache")
+        assert message.startswith("engine ended before it answered: the KV cache is too small")
         assert "--set VLLM_MAX_MODEL_LEN=4096" in str(hint)
         assert made.time.now_s == POLL_S
 
@@ -55,7 +55,7 @@ def test_an_engine_that_has_said_its_last_word_and_hangs_is_not_waited_for(start
     """One rank is out of memory, the others wait for it."""
     made = start(STARTING, log=PERMANENT)
     message, hint = made.fail()
-    assert message.startswith("engine cannot start: the memory left for the KV cache")
+    assert message.startswith("engine cannot start: the KV cache is too small")
     assert "--set VLLM_MAX_MODEL_LEN=4096" in str(hint)
     assert 15 <= made.time.now_s < 15 + POLL_S
 
@@ -73,7 +73,7 @@ def test_an_engine_that_is_healthy_and_cannot_answer_is_asked_once(start: MakeSt
     """Its log has said what no second question changes."""
     gateway.replies["completion"] = [(500, "Internal Server Error")]
     made = start(ALL_WELL, log=PERMANENT)
-    assert made.fail()[0].startswith("engine cannot start: the memory left for the KV cache")
+    assert made.fail()[0].startswith("engine cannot start: the KV cache is too small")
     assert gateway.kinds.count("completion") == 1
 
 
@@ -98,6 +98,6 @@ def test_memory_that_ran_out_is_told_by_what_the_runtime_noted(events: str, stay
     made = start(STARTING, (replace(STARTING[0], restarts=1), STARTING[1]), ALL_WELL)
     made.runtime.noted = events
     if stays:
-        assert "memory ran out" in made.fail()[0]
+        assert "ran out of memory" in made.fail()[0]
     else:
         assert made.watch() == {"smoke": "Hello."}

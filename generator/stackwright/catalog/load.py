@@ -38,7 +38,6 @@ def load_catalog() -> Catalog:
         advisories=load_advisories(),
         read_drivers=load_drivers,
         read_llms=load_llms,
-        read_guides=load_guides,
         read_parsers=load_parsers,
         find_gpu=find_gpu,
     )
@@ -118,7 +117,7 @@ def load_advisories() -> tuple[Advisory, ...]:
 
 @cache
 def load_guides() -> tuple[Guide, ...]:
-    """Read what popular guides say otherwise."""
+    """Read the claims of popular guides that a fact contradicts."""
     return _read("guides.yaml", tuple[Guide, ...])
 
 

@@ -180,7 +180,6 @@ class Catalog:
     advisories: tuple[Advisory, ...]
     read_drivers: Callable[[], Drivers]
     read_llms: Callable[[], tuple[CatalogLlm, ...]]
-    read_guides: Callable[[], tuple[Guide, ...]]
     read_parsers: Callable[[], ParserTable]
     find_gpu: Callable[[str | None], GpuModel | None]
 

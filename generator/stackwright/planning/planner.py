@@ -27,7 +27,6 @@ from stackwright.engines.vllm.image_pin import pinned_image
 from stackwright.engines.vllm.media import MEDIA_RELEASE, takes_media
 from stackwright.errors import NoPlanError
 from stackwright.planning.emitted import emitted_settings
-from stackwright.planning.guides import contradict_guides
 from stackwright.planning.in_use import blame_others, warn_of_others
 from stackwright.planning.placement import Heads, Placement, placements
 from stackwright.planning.request import Request
@@ -117,9 +116,6 @@ def _assemble(
     settings = _with_digests(_with_pins(computed, request), request.image_pins)
     values = {key: setting.value for key, setting in settings.items()}
     forecast = layout.forecast if layout else _forecast_on_cpu(request, values, chosen.version, catalog)
-    if layout:
-        ids = frozenset(model.id for gpu in placement.gpus if (model := catalog.find_gpu(gpu.name)))
-        settings = contradict_guides(settings, catalog.read_guides(), placement.gpus, ids, request.host.links)
     gateway = catalog.service("gateway")
     return Plan(
         schema=PLAN_SCHEMA,

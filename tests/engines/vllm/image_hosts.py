@@ -13,7 +13,6 @@ CATALOG = Catalog(
     engines=load_engines(),
     services=(),
     read_llms=tuple,
-    read_guides=tuple,
     read_parsers=load_parsers,
     find_gpu=find_gpu,
     read_drivers=load_drivers,

@@ -40,7 +40,7 @@ def test_engine_exits_at_once(project: Project, model: Path, fault: MakeFault) -
         config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": ["NoSuchModel"]}))
         start.mark()
         ended = start.end()
-    case.ends(ended, code=7, says=("does not serve the architecture NoSuchModel", "--model"))
+    case.ends(ended, code=7, says=("does not support the architecture NoSuchModel", "--model"))
     assert "restart 2" not in ended.said
 
 
