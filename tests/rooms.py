@@ -61,11 +61,13 @@ ROOMS: Mapping[str, Room] = {
     "models.smoke_model": room("errors"),
     "models.hub": room("models domain units errors", libraries="huggingface_hub httpx2"),
     "runtime": room("domain settings units errors"),
+    "runtime.process_groups": room(libraries="psutil"),
+    "runtime.activity": room("runtime domain", libraries="psutil"),
     "runtime.compose": room("runtime domain settings units errors", libraries="python_on_whales"),
     "runtime.docker": room("errors", libraries="python_on_whales"),
     "runtime.images": room("runtime errors", libraries="python_on_whales"),
     "runtime.processes": room("runtime models.smoke_model atomic domain settings units errors"),
-    "runtime.supervisord": room("errors", libraries="supervisor"),
+    "runtime.supervisord": room("errors", libraries="psutil supervisor"),
     # `runtime` for the Stack that is checked, `project` for what was rendered; neither is asked to do anything.
     "validation": room(
         "catalog detect models engines planning domain settings reading runtime project units errors",

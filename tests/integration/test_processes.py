@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from stackwright.models.smoke_model import SENTENCE, write_smoke_model
-from stackwright.runtime.groups import programs_with, read_groups
+from stackwright.runtime.process_groups import programs_with, read_groups
 
 from tests.integration.fake_hub import serve_hub
 from tests.integration.project import CHECKOUT, Project, free_port, make_variables, wait_until

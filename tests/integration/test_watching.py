@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stackwright.runtime.groups import programs_with
+from stackwright.runtime.process_groups import programs_with
 
 from tests.integration.conftest import MakeProject
 from tests.integration.images import Images

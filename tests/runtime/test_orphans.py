@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stackwright.runtime.orphans import OWNER, end_orphans, owned
+from stackwright.runtime.process_groups import OWNER, end_orphans, owned
 
 pytestmark = pytest.mark.subprocess
 
 COMMAND = """
 import os, subprocess, sys, time
-from stackwright.runtime.orphans import owned
+from stackwright.runtime.process_groups import owned
 child = subprocess.Popen(["sleep", "60"], env={**os.environ, **owned()}, process_group=0, stdout=subprocess.DEVNULL)
 print(child.pid, flush=True)
 time.sleep(60)

@@ -17,7 +17,7 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Stack
-from stackwright.runtime.groups import members, programs_with, read_groups
+from stackwright.runtime.process_groups import members, programs_with, read_groups
 from stackwright.runtime.processes import ProcessesRuntime
 from stackwright.runtime.provision import MARK, cpu_engine_recipe, environment_folder, gateway_recipe
 

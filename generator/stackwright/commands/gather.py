@@ -32,7 +32,7 @@ from stackwright.models.shape import parse_shape
 from stackwright.project.credentials import HUB_TOKEN, find_hub_token
 from stackwright.project.inputs import changed_inputs
 from stackwright.runtime import Runtime, Stack
-from stackwright.runtime.groups import members, read_groups
+from stackwright.runtime.process_groups import members, read_groups
 from stackwright.runtime.provision import (
     cpu_engine_recipe,
     environment_folder,

@@ -25,12 +25,11 @@ from typing import IO, TYPE_CHECKING, Any
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say, ServiceChange, Stack
+from stackwright.runtime.activity import container_processes, container_traces, measure
 from stackwright.runtime.docker import NO_ENGINE_HINT, begin, end, refusals, refused
-from stackwright.runtime.effort import container_processes, measure
 from stackwright.runtime.events import read_events, read_inspect
 from stackwright.runtime.images import pull
-from stackwright.runtime.orphans import end_orphans
-from stackwright.runtime.traces import container_traces
+from stackwright.runtime.process_groups import end_orphans
 
 if TYPE_CHECKING:
     from python_on_whales import Container, DockerClient

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from stackwright.errors import RuntimeRefusedError
-from stackwright.runtime.orphans import owned
+from stackwright.runtime.process_groups import owned
 
 NO_ENGINE_HINT = "start Docker, or run without it: --runtime processes"
 

@@ -23,10 +23,16 @@ from stackwright.domain.plan import Mode
 from stackwright.domain.service import ServicePhase, ServiceState, Traces
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say, ServiceChange, Stack, supervisord
-from stackwright.runtime.effort import measure
-from stackwright.runtime.groups import end_groups, end_programs, members, programs_with, read_groups
-from stackwright.runtime.orphans import end_orphans
+from stackwright.runtime.activity import group_traces, measure
 from stackwright.runtime.ports import choose_ports, http_answers, is_free, redis_answers
+from stackwright.runtime.process_groups import (
+    end_groups,
+    end_orphans,
+    end_programs,
+    members,
+    programs_with,
+    read_groups,
+)
 from stackwright.runtime.programs import (
     LOOPBACK,
     Places,
@@ -40,7 +46,6 @@ from stackwright.runtime.programs import (
     stack_programs,
 )
 from stackwright.runtime.provision import ensure_engine, ensure_gateway
-from stackwright.runtime.traces import group_traces
 
 LOG_BYTES = 2**20
 EVENT_LINES = 200

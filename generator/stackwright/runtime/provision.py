@@ -30,7 +30,7 @@ from pathlib import Path
 from stackwright.domain.plan import Engine
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say
-from stackwright.runtime.orphans import owned
+from stackwright.runtime.process_groups import owned
 from stackwright.units import GIB, format_bytes
 
 REQUIREMENTS = Path(__file__).parent / "requirements"

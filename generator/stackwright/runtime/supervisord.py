@@ -62,12 +62,14 @@ def launch(run: Path, logs: Path) -> None:
 
 def pid(run: Path) -> int | None:
     """Return supervisord's process id, or None where it does not run; a reused number is not taken for it."""
+    import psutil
+
     try:
         text = (run / "supervisord.pid").read_text(encoding="utf-8", errors="replace").strip()
-        words = Path("/proc", text, "cmdline").read_bytes().split(b"\0") if text.isdecimal() else []
-    except (FileNotFoundError, ProcessLookupError):
+        words = psutil.Process(int(text)).cmdline() if text.isdecimal() else []
+    except (FileNotFoundError, psutil.Error):
         return None
-    return int(text) if os.fsencode(run / "supervisord.conf") in words else None
+    return int(text) if str(run / "supervisord.conf") in words else None
 
 
 @contextlib.contextmanager

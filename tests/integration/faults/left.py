@@ -13,8 +13,7 @@ from stackwright.atomic import ENDING
 from stackwright.project.generations import FOLDER as GENERATIONS
 from stackwright.project.lock import NAME as LOCK
 from stackwright.project.sets import SETS
-from stackwright.runtime.groups import members, read_groups
-from stackwright.runtime.orphans import OWNER
+from stackwright.runtime.process_groups import OWNER, members, read_groups
 
 from tests.integration.project import Project
 

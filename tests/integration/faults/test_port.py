@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from stackwright.runtime.groups import programs_with
+from stackwright.runtime.process_groups import programs_with
 
 from tests.integration.faults.command import Command, run
 from tests.integration.faults.conftest import MakeFault

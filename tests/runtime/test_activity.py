@@ -1,15 +1,19 @@
-"""What processes have done, by this machine's own /proc."""
+"""What processes have done, by this machine's own /proc, and since when, on the clock of the kernel's messages."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from stackwright.runtime.effort import container_processes, measure
+from stackwright.domain.service import Traces
+from stackwright.runtime.activity import container_processes, container_traces, group_traces, measure
+from stackwright.runtime.process_groups import ProcessGroup
 
 GONE = 2**22 + 1  # above the greatest number that Linux gives a process
 
@@ -81,3 +85,23 @@ def test_a_number_of_another_machine_is_not_taken_for_a_process_of_this_one(fami
     assert container_processes(family.pid, "5d41402abc4b2a76b9719d911017c592") == ()
     assert container_processes(GONE, "/") == ()
     assert container_processes(0, "/") == container_processes(1, "") == ()
+
+
+def test_the_time_of_day_becomes_uptime() -> None:
+    began = container_traces("c0ffee", datetime.now(UTC) - timedelta(seconds=30))
+    assert began.container == "c0ffee"
+    assert began.began_s == pytest.approx(time.clock_gettime(time.CLOCK_MONOTONIC) - 30, abs=5)
+
+
+@pytest.mark.parametrize("started", [None, datetime(1, 1, 1, tzinfo=UTC)])
+def test_a_container_that_never_began_has_no_time(started: datetime | None) -> None:
+    assert container_traces("c0ffee", started) == Traces(container="c0ffee")
+
+
+def test_a_groups_ticks_become_uptime() -> None:
+    """This process began before now, and after the machine."""
+    ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    found = group_traces(ProcessGroup(leader=os.getpid(), started=ticks))
+    assert found.process == os.getpid()
+    assert found.began_s is not None
+    assert 0 < found.began_s <= time.clock_gettime(time.CLOCK_MONOTONIC)

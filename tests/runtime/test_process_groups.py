@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stackwright.runtime.groups import Group, end_groups, end_programs, members, programs_with, read_groups
+from stackwright.runtime.process_groups import (
+    ProcessGroup,
+    end_groups,
+    end_programs,
+    members,
+    programs_with,
+    read_groups,
+)
 
 # A leader with a worker; both ignore SIGTERM where asked to.
 LEADER = """
@@ -36,7 +43,7 @@ class Family:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
         assert self.process.stdout is not None
         self.worker = int(self.process.stdout.readline())
-        self.group = Group(leader=self.process.pid, started=started_ticks(self.process.pid))
+        self.group = ProcessGroup(leader=self.process.pid, started=started_ticks(self.process.pid))
 
     def close(self) -> None:
         """End whatever is left of it."""
@@ -66,7 +73,7 @@ def test_group_is_ended_after_its_leader_is_gone(family: Family) -> None:
 
 @pytest.mark.subprocess
 def test_number_that_is_someone_elses_now_is_spared(family: Family) -> None:
-    earlier = Group(leader=family.group.leader, started=family.group.started - 1)
+    earlier = ProcessGroup(leader=family.group.leader, started=family.group.started - 1)
     assert members(earlier) == ()
     end_groups([earlier], patience_s=0.0)
     assert set(members(family.group)) == {family.process.pid, family.worker}
@@ -96,11 +103,11 @@ def test_program_is_found_by_a_whole_word_and_ended() -> None:
 
 @pytest.mark.parametrize("leader", [0, 1, os.getpgrp()])
 def test_group_of_everyone_is_never_ended(leader: int) -> None:
-    assert members(Group(leader=leader, started=0)) == ()
+    assert members(ProcessGroup(leader=leader, started=0)) == ()
 
 
 def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
     record = tmp_path / "engine.groups"
     record.write_text("12 34\n\n56\nx y\n-1 5\n78 90\n", encoding="utf-8")
-    assert read_groups(record) == (Group(leader=12, started=34), Group(leader=78, started=90))
+    assert read_groups(record) == (ProcessGroup(leader=12, started=34), ProcessGroup(leader=78, started=90))
     assert read_groups(tmp_path / "none") == ()
