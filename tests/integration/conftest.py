@@ -1,4 +1,9 @@
-"""What the integration tests share: an engine, images, the state folder, and project folders that clean up."""
+"""What the integration tests share: an engine, images, a state folder, and project folders that clean up.
+
+Several processes may run them at once, each a file at a time (`pytest --numprocesses 2 --dist loadfile`): a project has
+names, ports and folders of its own, and so has each session its state. Only the container engine has to be there
+before, as `./scripts/test` sees to: of several sessions, none can tell whether another still needs the one it started.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +46,13 @@ def gpu_requests(docker_host: str, images: Images) -> None:
 
 
 @pytest.fixture(scope="session", name="state_folder")
-def give_state_folder() -> Path:
-    """Give the folder of virtual environments, which outlives the session: making them takes minutes."""
-    return state_folder()
+def give_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give a state folder of this session, which shares only the virtual environments: making them takes minutes."""
+    shared, state = state_folder() / "venvs", tmp_path_factory.mktemp("state")
+    shared.mkdir(parents=True, exist_ok=True)
+    (state / "venvs").symlink_to(shared)
+    yield state
+    (state / "venvs").unlink()
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def build_images(host: str) -> Images:
     tags = {name: finish_build(name, tag, job) for name, (tag, job) in jobs.items()}
     for name, variables in STAND_INS.items():
         tags[name] = make_stand_in(host, name, tags["engine-cpu"], variables)
-    if host == OWN_HOST:
+    if host == OWN_HOST and any(job for _, job in jobs.values()):
         # The first stages of the builds, several GB; another engine's leftovers are not ours to remove.
         run(["docker", "image", "prune", "--force"], DOCKER_HOST=host)
     return Images(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 # A start on two cores takes one to two minutes; a machine that builds beside it takes longer.
 START_S = 600
 T = TypeVar("T")
+PORTS = range(12_000, 32_000)
 # Of the model of `write_long_model`, one such request needs more than a GiB of KV cache. No check can know it before the
 # engine has measured its memory: 2 layers × 2 heads × 32 × keys and values × 2 bytes are 512 bytes a token.
 TOO_MUCH = "VLLM_MAX_MODEL_LEN=2200000\nVLLM_CPU_KVCACHE_SPACE=1\n"
@@ -177,10 +179,12 @@ def wait_until(look: Callable[[], T | None]) -> T:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of 127.0.0.1 that nothing listens on now, nor the kernel gives to whoever asks for any."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def make_variables(docker_host: str, state: Path, caches: Path, **further: str) -> dict[str, str]:

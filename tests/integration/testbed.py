@@ -1,5 +1,6 @@
 """Makes a machine ready for the integration tests, and unmakes what it started: `python -m tests.integration.testbed`.
 
+With a command behind it (`… testbed pytest …`) it runs that while the engine is there, and ends as it does.
 An engine that answers is used as it is. Where none does, and this is root on Debian, one is installed from Debian's
 packages and started for the tests alone, with a folder, a socket and a pid file of its own; it is ended by that pid.
 Compose v2, which Debian 12 lacks, comes from Debian 13 through a second apt source that is the machine's own with
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 FOLDER = Path(
@@ -256,22 +257,32 @@ def make_environments() -> None:
     ensure_gateway(state_folder(), say_of)
 
 
-def main() -> int:
-    """Prepare everything that takes long, so that the tests themselves do not; return the exit code."""
+def main(command: Sequence[str]) -> int:
+    """Prepare everything that takes long, so that the tests themselves do not; return the exit code, or the command's."""
     from tests.integration.images import build_images
 
     install_tools()
     make_environments()
-    try:
-        with engine() as host:
-            build_images(host)
-    except TestbedUnavailableError as reason:
-        say(f"the Docker tests will be skipped: {reason}")
-    return 0
+    with ExitStack() as ended:
+        variables = {}
+        try:
+            variables["DOCKER_HOST"] = ended.enter_context(engine())
+            build_images(variables["DOCKER_HOST"])
+        except TestbedUnavailableError as reason:
+            say(f"the Docker tests will be skipped: {reason}")
+        return run_to_its_end(command, variables) if command else 0
+
+
+def run_to_its_end(command: Sequence[str], variables: Mapping[str, str]) -> int:
+    """Run a command and return its exit code. A Ctrl-C reaches it, too: it still needs the engine to clean up."""
+    with subprocess.Popen(command, env={**os.environ, **variables}) as process:
+        while True:
+            with suppress(KeyboardInterrupt):
+                return process.wait()
 
 
 if __name__ == "__main__":
     # By its own name, so that the error classes are those that `images` knows.
     from tests.integration import testbed
 
-    sys.exit(testbed.main())
+    sys.exit(testbed.main(sys.argv[1:]))
