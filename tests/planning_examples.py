@@ -24,6 +24,7 @@ from stackwright.models.read import SMOKE
 from stackwright.planning.default_llm import with_default_llm
 from stackwright.planning.planner import make_plan
 from stackwright.rendering import RenderedFile, render_plan
+from stackwright.rendering.numbered import flat_settings
 from stackwright.settings import BY_KEY, SETTINGS, problem_with
 from stackwright.units import MIB
 
@@ -143,9 +144,9 @@ def _refusal_faults(refusal: StackError) -> Iterator[str]:
 
 def _plan_faults(host: Host, plan: Plan) -> Iterator[str]:
     """Allowed values in their order; whole GPUs, of this host, none used twice."""
-    if [spec.key for spec in SETTINGS if spec.key in plan.settings] != list(plan.settings):
+    if [spec.key for spec in SETTINGS if spec.key in flat_settings(plan)] != list(flat_settings(plan)):
         yield "the settings are not in their order"
-    for key, setting in plan.settings.items():
+    for key, setting in flat_settings(plan).items():
         if problem := problem_with(BY_KEY[key], setting.value):
             yield f"{key}={setting.value}: {problem}"
     used = [uuid for replica in plan.replicas for uuid in replica.gpu_uuids]
@@ -226,4 +227,4 @@ def _interpolated(text: object, plan: Plan) -> str:
     """Put the settings into a text as Compose does; anything but a text is shown as what it is."""
     if not isinstance(text, str):
         return repr(text)
-    return re.sub(r"\$(?:\$|\{(\w+)\})", lambda found: plan.settings[found[1]].value if found[1] else "$", text)
+    return re.sub(r"\$(?:\$|\{(\w+)\})", lambda found: flat_settings(plan)[found[1]].value if found[1] else "$", text)

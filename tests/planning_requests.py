@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from stackwright.catalog.load import load_catalog
 from stackwright.detect.snapshot import read_snapshot
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Gpu, Host
-from stackwright.domain.plan import Mode, Plan
+from stackwright.domain.plan import Mode, Plan, Replica, Setting
 from stackwright.models.read import SMOKE, HubAccess, name_llm, read_model
 from stackwright.planning.planner import make_plan
-from stackwright.planning.request import Folders, Request
+from stackwright.planning.request import Folders, PlanRequest, User, WantedModel
 from stackwright.project.folder import read_wishes
+from stackwright.project.pins import read_pins
+from stackwright.settings import PER_MODEL
 
 HOSTS = Path(__file__).parent / "hosts"
 HOST_NAMES = tuple(sorted(folder.name for folder in HOSTS.iterdir() if (folder / "host.yaml").is_file()))
@@ -36,23 +39,50 @@ def request(
     mode: Mode | None = None,
     model: str | None = None,
     pins: Mapping[str, str] | None = None,
-) -> Request:
+) -> PlanRequest:
     """Return a request for `host` with the wishes of the shipped envs/<env>.yaml."""
     name = model or (SMOKE if mode is Mode.CPU or not host.gpus else FIRST_MODEL)
     facts = read_model(name, load_catalog().llms, SMOKE_FOLDER, NOWHERE)
-    return Request(
+    return PlanRequest(
         host=host,
         environment=environment,
         mode=mode,
         wishes=read_wishes(Path("/nonexistent"), environment),
-        llm=name_llm(facts),
-        origin=f"--model {name}",
-        facts=facts,
-        pins=pins or {},
+        models=(WantedModel(llm=name_llm(facts), facts=facts, wished_in=f"--model {name}"),),
+        pins=read_pins({}, pins or {}, environment.value),
         folders=FOLDERS,
-        uid=1000,
-        gid=1000,
+        user=User(uid=1000, gid=1000),
     )
+
+
+def with_model(request: PlanRequest, **changes: object) -> PlanRequest:
+    """Return a request whose one model is asked for otherwise."""
+    (model,) = request.models
+    return replace(request, models=(replace(model, **changes),))  # type: ignore[arg-type]
+
+
+def joined(*requests: PlanRequest) -> PlanRequest:
+    """Return one request for the models of several that differ in nothing else."""
+    return replace(requests[0], models=tuple(model for request in requests for model in request.models))
+
+
+def with_replicas(plan: Plan, *replicas: Replica) -> Plan:
+    """Return a plan of one model with other replicas."""
+    return replace(plan, models=(replace(plan.models[0], replicas=replicas),))
+
+
+def with_setting(plan: Plan, key: str, setting: Setting) -> Plan:
+    """Return a plan of one model with one setting laid over its own, or over those that all share."""
+    (model,) = plan.models
+    if key in PER_MODEL:
+        return replace(plan, models=(replace(model, settings={**model.settings, key: setting}),))
+    return replace(plan, settings={**plan.settings, key: setting})
+
+
+def with_engine(plan: Plan, **changes: str) -> Plan:
+    """Return a plan whose models have an engine that differs in this."""
+    engine = replace(plan.engine, **changes)
+    return replace(plan, models=tuple(replace(model, engine=engine) for model in plan.models))
 
 
 def plan_for(host: Host, environment: Environment = Environment.PROD, **wishes: object) -> Plan:

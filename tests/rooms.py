@@ -52,6 +52,7 @@ ROOMS: Mapping[str, Room] = {
     "atomic": room(),
     "reading": room("errors", libraries="yaml msgspec"),
     "catalog": room("domain reading errors"),
+    "rendering.numbered": room("domain settings", pure=True),
     "rendering": room("domain settings reading units errors", libraries="jinja2 yaml msgspec", pure=True),
     "detect": room("domain reading units errors"),
     "detect.nvml": room("detect domain units errors", libraries="pynvml"),
@@ -60,23 +61,23 @@ ROOMS: Mapping[str, Room] = {
     "models": room("domain units errors"),
     "models.smoke_model": room("errors"),
     "models.hub": room("models domain units errors", libraries="huggingface_hub httpx2"),
-    "runtime": room("domain settings units errors"),
+    "runtime": room("rendering.numbered domain settings units errors"),
     "runtime.process_groups": room(libraries="psutil"),
     "runtime.activity": room("runtime domain", libraries="psutil"),
-    "runtime.compose": room("runtime domain settings units errors", libraries="python_on_whales"),
+    "runtime.compose": room("runtime rendering.numbered domain settings units errors", libraries="python_on_whales"),
     "runtime.docker": room("errors", libraries="python_on_whales"),
     "runtime.images": room("runtime errors", libraries="python_on_whales"),
     "runtime.processes": room("runtime models.smoke_model atomic domain settings units errors"),
     "runtime.supervisord": room("errors", libraries="psutil supervisor"),
     # `runtime` for the Stack that is checked, `project` for what was rendered; neither is asked to do anything.
     "validation": room(
-        "catalog detect models engines planning domain settings reading runtime project units errors",
+        "rendering catalog detect models engines planning domain settings reading runtime project units errors",
         libraries="python_on_whales",
     ),
     # Known failures are told by their rules, which are read once.
     "watching": room("runtime diagnosis domain atomic units errors"),
     "diagnosis": room("domain reading runtime errors"),
-    "project": room("interrupts rendering atomic reading domain units errors"),
+    "project": room("settings interrupts rendering atomic reading domain units errors"),
     "project.digests": room("project domain reading atomic errors", libraries="yaml"),
     "project.inputs": room("project catalog domain reading rendering"),
     # The project folder joins what stands on the disk to the words of three stages; it calls none of them.
@@ -84,7 +85,7 @@ ROOMS: Mapping[str, Room] = {
         "project domain settings planning reading rendering runtime units errors", libraries="dotenv"
     ),
     "interrupts": room(),
-    "report": room("diagnosis.rules domain settings reading project units errors", libraries="rich"),
+    "report": room("rendering diagnosis.rules domain settings reading project units errors", libraries="rich"),
     "commands": room(
         "domain settings planning engines watching validation reading catalog rendering models detect runtime "
         "project interrupts report diagnosis units errors"

@@ -20,6 +20,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dotenv import dotenv_values
@@ -166,7 +167,21 @@ def shorten(produced: Texts) -> Texts:
     first, *others = plan["replicas"]
     differing = [{key: value for key, value in other.items() if value != first[key]} for other in others]
     short = {**plan, "host": "as in tests/hosts", "replicas": [first, *differing], "settings": "as in env"}
+    short["models"] = [shorten_model(plan, number, model) for number, model in enumerate(plan["models"], start=1)]
     return {**produced, "plan.json": format_json(short), "summary.txt": summarize(plan)}
+
+
+def shorten_model(plan: dict[str, Any], number: int, model: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of a served model what the document repeats of it: its settings, its forecast, and the engine of all."""
+    for key, setting in model["settings"].items():
+        written = f"{key}_{number}" if number > 1 else key
+        # One image for all engines stays one setting.
+        flat = plan["settings"].get(written) or {**plan["settings"].get(key, {}), "reason": setting["reason"]}
+        assert flat == setting
+    forecast = next(replica["memory"] for replica in plan["replicas"] if replica["name"] == model["replicas"][0])
+    assert model["forecast"] in [replica["memory"] for replica in plan["replicas"]]
+    said = {"settings": "as in env", "forecast": "as in replicas" if forecast is not None else None}
+    return {**model, **said, "engine": "as above" if model["engine"] == plan["engine"] else model["engine"]}
 
 
 def format_json(document: object) -> str:

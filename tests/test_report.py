@@ -22,6 +22,7 @@ from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import UsageError
 from stackwright.project.write import FileChange
 from stackwright.rendering import RenderedFile
+from stackwright.rendering.numbered import flat_settings
 
 from tests.planning_requests import plan_for, recorded
 
@@ -144,9 +145,9 @@ def test_a_plan_is_printed_setting_by_setting(explain: bool, capsys: pytest.Capt
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("prod: multi mode, vllm ")
     assert lines[1] == f"  engine: Qwen/Qwen3-0.6B on {', '.join(plan.replicas[0].gpu_uuids)}"
-    assert len(lines) == 2 + (len(plan.settings) * 3 + 1 if explain else len(plan.settings))
+    assert len(lines) == 2 + (len(flat_settings(plan)) * 3 + 1 if explain else len(flat_settings(plan)))
     assert (report.POPULAR_SETTINGS in lines[-1]) is explain
-    for key, setting in plan.settings.items():
+    for key, setting in flat_settings(plan).items():
         place = next(position for position, line in enumerate(lines) if line.split()[0] == key)
         assert lines[place].split(maxsplit=1)[1] == setting.value
         if explain:

@@ -10,6 +10,7 @@ from dotenv import dotenv_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stackwright.errors import UsageError
+from stackwright.project.pins import check_pins, parse_pin
 from stackwright.rendering.quoting import quote_env, quote_yaml
 from stackwright.settings import (
     BY_FLAG,
@@ -19,8 +20,6 @@ from stackwright.settings import (
     Kind,
     SettingSpec,
     bind_arguments,
-    check_pins,
-    parse_pin,
     problem_with,
 )
 

@@ -19,6 +19,8 @@ from stackwright.domain.service import ServiceState
 from stackwright.errors import StackError
 from stackwright.project.write import FileChange, FileStatus
 from stackwright.reading import to_plain
+from stackwright.rendering.numbered import flat_settings
+from stackwright.rendering.plan_document import plan_document
 from stackwright.units import format_seconds
 
 if TYPE_CHECKING:
@@ -83,7 +85,13 @@ def print_configured(
 ) -> None:
     """Print what `configure-gpu --json` promises: plans, files and findings."""
     files = [{"path": str(change.file.path), "status": change.status} for change in changes]
-    print_json({"plans": {each.value: plan for each, plan in plans.items()}, "files": files, "findings": findings})
+    print_json(
+        {
+            "plans": {each.value: plan_document(plan) for each, plan in plans.items()},
+            "files": files,
+            "findings": findings,
+        }
+    )
 
 
 def print_plan(plan: Plan, *, explain: bool) -> None:
@@ -91,11 +99,12 @@ def print_plan(plan: Plan, *, explain: bool) -> None:
     lines = [f"{plan.environment}: {plan.mode} mode, {plan.engine.name} {plan.engine.version}, {plan.engine.image}"]
     for replica in plan.replicas:
         where = ", ".join(replica.gpu_uuids) or "the processor"
-        group = plan.gateway.group_of(replica).exclusive
+        group = plan.model(replica.model).exclusive
         turns = f", in turn with the other models of {group}" if group else ""
         lines.append(f"  {replica.name}: {replica.model} on {where}{turns}")
-    width = max(len(key) for key in plan.settings)
-    for key, setting in plan.settings.items():
+    settings = flat_settings(plan)
+    width = max(len(key) for key in settings)
+    for key, setting in settings.items():
         lines.append(f"  {key:<{width}}  {setting.value}")
         if explain:
             lines += [f"  {'':<{width}}    why: {setting.reason}", f"  {'':<{width}}    source: {setting.source}"]

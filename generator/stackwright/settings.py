@@ -9,10 +9,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
-
-from stackwright.errors import UsageError, did_you_mean
 
 MAX_VALUE_LENGTH = 4096
 NO_PARSER, ANY_HOST = "none", "any"
@@ -265,8 +263,6 @@ PER_MODEL = frozenset(spec.key for spec in SETTINGS if spec.section == "Engine")
     *("VLLM_IMAGE", "CUDA_VISIBLE_DEVICES"),
     *("GATEWAY_MAX_CONCURRENT_REQUESTS", "GATEWAY_MAX_QUEUED_REQUESTS", "GATEWAY_MAX_INPUT_TOKENS"),
 }
-_SLOT = re.compile(r"(.+)_([2-9]|[1-9][0-9])")
-_INSTEAD_OF_A_PIN = {"VLLM_MODEL": "name the model with `--model`", "STACKWRIGHT_ENVIRONMENT": "name it with `--env`"}
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _FRACTION = re.compile(r"[0-9]?\.[0-9]{1,6}|[01]")
 _SIZE = re.compile(r"[1-9][0-9]{0,5}(kb|mb|gb|k|m|g)")
@@ -274,62 +270,6 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 # An env file is read by Compose and by python-dotenv, which disagree on these inside quotes; the surrogates are what
 # Python makes of an argument or a path that is not UTF-8, and no file in UTF-8 can hold them.
 _UNWRITABLE = re.compile(r"['\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def parse_pin(text: str) -> tuple[str, str]:
-    """Read one `--set KEY=VALUE`. Raises UsageError where key or value is not allowed."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--set {text[:80]}: expected KEY=VALUE", hint="for example `--set LITELLM_NUM_WORKERS=2`")
-    check_pins({key: value}, where="--set")
-    return key, value
-
-
-def check_pins(pins: Mapping[str, str], *, where: str) -> None:
-    """Refuse pins of unknown or derived keys and values that are out of bounds. Raises UsageError."""
-    for key, value in pins.items():
-        spec = known_setting(key, where=where)
-        if not spec.pinnable:
-            raise UsageError(
-                f"{where}: {key} follows from other settings and cannot be pinned",
-                hint=_INSTEAD_OF_A_PIN.get(split_slot(key)[0]) or f"it is: {spec.meaning.lower()}",
-            )
-        if problem := problem_with(spec, value):
-            raise UsageError(f"{where}: {key}: found `{value[:80]}`, allowed: {problem}")
-
-
-def known_setting(key: str, *, where: str) -> SettingSpec:
-    """Return the declaration of `key`. Raises UsageError with the closest known key."""
-    spec = spec_of(key)
-    if spec is None:
-        hint = did_you_mean(key.upper(), BY_KEY) or "`stackwright plan --explain` lists every key"
-        raise UsageError(f"{where}: {key[:80]}: unknown setting", hint=hint)
-    return spec
-
-
-def slot_key(key: str, slot: int) -> str:
-    """Return the key of a model's setting: the second's ends in `_2`; the first's, and one that all share, is plain."""
-    return f"{key}_{slot}" if slot > 1 and key in PER_MODEL else key
-
-
-def split_slot(key: str) -> tuple[str, int]:
-    """Return a key without its slot, and the slot: (`VLLM_MAX_MODEL_LEN`, 2) for `VLLM_MAX_MODEL_LEN_2`."""
-    found = _SLOT.fullmatch(key)
-    return (found[1], int(found[2])) if found and found[1] in PER_MODEL else (key, 1)
-
-
-def spec_of(key: str) -> SettingSpec | None:
-    """Return the declaration of a key, under its own name where a further model's slot ends it; None of an unknown one."""
-    plain, slot = split_slot(key)
-    spec = BY_KEY.get(plain)
-    if spec is None or slot == 1:
-        return spec
-    return replace(spec, key=key, section=f"Model {slot}", meaning=f"{spec.meaning}, for model {slot}")
-
-
-def value_in_slot(env: Mapping[str, str], key: str, slot: int) -> str:
-    """Return a model's value in force; what it has none of its own for is the first model's."""
-    return env.get(slot_key(key, slot)) or env[key]
 
 
 def problem_with(spec: SettingSpec, value: str) -> str | None:

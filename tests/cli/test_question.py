@@ -14,6 +14,7 @@ from threading import Thread
 
 import pytest
 from stackwright.commands.start_environment import question_by_hand
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 
 from tests.planning_requests import plan_for, recorded
@@ -63,7 +64,7 @@ def test_question_works_as_pasted_and_hides_the_key(shell: str, tmp_path: Path) 
     # In front of the real one, to see the arguments that everybody could see.
     program(tmp_path / "bin" / "curl", f'printf "%s\\n" "$@" >"{tmp_path}/arguments"\nexec {CURL} "$@"')
     plan = plan_for(recorded("cpu-small"))
-    env = {key: setting.value for key, setting in plan.settings.items()}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()}
     with listening() as (port, asked):
         stack = Stack(root=root, state=tmp_path / "state", plan=plan, env={**env, "GATEWAY_PORT": str(port)})
         path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -78,7 +79,7 @@ def test_question_works_as_pasted_and_hides_the_key(shell: str, tmp_path: Path) 
     assert done.stdout == "answered"
     ((where, key, body),) = asked
     assert (where, key) == ("/v1/chat/completions", f"Bearer {KEY}")
-    assert json.loads(body)["model"] == plan.gateway.models[0]
+    assert json.loads(body)["model"] == plan.models[0].name
     arguments = (tmp_path / "arguments").read_text(encoding="utf-8")
     assert "/v1/chat/completions" in arguments
     assert KEY not in arguments

@@ -22,10 +22,11 @@ from stackwright.project.generations import GenerationState, Running
 from stackwright.project.lock import hold, read_work
 from stackwright.project.write import compare_files, write_files
 from stackwright.rendering import render_plan
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Say, ServiceChange, Stack
 
 from tests.interrupting import interrupted_at
-from tests.planning_requests import plan_for, recorded
+from tests.planning_requests import plan_for, recorded, with_replicas
 
 ABSENT = (ServiceState(name="engine", phase=ServicePhase.ABSENT),)
 HEALTHY = (ServiceState(name="engine", phase=ServicePhase.HEALTHY),)
@@ -36,7 +37,7 @@ ENDED = (ServiceState(name="engine", phase=ServicePhase.EXITED, exit_code=1),)
 def stack(tmp_path: Path) -> Stack:
     """Give a stack with its secrets."""
     plan = plan_for(recorded("cpu-small"))
-    env = {key: setting.value for key, setting in plan.settings.items()}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()}
     made = Stack(root=tmp_path, state=tmp_path / "state", plan=plan, env=env)
     ensure_secrets(made.secrets, {}, tmp_path / "hf")
     return made
@@ -125,7 +126,7 @@ def write_rendered(stack: Stack, **pins: str) -> Stack:
     """Write a plan's files as a command does, and return their stack."""
     plan = plan_for(recorded("cpu-small"), pins=pins)
     write_files({stack.generated: compare_files(stack.root, stack.generated, render_plan(plan))})
-    return replace(stack, plan=plan, env={key: setting.value for key, setting in plan.settings.items()})
+    return replace(stack, plan=plan, env={key: setting.value for key, setting in flat_settings(plan).items()})
 
 
 def test_a_start_that_fails_is_taken_down_and_its_logs_are_kept(
@@ -204,7 +205,7 @@ def test_the_generation_that_ran_is_brought_back(stack: Stack, capsys: pytest.Ca
 
 def test_services_restart_one_at_a_time_the_gateway_last(stack: Stack) -> None:
     (engine,) = stack.plan.replicas
-    stack = replace(stack, plan=replace(stack.plan, replicas=(engine, replace(engine, name="engine-2"))))
+    stack = replace(stack, plan=with_replicas(stack.plan, engine, replace(engine, name="engine-2")))
     names = ("engine", "engine-2", "redis", "gateway")
     healthy = tuple(ServiceState(name=name, phase=ServicePhase.HEALTHY) for name in names)
     changed = tuple(ServiceChange(name=name, reason="it has changed") for name in ("gateway", "engine", "engine-2"))

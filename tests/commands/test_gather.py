@@ -15,6 +15,7 @@ from stackwright.errors import UsageError
 from stackwright.models.smoke_model import write_smoke_model
 from stackwright.project.credentials import ensure_secrets
 from stackwright.project.inputs import changed_inputs, record_inputs
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Runtime, Stack
 from stackwright.runtime.processes import ProcessesRuntime
 from stackwright.validation.checks import find_in
@@ -37,7 +38,7 @@ def _own_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stack_of(root: Path, plan: Plan, **changes: str) -> Stack:
     """Return a stack whose folders lie below `root`."""
-    env = {key: setting.value for key, setting in plan.settings.items()}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()}
     folders = {"HF_HOME": str(root / "hf"), "VLLM_CACHE_ROOT": str(root / "vllm")}
     made = Stack(root=root, state=root / "state", plan=plan, env={**env, **folders, **changes})
     ensure_secrets(made.secrets, {}, root / "hf")

@@ -21,6 +21,7 @@ from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.rules import Place
 from stackwright.domain.service import ServicePhase, ServiceState, Traces
 from stackwright.errors import RuntimeRefusedError
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Say, ServiceChange, Stack
 
 from tests.planning_requests import plan_for, recorded
@@ -38,7 +39,7 @@ KERNEL = (
 def stack(tmp_path: Path) -> Stack:
     """Give a stack whose plan stands on the disk."""
     plan = plan_for(recorded("cpu-small"))
-    env = {key: setting.value for key, setting in plan.settings.items()}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()}
     return Stack(root=tmp_path, state=tmp_path / "state", plan=plan, env=env)
 
 

@@ -20,6 +20,7 @@ from stackwright.domain.role import Role
 from stackwright.errors import NoPlanError
 from stackwright.models.smoke_model import write_smoke_model
 from stackwright.rendering import render_plan
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime.provision import ensure_engine, ensure_gateway
 
 from tests.integration.gateway.tiny import write_ranker
@@ -180,7 +181,7 @@ def test_litellm_loads_every_gateway_file(every_plan: list[Plan], state_folder: 
         LITELLM_MASTER_KEY="sk-" + "0" * 64,
         LITELLM_LOCAL_MODEL_COST_MAP="True",
         PYTHONPATH=str(Path(__file__).resolve().parents[2] / "compose" / "gateway"),
-        **{key: setting.value for key, setting in every_plan[0].settings.items() if key.startswith("GATEWAY_")},
+        **{key: setting.value for key, setting in flat_settings(every_plan[0]).items() if key.startswith("GATEWAY_")},
         **addresses,
     )
     assert loaded == [[f"http://{replica.name}:8000/v1" for replica in plan.replicas] for plan in every_plan]

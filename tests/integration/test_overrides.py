@@ -13,9 +13,9 @@ from stackwright.domain.cloud import CloudModel
 from stackwright.domain.environment import Environment
 from stackwright.domain.plan import Plan
 from stackwright.rendering import environment_file, render_plan
+from stackwright.rendering.numbered import flat_settings, model_values
 from stackwright.runtime import Stack
 from stackwright.runtime.compose import ComposeRuntime
-from stackwright.settings import value_in_slot
 from stackwright.validation.compose_config import check_merged
 
 from tests.integration.project import CHECKOUT
@@ -60,7 +60,8 @@ def test_compose_reads_what_was_planned_for_several_models(case: str, tmp_path: 
     host, models = SEVERAL[case]
     plan = plan_of(host, *models)
     images = read_engine_images(plan, tmp_path)
-    planned = [value_in_slot(values(plan), "VLLM_IMAGE", plan.gateway.slot_of(engine)) for engine in plan.engines]
+    in_force = model_values(values(plan), len(plan.models))
+    planned = [in_force[plan.number_of(engine)]["VLLM_IMAGE"] for engine in plan.engines]
     assert list(images.values()) == planned
 
 
@@ -76,7 +77,7 @@ def read_engine_images(plan: Plan, root: Path) -> dict[str, str]:
 
 def values(plan: Plan) -> dict[str, str]:
     """Return what the plan emits."""
-    return {key: setting.value for key, setting in plan.settings.items()}
+    return {key: setting.value for key, setting in flat_settings(plan).items()}
 
 
 @pytest.mark.usefixtures("docker_host")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode, Plan
 from stackwright.domain.role import Role
-from stackwright.planning.seats import host_with
-from stackwright.planning.several import make_plan_of_all
+from stackwright.planning.allotment import host_with
+from stackwright.planning.planner import make_plan
 
-from tests.planning_requests import recorded, request
+from tests.planning_requests import joined, recorded, request, with_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def plan_of(
 ) -> Plan:
     """Plan several models on one host."""
     requests = tuple(
-        replace(
+        with_model(
             request(host, environment, mode=mode, model=model.name, pins=pins),
             role=model.role,
             gpu_share=model.gpu_share,
@@ -57,7 +57,7 @@ def plan_of(
         )
         for model in models
     )
-    return make_plan_of_all(requests, load_catalog())
+    return make_plan(joined(*requests), load_catalog())
 
 
 QWEN_8B, QWEN_4B, QWEN_32B = Asked(name="Qwen/Qwen3-8B"), Asked(name="Qwen/Qwen3-4B"), Asked(name="Qwen/Qwen3-32B")

@@ -12,10 +12,10 @@ from stackwright.domain.plan import Fallback, Plan
 from stackwright.domain.role import Role
 from stackwright.errors import UsageError
 from stackwright.planning.cloud import problem_with_cloud
-from stackwright.planning.several import make_plan_of_all
+from stackwright.planning.planner import make_plan
 from stackwright.rendering import render_plan
 
-from tests.planning_requests import FIRST_MODEL, recorded, request
+from tests.planning_requests import FIRST_MODEL, recorded, request, with_model
 
 AWAY = CloudModel(name="away", model="openai/gpt-5-mini", key="openai")
 
@@ -24,8 +24,8 @@ def plan_with(fallbacks: dict[str, tuple[str, ...]], *clouds: CloudModel, role: 
     """Plan one model on one GPU with these fallbacks."""
     asked = request(recorded("1x-h200"))
     gateway = replace(asked.wishes.gateway, fallbacks=fallbacks, cloud=clouds)
-    asked = replace(asked, wishes=replace(asked.wishes, gateway=gateway), role=role)
-    return make_plan_of_all((asked,), load_catalog())
+    asked = replace(asked, wishes=replace(asked.wishes, gateway=gateway))
+    return make_plan(with_model(asked, role=role), load_catalog())
 
 
 def rendered(plan: Plan, name: str) -> dict[str, object]:

@@ -14,6 +14,7 @@ from stackwright.domain.plan import Plan
 from stackwright.errors import NoPlanError
 from stackwright.planning.default_llm import with_default_llm
 from stackwright.planning.planner import make_plan
+from stackwright.rendering.numbered import flat_settings
 
 from tests.planning_requests import HOST_NAMES, recorded, request
 
@@ -62,7 +63,7 @@ def test_the_judged_model_is_served_as_judged(name: str) -> None:
     plan = default_plan(recorded(name))
     replica = plan.replicas[0]
     assert (replica.model, len(plan.replicas), len(replica.gpu_uuids)) == JUDGED[name]
-    reason = plan.settings["VLLM_MODEL"].reason
+    reason = flat_settings(plan)["VLLM_MODEL"].reason
     assert reason.startswith("chosen for this host: ")
     assert "without an objective as for throughput, " in reason
     assert re.search(r"next best: \S+/\S+ \(.+\)$", reason)
@@ -106,16 +107,19 @@ def test_context_counts_what_fits(name: str, model: str) -> None:
     """Not what the publisher names; and the plan serves the length that the choice promised."""
     plan = default_plan(recorded(name), Objective.CONTEXT)
     assert plan.replicas[0].model == model
-    assert f"requests of {plan.settings['VLLM_MAX_MODEL_LEN'].value} tokens fit" in plan.settings["VLLM_MODEL"].reason
-    assert "for context, " in plan.settings["VLLM_MODEL"].reason
+    assert (
+        f"requests of {flat_settings(plan)['VLLM_MAX_MODEL_LEN'].value} tokens fit"
+        in flat_settings(plan)["VLLM_MODEL"].reason
+    )
+    assert "for context, " in flat_settings(plan)["VLLM_MODEL"].reason
 
 
 def test_a_pinned_length_is_counted_with() -> None:
     """A model is of no use if the length that was asked for does not fit beside it."""
     asked = request(recorded("1x-rtx3060-12gb"), pins={"VLLM_MAX_MODEL_LEN": "30000"})
     chosen = with_default_llm(asked, CATALOG, has_token=False)
-    assert chosen.llm.name != JUDGED["1x-rtx3060-12gb"][0]
-    assert make_plan(chosen, CATALOG).settings["VLLM_MAX_MODEL_LEN"].value == "30000"
+    assert chosen.models[0].llm.name != JUDGED["1x-rtx3060-12gb"][0]
+    assert flat_settings(make_plan(chosen, CATALOG))["VLLM_MAX_MODEL_LEN"].value == "30000"
 
 
 def test_without_a_gpu_the_request_stays() -> None:
@@ -128,7 +132,7 @@ def test_a_pin_across_pcie_is_followed() -> None:
     """The person fixed the ranks: the model may be as large as they hold."""
     asked = request(recorded("2x-rtx4090"), pins={"VLLM_TENSOR_PARALLEL_SIZE": "2"})
     chosen = with_default_llm(asked, CATALOG, has_token=False)
-    assert chosen.llm.name == "Qwen/Qwen3.6-35B-A3B-FP8"
+    assert chosen.models[0].llm.name == "Qwen/Qwen3.6-35B-A3B-FP8"
     assert make_plan(chosen, CATALOG).replicas[0].tensor_parallel == 2
 
 

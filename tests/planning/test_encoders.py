@@ -7,6 +7,7 @@ from stackwright.domain.plan import Mode
 from stackwright.domain.role import Role
 from stackwright.errors import NoPlanError
 from stackwright.models.shape import parse_shape
+from stackwright.rendering.numbered import flat_settings
 
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import recorded
@@ -22,7 +23,7 @@ ENCODERS = [
 def test_a_whole_text_fits_in_a_step(name: str, role: Role, step: int) -> None:
     """The engine itself finds the length, which files beside the configuration may shorten."""
     plan = plan_of(recorded("1x-rtx5090"), Asked(name=name, role=role))
-    values = {key: setting.value for key, setting in plan.settings.items()}
+    values = {key: setting.value for key, setting in flat_settings(plan).items()}
     assert (values["VLLM_MAX_MODEL_LEN"], values["VLLM_MAX_NUM_BATCHED_TOKENS"]) == ("auto", str(step))
     assert plan.replicas[0].args[-2:] == ("--runner", "pooling")
 
@@ -67,4 +68,4 @@ def test_a_step_shorter_than_a_text_is_refused() -> None:
 def test_a_pinned_length_and_step_are_kept() -> None:
     pins = {"VLLM_MAX_MODEL_LEN": "512", "VLLM_MAX_NUM_BATCHED_TOKENS": "4096"}
     plan = plan_of(recorded("1x-rtx5090"), Asked(name="BAAI/bge-m3", role=Role.EMBEDDING), pins=pins)
-    assert {key: plan.settings[key].value for key in pins} == pins
+    assert {key: flat_settings(plan)[key].value for key in pins} == pins

@@ -12,11 +12,12 @@ from stackwright.domain.plan import Fallback, Plan
 from stackwright.domain.role import Role
 from stackwright.errors import UsageError
 from stackwright.planning.gateway import choose_strategy, gateway_settings, problem_with_name
-from stackwright.planning.several import make_plan_of_all
+from stackwright.planning.planner import make_plan
 from stackwright.rendering import render_plan
+from stackwright.rendering.numbered import flat_settings
 
 from tests.planning.several import PAIR, QWEN_4B, QWEN_8B, plan_of
-from tests.planning_requests import gpu, plan_for, recorded, request
+from tests.planning_requests import gpu, joined, plan_for, recorded, request, with_model
 
 
 @pytest.mark.parametrize(
@@ -59,16 +60,16 @@ def test_a_request_may_be_as_long_as_the_longest_input() -> None:
 
 def test_several_models_take_the_longest_requests_of_any() -> None:
     plan = plan_of(PAIR, QWEN_8B, QWEN_4B, pins={"GATEWAY_MAX_INPUT_TOKENS_2": "2000000"})
-    assert plan.settings["GATEWAY_MAX_BODY_BYTES"].value == "128000000"
+    assert flat_settings(plan)["GATEWAY_MAX_BODY_BYTES"].value == "128000000"
 
 
 def test_what_follows_from_a_pin_follows_it() -> None:
     """The engine's pins move the door's limits; a pinned limit moves the queue."""
     plan = plan_for(recorded("2x-rtx3090-pcie"), pins={"VLLM_MAX_NUM_SEQS": "8", "VLLM_MAX_MODEL_LEN": "2048"})
-    assert plan.settings["GATEWAY_MAX_CONCURRENT_REQUESTS"].value == "16"
-    assert plan.settings["GATEWAY_MAX_INPUT_TOKENS"].value == "2047"
+    assert flat_settings(plan)["GATEWAY_MAX_CONCURRENT_REQUESTS"].value == "16"
+    assert flat_settings(plan)["GATEWAY_MAX_INPUT_TOKENS"].value == "2047"
     pinned = plan_for(recorded("2x-rtx3090-pcie"), pins={"GATEWAY_MAX_CONCURRENT_REQUESTS": "6"})
-    assert pinned.settings["GATEWAY_MAX_QUEUED_REQUESTS"].value == "24"
+    assert flat_settings(pinned)["GATEWAY_MAX_QUEUED_REQUESTS"].value == "24"
 
 
 def test_a_pinned_strategy_is_the_plans() -> None:
@@ -88,10 +89,10 @@ def two_models(
     asked = [
         request(recorded("2x-rtx3090-pcie"), model=name, pins={"VLLM_MAX_MODEL_LEN": "2048"}) for name in (SMALL, LARGE)
     ]
-    asked[0] = replace(asked[0], role=small, aliases=("little",))
+    asked[0] = with_model(asked[0], role=small, aliases=("little",))
     gateway = replace(asked[0].wishes.gateway, fallbacks=fallbacks, cloud=clouds)
     wishes = replace(asked[0].wishes, gateway=gateway)
-    return make_plan_of_all(tuple(replace(each, wishes=wishes, named=named) for each in asked), load_catalog())
+    return make_plan(replace(joined(*asked), wishes=wishes, named=named), load_catalog())
 
 
 def test_a_fallback_reaches_the_router_and_a_longer_context_moves_the_limit() -> None:

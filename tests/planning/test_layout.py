@@ -11,6 +11,7 @@ from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode, Plan
 from stackwright.errors import NoPlanError
 from stackwright.planning.planner import make_plan
+from stackwright.rendering.numbered import flat_settings
 
 from tests.planning_requests import FIRST_MODEL, gpu, recorded, request
 
@@ -36,7 +37,7 @@ def shape(plan: Plan) -> tuple[int, int, int]:
 
 def length(plan: Plan) -> int:
     """Return the longest request."""
-    return int(plan.settings["VLLM_MAX_MODEL_LEN"].value)
+    return int(flat_settings(plan)["VLLM_MAX_MODEL_LEN"].value)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_the_objective_chooses_the_group(
     """Throughput the smallest group with room, latency the quickest, context the longest requests."""
     plan = plan_of(recorded(host), model, objective)
     assert shape(plan) == expected
-    reason = plan.settings["VLLM_TENSOR_PARALLEL_SIZE"].reason
+    reason = flat_settings(plan)["VLLM_TENSOR_PARALLEL_SIZE"].reason
     assert (f"for {objective}" if objective else "without an objective") in reason or host == "2x-rtx4090"
 
 
@@ -94,7 +95,7 @@ def test_context_is_never_shorter_than_with_another_objective() -> None:
     """What the objective is for, and it costs requests at once."""
     plans = {each: plan_of(recorded("2x-rtx3090-nvlink"), "Qwen/Qwen2.5-72B-Instruct-AWQ", each) for each in Objective}
     assert length(plans[CONTEXT]) > length(plans[LATENCY]) >= length(plans[THROUGHPUT])
-    seqs = {each: int(plan.settings["VLLM_MAX_NUM_SEQS"].value) for each, plan in plans.items()}
+    seqs = {each: int(flat_settings(plan)["VLLM_MAX_NUM_SEQS"].value) for each, plan in plans.items()}
     assert seqs[CONTEXT] < seqs[LATENCY] <= seqs[THROUGHPUT]
 
 
@@ -158,7 +159,10 @@ def test_where_nobody_can_know_the_engine_searches(name: str) -> None:
     plan = plan_of(recorded(name), "Qwen/Qwen3-4B")
     assert plan.replicas[0].memory is not None
     assert plan.replicas[0].memory.verdict == "uncertain"
-    assert (plan.settings["VLLM_MAX_MODEL_LEN"].value, plan.settings["VLLM_MAX_NUM_SEQS"].value) == ("auto", "16")
+    assert (flat_settings(plan)["VLLM_MAX_MODEL_LEN"].value, flat_settings(plan)["VLLM_MAX_NUM_SEQS"].value) == (
+        "auto",
+        "16",
+    )
     assert any("uncertain" in warning for warning in plan.warnings)
     assert not any("too close" in warning for warning in plan.warnings)
 
@@ -168,7 +172,7 @@ def test_a_release_that_cannot_search_is_given_a_length() -> None:
     plan = plan_of(recorded("gb10"), "Qwen/Qwen3-4B", VLLM_IMAGE="vllm/vllm-openai:v0.13.0")
     assert plan.replicas[0].memory is not None
     assert plan.replicas[0].memory.verdict == "uncertain"
-    assert (length(plan), plan.settings["VLLM_MAX_MODEL_LEN"].value) == (8192, "8192")
+    assert (length(plan), flat_settings(plan)["VLLM_MAX_MODEL_LEN"].value) == (8192, "8192")
     assert not any("searches" in warning for warning in plan.warnings)
 
 

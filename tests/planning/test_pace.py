@@ -9,7 +9,7 @@ from stackwright.catalog.load import load_catalog
 from stackwright.domain.objective import Objective
 from stackwright.planning.pace import Pace, arrange, estimate_pace
 from stackwright.planning.placement import Heads, placements
-from stackwright.planning.request import Request
+from stackwright.planning.request import PlanRequest, model_request
 
 from tests.planning_requests import gpu, recorded, request
 
@@ -17,8 +17,9 @@ CATALOG = load_catalog()
 H100 = "8x-h100-nvswitch"
 
 
-def sizes(asked: Request) -> list[int]:
+def sizes(whole: PlanRequest) -> list[int]:
     """Return the ranks of each way to place the model, in order."""
+    asked = model_request(whole, 0)
     options = placements(asked.host, asked.mode, asked.parallel_pins, Heads(), asked.objective)
     return [each.tensor_parallel for each in arrange(options, asked, CATALOG)]
 
@@ -35,7 +36,7 @@ def sizes(asked: Request) -> list[int]:
 )
 def test_what_a_token_reads(model: str, read_gb: float) -> None:
     """Active weights alone."""
-    asked = request(recorded(H100), model=model)
+    asked = model_request(request(recorded(H100), model=model), 0)
     options = placements(asked.host, None, asked.parallel_pins, Heads())
     pace = estimate_pace(asked, options[0], CATALOG)
     assert pace is not None

@@ -13,6 +13,7 @@ from stackwright.domain.plan import Mode
 from stackwright.errors import NoPlanError
 from stackwright.planning.planner import make_plan
 from stackwright.rendering import render_plan
+from stackwright.rendering.numbered import flat_settings
 
 from tests.planning_examples import Example, examples, faults, work_out
 from tests.planning_requests import HOST_NAMES, gpu, plan_for, recorded, request
@@ -32,12 +33,12 @@ def with_gpu_in_use(used_gib: float) -> Host:
 )
 def test_utilization_is_the_environments_wish(environment: Environment, wish: str) -> None:
     """The ground rule of the three environments."""
-    assert plan_for(recorded(PAIR), environment).settings["VLLM_GPU_MEMORY_UTILIZATION"].value == wish
+    assert flat_settings(plan_for(recorded(PAIR), environment))["VLLM_GPU_MEMORY_UTILIZATION"].value == wish
 
 
 def test_utilization_yields_to_what_is_in_use() -> None:
     """An engine told to take more than is free aborts; the reason names the GPU."""
-    setting = plan_for(with_gpu_in_use(6)).settings["VLLM_GPU_MEMORY_UTILIZATION"]
+    setting = flat_settings(plan_for(with_gpu_in_use(6)))["VLLM_GPU_MEMORY_UTILIZATION"]
     assert float(setting.value) < (24 - 6) / 24
     assert "GPU 1 has 6.0 GiB in use" in setting.reason
 
@@ -67,8 +68,10 @@ def test_a_context_that_is_too_long_is_what_to_lower(
     lowered, _, fits = (refusal.value.hint or "").partition(": ")
     assert lowered == f"lower {place}"
     if recorded(name).gpus:
-        shorter = replace(asked, pins={}, wishes=replace(asked.wishes, max_model_len=int(fits.removesuffix(" fits"))))
-        assert make_plan(shorter, load_catalog()).settings["VLLM_MAX_MODEL_LEN"].value == fits.removesuffix(" fits")
+        shorter = replace(asked, pins=(), wishes=replace(asked.wishes, max_model_len=int(fits.removesuffix(" fits"))))
+        assert flat_settings(make_plan(shorter, load_catalog()))["VLLM_MAX_MODEL_LEN"].value == fits.removesuffix(
+            " fits"
+        )
 
 
 def test_gpus_are_pinned_by_uuid_and_numbered_from_zero_inside() -> None:
@@ -76,7 +79,7 @@ def test_gpus_are_pinned_by_uuid_and_numbered_from_zero_inside() -> None:
     plan = plan_for(recorded(PAIR))
     uuids = tuple(gpu.uuid for gpu in plan.host.gpus)
     assert plan.replicas[0].gpu_uuids == uuids
-    values = {key: setting.value for key, setting in plan.settings.items()}
+    values = {key: setting.value for key, setting in flat_settings(plan).items()}
     assert values["NVIDIA_VISIBLE_DEVICES"] == ",".join(str(uuid) for uuid in uuids)
     assert (values["CUDA_VISIBLE_DEVICES"], values["CUDA_DEVICE_ORDER"], values["GPU_COUNT"]) == (
         "0,1",
@@ -89,7 +92,7 @@ def test_cpu_mode_needs_no_gpu_and_uses_none() -> None:
     """Even where there are GPUs."""
     plan = plan_for(recorded(PAIR), mode=Mode.CPU)
     assert plan.replicas[0].gpu_uuids == ()
-    assert "CUDA_VISIBLE_DEVICES" not in plan.settings
+    assert "CUDA_VISIBLE_DEVICES" not in flat_settings(plan)
     assert plan.engine.cuda is None
     assert "--enforce-eager" in plan.replicas[0].args
 
@@ -97,7 +100,7 @@ def test_cpu_mode_needs_no_gpu_and_uses_none() -> None:
 def test_a_pin_beats_the_computed_value_and_reaches_the_engine() -> None:
     """In the settings, the replica's arguments and the gateway."""
     plan = plan_for(recorded(PAIR), pins={"VLLM_MAX_MODEL_LEN": "4096", "GATEWAY_PORT": "4444"})
-    assert plan.settings["VLLM_MAX_MODEL_LEN"].reason == "pinned by the user"
+    assert flat_settings(plan)["VLLM_MAX_MODEL_LEN"].reason == "pinned by the user"
     words = plan.replicas[0].args
     assert words[words.index("--max-model-len") + 1] == "4096"
     assert plan.gateway.port == 4444
@@ -112,7 +115,7 @@ def test_a_pin_that_nothing_reads_is_refused() -> None:
 def test_old_gpus_get_half_precision() -> None:
     """Turing has no bfloat16, and vLLM refuses it there."""
     host = replace(recorded(PAIR), gpus=(gpu(0, name="Tesla T4", gib=15, capability="7.5"),), links=(), p2p=())
-    assert plan_for(host).settings["VLLM_DTYPE"].value == "float16"
+    assert flat_settings(plan_for(host))["VLLM_DTYPE"].value == "float16"
 
 
 @pytest.mark.parametrize("name", HOST_NAMES)

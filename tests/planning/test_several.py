@@ -11,9 +11,10 @@ from stackwright.catalog.load import load_catalog
 from stackwright.domain.machine import Unseen
 from stackwright.domain.plan import Mode, Plan, Replica
 from stackwright.errors import NoPlanError, UsageError
-from stackwright.planning.several import make_plan_of_all
+from stackwright.planning.planner import make_plan
+from stackwright.project.pins import read_pins
 from stackwright.rendering import render_plan
-from stackwright.settings import slot_key
+from stackwright.rendering.numbered import flat_settings
 from stackwright.validation.environment import check_environment
 from stackwright.validation.gpus import check_gpu_memory
 
@@ -29,7 +30,7 @@ from tests.planning.several import (
     first_gpus,
     plan_of,
 )
-from tests.planning_requests import plan_for, recorded, request
+from tests.planning_requests import joined, plan_for, recorded, request
 
 ONE = first_gpus(PAIR, 1)
 EIGHT = recorded("8x-h100-nvswitch")
@@ -42,13 +43,13 @@ def gpus_of(plan: Plan) -> dict[str, list[int]]:
     indices = {gpu.uuid: gpu.index for gpu in plan.host.gpus}
     return {
         model: [indices[uuid] for each in plan.replicas if each.model == model for uuid in each.gpu_uuids]
-        for model in plan.gateway.models
+        for model in [model.name for model in plan.models]
     }
 
 
 def share(plan: Plan, replica: Replica) -> float:
     """Return the share of its GPUs that a replica takes."""
-    return float(plan.settings[slot_key(SHARE, plan.gateway.slot_of(replica))].value)
+    return float(plan.model(replica.model).settings[SHARE].value)
 
 
 def test_one_model_is_planned_as_ever() -> None:
@@ -135,8 +136,8 @@ def test_a_model_that_fits_nowhere_says_why_itself() -> None:
 def test_a_share_of_one_model_alone_is_kept() -> None:
     """The rest of the GPUs, or of the one, is for whatever else the person runs."""
     plan = plan_of(EIGHT, replace(QWEN_8B, gpu_share=0.25))
-    assert len(gpus_of(plan)[QWEN_8B.name]) == int(plan.settings["GPU_COUNT"].value) == 2
-    assert "2 models" not in plan.settings["GPU_COUNT"].reason
+    assert len(gpus_of(plan)[QWEN_8B.name]) == int(flat_settings(plan)["GPU_COUNT"].value) == 2
+    assert "2 models" not in flat_settings(plan)["GPU_COUNT"].reason
     half = plan_of(ONE, replace(AWQ_8B, gpu_share=0.5))
     alone = plan_for(ONE, model=AWQ_8B.name)
     assert share(half, half.replicas[0]) == pytest.approx(share(alone, alone.replicas[0]) / 2, abs=0.01)
@@ -144,8 +145,8 @@ def test_a_share_of_one_model_alone_is_kept() -> None:
 
 def test_a_wished_share_is_explained_as_one() -> None:
     plan = plan_of(ONE, replace(AWQ_8B, gpu_share=0.5), embedding())
-    assert plan.settings[SHARE].reason.endswith("its gpu_share is 0.5")
-    assert plan.settings[f"{SHARE}_2"].reason.endswith("is needed")
+    assert flat_settings(plan)[SHARE].reason.endswith("its gpu_share is 0.5")
+    assert flat_settings(plan)[f"{SHARE}_2"].reason.endswith("is needed")
 
 
 @pytest.mark.parametrize("models", [(QWEN_4B,), (QWEN_4B, embedding())])
@@ -167,10 +168,10 @@ def test_a_share_that_is_too_small_is_named_as_what_to_raise() -> None:
 
 def test_pins_reach_the_model_of_their_slot() -> None:
     plan = plan_of(PAIR, QWEN_8B, QWEN_4B, pins={"VLLM_MAX_MODEL_LEN_2": "4096", "VLLM_MAX_NUM_SEQS": "8"})
-    assert plan.settings["VLLM_MAX_MODEL_LEN_2"].value == "4096"
-    assert plan.settings["VLLM_MAX_MODEL_LEN"].value != "4096"
-    assert plan.settings["VLLM_MAX_NUM_SEQS"].value == "8"
-    assert plan.settings["VLLM_MAX_NUM_SEQS_2"].value != "8"
+    assert flat_settings(plan)["VLLM_MAX_MODEL_LEN_2"].value == "4096"
+    assert flat_settings(plan)["VLLM_MAX_MODEL_LEN"].value != "4096"
+    assert flat_settings(plan)["VLLM_MAX_NUM_SEQS"].value == "8"
+    assert flat_settings(plan)["VLLM_MAX_NUM_SEQS_2"].value != "8"
     assert plan.replicas[1].args[plan.replicas[1].args.index("--max-model-len") + 1] == "4096"
 
 
@@ -182,11 +183,11 @@ def test_a_pin_of_a_model_that_is_not_there_is_refused() -> None:
 def test_a_pin_of_the_file_is_dropped_there() -> None:
     """`--set` would be looked for in vain."""
     key = "VLLM_CPU_KVCACHE_SPACE_2"
-    asked = [request(PAIR, model=model.name) for model in (QWEN_8B, QWEN_4B)]
-    pinned = [replace(each, pins={key: "1"}, wishes=replace(each.wishes, settings={key: 1})) for each in asked]
-    for requests, place in ((pinned, f"{key} in settings of envs/prod.yaml"), (asked, f"`--set {key}=…`")):
+    asked = joined(*(request(PAIR, model=model.name) for model in (QWEN_8B, QWEN_4B)))
+    in_file, on_command_line = read_pins({key: "1"}, {}, "prod"), read_pins({}, {key: "1"}, "prod")
+    for pins, place in ((in_file, f"{key} in settings of envs/prod.yaml"), (on_command_line, f"`--set {key}=…`")):
         with pytest.raises(NoPlanError, match=f"^{key} is pinned, but nothing reads it") as refusal:
-            make_plan_of_all(tuple(replace(each, pins={key: "1"}) for each in requests), load_catalog())
+            make_plan(replace(asked, pins=pins), load_catalog())
         assert refusal.value.hint == f"drop {place}"
 
 
@@ -222,7 +223,7 @@ def test_a_name_that_stands_twice_is_refused_with_its_place(
 
 def test_an_image_is_pinned_for_every_engine_on_gpus() -> None:
     plan = plan_of(PAIR, QWEN_8B, QWEN_4B, embedding(), pins={"VLLM_IMAGE": "own/engine:v0.32.0"})
-    images = {key: setting.value for key, setting in plan.settings.items() if key.startswith("VLLM_IMAGE")}
+    images = {key: setting.value for key, setting in flat_settings(plan).items() if key.startswith("VLLM_IMAGE")}
     assert images == {"VLLM_IMAGE": "own/engine:v0.32.0", "VLLM_IMAGE_3": "vllm/vllm-openai-cpu:v0.32.0"}
 
 
@@ -256,14 +257,14 @@ def test_every_variable_of_the_override_is_a_setting(case: str) -> None:
     host, models = CASES[case]
     plan = plan_of(host, *models)
     (override,) = (file.text for file in render_plan(plan) if file.path.name == "override.yaml")
-    assert set(re.findall(r"(?<!\$)\$\{(\w+)", override)) <= plan.settings.keys()
+    assert set(re.findall(r"(?<!\$)\$\{(\w+)", override)) <= flat_settings(plan).keys()
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_plan_and_its_values_pass_the_checks(case: str) -> None:
     host, models = CASES[case]
     plan = plan_of(host, *models)
-    env = {key: setting.value for key, setting in plan.settings.items()}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()}
     assert check_environment(plan, env, load_catalog()) == ()
     wrong = check_environment(plan, {**env, "VLLM_DTYPE_2": "int3"}, load_catalog())
     assert [finding.check for finding in wrong] == ["env-value"]
@@ -276,7 +277,7 @@ def test_the_plan_and_its_values_pass_the_checks(case: str) -> None:
 def test_the_shares_of_a_gpu_are_checked_together() -> None:
     """Each engine alone would find its share free; both do not."""
     plan = plan_of(ONE, AWQ_8B, embedding())
-    env = {key: setting.value for key, setting in plan.settings.items()}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()}
     (gpu,) = ONE.gpus
     half = replace(ONE, gpus=(replace(gpu, memory_used_bytes=(gpu.memory_bytes or 0) // 4),))
     (finding,) = check_gpu_memory(plan, env, half, (), Unseen(why=""), None)

@@ -12,7 +12,8 @@ from stackwright.domain.plan import Plan
 from stackwright.domain.role import Role
 from stackwright.engines.vllm.image import EngineNeeds
 from stackwright.errors import NoPlanError, UsageError
-from stackwright.planning.several import make_plan_of_all
+from stackwright.planning.planner import make_plan
+from stackwright.rendering.numbered import flat_settings
 from stackwright.validation.capacity import needed_bytes
 from stackwright.validation.environment import check_environment
 from stackwright.validation.gpus import check_gpu_memory, used_gpus
@@ -31,7 +32,7 @@ from tests.planning.several import (
     first_gpus,
     plan_of,
 )
-from tests.planning_requests import plan_for, recorded, request
+from tests.planning_requests import joined, plan_for, recorded, request, with_model
 
 CPU = recorded("cpu-large")
 ON_CPU = (Asked(name="smoke"), Asked(name="Qwen/Qwen3-0.6B", exclusive="x"), Asked(name=QWEN_4B.name, exclusive="x"))
@@ -47,7 +48,7 @@ def in_turns(*models: Asked) -> tuple[Asked, ...]:
 
 def values(plan: Plan) -> dict[str, str]:
     """Return what the plan emits."""
-    return {key: setting.value for key, setting in plan.settings.items()}
+    return {key: setting.value for key, setting in flat_settings(plan).items()}
 
 
 def test_models_that_do_not_fit_together_take_turns_in_one_service() -> None:
@@ -69,14 +70,14 @@ def test_each_model_is_planned_for_the_whole_seat() -> None:
 
 def test_the_pinned_model_has_the_first_slot() -> None:
     plan = plan_of(SIXTEEN, *IN_TURNS)
-    assert plan.gateway.models == (QWEN_4B.name, AWQ_8B.name)
-    assert [group.pinned for group in plan.gateway.groups] == [True, False]
+    assert [model.name for model in plan.models] == [QWEN_4B.name, AWQ_8B.name]
+    assert [model.pinned for model in plan.models] == [True, False]
 
 
 def test_only_such_a_plan_says_how_long_a_switch_may_take() -> None:
     plan, alone = plan_of(SIXTEEN, *IN_TURNS), plan_for(SIXTEEN, model=QWEN_4B.name)
-    assert not set(SWITCHING) & alone.settings.keys()
-    switch_s = sum(int(plan.settings[key].value) for key in SWITCHING)
+    assert not set(SWITCHING) & flat_settings(alone).keys()
+    switch_s = sum(int(flat_settings(plan)[key].value) for key in SWITCHING)
     assert switch_s > 900
     timeouts = [int(each.settings["GATEWAY_REQUEST_TIMEOUT_S"].value) for each in (alone, plan)]
     assert timeouts[1] == timeouts[0] + switch_s
@@ -84,8 +85,8 @@ def test_only_such_a_plan_says_how_long_a_switch_may_take() -> None:
 
 def test_a_pin_of_the_switch_moves_the_timeout_with_it() -> None:
     plan = plan_of(SIXTEEN, *IN_TURNS, pins={"SWITCH_LOAD_LIMIT_S": "60", "SWITCH_DRAIN_S": "10"})
-    assert plan.settings["SWITCH_LOAD_LIMIT_S"].value == "60"
-    assert plan.settings["GATEWAY_REQUEST_TIMEOUT_S"].value == str(300 + 30 + 10 + 60)
+    assert flat_settings(plan)["SWITCH_LOAD_LIMIT_S"].value == "60"
+    assert flat_settings(plan)["GATEWAY_REQUEST_TIMEOUT_S"].value == str(300 + 30 + 10 + 60)
     with pytest.raises(NoPlanError, match="SWITCH_DRAIN_S is pinned, but nothing reads it"):
         plan_for(SIXTEEN, model=QWEN_4B.name, pins={"SWITCH_DRAIN_S": "10"})
 
@@ -93,14 +94,14 @@ def test_a_pin_of_the_switch_moves_the_timeout_with_it() -> None:
 def test_who_is_third_in_turn_has_time_for_two_switches() -> None:
     pins = {"SWITCH_LOAD_LIMIT_S": "60", "SWITCH_DRAIN_S": "10"}
     plan = plan_of(SIXTEEN, *in_turns(QWEN_4B, AWQ_8B), *in_turns(Asked(name="Qwen/Qwen3-1.7B")), pins=pins)
-    assert plan.settings["GATEWAY_REQUEST_TIMEOUT_S"].value == str(300 + 2 * (30 + 10 + 60))
+    assert flat_settings(plan)["GATEWAY_REQUEST_TIMEOUT_S"].value == str(300 + 2 * (30 + 10 + 60))
 
 
 def test_what_a_service_has_once_stands_once() -> None:
     plan = plan_of(EIGHT, Asked(name="Qwen/Qwen3-1.7B"), *in_turns(QWEN_4B, LLAMA_70B))
-    assert {"VLLM_SHM_SIZE_2", "VLLM_MAX_MODEL_LEN_3"} <= plan.settings.keys()
-    assert not {"VLLM_SHM_SIZE_3", "VLLM_IMAGE_3"} & plan.settings.keys()
-    assert plan.settings["VLLM_SHM_SIZE_2"].value == "16gb"  # what the one with several ranks needs
+    assert {"VLLM_SHM_SIZE_2", "VLLM_MAX_MODEL_LEN_3"} <= flat_settings(plan).keys()
+    assert not {"VLLM_SHM_SIZE_3", "VLLM_IMAGE_3"} & flat_settings(plan).keys()
+    assert flat_settings(plan)["VLLM_SHM_SIZE_2"].value == "16gb"  # what the one with several ranks needs
     assert check_environment(plan, values(plan), load_catalog()) == ()
 
 
@@ -130,7 +131,7 @@ def test_a_group_shares_its_gpu_with_nobody() -> None:
 
 def test_the_gpu_has_to_have_room_for_the_larger_share_alone() -> None:
     plan = plan_of(SIXTEEN, *IN_TURNS, pins={"VLLM_GPU_MEMORY_UTILIZATION_2": "0.5"})
-    first = float(plan.settings["VLLM_GPU_MEMORY_UTILIZATION"].value)
+    first = float(flat_settings(plan)["VLLM_GPU_MEMORY_UTILIZATION"].value)
     total = SIXTEEN.gpus[0].memory_bytes or 0
 
     def found(free_share: float) -> list[str]:
@@ -159,7 +160,7 @@ def test_a_single_model_of_a_group_is_a_model_as_any_other() -> None:
     assert plan_of(SIXTEEN, left) == plan_for(SIXTEEN, model=left.name)
     plan = plan_of(PAIR, left, QWEN_8B)
     assert [replica.name for replica in plan.replicas] == ["engine", "engine-2"]
-    assert not set(SWITCHING) & plan.settings.keys()
+    assert not set(SWITCHING) & flat_settings(plan).keys()
 
 
 def test_groups_are_told_apart_from_models_of_their_name() -> None:
@@ -175,14 +176,14 @@ def test_a_group_of_two_images_is_refused() -> None:
 
 def test_a_pin_that_no_service_would_read_is_refused() -> None:
     plan = plan_of(SIXTEEN, *IN_TURNS, pins={"VLLM_SHM_SIZE": "512mb"})
-    assert plan.settings["VLLM_SHM_SIZE"].value == "512mb"
+    assert flat_settings(plan)["VLLM_SHM_SIZE"].value == "512mb"
     with pytest.raises(NoPlanError, match="VLLM_SHM_SIZE_2 is pinned, but the models of the exclusive group chat"):
         plan_of(SIXTEEN, *IN_TURNS, pins={"VLLM_SHM_SIZE_2": "512mb"})
 
 
 def test_the_plan_says_who_takes_turns() -> None:
     plan = plan_of(SIXTEEN, *IN_TURNS)
-    reasons = [plan.settings[f"VLLM_SERVED_MODEL_NAME{end}"].reason for end in ("", "_2")]
+    reasons = [flat_settings(plan)[f"VLLM_SERVED_MODEL_NAME{end}"].reason for end in ("", "_2")]
     assert ["in turns with" in reason for reason in reasons] == [True, True]
     assert AWQ_8B.name in reasons[0]
 
@@ -191,21 +192,21 @@ def test_an_engine_that_cannot_listen_on_a_socket_is_not_taken() -> None:
     """The newest release for this driver is older than that."""
     host, needs = recorded("2x-rtx3090-driver550"), EngineNeeds(allow_vulnerable=True)
     asked = [replace(request(host, model=name), needs=needs) for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B")]
-    beside = make_plan_of_all(tuple(asked), load_catalog())
+    beside = make_plan(joined(*asked), load_catalog())
     assert order_release(beside.engine.version) < order_release("0.19.1")
     with pytest.raises(NoPlanError, match=r"; models in turns need 0\.19\.1"):
-        make_plan_of_all(tuple(replace(each, exclusive="x") for each in asked), load_catalog())
+        make_plan(joined(*(with_model(each, exclusive="x") for each in asked)), load_catalog())
 
 
 def test_writers_of_a_group_keep_it_before_models_for_vectors() -> None:
     group = (embedding(), QWEN_4B)
     plan = plan_of(CPU, embedding("Qwen/Qwen3-1.7B"), *in_turns(*group))
-    assert plan.gateway.models == (QWEN_4B.name, "Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B")
-    assert plan.gateway.role_of("Qwen/Qwen3-0.6B") is Role.EMBEDDING
+    assert [model.name for model in plan.models] == [QWEN_4B.name, "Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B"]
+    assert plan.model("Qwen/Qwen3-0.6B").role is Role.EMBEDDING
 
 
 def test_a_name_that_would_break_the_list_is_refused() -> None:
-    made = [replace(request(CPU, model=name), exclusive="x") for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B")]
-    quoted = replace(made[0], llm=replace(made[0].llm, location='/models/a"b'))
+    made = [with_model(request(CPU, model=name), exclusive="x") for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B")]
+    quoted = with_model(made[0], llm=replace(made[0].models[0].llm, location='/models/a"b'))
     with pytest.raises(UsageError, match="allowed: a name without quotation marks"):
-        make_plan_of_all((quoted, made[1]), load_catalog())
+        make_plan(joined(quoted, made[1]), load_catalog())

@@ -19,6 +19,7 @@ from stackwright.planning.utilization import (
     free_share,
     size_share,
 )
+from stackwright.rendering.numbered import flat_settings
 from stackwright.units import GIB, MIB
 
 from tests.planning_requests import plan_for, recorded
@@ -114,7 +115,9 @@ def test_memory_that_the_processor_shares_is_not_all_the_engines(
 
 def test_every_environment_of_a_dgx_spark_leaves_the_host_its_part() -> None:
     """No more than was ever free on one that was idle, whatever the environment wishes."""
-    shares = {each: plan_for(recorded("gb10"), each).settings["VLLM_GPU_MEMORY_UTILIZATION"] for each in Environment}
+    shares = {
+        each: flat_settings(plan_for(recorded("gb10"), each))["VLLM_GPU_MEMORY_UTILIZATION"] for each in Environment
+    }
     assert {each.value: setting.value for each, setting in shares.items()} == {
         "dev": "0.80",
         "staging": "0.81",

@@ -8,6 +8,7 @@ import pytest
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode
 from stackwright.planning.workers import count_gateway_workers
+from stackwright.rendering.numbered import flat_settings
 from stackwright.units import GIB
 
 from tests.planning.several import PAIR, QWEN_4B, QWEN_8B, first_gpus, plan_of
@@ -54,7 +55,7 @@ def test_a_plan_follows_its_own_limit() -> None:
     """What the door lets in at once, in force or pinned; 0 lets all in."""
     for pinned, workers in (("32", "1"), ("200", "4"), ("0", "8")):
         plan = plan_for(recorded("8x-h100-nvswitch"), pins={"GATEWAY_MAX_CONCURRENT_REQUESTS": pinned})
-        assert plan.settings["LITELLM_NUM_WORKERS"].value == workers
+        assert flat_settings(plan)["LITELLM_NUM_WORKERS"].value == workers
 
 
 def test_several_models_leave_the_gateway_what_all_their_gpus_leave() -> None:

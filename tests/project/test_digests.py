@@ -14,6 +14,7 @@ from stackwright.domain.image_pins import ImagePin, ImagePins, with_digest, with
 from stackwright.errors import UsageError
 from stackwright.planning.planner import make_plan
 from stackwright.project.digests import FILE, read_image_pins, write_image_pins
+from stackwright.rendering.numbered import flat_settings
 
 from tests.planning_requests import recorded, request
 
@@ -77,9 +78,9 @@ def test_any_content_is_pins_or_one_error(text: str | bytes) -> None:
 def test_a_pinned_image_is_named_by_both_tag_and_digest() -> None:
     """People read the tag; the engine goes by the digest."""
     asked = request(recorded("cpu-small"))
-    tag = make_plan(asked, load_catalog()).settings["REDIS_IMAGE"].value
+    tag = flat_settings(make_plan(asked, load_catalog()))["REDIS_IMAGE"].value
     pins = ImagePins(images={tag: ImagePin(digest=DIGEST, date="2026-11-21")})
-    setting = make_plan(replace(asked, image_pins=pins), load_catalog()).settings["REDIS_IMAGE"]
+    setting = flat_settings(make_plan(replace(asked, image_pins=pins), load_catalog()))["REDIS_IMAGE"]
     assert setting.value == f"{tag}@{DIGEST}"
     assert "2026-11-21" in setting.reason
     assert without_digest(setting.value) == tag

@@ -25,6 +25,7 @@ from stackwright.project.folder import (
     read_wishes,
 )
 from stackwright.rendering import render_plan
+from stackwright.rendering.numbered import flat_settings
 
 from tests.planning_requests import plan_for, recorded
 from tests.test_layers import PACKAGE
@@ -117,7 +118,7 @@ def test_the_shipped_wishes_are_read_where_the_folder_has_none(environment: Envi
 def test_a_rendered_stack_is_read_back(project: Path) -> None:
     stack = load_stack(project, project / "state", Environment.STAGING)
     assert stack is not None
-    assert stack.env == {key: setting.value for key, setting in stack.plan.settings.items()}
+    assert stack.env == {key: setting.value for key, setting in flat_settings(stack.plan).items()}
     assert stack.plan.environment is Environment.STAGING
     assert load_stack(project, project / "state", Environment.DEV) is None
 

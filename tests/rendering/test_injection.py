@@ -16,9 +16,10 @@ from stackwright.domain.host import Host
 from stackwright.domain.plan import Fallback
 from stackwright.project.folder import read_env_file
 from stackwright.rendering import RenderedFile, render_plan
+from stackwright.rendering.numbered import flat_settings
 from stackwright.settings import BY_KEY, problem_with
 
-from tests.planning_requests import HOSTS, plan_for, recorded
+from tests.planning_requests import HOSTS, plan_for, recorded, with_replicas, with_setting
 
 # What a service of an override may say; anything else was put there by a value.
 SERVICE_KEYS = {"extends", "command", "environment", "volumes", "deploy", "depends_on"}
@@ -92,7 +93,8 @@ def set_lines(text: str) -> list[str]:
 def test_no_name_of_a_model_becomes_more_than_a_value(text: str) -> None:
     """The name goes to the gateway's file, to the environment file and to the engine's argument list."""
     honest = plan_for(recorded("2x-rtx3090-nvlink"))
-    plan = replace(honest, replicas=tuple(replace(each, model=text) for each in honest.replicas))
+    renamed = tuple(replace(replica, model=text) for replica in honest.replicas)
+    plan = replace(honest, models=(replace(honest.models[0], name=text, replicas=renamed),))
     clean, file = (
         next(each for each in render_plan(one) if each.path.name == "gateway.yaml") for one in (honest, plan)
     )
@@ -123,7 +125,7 @@ def test_no_device_or_argument_adds_to_a_service(text: str) -> None:
     odd = replace(
         first, gpu_uuids=(text, first.gpu_uuids[1]), args=(*first.args, text), env=(*first.env, ("NCCL_X", text))
     )
-    plan = replace(honest, replicas=(odd,))
+    plan = with_replicas(honest, odd)
     file = next(each for each in render_plan(plan) if each.path.name == "override.yaml")
     services = yaml.safe_load(file.text)["services"]
     assert set(services) == {"engine", "gateway"}
@@ -140,11 +142,11 @@ def test_a_value_is_refused_or_read_back_as_it_was(text: str, key: str) -> None:
     if problem_with(BY_KEY[key], text) is not None:
         return
     plan = plan_for(recorded("cpu-small"))
-    setting = replace(plan.settings["VLLM_MODEL"], value=text)
-    plan = replace(plan, settings={**plan.settings, key: setting})
+    setting = replace(flat_settings(plan)["VLLM_MODEL"], value=text)
+    plan = with_setting(plan, key, setting)
     env = next(each for each in render_plan(plan) if each.path.name == ".env.prod")
     assert _read(env)[key] == text
-    assert set(_read(env)) == set(plan.settings)
+    assert set(_read(env)) == set(flat_settings(plan))
 
 
 def _read(file: RenderedFile) -> dict[str, str]:
@@ -160,7 +162,9 @@ def _read(file: RenderedFile) -> dict[str, str]:
 def test_rendered_files_have_fixed_paths(name: str) -> None:
     """No text chooses where a file goes: paths come from the environment's name, which is one of three."""
     plan = plan_for(recorded("cpu-small"))
-    odd = replace(plan, host=with_names(plan.host, name), gateway=replace(plan.gateway, models=(name,)))
+    renamed = tuple(replace(replica, model=name) for replica in plan.replicas)
+    models = (replace(plan.models[0], name=name, replicas=renamed),)
+    odd = replace(plan, host=with_names(plan.host, name), models=models)
     assert [each.path for each in render_plan(odd)] == [each.path for each in render_plan(plan)]
     assert all(".." not in each.path.parts and not each.path.is_absolute() for each in render_plan(odd))
 

@@ -12,10 +12,11 @@ from dotenv import dotenv_values
 from stackwright.domain.plan import Plan, Setting
 from stackwright.errors import NoPlanError
 from stackwright.rendering import render_plan
+from stackwright.rendering.numbered import flat_settings
 
 from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import Asked, plan_of
-from tests.planning_requests import HOST_NAMES, plan_for, recorded
+from tests.planning_requests import HOST_NAMES, plan_for, recorded, with_setting
 from tests.test_layers import PACKAGE
 
 
@@ -32,7 +33,7 @@ def test_the_environment_file_says_exactly_the_settings(name: str) -> None:
     except NoPlanError:
         return
     read = dotenv_values(stream=io.StringIO(files(plan)[".env.prod"]), interpolate=False)
-    assert list(read.items()) == [(key, setting.value) for key, setting in plan.settings.items()]
+    assert list(read.items()) == [(key, setting.value) for key, setting in flat_settings(plan).items()]
 
 
 def test_a_second_replica_extends_the_first_and_the_gateway_waits_for_it() -> None:
@@ -76,16 +77,16 @@ def test_a_hostile_reason_stays_inside_its_comment() -> None:
     """A GPU's name comes from outside."""
     plan = plan_for(recorded("cpu-small"))
     hostile = Setting(value="1", reason="x\nVLLM_IMAGE=evil\u2028VLLM_IMAGE=evil", source="test")
-    text = files(replace(plan, settings={**plan.settings, "LITELLM_NUM_WORKERS": hostile}))[".env.prod"]
+    text = files(replace(plan, settings={**flat_settings(plan), "LITELLM_NUM_WORKERS": hostile}))[".env.prod"]
     read = dotenv_values(stream=io.StringIO(text), interpolate=False)
-    assert read["VLLM_IMAGE"] == plan.settings["VLLM_IMAGE"].value
+    assert read["VLLM_IMAGE"] == flat_settings(plan)["VLLM_IMAGE"].value
 
 
 def test_a_model_folder_with_a_dollar_is_not_interpolated() -> None:
     """Compose would read `$x` as a variable; `$$` is its literal dollar."""
     plan = plan_for(recorded("cpu-small"))
     folder = Setting(value="/models/pa$word", reason="test", source="test")
-    rendered = files(replace(plan, settings={**plan.settings, "VLLM_MODEL": folder}))
+    rendered = files(with_setting(plan, "VLLM_MODEL", folder))
     volume = yaml.safe_load(rendered["override.yaml"])["services"]["engine"]["volumes"][0]
     assert volume["source"] == volume["target"] == "/models/pa$$word"
     assert "VLLM_MODEL='/models/pa$word'" in rendered[".env.prod"]

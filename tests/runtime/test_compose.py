@@ -15,6 +15,7 @@ from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Stack
 from stackwright.runtime.compose import ComposeRuntime, command_by_hand
 
+from tests.planning_requests import with_replicas
 from tests.runtime.docker import SERVICES, Docker, list_containers
 
 pytestmark = pytest.mark.subprocess
@@ -180,6 +181,6 @@ def test_command_by_hand_is_relative_and_takes_the_local_file_last(stack: Stack)
 def test_further_replicas_come_before_redis_and_gateway(stack: Stack, docker: Docker) -> None:
     list_containers(docker)
     (first,) = stack.plan.replicas
-    plan = dataclasses.replace(stack.plan, replicas=(first, dataclasses.replace(first, name="engine-2")))
+    plan = with_replicas(stack.plan, first, dataclasses.replace(first, name="engine-2"))
     states = ComposeRuntime(dataclasses.replace(stack, plan=plan)).services()
     assert [state.name for state in states] == ["engine", "engine-2", "redis", "gateway"]

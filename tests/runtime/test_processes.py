@@ -16,6 +16,7 @@ import pytest
 from stackwright.domain.environment import Environment
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import RuntimeRefusedError
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.runtime.process_groups import members, programs_with, read_groups
 from stackwright.runtime.processes import ProcessesRuntime
@@ -58,7 +59,7 @@ def free_port() -> int:
 def make_stack(folder: Path) -> Stack:
     """Return the plan of a small host in a project whose programs are the stand-ins."""
     plan = plan_for(recorded("cpu-small"), Environment.DEV)
-    environment = {key: setting.value for key, setting in plan.settings.items()}
+    environment = {key: setting.value for key, setting in flat_settings(plan).items()}
     environment |= {"COMPOSE_PROJECT_NAME": "stack-under-test", "GATEWAY_PORT": str(free_port())}
     stack = Stack(root=folder / "project", state=folder / "state", plan=plan, env=environment)
     for service in ("engine", "gateway"):

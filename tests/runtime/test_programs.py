@@ -15,6 +15,7 @@ from stackwright.domain.cloud import CloudModel
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Plan
 from stackwright.errors import RuntimeRefusedError
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.runtime.programs import (
     Places,
@@ -35,7 +36,7 @@ CALLER = {"PATH": "/usr/bin:/bin", "HOME": "/root", "HF_ENDPOINT": "http://127.0
 
 def stack_of(plan: Plan) -> Stack:
     """Return a plan's stack with the values that are rendered."""
-    environment = {key: setting.value for key, setting in plan.settings.items()}
+    environment = {key: setting.value for key, setting in flat_settings(plan).items()}
     return Stack(root=Path("/project"), state=Path("/state"), plan=plan, env=environment)
 
 
@@ -106,7 +107,7 @@ def test_models_in_turns_are_one_program_that_is_told_of_all() -> None:
     told, *listen = engine.arguments
     models = json.loads(told)["models"]
     assert listen == ["--host", "127.0.0.1", "--port", "20000"]
-    assert [model["name"] for model in models] == list(plan.gateway.models)
+    assert [model["name"] for model in models] == [model.name for model in plan.models]
     assert [model["arguments"] for model in models] == [list(stack.engine_arguments(each)) for each in plan.replicas]
     assert [model["environment"]["CUDA_VISIBLE_DEVICES"] for model in models] == [
         ",".join(replica.gpu_uuids) for replica in plan.replicas
@@ -218,15 +219,15 @@ def test_exit_code_is_read_from_the_log(log: str, expected: int | None) -> None:
     assert exit_code(log, "engine") == expected
 
 
-def test_engines_on_the_processor_have_places_of_their_own() -> None:
+def test_engines_on_the_processor_have_core_range_their_own() -> None:
     """One alone takes all cores, as the engine does by itself; ranks of one engine are places, too."""
     alone, two = plan_for(recorded("cpu-small")), plan_of(SEVERAL["cpu-two"][0], *SEVERAL["cpu-two"][1])
-    assert [alone.places_of(each) for each in alone.replicas] == [None]
-    assert [two.places_of(each) for each in two.replicas] == ["1-1/2", "2-2/2"]
+    assert [alone.core_range(each) for each in alone.replicas] == [None]
+    assert [two.core_range(each) for each in two.replicas] == ["1-1/2", "2-2/2"]
     ranks = plan_for(recorded("cpu-small"), pins={"VLLM_TENSOR_PARALLEL_SIZE": "2"})
-    assert [ranks.places_of(each) for each in ranks.replicas] == ["1-2/2"]
+    assert [ranks.core_range(each) for each in ranks.replicas] == ["1-2/2"]
     beside = plan_of(SEVERAL["8xh100-70b-and-embedding"][0], *SEVERAL["8xh100-70b-and-embedding"][1])
-    assert {beside.places_of(each) for each in beside.replicas} == {None}
+    assert {beside.core_range(each) for each in beside.replicas} == {None}
     assert programs_of("cpu-small")["engine"].environment.get("ENGINE_PLACES") is None
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stackwright.domain.finding import Finding
 from stackwright.domain.machine import Disk, MemoryState, ModelFiles, ProcessLimits, Seen, Unseen
 from stackwright.domain.plan import Mode
+from stackwright.rendering.numbered import flat_settings
 from stackwright.validation.capacity import (
     check_disks,
     check_limits,
@@ -26,8 +27,8 @@ from tests.planning_requests import plan_for, recorded
 GIB = 2**30
 GPU_HOST, CPU_HOST = recorded("2x-rtx3090-nvlink"), recorded("cpu-large")
 GPU_PLAN, CPU_PLAN = plan_for(GPU_HOST), plan_for(CPU_HOST)
-GPU_ENV = {key: setting.value for key, setting in GPU_PLAN.settings.items()}
-CPU_ENV = {key: setting.value for key, setting in CPU_PLAN.settings.items()}
+GPU_ENV = {key: setting.value for key, setting in flat_settings(GPU_PLAN).items()}
+CPU_ENV = {key: setting.value for key, setting in flat_settings(CPU_PLAN).items()}
 WHOLE = ModelFiles(folder="/m", complete=True, weight_bytes=GIB, missing_bytes=0)
 
 

@@ -29,6 +29,7 @@ from stackwright.domain.plan import Plan
 from stackwright.project.credentials import ensure_secrets
 from stackwright.project.write import compare_files, write_files
 from stackwright.rendering import render_plan
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.validation import checks
 from stackwright.validation.checks import CHECKS, find_in
@@ -53,7 +54,7 @@ def free_port() -> int:
 
 def evidence(root: Path, plan: Plan, *, compose: bool = True) -> Evidence:
     """Return what is seen where nothing is wrong: real files and secrets, a free port, a machine that is as planned."""
-    env = {key: setting.value for key, setting in plan.settings.items()} | {"GATEWAY_PORT": str(free_port())}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()} | {"GATEWAY_PORT": str(free_port())}
     stack = Stack(root=root, state=root / "state", plan=plan, env=env)
     write_files({stack.generated: compare_files(root, stack.generated, render_plan(plan))})
     ensure_secrets(stack.secrets, {}, root / "hf")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from stackwright.project.credentials import ensure_secrets
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.validation.capacity import size_bytes
 from stackwright.validation.compose_config import check_container_limits, check_merged
@@ -20,7 +21,7 @@ from tests.planning_requests import plan_for, recorded
 def stack_of(name: str) -> Stack:
     """Return the stack of a recorded host."""
     plan = plan_for(recorded(name))
-    env = {key: setting.value for key, setting in plan.settings.items()}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()}
     return Stack(root=Path("/nowhere"), state=Path("/nowhere"), plan=plan, env=env)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from stackwright.domain.machine import ContainerAnswer, Unseen
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.validation.container import (
     find_images_folder,
@@ -22,7 +23,7 @@ STACK = Stack(
     root=Path("/nowhere"),
     state=Path("/nowhere"),
     plan=PLAN,
-    env={key: setting.value for key, setting in PLAN.settings.items()},
+    env={key: setting.value for key, setting in flat_settings(PLAN).items()},
 )
 
 pytestmark = pytest.mark.subprocess

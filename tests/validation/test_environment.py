@@ -9,6 +9,7 @@ from stackwright.catalog.load import load_catalog
 from stackwright.domain.finding import Finding, Severity
 from stackwright.domain.plan import Mode, Plan
 from stackwright.errors import NoPlanError
+from stackwright.rendering.numbered import flat_settings
 from stackwright.validation.environment import PLACEHOLDER, check_environment, check_shell
 from stackwright.validation.gpus import check_host
 
@@ -18,7 +19,7 @@ from tests.planning_requests import HOST_NAMES, plan_for, recorded
 
 def values(plan: Plan, **changes: str) -> dict[str, str]:
     """Return the values in force: as rendered, with a person's changes over them."""
-    return {key: setting.value for key, setting in plan.settings.items()} | changes
+    return {key: setting.value for key, setting in flat_settings(plan).items()} | changes
 
 
 def told(findings: tuple[Finding, ...]) -> list[tuple[str, str, str]]:
@@ -106,7 +107,7 @@ def test_the_parser_of_a_second_model_is_judged_too() -> None:
     assert told(findings) == [("env-value", "error", "VLLM_REASONING_PARSER_2=xyz")]
 
 
-@pytest.mark.parametrize("key", PLAN.settings)
+@pytest.mark.parametrize("key", flat_settings(PLAN))
 def test_a_key_that_is_missing_is_named(key: str) -> None:
     env = values(PLAN)
     del env[key]
@@ -114,7 +115,7 @@ def test_a_key_that_is_missing_is_named(key: str) -> None:
 
 
 def test_an_empty_environment_is_told_key_by_key() -> None:
-    assert len(check_environment(PLAN, {}, load_catalog())) == len(PLAN.settings)
+    assert len(check_environment(PLAN, {}, load_catalog())) == len(flat_settings(PLAN))
 
 
 def test_the_shell_is_compared_by_value() -> None:
@@ -158,7 +159,9 @@ def test_no_value_that_is_rendered_is_a_placeholder(name: str) -> None:
     assert [value for value in values(plan).values() if PLACEHOLDER.fullmatch(value)] == []
 
 
-@given(env=st.dictionaries(st.sampled_from([*PLAN.settings, "ODD"]) | st.text(max_size=20), st.text(max_size=200)))
+@given(
+    env=st.dictionaries(st.sampled_from([*flat_settings(PLAN), "ODD"]) | st.text(max_size=20), st.text(max_size=200))
+)
 def test_whatever_a_person_writes_is_judged_and_quoted_briefly(env: dict[str, str]) -> None:
     for finding in check_environment(PLAN, values(PLAN, **env), load_catalog()):
         assert finding.severity is Severity.ERROR

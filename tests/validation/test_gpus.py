@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Driver, Host, LinkKind
 from stackwright.domain.machine import GpuProcess, GpuState, MemoryState, Unseen
+from stackwright.rendering.numbered import flat_settings
 from stackwright.validation.gpus import check_gpu_memory, check_health, check_host, used_gpus
 
 from tests.planning_requests import gpu, plan_for, recorded
@@ -19,7 +20,7 @@ GIB = 2**30
 HOST = recorded("2x-rtx3090-nvlink")
 PLAN = plan_for(HOST)
 FIRST, SECOND = used_gpus(PLAN)
-ENV = {key: setting.value for key, setting in PLAN.settings.items()}
+ENV = {key: setting.value for key, setting in flat_settings(PLAN).items()}
 MEMORY = MemoryState(available_bytes=64 * GIB, swap_bytes=0, swap_free_bytes=0)
 
 
@@ -203,7 +204,7 @@ def test_what_this_stack_holds_itself_does_not_count() -> None:
 def test_with_unified_memory_the_processors_counts() -> None:
     host = recorded("gb10")
     plan = plan_for(host)
-    env = {key: setting.value for key, setting in plan.settings.items()}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()}
     much = MemoryState(available_bytes=host.memory_bytes or 0, swap_bytes=0, swap_free_bytes=0)
     assert told(check_gpu_memory(plan, env, host, (), much, None)) == []
     little = replace(much, available_bytes=GIB)

@@ -14,6 +14,7 @@ from stackwright.domain.finding import Finding
 from stackwright.project.credentials import ensure_secrets
 from stackwright.project.write import compare_files, write_files
 from stackwright.rendering import render_plan
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.validation.live import check_files, check_port, check_secrets, newest_file_s
 
@@ -24,7 +25,7 @@ from tests.planning_requests import plan_for, recorded
 def stack(tmp_path: Path) -> Stack:
     """Give a stack whose files are all as they should be."""
     plan = plan_for(recorded("2x-rtx3090-nvlink"))
-    env = {key: setting.value for key, setting in plan.settings.items()}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()}
     made = Stack(root=tmp_path, state=tmp_path / "state", plan=plan, env=env)
     write_files({made.generated: compare_files(tmp_path, made.generated, render_plan(plan))})
     ensure_secrets(made.secrets, {}, tmp_path / "hf")

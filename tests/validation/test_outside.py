@@ -10,6 +10,7 @@ from stackwright.catalog.load import load_advisories
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Containers, GpuAccess
 from stackwright.domain.machine import ContainerAnswer, HubAnswer, ModelFiles, Seen, Unseen
+from stackwright.rendering.numbered import flat_settings
 from stackwright.validation.containers import check_gpu_access, check_user, check_versions
 from stackwright.validation.gpus import used_gpus
 from stackwright.validation.images import check_images, is_moving, release_of
@@ -22,11 +23,11 @@ from stackwright.validation.surroundings import (
     check_wsl,
 )
 
-from tests.planning_requests import plan_for, recorded
+from tests.planning_requests import plan_for, recorded, with_engine
 
 HOST = recorded("2x-rtx3090-nvlink")
 PLAN = plan_for(HOST)
-ENV = {key: setting.value for key, setting in PLAN.settings.items()}
+ENV = {key: setting.value for key, setting in flat_settings(PLAN).items()}
 MODEL = ENV["VLLM_MODEL"]
 HUB = HubAnswer(hub="https://hub", status=200, gated=False, ahead_s=1.0)
 NOT_HERE = ModelFiles(folder=None, complete=False)
@@ -183,7 +184,7 @@ def test_holes_and_moving_names(changes: dict[str, str], pulled: bool, found: li
 
 def test_a_release_that_was_consented_to_is_a_warning() -> None:
     old = "vllm/vllm-openai:v0.17.1"
-    plan = replace(PLAN, engine=replace(PLAN.engine, version="0.17.1", image=old))
+    plan = with_engine(PLAN, version="0.17.1", image=old)
     findings = told(check_images(plan, {**ENV, "VLLM_IMAGE": old}, load_advisories(), pulled=True))
     assert {bad for _, bad, _ in findings} == {"warning"}
     assert "CVE-2026-48746" in findings[0][2]
@@ -201,10 +202,10 @@ def test_windows_is_no_matter_elsewhere() -> None:
 def test_windows_drives_and_pinning_are_told() -> None:
     host = recorded("wsl2-rtx5080")
     plan = plan_for(host)
-    env = {key: setting.value for key, setting in plan.settings.items()}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()}
     (drive,) = check_wsl(plan, {**env, "HF_HOME": "/mnt/c/hf"}, host, frozenset())
     assert (drive.check, drive.found) == ("wsl-drive", "HF_HOME=/mnt/c/hf: a drive of Windows")
-    older = {name: replace(plan, engine=replace(plan.engine, version=name)) for name in ("0.23.0", "0.24.0", "0.30.0")}
+    older = {name: with_engine(plan, version=name) for name in ("0.23.0", "0.24.0", "0.30.0")}
     found = {name: told(check_wsl(older[name], env, host, frozenset())) for name in older}
     assert {name: [check for check, *_ in each] for name, each in found.items()} == {
         "0.23.0": [],

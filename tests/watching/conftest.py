@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 
 from tests.planning.several import Asked, plan_of
@@ -34,8 +35,12 @@ def start(tmp_path: Path, gateway: Gateway) -> MakeStart:
     def make(*looks: States, log: str = "", models: tuple[Asked, ...] = ()) -> Start:
         host = recorded("cpu-small")
         plan = plan_of(host, *models) if models else plan_for(host)
-        plan = replace(plan, replicas=tuple(replace(replica, memory=None) for replica in plan.replicas))
-        env = {key: setting.value for key, setting in plan.settings.items()}
+        unforecast = (
+            replace(model, replicas=tuple(replace(replica, memory=None) for replica in model.replicas))
+            for model in plan.models
+        )
+        plan = replace(plan, models=tuple(unforecast))
+        env = {key: setting.value for key, setting in flat_settings(plan).items()}
         env |= {"GATEWAY_PORT": str(gateway.server_address[1]), "HF_HOME": str(tmp_path / "hf")}
         stack = Stack(root=tmp_path, state=tmp_path / "state", plan=plan, env=env)
         return Start(runtime=Scripted(looks=list(looks), log=log), stack=stack)

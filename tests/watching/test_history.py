@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stackwright.watching.history import LONGEST_S, MOST_STARTS, keep_start, past_steps
 from stackwright.watching.steps import Step
 
-from tests.planning_requests import plan_for, recorded
+from tests.planning_requests import plan_for, recorded, with_engine
 
 PLAN = plan_for(recorded("cpu-small"))
 (REPLICA,) = PLAN.replicas
@@ -27,7 +27,7 @@ def test_the_longest_of_earlier_starts_is_remembered(tmp_path: Path) -> None:
 
 def test_another_model_release_or_layout_has_its_own_past(tmp_path: Path) -> None:
     keep_start(tmp_path, PLAN, REPLICA, {Step.LOADING: 9})
-    newer = replace(PLAN, engine=replace(PLAN.engine, version="9.9.9"))
+    newer = with_engine(PLAN, version="9.9.9")
     others = [
         (PLAN, replace(REPLICA, model="acme/other")),
         (PLAN, replace(REPLICA, tensor_parallel=2)),

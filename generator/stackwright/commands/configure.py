@@ -23,15 +23,17 @@ from stackwright.engines.vllm.arguments import role_of
 from stackwright.engines.vllm.image import EngineNeeds
 from stackwright.errors import UsageError
 from stackwright.models.read import SMOKE, HubAccess, locate_model, name_llm, read_model
-from stackwright.planning.request import Request
-from stackwright.planning.several import make_plan_of_all
+from stackwright.planning.planner import make_plan
+from stackwright.planning.request import PlanRequest, User, WantedModel
 from stackwright.project import folder as project
 from stackwright.project import write
 from stackwright.project.credentials import GATEWAY_KEY, ensure_secrets, find_hub_token
 from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
+from stackwright.project.pins import read_pins
 from stackwright.rendering import render_plan
-from stackwright.settings import problem_with, spec_of, split_slot
+from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written
+from stackwright.settings import problem_with
 from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing
 
@@ -41,43 +43,36 @@ def plan_environment(options: PlanOptions, paths: ProjectPaths, host: Host, envi
     wishes = project.read_wishes(paths.root, environment)
     catalog = load_catalog()
     models = wished_models(options, wishes, str(paths.root / "envs" / f"{environment.value}.yaml"))
-    requests = tuple(_request(options, paths, host, environment, wishes, model, origin) for model, origin in models)
-    if not (options.models or wishes.models or wishes.model) and options.mode is not Mode.CPU and host.gpus:
-        from stackwright.planning.default_llm import with_default_llm
-
-        has_token = find_hub_token(os.environ, Path(paths.folders.hf_home)) is not None
-        requests = (with_default_llm(requests[0], catalog, has_token=has_token),)
-    plan = make_plan_of_all(requests, catalog)
-    _check_values(plan)
-    return plan
-
-
-def _request(
-    options: PlanOptions,
-    paths: ProjectPaths,
-    host: Host,
-    environment: Environment,
-    wishes: Wishes,
-    model: ModelWish,
-    origin: str,
-) -> Request:
-    facts = _read_model(model.name, load_catalog(), paths, origin)
-    return Request(
+    request = PlanRequest(
         host=host,
         environment=environment,
         mode=options.mode,
         wishes=wishes,
-        llm=name_llm(facts),
-        origin=origin,
-        facts=facts,
-        pins={**wishes.pins, **dict(options.pins)},
+        models=tuple(_wanted(model, wished_in, paths) for model, wished_in in models),
+        pins=read_pins(wishes.pins, dict(options.pins), environment.value),
         folders=paths.folders,
-        uid=os.getuid(),
-        gid=os.getgid(),
+        user=User(uid=os.getuid(), gid=os.getgid()),
         objective=options.objective,
-        image_pins=read_image_pins(paths.root),
         needs=EngineNeeds(exact=options.engine, allow_vulnerable=options.allow_vulnerable),
+        image_pins=read_image_pins(paths.root),
         named=bool(options.models),
+    )
+    if not (options.models or wishes.models or wishes.model) and options.mode is not Mode.CPU and host.gpus:
+        from stackwright.planning.default_llm import with_default_llm
+
+        has_token = find_hub_token(os.environ, Path(paths.folders.hf_home)) is not None
+        request = with_default_llm(request, catalog, has_token=has_token)
+    plan = make_plan(request, catalog)
+    _check_values(plan)
+    return plan
+
+
+def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths) -> WantedModel:
+    facts = _read_model(model.name, load_catalog(), paths, wished_in)
+    return WantedModel(
+        llm=name_llm(facts),
+        facts=facts,
+        wished_in=wished_in,
         role=model.role or facts.role or role_of(facts.config),
         aliases=model.aliases,
         gpu_share=model.gpu_share,
@@ -117,8 +112,8 @@ def _read_model(name: str, catalog: Catalog, paths: ProjectPaths, origin: str) -
 
 def _check_values(plan: Plan) -> None:
     """Refuse what no environment file can hold: folders come from variables, which hold anything."""
-    for key, setting in plan.settings.items():
-        spec = spec_of(key)
+    for key, setting in flat_settings(plan).items():
+        spec = spec_of_written(key)
         problem = spec and problem_with(spec, setting.value)
         if problem:
             raise UsageError(
@@ -160,7 +155,7 @@ def write_environments(
         report.warn(sentence)
     for each, plan in plans.items():
         ensure_secrets(secrets[each], os.environ, Path(paths.folders.hf_home))
-        make_folders({key: setting.value for key, setting in plan.settings.items()}, paths)
+        make_folders({key: setting.value for key, setting in flat_settings(plan).items()}, paths)
         keep_generation(paths.root, each)
 
 
@@ -169,7 +164,7 @@ def make_folders(env: Mapping[str, str], paths: ProjectPaths) -> None:
     try:
         for key in ("HF_HOME", "VLLM_CACHE_ROOT"):
             Path(env[key]).mkdir(parents=True, exist_ok=True)
-        if str(paths.smoke) in (value for key, value in env.items() if split_slot(key)[0] == "VLLM_MODEL"):
+        if str(paths.smoke) in (env[written] for written in keys_of(env, "VLLM_MODEL")):
             from stackwright.models.smoke_model import write_smoke_model
 
             write_smoke_model(paths.smoke)
@@ -185,7 +180,7 @@ def check_rendered(paths: ProjectPaths, plan: Plan) -> tuple[Finding, ...]:
 
     What can be mended until the start only warns: a variable of the shell, which only Compose reads; a certificate.
     """
-    env = {key: setting.value for key, setting in plan.settings.items()}
+    env = {key: setting.value for key, setting in flat_settings(plan).items()}
     local = paths.root / "envs" / f".env.{plan.environment.value}.local"
     if local.exists():
         env |= project.read_env_file(local)

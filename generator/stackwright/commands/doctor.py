@@ -22,12 +22,12 @@ from stackwright.diagnosis.rules import Place as Written
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
-from stackwright.domain.plan import Mode
+from stackwright.domain.plan import Mode, Origin
 from stackwright.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
 from stackwright.models.read import SMOKE
 from stackwright.project import folder as project
+from stackwright.rendering.numbered import flat_settings, model_values
 from stackwright.runtime import Runtime, Stack
-from stackwright.settings import slot_key
 from stackwright.watching.health import telling_line
 
 
@@ -248,12 +248,12 @@ def _apply(arguments: DoctorArguments, paths: ProjectPaths, exam: Examination) -
         raise UsageError(f"{exam.environment}: nothing was found that a setting mends", hint="see the fixes above")
     plan, env, name = exam.stack.plan, exam.stack.env, exam.environment.value
     _refuse_where_local_wins(exam.stack, fix)
-    pins = {key: setting.value for key, setting in plan.settings.items() if setting.source == "--set"}
+    pins = {key: setting.value for key, setting in flat_settings(plan).items() if setting.origin is Origin.PINNED}
     if plan.mode is not Mode.CPU:
         # The running engine holds its GPUs' memory; a plan made now would flee to others.
         pins["NVIDIA_VISIBLE_DEVICES"] = env["NVIDIA_VISIBLE_DEVICES"]
     pins |= dict(fix.settings)
-    models = tuple(env[slot_key("VLLM_MODEL", slot)] for slot in range(1, len(plan.gateway.models) + 1))
+    models = tuple(values["VLLM_MODEL"] for values in model_values(env, len(plan.models)))
     options = PlanOptions(
         mode=plan.mode,
         models=_named(models, paths, exam.environment),

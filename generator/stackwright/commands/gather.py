@@ -40,7 +40,6 @@ from stackwright.runtime.provision import (
     gpu_engine_recipe,
     is_complete,
 )
-from stackwright.settings import value_in_slot
 from stackwright.validation.capacity import CUDA_IMAGE_BYTES
 from stackwright.validation.container import find_images_folder, find_missing_images, list_containers, look_from_inside
 from stackwright.validation.evidence import Evidence, ModelSeen
@@ -159,8 +158,7 @@ def _view(seen: Seen[ModelView]) -> ModelView:
 
 def _locations(stack: Stack) -> tuple[str, ...]:
     """Return what the engines load, model by model."""
-    slots = range(1, len(stack.plan.gateway.models) + 1)
-    return tuple(value_in_slot(stack.env, "VLLM_MODEL", slot) for slot in slots)
+    return tuple(values["VLLM_MODEL"] for values in stack.models)
 
 
 def _further(stack: Stack, views: list[ModelView]) -> tuple[ModelSeen, ...]:
@@ -204,7 +202,7 @@ def _token(stack: Stack, home: Path) -> str | None:
 
 def _look_at_engine(stack: Stack, host: Host, *, runs: bool) -> EngineView:
     """Ask which images are missing, and what a container with GPUs sees where the engine's image is not."""
-    engines = dict.fromkeys(stack.engine_value(replica, "VLLM_IMAGE") for replica in stack.plan.engines)
+    engines = dict.fromkeys(stack.values(replica)["VLLM_IMAGE"] for replica in stack.plan.engines)
     names = (*engines, stack.env["LITELLM_IMAGE"], stack.env["REDIS_IMAGE"])
     missing = find_missing_images(names)
     uuids = used_gpus(stack.plan)

@@ -11,7 +11,7 @@ from stackwright.domain.environment import WRITTEN_OUT, Environment
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
 from stackwright.errors import UsageError, did_you_mean
-from stackwright.settings import parse_pin
+from stackwright.project.pins import parse_pin
 
 ENVIRONMENTS = (*(each.value for each in Environment), *WRITTEN_OUT)
 MODES = ("auto", *(mode.value for mode in Mode))

@@ -17,7 +17,8 @@ from stackwright.domain.image_pins import ImagePin, ImagePins, without_digest
 from stackwright.errors import RuntimeRefusedError, ValidationError
 from stackwright.project import digests
 from stackwright.project import folder as project
-from stackwright.settings import IMAGE_KEYS, split_slot
+from stackwright.rendering.numbered import keys_of
+from stackwright.settings import IMAGE_KEYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ def run(arguments: PinImagesArguments) -> None:
     stack = load_stack(find_paths(arguments.out), arguments.environment)
     before = digests.read_image_pins(stack.root)
     today = datetime.now(UTC).date().isoformat()
-    found = _pull_all([without_digest(image) for key, image in stack.env.items() if split_slot(key)[0] in IMAGE_KEYS])
+    found = _pull_all([without_digest(stack.env[written]) for key in IMAGE_KEYS for written in keys_of(stack.env, key)])
     if not found:
         raise ValidationError(
             f"{stack.plan.environment}: no image could be pinned",

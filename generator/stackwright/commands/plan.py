@@ -19,6 +19,7 @@ from stackwright.commands.options import (
     read_plan_options,
 )
 from stackwright.domain.environment import Environment
+from stackwright.rendering.plan_document import plan_document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,6 @@ def run(arguments: PlanArguments) -> None:
     plan = plan_environment(arguments.options, find_paths(arguments.out), host, arguments.environment)
     report.warn_all(plan.warnings)
     if arguments.json:
-        report.print_json(plan)
+        report.print_json(plan_document(plan))
     else:
         report.print_plan(plan, explain=arguments.explain)

@@ -129,7 +129,7 @@ def _configure_one(arguments: StartArguments, paths: ProjectPaths) -> None:
 
 
 def _show_ready(stack: Stack) -> None:
-    name, models = stack.plan.environment.value, stack.plan.gateway.models
+    name, models = stack.plan.environment.value, [model.name for model in stack.plan.models]
     report.tell(f"\n{name} is ready at {address(stack)}, model{'s' if len(models) > 1 else ''}: {', '.join(models)}")
     report.tell("try it:\n")
     report.print_text(question_by_hand(stack))
@@ -145,7 +145,7 @@ def question_by_hand(stack: Stack) -> str:
     return (
         f'echo "Authorization: Bearer $({_command(stack, "stackwright", "key")})" |\n'
         f'  curl{trust} -H @- -H "Content-Type: application/json" {address(stack)}/v1/chat/completions \\\n'
-        f'  -d \'{{"model": "{stack.plan.gateway.models[0]}", '
+        f'  -d \'{{"model": "{stack.plan.models[0].name}", '
         '"messages": [{"role": "user", "content": "Say hello."}]}\''
     )
 

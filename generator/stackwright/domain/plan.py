@@ -8,6 +8,7 @@ from enum import StrEnum
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
+from stackwright.domain.llm import LlmSource
 from stackwright.domain.role import Role
 
 PLAN_SCHEMA = 1
@@ -80,20 +81,6 @@ class Replica:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
-    """One model as clients know it: all of its replicas. `aliases` are further names for it.
-
-    Models with the same `exclusive` take turns in one engine; the `pinned` one is loaded whenever the others are idle.
-    """
-
-    model: str
-    role: Role = Role.CHAT
-    aliases: tuple[str, ...] = ()
-    exclusive: str | None = None
-    pinned: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Fallback:
     """The models that are asked where `model` fails, in this order; `longer`: those with a longer context, longest first."""
 
@@ -104,38 +91,20 @@ class Fallback:
 
 @dataclass(frozen=True, kw_only=True)
 class Gateway:
-    """The LiteLLM front: where it listens, and the names that clients ask for.
-
-    `groups` tells more of each of `models`, in the same order. The position there, from 1, is the model's slot: its
-    settings end in it from the second on (`stackwright.settings.slot_key`).
-    """
+    """The LiteLLM front: where it listens, how it chooses a replica, and what stands in for a model that fails."""
 
     version: str
     image: str
     bind: str
     port: int
-    models: tuple[str, ...]
     routing_strategy: str
-    groups: tuple[Group, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()
     cloud: tuple[CloudModel, ...] = ()
 
     @property
     def cloud_secrets(self) -> tuple[str, ...]:
         """The files that hold the keys of `cloud`, each once."""
-        return tuple(dict.fromkeys(each.secret for each in self.cloud))
-
-    def slot_of(self, replica: Replica) -> int:
-        """Return the slot of a replica's model."""
-        return self.models.index(replica.model) + 1 if replica.model in self.models else 1
-
-    def group_of(self, replica: Replica) -> Group:
-        """Return what is known of a replica's model."""
-        return next((group for group in self.groups if group.model == replica.model), Group(model=replica.model))
-
-    def role_of(self, model: str) -> Role:
-        """Return what a model is asked for."""
-        return next((group.role for group in self.groups if group.model == model), Role.CHAT)
+        return tuple(dict.fromkeys(model.secret for model in self.cloud))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,29 +116,96 @@ class Workers:
     retrieval: int | None
 
 
+class Origin(StrEnum):
+    """Who decided on a value."""
+
+    COMPUTED = "computed"
+    CATALOG = "catalog"
+    WISHED = "wished"
+    PINNED = "pinned"
+    LOCAL = "local"
+    REMEMBERED = "remembered"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One emitted value with its reason and where that reason comes from."""
+    """One emitted value with its reason.
+
+    `source` tells where the reason comes from: a document, a program and its release, or the place where a person wrote
+    the value (`--set`, `envs/prod.yaml: settings.VLLM_DTYPE`); `origin` which kind of these it is.
+    """
 
     value: str
     reason: str
     source: str
+    origin: Origin = Origin.COMPUTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model as clients know it, and everything that is decided for it alone.
+
+    `name` is what clients ask for, `aliases` are further names; `location` what the engine is given. Models with the same
+    `exclusive` group take turns in one engine; the `pinned` one is loaded whenever the others are idle. `settings` are its
+    own by their plain keys; what all models share stands in the plan's. A model that takes turns has its engine's image
+    and shared memory only where it is the first of its group.
+    """
+
+    name: str
+    role: Role
+    aliases: tuple[str, ...]
+    source: LlmSource
+    location: str
+    engine: Engine
+    exclusive: str | None
+    pinned: bool
+    replicas: tuple[Replica, ...]
+    settings: dict[str, Setting]
+
+    @property
+    def forecast(self) -> Memory | None:
+        """The memory of one replica; None where no forecast has been made."""
+        return self.replicas[0].memory if self.replicas else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is emitted for one environment. `settings` keeps the order of `stackwright.settings.SETTINGS`."""
+    """Everything that is emitted for one environment.
+
+    `models` come in the order of their numbers in the environment file, chat models first. `settings` are those that all
+    models share, in the order of `stackwright.settings.SETTINGS`.
+    """
 
     schema: int
     environment: Environment
     mode: Mode
     host: Host
-    engine: Engine
-    replicas: tuple[Replica, ...]
+    models: tuple[ServedModel, ...]
     gateway: Gateway
     workers: Workers
     settings: dict[str, Setting]
     warnings: tuple[str, ...]
+
+    @property
+    def engine(self) -> Engine:
+        """The first model's engine."""
+        return self.models[0].engine
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """The replicas of all models, in order."""
+        return tuple(replica for model in self.models for replica in model.replicas)
+
+    def model(self, name: str) -> ServedModel:
+        """Return a model by its name. Raises KeyError where the plan has none of it."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(name)
+
+    def number_of(self, replica: Replica) -> int:
+        """Return the position of a replica's model, from 0. Raises KeyError where the plan has none of its name."""
+        return self.models.index(self.model(replica.model))
 
     @property
     def engines(self) -> tuple[Replica, ...]:
@@ -177,29 +213,29 @@ class Plan:
         return tuple({replica.name: replica for replica in reversed(self.replicas)}.values())[::-1]
 
     def turns(self, replica: Replica) -> tuple[Replica, ...]:
-        """Return what a replica's service loads in turns, in the order of slots: the replica alone, but in an exclusive group."""
-        return tuple(each for each in self.replicas if each.name == replica.name)
+        """Return what a replica's service loads in turn, in order: the replica alone, but in an exclusive group."""
+        return tuple(other for other in self.replicas if other.name == replica.name)
 
     def gpus_of(self, replica: Replica) -> tuple[str, ...]:
         """Return the UUIDs of the GPUs that a replica's service has."""
-        return tuple(dict.fromkeys(uuid for each in self.turns(replica) for uuid in each.gpu_uuids))
+        return tuple(dict.fromkeys(uuid for other in self.turns(replica) for uuid in other.gpu_uuids))
 
     def before(self, replica: Replica) -> tuple[Replica, ...]:
         """Return the earlier engines on a replica's GPUs: one that starts while another measures spoils what it measures."""
         earlier = self.replicas[: self.replicas.index(replica)]
         return tuple(
-            each for each in earlier if each.name != replica.name and set(each.gpu_uuids) & set(replica.gpu_uuids)
+            other for other in earlier if other.name != replica.name and set(other.gpu_uuids) & set(replica.gpu_uuids)
         )
 
-    def places_of(self, replica: Replica) -> str | None:
+    def core_range(self, replica: Replica) -> str | None:
         """Return which parts of the cores a replica's ranks have, `2-2/3` for the second of three; None where one rank has all.
 
         Left to themselves all engines bind their threads to the same cores (vLLM 0.32.0 utils/ompmultiprocessing.py).
         """
         ranks = {
-            each.name: max(turn.tensor_parallel * turn.pipeline_parallel for turn in self.turns(each))
-            for each in self.engines
-            if not each.gpu_uuids
+            engine.name: max(turn.tensor_parallel * turn.pipeline_parallel for turn in self.turns(engine))
+            for engine in self.engines
+            if not engine.gpu_uuids
         }
         total = sum(ranks.values())
         if replica.name not in ranks or total == 1:

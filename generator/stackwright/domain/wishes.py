@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stackwright.domain.cloud import CloudModel
+from stackwright.domain.plan import Origin
 from stackwright.domain.role import Role
 
 WISHES_SCHEMA = 1
@@ -38,6 +39,28 @@ class ModelWish:
     gpu_share: float | None = None
     exclusive: str | None = None
     pinned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """A setting that a person fixed.
+
+    `key` is plain; `model` the number of the model that it is for, from 1, None for a setting that all share. `written` is
+    the key as the person wrote it, `source` where.
+    """
+
+    key: str
+    model: int | None
+    value: str
+    origin: Origin
+    source: str
+    written: str
+
+    @property
+    def place(self) -> str:
+        """Where a person finds it, as the object of a sentence."""
+        file, _, _ = self.source.partition(":")
+        return f"`--set {self.written}=…`" if self.origin is Origin.PINNED else f"{self.written} in settings of {file}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def check_cloud(plan: Plan) -> None:
         UsageError: two models have one name, or one backs no model.
     """
     where = f"envs/{plan.environment.value}.yaml: gateway.cloud"
-    taken = {name for group in plan.gateway.groups for name in (group.model, *group.aliases)}
+    taken = {name for model in plan.models for name in (model.name, *model.aliases)}
     asked = {name for each in plan.gateway.fallbacks for name in each.to}
     for cloud in plan.gateway.cloud:
         if cloud.name in taken:
@@ -59,11 +59,11 @@ def check_cloud(plan: Plan) -> None:
 
 def _how_to_ask(plan: Plan, cloud: CloudModel) -> str:
     """Return the line that makes a model of a cloud stand in for the first of ours, to be pasted. JSON is YAML."""
-    first = plan.gateway.models[0]
-    if not plan.gateway.role_of(first).generates:
+    first = plan.models[0]
+    if not first.role.generates:
         return "leave it out: no model here writes"
     chains = {each.model: list(each.to) for each in plan.gateway.fallbacks}
-    chains.setdefault(first, []).append(cloud.name)
+    chains.setdefault(first.name, []).append(cloud.name)
     return f"leave it out, or write below `gateway:` the line `fallbacks: {json.dumps(chains, ensure_ascii=False)}`"
 
 

@@ -11,20 +11,21 @@ from stackwright.errors import NoPlanError
 from stackwright.models.stored import stored_facts, stored_llm
 from stackwright.planning.layout import as_if_sure, serves, smallest_memory
 from stackwright.planning.llm_choice import PREFERENCES, LlmCandidate, choose_llm
+from stackwright.planning.model_plan import choose_engine_image, wanted_settings
 from stackwright.planning.placement import Heads, Placement, placements
-from stackwright.planning.planner import choose_engine_image, wanted_settings
-from stackwright.planning.request import Request
+from stackwright.planning.request import PlanRequest, model_request
 
 
-def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> Request:
+def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -> PlanRequest:
     """Return the request with the best catalog model for its host and objective; unchanged on the CPU.
 
     Raises:
         NoPlanError: the host lacks what was asked for, or no catalog model fits it.
     """
+    request = model_request(whole, 0)
     options = placements(request.host, request.mode, request.parallel_pins, Heads(), request.objective)
     if not options[0].gpus:
-        return request
+        return whole
     chosen = choose_engine_image(request, options[0], catalog)
     wanted = wanted_settings(request, options[0], catalog)
     memory = smallest_memory(options[0].gpus, request.host, catalog)
@@ -54,12 +55,13 @@ def with_default_llm(request: Request, catalog: Catalog, *, has_token: bool) -> 
             f"no catalog model fits on {len(options[0].groups[0])}× {options[0].gpus[0].name}",
             hint="name one with --model; `stackwright fit --model …` forecasts it",
         )
-    return replace(
-        request,
+    model = replace(
+        request.model,
         llm=stored_llm(best.row, best.checkpoint),
         facts=stored_facts(best.row, best.checkpoint),
-        model_reason=_reason(best, choice.runners_up, request.objective),
+        reason=_reason(best, choice.runners_up, request.objective),
     )
+    return replace(whole, models=(model,))
 
 
 def _reason(best: LlmCandidate, runners_up: tuple[LlmCandidate, ...], objective: Objective | None) -> str:

@@ -8,19 +8,19 @@ from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import Verdict
 from stackwright.domain.host import Gpu
 from stackwright.domain.llm import Llm, LlmSource
-from stackwright.domain.plan import Setting
+from stackwright.domain.plan import Origin, Setting
 from stackwright.engines.vllm.cpu import DECISION, cpu_settings
 from stackwright.engines.vllm.image import ImageChoice, version
 from stackwright.engines.vllm.media import media_settings
 from stackwright.engines.vllm.parsers import parser_settings
 from stackwright.planning.gateway import gateway_settings
 from stackwright.planning.placement import Placement
-from stackwright.planning.request import Request
+from stackwright.planning.request import ModelRequest, PlanRequest, Switching
 from stackwright.planning.switching import switching_settings
 from stackwright.planning.utilization import Utilization
-from stackwright.planning.workers import DECISION as WORKERS
+from stackwright.planning.workers import DECISION as WORKERS_DECISION
 from stackwright.planning.workers import count_gateway_workers
-from stackwright.settings import SETTINGS
+from stackwright.settings import PER_MODEL, SETTINGS
 from stackwright.units import format_bytes
 
 if TYPE_CHECKING:
@@ -30,57 +30,85 @@ if TYPE_CHECKING:
 BFLOAT16_CAPABILITY = "8.0"
 # vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
 SHM_GIB_SINGLE, SHM_GIB_PARALLEL = 2, 16
-PLACES = "GATEWAY_MAX_CONCURRENT_REQUESTS"
+QUEUE_SLOTS = "GATEWAY_MAX_CONCURRENT_REQUESTS"
+WORKERS = "LITELLM_NUM_WORKERS"
+CUDA_DEVICE_ORDER = "PCI_BUS_ID"
 PUBLISHING = "docs/how-to/publish.md"
 OBJECTIVES = "docs/decisions/0015-objectives.md"
 MEMORY = "docs/explanation/memory.md; vLLM 0.32.0 v1/worker/gpu_worker.py"
 
 
-def emitted_settings(
-    request: Request,
+def model_settings(
+    request: ModelRequest,
     catalog: Catalog,
     placement: Placement,
     chosen: ImageChoice,
     layout: Layout | None,
     utilization: Utilization | None,
-) -> dict[str, Setting]:
-    """Return the settings in the order of `stackwright.settings.SETTINGS`.
+) -> tuple[dict[str, Setting], dict[str, Setting]]:
+    """Return the model's own settings, in the order of `SETTINGS`, and what it asks of the gateway that all share.
 
     `layout` and `utilization` are None on the CPU, which shares no GPU's memory.
     """
-    wishes, name = request.wishes, request.environment.value
-    wished = f"envs/{name}.yaml"
-    gateway, redis = catalog.service("gateway"), catalog.service("redis")
+    wished = request.whole.file
     engine = _gpu_settings(placement, layout, utilization) if layout and utilization else cpu_settings(request, wished)
-    engine |= switching_settings(request.load_limit_s) | parser_settings(request, catalog, chosen.version)
-    engine |= media_settings(request)
-    in_force = {**{key: setting.value for key, setting in engine.items()}, **request.pins}
-    limits = gateway_settings(placement.groups, in_force, request.switches)
-    places = int(request.pins.get(PLACES) or limits[PLACES].value) or None
-    workers, why_workers = count_gateway_workers(request.host, placement.mode, len(placement.gpus), places)
-    settings = {
+    engine |= parser_settings(request, catalog, chosen.version) | media_settings(request)
+    engine |= {"VLLM_IMAGE": _setting(chosen.image, "; ".join(chosen.reasons), chosen.source)}
+    engine |= _model_settings(request, placement, wished)
+    switching = request.switching
+    bounds = {key: setting.value for key, setting in switching_settings(switching).items()}
+    in_force = {**bounds, **{key: setting.value for key, setting in engine.items()}, **request.pins}
+    limits = gateway_settings(placement.groups, in_force, switching.switches if switching else 0)
+    slots = int(request.pins.get(QUEUE_SLOTS) or limits[QUEUE_SLOTS].value) or None
+    workers, why_workers = count_gateway_workers(request.host, placement.mode, len(placement.gpus), slots)
+    # The gateway is one for all models: what it takes of the processor's memory is the same for each.
+    limits[WORKERS] = _setting(str(request.gateway_workers or workers), why_workers, WORKERS_DECISION)
+    own = engine | {key: setting for key, setting in limits.items() if key in PER_MODEL}
+    return in_order_of_table(own), {key: setting for key, setting in limits.items() if key not in PER_MODEL}
+
+
+def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching | None) -> dict[str, Setting]:
+    """Return the settings that follow from the environment and the host alone, whatever models it serves."""
+    wishes, name, wished = request.wishes, request.environment.value, request.file
+    gateway, redis = catalog.service("gateway"), catalog.service("redis")
+    return {
         "COMPOSE_PROJECT_NAME": _setting(f"stackwright-{name}", "one project per environment", DECISION),
         "STACKWRIGHT_ENVIRONMENT": _setting(name, "asked for", "command line"),
-        "STACKWRIGHT_UID": _setting(str(request.uid), "the user who configured, so that files stay theirs", "host"),
-        "STACKWRIGHT_GID": _setting(str(request.gid), "the group who configured", "host"),
-        "VLLM_IMAGE": _setting(chosen.image, "; ".join(chosen.reasons), chosen.source),
-        "LITELLM_IMAGE": _setting(gateway.image, "pinned release", gateway.source),
-        "REDIS_IMAGE": _setting(redis.image, "router state of the gateway", redis.source),
-        "GATEWAY_BIND": _setting(wishes.gateway.bind, "wish of the environment", wished),
-        "GATEWAY_PORT": _setting(str(wishes.gateway.port), "wish of the environment", wished),
+        "STACKWRIGHT_UID": _setting(
+            str(request.user.uid), "the user who configured, so that files stay theirs", "host"
+        ),
+        "STACKWRIGHT_GID": _setting(str(request.user.gid), "the group who configured", "host"),
+        "LITELLM_IMAGE": _catalog(gateway.image, "pinned release", gateway.source),
+        "REDIS_IMAGE": _catalog(redis.image, "router state of the gateway", redis.source),
+        "GATEWAY_BIND": _wished(wishes.gateway.bind, wished),
+        "GATEWAY_PORT": _wished(str(wishes.gateway.port), wished),
         "GATEWAY_PLAIN_HTTP": _setting("refused", "keys and answers could be read on the way", PUBLISHING),
-        "LITELLM_NUM_WORKERS": _setting(str(workers), why_workers, WORKERS),
-        **_model_settings(request, placement, wished),
-        **engine,
-        **limits,
+        **switching_settings(switching),
         "HF_HOME": _setting(request.folders.hf_home, "Hugging Face cache, shared by all environments", "host"),
         "VLLM_CACHE_ROOT": _setting(request.folders.vllm_cache, "compiled kernels survive a restart", "host"),
     }
+
+
+def device_settings(gpus: tuple[Gpu, ...], reason: str, source: str) -> dict[str, Setting]:
+    """Return which GPUs the plan uses, in all replicas together."""
+    return {
+        "CUDA_DEVICE_ORDER": _setting(
+            CUDA_DEVICE_ORDER,
+            "CUDA then numbers GPUs as nvidia-smi does",
+            "CUDA C++ programming guide, environment variables",
+        ),
+        "NVIDIA_VISIBLE_DEVICES": _setting(",".join(gpu.uuid or "" for gpu in gpus), reason, source),
+        "GPU_COUNT": _setting(str(len(gpus)), "as many as NVIDIA_VISIBLE_DEVICES names", source),
+    }
+
+
+def in_order_of_table(settings: dict[str, Setting]) -> dict[str, Setting]:
+    """Return settings in the order of `stackwright.settings.SETTINGS`."""
     order = {spec.key: position for position, spec in enumerate(SETTINGS)}
     return dict(sorted(settings.items(), key=lambda item: order[item[0]]))
 
 
-def _model_settings(request: Request, placement: Placement, wished: str) -> dict[str, Setting]:
+def _model_settings(request: ModelRequest, placement: Placement, wished: str) -> dict[str, Setting]:
     llm = request.llm
     ranks = placement.tensor_parallel * placement.pipeline_parallel
     shm = SHM_GIB_PARALLEL if ranks > 1 else SHM_GIB_SINGLE
@@ -88,7 +116,7 @@ def _model_settings(request: Request, placement: Placement, wished: str) -> dict
     stages = "the model is not cut into stages" if placement.pipeline_parallel == 1 else placement.reason
     why_ranks = "the engine has one GPU" if len(placement.gpus) == 1 else placement.reason
     return {
-        "VLLM_MODEL": _setting(llm.location, request.model_reason or _why_model(llm), asked),
+        "VLLM_MODEL": _setting(llm.location, request.model.reason or _why_model(llm), asked),
         "VLLM_SERVED_MODEL_NAME": _setting(llm.name, "the model's own name", asked),
         "VLLM_TENSOR_PARALLEL_SIZE": _setting(
             str(placement.tensor_parallel),
@@ -105,22 +133,14 @@ def _model_settings(request: Request, placement: Placement, wished: str) -> dict
 
 
 def _gpu_settings(placement: Placement, layout: Layout, utilization: Utilization) -> dict[str, Setting]:
-    uuids = [gpu.uuid or "" for gpu in placement.gpus]
     sliced = placement.gpus[0].mig_slice is not None
     ranks = placement.tensor_parallel * placement.pipeline_parallel
     return {
-        "CUDA_DEVICE_ORDER": _setting(
-            "PCI_BUS_ID",
-            "CUDA then numbers GPUs as nvidia-smi does",
-            "CUDA C++ programming guide, environment variables",
-        ),
-        "NVIDIA_VISIBLE_DEVICES": _setting(",".join(uuids), placement.reason, DECISION),
         "CUDA_VISIBLE_DEVICES": _setting(
             ",".join(str(index) for index in range(ranks)),
             "a container sees its MIG slice alone, as GPU 0" if sliced else "a container numbers its GPUs from 0",
             "docs/decisions/0014-mig-slices.md" if sliced else "Compose device reservations",
         ),
-        "GPU_COUNT": _setting(str(len(uuids)), "as many as NVIDIA_VISIBLE_DEVICES names", DECISION),
         "VLLM_GPU_MEMORY_UTILIZATION": _setting(f"{utilization.value:.2f}", utilization.reason, utilization.source),
         "VLLM_DTYPE": _dtype(placement.gpus),
         **_memory_settings(layout),
@@ -172,3 +192,11 @@ def _why_model(llm: Llm) -> str:
 
 def _setting(value: str, reason: str, source: str) -> Setting:
     return Setting(value=value, reason=reason, source=source)
+
+
+def _wished(value: str, file: str) -> Setting:
+    return Setting(value=value, reason="wish of the environment", source=file, origin=Origin.WISHED)
+
+
+def _catalog(value: str, reason: str, source: str) -> Setting:
+    return Setting(value=value, reason=reason, source=source, origin=Origin.CATALOG)

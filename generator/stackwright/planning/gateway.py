@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from stackwright.domain.host import Gpu
-from stackwright.domain.plan import Fallback, Gateway, Plan, Setting
+from stackwright.domain.plan import Fallback, Plan, ServedModel, Setting
 from stackwright.domain.wishes import GatewayWishes
 from stackwright.errors import UsageError
 from stackwright.planning.cloud import check_cloud
 from stackwright.planning.switching import switch_s
-from stackwright.settings import slot_key
 from stackwright.units import MIB
 
 DECISION = "docs/decisions/0031-gateway-limits.md"
@@ -113,14 +112,14 @@ def with_fallbacks(plan: Plan, wishes: GatewayWishes, *, named: bool = False) ->
             that it cannot replace, or a model of a cloud stands in for none.
     """
     where = f"envs/{plan.environment.value}.yaml: gateway"
-    served = {name: group.model for group in plan.gateway.groups for name in (group.model, *group.aliases)}
+    served = {name: model.name for model in plan.models for name in (model.name, *model.aliases)}
     known = {**served, **{cloud.name: cloud.name for cloud in wishes.cloud}}
     absent: tuple[str, ...] = ()
     if named:
         wishes, absent = _without_absent(wishes, known)
     chains = _resolve_chains(wishes, served, known, where)
     for model, to in chains.items():
-        _check_chain(plan.gateway, model, to, where)
+        _check_chain(plan, model, to, where)
     fallbacks = tuple(Fallback(model=model, to=to, longer=_longer(plan, model, to)) for model, to in chains.items())
     passed = f"{where}.fallbacks: passed over, as --model leaves them out: {', '.join(absent)}"
     plan = replace(
@@ -172,27 +171,28 @@ def _resolve(name: str, models: Mapping[str, str], where: str) -> str:
     )
 
 
-def _check_chain(gateway: Gateway, model: str, to: tuple[str, ...], where: str) -> None:
+def _check_chain(plan: Plan, model: str, to: tuple[str, ...], where: str) -> None:
     """Refuse a chain that leads to its own model, or through one that makes no text. A model of a cloud writes."""
     if model in to:
         raise UsageError(f"{where}.fallbacks: {model} would stand in for itself", hint="take it out of its own list")
-    mute = next((each for each in (model, *to) if not gateway.role_of(each).generates), None)
+    mute = next((served for served in plan.models if served.name in (model, *to) and not served.role.generates), None)
     if mute is not None:
         raise UsageError(
-            f"{where}.fallbacks: found {mute}, which is for {gateway.role_of(mute).value}, allowed: models that write",
+            f"{where}.fallbacks: found {mute.name}, which is for {mute.role.value}, allowed: models that write",
             hint="take it out: another model's vectors and scores differ",
         )
 
 
 def _longer(plan: Plan, model: str, to: tuple[str, ...]) -> tuple[str, ...]:
     """Return those with a longer context, the longest first. A cloud's is not known: what is too long never goes there."""
-    lengths = {each: _context(plan, each) for each in (model, *to) if each in plan.gateway.models}
+    lengths = {served.name: _context(served) for served in plan.models if served.name in (model, *to)}
+    lengths = {name: lengths[name] for name in (model, *to) if name in lengths}
     return tuple(sorted((each for each in lengths if lengths[each] > lengths[model]), key=lambda each: -lengths[each]))
 
 
-def _context(plan: Plan, model: str) -> int:
+def _context(model: ServedModel) -> int:
     """Return the context of a model in tokens; 0 where the engine finds it."""
-    setting = plan.settings[slot_key("VLLM_MAX_MODEL_LEN", plan.gateway.models.index(model) + 1)]
+    setting = model.settings["VLLM_MAX_MODEL_LEN"]
     return 0 if setting.value == "auto" else int(setting.value)
 
 

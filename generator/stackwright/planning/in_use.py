@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from stackwright.domain.host import Gpu
-from stackwright.domain.plan import Plan
 from stackwright.errors import NoPlanError
 from stackwright.planning.placement import FREE_NOISE_BYTES
-from stackwright.planning.request import Request
+from stackwright.planning.request import ModelRequest
 from stackwright.units import GIB, format_bytes
 
 # A desktop holds no more than this part of a GPU, and the shares by size leave about as much aside (utilization.py).
@@ -29,7 +28,7 @@ def warn_of_others(gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
     )
 
 
-def blame_others(request: Request, refusal: NoPlanError, plan: Callable[[Request], Plan]) -> NoPlanError:
+def blame_others(request: ModelRequest, refusal: NoPlanError, plan: Callable[[ModelRequest], object]) -> NoPlanError:
     """Return the refusal with how much would have to be free, where other programs are why; else as it is.
 
     Args:
@@ -57,7 +56,7 @@ def _is_in_use(gpu: Gpu) -> bool:
     return (gpu.memory_used_bytes or 0) > max(FREE_NOISE_BYTES, _ASIDE * (gpu.memory_bytes or 0))
 
 
-def _fits(request: Request, kept_bytes: int, plan: Callable[[Request], Plan]) -> bool:
+def _fits(request: ModelRequest, kept_bytes: int, plan: Callable[[ModelRequest], object]) -> bool:
     """Say whether there is a plan while the other programs hold no more than `kept_bytes` of each GPU."""
     gpus = tuple(
         replace(gpu, memory_used_bytes=min(gpu.memory_used_bytes or 0, kept_bytes)) if _is_in_use(gpu) else gpu

@@ -16,7 +16,7 @@ from stackwright.engines.memory.parts import embedding_matrix
 from stackwright.engines.vllm.memory.weights import parameter_bytes
 from stackwright.models.shape import parse_shape
 from stackwright.planning.placement import Placement
-from stackwright.planning.request import Request
+from stackwright.planning.request import ModelRequest
 from stackwright.units import format_bytes
 
 # Few kilobytes among 2, 4 or 8 H100: 8.5 to 10.1 µs by vLLM's own kernel, launch counted, hardly more with more ranks
@@ -47,7 +47,7 @@ class Pace:
         return self.token_s(1) / (ranks * self.token_s(ranks))
 
 
-def estimate_pace(request: Request, placement: Placement, catalog: Catalog) -> Pace | None:
+def estimate_pace(request: ModelRequest, placement: Placement, catalog: Catalog) -> Pace | None:
     """Return the pace of the request's model on the placement's GPUs; None where a figure is missing."""
     model = catalog.find_gpu(placement.gpus[0].name) if placement.gpus else None
     shape = parse_shape(request.facts.config)
@@ -60,7 +60,7 @@ def estimate_pace(request: Request, placement: Placement, catalog: Catalog) -> P
     return Pace(read_bytes=read, bandwidth=model.bandwidth_gb_per_s * 1e9, layers=len(shape.layers))
 
 
-def arrange(options: tuple[Placement, ...], request: Request, catalog: Catalog) -> tuple[Placement, ...]:
+def arrange(options: tuple[Placement, ...], request: ModelRequest, catalog: Catalog) -> tuple[Placement, ...]:
     """Return the placements in the order of the request's objective, each with what was traded for what.
 
     `throughput` keeps the smallest group first, `latency` prefers the quickest token, of nearly equal ones
@@ -102,7 +102,7 @@ def _as_far_as_it_pays(inside: list[Placement], pace: Pace) -> list[Placement]:
     return [*sizes[best:], *reversed(sizes[:best])]
 
 
-def _trade(request: Request, pace: Pace | None, ordered: list[Placement]) -> str:
+def _trade(request: ModelRequest, pace: Pace | None, ordered: list[Placement]) -> str:
     """Say what the objective, or its absence, prefers, and the times that were weighed."""
     others = (
         "`--objective throughput` takes the fewest GPUs for each, `latency` the quickest, `context` the longest request"

@@ -1,350 +1,235 @@
-"""Make the plan: every emitted value with its reason and source. Pure: same request, same plan.
+"""Make the plan of one environment: all of its models on one host, no byte of memory promised twice. Pure.
 
+Whole GPUs first, then shared ones, each model with what it needs and the rest in proportion. A model that turns text into
+vectors or scores goes to the processor where it would cost the others a GPU (docs/decisions/0030-several-models.md).
 What only GPUs need, the memory planner above all, is imported where it is used: a plan for a CPU comes in a blink.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from stackwright.domain.catalog import Catalog, order_release
-from stackwright.domain.forecast import Forecast, Verdict
-from stackwright.domain.image_pins import ImagePins, with_digest
-from stackwright.domain.llm import LlmSource
-from stackwright.domain.model_facts import CatalogLlm, Checkpoint
-from stackwright.domain.plan import PLAN_SCHEMA, Engine, Gateway, Mode, Plan, Replica, Setting, Workers
-from stackwright.engines.vllm.arguments import (
-    POOLING_RELEASE,
-    SOCKET_RELEASE,
-    engine_arguments,
-    engine_environment,
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.host import Gpu
+from stackwright.domain.plan import PLAN_SCHEMA, Gateway, Mode, Plan, Replica, ServedModel, Setting, Workers
+from stackwright.engines.vllm.arguments import check_role
+from stackwright.engines.vllm.cpu import DECISION as FIRST_DECISION
+from stackwright.errors import NoPlanError, UsageError
+from stackwright.planning.allotment import allot, on_processor
+from stackwright.planning.emitted import WORKERS, device_settings, in_order_of_table, stack_settings
+from stackwright.planning.gateway import with_fallbacks
+from stackwright.planning.model_plan import PlannedModel, pinned_setting, plan_model, refuse_unread, with_digests
+from stackwright.planning.placement import idle_warnings
+from stackwright.planning.request import ModelRequest, PlanRequest, Switching, WantedModel, model_request
+from stackwright.planning.switching import (
+    in_order,
+    one_service,
+    refuse_disagreement,
+    refuse_pins_of_one,
+    refuse_quotes,
+    switching_of,
+    turn_takers,
 )
-from stackwright.engines.vllm.cpu import CPU_RELEASE, forecast_cpu_plan
-from stackwright.engines.vllm.image import ImageChoice, choose_image
-from stackwright.engines.vllm.image_pin import pinned_image
-from stackwright.engines.vllm.media import MEDIA_RELEASE, takes_media
-from stackwright.errors import NoPlanError
-from stackwright.planning.emitted import emitted_settings
-from stackwright.planning.in_use import blame_others, warn_of_others
-from stackwright.planning.placement import Heads, Placement, placements
-from stackwright.planning.request import Request
-from stackwright.planning.utilization import SharedMemory, Utilization, choose_utilization
-from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
-from stackwright.settings import IMAGE_KEYS, slot_key
+from stackwright.planning.workers import DECISION as WORKERS_DECISION
+from stackwright.planning.workers import count_gateway_workers
 
-if TYPE_CHECKING:
-    from stackwright.planning.layout import Layout, Wanted
-
-# What vLLM takes in a step on most GPUs where nobody says otherwise (0.32.0 engine/arg_utils.py, get_batch_defaults).
-LEAST_STEP_TOKENS = 2048
+DECISION = "docs/decisions/0030-several-models.md"
 
 
-def make_plan(request: Request, catalog: Catalog) -> Plan:
+def make_plan(request: PlanRequest, catalog: Catalog) -> Plan:
     """Decide everything for one environment.
 
-    Raises:
-        NoPlanError: no plan fits this host.
-    """
-    try:
-        return plan_as_is(request, catalog)
-    except NoPlanError as refusal:
-        raise blame_others(request, refusal, lambda freed: plan_as_is(freed, catalog)) from None
-
-
-def plan_as_is(request: Request, catalog: Catalog) -> Plan:
-    """Make the plan; a refusal does not look at what other programs hold. Raises NoPlanError."""
-    heads = Heads(attention=request.llm.attention_heads, kv=request.llm.kv_heads)
-    options = placements(request.host, request.mode, request.parallel_pins, heads, request.objective)
-    chosen = choose_engine_image(request, options[0], catalog)
-    if options[0].mode is Mode.CPU:
-        return _assemble(request, catalog, options[0], chosen, None)
-    from stackwright.planning.layout import choose_layout
-    from stackwright.planning.pace import arrange
-
-    layout, words = choose_layout(
-        ((option, wanted_settings(request, option, catalog)) for option in arrange(options, request, catalog)),
-        request.facts,
-        request.host,
-        catalog,
-        chosen.version,
-        request.objective,
-    )
-    if layout is None:
-        raise _does_not_fit(request, catalog, options, chosen, words)
-    return _assemble(request, catalog, layout.placement, chosen, layout)
-
-
-def choose_engine_image(request: Request, placement: Placement, catalog: Catalog) -> ImageChoice:
-    """Choose the image for the placement's GPUs and the request's model; a pinned one is taken as it is.
+    The chat models come first, so that the first number is one of theirs; else the order stays.
 
     Raises:
-        NoPlanError: no release fits driver, GPU and model.
+        NoPlanError: no plan fits this host, or a model cannot do what it is asked for.
+        UsageError: two models have one name, or a share of the GPUs is wished where none is used.
     """
-    needs = replace(request.needs, model=request.llm.name, minimum=_least_release(request))
-    by_default = not placement.gpus and needs.exact is None
-    needs = replace(needs, exact=CPU_RELEASE) if by_default else needs
-    if "VLLM_IMAGE" in request.pins:
-        return pinned_image(request.pins["VLLM_IMAGE"], request.host, placement.gpus, catalog, needs)
-    try:
-        chosen = choose_image(request.host, placement.gpus, catalog, needs)
-    except NoPlanError as refusal:
-        if needs.minimum != SOCKET_RELEASE:
-            raise
-        raise NoPlanError(f"{refusal.message}; models in turns need {SOCKET_RELEASE}", hint=refusal.hint) from None
-    why = ("no GPU is used: the release that both runtimes have for a CPU",)
-    return replace(chosen, reasons=why) if by_default else chosen
+    for model in request.models:
+        check_role(model.facts, model.role)
+    request = replace(request, models=in_order(request.models))
+    switching = switching_of(request.models)
+    alone = len(request.models) == 1 and request.models[0].gpu_share is None
+    _refuse_double_names(request.models)
+    _refuse_share_of_nothing(request)
+    _refuse_unread_pins(request)
+    refuse_quotes(request.models)
+    refuse_pins_of_one(request)
+    wanted = tuple(model_request(request, position, switching) for position in range(len(request.models)))
+    if alone:
+        planned: tuple[PlannedModel, ...] = (plan_model(wanted[0], catalog),)
+    else:
+        planned = _plan_each(wanted, catalog)
+    refuse_disagreement([model.served for model in planned])
+    plan = _assemble(request, planned, catalog, switching, alone=alone)
+    return with_fallbacks(plan, request.wishes.gateway, named=request.named)
 
 
-def _least_release(request: Request) -> str | None:
-    """Return the oldest release that serves the model as it is asked for; None where any may."""
-    bounds = (
-        request.needs.minimum or request.facts.minimum_engine,
-        None if request.role.generates else POOLING_RELEASE,
-        None if request.exclusive is None else SOCKET_RELEASE,
-        MEDIA_RELEASE if takes_media(request.facts.config) else None,
+def _plan_each(wanted: tuple[ModelRequest, ...], catalog: Catalog) -> tuple[PlannedModel, ...]:
+    """Plan each model on its allotment; the processor's memory is handed out in order, once to all that take turns."""
+    planned: list[PlannedModel] = []
+    taken: dict[int, int] = {}
+    models = [request.model for request in wanted]
+    for position, allotment in enumerate(allot(wanted, catalog)):
+        first = turn_takers(models, position)[0]
+        request = allotment.request_here(sum(count for other, count in taken.items() if other != first))
+        if planned and not allotment.gpus:
+            request = replace(request, gateway_workers=int(_most(planned, WORKERS).value))
+        model = plan_model(request, catalog)
+        planned.append(model)
+        taken[first] = max(taken.get(first, 0), 0 if allotment.gpus else _taken_bytes(model))
+    return tuple(planned)
+
+
+def _taken_bytes(model: PlannedModel) -> int:
+    """Return the processor's memory that a model on it takes; 0 where it is not known."""
+    return sum(
+        replica.tensor_parallel * replica.pipeline_parallel * memory.taken_bytes
+        for replica in model.served.replicas
+        if (memory := replica.memory) is not None
     )
-    return max((bound for bound in bounds if bound is not None), key=order_release, default=None)
+
+
+def _refuse_double_names(models: Sequence[WantedModel]) -> None:
+    """Refuse a name that two models would answer to, a model that is named twice, and a name that one has twice."""
+    seen: dict[str, WantedModel] = {}
+    for model in models:
+        own: set[str] = set()
+        for name in (model.llm.name, *model.aliases):
+            other = seen.setdefault(name, model)
+            if name in own:
+                raise UsageError(f"{model.wished_in}: the alias `{name[:80]}` is a name it has", hint="drop the alias")
+            if other is not model and other.llm.location == model.llm.location:
+                raise UsageError(f"{model.wished_in}: the same model as {other.wished_in}", hint="name it once")
+            if other is not model:
+                raise UsageError(
+                    f"{model.wished_in}: would answer to `{name[:80]}`, as would {other.wished_in}",
+                    hint="clients tell models apart by name: rename a folder, or drop an alias",
+                )
+            own.add(name)
+
+
+def _refuse_share_of_nothing(request: PlanRequest) -> None:
+    """Refuse a wished share of the GPUs where everything runs on the processor."""
+    for model in request.models:
+        if model.gpu_share is not None and on_processor(request):
+            raise UsageError(
+                f"{model.wished_in}: found gpu_share {model.gpu_share:g}, but no GPU is used",
+                hint=f"drop it from {request.file}, or plan for a host with GPUs",
+            )
+
+
+def _refuse_unread_pins(request: PlanRequest) -> None:
+    models = len(request.models)
+    there = f"are {models} models" if models > 1 else "is one model"
+    for pin in request.pins:
+        if pin.model is not None and pin.model > models:
+            raise NoPlanError(f"{pin.written} is pinned, but there {there}", hint=f"drop {pin.place}")
 
 
 def _assemble(
-    request: Request, catalog: Catalog, placement: Placement, chosen: ImageChoice, layout: Layout | None
+    request: PlanRequest,
+    planned: tuple[PlannedModel, ...],
+    catalog: Catalog,
+    switching: Switching | None,
+    *,
+    alone: bool,
 ) -> Plan:
-    utilization = choose_share(request, placement, catalog) if layout else None
-    computed = emitted_settings(request, catalog, placement, chosen, layout, utilization)
-    settings = _with_digests(_with_pins(computed, request), request.image_pins)
-    values = {key: setting.value for key, setting in settings.items()}
-    forecast = layout.forecast if layout else _forecast_on_cpu(request, values, chosen.version, catalog)
+    models = one_service(_name_engines(planned))
+    uuids = tuple(dict.fromkeys(uuid for model in models for replica in model.replicas for uuid in replica.gpu_uuids))
+    used = tuple(gpu for gpu in request.host.gpus if gpu.uuid in uuids)
+    mode = planned[0].placement.mode
+    if not alone:
+        mode = Mode.CPU if not uuids else Mode.SINGLE if len(uuids) == 1 else Mode.MULTI
+    settings = stack_settings(request, catalog, switching) | _gateway_settings(request, planned, mode, len(uuids))
+    settings |= _device_settings(planned, uuids, used)
+    settings = with_digests(_with_shared_pins(request, settings), request.image_pins)
     gateway = catalog.service("gateway")
     return Plan(
         schema=PLAN_SCHEMA,
         environment=request.environment,
-        mode=placement.mode,
+        mode=mode,
         host=request.host,
-        engine=Engine(name=chosen.name, version=chosen.version, image=values["VLLM_IMAGE"], cuda=chosen.cuda),
-        replicas=_replicas(request, placement, values, chosen, forecast),
+        models=models,
         gateway=Gateway(
             version=gateway.version,
-            image=values["LITELLM_IMAGE"],
-            bind=values["GATEWAY_BIND"],
-            port=int(values["GATEWAY_PORT"]),
-            models=(request.llm.name,),
-            routing_strategy=values["GATEWAY_ROUTING_STRATEGY"],
-            groups=(request.group,),
+            image=settings["LITELLM_IMAGE"].value,
+            bind=settings["GATEWAY_BIND"].value,
+            port=int(settings["GATEWAY_PORT"].value),
+            routing_strategy=settings["GATEWAY_ROUTING_STRATEGY"].value,
         ),
-        workers=Workers(litellm=int(values["LITELLM_NUM_WORKERS"]), multimodal=None, retrieval=None),
-        settings=settings,
-        warnings=_warnings(
-            request, placement, chosen, layout.warnings if layout else _cpu_warnings(forecast), values["GATEWAY_BIND"]
-        ),
+        workers=Workers(litellm=int(settings[WORKERS].value), multimodal=None, retrieval=None),
+        settings=in_order_of_table(settings),
+        warnings=_warnings(request, planned, used, settings["GATEWAY_BIND"].value, alone=alone),
     )
 
 
-def _replicas(
-    request: Request, placement: Placement, values: Mapping[str, str], chosen: ImageChoice, forecast: Forecast | None
-) -> tuple[Replica, ...]:
-    from stackwright.planning.network import choose_communication
-
-    arguments = engine_arguments(placement.mode, values, request.role)
-    return tuple(
-        Replica(
-            name="engine" if position == 1 else f"engine-{position}",
-            model=request.llm.name,
-            gpu_uuids=tuple(gpu.uuid or "" for gpu in group),
-            tensor_parallel=int(values["VLLM_TENSOR_PARALLEL_SIZE"]),
-            pipeline_parallel=int(values["VLLM_PIPELINE_PARALLEL_SIZE"]),
-            args=(*arguments, *(choose_communication(request.host, group).arguments if group else ())),
-            env=(*engine_environment(placement.mode, values), *chosen.env),
-            memory=forecast.memory if forecast else None,
-        )
-        for position, group in enumerate(placement.groups, start=1)
-    )
-
-
-def _forecast_on_cpu(request: Request, values: Mapping[str, str], version: str, catalog: Catalog) -> Forecast | None:
-    """Forecast the plan on the processor; None where the host's memory is not known.
-
-    Raises:
-        NoPlanError: the host's memory, or the cache, is too small.
-    """
-    answer = forecast_cpu_plan(request, values, version)
-    if answer is not None and answer.verdict is Verdict.DOES_NOT_FIT:
-        raise NoPlanError(
-            f"{request.llm.name} does not fit in this host's memory: {'; '.join(answer.reasons)}",
-            hint=_shorter(request, catalog)
-            or "name a smaller model with --model, or another VLLM_CPU_KVCACHE_SPACE or VLLM_MAX_MODEL_LEN with --set",
-        )
-    return answer
-
-
-def _cpu_warnings(forecast: Forecast | None) -> tuple[str, ...]:
-    if forecast is None:
-        return ("the host's memory is unknown: whether it holds the model was not checked",)
-    return forecast.warnings
-
-
-def wanted_settings(request: Request, placement: Placement, catalog: Catalog) -> Wanted:
-    """Return what the person and the environment fixed of an engine's settings.
-
-    Raises:
-        NoPlanError: a GPU has next to nothing free.
-    """
-    from stackwright.planning.layout import Wanted
-
-    pins = request.pins
-    return Wanted(
-        utilization=choose_share(request, placement, catalog).value,
-        max_model_len=request.pinned_count("VLLM_MAX_MODEL_LEN") or request.wishes.max_model_len,
-        max_num_seqs=request.pinned_count("VLLM_MAX_NUM_SEQS"),
-        max_num_batched_tokens=request.pinned_count("VLLM_MAX_NUM_BATCHED_TOKENS") or _whole_text(request),
-        kv_cache_dtype=pins.get("VLLM_KV_CACHE_DTYPE"),
-    )
-
-
-def _whole_text(request: Request) -> int | None:
-    """Return the tokens that a step has to take where no text may be cut into steps; None for most models.
-
-    vLLM does not start where a text may be longer than a step (0.32.0 config/scheduler.py, verify_max_model_len).
-    """
-    from stackwright.models.shape import parse_shape
-
-    shape = parse_shape(request.facts.config)
-    return max(LEAST_STEP_TOKENS, shape.max_positions) if shape.is_encoder else None
-
-
-def choose_share(request: Request, placement: Placement, catalog: Catalog) -> Utilization:
-    """Choose the share of the placement's GPUs that the engine takes; a pinned one is taken as it is.
-
-    Raises:
-        NoPlanError: a GPU has next to nothing free.
-    """
-    if "VLLM_GPU_MEMORY_UTILIZATION" in request.pins:
-        share = float(request.pins["VLLM_GPU_MEMORY_UTILIZATION"])
-        return Utilization(value=share, reason="pinned by the user", source="--set")
-    if request.utilization is not None:
-        return request.utilization
-    wished_in = f"envs/{request.environment.value}.yaml"
-    shared = _shared_memory(request, placement, catalog)
-    return choose_utilization(request.wishes.gpu_memory_utilization, wished_in, placement.gpus, shared)
-
-
-def _shared_memory(request: Request, placement: Placement, catalog: Catalog) -> SharedMemory | None:
-    """Return the memory that these GPUs share with the processor; None where they have their own, or it is unknown."""
-    from stackwright.engines.memory.unified import shares_memory
-
-    host = request.host
-    sharing = any(shares_memory(host, gpu, catalog.find_gpu(gpu.name)) for gpu in placement.gpus)
-    if not sharing or not host.memory_bytes:
-        return None
-    workers, _ = count_gateway_workers(host, placement.mode, len(placement.gpus))
-    workers = request.pinned_count("LITELLM_NUM_WORKERS") or workers
-    return SharedMemory(total_bytes=host.memory_bytes, gateway_bytes=workers * WORKER_BYTES)
-
-
-def _does_not_fit(
-    request: Request, catalog: Catalog, options: tuple[Placement, ...], chosen: ImageChoice, words: tuple[str, ...]
-) -> NoPlanError:
-    """Say what is in the way, and what would do: a shorter context, a larger share, else another published checkpoint."""
-    from stackwright.models.stored import stored_facts
-    from stackwright.planning.layout import as_if_sure, fits_somewhere, smallest_memory
-    from stackwright.planning.quantization import advise_checkpoint
-
-    largest = max(options, key=lambda option: option.tensor_parallel * option.pipeline_parallel)
-    gpus = largest.groups[0]
-    where = f"{len(gpus)}× {gpus[0].name}"
-    message = f"{request.llm.name} does not fit on {where}: {'; '.join(words)}"
-    row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
-    hint = "name a smaller model with --model, or lower the context with --set VLLM_MAX_MODEL_LEN=…"
-    mended = _shorter(request, catalog) or _larger_share(request)
-    if mended is not None:
-        hint = mended
-    elif row is not None:
-        memory = smallest_memory(gpus, request.host, catalog)
-        share = choose_share(request, largest, catalog).value
-        if memory is not None:
-            memory, share = as_if_sure(memory, share)
-
-        def fits(checkpoint: Checkpoint) -> bool | None:
-            facts = stored_facts(row, checkpoint)
-            return None if memory is None else fits_somewhere(largest, facts, memory, chosen.version, share)
-
-        advice = advise_checkpoint(row, gpus[0].compute_capability, fits, instead_of=request.facts.location)
-        hint = f"{advice.sentence}: `--model {advice.checkpoint.hub_id}`" if advice.checkpoint else advice.sentence
-    return NoPlanError(message, hint=hint)
-
-
-def _shorter(request: Request, catalog: Catalog) -> str | None:
-    """Return the hint to lower the context that was asked for; None where that is not what is in the way."""
-    pinned = request.pinned_count("VLLM_MAX_MODEL_LEN") is not None
-    if request.wishes.max_model_len is None and not pinned:
-        return None
-    pins = {key: value for key, value in request.pins.items() if key != "VLLM_MAX_MODEL_LEN"}
-    try:
-        plan = plan_as_is(replace(request, pins=pins, wishes=replace(request.wishes, max_model_len=None)), catalog)
-    except NoPlanError:
-        return None
-    in_file = f"max_model_len in envs/{request.environment.value}.yaml"
-    place = request.pin_place("VLLM_MAX_MODEL_LEN") if pinned else in_file
-    found = plan.settings["VLLM_MAX_MODEL_LEN"].value
-    return f"lower {place}" + ("" if found == "auto" else f": {found} fits")
-
-
-def _larger_share(request: Request) -> str | None:
-    """Return the hint to raise a wished share of the GPUs; None where there is none, or nothing is above it."""
-    if request.gpu_share is None or request.gpu_share >= 1:
-        return None
-    return f"raise its gpu_share in envs/{request.environment.value}.yaml, or name a smaller model"
-
-
-def _is_of(row: CatalogLlm, location: str) -> bool:
-    return any(checkpoint.hub_id == location for checkpoint in row.checkpoints)
-
-
-def _with_pins(computed: dict[str, Setting], request: Request) -> dict[str, Setting]:
-    """Lay the pins over the computed settings. A pin that this mode does not emit is refused: nothing would read it."""
-    pins = request.pins
-    for key in pins:
-        if key not in computed:
-            raise NoPlanError(
-                f"{slot_key(key, request.slot)} is pinned, but nothing reads it in this mode",
-                hint=f"drop {request.pin_place(key)}",
-            )
+def _with_shared_pins(request: PlanRequest, settings: dict[str, Setting]) -> dict[str, Setting]:
+    """Lay the pins of settings that all models share over the computed ones. Raises NoPlanError where nothing reads one."""
+    shared = {pin.key: pin for pin in request.pins if pin.model is None}
+    refuse_unread(shared.values(), settings)
     # The GPUs are chosen from the pinned devices before; what is emitted are always UUIDs.
-    chosen = {key: value for key, value in pins.items() if key != "NVIDIA_VISIBLE_DEVICES"}
-    return {
-        key: Setting(value=chosen[key], reason="pinned by the user", source="--set") if key in chosen else setting
-        for key, setting in computed.items()
-    }
+    shared.pop("NVIDIA_VISIBLE_DEVICES", None)
+    return {key: pinned_setting(shared[key]) if key in shared else setting for key, setting in settings.items()}
 
 
-def _with_digests(settings: dict[str, Setting], pins: ImagePins) -> dict[str, Setting]:
-    """Name each pinned image by its digest, too, also where the image itself was chosen by the user."""
-    return {key: _by_digest(setting, pins) if key in IMAGE_KEYS else setting for key, setting in settings.items()}
+def _gateway_settings(
+    request: PlanRequest, planned: tuple[PlannedModel, ...], mode: Mode, gpus: int
+) -> dict[str, Setting]:
+    """Return the gateway's settings for all models: routing by the one with several replicas, the rest large enough for each."""
+    settings = dict(planned[0].gateway)
+    several = next((model for model in planned if len(model.served.replicas) > 1), planned[0])
+    settings["GATEWAY_ROUTING_STRATEGY"] = several.gateway["GATEWAY_ROUTING_STRATEGY"]
+    settings["GATEWAY_MAX_BODY_BYTES"] = _most(planned, "GATEWAY_MAX_BODY_BYTES")
+    settings[WORKERS] = _most(planned, WORKERS)
+    if len(planned) > 1:
+        # Each model's share of the plan knows its own engine only; the gateway has the cores that all of them leave.
+        most, why = count_gateway_workers(request.host, mode, gpus)
+        if int(settings[WORKERS].value) > most:
+            settings[WORKERS] = Setting(value=str(most), reason=why, source=WORKERS_DECISION)
+    return settings
 
 
-def _by_digest(setting: Setting, pins: ImagePins) -> Setting:
-    named = with_digest(setting.value, pins)
-    if named == setting.value:
-        return setting
-    day = pins.images[setting.value].date
-    return replace(setting, value=named, reason=f"{setting.reason}; by the digest that its tag had on {day}")
+def _most(planned: Sequence[PlannedModel], key: str) -> Setting:
+    return max((model.gateway[key] for model in planned), key=lambda setting: int(setting.value))
+
+
+def _device_settings(
+    planned: tuple[PlannedModel, ...], uuids: tuple[str, ...], used: tuple[Gpu, ...]
+) -> dict[str, Setting]:
+    by_uuid = {gpu.uuid: gpu for gpu in used}
+    if not uuids:
+        return {}
+    if len(planned) == 1:
+        placement = planned[0].placement
+        return device_settings(placement.gpus, placement.reason, FIRST_DECISION)
+    reason = f"the GPUs of {len(planned)} models together"
+    settings = device_settings(tuple(by_uuid[uuid] for uuid in uuids), reason, DECISION)
+    return settings | {"GPU_COUNT": replace(settings["GPU_COUNT"], reason=reason)}
 
 
 def _warnings(
-    request: Request, placement: Placement, chosen: ImageChoice, of_memory: tuple[str, ...], bind: str
+    request: PlanRequest, planned: tuple[PlannedModel, ...], used: tuple[Gpu, ...], bind: str, *, alone: bool
 ) -> tuple[str, ...]:
-    from stackwright.planning.network import choose_communication
-
-    found = [*placement.warnings, *chosen.warnings, *of_memory, *warn_of_others(placement.gpus)]
-    if placement.gpus:
-        found += choose_communication(request.host, placement.groups[0]).warnings
-    if request.llm.source is LlmSource.SMOKE:
-        found.append(
-            "serving `smoke`, a tiny model that says one sentence: it proves the stack, not the answers; name a real one with --model"
-        )
+    found = list(idle_warnings(request.host, used)) if used and not alone else []
+    found += [warning for model in planned for warning in model.warnings]
     if bind != "127.0.0.1":
         found.append(f"the gateway is published on {bind}, beyond this machine: docs/how-to/publish.md")
-    if placement.gpus and request.host.containers.engine and request.host.containers.gpu_access in (None, "none"):
+    if used and request.host.containers.engine and request.host.containers.gpu_access in (None, "none"):
         found.append("the container engine has no way to hand GPUs to containers: install the NVIDIA Container Toolkit")
     return tuple(dict.fromkeys(found))
+
+
+def _name_engines(planned: tuple[PlannedModel, ...]) -> tuple[ServedModel, ...]:
+    """Number the engines of all models; those that take turns have one."""
+    models = [model.served for model in planned]
+    named: list[ServedModel] = []
+    count = 0
+    for position, model in enumerate(models):
+        replicas: list[Replica] = []
+        for replica in model.replicas:
+            count += turn_takers(models, position)[0] == position
+            replicas.append(replace(replica, name="engine" if count == 1 else f"engine-{count}"))
+        named.append(replace(model, replicas=tuple(replicas)))
+    return tuple(named)

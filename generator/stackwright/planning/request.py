@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
@@ -11,13 +12,12 @@ from stackwright.domain.image_pins import ImagePins
 from stackwright.domain.llm import Llm
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.objective import Objective
-from stackwright.domain.plan import Group, Mode
+from stackwright.domain.plan import Mode
 from stackwright.domain.role import Role
-from stackwright.domain.wishes import Wishes
+from stackwright.domain.wishes import Pin, Wishes
 from stackwright.engines.vllm.image import EngineNeeds
 from stackwright.planning.placement import ParallelPins
 from stackwright.planning.utilization import Utilization
-from stackwright.settings import slot_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,61 +29,115 @@ class Folders:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """Everything that a plan is made from. None leaves the choice to the planner; `pins` beat every computed value.
+class User:
+    """The user and the group that files belong to and services run as, by number."""
 
-    `llm` and `facts` name one model and what is known of it; `named` where the command line named it, so that the fallbacks
-    that `wishes` has for others do not count. `image_pins` are the digests that images are pinned to.
-    `origin` is where the model was asked for, as a refusal tells it.
-    Where several models share the host: `slot` counts them, `gpu_share` is the wished part of all its GPUs, `utilization` the
-    part of each GPU that was found for this model, `promised_bytes` what other engines take of the processor's memory. Models
-    of the same `exclusive` group take turns, the `pinned` one more often; `load_limit_s` is None where none do, and `switches` is how
-    many loads the last one of a group may have to wait for.
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantedModel:
+    """One model that is to be served, and what is known of it.
+
+    `wished_in` is where it was asked for, as a refusal tells it; `reason` why it was chosen where nobody named one.
+    `gpu_share` is the wished part of all the host's GPUs. Models of the same `exclusive` group take turns, the `pinned` one
+    is loaded whenever the others are idle.
+    """
+
+    llm: Llm
+    facts: ModelFacts
+    wished_in: str
+    reason: str | None = None
+    role: Role = Role.CHAT
+    aliases: tuple[str, ...] = ()
+    gpu_share: float | None = None
+    exclusive: str | None = None
+    pinned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """Everything that the plan of one environment is made from. None leaves the choice to the planner.
+
+    `pins` beat every computed value; `image_pins` are the digests that images are pinned to. `named`: the command line
+    named the models, so that the fallbacks that `wishes` has for others do not count.
     """
 
     host: Host
     environment: Environment
     mode: Mode | None
     wishes: Wishes
-    llm: Llm
-    origin: str
-    facts: ModelFacts
-    pins: Mapping[str, str]
+    models: tuple[WantedModel, ...]
+    pins: tuple[Pin, ...]
     folders: Folders
-    uid: int
-    gid: int
+    user: User
     objective: Objective | None = None
     needs: EngineNeeds = field(default_factory=EngineNeeds)
-    model_reason: str | None = None
     image_pins: ImagePins = field(default_factory=ImagePins)
     named: bool = False
-    role: Role = Role.CHAT
-    aliases: tuple[str, ...] = ()
-    slot: int = 1
-    gpu_share: float | None = None
-    utilization: Utilization | None = None
-    promised_bytes: int = 0
-    exclusive: str | None = None
-    pinned: bool = False
-    load_limit_s: int | None = None
-    switches: int = 0
 
     @property
-    def group(self) -> Group:
-        """The model as clients know it."""
-        return Group(
-            model=self.llm.name,
-            role=self.role,
-            aliases=self.aliases,
-            exclusive=self.exclusive,
-            pinned=self.pinned,
-        )
+    def file(self) -> str:
+        """The file of the environment's wishes."""
+        return f"envs/{self.environment.value}.yaml"
 
-    def pin_place(self, key: str) -> str:
-        """Return where a person finds a pin of this model: the environment's file, else the command line."""
-        written = slot_key(key, self.slot)
-        in_file = f"{written} in settings of envs/{self.environment.value}.yaml"
-        return in_file if written in self.wishes.settings else f"`--set {written}=…`"
+
+@dataclass(frozen=True, kw_only=True)
+class Switching:
+    """How models take turns: how long one load may take, and how many loads the last model of a group may wait for."""
+
+    load_limit_s: int
+    switches: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """One model's part of a request: the GPUs that it may use are those of `host`.
+
+    `fixed` are the pins that concern it, by plain key. Where several models share the host, `utilization` is the part of
+    each GPU that was found for this one, and `promised_bytes` what other engines take of the processor's memory.
+    """
+
+    whole: PlanRequest
+    model: WantedModel
+    host: Host
+    mode: Mode | None
+    fixed: Mapping[str, Pin]
+    utilization: Utilization | None = None
+    promised_bytes: int = 0
+    gateway_workers: int | None = None
+    switching: Switching | None = None
+
+    @property
+    def llm(self) -> Llm:
+        """The model's name, place and head counts."""
+        return self.model.llm
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What was read of the model."""
+        return self.model.facts
+
+    @property
+    def role(self) -> Role:
+        """What the model is asked for."""
+        return self.model.role
+
+    @property
+    def wishes(self) -> Wishes:
+        """The environment's wishes."""
+        return self.whole.wishes
+
+    @property
+    def objective(self) -> Objective | None:
+        """What is to be best."""
+        return self.whole.objective
+
+    @cached_property
+    def pins(self) -> Mapping[str, str]:
+        """The pinned values by plain key."""
+        return {key: pin.value for key, pin in self.fixed.items()}
 
     @property
     def parallel_pins(self) -> ParallelPins:
@@ -98,3 +152,22 @@ class Request:
     def pinned_count(self, key: str) -> int | None:
         """Return a pinned whole number, None where the key is free or pinned to `auto`."""
         return int(self.pins[key]) if self.pins.get(key, "auto") != "auto" else None
+
+
+def model_request(request: PlanRequest, position: int, switching: Switching | None = None) -> ModelRequest:
+    """Return the part of a request for the model at `position`, as if it had the whole host.
+
+    Of the pins it gets its own and those that all models share; an image that is pinned for the first is every engine's
+    that has none of its own.
+    """
+    number = position + 1
+    shared = {pin.key: pin for pin in request.pins if pin.model is None or (pin.model == 1 and pin.key == "VLLM_IMAGE")}
+    own = {pin.key: pin for pin in request.pins if pin.model == number}
+    return ModelRequest(
+        whole=request,
+        model=request.models[position],
+        host=request.host,
+        mode=request.mode,
+        fixed={**shared, **own},
+        switching=switching,
+    )

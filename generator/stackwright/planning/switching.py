@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from stackwright.domain.plan import Plan, Setting
+from stackwright.domain.plan import Origin, ServedModel, Setting
 from stackwright.errors import NoPlanError, UsageError
-from stackwright.planning.request import Request
-from stackwright.settings import SWITCHING, slot_key
+from stackwright.planning.request import PlanRequest, Switching, WantedModel
+from stackwright.settings import SWITCHING
 
 DECISION = "docs/decisions/0033-switching.md"
 # Long enough to answer what has gathered meanwhile: a model that is loaded for one request is loaded in vain.
@@ -22,50 +23,55 @@ DRAIN_S = 300
 # What a start may stand still for while it compiles (watching/limits.py, 2026-11-21), and the time to read the weights at
 # a fifth of what a network share over 1 Gbit/s gives.
 LOAD_S, SLOWEST_DISK_BYTES_PER_S = 900, 25_000_000
-PINNED = "--set"
-"""The source of a setting that a person has pinned (planning/planner.py)."""
 SHARED_BY_GROUP = ("VLLM_IMAGE", "VLLM_SHM_SIZE")
 """Settings of the service, not of a model: the group's first model has them for all."""
 
 
-def in_order(requests: Iterable[Request]) -> list[Request]:
-    """Order models by slots: those that write first, a group's beside each other, its pinned one ahead.
+def in_order(wished: tuple[WantedModel, ...]) -> tuple[WantedModel, ...]:
+    """Order models by number: chat models first, a group's beside each other, its pinned one ahead.
 
     What is left of a group when the command line names a single model of it is a model as any other.
     """
-    wished = list(requests)
-    sizes = Counter(each.exclusive for each in wished)
-    listed = [each if sizes[each.exclusive] > 1 else replace(each, exclusive=None, pinned=False) for each in wished]
-    limit_s = load_limit_s(listed)
-    switches = max((size for group, size in sizes.items() if group is not None), default=1) - 1
-    seats = [(each.exclusive, "") if each.exclusive else (None, each.llm.name) for each in listed]
-    writing = {seat for seat, each in zip(seats, listed, strict=True) if each.role.generates}
+    sizes = Counter(model.exclusive for model in wished)
+    listed = [model if sizes[model.exclusive] > 1 else replace(model, exclusive=None, pinned=False) for model in wished]
+    engines = [(model.exclusive, "") if model.exclusive else (None, model.llm.name) for model in listed]
+    writing = {engine for engine, model in zip(engines, listed, strict=True) if model.role.generates}
 
-    def place(position: int) -> tuple[bool, int, bool, bool]:
-        request, seat = listed[position], seats[position]
-        return seat not in writing, seats.index(seat), not request.pinned, not request.role.generates
+    def rank(position: int) -> tuple[bool, int, bool, bool]:
+        model, engine = listed[position], engines[position]
+        return engine not in writing, engines.index(engine), not model.pinned, not model.role.generates
 
-    order = sorted(range(len(listed)), key=place)
-    return [replace(listed[position], load_limit_s=limit_s, switches=switches) for position in order]
+    return tuple(listed[position] for position in sorted(range(len(listed)), key=rank))
 
 
-def mates(requests: Sequence[Request], position: int) -> tuple[int, ...]:
+class TakesTurns(Protocol):
+    """What has an exclusive group, or none."""
+
+    @property
+    def exclusive(self) -> str | None:
+        """The group."""
+
+
+def turn_takers(models: Sequence[TakesTurns], position: int) -> tuple[int, ...]:
     """Return the positions of the models that take turns with one, its own among them, in order."""
-    group = requests[position].exclusive
+    group = models[position].exclusive
     if group is None:
         return (position,)
-    return tuple(other for other, each in enumerate(requests) if each.exclusive == group)
+    return tuple(other for other, model in enumerate(models) if model.exclusive == group)
 
 
-def load_limit_s(requests: Iterable[Request]) -> int | None:
-    """Return the seconds that the slowest load of an exclusive group may take; None where there is no group."""
-    weights = [each.facts.weight_bytes or 0 for each in requests if each.exclusive is not None]
-    return LOAD_S + max(weights) // SLOWEST_DISK_BYTES_PER_S if weights else None
+def switching_of(models: Sequence[WantedModel]) -> Switching | None:
+    """Return how the models take turns: how long the slowest load may take; None where none do."""
+    sizes = Counter(model.exclusive for model in models if model.exclusive is not None)
+    weights = [model.facts.weight_bytes or 0 for model in models if model.exclusive is not None]
+    if not weights:
+        return None
+    return Switching(load_limit_s=LOAD_S + max(weights) // SLOWEST_DISK_BYTES_PER_S, switches=max(sizes.values()) - 1)
 
 
-def switching_settings(load_limit: int | None) -> dict[str, Setting]:
+def switching_settings(switching: Switching | None) -> dict[str, Setting]:
     """Return what bounds a switch in time; nothing where no models take turns."""
-    if load_limit is None:
+    if switching is None:
         return {}
     rows = {
         "SWITCH_MIN_RESIDENCE_S": (
@@ -73,7 +79,7 @@ def switching_settings(load_limit: int | None) -> dict[str, Setting]:
             "whoever asks for another model waits; else two would push each other out",
         ),
         "SWITCH_DRAIN_S": (DRAIN_S, "requests at work are finished first, as long as one may take by itself"),
-        "SWITCH_LOAD_LIMIT_S": (load_limit, f"{LOAD_S} s to start, and the largest model read at 25 MB/s"),
+        "SWITCH_LOAD_LIMIT_S": (switching.load_limit_s, f"{LOAD_S} s to start, and the largest model read at 25 MB/s"),
     }
     return {key: Setting(value=str(value), reason=why, source=DECISION) for key, (value, why) in rows.items()}
 
@@ -83,68 +89,74 @@ def switch_s(values: Mapping[str, str]) -> int:
     return sum(int(values[key]) for key in SWITCHING.values() if key in values)
 
 
-def refuse_disagreement(plans: tuple[Plan, ...], requests: tuple[Request, ...]) -> None:
-    """Refuse an exclusive group that one service cannot serve. `plans` are those of each request alone.
+def refuse_disagreement(models: Sequence[ServedModel]) -> None:
+    """Refuse an exclusive group that one service cannot serve.
 
     Raises:
         NoPlanError: its models need different images, or one of them would have several replicas.
     """
     images: dict[str, str] = {}
-    for plan, request in zip(plans, requests, strict=True):
-        if request.exclusive is None:
+    for model in models:
+        if model.exclusive is None:
             continue
-        image = plan.settings["VLLM_IMAGE"].value
-        if images.setdefault(request.exclusive, image) != image:
+        image = model.engine.image
+        if images.setdefault(model.exclusive, image) != image:
             raise NoPlanError(
-                f"the exclusive group {request.exclusive} needs two images: {images[request.exclusive]} and {image}",
+                f"the exclusive group {model.exclusive} needs two images: {images[model.exclusive]} and {image}",
                 hint="pin one that serves all of its models with --set VLLM_IMAGE=…, or split the group",
             )
-        if len(plan.replicas) > 1:
+        if len(model.replicas) > 1:
             raise NoPlanError(
-                f"{request.llm.name} of the exclusive group {request.exclusive} would have {len(plan.replicas)} replicas",
+                f"{model.name} of the exclusive group {model.exclusive} would have {len(model.replicas)} replicas",
                 hint="pin VLLM_TENSOR_PARALLEL_SIZE of its slot to the number of the group's GPUs",
             )
 
 
-def refuse_pins_of_one(requests: Sequence[Request]) -> None:
+def refuse_pins_of_one(request: PlanRequest) -> None:
     """Refuse a pin that a group's service takes from its first model alone. Raises NoPlanError."""
-    for position, request in enumerate(requests):
-        first = mates(requests, position)[0]
-        if position != first and "VLLM_SHM_SIZE" in request.pins:
-            own, read = (slot_key("VLLM_SHM_SIZE", each + 1) for each in (position, first))
+    for pin in request.pins:
+        if pin.key != "VLLM_SHM_SIZE" or pin.model is None:
+            continue
+        group = request.models[pin.model - 1].exclusive
+        first = turn_takers(request.models, pin.model - 1)[0]
+        if pin.model - 1 != first:
             raise NoPlanError(
-                f"{own} is pinned, but the models of the exclusive group {request.exclusive} have one engine",
-                hint=f"pin {read} in its place",
+                f"{pin.written} is pinned, but the models of the exclusive group {group} have one engine",
+                hint=f"pin it for the group's first model, {request.models[first].llm.name}, in its place",
             )
 
 
-def refuse_quotes(requests: Iterable[Request]) -> None:
+def refuse_quotes(models: Iterable[WantedModel]) -> None:
     """Refuse names that the program which switches cannot be told: its list of models is JSON that Compose fills in.
 
     Raises:
         UsageError: a name or a folder has a quotation mark.
     """
-    for request in requests:
-        for text in (request.llm.name, request.llm.location):
-            if request.exclusive is not None and '"' in text:
+    for model in models:
+        for text in (model.llm.name, model.llm.location):
+            if model.exclusive is not None and '"' in text:
                 raise UsageError(
                     f"models: found `{text[:80]}` in an exclusive group, allowed: a name without quotation marks",
                     hint="rename its folder",
                 )
 
 
-def one_service(settings: Mapping[str, Setting], slots: tuple[int, ...]) -> dict[str, Setting]:
-    """Return the settings with those of a group's service under its first slot alone, large enough for all of its models."""
-    kept, first = dict(settings), slots[0]
-    sizes = [kept[slot_key("VLLM_SHM_SIZE", slot)] for slot in slots]
-    if sizes[0].source != PINNED:
-        kept[slot_key("VLLM_SHM_SIZE", first)] = max(sizes, key=lambda size: int(size.value.removesuffix("gb")))
-    for slot in slots[1:]:
-        for key in SHARED_BY_GROUP:
-            kept.pop(slot_key(key, slot), None)
-    own = [slot_key("VLLM_SERVED_MODEL_NAME", slot) for slot in slots]
-    for key in own:
-        others = ", ".join(kept[other].value for other in own if other != key)
-        reason = f"{kept[key].reason}; loaded in turns with {others}, each with all memory of their seat"
-        kept[key] = replace(kept[key], reason=reason)
-    return kept
+def one_service(models: tuple[ServedModel, ...]) -> tuple[ServedModel, ...]:
+    """Return the models with the settings of a group's service at its first model alone, large enough for all of them."""
+    joined = list(models)
+    for position, model in enumerate(models):
+        takers = turn_takers(models, position)
+        if len(takers) == 1:
+            continue
+        settings, first = dict(model.settings), models[takers[0]]
+        if position != takers[0]:
+            for key in SHARED_BY_GROUP:
+                settings.pop(key, None)
+        elif first.settings["VLLM_SHM_SIZE"].origin is Origin.COMPUTED:
+            sizes = [models[taker].settings["VLLM_SHM_SIZE"] for taker in takers]
+            settings["VLLM_SHM_SIZE"] = max(sizes, key=lambda size: int(size.value.removesuffix("gb")))
+        others = ", ".join(models[taker].name for taker in takers if taker != position)
+        name = settings["VLLM_SERVED_MODEL_NAME"]
+        reason = f"{name.reason}; loaded in turns with {others}, each with all memory of their seat"
+        joined[position] = replace(model, settings={**settings, "VLLM_SERVED_MODEL_NAME": replace(name, reason=reason)})
+    return tuple(joined)

@@ -21,14 +21,15 @@ from stackwright.errors import UsageError, ValidationError, did_you_mean
 from stackwright.planning.cloud import problem_with_cloud
 from stackwright.planning.gateway import problem_with_name
 from stackwright.planning.request import Folders
+from stackwright.project.pins import check_pins
 from stackwright.reading import convert, load_yaml
 from stackwright.rendering import environment_file
+from stackwright.rendering.numbered import MOST_MODELS
+from stackwright.rendering.plan_document import plan_from_document
 from stackwright.runtime import Stack
-from stackwright.settings import Kind, SettingSpec, check_pins, problem_with, spec_of
+from stackwright.settings import BY_KEY, Kind, SettingSpec, problem_with
 
 _MEND = "correct it, or move it away: `configure-gpu` writes the generated one anew"
-# As many as keys have slots (`settings.split_slot`).
-MOST_MODELS = 99
 _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _BASE_FILES = (
@@ -270,11 +271,13 @@ def load_plan(root: Path, environment: Environment) -> Plan | None:
     if not isinstance(data, dict) or data.get("schema") != PLAN_SCHEMA:
         raise ValidationError(f"{path}: not a plan of this release", hint=again)
     try:
-        plan = convert(data, Plan, where=str(path), error=ValidationError)
+        plan = plan_from_document(data, where=str(path))
     except ValidationError as failure:
         raise ValidationError(failure.message, hint=again) from None
     # What every plan has, and what reads one relies on.
-    if not (plan.replicas and plan.gateway.models and plan.settings) or not all(spec_of(key) for key in plan.settings):
+    if not (plan.models and plan.settings and all(model.replicas for model in plan.models)) or not all(
+        key in BY_KEY for settings in (plan.settings, *(model.settings for model in plan.models)) for key in settings
+    ):
         raise ValidationError(f"{path}: not a plan of this release", hint=again)
     if plan.environment is not environment:
         raise ValidationError(f"{path}: a plan for {plan.environment}", hint=again)

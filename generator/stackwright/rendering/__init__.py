@@ -14,6 +14,7 @@ from stackwright.reading import to_plain
 from stackwright.rendering.environment import environment_context
 from stackwright.rendering.gateway import gateway_context
 from stackwright.rendering.override import check_override, override_context
+from stackwright.rendering.plan_document import plan_document
 from stackwright.rendering.quoting import quote_comment, quote_env, quote_yaml
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def environment_file(name: str) -> PurePosixPath:
 
 def format_plan(plan: Plan) -> str:
     """Write a plan as JSON."""
-    return json.dumps(to_plain(plan), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(to_plain(plan_document(plan)), indent=2, ensure_ascii=False) + "\n"
 
 
 def _without_what_passes(plan: Plan) -> Plan:

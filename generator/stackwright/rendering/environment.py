@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from stackwright.domain.plan import Plan
-from stackwright.settings import spec_of
+from stackwright.rendering.numbered import flat_settings, spec_of_written
 
 
 def environment_context(plan: Plan) -> dict[str, object]:
@@ -18,8 +18,8 @@ def environment_context(plan: Plan) -> dict[str, object]:
             "meaning": spec.meaning,
             "reason": setting.reason,
         }
-        for key, setting in plan.settings.items()
-        if (spec := spec_of(key)) is not None
+        for key, setting in flat_settings(plan).items()
+        if (spec := spec_of_written(key)) is not None
     ]
     return {
         "environment": plan.environment.value,
@@ -33,7 +33,7 @@ def summarize(plan: Plan) -> str:
     """Say in a few words what a plan serves on what."""
     names = sorted({gpu.name or "GPU" for gpu in plan.host.gpus if gpu.uuid in _used(plan)})
     device = f"{len(_used(plan))}× {' and '.join(names)}" if names else (plan.host.cpu.model or "processor")
-    return f"{plan.mode} mode, {', '.join(plan.gateway.models)} on {device}"
+    return f"{plan.mode} mode, {', '.join(model.name for model in plan.models)} on {device}"
 
 
 def _used(plan: Plan) -> set[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stackwright.domain.plan import Plan, Replica
-from stackwright.settings import slot_key
+from stackwright.domain.plan import Plan, ServedModel
+from stackwright.rendering.numbered import flat_settings, number_of, written_key
 
 LIMITS = {
     "concurrent_requests": "GATEWAY_MAX_CONCURRENT_REQUESTS",
@@ -19,13 +19,14 @@ def gateway_context(plan: Plan) -> dict[str, object]:
         "environment": plan.environment.value,
         "entries": [
             {
-                "model": replica.model,
-                "litellm_model": f"hosted_vllm/{replica.model}",
+                "model": model.name,
+                "litellm_model": f"hosted_vllm/{model.name}",
                 "api_base": f"os.environ/{replica.url_variable}",
-                "mode": None if (role := plan.gateway.role_of(replica.model)).generates else role.value,
-                "limits": _limits(plan, replica),
+                "mode": None if model.role.generates else model.role.value,
+                "limits": _limits(plan, model),
             }
-            for replica in plan.replicas
+            for model in plan.models
+            for replica in model.replicas
         ],
         "cloud": [
             {"name": each.name, "model": each.model, "address": each.address, "key": f"os.environ/{each.secret}"}
@@ -34,23 +35,23 @@ def gateway_context(plan: Plan) -> dict[str, object]:
         "several_replicas": len(plan.replicas) > len({replica.model for replica in plan.replicas}),
         "fallbacks": [(each.model, each.to) for each in plan.gateway.fallbacks],
         "context_window_fallbacks": [(each.model, each.longer) for each in plan.gateway.fallbacks],
-        "aliases": [(alias, group.model) for group in plan.gateway.groups for alias in group.aliases],
+        "aliases": [(alias, model.name) for model in plan.models for alias in model.aliases],
     }
 
 
 def further_limits(plan: Plan) -> tuple[str, ...]:
     """Return the keys of the limits that the models after the first have of their own."""
-    slots = range(2, len(plan.gateway.models) + 1)
-    return tuple(own for slot in slots for key in LIMITS.values() if (own := slot_key(key, slot)) in plan.settings)
-
-
-def _limits(plan: Plan, replica: Replica) -> dict[str, str]:
-    slot = plan.gateway.slot_of(replica)
-    own = {word: slot_key(key, slot) for word, key in LIMITS.items()}
-    # Where another model takes a longer context, the longest input is that one's: LiteLLM hands it on.
-    longer = next(
-        (each.longer[0] for each in plan.gateway.fallbacks if each.model == replica.model and each.longer), None
+    further = enumerate(plan.models[1:], start=2)
+    return tuple(
+        written_key(key, number) for number, model in further for key in LIMITS.values() if key in model.settings
     )
+
+
+def _limits(plan: Plan, model: ServedModel) -> dict[str, str]:
+    flat = flat_settings(plan)
+    own = {word: written_key(key, number_of(plan, model)) for word, key in LIMITS.items()}
+    # Where another model takes a longer context, the longest input is that one's: LiteLLM hands it on.
+    longer = next((each.longer[0] for each in plan.gateway.fallbacks if each.model == model.name and each.longer), None)
     if longer is not None:
-        own["input_tokens"] = slot_key(LIMITS["input_tokens"], plan.gateway.models.index(longer) + 1)
-    return {word: key if key in plan.settings else LIMITS[word] for word, key in own.items()}
+        own["input_tokens"] = written_key(LIMITS["input_tokens"], number_of(plan, plan.model(longer)))
+    return {word: key if key in flat else LIMITS[word] for word, key in own.items()}

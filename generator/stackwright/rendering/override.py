@@ -7,8 +7,9 @@ from stackwright.domain.turns import Turn, format_turns
 from stackwright.errors import StackError
 from stackwright.rendering.environment import summarize
 from stackwright.rendering.gateway import further_limits
+from stackwright.rendering.numbered import flat_settings, number_of, written_key
 from stackwright.rendering.quoting import literal_for_compose
-from stackwright.settings import BY_KEY, SWITCHING, bind_arguments, slot_key
+from stackwright.settings import BY_KEY, SWITCHING, bind_arguments
 
 # The port that vLLM and the base file's health check use inside the container.
 ENGINE_PORT = 8000
@@ -51,15 +52,15 @@ def check_override(text: str, plan: Plan) -> None:
 
 
 def _service(plan: Plan, replica: Replica, *, first: bool) -> dict[str, object]:
-    slot = plan.gateway.slot_of(replica)
+    number, flat = number_of(plan, plan.model(replica.model)), flat_settings(plan)
     loaded = plan.turns(replica)
-    locations = (plan.settings[slot_key("VLLM_MODEL", plan.gateway.slot_of(each))].value for each in loaded)
+    locations = (plan.model(turn.model).settings["VLLM_MODEL"].value for turn in loaded)
     own = {
-        word: f"${{{slot_key(key, slot)}:?}}"
+        word: f"${{{written_key(key, number)}:?}}"
         for word, key in (("image", "VLLM_IMAGE"), ("shm_size", "VLLM_SHM_SIZE"))
-        if slot > 1 and slot_key(key, slot) in plan.settings
+        if number > 1 and written_key(key, number) in flat
     }
-    places = plan.places_of(replica)
+    places = plan.core_range(replica)
     return {
         "name": replica.name,
         "extends": not first,
@@ -85,7 +86,7 @@ def _command(plan: Plan, replica: Replica) -> tuple[str, ...]:
             name=literal_for_compose(each.model),
             arguments=_arguments(plan, each),
             environment=_variables(plan, each),
-            pinned=plan.gateway.group_of(each).pinned,
+            pinned=plan.model(each.model).pinned,
         )
         for each in loaded
     )
@@ -93,13 +94,15 @@ def _command(plan: Plan, replica: Replica) -> tuple[str, ...]:
 
 
 def _arguments(plan: Plan, replica: Replica) -> tuple[str, ...]:
-    slot = plan.gateway.slot_of(replica)
-    return bind_arguments(replica.args, value_of=lambda key: f"${{{slot_key(key, slot)}}}", literal=literal_for_compose)
+    number = number_of(plan, plan.model(replica.model))
+    return bind_arguments(
+        replica.args, value_of=lambda key: f"${{{written_key(key, number)}}}", literal=literal_for_compose
+    )
 
 
 def _variables(plan: Plan, replica: Replica) -> dict[str, str]:
-    slot = plan.gateway.slot_of(replica)
+    number = number_of(plan, plan.model(replica.model))
     return {
-        name: f"${{{slot_key(name, slot)}}}" if name in BY_KEY else literal_for_compose(value)
+        name: f"${{{written_key(name, number)}}}" if name in BY_KEY else literal_for_compose(value)
         for name, value in replica.env
     }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from stackwright.domain.plan import Plan, Replica
 from stackwright.domain.service import ServiceState
 from stackwright.domain.turns import Turn, format_turns
-from stackwright.settings import SWITCHING, bind_arguments, slot_key, value_in_slot
+from stackwright.rendering.numbered import ModelValues, model_values
+from stackwright.settings import SWITCHING, bind_arguments
 
 Say = Callable[[str, str], None]
 """Tell the person about one service: `say(service, what happens now)`."""
@@ -40,13 +42,13 @@ class Stack:
 
     def engine_arguments(self, replica: Replica) -> tuple[str, ...]:
         """Return the engine's argument list with the values in force."""
-        slot = self.plan.gateway.slot_of(replica)
-        return bind_arguments(replica.args, value_of=lambda key: self.env[slot_key(key, slot)], literal=str)
+        values = self.values(replica)
+        return bind_arguments(replica.args, value_of=lambda key: values[key], literal=str)
 
     def engine_environment(self, replica: Replica) -> dict[str, str]:
         """Return the engine's own variables with the values in force."""
-        slot = self.plan.gateway.slot_of(replica)
-        return {name: self.env.get(slot_key(name, slot), value) for name, value in replica.env}
+        values = self.values(replica)
+        return {name: values.values.get(name, value) for name, value in replica.env}
 
     def service_arguments(
         self, replica: Replica, variables: Mapping[str, Mapping[str, str]] = NO_VARIABLES
@@ -63,15 +65,20 @@ class Stack:
                 name=each.model,
                 arguments=self.engine_arguments(each),
                 environment={**self.engine_environment(each), **variables.get(each.model, {})},
-                pinned=self.plan.gateway.group_of(each).pinned,
+                pinned=self.plan.model(each.model).pinned,
             )
             for each in loaded
         )
         return (format_turns(turns, **{word: self.env[key] for word, key in SWITCHING.items()}),)
 
-    def engine_value(self, replica: Replica, key: str) -> str:
-        """Return the value in force of a setting that each model has of its own."""
-        return value_in_slot(self.env, key, self.plan.gateway.slot_of(replica))
+    def values(self, replica: Replica) -> ModelValues:
+        """Return the values in force for a replica's model."""
+        return self.models[self.plan.number_of(replica)]
+
+    @cached_property
+    def models(self) -> tuple[ModelValues, ...]:
+        """The values in force for each model of the plan, in order."""
+        return model_values(self.env, len(self.plan.models))
 
     @property
     def secrets(self) -> Path:

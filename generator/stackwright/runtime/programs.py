@@ -19,8 +19,9 @@ from stackwright.domain.host import Host
 from stackwright.domain.plan import Replica
 from stackwright.domain.topology import sole_slice
 from stackwright.errors import RuntimeRefusedError
+from stackwright.rendering.numbered import keys_of
 from stackwright.runtime import Stack
-from stackwright.settings import SETTINGS, split_slot
+from stackwright.settings import SETTINGS
 from stackwright.units import MIB, format_bytes
 
 LOOPBACK = "127.0.0.1"
@@ -141,7 +142,7 @@ def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
         # A single CPU worker then runs inside the engine's own process (vLLM 0.32.0, platforms/cpu.py); a single GPU's
         # always does.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if engine_places := stack.plan.places_of(replica):
+    if engine_places := stack.plan.core_range(replica):
         environment["ENGINE_PLACES"] = engine_places
     if before := stack.plan.before(replica):
         environment["START_AFTER"] = " ".join(f"http://{LOOPBACK}:{places.ports[each.name]}/health" for each in before)
@@ -187,7 +188,7 @@ def _gateway(stack: Stack, places: Places) -> Program:
         "REQUEST_TIMEOUT": stack.env["GATEWAY_REQUEST_TIMEOUT_S"],
         "DEFAULT_COOLDOWN_TIME_SECONDS": stack.env["GATEWAY_COOLDOWN_S"],
         "GATEWAY_PLACES": "gateway.places",
-        **{key: value for key, value in stack.env.items() if split_slot(key)[0] in GATEWAY_KEYS},
+        **{written: stack.env[written] for key in GATEWAY_KEYS for written in keys_of(stack.env, key)},
     }
     for replica in stack.plan.replicas:
         environment[replica.url_variable] = f"http://{LOOPBACK}:{places.ports[replica.name]}/v1"

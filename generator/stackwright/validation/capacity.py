@@ -9,7 +9,7 @@ from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.host import Host
 from stackwright.domain.machine import Disk, MemoryState, ModelFiles, ProcessLimits, Seen, Unseen
 from stackwright.domain.plan import Mode, Plan, Replica
-from stackwright.settings import value_in_slot
+from stackwright.rendering.numbered import model_values
 from stackwright.units import GIB, MIB, format_bytes
 
 # What one LiteLLM worker of 1.109 takes when it is ready, and two take 980 MB (measured on two cores, 2026-11-21).
@@ -102,8 +102,9 @@ def needed_bytes(plan: Plan, env: Mapping[str, str], model_bytes: Sequence[int |
 
 def _loaded_bytes(plan: Plan, env: Mapping[str, str], model_bytes: Sequence[int | None], replica: Replica) -> int:
     """Return what a model takes of the processor's memory while it is loaded."""
-    slot, ranks = plan.gateway.slot_of(replica), replica.tensor_parallel * replica.pipeline_parallel
-    return int(value_in_slot(env, "VLLM_CPU_KVCACHE_SPACE", slot)) * GIB * ranks + (model_bytes[slot - 1] or 0)
+    number, ranks = plan.number_of(replica), replica.tensor_parallel * replica.pipeline_parallel
+    values = model_values(env, len(plan.models))[number]
+    return int(values["VLLM_CPU_KVCACHE_SPACE"]) * GIB * ranks + (model_bytes[number] or 0)
 
 
 def _on_processor(plan: Plan) -> bool:

@@ -49,7 +49,7 @@ def _check_replica(stack: Stack, replica: Replica, service: dict[str, Any], agai
 
 
 def _check_shared_memory(stack: Stack, replica: Replica, service: dict[str, Any], again: str) -> Iterator[Finding]:
-    size = stack.engine_value(replica, "VLLM_SHM_SIZE")
+    size = stack.values(replica)["VLLM_SHM_SIZE"]
     given, wanted = size_bytes(str(service.get("shm_size") or "")), size_bytes(size)
     if wanted is None or (given is not None and given >= wanted) or service.get("ipc") == "host":
         return

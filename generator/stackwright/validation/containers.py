@@ -11,7 +11,6 @@ from stackwright.domain.machine import ContainerAnswer, Seen, Unseen
 from stackwright.domain.plan import Plan
 from stackwright.domain.topology import sole_slice
 from stackwright.engines.vllm.image import version
-from stackwright.settings import slot_key
 from stackwright.validation.gpus import used_gpus
 
 # Each with why: `docker run --pull`, which the GPU check needs, and the oldest engine that a whole stack was brought up
@@ -141,11 +140,11 @@ def _check_pictures(plan: Plan) -> Iterator[Finding]:
     The packages leave torchvision out, whose build on PyPI is one for CUDA (runtime/requirements/engine-cpu.override).
     """
     on_processor = {replica.model for replica in plan.replicas if not replica.gpu_uuids}
-    for slot, model in enumerate(plan.gateway.models, start=1):
-        if model in on_processor and slot_key("VLLM_ALLOWED_MEDIA_DOMAINS", slot) in plan.settings:
+    for model in plan.models:
+        if model.name in on_processor and "VLLM_ALLOWED_MEDIA_DOMAINS" in model.settings:
             yield warning(
                 "no-torchvision",
-                found=f"{model[:80]} takes pictures, and the packages of the CPU engine come without torchvision",
+                found=f"{model.name[:80]} takes pictures, and the packages of the CPU engine come without torchvision",
                 expected="a model for which vLLM does not need it, such as one of Idefics3's or SmolVLM's architecture",
                 fix="use `--runtime compose`, whose image has it",
             )

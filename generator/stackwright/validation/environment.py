@@ -10,7 +10,8 @@ from stackwright.domain.finding import Finding, error
 from stackwright.domain.plan import Plan
 from stackwright.engines.vllm.parsers import PARSER_KEYS, problem_with_parser
 from stackwright.errors import did_you_mean
-from stackwright.settings import BY_KEY, NO_PARSER, problem_with, slot_key, spec_of, split_slot
+from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written
+from stackwright.settings import BY_KEY, NO_PARSER, problem_with
 
 # What examples and templates write where a person is to write something: CHANGE_ME, <token>, xxxx, your-key-here, TODO.
 PLACEHOLDER = re.compile(
@@ -27,15 +28,17 @@ def check_environment(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> t
     """
     name = plan.environment.value
     local = f"envs/.env.{name}.local"
-    found = [_unread(key, local) for key in env if key not in plan.settings]
-    for key in plan.settings:
+    settings = flat_settings(plan)
+    found = [_unread(key, local) for key in env if key not in settings]
+    parsers = _wrong_parsers(plan, env, catalog)
+    for key in settings:
         if key not in env:
             fix = f"`configure-gpu --env {name}` writes the file anew"
             found.append(error("env-missing-key", found=f"no {key}", expected=_meaning(key), fix=fix))
             continue
         value = env[key]
-        spec = spec_of(key)
-        problem = (problem_with(spec, value) or _problem_with_parser(plan, env, key, catalog)) if spec else None
+        spec = spec_of_written(key)
+        problem = (problem_with(spec, value) or parsers.get(key)) if spec else None
         if problem:
             found.append(
                 error("env-value", found=f"{key}={value[:80]}", expected=problem, fix=f"correct it in {local}")
@@ -49,27 +52,29 @@ def check_environment(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> t
 
 def _unread(key: str, local: str) -> Finding:
     """Tell of a key that is misspelt, or is none of this plan's: of another mode, or of a model more than it has."""
-    hint = did_you_mean(key.upper(), BY_KEY) if spec_of(key) is None else None
+    hint = did_you_mean(key.upper(), BY_KEY) if spec_of_written(key) is None else None
     fix = f"{hint} Correct it in {local}" if hint else f"remove it from {local}"
     return error("env-unknown-key", found=key[:80], expected="a key that something reads", fix=fix)
 
 
-def _problem_with_parser(plan: Plan, env: Mapping[str, str], key: str, catalog: Catalog) -> str | None:
-    """Say which parsers there are where another than the plan's is named that the engine's release has not.
+def _wrong_parsers(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> dict[str, str]:
+    """Return, by written key, which parsers there are where another than the plan's is named that the release has not.
 
     A change from or to none is told by `env-derived`. Of an image that is not the plan's, nobody knows what it has.
     """
-    plain, slot = split_slot(key)
-    planned = plan.settings[key].value
-    image = env.get(slot_key("VLLM_IMAGE", slot)) or env.get("VLLM_IMAGE")
-    unchanged = env[key] == planned or NO_PARSER in (env[key], planned)
-    if plain not in PARSER_KEYS or unchanged or image != plan.engine.image:
-        return None
-    return problem_with_parser(catalog.parsers, plain, env[key], plan.engine.version)
+    problems: dict[str, str] = {}
+    for model, values in zip(plan.models, model_values(env, len(plan.models)), strict=True):
+        for key in PARSER_KEYS & model.settings.keys():
+            now, planned = values.get(key, NO_PARSER) or NO_PARSER, model.settings[key].value
+            if now == planned or NO_PARSER in (now, planned) or values.get("VLLM_IMAGE") != model.engine.image:
+                continue
+            problem = problem_with_parser(catalog.parsers, key, now, model.engine.version)
+            problems |= {values.written[key]: problem} if problem else {}
+    return problems
 
 
 def _meaning(key: str) -> str:
-    spec = spec_of(key)
+    spec = spec_of_written(key)
     return spec.meaning.lower() if spec else "a value"
 
 
@@ -82,8 +87,8 @@ def _check_derived(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Find
             expected=f"{setting.value}, which follows from the rest of the plan",
             fix=f"remove it from {local}; `configure-gpu` plans anew with --model or --set",
         )
-        for key, setting in plan.settings.items()
-        if (spec := spec_of(key)) is not None
+        for key, setting in flat_settings(plan).items()
+        if (spec := spec_of_written(key)) is not None
         and (
             not spec.pinnable
             or key == "NVIDIA_VISIBLE_DEVICES"
@@ -97,10 +102,9 @@ def _check_derived(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Find
 def _check_parallel_sizes(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Finding, ...]:
     """Compare, for each model, the GPUs that the sizes in force need with those that the plan reserves."""
     found = []
-    for slot, model in enumerate(plan.gateway.models, start=1):
-        replicas = [each for each in plan.replicas if each.model == model]
-        key = slot_key("VLLM_TENSOR_PARALLEL_SIZE", slot)
-        tensor, pipeline = int(env[key]), int(env[slot_key("VLLM_PIPELINE_PARALLEL_SIZE", slot)])
+    for model, values in zip(plan.models, model_values(env, len(plan.models)), strict=True):
+        replicas, key = model.replicas, values.written["VLLM_TENSOR_PARALLEL_SIZE"]
+        tensor, pipeline = int(env[key]), int(values["VLLM_PIPELINE_PARALLEL_SIZE"])
         wanted, planned = tensor * pipeline * len(replicas), sum(len(each.gpu_uuids) for each in replicas)
         if planned and wanted != planned:
             sizes = (

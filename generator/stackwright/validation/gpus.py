@@ -10,7 +10,7 @@ from stackwright.domain.machine import GpuProcess, GpuState, MemoryState, Seen, 
 from stackwright.domain.plan import Plan
 from stackwright.engines.vllm.image import version
 from stackwright.planning.placement import describe_gpus
-from stackwright.settings import slot_key, value_in_slot
+from stackwright.rendering.numbered import model_values
 from stackwright.units import format_bytes
 
 # nvml.h, NVML_ERROR_GPU_IS_LOST: fallen off the bus, or otherwise out of reach.
@@ -239,9 +239,10 @@ def _promised(plan: Plan, env: Mapping[str, str], uuid: str) -> tuple[float, str
     Of models that take turns it is the largest that one of them takes.
     """
     shares: dict[str, float] = {}
+    models = model_values(env, len(plan.models))
     for engine in plan.engines:
-        slots = [plan.gateway.slot_of(each) for each in plan.turns(engine) if uuid in each.gpu_uuids]
-        asked = {slot_key(_SHARE, slot): float(value_in_slot(env, _SHARE, slot)) for slot in slots}
+        values = [models[plan.number_of(turn)] for turn in plan.turns(engine) if uuid in turn.gpu_uuids]
+        asked = {each.written[_SHARE]: float(each[_SHARE]) for each in values}
         shares |= dict([max(asked.items(), key=lambda item: item[1])] if asked else [])
     return sum(shares.values()), " + ".join(f"{key}={share:g}" for key, share in shares.items())
 

@@ -10,7 +10,7 @@ from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode, Plan
 from stackwright.engines.vllm.image import PINNED_MEMORY, wants_pinned_memory
-from stackwright.settings import split_slot
+from stackwright.rendering.numbered import keys_of
 from stackwright.units import format_seconds
 
 # A file system in the network may keep its own time, a second or two off.
@@ -40,8 +40,9 @@ def check_wsl(plan: Plan, env: Mapping[str, str], host: Host, variables: frozens
     """Find what works otherwise under the Windows Subsystem for Linux. `variables` are those that the engine is given."""
     if not host.os.wsl:
         return
-    for key in env:
-        if split_slot(key)[0] in ("VLLM_MODEL", "HF_HOME", "VLLM_CACHE_ROOT") and WINDOWS_DRIVE.fullmatch(env[key]):
+    folders = [written for key in ("VLLM_MODEL", "HF_HOME", "VLLM_CACHE_ROOT") for written in keys_of(env, key)]
+    for key in folders:
+        if WINDOWS_DRIVE.fullmatch(env[key]):
             yield warning(
                 "wsl-drive",
                 found=f"{key}={env[key][:120]}: a drive of Windows",

@@ -28,7 +28,7 @@ class Observer:
         self._runtime = runtime
         self._weights: dict[str, Weights] = {}
         self.limits: dict[str, Limits] = {}
-        self._models = {each.name: stack.engine_value(each, "VLLM_MODEL") for each in stack.plan.engines}
+        self._models = {each.name: stack.values(each)["VLLM_MODEL"] for each in stack.plan.engines}
         folders = {model: hub_folder(stack.env["HF_HOME"], model) for model in self._models.values()}
         for replica in stack.plan.engines:
             model = self._models[replica.name]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from stackwright.domain.plan import ServedModel
 from stackwright.domain.role import Role
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import NotHealthyError
@@ -238,13 +239,13 @@ _POOLING: Mapping[Role, tuple[str, Callable[[Endpoint, str, str, int], Answer]]]
 def _questions(stack: Stack, key: str) -> list[Question]:
     """Return what has to be answered before a stack is ready, the cheapest first."""
     endpoint = endpoint_of(stack)
-    models = stack.plan.gateway.models
+    models = tuple(model.name for model in stack.plan.models)
     questions = [
         Question(what="asked with a wrong key", ask=partial(refuse_wrong_key, endpoint, models[0])),
         Question(what="asked for its models", ask=partial(list_models, endpoint, key, models)),
     ]
-    for model in models:
-        role, within_s = stack.plan.gateway.role_of(model), _answer_limit_s(stack, model)
+    for served in stack.plan.models:
+        model, role, within_s = served.name, served.role, _answer_limit_s(stack, served)
         if not role.generates:
             what, ask = _POOLING[role]
             questions.append(
@@ -264,10 +265,9 @@ def _questions(stack: Stack, key: str) -> list[Question]:
     return questions
 
 
-def _answer_limit_s(stack: Stack, model: str) -> int:
+def _answer_limit_s(stack: Stack, model: ServedModel) -> int:
     """Return how long an answer may take; of models that take turns, one may have to be loaded first."""
-    groups = {group.model: group.exclusive for group in stack.plan.gateway.groups}
-    return int(stack.env["GATEWAY_REQUEST_TIMEOUT_S"]) if groups.get(model) else ANSWER_TIMEOUT_S
+    return int(stack.env["GATEWAY_REQUEST_TIMEOUT_S"]) if model.exclusive else ANSWER_TIMEOUT_S
 
 
 def _ask(questions: list[Question], say: Say, answers: dict[str, str]) -> Answer | None:

@@ -11,6 +11,7 @@ from stackwright.engines.vllm.cpu import choose_space_gib
 from stackwright.engines.vllm.memory.cpu import SYSTEM_BYTES
 from stackwright.errors import NoPlanError
 from stackwright.planning.workers import WORKER_BYTES
+from stackwright.rendering.numbered import flat_settings
 from stackwright.units import GIB
 
 from tests.planning_requests import plan_for, recorded
@@ -42,7 +43,7 @@ def test_the_forecast_is_of_the_hosts_memory() -> None:
     memory = memory_of(plan)
     assert memory.total_bytes == 24 * GIB
     assert memory.budget_bytes == 24 * GIB - SYSTEM_BYTES - plan.workers.litellm * WORKER_BYTES
-    assert memory.kv_cache_bytes == int(plan.settings["VLLM_CPU_KVCACHE_SPACE"].value) * GIB
+    assert memory.kv_cache_bytes == int(flat_settings(plan)["VLLM_CPU_KVCACHE_SPACE"].value) * GIB
     assert memory.verdict == "fits"
     assert (memory.cuda_graph_bytes, memory.max_concurrency >= 1) == (0, True)
 
@@ -88,7 +89,7 @@ def test_the_cache_counts_too() -> None:
 def test_a_wished_length_gets_the_cache_that_it_needs() -> None:
     """The rule's 3 GiB hold 28,000 tokens of this model; the engine would refuse to start with 40,960."""
     plan = plan_for(host_with(24), model=SMALL_LLM, pins={"VLLM_MAX_MODEL_LEN": "40960"})
-    space = plan.settings["VLLM_CPU_KVCACHE_SPACE"]
+    space = flat_settings(plan)["VLLM_CPU_KVCACHE_SPACE"]
     assert (space.value, space.reason) == ("5", "one request of 40960 tokens needs that much")
     assert memory_of(plan).max_concurrency >= 1
 

@@ -13,7 +13,8 @@ from stackwright.domain.role import Role
 from stackwright.engines.vllm.media import MEDIA_RELEASE, takes_media
 from stackwright.errors import NoPlanError, UsageError
 from stackwright.planning.planner import make_plan
-from stackwright.settings import check_pins
+from stackwright.project.pins import check_pins
+from stackwright.rendering.numbered import flat_settings
 
 from tests.planning_requests import plan_for, recorded, request
 
@@ -29,7 +30,7 @@ def hosts_of(plan: Plan) -> str | None:
 
 def test_an_engine_that_sees_fetches_nothing() -> None:
     plan = plan_for(recorded("1x-h200"), model=SEEING)
-    assert hosts_of(plan) == plan.settings[KEY].value == "nowhere.invalid"
+    assert hosts_of(plan) == flat_settings(plan)[KEY].value == "nowhere.invalid"
     assert dict(plan.replicas[0].env)[REDIRECTS] == "0"
 
 
@@ -48,7 +49,7 @@ def test_any_leaves_it_to_the_engine() -> None:
 def test_an_engine_that_only_reads_is_told_nothing() -> None:
     plan = plan_for(recorded("1x-h200"), model="Qwen/Qwen3-8B")
     assert hosts_of(plan) is None
-    assert KEY not in plan.settings
+    assert KEY not in flat_settings(plan)
     assert REDIRECTS not in dict(plan.replicas[0].env)
 
 

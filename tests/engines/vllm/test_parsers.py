@@ -8,6 +8,7 @@ from stackwright.domain.catalog import has_flag, order_release
 from stackwright.domain.plan import Mode, Plan
 from stackwright.domain.role import Role
 from stackwright.errors import NoPlanError
+from stackwright.rendering.numbered import flat_settings
 
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import plan_for, recorded
@@ -40,8 +41,8 @@ def test_of_an_unknown_model_nothing_is_emitted_and_said_so() -> None:
     plan = plan_for(recorded(GPU), model="mistralai/Mistral-7B-Instruct-v0.3")
     assert flags_of(plan) == {}
     assert "--enable-auto-tool-choice" not in plan.replicas[0].args
-    assert plan.settings[TOOLS].value == "none"
-    assert plan.settings[TOOLS].reason == (
+    assert flat_settings(plan)[TOOLS].value == "none"
+    assert flat_settings(plan)[TOOLS].reason == (
         "no parser of tool calls is known to be right for this model: `--set VLLM_TOOL_CALL_PARSER=…` names one"
     )
 
@@ -62,7 +63,7 @@ def test_a_pin_that_the_release_has_not_is_refused() -> None:
 
 def test_a_model_that_makes_vectors_has_none() -> None:
     plan = plan_of(recorded("cpu-small"), Asked(name="Qwen/Qwen3-Embedding-0.6B", role=Role.EMBEDDING), mode=Mode.CPU)
-    assert not {TOOLS, THOUGHTS} & plan.settings.keys()
+    assert not {TOOLS, THOUGHTS} & flat_settings(plan).keys()
 
 
 def test_a_release_has_a_parser_from_its_first_sample_to_its_last() -> None:

@@ -24,9 +24,10 @@ import pytest
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.plan import Plan
-from stackwright.planning.several import make_plan_of_all
+from stackwright.planning.planner import make_plan
 from stackwright.project.credentials import ensure_secrets, read_gateway_key
 from stackwright.rendering import render_plan
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.runtime.programs import Places, stack_programs
 from stackwright.runtime.provision import ensure_gateway
@@ -109,7 +110,7 @@ def plan_with_cloud(cloud: Upstream, port: int) -> Plan:
     asked = request(recorded("2x-rtx3090-pcie"), model=MODEL, pins=pins)
     model = CloudModel(name="away", model="openai/big", key="big", address=f"http://127.0.0.1:{cloud.port}/v1")
     gateway = replace(asked.wishes.gateway, fallbacks={MODEL: ("away",)}, cloud=(model,))
-    return make_plan_of_all((replace(asked, wishes=replace(asked.wishes, gateway=gateway)),), load_catalog())
+    return make_plan(replace(asked, wishes=replace(asked.wishes, gateway=gateway)), load_catalog())
 
 
 def write_project(root: Path, state: Path, plan: Plan) -> Stack:
@@ -119,7 +120,7 @@ def write_project(root: Path, state: Path, plan: Plan) -> Stack:
     for file in render_plan(plan):
         (root / file.path).parent.mkdir(parents=True, exist_ok=True)
         (root / file.path).write_text(file.text, encoding="utf-8")
-    stack = Stack(root=root, state=state, plan=plan, env={key: each.value for key, each in plan.settings.items()})
+    stack = Stack(root=root, state=state, plan=plan, env={key: each.value for key, each in flat_settings(plan).items()})
     ensure_secrets(stack.secrets, {}, root / "hf")
     (stack.secrets / "cloud_big_key").write_text(f"{CLOUD_KEY}\n", encoding="ascii")
     return stack

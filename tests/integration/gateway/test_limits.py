@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 from stackwright.domain.plan import Plan
 from stackwright.rendering import render_plan
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime.provision import ensure_gateway
 
 from tests.integration.gateway.exchange import Ask, exchange
@@ -151,7 +152,7 @@ def variables(plan: Plan, folder: Path, venv: Path, engine_port: int, redis_port
     """Return the gateway's environment as the runtimes make it, with secrets in `folder`."""
     for name in ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", "tls_certificate"):
         (folder / name).write_text({"litellm_master_key": KEY, "tls_certificate": ""}.get(name, PASSWORD))
-    values = {key: setting.value for key, setting in plan.settings.items()}
+    values = {key: setting.value for key, setting in flat_settings(plan).items()}
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),

@@ -13,7 +13,7 @@ from stackwright.domain.plan import Mode, Setting
 from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu, needed_space_bytes
 from stackwright.models.shape import parse_shape
 from stackwright.planning.gateway import CPU_SEQUENCES
-from stackwright.planning.request import Request
+from stackwright.planning.request import ModelRequest
 from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
 from stackwright.units import GIB, format_bytes
 
@@ -23,7 +23,7 @@ SMOKE_CONTEXT = 2048
 DECISION = "docs/decisions/0002-first-plan.md"
 
 
-def cpu_settings(request: Request, wished: str) -> dict[str, Setting]:
+def cpu_settings(request: ModelRequest, wished: str) -> dict[str, Setting]:
     """Return what only this mode emits. `wished`: the file of the environment's wishes, for the source."""
     return {
         "VLLM_DTYPE": Setting(
@@ -55,7 +55,7 @@ def cpu_memory(host: Host, workers: int, promised_bytes: int = 0) -> CpuMemory |
     )
 
 
-def forecast_cpu_plan(request: Request, values: Mapping[str, str], version: str) -> Forecast | None:
+def forecast_cpu_plan(request: ModelRequest, values: Mapping[str, str], version: str) -> Forecast | None:
     """Forecast the plan with the values in force; None where the host's memory is not known.
 
     `auto`: the engine itself takes the longest length that the cache holds, so that is what is asked for.
@@ -96,7 +96,7 @@ def _forecast(facts: ModelFacts, settings: EngineSettings, space_bytes: int, mem
     )
 
 
-def _space(request: Request) -> Setting:
+def _space(request: ModelRequest) -> Setting:
     smoke = request.llm.source is LlmSource.SMOKE
     if parse_shape(request.facts.config).is_encoder:
         why = "the model keeps no keys and values, so nothing is set aside"
@@ -115,7 +115,7 @@ def _space(request: Request) -> Setting:
     return Setting(value=str(space), reason=why, source=DECISION)
 
 
-def _context(request: Request, wished: str) -> Setting:
+def _context(request: ModelRequest, wished: str) -> Setting:
     if request.wishes.max_model_len is not None:
         return Setting(value=str(request.wishes.max_model_len), reason="wish of the environment", source=wished)
     if request.llm.source is LlmSource.SMOKE:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from stackwright.domain.plan import Setting
-from stackwright.planning.request import Request
+from stackwright.planning.request import ModelRequest
 
 # No list of hosts means every host to vLLM, so the list holds one that never is: RFC 2606, 2, reserves `.invalid`.
 NOWHERE = "nowhere.invalid"
@@ -24,7 +24,7 @@ def takes_media(config: Mapping[str, object]) -> bool:
     return any(_SENSES.search(key) for key in config)
 
 
-def media_settings(request: Request) -> dict[str, Setting]:
+def media_settings(request: ModelRequest) -> dict[str, Setting]:
     """Return from where the engine may fetch; nothing for a model that only reads text, which fetches nothing."""
     if not takes_media(request.facts.config):
         return {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from stackwright.domain.catalog import Catalog, ParserTable
 from stackwright.domain.plan import Setting
 from stackwright.errors import NoPlanError
-from stackwright.planning.request import Request
+from stackwright.planning.request import ModelRequest
 from stackwright.settings import NO_PARSER
 
 _SOURCE = "generator/stackwright/catalog/llms.yaml; vLLM docs, tool calling and reasoning outputs"
@@ -17,7 +17,7 @@ _WHAT = {"VLLM_TOOL_CALL_PARSER": "tool calls", "VLLM_REASONING_PARSER": "though
 PARSER_KEYS = frozenset(_WHAT)
 
 
-def parser_settings(request: Request, catalog: Catalog, version: str) -> dict[str, Setting]:
+def parser_settings(request: ModelRequest, catalog: Catalog, version: str) -> dict[str, Setting]:
     """Return the parsers for a model that writes; `none` with the reason where no right one is known.
 
     Raises:
@@ -36,7 +36,7 @@ def problem_with_parser(table: ParserTable, key: str, name: str, version: str) -
     return f"with vLLM {version}: {', '.join((NO_PARSER, *names))}" if names and name not in names else None
 
 
-def _setting(request: Request, catalog: Catalog, version: str, key: str, name: str | None) -> Setting:
+def _setting(request: ModelRequest, catalog: Catalog, version: str, key: str, name: str | None) -> Setting:
     pinned = request.pins.get(key, NO_PARSER)
     if pinned != NO_PARSER and (problem := problem_with_parser(catalog.parsers, key, pinned, version)):
         raise NoPlanError(

@@ -9,13 +9,14 @@ from math import ceil
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import Verdict
 from stackwright.domain.host import Gpu, Host
-from stackwright.domain.plan import Mode, Plan
+from stackwright.domain.plan import Mode
 from stackwright.domain.topology import nvlink_islands
+from stackwright.domain.wishes import Pin
 from stackwright.errors import NoPlanError
+from stackwright.planning.model_plan import PlannedModel, choose_share, plan_as_is
 from stackwright.planning.placement import Heads, ParallelPins, equal_groups, placements, usable_gpus
-from stackwright.planning.planner import choose_share, plan_as_is
-from stackwright.planning.request import Request
-from stackwright.planning.switching import mates
+from stackwright.planning.request import ModelRequest, PlanRequest
+from stackwright.planning.switching import turn_takers
 from stackwright.planning.utilization import CONTEXT_BYTES, Utilization
 from stackwright.settings import BY_KEY
 
@@ -28,15 +29,15 @@ _OF_GPUS = ("CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "VLLM_IMAGE")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seat:
-    """One model's place: its GPUs, none for the processor; `utilization` where it shares them with other models."""
+class Allotment:
+    """What one model gets: its GPUs, none for the processor; `utilization` where it shares them with other models."""
 
-    request: Request
+    request: ModelRequest
     gpus: tuple[Gpu, ...] = ()
     utilization: Utilization | None = None
 
-    def request_here(self, promised_bytes: int) -> Request:
-        """Return the request as for a host that has this seat alone.
+    def request_here(self, promised_bytes: int) -> ModelRequest:
+        """Return the request as for a host that has this allotment alone.
 
         Args:
             promised_bytes: of the processor's memory, to other models.
@@ -47,7 +48,7 @@ class Seat:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Table:
+class _Share:
     """GPUs with the models, by position, that serve from them: one, or several on a single GPU."""
 
     gpus: tuple[Gpu, ...]
@@ -55,42 +56,45 @@ class _Table:
     shares: tuple[Utilization, ...] = ()
 
 
-def on_processor(request: Request) -> bool:
-    """Say whether everything runs on the processor: asked for, or there is no GPU."""
+def on_processor(request: PlanRequest | ModelRequest) -> bool:
+    """Return whether everything runs on the processor: asked for, or there is no GPU."""
     host = request.host
     failed = host.driver is not None and host.driver.error is not None
     return request.mode is Mode.CPU or (request.mode is None and not host.gpus and not failed)
 
 
-def seat_models(requests: tuple[Request, ...], catalog: Catalog) -> tuple[Seat, ...]:
-    """Return a seat for each model, in the same order.
+def allot(requests: tuple[ModelRequest, ...], catalog: Catalog) -> tuple[Allotment, ...]:
+    """Return what each model gets, in the same order.
 
     Raises:
         NoPlanError: they do not fit beside each other.
     """
-    groups = [own for position in range(len(requests)) if (own := mates(requests, position))[0] == position]
+    if on_processor(requests[0]):
+        return tuple(Allotment(request=request) for request in requests)
+    models = [request.model for request in requests]
+    groups = [own for position in range(len(models)) if (own := turn_takers(models, position))[0] == position]
     firsts = [own[0] for own in groups]
-    main = [own[0] for own in groups if any(requests[mate].role.generates for mate in own)] or firsts
+    main = [own[0] for own in groups if any(models[taker].role.generates for taker in own)] or firsts
     further = [position for position in firsts if position not in main]
     for growing in (True, False):
         room = _Room(requests, catalog)
         for position in main:
-            room.seat(position)
+            room.give(position)
         if growing:
             room.grow()
-        if all(room.seat_beside(position) for position in further):
-            return room.seats()
-    names = ", ".join(requests[position].llm.name for position in further)
+        if all(room.give_beside(position) for position in further):
+            return room.allotments()
+    names = ", ".join(models[position].llm.name for position in further)
     raise NoPlanError(
         f"no room for {names} beside the other models, on a GPU or on the processor",
         hint=_ways_to_room(requests[0]),
     )
 
 
-def _ways_to_room(request: Request) -> str:
+def _ways_to_room(request: ModelRequest) -> str:
     """Return the hint for models that do not fit beside each other."""
     return (
-        f"name fewer or smaller models, or in envs/{request.environment.value}.yaml let some take turns with `exclusive`, "
+        f"name fewer or smaller models, or in {request.whole.file} let some take turns with `exclusive`, "
         "or give the others less with gpu_share"
     )
 
@@ -98,27 +102,30 @@ def _ways_to_room(request: Request) -> str:
 class _Room:
     """The host's GPUs while they are given away. The first model of an exclusive group takes the seat of all."""
 
-    def __init__(self, requests: tuple[Request, ...], catalog: Catalog) -> None:
+    def __init__(self, requests: tuple[ModelRequest, ...], catalog: Catalog) -> None:
         self._requests, self._catalog = requests, catalog
+        self._models = [request.model for request in requests]
         self._pools = _pools(requests[0])
         self._order = [gpu for pool in self._pools for gpu in pool]
         self._starts = [sum(len(pool) for pool in self._pools[:n]) for n in range(len(self._pools))]
-        self._tables: list[_Table] = []
+        self._given: list[_Share] = []
         self._on_processor: list[int] = []
 
-    def seat(self, position: int) -> None:
+    def give(self, position: int) -> None:
         """Give a model GPUs of its own, the fewest that hold it, else a part of one. Raises NoPlanError."""
         request, wished = self._requests[position], self._wished_gpus(position)
         if wished is None or wished >= 1:
             for pool in self._pools:
                 count = int(wished) if wished else self._least(position, pool)
                 if count and count <= len(pool):
-                    self._tables.append(_Table(gpus=tuple(pool[:count]), members=(position,)))
+                    self._given.append(_Share(gpus=tuple(pool[:count]), members=(position,)))
                     del pool[:count]
                     return
         if not (self._join(position) or self._open_shared(position)):
-            for mate in mates(self._requests, position):
-                plan_as_is(self._requests[mate], self._catalog)  # one that the whole host does not hold says why itself
+            for taker in turn_takers(self._models, position):
+                plan_as_is(
+                    self._requests[taker], self._catalog
+                )  # one that the whole host does not hold says why itself
             free = sum(len(pool) for pool in self._pools)
             raise NoPlanError(
                 f"no room for {request.llm.name} beside the other models: GPUs left: {free}; no shared one holds it",
@@ -130,12 +137,12 @@ class _Room:
         grown = True
         while grown:
             grown = False
-            for index, table in enumerate(self._tables):
-                pool = self._pool_of(table)
-                count = len(table.gpus)
-                if self._is_fixed(table) or count > len(pool):
+            for index, given in enumerate(self._given):
+                pool = self._pool_of(given)
+                count = len(given.gpus)
+                if self._is_fixed(given) or count > len(pool):
                     continue
-                self._tables[index] = replace(table, gpus=(*table.gpus, *pool[:count]))
+                self._given[index] = replace(given, gpus=(*given.gpus, *pool[:count]))
                 del pool[:count]
                 grown = True
         self._align()
@@ -143,20 +150,20 @@ class _Room:
     def _align(self) -> None:
         """Deal the GPUs of each kind out anew, the largest group first: a group then lies on one island where it can."""
         for pool in self._pools:
-            mine = [n for n, table in enumerate(self._tables) if not table.shares and self._pool_of(table) is pool]
-            kind = sorted((*pool, *(gpu for n in mine for gpu in self._tables[n].gpus)), key=self._order.index)
-            for n in sorted(mine, key=lambda n: -len(self._tables[n].gpus)):
-                count = len(self._tables[n].gpus)
-                self._tables[n] = replace(self._tables[n], gpus=tuple(kind[:count]))
+            mine = [n for n, given in enumerate(self._given) if not given.shares and self._pool_of(given) is pool]
+            kind = sorted((*pool, *(gpu for n in mine for gpu in self._given[n].gpus)), key=self._order.index)
+            for n in sorted(mine, key=lambda n: -len(self._given[n].gpus)):
+                count = len(self._given[n].gpus)
+                self._given[n] = replace(self._given[n], gpus=tuple(kind[:count]))
                 del kind[:count]
             pool[:] = kind
 
-    def _pool_of(self, table: _Table) -> list[Gpu]:
-        """Return what is left of a table's kind of GPUs."""
-        place = self._order.index(table.gpus[0])
+    def _pool_of(self, given: _Share) -> list[Gpu]:
+        """Return what is left of a given's kind of GPUs."""
+        place = self._order.index(given.gpus[0])
         return self._pools[bisect_right(self._starts, place) - 1]
 
-    def seat_beside(self, position: int) -> bool:
+    def give_beside(self, position: int) -> bool:
         """Find a model that does not write a place that costs the others least; say whether there is one.
 
         A GPU that is left; where the others have one GPU, a part of it, else the processor: with several, all ranks and
@@ -164,51 +171,59 @@ class _Room:
         """
         if self._wished_gpus(position) is not None:
             try:
-                self.seat(position)
+                self.give(position)
             except NoPlanError:
                 return False
             return True
         for pool in reversed(self._pools):
             if pool and self._least(position, pool[-1:]) == 1:
-                self._tables.append(_Table(gpus=(pool.pop(),), members=(position,)))
+                self._given.append(_Share(gpus=(pool.pop(),), members=(position,)))
                 return True
-        alone = sum(len(table.gpus) for table in self._tables) == 1
+        alone = sum(len(given.gpus) for given in self._given) == 1
         ways = (self._join, self._take_processor) if alone else (self._take_processor, self._join)
         return any(way(position) for way in ways)
 
-    def seats(self) -> tuple[Seat, ...]:
-        """Return every model's seat."""
+    def allotments(self) -> tuple[Allotment, ...]:
+        """Return what every model gets."""
         requests = self._requests
-        found = {mate: Seat(request=requests[mate]) for first in self._on_processor for mate in mates(requests, first)}
-        for table in self._tables:
-            for index, position in enumerate(table.members):
-                share = table.shares[index] if table.shares else None
-                found[position] = Seat(request=requests[position], gpus=table.gpus, utilization=share)
-                if requests[position].exclusive is not None:
-                    for mate in mates(requests, position):
-                        count = _least_gpus(requests[mate], list(table.gpus), self._catalog)
-                        found[mate] = Seat(request=requests[mate], gpus=table.gpus[:count])
+        found = {
+            taker: Allotment(request=requests[taker])
+            for first in self._on_processor
+            for taker in turn_takers(self._models, first)
+        }
+        for given in self._given:
+            for index, position in enumerate(given.members):
+                share = given.shares[index] if given.shares else None
+                found[position] = Allotment(request=requests[position], gpus=given.gpus, utilization=share)
+                if requests[position].model.exclusive is not None:
+                    for taker in turn_takers(self._models, position):
+                        count = _least_gpus(requests[taker], list(given.gpus), self._catalog)
+                        found[taker] = Allotment(request=requests[taker], gpus=given.gpus[:count])
         return tuple(found[position] for position in range(len(self._requests)))
 
     def _least(self, position: int, pool: list[Gpu]) -> int | None:
         """Return the fewest GPUs of a pool that hold whatever is to be loaded on this seat."""
-        counts = [_least_gpus(self._requests[mate], pool, self._catalog) for mate in mates(self._requests, position)]
+        counts = [
+            _least_gpus(self._requests[taker], pool, self._catalog) for taker in turn_takers(self._models, position)
+        ]
         return None if None in counts else max(count for count in counts if count is not None)
 
     def _wished_gpus(self, position: int) -> float | None:
-        share = self._requests[position].gpu_share
+        share = self._models[position].gpu_share
         # A third of three GPUs is one of them.
         return None if share is None else round(share * len(self._order), 2)
 
-    def _is_fixed(self, table: _Table) -> bool:
-        members = [self._requests[position] for position in table.members]
-        return bool(table.shares) or any(each.gpu_share is not None or each.exclusive is not None for each in members)
+    def _is_fixed(self, given: _Share) -> bool:
+        members = [self._models[position] for position in given.members]
+        return bool(given.shares) or any(
+            model.gpu_share is not None or model.exclusive is not None for model in members
+        )
 
     def _join(self, position: int) -> bool:
         """Seat a model on a GPU that another one has, the least shared first."""
-        for index in sorted(range(len(self._tables)), key=lambda index: len(self._tables[index].members)):
-            table = self._tables[index]
-            if len(table.gpus) == 1 and self._reseat(index, replace(table, members=(*table.members, position))):
+        for index in sorted(range(len(self._given)), key=lambda index: len(self._given[index].members)):
+            given = self._given[index]
+            if len(given.gpus) == 1 and self._share_out(index, replace(given, members=(*given.members, position))):
                 return True
         return False
 
@@ -216,23 +231,25 @@ class _Room:
         """Seat a model on a part of a GPU that nobody has yet."""
         for pool in self._pools:
             if pool:
-                self._tables.append(_Table(gpus=(pool[0],), members=()))
-                if self._reseat(len(self._tables) - 1, _Table(gpus=(pool[0],), members=(position,))):
+                self._given.append(_Share(gpus=(pool[0],), members=()))
+                if self._share_out(len(self._given) - 1, _Share(gpus=(pool[0],), members=(position,))):
                     del pool[0]
                     return True
-                self._tables.pop()
+                self._given.pop()
         return False
 
-    def _reseat(self, index: int, table: _Table) -> bool:
-        wished = {position: self._wished_gpus(position) for position in table.members}
-        requests = tuple(self._requests[position] for position in table.members)
+    def _share_out(self, index: int, given: _Share) -> bool:
+        wished = {position: self._wished_gpus(position) for position in given.members}
+        requests = tuple(self._requests[position] for position in given.members)
         # Models that take turns have whole GPUs: what one of them leaves, another needs.
-        if any(gpus is not None and gpus >= 1 for gpus in wished.values()) or any(each.exclusive for each in requests):
+        if any(gpus is not None and gpus >= 1 for gpus in wished.values()) or any(
+            request.model.exclusive for request in requests
+        ):
             return False
-        shares = _split(requests, tuple(wished.values()), table.gpus[0], self._catalog)
+        shares = _split(requests, tuple(wished.values()), given.gpus[0], self._catalog)
         if shares is None:
             return False
-        self._tables[index] = replace(table, shares=shares)
+        self._given[index] = replace(given, shares=shares)
         return True
 
     def _take_processor(self, position: int) -> bool:
@@ -240,9 +257,9 @@ class _Room:
         promised = 0
         for other in (*self._on_processor, position):
             taken = []
-            for mate in mates(self._requests, other):
-                plan = _try(_request_on_processor(self._requests[mate], promised), self._catalog)
-                memory = plan.replicas[0].memory if plan else None
+            for taker in turn_takers(self._models, other):
+                plan = _try(_request_on_processor(self._requests[taker], promised), self._catalog)
+                memory = plan.served.forecast if plan else None
                 if memory is None or memory.verdict != Verdict.FITS:
                     return False
                 taken.append(memory.taken_bytes)
@@ -251,7 +268,7 @@ class _Room:
         return True
 
 
-def _pools(request: Request) -> list[list[Gpu]]:
+def _pools(request: ModelRequest) -> list[list[Gpu]]:
     """Return the usable GPUs, those of a kind together, islands of NVLink beside each other, the roomiest kind first."""
     host, pins = request.host, request.parallel_pins
     if request.mode is Mode.SINGLE:
@@ -261,7 +278,7 @@ def _pools(request: Request) -> list[list[Gpu]]:
     return [[gpu for island in nvlink_islands(kind, host.links) for gpu in island] for kind in kinds]
 
 
-def _least_gpus(request: Request, pool: list[Gpu], catalog: Catalog) -> int | None:
+def _least_gpus(request: ModelRequest, pool: list[Gpu], catalog: Catalog) -> int | None:
     """Return the fewest GPUs of a pool, a power of two, that serve the model with long requests, else at all."""
     fits: int | None = None
     for count in (1 << power for power in range(len(pool).bit_length())):
@@ -272,10 +289,10 @@ def _least_gpus(request: Request, pool: list[Gpu], catalog: Catalog) -> int | No
     return fits
 
 
-def _is_comfortable(plan: Plan, request: Request) -> bool:
+def _is_comfortable(plan: PlannedModel, request: ModelRequest) -> bool:
     from stackwright.models.shape import parse_shape
 
-    length = plan.settings["VLLM_MAX_MODEL_LEN"].value
+    length = plan.context
     if length == "auto":
         return True
     own = request.wishes.max_model_len or parse_shape(request.facts.config).default_length or COMFORTABLE_TOKENS
@@ -283,7 +300,7 @@ def _is_comfortable(plan: Plan, request: Request) -> bool:
 
 
 def _split(
-    requests: tuple[Request, ...], wished: tuple[float | None, ...], gpu: Gpu, catalog: Catalog
+    requests: tuple[ModelRequest, ...], wished: tuple[float | None, ...], gpu: Gpu, catalog: Catalog
 ) -> tuple[Utilization, ...] | None:
     """Share one GPU: each model gets what it needs, those that write what is left in proportion; None where it is too small.
 
@@ -294,7 +311,7 @@ def _split(
     total_bytes = gpu.memory_bytes or host.memory_bytes
     if not total_bytes:
         return None
-    each = [_request_on(replace(request, pins=_without_share(request)), (gpu,), None) for request in requests]
+    each = [_request_on(replace(request, fixed=_without_share(request)), (gpu,), None) for request in requests]
     (placement,) = placements(each[0].host, Mode.SINGLE, each[0].parallel_pins, Heads())
     whole = round(choose_share(each[0], placement, catalog).value * 100)
     # The context of each further engine is outside of what it calls its share.
@@ -313,7 +330,7 @@ def _split(
     shares = [need + (spare * need // wanted if n in takers else 0) for n, need in enumerate(known)]
     others = ", ".join(f"{request.llm.name} {share / 100:.2f}" for request, share in zip(requests, shares, strict=True))
     whys = [
-        f"at least {need / 100:.2f} is needed" if part is None else f"its gpu_share is {request.gpu_share:g}"
+        f"at least {need / 100:.2f} is needed" if part is None else f"its gpu_share is {request.model.gpu_share:g}"
         for request, part, need in zip(requests, wished, known, strict=True)
     ]
     return tuple(
@@ -326,11 +343,11 @@ def _split(
     )
 
 
-def _without_share(request: Request) -> dict[str, str]:
-    return {key: value for key, value in request.pins.items() if key != "VLLM_GPU_MEMORY_UTILIZATION"}
+def _without_share(request: ModelRequest) -> dict[str, Pin]:
+    return {key: pin for key, pin in request.fixed.items() if key != "VLLM_GPU_MEMORY_UTILIZATION"}
 
 
-def _fixed_hundredths(request: Request, wished: float | None, room: int) -> int | None:
+def _fixed_hundredths(request: ModelRequest, wished: float | None, room: int) -> int | None:
     """Return the share that a person has set, in hundredths of the GPU."""
     pinned = request.pins.get("VLLM_GPU_MEMORY_UTILIZATION")
     if pinned is not None:
@@ -338,13 +355,13 @@ def _fixed_hundredths(request: Request, wished: float | None, room: int) -> int 
     return None if wished is None else max(_LEAST_HUNDREDTHS, int(wished * room))
 
 
-def _least_hundredths(request: Request, gpu: Gpu, room: int, catalog: Catalog) -> int | None:
+def _least_hundredths(request: ModelRequest, gpu: Gpu, room: int, catalog: Catalog) -> int | None:
     """Return the smallest share of a GPU, in hundredths, that surely serves the model with long requests."""
 
     def serves(share: int) -> bool:
         part = Utilization(value=share / 100, reason="", source="")
         plan = _try(_request_on(request, (gpu,), part), catalog)
-        memory = plan.replicas[0].memory if plan else None
+        memory = plan.served.forecast if plan else None
         return (
             plan is not None
             and memory is not None
@@ -361,27 +378,27 @@ def _least_hundredths(request: Request, gpu: Gpu, room: int, catalog: Catalog) -
     return enough
 
 
-def _try(request: Request, catalog: Catalog) -> Plan | None:
+def _try(request: ModelRequest, catalog: Catalog) -> PlannedModel | None:
     try:
         return plan_as_is(request, catalog)
     except NoPlanError:
         return None
 
 
-def _request_on(request: Request, gpus: tuple[Gpu, ...], utilization: Utilization | None) -> Request:
+def _request_on(request: ModelRequest, gpus: tuple[Gpu, ...], utilization: Utilization | None) -> ModelRequest:
     """Return the request as for a host that has these GPUs alone."""
-    pins = {key: value for key, value in request.pins.items() if key != "NVIDIA_VISIBLE_DEVICES"}
+    fixed = {key: pin for key, pin in request.fixed.items() if key != "NVIDIA_VISIBLE_DEVICES"}
     host = host_with(request.host, gpus)
-    # Models that take turns have one engine on all of their seat; whoever named no mode gets as many GPUs as pay.
-    several = Mode.MULTI if request.exclusive is not None else request.mode
+    # Models that take turns have one engine on all of their GPUs; whoever named no mode gets as many GPUs as pay.
+    several = Mode.MULTI if request.model.exclusive is not None else request.mode
     mode = Mode.SINGLE if len(gpus) == 1 else several
-    return replace(request, host=host, mode=mode, pins=pins, utilization=utilization)
+    return replace(request, host=host, mode=mode, fixed=fixed, utilization=utilization)
 
 
-def _request_on_processor(request: Request, promised_bytes: int) -> Request:
+def _request_on_processor(request: ModelRequest, promised_bytes: int) -> ModelRequest:
     of_gpus = _OF_GPUS if request.mode is not Mode.CPU and request.host.gpus else ()
-    pins = {key: value for key, value in request.pins.items() if key not in of_gpus}
-    return replace(request, mode=Mode.CPU, pins=pins, promised_bytes=promised_bytes)
+    fixed = {key: pin for key, pin in request.fixed.items() if key not in of_gpus}
+    return replace(request, mode=Mode.CPU, fixed=fixed, promised_bytes=promised_bytes)
 
 
 def host_with(host: Host, gpus: tuple[Gpu, ...]) -> Host:

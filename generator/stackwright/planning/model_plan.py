@@ -1,0 +1,373 @@
+"""Plan one model: image, placement, settings, replicas and forecast, each value with its reason and source. Pure.
+
+What only GPUs need, the memory planner above all, is imported where it is used: a plan for a CPU comes in a blink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from stackwright.domain.catalog import Catalog, order_release
+from stackwright.domain.forecast import Forecast, Verdict
+from stackwright.domain.image_pins import ImagePins, with_digest
+from stackwright.domain.llm import LlmSource
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint
+from stackwright.domain.plan import Engine, Mode, Replica, ServedModel, Setting
+from stackwright.domain.wishes import Pin
+from stackwright.engines.vllm.arguments import (
+    POOLING_RELEASE,
+    SOCKET_RELEASE,
+    engine_arguments,
+    engine_environment,
+)
+from stackwright.engines.vllm.cpu import CPU_RELEASE, forecast_cpu_plan
+from stackwright.engines.vllm.image import ImageChoice, choose_image
+from stackwright.engines.vllm.image_pin import pinned_image
+from stackwright.engines.vllm.media import MEDIA_RELEASE, takes_media
+from stackwright.errors import NoPlanError
+from stackwright.planning.emitted import CUDA_DEVICE_ORDER, WORKERS, model_settings
+from stackwright.planning.in_use import blame_others, warn_of_others
+from stackwright.planning.placement import Heads, Placement, placements
+from stackwright.planning.request import ModelRequest
+from stackwright.planning.utilization import SharedMemory, Utilization, choose_utilization
+from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
+from stackwright.settings import IMAGE_KEYS
+
+if TYPE_CHECKING:
+    from stackwright.planning.layout import Layout, Wanted
+
+# What vLLM takes in a step on most GPUs where nobody says otherwise (0.32.0 engine/arg_utils.py, get_batch_defaults).
+LEAST_STEP_TOKENS = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedModel:
+    """What was decided for one model.
+
+    `gateway` are the settings that it asks of the gateway, which all models share, `workers` among them.
+    """
+
+    served: ServedModel
+    placement: Placement
+    gateway: dict[str, Setting]
+    warnings: tuple[str, ...]
+
+    @property
+    def context(self) -> str:
+        """The longest context in tokens, or `auto`."""
+        return self.served.settings["VLLM_MAX_MODEL_LEN"].value
+
+
+def plan_model(request: ModelRequest, catalog: Catalog) -> PlannedModel:
+    """Plan one model; where other programs on its GPUs are why nothing fits, the refusal says so.
+
+    Raises:
+        NoPlanError: no plan fits this host.
+    """
+    try:
+        return plan_as_is(request, catalog)
+    except NoPlanError as refusal:
+        raise blame_others(request, refusal, lambda freed: plan_as_is(freed, catalog)) from None
+
+
+def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
+    """Plan one model; a refusal does not look at what other programs hold. Raises NoPlanError."""
+    heads = Heads(attention=request.llm.attention_heads, kv=request.llm.kv_heads)
+    options = placements(request.host, request.mode, request.parallel_pins, heads, request.objective)
+    chosen = choose_engine_image(request, options[0], catalog)
+    if options[0].mode is Mode.CPU:
+        return _assemble(request, catalog, options[0], chosen, None)
+    from stackwright.planning.layout import choose_layout
+    from stackwright.planning.pace import arrange
+
+    layout, words = choose_layout(
+        ((option, wanted_settings(request, option, catalog)) for option in arrange(options, request, catalog)),
+        request.facts,
+        request.host,
+        catalog,
+        chosen.version,
+        request.objective,
+    )
+    if layout is None:
+        raise _does_not_fit(request, catalog, options, chosen, words)
+    return _assemble(request, catalog, layout.placement, chosen, layout)
+
+
+def choose_engine_image(request: ModelRequest, placement: Placement, catalog: Catalog) -> ImageChoice:
+    """Choose the image for the placement's GPUs and the request's model; a pinned one is taken as it is.
+
+    Raises:
+        NoPlanError: no release fits driver, GPU and model.
+    """
+    needs = replace(request.whole.needs, model=request.llm.name, minimum=_least_release(request))
+    by_default = not placement.gpus and needs.exact is None
+    needs = replace(needs, exact=CPU_RELEASE) if by_default else needs
+    if "VLLM_IMAGE" in request.pins:
+        return pinned_image(request.pins["VLLM_IMAGE"], request.host, placement.gpus, catalog, needs)
+    try:
+        chosen = choose_image(request.host, placement.gpus, catalog, needs)
+    except NoPlanError as refusal:
+        if needs.minimum != SOCKET_RELEASE:
+            raise
+        raise NoPlanError(f"{refusal.message}; models in turns need {SOCKET_RELEASE}", hint=refusal.hint) from None
+    why = ("no GPU is used: the release that both runtimes have for a CPU",)
+    return replace(chosen, reasons=why) if by_default else chosen
+
+
+def _least_release(request: ModelRequest) -> str | None:
+    """Return the oldest release that serves the model as it is asked for; None where any may."""
+    bounds = (
+        request.whole.needs.minimum or request.facts.minimum_engine,
+        None if request.role.generates else POOLING_RELEASE,
+        None if request.model.exclusive is None else SOCKET_RELEASE,
+        MEDIA_RELEASE if takes_media(request.facts.config) else None,
+    )
+    return max((bound for bound in bounds if bound is not None), key=order_release, default=None)
+
+
+def _assemble(
+    request: ModelRequest, catalog: Catalog, placement: Placement, chosen: ImageChoice, layout: Layout | None
+) -> PlannedModel:
+    utilization = choose_share(request, placement, catalog) if layout else None
+    own, gateway = model_settings(request, catalog, placement, chosen, layout, utilization)
+    settings = with_digests(_with_pins(own, request), request.whole.image_pins)
+    values = {key: setting.value for key, setting in settings.items()}
+    values["CUDA_DEVICE_ORDER"] = request.pins.get("CUDA_DEVICE_ORDER", CUDA_DEVICE_ORDER)
+    forecast = layout.forecast if layout else _forecast_on_cpu(request, values, gateway, chosen.version, catalog)
+    of_memory = layout.warnings if layout else _cpu_warnings(forecast)
+    return PlannedModel(
+        served=ServedModel(
+            name=request.llm.name,
+            role=request.role,
+            aliases=request.model.aliases,
+            source=request.llm.source,
+            location=request.llm.location,
+            engine=Engine(name=chosen.name, version=chosen.version, image=values["VLLM_IMAGE"], cuda=chosen.cuda),
+            exclusive=request.model.exclusive,
+            pinned=request.model.pinned,
+            replicas=_replicas(request, placement, values, chosen, forecast),
+            settings=settings,
+        ),
+        placement=placement,
+        gateway=gateway,
+        warnings=_warnings(request, placement, chosen, of_memory),
+    )
+
+
+def _replicas(
+    request: ModelRequest,
+    placement: Placement,
+    values: Mapping[str, str],
+    chosen: ImageChoice,
+    forecast: Forecast | None,
+) -> tuple[Replica, ...]:
+    from stackwright.planning.network import choose_communication
+
+    arguments = engine_arguments(placement.mode, values, request.role)
+    return tuple(
+        Replica(
+            name="engine" if position == 1 else f"engine-{position}",
+            model=request.llm.name,
+            gpu_uuids=tuple(gpu.uuid or "" for gpu in group),
+            tensor_parallel=int(values["VLLM_TENSOR_PARALLEL_SIZE"]),
+            pipeline_parallel=int(values["VLLM_PIPELINE_PARALLEL_SIZE"]),
+            args=(*arguments, *(choose_communication(request.host, group).arguments if group else ())),
+            env=(*engine_environment(placement.mode, values), *chosen.env),
+            memory=forecast.memory if forecast else None,
+        )
+        for position, group in enumerate(placement.groups, start=1)
+    )
+
+
+def _forecast_on_cpu(
+    request: ModelRequest,
+    values: Mapping[str, str],
+    gateway: Mapping[str, Setting],
+    version: str,
+    catalog: Catalog,
+) -> Forecast | None:
+    """Forecast the plan on the processor; None where the host's memory is not known.
+
+    Raises:
+        NoPlanError: the host's memory, or the cache, is too small.
+    """
+    workers = request.pins.get(WORKERS) or gateway[WORKERS].value
+    answer = forecast_cpu_plan(request, {**values, WORKERS: workers}, version)
+    if answer is not None and answer.verdict is Verdict.DOES_NOT_FIT:
+        raise NoPlanError(
+            f"{request.llm.name} does not fit in this host's memory: {'; '.join(answer.reasons)}",
+            hint=_shorter(request, catalog)
+            or "name a smaller model with --model, or another VLLM_CPU_KVCACHE_SPACE or VLLM_MAX_MODEL_LEN with --set",
+        )
+    return answer
+
+
+def _cpu_warnings(forecast: Forecast | None) -> tuple[str, ...]:
+    if forecast is None:
+        return ("the host's memory is unknown: whether it holds the model was not checked",)
+    return forecast.warnings
+
+
+def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalog) -> Wanted:
+    """Return what the person and the environment fixed of an engine's settings.
+
+    Raises:
+        NoPlanError: a GPU has next to nothing free.
+    """
+    from stackwright.planning.layout import Wanted
+
+    pins = request.pins
+    return Wanted(
+        utilization=choose_share(request, placement, catalog).value,
+        max_model_len=request.pinned_count("VLLM_MAX_MODEL_LEN") or request.wishes.max_model_len,
+        max_num_seqs=request.pinned_count("VLLM_MAX_NUM_SEQS"),
+        max_num_batched_tokens=request.pinned_count("VLLM_MAX_NUM_BATCHED_TOKENS") or _whole_text(request),
+        kv_cache_dtype=pins.get("VLLM_KV_CACHE_DTYPE"),
+    )
+
+
+def _whole_text(request: ModelRequest) -> int | None:
+    """Return the tokens that a step has to take where no text may be cut into steps; None for most models.
+
+    vLLM does not start where a text may be longer than a step (0.32.0 config/scheduler.py, verify_max_model_len).
+    """
+    from stackwright.models.shape import parse_shape
+
+    shape = parse_shape(request.facts.config)
+    return max(LEAST_STEP_TOKENS, shape.max_positions) if shape.is_encoder else None
+
+
+def choose_share(request: ModelRequest, placement: Placement, catalog: Catalog) -> Utilization:
+    """Choose the share of the placement's GPUs that the engine takes; a pinned one is taken as it is.
+
+    Raises:
+        NoPlanError: a GPU has next to nothing free.
+    """
+    pin = request.fixed.get("VLLM_GPU_MEMORY_UTILIZATION")
+    if pin is not None:
+        return Utilization(value=float(pin.value), reason="pinned by the user", source=pin.source)
+    if request.utilization is not None:
+        return request.utilization
+    shared = _shared_memory(request, placement, catalog)
+    return choose_utilization(request.wishes.gpu_memory_utilization, request.whole.file, placement.gpus, shared)
+
+
+def _shared_memory(request: ModelRequest, placement: Placement, catalog: Catalog) -> SharedMemory | None:
+    """Return the memory that these GPUs share with the processor; None where they have their own, or it is unknown."""
+    from stackwright.engines.memory.unified import shares_memory
+
+    host = request.host
+    sharing = any(shares_memory(host, gpu, catalog.find_gpu(gpu.name)) for gpu in placement.gpus)
+    if not sharing or not host.memory_bytes:
+        return None
+    workers, _ = count_gateway_workers(host, placement.mode, len(placement.gpus))
+    workers = request.pinned_count("LITELLM_NUM_WORKERS") or workers
+    return SharedMemory(total_bytes=host.memory_bytes, gateway_bytes=workers * WORKER_BYTES)
+
+
+def _does_not_fit(
+    request: ModelRequest, catalog: Catalog, options: tuple[Placement, ...], chosen: ImageChoice, words: tuple[str, ...]
+) -> NoPlanError:
+    """Say what is in the way, and what would do: a shorter context, a larger share, else another published checkpoint."""
+    from stackwright.models.stored import stored_facts
+    from stackwright.planning.layout import as_if_sure, fits_somewhere, smallest_memory
+    from stackwright.planning.quantization import advise_checkpoint
+
+    largest = max(options, key=lambda option: option.tensor_parallel * option.pipeline_parallel)
+    gpus = largest.groups[0]
+    where = f"{len(gpus)}× {gpus[0].name}"
+    message = f"{request.llm.name} does not fit on {where}: {'; '.join(words)}"
+    row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
+    hint = "name a smaller model with --model, or lower the context with --set VLLM_MAX_MODEL_LEN=…"
+    mended = _shorter(request, catalog) or _larger_share(request)
+    if mended is not None:
+        hint = mended
+    elif row is not None:
+        memory = smallest_memory(gpus, request.host, catalog)
+        share = choose_share(request, largest, catalog).value
+        if memory is not None:
+            memory, share = as_if_sure(memory, share)
+
+        def fits(checkpoint: Checkpoint) -> bool | None:
+            facts = stored_facts(row, checkpoint)
+            return None if memory is None else fits_somewhere(largest, facts, memory, chosen.version, share)
+
+        advice = advise_checkpoint(row, gpus[0].compute_capability, fits, instead_of=request.facts.location)
+        hint = f"{advice.sentence}: `--model {advice.checkpoint.hub_id}`" if advice.checkpoint else advice.sentence
+    return NoPlanError(message, hint=hint)
+
+
+def _shorter(request: ModelRequest, catalog: Catalog) -> str | None:
+    """Return the hint to lower the context that was asked for; None where that is not what is in the way."""
+    pinned = request.pinned_count("VLLM_MAX_MODEL_LEN") is not None
+    if request.wishes.max_model_len is None and not pinned:
+        return None
+    fixed = {key: pin for key, pin in request.fixed.items() if key != "VLLM_MAX_MODEL_LEN"}
+    free = replace(request.whole, wishes=replace(request.wishes, max_model_len=None))
+    try:
+        found = plan_as_is(replace(request, whole=free, fixed=fixed), catalog).context
+    except NoPlanError:
+        return None
+    place = request.fixed["VLLM_MAX_MODEL_LEN"].place if pinned else f"max_model_len in {request.whole.file}"
+    return f"lower {place}" + ("" if found == "auto" else f": {found} fits")
+
+
+def _larger_share(request: ModelRequest) -> str | None:
+    """Return the hint to raise a wished share of the GPUs; None where there is none, or nothing is above it."""
+    share = request.model.gpu_share
+    if share is None or share >= 1:
+        return None
+    return f"raise its gpu_share in {request.whole.file}, or name a smaller model"
+
+
+def _is_of(row: CatalogLlm, location: str) -> bool:
+    return any(checkpoint.hub_id == location for checkpoint in row.checkpoints)
+
+
+def _with_pins(computed: dict[str, Setting], request: ModelRequest) -> dict[str, Setting]:
+    """Lay the model's own pins over the computed settings. One that this mode does not emit is refused: nothing reads it."""
+    own = {key: pin for key, pin in request.fixed.items() if pin.model is not None}
+    refuse_unread(own.values(), computed)
+    return {key: pinned_setting(own[key]) if key in own else setting for key, setting in computed.items()}
+
+
+def refuse_unread(pins: Iterable[Pin], computed: Mapping[str, Setting]) -> None:
+    """Refuse a pin of a setting that is not emitted. Raises NoPlanError."""
+    for pin in pins:
+        if pin.key not in computed:
+            raise NoPlanError(f"{pin.written} is pinned, but nothing reads it in this mode", hint=f"drop {pin.place}")
+
+
+def pinned_setting(pin: Pin) -> Setting:
+    """Return the setting that a pin makes."""
+    return Setting(value=pin.value, reason="pinned by the user", source=pin.source, origin=pin.origin)
+
+
+def with_digests(settings: dict[str, Setting], pins: ImagePins) -> dict[str, Setting]:
+    """Name each pinned image by its digest, too, also where the image itself was chosen by the user."""
+    return {key: _by_digest(setting, pins) if key in IMAGE_KEYS else setting for key, setting in settings.items()}
+
+
+def _by_digest(setting: Setting, pins: ImagePins) -> Setting:
+    named = with_digest(setting.value, pins)
+    if named == setting.value:
+        return setting
+    day = pins.images[setting.value].date
+    return replace(setting, value=named, reason=f"{setting.reason}; by the digest that its tag had on {day}")
+
+
+def _warnings(
+    request: ModelRequest, placement: Placement, chosen: ImageChoice, of_memory: tuple[str, ...]
+) -> tuple[str, ...]:
+    from stackwright.planning.network import choose_communication
+
+    found = [*placement.warnings, *chosen.warnings, *of_memory, *warn_of_others(placement.gpus)]
+    if placement.gpus:
+        found += choose_communication(request.host, placement.groups[0]).warnings
+    if request.llm.source is LlmSource.SMOKE:
+        found.append(
+            "serving `smoke`, a tiny model that says one sentence: it proves the stack, not the answers; name a real one with --model"
+        )
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,60 @@
+"""Settings that a person fixed, on the command line or in an environment's file, read once. Touches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stackwright.domain.plan import Origin
+from stackwright.domain.wishes import Pin
+from stackwright.errors import UsageError, did_you_mean
+from stackwright.rendering.numbered import spec_of_written, split_key
+from stackwright.settings import BY_KEY, PER_MODEL, SettingSpec, problem_with
+
+_INSTEAD_OF_A_PIN = {"VLLM_MODEL": "name the model with `--model`", "STACKWRIGHT_ENVIRONMENT": "name it with `--env`"}
+
+
+def parse_pin(text: str) -> tuple[str, str]:
+    """Read one `--set KEY=VALUE`. Raises UsageError where key or value is not allowed."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text[:80]}: expected KEY=VALUE", hint="for example `--set LITELLM_NUM_WORKERS=2`")
+    check_pins({key: value}, where="--set")
+    return key, value
+
+
+def check_pins(pins: Mapping[str, str], *, where: str) -> None:
+    """Refuse pins of unknown or derived keys and values that are out of bounds. Raises UsageError."""
+    for key, value in pins.items():
+        spec = known_setting(key, where=where)
+        if not spec.pinnable:
+            raise UsageError(
+                f"{where}: {key} follows from other settings and cannot be pinned",
+                hint=_INSTEAD_OF_A_PIN.get(split_key(key)[0]) or f"it is: {spec.meaning.lower()}",
+            )
+        if problem := problem_with(spec, value):
+            raise UsageError(f"{where}: {key}: found `{value[:80]}`, allowed: {problem}")
+
+
+def known_setting(key: str, *, where: str) -> SettingSpec:
+    """Return the declaration of `key`. Raises UsageError with the closest known key."""
+    spec = spec_of_written(key)
+    if spec is None:
+        hint = did_you_mean(key.upper(), BY_KEY) or "`stackwright plan --explain` lists every key"
+        raise UsageError(f"{where}: {key[:80]}: unknown setting", hint=hint)
+    return spec
+
+
+def read_pins(wished: Mapping[str, str], command_line: Mapping[str, str], environment: str) -> tuple[Pin, ...]:
+    """Return the pins in force: those of the command line beat those of `envs/<environment>.yaml`."""
+    file = f"envs/{environment}.yaml"
+    pins = {
+        written: _pin(written, value, Origin.WISHED, f"{file}: settings.{written}") for written, value in wished.items()
+    }
+    pins |= {written: _pin(written, value, Origin.PINNED, "--set") for written, value in command_line.items()}
+    return tuple(pins.values())
+
+
+def _pin(written: str, value: str, origin: Origin, source: str) -> Pin:
+    key, number = split_key(written)
+    model = number if key in PER_MODEL else None
+    return Pin(key=key, model=model, value=value, origin=origin, source=source, written=written)

@@ -1,0 +1,102 @@
+"""How the settings of several models stand in one environment file: the second model's keys end in `_2`. Pure.
+
+Written here while rendering, and read again where the environment in force is parsed (project/values.py) and where
+pins are (project/pins.py); nothing else knows of the ending.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from stackwright.domain.plan import Plan, Replica, ServedModel, Setting
+from stackwright.settings import BY_KEY, PER_MODEL, SETTINGS, SettingSpec
+
+MOST_MODELS = 99
+_NUMBERED = re.compile(r"(.+)_([2-9]|[1-9][0-9])")
+_ORDER = {spec.key: position for position, spec in enumerate(SETTINGS)}
+
+
+def written_key(key: str, number: int) -> str:
+    """Return a model's key as it is written: the second's ends in `_2`; the first's, and one that all share, is plain."""
+    return f"{key}_{number}" if number > 1 and key in PER_MODEL else key
+
+
+def split_key(written: str) -> tuple[str, int]:
+    """Return a plain key and the model's number: (`VLLM_MAX_MODEL_LEN`, 2) for `VLLM_MAX_MODEL_LEN_2`."""
+    found = _NUMBERED.fullmatch(written)
+    return (found[1], int(found[2])) if found and found[1] in PER_MODEL else (written, 1)
+
+
+def spec_of_written(written: str) -> SettingSpec | None:
+    """Return the declaration of a written key, under its own name where a number ends it; None of an unknown one."""
+    plain, number = split_key(written)
+    spec = BY_KEY.get(plain)
+    if spec is None or number == 1:
+        return spec
+    return replace(spec, key=written, section=f"Model {number}", meaning=f"{spec.meaning}, for model {number}")
+
+
+def number_of(plan: Plan, model: ServedModel) -> int:
+    """Return the number of a model, from 1."""
+    return plan.models.index(model) + 1
+
+
+def key_in_file(plan: Plan, replica: Replica, key: str) -> str:
+    """Return the key under which the file has the value of `key` for a replica: the model's own, else the shared one."""
+    number = plan.number_of(replica) + 1
+    return next((own for own in (written_key(key, number), key) if own in flat_settings(plan)), key)
+
+
+def flat_settings(plan: Plan) -> dict[str, Setting]:
+    """Return all settings of a plan as they are written: further models' behind the engine's.
+
+    One image for all engines stays one setting.
+    """
+    image = plan.models[0].settings.get("VLLM_IMAGE")
+    flat = {**plan.settings, **plan.models[0].settings}
+    for number, model in enumerate(plan.models[1:], start=2):
+        for key, setting in model.settings.items():
+            if key != "VLLM_IMAGE" or image is None or setting.value != image.value:
+                flat[written_key(key, number)] = setting
+    return dict(sorted(flat.items(), key=lambda item: _position(item[0])))
+
+
+def _position(written: str) -> tuple[int, int, int]:
+    plain, number = split_key(written)
+    last_of_engine = max(_ORDER[spec.key] for spec in SETTINGS if spec.section == "Engine")
+    return (_ORDER[plain], 1, 0) if number == 1 else (last_of_engine, number, _ORDER[plain])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelValues:
+    """The values in force for one model by their plain keys, and under which key each of them is written."""
+
+    values: Mapping[str, str]
+    written: Mapping[str, str]
+
+    def __getitem__(self, key: str) -> str:
+        """Return a value in force. Raises KeyError where there is none."""
+        return self.values[key]
+
+    def get(self, key: str, otherwise: str | None = None) -> str | None:
+        """Return a value in force, or `otherwise`."""
+        return self.values.get(key, otherwise)
+
+
+def model_values(env: Mapping[str, str], models: int) -> tuple[ModelValues, ...]:
+    """Return what is in force for each of so many models; what one has none of its own for is the first model's."""
+    return tuple(_values_of(env, number) for number in range(1, models + 1))
+
+
+def _values_of(env: Mapping[str, str], number: int) -> ModelValues:
+    plain = [key for key in env if split_key(key)[1] == 1]
+    own = {split_key(key)[0]: key for key, value in env.items() if value and split_key(key)[1] == number}
+    written = {**{key: key for key in plain}, **own}
+    return ModelValues(values={key: env[name] for key, name in written.items()}, written=written)
+
+
+def keys_of(env: Mapping[str, str], key: str) -> tuple[str, ...]:
+    """Return every key of an environment that is some model's `key`."""
+    return tuple(written for written in env if split_key(written)[0] == key)
