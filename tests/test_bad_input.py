@@ -272,7 +272,19 @@ def test_json_is_one_document_of_the_promised_shape(folder: Path, capsys: pytest
     _, out, _ = run(capsys, folder, "plan", "cpu", "--json", "--env=prod")
     plan = json.loads(out)
     assert list(plan) == (
-        ["schema", "environment", "mode", "host", "engine", "replicas", "gateway", "workers", "settings", "warnings"]
+        [
+            "schema",
+            "environment",
+            "mode",
+            "host",
+            "engine",
+            "replicas",
+            "gateway",
+            "workers",
+            "settings",
+            "warnings",
+            "models",
+        ]
     )
     assert list(plan["engine"]) == ["name", "version", "image", "cuda"]
     assert list(plan["replicas"][0]) == (

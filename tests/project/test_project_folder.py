@@ -157,7 +157,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
         (lambda _: "[]", "not a plan of this release"),
         (changed(lambda plan: plan.update(schema=2)), "not a plan of this release"),
         (changed(lambda plan: plan.update(replicas=[])), "not a plan of this release"),
-        (changed(lambda plan: plan["gateway"].update(models=[])), "not a plan of this release"),
+        (changed(lambda plan: plan.update(models=[])), "not a plan of this release"),
         (
             changed(lambda plan: plan["settings"].update(EVIL=plan["settings"]["GPU_COUNT"])),
             "not a plan of this release",
