@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "structure.json"
 MAY_NAME_VLLM = ("engines/vllm/", "catalog/")
 MAY_NAME_SLOTS = ("rendering/", "project/")
-SLOT_HELPERS = frozenset({"slot_key", "split_slot", "value_in_slot", "slot_of"})
+SLOT_HELPERS = frozenset({"slot_key", "split_slot", "value_in_slot", "slot_of", "written_key", "split_key"})
 LONG_LINE, MANY_PARAMETERS, MANY_FIELDS = 100, 6, 12
 
 
