@@ -1,8 +1,10 @@
 """Make the virtual environment of the scripts, or bring it up to its locks.
 
-Runs on the machine's own Python (3.11 or newer), so: standard library only. Touches the environment's folder, and as
-root on Debian, where `ensurepip` is missing, installs the package that holds it. Says what it does on stderr, and
-leaves stdout alone. Usage: virtual_environment.py FOLDER REQUIREMENTS LOCK...
+Runs on the machine's own Python (3.11 or newer), so: standard library only. uv installs the locks, and is itself the
+first thing that is installed: by the machine's pip, else by the one that `ensurepip` brings. Touches the environment's
+folder, the caches of both, and the compiled modules of the package; as root on Debian, where neither is there, installs
+the package that holds `ensurepip`. Says what it does on stderr, and leaves stdout alone.
+Usage: virtual_environment.py FOLDER REQUIREMENTS LOCK...
 
 Files in the folder: `stackwright.lock` marks it as made here and keeps two starts apart; `unfinished` stands while
 packages are being written, so that an interrupted installation is thrown away; `installed-LOCK.txt` is a copy of the
@@ -14,14 +16,17 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 LOCK_NAME = "stackwright.lock"
+PACKAGE = Path(__file__).resolve().parents[1] / "generator" / "stackwright"
 
 
 class PreparationError(Exception):
@@ -107,8 +112,11 @@ def prepare(venv: Path, locks: Sequence[Path]) -> None:
         copy.unlink()
     if renew:
         create(venv)
+    if not (venv / "bin" / "uv").exists():
+        fetch_uv(venv, locks)
     for lock in locks:
         install(venv, lock)
+    compile_package(venv)
     for lock, copy in copies(venv, locks):
         shutil.copyfile(lock, copy)
     unfinished.unlink()
@@ -124,15 +132,37 @@ def clear(venv: Path) -> None:
 
 
 def create(venv: Path) -> None:
-    """Make an empty environment with pip, on the interpreter's own versioned name.
+    """Make an empty environment, on the interpreter's own versioned name.
 
     Where a distribution later moves `python3` to another version, the old name is gone and the environment is made
     anew, rather than kept with packages that the new version does not see.
     """
-    if importlib.util.find_spec("ensurepip") is None or importlib.util.find_spec("venv") is None:
+    if importlib.util.find_spec("venv") is None:
         install_ensurepip()
     interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    run([str(interpreter), "-I", "-m", "venv", str(venv)], f"{interpreter} could not make a virtual environment")
+    command = [str(interpreter), "-I", "-m", "venv", "--without-pip", str(venv)]
+    run(command, f"{interpreter} could not make a virtual environment")
+
+
+def fetch_uv(venv: Path, locks: Sequence[Path]) -> None:
+    """Install uv alone, as a lock has it, with a pip: the machine's own, else one put into the environment."""
+    entries = (re.search(r"^uv==(?:\\\n|.)*", lock.read_text(encoding="utf-8"), re.MULTILINE) for lock in locks)
+    entry = next(filter(None, entries), None)
+    if entry is None:
+        raise PreparationError(f"{locks[0]} holds no version of uv", "restore that file, with `git checkout` for one")
+    own = venv / "uv.txt"
+    own.write_text(f"{entry[0]}\n", encoding="utf-8")
+    python = str(venv / "bin" / "python")
+    if importlib.util.find_spec("pip") is not None:
+        pip = [sys.executable, "-I", "-m", "pip", "--python", python]
+    else:
+        if importlib.util.find_spec("ensurepip") is None:
+            install_ensurepip()
+        run([python, "-I", "-m", "ensurepip"], f"{python} could not install pip")
+        pip = [python, "-I", "-m", "pip"]
+    pip += ["--no-input", "--disable-pip-version-check", "install", "-qq", "--no-compile", "--no-deps"]
+    run([*pip, "--only-binary", ":all:", "--require-hashes", "-r", str(own)], "pip could not install uv")
+    own.unlink()
 
 
 def install_ensurepip() -> None:
@@ -157,20 +187,38 @@ def install_ensurepip() -> None:
 
 
 def install(venv: Path, lock: Path) -> None:
-    """Install one lock with pip, every file checked against its hash."""
-    pip = [str(venv / "bin" / "python"), "-I", "-m", "pip", "--no-input", "--disable-pip-version-check"]
-    run([*pip, "install", "-qq", "--no-deps", "--require-hashes", "-r", str(lock)], f"pip could not install {lock}")
+    """Install one lock with uv, every file checked against its hash, and compile what was installed."""
+    # What pip is told about indexes holds for uv too; the file is the package's, which cannot be imported yet.
+    settings = runpy.run_path(str(PACKAGE / "runtime" / "pip_settings.py"))
+    variables = settings["uv_variables"](os.environ)
+    variables.pop(settings["CONSTRAINTS"], None)  # every version is exact, and uv asks for a constraint's hash too
+    index = ["--no-index"] if settings["forbids_index"](os.environ) else []
+    # Beside no project, whose settings for uv would count: in the environment's own folder.
+    uv = [str(venv / "bin" / "uv"), "pip", "install", "--quiet", "--compile-bytecode", "--directory", str(venv)]
+    arguments = ["--python", str(venv / "bin" / "python"), *index, "--no-deps", "--require-hashes", "-r", str(lock)]
+    run([*uv, *arguments], f"uv could not install {lock}", variables)
 
 
-def run(command: Sequence[str], message: str) -> None:
-    """Run a program, quietly unless it fails.
+def compile_package(venv: Path) -> None:
+    """Compile the package's modules: where Python may write none, every command would do that anew.
+
+    A checkout that cannot be written to is no failure: there they are compiled at each start.
+    """
+    command = [str(venv / "bin" / "python"), "-I", "-m", "compileall", "-q", str(PACKAGE)]
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    (venv / "compiled").touch()
+
+
+def run(command: Sequence[str], message: str, variables: Mapping[str, str] | None = None) -> None:
+    """Run a program, quietly unless it fails; `variables` are laid under those of this process.
 
     Raises:
         PreparationError: it failed.
     """
     # A person's pip settings for other places would put the packages elsewhere.
     elsewhere = {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"}
-    environment = {name: value for name, value in os.environ.items() if name not in elsewhere} | {"PIP_USER": "0"}
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    environment = {**(variables or {}), **environment, "PIP_USER": "0"}
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

@@ -68,6 +68,9 @@ ROOMS: Mapping[str, Room] = {
     "runtime.docker": room("errors", libraries="python_on_whales"),
     "runtime.images": room("runtime errors", libraries="python_on_whales"),
     "runtime.processes": room("runtime models.smoke_model atomic domain settings units errors"),
+    # Also read alone, before anything is installed (scripts/virtual_environment.py).
+    "runtime.pip_settings": room(),
+    "runtime.provision": room("runtime domain units errors", libraries="uv"),
     "runtime.supervisord": room("errors", libraries="psutil supervisor"),
     # `runtime` for the Stack that is checked, `project` for what was rendered; neither is asked to do anything.
     "validation": room(

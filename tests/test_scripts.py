@@ -1,4 +1,4 @@
-"""The scripts on a small checkout of their own: a real virtual environment, made offline from empty locks."""
+"""The scripts on a small checkout of their own: a real virtual environment, made offline from a lock of uv alone."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.test_layers import PACKAGE
+from tests.wheels import make_uv_wheel, make_wheel
 
 pytestmark = pytest.mark.subprocess
 
@@ -26,28 +29,45 @@ print(json.dumps({"arguments": sys.argv[1:], "from": str(Path(__file__).parent.p
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "STACKWRIGHT_VENV"}
 
 
-def lay_out(root: Path) -> Path:
-    """Lay out a checkout with scripts, empty locks and the echo package."""
+@pytest.fixture(scope="module", autouse=True)
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Let pip, and so uv, know one folder of wheels and no index; in it lies uv."""
+    folder = tmp_path_factory.mktemp("wheels")
+    (folder / "sha256").write_text(make_uv_wheel(folder))
+    ENVIRONMENT.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(folder), UV_CACHE_DIR=str(folder / "cache"))
+    return folder
+
+
+def lay_out(root: Path, wheels: Path) -> Path:
+    """Lay out a checkout with scripts, a lock of uv alone, an empty one, and the echo package."""
     shutil.copytree(ROOT / "scripts", root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "requirements").mkdir()
-    for name in ("run.txt", "dev.txt"):
-        (root / "requirements" / name).write_text("# empty\n")
-    (root / "generator" / "stackwright").mkdir(parents=True)
-    (root / "generator" / "stackwright" / "__init__.py").write_text("")
-    (root / "generator" / "stackwright" / "__main__.py").write_text(ECHO)
+    (root / "requirements" / "run.txt").write_text(f"uv==1.0 \\\n    --hash=sha256:{(wheels / 'sha256').read_text()}\n")
+    (root / "requirements" / "dev.txt").write_text("# empty\n")
+    runtime = root / "generator" / "stackwright" / "runtime"
+    runtime.mkdir(parents=True)
+    shutil.copy(PACKAGE / "runtime" / "pip_settings.py", runtime)
+    (runtime.parent / "__init__.py").write_text("")
+    (runtime.parent / "__main__.py").write_text(ECHO)
     return root
 
 
+def change_lock(checkout: Path, *lines: str) -> None:
+    """Add lines to the lock of the commands."""
+    lock = checkout / "requirements" / "run.txt"
+    lock.write_text("\n".join([lock.read_text(), *lines, ""]))
+
+
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path, wheels: Path) -> Path:
     """Give a fresh checkout, in a path that has a blank."""
-    return lay_out(tmp_path / "a checkout")
+    return lay_out(tmp_path / "a checkout", wheels)
 
 
 @pytest.fixture(scope="module")
-def once_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once_prepared(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Path:
     """Prepare one environment, to be copied."""
-    root = lay_out(tmp_path_factory.mktemp("prepared") / "checkout")
+    root = lay_out(tmp_path_factory.mktemp("prepared") / "checkout", wheels)
     assert start(root).returncode == 0
     return root / ".venv"
 
@@ -93,7 +113,7 @@ def test_the_first_start_prepares_and_the_second_does_not(checkout: Path) -> Non
 def test_a_changed_lock_is_installed_and_what_stands_is_kept(prepared: Path) -> None:
     kept = prepared / ".venv" / "kept"
     kept.touch()
-    (prepared / "requirements" / "run.txt").write_text("# changed\n")
+    change_lock(prepared, "# changed")
     changed = start(prepared)
     bringing = f"bringing the Python environment in {prepared}/.venv up to date\n"
     assert (changed.returncode, changed.stderr, kept.exists()) == (0, bringing, True)
@@ -103,7 +123,7 @@ def test_a_changed_lock_is_installed_and_what_stands_is_kept(prepared: Path) -> 
 def test_an_interrupted_installation_is_thrown_away(prepared: Path) -> None:
     (prepared / ".venv" / "unfinished").touch()
     (prepared / ".venv" / "half").touch()
-    (prepared / "requirements" / "run.txt").write_text("# changed\n")
+    change_lock(prepared, "# changed")
     again = start(prepared)
     assert (again.returncode, (prepared / ".venv" / "half").exists()) == (0, False)
     assert again.stderr == f"preparing the Python environment in {prepared}/.venv (once)\n"
@@ -183,11 +203,48 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(checkout: Path, tmp_path: 
 
 
 def test_a_package_that_cannot_be_had_is_one_sentence(prepared: Path) -> None:
-    (prepared / "requirements" / "run.txt").write_text(f"stackwright-is-not-there==1.0 --hash=sha256:{'0' * 64}\n")
-    done = start(prepared, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(prepared), PIP_EXTRA_INDEX_URL="")
+    change_lock(prepared, f"stackwright-is-not-there==1.0 --hash=sha256:{'0' * 64}")
+    done = start(prepared)
     assert done.returncode == 1
-    assert f"error: pip could not install {prepared}/requirements/run.txt\nhint: " in done.stderr
+    assert f"error: uv could not install {prepared}/requirements/run.txt\nhint: " in done.stderr
     assert not (prepared / ".venv" / "installed-run.txt").exists()
+
+
+def test_a_package_that_is_not_what_the_lock_says_is_refused(prepared: Path, wheels: Path) -> None:
+    make_wheel(wheels, "tiny")
+    change_lock(prepared, f"tiny==1.0 --hash=sha256:{'0' * 64}")
+    done = start(prepared)
+    assert done.returncode == 1
+    assert "Hash mismatch for `tiny==1.0`" in done.stderr
+    assert not (prepared / ".venv" / "installed-run.txt").exists()
+
+
+def test_uv_that_is_not_what_the_lock_says_is_refused(checkout: Path) -> None:
+    lock = checkout / "requirements" / "run.txt"
+    lock.write_text(f"uv==1.0 --hash=sha256:{'0' * 64}\n")
+    done = start(checkout)
+    assert done.returncode == 1
+    assert "error: pip could not install uv\nhint: the lines above say why; check the network" in done.stderr
+    assert not (checkout / ".venv" / "bin" / "uv").exists()
+
+
+def test_a_python_without_pip_brings_its_own(checkout: Path, tmp_path: Path) -> None:
+    """As Debian's python3 with python3-venv and without python3-pip."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    done = start(checkout, "--help", PATH=f"{tmp_path / 'bare' / 'bin'}:{ENVIRONMENT['PATH']}")
+    assert (done.returncode, done.stdout) == (0, expected_output(checkout, "--help"))
+
+
+def test_nothing_is_compiled_at_a_start_where_python_writes_no_compiled_modules(checkout: Path) -> None:
+    package = checkout / "generator" / "stackwright"
+    assert start(checkout, PYTHONDONTWRITEBYTECODE="1").returncode == 0
+    compiled = next((package / "__pycache__").glob("__main__.*.pyc"))
+    before = compiled.read_bytes()
+    (package / "__main__.py").write_text(ECHO + "# changed\n")
+    later = time.time() + 5  # surely after the mark, whatever the clock of the disk can tell apart
+    os.utime(package / "__main__.py", (later, later))
+    assert start(checkout, PYTHONDONTWRITEBYTECODE="1").returncode == 0
+    assert compiled.read_bytes() != before
 
 
 def test_without_a_python_that_is_new_enough(checkout: Path, tmp_path: Path) -> None:

