@@ -19,13 +19,14 @@ from stackwright.domain.hardware import GpuModel
 from stackwright.domain.host import Driver, Gpu, Host
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode, Plan
+from stackwright.domain.setting_spec import problem_with
 from stackwright.errors import NoPlanError, StackError
 from stackwright.models.read import SMOKE
 from stackwright.planning.default_llm import with_default_llm
 from stackwright.planning.planner import make_plan
 from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings
-from stackwright.settings import BY_KEY, SETTINGS, problem_with
+from stackwright.settings import all_settings, declared_settings
 from stackwright.units import MIB
 
 from tests.planning_requests import HOST_NAMES, gpu, recorded, request
@@ -144,10 +145,10 @@ def _refusal_faults(refusal: StackError) -> Iterator[str]:
 
 def _plan_faults(host: Host, plan: Plan) -> Iterator[str]:
     """Allowed values in their order; whole GPUs, of this host, none used twice."""
-    if [spec.key for spec in SETTINGS if spec.key in flat_settings(plan)] != list(flat_settings(plan)):
+    if [spec.key for spec in all_settings() if spec.key in flat_settings(plan)] != list(flat_settings(plan)):
         yield "the settings are not in their order"
     for key, setting in flat_settings(plan).items():
-        if problem := problem_with(BY_KEY[key], setting.value):
+        if problem := problem_with(declared_settings().by_key[key], setting.value):
             yield f"{key}={setting.value}: {problem}"
     used = [uuid for replica in plan.replicas for uuid in replica.gpu_uuids]
     if len(used) != len(set(used)):

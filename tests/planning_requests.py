@@ -16,11 +16,11 @@ from stackwright.planning.planner import make_plan
 from stackwright.planning.request import Folders, PlanRequest, User, WantedModel
 from stackwright.project.folder import read_wishes
 from stackwright.project.pins import read_pins
-from stackwright.settings import PER_MODEL
+from stackwright.settings import declared_settings
 
 HOSTS = Path(__file__).parent / "hosts"
 HOST_NAMES = tuple(sorted(folder.name for folder in HOSTS.iterdir() if (folder / "host.yaml").is_file()))
-FOLDERS = Folders(hf_home="/cache/huggingface", vllm_cache="/cache/vllm")
+FOLDERS = Folders(hf_home="/cache/huggingface", engine_caches={"vllm": "/cache/vllm"})
 FIRST_MODEL = "Qwen/Qwen3-0.6B"
 # A cache that is not there: what a person has downloaded must not change what the tests see.
 NOWHERE = HubAccess(home=Path("/nonexistent"), online=False)
@@ -74,7 +74,7 @@ def with_replicas(plan: Plan, *replicas: Replica) -> Plan:
 def with_setting(plan: Plan, key: str, setting: Setting) -> Plan:
     """Return a plan of one model with one setting laid over its own, or over those that all share."""
     (model,) = plan.models
-    if key in PER_MODEL:
+    if key in declared_settings().per_model:
         return replace(plan, models=(replace(model, settings={**model.settings, key: setting}),))
     return replace(plan, settings={**plan.settings, key: setting})
 

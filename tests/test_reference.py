@@ -14,7 +14,8 @@ from stackwright.catalog.load import load_gpus, load_guides
 from stackwright.cli import build_parser
 from stackwright.diagnosis.load import load_rules
 from stackwright.domain.catalog import Guide
-from stackwright.settings import BY_KEY, SETTINGS, Kind, SettingSpec
+from stackwright.domain.setting_spec import Kind, SettingSpec
+from stackwright.settings import all_settings, declared_settings
 from stackwright.validation.checks import CHECKS
 
 from tests.test_layers import PACKAGE
@@ -39,7 +40,7 @@ def settings_lines() -> Iterator[str]:
     yield "A value comes from the plan. A pin beats it: `settings:` in `envs/<env>.yaml`, then `--set KEY=VALUE`."
     yield "`envs/.env.<env>.local` beside the generated file is yours: its lines win when the stack starts, and are"
     yield "never overwritten."
-    for section, members in groupby(SETTINGS, key=lambda spec: spec.section):
+    for section, members in groupby(all_settings(), key=lambda spec: spec.section):
         yield ""
         yield f"## {section}"
         yield ""
@@ -157,7 +158,7 @@ def popular_settings_lines() -> Iterator[str]:
         " stands below the setting that it would change. The page is made from"
         " `generator/stackwright/catalog/guides.yaml`; `stackwright plan --explain` gives a plan's own reasons."
     )
-    claims = sorted(load_guides(), key=lambda row: list(BY_KEY).index(row.setting))
+    claims = sorted(load_guides(), key=lambda row: list(declared_settings().by_key).index(row.setting))
     for setting, rows in groupby(claims, key=lambda row: row.setting):
         yield ""
         yield f"## `{setting}`"

@@ -9,21 +9,15 @@ import yaml
 from dotenv import dotenv_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stackwright.domain.setting_spec import MAX_VALUE_LENGTH, Kind, SettingSpec, problem_with
+from stackwright.engines import ENGINES
+from stackwright.engines.vllm.engine import VLLM
 from stackwright.errors import UsageError
 from stackwright.project.pins import check_pins, parse_pin
 from stackwright.rendering.quoting import quote_env, quote_yaml
-from stackwright.settings import (
-    BY_FLAG,
-    BY_KEY,
-    MAX_VALUE_LENGTH,
-    SETTINGS,
-    Kind,
-    SettingSpec,
-    bind_arguments,
-    problem_with,
-)
+from stackwright.settings import all_settings, bind_arguments, declared_settings
 
-BOUNDED = [spec for spec in SETTINGS if spec.kind in (Kind.INTEGER, Kind.CONTEXT)]
+BOUNDED = [spec for spec in all_settings() if spec.kind in (Kind.INTEGER, Kind.CONTEXT)]
 HOSTILE = [
     "a\nVLLM_IMAGE=evil",
     "a\r\nb",
@@ -46,8 +40,10 @@ def key_of(spec: SettingSpec) -> str:
 
 
 def test_keys_and_flags_are_declared_once() -> None:
-    assert len(BY_KEY) == len(SETTINGS)
-    assert len(BY_FLAG) == len([spec for spec in SETTINGS if spec.flag])
+    assert len(declared_settings().by_key) == len(all_settings())
+    assert [len(engine.flags) for engine in ENGINES.values()] == [
+        len([spec for spec in engine.settings if spec.flag]) for engine in ENGINES.values()
+    ]
 
 
 @pytest.mark.parametrize("spec", BOUNDED, ids=key_of)
@@ -84,7 +80,7 @@ def test_a_number_is_written_in_digits(spec: SettingSpec, value: str) -> None:
     ],
 )
 def test_a_share_of_memory_is_a_decimal_fraction(value: str, allowed: bool) -> None:
-    assert (problem_with(BY_KEY["VLLM_GPU_MEMORY_UTILIZATION"], value) is None) is allowed
+    assert (problem_with(declared_settings().by_key["VLLM_GPU_MEMORY_UTILIZATION"], value) is None) is allowed
 
 
 @pytest.mark.parametrize(
@@ -115,17 +111,17 @@ def test_a_share_of_memory_is_a_decimal_fraction(value: str, allowed: bool) -> N
     ],
 )
 def test_a_value_has_the_form_of_its_kind(key: str, value: str, allowed: bool) -> None:
-    assert (problem_with(BY_KEY[key], value) is None) is allowed
+    assert (problem_with(declared_settings().by_key[key], value) is None) is allowed
 
 
-@pytest.mark.parametrize("spec", SETTINGS, ids=key_of)
+@pytest.mark.parametrize("spec", all_settings(), ids=key_of)
 @pytest.mark.parametrize("value", HOSTILE, ids=ascii)
 def test_no_setting_takes_a_value_that_leaves_its_line_or_its_quotes(spec: SettingSpec, value: str) -> None:
     assert problem_with(spec, value) is not None
 
 
 @settings(deadline=None)
-@given(st.sampled_from(SETTINGS), st.text())
+@given(st.sampled_from(all_settings()), st.text())
 def test_any_accepted_value_is_read_back_as_it_was_given(spec: SettingSpec, value: str) -> None:
     """By dotenv from the environment file, by YAML from the override; nothing else appears beside it."""
     if problem_with(spec, value) is not None:
@@ -142,7 +138,7 @@ def test_any_accepted_value_is_read_back_as_it_was_given(spec: SettingSpec, valu
 def test_printable_text_is_accepted_and_read_back(value: str) -> None:
     """The property above would hold as well if nothing were accepted."""
     image = f"x{value}x"
-    assert problem_with(BY_KEY["VLLM_IMAGE"], image) is None
+    assert problem_with(declared_settings().by_key["VLLM_IMAGE"], image) is None
     assert dotenv_values(stream=io.StringIO(f"A={quote_env(image)}"), interpolate=False) == {"A": image}
 
 
@@ -156,7 +152,7 @@ def test_a_pin_is_taken_whole_or_refused_in_one_sentence(text: str) -> None:
         assert not failure.message.endswith(".")
     else:
         assert f"{key}={value}" == text
-        assert key in BY_KEY
+        assert key in declared_settings().by_key
 
 
 def test_a_pin_keeps_everything_behind_the_first_equals_sign() -> None:
@@ -213,7 +209,7 @@ def test_a_long_mistake_is_told_short() -> None:
 def test_arguments_are_bound_where_a_setting_carries_them() -> None:
     """The word behind a flag of a setting is its value; every other word is literal, also one that looks like a key."""
     arguments = ("--model", "VLLM_MODEL", "--enforce-eager", "--port", "8000", "--dtype", "auto")
-    bound = bind_arguments(arguments, value_of=lambda key: f"<{key}>", literal=lambda word: f"'{word}'")
+    bound = bind_arguments(arguments, VLLM.flags, value_of=lambda key: f"<{key}>", literal=lambda word: f"'{word}'")
     assert bound == (
         "'--model'",
         "<VLLM_MODEL>",

@@ -21,3 +21,9 @@ def format_seconds(seconds: float) -> str:
     """Write a duration for people: `7s`, `1m05s`."""
     whole = int(seconds)
     return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
+
+
+def version_parts(text: str) -> tuple[int, ...]:
+    """Read `12.9` or `575.51.03` as numbers, for comparison; anything else compares as the oldest."""
+    parts = text.split(".")
+    return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else (0,)

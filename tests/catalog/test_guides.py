@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from stackwright.catalog.load import load_gpus, load_guides, load_llms
-from stackwright.settings import BY_KEY
+from stackwright.settings import declared_settings
 from stackwright.units import GIB
 
 from tests.planning_requests import plan_for, recorded
@@ -16,7 +16,7 @@ def test_rows_name_what_there_is() -> None:
     known = {row.id for row in load_gpus()}
     assert len(GUIDES) == len(load_guides())
     for row in GUIDES.values():
-        assert row.setting in BY_KEY
+        assert row.setting in declared_settings().by_key
         assert set(row.gpus) <= known
         assert row.gpus or row.nvlink is not None or row.memory_gb_at_most is not None
 

@@ -61,7 +61,7 @@ def parse_arguments(words: list[str]) -> object:
         (
             "plan --env prod --engine vllm==0.32.0 --objective latency --allow-vulnerable",
             PlanArguments(
-                options=PlanOptions(engine="0.32.0", objective=Objective.LATENCY, allow_vulnerable=True),
+                options=PlanOptions(engine_version="0.32.0", objective=Objective.LATENCY, allow_vulnerable=True),
                 environment=Environment.PROD,
             ),
         ),

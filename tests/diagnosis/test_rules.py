@@ -26,7 +26,8 @@ from stackwright.diagnosis.rules import (
     state_line,
 )
 from stackwright.domain.service import ServicePhase, ServiceState
-from stackwright.settings import BY_KEY, problem_with
+from stackwright.domain.setting_spec import problem_with
+from stackwright.settings import declared_settings
 
 HERE = Path(__file__).parent / "logs"
 HEALTHY = (
@@ -35,7 +36,7 @@ HEALTHY = (
 )
 RULES = load_rules()
 # What a rule's texts may name beside its own groups: the values in force, the environment, and the command.
-KNOWN = frozenset(BY_KEY) | {"environment", "command"}
+KNOWN = frozenset(declared_settings().by_key) | {"environment", "command"}
 VALUES = {
     "environment": "prod",
     "GATEWAY_PORT": "4000",
@@ -81,7 +82,7 @@ def test_a_failure_is_named_first_by_its_rule(log: Recorded) -> None:
     assert first.line.strip() in "\n".join(clean_lines(log.text))
     assert UNKNOWN not in first.cause, "every group of the cause was found"
     assert "{" not in first.cause + first.fix
-    assert all(problem_with(BY_KEY[key], value) is None for key, value in first.settings)
+    assert all(problem_with(declared_settings().by_key[key], value) is None for key, value in first.settings)
     assert log.source.startswith(("https://", "recorded: "))
 
 
@@ -102,7 +103,7 @@ def test_a_rule_is_whole(rule: Rule) -> None:
     groups = {name for pattern in rule.patterns for name in re.compile(pattern).groupindex}
     assert {name for name, _ in blanks(rule)} - groups - KNOWN == set()
     assert {filter_name for _, filter_name in blanks(rule)} <= {"", "digits", "half", "less", "whole"}
-    assert all(BY_KEY[key].pinnable for key in rule.settings)
+    assert all(declared_settings().by_key[key].pinnable for key in rule.settings)
     assert ("{command}" in rule.fix) == bool(rule.settings)
     assert rule.source.startswith(("https://", "docs/"))
     assert re.fullmatch(r"20[0-9]{2}-[01][0-9]-[0-3][0-9]", rule.seen)
@@ -162,7 +163,9 @@ def test_torn_and_mixed_lines_are_read(text: str, cut: int) -> None:
     for diagnosis in diagnose_log(text[cut:], RULES, values={}):
         assert len(diagnosis.line) <= LONGEST_QUOTE
         assert len(diagnosis.line.splitlines()) <= 1
-        assert all(problem_with(BY_KEY[key], value) is None or value for key, value in diagnosis.settings)
+        assert all(
+            problem_with(declared_settings().by_key[key], value) is None or value for key, value in diagnosis.settings
+        )
 
 
 def test_a_line_without_an_end_is_cut() -> None:

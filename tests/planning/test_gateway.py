@@ -10,6 +10,7 @@ from stackwright.catalog.load import load_catalog
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.plan import Fallback, Plan
 from stackwright.domain.role import Role
+from stackwright.engines.vllm.engine import VLLM
 from stackwright.errors import UsageError
 from stackwright.planning.gateway import choose_strategy, gateway_settings, problem_with_name
 from stackwright.planning.planner import make_plan
@@ -36,7 +37,7 @@ def test_the_strategy_follows_the_replicas(groups: tuple[tuple[object, ...], ...
 
 def test_as_many_are_let_in_as_the_replicas_work_on() -> None:
     """And four wait behind each."""
-    found = gateway_settings(((gpu(0),), (gpu(1),)), {"VLLM_MAX_NUM_SEQS": "48", "VLLM_MAX_MODEL_LEN": "4096"})
+    found = gateway_settings(VLLM, ((gpu(0),), (gpu(1),)), {"VLLM_MAX_NUM_SEQS": "48", "VLLM_MAX_MODEL_LEN": "4096"})
     assert found["GATEWAY_MAX_CONCURRENT_REQUESTS"].value == "96"
     assert found["GATEWAY_MAX_QUEUED_REQUESTS"].value == "384"
     assert found["GATEWAY_MAX_INPUT_TOKENS"].value == "4095"
@@ -44,7 +45,7 @@ def test_as_many_are_let_in_as_the_replicas_work_on() -> None:
 
 def test_a_length_that_the_engine_finds_is_left_to_it() -> None:
     """0 means no limit at the door."""
-    found = gateway_settings(((),), {"VLLM_MAX_MODEL_LEN": "auto"})
+    found = gateway_settings(VLLM, ((),), {"VLLM_MAX_MODEL_LEN": "auto"})
     assert found["GATEWAY_MAX_INPUT_TOKENS"].value == "0"
     assert found["GATEWAY_MAX_CONCURRENT_REQUESTS"].value == "128"
 
@@ -52,7 +53,7 @@ def test_a_length_that_the_engine_finds_is_left_to_it() -> None:
 def test_a_request_may_be_as_long_as_the_longest_input() -> None:
     """Never less than pictures need."""
     short, long = (
-        gateway_settings(((),), {"VLLM_MAX_MODEL_LEN": length})["GATEWAY_MAX_BODY_BYTES"]
+        gateway_settings(VLLM, ((),), {"VLLM_MAX_MODEL_LEN": length})["GATEWAY_MAX_BODY_BYTES"]
         for length in ("auto", "1000001")
     )
     assert (short.value, long.value) == (str(32 * 2**20), "64000000")

@@ -11,6 +11,7 @@ from stackwright.catalog.load import load_llms
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.objective import Objective
 from stackwright.domain.role import Role
+from stackwright.engines.vllm.engine import VLLM
 from stackwright.planning.llm_choice import (
     RECENT_MONTHS,
     RUNNERS_UP,
@@ -38,7 +39,7 @@ def within(gib: float) -> Serves:
 def choose(serves: Serves, **changes: object) -> LlmChoice:
     """Choose for an RTX 4090 without a token, but for what the test changes."""
     wishes: dict[str, object] = {"objective": THROUGHPUT, "compute_capability": "8.9", "has_token": False}
-    return choose_llm(LLMS, serves, **{**wishes, **changes})  # type: ignore[arg-type]
+    return choose_llm(VLLM, LLMS, serves, **{**wishes, **changes})  # type: ignore[arg-type]
 
 
 def name(choice: LlmChoice) -> str | None:
@@ -67,7 +68,7 @@ def test_among_models_of_about_one_size_the_newest_is_taken() -> None:
     """A vision model with a hundredth more parameters and an older date does not beat the chat model."""
     rows = tuple(row for row in LLMS if row.name in ("qwen2.5-vl-7b", "qwen3-8b"))
     assert len(rows) == 2
-    choice = choose_llm(rows, within(80), objective=THROUGHPUT, compute_capability="12.0", has_token=False)
+    choice = choose_llm(VLLM, rows, within(80), objective=THROUGHPUT, compute_capability="12.0", has_token=False)
     assert name(choice) == "Qwen/Qwen3-8B"
 
 
@@ -90,8 +91,8 @@ def test_nothing_gated_without_a_token() -> None:
 
 def test_a_token_opens_what_is_gated() -> None:
     only = tuple(row for row in LLMS if row.name == "gemma-3-27b")
-    closed = choose_llm(only, within(80), objective=LATENCY, compute_capability="9.0", has_token=False)
-    opened = choose_llm(only, within(80), objective=LATENCY, compute_capability="9.0", has_token=True)
+    closed = choose_llm(VLLM, only, within(80), objective=LATENCY, compute_capability="9.0", has_token=False)
+    opened = choose_llm(VLLM, only, within(80), objective=LATENCY, compute_capability="9.0", has_token=True)
     assert (name(closed), name(opened)) == (None, "google/gemma-3-27b-it")
     assert "there is no token" in closed.excluded[0][1]
 
@@ -120,13 +121,13 @@ def test_nothing_fits() -> None:
 @given(gib=st.floats(0.5, 2000), capability=st.sampled_from(["7.5", "8.6", "9.0", "12.0", None]))
 def test_what_is_chosen_always_fits_and_is_open(objective: Objective, gib: float, capability: str | None) -> None:
     serves = within(gib)
-    choice = choose_llm(LLMS, serves, objective=objective, compute_capability=capability, has_token=False)
+    choice = choose_llm(VLLM, LLMS, serves, objective=objective, compute_capability=capability, has_token=False)
     for candidate in (choice.best, *choice.runners_up):
         if candidate is not None:
             assert serves(candidate.row, candidate.checkpoint)
             assert candidate.checkpoint.gated is False
     reverse = tuple(reversed(LLMS))
-    other = choose_llm(reverse, serves, objective=objective, compute_capability=capability, has_token=False)
+    other = choose_llm(VLLM, reverse, serves, objective=objective, compute_capability=capability, has_token=False)
     assert (choice.best, choice.runners_up) == (other.best, other.runners_up)
     assert set(choice.excluded) == set(other.excluded)
 
@@ -150,10 +151,10 @@ def test_looking_at_few_gives_what_looking_at_all_gives(
 ) -> None:
     """The rule in its plainest words, over every model: it chooses the same."""
     serves = room(tokens_gib, gib)
-    choice = choose_llm(LLMS, serves, objective=objective, compute_capability=capability, has_token=False)
+    choice = choose_llm(VLLM, LLMS, serves, objective=objective, compute_capability=capability, has_token=False)
     # One model at a time has no other to be compared with: what comes out is whether it fits, by which checkpoint.
     alone = [
-        choose_llm((row,), serves, objective=objective, compute_capability=capability, has_token=False).best
+        choose_llm(VLLM, (row,), serves, objective=objective, compute_capability=capability, has_token=False).best
         for row in LLMS
     ]
     fitting = [each for each in alone if each is not None]
@@ -193,7 +194,7 @@ def test_the_longest_request_that_fits_is_not_the_longest_that_is_named() -> Non
     def serves(row: CatalogLlm, _: Checkpoint) -> int:
         return fitting[row.name]
 
-    choice = choose_llm(pair, serves, objective=CONTEXT, compute_capability="9.0", has_token=False)
+    choice = choose_llm(VLLM, pair, serves, objective=CONTEXT, compute_capability="9.0", has_token=False)
     assert choice.best is not None
     assert choice.best.row == held
     assert choice.best.tokens == held.context_tokens
@@ -210,7 +211,7 @@ def test_for_context_a_smaller_checkpoint_leaves_more_room() -> None:
         def serves(_: CatalogLlm, checkpoint: Checkpoint) -> int:
             return lengths.get(checkpoint.hub_id, 0)
 
-        return name(choose_llm(only, serves, objective=objective, compute_capability="8.9", has_token=False))
+        return name(choose_llm(VLLM, only, serves, objective=objective, compute_capability="8.9", has_token=False))
 
     assert chosen(THROUGHPUT) == "Qwen/Qwen3-14B"
     assert chosen(CONTEXT) == "Qwen/Qwen3-14B-FP8"

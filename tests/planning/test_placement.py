@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from stackwright.domain.host import Driver, Gpu, Host, Link, LinkKind, MigSlice
 from stackwright.domain.objective import Objective
+from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode
 from stackwright.errors import NoPlanError
-from stackwright.planning.placement import Heads, ParallelPins, Placement, placements
+from stackwright.planning.placement import Heads, ParallelPins, placements
 
 from tests.planning_requests import gpu, recorded
 

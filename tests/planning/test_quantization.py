@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from stackwright.catalog.load import load_llms
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
+from stackwright.engines.vllm.engine import VLLM
 from stackwright.planning.quantization import Kernel, advise_checkpoint, find_kernel, order_by_loss
 
 F = WeightFormat
@@ -35,21 +36,21 @@ def row(name: str) -> CatalogLlm:
 )
 def test_kernels_by_capability(weight_format: WeightFormat, kernels: str) -> None:
     capabilities = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
-    found = [find_kernel(weight_format, capability) for capability in capabilities]
+    found = [find_kernel(VLLM, weight_format, capability) for capability in capabilities]
     assert " ".join(kernel or "-" for kernel in found) == kernels
 
 
 def test_a_cpu_runs_plain_formats_only() -> None:
-    assert [each for each in F if find_kernel(each, None)] == [F.FP32, F.BF16, F.FP16]
+    assert [each for each in F if find_kernel(VLLM, each, None)] == [F.FP32, F.BF16, F.FP16]
 
 
 def test_a_gpu_that_vllm_refuses_runs_nothing() -> None:
-    assert [each for each in F if find_kernel(each, "6.1")] == []
+    assert [each for each in F if find_kernel(VLLM, each, "6.1")] == []
 
 
 def test_blackwell_takes_nvfp4_before_int4_and_ampere_the_other_way() -> None:
     formats = {
-        capability: [each.format for each in order_by_loss(row("llama-3.1-8b"), capability)]
+        capability: [each.format for each in order_by_loss(VLLM, row("llama-3.1-8b"), capability)]
         for capability in ("12.0", "8.6")
     }
     assert formats["12.0"] == [F.BF16, F.FP8, F.INT8, F.NVFP4, F.AWQ, F.GPTQ]
@@ -57,7 +58,7 @@ def test_blackwell_takes_nvfp4_before_int4_and_ampere_the_other_way() -> None:
 
 
 def test_the_publishers_own_checkpoint_comes_before_others_of_its_size() -> None:
-    four_bits = [each.hub_id for each in order_by_loss(row("qwen3.5-35b-a3b"), "9.0")]
+    four_bits = [each.hub_id for each in order_by_loss(VLLM, row("qwen3.5-35b-a3b"), "9.0")]
     assert four_bits == ["Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3.5-35B-A3B-FP8", "Qwen/Qwen3.5-35B-A3B-GPTQ-Int4"]
 
 
@@ -82,19 +83,19 @@ def within(limit: int) -> Callable[[Checkpoint], bool | None]:
     ],
 )
 def test_the_least_loss_that_fits(name: str, capability: str, limit: int, hub_id: str | None) -> None:
-    advice = advise_checkpoint(row(name), capability, within(limit))
+    advice = advise_checkpoint(VLLM, row(name), capability, within(limit))
     assert (advice.checkpoint.hub_id if advice.checkpoint else None) == hub_id
 
 
 def test_advice_says_what_it_is_and_what_was_refused() -> None:
-    advice = advise_checkpoint(row("qwen3-32b"), "8.6", within(40), instead_of="Qwen/Qwen3-32B")
+    advice = advise_checkpoint(VLLM, row("qwen3-32b"), "8.6", within(40), instead_of="Qwen/Qwen3-32B")
     assert advice.sentence == "Qwen/Qwen3-32B-FP8 fits (fp8, 32.0 GiB, weights unpacked on the way)"
     assert advice.kernel is Kernel.WEIGHT_ONLY
     assert advice.refused == ()
 
 
 def test_nothing_that_fits_is_said_with_every_reason() -> None:
-    advice = advise_checkpoint(row("qwen2.5-72b"), "8.6", lambda _: False, instead_of="Qwen/Qwen2.5-72B-Instruct")
+    advice = advise_checkpoint(VLLM, row("qwen2.5-72b"), "8.6", lambda _: False, instead_of="Qwen/Qwen2.5-72B-Instruct")
     assert advice.checkpoint is None
     assert advice.sentence == (
         "no published checkpoint of qwen2.5-72b fits (Qwen/Qwen2.5-72B-Instruct-GPTQ-Int8: does not fit; "
@@ -103,18 +104,18 @@ def test_nothing_that_fits_is_said_with_every_reason() -> None:
 
 
 def test_what_nobody_can_know_is_not_advised() -> None:
-    advice = advise_checkpoint(row("qwen3-8b"), "8.9", lambda _: None)
+    advice = advise_checkpoint(VLLM, row("qwen3-8b"), "8.9", lambda _: None)
     assert advice.checkpoint is None
     assert {each.reason for each in advice.refused} == {"too close to say"}
 
 
 def test_without_a_token_nothing_that_may_be_gated() -> None:
-    advice = advise_checkpoint(row("llama-3.1-8b"), "8.9", lambda _: True, has_token=False)
+    advice = advise_checkpoint(VLLM, row("llama-3.1-8b"), "8.9", lambda _: True, has_token=False)
     assert advice.checkpoint is not None
     assert advice.checkpoint.gated is False
     assert "meta-llama/Llama-3.1-8B-Instruct" in {each.checkpoint.hub_id for each in advice.refused}
 
 
 def test_a_model_with_one_checkpoint_has_no_other() -> None:
-    advice = advise_checkpoint(row("gemma-3-1b"), "8.9", lambda _: True, instead_of="google/gemma-3-1b-it")
+    advice = advise_checkpoint(VLLM, row("gemma-3-1b"), "8.9", lambda _: True, instead_of="google/gemma-3-1b-it")
     assert advice.sentence == "gemma-3-1b has no other checkpoint"

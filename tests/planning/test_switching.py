@@ -10,7 +10,7 @@ from stackwright.domain.catalog import order_release
 from stackwright.domain.machine import Unseen
 from stackwright.domain.plan import Plan
 from stackwright.domain.role import Role
-from stackwright.engines.vllm.image import EngineNeeds
+from stackwright.engines.protocol import EngineNeeds
 from stackwright.errors import NoPlanError, UsageError
 from stackwright.planning.planner import make_plan
 from stackwright.rendering.numbered import flat_settings

@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_laid_out_is_named(tmp_path: Path) -> None:
 )
 def test_state_and_caches_lie_where_each_tool_looks(variables: dict[str, str], expected: tuple[str, str, str]) -> None:
     state, folders = choose_folders(variables, Path("/me"))
-    assert (str(state), folders.hf_home, folders.vllm_cache) == expected
+    assert (str(state), folders.hf_home, folders.engine_caches["vllm"]) == expected
 
 
 @pytest.mark.parametrize("environment", Environment)

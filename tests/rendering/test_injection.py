@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Fallback
+from stackwright.domain.setting_spec import problem_with
 from stackwright.project.folder import read_env_file
 from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings
-from stackwright.settings import BY_KEY, problem_with
+from stackwright.settings import declared_settings
 
 from tests.planning_requests import HOSTS, plan_for, recorded, with_replicas, with_setting
 
@@ -136,10 +137,10 @@ def test_no_device_or_argument_adds_to_a_service(text: str) -> None:
     assert device["device_ids"][0] == text
 
 
-@given(hostile_texts(), st.sampled_from(sorted(BY_KEY)))
+@given(hostile_texts(), st.sampled_from(sorted(declared_settings().by_key)))
 def test_a_value_is_refused_or_read_back_as_it_was(text: str, key: str) -> None:
     """Where a value passes the check that every pin, wish and folder goes through, both readers of the file agree on it."""
-    if problem_with(BY_KEY[key], text) is not None:
+    if problem_with(declared_settings().by_key[key], text) is not None:
         return
     plan = plan_for(recorded("cpu-small"))
     setting = replace(flat_settings(plan)["VLLM_MODEL"], value=text)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stackwright.domain.plan import Engine
+from stackwright.domain.plan import PlannedEngine
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime.provision import (
     MARK,
@@ -33,7 +33,7 @@ from stackwright.runtime.provision import (
 
 from tests.wheels import make_wheel
 
-VLLM = Engine(name="vllm", version="0.32.0", image="vllm/vllm-openai-cpu:v0.32.0", cuda=None)
+VLLM = PlannedEngine(name="vllm", version="0.32.0", image="vllm/vllm-openai-cpu:v0.32.0", cuda=None)
 
 
 @pytest.fixture

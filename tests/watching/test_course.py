@@ -8,11 +8,10 @@ from itertools import count
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stackwright.domain.service import Effort, ServicePhase, ServiceState
+from stackwright.domain.service import Effort, ServicePhase, ServiceState, Step
 from stackwright.watching.course import LONGEST_LOOK_S, READ_BYTES, Course, Look, advance, begin, stands_still
 from stackwright.watching.health import MOST_RESTARTS
 from stackwright.watching.limits import BUSY_SHARE, PAST_FACTOR, SLOWEST_DISK_BYTES_PER_S, Limits
-from stackwright.watching.steps import Step
 
 NO_LIMITS = Limits()
 LOADS = ServiceState(name="engine", phase=ServicePhase.STARTING)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stackwright.domain.service import Step
 from stackwright.watching.history import LONGEST_S, MOST_STARTS, keep_start, past_steps
-from stackwright.watching.steps import Step
 
 from tests.planning_requests import plan_for, recorded, with_engine
 

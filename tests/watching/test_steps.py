@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stackwright.watching.steps import Step, engine_step, last_starts, loaded_model, start_line, told
+from stackwright.domain.service import Step
+from stackwright.engines.vllm.start_log import START_LOG
+from stackwright.watching.steps import engine_step, last_starts, loaded_model, start_line, told
 
 LOGS = Path(__file__).parent / "logs"
 
@@ -21,7 +23,7 @@ def log(name: str) -> str:
 def steps(text: str) -> list[str | None]:
     """Return the steps that a watcher sees while `text` is written line by line, each once."""
     lines = text.splitlines()
-    seen = [engine_step("\n".join(lines[:end])) for end in range(len(lines) + 1)]
+    seen = [engine_step("\n".join(lines[:end]), START_LOG) for end in range(len(lines) + 1)]
     return [seen[0], *(after for before, after in pairwise(seen) if after != before)]
 
 
@@ -50,7 +52,7 @@ def test_a_compiled_start_is_told_step_by_step() -> None:
 )
 def test_steps_on_a_gpu(line: str, step: Step) -> None:
     """Lines as vLLM 0.32.0's source writes them; no GPU was at hand to record one."""
-    assert engine_step(line) is step
+    assert engine_step(line, START_LOG) is step
 
 
 # The order of a start on one GPU, as a public report shows it (vllm#20264, 2025-06-30), with 0.32.0's first line.
@@ -80,8 +82,8 @@ def test_a_start_on_a_gpu_is_told_step_by_step() -> None:
 def test_a_second_start_begins_anew() -> None:
     """Both runtimes append to one log when they start a service again."""
     first, second = log("no-shared-memory"), log("eager")
-    assert engine_step(second + first) is None
-    assert engine_step(first + second) is Step.OPENING
+    assert engine_step(second + first, START_LOG) is None
+    assert engine_step(first + second, START_LOG) is Step.OPENING
 
 
 def test_starts_of_one_log_are_told_apart() -> None:
@@ -126,7 +128,7 @@ def test_only_what_is_new_moves(before: str, after: str, new: bool) -> None:
 @given(st.text(), st.integers(1, 4))
 def test_any_text_is_a_log(text: str, count: int) -> None:
     assert text.endswith(last_starts(text, count))
-    assert engine_step(text) in {None, *Step}
+    assert engine_step(text, START_LOG) in {None, *Step}
     assert told(text) == told(text + "\n" + text)
 
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stackwright.domain.service import ServicePhase
+from stackwright.domain.service import ServicePhase, Step
 from stackwright.errors import NotHealthyError
 from stackwright.units import format_seconds
 from stackwright.watching.history import past_steps
-from stackwright.watching.steps import Step
 from stackwright.watching.watch import ANSWERS_WITHIN_S, POLL_S, await_healthy
 
 from tests.planning.several import Asked

@@ -18,9 +18,10 @@ from stackwright.domain.finding import Finding, Severity
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.plan import Mode, Plan
+from stackwright.domain.setting_spec import problem_with
 from stackwright.domain.wishes import ModelWish, Wishes
-from stackwright.engines.vllm.arguments import role_of
-from stackwright.engines.vllm.image import EngineNeeds
+from stackwright.engines import engine_named
+from stackwright.engines.protocol import Engine, EngineNeeds
 from stackwright.errors import UsageError
 from stackwright.models.read import SMOKE, HubAccess, locate_model, name_llm, read_model
 from stackwright.planning.planner import make_plan
@@ -33,7 +34,6 @@ from stackwright.project.inputs import record_inputs
 from stackwright.project.pins import read_pins
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written
-from stackwright.settings import problem_with
 from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing
 
@@ -48,12 +48,13 @@ def plan_environment(options: PlanOptions, paths: ProjectPaths, host: Host, envi
         environment=environment,
         mode=options.mode,
         wishes=wishes,
-        models=tuple(_wanted(model, wished_in, paths) for model, wished_in in models),
+        models=tuple(_wanted(model, wished_in, paths, options.engine) for model, wished_in in models),
         pins=read_pins(wishes.pins, dict(options.pins), environment.value),
         folders=paths.folders,
         user=User(uid=os.getuid(), gid=os.getgid()),
         objective=options.objective,
-        needs=EngineNeeds(exact=options.engine, allow_vulnerable=options.allow_vulnerable),
+        engine=options.engine,
+        needs=EngineNeeds(exact=options.engine_version, allow_vulnerable=options.allow_vulnerable),
         image_pins=read_image_pins(paths.root),
         named=bool(options.models),
     )
@@ -63,17 +64,17 @@ def plan_environment(options: PlanOptions, paths: ProjectPaths, host: Host, envi
         has_token = find_hub_token(os.environ, Path(paths.folders.hf_home)) is not None
         request = with_default_llm(request, catalog, has_token=has_token)
     plan = make_plan(request, catalog)
-    _check_values(plan)
+    _check_values(plan, options.engine)
     return plan
 
 
-def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths) -> WantedModel:
+def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, engine: Engine) -> WantedModel:
     facts = _read_model(model.name, load_catalog(), paths, wished_in)
     return WantedModel(
         llm=name_llm(facts),
         facts=facts,
         wished_in=wished_in,
-        role=model.role or facts.role or role_of(facts.config),
+        role=model.role or facts.role or engine.role_of(facts.config),
         aliases=model.aliases,
         gpu_share=model.gpu_share,
         exclusive=model.exclusive,
@@ -110,7 +111,7 @@ def _read_model(name: str, catalog: Catalog, paths: ProjectPaths, origin: str) -
         raise UsageError(f"{origin}: no such folder", hint="`stackwright plan --help`") from None
 
 
-def _check_values(plan: Plan) -> None:
+def _check_values(plan: Plan, engine: Engine) -> None:
     """Refuse what no environment file can hold: folders come from variables, which hold anything."""
     for key, setting in flat_settings(plan).items():
         spec = spec_of_written(key)
@@ -118,8 +119,12 @@ def _check_values(plan: Plan) -> None:
         if problem:
             raise UsageError(
                 f"{key}: found `{setting.value[:80]}`, allowed: {problem}",
-                hint="STACKWRIGHT_STATE, HF_HOME and VLLM_CACHE_ROOT name other folders",
+                hint=_other_folders(engine),
             )
+
+
+def _other_folders(engine: Engine) -> str:
+    return f"STACKWRIGHT_STATE, HF_HOME and {engine.keys.cache_folder} name other folders"
 
 
 def compare(paths: ProjectPaths, plan: Plan) -> tuple[write.FileChange, ...]:
@@ -139,7 +144,10 @@ def write_environments(
         UsageError: something cannot be written, which is found out before anything is.
     """
     groups = {_generated(paths, plan): changes[each] for each, plan in plans.items()}
-    caches = (Path(paths.folders.hf_home), Path(paths.folders.vllm_cache))
+    caches = (
+        Path(paths.folders.hf_home),
+        *(Path(paths.folders.engine_caches[plan.engine.name]) for plan in plans.values()),
+    )
     secrets = {each: paths.root / "envs" / ".secrets" / each.value for each in plans}
     write.check_writable(
         (
@@ -155,23 +163,24 @@ def write_environments(
         report.warn(sentence)
     for each, plan in plans.items():
         ensure_secrets(secrets[each], os.environ, Path(paths.folders.hf_home))
-        make_folders({key: setting.value for key, setting in flat_settings(plan).items()}, paths)
+        make_folders({key: setting.value for key, setting in flat_settings(plan).items()}, paths, plan)
         keep_generation(paths.root, each)
 
 
-def make_folders(env: Mapping[str, str], paths: ProjectPaths) -> None:
+def make_folders(env: Mapping[str, str], paths: ProjectPaths, plan: Plan) -> None:
     """Make the cache folders, which Compose mounts, and the smoke model where `env`, the values in force, names it."""
+    engine = engine_named(plan.engine.name)
     try:
-        for key in ("HF_HOME", "VLLM_CACHE_ROOT"):
+        for key in ("HF_HOME", engine.keys.cache_folder):
             Path(env[key]).mkdir(parents=True, exist_ok=True)
-        if str(paths.smoke) in (env[written] for written in keys_of(env, "VLLM_MODEL")):
+        if str(paths.smoke) in (env[written] for written in keys_of(env, engine.keys.model)):
             from stackwright.models.smoke_model import write_smoke_model
 
             write_smoke_model(paths.smoke)
     except OSError as failure:
         raise UsageError(
             f"{failure.filename or paths.smoke}: cannot be written: {failure.strerror}",
-            hint="STACKWRIGHT_STATE, HF_HOME and VLLM_CACHE_ROOT name other folders",
+            hint=_other_folders(engine),
         ) from None
 
 

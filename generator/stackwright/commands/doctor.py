@@ -246,6 +246,7 @@ def _apply(arguments: DoctorArguments, paths: ProjectPaths, exam: Examination) -
     fix = next((named.diagnosis for named in exam.named if named.diagnosis.settings), None)
     if exam.stack is None or fix is None:
         raise UsageError(f"{exam.environment}: nothing was found that a setting mends", hint="see the fixes above")
+    engine = exam.stack.engine
     plan, env, name = exam.stack.plan, exam.stack.env, exam.environment.value
     _refuse_where_local_wins(exam.stack, fix)
     pins = {key: setting.value for key, setting in flat_settings(plan).items() if setting.origin is Origin.PINNED}
@@ -253,15 +254,16 @@ def _apply(arguments: DoctorArguments, paths: ProjectPaths, exam: Examination) -
         # The running engine holds its GPUs' memory; a plan made now would flee to others.
         pins["NVIDIA_VISIBLE_DEVICES"] = env["NVIDIA_VISIBLE_DEVICES"]
     pins |= dict(fix.settings)
-    models = tuple(values["VLLM_MODEL"] for values in model_values(env, len(plan.models)))
+    models = tuple(values[engine.keys.model] for values in model_values(env, len(plan.models)))
     options = PlanOptions(
         mode=plan.mode,
         models=_named(models, paths, exam.environment),
+        engine=engine,
         pins=tuple(pins.items()),
     )
     host = detect_host().host
     if plan_environment(options, paths, host, exam.environment).engine.version != plan.engine.version:
-        options = replace(options, engine=plan.engine.version)
+        options = replace(options, engine_version=plan.engine.version)
     report.tell(f"{name}: {fix.cause}; planning anew with {', '.join(f'{key}={value}' for key, value in fix.settings)}")
     configure(
         ConfigureArguments(options=options, environment=arguments.environment, out=arguments.out, diff=True), host

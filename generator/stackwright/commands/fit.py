@@ -11,9 +11,11 @@ from stackwright.commands.options import add_json
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
+from stackwright.domain.plan import Mode
+from stackwright.engines import default_engine, engine_named
+from stackwright.engines.protocol import Engine
 from stackwright.errors import HostError, NoPlanError, UsageError
 
-ENGINES = ("vllm",)
 _CACHE_FORMATS = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "nvfp4", "int8_per_token_head")
 _RELEASE = re.compile(r"v?\d+\.\d+(\.\d+)?([.\-+]?\w+)*")
 
@@ -37,10 +39,12 @@ class FitArguments:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line. The flags have vLLM's own names where vLLM has them."""
+    """Declare the command line. The flags have the engine's own names where it has them."""
     parser.add_argument("--model", metavar="NAME", required=True, help="Hugging Face id, folder, or catalog name")
     parser.add_argument("--host", metavar="FILE", type=Path, help="forecast for this snapshot instead of this machine")
-    parser.add_argument("--engine", metavar="NAME[==VERSION]", help="for example vllm==0.32.0 (default: the newest)")
+    parser.add_argument(
+        "--engine", metavar="NAME[==VERSION]", help=f"for example {default_engine().name}==0.32.0 (default: the newest)"
+    )
     _add_count(parser, "--tensor-parallel", "GPUs that share each layer (default: 1)")
     _add_count(parser, "--pipeline-parallel", "groups of GPUs that share the layers (default: 1)")
     parser.add_argument(
@@ -131,7 +135,6 @@ def fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Fo
 def answer_fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Forecast:
     """Return the forecast without printing it; same failures but for the verdict."""
     from stackwright.catalog.load import load_llms
-    from stackwright.engines.vllm.memory.forecast import forecast
     from stackwright.models.read import read_model
     from stackwright.models.shape import parse_shape
 
@@ -140,21 +143,25 @@ def answer_fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None
         return _answer_on_cpu(asked, facts, host)
     settings = _settings(asked)
     gpu = choose_gpus(host, settings.tensor_parallel * settings.pipeline_parallel)
-    return forecast(parse_shape(facts.config), settings, gpu, tensors=facts.tensors, weight_bytes=facts.weight_bytes)
+    return _engine_of(asked).forecast(parse_shape(facts.config), settings, gpu, facts.weights)
 
 
 def _answer_on_cpu(asked: FitArguments, facts: ModelFacts, host: Host) -> Forecast:
     """Forecast for the processor of a host without a GPU, with the cache and the gateway that a plan would have."""
-    from stackwright.engines.vllm.cpu import CPU_RELEASE, forecast_cpu_fit
+    from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
 
-    answer = forecast_cpu_fit(facts, replace(_settings(asked), version=_version(asked.engine, CPU_RELEASE)), host)
+    engine = _engine_of(asked)
+    workers, _ = count_gateway_workers(host, Mode.CPU, 0, engine.processor_requests)
+    settings = replace(_settings(asked), version=_version(asked.engine, engine.processor_release()))
+    answer = engine.forecast_fit_on_processor(facts, settings, host, workers * WORKER_BYTES)
     if answer is None:
         raise HostError(
             "no GPU, and the host's memory is unknown", hint="name a snapshot of the machine with --host FILE"
         )
     if asked.gpu_memory_utilization is None:
         return answer
-    unread = "--gpu-memory-utilization decides nothing here: on a processor VLLM_CPU_KVCACHE_SPACE sizes the cache"
+    cache = engine.keys.processor_cache or "the engine"
+    unread = f"--gpu-memory-utilization decides nothing here: on a processor {cache} sizes the cache"
     return replace(answer, warnings=(unread, *answer.warnings))
 
 
@@ -199,18 +206,23 @@ def _settings(asked: FitArguments) -> EngineSettings:
     )
 
 
+def _engine_of(asked: FitArguments) -> Engine:
+    """Return the engine of `NAME[==VERSION]`, the usual one where none is named."""
+    name = (asked.engine or "").partition("==")[0]
+    return engine_named(name) if name else default_engine()
+
+
 def _version(engine: str | None, default: str | None = None) -> str:
     """Return the release of `NAME==VERSION`; where none is named `default`, else the catalog's newest."""
-    name, _, version = (engine or ENGINES[0]).partition("==")
-    if name not in ENGINES:
-        raise UsageError(f"--engine {name[:60]}: unknown engine, allowed: {', '.join(ENGINES)}")
+    name, _, version = (engine or "").partition("==")
     if version and not _RELEASE.fullmatch(version):
         raise UsageError(f"--engine: found version `{version[:40]}`, allowed: numbers such as 0.32.0")
     if version or default:
         return version or str(default)
     from stackwright.catalog.load import load_engines
 
-    return load_engines()[0].version
+    chosen = engine_named(name) if name else default_engine()
+    return next(each.version for each in load_engines() if each.name == chosen.name)
 
 
 def _print(asked: FitArguments, answer: Forecast) -> None:

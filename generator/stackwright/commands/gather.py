@@ -158,7 +158,7 @@ def _view(seen: Seen[ModelView]) -> ModelView:
 
 def _locations(stack: Stack) -> tuple[str, ...]:
     """Return what the engines load, model by model."""
-    return tuple(values["VLLM_MODEL"] for values in stack.models)
+    return tuple(values[stack.engine.keys.model] for values in stack.models)
 
 
 def _further(stack: Stack, views: list[ModelView]) -> tuple[ModelSeen, ...]:
@@ -202,11 +202,12 @@ def _token(stack: Stack, home: Path) -> str | None:
 
 def _look_at_engine(stack: Stack, host: Host, *, runs: bool) -> EngineView:
     """Ask which images are missing, and what a container with GPUs sees where the engine's image is not."""
-    engines = dict.fromkeys(stack.values(replica)["VLLM_IMAGE"] for replica in stack.plan.engines)
+    image = stack.engine.keys.image
+    engines = dict.fromkeys(stack.values(replica)[image] for replica in stack.plan.engines)
     names = (*engines, stack.env["LITELLM_IMAGE"], stack.env["REDIS_IMAGE"])
     missing = find_missing_images(names)
     uuids = used_gpus(stack.plan)
-    lacks_engine = isinstance(missing, Unseen) or stack.env["VLLM_IMAGE"] in missing
+    lacks_engine = isinstance(missing, Unseen) or stack.env[image] in missing
     container: Seen[ContainerAnswer] | None = None
     if isinstance(missing, Unseen) and uuids:
         container = missing
@@ -218,7 +219,7 @@ def _look_at_engine(stack: Stack, host: Host, *, runs: bool) -> EngineView:
     elif missing:
         folder = find_images_folder()
         images = folder if isinstance(folder, Unseen) else look_at_disk(Path(folder))
-    cuda = stack.plan.engine.cuda is not None and stack.env["VLLM_IMAGE"] == stack.plan.engine.image
+    cuda = stack.plan.engine.cuda is not None and stack.env[image] == stack.plan.engine.image
     return EngineView(images=images, needs_cuda_image=cuda and lacks_engine, container=container)
 
 

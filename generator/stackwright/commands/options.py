@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stackwright.domain.environment import WRITTEN_OUT, Environment
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
+from stackwright.engines import default_engine, engine_named
+from stackwright.engines.protocol import Engine
 from stackwright.errors import UsageError, did_you_mean
 from stackwright.project.pins import parse_pin
 
@@ -26,7 +28,8 @@ class PlanOptions:
     models: tuple[str, ...] = ()
     pins: tuple[tuple[str, str], ...] = ()
     objective: Objective | None = None
-    engine: str | None = None
+    engine: Engine = field(default_factory=default_engine)
+    engine_version: str | None = None
     allow_vulnerable: bool = False
 
 
@@ -67,14 +70,15 @@ def _objective(text: str) -> Objective:
     return Objective(text)
 
 
-def _engine(text: str) -> str:
-    """Return the release of NAME==VERSION."""
-    name, _, release = text.partition("==")
-    if name != "vllm" or not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+(\.?[a-z]+[0-9]+)?", release):
+def _engine(text: str) -> tuple[Engine, str | None]:
+    """Return the engine of NAME[==VERSION], and the release where one is named."""
+    name, equals, release = text.partition("==")
+    engine = engine_named(name)
+    if equals and not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+(\.?[a-z]+[0-9]+)?", release):
         raise UsageError(
-            f"--engine: found `{text[:60]}`, allowed: vllm==VERSION", hint="for example `--engine vllm==0.32.0`"
+            f"--engine: found `{text[:60]}`, allowed: {name}==VERSION", hint=f"for example `--engine {name}==0.32.0`"
         )
-    return release
+    return engine, release or None
 
 
 def _runtime(text: str) -> str:
@@ -134,7 +138,10 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(Objective)} (default: as many GPUs to a replica as pay)",
     )
     parser.add_argument(
-        "--engine", type=_engine, metavar="NAME==VERSION", help="an engine release, for example vllm==0.32.0"
+        "--engine",
+        type=_engine,
+        metavar="NAME[==VERSION]",
+        help=f"an engine, or a release of it, for example {default_engine().name}==0.32.0",
     )
     parser.add_argument(
         "--allow-vulnerable", action="store_true", help="consent to releases with known remote-code or key-bypass holes"
@@ -187,7 +194,8 @@ def read_plan_options(given: argparse.Namespace) -> PlanOptions:
         models=tuple(given.models or ()),
         pins=tuple(given.pins or ()),
         objective=given.objective,
-        engine=given.engine,
+        engine=given.engine[0] if given.engine else default_engine(),
+        engine_version=given.engine[1] if given.engine else None,
         allow_vulnerable=given.allow_vulnerable,
     )
 

@@ -18,7 +18,7 @@ from stackwright.errors import RuntimeRefusedError, ValidationError
 from stackwright.project import digests
 from stackwright.project import folder as project
 from stackwright.rendering.numbered import keys_of
-from stackwright.settings import IMAGE_KEYS
+from stackwright.settings import declared_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,13 @@ def run(arguments: PinImagesArguments) -> None:
     stack = load_stack(find_paths(arguments.out), arguments.environment)
     before = digests.read_image_pins(stack.root)
     today = datetime.now(UTC).date().isoformat()
-    found = _pull_all([without_digest(stack.env[written]) for key in IMAGE_KEYS for written in keys_of(stack.env, key)])
+    found = _pull_all(
+        [
+            without_digest(stack.env[written])
+            for key in declared_settings().images
+            for written in keys_of(stack.env, key)
+        ]
+    )
     if not found:
         raise ValidationError(
             f"{stack.plan.environment}: no image could be pinned",

@@ -12,11 +12,12 @@ from stackwright.detect import detect_host
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
 from stackwright.domain.service import ServicePhase
+from stackwright.domain.setting_spec import problem_with
 from stackwright.errors import RuntimeRefusedError, StackError, ValidationError
 from stackwright.project import folder as project
 from stackwright.project.lock import read_work
 from stackwright.runtime import Runtime, Stack
-from stackwright.settings import BY_KEY, problem_with
+from stackwright.settings import declared_settings
 
 UP = frozenset({ServicePhase.WAITING, ServicePhase.STARTING, ServicePhase.HEALTHY, ServicePhase.UNHEALTHY})
 
@@ -35,7 +36,7 @@ def load_stack(paths: ProjectPaths, environment: Environment) -> Stack:
                 f"envs/.env.{environment}: {name} is missing: the file is damaged",
                 hint=f"`configure-gpu --env {environment}` writes it anew",
             )
-        problem = problem_with(BY_KEY[name], value)
+        problem = problem_with(declared_settings().by_key[name], value)
         if problem:
             raise ValidationError(
                 f"{name}: found `{value[:80]}`, allowed: {problem}",

@@ -102,7 +102,7 @@ def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> A
     runtime, host = reach(stack, arguments.runtime)
     # The caches and the smoke model may have been cleaned away since the files were rendered.
     ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]))
-    make_folders(stack.env, paths)
+    make_folders(stack.env, paths, stack.plan)
     findings = find_all(stack, runtime, host)
     report.show_findings(findings)
     refuse(findings, environment)

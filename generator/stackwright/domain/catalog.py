@@ -108,9 +108,9 @@ class ParserTable:
     source: str
     date: str
 
-    def names(self, key: str, version: str) -> tuple[str, ...]:
-        """Return the names that a release takes for the setting `key`; none of a release that nobody looked at."""
-        table = {"VLLM_TOOL_CALL_PARSER": self.tool_call, "VLLM_REASONING_PARSER": self.reasoning}[key]
+    def names(self, kind: str, version: str) -> tuple[str, ...]:
+        """Return the names that a release takes of a kind, `tool_call` or `reasoning`; none of a release that nobody looked at."""
+        table = {"tool_call": self.tool_call, "reasoning": self.reasoning}[kind]
         own, newest = order_release(version), self.sampled[-1]
         return tuple(
             name
@@ -118,9 +118,9 @@ class ParserTable:
             if order_release(first) <= own <= order_release(last or newest)
         )
 
-    def has(self, key: str, name: str, version: str) -> bool:
-        """Say whether a release surely takes a name for the setting `key`."""
-        return name in self.names(key, version)
+    def has(self, kind: str, name: str, version: str) -> bool:
+        """Say whether a release surely takes a name of a kind."""
+        return name in self.names(kind, version)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,3 +84,12 @@ class Forecast:
     kv_blocks: int
     longest: int
     surely: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """Settings that fit, with their forecast, and in words what was given up for it."""
+
+    settings: EngineSettings
+    forecast: Forecast
+    given_up: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.role import Role
-from stackwright.domain.tensors import TensorHeader
+from stackwright.domain.tensors import TensorHeader, WeightFacts
 
 
 class WeightFormat(StrEnum):
@@ -114,6 +114,11 @@ class ModelFacts:
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def weights(self) -> WeightFacts:
+        """Return what the memory planner needs to know of the weights."""
+        return WeightFacts(tensors=self.tensors, weight_bytes=self.weight_bytes)
 
 
 def text_config(config: Mapping[str, object]) -> Mapping[str, object]:

@@ -23,7 +23,7 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Engine:
+class PlannedEngine:
     """The serving program: `image` is what Compose runs; `cuda` is the image's toolkit, None on CPU."""
 
     name: str
@@ -132,7 +132,7 @@ class Setting:
     """One emitted value with its reason.
 
     `source` tells where the reason comes from: a document, a program and its release, or the place where a person wrote
-    the value (`--set`, `envs/prod.yaml: settings.VLLM_DTYPE`); `origin` which kind of these it is.
+    the value (`--set`, `envs/prod.yaml: settings.GATEWAY_PORT`); `origin` which kind of these it is.
     """
 
     value: str
@@ -156,7 +156,7 @@ class ServedModel:
     aliases: tuple[str, ...]
     source: LlmSource
     location: str
-    engine: Engine
+    engine: PlannedEngine
     exclusive: str | None
     pinned: bool
     replicas: tuple[Replica, ...]
@@ -173,7 +173,7 @@ class Plan:
     """Everything that is emitted for one environment.
 
     `models` come in the order of their numbers in the environment file, chat models first. `settings` are those that all
-    models share, in the order of `stackwright.settings.SETTINGS`.
+    models share, in the order of `stackwright.settings.all_settings()`.
     """
 
     schema: int
@@ -187,7 +187,7 @@ class Plan:
     warnings: tuple[str, ...]
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> PlannedEngine:
         """The first model's engine."""
         return self.models[0].engine
 

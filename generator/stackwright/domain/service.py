@@ -56,3 +56,19 @@ class ServiceState:
     detail: str | None = None
     effort: Effort | None = None
     traces: Traces = field(default=Traces(), compare=False)
+
+
+class Step(StrEnum):
+    """What a service does before it answers, in the words that a person reads."""
+
+    ABSENT = "absent"
+    WAITING = "waiting"
+    STARTING = "starting"
+    DOWNLOADING = "downloading weights"
+    LOADING = "loading weights"
+    PROFILING = "profiling memory"
+    COMPILING = "compiling"
+    CAPTURING = "capturing graphs"
+    OPENING = "opening its port"
+    READY = "healthy"
+    SILENT = "no longer healthy"

@@ -52,3 +52,11 @@ class TensorHeader:
     def bytes(self) -> int:
         """Return the size of the tensor's data in bytes."""
         return (self.elements * DTYPE_BITS[self.dtype] + 7) // 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFacts:
+    """What is known of a checkpoint's weights: its safetensors headers, and its published size for want of them."""
+
+    tensors: tuple[TensorHeader, ...] | None = None
+    weight_bytes: int | None = None

@@ -18,14 +18,13 @@ from stackwright.planning.placement import Heads, ParallelPins, equal_groups, pl
 from stackwright.planning.request import ModelRequest, PlanRequest
 from stackwright.planning.switching import turn_takers
 from stackwright.planning.utilization import CONTEXT_BYTES, Utilization
-from stackwright.settings import BY_KEY
+from stackwright.settings import declared_settings
 
 DECISION = "docs/decisions/0030-several-models.md"
 # As of one model: a GPU is enough where a request of this length, or of the model's own, fits (planning/layout.py).
 COMFORTABLE_TOKENS = 8192
-_LEAST_HUNDREDTHS = round((BY_KEY["VLLM_GPU_MEMORY_UTILIZATION"].minimum or 0) * 100)
 # What only a GPU's engine reads, of the settings that models share.
-_OF_GPUS = ("CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "VLLM_IMAGE")
+_OF_GPUS = ("CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,15 +343,21 @@ def _split(
 
 
 def _without_share(request: ModelRequest) -> dict[str, Pin]:
-    return {key: pin for key, pin in request.fixed.items() if key != "VLLM_GPU_MEMORY_UTILIZATION"}
+    return {key: pin for key, pin in request.fixed.items() if key != request.engine.keys.memory_share}
+
+
+def _least_given(request: ModelRequest) -> int:
+    """Return the smallest share of a GPU that the engine takes, in hundredths."""
+    spec = declared_settings().by_key.get(request.engine.keys.memory_share or "")
+    return round(((spec and spec.minimum) or 0.01) * 100)
 
 
 def _fixed_hundredths(request: ModelRequest, wished: float | None, room: int) -> int | None:
     """Return the share that a person has set, in hundredths of the GPU."""
-    pinned = request.pins.get("VLLM_GPU_MEMORY_UTILIZATION")
+    pinned = request.pins.get(request.engine.keys.memory_share or "")
     if pinned is not None:
         return round(float(pinned) * 100)
-    return None if wished is None else max(_LEAST_HUNDREDTHS, int(wished * room))
+    return None if wished is None else max(_least_given(request), int(wished * room))
 
 
 def _least_hundredths(request: ModelRequest, gpu: Gpu, room: int, catalog: Catalog) -> int | None:
@@ -369,7 +374,7 @@ def _least_hundredths(request: ModelRequest, gpu: Gpu, room: int, catalog: Catal
             and _is_comfortable(plan, request)
         )
 
-    least, enough = _LEAST_HUNDREDTHS, room
+    least, enough = _least_given(request), room
     if enough < least or not serves(enough):
         return None
     while least < enough:
@@ -396,7 +401,7 @@ def _request_on(request: ModelRequest, gpus: tuple[Gpu, ...], utilization: Utili
 
 
 def _request_on_processor(request: ModelRequest, promised_bytes: int) -> ModelRequest:
-    of_gpus = _OF_GPUS if request.mode is not Mode.CPU and request.host.gpus else ()
+    of_gpus = (*_OF_GPUS, request.whole.engine.keys.image) if request.mode is not Mode.CPU and request.host.gpus else ()
     fixed = {key: pin for key, pin in request.fixed.items() if key not in of_gpus}
     return replace(request, mode=Mode.CPU, fixed=fixed, promised_bytes=promised_bytes)
 

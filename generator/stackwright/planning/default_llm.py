@@ -7,12 +7,13 @@ from dataclasses import replace
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.objective import Objective
+from stackwright.domain.placement import Placement
 from stackwright.errors import NoPlanError
 from stackwright.models.stored import stored_facts, stored_llm
 from stackwright.planning.layout import as_if_sure, serves, smallest_memory
 from stackwright.planning.llm_choice import PREFERENCES, LlmCandidate, choose_llm
-from stackwright.planning.model_plan import choose_engine_image, wanted_settings
-from stackwright.planning.placement import Heads, Placement, placements
+from stackwright.planning.model_plan import wanted_settings
+from stackwright.planning.placement import Heads, placements
 from stackwright.planning.request import PlanRequest, model_request
 
 
@@ -26,7 +27,7 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
     options = placements(request.host, request.mode, request.parallel_pins, Heads(), request.objective)
     if not options[0].gpus:
         return whole
-    chosen = choose_engine_image(request, options[0], catalog)
+    chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, whole.needs)
     wanted = wanted_settings(request, options[0], catalog)
     memory = smallest_memory(options[0].gpus, request.host, catalog)
     if memory is not None:
@@ -39,9 +40,11 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
         placement = _roomiest(inside, row)
         if memory is None or placement is None:
             return None
-        return serves(placement, stored_facts(row, checkpoint), memory, wanted, chosen.version, request.objective)
+        facts = stored_facts(row, checkpoint)
+        return serves(request.engine, placement, facts, memory, wanted, chosen.version, request.objective)
 
     choice = choose_llm(
+        request.engine,
         catalog.llms,
         served,
         objective=request.objective or Objective.THROUGHPUT,

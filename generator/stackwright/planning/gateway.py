@@ -8,6 +8,8 @@ from dataclasses import replace
 from stackwright.domain.host import Gpu
 from stackwright.domain.plan import Fallback, Plan, ServedModel, Setting
 from stackwright.domain.wishes import GatewayWishes
+from stackwright.engines import engine_named
+from stackwright.engines.protocol import Engine
 from stackwright.errors import UsageError
 from stackwright.planning.cloud import check_cloud
 from stackwright.planning.switching import switch_s
@@ -17,8 +19,6 @@ DECISION = "docs/decisions/0031-gateway-limits.md"
 HEALTH = "docs/decisions/0034-fallbacks-and-health.md"
 BODIES = "docs/decisions/0036-door-and-workers.md"
 LITELLM = "LiteLLM 1.105.3"
-# What vLLM works on at once where nothing else is said: on a CPU (0.32.0 engine/arg_utils.py, get_batch_defaults).
-CPU_SEQUENCES = 128
 REQUEST_TIMEOUT_S = 300
 # LiteLLM's own default (constants.py, DEFAULT_COOLDOWN_TIME_SECONDS): a restarted replica is back within this time.
 COOLDOWN_S = 5
@@ -31,7 +31,7 @@ BODY_BYTES_PER_TOKEN = 64
 
 
 def gateway_settings(
-    groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, str], switches: int = 0
+    engine: Engine, groups: tuple[tuple[Gpu, ...], ...], values: Mapping[str, str], switches: int = 0
 ) -> dict[str, Setting]:
     """Return the gateway's routing and limits for replicas on these groups of GPUs, one empty group on a CPU.
 
@@ -39,7 +39,8 @@ def gateway_settings(
     models may be loaded one after the other ahead of a request, where models take turns.
     """
     replicas = len(groups)
-    each = values.get("VLLM_MAX_NUM_SEQS") or str(CPU_SEQUENCES)
+    context = values[engine.keys.context]
+    each = values.get(engine.keys.requests or "") or str(engine.processor_requests)
     working = replicas * int(each)
     of_which = f"{replicas} replicas work on {each} each" if replicas > 1 else f"the engine works on {each}"
     working_in_force = int(values.get("GATEWAY_MAX_CONCURRENT_REQUESTS") or working)
@@ -57,9 +58,9 @@ def gateway_settings(
             f"{WAITING_PER_PLACE} behind each of {working_in_force}: answered in time if each works a fifth of the timeout",
             DECISION,
         ),
-        "GATEWAY_MAX_INPUT_TOKENS": _longest_input(values["VLLM_MAX_MODEL_LEN"]),
+        "GATEWAY_MAX_INPUT_TOKENS": _longest_input(context),
         "GATEWAY_MAX_BODY_BYTES": _longest_body(
-            int(values.get("GATEWAY_MAX_INPUT_TOKENS") or _longest_input(values["VLLM_MAX_MODEL_LEN"]).value)
+            int(values.get("GATEWAY_MAX_INPUT_TOKENS") or _longest_input(context).value)
         ),
         "GATEWAY_KEY_REQUESTS_PER_MINUTE": _setting(
             "0", "one key serves all; its requests are limited above", DECISION
@@ -192,7 +193,7 @@ def _longer(plan: Plan, model: str, to: tuple[str, ...]) -> tuple[str, ...]:
 
 def _context(model: ServedModel) -> int:
     """Return the context of a model in tokens; 0 where the engine finds it."""
-    setting = model.settings["VLLM_MAX_MODEL_LEN"]
+    setting = model.settings[engine_named(model.engine.name).keys.context]
     return 0 if setting.value == "auto" else int(setting.value)
 
 

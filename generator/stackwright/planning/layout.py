@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from stackwright.domain.catalog import Catalog, order_release
-from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution, Verdict
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.objective import Objective
+from stackwright.domain.placement import Placement
 from stackwright.domain.shape import Shape
 from stackwright.engines.memory.gpu import memory_on
-from stackwright.engines.vllm.memory.forecast import forecast
-from stackwright.engines.vllm.memory.solve import Solution, longest_request, solve
+from stackwright.engines.protocol import Engine
 from stackwright.models.shape import parse_shape
-from stackwright.planning.placement import Placement
 
 # A group is preferred to a larger one only if a request of this length, or the model's own, still fits on it.
 COMFORTABLE_TOKENS = 8192
 # What is asked of an engine whose memory nobody can forecast: few requests at once, and its own search for the length.
 CAUTIOUS_SEQS = 16
-# The first sampled release that takes `--max-model-len auto` (engine/arg_utils.py, human_readable_int_or_auto).
-AUTO_RELEASE = "0.14.1"
 # Of a GPU's memory whose accounting is not to be trusted (WSL, unified memory), advice and defaults take no more than this.
 DOUBTFUL_SHARE = 0.8
 
@@ -40,19 +37,23 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A placement that holds the model, its settings and forecast; `warnings` where the forecast is uncertain.
+    """A placement that holds the model, and the settings that do; `warnings` where the forecast is uncertain.
 
-    `settings.max_model_len` None: the engine is to search for the longest length itself.
+    `solution.settings.max_model_len` None: the engine is to search for the longest length itself.
     """
 
     placement: Placement
-    settings: EngineSettings
-    forecast: Forecast
-    given_up: tuple[str, ...] = ()
+    solution: Solution
     warnings: tuple[str, ...] = ()
+
+    @property
+    def forecast(self) -> Forecast:
+        """Return the forecast of the settings."""
+        return self.solution.forecast
 
 
 def choose_layout(
+    engine: Engine,
     options: Iterable[tuple[Placement, Wanted]],
     facts: ModelFacts,
     host: Host,
@@ -72,7 +73,7 @@ def choose_layout(
     for placement, wanted in options:
         if best is not None and not placement.inside_island and _is_long(best, shape, wanted, objective):
             break
-        found, said = _try(placement, wanted, facts, shape, host, catalog, version, objective)
+        found, said = _try(engine, placement, wanted, facts, shape, host, catalog, version, objective)
         ranks = placement.tensor_parallel * placement.pipeline_parallel
         if found is None:
             words, most_ranks = (said, ranks) if ranks >= most_ranks else (words, most_ranks)
@@ -85,15 +86,21 @@ def choose_layout(
 
 
 def fits_somewhere(
-    placement: Placement, facts: ModelFacts, gpu: GpuMemory, version: str, utilization: float
+    engine: Engine, placement: Placement, facts: ModelFacts, gpu: GpuMemory, version: str, utilization: float
 ) -> bool | None:
     """Say quickly whether a modest service of the model fits on a placement; None where nobody can know."""
-    found = serves(placement, facts, gpu, Wanted(utilization=utilization), version, None)
+    found = serves(engine, placement, facts, gpu, Wanted(utilization=utilization), version, None)
     return None if found is None else found > 0
 
 
 def serves(
-    placement: Placement, facts: ModelFacts, gpu: GpuMemory, wanted: Wanted, version: str, objective: Objective | None
+    engine: Engine,
+    placement: Placement,
+    facts: ModelFacts,
+    gpu: GpuMemory,
+    wanted: Wanted,
+    version: str,
+    objective: Objective | None,
 ) -> int | None:
     """Say quickly how long a request, in tokens, a placement serves: 0 where none of use fits, None where nobody can know.
 
@@ -108,10 +115,10 @@ def serves(
     asked = _asked(placement, wanted, version)
     useful = wanted.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
     if objective is Objective.CONTEXT:
-        longest = longest_request(shape, asked, gpu, tensors=facts.tensors, weight_bytes=facts.weight_bytes)
+        longest = engine.longest_request(shape, asked, gpu, facts.weights)
         return longest if longest >= useful else 0
     modest = replace(_modest(asked), max_model_len=useful)
-    answer = forecast(shape, modest, gpu, tensors=facts.tensors, weight_bytes=facts.weight_bytes)
+    answer = engine.forecast(shape, modest, gpu, facts.weights)
     if answer.verdict is Verdict.UNCERTAIN:
         return None
     return answer.surely if answer.verdict is Verdict.FITS else 0
@@ -131,6 +138,7 @@ def as_if_sure(memory: GpuMemory, utilization: float) -> tuple[GpuMemory, float]
 
 
 def _try(
+    engine: Engine,
     placement: Placement,
     wanted: Wanted,
     facts: ModelFacts,
@@ -144,21 +152,24 @@ def _try(
     if gpu is None:
         return None, ("the memory of these GPUs is unknown",)
     asked = _asked(placement, wanted, version)
-    sizes: Mapping[str, object] = {"tensors": facts.tensors, "weight_bytes": facts.weight_bytes}
-    solution = solve(shape, asked, gpu, aim=objective or Objective.THROUGHPUT, **sizes)  # type: ignore[arg-type]
+    solution = engine.solve(shape, asked, gpu, facts.weights, objective or Objective.THROUGHPUT)
     if solution is not None:
-        found = _solved(placement, solution)
-        if shape.is_encoder and _may_search(asked):
+        found = Layout(placement=placement, solution=solution, warnings=solution.forecast.warnings)
+        if shape.is_encoder and _may_search(engine, asked):
             # The engine takes less than the configuration says where the files beside it do (0.32.0 config/model.py,
             # _get_and_verify_max_len, encoder_config), and does not start with more.
-            found = replace(found, settings=replace(found.settings, max_model_len=None))
+            found = replace(found, solution=_searching(solution))
         return found, ()
-    return _cautious(placement, asked, shape, gpu, sizes)
+    return _cautious(engine, placement, asked, shape, gpu, facts)
 
 
-def _may_search(asked: EngineSettings) -> bool:
+def _may_search(engine: Engine, asked: EngineSettings) -> bool:
     """Say whether the engine may find the longest context itself: no length is asked for, and its release can."""
-    return asked.max_model_len is None and order_release(asked.version) >= order_release(AUTO_RELEASE)
+    return asked.max_model_len is None and engine.finds_context(asked.version or "")
+
+
+def _searching(solution: Solution) -> Solution:
+    return replace(solution, settings=replace(solution.settings, max_model_len=None))
 
 
 def _asked(placement: Placement, wanted: Wanted, version: str) -> EngineSettings:
@@ -183,30 +194,25 @@ def _modest(asked: EngineSettings) -> EngineSettings:
     )
 
 
-def _solved(placement: Placement, solution: Solution) -> Layout:
-    return Layout(
-        placement=placement,
-        settings=solution.settings,
-        forecast=solution.forecast,
-        given_up=solution.given_up,
-        warnings=solution.forecast.warnings,
-    )
-
-
 def _cautious(
-    placement: Placement, asked: EngineSettings, shape: Shape, gpu: GpuMemory, sizes: Mapping[str, object]
+    engine: Engine,
+    placement: Placement,
+    asked: EngineSettings,
+    shape: Shape,
+    gpu: GpuMemory,
+    facts: ModelFacts,
 ) -> tuple[Layout | None, tuple[str, ...]]:
     """Where no forecast can be sure, take modest settings and say so; where it is sure that nothing fits, refuse."""
     length = asked.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
     modest = replace(_modest(asked), max_model_len=length)
-    answer = forecast(shape, modest, gpu, **sizes)  # type: ignore[arg-type]
+    answer = engine.forecast(shape, modest, gpu, facts.weights)
     if answer.verdict is Verdict.DOES_NOT_FIT:
         return None, answer.reasons
-    sentence, settings = "whether this fits is uncertain", modest
-    if _may_search(asked):
+    sentence, solution = "whether this fits is uncertain", Solution(settings=modest, forecast=answer)
+    if _may_search(engine, asked):
         sentence += ": the engine itself searches for the longest context when it starts"
-        settings = replace(modest, max_model_len=None)
-    return Layout(placement=placement, settings=settings, forecast=answer, warnings=(sentence, *answer.warnings)), ()
+        solution = _searching(solution)
+    return Layout(placement=placement, solution=solution, warnings=(sentence, *answer.warnings)), ()
 
 
 def _is_enough(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> bool:

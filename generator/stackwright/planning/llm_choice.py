@@ -23,6 +23,7 @@ from stackwright.domain.catalog import order_release
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.objective import Objective
 from stackwright.domain.role import Role
+from stackwright.engines.protocol import Engine
 from stackwright.planning.quantization import Advice, Kernel, advise_checkpoint
 from stackwright.units import format_bytes
 
@@ -67,6 +68,7 @@ class LlmChoice:
 
 
 def choose_llm(
+    engine: Engine,
     llms: Iterable[CatalogLlm],
     serves: Serves,
     *,
@@ -83,7 +85,7 @@ def choose_llm(
         has_token: whether the hub's token is there; without it, a model that may ask for access is never chosen.
         engine_version: the newest release that this host runs, None where any may be had.
     """
-    looker = _Looker(serves, objective, compute_capability, has_token=has_token)
+    looker = _Looker(engine, serves, objective, compute_capability, has_token=has_token)
     rows = []
     for row in llms:
         reason = _unfit(row, engine_version)
@@ -103,11 +105,11 @@ class _Looker:
     """Looks at models one by one, each at most once, and keeps why those that are out are so."""
 
     def __init__(
-        self, serves: Serves, objective: Objective, compute_capability: str | None, *, has_token: bool
+        self, engine: Engine, serves: Serves, objective: Objective, compute_capability: str | None, *, has_token: bool
     ) -> None:
         self.excluded: dict[str, str] = {}
         self._known: dict[str, LlmCandidate | None] = {}
-        self._serves, self._objective = serves, objective
+        self._engine, self._serves, self._objective = engine, serves, objective
         self._capability, self._has_token = compute_capability, has_token
 
     def look(self, row: CatalogLlm) -> LlmCandidate | None:
@@ -139,7 +141,7 @@ class _Looker:
         return LlmCandidate(row=row, checkpoint=advice.checkpoint, kernel=advice.kernel, tokens=tokens)
 
     def _advise(self, row: CatalogLlm, fits: Callable[[Checkpoint], bool | None]) -> Advice:
-        return advise_checkpoint(row, self._capability, fits, has_token=self._has_token)
+        return advise_checkpoint(self._engine, row, self._capability, fits, has_token=self._has_token)
 
     def rank(self, rows: list[CatalogLlm]) -> list[LlmCandidate]:
         """Return the best and the runners-up, best first, each with its place in words."""

@@ -9,37 +9,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from stackwright.domain.catalog import Catalog, order_release
+from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import Forecast, Verdict
 from stackwright.domain.image_pins import ImagePins, with_digest
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
-from stackwright.domain.plan import Engine, Mode, Replica, ServedModel, Setting
+from stackwright.domain.placement import Placement
+from stackwright.domain.plan import Mode, PlannedEngine, Replica, ServedModel, Setting
 from stackwright.domain.wishes import Pin
-from stackwright.engines.vllm.arguments import (
-    POOLING_RELEASE,
-    SOCKET_RELEASE,
-    engine_arguments,
-    engine_environment,
-)
-from stackwright.engines.vllm.cpu import CPU_RELEASE, forecast_cpu_plan
-from stackwright.engines.vllm.image import ImageChoice, choose_image
-from stackwright.engines.vllm.image_pin import pinned_image
-from stackwright.engines.vllm.media import MEDIA_RELEASE, takes_media
+from stackwright.engines import engine_named
+from stackwright.engines.protocol import ImageChoice
 from stackwright.errors import NoPlanError
 from stackwright.planning.emitted import CUDA_DEVICE_ORDER, WORKERS, model_settings
 from stackwright.planning.in_use import blame_others, warn_of_others
-from stackwright.planning.placement import Heads, Placement, placements
+from stackwright.planning.placement import Heads, placements
 from stackwright.planning.request import ModelRequest
 from stackwright.planning.utilization import SharedMemory, Utilization, choose_utilization
 from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
-from stackwright.settings import IMAGE_KEYS
+from stackwright.settings import declared_settings
 
 if TYPE_CHECKING:
     from stackwright.planning.layout import Layout, Wanted
-
-# What vLLM takes in a step on most GPUs where nobody says otherwise (0.32.0 engine/arg_utils.py, get_batch_defaults).
-LEAST_STEP_TOKENS = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +47,7 @@ class PlannedModel:
     @property
     def context(self) -> str:
         """The longest context in tokens, or `auto`."""
-        return self.served.settings["VLLM_MAX_MODEL_LEN"].value
+        return self.served.settings[engine_named(self.served.engine.name).keys.context].value
 
 
 def plan_model(request: ModelRequest, catalog: Catalog) -> PlannedModel:
@@ -76,13 +66,14 @@ def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     """Plan one model; a refusal does not look at what other programs hold. Raises NoPlanError."""
     heads = Heads(attention=request.llm.attention_heads, kv=request.llm.kv_heads)
     options = placements(request.host, request.mode, request.parallel_pins, heads, request.objective)
-    chosen = choose_engine_image(request, options[0], catalog)
+    chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, request.whole.needs)
     if options[0].mode is Mode.CPU:
         return _assemble(request, catalog, options[0], chosen, None)
     from stackwright.planning.layout import choose_layout
     from stackwright.planning.pace import arrange
 
     layout, words = choose_layout(
+        request.engine,
         ((option, wanted_settings(request, option, catalog)) for option in arrange(options, request, catalog)),
         request.facts,
         request.host,
@@ -93,38 +84,6 @@ def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     if layout is None:
         raise _does_not_fit(request, catalog, options, chosen, words)
     return _assemble(request, catalog, layout.placement, chosen, layout)
-
-
-def choose_engine_image(request: ModelRequest, placement: Placement, catalog: Catalog) -> ImageChoice:
-    """Choose the image for the placement's GPUs and the request's model; a pinned one is taken as it is.
-
-    Raises:
-        NoPlanError: no release fits driver, GPU and model.
-    """
-    needs = replace(request.whole.needs, model=request.llm.name, minimum=_least_release(request))
-    by_default = not placement.gpus and needs.exact is None
-    needs = replace(needs, exact=CPU_RELEASE) if by_default else needs
-    if "VLLM_IMAGE" in request.pins:
-        return pinned_image(request.pins["VLLM_IMAGE"], request.host, placement.gpus, catalog, needs)
-    try:
-        chosen = choose_image(request.host, placement.gpus, catalog, needs)
-    except NoPlanError as refusal:
-        if needs.minimum != SOCKET_RELEASE:
-            raise
-        raise NoPlanError(f"{refusal.message}; models in turns need {SOCKET_RELEASE}", hint=refusal.hint) from None
-    why = ("no GPU is used: the release that both runtimes have for a CPU",)
-    return replace(chosen, reasons=why) if by_default else chosen
-
-
-def _least_release(request: ModelRequest) -> str | None:
-    """Return the oldest release that serves the model as it is asked for; None where any may."""
-    bounds = (
-        request.whole.needs.minimum or request.facts.minimum_engine,
-        None if request.role.generates else POOLING_RELEASE,
-        None if request.model.exclusive is None else SOCKET_RELEASE,
-        MEDIA_RELEASE if takes_media(request.facts.config) else None,
-    )
-    return max((bound for bound in bounds if bound is not None), key=order_release, default=None)
 
 
 def _assemble(
@@ -144,7 +103,9 @@ def _assemble(
             aliases=request.model.aliases,
             source=request.llm.source,
             location=request.llm.location,
-            engine=Engine(name=chosen.name, version=chosen.version, image=values["VLLM_IMAGE"], cuda=chosen.cuda),
+            engine=PlannedEngine(
+                name=chosen.name, version=chosen.version, image=values[request.engine.keys.image], cuda=chosen.cuda
+            ),
             exclusive=request.model.exclusive,
             pinned=request.model.pinned,
             replicas=_replicas(request, placement, values, chosen, forecast),
@@ -163,18 +124,17 @@ def _replicas(
     chosen: ImageChoice,
     forecast: Forecast | None,
 ) -> tuple[Replica, ...]:
-    from stackwright.planning.network import choose_communication
-
-    arguments = engine_arguments(placement.mode, values, request.role)
+    engine, keys = request.engine, request.engine.keys
+    arguments = engine.arguments(placement.mode, values, request.role)
     return tuple(
         Replica(
             name="engine" if position == 1 else f"engine-{position}",
             model=request.llm.name,
             gpu_uuids=tuple(gpu.uuid or "" for gpu in group),
-            tensor_parallel=int(values["VLLM_TENSOR_PARALLEL_SIZE"]),
-            pipeline_parallel=int(values["VLLM_PIPELINE_PARALLEL_SIZE"]),
-            args=(*arguments, *(choose_communication(request.host, group).arguments if group else ())),
-            env=(*engine_environment(placement.mode, values), *chosen.env),
+            tensor_parallel=int(values[keys.tensor_parallel]),
+            pipeline_parallel=int(values[keys.pipeline_parallel]),
+            args=(*arguments, *(engine.communication(request.host, group).arguments if group else ())),
+            env=(*engine.environment(placement.mode, values), *chosen.env),
             memory=forecast.memory if forecast else None,
         )
         for position, group in enumerate(placement.groups, start=1)
@@ -194,14 +154,19 @@ def _forecast_on_cpu(
         NoPlanError: the host's memory, or the cache, is too small.
     """
     workers = request.pins.get(WORKERS) or gateway[WORKERS].value
-    answer = forecast_cpu_plan(request, {**values, WORKERS: workers}, version)
+    answer = request.engine.forecast_on_processor(request.task, values, version, int(workers) * WORKER_BYTES)
     if answer is not None and answer.verdict is Verdict.DOES_NOT_FIT:
         raise NoPlanError(
             f"{request.llm.name} does not fit in this host's memory: {'; '.join(answer.reasons)}",
             hint=_shorter(request, catalog)
-            or "name a smaller model with --model, or another VLLM_CPU_KVCACHE_SPACE or VLLM_MAX_MODEL_LEN with --set",
+            or f"name a smaller model with --model, or another {_processor_keys(request)} with --set",
         )
     return answer
+
+
+def _processor_keys(request: ModelRequest) -> str:
+    keys = request.engine.keys
+    return " or ".join(key for key in (keys.processor_cache, keys.context) if key is not None)
 
 
 def _cpu_warnings(forecast: Forecast | None) -> tuple[str, ...]:
@@ -216,27 +181,18 @@ def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalo
     Raises:
         NoPlanError: a GPU has next to nothing free.
     """
+    from stackwright.models.shape import parse_shape
     from stackwright.planning.layout import Wanted
 
-    pins = request.pins
+    engine, keys = request.engine, request.engine.keys
+    step = request.pinned_count(keys.step_tokens or "")
     return Wanted(
         utilization=choose_share(request, placement, catalog).value,
-        max_model_len=request.pinned_count("VLLM_MAX_MODEL_LEN") or request.wishes.max_model_len,
-        max_num_seqs=request.pinned_count("VLLM_MAX_NUM_SEQS"),
-        max_num_batched_tokens=request.pinned_count("VLLM_MAX_NUM_BATCHED_TOKENS") or _whole_text(request),
-        kv_cache_dtype=pins.get("VLLM_KV_CACHE_DTYPE"),
+        max_model_len=request.pinned_count(keys.context) or request.wishes.max_model_len,
+        max_num_seqs=request.pinned_count(keys.requests or ""),
+        max_num_batched_tokens=step or engine.least_step_tokens(parse_shape(request.facts.config)),
+        kv_cache_dtype=request.pins.get(keys.cache_format or ""),
     )
-
-
-def _whole_text(request: ModelRequest) -> int | None:
-    """Return the tokens that a step has to take where no text may be cut into steps; None for most models.
-
-    vLLM does not start where a text may be longer than a step (0.32.0 config/scheduler.py, verify_max_model_len).
-    """
-    from stackwright.models.shape import parse_shape
-
-    shape = parse_shape(request.facts.config)
-    return max(LEAST_STEP_TOKENS, shape.max_positions) if shape.is_encoder else None
 
 
 def choose_share(request: ModelRequest, placement: Placement, catalog: Catalog) -> Utilization:
@@ -245,7 +201,7 @@ def choose_share(request: ModelRequest, placement: Placement, catalog: Catalog) 
     Raises:
         NoPlanError: a GPU has next to nothing free.
     """
-    pin = request.fixed.get("VLLM_GPU_MEMORY_UTILIZATION")
+    pin = request.fixed.get(request.engine.keys.memory_share or "")
     if pin is not None:
         return Utilization(value=float(pin.value), reason="pinned by the user", source=pin.source)
     if request.utilization is not None:
@@ -280,7 +236,7 @@ def _does_not_fit(
     where = f"{len(gpus)}× {gpus[0].name}"
     message = f"{request.llm.name} does not fit on {where}: {'; '.join(words)}"
     row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
-    hint = "name a smaller model with --model, or lower the context with --set VLLM_MAX_MODEL_LEN=…"
+    hint = f"name a smaller model with --model, or lower the context with --set {request.engine.keys.context}=…"
     mended = _shorter(request, catalog) or _larger_share(request)
     if mended is not None:
         hint = mended
@@ -292,25 +248,32 @@ def _does_not_fit(
 
         def fits(checkpoint: Checkpoint) -> bool | None:
             facts = stored_facts(row, checkpoint)
-            return None if memory is None else fits_somewhere(largest, facts, memory, chosen.version, share)
+            return (
+                None
+                if memory is None
+                else fits_somewhere(request.engine, largest, facts, memory, chosen.version, share)
+            )
 
-        advice = advise_checkpoint(row, gpus[0].compute_capability, fits, instead_of=request.facts.location)
+        advice = advise_checkpoint(
+            request.engine, row, gpus[0].compute_capability, fits, instead_of=request.facts.location
+        )
         hint = f"{advice.sentence}: `--model {advice.checkpoint.hub_id}`" if advice.checkpoint else advice.sentence
     return NoPlanError(message, hint=hint)
 
 
 def _shorter(request: ModelRequest, catalog: Catalog) -> str | None:
     """Return the hint to lower the context that was asked for; None where that is not what is in the way."""
-    pinned = request.pinned_count("VLLM_MAX_MODEL_LEN") is not None
+    context = request.engine.keys.context
+    pinned = request.pinned_count(context) is not None
     if request.wishes.max_model_len is None and not pinned:
         return None
-    fixed = {key: pin for key, pin in request.fixed.items() if key != "VLLM_MAX_MODEL_LEN"}
+    fixed = {key: pin for key, pin in request.fixed.items() if key != context}
     free = replace(request.whole, wishes=replace(request.wishes, max_model_len=None))
     try:
         found = plan_as_is(replace(request, whole=free, fixed=fixed), catalog).context
     except NoPlanError:
         return None
-    place = request.fixed["VLLM_MAX_MODEL_LEN"].place if pinned else f"max_model_len in {request.whole.file}"
+    place = request.fixed[context].place if pinned else f"max_model_len in {request.whole.file}"
     return f"lower {place}" + ("" if found == "auto" else f": {found} fits")
 
 
@@ -347,7 +310,10 @@ def pinned_setting(pin: Pin) -> Setting:
 
 def with_digests(settings: dict[str, Setting], pins: ImagePins) -> dict[str, Setting]:
     """Name each pinned image by its digest, too, also where the image itself was chosen by the user."""
-    return {key: _by_digest(setting, pins) if key in IMAGE_KEYS else setting for key, setting in settings.items()}
+    return {
+        key: _by_digest(setting, pins) if key in declared_settings().images else setting
+        for key, setting in settings.items()
+    }
 
 
 def _by_digest(setting: Setting, pins: ImagePins) -> Setting:
@@ -361,11 +327,9 @@ def _by_digest(setting: Setting, pins: ImagePins) -> Setting:
 def _warnings(
     request: ModelRequest, placement: Placement, chosen: ImageChoice, of_memory: tuple[str, ...]
 ) -> tuple[str, ...]:
-    from stackwright.planning.network import choose_communication
-
     found = [*placement.warnings, *chosen.warnings, *of_memory, *warn_of_others(placement.gpus)]
     if placement.gpus:
-        found += choose_communication(request.host, placement.groups[0]).warnings
+        found += request.engine.communication(request.host, placement.groups[0]).warnings
     if request.llm.source is LlmSource.SMOKE:
         found.append(
             "serving `smoke`, a tiny model that says one sentence: it proves the stack, not the answers; name a real one with --model"

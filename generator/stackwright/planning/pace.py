@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.objective import Objective
+from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode
 from stackwright.engines.memory.parts import embedding_matrix
-from stackwright.engines.vllm.memory.weights import parameter_bytes
 from stackwright.models.shape import parse_shape
-from stackwright.planning.placement import Placement
 from stackwright.planning.request import ModelRequest
 from stackwright.units import format_bytes
 
-# Few kilobytes among 2, 4 or 8 H100: 8.5 to 10.1 µs by vLLM's own kernel, launch counted, hardly more with more ranks
-# (sgl-project/sglang#2904, 2025-01-15, table "vllm").
+# Few kilobytes among 2, 4 or 8 H100: 8.5 to 10.1 µs by the quickest kernel, launch counted, hardly more with more ranks
+# (sgl-project/sglang#2904, 2025-01-15).
 ALL_REDUCE_S = 10e-6
 ALL_REDUCES_PER_LAYER = 2
 # What differs by less than a twentieth counts as equally quick: the figure above is no better, and fewer GPUs then do.
@@ -55,7 +54,9 @@ def estimate_pace(request: ModelRequest, placement: Placement, catalog: Catalog)
         return None
     experts = replace(shape.experts, count=shape.experts.per_token) if shape.experts else None
     # Of the input embedding one row is read, and an encoder runs once for each image.
-    read = parameter_bytes(replace(shape, experts=experts, vision=None, extra_embeddings=0, learned_positions=0))
+    read = request.engine.parameter_bytes(
+        replace(shape, experts=experts, vision=None, extra_embeddings=0, learned_positions=0)
+    )
     read -= 0 if shape.tied else embedding_matrix(shape, 1).elements * shape.element_bytes
     return Pace(read_bytes=read, bandwidth=model.bandwidth_gb_per_s * 1e9, layers=len(shape.layers))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.objective import Objective
+from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode
 from stackwright.domain.topology import nvlink_islands
 from stackwright.errors import NoPlanError
@@ -16,28 +17,6 @@ from stackwright.units import GIB, format_bytes
 # A desktop's use of its GPU comes and goes by this much: less must not move the plan to another GPU.
 FREE_NOISE_BYTES = GIB
 _MIG_OFF = "turn MIG off with `sudo nvidia-smi -i INDEX -mig 0`"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """GPUs per replica: each group is tensor_parallel × pipeline_parallel long; one empty group on the CPU.
-
-    `inside_island`: no rank reaches another over PCIe. `trade`: what the objective preferred and why, to follow `reason`.
-    """
-
-    mode: Mode
-    groups: tuple[tuple[Gpu, ...], ...]
-    tensor_parallel: int
-    pipeline_parallel: int
-    reason: str
-    warnings: tuple[str, ...] = ()
-    inside_island: bool = True
-    trade: str = ""
-
-    @property
-    def gpus(self) -> tuple[Gpu, ...]:
-        """Every GPU that is used, in replica order."""
-        return tuple(gpu for group in self.groups for gpu in group)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,9 @@ from dataclasses import replace
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.host import Gpu
 from stackwright.domain.plan import PLAN_SCHEMA, Gateway, Mode, Plan, Replica, ServedModel, Setting, Workers
-from stackwright.engines.vllm.arguments import check_role
-from stackwright.engines.vllm.cpu import DECISION as FIRST_DECISION
 from stackwright.errors import NoPlanError, UsageError
 from stackwright.planning.allotment import allot, on_processor
+from stackwright.planning.emitted import DECISION as GPUS_DECISION
 from stackwright.planning.emitted import WORKERS, device_settings, in_order_of_table, stack_settings
 from stackwright.planning.gateway import with_fallbacks
 from stackwright.planning.model_plan import PlannedModel, pinned_setting, plan_model, refuse_unread, with_digests
@@ -47,7 +46,7 @@ def make_plan(request: PlanRequest, catalog: Catalog) -> Plan:
         UsageError: two models have one name, or a share of the GPUs is wished where none is used.
     """
     for model in request.models:
-        check_role(model.facts, model.role)
+        request.engine.check_role(model.facts, model.role)
     request = replace(request, models=in_order(request.models))
     switching = switching_of(request.models)
     alone = len(request.models) == 1 and request.models[0].gpu_share is None
@@ -203,7 +202,7 @@ def _device_settings(
         return {}
     if len(planned) == 1:
         placement = planned[0].placement
-        return device_settings(placement.gpus, placement.reason, FIRST_DECISION)
+        return device_settings(placement.gpus, placement.reason, GPUS_DECISION)
     reason = f"the GPUs of {len(planned)} models together"
     settings = device_settings(tuple(by_uuid[uuid] for uuid in uuids), reason, DECISION)
     return settings | {"GPU_COUNT": replace(settings["GPU_COUNT"], reason=reason)}

@@ -1,4 +1,4 @@
-"""Which number formats a GPU can run, and which published checkpoint loses least where a model does not fit. Pure.
+"""Which number formats an engine runs on a GPU, and which published checkpoint loses least where a model does not fit. Pure.
 
 A checkpoint in fewer bits loses accuracy, so it is never taken silently: what comes out here is advice with its reasons,
 and the caller names it to the user. Nothing here knows how well a checkpoint answers; the order of loss is the number of
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
+from stackwright.engines.protocol import Engine
 from stackwright.units import format_bytes
 
 # Bits that are left of each weight of a linear layer, scales not counted (docs/reference/models.md).
@@ -29,7 +30,6 @@ BITS = {
     WeightFormat.INT4: 4,
 }
 PLAIN = frozenset({WeightFormat.FP32, WeightFormat.BF16, WeightFormat.FP16})
-BLACKWELL = "10.0"
 
 
 class Kernel(StrEnum):
@@ -42,44 +42,6 @@ class Kernel(StrEnum):
     NATIVE = "native"
     WEIGHT_ONLY = "weight-only"
     OLDER = "older"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FormatRule:
-    """From which compute capability each kernel runs a format; None: it has no such kernel."""
-
-    native: str | None
-    weight_only: str | None
-    older: str | None
-    source: str
-
-
-_VLLM = "vLLM 0.32.0 model_executor/layers/quantization/"
-# Read 2026-11-21. The bounds are those of the engine's own `get_min_capability` and platform checks, except that the
-# Marlin kernels are counted from 8.0: 0.32.0 runs them from 7.5, older releases do not.
-RULES = {
-    WeightFormat.FP8: FormatRule(
-        native="8.9", weight_only="8.0", older=None, source=_VLLM + "fp8.py; platforms/cuda.py"
-    ),
-    WeightFormat.INT8: FormatRule(
-        native="7.5", weight_only="8.0", older=None, source=_VLLM + "compressed_tensors/schemes"
-    ),
-    WeightFormat.NVFP4: FormatRule(
-        native=BLACKWELL, weight_only="8.0", older=None, source=_VLLM + "modelopt.py; utils/marlin_utils_fp4.py"
-    ),
-    WeightFormat.MXFP4: FormatRule(native=BLACKWELL, weight_only="8.0", older=None, source=_VLLM + "mxfp4.py"),
-    WeightFormat.GPTQ8: FormatRule(native=None, weight_only="8.0", older="7.0", source=_VLLM + "auto_gptq.py"),
-    WeightFormat.AWQ: FormatRule(native=None, weight_only="8.0", older="7.5", source=_VLLM + "auto_awq.py"),
-    WeightFormat.GPTQ: FormatRule(native=None, weight_only="8.0", older="7.0", source=_VLLM + "auto_gptq.py"),
-    WeightFormat.INT4: FormatRule(
-        native=None,
-        weight_only="8.0",
-        older=None,
-        source=_VLLM + "compressed_tensors/schemes/compressed_tensors_wNa16.py",
-    ),
-}
-# vLLM refuses GPUs below (docs/getting_started/installation/gpu, 0.32.0); bfloat16 below 8.0 is run as float16.
-LEAST_CAPABILITY = "7.0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,22 +65,21 @@ class Advice:
     refused: tuple[Refused, ...]
 
 
-def find_kernel(weight_format: WeightFormat, compute_capability: str | None) -> Kernel | None:
-    """Return how a GPU runs a format, None where it does not; a compute capability of None is a CPU.
+def find_kernel(engine: Engine, weight_format: WeightFormat, compute_capability: str | None) -> Kernel | None:
+    """Return how an engine runs a format on a GPU, None where it does not; a compute capability of None is a CPU.
 
     On the CPU only plain formats are advised: what it runs of the others depends on the instruction set.
     """
-    if weight_format in PLAIN:
-        enough = compute_capability is None or _at_least(compute_capability, LEAST_CAPABILITY)
-        return Kernel.NATIVE if enough else None
-    rule = RULES.get(weight_format)
-    if rule is None or compute_capability is None:
+    if compute_capability is None:
+        return Kernel.NATIVE if weight_format in PLAIN else None
+    rule = engine.format_rule(weight_format)
+    if rule is None:
         return None
     bounds = ((Kernel.NATIVE, rule.native), (Kernel.WEIGHT_ONLY, rule.weight_only), (Kernel.OLDER, rule.older))
     return next((kernel for kernel, least in bounds if least and _at_least(compute_capability, least)), None)
 
 
-def order_by_loss(row: CatalogLlm, compute_capability: str | None) -> tuple[Checkpoint, ...]:
+def order_by_loss(engine: Engine, row: CatalogLlm, compute_capability: str | None) -> tuple[Checkpoint, ...]:
     """Return the checkpoints of a model that lose least first.
 
     Most bits first; among equal bits the better kernel, then the model's own publisher, then the catalog's order.
@@ -127,7 +88,7 @@ def order_by_loss(row: CatalogLlm, compute_capability: str | None) -> tuple[Chec
     publisher = row.hub_id.partition("/")[0]
 
     def loss(checkpoint: Checkpoint) -> tuple[int, int, bool]:
-        kernel = find_kernel(checkpoint.format, compute_capability)
+        kernel = find_kernel(engine, checkpoint.format, compute_capability)
         return (
             -BITS.get(checkpoint.format, 0),
             kernels.index(kernel) if kernel else len(kernels),
@@ -138,6 +99,7 @@ def order_by_loss(row: CatalogLlm, compute_capability: str | None) -> tuple[Chec
 
 
 def advise_checkpoint(
+    engine: Engine,
     row: CatalogLlm,
     compute_capability: str | None,
     fits: Callable[[Checkpoint], bool | None],
@@ -154,10 +116,10 @@ def advise_checkpoint(
         has_token: False leaves out checkpoints that may ask for access.
     """
     refused: list[Refused] = []
-    for checkpoint in order_by_loss(row, compute_capability):
+    for checkpoint in order_by_loss(engine, row, compute_capability):
         if checkpoint.hub_id == instead_of:
             continue
-        kernel = find_kernel(checkpoint.format, compute_capability)
+        kernel = find_kernel(engine, checkpoint.format, compute_capability)
         reason = _refusal(checkpoint, kernel, compute_capability, has_token) or _misfit(checkpoint, fits(checkpoint))
         if reason is None:
             return Advice(

@@ -9,23 +9,24 @@ from functools import cached_property
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
 from stackwright.domain.image_pins import ImagePins
-from stackwright.domain.llm import Llm
+from stackwright.domain.llm import Llm, LlmSource
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
 from stackwright.domain.role import Role
 from stackwright.domain.wishes import Pin, Wishes
-from stackwright.engines.vllm.image import EngineNeeds
+from stackwright.engines import default_engine
+from stackwright.engines.protocol import Engine, EngineNeeds, EngineTask
 from stackwright.planning.placement import ParallelPins
 from stackwright.planning.utilization import Utilization
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folders:
-    """Folders on the host, absolute: downloaded models, and what the engine compiles."""
+    """Folders on the host, absolute: downloaded models, and by its name what each engine compiles."""
 
     hf_home: str
-    vllm_cache: str
+    engine_caches: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ class PlanRequest:
     folders: Folders
     user: User
     objective: Objective | None = None
+    engine: Engine = field(default_factory=default_engine)
     needs: EngineNeeds = field(default_factory=EngineNeeds)
     image_pins: ImagePins = field(default_factory=ImagePins)
     named: bool = False
@@ -140,12 +142,34 @@ class ModelRequest:
         return {key: pin.value for key, pin in self.fixed.items()}
 
     @property
+    def engine(self) -> Engine:
+        """The family of engines that serves the model."""
+        return self.whole.engine
+
+    @property
+    def task(self) -> EngineTask:
+        """What the engine is asked to serve."""
+        return EngineTask(
+            host=self.host,
+            llm=self.llm,
+            facts=self.facts,
+            role=self.role,
+            pins=self.pins,
+            wished_context=self.wishes.max_model_len,
+            wished_in=self.whole.file,
+            asked_in=self.whole.file if self.wishes.model else "command line or default",
+            why_model=self.model.reason or _why_model(self.llm),
+            in_turns=self.model.exclusive is not None,
+            promised_bytes=self.promised_bytes,
+        )
+
+    @property
     def parallel_pins(self) -> ParallelPins:
         """The pins that decide on the placement."""
         devices = self.pins.get("NVIDIA_VISIBLE_DEVICES", "")
         return ParallelPins(
-            tensor_parallel=self.pinned_count("VLLM_TENSOR_PARALLEL_SIZE"),
-            pipeline_parallel=self.pinned_count("VLLM_PIPELINE_PARALLEL_SIZE"),
+            tensor_parallel=self.pinned_count(self.engine.keys.tensor_parallel),
+            pipeline_parallel=self.pinned_count(self.engine.keys.pipeline_parallel),
             devices=tuple(name.strip() for name in devices.split(",") if name.strip()),
         )
 
@@ -161,7 +185,8 @@ def model_request(request: PlanRequest, position: int, switching: Switching | No
     that has none of its own.
     """
     number = position + 1
-    shared = {pin.key: pin for pin in request.pins if pin.model is None or (pin.model == 1 and pin.key == "VLLM_IMAGE")}
+    image = request.engine.keys.image
+    shared = {pin.key: pin for pin in request.pins if pin.model is None or (pin.model == 1 and pin.key == image)}
     own = {pin.key: pin for pin in request.pins if pin.model == number}
     return ModelRequest(
         whole=request,
@@ -171,3 +196,11 @@ def model_request(request: PlanRequest, position: int, switching: Switching | No
         fixed={**shared, **own},
         switching=switching,
     )
+
+
+def _why_model(llm: Llm) -> str:
+    return {
+        LlmSource.SMOKE: "made on the spot, so that the stack runs without a model hub",
+        LlmSource.DIRECTORY: "a folder on this host",
+        LlmSource.HUB: "downloaded from the Hugging Face hub on first start",
+    }[llm.source]

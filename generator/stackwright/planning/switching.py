@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from stackwright.domain.plan import Origin, ServedModel, Setting
+from stackwright.engines import engine_named
 from stackwright.errors import NoPlanError, UsageError
 from stackwright.planning.request import PlanRequest, Switching, WantedModel
 from stackwright.settings import SWITCHING
@@ -23,8 +24,6 @@ DRAIN_S = 300
 # What a start may stand still for while it compiles (watching/limits.py, 2026-11-21), and the time to read the weights at
 # a fifth of what a network share over 1 Gbit/s gives.
 LOAD_S, SLOWEST_DISK_BYTES_PER_S = 900, 25_000_000
-SHARED_BY_GROUP = ("VLLM_IMAGE", "VLLM_SHM_SIZE")
-"""Settings of the service, not of a model: the group's first model has them for all."""
 
 
 def in_order(wished: tuple[WantedModel, ...]) -> tuple[WantedModel, ...]:
@@ -99,23 +98,23 @@ def refuse_disagreement(models: Sequence[ServedModel]) -> None:
     for model in models:
         if model.exclusive is None:
             continue
-        image = model.engine.image
+        keys, image = engine_named(model.engine.name).keys, model.engine.image
         if images.setdefault(model.exclusive, image) != image:
             raise NoPlanError(
                 f"the exclusive group {model.exclusive} needs two images: {images[model.exclusive]} and {image}",
-                hint="pin one that serves all of its models with --set VLLM_IMAGE=…, or split the group",
+                hint=f"pin one that serves all of its models with --set {keys.image}=…, or split the group",
             )
         if len(model.replicas) > 1:
             raise NoPlanError(
                 f"{model.name} of the exclusive group {model.exclusive} would have {len(model.replicas)} replicas",
-                hint="pin VLLM_TENSOR_PARALLEL_SIZE of its slot to the number of the group's GPUs",
+                hint=f"pin {keys.tensor_parallel} of its slot to the number of the group's GPUs",
             )
 
 
 def refuse_pins_of_one(request: PlanRequest) -> None:
     """Refuse a pin that a group's service takes from its first model alone. Raises NoPlanError."""
     for pin in request.pins:
-        if pin.key != "VLLM_SHM_SIZE" or pin.model is None:
+        if pin.key != request.engine.keys.shared_memory or pin.model is None:
             continue
         group = request.models[pin.model - 1].exclusive
         first = turn_takers(request.models, pin.model - 1)[0]
@@ -149,14 +148,15 @@ def one_service(models: tuple[ServedModel, ...]) -> tuple[ServedModel, ...]:
         if len(takers) == 1:
             continue
         settings, first = dict(model.settings), models[takers[0]]
+        keys = engine_named(model.engine.name).keys
         if position != takers[0]:
-            for key in SHARED_BY_GROUP:
+            for key in (keys.image, keys.shared_memory):
                 settings.pop(key, None)
-        elif first.settings["VLLM_SHM_SIZE"].origin is Origin.COMPUTED:
-            sizes = [models[taker].settings["VLLM_SHM_SIZE"] for taker in takers]
-            settings["VLLM_SHM_SIZE"] = max(sizes, key=lambda size: int(size.value.removesuffix("gb")))
+        elif first.settings[keys.shared_memory].origin is Origin.COMPUTED:
+            sizes = [models[taker].settings[keys.shared_memory] for taker in takers]
+            settings[keys.shared_memory] = max(sizes, key=lambda size: int(size.value.removesuffix("gb")))
         others = ", ".join(models[taker].name for taker in takers if taker != position)
-        name = settings["VLLM_SERVED_MODEL_NAME"]
+        name = settings[keys.served_name]
         reason = f"{name.reason}; loaded in turns with {others}, each with all memory of their seat"
-        joined[position] = replace(model, settings={**settings, "VLLM_SERVED_MODEL_NAME": replace(name, reason=reason)})
+        joined[position] = replace(model, settings={**settings, keys.served_name: replace(name, reason=reason)})
     return tuple(joined)

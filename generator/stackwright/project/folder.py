@@ -16,7 +16,9 @@ from pathlib import Path
 
 from stackwright.domain.environment import Environment
 from stackwright.domain.plan import PLAN_SCHEMA, Plan
+from stackwright.domain.setting_spec import Kind, SettingSpec, problem_with
 from stackwright.domain.wishes import WISHES_SCHEMA, ModelWish, Wishes
+from stackwright.engines import ENGINES
 from stackwright.errors import UsageError, ValidationError, did_you_mean
 from stackwright.planning.cloud import problem_with_cloud
 from stackwright.planning.gateway import problem_with_name
@@ -27,7 +29,7 @@ from stackwright.rendering import environment_file
 from stackwright.rendering.numbered import MOST_MODELS
 from stackwright.rendering.plan_document import plan_from_document
 from stackwright.runtime import Stack
-from stackwright.settings import BY_KEY, Kind, SettingSpec, problem_with
+from stackwright.settings import declared_settings
 
 _MEND = "correct it, or move it away: `configure-gpu` writes the generated one anew"
 _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
@@ -247,7 +249,9 @@ def choose_folders(variables: Mapping[str, str], home: Path) -> tuple[Path, Fold
     cache = folder("XDG_CACHE_HOME", home / ".cache")
     folders = Folders(
         hf_home=str(folder("HF_HOME", cache / "huggingface")),
-        vllm_cache=str(folder("VLLM_CACHE_ROOT", cache / "vllm")),
+        engine_caches={
+            engine.name: str(folder(engine.keys.cache_folder, cache / engine.name)) for engine in ENGINES.values()
+        },
     )
     return folder("STACKWRIGHT_STATE", data / "stackwright"), folders
 
@@ -276,7 +280,9 @@ def load_plan(root: Path, environment: Environment) -> Plan | None:
         raise ValidationError(failure.message, hint=again) from None
     # What every plan has, and what reads one relies on.
     if not (plan.models and plan.settings and all(model.replicas for model in plan.models)) or not all(
-        key in BY_KEY for settings in (plan.settings, *(model.settings for model in plan.models)) for key in settings
+        key in declared_settings().by_key
+        for settings in (plan.settings, *(model.settings for model in plan.models))
+        for key in settings
     ):
         raise ValidationError(f"{path}: not a plan of this release", hint=again)
     if plan.environment is not environment:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stackwright.domain.plan import Origin
+from stackwright.domain.setting_spec import SettingSpec, problem_with
 from stackwright.domain.wishes import Pin
+from stackwright.engines import ENGINES
 from stackwright.errors import UsageError, did_you_mean
 from stackwright.rendering.numbered import spec_of_written, split_key
-from stackwright.settings import BY_KEY, PER_MODEL, SettingSpec, problem_with
-
-_INSTEAD_OF_A_PIN = {"VLLM_MODEL": "name the model with `--model`", "STACKWRIGHT_ENVIRONMENT": "name it with `--env`"}
+from stackwright.settings import declared_settings
 
 
 def parse_pin(text: str) -> tuple[str, str]:
@@ -29,17 +29,23 @@ def check_pins(pins: Mapping[str, str], *, where: str) -> None:
         if not spec.pinnable:
             raise UsageError(
                 f"{where}: {key} follows from other settings and cannot be pinned",
-                hint=_INSTEAD_OF_A_PIN.get(split_key(key)[0]) or f"it is: {spec.meaning.lower()}",
+                hint=_instead_of_a_pin(split_key(key)[0]) or f"it is: {spec.meaning.lower()}",
             )
         if problem := problem_with(spec, value):
             raise UsageError(f"{where}: {key}: found `{value[:80]}`, allowed: {problem}")
+
+
+def _instead_of_a_pin(key: str) -> str | None:
+    if key in (engine.keys.model for engine in ENGINES.values()):
+        return "name the model with `--model`"
+    return "name it with `--env`" if key == "STACKWRIGHT_ENVIRONMENT" else None
 
 
 def known_setting(key: str, *, where: str) -> SettingSpec:
     """Return the declaration of `key`. Raises UsageError with the closest known key."""
     spec = spec_of_written(key)
     if spec is None:
-        hint = did_you_mean(key.upper(), BY_KEY) or "`stackwright plan --explain` lists every key"
+        hint = did_you_mean(key.upper(), declared_settings().by_key) or "`stackwright plan --explain` lists every key"
         raise UsageError(f"{where}: {key[:80]}: unknown setting", hint=hint)
     return spec
 
@@ -56,5 +62,5 @@ def read_pins(wished: Mapping[str, str], command_line: Mapping[str, str], enviro
 
 def _pin(written: str, value: str, origin: Origin, source: str) -> Pin:
     key, number = split_key(written)
-    model = number if key in PER_MODEL else None
+    model = number if key in declared_settings().per_model else None
     return Pin(key=key, model=model, value=value, origin=origin, source=source, written=written)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stackwright.domain.plan import Plan, ServedModel
+from stackwright.engines import engine_named
 from stackwright.rendering.numbered import flat_settings, number_of, written_key
 
 LIMITS = {
@@ -20,7 +21,7 @@ def gateway_context(plan: Plan) -> dict[str, object]:
         "entries": [
             {
                 "model": model.name,
-                "litellm_model": f"hosted_vllm/{model.name}",
+                "litellm_model": f"{engine_named(model.engine.name).gateway_prefix}/{model.name}",
                 "api_base": f"os.environ/{replica.url_variable}",
                 "mode": None if model.role.generates else model.role.value,
                 "limits": _limits(plan, model),

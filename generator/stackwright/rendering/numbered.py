@@ -11,28 +11,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from stackwright.domain.plan import Plan, Replica, ServedModel, Setting
-from stackwright.settings import BY_KEY, PER_MODEL, SETTINGS, SettingSpec
+from stackwright.domain.setting_spec import SettingSpec
+from stackwright.engines import engine_named
+from stackwright.settings import all_settings, declared_settings
 
 MOST_MODELS = 99
 _NUMBERED = re.compile(r"(.+)_([2-9]|[1-9][0-9])")
-_ORDER = {spec.key: position for position, spec in enumerate(SETTINGS)}
 
 
 def written_key(key: str, number: int) -> str:
     """Return a model's key as it is written: the second's ends in `_2`; the first's, and one that all share, is plain."""
-    return f"{key}_{number}" if number > 1 and key in PER_MODEL else key
+    return f"{key}_{number}" if number > 1 and key in declared_settings().per_model else key
 
 
 def split_key(written: str) -> tuple[str, int]:
-    """Return a plain key and the model's number: (`VLLM_MAX_MODEL_LEN`, 2) for `VLLM_MAX_MODEL_LEN_2`."""
+    """Return a plain key and the model's number: (`CUDA_VISIBLE_DEVICES`, 2) for `CUDA_VISIBLE_DEVICES_2`."""
     found = _NUMBERED.fullmatch(written)
-    return (found[1], int(found[2])) if found and found[1] in PER_MODEL else (written, 1)
+    return (found[1], int(found[2])) if found and found[1] in declared_settings().per_model else (written, 1)
 
 
 def spec_of_written(written: str) -> SettingSpec | None:
     """Return the declaration of a written key, under its own name where a number ends it; None of an unknown one."""
     plain, number = split_key(written)
-    spec = BY_KEY.get(plain)
+    spec = declared_settings().by_key.get(plain)
     if spec is None or number == 1:
         return spec
     return replace(spec, key=written, section=f"Model {number}", meaning=f"{spec.meaning}, for model {number}")
@@ -54,19 +55,21 @@ def flat_settings(plan: Plan) -> dict[str, Setting]:
 
     One image for all engines stays one setting.
     """
-    image = plan.models[0].settings.get("VLLM_IMAGE")
+    image_key = engine_named(plan.models[0].engine.name).keys.image
+    image = plan.models[0].settings.get(image_key)
     flat = {**plan.settings, **plan.models[0].settings}
     for number, model in enumerate(plan.models[1:], start=2):
         for key, setting in model.settings.items():
-            if key != "VLLM_IMAGE" or image is None or setting.value != image.value:
+            if key != image_key or image is None or setting.value != image.value:
                 flat[written_key(key, number)] = setting
-    return dict(sorted(flat.items(), key=lambda item: _position(item[0])))
+    order = {spec.key: position for position, spec in enumerate(all_settings())}
+    last_of_engine = max(order[spec.key] for spec in all_settings() if spec.section == "Engine")
 
+    def position(written: str) -> tuple[int, int, int]:
+        plain, number = split_key(written)
+        return (order[plain], 1, 0) if number == 1 else (last_of_engine, number, order[plain])
 
-def _position(written: str) -> tuple[int, int, int]:
-    plain, number = split_key(written)
-    last_of_engine = max(_ORDER[spec.key] for spec in SETTINGS if spec.section == "Engine")
-    return (_ORDER[plain], 1, 0) if number == 1 else (last_of_engine, number, _ORDER[plain])
+    return dict(sorted(flat.items(), key=lambda item: position(item[0])))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from stackwright.domain.plan import Plan, Replica
 from stackwright.domain.turns import Turn, format_turns
+from stackwright.engines import engine_named
 from stackwright.errors import StackError
 from stackwright.rendering.environment import summarize
 from stackwright.rendering.gateway import further_limits
 from stackwright.rendering.numbered import flat_settings, number_of, written_key
 from stackwright.rendering.quoting import literal_for_compose
-from stackwright.settings import BY_KEY, SWITCHING, bind_arguments
-
-# The port that vLLM and the base file's health check use inside the container.
-ENGINE_PORT = 8000
+from stackwright.settings import SWITCHING, bind_arguments, declared_settings
 
 
 def override_context(plan: Plan, *, gateway_digest: str) -> dict[str, object]:
@@ -20,13 +18,14 @@ def override_context(plan: Plan, *, gateway_digest: str) -> dict[str, object]:
 
     `gateway_digest` is the SHA-256 of the gateway's file.
     """
+    port = engine_named(plan.engine.name).port
     return {
         "gateway_digest": gateway_digest,
         "environment": plan.environment.value,
         "summary": summarize(plan),
         "replicas": [_service(plan, replica, first=position == 0) for position, replica in enumerate(plan.engines)],
         "further": [
-            (replica.name, {"variable": replica.url_variable, "value": f"http://{replica.name}:{ENGINE_PORT}/v1"})
+            (replica.name, {"variable": replica.url_variable, "value": f"http://{replica.name}:{port}/v1"})
             for replica in plan.engines[1:]
         ],
         "limits": further_limits(plan),
@@ -54,10 +53,11 @@ def check_override(text: str, plan: Plan) -> None:
 def _service(plan: Plan, replica: Replica, *, first: bool) -> dict[str, object]:
     number, flat = number_of(plan, plan.model(replica.model)), flat_settings(plan)
     loaded = plan.turns(replica)
-    locations = (plan.model(turn.model).settings["VLLM_MODEL"].value for turn in loaded)
+    keys = engine_named(plan.engine.name).keys
+    locations = (plan.model(turn.model).settings[keys.model].value for turn in loaded)
     own = {
         word: f"${{{written_key(key, number)}:?}}"
-        for word, key in (("image", "VLLM_IMAGE"), ("shm_size", "VLLM_SHM_SIZE"))
+        for word, key in (("image", keys.image), ("shm_size", keys.shared_memory))
         if number > 1 and written_key(key, number) in flat
     }
     places = plan.core_range(replica)
@@ -67,7 +67,7 @@ def _service(plan: Plan, replica: Replica, *, first: bool) -> dict[str, object]:
         "own": own,
         "command": _command(plan, replica),
         "environment": {**_variables(plan, replica), **({"ENGINE_PLACES": places} if places else {})},
-        # The folder has the same path inside as outside, so that one VLLM_MODEL is true in both runtimes.
+        # The folder has the same path inside as outside, so that one location is true in both runtimes.
         "model_folders": tuple(
             dict.fromkeys(literal_for_compose(location) for location in locations if location.startswith("/"))
         ),
@@ -95,14 +95,13 @@ def _command(plan: Plan, replica: Replica) -> tuple[str, ...]:
 
 def _arguments(plan: Plan, replica: Replica) -> tuple[str, ...]:
     number = number_of(plan, plan.model(replica.model))
-    return bind_arguments(
-        replica.args, value_of=lambda key: f"${{{written_key(key, number)}}}", literal=literal_for_compose
-    )
+    flags = engine_named(plan.engine.name).flags
+    return bind_arguments(replica.args, flags, lambda key: f"${{{written_key(key, number)}}}", literal_for_compose)
 
 
 def _variables(plan: Plan, replica: Replica) -> dict[str, str]:
     number = number_of(plan, plan.model(replica.model))
     return {
-        name: f"${{{written_key(name, number)}}}" if name in BY_KEY else literal_for_compose(value)
+        name: f"${{{written_key(name, number)}}}" if name in declared_settings().by_key else literal_for_compose(value)
         for name, value in replica.env
     }

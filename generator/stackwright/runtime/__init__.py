@@ -11,6 +11,8 @@ from typing import Protocol
 from stackwright.domain.plan import Plan, Replica
 from stackwright.domain.service import ServiceState
 from stackwright.domain.turns import Turn, format_turns
+from stackwright.engines import engine_named
+from stackwright.engines.protocol import Engine
 from stackwright.rendering.numbered import ModelValues, model_values
 from stackwright.settings import SWITCHING, bind_arguments
 
@@ -40,10 +42,15 @@ class Stack:
         """The project name, as Compose and the supervisor know it."""
         return self.env["COMPOSE_PROJECT_NAME"]
 
+    @property
+    def engine(self) -> Engine:
+        """The family of the plan's engines."""
+        return engine_named(self.plan.engine.name)
+
     def engine_arguments(self, replica: Replica) -> tuple[str, ...]:
         """Return the engine's argument list with the values in force."""
         values = self.values(replica)
-        return bind_arguments(replica.args, value_of=lambda key: values[key], literal=str)
+        return bind_arguments(replica.args, self.engine.flags, value_of=lambda key: values[key], literal=str)
 
     def engine_environment(self, replica: Replica) -> dict[str, str]:
         """Return the engine's own variables with the values in force."""

@@ -21,12 +21,12 @@ from stackwright.domain.topology import sole_slice
 from stackwright.errors import RuntimeRefusedError
 from stackwright.rendering.numbered import keys_of
 from stackwright.runtime import Stack
-from stackwright.settings import SETTINGS
+from stackwright.settings import OWN_SETTINGS
 from stackwright.units import MIB, format_bytes
 
 LOOPBACK = "127.0.0.1"
 
-GATEWAY_KEYS = ("GATEWAY_ROUTING_STRATEGY", *(spec.key for spec in SETTINGS if spec.section == "Limits"))
+GATEWAY_KEYS = ("GATEWAY_ROUTING_STRATEGY", *(spec.key for spec in OWN_SETTINGS if spec.section == "Limits"))
 """The settings that gateway.yaml and the files beside it take from the gateway's environment, as in compose.yaml."""
 
 PASSED_ON = (

@@ -27,7 +27,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stackwright.domain.plan import Engine
+from stackwright.domain.plan import PlannedEngine
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say
 from stackwright.runtime.pip_settings import CONSTRAINTS, forbids_index, uv_variables
@@ -81,7 +81,7 @@ Steps = Generator[None]
 """Work that is under way in other processes: it is looked at now and then, and closed when it is not wanted any more."""
 
 
-def ensure_environments(state: Path, engine: Engine, gpu: bool, say: Say) -> tuple[Path, Path]:
+def ensure_environments(state: Path, engine: PlannedEngine, gpu: bool, say: Say) -> tuple[Path, Path]:
     """Return the folders of the engine's and the gateway's virtual environments, making both at once on first use.
 
     Raises:
@@ -103,7 +103,7 @@ def ensure_gateway(state: Path, say: Say) -> Path:
     return ensure(state, gateway_recipe(), say)
 
 
-def ensure_engine(state: Path, engine: Engine, gpu: bool, say: Say) -> Path:
+def ensure_engine(state: Path, engine: PlannedEngine, gpu: bool, say: Say) -> Path:
     """Return the folder of the engine's virtual environment, making it on first use.
 
     Raises:
@@ -141,7 +141,7 @@ def gateway_recipe() -> Recipe:
     )
 
 
-def cpu_engine_recipe(engine: Engine) -> Recipe:
+def cpu_engine_recipe(engine: PlannedEngine) -> Recipe:
     """Return what the CPU engine's environment consists of: PyTorch's CPU build, then the lock.
 
     Raises:
@@ -168,7 +168,7 @@ def cpu_engine_recipe(engine: Engine) -> Recipe:
     )
 
 
-def gpu_engine_recipe(engine: Engine) -> Recipe:
+def gpu_engine_recipe(engine: PlannedEngine) -> Recipe:
     """Return what the GPU engine's environment consists of: vLLM and all that it asks for, from PyPI.
 
     Pinned by version alone: its packages depend on the platform, and no machine with a GPU was there to make and

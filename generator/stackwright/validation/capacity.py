@@ -9,6 +9,7 @@ from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.host import Host
 from stackwright.domain.machine import Disk, MemoryState, ModelFiles, ProcessLimits, Seen, Unseen
 from stackwright.domain.plan import Mode, Plan, Replica
+from stackwright.engines import engine_named
 from stackwright.rendering.numbered import model_values
 from stackwright.units import GIB, MIB, format_bytes
 
@@ -104,7 +105,8 @@ def _loaded_bytes(plan: Plan, env: Mapping[str, str], model_bytes: Sequence[int 
     """Return what a model takes of the processor's memory while it is loaded."""
     number, ranks = plan.number_of(replica), replica.tensor_parallel * replica.pipeline_parallel
     values = model_values(env, len(plan.models))[number]
-    return int(values["VLLM_CPU_KVCACHE_SPACE"]) * GIB * ranks + (model_bytes[number] or 0)
+    key = engine_named(plan.engine.name).keys.processor_cache
+    return (int(values[key]) * GIB * ranks if key else 0) + (model_bytes[number] or 0)
 
 
 def _on_processor(plan: Plan) -> bool:
@@ -116,7 +118,8 @@ def _parts(plan: Plan) -> str:
 
 
 def _less_memory(plan: Plan) -> str:
-    key = "VLLM_CPU_KVCACHE_SPACE" if plan.mode is Mode.CPU else "LITELLM_NUM_WORKERS"
+    cache = engine_named(plan.engine.name).keys.processor_cache if plan.mode is Mode.CPU else None
+    key = cache or "LITELLM_NUM_WORKERS"
     return f"take less: `configure-gpu --env {plan.environment.value} --set {key}=1`"
 
 
@@ -139,7 +142,7 @@ def check_shared_memory(plan: Plan, env: Mapping[str, str], shared: Seen[Disk]) 
     if isinstance(shared, Unseen):
         yield not_checked("shared memory", f"/dev/shm: {shared.why}", plan.environment.value)
         return
-    wanted = size_bytes(env.get("VLLM_SHM_SIZE", "")) or QUEUE_BYTES
+    wanted = size_bytes(env.get(engine_named(plan.engine.name).keys.shared_memory, "")) or QUEUE_BYTES
     fix = f"`sudo mount -o remount,size={format_bytes(wanted).replace(' GiB', 'g').replace('.0', '')} /dev/shm`"
     found = f"/dev/shm: {format_bytes(shared.free_bytes)} free"
     if shared.free_bytes < QUEUE_BYTES:

@@ -49,12 +49,13 @@ def _check_replica(stack: Stack, replica: Replica, service: dict[str, Any], agai
 
 
 def _check_shared_memory(stack: Stack, replica: Replica, service: dict[str, Any], again: str) -> Iterator[Finding]:
-    size = stack.values(replica)["VLLM_SHM_SIZE"]
+    key = stack.engine.keys.shared_memory
+    size = stack.values(replica)[key]
     given, wanted = size_bytes(str(service.get("shm_size") or "")), size_bytes(size)
     if wanted is None or (given is not None and given >= wanted) or service.get("ipc") == "host":
         return
     shown = service.get("shm_size") or "Docker's default of 64 MB"
-    expected = f"VLLM_SHM_SIZE={size}"
+    expected = f"{key}={size}"
     yield error("compose-shared-memory", found=f"{replica.name} has {shown}", expected=expected, fix=again)
 
 

@@ -55,7 +55,7 @@ def look_from_inside(stack: Stack, uuids: tuple[str, ...], limit_s: float = STAR
     user = f"--user={stack.env['STACKWRIGHT_UID']}:{stack.env['STACKWRIGHT_GID']}"
     devices = f'--gpus="device={",".join(uuids)}"'
     command = ["docker", "run", "--rm", f"--name={name}", "--pull=never", *closed, user, devices]
-    command += ["--entrypoint=/bin/sh", stack.env["VLLM_IMAGE"], "-c", LOOK]
+    command += ["--entrypoint=/bin/sh", stack.env[stack.engine.keys.image], "-c", LOOK]
     code, seen, said = _ask(command, limit_s)
     if code is None:
         _ask(["docker", "rm", "--force", name], ASKED_S)

@@ -10,7 +10,7 @@ from stackwright.domain.host import GpuAccess, Host
 from stackwright.domain.machine import ContainerAnswer, Seen, Unseen
 from stackwright.domain.plan import Plan
 from stackwright.domain.topology import sole_slice
-from stackwright.engines.vllm.image import version
+from stackwright.units import version_parts
 from stackwright.validation.gpus import used_gpus
 
 # Each with why: `docker run --pull`, which the GPU check needs, and the oldest engine that a whole stack was brought up
@@ -105,7 +105,7 @@ def check_processes(plan: Plan) -> tuple[Finding, ...]:
     found = []
     driver = plan.host.driver
     needed, runs = plan.engine.cuda, driver.cuda if driver else None
-    if needed and runs and version(needed)[0] > version(runs)[0]:
+    if needed and runs and version_parts(needed)[0] > version_parts(runs)[0]:
         name = (driver.version if driver else None) or "of unknown version"
         expected = f"CUDA {needed}: only {plan.engine.image} has the compatibility libraries that bridge this"
         fix = "update the NVIDIA driver, or use `--runtime compose`"

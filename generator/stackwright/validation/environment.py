@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.finding import Finding, error
 from stackwright.domain.plan import Plan
-from stackwright.engines.vllm.parsers import PARSER_KEYS, problem_with_parser
+from stackwright.domain.setting_spec import problem_with
+from stackwright.engines import engine_named
 from stackwright.errors import did_you_mean
 from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written
-from stackwright.settings import BY_KEY, NO_PARSER, problem_with
+from stackwright.settings import declared_settings
 
 # What examples and templates write where a person is to write something: CHANGE_ME, <token>, xxxx, your-key-here, TODO.
 PLACEHOLDER = re.compile(
@@ -30,7 +31,7 @@ def check_environment(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> t
     local = f"envs/.env.{name}.local"
     settings = flat_settings(plan)
     found = [_unread(key, local) for key in env if key not in settings]
-    parsers = _wrong_parsers(plan, env, catalog)
+    parsers = _wrong_for_release(plan, env, catalog)
     for key in settings:
         if key not in env:
             fix = f"`configure-gpu --env {name}` writes the file anew"
@@ -52,23 +53,25 @@ def check_environment(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> t
 
 def _unread(key: str, local: str) -> Finding:
     """Tell of a key that is misspelt, or is none of this plan's: of another mode, or of a model more than it has."""
-    hint = did_you_mean(key.upper(), BY_KEY) if spec_of_written(key) is None else None
+    hint = did_you_mean(key.upper(), declared_settings().by_key) if spec_of_written(key) is None else None
     fix = f"{hint} Correct it in {local}" if hint else f"remove it from {local}"
     return error("env-unknown-key", found=key[:80], expected="a key that something reads", fix=fix)
 
 
-def _wrong_parsers(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> dict[str, str]:
-    """Return, by written key, which parsers there are where another than the plan's is named that the release has not.
+def _wrong_for_release(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> dict[str, str]:
+    """Return, by written key, what is allowed where another value than the plan's stands that the release does not take.
 
-    A change from or to none is told by `env-derived`. Of an image that is not the plan's, nobody knows what it has.
+    A flag that comes or goes is told by `env-derived`. Of an image that is not the plan's, nobody knows what it takes.
     """
     problems: dict[str, str] = {}
     for model, values in zip(plan.models, model_values(env, len(plan.models)), strict=True):
-        for key in PARSER_KEYS & model.settings.keys():
-            now, planned = values.get(key, NO_PARSER) or NO_PARSER, model.settings[key].value
-            if now == planned or NO_PARSER in (now, planned) or values.get("VLLM_IMAGE") != model.engine.image:
+        engine = engine_named(model.engine.name)
+        for key, spec in ((spec.key, spec) for spec in engine.settings if spec.key in model.settings):
+            planned = model.settings[key].value
+            now = values.get(key) or spec.absent or planned
+            if now == planned or spec.absent in (now, planned) or values.get(engine.keys.image) != model.engine.image:
                 continue
-            problem = problem_with_parser(catalog.parsers, key, now, model.engine.version)
+            problem = engine.problem_with_value(key, now, model.engine.version, catalog)
             problems |= {values.written[key]: problem} if problem else {}
     return problems
 
@@ -103,8 +106,9 @@ def _check_parallel_sizes(plan: Plan, env: Mapping[str, str], local: str) -> tup
     """Compare, for each model, the GPUs that the sizes in force need with those that the plan reserves."""
     found = []
     for model, values in zip(plan.models, model_values(env, len(plan.models)), strict=True):
-        replicas, key = model.replicas, values.written["VLLM_TENSOR_PARALLEL_SIZE"]
-        tensor, pipeline = int(env[key]), int(values["VLLM_PIPELINE_PARALLEL_SIZE"])
+        keys = engine_named(model.engine.name).keys
+        replicas, key = model.replicas, values.written[keys.tensor_parallel]
+        tensor, pipeline = int(env[key]), int(values[keys.pipeline_parallel])
         wanted, planned = tensor * pipeline * len(replicas), sum(len(each.gpu_uuids) for each in replicas)
         if planned and wanted != planned:
             sizes = (

@@ -23,7 +23,7 @@ from stackwright.runtime import Stack
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSeen:
-    """One model of a plan, here and on its hub; `location` is its VLLM_MODEL in force."""
+    """One model of a plan, here and on its hub; `location` is what the engine loads."""
 
     location: str
     files: Seen[ModelFiles]
@@ -88,5 +88,7 @@ class Evidence:
     @property
     def models(self) -> tuple[ModelSeen, ...]:
         """Every model of the plan, in the order of their slots."""
-        first = ModelSeen(location=self.env["VLLM_MODEL"], files=self.model, hub=self.hub, gated=self.gated)
+        first = ModelSeen(
+            location=self.env[self.stack.engine.keys.model], files=self.model, hub=self.hub, gated=self.gated
+        )
         return (first, *self.further)

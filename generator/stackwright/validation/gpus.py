@@ -8,16 +8,15 @@ from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.host import Driver, Gpu, Host, Link, LinkKind
 from stackwright.domain.machine import GpuProcess, GpuState, MemoryState, Seen, Unseen
 from stackwright.domain.plan import Plan
-from stackwright.engines.vllm.image import version
+from stackwright.engines import engine_named
 from stackwright.planning.placement import describe_gpus
 from stackwright.rendering.numbered import model_values
-from stackwright.units import format_bytes
+from stackwright.units import format_bytes, version_parts
 
 # nvml.h, NVML_ERROR_GPU_IS_LOST: fallen off the bus, or otherwise out of reach.
 GPU_IS_LOST = 15
 # nvml.h, NVML_ERROR_LIB_RM_VERSION_MISMATCH, in pynvml's words: a driver was updated and its old module is still loaded.
 MISMATCH = "mismatch"
-_SHARE = "VLLM_GPU_MEMORY_UTILIZATION"
 NVLINKS = (LinkKind.NVLINK, LinkKind.NVSWITCH)
 
 
@@ -37,7 +36,7 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
     runs = host.driver.cuda if host.driver else None
     # The planner may have chosen an image that lifts an older driver (forward or minor-version compatibility).
     planned = plan.host.driver.cuda if plan.host.driver else None
-    if needed and runs and version(runs) < min(version(needed), version(planned or needed)):
+    if needed and runs and version_parts(runs) < min(version_parts(needed), version_parts(planned or needed)):
         expected = f"CUDA {needed}, which {plan.engine.image} needs"
         fix = f"update the NVIDIA driver (`sudo ubuntu-drivers install` on Ubuntu), or {again}"
         found.append(error("driver-too-old", found=f"driver runs CUDA {runs}", expected=expected, fix=fix))
@@ -239,12 +238,15 @@ def _promised(plan: Plan, env: Mapping[str, str], uuid: str) -> tuple[float, str
     Of models that take turns it is the largest that one of them takes.
     """
     shares: dict[str, float] = {}
+    key = engine_named(plan.engine.name).keys.memory_share
+    if key is None:
+        return 0.0, ""
     models = model_values(env, len(plan.models))
     for engine in plan.engines:
         values = [models[plan.number_of(turn)] for turn in plan.turns(engine) if uuid in turn.gpu_uuids]
-        asked = {each.written[_SHARE]: float(each[_SHARE]) for each in values}
+        asked = {each.written[key]: float(each[key]) for each in values}
         shares |= dict([max(asked.items(), key=lambda item: item[1])] if asked else [])
-    return sum(shares.values()), " + ".join(f"{key}={share:g}" for key, share in shares.items())
+    return sum(shares.values()), " + ".join(f"{name}={share:g}" for name, share in shares.items())
 
 
 def _total_and_used(gpu: Gpu, host: Host, memory: Seen[MemoryState]) -> tuple[int | None, int | None]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from stackwright.domain.catalog import REFUSED_HOLES, Advisory, HoleKind, holes_of
 from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.plan import Plan
+from stackwright.engines import engine_named
 
 # Names under which publishers push one release after another (Docker Hub, GitHub's registry; LiteLLM docs, deploy page).
 MOVING = re.compile(r"latest|nightly|main|master|edge|stable|main-.*|.*-latest|.*-nightly")
@@ -23,7 +24,7 @@ def check_images(
         pulled: images are what runs; else the packages of the plan's releases do.
     """
     rows = (
-        ("VLLM_IMAGE", plan.engine.name, plan.engine.version, plan.engine.image),
+        (engine_named(plan.engine.name).keys.image, plan.engine.name, plan.engine.version, plan.engine.image),
         ("LITELLM_IMAGE", "litellm", plan.gateway.version, None),
         ("REDIS_IMAGE", "redis", None, None),
     )
@@ -67,7 +68,7 @@ def _order(version: str) -> tuple[int, ...]:
 
 
 def release_of(image: str) -> str | None:
-    """Return the release that an image's tag names: `vllm/vllm-openai:v0.32.0-cu129@sha256:…` is 0.32.0."""
+    """Return the release that an image's tag names: `v0.32.0-cu129@sha256:…` is 0.32.0."""
     found = _RELEASE.fullmatch(_tag(image) or "")
     return found[1] if found else None
 

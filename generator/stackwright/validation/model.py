@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.machine import HubAnswer, ModelFiles, Seen, Unseen
 from stackwright.domain.plan import Plan
+from stackwright.engines import engine_named
 
 # Certificates and signed addresses bear this much (RFC 7519's "a few minutes" of leeway, section 4.1.4).
 CLOCK_LEEWAY_S = 300
-# vLLM then only warns of a length beyond the model's own (0.32.0 envs.py); nothing here ever sets it.
-ANY_LENGTH = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 
 def check_model(plan: Plan, location: str, files: Seen[ModelFiles]) -> Iterator[Finding]:
@@ -39,20 +38,21 @@ def check_model(plan: Plan, location: str, files: Seen[ModelFiles]) -> Iterator[
 def check_length(
     plan: Plan, env: Mapping[str, str], longest_tokens: int | None, variables: frozenset[str]
 ) -> Iterator[Finding]:
-    """Find a context that is longer than the model's own, which vLLM refuses (0.32.0 config/model.py, _get_and_verify_max_len).
+    """Find a context that is longer than the model's own, which the engine refuses.
 
     `longest_tokens` is None where the model's config.json is not at hand or sets no bound; `variables` are those that the
-    engine is given, of which one makes vLLM take any length.
+    engine is given, of which one may make it take any length; nothing here ever sets that.
     """
-    wanted, name = env["VLLM_MAX_MODEL_LEN"], plan.environment.value
-    if longest_tokens is None or not wanted.isdecimal() or ANY_LENGTH in variables:
+    engine, name = engine_named(plan.engine.name), plan.environment.value
+    keys, wanted = engine.keys, env[engine.keys.context]
+    if longest_tokens is None or not wanted.isdecimal() or engine.length_variable in variables:
         return
     if int(wanted) > longest_tokens:
         yield error(
             "model-length",
-            found=f"VLLM_MAX_MODEL_LEN={wanted}, where {env['VLLM_MODEL'][:120]} takes {longest_tokens} tokens",
+            found=f"{keys.context}={wanted}, where {env[keys.model][:120]} takes {longest_tokens} tokens",
             expected=f"{longest_tokens} or less: beyond it the engine does not start",
-            fix=f"lower it in envs/.env.{name}.local, or `configure-gpu --env {name} --set VLLM_MAX_MODEL_LEN={longest_tokens}`",
+            fix=f"lower it in envs/.env.{name}.local, or `configure-gpu --env {name} --set {keys.context}={longest_tokens}`",
         )
 
 

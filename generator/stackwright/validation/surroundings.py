@@ -9,7 +9,7 @@ from typing import Any
 from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode, Plan
-from stackwright.engines.vllm.image import PINNED_MEMORY, wants_pinned_memory
+from stackwright.engines import engine_named
 from stackwright.rendering.numbered import keys_of
 from stackwright.units import format_seconds
 
@@ -40,7 +40,9 @@ def check_wsl(plan: Plan, env: Mapping[str, str], host: Host, variables: frozens
     """Find what works otherwise under the Windows Subsystem for Linux. `variables` are those that the engine is given."""
     if not host.os.wsl:
         return
-    folders = [written for key in ("VLLM_MODEL", "HF_HOME", "VLLM_CACHE_ROOT") for written in keys_of(env, key)]
+    engine = engine_named(plan.engine.name)
+    read = (engine.keys.model, "HF_HOME", engine.keys.cache_folder)
+    folders = [written for key in read for written in keys_of(env, key)]
     for key in folders:
         if WINDOWS_DRIVE.fullmatch(env[key]):
             yield warning(
@@ -49,12 +51,13 @@ def check_wsl(plan: Plan, env: Mapping[str, str], host: Host, variables: frozens
                 expected="a folder of Linux: loading weights through /mnt takes many times as long",
                 fix=f"copy it below $HOME, then `configure-gpu --env {plan.environment.value}` with that folder",
             )
-    if plan.mode is not Mode.CPU and wants_pinned_memory(plan.engine.version) and PINNED_MEMORY not in variables:
+    variable = engine.wsl_variable(plan.engine.version)
+    if plan.mode is not Mode.CPU and variable is not None and variable not in variables:
         yield warning(
             "wsl-pinning",
             found=f"{plan.engine.name} {plan.engine.version} takes pinned memory for missing under WSL",
-            expected=f"{PINNED_MEMORY}=1, without which the engine ends with `UVA is not available`, or release 0.30 or newer",
-            fix=f'add `{PINNED_MEMORY}: "1"` to the engine\'s `environment:` in compose/compose.yaml',
+            expected=f"{variable}=1, without which the engine ends with `UVA is not available`, or release 0.30 or newer",
+            fix=f'add `{variable}: "1"` to the engine\'s `environment:` in compose/compose.yaml',
         )
 
 

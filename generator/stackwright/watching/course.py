@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stackwright.domain.service import Effort, ServicePhase, ServiceState
+from stackwright.domain.service import Effort, ServicePhase, ServiceState, Step
 from stackwright.watching.limits import BUSY_SHARE, Limits
-from stackwright.watching.steps import Step
 
 # Time that passes between two looks beyond this was not the service's: this program, or the machine, stood still.
 LONGEST_LOOK_S = 30.0

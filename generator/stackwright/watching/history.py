@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stackwright.atomic import replace_file
 from stackwright.domain.plan import Plan, Replica
-from stackwright.watching.steps import Step
+from stackwright.domain.service import Step
 
 SCHEMA = 1
 MOST_STARTS = 64

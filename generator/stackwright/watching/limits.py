@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stackwright.watching.steps import Step
+from stackwright.domain.service import Step
 
 SLOWEST_DISK_BYTES_PER_S = 25_000_000
 """A fifth of what a network share over 1 Gbit/s, or the smallest gp3 volume (125 MiB/s, AWS EBS volume types), gives."""

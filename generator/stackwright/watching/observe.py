@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.domain.service import ServicePhase, ServiceState, Step
 from stackwright.runtime import Runtime, Stack
 from stackwright.units import format_bytes
 from stackwright.watching.course import Look
 from stackwright.watching.history import past_steps
 from stackwright.watching.limits import Limits
-from stackwright.watching.steps import Step, engine_step, start_line, told
+from stackwright.watching.steps import engine_step, start_line, told
 from stackwright.watching.weights import Download, Weights, find_weights, hub_folder
 
 LOG_LINES = 200
@@ -26,9 +26,10 @@ class Observer:
     def __init__(self, runtime: Runtime, stack: Stack) -> None:
         """Find out what is known of the models before they are loaded."""
         self._runtime = runtime
+        self._start_log = stack.engine.start_log
         self._weights: dict[str, Weights] = {}
         self.limits: dict[str, Limits] = {}
-        self._models = {each.name: stack.values(each)["VLLM_MODEL"] for each in stack.plan.engines}
+        self._models = {each.name: stack.values(each)[stack.engine.keys.model] for each in stack.plan.engines}
         folders = {model: hub_folder(stack.env["HF_HOME"], model) for model in self._models.values()}
         for replica in stack.plan.engines:
             model = self._models[replica.name]
@@ -62,7 +63,7 @@ class Observer:
         download = self._downloads[self._models[state.name]]
         return Look(
             state=state,
-            step=Step.DOWNLOADING if download.arriving else engine_step(log),
+            step=Step.DOWNLOADING if download.arriving else engine_step(log, self._start_log),
             start=start_line(log),
             lines=told(log),
             arrived_bytes=download.arrived_bytes,

@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
+
+from stackwright.domain.service import Step
+from stackwright.engines import ENGINES
+from stackwright.engines.protocol import StartLog
 
 
-class Step(StrEnum):
-    """What a service does before it answers, in the words that a person reads."""
-
-    ABSENT = "absent"
-    WAITING = "waiting"
-    STARTING = "starting"
-    DOWNLOADING = "downloading weights"
-    LOADING = "loading weights"
-    PROFILING = "profiling memory"
-    COMPILING = "compiling"
-    CAPTURING = "capturing graphs"
-    OPENING = "opening its port"
-    READY = "healthy"
-    SILENT = "no longer healthy"
-
-
-# Lines of vLLM 0.32.0's log, in the order in which a start passes them. Words of what a step says of itself: the
-# configuration that is logged first names torch.compile and CUDA graphs also where neither is used. Profiling stands
-# twice because compiling is a part of it, and memory is told last.
-_STEPS = (
-    (re.compile(r"Starting to load model |Loading \w+ checkpoint shards"), Step.LOADING),
-    (re.compile(r"Model loading took |Loading weights took "), Step.PROFILING),
-    (re.compile(r"Starting torch\.compile|Dynamo bytecode transform time|for the compilation\.\.\."), Step.COMPILING),
-    (re.compile(r"Available KV cache memory: |KV cache size: [0-9]|Initial profiling"), Step.PROFILING),
-    (re.compile(r"Capturing (\w+ )?CUDA graphs|Graph capturing finished"), Step.CAPTURING),
-    (re.compile(r"Starting vLLM server on |Application startup complete"), Step.OPENING),
-)
-# The third line of the banner: what stands before the last one was said by an earlier start of the same service.
-_BANNER = re.compile(r"█  version [0-9]")
-
-
-def engine_step(log: str) -> Step | None:
+def engine_step(log: str, start: StartLog) -> Step | None:
     """Name the furthest step that the last start in an engine's log shows, or None before the first."""
     latest = last_starts(log, 1)
-    reached = [name for pattern, name in _STEPS if pattern.search(latest)]
+    reached = [name for pattern, name in start.steps if pattern.search(latest)]
     return reached[-1] if reached else None
 
 
@@ -56,24 +28,30 @@ def loaded_model(log: str) -> str | None:
 
 def last_starts(log: str, count: int) -> str:
     """Return what the last `count` starts of a service wrote: both runtimes append to one log."""
-    banners = list(_BANNER.finditer(log))
+    banners = _banners(log)
     return log[banners[-count].start() :] if len(banners) >= count else log
 
 
 def start_line(log: str) -> str | None:
     """Return what stands before the last banner's version: time and process tell one start from the next."""
-    banners = list(_BANNER.finditer(log))
+    banners = _banners(log)
     return log[: banners[-1].start()].rpartition("\n")[2] if banners else None
 
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-# `(EngineCore pid=208) ERROR 11-21 03:30:18 [core.py:1510] ` of vLLM; `12:30:01 - LiteLLM Proxy:ERROR: proxy.py:1 - `.
-_PREFIX = re.compile(r"^(\(\w[\w.-]* pid=\d+\) ?)?([A-Z]+ [0-9-]+ [0-9:.]+ \[\w[\w.]*:\d+\] ?)?")
+
+
+def _banners(log: str) -> list[re.Match[str]]:
+    """Return where a start begins, whichever engine wrote the log."""
+    found = (each for engine in ENGINES.values() for each in engine.start_log.banner.finditer(log))
+    return sorted(found, key=lambda each: each.start())
 
 
 def unadorned(line: str) -> str:
     """Return one line of a log without colours, control characters and the logger's own prefix; indented as it was."""
-    return _PREFIX.sub("", _ESCAPES.sub("", line))
+    plain = _ESCAPES.sub("", line)
+    lengths = (len(found[0]) for engine in ENGINES.values() if (found := engine.start_log.prefix.match(plain)))
+    return plain[max(lengths, default=0) :]
 
 
 _PROGRESS = re.compile(r"[0-9]%|[0-9]/[0-9]")

@@ -10,7 +10,7 @@ from functools import partial
 
 from stackwright.domain.plan import ServedModel
 from stackwright.domain.role import Role
-from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.domain.service import ServicePhase, ServiceState, Step
 from stackwright.errors import NotHealthyError
 from stackwright.runtime import Runtime, Say, Stack
 from stackwright.units import format_seconds
@@ -32,7 +32,6 @@ from stackwright.watching.probe import (
     refuse_wrong_key,
     stream,
 )
-from stackwright.watching.steps import Step
 
 # A look at three containers costs a tenth of a second of processor time and more, which a starting engine needs itself.
 POLL_S = 2.0

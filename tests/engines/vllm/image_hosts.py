@@ -6,7 +6,8 @@ import pytest
 from stackwright.catalog.load import find_gpu, load_advisories, load_drivers, load_engines, load_parsers
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.host import HOST_SCHEMA, Containers, Cpu, Driver, Gpu, Host, OperatingSystem
-from stackwright.engines.vllm.image import EngineNeeds, ImageChoice, choose_image
+from stackwright.engines.protocol import EngineNeeds, ImageChoice
+from stackwright.engines.vllm.image import choose_image
 from stackwright.errors import NoPlanError
 
 CATALOG = Catalog(

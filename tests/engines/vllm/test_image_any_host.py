@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stackwright.catalog.load import load_engines, load_gpus
 from stackwright.domain.catalog import REFUSED_HOLES, holes_of, order_release
-from stackwright.engines.vllm.image_candidates import carries, number
+from stackwright.engines.vllm.image_candidates import carries
 from stackwright.errors import NoPlanError
+from stackwright.units import version_parts
 
 from tests.engines.vllm.image_hosts import ARM, CATALOG, X86, choose, host
 
@@ -63,4 +64,4 @@ def test_any_host_gets_a_sound_image_or_a_clear_refusal(
         if row is not None and row.processor is None:
             assert carries(built, found.cuda or "", row.compute_capability)
     if not found.env and wsl:
-        assert number(cuda or "0") >= number(found.cuda or "")
+        assert version_parts(cuda or "0") >= version_parts(found.cuda or "")

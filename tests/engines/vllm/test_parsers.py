@@ -14,7 +14,7 @@ from tests.planning.several import Asked, plan_of
 from tests.planning_requests import plan_for, recorded
 
 TOOLS, THOUGHTS = "VLLM_TOOL_CALL_PARSER", "VLLM_REASONING_PARSER"
-NAMES = {"tool_call_parser": TOOLS, "reasoning_parser": THOUGHTS}
+NAMES = {"tool_call_parser": "tool_call", "reasoning_parser": "reasoning"}
 GPU = "1x-rtx5090"
 
 
@@ -68,9 +68,9 @@ def test_a_model_that_makes_vectors_has_none() -> None:
 
 def test_a_release_has_a_parser_from_its_first_sample_to_its_last() -> None:
     table = load_parsers()
-    assert [table.has(TOOLS, "minimax", version) for version in ("0.9.2", "0.23.0")] == [True, True]
-    assert [table.has(TOOLS, "minimax", version) for version in ("0.9.1", "0.24.0")] == [False, False]
-    assert not table.has(TOOLS, "hermes", "99.0")
+    assert [table.has("tool_call", "minimax", version) for version in ("0.9.2", "0.23.0")] == [True, True]
+    assert [table.has("tool_call", "minimax", version) for version in ("0.9.1", "0.24.0")] == [False, False]
+    assert not table.has("tool_call", "hermes", "99.0")
 
 
 @pytest.mark.parametrize("row", load_llms(), ids=lambda row: row.name)

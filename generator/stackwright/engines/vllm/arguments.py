@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.plan import Mode
 from stackwright.domain.role import Role
+from stackwright.engines.vllm.settings import ANY_HOST, SETTINGS
 from stackwright.errors import NoPlanError
-from stackwright.settings import ANY_HOST, BY_FLAG
 
 # In the order that they are read most easily in a process list.
 _FLAGS = (
@@ -52,12 +52,13 @@ _EXAMPLES = {
 POOLING_RELEASE = "0.10.1.1"
 # The first with `--uds` (catalog/flags.yaml), where an engine listens that takes turns with others.
 SOCKET_RELEASE = "0.19.1"
+_CARRIED = {spec.flag: spec for spec in SETTINGS if spec.flag is not None}
 _GPU_VARIABLES = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES")
 
 
 def engine_arguments(mode: Mode, values: Mapping[str, str], role: Role = Role.CHAT) -> tuple[str, ...]:
     """Return the argument list for the settings in `values`; a flag without a setting, or with none to carry, is left out."""
-    specs = {flag: BY_FLAG[flag] for flag in _FLAGS}
+    specs = {flag: _CARRIED[flag] for flag in _FLAGS}
     carried = {
         flag: values[spec.key] for flag, spec in specs.items() if values.get(spec.key, spec.absent) != spec.absent
     }

@@ -9,12 +9,10 @@ from stackwright.domain.forecast import EngineSettings, Forecast
 from stackwright.domain.host import Host
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts
-from stackwright.domain.plan import Mode, Setting
+from stackwright.domain.plan import Setting
+from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu, needed_space_bytes
 from stackwright.models.shape import parse_shape
-from stackwright.planning.gateway import CPU_SEQUENCES
-from stackwright.planning.request import ModelRequest
-from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
 from stackwright.units import GIB, format_bytes
 
 # The release whose packages the processes runtime has locked for CPUs: both runtimes serve the same code.
@@ -23,14 +21,14 @@ SMOKE_CONTEXT = 2048
 DECISION = "docs/decisions/0002-first-plan.md"
 
 
-def cpu_settings(request: ModelRequest, wished: str) -> dict[str, Setting]:
-    """Return what only this mode emits. `wished`: the file of the environment's wishes, for the source."""
+def cpu_settings(task: EngineTask) -> dict[str, Setting]:
+    """Return what only this mode emits."""
     return {
         "VLLM_DTYPE": Setting(
             value="bfloat16", reason="what vLLM recommends on a CPU", source="vLLM docs, CPU installation, 0.32"
         ),
-        "VLLM_CPU_KVCACHE_SPACE": _space(request),
-        "VLLM_MAX_MODEL_LEN": _context(request, wished),
+        "VLLM_CPU_KVCACHE_SPACE": _space(task),
+        "VLLM_MAX_MODEL_LEN": _context(task),
     }
 
 
@@ -40,7 +38,7 @@ def choose_space_gib(host: Host, *, smoke: bool) -> int:
     return 1 if smoke or memory is None else max(1, min(4, memory // (8 * GIB)))
 
 
-def cpu_memory(host: Host, workers: int, promised_bytes: int = 0) -> CpuMemory | None:
+def cpu_memory(host: Host, gateway_bytes: int, promised_bytes: int = 0) -> CpuMemory | None:
     """Return the host's memory as the engine can have it; None where it is not known.
 
     `promised_bytes`: what engines of other models take.
@@ -50,17 +48,17 @@ def cpu_memory(host: Host, workers: int, promised_bytes: int = 0) -> CpuMemory |
     return CpuMemory(
         total_bytes=host.memory_bytes,
         nodes=host.cpu.numa_nodes or 1,
-        gateway_bytes=workers * WORKER_BYTES,
+        gateway_bytes=gateway_bytes,
         promised_bytes=promised_bytes,
     )
 
 
-def forecast_cpu_plan(request: ModelRequest, values: Mapping[str, str], version: str) -> Forecast | None:
+def forecast_cpu_plan(task: EngineTask, values: Mapping[str, str], version: str, gateway_bytes: int) -> Forecast | None:
     """Forecast the plan with the values in force; None where the host's memory is not known.
 
     `auto`: the engine itself takes the longest length that the cache holds, so that is what is asked for.
     """
-    memory = cpu_memory(request.host, int(values["LITELLM_NUM_WORKERS"]), request.promised_bytes)
+    memory = cpu_memory(task.host, gateway_bytes, task.promised_bytes)
     if memory is None:
         return None
     length = values["VLLM_MAX_MODEL_LEN"]
@@ -71,16 +69,15 @@ def forecast_cpu_plan(request: ModelRequest, values: Mapping[str, str], version:
         max_model_len=None if length == "auto" else int(length),
     )
     space_bytes = int(values["VLLM_CPU_KVCACHE_SPACE"]) * GIB
-    answer = _forecast(request.facts, asked, space_bytes, memory)
+    answer = _forecast(task.facts, asked, space_bytes, memory)
     if length == "auto" and 0 < answer.longest < answer.max_model_len:
-        return _forecast(request.facts, replace(asked, max_model_len=answer.longest), space_bytes, memory)
+        return _forecast(task.facts, replace(asked, max_model_len=answer.longest), space_bytes, memory)
     return answer
 
 
-def forecast_cpu_fit(facts: ModelFacts, settings: EngineSettings, host: Host) -> Forecast | None:
-    """Forecast for settings that a person named, with the cache and the gateway that a plan would have."""
-    workers, _ = count_gateway_workers(host, Mode.CPU, 0, CPU_SEQUENCES)
-    memory = cpu_memory(host, workers)
+def forecast_cpu_fit(facts: ModelFacts, settings: EngineSettings, host: Host, gateway_bytes: int) -> Forecast | None:
+    """Forecast for settings that a person named, with the cache that a plan would have."""
+    memory = cpu_memory(host, gateway_bytes)
     space = choose_space_gib(host, smoke=facts.source is LlmSource.SMOKE)
     return _forecast(facts, settings, space * GIB, memory) if memory else None
 
@@ -96,29 +93,27 @@ def _forecast(facts: ModelFacts, settings: EngineSettings, space_bytes: int, mem
     )
 
 
-def _space(request: ModelRequest) -> Setting:
-    smoke = request.llm.source is LlmSource.SMOKE
-    if parse_shape(request.facts.config).is_encoder:
+def _space(task: EngineTask) -> Setting:
+    smoke = task.llm.source is LlmSource.SMOKE
+    if parse_shape(task.facts.config).is_encoder:
         why = "the model keeps no keys and values, so nothing is set aside"
         return Setting(value="1", reason=why, source="vLLM 0.32.0 v1/engine/core.py, _initialize_kv_caches")
-    space = choose_space_gib(request.host, smoke=smoke)
-    length = request.pinned_count("VLLM_MAX_MODEL_LEN") or request.wishes.max_model_len
+    space = choose_space_gib(task.host, smoke=smoke)
+    length = task.pinned_count("VLLM_MAX_MODEL_LEN") or task.wished_context
     if length is not None:
         settings = EngineSettings(version=CPU_RELEASE)
-        needed = -(-needed_space_bytes(parse_shape(request.facts.config), settings, length) // GIB)
+        needed = -(-needed_space_bytes(parse_shape(task.facts.config), settings, length) // GIB)
         if needed > space:
             reason = f"one request of {length} tokens needs that much"
             return Setting(value=str(needed), reason=reason, source="vLLM 0.32.0 v1/worker/cpu_worker.py")
-    why = (
-        "the smoke model needs no more" if smoke else f"an eighth of {format_bytes(request.host.memory_bytes)}, 1 to 4"
-    )
+    why = "the smoke model needs no more" if smoke else f"an eighth of {format_bytes(task.host.memory_bytes)}, 1 to 4"
     return Setting(value=str(space), reason=why, source=DECISION)
 
 
-def _context(request: ModelRequest, wished: str) -> Setting:
-    if request.wishes.max_model_len is not None:
-        return Setting(value=str(request.wishes.max_model_len), reason="wish of the environment", source=wished)
-    if request.llm.source is LlmSource.SMOKE:
+def _context(task: EngineTask) -> Setting:
+    if task.wished_context is not None:
+        return Setting(value=str(task.wished_context), reason="wish of the environment", source=task.wished_in)
+    if task.llm.source is LlmSource.SMOKE:
         return Setting(
             value=str(SMOKE_CONTEXT), reason="enough to try it", source="generator/stackwright/models/smoke_model.py"
         )

@@ -5,8 +5,6 @@ docs/decisions/0010-image-planner.md gives the rules and their sources.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from stackwright.domain.catalog import (
     REFUSED_HOLES,
     Catalog,
@@ -17,7 +15,7 @@ from stackwright.domain.catalog import (
     order_release,
 )
 from stackwright.domain.host import Cpu, Gpu, Host
-from stackwright.domain.plan import Engine
+from stackwright.engines.protocol import EngineNeeds, ImageChoice
 from stackwright.engines.vllm.image_candidates import (
     AARCH64,
     X86_64,
@@ -30,48 +28,15 @@ from stackwright.engines.vllm.image_candidates import (
     forward_rule,
     gate_of,
     list_candidates,
-    number,
     processor_of,
     refused_holes,
 )
 from stackwright.engines.vllm.image_refusal import Search, list_holes, no_release, refuse
 from stackwright.errors import NoPlanError
+from stackwright.units import version_parts
 
 ALLOW_VULNERABLE = "--allow-vulnerable"
 PINNED_MEMORY, PINNED_MEMORY_SINCE, PINNED_MEMORY_BEFORE = "VLLM_WSL2_ENABLE_PIN_MEMORY", "0.24.0", "0.30.0"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineNeeds:
-    """What the model and the person ask of the engine.
-
-    `minimum` is the first release that serves `model` (a name, for messages); `exact` the release that was asked for.
-    `allow_vulnerable`: releases with known remote-code or key-bypass holes may be chosen.
-    """
-
-    minimum: str | None = None
-    model: str | None = None
-    exact: str | None = None
-    allow_vulnerable: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageChoice:
-    """The image to run. `cuda` is major.minor, None on a CPU; `env` must be set in its container."""
-
-    name: str
-    version: str
-    image: str
-    cuda: str | None
-    env: tuple[tuple[str, str], ...]
-    reasons: tuple[str, ...]
-    warnings: tuple[str, ...]
-    source: str
-
-    @property
-    def engine(self) -> Engine:
-        """Return what a plan says of the engine."""
-        return Engine(name=self.name, version=self.version, image=self.image, cuda=self.cuda)
 
 
 def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds | None = None) -> ImageChoice:
@@ -107,11 +72,6 @@ def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: Eng
         ),
         source=found.release.source,
     )
-
-
-def version(text: str) -> tuple[int, ...]:
-    """Read `12.9` as (12, 9), for comparison."""
-    return number(text)
 
 
 def _search(situation: Situation, catalog: Catalog, needs: EngineNeeds) -> Search:
@@ -180,7 +140,7 @@ def _reasons(found: Candidate, way: Way, situation: Situation, needs: EngineNeed
         Way.FORWARD: f"{driver} (CUDA {situation.cuda}) runs CUDA {found.cuda} by the image's own compatibility "
         "libraries, which data-centre GPUs may use",
     }
-    capabilities = sorted({capability for _, capability in situation.capabilities()}, key=number)
+    capabilities = sorted({capability for _, capability in situation.capabilities()}, key=version_parts)
     reasons = [f"the newest release that fits: {ways[way]}"]
     if capabilities:
         reasons.append(

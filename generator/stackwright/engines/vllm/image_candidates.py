@@ -21,6 +21,7 @@ from stackwright.domain.catalog import (
 )
 from stackwright.domain.hardware import ContainerGate, Drivers, ForwardCompatibility, GpuClass, GpuModel
 from stackwright.domain.host import Cpu, Driver, Gpu, Host
+from stackwright.units import version_parts
 
 X86_64, AARCH64 = "x86_64", "aarch64"
 _X86_FLAGS = frozenset("sse4_2 avx f16c fma avx2 avx_vnni avx512f avx512bw".split())
@@ -129,12 +130,12 @@ def carries(architectures: tuple[str, ...], cuda: str, capability: str) -> bool:
     (8.6). `9.0a` runs on 9.0 alone, `10.0f` on its family. PTX does not count: vLLM's build strips it from the top-level
     list (0.33.0 release-pipeline.yaml), so most kernels have none.
     """
-    return any(_entry_carries(entry, number(cuda)[0], number(capability)) for entry in architectures)
+    return any(_entry_carries(entry, version_parts(cuda)[0], version_parts(capability)) for entry in architectures)
 
 
 def find_way(candidate: Candidate, situation: Situation, drivers: Drivers) -> Way | None:
     """Return how the driver runs the image, or None where it does not."""
-    if situation.cuda is not None and number(situation.cuda) >= number(candidate.cuda):
+    if situation.cuda is not None and version_parts(situation.cuda) >= version_parts(candidate.cuda):
         return Way.NATIVE
     if forward_rule(candidate, situation, drivers) is not None:
         return Way.FORWARD
@@ -149,7 +150,7 @@ def forward_rule(candidate: Candidate, situation: Situation, drivers: Drivers) -
         (
             rule
             for rule in drivers.forward_compatibility
-            if rule.cuda_major == number(candidate.cuda)[0]
+            if rule.cuda_major == version_parts(candidate.cuda)[0]
             and situation.branch in rule.branches
             and order_release(candidate.release.version) >= order_release(rule.since)
         ),
@@ -180,12 +181,6 @@ def major_minor(cuda: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def number(text: str) -> tuple[int, ...]:
-    """Read `12.9` or `575.51.03` as numbers, for comparison; anything else compares as the oldest."""
-    parts = text.split(".")
-    return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else (0,)
-
-
 def _build(image: EngineImage, processor: str | None) -> tuple[tuple[str, ...] | None, str]:
     if processor == AARCH64:
         return image.aarch64, image.aarch64_cuda or image.cuda
@@ -194,7 +189,7 @@ def _build(image: EngineImage, processor: str | None) -> tuple[tuple[str, ...] |
 
 def _entry_carries(entry: str, cuda_major: int, capability: tuple[int, ...]) -> bool:
     plain = entry.removesuffix("+PTX")
-    built = number(plain.rstrip("af"))
+    built = version_parts(plain.rstrip("af"))
     if plain.endswith("a"):
         return built == capability
     if built[0] != capability[0] or built > capability:
@@ -206,17 +201,21 @@ def _entry_carries(entry: str, cuda_major: int, capability: tuple[int, ...]) -> 
 def _runs_by_minor_version(candidate: Candidate, situation: Situation, drivers: Drivers) -> bool:
     """Any toolkit of a major release runs from that release's floor on; but the gate never lets GeForce and TITAN pass."""
     gate = gate_of(candidate, drivers)
-    major = number(candidate.cuda)[0]
+    major = version_parts(candidate.cuda)[0]
     floor = next((row.driver for row in drivers.minor_version_floors if row.cuda_major == major), None)
     if situation.branch is None or situation.driver is None or gate is None or floor is None:
         return False
-    if situation.cuda is None or number(situation.cuda)[0] != major or number(situation.driver) < number(floor):
+    if (
+        situation.cuda is None
+        or version_parts(situation.cuda)[0] != major
+        or version_parts(situation.driver) < version_parts(floor)
+    ):
         return False
     return situation.every_gpu_is(GpuClass.DATACENTER, GpuClass.WORKSTATION) and situation.branch >= min(gate.branches)
 
 
 def _branch(version: str | None) -> int | None:
-    return (number(version)[0] or None) if version else None
+    return (version_parts(version)[0] or None) if version else None
 
 
 def _own_cuda(reported: str | None, branch: int | None, drivers: Drivers) -> str | None:
@@ -224,4 +223,4 @@ def _own_cuda(reported: str | None, branch: int | None, drivers: Drivers) -> str
     known = next((row.cuda for row in drivers.branches if row.branch == branch), None)
     if reported is None or known is None:
         return reported or known
-    return min(reported, known, key=number)
+    return min(reported, known, key=version_parts)

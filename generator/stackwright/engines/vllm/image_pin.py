@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from stackwright.domain.catalog import Catalog, order_release
 from stackwright.domain.host import Gpu, Host
-from stackwright.engines.vllm.image import EngineNeeds, ImageChoice, choose_image, hole_warnings
+from stackwright.engines.protocol import EngineNeeds, ImageChoice
+from stackwright.engines.vllm.image import choose_image, hole_warnings
 from stackwright.errors import NoPlanError
 
 # vLLM's own tags begin with the release: v0.32.0, v0.32.0-cu129, v0.19.1-aarch64.

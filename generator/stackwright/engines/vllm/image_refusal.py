@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from stackwright.domain.catalog import Advisory, Catalog, HoleKind, order_release
 from stackwright.domain.hardware import GpuClass
-from stackwright.engines.vllm.image_candidates import Candidate, Situation, carries, number, refused_holes
+from stackwright.engines.vllm.image_candidates import Candidate, Situation, carries, refused_holes
 from stackwright.errors import NoPlanError, did_you_mean
+from stackwright.units import version_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +83,8 @@ def _not_carried(search: Search) -> NoPlanError:
             f"{who} is carried by {last.name} images up to {last.version} only, but {asked}",
             hint="another model, or another GPU" if not search.exact else f"ask for {last.name}=={last.version}",
         )
-    least = min((c.release.minimum_compute_capability for c in search.wanted), key=number)
-    old = number(capability) < number(least)
+    least = min((c.release.minimum_compute_capability for c in search.wanted), key=version_parts)
+    old = version_parts(capability) < version_parts(least)
     why = f": the least is {least}" if old else ""
     return NoPlanError(
         f"no {search.wanted[0].release.name} image for {situation.processor or 'x86_64'} carries {who}{why}",
@@ -146,10 +147,12 @@ def _consent(search: Search) -> str | None:
 def _driver_for(search: Search, candidates: tuple[Candidate, ...]) -> str:
     """Say which driver the least demanding and the newest image need: `driver ≥ A for 0.32.0-cu129, ≥ B for the newest`."""
     newest = candidates[0]
-    least = min(candidates, key=lambda c: (number(c.cuda), [-part for part in order_release(c.release.version)[0]]))
+    least = min(
+        candidates, key=lambda c: (version_parts(c.cuda), [-part for part in order_release(c.release.version)[0]])
+    )
     what = "a driver that reports CUDA" if search.situation.wsl else "driver"
     text = f"{what} ≥ {_needed(search, least)} for {least.tag}"
-    if number(least.cuda) < number(newest.cuda):
+    if version_parts(least.cuda) < version_parts(newest.cuda):
         text += f", ≥ {_needed(search, newest)} for the newest ({newest.tag})"
     return text
 
@@ -160,14 +163,14 @@ def _needed(search: Search, candidate: Candidate) -> str:
         return candidate.cuda
     toolkits = [row.driver for row in search.catalog.drivers.toolkits if row.cuda == candidate.cuda]
     floors = [model.minimum_driver for model in search.situation.models if model and model.minimum_driver]
-    return max((*toolkits, *floors), key=number, default=f"one with CUDA {candidate.cuda}")
+    return max((*toolkits, *floors), key=version_parts, default=f"one with CUDA {candidate.cuda}")
 
 
 def _forward_branches(search: Search) -> str | None:
     """Name the older branches on which the newest image would run, where these GPUs may use them."""
     if search.situation.wsl or not search.situation.every_gpu_is(GpuClass.DATACENTER):
         return None
-    major = number(search.sound[0].cuda)[0]
+    major = version_parts(search.sound[0].cuda)[0]
     rule = next((row for row in search.catalog.drivers.forward_compatibility if row.cuda_major == major), None)
     return " or ".join(f"R{branch}" for branch in rule.branches) if rule else None
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from stackwright.domain.plan import Setting
-from stackwright.planning.request import ModelRequest
+from stackwright.engines.protocol import EngineTask
 
 # No list of hosts means every host to vLLM, so the list holds one that never is: RFC 2606, 2, reserves `.invalid`.
 NOWHERE = "nowhere.invalid"
@@ -24,9 +24,9 @@ def takes_media(config: Mapping[str, object]) -> bool:
     return any(_SENSES.search(key) for key in config)
 
 
-def media_settings(request: ModelRequest) -> dict[str, Setting]:
+def media_settings(task: EngineTask) -> dict[str, Setting]:
     """Return from where the engine may fetch; nothing for a model that only reads text, which fetches nothing."""
-    if not takes_media(request.facts.config):
+    if not takes_media(task.facts.config):
         return {}
     why = "no address that a request names is fetched: pictures come as `data:` URLs. A host here is fetched from"
     return {"VLLM_ALLOWED_MEDIA_DOMAINS": Setting(value=NOWHERE, reason=why, source="docs/decisions/0037-pictures.md")}

@@ -8,36 +8,37 @@ from __future__ import annotations
 
 from stackwright.domain.catalog import Catalog, ParserTable
 from stackwright.domain.plan import Setting
+from stackwright.engines.protocol import EngineTask
+from stackwright.engines.vllm.settings import NO_PARSER
 from stackwright.errors import NoPlanError
-from stackwright.planning.request import ModelRequest
-from stackwright.settings import NO_PARSER
 
 _SOURCE = "generator/stackwright/catalog/llms.yaml; vLLM docs, tool calling and reasoning outputs"
 _WHAT = {"VLLM_TOOL_CALL_PARSER": "tool calls", "VLLM_REASONING_PARSER": "thoughts"}
+_KIND = {"VLLM_TOOL_CALL_PARSER": "tool_call", "VLLM_REASONING_PARSER": "reasoning"}
 PARSER_KEYS = frozenset(_WHAT)
 
 
-def parser_settings(request: ModelRequest, catalog: Catalog, version: str) -> dict[str, Setting]:
+def parser_settings(task: EngineTask, catalog: Catalog, version: str) -> dict[str, Setting]:
     """Return the parsers for a model that writes; `none` with the reason where no right one is known.
 
     Raises:
         NoPlanError: a pinned parser is none of the release's.
     """
-    if not request.role.generates:
+    if not task.role.generates:
         return {}
-    facts = request.facts
+    facts = task.facts
     known = {"VLLM_TOOL_CALL_PARSER": facts.tool_call_parser, "VLLM_REASONING_PARSER": facts.reasoning_parser}
-    return {key: _setting(request, catalog, version, key, name) for key, name in known.items()}
+    return {key: _setting(task, catalog, version, key, name) for key, name in known.items()}
 
 
 def problem_with_parser(table: ParserTable, key: str, name: str, version: str) -> str | None:
     """Say what is allowed for a key of `PARSER_KEYS` if a release has no such parser; None if it has, or nobody knows."""
-    names = table.names(key, version)
+    names = table.names(_KIND[key], version)
     return f"with vLLM {version}: {', '.join((NO_PARSER, *names))}" if names and name not in names else None
 
 
-def _setting(request: ModelRequest, catalog: Catalog, version: str, key: str, name: str | None) -> Setting:
-    pinned = request.pins.get(key, NO_PARSER)
+def _setting(task: EngineTask, catalog: Catalog, version: str, key: str, name: str | None) -> Setting:
+    pinned = task.pins.get(key, NO_PARSER)
     if pinned != NO_PARSER and (problem := problem_with_parser(catalog.parsers, key, pinned, version)):
         raise NoPlanError(
             f"{key}: found `{pinned}`, allowed {problem}",
@@ -46,7 +47,7 @@ def _setting(request: ModelRequest, catalog: Catalog, version: str, key: str, na
     if name is None:
         why = f"no parser of {_WHAT[key]} is known to be right for this model: `--set {key}=…` names one"
         return Setting(value=NO_PARSER, reason=why, source=_SOURCE)
-    if not catalog.parsers.has(key, name, version):
+    if not catalog.parsers.has(_KIND[key], name, version):
         why = f"vLLM {version} is not known to have `{name}`, this model's parser of {_WHAT[key]}"
         return Setting(value=NO_PARSER, reason=why, source="generator/stackwright/catalog/parsers.yaml")
     return Setting(value=name, reason=f"how this model writes its {_WHAT[key]}", source=_SOURCE)

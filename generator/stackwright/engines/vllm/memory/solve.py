@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
+from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution, Verdict
 from stackwright.domain.objective import Objective
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import TensorHeader
@@ -28,15 +28,6 @@ _LATENCY_SEQS = 64
 _FP8_CAPABILITY = (8, 9)
 
 Ask = Callable[[EngineSettings], Forecast]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Solution:
-    """Settings that fit, with their forecast, and in words what was given up for it."""
-
-    settings: EngineSettings
-    forecast: Forecast
-    given_up: tuple[str, ...]
 
 
 def solve(

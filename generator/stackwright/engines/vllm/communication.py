@@ -8,23 +8,13 @@ is followed here (vLLM 0.32.0, distributed/device_communicators/custom_all_reduc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from stackwright.domain.host import Gpu, Host, LinkKind
 from stackwright.domain.topology import NVLINK_KINDS
+from stackwright.engines.protocol import Communication
 
 DISABLE_CUSTOM_ALL_REDUCE = "--disable-custom-all-reduce"
 # custom_all_reduce.py, _SUPPORTED_WORLD_SIZES
 CUSTOM_ALL_REDUCE_SIZES = frozenset({2, 4, 6, 8, 16})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Communication:
-    """Engine arguments for one replica's ranks, and why; `warnings` are what a person should look at."""
-
-    arguments: tuple[str, ...]
-    reason: str
-    warnings: tuple[str, ...] = ()
 
 
 def choose_communication(host: Host, group: tuple[Gpu, ...]) -> Communication:

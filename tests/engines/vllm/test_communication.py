@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from stackwright.domain.host import Gpu, Host, Link, LinkKind
-from stackwright.planning.network import DISABLE_CUSTOM_ALL_REDUCE, choose_communication
+from stackwright.engines.vllm.communication import DISABLE_CUSTOM_ALL_REDUCE, choose_communication
 
 from tests.planning_requests import gpu, recorded
 

@@ -1,0 +1,30 @@
+"""Which GPUs serve one model, and how its ranks lie on them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stackwright.domain.host import Gpu
+from stackwright.domain.plan import Mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """GPUs per replica: each group is tensor_parallel × pipeline_parallel long; one empty group on the CPU.
+
+    `inside_island`: no rank reaches another over PCIe. `trade`: what the objective preferred and why, to follow `reason`.
+    """
+
+    mode: Mode
+    groups: tuple[tuple[Gpu, ...], ...]
+    tensor_parallel: int
+    pipeline_parallel: int
+    reason: str
+    warnings: tuple[str, ...] = ()
+    inside_island: bool = True
+    trade: str = ""
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Every GPU that is used, in replica order."""
+        return tuple(gpu for group in self.groups for gpu in group)

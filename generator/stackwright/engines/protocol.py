@@ -1,0 +1,237 @@
+"""What the rest of the package asks of an engine: one Protocol, and the values that pass through it. Pure.
+
+An engine is a folder beside this file with one value of this shape, and one row in `stackwright.engines.ENGINES`. Its
+methods import what they need when they are called: a plan for a processor loads no rules for GPUs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution
+from stackwright.domain.host import Gpu, Host
+from stackwright.domain.llm import Llm
+from stackwright.domain.model_facts import ModelFacts, WeightFormat
+from stackwright.domain.objective import Objective
+from stackwright.domain.placement import Placement
+from stackwright.domain.plan import Mode, PlannedEngine, Setting
+from stackwright.domain.role import Role
+from stackwright.domain.service import Step
+from stackwright.domain.setting_spec import SettingSpec
+from stackwright.domain.shape import Shape
+from stackwright.domain.tensors import WeightFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineKeys:
+    """The keys of an engine's settings that others read, by what they mean; None where it has no such setting.
+
+    `context`: tokens of one request, a number or `auto`. `requests`: worked on at once. `step_tokens`: worked on in one step. `cache_format`: how
+    numbers are kept in the cache. `memory_share`: of each GPU. `processor_cache`: GiB of cache for each rank on a processor. `cache_folder`: for what it compiles.
+    """
+
+    model: str
+    served_name: str
+    image: str
+    tensor_parallel: str
+    pipeline_parallel: str
+    context: str
+    shared_memory: str
+    cache_folder: str
+    requests: str | None = None
+    step_tokens: str | None = None
+    cache_format: str | None = None
+    memory_share: str | None = None
+    processor_cache: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineNeeds:
+    """What the model and the person ask of the engine.
+
+    `minimum` is the first release that serves `model` (a name, for messages); `exact` the release that was asked for.
+    `allow_vulnerable`: releases with known remote-code or key-bypass holes may be chosen.
+    """
+
+    minimum: str | None = None
+    model: str | None = None
+    exact: str | None = None
+    allow_vulnerable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageChoice:
+    """The image to run. `cuda` is major.minor, None on a CPU; `env` must be set in its container."""
+
+    name: str
+    version: str
+    image: str
+    cuda: str | None
+    env: tuple[tuple[str, str], ...]
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+    source: str
+
+    @property
+    def engine(self) -> PlannedEngine:
+        """Return what a plan says of the engine."""
+        return PlannedEngine(name=self.name, version=self.version, image=self.image, cuda=self.cuda)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineTask:
+    """One model that an engine is to serve on a host.
+
+    `pins`: by the engine's plain keys. `wished_context`: tokens, where the environment asks for them; `wished_in` is its
+    file, and `asked_in` where the model was named, as sources of settings. `in_turns`: it shares its engine with others.
+    `promised_bytes`: what engines of other models take of the processor's memory.
+    """
+
+    host: Host
+    llm: Llm
+    facts: ModelFacts
+    role: Role
+    pins: Mapping[str, str]
+    wished_context: int | None
+    wished_in: str
+    asked_in: str
+    why_model: str
+    in_turns: bool = False
+    promised_bytes: int = 0
+
+    def pinned_count(self, key: str) -> int | None:
+        """Return a pinned whole number, None where the key is free or pinned to `auto`."""
+        return int(self.pins[key]) if self.pins.get(key, "auto") != "auto" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Communication:
+    """Engine arguments for one replica's ranks, and why; `warnings` are what a person should look at."""
+
+    arguments: tuple[str, ...]
+    reason: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatRule:
+    """From which compute capability each kernel runs a format; None: it has no such kernel."""
+
+    native: str | None
+    weight_only: str | None
+    older: str | None
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartLog:
+    """How an engine's log tells of its start.
+
+    `steps`: what marks each, in the order in which a start passes them. `banner`: where a new start begins; a log holds
+    several. `prefix`: what its logger writes before a message; it matches the empty text too.
+    """
+
+    steps: tuple[tuple[re.Pattern[str], Step], ...]
+    banner: re.Pattern[str]
+    prefix: re.Pattern[str]
+
+
+class Engine(Protocol):
+    """One family of serving programs.
+
+    `title` is its name in sentences, `gateway_prefix` what LiteLLM calls it. `port` and `health_path` are its server's
+    inside a container. `flags`: each flag that carries a setting, with the setting's key. `failures`: its known failures,
+    in the form of diagnosis/failures.yaml. `processor_requests`: worked on at once on a processor where nobody says.
+    `length_variable`: set to 1, it makes the engine take a context beyond the model's own; None where there is none.
+    """
+
+    name: str
+    title: str
+    gateway_prefix: str
+    port: int
+    health_path: str
+    keys: EngineKeys
+    settings: tuple[SettingSpec, ...]
+    flags: Mapping[str, str]
+    start_log: StartLog
+    failures: Path | None
+    processor_requests: int
+    length_variable: str | None
+
+    def role_of(self, config: Mapping[str, object]) -> Role:
+        """Return what a model is made for, as the engine itself tells it."""
+
+    def check_role(self, facts: ModelFacts, role: Role) -> None:
+        """Refuse what the engine cannot serve. Raises NoPlanError."""
+
+    def choose_image(
+        self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds
+    ) -> ImageChoice:
+        """Choose the image for these GPUs, none on a processor; a pinned one is taken as it is. Raises NoPlanError."""
+
+    def arguments(self, mode: Mode, values: Mapping[str, str], role: Role) -> tuple[str, ...]:
+        """Return the argument list for the settings in `values`."""
+
+    def environment(self, mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        """Return the engine's own variables as (name, value) pairs."""
+
+    def communication(self, host: Host, group: tuple[Gpu, ...]) -> Communication:
+        """Decide how the ranks on `group`, all of one replica, talk."""
+
+    def model_settings(
+        self, task: EngineTask, placement: Placement, catalog: Catalog, version: str
+    ) -> dict[str, Setting]:
+        """Return the settings that follow from the model and its ranks. Raises NoPlanError for a wrong pin."""
+
+    def gpu_settings(self, placement: Placement, solution: Solution, share: Setting) -> dict[str, Setting]:
+        """Return what only GPUs have: `share` of each, and what was found to fit into it."""
+
+    def processor_settings(self, task: EngineTask) -> dict[str, Setting]:
+        """Return what only a processor has."""
+
+    def forecast(self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts) -> Forecast:
+        """Forecast the memory of the fullest rank, and whether one request of the asked length fits."""
+
+    def solve(
+        self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts, aim: Objective
+    ) -> Solution | None:
+        """Return the best settings that surely fit, keeping what `settings` gives; None where none do."""
+
+    def longest_request(self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts) -> int:
+        """Return the length, in tokens, that the most frugal settings surely hold; 0 where they hold none."""
+
+    def parameter_bytes(self, shape: Shape) -> int:
+        """Return what the model's parameters take in all ranks together."""
+
+    def finds_context(self, version: str) -> bool:
+        """Say whether a release can look for the longest context itself when it starts."""
+
+    def least_step_tokens(self, shape: Shape) -> int | None:
+        """Return the tokens that a step has to take where no text may be cut into steps; None for most models."""
+
+    def forecast_on_processor(
+        self, task: EngineTask, values: Mapping[str, str], version: str, gateway_bytes: int
+    ) -> Forecast | None:
+        """Forecast the plan with the values in force; None where the host's memory is not known."""
+
+    def forecast_fit_on_processor(
+        self, facts: ModelFacts, settings: EngineSettings, host: Host, gateway_bytes: int
+    ) -> Forecast | None:
+        """Forecast settings that a person named, with the cache that a plan would have; None as above."""
+
+    def processor_release(self) -> str | None:
+        """Return the release that serves on a processor where nobody asks for one; None where any may."""
+
+    def format_rule(self, weight_format: WeightFormat) -> FormatRule | None:
+        """Return which kernels run a format that is not plain; None where none does."""
+
+    def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
+        """Say what is allowed for one of its settings if a release does not take `value`; None if it does, or nobody knows."""
+
+    def wsl_variable(self, version: str) -> str | None:
+        """Return the variable without which a release ends under WSL; None for one that needs none."""

@@ -1,0 +1,216 @@
+"""vLLM as the rest of the package asks for it. Pure; what a method needs is imported when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from stackwright.domain.catalog import Catalog, order_release
+from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution
+from stackwright.domain.host import Gpu, Host
+from stackwright.domain.model_facts import ModelFacts, WeightFormat
+from stackwright.domain.objective import Objective
+from stackwright.domain.placement import Placement
+from stackwright.domain.plan import Mode, Setting
+from stackwright.domain.role import Role
+from stackwright.domain.shape import Shape
+from stackwright.domain.tensors import WeightFacts
+from stackwright.engines.protocol import Communication, EngineNeeds, EngineTask, FormatRule, ImageChoice
+from stackwright.engines.vllm.settings import FLAGS, KEYS, SETTINGS
+from stackwright.engines.vllm.start_log import START_LOG
+from stackwright.errors import NoPlanError
+
+# What is taken in a step on most GPUs where nobody says otherwise (0.32.0 engine/arg_utils.py, get_batch_defaults).
+LEAST_STEP_TOKENS = 2048
+# The first sampled release that takes `--max-model-len auto` (engine/arg_utils.py, human_readable_int_or_auto).
+AUTO_RELEASE = "0.14.1"
+
+
+class Vllm:
+    """vLLM, as of release 0.32.0 and back to those that the catalog knows."""
+
+    name = "vllm"
+    title = "vLLM"
+    gateway_prefix = "hosted_vllm"
+    port = 8000
+    health_path = "/health"
+    keys = KEYS
+    settings = SETTINGS
+    flags: Mapping[str, str] = FLAGS
+    start_log = START_LOG
+    failures: Path | None = Path(__file__).parent / "failures.yaml"
+    # On a CPU (0.32.0 engine/arg_utils.py, get_batch_defaults).
+    processor_requests = 128
+    # vLLM then only warns of a length beyond the model's own (0.32.0 envs.py).
+    length_variable: str | None = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+
+    def role_of(self, config: Mapping[str, object]) -> Role:
+        """Return what a model is made for, by the end of its architecture's name."""
+        from stackwright.engines.vllm.arguments import role_of
+
+        return role_of(config)
+
+    def check_role(self, facts: ModelFacts, role: Role) -> None:
+        """Refuse what vLLM would not start with, or would answer with numbers that mean nothing. Raises NoPlanError."""
+        from stackwright.engines.vllm.arguments import check_role
+
+        check_role(facts, role)
+
+    def choose_image(
+        self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds
+    ) -> ImageChoice:
+        """Choose the image for these GPUs and the task's model; a pinned one is taken as it is. Raises NoPlanError."""
+        from stackwright.engines.vllm.arguments import SOCKET_RELEASE
+        from stackwright.engines.vllm.cpu import CPU_RELEASE
+        from stackwright.engines.vllm.image import choose_image
+        from stackwright.engines.vllm.image_pin import pinned_image
+
+        needs = replace(needs, model=task.llm.name, minimum=_least_release(task, needs))
+        by_default = not gpus and needs.exact is None
+        needs = replace(needs, exact=CPU_RELEASE) if by_default else needs
+        if KEYS.image in task.pins:
+            return pinned_image(task.pins[KEYS.image], task.host, gpus, catalog, needs)
+        try:
+            chosen = choose_image(task.host, gpus, catalog, needs)
+        except NoPlanError as refusal:
+            if needs.minimum != SOCKET_RELEASE:
+                raise
+            raise NoPlanError(f"{refusal.message}; models in turns need {SOCKET_RELEASE}", hint=refusal.hint) from None
+        why = ("no GPU is used: the release that both runtimes have for a CPU",)
+        return replace(chosen, reasons=why) if by_default else chosen
+
+    def arguments(self, mode: Mode, values: Mapping[str, str], role: Role) -> tuple[str, ...]:
+        """Return the argument list for the settings in `values`."""
+        from stackwright.engines.vllm.arguments import engine_arguments
+
+        return engine_arguments(mode, values, role)
+
+    def environment(self, mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        """Return vLLM's own variables as (name, value) pairs."""
+        from stackwright.engines.vllm.arguments import engine_environment
+
+        return engine_environment(mode, values)
+
+    def communication(self, host: Host, group: tuple[Gpu, ...]) -> Communication:
+        """Decide how the ranks on `group`, all of one replica, talk."""
+        from stackwright.engines.vllm.communication import choose_communication
+
+        return choose_communication(host, group)
+
+    def model_settings(
+        self, task: EngineTask, placement: Placement, catalog: Catalog, version: str
+    ) -> dict[str, Setting]:
+        """Return the settings that follow from the model and its ranks. Raises NoPlanError for a wrong pin."""
+        from stackwright.engines.vllm.plan_settings import model_settings
+
+        return model_settings(task, placement, catalog, version)
+
+    def gpu_settings(self, placement: Placement, solution: Solution, share: Setting) -> dict[str, Setting]:
+        """Return what only GPUs have: `share` of each, and what was found to fit into it."""
+        from stackwright.engines.vllm.plan_settings import gpu_settings
+
+        return gpu_settings(placement, solution, share)
+
+    def processor_settings(self, task: EngineTask) -> dict[str, Setting]:
+        """Return what only a processor has."""
+        from stackwright.engines.vllm.cpu import cpu_settings
+
+        return cpu_settings(task)
+
+    def forecast(self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts) -> Forecast:
+        """Forecast the memory of the fullest rank, and whether one request of the asked length fits."""
+        from stackwright.engines.vllm.memory.forecast import forecast
+
+        return forecast(shape, settings, gpu, tensors=weights.tensors, weight_bytes=weights.weight_bytes)
+
+    def solve(
+        self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts, aim: Objective
+    ) -> Solution | None:
+        """Return the best settings that surely fit, keeping what `settings` gives; None where none do."""
+        from stackwright.engines.vllm.memory.solve import solve
+
+        return solve(shape, settings, gpu, aim=aim, tensors=weights.tensors, weight_bytes=weights.weight_bytes)
+
+    def longest_request(self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts) -> int:
+        """Return the length, in tokens, that the most frugal settings surely hold; 0 where they hold none."""
+        from stackwright.engines.vllm.memory.solve import longest_request
+
+        return longest_request(shape, settings, gpu, tensors=weights.tensors, weight_bytes=weights.weight_bytes)
+
+    def parameter_bytes(self, shape: Shape) -> int:
+        """Return what the model's parameters take in all ranks together."""
+        from stackwright.engines.vllm.memory.weights import parameter_bytes
+
+        return parameter_bytes(shape)
+
+    def finds_context(self, version: str) -> bool:
+        """Say whether a release can look for the longest context itself when it starts."""
+        return order_release(version) >= order_release(AUTO_RELEASE)
+
+    def least_step_tokens(self, shape: Shape) -> int | None:
+        """Return the tokens that a step has to take where no text may be cut into steps; None for most models.
+
+        vLLM does not start where a text may be longer than a step (0.32.0 config/scheduler.py, verify_max_model_len).
+        """
+        return max(LEAST_STEP_TOKENS, shape.max_positions) if shape.is_encoder else None
+
+    def forecast_on_processor(
+        self, task: EngineTask, values: Mapping[str, str], version: str, gateway_bytes: int
+    ) -> Forecast | None:
+        """Forecast the plan with the values in force; None where the host's memory is not known."""
+        from stackwright.engines.vllm.cpu import forecast_cpu_plan
+
+        return forecast_cpu_plan(task, values, version, gateway_bytes)
+
+    def forecast_fit_on_processor(
+        self, facts: ModelFacts, settings: EngineSettings, host: Host, gateway_bytes: int
+    ) -> Forecast | None:
+        """Forecast settings that a person named, with the cache that a plan would have; None as above."""
+        from stackwright.engines.vllm.cpu import forecast_cpu_fit
+
+        return forecast_cpu_fit(facts, settings, host, gateway_bytes)
+
+    def processor_release(self) -> str | None:
+        """Return the release whose packages are locked for processors."""
+        from stackwright.engines.vllm.cpu import CPU_RELEASE
+
+        return CPU_RELEASE
+
+    def format_rule(self, weight_format: WeightFormat) -> FormatRule | None:
+        """Return which kernels run a format; None where none does."""
+        from stackwright.engines.vllm.formats import RULES
+
+        return RULES.get(weight_format)
+
+    def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
+        """Say which parsers a release has if `value` is none of them; None if it is, or nobody knows."""
+        from stackwright.engines.vllm.parsers import PARSER_KEYS, problem_with_parser
+        from stackwright.engines.vllm.settings import NO_PARSER
+
+        if key not in PARSER_KEYS or value == NO_PARSER:
+            return None
+        return problem_with_parser(catalog.parsers, key, value, version)
+
+    def wsl_variable(self, version: str) -> str | None:
+        """Return the variable without which a release ends under WSL; None for one that needs none."""
+        from stackwright.engines.vllm.image import PINNED_MEMORY, wants_pinned_memory
+
+        return PINNED_MEMORY if wants_pinned_memory(version) else None
+
+
+def _least_release(task: EngineTask, needs: EngineNeeds) -> str | None:
+    """Return the oldest release that serves the model as it is asked for; None where any may."""
+    from stackwright.engines.vllm.arguments import POOLING_RELEASE, SOCKET_RELEASE
+    from stackwright.engines.vllm.media import MEDIA_RELEASE, takes_media
+
+    bounds = (
+        needs.minimum or task.facts.minimum_engine,
+        None if task.role.generates else POOLING_RELEASE,
+        SOCKET_RELEASE if task.in_turns else None,
+        MEDIA_RELEASE if takes_media(task.facts.config) else None,
+    )
+    return max((bound for bound in bounds if bound is not None), key=order_release, default=None)
+
+
+VLLM = Vllm()

@@ -1,0 +1,96 @@
+"""vLLM's settings for a model on its ranks, and for the memory of its GPUs, each with reason and source. Pure."""
+
+from __future__ import annotations
+
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.forecast import Solution, Verdict
+from stackwright.domain.host import Gpu
+from stackwright.domain.placement import Placement
+from stackwright.domain.plan import Setting
+from stackwright.engines.protocol import EngineTask
+from stackwright.engines.vllm.cpu import DECISION
+from stackwright.engines.vllm.media import media_settings
+from stackwright.engines.vllm.parsers import parser_settings
+from stackwright.units import format_bytes, version_parts
+
+# PyTorch's bfloat16 kernels begin with Ampere (vLLM refuses bfloat16 below 8.0).
+BFLOAT16_CAPABILITY = "8.0"
+# vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
+SHM_GIB_SINGLE, SHM_GIB_PARALLEL = 2, 16
+OBJECTIVES = "docs/decisions/0015-objectives.md"
+MEMORY = "docs/explanation/memory.md; vLLM 0.32.0 v1/worker/gpu_worker.py"
+
+
+def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, release: str) -> dict[str, Setting]:
+    """Return the settings that follow from the model, its role and its ranks.
+
+    Raises:
+        NoPlanError: a pinned parser is none of the release's.
+    """
+    ranks = placement.tensor_parallel * placement.pipeline_parallel
+    shm = SHM_GIB_PARALLEL if ranks > 1 else SHM_GIB_SINGLE
+    stages = "the model is not cut into stages" if placement.pipeline_parallel == 1 else placement.reason
+    why_ranks = "the engine has one GPU" if len(placement.gpus) == 1 else placement.reason
+    return {
+        "VLLM_MODEL": _setting(task.llm.location, task.why_model, task.asked_in),
+        "VLLM_SERVED_MODEL_NAME": _setting(task.llm.name, "the model's own name", task.asked_in),
+        "VLLM_TENSOR_PARALLEL_SIZE": _setting(
+            str(placement.tensor_parallel),
+            why_ranks + placement.trade,
+            OBJECTIVES if placement.trade else DECISION,
+        ),
+        "VLLM_PIPELINE_PARALLEL_SIZE": _setting(str(placement.pipeline_parallel), stages, DECISION),
+        "VLLM_SHM_SIZE": _setting(
+            f"{shm}gb",
+            f"{ranks} rank{'s' if ranks > 1 else ''} in the container",
+            "vLLM docs, deployment with Docker; compose default is 64 MB",
+        ),
+        **parser_settings(task, catalog, release),
+        **media_settings(task),
+    }
+
+
+def gpu_settings(placement: Placement, solution: Solution, share: Setting) -> dict[str, Setting]:
+    """Return the share of each GPU, the number format, and what the memory planner chose.
+
+    The context is `auto` where the engine itself is to search for it.
+    """
+    settings, memory = solution.settings, solution.forecast.memory
+    room = f"{format_bytes(memory.kv_cache_bytes)} of cache hold {memory.kv_cache_tokens} tokens"
+    if not memory.kv_bytes_per_token:
+        room = "the model keeps no keys and values, so only its own length bounds it"
+    lost = f"; {', '.join(solution.given_up)}" if solution.given_up else ""
+    length = "auto" if settings.max_model_len is None else str(settings.max_model_len)
+    sure = solution.forecast.verdict is Verdict.FITS
+    most = "the most, of the numbers that were tried, with which everything still fits"
+    return {
+        "VLLM_GPU_MEMORY_UTILIZATION": share,
+        "VLLM_DTYPE": _dtype(placement.gpus),
+        "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}" if sure else f"not sure: perhaps {room}{lost}", MEMORY),
+        "VLLM_MAX_NUM_SEQS": _setting(
+            str(settings.max_num_seqs), most if sure else "few, since nobody can forecast this memory", MEMORY
+        ),
+        "VLLM_MAX_NUM_BATCHED_TOKENS": _setting(
+            str(settings.max_num_batched_tokens), "the profile run's peak grows with it, and the cache shrinks", MEMORY
+        ),
+        "VLLM_KV_CACHE_DTYPE": _setting(
+            settings.kv_cache_dtype, "the model's own format unless only less fits", MEMORY
+        ),
+    }
+
+
+def _dtype(gpus: tuple[Gpu, ...]) -> Setting:
+    old = [
+        gpu
+        for gpu in gpus
+        if gpu.compute_capability and version_parts(gpu.compute_capability) < version_parts(BFLOAT16_CAPABILITY)
+    ]
+    if old:
+        return _setting(
+            "float16", f"{old[0].name} ({old[0].compute_capability}) has no bfloat16", "vLLM 0.32.0 platforms/cuda.py"
+        )
+    return _setting("auto", "the model's own format", "vLLM 0.32.0 config/model.py")
+
+
+def _setting(value: str, reason: str, source: str) -> Setting:
+    return Setting(value=value, reason=reason, source=source)

@@ -1,0 +1,131 @@
+"""The settings that vLLM has of its own, each with the flag that carries it. Pure."""
+
+from __future__ import annotations
+
+from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
+from stackwright.engines.protocol import EngineKeys
+
+NO_PARSER, ANY_HOST = "none", "any"
+
+SETTINGS: tuple[SettingSpec, ...] = (
+    SettingSpec(key="VLLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Engine image"),
+    SettingSpec(
+        key="VLLM_MODEL",
+        section="Engine",
+        kind=Kind.TEXT,
+        meaning="What the engine loads: a Hugging Face id or a folder",
+        flag="--model",
+        pinnable=False,
+    ),
+    SettingSpec(
+        key="VLLM_SERVED_MODEL_NAME",
+        section="Engine",
+        kind=Kind.TEXT,
+        meaning="Name that clients ask for",
+        flag="--served-model-name",
+        pinnable=False,
+    ),
+    whole_number(
+        "VLLM_TENSOR_PARALLEL_SIZE", "Engine", (1, 1024), "GPUs that share each layer", flag="--tensor-parallel-size"
+    ),
+    whole_number(
+        "VLLM_PIPELINE_PARALLEL_SIZE",
+        "Engine",
+        (1, 1024),
+        "Stages that the layers are split into",
+        flag="--pipeline-parallel-size",
+    ),
+    SettingSpec(
+        key="VLLM_GPU_MEMORY_UTILIZATION",
+        section="Engine",
+        kind=Kind.FRACTION,
+        minimum=0.05,
+        maximum=0.99,
+        meaning="Share of each GPU's memory that the engine takes",
+        flag="--gpu-memory-utilization",
+    ),
+    SettingSpec(
+        key="VLLM_MAX_MODEL_LEN",
+        section="Engine",
+        kind=Kind.CONTEXT,
+        minimum=1,
+        maximum=2**31 - 1,
+        meaning="Longest context in tokens; auto: the longest that fits",
+        flag="--max-model-len",
+    ),
+    whole_number(
+        "VLLM_MAX_NUM_SEQS", "Engine", (1, 65536), "Requests that the engine works on at once", flag="--max-num-seqs"
+    ),
+    whole_number(
+        "VLLM_MAX_NUM_BATCHED_TOKENS",
+        "Engine",
+        (1, 2**31 - 1),
+        "Tokens that the engine works on in one step",
+        flag="--max-num-batched-tokens",
+    ),
+    SettingSpec(
+        key="VLLM_KV_CACHE_DTYPE",
+        section="Engine",
+        kind=Kind.TEXT,
+        meaning="Number format of the KV cache",
+        choices=("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"),
+        flag="--kv-cache-dtype",
+    ),
+    SettingSpec(
+        key="VLLM_DTYPE",
+        section="Engine",
+        kind=Kind.TEXT,
+        meaning="Number format of weights and activations",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        flag="--dtype",
+    ),
+    SettingSpec(
+        key="VLLM_TOOL_CALL_PARSER",
+        section="Engine",
+        kind=Kind.NAME,
+        meaning="The engine's parser of the model's tool calls; none: the model calls no tools",
+        flag="--tool-call-parser",
+        absent=NO_PARSER,
+    ),
+    SettingSpec(
+        key="VLLM_REASONING_PARSER",
+        section="Engine",
+        kind=Kind.NAME,
+        meaning="The engine's parser that tells thoughts from the answer; none: both are one text",
+        flag="--reasoning-parser",
+        absent=NO_PARSER,
+    ),
+    SettingSpec(
+        key="VLLM_ALLOWED_MEDIA_DOMAINS",
+        section="Engine",
+        kind=Kind.HOST,
+        meaning="Host that the engine may fetch a request's pictures from; any: every one that it reaches",
+        flag="--allowed-media-domains",
+        absent=ANY_HOST,
+    ),
+    whole_number("VLLM_CPU_KVCACHE_SPACE", "Engine", (1, 4096), "KV cache on the CPU, in GiB per rank"),
+    SettingSpec(key="VLLM_SHM_SIZE", section="Engine", kind=Kind.SIZE, meaning="Shared memory of an engine container"),
+    SettingSpec(
+        key="VLLM_CACHE_ROOT",
+        section="Caches",
+        kind=Kind.PATH,
+        meaning="Folder on the host for what the engine compiles",
+    ),
+)
+FLAGS = {spec.flag: spec.key for spec in SETTINGS if spec.flag is not None}
+
+KEYS = EngineKeys(
+    model="VLLM_MODEL",
+    served_name="VLLM_SERVED_MODEL_NAME",
+    image="VLLM_IMAGE",
+    tensor_parallel="VLLM_TENSOR_PARALLEL_SIZE",
+    pipeline_parallel="VLLM_PIPELINE_PARALLEL_SIZE",
+    context="VLLM_MAX_MODEL_LEN",
+    shared_memory="VLLM_SHM_SIZE",
+    cache_folder="VLLM_CACHE_ROOT",
+    requests="VLLM_MAX_NUM_SEQS",
+    step_tokens="VLLM_MAX_NUM_BATCHED_TOKENS",
+    cache_format="VLLM_KV_CACHE_DTYPE",
+    memory_share="VLLM_GPU_MEMORY_UTILIZATION",
+    processor_cache="VLLM_CPU_KVCACHE_SPACE",
+)
