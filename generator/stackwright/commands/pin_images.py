@@ -69,7 +69,7 @@ def run(arguments: PinImagesArguments) -> None:
 
 def _pull_all(images: list[str]) -> dict[str, str]:
     """Return the digest of each image that a registry gave; one that only this machine has is a warning."""
-    from stackwright.runtime.images import is_here, open_client, pull
+    from stackwright.runtime.docker import is_here, open_client, pull
 
     docker, found = open_client(), {}
     with report.Progress() as progress:

@@ -1,7 +1,10 @@
 """The container engine that answers, its Compose plugin, and how it hands GPUs to containers.
 
 Runs the `docker` client (found on PATH, by the person's own context and DOCKER_HOST) and reads CDI folders below a root
-folder; read-only. The parsers are pure. Not python-on-whales: importing it takes longer than the whole of detection.
+folder; read-only. The parsers are pure.
+
+Not by way of `runtime.docker`, as everything else: importing python-on-whales takes longer than the whole of detection,
+and this one question goes on while the rest of the machine is looked at, and is given up where the daemon hangs.
 """
 
 from __future__ import annotations

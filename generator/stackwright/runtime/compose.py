@@ -26,9 +26,19 @@ from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say, ServiceChange, Stack
 from stackwright.runtime.activity import container_processes, container_traces, measure
-from stackwright.runtime.docker import NO_ENGINE_HINT, begin, end, refusals, refused
-from stackwright.runtime.events import read_events, read_inspect
-from stackwright.runtime.images import pull
+from stackwright.runtime.docker import (
+    NO_ENGINE_HINT,
+    ask,
+    begin,
+    client_words,
+    compose_words,
+    end,
+    pull,
+    read_events,
+    read_inspect,
+    refusals,
+    refused,
+)
 from stackwright.runtime.process_groups import end_orphans
 
 if TYPE_CHECKING:
@@ -112,12 +122,10 @@ class ComposeRuntime:
         return tuple(ServiceChange(name=name, reason=reason) for name, reason in found if reason)
 
     def _hashes(self) -> dict[str, str]:
-        with refusals():
-            command = [str(word) for word in self._client().client_config.docker_compose_cmd]
-        done = subprocess.run([*command, "config", "--hash", "*"], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise refused(done.stderr)
-        return dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
+        answer = ask([*compose_words(self._client()), "config", "--hash", "*"])
+        if answer.code != 0:
+            raise refused(answer.err)
+        return dict(line.split() for line in answer.out.splitlines() if len(line.split()) == 2)
 
     def reads(self) -> Mapping[str, str]:
         """Return a hash of the files and secrets that are mounted into each service: Compose's own has their names."""
@@ -142,7 +150,7 @@ class ComposeRuntime:
             arguments = ["up", "--detach", "--no-build", "--quiet-pull"]
             arguments += ["--force-recreate"] if anew else []
             arguments += ["--no-deps", *services] if services else ["--remove-orphans"]
-            command = [str(word) for word in self._client().client_config.docker_compose_cmd] + arguments
+            command = [*compose_words(self._client()), *arguments]
         self._end_up()
         self._asked = services
         self._up_errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process that writes it
@@ -174,26 +182,23 @@ class ComposeRuntime:
         """Return the last `lines` lines of one service's log, oldest first; empty where it has no container."""
         if service in self._seen:
             # By its id and at once: python-on-whales asks twice more what is known since the last look.
-            words = [*self._docker_words(), "logs", f"--tail={lines}", self._seen[service]]
-            done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-            if done.returncode == 0:
-                return done.stdout.decode(errors="replace")
+            words = [*client_words(self._client()), "logs", f"--tail={lines}", self._seen[service]]
+            answer = ask(words, one_stream=True)
+            if answer.code == 0:
+                return answer.out
         with refusals():
             containers = self._containers(f"com.docker.compose.service={service}")
             return str(containers[0].logs(tail=lines)) if containers else ""
 
     def events(self) -> str:
         """Return what Docker noted about the containers of this stack in the last hour; empty where it does not say."""
-        with refusals():
-            return read_events(self._docker_words(), self._stack.name)
+        return read_events(client_words(self._client()), self._stack.name)
 
     def inspect(self) -> str:
         """Return what `docker inspect` tells of the containers of this stack."""
         with refusals():
-            return read_inspect(self._docker_words(), [container.id for container in self._containers()])
-
-    def _docker_words(self) -> list[str]:
-        return [str(word) for word in self._client().client_config.docker_cmd]
+            identities = [container.id for container in self._containers()]
+        return read_inspect(client_words(self._client()), identities)
 
     def halt(self) -> None:
         """End an `up` that is under way."""
@@ -215,9 +220,9 @@ class ComposeRuntime:
         In a folder without a Compose file, which it would read instead.
         """
         command = ["docker", "compose", "--project-name", self._stack.name, "down", "--remove-orphans"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
-        if done.returncode != 0:
-            raise refused(done.stderr)
+        answer = ask(command, folder="/")
+        if answer.code != 0:
+            raise refused(answer.err)
 
     def _client(self) -> DockerClient:
         """Make the client for this stack's files, without asking the engine anything."""

@@ -1,22 +1,41 @@
-"""Calling the `docker` client, and what its refusals mean. Touches the programs that it starts."""
+"""The one way to the container engine, through the `docker` client. Touches the engine and the clients that it starts.
+
+python-on-whales where its types carry what is needed. For the rest the client's own words: `ask` for what is answered at
+once, `begin` and `end` for what goes on (a pull, an `up`), both in a process group of its own that ends with the command.
+What the client says when it refuses becomes a RuntimeRefusedError with a hint.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from stackwright.errors import RuntimeRefusedError
+from stackwright.runtime import Say
 from stackwright.runtime.process_groups import owned
+
+if TYPE_CHECKING:
+    from python_on_whales import DockerClient
 
 NO_ENGINE_HINT = "start Docker, or run without it: --runtime processes"
 
 # Compose takes a moment to leave at SIGTERM; after this it is killed.
 ENDS_WITHIN_S = 10
+
+# Docker tells what it knows in a moment or, where its daemon hangs, never.
+TELLS_WITHIN_S = 20.0
+# The engine keeps the last 256 events only, health checks among them; what is older is gone anyway.
+EVENTS_SINCE = "60m"
+EVENTS = ("create", "start", "kill", "die", "oom", "stop", "restart", "destroy")
+
+IMAGE_VARIABLES = {"gateway": "LITELLM_IMAGE", "redis": "REDIS_IMAGE"}
+ENGINE_IMAGE_VARIABLE = "VLLM_IMAGE"
 
 # What the engine says, and what to do about it. Looked for in the order given.
 HINTS = (
@@ -31,11 +50,65 @@ HINTS = (
 )
 
 
-def begin(command: list[str], *, stdout: int, stderr: int | IO[bytes]) -> subprocess.Popen[bytes]:
+class Answer(NamedTuple):
+    """What the client answered: its exit code, None where it took too long, and what it said on either output."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+def open_client() -> DockerClient:
+    """Return a client of the engine that the `docker` command reaches; nothing is asked yet."""
+    from python_on_whales import DockerClient
+
+    return DockerClient()
+
+
+def client_words(docker: DockerClient) -> list[str]:
+    """Return the words that a command of this client begins with."""
+    with refusals():
+        return [str(word) for word in docker.client_config.docker_cmd]
+
+
+def compose_words(docker: DockerClient) -> list[str]:
+    """Return the words that a command of this client's Compose begins with: project, files, environment files."""
+    with refusals():
+        return [str(word) for word in docker.client_config.docker_compose_cmd]
+
+
+def ask(
+    command: Sequence[str], limit_s: float | None = None, *, one_stream: bool = False, folder: str | None = None
+) -> Answer:
+    """Run a command of the client to its end, and end it after `limit_s`.
+
+    `one_stream`: what it says on either output, in the order that it says it, is `out`. `folder`: where it works.
+    """
+    err = subprocess.STDOUT if one_stream else subprocess.PIPE
+    try:
+        client = begin(list(command), stdout=subprocess.PIPE, stderr=err, folder=folder)
+    except OSError as failure:
+        return Answer(127, "", f"the docker client cannot be run: {failure.strerror}")
+    try:
+        said = client.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        end(client)
+        client.communicate()
+        return Answer(None, "", f"no answer in {limit_s:g} seconds")
+    except BaseException:
+        end(client)
+        raise
+    out, words = ((stream or b"").decode(errors="replace") for stream in said)
+    return Answer(client.returncode, out, words)
+
+
+def begin(
+    command: list[str], *, stdout: int, stderr: int | IO[bytes], folder: str | None = None
+) -> subprocess.Popen[bytes]:
     """Start a client in a process group of its own, so that `end` reaches the plugin that it starts in turn."""
     variables = {**os.environ, **owned()}
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0, env=variables
+        command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0, env=variables, cwd=folder
     )
 
 
@@ -85,3 +158,71 @@ def reason_of(text: str) -> str:
     for prefix in ("Error response from daemon: ", "Error: ", "ERROR: ", "docker: "):
         line = line.removeprefix(prefix)
     return line.rstrip(".")
+
+
+def is_here(docker: DockerClient, image: str) -> bool:
+    """Say whether the engine has an image. Raises RuntimeRefusedError where none answers."""
+    with refusals():
+        return bool(docker.image.exists(image))
+
+
+def pull(docker: DockerClient, image: str, service: str, say: Say) -> str | None:
+    """Pull one image, telling how many of its layers are there; return the digest that the engine says it has.
+
+    Raises:
+        RuntimeRefusedError: it cannot be had.
+    """
+    say(service, f"pulling {image}")
+    command = [*client_words(docker), "pull", image]
+    layers: set[str] = set()
+    done: set[str] = set()
+    last, digest = "", None
+    # One stream for both outputs: the engine's reason is then its last line.
+    with begin(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+        try:
+            for line in client.stdout or ():
+                last = line.decode(errors="replace").strip() or last
+                layer, _, event = last.partition(": ")
+                digest = event if layer == "Digest" else digest
+                if event == "Pulling fs layer":
+                    layers.add(layer)
+                if event in ("Pull complete", "Already exists") and layer not in done:
+                    done.add(layer)
+                    say(service, f"pulling {image}: {len(done)} of {len(layers | done)} layers")
+        except BaseException:
+            end(client)
+            raise
+    if client.returncode != 0:
+        raise _pull_refused(image, service, last)
+    return digest
+
+
+def _pull_refused(image: str, service: str, last: str) -> RuntimeRefusedError:
+    variable = IMAGE_VARIABLES.get(service, ENGINE_IMAGE_VARIABLE)
+    return RuntimeRefusedError(
+        f"{service}: image {image} cannot be pulled: {reason_of(last)}",
+        hint=f"name one that this machine can reach: --set {variable}=...; or build one: compose/images/",
+    )
+
+
+def read_events(docker: Sequence[str], project: str) -> str:
+    """Return one line for each event, oldest first: `TIME ACTION SERVICE exitCode=N signal=N`; empty where none can be had."""
+    attributes = '{{index .Actor.Attributes "%s"}}'
+    service = attributes % "com.docker.compose.service"
+    line = f"{{{{.Time}}}} {{{{.Action}}}} {service} exitCode={attributes % 'exitCode'} signal={attributes % 'signal'}"
+    # To the nanosecond: the client cuts a duration such as `0s` down to the second, and what just happened is lost.
+    until = f"{time.time_ns() / 1e9:.9f}"
+    command = [*docker, "events", "--since", EVENTS_SINCE, "--until", until, "--format", line]
+    command += ["--filter", "type=container", "--filter", f"label=com.docker.compose.project={project}"]
+    command += [word for kind in EVENTS for word in ("--filter", f"event={kind}")]
+    said = ask(command, TELLS_WITHIN_S).out
+    return said.replace("<no value>", "").replace(" exitCode= ", " ").replace(" signal=\n", "\n")
+
+
+def read_inspect(docker: Sequence[str], identities: Sequence[str]) -> str:
+    """Return what `docker inspect` tells of some containers, as JSON text; empty where there are none."""
+    said = ask([*docker, "inspect", *identities], TELLS_WITHIN_S).out if identities else ""
+    try:
+        return json.dumps(json.loads(said), indent=1)
+    except ValueError:  # one of them is gone meanwhile
+        return said
