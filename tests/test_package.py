@@ -25,10 +25,9 @@ WIDE_RECORDS: Mapping[str, str] = {
     "domain/model_facts.py: ModelFacts": "what is known of a model before a plan",
     "domain/shape.py: Shape": "a model's config.json, parsed once",
     "planning/request.py: Request": "everything that a plan is made from",
-    "validation/evidence.py: Evidence": "everything that the checks look at",
 }
 # Names that wait for a second module to give way.
-TWICE = frozenset({"Attempt", "Evidence", "Group"})
+TWICE = frozenset({"Attempt", "Group"})
 
 
 @pytest.fixture(scope="module")

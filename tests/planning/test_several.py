@@ -16,7 +16,7 @@ from stackwright.project.pins import read_pins
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.validation.environment import check_environment
-from stackwright.validation.gpus import check_gpu_memory
+from stackwright.validation.gpu_memory import check_gpu_memory
 
 from tests.planning.several import (
     AWQ_8B,

@@ -16,7 +16,8 @@ from stackwright.planning.planner import make_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.validation.capacity import needed_bytes
 from stackwright.validation.environment import check_environment
-from stackwright.validation.gpus import check_gpu_memory, used_gpus
+from stackwright.validation.gpu_memory import check_gpu_memory
+from stackwright.validation.gpus import used_gpus
 
 from tests.planning.several import (
     AWQ_8B,

@@ -19,8 +19,8 @@ from stackwright.validation.capacity import (
     check_shared_memory,
     check_swap,
     needed_bytes,
-    size_bytes,
 )
+from stackwright.validation.compose_config import size_bytes
 
 from tests.planning_requests import plan_for, recorded
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 import re
 import socket
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stackwright.catalog.load import load_catalog
+from stackwright.domain.finding import Finding
 from stackwright.domain.host import Containers, GpuAccess, Host
 from stackwright.domain.machine import (
     ContainerAnswer,
@@ -23,6 +25,7 @@ from stackwright.domain.machine import (
     MemoryState,
     ModelFiles,
     ProcessLimits,
+    Seen,
     Unseen,
 )
 from stackwright.domain.plan import Plan
@@ -31,10 +34,19 @@ from stackwright.project.write import compare_files, write_files
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
+from stackwright.runtime.processes import ProcessesRuntime
 from stackwright.validation import checks
+from stackwright.validation.capacity import FREE_MEMORY, PROCESS_LIMITS, ROOM, SHARED, Room
+from stackwright.validation.check import Machine, Observation, Subject
 from stackwright.validation.checks import CHECKS, find_in
-from stackwright.validation.evidence import Evidence
-from stackwright.validation.gpus import used_gpus
+from stackwright.validation.compose_config import INFINIBAND, MERGED
+from stackwright.validation.containers import CONTAINER_ENGINE, ContainerEngine
+from stackwright.validation.environment import SHELL_VARIABLES
+from stackwright.validation.gpu_memory import OWN
+from stackwright.validation.gpus import STATES, used_gpus
+from stackwright.validation.model import MODELS, OFFLINE, LookedAtModel
+from stackwright.validation.ports import LISTENER
+from stackwright.validation.surroundings import CHANGED_INPUTS, TIMES
 
 from tests.planning_requests import plan_for, recorded
 from tests.strategies import hosts
@@ -42,6 +54,12 @@ from tests.validation.test_compose_config import merged
 
 GIB = 2**30
 ROOMY = Disk(path="/", free_bytes=4096 * GIB, free_files=None, device=1)
+TO_BE_DOWNLOADED = LookedAtModel(
+    location="someone/model",
+    files=ModelFiles(folder=None, complete=False, missing_bytes=GIB),
+    hub=HubAnswer(hub="https://hub", status=200, gated=False, ahead_s=0.0),
+    gated=False,
+)
 GPU_HOST = recorded("2x-rtx3090-nvlink")
 
 
@@ -52,77 +70,103 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def evidence(root: Path, plan: Plan, *, compose: bool = True) -> Evidence:
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A stack, and what is seen of its machine; files, secrets and the port are looked at for real."""
+
+    subject: Subject
+    seen: Mapping[Observation[Any], object]
+
+    def but(self, seen: Mapping[Observation[Any], object] | None = None, **subject: Any) -> Scene:
+        """Return it with something else seen, or about another subject."""
+        return Scene(subject=replace(self.subject, **subject), seen={**self.seen, **(seen or {})})
+
+    def find(self) -> list[Finding]:
+        """Run every check."""
+        stack, host = self.subject.stack, self.subject.host
+        machine = Machine(stack, host, ProcessesRuntime(stack), compose=self.subject.compose, seen=self.seen)
+        return list(find_in(self.subject, machine))
+
+    @property
+    def states(self) -> tuple[GpuState, ...]:
+        """What the GPUs answer."""
+        states = self.seen[STATES]
+        assert isinstance(states, tuple)
+        return states
+
+    @property
+    def names(self) -> list[str]:
+        """The names of what is found."""
+        return [finding.check for finding in self.find()]
+
+
+def scene(root: Path, plan: Plan, *, compose: bool = True) -> Scene:
     """Return what is seen where nothing is wrong: real files and secrets, a free port, a machine that is as planned."""
     env = {key: setting.value for key, setting in flat_settings(plan).items()} | {"GATEWAY_PORT": str(free_port())}
     stack = Stack(root=root, state=root / "state", plan=plan, env=env)
     write_files({stack.generated: compare_files(root, stack.generated, render_plan(plan))})
     ensure_secrets(stack.secrets, {}, root / "hf")
-    uuids = used_gpus(plan)
     boards = [gpu.uuid for gpu in plan.host.gpus if gpu.mig_slice is None]
     containers = Containers(engine="docker", version="28.2.2", compose="2.39.1", gpu_access=GpuAccess.CDI)
-    return Evidence(
-        stack=stack,
-        host=replace(plan.host, containers=containers),
-        compose=compose,
-        runs=False,
-        shell={},
-        merged=merged(stack) if compose else None,
-        gpus=tuple(
-            GpuState(index=index, uuid=uuid, lanes=4, lanes_up=4, processes=()) for index, uuid in enumerate(boards)
-        ),
-        own=frozenset(),
-        listener=None,
-        container=ContainerAnswer(refusal=None, uuids=uuids, has_devices=True, named=bool(uuids)),
-        disks={"models": ROOMY, "files": ROOMY},
-        wanted={},
-        shared_memory=ROOMY,
-        memory=MemoryState(available_bytes=512 * GIB, swap_bytes=0, swap_free_bytes=0),
-        limits=ProcessLimits(open_files=None, locked_bytes=None),
-        infiniband=False,
-        model=ModelFiles(folder=None, complete=False, missing_bytes=GIB),
-        longest_tokens=None,
-        hub=HubAnswer(hub="https://hub", status=200, gated=False, ahead_s=0.0),
-        gated=False,
-        has_token=False,
-        offline=False,
-        changed=(),
-        newest_file_s=1000.0,
-        now_s=2000.0,
-        catalog=load_catalog(),
+    host = replace(plan.host, containers=containers)
+    return Scene(
+        subject=Subject(stack=stack, host=host, catalog=load_catalog(), compose=compose, runs=False),
+        seen={
+            SHELL_VARIABLES: {},
+            MERGED: merged(stack) if compose else None,
+            STATES: tuple(
+                GpuState(index=index, uuid=uuid, lanes=4, lanes_up=4, processes=()) for index, uuid in enumerate(boards)
+            ),
+            OWN: frozenset(),
+            LISTENER: None,
+            CONTAINER_ENGINE: inside(sees(used_gpus(plan))) if compose else None,
+            ROOM: Room(disks={"models": ROOMY, "files": ROOMY}, wanted={}),
+            SHARED: ROOMY,
+            FREE_MEMORY: MemoryState(available_bytes=512 * GIB, swap_bytes=0, swap_free_bytes=0),
+            PROCESS_LIMITS: ProcessLimits(open_files=None, locked_bytes=None),
+            INFINIBAND: False,
+            MODELS: (TO_BE_DOWNLOADED,),
+            OFFLINE: False,
+            CHANGED_INPUTS: (),
+            TIMES: (2000.0, 1000.0),
+        },
     )
 
 
+def sees(uuids: tuple[str, ...]) -> ContainerAnswer:
+    """Return what a container says that sees these GPUs."""
+    return ContainerAnswer(refusal=None, uuids=uuids, has_devices=True, named=bool(uuids))
+
+
+def inside(container: Seen[ContainerAnswer] | None) -> ContainerEngine:
+    """Return a container engine that has every image, with what a container saw."""
+    return ContainerEngine(images=None, needs_cuda_image=False, container=container)
+
+
 @pytest.fixture
-def whole(tmp_path: Path) -> Evidence:
-    """Give the evidence of a stack on two GPUs under Compose."""
-    return evidence(tmp_path, plan_for(GPU_HOST))
-
-
-def found(seen: Evidence) -> list[str]:
-    """Return the names of what is found."""
-    return [finding.check for finding in find_in(seen)]
+def whole(tmp_path: Path) -> Scene:
+    """Give a stack on two GPUs under Compose, with nothing wrong."""
+    return scene(tmp_path, plan_for(GPU_HOST))
 
 
 @pytest.mark.parametrize("compose", [True, False], ids=["compose", "processes"])
 @pytest.mark.parametrize("name", ["2x-rtx3090-nvlink", "2x-rtx3090-pcie", "cpu-large", "8x-b200-nvswitch", "l40s-busy"])
 def test_a_whole_stack_has_no_finding(name: str, compose: bool, tmp_path: Path) -> None:
-    assert list(find_in(evidence(tmp_path, plan_for(recorded(name)), compose=compose))) == []
+    assert scene(tmp_path, plan_for(recorded(name)), compose=compose).find() == []
 
 
-def test_every_finding_comes_at_once(whole: Evidence) -> None:
-    seen = replace(
-        whole,
-        host=replace(whole.host, links=()),
-        gpus=(replace(whole.gpus[0], failure="GPU is lost", code=15),),  # type: ignore[index]
-        merged=Unseen(why="Docker refused: no"),
-        changed=None,
-        hub=Unseen(why="gone"),
-        disks={"files": replace(ROOMY, free_bytes=0)},
-        newest_file_s=9000.0,
-        container=ContainerAnswer(refusal="no", uuids=(), has_devices=False, named=False),
-    )
-    assert found(seen) == [
+def test_every_finding_comes_at_once(whole: Scene) -> None:
+    first, *_ = whole.states
+    seen: Mapping[Observation[Any], object] = {
+        STATES: (replace(first, failure="GPU is lost", code=15),),
+        MERGED: Unseen(why="Docker refused: no"),
+        CHANGED_INPUTS: None,
+        MODELS: (replace(TO_BE_DOWNLOADED, hub=Unseen(why="gone")),),
+        ROOM: Room(disks={"files": replace(ROOMY, free_bytes=0)}, wanted={}),
+        TIMES: (2000.0, 9000.0),
+        CONTAINER_ENGINE: inside(ContainerAnswer(refusal="no", uuids=(), has_devices=False, named=False)),
+    }
+    assert whole.but(seen, host=replace(whole.subject.host, links=())).names == [
         "inputs-unknown",
         "links-changed",
         "gpu-lost",
@@ -134,59 +178,71 @@ def test_every_finding_comes_at_once(whole: Evidence) -> None:
     ]
 
 
-def test_what_cannot_be_looked_at_is_told_and_never_passes(whole: Evidence) -> None:
+def test_what_cannot_be_looked_at_is_told_and_never_passes(whole: Scene) -> None:
     why = Unseen(why="odd machine")
-    seen = replace(
-        whole,
-        gpus=why,
-        container=why,
-        disks={"files": why},
-        memory=why,
-        model=why,
-        changed=why,
-    )
-    findings = list(find_in(seen))
+    seen: Mapping[Observation[Any], object] = {
+        STATES: why,
+        CONTAINER_ENGINE: inside(why),
+        ROOM: Room(disks={"files": why}, wanted={}),
+        FREE_MEMORY: why,
+        MODELS: (replace(TO_BE_DOWNLOADED, files=why),),
+        CHANGED_INPUTS: why,
+    }
+    findings = whole.but(seen).find()
     assert {finding.check for finding in findings} == {"not-checked"}
     assert len(findings) == 6
     assert all("odd machine" in finding.found for finding in findings)
 
 
-def test_a_check_that_fails_itself_does_not_take_the_others_with_it(whole: Evidence) -> None:
-    seen = replace(whole, merged={"services": ["not", "a", "mapping"]}, newest_file_s=9000.0)
-    told = {finding.check: finding.found for finding in find_in(seen)}
+@pytest.mark.parametrize("compose", [True, False], ids=["compose", "processes"])
+def test_every_look_that_fails_is_told_by_each_check_that_needs_it(compose: bool, tmp_path: Path) -> None:
+    stack = scene(tmp_path, plan_for(GPU_HOST), compose=compose)
+    for look in {look: None for check in CHECKS if check.when.holds(stack.subject) for look in check.looks}:
+        if look not in (OWN, STATES, MERGED, LISTENER):
+            assert "odd machine" in " ".join(
+                finding.found for finding in stack.but({look: Unseen(why="odd machine")}).find()
+            )
+
+
+def test_a_check_that_fails_itself_does_not_take_the_others_with_it(whole: Scene) -> None:
+    seen: Mapping[Observation[Any], object] = {MERGED: {"services": ["not", "a", "mapping"]}, TIMES: (2000.0, 9000.0)}
+    told = {finding.check: finding.found for finding in whole.but(seen).find()}
     assert set(told) == {"not-checked", "clock"}
     assert told["not-checked"].startswith("database: not checked: AttributeError") or "merged" in told["not-checked"]
 
 
-def test_a_stack_that_runs_is_not_asked_for_its_own_port_and_memory(whole: Evidence) -> None:
-    held = replace(whole.host.gpus[0], memory_used_bytes=23 * GIB)
-    host = replace(whole.host, gpus=(held, whole.host.gpus[1]))
-    assert found(replace(whole, host=host)) == ["gpu-memory"]
-    assert found(replace(whole, host=host, runs=True)) == []
+def test_a_stack_that_runs_is_not_asked_for_its_own_port_and_memory(whole: Scene) -> None:
+    held = replace(whole.subject.host.gpus[0], memory_used_bytes=23 * GIB)
+    host = replace(whole.subject.host, gpus=(held, whole.subject.host.gpus[1]))
+    assert whole.but(host=host).names == ["gpu-memory"]
+    assert whole.but(host=host, runs=True).names == []
+    first, second = whole.states
     other = GpuProcess(pid=9, name="other", memory_bytes=5 * GIB)
-    crowded = (replace(whole.gpus[0], processes=(other,)), whole.gpus[1])  # type: ignore[index]
-    assert found(replace(whole, host=host, gpus=crowded, runs=True)) == ["gpu-memory"]
-    assert found(replace(whole, host=host, runs=True, own=Unseen(why="no daemon"))) == ["not-checked"]
+    crowded = (replace(first, processes=(other,)), second)
+    assert whole.but({STATES: crowded}, host=host, runs=True).names == ["gpu-memory"]
+    assert whole.but({OWN: Unseen(why="no daemon")}, host=host, runs=True).names == ["not-checked"]
 
 
-def test_a_model_that_is_whole_here_needs_no_hub(whole: Evidence) -> None:
-    seen = replace(whole, hub=None, offline=True)
-    assert found(seen) == ["model-missing"]
-    assert found(replace(seen, model=ModelFiles(folder="/c", complete=True))) == []
+def test_a_model_that_is_whole_here_needs_no_hub(whole: Scene) -> None:
+    away = whole.but({MODELS: (replace(TO_BE_DOWNLOADED, hub=None),), OFFLINE: True})
+    assert away.names == ["model-missing"]
+    here = replace(TO_BE_DOWNLOADED, hub=None, files=ModelFiles(folder="/c", complete=True))
+    assert away.but({MODELS: (here,)}).names == []
 
 
-def test_a_database_is_read_from_what_compose_reads(whole: Evidence) -> None:
-    file = merged(whole.stack)
+def test_a_database_is_read_from_what_compose_reads(whole: Scene) -> None:
+    stack = whole.subject.stack
+    file = merged(stack)
     file["services"]["gateway"]["environment"] = {"DATABASE_URL": "postgresql://db/x"}
-    crowded = replace(whole, stack=replace(whole.stack, env={**whole.env, "LITELLM_NUM_WORKERS": "10"}))
-    assert "database-connections" not in found(crowded)
-    assert "database-connections" in found(replace(crowded, merged=file))
+    crowded = whole.but(stack=replace(stack, env={**stack.env, "LITELLM_NUM_WORKERS": "10"}))
+    assert "database-connections" not in crowded.names
+    assert "database-connections" in crowded.but({MERGED: file}).names
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
-    """Give the evidence of a whole stack for many examples."""
-    return evidence(tmp_path_factory.mktemp("whole"), plan_for(GPU_HOST))
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Give a whole stack for many examples."""
+    return scene(tmp_path_factory.mktemp("whole"), plan_for(GPU_HOST))
 
 
 @given(
@@ -203,12 +259,12 @@ def test_no_check_fails_on_any_machine(
     runs: bool,
     merged_gateway: dict[str, None] | None,
     changed: tuple[str, ...] | None,
-    kept: Evidence,
+    kept: Scene,
 ) -> None:
-    file = merged(kept.stack)
+    file = merged(kept.subject.stack)
     file["services"]["gateway"] = merged_gateway or {}
-    seen = replace(kept, host=host, compose=compose, runs=runs, merged=file, changed=changed)
-    for finding in find_in(seen):
+    seen: Mapping[Observation[Any], object] = {MERGED: file, CHANGED_INPUTS: changed}
+    for finding in kept.but(seen, host=host, compose=compose, runs=runs).find():
         assert re.search(r"not checked: \w+Error:", finding.found) is None
         assert finding.fix
 

@@ -11,7 +11,8 @@ from stackwright.domain.finding import Finding
 from stackwright.domain.host import Driver, Host, LinkKind
 from stackwright.domain.machine import GpuProcess, GpuState, MemoryState, Unseen
 from stackwright.rendering.numbered import flat_settings
-from stackwright.validation.gpus import check_gpu_memory, check_health, check_host, used_gpus
+from stackwright.validation.gpu_memory import check_gpu_memory
+from stackwright.validation.gpus import check_health, check_host, used_gpus
 
 from tests.planning_requests import gpu, plan_for, recorded
 from tests.strategies import hosts

@@ -11,6 +11,7 @@ from stackwright.domain.finding import Finding
 from stackwright.domain.host import Containers, GpuAccess
 from stackwright.domain.machine import ContainerAnswer, HubAnswer, ModelFiles, Seen, Unseen
 from stackwright.rendering.numbered import flat_settings
+from stackwright.validation.compose_config import check_refused
 from stackwright.validation.containers import check_gpu_access, check_user, check_versions
 from stackwright.validation.gpus import used_gpus
 from stackwright.validation.images import check_images, is_moving, release_of
@@ -19,7 +20,6 @@ from stackwright.validation.surroundings import (
     check_clock,
     check_connections,
     check_inputs,
-    check_refused,
     check_wsl,
 )
 

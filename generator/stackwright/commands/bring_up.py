@@ -11,9 +11,8 @@ from pathlib import Path
 from stackwright import report
 from stackwright.commands.generation import changed_settings, generations_of, mark, put_back, seen_to
 from stackwright.commands.options import StartOptions
-from stackwright.commands.stack import UP
 from stackwright.diagnosis.evidence import forget_failure, keep_failure
-from stackwright.domain.service import ServicePhase
+from stackwright.domain.service import UP, ServicePhase
 from stackwright.errors import NotHealthyError, RuntimeRefusedError, StackError
 from stackwright.interrupts import shielded
 from stackwright.project.credentials import read_gateway_key

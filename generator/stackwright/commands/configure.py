@@ -35,7 +35,7 @@ from stackwright.project.pins import read_pins
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written
 from stackwright.validation.environment import check_environment, check_shell
-from stackwright.validation.publishing import check_publishing
+from stackwright.validation.publishing import check_publishing, look_at_certificate
 
 
 def plan_environment(options: PlanOptions, paths: ProjectPaths, host: Host, environment: Environment) -> Plan:
@@ -196,7 +196,8 @@ def check_rendered(paths: ProjectPaths, plan: Plan) -> tuple[Finding, ...]:
     broken, name = check_environment(plan, env, load_catalog()), plan.environment.value
     if broken:
         return broken
-    later = [*check_shell(env, os.environ, name), *check_publishing(env, paths.root / "envs" / ".secrets" / name, name)]
+    certificate = look_at_certificate(paths.root / "envs" / ".secrets" / name)
+    later = [*check_shell(env, os.environ, name), *check_publishing(env, certificate, name)]
     return tuple(replace(finding, severity=Severity.WARNING) for finding in later)
 
 

@@ -12,7 +12,6 @@ from stackwright.commands.configure_gpu import ConfigureArguments, configure
 from stackwright.commands.options import ENVIRONMENTS, PlanOptions, add_json, add_out, add_runtime, parse_environment
 from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.stack import choose_runtime, load_stack
-from stackwright.commands.validate_environment import find_all, find_broken
 from stackwright.detect import Detection, detect_host
 from stackwright.diagnosis.evidence import Evidence, Examination, Gathered, Named, gather, name_failures, told_by
 from stackwright.diagnosis.kernel import read_kernel
@@ -28,6 +27,7 @@ from stackwright.models.read import SMOKE
 from stackwright.project import folder as project
 from stackwright.rendering.numbered import flat_settings, model_values
 from stackwright.runtime import Runtime, Stack
+from stackwright.validation.checks import find_all, find_broken
 from stackwright.watching.health import telling_line
 
 

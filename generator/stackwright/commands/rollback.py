@@ -18,8 +18,9 @@ from stackwright.commands.options import (
     read_start_options,
 )
 from stackwright.commands.paths import find_paths
-from stackwright.commands.stack import UP, address, choose_runtime, reach
+from stackwright.commands.stack import address, choose_runtime, reach
 from stackwright.domain.environment import Environment
+from stackwright.domain.service import UP
 from stackwright.errors import UsageError
 from stackwright.project.generations import Generations, GenerationState
 

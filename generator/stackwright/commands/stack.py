@@ -11,15 +11,13 @@ from stackwright.commands.paths import ProjectPaths
 from stackwright.detect import detect_host
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
-from stackwright.domain.service import ServicePhase
+from stackwright.domain.service import UP, ServicePhase
 from stackwright.domain.setting_spec import problem_with
 from stackwright.errors import RuntimeRefusedError, StackError, ValidationError
 from stackwright.project import folder as project
 from stackwright.project.lock import read_work
 from stackwright.runtime import Runtime, Stack
 from stackwright.settings import declared_settings
-
-UP = frozenset({ServicePhase.WAITING, ServicePhase.STARTING, ServicePhase.HEALTHY, ServicePhase.UNHEALTHY})
 
 
 def load_stack(paths: ProjectPaths, environment: Environment) -> Stack:

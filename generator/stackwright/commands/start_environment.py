@@ -26,13 +26,14 @@ from stackwright.commands.options import (
 )
 from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.stack import address, choose_runtime, load_stack, reach, refuse_beside
-from stackwright.commands.validate_environment import find_all, find_broken, refuse
+from stackwright.commands.validate_environment import refuse
 from stackwright.domain.environment import Environment
 from stackwright.project import folder as project
 from stackwright.project.credentials import ensure_secrets
 from stackwright.project.generations import Generations
 from stackwright.project.lock import Lock
 from stackwright.runtime import Stack
+from stackwright.validation.checks import find_all, find_broken
 
 
 @dataclass(frozen=True, kw_only=True)

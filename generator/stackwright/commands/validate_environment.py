@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright import report
-from stackwright.catalog.load import load_catalog
 from stackwright.commands.options import add_environment, add_json, add_out, add_runtime
 from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import load_stack, reach
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding, harden
-from stackwright.domain.host import Host
 from stackwright.errors import ValidationError
-from stackwright.runtime import Runtime, Stack
-from stackwright.validation.environment import check_environment
-from stackwright.validation.live import check_files, check_secrets
+from stackwright.validation.checks import find_all, find_broken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,26 +59,6 @@ def run(arguments: ValidateArguments) -> None:
     refuse(findings, stack.plan.environment)
     if not arguments.json:
         report.tell(f"{stack.plan.environment}: valid")
-
-
-def find_broken(stack: Stack) -> tuple[Finding, ...]:
-    """Find what is wrong with the values in force, with the files beside them; nothing where they can be read on."""
-    found = check_environment(stack.plan, stack.env, load_catalog())
-    if not any(finding.check.startswith("env-") for finding in found):
-        return ()
-    return (*found, *check_files(stack), *check_secrets(stack))
-
-
-def find_all(stack: Stack, runtime: Runtime, host: Host) -> tuple[Finding, ...]:
-    """Run every check that applies to this runtime on the host as it is now. To be asked where nothing is broken.
-
-    Raises:
-        RuntimeRefusedError: the runtime cannot say what runs.
-    """
-    from stackwright.commands.gather import gather
-    from stackwright.validation.checks import find_in
-
-    return tuple(find_in(gather(stack, runtime, host)))
 
 
 def refuse(findings: tuple[Finding, ...], environment: Environment) -> None:

@@ -17,6 +17,10 @@ class ServicePhase(StrEnum):
     EXITED = "exited"
 
 
+UP = frozenset({ServicePhase.WAITING, ServicePhase.STARTING, ServicePhase.HEALTHY, ServicePhase.UNHEALTHY})
+"""The phases of a service that is there and has not ended."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Effort:
     """What the processes of a service have done since they began: seconds of processor time, bytes read from disks.

@@ -1,28 +1,39 @@
-"""Rules over what a stack needs of a machine beside GPUs: room on disks, memory, swap, shared memory, limits. Pure."""
+"""What a stack needs of a machine beside GPUs: room on disks, memory, swap, shared memory, limits."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from stackwright.detect.capacity import SHARED_MEMORY, look_at_disk, look_at_limits, look_at_memory
 from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.host import Host
 from stackwright.domain.machine import Disk, MemoryState, ModelFiles, ProcessLimits, Seen, Unseen
 from stackwright.domain.plan import Mode, Plan, Replica
 from stackwright.engines import engine_named
 from stackwright.rendering.numbered import model_values
+from stackwright.runtime import Stack
+from stackwright.runtime.provision import (
+    cpu_engine_recipe,
+    environment_folder,
+    gateway_recipe,
+    gpu_engine_recipe,
+    is_complete,
+)
 from stackwright.units import GIB, MIB, format_bytes
+from stackwright.validation.check import DOWN, WITHOUT_CONTAINERS, Check, Machine, Observation, Subject, safely
+from stackwright.validation.compose_config import INFINIBAND, OPEN_FILES, size_bytes
+from stackwright.validation.containers import CONTAINER_ENGINE, ContainerEngine
+from stackwright.validation.model import MODELS, LookedAtModel
 
 # What one LiteLLM worker of 1.109 takes when it is ready, and two take 980 MB (measured on two cores, 2026-11-21).
 WORKER_BYTES = 360 * 10**6
 # vLLM's image v0.22.1-cu129 is about 11 GB to download, as one user reported (collected 2026-11-21); unpacked it is more,
 # so less than this is certainly too little. No source tells the sizes of the others.
 CUDA_IMAGE_BYTES = 11 * 10**9
-# The open files that compose.yaml asks for: one for each connection of a busy gateway.
-OPEN_FILES = 16384
 # vLLM 0.32.0, shm_broadcast.py, MessageQueue: 10 × 24 MiB for a replica with several worker processes.
 QUEUE_BYTES = 256 * MIB
-_UNITS = {"k": 1024, "m": MIB, "g": GIB}
 
 
 def check_disks(
@@ -152,12 +163,6 @@ def check_shared_memory(plan: Plan, env: Mapping[str, str], shared: Seen[Disk]) 
         yield warning("shared-memory", found=found, expected=expected, fix=fix)
 
 
-def size_bytes(text: str) -> int | None:
-    """Read a size as Compose writes it: `16gb`, `512m`, or a bare number of bytes; None for anything else."""
-    read = re.fullmatch(r"([0-9]{1,15})(?:([kmg])b?)?", text.strip().lower())
-    return int(read[1]) * _UNITS.get(read[2] or "", 1) if read else None
-
-
 def check_limits(plan: Plan, limits: ProcessLimits, *, infiniband: bool) -> Iterator[Finding]:
     """Compare this user's limits with what the services need. For stacks without containers."""
     if limits.open_files is not None and limits.open_files < OPEN_FILES:
@@ -177,3 +182,93 @@ def check_limits(plan: Plan, limits: ProcessLimits, *, infiniband: bool) -> Iter
             expected="no limit: NCCL registers its buffers with InfiniBand adapters",
             fix="`ulimit -Hl unlimited` as root before the start, or `* hard memlock unlimited` in /etc/security/limits.conf",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Where the stack writes, by what for: `models`, `images`, `packages`, `files`; and the bytes beside the models."""
+
+    disks: Mapping[str, Seen[Disk]]
+    wanted: Mapping[str, int]
+
+
+def look_at_room(machine: Machine) -> Room:
+    """Look where the stack writes, and add up what beside the models."""
+    stack, engine = machine.stack, machine.see(CONTAINER_ENGINE)
+    disks = {"files": look_at_disk(stack.root), "models": look_at_disk(Path(stack.env["HF_HOME"]))}
+    wanted = {}
+    if engine is None:
+        disks["packages"] = look_at_disk(stack.state)
+        wanted["packages"] = sum(_packages_bytes(stack))
+    elif isinstance(engine, ContainerEngine) and engine.images is not None:
+        disks["images"] = engine.images
+        wanted["images"] = CUDA_IMAGE_BYTES if engine.needs_cuda_image else 0
+    return Room(disks=disks, wanted=wanted)
+
+
+def _packages_bytes(stack: Stack) -> Iterator[int]:
+    """Yield the size of each virtual environment that is still to be made, with what is downloaded for it meanwhile."""
+    engine_recipe = cpu_engine_recipe if stack.plan.mode is Mode.CPU else gpu_engine_recipe
+    for recipe in (gateway_recipe, lambda: engine_recipe(stack.plan.engine)):
+        made = safely(recipe)  # without packages for this engine, the start itself refuses
+        if not isinstance(made, Unseen) and not is_complete(environment_folder(stack.state, made)):
+            yield made.size_bytes * 3 // 2
+
+
+def _check_memory(on: Subject, memory: Seen[MemoryState], models: tuple[LookedAtModel, ...]) -> Iterator[Finding]:
+    yield from check_memory(on.plan, on.env, on.host, memory, [each.files for each in models])
+    yield from check_swap(on.plan, memory)
+
+
+ROOM = Observation(take=look_at_room)
+FREE_MEMORY: Observation[MemoryState] = Observation(take=lambda _: look_at_memory(), may_fail=True)
+SHARED: Observation[Disk] = Observation(take=lambda _: look_at_disk(SHARED_MEMORY), may_fail=True)
+PROCESS_LIMITS = Observation(take=lambda _: look_at_limits())
+
+
+DISKS = Check(
+    name="disks",
+    about="room for weights (less what is cached), images, packages; file systems without a free byte or file",
+    findings=tuple("disk disk-full".split()),
+    rule=lambda on, room, models: check_disks(on.plan, room.disks, [each.files for each in models], room.wanted),
+    looks=(
+        ROOM,
+        MODELS,
+    ),
+)
+
+
+MEMORY = Check(
+    name="memory",
+    about="memory for the gateway's workers and, on a processor, weights and KV cache; swap in use",
+    findings=tuple("memory memory-free swap".split()),
+    rule=_check_memory,
+    looks=(
+        FREE_MEMORY,
+        MODELS,
+    ),
+    when=DOWN,
+)
+
+
+SHARED_MEMORY_SIZE = Check(
+    name="shared memory",
+    about="/dev/shm where an engine has several worker processes (in a container: what Compose gives it)",
+    findings=tuple("shared-memory".split()),
+    rule=lambda on, shared: check_shared_memory(on.plan, on.env, shared),
+    looks=(SHARED,),
+    when=WITHOUT_CONTAINERS,
+)
+
+
+LIMITS = Check(
+    name="limits",
+    about="open files, and locked memory where InfiniBand is there, for this user",
+    findings=tuple("open-files locked-memory".split()),
+    rule=lambda on, limits, infiniband: check_limits(on.plan, limits, infiniband=infiniband),
+    looks=(
+        PROCESS_LIMITS,
+        INFINIBAND,
+    ),
+    when=WITHOUT_CONTAINERS,
+)

@@ -1,23 +1,40 @@
-"""Ask Compose itself how it reads the rendered files, and compare that with the plan.
+"""How Compose itself reads the rendered files, compared with the plan.
 
 python-on-whales 0.81's typed ComposeConfig drops GPU reservations, so its JSON form is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from stackwright.detect.capacity import has_infiniband
 from stackwright.domain.finding import Finding, error, warning
-from stackwright.domain.plan import Replica
+from stackwright.domain.machine import Seen, Unseen
+from stackwright.domain.plan import Plan, Replica
 from stackwright.project.credentials import SECRETS
 from stackwright.runtime import Stack
-from stackwright.validation.capacity import OPEN_FILES, size_bytes
+from stackwright.units import GIB, MIB
+from stackwright.validation.check import IN_CONTAINERS, Check, Machine, Observation, Subject
 from stackwright.validation.secrets import SHORTEST
 
+# The open files that compose.yaml asks for: one for each connection of a busy gateway.
+OPEN_FILES = 16384
+_UNITS = {"k": 1024, "m": MIB, "g": GIB}
 
-def check_merged(stack: Stack, merged: dict[str, Any]) -> tuple[Finding, ...]:
-    """Compare the merged file, as `docker compose config --format json` prints it, with the plan."""
+
+def size_bytes(text: str) -> int | None:
+    """Read a size as Compose writes it: `16gb`, `512m`, or a bare number of bytes; None for anything else."""
+    read = re.fullmatch(r"([0-9]{1,15})(?:([kmg])b?)?", text.strip().lower())
+    return int(read[1]) * _UNITS.get(read[2] or "", 1) if read else None
+
+
+def check_merged(stack: Stack, merged: dict[str, Any], secrets: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Compare the merged file, as `docker compose config --format json` prints it, with the plan.
+
+    `secrets`: the text of each secret that is long enough to be told from a word.
+    """
     again = f"`configure-gpu --env {stack.plan.environment.value}` writes the override anew"
     services = merged.get("services", {})
     found: list[Finding] = []
@@ -29,7 +46,7 @@ def check_merged(stack: Stack, merged: dict[str, Any]) -> tuple[Finding, ...]:
         else:
             found += _check_replica(stack, replica, service, again)
     found += _check_published(stack, services, again)
-    return (*found, *_check_privileges(services), *_check_secrets(stack, services))
+    return (*found, *_check_privileges(services), *_check_secrets(services, secrets))
 
 
 def _check_replica(stack: Stack, replica: Replica, service: dict[str, Any], again: str) -> Iterator[Finding]:
@@ -117,10 +134,8 @@ def _check_privileges(services: dict[str, Any]) -> Iterator[Finding]:
             yield warning("compose-privileges", found=found, expected="a closed container", fix=fix)
 
 
-def _check_secrets(stack: Stack, services: dict[str, Any]) -> Iterator[Finding]:
+def _check_secrets(services: dict[str, Any], secrets: Mapping[str, str]) -> Iterator[Finding]:
     """Find secrets in variables and arguments, where `docker inspect` and `ps` show them to others."""
-    named = (*SECRETS, "hf_token", *stack.plan.gateway.cloud_secrets)
-    secrets = {name: text for name in named if len(text := _secret(stack, name)) >= SHORTEST // 2}
     for name, service in services.items():
         environment = service.get("environment")
         words = [str(value) for value in (environment.values() if isinstance(environment, dict) else ())]
@@ -135,8 +150,89 @@ def _check_secrets(stack: Stack, services: dict[str, Any]) -> Iterator[Finding]:
                 )
 
 
-def _secret(stack: Stack, name: str) -> str:
+def variables_of(merged: Seen[dict[str, Any]] | None, service: str) -> dict[str, Any]:
+    """Return a service's variables as Compose reads them; none where it does not."""
+    services = merged.get("services", {}) if isinstance(merged, dict) else {}
+    variables = services.get(service, {}).get("environment")
+    return variables if isinstance(variables, dict) else {}
+
+
+def engine_variables(plan: Plan, merged: Seen[dict[str, Any]] | None) -> frozenset[str]:
+    """Return the variables that the engines are given, by the plan and by what Compose reads."""
+    planned = {name for replica in plan.replicas for name, _ in replica.env}
+    return frozenset(planned | {name for replica in plan.replicas for name in variables_of(merged, replica.name)})
+
+
+def look_at_merged(machine: Machine) -> dict[str, Any] | None:
+    """Return the files as Compose reads them; None where it does not run the stack."""
+    from stackwright.runtime.compose import ComposeRuntime
+
+    return machine.runtime.merged() if isinstance(machine.runtime, ComposeRuntime) else None
+
+
+def look_at_secret_texts(stack: Stack) -> dict[str, str]:
+    """Return the text of each secret that is long enough to be told from a word."""
+    named = (*SECRETS, "hf_token", *stack.plan.gateway.cloud_secrets)
+    return {name: text for name in named if len(text := _read(stack, name)) >= SHORTEST // 2}
+
+
+def _read(stack: Stack, name: str) -> str:
     try:
         return (stack.secrets / name).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
+
+
+def check_refused(plan: Plan, words: str) -> Iterator[Finding]:
+    """Tell that Compose does not accept the files, in its own words."""
+    fix = f"correct compose/compose.yaml where you changed it; `configure-gpu --env {plan.environment.value}` writes the rest"
+    yield error("compose-refused", found=words, expected="files that Compose accepts", fix=fix)
+
+
+def _check_files(on: Subject, merged: Seen[dict[str, Any]] | None, secrets: Mapping[str, str]) -> Iterable[Finding]:
+    if isinstance(merged, Unseen):
+        return check_refused(on.plan, merged.why)
+    return () if merged is None else check_merged(on.stack, merged, secrets)
+
+
+def _check_limits(on: Subject, merged: Seen[dict[str, Any]] | None, infiniband: bool) -> Iterable[Finding]:
+    return check_container_limits(on.stack, merged, infiniband=infiniband) if isinstance(merged, dict) else ()
+
+
+MERGED = Observation(take=look_at_merged, waits=True, may_fail=True)
+SECRET_TEXTS = Observation(take=lambda machine: look_at_secret_texts(machine.stack))
+INFINIBAND = Observation(take=lambda _: has_infiniband())
+
+
+MERGED_FILES = Check(
+    name="merged files",
+    about=(
+        "base file, override and environment files as Compose itself reads them: GPU reservations, arguments, ports, "
+        "shared memory, privileges, no secret in a variable"
+    ),
+    findings=tuple(
+        (
+            "compose-refused compose-service compose-gpus compose-command compose-ports compose-shared-memory "
+            "compose-privileges compose-secret"
+        ).split()
+    ),
+    rule=_check_files,
+    looks=(
+        MERGED,
+        SECRET_TEXTS,
+    ),
+    when=IN_CONTAINERS,
+)
+
+
+CONTAINER_LIMITS = Check(
+    name="container limits",
+    about="open files of every container, and locked memory where InfiniBand is there",
+    findings=tuple("compose-open-files compose-locked-memory".split()),
+    rule=_check_limits,
+    looks=(
+        MERGED,
+        INFINIBAND,
+    ),
+    when=IN_CONTAINERS,
+)

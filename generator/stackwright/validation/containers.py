@@ -1,16 +1,35 @@
-"""Rules over the container engine: new enough for the files, and able to hand the plan's GPUs to a container. Pure."""
+"""The container engine: new enough for the files, and able to hand the plan's GPUs to a container.
+
+A look starts the `docker` client, and through it one short-lived container that is removed again. Nothing is pulled.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+from stackwright.detect.capacity import look_at_disk
 from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.host import GpuAccess, Host
-from stackwright.domain.machine import ContainerAnswer, Seen, Unseen
+from stackwright.domain.machine import ContainerAnswer, Disk, Seen, Unseen
 from stackwright.domain.plan import Plan
 from stackwright.domain.topology import sole_slice
+from stackwright.runtime import Stack
+from stackwright.runtime.docker import begin, end, reason_of
 from stackwright.units import version_parts
+from stackwright.validation.check import (
+    GPUS_IN_CONTAINERS,
+    IN_CONTAINERS,
+    WITHOUT_CONTAINERS,
+    Check,
+    Machine,
+    Observation,
+    Subject,
+)
 from stackwright.validation.gpus import used_gpus
 
 # Each with why: `docker run --pull`, which the GPU check needs, and the oldest engine that a whole stack was brought up
@@ -18,6 +37,12 @@ from stackwright.validation.gpus import used_gpus
 OLDEST_ENGINE = (20, 10)
 # Two `--env-file` are merged from 2.17 on (docker/compose pull request 10284); 2.16 takes the last one alone (issue 10436).
 OLDEST_COMPOSE = (2, 17)
+ASKED_S = 10.0
+# A container with GPUs waits for the driver to wake them: about two seconds for each without persistence mode.
+STARTED_S = 60.0
+# The driver's own tool comes into the container with the driver; without it, the device files tell. /dev/dxg is WSL's.
+LOOK = "nvidia-smi -L 2>/dev/null; ls -d /dev/nvidiactl /dev/dxg 2>/dev/null; true"
+UUID = re.compile(r"\(UUID: ([A-Za-z0-9/-]{1,100})\)")
 
 
 def check_versions(plan: Plan, host: Host) -> Iterator[Finding]:
@@ -148,3 +173,146 @@ def _check_pictures(plan: Plan) -> Iterator[Finding]:
                 expected="a model for which vLLM does not need it, such as one of Idefics3's or SmolVLM's architecture",
                 fix="use `--runtime compose`, whose image has it",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerEngine:
+    """What the container engine has: room for images where one is missing, and what a container with the GPUs saw."""
+
+    images: Seen[Disk] | None
+    needs_cuda_image: bool
+    container: Seen[ContainerAnswer] | None
+
+
+def look_at_engine(machine: Machine) -> ContainerEngine | None:
+    """Ask which images are missing, and what a container with GPUs sees; None where Compose does not run the stack."""
+    if not machine.compose:
+        return None
+    stack, host = machine.stack, machine.host
+    image = stack.engine.keys.image
+    engines = dict.fromkeys(stack.values(replica)[image] for replica in stack.plan.engines)
+    missing = find_missing_images((*engines, stack.env["LITELLM_IMAGE"], stack.env["REDIS_IMAGE"]))
+    uuids = used_gpus(stack.plan)
+    lacks_engine = isinstance(missing, Unseen) or stack.env[image] in missing
+    container: Seen[ContainerAnswer] | None = None
+    if isinstance(missing, Unseen) and uuids:
+        container = missing
+    elif uuids and not lacks_engine and not machine.runs and host.containers.engine == "docker":
+        container = look_from_inside(stack, uuids)
+    images: Seen[Disk] | None = None
+    if isinstance(missing, Unseen):
+        images = missing
+    elif missing:
+        folder = find_images_folder()
+        images = folder if isinstance(folder, Unseen) else look_at_disk(Path(folder))
+    cuda = stack.plan.engine.cuda is not None and stack.env[image] == stack.plan.engine.image
+    return ContainerEngine(images=images, needs_cuda_image=cuda and lacks_engine, container=container)
+
+
+def find_missing_images(images: tuple[str, ...]) -> Seen[tuple[str, ...]]:
+    """Return those of the images that the engine does not have."""
+    code, _, said = _ask(["docker", "image", "inspect", "--format", "{{.Id}}", *images], ASKED_S)
+    if code == 0:
+        return ()
+    missing = tuple(image for image in images if re.search(rf"(?i)no such image:? {re.escape(image)}\s", said + "\n"))
+    return missing or Unseen(why=reason_of(said))
+
+
+def find_images_folder() -> Seen[str]:
+    """Return the folder on this machine where the engine keeps images."""
+    code, folder, said = _ask(["docker", "info", "--format", "{{.DockerRootDir}}"], ASKED_S)
+    if code != 0:
+        return Unseen(why=reason_of(said))
+    folder = folder.strip()
+    there = os.environ.get("DOCKER_HOST", "unix:").startswith("unix:") and Path(folder).is_dir()
+    return folder if there else Unseen(why=f"{folder[:120]} is on another machine, or in a virtual one")
+
+
+def list_containers(stack: Stack) -> Seen[tuple[str, ...]]:
+    """Return the whole ids of this stack's running containers."""
+    label = f"label=com.docker.compose.project={stack.name}"
+    code, ids, said = _ask(["docker", "ps", "--quiet", "--no-trunc", "--filter", label], ASKED_S)
+    return tuple(ids.split()) if code == 0 else Unseen(why=reason_of(said))
+
+
+def look_from_inside(stack: Stack, uuids: tuple[str, ...], limit_s: float = STARTED_S) -> Seen[ContainerAnswer]:
+    """Start a container of the engine's image as the stack would, with its GPUs and its user, and ask what it sees."""
+    name = f"{stack.name}-gpu-check-{os.getpid()}"
+    closed = ["--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges:true"]
+    user = f"--user={stack.env['STACKWRIGHT_UID']}:{stack.env['STACKWRIGHT_GID']}"
+    devices = f'--gpus="device={",".join(uuids)}"'
+    command = ["docker", "run", "--rm", f"--name={name}", "--pull=never", *closed, user, devices]
+    command += ["--entrypoint=/bin/sh", stack.env[stack.engine.keys.image], "-c", LOOK]
+    code, seen, said = _ask(command, limit_s)
+    if code is None:
+        _ask(["docker", "rm", "--force", name], ASKED_S)
+        return Unseen(why=said)
+    if code != 0:
+        return ContainerAnswer(refusal=reason_of(said), uuids=(), has_devices=False, named=False)
+    found = tuple(UUID.findall(seen))
+    return ContainerAnswer(refusal=None, uuids=found, has_devices="/dev/" in seen, named=bool(found))
+
+
+def _ask(command: list[str], limit_s: float) -> tuple[int | None, str, str]:
+    """Run the client; return its exit code, None where it took too long, and what it said on either output."""
+    try:
+        client = begin(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except OSError as failure:
+        return 127, "", f"the docker client cannot be run: {failure.strerror}"
+    try:
+        out, err = client.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        end(client)
+        client.communicate()
+        return None, "", f"no answer in {limit_s:g} seconds"
+    except BaseException:
+        end(client)
+        raise
+    return client.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+
+
+def _check_access(on: Subject, engine: Seen[ContainerEngine] | None) -> Iterator[Finding]:
+    return check_gpu_access(on.plan, on.host, engine.container if isinstance(engine, ContainerEngine) else engine)
+
+
+CONTAINER_ENGINE = Observation(take=look_at_engine, waits=True, may_fail=True)
+
+
+VERSIONS = Check(
+    name="container engine",
+    about="the versions of Docker Engine (20.10 or newer) and Compose (2.17 or newer)",
+    findings=tuple("docker-version compose-version".split()),
+    rule=lambda on: check_versions(on.plan, on.host),
+    when=IN_CONTAINERS,
+)
+
+
+USER = Check(
+    name="user",
+    about="whom the containers run as",
+    findings=tuple("container-root".split()),
+    rule=lambda on: check_user(on.plan, on.env),
+    when=IN_CONTAINERS,
+)
+
+
+GPU_ACCESS = Check(
+    name="GPUs in containers",
+    about="CDI or NVIDIA's runtime; and, where the engine's image is here, what a real container with the GPUs sees",
+    findings=tuple("gpu-access gpu-container".split()),
+    rule=_check_access,
+    looks=(CONTAINER_ENGINE,),
+    when=GPUS_IN_CONTAINERS,
+)
+
+
+GPUS_WITHOUT = Check(
+    name="GPUs without containers",
+    about=(
+        "what only the engine's image or a container gives: CUDA's compatibility libraries, one MIG slice of several, "
+        "engines for GPUs and for the processor beside each other, torchvision for pictures"
+    ),
+    findings=tuple("image-only slice-among-others engines-of-two-kinds no-torchvision".split()),
+    rule=lambda on: check_processes(on.plan),
+    when=WITHOUT_CONTAINERS,
+)

@@ -1,7 +1,8 @@
-"""Rules over the values in force: the generated file, the person's own over it, and the shell that Compose prefers to both. Pure."""
+"""The values in force: the generated file, a person's own over it, and the shell that Compose prefers to both."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from stackwright.engines import engine_named
 from stackwright.errors import did_you_mean
 from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written
 from stackwright.settings import declared_settings
+from stackwright.validation.check import IN_CONTAINERS, Check, Observation
 
 # What examples and templates write where a person is to write something: CHANGE_ME, <token>, xxxx, your-key-here, TODO.
 PLACEHOLDER = re.compile(
@@ -137,3 +139,25 @@ def check_shell(env: Mapping[str, str], shell: Mapping[str, str], environment: s
         for key, value in env.items()
         if key in shell and shell[key] != value
     )
+
+
+# The exported variables.
+SHELL_VARIABLES = Observation(take=lambda _: dict(os.environ))
+
+
+VALUES = Check(
+    name="environment",
+    about="the values in force: every key known and there, every value allowed, no placeholder left, sizes that agree",
+    findings=tuple("env-unknown-key env-missing-key env-value env-placeholder env-derived parallel-sizes".split()),
+    rule=lambda on: check_environment(on.plan, on.env, on.catalog),
+)
+
+
+SHELL = Check(
+    name="shell",
+    about="exported variables that Compose would prefer to the files",
+    findings=tuple("shell-overrides".split()),
+    rule=lambda on, shell: check_shell(on.env, shell, on.environment),
+    looks=(SHELL_VARIABLES,),
+    when=IN_CONTAINERS,
+)

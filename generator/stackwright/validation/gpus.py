@@ -1,17 +1,17 @@
-"""Rules over GPUs: those that the plan was made for, present and well, joined as they were, with the memory they promised. Pure."""
+"""The GPUs that the plan was made for: present and well, and joined as they were."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
+from stackwright.detect.gpu_state import look_at_gpus
 from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.host import Driver, Gpu, Host, Link, LinkKind
-from stackwright.domain.machine import GpuProcess, GpuState, MemoryState, Seen, Unseen
-from stackwright.domain.plan import Plan
-from stackwright.engines import engine_named
+from stackwright.domain.machine import GpuState, Seen, Unseen
+from stackwright.domain.plan import Mode, Plan
 from stackwright.planning.placement import describe_gpus
-from stackwright.rendering.numbered import model_values
 from stackwright.units import format_bytes, version_parts
+from stackwright.validation.check import WITH_GPUS, Check, Observation
 
 # nvml.h, NVML_ERROR_GPU_IS_LOST: fallen off the bus, or otherwise out of reach.
 GPU_IS_LOST = 15
@@ -194,84 +194,26 @@ def _memory_errors(state: GpuState) -> Iterator[Finding]:
         yield warning("gpu-memory-errors", found=found, expected="memory without broken rows", fix=fix)
 
 
-def check_gpu_memory(
-    plan: Plan,
-    env: Mapping[str, str],
-    host: Host,
-    states: Seen[tuple[GpuState, ...]],
-    memory: Seen[MemoryState],
-    own: frozenset[int] | None,
-) -> Iterator[Finding]:
-    """Compare what is free on each GPU with what the engine will take, and name who holds it.
-
-    The engine refuses to start with less than its share of the total free (vLLM 0.32.0, v1/worker/utils.py,
-    request_memory).
-
-    Args:
-        host: as it is now.
-        own: the processes of this stack where it runs; None where it does not.
-    """
-    holders = {} if isinstance(states, Unseen) else {state.uuid: state.processes for state in states}
-    for gpu in host.gpus:
-        if gpu.uuid not in used_gpus(plan):
-            continue
-        share, said = _promised(plan, env, gpu.uuid)
-        total, used = _total_and_used(gpu, host, memory)
-        processes = holders.get(gpu.uuid)
-        if own is not None:  # what this stack holds will serve this stack
-            processes = tuple(process for process in processes or () if process.pid not in own)
-            used = sum(process.memory_bytes or 0 for process in processes)
-        if total is None or used is None:
-            yield not_checked(f"free memory of GPU {gpu.index}", "nobody tells it", plan.environment.value)
-        elif share * total > total - used:
-            yield error(
-                "gpu-memory",
-                found=f"GPU {gpu.index}: {format_bytes(total - used)} of {format_bytes(total)} free; {_holders(processes)}",
-                expected=f"{format_bytes(int(share * total))} free ({said})",
-                fix=_free_it(plan, processes or ()),
-            )
+# What each device answers; nothing is asked for a plan without GPUs.
+STATES: Observation[tuple[GpuState, ...]] = Observation(
+    take=lambda machine: () if machine.stack.plan.mode is Mode.CPU else look_at_gpus(), waits=True, may_fail=True
+)
 
 
-def _promised(plan: Plan, env: Mapping[str, str], uuid: str) -> tuple[float, str]:
-    """Return the share of a GPU that all engines on it take together, and the settings that say so.
-
-    Of models that take turns it is the largest that one of them takes.
-    """
-    shares: dict[str, float] = {}
-    key = engine_named(plan.engine.name).keys.memory_share
-    if key is None:
-        return 0.0, ""
-    models = model_values(env, len(plan.models))
-    for engine in plan.engines:
-        values = [models[plan.number_of(turn)] for turn in plan.turns(engine) if uuid in turn.gpu_uuids]
-        asked = {each.written[key]: float(each[key]) for each in values}
-        shares |= dict([max(asked.items(), key=lambda item: item[1])] if asked else [])
-    return sum(shares.values()), " + ".join(f"{name}={share:g}" for name, share in shares.items())
+PRESENT = Check(
+    name="GPUs",
+    about="the GPUs of the plan by UUID: there, in the same order, of the same size, joined by the same links; the driver",
+    findings=tuple("driver-fault gpu-missing gpu-changed gpu-order gpu-added links-changed driver-too-old".split()),
+    rule=lambda on: check_host(on.plan, on.host),
+    when=WITH_GPUS,
+)
 
 
-def _total_and_used(gpu: Gpu, host: Host, memory: Seen[MemoryState]) -> tuple[int | None, int | None]:
-    """Return the bytes that count: with unified memory, of which NVML tells nothing, the processor's."""
-    if gpu.memory_bytes is not None:
-        return gpu.memory_bytes, gpu.memory_used_bytes
-    if isinstance(memory, Unseen) or host.memory_bytes is None:
-        return host.memory_bytes, None
-    return host.memory_bytes, max(0, host.memory_bytes - memory.available_bytes)
-
-
-def _holders(processes: tuple[GpuProcess, ...] | None) -> str:
-    if processes is None:
-        return "who holds the rest is not told here"
-    named = [_name(process) for process in sorted(processes, key=lambda each: -(each.memory_bytes or 0))[:5]]
-    return f"held by {', '.join(named)}" if named else "held by no process that NVML names"
-
-
-def _name(process: GpuProcess) -> str:
-    size = f", {format_bytes(process.memory_bytes)}" if process.memory_bytes is not None else ""
-    return f"{process.name or 'a process'} (pid {process.pid}{size})"
-
-
-def _free_it(plan: Plan, processes: tuple[GpuProcess, ...]) -> str:
-    again = f"`configure-gpu --env {plan.environment.value}` plans with what is free"
-    if not processes:
-        return f"`nvidia-smi` shows what holds it; stop that, or {again}"
-    return f"stop it (`kill {' '.join(str(process.pid) for process in processes[:5])}`), or {again}"
+HEALTH = Check(
+    name="GPU health",
+    about="each GPU's answer (NVML), every NVLink lane, uncorrected memory errors and broken rows",
+    findings=tuple("gpu-lost nvlink-lanes gpu-memory-errors".split()),
+    rule=lambda on, states: check_health(on.plan, states),
+    looks=(STATES,),
+    when=WITH_GPUS,
+)

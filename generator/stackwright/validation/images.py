@@ -1,4 +1,4 @@
-"""Rules over the releases that will run: none with a hole that lets strangers in, none that moves under its name. Pure."""
+"""The releases that will run: none with a hole that lets strangers in, none that moves under its name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from stackwright.domain.catalog import REFUSED_HOLES, Advisory, HoleKind, holes_
 from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.plan import Plan
 from stackwright.engines import engine_named
+from stackwright.validation.check import Check
 
 # Names under which publishers push one release after another (Docker Hub, GitHub's registry; LiteLLM docs, deploy page).
 MOVING = re.compile(r"latest|nightly|main|master|edge|stable|main-.*|.*-latest|.*-nightly")
@@ -83,3 +84,11 @@ def _tag(image: str) -> str | None:
     name = image.partition("@")[0]
     last = name.rpartition("/")[2]
     return last.partition(":")[2] or None
+
+
+RELEASES = Check(
+    name="releases",
+    about="known holes (catalog/advisories.yaml) of the engine and the gateway, and images whose name moves",
+    findings=tuple("image-holes image-moves".split()),
+    rule=lambda on: check_images(on.plan, on.env, on.catalog.advisories, pulled=on.compose),
+)

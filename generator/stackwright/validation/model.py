@@ -1,13 +1,28 @@
-"""Rules over the model: whole and readable where it is on this host, in reach and ours to have where it is not. Pure."""
+"""The models: whole and readable where they are on this host, in reach and ours to have where they are not."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+from stackwright.catalog.load import load_llms
 from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.machine import HubAnswer, ModelFiles, Seen, Unseen
 from stackwright.domain.plan import Plan
 from stackwright.engines import engine_named
+from stackwright.models.cache import find_cache
+from stackwright.models.files import look_at_cache, look_at_folder
+from stackwright.models.reach import ask_hub, is_offline
+from stackwright.models.read import HubAccess, read_model
+from stackwright.models.shape import parse_shape
+from stackwright.project.credentials import HUB_TOKEN, find_hub_token
+from stackwright.runtime import Stack
+from stackwright.validation.check import Check, Later, Machine, Observation, Subject, safely
+from stackwright.validation.compose_config import MERGED, engine_variables
 
 # Certificates and signed addresses bear this much (RFC 7519's "a few minutes" of leeway, section 4.1.4).
 CLOCK_LEEWAY_S = 300
@@ -107,3 +122,128 @@ def _judge(plan: Plan, location: str, hub: HubAnswer, token: str, *, has_token: 
             expected=f"a clock within {CLOCK_LEEWAY_S} s: certificates and signed downloads are refused otherwise",
             fix="`sudo timedatectl set-ntp true`",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookedAtModel:
+    """One model of a plan, here and on its hub; `location` is what the engine loads.
+
+    Args:
+        longest_tokens: the longest request that its config.json allows; None where it is not here or says nothing.
+        gated: the catalog's word on whether the hub asks for a token.
+        hub: the hub's answer; None where it was not asked.
+    """
+
+    location: str
+    files: Seen[ModelFiles]
+    longest_tokens: int | None = None
+    gated: bool | None = None
+    hub: Seen[HubAnswer] | None = None
+    has_token: bool = False
+
+
+def look_at_models(machine: Machine) -> tuple[LookedAtModel, ...]:
+    """Look at what the engines load, model by model, each beside the others."""
+    stack = machine.stack
+    locations = [values[stack.engine.keys.model] for values in stack.models]
+    begun = [(location, Later(partial(_look_at_model, stack, location))) for location in locations]
+    answers = [(location, later.result()) for location, later in begun]
+    return tuple(
+        LookedAtModel(location=location, files=seen) if isinstance(seen, Unseen) else seen for location, seen in answers
+    )
+
+
+def _look_at_model(stack: Stack, location: str) -> LookedAtModel:
+    user = (int(stack.env["STACKWRIGHT_UID"]), int(stack.env["STACKWRIGHT_GID"]))
+    home = Path(stack.env["HF_HOME"])
+    facts = safely(lambda: read_model(location, load_llms(), access=HubAccess(home=home, online=False)))
+    known = None if isinstance(facts, Unseen) else facts
+    longest = None if known is None else safely(lambda: _longest_tokens(known.config))
+    longest = None if isinstance(longest, Unseen) else longest
+    if location.startswith("/"):
+        files = look_at_folder(Path(location), *user)
+        return LookedAtModel(location=location, files=files, longest_tokens=longest, gated=False)
+    files = look_at_cache(location, find_cache(os.environ, home), *user, known.weight_bytes if known else None)
+    gated = known.gated if known else None
+    token = _token(stack, home)
+    asks = not (files.complete or files.problem or is_offline(os.environ) or (gated and not token))
+    return LookedAtModel(
+        location=location,
+        files=files,
+        longest_tokens=longest,
+        gated=gated,
+        hub=ask_hub(location, os.environ, token) if asks else None,
+        has_token=bool(token),
+    )
+
+
+def _longest_tokens(config: Mapping[str, object]) -> int | None:
+    """Return the longest request that the engine takes: its own `model_max_length` may be beyond what it derives."""
+    derived, own = parse_shape(config).max_positions, config.get("model_max_length")
+    return max(derived, own if isinstance(own, int) else 0) or None if derived else None
+
+
+def _token(stack: Stack, home: Path) -> str | None:
+    """Return the hub's token that the engine will have: a start refreshes the secret file from the person's own."""
+    found = safely(lambda: find_hub_token(os.environ, home))
+    if isinstance(found, str):
+        return found
+    kept = safely(lambda: (stack.secrets / HUB_TOKEN).read_text(encoding="ascii").strip())
+    return kept if isinstance(kept, str) and kept else None
+
+
+def _check_models(on: Subject, models: tuple[LookedAtModel, ...]) -> Iterator[Finding]:
+    for each in models:
+        yield from check_model(on.plan, each.location, each.files)
+
+
+def _check_length(
+    on: Subject, models: tuple[LookedAtModel, ...], merged: Seen[dict[str, Any]] | None
+) -> Iterator[Finding]:
+    return check_length(on.plan, on.env, models[0].longest_tokens, engine_variables(on.plan, merged))
+
+
+def _check_hubs(on: Subject, models: tuple[LookedAtModel, ...], offline: bool) -> Iterator[Finding]:
+    has_token = any(each.has_token for each in models)
+    for each in models:
+        location, files = each.location, each.files
+        if not (location.startswith("/") or isinstance(files, Unseen) or files.complete or files.problem):
+            yield from check_hub(on.plan, location, each.hub, gated=each.gated, has_token=has_token, offline=offline)
+
+
+MODELS = Observation(take=look_at_models, waits=True)
+# HF_HUB_OFFLINE forbids to ask the hub.
+OFFLINE = Observation(take=lambda _: is_offline(os.environ))
+
+
+FILES = Check(
+    name="model",
+    about="the model's files: all that the index names, each as long as its header promises, readable for the stack's user",
+    findings=tuple("model-missing model-incomplete model-unreadable".split()),
+    rule=_check_models,
+    looks=(MODELS,),
+)
+
+
+LENGTH = Check(
+    name="length",
+    about="the longest context that is asked for, against the longest that the model's config.json allows",
+    findings=tuple("model-length".split()),
+    rule=_check_length,
+    looks=(
+        MODELS,
+        MERGED,
+    ),
+)
+
+
+HUB = Check(
+    name="hub",
+    about="a model that is still to be downloaded: the hub in reach, the name known, the token good; HF_HUB_OFFLINE is respected",
+    findings=tuple("model-missing model-gated model-unknown model-unreachable clock".split()),
+    rule=_check_hubs,
+    looks=(
+        MODELS,
+        OFFLINE,
+    ),
+)

@@ -1,27 +1,63 @@
-"""Check how the gateway is published: beyond this machine only over TLS, or where a person has said otherwise."""
+"""How the gateway is published: beyond this machine only over TLS, or where a person has said otherwise."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright.domain.finding import Finding, error
 from stackwright.project.credentials import TLS_FILES
+from stackwright.validation.check import Check, Observation
 
 GUIDE = "docs/how-to/publish.md"
 
 
-def check_publishing(env: Mapping[str, str], secrets: Path, environment: str) -> Iterator[Finding]:
-    """Find a gateway that others could listen to, and a certificate that cannot be used. `secrets` is the folder."""
+@dataclass(frozen=True, kw_only=True)
+class SeenCertificate:
+    """The certificate and its key: the names of those that hold something, and why OpenSSL does not load the two."""
+
+    folder: Path
+    given: tuple[str, ...]
+    problem: str | None = None
+
+
+def look_at_certificate(secrets: Path) -> SeenCertificate:
+    """Look at both files in the folder of secrets, and let OpenSSL load them where both are given."""
     certificate, key = (secrets / name for name in TLS_FILES)
-    given = [path.name for path in (certificate, key) if _holds_something(path)]
+    given = tuple(path.name for path in (certificate, key) if path.is_file() and path.stat().st_size > 0)
+    problem = look_at_pair(certificate, key) if len(given) == len(TLS_FILES) else None
+    return SeenCertificate(folder=secrets, given=given, problem=problem)
+
+
+def look_at_pair(certificate: Path, key: Path) -> str | None:
+    """Let OpenSSL load both, as the gateway will; return why it does not."""
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ValueError) as failure:
+        return getattr(failure, "reason", None) or getattr(failure, "strerror", None) or str(failure)
+    return None
+
+
+def _no_password() -> str:
+    """Answer OpenSSL's question for a password, which it would ask on the terminal otherwise."""
+    raise ValueError("the key is encrypted")
+
+
+def check_publishing(env: Mapping[str, str], certificate: SeenCertificate, environment: str) -> Iterator[Finding]:
+    """Find a gateway that others could listen to, and a certificate that cannot be used."""
+    given, pair = certificate.given, "a certificate and its key"
     if len(given) == 1:
-        missing = key if given == [certificate.name] else certificate
-        fix = f"put the other one into {missing}, with mode 0600; {GUIDE}"
-        yield error("tls-incomplete", found=f"{given[0]} alone", expected="a certificate and its key", fix=fix)
-    elif given:
-        yield from _check_pair(certificate, key)
+        (missing,) = set(TLS_FILES) - set(given)
+        fix = f"put the other one into {certificate.folder / missing}, with mode 0600; {GUIDE}"
+        yield error("tls-incomplete", found=f"{given[0]} alone", expected=pair, fix=fix)
+    elif certificate.problem is not None:
+        fix = f"PEM files that belong together, the key without a password; {GUIDE}"
+        found = f"OpenSSL does not load {' and '.join(TLS_FILES)}: {certificate.problem}"
+        yield error("tls-unusable", found=found, expected=pair, fix=fix)
     beyond = not ipaddress.IPv4Address(env["GATEWAY_BIND"]).is_loopback
     if beyond and not given and env["GATEWAY_PLAIN_HTTP"] != "allowed":
         consent = f"`configure-gpu --env {environment} --set GATEWAY_PLAIN_HTTP=allowed`"
@@ -33,23 +69,13 @@ def check_publishing(env: Mapping[str, str], secrets: Path, environment: str) ->
         )
 
 
-def _holds_something(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+CERTIFICATE = Observation(take=lambda machine: look_at_certificate(machine.stack.secrets))
 
 
-def _check_pair(certificate: Path, key: Path) -> Iterator[Finding]:
-    """Let OpenSSL load both, as the gateway will."""
-    import ssl
-
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
-    except (OSError, ValueError) as failure:
-        why = getattr(failure, "reason", None) or getattr(failure, "strerror", None) or str(failure)
-        fix = f"PEM files that belong together, the key without a password; {GUIDE}"
-        found = f"OpenSSL does not load {certificate.name} and {key.name}: {why}"
-        yield error("tls-unusable", found=found, expected="a certificate and its key", fix=fix)
-
-
-def _no_password() -> str:
-    """Answer OpenSSL's question for a password, which it would ask on the terminal otherwise."""
-    raise ValueError("the key is encrypted")
+PUBLISHING = Check(
+    name="publishing",
+    about="an address beyond this machine, which needs TLS or consent (GATEWAY_PLAIN_HTTP); the certificate and its key",
+    findings=tuple("gateway-published tls-incomplete tls-unusable".split()),
+    rule=lambda on, certificate: check_publishing(on.env, certificate, on.environment),
+    looks=(CERTIFICATE,),
+)

@@ -1,11 +1,19 @@
-"""Rules over secrets: none that an attacker tries first, none that can be guessed. Pure; a secret is never quoted."""
+"""The secrets: there, private, none that an attacker tries first, none that can be guessed. None is ever quoted."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import log2
+from pathlib import Path
 
+from stackwright.domain.finding import Finding, error
+from stackwright.project.credentials import HUB_TOKEN, SECRETS
+from stackwright.runtime import Stack
+from stackwright.validation.check import Check, Observation
 from stackwright.validation.environment import PLACEHOLDER
+from stackwright.validation.files import SeenFile, check_privacy, look_at_file, look_into
 
 # 32 random hexadecimal digits are 128 bits, beyond the 112 of NIST SP 800-57 part 1 revision 5, table 4.
 SHORTEST = 32
@@ -38,3 +46,103 @@ def weakness(secret: str) -> str | None:
 def bits(text: str) -> float:
     """Estimate how many bits a text could hold by how often each of its characters comes (Shannon's entropy)."""
     return sum(count * log2(len(text) / count) for count in Counter(text).values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenSecret:
+    """One secret's file, and what is to be said of its text: `weak`, or `empty`, or `unusable` as one line."""
+
+    name: str
+    file: SeenFile
+    weak: str | None = None
+    empty: bool = False
+    unusable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenSecrets:
+    """The folder of an environment's secrets: those that we made, the hub's token, and the keys that a person brought."""
+
+    folder: Path
+    is_open: bool
+    made: tuple[SeenSecret, ...]
+    token: SeenFile | None
+    brought: tuple[SeenSecret, ...]
+
+
+def look_at_secrets(stack: Stack) -> SeenSecrets:
+    """Look at every secret; of its text only what is wrong with it goes further."""
+    folder = stack.secrets
+    token = folder / HUB_TOKEN
+    return SeenSecrets(
+        folder=folder,
+        is_open=folder.is_dir() and folder.stat().st_mode & 0o077 != 0,
+        made=tuple(_look_at_secret(folder, name) for name in SECRETS),
+        token=look_at_file(token, readable=True) if token.exists() else None,
+        brought=tuple(_look_at_secret(folder, name) for name in stack.plan.gateway.cloud_secrets),
+    )
+
+
+def _look_at_secret(folder: Path, name: str) -> SeenSecret:
+    text = look_into(folder / name)
+    line = (text or "").strip()
+    return SeenSecret(
+        name=name,
+        file=look_at_file(folder / name, readable=text is not None),
+        weak=None if text is None else weakness(text),
+        empty=not line,
+        unusable=not line.isascii() or not line.isprintable() or " " in line,
+    )
+
+
+def check_secrets(stack: Stack, secrets: SeenSecrets) -> Iterator[Finding]:
+    """Check that every secret is there, private and strong. No word of one is told."""
+    again = f"`configure-gpu --env {stack.plan.environment.value}` makes one"
+    if secrets.is_open:
+        fix = f"`chmod 700 {secrets.folder}`"
+        yield error("secret-mode", found=f"{secrets.folder} is open to others", expected="mode 0700", fix=fix)
+    for secret in secrets.made:
+        path = secret.file.path
+        if not secret.file.readable:
+            yield error("secret-missing", found=f"no readable {path}", expected="a secret", fix=again)
+            continue
+        yield from check_privacy(secret.file, str(path), stack, "secret")
+        if secret.weak is not None:
+            fix = f"`rm {path}`, then {again}"
+            yield error("secret-weak", found=f"{secret.name} {secret.weak}", expected="256 random bits", fix=fix)
+    if secrets.token is not None:
+        yield from check_privacy(secrets.token, str(secrets.token.path), stack, "secret")
+    for secret in secrets.brought:
+        yield from _check_cloud_key(stack, secret)
+
+
+def _check_cloud_key(stack: Stack, secret: SeenSecret) -> Iterator[Finding]:
+    """Check a key that a person brought: there, private, one line. How strong it is, is its provider's affair."""
+    path = secret.file.path
+    if secret.empty:
+        fix = f"`install -m 600 /dev/stdin {path}`, paste the key, then Enter and Ctrl-D"
+        yield error("secret-missing", found=f"no key in {path}", expected="the key of gateway.cloud", fix=fix)
+        return
+    yield from check_privacy(secret.file, str(path), stack, "secret")
+    if secret.unusable:
+        yield error(
+            "secret-unusable",
+            found=f"{secret.name} is more than a key",
+            expected="letters, digits and signs on one line",
+            fix=f"correct {path}",
+        )
+
+
+SECRET_FILES = Observation(take=lambda machine: look_at_secrets(machine.stack))
+
+
+SECRETS_OF_STACK = Check(
+    name="secrets",
+    about=(
+        "the secret files: there, mode 0600, yours, no known default, no placeholder, 32 characters that do not repeat; "
+        "the keys of `gateway.cloud`: there, mode 0600, one line"
+    ),
+    findings=tuple("secret-missing secret-mode secret-owner secret-weak secret-unusable".split()),
+    rule=lambda on, secrets: check_secrets(on.stack, secrets),
+    looks=(SECRET_FILES,),
+)

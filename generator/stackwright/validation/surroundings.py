@@ -1,17 +1,23 @@
-"""Rules over what surrounds a stack: the clock, Windows' subsystem, a database, and the inputs that files were made from. Pure."""
+"""What surrounds a stack: the clock, Windows' subsystem, a database, and the inputs that its files were made from."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stackwright.domain.finding import Finding, error, warning
+from stackwright.domain.finding import Finding, not_checked, warning
 from stackwright.domain.host import Host
+from stackwright.domain.machine import Seen, Unseen
 from stackwright.domain.plan import Mode, Plan
 from stackwright.engines import engine_named
+from stackwright.project.inputs import changed_inputs
 from stackwright.rendering.numbered import keys_of
 from stackwright.units import format_seconds
+from stackwright.validation.check import IN_CONTAINERS, Check, Observation
+from stackwright.validation.compose_config import MERGED, engine_variables, variables_of
+from stackwright.validation.files import look_for_newest_s
 
 # A file system in the network may keep its own time, a second or two off.
 FILE_LEEWAY_S = 60
@@ -76,11 +82,13 @@ def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, 
         )
 
 
-def check_inputs(plan: Plan, changed: tuple[str, ...] | None) -> Iterator[Finding]:
+def check_inputs(plan: Plan, changed: Seen[tuple[str, ...] | None]) -> Iterator[Finding]:
     """Find files that were rendered from something else than what is there now; None where nobody recorded it."""
     name = plan.environment.value
     again = f"`configure-gpu --env {name}` renders anew (with the same --model and --set as before)"
-    if changed is None:
+    if isinstance(changed, Unseen):
+        yield not_checked("what the files were rendered from", changed.why, name)
+    elif changed is None:
         found = "no readable record of what the files were rendered from"
         yield warning("inputs-unknown", found=found, expected="inputs.json beside the plan", fix=again)
     elif changed:
@@ -88,7 +96,46 @@ def check_inputs(plan: Plan, changed: tuple[str, ...] | None) -> Iterator[Findin
         yield warning("inputs-changed", found=found, expected="files made from what is there now", fix=again)
 
 
-def check_refused(plan: Plan, words: str) -> Iterator[Finding]:
-    """Tell that Compose does not accept the files, in its own words."""
-    fix = f"correct compose/compose.yaml where you changed it; `configure-gpu --env {plan.environment.value}` writes the rest"
-    yield error("compose-refused", found=words, expected="files that Compose accepts", fix=fix)
+# What the files were rendered from and has changed since; None without a record.
+CHANGED_INPUTS: Observation[tuple[str, ...] | None] = Observation(
+    take=lambda machine: changed_inputs(machine.stack.root, machine.stack.plan.environment), may_fail=True
+)
+# Seconds since 1970: now, and when the newest rendered file was written.
+TIMES = Observation(take=lambda machine: (time.time(), look_for_newest_s(machine.stack)))
+
+
+INPUTS = Check(
+    name="inputs",
+    about="what the files were rendered from: the wishes, the catalog, this program's version",
+    findings=tuple("inputs-changed inputs-unknown".split()),
+    rule=lambda on, changed: check_inputs(on.plan, changed),
+    looks=(CHANGED_INPUTS,),
+)
+
+
+CLOCK = Check(
+    name="clock",
+    about="a clock that stands before the rendered files",
+    findings=tuple("clock".split()),
+    rule=lambda on, times: check_clock(on.plan, *times),
+    looks=(TIMES,),
+)
+
+
+WINDOWS = Check(
+    name="Windows",
+    about="the Windows Subsystem for Linux: folders on Windows' drives, pinned memory",
+    findings=tuple("wsl-drive wsl-pinning".split()),
+    rule=lambda on, merged: check_wsl(on.plan, on.env, on.host, engine_variables(on.plan, merged)),
+    looks=(MERGED,),
+)
+
+
+DATABASE = Check(
+    name="database",
+    about="the gateway's workers × connections against PostgreSQL's limit, where DATABASE_URL is set",
+    findings=tuple("database-connections".split()),
+    rule=lambda on, merged: check_connections(on.plan, on.env, variables_of(merged, "gateway")),
+    looks=(MERGED,),
+    when=IN_CONTAINERS,
+)

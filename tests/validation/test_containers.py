@@ -9,7 +9,7 @@ import pytest
 from stackwright.domain.machine import ContainerAnswer, Unseen
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
-from stackwright.validation.container import (
+from stackwright.validation.containers import (
     find_images_folder,
     find_missing_images,
     list_containers,

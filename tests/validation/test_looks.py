@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from stackwright.commands.gather import Later, gather, safely
 from stackwright.domain.environment import Environment
 from stackwright.domain.machine import Disk, HubAnswer, MemoryState, Unseen
 from stackwright.domain.plan import Mode, Plan
@@ -16,9 +15,15 @@ from stackwright.models.smoke_model import write_smoke_model
 from stackwright.project.credentials import ensure_secrets
 from stackwright.project.inputs import changed_inputs, record_inputs
 from stackwright.rendering.numbered import flat_settings
-from stackwright.runtime import Runtime, Stack
+from stackwright.runtime import Stack
 from stackwright.runtime.processes import ProcessesRuntime
-from stackwright.validation.checks import find_in
+from stackwright.validation.capacity import FREE_MEMORY, ROOM, Room
+from stackwright.validation.check import Later, Machine, safely
+from stackwright.validation.checks import find_all
+from stackwright.validation.compose_config import MERGED
+from stackwright.validation.containers import CONTAINER_ENGINE
+from stackwright.validation.gpus import STATES
+from stackwright.validation.model import MODELS, LookedAtModel
 
 from tests.integration.fake_hub import serve_hub
 from tests.models.checkpoints import write_model
@@ -45,9 +50,22 @@ def stack_of(root: Path, plan: Plan, **changes: str) -> Stack:
     return made
 
 
-def runtime_of(stack: Stack) -> Runtime:
-    """Return the runtime that needs no daemon."""
-    return ProcessesRuntime(stack)
+def machine_of(stack: Stack) -> Machine:
+    """Return the machine of a stack that needs no daemon."""
+    return Machine(stack, stack.plan.host, ProcessesRuntime(stack), compose=False)
+
+
+def model_of(stack: Stack) -> LookedAtModel:
+    """Return what is seen of a stack's only model."""
+    models = machine_of(stack).see(MODELS)
+    assert not isinstance(models, Unseen)
+    (model,) = models
+    return model
+
+
+def found(stack: Stack) -> dict[str, str]:
+    """Return the names of what is found, each with what it says."""
+    return {finding.check: finding.found for finding in find_all(stack, ProcessesRuntime(stack), stack.plan.host)}
 
 
 CPU_PLAN = plan_for(recorded("cpu-small"))
@@ -68,14 +86,18 @@ def test_a_small_machine_is_seen_whole(tmp_path: Path) -> None:
     model = tmp_path / "smoke"
     write_smoke_model(model)
     stack = stack_of(tmp_path, CPU_PLAN, VLLM_MODEL=str(model))
-    seen = gather(stack, runtime_of(stack), CPU_PLAN.host)
-    assert (seen.compose, seen.runs, seen.merged, seen.container, seen.hub) == (False, False, None, None, None)
-    assert isinstance(seen.memory, MemoryState)
-    assert isinstance(seen.disks["models"], Disk)
-    assert seen.wanted["packages"] > 2**30
-    assert not isinstance(seen.model, Unseen)
-    assert seen.model.complete
-    names = {finding.check for finding in find_in(seen)}
+    machine = machine_of(stack)
+    assert (machine.runs, machine.see(MERGED), machine.see(CONTAINER_ENGINE)) == (False, None, None)
+    memory = machine.see(FREE_MEMORY)
+    assert isinstance(memory, MemoryState)
+    room, seen = machine.see(ROOM), model_of(stack)
+    assert isinstance(room, Room)
+    assert isinstance(room.disks["models"], Disk)
+    assert room.wanted["packages"] > 2**30
+    assert seen.hub is None
+    assert not isinstance(seen.files, Unseen)
+    assert seen.files.complete
+    names = set(found(stack))
     assert "inputs-unknown" in names
     assert not names & {"not-checked", "model-missing", "model-incomplete", "model-unreadable", "memory"}
 
@@ -85,37 +107,34 @@ def test_the_longest_context_is_read_from_the_model(tmp_path: Path) -> None:
     write_smoke_model(model)
     longest = json.loads((model / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
     stack = stack_of(tmp_path, CPU_PLAN, VLLM_MODEL=str(model), VLLM_MAX_MODEL_LEN=str(longest + 1))
-    seen = gather(stack, runtime_of(stack), CPU_PLAN.host)
-    assert seen.longest_tokens == longest
-    assert "model-length" in {finding.check for finding in find_in(seen)}
+    assert model_of(stack).longest_tokens == longest
+    assert "model-length" in found(stack)
 
 
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", CONFIG, SHARDS)
     next(folder.glob("*.safetensors")).write_bytes(b"junk")
     stack = stack_of(tmp_path, CPU_PLAN, VLLM_MODEL=str(folder))
-    findings = find_in(gather(stack, runtime_of(stack), CPU_PLAN.host))
-    assert "model-incomplete" in {finding.check for finding in findings}
+    assert "model-incomplete" in found(stack)
 
 
 @pytest.mark.parametrize(
-    ("token", "own", "found"),
+    ("token", "own", "finding"),
     [(None, None, None), ("hf-right", None, "model-gated"), ("hf-right", "hf-right", None)],
     ids=["open", "gated", "allowed"],
 )
 def test_a_model_that_is_to_be_downloaded_is_asked_for(
-    token: str | None, own: str | None, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    token: str | None, own: str | None, finding: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME, token=token) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         stack = stack_of(tmp_path, CPU_PLAN, VLLM_MODEL=NAME)
         if own is not None:
             monkeypatch.setenv("HF_TOKEN", own)
-        seen = gather(stack, runtime_of(stack), CPU_PLAN.host)
+        names = set(found(stack))
         assert hub.requests == [f"HEAD /{NAME}/resolve/main/config.json"]
-    assert isinstance(seen.hub, HubAnswer)
-    names = {finding.check for finding in find_in(seen)}
-    assert names & {"model-gated", "model-unknown", "model-unreachable"} == ({found} if found else set())
+        assert isinstance(model_of(stack).hub, HubAnswer)
+    assert names & {"model-gated", "model-unknown", "model-unreachable"} == ({finding} if finding else set())
 
 
 def test_a_hub_that_must_not_be_asked_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +142,8 @@ def test_a_hub_that_must_not_be_asked_is_not(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         stack = stack_of(tmp_path, CPU_PLAN, VLLM_MODEL=NAME)
-        seen = gather(stack, runtime_of(stack), CPU_PLAN.host)
+        assert "model-missing" in found(stack)
         assert hub.requests == []
-    assert "model-missing" in {finding.check for finding in find_in(seen)}
 
 
 def test_gpus_that_are_not_here_are_unseen(tmp_path: Path) -> None:
@@ -133,9 +151,10 @@ def test_gpus_that_are_not_here_are_unseen(tmp_path: Path) -> None:
         pytest.skip("this machine has a driver")
     stack = stack_of(tmp_path, GPU_PLAN, VLLM_MODEL=str(tmp_path))
     assert GPU_PLAN.mode is not Mode.CPU
-    seen = gather(stack, runtime_of(stack), GPU_PLAN.host)
-    assert isinstance(seen.gpus, Unseen)
-    assert "the GPUs' health: not checked" in " ".join(finding.found for finding in find_in(seen))
+    states = machine_of(stack).see(STATES)
+    assert isinstance(states, Unseen)
+    findings = find_all(stack, ProcessesRuntime(stack), GPU_PLAN.host)
+    assert "the GPUs' health: not checked" in " ".join(finding.found for finding in findings)
 
 
 def test_inputs_are_compared_by_what_they_say(tmp_path: Path) -> None:

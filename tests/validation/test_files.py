@@ -16,7 +16,9 @@ from stackwright.project.write import compare_files, write_files
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
-from stackwright.validation.live import check_files, check_port, check_secrets, newest_file_s
+from stackwright.validation.files import check_files, look_at_files, look_for_newest_s
+from stackwright.validation.ports import check_port, look_at_port
+from stackwright.validation.secrets import check_secrets, look_at_secrets
 
 from tests.planning_requests import plan_for, recorded
 
@@ -34,7 +36,7 @@ def stack(tmp_path: Path) -> Stack:
 
 def check_all(stack: Stack) -> tuple[Finding, ...]:
     """Check files and secrets."""
-    return (*check_files(stack), *check_secrets(stack))
+    return (*check_files(stack, look_at_files(stack)), *check_secrets(stack, look_at_secrets(stack)))
 
 
 def test_files_as_rendered_have_no_finding(stack: Stack) -> None:
@@ -133,7 +135,8 @@ def test_a_clouds_key_is_for_a_person_to_bring(text: str | None, check: str | No
     if text is not None:
         path.write_text(text)
         path.chmod(0o600)
-    found = check_secrets(replace(stack, plan=plan))
+    cloudy = replace(stack, plan=plan)
+    found = tuple(check_secrets(cloudy, look_at_secrets(cloudy)))
     assert [finding.check for finding in found] == ([check] if check else [])
     assert all(str(path) in finding.fix for finding in found)
 
@@ -145,28 +148,28 @@ def test_a_file_of_somebody_else_is_named(stack: Stack) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can give a file away")
     os.chown(path, 4712, -1)
-    (finding,) = check_files(other)
+    (finding,) = check_files(other, look_at_files(other))
     assert (finding.check, finding.found) == ("file-owner", f"{OVERRIDE} is owned by user 4712")
     os.chown(path, 4711, -1)
-    assert check_files(other) == ()
+    assert tuple(check_files(other, look_at_files(other))) == ()
 
 
 def test_a_persons_own_file_is_to_be_private_too(stack: Stack) -> None:
     local = stack.root / "envs/.env.prod.local"
     local.write_text("LITELLM_NUM_WORKERS=2\n", encoding="utf-8")
     local.chmod(0o640)
-    (finding,) = check_files(stack)
+    (finding,) = check_files(stack, look_at_files(stack))
     assert (finding.check, finding.severity.value) == ("file-mode", "warning")
     assert finding.found == "envs/.env.prod.local is readable by others"
     local.chmod(0o600)
-    assert check_files(stack) == ()
+    assert tuple(check_files(stack, look_at_files(stack))) == ()
 
 
 def test_the_newest_file_is_told(stack: Stack) -> None:
     os.utime(stack.root / OVERRIDE, (4e9, 4e9))
-    assert newest_file_s(stack) == 4e9
+    assert look_for_newest_s(stack) == 4e9
     write(MANIFEST, b"[")(stack.root)
-    assert newest_file_s(stack) is None
+    assert look_for_newest_s(stack) is None
 
 
 def test_a_port_is_free_until_someone_listens() -> None:
@@ -174,14 +177,15 @@ def test_a_port_is_free_until_someone_listens() -> None:
         taken.bind(("127.0.0.1", 0))
         env = {"GATEWAY_BIND": "127.0.0.1", "GATEWAY_PORT": str(taken.getsockname()[1])}
         taken.listen()
-        (finding,) = check_port(env, "dev", "nginx (pid 7)")
+        (finding,) = check_port(env, "dev", look_at_port(env), "nginx (pid 7)")
     assert finding.found == f"127.0.0.1:{env['GATEWAY_PORT']}: Address already in use, by nginx (pid 7)"
     assert finding.fix == "stop what listens there, or `configure-gpu --env dev --set GATEWAY_PORT=…`"
-    assert check_port(env, "dev", None) == ()
+    assert check_port(env, "dev", look_at_port(env), None) == ()
 
 
 def test_an_address_of_another_machine_is_not_blamed_on_a_listener() -> None:
     """192.0.2.0/24 belongs to documentation (RFC 5737): no machine has it."""
-    (finding,) = check_port({"GATEWAY_BIND": "192.0.2.1", "GATEWAY_PORT": "4000"}, "dev", None)
+    env = {"GATEWAY_BIND": "192.0.2.1", "GATEWAY_PORT": "4000"}
+    (finding,) = check_port(env, "dev", look_at_port(env), None)
     assert (finding.check, finding.found) == ("address-unknown", "192.0.2.1 is no address of this machine")
     assert "gateway.bind" in finding.fix

@@ -1,0 +1,169 @@
+"""What a check is: the looks at the machine that it needs, its rule over what was seen, and when it applies.
+
+A look touches the machine, read-only; a rule takes values and touches nothing. Each look is taken once, whatever number
+of checks ask for it, and what goes wrong in it becomes `Unseen` with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock, Thread
+from typing import Any, Generic, TypeVar, cast
+
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.finding import Finding
+from stackwright.domain.host import Host
+from stackwright.domain.machine import Seen, Unseen
+from stackwright.domain.plan import Mode, Plan
+from stackwright.domain.service import UP
+from stackwright.errors import StackError
+from stackwright.runtime import Runtime, Stack
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is checked, in values alone.
+
+    `compose`: Compose runs the stack, else it runs as processes of this user. `runs`: it is up now.
+    """
+
+    stack: Stack
+    host: Host
+    catalog: Catalog
+    compose: bool
+    runs: bool
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the stack."""
+        return self.stack.plan
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The values in force."""
+        return self.stack.env
+
+    @property
+    def environment(self) -> str:
+        """The name of the environment, as commands take it."""
+        return self.stack.plan.environment.value
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Observation(Generic[T]):
+    """A look at the machine. `waits`: for another program or the network, so it is begun before all others.
+
+    `may_fail`: the rules that use it take `Unseen` and have words of their own for it; where another look fails, its
+    checks are told as not made.
+    """
+
+    take: Callable[[Machine], Seen[T]]
+    waits: bool = False
+    may_fail: bool = False
+
+
+class Later(Generic[T]):
+    """Something that is done beside all else. A thread that does not end holds no command back."""
+
+    def __init__(self, take: Callable[[], Seen[T]]) -> None:
+        """Begin."""
+        self._take = take
+        self._answer: Seen[T] = Unseen(why="not looked at")
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._answer = safely(self._take)
+
+    def result(self) -> Seen[T]:
+        """Wait for what was seen."""
+        self._thread.join()
+        return self._answer
+
+
+def safely(take: Callable[[], Seen[T]]) -> Seen[T]:
+    """Observation, and turn whatever goes wrong into its reason."""
+    try:
+        return take()
+    except StackError as failure:
+        return Unseen(why=failure.message)
+    except Exception as failure:  # noqa: BLE001 a machine unlike any other must not take the other checks with it
+        return Unseen(why=f"{type(failure).__name__}: {str(failure)[:160]}")
+
+
+class Machine:
+    """The machine around one stack before its start, each thing looked at once; `seen` holds what is known already."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        host: Host,
+        runtime: Runtime,
+        *,
+        compose: bool,
+        seen: Mapping[Observation[Any], object] | None = None,
+    ) -> None:
+        """Look at nothing yet."""
+        self.stack, self.host, self.runtime, self.compose = stack, host, runtime, compose
+        self._seen: dict[Observation[Any], Any] = dict(seen or {})
+        self._begun: dict[Observation[Any], Later[Any]] = {}
+        self._lock = Lock()
+
+    @cached_property
+    def runs(self) -> bool:
+        """Whether the stack is up. Raises RuntimeRefusedError where the runtime cannot say."""
+        return any(state.phase in UP for state in self.runtime.services())
+
+    def begin(self, looks: Iterable[Observation[Any]]) -> None:
+        """Begin looks beside all else."""
+        for look in looks:
+            self._begin(look)
+
+    def see(self, look: Observation[T]) -> Seen[T]:
+        """Return what a look shows, which is taken now unless it was before."""
+        if look not in self._seen:
+            self._seen[look] = self._begin(look).result() if look.waits else safely(lambda: look.take(self))
+        return cast("Seen[T]", self._seen[look])
+
+    def _begin(self, look: Observation[T]) -> Later[T]:
+        with self._lock:
+            if look not in self._begun:
+                self._begun[look] = Later(lambda: look.take(self))
+            return self._begun[look]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """When a check applies, in words for its page."""
+
+    words: str
+    holds: Callable[[Subject], bool]
+
+
+ALWAYS = Condition(words="always", holds=lambda _: True)
+WITH_GPUS = Condition(words="plans with GPUs", holds=lambda on: on.plan.mode is not Mode.CPU)
+IN_CONTAINERS = Condition(words="Compose", holds=lambda on: on.compose)
+WITHOUT_CONTAINERS = Condition(words="processes", holds=lambda on: not on.compose)
+DOWN = Condition(words="while the stack is down", holds=lambda on: not on.runs)
+GPUS_IN_CONTAINERS = Condition(
+    words="plans with GPUs under Compose", holds=lambda on: on.compose and on.plan.mode is not Mode.CPU
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One check: `about` ends the sentence "looks at …"; `findings` are the stable names of what it may find.
+
+    The rule is given the subject and what each of the looks shows, in their order.
+    """
+
+    name: str
+    about: str
+    findings: tuple[str, ...]
+    rule: Callable[..., Iterable[Finding]]
+    looks: tuple[Observation[Any], ...] = ()
+    when: Condition = ALWAYS
