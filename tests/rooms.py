@@ -79,8 +79,8 @@ ROOMS: Mapping[str, Room] = {
         libraries="python_on_whales",
     ),
     # Known failures are told by their rules, which are read once.
-    "watching": room("runtime diagnosis domain atomic units errors"),
-    "diagnosis": room("domain reading runtime errors"),
+    "watching": room("engines runtime diagnosis domain atomic units errors"),
+    "diagnosis": room("engines domain reading runtime errors"),
     "project": room("engines settings interrupts rendering atomic reading domain units errors"),
     "project.digests": room("project domain reading atomic errors", libraries="yaml"),
     "project.inputs": room("project catalog domain reading rendering"),

@@ -133,7 +133,7 @@ def failures_lines() -> Iterator[str]:
     yield "fixes. The first that a log shows is reported first. Permanent: the same start cannot succeed, so it is not"
     yield "retried. Words in braces are filled in: values from the log, settings in force, and `{command}`, which is"
     yield "`configure-gpu` with the settings of that column pinned. The page is made from"
-    yield "`generator/stackwright/diagnosis/failures.yaml`."
+    yield "`generator/stackwright/diagnosis/failures.yaml` and from the `failures.yaml` of each engine's folder."
     yield ""
     yield "| failure | cause | fix | permanent | settings | source |"
     yield "|---|---|---|---|---|---|"

@@ -1,0 +1,222 @@
+# ruff: noqa: ARG002  (a toy needs little of what it is told)
+"""The toy as the package asks for it: settings under keys of its own, one image, a memory of its own reckoning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution, Verdict
+from stackwright.domain.host import Gpu, Host
+from stackwright.domain.model_facts import ModelFacts, WeightFormat
+from stackwright.domain.objective import Objective
+from stackwright.domain.placement import Placement
+from stackwright.domain.plan import Memory, Mode, Setting
+from stackwright.domain.role import Role
+from stackwright.domain.service import Step
+from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
+from stackwright.domain.shape import Shape
+from stackwright.domain.tensors import WeightFacts
+from stackwright.engines.protocol import (
+    Communication,
+    EngineKeys,
+    EngineNeeds,
+    EngineTask,
+    FormatRule,
+    ImageChoice,
+    StartLog,
+)
+from stackwright.errors import NoPlanError
+from stackwright.units import GIB
+
+IMAGE, VERSION, CONTEXT = "example.org/toy:1.0", "1.0", 512
+
+
+def setting(value: str) -> Setting:
+    """Return a setting of the toy's."""
+    return Setting(value=value, reason="toys are simple", source="tests/toy_engine/")
+
+
+class Toy:
+    """An engine that answers every chat alike."""
+
+    name = "toy"
+    title = "Toy"
+    gateway_prefix = "openai"
+    port = 8000
+    health_path = "/health"
+    keys = EngineKeys(
+        model="TOY_MODEL",
+        served_name="TOY_NAME",
+        image="TOY_IMAGE",
+        tensor_parallel="TOY_RANKS",
+        pipeline_parallel="TOY_STAGES",
+        context="TOY_CONTEXT",
+        shared_memory="TOY_SHARED_MEMORY",
+        cache_folder="TOY_CACHE",
+    )
+    settings: tuple[SettingSpec, ...] = (
+        SettingSpec(key="TOY_IMAGE", section="Images", kind=Kind.TEXT, meaning="Toy image"),
+        SettingSpec(key="TOY_MODEL", section="Engine", kind=Kind.TEXT, meaning="Toy", flag="--model", pinnable=False),
+        SettingSpec(
+            key="TOY_NAME", section="Engine", kind=Kind.TEXT, meaning="Name", flag="--served-model-name", pinnable=False
+        ),
+        whole_number("TOY_RANKS", "Engine", (1, 8), "Ranks"),
+        whole_number("TOY_STAGES", "Engine", (1, 1), "Stages"),
+        whole_number("TOY_CONTEXT", "Engine", (1, 4096), "Tokens of one request", flag="--context"),
+        SettingSpec(key="TOY_SHARED_MEMORY", section="Engine", kind=Kind.SIZE, meaning="Shared memory"),
+        SettingSpec(key="TOY_CACHE", section="Caches", kind=Kind.PATH, meaning="Toy box"),
+    )
+    flags: Mapping[str, str] = {spec.flag: spec.key for spec in settings if spec.flag is not None}
+    start_log = StartLog(
+        steps=((re.compile("winding up "), Step.LOADING), (re.compile("ready to play"), Step.OPENING)),
+        banner=re.compile(r"toy engine [0-9.]+ begins"),
+        prefix=re.compile(r"(TOY )?"),
+    )
+    failures: Path | None = Path(__file__).parent / "failures.yaml"
+    processor_requests = 4
+    length_variable: str | None = None
+
+    def role_of(self, config: Mapping[str, object]) -> Role:
+        """Take every model for one that chats."""
+        return Role.CHAT
+
+    def check_role(self, facts: ModelFacts, role: Role) -> None:
+        """Refuse what does not chat."""
+        if not role.generates:
+            raise NoPlanError(f"{facts.name}: a toy only chats", hint="name another engine")
+
+    def choose_image(
+        self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds
+    ) -> ImageChoice:
+        """Return the one image, or the pinned one."""
+        return ImageChoice(
+            name=self.name,
+            version=needs.exact or VERSION,
+            image=task.pins.get("TOY_IMAGE", IMAGE),
+            cuda=None,
+            env=(("TOY_MOOD", "merry"),),
+            reasons=("the only one",),
+            warnings=(),
+            source="tests/toy_engine/",
+        )
+
+    def arguments(self, mode: Mode, values: Mapping[str, str], role: Role) -> tuple[str, ...]:
+        """Return the flags that carry settings."""
+        return tuple(word for flag, key in self.flags.items() for word in (flag, values[key]))
+
+    def environment(self, mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        """Need nothing."""
+        return ()
+
+    def communication(self, host: Host, group: tuple[Gpu, ...]) -> Communication:
+        """Let ranks talk as they like."""
+        return Communication(arguments=(), reason="toys shout")
+
+    def model_settings(
+        self, task: EngineTask, placement: Placement, catalog: Catalog, version: str
+    ) -> dict[str, Setting]:
+        """Return what follows from the model."""
+        return {
+            "TOY_MODEL": setting(task.llm.location),
+            "TOY_NAME": setting(task.llm.name),
+            "TOY_RANKS": setting(str(placement.tensor_parallel)),
+            "TOY_STAGES": setting(str(placement.pipeline_parallel)),
+            "TOY_SHARED_MEMORY": setting("64m"),
+        }
+
+    def gpu_settings(self, placement: Placement, solution: Solution, share: Setting) -> dict[str, Setting]:
+        """Return the context that was found."""
+        return {"TOY_CONTEXT": setting(str(solution.settings.max_model_len))}
+
+    def processor_settings(self, task: EngineTask) -> dict[str, Setting]:
+        """Return the one context."""
+        return {"TOY_CONTEXT": setting(str(CONTEXT))}
+
+    def forecast(self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts) -> Forecast:
+        """Take the weights for all that there is."""
+        length, taken = settings.max_model_len or CONTEXT, weights.weight_bytes or GIB
+        verdict = Verdict.FITS if taken < gpu.total_bytes else Verdict.DOES_NOT_FIT
+        memory = Memory(
+            total_bytes=gpu.total_bytes,
+            budget_bytes=gpu.total_bytes,
+            weights_bytes=taken,
+            activation_bytes=0,
+            cuda_graph_bytes=0,
+            overhead_bytes=0,
+            kv_cache_bytes=max(0, gpu.total_bytes - taken),
+            kv_bytes_per_token=1.0,
+            kv_cache_tokens=CONTEXT,
+            max_concurrency=1.0,
+            uncertainty_bytes=0,
+            verdict=verdict.value,
+        )
+        return Forecast(
+            verdict=verdict,
+            memory=memory,
+            reasons=("toys weigh what they weigh",),
+            warnings=(),
+            max_model_len=length,
+            needed_kv_bytes=length,
+            kv_blocks=1,
+            longest=CONTEXT,
+            surely=CONTEXT,
+        )
+
+    def solve(
+        self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts, aim: Objective
+    ) -> Solution | None:
+        """Give the one context."""
+        settled = replace(settings, max_model_len=settings.max_model_len or CONTEXT)
+        answer = self.forecast(shape, settled, gpu, weights)
+        return Solution(settings=settled, forecast=answer) if answer.verdict is Verdict.FITS else None
+
+    def longest_request(self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts) -> int:
+        """Return the one context."""
+        return CONTEXT
+
+    def parameter_bytes(self, shape: Shape) -> int:
+        """Count nothing."""
+        return GIB
+
+    def finds_context(self, version: str) -> bool:
+        """Leave nothing to the start."""
+        return False
+
+    def least_step_tokens(self, shape: Shape) -> int | None:
+        """Cut any text."""
+        return None
+
+    def forecast_on_processor(
+        self, task: EngineTask, values: Mapping[str, str], version: str, gateway_bytes: int
+    ) -> Forecast | None:
+        """Know nothing of processors."""
+        return None
+
+    def forecast_fit_on_processor(
+        self, facts: ModelFacts, settings: EngineSettings, host: Host, gateway_bytes: int
+    ) -> Forecast | None:
+        """Know nothing of processors."""
+        return None
+
+    def processor_release(self) -> str | None:
+        """Have one release."""
+        return VERSION
+
+    def format_rule(self, weight_format: WeightFormat) -> FormatRule | None:
+        """Run whatever there is."""
+        return FormatRule(native="1.0", weight_only=None, older=None, source="tests/toy_engine/")
+
+    def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
+        """Take every value that its declaration takes."""
+        return None
+
+    def wsl_variable(self, version: str) -> str | None:
+        """Run anywhere."""
+        return None
+
+
+TOY = Toy()
