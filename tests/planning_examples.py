@@ -197,10 +197,11 @@ def _file_faults(outcome: Outcome) -> Iterator[str]:
         yield f"{len(outcome.files)} files"
     for file in outcome.files:
         reads: dict[str, Callable[[str], object]] = {".yaml": yaml.safe_load, ".json": json.loads}
-        if not reads.get(file.path.suffix, str)(file.text):
+        content: Any = reads.get(file.path.suffix, str)(file.text)
+        if not content:
             yield f"{file.path} is empty"
         if file.path.name == "override.yaml" and outcome.plan is not None:
-            yield from _override_faults(outcome.plan, yaml.safe_load(file.text))
+            yield from _override_faults(outcome.plan, content)
 
 
 def _override_faults(plan: Plan, override: Any) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from stackwright.catalog.load import load_catalog
@@ -11,6 +12,7 @@ from stackwright.detect.snapshot import read_snapshot
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.plan import Mode, Plan, Replica, Setting
+from stackwright.domain.wishes import Wishes
 from stackwright.models.read import SMOKE, HubAccess, name_llm, read_model
 from stackwright.planning.planner import make_plan
 from stackwright.planning.request import Folders, PlanRequest, User, WantedModel
@@ -27,9 +29,16 @@ NOWHERE = HubAccess(home=Path("/nonexistent"), online=False)
 SMOKE_FOLDER = Path("/state/models/smoke")
 
 
+@cache
 def recorded(name: str) -> Host:
     """Return one recorded host."""
     return read_snapshot(HOSTS / name / "host.yaml")
+
+
+@cache
+def shipped_wishes(environment: Environment) -> Wishes:
+    """Return the wishes of the shipped envs/<env>.yaml."""
+    return read_wishes(Path("/nonexistent"), environment)
 
 
 def request(
@@ -47,7 +56,7 @@ def request(
         host=host,
         environment=environment,
         mode=mode,
-        wishes=read_wishes(Path("/nonexistent"), environment),
+        wishes=shipped_wishes(environment),
         models=(WantedModel(llm=name_llm(facts), facts=facts, wished_in=f"--model {name}"),),
         pins=read_pins({}, pins or {}, environment.value),
         folders=FOLDERS,

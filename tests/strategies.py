@@ -6,6 +6,7 @@ import string
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import TypeVar
 
 from hypothesis import strategies as st
 from stackwright.domain.host import (
@@ -23,6 +24,7 @@ from stackwright.domain.host import (
 )
 
 GIB = 2**30
+T = TypeVar("T")
 
 
 @cache
@@ -40,19 +42,68 @@ def versions() -> st.SearchStrategy[str]:
     return numbers.map(lambda parts: ".".join(str(part) for part in parts))
 
 
+# Made once each: Hypothesis works out anew what a strategy can give for every object that it meets.
+@cache
+def maybe_text() -> st.SearchStrategy[str | None]:
+    """One of these texts, or nothing."""
+    return st.none() | plain_texts()
+
+
+@cache
+def maybe_version() -> st.SearchStrategy[str | None]:
+    """A version, or nothing."""
+    return st.none() | versions()
+
+
+@cache
+def maybe_number(first: int, last: int) -> st.SearchStrategy[int | None]:
+    """A number from the first to the last, or nothing."""
+    return st.none() | st.integers(first, last)
+
+
+@cache
+def one_of(*values: T) -> st.SearchStrategy[T]:
+    """One of these values."""
+    return st.sampled_from(values)
+
+
+MAYBE = st.none() | st.booleans()
+FLAGS = st.lists(st.sampled_from(["avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"]), unique=True)
+GPU_MEMORY = st.none() | st.integers(1, 300).map(lambda size: size * GIB)
+GPU_LETTERS = st.none() | st.text(string.hexdigits.lower(), min_size=8, max_size=8)
+NO_CONTAINERS = Containers(engine=None, version=None, compose=None, gpu_access=None)
+
+
+@cache
+def drivers() -> st.SearchStrategy[Driver]:
+    """A driver, or what was heard of one."""
+    return st.builds(Driver, version=maybe_version(), cuda=maybe_version(), error=maybe_text())
+
+
+@cache
+def containers() -> st.SearchStrategy[Containers]:
+    """A container engine, or none."""
+    engines = st.builds(
+        Containers,
+        engine=st.sampled_from(["docker", "podman"]),
+        version=maybe_version(),
+        compose=maybe_version(),
+        gpu_access=st.sampled_from(GpuAccess),
+    )
+    return engines | st.just(NO_CONTAINERS)
+
+
 @st.composite
 def cpus(draw: st.DrawFn) -> Cpu:
     """A processor with no more cores than threads."""
-    threads = draw(st.none() | st.integers(1, 512))
-    cores = draw(st.none() | st.integers(1, threads or 512))
-    flags = draw(
-        st.lists(st.sampled_from(["avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"]), unique=True)
-    )
+    threads = draw(maybe_number(1, 512))
+    cores = draw(maybe_number(1, threads or 512))
+    flags = draw(FLAGS)
     return Cpu(
-        model=draw(st.none() | plain_texts()),
+        model=draw(maybe_text()),
         cores=cores,
         threads=threads,
-        numa_nodes=draw(st.none() | st.integers(1, 16)),
+        numa_nodes=draw(maybe_number(1, 16)),
         flags=tuple(flags),
     )
 
@@ -60,52 +111,49 @@ def cpus(draw: st.DrawFn) -> Cpu:
 @st.composite
 def gpus(draw: st.DrawFn, index: int) -> Gpu:
     """A device; any of its facts may be unknown."""
-    total = draw(st.none() | st.integers(1, 300).map(lambda size: size * GIB))
-    letters = st.text(string.hexdigits.lower(), min_size=8, max_size=8)
+    total, letters = draw(GPU_MEMORY), draw(GPU_LETTERS)
     return Gpu(
         index=index,
-        uuid=draw(st.none() | letters.map(lambda text: f"GPU-{text}-{index:04d}")),
-        name=draw(st.none() | plain_texts()),
+        uuid=None if letters is None else f"GPU-{letters}-{index:04d}",
+        name=draw(maybe_text()),
         memory_bytes=total,
-        memory_used_bytes=draw(st.none() | st.integers(0, total)) if total is not None else None,
-        compute_capability=draw(
-            st.none() | st.sampled_from(["6.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"])
-        ),
-        pci_bus_id=draw(st.none() | st.just(f"00000000:{index + 1:02X}:00.0")),
-        numa_node=draw(st.none() | st.integers(0, 15)),
-        mig=draw(st.none() | st.booleans()),
+        memory_used_bytes=draw(maybe_number(0, total)) if total is not None else None,
+        compute_capability=draw(one_of(None, "6.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")),
+        pci_bus_id=draw(one_of(None, f"00000000:{index + 1:02X}:00.0")),
+        numa_node=draw(maybe_number(0, 15)),
+        mig=draw(MAYBE),
     )
 
 
 @st.composite
 def slices(draw: st.DrawFn, index: int, whole: Gpu) -> Gpu:
     """A MIG slice of a GPU, of one of an A100's profiles; as with any device, its facts may be unknown."""
-    profile, eighths = draw(st.sampled_from([("1g.5gb", 1), ("2g.10gb", 2), ("3g.20gb", 4), ("7g.40gb", 8)]))
+    profile, eighths = draw(one_of(("1g.5gb", 1), ("2g.10gb", 2), ("3g.20gb", 4), ("7g.40gb", 8)))
     total = None if whole.memory_bytes is None else whole.memory_bytes * eighths // 8
     return replace(
         whole,
         index=index,
-        uuid=draw(st.none() | st.just(f"MIG-{whole.index:04d}-{index:04d}")),
+        uuid=draw(one_of(None, f"MIG-{whole.index:04d}-{index:04d}")),
         name=None if whole.name is None else f"{whole.name} MIG {profile}",
         memory_bytes=total,
         memory_used_bytes=draw(st.none() | st.sampled_from([0, total, total // 2])) if total is not None else None,
         mig=False,
         # Numbers may meet: compute instances of one GPU instance share its memory.
-        mig_slice=MigSlice(gpu=whole.index, gpu_instance=draw(st.none() | st.integers(1, 9))),
+        mig_slice=MigSlice(gpu=whole.index, gpu_instance=draw(maybe_number(1, 9))),
     )
 
 
 @st.composite
 def links(draw: st.DrawFn, a: int, b: int) -> Link:
     """A connection of two given GPUs."""
-    kind = draw(st.sampled_from(LinkKind))
+    kind = draw(one_of(*LinkKind))
     nvlink = kind in (LinkKind.NVLINK, LinkKind.NVSWITCH)
     return Link(
         a=a,
         b=b,
         kind=kind,
-        lanes=draw(st.none() | st.integers(1, 18)) if nvlink else None,
-        version=draw(st.none() | st.integers(1, 6)) if nvlink else None,
+        lanes=draw(maybe_number(1, 18)) if nvlink else None,
+        version=draw(maybe_number(1, 6)) if nvlink else None,
     )
 
 
@@ -115,36 +163,21 @@ def hosts(draw: st.DrawFn, max_gpus: int = 5, gpu: Callable[[int], st.SearchStra
 
     One with MIG on may have slices behind them.
     """
-    count = draw(st.integers(0, max_gpus))
+    count = draw(one_of(*range(max_gpus + 1)))
     pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
     known = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
     whole = [draw(gpu(index)) for index in range(count)]
-    cut = [each for each in whole if each.mig for _ in range(draw(st.integers(0, 3)))]
+    cut = [each for each in whole if each.mig for _ in range(draw(one_of(0, 1, 2, 3)))]
     devices = (*whole, *(draw(slices(index, each)) for index, each in enumerate(cut, start=count)))
-    row = st.lists(st.none() | st.booleans(), min_size=len(devices), max_size=len(devices)).map(tuple)
-    driver = st.builds(
-        Driver,
-        version=st.none() | versions(),
-        cuda=st.none() | versions(),
-        error=st.none() | plain_texts(),
-    )
-    containers = st.builds(
-        Containers,
-        engine=st.sampled_from(["docker", "podman"]),
-        version=st.none() | versions(),
-        compose=st.none() | versions(),
-        gpu_access=st.sampled_from(GpuAccess),
-    )
+    row = st.lists(MAYBE, min_size=len(devices), max_size=len(devices)).map(tuple)
     return Host(
         schema=HOST_SCHEMA,
         cpu=draw(cpus()),
-        memory_bytes=draw(st.none() | st.integers(GIB, 4096 * GIB)),
-        os=OperatingSystem(kernel=draw(st.none() | plain_texts()), wsl=draw(st.none() | st.booleans())),
-        driver=draw(driver if count else st.none() | driver),
+        memory_bytes=draw(maybe_number(GIB, 4096 * GIB)),
+        os=OperatingSystem(kernel=draw(maybe_text()), wsl=draw(MAYBE)),
+        driver=draw(drivers()) if count or draw(st.booleans()) else None,
         gpus=devices,
         links=tuple(draw(links(a, b)) for a, b in sorted(known)),
         p2p=tuple(draw(st.lists(row, min_size=len(devices), max_size=len(devices)))),
-        containers=draw(
-            containers | st.just(Containers(engine=None, version=None, compose=None, gpu_access=None)),
-        ),
+        containers=draw(containers()),
     )
