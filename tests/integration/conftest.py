@@ -18,6 +18,24 @@ from tests.integration.project import Project, free_port, make_variables
 from tests.integration.testbed import TestbedUnavailableError, answers, engine, state_folder
 
 MakeProject = Callable[..., Project]
+HERE = Path(__file__).parent
+# The files that take longest begin first, so that none of them is left to one process while the other has nothing to do.
+LONGEST = (
+    "faults/test_generations.py",
+    "test_compose.py",
+    "faults/test_running_stack.py",
+    "test_change.py",
+    "test_processes.py",
+    "gateway/test_outside.py",
+    "faults/test_interrupts.py",
+    "faults/test_generations_of_processes.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; the tests of a file keep their order, and unit tests come before them."""
+    rank = {HERE / name: number for number, name in enumerate(LONGEST, start=-len(LONGEST))}
+    items.sort(key=lambda item: (item.path.is_relative_to(HERE), rank.get(item.path, 0)))
 
 
 @pytest.fixture(scope="session")

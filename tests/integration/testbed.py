@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -264,14 +265,17 @@ def main(command: Sequence[str]) -> int:
     from tests.integration.images import build_images
 
     install_tools()
-    make_environments()
     with ExitStack() as ended:
-        variables = {}
+        variables, builds = {}, []
         try:
             variables["DOCKER_HOST"] = ended.enter_context(engine())
-            build_images(variables["DOCKER_HOST"])
+            beside = ended.enter_context(ThreadPoolExecutor())
+            builds.append(beside.submit(build_images, variables["DOCKER_HOST"]))
         except TestbedUnavailableError as reason:
             say(f"the Docker tests will be skipped: {reason}")
+        make_environments()
+        for build in builds:
+            build.result()
         return run_to_its_end(command, variables) if command else 0
 
 
