@@ -68,7 +68,7 @@ def test_what_is_about_to_be_made_anew_waits_whatever_state_it_is_in(stack: Stac
         ServicePhase.HEALTHY,
         ServicePhase.WAITING,
     ]
-    assert any(call.endswith(" --no-deps engine") for _ in range(LOOKS) if runtime.services() for call in docker.calls)
+    report_until(runtime, lambda: any(call.endswith(" --no-deps engine") for call in docker.calls))
     runtime.halt()
 
 
@@ -94,7 +94,8 @@ def test_down_ends_a_start_that_is_under_way(stack: Stack, docker: Docker, tmp_p
     docker.reply("*' down '*", "exit 0")
     runtime = ComposeRuntime(stack)
     runtime.up()
-    plugin = next(text for _ in range(LOOKS) if runtime.services() and (text := read(tmp_path / "plugin")))
+    report_until(runtime, lambda: bool(read(tmp_path / "plugin")))
+    plugin = read(tmp_path / "plugin")
     runtime.down()
     status = Path("/proc") / plugin / "stat"
     assert not status.exists() or status.read_text().split()[2] == "Z"

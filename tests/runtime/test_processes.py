@@ -100,7 +100,7 @@ def without_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def wait_for(runtime: ProcessesRuntime, wanted: Callable[[dict[str, ServiceState]], bool]) -> dict[str, ServiceState]:
     """Poll until the services are as wanted, and return them."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         states = {state.name: state for state in runtime.services()}
         if wanted(states):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,5 +119,7 @@ def test_a_container_that_does_not_come_is_removed(docker: Docker) -> None:
     calls = docker('[ "$1" = rm ] || exec sleep 60')
     assert look_from_inside(STACK, ("GPU-a",), limit_s=0.2) == Unseen(why="no answer in 0.2 seconds")
     words = calls.read_text(encoding="utf-8").splitlines()
-    name = next(word.removeprefix("--name=") for word in words if word.startswith("--name="))
+    name = f"{STACK.name}-gpu-check-{os.getpid()}"
     assert words[-3:] == ["rm", "--force", name]
+    # A busy machine may end the client before it has written down how it was called.
+    assert {word for word in words if word.startswith("--name=")} <= {f"--name={name}"}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from stackwright.domain.machine import ContainerAnswer, Disk, Seen, Unseen
 from stackwright.domain.plan import Plan
 from stackwright.domain.topology import sole_slice
 from stackwright.runtime import Stack
-from stackwright.runtime.docker import begin, end, reason_of
+from stackwright.runtime.docker import ask, reason_of
 from stackwright.units import version_parts
 from stackwright.validation.check import (
     GPUS_IN_CONTAINERS,
@@ -211,7 +210,7 @@ def look_at_engine(machine: Machine) -> ContainerEngine | None:
 
 def find_missing_images(images: tuple[str, ...]) -> Seen[tuple[str, ...]]:
     """Return those of the images that the engine does not have."""
-    code, _, said = _ask(["docker", "image", "inspect", "--format", "{{.Id}}", *images], ASKED_S)
+    code, _, said = ask(["docker", "image", "inspect", "--format", "{{.Id}}", *images], ASKED_S)
     if code == 0:
         return ()
     missing = tuple(image for image in images if re.search(rf"(?i)no such image:? {re.escape(image)}\s", said + "\n"))
@@ -220,7 +219,7 @@ def find_missing_images(images: tuple[str, ...]) -> Seen[tuple[str, ...]]:
 
 def find_images_folder() -> Seen[str]:
     """Return the folder on this machine where the engine keeps images."""
-    code, folder, said = _ask(["docker", "info", "--format", "{{.DockerRootDir}}"], ASKED_S)
+    code, folder, said = ask(["docker", "info", "--format", "{{.DockerRootDir}}"], ASKED_S)
     if code != 0:
         return Unseen(why=reason_of(said))
     folder = folder.strip()
@@ -231,7 +230,7 @@ def find_images_folder() -> Seen[str]:
 def list_containers(stack: Stack) -> Seen[tuple[str, ...]]:
     """Return the whole ids of this stack's running containers."""
     label = f"label=com.docker.compose.project={stack.name}"
-    code, ids, said = _ask(["docker", "ps", "--quiet", "--no-trunc", "--filter", label], ASKED_S)
+    code, ids, said = ask(["docker", "ps", "--quiet", "--no-trunc", "--filter", label], ASKED_S)
     return tuple(ids.split()) if code == 0 else Unseen(why=reason_of(said))
 
 
@@ -243,32 +242,14 @@ def look_from_inside(stack: Stack, uuids: tuple[str, ...], limit_s: float = STAR
     devices = f'--gpus="device={",".join(uuids)}"'
     command = ["docker", "run", "--rm", f"--name={name}", "--pull=never", *closed, user, devices]
     command += ["--entrypoint=/bin/sh", stack.env[stack.engine.keys.image], "-c", LOOK]
-    code, seen, said = _ask(command, limit_s)
+    code, seen, said = ask(command, limit_s)
     if code is None:
-        _ask(["docker", "rm", "--force", name], ASKED_S)
+        ask(["docker", "rm", "--force", name], ASKED_S)
         return Unseen(why=said)
     if code != 0:
         return ContainerAnswer(refusal=reason_of(said), uuids=(), has_devices=False, named=False)
     found = tuple(UUID.findall(seen))
     return ContainerAnswer(refusal=None, uuids=found, has_devices="/dev/" in seen, named=bool(found))
-
-
-def _ask(command: list[str], limit_s: float) -> tuple[int | None, str, str]:
-    """Run the client; return its exit code, None where it took too long, and what it said on either output."""
-    try:
-        client = begin(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    except OSError as failure:
-        return 127, "", f"the docker client cannot be run: {failure.strerror}"
-    try:
-        out, err = client.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        end(client)
-        client.communicate()
-        return None, "", f"no answer in {limit_s:g} seconds"
-    except BaseException:
-        end(client)
-        raise
-    return client.returncode, out.decode(errors="replace"), err.decode(errors="replace")
 
 
 def _check_access(on: Subject, engine: Seen[ContainerEngine] | None) -> Iterator[Finding]:

@@ -233,7 +233,7 @@ def test_those_who_wait_go_by_priority_then_in_order_and_who_is_gone_is_left_out
         until(lambda: upstream.asked == ["first"], ANSWER_S)
         for content, priority in (("later", 200), ("a", None), ("b", None), ("soon", 1), ("c", None)):
             asked.append(clients.submit(gateway.ask, content, **({"priority": priority} if priority else {})))
-            time.sleep(0.5)
+            time.sleep(1)  # the queue is not told of; to be read and put in it takes a hundredth of that
         leave_at_once(gateway.port, "gone")
         time.sleep(2)
         upstream.go.set()

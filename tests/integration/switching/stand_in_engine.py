@@ -2,7 +2,7 @@
 
     python stand_in_engine.py MODEL [--load-s S] [--fails-while FILE] [--stubborn] --uds SOCKET
 
-`POST /v1/…` is answered after the `pause_s` of the body with the model's name; with `stream` in pieces, one every 50 ms;
+`POST /v1/…` is answered, once the file is there that `until` of the body names, with the model's name; with `stream` in pieces, one every 50 ms;
 `/v1/crash` ends the program. `--stubborn` neither ends at SIGTERM nor lets the child end that it has started.
 Run by a Python that has aiohttp.
 """
@@ -23,7 +23,10 @@ async def answer(request: web.Request) -> web.StreamResponse:
     """Answer with the model's name, whole or in pieces; note in the log whoever leaves."""
     asked = await request.json() if request.content_type == "application/json" else {}
     if not asked.get("stream"):
-        await asyncio.sleep(asked.get("pause_s", 0))
+        if "until" in asked:
+            print("stand-in: waits for a file", flush=True)
+            while not Path(asked["until"]).exists():  # it takes no time
+                await asyncio.sleep(0.05)
         return web.json_response({"model": request.app["model"]}, headers={"X-Path": request.path})
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)

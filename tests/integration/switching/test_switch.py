@@ -22,8 +22,6 @@ SWITCH = Path(__file__).parents[3] / "compose" / "engine" / "switching" / "switc
 ENGINE = Path(__file__).with_name("stand_in_engine.py")
 KEY = "key-of-the-engines"
 LONGEST_S = 60
-STOP_S = 10
-"""What Compose gives a service to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +202,11 @@ def test_a_stream_comes_in_pieces_and_ends_with_its_client(switch: Switch) -> No
     wait_until(lambda: switch.said("stand-in: a client has left"), "the engine does not know that its client is gone")
 
 
-def test_who_leaves_while_waiting_leaves_the_queue(switch: Switch) -> None:
+def test_who_leaves_while_waiting_leaves_the_queue(switch: Switch, tmp_path: Path) -> None:
     async def leave() -> Answer:
-        slow = asyncio.create_task(exchange(switch.port, chat(KEY, model="alpha", pause_s=3)))
-        await asyncio.sleep(0.5)
+        slow = asyncio.create_task(exchange(switch.port, chat(KEY, model="alpha", until=str(tmp_path / "go"))))
+        while not switch.said("stand-in: waits for a file"):
+            await asyncio.sleep(0.05)
         ask = chat(KEY, model="beta")
         async with connection(switch.port) as (_, writer):
             writer.write(ask.head() + ask.content)
@@ -215,6 +214,7 @@ def test_who_leaves_while_waiting_leaves_the_queue(switch: Switch) -> None:
                 await asyncio.sleep(0.05)
         while await waiting():
             await asyncio.sleep(0.05)
+        (tmp_path / "go").touch()
         return await slow
 
     async def waiting() -> int:
@@ -268,7 +268,7 @@ def test_a_stop_ends_an_engine_that_does_not_want_to_and_what_it_started(python:
         wait_until(lambda: switch.said("stand-in: alpha answers"), "not loaded")
         child = int(switch.log.read_text().partition("stand-in: child ")[2].split()[0])
         switch.process.terminate()
-        assert switch.process.wait(timeout=STOP_S) == 0
+        assert switch.process.wait(timeout=LONGEST_S) == 0
     assert not Path(f"/proc/{child}").exists()
 
 
@@ -283,7 +283,7 @@ def test_a_stop_while_a_model_loads_leaves_nothing(python: Path, tmp_path: Path)
         wait_until(lambda: switch.said("stand-in: loading, pid "), "not begun")
         engine = int(switch.log.read_text().partition("stand-in: loading, pid ")[2].split()[0])
         switch.process.terminate()
-        assert switch.process.wait(timeout=STOP_S) == 0
+        assert switch.process.wait(timeout=LONGEST_S) == 0
     assert not Path(f"/proc/{engine}").exists()
 
 
