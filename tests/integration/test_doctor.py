@@ -11,7 +11,8 @@ import pytest
 
 from tests.integration.conftest import MakeProject
 from tests.integration.images import Images
-from tests.integration.project import TOO_MUCH, Project, write_local, write_long_model
+from tests.integration.project import Project, write_long_model
+from tests.integration.test_watching import check_refusal
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,11 @@ def look(project: Project, *words: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_a_start_that_failed_is_named_and_mended(make_project: MakeProject, pins: list[str], tmp_path: Path) -> None:
-    """Everything is taken down by then: what was kept tells."""
+    """It is tried once. Everything is taken down by then: what was kept tells."""
     project = make_project()
     project.configure("cpu", f"--model={write_long_model(tmp_path)}", *pins)
-    local = write_local(project, TOO_MUCH)
-    start = project.command("start-environment", "dev", "--runtime=compose")
-    assert start.returncode == 7
-    assert "the KV cache is too small for one request of the set length" in start.stderr
-    assert project.remains("container") == []
+    local = check_refusal(project, "compose")
+    assert project.remains("container") == project.remains("network") == []
     code, found = look(project)
     assert code == 7
     assert [failure["rule"] for failure in found["failures"]] == ["kv-cache-too-small"]

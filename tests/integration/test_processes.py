@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +18,7 @@ from stackwright.models.smoke_model import SENTENCE, write_smoke_model
 from stackwright.runtime.process_groups import programs_with, read_groups
 
 from tests.integration.fake_hub import serve_hub
-from tests.integration.project import CHECKOUT, Project, free_port, make_variables, wait_until
+from tests.integration.project import Project, free_port, make_variables, wait_until
 
 # An address where no container engine listens: these tests must not need one.
 NO_ENGINE = "unix:///nonexistent/docker.sock"
@@ -106,18 +104,6 @@ def listening_addresses(pids: list[int]) -> set[str]:
         line.split() for table in ("tcp", "tcp6") for line in Path("/proc/net", table).read_text().splitlines()[1:]
     ]
     return {words[1].partition(":")[0] for words in lines if words[3] == "0A" and words[9] in inodes}
-
-
-def test_interrupted_start_leaves_nothing(make_project: MakeProject) -> None:
-    project = make_project()
-    words = ["start-environment", "dev", "--runtime=processes", *project.pins, f"--out={project.folder}"]
-    command = [sys.executable, "-m", "stackwright", *words]
-    with subprocess.Popen(command, cwd=CHECKOUT, env=project.variables, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: supervisors(project))
-        process.send_signal(signal.SIGINT)
-    assert process.returncode == 130
-    assert supervisors(project) == []
-    assert not run_folder(project).exists()
 
 
 def test_one_command_leads_to_an_answer(project: Project, started: str) -> None:

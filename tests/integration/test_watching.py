@@ -1,4 +1,7 @@
-"""A start under watch, with real engines: what cannot become right is not tried again, and a good start is remembered."""
+"""A start under watch, with real engines: what cannot become right is not tried again, and a good start is remembered.
+
+What Compose makes of the first is shown where a failed start is looked at afterwards, too: in test_doctor.py.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,6 @@ from pathlib import Path
 import pytest
 from stackwright.runtime.process_groups import programs_with
 
-from tests.integration.conftest import MakeProject
-from tests.integration.images import Images
 from tests.integration.project import (
     TOO_MUCH,
     Project,
@@ -55,9 +56,12 @@ def starts_in_log(project: Project) -> int:
     return log.read_text(encoding="utf-8").count(BANNER)
 
 
-def check_refusal(project: Project, runtime: str) -> None:
-    """Start, and check that the first fall ended it, with the cause and the setting that mends it."""
-    write_local(project, TOO_MUCH)
+def check_refusal(project: Project, runtime: str) -> Path:
+    """Start, and check that the first fall ended it, with the cause and the setting that mends it.
+
+    Return the person's file that asked for too much.
+    """
+    local = write_local(project, TOO_MUCH)
     done = project.command("start-environment", "dev", f"--runtime={runtime}")
     assert done.returncode == 7, done.stderr
     assert "error: engine " in done.stderr
@@ -65,20 +69,7 @@ def check_refusal(project: Project, runtime: str) -> None:
     assert "--set VLLM_MAX_MODEL_LEN=2097" in done.stderr
     # The runtime may have begun the next start in the second before the fall was seen; never the last one.
     assert starts_in_log(project) <= 2
-
-
-def test_a_setting_that_the_engine_refuses_is_not_tried_again_by_compose(
-    make_project: MakeProject, images: Images, tmp_path: Path
-) -> None:
-    project = make_project()
-    pins = [
-        f"--set=VLLM_IMAGE={images.engine}",
-        f"--set=LITELLM_IMAGE={images.gateway}",
-        f"--set=REDIS_IMAGE={images.redis}",
-    ]
-    project.configure("cpu", f"--model={write_long_model(tmp_path)}", *pins)
-    check_refusal(project, "compose")
-    assert project.remains("container") == project.remains("network") == []
+    return local
 
 
 def test_a_setting_that_the_engine_refuses_is_not_tried_again_by_supervisor(

@@ -57,7 +57,7 @@ def test_weights_truncated_after_the_checks(
     case.ends(
         ended,
         code=7,
-        says=("weights are incomplete or damaged", "`validate-environment dev` names the file"),
+        says=("weights are incomplete or damaged", "`validate-environment dev` names"),
         engine=False,
     )
 
