@@ -67,7 +67,7 @@ ROOMS: Mapping[str, Room] = {
     "runtime.compose": room(
         "runtime rendering.numbered engines domain settings units errors", libraries="python_on_whales"
     ),
-    "runtime.docker": room("runtime errors", libraries="python_on_whales"),
+    "runtime.docker": room("engines runtime errors", libraries="python_on_whales"),
     "runtime.processes": room("runtime models.smoke_model atomic engines domain settings units errors"),
     # Also read alone, before anything is installed (scripts/virtual_environment.py).
     "runtime.pip_settings": room(),

@@ -79,7 +79,7 @@ def test_a_gguf_folder_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     facts = read_model(str(tmp_path), LLMS, None, OFFLINE)
     assert facts.format is WeightFormat.GGUF
-    assert facts.notes[-1] == "GGUF weights (4 B): vLLM's support for them is experimental"
+    assert facts.notes[-1] == "GGUF weights (4 B): the engine's support for them is experimental"
 
 
 def test_smoke_is_the_same_before_and_after_it_is_written(tmp_path: Path) -> None:

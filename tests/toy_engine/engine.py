@@ -112,6 +112,10 @@ class Toy:
         """Need nothing."""
         return ()
 
+    def process_environment(self, *, cramped: bool) -> dict[str, str]:
+        """Need nothing."""
+        return {}
+
     def communication(self, host: Host, group: tuple[Gpu, ...]) -> Communication:
         """Let ranks talk as they like."""
         return Communication(arguments=(), reason="toys shout")

@@ -18,7 +18,7 @@ from stackwright.domain.host import Cpu, OperatingSystem
 from stackwright.units import format_bytes
 
 FLAGS = (
-    # x86-64: what llama.cpp, vLLM's CPU kernels and oneDNN choose their code by, weakest first.
+    # x86-64: what llama.cpp, engines' CPU kernels and oneDNN choose their code by, weakest first.
     *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),
     *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
     # Arm, by the kernel's names: Neon, half precision, dot product, 8-bit matrix multiply, bfloat16, scalable vectors.

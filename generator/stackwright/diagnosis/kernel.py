@@ -22,7 +22,7 @@ LEEWAY_S = 2.0
 _CHOSEN = re.compile(r"\] oom-kill:.*\btask_memcg=(?P<group>[^,]*),.*\bpid=(?P<process>[0-9]+)")
 _KILLED = re.compile(r"\bKilled process (?P<process>[0-9]+) ")
 _AT = re.compile(r"\[ *(?P<at_s>[0-9]+\.[0-9]+)\] ")
-# vLLM writes the process before each line: `(EngineCore pid=5305) INFO ...`.
+# An engine may write the process before each line: `(EngineCore pid=5305) INFO ...`.
 _OWN = re.compile(r"\bpid=([0-9]+)\)")
 
 

@@ -22,7 +22,7 @@ class EngineSettings:
 
     `version` is the release (`0.32.0`), None where it is not known. `speculative_tokens` counts drafted tokens per
     step with the model's own prediction layers. `language_only`: the encoder is neither loaded nor profiled.
-    `kv_cache_dtype`: `auto`, `fp8`, `nvfp4` and so on. `legacy_engine`: vLLM's first engine (V0), which profiled without
+    `kv_cache_dtype`: `auto`, `fp8`, `nvfp4` and so on. `legacy_engine`: the first engine of a family (V0), which profiled without
     chunks.
     """
 

@@ -56,8 +56,8 @@ class CatalogLlm:
 
     `hub_id` is the original checkpoint. `parameters` and `active_parameters` (per token) are counts; the latter differs in
     mixtures of experts. `context_tokens` is the longest context that the publisher names without a further setting.
-    `released` is `YYYY-MM`. `minimum_engine` is the first vLLM release with the architecture (`0.8.4`).
-    `tool_call_parser` and `reasoning_parser` are the names of vLLM's parsers that go with what the model's own template makes
+    `released` is `YYYY-MM`. `minimum_engine` is the first engine release with the architecture (`0.8.4`).
+    `tool_call_parser` and `reasoning_parser` are the names of the engine's parsers that go with what the model's own template makes
     it write; None where no source names one.
     """
 

@@ -230,7 +230,7 @@ class Plan:
     def core_range(self, replica: Replica) -> str | None:
         """Return which parts of the cores a replica's ranks have, `2-2/3` for the second of three; None where one rank has all.
 
-        Left to themselves all engines bind their threads to the same cores (vLLM 0.32.0 utils/ompmultiprocessing.py).
+        Left to themselves all engines bind their threads to the same cores (0.32.0 utils/ompmultiprocessing.py).
         """
         ranks = {
             engine.name: max(turn.tensor_parallel * turn.pipeline_parallel for turn in self.turns(engine))

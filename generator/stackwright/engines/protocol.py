@@ -32,7 +32,8 @@ class EngineKeys:
     """The keys of an engine's settings that others read, by what they mean; None where it has no such setting.
 
     `context`: tokens of one request, a number or `auto`. `requests`: worked on at once. `step_tokens`: worked on in one step. `cache_format`: how
-    numbers are kept in the cache. `memory_share`: of each GPU. `processor_cache`: GiB of cache for each rank on a processor. `cache_folder`: for what it compiles.
+    numbers are kept in the cache. `memory_share`: of each GPU. `processor_cache`: GiB of cache for each rank on a processor. `cache_folder`: for what it compiles. `media`: from where it may
+    fetch pictures, for a model that takes them.
     """
 
     model: str
@@ -48,6 +49,7 @@ class EngineKeys:
     cache_format: str | None = None
     memory_share: str | None = None
     processor_cache: str | None = None
+    media: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +181,9 @@ class Engine(Protocol):
 
     def environment(self, mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """Return the engine's own variables as (name, value) pairs."""
+
+    def process_environment(self, *, cramped: bool) -> dict[str, str]:
+        """Return what the engine needs as a process of the host; `cramped`: /dev/shm holds no queue of its workers."""
 
     def communication(self, host: Host, group: tuple[Gpu, ...]) -> Communication:
         """Decide how the ranks on `group`, all of one replica, talk."""

@@ -15,7 +15,7 @@ from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
 _KEPT = ["lm_head", "visual", "vision_tower", "vision_model", "multi_modal_projector", "mlp.gate", "shared_expert_gate"]
 _INT8_CHANNEL = {"group_0": {"weights": {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}}}
 _INT4_GROUP = {"group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 32, "symmetric": True}}}
-# The usual form of each format, under the keys that transformers 5.19.0 and vLLM 0.32.0 read.
+# The usual form of each format, under the keys that transformers 5.19.0 and the engines read.
 USUAL: Mapping[WeightFormat, Mapping[str, object]] = {
     WeightFormat.FP8: {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
     WeightFormat.INT8: {

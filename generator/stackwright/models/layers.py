@@ -1,6 +1,6 @@
 """Which mixer each layer of a model has, read from the many ways that configurations say it. Pure.
 
-Sources: transformers 5 configuration_*.py of the families, and vLLM 0.32.0 model_executor/models/.
+Sources: transformers 5 configuration_*.py of the families, and the engine's model_executor/models/ (0.32.0).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WORDS = {
     "moe": Mixer.NONE,
     "mlp": Mixer.NONE,
 }
-# Encoders: a whole text at once, no cache (vLLM 0.32.0 models/bert.py, roberta.py, modernbert.py).
+# Encoders: a whole text at once, no cache (0.32.0 models/bert.py, roberta.py, modernbert.py).
 ENCODER_FAMILIES = frozenset(("bert", "roberta", "xlm-roberta", "modernbert", "new", "nomic_bert"))
 # Far above any model; a configuration that says more is damaged.
 _MOST_LAYERS = 2000

@@ -212,7 +212,10 @@ def _with_engine(facts: ModelFacts, rows: Iterable[CatalogLlm]) -> ModelFacts:
     needed = [row.minimum_engine for row in rows if row.minimum_engine and _architecture(row.config) == architecture]
     notes = facts.notes
     if facts.format is WeightFormat.GGUF and facts.weight_bytes is not None:
-        notes = (*notes, f"GGUF weights ({format_bytes(facts.weight_bytes)}): vLLM's support for them is experimental")
+        notes = (
+            *notes,
+            f"GGUF weights ({format_bytes(facts.weight_bytes)}): the engine's support for them is experimental",
+        )
     least = min(needed, key=order_release) if architecture and needed else None
     return replace(facts, minimum_engine=least, notes=notes)
 

@@ -36,7 +36,7 @@ class Heads:
     kv: int | None = None
 
     def allow(self, ranks: int) -> bool:
-        """Say whether `ranks` can share a layer (vLLM 0.32.0 config/model.py, verify_with_parallel_config)."""
+        """Say whether `ranks` can share a layer (0.32.0 config/model.py, verify_with_parallel_config)."""
         divided = self.attention is None or self.attention % ranks == 0
         return divided and (self.kv is None or self.kv % ranks == 0 or ranks % self.kv == 0)
 

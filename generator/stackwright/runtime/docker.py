@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from stackwright.engines import ENGINES
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say
 from stackwright.runtime.process_groups import owned
@@ -35,7 +36,6 @@ EVENTS_SINCE = "60m"
 EVENTS = ("create", "start", "kill", "die", "oom", "stop", "restart", "destroy")
 
 IMAGE_VARIABLES = {"gateway": "LITELLM_IMAGE", "redis": "REDIS_IMAGE"}
-ENGINE_IMAGE_VARIABLE = "VLLM_IMAGE"
 
 # What the engine says, and what to do about it. Looked for in the order given.
 HINTS = (
@@ -198,7 +198,8 @@ def pull(docker: DockerClient, image: str, service: str, say: Say) -> str | None
 
 
 def _pull_refused(image: str, service: str, last: str) -> RuntimeRefusedError:
-    variable = IMAGE_VARIABLES.get(service, ENGINE_IMAGE_VARIABLE)
+    of_engines = " or ".join(engine.keys.image for engine in ENGINES.values())
+    variable = IMAGE_VARIABLES.get(service, of_engines)
     return RuntimeRefusedError(
         f"{service}: image {image} cannot be pulled: {reason_of(last)}",
         hint=f"name one that this machine can reach: --set {variable}=...; or build one: compose/images/",

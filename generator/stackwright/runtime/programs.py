@@ -38,7 +38,7 @@ PASSED_ON = (
 """What the services take over from the caller's environment; nothing else reaches them."""
 
 SWITCHING_FILES = ("switch.py", "group.py", "child.py")
-"""The program that loads models in turns, which start.sh starts in the place of vLLM's server."""
+"""The program that loads models in turns, which start.sh starts in the place of the engine's server."""
 
 RETRIES = 2
 """Starts after the first, as Compose's `on-failure:2`."""
@@ -47,7 +47,7 @@ PROVEN_S = 600
 """A service that ends sooner than this counts as a failed start; one that ends later is started afresh."""
 
 LEAST_SHARED_MEMORY_BYTES = 256 * MIB
-"""What vLLM asks /dev/shm for where a replica has worker processes: a queue of 10 × 24 MiB (vLLM 0.32.0,
+"""What an engine asks /dev/shm for where a replica has worker processes: a queue of 10 × 24 MiB (0.32.0,
 shm_broadcast.py, `MessageQueue`). Containers get 64 MiB unless told otherwise."""
 
 START_HEAD = """\
@@ -125,27 +125,20 @@ def is_cramped(replica: Replica, shared_memory_bytes: int) -> bool:
 def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
     loaded = stack.plan.turns(replica)
     own = {each.model: _visible(stack.plan.host, each) for each in loaded}
+    cramped = any(is_cramped(each, places.shared_memory_bytes) and not each.gpu_uuids for each in loaded)
     environment = {
         **stack.engine_environment(replica),
         **own[replica.model],
         "PYTHON": str(places.engine / "bin" / "python"),
         "HF_HOME": stack.env["HF_HOME"],
-        "VLLM_CACHE_ROOT": stack.env["VLLM_CACHE_ROOT"],
-        "VLLM_NO_USAGE_STATS": "1",
-        # vLLM gives its own start up after ten minutes otherwise, in the middle of a download or a slow load
-        # (issues 35547 and 48031); the watcher gives up what stands still.
-        "VLLM_ENGINE_READY_TIMEOUT_S": "86400",
-        # vLLM opens sockets between its own processes on the host's outer address otherwise.
-        "VLLM_HOST_IP": LOOPBACK,
+        stack.engine.keys.cache_folder: stack.env[stack.engine.keys.cache_folder],
+        **stack.engine.process_environment(cramped=cramped),
     }
-    if any(is_cramped(each, places.shared_memory_bytes) and not each.gpu_uuids for each in loaded):
-        # A single CPU worker then runs inside the engine's own process (vLLM 0.32.0, platforms/cpu.py); a single GPU's
-        # always does.
-        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if engine_places := stack.plan.core_range(replica):
         environment["ENGINE_PLACES"] = engine_places
+    health = stack.engine.health_path
     if before := stack.plan.before(replica):
-        environment["START_AFTER"] = " ".join(f"http://{LOOPBACK}:{places.ports[each.name]}/health" for each in before)
+        environment["START_AFTER"] = " ".join(f"http://{LOOPBACK}:{places.ports[each.name]}{health}" for each in before)
     listen = ("--host", LOOPBACK, "--port", str(places.ports[replica.name]))
     script = stack.root / "compose" / "engine" / "start.sh"
     return Program(
@@ -162,9 +155,9 @@ def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
 
 
 def _visible(host: Host, replica: Replica) -> dict[str, str]:
-    """Name the replica's GPUs to CUDA and vLLM. No container renumbers them here; a UUID means the same everywhere.
+    """Name the replica's GPUs to CUDA and the engine. No container renumbers them here; a UUID means the same everywhere.
 
-    But vLLM takes a MIG slice's number below its GPU for a GPU's own (0.32.0 platforms/cuda.py,
+    But an engine may take a MIG slice's number below its GPU for a GPU's own (0.32.0 platforms/cuda.py,
     device_control_id_to_physical_device_id). The GPU's number names its only slice to both: CUDA sees the first.
     Where there are more, validation refuses (`rules.check_processes`).
     """

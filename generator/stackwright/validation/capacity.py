@@ -29,10 +29,10 @@ from stackwright.validation.model import MODELS, LookedAtModel
 
 # What one LiteLLM worker of 1.109 takes when it is ready, and two take 980 MB (measured on two cores, 2026-11-21).
 WORKER_BYTES = 360 * 10**6
-# vLLM's image v0.22.1-cu129 is about 11 GB to download, as one user reported (collected 2026-11-21); unpacked it is more,
+# The engine's image v0.22.1-cu129 is about 11 GB to download, as one user reported (collected 2026-11-21); unpacked it is more,
 # so less than this is certainly too little. No source tells the sizes of the others.
 CUDA_IMAGE_BYTES = 11 * 10**9
-# vLLM 0.32.0, shm_broadcast.py, MessageQueue: 10 × 24 MiB for a replica with several worker processes.
+# The engine's queue (0.32.0 shm_broadcast.py, MessageQueue): 10 × 24 MiB for a replica with several worker processes.
 QUEUE_BYTES = 256 * MIB
 
 

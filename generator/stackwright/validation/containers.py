@@ -17,6 +17,7 @@ from stackwright.domain.host import GpuAccess, Host
 from stackwright.domain.machine import ContainerAnswer, Disk, Seen, Unseen
 from stackwright.domain.plan import Plan
 from stackwright.domain.topology import sole_slice
+from stackwright.engines import engine_named
 from stackwright.runtime import Stack
 from stackwright.runtime.docker import ask, reason_of
 from stackwright.units import version_parts
@@ -124,9 +125,10 @@ def check_processes(plan: Plan) -> tuple[Finding, ...]:
 
     The image brings CUDA's compatibility libraries, which let an older driver run a newer major release of CUDA; the
     packages that are installed in its place have none (docs/decisions/0010-image-planner.md). And a container shows an
-    engine its MIG slice as the only GPU; among others vLLM cannot name one (0.32.0 platforms/cuda.py).
+    engine its MIG slice as the only GPU; among others it may take another's.
     """
     found = []
+    title = engine_named(plan.engine.name).title
     driver = plan.host.driver
     needed, runs = plan.engine.cuda, driver.cuda if driver else None
     if needed and runs and version_parts(needed)[0] > version_parts(runs)[0]:
@@ -141,7 +143,7 @@ def check_processes(plan: Plan) -> tuple[Finding, ...]:
             error(
                 "slice-among-others",
                 found=f"MIG slice {slices[0].uuid} on a machine with other GPUs or slices",
-                expected="one GPU with one slice: vLLM takes a slice's number for a GPU's",
+                expected=f"one GPU with one slice: {title} takes a slice's number for a GPU's",
                 fix="use `--runtime compose`, which shows each engine its slice alone",
             )
         )
@@ -163,13 +165,14 @@ def _check_pictures(plan: Plan) -> Iterator[Finding]:
 
     The packages leave torchvision out, whose build on PyPI is one for CUDA (runtime/requirements/engine-cpu.override).
     """
+    engine = engine_named(plan.engine.name)
     on_processor = {replica.model for replica in plan.replicas if not replica.gpu_uuids}
     for model in plan.models:
-        if model.name in on_processor and "VLLM_ALLOWED_MEDIA_DOMAINS" in model.settings:
+        if model.name in on_processor and engine.keys.media in model.settings:
             yield warning(
                 "no-torchvision",
                 found=f"{model.name[:80]} takes pictures, and the packages of the CPU engine come without torchvision",
-                expected="a model for which vLLM does not need it, such as one of Idefics3's or SmolVLM's architecture",
+                expected=f"a model for which {engine.title} does not need it, such as one of Idefics3's or SmolVLM's architecture",
                 fix="use `--runtime compose`, whose image has it",
             )
 

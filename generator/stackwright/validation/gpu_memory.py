@@ -29,7 +29,7 @@ def check_gpu_memory(
 ) -> Iterator[Finding]:
     """Compare what is free on each GPU with what the engine will take, and name who holds it.
 
-    The engine refuses to start with less than its share of the total free (vLLM 0.32.0, v1/worker/utils.py,
+    The engine refuses to start with less than its share of the total free (0.32.0 v1/worker/utils.py,
     request_memory).
 
     Args:

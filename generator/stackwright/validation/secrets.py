@@ -19,7 +19,7 @@ from stackwright.validation.files import SeenFile, check_privacy, look_at_file, 
 SHORTEST = 32
 # Of 200,000 such texts the estimate below gave none fewer than 90 bits: what has fewer repeats itself.
 LEAST_BITS = 90
-# From the examples of LiteLLM (docs, quick start), vLLM, Redis and PostgreSQL, and the lists of common passwords.
+# From the examples of LiteLLM (docs, quick start), engines, Redis and PostgreSQL, and the lists of common passwords.
 KNOWN = frozenset(
     "sk-1234 sk-12345 sk-123456 sk-12345678 sk-1234567890 sk-litellm sk-master sk-test sk-change-me token-abc123 "
     "changeme password password123 passw0rd secret admin root redis postgres foobared litellm dbpassword9090 "

@@ -23,7 +23,7 @@ from stackwright.watching.steps import last_starts
 
 # Each rank of an engine tells of its own end before the engine does.
 FAILED_LOG_LINES = 2000
-# 128 and SIGKILL; vLLM names a child that was killed by the negative number (0.32.0, v1/engine/utils.py).
+# 128 and SIGKILL; an engine names a child that was killed by the negative number (v1/engine/utils.py, 0.32.0).
 KILLED = 137
 _CHILD_KILLED = re.compile(r"core proc\(s\): .*: -9\b|died .*-9\b|SIGKILL")
 

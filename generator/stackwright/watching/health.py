@@ -51,7 +51,7 @@ _FRAME = re.compile(r"^\s|^(File \"|raise |[\^~]+$)|Traceback \(most recent call
 _CAUSE = re.compile(r"cannot open shared object|out of memory|no space left|Insufficient space", re.IGNORECASE)
 _EXCEPTION = re.compile(r"^[\w.]*(Error|Exception|Interrupt)\b(: |$)")
 _ERROR = re.compile(r"\b(\w*Error|\w*Exception|error|fatal)\b", re.IGNORECASE)
-# What vLLM raises further out only says that something has been raised further in; the others stand in every log.
+# What an engine raises further out only says that something has been raised further in; the others stand in every log.
 _SECOND_HAND = re.compile(
     r"[Ss]ee root cause|[Ss]ee stack trace|failed to start\.$|DeprecationWarning|FutureWarning|Found ulimit of"
 )

@@ -25,16 +25,16 @@ _BASE_S: Mapping[Step, float] = {
     Step.ABSENT: 60,
     # Counted only while nothing is left to wait for.
     Step.WAITING: 120,
-    # Imports and CUDA contexts of every rank; 60 s alone go into peer access checks of eight GPUs (vllm#19824).
+    # Imports and CUDA contexts of every rank; 60 s alone go into peer access checks of eight GPUs (docs/explanation/starting.md).
     Step.STARTING: 300,
     # huggingface_hub gives a connection up after 10 s and a request after five tries (2.4.0, constants.py,
     # utils/_http.py); where the hub limits the rate, it waits for the next window, which comes every five minutes.
     Step.DOWNLOADING: 600,
-    # And the time to read the largest file, after which a line tells of it (vLLM 0.32.0, weight_utils.py).
+    # And the time to read the largest file, after which a line tells of it (0.32.0, weight_utils.py).
     Step.LOADING: 120,
-    # 8 minutes without a line, with slow kernels of a quantized vision model (vllm#27815).
+    # 8 minutes without a line, with slow kernels of a quantized vision model (docs/explanation/starting.md).
     Step.PROFILING: 600,
-    # 2220 s of compilation in one piece, the processor at work (vllm#34399): a quarter of it counts.
+    # 2220 s of compilation in one piece, the processor at work (docs/explanation/starting.md): a quarter of it counts.
     Step.COMPILING: 900,
     # A container's log shows the progress bar only once it is full.
     Step.CAPTURING: 600,

@@ -13,7 +13,7 @@ from typing import Any
 
 from stackwright.runtime import Stack
 
-# The first request after a start may compile kernels; vLLM's own clients wait this long.
+# The first request after a start may compile kernels; the engine's own clients wait this long.
 ANSWER_TIMEOUT_S = 300
 # What needs no engine: LiteLLM answers at once, unless its one worker is still busy starting.
 REFUSAL_TIMEOUT_S = 30

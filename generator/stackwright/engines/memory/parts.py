@@ -1,6 +1,6 @@
 """The tensors that one rank holds, part by part: matrices as the engine fuses and shards them. Pure.
 
-vLLM 0.32.0 model_executor/layers/linear.py (QKVParallelLinear, MergedColumnParallelLinear, RowParallelLinear),
+As in the engine's 0.32.0 model_executor/layers/linear.py (QKVParallelLinear, MergedColumnParallelLinear, RowParallelLinear),
 vocab_parallel_embedding.py, fused_moe/layer.py and models/: what is split among tensor-parallel ranks, what each keeps.
 """
 
@@ -183,7 +183,7 @@ def vision_block_matrices(vision: Vision, index: int, tp: int) -> Iterator[Matri
     """Yield one block of the encoder: attention with four matrices, an MLP with two or three.
 
     Towers split by head and by inner width like the language model (models/siglip.py, qwen2_5_vl.py), but for those that
-    vLLM takes from transformers as they are.
+    the engine takes from transformers as they are.
     """
     tp = 1 if vision.whole else tp
     hidden, base = vision.hidden, f"visual.blocks.{index}"

@@ -92,6 +92,12 @@ class Vllm:
 
         return engine_environment(mode, values)
 
+    def process_environment(self, *, cramped: bool) -> dict[str, str]:
+        """Return what vLLM needs as a process of the host; `cramped`: /dev/shm holds no queue of its workers."""
+        from stackwright.engines.vllm.arguments import process_environment
+
+        return process_environment(cramped=cramped)
+
     def communication(self, host: Host, group: tuple[Gpu, ...]) -> Communication:
         """Decide how the ranks on `group`, all of one replica, talk."""
         from stackwright.engines.vllm.communication import choose_communication

@@ -128,4 +128,5 @@ KEYS = EngineKeys(
     cache_format="VLLM_KV_CACHE_DTYPE",
     memory_share="VLLM_GPU_MEMORY_UTILIZATION",
     processor_cache="VLLM_CPU_KVCACHE_SPACE",
+    media="VLLM_ALLOWED_MEDIA_DOMAINS",
 )
