@@ -2,8 +2,10 @@
 
     python benchmarks/cli_latency.py
 
-Both are fresh processes on the same machine, in turns in the same run. Two series: with the files in the page cache, as
-at a second call; and, as root, with the page cache dropped before each call, as after a boot. Writes
+The script of a fresh clone (the last commit of this checkout), prepared and configured once, where the environment
+forbids Python to write compiled modules: what is not compiled by then would be compiled at each call. Both are fresh
+processes on the same machine, in turns in the same run. Two series: with the files in the page cache, as at a second
+call; and, as root, with the page cache dropped before each call, as after a boot. Writes
 benchmarks/results/cli_latency.json and .svg, prints the medians in milliseconds, and ends with 1 where the command
 takes more than three times as long as Compose. Touches a temporary folder, the page cache (as root) and those two files.
 """
@@ -31,8 +33,8 @@ COLD_RUNS = 5
 MOST_RATIO = 3.0
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 IMPORTS_SHOWN = 15
-# Compiled modules may be kept, as on every machine that does not forbid it: the first run, unmeasured, writes them.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+OWN = ("PYTHONPATH", "STACKWRIGHT_VENV")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in OWN} | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,9 @@ class Series:
 def main() -> int:
     """Measure, write the results and return the exit code."""
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder)
-        configure = [sys.executable, "-m", "stackwright", "configure-gpu", "cpu", f"--out={project}"]
+        project = Path(folder) / "clone"
+        run(["git", "clone", "--quiet", str(CHECKOUT), str(project)])
+        configure = [str(project / "scripts" / "configure-gpu"), "cpu"]
         run(configure)
         ours = [*configure, "--dry-run"]
         theirs = compose_command(project)
@@ -68,7 +71,12 @@ def main() -> int:
         if can_drop_caches():
             series["page cache dropped"] = measure(ours, theirs, COLD_RUNS, cold=True)
         rows = {name: row.as_json() for name, row in series.items()}
-        result = {"machine": describe_machine(), "limit": MOST_RATIO, "series": rows, "imports": slowest_imports(ours)}
+        result = {
+            "machine": describe_machine(),
+            "limit": MOST_RATIO,
+            "series": rows,
+            "imports": slowest_imports(project),
+        }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "cli_latency.json").write_text(json.dumps(result, indent=2) + "\n")
     (RESULTS / "cli_latency.svg").write_text(draw(series))
@@ -108,11 +116,18 @@ def can_drop_caches() -> bool:
     return os.access(DROP_CACHES, os.W_OK) and os.geteuid() == 0
 
 
-def slowest_imports(command: Sequence[str]) -> list[dict[str, str | float]]:
+def slowest_imports(project: Path) -> list[dict[str, str | float]]:
     """Return the modules that take longest to import by themselves, in milliseconds."""
-    traced = [command[0], "-X", "importtime", *command[1:]]
+    python = [str(project / ".venv" / "bin" / "python"), "-X", "importtime", "-P", "-m", "stackwright"]
+    traced, variables = [*python, "configure-gpu", "cpu", "--dry-run"], {"PYTHONPATH": str(project / "generator")}
     done = subprocess.run(
-        traced, cwd=CHECKOUT, env=ENVIRONMENT, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        traced,
+        cwd=project,
+        env=ENVIRONMENT | variables,
+        check=True,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
     )
     rows = re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", done.stderr, re.MULTILINE)
     slowest = sorted(((int(microseconds) / 1000, name) for microseconds, name in rows), reverse=True)
