@@ -41,7 +41,8 @@ def check_override(text: str, plan: Plan) -> None:
     """
     import yaml
 
-    services = yaml.safe_load(text)["services"]
+    # libyaml's loader takes a tenth of the time: the text is ours.
+    services = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["services"]
     for replica in plan.engines:
         service = services[replica.name]
         devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
