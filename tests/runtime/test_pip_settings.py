@@ -43,7 +43,7 @@ def test_indexes_links_and_hosts(tmp_path: Path) -> None:
     )
     assert told(home) == {
         "UV_DEFAULT_INDEX": "https://a/simple",
-        "UV_INDEX": "https://b/simple file:///c",
+        "UV_INDEX": "https://a/simple https://b/simple file:///c",
         "UV_INDEX_STRATEGY": "unsafe-best-match",
         "UV_FIND_LINKS": f"{tmp_path}/wheels,https://links",
         "UV_INSECURE_HOST": "a b:81",
@@ -89,6 +89,13 @@ def test_what_is_set_for_uv_comes_first(tmp_path: Path) -> None:
         assert "UV_DEFAULT_INDEX" not in uv_variables(home | {name: "https://mine"})
     for name in ("UV_INDEX", "UV_EXTRA_INDEX_URL"):
         assert "UV_INDEX" not in uv_variables(home | {name: "https://mine"})
+
+
+def test_pypi_comes_before_further_indexes(tmp_path: Path) -> None:
+    """uv takes the first index's files of a version alone, and another index may lack the one for this machine."""
+    home = make_home(tmp_path, own="[global]\nextra-index-url = https://b\n")
+    assert told(home)["UV_INDEX"] == "https://pypi.org/simple https://b"
+    assert told(home | {"UV_DEFAULT_INDEX": "https://mine"})["UV_INDEX"] == "https://mine https://b"
 
 
 def test_a_file_that_pip_could_not_read_says_nothing(tmp_path: Path) -> None:

@@ -281,12 +281,12 @@ BEGUN = "Using Python 3.11.7 environment at: v\nResolved 2 packages in 1.2s\nDow
     [
         ("", None),
         ("Using Python 3.11.7 environment at: v\nResolved 121 packages in 1.02s\n", None),
-        (BEGUN, "downloaded 0 % of 4 MiB"),
+        (BEGUN, None),
         (BEGUN + " Downloaded b\n", "downloaded 20 % of 4 MiB"),
         (BEGUN + " Downloaded b\n Downloaded a\n", "downloaded 100 % of 4 MiB"),
         (BEGUN + "Prepared 2 packages in 3.68s\n", "unpacking"),
         (BEGUN + "Prepared 2 packages in 1s\nInstalled 2 packages in 1s\n\nResolved 1 package in 1s\n", None),
-        ("\nResolved 1 package in 1s\nDownloading torch (1.5GiB)\n", "downloaded 0 % of 1.5 GiB"),
+        ("\nResolved 1 package in 1s\nDownloading torch (1.5GiB)\n Downloaded torch\n", "downloaded 100 % of 1.5 GiB"),
     ],
 )
 def test_progress_is_read_from_what_uv_says(log: str, expected: str | None) -> None:

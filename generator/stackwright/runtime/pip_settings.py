@@ -13,19 +13,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 CONSTRAINTS = "UV_CONSTRAINT"
+PYPI = "https://pypi.org/simple"
 
 
 def uv_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that make uv look where pip would; what is set for uv itself stays as it is.
 
-    pip treats its indexes as equals and takes the best version of all; uv is told to do the same where there are several.
+    pip treats its indexes as equals and takes the best file of all. uv is told to take the best version of all; of two
+    indexes that have it, it takes the first one's files alone, so PyPI, or what stands for it, comes before the others,
+    which may lack the files for this machine.
     """
     options = read_options(environ)
+    first = environ.get("UV_DEFAULT_INDEX") or environ.get("UV_INDEX_URL") or options.get("index-url") or PYPI
     further = options.get("extra-index-url", "").split()
     bundle = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or ""
     wanted = {
         "UV_DEFAULT_INDEX": "" if "UV_INDEX_URL" in environ else options.get("index-url", ""),
-        "UV_INDEX": "" if "UV_EXTRA_INDEX_URL" in environ else " ".join(further),
+        "UV_INDEX": " ".join([first, *further]) if further and "UV_EXTRA_INDEX_URL" not in environ else "",
         "UV_INDEX_STRATEGY": "unsafe-best-match" if further else "",
         "UV_FIND_LINKS": ",".join(filter(None, map(_location, options.get("find-links", "").split()))),
         CONSTRAINTS: " ".join(filter(None, map(_location, options.get("constraint", "").split()))),

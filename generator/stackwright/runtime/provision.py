@@ -432,9 +432,9 @@ def progress(log: str) -> str | None:
     done = sum(sizes.get(name, 0) for name in re.findall(r"^ Downloaded (\S+)$", now, re.MULTILINE))
     if "\nPrepared " in now:
         return "unpacking"
-    if not sizes:
-        return None
-    return f"downloaded {done * 10 // sum(sizes.values()) * 10} % of {format_bytes(sum(sizes.values()))}"
+    total = sum(sizes.values())
+    tenths = done * 10 // total if total else 0
+    return f"downloaded {tenths * 10} % of {format_bytes(total)}" if tenths else None
 
 
 def _bytes(size: str) -> int:
