@@ -42,8 +42,8 @@ def plain(text: str, project: Project) -> str:
     known = {
         str(project.folder): "PROJECT",
         f"{CHECKOUT}/": "",
-        str(project.folder.parent): "TMP",
         state: "STATE",
+        str(project.folder.parent): "TMP",
         project.variables["DOCKER_HOST"]: "DOCKER_HOST",
         project.name: "STACK",
         str(project.port): "PORT",
