@@ -90,6 +90,9 @@ def test_too_few_gpus_are_a_matter_of_the_host(name: str, ranks: int) -> None:
         ("--max-num-seqs", "many"),
         ("--gpu-memory-utilization", "1.2"),
         ("--gpu-memory-utilization", "nan"),
+        # As `--set` refuses them: the bounds are those of the settings.
+        ("--gpu-memory-utilization", "1"),
+        ("--kv-cache-dtype", "nvfp4"),
     ],
 )
 def test_a_wrong_value_is_a_usage_error(flag: str, value: str) -> None:

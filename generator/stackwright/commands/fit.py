@@ -12,11 +12,11 @@ from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Ver
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.plan import Mode
+from stackwright.domain.setting_spec import problem_with
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine
 from stackwright.errors import HostError, NoPlanError, UsageError
 
-_CACHE_FORMATS = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "nvfp4", "int8_per_token_head")
 _RELEASE = re.compile(r"v?\d+\.\d+(\.\d+)?([.\-+]?\w+)*")
 
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_count(parser, "--max-model-len", "tokens of one request (default: the model's)")
     _add_count(parser, "--max-num-seqs", "requests at once (default: the engine's)")
     _add_count(parser, "--max-num-batched-tokens", "tokens of one step (default: the engine's)")
-    parser.add_argument("--kv-cache-dtype", choices=_CACHE_FORMATS, default="auto", help="number format of the cache")
+    parser.add_argument("--kv-cache-dtype", metavar="FORMAT", default="auto", help="number format of the cache")
     parser.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs")
     add_json(parser)
 
@@ -88,12 +88,27 @@ def _positive(text: str) -> int:
 
 def _share(text: str) -> float:
     try:
-        share = float(text)
+        return float(text)
     except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise UsageError(f"--gpu-memory-utilization: found `{text[:40]}`, allowed: more than 0, at most 1")
-    return share
+        raise UsageError(f"--gpu-memory-utilization: found `{text[:40]}`, allowed: a number") from None
+
+
+def _check_bounds(asked: FitArguments) -> None:
+    """Refuse what the engine's settings do not take: their bounds are declared once. Raises UsageError."""
+    keys = _engine_of(asked).keys
+    values = {
+        keys.tensor_parallel: asked.tensor_parallel,
+        keys.pipeline_parallel: asked.pipeline_parallel,
+        keys.memory_share: asked.gpu_memory_utilization,
+        keys.context: asked.max_model_len,
+        keys.requests: asked.max_num_seqs,
+        keys.step_tokens: asked.max_num_batched_tokens,
+        keys.cache_format: asked.kv_cache_dtype,
+    }
+    for spec in _engine_of(asked).settings:
+        value = values.get(spec.key)
+        if value is not None and (problem := problem_with(spec, str(value))):
+            raise UsageError(f"{spec.flag}: found `{str(value)[:40]}`, allowed: {problem}")
 
 
 def run(asked: FitArguments) -> None:
@@ -193,6 +208,7 @@ def choose_gpus(host: Host, ranks: int) -> GpuMemory:
 
 
 def _settings(asked: FitArguments) -> EngineSettings:
+    _check_bounds(asked)
     return EngineSettings(
         version=_version(asked.engine),
         tensor_parallel=asked.tensor_parallel or 1,
