@@ -38,6 +38,7 @@ ROOMS: Mapping[str, Room] = {
     "settings": room("engines domain units errors", pure=True),
     "models.shape": room("models domain", pure=True),
     "models.layers": room("models domain", pure=True),
+    "models.config": room("models domain", pure=True),
     "models.keys": room(pure=True),
     "models.quantization": room("models domain", pure=True),
     "models.checkpoint": room("domain", pure=True),

@@ -24,7 +24,6 @@ from stackwright.domain.shape import Shape
 from stackwright.engines.memory.gpu import gpu_memory
 from stackwright.engines.memory.parts import embedding_matrix, layer_matrices
 from stackwright.engines.vllm.memory.forecast import forecast
-from stackwright.models.shape import parse_shape
 from stackwright.models.stored import stored_facts
 from stackwright.units import GIB, MIB
 
@@ -115,7 +114,7 @@ def test_driver_cuda_is_what_nvidia_smi_says() -> None:
 def test_pytorch_allocates_what_is_forecast() -> None:
     """Weights and cache of a small model, allocated as the engine does: one tensor per matrix, one cache per layer."""
     row, gpu = model_row(), first_gpu()
-    shape = parse_shape(stored_facts(row, row.checkpoints[0]).config)
+    shape = stored_facts(row, row.checkpoints[0]).config.shape
     settings = EngineSettings(
         version="0.32.0", gpu_memory_utilization=0.5, max_model_len=4096, max_num_seqs=8, max_num_batched_tokens=2048
     )

@@ -10,6 +10,7 @@ from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import WeightFormat
 from stackwright.domain.tensors import TensorHeader
 from stackwright.errors import UsageError
+from stackwright.models.config import parse_config
 from stackwright.models.folder import read_folder
 from stackwright.models.smoke_model import write_smoke_model
 
@@ -35,7 +36,7 @@ def test_one_file(tmp_path: Path) -> None:
     assert (facts.name, facts.source, facts.location) == ("My-Model", LlmSource.DIRECTORY, str(folder))
     assert facts.tensors == tuple(FIRST)
     assert facts.weight_bytes == 4 * 8 * 2 + 8 * 4
-    assert facts.config == CONFIG
+    assert facts.config == parse_config(CONFIG)
     assert facts.format is WeightFormat.BF16
     assert facts.notes == ()
 

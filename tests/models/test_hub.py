@@ -16,6 +16,7 @@ from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts, WeightFormat
 from stackwright.domain.tensors import TensorHeader
 from stackwright.errors import UsageError
+from stackwright.models.config import parse_config
 from stackwright.models.read import HubAccess, read_model
 
 from tests.integration.fake_hub import COMMIT, Hub, serve_hub
@@ -58,7 +59,7 @@ def test_headers_are_read_and_kept(tmp_path: Path, shards: dict[str, list[Tensor
     assert (facts.name, facts.source, facts.location) == (NAME, LlmSource.HUB, NAME)
     assert facts.tensors == (*FIRST, *SECOND)
     assert facts.weight_bytes == 64 + 32 + 64
-    assert facts.config == CONFIG
+    assert facts.config == parse_config(CONFIG)
     assert facts.format is WeightFormat.BF16
     # The hub is gone, and a cache that may not be asked to go online answers all the same.
     assert read(hub, home, online=False) == facts

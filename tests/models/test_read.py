@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from stackwright.catalog.load import load_llms
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import CatalogLlm, WeightFormat, text_config
+from stackwright.domain.shape import WeightKind
 from stackwright.errors import UsageError
 from stackwright.models.folder import read_folder
 from stackwright.models.read import HubAccess, locate_model, name_llm, read_model
@@ -28,7 +30,7 @@ OFFLINE = HubAccess(home=Path("/nonexistent"), online=False)
 def test_a_catalog_name_or_its_hub_id(name: str) -> None:
     facts = read_model(name, LLMS, None, OFFLINE)
     assert (facts.name, facts.source, facts.location) == ("Qwen/Qwen3-8B", LlmSource.HUB, "Qwen/Qwen3-8B")
-    assert facts.config["num_hidden_layers"] == 36
+    assert len(facts.config.shape.layers) == 36
     # 8.19 billion parameters in BF16 (model card, Qwen3-8B).
     assert facts.weight_bytes == pytest.approx(2 * 8.19e9, rel=0.001)
     assert facts.minimum_engine == "0.8.5"
@@ -39,10 +41,10 @@ def test_a_catalog_name_or_its_hub_id(name: str) -> None:
 def test_a_quantized_checkpoint_keeps_the_shape_of_its_original() -> None:
     facts = read_model("Qwen/Qwen3-8B-AWQ", LLMS, None, OFFLINE)
     original = read_model("Qwen/Qwen3-8B", LLMS, None, OFFLINE)
-    quantization = facts.config["quantization_config"]
-    assert isinstance(quantization, dict)
-    assert (quantization["quant_method"], quantization["bits"], quantization["group_size"]) == ("awq", 4, 128)
-    assert {key: value for key, value in facts.config.items() if key != "quantization_config"} == original.config
+    quantization = facts.config.shape.quantization
+    assert (quantization.kind, quantization.bits, quantization.group) == (WeightKind.AWQ, 4, 128)
+    plain = replace(facts.config.shape, quantization=original.config.shape.quantization)
+    assert replace(facts.config, shape=plain) == original.config
     assert facts.format is WeightFormat.AWQ
     # The files on the hub have 5.68 GiB (kaito-project/kaito, model_catalog.yaml, 2026-08-21).
     assert facts.weight_bytes == pytest.approx(5.68 * 2**30, rel=0.002)
@@ -53,12 +55,12 @@ def test_the_cache_knows_better_than_the_catalog(tmp_path: Path) -> None:
     folder = tmp_path / "hub" / "models--Qwen--Qwen3-8B-AWQ"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(commit, encoding="ascii")
-    write_model(folder / "snapshots" / commit, {"architectures": ["Qwen3ForCausalLM"], "own": True}, {})
+    write_model(folder / "snapshots" / commit, {"architectures": ["OwnForCausalLM"]}, {})
     headers = tmp_path / "assets" / "stackwright" / "models--Qwen--Qwen3-8B-AWQ" / "headers" / f"{commit}.json"
     headers.parent.mkdir(parents=True)
     headers.write_text(json.dumps({"schema": 1, "tensors": [["w", "I32", [5, 2]]]}), encoding="utf-8")
     facts = read_model("Qwen/Qwen3-8B-AWQ", LLMS, None, HubAccess(home=tmp_path, online=False))
-    assert facts.config["own"] is True
+    assert facts.config.architecture == "OwnForCausalLM"
     assert facts.weight_bytes == 40
 
 
@@ -88,7 +90,7 @@ def test_smoke_is_the_same_before_and_after_it_is_written(tmp_path: Path) -> Non
     assert read_model("smoke", LLMS, tmp_path / "smoke", OFFLINE) == before
     assert (before.name, before.source, before.location) == ("smoke", LlmSource.SMOKE, str(tmp_path / "smoke"))
     written = read_folder(tmp_path / "smoke")
-    assert {key: written.config[key] for key in before.config} == before.config
+    assert written.config == before.config
 
 
 @pytest.mark.parametrize(

@@ -151,14 +151,13 @@ def answer_fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None
     """Return the forecast without printing it; same failures but for the verdict."""
     from stackwright.catalog.load import load_llms
     from stackwright.models.read import read_model
-    from stackwright.models.shape import parse_shape
 
     facts = read_model(asked.model, load_llms(), smoke_folder)
     if not host.gpus and (host.driver is None or host.driver.error is None):
         return _answer_on_cpu(asked, facts, host)
     settings = _settings(asked)
     gpu = choose_gpus(host, settings.tensor_parallel * settings.pipeline_parallel)
-    return _engine_of(asked).forecast(parse_shape(facts.config), settings, gpu, facts.weights)
+    return _engine_of(asked).forecast(facts.config.shape, settings, gpu, facts.weights)
 
 
 def _answer_on_cpu(asked: FitArguments, facts: ModelFacts, host: Host) -> Forecast:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.role import Role
+from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import TensorHeader, WeightFacts
 
 
@@ -92,6 +93,25 @@ class CatalogLlm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a model's `config.json` tells, read once (`stackwright.models.config.parse_config`).
+
+    `architecture` is the first one named, empty where there is none. Head counts are those of the text model, None where it
+    names none. `sees`: it has a vision encoder; `takes_media`: pictures, films or sounds. `scores` is how many a
+    classifier gives to one text. `longest_tokens` is the longest request, its own `model_max_length` counted; None unknown.
+    """
+
+    architecture: str
+    shape: Shape
+    attention_heads: int | None
+    kv_heads: int | None
+    sees: bool
+    takes_media: bool
+    scores: int
+    longest_tokens: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """One model as it was read.
 
@@ -104,7 +124,7 @@ class ModelFacts:
     name: str
     source: LlmSource
     location: str
-    config: Mapping[str, object]
+    config: ModelConfig
     tensors: tuple[TensorHeader, ...] | None
     weight_bytes: int | None
     gated: bool | None

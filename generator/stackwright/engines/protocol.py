@@ -16,7 +16,7 @@ from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.llm import Llm
-from stackwright.domain.model_facts import ModelFacts, WeightFormat
+from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode, PlannedEngine, Setting
@@ -165,7 +165,7 @@ class Engine(Protocol):
     processor_requests: int
     length_variable: str | None
 
-    def role_of(self, config: Mapping[str, object]) -> Role:
+    def role_of(self, config: ModelConfig) -> Role:
         """Return what a model is made for, as the engine itself tells it."""
 
     def check_role(self, facts: ModelFacts, role: Role) -> None:

@@ -15,6 +15,7 @@ from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts, WeightFormat
 from stackwright.domain.tensors import TensorHeader
 from stackwright.errors import UsageError
+from stackwright.models.config import parse_config
 from stackwright.models.format import weight_format
 from stackwright.models.safetensors import read_header
 
@@ -44,7 +45,7 @@ def read_folder(folder: Path) -> ModelFacts:
         name=_served_name(folder.name),
         source=LlmSource.DIRECTORY,
         location=str(folder),
-        config=config,
+        config=parse_config(config),
         tensors=tensors,
         weight_bytes=weight_bytes,
         gated=False,

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from stackwright.domain.catalog import order_release
 from stackwright.domain.llm import Llm, LlmSource
-from stackwright.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts, WeightFormat, text_config
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts, WeightFormat
 from stackwright.errors import UsageError, did_you_mean
 from stackwright.models.cache import HubCache, find_cache, find_snapshot, load_headers
+from stackwright.models.config import architecture_of, parse_config
 from stackwright.models.folder import CONFIG, read_folder, read_json
 from stackwright.models.format import weight_format
 from stackwright.models.stored import stored_facts
@@ -113,14 +114,12 @@ def locate_model(name: str, llms: Iterable[CatalogLlm]) -> str:
 
 def name_llm(facts: ModelFacts) -> Llm:
     """Return the name, place and head counts of a model, as a plan carries them."""
-    text = text_config(facts.config)
-    heads = _count(text, "num_attention_heads")
     return Llm(
         name=facts.name,
         source=facts.source,
         location=facts.location,
-        attention_heads=heads,
-        kv_heads=_count(text, "num_key_value_heads") or heads,
+        attention_heads=facts.config.attention_heads,
+        kv_heads=facts.config.kv_heads,
     )
 
 
@@ -156,8 +155,10 @@ def _with_cached(facts: ModelFacts, cache: HubCache) -> ModelFacts:
     config = read_json(snapshot / CONFIG)
     tensors = load_headers(facts.location, snapshot.name, cache)
     if tensors is None:
-        return replace(facts, config=config)
-    return replace(facts, config=config, tensors=tensors, weight_bytes=sum(tensor.bytes for tensor in tensors))
+        return replace(facts, config=parse_config(config))
+    return replace(
+        facts, config=parse_config(config), tensors=tensors, weight_bytes=sum(tensor.bytes for tensor in tensors)
+    )
 
 
 def _from_hub(hub_id: str, cache: HubCache, access: HubAccess, origin: str) -> ModelFacts:
@@ -179,7 +180,7 @@ def _from_hub(hub_id: str, cache: HubCache, access: HubAccess, origin: str) -> M
         name=hub_id,
         source=LlmSource.HUB,
         location=hub_id,
-        config=config,
+        config=parse_config(config),
         tensors=tensors,
         weight_bytes=None if tensors is None else sum(tensor.bytes for tensor in tensors),
         gated=None,
@@ -195,7 +196,7 @@ def _smoke(folder: Path | None) -> ModelFacts:
         name=SMOKE,
         source=LlmSource.SMOKE,
         location=str(folder or SMOKE),
-        config=SMOKE_CONFIG,
+        config=parse_config(SMOKE_CONFIG),
         tensors=None,
         weight_bytes=None,
         gated=False,
@@ -208,8 +209,8 @@ def _smoke(folder: Path | None) -> ModelFacts:
 
 def _with_engine(facts: ModelFacts, rows: Iterable[CatalogLlm]) -> ModelFacts:
     """Add the engine that the architecture needs, from the rows that have the same one."""
-    architecture = _architecture(facts.config)
-    needed = [row.minimum_engine for row in rows if row.minimum_engine and _architecture(row.config) == architecture]
+    architecture = facts.config.architecture
+    needed = [row.minimum_engine for row in rows if row.minimum_engine and architecture_of(row.config) == architecture]
     notes = facts.notes
     if facts.format is WeightFormat.GGUF and facts.weight_bytes is not None:
         notes = (
@@ -218,13 +219,3 @@ def _with_engine(facts: ModelFacts, rows: Iterable[CatalogLlm]) -> ModelFacts:
         )
     least = min(needed, key=order_release) if architecture and needed else None
     return replace(facts, minimum_engine=least, notes=notes)
-
-
-def _architecture(config: Mapping[str, object]) -> str | None:
-    named = config.get("architectures")
-    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
-
-
-def _count(config: Mapping[str, object], key: str) -> int | None:
-    value = config.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

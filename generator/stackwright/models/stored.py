@@ -5,6 +5,7 @@ from __future__ import annotations
 from stackwright.domain.llm import Llm, LlmSource
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts
 from stackwright.models.checkpoint import checkpoint_config
+from stackwright.models.config import parse_config
 
 
 def stored_facts(row: CatalogLlm, checkpoint: Checkpoint) -> ModelFacts:
@@ -13,7 +14,7 @@ def stored_facts(row: CatalogLlm, checkpoint: Checkpoint) -> ModelFacts:
         name=checkpoint.hub_id,
         source=LlmSource.HUB,
         location=checkpoint.hub_id,
-        config=checkpoint_config(row, checkpoint),
+        config=parse_config(checkpoint_config(row, checkpoint)),
         tensors=None,
         weight_bytes=checkpoint.weight_bytes,
         gated=checkpoint.gated,

@@ -289,12 +289,10 @@ def _least_gpus(request: ModelRequest, pool: list[Gpu], catalog: Catalog) -> int
 
 
 def _is_comfortable(plan: PlannedModel, request: ModelRequest) -> bool:
-    from stackwright.models.shape import parse_shape
-
     length = plan.context
     if length == "auto":
         return True
-    own = request.wishes.max_model_len or parse_shape(request.facts.config).default_length or COMFORTABLE_TOKENS
+    own = request.wishes.max_model_len or request.facts.config.shape.default_length or COMFORTABLE_TOKENS
     return int(length) >= min(COMFORTABLE_TOKENS, own)
 
 

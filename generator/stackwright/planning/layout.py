@@ -14,7 +14,6 @@ from stackwright.domain.placement import Placement
 from stackwright.domain.shape import Shape
 from stackwright.engines.memory.gpu import memory_on
 from stackwright.engines.protocol import Engine
-from stackwright.models.shape import parse_shape
 
 # A group is preferred to a larger one only if a request of this length, or the model's own, still fits on it.
 COMFORTABLE_TOKENS = 8192
@@ -66,7 +65,7 @@ def choose_layout(
     With None come the forecast's words on the roomiest one. Beyond an island is looked only where no placement inside
     holds long requests; for `context`, requests as long as the model's own.
     """
-    shape = parse_shape(facts.config)
+    shape = facts.config.shape
     best: Layout | None = None
     words: tuple[str, ...] = ()
     most_ranks = 0
@@ -111,7 +110,7 @@ def serves(
     ranks = placement.tensor_parallel * placement.pipeline_parallel
     if facts.weight_bytes > ranks * gpu.total_bytes * wanted.utilization:
         return 0
-    shape = parse_shape(facts.config)
+    shape = facts.config.shape
     asked = _asked(placement, wanted, version)
     useful = wanted.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
     if objective is Objective.CONTEXT:

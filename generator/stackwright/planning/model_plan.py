@@ -181,7 +181,6 @@ def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalo
     Raises:
         NoPlanError: a GPU has next to nothing free.
     """
-    from stackwright.models.shape import parse_shape
     from stackwright.planning.layout import Wanted
 
     engine, keys = request.engine, request.engine.keys
@@ -190,7 +189,7 @@ def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalo
         utilization=choose_share(request, placement, catalog).value,
         max_model_len=request.pinned_count(keys.context) or request.wishes.max_model_len,
         max_num_seqs=request.pinned_count(keys.requests or ""),
-        max_num_batched_tokens=step or engine.least_step_tokens(parse_shape(request.facts.config)),
+        max_num_batched_tokens=step or engine.least_step_tokens(request.facts.config.shape),
         kv_cache_dtype=request.pins.get(keys.cache_format or ""),
     )
 

@@ -14,7 +14,6 @@ from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode
 from stackwright.engines.memory.parts import embedding_matrix
-from stackwright.models.shape import parse_shape
 from stackwright.planning.request import ModelRequest
 from stackwright.units import format_bytes
 
@@ -49,7 +48,7 @@ class Pace:
 def estimate_pace(request: ModelRequest, placement: Placement, catalog: Catalog) -> Pace | None:
     """Return the pace of the request's model on the placement's GPUs; None where a figure is missing."""
     model = catalog.find_gpu(placement.gpus[0].name) if placement.gpus else None
-    shape = parse_shape(request.facts.config)
+    shape = request.facts.config.shape
     if model is None or model.bandwidth_gb_per_s is None or not shape.layers or not shape.hidden:
         return None
     experts = replace(shape.experts, count=shape.experts.per_token) if shape.experts else None

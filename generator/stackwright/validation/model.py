@@ -18,7 +18,6 @@ from stackwright.models.cache import find_cache
 from stackwright.models.files import look_at_cache, look_at_folder
 from stackwright.models.reach import ask_hub, is_offline
 from stackwright.models.read import HubAccess, read_model
-from stackwright.models.shape import parse_shape
 from stackwright.project.credentials import HUB_TOKEN, find_hub_token
 from stackwright.runtime import Stack
 from stackwright.validation.check import Check, Later, Machine, Observation, Subject, safely
@@ -158,8 +157,7 @@ def _look_at_model(stack: Stack, location: str) -> LookedAtModel:
     home = Path(stack.env["HF_HOME"])
     facts = safely(lambda: read_model(location, load_llms(), access=HubAccess(home=home, online=False)))
     known = None if isinstance(facts, Unseen) else facts
-    longest = None if known is None else safely(lambda: _longest_tokens(known.config))
-    longest = None if isinstance(longest, Unseen) else longest
+    longest = None if known is None else known.config.longest_tokens
     if location.startswith("/"):
         files = look_at_folder(Path(location), *user)
         return LookedAtModel(location=location, files=files, longest_tokens=longest, gated=False)
@@ -175,12 +173,6 @@ def _look_at_model(stack: Stack, location: str) -> LookedAtModel:
         hub=ask_hub(location, os.environ, token) if asks else None,
         has_token=bool(token),
     )
-
-
-def _longest_tokens(config: Mapping[str, object]) -> int | None:
-    """Return the longest request that the engine takes: its own `model_max_length` may be beyond what it derives."""
-    derived, own = parse_shape(config).max_positions, config.get("model_max_length")
-    return max(derived, own if isinstance(own, int) else 0) or None if derived else None
 
 
 def _token(stack: Stack, home: Path) -> str | None:

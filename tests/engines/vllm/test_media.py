@@ -10,8 +10,9 @@ from stackwright.catalog.load import load_catalog, load_flags
 from stackwright.domain.catalog import has_flag
 from stackwright.domain.plan import Plan
 from stackwright.domain.role import Role
-from stackwright.engines.vllm.media import MEDIA_RELEASE, takes_media
+from stackwright.engines.vllm.media import MEDIA_RELEASE
 from stackwright.errors import NoPlanError, UsageError
+from stackwright.models.config import takes_media
 from stackwright.planning.planner import make_plan
 from stackwright.project.pins import check_pins
 from stackwright.rendering.numbered import flat_settings

@@ -8,6 +8,7 @@ from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.role import Role
 from stackwright.engines.vllm.arguments import check_role, role_of
 from stackwright.errors import NoPlanError
+from stackwright.models.config import parse_config
 
 ABLE = {
     "Qwen3ForCausalLM": {Role.CHAT, Role.EMBEDDING},
@@ -22,7 +23,7 @@ def facts(architecture: str, role: Role | None = None, **config: object) -> Mode
         name="a-model",
         source=LlmSource.DIRECTORY,
         location="/a-model",
-        config={"architectures": [architecture], **config},
+        config=parse_config({"architectures": [architecture], **config}),
         tensors=None,
         weight_bytes=None,
         gated=None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stackwright.domain.model_facts import ModelFacts
+from stackwright.domain.model_facts import ModelConfig, ModelFacts
 from stackwright.domain.plan import Mode
 from stackwright.domain.role import Role
 from stackwright.engines.vllm.settings import ANY_HOST, SETTINGS
@@ -119,35 +119,23 @@ def check_role(facts: ModelFacts, role: Role) -> None:
         Role.CHAT: made_for.generates or by_architecture.generates,
         Role.VISION: made_for is Role.VISION,
         Role.EMBEDDING: by_architecture is not Role.RERANK,
-        # Without a layer for scores the engine compares vectors (0.32.0 config/model.py, _get_default_convert_type), which a
+        # The engine ranks by one score (0.32.0 entrypoints/pooling/utils.py). Without a layer for scores the engine compares vectors (0.32.0 config/model.py, _get_default_convert_type), which a
         # model made for ranking was never taught; Qwen3-Reranker also needs a template of its own.
-        Role.RERANK: by_architecture is Role.RERANK and _scores(facts.config) == 1,
+        Role.RERANK: by_architecture is Role.RERANK and facts.config.scores == 1,
     }
     if not able[role]:
-        architecture = _architecture(facts.config) or "unknown"
+        architecture = facts.config.architecture or "unknown"
         raise NoPlanError(
             f"{facts.name} cannot be served for {role}: its architecture is {architecture}, and vLLM takes {_SERVED[role]} for that",
             hint=f"name another model, or another role for it in envs/<env>.yaml; made for {role}: {_EXAMPLES[role]}",
         )
 
 
-def _scores(config: Mapping[str, object]) -> int:
-    """Return how many scores a model gives to a text: vLLM ranks by one (0.32.0 entrypoints/pooling/utils.py)."""
-    labels, count = config.get("id2label"), config.get("num_labels")
-    return len(labels) if isinstance(labels, Mapping) else count if isinstance(count, int) else 1
-
-
-def _architecture(config: Mapping[str, object]) -> str:
-    names = config.get("architectures")
-    return str(names[0]) if isinstance(names, list | tuple) and names else ""
-
-
-def role_of(config: Mapping[str, object]) -> Role:
+def role_of(config: ModelConfig) -> Role:
     """Return what a model is made for, by the end of its architecture's name, as the engine itself tells it.
 
     One that embeds may have the architecture of one that writes: its environment says so.
     """
-    name = _architecture(config)
-    if "vision_config" in config:
+    if config.sees:
         return Role.VISION
-    return next((role for ending, role in _ROLES if name.endswith(ending)), Role.CHAT)
+    return next((role for ending, role in _ROLES if config.architecture.endswith(ending)), Role.CHAT)

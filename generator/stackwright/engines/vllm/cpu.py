@@ -12,7 +12,6 @@ from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.plan import Setting
 from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu, needed_space_bytes
-from stackwright.models.shape import parse_shape
 from stackwright.units import GIB, format_bytes
 
 # The release whose packages the processes runtime has locked for CPUs: both runtimes serve the same code.
@@ -84,7 +83,7 @@ def forecast_cpu_fit(facts: ModelFacts, settings: EngineSettings, host: Host, ga
 
 def _forecast(facts: ModelFacts, settings: EngineSettings, space_bytes: int, memory: CpuMemory) -> Forecast:
     return forecast_on_cpu(
-        parse_shape(facts.config),
+        facts.config.shape,
         settings,
         space_bytes,
         memory,
@@ -95,14 +94,14 @@ def _forecast(facts: ModelFacts, settings: EngineSettings, space_bytes: int, mem
 
 def _space(task: EngineTask) -> Setting:
     smoke = task.llm.source is LlmSource.SMOKE
-    if parse_shape(task.facts.config).is_encoder:
+    if task.facts.config.shape.is_encoder:
         why = "the model keeps no keys and values, so nothing is set aside"
         return Setting(value="1", reason=why, source="vLLM 0.32.0 v1/engine/core.py, _initialize_kv_caches")
     space = choose_space_gib(task.host, smoke=smoke)
     length = task.pinned_count("VLLM_MAX_MODEL_LEN") or task.wished_context
     if length is not None:
         settings = EngineSettings(version=CPU_RELEASE)
-        needed = -(-needed_space_bytes(parse_shape(task.facts.config), settings, length) // GIB)
+        needed = -(-needed_space_bytes(task.facts.config.shape, settings, length) // GIB)
         if needed > space:
             reason = f"one request of {length} tokens needs that much"
             return Setting(value=str(needed), reason=reason, source="vLLM 0.32.0 v1/worker/cpu_worker.py")

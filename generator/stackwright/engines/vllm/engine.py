@@ -9,7 +9,7 @@ from pathlib import Path
 from stackwright.domain.catalog import Catalog, order_release
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution
 from stackwright.domain.host import Gpu, Host
-from stackwright.domain.model_facts import ModelFacts, WeightFormat
+from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode, Setting
@@ -45,7 +45,7 @@ class Vllm:
     # vLLM then only warns of a length beyond the model's own (0.32.0 envs.py).
     length_variable: str | None = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
-    def role_of(self, config: Mapping[str, object]) -> Role:
+    def role_of(self, config: ModelConfig) -> Role:
         """Return what a model is made for, by the end of its architecture's name."""
         from stackwright.engines.vllm.arguments import role_of
 
@@ -208,13 +208,13 @@ class Vllm:
 def _least_release(task: EngineTask, needs: EngineNeeds) -> str | None:
     """Return the oldest release that serves the model as it is asked for; None where any may."""
     from stackwright.engines.vllm.arguments import POOLING_RELEASE, SOCKET_RELEASE
-    from stackwright.engines.vllm.media import MEDIA_RELEASE, takes_media
+    from stackwright.engines.vllm.media import MEDIA_RELEASE
 
     bounds = (
         needs.minimum or task.facts.minimum_engine,
         None if task.role.generates else POOLING_RELEASE,
         SOCKET_RELEASE if task.in_turns else None,
-        MEDIA_RELEASE if takes_media(task.facts.config) else None,
+        MEDIA_RELEASE if task.facts.config.takes_media else None,
     )
     return max((bound for bound in bounds if bound is not None), key=order_release, default=None)
 

@@ -6,9 +6,6 @@ inside the network, beside services that ask for no key. So it fetches nothing, 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
 from stackwright.domain.plan import Setting
 from stackwright.engines.protocol import EngineTask
 
@@ -16,17 +13,11 @@ from stackwright.engines.protocol import EngineTask
 NOWHERE = "nowhere.invalid"
 # The first with `--allowed-media-domains` (catalog/flags.yaml).
 MEDIA_RELEASE = "0.11.0"
-_SENSES = re.compile(r"vision|visual|vit_config|image|img|video|audio|speech|thinker")
-
-
-def takes_media(config: Mapping[str, object]) -> bool:
-    """Say whether a model's configuration tells of more than text; where it is in doubt, it does."""
-    return any(_SENSES.search(key) for key in config)
 
 
 def media_settings(task: EngineTask) -> dict[str, Setting]:
     """Return from where the engine may fetch; nothing for a model that only reads text, which fetches nothing."""
-    if not takes_media(task.facts.config):
+    if not task.facts.config.takes_media:
         return {}
     why = "no address that a request names is fetched: pictures come as `data:` URLs. A host here is fetched from"
     return {"VLLM_ALLOWED_MEDIA_DOMAINS": Setting(value=NOWHERE, reason=why, source="docs/decisions/0037-pictures.md")}

@@ -14,7 +14,6 @@ from stackwright.domain.shape import Shape
 from stackwright.engines.vllm.memory.releases import Release
 from stackwright.engines.vllm.memory.weights import stage_weights
 from stackwright.models.quantization import is_skipped, names_layers
-from stackwright.models.shape import parse_shape
 from stackwright.models.stored import stored_facts
 from stackwright.units import GIB
 
@@ -22,7 +21,7 @@ GPU = GpuMemory(total_bytes=80 * GIB, compute_capability=(9, 0))
 # A number makes a pattern one that may hold for a single layer; this one holds for none.
 HOLDS_FOR_NONE = "no.such.module.0"
 SHAPES = {
-    checkpoint.hub_id: parse_shape(stored_facts(row, checkpoint).config)
+    checkpoint.hub_id: stored_facts(row, checkpoint).config.shape
     for row in load_catalog().llms
     for checkpoint in row.checkpoints
 }

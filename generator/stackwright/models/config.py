@@ -1,0 +1,51 @@
+"""Read a `config.json` once: what the planner, the engines and the checks have to know of it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from stackwright.domain.model_facts import ModelConfig, text_config
+from stackwright.models.shape import parse_shape
+
+# A `revision` sees nothing.
+_SENSES = re.compile(r"(?<!re)vision|visual|vit_config|image|img|video|audio|speech|thinker")
+
+
+def parse_config(config: Mapping[str, object]) -> ModelConfig:
+    """Return what a configuration tells, whatever else it holds."""
+    shape, own_length, text = parse_shape(config), config.get("model_max_length"), text_config(config)
+    heads = _count(text, "num_attention_heads")
+    longest = max(shape.max_positions, own_length if isinstance(own_length, int) else 0)
+    return ModelConfig(
+        architecture=architecture_of(config),
+        shape=shape,
+        attention_heads=heads,
+        kv_heads=_count(text, "num_key_value_heads") or heads,
+        sees="vision_config" in config,
+        takes_media=takes_media(config),
+        scores=_scores(config),
+        longest_tokens=longest if shape.max_positions else None,
+    )
+
+
+def architecture_of(config: Mapping[str, object]) -> str:
+    """Return the first architecture that a configuration names; empty where it names none."""
+    names = config.get("architectures")
+    first = names[0] if isinstance(names, list | tuple) and names else ""
+    return first if isinstance(first, str) else ""
+
+
+def takes_media(config: Mapping[str, object]) -> bool:
+    """Return whether a configuration tells of more than text; where it is in doubt, it does."""
+    return any(_SENSES.search(key) for key in config)
+
+
+def _scores(config: Mapping[str, object]) -> int:
+    labels, count = config.get("id2label"), config.get("num_labels")
+    return len(labels) if isinstance(labels, Mapping) else count if isinstance(count, int) else 1
+
+
+def _count(config: Mapping[str, object], key: str) -> int | None:
+    value = config.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
