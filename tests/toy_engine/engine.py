@@ -11,7 +11,7 @@ from pathlib import Path
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution, Verdict
 from stackwright.domain.host import Gpu, Host
-from stackwright.domain.model_facts import ModelFacts, WeightFormat
+from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Memory, Mode, Setting
@@ -80,7 +80,7 @@ class Toy:
     processor_requests = 4
     length_variable: str | None = None
 
-    def role_of(self, config: Mapping[str, object]) -> Role:
+    def role_of(self, config: ModelConfig) -> Role:
         """Take every model for one that chats."""
         return Role.CHAT
 
