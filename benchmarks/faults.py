@@ -48,7 +48,8 @@ def main() -> int:
         if done.returncode != 0:
             return 1
         rows = [Row(**json.loads(line)) for line in table.read_text(encoding="utf-8").splitlines()]
-    # A fault that is tried in many ways, such as every amount of room on a disk, is one row for each thing that was seen.
+    # A fault that is tried in many ways, such as every amount of room on a disk, is one row for each thing that was
+    # seen.
     rows = sorted({(row.fault, row.runtime, row.saw): row for row in rows}.values(), key=lambda row: row.fault)
     machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "load_average_1_min": load}
     RESULT.write_text(json.dumps({"machine": machine, "faults": [vars(row) for row in rows]}, indent=2) + "\n")

@@ -2,7 +2,8 @@
 
     python benchmarks/forecast.py [--cases FILE] [--out FILE] [--each]
 
-Without `--cases` the start-ups in benchmarks/cases/ are scored and benchmarks/results/forecast.json and forecast_found.json
+Without `--cases` the start-ups in benchmarks/cases/ are scored and benchmarks/results/forecast.json and
+forecast_found.json
 are written: the ones that the rules were written with, and the ones that were found since.
 
 The simpler rules: `1.2 × weights + 2 GiB` (gpustack's), and `headers + cache` (weights as stored and the cache of plain
@@ -46,7 +47,9 @@ _RULES = ("ours", "weights × 1.2 + 2 GiB", "headers + cache")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One case's scores; errors in percent, of the observed figure or (pool) of the GPU's memory; None: not comparable."""
+    """One case's scores; errors in percent, of the observed figure or (pool) of the GPU's memory; None: not
+    comparable.
+    """
 
     id: str
     failed: bool
@@ -158,7 +161,9 @@ def _token_errors(case: Case) -> dict[str, float | None]:
 
 
 def _pool_errors(case: Case, answer: Forecast | None) -> dict[str, float | None]:
-    """Compare the pool where the log prints it, the utilization and a dedicated GPU; unified memory is not comparable."""
+    """Compare the pool where the log prints it, the utilization and a dedicated GPU; unified memory is not
+    comparable.
+    """
     gpu = case.gpu
     if answer is None or gpu is None or gpu.unified or gpu.wsl or case.kv_bytes is None or not case.utilization_known:
         return dict.fromkeys(_RULES)

@@ -104,7 +104,10 @@ def request_bytes(model: str, key: str, *, stream: bool = False) -> bytes:
     }
     asked |= {"stream": True, "max_tokens": CHUNKS} if stream else {}
     body = json.dumps(asked).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nauthorization: Bearer {key}\r\n"
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: "
+        f"application/json\r\nauthorization: Bearer {key}\r\n"
+    )
     return head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body
 
 

@@ -1,6 +1,6 @@
 """Where one worker of the gateway spends its time on a small request, part by part.
 
-    py-spy record --pid WORKER --format raw --rate 200 --duration 12 --output FILE      (while benchmarks/gateway.py asks)
+    py-spy record --pid WORKER --format raw --rate 200 --duration 12 --output FILE  (while gateway.py asks)
     python benchmarks/gateway_profile.py FILE
 
 Each sample belongs to one part: to the innermost of its calls that PARTS names. Threads that wait are left out.

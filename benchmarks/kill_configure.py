@@ -3,8 +3,8 @@
     python benchmarks/kill_configure.py [KILLS]
 
 Each run writes all three environments for the CPU, in turns with one and with two gateway workers, and is killed after
-a random part of the time that a whole run takes. The files are then read as they lie there: each must be whole, those of one
-environment of one set, and all three of one set. What the next command finds is looked at too. Writes
+a random part of the time that a whole run takes. The files are then read as they lie there: each must be whole, those
+of one environment of one set, and all three of one set. What the next command finds is looked at too. Writes
 benchmarks/results/kill_configure.json and ends with 1 where a file was torn, an edit lost, or a set mixed.
 Touches a temporary folder and that file.
 """

@@ -76,8 +76,8 @@ class Case:
 def read_cases(cases: Path, configs: Path, readings: Path) -> tuple[Case, ...]:
     """Read every case of a file.
 
-    Models are looked up in `configs`, else composed from the case's own `arch`; `readings` says by id what a case's fields
-    leave out.
+    Models are looked up in `configs`, else composed from the case's own `arch`; `readings` says by id what a case's
+    fields leave out.
     """
     rows = yaml.safe_load(cases.read_text(encoding="utf-8"))["cases"]
     known = yaml.safe_load(configs.read_text(encoding="utf-8"))["models"]
@@ -142,8 +142,8 @@ def _settings(row: Row, notes: str, gpu: GpuMemory | None) -> EngineSettings:
         speculative_tokens=int(drafted[1] or drafted[2]) if drafted else 0,
         language_only="language-model-only" in notes,
         legacy_engine=row.get("engine") == "V0",
-        # Cases have no field for it. It matters for models with states only, and every log of such a model that names its
-        # flags, but those of releases that could not, turns it on.
+        # Cases have no field for it. It matters for models with states only, and every log of such a model that names
+        # its flags, but those of releases that could not, turns it on.
         prefix_caching="prefix caching off" not in notes,
     )
 

@@ -4,8 +4,8 @@
 
 A fleet is the recorded hosts of tests/hosts/ again and again, each time with other UUIDs, PCI addresses kept. Measured
 for each host, in one process with the catalog read before: reading the snapshot (YAML), choosing a model where the
-host has GPUs and none was named (series `default model`; series `named model` plans Qwen/Qwen3-0.6B), making the plan for
-production, and rendering its files; a refusal counts as an answer. Stages are the processor's time, which what else
+host has GPUs and none was named (series `default model`; series `named model` plans Qwen/Qwen3-0.6B), making the plan
+for production, and rendering its files; a refusal counts as an answer. Stages are the processor's time, which what else
 the machine does hardly changes; `wall_ms` is the clock's. Small fleets are measured several times and the quickest run
 counts. Writes benchmarks/results/plan_scale.json and .svg, and ends with 1 where a host takes more than 20 ms for its
 plan, the choice of a model among it, or where the time per host grows with the fleet. Touches a temporary folder and
@@ -51,7 +51,9 @@ MOST_GROWTH = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """One fleet's quickest run, in milliseconds per host: the stages and all of them by the processor, all by the clock."""
+    """One fleet's quickest run, in milliseconds per host: the stages and all of them by the processor, all by the
+    clock.
+    """
 
     hosts: int
     runs: int
@@ -177,7 +179,10 @@ def draw(series: dict[str, list[Fleet]]) -> str:
             x += width
         shapes.append(f'<text x="{x + 6:.1f}" y="{y + 13}">{row["cpu_ms"]} ms</text>')
     height = len(rows) * 24 + 40
-    legend = "processor time; grey: reading, orange: choosing a model, blue: the plan, green: its files; milliseconds per host"
+    legend = (
+        "processor time; grey: reading, orange: choosing a model, blue: the plan, green: its files; milliseconds "
+        "per host"
+    )
     shapes.append(f'<text x="10" y="{height - 10}">{legend}</text>')
     body = "\n".join(shapes)
     return (

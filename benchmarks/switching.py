@@ -3,13 +3,16 @@
     python -m benchmarks.switching --engine VENV [--llama-swap PROGRAM] [--switches 2] [--requests 12] [--only PART …]
 
 VENV is the virtual environment of the CPU engine; llama-swap is measured where its program is given. The models are two
-copies of the smoke model, so nothing but the engine's own start is measured: large weights come on top of it, for each alike.
+copies of the smoke model, so nothing but the engine's own start is measured: large weights come on top of it, for each
+alike.
 
 Plain: from the start of vLLM's server to its first answer. A switch: from a lone request for the model that is not
-loaded to its answer, with nothing in flight, so no drain is in it. Then, with our program alone, mixed requests at once: a
-request for the other model first, then both in turns. All have to be answered, the other model's before the loaded one's.
+loaded to its answer, with nothing in flight, so no drain is in it. Then, with our program alone, mixed requests at
+once: a request for the other model first, then both in turns. All have to be answered, the other model's before the
+loaded one's.
 
-Writes benchmarks/results/switching.json, part by part; `--only` measures some parts anew and leaves the others. Touches loopback, a temporary folder and that file.
+Writes benchmarks/results/switching.json, part by part; `--only` measures some parts anew and leaves the others. Touches
+loopback, a temporary folder and that file.
 """
 
 from __future__ import annotations

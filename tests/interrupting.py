@@ -20,7 +20,8 @@ def interrupted_at(moment: int, number: signal.Signals, block: Block, modules: t
     """Run a block and send this process a signal at one moment of it; say whether the block had that many.
 
     A moment is where Python heeds signals: as a function begins, and after one that is written in C has returned
-    (CPython 3.11 to 3.14, `eval_breaker`). `modules`: only those in these files' code count; all do where none is named.
+    (CPython 3.11 to 3.14, `eval_breaker`). `modules`: only those in these files' code count; all do where none is
+    named.
     """
     passed = 0
 

@@ -172,7 +172,9 @@ def shorten(produced: Texts) -> Texts:
 
 
 def shorten_model(plan: dict[str, Any], number: int, model: dict[str, Any]) -> dict[str, Any]:
-    """Leave out of a served model what the document repeats of it: its settings, its forecast, and the engine of all."""
+    """Leave out of a served model what the document repeats of it: its settings, its forecast, and the engine of
+    all.
+    """
     for key, setting in model["settings"].items():
         written = f"{key}_{number}" if number > 1 else key
         # One image for all engines stays one setting.
@@ -190,7 +192,9 @@ def format_json(document: object) -> str:
 
 
 def difference(before: Texts, after: Texts) -> str:
-    """Return the lines in which two sets of files differ, without their numbers: those shift with every other change."""
+    """Return the lines in which two sets of files differ, without their numbers: those shift with every other
+    change.
+    """
     parts = []
     for file in sorted({*before, *after}):
         old, new = before.get(file, "").splitlines(), after.get(file, "").splitlines()

@@ -13,7 +13,10 @@ from tests.test_layers import MODULES, PACKAGE, module_name
 pytestmark = pytest.mark.subprocess
 
 HEAVY = frozenset(
-    "litellm python_on_whales rich pynvml jinja2 pydantic supervisor yaml msgspec asyncio urllib.request http.client".split()
+    (
+        "litellm python_on_whales rich pynvml jinja2 pydantic supervisor yaml msgspec asyncio urllib.request "
+        "http.client"
+    ).split()
 )
 
 

@@ -14,8 +14,10 @@ from tests.test_layers import PACKAGE
 
 # More than 6 parameters, each with the reason.
 WIDE_FUNCTIONS: Mapping[str, str] = {
-    "planning/layout.py: _try": "planning's own search",
-    "commands/configure.py: _request": "goes with the planning request",
+    "planning/layout.py: choose_layout": "a search over what the host, the model and the engine each bound",
+    "planning/layout.py: serves": "the same search, by the quick rule",
+    "planning/layout.py: _try": "one step of that search",
+    "planning/llm_choice.py: choose_llm": "what bounds the choice of a model, by name",
 }
 # More than 12 fields, each with the reason.
 WIDE_RECORDS: Mapping[str, str] = {
@@ -24,10 +26,11 @@ WIDE_RECORDS: Mapping[str, str] = {
     "domain/model_facts.py: CatalogLlm": "one row of catalog/llms.yaml",
     "domain/model_facts.py: ModelFacts": "what is known of a model before a plan",
     "domain/shape.py: Shape": "a model's config.json, parsed once",
-    "planning/request.py: Request": "everything that a plan is made from",
+    "engines/protocol.py: EngineKeys": "the names of an engine's settings that others ask for",
+    "planning/request.py: PlanRequest": "everything that a plan is made from",
 }
 # Names that wait for a second module to give way.
-TWICE = frozenset({"Attempt", "Group"})
+TWICE = frozenset({"Answer", "Attempt"})
 
 
 @pytest.fixture(scope="module")

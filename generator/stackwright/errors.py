@@ -75,7 +75,9 @@ class NotHealthyError(StackError):
 
 
 def unwritable(where: object, failure: OSError) -> UsageError:
-    """Say that `where`, or the file that the failure names, cannot be written, and whether room or a right is missing."""
+    """Say that `where`, or the file that the failure names, cannot be written, and whether room or a right is
+    missing.
+    """
     full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
     step = "make room on its disk" if full else "make the folder writable"
     return UsageError(

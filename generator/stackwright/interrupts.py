@@ -13,7 +13,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Gate:
-    """What lets interruptions through: while `shut` is set, one that comes waits for `open`, or for the end of the block.
+    """What lets interruptions through: while `shut` is set, one that comes waits for `open`, or for the end of the
+    block.
 
     Setting `shut` is one plain assignment, so that nothing comes between it and the statement before.
     """

@@ -79,8 +79,12 @@ TREE = {
     "vllm/config/cache.py": "    gpu_memory_utilization: float = Field(default=0.93, gt=0, le=1)\n",
     "vllm/engine/arg_utils.py": 'group.add_argument("--model", **kwargs)\ngroup.add_argument("--brand-new", "-b")\n',
     "vllm/entrypoints/common/cli_args.py": CLI_ARGS,
-    "vllm/tool_parsers/__init__.py": '_TOOL_PARSERS_TO_REGISTER = {\n    "hermes": (\n        "file",\n    ),\n    "new": (),\n}\n',
-    "vllm/reasoning/__init__.py": '_REASONING_PARSERS_TO_REGISTER: dict[str, str] = {\n    "qwen3": (  # name\n        "x",\n    ),\n}\n',
+    "vllm/tool_parsers/__init__.py": (
+        '_TOOL_PARSERS_TO_REGISTER = {\n    "hermes": (\n        "file",\n    ),\n    "new": (),\n}\n'
+    ),
+    "vllm/reasoning/__init__.py": (
+        '_REASONING_PARSERS_TO_REGISTER: dict[str, str] = {\n    "qwen3": (  # name\n        "x",\n    ),\n}\n'
+    ),
     "vllm/envs.py": '    "VLLM_USE_NEW": lambda: 1,\n    # "VLLM_MENTIONED" alone is no key\n',
 }
 

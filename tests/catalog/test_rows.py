@@ -1,4 +1,6 @@
-"""What the packaged rows say: sources and dates, the rules that rows must agree with, and the errors of popular guides."""
+"""What the packaged rows say: sources and dates, the rules that rows must agree with, and the errors of popular
+guides.
+"""
 
 from __future__ import annotations
 

@@ -141,7 +141,10 @@ def test_a_kill_is_told_from_one_by_hand(stack: Stack) -> None:
 
 def test_what_was_noted_of_an_earlier_run_is_not_asked(stack: Stack) -> None:
     """Killed by hand, started again, and then killed by the kernel."""
-    noted = "16 kill engine signal=9\n16 die engine exitCode=137\n17 start engine\n18 oom engine\n18 die engine exitCode=137"
+    noted = (
+        "16 kill engine signal=9\n16 die engine exitCode=137\n17 start engine\n18 oom engine\n18 die engine "
+        "exitCode=137"
+    )
     ended = ServiceState(name="engine", phase=ServicePhase.EXITED, exit_code=137, detail="out of memory")
     runtime = Told(states=(ended,), texts={"engine": ""}, noted=noted)
     assert named(gather(runtime, stack, kernel="").evidence) == [("engine", "oom-killed"), ("engine", "killed")]

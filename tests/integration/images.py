@@ -46,7 +46,8 @@ STAND_INS = {
     # One core for each of two ranks: without this vLLM wants a NUMA node per rank.
     "engine-for-two-gpus": {**ON_CPU, "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
 }
-# In the place of the driver's own tool, which NVIDIA's hook would bring: names the GPUs that the engine was told to give.
+# In the place of the driver's own tool, which NVIDIA's hook would bring: names the GPUs that the engine was told to
+# give.
 NVIDIA_SMI = r"""
 RUN printf '%s\n' '#!/bin/sh' 'echo "$NVIDIA_VISIBLE_DEVICES" | tr , "\n" | sed "s/.*/GPU: a stand-in (UUID: &)/"' \
     > /usr/bin/nvidia-smi && chmod 755 /usr/bin/nvidia-smi
@@ -191,7 +192,9 @@ def pip_settings() -> dict[str, str]:
 
 
 def fetch_torch(wheels: Path) -> None:
-    """Fetch the CPU build of torch as pip finds it on this machine; where it does not, the build asks PyTorch's index."""
+    """Fetch the CPU build of torch as pip finds it on this machine; where it does not, the build asks PyTorch's
+    index.
+    """
     wheels.mkdir()
     answers([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(wheels), TORCH])
     if not any(wheels.iterdir()):

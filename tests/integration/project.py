@@ -30,8 +30,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 START_S = 600
 T = TypeVar("T")
 PORTS = range(12_000, 32_000)
-# Of the model of `write_long_model`, one such request needs more than a GiB of KV cache. No check can know it before the
-# engine has measured its memory: 2 layers × 2 heads × 32 × keys and values × 2 bytes are 512 bytes a token.
+# Of the model of `write_long_model`, one such request needs more than a GiB of KV cache. No check can know it before
+# the engine has measured its memory: 2 layers × 2 heads × 32 × keys and values × 2 bytes are 512 bytes a token.
 TOO_MUCH = "VLLM_MAX_MODEL_LEN=2200000\nVLLM_CPU_KVCACHE_SPACE=1\n"
 
 
@@ -202,7 +202,9 @@ def make_variables(docker_host: str, state: Path, caches: Path, **further: str) 
 
 
 def write_long_model(folder: Path) -> Path:
-    """Write the smoke model as one that takes 2.3 million tokens; return its folder, after which it is served as smoke."""
+    """Write the smoke model as one that takes 2.3 million tokens; return its folder, after which it is served as
+    smoke.
+    """
     model = folder / "smoke"
     write_smoke_model(model)
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))

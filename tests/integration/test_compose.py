@@ -19,7 +19,8 @@ from tests.integration.images import Images
 from tests.integration.project import Project, wait_until
 
 SERVICES = ("engine", "redis", "gateway")
-# Whoever adds a cloud brings its key: it has to stay as unseen as those that are made. Nothing asks it: no engine fails.
+# Whoever adds a cloud brings its key: it has to stay as unseen as those that are made. Nothing asks it: no engine
+# fails.
 WISHES = """\
 schema: 1
 model: null
@@ -171,7 +172,9 @@ def by_hand(project: Project, *words: str) -> str:
 
 
 def kill_first_process(project: Project, service: str) -> None:
-    """Kill the first process of a container from outside, behind the engine's back; it needs the engine's own rights."""
+    """Kill the first process of a container from outside, behind the engine's back; it needs the engine's own
+    rights.
+    """
     pid = project.inspect(service)["State"]["Pid"]
     if os.geteuid() == 0 and Path(f"/proc/{pid}").exists():
         os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,5 @@
-"""What is planned is taken by those who will read it: vLLM's own argument parser, and LiteLLM's own configuration loader.
+"""What is planned is taken by those who will read it: vLLM's own argument parser, and LiteLLM's own configuration
+loader.
 
 Both run in the environments that the processes runtime installs, so the releases are the ones that are served.
 """
@@ -114,7 +115,9 @@ def test_vllm_takes_every_argument_list(every_plan: list[Plan], state_folder: Pa
 
 
 def test_every_release_has_what_is_given_to_it(every_plan: list[Plan]) -> None:
-    """The recorded table of the plan's own release knows each flag and variable; there is no parser for GPU releases here."""
+    """The recorded table of the plan's own release knows each flag and variable; there is no parser for GPU releases
+    here.
+    """
     table = load_flags()
     asked = {
         (plan.engine.version, name)
@@ -150,7 +153,9 @@ def test_the_parser_table_is_what_the_engine_registers(every_plan: list[Plan], s
 def test_vllm_takes_what_is_planned_for_models_that_do_not_write(
     every_plan: list[Plan], state_folder: Path, tmp_path: Path
 ) -> None:
-    """It makes its whole configuration of the arguments for a GPU: an encoder's texts are never cut, so a step takes the longest."""
+    """It makes its whole configuration of the arguments for a GPU: an encoder's texts are never cut, so a step takes
+    the longest.
+    """
     cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
     python = ensure_engine(state_folder, cpu.engine, False, lambda *_: None) / "bin" / "python"
     write_ranker(tmp_path / "ranker")

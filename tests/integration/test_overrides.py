@@ -1,4 +1,7 @@
-"""Every override that is planned for a recorded host, as Docker Compose itself reads it. The client alone: no daemon."""
+"""Every override that is planned for a recorded host, as Docker Compose itself reads it.
+
+The client alone: no daemon.
+"""
 
 from __future__ import annotations
 

@@ -185,7 +185,9 @@ def months(each: LlmCandidate) -> int:
 
 
 def test_the_longest_request_that_fits_is_not_the_longest_that_is_named() -> None:
-    """A model that is named for a million tokens, of which this host holds few, gives way to one that it serves in full."""
+    """A model that is named for a million tokens, of which this host holds few, gives way to one that it serves in
+    full.
+    """
     rows = {row.name: row for row in LLMS}
     named_longer, held = rows["qwen3-30b-a3b"], rows["gpt-oss-20b"]
     fitting = {named_longer.name: 9000, held.name: LONG}

@@ -1,4 +1,6 @@
-"""What comes from outside stays a value: no name, path or text may become a key, a comment's end, a command or a file."""
+"""What comes from outside stays a value: no name, path or text may become a key, a comment's end, a command or a
+file.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +141,9 @@ def test_no_device_or_argument_adds_to_a_service(text: str) -> None:
 
 @given(hostile_texts(), st.sampled_from(sorted(declared_settings().by_key)))
 def test_a_value_is_refused_or_read_back_as_it_was(text: str, key: str) -> None:
-    """Where a value passes the check that every pin, wish and folder goes through, both readers of the file agree on it."""
+    """Where a value passes the check that every pin, wish and folder goes through, both readers of the file agree on
+    it.
+    """
     if problem_with(declared_settings().by_key[key], text) is not None:
         return
     plan = plan_for(recorded("cpu-small"))

@@ -1,4 +1,5 @@
-"""A stand-in for the `docker` program: a script on the PATH that answers from a table; python-on-whales in between is real.
+"""A stand-in for the `docker` program: a script on the PATH that answers from a table; python-on-whales in between is
+real.
 
 Its replies are those of Docker 28.2 with Engine 20.10.24 and Compose 2.26.1, shortened.
 """

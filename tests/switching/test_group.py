@@ -1,4 +1,6 @@
-"""Turns in a group of models, with engines that load at once or after a while, and a clock that jumps to what is due."""
+"""Turns in a group of models, with engines that load at once or after a while, and a clock that jumps to what is
+due.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The table of checks: a whole stack has no finding, a check that fails itself says so, and no finding is undeclared."""
+"""The table of checks: a whole stack has no finding, a check that fails itself says so, and no finding is
+undeclared.
+"""
 
 from __future__ import annotations
 

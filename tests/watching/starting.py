@@ -1,4 +1,6 @@
-"""One start under watch in a test: a scripted runtime, a clock that only sleeping moves, and what the person is told."""
+"""One start under watch in a test: a scripted runtime, a clock that only sleeping moves, and what the person is
+told.
+"""
 
 from __future__ import annotations
 

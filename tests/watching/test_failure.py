@@ -29,7 +29,9 @@ def test_a_known_failure_is_named_with_its_cause_and_its_fix(start: MakeStart) -
 
 @pytest.mark.parametrize("phase", [ServicePhase.STARTING, ServicePhase.UNHEALTHY])
 def test_a_failure_that_stays_is_not_tried_again(phase: ServicePhase, start: MakeStart) -> None:
-    """At the first fall, whatever the runtime has begun meanwhile: another start says nothing yet, or its first lines."""
+    """At the first fall, whatever the runtime has begun meanwhile: another start says nothing yet, or its first
+    lines.
+    """
     again = (replace(STARTING[0], phase=phase, restarts=1), STARTING[1])
     eager = (LOGS / "eager.log").read_text(encoding="utf-8")
     for log in (eager + PERMANENT, eager + PERMANENT + "\n".join(eager.splitlines()[:12])):

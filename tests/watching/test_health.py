@@ -29,7 +29,8 @@ def state(name: str, phase: ServicePhase, restarts: int = 0) -> ServiceState:
         (
             "no-shared-memory",
             (
-                "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation: 160 MiB required, 64 MiB free. "
+                "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation: 160 MiB required, "
+                "64 MiB free. "
                 "Increase /dev/shm (e.g. --shm-size or --ipc=host)."
             ),
         ),

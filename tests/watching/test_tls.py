@@ -1,4 +1,7 @@
-"""The gateway over TLS: asked by its address, trusted by its own certificate alone. Real OpenSSL, a real HTTPS server."""
+"""The gateway over TLS: asked by its address, trusted by its own certificate alone.
+
+Real OpenSSL, a real HTTPS server.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Load the packaged catalog. Touches only the YAML files beside this module; each is read once, when it is first needed."""
+"""Load the packaged catalog.
+
+Touches only the YAML files beside this module; each is read once, when it is first needed.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Refresh engines.yaml, flags.yaml and parsers.yaml from a vLLM release's source: `python -m stackwright.catalog.refresh FOLDER`.
+"""Refresh engines.yaml, flags.yaml and parsers.yaml from a vLLM release's source: `python -m
+stackwright.catalog.refresh FOLDER`.
 
-Reads the folder and the three files, writes the three files. It asks no network: whoever refreshes unpacks the release's sdist,
-or checks out its tag, and reviews the diff before committing it.
+Reads the folder and the three files, writes the three files. It asks no network: whoever refreshes unpacks the
+release's sdist, or checks out its tag, and reviews the diff before committing it.
 GPUs, drivers and advisories come from pages that people must read: their files are edited by hand.
 """
 

@@ -1,4 +1,5 @@
-"""Read one vLLM release from its source tree: images, architectures, defaults, flags. Touches only files below that tree.
+"""Read one vLLM release from its source tree: images, architectures, defaults, flags. Touches only files below that
+tree.
 
 What is read is what the release's own build and publish scripts say; no registry is asked. Nothing of the tree is run.
 """
@@ -20,7 +21,8 @@ ECR = "public.ecr.aws/q9t5s3a7"
 PIPELINE = ".buildkite/release-pipeline.yaml"
 # Builds of the same code for other systems, which no plan needs, and those that are not released.
 _LEFT_OUT = ("ubuntu2404", "efa", "zstd", "cu134", "rocm", "xpu")
-# One binary for AVX512 and AVX2; without the build argument it dies where these are missing (vLLM docs, CPU installation).
+# One binary for AVX512 and AVX2; without the build argument it dies where these are missing (vLLM docs, CPU
+# installation).
 _AVX512 = ("avx512f", "avx512_vnni", "avx512_bf16")
 # CUDA 13 has no kernels before Turing (vLLM CMakeLists.txt, CUDA_SUPPORTED_ARCHS from 13.0 on begins at 7.5).
 _CUDA13_LEAST = (7, 5)

@@ -1,7 +1,8 @@
 """Asks NVML how each GPU is doing now: whether it answers, who holds its memory, NVLink lanes, memory errors.
 
-Touches libnvidia-ml.so.1 through `pynvml`, and /proc/<pid>/comm below a root folder; read-only. Nothing that pynvml raises
-leaves this module. Semantics: NVML API reference (docs.nvidia.com/deploy/nvml-api) and nvml.h, as bound by nvidia-ml-py 13.
+Touches libnvidia-ml.so.1 through `pynvml`, and /proc/<pid>/comm below a root folder; read-only. Nothing that pynvml
+raises leaves this module. Semantics: NVML API reference (docs.nvidia.com/deploy/nvml-api) and nvml.h, as bound by
+nvidia-ml-py 13.
 """
 
 from __future__ import annotations

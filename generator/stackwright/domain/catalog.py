@@ -1,7 +1,7 @@
 """Facts from outside, each row with its source and the date it was looked up. Pure.
 
-The rows stand in `generator/stackwright/catalog/*.yaml`; docs/reference/catalog.md says what each file holds and how it is refreshed.
-Unknown is None, never a guess.
+The rows stand in `generator/stackwright/catalog/*.yaml`; docs/reference/catalog.md says what each file holds and how it
+is refreshed. Unknown is None, never a guess.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ REFUSED_HOLES = frozenset({HoleKind.REMOTE_CODE, HoleKind.KEY_BYPASS})
 class EngineImage:
     """One published CUDA image of an engine release.
 
-    `x86_64` and `aarch64` are the architectures its kernels were built for (`8.0`, `9.0a`, `12.0+PTX`), None where there
-    is no image for that processor. `published` is None where the tag could not be confirmed: such an image is not chosen.
-    `aarch64_cuda` where that processor's image has another toolkit under the same tag.
+    `x86_64` and `aarch64` are the architectures its kernels were built for (`8.0`, `9.0a`, `12.0+PTX`), None where
+    there is no image for that processor. `published` is None where the tag could not be confirmed: such an image is not
+    chosen. `aarch64_cuda` where that processor's image has another toolkit under the same tag.
     """
 
     image: str
@@ -95,7 +95,8 @@ class FlagTable:
 
 @dataclass(frozen=True, kw_only=True)
 class ParserTable:
-    """An engine's parsers of tool calls and of thoughts, each with the first and last sampled release that registers it.
+    """An engine's parsers of tool calls and of thoughts, each with the first and last sampled release that registers
+    it.
 
     A last of None: it is in the newest sampled release. No name has come back after it was gone, so between
     its samples it is taken to be there; beyond the newest nobody knows.
@@ -109,7 +110,9 @@ class ParserTable:
     date: str
 
     def names(self, kind: str, version: str) -> tuple[str, ...]:
-        """Return the names that a release takes of a kind, `tool_call` or `reasoning`; none of a release that nobody looked at."""
+        """Return the names that a release takes of a kind, `tool_call` or `reasoning`; none of a release that nobody
+        looked at.
+        """
         table = {"tool_call": self.tool_call, "reasoning": self.reasoning}[kind]
         own, newest = order_release(version), self.sampled[-1]
         return tuple(
@@ -125,7 +128,9 @@ class ParserTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Advisory:
-    """A known hole: releases from `introduced` (None: the beginning) up to, without, `fixed` (None: none known) have it."""
+    """A known hole: releases from `introduced` (None: the beginning) up to, without, `fixed` (None: none known) have
+    it.
+    """
 
     id: str
     program: str
@@ -141,8 +146,8 @@ class Advisory:
 class Guide:
     """What popular guides claim, and the fact that it goes against; `setting` is the key that would change with it.
 
-    The rest says which plans it concerns: `gpus` are ids of GPU models, empty for any; `nvlink` whether NVLink joins some
-    of several GPUs, None for whatever; `memory_gb_at_most` is in GiB, of each GPU.
+    The rest says which plans it concerns: `gpus` are ids of GPU models, empty for any; `nvlink` whether NVLink joins
+    some of several GPUs, None for whatever; `memory_gb_at_most` is in GiB, of each GPU.
     """
 
     id: str
@@ -171,8 +176,8 @@ class ServiceImage:
 class Catalog:
     """Everything that the planner knows of the world outside the host. `engines` are the newest first.
 
-    The long tables come by a call, since a plan for a CPU needs none of them and a person waits for it. `find_gpu` returns
-    the row of the GPU that NVML calls by a name; None for an unknown model.
+    The long tables come by a call, since a plan for a CPU needs none of them and a person waits for it. `find_gpu`
+    returns the row of the GPU that NVML calls by a name; None for an unknown model.
     """
 
     engines: Sequence[EngineRelease]

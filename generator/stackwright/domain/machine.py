@@ -82,8 +82,8 @@ class ModelFiles:
     """What is on this host of the model to be served.
 
     `problem`: what is wrong with it, None where nothing is. `complete`: everything is here. `unreadable`: a file that
-    the stack's user may not read. `weight_bytes` is the size of all weights, `missing_bytes` what is yet to be downloaded,
-    None where nobody knows.
+    the stack's user may not read. `weight_bytes` is the size of all weights, `missing_bytes` what is yet to be
+    downloaded, None where nobody knows.
     """
 
     folder: str | None
@@ -96,7 +96,10 @@ class ModelFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class HubAnswer:
-    """What a hub answered to the question for one model. `status` is HTTP's; `ahead_s` how far its clock is before ours."""
+    """What a hub answered to the question for one model.
+
+    `status` is HTTP's; `ahead_s` how far its clock is before ours.
+    """
 
     hub: str
     status: int

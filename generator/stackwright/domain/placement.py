@@ -12,7 +12,8 @@ from stackwright.domain.plan import Mode
 class Placement:
     """GPUs per replica: each group is tensor_parallel × pipeline_parallel long; one empty group on the CPU.
 
-    `inside_island`: no rank reaches another over PCIe. `trade`: what the objective preferred and why, to follow `reason`.
+    `inside_island`: no rank reaches another over PCIe. `trade`: what the objective preferred and why, to follow
+    `reason`.
     """
 
     mode: Mode

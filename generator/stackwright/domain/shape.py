@@ -90,7 +90,10 @@ class Quantization:
 
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    """Multi-head latent attention: ranks and head sizes. `indexer_heads` × `indexer_dim`: sparse attention's indexer, 0 without."""
+    """Multi-head latent attention: ranks and head sizes.
+
+    `indexer_heads` × `indexer_dim`: sparse attention's indexer, 0 without.
+    """
 
     query_rank: int
     kv_rank: int
@@ -120,7 +123,8 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Experts:
-    """A mixture of experts: `count` of them, `per_token` active, `width` inner size, `shared_width` of what always runs.
+    """A mixture of experts: `count` of them, `per_token` active, `width` inner size, `shared_width` of what always
+    runs.
 
     `latent`: the experts work on so many numbers instead of the hidden ones, 0: on the hidden ones.
     """
@@ -177,9 +181,10 @@ class Layer:
 class Shape:
     """A model's whole shape.
 
-    `max_positions` is the longest request that the engine allows, `default_length` the one it takes where none is given.
-    `element_bytes` is the size of one number of its own format. `rope_rows` are (rows, width) of each table of rotations
-    that the engine keeps beside the weights. `draft_layers` are the multi-token-prediction layers in the checkpoint.
+    `max_positions` is the longest request that the engine allows, `default_length` the one it takes where none is
+    given. `element_bytes` is the size of one number of its own format. `rope_rows` are (rows, width) of each table of
+    rotations that the engine keeps beside the weights. `draft_layers` are the multi-token-prediction layers in the
+    checkpoint.
     `least_step_tokens`: a step takes at least so many tokens where nobody says how many.
     `unknown` names what the configuration does not tell, one short phrase each.
     """

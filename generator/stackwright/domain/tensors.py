@@ -1,7 +1,7 @@
 """One tensor as a safetensors header tells it: name, number format and shape, without its data. Pure.
 
-Number formats are safetensors' own words (`F32`, `BF16`, `F8_E4M3`, `I32`, `U8`, …). Their sizes: huggingface/safetensors
-0.8.0, safetensors/src/tensor.rs, Dtype::bitsize, read 2026-11-21.
+Number formats are safetensors' own words (`F32`, `BF16`, `F8_E4M3`, `I32`, `U8`, …). Their sizes:
+huggingface/safetensors 0.8.0, safetensors/src/tensor.rs, Dtype::bitsize, read 2026-11-21.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ class ModelWish:
 class Pin:
     """A setting that a person fixed.
 
-    `key` is plain; `model` the number of the model that it is for, from 1, None for a setting that all share. `written` is
-    the key as the person wrote it, `source` where.
+    `key` is plain; `model` the number of the model that it is for, from 1, None for a setting that all share. `written`
+    is the key as the person wrote it, `source` where.
     """
 
     key: str

@@ -1,4 +1,7 @@
-"""The engines: one folder each, one row here. What all of them share stands in `memory/` and in `stackwright.models`."""
+"""The engines: one folder each, one row here.
+
+What all of them share stands in `memory/` and in `stackwright.models`.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What Hugging Face's cache on this host already holds of a model, and beside it the headers that were read before.
 
 Touches only the cache: reads its folders, and writes headers under its `assets`, the place that it keeps for other
-programs (huggingface_hub 2.4.0, docs/guides/manage-cache: `assets/<library>/<namespace>`). Hugging Face's own library is
-not needed for it, so that a second look at a model costs neither the network nor a slow import.
+programs (huggingface_hub 2.4.0, docs/guides/manage-cache: `assets/<library>/<namespace>`). Hugging Face's own library
+is not needed for it, so that a second look at a model costs neither the network nor a slow import.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ def parse_quantization(config: Mapping[str, object]) -> Quantization:
 
 
 def _left_out(raw: Mapping[str, object]) -> Iterator[str]:
-    """Yield what AutoRound (`extra_config`: 16 bits for a module) and GPTQModel (`dynamic`: `-:` and an expression) leave out.
+    """Yield what AutoRound (`extra_config`: 16 bits for a module) and GPTQModel (`dynamic`: `-:` and an expression)
+    leave out.
 
     vLLM 0.32.0 quantization/auto_round.py, get_layer_config; quantization/utils/gptq_utils.py, get_dynamic_override.
     """
@@ -113,7 +114,9 @@ def _bitsandbytes(raw: Mapping[str, object]) -> Quantization:
 
 
 def _gguf(raw: Mapping[str, object]) -> Quantization:
-    """One GGUF type for the whole file: `q8_0` has 8.5 bits a weight, `q4_0` 4.5 (ggml-common.h: a half scale per 32)."""
+    """One GGUF type for the whole file: `q8_0` has 8.5 bits a weight, `q4_0` 4.5 (ggml-common.h: a half scale per
+    32).
+    """
     bits = re.search(r"q(\d)", text(raw, "gguf_type", default="q8_0").lower())
     return Quantization(kind=WeightKind.GGUF, bits=int(bits[1]) if bits else 8, group=32)
 
@@ -134,9 +137,9 @@ def _modelopt(raw: Mapping[str, object], method: str) -> Quantization:
 def matrix_bytes(quantization: Quantization, rows: int, columns: int) -> tuple[int, ...]:
     """Return the sizes of the tensors that hold a quantized matrix of `rows` outputs × `columns` inputs.
 
-    The first is the weights, the others scales and zero points. vLLM's own kernels: Marlin keeps half-precision scales per
-    group, packed zero points beside them; FP8 and INT8 keep one single-precision scale per row, FP8 blocks one per block;
-    bitsandbytes one single-precision maximum per 64 weights (bitsandbytes.py, bnb_quant_state).
+    The first is the weights, the others scales and zero points. vLLM's own kernels: Marlin keeps half-precision scales
+    per group, packed zero points beside them; FP8 and INT8 keep one single-precision scale per row, FP8 blocks one per
+    block; bitsandbytes one single-precision maximum per 64 weights (bitsandbytes.py, bnb_quant_state).
     """
     elements, group = rows * columns, quantization.group
     groups = rows * -(-columns // group) if group else rows

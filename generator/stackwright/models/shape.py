@@ -33,8 +33,8 @@ _UNGATED_FAMILIES = frozenset(
 )
 _UNGATED_ACTIVATIONS = frozenset(("relu2", "relu"))
 _HEAD_NORM_FAMILIES = ("qwen3", "gemma3", "gemma4", "glm4_moe", "olmo2", "olmo3", "minimax_m2", "exaone4")
-# Families with caches of their own, which this planner does not know (vLLM 0.32.0 models/: get_kv_cache_spec of each), and
-# keys that tell such a cache.
+# Families with caches of their own, which this planner does not know (vLLM 0.32.0 models/: get_kv_cache_spec of each),
+# and keys that tell such a cache.
 _OWN_CACHES = (
     "deepseek_v4",
     "dots3_note",
@@ -144,7 +144,10 @@ def _latent(part: Mapping[str, object]) -> Latent | None:
 
 
 def _state(part: Mapping[str, object]) -> State | None:
-    """Return the recurrent mixer. Keys per family: Qwen3-Next/3.5, Kimi Linear, LFM2, Mamba and its hybrids, MiniMax."""
+    """Return the recurrent mixer.
+
+    Keys per family: Qwen3-Next/3.5, Kimi Linear, LFM2, Mamba and its hybrids, MiniMax.
+    """
     delta = mapping(part, "linear_attn_config")
     named = _ELEMENT_BYTES.get(text(part, "mamba_ssm_dtype", "mamba_ssm_cache_dtype"))
     if count(part, "linear_num_value_heads"):
@@ -245,8 +248,8 @@ def _vision(config: Mapping[str, object]) -> Vision | None:
     patch = count(part, "patch_size", default=14)
     side = count(part, "image_size")
     positions = count(part, "num_position_embeddings") or (side // patch) ** 2
-    # Gemma 4 has one table for rows and one for columns, gated layers, and no ranks: the tower is transformers' own (models/
-    # gemma4_mm.py, AutoModel.from_config; transformers modeling_gemma4.py).
+    # Gemma 4 has one table for rows and one for columns, gated layers, and no ranks: the tower is transformers' own
+    # (models/ gemma4_mm.py, AutoModel.from_config; transformers modeling_gemma4.py).
     tables = 2 * count(part, "position_embedding_size")
     merge = count(part, "spatial_merge_size", default=count(config, "spatial_merge_size", default=1))
     fixed = count(config, "mm_tokens_per_image")
@@ -269,7 +272,8 @@ def _vision(config: Mapping[str, object]) -> Vision | None:
 
 
 def _least_step_tokens(part: Mapping[str, object]) -> int:
-    """Gemma 4 that sees an image's tokens in both directions takes a whole video in one step: 32 frames of 70 + 8 tokens.
+    """Gemma 4 that sees an image's tokens in both directions takes a whole video in one step: 32 frames of 70 + 8
+    tokens.
 
     vLLM 0.32.0 engine/arg_utils.py, _get_min_mm_batched_tokens; models/gemma4_mm.py, get_mm_max_tokens_per_item.
     """
@@ -346,7 +350,9 @@ def _tied(config: Mapping[str, object], part: Mapping[str, object]) -> bool:
 
 
 def _element_bytes(config: Mapping[str, object], part: Mapping[str, object]) -> int:
-    """Return the size of a number as the engine runs it: single precision is run in half (vLLM config/model.py, `auto`)."""
+    """Return the size of a number as the engine runs it: single precision is run in half (vLLM config/model.py,
+    `auto`).
+    """
     name = text(part, "torch_dtype", "dtype") or text(config, "torch_dtype", "dtype")
     return min(_ELEMENT_BYTES.get(name, 2), 2)
 

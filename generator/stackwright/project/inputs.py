@@ -1,4 +1,7 @@
-"""What rendered files were made from, recorded beside them: a later look finds what has changed since. Touches the disk."""
+"""What rendered files were made from, recorded beside them: a later look finds what has changed since.
+
+Touches the disk.
+"""
 
 from __future__ import annotations
 

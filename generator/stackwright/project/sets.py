@@ -1,4 +1,5 @@
-"""Sets of rendered files, and the one link whose renaming puts others in force, all at once. Touches `compose/generated`.
+"""Sets of rendered files, and the one link whose renaming puts others in force, all at once. Touches
+`compose/generated`.
 
     compose/generated/<env>/.sets/<token>/        the files of one environment
     compose/generated/.sets/<token>/<env>         a link to one of those, for each environment
@@ -67,7 +68,9 @@ def switch(generated: Path, made: Mapping[Path, Path]) -> None:
 
 
 def sweep(folder: Path, targets: Iterable[Path]) -> None:
-    """Remove the sets of an environment that no joint set names, and what killed commands have left beside its files."""
+    """Remove the sets of an environment that no joint set names, and what killed commands have left beside its
+    files.
+    """
     with suppress(OSError), _hold(folder.parent):
         named = {(joint / folder.name).resolve() for joint in _entries(folder.parent / SETS)}
         for each in _entries(folder / SETS):

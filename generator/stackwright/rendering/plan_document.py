@@ -1,6 +1,7 @@
 """The plan as the JSON document that other programs read, and back. Pure.
 
-Beside `models`, which hold each model's own settings by their plain keys, the document has what it had when a plan was of
+Beside `models`, which hold each model's own settings by their plain keys, the document has what it had when a plan was
+of
 one model: all replicas, all settings as the environment file writes them, the models' names in `gateway`.
 """
 

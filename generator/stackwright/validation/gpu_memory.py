@@ -51,7 +51,10 @@ def check_gpu_memory(
         elif share * total > total - used:
             yield error(
                 "gpu-memory",
-                found=f"GPU {gpu.index}: {format_bytes(total - used)} of {format_bytes(total)} free; {_holders(processes)}",
+                found=(
+                    f"GPU {gpu.index}: {format_bytes(total - used)} of {format_bytes(total)} free; "
+                    f"{_holders(processes)}"
+                ),
                 expected=f"{format_bytes(int(share * total))} free ({said})",
                 fix=_free_it(plan, processes or ()),
             )

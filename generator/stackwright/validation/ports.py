@@ -28,7 +28,8 @@ def check_port(
 ) -> tuple[Finding, ...]:
     """Check that the gateway's port is free. To be asked only while the stack itself is down.
 
-    `refusal` is the kernel's, None where the port is free; `listener` names who listens there, None where nobody is seen.
+    `refusal` is the kernel's, None where the port is free; `listener` names who listens there, None where nobody is
+    seen.
     """
     address = f"{env['GATEWAY_BIND']}:{env['GATEWAY_PORT']}"
     return () if refusal is None else (_why_not_free(refusal, address, environment, listener),)

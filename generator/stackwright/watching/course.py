@@ -26,7 +26,8 @@ class Look:
     """What one look at a service shows.
 
     `step` is None where the log names none; `start` tells the log's last start from those before
-    (`steps.start_line`), None where its beginning is not in sight; `lines` is what was said since (`steps.told`); `arrived_bytes` what has been stored of its model.
+    (`steps.start_line`), None where its beginning is not in sight; `lines` is what was said since (`steps.told`);
+    `arrived_bytes` what has been stored of its model.
     `held`: it waits for another service, which is on its way.
     """
 

@@ -61,8 +61,8 @@ _NUMBER = re.compile(r"[0-9]+")
 def told(log: str) -> frozenset[str]:
     """Return what a log says, each thing once: a message that is repeated with other numbers says nothing new.
 
-    `No available shared memory broadcast block found in 60 seconds` comes every minute of a hang. Numbers of a line that
-    counts up to something (`12%`, `3/24`) are kept.
+    `No available shared memory broadcast block found in 60 seconds` comes every minute of a hang. Numbers of a line
+    that counts up to something (`12%`, `3/24`) are kept.
     """
     lines = (unadorned(line).strip() for line in log.splitlines())
     return frozenset(line if _PROGRESS.search(line) else _NUMBER.sub("0", line) for line in lines if line)

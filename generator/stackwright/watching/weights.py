@@ -1,4 +1,7 @@
-"""What lies on this host of a model's weights: how much there is to read, and how much has arrived. Touches the disk."""
+"""What lies on this host of a model's weights: how much there is to read, and how much has arrived.
+
+Touches the disk.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The fault table: one row for each fault that a test has shown. Appends to the file of STACKWRIGHT_FAULT_TABLE, if any.
+"""The fault table: one row for each fault that a test has shown. Appends to the file of STACKWRIGHT_FAULT_TABLE, if
+any.
 
 `python -m benchmarks.faults` asks for it and makes benchmarks/results/faults.json and docs/faults.md of it.
 """

@@ -134,7 +134,9 @@ def test_engine_becomes_unhealthy(running: Project, fault: MakeFault) -> None:
 
 
 def test_wrong_key(running: Project, fault: MakeFault) -> None:
-    """The key file is written anew while the gateway runs with the old one: a start makes the two agree, or says why."""
+    """The key file is written anew while the gateway runs with the old one: a start makes the two agree, or says
+    why.
+    """
     file = running.folder / "envs" / ".secrets" / "dev" / "litellm_master_key"
     old = file.read_text()
     assert [running.ask(key)[0] for key in (old.strip(), None, "sk-" + "0" * 64)] == [200, 401, 401]

@@ -34,7 +34,9 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class Slow:
-    """How a slow client goes about it: `piece` bytes, then `pause_s` seconds of nothing; for sending and for reading."""
+    """How a slow client goes about it: `piece` bytes, then `pause_s` seconds of nothing; for sending and for
+    reading.
+    """
 
     piece: int
     pause_s: float

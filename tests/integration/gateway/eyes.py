@@ -1,8 +1,10 @@
 """A tiny model that sees: it says which colour its pictures have most of, and "nothing" where there is none.
 
-Idefics3's architecture, which vLLM serves without torchvision: SigLIP over four patches, and a Llama of one layer. All weights are
-zero but those on the way of a colour: each patch's mean red, green and blue, the mean of all patches, the word that stands for it.
-So the answer shows what has reached the engine of a picture. Standard library only; writes the folder that it is given.
+Idefics3's architecture, which vLLM serves without torchvision: SigLIP over four patches, and a Llama of one layer. All
+weights are
+zero but those on the way of a colour: each patch's mean red, green and blue, the mean of all patches, the word that
+stands for it. So the answer shows what has reached the engine of a picture. Standard library only; writes the folder
+that it is given.
 """
 
 from __future__ import annotations
@@ -111,7 +113,9 @@ def _config(vocabulary_size: int, end: int, mark: int, positions: int) -> dict[s
 
 
 def _tower() -> dict[str, Tensor]:
-    """Return SigLIP and the way out of it: a patch's mean colours are its first numbers, and the layer adds nothing to them."""
+    """Return SigLIP and the way out of it: a patch's mean colours are its first numbers, and the layer adds nothing to
+    them.
+    """
     area, layer = _PATCH**2, "encoder.layers.0"
     means = {(channel, channel * area + pixel): 1 / area for channel in _CHANNELS for pixel in range(area)}
     shapes: dict[str, tuple[int, ...]] = {
@@ -131,11 +135,14 @@ def _tower() -> dict[str, Tensor]:
 
 
 def _language(vocabulary: Mapping[str, int], end: int) -> dict[str, Tensor]:
-    """Return the Llama: without queries and keys each token sees the mean of all before it, of which the colours are taken."""
+    """Return the Llama: without queries and keys each token sees the mean of all before it, of which the colours are
+    taken.
+    """
     layer, keys, size = "layers.0", _HIDDEN // _HEADS * _KV_HEADS, max(vocabulary.values()) + 1
     answers = [vocabulary[word] for word in (*COLOURS, NOTHING)]
     embedded = {(token, _ANSWER if token in answers else _TEXT): 1.0 for token in range(size)}
-    # A colour beats nothing however few of a prompt's tokens are a picture's; and what has been answered is not said again.
+    # A colour beats nothing however few of a prompt's tokens are a picture's; and what has been answered is not said
+    # again.
     said = {(vocabulary[word], channel): 4.0 for channel, word in enumerate(COLOURS)}
     said |= {(vocabulary[NOTHING], _TEXT): 2.0, (end, _ANSWER): 400.0}
     tensors = {

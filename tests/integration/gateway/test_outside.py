@@ -1,7 +1,8 @@
 """The stack as clients see it: OpenAI's own package, Anthropic's form, and those who do everything wrong.
 
-Real Compose, vLLM on the CPU, LiteLLM and Redis; the tests share one stack of four tiny models: two that write, the second
-of which also sees and takes what is too long for the first, one for vectors and one for ranks. What they say is noise but for
+Real Compose, vLLM on the CPU, LiteLLM and Redis; the tests share one stack of four tiny models: two that write, the
+second of which also sees and takes what is too long for the first, one for vectors and one for ranks. What they say is
+noise but for
 the colours of pictures: the forms are checked.
 """
 
@@ -89,7 +90,9 @@ def send(stack: Project, ask: Ask) -> Answer:
 
 
 def figure(stack: Project, name: str) -> float:
-    """Return the sum of one of the own figures of the engine with the eyes, asked from inside its container: it is not published."""
+    """Return the sum of one of the own figures of the engine with the eyes, asked from inside its container: it is not
+    published.
+    """
     ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
     text = stack.docker("exec", stack.container("engine-2"), "python3", "-c", ask)
     return sum(float(line.split()[-1]) for line in text.splitlines() if re.match(rf"{re.escape(name)}[{{ ]", line))
@@ -137,7 +140,8 @@ NO_TEXT = {str(ord(sign)): -100 for sign in '"['}
 def test_openai_tool_call(client: openai.OpenAI) -> None:
     """The model knows nothing of tools; one that is named is called all the same, by a grammar.
 
-    vLLM 0.32's grammar for this parser (hermes) holds the call to the tool's name and to JSON, not to the tool's schema.
+    vLLM 0.32's grammar for this parser (hermes) holds the call to the tool's name and to JSON, not to the tool's
+    schema.
     """
     answer = client.chat.completions.create(
         model="smoke",
@@ -203,7 +207,9 @@ def test_rerank(stack: Project, key: str) -> None:
 
 
 def test_what_is_too_long_goes_to_the_model_with_the_longer_context(client: openai.OpenAI) -> None:
-    """The engine's own refusal is what the gateway has to recognise: the prompt is too long by its tokens, not by its words."""
+    """The engine's own refusal is what the gateway has to recognise: the prompt is too long by its tokens, not by its
+    words.
+    """
     text = "x" * (SHORT + 500)
     answer = client.chat.completions.create(model="smoke", messages=[{"role": "user", "content": text}], max_tokens=8)
     assert answer.model.endswith("eyes")
@@ -263,7 +269,10 @@ def test_anthropic_picture(stack: Project, key: str) -> None:
 
 
 def test_openai_picture_for_a_text_model(client: openai.OpenAI) -> None:
-    """Its engine refuses, and the fallback sees. What neither takes is the request's fault: 400, and not tried again."""
+    """Its engine refuses, and the fallback sees.
+
+    What neither takes is the request's fault: 400, and not tried again.
+    """
     answer = client.chat.completions.create(model="smoke", messages=asking(picture("red")))
     assert answer.choices[0].message.content == "red"
     assert answer.model.endswith("eyes")
@@ -356,7 +365,9 @@ def test_engine_stops_for_a_client_that_is_gone(stack: Project, key: str, stream
 
 
 def test_many_slow_clients_at_once(stack: Project, key: str) -> None:
-    """Half of them read a stream a few bytes at a time, half send theirs so: all are answered, and nobody waits for them."""
+    """Half of them read a stream a few bytes at a time, half send theirs so: all are answered, and nobody waits for
+    them.
+    """
     slow = Slow(piece=32, pause_s=0.5)
     reading = chat(key, stream=True, max_tokens=8, ignore_eos=True)
 

@@ -1,7 +1,8 @@
 """Two models that take turns, brought up by each runtime: real engines on the processor, gateway and Redis.
 
-A start asks both models through the gateway, which is one switch; each load takes as long as an engine takes to start, so
-what a switch does to a queue is shown with a stand-in engine (tests/switching), and timed by benchmarks/switching.py.
+A start asks both models through the gateway, which is one switch; each load takes as long as an engine takes to start,
+so what a switch does to a queue is shown with a stand-in engine (tests/switching), and timed by
+benchmarks/switching.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Tiny models for the roles beside chat, made on the spot as the smoke model is: real architectures, weights without a meaning.
+"""Tiny models for the roles beside chat, made on the spot as the smoke model is: real architectures, weights without a
+meaning.
 
 Standard library only; writes the folders that it is given.
 """

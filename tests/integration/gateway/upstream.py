@@ -1,4 +1,5 @@
-"""Servers that stand where engines and a cloud would: each answers completions as it is told to, and notes what it was asked.
+"""Servers that stand where engines and a cloud would: each answers completions as it is told to, and notes what it was
+asked.
 
 Touches loopback.
 """
@@ -13,7 +14,10 @@ from typing import ClassVar
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 # vLLM 0.32.0, renderers/params.py.
-TOO_LONG = "This model's maximum context length is 64 tokens. However, you requested 8 output tokens and your prompt contains at least 90 input tokens"
+TOO_LONG = (
+    "This model's maximum context length is 64 tokens. However, you requested 8 output tokens and your prompt "
+    "contains at least 90 input tokens"
+)
 HANG_S = 60
 
 

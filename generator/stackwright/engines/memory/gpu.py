@@ -8,8 +8,9 @@ from stackwright.domain.host import Gpu, Host
 from stackwright.engines.memory.unified import shares_memory
 from stackwright.units import GIB, MIB
 
-# NVML counts what the driver keeps for itself, CUDA does not. From the pairs of figures seen in logs and nvidia-smi dumps
-# (GiB, NVML − CUDA): 3090 24.00 − 23.58, T4 15.00 − 14.56, H100 79.65 − 79.18, B200 179.06 − 178.36, PRO 4500 31.84 − 31.38.
+# NVML counts what the driver keeps for itself, CUDA does not. From the pairs of figures seen in logs and nvidia-smi
+# dumps (GiB, NVML − CUDA): 3090 24.00 − 23.58, T4 15.00 − 14.56, H100 79.65 − 79.18, B200 179.06 − 178.36, PRO 4500
+# 31.84 − 31.38.
 _KEPT_BYTES, _KEPT_SHARE = 410 * MIB, 0.0015
 
 

@@ -102,7 +102,9 @@ def describe_situation(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog) -> S
 
 
 def processor_of(cpu: Cpu, models: tuple[GpuModel | None, ...]) -> str | None:
-    """Return x86_64 or aarch64 by the processor's instruction sets, else by a GPU that comes with its own; None unknown."""
+    """Return x86_64 or aarch64 by the processor's instruction sets, else by a GPU that comes with its own; None
+    unknown.
+    """
     flags = frozenset(cpu.flags)
     if flags & _X86_FLAGS:
         return X86_64
@@ -127,8 +129,8 @@ def carries(architectures: tuple[str, ...], cuda: str, capability: str) -> bool:
     """Say whether kernels built for `architectures` with toolkit `cuda` run on a GPU of `capability`.
 
     A plain kernel for X.y runs on X.z with z ≥ y (CUDA programming guide, binary compatibility): 8.0 serves an RTX 3090
-    (8.6). `9.0a` runs on 9.0 alone, `10.0f` on its family. PTX does not count: vLLM's build strips it from the top-level
-    list (0.33.0 release-pipeline.yaml), so most kernels have none.
+    (8.6). `9.0a` runs on 9.0 alone, `10.0f` on its family. PTX does not count: vLLM's build strips it from the
+    top-level list (0.33.0 release-pipeline.yaml), so most kernels have none.
     """
     return any(_entry_carries(entry, version_parts(cuda)[0], version_parts(capability)) for entry in architectures)
 
@@ -199,7 +201,9 @@ def _entry_carries(entry: str, cuda_major: int, capability: tuple[int, ...]) -> 
 
 
 def _runs_by_minor_version(candidate: Candidate, situation: Situation, drivers: Drivers) -> bool:
-    """Any toolkit of a major release runs from that release's floor on; but the gate never lets GeForce and TITAN pass."""
+    """Any toolkit of a major release runs from that release's floor on; but the gate never lets GeForce and TITAN
+    pass.
+    """
     gate = gate_of(candidate, drivers)
     major = version_parts(candidate.cuda)[0]
     floor = next((row.driver for row in drivers.minor_version_floors if row.cuda_major == major), None)

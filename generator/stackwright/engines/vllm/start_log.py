@@ -9,8 +9,8 @@ from stackwright.engines.protocol import StartLog
 
 START_LOG = StartLog(
     # Lines of 0.32.0's log. Words of what a step says of itself: the configuration that is logged first names
-    # torch.compile and CUDA graphs also where neither is used. Profiling stands twice because compiling is a part of it,
-    # and memory is told last.
+    # torch.compile and CUDA graphs also where neither is used. Profiling stands twice because compiling is a part of
+    # it, and memory is told last.
     steps=(
         (re.compile(r"Starting to load model |Loading \w+ checkpoint shards"), Step.LOADING),
         (re.compile(r"Model loading took |Loading weights took "), Step.PROFILING),

@@ -1,7 +1,7 @@
 """The cache's layout against what real logs print, to the block and to the token.
 
-Each row is an observed start-up of benchmarks/cases/vllm_memory_cases.yaml; the pool's size is the log's, so only the layout
-is tested.
+Each row is an observed start-up of benchmarks/cases/vllm_memory_cases.yaml; the pool's size is the log's, so only the
+layout is tested.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def test_a_pool_holds_the_tokens_that_the_log_prints(
 @pytest.mark.parametrize(
     ("model", "version", "gpu_gib", "length", "pool_gib", "tokens"),
     [
-        # benchmarks/cases/found.yaml. One step's tokens until 0.25, two steps' from 0.26 on; a large GPU takes 16,384 from
+        # benchmarks/cases/found.yaml. One step's tokens until 0.25, two steps' from 0.26 on; a large GPU takes 16,384
+        # from
         # 0.28 on; and the model that must not cut a video takes 2,496 where 2,048 are usual.
         ("gemma-4-e4b", "0.25.1", 44.42, 16384, 22.01, 1_033_831),
         ("gemma-4-26b-a4b", "0.25.1", 44.42, 32768, 12.75, 321_600),
@@ -231,7 +232,9 @@ RECURRENT = TINY | {
 def test_the_cpu_engine_prints_the_same(
     config: dict[str, object], tensor_parallel: int, length: int, tokens: int, concurrency: str
 ) -> None:
-    """vLLM 0.32.0 on a CPU, started with these configurations, 1 GiB per rank and steps of 2,048 tokens, printed this."""
+    """vLLM 0.32.0 on a CPU, started with these configurations, 1 GiB per rank and steps of 2,048 tokens, printed
+    this.
+    """
     asked = EngineSettings(version="0.32.0", tensor_parallel=tensor_parallel, max_num_batched_tokens=2048)
     cache = cpu_cache(parse_shape(config), asked, GIB, length)
     assert (cache.tokens, f"{cache.max_concurrency:.2f}") == (tokens, concurrency)

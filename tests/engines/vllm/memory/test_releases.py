@@ -103,8 +103,8 @@ def test_what_lies_outside_pytorch_is_as_much_as_logs_print(
     [
         (H100, "0.10.1", 1, 65.9651),  # vllm-project/vllm#23278: Marlin
         (H100, "0.11.0", 1, 64.38),  # llm-d-benchmark: Triton
-        # By hand, per rank: 36 layers × 128 experts × (2 × 512 × 3072 + 3072 × 512) × 17/32 bytes are 10.76 GiB, attention,
-        # embedding, output matrix, biases and rotations 0.62 GiB; with 384 inner numbers 8.07 and 0.60 GiB.
+        # By hand, per rank: 36 layers × 128 experts × (2 × 512 × 3072 + 3072 × 512) × 17/32 bytes are 10.76 GiB,
+        # attention, embedding, output matrix, biases and rotations 0.62 GiB; with 384 inner numbers 8.07 and 0.60 GiB.
         (B200, "0.26.0", 8, 11.38),
         (B200, "0.27.1", 8, 8.67),
     ],

@@ -1,6 +1,7 @@
 """The account of one start: what each pipeline stage has, takes and keeps for the cache. Pure.
 
-The budget rule is vLLM 0.32.0 v1/worker/utils.py, request_memory, and v1/worker/gpu_worker.py, determine_available_memory.
+The budget rule is vLLM 0.32.0 v1/worker/utils.py, request_memory, and v1/worker/gpu_worker.py,
+determine_available_memory.
 """
 
 from __future__ import annotations

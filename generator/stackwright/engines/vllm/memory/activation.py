@@ -30,7 +30,8 @@ _HIDDEN_COPIES = 3
 # Dense models: five logs are within 5 %. Experts' and recurrent kernels have workspaces of their own.
 _FORWARD_ERROR, _SPECIAL_FORWARD_ERROR = 0.15, 0.35
 _ENCODER_ERROR = 0.6
-# An encoder whose configuration names no size of image: Qwen-VL's largest, 16,384 tokens (image_processing_qwen2_vl.py).
+# An encoder whose configuration names no size of image: Qwen-VL's largest, 16,384 tokens
+# (image_processing_qwen2_vl.py).
 _LARGEST_ITEM = 16384
 # Half of the model's linear states live twice, in single precision, in the chunked kernels (fla ops, chunk.py).
 _STATE_COPIES = 4

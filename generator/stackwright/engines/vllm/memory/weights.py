@@ -1,6 +1,7 @@
 """The bytes of a model's weights on each rank, as the engine's allocator will count them. Pure.
 
-With safetensors headers their sum is taken, split as the engine splits; without, the tensors follow from the configuration.
+With safetensors headers their sum is taken, split as the engine splits; without, the tensors follow from the
+configuration.
 To both come what no checkpoint holds: tables of rotations, padding of expert weights, and the allocator's rounding.
 """
 
@@ -38,10 +39,11 @@ _VISION = re.compile(
     r"(^|\.)(visual|vision_tower|vision_model|vision_encoder|multi_modal_projector|mm_projector|audio)"
 )
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
-# Relative errors. Formula: layer norms, biases and projectors that differ from the family's usual; measured on the cases.
+# Relative errors. Formula: layer norms, biases and projectors that differ from the family's usual; measured on the
+# cases.
 _HEADER_ERROR, _FORMULA_ERROR = 0.004, 0.012
-# Without headers and without a published size: what a checkpoint left in its own format is told by its headers alone. NVFP4
-# and bitsandbytes checkpoints differ most (the cases: 12.0 GiB where all linear layers in NVFP4 would be 9.4).
+# Without headers and without a published size: what a checkpoint left in its own format is told by its headers alone.
+# NVFP4 and bitsandbytes checkpoints differ most (the cases: 12.0 GiB where all linear layers in NVFP4 would be 9.4).
 _FORMAT_ERRORS = {
     WeightKind.FP8: 0.03,
     WeightKind.INT8: 0.03,
@@ -135,7 +137,9 @@ def parameter_bytes(shape: Shape, quantization: Quantization | None = None) -> i
 def _loaded_and_held(
     shape: Shape, rank: _Rank, stored: Quantization, expert_steps: _ExpertSteps, settings: EngineSettings
 ) -> tuple[int, int]:
-    """Return the bytes of a rank's tensors as a checkpoint has them, and as the engine's allocator counts what it makes."""
+    """Return the bytes of a rank's tensors as a checkpoint has them, and as the engine's allocator counts what it
+    makes.
+    """
     plain = held = 0
     for matrix, times in _rank_matrices(shape, rank, stored, settings):
         sizes = _sizes(shape, stored, matrix)
@@ -208,8 +212,8 @@ def _expert_steps(gpu: GpuMemory, release: Release) -> _ExpertSteps:
     """Return what MXFP4 experts are rounded to.
 
     vLLM 0.32.0 fused_moe/oracle/mxfp4.py, mxfp4_round_up_hidden_size_and_intermediate_size; 0.11.0 and 0.16.0
-    quantization/mxfp4.py, create_weights. Triton on Hopper keeps the scales as they were loaded beside its own, whose rows it
-    rounds to 256 (process_weights_after_loading; triton_kernels, HopperMXScaleLayout).
+    quantization/mxfp4.py, create_weights. Triton on Hopper keeps the scales as they were loaded beside its own, whose
+    rows it rounds to 256 (process_weights_after_loading; triton_kernels, HopperMXScaleLayout).
     """
     major = gpu.compute_capability[0] if gpu.compute_capability else 0
     if major == 9 and release.triton_on_hopper:
@@ -221,7 +225,9 @@ def _expert_steps(gpu: GpuMemory, release: Release) -> _ExpertSteps:
 def _held(
     matrix: Matrix, sizes: tuple[int, ...], quantization: Quantization, shape: Shape, tp: int, steps: _ExpertSteps
 ) -> tuple[int, ...]:
-    """Return the sizes of the tensors of one matrix as the engine holds them, loaded in `sizes`: only MXFP4 experts differ."""
+    """Return the sizes of the tensors of one matrix as the engine holds them, loaded in `sizes`: only MXFP4 experts
+    differ.
+    """
     if not matrix.expert or quantization.kind is not WeightKind.MXFP4 or shape.experts is None:
         return sizes
     width = _round_up(shape.experts.width // tp, steps.inner)
@@ -253,7 +259,9 @@ def _header_bytes(header: TensorHeader, shape: Shape, rank: _Rank, tp: int, sett
 
 
 def _is_loaded(name: str, shape: Shape, rank: _Rank, settings: EngineSettings) -> bool:
-    """Tell whether a stored tensor is on this stage: the encoder on the first, drafting layers on the last if asked for."""
+    """Tell whether a stored tensor is on this stage: the encoder on the first, drafting layers on the last if asked
+    for.
+    """
     if _VISION.search(name):
         return rank.first and not settings.language_only
     found = _LAYER.search(name)
@@ -272,7 +280,9 @@ def _outside_layers(name: str, shape: Shape, rank: _Rank) -> bool:
 
 
 def _shares(header: TensorHeader, shape: Shape, tp: int) -> int:
-    """Return among how many ranks a tensor is split: key and value heads are copied where there are fewer than ranks."""
+    """Return among how many ranks a tensor is split: key and value heads are copied where there are fewer than
+    ranks.
+    """
     if not re.search(r"\.(k|v)_proj\.", header.name):
         return tp
     kv_heads = max((layer.kv_heads for layer in shape.layers), default=1)
