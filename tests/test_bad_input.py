@@ -271,27 +271,14 @@ def test_json_is_one_document_of_the_promised_shape(folder: Path, capsys: pytest
     assert list(document["plans"]) == ["dev", "staging", "prod"]
     _, out, _ = run(capsys, folder, "plan", "cpu", "--json", "--env=prod")
     plan = json.loads(out)
-    assert list(plan) == (
-        [
-            "schema",
-            "environment",
-            "mode",
-            "host",
-            "engine",
-            "replicas",
-            "gateway",
-            "workers",
-            "settings",
-            "warnings",
-            "models",
-        ]
-    )
+    parts = "schema environment mode host engine replicas gateway workers settings warnings models"
+    assert list(plan) == parts.split()
     assert list(plan["engine"]) == ["name", "version", "image", "cuda"]
     assert list(plan["replicas"][0]) == (
         ["name", "model", "gpu_uuids", "tensor_parallel", "pipeline_parallel", "args", "env", "memory"]
     )
     assert list(plan["workers"]) == ["litellm", "multimodal", "retrieval"]
-    assert list(plan["settings"]["GATEWAY_PORT"]) == ["value", "reason", "source"]
+    assert list(plan["settings"]["GATEWAY_PORT"]) == ["value", "reason", "source", "origin"]
     _, out, _ = run(capsys, folder, "validate-environment", "dev", "--runtime=processes", "--json")
     assert json.loads(out) == {"findings": []}
 
