@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from stackwright.runtime.docker import Answer, ask, read_events, read_inspect
+from stackwright.runtime.docker import ClientAnswer, ask, read_events, read_inspect
 from stackwright.runtime.process_groups import programs_with
 
 pytestmark = pytest.mark.subprocess
@@ -31,20 +31,20 @@ def stand_in(folder: Path, reply: str, code: int = 0) -> list[str]:
 
 def test_both_outputs_are_told_apart_or_in_order() -> None:
     command = ["sh", "-c", "echo one; echo two >&2; pwd; exit 3"]
-    assert ask(command, folder="/") == Answer(3, "one\n/\n", "two\n")
-    assert ask(command, folder="/", one_stream=True) == Answer(3, "one\ntwo\n/\n", "")
+    assert ask(command, folder="/") == ClientAnswer(3, "one\n/\n", "two\n")
+    assert ask(command, folder="/", one_stream=True) == ClientAnswer(3, "one\ntwo\n/\n", "")
 
 
 def test_a_client_that_does_not_answer_is_ended_with_what_it_started(tmp_path: Path) -> None:
     """The plugin that it calls, for example; what it has said by then may be half of an answer."""
     word = str(tmp_path)
     command = ["sh", "-c", """echo half; sh -c 'sleep 600; true' "$0" & wait""", word]
-    assert ask(command, 0.5) == Answer(None, "", "no answer in 0.5 seconds")
+    assert ask(command, 0.5) == ClientAnswer(None, "", "no answer in 0.5 seconds")
     assert programs_with(word) == []
 
 
 def test_a_client_that_cannot_be_run_says_so(tmp_path: Path) -> None:
-    assert ask([str(tmp_path / "none")]) == Answer(
+    assert ask([str(tmp_path / "none")]) == ClientAnswer(
         127, "", "the docker client cannot be run: No such file or directory"
     )
 

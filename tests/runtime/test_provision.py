@@ -17,7 +17,7 @@ from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime.provision import (
     MARK,
     REQUIREMENTS,
-    Attempt,
+    InstallStep,
     Recipe,
     cpu_engine_recipe,
     ensure,
@@ -47,7 +47,7 @@ def recipe(tmp_path: Path) -> Recipe:
         service="gateway",
         name="gateway",
         title="tiny 1.0",
-        attempts=(Attempt(arguments=offline),),
+        attempts=(InstallStep(arguments=offline),),
         locks=(lock,),
         size_bytes=1000,
     )
@@ -105,7 +105,7 @@ def test_changed_wheel_is_refused_with_the_words_of_uv(tmp_path: Path, recipe: R
 @pytest.mark.subprocess
 def test_second_way_is_taken_where_the_first_fails(tmp_path: Path, recipe: Recipe) -> None:
     absent = ("--no-index", "--no-deps", "tiny==2.0+cpu")
-    two_ways = replace(recipe, attempts=(Attempt(arguments=absent, otherwise=recipe.attempts[0].arguments),))
+    two_ways = replace(recipe, attempts=(InstallStep(arguments=absent, otherwise=recipe.attempts[0].arguments),))
     assert is_complete(ensure(tmp_path / "state", two_ways, Messages().say))
 
 
@@ -122,8 +122,8 @@ def test_several_are_installed_beside_each_other_and_the_first_failure_ends_all(
     tmp_path: Path, recipe: Recipe, stuck_index: socket.socket
 ) -> None:
     """The one that waits for its index would wait for ten minutes."""
-    waits = replace(recipe, name="engine", service="engine", attempts=(Attempt(arguments=stuck(stuck_index)),))
-    absent = replace(recipe, attempts=(Attempt(arguments=("--no-index", "tiny==2.0")),))
+    waits = replace(recipe, name="engine", service="engine", attempts=(InstallStep(arguments=stuck(stuck_index)),))
+    absent = replace(recipe, attempts=(InstallStep(arguments=("--no-index", "tiny==2.0")),))
     with pytest.raises(RuntimeRefusedError) as refused:
         ensure_all(tmp_path / "state", (waits, absent), Messages().say)
     assert "tiny==2.0" in refused.value.message
@@ -147,10 +147,10 @@ def test_several_are_installed_and_told_by_service(tmp_path: Path, recipe: Recip
 INSTALL = """
 import sys
 from pathlib import Path
-from stackwright.runtime.provision import Attempt, Recipe, ensure
+from stackwright.runtime.provision import InstallStep, Recipe, ensure
 state, arguments = Path(sys.argv[1]), tuple(sys.argv[2:])
 recipe = Recipe(
-    service="engine", name="engine", title="tiny", attempts=(Attempt(arguments=arguments),), locks=(), size_bytes=1
+    service="engine", name="engine", title="tiny", attempts=(InstallStep(arguments=arguments),), locks=(), size_bytes=1
 )
 ensure(state, recipe, lambda service, words: print(words, flush=True))
 """
@@ -234,7 +234,7 @@ def test_place_of_the_lock_does_not_matter(tmp_path: Path, recipe: Recipe) -> No
     moved.parent.mkdir()
     moved.write_bytes(recipe.locks[0].read_bytes())
     arguments = (*recipe.attempts[0].arguments[:-1], str(moved))
-    other = replace(recipe, locks=(moved,), attempts=(Attempt(arguments=arguments),))
+    other = replace(recipe, locks=(moved,), attempts=(InstallStep(arguments=arguments),))
     assert environment_folder(tmp_path, other) == environment_folder(tmp_path, recipe)
 
 

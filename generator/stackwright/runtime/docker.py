@@ -50,7 +50,7 @@ HINTS = (
 )
 
 
-class Answer(NamedTuple):
+class ClientAnswer(NamedTuple):
     """What the client answered: its exit code, None where it took too long, and what it said on either output."""
 
     code: int | None
@@ -79,7 +79,7 @@ def compose_words(docker: DockerClient) -> list[str]:
 
 def ask(
     command: Sequence[str], limit_s: float | None = None, *, one_stream: bool = False, folder: str | None = None
-) -> Answer:
+) -> ClientAnswer:
     """Run a command of the client to its end, and end it after `limit_s`.
 
     `one_stream`: what it says on either output, in the order that it says it, is `out`. `folder`: where it works.
@@ -88,18 +88,18 @@ def ask(
     try:
         client = begin(list(command), stdout=subprocess.PIPE, stderr=err, folder=folder)
     except OSError as failure:
-        return Answer(127, "", f"the docker client cannot be run: {failure.strerror}")
+        return ClientAnswer(127, "", f"the docker client cannot be run: {failure.strerror}")
     try:
         said = client.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         end(client)
         client.communicate()
-        return Answer(None, "", f"no answer in {limit_s:g} seconds")
+        return ClientAnswer(None, "", f"no answer in {limit_s:g} seconds")
     except BaseException:
         end(client)
         raise
     out, words = ((stream or b"").decode(errors="replace") for stream in said)
-    return Answer(client.returncode, out, words)
+    return ClientAnswer(client.returncode, out, words)
 
 
 def begin(

