@@ -47,9 +47,9 @@ KINDS = (
     (r"no catalog model fits", "no catalog model fits"),
     (r"^no usable GPU", "no usable GPU"),
     (r"^driver ", "the driver is too old"),
-    (r" is carried by |carries ", "no image carries the GPU"),
+    (r" is supported by |supports? ", "no image supports the GPU"),
     (r"has .* free", "a GPU is full"),
-    (r"^the driver does not tell", "the driver does not tell its CUDA"),
+    (r"^the driver does not report", "the driver does not report its CUDA"),
     (r"^multi needs", "no two equal GPUs for `multi`"),
     (r"^the processor .* lacks", "the processor lacks instructions"),
 )

@@ -74,7 +74,7 @@ def exclusive(venv: Path) -> Iterator[None]:
         PreparationError: the folder holds something that was not made here, and must not be cleared.
     """
     if venv.is_dir() and any(venv.iterdir()) and not (venv / LOCK_NAME).exists():
-        message = f"{venv} exists and was not made by these scripts"
+        message = f"{venv} exists, but these scripts did not create it"
         raise PreparationError(message, "remove it, or set STACKWRIGHT_VENV to another folder")
     venv.mkdir(parents=True, exist_ok=True)
     with (venv / LOCK_NAME).open("a") as lock:
@@ -106,7 +106,7 @@ def prepare(venv: Path, locks: Sequence[Path]) -> None:
         say(f"preparing the Python environment in {venv} (once)")
         clear(venv)
     else:
-        say(f"bringing the Python environment in {venv} up to date")
+        say(f"updating the Python environment in {venv}")
     unfinished.touch()
     for copy in venv.glob("installed-*.txt"):
         copy.unlink()
@@ -230,7 +230,7 @@ def run(command: Sequence[str], message: str, variables: Mapping[str, str] | Non
         check=False,
     )
     if done.returncode != 0:
-        raise PreparationError(message, "the lines above say why; check the network, then try again", done.stdout)
+        raise PreparationError(message, "see the lines above; check the network, then try again", done.stdout)
 
 
 if __name__ == "__main__":

@@ -56,15 +56,20 @@ WRONG_WORDS = [
     ),
     (["configure-gpu", "cpu", "--set", "GATEWAY_PORT=0"], 2, "GATEWAY_PORT: found `0`, allowed: a whole number", None),
     (["configure-gpu", "cpu", "--set", "VLLM_IMAGE=a\nX=1"], 2, "VLLM_IMAGE: found", None),
-    (["configure-gpu", "cpu", "--set", "GPU_COUNT=2"], 2, "GPU_COUNT follows from other settings", "it is:"),
-    (["configure-gpu", "cpu", "--model", "qwen3-0.6"], 2, "--model qwen3-0.6: neither", "did you mean `qwen3-0.6b`?"),
+    (["configure-gpu", "cpu", "--set", "GPU_COUNT=2"], 2, "GPU_COUNT is derived from other settings", "it is:"),
+    (
+        ["configure-gpu", "cpu", "--model", "qwen3-0.6"],
+        2,
+        "--model qwen3-0.6: not a Hugging Face id",
+        "did you mean `qwen3-0.6b`?",
+    ),
     (["configure-gpu", "cpu", "--model", "/nowhere/at/all"], 2, "--model /nowhere/at/all: no such folder", None),
     (["configure-gpu", "--host", "/nowhere.yaml"], 3, "/nowhere.yaml: cannot be read", None),
     (["configure-gpu", "multi", CPU_HOST], 4, "no usable GPU: found none", "use `configure-gpu cpu`"),
     (["configure-gpu", "single", CPU_HOST], 4, "no usable GPU: found none", "use `configure-gpu cpu`"),
-    (["validate-environment", "dev"], 5, "dev is not configured", "`configure-gpu --env dev` does it"),
-    (["stop-environment", "dev"], 5, "dev is not configured", "`configure-gpu --env dev` does it"),
-    (["key", "dev"], 2, "there is no key yet", "`configure-gpu` makes one"),
+    (["validate-environment", "dev"], 5, "dev is not configured", "run `configure-gpu --env dev`"),
+    (["stop-environment", "dev"], 5, "dev is not configured", "run `configure-gpu --env dev`"),
+    (["key", "dev"], 2, "no key yet", "`configure-gpu` creates one"),
 ]
 
 
@@ -97,7 +102,7 @@ def test_wrong_words_change_nothing(
         ("settings: {}", "settings: {VLLM_SHM: 1gb}", 2, "VLLM_SHM: unknown setting"),
         ("settings: {}", "settings: {", 2, "envs/dev.yaml"),
         ("schema: 1", "schema: 99", 2, "schema 99 is newer than this release reads"),
-        ("schema: 1", "schema: 1\nschema: 1", 2, "key 'schema' stands twice"),
+        ("schema: 1", "schema: 1\nschema: 1", 2, "duplicate key 'schema'"),
     ],
 )
 @pytest.mark.subprocess
@@ -120,7 +125,7 @@ def test_a_wrong_wish_is_named_with_its_place(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("schema: 2\nsomething: new\n", "written by a newer Stackwright"),
+        ("schema: 2\nsomething: new\n", "newer than this Stackwright reads"),
         ("{", "did not find expected"),
         ("[]", "not a host snapshot"),
         ("\x00", "not valid YAML"),
@@ -156,7 +161,7 @@ def test_a_port_in_use_is_exit_5_before_anything_starts(folder: Path, capsys: py
         assert run(capsys, folder, "configure-gpu", "cpu", "--env=dev", f"--set=GATEWAY_PORT={port}")[0] == 0
         found, _, lines = run(capsys, folder, "start-environment", "dev", "--runtime=processes")
     assert found == 5
-    assert any(f"port-taken: found 127.0.0.1:{port}" in line for line in lines)
+    assert any(f"port-taken: 127.0.0.1:{port}" in line for line in lines)
     assert any("GATEWAY_PORT" in line and line.startswith("  fix: ") for line in lines)
 
 
@@ -208,8 +213,8 @@ def test_what_a_person_wrote_is_kept(folder: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("LITELM_NUM_WORKERS=1\n", "env-unknown-key: found LITELM_NUM_WORKERS"),
-        ("LITELLM_NUM_WORKERS=many\n", "env-value: found LITELLM_NUM_WORKERS=many"),
+        ("LITELM_NUM_WORKERS=1\n", "env-unknown-key: LITELM_NUM_WORKERS"),
+        ("LITELLM_NUM_WORKERS=many\n", "env-value: LITELLM_NUM_WORKERS=many"),
     ],
 )
 @pytest.mark.subprocess
@@ -236,7 +241,7 @@ def test_a_damaged_local_file_is_named_without_its_content(
     assert (code, out) == (5, "")
     error, hint = lines[-2:]
     assert ".env.dev.local" in error
-    assert "`configure-gpu` writes the generated one anew" in hint
+    assert "`configure-gpu` then renders it again" in hint
     assert "open" not in error + hint
 
 

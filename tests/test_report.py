@@ -55,7 +55,7 @@ def test_what_is_quoted_cannot_end_a_line_or_steer_a_terminal(capsys: pytest.Cap
         (
             "error: found `a\\nerror: b\\x1b[2J\\u2028\\x85`\nhint: c\\rd\n"
             "warning: GPU \\x07\n"
-            "error: x: found \\n; expected \\x1b\n  fix: \\t\n"
+            "error: x: \\n; expected \\x1b\n  fix: \\t\n"
         ),
     )
 
@@ -69,8 +69,8 @@ def test_findings_say_what_was_found_expected_and_to_be_done(capsys: pytest.Capt
     assert capsys.readouterr() == (
         "",
         (
-            "error: port-taken: found 127.0.0.1:4000; expected a free port\n  fix: `--set GATEWAY_PORT=…`\n"
-            "warning: file-edited: found edited; expected as rendered\n  fix: move it\n"
+            "error: port-taken: 127.0.0.1:4000; expected a free port\n  fix: `--set GATEWAY_PORT=…`\n"
+            "warning: file-edited: edited; expected as rendered\n  fix: move it\n"
         ),
     )
     assert report.count_errors(findings) == 1

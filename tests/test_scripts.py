@@ -115,7 +115,7 @@ def test_a_changed_lock_is_installed_and_what_stands_is_kept(prepared: Path) -> 
     kept.touch()
     change_lock(prepared, "# changed")
     changed = start(prepared)
-    bringing = f"bringing the Python environment in {prepared}/.venv up to date\n"
+    bringing = f"updating the Python environment in {prepared}/.venv\n"
     assert (changed.returncode, changed.stderr, kept.exists()) == (0, bringing, True)
     assert start(prepared).stderr == ""
 
@@ -188,7 +188,7 @@ def test_a_folder_of_someone_else_is_left_alone(checkout: Path) -> None:
     done = start(checkout)
     assert (done.returncode, done.stdout, precious.read_text()) == (1, "", "mine")
     assert done.stderr == (
-        f"error: {checkout}/.venv exists and was not made by these scripts\n"
+        f"error: {checkout}/.venv exists, but these scripts did not create it\n"
         "hint: remove it, or set STACKWRIGHT_VENV to another folder\n"
     )
 
@@ -224,7 +224,7 @@ def test_uv_that_is_not_what_the_lock_says_is_refused(checkout: Path) -> None:
     lock.write_text(f"uv==1.0 --hash=sha256:{'0' * 64}\n")
     done = start(checkout)
     assert done.returncode == 1
-    assert "error: pip could not install uv\nhint: the lines above say why; check the network" in done.stderr
+    assert "error: pip could not install uv\nhint: see the lines above; check the network" in done.stderr
     assert not (checkout / ".venv" / "bin" / "uv").exists()
 
 

@@ -168,15 +168,15 @@ def test_a_pin_keeps_everything_behind_the_first_equals_sign() -> None:
             "did you mean `GATEWAY_PORT`?",
         ),
         ({"gateway_port": "1"}, "--set: gateway_port: unknown setting", "did you mean `GATEWAY_PORT`?"),
-        ({"X": "1"}, "--set: X: unknown setting", "`stackwright plan --explain` lists every key"),
+        ({"X": "1"}, "--set: X: unknown setting", "docs/reference/settings.md lists every key"),
         (
             {"GPU_COUNT": "2"},
-            "--set: GPU_COUNT follows from other settings and cannot be pinned",
-            "it is: gpus that the plan uses in all replicas together",
+            "--set: GPU_COUNT is derived from other settings and cannot be pinned",
+            "it is: number of gpus in use, all replicas together",
         ),
         (
             {"VLLM_MODEL_2": "Qwen/Qwen3-8B"},
-            "--set: VLLM_MODEL_2 follows from other settings and cannot be pinned",
+            "--set: VLLM_MODEL_2 is derived from other settings and cannot be pinned",
             "name the model with `--model`",
         ),
         (

@@ -89,7 +89,7 @@ class Line:
             return slot
         seat = self._seats.take()
         if seat is None:
-            raise self._refusal(f"all {self.slots} places are taken and {self.seats} requests wait")
+            raise self._refusal(f"all {self.slots} slots are in use and {self.seats} requests are queued")
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (priority, next(self._numbers), turn))
         if self._server is None or self._server.done():
@@ -116,10 +116,10 @@ class Line:
         while not turn.done():
             left_s = until - time.monotonic()
             if left_s <= 0:
-                raise self._refusal(f"waited {timeout_s:.0f} s for a place")
+                raise self._refusal(f"waited {timeout_s:.0f} s in the queue")
             await asyncio.wait({turn}, timeout=min(left_s, PRESENT_S))
             if not turn.done() and await request.is_disconnected():
-                raise HTTPException(status_code=499, detail="the client went away while it waited")
+                raise HTTPException(status_code=499, detail="the client disconnected while it was queued")
         return turn.result()
 
     async def _serve(self) -> None:
@@ -192,8 +192,8 @@ class Door(CustomLogger):
         """Return the model that a request names. LiteLLM would take several at once, a provider's, or a deployment's id."""
         model = self._aliases.get(asked_for, asked_for) if isinstance(asked_for, str) else None
         if not isinstance(model, str) or model not in self._kinds:
-            named = f"no model `{str(asked_for)[:200]}` here" if asked_for else "the request names no model"
-            raise HTTPException(status_code=400, detail=f"{named}; GET /v1/models lists those that there are")
+            named = f"unknown model `{str(asked_for)[:200]}`" if asked_for else "the request names no model"
+            raise HTTPException(status_code=400, detail=f"{named}; GET /v1/models lists the models")
         return model
 
     def _read_models(self) -> None:

@@ -161,7 +161,9 @@ def check_body(body: bytes) -> None:
     if body.count(b"{") + body.count(b"[") > MOST_DEPTH and _is_deep(value):
         raise RefusedError(400, "invalid_request_error", f"the body is nested deeper than {MOST_DEPTH} levels")
     if steering := sorted(STEERING.intersection(value)):
-        raise RefusedError(400, "invalid_request_error", f"`{steering[0]}` is the gateway's to choose, not a request's")
+        raise RefusedError(
+            400, "invalid_request_error", f"`{steering[0]}` is set by the gateway and not allowed in a request"
+        )
 
 
 def _why(error: Exception) -> str:

@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
         report.show_error(
             StackError(
                 f"unexpected fault: {type(failure).__name__}: {str(failure)[:200]}",
-                hint="the same command with --debug shows where; please report it",
+                hint="run the same command with --debug for a traceback, and report it",
             )
         )
         return StackError.exit_code

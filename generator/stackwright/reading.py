@@ -69,7 +69,7 @@ def parse_yaml(text: str, where: str, error: type[StackError], *, packaged: bool
     except RecursionError:
         raise error(f"{where}: not valid YAML: nested too deeply") from None
     except (ValueError, LookupError, AttributeError):  # PyYAML's constructors on 2024-13-45 or `!!bool maybe`
-        raise error(f"{where}: not valid YAML: a value does not fit its tag") from None
+        raise error(f"{where}: not valid YAML: a value does not match its tag") from None
 
 
 def _name_character(problem: str, found: str) -> tuple[str, str | None]:
@@ -77,8 +77,8 @@ def _name_character(problem: str, found: str) -> tuple[str, str | None]:
     if "cannot start any token" not in problem and "violates indentation" not in problem:
         return problem, None
     if found == "\t":
-        return "found a tab in the place of spaces", "indent with spaces"
-    return f"found {found!r}, which no value may begin with", "put the value in quotes"
+        return "a tab instead of spaces", "indent with spaces"
+    return f"found {found!r}, which cannot begin a value", "put the value in quotes"
 
 
 def _loader(length: int) -> Any:
@@ -96,9 +96,7 @@ def _loader(length: int) -> Any:
             seen = set()
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value!r} stands twice", key.start_mark
-                    )
+                    raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
                 seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
             return super().construct_mapping(node, deep)
 
@@ -132,7 +130,7 @@ def _in_words(problem: str) -> str:
 def _hint_for_nothing(problem: str) -> str | None:
     """Return how an empty list or mapping is written where a key stands without a value; None elsewhere."""
     signs = {"Expected `array`, got `null`": "[]", "Expected `object`, got `null`": "{}"}
-    return f"an empty one is written `{signs[problem]}`" if problem in signs else None
+    return f"write an empty one as `{signs[problem]}`" if problem in signs else None
 
 
 @functools.cache

@@ -128,7 +128,7 @@ def show_changes(changes: tuple[FileChange, ...], *, dry_run: bool, diff: bool) 
 def show_findings(findings: Iterable[Finding]) -> None:
     """Say every finding: what was found, what was expected, what to do."""
     for finding in findings:
-        said = f"{finding.check}: found {finding.found}; expected {finding.expected}"
+        said = f"{finding.check}: {finding.found}; expected {finding.expected}"
         tell(f"{finding.severity}: {on_one_line(said)}")
         tell(f"  fix: {on_one_line(finding.fix)}")
 

@@ -26,7 +26,7 @@ OWN_SETTINGS: tuple[SettingSpec, ...] = (
         key="STACKWRIGHT_ENVIRONMENT",
         section="Stack",
         kind=Kind.TEXT,
-        meaning="Which folder of compose/generated/ and envs/.secrets/ is mounted",
+        meaning="Environment whose generated files and secrets are mounted",
         choices=("dev", "staging", "prod"),
         pinnable=False,
     ),
@@ -42,7 +42,7 @@ OWN_SETTINGS: tuple[SettingSpec, ...] = (
         key="GATEWAY_PLAIN_HTTP",
         section="Gateway",
         kind=Kind.TEXT,
-        meaning="Whether the gateway may be published beyond this machine without TLS",
+        meaning="Plain HTTP beyond this machine: refused or allowed",
         choices=("refused", "allowed"),
     ),
     whole_number("LITELLM_NUM_WORKERS", "Gateway", (1, 256), "Worker processes of the gateway"),
@@ -50,37 +50,39 @@ OWN_SETTINGS: tuple[SettingSpec, ...] = (
         key="GATEWAY_ROUTING_STRATEGY",
         section="Gateway",
         kind=Kind.TEXT,
-        meaning="How a request's replica is chosen",
+        meaning="How the gateway chooses a replica",
         choices=("simple-shuffle", "least-busy", "latency-based-routing", "usage-based-routing-v2"),
     ),
     whole_number(
-        "GATEWAY_REQUEST_TIMEOUT_S", "Gateway", (1, 86400), "Seconds a request may wait for its turn, then take"
+        "GATEWAY_REQUEST_TIMEOUT_S", "Gateway", (1, 86400), "Seconds that a request may wait in the queue, and then run"
     ),
-    whole_number("GATEWAY_COOLDOWN_S", "Gateway", (1, 3600), "Seconds that a failing replica gets no requests"),
-    whole_number(
-        "GATEWAY_MAX_CONCURRENT_REQUESTS", "Limits", (0, 65536), "Requests of a model at work at once; 0: no limit"
-    ),
+    whole_number("GATEWAY_COOLDOWN_S", "Gateway", (1, 3600), "Seconds that a failing replica is skipped"),
+    whole_number("GATEWAY_MAX_CONCURRENT_REQUESTS", "Limits", (0, 65536), "Concurrent requests per model; 0: no limit"),
     whole_number(
         "GATEWAY_MAX_QUEUED_REQUESTS",
         "Limits",
         (0, 65536),
-        "Requests that wait for their turn; the next is answered 429",
+        "Queued requests per model; further ones are answered 429",
     ),
     whole_number(
-        "GATEWAY_MAX_INPUT_TOKENS", "Limits", (0, 2**31 - 1), "Longest input in tokens; longer is 400; 0: no check"
+        "GATEWAY_MAX_INPUT_TOKENS",
+        "Limits",
+        (0, 2**31 - 1),
+        "Longest input in tokens; longer is answered 400; 0: no limit",
     ),
     whole_number(
-        "GATEWAY_MAX_BODY_BYTES", "Limits", (0, 2**31 - 1), "Longest request in bytes; longer is 413; 0: no limit"
+        "GATEWAY_MAX_BODY_BYTES",
+        "Limits",
+        (0, 2**31 - 1),
+        "Longest request in bytes; longer is answered 413; 0: no limit",
     ),
+    whole_number("GATEWAY_KEY_REQUESTS_PER_MINUTE", "Limits", (0, 10**9), "Requests per minute and key; 0: no limit"),
+    whole_number("GATEWAY_KEY_TOKENS_PER_MINUTE", "Limits", (0, 10**9), "Tokens per minute and key; 0: no limit"),
+    whole_number("SWITCH_MIN_RESIDENCE_S", "Switching", (0, 86400), "Least seconds that a model stays loaded"),
     whole_number(
-        "GATEWAY_KEY_REQUESTS_PER_MINUTE", "Limits", (0, 10**9), "Requests per minute of one key; 0: no limit"
+        "SWITCH_DRAIN_S", "Switching", (0, 86400), "Seconds that running requests may take to finish before a switch"
     ),
-    whole_number("GATEWAY_KEY_TOKENS_PER_MINUTE", "Limits", (0, 10**9), "Tokens per minute of one key; 0: no limit"),
-    whole_number("SWITCH_MIN_RESIDENCE_S", "Switching", (0, 86400), "Seconds that a model stays before another's turn"),
-    whole_number(
-        "SWITCH_DRAIN_S", "Switching", (0, 86400), "Seconds that requests at work may take to end before a switch"
-    ),
-    whole_number("SWITCH_LOAD_LIMIT_S", "Switching", (1, 86400), "Seconds that loading a model may take"),
+    whole_number("SWITCH_LOAD_LIMIT_S", "Switching", (1, 86400), "Most seconds for loading a model"),
     SettingSpec(
         key="CUDA_DEVICE_ORDER",
         section="GPUs",
@@ -92,21 +94,21 @@ OWN_SETTINGS: tuple[SettingSpec, ...] = (
         key="NVIDIA_VISIBLE_DEVICES",
         section="GPUs",
         kind=Kind.TEXT,
-        meaning="UUIDs of the GPUs that the plan uses; a pin chooses among the host's GPUs",
+        meaning="GPUs that the plan uses, by UUID",
     ),
     SettingSpec(
         key="CUDA_VISIBLE_DEVICES",
         section="GPUs",
         kind=Kind.TEXT,
-        meaning="GPUs as one replica's container numbers them, from 0",
+        meaning="GPUs of one replica, as its container numbers them",
         pinnable=False,
     ),
-    whole_number("GPU_COUNT", "GPUs", (1, 1024), "GPUs that the plan uses in all replicas together", pinnable=False),
+    whole_number("GPU_COUNT", "GPUs", (1, 1024), "Number of GPUs in use, all replicas together", pinnable=False),
     SettingSpec(
         key="HF_HOME",
         section="Caches",
         kind=Kind.PATH,
-        meaning="Folder on the host for downloaded models, shared by all environments",
+        meaning="Model cache on the host, shared by all environments",
     ),
 )
 

@@ -27,19 +27,19 @@ from tests.test_layers import PACKAGE
             "1x-rtx3090",
             "multi",
             "multi needs two or more equal GPUs, found 1× NVIDIA GeForce RTX 3090",
-            "use `configure-gpu single`, which takes the best one",
+            "use `configure-gpu single` for the best one",
         ),
         (
             "mixed-3090-3060",
             "multi",
             "multi needs two or more equal GPUs, found 1× NVIDIA GeForce RTX 3090, 1× NVIDIA GeForce RTX 3060",
-            "use `configure-gpu single`, which takes the best one",
+            "use `configure-gpu single` for the best one",
         ),
         (
             "nvml-mismatch",
             "auto",
             "no usable GPU: found NVML failing (",
-            "a reboot, or reloading the kernel module, matches library and driver; meanwhile `configure-gpu cpu`",
+            "reboot, or reload the kernel module, so that library and driver match; until then `configure-gpu cpu`",
         ),
         ("nvml-mismatch", "single", "no usable GPU: found NVML failing (", None),
         ("gpu-lost", "multi", "multi needs two or more equal GPUs, found ", None),
@@ -125,8 +125,8 @@ def test_a_folder_in_the_place_of_a_file_changes_no_file(obstacle: str, run: Run
         (["--out=" + "x" * 300], "no folder to work in: File name too long"),
         (["--model=" + "x" * 300], "--model " + "x" * 120 + ": no such folder"),
         (["--model=~nobody-of-that-name/x"], "--model ~nobody-of-that-name/x: no such folder"),
-        (["--model=a\nb"], "--model a\\nb: neither a Hugging Face id (owner/name), nor a folder, nor a catalog name"),
-        (["--set=VLLM_IMAGE=\udcff"], "--set: VLLM_IMAGE: found `\\udcff`, allowed: text of one line"),
+        (["--model=a\nb"], "--model a\\nb: not a Hugging Face id (owner/name), a folder, or a catalog name"),
+        (["--set=VLLM_IMAGE=\udcff"], "--set: VLLM_IMAGE: found `\\udcff`, allowed: one line"),
     ],
     ids=["nobody", "long-folder", "long-model", "no-model", "two-lines", "no-text"],
 )
@@ -157,7 +157,7 @@ def test_a_variable_that_no_file_can_hold_is_named(
     ran = run(*CPU, host="cpu-small")
     assert ran.code == 2
     assert ran.told[0].startswith(found)
-    assert ran.told[1] == "STACKWRIGHT_STATE, HF_HOME and VLLM_CACHE_ROOT name other folders"
+    assert ran.told[1] == "set STACKWRIGHT_STATE, HF_HOME or VLLM_CACHE_ROOT to another folder"
     assert image(around) == {}
 
 
@@ -177,7 +177,7 @@ def test_a_wrong_local_value_is_told_and_is_no_success(run: Run, project: Path) 
     (project / "envs/.env.dev.local").write_text("LITELLM_NUM_WORKERS=many\n", encoding="utf-8")
     ran = run(*CPU, "--set=GATEWAY_PORT=4444", host="cpu-small")
     assert (ran.code, ran.out) == (5, "")
-    assert "error: env-value: found LITELLM_NUM_WORKERS=many; expected a whole number from 1 to 256\n" in ran.err
+    assert "error: env-value: LITELLM_NUM_WORKERS=many; expected a whole number from 1 to 256\n" in ran.err
     assert ran.err.endswith("error: 1 error found, see above\n")
     assert "GATEWAY_PORT=4444" in (project / "envs/.env.dev").read_text(encoding="utf-8")
     ran = run(*CPU, "--json", host="cpu-small")
@@ -199,7 +199,7 @@ def test_one_model_of_a_list_leaves_out_the_fallbacks_of_the_others(run: Run, pr
     )
     ran = run(*CPU, "--model=smoke", host="cpu-small")
     assert ran.code == 0
-    assert "warning: envs/dev.yaml: gateway.fallbacks: passed over, as --model leaves them out: other\n" in ran.err
+    assert "warning: envs/dev.yaml: gateway.fallbacks: skipped, since --model does not select them: other\n" in ran.err
     rendered = (project / "compose/generated/dev/gateway.yaml").read_text(encoding="utf-8")
     assert "fallbacks" not in rendered
     assert "away" not in rendered
@@ -228,7 +228,7 @@ def test_a_model_that_means_nothing_is_named_with_file_and_key(
     (project / "envs" / "dev.yaml").write_text(shipped.replace(old, new), encoding="utf-8")
     ran = run(*CPU, host="cpu-small")
     assert ran.code == 2
-    assert ran.told[0].startswith(f"{project}/envs/dev.yaml: {place}: größe: neither a Hugging Face id")
+    assert ran.told[0].startswith(f"{project}/envs/dev.yaml: {place}: größe: not a Hugging Face id")
 
 
 @pytest.mark.parametrize(
@@ -237,11 +237,11 @@ def test_a_model_that_means_nothing_is_named_with_file_and_key(
         ("  fallbacks: {smoke: [nobody]}", "envs/dev.yaml: gateway.fallbacks: found `nobody`, allowed: "),
         (
             "  cloud: [{name: away, model: openai/x, key: mine}]",
-            "envs/dev.yaml: gateway.cloud: `away` stands in for no",
+            "envs/dev.yaml: gateway.cloud: `away` is in no fallback list",
         ),
         (
             "  cloud: [{name: away, model: openai/x, key: sk-proj-Secret}]",
-            "envs/dev.yaml: gateway.cloud[0].key: found something else",
+            "envs/dev.yaml: gateway.cloud[0].key: found another value",
         ),
     ],
 )
@@ -258,7 +258,7 @@ def test_an_exported_variable_is_a_warning_while_configuring(run: Run, monkeypat
     monkeypatch.setenv("GATEWAY_PORT", "1")
     ran = run(*CPU, host="cpu-small")
     assert ran.code == 0
-    assert "warning: shell-overrides: found GATEWAY_PORT is exported in this shell with another value" in ran.err
+    assert "warning: shell-overrides: GATEWAY_PORT is exported in this shell with another value" in ran.err
 
 
 def test_configuring_again_changes_no_byte_and_no_time(run: Run, around: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_a_failed_start_is_named_with_its_fix(run: Run, failed: Path) -> None:
     assert see.startswith("  see: https://")
     assert ran.told == (
         "1 failure named, see above",
-        "`stackwright doctor dev --apply` makes the plan anew with the fix",
+        "plan again with the fix: `stackwright doctor dev --apply`",
     )
     assert failed.exists()
 
@@ -139,7 +139,7 @@ def test_what_no_setting_mends_is_not_applied(run: Run, failed: Path, project: P
     )
     before = image(project)
     ran = run("doctor", "dev", "--apply", "--runtime=processes")
-    assert (ran.code, ran.told[0]) == (2, "dev: nothing was found that a setting mends")
+    assert (ran.code, ran.told[0]) == (2, "dev: no finding that a setting fixes")
     assert image(project) == before
 
 
@@ -196,7 +196,7 @@ def test_an_archive_is_never_written_over_a_file(run: Run, configured: Path, aro
     mine = around / "mine.tar.gz"
     mine.write_text("mine", encoding="utf-8")
     ran = run("doctor", "dev", "--runtime=processes", f"--bundle={mine}")
-    assert (ran.code, ran.told) == (2, (f"{mine} is there already", "name another file with --bundle FILE"))
+    assert (ran.code, ran.told) == (2, (f"{mine} exists already", "choose another file with --bundle FILE"))
     assert mine.read_text(encoding="utf-8") == "mine"
     assert configured.exists()
 
@@ -220,6 +220,6 @@ def test_a_fix_that_the_local_file_would_undo_is_refused(run: Run, failed: Path,
     assert failed.exists()
     assert (ran.code, ran.told) == (
         2,
-        (f"{local}: VLLM_MAX_MODEL_LEN=2048 beats every pin", "write VLLM_MAX_MODEL_LEN=1024 there"),
+        (f"{local}: VLLM_MAX_MODEL_LEN=2048 overrides every pin", "set VLLM_MAX_MODEL_LEN=1024 there"),
     )
     assert image(project) == before

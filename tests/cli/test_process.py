@@ -69,6 +69,6 @@ def test_a_fault_of_ours_is_one_line_unless_it_is_asked_for(around: Path) -> Non
     ]
     assert [each.returncode for each in ended] == [1, 1]
     assert ended[0].stderr.startswith("error: unexpected fault: RecursionError: ")
-    assert ended[0].stderr.endswith("hint: the same command with --debug shows where; please report it\n")
+    assert ended[0].stderr.endswith("hint: run the same command with --debug for a traceback, and report it\n")
     assert len(ended[0].stderr.splitlines()) == 2
     assert "Traceback (most recent call last):" in ended[1].stderr

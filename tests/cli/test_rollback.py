@@ -40,7 +40,7 @@ def test_an_earlier_generation_comes_back_byte_for_byte(run: Run, project: Path)
     assert first != second
     ran = run(*ROLLBACK, "--to=1")
     assert (ran.code, ran.out) == (0, "")
-    assert ran.err == "dev: the files of generation 1 are back; `start-environment dev` starts it\n"
+    assert ran.err == "dev: the files of generation 1 are back; start it with `start-environment dev`\n"
     assert without_generations(project) == first
     assert run(*ROLLBACK, "--to=2").code == 0
     assert without_generations(project) == second
@@ -58,7 +58,7 @@ def test_without_a_number_it_is_the_last_good_one_before_this(run: Run, project:
     assert ran.code == 2
     assert ran.told == (
         "dev: no earlier generation has answered; kept: 1 (good), 2 (good), 3 (written), 4 (written)",
-        "`--to N` takes any that is kept",
+        "choose a kept one with `--to N`",
     )
 
 
@@ -67,7 +67,7 @@ def test_a_number_that_is_not_kept_changes_nothing(run: Run, project: Path) -> N
     configured(run, project, 1)
     before = image(project)
     ran = run(*ROLLBACK, "--to=7")
-    assert (ran.code, ran.told) == (2, ("generation 7 is not kept; kept: 1", "take another with `--to N`"))
+    assert (ran.code, ran.told) == (2, ("generation 7 is not kept; kept: 1", "choose another with `--to N`"))
     assert image(project) == before
 
 
@@ -117,7 +117,7 @@ def test_one_command_at_a_time(command: tuple[str, ...], run: Run, project: Path
         ran = run(*command)
         assert ran.code == 6
         error, hint = ran.told
-        assert error.startswith(f"dev: `start-environment dev` is at work, process {os.getpid()}, since ")
+        assert error.startswith(f"dev: `start-environment dev` is running, process {os.getpid()}, since ")
         assert hint == f"wait for it to end, or end it: kill {os.getpid()}"
         assert without_generations(project) == before
 
@@ -149,7 +149,7 @@ def test_what_another_clone_has_started_is_left_to_it(run: Run, project: Path, a
     for command in ("start-environment", "stop-environment", "status", "validate-environment"):
         ran = run(command, "dev", "--runtime=processes")
         assert ran.code == 6
-        assert ran.told[0] == f"stackwright-dev: what runs under this name was started from {other}"
+        assert ran.told[0] == f"stackwright-dev: a stack of this name was started from {other}"
         assert f"--out {other}" in ran.told[1]
     (other / "compose/compose.yaml").unlink()  # the clone is gone: nobody else can stop it
     assert run("stop-environment", "dev", "--runtime=processes").code == 0

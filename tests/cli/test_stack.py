@@ -18,7 +18,7 @@ def test_status_of_a_stack_that_does_not_run(run: Run) -> None:
     ran = run(*STATUS)
     assert (ran.code, ran.out) == (0, "engine   absent\ngateway  absent\n")
     place, generation = ran.err.splitlines()
-    assert place == "dev by processes, gateway at http://127.0.0.1:4000"
+    assert place == "dev with processes, gateway at http://127.0.0.1:4000"
     assert generation.startswith("generation 1: written")
     told = run(*STATUS, "--json").json
     assert (told["environment"], told["runtime"], told["generation"]) == ("dev", "processes", None)
@@ -44,7 +44,7 @@ def test_compose_without_an_engine_is_exit_6(command: str, run: Run, project: Pa
     assert (ran.code, ran.out) == (6, "")
     assert ran.told == (
         "no container engine answers",
-        "start Docker, or use `--runtime processes`, which needs none",
+        "start Docker, or use `--runtime processes`",
     )
     assert image(project) == before
 
@@ -66,7 +66,7 @@ def test_a_taken_port_is_told_with_every_other_finding(run: Run, project: Path) 
                 assert [finding["check"] for finding in ran.json["findings"]] == ["file-mode", "port-taken"]
                 assert list(ran.json["findings"][0]) == ["check", "severity", "found", "expected", "fix"]
             else:
-                assert f"error: port-taken: found 127.0.0.1:{port}: Address already in use" in ran.err
+                assert f"error: port-taken: 127.0.0.1:{port}: Address already in use" in ran.err
     assert image(project) == before
 
 

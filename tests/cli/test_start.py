@@ -137,7 +137,7 @@ def test_a_start_that_fails_is_taken_down_and_its_logs_are_kept(
         bring_up(attempt)
     kept = stack.state / "failures" / "stackwright-prod"
     assert failure.value.message.startswith("engine ended with exit code 1 before it answered")
-    assert failure.value.message.endswith("; nothing of it is left running")
+    assert failure.value.message.endswith("; everything it started is stopped")
     assert (failure.value.hint or "").endswith(f"logs: {kept}")
     assert runtime.calls[:2] == ["prepare", "up"]
     assert runtime.calls[-1] == "down"
@@ -151,7 +151,7 @@ def test_a_start_that_fails_is_taken_down_and_its_logs_are_kept(
 def test_what_ran_before_is_left_running(stack: Stack) -> None:
     """A second start that fails does not take the first one's stack away."""
     runtime = Scripted(looks=[HEALTHY, ENDED])
-    with attempted(stack, runtime) as attempt, pytest.raises(NotHealthyError, match="what ran before is left as it is"):
+    with attempted(stack, runtime) as attempt, pytest.raises(NotHealthyError, match="what ran before stays as it is"):
         bring_up(attempt)
     assert "down" not in runtime.calls
 
@@ -169,7 +169,7 @@ def test_whatever_ends_a_start_it_is_taken_down(where: str, failure: BaseExcepti
 
 def test_the_wreck_is_left_for_a_look_where_that_is_asked_for(stack: Stack) -> None:
     runtime = Scripted(looks=[ABSENT, ENDED])
-    with attempted(stack, runtime, no_rollback=True) as attempt, pytest.raises(NotHealthyError, match="left as it is"):
+    with attempted(stack, runtime, no_rollback=True) as attempt, pytest.raises(NotHealthyError, match="stays as it is"):
         bring_up(attempt)
     assert "down" not in runtime.calls
     # The next start takes what is there for the wreck that it is.
@@ -192,7 +192,7 @@ def test_the_generation_that_ran_is_brought_back(stack: Stack, capsys: pytest.Ca
     with attempted(after, runtime, again=again) as attempt, pytest.raises(NotHealthyError) as failure:
         bring_up(attempt)
     # The stand-in's engine ends again, and the person is told both.
-    assert "; generation 1, which ran before, cannot be brought back: engine ended" in failure.value.message
+    assert "; cannot restore generation 1, which ran before: engine ended" in failure.value.message
     assert again.calls[:2] == ["prepare", "up"]
     assert "down" not in (*runtime.calls, *again.calls)
     assert "halt" in runtime.calls
@@ -200,7 +200,7 @@ def test_the_generation_that_ran_is_brought_back(stack: Stack, capsys: pytest.Ca
     told = capsys.readouterr().err
     assert "engine restarts: its settings have changed\n" in told
     assert "  changed since generation 1: LITELLM_NUM_WORKERS=1 → 2\n" in told
-    assert "bringing generation 1 back\n" in told
+    assert "restoring generation 1\n" in told
 
 
 def test_services_restart_one_at_a_time_the_gateway_last(stack: Stack) -> None:
@@ -230,14 +230,14 @@ def test_a_service_whose_key_has_changed_restarts(stack: Stack, capsys: pytest.C
     with attempted(stack, runtime) as attempt, pytest.raises(RuntimeRefusedError):
         bring_up(attempt)
     assert [call for call in runtime.calls if call.startswith("up")] == ["up gateway", "up"]
-    assert capsys.readouterr().err.startswith("gateway restarts: a file that it has read holds something else now\n")
+    assert capsys.readouterr().err.startswith("gateway restarts: a file that it uses has changed\n")
 
 
 def test_nothing_changed_is_said(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     runtime = Scripted(looks=[HEALTHY], failures={"up": RuntimeRefusedError("enough")})
     with attempted(stack, runtime) as attempt, pytest.raises(RuntimeRefusedError):
         bring_up(attempt)
-    assert capsys.readouterr().err == "nothing has changed: no service restarts\n"
+    assert capsys.readouterr().err == "nothing to change: no service restarts\n"
 
 
 def test_logs_that_cannot_be_kept_hold_nothing_up(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +247,7 @@ def test_logs_that_cannot_be_kept_hold_nothing_up(stack: Stack, capsys: pytest.C
         bring_up(attempt)
     assert "logs: " not in (failure.value.hint or "")
     assert runtime.calls[-1] == "down"
-    assert "warning: the logs cannot be kept: " in capsys.readouterr().err
+    assert "warning: cannot keep the logs: " in capsys.readouterr().err
 
 
 def test_a_taking_down_that_fails_does_not_hide_why(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,7 +255,7 @@ def test_a_taking_down_that_fails_does_not_hide_why(stack: Stack, capsys: pytest
     runtime = Scripted(looks=[ABSENT, ENDED], failures={"down": RuntimeRefusedError("Docker refused: gone")})
     with attempted(stack, runtime) as attempt, pytest.raises(NotHealthyError, match="engine ended with exit code 1"):
         bring_up(attempt)
-    assert "warning: it cannot be taken down: Docker refused: gone\n" in capsys.readouterr().err
+    assert "warning: cannot take it down: Docker refused: gone\n" in capsys.readouterr().err
     work, held = read_work(stack.generated)
     assert work is not None
     assert (work.starting, work.ran, held) == (True, False, False)
@@ -302,7 +302,7 @@ def test_compose_that_is_not_there_is_refused(engine: str | None, why: str, stac
     with pytest.raises(RuntimeRefusedError) as failure:
         choose_runtime("compose", stack, host_with(engine, None))
     assert failure.value.message == why
-    assert failure.value.hint == "start Docker, or use `--runtime processes`, which needs none"
+    assert failure.value.hint == "start Docker, or use `--runtime processes`"
 
 
 @pytest.mark.subprocess
@@ -321,7 +321,7 @@ def test_a_stack_that_runs_is_found_by_the_runtime_that_runs_it(
         finally:
             service.kill()
     assert chosen.name == "processes"
-    assert capsys.readouterr() == ("", "runtime: processes (this stack runs by them)\n")
+    assert capsys.readouterr() == ("", "runtime: processes (this stack runs with it)\n")
 
 
 def test_a_start_that_is_interrupted_at_any_moment_leaves_no_lock(stack: Stack) -> None:

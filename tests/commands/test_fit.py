@@ -44,7 +44,7 @@ def test_what_does_not_fit_is_printed_and_exits_4(capsys: pytest.CaptureFixture[
         fit(asked("--model", "smoke", "--max-model-len", "40000"), host("1x-rtx3090"))
     assert caught.value.exit_code == 4
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["smoke: does-not-fit", "  a length of 40000 tokens is beyond the model's own 32768"]
+    assert lines[:2] == ["smoke: does-not-fit", "  a context of 40000 tokens exceeds the model's limit of 32768"]
 
 
 def test_no_given_setting_is_changed() -> None:
@@ -67,7 +67,7 @@ def test_a_gpu_with_mig_on_serves_by_its_slices_alone() -> None:
     assert choose_gpus(sliced, 1).total_bytes == 4864 * 2**20
     with pytest.raises(HostError) as caught:
         choose_gpus(sliced, 2)
-    assert caught.value.message == "2 GPUs are asked for, 0 are there beside 7 MIG slice(s), which no model spans"
+    assert caught.value.message == "2 GPUs requested, 0 present beside 7 MIG slice(s), which a model cannot span"
     assert choose_gpus(host("a100-mig"), 1).total_bytes > 39 * GIB
 
 
@@ -119,7 +119,7 @@ def test_a_host_without_a_gpu_says_which_length_its_cache_holds() -> None:
 
 def test_a_share_of_gpu_memory_is_read_by_nobody_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     fit(asked("--model", "smoke", "--gpu-memory-utilization", "0.5"), host("cpu-small"))
-    assert "--gpu-memory-utilization decides nothing here" in capsys.readouterr().err
+    assert "--gpu-memory-utilization has no effect on a processor" in capsys.readouterr().err
 
 
 def test_a_failing_driver_is_no_host_without_gpus() -> None:

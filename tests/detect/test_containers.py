@@ -97,7 +97,7 @@ def engine(**changes: Any) -> EngineAnswer:
         ),
         (json.dumps(NO_DAEMON), NO_DAEMON_SAYS, Unread(words=NO_DAEMON_SAYS.strip())),
         (json.dumps(NO_DAEMON | {"ServerErrors": ["permission denied."]}), "", Unread(words="permission denied")),
-        (json.dumps(NO_DAEMON), "", Unread(words="the client names no server")),
+        (json.dumps(NO_DAEMON), "", Unread(words="the client reports no server")),
         (
             json.dumps(PODMAN),
             "Emulate Docker CLI using podman.\n",
@@ -257,7 +257,7 @@ def test_what_is_said_of_an_engine(tmp_path: Path) -> None:
     assert describe_containers(None, tmp_path, {}) == (NO_CONTAINERS, ())
     assert describe_containers(Unread(words="no answer"), tmp_path, {}) == (
         NO_CONTAINERS,
-        ("container engine: the docker client has no engine: no answer",),
+        ("container engine: no engine answers the docker client: no answer",),
     )
     assert describe_containers(engine(compose=None), tmp_path, {}) == (
         Containers(engine="docker", version="28.2.2", compose=None, gpu_access=GpuAccess.NONE),

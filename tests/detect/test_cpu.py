@@ -121,7 +121,7 @@ def test_malformed_files_are_missing_facts(tmp_path: Path) -> None:
     assert probe_operating_system(root, missing) == OperatingSystem(kernel=None, wsl=None)
     assert cpu == Cpu(model=None, cores=None, threads=1, numa_nodes=None, flags=())
     assert [(row.subject, row.fact, row.words) for row in missing] == [
-        ("CPU", "cores", "neither /proc/cpuinfo nor /sys names them"),
+        ("CPU", "cores", "neither /proc/cpuinfo nor /sys lists them"),
         ("CPU", "model", "/proc/cpuinfo names none"),
         ("CPU", "flags", "/proc/cpuinfo names none"),
         ("CPU", "NUMA nodes", "/sys/devices/system/node/online is malformed"),
@@ -153,7 +153,7 @@ def test_affinity_that_names_no_listed_processor_counts_for_nothing() -> None:
         (None, (2**30, ())),
         (2**31, (2**30, ())),
         (2**30, (2**30, ())),
-        (2**28, (2**28, ("memory: the control group grants 256 MiB of the machine's 1.0 GiB",))),
+        (2**28, (2**28, ("memory: the control group limits this process to 256 MiB of 1.0 GiB",))),
     ],
 )
 def test_memory_is_what_the_group_grants(

@@ -74,8 +74,8 @@ def read_or_refuse(path: Path) -> Host | None:
 
 
 DAMAGES = [
-    ("schema: 1", "schema: 2", "schema: written by a newer Stackwright (schema 2; this one reads 1)"),
-    ("schema: 1", "schema: 2\nfuture: {}", "schema: written by a newer Stackwright (schema 2; this one reads 1)"),
+    ("schema: 1", "schema: 2", "schema 2 is newer than this Stackwright reads (1)"),
+    ("schema: 1", "schema: 2\nfuture: {}", "schema 2 is newer than this Stackwright reads (1)"),
     ("schema: 1", "schema: 0", "schema: found 0; known is 1"),
     ("schema: 1", "schema: true", "schema: expected a whole number, got true or false"),
     ("schema: 1\n", "", "object missing required field `schema`"),
@@ -113,7 +113,7 @@ DAMAGES = [
     ("  - [true, true]\n  - [true, true]", "  - [true, true]\n  - [true]", "p2p[1]: found 1 values for 2 GPUs"),
     (TEXT, "[]", "not a host snapshot: its top level is not a mapping"),
     (TEXT, "", "not a host snapshot: its top level is not a mapping"),
-    ("wsl: false", "wsl: !!bool maybe", "not valid YAML: a value does not fit its tag"),
+    ("wsl: false", "wsl: !!bool maybe", "not valid YAML: a value does not match its tag"),
 ]
 
 SLICED = (RECORDED.parents[1] / "a100-mig" / "host.yaml").read_text()

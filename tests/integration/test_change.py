@@ -83,7 +83,7 @@ def test_a_start_without_a_change_restarts_nothing(project: Project) -> None:
     before = containers(project)
     done = project.command("start-environment", "dev")
     assert done.returncode == 0, done.stderr
-    assert "nothing has changed: no service restarts" in done.stderr
+    assert "nothing to change: no service restarts" in done.stderr
     assert changed(project, before) == []
 
 
@@ -105,7 +105,7 @@ def test_a_change_that_fails_is_taken_back(project: Project, images: Images) -> 
     before, files = containers(project), rendered(project)
     done = project.command("start-environment", "dev")
     assert done.returncode == 7, done.stderr
-    assert "; generation 2, which ran before, is back and answers\n" in done.stderr
+    assert "; generation 2, which ran before, runs again\n" in done.stderr
     assert changed(project, before) == ["engine"]
     assert rendered(project) == files
     assert project.complete()

@@ -202,7 +202,7 @@ def test_gated_model_without_a_token_says_why(make_project: MakeProject, tmp_pat
         done = project.command(*words)
     # The planner asks the hub for the model's shape, so the refusal comes before anything is written or started.
     assert done.returncode == 2, done.stderr
-    assert "error: --model acme/tiny: its publisher gives the files only to those who asked for access" in done.stderr
+    assert "error: --model acme/tiny: access to this model must be requested" in done.stderr
     assert "set HF_TOKEN" in done.stderr
     assert not (project.folder / "envs").exists()
     assert supervisors(project) == []

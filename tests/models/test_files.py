@@ -65,7 +65,7 @@ def test_a_shard_that_was_cut_short(tmp_path: Path) -> None:
     whole = (folder / LAST).read_bytes()
     (folder / LAST).write_bytes(whole[:-1])
     problem = look(folder).problem
-    assert problem == f"{folder / LAST}: holds {len(whole) - 1} bytes, but its header promises {len(whole)}"
+    assert problem == f"{folder / LAST}: has {len(whole) - 1} bytes, but its header says {len(whole)}"
 
 
 def test_a_file_that_the_stacks_user_may_not_read(tmp_path: Path) -> None:

@@ -75,19 +75,19 @@ def test_a_shard_cut_short(tmp_path: Path) -> None:
     shard = folder / "model-00001-of-00002.safetensors"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
-    assert refusal(folder).message == f"{shard}: holds {len(whole) - 1} bytes, but its header promises {len(whole)}"
+    assert refusal(folder).message == f"{shard}: has {len(whole) - 1} bytes, but its header says {len(whole)}"
 
 
 def test_a_shard_of_another_version(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", CONFIG, SHARDS)
     write_safetensors(folder / "model-00002-of-00002.safetensors", FIRST)
-    assert "1 tensors that the index expects are not in it, such as head" in refusal(folder).message
+    assert "1 tensors of the index are missing, such as head" in refusal(folder).message
 
 
 @pytest.mark.parametrize(
     ("index", "sentence"),
     [
-        ("{}", "has no weight_map"),
+        ("{}", "weight_map is missing"),
         ('{"weight_map": {"w": "../elsewhere.safetensors"}}', "is not the name of a safetensors file"),
         ('{"weight_map": {"w": "/etc/passwd"}}', "is not the name of a safetensors file"),
         ('{"weight_map": {"w": 3}}', "is not the name of a safetensors file"),
@@ -117,7 +117,7 @@ def test_no_config(tmp_path: Path) -> None:
 
 def test_no_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    assert refusal(tmp_path).message == f"{tmp_path}: holds no weights"
+    assert refusal(tmp_path).message == f"{tmp_path}: no weights"
 
 
 def test_a_path_that_no_file_can_carry(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_weights_without_headers_are_known_by_size(tmp_path: Path, name: str) ->
     assert facts.tensors is None
     assert facts.weight_bytes == 77
     assert facts.format is (WeightFormat.GGUF if name.endswith("gguf") else None)
-    assert facts.notes == (f"{name}: no safetensors, so its weights are known by the size of their files only",)
+    assert facts.notes == (f"{name}: no safetensors: the weights are estimated from file sizes",)
 
 
 BITSANDBYTES = [

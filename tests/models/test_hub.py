@@ -92,7 +92,7 @@ def test_a_file_cut_short_on_the_hub(tmp_path: Path) -> None:
     with serve_hub(folder, NAME) as hub:
         message = refusal(hub, tmp_path / "home").message
     assert message == (
-        f"{NAME}/model.safetensors: the hub holds {len(whole) - 1} bytes, but the header promises {len(whole)}"
+        f"{NAME}/model.safetensors: the hub has {len(whole) - 1} bytes, but the header says {len(whole)}"
     )
 
 
@@ -112,15 +112,15 @@ def test_no_safetensors(tmp_path: Path) -> None:
     with serve_hub(folder, NAME) as hub:
         facts = read(hub, tmp_path / "home")
     assert (facts.tensors, facts.weight_bytes) == (None, None)
-    assert facts.notes == ("no safetensors on the hub, so its weights are reckoned from its shape",)
+    assert facts.notes == ("no safetensors on the hub: the weights are estimated from the shape",)
 
 
 def test_a_gated_model_without_a_token(tmp_path: Path) -> None:
     with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME, token="hf_of_someone") as hub:
         refused = refusal(hub, tmp_path / "home")
-    assert refused.message == f"--model {NAME}: its publisher gives the files only to those who asked for access"
+    assert refused.message == f"--model {NAME}: access to this model must be requested"
     assert refused.hint is not None
-    assert refused.hint.startswith(f"ask at {hub.url}/{NAME}, then set HF_TOKEN")
+    assert refused.hint.startswith(f"request it at {hub.url}/{NAME}, then set HF_TOKEN")
 
 
 @pytest.mark.parametrize("way", ["HF_TOKEN", "HF_TOKEN_PATH"])
@@ -143,7 +143,7 @@ def test_a_gated_model_with_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_no_such_model(tmp_path: Path) -> None:
     with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), "someone/else") as hub:
         refused = refusal(hub, tmp_path / "home")
-    assert refused.message == f"--model {NAME}: {hub.url} has no such model, or this token may not see it"
+    assert refused.message == f"--model {NAME}: {hub.url} has no such model, or this token has no access"
 
 
 def test_no_config_on_the_hub(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_hub_that_is_not_there(tmp_path: Path) -> None:
     with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME) as hub:
         pass
     refused = refusal(hub, tmp_path / "home")
-    assert refused.message.startswith(f"--model {NAME}: {hub.url} cannot be reached (")
+    assert refused.message.startswith(f"--model {NAME}: cannot reach {hub.url} (")
     assert refused.hint is not None
     assert "HF_ENDPOINT" in refused.hint
 
@@ -170,7 +170,7 @@ def test_offline_by_wish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME) as hub:
         refused = refusal(hub, tmp_path / "home")
         assert hub.requests == []
-    assert refused.message == f"--model {NAME}: it is not in the cache, and HF_HUB_OFFLINE forbids to look it up"
+    assert refused.message == f"--model {NAME}: not in the cache, and HF_HUB_OFFLINE forbids a lookup"
 
 
 PROGRAM = """
@@ -246,7 +246,7 @@ def serve_answers(status: int) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [
-        (200, "the hub answered 200 to a request for a part of the file, expected 206"),
+        (200, "the hub answered 200 to a range request, expected 206"),
         (503, "answered 503"),
         (416, "answered 416"),
     ],

@@ -104,7 +104,7 @@ def test_a_hub_that_is_gone_is_unseen() -> None:
     with Hub(("127.0.0.1", 0), Answer) as gone:
         address = gone.address
     assert ask_hub("owner/name", {"HF_ENDPOINT": address}, None) == Unseen(
-        why=f"{address} cannot be reached: Connection refused"
+        why=f"cannot reach {address}: Connection refused"
     )
 
 

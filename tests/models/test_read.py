@@ -99,12 +99,12 @@ def test_smoke_is_the_same_before_and_after_it_is_written(tmp_path: Path) -> Non
         ("/no/such/folder", "--model /no/such/folder: no such folder", None),
         (
             "qwen3-9b",
-            "neither a Hugging Face id (owner/name), nor a folder, nor a catalog name",
+            "not a Hugging Face id (owner/name), a folder, or a catalog name",
             "did you mean `qwen3.5-9b`?",
         ),
-        ("someone/unheard-of", "neither in the catalog nor in the cache", "look it up once with the hub in reach"),
-        ("a/b/c", "neither a Hugging Face id", "catalog names: smoke, "),
-        ("", "neither a Hugging Face id", "catalog names: smoke, "),
+        ("someone/unheard-of", "neither in the catalog nor in the cache", "look it up once online"),
+        ("a/b/c", "not a Hugging Face id", "catalog names: smoke, "),
+        ("", "not a Hugging Face id", "catalog names: smoke, "),
     ],
 )
 def test_names_that_mean_nothing(name: str, message: str, hint: str | None) -> None:

@@ -83,7 +83,7 @@ def test_any_json_is_a_header_or_one_sentence(document: dict[str, object]) -> No
         (b'{"w": {"dtype": "Q4", "shape": [], "data_offsets": [0, 1]}}', "tensor 'w': unknown number format 'Q4'"),
         (
             b'{"w": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}',
-            "tensor 'w': U8 of shape [2] does not take the 1 bytes that its offsets say",
+            "tensor 'w': U8 of shape [2] does not match the 1 bytes of its offsets",
         ),
         (
             b'{"w": {"dtype": "U8", "shape": [2], "data_offsets": [8, 10]}}',
@@ -112,7 +112,7 @@ def test_each_broken_rule_is_named(text: bytes, sentence: str) -> None:
 def test_a_hostile_shape_is_refused_before_it_is_multiplied() -> None:
     shape = [2**62] * 100_000
     entry = {"w": {"dtype": "U8", "shape": shape, "data_offsets": [0, 1]}}
-    with pytest.raises(UsageError, match="does not take the 1 bytes"):
+    with pytest.raises(UsageError, match="does not match the 1 bytes"):
         parse(json.dumps(entry).encode())
 
 
@@ -138,14 +138,14 @@ def test_a_file_of_the_wrong_size_is_refused(tmp_path: Path, change: int) -> Non
     file = write_safetensors(tmp_path / "model.safetensors", [TensorHeader(name="w", dtype="F32", shape=(7,))])
     whole = file.read_bytes()
     file.write_bytes(whole[:change] if change < 0 else whole + b"\0" * change)
-    with pytest.raises(UsageError, match=f"holds {len(whole) + change} bytes, but its header promises {len(whole)}"):
+    with pytest.raises(UsageError, match=f"has {len(whole) + change} bytes, but its header says {len(whole)}"):
         read_header(file)
 
 
 def test_a_header_cut_short_is_refused(tmp_path: Path) -> None:
     file = write_safetensors(tmp_path / "model.safetensors", [TensorHeader(name="w", dtype="F32", shape=(7,))])
     file.write_bytes(file.read_bytes()[:20])
-    with pytest.raises(UsageError, match="cut short: 12 of"):
+    with pytest.raises(UsageError, match="truncated: 12 of"):
         read_header(file)
 
 

@@ -64,16 +64,16 @@ def test_the_gateway_gets_each_key_once_as_a_file() -> None:
     ("fallbacks", "clouds", "role", "message"),
     [
         ({FIRST_MODEL: ("elsewhere",)}, (AWAY,), Role.CHAT, f"found `elsewhere`, allowed: {FIRST_MODEL}, away"),
-        ({}, (AWAY,), Role.CHAT, "gateway.cloud: `away` stands in for no model"),
+        ({}, (AWAY,), Role.CHAT, "gateway.cloud: `away` is in no fallback list"),
         ({"away": (FIRST_MODEL,)}, (AWAY,), Role.CHAT, f"found `away`, allowed: {FIRST_MODEL}"),
         (
             {FIRST_MODEL: ("away",)},
             (AWAY, replace(AWAY, model="openai/x")),
             Role.CHAT,
-            "gateway.cloud: two models answer to `away`",
+            "gateway.cloud: two models have the name `away`",
         ),
-        ({FIRST_MODEL: ("away",)}, (AWAY, replace(AWAY, name=FIRST_MODEL)), Role.CHAT, "two models answer to"),
-        ({FIRST_MODEL: ("away",)}, (AWAY,), Role.EMBEDDING, "which is for embedding, allowed: models that write"),
+        ({FIRST_MODEL: ("away",)}, (AWAY, replace(AWAY, name=FIRST_MODEL)), Role.CHAT, "two models have the name"),
+        ({FIRST_MODEL: ("away",)}, (AWAY,), Role.EMBEDDING, "which is for embedding, allowed: chat models"),
     ],
     ids=["unknown", "of-no-use", "the-wrong-way-round", "named-twice", "named-as-ours", "vectors"],
 )

@@ -65,7 +65,7 @@ def test_the_judged_model_is_served_as_judged(name: str) -> None:
     assert (replica.model, len(plan.replicas), len(replica.gpu_uuids)) == JUDGED[name]
     reason = flat_settings(plan)["VLLM_MODEL"].reason
     assert reason.startswith("chosen for this host: ")
-    assert "without an objective as for throughput, " in reason
+    assert "without an objective, as for throughput, " in reason
     assert re.search(r"next best: \S+/\S+ \(.+\)$", reason)
 
 

@@ -116,11 +116,11 @@ def test_a_fallback_reaches_the_router_and_a_longer_context_moves_the_limit() ->
     ("fallbacks", "message"),
     [
         ({"nobody": (SMALL,)}, f"found `nobody`, allowed: {SMALL}, {LARGE}"),
-        ({SMALL: (SMALL,)}, f"{SMALL} would stand in for itself"),
-        ({SMALL: ("little",)}, f"{SMALL} would stand in for itself"),
+        ({SMALL: (SMALL,)}, f"{SMALL} cannot be its own fallback"),
+        ({SMALL: ("little",)}, f"{SMALL} cannot be its own fallback"),
         (
             {SMALL: (LARGE,), "little": (LARGE,)},
-            f"found {SMALL} twice, here as `little`, allowed: one list for each model",
+            f"found {SMALL} twice, the second time as `little`, allowed: one list per model",
         ),
     ],
 )
@@ -137,7 +137,7 @@ def test_only_models_that_write_stand_in_for_each_other(fallbacks: dict[str, tup
     """Another model's vectors would be taken for the first one's without a word."""
     with pytest.raises(UsageError) as refusal:
         two_models(fallbacks, *([AWAY] if "away" in str(fallbacks) else []), small=Role.EMBEDDING)
-    assert refusal.value.message.endswith(f"found {SMALL}, which is for embedding, allowed: models that write")
+    assert refusal.value.message.endswith(f"found {SMALL}, which is for embedding, allowed: chat models")
 
 
 def test_what_is_said_of_models_that_the_command_line_leaves_out_is_passed_over() -> None:
@@ -148,7 +148,7 @@ def test_what_is_said_of_models_that_the_command_line_leaves_out_is_passed_over(
     assert [(each.model, each.to) for each in plan.gateway.fallbacks] == [(SMALL, ("away",))]
     assert plan.gateway.cloud == (AWAY,)
     assert plan.warnings[-1] == (
-        "envs/prod.yaml: gateway.fallbacks: passed over, as --model leaves them out: elsewhere"
+        "envs/prod.yaml: gateway.fallbacks: skipped, since --model does not select them: elsewhere"
     )
     with pytest.raises(UsageError, match="found `elsewhere`, allowed: "):
         two_models(fallbacks, AWAY, other)

@@ -149,7 +149,7 @@ def test_where_no_checkpoint_fits_each_is_named() -> None:
     with pytest.raises(NoPlanError) as refusal:
         plan_of(recorded("1x-rtx3060-12gb"), "Qwen/Qwen3-14B")
     assert refusal.value.hint == (
-        "no published checkpoint of qwen3-14b fits (Qwen/Qwen3-14B-FP8: does not fit; Qwen/Qwen3-14B-AWQ: does not fit)"
+        "no catalog checkpoint of qwen3-14b fits (Qwen/Qwen3-14B-FP8: does not fit; Qwen/Qwen3-14B-AWQ: does not fit)"
     )
 
 
@@ -163,8 +163,8 @@ def test_where_nobody_can_know_the_engine_searches(name: str) -> None:
         "auto",
         "16",
     )
-    assert any("uncertain" in warning for warning in plan.warnings)
-    assert not any("too close" in warning for warning in plan.warnings)
+    assert any("may not fit" in warning for warning in plan.warnings)
+    assert not any("may not fit: lower" in warning for warning in plan.warnings)
 
 
 def test_a_release_that_cannot_search_is_given_a_length() -> None:

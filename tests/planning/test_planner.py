@@ -108,7 +108,7 @@ def test_a_pin_beats_the_computed_value_and_reaches_the_engine() -> None:
 
 def test_a_pin_that_nothing_reads_is_refused() -> None:
     """A GPU setting in CPU mode would be silently ignored otherwise."""
-    with pytest.raises(NoPlanError, match="VLLM_GPU_MEMORY_UTILIZATION is pinned, but nothing reads it in this mode"):
+    with pytest.raises(NoPlanError, match="VLLM_GPU_MEMORY_UTILIZATION is pinned, but this mode does not use it"):
         plan_for(recorded("cpu-small"), pins={"VLLM_GPU_MEMORY_UTILIZATION": "0.5"})
 
 

@@ -89,7 +89,7 @@ def test_the_least_loss_that_fits(name: str, capability: str, limit: int, hub_id
 
 def test_advice_says_what_it_is_and_what_was_refused() -> None:
     advice = advise_checkpoint(VLLM, row("qwen3-32b"), "8.6", within(40), instead_of="Qwen/Qwen3-32B")
-    assert advice.sentence == "Qwen/Qwen3-32B-FP8 fits (fp8, 32.0 GiB, weights unpacked on the way)"
+    assert advice.sentence == "Qwen/Qwen3-32B-FP8 fits (FP8, 32.0 GiB, decompressed at run time)"
     assert advice.kernel is Kernel.WEIGHT_ONLY
     assert advice.refused == ()
 
@@ -98,7 +98,7 @@ def test_nothing_that_fits_is_said_with_every_reason() -> None:
     advice = advise_checkpoint(VLLM, row("qwen2.5-72b"), "8.6", lambda _: False, instead_of="Qwen/Qwen2.5-72B-Instruct")
     assert advice.checkpoint is None
     assert advice.sentence == (
-        "no published checkpoint of qwen2.5-72b fits (Qwen/Qwen2.5-72B-Instruct-GPTQ-Int8: does not fit; "
+        "no catalog checkpoint of qwen2.5-72b fits (Qwen/Qwen2.5-72B-Instruct-GPTQ-Int8: does not fit; "
         "Qwen/Qwen2.5-72B-Instruct-AWQ: does not fit; Qwen/Qwen2.5-72B-Instruct-GPTQ-Int4: does not fit)"
     )
 
@@ -106,7 +106,7 @@ def test_nothing_that_fits_is_said_with_every_reason() -> None:
 def test_what_nobody_can_know_is_not_advised() -> None:
     advice = advise_checkpoint(VLLM, row("qwen3-8b"), "8.9", lambda _: None)
     assert advice.checkpoint is None
-    assert {each.reason for each in advice.refused} == {"too close to say"}
+    assert {each.reason for each in advice.refused} == {"may not fit"}
 
 
 def test_without_a_token_nothing_that_may_be_gated() -> None:
@@ -118,4 +118,4 @@ def test_without_a_token_nothing_that_may_be_gated() -> None:
 
 def test_a_model_with_one_checkpoint_has_no_other() -> None:
     advice = advise_checkpoint(VLLM, row("gemma-3-1b"), "8.9", lambda _: True, instead_of="google/gemma-3-1b-it")
-    assert advice.sentence == "gemma-3-1b has no other checkpoint"
+    assert advice.sentence == "the catalog has no other checkpoint of gemma-3-1b"

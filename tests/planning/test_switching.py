@@ -53,7 +53,7 @@ def values(plan: Plan) -> dict[str, str]:
 
 
 def test_models_that_do_not_fit_together_take_turns_in_one_service() -> None:
-    with pytest.raises(NoPlanError, match="no room for"):
+    with pytest.raises(NoPlanError, match="no memory left for"):
         plan_of(SIXTEEN, *(replace(model, exclusive=None, pinned=False) for model in IN_TURNS))
     plan = plan_of(SIXTEEN, *IN_TURNS)
     assert [replica.name for replica in plan.replicas] == ["engine", "engine"]
@@ -88,7 +88,7 @@ def test_a_pin_of_the_switch_moves_the_timeout_with_it() -> None:
     plan = plan_of(SIXTEEN, *IN_TURNS, pins={"SWITCH_LOAD_LIMIT_S": "60", "SWITCH_DRAIN_S": "10"})
     assert flat_settings(plan)["SWITCH_LOAD_LIMIT_S"].value == "60"
     assert flat_settings(plan)["GATEWAY_REQUEST_TIMEOUT_S"].value == str(300 + 30 + 10 + 60)
-    with pytest.raises(NoPlanError, match="SWITCH_DRAIN_S is pinned, but nothing reads it"):
+    with pytest.raises(NoPlanError, match="SWITCH_DRAIN_S is pinned, but this mode does not use it"):
         plan_for(SIXTEEN, model=QWEN_4B.name, pins={"SWITCH_DRAIN_S": "10"})
 
 
@@ -126,7 +126,7 @@ def test_a_group_shares_its_gpu_with_nobody() -> None:
     one = first_gpus(PAIR, 1)
     plan = plan_of(one, *in_turns(QWEN_8B, QWEN_4B), embedding())
     assert [bool(replica.gpu_uuids) for replica in plan.replicas] == [True, True, False]
-    with pytest.raises(NoPlanError, match=r"no room for Qwen/Qwen3-1\.7B beside the other models"):
+    with pytest.raises(NoPlanError, match=r"no memory left for Qwen/Qwen3-1\.7B beside the other models"):
         plan_of(one, *in_turns(QWEN_8B, QWEN_4B), Asked(name="Qwen/Qwen3-1.7B"))
 
 
@@ -185,7 +185,7 @@ def test_a_pin_that_no_service_would_read_is_refused() -> None:
 def test_the_plan_says_who_takes_turns() -> None:
     plan = plan_of(SIXTEEN, *IN_TURNS)
     reasons = [flat_settings(plan)[f"VLLM_SERVED_MODEL_NAME{end}"].reason for end in ("", "_2")]
-    assert ["in turns with" in reason for reason in reasons] == [True, True]
+    assert ["in turn with" in reason for reason in reasons] == [True, True]
     assert AWQ_8B.name in reasons[0]
 
 
@@ -195,7 +195,7 @@ def test_an_engine_that_cannot_listen_on_a_socket_is_not_taken() -> None:
     asked = [replace(request(host, model=name), needs=needs) for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B")]
     beside = make_plan(joined(*asked), load_catalog())
     assert order_release(beside.engine.version) < order_release("0.19.1")
-    with pytest.raises(NoPlanError, match=r"; models in turns need 0\.19\.1"):
+    with pytest.raises(NoPlanError, match=r"; models in turn need 0\.19\.1"):
         make_plan(joined(*(with_model(each, exclusive="x") for each in asked)), load_catalog())
 
 

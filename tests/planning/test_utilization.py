@@ -71,13 +71,13 @@ def test_the_wish_wins_where_it_is_the_least() -> None:
 def test_the_size_lowers_a_higher_wish() -> None:
     found = choose_utilization(0.90, "envs/prod.yaml", (gpu(8188),))
     assert (found.value, found.source) == (0.85, SIZE_SOURCE)
-    assert found.reason == "a GPU of 8.0 GiB gives 0.85, less than the wished 0.90"
+    assert found.reason == "0.85 is the limit for 8.0 GiB of GPU memory, below the requested 0.90"
 
 
 def test_memory_in_use_lowers_it_further() -> None:
     found = choose_utilization(0.90, "envs/prod.yaml", (gpu(24576), gpu(24576, 8192, index=1)))
     assert (found.value, found.source) == (0.64, FREE_SOURCE)
-    assert found.reason == "GPU 1 has 8.0 GiB in use, so the wished 0.90 would not start"
+    assert found.reason == "GPU 1 has 8.0 GiB in use: an engine with the requested 0.90 would not start"
 
 
 def test_what_is_taken_is_free() -> None:

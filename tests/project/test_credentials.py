@@ -112,7 +112,7 @@ def test_the_hub_token_is_taken_where_the_hub_takes_it(folder: Path, tmp_path: P
 def test_a_wrong_token_is_refused_without_showing_it(token: str, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as failure:
         ensure_secrets(folder, {"HF_TOKEN": token}, tmp_path / "hf")
-    assert failure.value.message == "HF_TOKEN: not a hub token: letters, digits and signs on one line are allowed"
+    assert failure.value.message == "HF_TOKEN: not a hub token; a token is one line of letters, digits and signs"
     assert not folder.exists()
 
 
@@ -176,5 +176,5 @@ def test_without_a_key_the_way_to_one_is_told(content: bytes | None, folder: Pat
         (folder / "litellm_master_key").write_bytes(content)
     with pytest.raises(UsageError) as failure:
         read_gateway_key(folder)
-    assert failure.value.message == f"{folder / 'litellm_master_key'}: there is no key yet"
-    assert failure.value.hint == "`configure-gpu` makes one for each environment"
+    assert failure.value.message == f"{folder / 'litellm_master_key'}: no key yet"
+    assert failure.value.hint == "`configure-gpu` creates one for each environment"

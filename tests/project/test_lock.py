@@ -74,7 +74,7 @@ def test_a_second_command_is_told_who_holds_it_and_since_when(tmp_path: Path) ->
     with pytest.raises(RuntimeRefusedError) as refusal, hold((tmp_path,), "stop-environment dev"):
         pass
     assert refusal.value.message.startswith(
-        f"{tmp_path.name}: `start-environment dev` is at work, process {process.pid}, since "
+        f"{tmp_path.name}: `start-environment dev` is running, process {process.pid}, since "
     )
     assert refusal.value.hint == f"wait for it to end, or end it: kill {process.pid}"
     assert end(process, signal.SIGTERM) != 0

@@ -190,7 +190,7 @@ def test_a_damaged_plan_is_named_with_what_writes_it_anew(
     with pytest.raises(ValidationError) as failure:
         load_plan(project, Environment.STAGING)
     assert failure.value.message == f"{path}: {message}"
-    assert failure.value.hint == "`configure-gpu --env staging` writes it anew"
+    assert failure.value.hint == "`configure-gpu --env staging` renders it again"
 
 
 def test_a_plan_that_is_a_folder_is_named(project: Path) -> None:
@@ -225,9 +225,7 @@ def test_what_compose_would_replace_is_refused(line: str, tmp_path: Path) -> Non
     path.write_text(f"B=1\n{line}\n", encoding="utf-8")
     with pytest.raises(ValidationError) as failure:
         read_env_file(path)
-    assert (
-        failure.value.message == f"{path}:2: a `$` outside single quotes, where Compose would replace what follows it"
-    )
+    assert failure.value.message == f"{path}:2: a `$` outside single quotes, which Compose would expand"
     assert failure.value.hint == "write A='…'"
     path.write_text("A='/models/$USER'\nexport B = 'a$$b'\nC=1 # not $this\n", encoding="utf-8")
     assert read_env_file(path) == {"A": "/models/$USER", "B": "a$$b", "C": "1"}
@@ -268,11 +266,11 @@ def test_a_cloud_is_read_and_a_wrong_one_named(tmp_path: Path) -> None:
         ("name: os.environ/HOME, model: mistral/big, key: mine", "gateway.cloud[0].name: found `os.environ/HOME`"),
         (
             "name: away, model: mistral/big, key: sk-proj-Secret",
-            "gateway.cloud[0].key: found something else, not shown",
+            "gateway.cloud[0].key: found another value, not shown",
         ),
         (
             "name: away, model: mistral/big, key: mine, address: 'https://me:Secret@example.com'",
-            "gateway.cloud[0].address: found something else, not shown",
+            "gateway.cloud[0].address: found another value, not shown",
         ),
     ],
 )

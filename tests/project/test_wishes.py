@@ -34,7 +34,7 @@ WISHES = (
             WISHES.replace("127.0.0.1", "'::1'"),
             "gateway.bind: found `::1`, allowed: an IPv4 address of this host, such as 127.0.0.1",
         ),
-        (WISHES + "settings: {GPU_COUNT: '1'}\n", "settings: GPU_COUNT follows from other settings"),
+        (WISHES + "settings: {GPU_COUNT: '1'}\n", "settings: GPU_COUNT is derived from other settings"),
         (WISHES.replace("127.0.0.1", "x" * 5000), f"gateway.bind: found `{'x' * 80}`, allowed: "),
         (WISHES + "settings: {GATEWAY_PORT: 70000}\n", "settings: GATEWAY_PORT: found `70000`, allowed: "),
         (
@@ -79,13 +79,13 @@ def test_an_absurd_number_is_refused_like_any_other(number: str, key: str, tmp_p
         ("[{name: smoke, gpu_share: 2}]", "models[0].gpu_share: found `2`, allowed: a number from 0.01 to 1"),
         (
             "[{name: a/b, gpu_share: 0.75}, {name: c/d, gpu_share: 0.75}]",
-            "models: found 1.5 as gpu_share of all together, allowed: 1 at most",
+            "models: found a sum of gpu_share of 1.5, allowed: at most 1",
         ),
         ("[{name: smoke, role: poet}]", "models[0].role: unknown value 'poet'"),
-        ("[{name: smoke}, {name: ''}]", "models[1].name: found ``, allowed: text that is not empty"),
-        ("[{name: smoke, aliases: ['']}]", "models[0].aliases: found ``, allowed: text that is not empty"),
+        ("[{name: smoke}, {name: ''}]", "models[1].name: found ``, allowed: a non-empty text"),
+        ("[{name: smoke, aliases: ['']}]", "models[0].aliases: found ``, allowed: a non-empty text"),
         ("[{name: smoke, aliases: ['gpt-*']}]", "models[0].aliases: found `gpt-*`, allowed: a name without `*`"),
-        ("[{name: smoke, exclusive: ''}]", "models[0].exclusive: found ``, allowed: text that is not empty"),
+        ("[{name: smoke, exclusive: ''}]", "models[0].exclusive: found ``, allowed: a non-empty text"),
         ("[{name: smoke, pinned: true}]", "models[0].pinned: found true without `exclusive`"),
         ("[{name: smoke, exclusive: a, gpu_share: 0.5}]", "models[0].gpu_share: found 0.5 beside `exclusive`"),
         (
@@ -111,7 +111,7 @@ def test_shares_that_make_one_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("models", "position", "hint"),
     [
-        ("[{name: a/b, exclusive: chat}]", 0, "give another model the same one, or drop it"),
+        ("[{name: a/b, exclusive: chat}]", 0, "give another model the same name, or remove it"),
         (
             "[{name: a/b, exclusive: chat}, {name: c/d, exclusive: chat}, {name: e/f, exclusive: chta, pinned: true}]",
             2,

@@ -108,8 +108,8 @@ def test_every_edit_is_kept_aside_under_a_name_of_its_own(tmp_path: Path) -> Non
         file.write_text(f"MINE={number}\n")
         told.append(write(tmp_path, TEXTS | {"envs/.env.dev": f"A={number + 1}\n"}))
     assert told == [
-        (".env.dev had been edited: your version is kept as .env.dev.edited-1",),
-        (".env.dev had been edited: your version is kept as .env.dev.edited-2",),
+        (".env.dev was edited: your version is kept as .env.dev.edited-1",),
+        (".env.dev was edited: your version is kept as .env.dev.edited-2",),
     ]
     assert [(tmp_path / f"envs/.env.dev.edited-{number}").read_text() for number in (1, 2)] == ["MINE=1\n", "MINE=2\n"]
     assert file.read_text() == "A=3\n"
@@ -127,7 +127,7 @@ def test_a_file_that_was_never_ours_is_kept_aside(content: bytes, tmp_path: Path
     file = tmp_path / "envs/.env.dev"
     file.parent.mkdir()
     file.write_bytes(content)
-    assert write(tmp_path) == (".env.dev had been edited: your version is kept as .env.dev.edited-1",)
+    assert write(tmp_path) == (".env.dev was edited: your version is kept as .env.dev.edited-1",)
     assert (tmp_path / "envs/.env.dev.edited-1").read_bytes() == content
 
 
@@ -187,7 +187,7 @@ def test_what_stands_in_the_way_of_a_second_environment_spares_the_first(tmp_pat
         ("new/folders/file", None),
         ("file/below", "{root}/file: cannot be written: not a folder"),
         ("file/deep/below", "{root}/file: cannot be written: not a folder"),
-        ("a", "{root}/a: cannot be written: a folder stands there"),
+        ("a", "{root}/a: cannot be written: it is a folder"),
         ("/dev/null/below", "/dev/null: cannot be written: not a folder"),
     ],
 )

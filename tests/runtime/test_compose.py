@@ -88,9 +88,9 @@ def test_changes_are_what_compose_would_start_or_make_anew(stack: Stack, docker:
     docker.run("engine-2", Status="running")
     assert [(change.name, change.reason) for change in ComposeRuntime(stack).changes()] == [
         ("engine", "its settings have changed"),
-        ("redis", "it does not run"),
+        ("redis", "it is not running"),
         ("gateway", "it has ended"),
-        ("engine-2", "the plan has lost it"),
+        ("engine-2", "the plan no longer has it"),
     ]
 
 
@@ -129,11 +129,11 @@ def test_owner_is_the_folder_that_the_containers_were_made_from(stack: Stack, do
     [
         (
             "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",
-            "start Docker, or run without it: --runtime processes",
+            "start Docker, or run without Docker: --runtime processes",
         ),
         (
             "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock",
-            "join the docker group, or run without it: --runtime processes",
+            "join the docker group, or run without Docker: --runtime processes",
         ),
         (
             'could not select device driver "nvidia" with capabilities: [[gpu]]',

@@ -158,8 +158,8 @@ def test_image_that_cannot_be_pulled_names_its_variable(
     docker.refuse("'pull x:1'", "Error response from daemon: manifest for x:1 not found: manifest unknown")
     with pytest.raises(RuntimeRefusedError) as refusal:
         said(ComposeRuntime(stack))
-    expected = f"{service}: image x:1 cannot be pulled: manifest for x:1 not found: manifest unknown"
+    expected = f"{service}: cannot pull image x:1: manifest for x:1 not found: manifest unknown"
     assert refusal.value.message == expected
     assert refusal.value.hint == (
-        f"name one that this machine can reach: --set {variable}=...; or build one: compose/images/"
+        f"set an image that this machine can pull: --set {variable}=…; or build one: compose/images/"
     )

@@ -232,7 +232,7 @@ def test_the_rest_of_litellm_is_not_served(method: str, path: str) -> None:
 def test_a_request_does_not_steer(word: str) -> None:
     done = ask(Exchange(pieces=[json.dumps({"model": "m", word: 1}).encode()]))
     assert (done.status, done.reached) == (400, [])
-    assert done.error["message"] == f"`{word}` is the gateway's to choose, not a request's"
+    assert done.error["message"] == f"`{word}` is set by the gateway and not allowed in a request"
 
 
 def test_a_field_of_that_name_further_in_is_the_clients_own() -> None:

@@ -185,7 +185,7 @@ def test_changed_settings_restart_the_service_that_reads_them(stack: Stack) -> N
 
 def test_changes_are_told_before_and_made_one_service_at_a_time(stack: Stack) -> None:
     runtime = ProcessesRuntime(stack)
-    assert {change.reason for change in runtime.changes()} == {"it does not run"}
+    assert {change.reason for change in runtime.changes()} == {"it is not running"}
     runtime.up()
     assert runtime.changes() == ()
     assert runtime.owner() == stack.root.resolve()
@@ -221,7 +221,7 @@ def test_killed_supervisor_leaves_nothing_after_stop(stack: Stack) -> None:
     kill_supervisor(stack)
     other = ProcessesRuntime(stack)
     states = wait_for(other, lambda states: states["engine"].phase is ServicePhase.UNHEALTHY)
-    assert states["engine"].detail == "runs on after its supervisor has ended"
+    assert states["engine"].detail == "still runs, but its supervisor has ended"
     with pytest.raises(RuntimeRefusedError, match="supervisord has ended"):
         runtime.services()
     other.down()

@@ -260,10 +260,7 @@ def test_both_runtimes_serve_the_same_gateway() -> None:
 def test_cpu_engine_of_another_version_is_refused() -> None:
     with pytest.raises(RuntimeRefusedError) as refused:
         cpu_engine_recipe(replace(VLLM, version="0.33.0"))
-    assert (
-        refused.value.message
-        == "the plan asks for vllm 0.33.0, but the packages of the CPU engine are locked at 0.32.0"
-    )
+    assert refused.value.message == "the plan needs vllm 0.33.0, but the CPU engine's packages are locked at 0.32.0"
 
 
 def test_gpu_engine_needs_the_cuda_of_the_wheels() -> None:

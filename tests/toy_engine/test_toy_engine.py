@@ -79,7 +79,7 @@ def test_its_settings_stand_in_the_sections_that_all_share() -> None:
 
 def test_it_is_pinned_by_its_own_keys_alone() -> None:
     assert plan_with_toy("cpu-small", pins={"TOY_CONTEXT": "128"}).models[0].settings["TOY_CONTEXT"].value == "128"
-    with pytest.raises(NoPlanError, match="VLLM_DTYPE is pinned, but nothing reads it"):
+    with pytest.raises(NoPlanError, match="VLLM_DTYPE is pinned, but this mode does not use it"):
         plan_with_toy("cpu-small", pins={"VLLM_DTYPE": "float16"})
 
 

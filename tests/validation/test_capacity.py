@@ -62,7 +62,7 @@ def test_what_shares_a_file_system_is_added_up() -> None:
     [
         (disk(0), ("disk-full", "error", "/disk1: no bytes free")),
         (disk(GIB, files=0), ("disk-full", "error", "/disk1: no files free")),
-        (Unseen(why="gone"), ("not-checked", "warning", "room on the disk for files: not checked: gone")),
+        (Unseen(why="gone"), ("not-checked", "warning", "disk space for files: not checked: gone")),
     ],
     ids=["bytes", "files", "unseen"],
 )

@@ -111,7 +111,7 @@ def publish(services: dict[str, Any]) -> None:
         (lambda services: services.pop("engine"), "compose-service", "no service engine"),
         (drop_gpus, "compose-gpus", "engine reserves no GPU"),
         (one_gpu, "compose-gpus", f"engine reserves ['{NVLINK.plan.replicas[0].gpu_uuids[0]}']"),
-        (other_words, "compose-command", "engine is started with other arguments"),
+        (other_words, "compose-command", "engine has other arguments"),
         (publish, "compose-ports", "engine publishes a port"),
         (no_capability, "compose-gpus", "engine reserves devices without the capability `gpu`"),
         (little_shared_memory, "compose-shared-memory", "engine has Docker's default of 64 MB"),
@@ -125,7 +125,7 @@ def test_what_differs_from_the_plan_is_an_error(
     harm(file["services"])
     (finding,) = check_merged(NVLINK, file, look_at_secret_texts(NVLINK))
     assert (finding.check, finding.severity.value, finding.found) == (check, "error", found)
-    assert "configure-gpu --env prod` writes the override anew" in finding.fix or "compose/compose.yaml" in finding.fix
+    assert "configure-gpu --env prod`" in finding.fix or "compose/compose.yaml" in finding.fix
 
 
 def test_the_second_replica_is_compared_too() -> None:
@@ -179,7 +179,7 @@ def test_a_secret_in_a_variable_is_found_and_not_quoted(tmp_path: Path) -> None:
         ({"nofile": {"soft": 16384, "hard": 16384}, "memlock": -1}, True, []),
         ({"nofile": 16384}, True, ["engine has a limit of locked memory"]),
         ({"nofile": {"soft": 1024, "hard": 16384}}, False, ["engine may open 1024"]),
-        (None, False, ["engine may open as many files as Docker says (1024 from 29 on)"]),
+        (None, False, ["engine may open the Docker default of files (1024 since version 29)"]),
     ],
 )
 def test_limits_of_containers(ulimits: object, infiniband: bool, found: list[str]) -> None:

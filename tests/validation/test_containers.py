@@ -79,7 +79,7 @@ def test_the_images_folder_is_one_of_this_machine(
     assert isinstance(find_images_folder(), Unseen)
     monkeypatch.delenv("DOCKER_HOST")
     docker("echo /nowhere/docker")
-    assert find_images_folder() == Unseen(why="/nowhere/docker is on another machine, or in a virtual one")
+    assert find_images_folder() == Unseen(why="/nowhere/docker is on another or a virtual machine")
 
 
 def test_a_container_is_started_closed_with_the_gpus_and_the_user(docker: Docker) -> None:

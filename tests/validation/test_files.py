@@ -76,12 +76,12 @@ MANIFEST = "compose/generated/prod/manifest.json"
         (write(MANIFEST, b"[" * 100_000), "file-missing", "error", "no readable manifest.json in {generated}"),
         (remove(KEY), "secret-missing", "error", "no readable {root}/" + KEY),
         (open_to_all(KEY), "secret-mode", "error", "{root}/" + KEY + " is readable by others"),
-        (write(KEY, b"sk-1234"), "secret-weak", "error", "litellm_master_key is a default that everybody knows"),
+        (write(KEY, b"sk-1234"), "secret-weak", "error", "litellm_master_key is a well-known default"),
         (
             write(KEY, b"\xff" * 8),
             "secret-weak",
             "error",
-            "litellm_master_key has 8 characters of the 32 that are needed",
+            "litellm_master_key has 8 characters; 32 are needed",
         ),
         (remove(REDIS), "secret-missing", "error", "no readable {root}/" + REDIS),
         (open_to_all(TOKEN), "secret-mode", "error", "{root}/" + TOKEN + " is readable by others"),
@@ -89,7 +89,7 @@ MANIFEST = "compose/generated/prod/manifest.json"
             lambda root: (root / KEY).parent.chmod(0o755),
             "secret-mode",
             "error",
-            "{root}/envs/.secrets/prod is open to others",
+            "{root}/envs/.secrets/prod is accessible to others",
         ),
     ],
     ids=[
@@ -179,7 +179,10 @@ def test_a_port_is_free_until_someone_listens() -> None:
         taken.listen()
         (finding,) = check_port(env, "dev", look_at_port(env), "nginx (pid 7)")
     assert finding.found == f"127.0.0.1:{env['GATEWAY_PORT']}: Address already in use, by nginx (pid 7)"
-    assert finding.fix == "stop what listens there, or `configure-gpu --env dev --set GATEWAY_PORT=…`"
+    assert (
+        finding.fix
+        == "stop the program that listens there, or choose another port: `configure-gpu --env dev --set GATEWAY_PORT=…`"
+    )
     assert check_port(env, "dev", look_at_port(env), None) == ()
 
 
@@ -187,5 +190,5 @@ def test_an_address_of_another_machine_is_not_blamed_on_a_listener() -> None:
     """192.0.2.0/24 belongs to documentation (RFC 5737): no machine has it."""
     env = {"GATEWAY_BIND": "192.0.2.1", "GATEWAY_PORT": "4000"}
     (finding,) = check_port(env, "dev", look_at_port(env), None)
-    assert (finding.check, finding.found) == ("address-unknown", "192.0.2.1 is no address of this machine")
+    assert (finding.check, finding.found) == ("address-unknown", "192.0.2.1 is not an address of this machine")
     assert "gateway.bind" in finding.fix

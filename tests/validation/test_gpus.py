@@ -51,7 +51,7 @@ def test_a_driver_whose_module_is_older_is_told_alone() -> None:
     (finding,) = check_host(PLAN, recorded("nvml-mismatch"))
     assert (finding.check, finding.severity.value) == ("driver-fault", "error")
     assert "version mismatch (the loaded kernel module is 550.54.14)" in finding.found
-    assert finding.fix.startswith("`sudo reboot`")
+    assert finding.fix.endswith("`sudo reboot`")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_gpu_that_is_another_size_or_cut_into_slices_is_an_error() -> None:
 def test_a_new_gpu_is_told() -> None:
     more = replace(HOST, gpus=(*HOST.gpus, gpu(2)))
     assert told(check_host(PLAN, more)) == [
-        ("gpu-added", "warning", "GPU 2 (NVIDIA GeForce RTX 3090): unknown to the plan")
+        ("gpu-added", "warning", "GPU 2 (NVIDIA GeForce RTX 3090): not in the plan")
     ]
 
 
@@ -132,7 +132,7 @@ def test_gpus_in_good_health_have_no_finding() -> None:
         ),
         (
             (WELL[0], state(1, SECOND, rows_broken=True)),
-            ("gpu-memory-errors", "warning", "GPU 1: rows of its memory are broken and could not be replaced"),
+            ("gpu-memory-errors", "warning", "GPU 1: broken memory rows could not be remapped"),
         ),
         (
             Unseen(why="Driver Not Loaded"),
@@ -173,17 +173,17 @@ def test_free_memory_is_compared_and_its_holders_named() -> None:
     states = (state(0, FIRST, processes=holders), WELL[1])
     (finding,) = check_gpu_memory(PLAN, ENV, held(6.5), states, MEMORY, None)
     assert told([finding]) == [
-        ("gpu-memory", "error", "GPU 0: 17.5 GiB of 24.0 GiB free; held by python3 (pid 7, 6.0 GiB), a process (pid 8)")
+        ("gpu-memory", "error", "GPU 0: 17.5 GiB of 24.0 GiB free; used by python3 (pid 7, 6.0 GiB), a process (pid 8)")
     ]
     assert finding.expected == "21.6 GiB free (VLLM_GPU_MEMORY_UTILIZATION=0.9)"
-    assert finding.fix.startswith("stop it (`kill 7 8`), or `configure-gpu --env prod`")
+    assert finding.fix.startswith("stop it (`kill 7 8`), or plan for the free memory: `configure-gpu --env prod`")
 
 
 @pytest.mark.parametrize(
     ("states", "words"),
     [
-        (Unseen(why="no"), "who holds the rest is not told here"),
-        ((state(0, FIRST, processes=()), WELL[1]), "held by no process that NVML names"),
+        (Unseen(why="no"), "the programs that use the rest are unknown"),
+        ((state(0, FIRST, processes=()), WELL[1]), "used by no process that NVML lists"),
     ],
     ids=["untold", "nobody"],
 )
@@ -199,7 +199,7 @@ def test_what_this_stack_holds_itself_does_not_count() -> None:
     assert told(check_gpu_memory(PLAN, ENV, held(21), serving, MEMORY, frozenset({7}))) == []
     crowded = (state(0, FIRST, processes=(own, other)), WELL[1])
     (finding,) = check_gpu_memory(PLAN, ENV, held(23.9), crowded, MEMORY, frozenset({7}))
-    assert finding.found == "GPU 0: 20.0 GiB of 24.0 GiB free; held by game (pid 8, 4.0 GiB)"
+    assert finding.found == "GPU 0: 20.0 GiB of 24.0 GiB free; used by game (pid 8, 4.0 GiB)"
 
 
 def test_with_unified_memory_the_processors_counts() -> None:

@@ -61,7 +61,7 @@ def told(findings: Iterable[Finding]) -> list[tuple[str, str, str]]:
         (
             "/m",
             ModelFiles(folder="/m", complete=True, unreadable="/m/a"),
-            [("model-unreadable", "error", "/m/a may not be read by the stack's user")],
+            [("model-unreadable", "error", "/m/a is not readable for the stack's user")],
         ),
         ("/m", Unseen(why="odd"), [("not-checked", "warning", "the model's files: not checked: odd")]),
     ],
@@ -204,7 +204,7 @@ def test_windows_drives_and_pinning_are_told() -> None:
     plan = plan_for(host)
     env = {key: setting.value for key, setting in flat_settings(plan).items()}
     (drive,) = check_wsl(plan, {**env, "HF_HOME": "/mnt/c/hf"}, host, frozenset())
-    assert (drive.check, drive.found) == ("wsl-drive", "HF_HOME=/mnt/c/hf: a drive of Windows")
+    assert (drive.check, drive.found) == ("wsl-drive", "HF_HOME=/mnt/c/hf is on a Windows drive")
     older = {name: with_engine(plan, version=name) for name in ("0.23.0", "0.24.0", "0.30.0")}
     found = {name: told(check_wsl(older[name], env, host, frozenset())) for name in older}
     assert {name: [check for check, *_ in each] for name, each in found.items()} == {

@@ -29,14 +29,14 @@ def test_strong_secrets_pass(secret: str) -> None:
     [
         ("", "is empty"),
         (" \n", "is empty"),
-        ("sk-1234", "is a default that everybody knows"),
-        ("SK-1234", "is a default that everybody knows"),
-        ("sk-changeme", "is a default that everybody knows"),
+        ("sk-1234", "is a well-known default"),
+        ("SK-1234", "is a well-known default"),
+        ("sk-changeme", "is a well-known default"),
         ("<your-master-key>", "is a placeholder"),
         ("sk-" + "x" * 40, "is a placeholder"),
-        ("sk-abcdefgh", "has 11 characters of the 32 that are needed"),
-        ("a" * 40, "repeats itself: about 0 bits of the 90 that are needed"),
-        ("12" * 32, "repeats itself: about 64 bits of the 90 that are needed"),
+        ("sk-abcdefgh", "has 11 characters; 32 are needed"),
+        ("a" * 40, "repeats itself: about 0 bits; 90 are needed"),
+        ("12" * 32, "repeats itself: about 64 bits; 90 are needed"),
     ],
 )
 def test_weak_secrets_are_told_by_their_fault(secret: str, words: str) -> None:

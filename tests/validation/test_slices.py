@@ -40,7 +40,7 @@ def test_a_slice_that_was_made_again_is_missing_by_its_uuid() -> None:
     assert new.check == "gpu-added"
     assert finding.found == "1× NVIDIA A100-SXM4-40GB (MIG on), 7× NVIDIA A100-SXM4-40GB MIG 1g.5gb"
     assert finding.expected == (
-        f"MIG slice {host.gpus[1].uuid} of the plan for engine; one that is made again has another UUID"
+        f"MIG slice {host.gpus[1].uuid} of the plan for engine is missing; a recreated slice has a new UUID"
     )
 
 
@@ -56,7 +56,7 @@ def test_a_gpu_that_was_partitioned_since_is_named() -> None:
 def test_without_containers_a_slice_must_be_alone() -> None:
     """vLLM cannot name one of several; a pod with a single slice has no such doubt."""
     assert told(check_processes(SLICED)) == [
-        ("slice-among-others", "error", f"MIG slice {SLICED.host.gpus[1].uuid} on a machine with other GPUs or slices")
+        ("slice-among-others", "error", f"MIG slice {SLICED.host.gpus[1].uuid} beside other GPUs or slices")
     ]
     host = recorded("a100-seven-slices")
     pod = replace(host, gpus=host.gpus[:2], p2p=((True, False), (False, True)))
@@ -72,5 +72,5 @@ def test_pictures_on_a_processor_need_torchvision() -> None:
     """Most models that see do not start without it; which, only the engine knows."""
     (finding,) = check_processes(plan_for(recorded("cpu-large"), model="Qwen/Qwen3-VL-4B-Instruct"))
     assert (finding.check, finding.severity) == ("no-torchvision", Severity.WARNING)
-    assert finding.found.startswith("Qwen/Qwen3-VL-4B-Instruct takes pictures")
+    assert finding.found.startswith("Qwen/Qwen3-VL-4B-Instruct takes images")
     assert check_processes(plan_for(recorded("1x-h200"), model="Qwen/Qwen3-VL-4B-Instruct")) == ()

@@ -48,12 +48,12 @@ def test_a_model_without_a_chat_template_is_asked_for_plain_text(gateway: Gatewa
 
 
 def test_a_model_for_vectors_is_asked_for_one(gateway: Gateway) -> None:
-    assert embed(url(gateway), KEY, "words") == Answer(status=200, text="a vector of 3 numbers")
+    assert embed(url(gateway), KEY, "words") == Answer(status=200, text="an embedding of 3 numbers")
     assert gateway.asked == [("embedding", "/v1/embeddings", KEY, "words")]
 
 
 def test_a_model_that_ranks_is_asked_to(gateway: Gateway) -> None:
-    assert rank(url(gateway), KEY, "judge") == Answer(status=200, text="text 1 fits best")
+    assert rank(url(gateway), KEY, "judge") == Answer(status=200, text="text 1 ranks first")
     assert gateway.asked == [("ranking", "/v1/rerank", KEY, "judge")]
 
 
@@ -97,12 +97,12 @@ def test_a_stream_is_joined(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (STREAM.removesuffix("data: [DONE]\n\n"), "a stream that is cut off: "),
-        (events({"error": {"message": "engine died", "code": 500}}), "a stream that is no completion: "),
-        (events([]), "a stream that is no completion: "),
-        (events({"choices": [{"delta": None}]}), "a stream that is no completion: "),
+        (STREAM.removesuffix("data: [DONE]\n\n"), "a stream that ends early: "),
+        (events({"error": {"message": "engine died", "code": 500}}), "a stream that is not a completion: "),
+        (events([]), "a stream that is not a completion: "),
+        (events({"choices": [{"delta": None}]}), "a stream that is not a completion: "),
         (events(), "a stream without a completion: "),
-        ("data: {\n\ndata: [DONE]\n\n", "a stream that is no completion: "),
+        ("data: {\n\ndata: [DONE]\n\n", "a stream that is not a completion: "),
     ],
 )
 def test_a_stream_that_does_not_end_well_is_no_answer(body: str, why: str, gateway: Gateway) -> None:

@@ -58,9 +58,9 @@ def test_a_start_is_told_change_by_change(start: MakeStart) -> None:
     made = start(STARTING, STARTING, fallen, ALL_WELL, log=LOADS)
     made.watch()
     assert made.said == [
-        ("engine", "loading weights (given up after 2m00s without progress)"),
+        ("engine", "loading weights (limit 2m00s without progress)"),
         ("gateway", "waiting"),
-        ("engine", "loading weights (restart 1) (given up after 2m00s without progress)"),
+        ("engine", "loading weights (restart 1) (limit 2m00s without progress)"),
         ("engine", "healthy"),
         ("gateway", "asked with a wrong key"),
         ("gateway", "asked for its models"),
@@ -74,9 +74,9 @@ def test_a_silence_is_told_with_its_limit(start: MakeStart) -> None:
     made = start(*[STARTING] * int(70 / POLL_S), ALL_WELL)
     made.watch()
     assert [words for service, words in made.said if service == "engine"] == [
-        "starting (given up after 5m00s without progress)",
-        "starting, no progress for 30s of at most 5m00s",
-        "starting, no progress for 1m00s of at most 5m00s",
+        "starting (limit 5m00s without progress)",
+        "starting, no progress for 30s (limit 5m00s)",
+        "starting, no progress for 1m00s (limit 5m00s)",
         "healthy",
     ]
 
@@ -105,10 +105,10 @@ def test_an_engine_that_stands_still_is_given_up(start: MakeStart) -> None:
     made = start(STARTING, log=LOADS)
     message, hint = made.fail()
     assert message == (
-        f"engine has not moved for {format_seconds(120 + POLL_S)} (loading weights; allowed: 2m00s); "
+        f"engine made no progress for {format_seconds(120 + POLL_S)} (loading weights; limit: 2m00s); "
         "its log says: Starting to load model /smoke..."
     )
-    assert hint == "`stackwright doctor prod` shows what is known"
+    assert hint == "`stackwright doctor prod` looks for the cause"
     assert 120 < made.time.now_s <= 120 + POLL_S
 
 
@@ -126,7 +126,7 @@ def test_a_hang_that_speaks_every_minute_is_given_up(start: MakeStart) -> None:
 
     made.time.then = write
     message, _ = made.fail()
-    assert message.startswith(f"engine has not moved for {format_seconds(300 + POLL_S)} (starting; allowed: 5m00s)")
+    assert message.startswith(f"engine made no progress for {format_seconds(300 + POLL_S)} (starting; limit: 5m00s)")
     assert made.time.now_s < 400
 
 
@@ -141,7 +141,7 @@ def test_waiting_for_an_engine_is_no_standing_still(start: MakeStart) -> None:
 
     made.time.then = write
     message, _ = made.fail()
-    assert message.startswith(f"gateway has not moved for {format_seconds(120 + POLL_S)} (waiting; allowed: 2m00s)")
+    assert message.startswith(f"gateway made no progress for {format_seconds(120 + POLL_S)} (waiting; limit: 2m00s)")
     assert 1320 < made.time.now_s < 1325
 
 
@@ -150,7 +150,7 @@ def test_the_persons_own_limit_holds_for_what_moves_too(start: MakeStart) -> Non
     made = start(STARTING)
     assert made.fail(limit_s=5) == (
         "engine is still starting after 5s",
-        "`--timeout SECONDS` waits longer; without it, a start is given up only where it stands still",
+        "set a longer --timeout SECONDS; without it, a start is given up only if it makes no progress",
     )
 
 
@@ -219,10 +219,10 @@ def test_a_download_is_told_by_its_size(start: MakeStart, tmp_path: Path) -> Non
     made.time.then = arrive
     made.watch()
     assert [words for service, words in made.said if service == "engine"] == [
-        "starting (given up after 5m00s without progress)",
-        "downloading weights, 3 MiB of 10 MiB (given up after 10m00s without progress)",
-        "downloading weights, at 1 MiB/s, 13 MiB (given up after 10m00s without progress)",
-        "starting (given up after 5m00s without progress)",
+        "starting (limit 5m00s without progress)",
+        "downloading weights, 3 MiB of 10 MiB (limit 10m00s without progress)",
+        "downloading weights, at 1 MiB/s, 13 MiB (limit 10m00s without progress)",
+        "starting (limit 5m00s without progress)",
         "healthy",
     ]
 
@@ -236,7 +236,7 @@ def test_a_service_is_awaited_alone(start: MakeStart) -> None:
 
 def test_a_service_that_is_awaited_alone_may_not_stand_still(start: MakeStart) -> None:
     made = start(STARTING)
-    with pytest.raises(NotHealthyError, match=f"engine has not moved for {format_seconds(300 + POLL_S)}"):
+    with pytest.raises(NotHealthyError, match=f"engine made no progress for {format_seconds(300 + POLL_S)}"):
         await_healthy(made.runtime, made.stack, "engine", lambda *_: None, clock=made.time.clock())
 
 

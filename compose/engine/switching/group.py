@@ -233,7 +233,7 @@ class Group:
     async def _switch(self, model: str) -> None:
         """Take the present model away and load another; a failure is told to those who wait for it."""
         if self._busy:
-            self.say(f"cutting off {self._busy} requests to {self.loaded} after {self.rules.drain_s:g} s")
+            self.say(f"cancelling {self._busy} requests to {self.loaded} after {self.rules.drain_s:g} s")
         if self.loaded is not None:
             self.tallies[self.loaded].failed = 0
         await self._unload()

@@ -2,7 +2,7 @@
 
     python switch.py SPEC [--host 0.0.0.0] [--port 8000]
 
-SPEC is JSON, or the path of a file of it; numbers may be strings:
+SPEC is JSON, or the path of a JSON file; numbers may be strings:
 
     {"schema": 1, "minimum_residence_s": 30, "drain_s": 300, "preload": "a", "pinned": ["a"],
      "models": [{"name": "a", "arguments": ["--model=…"], "environment": {}, "start_limit_s": 900}]}
@@ -266,8 +266,8 @@ async def run(group: Group, host: str, port: int) -> int:
 
 def main() -> int:
     """Read the specification and run; return the exit status."""
-    parser = argparse.ArgumentParser(description="serve several models on one seat, one at a time")
-    parser.add_argument("spec", help="JSON, or the path of a file of it")
+    parser = argparse.ArgumentParser(description="serve several models in turn on the same GPUs")
+    parser.add_argument("spec", help="JSON, or the path of a JSON file")
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=8000)
     words = parser.parse_args()

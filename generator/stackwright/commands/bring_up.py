@@ -52,7 +52,7 @@ def bring_up(attempt: Attempt) -> None:
     except BaseException as failure:
         if not attempt.lock.work.starting:  # nothing has been touched yet, or all is settled
             raise
-        with shielded(lambda: report.warn("still cleaning up; once more leaves what is there")):
+        with shielded(lambda: report.warn("still cleaning up; interrupt again to leave everything as it is")):
             logs = _keep_logs(attempt) if isinstance(failure, NotHealthyError) else None
             if isinstance(failure, StackError):
                 mark(attempt.stack, attempt.number, GenerationState.FAILED)
@@ -135,7 +135,7 @@ def _show_what_restarts(attempt: Attempt) -> tuple[str, ...]:
     changes = attempt.runtime.changes()
     changes = (*changes, *_changed_reads(attempt, {change.name for change in changes}))
     if not changes:
-        report.tell("nothing has changed: no service restarts")
+        report.tell("nothing to change: no service restarts")
         return ()
     phases = {state.name: state.phase for state in attempt.runtime.services()}
     for change in changes:
@@ -155,24 +155,24 @@ def _changed_reads(attempt: Attempt, told: set[str]) -> Iterator[ServiceChange]:
     before = {} if running is None else running.reads
     for name, now in attempt.runtime.reads().items():
         if name not in told and before.get(name, now) != now:
-            yield ServiceChange(name=name, reason="a file that it has read holds something else now")
+            yield ServiceChange(name=name, reason="a file that it uses has changed")
 
 
 def _undo(attempt: Attempt) -> str:
     """Undo a start that failed, as far as there is something to undo; say what runs now."""
     work = attempt.lock.work
     if attempt.options.no_rollback:
-        return "what was started is left as it is"
+        return "what was started stays as it is"
     if not work.ran:
         return _take_down(attempt)
     if work.before is None or work.before == attempt.number:
         seen_to(attempt.lock)
-        return "what ran before is left as it is"
+        return "what ran before stays as it is"
     try:
         _bring_back(attempt, work.before)
     except StackError as failure:
-        return f"generation {work.before}, which ran before, cannot be brought back: {failure.message}"
-    return f"generation {work.before}, which ran before, is back and answers"
+        return f"cannot restore generation {work.before}, which ran before: {failure.message}"
+    return f"generation {work.before}, which ran before, runs again"
 
 
 def _bring_back(attempt: Attempt, number: int) -> None:
@@ -181,7 +181,7 @@ def _bring_back(attempt: Attempt, number: int) -> None:
     Raises:
         StackError: it cannot be, or does not answer.
     """
-    report.tell(f"bringing generation {number} back")
+    report.tell(f"restoring generation {number}")
     attempt.runtime.halt()
     stack = put_back(attempt.stack.root, attempt.stack.state, attempt.stack.plan.environment, number)
     again = replace(attempt, stack=stack, number=number, runtime=attempt.runtime_of(stack))
@@ -193,12 +193,12 @@ def _take_down(attempt: Attempt) -> str:
     try:
         attempt.runtime.down()
     except StackError as failure:
-        report.warn(f"it cannot be taken down: {failure}")
+        report.warn(f"cannot take it down: {failure}")
         again = f"`stop-environment {attempt.stack.plan.environment}`"
-        return f"what was started may still be there: {again} takes it down"
+        return f"some of it may still run: take it down with {again}"
     _note_running(attempt, None)
     seen_to(attempt.lock)
-    return "nothing of it is left running"
+    return "everything it started is stopped"
 
 
 def _retold(failure: StackError, now: str, logs: Path | None) -> StackError:
@@ -212,5 +212,5 @@ def _keep_logs(attempt: Attempt) -> Path | None:
     try:
         return keep_failure(attempt.runtime, attempt.stack)
     except (OSError, StackError) as failure:
-        report.warn(f"the logs cannot be kept: {failure}")
+        report.warn(f"cannot keep the logs: {failure}")
         return None

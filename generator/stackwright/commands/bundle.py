@@ -39,7 +39,7 @@ def write_report(
         files |= {f"{name}/{path}": text for path, text in _about_environment(paths, exam)}
     names = write_bundle(target, files, _redaction(paths, exams))
     report.tell(
-        f"wrote {target}: {len(names)} files; secrets, tokens and names are taken out, read it before you send it"
+        f"wrote {target}: {len(names)} files; secrets, tokens and names are removed; read it before you send it"
     )
 
 

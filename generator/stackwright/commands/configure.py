@@ -124,7 +124,7 @@ def _check_values(plan: Plan, engine: Engine) -> None:
 
 
 def _other_folders(engine: Engine) -> str:
-    return f"STACKWRIGHT_STATE, HF_HOME and {engine.keys.cache_folder} name other folders"
+    return f"set STACKWRIGHT_STATE, HF_HOME or {engine.keys.cache_folder} to another folder"
 
 
 def compare(paths: ProjectPaths, plan: Plan) -> tuple[write.FileChange, ...]:

@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     for add in (add_mode, add_environment_flag, add_plan_flags, add_out):
         add(parser)
-    parser.add_argument("--dry-run", action="store_true", help="show what would change; touch nothing")
-    parser.add_argument("--diff", action="store_true", help="show the differences that are written")
+    parser.add_argument("--dry-run", action="store_true", help="show what would change; write nothing")
+    parser.add_argument("--diff", action="store_true", help="show the differences")
     add_json(parser)
     add_explain(parser)
 

@@ -50,12 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENV",
         nargs="?",
         type=parse_environment,
-        help=f"{', '.join(ENVIRONMENTS)} (default: the host and all that are configured)",
+        help=f"{', '.join(ENVIRONMENTS)} (default: the host and every configured one)",
     )
     parser.add_argument(
-        "--bundle", metavar="FILE", type=Path, help="write an archive for a bug report, with secrets taken out"
+        "--bundle", metavar="FILE", type=Path, help="write an archive for a bug report, without secrets"
     )
-    parser.add_argument("--apply", action="store_true", help="where the fix is a setting, plan anew with it pinned")
+    parser.add_argument("--apply", action="store_true", help="if the fix is a setting, plan again with it pinned")
     for add in (add_runtime, add_out, add_json):
         add(parser)
 
@@ -163,7 +163,7 @@ def _show(detection: Detection, on_host: tuple[Named, ...], exams: tuple[Examina
     for exam in exams:
         name = exam.environment.value
         if exam.gathered.failed_s_ago is not None:
-            report.tell(f"{name}: nothing runs; from the logs of the last start, which failed:")
+            report.tell(f"{name}: not running; from the logs of the last start, which failed:")
         report.print_failures(name, ((named.service, named.diagnosis) for named in exam.named))
         for service, line in exam.unknown:
             report.print_text(report.on_one_line(f"{name}: {service}: no known failure; its log says: {line}"))
@@ -208,7 +208,7 @@ def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...], *, qui
     count = len(named) + len(unknown)
     what = f"{count} failure{'s' if count > 1 else ''} named, see above"
     first = next((exam for exam in exams if any(each.diagnosis.settings for each in exam.named)), None)
-    hint = f"`stackwright doctor {first.environment} --apply` makes the plan anew with the fix" if first else None
+    hint = f"plan again with the fix: `stackwright doctor {first.environment} --apply`" if first else None
     if any(each.place is Written.RUNTIME for each in named) or any(service == "runtime" for service, _ in unknown):
         raise RuntimeRefusedError(what, hint=hint)
     if count:
@@ -230,7 +230,7 @@ def _refuse_where_local_wins(stack: Stack, fix: Diagnosis) -> None:
     own = project.read_env_file(local) if local.exists() else {}
     for key, value in fix.settings:
         if key in own:
-            raise UsageError(f"{local}: {key}={own[key][:80]} beats every pin", hint=f"write {key}={value} there")
+            raise UsageError(f"{local}: {key}={own[key][:80]} overrides every pin", hint=f"set {key}={value} there")
 
 
 def _named(models: tuple[str, ...], paths: ProjectPaths, environment: Environment) -> tuple[str, ...]:
@@ -245,7 +245,7 @@ def _apply(arguments: DoctorArguments, paths: ProjectPaths, exam: Examination) -
     """Make the plan anew with the first fix that is a setting, and show what that changes."""
     fix = next((named.diagnosis for named in exam.named if named.diagnosis.settings), None)
     if exam.stack is None or fix is None:
-        raise UsageError(f"{exam.environment}: nothing was found that a setting mends", hint="see the fixes above")
+        raise UsageError(f"{exam.environment}: no finding that a setting fixes", hint="see the fixes above")
     engine = exam.stack.engine
     plan, env, name = exam.stack.plan, exam.stack.env, exam.environment.value
     _refuse_where_local_wins(exam.stack, fix)
@@ -264,7 +264,9 @@ def _apply(arguments: DoctorArguments, paths: ProjectPaths, exam: Examination) -
     host = detect_host().host
     if plan_environment(options, paths, host, exam.environment).engine.version != plan.engine.version:
         options = replace(options, engine_version=plan.engine.version)
-    report.tell(f"{name}: {fix.cause}; planning anew with {', '.join(f'{key}={value}' for key, value in fix.settings)}")
+    report.tell(
+        f"{name}: {fix.cause}; planning again with {', '.join(f'{key}={value}' for key, value in fix.settings)}"
+    )
     configure(
         ConfigureArguments(options=options, environment=arguments.environment, out=arguments.out, diff=True), host
     )

@@ -46,14 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", metavar="NAME[==VERSION]", help=f"for example {default_engine().name}==0.32.0 (default: the newest)"
     )
     _add_count(parser, "--tensor-parallel", "GPUs that share each layer (default: 1)")
-    _add_count(parser, "--pipeline-parallel", "groups of GPUs that share the layers (default: 1)")
+    _add_count(parser, "--pipeline-parallel", "pipeline stages (default: 1)")
     parser.add_argument(
-        "--gpu-memory-utilization", metavar="SHARE", type=_share, help="of each GPU (default: the engine's)"
+        "--gpu-memory-utilization",
+        metavar="SHARE",
+        type=_share,
+        help="memory share of each GPU (default: the engine's)",
     )
-    _add_count(parser, "--max-model-len", "tokens of one request (default: the model's)")
-    _add_count(parser, "--max-num-seqs", "requests at once (default: the engine's)")
-    _add_count(parser, "--max-num-batched-tokens", "tokens of one step (default: the engine's)")
-    parser.add_argument("--kv-cache-dtype", metavar="FORMAT", default="auto", help="number format of the cache")
+    _add_count(parser, "--max-model-len", "context length in tokens (default: the model's)")
+    _add_count(parser, "--max-num-seqs", "concurrent requests (default: the engine's)")
+    _add_count(parser, "--max-num-batched-tokens", "tokens per step (default: the engine's)")
+    parser.add_argument("--kv-cache-dtype", metavar="FORMAT", default="auto", help="number format of the KV cache")
     parser.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs")
     add_json(parser)
 
@@ -82,7 +85,7 @@ def _add_count(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 10**9:
-        raise UsageError(f"found `{text[:40]}`, allowed: a whole number from 1 on")
+        raise UsageError(f"found `{text[:40]}`, allowed: a whole number of at least 1")
     return int(text)
 
 
@@ -142,7 +145,7 @@ def fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Fo
             f"{asked.model} does not fit with these settings",
             hint=f"{answer.surely} tokens fit: `--max-model-len {answer.surely}`"
             if 0 < answer.surely < answer.max_model_len
-            else "a smaller or more quantized model, or more GPUs with --tensor-parallel",
+            else "use a smaller or quantized model, or more GPUs with --tensor-parallel",
         )
     return answer
 
@@ -169,13 +172,11 @@ def _answer_on_cpu(asked: FitArguments, facts: ModelFacts, host: Host) -> Foreca
     settings = replace(_settings(asked), version=_version(asked.engine, engine.processor_release()))
     answer = engine.forecast_fit_on_processor(facts, settings, host, workers * WORKER_BYTES)
     if answer is None:
-        raise HostError(
-            "no GPU, and the host's memory is unknown", hint="name a snapshot of the machine with --host FILE"
-        )
+        raise HostError("no GPU, and the host's memory is unknown", hint="use a snapshot of the machine: --host FILE")
     if asked.gpu_memory_utilization is None:
         return answer
     cache = engine.keys.processor_cache or "the engine"
-    unread = f"--gpu-memory-utilization decides nothing here: on a processor {cache} sizes the cache"
+    unread = f"--gpu-memory-utilization has no effect on a processor; {cache} sets the KV cache"
     return replace(answer, warnings=(unread, *answer.warnings))
 
 
@@ -195,11 +196,11 @@ def choose_gpus(host: Host, ranks: int) -> GpuMemory:
     whole = [gpu for gpu in gpus if gpu not in slices]
     known = [seen for gpu in whole if (seen := memory_on(host, gpu, find_gpu(gpu.name))) is not None]
     if not known and not slices:
-        raise HostError("no GPU whose memory is known", hint="name a snapshot of the machine with --host FILE")
+        raise HostError("no GPU whose memory is known", hint="use a snapshot of the machine: --host FILE")
     if len(known) < ranks:
-        beside = f" beside {len(slices)} MIG slice(s), which no model spans" if slices else ""
+        beside = f" beside {len(slices)} MIG slice(s), which a model cannot span" if slices else ""
         raise HostError(
-            f"{ranks} GPUs are asked for, {len(known)} are there{beside}",
+            f"{ranks} GPUs requested, {len(known)} present{beside}",
             hint="lower --tensor-parallel or --pipeline-parallel",
         )
     group = sorted(known, key=lambda memory: (memory.total_bytes, -memory.used_bytes), reverse=True)[:ranks]
@@ -256,7 +257,7 @@ def _print(asked: FitArguments, answer: Forecast) -> None:
     lines = [f"{asked.model}: {answer.verdict.value}", *(f"  {reason}" for reason in answer.reasons)]
     if answer.verdict is not Verdict.DOES_NOT_FIT:
         lines.append(
-            f"  {answer.memory.kv_cache_tokens} tokens in the cache, {answer.memory.max_concurrency:g} requests of "
+            f"  {answer.memory.kv_cache_tokens} tokens in the KV cache, {answer.memory.max_concurrency:g} requests of "
             f"{answer.max_model_len} tokens at once"
         )
     report.print_text("\n".join(lines))

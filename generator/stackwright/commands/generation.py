@@ -44,8 +44,8 @@ def describe_left(work: lock.Work, environment: Environment) -> str:
     was = f"while generation {work.before} ran" if work.ran and work.before is not None else ""
     was = was or ("while the stack ran" if work.ran else "while nothing ran")
     return (
-        f"{environment}: `{work.command}` (process {work.pid}) ended before its services had answered, begun {was}; "
-        f"`start-environment {environment}` goes on, `stop-environment {environment}` takes down what is there"
+        f"{environment}: `{work.command}` (process {work.pid}) was interrupted, begun {was}; "
+        f"continue with `start-environment {environment}`, or stop with `stop-environment {environment}`"
     )
 
 
@@ -83,13 +83,13 @@ def put_back(root: Path, state: Path, environment: Environment, number: int) -> 
     differs = generations.local_differs(number)
     if differs:
         report.warn(
-            f"envs/.env.{environment}.local is yours and stays, but has changed since generation {number}, which runs "
-            "with what it held then; the next start takes what it holds now"
+            f"envs/.env.{environment}.local has changed since generation {number}, which runs "
+            "with the old content; the next start uses the new content"
         )
     local = generations.local_file(number) if differs else None
     stack = project.load_stack(root, state, environment, local)
     if stack is None:
-        raise ValidationError(f"generation {number} has no plan", hint="take another with `--to N`")
+        raise ValidationError(f"generation {number} has no plan", hint="choose another with `--to N`")
     return stack
 
 
@@ -98,7 +98,7 @@ def _trying(write: Callable[[], T]) -> T | None:
     try:
         return write()
     except OSError as failure:
-        report.warn(f"{failure.filename or 'its folder'}: the generation cannot be kept: {failure.strerror}")
+        report.warn(f"{failure.filename or 'its folder'}: cannot keep the generation: {failure.strerror}")
         return None
 
 

@@ -112,7 +112,7 @@ def add_environment_flag(parser: argparse.ArgumentParser) -> None:
         dest="environment",
         metavar="ENV",
         type=parse_environment,
-        help=f"only this one: {', '.join(ENVIRONMENTS)}",
+        help=f"one environment: {', '.join(ENVIRONMENTS)}",
     )
 
 
@@ -135,7 +135,7 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         "--objective",
         type=_objective,
         metavar="NAME",
-        help=f"{', '.join(Objective)} (default: as many GPUs to a replica as pay)",
+        help=f"{', '.join(Objective)} (default: as many GPUs per replica as pay)",
     )
     parser.add_argument(
         "--engine",
@@ -144,7 +144,9 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         help=f"an engine, or a release of it, for example {default_engine().name}==0.32.0",
     )
     parser.add_argument(
-        "--allow-vulnerable", action="store_true", help="consent to releases with known remote-code or key-bypass holes"
+        "--allow-vulnerable",
+        action="store_true",
+        help="allow releases with known remote-code or key-bypass vulnerabilities",
     )
     parser.add_argument(
         "--set", dest="pins", metavar="KEY=VALUE", action="append", type=parse_pin, help="pin a setting; repeatable"
@@ -182,9 +184,9 @@ def add_start_options(parser: argparse.ArgumentParser) -> None:
         dest="timeout_s",
         type=_seconds,
         metavar="SECONDS",
-        help="give up after this long, also where the start still moves (default: never)",
+        help="time limit of the whole start (default: none)",
     )
-    parser.add_argument("--no-rollback", action="store_true", help="leave a start that failed as it is, for a look")
+    parser.add_argument("--no-rollback", action="store_true", help="leave a failed start as it is, for inspection")
 
 
 def read_plan_options(given: argparse.Namespace) -> PlanOptions:

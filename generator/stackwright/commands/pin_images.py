@@ -55,12 +55,12 @@ def run(arguments: PinImagesArguments) -> None:
     if not found:
         raise ValidationError(
             f"{stack.plan.environment}: no image could be pinned",
-            hint="push your own images to a registry, and name them from there with --set",
+            hint="push your own images to a registry, and set them with --set",
         )
     pinned = {image: ImagePin(digest=digest, date=today) for image, digest in found.items()}
     _tell_changes(before.images, pinned)
     digests.write_image_pins(stack.root, ImagePins(images={**before.images, **pinned}))
-    report.tell(f"wrote {digests.FILE}: commit it, and every host runs these bytes")
+    report.tell(f"wrote {digests.FILE}; commit it, so that every host runs these images")
     configure = project.name_command(
         "configure-gpu", "--env", stack.plan.environment.value, root=stack.root, working=Path.cwd()
     )

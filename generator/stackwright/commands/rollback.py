@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_environment(parser)
     parser.add_argument(
-        "--to", type=_number, metavar="N", help="the generation (default: the last good one before this)"
+        "--to", type=_number, metavar="N", help="the generation (default: the last one that answered, before this)"
     )
     for add in (add_runtime, add_start_options, add_out):
         add(parser)
@@ -73,7 +73,7 @@ def run(arguments: RollbackArguments) -> None:
         runtime, host = reach(stack, arguments.runtime)
         if not any(state.phase in UP for state in runtime.services()):
             report.tell(
-                f"{environment}: the files of generation {number} are back; `start-environment {environment}` starts it"
+                f"{environment}: the files of generation {number} are back; start it with `start-environment {environment}`"
             )
             return
         bring_up(
@@ -86,7 +86,7 @@ def run(arguments: RollbackArguments) -> None:
                 runtime_of=lambda other: choose_runtime(runtime.name, other, host),
             )
         )
-    report.tell(f"{environment}: generation {number} is back and answers at {address(stack)}")
+    report.tell(f"{environment}: generation {number} runs again at {address(stack)}")
 
 
 def _good_before(generations: Generations, environment: Environment) -> int:
@@ -101,6 +101,6 @@ def _good_before(generations: Generations, environment: Environment) -> int:
     if not good:
         kept = ", ".join(f"{each.number} ({each.state})" for each in generations.all()) or "none"
         raise UsageError(
-            f"{environment}: no earlier generation has answered; kept: {kept}", hint="`--to N` takes any that is kept"
+            f"{environment}: no earlier generation has answered; kept: {kept}", hint="choose a kept one with `--to N`"
         )
     return good[-1]

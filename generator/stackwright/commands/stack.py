@@ -25,20 +25,20 @@ def load_stack(paths: ProjectPaths, environment: Environment) -> Stack:
     stack = project.load_stack(paths.root, paths.state, environment)
     if stack is None:
         raise ValidationError(
-            f"{environment} is not configured in {paths.root}", hint=f"`configure-gpu --env {environment}` does it"
+            f"{environment} is not configured in {paths.root}", hint=f"run `configure-gpu --env {environment}`"
         )
     for name in ("COMPOSE_PROJECT_NAME", "GATEWAY_BIND", "GATEWAY_PORT"):
         value = stack.env.get(name)
         if value is None:
             raise ValidationError(
                 f"envs/.env.{environment}: {name} is missing: the file is damaged",
-                hint=f"`configure-gpu --env {environment}` writes it anew",
+                hint=f"render it again: `configure-gpu --env {environment}`",
             )
         problem = problem_with(declared_settings().by_key[name], value)
         if problem:
             raise ValidationError(
                 f"{name}: found `{value[:80]}`, allowed: {problem}",
-                hint=f"correct it in envs/.env.{environment}.local; `configure-gpu --env {environment}` writes the other",
+                hint=f"correct it in envs/.env.{environment}.local, or render the file again: `configure-gpu --env {environment}`",
             )
     return stack
 
@@ -55,8 +55,8 @@ def reach(stack: Stack, asked: str) -> tuple[Runtime, Host]:
     if owner is not None and owner.resolve() != stack.root.resolve() and (owner / "compose" / "compose.yaml").exists():
         there = project.name_command("stop-environment", "ENV", root=owner, working=Path.cwd())
         raise RuntimeRefusedError(
-            f"{stack.name}: what runs under this name was started from {owner}",
-            hint=f"stop it there, `{there}`, or take another name with --set COMPOSE_PROJECT_NAME=...",
+            f"{stack.name}: a stack of this name was started from {owner}",
+            hint=f"stop it there, `{there}`, or choose another name with --set COMPOSE_PROJECT_NAME=…",
         )
     return runtime, host
 
@@ -86,8 +86,8 @@ def refuse_beside(stack: Stack, runtime: Runtime, host: Host) -> None:
     if any(state.phase in UP for state in states):
         environment = stack.plan.environment
         raise RuntimeRefusedError(
-            f"{environment} runs as {running.stack} by {running.runtime}; it would now run as {stack.name} "
-            f"by {runtime.name}",
+            f"{environment} runs as {running.stack} with {running.runtime}; it would now run as {stack.name} "
+            f"with {runtime.name}",
             hint=f"`stop-environment {environment}` first",
         )
 
@@ -110,7 +110,7 @@ def choose_runtime(asked: str, stack: Stack, host: Host) -> Runtime:
     if asked == "processes":
         return _processes(stack)
     if asked == "auto" and any(state.phase is not ServicePhase.ABSENT for state in _processes(stack).services()):
-        report.tell("runtime: processes (this stack runs by them)")
+        report.tell("runtime: processes (this stack runs with it)")
         return _processes(stack)
     containers = host.containers
     if containers.engine is not None and containers.compose is not None:
@@ -119,7 +119,7 @@ def choose_runtime(asked: str, stack: Stack, host: Host) -> Runtime:
         return ComposeRuntime(stack)
     why = "no container engine answers" if containers.engine is None else f"{containers.engine} has no Compose plugin"
     if asked == "compose":
-        raise RuntimeRefusedError(why, hint="start Docker, or use `--runtime processes`, which needs none")
+        raise RuntimeRefusedError(why, hint="start Docker, or use `--runtime processes`")
     report.tell(f"runtime: processes ({why})")
     return _processes(stack)
 

@@ -82,7 +82,7 @@ def run(arguments: StartArguments) -> None:
             attempt = _make_ready(arguments, paths, lock)
         except BaseException:
             if arguments.plans and running is not None:  # what runs goes on, so its files are to stand here again
-                report.tell(f"putting back the files of generation {running.number}, which runs")
+                report.tell(f"restoring the files of generation {running.number}, which runs")
                 put_back(paths.root, paths.state, environment, running.number)
             raise
         bring_up(attempt)

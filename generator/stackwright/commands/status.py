@@ -59,13 +59,13 @@ def run(arguments: StatusArguments) -> None:
             }
         )
         return
-    report.tell(f"{environment} by {runtime.name}, gateway at {address(stack)}")
+    report.tell(f"{environment} with {runtime.name}, gateway at {address(stack)}")
     for each in generations:
         runs = ", runs" if running is not None and running.number == each.number else ""
         report.tell(f"generation {each.number}: {each.state}, of {each.made}{runs}")
     work, held = read_work(stack.generated)
     if work is not None and held:
-        report.tell(f"`{work.command}` is at work, process {work.pid}")
+        report.tell(f"`{work.command}` is running, process {work.pid}")
     elif work is not None and work.starting:
         report.warn(describe_left(work, environment))
     report.print_states(states)
@@ -79,6 +79,6 @@ def _with_loaded(stack: Stack, runtime: Runtime) -> tuple[ServiceState, ...]:
         if state.name not in in_turns or state.phase is not ServicePhase.HEALTHY:
             return state
         model = loaded_model(runtime.logs(state.name, SWITCH_LINES))
-        return replace(state, detail="switching, or not told" if model is None else f"{model} is loaded")
+        return replace(state, detail="switching, or unknown" if model is None else f"{model} is loaded")
 
     return tuple(told(state) for state in runtime.services())

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_environment(parser)
     add_runtime(parser)
-    parser.add_argument("--strict", action="store_true", help="take every warning for an error")
+    parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
     add_out(parser)
     add_json(parser)
 

@@ -24,7 +24,7 @@ def look_at_disk(folder: Path) -> Seen[Disk]:
         found = os.statvfs(place)
         device = place.stat().st_dev
     except (OSError, ValueError) as failure:
-        return Unseen(why=getattr(failure, "strerror", None) or "not a folder's name")
+        return Unseen(why=getattr(failure, "strerror", None) or "not a folder name")
     # Some file systems (btrfs) have no fixed number of files and answer 0 of 0.
     files = found.f_favail if found.f_files else None
     return Disk(path=str(place), free_bytes=found.f_bavail * found.f_frsize, free_files=files, device=device)

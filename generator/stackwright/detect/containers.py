@@ -78,7 +78,7 @@ class ContainerProbe:
         except FileNotFoundError:
             pass
         except OSError as failure:
-            self._failure = Unread(words=failure.strerror or "the docker client cannot be run")
+            self._failure = Unread(words=failure.strerror or "cannot run the docker client")
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -107,7 +107,7 @@ def describe_containers(
     if answer is None:
         return NO_CONTAINERS, ()
     if isinstance(answer, Unread):
-        return NO_CONTAINERS, (f"container engine: the docker client has no engine: {answer.words}",)
+        return NO_CONTAINERS, (f"container engine: no engine answers the docker client: {answer.words}",)
     warnings = [] if answer.compose else [f"container engine: {answer.engine} has no Compose plugin"]
     containers = Containers(
         engine=answer.engine,
@@ -148,7 +148,7 @@ def parse_info(stdout: str, stderr: str) -> Fact[EngineAnswer]:
     if version is None:
         errors = info.get("ServerErrors")
         said = _first_line(stderr) or _first_line(str(errors[0]) if isinstance(errors, list) and errors else "")
-        return Unread(words=said or "the client names no server")
+        return Unread(words=said or "the client reports no server")
     return EngineAnswer(
         engine="docker",
         version=version,

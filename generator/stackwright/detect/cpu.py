@@ -65,7 +65,7 @@ def probe_memory(root: Path, limits: ResourceLimits, missing: list[Missing]) -> 
     if total is None or limits.memory_bytes is None or limits.memory_bytes >= total:
         return total, ()
     granted_text, total_text = format_bytes(limits.memory_bytes), format_bytes(total)
-    return limits.memory_bytes, (f"memory: the control group grants {granted_text} of the machine's {total_text}",)
+    return limits.memory_bytes, (f"memory: the control group limits this process to {granted_text} of {total_text}",)
 
 
 def probe_operating_system(root: Path, missing: list[Missing]) -> OperatingSystem:
@@ -162,16 +162,16 @@ def _count_nodes(root: Path, usable: tuple[Processor, ...], missing: list[Missin
         cpus = parse_cpu_list(text) or frozenset()
         count += bool(cpus & mine if mine else cpus)
     if nodes and not count:
-        missing.append(Missing(subject="CPU", fact="NUMA nodes", words="no node holds a CPU of this process"))
+        missing.append(Missing(subject="CPU", fact="NUMA nodes", words="no NUMA node holds a CPU of this process"))
     return count or None
 
 
 def _note_gaps(processors: tuple[Processor, ...], cores: int | None, missing: list[Missing]) -> None:
     """Say which facts a readable /proc/cpuinfo did not hold."""
     if not processors:
-        missing.append(Missing(subject="CPU", fact="threads", words="/proc/cpuinfo names no processor"))
+        missing.append(Missing(subject="CPU", fact="threads", words="/proc/cpuinfo lists no processor"))
     elif cores is None:
-        missing.append(Missing(subject="CPU", fact="cores", words="neither /proc/cpuinfo nor /sys names them"))
+        missing.append(Missing(subject="CPU", fact="cores", words="neither /proc/cpuinfo nor /sys lists them"))
     if processors and parse_model(processors) is None:
         missing.append(Missing(subject="CPU", fact="model", words="/proc/cpuinfo names none"))
     if processors and not any(key in processors[0].fields for key in ("flags", "features")):
@@ -181,9 +181,9 @@ def _note_gaps(processors: tuple[Processor, ...], cores: int | None, missing: li
 def _describe_limits(threads: int, usable: int, limits: ResourceLimits) -> tuple[str, ...]:
     sentences = []
     if usable < threads:
-        sentences.append(f"CPU: this process may run on {usable} of the machine's {threads} threads")
+        sentences.append(f"CPU: this process may use {usable} of {threads} threads")
     if limits.cpus is not None and usable and granted(usable, limits.cpus) < usable:
-        sentences.append(f"CPU: the control group grants the time of {limits.cpus:g} of {usable} threads")
+        sentences.append(f"CPU: the control group limits this process to {limits.cpus:g} of {usable} threads")
     return tuple(sentences)
 
 

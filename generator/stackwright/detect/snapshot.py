@@ -24,7 +24,7 @@ ROWS = ("gpus", "links", "p2p")
 CUDA_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,3}")
 COMPUTE_CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
 NVLINK_KINDS = (LinkKind.NVLINK, LinkKind.NVSWITCH)
-DETECT_AGAIN = "make it again on that machine with `stackwright detect -o FILE`"
+DETECT_AGAIN = "create it again on that machine: `stackwright detect -o FILE`"
 
 
 def read_snapshot(path: Path) -> Host:
@@ -40,7 +40,7 @@ def read_snapshot(path: Path) -> Host:
     schema = data.get("schema")
     if isinstance(schema, int) and schema > HOST_SCHEMA:
         raise HostError(
-            f"{path}: schema: written by a newer Stackwright (schema {_shorten(schema)}; this one reads {HOST_SCHEMA})",
+            f"{path}: schema {_shorten(schema)} is newer than this Stackwright reads ({HOST_SCHEMA})",
             hint="update Stackwright, or " + DETECT_AGAIN,
         )
     host = convert(data, Host, where=str(path), error=HostError)

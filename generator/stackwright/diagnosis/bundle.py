@@ -30,7 +30,7 @@ def write_bundle(target: Path, files: Mapping[str, str], redaction: Redaction) -
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise UsageError(f"{target} is there already", hint="name another file with --bundle FILE") from None
+        raise UsageError(f"{target} exists already", hint="choose another file with --bundle FILE") from None
     except OSError as failure:
         raise UsageError(f"{target}: cannot be written: {failure.strerror}", hint="name another file") from None
     try:

@@ -39,8 +39,8 @@ def not_checked(what: str, why: str, environment: str) -> Finding:
     return warning(
         "not-checked",
         found=f"{what}: not checked: {why}",
-        expected="a look before the start",
-        fix=f"`validate-environment {environment}` looks again",
+        expected="a check before the start",
+        fix=f"check again with `validate-environment {environment}`",
     )
 
 

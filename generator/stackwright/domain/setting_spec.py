@@ -73,7 +73,7 @@ _UNWRITABLE = re.compile(r"['\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def problem_with(spec: SettingSpec, value: str) -> str | None:
     """Say what is allowed for `spec` if `value` is not; None if it is."""
     if _UNWRITABLE.search(value) or len(value) > MAX_VALUE_LENGTH:
-        return "text of one line without quotes, backslashes or control characters"
+        return "one line without quotes, backslashes or control characters"
     if spec.choices and value not in spec.choices:
         return f"one of {', '.join(spec.choices)}"
     return _CHECKS[spec.kind](spec, value)
@@ -106,7 +106,7 @@ def _matcher(pattern: re.Pattern[str], allowed: str) -> Callable[[SettingSpec, s
 
 
 _CHECKS: Mapping[Kind, Callable[[SettingSpec, str], str | None]] = {
-    Kind.TEXT: _matcher(re.compile(r"\S(.*\S)?"), "text that is not empty"),
+    Kind.TEXT: _matcher(re.compile(r"\S(.*\S)?"), "a non-empty text"),
     Kind.INTEGER: _check_integer,
     Kind.FRACTION: _check_fraction,
     Kind.CONTEXT: _check_context,

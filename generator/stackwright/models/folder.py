@@ -63,7 +63,7 @@ def read_json(file: Path, *, hint: str | None = None) -> Mapping[str, object]:
     """
     try:
         if file.stat().st_size > MAX_JSON_BYTES:
-            raise UsageError(f"{file}: {file.stat().st_size} bytes are too many for such a file")
+            raise UsageError(f"{file}: {file.stat().st_size} bytes are too many for this kind of file")
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as failure:
         raise UsageError(f"{file}: cannot be read: {failure.strerror or failure}", hint=hint) from None
@@ -78,11 +78,11 @@ def parse_index(document: Mapping[str, object], where: str) -> Mapping[str, tupl
     """Return the tensors that an index expects in each shard, by the shard's file name.
 
     Raises:
-        UsageError: the index has no weight_map of names, or names a file outside its own folder.
+        UsageError: the index weight_map is missing of names, or names a file outside its own folder.
     """
     entries = document.get("weight_map")
     if not isinstance(entries, dict) or not entries:
-        raise UsageError(f"{where}: has no weight_map")
+        raise UsageError(f"{where}: weight_map is missing")
     shards: dict[str, list[str]] = {}
     for tensor, shard in entries.items():
         if not isinstance(shard, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors", shard):
@@ -100,8 +100,8 @@ def check_shard(expected: Iterable[str], found: Iterable[TensorHeader], where: s
     missing = sorted(set(expected) - {tensor.name for tensor in found})
     if missing:
         raise UsageError(
-            f"{where}: {len(missing)} tensors that the index expects are not in it, such as {missing[0]:.80}",
-            hint="index and shards are of two versions: fetch the model again",
+            f"{where}: {len(missing)} tensors of the index are missing, such as {missing[0]:.80}",
+            hint="index and shards have different versions: download the model again",
         )
 
 
@@ -125,9 +125,9 @@ def _read_weights(folder: Path) -> tuple[tuple[TensorHeader, ...] | None, int | 
     others = sorted(file for kind in ("*.gguf", "*.bin", "*.pt", "*.pth") for file in folder.glob(kind))
     if others:
         known = sum(file.stat().st_size for file in others)
-        note = f"{others[0].name}: no safetensors, so its weights are known by the size of their files only"
+        note = f"{others[0].name}: no safetensors: the weights are estimated from file sizes"
         return None, known, (note,)
-    raise UsageError(f"{folder}: holds no weights", hint=f"expected {SINGLE}, or {INDEX} and the shards that it names")
+    raise UsageError(f"{folder}: no weights", hint=f"add {SINGLE}, or {INDEX} and its shards")
 
 
 def _read_shards(folder: Path) -> tuple[tuple[TensorHeader, ...], int, tuple[str, ...]]:

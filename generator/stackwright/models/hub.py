@@ -121,7 +121,7 @@ def _fetch_header(hub_id: str, file: str, commit: str, endpoint: str | None) -> 
         text += _fetch_range(url, LENGTH_BYTES + len(text), LENGTH_BYTES + length - 1, where)[0]
     header = parse_header(text, length, where)
     if size is not None and size != header.file_bytes:
-        raise UsageError(f"{where}: the hub holds {size} bytes, but the header promises {header.file_bytes}")
+        raise UsageError(f"{where}: the hub has {size} bytes, but the header says {header.file_bytes}")
     return header.tensors
 
 
@@ -141,8 +141,8 @@ def _fetch_range(url: str, first: int, last: int, where: str) -> tuple[bytes, in
             hf_raise_for_status(response)
         if response.status_code != 206:
             raise UsageError(
-                f"{where}: the hub answered {response.status_code} to a request for a part of the file, expected 206",
-                hint="name another hub in HF_ENDPOINT, or download the model and name its folder",
+                f"{where}: the hub answered {response.status_code} to a range request, expected 206",
+                hint="set another hub with HF_ENDPOINT, or download the model and name its folder",
             )
         content = bytearray()
         for chunk in response.iter_raw():
@@ -164,12 +164,12 @@ def _told(hub_id: str, endpoint: str | None, origin: str) -> Iterator[None]:
         yield
     except errors.GatedRepoError:
         raise UsageError(
-            f"{origin}: its publisher gives the files only to those who asked for access",
-            hint=f"ask at {hub}/{hub_id}, then set HF_TOKEN (or HF_TOKEN_PATH) to a token of that account",
+            f"{origin}: access to this model must be requested",
+            hint=f"request it at {hub}/{hub_id}, then set HF_TOKEN (or HF_TOKEN_PATH) to a token of that account",
         ) from None
     except errors.RepositoryNotFoundError:
         raise UsageError(
-            f"{origin}: {hub} has no such model, or this token may not see it",
+            f"{origin}: {hub} has no such model, or this token has no access",
             hint="check the name; for a private model set HF_TOKEN (or HF_TOKEN_PATH)",
         ) from None
     except errors.LocalEntryNotFoundError as failure:
@@ -177,17 +177,17 @@ def _told(hub_id: str, endpoint: str | None, origin: str) -> Iterator[None]:
     except errors.EntryNotFoundError:
         raise UsageError(
             f"{origin}: has no {CONFIG} on {hub}",
-            hint="GGUF files alone cannot be planned: name the original model",
+            hint="GGUF files alone are not supported: name the original model",
         ) from None
     except errors.HFValidationError:
-        raise UsageError(f"{origin}: not a name of a model on a hub", hint="expected owner/name") from None
+        raise UsageError(f"{origin}: not a valid hub model name", hint="expected owner/name") from None
     except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL) as failure:
         raise UsageError(f"{origin}: {_unreached(hub, failure)}", hint=_OFFLINE_HINT) from None
     except OSError as failure:
         raise UsageError(f"{origin}: the cache cannot be used: {failure.strerror or failure}") from None
 
 
-_OFFLINE_HINT = "name a folder that holds the model, or a catalog name; HF_ENDPOINT names another hub"
+_OFFLINE_HINT = "name a model folder or a catalog name, or set another hub with HF_ENDPOINT"
 
 
 def _unreached(hub: str, failure: BaseException | None) -> str:
@@ -196,5 +196,5 @@ def _unreached(hub: str, failure: BaseException | None) -> str:
     if status is not None:
         return f"{hub} answered {status}"
     if type(failure).__name__ == "OfflineModeIsEnabled":
-        return "it is not in the cache, and HF_HUB_OFFLINE forbids to look it up"
-    return f"{hub} cannot be reached ({type(failure).__name__ if failure else 'offline'})"
+        return "not in the cache, and HF_HUB_OFFLINE forbids a lookup"
+    return f"cannot reach {hub} ({type(failure).__name__ if failure else 'offline'})"

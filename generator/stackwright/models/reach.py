@@ -32,7 +32,7 @@ def ask_hub(hub_id: str, environment: Mapping[str, str], token: str | None) -> S
     """Ask the hub that `HF_ENDPOINT` names; Unseen where it does not answer. The token goes nowhere else."""
     hub = (environment.get("HF_ENDPOINT") or DEFAULT_HUB).rstrip("/")
     if not hub.startswith(("http://", "https://")):
-        return Unseen(why=f"HF_ENDPOINT is no http address: {hub[:80]}")
+        return Unseen(why=f"HF_ENDPOINT is not an http URL: {hub[:80]}")
     url = f"{hub}/{urllib.parse.quote(hub_id)}/resolve/main/config.json"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
@@ -45,7 +45,7 @@ def ask_hub(hub_id: str, environment: Mapping[str, str], token: str | None) -> S
     except (OSError, HTTPException, ValueError) as failure:  # URLError is an OSError; ValueError: no such host name
         reason = getattr(failure, "reason", failure)
         words = getattr(reason, "strerror", None) or str(reason) or type(failure).__name__
-        return Unseen(why=f"{hub} cannot be reached: {words[:160]}")
+        return Unseen(why=f"cannot reach {hub}: {words[:160]}")
 
 
 class _Unredirected(urllib.request.HTTPRedirectHandler):

@@ -92,7 +92,7 @@ def read_model(
         return _with_engine(_from_hub(name, cache, access, origin), rows)
     names = [SMOKE, *(row.name for row in rows), *(row.hub_id for row in rows)]
     raise UsageError(
-        f"{origin}: neither a Hugging Face id (owner/name), nor a folder, nor a catalog name",
+        f"{origin}: not a Hugging Face id (owner/name), a folder, or a catalog name",
         hint=did_you_mean(name, names) or f"catalog names: {', '.join(names[: 1 + len(rows)])}",
     )
 
@@ -168,14 +168,14 @@ def _from_hub(hub_id: str, cache: HubCache, access: HubAccess, origin: str) -> M
         if not access.online:
             raise UsageError(
                 f"{origin}: neither in the catalog nor in the cache ({cache.models})",
-                hint="look it up once with the hub in reach, or name a folder",
+                hint="look it up once online, or name a folder",
             )
         from stackwright.models.hub import read_hub
 
         found = read_hub(hub_id, cache, access.endpoint, origin)
         snapshot, tensors = found.snapshot, found.tensors
     config = read_json(snapshot / CONFIG)
-    notes = () if tensors is not None else ("no safetensors on the hub, so its weights are reckoned from its shape",)
+    notes = () if tensors is not None else ("no safetensors on the hub: the weights are estimated from the shape",)
     return ModelFacts(
         name=hub_id,
         source=LlmSource.HUB,

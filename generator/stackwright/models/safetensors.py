@@ -55,8 +55,8 @@ def read_header(file: Path) -> FileHeader:
     header = parse_header(text, length, str(file))
     if size != header.file_bytes:
         raise UsageError(
-            f"{file}: holds {size} bytes, but its header promises {header.file_bytes}",
-            hint=f"it was not copied whole ({format_bytes(size)} of {format_bytes(header.file_bytes)}): fetch it again",
+            f"{file}: has {size} bytes, but its header says {header.file_bytes}",
+            hint=f"the copy is incomplete ({format_bytes(size)} of {format_bytes(header.file_bytes)}): download it again",
         )
     return header
 
@@ -89,7 +89,7 @@ def parse_header(text: bytes, length: int, where: str) -> FileHeader:
     """
     if len(text) != length:
         raise UsageError(
-            f"{where}: cut short: {len(text)} of {length} bytes of its header", hint="fetch the file again"
+            f"{where}: truncated: {len(text)} of {length} bytes of its header", hint="fetch the file again"
         )
     try:
         document = json.loads(text.decode("utf-8"))
@@ -124,9 +124,7 @@ def _parse_tensor(name: str, entry: object, where: str) -> tuple[TensorHeader, i
     tensor = TensorHeader(name=name, dtype=dtype, shape=tuple(shape[:MAX_DIMENSIONS]))
     begin, end = offsets
     if len(shape) > MAX_DIMENSIONS or end - begin != tensor.bytes:
-        raise UsageError(
-            f"{at}: {dtype} of shape {shape!r:.60} does not take the {end - begin} bytes that its offsets say"
-        )
+        raise UsageError(f"{at}: {dtype} of shape {shape!r:.60} does not match the {end - begin} bytes of its offsets")
     return tensor, begin, end
 
 

@@ -85,7 +85,7 @@ def allot(requests: tuple[ModelRequest, ...], catalog: Catalog) -> tuple[Allotme
             return room.allotments()
     names = ", ".join(models[position].llm.name for position in further)
     raise NoPlanError(
-        f"no room for {names} beside the other models, on a GPU or on the processor",
+        f"no memory left for {names} beside the other models, on a GPU or on the processor",
         hint=_ways_to_room(requests[0]),
     )
 
@@ -93,7 +93,7 @@ def allot(requests: tuple[ModelRequest, ...], catalog: Catalog) -> tuple[Allotme
 def _ways_to_room(request: ModelRequest) -> str:
     """Return the hint for models that do not fit beside each other."""
     return (
-        f"name fewer or smaller models, or in {request.whole.file} let some take turns with `exclusive`, "
+        f"name fewer or smaller models, or in {request.whole.file} serve some in turn with `exclusive`, "
         "or give the others less with gpu_share"
     )
 
@@ -127,7 +127,7 @@ class _Room:
                 )  # one that the whole host does not hold says why itself
             free = sum(len(pool) for pool in self._pools)
             raise NoPlanError(
-                f"no room for {request.llm.name} beside the other models: GPUs left: {free}; no shared one holds it",
+                f"no memory left for {request.llm.name} beside the other models; free GPUs: {free}; no shared GPU holds it",
                 hint=_ways_to_room(request),
             )
 
@@ -327,13 +327,13 @@ def _split(
     shares = [need + (spare * need // wanted if n in takers else 0) for n, need in enumerate(known)]
     others = ", ".join(f"{request.llm.name} {share / 100:.2f}" for request, share in zip(requests, shares, strict=True))
     whys = [
-        f"at least {need / 100:.2f} is needed" if part is None else f"its gpu_share is {request.model.gpu_share:g}"
+        f"needs at least {need / 100:.2f}" if part is None else f"its gpu_share is {request.model.gpu_share:g}"
         for request, part, need in zip(requests, wished, known, strict=True)
     ]
     return tuple(
         Utilization(
             value=share / 100,
-            reason=f"shares GPU {gpu.index}, of which {room / 100:.2f} can be given: {others}; {why}",
+            reason=f"shares GPU {gpu.index}, of which {room / 100:.2f} is usable: {others}; {why}",
             source=DECISION,
         )
         for share, why in zip(shares, whys, strict=True)

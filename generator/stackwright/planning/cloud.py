@@ -22,7 +22,7 @@ PROVIDERS = (
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,19}")
 _MODEL = re.compile(r"[a-z_]+/[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 # What a person wrote there may be the key itself, or an address with one in it.
-_HIDDEN = "found something else, not shown as a key may stand in it"
+_HIDDEN = "found another value, not shown since it may hold a key"
 
 
 def problem_with_cloud(cloud: CloudModel) -> tuple[str, str] | None:
@@ -50,10 +50,10 @@ def check_cloud(plan: Plan) -> None:
     for cloud in plan.gateway.cloud:
         if cloud.name in taken:
             raise UsageError(
-                f"{where}: two models answer to `{cloud.name[:80]}`", hint="give the cloud's another `name`"
+                f"{where}: two models have the name `{cloud.name[:80]}`", hint="give the cloud's model another `name`"
             )
         if cloud.name not in asked:
-            raise UsageError(f"{where}: `{cloud.name[:80]}` stands in for no model", hint=_how_to_ask(plan, cloud))
+            raise UsageError(f"{where}: `{cloud.name[:80]}` is in no fallback list", hint=_how_to_ask(plan, cloud))
         taken.add(cloud.name)
 
 
@@ -61,10 +61,10 @@ def _how_to_ask(plan: Plan, cloud: CloudModel) -> str:
     """Return the line that makes a model of a cloud stand in for the first of ours, to be pasted. JSON is YAML."""
     first = plan.models[0]
     if not first.role.generates:
-        return "leave it out: no model here writes"
+        return "remove it: there is no chat model here"
     chains = {each.model: list(each.to) for each in plan.gateway.fallbacks}
     chains.setdefault(first.name, []).append(cloud.name)
-    return f"leave it out, or write below `gateway:` the line `fallbacks: {json.dumps(chains, ensure_ascii=False)}`"
+    return f"remove it, or add below `gateway:` the line `fallbacks: {json.dumps(chains, ensure_ascii=False)}`"
 
 
 def _is_closed(address: str) -> bool:

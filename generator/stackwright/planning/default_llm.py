@@ -56,7 +56,7 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
     if best is None:
         raise NoPlanError(
             f"no catalog model fits on {len(options[0].groups[0])}× {options[0].gpus[0].name}",
-            hint="name one with --model; `stackwright fit --model …` forecasts it",
+            hint="name one with --model; `stackwright fit --model …` checks it",
         )
     model = replace(
         request.model,
@@ -69,8 +69,8 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
 
 def _reason(best: LlmCandidate, runners_up: tuple[LlmCandidate, ...], objective: Objective | None) -> str:
     """Say why the model was chosen, what the objective had to do with it, and what came next."""
-    asked = f"for {objective}" if objective else f"without an objective as for {Objective.THROUGHPUT}"
-    preferred = f"{asked}, among recent models of that size {PREFERENCES[objective or Objective.THROUGHPUT]}"
+    asked = f"for {objective}" if objective else f"without an objective, as for {Objective.THROUGHPUT}"
+    preferred = f"{asked}, of recent models of that size {PREFERENCES[objective or Objective.THROUGHPUT]}"
     after = "; ".join(f"{each.checkpoint.hub_id} ({each.place})" for each in runners_up)
     return f"chosen for this host: {best.reason}; {preferred}" + (f"; next best: {after}" if after else "")
 

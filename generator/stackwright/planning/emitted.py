@@ -67,19 +67,17 @@ def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching 
     return {
         "COMPOSE_PROJECT_NAME": _setting(f"stackwright-{name}", "one project per environment", DECISION),
         "STACKWRIGHT_ENVIRONMENT": _setting(name, "asked for", "command line"),
-        "STACKWRIGHT_UID": _setting(
-            str(request.user.uid), "the user who configured, so that files stay theirs", "host"
-        ),
+        "STACKWRIGHT_UID": _setting(str(request.user.uid), "the user who configured, as owner of the files", "host"),
         "STACKWRIGHT_GID": _setting(str(request.user.gid), "the group who configured", "host"),
         "LITELLM_IMAGE": _catalog(gateway.image, "pinned release", gateway.source),
         "REDIS_IMAGE": _catalog(redis.image, "router state of the gateway", redis.source),
         "GATEWAY_BIND": _wished(wishes.gateway.bind, wished),
         "GATEWAY_PORT": _wished(str(wishes.gateway.port), wished),
-        "GATEWAY_PLAIN_HTTP": _setting("refused", "keys and answers could be read on the way", PUBLISHING),
+        "GATEWAY_PLAIN_HTTP": _setting("refused", "plain HTTP exposes keys and answers", PUBLISHING),
         **switching_settings(switching),
         "HF_HOME": _setting(request.folders.hf_home, "Hugging Face cache, shared by all environments", "host"),
         request.engine.keys.cache_folder: _setting(
-            request.folders.engine_caches[request.engine.name], "compiled kernels survive a restart", "host"
+            request.folders.engine_caches[request.engine.name], "keeps compiled kernels across restarts", "host"
         ),
     }
 
@@ -89,11 +87,11 @@ def device_settings(gpus: tuple[Gpu, ...], reason: str, source: str) -> dict[str
     return {
         "CUDA_DEVICE_ORDER": _setting(
             CUDA_DEVICE_ORDER,
-            "CUDA then numbers GPUs as nvidia-smi does",
+            "the same order as nvidia-smi",
             "CUDA C++ programming guide, environment variables",
         ),
         "NVIDIA_VISIBLE_DEVICES": _setting(",".join(gpu.uuid or "" for gpu in gpus), reason, source),
-        "GPU_COUNT": _setting(str(len(gpus)), "as many as NVIDIA_VISIBLE_DEVICES names", source),
+        "GPU_COUNT": _setting(str(len(gpus)), "the number of GPUs in NVIDIA_VISIBLE_DEVICES", source),
     }
 
 
@@ -120,7 +118,7 @@ def _setting(value: str, reason: str, source: str) -> Setting:
 
 
 def _wished(value: str, file: str) -> Setting:
-    return Setting(value=value, reason="wish of the environment", source=file, origin=Origin.WISHED)
+    return Setting(value=value, reason=f"set in {file}", source=file, origin=Origin.WISHED)
 
 
 def _catalog(value: str, reason: str, source: str) -> Setting:

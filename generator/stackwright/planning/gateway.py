@@ -42,20 +42,20 @@ def gateway_settings(
     context = values[engine.keys.context]
     each = values.get(engine.keys.requests or "") or str(engine.processor_requests)
     working = replicas * int(each)
-    of_which = f"{replicas} replicas work on {each} each" if replicas > 1 else f"the engine works on {each}"
+    of_which = f"engine limit {replicas} × {each}" if replicas > 1 else f"engine limit {each}"
     working_in_force = int(values.get("GATEWAY_MAX_CONCURRENT_REQUESTS") or working)
     return {
         "GATEWAY_ROUTING_STRATEGY": choose_strategy(groups),
         "GATEWAY_REQUEST_TIMEOUT_S": _request_timeout(switches, switch_s(values)),
         "GATEWAY_COOLDOWN_S": _setting(
-            str(COOLDOWN_S), "a replica that failed twice is tried again after this", f"{LITELLM} constants.py"
+            str(COOLDOWN_S), "a replica that failed twice is skipped for this long", f"{LITELLM} constants.py"
         ),
         "GATEWAY_MAX_CONCURRENT_REQUESTS": _setting(
-            str(working), f"{of_which} at once; more would wait out of sight of the priorities", DECISION
+            str(working), f"{of_which}; further requests queue at the gateway", DECISION
         ),
         "GATEWAY_MAX_QUEUED_REQUESTS": _setting(
             str(WAITING_PER_PLACE * working_in_force),
-            f"{WAITING_PER_PLACE} behind each of {working_in_force}: answered in time if each works a fifth of the timeout",
+            f"{WAITING_PER_PLACE} for each of {working_in_force} running: in time if a request takes a fifth of the timeout",
             DECISION,
         ),
         "GATEWAY_MAX_INPUT_TOKENS": _longest_input(context),
@@ -63,33 +63,35 @@ def gateway_settings(
             int(values.get("GATEWAY_MAX_INPUT_TOKENS") or _longest_input(context).value)
         ),
         "GATEWAY_KEY_REQUESTS_PER_MINUTE": _setting(
-            "0", "one key serves all; its requests are limited above", DECISION
+            "0", "all clients share one key; see GATEWAY_MAX_CONCURRENT_REQUESTS", DECISION
         ),
-        "GATEWAY_KEY_TOKENS_PER_MINUTE": _setting("0", "one key serves all; its requests are limited above", DECISION),
+        "GATEWAY_KEY_TOKENS_PER_MINUTE": _setting(
+            "0", "all clients share one key; see GATEWAY_MAX_CONCURRENT_REQUESTS", DECISION
+        ),
     }
 
 
 def _request_timeout(switches: int, each_s: int) -> Setting:
     """Return how long a request may take. `switches`: loads of models that may come before it, of `each_s` seconds."""
-    why = "the longest that a request may wait and work"
-    of_which = f"{each_s} s for a switch" if switches == 1 else f"{each_s} s for each of {switches} switches"
-    switching = f", with {of_which} of models ahead of it" if switches else ""
+    why = "time in the queue and at work"
+    of_which = (
+        f"{each_s} s for a model switch" if switches == 1 else f"{each_s} s for each of {switches} model switches"
+    )
+    switching = f"; plus {of_which}" if switches else ""
     return _setting(str(REQUEST_TIMEOUT_S + switches * each_s), why + switching, DECISION)
 
 
 def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
     """Choose how LiteLLM picks a replica."""
     if len(groups) == 1:
-        return _setting(
-            "simple-shuffle", "one replica: nothing to choose, and nothing to count", f"{LITELLM} simple_shuffle.py"
-        )
+        return _setting("simple-shuffle", "only one replica", f"{LITELLM} simple_shuffle.py")
     if len({tuple(gpu.name for gpu in group) for group in groups}) > 1:
         return _setting(
             "latency-based-routing",
-            "the replicas' GPUs differ: those that answer faster get more",
+            "the replicas' GPUs differ: faster ones get more requests",
             f"{LITELLM} router_strategy/lowest_latency.py",
         )
-    return _setting("simple-shuffle", "equal replicas: by chance, which no client that hangs up can skew", HEALTH)
+    return _setting("simple-shuffle", "equal replicas: a random choice", HEALTH)
 
 
 def problem_with_name(name: str) -> str | None:
@@ -122,7 +124,7 @@ def with_fallbacks(plan: Plan, wishes: GatewayWishes, *, named: bool = False) ->
     for model, to in chains.items():
         _check_chain(plan, model, to, where)
     fallbacks = tuple(Fallback(model=model, to=to, longer=_longer(plan, model, to)) for model, to in chains.items())
-    passed = f"{where}.fallbacks: passed over, as --model leaves them out: {', '.join(absent)}"
+    passed = f"{where}.fallbacks: skipped, since --model does not select them: {', '.join(absent)}"
     plan = replace(
         plan,
         gateway=replace(plan.gateway, fallbacks=fallbacks, cloud=wishes.cloud),
@@ -156,8 +158,8 @@ def _resolve_chains(
         model = _resolve(name, served, where)
         if model in chains:
             raise UsageError(
-                f"{where}.fallbacks: found {model} twice, here as `{name[:80]}`, allowed: one list for each model",
-                hint="join the lists: the gateway would read the first alone",
+                f"{where}.fallbacks: found {model} twice, the second time as `{name[:80]}`, allowed: one list per model",
+                hint="join the lists: the gateway reads the first one only",
             )
         chains[model] = tuple(dict.fromkeys(_resolve(each, known, where) for each in substitutes))
     return chains
@@ -175,12 +177,12 @@ def _resolve(name: str, models: Mapping[str, str], where: str) -> str:
 def _check_chain(plan: Plan, model: str, to: tuple[str, ...], where: str) -> None:
     """Refuse a chain that leads to its own model, or through one that makes no text. A model of a cloud writes."""
     if model in to:
-        raise UsageError(f"{where}.fallbacks: {model} would stand in for itself", hint="take it out of its own list")
+        raise UsageError(f"{where}.fallbacks: {model} cannot be its own fallback", hint="remove it from its own list")
     mute = next((served for served in plan.models if served.name in (model, *to) and not served.role.generates), None)
     if mute is not None:
         raise UsageError(
-            f"{where}.fallbacks: found {mute.name}, which is for {mute.role.value}, allowed: models that write",
-            hint="take it out: another model's vectors and scores differ",
+            f"{where}.fallbacks: found {mute.name}, which is for {mute.role.value}, allowed: chat models",
+            hint="remove it: embeddings and scores of two models cannot be compared",
         )
 
 
@@ -199,16 +201,16 @@ def _context(model: ServedModel) -> int:
 
 def _longest_input(length: str) -> Setting:
     if length == "auto":
-        return _setting("0", "the engine itself finds the length at its start, and refuses what is longer", DECISION)
+        return _setting("0", "the engine finds its length at start and refuses longer inputs", DECISION)
     longest = max(1, int(length) - 1)
-    return _setting(str(longest), f"a context of {length} with room for one token of answer", DECISION)
+    return _setting(str(longest), f"context of {length} minus one token for the answer", DECISION)
 
 
 def _longest_body(tokens: int) -> Setting:
     """Return how long a request may be that brings so long an input."""
     if tokens * BODY_BYTES_PER_TOKEN <= LEAST_BODY_BYTES:
-        return _setting(str(LEAST_BODY_BYTES), "room for pictures; longer is refused unread", BODIES)
-    reason = f"{BODY_BYTES_PER_TOKEN} bytes for each of {tokens} tokens; longer is refused unread"
+        return _setting(str(LEAST_BODY_BYTES), "room for images; longer requests are refused unread", BODIES)
+    reason = f"{BODY_BYTES_PER_TOKEN} bytes for each of {tokens} tokens; longer requests are refused unread"
     return _setting(str(min(tokens * BODY_BYTES_PER_TOKEN, 2**31 - 1)), reason, BODIES)
 
 

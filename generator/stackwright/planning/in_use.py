@@ -21,7 +21,7 @@ def warn_of_others(gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
     """Return a sentence for each GPU of which other programs hold more than a desktop would."""
     return tuple(
         f"other programs hold {format_bytes(gpu.memory_used_bytes)} of the {format_bytes(gpu.memory_bytes)} of GPU {gpu.index} "
-        f"({gpu.name or 'unknown model'}): an engine that finds less free than its share does not start; `nvidia-smi` names "
+        f"({gpu.name or 'unknown model'}): the engine does not start if less than its share is free; `nvidia-smi` lists "
         "them, this stack among them while it runs"
         for gpu in gpus
         if _is_in_use(gpu)
@@ -48,7 +48,7 @@ def blame_others(request: ModelRequest, refusal: NoPlanError, plan: Callable[[Mo
     return NoPlanError(
         f"{refusal.message}; other programs hold {format_bytes(fullest.memory_used_bytes)} of GPU {fullest.index}: it would fit "
         f"with {format_bytes(free_bytes)} of {format_bytes(fullest.memory_bytes)} free",
-        hint=f"`nvidia-smi` shows what holds it: stop that, then configure again; or else: {refusal.hint}",
+        hint=f"stop them (`nvidia-smi` lists them), then configure again; or: {refusal.hint}",
     )
 
 

@@ -207,9 +207,9 @@ def _cautious(
     answer = engine.forecast(shape, modest, gpu, facts.weights)
     if answer.verdict is Verdict.DOES_NOT_FIT:
         return None, answer.reasons
-    sentence, solution = "whether this fits is uncertain", Solution(settings=modest, forecast=answer)
+    sentence, solution = "this may not fit", Solution(settings=modest, forecast=answer)
     if _may_search(engine, asked):
-        sentence += ": the engine itself searches for the longest context when it starts"
+        sentence += "; the engine searches for the longest context at start"
         solution = _searching(solution)
     return Layout(placement=placement, solution=solution, warnings=(sentence, *answer.warnings)), ()
 

@@ -32,8 +32,8 @@ SAME_CLASS = 0.5
 RUNNERS_UP = 3
 # What each objective prefers among recent models of a size, in the words of a reason.
 PREFERENCES = {
-    Objective.THROUGHPUT: "mixtures of experts come first, since they read a part of themselves per token",
-    Objective.LATENCY: "the fewest parameters read per token come first, since decoding waits for them",
+    Objective.THROUGHPUT: "mixture-of-experts models come first: they read fewer weights per token",
+    Objective.LATENCY: "the fewest parameters read per token come first: they bound decoding speed",
     Objective.CONTEXT: "the longest request that fits comes first",
 }
 _CHATS = (Role.CHAT, Role.VISION)
@@ -208,9 +208,9 @@ def _unfit(row: CatalogLlm, engine_version: str | None) -> str | None:
 
 def _explained(each: LlmCandidate, newest: int, largest: int, objective: Objective) -> LlmCandidate:
     place, checkpoint = _place(each, newest, largest, objective), each.checkpoint
-    those = "what fits with such requests" if objective is Objective.CONTEXT else "what fits"
+    those = "those that fit such requests" if objective is Objective.CONTEXT else "those that fit"
     size = format_bytes(checkpoint.weight_bytes)
-    reason = f"{place}; {checkpoint.hub_id} loses least of {those} ({checkpoint.format}, {size})"
+    reason = f"{place}; {checkpoint.hub_id} has the most precise weights of {those} ({checkpoint.format}, {size})"
     return replace(each, place=place, reason=reason)
 
 
@@ -218,9 +218,9 @@ def _place(each: LlmCandidate, newest: int, largest: int, objective: Objective) 
     row, size = each.row, f"{_billions(each.row.parameters)} parameters"
     if newest - _months(row) > RECENT_MONTHS:
         released = row.released or "at an unknown time"
-        return f"released {released}, over {RECENT_MONTHS} months before the newest that fits"
+        return f"released {released}, more than {RECENT_MONTHS} months before the newest that fits"
     if (row.parameters or 0) < SAME_CLASS * largest:
-        return f"{size}, under half of the largest that fits"
+        return f"{size}, less than half of the largest that fits"
     if objective is Objective.CONTEXT:
         return f"requests of {each.tokens} tokens fit, {size}"
     return f"reads {_billions(_active(row))} of {size} per token"

@@ -171,7 +171,7 @@ def _processor_keys(request: ModelRequest) -> str:
 
 def _cpu_warnings(forecast: Forecast | None) -> tuple[str, ...]:
     if forecast is None:
-        return ("the host's memory is unknown: whether it holds the model was not checked",)
+        return ("the host's memory is unknown: not checked whether the model fits",)
     return forecast.warnings
 
 
@@ -299,7 +299,7 @@ def refuse_unread(pins: Iterable[Pin], computed: Mapping[str, Setting]) -> None:
     """Refuse a pin of a setting that is not emitted. Raises NoPlanError."""
     for pin in pins:
         if pin.key not in computed:
-            raise NoPlanError(f"{pin.written} is pinned, but nothing reads it in this mode", hint=f"drop {pin.place}")
+            raise NoPlanError(f"{pin.written} is pinned, but this mode does not use it", hint=f"remove {pin.place}")
 
 
 def pinned_setting(pin: Pin) -> Setting:
@@ -320,7 +320,7 @@ def _by_digest(setting: Setting, pins: ImagePins) -> Setting:
     if named == setting.value:
         return setting
     day = pins.images[setting.value].date
-    return replace(setting, value=named, reason=f"{setting.reason}; by the digest that its tag had on {day}")
+    return replace(setting, value=named, reason=f"{setting.reason}; pinned to the digest of {day}")
 
 
 def _warnings(
@@ -330,7 +330,5 @@ def _warnings(
     if placement.gpus:
         found += request.engine.communication(request.host, placement.groups[0]).warnings
     if request.llm.source is LlmSource.SMOKE:
-        found.append(
-            "serving `smoke`, a tiny model that says one sentence: it proves the stack, not the answers; name a real one with --model"
-        )
+        found.append("serving `smoke`, a tiny test model that knows one sentence; name a real model with --model")
     return tuple(dict.fromkeys(found))

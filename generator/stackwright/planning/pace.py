@@ -104,19 +104,17 @@ def _as_far_as_it_pays(inside: list[Placement], pace: Pace) -> list[Placement]:
 
 def _trade(request: ModelRequest, pace: Pace | None, ordered: list[Placement]) -> str:
     """Say what the objective, or its absence, prefers, and the times that were weighed."""
-    others = (
-        "`--objective throughput` takes the fewest GPUs for each, `latency` the quickest, `context` the longest request"
-    )
+    others = "`--objective` throughput: fewest GPUs per replica; latency: fastest tokens; context: longest request"
     if request.objective is Objective.THROUGHPUT:
-        return "; for throughput the fewest GPUs whose cache is at least as large as the weights, hence the most replicas of use"
+        return "; for throughput: the fewest GPUs whose KV cache is at least as large as the weights"
     if pace is None or (request.objective is None and request.mode is Mode.MULTI):
-        return f"; the most GPUs that can share a layer, as none of another number was asked for: {others}"
+        return f"; the most GPUs that can share a layer; {others}"
     times = ", ".join(
         f"{pace.token_s(ranks) * 1000:.2g} ms on {ranks}" for ranks in sorted(each.tensor_parallel for each in ordered)
     )
-    estimate = f"a token waits for {format_bytes(pace.read_bytes)} of weights and the all-reduces, about {times}"
+    estimate = f"about {times} per token, for {format_bytes(pace.read_bytes)} of weights and the all-reduces"
     if request.objective is Objective.LATENCY:
-        return f"; for latency the quickest group that holds the model: {estimate}"
+        return f"; for latency: the fastest group that holds the model: {estimate}"
     if request.objective is Objective.CONTEXT:
-        return f"; for context the group with the longest request, and among equals as many GPUs as pay: {estimate}"
-    return f"; without an objective as many as still do half of the work of as many replicas, and more where the cache would be smaller than the weights: {estimate}; {others}"
+        return f"; for context: the group with the longest request: {estimate}"
+    return f"; without an objective: as many GPUs as add at least half a replica's speed each, more for a KV cache as large as the weights: {estimate}; {others}"

@@ -77,7 +77,7 @@ def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placeme
     if (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) != 1:
         raise NoPlanError(
             f"single uses one GPU, but {_pinned_sizes(pins)} is pinned",
-            hint="use `configure-gpu multi`, or drop the pin",
+            hint="use `configure-gpu multi`, or remove the pin",
         )
     most = max(_free_bytes(gpu) for gpu in gpus)
     roomy = [gpu for gpu in gpus if _free_bytes(gpu) > most - FREE_NOISE_BYTES]
@@ -95,7 +95,7 @@ def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placeme
 def _single_reason(best: Gpu) -> str:
     who = f"GPU {best.index} ({best.name})"
     if best.memory_bytes is None:
-        return f"{who} is there, and NVML does not tell its memory"
+        return f"{who} is used; NVML does not report its memory"
     return f"{who} has the most free memory: {format_bytes(_free_bytes(best))}"
 
 
@@ -105,10 +105,10 @@ def _on_multi(
     if len(equal) < 2:
         raise NoPlanError(
             f"multi needs two or more equal GPUs, found {describe_gpus(host)}",
-            hint="use `configure-gpu single`, which takes the best one",
+            hint="use `configure-gpu single` for the best one",
         )
     if equal[0].mig_slice is not None and (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) > 1:
-        raise NoPlanError(f"{_pinned_sizes(pins)} is pinned, but {NO_SPAN}", hint=f"drop the pin, or {_MIG_OFF}")
+        raise NoPlanError(f"{_pinned_sizes(pins)} is pinned, but {NO_SPAN}", hint=f"remove the pin, or {_MIG_OFF}")
     islands = nvlink_islands(equal, host.links)
     sliced = equal[0].mig_slice is not None
     shapes = [(1, 1)] if sliced else _shapes(len(equal), len(islands[0]), pins, heads, objective)
@@ -188,15 +188,15 @@ def _multi_reason(
     if pinned:
         return f"pinned by the user{replicas}"
     if pipeline_parallel > 1:
-        return f"no smaller group holds the model with long requests: {pipeline_parallel} stages, each on {tensor_parallel}{replicas}"
+        return f"no smaller group holds the model with long requests: {pipeline_parallel} pipeline stages of {tensor_parallel}{replicas}"
     if groups[0][0].mig_slice is not None:
         return f"{NO_SPAN}: one replica on each{replicas}"
     if tensor_parallel > largest:
         return f"no smaller group holds the model with long requests: {tensor_parallel} ranks across PCIe{replicas}"
     if largest == 1:
-        return f"no NVLink between these GPUs: one replica on each, as tensor parallelism over PCIe waits on the bus{replicas}"
+        return f"no NVLink between these GPUs: one replica on each, since tensor parallel over PCIe is slow{replicas}"
     if tensor_parallel == 1:
-        return f"the model fits on one GPU, so each serves a replica of its own{replicas}"
+        return f"the model fits on one GPU: one replica on each{replicas}"
     return f"tensor parallel inside an NVLink island of {largest}{replicas}"
 
 
@@ -236,9 +236,9 @@ def _what_to_do(host: Host) -> str:
     if sliced is not None:
         return f"{how_to_cut(sliced)}; or {_MIG_OFF}, or use `configure-gpu cpu`"
     if _driver_failed(host):
-        return "a reboot, or reloading the kernel module, matches library and driver; meanwhile `configure-gpu cpu`"
+        return "reboot, or reload the kernel module, so that library and driver match; until then `configure-gpu cpu`"
     if host.gpus:
-        return "`nvidia-smi` and `dmesg | grep -i xid` tell why; meanwhile `configure-gpu cpu`"
+        return "check `nvidia-smi` and `dmesg | grep -i xid`; until then `configure-gpu cpu`"
     return "use `configure-gpu cpu`, or install the NVIDIA driver"
 
 

@@ -98,13 +98,15 @@ def _refuse_double_names(models: Sequence[WantedModel]) -> None:
         for name in (model.llm.name, *model.aliases):
             other = seen.setdefault(name, model)
             if name in own:
-                raise UsageError(f"{model.wished_in}: the alias `{name[:80]}` is a name it has", hint="drop the alias")
+                raise UsageError(
+                    f"{model.wished_in}: the alias `{name[:80]}` is already its name", hint="remove the alias"
+                )
             if other is not model and other.llm.location == model.llm.location:
                 raise UsageError(f"{model.wished_in}: the same model as {other.wished_in}", hint="name it once")
             if other is not model:
                 raise UsageError(
-                    f"{model.wished_in}: would answer to `{name[:80]}`, as would {other.wished_in}",
-                    hint="clients tell models apart by name: rename a folder, or drop an alias",
+                    f"{model.wished_in}: has the same name as {other.wished_in}: `{name[:80]}`",
+                    hint="names must differ: rename a folder, or remove an alias",
                 )
             own.add(name)
 
@@ -115,7 +117,7 @@ def _refuse_share_of_nothing(request: PlanRequest) -> None:
         if model.gpu_share is not None and on_processor(request):
             raise UsageError(
                 f"{model.wished_in}: found gpu_share {model.gpu_share:g}, but no GPU is used",
-                hint=f"drop it from {request.file}, or plan for a host with GPUs",
+                hint=f"remove it from {request.file}, or plan for a host with GPUs",
             )
 
 
@@ -124,7 +126,7 @@ def _refuse_unread_pins(request: PlanRequest) -> None:
     there = f"are {models} models" if models > 1 else "is one model"
     for pin in request.pins:
         if pin.model is not None and pin.model > models:
-            raise NoPlanError(f"{pin.written} is pinned, but there {there}", hint=f"drop {pin.place}")
+            raise NoPlanError(f"{pin.written} is pinned, but there {there}", hint=f"remove {pin.place}")
 
 
 def _assemble(
@@ -214,9 +216,9 @@ def _warnings(
     found = list(idle_warnings(request.host, used)) if used and not alone else []
     found += [warning for model in planned for warning in model.warnings]
     if bind != "127.0.0.1":
-        found.append(f"the gateway is published on {bind}, beyond this machine: docs/how-to/publish.md")
+        found.append(f"the gateway is published beyond this machine, on {bind}: see docs/how-to/publish.md")
     if used and request.host.containers.engine and request.host.containers.gpu_access in (None, "none"):
-        found.append("the container engine has no way to hand GPUs to containers: install the NVIDIA Container Toolkit")
+        found.append("the container engine cannot give GPUs to containers: install the NVIDIA Container Toolkit")
     return tuple(dict.fromkeys(found))
 
 

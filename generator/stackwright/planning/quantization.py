@@ -128,7 +128,9 @@ def advise_checkpoint(
         refused.append(Refused(checkpoint=checkpoint, reason=reason))
     looked = "; ".join(f"{each.checkpoint.hub_id}: {each.reason}" for each in refused)
     sentence = (
-        f"no published checkpoint of {row.name} fits ({looked})" if looked else f"{row.name} has no other checkpoint"
+        f"no catalog checkpoint of {row.name} fits ({looked})"
+        if looked
+        else f"the catalog has no other checkpoint of {row.name}"
     )
     return Advice(checkpoint=None, kernel=None, sentence=sentence, refused=tuple(refused))
 
@@ -137,23 +139,23 @@ def _refusal(
     checkpoint: Checkpoint, kernel: Kernel | None, compute_capability: str | None, has_token: bool
 ) -> str | None:
     if kernel is None:
-        return f"{checkpoint.format} does not run on {f'compute capability {compute_capability}' if compute_capability else 'a CPU'}"
+        return f"{checkpoint.format.upper()} does not run on {f'compute capability {compute_capability}' if compute_capability else 'a CPU'}"
     if checkpoint.gated is not False and not has_token:
-        return "may ask for access, and there is no token"
+        return "may be gated, and no token is set"
     return None
 
 
 def _misfit(checkpoint: Checkpoint, fits: bool | None) -> str | None:
     if fits:
         return None
-    unsure = "its size is not known" if checkpoint.weight_bytes is None else "too close to say"
+    unsure = "size unknown" if checkpoint.weight_bytes is None else "may not fit"
     return "does not fit" if fits is False else unsure
 
 
 def _praise(checkpoint: Checkpoint, kernel: Kernel | None) -> str:
     size = f", {format_bytes(checkpoint.weight_bytes)}" if checkpoint.weight_bytes is not None else ""
-    how = {Kernel.WEIGHT_ONLY: ", weights unpacked on the way", Kernel.OLDER: ", by an older, slower kernel"}
-    return f"{checkpoint.hub_id} fits ({checkpoint.format}{size}{how.get(kernel or Kernel.NATIVE, '')})"
+    how = {Kernel.WEIGHT_ONLY: ", decompressed at run time", Kernel.OLDER: ", with an older, slower kernel"}
+    return f"{checkpoint.hub_id} fits ({checkpoint.format.upper()}{size}{how.get(kernel or Kernel.NATIVE, '')})"
 
 
 def _at_least(capability: str, least: str) -> bool:

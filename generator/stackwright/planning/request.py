@@ -200,7 +200,7 @@ def model_request(request: PlanRequest, position: int, switching: Switching | No
 
 def _why_model(llm: Llm) -> str:
     return {
-        LlmSource.SMOKE: "made on the spot, so that the stack runs without a model hub",
+        LlmSource.SMOKE: "made on the spot: needs no model hub",
         LlmSource.DIRECTORY: "a folder on this host",
         LlmSource.HUB: "downloaded from the Hugging Face hub on first start",
     }[llm.source]

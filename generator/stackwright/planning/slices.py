@@ -40,5 +40,5 @@ def how_to_cut(gpu: Gpu) -> str:
     """Tell how a GPU with MIG on gets slices."""
     return (
         f"`nvidia-smi mig -i {gpu.index} -lgip` lists the profiles, `sudo nvidia-smi mig -i {gpu.index} -cgi PROFILE -C` "
-        "makes a slice"
+        "creates a slice"
     )

@@ -75,10 +75,13 @@ def switching_settings(switching: Switching | None) -> dict[str, Setting]:
     rows = {
         "SWITCH_MIN_RESIDENCE_S": (
             RESIDENCE_S,
-            "whoever asks for another model waits; else two would push each other out",
+            "keeps two models from evicting each other all the time",
         ),
-        "SWITCH_DRAIN_S": (DRAIN_S, "requests at work are finished first, as long as one may take by itself"),
-        "SWITCH_LOAD_LIMIT_S": (switching.load_limit_s, f"{LOAD_S} s to start, and the largest model read at 25 MB/s"),
+        "SWITCH_DRAIN_S": (DRAIN_S, "the time limit of one request"),
+        "SWITCH_LOAD_LIMIT_S": (
+            switching.load_limit_s,
+            f"{LOAD_S} s to start, plus reading the largest model at 25 MB/s",
+        ),
     }
     return {key: Setting(value=str(value), reason=why, source=DECISION) for key, (value, why) in rows.items()}
 
@@ -157,6 +160,6 @@ def one_service(models: tuple[ServedModel, ...]) -> tuple[ServedModel, ...]:
             settings[keys.shared_memory] = max(sizes, key=lambda size: int(size.value.removesuffix("gb")))
         others = ", ".join(models[taker].name for taker in takers if taker != position)
         name = settings[keys.served_name]
-        reason = f"{name.reason}; loaded in turns with {others}, each with all memory of their seat"
+        reason = f"{name.reason}; loaded in turn with {others}, each with the whole GPU memory"
         joined[position] = replace(model, settings={**settings, keys.served_name: replace(name, reason=reason)})
     return tuple(joined)

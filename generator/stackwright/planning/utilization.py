@@ -62,7 +62,7 @@ def choose_utilization(
     Raises:
         NoPlanError: a GPU has next to nothing free.
     """
-    choices = [Utilization(value=wish, reason="wish of the environment", source=wished_in)]
+    choices = [Utilization(value=wish, reason=f"set in {wished_in}", source=wished_in)]
     choices += [_by_size(gpu, wish) for gpu in gpus if gpu.memory_bytes]
     choices += [_by_free_memory(gpu, wish) for gpu in gpus if gpu.memory_bytes]
     choices += [_by_shared_memory(shared)] if shared else []
@@ -89,7 +89,7 @@ def _by_shared_memory(shared: SharedMemory) -> Utilization:
     system_bytes = int(shared.total_bytes * SYSTEM_SHARE)
     left = max(0, shared.total_bytes - system_bytes - shared.gateway_bytes)
     reason = (
-        f"the processor shares these {format_bytes(shared.total_bytes)}: the system keeps {format_bytes(system_bytes)}, the "
+        f"memory shared with the processor, {format_bytes(shared.total_bytes)}: the system keeps {format_bytes(system_bytes)}, the "
         f"gateway {format_bytes(shared.gateway_bytes)}"
     )
     return Utilization(
@@ -99,7 +99,9 @@ def _by_shared_memory(shared: SharedMemory) -> Utilization:
 
 def _by_size(gpu: Gpu, wish: float) -> Utilization:
     share = size_share(gpu.memory_bytes or 0, gpu.compute_capability)
-    reason = f"a GPU of {format_bytes(gpu.memory_bytes)} gives {share:.2f}, less than the wished {wish:.2f}"
+    reason = (
+        f"{share:.2f} is the limit for {format_bytes(gpu.memory_bytes)} of GPU memory, below the requested {wish:.2f}"
+    )
     return Utilization(value=share, reason=reason, source=SIZE_SOURCE)
 
 
@@ -110,8 +112,8 @@ def _by_free_memory(gpu: Gpu, wish: float) -> Utilization:
         raise NoPlanError(
             f"GPU {gpu.index} ({gpu.name or 'unknown model'}) has {format_bytes(free_bytes)} of "
             f"{format_bytes(gpu.memory_bytes)} free",
-            hint="`nvidia-smi` shows what holds it; stop that, then configure again",
+            hint="stop what uses it (`nvidia-smi` lists it), then configure again",
         )
     used = format_bytes(gpu.memory_used_bytes)
-    reason = f"GPU {gpu.index} has {used} in use, so the wished {wish:.2f} would not start"
+    reason = f"GPU {gpu.index} has {used} in use: an engine with the requested {wish:.2f} would not start"
     return Utilization(value=share, reason=reason, source=FREE_SOURCE)

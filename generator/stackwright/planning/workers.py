@@ -31,15 +31,15 @@ def count_gateway_workers(host: Host, mode: Mode, gpus: int, places: int | None 
     cores = host.cpu.cores
     left = None if cores is None else (cores // 4 if mode is Mode.CPU else cores - gpus)
     bounds = {
-        f"{mode} mode takes at most {MOST_WORKERS[mode]}": MOST_WORKERS[mode],
-        f"the engine leaves {left} of {cores} cores": left,
-        f"{places} requests at once keep {_by_load(places)} busy, {PLACES_PER_WORKER} each": _by_load(places),
-        f"a quarter of the memory holds {_by_memory(host)} workers of 0.5 GiB": _by_memory(host),
+        f"at most {MOST_WORKERS[mode]} in {mode} mode": MOST_WORKERS[mode],
+        f"{left or 'no'} cores free beside the engine, of {cores}": left,
+        f"one for each {PLACES_PER_WORKER} of {places} concurrent requests": _by_load(places),
+        "a quarter of the memory, at 0.5 GiB each": _by_memory(host),
     }
     known = {why: bound for why, bound in bounds.items() if bound is not None}
     why, least = min(known.items(), key=lambda item: item[1])
     if cores is None or host.memory_bytes is None:
-        return 1, "cores or memory of the host are unknown: one is always safe"
+        return 1, "the host's cores or memory are unknown"
     return max(1, least), why
 
 

@@ -63,9 +63,7 @@ def read_gateway_key(folder: Path) -> str:
     except (OSError, UnicodeDecodeError):
         key = ""
     if not key:
-        raise UsageError(
-            f"{folder / GATEWAY_KEY}: there is no key yet", hint="`configure-gpu` makes one for each environment"
-        )
+        raise UsageError(f"{folder / GATEWAY_KEY}: no key yet", hint="`configure-gpu` creates one for each environment")
     return key
 
 
@@ -97,7 +95,7 @@ def _check_token(text: str, where: str) -> str:
     """Return the token without the blanks around it; it is never shown, also where it is wrong."""
     token = text.strip()
     if not (token.isascii() and token.isprintable()) or " " in token:
-        raise UsageError(f"{where}: not a hub token: letters, digits and signs on one line are allowed")
+        raise UsageError(f"{where}: not a hub token; a token is one line of letters, digits and signs")
     return token
 
 

@@ -12,7 +12,7 @@ from stackwright.reading import convert, load_yaml
 
 FILE = "envs/digests.yaml"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_HEAD = "# What each image tag was when it was looked up. `stackwright pin-images ENV` writes it; commit it.\n"
+_HEAD = "# The digest of each image tag. Written by `stackwright pin-images ENV`; commit this file.\n"
 
 
 def read_image_pins(root: Path) -> ImagePins:
@@ -24,7 +24,7 @@ def read_image_pins(root: Path) -> ImagePins:
     path = root / FILE
     if not path.exists():
         return ImagePins()
-    again = f"delete {path}, and `stackwright pin-images ENV` writes it anew"
+    again = f"delete {path}, then `stackwright pin-images ENV` writes it again"
     try:
         pins = convert(load_yaml(path, UsageError), ImagePins, where=str(path), error=UsageError)
     except UsageError as failure:

@@ -31,7 +31,7 @@ from stackwright.rendering.plan_document import plan_from_document
 from stackwright.runtime import Stack
 from stackwright.settings import declared_settings
 
-_MEND = "correct it, or move it away: `configure-gpu` writes the generated one anew"
+_MEND = "correct it, or move it away: `configure-gpu` then renders it again"
 _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _BASE_FILES = (
@@ -125,7 +125,7 @@ def read_wishes(root: Path, environment: Environment) -> Wishes:
 def _parse_wishes(path: Path, where: str) -> Wishes:
     data = load_yaml(path, UsageError)
     if data is None:
-        raise UsageError(f"{where}: empty", hint="take it away: `configure-gpu` then copies the shipped one")
+        raise UsageError(f"{where}: empty", hint="remove it: `configure-gpu` then copies the default one")
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > WISHES_SCHEMA:
         raise UsageError(
             f"{where}: schema {_written(data['schema'])} is newer than this release reads ({WISHES_SCHEMA})",
@@ -153,7 +153,7 @@ def _check_models(where: str, wishes: Wishes) -> None:
     if wishes.model is not None and wishes.models:
         raise UsageError(f"{where}: found both `model` and `models`", hint="move the model into the list")
     if len(wishes.models) > MOST_MODELS:
-        raise UsageError(f"{where}: models: found {len(wishes.models)}, allowed: {MOST_MODELS} at most")
+        raise UsageError(f"{where}: models: found {len(wishes.models)}, allowed: at most {MOST_MODELS}")
     for position, model in enumerate(wishes.models):
         spot = f"models[{position}]"
         _check(where, f"{spot}.name", Kind.TEXT, model.name)
@@ -166,8 +166,8 @@ def _check_models(where: str, wishes: Wishes) -> None:
     shared = round(sum(model.gpu_share or 0 for model in wishes.models), 6)
     if shared > 1:
         raise UsageError(
-            f"{where}: models: found {shared:.6g} as gpu_share of all together, allowed: 1 at most",
-            hint="each is a part of all GPUs: lower one, or let models take turns with `exclusive`",
+            f"{where}: models: found a sum of gpu_share of {shared:.6g}, allowed: at most 1",
+            hint="each is a share of all GPUs: lower one, or serve models in turn with `exclusive`",
         )
     _check_groups(where, wishes.models)
 
@@ -181,7 +181,7 @@ def _check_groups(where: str, models: tuple[ModelWish, ...]) -> None:
             others = [other for other in sizes if other is not None and other != group]
             raise UsageError(
                 f"{where}: models[{position}].exclusive: found `{group[:80]}`, which no other model has",
-                hint=did_you_mean(group, others) or "give another model the same one, or drop it",
+                hint=did_you_mean(group, others) or "give another model the same name, or remove it",
             )
     for group, count in Counter(model.exclusive for model in models if model.pinned).items():
         if count > 1:
@@ -194,14 +194,14 @@ def _check_exclusive(where: str, spot: str, model: ModelWish) -> None:
         if model.pinned:
             raise UsageError(
                 f"{where}: {spot}.pinned: found true without `exclusive`",
-                hint="only models that take turns are unloaded: drop it",
+                hint="only models in turn are unloaded: remove it",
             )
         return
     _check(where, f"{spot}.exclusive", Kind.TEXT, model.exclusive)
     if model.gpu_share is not None:
         raise UsageError(
             f"{where}: {spot}.gpu_share: found {model.gpu_share:.6g} beside `exclusive`",
-            hint="drop it: an exclusive group gets the fewest whole GPUs that hold each of its models",
+            hint="remove it: an exclusive group gets the fewest whole GPUs that hold each of its models",
         )
 
 
@@ -263,7 +263,7 @@ def load_plan(root: Path, environment: Environment) -> Plan | None:
         ValidationError: it is damaged or from another release.
     """
     path = root / "compose" / "generated" / environment.value / "plan.json"
-    again = f"`configure-gpu --env {environment.value}` writes it anew"
+    again = f"`configure-gpu --env {environment.value}` renders it again"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -326,7 +326,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         if binding.key is not None and binding.value is not None:
             if "$" in binding.value and not _IN_SINGLE_QUOTES.search(written):
                 raise ValidationError(
-                    f"{path}:{line}: a `$` outside single quotes, where Compose would replace what follows it",
+                    f"{path}:{line}: a `$` outside single quotes, which Compose would expand",
                     hint=f"write {binding.key[:80]}='…'",
                 )
             values[binding.key] = binding.value

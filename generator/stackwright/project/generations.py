@@ -159,14 +159,14 @@ class Generations:
         found, folder = self.find(number), self._folder / str(number)
         if found is None:
             kept = ", ".join(str(each.number) for each in self.all()) or "none"
-            raise UsageError(f"generation {number} is not kept; kept: {kept}", hint="take another with `--to N`")
+            raise UsageError(f"generation {number} is not kept; kept: {kept}", hint="choose another with `--to N`")
         try:
             contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != _ABOUT}
             if _digest(contents) == found.digest:
                 return {name: content.decode() for name, content in contents.items()}
         except (OSError, UnicodeDecodeError) as failure:
-            raise UsageError(f"{folder}: cannot be read: {failure}", hint="take another with `--to N`") from None
-        raise UsageError(f"{folder}: changed since it was kept", hint="take another with `--to N`")
+            raise UsageError(f"{folder}: cannot be read: {failure}", hint="choose another with `--to N`") from None
+        raise UsageError(f"{folder}: changed since it was kept", hint="choose another with `--to N`")
 
     def running(self) -> Running | None:
         """Return what the last start that reached ready has left running, None after a stop."""

@@ -183,9 +183,9 @@ def _refused(path: Path) -> RuntimeRefusedError:
     except OSError:
         work = None
     if work is None:
-        return RuntimeRefusedError(f"{path}: another command is at work", hint="wait for it to end")
+        return RuntimeRefusedError(f"{path}: another command is running", hint="wait for it to end")
     age = format_seconds(max(time.time() - work.since, 0))
     return RuntimeRefusedError(
-        f"{path.parent.name}: `{work.command}` is at work, process {work.pid}, since {age}",
+        f"{path.parent.name}: `{work.command}` is running, process {work.pid}, since {age}",
         hint=f"wait for it to end, or end it: kill {work.pid}",
     )

@@ -28,7 +28,7 @@ def check_pins(pins: Mapping[str, str], *, where: str) -> None:
         spec = known_setting(key, where=where)
         if not spec.pinnable:
             raise UsageError(
-                f"{where}: {key} follows from other settings and cannot be pinned",
+                f"{where}: {key} is derived from other settings and cannot be pinned",
                 hint=_instead_of_a_pin(split_key(key)[0]) or f"it is: {spec.meaning.lower()}",
             )
         if problem := problem_with(spec, value):
@@ -45,7 +45,7 @@ def known_setting(key: str, *, where: str) -> SettingSpec:
     """Return the declaration of `key`. Raises UsageError with the closest known key."""
     spec = spec_of_written(key)
     if spec is None:
-        hint = did_you_mean(key.upper(), declared_settings().by_key) or "`stackwright plan --explain` lists every key"
+        hint = did_you_mean(key.upper(), declared_settings().by_key) or "docs/reference/settings.md lists every key"
         raise UsageError(f"{where}: {key[:80]}: unknown setting", hint=hint)
     return spec
 

@@ -76,7 +76,7 @@ def check_writable(targets: Iterable[Path], folders: Iterable[Path] = ()) -> Non
     for target in targets:
         _check_way(target)
         if target.is_dir():
-            raise UsageError(f"{target}: cannot be written: a folder stands there", hint="move it away")
+            raise UsageError(f"{target}: cannot be written: it is a folder", hint="move it away")
     for folder in folders:
         _check_way(folder / "any", only_missing=True)
 
@@ -202,13 +202,13 @@ def _keep_aside(target: Path) -> str:
     number = 1
     while (aside := target.with_name(f"{target.name}.edited-{number}")).exists():
         if aside.read_bytes() == target.read_bytes():  # kept already, by a run that was killed then
-            return f"{target.name} had been edited: your version is kept as {aside.name}"
+            return f"{target.name} was edited: your version is kept as {aside.name}"
         number += 1
     try:
         os.link(target.resolve(), aside)
     except PermissionError:  # a file system without hard links, such as a Windows drive under WSL
         shutil.copy2(target, aside)
-    return f"{target.name} had been edited: your version is kept as {aside.name}"
+    return f"{target.name} was edited: your version is kept as {aside.name}"
 
 
 def _hash(text: str) -> str:

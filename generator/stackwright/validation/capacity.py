@@ -50,7 +50,7 @@ def check_disks(
     found: dict[int, Disk] = {}
     for purpose, disk in disks.items():
         if isinstance(disk, Unseen):
-            yield not_checked(f"room on the disk for {purpose}", disk.why, plan.environment.value)
+            yield not_checked(f"disk space for {purpose}", disk.why, plan.environment.value)
             continue
         bytes_wanted = wanted.get(purpose, 0)
         if purpose == "models":
@@ -63,13 +63,13 @@ def check_disks(
 
 def _check_disk(plan: Plan, disk: Disk, needs: list[tuple[str, int]]) -> Iterator[Finding]:
     total = sum(count for _, count in needs)
-    clean = "`docker system df` and `du -xh --max-depth=2` show what could go"
+    clean = "check `docker system df` and `du -xh --max-depth=2`"
     if disk.free_bytes == 0 or disk.free_files == 0:
         what = "no bytes" if disk.free_bytes == 0 else "no files"
-        yield error("disk-full", found=f"{disk.path}: {what} free", expected="room to write", fix=clean)
+        yield error("disk-full", found=f"{disk.path}: {what} free", expected="free space", fix=clean)
     elif disk.free_bytes < total:
         parts = " and ".join(f"{format_bytes(count)} for {purpose}" for purpose, count in needs if count)
-        fix = f"make room ({clean}), or name another folder: HF_HOME=… `configure-gpu --env {plan.environment.value}`"
+        fix = f"free space ({clean}), or move the cache: HF_HOME=… `configure-gpu --env {plan.environment.value}`"
         yield error("disk", found=f"{disk.path}: {format_bytes(disk.free_bytes)} free", expected=parts, fix=fix)
 
 
@@ -78,7 +78,7 @@ def check_memory(
 ) -> Iterator[Finding]:
     """Compare the memory that the stack takes with what there is, and with what is free now."""
     needed = needed_bytes(plan, env, [None if isinstance(each, Unseen) else each.weight_bytes for each in models])
-    wsl = " (WSL gives half of Windows' memory unless .wslconfig says more)" if host.os.wsl else ""
+    wsl = " (WSL gets half of Windows' memory unless .wslconfig allows more)" if host.os.wsl else ""
     fix = _less_memory(plan)
     if host.memory_bytes is not None and needed > host.memory_bytes:
         found = f"{format_bytes(host.memory_bytes)} of memory{wsl}"
@@ -93,9 +93,7 @@ def check_memory(
     expected = f"{format_bytes(needed)}: {_parts(plan)}"
     if needed <= memory.available_bytes + memory.swap_free_bytes:
         found += f", {format_bytes(memory.swap_free_bytes)} of swap"
-        yield warning(
-            "swap", found=found, expected=f"{expected}, none of it on a disk", fix=f"stop other programs, or {fix}"
-        )
+        yield warning("swap", found=found, expected=f"{expected}, without swap", fix=f"stop other programs, or {fix}")
     else:
         yield warning("memory-free", found=found, expected=expected, fix=f"stop other programs, or {fix}")
 
@@ -131,7 +129,7 @@ def _parts(plan: Plan) -> str:
 def _less_memory(plan: Plan) -> str:
     cache = engine_named(plan.engine.name).keys.processor_cache if plan.mode is Mode.CPU else None
     key = cache or "LITELLM_NUM_WORKERS"
-    return f"take less: `configure-gpu --env {plan.environment.value} --set {key}=1`"
+    return f"use less: `configure-gpu --env {plan.environment.value} --set {key}=1`"
 
 
 def check_swap(plan: Plan, memory: Seen[MemoryState]) -> Iterator[Finding]:
@@ -142,7 +140,7 @@ def check_swap(plan: Plan, memory: Seen[MemoryState]) -> Iterator[Finding]:
     if used > memory.available_bytes:
         found = f"{format_bytes(used)} of swap in use, {format_bytes(memory.available_bytes)} of memory free"
         fix = f"`swapon --show`, `free -h`; stop other programs, then `start-environment {plan.environment.value}`"
-        yield warning("swap", found=found, expected="programs in memory: a server in swap stalls", fix=fix)
+        yield warning("swap", found=found, expected="no swap in use: it makes a server stall", fix=fix)
 
 
 def check_shared_memory(plan: Plan, env: Mapping[str, str], shared: Seen[Disk]) -> Iterator[Finding]:
@@ -168,8 +166,8 @@ def check_limits(plan: Plan, limits: ProcessLimits, *, infiniband: bool) -> Iter
     if limits.open_files is not None and limits.open_files < OPEN_FILES:
         yield warning(
             "open-files",
-            found=f"at most {limits.open_files} open files for a process",
-            expected=f"{OPEN_FILES}: each request of the gateway holds some",
+            found=f"open files limit {limits.open_files}",
+            expected=f"{OPEN_FILES}: each gateway request needs some",
             fix=f"`ulimit -Hn {OPEN_FILES}` as root before the start, or a line `* hard nofile {OPEN_FILES}` in "
             "/etc/security/limits.conf",
         )
@@ -178,7 +176,7 @@ def check_limits(plan: Plan, limits: ProcessLimits, *, infiniband: bool) -> Iter
     if infiniband and ranks > 1 and plan.mode is not Mode.CPU and limits.locked_bytes is not None:
         yield warning(
             "locked-memory",
-            found=f"at most {format_bytes(limits.locked_bytes)} of locked memory",
+            found=f"locked memory limit {format_bytes(limits.locked_bytes)}",
             expected="no limit: NCCL registers its buffers with InfiniBand adapters",
             fix="`ulimit -Hl unlimited` as root before the start, or `* hard memlock unlimited` in /etc/security/limits.conf",
         )
@@ -228,7 +226,7 @@ PROCESS_LIMITS = Observation(take=lambda _: look_at_limits())
 
 DISKS = Check(
     name="disks",
-    about="room for weights (less what is cached), images, packages; file systems without a free byte or file",
+    about="space for weights (minus what is cached), images and packages; full file systems",
     findings=tuple("disk disk-full".split()),
     rule=lambda on, room, models: check_disks(on.plan, room.disks, [each.files for each in models], room.wanted),
     looks=(
@@ -253,7 +251,7 @@ MEMORY = Check(
 
 SHARED_MEMORY_SIZE = Check(
     name="shared memory",
-    about="/dev/shm where an engine has several worker processes (in a container: what Compose gives it)",
+    about="/dev/shm for an engine with several worker processes (Compose sets it for containers)",
     findings=tuple("shared-memory".split()),
     rule=lambda on, shared: check_shared_memory(on.plan, on.env, shared),
     looks=(SHARED,),
@@ -263,7 +261,7 @@ SHARED_MEMORY_SIZE = Check(
 
 LIMITS = Check(
     name="limits",
-    about="open files, and locked memory where InfiniBand is there, for this user",
+    about="this user's limits of open files, and of locked memory with InfiniBand",
     findings=tuple("open-files locked-memory".split()),
     rule=lambda on, limits, infiniband: check_limits(on.plan, limits, infiniband=infiniband),
     looks=(

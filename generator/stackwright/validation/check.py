@@ -72,7 +72,7 @@ class Later(Generic[T]):
     def __init__(self, take: Callable[[], Seen[T]]) -> None:
         """Begin."""
         self._take = take
-        self._answer: Seen[T] = Unseen(why="not looked at")
+        self._answer: Seen[T] = Unseen(why="not checked")
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 

@@ -35,7 +35,7 @@ def check_merged(stack: Stack, merged: dict[str, Any], secrets: Mapping[str, str
 
     `secrets`: the text of each secret that is long enough to be told from a word.
     """
-    again = f"`configure-gpu --env {stack.plan.environment.value}` writes the override anew"
+    again = f"render the override again: `configure-gpu --env {stack.plan.environment.value}`"
     services = merged.get("services", {})
     found: list[Finding] = []
     for replica in stack.plan.engines:
@@ -60,7 +60,7 @@ def _check_replica(stack: Stack, replica: Replica, service: dict[str, Any], agai
         found = f"{replica.name} reserves devices without the capability `gpu`"
         yield error("compose-gpus", found=found, expected="capabilities: [gpu]", fix=again)
     if tuple(service.get("command") or ()) != stack.service_arguments(replica):
-        found = f"{replica.name} is started with other arguments"
+        found = f"{replica.name} has other arguments"
         yield error("compose-command", found=found, expected="those of the plan", fix=again)
     yield from _check_shared_memory(stack, replica, service, again)
 
@@ -93,12 +93,12 @@ def _check_published(stack: Stack, services: dict[str, Any], again: str) -> Iter
 
 def check_container_limits(stack: Stack, merged: dict[str, Any], *, infiniband: bool) -> Iterator[Finding]:
     """Compare the limits that Compose gives to containers with what the services need."""
-    fix = "put `ulimits` back into compose/compose.yaml as it was shipped"
+    fix = "restore the original `ulimits` in compose/compose.yaml"
     for name, service in merged.get("services", {}).items():
         ulimits = service.get("ulimits") or {}
         files = _soft_limit(ulimits.get("nofile"))
         if name != "redis" and (files is None or files < OPEN_FILES):
-            found = f"{name} may open {files or 'as many files as Docker says (1024 from 29 on)'}"
+            found = f"{name} may open {files or 'the Docker default of files (1024 since version 29)'}"
             yield warning("compose-open-files", found=found, expected=f"{OPEN_FILES} open files", fix=fix)
     for replica in stack.plan.replicas if infiniband else ():
         ulimits = merged.get("services", {}).get(replica.name, {}).get("ulimits") or {}
@@ -131,7 +131,7 @@ def _check_privileges(services: dict[str, Any]) -> Iterator[Finding]:
         if opened:
             fix = f"remove it from {name} in compose/compose.yaml"
             found = f"{name} has {' and '.join(opened)}"
-            yield warning("compose-privileges", found=found, expected="a closed container", fix=fix)
+            yield warning("compose-privileges", found=found, expected="a restricted container", fix=fix)
 
 
 def _check_secrets(services: dict[str, Any], secrets: Mapping[str, str]) -> Iterator[Finding]:
@@ -145,7 +145,7 @@ def _check_secrets(services: dict[str, Any], secrets: Mapping[str, str]) -> Iter
                 yield error(
                     "compose-secret",
                     found=f"{name} has {secret} in a variable or an argument",
-                    expected="secrets in files alone: `docker inspect` shows the rest",
+                    expected="secrets in files only: `docker inspect` shows variables and arguments",
                     fix=f"remove it from {name} in compose/compose.yaml; /run/secrets/{secret} holds it",
                 )
 
@@ -185,7 +185,7 @@ def _read(stack: Stack, name: str) -> str:
 
 def check_refused(plan: Plan, words: str) -> Iterator[Finding]:
     """Tell that Compose does not accept the files, in its own words."""
-    fix = f"correct compose/compose.yaml where you changed it; `configure-gpu --env {plan.environment.value}` writes the rest"
+    fix = f"correct your changes in compose/compose.yaml; render the rest again: `configure-gpu --env {plan.environment.value}`"
     yield error("compose-refused", found=words, expected="files that Compose accepts", fix=fix)
 
 
@@ -207,7 +207,7 @@ INFINIBAND = Observation(take=lambda _: has_infiniband())
 MERGED_FILES = Check(
     name="merged files",
     about=(
-        "base file, override and environment files as Compose itself reads them: GPU reservations, arguments, ports, "
+        "base file, override and environment files as Compose reads them: GPU reservations, arguments, ports, "
         "shared memory, privileges, no secret in a variable"
     ),
     findings=tuple(
@@ -227,7 +227,7 @@ MERGED_FILES = Check(
 
 CONTAINER_LIMITS = Check(
     name="container limits",
-    about="open files of every container, and locked memory where InfiniBand is there",
+    about="open files of every container, and locked memory with InfiniBand",
     findings=tuple("compose-open-files compose-locked-memory".split()),
     rule=_check_limits,
     looks=(

@@ -52,15 +52,15 @@ def check_versions(plan: Plan, host: Host) -> Iterator[Finding]:
     if containers.engine != "docker":
         yield not_checked("the container engine's version", f"{containers.engine} is not Docker", name)
     elif (found := release(containers.version)) is None:
-        yield not_checked("Docker's version", f"it calls itself {containers.version}", name)
+        yield not_checked("Docker's version", f"unreadable version {containers.version}", name)
     elif found < OLDEST_ENGINE:
-        expected = "20.10 or newer, the oldest that stacks were brought up with"
+        expected = "20.10 or newer, the oldest tested version"
         fix = f"update Docker Engine (docs.docker.com/engine/install), {other}"
         yield error("docker-version", found=f"Docker Engine {containers.version}", expected=expected, fix=fix)
     if (found := release(containers.compose)) is None:
-        yield not_checked("Compose's version", f"it calls itself {containers.compose}", name)
+        yield not_checked("Compose's version", f"unreadable version {containers.compose}", name)
     elif found < OLDEST_COMPOSE:
-        expected = "2.17 or newer: older ones read only the last of two env files"
+        expected = "2.17 or newer, which reads two env files"
         fix = f"update the Compose plugin (docs.docker.com/compose/install), {other}"
         yield error("compose-version", found=f"Compose {containers.compose}", expected=expected, fix=fix)
 
@@ -76,9 +76,9 @@ def check_user(plan: Plan, env: Mapping[str, str]) -> Iterator[Finding]:
     if env["STACKWRIGHT_UID"] == "0":
         yield warning(
             "container-root",
-            found="the containers run as root (STACKWRIGHT_UID=0), since root configured the stack",
-            expected="an ordinary user, whose files are all that a service that was taken over could reach",
-            fix=f"`configure-gpu --env {plan.environment.value}` as an ordinary user who may use Docker, in a folder of theirs",
+            found="containers run as root (STACKWRIGHT_UID=0), since root configured the stack",
+            expected="an ordinary user, to limit what a compromised service can reach",
+            fix=f"`configure-gpu --env {plan.environment.value}` as an ordinary user with access to Docker, in a folder of their own",
         )
 
 
@@ -95,7 +95,7 @@ def check_gpu_access(plan: Plan, host: Host, seen: Seen[ContainerAnswer] | None)
     if seen is None and host.containers.gpu_access in (None, GpuAccess.NONE):
         # Only a warning: an engine may find its hook where this user does not look. A container would tell for certain.
         found = f"{host.containers.engine} has neither a CDI specification for nvidia.com/gpu nor NVIDIA's runtime hook"
-        yield warning("gpu-access", found=found, expected="a way for GPUs into containers", fix=toolkit)
+        yield warning("gpu-access", found=found, expected="GPU access for containers", fix=toolkit)
         return
     fix = toolkit
     if host.containers.gpu_access is GpuAccess.CDI:
@@ -109,14 +109,16 @@ def check_gpu_access(plan: Plan, host: Host, seen: Seen[ContainerAnswer] | None)
 def _judge(plan: Plan, seen: ContainerAnswer, fix: str) -> Iterator[Finding]:
     expected = "a container that sees every GPU of the plan"
     if seen.refusal is not None:
-        yield error("gpu-container", found=f"no container with GPUs starts: {seen.refusal}", expected=expected, fix=fix)
+        yield error(
+            "gpu-container", found=f"a container with GPUs does not start: {seen.refusal}", expected=expected, fix=fix
+        )
     elif seen.named:
         missing = [uuid for uuid in used_gpus(plan) if uuid not in seen.uuids]
         if missing:
             found = f"a container does not see {', '.join(missing)}"
             yield error("gpu-container", found=found, expected=expected, fix=fix)
     elif not seen.has_devices:
-        found = "a container with GPUs asked for has neither nvidia-smi nor a GPU's device file"
+        found = "a container with GPUs has neither nvidia-smi nor a GPU device file"
         yield error("gpu-container", found=found, expected=expected, fix=fix)
 
 
@@ -133,7 +135,7 @@ def check_processes(plan: Plan) -> tuple[Finding, ...]:
     needed, runs = plan.engine.cuda, driver.cuda if driver else None
     if needed and runs and version_parts(needed)[0] > version_parts(runs)[0]:
         name = (driver.version if driver else None) or "of unknown version"
-        expected = f"CUDA {needed}: only {plan.engine.image} has the compatibility libraries that bridge this"
+        expected = f"CUDA {needed}: only {plan.engine.image} has the compatibility libraries for this driver"
         fix = "update the NVIDIA driver, or use `--runtime compose`"
         found.append(error("image-only", found=f"driver {name} runs CUDA {runs}", expected=expected, fix=fix))
     used = {uuid for replica in plan.replicas for uuid in replica.gpu_uuids}
@@ -142,9 +144,9 @@ def check_processes(plan: Plan) -> tuple[Finding, ...]:
         found.append(
             error(
                 "slice-among-others",
-                found=f"MIG slice {slices[0].uuid} on a machine with other GPUs or slices",
+                found=f"MIG slice {slices[0].uuid} beside other GPUs or slices",
                 expected=f"one GPU with one slice: {title} takes a slice's number for a GPU's",
-                fix="use `--runtime compose`, which shows each engine its slice alone",
+                fix="use `--runtime compose`, which gives each engine only its slice",
             )
         )
     by_place = {bool(replica.gpu_uuids) for replica in plan.replicas}
@@ -153,8 +155,8 @@ def check_processes(plan: Plan) -> tuple[Finding, ...]:
             error(
                 "engines-of-two-kinds",
                 found="one model on GPUs and another on the processor",
-                expected="one kind of engine: each comes as packages of its own, and only one is installed",
-                fix="use `--runtime compose`, whose images differ by model",
+                expected="one kind of engine: only one engine's packages can be installed",
+                fix="use `--runtime compose`, with an image for each model",
             )
         )
     return (*found, *_check_pictures(plan))
@@ -171,7 +173,7 @@ def _check_pictures(plan: Plan) -> Iterator[Finding]:
         if model.name in on_processor and engine.keys.media in model.settings:
             yield warning(
                 "no-torchvision",
-                found=f"{model.name[:80]} takes pictures, and the packages of the CPU engine come without torchvision",
+                found=f"{model.name[:80]} takes images, and the CPU engine's packages lack torchvision",
                 expected=f"a model for which {engine.title} does not need it, such as one of Idefics3's or SmolVLM's architecture",
                 fix="use `--runtime compose`, whose image has it",
             )
@@ -227,7 +229,7 @@ def find_images_folder() -> Seen[str]:
         return Unseen(why=reason_of(said))
     folder = folder.strip()
     there = os.environ.get("DOCKER_HOST", "unix:").startswith("unix:") and Path(folder).is_dir()
-    return folder if there else Unseen(why=f"{folder[:120]} is on another machine, or in a virtual one")
+    return folder if there else Unseen(why=f"{folder[:120]} is on another or a virtual machine")
 
 
 def list_containers(stack: Stack) -> Seen[tuple[str, ...]]:
@@ -273,7 +275,7 @@ VERSIONS = Check(
 
 USER = Check(
     name="user",
-    about="whom the containers run as",
+    about="the user id of the containers",
     findings=tuple("container-root".split()),
     rule=lambda on: check_user(on.plan, on.env),
     when=IN_CONTAINERS,
@@ -282,7 +284,7 @@ USER = Check(
 
 GPU_ACCESS = Check(
     name="GPUs in containers",
-    about="CDI or NVIDIA's runtime; and, where the engine's image is here, what a real container with the GPUs sees",
+    about="CDI or NVIDIA's runtime; if the engine's image is present, the GPUs that a real container sees",
     findings=tuple("gpu-access gpu-container".split()),
     rule=_check_access,
     looks=(CONTAINER_ENGINE,),
@@ -293,8 +295,8 @@ GPU_ACCESS = Check(
 GPUS_WITHOUT = Check(
     name="GPUs without containers",
     about=(
-        "what only the engine's image or a container gives: CUDA's compatibility libraries, one MIG slice of several, "
-        "engines for GPUs and for the processor beside each other, torchvision for pictures"
+        "what only containers provide: CUDA's compatibility libraries, one MIG slice of several, "
+        "GPU and CPU engines side by side, torchvision for images"
     ),
     findings=tuple("image-only slice-among-others engines-of-two-kinds no-torchvision".split()),
     rule=lambda on: check_processes(on.plan),

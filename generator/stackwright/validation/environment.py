@@ -36,7 +36,7 @@ def check_environment(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> t
     parsers = _wrong_for_release(plan, env, catalog)
     for key in settings:
         if key not in env:
-            fix = f"`configure-gpu --env {name}` writes the file anew"
+            fix = f"render the file again: `configure-gpu --env {name}`"
             found.append(error("env-missing-key", found=f"no {key}", expected=_meaning(key), fix=fix))
             continue
         value = env[key]
@@ -57,7 +57,7 @@ def _unread(key: str, local: str) -> Finding:
     """Tell of a key that is misspelt, or is none of this plan's: of another mode, or of a model more than it has."""
     hint = did_you_mean(key.upper(), declared_settings().by_key) if spec_of_written(key) is None else None
     fix = f"{hint} Correct it in {local}" if hint else f"remove it from {local}"
-    return error("env-unknown-key", found=key[:80], expected="a key that something reads", fix=fix)
+    return error("env-unknown-key", found=key[:80], expected="a known key of this plan", fix=fix)
 
 
 def _wrong_for_release(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> dict[str, str]:
@@ -89,8 +89,8 @@ def _check_derived(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Find
         error(
             "env-derived",
             found=f"{key}={env[key][:80]}",
-            expected=f"{setting.value}, which follows from the rest of the plan",
-            fix=f"remove it from {local}; `configure-gpu` plans anew with --model or --set",
+            expected=f"{setting.value}, derived from the rest of the plan",
+            fix=f"remove it from {local}; change the plan with `configure-gpu` and --model or --set",
         )
         for key, setting in flat_settings(plan).items()
         if (spec := spec_of_written(key)) is not None
@@ -121,20 +121,20 @@ def _check_parallel_sizes(plan: Plan, env: Mapping[str, str], local: str) -> tup
                     "parallel-sizes",
                     found=sizes,
                     expected=f"the {planned} GPUs that the plan reserves (GPU_COUNT)",
-                    fix=f"drop the change from {local} and pin it: `configure-gpu --set {key}={tensor}`",
+                    fix=f"remove the change from {local} and pin it: `configure-gpu --set {key}={tensor}`",
                 )
             )
     return tuple(found)
 
 
 def check_shell(env: Mapping[str, str], shell: Mapping[str, str], environment: str) -> tuple[Finding, ...]:
-    """Find exported variables that Compose would prefer to the files: the stack would run with other values than shown."""
+    """Find exported variables that override the files in Compose: the stack would run with other values than shown."""
     return tuple(
         error(
             "shell-overrides",
             found=f"{key} is exported in this shell with another value",
-            expected="one source for each value: Compose prefers the shell to its env files",
-            fix=f"`unset {key}`, or write the value into envs/.env.{environment}.local",
+            expected="no exported value: Compose prefers the shell to its env files",
+            fix=f"`unset {key}`, or set the value in envs/.env.{environment}.local",
         )
         for key, value in env.items()
         if key in shell and shell[key] != value
@@ -147,7 +147,7 @@ SHELL_VARIABLES = Observation(take=lambda _: dict(os.environ))
 
 VALUES = Check(
     name="environment",
-    about="the values in force: every key known and there, every value allowed, no placeholder left, sizes that agree",
+    about="the values in force: all keys known and set, values allowed, no placeholders, consistent sizes",
     findings=tuple("env-unknown-key env-missing-key env-value env-placeholder env-derived parallel-sizes".split()),
     rule=lambda on: check_environment(on.plan, on.env, on.catalog),
 )
@@ -155,7 +155,7 @@ VALUES = Check(
 
 SHELL = Check(
     name="shell",
-    about="exported variables that Compose would prefer to the files",
+    about="exported variables that override the files in Compose",
     findings=tuple("shell-overrides".split()),
     rule=lambda on, shell: check_shell(on.env, shell, on.environment),
     looks=(SHELL_VARIABLES,),

@@ -80,17 +80,17 @@ def look_for_newest_s(stack: Stack) -> float | None:
 def check_files(stack: Stack, files: RenderedFiles) -> Iterator[Finding]:
     """Check that every file is there, private, and unedited since rendering."""
     name = stack.plan.environment.value
-    again = f"`configure-gpu --env {name}` writes it anew"
+    again = f"render it again: `configure-gpu --env {name}`"
     if not files.rendered:
         missing = f"no readable {MANIFEST} in {stack.generated}"
-        yield error("file-missing", found=missing, expected="a list of what was rendered", fix=again)
+        yield error("file-missing", found=missing, expected="the list of rendered files", fix=again)
     for path, seen in files.rendered:
         if not seen.readable:
             yield error("file-missing", found=f"no readable {path}", expected="every rendered file", fix=again)
             continue
         yield from check_privacy(seen, path, stack, "file")
         if seen.edited:
-            fix = f"move your change to envs/.env.{name}.local or a pin (--set), then `configure-gpu --env {name}`"
+            fix = f"move the change to envs/.env.{name}.local or a pin (--set), then `configure-gpu --env {name}`"
             yield warning("file-edited", found=f"{path} was edited after rendering", expected="as rendered", fix=fix)
     if files.local is not None:
         # It holds settings, no secrets, and an editor makes it as the umask says: told, and no reason to stop.
@@ -114,7 +114,7 @@ RENDERED = Observation(take=lambda machine: look_at_files(machine.stack))
 
 FILES = Check(
     name="files",
-    about="the rendered files and `.local`: all there, mode 0600, yours, as they were rendered (SHA-256)",
+    about="the rendered files and `.local`: present, mode 0600, owned by you, unedited (SHA-256)",
     findings=tuple("file-missing file-mode file-owner file-edited".split()),
     rule=lambda on, files: check_files(on.stack, files),
     looks=(RENDERED,),

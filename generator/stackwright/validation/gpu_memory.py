@@ -47,7 +47,9 @@ def check_gpu_memory(
             processes = tuple(process for process in processes or () if process.pid not in own)
             used = sum(process.memory_bytes or 0 for process in processes)
         if total is None or used is None:
-            yield not_checked(f"free memory of GPU {gpu.index}", "nobody tells it", plan.environment.value)
+            yield not_checked(
+                f"free memory of GPU {gpu.index}", "the driver does not report it", plan.environment.value
+            )
         elif share * total > total - used:
             yield error(
                 "gpu-memory",
@@ -88,9 +90,9 @@ def _total_and_used(gpu: Gpu, host: Host, memory: Seen[MemoryState]) -> tuple[in
 
 def _holders(processes: tuple[GpuProcess, ...] | None) -> str:
     if processes is None:
-        return "who holds the rest is not told here"
+        return "the programs that use the rest are unknown"
     named = [_name(process) for process in sorted(processes, key=lambda each: -(each.memory_bytes or 0))[:5]]
-    return f"held by {', '.join(named)}" if named else "held by no process that NVML names"
+    return f"used by {', '.join(named)}" if named else "used by no process that NVML lists"
 
 
 def _name(process: GpuProcess) -> str:
@@ -99,9 +101,9 @@ def _name(process: GpuProcess) -> str:
 
 
 def _free_it(plan: Plan, processes: tuple[GpuProcess, ...]) -> str:
-    again = f"`configure-gpu --env {plan.environment.value}` plans with what is free"
+    again = f"plan for the free memory: `configure-gpu --env {plan.environment.value}`"
     if not processes:
-        return f"`nvidia-smi` shows what holds it; stop that, or {again}"
+        return f"stop what uses it (`nvidia-smi` lists it), or {again}"
     return f"stop it (`kill {' '.join(str(process.pid) for process in processes[:5])}`), or {again}"
 
 
@@ -145,7 +147,7 @@ OWN: Observation[frozenset[int]] = Observation(take=look_for_own, may_fail=True)
 
 GPU_MEMORY = Check(
     name="GPU memory",
-    about="what is free on each GPU against the share that the engine takes, and who holds the rest",
+    about="free memory of each GPU against the engine's share, and which programs use the rest",
     findings=tuple("gpu-memory".split()),
     rule=check_free,
     looks=(

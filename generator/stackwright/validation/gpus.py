@@ -46,8 +46,8 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
 def _planned(plan: Plan, uuid: str, replica: str) -> str:
     """Name a device of the plan for a person who looks for it in vain."""
     if any(gpu.uuid == uuid and gpu.mig_slice is not None for gpu in plan.host.gpus):
-        return f"MIG slice {uuid} of the plan for {replica}; one that is made again has another UUID"
-    return f"GPU {uuid} of the plan for {replica}"
+        return f"MIG slice {uuid} of the plan for {replica} is missing; a recreated slice has a new UUID"
+    return f"GPU {uuid} of the plan for {replica} is missing"
 
 
 def used_gpus(plan: Plan) -> tuple[str, ...]:
@@ -56,14 +56,14 @@ def used_gpus(plan: Plan) -> tuple[str, ...]:
 
 
 def _again(plan: Plan) -> str:
-    return f"`configure-gpu --env {plan.environment.value}` plans for what is there"
+    return f"plan for the present hardware: `configure-gpu --env {plan.environment.value}`"
 
 
 def _driver_fault(driver: Driver) -> Finding:
     loaded = f" (the loaded kernel module is {driver.version})" if driver.version else ""
-    fix = "`sudo dmesg | grep -i nvrm` shows the driver's own words; reboot, or install the driver again"
+    fix = "reboot, or reinstall the driver; `sudo dmesg | grep -i nvrm` shows its messages"
     if MISMATCH in (driver.error or "").lower():
-        fix = "`sudo reboot` loads the driver that is installed now"
+        fix = "load the installed driver with `sudo reboot`"
     return error("driver-fault", found=f"NVML: {driver.error}{loaded}", expected="a driver that answers", fix=fix)
 
 
@@ -76,18 +76,16 @@ def _find_drift(plan: Plan, host: Host) -> Iterator[Finding]:
     both = [(planned[uuid], gpu) for uuid, gpu in present.items() if uuid in planned]
     moved = [f"{now.uuid} was GPU {before.index} and is GPU {now.index}" for before, now in both if _moved(before, now)]
     if moved:
-        expected = "the order that the plan was made for (it names GPUs by UUID, so the right ones are taken)"
+        expected = "the plan's order (the right GPUs are still used, by UUID)"
         yield warning("gpu-order", found="; ".join(moved), expected=expected, fix=_again(plan))
     for before, now in both:
         changes = [words for words in _changes(before, now) if now.uuid in used_gpus(plan)]
         if changes:
             found = f"GPU {now.index}: {'; '.join(changes)}"
-            yield error("gpu-changed", found=found, expected="the GPU that the plan was made for", fix=_again(plan))
+            yield error("gpu-changed", found=found, expected="the plan's GPU", fix=_again(plan))
     new = [f"GPU {gpu.index} ({gpu.name or uuid})" for uuid, gpu in present.items() if uuid not in planned]
     if new:
-        yield warning(
-            "gpu-added", found=f"{', '.join(new)}: unknown to the plan", expected="GPUs in use", fix=_again(plan)
-        )
+        yield warning("gpu-added", found=f"{', '.join(new)}: not in the plan", expected="GPUs in use", fix=_again(plan))
 
 
 def _moved(before: Gpu, now: Gpu) -> bool:
@@ -147,7 +145,7 @@ def check_health(plan: Plan, states: Seen[tuple[GpuState, ...]]) -> Iterator[Fin
             continue
         if state.uuid in linked and state.lanes_up < state.lanes:
             found = f"GPU {state.index}: {state.lanes_up} of {state.lanes} NVLink lanes are up"
-            fix = f"`nvidia-smi nvlink --status -i {state.index}` shows which; seat the bridge, then {_again(plan)}"
+            fix = f"reseat the NVLink bridge (`nvidia-smi nvlink --status -i {state.index}` shows the lanes), then {_again(plan)}"
             yield warning("nvlink-lanes", found=found, expected="every lane up", fix=fix)
         yield from _memory_errors(state)
 
@@ -167,7 +165,7 @@ def _lost(plan: Plan, state: GpuState, *, needed: bool) -> Finding:
         "gpu-lost",
         found=f"GPU {state.index}: {state.failure}{number}",
         expected="a GPU that answers",
-        fix=f"{reset}; to serve without it, {_again(plan)}",
+        fix=f"{reset}; to run without it, {_again(plan)}",
     )
 
 
@@ -183,14 +181,12 @@ def _linked(plan: Plan) -> set[str]:
 
 
 def _memory_errors(state: GpuState) -> Iterator[Finding]:
-    fix = (
-        f"`nvidia-smi -q -d ECC,ROW_REMAPPER -i {state.index}` shows them; reset the GPU, and replace it if they return"
-    )
+    fix = f"reset the GPU, and replace it if they recur; details: `nvidia-smi -q -d ECC,ROW_REMAPPER -i {state.index}`"
     if state.ecc_errors:
         found = f"GPU {state.index}: {state.ecc_errors} uncorrected memory errors since the driver was loaded"
         yield warning("gpu-memory-errors", found=found, expected="none", fix=fix)
     if state.rows_broken:
-        found = f"GPU {state.index}: rows of its memory are broken and could not be replaced"
+        found = f"GPU {state.index}: broken memory rows could not be remapped"
         yield warning("gpu-memory-errors", found=found, expected="memory without broken rows", fix=fix)
 
 
@@ -202,7 +198,7 @@ STATES: Observation[tuple[GpuState, ...]] = Observation(
 
 PRESENT = Check(
     name="GPUs",
-    about="the GPUs of the plan by UUID: there, in the same order, of the same size, joined by the same links; the driver",
+    about="the plan's GPUs by UUID: present, same order, size and links; the driver",
     findings=tuple("driver-fault gpu-missing gpu-changed gpu-order gpu-added links-changed driver-too-old".split()),
     rule=lambda on: check_host(on.plan, on.host),
     when=WITH_GPUS,
@@ -211,7 +207,7 @@ PRESENT = Check(
 
 HEALTH = Check(
     name="GPU health",
-    about="each GPU's answer (NVML), every NVLink lane, uncorrected memory errors and broken rows",
+    about="each GPU answers (NVML); NVLink lanes, uncorrected memory errors and broken rows",
     findings=tuple("gpu-lost nvlink-lanes gpu-memory-errors".split()),
     rule=lambda on, states: check_health(on.plan, states),
     looks=(STATES,),

@@ -36,7 +36,7 @@ def check_images(
             yield warning(
                 "image-moves",
                 found=f"{key}={image[:120]}",
-                expected="a release or a digest: this name means another image tomorrow",
+                expected="a release tag or a digest, since this tag moves",
                 fix=f"`configure-gpu --env {plan.environment.value} --set {key}=NAME:RELEASE`",
             )
         if version is not None:
@@ -54,7 +54,9 @@ def _holes(
     for found, make in ((grave, warning if consent else error), (lesser, warning)):
         if found:
             fixed = [hole.fixed for hole in found]
-            newer = "a release without known holes" if None in fixed else f"{program} {_newest(fixed)} or newer"
+            newer = (
+                "a release without known vulnerabilities" if None in fixed else f"{program} {_newest(fixed)} or newer"
+            )
             words = "; ".join(f"{hole.id}: {hole.summary}" for hole in found[:4])
             fix = f"`configure-gpu --env {plan.environment.value} --set {key}=…` with {newer}, or without that pin"
             yield make("image-holes", found=f"{program} {version}: {words}", expected=newer, fix=fix)
@@ -88,7 +90,7 @@ def _tag(image: str) -> str | None:
 
 RELEASES = Check(
     name="releases",
-    about="known holes (catalog/advisories.yaml) of the engine and the gateway, and images whose name moves",
+    about="known vulnerabilities (catalog/advisories.yaml) of engine and gateway, and images with a moving tag",
     findings=tuple("image-holes image-moves".split()),
     rule=lambda on: check_images(on.plan, on.env, on.catalog.advisories, pulled=on.compose),
 )

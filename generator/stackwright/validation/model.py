@@ -32,19 +32,19 @@ def check_model(plan: Plan, location: str, files: Seen[ModelFiles]) -> Iterator[
     if isinstance(files, Unseen):
         yield not_checked("the model's files", files.why, plan.environment.value)
         return
-    another = f"`configure-gpu --env {plan.environment.value} --model …` names another"
+    another = f"choose another: `configure-gpu --env {plan.environment.value} --model …`"
     if files.problem is not None and not location.startswith("/"):
         fix = f"remove it and download it again: `rm -r {files.folder}`"
-        yield error("model-incomplete", found=files.problem, expected="every file whole", fix=fix)
+        yield error("model-incomplete", found=files.problem, expected="complete files", fix=fix)
     elif files.problem is not None:
         kind = "model-missing" if files.problem.startswith("no ") else "model-incomplete"
-        expected = "a model folder" if kind == "model-missing" else "every file of the index, whole"
-        yield error(kind, found=files.problem, expected=expected, fix=f"fetch the model again, or {another}")
+        expected = "a model folder" if kind == "model-missing" else "every file of the index, complete"
+        yield error(kind, found=files.problem, expected=expected, fix=f"download the model again, or {another}")
     if files.unreadable is not None:
         yield error(
             "model-unreadable",
-            found=f"{files.unreadable} may not be read by the stack's user",
-            expected="files that STACKWRIGHT_UID may read",
+            found=f"{files.unreadable} is not readable for the stack's user",
+            expected="files readable for STACKWRIGHT_UID",
             fix=f"`chmod -R go+rX {files.folder}`",
         )
 
@@ -65,7 +65,7 @@ def check_length(
         yield error(
             "model-length",
             found=f"{keys.context}={wanted}, where {env[keys.model][:120]} takes {longest_tokens} tokens",
-            expected=f"{longest_tokens} or less: beyond it the engine does not start",
+            expected=f"{longest_tokens} or less; the engine would not start",
             fix=f"lower it in envs/.env.{name}.local, or `configure-gpu --env {name} --set {keys.context}={longest_tokens}`",
         )
 
@@ -80,20 +80,22 @@ def check_hub(
         gated: the catalog's word on whether the hub asks for a token.
         offline: HF_HUB_OFFLINE forbids to ask.
     """
-    token = f"write a token that may read it into envs/.secrets/{plan.environment.value}/hf_token (or set HF_TOKEN)"
+    token = f"write a token with access into envs/.secrets/{plan.environment.value}/hf_token (or set HF_TOKEN)"
     if offline:
         yield error(
             "model-missing",
-            found=f"{location} is not whole in the cache, and HF_HUB_OFFLINE forbids to download it",
+            found=f"{location} is not completely cached, and HF_HUB_OFFLINE forbids a download",
             expected="the model in HF_HOME",
-            fix=f"`unset HF_HUB_OFFLINE`, or `hf download {location}` where the hub is in reach",
+            fix=f"`unset HF_HUB_OFFLINE`, or `hf download {location}` while online",
         )
     elif gated and not has_token:
-        found = f"{location} is given only to those who asked its publisher, and there is no token"
-        yield error("model-gated", found=found, expected="a hub token", fix=f"ask at the model's page, then {token}")
+        found = f"{location} is gated, and there is no hub token"
+        yield error(
+            "model-gated", found=found, expected="a hub token", fix=f"request access on the model's page, then {token}"
+        )
     elif isinstance(hub, Unseen):
-        fix = f"set HF_ENDPOINT to a hub in reach, or `configure-gpu --env {plan.environment.value} --model FOLDER`"
-        yield error("model-unreachable", found=hub.why, expected=f"a hub that has {location}", fix=fix)
+        fix = f"set HF_ENDPOINT to a reachable hub, or `configure-gpu --env {plan.environment.value} --model FOLDER`"
+        yield error("model-unreachable", found=hub.why, expected=f"a hub with {location}", fix=fix)
     elif hub is not None:
         yield from _judge(plan, location, hub, token, has_token=has_token)
 
@@ -101,9 +103,12 @@ def check_hub(
 def _judge(plan: Plan, location: str, hub: HubAnswer, token: str, *, has_token: bool) -> Iterator[Finding]:
     refused = f"{hub.hub} answered {hub.status} for {location}"
     if hub.gated or hub.status == 403:
-        why = "this token may not read it" if has_token else "it wants a token"
+        why = "this token has no access" if has_token else "it needs a token"
         yield error(
-            "model-gated", found=f"{refused}: {why}", expected="access", fix=f"ask at {hub.hub}/{location}; {token}"
+            "model-gated",
+            found=f"{refused}: {why}",
+            expected="access",
+            fix=f"request access at {hub.hub}/{location}; {token}",
         )
     elif hub.status in (401, 404):
         fix = (
@@ -111,14 +116,14 @@ def _judge(plan: Plan, location: str, hub: HubAnswer, token: str, *, has_token: 
         )
         yield error("model-unknown", found=refused, expected="a model of that name", fix=fix)
     elif hub.status >= 400:
-        fix = f"`validate-environment {plan.environment.value}` asks again; HF_ENDPOINT names another hub"
+        fix = f"check again with `validate-environment {plan.environment.value}`, or set another hub with HF_ENDPOINT"
         yield error("model-unreachable", found=refused, expected="an answer below 400", fix=fix)
     if hub.ahead_s is not None and abs(hub.ahead_s) > CLOCK_LEEWAY_S:
         way = "behind" if hub.ahead_s > 0 else "ahead of"
         yield warning(
             "clock",
             found=f"this machine's clock is {abs(hub.ahead_s):.0f} s {way} {hub.hub}'s",
-            expected=f"a clock within {CLOCK_LEEWAY_S} s: certificates and signed downloads are refused otherwise",
+            expected=f"a clock within {CLOCK_LEEWAY_S} s, for certificates and signed downloads",
             fix="`sudo timedatectl set-ntp true`",
         )
 
@@ -210,7 +215,7 @@ OFFLINE = Observation(take=lambda _: is_offline(os.environ))
 
 FILES = Check(
     name="model",
-    about="the model's files: all that the index names, each as long as its header promises, readable for the stack's user",
+    about="the model's files: all of the index, complete, readable for the stack's user",
     findings=tuple("model-missing model-incomplete model-unreadable".split()),
     rule=_check_models,
     looks=(MODELS,),
@@ -219,7 +224,7 @@ FILES = Check(
 
 LENGTH = Check(
     name="length",
-    about="the longest context that is asked for, against the longest that the model's config.json allows",
+    about="the set context length against the limit of the model's config.json",
     findings=tuple("model-length".split()),
     rule=_check_length,
     looks=(
@@ -231,7 +236,7 @@ LENGTH = Check(
 
 HUB = Check(
     name="hub",
-    about="a model that is still to be downloaded: the hub in reach, the name known, the token good; HF_HUB_OFFLINE is respected",
+    about="a model to download: hub reachable, name known, token valid; HF_HUB_OFFLINE is respected",
     findings=tuple("model-missing model-gated model-unknown model-unreachable clock".split()),
     rule=_check_hubs,
     looks=(

@@ -37,14 +37,14 @@ def check_port(
 
 def _why_not_free(refusal: OSError, address: str, environment: str, listener: str | None) -> Finding:
     if refusal.errno == errno.EADDRNOTAVAIL:
-        found = f"{address.partition(':')[0]} is no address of this machine"
+        found = f"{address.partition(':')[0]} is not an address of this machine"
         fix = f"correct gateway.bind in envs/{environment}.yaml, then `configure-gpu --env {environment}`"
         return error("address-unknown", found=found, expected="127.0.0.1, or an address of this machine", fix=fix)
     another = f"`configure-gpu --env {environment} --set GATEWAY_PORT=…`"
     if refusal.errno == errno.EACCES:  # ports below 1024; a daemon that runs as root may still publish them
         found = f"{address}: not for this user"
         return warning("port-privileged", found=found, expected="a port from 1024 on", fix=f"choose one with {another}")
-    fix = f"stop what listens there, or {another}"
+    fix = f"stop the program that listens there, or choose another port: {another}"
     holder = f", by {listener}" if listener else ""
     return error("port-taken", found=f"{address}: {refusal.strerror}{holder}", expected="a free port", fix=fix)
 
@@ -55,7 +55,7 @@ LISTENER = Observation(take=lambda machine: look_for_listener(machine.stack.env)
 
 PORT = Check(
     name="port",
-    about="the gateway's port and address, and who listens there",
+    about="the gateway's port and address, and the program that listens there",
     findings=tuple("port-taken port-privileged address-unknown".split()),
     rule=lambda on, refusal, listener: check_port(on.env, on.environment, refusal, listener),
     looks=(

@@ -55,7 +55,7 @@ def check_publishing(env: Mapping[str, str], certificate: SeenCertificate, envir
         fix = f"put the other one into {certificate.folder / missing}, with mode 0600; {GUIDE}"
         yield error("tls-incomplete", found=f"{given[0]} alone", expected=pair, fix=fix)
     elif certificate.problem is not None:
-        fix = f"PEM files that belong together, the key without a password; {GUIDE}"
+        fix = f"replace them with matching PEM files, the key without a password; see {GUIDE}"
         found = f"OpenSSL does not load {' and '.join(TLS_FILES)}: {certificate.problem}"
         yield error("tls-unusable", found=found, expected=pair, fix=fix)
     beyond = not ipaddress.IPv4Address(env["GATEWAY_BIND"]).is_loopback
@@ -63,9 +63,9 @@ def check_publishing(env: Mapping[str, str], certificate: SeenCertificate, envir
         consent = f"`configure-gpu --env {environment} --set GATEWAY_PLAIN_HTTP=allowed`"
         yield error(
             "gateway-published",
-            found=f"GATEWAY_BIND={env['GATEWAY_BIND']}, without TLS: keys and answers could be read on the way",
+            found=f"GATEWAY_BIND={env['GATEWAY_BIND']} without TLS exposes keys and answers",
             expected="127.0.0.1, or TLS, or consent",
-            fix=f"{GUIDE} says how to add a certificate; behind a proxy that does TLS: {consent}",
+            fix=f"add a certificate (see {GUIDE}); behind a TLS proxy: {consent}",
         )
 
 
@@ -74,7 +74,7 @@ CERTIFICATE = Observation(take=lambda machine: look_at_certificate(machine.stack
 
 PUBLISHING = Check(
     name="publishing",
-    about="an address beyond this machine, which needs TLS or consent (GATEWAY_PLAIN_HTTP); the certificate and its key",
+    about="an address beyond this machine needs TLS or consent (GATEWAY_PLAIN_HTTP); the certificate and its key",
     findings=tuple("gateway-published tls-incomplete tls-unusable".split()),
     rule=lambda on, certificate: check_publishing(on.env, certificate, on.environment),
     looks=(CERTIFICATE,),

@@ -33,13 +33,13 @@ def weakness(secret: str) -> str | None:
     if not text:
         return "is empty"
     if text.lower() in KNOWN or text.lower().removeprefix("sk-") in KNOWN:
-        return "is a default that everybody knows"
+        return "is a well-known default"
     if PLACEHOLDER.fullmatch(text) or PLACEHOLDER.fullmatch(text.removeprefix("sk-")):
         return "is a placeholder"
     if len(text) < SHORTEST:
-        return f"has {len(text)} characters of the {SHORTEST} that are needed"
+        return f"has {len(text)} characters; {SHORTEST} are needed"
     if bits(text) < LEAST_BITS:
-        return f"repeats itself: about {bits(text):.0f} bits of the {LEAST_BITS} that are needed"
+        return f"repeats itself: about {bits(text):.0f} bits; {LEAST_BITS} are needed"
     return None
 
 
@@ -97,10 +97,10 @@ def _look_at_secret(folder: Path, name: str) -> SeenSecret:
 
 def check_secrets(stack: Stack, secrets: SeenSecrets) -> Iterator[Finding]:
     """Check that every secret is there, private and strong. No word of one is told."""
-    again = f"`configure-gpu --env {stack.plan.environment.value}` makes one"
+    again = f"create it: `configure-gpu --env {stack.plan.environment.value}`"
     if secrets.is_open:
         fix = f"`chmod 700 {secrets.folder}`"
-        yield error("secret-mode", found=f"{secrets.folder} is open to others", expected="mode 0700", fix=fix)
+        yield error("secret-mode", found=f"{secrets.folder} is accessible to others", expected="mode 0700", fix=fix)
     for secret in secrets.made:
         path = secret.file.path
         if not secret.file.readable:
@@ -139,8 +139,8 @@ SECRET_FILES = Observation(take=lambda machine: look_at_secrets(machine.stack))
 SECRETS_OF_STACK = Check(
     name="secrets",
     about=(
-        "the secret files: there, mode 0600, yours, no known default, no placeholder, 32 characters that do not repeat; "
-        "the keys of `gateway.cloud`: there, mode 0600, one line"
+        "the secret files: present, mode 0600, owned by you, no default or placeholder, 32 non-repeating characters; "
+        "the keys of `gateway.cloud`: present, mode 0600, one line"
     ),
     findings=tuple("secret-missing secret-mode secret-owner secret-weak secret-unusable".split()),
     rule=lambda on, secrets: check_secrets(on.stack, secrets),

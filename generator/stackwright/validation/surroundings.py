@@ -36,9 +36,9 @@ def check_clock(plan: Plan, now_s: float, newest_file_s: float | None) -> Iterat
     if newest_file_s is not None and newest_file_s > now_s + FILE_LEEWAY_S:
         yield warning(
             "clock",
-            found=f"files of {plan.environment.value} were written {format_seconds(newest_file_s - now_s)} after now",
-            expected="a clock that only goes forward: certificates and caches go by it",
-            fix="`date` shows it, `sudo timedatectl set-ntp true` corrects it",
+            found=f"files of {plan.environment.value} are dated {format_seconds(newest_file_s - now_s)} in the future",
+            expected="a correct clock, for certificates and caches",
+            fix="correct it with `sudo timedatectl set-ntp true`; `date` shows it",
         )
 
 
@@ -53,15 +53,15 @@ def check_wsl(plan: Plan, env: Mapping[str, str], host: Host, variables: frozens
         if WINDOWS_DRIVE.fullmatch(env[key]):
             yield warning(
                 "wsl-drive",
-                found=f"{key}={env[key][:120]}: a drive of Windows",
-                expected="a folder of Linux: loading weights through /mnt takes many times as long",
-                fix=f"copy it below $HOME, then `configure-gpu --env {plan.environment.value}` with that folder",
+                found=f"{key}={env[key][:120]} is on a Windows drive",
+                expected="a Linux folder: loading weights through /mnt is many times slower",
+                fix=f"copy it below $HOME, then run `configure-gpu --env {plan.environment.value}` with that folder",
             )
     variable = engine.wsl_variable(plan.engine.version)
     if plan.mode is not Mode.CPU and variable is not None and variable not in variables:
         yield warning(
             "wsl-pinning",
-            found=f"{plan.engine.name} {plan.engine.version} takes pinned memory for missing under WSL",
+            found=f"{plan.engine.name} {plan.engine.version} finds no pinned memory under WSL",
             expected=f"{variable}=1, without which the engine ends with `UVA is not available`, or release 0.30 or newer",
             fix=f'add `{variable}: "1"` to the engine\'s `environment:` in compose/compose.yaml',
         )
@@ -77,7 +77,7 @@ def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, 
         yield warning(
             "database-connections",
             found=f"{workers} workers × {POOL} connections = {POOL * workers}",
-            expected=f"{POSTGRESQL_CONNECTIONS} or fewer, PostgreSQL's default, or a server that was given more",
+            expected=f"at most {POSTGRESQL_CONNECTIONS}, PostgreSQL's default, or a server with a higher limit",
             fix=f"`configure-gpu --env {plan.environment.value} --set LITELLM_NUM_WORKERS={POSTGRESQL_CONNECTIONS // POOL}`",
         )
 
@@ -85,15 +85,15 @@ def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, 
 def check_inputs(plan: Plan, changed: Seen[tuple[str, ...] | None]) -> Iterator[Finding]:
     """Find files that were rendered from something else than what is there now; None where nobody recorded it."""
     name = plan.environment.value
-    again = f"`configure-gpu --env {name}` renders anew (with the same --model and --set as before)"
+    again = f"render again: `configure-gpu --env {name}` (with the same --model and --set as before)"
     if isinstance(changed, Unseen):
         yield not_checked("what the files were rendered from", changed.why, name)
     elif changed is None:
-        found = "no readable record of what the files were rendered from"
+        found = "no readable record of the inputs of the rendered files"
         yield warning("inputs-unknown", found=found, expected="inputs.json beside the plan", fix=again)
     elif changed:
         found = f"changed since the files were rendered: {', '.join(changed)}"
-        yield warning("inputs-changed", found=found, expected="files made from what is there now", fix=again)
+        yield warning("inputs-changed", found=found, expected="files rendered from the present inputs", fix=again)
 
 
 # What the files were rendered from and has changed since; None without a record.
@@ -106,7 +106,7 @@ TIMES = Observation(take=lambda machine: (time.time(), look_for_newest_s(machine
 
 INPUTS = Check(
     name="inputs",
-    about="what the files were rendered from: the wishes, the catalog, this program's version",
+    about="the inputs of the rendered files: wishes, catalog, Stackwright's version",
     findings=tuple("inputs-changed inputs-unknown".split()),
     rule=lambda on, changed: check_inputs(on.plan, changed),
     looks=(CHANGED_INPUTS,),
@@ -115,7 +115,7 @@ INPUTS = Check(
 
 CLOCK = Check(
     name="clock",
-    about="a clock that stands before the rendered files",
+    about="a clock that is behind the rendered files",
     findings=tuple("clock".split()),
     rule=lambda on, times: check_clock(on.plan, *times),
     looks=(TIMES,),
@@ -124,7 +124,7 @@ CLOCK = Check(
 
 WINDOWS = Check(
     name="Windows",
-    about="the Windows Subsystem for Linux: folders on Windows' drives, pinned memory",
+    about="Windows Subsystem for Linux: folders on Windows drives, pinned memory",
     findings=tuple("wsl-drive wsl-pinning".split()),
     rule=lambda on, merged: check_wsl(on.plan, on.env, on.host, engine_variables(on.plan, merged)),
     looks=(MERGED,),
@@ -133,7 +133,7 @@ WINDOWS = Check(
 
 DATABASE = Check(
     name="database",
-    about="the gateway's workers × connections against PostgreSQL's limit, where DATABASE_URL is set",
+    about="the gateway's workers × connections against PostgreSQL's limit, if DATABASE_URL is set",
     findings=tuple("database-connections".split()),
     rule=lambda on, merged: check_connections(on.plan, on.env, variables_of(merged, "gateway")),
     looks=(MERGED,),

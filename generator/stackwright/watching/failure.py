@@ -68,7 +68,7 @@ class Inquiry:
         doing = f"{course.step.value}, {state.detail}" if state.detail else course.step.value
         quiet, allowed = format_seconds(course.quiet_s), format_seconds(limit_s)
         log = last_starts(self._log(state.name), 1)
-        what = f"{course.name} has not moved for {quiet} ({doing}; allowed: {allowed})"
+        what = f"{course.name} made no progress for {quiet} ({doing}; limit: {allowed})"
         causes, line = self._causes(state, log), telling_line(log)
         return self._failure(what if causes or not line else f"{what}; its log says: {line}", causes)
 
@@ -117,7 +117,7 @@ class Inquiry:
         if causes:
             return NotHealthyError(f"{what}: {causes[0].cause}", hint=causes[0].fix)
         line = telling_line(log)
-        hint = f"`stackwright doctor {self._stack.plan.environment.value}` shows what is known"
+        hint = f"`stackwright doctor {self._stack.plan.environment.value}` looks for the cause"
         return NotHealthyError(f"{what}: {line}" if line else what, hint=hint)
 
 
@@ -126,7 +126,7 @@ def too_late(courses: tuple[Course, ...], limit_s: float) -> NotHealthyError:
     behind = next((course for course in courses if course.look.state.phase is not ServicePhase.HEALTHY), courses[0])
     return NotHealthyError(
         f"{behind.name} is still {behind.step.value} after {format_seconds(limit_s)}",
-        hint="`--timeout SECONDS` waits longer; without it, a start is given up only where it stands still",
+        hint="set a longer --timeout SECONDS; without it, a start is given up only if it makes no progress",
     )
 
 

@@ -100,7 +100,7 @@ def list_models(endpoint: Endpoint, key: str, models: tuple[str, ...]) -> Answer
         try:
             names = {str(entry["id"]) for entry in json.loads(body)["data"]}
         except (ValueError, LookupError, TypeError, RecursionError):
-            return _no("a reply that is no list of models", body)
+            return _no("a reply that is not a list of models", body)
         missing = ", ".join(name for name in models if name not in names)
         return Answer(status=None, text=f"does not list {missing}", final=True) if missing else _yes(status)
 
@@ -173,7 +173,7 @@ def _completion(status: int, body: bytes) -> Answer:
         choice = json.loads(body)["choices"][0]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        return _no("a reply that is no completion", body)
+        return _no("a reply that is not a completion", body)
     # A model that thinks first may have come to no word of its answer yet.
     return _yes(status, str(text or ""))
 
@@ -183,8 +183,10 @@ def _embedding(status: int, body: bytes) -> Answer:
     try:
         vector = json.loads(body)["data"][0]["embedding"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        return _no("a reply that is no embedding", body)
-    return _yes(status, f"a vector of {len(vector)} numbers") if isinstance(vector, list) else _no("no vector", body)
+        return _no("a reply that is not an embedding", body)
+    return (
+        _yes(status, f"an embedding of {len(vector)} numbers") if isinstance(vector, list) else _no("no vector", body)
+    )
 
 
 def _ranking(status: int, body: bytes) -> Answer:
@@ -193,26 +195,26 @@ def _ranking(status: int, body: bytes) -> Answer:
         results = json.loads(body)["results"]
         best = max(results, key=lambda each: float(each["relevance_score"]))["index"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        return _no("a reply that is no ranking", body)
-    return _yes(status, f"text {int(best) + 1} fits best")
+        return _no("a reply that is not a ranking", body)
+    return _yes(status, f"text {int(best) + 1} ranks first")
 
 
 def _streamed(status: int, body: bytes) -> Answer:
     """Join the pieces of a stream of server-sent events, which `data: [DONE]` has to end."""
     events = [line[5:].strip() for line in body.decode(errors="replace").split("\n") if line.startswith("data:")]
     if not events or events[-1] != "[DONE]":
-        return _no("a stream that is cut off", body[-200:])
+        return _no("a stream that ends early", body[-200:])
     try:
         pieces = [_piece(json.loads(event)) for event in events[:-1]]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return _no("a stream that is no completion", body)
+        return _no("a stream that is not a completion", body)
     return _yes(status, "".join(pieces)) if pieces else _no("a stream without a completion", body)
 
 
 def _piece(event: Any) -> str:
     """Return the text of one event; the last one may have no choice, only what was used."""
     if "error" in event:
-        raise ValueError("an error in the place of a piece")
+        raise ValueError("an error instead of a chunk")
     choices = event["choices"]
     if not choices:
         return ""

@@ -211,9 +211,9 @@ class _Watcher:
         patience = ""
         if quiet:
             most = format_seconds(course.most_s(limits))
-            patience = f", no progress for {format_seconds(quiet * QUIET_TOLD_EVERY_S)} of at most {most}"
+            patience = f", no progress for {format_seconds(quiet * QUIET_TOLD_EVERY_S)} (limit {most})"
         elif course.step not in (Step.READY, Step.WAITING):
-            patience = f" (given up after {format_seconds(limits.still_s(course.step))} without progress)"
+            patience = f" (limit {format_seconds(limits.still_s(course.step))} without progress)"
         self._say(course.name, f"{doing}{f' (restart {restarts})' if restarts else ''}{patience}")
 
 

@@ -28,11 +28,13 @@ MESH = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
         pytest.param(host_of(1), 1, False, "one rank", id="one"),
         pytest.param(host_of(2, ((0, 1),)), 2, False, "NVLink between every pair", id="NVLink pair"),
         pytest.param(host_of(2), 2, False, "peer access over PCIe", id="PCIe pair with peer access"),
-        pytest.param(host_of(2, peers=False), 2, True, "denies peer access", id="GeForce pair without peer access"),
+        pytest.param(host_of(2, peers=False), 2, True, "no peer access", id="GeForce pair without peer access"),
         pytest.param(host_of(4, MESH), 4, False, "NVLink between every pair", id="mesh of four"),
-        pytest.param(host_of(4, ((0, 1), (2, 3))), 4, True, "only over NVLink", id="two pairs asked to be one"),
-        pytest.param(host_of(4), 4, True, "only over NVLink", id="four over PCIe"),
-        pytest.param(host_of(3, ((0, 1), (0, 2), (1, 2))), 3, True, "does not know 3 ranks", id="three"),
+        pytest.param(
+            host_of(4, ((0, 1), (2, 3))), 4, True, "needs NVLink between every pair", id="two pairs asked to be one"
+        ),
+        pytest.param(host_of(4), 4, True, "needs NVLink between every pair", id="four over PCIe"),
+        pytest.param(host_of(3, ((0, 1), (0, 2), (1, 2))), 3, True, "does not support 3 ranks", id="three"),
     ],
 )
 def test_the_kernel_is_off_only_where_vllm_would_turn_it_off(

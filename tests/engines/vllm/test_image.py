@@ -63,7 +63,7 @@ def test_the_newest_that_runs_is_chosen(machine: Host, image: str, env: tuple[tu
 )
 def test_consent_opens_older_releases_and_is_warned_of(machine: Host, image: str) -> None:
     refused = refusal(machine)
-    assert f"--allow-vulnerable would choose vllm/vllm-openai:{image} " in f"{refused.hint} "
+    assert f"--allow-vulnerable chooses vllm/vllm-openai:{image} " in f"{refused.hint} "
     found = choose(machine, allow_vulnerable=True)
     assert found.image == f"vllm/vllm-openai:{image}"
     grave = [h.id for h in holes_of("vllm", found.version, CATALOG.advisories) if h.kind in REFUSED_HOLES]
@@ -74,12 +74,12 @@ def test_consent_opens_older_releases_and_is_warned_of(machine: Host, image: str
 def test_a_geforce_pair_on_driver_550() -> None:
     refused = refusal(host(RTX_3090, RTX_3090, driver="550.54.15", cuda="12.4"))
     assert refused.message == (
-        "driver 550.54.15 runs CUDA up to 12.4, too little for any vllm image without known holes that carries "
+        "driver 550.54.15 supports CUDA up to 12.4, too little for any vllm image without known vulnerabilities that supports "
         "NVIDIA GeForce RTX 3090: driver ≥ 575.51.03 for 0.32.0-cu129, ≥ 580.65.06 for the newest (0.33.0)"
     )
     assert refused.hint == (
-        "update the NVIDIA driver first; or --allow-vulnerable would choose vllm/vllm-openai:v0.8.5.post1 (CUDA 12.4), "
-        f"open to {HOLES_0_8_5}"
+        "update the NVIDIA driver first; or --allow-vulnerable chooses vllm/vllm-openai:v0.8.5.post1 (CUDA 12.4), "
+        f"vulnerable to {HOLES_0_8_5}"
     )
 
 
@@ -87,10 +87,10 @@ def test_an_h100_on_r535_says_by_which_way() -> None:
     found = choose(host(H100, driver="535.161.08", cuda="12.2"))
     assert found.reasons == (
         (
-            "the newest release that fits: driver 535.161.08 (CUDA 12.2) runs CUDA 13.0 by the image's own compatibility "
-            "libraries, which data-centre GPUs may use"
+            "the newest release that fits: driver 535.161.08 (CUDA 12.2) runs CUDA 13.0 with the image's forward compatibility "
+            "libraries"
         ),
-        "its kernels (7.5 8.0 8.6 8.9 9.0 10.0 12.0) carry compute capability 9.0",
+        "its kernels (7.5 8.0 8.6 8.9 9.0 10.0 12.0) support compute capability 9.0",
     )
     assert (found.cuda, found.warnings) == ("13.0", ())
 
@@ -98,31 +98,31 @@ def test_an_h100_on_r535_says_by_which_way() -> None:
 @pytest.mark.parametrize("consent", [False, True])
 def test_t4s_on_a_470_driver_are_told_to_update_it(consent: bool) -> None:
     refused = refusal(host(T4, T4, driver="470.223.02", cuda="11.4"), allow_vulnerable=consent)
-    assert refused.message.startswith("driver 470.223.02 runs CUDA up to 11.4, too little for any vllm image")
+    assert refused.message.startswith("driver 470.223.02 supports CUDA up to 11.4, too little for any vllm image")
     assert refused.message.endswith("≥ 580.65.06 for the newest (0.33.0)")
     assert refused.hint == (
-        "update the NVIDIA driver first (a data-centre GPU is served by R535 or R570 too, through forward compatibility)"
+        "update the NVIDIA driver first (or to R535 or R570, with forward compatibility on data-centre GPUs)"
     )
 
 
 def test_a_v100_has_only_images_with_holes() -> None:
     refused = refusal(host(V100, driver="580.65.06", cuda="13.0"))
     assert refused.message == (
-        "GPU 0 (Tesla V100-SXM2-32GB, compute capability 7.0) is carried by vllm images up to 0.19.1 only, and that one "
-        "has known holes: CVE-2026-48746 (key-bypass)"
+        "GPU 0 (Tesla V100-SXM2-32GB, compute capability 7.0) is supported by vllm images up to 0.19.1 only, "
+        "which has known vulnerabilities: CVE-2026-48746 (key-bypass)"
     )
     assert refused.hint == (
-        "use a newer GPU, or `configure-gpu cpu`; --allow-vulnerable would choose vllm/vllm-openai:v0.19.1 (CUDA 12.9), "
-        "open to CVE-2026-48746 (key-bypass)"
+        "use a newer GPU, or `configure-gpu cpu`; --allow-vulnerable chooses vllm/vllm-openai:v0.19.1 (CUDA 12.9), "
+        "vulnerable to CVE-2026-48746 (key-bypass)"
     )
 
 
 def test_a_v100_whose_driver_is_too_old_as_well() -> None:
     refused = refusal(host(V100, driver="470.223.02", cuda="11.4"))
     assert refused.message.endswith(
-        "; nor does driver 470.223.02 run it: driver ≥ 530.30.02 for 0.7.3, ≥ 575.51.03 for the newest (0.19.1)"
+        "; driver 470.223.02 is too old for it: driver ≥ 530.30.02 for 0.7.3, ≥ 575.51.03 for the newest (0.19.1)"
     )
-    assert "update the NVIDIA driver first" in (refused.hint or "")
+    assert "update the NVIDIA driver" in (refused.hint or "")
 
 
 def test_wsl_is_told_of_cuda_not_of_branches() -> None:
@@ -144,7 +144,7 @@ def test_wsl_is_told_of_cuda_not_of_branches() -> None:
 def test_wsl_has_pinned_memory_where_a_release_cannot_do_without(release: str, wsl: bool, pinned: bool) -> None:
     found = choose(host(RTX_5080, driver="581.29", cuda="13.0", wsl=wsl), exact=release, allow_vulnerable=True)
     assert (("VLLM_WSL2_ENABLE_PIN_MEMORY", "1") in found.env) is pinned
-    assert any("without pinned memory" in reason for reason in found.reasons) is pinned
+    assert any("needs pinned memory" in reason for reason in found.reasons) is pinned
 
 
 def test_forward_compatibility_is_not_for_geforce_nor_workstations_nor_wsl() -> None:
@@ -164,38 +164,38 @@ def test_forward_compatibility_is_not_for_geforce_nor_workstations_nor_wsl() -> 
             host(RTX_3090, driver="575.57.08", cuda="12.9"),
             {"minimum": "0.33.0", "model": "Some/Model"},
             (
-                "driver 575.57.08 runs CUDA up to 12.9, too little for any vllm image that carries NVIDIA GeForce RTX 3090: "
+                "driver 575.57.08 supports CUDA up to 12.9, too little for any vllm image that supports NVIDIA GeForce RTX 3090: "
                 "driver ≥ 580.65.06 for 0.33.0"
             ),
-            "update the NVIDIA driver first; or another model: Some/Model needs 0.33.0, and this driver runs 0.32.0-cu129",
+            "update the NVIDIA driver first; or use another model: Some/Model needs 0.33.0, and this driver runs 0.32.0-cu129",
         ),
         (
             host(V100, driver="580.65.06", cuda="13.0"),
             {"minimum": "0.25.0", "model": "Some/Model"},
             (
-                "GPU 0 (Tesla V100-SXM2-32GB, compute capability 7.0) is carried by vllm images up to 0.19.1 only, but "
+                "only vllm images up to 0.19.1 support GPU 0 (Tesla V100-SXM2-32GB, compute capability 7.0), but "
                 "Some/Model needs 0.25.0 or newer"
             ),
-            "another model, or another GPU",
+            "use another model, or another GPU",
         ),
         (
             host(RTX_3090, driver="580.65.06", cuda="13.0"),
             {"minimum": "0.40.0", "model": "Some/Model"},
             "Some/Model needs vllm 0.40.0 or newer; the newest in the catalog is 0.33.0",
-            "another model, or a newer release of this program, whose catalog knows more",
+            "use another model, or a newer Stackwright release with a newer catalog",
         ),
         (
             host(RTX_3090, driver="580.65.06", cuda="13.0"),
             {"minimum": "0.30.0", "model": "Some/Model", "exact": "0.29.0"},
-            "Some/Model needs vllm 0.30.0 or newer, but 0.29.0 was asked for",
-            "ask for vllm==0.33.0, or for another model",
+            "Some/Model needs vllm 0.30.0 or newer, but 0.29.0 was requested",
+            "use --engine vllm==0.33.0, or another model",
         ),
         (
             host(RTX_3090, driver="575.57.08", cuda="12.9"),
             {"exact": "0.19.1"},
-            "vllm 0.19.1 has known holes: CVE-2026-48746 (key-bypass)",
+            "vllm 0.19.1 has known vulnerabilities: CVE-2026-48746 (key-bypass)",
             (
-                "ask for 0.32.0; --allow-vulnerable would choose vllm/vllm-openai:v0.19.1 (CUDA 12.9), open to CVE-2026-48746 "
+                "request 0.32.0; --allow-vulnerable chooses vllm/vllm-openai:v0.19.1 (CUDA 12.9), vulnerable to CVE-2026-48746 "
                 "(key-bypass)"
             ),
         ),
@@ -209,7 +209,7 @@ def test_forward_compatibility_is_not_for_geforce_nor_workstations_nor_wsl() -> 
             host(RTX_3090, driver="575.57.08", cuda="12.9"),
             {"exact": "0.33.0"},
             (
-                "driver 575.57.08 runs CUDA up to 12.9, too little for any vllm image that carries NVIDIA GeForce RTX 3090: "
+                "driver 575.57.08 supports CUDA up to 12.9, too little for any vllm image that supports NVIDIA GeForce RTX 3090: "
                 "driver ≥ 580.65.06 for 0.33.0"
             ),
             "update the NVIDIA driver first; or this driver runs 0.32.0-cu129",
@@ -218,25 +218,28 @@ def test_forward_compatibility_is_not_for_geforce_nor_workstations_nor_wsl() -> 
             host(GB10, driver="580.95.05", cuda="13.0", flags=ARM),
             {"exact": "0.9.0"},
             "vllm 0.9.0 has no CUDA image for aarch64",
-            "ask for another release",
+            "request another release",
         ),
         (
             host("Tesla P100-PCIE-16GB", driver="580.65.06", cuda="13.0"),
             {},
-            "no vllm image for x86_64 carries GPU 0 (Tesla P100-PCIE-16GB, compute capability 6.0): the least is 7.0",
+            (
+                "no vllm image for x86_64 supports GPU 0 (Tesla P100-PCIE-16GB, compute capability 6.0); "
+                "compute capability 7.0 or newer is needed"
+            ),
             "use `configure-gpu cpu`, or another GPU",
         ),
         (
             host(T4, driver="580.65.06", cuda="13.0", flags=ARM),
             {},
-            "no vllm image for aarch64 carries GPU 0 (Tesla T4, compute capability 7.5)",
+            "no vllm image for aarch64 supports GPU 0 (Tesla T4, compute capability 7.5)",
             "use `configure-gpu cpu`, or another GPU",
         ),
         (
             host(RTX_3090),
             {},
-            "the driver does not tell which CUDA it runs, so no engine image can be chosen",
-            "`nvidia-smi` shows the driver's state; `configure-gpu cpu` needs none",
+            "the driver does not report its CUDA version, so no engine image can be chosen",
+            "check the driver with `nvidia-smi`, or use `configure-gpu cpu`",
         ),
     ],
 )
@@ -291,9 +294,9 @@ def test_architectures_match_as_binaries_do(built: str, cuda: str, capability: s
     ("flags", "warned"),
     [
         (("avx2", "avx512f"), []),
-        (("avx2",), ["the processor has no AVX512: vLLM's CPU kernels run on AVX2 with limited features"]),
+        (("avx2",), ["no AVX512: vLLM's CPU kernels run on AVX2 with limited features"]),
         (("asimd",), []),
-        ((), ["the processor's instruction sets are unknown: whether the CPU image runs here was not checked"]),
+        ((), ["the processor's instruction sets are unknown: not checked whether the CPU image runs here"]),
     ],
 )
 def test_the_cpu_image(flags: tuple[str, ...], warned: list[str]) -> None:

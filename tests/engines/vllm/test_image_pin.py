@@ -26,7 +26,7 @@ def test_what_no_published_image_serves_is_taken_with_a_pin(host: str) -> None:
         plan_for(recorded(host))
     plan = pinned(host, "registry.example/vllm:ours")
     assert (plan.engine.image, plan.engine.cuda) == ("registry.example/vllm:ours", None)
-    assert "was not checked; `--engine vllm==…` names another release" in said(plan)
+    assert "hardware and driver; set another release with `--engine vllm==…`" in said(plan)
     assert f"a published image would be refused: {failure.value.message}" in said(plan)
 
 
@@ -35,9 +35,7 @@ def test_a_copy_of_a_published_image_keeps_what_it_needs() -> None:
     plan = pinned("8x-h100-driver535", "mirror.example/vllm:v0.33.0")
     assert (plan.engine.version, plan.engine.cuda) == ("0.33.0", "13.0")
     assert ("VLLM_ENABLE_CUDA_COMPATIBILITY", "1") in plan.replicas[0].env
-    assert said(plan).endswith(
-        "taken for vllm 0.33.0: whether it serves this model on this hardware and driver was not checked"
-    )
+    assert said(plan).endswith("assumed to be vllm 0.33.0: not checked against this model, hardware and driver")
 
 
 def test_the_image_that_would_be_chosen_needs_no_warning() -> None:
@@ -49,7 +47,7 @@ def test_the_image_that_would_be_chosen_needs_no_warning() -> None:
 def test_the_tags_release_decides_on_flags_and_memory() -> None:
     plan = pinned("1x-h200", "mirror.example/vllm:v0.19.1")
     assert plan.engine.version == "0.19.1"
-    assert any("has known holes" in text and "CVE-2026-48746" in text for text in plan.warnings)
+    assert any("has known vulnerabilities" in text and "CVE-2026-48746" in text for text in plan.warnings)
 
 
 def test_a_release_older_than_the_model_is_a_warning() -> None:
@@ -60,4 +58,4 @@ def test_a_release_older_than_the_model_is_a_warning() -> None:
 def test_a_digest_tells_no_release() -> None:
     plan = pinned("cpu-small", "mirror.example/engine@sha256:" + "0" * 64)
     assert (plan.engine.version, plan.engine.cuda) == ("0.32.0", None)
-    assert "names another release" in said(plan)
+    assert "set another release with" in said(plan)

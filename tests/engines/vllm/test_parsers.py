@@ -43,7 +43,7 @@ def test_of_an_unknown_model_nothing_is_emitted_and_said_so() -> None:
     assert "--enable-auto-tool-choice" not in plan.replicas[0].args
     assert flat_settings(plan)[TOOLS].value == "none"
     assert flat_settings(plan)[TOOLS].reason == (
-        "no parser of tool calls is known to be right for this model: `--set VLLM_TOOL_CALL_PARSER=…` names one"
+        "no tool call parser is known for this model; set one with `--set VLLM_TOOL_CALL_PARSER=…`"
     )
 
 

@@ -55,10 +55,10 @@ def test_daemon_dies_during_a_start(daemon: Daemon, project: Project, fault: Mak
         ended = start.end()
     # Nobody can take a container down without the engine: that is said, and noted for the next command.
     note = "locks: compose/generated/dev/.command.json"
-    says = ("daemon", "may still be there: `stop-environment dev`", "start Docker")
+    says = ("daemon", "may still run: take it down with `stop-environment dev`", "start Docker")
     case.ends(ended, code=6, says=says, left=note, engine=False)
     daemon.start()
     case = fault("the daemon is back: stop-environment", project)
     ended = run(project, "stop-environment", "dev", "--runtime=compose")
-    case.ends(ended, code=0, says=("ended before its services had answered", "stopped engine"))
+    case.ends(ended, code=0, says=("was interrupted", "stopped engine"))
     assert str(find_left(project)) == "nothing"

@@ -24,7 +24,7 @@ def test_image_that_cannot_be_pulled(make_project: MakeProject, pins: list[str],
     project.configure("cpu", *pins, "--set=VLLM_IMAGE=127.0.0.1:1/engine:none")
     case = fault("an image cannot be pulled", project)
     ended = run(project, "start-environment", "dev", "--runtime=compose")
-    case.ends(ended, code=6, says=("image 127.0.0.1:1/engine:none cannot be pulled", "--set VLLM_IMAGE="))
+    case.ends(ended, code=6, says=("cannot pull image 127.0.0.1:1/engine:none", "--set VLLM_IMAGE="))
 
 
 def test_key_that_was_never_set(make_plain_project: Callable[..., Project], fault: MakeFault) -> None:

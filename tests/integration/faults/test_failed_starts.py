@@ -67,4 +67,4 @@ def test_engine_hangs_in_load(project: Project, model: Path, fault: MakeFault) -
         start.wait_for("engine: loading weights")
         start.mark()
         ended = start.end()
-    case.ends(ended, code=7, says=("engine has not moved for", "loading weights", "allowed"))
+    case.ends(ended, code=7, says=("engine made no progress for", "loading weights", "limit"))

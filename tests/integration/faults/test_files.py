@@ -47,10 +47,10 @@ def changed(project: Project, name: str, content: bytes) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("what", "damage", "says"),
     [
-        ("is not text", lambda text: b"\0\xff\xfe" + text, ("not UTF-8 text", "writes the generated one anew")),
+        ("is not text", lambda text: b"\0\xff\xfe" + text, ("not UTF-8 text", "then renders it again")),
         ("is cut off", lambda text: text[: len(text) // 2], ("env-missing-key", "configure-gpu --env dev")),
         ("is empty", lambda text: text[:0], ("is damaged", "configure-gpu --env dev")),
-        ("has a torn line", lambda text: text + b"VLLM_MAX\n", ("expected KEY=VALUE", "writes the generated one anew")),
+        ("has a torn line", lambda text: text + b"VLLM_MAX\n", ("expected KEY=VALUE", "then renders it again")),
     ],
     ids=["binary", "half", "empty", "torn"],
 )
@@ -67,14 +67,14 @@ def test_plan_torn(project: Project, fault: MakeFault) -> None:
     with changed(project, PLAN, (project.folder / PLAN).read_bytes()[:300]):
         case = fault("the plan is torn", project, "processes")
         case.ends(
-            run(project, *START), code=5, says=("plan.json: cannot be read as JSON", "writes it anew"), engine=False
+            run(project, *START), code=5, says=("plan.json: cannot be read as JSON", "renders it again"), engine=False
         )
 
 
 def test_unknown_key(project: Project, fault: MakeFault) -> None:
     with changed(project, LOCAL, b"VLLM_MAX_MODEL_LENGTH=2048\n"):
         case = fault("a key is mistyped", project, "processes")
-        says = ("env-unknown-key: found VLLM_MAX_MODEL_LENGTH", "did you mean `VLLM_MAX_MODEL_LEN`?")
+        says = ("env-unknown-key: VLLM_MAX_MODEL_LENGTH", "did you mean `VLLM_MAX_MODEL_LEN`?")
         case.ends(run(project, *START), code=5, says=says, engine=False)
 
 
@@ -90,7 +90,7 @@ def test_rendered_file_edited(project: Project, fault: MakeFault) -> None:
         ended = run(project, "configure-gpu", "cpu", "--env=dev", *project.pins)
         aside = f"{OVERRIDE}.edited-1"
         case.ends(ended, code=0, changed=(OVERRIDE, aside), engine=False)
-        assert "override.yaml had been edited: your version is kept as override.yaml.edited-1" in ended.said
+        assert "override.yaml was edited: your version is kept as override.yaml.edited-1" in ended.said
         assert (project.folder / aside).read_bytes() == edited
         (project.folder / aside).unlink()
 
@@ -100,7 +100,7 @@ def test_secrets_folder_removed(project: Project, fault: MakeFault, tmp_path: Pa
     moved = shutil.move(secrets, tmp_path / "secrets")
     for words, code, says in (
         (("validate-environment", "dev", "--runtime=processes"), 5, ("secret-missing", "configure-gpu --env dev")),
-        (("key", "dev"), 2, ("there is no key yet", "configure-gpu")),
+        (("key", "dev"), 2, ("no key yet", "configure-gpu")),
     ):
         case = fault(f"the secrets are gone: {words[0]}", project, "processes")
         case.ends(run(project, *words), code=code, says=says, engine=False)
@@ -134,7 +134,7 @@ def test_state_folder_on_a_full_disk(
         project.configure("cpu")
         for room, code, says in (
             (0, 5, ("disk-full", "no bytes free")),
-            (2 * 4096, 6, ("No space left on device", "nothing of it is left running", "STACKWRIGHT_STATE")),
+            (2 * 4096, 6, ("No space left on device", "everything it started is stopped", "STACKWRIGHT_STATE")),
         ):
             case = fault(f"the state folder's disk has {room} bytes free", project, "processes")
             filler = fill(state, leave_bytes=room)

@@ -70,7 +70,7 @@ def test_interrupted_in_the_smoke_test(project: Project, fault: MakeFault) -> No
     """Everything is healthy by then, and all of it goes again."""
     case = fault("SIGTERM in the smoke test", project)
     ended = signal_at(project, "gateway: asked with a wrong key", signal.SIGTERM, *START)
-    case.ends(ended, code=INTERRUPTED, says=("nothing of it is left running", "interrupted"))
+    case.ends(ended, code=INTERRUPTED, says=("everything it started is stopped", "interrupted"))
 
 
 def test_start_after_a_killed_one_finishes_it(project: Project, fault: MakeFault) -> None:
@@ -88,7 +88,7 @@ def test_killed_while_nothing_had_to_be_done(project: Project, fault: MakeFault)
     """A start of what runs already is killed: what runs goes on."""
     case = fault("kill -9 in the smoke test of what runs already, then start-environment", project)
     engine = engine_of(project)
-    signal_at(project, "nothing has changed", signal.SIGKILL, *START)
+    signal_at(project, "no service restarts", signal.SIGKILL, *START)
     again = run(project, *START)
     case.ends(again, code=0, says=("dev is ready at",), left=RUNS.format(1))
     assert (engine_of(project), running(project)) == (engine, 1)
@@ -105,7 +105,7 @@ def test_rollback_while_clients_ask(project: Project, pins: list[str], fault: Ma
         ended = run(project, "rollback", "dev", "--to=1", "--runtime=compose")
         traffic.wait_for(more=2)
     assert {status for _, status in traffic.answers} <= {0, 200}
-    case.ends(ended, code=0, says=("generation 1 is back and answers",), left=f"runs: {traffic.words()}")
+    case.ends(ended, code=0, says=("generation 1 runs again",), left=f"runs: {traffic.words()}")
     assert (engine_of(project), running(project)) == (engine, 1)
 
 
@@ -116,7 +116,7 @@ def test_ended_while_a_change_loads(number: signal.Signals, project: Project, br
     case = fault(f"{number.name} while a change loads" + (", then start-environment" if number == 9 else ""), project)
     ended = signal_at(project, "engine: starting", number, *START)
     if number is signal.SIGINT:
-        says = ("generation 1, which ran before, is back and answers", "interrupted")
+        says = ("generation 1, which ran before, runs again", "interrupted")
         case.ends(ended, code=INTERRUPTED, says=says, left=RUNS.format(1))
         assert running(project) == 1
         return
@@ -146,16 +146,16 @@ def test_failed_change_interrupted_while_it_is_taken_back(project: Project, brok
     """The first Ctrl-C does not hurry the way back; after kill -9 the next command knows what ran."""
     case = fault("SIGINT while a failed change is taken back", project)
     with Command(project, *START) as start:
-        reach(start, "bringing generation 1 back")
+        reach(start, "restoring generation 1")
         start.mark()
         start.process.send_signal(signal.SIGINT)
         ended = start.end()
-    says = (ENDED, "generation 1, which ran before, is back and answers")
+    says = (ENDED, "generation 1, which ran before, runs again")
     case.ends(ended, code=7, says=says, left=RUNS.format(1))
     assert "still cleaning up" in ended.said
     assert running(project) == 1
     case = fault("kill -9 while a failed change is taken back, then start-environment", project)
-    ended = signal_at(project, "bringing generation 1 back", signal.SIGKILL, *START)
+    ended = signal_at(project, "restoring generation 1", signal.SIGKILL, *START)
     assert ended.code == -signal.SIGKILL
     broken.unlink()
     again = run(project, *START)
@@ -187,4 +187,4 @@ def test_project_folder_deleted_while_it_starts(make_project: MakeProject, pins:
         time.sleep(1)
         start.process.send_signal(signal.SIGINT)
         ended = start.end()
-    case.ends(ended, code=INTERRUPTED, says=("nothing of it is left running",))
+    case.ends(ended, code=INTERRUPTED, says=("everything it started is stopped",))

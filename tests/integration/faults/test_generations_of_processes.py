@@ -57,7 +57,7 @@ def test_change_that_fails_is_taken_back(project: Project, fault: MakeFault, tmp
     config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": ["NoSuchModel"]}))
     case = fault("a change that the engine refuses", project, "processes")
     ended = run(project, *START, *project.pins, f"--model={tmp_path / 'other'}")
-    says = ("NoSuchModel", "generation 1, which ran before, is back and answers")
+    says = ("NoSuchModel", "generation 1, which ran before, runs again")
     case.ends(ended, code=7, says=says, left=RUNS, engine=False)
     assert running(project) == 1
 
@@ -66,5 +66,5 @@ def test_interrupted_smoke_test_of_what_runs(project: Project, fault: MakeFault)
     """Nothing had to be changed, so nothing is undone."""
     case = fault("SIGINT in the smoke test of what runs already", project, "processes")
     ended = signal_at(project, "gateway: asked with a wrong key", signal.SIGINT, *START)
-    case.ends(ended, code=INTERRUPTED, says=("what ran before is left as it is",), left=RUNS, engine=False)
+    case.ends(ended, code=INTERRUPTED, says=("what ran before stays as it is",), left=RUNS, engine=False)
     assert running(project) == 1

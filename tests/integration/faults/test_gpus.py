@@ -95,12 +95,12 @@ def test_start_is_refused(
 
 
 def test_order_of_the_gpus_changed(machine: Machine, fault: MakeFault) -> None:
-    """Containers get GPUs by UUID, so the right ones are taken: a warning, which `--strict` makes an error."""
+    """Containers get GPUs by UUID, so the right GPUs are still used: a warning, which `--strict` makes an error."""
     swapped = (f"gpu 0 uuid {UUIDS[1]}", f"gpu 1 uuid {UUIDS[0]}")
     with machine.changed(*swapped):
         case = fault("the order of the GPUs changed since the plan", machine.project)
         ended = run(machine.project, "validate-environment", "dev", "--runtime=compose")
-        case.ends(ended, code=0, says=("gpu-order", "the right ones are taken", "dev: valid"))
+        case.ends(ended, code=0, says=("gpu-order", "the right GPUs are still used", "dev: valid"))
         case = fault("the order of the GPUs changed since the plan: --strict", machine.project)
         ended = run(machine.project, "validate-environment", "dev", "--runtime=compose", "--strict")
         case.ends(ended, code=5, says=("gpu-order", f"{UUIDS[1]} was GPU 1 and is GPU 0"))

@@ -150,7 +150,7 @@ def test_interrupted_while_it_takes_down(runtime: str, project: Project, fault: 
         reach(command, "taking down what was started")
         command.process.send_signal(signal.SIGINT)
         ended = command.end()
-    says = ("still cleaning up", "nothing of it is left running", "interrupted")
+    says = ("still cleaning up", "everything it started is stopped", "interrupted")
     case.ends(ended, code=INTERRUPTED, says=says, engine=runtime == "compose")
 
 
@@ -204,7 +204,7 @@ def test_second_command_during_a_start(runtime: str, project: Project, fault: Ma
             case = fault(f"{words[0]} during a start", project, runtime)
             ended = run(project, *words)
             pid = first.process.pid
-            says = (f"`start-environment dev` is at work, process {pid}, since ", f"or end it: kill {pid}")
+            says = (f"`start-environment dev` is running, process {pid}, since ", f"or end it: kill {pid}")
             case.ends(ended, code=6, says=says, left="at work: the start that came first", engine=runtime == "compose")
         first.process.send_signal(signal.SIGTERM)
         assert first.end().code == INTERRUPTED

@@ -218,7 +218,7 @@ def test_so_many_work_so_many_wait_and_the_next_is_refused(make_gateway: MakeGat
     assert Counter(status for status, _, _ in answers) == {200: 7, 429: 13}
     assert gateway.upstream.most == 3
     refused = [(int(later), body) for status, later, body in answers if status == 429]
-    assert all(later >= 1 and "all 3 places are taken and 4 requests wait" in body for later, body in refused)
+    assert all(later >= 1 and "all 3 slots are in use and 4 requests are queued" in body for later, body in refused)
     assert [status for status, _, _ in others] == [400] * len(others)
     assert "smoke,smoke" in others[0][2]
     assert (kind.status, kind.message) == (400, "`smoke` is served for chat, not for embedding")

@@ -37,9 +37,9 @@ _ROLES = (
     ("Model", Role.EMBEDDING),
 )
 _SERVED = {
-    Role.CHAT: "models that write",
+    Role.CHAT: "chat models",
     Role.VISION: "models with a vision_config",
-    Role.EMBEDDING: "models without a layer for scores",
+    Role.EMBEDDING: "models without a scoring layer",
     Role.RERANK: "cross-encoders, …ForSequenceClassification with one score",
 }
 _EXAMPLES = {
@@ -126,8 +126,8 @@ def check_role(facts: ModelFacts, role: Role) -> None:
     if not able[role]:
         architecture = facts.config.architecture or "unknown"
         raise NoPlanError(
-            f"{facts.name} cannot be served for {role}: its architecture is {architecture}, and vLLM takes {_SERVED[role]} for that",
-            hint=f"name another model, or another role for it in envs/<env>.yaml; made for {role}: {_EXAMPLES[role]}",
+            f"{facts.name} cannot be served for {role}: its architecture is {architecture}; vLLM needs {_SERVED[role]}",
+            hint=f"name another model, such as {_EXAMPLES[role]}, or another role in envs/<env>.yaml",
         )
 
 

@@ -24,20 +24,20 @@ def choose_communication(host: Host, group: tuple[Gpu, ...]) -> Communication:
     log: an unsupported number of ranks, more than two without NVLink between every pair, or no peer access.
     """
     if len(group) == 1:
-        return Communication(arguments=(), reason="one rank: nothing to talk to")
+        return Communication(arguments=(), reason="one rank: no communication")
     joined = _all_nvlink(host, group)
     peers = _peer_access(host, group)
     if len(group) not in CUSTOM_ALL_REDUCE_SIZES:
-        return _without_kernel(f"vLLM's all-reduce kernel does not know {len(group)} ranks")
+        return _without_kernel(f"vLLM's all-reduce kernel does not support {len(group)} ranks")
     if len(group) > 2 and not joined:
-        return _without_kernel("vLLM's all-reduce kernel takes more than two ranks only over NVLink between every pair")
+        return _without_kernel("with more than two ranks, vLLM's all-reduce kernel needs NVLink between every pair")
     if peers is False:
-        return _without_kernel("the driver denies peer access between these GPUs: NCCL goes through host memory")
+        return _without_kernel("no peer access between these GPUs: NCCL goes through host memory")
     if peers is None and not joined:
-        sentence = "whether these GPUs can read each other's memory is unknown; vLLM asks the driver when it starts"
+        sentence = "peer access between these GPUs is unknown; vLLM checks it at start"
         return Communication(arguments=(), reason="peer access unknown: left to vLLM's own check", warnings=(sentence,))
     how = "NVLink between every pair" if joined else "peer access over PCIe"
-    return Communication(arguments=(), reason=f"{how}: NCCL and vLLM use it unasked, so nothing is set")
+    return Communication(arguments=(), reason=f"{how}: NCCL and vLLM use it by default, so nothing is set")
 
 
 def _without_kernel(reason: str) -> Communication:

@@ -24,7 +24,7 @@ def cpu_settings(task: EngineTask) -> dict[str, Setting]:
     """Return what only this mode emits."""
     return {
         "VLLM_DTYPE": Setting(
-            value="bfloat16", reason="what vLLM recommends on a CPU", source="vLLM docs, CPU installation, 0.32"
+            value="bfloat16", reason="vLLM's recommendation for a CPU", source="vLLM docs, CPU installation, 0.32"
         ),
         "VLLM_CPU_KVCACHE_SPACE": _space(task),
         "VLLM_MAX_MODEL_LEN": _context(task),
@@ -95,7 +95,7 @@ def _forecast(facts: ModelFacts, settings: EngineSettings, space_bytes: int, mem
 def _space(task: EngineTask) -> Setting:
     smoke = task.llm.source is LlmSource.SMOKE
     if task.facts.config.shape.is_encoder:
-        why = "the model keeps no keys and values, so nothing is set aside"
+        why = "this model has no KV cache"
         return Setting(value="1", reason=why, source="vLLM 0.32.0 v1/engine/core.py, _initialize_kv_caches")
     space = choose_space_gib(task.host, smoke=smoke)
     length = task.pinned_count("VLLM_MAX_MODEL_LEN") or task.wished_context
@@ -103,19 +103,19 @@ def _space(task: EngineTask) -> Setting:
         settings = EngineSettings(version=CPU_RELEASE)
         needed = -(-needed_space_bytes(task.facts.config.shape, settings, length) // GIB)
         if needed > space:
-            reason = f"one request of {length} tokens needs that much"
+            reason = f"needed by one request of {length} tokens"
             return Setting(value=str(needed), reason=reason, source="vLLM 0.32.0 v1/worker/cpu_worker.py")
-    why = "the smoke model needs no more" if smoke else f"an eighth of {format_bytes(task.host.memory_bytes)}, 1 to 4"
+    why = "enough for the smoke model" if smoke else f"an eighth of {format_bytes(task.host.memory_bytes)}, 1 to 4"
     return Setting(value=str(space), reason=why, source=DECISION)
 
 
 def _context(task: EngineTask) -> Setting:
     if task.wished_context is not None:
-        return Setting(value=str(task.wished_context), reason="wish of the environment", source=task.wished_in)
+        return Setting(value=str(task.wished_context), reason=f"set in {task.wished_in}", source=task.wished_in)
     if task.llm.source is LlmSource.SMOKE:
         return Setting(
-            value=str(SMOKE_CONTEXT), reason="enough to try it", source="generator/stackwright/models/smoke_model.py"
+            value=str(SMOKE_CONTEXT), reason="enough for a test", source="generator/stackwright/models/smoke_model.py"
         )
     return Setting(
-        value="auto", reason="the engine takes the longest that fits", source="vLLM 0.32.0 _auto_fit_max_model_len"
+        value="auto", reason="the engine chooses the longest that fits", source="vLLM 0.32.0 _auto_fit_max_model_len"
     )

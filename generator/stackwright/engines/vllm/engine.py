@@ -76,8 +76,8 @@ class Vllm:
         except NoPlanError as refusal:
             if needs.minimum != SOCKET_RELEASE:
                 raise
-            raise NoPlanError(f"{refusal.message}; models in turns need {SOCKET_RELEASE}", hint=refusal.hint) from None
-        why = ("no GPU is used: the release that both runtimes have for a CPU",)
+            raise NoPlanError(f"{refusal.message}; models in turn need {SOCKET_RELEASE}", hint=refusal.hint) from None
+        why = ("no GPU in use: the CPU release of both runtimes",)
         return replace(chosen, reasons=why) if by_default else chosen
 
     def arguments(self, mode: Mode, values: Mapping[str, str], role: Role) -> tuple[str, ...]:

@@ -51,8 +51,8 @@ def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: Eng
     situation = describe_situation(host, gpus, catalog)
     if situation.cuda is None:
         raise NoPlanError(
-            "the driver does not tell which CUDA it runs, so no engine image can be chosen",
-            hint="`nvidia-smi` shows the driver's state; `configure-gpu cpu` needs none",
+            "the driver does not report its CUDA version, so no engine image can be chosen",
+            hint="check the driver with `nvidia-smi`, or use `configure-gpu cpu`",
         )
     search = _search(situation, catalog, needs)
     found = _first_that_runs(search.sound, situation, catalog)
@@ -135,23 +135,23 @@ def _compatibility(found: Candidate, way: Way, situation: Situation, catalog: Ca
 def _reasons(found: Candidate, way: Way, situation: Situation, needs: EngineNeeds) -> tuple[str, ...]:
     driver = f"driver {situation.driver or 'of unknown version'}"
     ways = {
-        Way.NATIVE: f"{driver} runs CUDA {situation.cuda}, the image needs {found.cuda}",
+        Way.NATIVE: f"{driver} supports CUDA {situation.cuda}, the image needs {found.cuda}",
         Way.MINOR_VERSION: f"{driver} (CUDA {situation.cuda}) runs CUDA {found.cuda} by minor-version compatibility",
-        Way.FORWARD: f"{driver} (CUDA {situation.cuda}) runs CUDA {found.cuda} by the image's own compatibility "
-        "libraries, which data-centre GPUs may use",
+        Way.FORWARD: f"{driver} (CUDA {situation.cuda}) runs CUDA {found.cuda} with the image's forward compatibility "
+        "libraries",
     }
     capabilities = sorted({capability for _, capability in situation.capabilities()}, key=version_parts)
     reasons = [f"the newest release that fits: {ways[way]}"]
     if capabilities:
         reasons.append(
-            f"its kernels ({' '.join(found.architectures)}) carry compute capability {', '.join(capabilities)}"
+            f"its kernels ({' '.join(found.architectures)}) support compute capability {', '.join(capabilities)}"
         )
     if situation.wsl and wants_pinned_memory(found.release.version):
-        reasons.append(f"{PINNED_MEMORY}=1 goes with it, since this release ends under WSL without pinned memory")
+        reasons.append(f"{PINNED_MEMORY}=1 is set, since this release needs pinned memory under WSL")
     if needs.minimum is not None:
         reasons.append(f"{needs.model or 'the model'} needs {found.release.name} {needs.minimum} or newer")
     if needs.exact is not None:
-        reasons.append(f"{found.release.name} {needs.exact} was asked for")
+        reasons.append(f"{found.release.name} {needs.exact} was requested")
     return tuple(reasons)
 
 
@@ -159,17 +159,17 @@ def _warnings(found: Candidate, way: Way, situation: Situation) -> tuple[str, ..
     warnings = []
     if way is Way.MINOR_VERSION:
         warnings.append(
-            f"driver {situation.driver} is older than CUDA {found.cuda}: a kernel that comes as PTX alone would fail "
-            "(cudaErrorUnsupportedPtxVersion); a newer driver rules that out"
+            f"driver {situation.driver} is older than CUDA {found.cuda}: PTX-only kernels would fail "
+            "(cudaErrorUnsupportedPtxVersion); a newer driver avoids that"
         )
     if situation.cuda != situation.reported_cuda and situation.reported_cuda is not None:
         warnings.append(
             f"the driver's branch runs CUDA {situation.cuda}, but {situation.reported_cuda} was reported: "
-            "was the host looked at from a container with compatibility libraries?"
+            "was the host detected inside a container with compatibility libraries?"
         )
     known = {gpu.index for gpu, _ in situation.capabilities()}
     warnings += [
-        f"the compute capability of GPU {gpu.index} is unknown: whether the image carries it was not checked"
+        f"the compute capability of GPU {gpu.index} is unknown: not checked whether the image supports it"
         for gpu in situation.gpus
         if gpu.index not in known
     ]
@@ -184,15 +184,17 @@ def hole_warnings(name: str, version: str, catalog: Catalog) -> tuple[str, ...]:
     unread = tuple(hole for hole in holes if hole.kind is HoleKind.UNKNOWN)
     warnings = []
     if grave:
-        warnings.append(f"{name} {version} has known holes, taken by {ALLOW_VULNERABLE} or a pin: {list_holes(grave)}")
+        warnings.append(
+            f"{name} {version} has known vulnerabilities, allowed by {ALLOW_VULNERABLE} or a pin: {list_holes(grave)}"
+        )
     if lesser:
         warnings.append(
-            f"{name} {version} has known holes, none that runs a stranger's code or passes without the key: {list_holes(lesser)}"
+            f"{name} {version} has known vulnerabilities, but no remote code execution or key bypass: {list_holes(lesser)}"
         )
     if unread:
         warnings.append(
-            f"{name} {version} has known holes, and how grave they are is not known here: {list_holes(unread)}; "
-            "read what is published of them before others may reach the gateway"
+            f"{name} {version} has known vulnerabilities of unknown severity: {list_holes(unread)}; "
+            "read their advisories before publishing the gateway"
         )
     return tuple(warnings)
 
@@ -215,8 +217,8 @@ def _choose_cpu_image(cpu: Cpu, catalog: Catalog, needs: EngineNeeds) -> ImageCh
     )
     if holes and not needs.allow_vulnerable:
         raise NoPlanError(
-            f"{release.name} {release.version} has known holes: {list_holes(holes)}",
-            hint=f"ask for a newer release, or take it with {ALLOW_VULNERABLE}",
+            f"{release.name} {release.version} has known vulnerabilities: {list_holes(holes)}",
+            hint=f"request a newer release, or allow it with {ALLOW_VULNERABLE}",
         )
     return ImageChoice(
         name=release.name,
@@ -235,24 +237,24 @@ def _choose_cpu_image(cpu: Cpu, catalog: Catalog, needs: EngineNeeds) -> ImageCh
 
 def _cpu_reasons(release: EngineRelease, needs: EngineNeeds) -> tuple[str, ...]:
     if needs.exact is not None:
-        return (f"no GPU is used; {release.name} {needs.exact} was asked for",)
-    return ("no GPU is used: the newest CPU image",)
+        return (f"no GPU in use; {release.name} {needs.exact} was requested",)
+    return ("no GPU in use: the newest CPU image",)
 
 
 def _check_processor(cpu: Cpu, processor: str | None, release: EngineRelease, image: CpuImage) -> tuple[str, ...]:
     """Refuse a processor on which the image's kernels are illegal instructions (vLLM docs, CPU installation)."""
     if processor is None:
-        return ("the processor's instruction sets are unknown: whether the CPU image runs here was not checked",)
+        return ("the processor's instruction sets are unknown: not checked whether the CPU image runs here",)
     needed = image.x86_64_flags if processor == X86_64 else ()
     lacking = [flag for flag in needed if flag not in cpu.flags]
     if processor == AARCH64 and not {"asimd", "neon"} & set(cpu.flags):
         lacking = ["neon"]
     if lacking:
         raise NoPlanError(
-            f"the processor ({cpu.model or 'of unknown model'}) lacks {', '.join(lacking)}, without which the CPU image of "
-            f"{release.name} {release.version} dies of an illegal instruction",
-            hint="another machine, or one with an NVIDIA GPU",
+            f"the processor ({cpu.model or 'of unknown model'}) lacks {', '.join(lacking)}, which the CPU image of "
+            f"{release.name} {release.version} needs",
+            hint="use another machine, or one with an NVIDIA GPU",
         )
     if processor == X86_64 and "avx512f" not in cpu.flags:
-        return ("the processor has no AVX512: vLLM's CPU kernels run on AVX2 with limited features",)
+        return ("no AVX512: vLLM's CPU kernels run on AVX2 with limited features",)
     return ()

@@ -33,10 +33,10 @@ def pinned_image(image: str, host: Host, gpus: tuple[Gpu, ...], catalog: Catalog
     too_old = _too_old(chosen, needs)
     if chosen.image == image:
         return replace(chosen, warnings=(*chosen.warnings, *too_old))
-    other = "" if tagged else f"; `--engine {chosen.name}==…` names another release"
+    other = "" if tagged else f"; set another release with `--engine {chosen.name}==…`"
     unknown = (
-        f"VLLM_IMAGE is pinned to {image}, taken for {chosen.name} {chosen.version}: whether it serves this model on this "
-        f"hardware and driver was not checked{other}{refused}"
+        f"VLLM_IMAGE is pinned to {image}, assumed to be {chosen.name} {chosen.version}: not checked against this model, "
+        f"hardware and driver{other}{refused}"
     )
     warnings = (unknown, *chosen.warnings, *too_old)
     return replace(chosen, image=image, reasons=("pinned by the user",), warnings=warnings, source="--set")

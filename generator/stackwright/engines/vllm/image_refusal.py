@@ -52,15 +52,15 @@ def no_release(catalog: Catalog, minimum: str | None, exact: str | None, model: 
         return NoPlanError(f"{newest.name} {exact} is not in the catalog", hint=hint)
     if minimum is not None and exact is not None and order_release(exact) < order_release(minimum):
         return NoPlanError(
-            f"{model} needs {newest.name} {minimum} or newer, but {exact} was asked for",
-            hint=f"ask for {newest.name}=={newest.version}, or for another model",
+            f"{model} needs {newest.name} {minimum} or newer, but {exact} was requested",
+            hint=f"use --engine {newest.name}=={newest.version}, or another model",
         )
     if minimum is not None and order_release(newest.version) < order_release(minimum):
         return NoPlanError(
             f"{model} needs {newest.name} {minimum} or newer; the newest in the catalog is {newest.version}",
-            hint="another model, or a newer release of this program, whose catalog knows more",
+            hint="use another model, or a newer Stackwright release with a newer catalog",
         )
-    return NoPlanError(f"{newest.name} {exact or minimum or ''} has no {kind}", hint="ask for another release")
+    return NoPlanError(f"{newest.name} {exact or minimum or ''} has no {kind}", hint="request another release")
 
 
 def list_holes(holes: tuple[Advisory, ...]) -> str:
@@ -78,16 +78,18 @@ def _not_carried(search: Search) -> NoPlanError:
     who = f"GPU {gpu.index} ({gpu.name or 'unknown model'}, compute capability {capability})"
     if search.carried_by_any:
         last = search.carried_by_any[0].release
-        asked = f"{search.exact} was asked for" if search.exact else f"{search.model} needs {search.minimum} or newer"
+        asked = f"{search.exact} was requested" if search.exact else f"{search.model} needs {search.minimum} or newer"
         return NoPlanError(
-            f"{who} is carried by {last.name} images up to {last.version} only, but {asked}",
-            hint="another model, or another GPU" if not search.exact else f"ask for {last.name}=={last.version}",
+            f"only {last.name} images up to {last.version} support {who}, but {asked}",
+            hint="use another model, or another GPU"
+            if not search.exact
+            else f"use --engine {last.name}=={last.version}",
         )
     least = min((c.release.minimum_compute_capability for c in search.wanted), key=version_parts)
     old = version_parts(capability) < version_parts(least)
-    why = f": the least is {least}" if old else ""
+    why = f"; compute capability {least} or newer is needed" if old else ""
     return NoPlanError(
-        f"no {search.wanted[0].release.name} image for {situation.processor or 'x86_64'} carries {who}{why}",
+        f"no {search.wanted[0].release.name} image for {situation.processor or 'x86_64'} supports {who}{why}",
         hint="use `configure-gpu cpu`, or another GPU",
     )
 
@@ -96,40 +98,40 @@ def _only_with_holes(search: Search) -> NoPlanError:
     last, situation = search.carried[0], search.situation
     name, holes = last.release.name, list_holes(refused_holes(last, search.catalog))
     if search.exact:
-        message = f"{name} {search.exact} has known holes: {holes}"
+        message = f"{name} {search.exact} has known vulnerabilities: {holes}"
         other = search.with_another_model
-        instead = f"ask for {other.release.version}" if other else "ask for a newer release, with a newer driver"
+        instead = f"request {other.release.version}" if other else "request a newer release, with a newer driver"
     else:
         gpu, capability = situation.capabilities()[0] if situation.capabilities() else (situation.gpus[0], "unknown")
         message = (
-            f"GPU {gpu.index} ({gpu.name or 'unknown model'}, compute capability {capability}) is carried by {name} images "
-            f"up to {last.release.version} only, and that one has known holes: {holes}"
+            f"GPU {gpu.index} ({gpu.name or 'unknown model'}, compute capability {capability}) is supported by {name} images "
+            f"up to {last.release.version} only, which has known vulnerabilities: {holes}"
         )
         instead = "use a newer GPU, or `configure-gpu cpu`"
     consent = _consent(search)
     if consent is None:
-        message += f"; nor does driver {situation.driver or 'of unknown version'} run it: {_driver_for(search, search.carried)}"
-        instead += "; or update the NVIDIA driver first and consent to the holes with --allow-vulnerable"
+        message += f"; driver {situation.driver or 'of unknown version'} is too old for it: {_driver_for(search, search.carried)}"
+        instead += "; or update the NVIDIA driver and use --allow-vulnerable"
     return NoPlanError(message, hint=f"{instead}; {consent}" if consent else instead)
 
 
 def _driver_too_old(search: Search) -> NoPlanError:
     situation = search.situation
-    running = f"driver {situation.driver or 'of unknown version'} runs CUDA up to {situation.cuda}"
-    sound = "" if search.sound == search.carried else " without known holes"
+    running = f"driver {situation.driver or 'of unknown version'} supports CUDA up to {situation.cuda}"
+    sound = "" if search.sound == search.carried else " without known vulnerabilities"
     message = (
-        f"{running}, too little for any {search.sound[0].release.name} image{sound} that carries "
+        f"{running}, too little for any {search.sound[0].release.name} image{sound} that supports "
         f"{_names(situation)}: {_driver_for(search, search.sound)}"
     )
     hints = ["update the NVIDIA driver on Windows first" if situation.wsl else "update the NVIDIA driver first"]
     forward = _forward_branches(search)
     if forward:
-        hints[0] += f" (a data-centre GPU is served by {forward} too, through forward compatibility)"
+        hints[0] += f" (or to {forward}, with forward compatibility on data-centre GPUs)"
     other = search.with_another_model
     if other is not None and search.exact:
         hints.append(f"this driver runs {other.tag}")
     elif other is not None:
-        hints.append(f"another model: {search.model} needs {search.minimum}, and this driver runs {other.tag}")
+        hints.append(f"use another model: {search.model} needs {search.minimum}, and this driver runs {other.tag}")
     consent = _consent(search)
     if consent is not None:
         hints.append(consent)
@@ -141,7 +143,7 @@ def _consent(search: Search) -> str | None:
     if chosen is None:
         return None
     holes = list_holes(refused_holes(chosen, search.catalog))
-    return f"--allow-vulnerable would choose {chosen.image.image} (CUDA {chosen.cuda}), open to {holes}"
+    return f"--allow-vulnerable chooses {chosen.image.image} (CUDA {chosen.cuda}), vulnerable to {holes}"
 
 
 def _driver_for(search: Search, candidates: tuple[Candidate, ...]) -> str:

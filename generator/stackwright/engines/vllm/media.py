@@ -19,5 +19,5 @@ def media_settings(task: EngineTask) -> dict[str, Setting]:
     """Return from where the engine may fetch; nothing for a model that only reads text, which fetches nothing."""
     if not task.facts.config.takes_media:
         return {}
-    why = "no address that a request names is fetched: pictures come as `data:` URLs. A host here is fetched from"
+    why = "image URLs are not fetched; send `data:` URLs or allow a host"
     return {"VLLM_ALLOWED_MEDIA_DOMAINS": Setting(value=NOWHERE, reason=why, source="docs/decisions/0037-pictures.md")}

@@ -13,7 +13,7 @@ from stackwright.engines.vllm.settings import NO_PARSER
 from stackwright.errors import NoPlanError
 
 _SOURCE = "generator/stackwright/catalog/llms.yaml; vLLM docs, tool calling and reasoning outputs"
-_WHAT = {"VLLM_TOOL_CALL_PARSER": "tool calls", "VLLM_REASONING_PARSER": "thoughts"}
+_WHAT = {"VLLM_TOOL_CALL_PARSER": "tool call", "VLLM_REASONING_PARSER": "reasoning"}
 _KIND = {"VLLM_TOOL_CALL_PARSER": "tool_call", "VLLM_REASONING_PARSER": "reasoning"}
 PARSER_KEYS = frozenset(_WHAT)
 
@@ -42,12 +42,12 @@ def _setting(task: EngineTask, catalog: Catalog, version: str, key: str, name: s
     if pinned != NO_PARSER and (problem := problem_with_parser(catalog.parsers, key, pinned, version)):
         raise NoPlanError(
             f"{key}: found `{pinned}`, allowed {problem}",
-            hint="pin one of these, or another release with --engine",
+            hint="pin one of these, or request another release with --engine",
         )
     if name is None:
-        why = f"no parser of {_WHAT[key]} is known to be right for this model: `--set {key}=…` names one"
+        why = f"no {_WHAT[key]} parser is known for this model; set one with `--set {key}=…`"
         return Setting(value=NO_PARSER, reason=why, source=_SOURCE)
     if not catalog.parsers.has(_KIND[key], name, version):
-        why = f"vLLM {version} is not known to have `{name}`, this model's parser of {_WHAT[key]}"
+        why = f"vLLM {version} is not known to have `{name}`, this model's {_WHAT[key]} parser"
         return Setting(value=NO_PARSER, reason=why, source="generator/stackwright/catalog/parsers.yaml")
-    return Setting(value=name, reason=f"how this model writes its {_WHAT[key]}", source=_SOURCE)
+    return Setting(value=name, reason=f"this model's {_WHAT[key]} parser", source=_SOURCE)

@@ -29,7 +29,7 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
     """
     ranks = placement.tensor_parallel * placement.pipeline_parallel
     shm = SHM_GIB_PARALLEL if ranks > 1 else SHM_GIB_SINGLE
-    stages = "the model is not cut into stages" if placement.pipeline_parallel == 1 else placement.reason
+    stages = "no pipeline stages" if placement.pipeline_parallel == 1 else placement.reason
     why_ranks = "the engine has one GPU" if len(placement.gpus) == 1 else placement.reason
     return {
         "VLLM_MODEL": _setting(task.llm.location, task.why_model, task.asked_in),
@@ -42,7 +42,7 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
         "VLLM_PIPELINE_PARALLEL_SIZE": _setting(str(placement.pipeline_parallel), stages, DECISION),
         "VLLM_SHM_SIZE": _setting(
             f"{shm}gb",
-            f"{ranks} rank{'s' if ranks > 1 else ''} in the container",
+            f"for {ranks} rank{'s' if ranks > 1 else ''} in the container",
             "vLLM docs, deployment with Docker; compose default is 64 MB",
         ),
         **parser_settings(task, catalog, release),
@@ -56,25 +56,25 @@ def gpu_settings(placement: Placement, solution: Solution, share: Setting) -> di
     The context is `auto` where the engine itself is to search for it.
     """
     settings, memory = solution.settings, solution.forecast.memory
-    room = f"{format_bytes(memory.kv_cache_bytes)} of cache hold {memory.kv_cache_tokens} tokens"
+    room = f"{format_bytes(memory.kv_cache_bytes)} of KV cache hold {memory.kv_cache_tokens} tokens"
     if not memory.kv_bytes_per_token:
-        room = "the model keeps no keys and values, so only its own length bounds it"
+        room = "no KV cache: only the model's own limit applies"
     lost = f"; {', '.join(solution.given_up)}" if solution.given_up else ""
     length = "auto" if settings.max_model_len is None else str(settings.max_model_len)
     sure = solution.forecast.verdict is Verdict.FITS
-    most = "the most, of the numbers that were tried, with which everything still fits"
+    most = "largest tested value that fits"
     return {
         "VLLM_GPU_MEMORY_UTILIZATION": share,
         "VLLM_DTYPE": _dtype(placement.gpus),
-        "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}" if sure else f"not sure: perhaps {room}{lost}", MEMORY),
+        "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}" if sure else f"estimate: {room}{lost}", MEMORY),
         "VLLM_MAX_NUM_SEQS": _setting(
-            str(settings.max_num_seqs), most if sure else "few, since nobody can forecast this memory", MEMORY
+            str(settings.max_num_seqs), most if sure else "kept low: memory use cannot be predicted here", MEMORY
         ),
         "VLLM_MAX_NUM_BATCHED_TOKENS": _setting(
-            str(settings.max_num_batched_tokens), "the profile run's peak grows with it, and the cache shrinks", MEMORY
+            str(settings.max_num_batched_tokens), "a larger value would leave less memory for the KV cache", MEMORY
         ),
         "VLLM_KV_CACHE_DTYPE": _setting(
-            settings.kv_cache_dtype, "the model's own format unless only less fits", MEMORY
+            settings.kv_cache_dtype, "the model's own format, unless only a smaller one fits", MEMORY
         ),
     }
 
@@ -87,7 +87,9 @@ def _dtype(gpus: tuple[Gpu, ...]) -> Setting:
     ]
     if old:
         return _setting(
-            "float16", f"{old[0].name} ({old[0].compute_capability}) has no bfloat16", "vLLM 0.32.0 platforms/cuda.py"
+            "float16",
+            f"{old[0].name} ({old[0].compute_capability}) does not support bfloat16",
+            "vLLM 0.32.0 platforms/cuda.py",
         )
     return _setting("auto", "the model's own format", "vLLM 0.32.0 config/model.py")
 

@@ -13,7 +13,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         key="VLLM_MODEL",
         section="Engine",
         kind=Kind.TEXT,
-        meaning="What the engine loads: a Hugging Face id or a folder",
+        meaning="Model to load: a Hugging Face id or a folder",
         flag="--model",
         pinnable=False,
     ),
@@ -21,18 +21,22 @@ SETTINGS: tuple[SettingSpec, ...] = (
         key="VLLM_SERVED_MODEL_NAME",
         section="Engine",
         kind=Kind.TEXT,
-        meaning="Name that clients ask for",
+        meaning="Model name that clients use",
         flag="--served-model-name",
         pinnable=False,
     ),
     whole_number(
-        "VLLM_TENSOR_PARALLEL_SIZE", "Engine", (1, 1024), "GPUs that share each layer", flag="--tensor-parallel-size"
+        "VLLM_TENSOR_PARALLEL_SIZE",
+        "Engine",
+        (1, 1024),
+        "Tensor parallel size: GPUs that share each layer",
+        flag="--tensor-parallel-size",
     ),
     whole_number(
         "VLLM_PIPELINE_PARALLEL_SIZE",
         "Engine",
         (1, 1024),
-        "Stages that the layers are split into",
+        "Pipeline parallel size: stages that the layers are split into",
         flag="--pipeline-parallel-size",
     ),
     SettingSpec(
@@ -41,7 +45,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         kind=Kind.FRACTION,
         minimum=0.05,
         maximum=0.99,
-        meaning="Share of each GPU's memory that the engine takes",
+        meaning="Share of each GPU's memory for the engine",
         flag="--gpu-memory-utilization",
     ),
     SettingSpec(
@@ -50,17 +54,17 @@ SETTINGS: tuple[SettingSpec, ...] = (
         kind=Kind.CONTEXT,
         minimum=1,
         maximum=2**31 - 1,
-        meaning="Longest context in tokens; auto: the longest that fits",
+        meaning="Context length in tokens; auto: the longest that fits",
         flag="--max-model-len",
     ),
     whole_number(
-        "VLLM_MAX_NUM_SEQS", "Engine", (1, 65536), "Requests that the engine works on at once", flag="--max-num-seqs"
+        "VLLM_MAX_NUM_SEQS", "Engine", (1, 65536), "Most concurrent requests of the engine", flag="--max-num-seqs"
     ),
     whole_number(
         "VLLM_MAX_NUM_BATCHED_TOKENS",
         "Engine",
         (1, 2**31 - 1),
-        "Tokens that the engine works on in one step",
+        "Most tokens per engine step",
         flag="--max-num-batched-tokens",
     ),
     SettingSpec(
@@ -83,7 +87,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         key="VLLM_TOOL_CALL_PARSER",
         section="Engine",
         kind=Kind.NAME,
-        meaning="The engine's parser of the model's tool calls; none: the model calls no tools",
+        meaning="Tool call parser; none: no tool calls",
         flag="--tool-call-parser",
         absent=NO_PARSER,
     ),
@@ -91,7 +95,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         key="VLLM_REASONING_PARSER",
         section="Engine",
         kind=Kind.NAME,
-        meaning="The engine's parser that tells thoughts from the answer; none: both are one text",
+        meaning="Reasoning parser; none: reasoning is not separated",
         flag="--reasoning-parser",
         absent=NO_PARSER,
     ),
@@ -99,17 +103,17 @@ SETTINGS: tuple[SettingSpec, ...] = (
         key="VLLM_ALLOWED_MEDIA_DOMAINS",
         section="Engine",
         kind=Kind.HOST,
-        meaning="Host that the engine may fetch a request's pictures from; any: every one that it reaches",
+        meaning="Host that image URLs may be fetched from; any: every host",
         flag="--allowed-media-domains",
         absent=ANY_HOST,
     ),
-    whole_number("VLLM_CPU_KVCACHE_SPACE", "Engine", (1, 4096), "KV cache on the CPU, in GiB per rank"),
+    whole_number("VLLM_CPU_KVCACHE_SPACE", "Engine", (1, 4096), "KV cache in host memory, in GiB per rank"),
     SettingSpec(key="VLLM_SHM_SIZE", section="Engine", kind=Kind.SIZE, meaning="Shared memory of an engine container"),
     SettingSpec(
         key="VLLM_CACHE_ROOT",
         section="Caches",
         kind=Kind.PATH,
-        meaning="Folder on the host for what the engine compiles",
+        meaning="Cache on the host for compiled kernels",
     ),
 )
 FLAGS = {spec.flag: spec.key for spec in SETTINGS if spec.flag is not None}

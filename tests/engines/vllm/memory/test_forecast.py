@@ -74,10 +74,12 @@ def test_what_others_hold_stops_the_engine_at_once() -> None:
     busy = replace(RTX3090, used_bytes=5 * GIB)
     answer = forecast(shape_of("qwen3-0.6b"), EngineSettings(version="0.32.0"), busy)
     assert answer.verdict is Verdict.DOES_NOT_FIT
-    assert "are free now, so the engine stops before it loads the model" in answer.reasons[-1]
+    assert "free now: the engine would not start" in answer.reasons[-1]
 
 
-@pytest.mark.parametrize(("change", "words"), [({"unified": True}, "page cache"), ({"wsl": True}, "WSL")])
+@pytest.mark.parametrize(
+    ("change", "words"), [({"unified": True}, "shared with the processor"), ({"wsl": True}, "WSL")]
+)
 def test_nobody_can_promise_on_shared_memory_or_under_wsl(change: dict[str, bool], words: str) -> None:
     answer = forecast(shape_of("qwen3-0.6b"), EngineSettings(version="0.32.0"), replace(H100, **change))  # type: ignore[arg-type]
     assert answer.verdict is Verdict.UNCERTAIN
@@ -97,10 +99,10 @@ def test_an_unknown_release_is_firm_only_where_all_rules_agree() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (EngineSettings(version="0.32.0", tensor_parallel=5), "32 attention heads cannot be split among 5 ranks"),
+        (EngineSettings(version="0.32.0", tensor_parallel=5), "32 attention heads cannot be split over 5 ranks"),
         (
             EngineSettings(version="0.32.0", max_model_len=200_000),
-            "a length of 200000 tokens is beyond the model's own 40960",
+            "a context of 200000 tokens exceeds the model's limit of 40960",
         ),
     ],
 )
@@ -113,7 +115,7 @@ def test_a_recurrent_model_needs_a_block_for_each_request() -> None:
     asked = EngineSettings(version="0.32.0", max_num_seqs=1024, max_model_len=32768, gpu_memory_utilization=0.95)
     answer = forecast(shape_of("qwen3.6-27b"), asked, H100)
     assert answer.verdict is Verdict.DOES_NOT_FIT
-    assert "fewer than the 1024 requests" in answer.reasons[-1]
+    assert "blocks for 1024 requests" in answer.reasons[-1]
 
 
 def test_the_named_longest_length_fits_by_expectation() -> None:
@@ -213,7 +215,7 @@ def test_solutions_fit_and_keep_what_was_given() -> None:
     assert found is not None
     assert found.forecast.verdict is Verdict.FITS
     assert (found.settings.gpu_memory_utilization, found.settings.max_num_seqs) == (0.9, 32)
-    assert found.given_up == (f"requests of {found.settings.max_model_len} tokens instead of 40960",)
+    assert found.given_up == (f"context of {found.settings.max_model_len} tokens instead of 40960",)
 
 
 def test_the_longest_context_takes_from_everything_else() -> None:

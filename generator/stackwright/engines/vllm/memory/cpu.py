@@ -264,7 +264,7 @@ class _Account:
         each = " on each rank" if self.ranks > 1 else ""
         parts = (
             f"weights {format_bytes(self.rank_weights.bytes)}",
-            f"what packing them for the processor leaves {format_bytes(self.packing.bytes)}",
+            f"weight packing {format_bytes(self.packing.bytes)}",
             f"activations {format_bytes(self.activation.bytes)}",
             f"cache {cache}",
         )
@@ -272,26 +272,24 @@ class _Account:
         left = f"{format_bytes(memory.gateway_bytes)} for the gateway and {format_bytes(SYSTEM_BYTES)} for the system"
         if memory.promised_bytes:
             left = f"{format_bytes(memory.promised_bytes)} for the other models, {left}"
-        found = [f"{', '.join(parts)}{each}: with the engine's processes {taken}"]
+        found = [f"{', '.join(parts)}{each}; with the engine's processes {taken}"]
         found.append(
-            f"{format_bytes(memory.budget_bytes)} are there for it: the host's {format_bytes(memory.total_bytes)} less {left}"
+            f"{format_bytes(memory.budget_bytes)} are available: the host's {format_bytes(memory.total_bytes)} minus {left}"
         )
         found.append(
-            f"one request of {self.length} tokens needs {format_bytes(self.needed_bytes)} of the cache of {cache}"
+            f"one request of {self.length} tokens needs {format_bytes(self.needed_bytes)} of the {cache} KV cache"
         )
         if self.layout.keeps_states and self.blocks < self.seqs:
-            found.append(f"the cache has {self.blocks} blocks, fewer than the {self.seqs} requests that need one each")
+            found.append(f"the KV cache has {self.blocks} blocks for {self.seqs} requests, which need one each")
         return (*refusals(self.shape, self.settings, self.length), *found)
 
     def warnings(self) -> tuple[str, ...]:
         verdict = self.verdict
         found = [f"not known of this model: {what}" for what in self.shape.unknown]
         if not self.one_node_holds and verdict is not Verdict.DOES_NOT_FIT:
-            found.append(
-                f"the engine binds a rank to one of the {self.memory.nodes} memory nodes, and a node's share may not hold it"
-            )
+            found.append(f"a rank uses one of {self.memory.nodes} memory nodes, whose memory may be too small")
         if verdict is Verdict.UNCERTAIN and not found:
-            found.append("the host's memory is too close to say: a smaller model or VLLM_CPU_KVCACHE_SPACE is safe")
+            found.append("the host's memory may not be enough: lower VLLM_CPU_KVCACHE_SPACE, or use a smaller model")
         return tuple(found)
 
 

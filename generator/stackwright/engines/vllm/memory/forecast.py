@@ -122,5 +122,5 @@ def _merged(guesses: list[Forecast]) -> Forecast:
         longest=min(guess.longest for guess in guesses),
         surely=min(guess.surely for guess in guesses),
         memory=replace(middle.memory, uncertainty_bytes=error, verdict=verdict.value),
-        warnings=("the engine's release is not known: the rules of several are compared", *middle.warnings),
+        warnings=("the engine's release is unknown: several releases are compared", *middle.warnings),
     )

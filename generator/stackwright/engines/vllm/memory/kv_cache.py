@@ -116,7 +116,7 @@ def lay_out(
 
     Args:
         shape: the model.
-        settings: parallel sizes, number format of the cache, block size, drafting, prefix caching.
+        settings: parallel sizes, number format of the KV cache, block size, drafting, prefix caching.
         release: the engine's rules.
         max_num_batched_tokens: what one step takes; windows keep that much more.
         batches: steps that are under way at once, None: as many as the release overlaps.

@@ -21,18 +21,18 @@ def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tupl
     found = []
     tp, heads = settings.tensor_parallel, {layer.heads for layer in shape.layers if layer.heads}
     if any(count % tp for count in heads):
-        found.append(f"{max(heads)} attention heads cannot be split among {tp} ranks")
+        found.append(f"{max(heads)} attention heads cannot be split over {tp} ranks")
     kv_heads = {layer.kv_heads for layer in shape.layers if layer.kv_heads and shape.latent is None}
     if any(count % tp and tp % count for count in kv_heads):
-        found.append(f"{max(kv_heads)} key-value heads can be neither split among nor copied to {tp} ranks")
+        found.append(f"{max(kv_heads)} key-value heads cannot be split over or copied to {tp} ranks")
     if settings.pipeline_parallel > max(len(shape.layers), 1):
-        found.append(f"{len(shape.layers)} layers make no {settings.pipeline_parallel} stages")
+        found.append(f"{len(shape.layers)} layers are too few for {settings.pipeline_parallel} pipeline stages")
     longest = shape.max_positions
     if longest and max_model_len > longest:
-        found.append(f"a length of {max_model_len} tokens is beyond the model's own {longest}")
+        found.append(f"a context of {max_model_len} tokens exceeds the model's limit of {longest}")
     step = settings.max_num_batched_tokens
     if shape.is_encoder and step and max_model_len > step:
-        found.append(f"a text of {max_model_len} tokens cannot be cut into steps of {step}")
+        found.append(f"a text of {max_model_len} tokens cannot be split into steps of {step}")
     return tuple(found)
 
 
@@ -51,19 +51,19 @@ def reasons(made: Account) -> tuple[str, ...]:
     needed = format_bytes(made.needed_bytes[made.fullest])
     found = [f"{', '.join(parts)}, of a budget of {format_bytes(made.budget_bytes)} ({utilization:g} of {total})"]
     if room <= 0:
-        found.append(f"nothing is left for the cache: {format_bytes(-room)} too much, ± {error}")
+        found.append(f"no memory left for the KV cache: {format_bytes(-room)} too much, ± {error}")
     else:
         found.append(
-            f"{format_bytes(room)} ± {error} are left for the cache; one request of {made.batch.max_model_len} tokens needs "
+            f"{format_bytes(room)} ± {error} left for the KV cache; one request of {made.batch.max_model_len} tokens needs "
             f"{needed}"
         )
     if not made.enough_is_free:
         free = format_bytes(max(made.free_bytes, 0))
-        found.append(f"{free} are free now, so the engine stops before it loads the model")
+        found.append(f"only {free} free now: the engine would not start")
     blocks = made.layout.pool_blocks(made.rooms())
     if made.layout.keeps_states and blocks < made.batch.max_num_seqs:
         found.append(
-            f"the cache has {blocks} blocks, fewer than the {made.batch.max_num_seqs} requests that need one each for their "
+            f"the KV cache has {blocks} blocks for {made.batch.max_num_seqs} requests, which need one each for their "
             "state"
         )
     return (*refusals(made.shape, made.settings, made.batch.max_model_len), *found)
@@ -74,16 +74,15 @@ def warnings(made: Account, verdict: Verdict) -> tuple[str, ...]:
     found = [f"not known of this model: {what}" for what in made.shape.unknown]
     if made.gpu.unified:
         found.append(
-            "memory shared with the processor: what is free depends on the page cache, and while it starts an engine was seen "
-            "to take far more than its share, until the host stopped answering (vllm#46307), so no forecast is sure"
+            "memory is shared with the processor: a starting engine may take far more than its share, "
+            "until the host stops answering (vllm#46307)"
         )
     if made.gpu.wsl:
-        found.append("under WSL the driver may move memory to the host, so the engine's own figures cannot be trusted")
+        found.append("under WSL the driver may move GPU memory to the host, so the forecast is uncertain")
     if not made.graphs_fit_outside:
         found.append(
-            "before vLLM 0.20 CUDA graphs come from outside the budget, and little is left there: a lower utilization or "
-            "--enforce-eager is safe"
+            "before vLLM 0.20 CUDA graphs need memory outside the budget: lower the utilization, or use --enforce-eager"
         )
     if verdict is Verdict.UNCERTAIN and not found:
-        found.append("too close to say: a shorter --max-model-len, fewer --max-num-seqs or a smaller model is safe")
+        found.append("may not fit: lower --max-model-len or --max-num-seqs, or use a smaller model")
     return tuple(found)
