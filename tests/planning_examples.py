@@ -229,4 +229,6 @@ def _interpolated(text: object, plan: Plan) -> str:
     """Put the settings into a text as Compose does; anything but a text is shown as what it is."""
     if not isinstance(text, str):
         return repr(text)
-    return re.sub(r"\$(?:\$|\{(\w+)\})", lambda found: flat_settings(plan)[found[1]].value if found[1] else "$", text)
+    return re.sub(
+        r"\$(?:\$|\{(\w+)(?::\?)?\})", lambda found: flat_settings(plan)[found[1]].value if found[1] else "$", text
+    )

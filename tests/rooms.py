@@ -53,8 +53,11 @@ ROOMS: Mapping[str, Room] = {
     "atomic": room(),
     "reading": room("errors", libraries="yaml msgspec"),
     "catalog": room("domain reading errors"),
+    "services": room("engines domain settings units errors", pure=True),
     "rendering.numbered": room("engines domain settings", pure=True),
-    "rendering": room("engines domain settings reading units errors", libraries="jinja2 yaml msgspec", pure=True),
+    "rendering": room(
+        "services engines domain settings reading units errors", libraries="jinja2 yaml msgspec", pure=True
+    ),
     "detect": room("domain reading units errors"),
     "detect.nvml": room("detect domain units errors", libraries="pynvml"),
     "detect.gpu_state": room("detect domain units errors", libraries="pynvml"),
@@ -62,32 +65,34 @@ ROOMS: Mapping[str, Room] = {
     "models": room("domain units errors"),
     "models.smoke_model": room("errors"),
     "models.hub": room("models domain units errors", libraries="huggingface_hub httpx2"),
-    "runtime": room("rendering.numbered engines domain settings units errors"),
+    "runtime": room("services rendering.numbered engines domain settings units errors"),
     "runtime.process_groups": room(libraries="psutil"),
     "runtime.activity": room("runtime domain", libraries="psutil"),
     "runtime.compose": room(
-        "runtime rendering.numbered engines domain settings units errors", libraries="python_on_whales"
+        "runtime services rendering.numbered engines domain settings units errors", libraries="python_on_whales"
     ),
     "runtime.docker": room("engines runtime errors", libraries="python_on_whales"),
-    "runtime.processes": room("runtime models.smoke_model atomic engines domain settings units errors"),
+    "runtime.processes": room(
+        "runtime services rendering.numbered models.smoke_model atomic engines domain settings units errors"
+    ),
     # Also read alone, before anything is installed (scripts/virtual_environment.py).
     "runtime.pip_settings": room(),
     "runtime.provision": room("runtime domain units errors", libraries="uv"),
     "runtime.supervisord": room("errors", libraries="psutil supervisor"),
     # `runtime` for the Stack that is checked, `project` for what was rendered; neither is asked to do anything.
     "validation": room(
-        "rendering catalog detect models engines planning domain settings reading runtime project units errors",
+        "services rendering catalog detect models engines planning domain settings reading runtime project units errors",
         libraries="python_on_whales",
     ),
     # Known failures are told by their rules, which are read once.
-    "watching": room("engines runtime diagnosis domain atomic units errors"),
+    "watching": room("services engines runtime diagnosis domain atomic units errors"),
     "diagnosis": room("engines domain reading runtime errors"),
-    "project": room("engines settings interrupts rendering atomic reading domain units errors"),
+    "project": room("services engines settings interrupts rendering atomic reading domain units errors"),
     "project.digests": room("project domain reading atomic errors", libraries="yaml"),
     "project.inputs": room("project catalog domain reading rendering"),
     # The project folder joins what stands on the disk to the words of three stages; it calls none of them.
     "project.folder": room(
-        "project engines domain settings planning reading rendering runtime units errors", libraries="dotenv"
+        "project services engines domain settings planning reading rendering runtime units errors", libraries="dotenv"
     ),
     "interrupts": room(),
     "report": room("rendering diagnosis.rules domain settings reading project units errors", libraries="rich"),

@@ -209,13 +209,13 @@ def test_a_long_mistake_is_told_short() -> None:
 def test_arguments_are_bound_where_a_setting_carries_them() -> None:
     """The word behind a flag of a setting is its value; every other word is literal, also one that looks like a key."""
     arguments = ("--model", "VLLM_MODEL", "--enforce-eager", "--port", "8000", "--dtype", "auto")
-    bound = bind_arguments(arguments, VLLM.flags, value_of=lambda key: f"<{key}>", literal=lambda word: f"'{word}'")
+    bound = bind_arguments(arguments, VLLM.flags, lambda key: f"<{key}>")
     assert bound == (
-        "'--model'",
+        "--model",
         "<VLLM_MODEL>",
-        "'--enforce-eager'",
-        "'--port'",
-        "'8000'",
-        "'--dtype'",
+        "--enforce-eager",
+        "--port",
+        "8000",
+        "--dtype",
         "<VLLM_DTYPE>",
     )

@@ -20,6 +20,10 @@ export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
 if [ -s "$secrets/tls_certificate" ]; then
     set -- "$@" --ssl_certfile_path "$secrets/tls_certificate" --ssl_keyfile_path "$secrets/tls_key"
 fi
+# Several workers add their figures up; LiteLLM's own folder for that is one for all stacks of a machine.
+if [ "${LITELLM_NUM_WORKERS:-1}" -gt 1 ]; then
+    export PROMETHEUS_MULTIPROC_DIR="$GATEWAY_METRICS"
+fi
 # uvicorn kills a worker that does not answer it within five seconds, which one on busy cores does not, above all while it
 # imports LiteLLM. One that has died is noticed at once all the same.
 exec "${LITELLM:-litellm}" "$@" --timeout_worker_healthcheck 120

@@ -10,10 +10,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines import ENGINES
 from stackwright.engines.protocol import Engine
+
+T = TypeVar("T")
 
 OWN_SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec(
@@ -113,7 +116,7 @@ OWN_SETTINGS: tuple[SettingSpec, ...] = (
 )
 
 SECTIONS = ("Stack", "Images", "Gateway", "Limits", "Switching", "GPUs", "Engine", "Caches")
-# What bounds a switch of models, as `turns.format_turns` takes it.
+# What bounds a switch of models.
 SWITCHING = {"residence_s": "SWITCH_MIN_RESIDENCE_S", "drain_s": "SWITCH_DRAIN_S", "load_s": "SWITCH_LOAD_LIMIT_S"}
 _OWN_PER_MODEL = (
     "CUDA_VISIBLE_DEVICES",
@@ -162,16 +165,15 @@ def all_settings() -> tuple[SettingSpec, ...]:
 
 
 def bind_arguments(
-    arguments: Iterable[str], flags: Mapping[str, str], value_of: Callable[[str], str], literal: Callable[[str], str]
-) -> tuple[str, ...]:
-    """Replace each value that a setting carries by `value_of(key)` and every other word by `literal(word)`.
+    arguments: Iterable[str], flags: Mapping[str, str], reference: Callable[[str], T]
+) -> tuple[T | str, ...]:
+    """Replace each value that a setting carries by `reference(key)`: a person's local environment file beats it.
 
-    The override binds to `${KEY}` and the process runtime to the values in force, so that a person's local
-    environment file reaches the engine the same way in both. `flags`: the engine's, each with the key that it carries.
+    `flags`: the engine's, each with the key that it carries.
     """
-    bound: list[str] = []
+    bound: list[T | str] = []
     waiting: str | None = None
     for word in arguments:
-        bound.append(value_of(waiting) if waiting else literal(word))
+        bound.append(reference(waiting) if waiting else word)
         waiting = None if waiting else flags.get(word)
     return tuple(bound)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from dotenv import dotenv_values
 from stackwright.domain.plan import Plan, Setting
 from stackwright.errors import NoPlanError
 from stackwright.rendering import render_plan
+from stackwright.rendering.compose import render_base
 from stackwright.rendering.numbered import flat_settings
 
 from tests.planning.several import CASES as SEVERAL
@@ -64,8 +66,8 @@ def test_values_reach_the_engine_through_the_environment_file() -> None:
     """So that a person's local file changes what runs."""
     engine = yaml.safe_load(files(plan_for(recorded("2x-rtx3090-nvlink")))["override.yaml"])["services"]["engine"]
     command = engine["command"]
-    assert command[command.index("--tensor-parallel-size") + 1] == "${VLLM_TENSOR_PARALLEL_SIZE}"
-    assert engine["environment"]["CUDA_VISIBLE_DEVICES"] == "${CUDA_VISIBLE_DEVICES}"
+    assert command[command.index("--tensor-parallel-size") + 1] == "${VLLM_TENSOR_PARALLEL_SIZE:?}"
+    assert engine["environment"]["CUDA_VISIBLE_DEVICES"] == "${CUDA_VISIBLE_DEVICES:?}"
 
 
 def test_a_cpu_override_asks_for_no_gpu() -> None:
@@ -112,7 +114,7 @@ def test_models_in_turns_are_one_service_that_both_names_lead_to() -> None:
     (told,) = services["engine"]["command"]
     spec = json.loads(told)
     assert (spec["preload"], spec["pinned"]) == ("Qwen/Qwen3-4B", ["Qwen/Qwen3-4B"])
-    assert [model["arguments"][1] for model in spec["models"]] == ["${VLLM_MODEL}", "${VLLM_MODEL_2}"]
+    assert [model["arguments"][1] for model in spec["models"]] == ["${VLLM_MODEL:?}", "${VLLM_MODEL_2:?}"]
     entries = yaml.safe_load(rendered["gateway.yaml"])["model_list"]
     assert {entry["litellm_params"]["api_base"] for entry in entries} == {"os.environ/ENGINE_URL"}
     assert [entry["model_name"] for entry in entries] == ["Qwen/Qwen3-4B", "Qwen/Qwen3-8B-AWQ"]
@@ -122,3 +124,11 @@ def test_each_folder_of_models_in_turns_is_mounted_once() -> None:
     models = tuple(Asked(name=name, exclusive="turns") for name in ("smoke", "Qwen/Qwen3-0.6B"))
     services = yaml.safe_load(files(plan_of(recorded("cpu-large"), *models))["override.yaml"])["services"]
     assert [volume["target"] for volume in services["engine"]["volumes"]] == ["/state/models/smoke"]
+
+
+def test_the_base_file_is_rendered_from_the_services(update_golden: bool) -> None:
+    """It stays readable in the checkout, and says what the services say."""
+    base = Path(__file__).parents[2] / "compose" / "compose.yaml"
+    if update_golden:
+        base.write_text(render_base(), encoding="utf-8")
+    assert base.read_text(encoding="utf-8") == render_base()

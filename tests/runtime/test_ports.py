@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from stackwright.runtime.ports import FIRST_PORT, PORTS, choose_ports, http_answers, is_free, redis_answers
+from stackwright.runtime.ports import FIRST_PORT, PORTS, choose_ports, http_answers, is_free, socket_answers
+
+PING = "AUTH word\r\nPING\r\n"
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_only_a_200_is_an_answer(listener: socket.socket, words: bytes, expected
 )
 def test_redis_must_know_the_password(listener: socket.socket, words: bytes, expected: bool) -> None:
     thread = answer(listener, words)
-    assert redis_answers(listener.getsockname()[1], "word") is expected
+    assert socket_answers("127.0.0.1", listener.getsockname()[1], PING, "+OK\r\n+PONG\r\n") is expected
     thread.join()
 
 
@@ -82,4 +84,4 @@ def test_nobody_there_is_no_answer(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     listener.close()
     assert not http_answers("127.0.0.1", port, "/health")
-    assert not redis_answers(port, "word")
+    assert not socket_answers("127.0.0.1", port, PING, "+OK\r\n+PONG\r\n")

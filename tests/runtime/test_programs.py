@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.host import Host
-from stackwright.domain.plan import Plan
+from stackwright.domain.plan import Plan, Replica
 from stackwright.errors import RuntimeRefusedError
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.runtime.programs import (
-    Places,
+    Machine,
     Program,
     exit_code,
     render_start,
@@ -26,12 +26,24 @@ from stackwright.runtime.programs import (
     revision,
     stack_programs,
 )
+from stackwright.services.engine import ENGINE
+from stackwright.settings import bind_arguments
 
 from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import LLAMA_70B, QWEN_4B, plan_of
 from tests.planning_requests import plan_for, recorded
 
 CALLER = {"PATH": "/usr/bin:/bin", "HOME": "/root", "HF_ENDPOINT": "http://127.0.0.1:1", "OPENAI_API_KEY": "sk-private"}
+
+
+ENVIRONMENTS = {"engine": Path("/venvs/engine"), "gateway": Path("/venvs/gateway")}
+
+
+def without_redis(ports: Mapping[str, int]) -> Machine:
+    """Return a machine that lacks the one program that a stack can do without."""
+    return Machine(
+        virtual_environments=ENVIRONMENTS, ports=ports, shared_memory_bytes=2**34, absent=frozenset({"redis"})
+    )
 
 
 def stack_of(plan: Plan) -> Stack:
@@ -47,13 +59,19 @@ def programs_of(
     stack = stack_of(plan_for(recorded(host) if isinstance(host, str) else host))
     ports = {replica.name: 20000 + number for number, replica in enumerate(stack.plan.replicas)}
     ports |= {"redis": 21000} if redis else {}
-    places = Places(
-        engine=Path("/venvs/engine"),
-        gateway=Path("/venvs/gateway"),
+    machine = Machine(
+        virtual_environments=ENVIRONMENTS,
         ports=ports,
         shared_memory_bytes=shared_memory_bytes,
+        absent=frozenset() if redis else frozenset({"redis"}),
     )
-    return {program.name: program for program in stack_programs(stack, places, caller)}
+    return {program.name: program for program in stack_programs(stack, machine, caller)}
+
+
+def in_force(stack: Stack, replica: Replica) -> list[str]:
+    """Return the engine's arguments for one model with the values in force."""
+    values = stack.values(replica)
+    return list(bind_arguments(replica.args, stack.engine.flags, lambda key: values[key]))
 
 
 def test_engine_listens_on_loopback_alone() -> None:
@@ -65,7 +83,8 @@ def test_engine_listens_on_loopback_alone() -> None:
 
 def test_only_what_a_service_needs_is_passed_on() -> None:
     for program in programs_of("cpu-small").values():
-        assert program.inherited == {name: CALLER[name] for name in ("HOME", "PATH", "HF_ENDPOINT")}
+        hub = ("HF_ENDPOINT",) if program.name == "engine" else ()
+        assert program.inherited == {name: CALLER[name] for name in ("HOME", "PATH", *hub)}
         assert "OPENAI_API_KEY" not in render_start(program)
 
 
@@ -102,13 +121,13 @@ def test_models_in_turns_are_one_program_that_is_told_of_all() -> None:
     host = recorded("8x-h100-nvswitch")
     plan = plan_of(host, *(replace(model, exclusive="turns") for model in (QWEN_4B, LLAMA_70B)))
     stack = stack_of(plan)
-    places = Places(engine=Path("/e"), gateway=Path("/g"), ports={"engine": 20000}, shared_memory_bytes=2**34)
-    engine, gateway = stack_programs(stack, places, CALLER)
+    machine = without_redis({"engine": 20000})
+    engine, gateway = stack_programs(stack, machine, CALLER)
     told, *listen = engine.arguments
     models = json.loads(told)["models"]
     assert listen == ["--host", "127.0.0.1", "--port", "20000"]
     assert [model["name"] for model in models] == [model.name for model in plan.models]
-    assert [model["arguments"] for model in models] == [list(stack.engine_arguments(each)) for each in plan.replicas]
+    assert [model["arguments"] for model in models] == [in_force(stack, each) for each in plan.replicas]
     assert [model["environment"]["CUDA_VISIBLE_DEVICES"] for model in models] == [
         ",".join(replica.gpu_uuids) for replica in plan.replicas
     ]
@@ -122,8 +141,8 @@ def test_a_value_of_ones_own_reaches_the_model_that_it_is_for() -> None:
     plan = plan_of(host, *models)
     stack = stack_of(plan)
     changed = replace(stack, env={**stack.env, "VLLM_MAX_MODEL_LEN_2": "1024", "SWITCH_MIN_RESIDENCE_S": "7"})
-    (told,) = changed.service_arguments(plan.replicas[0])
-    spec = json.loads(told)
+    engine = stack_programs(changed, without_redis({"engine": 20000}), CALLER)[0]
+    spec = json.loads(engine.arguments[0])
     lengths = [model["arguments"][model["arguments"].index("--max-model-len") + 1] for model in spec["models"]]
     assert lengths == [stack.env["VLLM_MAX_MODEL_LEN"], "1024"]
     assert spec["minimum_residence_s"] == "7"
@@ -133,8 +152,8 @@ def test_the_gateway_is_told_which_keys_of_a_cloud_to_read() -> None:
     plan = plan_for(recorded("cpu-small"))
     clouds = tuple(CloudModel(name=name, model="openai/big", key="mine") for name in ("a", "b"))
     stack = stack_of(replace(plan, gateway=replace(plan.gateway, cloud=clouds)))
-    places = Places(engine=Path("/e"), gateway=Path("/g"), ports={"engine": 20000}, shared_memory_bytes=2**34)
-    gateway = next(program for program in stack_programs(stack, places, CALLER) if program.name == "gateway")
+    machine = without_redis({"engine": 20000})
+    gateway = next(program for program in stack_programs(stack, machine, CALLER) if program.name == "gateway")
     assert gateway.environment["CLOUD_KEYS"] == "cloud_mine_key"
     assert stack.secrets / "cloud_mine_key" in gateway.files
 
@@ -153,7 +172,12 @@ AWKWARD = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs
 @given(value=AWKWARD, argument=AWKWARD)
 def test_shell_reads_back_every_value(value: str, argument: str) -> None:
     program = Program(
-        name="engine", script=Path("/x.sh"), arguments=(argument,), environment={"VALUE": value}, inherited={}, files=()
+        service=ENGINE,
+        script=Path("/x.sh"),
+        arguments=(argument,),
+        environment={"VALUE": value},
+        inherited={},
+        files=(),
     )
     lines = render_start(program).split("export ", 1)[1].replace("exec /bin/sh /x.sh", "printf '%s\\0%s' \"$VALUE\"")
     read = subprocess.run(["/bin/sh", "-c", f"export {lines}"], capture_output=True, check=True)
@@ -163,7 +187,7 @@ def test_shell_reads_back_every_value(value: str, argument: str) -> None:
 def test_supervisor_reads_what_is_meant(tmp_path: Path) -> None:
     from supervisor.options import ServerOptions
 
-    text = render_supervisor({"engine": "abc", "engine-2": "def"}, logs="../logs", open_files=1024, user=1)
+    text = render_supervisor([ENGINE], {"engine": "abc", "engine-2": "def"}, logs="../logs", open_files=1024, user=1)
     (tmp_path / "logs").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "supervisord.conf").write_text(text.replace("../logs", str(tmp_path / "logs")))
@@ -236,10 +260,8 @@ def test_engines_on_one_gpu_start_one_after_another() -> None:
     host, models = SEVERAL["1x3090-shared"]
     stack = stack_of(plan_of(host, *models))
     ports = {"engine": 20000, "engine-2": 20001, "redis": 21000}
-    places = Places(
-        engine=Path("/venvs/engine"), gateway=Path("/venvs/gateway"), ports=ports, shared_memory_bytes=2**34
-    )
-    programs = {program.name: program for program in stack_programs(stack, places, CALLER)}
+    machine = Machine(virtual_environments=ENVIRONMENTS, ports=ports, shared_memory_bytes=2**34)
+    programs = {program.name: program for program in stack_programs(stack, machine, CALLER)}
     assert "START_AFTER" not in programs["engine"].environment
     assert programs["engine-2"].environment["START_AFTER"] == "http://127.0.0.1:20000/health"
     assert programs["engine-2"].arguments[:2] == ("--model", models[1].name)

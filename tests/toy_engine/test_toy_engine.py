@@ -59,7 +59,7 @@ def test_it_is_planned_and_rendered_under_its_own_keys(host: str) -> None:
     assert not [key for key in values if key.startswith("VLLM_")]
     assert plan.replicas[0].args[:4] == ("--model", values["TOY_MODEL"], "--served-model-name", values["TOY_NAME"])
     assert f"TOY_IMAGE={plan.engine.image}\n" in files[".env.prod"]
-    assert "${TOY_CONTEXT}" in files["override.yaml"]
+    assert "${TOY_CONTEXT:?}" in files["override.yaml"]
     assert f"openai/{plan.models[0].name}" in files["gateway.yaml"]
 
 

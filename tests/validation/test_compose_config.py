@@ -15,6 +15,7 @@ from stackwright.runtime import Stack
 from stackwright.validation.compose_config import check_container_limits, check_merged, look_at_secret_texts, size_bytes
 
 from tests.planning_requests import plan_for, recorded
+from tests.runtime.test_programs import in_force
 
 
 def stack_of(name: str) -> Stack:
@@ -28,7 +29,7 @@ def merged(stack: Stack) -> dict[str, Any]:
     """Return the merged file as Compose 2.26.1 prints it, as far as it is read."""
     services: dict[str, Any] = {
         replica.name: {
-            "command": list(stack.engine_arguments(replica)),
+            "command": in_force(stack, replica),
             "shm_size": str(size_bytes(stack.env["VLLM_SHM_SIZE"])),
             "environment": {"HOME": "/tmp", "HF_ENDPOINT": None},
             "ulimits": {"nofile": {"soft": 16384, "hard": 16384}},
@@ -65,7 +66,7 @@ def test_a_stack_without_gpus_reserves_none() -> None:
     file = merged(stack)
     forms: list[dict[str, Any]] = [{}, {"deploy": {}}, {"deploy": {"resources": {"reservations": {"devices": None}}}}]
     for form in forms:
-        given = {"command": list(stack.engine_arguments(stack.plan.replicas[0])), "shm_size": "4294967296"}
+        given = {"command": in_force(stack, stack.plan.replicas[0]), "shm_size": "4294967296"}
         file["services"]["engine"] = {**given, **form}
         assert check_merged(stack, file, look_at_secret_texts(stack)) == ()
 

@@ -1,9 +1,269 @@
-"""What runs: one service of a started stack, as its runtime reports it."""
+"""What runs: one service as it is described, for every runtime, and as its runtime reports it.
+
+A service's command and environment are made of words. A word is text, or refers to something that each runtime names in
+its own way: a setting, another service's address, a mounted file. Compose writes `${KEY:?}` where a process gets the value.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
+
+LOG_FILE_MEGABYTES, LOG_FILES = 20, 5
+"""How much of a service's log is kept: the last of so many files of that size."""
+
+PROBE_TIMEOUT_S, PROBE_RETRIES = 4, 6
+"""How long a health check waits for an answer, and how many must fail in a row: one slow answer is no failure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingRef:
+    """The value in force of a setting; of a model's own, where `model` names one."""
+
+    key: str
+    model: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostOf:
+    """The host name of another service, or the address that it listens on."""
+
+    service: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortOf:
+    """The port that a service listens on."""
+
+    service: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenAddress:
+    """The address that the service itself has to listen on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRef:
+    """The path of one of the service's mounted files, by its name inside the container."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchRef:
+    """A path of the service's own that is lost when it ends."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executable:
+    """A program of the service's virtual environment; in a container it is on the PATH."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisibleGpus:
+    """The names by which CUDA sees these GPUs: numbers in a container, UUIDs without one."""
+
+    gpu_uuids: tuple[str, ...]
+    setting: SettingRef
+
+
+Part: TypeAlias = "str | SettingRef | HostOf | PortOf | ListenAddress | FileRef | ScratchRef | Executable | VisibleGpus"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """Parts that make one word."""
+
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A JSON document on one line, whose leaves are words."""
+
+    fields: Mapping[str, Node]
+
+
+Word: TypeAlias = "Part | Joined | Document"
+Node: TypeAlias = "Word | tuple[Node, ...] | Mapping[str, Node] | int | bool"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountedFile:
+    """A file of compose/, mounted read-only as /etc/stackwright/`name`; one that is rendered lies in `generated`.
+
+    `holds` names what the service reads of it where `source` is a folder, which is then mounted whole as /etc/stackwright.
+    """
+
+    source: str
+    name: str = ""
+    generated: bool = False
+    holds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFolder:
+    """A folder of the host, at the same path in a container: one value is then true in every runtime."""
+
+    path: Word
+    read_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpProbe:
+    """Healthy is what answers `path` with 200; over TLS where the secret `certificate` holds something."""
+
+    path: str
+    certificate: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SocketProbe:
+    """Healthy is what answers `sent`, in which `{secret}` is a secret's text, with `expected`.
+
+    `command` asks the same inside a container, by the shell.
+    """
+
+    sent: str
+    expected: str
+    secret: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandProbe:
+    """Healthy is what lets a command end with 0."""
+
+    command: tuple[Word, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """How a service is asked whether it is well. Failures do not count for `start_period`, in Compose's words."""
+
+    probe: HttpProbe | SocketProbe | CommandProbe
+    start_period: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """Where a service listens in its container; `published` are the settings of the address and port for the outside."""
+
+    number: int
+    published: tuple[SettingRef, SettingRef] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dependency:
+    """A service that has to be started before, and where `healthy` has to answer."""
+
+    service: str
+    healthy: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedMemory:
+    """Room in /dev/shm: what a container gets, and the least that a process can do with.
+
+    Where there is less, `otherwise` is laid over the environment; None: it cannot start.
+    """
+
+    size: SettingRef
+    least_bytes: int
+    otherwise: Mapping[str, Word] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a service may use, and needs.
+
+    Docker Engine 29 lowered the default soft limit to 1024 open files. Not more than is needed: a daemon that is itself
+    confined (rootless, in a container) cannot go beyond its own hard limit, and refuses to start the service.
+    """
+
+    open_files: int = 16384
+    shared_memory: SharedMemory | None = None
+    gpu_uuids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Security:
+    """What a container may do beyond nothing: it is no root, cannot become one, and writes only where it is told."""
+
+    read_only: bool = True
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContainer:
+    """What a service is given in a container alone: its environment there, its tmpfs mounts, kernel settings."""
+
+    environment: Mapping[str, Word] = field(default_factory=dict)
+    tmpfs: tuple[str, ...] = ("/tmp",)
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsProcess:
+    """What a service is given as a process alone.
+
+    `virtual_environment` names the one that it runs in. A service whose `program` is not on PATH does not run, and
+    `missing` says how the stack does without it.
+    """
+
+    arguments: tuple[Word, ...] = ()
+    environment: Mapping[str, Word] = field(default_factory=dict)
+    virtual_environment: str | None = None
+    program: str | None = None
+    missing: str | None = None
+
+
+class ServiceRole(StrEnum):
+    """What a service is to the stack: it serves models, it is what clients ask, or it helps one of these."""
+
+    ENGINE = "engine"
+    FRONT = "front"
+    SUPPORT = "support"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One thing that runs. One field for each thing that some runtime has to know, hence more than twelve.
+
+    `kind` is the name that all replicas share: of the known failures that befall it, and of the base file's service that
+    it extends. `script` is the mounted file that a shell starts it by; None: `command` names a program itself.
+    `inherits` are variables that it gets where the caller has them. `restarts` are starts after the first that failed, and
+    `stop_s` is how long it may take to end.
+    """
+
+    name: str
+    kind: str
+    role: ServiceRole
+    image: SettingRef
+    script: str | None
+    command: tuple[Word, ...] = ()
+    environment: Mapping[str, Word] = field(default_factory=dict)
+    inherits: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    files: tuple[MountedFile, ...] = ()
+    folders: tuple[HostFolder, ...] = ()
+    port: Port | None = None
+    reaches_out: bool = False
+    health: Health | None = None
+    after: tuple[Dependency, ...] = ()
+    resources: Resources = Resources()
+    restarts: int = 2
+    stop_s: int = 20
+    security: Security = Security()
+    in_container: InContainer = InContainer()
+    as_process: AsProcess = AsProcess()
 
 
 class ServicePhase(StrEnum):

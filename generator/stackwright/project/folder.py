@@ -29,6 +29,7 @@ from stackwright.rendering import environment_file
 from stackwright.rendering.numbered import MOST_MODELS
 from stackwright.rendering.plan_document import plan_from_document
 from stackwright.runtime import Stack
+from stackwright.services import base_files
 from stackwright.settings import declared_settings
 
 _MEND = "correct it, or move it away: `configure-gpu` then renders it again"
@@ -36,19 +37,7 @@ _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _BASE_FILES = (
     "compose/compose.yaml",
-    "compose/engine/start.sh",
-    "compose/engine/cores.py",
-    "compose/engine/switching/switch.py",
-    "compose/engine/switching/group.py",
-    "compose/engine/switching/child.py",
-    "compose/gateway/start.sh",
-    "compose/gateway/key_auth.py",
-    "compose/gateway/guard.py",
-    "compose/gateway/door.py",
-    "compose/gateway/health.py",
-    "compose/gateway/ready.py",
-    "compose/gateway/worker_start.py",
-    "compose/redis/start.sh",
+    *(f"compose/{name}" for name in base_files()),
     "envs/dev.yaml",
     "envs/staging.yaml",
     "envs/prod.yaml",

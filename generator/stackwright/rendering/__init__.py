@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from stackwright.domain.plan import Plan
 from stackwright.reading import to_plain
+from stackwright.rendering.compose import render_override
 from stackwright.rendering.environment import environment_context
 from stackwright.rendering.gateway import gateway_context
-from stackwright.rendering.override import check_override, override_context
 from stackwright.rendering.plan_document import plan_document
 from stackwright.rendering.quoting import quote_comment, quote_env, quote_yaml
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 # Rendered files hold no secret, but they tell the host's layout: only their owner reads them.
 FILE_MODE = 0o600
-ENVIRONMENT, OVERRIDE, GATEWAY = "environment.j2", "override.yaml.j2", "gateway.yaml.j2"
+ENVIRONMENT, GATEWAY = "environment.j2", "gateway.yaml.j2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +39,7 @@ def render_plan(plan: Plan) -> tuple[RenderedFile, ...]:
     name = plan.environment.value
     generated = PurePosixPath("compose/generated") / name
     gateway = jinja.get_template(GATEWAY).render(gateway_context(plan))
-    digest = hashlib.sha256(gateway.encode()).hexdigest()
-    override = jinja.get_template(OVERRIDE).render(override_context(plan, gateway_digest=digest))
-    check_override(override, plan)
+    override = render_override(plan, {"gateway.yaml": gateway})
     return (
         RenderedFile(
             path=environment_file(name), text=jinja.get_template(ENVIRONMENT).render(environment_context(plan))
@@ -83,6 +80,6 @@ def load_templates() -> Jinja:
         autoescape=False,  # every scalar goes through one of the filters below
     )
     jinja.filters.update(quote=quote_yaml, env=quote_env, comment=quote_comment)
-    for template in (ENVIRONMENT, OVERRIDE, GATEWAY):
+    for template in (ENVIRONMENT, GATEWAY):
         jinja.get_template(template)
     return jinja

@@ -5,13 +5,7 @@ from __future__ import annotations
 from stackwright.domain.plan import Plan, ServedModel
 from stackwright.engines import engine_named
 from stackwright.rendering.numbered import flat_settings, number_of, written_key
-
-LIMITS = {
-    "concurrent_requests": "GATEWAY_MAX_CONCURRENT_REQUESTS",
-    "queued_requests": "GATEWAY_MAX_QUEUED_REQUESTS",
-    "input_tokens": "GATEWAY_MAX_INPUT_TOKENS",
-}
-"""The limits of one model as compose/gateway/door.py names them, and the settings that carry them."""
+from stackwright.services.gateway import LIMITS
 
 
 def gateway_context(plan: Plan) -> dict[str, object]:
@@ -38,14 +32,6 @@ def gateway_context(plan: Plan) -> dict[str, object]:
         "context_window_fallbacks": [(each.model, each.longer) for each in plan.gateway.fallbacks],
         "aliases": [(alias, model.name) for model in plan.models for alias in model.aliases],
     }
-
-
-def further_limits(plan: Plan) -> tuple[str, ...]:
-    """Return the keys of the limits that the models after the first have of their own."""
-    further = enumerate(plan.models[1:], start=2)
-    return tuple(
-        written_key(key, number) for number, model in further for key in LIMITS.values() if key in model.settings
-    )
 
 
 def _limits(plan: Plan, model: ServedModel) -> dict[str, str]:

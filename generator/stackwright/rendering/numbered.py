@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from stackwright.domain.plan import Plan, Replica, ServedModel, Setting
+from stackwright.domain.service import SettingRef
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
 from stackwright.settings import all_settings, declared_settings
@@ -55,12 +56,10 @@ def flat_settings(plan: Plan) -> dict[str, Setting]:
 
     One image for all engines stays one setting.
     """
-    image_key = engine_named(plan.models[0].engine.name).keys.image
-    image = plan.models[0].settings.get(image_key)
     flat = {**plan.settings, **plan.models[0].settings}
     for number, model in enumerate(plan.models[1:], start=2):
         for key, setting in model.settings.items():
-            if key != image_key or image is None or setting.value != image.value:
+            if _has_own(plan, model, key):
                 flat[written_key(key, number)] = setting
     order = {spec.key: position for position, spec in enumerate(all_settings())}
     last_of_engine = max(order[spec.key] for spec in all_settings() if spec.section == "Engine")
@@ -70,6 +69,21 @@ def flat_settings(plan: Plan) -> dict[str, Setting]:
         return (order[plain], 1, 0) if number == 1 else (last_of_engine, number, order[plain])
 
     return dict(sorted(flat.items(), key=lambda item: position(item[0])))
+
+
+def _has_own(plan: Plan, model: ServedModel, key: str) -> bool:
+    """Say whether a further model's value is written beside the first's."""
+    first, own = plan.models[0].settings.get(key), model.settings.get(key)
+    is_image = key == engine_named(plan.models[0].engine.name).keys.image
+    return own is not None and (not is_image or first is None or own.value != first.value)
+
+
+def key_of(plan: Plan | None, setting: SettingRef) -> str:
+    """Return the key under which the file has what a service refers to: the model's own, else the shared one."""
+    if plan is None or setting.model is None:
+        return setting.key
+    model = plan.model(setting.model)
+    return written_key(setting.key, number_of(plan, model)) if _has_own(plan, model, setting.key) else setting.key
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Protocol
 
 from stackwright.domain.plan import Plan, Replica
-from stackwright.domain.service import ServiceState
-from stackwright.domain.turns import Turn, format_turns
+from stackwright.domain.service import Service, ServiceState, SettingRef
 from stackwright.engines import engine_named
 from stackwright.engines.protocol import Engine
 from stackwright.rendering.numbered import ModelValues, model_values
-from stackwright.settings import SWITCHING, bind_arguments
+from stackwright.services import front_of, services_of
 
 Say = Callable[[str, str], None]
 """Tell the person about one service: `say(service, what happens now)`."""
-
-NO_VARIABLES: Mapping[str, Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,36 +44,25 @@ class Stack:
         """The family of the plan's engines."""
         return engine_named(self.plan.engine.name)
 
-    def engine_arguments(self, replica: Replica) -> tuple[str, ...]:
-        """Return the engine's argument list with the values in force."""
-        values = self.values(replica)
-        return bind_arguments(replica.args, self.engine.flags, value_of=lambda key: values[key], literal=str)
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """Everything that the plan runs, what others wait for first."""
+        return services_of(self.plan)
 
-    def engine_environment(self, replica: Replica) -> dict[str, str]:
-        """Return the engine's own variables with the values in force."""
-        values = self.values(replica)
-        return {name: values.values.get(name, value) for name, value in replica.env}
+    @property
+    def front(self) -> Service:
+        """The service that clients ask."""
+        return front_of(self.services)
 
-    def service_arguments(
-        self, replica: Replica, variables: Mapping[str, Mapping[str, str]] = NO_VARIABLES
-    ) -> tuple[str, ...]:
-        """Return the arguments that a replica's service is started with: the engine's, or those of all that take turns.
+    def service(self, name: str) -> Service | None:
+        """Return a service by its name."""
+        return next((service for service in self.services if service.name == name), None)
 
-        `variables` are laid over a model's own, by its name.
-        """
-        loaded = self.plan.turns(replica)
-        if len(loaded) == 1:
-            return self.engine_arguments(replica)
-        turns = tuple(
-            Turn(
-                name=each.model,
-                arguments=self.engine_arguments(each),
-                environment={**self.engine_environment(each), **variables.get(each.model, {})},
-                pinned=self.plan.model(each.model).pinned,
-            )
-            for each in loaded
-        )
-        return (format_turns(turns, **{word: self.env[key] for word, key in SWITCHING.items()}),)
+    def value(self, setting: SettingRef) -> str:
+        """Return the value in force of a setting that a service refers to."""
+        if setting.model is None:
+            return self.env[setting.key]
+        return self.models[self.plan.models.index(self.plan.model(setting.model))][setting.key]
 
     def values(self, replica: Replica) -> ModelValues:
         """Return the values in force for a replica's model."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from stackwright.domain.service import PROBE_TIMEOUT_S
+
 if TYPE_CHECKING:
     from http.client import HTTPConnection
-
-PROBE_TIMEOUT_S = 4.0
-"""As the health checks of compose.yaml."""
 
 FIRST_PORT, PORTS = 20000, 12000
 """Inner ports lie below Linux's ephemeral range (32768 on), whose ports any outgoing connection may take."""
@@ -71,12 +71,22 @@ def _trusting(address: str, port: int, timeout: float) -> HTTPConnection:
     return http.client.HTTPSConnection(address, port, timeout=timeout, context=ssl._create_unverified_context())
 
 
-def redis_answers(port: int, password: str) -> bool:
-    """Say whether the Redis of this machine accepts the password and answers PING."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), PROBE_TIMEOUT_S) as connection:
-        connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+def socket_answers(address: str, port: int, sent: str, expected: str) -> bool:
+    """Say whether a service of this machine answers `sent` with just `expected`."""
+    with contextlib.suppress(OSError), socket.create_connection((address, port), PROBE_TIMEOUT_S) as connection:
+        connection.sendall(sent.encode())
         reply = b""
-        while reply.count(b"\r\n") < 2 and (part := connection.recv(256)):
+        while reply != expected.encode() and expected.encode().startswith(reply) and (part := connection.recv(256)):
             reply += part
-        return reply == b"+OK\r\n+PONG\r\n"
+        return reply == expected.encode()
+    return False
+
+
+def command_succeeds(words: tuple[str, ...]) -> bool:
+    """Say whether a command ends with 0 in time."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
+        )
+        return done.returncode == 0
     return False

@@ -20,11 +20,21 @@ from typing import Any
 
 from stackwright.atomic import replace_file
 from stackwright.domain.plan import Mode
-from stackwright.domain.service import ServicePhase, ServiceState, Traces
+from stackwright.domain.service import (
+    PROBE_RETRIES,
+    CommandProbe,
+    HttpProbe,
+    Service,
+    ServicePhase,
+    ServiceState,
+    SocketProbe,
+    Traces,
+)
 from stackwright.errors import RuntimeRefusedError
+from stackwright.rendering.numbered import key_of
 from stackwright.runtime import Say, ServiceChange, Stack, supervisord
 from stackwright.runtime.activity import group_traces, measure
-from stackwright.runtime.ports import choose_ports, http_answers, is_free, redis_answers
+from stackwright.runtime.ports import choose_ports, command_succeeds, http_answers, is_free, socket_answers
 from stackwright.runtime.process_groups import (
     end_groups,
     end_orphans,
@@ -35,10 +45,11 @@ from stackwright.runtime.process_groups import (
 )
 from stackwright.runtime.programs import (
     LOOPBACK,
-    Places,
+    Machine,
     Program,
+    check_shared_memory,
+    command_of,
     exit_code,
-    is_cramped,
     render_start,
     render_supervisor,
     revision,
@@ -52,12 +63,8 @@ EVENT_LINES = 200
 ROOT = "root"
 """The file in a run folder that names the project folder that it was made from."""
 
-OPEN_FILES = 65536
-FAILURES_BEFORE_UNHEALTHY = 6
-"""As the health checks of compose.yaml: one slow answer of a busy service is not a failure."""
-
 STOP_S = 40.0
-"""supervisord gives each service 20 s to end, then kills it."""
+"""supervisord gives each service 20 s to end (`Service.stop_s`), then kills it."""
 
 
 class ProcessesRuntime:
@@ -77,9 +84,9 @@ class ProcessesRuntime:
     @property
     def notes(self) -> tuple[str, ...]:
         """What this machine lacks and how the stack does without it."""
-        if "redis" in self._ports() or (not supervisord.pid(self._run) and shutil.which("redis-server")):
-            return ()
-        return ("no redis-server on PATH: each gateway worker keeps its own router state",)
+        absent = self._absent(keep=supervisord.pid(self._run) is not None)
+        missing = (service.as_process.missing for service in self._stack.services if service.name in absent)
+        return tuple(sentence for sentence in missing if sentence is not None)
 
     def prepare(self, say: Say) -> None:
         """Install the two virtual environments, unless they are there. Interrupting leaves nothing taken for whole.
@@ -88,9 +95,9 @@ class ProcessesRuntime:
             RuntimeRefusedError: they cannot be installed, or could not work here.
         """
         end_orphans()
-        for replica in self._stack.plan.replicas:
-            is_cramped(replica, _shared_memory_bytes())
-        self._places(say, {})
+        for service in self._stack.services:
+            check_shared_memory(service, _shared_memory_bytes())
+        self._virtual_environments(say)
 
     def owner(self) -> Path | None:
         """Return the project folder whose start made the run folder."""
@@ -102,8 +109,7 @@ class ProcessesRuntime:
         states = {state.name: state.phase for state in self.services()}
         told = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
         running = supervisord.pid(self._run) is not None
-        places = self._places(_say_nothing, self._choose_ports(keep=running))
-        wanted = _revisions(stack_programs(self._stack, places, os.environ))
+        wanted = _revisions(stack_programs(self._stack, self._machine(keep=running), os.environ))
         found = []
         for name, wish in wanted.items():
             phase = states.get(name, ServicePhase.ABSENT)
@@ -122,17 +128,17 @@ class ProcessesRuntime:
         """Write the files and let supervisord run them; what runs unchanged is left alone.
 
         Raises:
-            RuntimeRefusedError: the gateway's port is taken, or supervisord does not start.
+            RuntimeRefusedError: a port for the outside is taken, or supervisord does not start.
         """
         with supervisord.hold(self._run):
             running = supervisord.pid(self._run) is not None
             if not running:
                 self._clear()
                 self._set_logs_aside("*")
-            self._require_gateway_port()
-            places = self._places(_say_nothing, self._choose_ports(keep=running))
-            programs = stack_programs(self._stack, places, os.environ)
-            self._write(programs, places, services)
+            self._require_ports()
+            machine = self._machine(keep=running)
+            programs = stack_programs(self._stack, machine, os.environ)
+            self._write(programs, machine, services)
             if running:
                 self._update(services)
             else:
@@ -146,16 +152,15 @@ class ProcessesRuntime:
         Raises:
             RuntimeRefusedError: supervisord was started by this object and has ended.
         """
-        names = [replica.name for replica in self._stack.plan.engines] + ["gateway"]
-        pid = supervisord.pid(self._run)
-        if pid is None:
+        services = self._stack.services
+        if supervisord.pid(self._run) is None:
             if self._launched:
                 raise RuntimeRefusedError("supervisord has ended", hint=f"see {self._logs / 'supervisord.log'}")
-            return tuple(self._unwatched(name) for name in names)
+            return tuple(self._unwatched(each.name) for each in services if each.as_process.program is None)
         with self._supervisor() as calls:
             told: dict[str, Any] = {process["name"]: process for process in calls.getAllProcessInfo()}
-        names += ["redis"] if "redis" in told else []
-        return tuple(self._state(name, told.get(name)) for name in names)
+        here = (each for each in services if each.as_process.program is None or each.name in told)
+        return tuple(self._state(each, told.get(each.name)) for each in here)
 
     def logs(self, service: str, lines: int) -> str:
         """Return the last lines of one service's log, oldest first; empty where it has none."""
@@ -196,12 +201,30 @@ class ProcessesRuntime:
             end_groups(read_groups(record), patience_s=10.0)
         shutil.rmtree(self._run, ignore_errors=True)
 
-    def _places(self, say: Say, ports: dict[str, int]) -> Places:
+    def _virtual_environments(self, say: Say) -> dict[str, Path]:
+        """Return the folders of the virtual environments that the services run in, making them on first use."""
         plan = self._stack.plan
         engine, gateway = ensure_environments(self._stack.state, plan.engine, plan.mode is not Mode.CPU, say)
-        return Places(engine=engine, gateway=gateway, ports=ports, shared_memory_bytes=_shared_memory_bytes())
+        return {"engine": engine, "gateway": gateway}
 
-    def _write(self, programs: tuple[Program, ...], places: Places, services: tuple[str, ...]) -> None:
+    def _machine(self, *, keep: bool) -> Machine:
+        absent = self._absent(keep=keep)
+        return Machine(
+            virtual_environments=self._virtual_environments(_say_nothing),
+            ports=self._choose_ports(absent, keep=keep),
+            shared_memory_bytes=_shared_memory_bytes(),
+            absent=absent,
+        )
+
+    def _absent(self, *, keep: bool) -> frozenset[str]:
+        """Return the services that do not run here. A running stack gains or loses one only by being stopped."""
+        optional = [service for service in self._stack.services if service.as_process.program is not None]
+        if keep:
+            runs = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
+            return frozenset(service.name for service in optional if service.name not in runs)
+        return frozenset(each.name for each in optional if shutil.which(each.as_process.program or "") is None)
+
+    def _write(self, programs: tuple[Program, ...], machine: Machine, services: tuple[str, ...]) -> None:
         """Write the run folder: a start script per program, the ports, and supervisord's file last.
 
         Of a program that is not among `services`, where some are named, what it runs by stays.
@@ -215,10 +238,12 @@ class ProcessesRuntime:
             if program.name not in kept:
                 replace_file(self._run / f"{program.name}.sh", render_start(program))
             (self._run / f"{program.name}.groups").touch(mode=0o600)
-        replace_file(self._run / "ports.json", json.dumps(dict(places.ports)) + "\n")
+        replace_file(self._run / "ports.json", json.dumps(dict(machine.ports)) + "\n")
         logs = os.path.relpath(self._logs, self._run)
         revisions = {**_revisions(programs), **kept}
-        text = render_supervisor(revisions, logs=logs, open_files=_open_files(), user=os.getuid())
+        wanted = self._stack.services
+        open_files = _open_files(max(service.resources.open_files for service in wanted))
+        text = render_supervisor(wanted, revisions, logs=logs, open_files=open_files, user=os.getuid())
         replace_file(self._run / "supervisord.conf", text)
 
     def _await(self, names: list[str]) -> None:
@@ -280,8 +305,9 @@ class ProcessesRuntime:
             return ServiceState(name=name, phase=ServicePhase.ABSENT)
         return ServiceState(name=name, phase=ServicePhase.UNHEALTHY, detail="still runs, but its supervisor has ended")
 
-    def _state(self, name: str, told: Any) -> ServiceState:
+    def _state(self, service: Service, told: Any) -> ServiceState:
         """Join what supervisord tells about a process with what the service answers."""
+        name = service.name
         if told is None or (told["statename"] == "STOPPED" and not told["start"]):
             return ServiceState(name=name, phase=ServicePhase.ABSENT)
         groups = read_groups(self._run / f"{name}.groups")
@@ -296,14 +322,15 @@ class ProcessesRuntime:
             return ServiceState(
                 name=name, phase=ServicePhase.STARTING, restarts=restarts + due, detail=detail, traces=traces
             )
-        phase = self._phase(name, told["pid"])
+        phase = self._phase(service, told["pid"])
         effort = None if phase is ServicePhase.HEALTHY else measure(members(groups[-1])) if groups else None
         return ServiceState(name=name, phase=phase, restarts=restarts, effort=effort, traces=traces)
 
-    def _phase(self, name: str, pid: int) -> ServicePhase:
+    def _phase(self, service: Service, pid: int) -> ServicePhase:
         """Ask a running service; one that has answered in this life and no longer does is unhealthy."""
+        name = service.name
         mark = self._run / f"{name}.answered"
-        if self._answers(name):
+        if self._answers(service):
             if name not in self._answered:
                 replace_file(mark, f"{pid}\n")
                 self._answered.add(name)
@@ -314,52 +341,63 @@ class ProcessesRuntime:
             return ServicePhase.STARTING
         self._failures[name] = self._failures.get(name, 0) + 1
         first_look = name not in self._answered
-        gone = first_look or self._failures[name] >= FAILURES_BEFORE_UNHEALTHY
+        gone = first_look or self._failures[name] >= PROBE_RETRIES
         return ServicePhase.UNHEALTHY if gone else ServicePhase.HEALTHY
 
-    def _answers(self, name: str) -> bool:
-        if name == "gateway":
-            bind = self._stack.env["GATEWAY_BIND"]
-            host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(bind, bind)
-            return http_answers(
-                host, int(self._stack.env["GATEWAY_PORT"]), "/health/readiness", tls=self._stack.certificate is not None
-            )
-        port = self._ports().get(name)
-        if port is None:
-            return False
-        if name == "redis":
-            return redis_answers(port, _content(self._stack.secrets / "redis_password").decode().strip())
-        return http_answers(LOOPBACK, port, "/health")
+    def _answers(self, service: Service) -> bool:
+        """Ask a service what its container's health check would."""
+        if service.health is None:
+            return True
+        host, port = self._address(service)
+        match service.health.probe:
+            case HttpProbe(path=path, certificate=certificate):
+                tls = certificate is not None and bool(_content(self._stack.secrets / certificate))
+                return port is not None and http_answers(host, port, path, tls=tls)
+            case SocketProbe(sent=sent, expected=expected, secret=secret):
+                text = _content(self._stack.secrets / secret).decode().strip()
+                return port is not None and socket_answers(host, port, sent.replace("{secret}", text), expected)
+            case CommandProbe(command=command):
+                return command_succeeds(command_of(self._stack, self._machine(keep=True), service, command))
+
+    def _address(self, service: Service) -> tuple[str, int | None]:
+        """Return where a service of this machine is asked."""
+        published = None if service.port is None else service.port.published
+        if published is None:
+            return LOOPBACK, self._ports().get(service.name)
+        bind, port = map(self._stack.value, published)
+        return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(bind, bind), int(port)
 
     def _ports(self) -> dict[str, int]:
         """Return the inner ports as recorded by the last start."""
         text = _content(self._run / "ports.json")
         return {str(name): int(port) for name, port in json.loads(text).items()} if text else {}
 
-    def _choose_ports(self, *, keep: bool) -> dict[str, int]:
+    def _choose_ports(self, absent: frozenset[str], *, keep: bool) -> dict[str, int]:
         """Choose a free port for each inner service; a running stack keeps those that it has."""
         kept = self._ports() if keep else {}
-        names = [replica.name for replica in self._stack.plan.engines]
-        # A running stack gains or loses Redis only by being stopped: the gateway would lose its state.
-        if "redis" in kept or (not keep and shutil.which("redis-server")):
-            names.append("redis")
+        here = (service for service in self._stack.services if service.name not in absent)
+        names = [each.name for each in here if each.port is not None and each.port.published is None]
         return choose_ports(names, kept, seed=zlib.crc32(str(self._run).encode()))
 
-    def _require_gateway_port(self) -> None:
-        """Refuse to start where another program listens on the gateway's port."""
-        bind, port = self._stack.env["GATEWAY_BIND"], int(self._stack.env["GATEWAY_PORT"])
-        if not self._gateway_runs() and not is_free(bind, port):
-            raise RuntimeRefusedError(
-                f"GATEWAY_PORT: {bind}:{port} is in use by another program",
-                hint="stop that program, or choose another port with `--set GATEWAY_PORT=...`",
-            )
+    def _require_ports(self) -> None:
+        """Refuse to start where another program listens on a port for the outside."""
+        for service in self._stack.services:
+            if service.port is None or service.port.published is None or self._runs(service.name):
+                continue
+            bind, port = map(self._stack.value, service.port.published)
+            if not is_free(bind, int(port)):
+                key = key_of(self._stack.plan, service.port.published[1])
+                raise RuntimeRefusedError(
+                    f"{key}: {bind}:{port} is in use by another program",
+                    hint=f"stop that program, or choose another port with `--set {key}=...`",
+                )
 
-    def _gateway_runs(self) -> bool:
+    def _runs(self, name: str) -> bool:
         if supervisord.pid(self._run) is None:
             return False
         with self._supervisor() as calls:
             states = {process["name"]: process["statename"] for process in calls.getAllProcessInfo()}
-        return states.get("gateway") in ("STARTING", "RUNNING", "BACKOFF", "STOPPING")
+        return states.get(name) in ("STARTING", "RUNNING", "BACKOFF", "STOPPING")
 
     def _supervisor(self) -> AbstractContextManager[Any]:
         hint = f"end the rest with `stop-environment {self._stack.plan.environment.value}`"
@@ -368,10 +406,11 @@ class ProcessesRuntime:
 
 def _revisions(programs: tuple[Program, ...]) -> dict[str, str]:
     """Return the revision of each program, with the contents of the files that it reads at its start."""
-    return {
-        program.name: revision(program, [_content(path) for path in (program.script, *program.files)])
-        for program in programs
-    }
+    return {program.name: revision(program, [_content(path) for path in _files(program)]) for program in programs}
+
+
+def _files(program: Program) -> tuple[Path, ...]:
+    return program.files if program.script is None else (program.script, *program.files)
 
 
 def _say_nothing(service: str, words: str) -> None:
@@ -386,11 +425,11 @@ def _content(path: Path) -> bytes:
         return b""
 
 
-def _open_files() -> int:
+def _open_files(wanted: int) -> int:
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
 def _shared_memory_bytes() -> int:

@@ -11,44 +11,49 @@ import hashlib
 import re
 import shlex
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stackwright.domain.host import Host
-from stackwright.domain.plan import Replica
+from stackwright.domain.service import (
+    LOG_FILE_MEGABYTES,
+    LOG_FILES,
+    Executable,
+    FileRef,
+    HostOf,
+    HttpProbe,
+    ListenAddress,
+    MountedFile,
+    Part,
+    PortOf,
+    ScratchRef,
+    Service,
+    SettingRef,
+    SharedMemory,
+    VisibleGpus,
+    Word,
+)
 from stackwright.domain.topology import sole_slice
 from stackwright.errors import RuntimeRefusedError
-from stackwright.rendering.numbered import keys_of
 from stackwright.runtime import Stack
-from stackwright.settings import OWN_SETTINGS
-from stackwright.units import MIB, format_bytes
+from stackwright.services.words import asked_services, word_text
+from stackwright.units import format_bytes
 
 LOOPBACK = "127.0.0.1"
-
-GATEWAY_KEYS = ("GATEWAY_ROUTING_STRATEGY", *(spec.key for spec in OWN_SETTINGS if spec.section == "Limits"))
-"""The settings that gateway.yaml and the files beside it take from the gateway's environment, as in compose.yaml."""
 
 PASSED_ON = (
     *("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "USER"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
     *("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"),
-    *("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_OFFLINE"),
 )
-"""What the services take over from the caller's environment; nothing else reaches them."""
+"""What every service takes over from the caller's environment, beside what it inherits by its own description.
 
-SWITCHING_FILES = ("switch.py", "group.py", "child.py")
-"""The program that loads models in turns, which start.sh starts in the place of the engine's server."""
-
-RETRIES = 2
-"""Starts after the first, as Compose's `on-failure:2`."""
+The first row is what a program of this machine needs; a container has its own, and Docker gives it the proxies.
+"""
 
 PROVEN_S = 600
 """A service that ends sooner than this counts as a failed start; one that ends later is started afresh."""
-
-LEAST_SHARED_MEMORY_BYTES = 256 * MIB
-"""What an engine asks /dev/shm for where a replica has worker processes: a queue of 10 × 24 MiB (0.32.0,
-shm_broadcast.py, `MessageQueue`). Containers get 64 MiB unless told otherwise."""
 
 START_HEAD = """\
 #!/bin/sh
@@ -66,161 +71,180 @@ echo "$$ $(started $$)" >> SERVICE.groups
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """One service: `script` of compose/ with its arguments and its own environment.
+    """One service as a program: `script` of compose/, where it has one, with its arguments and its own environment.
 
     `files` are those whose content it reads once, at its start: a change of one means a restart. `inherited` is what
     comes from the caller's environment; a start from another shell must not restart what runs.
     """
 
-    name: str
-    script: Path
+    service: Service
+    script: Path | None
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     inherited: Mapping[str, str]
     files: tuple[Path, ...]
 
+    @property
+    def name(self) -> str:
+        """The service's name."""
+        return self.service.name
+
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where the programs lie: two virtual environments; the port of each service by name; room in /dev/shm."""
+class Machine:
+    """What the programs have here: virtual environments by name; the inner port of each service; room in /dev/shm.
 
-    engine: Path
-    gateway: Path
+    `absent` are the services whose program this machine lacks.
+    """
+
+    virtual_environments: Mapping[str, Path]
     ports: Mapping[str, int]
     shared_memory_bytes: int
+    absent: frozenset[str] = frozenset()
 
 
-def stack_programs(stack: Stack, places: Places, inherited: Mapping[str, str]) -> tuple[Program, ...]:
-    """Return the programs of a stack: each replica, the gateway, and Redis where `places` has a port for it.
+def stack_programs(stack: Stack, machine: Machine, inherited: Mapping[str, str]) -> tuple[Program, ...]:
+    """Return the programs of a stack, without those that the machine lacks.
 
     Args:
-        inherited: the caller's environment, of which only PASSED_ON is used.
+        inherited: the caller's environment, of which only PASSED_ON and what a service inherits is used.
     """
-    passed = {name: inherited[name] for name in PASSED_ON if name in inherited}
-    programs = [_engine(stack, replica, places) for replica in stack.plan.engines] + [_gateway(stack, places)]
-    programs += [_redis(stack, places)] if "redis" in places.ports else []
-    shared = {"SECRETS_DIRECTORY": str(stack.secrets), "STACKWRIGHT_STACK": stack.name, "PYTHONUNBUFFERED": "1"}
-    return tuple(
-        replace(program, environment={**shared, **program.environment}, inherited=passed) for program in programs
-    )
+    services = {service.name: service for service in stack.services if service.name not in machine.absent}
+    return tuple(_Naming(stack, machine, services, service).program(inherited) for service in services.values())
 
 
-def is_cramped(replica: Replica, shared_memory_bytes: int) -> bool:
-    """Say whether a replica's worker processes cannot have the shared memory that they need.
+def command_of(stack: Stack, machine: Machine, service: Service, words: Iterable[Word]) -> tuple[str, ...]:
+    """Return a command of a service, such as its health check's, as a process runs it."""
+    services = {each.name: each for each in stack.services if each.name not in machine.absent}
+    naming = _Naming(stack, machine, services, service)
+    return tuple(map(naming.word, words))
+
+
+def check_shared_memory(service: Service, shared_memory_bytes: int) -> SharedMemory | None:
+    """Return what a service does without shared memory of which there is too little; None where there is enough.
 
     Raises:
-        RuntimeRefusedError: it has several, which cannot do without.
+        RuntimeRefusedError: it cannot do without.
     """
-    if shared_memory_bytes >= LEAST_SHARED_MEMORY_BYTES:
-        return False
-    if replica.tensor_parallel * replica.pipeline_parallel > 1:
+    wanted = service.resources.shared_memory
+    if wanted is None or shared_memory_bytes >= wanted.least_bytes:
+        return None
+    if wanted.otherwise is None:
         raise RuntimeRefusedError(
-            f"/dev/shm has {format_bytes(shared_memory_bytes)}, but the workers of {replica.name} "
-            f"need {format_bytes(LEAST_SHARED_MEMORY_BYTES)}",
+            f"/dev/shm has {format_bytes(shared_memory_bytes)}, but the workers of {service.name} "
+            f"need {format_bytes(wanted.least_bytes)}",
             hint="start this container with `docker run --shm-size=8g`, or a memory volume on /dev/shm",
         )
-    return True
+    return wanted
 
 
-def _engine(stack: Stack, replica: Replica, places: Places) -> Program:
-    loaded = stack.plan.turns(replica)
-    own = {each.model: _visible(stack.plan.host, each) for each in loaded}
-    cramped = any(is_cramped(each, places.shared_memory_bytes) and not each.gpu_uuids for each in loaded)
-    environment = {
-        **stack.engine_environment(replica),
-        **own[replica.model],
-        "PYTHON": str(places.engine / "bin" / "python"),
-        "HF_HOME": stack.env["HF_HOME"],
-        stack.engine.keys.cache_folder: stack.env[stack.engine.keys.cache_folder],
-        **stack.engine.process_environment(cramped=cramped),
-    }
-    if engine_places := stack.plan.core_range(replica):
-        environment["ENGINE_PLACES"] = engine_places
-    health = stack.engine.health_path
-    if before := stack.plan.before(replica):
-        environment["START_AFTER"] = " ".join(f"http://{LOOPBACK}:{places.ports[each.name]}{health}" for each in before)
-    listen = ("--host", LOOPBACK, "--port", str(places.ports[replica.name]))
-    script = stack.root / "compose" / "engine" / "start.sh"
-    return Program(
-        name=replica.name,
-        script=script,
-        arguments=(*stack.service_arguments(replica, own), *listen),
-        environment=environment,
-        inherited={},
-        files=(
-            *(script.parent / "switching" / name for name in SWITCHING_FILES if len(loaded) > 1),
-            *(stack.secrets / name for name in ("engine_key", "hf_token")),
-        ),
-    )
+class _Naming:
+    """Names what the words of one service refer to, as a process of this machine finds it."""
+
+    def __init__(self, stack: Stack, machine: Machine, services: Mapping[str, Service], service: Service) -> None:
+        self._stack, self._machine, self._services, self._service = stack, machine, services, service
+
+    def program(self, inherited: Mapping[str, str]) -> Program:
+        """Return the service as a program."""
+        service = self._service
+        script = None if service.script is None else self._path(service.script)
+        read = (path for file in service.files for path in self._read(file) if path != script)
+        passed = {name: inherited[name] for name in (*PASSED_ON, *service.inherits) if name in inherited}
+        return Program(
+            service=service,
+            script=script,
+            arguments=tuple(map(self.word, (*service.command, *service.as_process.arguments))),
+            environment=self._environment(),
+            inherited=passed,
+            files=(*read, *(self._stack.secrets / name for name in service.secrets)),
+        )
+
+    def _environment(self) -> dict[str, str]:
+        service = self._service
+        cramped = check_shared_memory(service, self._machine.shared_memory_bytes)
+        words = {
+            **service.environment,
+            **service.as_process.environment,
+            **((cramped.otherwise or {}) if cramped else {}),
+        }
+        before = " ".join(self._addresses_before())
+        return {
+            "SECRETS_DIRECTORY": str(self._stack.secrets),
+            "STACKWRIGHT_STACK": self._stack.name,
+            # What a service that does not run here could be told of is left out.
+            **{name: self.word(word) for name, word in words.items() if set(asked_services(word)) <= {*self._services}},
+            **({"START_AFTER": before} if before else {}),
+        }
+
+    def _addresses_before(self) -> Iterator[str]:
+        """Yield the addresses that have to answer before the service starts: supervisord starts all at once."""
+        for each in self._service.after:
+            other = self._services.get(each.service)
+            probe = None if other is None or other.health is None else other.health.probe
+            if each.healthy and isinstance(probe, HttpProbe):
+                yield f"http://{LOOPBACK}:{self._port(each.service)}{probe.path}"
+
+    def word(self, word: Word) -> str:
+        """Return a word's text."""
+        return word_text(word, self._name)
+
+    def _name(self, part: Part) -> str:
+        stack, service = self._stack, self._service
+        match part:
+            case str():
+                return part
+            case SettingRef():
+                return stack.value(part)
+            case VisibleGpus():
+                return _visible(stack.plan.host, part.gpu_uuids) if part.gpu_uuids else stack.value(part.setting)
+            case HostOf():
+                return LOOPBACK
+            case PortOf():
+                return self._port(part.service)
+            case ListenAddress():
+                published = None if service.port is None else service.port.published
+                return LOOPBACK if published is None else stack.value(published[0])
+            case FileRef():
+                return str(self._path(part.name))
+            case ScratchRef():
+                return part.name
+            case Executable():
+                folder = self._machine.virtual_environments[service.as_process.virtual_environment or ""]
+                return str(folder / "bin" / part.name)
+
+    def _port(self, name: str) -> str:
+        port = self._services[name].port
+        published = None if port is None else port.published
+        return str(self._machine.ports[name]) if published is None else self._stack.value(published[1])
+
+    def _path(self, name: str) -> Path:
+        """Return where a mounted file lies, by its name in the container."""
+        for file in self._service.files:
+            if file.name == name:
+                return self._source(file)
+            if not file.name:
+                return self._source(file) / name
+        raise KeyError(name)
+
+    def _source(self, file: MountedFile) -> Path:
+        return (self._stack.generated if file.generated else self._stack.root / "compose") / file.source
+
+    def _read(self, file: MountedFile) -> Iterator[Path]:
+        source = self._source(file)
+        yield from (source / held for held in file.holds) if not file.name else (source,)
 
 
-def _visible(host: Host, replica: Replica) -> dict[str, str]:
-    """Name the replica's GPUs to CUDA and the engine. No container renumbers them here; a UUID means the same everywhere.
+def _visible(host: Host, gpu_uuids: tuple[str, ...]) -> str:
+    """Name GPUs to CUDA and vLLM. No container renumbers them here; a UUID means the same everywhere.
 
-    But an engine may take a MIG slice's number below its GPU for a GPU's own (0.32.0 platforms/cuda.py,
+    But vLLM takes a MIG slice's number below its GPU for a GPU's own (0.32.0 platforms/cuda.py,
     device_control_id_to_physical_device_id). The GPU's number names its only slice to both: CUDA sees the first.
     Where there are more, validation refuses (`rules.check_processes`).
     """
-    if not replica.gpu_uuids:
-        return {}
     slice_alone = sole_slice(host)
-    if slice_alone is not None and slice_alone.mig_slice is not None and slice_alone.uuid in replica.gpu_uuids:
-        return {"CUDA_VISIBLE_DEVICES": str(slice_alone.mig_slice.gpu)}
-    return {"CUDA_VISIBLE_DEVICES": ",".join(replica.gpu_uuids)}
-
-
-def _gateway(stack: Stack, places: Places) -> Program:
-    settings, script = stack.generated / "gateway.yaml", stack.root / "compose" / "gateway" / "start.sh"
-    environment = {
-        "LITELLM": str(places.gateway / "bin" / "litellm"),
-        "LITELLM_MODE": "PRODUCTION",
-        "LITELLM_LOG": "ERROR",
-        # The price list is in the package; LiteLLM would fetch it at its start and wait.
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_guard,health:watch",
-        "REQUEST_TIMEOUT": stack.env["GATEWAY_REQUEST_TIMEOUT_S"],
-        "DEFAULT_COOLDOWN_TIME_SECONDS": stack.env["GATEWAY_COOLDOWN_S"],
-        "GATEWAY_PLACES": "gateway.places",
-        **{written: stack.env[written] for key in GATEWAY_KEYS for written in keys_of(stack.env, key)},
-    }
-    for replica in stack.plan.replicas:
-        environment[replica.url_variable] = f"http://{LOOPBACK}:{places.ports[replica.name]}/v1"
-    if int(stack.env["LITELLM_NUM_WORKERS"]) > 1:
-        # Where the workers add their figures up; LiteLLM's own folder for it is one for all stacks of a machine.
-        environment["PROMETHEUS_MULTIPROC_DIR"] = "gateway.metrics"
-    if stack.plan.gateway.cloud:
-        environment["CLOUD_KEYS"] = " ".join(stack.plan.gateway.cloud_secrets)
-    if "redis" in places.ports:
-        environment |= {"REDIS_HOST": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])}
-    listen = ("--host", stack.env["GATEWAY_BIND"], "--port", stack.env["GATEWAY_PORT"])
-    secrets = ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", "tls_certificate", "tls_key")
-    return Program(
-        name="gateway",
-        script=script,
-        arguments=("--config", str(settings), *listen, "--num_workers", stack.env["LITELLM_NUM_WORKERS"]),
-        environment=environment,
-        inherited={},
-        files=(
-            settings,
-            script.parent / "key_auth.py",
-            script.parent / "door.py",
-            script.parent / "guard.py",
-            script.parent / "worker_start.py",
-            script.parent / "health.py",
-            *(stack.secrets / name for name in (*secrets, *stack.plan.gateway.cloud_secrets)),
-        ),
-    )
-
-
-def _redis(stack: Stack, places: Places) -> Program:
-    return Program(
-        name="redis",
-        script=stack.root / "compose" / "redis" / "start.sh",
-        arguments=(),
-        environment={"REDIS_BIND": LOOPBACK, "REDIS_PORT": str(places.ports["redis"])},
-        inherited={},
-        files=(stack.secrets / "redis_password",),
-    )
+    if slice_alone is not None and slice_alone.mig_slice is not None and slice_alone.uuid in gpu_uuids:
+        return str(slice_alone.mig_slice.gpu)
+    return ",".join(gpu_uuids)
 
 
 def render_start(program: Program) -> str:
@@ -229,7 +253,8 @@ def render_start(program: Program) -> str:
         f"export {name}={shlex.quote(value)}"
         for name, value in sorted({**program.inherited, **program.environment}.items())
     ]
-    run = shlex.join(["exec", "/bin/sh", str(program.script), *program.arguments])
+    script = () if program.script is None else ("/bin/sh", str(program.script))
+    run = shlex.join(["exec", *script, *program.arguments])
     return "\n".join([START_HEAD.replace("SERVICE", program.name) + exports[0], *exports[1:], run]) + "\n"
 
 
@@ -248,8 +273,10 @@ def revisions_in(text: str) -> dict[str, str]:
     )
 
 
-def render_supervisor(revisions: Mapping[str, str], *, logs: str, open_files: int, user: int) -> str:
-    """Return supervisord's file for the services in `revisions` (name → revision).
+def render_supervisor(
+    services: Iterable[Service], revisions: Mapping[str, str], *, logs: str, open_files: int, user: int
+) -> str:
+    """Return supervisord's file for the services in `revisions` (name → revision); one that the plan has lost runs on.
 
     Args:
         logs: the folder of the logs, relative to the run folder.
@@ -271,10 +298,13 @@ def render_supervisor(revisions: Mapping[str, str], *, logs: str, open_files: in
         f"minfds={open_files}",
         *(["user=0"] if user == 0 else []),
     ]
-    return "\n".join([*head, *(_section(name, text, logs) for name, text in revisions.items())]) + "\n"
+    known = {service.name: service for service in services}
+    sections = (_section(name, text, logs, known.get(name)) for name, text in revisions.items())
+    return "\n".join([*head, *sections]) + "\n"
 
 
-def _section(name: str, text: str, logs: str) -> str:
+def _section(name: str, text: str, logs: str, service: Service | None) -> str:
+    restarts, stop_s = (Service.restarts, Service.stop_s) if service is None else (service.restarts, service.stop_s)
     lines = [
         f"[program:{name}]",
         f"command=/bin/sh {name}.sh",
@@ -283,15 +313,15 @@ def _section(name: str, text: str, logs: str) -> str:
         "autostart=true",
         "autorestart=unexpected",
         f"startsecs={PROVEN_S}",
-        f"startretries={RETRIES}",
+        f"startretries={restarts}",
         "stopsignal=TERM",
-        "stopwaitsecs=20",
+        f"stopwaitsecs={stop_s}",
         "stopasgroup=true",
         "killasgroup=true",
         "redirect_stderr=true",
         f"stdout_logfile={logs}/{name}.log",
-        "stdout_logfile_maxbytes=20MB",
-        "stdout_logfile_backups=4",
+        f"stdout_logfile_maxbytes={LOG_FILE_MEGABYTES}MB",
+        f"stdout_logfile_backups={LOG_FILES - 1}",
     ]
     return "\n".join(lines)
 

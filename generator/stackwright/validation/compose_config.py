@@ -14,6 +14,7 @@ from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.machine import Seen, Unseen
 from stackwright.domain.plan import Plan, Replica
 from stackwright.project.credentials import SECRETS
+from stackwright.rendering.compose import compose_command
 from stackwright.runtime import Stack
 from stackwright.units import GIB, MIB
 from stackwright.validation.check import IN_CONTAINERS, Check, Machine, Observation, Subject
@@ -59,7 +60,8 @@ def _check_replica(stack: Stack, replica: Replica, service: dict[str, Any], agai
     elif any("gpu" not in (device.get("capabilities") or ()) for device in devices):
         found = f"{replica.name} reserves devices without the capability `gpu`"
         yield error("compose-gpus", found=found, expected="capabilities: [gpu]", fix=again)
-    if tuple(service.get("command") or ()) != stack.service_arguments(replica):
+    described = stack.service(replica.name)
+    if described and tuple(service.get("command") or ()) != compose_command(described, stack.plan, stack.value):
         found = f"{replica.name} has other arguments"
         yield error("compose-command", found=found, expected="those of the plan", fix=again)
     yield from _check_shared_memory(stack, replica, service, again)

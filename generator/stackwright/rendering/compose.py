@@ -1,0 +1,369 @@
+"""Services as Compose reads them: the base file, the same for every host, and the override, what a plan adds to it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from stackwright.domain.plan import Plan
+from stackwright.domain.service import (
+    LOG_FILE_MEGABYTES,
+    LOG_FILES,
+    PROBE_RETRIES,
+    PROBE_TIMEOUT_S,
+    CommandProbe,
+    Executable,
+    FileRef,
+    Health,
+    HostOf,
+    HttpProbe,
+    ListenAddress,
+    MountedFile,
+    Part,
+    PortOf,
+    ScratchRef,
+    Service,
+    SettingRef,
+    SocketProbe,
+    VisibleGpus,
+    Word,
+)
+from stackwright.errors import StackError
+from stackwright.rendering.environment import summarize
+from stackwright.rendering.numbered import key_of
+from stackwright.rendering.quoting import literal_for_compose, quote_comment, quote_yaml
+from stackwright.services import base_services, services_of
+from stackwright.services.words import word_text
+
+MOUNTED_AT = "/etc/stackwright"
+_BASE_HEAD = """\
+# What runs: the engine (vLLM), the gateway (LiteLLM), and Redis for the gateway's shared router state.
+#
+# Rendered from generator/stackwright/services/, where the reasons stand. It names no host: every value comes from
+# envs/.env.<env>, and what depends on the machine (GPUs, engine arguments, further replicas) comes from the rendered
+# override. By hand:
+#
+#   docker compose --env-file envs/.env.prod -f compose/compose.yaml -f compose/generated/prod/override.yaml up -d
+#
+# Only the gateway publishes a port. Engine and Redis live on an internal network; only the gateway and a
+# downloading engine reach outside. What you add here stays: no command writes this file.
+"""
+_COMMENTS = {
+    "init": "As first process, a program that has not set up its signals yet ignores them: a stop takes its full time.",
+    "ulimits": "Docker Engine 29 lowered the default soft limit to 1024 open files. A confined daemon refuses more than its own.",
+    "shm_size": "NCCL and torch pass tensors between ranks through /dev/shm; Docker's 64 MB default stops them.",
+    "labels": "Makes Compose recreate the container when this mounted file changes.",
+}
+"""What a person who reads the files has to know, once before the first such key."""
+
+
+class Plain(str):
+    """A word of Compose's own, which needs no quotes."""
+
+    __slots__ = ()
+
+
+def render_base() -> str:
+    """Return compose/compose.yaml: what every plan runs; the fields that all services share stand once."""
+    services = {service.name: _compose_service(service, None) for service in base_services()}
+    first, *others = services.values()
+    shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    own = {
+        name: {"<<": Plain("*service"), **{key: value for key, value in service.items() if key not in shared}}
+        for name, service in services.items()
+    }
+    document = {"services": own, "networks": {"inside": {"internal": True}, "outside": {}}}
+    document["secrets"] = _secret_files(secret for service in base_services() for secret in service.secrets)
+    comments = dict(_COMMENTS)
+    lines = ["x-service: &service", *_yaml(shared, 2, comments), *_yaml(document, 0, comments)]
+    # A blank line before each section, and each service but the first.
+    body = re.sub(r"\n(?=\w|  [\w-]+:\n    <<)(?<!services:\n)", "\n\n", "\n" + "\n".join(lines))
+    return f"{_BASE_HEAD}{body[1:]}\n"
+
+
+def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
+    """Return the override: what a plan's services have beyond the base file, and those that it does not have.
+
+    Args:
+        generated: the texts of the rendered files that services mount, by name.
+
+    Raises:
+        StackError: a service cannot be had by adding to the base's, or the text does not say what was meant.
+    """
+    bases = {service.name: service for service in base_services()}
+    services: dict[str, Any] = {}
+    secrets: list[str] = []
+    for service in services_of(plan):
+        base, wanted = bases.get(service.kind), _compose_service(service, plan, generated)
+        secrets += service.secrets
+        if base is None:
+            services[service.name] = wanted
+            continue
+        added = _added(_compose_service(base, None), wanted, service.name)
+        if service.name != base.name:
+            added = {"extends": {"file": Plain("compose.yaml"), "service": Plain(base.name)}, **added}
+        if added:
+            services[service.name] = added
+    document: dict[str, Any] = {"services": services}
+    known = {secret for service in bases.values() for secret in service.secrets}
+    if further := [secret for secret in secrets if secret not in known]:
+        document["secrets"] = _secret_files(further)
+    return _checked(
+        f"# Rendered by Stackwright for {plan.environment} ({quote_comment(summarize(plan))}), laid over"
+        " compose/compose.yaml.\n# Do not edit: `configure-gpu` writes it anew. Values come from the environment files.\n",
+        document,
+    )
+
+
+def compose_command(service: Service, plan: Plan, value: Callable[[SettingRef], str]) -> tuple[str, ...]:
+    """Return what Compose starts a service with once it has filled in the values in force, which `value` knows."""
+
+    def name(part: Part) -> str:
+        if isinstance(part, str):
+            return part
+        setting = part.setting if isinstance(part, VisibleGpus) else part
+        return value(setting) if isinstance(setting, SettingRef) else _name_of(service, plan, part)
+
+    return tuple(word_text(word, name) for word in service.command)
+
+
+def _checked(head: str, document: Mapping[str, Any]) -> str:
+    """Write a document and read it back: a fault is the writer's, not the user's."""
+    import yaml
+
+    text = head + "\n".join(_yaml(document, 0, {"labels": _COMMENTS["labels"]})) + "\n"
+    # libyaml's loader takes a tenth of the time: the text is ours.
+    if yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) != document:
+        raise StackError("the rendered override does not say what the plan says")
+    return text
+
+
+def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str, str] = {}) -> dict[str, Any]:
+    """Return one service as Compose reads it, without what it does not have."""
+
+    def word(word: Word) -> str:
+        return word_text(word, lambda part: _name_of(service, plan, part))
+
+    environment = {**service.in_container.environment, **service.environment}
+    command = [word(each) for each in service.command]
+    script = None if service.script is None else f"{MOUNTED_AT}/{service.script}"
+    shared_memory = service.resources.shared_memory
+    known = {
+        **_confinement(service),
+        "image": word(service.image),
+        "entrypoint": ["/bin/sh", script] if script else command[:1],
+        "shm_size": None if shared_memory is None else word(shared_memory.size),
+        "command": command if script else command[1:],
+        "labels": _digests(service, generated),
+        "environment": {
+            **{name: word(value) for name, value in environment.items()},
+            **dict.fromkeys(service.inherits),
+        },
+        "volumes": [*map(_mount, service.files), *(_bind(word(each.path), each.read_only) for each in service.folders)],
+        "tmpfs": list(service.in_container.tmpfs),
+        "sysctls": dict(service.in_container.sysctls),
+        "secrets": list(service.secrets),
+        "networks": [Plain("inside"), *([Plain("outside")] if service.reaches_out else [])],
+        "ports": _published(service, word),
+        "deploy": _devices(service),
+        "depends_on": {
+            each.service: {"condition": Plain("service_healthy" if each.healthy else "service_started")}
+            for each in service.after
+        },
+        "healthcheck": _healthcheck(service, service.health, word),
+    }
+    return {key: value for key, value in known.items() if value not in (None, [], {})}
+
+
+def _confinement(service: Service) -> dict[str, Any]:
+    return {
+        "restart": Plain(f"on-failure:{service.restarts}"),
+        "stop_grace_period": Plain(f"{service.stop_s}s"),
+        "init": True,
+        "user": "${STACKWRIGHT_UID:?}:${STACKWRIGHT_GID:?}",
+        "security_opt": ["no-new-privileges:true"],
+        "cap_drop": [Plain("ALL")],
+        "cap_add": [Plain(capability) for capability in service.security.capabilities],
+        "read_only": service.security.read_only,
+        "logging": {
+            "driver": Plain("json-file"),
+            "options": {"max-size": f"{LOG_FILE_MEGABYTES}m", "max-file": str(LOG_FILES)},
+        },
+        "ulimits": {"nofile": dict.fromkeys(("soft", "hard"), service.resources.open_files)},
+    }
+
+
+def _name_of(service: Service, plan: Plan | None, part: Part) -> str:
+    """Name one part of a word inside the service's container."""
+    match part:
+        case str():
+            return literal_for_compose(part)
+        case SettingRef():
+            return f"${{{key_of(plan, part)}:?}}"
+        case VisibleGpus():
+            return _name_of(service, plan, part.setting)
+        case HostOf():
+            return part.service
+        case PortOf():
+            return str(_port_of(part.service, plan))
+        case ListenAddress():
+            return "0.0.0.0"
+        case FileRef():
+            return f"{MOUNTED_AT}/{part.name}"
+        case ScratchRef():
+            return f"/tmp/{part.name}"
+        case Executable():
+            return part.name
+
+
+def _port_of(name: str, plan: Plan | None) -> int:
+    services = base_services() if plan is None else services_of(plan)
+    port = next(service.port for service in services if service.name == name)
+    if port is None:
+        raise StackError(f"{name} listens on no port")
+    return port.number
+
+
+def _digests(service: Service, generated: Mapping[str, str]) -> dict[str, str]:
+    names = [file.name for file in service.files if file.generated and file.source in generated]
+    return {
+        f"stackwright.{name.replace('.', '-')}": hashlib.sha256(generated[name].encode()).hexdigest() for name in names
+    }
+
+
+def _mount(file: MountedFile) -> dict[str, Any]:
+    source = f"./generated/${{STACKWRIGHT_ENVIRONMENT:?}}/{file.source}" if file.generated else f"./{file.source}"
+    return _bind(source, True, f"{MOUNTED_AT}/{file.name}".removesuffix("/"))
+
+
+def _bind(source: str, read_only: bool, target: str | None = None) -> dict[str, Any]:
+    mount = {"type": Plain("bind"), "source": source, "target": target or source}
+    return {**mount, "read_only": True} if read_only else mount
+
+
+def _published(service: Service, word: Any) -> list[dict[str, Any]]:
+    if service.port is None or service.port.published is None:
+        return []
+    address, port = service.port.published
+    return [{"target": service.port.number, "published": word(port), "host_ip": word(address)}]
+
+
+def _devices(service: Service) -> dict[str, Any]:
+    """Reserve GPUs: `gpus: all` gives none on Compose 2.26, silently."""
+    if not service.resources.gpu_uuids:
+        return {}
+    device = {
+        "driver": Plain("nvidia"),
+        "capabilities": [Plain("gpu")],
+        "device_ids": list(service.resources.gpu_uuids),
+    }
+    return {"resources": {"reservations": {"devices": [device]}}}
+
+
+def _healthcheck(service: Service, health: Health | None, word: Any) -> dict[str, Any]:
+    if health is None:
+        return {}
+    match health.probe:
+        case HttpProbe():
+            test = ["CMD", "python3", "-c", _question(service, health.probe)]
+        case SocketProbe():
+            test = ["CMD-SHELL", literal_for_compose(health.probe.command)]
+        case CommandProbe():
+            test = ["CMD", *(word(each) for each in health.probe.command)]
+    times = {"interval": Plain("5s"), "timeout": Plain(f"{PROBE_TIMEOUT_S + 1}s"), "retries": PROBE_RETRIES}
+    start = {} if health.start_period is None else {"start_period": Plain(health.start_period)}
+    return {"test": test, **times, **start}
+
+
+def _question(service: Service, probe: HttpProbe) -> str:
+    """Write the question for the image's Python. Whose certificate it is does not matter: it asks this very container."""
+    number = None if service.port is None else service.port.number
+    where = f"://127.0.0.1:{number}{probe.path}'"
+    if probe.certificate is None:
+        return f"import urllib.request as u; u.urlopen('http{where}, timeout={PROBE_TIMEOUT_S})"
+    return (
+        f"import os, ssl, urllib.request as u; tls = os.path.getsize('/run/secrets/{probe.certificate}') > 0; "
+        f"u.urlopen(('https' if tls else 'http') + '{where}, timeout={PROBE_TIMEOUT_S}, "
+        "context=ssl._create_unverified_context() if tls else None)"
+    )
+
+
+def _secret_files(names: Iterable[str]) -> dict[str, Any]:
+    folder = "../envs/.secrets/${STACKWRIGHT_ENVIRONMENT:?}"
+    return {name: {"file": f"{folder}/{name}"} for name in names}
+
+
+_JOINED_LISTS = frozenset({"volumes", "secrets", "networks", "tmpfs", "ports", "cap_add"})
+"""Lists that Compose adds to; any other is taken in the place of the base's."""
+
+
+def _added(base: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return what has to be laid over `base` to have `wanted`.
+
+    Raises:
+        StackError: something would have to be taken away, which Compose cannot.
+    """
+    if lost := [key for key in base if key not in wanted]:
+        raise StackError(f"{where} lacks {lost[0]}, which the base file has")
+    added: dict[str, Any] = {}
+    for key, value in wanted.items():
+        before = base.get(key)
+        if value == before:
+            continue
+        if isinstance(value, dict) and isinstance(before, dict):
+            added[key] = _added(before, value, f"{where}.{key}")
+        elif key in _JOINED_LISTS and isinstance(before, list):
+            if any(item not in value for item in before):
+                raise StackError(f"{where}.{key} lacks what the base file has")
+            added[key] = [item for item in value if item not in before]
+        else:
+            added[key] = value
+    return added
+
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_.<-][A-Za-z0-9_.<-]*")
+
+
+def _yaml(value: Any, indent: int, comments: dict[str, str]) -> Iterator[str]:
+    """Yield the lines of a mapping or a list; what is short and simple stands on one line."""
+    blanks = " " * indent
+    if isinstance(value, list):
+        for item in value:
+            if _is_flow(item, within_list=True):
+                yield f"{blanks}- {_flow(item)}"
+            else:
+                first, *others = _yaml(item, indent + 2, comments)
+                yield from (f"{blanks}- {first.lstrip()}", *others)
+        return
+    for key, inner in value.items():
+        if key in comments:
+            yield f"{blanks}# {comments.pop(key)}"
+        name = key if _BARE_KEY.fullmatch(key) else quote_yaml(key)
+        if inner is None:
+            yield f"{blanks}{name}:"
+        elif _is_flow(inner):
+            yield f"{blanks}{name}: {_flow(inner)}"
+        else:
+            yield f"{blanks}{name}:"
+            yield from _yaml(inner, indent + 2, comments)
+
+
+def _is_flow(value: Any, *, within_list: bool = False) -> bool:
+    if isinstance(value, dict | list):
+        items = value.values() if isinstance(value, dict) else value
+        if within_list and isinstance(value, dict):
+            return not any(isinstance(item, dict | list) for item in items)
+        return all(isinstance(item, Plain | int) for item in items)
+    return True
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, Plain | int) else quote_yaml(value)

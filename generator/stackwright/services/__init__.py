@@ -1,0 +1,58 @@
+"""Services: a plan in, a description of each thing that runs out. Pure. One module and one row each.
+
+A row is all that the rest of the package knows of a service: the renderers write it for Compose and for processes, and
+the runtimes, the watcher, the diagnosis and the checks take what they ask it for from its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from stackwright.domain.plan import Plan
+from stackwright.domain.service import Service, ServiceRole
+from stackwright.services.engine import ENGINE, engine_services
+from stackwright.services.gateway import GATEWAY, gateway_services
+from stackwright.services.redis import REDIS, redis_services
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceRow:
+    """How the services of one kind follow from a plan.
+
+    `base` is what compose/compose.yaml says of it before there is a plan; a service without it stands in the override alone.
+    """
+
+    make: Callable[[Plan], tuple[Service, ...]]
+    base: Service | None = None
+
+
+SERVICES: list[ServiceRow] = [
+    ServiceRow(make=engine_services, base=ENGINE),
+    ServiceRow(make=redis_services, base=REDIS),
+    ServiceRow(make=gateway_services, base=GATEWAY),
+]
+"""What runs, what others wait for first."""
+
+
+def services_of(plan: Plan) -> tuple[Service, ...]:
+    """Return everything that a plan runs, what others wait for first."""
+    return tuple(service for row in SERVICES for service in row.make(plan))
+
+
+def base_services() -> tuple[Service, ...]:
+    """Return what every plan runs, as far as it can be told without one."""
+    return tuple(row.base for row in SERVICES if row.base is not None)
+
+
+def front_of(services: tuple[Service, ...]) -> Service:
+    """Return the service that clients ask."""
+    return next(service for service in services if service.role is ServiceRole.FRONT)
+
+
+def base_files() -> Iterator[str]:
+    """Yield the hand-written files that services read, by their paths below compose/."""
+    for service in base_services():
+        for file in service.files:
+            if not file.generated:
+                yield from (f"{file.source}/{held}" for held in file.holds) if file.holds else (file.source,)

@@ -1,0 +1,128 @@
+"""The gateway (LiteLLM): what clients ask, and the only service that publishes a port. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from stackwright.domain.plan import Plan
+from stackwright.domain.service import (
+    AsProcess,
+    Dependency,
+    Executable,
+    FileRef,
+    Health,
+    HostOf,
+    HttpProbe,
+    InContainer,
+    Joined,
+    ListenAddress,
+    MountedFile,
+    Port,
+    PortOf,
+    ScratchRef,
+    Service,
+    ServiceRole,
+    SettingRef,
+    Word,
+)
+from stackwright.services.engine import ENGINE
+from stackwright.services.redis import REDIS
+from stackwright.settings import OWN_SETTINGS
+
+LIMITS = {
+    "concurrent_requests": "GATEWAY_MAX_CONCURRENT_REQUESTS",
+    "queued_requests": "GATEWAY_MAX_QUEUED_REQUESTS",
+    "input_tokens": "GATEWAY_MAX_INPUT_TOKENS",
+}
+"""The limits of one model as compose/gateway/door.py names them, and the settings that carry them."""
+
+_NAME = "gateway"
+_FILES = ("key_auth.py", "door.py", "guard.py", "worker_start.py", "health.py")
+
+
+def _url(service: str) -> Word:
+    return Joined(parts=("http://", HostOf(service=service), ":", PortOf(service=service), "/v1"))
+
+
+GATEWAY = Service(
+    name=_NAME,
+    kind=_NAME,
+    role=ServiceRole.FRONT,
+    image=SettingRef(key="LITELLM_IMAGE"),
+    script="gateway.sh",
+    command=(
+        *("--config", FileRef(name="gateway.yaml")),
+        *("--host", ListenAddress(), "--port", PortOf(service=_NAME)),
+        *("--num_workers", SettingRef(key="LITELLM_NUM_WORKERS")),
+    ),
+    environment={
+        "PYTHONUNBUFFERED": "1",
+        "ENGINE_URL": _url(ENGINE.name),
+        "REDIS_HOST": HostOf(service=REDIS.name),
+        "REDIS_PORT": PortOf(service=REDIS.name),
+        "REQUEST_TIMEOUT": SettingRef(key="GATEWAY_REQUEST_TIMEOUT_S"),
+        "DEFAULT_COOLDOWN_TIME_SECONDS": SettingRef(key="GATEWAY_COOLDOWN_S"),
+        "GATEWAY_ROUTING_STRATEGY": SettingRef(key="GATEWAY_ROUTING_STRATEGY"),
+        **{spec.key: SettingRef(key=spec.key) for spec in OWN_SETTINGS if spec.section == "Limits"},
+        "GATEWAY_PLACES": ScratchRef(name="gateway.places"),
+        # Where several workers add their figures up (start.sh).
+        "GATEWAY_METRICS": ScratchRef(name="gateway.metrics"),
+        "LITELLM_NUM_WORKERS": SettingRef(key="LITELLM_NUM_WORKERS"),
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOG": "ERROR",
+        # The price list is in the package; LiteLLM would fetch it at its start and wait.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_guard,health:watch",
+    },
+    secrets=("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", "tls_certificate", "tls_key"),
+    files=(
+        MountedFile(source="gateway/start.sh", name="gateway.sh"),
+        *(MountedFile(source=f"gateway/{name}", name=name) for name in _FILES),
+        MountedFile(source="gateway.yaml", name="gateway.yaml", generated=True),
+    ),
+    port=Port(number=4000, published=(SettingRef(key="GATEWAY_BIND"), SettingRef(key="GATEWAY_PORT"))),
+    reaches_out=True,
+    health=Health(probe=HttpProbe(path="/health/readiness", certificate="tls_certificate"), start_period="10m"),
+    after=(
+        # Not healthy: LiteLLM takes as long to start as a small model, and can do so meanwhile.
+        Dependency(service=ENGINE.name),
+        Dependency(service=REDIS.name, healthy=True),
+    ),
+    in_container=InContainer(
+        environment={"HOME": "/tmp"},
+        # The address of a container that is gone answers nothing. A connection to it is then given up after 3 s, which a
+        # retry can make good, and not after the whole time that a request has.
+        sysctls={"net.ipv4.tcp_syn_retries": "1"},
+    ),
+    as_process=AsProcess(environment={"LITELLM": Executable(name="litellm")}, virtual_environment="gateway"),
+)
+
+
+def gateway_services(plan: Plan) -> tuple[Service, ...]:
+    """Return the gateway, with the address of every engine and the limits of every model."""
+    environment = {
+        **GATEWAY.environment,
+        **{engine.url_variable: _url(engine.name) for engine in plan.engines},
+        **_further_limits(plan),
+    }
+    if plan.gateway.cloud:
+        environment["CLOUD_KEYS"] = " ".join(plan.gateway.cloud_secrets)
+    engines = tuple(Dependency(service=engine.name) for engine in plan.engines)
+    return (
+        replace(
+            GATEWAY,
+            environment=environment,
+            secrets=(*GATEWAY.secrets, *plan.gateway.cloud_secrets),
+            after=(*engines, *(each for each in GATEWAY.after if each.service != ENGINE.name)),
+        ),
+    )
+
+
+def _further_limits(plan: Plan) -> dict[str, Word]:
+    """Return the limits that the models after the first have of their own, under the names that gateway.yaml has."""
+    return {
+        f"{key}_{number}": SettingRef(key=key, model=model.name)
+        for number, model in enumerate(plan.models[1:], start=2)
+        for key in LIMITS.values()
+        if key in model.settings
+    }

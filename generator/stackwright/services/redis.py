@@ -1,0 +1,50 @@
+"""Redis: the router state that the gateway's workers share. Worth nothing after a restart, so nothing is saved. Pure."""
+
+from __future__ import annotations
+
+from stackwright.domain.plan import Plan
+from stackwright.domain.service import (
+    AsProcess,
+    Health,
+    InContainer,
+    ListenAddress,
+    MountedFile,
+    Port,
+    PortOf,
+    Service,
+    ServiceRole,
+    SettingRef,
+    SocketProbe,
+)
+
+_NAME = "redis"
+
+REDIS = Service(
+    name=_NAME,
+    kind=_NAME,
+    role=ServiceRole.SUPPORT,
+    image=SettingRef(key="REDIS_IMAGE"),
+    script="redis.sh",
+    secrets=("redis_password",),
+    files=(MountedFile(source="redis/start.sh", name="redis.sh"),),
+    port=Port(number=6379),
+    health=Health(
+        probe=SocketProbe(
+            sent="AUTH {secret}\r\nPING\r\n",
+            expected="+OK\r\n+PONG\r\n",
+            secret="redis_password",
+            command='REDISCLI_AUTH="$(cat /run/secrets/redis_password)" redis-cli ping | grep -q PONG',
+        )
+    ),
+    in_container=InContainer(tmpfs=("/tmp", "/data")),
+    as_process=AsProcess(
+        environment={"REDIS_BIND": ListenAddress(), "REDIS_PORT": PortOf(service=_NAME)},
+        program="redis-server",
+        missing="no redis-server on PATH: each gateway worker keeps its own router state",
+    ),
+)
+
+
+def redis_services(_: Plan) -> tuple[Service, ...]:
+    """Return Redis, which follows from no plan."""
+    return (REDIS,)
