@@ -1,0 +1,81 @@
+"""A service that is registered by one value is rendered for both runtimes, and no other line knows its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from stackwright.domain.plan import Plan
+from stackwright.domain.service import (
+    AsProcess,
+    Dependency,
+    Health,
+    HostOf,
+    HttpProbe,
+    Joined,
+    ListenAddress,
+    Port,
+    PortOf,
+    Service,
+    ServiceRole,
+    SettingRef,
+)
+from stackwright.rendering import render_plan
+from stackwright.rendering.compose import render_base
+from stackwright.runtime.programs import Machine, render_start, stack_programs
+from stackwright.services import SERVICES, ServiceRow
+
+from tests.planning_requests import plan_for, recorded
+from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
+
+TOY = Service(
+    name="toy",
+    kind="toy",
+    role=ServiceRole.SUPPORT,
+    image=SettingRef(key="LITELLM_IMAGE"),
+    script=None,
+    command=("python3", "-m", "http.server", "--bind", ListenAddress(), PortOf(service="toy")),
+    environment={"GATEWAY": Joined(parts=("http://", HostOf(service="gateway"), ":", PortOf(service="gateway")))},
+    secrets=("toy_key",),
+    port=Port(number=8080),
+    health=Health(probe=HttpProbe(path="/")),
+    after=(Dependency(service="gateway"),),
+    as_process=AsProcess(program="python3"),
+)
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """Return a plan of a small host, with the toy registered."""
+    row = ServiceRow(make=lambda _: (TOY,))
+    monkeypatch.setattr("stackwright.services.SERVICES", [*SERVICES, row])
+    return plan_for(recorded("cpu-small"))
+
+
+def test_compose_gets_it_whole_in_the_override(plan: Plan) -> None:
+    (override,) = (yaml.safe_load(file.text) for file in render_plan(plan) if file.path.name == "override.yaml")
+    toy = override["services"]["toy"]
+    assert "toy" not in yaml.safe_load(render_base())["services"]
+    assert (toy["image"], toy["entrypoint"]) == ("${LITELLM_IMAGE:?}", ["python3"])
+    assert toy["command"] == ["-m", "http.server", "--bind", "0.0.0.0", "8080"]
+    assert toy["environment"] == {"GATEWAY": "http://gateway:4000"}
+    assert toy["depends_on"] == {"gateway": {"condition": "service_started"}}
+    assert "http://127.0.0.1:8080/" in toy["healthcheck"]["test"][-1]
+    assert toy["networks"] == ["inside"]
+    assert (toy["read_only"], toy["cap_drop"], toy["ulimits"]) == (
+        True,
+        ["ALL"],
+        {"nofile": {"soft": 16384, "hard": 16384}},
+    )
+    assert override["secrets"]["toy_key"]["file"].endswith("/toy_key")
+
+
+def test_as_a_process_it_listens_on_loopback(plan: Plan) -> None:
+    stack = stack_of(plan)
+    ports = {"engine": 20000, "redis": 20001, "toy": 20002}
+    machine = Machine(virtual_environments=ENVIRONMENTS, ports=ports, shared_memory_bytes=2**34)
+    toy = stack_programs(stack, machine, CALLER)[-1]
+    assert (toy.name, toy.files) == ("toy", (Path("/project/envs/.secrets/prod/toy_key"),))
+    assert render_start(toy).splitlines()[-1] == "exec python3 -m http.server --bind 127.0.0.1 20002"
+    assert toy.environment["GATEWAY"] == f"http://127.0.0.1:{stack.env['GATEWAY_PORT']}"
