@@ -44,7 +44,9 @@ def test_a_client_that_does_not_answer_is_ended_with_what_it_started(tmp_path: P
 
 
 def test_a_client_that_cannot_be_run_says_so(tmp_path: Path) -> None:
-    assert ask([str(tmp_path / "none")]) == ClientAnswer(127, "", "cannot run the docker client: No such file or directory")
+    assert ask([str(tmp_path / "none")]) == ClientAnswer(
+        127, "", "cannot run the docker client: No such file or directory"
+    )
 
 
 def test_events_are_a_line_each(tmp_path: Path) -> None:
