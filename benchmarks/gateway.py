@@ -45,7 +45,7 @@ sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "generator")]
 from stackwright.domain.environment import Environment
 from stackwright.project import folder as project  # found through the line above
 from stackwright.runtime import Stack
-from stackwright.runtime.programs import Machine, Program, stack_programs
+from stackwright.runtime.programs import Program, Provisions, stack_programs
 
 from benchmarks.gateway_load import cpu_s, family, free_port, load, pss_mb, request_bytes, running, serve
 
@@ -272,7 +272,7 @@ def run_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Result]:
     model, ports = stack.plan.replicas[0].model, {"redis": free_port()}
     ports |= {replica.name: free_port() for replica in stack.plan.replicas}
     upstream = arguments.engine or f"http://127.0.0.1:{ports[stack.plan.replicas[0].name]}/v1"
-    machine = Machine(
+    machine = Provisions(
         virtual_environments={"engine": Path(), "gateway": arguments.ours.absolute()},
         ports=ports,
         shared_memory_bytes=2**30,

@@ -25,6 +25,7 @@ WIDE_RECORDS: Mapping[str, str] = {
     "domain/hardware.py: GpuModel": "one row of catalog/gpus.yaml",
     "domain/model_facts.py: CatalogLlm": "one row of catalog/llms.yaml",
     "domain/model_facts.py: ModelFacts": "what is known of a model before a plan",
+    "domain/service.py: Service": "everything that a runtime has to know of one thing that runs",
     "domain/shape.py: Shape": "a model's config.json, parsed once",
     "engines/protocol.py: EngineKeys": "the names of an engine's settings that others ask for",
     "planning/request.py: PlanRequest": "everything that a plan is made from",

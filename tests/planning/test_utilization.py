@@ -14,7 +14,7 @@ from stackwright.planning.utilization import (
     FREE_SOURCE,
     SHARED_SOURCE,
     SIZE_SOURCE,
-    SharedMemory,
+    UnifiedMemory,
     choose_utilization,
     free_share,
     size_share,
@@ -109,7 +109,7 @@ def test_an_unknown_size_leaves_the_wish() -> None:
 def test_memory_that_the_processor_shares_is_not_all_the_engines(
     total_gib: float, workers: int, wish: float, share: float
 ) -> None:
-    shared = SharedMemory(total_bytes=int(total_gib * GIB), gateway_bytes=workers * GIB // 2)
+    shared = UnifiedMemory(total_bytes=int(total_gib * GIB), gateway_bytes=workers * GIB // 2)
     assert choose_utilization(wish, "envs/prod.yaml", (gpu(None, None, "12.1"),), shared).value == share
 
 

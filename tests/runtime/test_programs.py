@@ -18,8 +18,8 @@ from stackwright.errors import RuntimeRefusedError
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.runtime.programs import (
-    Machine,
     Program,
+    Provisions,
     exit_code,
     render_start,
     render_supervisor,
@@ -39,9 +39,9 @@ CALLER = {"PATH": "/usr/bin:/bin", "HOME": "/root", "HF_ENDPOINT": "http://127.0
 ENVIRONMENTS = {"engine": Path("/venvs/engine"), "gateway": Path("/venvs/gateway")}
 
 
-def without_redis(ports: Mapping[str, int]) -> Machine:
+def without_redis(ports: Mapping[str, int]) -> Provisions:
     """Return a machine that lacks the one program that a stack can do without."""
-    return Machine(
+    return Provisions(
         virtual_environments=ENVIRONMENTS, ports=ports, shared_memory_bytes=2**34, absent=frozenset({"redis"})
     )
 
@@ -59,7 +59,7 @@ def programs_of(
     stack = stack_of(plan_for(recorded(host) if isinstance(host, str) else host))
     ports = {replica.name: 20000 + number for number, replica in enumerate(stack.plan.replicas)}
     ports |= {"redis": 21000} if redis else {}
-    machine = Machine(
+    machine = Provisions(
         virtual_environments=ENVIRONMENTS,
         ports=ports,
         shared_memory_bytes=shared_memory_bytes,
@@ -260,7 +260,7 @@ def test_engines_on_one_gpu_start_one_after_another() -> None:
     host, models = SEVERAL["1x3090-shared"]
     stack = stack_of(plan_of(host, *models))
     ports = {"engine": 20000, "engine-2": 20001, "redis": 21000}
-    machine = Machine(virtual_environments=ENVIRONMENTS, ports=ports, shared_memory_bytes=2**34)
+    machine = Provisions(virtual_environments=ENVIRONMENTS, ports=ports, shared_memory_bytes=2**34)
     programs = {program.name: program for program in stack_programs(stack, machine, CALLER)}
     assert "START_AFTER" not in programs["engine"].environment
     assert programs["engine-2"].environment["START_AFTER"] == "http://127.0.0.1:20000/health"

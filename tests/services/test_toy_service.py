@@ -23,7 +23,7 @@ from stackwright.domain.service import (
 )
 from stackwright.rendering import render_plan
 from stackwright.rendering.compose import render_base
-from stackwright.runtime.programs import Machine, render_start, stack_programs
+from stackwright.runtime.programs import Provisions, render_start, stack_programs
 from stackwright.services import SERVICES, ServiceRow
 
 from tests.planning_requests import plan_for, recorded
@@ -74,7 +74,7 @@ def test_compose_gets_it_whole_in_the_override(plan: Plan) -> None:
 def test_as_a_process_it_listens_on_loopback(plan: Plan) -> None:
     stack = stack_of(plan)
     ports = {"engine": 20000, "redis": 20001, "toy": 20002}
-    machine = Machine(virtual_environments=ENVIRONMENTS, ports=ports, shared_memory_bytes=2**34)
+    machine = Provisions(virtual_environments=ENVIRONMENTS, ports=ports, shared_memory_bytes=2**34)
     toy = stack_programs(stack, machine, CALLER)[-1]
     assert (toy.name, toy.files) == ("toy", (Path("/project/envs/.secrets/prod/toy_key"),))
     assert render_start(toy).splitlines()[-1] == "exec python3 -m http.server --bind 127.0.0.1 20002"

@@ -24,7 +24,7 @@ from stackwright.planning.emitted import CUDA_DEVICE_ORDER, WORKERS, model_setti
 from stackwright.planning.in_use import blame_others, warn_of_others
 from stackwright.planning.placement import Heads, placements
 from stackwright.planning.request import ModelRequest
-from stackwright.planning.utilization import SharedMemory, Utilization, choose_utilization
+from stackwright.planning.utilization import UnifiedMemory, Utilization, choose_utilization
 from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
 from stackwright.settings import declared_settings
 
@@ -209,7 +209,7 @@ def choose_share(request: ModelRequest, placement: Placement, catalog: Catalog) 
     return choose_utilization(request.wishes.gpu_memory_utilization, request.whole.file, placement.gpus, shared)
 
 
-def _shared_memory(request: ModelRequest, placement: Placement, catalog: Catalog) -> SharedMemory | None:
+def _shared_memory(request: ModelRequest, placement: Placement, catalog: Catalog) -> UnifiedMemory | None:
     """Return the memory that these GPUs share with the processor; None where they have their own, or it is unknown."""
     from stackwright.engines.memory.unified import shares_memory
 
@@ -219,7 +219,7 @@ def _shared_memory(request: ModelRequest, placement: Placement, catalog: Catalog
         return None
     workers, _ = count_gateway_workers(host, placement.mode, len(placement.gpus))
     workers = request.pinned_count("LITELLM_NUM_WORKERS") or workers
-    return SharedMemory(total_bytes=host.memory_bytes, gateway_bytes=workers * WORKER_BYTES)
+    return UnifiedMemory(total_bytes=host.memory_bytes, gateway_bytes=workers * WORKER_BYTES)
 
 
 def _does_not_fit(

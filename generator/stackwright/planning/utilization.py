@@ -41,7 +41,7 @@ class Utilization:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedMemory:
+class UnifiedMemory:
     """Memory that processor and GPU share: all of it, and what the gateway's workers take, in bytes."""
 
     total_bytes: int
@@ -49,7 +49,7 @@ class SharedMemory:
 
 
 def choose_utilization(
-    wish: float, wished_in: str, gpus: tuple[Gpu, ...], shared: SharedMemory | None = None
+    wish: float, wished_in: str, gpus: tuple[Gpu, ...], shared: UnifiedMemory | None = None
 ) -> Utilization:
     """Choose one share for all of a plan's GPUs; ranks of one engine take the same.
 
@@ -85,7 +85,7 @@ def free_share(gpu: Gpu) -> float:
     return max(0, gpu.memory_bytes - (gpu.memory_used_bytes or 0) - CONTEXT_BYTES) * 100 // gpu.memory_bytes / 100
 
 
-def _by_shared_memory(shared: SharedMemory) -> Utilization:
+def _by_shared_memory(shared: UnifiedMemory) -> Utilization:
     system_bytes = int(shared.total_bytes * SYSTEM_SHARE)
     left = max(0, shared.total_bytes - system_bytes - shared.gateway_bytes)
     reason = (

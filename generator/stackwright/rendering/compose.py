@@ -39,7 +39,7 @@ from stackwright.services.words import word_text
 
 MOUNTED_AT = "/etc/stackwright"
 _BASE_HEAD = """\
-# What runs: the engine (vLLM), the gateway (LiteLLM), and Redis for the gateway's shared router state.
+# What runs: the engine, the gateway (LiteLLM), and Redis for the gateway's shared router state.
 #
 # Rendered from generator/stackwright/services/, where the reasons stand. It names no host: every value comes from
 # envs/.env.<env>, and what depends on the machine (GPUs, engine arguments, further replicas) comes from the rendered

@@ -45,8 +45,8 @@ from stackwright.runtime.process_groups import (
 )
 from stackwright.runtime.programs import (
     LOOPBACK,
-    Machine,
     Program,
+    Provisions,
     check_shared_memory,
     command_of,
     exit_code,
@@ -207,9 +207,9 @@ class ProcessesRuntime:
         engine, gateway = ensure_environments(self._stack.state, plan.engine, plan.mode is not Mode.CPU, say)
         return {"engine": engine, "gateway": gateway}
 
-    def _machine(self, *, keep: bool) -> Machine:
+    def _machine(self, *, keep: bool) -> Provisions:
         absent = self._absent(keep=keep)
-        return Machine(
+        return Provisions(
             virtual_environments=self._virtual_environments(_say_nothing),
             ports=self._choose_ports(absent, keep=keep),
             shared_memory_bytes=_shared_memory_bytes(),
@@ -224,7 +224,7 @@ class ProcessesRuntime:
             return frozenset(service.name for service in optional if service.name not in runs)
         return frozenset(each.name for each in optional if shutil.which(each.as_process.program or "") is None)
 
-    def _write(self, programs: tuple[Program, ...], machine: Machine, services: tuple[str, ...]) -> None:
+    def _write(self, programs: tuple[Program, ...], machine: Provisions, services: tuple[str, ...]) -> None:
         """Write the run folder: a start script per program, the ports, and supervisord's file last.
 
         Of a program that is not among `services`, where some are named, what it runs by stays.

@@ -91,7 +91,7 @@ class Program:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class Provisions:
     """What the programs have here: virtual environments by name; the inner port of each service; room in /dev/shm.
 
     `absent` are the services whose program this machine lacks.
@@ -103,7 +103,7 @@ class Machine:
     absent: frozenset[str] = frozenset()
 
 
-def stack_programs(stack: Stack, machine: Machine, inherited: Mapping[str, str]) -> tuple[Program, ...]:
+def stack_programs(stack: Stack, machine: Provisions, inherited: Mapping[str, str]) -> tuple[Program, ...]:
     """Return the programs of a stack, without those that the machine lacks.
 
     Args:
@@ -113,7 +113,7 @@ def stack_programs(stack: Stack, machine: Machine, inherited: Mapping[str, str])
     return tuple(_Naming(stack, machine, services, service).program(inherited) for service in services.values())
 
 
-def command_of(stack: Stack, machine: Machine, service: Service, words: Iterable[Word]) -> tuple[str, ...]:
+def command_of(stack: Stack, machine: Provisions, service: Service, words: Iterable[Word]) -> tuple[str, ...]:
     """Return a command of a service, such as its health check's, as a process runs it."""
     services = {each.name: each for each in stack.services if each.name not in machine.absent}
     naming = _Naming(stack, machine, services, service)
@@ -141,7 +141,7 @@ def check_shared_memory(service: Service, shared_memory_bytes: int) -> SharedMem
 class _Naming:
     """Names what the words of one service refer to, as a process of this machine finds it."""
 
-    def __init__(self, stack: Stack, machine: Machine, services: Mapping[str, Service], service: Service) -> None:
+    def __init__(self, stack: Stack, machine: Provisions, services: Mapping[str, Service], service: Service) -> None:
         self._stack, self._machine, self._services, self._service = stack, machine, services, service
 
     def program(self, inherited: Mapping[str, str]) -> Program:
@@ -235,9 +235,9 @@ class _Naming:
 
 
 def _visible(host: Host, gpu_uuids: tuple[str, ...]) -> str:
-    """Name GPUs to CUDA and vLLM. No container renumbers them here; a UUID means the same everywhere.
+    """Name GPUs to CUDA and the engine. No container renumbers them here; a UUID means the same everywhere.
 
-    But vLLM takes a MIG slice's number below its GPU for a GPU's own (0.32.0 platforms/cuda.py,
+    But an engine may take a MIG slice's number below its GPU for a GPU's own (0.32.0 platforms/cuda.py,
     device_control_id_to_physical_device_id). The GPU's number names its only slice to both: CUDA sees the first.
     Where there are more, validation refuses (`rules.check_processes`).
     """

@@ -29,7 +29,7 @@ from stackwright.project.credentials import ensure_secrets, read_gateway_key
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
-from stackwright.runtime.programs import Machine, stack_programs
+from stackwright.runtime.programs import Provisions, stack_programs
 from stackwright.runtime.provision import ensure_gateway
 
 from tests.integration.gateway.upstream import TOO_LONG, Upstream
@@ -134,7 +134,7 @@ def front(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     cloud, port = Upstream(name="cloud", port=free_port()), free_port()
     stack = write_project(root, state_folder, plan_with_cloud(cloud, port))
     ports = {each.name: each.port for each in engines} | {"redis": free_port()}
-    machine = Machine(virtual_environments={"engine": venv, "gateway": venv}, ports=ports, shared_memory_bytes=2**34)
+    machine = Provisions(virtual_environments={"engine": venv, "gateway": venv}, ports=ports, shared_memory_bytes=2**34)
     programs = {each.name: each for each in stack_programs(stack, machine, {"PATH": "/usr/local/bin:/usr/bin:/bin"})}
     with contextlib.ExitStack() as ended:
         for upstream in (*engines, cloud):
