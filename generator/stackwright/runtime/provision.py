@@ -66,7 +66,8 @@ class InstallStep:
 class Recipe:
     """One virtual environment: its name, what it holds, how it is installed, and its size on disk.
 
-    `locks` are the files whose content decides whether an environment is still the right one.
+    `locks` are the files whose content decides whether an environment is still the right one. `compiled`: its modules
+    are compiled at once, for a program that may not write beside them (compose/gateway/start.sh).
     """
 
     service: str
@@ -75,6 +76,7 @@ class Recipe:
     attempts: tuple[InstallStep, ...]
     locks: tuple[Path, ...]
     size_bytes: int
+    compiled: bool = False
 
 
 Steps = Generator[None]
@@ -138,6 +140,7 @@ def gateway_recipe() -> Recipe:
         attempts=(InstallStep(arguments=(*_LOCKED, str(lock))),),
         locks=(lock,),
         size_bytes=3 * GIB // 4,
+        compiled=True,
     )
 
 
@@ -359,7 +362,8 @@ class _Installation:
 
     def _install(self, arguments: tuple[str, ...]) -> list[str]:
         index = ["--no-index"] if forbids_index(os.environ) else []
-        return ["pip", "install", "--python", str(self.folder / "bin" / "python"), *index, *arguments]
+        options = [*index, *(["--compile-bytecode"] if self.recipe.compiled else [])]
+        return ["pip", "install", "--python", str(self.folder / "bin" / "python"), *options, *arguments]
 
     def _must(self, arguments: list[str], environment: dict[str, str]) -> Steps:
         """Run uv where there is no alternative."""
