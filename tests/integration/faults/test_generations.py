@@ -132,7 +132,7 @@ def test_failed_change_with_no_rollback(project: Project, broken: Path, fault: M
     ended = run(project, *START, "--no-rollback")
     left = str(find_left(project))
     assert "containers: " in left
-    case.ends(ended, code=7, says=(ENDED, "is left as it is"), left="at work: the wreck, for a look")
+    case.ends(ended, code=7, says=(ENDED, "stays as it is"), left="at work: the wreck, for a look")
     doctor = run(project, "doctor", "dev", "--runtime=compose")
     assert doctor.code == 7
     assert "engine" in doctor.printed

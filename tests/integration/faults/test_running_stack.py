@@ -84,7 +84,7 @@ def test_port_is_taken_between_the_checks_and_the_gateway(running: Project, faul
             start.mark()
             ended = start.end()
     left = "runs: engine and redis, as before"
-    case.ends(ended, code=6, says=(str(running.port), "--set GATEWAY_PORT=", "left as it is"), left=left)
+    case.ends(ended, code=6, says=(str(running.port), "--set GATEWAY_PORT=", "stays as it is"), left=left)
     assert run(running, *START).code == 0
     assert set(phases(running).values()) == {"healthy"}
 
