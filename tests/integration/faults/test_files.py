@@ -48,7 +48,12 @@ def changed(project: Project, name: str, content: bytes) -> Iterator[None]:
     ("what", "damage", "says"),
     [
         ("is not text", lambda text: b"\0\xff\xfe" + text, ("not UTF-8 text", "then renders it again")),
-        ("is cut off", lambda text: text[: len(text) // 2], ("env-missing-key", "configure-gpu --env dev")),
+        # At the end of a line: what is left reads as a file that lacks the rest.
+        (
+            "is cut off",
+            lambda text: text[: text.rindex(b"\n", 0, len(text) // 2) + 1],
+            ("env-missing-key", "configure-gpu --env dev"),
+        ),
         ("is empty", lambda text: text[:0], ("is damaged", "configure-gpu --env dev")),
         ("has a torn line", lambda text: text + b"VLLM_MAX\n", ("expected KEY=VALUE", "then renders it again")),
     ],

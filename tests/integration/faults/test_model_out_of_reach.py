@@ -40,7 +40,9 @@ def test_truncated_weights_are_found_before_the_start(
     for command in ("validate-environment", "start-environment"):
         case = fault(f"the weights are truncated: {command}", project, "processes")
         ended = run(project, command, "dev", "--runtime=processes")
-        case.ends(ended, code=5, says=("model-incomplete", "model.safetensors", "fetch the model again"), engine=False)
+        case.ends(
+            ended, code=5, says=("model-incomplete", "model.safetensors", "download the model again"), engine=False
+        )
 
 
 def test_weights_truncated_after_the_checks(
