@@ -146,8 +146,8 @@ def test_the_parser_table_is_what_the_engine_registers(every_plan: list[Plan], s
     python = ensure_engine(state_folder, cpu.engine, False, lambda *_: None) / "bin" / "python"
     table, version = load_parsers(), cpu.engine.version
     [registered] = ask(python, PARSERS, None)
-    keys = ("VLLM_TOOL_CALL_PARSER", "VLLM_REASONING_PARSER")
-    assert registered == [sorted(table.names(key, version)) for key in keys]
+    kinds = ("tool_call", "reasoning")
+    assert registered == [sorted(table.names(kind, version)) for kind in kinds]
 
 
 def test_vllm_takes_what_is_planned_for_models_that_do_not_write(
