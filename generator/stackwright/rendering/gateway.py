@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from stackwright.domain.plan import Plan, ServedModel
+from stackwright.domain.service import SettingRef
 from stackwright.engines import engine_named
-from stackwright.rendering.numbered import flat_settings, number_of, written_key
+from stackwright.rendering.numbered import key_of
 from stackwright.services.gateway import LIMITS
 
 
@@ -35,10 +36,7 @@ def gateway_context(plan: Plan) -> dict[str, object]:
 
 
 def _limits(plan: Plan, model: ServedModel) -> dict[str, str]:
-    flat = flat_settings(plan)
-    own = {word: written_key(key, number_of(plan, model)) for word, key in LIMITS.items()}
     # Where another model takes a longer context, the longest input is that one's: LiteLLM hands it on.
     longer = next((each.longer[0] for each in plan.gateway.fallbacks if each.model == model.name and each.longer), None)
-    if longer is not None:
-        own["input_tokens"] = written_key(LIMITS["input_tokens"], number_of(plan, plan.model(longer)))
-    return {word: key if key in flat else LIMITS[word] for word, key in own.items()}
+    whose = {"input_tokens": longer or model.name}
+    return {word: key_of(plan, SettingRef(key=key, model=whose.get(word, model.name))) for word, key in LIMITS.items()}

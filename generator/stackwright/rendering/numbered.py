@@ -1,7 +1,7 @@
 """How the settings of several models stand in one environment file: the second model's keys end in `_2`. Pure.
 
-Written here while rendering, and read again where the environment in force is parsed (project/values.py) and where
-pins are (project/pins.py); nothing else knows of the ending.
+Written here while rendering, and read again where the environment in force is parsed (`model_values`) and where pins
+are (project/pins.py); nothing else knows of the ending.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from stackwright.domain.plan import Plan, Replica, ServedModel, Setting
+from stackwright.domain.plan import Plan, ServedModel, Setting
 from stackwright.domain.service import SettingRef
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
@@ -43,12 +43,6 @@ def spec_of_written(written: str) -> SettingSpec | None:
 def number_of(plan: Plan, model: ServedModel) -> int:
     """Return the number of a model, from 1."""
     return plan.models.index(model) + 1
-
-
-def key_in_file(plan: Plan, replica: Replica, key: str) -> str:
-    """Return the key under which the file has the value of `key` for a replica: the model's own, else the shared one."""
-    number = plan.number_of(replica) + 1
-    return next((own for own in (written_key(key, number), key) if own in flat_settings(plan)), key)
 
 
 def flat_settings(plan: Plan) -> dict[str, Setting]:
