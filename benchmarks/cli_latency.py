@@ -7,7 +7,8 @@ forbids Python to write compiled modules: what is not compiled by then would be 
 processes on the same machine, in turns in the same run. Two series: with the files in the page cache, as at a second
 call; and, as root, with the page cache dropped before each call, as after a boot. Writes
 benchmarks/results/cli_latency.json and .svg, prints the medians in milliseconds, and ends with 1 where the command
-takes more than three times as long as Compose. Touches a temporary folder, the page cache (as root) and those two files.
+takes more than three times as long as Compose. Touches a temporary folder, the page cache (as root) and those two
+files.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ Clones this checkout (its last commit) into a temporary folder and runs `./scrip
 under the processes runtime, with a home, a state folder and caches of uv and pip that are empty. Packages come from
 where this machine gets them. A stage ends at the first line of the command that tells so; a client asks the gateway for
 a completion as soon as the engine is told to be healthy (the gateway would try an earlier request again after growing
-pauses), and its first answer ends the time. Then the stack is stopped. Writes benchmarks/results/first_completion.json, prints it, and ends with 1 where it took longer than the limit.
+pauses), and its first answer ends the time. Then the stack is stopped. Writes benchmarks/results/first_completion.json,
+prints it, and ends with 1 where it took longer than the limit.
 """
 
 from __future__ import annotations

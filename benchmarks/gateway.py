@@ -3,14 +3,16 @@
     python benchmarks/gateway.py --plain VENV --ours VENV [--workers 1 2] [--engine URL --model NAME --key-file FILE]
 
 Both are virtual environments that hold LiteLLM: --plain as `pip install "litellm[proxy]" prometheus-client` leaves it,
---ours from generator/stackwright/runtime/requirements/gateway.txt. LiteLLM's defaults are `litellm --config FILE` with one model, a
-master key and nothing else; with metrics and Redis, they are given what ours has besides its limits. Ours is what the
+--ours from generator/stackwright/runtime/requirements/gateway.txt. LiteLLM's defaults are `litellm --config FILE` with
+one model, a master key and nothing else; with metrics and Redis, they are given what ours has besides its limits. Ours
+is what the
 `processes` runtime starts: compose/gateway/start.sh with rendered files, and Redis where this machine has it.
 
-What is asked is a small chat completion. Upstream is a server that answers at once with fixed bytes (the gateway alone is measured),
-or, with --engine, a running engine. Each round measures every setting once, for SECONDS with CONNECTIONS clients that
-ask again as soon as they are answered, then the same for streams of CHUNKS events, then with a single client. What is
-told beside the defaults is the median over the rounds: the two measured one after the other are compared, so that other work on the machine falls on both. Added latency is what the gateway takes on top of the same
+What is asked is a small chat completion. Upstream is a server that answers at once with fixed bytes (the gateway alone
+is measured), or, with --engine, a running engine. Each round measures every setting once, for SECONDS with CONNECTIONS
+clients that ask again as soon as they are answered, then the same for streams of CHUNKS events, then with a single
+client. What is told beside the defaults is the median over the rounds: the two measured one after the other are
+compared, so that other work on the machine falls on both. Added latency is what the gateway takes on top of the same
 load without it, percentile by percentile. Processor time is that of all processes of the gateway.
 
 Writes benchmarks/results/gateway.json and .svg (gateway_engine with --engine). Touches loopback, a temporary folder
@@ -89,7 +91,8 @@ class Record:
 def plain_settings(
     venv: Path, folder: Path, entry: Mapping[str, object], workers: int, redis: Mapping[str, str]
 ) -> list[Setting]:
-    """Return LiteLLM as its own documentation starts it: one model, a master key; and the same with what ours has in it.
+    """Return LiteLLM as its own documentation starts it: one model, a master key; and the same with what ours has in
+    it.
 
     `redis` are the router's settings for it; empty where there is none.
     """

@@ -2,8 +2,8 @@
 
     python benchmarks/plan_fuzz.py [EXAMPLES]
 
-Draws hosts (all that the snapshot schema allows, hosts with GPUs that are sold, the recorded ones) × environment × mode ×
-objective × models from tests/planning_examples.py, the default model among them; makes and renders each plan, and
+Draws hosts (all that the snapshot schema allows, hosts with GPUs that are sold, the recorded ones) × environment × mode
+× objective × models from tests/planning_examples.py, the default model among them; makes and renders each plan, and
 checks it as the property test does: allowed values in order, whole GPUs, flags that the release has, files that parse.
 Measured is from the request to the rendered files in this process, with the catalog read before; drawing and checking
 are not counted. Writes benchmarks/results/plan_fuzz.json and ends with 1 where a plan is unsound, anything but a
@@ -70,7 +70,8 @@ class Tally:
 
     def add(self, example: Example) -> None:
         """Work out one example and count what came out."""
-        # Collecting what Hypothesis has kept of thousands of examples takes longer than a plan, and is none of its time.
+        # Collecting what Hypothesis has kept of thousands of examples takes longer than a plan, and is none of its
+        # time.
         gc.disable()
         wall, cpu = time.perf_counter(), time.process_time()
         outcome: Outcome | None = None

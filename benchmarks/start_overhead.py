@@ -110,7 +110,8 @@ def start(project: Project, command: Sequence[str]) -> Start:
             command, cwd=CHECKOUT, env=project.variables, stdin=subprocess.DEVNULL, stdout=said, stderr=said
         )
         while answered is None or ended is None:
-            # The gateway answers before the engine does, and tries an early request again after growing pauses: for both.
+            # The gateway answers before the engine does, and tries an early request again after growing pauses: for
+            # both.
             if answered is None and project.ask(key)[0] == 200:
                 answered = time.monotonic() - began
             if ended is None and process.poll() is not None:

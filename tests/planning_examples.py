@@ -32,7 +32,8 @@ from stackwright.units import MIB
 from tests.planning_requests import HOST_NAMES, gpu, recorded, request
 from tests.strategies import hosts
 
-# One of each kind: none named, the smallest, dense, quantized, latent attention, hybrid, experts, vision, far too large.
+# One of each kind: none named, the smallest, dense, quantized, latent attention, hybrid, experts, vision, far too
+# large.
 MODELS = (
     None,
     SMOKE,

@@ -1,4 +1,6 @@
-"""Requests for the planner, as the tests make them: fixed folders and user, so that what is planned is the same everywhere."""
+"""Requests for the planner, as the tests make them: fixed folders and user, so that what is planned is the same
+everywhere.
+"""
 
 from __future__ import annotations
 

@@ -81,7 +81,10 @@ ROOMS: Mapping[str, Room] = {
     "runtime.supervisord": room("errors", libraries="psutil supervisor"),
     # `runtime` for the Stack that is checked, `project` for what was rendered; neither is asked to do anything.
     "validation": room(
-        "services rendering catalog detect models engines planning domain settings reading runtime project units errors",
+        (
+            "services rendering catalog detect models engines planning domain settings reading runtime project "
+            "units errors"
+        ),
         libraries="python_on_whales",
     ),
     # Known failures are told by their rules, which are read once.

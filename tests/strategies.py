@@ -159,7 +159,8 @@ def links(draw: st.DrawFn, a: int, b: int) -> Link:
 
 @st.composite
 def hosts(draw: st.DrawFn, max_gpus: int = 5, gpu: Callable[[int], st.SearchStrategy[Gpu]] = gpus) -> Host:
-    """A host that `stackwright.detect.snapshot.check_host` accepts, with up to `max_gpus` GPUs: `gpu(index)` draws each.
+    """A host that `stackwright.detect.snapshot.check_host` accepts, with up to `max_gpus` GPUs: `gpu(index)` draws
+    each.
 
     One with MIG on may have slices behind them.
     """

@@ -1,6 +1,7 @@
 """Print the cores of one engine's ranks as vLLM's VLLM_CPU_OMP_THREADS_BIND: `cores.py FIRST-LAST/TOTAL`.
 
-The host's cores are cut into TOTAL parts, of which these ranks have FIRST to LAST. Standard library only. Looks where the
+The host's cores are cut into TOTAL parts, of which these ranks have FIRST to LAST. Standard library only. Looks where
+the
 engine will run: what a container, a control group or an affinity leaves of the processor no plan can know.
 """
 
@@ -30,7 +31,8 @@ def usable_cores(numbers: Iterable[int], system: Path = SYSTEM) -> list[int]:
 
 
 def bind(cores: list[int], first: int, last: int, total: int) -> str:
-    """Return the cores of the parts `first` to `last` of `total`, parts divided by `|`; `nobind` where some would be empty.
+    """Return the cores of the parts `first` to `last` of `total`, parts divided by `|`; `nobind` where some would be
+    empty.
 
     A part's last core is left to the engine's server and scheduler, as vLLM does by itself; its only core is not.
     """

@@ -153,7 +153,9 @@ class Door(CustomLogger):
         self._first = 0
 
     async def async_pre_call_hook(self, user_api_key_dict: object, cache: object, data: dict, call_type: str) -> dict:  # noqa: ARG002  # LiteLLM's signature
-        """Refuse what is not served and an input that cannot fit, then wait for a place, which is given back at the request's end."""
+        """Refuse what is not served and an input that cannot fit, then wait for a place, which is given back at the
+        request's end.
+        """
         priority = data.pop("priority", None)  # LiteLLM's router would start its own scheduler at this word
         if not self._kinds:
             self._read_models()
@@ -183,13 +185,18 @@ class Door(CustomLogger):
         request_kwargs: object = None,  # noqa: ARG002
         parent_otel_span: object = None,  # noqa: ARG002
     ) -> list:
-        """Leave out the replicas that have failed this request, while there are others: LiteLLM tries again by chance."""
+        """Leave out the replicas that have failed this request, while there are others: LiteLLM tries again by
+        chance.
+        """
         request = asked.get()
         tried = request.scope.get(TRIED, ()) if request is not None else ()
         return [each for each in healthy_deployments if each["model_info"]["id"] not in tried] or healthy_deployments
 
     def _find(self, asked_for: object) -> str:
-        """Return the model that a request names. LiteLLM would take several at once, a provider's, or a deployment's id."""
+        """Return the model that a request names.
+
+        LiteLLM would take several at once, a provider's, or a deployment's id.
+        """
         model = self._aliases.get(asked_for, asked_for) if isinstance(asked_for, str) else None
         if not isinstance(model, str) or model not in self._kinds:
             named = f"unknown model `{str(asked_for)[:200]}`" if asked_for else "the request names no model"
@@ -229,7 +236,8 @@ class Door(CustomLogger):
 def refuse_other_kind(model: str, kind: str, call_type: str) -> None:
     """Raise HTTPException 400 where a model is asked for what it is not served for.
 
-    The engine would answer 404, which LiteLLM takes for a replica's failure: a few such requests would leave everybody without it.
+    The engine would answer 404, which LiteLLM takes for a replica's failure: a few such requests would leave everybody
+    without it.
     """
     wanted = next((word for word in OTHER_KINDS if word in call_type), CHAT)
     if kind not in OTHER_KINDS.get(wanted, {CHAT}):
@@ -247,7 +255,9 @@ def refuse_oversized(data: Mapping[str, object], most_tokens: int) -> None:
         if least > most_tokens:
             raise HTTPException(
                 status_code=400,
-                detail=f"the input has at least {least} tokens; this model takes {most_tokens} (GATEWAY_MAX_INPUT_TOKENS)",
+                detail=(
+                    f"the input has at least {least} tokens; this model takes {most_tokens} (GATEWAY_MAX_INPUT_TOKENS)"
+                ),
             )
 
 

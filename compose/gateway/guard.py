@@ -1,11 +1,12 @@
-"""What a request must bring before LiteLLM sees it: a path that is served, the right key, and a body that asks and does not steer.
+"""What a request must bring before LiteLLM sees it: a path that is served, the right key, and a body that asks and does
+not steer.
 
 LiteLLM 1.105.3 has some hundred routes more than a model needs, and to whoever has the master key they are an
-administrator's: some connect to addresses that a client names. It reads a whole body before it looks at the key, so a caller without one could fill
-its memory; it answers 500 to a list (proxy/auth/user_api_key_auth.py) and to what is nested deeper than Python recurses; it limits
-the length only with a licence (proxy_server.py, `is_request_size_limit_enabled`). It lets a request set its own timeout,
-retries and fallbacks, in fields and in headers. So this is our own: ASGI, around LiteLLM's
-application; worker_start.py lays it there. Standard library only.
+administrator's: some connect to addresses that a client names. It reads a whole body before it looks at the key, so a
+caller without one could fill its memory; it answers 500 to a list (proxy/auth/user_api_key_auth.py) and to what is
+nested deeper than Python recurses; it limits the length only with a licence (proxy_server.py,
+`is_request_size_limit_enabled`). It lets a request set its own timeout, retries and fallbacks, in fields and in
+headers. So this is our own: ASGI, around LiteLLM's application; worker_start.py lays it there. Standard library only.
 """
 
 import json
@@ -60,10 +61,14 @@ KEY_HEADERS = frozenset(
 OTHER_THAN_JSON = frozenset(
     {"application/x-www-form-urlencoded", "multipart/form-data", "application/x-protobuf", "application/protobuf"}
 )
-"""The types that LiteLLM reads as something else (proxy/common_utils/http_parsing_utils.py): its fields would go unseen."""
+"""The types that LiteLLM reads as something else (proxy/common_utils/http_parsing_utils.py): its fields would go
+unseen.
+"""
 
 MOST_DEPTH = 100
-"""How deep lists and objects may be nested: as far as LiteLLM follows them (constants.py, DEFAULT_MAX_RECURSE_DEPTH)."""
+"""How deep lists and objects may be nested: as far as LiteLLM follows them (constants.py,
+DEFAULT_MAX_RECURSE_DEPTH).
+"""
 
 
 class RefusedError(Exception):
@@ -148,7 +153,9 @@ def is_served(method: str, path: str) -> bool:
 
 
 def check_body(body: bytes) -> None:
-    """Raise RefusedError 400 where the body is no JSON object, is nested too deeply, or steers; nothing at all may pass."""
+    """Raise RefusedError 400 where the body is no JSON object, is nested too deeply, or steers; nothing at all may
+    pass.
+    """
     if not body:
         return
     try:

@@ -1,10 +1,11 @@
 """Ask each engine whether it is well, so that a replica that is not gets no request until it is again.
 
-LiteLLM's own background checks send a completion to every deployment from every worker: that costs an engine tokens, and
-behind a full queue a busy replica would pass for a dead one. vLLM's `/health` costs nothing and waits for nobody. What is
-found goes where LiteLLM's checks put theirs (1.105.3, router_utils/health_state_cache.py); its router reads it where
-`enable_health_check_routing` is on, which gateway.yaml says where a model has several replicas. A finding that is not
-renewed is forgotten, and where no replica is well all are asked, so this cannot stop a request. Runs inside the gateway.
+LiteLLM's own background checks send a completion to every deployment from every worker: that costs an engine tokens,
+and behind a full queue a busy replica would pass for a dead one. vLLM's `/health` costs nothing and waits for nobody.
+What is found goes where LiteLLM's checks put theirs (1.105.3, router_utils/health_state_cache.py); its router reads it
+where `enable_health_check_routing` is on, which gateway.yaml says where a model has several replicas. A finding that is
+not renewed is forgotten, and where no replica is well all are asked, so this cannot stop a request. Runs inside the
+gateway.
 """
 
 import asyncio

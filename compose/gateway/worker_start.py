@@ -1,7 +1,9 @@
-"""What each worker of the gateway does once at its start: it makes requests cheaper, and looks at them before LiteLLM does.
+"""What each worker of the gateway does once at its start: it makes requests cheaper, and looks at them before LiteLLM
+does.
 
-LiteLLM's documented LITELLM_WORKER_STARTUP_HOOKS names both functions. Nothing of LiteLLM is changed: the garbage collector is
-Python's own (docs/explanation/gateway.md), and the application around which guard.py stands is Starlette's own attribute.
+LiteLLM's documented LITELLM_WORKER_STARTUP_HOOKS names both functions. Nothing of LiteLLM is changed: the garbage
+collector is Python's own (docs/explanation/gateway.md), and the application around which guard.py stands is Starlette's
+own attribute.
 """
 
 import gc

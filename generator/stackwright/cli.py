@@ -16,7 +16,9 @@ from stackwright.interrupts import clean_end
 # only that of the command that is asked for is ever loaded.
 COMMANDS: Mapping[str, str] = {
     "detect": "Read the host: GPUs, links, processor, memory, container engine.",
-    "configure-gpu": "Detect, plan, render and check; writes the files of all three environments, or of one with --env.",
+    "configure-gpu": (
+        "Detect, plan, render and check; writes the files of all three environments, or of one with --env."
+    ),
     "plan": "Show the plan of one environment (dev unless --env); nothing is written.",
     "fit": "Forecast whether a model with these settings fits; nothing is written.",
     "validate-environment": "Check what was rendered against this machine; all findings at once.",
@@ -27,7 +29,9 @@ COMMANDS: Mapping[str, str] = {
     "rollback": "Put an earlier generation of rendered files back, and bring it up where the stack runs.",
     "status": "Show what runs.",
     "doctor": "Name what is wrong with a stack, or with its last failed start, and how to mend it.",
-    "pin-images": "Pull the images of an environment by tag, and write their digests to envs/digests.yaml, which pins them.",
+    "pin-images": (
+        "Pull the images of an environment by tag, and write their digests to envs/digests.yaml, which pins them."
+    ),
     "key": "Print the gateway's key.",
 }
 # Commands that people type by their own name; the others are `stackwright NAME`.
@@ -64,8 +68,8 @@ def main(argv: list[str]) -> int:
         report.show_error(failure)
         return failure.exit_code
     except KeyboardInterrupt:
-        # Interrupted in an `exec`, as dataclasses run one, Python notes a Ctrl-C that nobody caught, and `python -m` then
-        # dies of it whatever is returned here; the next `exec` takes the note back (CPython, run_eval_code_obj).
+        # Interrupted in an `exec`, as dataclasses run one, Python notes a Ctrl-C that nobody caught, and `python -m`
+        # then dies of it whatever is returned here; the next `exec` takes the note back (CPython, run_eval_code_obj).
         exec("")  # noqa: S102  # it runs nothing
         report.tell("interrupted")
         return EXIT_INTERRUPTED

@@ -1,8 +1,8 @@
 """Every setting that is emitted, declared once: its key, meaning, allowed values and engine flag.
 
-Stackwright's own stand here, those of an engine beside it (engines/NAME/settings.py). The environment files, `--set`, the
-override's command line, validation and docs/reference/settings.md all derive from `all_settings()`. Touches nothing:
-mappings and text are passed in.
+Stackwright's own stand here, those of an engine beside it (engines/NAME/settings.py). The environment files, `--set`,
+the override's command line, validation and docs/reference/settings.md all derive from `all_settings()`. Touches
+nothing: mappings and text are passed in.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ steps:
           - "docker push public.ecr.aws/q9t5s3a7/vllm-release-repo:$BUILDKITE_COMMIT-$(uname -m)"
       - label: "Build release image - aarch64 - CUDA 13.0"
         commands:
-          - "docker build --build-arg CUDA_VERSION=13.0.2 --build-arg torch_cuda_arch_list='8.7 12.0+PTX' -f docker/Dockerfile ."
+          - "docker build --build-arg CUDA_VERSION=13.0.2 --build-arg torch_cuda_arch_list='8.7 12.0+PTX'
+            -f docker/Dockerfile ."
           - "docker push public.ecr.aws/q9t5s3a7/vllm-release-repo:$BUILDKITE_COMMIT-$(uname -m)"
       - label: "Build release image - x86_64 - CUDA 12.9"
         commands:

@@ -13,8 +13,10 @@ from stackwright.diagnosis.redaction import REDACTED
 from tests.cli.commands import CPU, Run, image
 
 KV = (
-    "(EngineCore pid=24) ValueError: To serve at least one request with the model's max seq len (2048), (4.0 GiB KV cache is "
-    "needed, which is larger than the available KV cache memory (1.0 GiB). Based on the available memory, the estimated "
+    "(EngineCore pid=24) ValueError: To serve at least one request with the model's max seq len (2048), (4.0 "
+    "GiB KV cache is "
+    "needed, which is larger than the available KV cache memory (1.0 GiB). Based on the available memory, the "
+    "estimated "
     "maximum model length is 1024. Try increasing `gpu_memory_utilization`\n"
 )
 ANYWHERE = pytest.mark.subprocess
@@ -152,7 +154,9 @@ def test_apply_needs_an_environment(run: Run) -> None:
 def test_the_archive_holds_what_a_report_needs_and_no_secret(
     run: Run, failed: Path, project: Path, around: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A secret planted in every input: each secret file, variables, wishes, the local file, logs, the rendered files."""
+    """A secret planted in every input: each secret file, variables, wishes, the local file, logs, the rendered
+    files.
+    """
     planted = {"env": "hf_plantedInTheShell00", "local": "planted-in-the-local-file", "wish": "planted-in-the-wishes"}
     monkeypatch.setenv("HF_TOKEN", planted["env"])
     monkeypatch.setenv("USER", "wilhelmina")

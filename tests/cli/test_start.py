@@ -325,7 +325,9 @@ def test_a_stack_that_runs_is_found_by_the_runtime_that_runs_it(
 
 
 def test_a_start_that_is_interrupted_at_any_moment_leaves_no_lock(stack: Stack) -> None:
-    """Before it has written down what runs, just after that, and until it has answered: none of it is left half done."""
+    """Before it has written down what runs, just after that, and until it has answered: none of it is left half
+    done.
+    """
     write_rendered(stack)
 
     def start_that_ends() -> None:

@@ -16,8 +16,8 @@ from stackwright.domain.service import ServicePhase, ServiceState, Traces
 CONTAINER = "c0ffee" + "0" * 58
 # As Linux 6.8 writes them when a container's own limit, and when the whole machine's memory, is used up.
 IN_CONTAINER = (
-    f"oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset={CONTAINER},mems_allowed=0,oom_memcg=/docker/{CONTAINER},"
-    f"task_memcg=/docker/{CONTAINER},task=VLLM::EngineCor,pid=5305,uid=1000"
+    f"oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset={CONTAINER},mems_allowed=0,"
+    f"oom_memcg=/docker/{CONTAINER},task_memcg=/docker/{CONTAINER},task=VLLM::EngineCor,pid=5305,uid=1000"
 )
 BY_SYSTEMD = (
     "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,"

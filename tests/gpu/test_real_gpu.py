@@ -1,8 +1,8 @@
 """On a machine with an NVIDIA GPU: detection beside `nvidia-smi`, and what PyTorch allocates beside the forecast.
 
 Skipped where there is none (tests/conftest.py). The allocations need a Python with PyTorch's CUDA build, named by
-STACKWRIGHT_TORCH_PYTHON; where that is not set, this Python is asked, and the test is skipped where it has none. They take
-less than 3 GiB of the first GPU's memory, and give it back.
+STACKWRIGHT_TORCH_PYTHON; where that is not set, this Python is asked, and the test is skipped where it has none. They
+take less than 3 GiB of the first GPU's memory, and give it back.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def model_row() -> CatalogLlm:
 
 
 def first_gpu() -> GpuMemory:
-    """Return the memory of the first GPU that CUDA sees, as the planner counts it: of one with MIG on, its first slice."""
+    """Return the memory of the first GPU that CUDA sees, as the planner counts it: of one with MIG on, its first
+    slice.
+    """
     host = detect_host().host
     found = next(gpu for gpu in host.gpus if not gpu.mig)
     row = find_gpu(found.name)

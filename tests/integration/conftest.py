@@ -19,7 +19,8 @@ from tests.integration.testbed import TestbedUnavailableError, answers, engine, 
 
 MakeProject = Callable[..., Project]
 HERE = Path(__file__).parent
-# The files that take longest begin first, so that none of them is left to one process while the other has nothing to do.
+# The files that take longest begin first, so that none of them is left to one process while the other has nothing to
+# do.
 LONGEST = (
     "faults/test_generations.py",
     "test_compose.py",

@@ -57,7 +57,8 @@ for arguments in json.load(sys.stdin):
     asked = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     found = AsyncEngineArgs.from_cli_args(asked).create_engine_config()
     model = found.model_config
-    print(json.dumps([model.runner_type, model.score_type, model.max_model_len, found.scheduler_config.max_num_batched_tokens]))
+    step = found.scheduler_config.max_num_batched_tokens
+    print(json.dumps([model.runner_type, model.score_type, model.max_model_len, step]))
 """
 LOAD = """
 import asyncio, json, sys

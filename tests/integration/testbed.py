@@ -261,7 +261,9 @@ def make_environments() -> None:
 
 
 def main(command: Sequence[str]) -> int:
-    """Prepare everything that takes long, so that the tests themselves do not; return the exit code, or the command's."""
+    """Prepare everything that takes long, so that the tests themselves do not; return the exit code, or the
+    command's.
+    """
     from tests.integration.images import build_images
 
     install_tools()

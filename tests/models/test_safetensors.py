@@ -90,7 +90,10 @@ def test_any_json_is_a_header_or_one_sentence(document: dict[str, object]) -> No
             "tensor 'w' begins at byte 8 of the data, expected 0",
         ),
         (
-            b'{"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}, "b": {"dtype": "U8", "shape": [2], "data_offsets": [1, 3]}}',
+            (
+                b'{"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}, "b": {"dtype": "U8", "shape": [2], '
+                b'"data_offsets": [1, 3]}}'
+            ),
             "tensor 'b' begins at byte 1 of the data, expected 2",
         ),
         (

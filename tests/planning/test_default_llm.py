@@ -21,8 +21,8 @@ from tests.planning_requests import HOST_NAMES, recorded, request
 CATALOG = load_catalog()
 GPU_HOSTS = tuple(name for name in HOST_NAMES if recorded(name).gpus)
 
-# Host → model, replicas, GPUs that share one. Mixtures of experts where the GPUs hold a recent one, since they read a part
-# of themselves per token; FP8 where it fits; no model that must reach across PCIe.
+# Host → model, replicas, GPUs that share one. Mixtures of experts where the GPUs hold a recent one, since they read a
+# part of themselves per token; FP8 where it fits; no model that must reach across PCIe.
 JUDGED = {
     "1x-h200": ("Qwen/Qwen3.5-122B-A10B-FP8", 1, 1),
     "1x-rtx3060-12gb": ("Qwen/Qwen3-8B-AWQ", 1, 1),

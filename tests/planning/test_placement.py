@@ -270,7 +270,8 @@ def test_equal_idle_slices_are_named_in_one_sentence() -> None:
 def test_a_gpu_with_mig_on_and_no_slice_is_named_with_the_way_to_one() -> None:
     (warning,) = place(host_of(PARTITIONED, gpu(1)), None, ParallelPins(), Heads()).warnings
     assert warning == (
-        "GPU 0 (NVIDIA A100-SXM4-40GB) is left idle: MIG is on, but it has no slice; `nvidia-smi mig -i 0 -lgip` lists the "
+        "GPU 0 (NVIDIA A100-SXM4-40GB) is left idle: MIG is on, but it has no slice; `nvidia-smi mig -i 0 "
+        "-lgip` lists the "
         "profiles, `sudo nvidia-smi mig -i 0 -cgi PROFILE -C` creates a slice"
     )
 

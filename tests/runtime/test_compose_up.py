@@ -1,4 +1,6 @@
-"""A start that Compose has under way: what is pulled, waited for, removed first and asked again; the `docker` program is a stand-in."""
+"""A start that Compose has under way: what is pulled, waited for, removed first and asked again; the `docker` program
+is a stand-in.
+"""
 
 from __future__ import annotations
 

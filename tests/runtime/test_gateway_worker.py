@@ -19,7 +19,8 @@ import gc, importlib, json, sys
 module, _, function = sys.argv[1].partition(":")
 before = gc.get_threshold()[0]
 getattr(importlib.import_module(module), function)()
-print(json.dumps({"frozen": gc.get_freeze_count(), "before": before, "after": gc.get_threshold()[0], "on": gc.isenabled()}))
+after = gc.get_threshold()[0]
+print(json.dumps({"frozen": gc.get_freeze_count(), "before": before, "after": after, "on": gc.isenabled()}))
 """
 
 

@@ -1,4 +1,7 @@
-"""The processes runtime under the real supervisor. Only the programs are stand-ins: small servers with a worker each."""
+"""The processes runtime under the real supervisor.
+
+Only the programs are stand-ins: small servers with a worker each.
+"""
 
 from __future__ import annotations
 

@@ -280,7 +280,10 @@ def test_gpu_engine_needs_the_cuda_of_the_wheels() -> None:
     assert refused.value.message == "the plan needs CUDA 12.9, but PyPI's vllm 0.32.0 is built for CUDA 13"
 
 
-BEGUN = "Using Python 3.11.7 environment at: v\nResolved 2 packages in 1.2s\nDownloading a (3.0MiB)\nDownloading b (1.0MiB)\n"
+BEGUN = (
+    "Using Python 3.11.7 environment at: v\nResolved 2 packages in 1.2s\nDownloading a (3.0MiB)\nDownloading b "
+    "(1.0MiB)\n"
+)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The seam holds: an engine that the package has never heard of is planned, rendered, checked, watched and diagnosed."""
+"""The seam holds: an engine that the package has never heard of is planned, rendered, checked, watched and
+diagnosed.
+"""
 
 from __future__ import annotations
 

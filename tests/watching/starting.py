@@ -28,9 +28,10 @@ States = tuple[ServiceState, ...]
 ALL_WELL = (state("engine", ServicePhase.HEALTHY), state("gateway", ServicePhase.HEALTHY))
 STARTING = (state("engine", ServicePhase.STARTING), state("gateway", ServicePhase.WAITING))
 PERMANENT = """\
-ValueError: To serve at least one request with the models's max seq len (40960), (4.38 GiB KV cache is needed, which is \
-larger than the available KV cache memory (0.44 GiB). Based on the available memory, the estimated maximum model length \
-is 4096. Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine.
+ValueError: To serve at least one request with the models's max seq len (40960), (4.38 GiB KV cache is needed, \
+which is larger than the available KV cache memory (0.44 GiB). Based on the available memory, the estimated maximum \
+model length is 4096. Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the \
+engine.
 """
 LOADS = "(Worker pid=9491) INFO 11-21 03:45:14 [cpu_model_runner.py:68] Starting to load model /smoke...\n"
 

@@ -118,7 +118,8 @@ def test_a_hang_that_speaks_every_minute_is_given_up(start: MakeStart) -> None:
 
     def write(now_s: float) -> None:
         made.runtime.log += (
-            f"INFO 11-21 03:{int(now_s // 60):02d}:00 [shm_broadcast.py:681] No available shared memory broadcast block "
+            f"INFO 11-21 03:{int(now_s // 60):02d}:00 [shm_broadcast.py:681] No available shared memory "
+            "broadcast block "
             "found in 60 seconds.\n"
             if now_s % 60 == 0
             else ""

@@ -19,7 +19,9 @@ STOP_S = 6
 """From SIGTERM to SIGKILL; with ORPHANS_S below the 10 s that Compose gives a service to stop."""
 
 ORPHANS_S = 2
-"""How long what the engine leaves behind may take to end by itself: Python's resource tracker frees shared memory then."""
+"""How long what the engine leaves behind may take to end by itself: Python's resource tracker frees shared memory
+then.
+"""
 
 POLL_S = 0.1
 

@@ -1,6 +1,7 @@
 """A group of models of which one is loaded at a time: whose turn it is, and the switch from one to the next.
 
-Touches only the engine that it is given (child.py). Standard library alone. Times are seconds of the event loop's clock.
+Touches only the engine that it is given (child.py). Standard library alone. Times are seconds of the event loop's
+clock.
 """
 
 import asyncio
@@ -276,7 +277,10 @@ class Group:
                 self.say(f"{model} is unloaded after {_now() - begun:.1f} s")
 
     async def _lose(self, status: int) -> None:
-        """Take note that the loaded engine has ended by itself. Who waits for it waits on, unless that came too often."""
+        """Take note that the loaded engine has ended by itself.
+
+        Who waits for it waits on, unless that came too often.
+        """
         model = str(self.loaded)
         if _now() - self._since >= self.rules.minimum_residence_s:
             self.tallies[model].failed = 0

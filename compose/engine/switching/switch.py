@@ -135,7 +135,9 @@ class Proxy:
 
 
 def asked_model(content_type: str, body: bytes) -> str | None:
-    """Return the model that a body names, as JSON, as a form, or as a form of several parts; None where it names none."""
+    """Return the model that a body names, as JSON, as a form, or as a form of several parts; None where it names
+    none.
+    """
     if content_type == "multipart/form-data":
         field = FORM_FIELD.search(body)
         return field[1].decode(errors="replace") if field else None

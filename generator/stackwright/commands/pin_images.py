@@ -1,4 +1,6 @@
-"""`stackwright pin-images`: write down the digests of the images that an environment runs, so that every host runs them."""
+"""`stackwright pin-images`: write down the digests of the images that an environment runs, so that every host runs
+them.
+"""
 
 from __future__ import annotations
 

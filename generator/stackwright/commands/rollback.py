@@ -73,7 +73,8 @@ def run(arguments: RollbackArguments) -> None:
         runtime, host = reach(stack, arguments.runtime)
         if not any(state.phase in UP for state in runtime.services()):
             report.tell(
-                f"{environment}: the files of generation {number} are back; start it with `start-environment {environment}`"
+                f"{environment}: the files of generation {number} are back; start it with `start-environment "
+                f"{environment}`"
             )
             return
         bring_up(

@@ -38,7 +38,10 @@ def load_stack(paths: ProjectPaths, environment: Environment) -> Stack:
         if problem:
             raise ValidationError(
                 f"{name}: found `{value[:80]}`, allowed: {problem}",
-                hint=f"correct it in envs/.env.{environment}.local, or render the file again: `configure-gpu --env {environment}`",
+                hint=(
+                    f"correct it in envs/.env.{environment}.local, or render the file again: `configure-gpu --env "
+                    f"{environment}`"
+                ),
             )
     return stack
 

@@ -140,7 +140,8 @@ def _show_ready(stack: Stack) -> None:
 def question_by_hand(stack: Stack) -> str:
     """Write a question to the gateway as a line for a shell; its key is in no program's arguments, which all may read.
 
-    `echo` is the shell's own word, and `-H @-` has curl read the header from the pipe (curl's manual; since 7.55, 2017).
+    `echo` is the shell's own word, and `-H @-` has curl read the header from the pipe (curl's manual; since 7.55,
+    2017).
     """
     trust = "" if stack.certificate is None else f" --cacert {shlex.quote(str(stack.certificate))}"
     return (

@@ -1,4 +1,7 @@
-"""Write an archive for a bug report: everything that was gathered, with secrets and names taken out. Touches one file."""
+"""Write an archive for a bug report: everything that was gathered, with secrets and names taken out.
+
+Touches one file.
+"""
 
 from __future__ import annotations
 

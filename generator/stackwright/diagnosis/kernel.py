@@ -16,8 +16,8 @@ KERNEL_MESSAGES = Path("/dev/kmsg")
 # The two clocks of `Traces` and of messages are read one after the other, and Docker notes a start once it is done.
 LEEWAY_S = 2.0
 
-# Linux 5.0 and newer, mm/oom_kill.c and mm/memcontrol.c: a line with the control group and the number of the process that
-# has to go, then one that it is killed. The numbers are those of the host; the path has the container's id, be it
+# Linux 5.0 and newer, mm/oom_kill.c and mm/memcontrol.c: a line with the control group and the number of the process
+# that has to go, then one that it is killed. The numbers are those of the host; the path has the container's id, be it
 # `/docker/ID` or `/system.slice/docker-ID.scope`.
 _CHOSEN = re.compile(r"\] oom-kill:.*\btask_memcg=(?P<group>[^,]*),.*\bpid=(?P<process>[0-9]+)")
 _KILLED = re.compile(r"\bKilled process (?P<process>[0-9]+) ")

@@ -1,4 +1,7 @@
-"""Load the packaged rules. Touches only `failures.yaml` beside this module and those of the engines, when first needed."""
+"""Load the packaged rules.
+
+Touches only `failures.yaml` beside this module and those of the engines, when first needed.
+"""
 
 from __future__ import annotations
 

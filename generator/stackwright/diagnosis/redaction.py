@@ -15,8 +15,8 @@ SHORTEST = 6
 
 # What a name must end with for its value to be a secret: HF_TOKEN is one, max_num_batched_tokens is not.
 _SECRET_NAME = re.compile(
-    r"(?:^|[_.-]|(?-i:(?<=[a-z])(?=[A-Z])))(?:api[_-]?key|key|token|secret|password|passwd|pwd|passphrase|credentials?|auth|"
-    r"authorization|cookie|dsn)$",
+    r"(?:^|[_.-]|(?-i:(?<=[a-z])(?=[A-Z])))"
+    r"(?:api[_-]?key|key|token|secret|password|passwd|pwd|passphrase|credentials?|auth|authorization|cookie|dsn)$",
     re.IGNORECASE,
 )
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (

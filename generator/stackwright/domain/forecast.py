@@ -22,8 +22,8 @@ class EngineSettings:
 
     `version` is the release (`0.32.0`), None where it is not known. `speculative_tokens` counts drafted tokens per
     step with the model's own prediction layers. `language_only`: the encoder is neither loaded nor profiled.
-    `kv_cache_dtype`: `auto`, `fp8`, `nvfp4` and so on. `legacy_engine`: the first engine of a family (V0), which profiled without
-    chunks.
+    `kv_cache_dtype`: `auto`, `fp8`, `nvfp4` and so on. `legacy_engine`: the first engine of a family (V0), which
+    profiled without chunks.
     """
 
     version: str | None = None
@@ -47,7 +47,8 @@ class EngineSettings:
 class GpuMemory:
     """The memory of one GPU of the group: `total_bytes` as CUDA reports it, `used_bytes` by others before the start.
 
-    `unified`: the processor's memory is the GPU's. `wsl`: under the Windows Subsystem for Linux. `sliced`: a MIG slice's.
+    `unified`: the processor's memory is the GPU's. `wsl`: under the Windows Subsystem for Linux. `sliced`: a MIG
+    slice's.
     """
 
     total_bytes: int

@@ -1,7 +1,7 @@
 """What is known of a model without loading it: the catalog's rows, and what was read of one model. Pure.
 
-`config` is always the model's Hugging Face `config.json` as a plain mapping, under its own key names; the shape that the
-memory planner counts with is parsed from it there. What nobody could source is None.
+`config` is always the model's Hugging Face `config.json` as a plain mapping, under its own key names; the shape that
+the memory planner counts with is parsed from it there. What nobody could source is None.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from stackwright.domain.tensors import TensorHeader, WeightFacts
 
 
 class WeightFormat(StrEnum):
-    """How a checkpoint stores its weights. `gptq` has 4 bits, `int4` is compressed-tensors' own form. `gguf` and `bitsandbytes` are known so that they can be told apart."""
+    """How a checkpoint stores its weights. `gptq` has 4 bits, `int4` is compressed-tensors' own form.
+
+    `gguf` and `bitsandbytes` are known so that they can be told apart.
+    """
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -39,8 +42,8 @@ class WeightFormat(StrEnum):
 class Checkpoint:
     """One published set of weights of a model.
 
-    `weight_bytes` is the sum of the tensors' bytes as stored, None where no source gives it. `gated`: the hub asks for a
-    click and a token before it gives the files.
+    `weight_bytes` is the sum of the tensors' bytes as stored, None where no source gives it. `gated`: the hub asks for
+    a click and a token before it gives the files.
     """
 
     hub_id: str
@@ -55,11 +58,11 @@ class Checkpoint:
 class CatalogLlm:
     """A well-known model: one architecture and the checkpoints published for it, the original one first.
 
-    `hub_id` is the original checkpoint. `parameters` and `active_parameters` (per token) are counts; the latter differs in
-    mixtures of experts. `context_tokens` is the longest context that the publisher names without a further setting.
+    `hub_id` is the original checkpoint. `parameters` and `active_parameters` (per token) are counts; the latter differs
+    in mixtures of experts. `context_tokens` is the longest context that the publisher names without a further setting.
     `released` is `YYYY-MM`. `minimum_engine` is the first engine release with the architecture (`0.8.4`).
-    `tool_call_parser` and `reasoning_parser` are the names of the engine's parsers that go with what the model's own template makes
-    it write; None where no source names one.
+    `tool_call_parser` and `reasoning_parser` are the names of the engine's parsers that go with what the model's own
+    template makes it write; None where no source names one.
     """
 
     name: str
@@ -96,9 +99,10 @@ class CatalogLlm:
 class ModelConfig:
     """What a model's `config.json` tells, read once (`stackwright.models.config.parse_config`).
 
-    `architecture` is the first one named, empty where there is none. Head counts are those of the text model, None where it
-    names none. `sees`: it has a vision encoder; `takes_media`: pictures, films or sounds. `scores` is how many a
-    classifier gives to one text. `longest_tokens` is the longest request, its own `model_max_length` counted; None unknown.
+    `architecture` is the first one named, empty where there is none. Head counts are those of the text model, None
+    where it names none. `sees`: it has a vision encoder; `takes_media`: pictures, films or sounds. `scores` is how many
+    a classifier gives to one text. `longest_tokens` is the longest request, its own `model_max_length` counted; None
+    unknown.
     """
 
     architecture: str
@@ -115,10 +119,10 @@ class ModelConfig:
 class ModelFacts:
     """One model as it was read.
 
-    `name` is what clients ask for; `location` what the engine is given: a hub id or an absolute folder. `tensors` is None
-    where no header could be read; `weight_bytes` is then the catalog's figure or None. `notes` are facts that a user
-    should see, one sentence each. `role` and the engine's parsers are what the catalog says of the model, None of one that it
-    does not have.
+    `name` is what clients ask for; `location` what the engine is given: a hub id or an absolute folder. `tensors` is
+    None where no header could be read; `weight_bytes` is then the catalog's figure or None. `notes` are facts that a
+    user should see, one sentence each. `role` and the engine's parsers are what the catalog says of the model, None of
+    one that it does not have.
     """
 
     name: str

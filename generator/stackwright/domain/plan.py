@@ -82,7 +82,9 @@ class Replica:
 
 @dataclass(frozen=True, kw_only=True)
 class Fallback:
-    """The models that are asked where `model` fails, in this order; `longer`: those with a longer context, longest first."""
+    """The models that are asked where `model` fails, in this order; `longer`: those with a longer context, longest
+    first.
+    """
 
     model: str
     to: tuple[str, ...]
@@ -145,10 +147,10 @@ class Setting:
 class ServedModel:
     """A model as clients know it, and everything that is decided for it alone.
 
-    `name` is what clients ask for, `aliases` are further names; `location` what the engine is given. Models with the same
-    `exclusive` group take turns in one engine; the `pinned` one is loaded whenever the others are idle. `settings` are its
-    own by their plain keys; what all models share stands in the plan's. A model that takes turns has its engine's image
-    and shared memory only where it is the first of its group.
+    `name` is what clients ask for, `aliases` are further names; `location` what the engine is given. Models with the
+    same `exclusive` group take turns in one engine; the `pinned` one is loaded whenever the others are idle. `settings`
+    are its own by their plain keys; what all models share stands in the plan's. A model that takes turns has its
+    engine's image and shared memory only where it is the first of its group.
     """
 
     name: str
@@ -172,8 +174,8 @@ class ServedModel:
 class Plan:
     """Everything that is emitted for one environment.
 
-    `models` come in the order of their numbers in the environment file, chat models first. `settings` are those that all
-    models share, in the order of `stackwright.settings.all_settings()`.
+    `models` come in the order of their numbers in the environment file, chat models first. `settings` are those that
+    all models share, in the order of `stackwright.settings.all_settings()`.
     """
 
     schema: int
@@ -221,14 +223,17 @@ class Plan:
         return tuple(dict.fromkeys(uuid for other in self.turns(replica) for uuid in other.gpu_uuids))
 
     def before(self, replica: Replica) -> tuple[Replica, ...]:
-        """Return the earlier engines on a replica's GPUs: one that starts while another measures spoils what it measures."""
+        """Return the earlier engines on a replica's GPUs: one that starts while another measures spoils what it
+        measures.
+        """
         earlier = self.replicas[: self.replicas.index(replica)]
         return tuple(
             other for other in earlier if other.name != replica.name and set(other.gpu_uuids) & set(replica.gpu_uuids)
         )
 
     def core_range(self, replica: Replica) -> str | None:
-        """Return which parts of the cores a replica's ranks have, `2-2/3` for the second of three; None where one rank has all.
+        """Return which parts of the cores a replica's ranks have, `2-2/3` for the second of three; None where one rank
+        has all.
 
         Left to themselves all engines bind their threads to the same cores (0.32.0 utils/ompmultiprocessing.py).
         """

@@ -1,7 +1,8 @@
 """What runs: one service as it is described, for every runtime, and as its runtime reports it.
 
 A service's command and environment are made of words. A word is text, or refers to something that each runtime names in
-its own way: a setting, another service's address, a mounted file. Compose writes `${KEY:?}` where a process gets the value.
+its own way: a setting, another service's address, a mounted file. Compose writes `${KEY:?}` where a process gets the
+value.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ Node: TypeAlias = "Word | tuple[Node, ...] | Mapping[str, Node] | int | bool"
 class MountedFile:
     """A file of compose/, mounted read-only as /etc/stackwright/`name`; one that is rendered lies in `generated`.
 
-    `holds` names what the service reads of it where `source` is a folder, which is then mounted whole as /etc/stackwright.
+    `holds` names what the service reads of it where `source` is a folder, which is then mounted whole as
+    /etc/stackwright.
     """
 
     source: str
@@ -154,7 +156,9 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
-    """Where a service listens in its container; `published` are the settings of the address and port for the outside."""
+    """Where a service listens in its container; `published` are the settings of the address and port for the
+    outside.
+    """
 
     number: int
     published: tuple[SettingRef, SettingRef] | None = None
@@ -237,10 +241,10 @@ class ServiceRole(StrEnum):
 class Service:
     """One thing that runs. One field for each thing that some runtime has to know, hence more than twelve.
 
-    `kind` is the name that all replicas share: of the known failures that befall it, and of the base file's service that
-    it extends. `script` is the mounted file that a shell starts it by; None: `command` names a program itself.
-    `inherits` are variables that it gets where the caller has them. `restarts` are starts after the first that failed, and
-    `stop_s` is how long it may take to end.
+    `kind` is the name that all replicas share: of the known failures that befall it, and of the base file's service
+    that it extends. `script` is the mounted file that a shell starts it by; None: `command` names a program itself.
+    `inherits` are variables that it gets where the caller has them. `restarts` are starts after the first that failed,
+    and `stop_s` is how long it may take to end.
     """
 
     name: str
@@ -294,7 +298,8 @@ class Effort:
 
 @dataclass(frozen=True, kw_only=True)
 class Traces:
-    """What the kernel's messages about a service can be told by: its container's id, or the number of its first process.
+    """What the kernel's messages about a service can be told by: its container's id, or the number of its first
+    process.
 
     `began_s` is when it began last, on the clock of the kernel's messages; None where that is not known.
     """

@@ -29,8 +29,8 @@ class Kind(StrEnum):
 class SettingSpec:
     """One emitted key.
 
-    `flag` is the engine flag that carries it, left out where the value is `absent`. A setting with `pinnable` False follows from others.
-    `minimum` and `maximum` bound the number kinds, both inclusive.
+    `flag` is the engine flag that carries it, left out where the value is `absent`. A setting with `pinnable` False
+    follows from others. `minimum` and `maximum` bound the number kinds, both inclusive.
     """
 
     key: str

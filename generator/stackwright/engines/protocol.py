@@ -31,9 +31,10 @@ from stackwright.domain.tensors import WeightFacts
 class EngineKeys:
     """The keys of an engine's settings that others read, by what they mean; None where it has no such setting.
 
-    `context`: tokens of one request, a number or `auto`. `requests`: worked on at once. `step_tokens`: worked on in one step. `cache_format`: how
-    numbers are kept in the cache. `memory_share`: of each GPU. `processor_cache`: GiB of cache for each rank on a processor. `cache_folder`: for what it compiles. `media`: from where it may
-    fetch pictures, for a model that takes them.
+    `context`: tokens of one request, a number or `auto`. `requests`: worked on at once. `step_tokens`: worked on in one
+    step. `cache_format`: how numbers are kept in the cache. `memory_share`: of each GPU. `processor_cache`: GiB of
+    cache for each rank on a processor. `cache_folder`: for what it compiles. `media`: from where it may fetch pictures,
+    for a model that takes them.
     """
 
     model: str
@@ -89,8 +90,9 @@ class ImageChoice:
 class EngineTask:
     """One model that an engine is to serve on a host.
 
-    `pins`: by the engine's plain keys. `wished_context`: tokens, where the environment asks for them; `wished_in` is its
-    file, and `asked_in` where the model was named, as sources of settings. `in_turns`: it shares its engine with others.
+    `pins`: by the engine's plain keys. `wished_context`: tokens, where the environment asks for them; `wished_in` is
+    its file, and `asked_in` where the model was named, as sources of settings. `in_turns`: it shares its engine with
+    others.
     `promised_bytes`: what engines of other models take of the processor's memory.
     """
 
@@ -147,8 +149,9 @@ class Engine(Protocol):
     """One family of serving programs.
 
     `title` is its name in sentences, `gateway_prefix` what LiteLLM calls it. `port` and `health_path` are its server's
-    inside a container. `flags`: each flag that carries a setting, with the setting's key. `failures`: its known failures,
-    in the form of diagnosis/failures.yaml. `processor_requests`: worked on at once on a processor where nobody says.
+    inside a container. `flags`: each flag that carries a setting, with the setting's key. `failures`: its known
+    failures, in the form of diagnosis/failures.yaml. `processor_requests`: worked on at once on a processor where
+    nobody says.
     `length_variable`: set to 1, it makes the engine take a context beyond the model's own; None where there is none.
     """
 
@@ -236,7 +239,9 @@ class Engine(Protocol):
         """Return which kernels run a format that is not plain; None where none does."""
 
     def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
-        """Say what is allowed for one of its settings if a release does not take `value`; None if it does, or nobody knows."""
+        """Say what is allowed for one of its settings if a release does not take `value`; None if it does, or nobody
+        knows.
+        """
 
     def wsl_variable(self, version: str) -> str | None:
         """Return the variable without which a release ends under WSL; None for one that needs none."""

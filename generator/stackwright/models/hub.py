@@ -1,7 +1,7 @@
 """Look a model up on a hub that speaks Hugging Face's protocol: its config.json and the headers of its weights.
 
-Touches the network (`HF_ENDPOINT`) and Hugging Face's cache. The weights themselves are never fetched: of each file only
-the first bytes are asked for, and a server that would send all of it is left at once. The token is found by
+Touches the network (`HF_ENDPOINT`) and Hugging Face's cache. The weights themselves are never fetched: of each file
+only the first bytes are asked for, and a server that would send all of it is left at once. The token is found by
 huggingface_hub itself (`HF_TOKEN`, `HF_TOKEN_PATH`, or the file that its login writes) and never passes through here.
 """
 
@@ -20,7 +20,8 @@ from stackwright.models.cache import HubCache, keep_headers, load_headers
 from stackwright.models.folder import CONFIG, INDEX, SINGLE, check_shard, parse_index, read_json
 from stackwright.models.safetensors import LENGTH_BYTES, header_length, parse_header
 
-# 97 % of all headers are shorter (huggingface_hub 2.4.0, hf_api.py, parse_safetensors_file_metadata), so one request does.
+# 97 % of all headers are shorter (huggingface_hub 2.4.0, hf_api.py, parse_safetensors_file_metadata), so one request
+# does.
 FIRST_BYTES = 100_000
 TIMEOUT_S = 10.0
 AT_ONCE = 8
@@ -58,7 +59,9 @@ def read_hub(hub_id: str, cache: HubCache, endpoint: str | None, origin: str) ->
 
 
 def _quieten() -> None:
-    """Let the library neither draw nor warn, nor tell the hub which program asks (it looks that up on the hub first)."""
+    """Let the library neither draw nor warn, nor tell the hub which program asks (it looks that up on the hub
+    first).
+    """
     from huggingface_hub import constants
     from huggingface_hub.utils import logging as hub_logging
     from huggingface_hub.utils.tqdm import disable_progress_bars

@@ -103,7 +103,8 @@ def _by_window(config: Mapping[str, object], total: int) -> tuple[Mixer, ...]:
     family = text(config, "model_type")
     if family in ("mamba", "mamba2", "falcon_mamba"):
         return (Mixer.STATE,) * total
-    # A decoder's architecture whose attention goes both ways is an encoder to the engine (0.32.0 config/model.py, attn_type).
+    # A decoder's architecture whose attention goes both ways is an encoder to the engine (0.32.0 config/model.py,
+    # attn_type).
     if family in ENCODER_FAMILIES or not flag(config, "is_causal", default=True):
         return (Mixer.ENCODER,) * total
     if count(config, "attention_chunk_size"):

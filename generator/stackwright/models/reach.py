@@ -1,6 +1,7 @@
 """Ask a hub for one model, without downloading anything: is it in reach, is there such a model, may we have it.
 
-Touches the network (`HF_ENDPOINT`, and the proxy that the environment names). One HEAD request for the model's config.json
+Touches the network (`HF_ENDPOINT`, and the proxy that the environment names). One HEAD request for the model's
+config.json
 with the standard library: importing huggingface_hub takes longer than the whole of validation.
 """
 

@@ -202,7 +202,8 @@ def _smoke(folder: Path | None) -> ModelFacts:
         gated=False,
         minimum_engine=None,
         format=WeightFormat.BF16,
-        # It calls no tool by itself, but a request that names one is answered by a grammar, once the engine has any parser.
+        # It calls no tool by itself, but a request that names one is answered by a grammar, once the engine has any
+        # parser.
         tool_call_parser="hermes",
     )
 

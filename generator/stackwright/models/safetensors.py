@@ -56,7 +56,9 @@ def read_header(file: Path) -> FileHeader:
     if size != header.file_bytes:
         raise UsageError(
             f"{file}: has {size} bytes, but its header says {header.file_bytes}",
-            hint=f"the copy is incomplete ({format_bytes(size)} of {format_bytes(header.file_bytes)}): download it again",
+            hint=(
+                f"the copy is incomplete ({format_bytes(size)} of {format_bytes(header.file_bytes)}): download it again"
+            ),
         )
     return header
 

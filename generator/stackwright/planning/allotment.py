@@ -127,7 +127,10 @@ class _Room:
                 )  # one that the whole host does not hold says why itself
             free = sum(len(pool) for pool in self._pools)
             raise NoPlanError(
-                f"no memory left for {request.llm.name} beside the other models; free GPUs: {free}; no shared GPU holds it",
+                (
+                    f"no memory left for {request.llm.name} beside the other models; free GPUs: {free}; no shared "
+                    "GPU holds it"
+                ),
                 hint=_ways_to_room(request),
             )
 
@@ -147,7 +150,9 @@ class _Room:
         self._align()
 
     def _align(self) -> None:
-        """Deal the GPUs of each kind out anew, the largest group first: a group then lies on one island where it can."""
+        """Deal the GPUs of each kind out anew, the largest group first: a group then lies on one island where it
+        can.
+        """
         for pool in self._pools:
             mine = [n for n, given in enumerate(self._given) if not given.shares and self._pool_of(given) is pool]
             kind = sorted((*pool, *(gpu for n in mine for gpu in self._given[n].gpus)), key=self._order.index)
@@ -268,7 +273,9 @@ class _Room:
 
 
 def _pools(request: ModelRequest) -> list[list[Gpu]]:
-    """Return the usable GPUs, those of a kind together, islands of NVLink beside each other, the roomiest kind first."""
+    """Return the usable GPUs, those of a kind together, islands of NVLink beside each other, the roomiest kind
+    first.
+    """
     host, pins = request.host, request.parallel_pins
     if request.mode is Mode.SINGLE:
         (best,) = placements(host, Mode.SINGLE, ParallelPins(devices=pins.devices), Heads())
@@ -299,7 +306,8 @@ def _is_comfortable(plan: PlannedModel, request: ModelRequest) -> bool:
 def _split(
     requests: tuple[ModelRequest, ...], wished: tuple[float | None, ...], gpu: Gpu, catalog: Catalog
 ) -> tuple[Utilization, ...] | None:
-    """Share one GPU: each model gets what it needs, those that write what is left in proportion; None where it is too small.
+    """Share one GPU: each model gets what it needs, those that write what is left in proportion; None where it is too
+    small.
 
     Args:
         wished: for each model the part of a GPU that its environment gives it, None where it leaves that open.

@@ -11,14 +11,16 @@ from stackwright.domain.cloud import CloudModel
 from stackwright.domain.plan import Plan
 from stackwright.errors import UsageError
 
-# LiteLLM 1.105.3, litellm_core_utils/get_llm_provider_logic.py, read and asked on 2026-11-21: those that take one key and
-# bring an address of their own. Azure's `/openai/v1` and whatever else speaks OpenAI's protocol is `openai` with an address.
+# LiteLLM 1.105.3, litellm_core_utils/get_llm_provider_logic.py, read and asked on 2026-11-21: those that take one key
+# and bring an address of their own. Azure's `/openai/v1` and whatever else speaks OpenAI's protocol is `openai` with an
+# address.
 PROVIDERS = (
     *("anthropic", "cerebras", "cohere_chat", "dashscope", "deepinfra", "deepseek", "fireworks_ai", "gemini", "groq"),
     *("mistral", "moonshot", "nebius", "novita", "nvidia_nim", "openai", "openrouter", "perplexity", "sambanova"),
     *("scaleway", "together_ai", "xai"),
 )
-# Judgement: enough for a name, and no provider's key is as short; one that was pasted here is refused, not used as a name.
+# Judgement: enough for a name, and no provider's key is as short; one that was pasted here is refused, not used as a
+# name.
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,19}")
 _MODEL = re.compile(r"[a-z_]+/[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 # What a person wrote there may be the key itself, or an address with one in it.
@@ -68,7 +70,10 @@ def _how_to_ask(plan: Plan, cloud: CloudModel) -> str:
 
 
 def _is_closed(address: str) -> bool:
-    """Say whether a key may be sent there: over TLS, or inside a private network. The address itself holds no secret."""
+    """Say whether a key may be sent there: over TLS, or inside a private network.
+
+    The address itself holds no secret.
+    """
     try:
         parts = urlsplit(address)
         host, _ = parts.hostname, parts.port

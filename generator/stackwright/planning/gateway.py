@@ -22,7 +22,8 @@ LITELLM = "LiteLLM 1.105.3"
 REQUEST_TIMEOUT_S = 300
 # LiteLLM's own default (constants.py, DEFAULT_COOLDOWN_TIME_SECONDS): a restarted replica is back within this time.
 COOLDOWN_S = 5
-# Four requests wait behind each place: one that works for a fifth of the timeout still leaves the last of them its answer.
+# Four requests wait behind each place: one that works for a fifth of the timeout still leaves the last of them its
+# answer.
 WAITING_PER_PLACE = 4
 # What Anthropic's API takes (docs, "Request size limits": 32 MB for messages, 2026-11-21): room for several pictures.
 LEAST_BODY_BYTES = 32 * MIB
@@ -35,8 +36,8 @@ def gateway_settings(
 ) -> dict[str, Setting]:
     """Return the gateway's routing and limits for replicas on these groups of GPUs, one empty group on a CPU.
 
-    `values`: the engine's settings and the pins; a pin of one limit moves those that follow from it. `switches`: how many
-    models may be loaded one after the other ahead of a request, where models take turns.
+    `values`: the engine's settings and the pins; a pin of one limit moves those that follow from it. `switches`: how
+    many models may be loaded one after the other ahead of a request, where models take turns.
     """
     replicas = len(groups)
     context = values[engine.keys.context]
@@ -55,7 +56,10 @@ def gateway_settings(
         ),
         "GATEWAY_MAX_QUEUED_REQUESTS": _setting(
             str(WAITING_PER_PLACE * working_in_force),
-            f"{WAITING_PER_PLACE} for each of {working_in_force} running: in time if a request takes a fifth of the timeout",
+            (
+                f"{WAITING_PER_PLACE} for each of {working_in_force} running: in time if a request takes a fifth "
+                "of the timeout"
+            ),
             DECISION,
         ),
         "GATEWAY_MAX_INPUT_TOKENS": _longest_input(context),
@@ -97,8 +101,8 @@ def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
 def problem_with_name(name: str) -> str | None:
     """Say what is allowed if LiteLLM would read a name that clients ask for as more than a name; None if it is one.
 
-    LiteLLM 1.105.3: a `*` matches any text, so that a misspelt name would go there (router.py, `_add_deployment`), and what
-    begins with `os.environ/` is replaced by that variable's value (proxy_server.py, `_resolved_config_value`).
+    LiteLLM 1.105.3: a `*` matches any text, so that a misspelt name would go there (router.py, `_add_deployment`), and
+    what begins with `os.environ/` is replaced by that variable's value (proxy_server.py, `_resolved_config_value`).
     """
     if "*" in name or name.startswith("os.environ/"):
         return "a name without `*` that does not begin with `os.environ/`"
@@ -135,7 +139,9 @@ def with_fallbacks(plan: Plan, wishes: GatewayWishes, *, named: bool = False) ->
 
 
 def _without_absent(wishes: GatewayWishes, known: Mapping[str, str]) -> tuple[GatewayWishes, tuple[str, ...]]:
-    """Return the wishes without the names that are not `known` and the clouds that nothing asks then; and those names."""
+    """Return the wishes without the names that are not `known` and the clouds that nothing asks then; and those
+    names.
+    """
     chains = {
         name: tuple(each for each in to if each in known) for name, to in wishes.fallbacks.items() if name in known
     }
@@ -158,7 +164,10 @@ def _resolve_chains(
         model = _resolve(name, served, where)
         if model in chains:
             raise UsageError(
-                f"{where}.fallbacks: found {model} twice, the second time as `{name[:80]}`, allowed: one list per model",
+                (
+                    f"{where}.fallbacks: found {model} twice, the second time as `{name[:80]}`, allowed: one list "
+                    "per model"
+                ),
                 hint="join the lists: the gateway reads the first one only",
             )
         chains[model] = tuple(dict.fromkeys(_resolve(each, known, where) for each in substitutes))
@@ -187,7 +196,10 @@ def _check_chain(plan: Plan, model: str, to: tuple[str, ...], where: str) -> Non
 
 
 def _longer(plan: Plan, model: str, to: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those with a longer context, the longest first. A cloud's is not known: what is too long never goes there."""
+    """Return those with a longer context, the longest first.
+
+    A cloud's is not known: what is too long never goes there.
+    """
     lengths = {served.name: _context(served) for served in plan.models if served.name in (model, *to)}
     lengths = {name: lengths[name] for name in (model, *to) if name in lengths}
     return tuple(sorted((each for each in lengths if lengths[each] > lengths[model]), key=lambda each: -lengths[each]))

@@ -20,8 +20,10 @@ _STEP_BYTES = GIB // 4
 def warn_of_others(gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
     """Return a sentence for each GPU of which other programs hold more than a desktop would."""
     return tuple(
-        f"other programs hold {format_bytes(gpu.memory_used_bytes)} of the {format_bytes(gpu.memory_bytes)} of GPU {gpu.index} "
-        f"({gpu.name or 'unknown model'}): the engine does not start if less than its share is free; `nvidia-smi` lists "
+        f"other programs hold {format_bytes(gpu.memory_used_bytes)} of the {format_bytes(gpu.memory_bytes)} of "
+        f"GPU {gpu.index} "
+        f"({gpu.name or 'unknown model'}): the engine does not start if less than its share is free; "
+        "`nvidia-smi` lists "
         "them, this stack among them while it runs"
         for gpu in gpus
         if _is_in_use(gpu)
@@ -46,7 +48,8 @@ def blame_others(request: ModelRequest, refusal: NoPlanError, plan: Callable[[Mo
         kept, too_much = (middle, too_much) if _fits(request, middle * _STEP_BYTES, plan) else (kept, middle)
     free_bytes = (fullest.memory_bytes or 0) - kept * _STEP_BYTES
     return NoPlanError(
-        f"{refusal.message}; other programs hold {format_bytes(fullest.memory_used_bytes)} of GPU {fullest.index}: it would fit "
+        f"{refusal.message}; other programs hold {format_bytes(fullest.memory_used_bytes)} of GPU "
+        f"{fullest.index}: it would fit "
         f"with {format_bytes(free_bytes)} of {format_bytes(fullest.memory_bytes)} free",
         hint=f"stop them (`nvidia-smi` lists them), then configure again; or: {refusal.hint}",
     )

@@ -19,7 +19,8 @@ from stackwright.engines.protocol import Engine
 COMFORTABLE_TOKENS = 8192
 # What is asked of an engine whose memory nobody can forecast: few requests at once, and its own search for the length.
 CAUTIOUS_SEQS = 16
-# Of a GPU's memory whose accounting is not to be trusted (WSL, unified memory), advice and defaults take no more than this.
+# Of a GPU's memory whose accounting is not to be trusted (WSL, unified memory), advice and defaults take no more than
+# this.
 DOUBTFUL_SHARE = 0.8
 
 
@@ -101,7 +102,8 @@ def serves(
     version: str,
     objective: Objective | None,
 ) -> int | None:
-    """Say quickly how long a request, in tokens, a placement serves: 0 where none of use fits, None where nobody can know.
+    """Say quickly how long a request, in tokens, a placement serves: 0 where none of use fits, None where nobody can
+    know.
 
     For `context` that is the longest that any settings hold, else what a modest service has room for.
     """
@@ -227,7 +229,9 @@ def _is_enough(layout: Layout, shape: Shape, wanted: Wanted, objective: Objectiv
 
 
 def _worth(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> tuple[bool, int, int]:
-    """Return what is compared where no layout is enough: long requests, how long where that counts, all caches together."""
+    """Return what is compared where no layout is enough: long requests, how long where that counts, all caches
+    together.
+    """
     by_length = objective in (Objective.CONTEXT, Objective.LATENCY)
     tokens = len(layout.placement.groups) * layout.forecast.memory.kv_cache_tokens
     return _is_long(layout, shape, wanted, objective), _length(layout) if by_length else 0, tokens

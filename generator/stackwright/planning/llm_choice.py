@@ -9,7 +9,8 @@ docs/decisions/0012-models.md argues:
 3. Of those, the large: at least `SAME_CLASS` of the most parameters among them.
 4. Of those, by objective: `latency` the fewest parameters read per token, since decoding is bound by reading weights;
    `throughput` the mixtures of experts, which read a part of themselves; `context` the longest request that fits here.
-   Then the most parameters, in tenths of the most; among those the newest, then the most parameters exactly, then the name.
+   Then the most parameters, in tenths of the most; among those the newest, then the most parameters exactly, then the
+   name.
 
 A forecast takes time, so a model is asked about only where its answer can change the choice.
 """
@@ -38,7 +39,8 @@ PREFERENCES = {
 }
 _CHATS = (Role.CHAT, Role.VISION)
 
-# The longest request, in tokens, that this host serves of a checkpoint: 0 where it does not fit, None where nobody can know.
+# The longest request, in tokens, that this host serves of a checkpoint: 0 where it does not fit, None where nobody can
+# know.
 Serves = Callable[[CatalogLlm, Checkpoint], int | None]
 
 
@@ -171,7 +173,9 @@ class _Looker:
         return found
 
     def _longest_first(self, rows: list[CatalogLlm], largest: int) -> list[LlmCandidate]:
-        """Return those with the longest requests; a model whose publisher names less than those have is not looked at."""
+        """Return those with the longest requests; a model whose publisher names less than those have is not looked
+        at.
+        """
         ranked: list[LlmCandidate] = []
         for row in sorted(rows, key=lambda row: (-(row.context_tokens or 0), row.name)):
             if len(ranked) > RUNNERS_UP and row.context_tokens and row.context_tokens < ranked[RUNNERS_UP].tokens:

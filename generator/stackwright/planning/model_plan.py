@@ -225,7 +225,9 @@ def _shared_memory(request: ModelRequest, placement: Placement, catalog: Catalog
 def _does_not_fit(
     request: ModelRequest, catalog: Catalog, options: tuple[Placement, ...], chosen: ImageChoice, words: tuple[str, ...]
 ) -> NoPlanError:
-    """Say what is in the way, and what would do: a shorter context, a larger share, else another published checkpoint."""
+    """Say what is in the way, and what would do: a shorter context, a larger share, else another published
+    checkpoint.
+    """
     from stackwright.models.stored import stored_facts
     from stackwright.planning.layout import as_if_sure, fits_somewhere, smallest_memory
     from stackwright.planning.quantization import advise_checkpoint
@@ -289,7 +291,10 @@ def _is_of(row: CatalogLlm, location: str) -> bool:
 
 
 def _with_pins(computed: dict[str, Setting], request: ModelRequest) -> dict[str, Setting]:
-    """Lay the model's own pins over the computed settings. One that this mode does not emit is refused: nothing reads it."""
+    """Lay the model's own pins over the computed settings.
+
+    One that this mode does not emit is refused: nothing reads it.
+    """
     own = {key: pin for key, pin in request.fixed.items() if pin.model is not None}
     refuse_unread(own.values(), computed)
     return {key: pinned_setting(own[key]) if key in own else setting for key, setting in computed.items()}

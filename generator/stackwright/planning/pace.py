@@ -117,4 +117,7 @@ def _trade(request: ModelRequest, pace: Pace | None, ordered: list[Placement]) -
         return f"; for latency: the fastest group that holds the model: {estimate}"
     if request.objective is Objective.CONTEXT:
         return f"; for context: the group with the longest request: {estimate}"
-    return f"; without an objective: as many GPUs as add at least half a replica's speed each, more for a KV cache as large as the weights: {estimate}; {others}"
+    return (
+        "; without an objective: as many GPUs as add at least half a replica's speed each, more for a KV cache as "
+        f"large as the weights: {estimate}; {others}"
+    )

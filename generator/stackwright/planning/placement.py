@@ -135,7 +135,8 @@ def _shapes(
     if pins.pipeline_parallel is not None:
         return [(size, pins.pipeline_parallel) for size in inside]
     largest = max(inside)
-    # Fewest stages first, but those that leave a GPU idle last: a further stage costs less than a GPU that does nothing.
+    # Fewest stages first, but those that leave a GPU idle last: a further stage costs less than a GPU that does
+    # nothing.
     counts = sorted(range(2, gpus // largest + 1), key=lambda stages: (gpus % (largest * stages) != 0, stages))
     staged = [(largest, stages) for stages in counts]
     across = [(size, 1) for size in powers if size > island]
@@ -188,7 +189,10 @@ def _multi_reason(
     if pinned:
         return f"pinned by the user{replicas}"
     if pipeline_parallel > 1:
-        return f"no smaller group holds the model with long requests: {pipeline_parallel} pipeline stages of {tensor_parallel}{replicas}"
+        return (
+            f"no smaller group holds the model with long requests: {pipeline_parallel} pipeline stages of "
+            f"{tensor_parallel}{replicas}"
+        )
     if groups[0][0].mig_slice is not None:
         return f"{NO_SPAN}: one replica on each{replicas}"
     if tensor_parallel > largest:

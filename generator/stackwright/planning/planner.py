@@ -1,8 +1,9 @@
 """Make the plan of one environment: all of its models on one host, no byte of memory promised twice. Pure.
 
-Whole GPUs first, then shared ones, each model with what it needs and the rest in proportion. A model that turns text into
-vectors or scores goes to the processor where it would cost the others a GPU (docs/decisions/0030-several-models.md).
-What only GPUs need, the memory planner above all, is imported where it is used: a plan for a CPU comes in a blink.
+Whole GPUs first, then shared ones, each model with what it needs and the rest in proportion. A model that turns text
+into vectors or scores goes to the processor where it would cost the others a GPU
+(docs/decisions/0030-several-models.md). What only GPUs need, the memory planner above all, is imported where it is
+used: a plan for a CPU comes in a blink.
 """
 
 from __future__ import annotations
@@ -167,7 +168,10 @@ def _assemble(
 
 
 def _with_shared_pins(request: PlanRequest, settings: dict[str, Setting]) -> dict[str, Setting]:
-    """Lay the pins of settings that all models share over the computed ones. Raises NoPlanError where nothing reads one."""
+    """Lay the pins of settings that all models share over the computed ones.
+
+    Raises NoPlanError where nothing reads one.
+    """
     shared = {pin.key: pin for pin in request.pins if pin.model is None}
     refuse_unread(shared.values(), settings)
     # The GPUs are chosen from the pinned devices before; what is emitted are always UUIDs.
@@ -178,7 +182,9 @@ def _with_shared_pins(request: PlanRequest, settings: dict[str, Setting]) -> dic
 def _gateway_settings(
     request: PlanRequest, planned: tuple[PlannedModel, ...], mode: Mode, gpus: int
 ) -> dict[str, Setting]:
-    """Return the gateway's settings for all models: routing by the one with several replicas, the rest large enough for each."""
+    """Return the gateway's settings for all models: routing by the one with several replicas, the rest large enough for
+    each.
+    """
     settings = dict(planned[0].gateway)
     several = next((model for model in planned if len(model.served.replicas) > 1), planned[0])
     settings["GATEWAY_ROUTING_STRATEGY"] = several.gateway["GATEWAY_ROUTING_STRATEGY"]

@@ -1,8 +1,9 @@
-"""Which number formats an engine runs on a GPU, and which published checkpoint loses least where a model does not fit. Pure.
+"""Which number formats an engine runs on a GPU, and which published checkpoint loses least where a model does not fit.
+Pure.
 
-A checkpoint in fewer bits loses accuracy, so it is never taken silently: what comes out here is advice with its reasons,
-and the caller names it to the user. Nothing here knows how well a checkpoint answers; the order of loss is the number of
-bits kept per weight, which is a fact, and no benchmark is quoted.
+A checkpoint in fewer bits loses accuracy, so it is never taken silently: what comes out here is advice with its
+reasons, and the caller names it to the user. Nothing here knows how well a checkpoint answers; the order of loss is the
+number of bits kept per weight, which is a fact, and no benchmark is quoted.
 """
 
 from __future__ import annotations
@@ -139,7 +140,10 @@ def _refusal(
     checkpoint: Checkpoint, kernel: Kernel | None, compute_capability: str | None, has_token: bool
 ) -> str | None:
     if kernel is None:
-        return f"{checkpoint.format.upper()} does not run on {f'compute capability {compute_capability}' if compute_capability else 'a CPU'}"
+        return (
+            f"{checkpoint.format.upper()} does not run on "
+            f"{f'compute capability {compute_capability}' if compute_capability else 'a CPU'}"
+        )
     if checkpoint.gated is not False and not has_token:
         return "may be gated, and no token is set"
     return None

@@ -42,8 +42,8 @@ class WantedModel:
     """One model that is to be served, and what is known of it.
 
     `wished_in` is where it was asked for, as a refusal tells it; `reason` why it was chosen where nobody named one.
-    `gpu_share` is the wished part of all the host's GPUs. Models of the same `exclusive` group take turns, the `pinned` one
-    is loaded whenever the others are idle.
+    `gpu_share` is the wished part of all the host's GPUs. Models of the same `exclusive` group take turns, the `pinned`
+    one is loaded whenever the others are idle.
     """
 
     llm: Llm
@@ -97,8 +97,8 @@ class Switching:
 class ModelRequest:
     """One model's part of a request: the GPUs that it may use are those of `host`.
 
-    `fixed` are the pins that concern it, by plain key. Where several models share the host, `utilization` is the part of
-    each GPU that was found for this one, and `promised_bytes` what other engines take of the processor's memory.
+    `fixed` are the pins that concern it, by plain key. Where several models share the host, `utilization` is the part
+    of each GPU that was found for this one, and `promised_bytes` what other engines take of the processor's memory.
     """
 
     whole: PlanRequest

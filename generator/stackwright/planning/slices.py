@@ -1,7 +1,8 @@
 """MIG slices as small GPUs: which of them may serve, and what cannot. Pure.
 
 A CUDA process sees one MIG device, whatever is handed to its container, and no peer access leads out of one (NVIDIA MIG
-user guide 620, CUDA_VISIBLE_DEVICES and deployment considerations). An engine hands one list of devices to all ranks, so none
+user guide 620, CUDA_VISIBLE_DEVICES and deployment considerations). An engine hands one list of devices to all ranks,
+so none
 spans slices: a model that a slice does not hold needs another GPU. NCCL's support of MIG is experimental and goes
 through host memory (NVIDIA/nccl issue 1716, 2026-08-23).
 """
@@ -39,6 +40,7 @@ def why_shared(gpu: Gpu, used: tuple[Gpu, ...]) -> str | None:
 def how_to_cut(gpu: Gpu) -> str:
     """Tell how a GPU with MIG on gets slices."""
     return (
-        f"`nvidia-smi mig -i {gpu.index} -lgip` lists the profiles, `sudo nvidia-smi mig -i {gpu.index} -cgi PROFILE -C` "
+        f"`nvidia-smi mig -i {gpu.index} -lgip` lists the profiles, `sudo nvidia-smi mig -i {gpu.index} -cgi "
+        "PROFILE -C` "
         "creates a slice"
     )

@@ -21,8 +21,8 @@ DECISION = "docs/decisions/0033-switching.md"
 RESIDENCE_S = 30
 # As long as a request may take without a switch (planning/gateway.py).
 DRAIN_S = 300
-# What a start may stand still for while it compiles (watching/limits.py, 2026-11-21), and the time to read the weights at
-# a fifth of what a network share over 1 Gbit/s gives.
+# What a start may stand still for while it compiles (watching/limits.py, 2026-11-21), and the time to read the weights
+# at a fifth of what a network share over 1 Gbit/s gives.
 LOAD_S, SLOWEST_DISK_BYTES_PER_S = 900, 25_000_000
 
 
@@ -144,7 +144,9 @@ def refuse_quotes(models: Iterable[WantedModel]) -> None:
 
 
 def one_service(models: tuple[ServedModel, ...]) -> tuple[ServedModel, ...]:
-    """Return the models with the settings of a group's service at its first model alone, large enough for all of them."""
+    """Return the models with the settings of a group's service at its first model alone, large enough for all of
+    them.
+    """
     joined = list(models)
     for position, model in enumerate(models):
         takers = turn_takers(models, position)

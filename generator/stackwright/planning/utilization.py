@@ -1,4 +1,5 @@
-"""Choose the share of each GPU's memory that the engine takes: the least of the wish, the size's share and what is free.
+"""Choose the share of each GPU's memory that the engine takes: the least of the wish, the size's share and what is
+free.
 
 Memory that processor and GPU share has one bound more: what the system and the gateway need of it. Pure.
 """
@@ -15,18 +16,18 @@ from stackwright.units import GIB, format_bytes
 CONTEXT_BYTES = GIB // 2
 # Less than this share is no GPU to serve from: a context and the smallest model's weights would not fit.
 LEAST_SHARE = 0.10
-# Issue 3, part 4: the smaller the GPU, the larger the part that contexts, graphs and the desktop take of it. A size holds
-# from nine tenths of its name on: ECC and firmware leave 22.5 GiB of an A10's 24 and 14.8 GiB of an old T4's 16.
+# Issue 3, part 4: the smaller the GPU, the larger the part that contexts, graphs and the desktop take of it. A size
+# holds from nine tenths of its name on: ECC and firmware leave 22.5 GiB of an A10's 24 and 14.8 GiB of an old T4's 16.
 SHARES_BY_GB = ((40, 0.92), (24, 0.90), (16, 0.88), (0, 0.85))
 BLACKWELL_32_SHARE = 0.95
 BLACKWELL_MAJOR = 10
 NAMED_PART = 0.9
 SIZE_SOURCE = "docs/decisions/0010-image-planner.md, utilization by GPU size"
 FREE_SOURCE = "vLLM 0.32.0 v1/worker/utils.py, request_memory"
-# Of 121.7 GiB, idle DGX Sparks had between 101.3 (MiaAI-Lab/GLM-5.3-Flash-EXL3-2x-DGX-Sparks#47, 2026-08-30: cache dropped, no
-# desktop, a share of 0.87 never started) and 113.7 GiB (llamastash/llamastash#81, 2026-09-10) free when vLLM looked. The
-# smaller counts: the system keeps a sixth. The files of the weights need none: vLLM counts their cached pages as free there
-# (0.32.0 utils/mem_utils.py, MemorySnapshot.measure).
+# Of 121.7 GiB, idle DGX Sparks had between 101.3 (MiaAI-Lab/GLM-5.3-Flash-EXL3-2x-DGX-Sparks#47, 2026-08-30: cache
+# dropped, no desktop, a share of 0.87 never started) and 113.7 GiB (llamastash/llamastash#81, 2026-09-10) free when
+# vLLM looked. The smaller counts: the system keeps a sixth. The files of the weights need none: vLLM counts their
+# cached pages as free there (0.32.0 utils/mem_utils.py, MemorySnapshot.measure).
 SYSTEM_SHARE = 20.4 / 121.7
 SHARED_SOURCE = "docs/decisions/0010-image-planner.md, memory that processor and GPU share"
 
@@ -89,7 +90,8 @@ def _by_shared_memory(shared: UnifiedMemory) -> Utilization:
     system_bytes = int(shared.total_bytes * SYSTEM_SHARE)
     left = max(0, shared.total_bytes - system_bytes - shared.gateway_bytes)
     reason = (
-        f"memory shared with the processor, {format_bytes(shared.total_bytes)}: the system keeps {format_bytes(system_bytes)}, the "
+        f"memory shared with the processor, {format_bytes(shared.total_bytes)}: the system keeps "
+        f"{format_bytes(system_bytes)}, the "
         f"gateway {format_bytes(shared.gateway_bytes)}"
     )
     return Utilization(

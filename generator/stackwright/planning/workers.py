@@ -7,13 +7,14 @@ from stackwright.domain.plan import Mode
 from stackwright.units import GIB
 
 DECISION = "docs/decisions/0036-door-and-workers.md"
-# LiteLLM 1.105.3 under load (PSS, benchmarks/results/gateway.json, 2026-11-21): one worker 428 MB, two and their parent 1081 MB
-# together. So half a GiB each holds the parent too.
+# LiteLLM 1.105.3 under load (PSS, benchmarks/results/gateway.json, 2026-11-21): one worker 428 MB, two and their parent
+# 1081 MB together. So half a GiB each holds the parent too.
 WORKER_BYTES = GIB // 2
-# Judgement: beyond these the engine, not the gateway, is what waits. A worker fills one core (docs/explanation/gateway.md).
+# Judgement: beyond these the engine, not the gateway, is what waits. A worker fills one core
+# (docs/explanation/gateway.md).
 MOST_WORKERS = {Mode.CPU: 4, Mode.SINGLE: 4, Mode.MULTI: 8}
-# A worker passes on some 1500 events of streams in a second (38 ms for 64: benchmarks/results/gateway.json, 2026-11-21).
-# Judgement: an engine writes 20 tokens a second for each of the requests that it works on.
+# A worker passes on some 1500 events of streams in a second (38 ms for 64: benchmarks/results/gateway.json,
+# 2026-11-21). Judgement: an engine writes 20 tokens a second for each of the requests that it works on.
 PLACES_PER_WORKER = 64
 # The rest of the host's memory is the engine's: weights pass through it, and in CPU mode they stay there.
 MEMORY_SHARE = 4

@@ -1,4 +1,7 @@
-"""The images that a project has pinned by digest: envs/digests.yaml, read and written whole. Touches that file alone."""
+"""The images that a project has pinned by digest: envs/digests.yaml, read and written whole.
+
+Touches that file alone.
+"""
 
 from __future__ import annotations
 

@@ -158,7 +158,10 @@ def _make_set(folder: Path, changes: tuple[FileChange, ...], manifest: Mapping[s
 
 
 def _adopt(folder: Path, targets: list[Path]) -> None:
-    """Put links where the files are to stand. What stands there as a file of its own goes into the set in force first."""
+    """Put links where the files are to stand.
+
+    What stands there as a file of its own goes into the set in force first.
+    """
     targets = [*targets, folder / MANIFEST]
     strangers = [target for target in targets if not is_linked(folder, target)]
     if any(target.exists() for target in strangers):

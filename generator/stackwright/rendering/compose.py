@@ -1,4 +1,7 @@
-"""Services as Compose reads them: the base file, the same for every host, and the override, what a plan adds to it. Pure."""
+"""Services as Compose reads them: the base file, the same for every host, and the override, what a plan adds to it.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,10 @@ _BASE_HEAD = """\
 """
 _COMMENTS = {
     "init": "As first process, a program that has not set up its signals yet ignores them: a stop takes its full time.",
-    "ulimits": "Docker Engine 29 lowered the default soft limit to 1024 open files. A confined daemon refuses more than its own.",
+    "ulimits": (
+        "Docker Engine 29 lowered the default soft limit to 1024 open files. A confined daemon refuses more than "
+        "its own."
+    ),
     "shm_size": "NCCL and torch pass tensors between ranks through /dev/shm; Docker's 64 MB default stops them.",
     "labels": "Makes Compose recreate the container when this mounted file changes.",
 }
@@ -112,7 +118,8 @@ def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
         document["secrets"] = _secret_files(further)
     return _checked(
         f"# Rendered by Stackwright for {plan.environment} ({quote_comment(summarize(plan))}), laid over"
-        " compose/compose.yaml.\n# Do not edit: `configure-gpu` writes it anew. Values come from the environment files.\n",
+        " compose/compose.yaml.\n# Do not edit: `configure-gpu` writes it anew. Values come from the "
+        "environment files.\n",
         document,
     )
 
@@ -278,7 +285,10 @@ def _healthcheck(service: Service, health: Health | None, word: Any) -> dict[str
 
 
 def _question(service: Service, probe: HttpProbe) -> str:
-    """Write the question for the image's Python. Whose certificate it is does not matter: it asks this very container."""
+    """Write the question for the image's Python.
+
+    Whose certificate it is does not matter: it asks this very container.
+    """
     number = None if service.port is None else service.port.number
     where = f"://127.0.0.1:{number}{probe.path}'"
     if probe.certificate is None:

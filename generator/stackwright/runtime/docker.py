@@ -1,8 +1,8 @@
 """The one way to the container engine, through the `docker` client. Touches the engine and the clients that it starts.
 
-python-on-whales where its types carry what is needed. For the rest the client's own words: `ask` for what is answered at
-once, `begin` and `end` for what goes on (a pull, an `up`), both in a process group of its own that ends with the command.
-What the client says when it refuses becomes a RuntimeRefusedError with a hint.
+python-on-whales where its types carry what is needed. For the rest the client's own words: `ask` for what is answered
+at once, `begin` and `end` for what goes on (a pull, an `up`), both in a process group of its own that ends with the
+command. What the client says when it refuses becomes a RuntimeRefusedError with a hint.
 """
 
 from __future__ import annotations
@@ -207,7 +207,9 @@ def _pull_refused(image: str, service: str, last: str) -> RuntimeRefusedError:
 
 
 def read_events(docker: Sequence[str], project: str) -> str:
-    """Return one line for each event, oldest first: `TIME ACTION SERVICE exitCode=N signal=N`; empty where none can be had."""
+    """Return one line for each event, oldest first: `TIME ACTION SERVICE exitCode=N signal=N`; empty where none can be
+    had.
+    """
     attributes = '{{index .Actor.Attributes "%s"}}'
     service = attributes % "com.docker.compose.service"
     line = f"{{{{.Time}}}} {{{{.Action}}}} {service} exitCode={attributes % 'exitCode'} signal={attributes % 'signal'}"

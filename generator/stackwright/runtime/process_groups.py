@@ -3,7 +3,8 @@
 **Recorded groups**, of services. One is a line `LEADER STARTED`: the process id of its leader, which is the group's
 number too, and the leader's start time in clock ticks since boot. The kernel gives a number to nobody else while a
 group bears it (pid_namespaces aside), so a group whose leader is gone but whose number is not taken by a process of
-another start time is still the recorded one. The environment cannot tell: an engine's workers overwrite it with their title.
+another start time is still the recorded one. The environment cannot tell: an engine's workers overwrite it with their
+title.
 
 **Owned programs**: clients of the container engine, installations. Each is started with a variable that names the
 command that it works for; where that one is gone, it works for nobody, and would go on starting services, or

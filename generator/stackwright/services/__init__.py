@@ -20,7 +20,8 @@ from stackwright.services.redis import REDIS, redis_services
 class ServiceRow:
     """How the services of one kind follow from a plan.
 
-    `base` is what compose/compose.yaml says of it before there is a plan; a service without it stands in the override alone.
+    `base` is what compose/compose.yaml says of it before there is a plan; a service without it stands in the override
+    alone.
     """
 
     make: Callable[[Plan], tuple[Service, ...]]

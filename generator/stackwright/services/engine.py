@@ -81,7 +81,8 @@ ENGINE = Service(
     in_container=InContainer(
         # torch asks for a user name, and an arbitrary uid has none in the image.
         environment={"HOME": "/tmp", "USER": "stackwright"},
-        # Docker mounts a tmpfs noexec by default; Triton and FlashInfer compile kernels into HOME and load them from there.
+        # Docker mounts a tmpfs noexec by default; Triton and FlashInfer compile kernels into HOME and load them from
+        # there.
         tmpfs=("/tmp:exec",),
     ),
     as_process=AsProcess(environment={"PYTHON": Executable(name="python")}, virtual_environment="engine"),

@@ -90,8 +90,8 @@ GATEWAY = Service(
     ),
     in_container=InContainer(
         environment={"HOME": "/tmp"},
-        # The address of a container that is gone answers nothing. A connection to it is then given up after 3 s, which a
-        # retry can make good, and not after the whole time that a request has.
+        # The address of a container that is gone answers nothing. A connection to it is then given up after 3 s, which
+        # a retry can make good, and not after the whole time that a request has.
         sysctls={"net.ipv4.tcp_syn_retries": "1"},
     ),
     as_process=AsProcess(environment={"LITELLM": Executable(name="litellm")}, virtual_environment="gateway"),

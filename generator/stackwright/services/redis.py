@@ -1,4 +1,7 @@
-"""Redis: the router state that the gateway's workers share. Worth nothing after a restart, so nothing is saved. Pure."""
+"""Redis: the router state that the gateway's workers share. Worth nothing after a restart, so nothing is saved.
+
+Pure.
+"""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ from stackwright.validation.model import MODELS, LookedAtModel
 
 # What one LiteLLM worker of 1.109 takes when it is ready, and two take 980 MB (measured on two cores, 2026-11-21).
 WORKER_BYTES = 360 * 10**6
-# The engine's image v0.22.1-cu129 is about 11 GB to download, as one user reported (collected 2026-11-21); unpacked it is more,
-# so less than this is certainly too little. No source tells the sizes of the others.
+# The engine's image v0.22.1-cu129 is about 11 GB to download, as one user reported (collected 2026-11-21); unpacked it
+# is more, so less than this is certainly too little. No source tells the sizes of the others.
 CUDA_IMAGE_BYTES = 11 * 10**9
 # The engine's queue (0.32.0 shm_broadcast.py, MessageQueue): 10 × 24 MiB for a replica with several worker processes.
 QUEUE_BYTES = 256 * MIB
@@ -178,7 +178,10 @@ def check_limits(plan: Plan, limits: ProcessLimits, *, infiniband: bool) -> Iter
             "locked-memory",
             found=f"locked memory limit {format_bytes(limits.locked_bytes)}",
             expected="no limit: NCCL registers its buffers with InfiniBand adapters",
-            fix="`ulimit -Hl unlimited` as root before the start, or `* hard memlock unlimited` in /etc/security/limits.conf",
+            fix=(
+                "`ulimit -Hl unlimited` as root before the start, or `* hard memlock unlimited` in "
+                "/etc/security/limits.conf"
+            ),
         )
 
 

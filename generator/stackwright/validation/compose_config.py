@@ -187,7 +187,10 @@ def _read(stack: Stack, name: str) -> str:
 
 def check_refused(plan: Plan, words: str) -> Iterator[Finding]:
     """Tell that Compose does not accept the files, in its own words."""
-    fix = f"correct your changes in compose/compose.yaml; render the rest again: `configure-gpu --env {plan.environment.value}`"
+    fix = (
+        "correct your changes in compose/compose.yaml; render the rest again: `configure-gpu --env "
+        f"{plan.environment.value}`"
+    )
     yield error("compose-refused", found=words, expected="files that Compose accepts", fix=fix)
 
 

@@ -35,7 +35,8 @@ from stackwright.validation.gpus import used_gpus
 # Each with why: `docker run --pull`, which the GPU check needs, and the oldest engine that a whole stack was brought up
 # with (docs/proven.md) are both 20.10.
 OLDEST_ENGINE = (20, 10)
-# Two `--env-file` are merged from 2.17 on (docker/compose pull request 10284); 2.16 takes the last one alone (issue 10436).
+# Two `--env-file` are merged from 2.17 on (docker/compose pull request 10284); 2.16 takes the last one alone (issue
+# 10436).
 OLDEST_COMPOSE = (2, 17)
 ASKED_S = 10.0
 # A container with GPUs waits for the driver to wake them: about two seconds for each without persistence mode.
@@ -78,7 +79,10 @@ def check_user(plan: Plan, env: Mapping[str, str]) -> Iterator[Finding]:
             "container-root",
             found="containers run as root (STACKWRIGHT_UID=0), since root configured the stack",
             expected="an ordinary user, to limit what a compromised service can reach",
-            fix=f"`configure-gpu --env {plan.environment.value}` as an ordinary user with access to Docker, in a folder of their own",
+            fix=(
+                f"`configure-gpu --env {plan.environment.value}` as an ordinary user with access to Docker, in a "
+                "folder of their own"
+            ),
         )
 
 
@@ -174,7 +178,10 @@ def _check_pictures(plan: Plan) -> Iterator[Finding]:
             yield warning(
                 "no-torchvision",
                 found=f"{model.name[:80]} takes images, and the CPU engine's packages lack torchvision",
-                expected=f"a model for which {engine.title} does not need it, such as one of Idefics3's or SmolVLM's architecture",
+                expected=(
+                    f"a model for which {engine.title} does not need it, such as one of Idefics3's or SmolVLM's "
+                    "architecture"
+                ),
                 fix="use `--runtime compose`, whose image has it",
             )
 

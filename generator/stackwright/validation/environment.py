@@ -61,7 +61,8 @@ def _unread(key: str, local: str) -> Finding:
 
 
 def _wrong_for_release(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> dict[str, str]:
-    """Return, by written key, what is allowed where another value than the plan's stands that the release does not take.
+    """Return, by written key, what is allowed where another value than the plan's stands that the release does not
+    take.
 
     A flag that comes or goes is told by `env-derived`. Of an image that is not the plan's, nobody knows what it takes.
     """

@@ -15,7 +15,8 @@ from stackwright.validation.check import WITH_GPUS, Check, Observation
 
 # nvml.h, NVML_ERROR_GPU_IS_LOST: fallen off the bus, or otherwise out of reach.
 GPU_IS_LOST = 15
-# nvml.h, NVML_ERROR_LIB_RM_VERSION_MISMATCH, in pynvml's words: a driver was updated and its old module is still loaded.
+# nvml.h, NVML_ERROR_LIB_RM_VERSION_MISMATCH, in pynvml's words: a driver was updated and its old module is still
+# loaded.
 MISMATCH = "mismatch"
 NVLINKS = (LinkKind.NVLINK, LinkKind.NVSWITCH)
 
@@ -145,7 +146,10 @@ def check_health(plan: Plan, states: Seen[tuple[GpuState, ...]]) -> Iterator[Fin
             continue
         if state.uuid in linked and state.lanes_up < state.lanes:
             found = f"GPU {state.index}: {state.lanes_up} of {state.lanes} NVLink lanes are up"
-            fix = f"reseat the NVLink bridge (`nvidia-smi nvlink --status -i {state.index}` shows the lanes), then {_again(plan)}"
+            fix = (
+                f"reseat the NVLink bridge (`nvidia-smi nvlink --status -i {state.index}` shows the lanes), then "
+                f"{_again(plan)}"
+            )
             yield warning("nvlink-lanes", found=found, expected="every lane up", fix=fix)
         yield from _memory_errors(state)
 

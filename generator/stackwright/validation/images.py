@@ -11,7 +11,8 @@ from stackwright.domain.plan import Plan
 from stackwright.engines import engine_named
 from stackwright.validation.check import Check
 
-# Names under which publishers push one release after another (Docker Hub, GitHub's registry; LiteLLM docs, deploy page).
+# Names under which publishers push one release after another (Docker Hub, GitHub's registry; LiteLLM docs, deploy
+# page).
 MOVING = re.compile(r"latest|nightly|main|master|edge|stable|main-.*|.*-latest|.*-nightly")
 _RELEASE = re.compile(r"v?([0-9]+(?:\.[0-9]+){1,3}(?:\.?post[0-9]+)?)(?:[-.+].*)?")
 

@@ -54,8 +54,8 @@ def check_length(
 ) -> Iterator[Finding]:
     """Find a context that is longer than the model's own, which the engine refuses.
 
-    `longest_tokens` is None where the model's config.json is not at hand or sets no bound; `variables` are those that the
-    engine is given, of which one may make it take any length; nothing here ever sets that.
+    `longest_tokens` is None where the model's config.json is not at hand or sets no bound; `variables` are those that
+    the engine is given, of which one may make it take any length; nothing here ever sets that.
     """
     engine, name = engine_named(plan.engine.name), plan.environment.value
     keys, wanted = engine.keys, env[engine.keys.context]
@@ -66,7 +66,10 @@ def check_length(
             "model-length",
             found=f"{keys.context}={wanted}, where {env[keys.model][:120]} takes {longest_tokens} tokens",
             expected=f"{longest_tokens} or less; the engine would not start",
-            fix=f"lower it in envs/.env.{name}.local, or `configure-gpu --env {name} --set {keys.context}={longest_tokens}`",
+            fix=(
+                f"lower it in envs/.env.{name}.local, or `configure-gpu --env {name} --set "
+                f"{keys.context}={longest_tokens}`"
+            ),
         )
 
 

@@ -24,8 +24,8 @@ FILE_LEEWAY_S = 60
 # WSL mounts Windows' drives at /mnt/<letter>; each file there goes through 9P, several times slower than WSL's own disk
 # (Microsoft, "Working across Windows and Linux file systems").
 WINDOWS_DRIVE = re.compile(r"/mnt/[a-z](/.*)?")
-# LiteLLM 1.105.3, proxy_cli.py: each worker's pool takes general_settings.database_connection_pool_limit, which gateway.yaml
-# does not set, so 10. A `connection_limit` in the address is written over (2026-11-21).
+# LiteLLM 1.105.3, proxy_cli.py: each worker's pool takes general_settings.database_connection_pool_limit, which
+# gateway.yaml does not set, so 10. A `connection_limit` in the address is written over (2026-11-21).
 POOL = 10
 # PostgreSQL 17, runtime-config-connection: max_connections 100, of which superuser_reserved_connections keeps 3.
 POSTGRESQL_CONNECTIONS = 97
@@ -43,7 +43,10 @@ def check_clock(plan: Plan, now_s: float, newest_file_s: float | None) -> Iterat
 
 
 def check_wsl(plan: Plan, env: Mapping[str, str], host: Host, variables: frozenset[str]) -> Iterator[Finding]:
-    """Find what works otherwise under the Windows Subsystem for Linux. `variables` are those that the engine is given."""
+    """Find what works otherwise under the Windows Subsystem for Linux.
+
+    `variables` are those that the engine is given.
+    """
     if not host.os.wsl:
         return
     engine = engine_named(plan.engine.name)
@@ -62,7 +65,9 @@ def check_wsl(plan: Plan, env: Mapping[str, str], host: Host, variables: frozens
         yield warning(
             "wsl-pinning",
             found=f"{plan.engine.name} {plan.engine.version} finds no pinned memory under WSL",
-            expected=f"{variable}=1, without which the engine ends with `UVA is not available`, or release 0.30 or newer",
+            expected=(
+                f"{variable}=1, without which the engine ends with `UVA is not available`, or release 0.30 or newer"
+            ),
             fix=f'add `{variable}: "1"` to the engine\'s `environment:` in compose/compose.yaml',
         )
 
@@ -78,7 +83,10 @@ def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, 
             "database-connections",
             found=f"{workers} workers × {POOL} connections = {POOL * workers}",
             expected=f"at most {POSTGRESQL_CONNECTIONS}, PostgreSQL's default, or a server with a higher limit",
-            fix=f"`configure-gpu --env {plan.environment.value} --set LITELLM_NUM_WORKERS={POSTGRESQL_CONNECTIONS // POOL}`",
+            fix=(
+                f"`configure-gpu --env {plan.environment.value} --set "
+                f"LITELLM_NUM_WORKERS={POSTGRESQL_CONNECTIONS // POOL}`"
+            ),
         )
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from stackwright.domain.service import Step
 
 SLOWEST_DISK_BYTES_PER_S = 25_000_000
-"""A fifth of what a network share over 1 Gbit/s, or the smallest gp3 volume (125 MiB/s, AWS EBS volume types), gives."""
+"""A fifth of what a network share over 1 Gbit/s, or the smallest gp3 volume (125 MiB/s, AWS EBS volume types),
+gives.
+"""
 
 PAST_FACTOR = 3
 """A step may stand still three times as long as it has ever taken whole on this host."""
@@ -25,7 +27,8 @@ _BASE_S: Mapping[Step, float] = {
     Step.ABSENT: 60,
     # Counted only while nothing is left to wait for.
     Step.WAITING: 120,
-    # Imports and CUDA contexts of every rank; 60 s alone go into peer access checks of eight GPUs (docs/explanation/starting.md).
+    # Imports and CUDA contexts of every rank; 60 s alone go into peer access checks of eight GPUs
+    # (docs/explanation/starting.md).
     Step.STARTING: 300,
     # huggingface_hub gives a connection up after 10 s and a request after five tries (2.4.0, constants.py,
     # utils/_http.py); where the hub limits the rate, it waits for the next window, which comes every five minutes.

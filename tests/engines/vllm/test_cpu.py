@@ -1,4 +1,6 @@
-"""Plans and `fit` where the engine runs on the processor: the host must hold weights, cache, processes and the gateway."""
+"""Plans and `fit` where the engine runs on the processor: the host must hold weights, cache, processes and the
+gateway.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def test_a_model_beyond_the_hosts_memory_is_refused_with_the_sum() -> None:
 
 
 def test_the_verdict_turns_with_the_hosts_memory() -> None:
-    """Above the sum by the margin it fits, below by the margin it does not; between, the plan says that nobody knows."""
+    """Above the sum by the margin it fits, below by the margin it does not; between, the plan says that nobody
+    knows.
+    """
     memory = memory_of(plan_for(host_with(100), model=SMALL_LLM, pins={"VLLM_CPU_KVCACHE_SPACE": "2"}))
     aside = memory.total_bytes - memory.budget_bytes
     margin = memory.uncertainty_bytes

@@ -74,7 +74,8 @@ def test_consent_opens_older_releases_and_is_warned_of(machine: Host, image: str
 def test_a_geforce_pair_on_driver_550() -> None:
     refused = refusal(host(RTX_3090, RTX_3090, driver="550.54.15", cuda="12.4"))
     assert refused.message == (
-        "driver 550.54.15 supports CUDA up to 12.4, too little for any vllm image without known vulnerabilities that supports "
+        "driver 550.54.15 supports CUDA up to 12.4, too little for any vllm image without known "
+        "vulnerabilities that supports "
         "NVIDIA GeForce RTX 3090: driver ≥ 575.51.03 for 0.32.0-cu129, ≥ 580.65.06 for the newest (0.33.0)"
     )
     assert refused.hint == (
@@ -87,7 +88,8 @@ def test_an_h100_on_r535_says_by_which_way() -> None:
     found = choose(host(H100, driver="535.161.08", cuda="12.2"))
     assert found.reasons == (
         (
-            "the newest release that fits: driver 535.161.08 (CUDA 12.2) runs CUDA 13.0 with the image's forward compatibility "
+            "the newest release that fits: driver 535.161.08 (CUDA 12.2) runs CUDA 13.0 with the image's "
+            "forward compatibility "
             "libraries"
         ),
         "its kernels (7.5 8.0 8.6 8.9 9.0 10.0 12.0) support compute capability 9.0",
@@ -164,10 +166,14 @@ def test_forward_compatibility_is_not_for_geforce_nor_workstations_nor_wsl() -> 
             host(RTX_3090, driver="575.57.08", cuda="12.9"),
             {"minimum": "0.33.0", "model": "Some/Model"},
             (
-                "driver 575.57.08 supports CUDA up to 12.9, too little for any vllm image that supports NVIDIA GeForce RTX 3090: "
+                "driver 575.57.08 supports CUDA up to 12.9, too little for any vllm image that supports NVIDIA "
+                "GeForce RTX 3090: "
                 "driver ≥ 580.65.06 for 0.33.0"
             ),
-            "update the NVIDIA driver first; or use another model: Some/Model needs 0.33.0, and this driver runs 0.32.0-cu129",
+            (
+                "update the NVIDIA driver first; or use another model: Some/Model needs 0.33.0, and this driver "
+                "runs 0.32.0-cu129"
+            ),
         ),
         (
             host(V100, driver="580.65.06", cuda="13.0"),
@@ -195,7 +201,8 @@ def test_forward_compatibility_is_not_for_geforce_nor_workstations_nor_wsl() -> 
             {"exact": "0.19.1"},
             "vllm 0.19.1 has known vulnerabilities: CVE-2026-48746 (key-bypass)",
             (
-                "request 0.32.0; --allow-vulnerable chooses vllm/vllm-openai:v0.19.1 (CUDA 12.9), vulnerable to CVE-2026-48746 "
+                "request 0.32.0; --allow-vulnerable chooses vllm/vllm-openai:v0.19.1 (CUDA 12.9), vulnerable "
+                "to CVE-2026-48746 "
                 "(key-bypass)"
             ),
         ),
@@ -209,7 +216,8 @@ def test_forward_compatibility_is_not_for_geforce_nor_workstations_nor_wsl() -> 
             host(RTX_3090, driver="575.57.08", cuda="12.9"),
             {"exact": "0.33.0"},
             (
-                "driver 575.57.08 supports CUDA up to 12.9, too little for any vllm image that supports NVIDIA GeForce RTX 3090: "
+                "driver 575.57.08 supports CUDA up to 12.9, too little for any vllm image that supports NVIDIA "
+                "GeForce RTX 3090: "
                 "driver ≥ 580.65.06 for 0.33.0"
             ),
             "update the NVIDIA driver first; or this driver runs 0.32.0-cu129",

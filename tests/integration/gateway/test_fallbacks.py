@@ -1,7 +1,7 @@
 """What the gateway does where an engine fails: the other replica, the model of a cloud, and when each is asked.
 
-LiteLLM and Redis are real, started as the processes runtime starts them, once for all tests; engines and cloud are servers
-that answer as they are told to.
+LiteLLM and Redis are real, started as the processes runtime starts them, once for all tests; engines and cloud are
+servers that answer as they are told to.
 """
 
 from __future__ import annotations
@@ -228,7 +228,9 @@ def test_an_error_that_passes_is_tried_again_here(fresh: Front) -> None:
 
 
 def test_a_request_meets_every_replica_before_it_meets_one_again(state_folder: Path) -> None:
-    """LiteLLM's router by itself, before two replicas that always fail: a cooldown, where it comes in time, hides the choice."""
+    """LiteLLM's router by itself, before two replicas that always fail: a cooldown, where it comes in time, hides the
+    choice.
+    """
     python = ensure_gateway(state_folder, lambda *_: None) / "bin" / "python"
     order: list[str] = []
     engines = [Upstream(name=name, port=free_port(), mood=500, keys=order) for name in ("a", "b")]
@@ -279,7 +281,9 @@ def test_what_is_too_long_does_not_leave_the_host(fresh: Front) -> None:
 
 
 def test_what_an_engine_refuses_is_tried_away_too(fresh: Front) -> None:
-    """LiteLLM hands on every error but one, as docs/how-to/fallbacks.md tells: who must not send prompts away names no cloud."""
+    """LiteLLM hands on every error but one, as docs/how-to/fallbacks.md tells: who must not send prompts away names no
+    cloud.
+    """
     fresh.both(400, "a bad request")
     assert fresh.ask() == (200, "cloud")
 

@@ -61,7 +61,9 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 
 @dataclass
 class Upstream:
-    """A server that answers a completion when `go` is set; it remembers what it was asked, in order, and its fullest moment."""
+    """A server that answers a completion when `go` is set; it remembers what it was asked, in order, and its fullest
+    moment.
+    """
 
     go: threading.Event = field(default_factory=threading.Event)
     asked: list[str] = field(default_factory=list)

@@ -50,7 +50,11 @@ models:
 gpu_memory_utilization: 0.8
 max_model_len: null
 gateway: {{bind: 127.0.0.1, port: 4000, fallbacks: {{smoke: [eyes]}}}}
-settings: {{VLLM_MAX_MODEL_LEN_2: "32768", VLLM_CPU_KVCACHE_SPACE_2: "1", VLLM_CPU_KVCACHE_SPACE_3: "1", VLLM_CPU_KVCACHE_SPACE_4: "1"}}
+settings:
+  VLLM_MAX_MODEL_LEN_2: "32768"
+  VLLM_CPU_KVCACHE_SPACE_2: "1"
+  VLLM_CPU_KVCACHE_SPACE_3: "1"
+  VLLM_CPU_KVCACHE_SPACE_4: "1"
 """
 
 

@@ -2,9 +2,9 @@
 
     python stand_in_engine.py MODEL [--load-s S] [--fails-while FILE] [--stubborn] --uds SOCKET
 
-`POST /v1/…` is answered, once the file is there that `until` of the body names, with the model's name; with `stream` in pieces, one every 50 ms;
-`/v1/crash` ends the program. `--stubborn` neither ends at SIGTERM nor lets the child end that it has started.
-Run by a Python that has aiohttp.
+`POST /v1/…` is answered, once the file is there that `until` of the body names, with the model's name; with `stream` in
+pieces, one every 50 ms; `/v1/crash` ends the program. `--stubborn` neither ends at SIGTERM nor lets the child end that
+it has started. Run by a Python that has aiohttp.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """The tensors that one rank holds, part by part: matrices as the engine fuses and shards them. Pure.
 
-As in the engine's 0.32.0 model_executor/layers/linear.py (QKVParallelLinear, MergedColumnParallelLinear, RowParallelLinear),
-vocab_parallel_embedding.py, fused_moe/layer.py and models/: what is split among tensor-parallel ranks, what each keeps.
+As in the engine's 0.32.0 model_executor/layers/linear.py (QKVParallelLinear, MergedColumnParallelLinear,
+RowParallelLinear), vocab_parallel_embedding.py, fused_moe/layer.py and models/: what is split among tensor-parallel
+ranks, what each keeps.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class Matrix:
     """`copies` equal matrices of `rows` outputs × `columns` inputs on one rank, kept in one tensor.
 
     `names` are the module's names, by which a quantization may leave it out; `linear`: it can be quantized at all.
-    `element_bytes`: the size of a number where it is not the model's own. `derived`: the engine makes it from others, so
-    no checkpoint holds it.
+    `element_bytes`: the size of a number where it is not the model's own. `derived`: the engine makes it from others,
+    so no checkpoint holds it.
     """
 
     names: tuple[str, ...]
@@ -106,7 +107,9 @@ def _latent_matrices(shape: Shape, latent: Latent, layer: Layer, base: str, tp: 
 
 
 def _state_matrices(shape: Shape, state: State, base: str, tp: int) -> Iterator[Matrix]:
-    """Recurrent mixers: projections in, convolution, projection out (layers/mamba/, models/qwen3_next.py, kimi_linear.py)."""
+    """Recurrent mixers: projections in, convolution, projection out (layers/mamba/, models/qwen3_next.py,
+    kimi_linear.py).
+    """
     key, value = state.key_heads * state.key_dim, state.value_heads * state.value_dim
     hidden, name = shape.hidden, f"{base}.linear_attn"
     match state.kind:
@@ -182,8 +185,8 @@ def embedding_matrix(shape: Shape, tp: int) -> Matrix:
 def vision_block_matrices(vision: Vision, index: int, tp: int) -> Iterator[Matrix]:
     """Yield one block of the encoder: attention with four matrices, an MLP with two or three.
 
-    Towers split by head and by inner width like the language model (models/siglip.py, qwen2_5_vl.py), but for those that
-    the engine takes from transformers as they are.
+    Towers split by head and by inner width like the language model (models/siglip.py, qwen2_5_vl.py), but for those
+    that the engine takes from transformers as they are.
     """
     tp = 1 if vision.whole else tp
     hidden, base = vision.hidden, f"visual.blocks.{index}"

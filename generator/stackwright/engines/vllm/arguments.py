@@ -57,17 +57,21 @@ _GPU_VARIABLES = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES")
 
 
 def engine_arguments(mode: Mode, values: Mapping[str, str], role: Role = Role.CHAT) -> tuple[str, ...]:
-    """Return the argument list for the settings in `values`; a flag without a setting, or with none to carry, is left out."""
+    """Return the argument list for the settings in `values`; a flag without a setting, or with none to carry, is left
+    out.
+    """
     specs = {flag: _CARRIED[flag] for flag in _FLAGS}
     carried = {
         flag: values[spec.key] for flag, spec in specs.items() if values.get(spec.key, spec.absent) != spec.absent
     }
     words = [word for carrying in carried.items() for word in carrying]
     if "--tool-call-parser" in carried:
-        # The parser alone does nothing, and without the flag a request with tools is refused (0.32.0 parser/parser_manager.py).
+        # The parser alone does nothing, and without the flag a request with tools is refused (0.32.0
+        # parser/parser_manager.py).
         words += ["--enable-auto-tool-choice"]
     if not role.generates:
-        # From there the engine derives vectors or scores by the architecture (0.32.0 config/model.py, _SUFFIX_TO_DEFAULTS).
+        # From there the engine derives vectors or scores by the architecture (0.32.0 config/model.py,
+        # _SUFFIX_TO_DEFAULTS).
         words += ["--runner", "pooling"]
     # Compiling on a CPU needs a C++ compiler at the first request, which slim images and bare hosts lack.
     return (*words, "--enforce-eager") if mode is Mode.CPU else tuple(words)
@@ -119,8 +123,9 @@ def check_role(facts: ModelFacts, role: Role) -> None:
         Role.CHAT: made_for.generates or by_architecture.generates,
         Role.VISION: made_for is Role.VISION,
         Role.EMBEDDING: by_architecture is not Role.RERANK,
-        # The engine ranks by one score (0.32.0 entrypoints/pooling/utils.py). Without a layer for scores the engine compares vectors (0.32.0 config/model.py, _get_default_convert_type), which a
-        # model made for ranking was never taught; Qwen3-Reranker also needs a template of its own.
+        # The engine ranks by one score (0.32.0 entrypoints/pooling/utils.py). Without a layer for scores the engine
+        # compares vectors (0.32.0 config/model.py, _get_default_convert_type), which a model made for ranking was never
+        # taught; Qwen3-Reranker also needs a template of its own.
         Role.RERANK: by_architecture is Role.RERANK and facts.config.scores == 1,
     }
     if not able[role]:

@@ -107,11 +107,13 @@ def _first_that_runs(candidates: tuple[Candidate, ...], situation: Situation, ca
 
 
 def wants_pinned_memory(release: str) -> bool:
-    """Tell whether a release ends under WSL unless it is told to use pinned memory (`RuntimeError: UVA is not available`).
+    """Tell whether a release ends under WSL unless it is told to use pinned memory (`RuntimeError: UVA is not
+    available`).
 
-    vLLM takes it for missing there (platforms/cuda.py, is_pin_memory_available). From 0.24.0 on its model runner cannot do
-    without, and the variable says otherwise; from 0.30.0 on it copies instead (v1/worker/gpu/buffer_utils.py, NonUvaBuffer),
-    and the variable, which costs a little speed, is left alone. Read in the sources of 0.23.0 to 0.32.0 (2026-11-21).
+    vLLM takes it for missing there (platforms/cuda.py, is_pin_memory_available). From 0.24.0 on its model runner cannot
+    do without, and the variable says otherwise; from 0.30.0 on it copies instead (v1/worker/gpu/buffer_utils.py,
+    NonUvaBuffer), and the variable, which costs a little speed, is left alone. Read in the sources of 0.23.0 to 0.32.0
+    (2026-11-21).
     """
     return order_release(PINNED_MEMORY_SINCE) <= order_release(release) < order_release(PINNED_MEMORY_BEFORE)
 
@@ -189,7 +191,8 @@ def hole_warnings(name: str, version: str, catalog: Catalog) -> tuple[str, ...]:
         )
     if lesser:
         warnings.append(
-            f"{name} {version} has known vulnerabilities, but no remote code execution or key bypass: {list_holes(lesser)}"
+            f"{name} {version} has known vulnerabilities, but no remote code execution or key bypass: "
+            f"{list_holes(lesser)}"
         )
     if unread:
         warnings.append(

@@ -18,8 +18,8 @@ _RELEASE = re.compile(r"v?(\d+\.\d+\.\d+(?:\.post\d+)?)(?:-[\w.-]+)?")
 def pinned_image(image: str, host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds) -> ImageChoice:
     """Return the choice that a pinned image makes.
 
-    Its release is the one that was asked for, else its tag's, else the one that would be chosen here. Nothing is refused:
-    an image of one's own may carry what no published one does.
+    Its release is the one that was asked for, else its tag's, else the one that would be chosen here. Nothing is
+    refused: an image of one's own may carry what no published one does.
     """
     tagged = _RELEASE.fullmatch(image.partition("@")[0].rpartition(":")[2])
     named = needs.exact or (tagged[1] if tagged else None)
@@ -35,7 +35,8 @@ def pinned_image(image: str, host: Host, gpus: tuple[Gpu, ...], catalog: Catalog
         return replace(chosen, warnings=(*chosen.warnings, *too_old))
     other = "" if tagged else f"; set another release with `--engine {chosen.name}==…`"
     unknown = (
-        f"VLLM_IMAGE is pinned to {image}, assumed to be {chosen.name} {chosen.version}: not checked against this model, "
+        f"VLLM_IMAGE is pinned to {image}, assumed to be {chosen.name} {chosen.version}: not checked against "
+        "this model, "
         f"hardware and driver{other}{refused}"
     )
     warnings = (unknown, *chosen.warnings, *too_old)
@@ -61,5 +62,8 @@ def _too_old(chosen: ImageChoice, needs: EngineNeeds) -> tuple[str, ...]:
     if needs.minimum is None or order_release(chosen.version) >= order_release(needs.minimum):
         return ()
     return (
-        f"{needs.model or 'the model'} needs {chosen.name} {needs.minimum} or newer; the pinned image is {chosen.version}",
+        (
+            f"{needs.model or 'the model'} needs {chosen.name} {needs.minimum} or newer; the pinned image is "
+            f"{chosen.version}"
+        ),
     )

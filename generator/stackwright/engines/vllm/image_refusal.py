@@ -15,9 +15,9 @@ from stackwright.units import version_parts
 class Search:
     """The search for an image, narrowed step by step; each tuple is newest first.
 
-    `wanted`: releases that the model and the person ask for; `carried`: those of them that carry the GPUs; `sound`: those
-    without refused holes. `carried_by_any`: whatever the model needs. `with_consent`: what would be chosen with consent to
-    known holes; `with_another_model`: what would be chosen if no release were needed.
+    `wanted`: releases that the model and the person ask for; `carried`: those of them that carry the GPUs; `sound`:
+    those without refused holes. `carried_by_any`: whatever the model needs. `with_consent`: what would be chosen with
+    consent to known holes; `with_another_model`: what would be chosen if no release were needed.
     """
 
     situation: Situation
@@ -104,13 +104,17 @@ def _only_with_holes(search: Search) -> NoPlanError:
     else:
         gpu, capability = situation.capabilities()[0] if situation.capabilities() else (situation.gpus[0], "unknown")
         message = (
-            f"GPU {gpu.index} ({gpu.name or 'unknown model'}, compute capability {capability}) is supported by {name} images "
+            f"GPU {gpu.index} ({gpu.name or 'unknown model'}, compute capability {capability}) is supported by "
+            f"{name} images "
             f"up to {last.release.version} only, which has known vulnerabilities: {holes}"
         )
         instead = "use a newer GPU, or `configure-gpu cpu`"
     consent = _consent(search)
     if consent is None:
-        message += f"; driver {situation.driver or 'of unknown version'} is too old for it: {_driver_for(search, search.carried)}"
+        message += (
+            f"; driver {situation.driver or 'of unknown version'} is too old for it: "
+            f"{_driver_for(search, search.carried)}"
+        )
         instead += "; or update the NVIDIA driver and use --allow-vulnerable"
     return NoPlanError(message, hint=f"{instead}; {consent}" if consent else instead)
 
@@ -147,7 +151,9 @@ def _consent(search: Search) -> str | None:
 
 
 def _driver_for(search: Search, candidates: tuple[Candidate, ...]) -> str:
-    """Say which driver the least demanding and the newest image need: `driver ≥ A for 0.32.0-cu129, ≥ B for the newest`."""
+    """Say which driver the least demanding and the newest image need: `driver ≥ A for 0.32.0-cu129, ≥ B for the
+    newest`.
+    """
     newest = candidates[0]
     least = min(
         candidates, key=lambda c: (version_parts(c.cuda), [-part for part in order_release(c.release.version)[0]])

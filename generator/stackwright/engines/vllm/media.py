@@ -1,7 +1,8 @@
 """From where an engine may fetch the pictures, films and sounds that a request names by address. Pure.
 
-Left to itself vLLM fetches whatever address a client names, and follows redirects (0.32.0 multimodal/media/connector.py). The engine stands
-inside the network, beside services that ask for no key. So it fetches nothing, unless a person names a host: clients send `data:` URLs.
+Left to itself vLLM fetches whatever address a client names, and follows redirects (0.32.0
+multimodal/media/connector.py). The engine stands inside the network, beside services that ask for no key. So it fetches
+nothing, unless a person names a host: clients send `data:` URLs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Which of the engine's parsers takes a model's tool calls and thoughts apart. Pure.
 
-Wrong is worse than none: the engine does not start with a name that its release has not, and with another model's parser it
-hands the calls out as text, or the answer as a thought. So only what the catalog knows of this very model is emitted.
+Wrong is worse than none: the engine does not start with a name that its release has not, and with another model's
+parser it hands the calls out as text, or the answer as a thought. So only what the catalog knows of this very model is
+emitted.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def parser_settings(task: EngineTask, catalog: Catalog, version: str) -> dict[st
 
 
 def problem_with_parser(table: ParserTable, key: str, name: str, version: str) -> str | None:
-    """Say what is allowed for a key of `PARSER_KEYS` if a release has no such parser; None if it has, or nobody knows."""
+    """Say what is allowed for a key of `PARSER_KEYS` if a release has no such parser; None if it has, or nobody
+    knows.
+    """
     names = table.names(_KIND[key], version)
     return f"with vLLM {version}: {', '.join((NO_PARSER, *names))}" if names and name not in names else None
 

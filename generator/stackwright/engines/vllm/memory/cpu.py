@@ -2,8 +2,8 @@
 
 vLLM 0.32.0 platforms/cpu.py, check_and_update_config: `VLLM_CPU_KVCACHE_SPACE` GiB for each rank, blocks of 128 tokens,
 of 16 for latent attention, one step at a time, recurrent states in single precision on processors with AVX-512 BF16.
-v1/worker/cpu_worker.py: a rank is bound to one memory node; determine_available_memory takes the size as it is, and stops
-where less is available on that node once the weights are loaded.
+v1/worker/cpu_worker.py: a rank is bound to one memory node; determine_available_memory takes the size as it is, and
+stops where less is available on that node once the weights are loaded.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _SERVER_BYTES, _WORKER_BYTES, _PROCESS_ERROR = 899 * MIB, 481 * MIB, GIB // 2
 # The engine core keeps pictures as they were prepared: none at the start, 4 GiB at most (0.32.0 config/multimodal.py,
 # mm_processor_cache_gb; multimodal/cache/lru.py).
 _PICTURES = Term(bytes=2 * GIB, error=2 * GIB)
-# Each linear layer is packed anew for the processor's kernels and its first copy given up; the output matrix keeps both (0.32.0
-# layers/utils.py, dispatch_cpu_unquantized_gemm; layers/vocab_parallel_embedding.py). What is given up may stay with the allocator:
-# 643 of 840 MiB with Qwen3-0.6B (same machine and day), so all of it is doubtful.
+# Each linear layer is packed anew for the processor's kernels and its first copy given up; the output matrix keeps both
+# (0.32.0 layers/utils.py, dispatch_cpu_unquantized_gemm; layers/vocab_parallel_embedding.py). What is given up may stay
+# with the allocator: 643 of 840 MiB with Qwen3-0.6B (same machine and day), so all of it is doubtful.
 _KEPT_SHARE = 0.5
 # What a system without a desktop needs for itself (Ubuntu Server documentation, system requirements: 1.5 GB at least).
 SYSTEM_BYTES = 3 * GIB // 2
@@ -111,7 +111,8 @@ def forecast_on_cpu(
     account = _Account(
         shape=shape,
         settings=settings,
-        # Nothing is set aside for a model that keeps no keys and values (0.32.0 v1/engine/core.py, _initialize_kv_caches).
+        # Nothing is set aside for a model that keeps no keys and values (0.32.0 v1/engine/core.py,
+        # _initialize_kv_caches).
         space_bytes=space_bytes if layout.groups else 0,
         memory=memory,
         weights=weights,
@@ -166,7 +167,9 @@ class _Account:
 
     @cached_property
     def packing(self) -> Term:
-        """What packing the weights leaves on the fullest rank: the output matrix twice, and what the allocator keeps."""
+        """What packing the weights leaves on the fullest rank: the output matrix twice, and what the allocator
+        keeps.
+        """
         tp, stages = self.settings.tensor_parallel, self.settings.pipeline_parallel
         matrices = [
             matrix for index in range(len(self.shape.layers)) for matrix in layer_matrices(self.shape, index, tp)
@@ -274,7 +277,8 @@ class _Account:
             left = f"{format_bytes(memory.promised_bytes)} for the other models, {left}"
         found = [f"{', '.join(parts)}{each}; with the engine's processes {taken}"]
         found.append(
-            f"{format_bytes(memory.budget_bytes)} are available: the host's {format_bytes(memory.total_bytes)} minus {left}"
+            f"{format_bytes(memory.budget_bytes)} are available: the host's {format_bytes(memory.total_bytes)} "
+            f"minus {left}"
         )
         found.append(
             f"one request of {self.length} tokens needs {format_bytes(self.needed_bytes)} of the {cache} KV cache"

@@ -18,8 +18,9 @@ from stackwright.engines.vllm.memory.releases import Release
 from stackwright.engines.vllm.memory.runner import second_runner
 
 BLOCK_TOKENS = 16
-# NVFP4 packs two numbers in a byte and has one scale byte for 16 of them; per-token-head formats add one single-precision
-# scale for each head's keys and one for its values (vLLM 0.32.0 v1/kv_cache_interface.py, KVQuantMode).
+# NVFP4 packs two numbers in a byte and has one scale byte for 16 of them; per-token-head formats add one
+# single-precision scale for each head's keys and one for its values (vLLM 0.32.0 v1/kv_cache_interface.py,
+# KVQuantMode).
 _NVFP4_BYTES = Fraction(9, 16)
 _HEAD_SCALE_BYTES = 4
 # The sparse indexer's cache: 128 numbers in FP8 and one single-precision scale (v1/attention/backends/mla/indexer.py).

@@ -1,4 +1,7 @@
-"""The words of a forecast: why it will start or will not, and what to mind. Pure; one sentence each, no final period."""
+"""The words of a forecast: why it will start or will not, and what to mind.
+
+Pure; one sentence each, no final period.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,8 @@ def reasons(made: Account) -> tuple[str, ...]:
         found.append(f"no memory left for the KV cache: {format_bytes(-room)} too much, ± {error}")
     else:
         found.append(
-            f"{format_bytes(room)} ± {error} left for the KV cache; one request of {made.batch.max_model_len} tokens needs "
+            f"{format_bytes(room)} ± {error} left for the KV cache; one request of {made.batch.max_model_len} "
+            "tokens needs "
             f"{needed}"
         )
     if not made.enough_is_free:

@@ -17,8 +17,8 @@ from stackwright.engines.vllm.memory.weights import stage_weights
 # Below these a server is of little use: shorter than a page of text with its answer, or one request after the other.
 SHORTEST_USEFUL = 2048
 _LENGTH_STEP = 256
-# Requests at once and tokens in a step are halved from the engine's own default for that GPU, which its makers tuned, down
-# to these; the profile run's peak grows with both.
+# Requests at once and tokens in a step are halved from the engine's own default for that GPU, which its makers tuned,
+# down to these; the profile run's peak grows with both.
 _FEWEST_SEQS, _FEWEST_TOKENS = 4, 1024
 # What the engine takes at once on most GPUs. More of them pay only where the cache is large: not where it costs length.
 _USUAL_SEQS = 256
@@ -41,9 +41,9 @@ def solve(
 ) -> Solution | None:
     """Return the best settings that surely fit; None where none do.
 
-    What `settings` gives is kept; only what it leaves open (None) is chosen. The length is the longest that fits, at most
-    the model's own; the aim `context` takes it before requests and tokens in a step, the others only before more requests than are
-    usual, and as long as `SHORTEST_USEFUL` cannot be had with more of those.
+    What `settings` gives is kept; only what it leaves open (None) is chosen. The length is the longest that fits, at
+    most the model's own; the aim `context` takes it before requests and tokens in a step, the others only before more
+    requests than are usual, and as long as `SHORTEST_USEFUL` cannot be had with more of those.
     """
     found: Solution | None = None
     ask = _ask_about(shape, settings, gpu, tensors, weight_bytes)
@@ -86,7 +86,9 @@ def _ask_about(
     tensors: tuple[TensorHeader, ...] | None,
     weight_bytes: int | None,
 ) -> Ask:
-    """Return the forecast for settings that differ from these in length, batches and the cache's format: weights are counted once."""
+    """Return the forecast for settings that differ from these in length, batches and the cache's format: weights are
+    counted once.
+    """
     release = Release(settings.version, legacy_engine=settings.legacy_engine)
     counted = release.known or settings.legacy_engine
     weights = stage_weights(shape, settings, gpu, release, tensors, weight_bytes) if counted else None
