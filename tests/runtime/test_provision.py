@@ -128,9 +128,10 @@ def test_no_room_is_told_before_anything_is_installed(tmp_path: Path, recipe: Re
 
 @pytest.mark.subprocess
 def test_several_are_installed_beside_each_other_and_the_first_failure_ends_all(
-    tmp_path: Path, recipe: Recipe, stuck_index: socket.socket
+    tmp_path: Path, recipe: Recipe, stuck_index: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that waits for its index would wait for ten minutes."""
+    """The one that waits for its index would wait for ten minutes. uv breaks its lines at an exported width."""
+    monkeypatch.setenv("COLUMNS", "60")
     waits = replace(recipe, name="engine", service="engine", attempts=(InstallStep(arguments=stuck(stuck_index)),))
     absent = replace(recipe, attempts=(InstallStep(arguments=("--no-index", "tiny==2.0")),))
     with pytest.raises(RuntimeRefusedError) as refused:

@@ -421,6 +421,7 @@ def _environment(folder: Path, scratch: Path) -> dict[str, str]:
     room. On the same disk the environment shares its files with the cache, in either place.
     """
     environment = {"TMPDIR": str(scratch), **uv_variables(os.environ), **os.environ}
+    environment.pop("COLUMNS", None)  # uv would break its messages there, in a log too
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     there = next(parent for parent in (home / "uv", *(home / "uv").parents) if parent.exists())
     if not os.access(there, os.W_OK) or there.stat().st_dev != folder.stat().st_dev:
