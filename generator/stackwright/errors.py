@@ -75,8 +75,9 @@ class NotHealthyError(StackError):
 
 
 def unwritable(where: object, failure: OSError) -> UsageError:
-    """Say that `where`, or the file that the failure names, cannot be written, and whether room or a right is
-    missing.
+    """Return the error of a file that cannot be written, be it for want of room or of a right.
+
+    It names `where`, or the file that the failure itself names.
     """
     full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
     step = "make room on its disk" if full else "make the folder writable"

@@ -1,6 +1,4 @@
-"""`stackwright pin-images`: write down the digests of the images that an environment runs, so that every host runs
-them.
-"""
+"""`stackwright pin-images`: write down the digests of an environment's images, so that every host runs the same."""
 
 from __future__ import annotations
 

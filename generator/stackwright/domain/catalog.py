@@ -110,8 +110,9 @@ class ParserTable:
     date: str
 
     def names(self, kind: str, version: str) -> tuple[str, ...]:
-        """Return the names that a release takes of a kind, `tool_call` or `reasoning`; none of a release that nobody
-        looked at.
+        """Return the names that a release takes of a kind, `tool_call` or `reasoning`.
+
+        None of a release that nobody looked at.
         """
         table = {"tool_call": self.tool_call, "reasoning": self.reasoning}[kind]
         own, newest = order_release(version), self.sampled[-1]
@@ -128,9 +129,7 @@ class ParserTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Advisory:
-    """A known hole: releases from `introduced` (None: the beginning) up to, without, `fixed` (None: none known) have
-    it.
-    """
+    """A known hole, in releases from `introduced` (None: the first) to before `fixed` (None: in all later ones)."""
 
     id: str
     program: str

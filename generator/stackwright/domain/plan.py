@@ -82,8 +82,9 @@ class Replica:
 
 @dataclass(frozen=True, kw_only=True)
 class Fallback:
-    """The models that are asked where `model` fails, in this order; `longer`: those with a longer context, longest
-    first.
+    """The models that are asked where `model` fails, in this order.
+
+    `longer`: those with a longer context, longest first.
     """
 
     model: str
@@ -223,8 +224,9 @@ class Plan:
         return tuple(dict.fromkeys(uuid for other in self.turns(replica) for uuid in other.gpu_uuids))
 
     def before(self, replica: Replica) -> tuple[Replica, ...]:
-        """Return the earlier engines on a replica's GPUs: one that starts while another measures spoils what it
-        measures.
+        """Return the earlier engines on a replica's GPUs.
+
+        One that starts while another measures spoils what it measures.
         """
         earlier = self.replicas[: self.replicas.index(replica)]
         return tuple(

@@ -156,8 +156,9 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
-    """Where a service listens in its container; `published` are the settings of the address and port for the
-    outside.
+    """Where a service listens in its container.
+
+    `published` are the settings of the address and port for the outside.
     """
 
     number: int

@@ -239,8 +239,9 @@ class Engine(Protocol):
         """Return which kernels run a format that is not plain; None where none does."""
 
     def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
-        """Say what is allowed for one of its settings if a release does not take `value`; None if it does, or nobody
-        knows.
+        """Say what is allowed for one of its settings if a release does not take `value`.
+
+        None if it does, or nobody knows.
         """
 
     def wsl_variable(self, version: str) -> str | None:

@@ -33,8 +33,9 @@ USUAL: Mapping[WeightFormat, Mapping[str, object]] = {
 
 
 def checkpoint_config(row: CatalogLlm, checkpoint: Checkpoint) -> Mapping[str, object]:
-    """Return the configuration of a checkpoint: the row's own for the original, with the usual quantization
-    otherwise.
+    """Return the configuration of a checkpoint.
+
+    The row's own for the original, with the usual quantization otherwise.
     """
     if checkpoint.hub_id == row.hub_id:
         return row.config

@@ -53,9 +53,7 @@ def weight_format(config: Mapping[str, object], tensors: Iterable[TensorHeader] 
 
 
 def _quantization(config: Mapping[str, object]) -> Mapping[str, object] | None:
-    """Return `quantization_config` (or llm-compressor's `compression_config`), also where a multimodal model nests
-    it.
-    """
+    """Return `quantization_config` or `compression_config` (llm-compressor), wherever a multimodal model nests it."""
     for part in (config, text_config(config)):
         for key in ("quantization_config", "compression_config"):
             found = part.get(key)

@@ -59,9 +59,7 @@ def read_hub(hub_id: str, cache: HubCache, endpoint: str | None, origin: str) ->
 
 
 def _quieten() -> None:
-    """Let the library neither draw nor warn, nor tell the hub which program asks (it looks that up on the hub
-    first).
-    """
+    """Keep the library from drawing, warning, and telling the hub which program asks."""
     from huggingface_hub import constants
     from huggingface_hub.utils import logging as hub_logging
     from huggingface_hub.utils.tqdm import disable_progress_bars

@@ -114,8 +114,9 @@ def _bitsandbytes(raw: Mapping[str, object]) -> Quantization:
 
 
 def _gguf(raw: Mapping[str, object]) -> Quantization:
-    """One GGUF type for the whole file: `q8_0` has 8.5 bits a weight, `q4_0` 4.5 (ggml-common.h: a half scale per
-    32).
+    """One GGUF type for the whole file.
+
+    `q8_0` has 8.5 bits a weight, `q4_0` 4.5 (ggml-common.h: a half scale per 32).
     """
     bits = re.search(r"q(\d)", text(raw, "gguf_type", default="q8_0").lower())
     return Quantization(kind=WeightKind.GGUF, bits=int(bits[1]) if bits else 8, group=32)

@@ -350,8 +350,9 @@ def _tied(config: Mapping[str, object], part: Mapping[str, object]) -> bool:
 
 
 def _element_bytes(config: Mapping[str, object], part: Mapping[str, object]) -> int:
-    """Return the size of a number as the engine runs it: single precision is run in half (vLLM config/model.py,
-    `auto`).
+    """Return the size of a number as the engine runs it.
+
+    Single precision is run in half (vLLM config/model.py, `auto`).
     """
     name = text(part, "torch_dtype", "dtype") or text(config, "torch_dtype", "dtype")
     return min(_ELEMENT_BYTES.get(name, 2), 2)

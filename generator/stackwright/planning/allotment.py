@@ -150,8 +150,9 @@ class _Room:
         self._align()
 
     def _align(self) -> None:
-        """Deal the GPUs of each kind out anew, the largest group first: a group then lies on one island where it
-        can.
+        """Deal the GPUs of each kind out anew, the largest group first.
+
+        A group then lies on one island where it can.
         """
         for pool in self._pools:
             mine = [n for n, given in enumerate(self._given) if not given.shares and self._pool_of(given) is pool]
@@ -273,9 +274,7 @@ class _Room:
 
 
 def _pools(request: ModelRequest) -> list[list[Gpu]]:
-    """Return the usable GPUs, those of a kind together, islands of NVLink beside each other, the roomiest kind
-    first.
-    """
+    """Return the usable GPUs by kind, the roomiest first; GPUs that NVLink joins stand side by side."""
     host, pins = request.host, request.parallel_pins
     if request.mode is Mode.SINGLE:
         (best,) = placements(host, Mode.SINGLE, ParallelPins(devices=pins.devices), Heads())

@@ -139,8 +139,8 @@ def with_fallbacks(plan: Plan, wishes: GatewayWishes, *, named: bool = False) ->
 
 
 def _without_absent(wishes: GatewayWishes, known: Mapping[str, str]) -> tuple[GatewayWishes, tuple[str, ...]]:
-    """Return the wishes without the names that are not `known` and the clouds that nothing asks then; and those
-    names.
+    """Return the wishes without the names that are not `known` and the clouds that nothing asks then, and
+    those names.
     """
     chains = {
         name: tuple(each for each in to if each in known) for name, to in wishes.fallbacks.items() if name in known

@@ -229,8 +229,9 @@ def _is_enough(layout: Layout, shape: Shape, wanted: Wanted, objective: Objectiv
 
 
 def _worth(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> tuple[bool, int, int]:
-    """Return what is compared where no layout is enough: long requests, how long where that counts, all caches
-    together.
+    """Return what is compared where no layout is enough.
+
+    Long requests, how long where that counts, all caches together.
     """
     by_length = objective in (Objective.CONTEXT, Objective.LATENCY)
     tokens = len(layout.placement.groups) * layout.forecast.memory.kv_cache_tokens

@@ -173,8 +173,9 @@ class _Looker:
         return found
 
     def _longest_first(self, rows: list[CatalogLlm], largest: int) -> list[LlmCandidate]:
-        """Return those with the longest requests; a model whose publisher names less than those have is not looked
-        at.
+        """Return those with the longest requests.
+
+        A model whose publisher names less than those have is not looked at.
         """
         ranked: list[LlmCandidate] = []
         for row in sorted(rows, key=lambda row: (-(row.context_tokens or 0), row.name)):

@@ -225,8 +225,9 @@ def _shared_memory(request: ModelRequest, placement: Placement, catalog: Catalog
 def _does_not_fit(
     request: ModelRequest, catalog: Catalog, options: tuple[Placement, ...], chosen: ImageChoice, words: tuple[str, ...]
 ) -> NoPlanError:
-    """Say what is in the way, and what would do: a shorter context, a larger share, else another published
-    checkpoint.
+    """Say what is in the way, and what would do.
+
+    A shorter context, a larger share, else another published checkpoint.
     """
     from stackwright.models.stored import stored_facts
     from stackwright.planning.layout import as_if_sure, fits_somewhere, smallest_memory

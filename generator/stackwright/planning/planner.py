@@ -182,8 +182,9 @@ def _with_shared_pins(request: PlanRequest, settings: dict[str, Setting]) -> dic
 def _gateway_settings(
     request: PlanRequest, planned: tuple[PlannedModel, ...], mode: Mode, gpus: int
 ) -> dict[str, Setting]:
-    """Return the gateway's settings for all models: routing by the one with several replicas, the rest large enough for
-    each.
+    """Return the gateway's settings for all models.
+
+    Routing by the one with several replicas, the rest large enough for each.
     """
     settings = dict(planned[0].gateway)
     several = next((model for model in planned if len(model.served.replicas) > 1), planned[0])

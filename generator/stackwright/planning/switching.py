@@ -144,9 +144,7 @@ def refuse_quotes(models: Iterable[WantedModel]) -> None:
 
 
 def one_service(models: tuple[ServedModel, ...]) -> tuple[ServedModel, ...]:
-    """Return the models with the settings of a group's service at its first model alone, large enough for all of
-    them.
-    """
+    """Return the models with the settings of a group's service at its first model, large enough for all."""
     joined = list(models)
     for position, model in enumerate(models):
         takers = turn_takers(models, position)

@@ -21,8 +21,9 @@ _MADE: Mapping[str, Callable[[], str]] = {
     "redis_password": lambda: secrets.token_hex(32),
 }
 SECRETS = tuple(_MADE)
-"""The secrets that every environment has, by their files' names; the hub's token, which may be empty, is none of
-them.
+"""The secrets that every environment has, by their files' names.
+
+The hub's token, which may be empty, is none of them.
 """
 
 GATEWAY_KEY = "litellm_master_key"

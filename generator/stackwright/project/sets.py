@@ -68,9 +68,7 @@ def switch(generated: Path, made: Mapping[Path, Path]) -> None:
 
 
 def sweep(folder: Path, targets: Iterable[Path]) -> None:
-    """Remove the sets of an environment that no joint set names, and what killed commands have left beside its
-    files.
-    """
+    """Remove the sets of an environment that no joint set names, and what killed commands left behind."""
     with suppress(OSError), _hold(folder.parent):
         named = {(joint / folder.name).resolve() for joint in _entries(folder.parent / SETS)}
         for each in _entries(folder / SETS):

@@ -21,8 +21,9 @@ _NUMBERED = re.compile(r"(.+)_([2-9]|[1-9][0-9])")
 
 
 def written_key(key: str, number: int) -> str:
-    """Return a model's key as it is written: the second's ends in `_2`; the first's, and one that all share, is
-    plain.
+    """Return a model's key as it is written.
+
+    The second's ends in `_2`; the first's, and one that all share, is plain.
     """
     return f"{key}_{number}" if number > 1 and key in declared_settings().per_model else key
 

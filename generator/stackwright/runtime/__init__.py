@@ -111,8 +111,9 @@ class Runtime(Protocol):
         """Fetch what the stack needs to start (images, virtual environments). May take minutes; safe to interrupt."""
 
     def owner(self) -> Path | None:
-        """Return the project folder that what runs under this stack's name was started from; None where it is
-        unknown.
+        """Return the project folder that what runs under this stack's name was started from.
+
+        None where it is unknown.
         """
 
     def changes(self) -> tuple[ServiceChange, ...]:

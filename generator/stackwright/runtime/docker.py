@@ -207,8 +207,9 @@ def _pull_refused(image: str, service: str, last: str) -> RuntimeRefusedError:
 
 
 def read_events(docker: Sequence[str], project: str) -> str:
-    """Return one line for each event, oldest first: `TIME ACTION SERVICE exitCode=N signal=N`; empty where none can be
-    had.
+    """Return one line for each event, oldest first.
+
+    `TIME ACTION SERVICE exitCode=N signal=N`; empty where none can be had.
     """
     attributes = '{{index .Actor.Attributes "%s"}}'
     service = attributes % "com.docker.compose.service"

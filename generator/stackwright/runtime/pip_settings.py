@@ -89,8 +89,9 @@ def _spelled(option: str) -> str:
 
 
 def _location(text: str) -> str:
-    """Return an address as it is and a path in full, since uv runs elsewhere; pip passes over paths that lead
-    nowhere.
+    """Return an address as it is and a path in full, since uv runs elsewhere.
+
+    Pip passes over paths that lead nowhere.
     """
     if "://" in text:
         return text

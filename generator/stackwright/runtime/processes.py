@@ -266,8 +266,9 @@ class ProcessesRuntime:
         return True
 
     def _update(self, services: tuple[str, ...]) -> None:
-        """Let supervisord read its file again; restart what has changed and start what has ended, of these or of
-        all.
+        """Let supervisord read its file again.
+
+        Restart what has changed and start what has ended, of these or of all.
         """
         with self._supervisor() as calls:
             added, changed, removed = calls.reloadConfig()[0]

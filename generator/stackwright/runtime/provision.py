@@ -80,8 +80,9 @@ class Recipe:
 
 
 Steps = Generator[None]
-"""Work that is under way in other processes: it is looked at now and then, and closed when it is not wanted any
-more.
+"""Work that is under way in other processes.
+
+It is looked at now and then, and closed when it is not wanted any more.
 """
 
 

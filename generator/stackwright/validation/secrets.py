@@ -61,8 +61,9 @@ class SeenSecret:
 
 @dataclass(frozen=True, kw_only=True)
 class SeenSecrets:
-    """The folder of an environment's secrets: those that we made, the hub's token, and the keys that a person
-    brought.
+    """The folder of an environment's secrets.
+
+    Those that we made, the hub's token, and the keys that a person brought.
     """
 
     folder: Path

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from stackwright.domain.service import Step
 
 SLOWEST_DISK_BYTES_PER_S = 25_000_000
-"""A fifth of what a network share over 1 Gbit/s, or the smallest gp3 volume (125 MiB/s, AWS EBS volume types),
-gives.
-"""
+"""A fifth of what a network share over 1 Gbit/s or the smallest gp3 volume gives (125 MiB/s, AWS EBS volume types)."""
 
 PAST_FACTOR = 3
 """A step may stand still three times as long as it has ever taken whole on this host."""

@@ -107,9 +107,7 @@ def _latent_matrices(shape: Shape, latent: Latent, layer: Layer, base: str, tp: 
 
 
 def _state_matrices(shape: Shape, state: State, base: str, tp: int) -> Iterator[Matrix]:
-    """Recurrent mixers: projections in, convolution, projection out (layers/mamba/, models/qwen3_next.py,
-    kimi_linear.py).
-    """
+    """Recurrent mixers: projections and convolution (layers/mamba/, models/qwen3_next.py, kimi_linear.py)."""
     key, value = state.key_heads * state.key_dim, state.value_heads * state.value_dim
     hidden, name = shape.hidden, f"{base}.linear_attn"
     match state.kind:

@@ -57,8 +57,9 @@ _GPU_VARIABLES = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES")
 
 
 def engine_arguments(mode: Mode, values: Mapping[str, str], role: Role = Role.CHAT) -> tuple[str, ...]:
-    """Return the argument list for the settings in `values`; a flag without a setting, or with none to carry, is left
-    out.
+    """Return the argument list for the settings in `values`.
+
+    A flag without a setting, or with none to carry, is left out.
     """
     specs = {flag: _CARRIED[flag] for flag in _FLAGS}
     carried = {

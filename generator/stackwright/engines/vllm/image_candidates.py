@@ -102,8 +102,9 @@ def describe_situation(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog) -> S
 
 
 def processor_of(cpu: Cpu, models: tuple[GpuModel | None, ...]) -> str | None:
-    """Return x86_64 or aarch64 by the processor's instruction sets, else by a GPU that comes with its own; None
-    unknown.
+    """Return x86_64 or aarch64 by the processor's instruction sets, else by a GPU that comes with its own.
+
+    None where neither tells.
     """
     flags = frozenset(cpu.flags)
     if flags & _X86_FLAGS:
@@ -201,8 +202,9 @@ def _entry_carries(entry: str, cuda_major: int, capability: tuple[int, ...]) -> 
 
 
 def _runs_by_minor_version(candidate: Candidate, situation: Situation, drivers: Drivers) -> bool:
-    """Any toolkit of a major release runs from that release's floor on; but the gate never lets GeForce and TITAN
-    pass.
+    """Any toolkit of a major release runs from that release's floor on.
+
+    But the gate never lets GeForce and TITAN pass.
     """
     gate = gate_of(candidate, drivers)
     major = version_parts(candidate.cuda)[0]

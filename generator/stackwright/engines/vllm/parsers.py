@@ -33,8 +33,9 @@ def parser_settings(task: EngineTask, catalog: Catalog, version: str) -> dict[st
 
 
 def problem_with_parser(table: ParserTable, key: str, name: str, version: str) -> str | None:
-    """Say what is allowed for a key of `PARSER_KEYS` if a release has no such parser; None if it has, or nobody
-    knows.
+    """Say what is allowed for a key of `PARSER_KEYS` if a release has no such parser.
+
+    None if it has, or nobody knows.
     """
     names = table.names(_KIND[key], version)
     return f"with vLLM {version}: {', '.join((NO_PARSER, *names))}" if names and name not in names else None

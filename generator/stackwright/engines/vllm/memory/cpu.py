@@ -167,8 +167,9 @@ class _Account:
 
     @cached_property
     def packing(self) -> Term:
-        """What packing the weights leaves on the fullest rank: the output matrix twice, and what the allocator
-        keeps.
+        """What packing the weights leaves on the fullest rank.
+
+        The output matrix twice, and what the allocator keeps.
         """
         tp, stages = self.settings.tensor_parallel, self.settings.pipeline_parallel
         matrices = [

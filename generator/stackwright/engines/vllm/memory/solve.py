@@ -86,8 +86,9 @@ def _ask_about(
     tensors: tuple[TensorHeader, ...] | None,
     weight_bytes: int | None,
 ) -> Ask:
-    """Return the forecast for settings that differ from these in length, batches and the cache's format: weights are
-    counted once.
+    """Return the forecast for settings that differ from these in length, batches and the cache's format.
+
+    Weights are counted once.
     """
     release = Release(settings.version, legacy_engine=settings.legacy_engine)
     counted = release.known or settings.legacy_engine

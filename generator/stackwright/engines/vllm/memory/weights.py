@@ -137,9 +137,7 @@ def parameter_bytes(shape: Shape, quantization: Quantization | None = None) -> i
 def _loaded_and_held(
     shape: Shape, rank: _Rank, stored: Quantization, expert_steps: _ExpertSteps, settings: EngineSettings
 ) -> tuple[int, int]:
-    """Return the bytes of a rank's tensors as a checkpoint has them, and as the engine's allocator counts what it
-    makes.
-    """
+    """Return the bytes of a rank's tensors as a checkpoint has them, and as the engine allocates them."""
     plain = held = 0
     for matrix, times in _rank_matrices(shape, rank, stored, settings):
         sizes = _sizes(shape, stored, matrix)
@@ -225,8 +223,9 @@ def _expert_steps(gpu: GpuMemory, release: Release) -> _ExpertSteps:
 def _held(
     matrix: Matrix, sizes: tuple[int, ...], quantization: Quantization, shape: Shape, tp: int, steps: _ExpertSteps
 ) -> tuple[int, ...]:
-    """Return the sizes of the tensors of one matrix as the engine holds them, loaded in `sizes`: only MXFP4 experts
-    differ.
+    """Return the sizes of the tensors of one matrix as the engine holds them, loaded in `sizes`.
+
+    Only MXFP4 experts differ.
     """
     if not matrix.expert or quantization.kind is not WeightKind.MXFP4 or shape.experts is None:
         return sizes
@@ -259,8 +258,9 @@ def _header_bytes(header: TensorHeader, shape: Shape, rank: _Rank, tp: int, sett
 
 
 def _is_loaded(name: str, shape: Shape, rank: _Rank, settings: EngineSettings) -> bool:
-    """Tell whether a stored tensor is on this stage: the encoder on the first, drafting layers on the last if asked
-    for.
+    """Tell whether a stored tensor is on this stage.
+
+    The encoder on the first, drafting layers on the last if asked for.
     """
     if _VISION.search(name):
         return rank.first and not settings.language_only
@@ -280,8 +280,9 @@ def _outside_layers(name: str, shape: Shape, rank: _Rank) -> bool:
 
 
 def _shares(header: TensorHeader, shape: Shape, tp: int) -> int:
-    """Return among how many ranks a tensor is split: key and value heads are copied where there are fewer than
-    ranks.
+    """Return among how many ranks a tensor is split.
+
+    Key and value heads are copied where there are fewer than ranks.
     """
     if not re.search(r"\.(k|v)_proj\.", header.name):
         return tp
