@@ -15,7 +15,8 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.plan import Mode, Plan, Replica, Setting
 from stackwright.domain.wishes import Wishes
-from stackwright.models.read import SMOKE, HubAccess, name_llm, read_model
+from stackwright.models.read import SMOKE, HubAccess, read_model
+from stackwright.models.stored import name_llm
 from stackwright.planning.planner import make_plan
 from stackwright.planning.request import Folders, PlanRequest, User, WantedModel
 from stackwright.project.folder import read_wishes

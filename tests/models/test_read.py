@@ -16,8 +16,9 @@ from stackwright.domain.model_facts import CatalogLlm, WeightFormat, text_config
 from stackwright.domain.shape import WeightKind
 from stackwright.errors import UsageError
 from stackwright.models.folder import read_folder
-from stackwright.models.read import HubAccess, locate_model, name_llm, read_model
+from stackwright.models.read import HubAccess, locate_model, read_model
 from stackwright.models.smoke_model import write_smoke_model
+from stackwright.models.stored import name_llm
 
 from tests.models.checkpoints import write_model
 from tests.models.test_folder import CONFIG, FIRST

@@ -23,7 +23,8 @@ from stackwright.domain.wishes import ModelWish, Wishes
 from stackwright.engines import engine_named
 from stackwright.engines.protocol import Engine, EngineNeeds
 from stackwright.errors import UsageError
-from stackwright.models.read import SMOKE, HubAccess, locate_model, name_llm, read_model
+from stackwright.models.read import SMOKE, HubAccess, locate_model, read_model
+from stackwright.models.stored import name_llm
 from stackwright.planning.planner import make_plan
 from stackwright.planning.request import PlanRequest, User, WantedModel
 from stackwright.project import folder as project

@@ -19,6 +19,7 @@ from stackwright.commands.options import (
     add_out,
     add_plan_flags,
     read_plan_options,
+    record_of,
 )
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
@@ -51,16 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> ConfigureArguments:
     """Turn the parsed words into the record."""
-    return ConfigureArguments(
-        options=read_plan_options(given),
-        environment=given.environment,
-        host=given.host,
-        out=given.out,
-        dry_run=given.dry_run,
-        diff=given.diff,
-        json=given.json,
-        explain=given.explain,
-    )
+    return record_of(ConfigureArguments, given, options=read_plan_options(given))
 
 
 def run(arguments: ConfigureArguments) -> None:

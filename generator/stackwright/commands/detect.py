@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright import report
-from stackwright.commands.options import add_json
+from stackwright.commands.options import add_json, record_of
 from stackwright.detect import detect_host
 
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> DetectArguments:
     """Turn the parsed words into the record."""
-    return DetectArguments(output=given.output, json=given.json)
+    return record_of(DetectArguments, given)
 
 
 def run(arguments: DetectArguments) -> None:

@@ -9,7 +9,15 @@ from pathlib import Path
 from stackwright import report
 from stackwright.commands.configure import plan_environment
 from stackwright.commands.configure_gpu import ConfigureArguments, configure
-from stackwright.commands.options import ENVIRONMENTS, PlanOptions, add_json, add_out, add_runtime, parse_environment
+from stackwright.commands.options import (
+    ENVIRONMENTS,
+    PlanOptions,
+    add_json,
+    add_out,
+    add_runtime,
+    parse_environment,
+    record_of,
+)
 from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.stack import choose_runtime, load_stack
 from stackwright.detect import Detection, detect_host
@@ -62,14 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> DoctorArguments:
     """Turn the parsed words into the record."""
-    return DoctorArguments(
-        environment=given.environment,
-        bundle=given.bundle,
-        apply=given.apply,
-        runtime=given.runtime,
-        out=given.out,
-        json=given.json,
-    )
+    return record_of(DoctorArguments, given)
 
 
 def run(arguments: DoctorArguments) -> None:

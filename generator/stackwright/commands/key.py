@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright import report
-from stackwright.commands.options import add_environment, add_out
+from stackwright.commands.options import add_environment, add_out, record_of
 from stackwright.commands.paths import find_paths
 from stackwright.domain.environment import Environment
 from stackwright.project.credentials import read_gateway_key
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> KeyArguments:
     """Turn the parsed words into the record."""
-    return KeyArguments(environment=given.environment, out=given.out)
+    return record_of(KeyArguments, given)
 
 
 def run(arguments: KeyArguments) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from stackwright.domain.environment import WRITTEN_OUT, Environment
 from stackwright.domain.objective import Objective
@@ -15,6 +16,10 @@ from stackwright.engines.protocol import Engine
 from stackwright.errors import UsageError, did_you_mean
 from stackwright.project.pins import parse_pin
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
 ENVIRONMENTS = (*(each.value for each in Environment), *WRITTEN_OUT)
 MODES = ("auto", *(mode.value for mode in Mode))
 RUNTIMES = ("auto", "compose", "processes")
@@ -189,6 +194,12 @@ def add_start_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-rollback", action="store_true", help="leave a failed start as it is, for inspection")
 
 
+def record_of(kind: type[R], given: argparse.Namespace, **further: object) -> R:
+    """Return a command's record: each field is the parsed word of its name, but for those in `further`."""
+    words = vars(given)
+    return kind(**{field.name: words[field.name] for field in fields(kind) if field.name in words} | further)
+
+
 def read_plan_options(given: argparse.Namespace) -> PlanOptions:
     """Read what `add_plan_flags`, and `add_mode` where a command has it, took."""
     return PlanOptions(
@@ -204,4 +215,4 @@ def read_plan_options(given: argparse.Namespace) -> PlanOptions:
 
 def read_start_options(given: argparse.Namespace) -> StartOptions:
     """Read what `add_start_options` took."""
-    return StartOptions(timeout_s=given.timeout_s, no_rollback=given.no_rollback)
+    return record_of(StartOptions, given)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stackwright import report
-from stackwright.commands.options import add_environment, add_out
+from stackwright.commands.options import add_environment, add_out, record_of
 from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import load_stack
 from stackwright.domain.environment import Environment
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> PinImagesArguments:
     """Turn the parsed words into the record."""
-    return PinImagesArguments(environment=given.environment, out=given.out)
+    return record_of(PinImagesArguments, given)
 
 
 def run(arguments: PinImagesArguments) -> None:

@@ -17,6 +17,7 @@ from stackwright.commands.options import (
     add_out,
     add_plan_flags,
     read_plan_options,
+    record_of,
 )
 from stackwright.domain.environment import Environment
 from stackwright.rendering.plan_document import plan_document
@@ -42,14 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> PlanArguments:
     """Turn the parsed words into the record."""
-    return PlanArguments(
-        options=read_plan_options(given),
-        environment=given.environment or Environment.DEV,
-        host=given.host,
-        out=given.out,
-        json=given.json,
-        explain=given.explain,
-    )
+    environment = given.environment or Environment.DEV
+    return record_of(PlanArguments, given, options=read_plan_options(given), environment=environment)
 
 
 def run(arguments: PlanArguments) -> None:

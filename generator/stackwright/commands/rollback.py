@@ -16,6 +16,7 @@ from stackwright.commands.options import (
     add_runtime,
     add_start_options,
     read_start_options,
+    record_of,
 )
 from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import address, choose_runtime, reach
@@ -48,13 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> RollbackArguments:
     """Turn the parsed words into the record."""
-    return RollbackArguments(
-        environment=given.environment,
-        number=given.to,
-        start=read_start_options(given),
-        runtime=given.runtime,
-        out=given.out,
-    )
+    return record_of(RollbackArguments, given, number=given.to, start=read_start_options(given))
 
 
 def _number(text: str) -> int:

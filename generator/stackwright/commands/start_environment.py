@@ -23,6 +23,7 @@ from stackwright.commands.options import (
     add_start_options,
     read_plan_options,
     read_start_options,
+    record_of,
 )
 from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.stack import address, choose_runtime, load_stack, reach, refuse_beside
@@ -61,14 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> StartArguments:
     """Turn the parsed words into the record."""
-    return StartArguments(
-        environment=given.environment,
-        options=read_plan_options(given),
-        host=given.host,
-        start=read_start_options(given),
-        runtime=given.runtime,
-        out=given.out,
-    )
+    return record_of(StartArguments, given, options=read_plan_options(given), start=read_start_options(given))
 
 
 def run(arguments: StartArguments) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stackwright import report
 from stackwright.commands.generation import describe_left, generations_of
-from stackwright.commands.options import add_environment, add_json, add_out, add_runtime
+from stackwright.commands.options import add_environment, add_json, add_out, add_runtime, record_of
 from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import address, load_stack, reach
 from stackwright.domain.environment import Environment
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> StatusArguments:
     """Turn the parsed words into the record."""
-    return StatusArguments(environment=given.environment, runtime=given.runtime, out=given.out, json=given.json)
+    return record_of(StatusArguments, given)
 
 
 def run(arguments: StatusArguments) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stackwright import report
 from stackwright.commands.generation import generations_of, hold_environments, seen_to
-from stackwright.commands.options import add_environment, add_out, add_runtime
+from stackwright.commands.options import add_environment, add_out, add_runtime, record_of
 from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import choose_runtime, load_stack, reach, renamed
 from stackwright.domain.environment import Environment
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> StopArguments:
     """Turn the parsed words into the record."""
-    return StopArguments(environment=given.environment, runtime=given.runtime, out=given.out)
+    return record_of(StopArguments, given)
 
 
 def run(arguments: StopArguments) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright import report
-from stackwright.commands.options import add_environment, add_json, add_out, add_runtime
+from stackwright.commands.options import add_environment, add_json, add_out, add_runtime, record_of
 from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import load_stack, reach
 from stackwright.domain.environment import Environment
@@ -38,13 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> ValidateArguments:
     """Turn the parsed words into the record."""
-    return ValidateArguments(
-        environment=given.environment,
-        runtime=given.runtime,
-        strict=given.strict,
-        out=given.out,
-        json=given.json,
-    )
+    return record_of(ValidateArguments, given)
 
 
 def run(arguments: ValidateArguments) -> None:

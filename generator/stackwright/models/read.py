@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stackwright.domain.catalog import order_release
-from stackwright.domain.llm import Llm, LlmSource
+from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts, WeightFormat
 from stackwright.errors import UsageError, did_you_mean
 from stackwright.models.cache import HubCache, find_cache, find_snapshot, load_headers
@@ -110,17 +110,6 @@ def locate_model(name: str, llms: Iterable[CatalogLlm]) -> str:
     except OSError:  # longer than a path may be
         return name
     return str(folder) if folder is not None else name
-
-
-def name_llm(facts: ModelFacts) -> Llm:
-    """Return the name, place and head counts of a model, as a plan carries them."""
-    return Llm(
-        name=facts.name,
-        source=facts.source,
-        location=facts.location,
-        attention_heads=facts.config.attention_heads,
-        kv_heads=facts.config.kv_heads,
-    )
 
 
 def _find_folder(name: str) -> Path | None:

@@ -84,9 +84,7 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         learned_positions=_learned_positions(part),
         extra_embeddings=_extra_embeddings(part),
         draft_layers=count(part, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
-        cross_attention=flag(config, "is_encoder_decoder") or bool(count(part, "cross_attention_layers")),
         least_step_tokens=_least_step_tokens(part),
-        attention_free=bool(layers) and all(layer.mixer is Mixer.STATE for layer in layers),
         unknown=tuple(_unknown(part, layers, state, quantization)),
     )
 

@@ -27,12 +27,12 @@ def stored_facts(row: CatalogLlm, checkpoint: Checkpoint) -> ModelFacts:
     )
 
 
-def stored_llm(row: CatalogLlm, checkpoint: Checkpoint) -> Llm:
-    """Return the name, place and head counts of a checkpoint."""
+def name_llm(facts: ModelFacts) -> Llm:
+    """Return the name, location and head counts of a model, as a plan carries them."""
     return Llm(
-        name=checkpoint.hub_id,
-        source=LlmSource.HUB,
-        location=checkpoint.hub_id,
-        attention_heads=row.attention_heads or None,
-        kv_heads=row.kv_heads or None,
+        name=facts.name,
+        source=facts.source,
+        location=facts.location,
+        attention_heads=facts.config.attention_heads,
+        kv_heads=facts.config.kv_heads,
     )

@@ -9,7 +9,7 @@ from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.errors import NoPlanError
-from stackwright.models.stored import stored_facts, stored_llm
+from stackwright.models.stored import name_llm, stored_facts
 from stackwright.planning.layout import as_if_sure, serves, smallest_memory
 from stackwright.planning.llm_choice import PREFERENCES, LlmCandidate, choose_llm
 from stackwright.planning.model_plan import wanted_settings
@@ -58,10 +58,11 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
             f"no catalog model fits on {len(options[0].groups[0])}× {options[0].gpus[0].name}",
             hint="name one with --model; `stackwright fit --model …` checks it",
         )
+    facts = stored_facts(best.row, best.checkpoint)
     model = replace(
         request.model,
-        llm=stored_llm(best.row, best.checkpoint),
-        facts=stored_facts(best.row, best.checkpoint),
+        llm=name_llm(facts),
+        facts=facts,
         reason=_reason(best, choice.runners_up, request.objective),
     )
     return replace(whole, models=(model,))
