@@ -16,7 +16,7 @@ import pytest
 from stackwright.domain.environment import Environment
 from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.plan import Mode
-from stackwright.engines.vllm.memory.cpu import CpuCache, cpu_cache
+from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu
 from stackwright.models.shape import parse_shape
 from stackwright.models.smoke_model import write_smoke_model
 from stackwright.runtime.provision import ensure_engine
@@ -44,10 +44,10 @@ def test_the_engine_prints_the_forecast_cache(tensor_parallel: int, state_folder
     python = ensure_engine(state_folder, engine, False, lambda *_: None) / "bin" / "python"
     said = start_engine(python, model, tensor_parallel, tmp_path / "cache")
     shape = parse_shape(json.loads((model / "config.json").read_text(encoding="utf-8")))
-    settings = EngineSettings(version=engine.version, tensor_parallel=tensor_parallel)
-    forecast = cpu_cache(shape, settings, GIB, LENGTH)
-    tokens, length, concurrency = read_cache(said)
-    assert (tokens, length, concurrency) == (forecast.tokens, LENGTH, shown(forecast))
+    settings = EngineSettings(version=engine.version, tensor_parallel=tensor_parallel, max_model_len=LENGTH)
+    memory = forecast_on_cpu(shape, settings, GIB, CpuMemory(total_bytes=64 * GIB)).memory
+    # The engine writes the requests at once with two decimals.
+    assert read_cache(said) == (memory.kv_cache_tokens, LENGTH, f"{memory.max_concurrency:.2f}")
 
 
 def start_engine(python: Path, model: Path, tensor_parallel: int, cache: Path) -> str:
@@ -91,8 +91,3 @@ def read_cache(said: str) -> tuple[int, int, str]:
     found = PRINTED.search(said)
     assert found, said[-4000:]
     return int(found[1].replace(",", "")), int(found[2].replace(",", "")), found[3]
-
-
-def shown(cache: CpuCache) -> str:
-    """Write the requests at once as the engine does."""
-    return f"{cache.max_concurrency:.2f}"

@@ -164,8 +164,6 @@ class Toy:
             reasons=("toys weigh what they weigh",),
             warnings=(),
             max_model_len=length,
-            needed_kv_bytes=length,
-            kv_blocks=1,
             longest=CONTEXT,
             surely=CONTEXT,
         )

@@ -81,8 +81,6 @@ class Forecast:
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     max_model_len: int
-    needed_kv_bytes: int
-    kv_blocks: int
     longest: int
     surely: int
 

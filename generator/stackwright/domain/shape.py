@@ -210,8 +210,6 @@ class Shape:
     learned_positions: int = 0
     extra_embeddings: int = 0
     draft_layers: int = 0
-    cross_attention: bool = False
-    attention_free: bool = False
     least_step_tokens: int = 0
     unknown: tuple[str, ...] = field(default=())
 

@@ -19,7 +19,7 @@ from stackwright.domain.llm import Llm
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Mode, PlannedEngine, Setting
+from stackwright.domain.plan import Mode, Setting
 from stackwright.domain.role import Role
 from stackwright.domain.service import Step
 from stackwright.domain.setting_spec import SettingSpec
@@ -79,11 +79,6 @@ class ImageChoice:
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     source: str
-
-    @property
-    def engine(self) -> PlannedEngine:
-        """Return what a plan says of the engine."""
-        return PlannedEngine(name=self.name, version=self.version, image=self.image, cuda=self.cuda)
 
 
 @dataclass(frozen=True, kw_only=True)

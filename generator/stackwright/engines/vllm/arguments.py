@@ -13,22 +13,6 @@ from stackwright.domain.role import Role
 from stackwright.engines.vllm.settings import ANY_HOST, SETTINGS
 from stackwright.errors import NoPlanError
 
-# In the order that they are read most easily in a process list.
-_FLAGS = (
-    "--model",
-    "--served-model-name",
-    "--tensor-parallel-size",
-    "--pipeline-parallel-size",
-    "--gpu-memory-utilization",
-    "--max-model-len",
-    "--max-num-seqs",
-    "--max-num-batched-tokens",
-    "--kv-cache-dtype",
-    "--dtype",
-    "--tool-call-parser",
-    "--reasoning-parser",
-    "--allowed-media-domains",
-)
 # vLLM 0.32.0 config/model.py, _SUFFIX_TO_DEFAULTS, in its order: the first ending that matches tells.
 _ROLES = (
     *((ending, Role.CHAT) for ending in ("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LMHeadModel")),
@@ -61,9 +45,8 @@ def engine_arguments(mode: Mode, values: Mapping[str, str], role: Role = Role.CH
 
     A flag without a setting, or with none to carry, is left out.
     """
-    specs = {flag: _CARRIED[flag] for flag in _FLAGS}
     carried = {
-        flag: values[spec.key] for flag, spec in specs.items() if values.get(spec.key, spec.absent) != spec.absent
+        flag: values[spec.key] for flag, spec in _CARRIED.items() if values.get(spec.key, spec.absent) != spec.absent
     }
     words = [word for carrying in carried.items() for word in carrying]
     if "--tool-call-parser" in carried:

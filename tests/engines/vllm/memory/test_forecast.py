@@ -10,7 +10,7 @@ from stackwright.domain.objective import Objective
 from stackwright.domain.shape import Shape
 from stackwright.engines.memory.gpu import capability, cuda_memory_bytes
 from stackwright.engines.vllm.memory.activation import activation
-from stackwright.engines.vllm.memory.cpu import CpuMemory, cpu_cache, forecast_on_cpu
+from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu
 from stackwright.engines.vllm.memory.defaults import complete
 from stackwright.engines.vllm.memory.forecast import forecast
 from stackwright.engines.vllm.memory.graphs import capture_sizes
@@ -268,7 +268,9 @@ def test_what_cannot_fit_has_no_solution() -> None:
 
 
 def test_the_cpu_engine_is_not_asked_for_a_budget() -> None:
-    assert cpu_cache(shape_of("qwen3-0.6b"), EngineSettings(version="0.32.0"), 0, 2048).tokens == 0
+    asked = EngineSettings(version="0.32.0", max_model_len=2048)
+    answer = forecast_on_cpu(shape_of("qwen3-0.6b"), asked, 0, CpuMemory(total_bytes=64 * GIB))
+    assert answer.memory.kv_cache_tokens == 0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from stackwright.catalog.load import load_llms
 from stackwright.domain.forecast import EngineSettings, GpuMemory
 from stackwright.domain.shape import Mixer
 from stackwright.engines.memory.stages import stage_layers
-from stackwright.engines.vllm.memory.cpu import cpu_cache
+from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu
 from stackwright.engines.vllm.memory.defaults import complete
 from stackwright.engines.vllm.memory.kv_cache import lay_out
 from stackwright.engines.vllm.memory.releases import Release
@@ -235,9 +235,11 @@ def test_the_cpu_engine_prints_the_same(
     """vLLM 0.32.0 on a CPU, started with these configurations, 1 GiB per rank and steps of 2,048 tokens, printed
     this.
     """
-    asked = EngineSettings(version="0.32.0", tensor_parallel=tensor_parallel, max_num_batched_tokens=2048)
-    cache = cpu_cache(parse_shape(config), asked, GIB, length)
-    assert (cache.tokens, f"{cache.max_concurrency:.2f}") == (tokens, concurrency)
+    asked = EngineSettings(
+        version="0.32.0", tensor_parallel=tensor_parallel, max_model_len=length, max_num_batched_tokens=2048
+    )
+    memory = forecast_on_cpu(parse_shape(config), asked, GIB, CpuMemory(total_bytes=64 * GIB)).memory
+    assert (memory.kv_cache_tokens, f"{memory.max_concurrency:.2f}") == (tokens, concurrency)
 
 
 def test_an_encoder_keeps_nothing() -> None:

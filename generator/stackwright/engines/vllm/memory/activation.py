@@ -60,9 +60,9 @@ def _sampler(shape: Shape, batch: Batch, release: Release) -> Term:
     cells = rows * padded_vocabulary(shape.vocab)
     if second_runner(shape, release):
         return Term(bytes=int(cells * _PLAIN), error=int(cells * _PLAIN_ERROR))
-    if release.sorts_to_sample:
-        return Term(bytes=int(cells * _SORTING), error=int(cells * _SORTING_ERROR))
-    return Term(bytes=int(cells * _MASKING) + _MASKING_BUFFER, error=int(cells * _MASKING_ERROR))
+    if release.samples_unsorted:
+        return Term(bytes=int(cells * _MASKING) + _MASKING_BUFFER, error=int(cells * _MASKING_ERROR))
+    return Term(bytes=int(cells * _SORTING), error=int(cells * _SORTING_ERROR))
 
 
 def _forward(shape: Shape, settings: EngineSettings, batch: Batch) -> Term:

@@ -43,15 +43,6 @@ SYSTEM_BYTES = 3 * GIB // 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class CpuCache:
-    """What the engine prints: blocks, tokens, and how many requests of the longest length fit at once."""
-
-    blocks: int
-    tokens: int
-    max_concurrency: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class CpuMemory:
     """A host's memory, or what its control group grants of it, in bytes; its memory nodes; what the gateway takes.
 
@@ -67,18 +58,6 @@ class CpuMemory:
     def budget_bytes(self) -> int:
         """Return what is left for the engine."""
         return max(0, self.total_bytes - SYSTEM_BYTES - self.gateway_bytes - self.promised_bytes)
-
-
-def cpu_cache(shape: Shape, settings: EngineSettings, space_bytes: int, max_model_len: int) -> CpuCache:
-    """Return the cache that `space_bytes` per rank make for requests of `max_model_len` tokens."""
-    layout = _lay_out(shape, settings)
-    blocks = layout.pool_blocks(tuple(space_bytes for _ in layout.block_bytes))
-    per_request = layout.blocks_for(max_model_len)
-    return CpuCache(
-        blocks=blocks,
-        tokens=layout.logged_tokens(blocks, max_model_len, Release(settings.version)),
-        max_concurrency=blocks / per_request if per_request else 0.0,
-    )
 
 
 def needed_space_bytes(shape: Shape, settings: EngineSettings, max_model_len: int) -> int:
@@ -125,8 +104,6 @@ def forecast_on_cpu(
         reasons=account.reasons(),
         warnings=account.warnings(),
         max_model_len=account.length,
-        needed_kv_bytes=account.needed_bytes,
-        kv_blocks=account.blocks,
         longest=longest,
         surely=longest,
     )

@@ -80,8 +80,6 @@ def _answer(made: Account) -> Forecast:
         reasons=reasons(made),
         warnings=warnings(made, verdict),
         max_model_len=length,
-        needed_kv_bytes=made.needed_bytes[made.fullest],
-        kv_blocks=blocks,
         longest=made.layout.longest(blocks, made.shape.max_positions or length),
         surely=made.layout.longest(made.layout.pool_blocks(made.rooms(-1)), made.shape.max_positions or length),
     )

@@ -97,7 +97,7 @@ def stage_weights(
         _Rank(layers=layers, first=position == 0, last=position == stages - 1)
         for position, layers in enumerate(stage_layers(len(shape.layers), stages))
     ]
-    stored = replace(shape.quantization, nested=release.nests_scales)
+    stored = replace(shape.quantization, nested=not release.unpacks_scales)
     scale = 1.0 if tensors else _published_scale(shape, stored, weight_bytes, settings)
     unexplained = 0.0 if tensors else _unexplained_share(shape, stored, weight_bytes)
     terms = []
