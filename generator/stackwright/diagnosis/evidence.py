@@ -99,7 +99,7 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
         )
     logs = tuple((state.name, _log(runtime, state.name)) for state in states if state.phase is not ServicePhase.ABSENT)
     ill = {state.name for state in states if state.phase is not ServicePhase.HEALTHY or state.restarts}
-    events = _events(runtime)
+    events = read_events(runtime)
     return Gathered(
         states=states,
         logs=logs,
@@ -136,7 +136,8 @@ def _log(runtime: Runtime, service: str) -> str:
         return f"the log cannot be read: {failure.message}"
 
 
-def _events(runtime: Runtime) -> str:
+def read_events(runtime: Runtime) -> str:
+    """Return what the runtime noted; empty where it cannot tell: it helps, and is not needed."""
     try:
         return runtime.events()
     except StackError:

@@ -6,6 +6,7 @@ is refreshed. Unknown is None, never a guess.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -247,9 +248,4 @@ def has_flag(table: FlagTable, name: str, version: str) -> bool | None:
 
 
 def _leading_digits(text: str) -> int:
-    digits = ""
-    for letter in text:
-        if not letter.isdecimal():
-            break
-        digits += letter
-    return int(digits or 0)
+    return int((re.match(r"[0-9]*", text) or [""])[0] or 0)

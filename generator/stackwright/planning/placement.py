@@ -12,7 +12,7 @@ from stackwright.domain.plan import Mode
 from stackwright.domain.topology import nvlink_islands
 from stackwright.errors import NoPlanError
 from stackwright.planning.slices import NO_SPAN, has_slices, how_to_cut, one_per_instance, why_shared
-from stackwright.units import GIB, format_bytes
+from stackwright.units import GIB, format_bytes, version_parts
 
 # A desktop's use of its GPU comes and goes by this much: less must not move the plan to another GPU.
 FREE_NOISE_BYTES = GIB
@@ -81,7 +81,7 @@ def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placeme
         )
     most = max(_free_bytes(gpu) for gpu in gpus)
     roomy = [gpu for gpu in gpus if _free_bytes(gpu) > most - FREE_NOISE_BYTES]
-    best = min(roomy, key=lambda gpu: ([-part for part in _capability(gpu)], gpu.index))
+    best = min(roomy, key=lambda gpu: ([-part for part in version_parts(gpu.compute_capability or "0.0")], gpu.index))
     return Placement(
         mode=Mode.SINGLE,
         groups=((best,),),
@@ -310,7 +310,3 @@ def _total_bytes(gpu: Gpu) -> int:
 
 def _free_bytes(gpu: Gpu) -> int:
     return _total_bytes(gpu) - (gpu.memory_used_bytes or 0)
-
-
-def _capability(gpu: Gpu) -> tuple[int, ...]:
-    return tuple(int(part) for part in (gpu.compute_capability or "0.0").split("."))

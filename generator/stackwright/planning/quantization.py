@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
 from stackwright.engines.protocol import Engine
-from stackwright.units import format_bytes
+from stackwright.units import format_bytes, version_parts
 
 # Bits that are left of each weight of a linear layer, scales not counted (docs/reference/models.md).
 BITS = {
@@ -77,7 +77,8 @@ def find_kernel(engine: Engine, weight_format: WeightFormat, compute_capability:
     if rule is None:
         return None
     bounds = ((Kernel.NATIVE, rule.native), (Kernel.WEIGHT_ONLY, rule.weight_only), (Kernel.OLDER, rule.older))
-    return next((kernel for kernel, least in bounds if least and _at_least(compute_capability, least)), None)
+    own = version_parts(compute_capability)
+    return next((kernel for kernel, least in bounds if least and own >= version_parts(least)), None)
 
 
 def order_by_loss(engine: Engine, row: CatalogLlm, compute_capability: str | None) -> tuple[Checkpoint, ...]:
@@ -160,11 +161,3 @@ def _praise(checkpoint: Checkpoint, kernel: Kernel | None) -> str:
     size = f", {format_bytes(checkpoint.weight_bytes)}" if checkpoint.weight_bytes is not None else ""
     how = {Kernel.WEIGHT_ONLY: ", decompressed at run time", Kernel.OLDER: ", with an older, slower kernel"}
     return f"{checkpoint.hub_id} fits ({checkpoint.format.upper()}{size}{how.get(kernel or Kernel.NATIVE, '')})"
-
-
-def _at_least(capability: str, least: str) -> bool:
-    return _numbers(capability) >= _numbers(least)
-
-
-def _numbers(capability: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in capability.split("."))

@@ -37,14 +37,13 @@ def changed_inputs(root: Path, environment: Environment) -> tuple[str, ...] | No
         return None
     if not isinstance(recorded, dict):
         return None
-    names = {"stackwright": "Stackwright", "catalog": "the catalog", "wishes": f"envs/{environment.value}.yaml"}
     now = _inputs(root, environment)
-    changed = [
-        f"{names[key]} ({_shown(recorded)}, now {now[key]})"
-        for key in ("stackwright",)
-        if recorded.get(key) != now[key]
-    ]
-    return (*changed, *(names[key] for key in ("catalog", "wishes") if recorded.get(key) != now[key]))
+    names = {
+        "stackwright": f"Stackwright ({_shown(recorded)}, now {__version__})",
+        "catalog": "the catalog",
+        "wishes": f"envs/{environment.value}.yaml",
+    }
+    return tuple(name for key, name in names.items() if recorded.get(key) != now[key])
 
 
 def _shown(recorded: dict[str, object]) -> str:

@@ -18,6 +18,7 @@ from stackwright.rendering.compose import compose_command
 from stackwright.runtime import Stack
 from stackwright.units import GIB, MIB
 from stackwright.validation.check import IN_CONTAINERS, Check, Machine, Observation, Subject
+from stackwright.validation.files import look_into
 from stackwright.validation.secrets import SHORTEST
 
 # The open files that compose.yaml asks for: one for each connection of a busy gateway.
@@ -175,14 +176,8 @@ def look_at_merged(machine: Machine) -> dict[str, Any] | None:
 def look_at_secret_texts(stack: Stack) -> dict[str, str]:
     """Return the text of each secret that is long enough to be told from a word."""
     named = (*SECRETS, "hf_token", *stack.plan.gateway.cloud_secrets)
-    return {name: text for name in named if len(text := _read(stack, name)) >= SHORTEST // 2}
-
-
-def _read(stack: Stack, name: str) -> str:
-    try:
-        return (stack.secrets / name).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    texts = {name: (look_into(stack.secrets / name) or "").strip() for name in named}
+    return {name: text for name, text in texts.items() if len(text) >= SHORTEST // 2}
 
 
 def check_refused(plan: Plan, words: str) -> Iterator[Finding]:

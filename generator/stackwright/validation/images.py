@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from stackwright.domain.catalog import REFUSED_HOLES, Advisory, HoleKind, holes_of
+from stackwright.domain.catalog import REFUSED_HOLES, Advisory, HoleKind, holes_of, order_release
 from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.plan import Plan
 from stackwright.engines import engine_named
@@ -64,11 +64,7 @@ def _holes(
 
 
 def _newest(versions: list[str | None]) -> str:
-    return max((version for version in versions if version), key=_order)
-
-
-def _order(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"[0-9]+", version))
+    return max((version for version in versions if version), key=order_release)
 
 
 def release_of(image: str) -> str | None:

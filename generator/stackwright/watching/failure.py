@@ -6,12 +6,12 @@ import re
 import time
 from dataclasses import replace
 
-from stackwright.diagnosis.evidence import Evidence, name_failures
+from stackwright.diagnosis.evidence import Evidence, name_failures, read_events
 from stackwright.diagnosis.kernel import messages_about, read_kernel
 from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.rules import Diagnosis, Place, place_of, state_line
 from stackwright.domain.service import ServicePhase, ServiceState
-from stackwright.errors import NotHealthyError, StackError
+from stackwright.errors import NotHealthyError
 from stackwright.runtime import Runtime, Stack
 from stackwright.runtime.programs import exit_code
 from stackwright.units import format_seconds
@@ -46,7 +46,7 @@ class Inquiry:
 
         Its last two starts are looked at: the one that fell, and the one that has perhaps said something already.
         """
-        code, out_of_memory = _last_end(self._events(), state.name)
+        code, out_of_memory = _last_end(read_events(self._runtime), state.name)
         end = replace(
             state,
             phase=ServicePhase.EXITED,
@@ -106,12 +106,6 @@ class Inquiry:
 
     def _log(self, service: str) -> str:
         return self._runtime.logs(service, FAILED_LOG_LINES)
-
-    def _events(self) -> str:
-        try:
-            return self._runtime.events()
-        except StackError:  # what was noted helps, and is not needed
-            return ""
 
     def _failure(self, what: str, causes: tuple[Diagnosis, ...], log: str = "") -> NotHealthyError:
         if causes:
