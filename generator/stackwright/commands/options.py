@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from stackwright.domain.environment import WRITTEN_OUT, Environment
 from stackwright.domain.objective import Objective
@@ -16,10 +16,7 @@ from stackwright.engines.protocol import Engine
 from stackwright.errors import UsageError, did_you_mean
 from stackwright.project.pins import parse_pin
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-R = TypeVar("R", bound="DataclassInstance")
+R = TypeVar("R")
 ENVIRONMENTS = (*(each.value for each in Environment), *WRITTEN_OUT)
 MODES = ("auto", *(mode.value for mode in Mode))
 RUNTIMES = ("auto", "compose", "processes")
@@ -197,7 +194,7 @@ def add_start_options(parser: argparse.ArgumentParser) -> None:
 def record_of(kind: type[R], given: argparse.Namespace, **further: object) -> R:
     """Return a command's record: each field is the parsed word of its name, but for those in `further`."""
     words = vars(given)
-    return kind(**{field.name: words[field.name] for field in fields(kind) if field.name in words} | further)
+    return kind(**{name: words[name] for name in kind.__annotations__ if name in words} | further)
 
 
 def read_plan_options(given: argparse.Namespace) -> PlanOptions:
