@@ -59,12 +59,8 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
             hint="name one with --model; `stackwright fit --model …` checks it",
         )
     facts = stored_facts(best.row, best.checkpoint)
-    model = replace(
-        request.model,
-        llm=name_llm(facts),
-        facts=facts,
-        reason=_reason(best, choice.runners_up, request.objective),
-    )
+    reason = _reason(best, choice.runners_up, request.objective)
+    model = replace(request.model, llm=name_llm(facts), facts=facts, reason=reason)
     return replace(whole, models=(model,))
 
 
