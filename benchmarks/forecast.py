@@ -126,7 +126,7 @@ def _complete(case: Case) -> bool:
 
 def _stored_bytes(case: Case) -> float:
     assert case.shape is not None
-    return parameter_bytes(case.shape) / case.settings.tensor_parallel / case.settings.pipeline_parallel
+    return parameter_bytes(case.shape) / case.settings.ranks
 
 
 def _weights_errors(case: Case) -> dict[str, float | None]:

@@ -14,9 +14,6 @@ from tests.test_layers import PACKAGE
 
 # More than 6 parameters, each with the reason.
 WIDE_FUNCTIONS: Mapping[str, str] = {
-    "planning/layout.py: choose_layout": "a search over what the host, the model and the engine each bound",
-    "planning/layout.py: serves": "the same search, by the quick rule",
-    "planning/layout.py: _try": "one step of that search",
     "planning/llm_choice.py: choose_llm": "what bounds the choice of a model, by name",
 }
 # More than 12 fields, each with the reason.

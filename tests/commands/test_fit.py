@@ -44,7 +44,7 @@ def test_what_does_not_fit_is_printed_and_exits_4(capsys: pytest.CaptureFixture[
         fit(asked("--model", "smoke", "--max-model-len", "40000"), host("1x-rtx3090"))
     assert caught.value.exit_code == 4
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["smoke: does-not-fit", "  a context of 40000 tokens exceeds the model's limit of 32768"]
+    assert lines[:2] == ["smoke: does not fit", "  a context of 40000 tokens exceeds the model's limit of 32768"]
 
 
 def test_no_given_setting_is_changed() -> None:

@@ -20,7 +20,7 @@ H100 = "8x-h100-nvswitch"
 def sizes(whole: PlanRequest) -> list[int]:
     """Return the ranks of each way to place the model, in order."""
     asked = model_request(whole, 0)
-    options = placements(asked.host, asked.mode, asked.parallel_pins, Heads(), asked.objective)
+    options = placements(asked.host, asked.mode, asked.parallel_pins, Heads(), asked.objective, asked.devices)
     return [each.tensor_parallel for each in arrange(options, asked, CATALOG)]
 
 

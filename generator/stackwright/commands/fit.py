@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,65 +23,13 @@ _RELEASE = re.compile(r"v?\d+\.\d+(\.\d+)?([.\-+]?\w+)*")
 
 @dataclass(frozen=True, kw_only=True)
 class FitArguments:
-    """What `fit` is asked. None: the engine's own default, or as many GPUs as the host has need of."""
+    """What `fit` is asked. `settings` has no release yet: that of `engine`, NAME==VERSION, else the newest."""
 
     model: str
+    settings: EngineSettings
     host: Path | None = None
     engine: str | None = None
-    tensor_parallel: int | None = None
-    pipeline_parallel: int | None = None
-    gpu_memory_utilization: float | None = None
-    max_model_len: int | None = None
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    kv_cache_dtype: str = "auto"
-    enforce_eager: bool = False
     json: bool = False
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line. The flags have the engine's own names where it has them."""
-    parser.add_argument("--model", metavar="NAME", required=True, help="Hugging Face id, folder, or catalog name")
-    parser.add_argument("--host", metavar="FILE", type=Path, help="forecast for this snapshot instead of this machine")
-    parser.add_argument(
-        "--engine", metavar="NAME[==VERSION]", help=f"for example {default_engine().name}==0.32.0 (default: the newest)"
-    )
-    _add_count(parser, "--tensor-parallel", "GPUs that share each layer (default: 1)")
-    _add_count(parser, "--pipeline-parallel", "pipeline stages (default: 1)")
-    parser.add_argument(
-        "--gpu-memory-utilization",
-        metavar="SHARE",
-        type=_share,
-        help="memory share of each GPU (default: the engine's)",
-    )
-    _add_count(parser, "--max-model-len", "context length in tokens (default: the model's)")
-    _add_count(parser, "--max-num-seqs", "concurrent requests (default: the engine's)")
-    _add_count(parser, "--max-num-batched-tokens", "tokens per step (default: the engine's)")
-    parser.add_argument("--kv-cache-dtype", metavar="FORMAT", default="auto", help="number format of the KV cache")
-    parser.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs")
-    add_json(parser)
-
-
-def read_arguments(given: argparse.Namespace) -> FitArguments:
-    """Turn the parsed words into the record."""
-    return FitArguments(
-        model=given.model,
-        host=given.host,
-        engine=given.engine,
-        tensor_parallel=given.tensor_parallel,
-        pipeline_parallel=given.pipeline_parallel,
-        gpu_memory_utilization=given.gpu_memory_utilization,
-        max_model_len=given.max_model_len,
-        max_num_seqs=given.max_num_seqs,
-        max_num_batched_tokens=given.max_num_batched_tokens,
-        kv_cache_dtype=given.kv_cache_dtype,
-        enforce_eager=given.enforce_eager,
-        json=given.json,
-    )
-
-
-def _add_count(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
-    parser.add_argument(flag, type=_positive, metavar="N", help=text)
 
 
 def _positive(text: str) -> int:
@@ -96,21 +45,44 @@ def _share(text: str) -> float:
         raise UsageError(f"--gpu-memory-utilization: found `{text[:40]}`, allowed: a number") from None
 
 
-def _check_bounds(asked: FitArguments) -> None:
+# Each setting that has a flag, with the engine's key, which has its bounds, and how the flag is read.
+_FLAGS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
+    ("tensor_parallel", "tensor_parallel", _positive, "N", "GPUs that share each layer (default: 1)"),
+    ("pipeline_parallel", "pipeline_parallel", _positive, "N", "pipeline stages (default: 1)"),
+    ("gpu_memory_utilization", "memory_share", _share, "SHARE", "memory share of each GPU (default: the engine's)"),
+    ("max_model_len", "context", _positive, "N", "context length in tokens (default: the model's)"),
+    ("max_num_seqs", "requests", _positive, "N", "concurrent requests (default: the engine's)"),
+    ("max_num_batched_tokens", "step_tokens", _positive, "N", "tokens per step (default: the engine's)"),
+    ("kv_cache_dtype", "cache_format", str, "FORMAT", "number format of the KV cache"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line. The flags have the engine's own names where it has them."""
+    parser.add_argument("--model", metavar="NAME", required=True, help="Hugging Face id, folder, or catalog name")
+    parser.add_argument("--host", metavar="FILE", type=Path, help="forecast for this snapshot instead of this machine")
+    parser.add_argument(
+        "--engine", metavar="NAME[==VERSION]", help=f"for example {default_engine().name}==0.32.0 (default: the newest)"
+    )
+    for field, _, read, metavar, text in _FLAGS:
+        parser.add_argument(f"--{field.replace('_', '-')}", metavar=metavar, type=read, help=text)
+    parser.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs")
+    add_json(parser)
+
+
+def read_arguments(given: argparse.Namespace) -> FitArguments:
+    """Turn the parsed words into the record."""
+    values = {field: value for field, *_ in _FLAGS if (value := vars(given)[field]) is not None}
+    settings = EngineSettings(enforce_eager=given.enforce_eager, **values)
+    return FitArguments(model=given.model, settings=settings, host=given.host, engine=given.engine, json=given.json)
+
+
+def _check_bounds(engine: Engine, settings: EngineSettings) -> None:
     """Refuse what the engine's settings do not take: their bounds are declared once. Raises UsageError."""
-    keys = _engine_of(asked).keys
-    values = {
-        keys.tensor_parallel: asked.tensor_parallel,
-        keys.pipeline_parallel: asked.pipeline_parallel,
-        keys.memory_share: asked.gpu_memory_utilization,
-        keys.context: asked.max_model_len,
-        keys.requests: asked.max_num_seqs,
-        keys.step_tokens: asked.max_num_batched_tokens,
-        keys.cache_format: asked.kv_cache_dtype,
-    }
-    for spec in _engine_of(asked).settings:
-        value = values.get(spec.key)
-        if value is not None and (problem := problem_with(spec, str(value))):
+    specs = {spec.key: spec for spec in engine.settings}
+    for field, key, *_ in _FLAGS:
+        spec, value = specs.get(getattr(engine.keys, key)), getattr(settings, field)
+        if spec is not None and value is not None and (problem := problem_with(spec, str(value))):
             raise UsageError(f"{spec.flag}: found `{str(value)[:40]}`, allowed: {problem}")
 
 
@@ -159,7 +131,7 @@ def answer_fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None
     if not host.gpus and (host.driver is None or host.driver.error is None):
         return _answer_on_cpu(asked, facts, host)
     settings = _settings(asked)
-    gpu = choose_gpus(host, settings.tensor_parallel * settings.pipeline_parallel)
+    gpu = choose_gpus(host, settings.ranks)
     return _engine_of(asked).forecast(facts.config.shape, settings, gpu, facts.weights)
 
 
@@ -169,11 +141,11 @@ def _answer_on_cpu(asked: FitArguments, facts: ModelFacts, host: Host) -> Foreca
 
     engine = _engine_of(asked)
     workers, _ = count_gateway_workers(host, Mode.CPU, 0, engine.processor_requests)
-    settings = replace(_settings(asked), version=_version(asked.engine, engine.processor_release()))
+    settings = _settings(asked, engine.processor_release())
     answer = engine.forecast_fit_on_processor(facts, settings, host, workers * WORKER_BYTES)
     if answer is None:
         raise HostError("no GPU, and the host's memory is unknown", hint="use a snapshot of the machine: --host FILE")
-    if asked.gpu_memory_utilization is None:
+    if asked.settings.gpu_memory_utilization is None:
         return answer
     cache = engine.keys.processor_cache or "the engine"
     unread = f"--gpu-memory-utilization has no effect on a processor; {cache} sets the KV cache"
@@ -207,19 +179,10 @@ def choose_gpus(host: Host, ranks: int) -> GpuMemory:
     return min(group, key=lambda memory: memory.total_bytes - memory.used_bytes)
 
 
-def _settings(asked: FitArguments) -> EngineSettings:
-    _check_bounds(asked)
-    return EngineSettings(
-        version=_version(asked.engine),
-        tensor_parallel=asked.tensor_parallel or 1,
-        pipeline_parallel=asked.pipeline_parallel or 1,
-        gpu_memory_utilization=asked.gpu_memory_utilization,
-        max_model_len=asked.max_model_len,
-        max_num_seqs=asked.max_num_seqs,
-        max_num_batched_tokens=asked.max_num_batched_tokens,
-        kv_cache_dtype=asked.kv_cache_dtype,
-        enforce_eager=asked.enforce_eager,
-    )
+def _settings(asked: FitArguments, default: str | None = None) -> EngineSettings:
+    """Return what is asked with its release, `default` where none is named, else the catalog's newest."""
+    _check_bounds(_engine_of(asked), asked.settings)
+    return replace(asked.settings, version=_version(asked.engine, default))
 
 
 def _engine_of(asked: FitArguments) -> Engine:
@@ -254,7 +217,7 @@ def _print(asked: FitArguments, answer: Forecast) -> None:
             }
         )
         return
-    lines = [f"{asked.model}: {answer.verdict.value}", *(f"  {reason}" for reason in answer.reasons)]
+    lines = [f"{asked.model}: {answer.verdict.value.replace('-', ' ')}", *(f"  {reason}" for reason in answer.reasons)]
     if answer.verdict is not Verdict.DOES_NOT_FIT:
         lines.append(
             f"  {answer.memory.kv_cache_tokens} tokens in the KV cache, {answer.memory.max_concurrency:g} requests of "

@@ -27,8 +27,8 @@ class EngineSettings:
     """
 
     version: str | None = None
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
+    tensor_parallel: int | None = None
+    pipeline_parallel: int | None = None
     decode_context_parallel: int = 1
     gpu_memory_utilization: float | None = None
     max_model_len: int | None = None
@@ -41,6 +41,21 @@ class EngineSettings:
     speculative_tokens: int = 0
     language_only: bool = False
     legacy_engine: bool = False
+
+    @property
+    def tp(self) -> int:
+        """The ranks that share each layer."""
+        return self.tensor_parallel or 1
+
+    @property
+    def pp(self) -> int:
+        """The pipeline stages."""
+        return self.pipeline_parallel or 1
+
+    @property
+    def ranks(self) -> int:
+        """The GPUs of one replica."""
+        return self.tp * self.pp
 
 
 @dataclass(frozen=True, kw_only=True)

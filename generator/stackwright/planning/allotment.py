@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.forecast import Verdict
+from stackwright.domain.forecast import EngineSettings, Verdict
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.plan import Mode
 from stackwright.domain.topology import nvlink_islands
 from stackwright.domain.wishes import Pin
 from stackwright.errors import NoPlanError
 from stackwright.planning.model_plan import PlannedModel, choose_share, plan_as_is
-from stackwright.planning.placement import Heads, ParallelPins, equal_groups, placements, usable_gpus
+from stackwright.planning.placement import Heads, equal_groups, placements, usable_gpus
 from stackwright.planning.request import ModelRequest, PlanRequest
 from stackwright.planning.switching import turn_takers
 from stackwright.planning.utilization import CONTEXT_BYTES, Utilization
@@ -275,11 +275,11 @@ class _Room:
 
 def _pools(request: ModelRequest) -> list[list[Gpu]]:
     """Return the usable GPUs by kind, the roomiest first; GPUs that NVLink joins stand side by side."""
-    host, pins = request.host, request.parallel_pins
+    host = request.host
     if request.mode is Mode.SINGLE:
-        (best,) = placements(host, Mode.SINGLE, ParallelPins(devices=pins.devices), Heads())
+        (best,) = placements(host, Mode.SINGLE, EngineSettings(), Heads(), devices=request.devices)
         return [list(best.gpus)]
-    kinds = equal_groups(usable_gpus(host, pins.devices))
+    kinds = equal_groups(usable_gpus(host, request.devices))
     return [[gpu for island in nvlink_islands(kind, host.links) for gpu in island] for kind in kinds]
 
 
@@ -316,7 +316,7 @@ def _split(
     if not total_bytes:
         return None
     each = [_request_on(replace(request, fixed=_without_share(request)), (gpu,), None) for request in requests]
-    (placement,) = placements(each[0].host, Mode.SINGLE, each[0].parallel_pins, Heads())
+    (placement,) = placements(each[0].host, Mode.SINGLE, each[0].parallel_pins, Heads(), devices=each[0].devices)
     whole = round(choose_share(each[0], placement, catalog).value * 100)
     # The context of each further engine is outside of what it calls its share.
     room = whole - ceil((len(requests) - 1) * CONTEXT_BYTES * 100 / total_bytes)

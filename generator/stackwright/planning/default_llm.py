@@ -24,24 +24,23 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
         NoPlanError: the host lacks what was asked for, or no catalog model fits it.
     """
     request = model_request(whole, 0)
-    options = placements(request.host, request.mode, request.parallel_pins, Heads(), request.objective)
+    options = placements(request.host, request.mode, request.parallel_pins, Heads(), request.objective, request.devices)
     if not options[0].gpus:
         return whole
     chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, whole.needs)
-    wanted = wanted_settings(request, options[0], catalog)
+    settings = wanted_settings(request, options[0], catalog, chosen.version)
     memory = smallest_memory(options[0].gpus, request.host, catalog)
     if memory is not None:
-        memory, share = as_if_sure(memory, wanted.utilization)
-        wanted = replace(wanted, utilization=share)
+        memory, settings = as_if_sure(memory, settings)
     # A model that the person named may reach across islands; nobody asked for one so large that it must.
     inside = tuple(each for each in options if each.inside_island) or options
 
     def served(row: CatalogLlm, checkpoint: Checkpoint) -> int | None:
-        placement = _roomiest(inside, row)
-        if memory is None or placement is None:
+        group = _roomiest(inside, row)
+        if memory is None or group is None:
             return None
-        facts = stored_facts(row, checkpoint)
-        return serves(request.engine, placement, facts, memory, wanted, chosen.version, request.objective)
+        there = replace(settings, tensor_parallel=group.tensor_parallel, pipeline_parallel=group.pipeline_parallel)
+        return serves(request.engine, there, memory, stored_facts(row, checkpoint), request.objective)
 
     choice = choose_llm(
         request.engine,

@@ -25,14 +25,15 @@ DOUBTFUL_SHARE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the settings must keep: the environment's wishes and the person's pins; None is free to choose."""
+class LayoutOption:
+    """A placement, what its settings must keep of the environment's wishes and the person's pins, and its least memory.
 
-    utilization: float
-    max_model_len: int | None = None
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    kv_cache_dtype: str | None = None
+    What `settings` leaves open (None) is free to choose. `gpu`: the one with the least free; None where none is known.
+    """
+
+    placement: Placement
+    settings: EngineSettings
+    gpu: GpuMemory | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +54,7 @@ class Layout:
 
 
 def choose_layout(
-    engine: Engine,
-    options: Iterable[tuple[Placement, Wanted]],
-    facts: ModelFacts,
-    host: Host,
-    catalog: Catalog,
-    version: str,
-    objective: Objective | None,
+    engine: Engine, options: Iterable[LayoutOption], facts: ModelFacts, objective: Objective | None
 ) -> tuple[Layout | None, tuple[str, ...]]:
     """Return the first placement that is enough for the objective, else the best of them; None where nothing fits.
 
@@ -70,56 +65,46 @@ def choose_layout(
     best: Layout | None = None
     words: tuple[str, ...] = ()
     most_ranks = 0
-    for placement, wanted in options:
-        if best is not None and not placement.inside_island and _is_long(best, shape, wanted, objective):
+    for option in options:
+        whole = option.settings.max_model_len or shape.default_length or COMFORTABLE_TOKENS
+        if best is not None and not option.placement.inside_island and _is_long(best, whole, objective):
             break
-        found, said = _try(engine, placement, wanted, facts, shape, host, catalog, version, objective)
-        ranks = placement.tensor_parallel * placement.pipeline_parallel
-        if found is None:
-            words, most_ranks = (said, ranks) if ranks >= most_ranks else (words, most_ranks)
+        layout, said = _try(engine, option, facts, objective)
+        if layout is None:
+            if option.settings.ranks >= most_ranks:
+                words, most_ranks = said, option.settings.ranks
             continue
-        if _is_enough(found, shape, wanted, objective):
-            return found, ()
-        if best is None or _worth(found, shape, wanted, objective) > _worth(best, shape, wanted, objective):
-            best = found
+        if _is_enough(layout, shape, whole, objective):
+            return layout, ()
+        if best is None or _worth(layout, whole, objective) > _worth(best, whole, objective):
+            best = layout
     return best, words
 
 
-def fits_somewhere(
-    engine: Engine, placement: Placement, facts: ModelFacts, gpu: GpuMemory, version: str, utilization: float
-) -> bool | None:
-    """Say quickly whether a modest service of the model fits on a placement; None where nobody can know."""
-    found = serves(engine, placement, facts, gpu, Wanted(utilization=utilization), version, None)
-    return None if found is None else found > 0
+def fits_somewhere(engine: Engine, settings: EngineSettings, gpu: GpuMemory, facts: ModelFacts) -> bool | None:
+    """Say quickly whether a modest service of the model fits on GPUs like this one; None where nobody can know."""
+    tokens = serves(engine, settings, gpu, facts, None)
+    return None if tokens is None else tokens > 0
 
 
 def serves(
-    engine: Engine,
-    placement: Placement,
-    facts: ModelFacts,
-    gpu: GpuMemory,
-    wanted: Wanted,
-    version: str,
-    objective: Objective | None,
+    engine: Engine, settings: EngineSettings, gpu: GpuMemory, facts: ModelFacts, objective: Objective | None
 ) -> int | None:
-    """Say quickly how long a request, in tokens, a placement serves: 0 where none of use fits, None where nobody can
-    know.
+    """Say quickly how long a request, in tokens, GPUs like this one serve: 0 where none of use fits, None where nobody
+    can know.
 
     For `context` that is the longest that any settings hold, else what a modest service has room for.
     """
     if facts.weight_bytes is None:
         return None
-    ranks = placement.tensor_parallel * placement.pipeline_parallel
-    if facts.weight_bytes > ranks * gpu.total_bytes * wanted.utilization:
+    if facts.weight_bytes > settings.ranks * gpu.total_bytes * (settings.gpu_memory_utilization or 1):
         return 0
     shape = facts.config.shape
-    asked = _asked(placement, wanted, version)
-    useful = wanted.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
+    useful = settings.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
     if objective is Objective.CONTEXT:
-        longest = engine.longest_request(shape, asked, gpu, facts.weights)
+        longest = engine.longest_request(shape, settings, gpu, facts.weights)
         return longest if longest >= useful else 0
-    modest = replace(_modest(asked), max_model_len=useful)
-    answer = engine.forecast(shape, modest, gpu, facts.weights)
+    answer = engine.forecast(shape, _modest(settings, useful), gpu, facts.weights)
     if answer.verdict is Verdict.UNCERTAIN:
         return None
     return answer.surely if answer.verdict is Verdict.FITS else 0
@@ -131,37 +116,29 @@ def smallest_memory(gpus: tuple[Gpu, ...], host: Host, catalog: Catalog) -> GpuM
     return min(known, key=lambda memory: memory.total_bytes - memory.used_bytes, default=None)
 
 
-def as_if_sure(memory: GpuMemory, utilization: float) -> tuple[GpuMemory, float]:
+def as_if_sure(memory: GpuMemory, settings: EngineSettings) -> tuple[GpuMemory, EngineSettings]:
     """Return memory that nobody can forecast surely as one that is so, with room to be wrong; other memory as it is."""
     if not (memory.wsl or memory.unified):
-        return memory, utilization
-    return replace(memory, wsl=False, unified=False), utilization * DOUBTFUL_SHARE
+        return memory, settings
+    share = (settings.gpu_memory_utilization or 1) * DOUBTFUL_SHARE
+    return replace(memory, wsl=False, unified=False), replace(settings, gpu_memory_utilization=share)
 
 
 def _try(
-    engine: Engine,
-    placement: Placement,
-    wanted: Wanted,
-    facts: ModelFacts,
-    shape: Shape,
-    host: Host,
-    catalog: Catalog,
-    version: str,
-    objective: Objective | None,
+    engine: Engine, option: LayoutOption, facts: ModelFacts, objective: Objective | None
 ) -> tuple[Layout | None, tuple[str, ...]]:
-    gpu = smallest_memory(placement.gpus, host, catalog)
-    if gpu is None:
+    if option.gpu is None:
         return None, ("the memory of these GPUs is unknown",)
-    asked = _asked(placement, wanted, version)
-    solution = engine.solve(shape, asked, gpu, facts.weights, objective or Objective.THROUGHPUT)
-    if solution is not None:
-        found = Layout(placement=placement, solution=solution, warnings=solution.forecast.warnings)
-        if shape.is_encoder and _may_search(engine, asked):
-            # The engine takes less than the configuration says where the files beside it do (0.32.0 config/model.py,
-            # _get_and_verify_max_len, encoder_config), and does not start with more.
-            found = replace(found, solution=_searching(solution))
-        return found, ()
-    return _cautious(engine, placement, asked, shape, gpu, facts)
+    shape, asked = facts.config.shape, option.settings
+    solution = engine.solve(shape, asked, option.gpu, facts.weights, objective or Objective.THROUGHPUT)
+    if solution is None:
+        return _cautious(engine, option.placement, asked, option.gpu, facts)
+    warnings = solution.forecast.warnings
+    if shape.is_encoder and _may_search(engine, asked):
+        # The engine takes less than the configuration says where the files beside it do (0.32.0 config/model.py,
+        # _get_and_verify_max_len, encoder_config), and does not start with more.
+        solution = _searching(solution)
+    return Layout(placement=option.placement, solution=solution, warnings=warnings), ()
 
 
 def _may_search(engine: Engine, asked: EngineSettings) -> bool:
@@ -173,39 +150,23 @@ def _searching(solution: Solution) -> Solution:
     return replace(solution, settings=replace(solution.settings, max_model_len=None))
 
 
-def _asked(placement: Placement, wanted: Wanted, version: str) -> EngineSettings:
-    return EngineSettings(
-        version=version,
-        tensor_parallel=placement.tensor_parallel,
-        pipeline_parallel=placement.pipeline_parallel,
-        gpu_memory_utilization=wanted.utilization,
-        max_model_len=wanted.max_model_len,
-        max_num_seqs=wanted.max_num_seqs,
-        max_num_batched_tokens=wanted.max_num_batched_tokens,
-        kv_cache_dtype=wanted.kv_cache_dtype or "auto",
-    )
-
-
-def _modest(asked: EngineSettings) -> EngineSettings:
+def _modest(asked: EngineSettings, length: int) -> EngineSettings:
     """Return settings that ask for little, where the person left them open."""
     return replace(
         asked,
+        max_model_len=length,
         max_num_seqs=asked.max_num_seqs or CAUTIOUS_SEQS,
         max_num_batched_tokens=asked.max_num_batched_tokens or 2048,
     )
 
 
 def _cautious(
-    engine: Engine,
-    placement: Placement,
-    asked: EngineSettings,
-    shape: Shape,
-    gpu: GpuMemory,
-    facts: ModelFacts,
+    engine: Engine, placement: Placement, asked: EngineSettings, gpu: GpuMemory, facts: ModelFacts
 ) -> tuple[Layout | None, tuple[str, ...]]:
     """Where no forecast can be sure, take modest settings and say so; where it is sure that nothing fits, refuse."""
+    shape = facts.config.shape
     length = asked.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
-    modest = replace(_modest(asked), max_model_len=length)
+    modest = _modest(asked, length)
     answer = engine.forecast(shape, modest, gpu, facts.weights)
     if answer.verdict is Verdict.DOES_NOT_FIT:
         return None, answer.reasons
@@ -216,7 +177,7 @@ def _cautious(
     return Layout(placement=placement, solution=solution, warnings=(sentence, *answer.warnings)), ()
 
 
-def _is_enough(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> bool:
+def _is_enough(layout: Layout, shape: Shape, whole: int, objective: Objective | None) -> bool:
     """Tell whether no other group is looked at: requests are long, and unless one answer is to come soon there is room.
 
     The cache has room where it is at least as large as the weights: where it is smaller, a copy of them less would more
@@ -225,24 +186,20 @@ def _is_enough(layout: Layout, shape: Shape, wanted: Wanted, objective: Objectiv
     memory = layout.forecast.memory
     roomy = shape.is_encoder or memory.kv_cache_bytes >= memory.weights_bytes
     needless = objective is Objective.LATENCY or not layout.placement.inside_island
-    return _is_long(layout, shape, wanted, objective) and (roomy or needless)
+    return _is_long(layout, whole, objective) and (roomy or needless)
 
 
-def _worth(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> tuple[bool, int, int]:
+def _worth(layout: Layout, whole: int, objective: Objective | None) -> tuple[bool, int, int]:
     """Return what is compared where no layout is enough.
 
     Long requests, how long where that counts, all caches together.
     """
     by_length = objective in (Objective.CONTEXT, Objective.LATENCY)
     tokens = len(layout.placement.groups) * layout.forecast.memory.kv_cache_tokens
-    return _is_long(layout, shape, wanted, objective), _length(layout) if by_length else 0, tokens
+    return _is_long(layout, whole, objective), layout.forecast.max_model_len if by_length else 0, tokens
 
 
-def _is_long(layout: Layout, shape: Shape, wanted: Wanted, objective: Objective | None) -> bool:
+def _is_long(layout: Layout, whole: int, objective: Objective | None) -> bool:
     """Tell whether requests are as long as is asked for; for `context` as long as the model allows."""
-    whole = wanted.max_model_len or shape.default_length or COMFORTABLE_TOKENS
-    return _length(layout) >= (whole if objective is Objective.CONTEXT else min(COMFORTABLE_TOKENS, whole))
-
-
-def _length(layout: Layout) -> int:
-    return layout.forecast.max_model_len
+    least = whole if objective is Objective.CONTEXT else min(COMFORTABLE_TOKENS, whole)
+    return layout.forecast.max_model_len >= least

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.forecast import Forecast, Verdict
+from stackwright.domain.forecast import EngineSettings, Forecast, Verdict
 from stackwright.domain.image_pins import ImagePins, with_digest
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
@@ -29,7 +29,7 @@ from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
 from stackwright.settings import declared_settings
 
 if TYPE_CHECKING:
-    from stackwright.planning.layout import Layout, Wanted
+    from stackwright.planning.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,22 +65,22 @@ def plan_model(request: ModelRequest, catalog: Catalog) -> PlannedModel:
 def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     """Plan one model; a refusal does not look at what other programs hold. Raises NoPlanError."""
     heads = Heads(attention=request.llm.attention_heads, kv=request.llm.kv_heads)
-    options = placements(request.host, request.mode, request.parallel_pins, heads, request.objective)
+    options = placements(request.host, request.mode, request.parallel_pins, heads, request.objective, request.devices)
     chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, request.whole.needs)
     if options[0].mode is Mode.CPU:
         return _assemble(request, catalog, options[0], chosen, None)
-    from stackwright.planning.layout import choose_layout
+    from stackwright.planning.layout import LayoutOption, choose_layout, smallest_memory
     from stackwright.planning.pace import arrange
 
-    layout, words = choose_layout(
-        request.engine,
-        ((option, wanted_settings(request, option, catalog)) for option in arrange(options, request, catalog)),
-        request.facts,
-        request.host,
-        catalog,
-        chosen.version,
-        request.objective,
+    layout_options = (
+        LayoutOption(
+            placement=option,
+            settings=wanted_settings(request, option, catalog, chosen.version),
+            gpu=smallest_memory(option.gpus, request.host, catalog),
+        )
+        for option in arrange(options, request, catalog)
     )
+    layout, words = choose_layout(request.engine, layout_options, request.facts, request.objective)
     if layout is None:
         raise _does_not_fit(request, catalog, options, chosen, words)
     return _assemble(request, catalog, layout.placement, chosen, layout)
@@ -175,22 +175,23 @@ def _cpu_warnings(forecast: Forecast | None) -> tuple[str, ...]:
     return forecast.warnings
 
 
-def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalog) -> Wanted:
-    """Return what the person and the environment fixed of an engine's settings.
+def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalog, version: str) -> EngineSettings:
+    """Return what the placement, the person and the environment fixed of an engine's settings.
 
     Raises:
         NoPlanError: a GPU has next to nothing free.
     """
-    from stackwright.planning.layout import Wanted
-
     engine, keys = request.engine, request.engine.keys
     step = request.pinned_count(keys.step_tokens or "")
-    return Wanted(
-        utilization=choose_share(request, placement, catalog).value,
+    return EngineSettings(
+        version=version,
+        tensor_parallel=placement.tensor_parallel,
+        pipeline_parallel=placement.pipeline_parallel,
+        gpu_memory_utilization=choose_share(request, placement, catalog).value,
         max_model_len=request.pinned_count(keys.context) or request.wishes.max_model_len,
         max_num_seqs=request.pinned_count(keys.requests or ""),
         max_num_batched_tokens=step or engine.least_step_tokens(request.facts.config.shape),
-        kv_cache_dtype=request.pins.get(keys.cache_format or ""),
+        kv_cache_dtype=request.pins.get(keys.cache_format or "", "auto"),
     )
 
 
@@ -244,17 +245,18 @@ def _does_not_fit(
         hint = mended
     elif row is not None:
         memory = smallest_memory(gpus, request.host, catalog)
-        share = choose_share(request, largest, catalog).value
+        settings = EngineSettings(
+            version=chosen.version,
+            tensor_parallel=largest.tensor_parallel,
+            pipeline_parallel=largest.pipeline_parallel,
+            gpu_memory_utilization=choose_share(request, largest, catalog).value,
+        )
         if memory is not None:
-            memory, share = as_if_sure(memory, share)
+            memory, settings = as_if_sure(memory, settings)
 
         def fits(checkpoint: Checkpoint) -> bool | None:
             facts = stored_facts(row, checkpoint)
-            return (
-                None
-                if memory is None
-                else fits_somewhere(request.engine, largest, facts, memory, chosen.version, share)
-            )
+            return None if memory is None else fits_somewhere(request.engine, settings, memory, facts)
 
         advice = advise_checkpoint(
             request.engine, row, gpus[0].compute_capability, fits, instead_of=request.facts.location

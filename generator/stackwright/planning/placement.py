@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
@@ -17,15 +18,6 @@ from stackwright.units import GIB, format_bytes, version_parts
 # A desktop's use of its GPU comes and goes by this much: less must not move the plan to another GPU.
 FREE_NOISE_BYTES = GIB
 _MIG_OFF = "turn MIG off with `sudo nvidia-smi -i INDEX -mig 0`"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParallelPins:
-    """What the person has fixed: sizes and, by UUID or index, the GPUs to choose among."""
-
-    tensor_parallel: int | None = None
-    pipeline_parallel: int | None = None
-    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +34,12 @@ class Heads:
 
 
 def placements(
-    host: Host, asked: Mode | None, pins: ParallelPins, heads: Heads, objective: Objective | None = None
+    host: Host,
+    asked: Mode | None,
+    pins: EngineSettings,
+    heads: Heads,
+    objective: Objective | None = None,
+    devices: tuple[str, ...] = (),
 ) -> tuple[Placement, ...]:
     """List the ways to place a model on the host, the preferred one first.
 
@@ -52,13 +49,15 @@ def placements(
 
     Args:
         asked: the mode, or None to choose: cpu without any GPU, multi with two or more equal ones, else single.
+        pins: what the person has fixed: the parallel sizes, of which None is free to choose.
+        devices: the GPUs to choose among, by UUID or index; empty for all.
 
     Raises:
         NoPlanError: the host lacks what was asked for; the message says what was found.
     """
     if asked is Mode.CPU or (asked is None and not host.gpus and not _driver_failed(host)):
         return (_on_cpu(),)
-    gpus = usable_gpus(host, pins.devices)
+    gpus = usable_gpus(host, devices)
     groups = equal_groups(gpus)
     mode = asked or (Mode.MULTI if len(groups[0]) > 1 else Mode.SINGLE)
     if mode is Mode.SINGLE:
@@ -73,8 +72,8 @@ def _on_cpu() -> Placement:
     )
 
 
-def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: ParallelPins) -> Placement:
-    if (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) != 1:
+def _on_single(host: Host, gpus: tuple[Gpu, ...], pins: EngineSettings) -> Placement:
+    if pins.ranks != 1:
         raise NoPlanError(
             f"single uses one GPU, but {_pinned_sizes(pins)} is pinned",
             hint="use `configure-gpu multi`, or remove the pin",
@@ -100,14 +99,14 @@ def _single_reason(best: Gpu) -> str:
 
 
 def _on_multi(
-    host: Host, equal: tuple[Gpu, ...], pins: ParallelPins, heads: Heads, objective: Objective | None
+    host: Host, equal: tuple[Gpu, ...], pins: EngineSettings, heads: Heads, objective: Objective | None
 ) -> tuple[Placement, ...]:
     if len(equal) < 2:
         raise NoPlanError(
             f"multi needs two or more equal GPUs, found {describe_gpus(host)}",
             hint="use `configure-gpu single` for the best one",
         )
-    if equal[0].mig_slice is not None and (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) > 1:
+    if equal[0].mig_slice is not None and pins.ranks > 1:
         raise NoPlanError(f"{_pinned_sizes(pins)} is pinned, but {NO_SPAN}", hint=f"remove the pin, or {_MIG_OFF}")
     islands = nvlink_islands(equal, host.links)
     sliced = equal[0].mig_slice is not None
@@ -115,15 +114,15 @@ def _on_multi(
     made = [_cut(host, equal, islands, tensor, pipeline, pins) for tensor, pipeline in shapes]
     found = tuple(placement for placement in made if placement is not None)
     if not found:
-        size = (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1)
         raise NoPlanError(
-            f"{_pinned_sizes(pins)} needs {size} equal GPUs, found {describe_gpus(host)}", hint="lower the pinned size"
+            f"{_pinned_sizes(pins)} needs {pins.ranks} equal GPUs, found {describe_gpus(host)}",
+            hint="lower the pinned size",
         )
     return found
 
 
 def _shapes(
-    gpus: int, island: int, pins: ParallelPins, heads: Heads, objective: Objective | None
+    gpus: int, island: int, pins: EngineSettings, heads: Heads, objective: Objective | None
 ) -> list[tuple[int, int]]:
     """List (tensor parallel, pipeline parallel) sizes, preferred first; a pin leaves only its own."""
     if pins.tensor_parallel is not None:
@@ -149,7 +148,7 @@ def _cut(
     islands: tuple[tuple[Gpu, ...], ...],
     tensor_parallel: int,
     pipeline_parallel: int,
-    pins: ParallelPins,
+    pins: EngineSettings,
 ) -> Placement | None:
     """Cut equal GPUs into groups, inside islands where one is large enough; None where there are too few."""
     size = tensor_parallel * pipeline_parallel
@@ -300,8 +299,8 @@ def _why_idle(gpu: Gpu, used: tuple[Gpu, ...]) -> str | None:
     return _why_unusable(gpu) or why_shared(gpu, used)
 
 
-def _pinned_sizes(pins: ParallelPins) -> str:
-    return f"tensor parallel {pins.tensor_parallel or 1} × pipeline parallel {pins.pipeline_parallel or 1}"
+def _pinned_sizes(pins: EngineSettings) -> str:
+    return f"tensor parallel {pins.tp} × pipeline parallel {pins.pp}"
 
 
 def _total_bytes(gpu: Gpu) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from stackwright.domain.environment import Environment
+from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.host import Host
 from stackwright.domain.image_pins import ImagePins
 from stackwright.domain.llm import Llm, LlmSource
@@ -17,7 +18,6 @@ from stackwright.domain.role import Role
 from stackwright.domain.wishes import Pin, Wishes
 from stackwright.engines import default_engine
 from stackwright.engines.protocol import Engine, EngineNeeds, EngineTask
-from stackwright.planning.placement import ParallelPins
 from stackwright.planning.utilization import Utilization
 
 
@@ -164,14 +164,18 @@ class ModelRequest:
         )
 
     @property
-    def parallel_pins(self) -> ParallelPins:
-        """The pins that decide on the placement."""
-        devices = self.pins.get("NVIDIA_VISIBLE_DEVICES", "")
-        return ParallelPins(
+    def parallel_pins(self) -> EngineSettings:
+        """The parallel sizes that are pinned."""
+        return EngineSettings(
             tensor_parallel=self.pinned_count(self.engine.keys.tensor_parallel),
             pipeline_parallel=self.pinned_count(self.engine.keys.pipeline_parallel),
-            devices=tuple(name.strip() for name in devices.split(",") if name.strip()),
         )
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The GPUs to choose among, by UUID or index; empty for all."""
+        pinned = self.pins.get("NVIDIA_VISIBLE_DEVICES", "")
+        return tuple(name.strip() for name in pinned.split(",") if name.strip())
 
     def pinned_count(self, key: str) -> int | None:
         """Return a pinned whole number, None where the key is free or pinned to `auto`."""

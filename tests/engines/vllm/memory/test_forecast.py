@@ -60,7 +60,7 @@ def test_starts_that_were_seen_on_one_h100(model: str, length: int, verdict: Ver
 )
 def test_the_sorting_sampler_is_the_peak_of_a_large_gpu(model: str, printed_gib: float) -> None:
     shape, release = shape_of(model), Release("0.11.0")
-    peak = activation(shape, OLD, complete(shape, OLD, H100, release), release)
+    peak = activation(shape, complete(shape, OLD, H100, release), release)
     assert peak.bytes / GIB == pytest.approx(printed_gib, rel=0.005)
 
 
@@ -164,7 +164,7 @@ def test_the_first_engine_profiled_whole_prompts_up_to_32768(version: str, chunk
 def test_activations_of_logs_that_were_not_at_hand(tensor_parallel: int, length: int, printed_gib: float) -> None:
     shape, release = shape_of("llama-3.1-8b"), Release("0.5.5")
     asked = EngineSettings(version="0.5.5", tensor_parallel=tensor_parallel, max_model_len=length)
-    peak = activation(shape, asked, complete(shape, asked, H100, release), release)
+    peak = activation(shape, complete(shape, asked, H100, release), release)
     assert peak.bytes / GIB == pytest.approx(printed_gib, rel=0.03)
 
 
@@ -182,7 +182,7 @@ def test_sizes_of_the_captured_graphs(
 ) -> None:
     gpu = replace(H100, compute_capability=capability_)
     release = Release("0.32.0")
-    sizes = capture_sizes(settings, complete(shape_of("qwen3-8b"), settings, gpu, release), gpu, release)
+    sizes = capture_sizes(complete(shape_of("qwen3-8b"), settings, gpu, release), gpu, release)
     assert (len(sizes), max(sizes, default=0)) == (count, largest)
 
 

@@ -75,15 +75,15 @@ def test_as_many_graphs_as_the_logs_count(version: str, sizes: int) -> None:
     """`PIECEWISE` 67/67 in logs of 0.9.2 to 0.11.0, 51/51 in later ones; `FULL` 35 where 256 requests run at once."""
     release, shape = Release(version), shape_of("qwen3-8b")
     batch = complete(shape, EngineSettings(), L40S, release)
-    assert len(capture_sizes(EngineSettings(), batch, L40S, release)) == sizes
+    assert len(capture_sizes(batch, L40S, release)) == sizes
 
 
 def test_whole_steps_add_graphs() -> None:
     shape, batch = shape_of("qwen3-8b"), complete(shape_of("qwen3-8b"), EngineSettings(), L40S, Release("0.32.0"))
     few = replace(batch, max_num_seqs=256)
-    pieces = len(capture_sizes(EngineSettings(), few, L40S, Release("0.10.2")))
-    old = graphs(shape, EngineSettings(), few, L40S, Release("0.10.2")).bytes
-    new = graphs(shape, EngineSettings(), few, L40S, Release("0.32.0")).bytes
+    pieces = len(capture_sizes(few, L40S, Release("0.10.2")))
+    old = graphs(shape, few, L40S, Release("0.10.2")).bytes
+    new = graphs(shape, few, L40S, Release("0.32.0")).bytes
     # 51 pieces and 35 whole steps, of which each takes as much as one of the 67 pieces did.
     assert new * pieces == pytest.approx(old * (51 + 35))
 

@@ -14,7 +14,7 @@ from stackwright.domain.forecast import EngineSettings, GpuMemory, Term
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.vllm.memory.activation import activation
-from stackwright.engines.vllm.memory.defaults import Batch, complete
+from stackwright.engines.vllm.memory.defaults import CompleteSettings, complete
 from stackwright.engines.vllm.memory.graphs import graphs, overhead
 from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout, lay_out
 from stackwright.engines.vllm.memory.releases import Release
@@ -60,17 +60,16 @@ class Account:
     """Everything that a verdict is made of."""
 
     shape: Shape
-    settings: EngineSettings
+    settings: CompleteSettings
     gpu: GpuMemory
     release: Release
-    batch: Batch
     layout: KvCacheLayout
     stages: tuple[Stage, ...]
 
     @property
     def budget_bytes(self) -> int:
         """Return what the engine may take of one GPU."""
-        return ceil(self.gpu.total_bytes * self.batch.gpu_memory_utilization)
+        return ceil(self.gpu.total_bytes * self.settings.gpu_memory_utilization)
 
     @property
     def free_bytes(self) -> int:
@@ -95,7 +94,7 @@ class Account:
     @property
     def needed_bytes(self) -> tuple[int, ...]:
         """Return what each stage needs for one request of the asked length; a model without a cache needs none."""
-        return self.layout.needed_bytes(self.batch.max_model_len)
+        return self.layout.needed_bytes(self.settings.max_model_len)
 
     @property
     def graphs_fit_outside(self) -> bool:
@@ -117,9 +116,9 @@ def account(
     `weights`: of each stage, where they are counted already.
     """
     release = Release(settings.version, legacy_engine=settings.legacy_engine)
-    batch = complete(shape, settings, gpu, release)
+    filled = complete(shape, settings, gpu, release)
     weights = weights or stage_weights(shape, settings, gpu, release, tensors, weight_bytes)
-    captured = graphs(shape, settings, batch, gpu, release)
+    captured = graphs(shape, filled, gpu, release)
     outside = overhead(settings, gpu, release)
     stages = []
     for position, term in enumerate(weights):
@@ -128,7 +127,7 @@ def account(
         stages.append(
             Stage(
                 weights=term,
-                activation=activation(here, settings, batch, release),
+                activation=activation(here, filled, release),
                 graphs=captured,
                 overhead=outside,
                 counted=release.counts_graphs,
@@ -137,10 +136,9 @@ def account(
         )
     return Account(
         shape=shape,
-        settings=settings,
+        settings=filled,
         gpu=gpu,
         release=release,
-        batch=batch,
-        layout=lay_out(shape, settings, release, batch.max_num_batched_tokens),
+        layout=lay_out(shape, settings, release, filled.max_num_batched_tokens),
         stages=tuple(stages),
     )

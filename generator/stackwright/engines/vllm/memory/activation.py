@@ -7,10 +7,10 @@ The peak is the largest of the three, with the tensors that live across them.
 
 from __future__ import annotations
 
-from stackwright.domain.forecast import EngineSettings, Term
+from stackwright.domain.forecast import Term
 from stackwright.domain.shape import Layer, Mixer, Shape
 from stackwright.engines.memory.parts import padded_vocabulary
-from stackwright.engines.vllm.memory.defaults import Batch
+from stackwright.engines.vllm.memory.defaults import CompleteSettings
 from stackwright.engines.vllm.memory.releases import Release
 from stackwright.engines.vllm.memory.runner import second_runner
 from stackwright.units import MIB
@@ -37,15 +37,15 @@ _LARGEST_ITEM = 16384
 _STATE_COPIES = 4
 
 
-def activation(shape: Shape, settings: EngineSettings, batch: Batch, release: Release) -> Term:
+def activation(shape: Shape, settings: CompleteSettings, release: Release) -> Term:
     """Return the peak of the profile run on a rank that runs the sampler."""
     # The hidden states of the whole step live on while the sampler runs.
-    kept = batch.max_num_batched_tokens * shape.hidden * shape.element_bytes
-    sampler = _sampler(shape, batch, release) if batch.samples else Term(bytes=0)
+    kept = settings.max_num_batched_tokens * shape.hidden * shape.element_bytes
+    sampler = _sampler(shape, settings, release) if settings.samples else Term(bytes=0)
     parts = (
-        _forward(shape, settings, batch),
+        _forward(shape, settings),
         Term(bytes=sampler.bytes + kept, error=sampler.error),
-        _encoder(shape, settings, batch),
+        _encoder(shape, settings),
     )
     # The peak is the largest part; the margin reaches as far as any part may.
     peak = max(part.bytes for part in parts)
@@ -54,9 +54,9 @@ def activation(shape: Shape, settings: EngineSettings, batch: Batch, release: Re
     return Term(bytes=peak, error=max(above, below))
 
 
-def _sampler(shape: Shape, batch: Batch, release: Release) -> Term:
+def _sampler(shape: Shape, settings: CompleteSettings, release: Release) -> Term:
     """Rows × vocabulary: every rank gathers the whole vocabulary, so tensor parallelism does not help."""
-    rows = min(batch.max_num_seqs, batch.max_num_batched_tokens)
+    rows = min(settings.max_num_seqs, settings.max_num_batched_tokens)
     cells = rows * padded_vocabulary(shape.vocab)
     if second_runner(shape, release):
         return Term(bytes=int(cells * _PLAIN), error=int(cells * _PLAIN_ERROR))
@@ -65,10 +65,10 @@ def _sampler(shape: Shape, batch: Batch, release: Release) -> Term:
     return Term(bytes=int(cells * _SORTING), error=int(cells * _SORTING_ERROR))
 
 
-def _forward(shape: Shape, settings: EngineSettings, batch: Batch) -> Term:
+def _forward(shape: Shape, settings: CompleteSettings) -> Term:
     """Tokens × the widest layer. A gated MLP holds gate, up and their product at once (layers/activation.py)."""
-    widest = max((_layer_width(shape, layer, settings.tensor_parallel) for layer in shape.kinds), default=0)
-    elements = batch.max_num_batched_tokens * (widest + _HIDDEN_COPIES * shape.hidden)
+    widest = max((_layer_width(shape, layer, settings.tp) for layer in shape.kinds), default=0)
+    elements = settings.max_num_batched_tokens * (widest + _HIDDEN_COPIES * shape.hidden)
     size = elements * shape.element_bytes
     special = shape.has_state or shape.experts is not None
     return Term(bytes=size, error=int(size * (_SPECIAL_FORWARD_ERROR if special else _FORWARD_ERROR)))
@@ -92,13 +92,13 @@ def _layer_width(shape: Shape, layer: Layer, tp: int) -> int:
     return max(parts)
 
 
-def _encoder(shape: Shape, settings: EngineSettings, batch: Batch) -> Term:
+def _encoder(shape: Shape, settings: CompleteSettings) -> Term:
     """The encoder's budget in tokens, each of them several patches, through its widest layer; 0 without one."""
     vision = shape.vision
     if vision is None or settings.language_only:
         return Term(bytes=0)
     item = vision.max_item_tokens or (_LARGEST_ITEM if vision.merge > 1 else 0)
-    tokens = max(batch.max_num_batched_tokens, item)
+    tokens = max(settings.max_num_batched_tokens, item)
     patches = tokens * vision.merge**2
     if vision.max_item_tokens and vision.positions:
         patches = tokens // vision.max_item_tokens * vision.positions

@@ -18,7 +18,7 @@ from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.memory.parts import layer_matrices, padded_vocabulary
 from stackwright.engines.vllm.memory.activation import activation
-from stackwright.engines.vllm.memory.defaults import Batch
+from stackwright.engines.vllm.memory.defaults import CompleteSettings
 from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout, lay_out
 from stackwright.engines.vllm.memory.reasons import refusals
 from stackwright.engines.vllm.memory.releases import Release
@@ -122,7 +122,7 @@ class _Account:
 
     @property
     def ranks(self) -> int:
-        return self.settings.tensor_parallel * self.settings.pipeline_parallel
+        return self.settings.ranks
 
     @property
     def length(self) -> int:
@@ -134,13 +134,16 @@ class _Account:
 
     @cached_property
     def activation(self) -> Term:
-        batch = Batch(
-            gpu_memory_utilization=0.0,
-            max_model_len=self.length,
-            max_num_seqs=self.seqs,
-            max_num_batched_tokens=_step_tokens(self.settings),
+        filled = CompleteSettings(
+            **vars(self.settings)
+            | {
+                "gpu_memory_utilization": 0.0,
+                "max_model_len": self.length,
+                "max_num_seqs": self.seqs,
+                "max_num_batched_tokens": _step_tokens(self.settings),
+            }
         )
-        return activation(self.shape, self.settings, batch, Release(self.settings.version))
+        return activation(self.shape, filled, Release(self.settings.version))
 
     @cached_property
     def packing(self) -> Term:
@@ -148,7 +151,7 @@ class _Account:
 
         The output matrix twice, and what the allocator keeps.
         """
-        tp, stages = self.settings.tensor_parallel, self.settings.pipeline_parallel
+        tp, stages = self.settings.tp, self.settings.pp
         matrices = [
             matrix for index in range(len(self.shape.layers)) for matrix in layer_matrices(self.shape, index, tp)
         ]
@@ -190,14 +193,14 @@ class _Account:
     @property
     def taken_bytes(self) -> int:
         """Return what the ranks and the server hold together."""
-        weights = self.settings.tensor_parallel * sum(term.bytes for term in self.weights)
+        weights = self.settings.tp * sum(term.bytes for term in self.weights)
         each = self.activation.bytes + self.overhead_bytes + self.space_bytes
         return weights + self.ranks * each + self.server.bytes
 
     @property
     def error_bytes(self) -> int:
         """Return the half-width of the sum; ranks are alike, so their errors add."""
-        weights = self.settings.tensor_parallel * sum(term.error for term in self.weights)
+        weights = self.settings.tp * sum(term.error for term in self.weights)
         each = (self.ranks * self.activation.error) ** 2 + (self.ranks * self.packing.error) ** 2
         return isqrt(weights**2 + each + self.server.error**2 + _PROCESS_ERROR**2)
 
@@ -276,7 +279,7 @@ class _Account:
 
 
 def _step_tokens(settings: EngineSettings) -> int:
-    ranks = settings.tensor_parallel * settings.pipeline_parallel
+    ranks = settings.ranks
     return settings.max_num_batched_tokens or _BATCHED_TOKENS * ranks
 
 

@@ -21,11 +21,8 @@ _LEGACY_SEQS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """The settings that decide on activations: every one of them set.
-
-    `samples`: the profile run ends in the sampler.
-    """
+class CompleteSettings(EngineSettings):
+    """Settings with the engine's own defaults filled in. `samples`: the profile run ends in the sampler."""
 
     gpu_memory_utilization: float
     max_model_len: int
@@ -34,7 +31,7 @@ class Batch:
     samples: bool = True
 
 
-def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> Batch:
+def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> CompleteSettings:
     """Fill in the engine's own defaults. A length that nobody gives is the model's own."""
     length = settings.max_model_len or shape.default_length or 2048
     tokens, seqs = batch_defaults(gpu, release)
@@ -50,12 +47,15 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
     if not release.first_engine:
         tokens = min(tokens, seqs * length)
     tokens = settings.max_num_batched_tokens or tokens
-    return Batch(
-        gpu_memory_utilization=settings.gpu_memory_utilization or release.default_utilization,
-        max_model_len=length,
-        max_num_seqs=settings.max_num_seqs or min(seqs, tokens),
-        max_num_batched_tokens=tokens,
-        samples=not (release.first_engine and tokens == _LEGACY_CHUNK),
+    return CompleteSettings(
+        **vars(settings)
+        | {
+            "gpu_memory_utilization": settings.gpu_memory_utilization or release.default_utilization,
+            "max_model_len": length,
+            "max_num_seqs": settings.max_num_seqs or min(seqs, tokens),
+            "max_num_batched_tokens": tokens,
+            "samples": not (release.first_engine and tokens == _LEGACY_CHUNK),
+        }
     )
 
 

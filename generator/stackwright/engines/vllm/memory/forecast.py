@@ -58,7 +58,7 @@ def bytes_per_token(layout: KvCacheLayout, stage: int, max_model_len: int) -> fl
 
 def _answer(made: Account) -> Forecast:
     stage, room = made.stages[made.fullest], made.rooms()[made.fullest]
-    blocks, length = made.layout.pool_blocks(made.rooms()), made.batch.max_model_len
+    blocks, length = made.layout.pool_blocks(made.rooms()), made.settings.max_model_len
     per_request = made.layout.blocks_for(length)
     verdict = _verdict(made)
     return Forecast(
@@ -87,7 +87,7 @@ def _answer(made: Account) -> Forecast:
 
 def _verdict(made: Account) -> Verdict:
     """Return the verdict; a `fits` turns `uncertain` where the facts say that nobody can know before the start."""
-    if refusals(made.shape, made.settings, made.batch.max_model_len) or not made.enough_is_free:
+    if refusals(made.shape, made.settings, made.settings.max_model_len) or not made.enough_is_free:
         return Verdict.DOES_NOT_FIT
     if not _suffices(made, made.rooms(1)):
         return Verdict.DOES_NOT_FIT
@@ -101,7 +101,7 @@ def _suffices(made: Account, rooms: tuple[int, ...]) -> bool:
     """Compare what is left with what one request needs; models with a state need a block for each of all requests."""
     if min(rooms) <= 0 or any(room < needed for room, needed in zip(rooms, made.needed_bytes, strict=True)):
         return False
-    return not made.layout.keeps_states or made.layout.pool_blocks(rooms) >= made.batch.max_num_seqs
+    return not made.layout.keeps_states or made.layout.pool_blocks(rooms) >= made.settings.max_num_seqs
 
 
 def _merged(guesses: list[Forecast]) -> Forecast:

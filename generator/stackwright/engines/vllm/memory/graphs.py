@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stackwright.domain.forecast import EngineSettings, GpuMemory, Term
 from stackwright.domain.shape import Shape
-from stackwright.engines.vllm.memory.defaults import Batch
+from stackwright.engines.vllm.memory.defaults import CompleteSettings
 from stackwright.engines.vllm.memory.releases import Release
 from stackwright.units import GIB, MIB
 
@@ -33,26 +33,28 @@ _SWITCHED, _SWITCHED_ERROR, _SWITCHED_MAJORS = 1200 * MIB, 700 * MIB, (9, 10)
 _MANY_RANKS, _MANY_RANKS_ERROR = GIB, GIB
 
 
-def capture_sizes(settings: EngineSettings, batch: Batch, gpu: GpuMemory, release: Release) -> tuple[int, ...]:
+def capture_sizes(settings: CompleteSettings, gpu: GpuMemory, release: Release) -> tuple[int, ...]:
     """Return the batch sizes, in tokens, that graphs are captured for; none with `--enforce-eager`."""
     if settings.enforce_eager:
         return ()
     blackwell = gpu.compute_capability is not None and gpu.compute_capability[0] == 10 and release.huge_gpus_apart
     ceiling = _LARGEST_GRAPH_BLACKWELL if blackwell else _LARGEST_GRAPH
-    largest = min(batch.max_num_seqs * (1 + settings.speculative_tokens) * 2, ceiling, batch.max_num_batched_tokens)
+    largest = min(
+        settings.max_num_seqs * (1 + settings.speculative_tokens) * 2, ceiling, settings.max_num_batched_tokens
+    )
     step = 16 if release.sparser_graphs else 8
     sizes = [1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, step)]
     return tuple(size for size in sizes if size <= largest)
 
 
-def graphs(shape: Shape, settings: EngineSettings, batch: Batch, gpu: GpuMemory, release: Release) -> Term:
+def graphs(shape: Shape, settings: CompleteSettings, gpu: GpuMemory, release: Release) -> Term:
     """Return the bytes of the captured graphs on one rank; where they count, the engine's own estimate of them."""
-    sizes = capture_sizes(settings, batch, gpu, release)
+    sizes = capture_sizes(settings, gpu, release)
     if not sizes:
         return Term(bytes=0)
-    decoded = batch.max_num_seqs * (1 + settings.speculative_tokens)
+    decoded = settings.max_num_seqs * (1 + settings.speculative_tokens)
     whole = sum(size <= decoded for size in sizes) if release.whole_graphs or shape.has_state else 0
-    layers = -(-len(shape.layers) // settings.pipeline_parallel)
+    layers = -(-len(shape.layers) // settings.pp)
     size = (len(sizes) + whole) * layers * _LAYER_GRAPH_BYTES
     error = max(int(size * _GRAPH_ERROR), _GRAPH_FLOOR)
     if release.counts_graphs and len(sizes) > _MANY_SIZES:
@@ -62,13 +64,13 @@ def graphs(shape: Shape, settings: EngineSettings, batch: Batch, gpu: GpuMemory,
 
 def overhead(settings: EngineSettings, gpu: GpuMemory, release: Release) -> Term:
     """Return what lies outside PyTorch: kernels, handles, communication buffers."""
-    ranks = settings.tensor_parallel * settings.pipeline_parallel
+    ranks = settings.ranks
     if ranks == 1 and release.counts_consumed:
         return Term(bytes=_ALONE_CONSUMED, error=_ALONE_CONSUMED_ERROR)
     if ranks == 1:
         return Term(bytes=_ALONE, error=_ALONE_ERROR)
     major = gpu.compute_capability[0] if gpu.compute_capability else 0
-    if settings.tensor_parallel > 1 and major in _SWITCHED_MAJORS:
+    if settings.tp > 1 and major in _SWITCHED_MAJORS:
         return Term(bytes=_SWITCHED, error=_SWITCHED_ERROR)
     if ranks <= 8:
         return Term(bytes=_TOGETHER, error=_TOGETHER_ERROR)

@@ -122,17 +122,15 @@ def lay_out(
         max_num_batched_tokens: what one step takes; windows keep that much more.
         batches: steps that are under way at once, None: as many as the release overlaps.
     """
-    stages = stage_layers(len(shape.layers), settings.pipeline_parallel)
+    stages = stage_layers(len(shape.layers), settings.pp)
     specs = _aligned(shape, [_spec(shape, layer, settings, release) for layer in shape.kinds])
     placed = [
         (spec, _stage_of(index, stages))
         for index, spec in enumerate(specs[kind] for kind in _with_draft(shape, settings))
         if spec is not None and (spec.page_bytes or spec.mixer is Mixer.STATE)
     ]
-    groups = _groups(placed, settings.pipeline_parallel, release)
-    sizes = tuple(
-        max((group.page_bytes[stage] for group in groups), default=0) for stage in range(settings.pipeline_parallel)
-    )
+    groups = _groups(placed, settings.pp, release)
+    sizes = tuple(max((group.page_bytes[stage] for group in groups), default=0) for stage in range(settings.pp))
     caching = release.hybrid_prefix_caching if settings.prefix_caching is None else settings.prefix_caching
     return KvCacheLayout(
         groups=groups,
@@ -145,7 +143,7 @@ def lay_out(
 
 def _overlapping_steps(shape: Shape, settings: EngineSettings, release: Release) -> int:
     """Return how many steps' tokens a window keeps: config/vllm.py, max_concurrent_batches, asynchronous scheduling."""
-    stages = settings.pipeline_parallel
+    stages = settings.pp
     if not release.overlaps_steps:
         return 1
     return stages + 1 if stages == 1 or second_runner(shape, release) else stages
@@ -196,10 +194,10 @@ def _spec(shape: Shape, layer: Layer, settings: EngineSettings, release: Release
 
 def token_bytes(shape: Shape, layer: Layer, settings: EngineSettings) -> Fraction:
     """Return the bytes of one token's keys and values in one layer on one rank."""
-    heads, width = max(1, layer.kv_heads // settings.tensor_parallel), layer.head_dim + layer.value_dim
+    heads, width = max(1, layer.kv_heads // settings.tp), layer.head_dim + layer.value_dim
     if layer.mixer is Mixer.LATENT and shape.latent is not None:
         heads, width = (
-            max(1, layer.heads // settings.tensor_parallel),
+            max(1, layer.heads // settings.tp),
             2 * (shape.latent.nope_dim + shape.latent.rope_dim),
         )
     scales = 2 * _HEAD_SCALE_BYTES if "per_token_head" in settings.kv_cache_dtype else 0
@@ -223,7 +221,7 @@ def state_bytes(shape: Shape, state: State, settings: EngineSettings) -> int:
     vLLM 0.32.0 layers/mamba/mamba_utils.py, MambaStateShapeCalculator: a window of the convolution's inputs, longer by
     the drafted tokens, and the recurrent state.
     """
-    tp, own = settings.tensor_parallel, shape.element_bytes
+    tp, own = settings.tp, shape.element_bytes
     key, value = state.key_heads * state.key_dim, state.value_heads * state.value_dim
     rows = state.kernel - 1 + settings.speculative_tokens
     single = state.state_bytes or own

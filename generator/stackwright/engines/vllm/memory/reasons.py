@@ -22,14 +22,14 @@ def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tupl
     verify_max_model_len.
     """
     found = []
-    tp, heads = settings.tensor_parallel, {layer.heads for layer in shape.layers if layer.heads}
+    tp, heads = settings.tp, {layer.heads for layer in shape.layers if layer.heads}
     if any(count % tp for count in heads):
         found.append(f"{max(heads)} attention heads cannot be split over {tp} ranks")
     kv_heads = {layer.kv_heads for layer in shape.layers if layer.kv_heads and shape.latent is None}
     if any(count % tp and tp % count for count in kv_heads):
         found.append(f"{max(kv_heads)} key-value heads cannot be split over or copied to {tp} ranks")
-    if settings.pipeline_parallel > max(len(shape.layers), 1):
-        found.append(f"{len(shape.layers)} layers are too few for {settings.pipeline_parallel} pipeline stages")
+    if settings.pp > max(len(shape.layers), 1):
+        found.append(f"{len(shape.layers)} layers are too few for {settings.pp} pipeline stages")
     longest = shape.max_positions
     if longest and max_model_len > longest:
         found.append(f"a context of {max_model_len} tokens exceeds the model's limit of {longest}")
@@ -49,7 +49,7 @@ def reasons(made: Account) -> tuple[str, ...]:
     ]
     if stage.counted and stage.graphs.bytes:
         parts.append(f"CUDA graphs {format_bytes(stage.graphs.bytes)}")
-    utilization, total = made.batch.gpu_memory_utilization, format_bytes(made.gpu.total_bytes)
+    utilization, total = made.settings.gpu_memory_utilization, format_bytes(made.gpu.total_bytes)
     error = format_bytes(stage.error_bytes)
     needed = format_bytes(made.needed_bytes[made.fullest])
     found = [f"{', '.join(parts)}, of a budget of {format_bytes(made.budget_bytes)} ({utilization:g} of {total})"]
@@ -57,7 +57,7 @@ def reasons(made: Account) -> tuple[str, ...]:
         found.append(f"no memory left for the KV cache: {format_bytes(-room)} too much, ± {error}")
     else:
         found.append(
-            f"{format_bytes(room)} ± {error} left for the KV cache; one request of {made.batch.max_model_len} "
+            f"{format_bytes(room)} ± {error} left for the KV cache; one request of {made.settings.max_model_len} "
             "tokens needs "
             f"{needed}"
         )
@@ -65,12 +65,12 @@ def reasons(made: Account) -> tuple[str, ...]:
         free = format_bytes(max(made.free_bytes, 0))
         found.append(f"only {free} free now: the engine would not start")
     blocks = made.layout.pool_blocks(made.rooms())
-    if made.layout.keeps_states and blocks < made.batch.max_num_seqs:
+    if made.layout.keeps_states and blocks < made.settings.max_num_seqs:
         found.append(
-            f"the KV cache has {blocks} blocks for {made.batch.max_num_seqs} requests, which need one each for their "
-            "state"
+            f"the KV cache has {blocks} blocks for {made.settings.max_num_seqs} requests, which need one each for "
+            "their state"
         )
-    return (*refusals(made.shape, made.settings, made.batch.max_model_len), *found)
+    return (*refusals(made.shape, made.settings, made.settings.max_model_len), *found)
 
 
 def warnings(made: Account, verdict: Verdict) -> tuple[str, ...]:

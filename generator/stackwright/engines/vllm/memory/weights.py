@@ -92,7 +92,7 @@ def stage_weights(
         tensors: the checkpoint's headers, where they were read.
         weight_bytes: the checkpoint's size as published, used where there are no headers.
     """
-    tp, stages = settings.tensor_parallel, settings.pipeline_parallel
+    tp, stages = settings.tp, settings.pp
     ranks = [
         _Rank(layers=layers, first=position == 0, last=position == stages - 1)
         for position, layers in enumerate(stage_layers(len(shape.layers), stages))
@@ -142,7 +142,7 @@ def _loaded_and_held(
     for matrix, times in _rank_matrices(shape, rank, stored, settings):
         sizes = _sizes(shape, stored, matrix)
         plain += 0 if matrix.derived else times * sum(sizes)
-        kept = _held(matrix, sizes, stored, shape, settings.tensor_parallel, expert_steps)
+        kept = _held(matrix, sizes, stored, shape, settings.tp, expert_steps)
         held += times * sum(allocated(size) for size in kept)
     return plain, held
 
@@ -151,7 +151,7 @@ def _rank_matrices(
     shape: Shape, rank: _Rank, quantization: Quantization, settings: EngineSettings
 ) -> Iterator[tuple[Matrix, int]]:
     """Yield each matrix of a rank with the number of its equals: layers of one kind differ in their names alone."""
-    tp, apart = settings.tensor_parallel, names_layers(quantization)
+    tp, apart = settings.tp, names_layers(quantization)
     for index, times in _alike(shape, rank.layers, apart=apart):
         yield from ((matrix, times) for matrix in layer_matrices(shape, index, tp))
     for matrix in _outer_matrices(shape, rank, settings):
@@ -174,7 +174,7 @@ def _alike(shape: Shape, layers: range, *, apart: bool) -> Iterator[tuple[int, i
 
 def _outer_matrices(shape: Shape, rank: _Rank, settings: EngineSettings) -> Iterator[Matrix]:
     """Yield what a rank holds beside the model's layers and the encoder's blocks."""
-    tp = settings.tensor_parallel
+    tp = settings.tp
     embedding = embedding_matrix(shape, tp)
     if rank.first or (rank.last and shape.tied):
         yield embedding
