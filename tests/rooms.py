@@ -42,6 +42,7 @@ ROOMS: Mapping[str, Room] = {
     "models.keys": room(pure=True),
     "models.quantization": room("models domain", pure=True),
     "models.checkpoint": room("domain", pure=True),
+    "models.cache": room("domain"),
     "models.stored": room("models domain", pure=True),
     "engines": room("models domain units errors", pure=True),
     "planning": room("engines models domain settings units errors", pure=True),
@@ -88,7 +89,7 @@ ROOMS: Mapping[str, Room] = {
         libraries="python_on_whales",
     ),
     # Known failures are told by their rules, which are read once.
-    "watching": room("services engines runtime diagnosis domain atomic units errors"),
+    "watching": room("models.cache services engines runtime diagnosis domain atomic units errors"),
     "diagnosis": room("engines domain reading runtime errors"),
     "project": room("services engines settings interrupts rendering atomic reading domain units errors"),
     "project.digests": room("project domain reading atomic errors", libraries="yaml"),

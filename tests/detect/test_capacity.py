@@ -12,8 +12,8 @@ from stackwright.detect.capacity import (
     look_at_disk,
     look_at_limits,
     look_at_memory,
-    parse_meminfo,
 )
+from stackwright.detect.cpu import parse_meminfo
 from stackwright.domain.machine import Disk, MemoryState, Unseen
 
 

@@ -12,7 +12,7 @@ from stackwright.detect.cpu import (
     granted,
     parse_cpuinfo,
     parse_flags,
-    parse_memory_total,
+    parse_meminfo,
     parse_model,
     probe_cpu,
     probe_memory,
@@ -47,7 +47,7 @@ def test_parsers_take_any_text(text: str) -> None:
     assert all(processor.number >= 0 for processor in processors)
     assert (model := parse_model(processors)) is None or is_plain(model)
     assert set(parse_flags(processors)) <= set(FLAGS)
-    assert (parse_memory_total(text) or 0) >= 0
+    assert parse_meminfo(text).get("MemTotal", 0) >= 0
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # each example writes the same file whole

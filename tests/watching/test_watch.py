@@ -202,11 +202,11 @@ def test_a_download_is_told_by_its_size(start: MakeStart, tmp_path: Path) -> Non
     blobs = tmp_path / "hf" / "hub" / "models--acme--tiny" / "blobs"
     blobs.mkdir(parents=True)
     (blobs / "aa").write_bytes(b"x" * 2**20)
-    snapshot = blobs.parent / "snapshots" / "abc123"
+    snapshot = blobs.parent / "snapshots" / "abc1234"
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 10485760}}')
     (blobs.parent / "refs").mkdir()
-    (blobs.parent / "refs" / "main").write_text("abc123")
+    (blobs.parent / "refs" / "main").write_text("abc1234")
     made = start(STARTING)
     made.stack = replace(made.stack, env={**made.stack.env, "VLLM_MODEL": "acme/tiny"})
 

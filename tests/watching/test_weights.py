@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from stackwright.domain.plan import Replica
-from stackwright.watching.weights import INDEX, Download, Weights, find_weights, hub_folder
+from stackwright.models.cache import find_cache
+from stackwright.watching.weights import INDEX, Download, Weights, find_weights
 
 from tests.planning_requests import plan_for, recorded
 
@@ -50,13 +51,13 @@ def test_a_model_that_has_not_come_is_told_by_the_plan() -> None:
 
 def test_a_model_that_has_come_in_part_is_told_by_its_index(tmp_path: Path) -> None:
     """The planner has fetched the index; one file of two is there."""
-    folder = hub_folder(str(tmp_path), "acme/tiny")
+    folder = find_cache({}, tmp_path).folder("acme/tiny")
     write(folder / "refs", main=0)
-    (folder / "refs" / "main").write_text("abc123")
-    write_index(folder / "snapshots" / "abc123", 200)
-    write(folder / "snapshots" / "abc123", a__safetensors=70)
+    (folder / "refs" / "main").write_text("abc1234")
+    write_index(folder / "snapshots" / "abc1234", 200)
+    write(folder / "snapshots" / "abc1234", a__safetensors=70)
     assert find_weights("acme/tiny", folder, UNKNOWN) == Weights(total_bytes=200, largest_file_bytes=200)
-    write(folder / "snapshots" / "abc123", b__safetensors=130)
+    write(folder / "snapshots" / "abc1234", b__safetensors=130)
     assert find_weights("acme/tiny", folder, UNKNOWN) == Weights(total_bytes=200, largest_file_bytes=130)
 
 
@@ -68,7 +69,7 @@ def test_an_index_that_names_no_size_is_none(total: object, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("commit", ["", "../../etc", "a/b"])
 def test_a_reference_leads_nowhere_else(commit: str, tmp_path: Path) -> None:
-    folder = hub_folder(str(tmp_path), "acme/tiny")
+    folder = find_cache({}, tmp_path).folder("acme/tiny")
     write(folder / "refs", main=0)
     (folder / "refs" / "main").write_text(commit)
     write(folder / "snapshots", a__safetensors=70)

@@ -18,6 +18,7 @@ from stackwright.diagnosis.evidence import Examination
 from stackwright.diagnosis.redaction import Redaction, assigned_secrets, make_redaction, secret_variables
 from stackwright.errors import StackError
 from stackwright.project.credentials import find_hub_token
+from stackwright.validation.files import look_into
 
 # Of the kernel's messages: what it says of GPUs and of memory.
 _KERNEL = re.compile(r"NVRM|nvidia|nouveau|oom|[Oo]ut of memory|Killed process", re.IGNORECASE)
@@ -63,7 +64,7 @@ def _about_environment(paths: ProjectPaths, exam: Examination) -> Iterator[tuple
     generated = paths.root / "compose" / "generated" / name
     rendered = (generated / file for file in ("plan.json", "override.yaml", "gateway.yaml"))
     for path in (*_own_files(paths, name), paths.root / "envs" / f".env.{name}", *rendered):
-        text = _read(path)
+        text = look_into(path)
         if text is not None:
             yield path.name.lstrip("."), text
     kept = "failed-start" if exam.gathered.failed_s_ago is not None else "logs"
@@ -78,13 +79,6 @@ def _own_files(paths: ProjectPaths, environment: str) -> tuple[Path, Path]:
     return paths.root / "envs" / f"{environment}.yaml", paths.root / "envs" / f".env.{environment}.local"
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-
-
 def _inspect(exam: Examination) -> str:
     try:
         return exam.runtime.inspect() if exam.runtime is not None else ""
@@ -95,12 +89,12 @@ def _inspect(exam: Examination) -> str:
 def _redaction(paths: ProjectPaths, exams: tuple[Examination, ...]) -> Redaction:
     """Collect every value that must not leave: all secret files, the hub's token, and variables named as secrets."""
     values = [
-        text for path in (paths.root / "envs" / ".secrets").rglob("*") if path.is_file() and (text := _read(path))
+        text for path in (paths.root / "envs" / ".secrets").rglob("*") if path.is_file() and (text := look_into(path))
     ]
     values += secret_variables(os.environ)
     for exam in exams:
         for path in _own_files(paths, exam.environment.value):
-            values += assigned_secrets(_read(path) or "")
+            values += assigned_secrets(look_into(path) or "")
     with suppress(StackError):  # unreadable, hence in no text either
         values.append(find_hub_token(os.environ, Path(paths.folders.hf_home)) or "")
     user = os.environ.get("USER") or os.environ.get("LOGNAME") or ""

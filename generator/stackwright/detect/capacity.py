@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from stackwright.detect.fact import Unread, read_file, whole_number
+from stackwright.detect.cpu import parse_meminfo
+from stackwright.detect.fact import Unread, read_file
 from stackwright.domain.machine import Disk, MemoryState, ProcessLimits, Seen, Unseen
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -44,18 +45,6 @@ def look_at_memory(root: Path = Path("/")) -> Seen[MemoryState]:
         swap_bytes=values.get("SwapTotal", 0),
         swap_free_bytes=values.get("SwapFree", 0),
     )
-
-
-def parse_meminfo(text: str) -> dict[str, int]:
-    """Read the lines `Name:  123 kB` into bytes; others are passed over."""
-    values = {}
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) == 3 and words[2] == "kB" and words[0].endswith(":"):
-            kib = whole_number(words[1])
-            if not isinstance(kib, Unread) and kib >= 0:
-                values[words[0].removesuffix(":")] = kib * 1024
-    return values
 
 
 def look_at_limits() -> ProcessLimits:

@@ -58,7 +58,7 @@ def probe_cpu(root: Path, limits: ResourceLimits, missing: list[Missing]) -> tup
 def probe_memory(root: Path, limits: ResourceLimits, missing: list[Missing]) -> tuple[int | None, tuple[str, ...]]:
     """Return the bytes of memory that this process may use, with a sentence where that is not all of it."""
     text = take(read_file(root, "/proc/meminfo"), missing, "memory", "size")
-    total = parse_memory_total(text or "")
+    total = parse_meminfo(text or "").get("MemTotal")
     if text is not None and total is None:
         missing.append(Missing(subject="memory", fact="size", words="/proc/meminfo has no MemTotal"))
     # cgroup v1 writes a number near 2**63 for no limit.
@@ -111,14 +111,16 @@ def parse_flags(processors: tuple[Processor, ...]) -> tuple[str, ...]:
     return tuple(flag for flag in FLAGS if sets and all(flag in flags for flags in sets))
 
 
-def parse_memory_total(text: str) -> int | None:
-    """Return MemTotal of /proc/meminfo in bytes."""
+def parse_meminfo(text: str) -> dict[str, int]:
+    """Read the lines `Name:  123 kB` into bytes; others are passed over."""
+    values = {}
     for line in text.splitlines():
         words = line.split()
-        if len(words) == 3 and words[0] == "MemTotal:" and words[2] == "kB":
-            kib = _number(words[1])
-            return None if kib is None else kib * 1024
-    return None
+        if len(words) == 3 and words[2] == "kB" and words[0].endswith(":"):
+            kib = whole_number(words[1])
+            if not isinstance(kib, Unread) and kib >= 0:
+                values[words[0].removesuffix(":")] = kib * 1024
+    return values
 
 
 def usable_processors(processors: tuple[Processor, ...], limits: ResourceLimits) -> tuple[Processor, ...]:

@@ -51,6 +51,11 @@ def take(fact: Fact[T], missing: list[Missing], subject: str, name: str) -> T | 
     return fact
 
 
+def known(fact: Fact[T]) -> T | None:
+    """Return the fact, or None where it could not be read."""
+    return None if isinstance(fact, Unread) else fact
+
+
 def plain_text(fact: Fact[str]) -> Fact[str]:
     """Return one line of text with single blanks, or Unread where it is empty, too long or not printable.
 

@@ -7,13 +7,12 @@ nvidia-ml-py 13.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stackwright.detect.fact import Unread, plain_text, read_file
-from stackwright.detect.nvml import INVALID_ARGUMENT, MOST_LANES, NOT_SUPPORTED
-from stackwright.domain.machine import GpuProcess, GpuState, Seen, T, Unseen
+from stackwright.detect.fact import Unread, known, plain_text, read_file
+from stackwright.detect.nvml import INVALID_ARGUMENT, MOST_LANES, NOT_SUPPORTED, ask
+from stackwright.domain.machine import GpuProcess, GpuState, Seen, Unseen
 
 # nvml.h: NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC.
 UNCORRECTED, SINCE_DRIVER_LOAD = 1, 0
@@ -21,41 +20,45 @@ UNCORRECTED, SINCE_DRIVER_LOAD = 1, 0
 
 def look_at_gpus(root: Path = Path("/")) -> Seen[tuple[GpuState, ...]]:
     """Ask every device once; Unseen where NVML itself does not answer."""
+    pynvml = ask(_begin)
+    if isinstance(pynvml, Unread):
+        return Unseen(why=pynvml.words)
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception as failure:  # noqa: BLE001 whatever an installation can break at import or at its first call
-        return Unseen(why=_words(failure))
-    try:
-        return tuple(_look_at(pynvml, root, index) for index in range(pynvml.nvmlDeviceGetCount()))
-    except pynvml.NVMLError as failure:
-        return Unseen(why=_words(failure))
+        count = ask(pynvml.nvmlDeviceGetCount)
+        if isinstance(count, Unread):
+            return Unseen(why=count.words)
+        return tuple(_look_at(pynvml, root, index) for index in range(count))
     finally:
-        _ask(pynvml.nvmlShutdown)
+        ask(pynvml.nvmlShutdown)
+
+
+def _begin() -> Any:
+    import pynvml
+
+    pynvml.nvmlInit()
+    return pynvml
 
 
 def _look_at(pynvml: Any, root: Path, index: int) -> GpuState:
-    handle, failure = _try(pynvml.nvmlDeviceGetHandleByIndex, index)
-    if failure is None:
-        uuid, failure = _try(pynvml.nvmlDeviceGetUUID, handle)
-    if failure is not None:
-        return GpuState(index=index, uuid=None, failure=_words(failure), code=_code(failure))
+    handle = ask(pynvml.nvmlDeviceGetHandleByIndex, index)
+    uuid = handle if isinstance(handle, Unread) else ask(pynvml.nvmlDeviceGetUUID, handle)
+    if isinstance(uuid, Unread):
+        return GpuState(index=index, uuid=None, failure=uuid.words, code=uuid.code)
     # A device that fell off the bus keeps its handle and its name: the first question to the device itself tells.
-    _, failure = _try(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    if failure is not None and _code(failure) == NOT_SUPPORTED:  # unified memory: no figures, and in good health
-        failure = None
+    # One with unified memory has no figures, and is in good health.
+    memory = ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    failure = memory if isinstance(memory, Unread) and memory.code != NOT_SUPPORTED else None
     lanes, lanes_up = _count_lanes(pynvml, handle)
-    rows = _ask(pynvml.nvmlDeviceGetRemappedRows, handle)
+    rows = known(ask(pynvml.nvmlDeviceGetRemappedRows, handle))
     return GpuState(
         index=index,
         uuid=str(uuid),
-        failure=None if failure is None else _words(failure),
-        code=None if failure is None else _code(failure),
+        failure=None if failure is None else failure.words,
+        code=None if failure is None else failure.code,
         processes=_list_processes(pynvml, root, handle),
         lanes=lanes,
         lanes_up=lanes_up,
-        ecc_errors=_ask(pynvml.nvmlDeviceGetTotalEccErrors, handle, UNCORRECTED, SINCE_DRIVER_LOAD),
+        ecc_errors=known(ask(pynvml.nvmlDeviceGetTotalEccErrors, handle, UNCORRECTED, SINCE_DRIVER_LOAD)),
         rows_broken=None if rows is None else bool(rows[3]),
     )
 
@@ -64,49 +67,27 @@ def _count_lanes(pynvml: Any, handle: object) -> tuple[int, int]:
     """Count the NVLinks that the device has, and those that are up."""
     states: list[int] = []
     for number in range(MOST_LANES):
-        state, failure = _try(pynvml.nvmlDeviceGetNvLinkState, handle, number)
-        if failure is not None and _code(failure) == INVALID_ARGUMENT:
+        state = ask(pynvml.nvmlDeviceGetNvLinkState, handle, number)
+        if isinstance(state, Unread) and state.code == INVALID_ARGUMENT:
             break
-        states += [] if state is None else [int(state)]
+        states += [] if isinstance(state, Unread) else [int(state)]
     return len(states), sum(state == 1 for state in states)
 
 
 def _list_processes(pynvml: Any, root: Path, handle: object) -> tuple[GpuProcess, ...] | None:
     """List who computes or draws on the device; None where NVML does not say (WSL, a container)."""
     lists = [
-        _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle),
-        _ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle),
+        known(ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)),
+        known(ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle)),
     ]
     if all(rows is None for rows in lists):
         return None
     found = {int(row.pid): row.usedGpuMemory for rows in lists for row in rows or ()}
     return tuple(
-        GpuProcess(pid=pid, name=_name(root, pid), memory_bytes=None if used is None else int(used))
+        GpuProcess(
+            pid=pid,
+            name=known(plain_text(read_file(root, f"/proc/{pid}/comm"))),
+            memory_bytes=None if used is None else int(used),
+        )
         for pid, used in sorted(found.items())
     )
-
-
-def _name(root: Path, pid: int) -> str | None:
-    name = plain_text(read_file(root, f"/proc/{pid}/comm"))
-    return None if isinstance(name, Unread) else name
-
-
-def _try(function: Callable[..., T], *arguments: object) -> tuple[T | None, Exception | None]:
-    """Call one NVML function; return its answer, or what it raised."""
-    try:
-        return function(*arguments), None
-    except Exception as failure:  # noqa: BLE001 NVMLError, UnicodeDecodeError, ctypes.ArgumentError, OSError
-        return None, failure
-
-
-def _ask(function: Callable[..., T], *arguments: object) -> T | None:
-    return _try(function, *arguments)[0]
-
-
-def _code(failure: Exception) -> int | None:
-    code = getattr(failure, "value", None)
-    return code if isinstance(code, int) else None
-
-
-def _words(failure: Exception) -> str:
-    return " ".join(str(failure).split()).rstrip(".") or type(failure).__name__

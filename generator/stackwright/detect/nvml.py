@@ -107,13 +107,13 @@ def probe_nvml(root: Path) -> Fact[NvmlAnswers] | None:
         import pynvml
     except Exception as failure:  # noqa: BLE001 whatever an installation can break at import is one null of the host
         return Unread(words=f"pynvml: {failure}")
-    begun = _ask(pynvml.nvmlInit)
+    begun = ask(pynvml.nvmlInit)
     if isinstance(begun, Unread):
         return begun
     try:
         return _probe_system(pynvml, root)
     finally:
-        _ask(pynvml.nvmlShutdown)
+        ask(pynvml.nvmlShutdown)
 
 
 def sysfs_address(pci_bus_id: str) -> str:
@@ -137,7 +137,7 @@ def _find_library() -> bool | Unread | None:
     return True
 
 
-def _ask(function: Callable[..., T], *arguments: object) -> Fact[T]:
+def ask(function: Callable[..., T], *arguments: object) -> Fact[T]:
     """Call one NVML function."""
     try:
         return function(*arguments)
@@ -148,8 +148,8 @@ def _ask(function: Callable[..., T], *arguments: object) -> Fact[T]:
 
 
 def _probe_system(pynvml: Any, root: Path) -> NvmlAnswers:
-    count = _ask(pynvml.nvmlDeviceGetCount)
-    handles = [] if isinstance(count, Unread) else [_ask(pynvml.nvmlDeviceGetHandleByIndex, i) for i in range(count)]
+    count = ask(pynvml.nvmlDeviceGetCount)
+    handles = [] if isinstance(count, Unread) else [ask(pynvml.nvmlDeviceGetHandleByIndex, i) for i in range(count)]
     gpus = tuple(
         handle if isinstance(handle, Unread) else _probe_gpu(pynvml, root, index, handle)
         for index, handle in enumerate(handles)
@@ -161,23 +161,23 @@ def _probe_system(pynvml: Any, root: Path) -> NvmlAnswers:
         if not isinstance(handles[a], Unread) and not isinstance(handles[b], Unread)
     )
     return NvmlAnswers(
-        driver_version=_ask(pynvml.nvmlSystemGetDriverVersion),
+        driver_version=ask(pynvml.nvmlSystemGetDriverVersion),
         # The first version of this function answers with a built-in number where libcuda is absent: a guess.
-        cuda_version=_ask(pynvml.nvmlSystemGetCudaDriverVersion_v2),
+        cuda_version=ask(pynvml.nvmlSystemGetCudaDriverVersion_v2),
         gpus=count if isinstance(count, Unread) else gpus,
         pairs=pairs,
     )
 
 
 def _probe_gpu(pynvml: Any, root: Path, index: int, handle: object) -> GpuAnswers:
-    bus_id = _ask(lambda: _bus_id(pynvml.nvmlDeviceGetPciInfo(handle)))
-    mig = _ask(lambda: int(pynvml.nvmlDeviceGetMigMode(handle)[0]))
+    bus_id = ask(lambda: _bus_id(pynvml.nvmlDeviceGetPciInfo(handle)))
+    mig = ask(lambda: int(pynvml.nvmlDeviceGetMigMode(handle)[0]))
     return GpuAnswers(
         index=index,
-        name=_ask(pynvml.nvmlDeviceGetName, handle),
-        uuid=_ask(pynvml.nvmlDeviceGetUUID, handle),
-        memory=_ask(lambda: _memory(pynvml.nvmlDeviceGetMemoryInfo(handle))),
-        capability=_ask(pynvml.nvmlDeviceGetCudaComputeCapability, handle),
+        name=ask(pynvml.nvmlDeviceGetName, handle),
+        uuid=ask(pynvml.nvmlDeviceGetUUID, handle),
+        memory=ask(lambda: _memory(pynvml.nvmlDeviceGetMemoryInfo(handle))),
+        capability=ask(pynvml.nvmlDeviceGetCudaComputeCapability, handle),
         pci_bus_id=bus_id,
         numa_node=_probe_numa_node(root, bus_id),
         mig=mig,
@@ -188,10 +188,10 @@ def _probe_gpu(pynvml: Any, root: Path, index: int, handle: object) -> GpuAnswer
 
 def _probe_slices(pynvml: Any, handle: object) -> Fact[tuple[SliceAnswers | Unread, ...]]:
     """Ask for every MIG device that there may be; NVML's numbers have gaps where one was destroyed."""
-    most = _ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle)
+    most = ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle)
     if isinstance(most, Unread):
         return most
-    found = ((number, _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)) for number in range(most))
+    found = ((number, ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)) for number in range(most))
     return tuple(
         mig_device if isinstance(mig_device, Unread) else _probe_slice(pynvml, number, mig_device)
         for number, mig_device in found
@@ -203,10 +203,10 @@ def _probe_slice(pynvml: Any, number: int, mig_device: object) -> SliceAnswers:
     """Ask a MIG device for what NVML tells of one; all else is its GPU's."""
     return SliceAnswers(
         number=number,
-        name=_ask(pynvml.nvmlDeviceGetName, mig_device),
-        uuid=_ask(pynvml.nvmlDeviceGetUUID, mig_device),
-        memory=_ask(lambda: _memory(pynvml.nvmlDeviceGetMemoryInfo(mig_device))),
-        gpu_instance=_ask(pynvml.nvmlDeviceGetGpuInstanceId, mig_device),
+        name=ask(pynvml.nvmlDeviceGetName, mig_device),
+        uuid=ask(pynvml.nvmlDeviceGetUUID, mig_device),
+        memory=ask(lambda: _memory(pynvml.nvmlDeviceGetMemoryInfo(mig_device))),
+        gpu_instance=ask(pynvml.nvmlDeviceGetGpuInstanceId, mig_device),
     )
 
 
@@ -223,7 +223,7 @@ def _probe_numa_node(root: Path, bus_id: Fact[str]) -> Fact[str]:
 def _probe_lanes(pynvml: Any, handle: object) -> tuple[LaneAnswers, ...]:
     lanes = []
     for number in range(MOST_LANES):
-        state = _ask(pynvml.nvmlDeviceGetNvLinkState, handle, number)
+        state = ask(pynvml.nvmlDeviceGetNvLinkState, handle, number)
         if isinstance(state, Unread) and state.code == INVALID_ARGUMENT:
             break
         if isinstance(state, Unread) and state.code == NOT_SUPPORTED:
@@ -237,9 +237,9 @@ def _probe_lane(pynvml: Any, handle: object, number: int, state: Fact[int]) -> L
         return LaneAnswers(state=state)
     return LaneAnswers(
         state=state,
-        remote_type=_ask(pynvml.nvmlDeviceGetNvLinkRemoteDeviceType, handle, number),
-        remote_bus_id=_ask(lambda: _bus_id(pynvml.nvmlDeviceGetNvLinkRemotePciInfo(handle, number))),
-        version=_ask(pynvml.nvmlDeviceGetNvLinkVersion, handle, number),
+        remote_type=ask(pynvml.nvmlDeviceGetNvLinkRemoteDeviceType, handle, number),
+        remote_bus_id=ask(lambda: _bus_id(pynvml.nvmlDeviceGetNvLinkRemotePciInfo(handle, number))),
+        version=ask(pynvml.nvmlDeviceGetNvLinkVersion, handle, number),
     )
 
 
@@ -247,9 +247,9 @@ def _probe_pair(pynvml: Any, a: int, first: object, b: int, second: object) -> P
     return PairAnswers(
         a=a,
         b=b,
-        ancestor=_ask(pynvml.nvmlDeviceGetTopologyCommonAncestor, first, second),
-        a_reads_b=_ask(pynvml.nvmlDeviceGetP2PStatus, first, second, P2P_READ),
-        b_reads_a=_ask(pynvml.nvmlDeviceGetP2PStatus, second, first, P2P_READ),
+        ancestor=ask(pynvml.nvmlDeviceGetTopologyCommonAncestor, first, second),
+        a_reads_b=ask(pynvml.nvmlDeviceGetP2PStatus, first, second, P2P_READ),
+        b_reads_a=ask(pynvml.nvmlDeviceGetP2PStatus, second, first, P2P_READ),
     )
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from stackwright.atomic import replace_file
 from stackwright.detect.fact import is_plain
 from stackwright.detect.nvml import PCI_ADDRESS, SLICE_UUID, UUID
-from stackwright.domain.host import HOST_SCHEMA, Gpu, Host, Link, LinkKind
+from stackwright.domain.host import HOST_SCHEMA, Gpu, Host, Link
+from stackwright.domain.topology import NVLINK_KINDS
 from stackwright.errors import HostError, UsageError
 from stackwright.reading import convert, load_yaml, to_plain
 
@@ -23,7 +24,6 @@ LINE_LENGTH = 118
 ROWS = ("gpus", "links", "p2p")
 CUDA_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,3}")
 COMPUTE_CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
-NVLINK_KINDS = (LinkKind.NVLINK, LinkKind.NVSWITCH)
 DETECT_AGAIN = "create it again on that machine: `stackwright detect -o FILE`"
 
 

@@ -28,6 +28,10 @@ class HubCache:
     models: Path
     assets: Path
 
+    def folder(self, hub_id: str) -> Path:
+        """Return a model's folder."""
+        return self.models / _folder_name(hub_id)
+
 
 def find_cache(environment: Mapping[str, str], home: Path | None = None) -> HubCache:
     """Return where the cache is: `home` (an HF_HOME), else what Hugging Face's own variables say, else its default.
@@ -45,7 +49,11 @@ def find_cache(environment: Mapping[str, str], home: Path | None = None) -> HubC
 
 def find_snapshot(hub_id: str, cache: HubCache) -> Path | None:
     """Return the folder of the newest downloaded version of a model, None where nothing of it was downloaded."""
-    folder = cache.models / _folder_name(hub_id)
+    return snapshot_in(cache.folder(hub_id))
+
+
+def snapshot_in(folder: Path) -> Path | None:
+    """Return the newest version in a model's folder, None where there is none."""
     try:
         commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, ValueError):

@@ -33,7 +33,7 @@ def look_at_cache(hub_id: str, cache: HubCache, uid: int, gid: int, weight_bytes
     if snapshot is None or not (snapshot / CONFIG).is_file() or not _has_all_weights(snapshot):
         return ModelFiles(folder=None, complete=False, weight_bytes=weight_bytes, missing_bytes=missing)
     # All of the model's folder: its snapshots are links to the files proper, which a new download would link again.
-    return replace(_look_at(snapshot, uid, gid), folder=str(_folder(hub_id, cache)))
+    return replace(_look_at(snapshot, uid, gid), folder=str(cache.folder(hub_id)))
 
 
 def _look_at(folder: Path, uid: int, gid: int) -> ModelFiles:
@@ -60,15 +60,10 @@ def _has_all_weights(snapshot: Path) -> bool:
     return (snapshot / SINGLE).exists() or bool([path for kind in WEIGHTS for path in snapshot.glob(kind)])
 
 
-def _folder(hub_id: str, cache: HubCache) -> Path:
-    """Return where the cache keeps a model (huggingface_hub 2.4.0, file_download.py, repo_folder_name)."""
-    return cache.models / ("models--" + hub_id.replace("/", "--"))
-
-
 def _held_bytes(hub_id: str, cache: HubCache) -> int:
     """Add up what the cache holds of a model, unfinished downloads included: the library goes on with those."""
     try:
-        return sum(path.stat().st_size for path in (_folder(hub_id, cache) / "blobs").iterdir() if path.is_file())
+        return sum(path.stat().st_size for path in (cache.folder(hub_id) / "blobs").iterdir() if path.is_file())
     except OSError:
         return 0
 

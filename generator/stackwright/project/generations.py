@@ -103,14 +103,13 @@ class Generations:
 
     def record(self) -> Generation:
         """Keep the files as they stand and return their generation, which may be there already."""
-        contents = self._contents()
-        digest = _digest(contents)
-        same = next((each for each in reversed(self.all()) if each.digest == digest), None)
+        same = self.current()
         if same is not None:
             return same
+        contents = self._contents()
         number = max((int(entry.name) for entry in _entries(self._folder)), default=0) + 1
         made = datetime.now(UTC).isoformat(timespec="seconds")
-        generation = Generation(number=number, made=made, state=GenerationState.WRITTEN, digest=digest)
+        generation = Generation(number=number, made=made, state=GenerationState.WRITTEN, digest=_digest(contents))
         self._write(generation, contents)
         self._prune()
         return generation

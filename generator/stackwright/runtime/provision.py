@@ -19,7 +19,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from pathlib import Path
 from stackwright.domain.plan import PlannedEngine
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say
+from stackwright.runtime.docker import end
 from stackwright.runtime.pip_settings import CONSTRAINTS, forbids_index, uv_variables
 from stackwright.runtime.process_groups import owned
 from stackwright.units import GIB, MIB, format_bytes
@@ -394,7 +394,8 @@ class _Installation:
             try:
                 yield from self._watch(process)
             finally:
-                _end_group(process)
+                if process.poll() is None:
+                    end(process)
         return process.returncode
 
     def _watch(self, process: subprocess.Popen[bytes]) -> Steps:
@@ -460,17 +461,3 @@ def last_words(log: str) -> str:
     causes = [line.removeprefix("cause:").strip() for line in lines[errors[-1] + 1 :] if line.startswith("cause:")]
     words = [lines[errors[-1]].removeprefix("error:").strip(), *causes[:1], *causes[1:][-1:]]
     return ": ".join(words).rstrip(".")
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a command, unless it has ended, and everything that it started, politely first."""
-    if process.poll() is not None:
-        return
-    for request in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, request)
-        deadline = time.monotonic() + 5.0
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if process.poll() is not None:
-            return

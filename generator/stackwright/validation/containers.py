@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright.detect.capacity import look_at_disk
+from stackwright.detect.containers import release
 from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.host import GpuAccess, Host
 from stackwright.domain.machine import ContainerAnswer, Disk, Seen, Unseen
@@ -52,24 +53,18 @@ def check_versions(plan: Plan, host: Host) -> Iterator[Finding]:
     other = f"or `start-environment {name} --runtime processes`"
     if containers.engine != "docker":
         yield not_checked("the container engine's version", f"{containers.engine} is not Docker", name)
-    elif (found := release(containers.version)) is None:
+    elif not any(found := release(containers.version)):
         yield not_checked("Docker's version", f"unreadable version {containers.version}", name)
     elif found < OLDEST_ENGINE:
         expected = "20.10 or newer, the oldest tested version"
         fix = f"update Docker Engine (docs.docker.com/engine/install), {other}"
         yield error("docker-version", found=f"Docker Engine {containers.version}", expected=expected, fix=fix)
-    if (found := release(containers.compose)) is None:
+    if not any(found := release(containers.compose)):
         yield not_checked("Compose's version", f"unreadable version {containers.compose}", name)
     elif found < OLDEST_COMPOSE:
         expected = "2.17 or newer, which reads two env files"
         fix = f"update the Compose plugin (docs.docker.com/compose/install), {other}"
         yield error("compose-version", found=f"Compose {containers.compose}", expected=expected, fix=fix)
-
-
-def release(version: str | None) -> tuple[int, int] | None:
-    """Return major and minor of `28.2.2`, `v2.26.1-4`; None where there are none."""
-    found = re.match(r"v?([0-9]{1,6})\.([0-9]{1,6})", version or "")
-    return (int(found[1]), int(found[2])) if found else None
 
 
 def check_user(plan: Plan, env: Mapping[str, str]) -> Iterator[Finding]:

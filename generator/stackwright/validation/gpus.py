@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from stackwright.detect.gpu_state import look_at_gpus
 from stackwright.domain.finding import Finding, error, not_checked, warning
-from stackwright.domain.host import Driver, Gpu, Host, Link, LinkKind
+from stackwright.domain.host import Driver, Gpu, Host, LinkKind
 from stackwright.domain.machine import GpuState, Seen, Unseen
 from stackwright.domain.plan import Mode, Plan
+from stackwright.domain.topology import NVLINK_KINDS
 from stackwright.planning.placement import describe_gpus
 from stackwright.units import format_bytes, version_parts
 from stackwright.validation.check import WITH_GPUS, Check, Observation
@@ -18,7 +19,6 @@ GPU_IS_LOST = 15
 # nvml.h, NVML_ERROR_LIB_RM_VERSION_MISMATCH, in pynvml's words: a driver was updated and its old module is still
 # loaded.
 MISMATCH = "mismatch"
-NVLINKS = (LinkKind.NVLINK, LinkKind.NVSWITCH)
 
 
 def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
@@ -75,7 +75,9 @@ def _find_drift(plan: Plan, host: Host) -> Iterator[Finding]:
     planned = {gpu.uuid: gpu for gpu in plan.host.gpus if gpu.uuid is not None}
     present = {gpu.uuid: gpu for gpu in host.gpus if gpu.uuid is not None}
     both = [(planned[uuid], gpu) for uuid, gpu in present.items() if uuid in planned]
-    moved = [f"{now.uuid} was GPU {before.index} and is GPU {now.index}" for before, now in both if _moved(before, now)]
+    moved = [
+        f"{now.uuid} was GPU {before.index} and is GPU {now.index}" for before, now in both if before.index != now.index
+    ]
     if moved:
         expected = "the plan's order (the right GPUs are still used, by UUID)"
         yield warning("gpu-order", found="; ".join(moved), expected=expected, fix=_again(plan))
@@ -87,10 +89,6 @@ def _find_drift(plan: Plan, host: Host) -> Iterator[Finding]:
     new = [f"GPU {gpu.index} ({gpu.name or uuid})" for uuid, gpu in present.items() if uuid not in planned]
     if new:
         yield warning("gpu-added", found=f"{', '.join(new)}: not in the plan", expected="GPUs in use", fix=_again(plan))
-
-
-def _moved(before: Gpu, now: Gpu) -> bool:
-    return before.index != now.index
 
 
 def _changes(before: Gpu, now: Gpu) -> Iterator[str]:
@@ -115,11 +113,7 @@ def _find_changed_links(plan: Plan, host: Host) -> Iterator[Finding]:
 def _links_by_uuid(host: Host) -> dict[frozenset[str], tuple[LinkKind, int | None]]:
     uuids = {gpu.index: gpu.uuid for gpu in host.gpus if gpu.uuid is not None}
     pairs = {(link.a, link.b): link for link in host.links if link.a in uuids and link.b in uuids}
-    return {frozenset((uuids[a], uuids[b])): _kind_and_lanes(link) for (a, b), link in pairs.items()}
-
-
-def _kind_and_lanes(link: Link) -> tuple[LinkKind, int | None]:
-    return link.kind, link.lanes
+    return {frozenset((uuids[a], uuids[b])): (link.kind, link.lanes) for (a, b), link in pairs.items()}
 
 
 def _describe(link: tuple[LinkKind, int | None] | None) -> str:
@@ -179,7 +173,7 @@ def _linked(plan: Plan) -> set[str]:
     return {
         uuid
         for pair, (kind, _) in _links_by_uuid(plan.host).items()
-        if kind in NVLINKS and pair <= used
+        if kind in NVLINK_KINDS and pair <= used
         for uuid in pair
     }
 

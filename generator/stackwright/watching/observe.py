@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from stackwright.domain.service import ServicePhase, ServiceState, Step
+from stackwright.models.cache import find_cache
 from stackwright.runtime import Runtime, Stack
 from stackwright.units import format_bytes
 from stackwright.watching.course import Look
 from stackwright.watching.history import past_steps
 from stackwright.watching.limits import Limits
 from stackwright.watching.steps import engine_step, start_line, told
-from stackwright.watching.weights import Download, Weights, find_weights, hub_folder
+from stackwright.watching.weights import Download, Weights, find_weights
 
 LOG_LINES = 200
 # A line for people, not a speedometer: a log of twelve hours of download stays readable.
@@ -30,7 +31,8 @@ class Observer:
         self._weights: dict[str, Weights] = {}
         self.limits: dict[str, Limits] = {}
         self._models = {each.name: stack.values(each)[stack.engine.keys.model] for each in stack.plan.engines}
-        folders = {model: hub_folder(stack.env["HF_HOME"], model) for model in self._models.values()}
+        cache = find_cache({}, Path(stack.env["HF_HOME"]))
+        folders = {model: cache.folder(model) for model in self._models.values()}
         for replica in stack.plan.engines:
             model = self._models[replica.name]
             weights = find_weights(model, folders[model], replica)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright.domain.plan import Replica
+from stackwright.models.cache import snapshot_in
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 INDEX = "model.safetensors.index.json"
@@ -32,7 +33,7 @@ def find_weights(model: str, hub_folder: Path, replica: Replica) -> Weights:
     Args:
         hub_folder: the model's folder in Hugging Face's cache; not looked at where `model` is a folder itself.
     """
-    folder = Path(model) if model.startswith("/") else _snapshot(hub_folder)
+    folder = Path(model) if model.startswith("/") else snapshot_in(hub_folder)
     sizes = tuple(_sizes(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)).values()) if folder else ()
     planned = (
         replica.memory.weights_bytes * replica.tensor_parallel * replica.pipeline_parallel if replica.memory else None
@@ -41,11 +42,6 @@ def find_weights(model: str, hub_folder: Path, replica: Replica) -> Weights:
     # A hub model may be there in part only: the files that are missing are as large as the model, for all we know.
     complete = bool(sizes) and (total is None or sum(sizes) >= 0.95 * total)
     return Weights(total_bytes=sum(sizes) if complete else total, largest_file_bytes=max(sizes) if complete else total)
-
-
-def hub_folder(home: str, model: str) -> Path:
-    """Return a model's folder in Hugging Face's cache (huggingface_hub 2.4.0, file_download.py, repo_folder_name)."""
-    return Path(home) / "hub" / f"models--{model.replace('/', '--')}"
 
 
 class Download:
@@ -71,15 +67,6 @@ class Download:
     @staticmethod
     def _incomplete(stored: Mapping[str, int]) -> dict[str, int]:
         return {name: size for name, size in stored.items() if name.endswith(".incomplete")}
-
-
-def _snapshot(folder: Path) -> Path | None:
-    """Return the folder of the newest version in the cache, None where nothing of it is there."""
-    try:
-        commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return None
-    return folder / "snapshots" / commit if commit.isalnum() else None
 
 
 def _sizes(files: Iterable[Path]) -> dict[str, int]:
