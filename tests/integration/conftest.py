@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from stackwright.runtime.provision import ensure_gateway
 
 from tests.integration.images import Images, build_images
 from tests.integration.project import Project, free_port, make_variables
+from tests.integration.quick_engine.layout import make_state
 from tests.integration.testbed import TestbedUnavailableError, answers, engine, state_folder
 
 MakeProject = Callable[..., Project]
@@ -72,6 +74,24 @@ def give_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     (state / "venvs").symlink_to(shared)
     yield state
     (state / "venvs").unlink()
+
+
+@pytest.fixture(scope="session")
+def quick_state(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a state folder in which the processes runtime finds a quick engine in vLLM's place."""
+    state = tmp_path_factory.mktemp("quick-state")
+    make_state(state, ensure_gateway(state_folder, lambda *_: None))
+    return state
+
+
+@pytest.fixture(scope="session")
+def quick_pins(images: Images) -> list[str]:
+    """Give the settings that put a quick engine in vLLM's place, and the built images in that of the others."""
+    return [
+        f"--set=VLLM_IMAGE={images.quick_engine}",
+        f"--set=LITELLM_IMAGE={images.gateway}",
+        f"--set=REDIS_IMAGE={images.redis}",
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.integration.quick_engine.layout import lay_out, texts
 from tests.integration.testbed import (
     FOLDER,
     OWN_HOST,
@@ -63,6 +64,7 @@ class Images:
     redis: str
     engine_for_one_gpu: str
     engine_for_two_gpus: str
+    quick_engine: str
 
 
 def build_images(host: str) -> Images:
@@ -76,6 +78,7 @@ def build_images(host: str) -> Images:
     tags = {name: finish_build(name, tag, job) for name, (tag, job) in jobs.items()}
     for name, variables in STAND_INS.items():
         tags[name] = make_stand_in(host, name, tags["engine-cpu"], variables)
+    quick = make_quick_engine(host, tags["gateway"])
     if host == OWN_HOST and any(job for _, job in jobs.values()):
         # The first stages of the builds, several GB; another engine's leftovers are not ours to remove.
         run(["docker", "image", "prune", "--force"], DOCKER_HOST=host)
@@ -85,6 +88,7 @@ def build_images(host: str) -> Images:
         redis=tags["redis"],
         engine_for_one_gpu=tags["engine-for-one-gpu"],
         engine_for_two_gpus=tags["engine-for-two-gpus"],
+        quick_engine=quick,
     )
 
 
@@ -140,15 +144,25 @@ def make_stand_in(host: str, name: str, engine: str, variables: Mapping[str, str
     recipe = f"FROM {engine}\n" + "".join(f'ENV {key}="{value}"\n' for key, value in variables.items()) + NVIDIA_SMI
     tag = tag_of(name, recipe)
     if not answers(["docker", "image", "inspect", tag], DOCKER_HOST=host):
-        subprocess.run(
-            ["docker", "build", "--quiet", "--tag", tag, "-"],
-            input=recipe,
-            text=True,
-            check=True,
-            capture_output=True,
-            env=build_environment(host),
-        )
+        build(host, tag, recipe, "-")
     return tag
+
+
+def make_quick_engine(host: str, gateway: str) -> str:
+    """Build an image whose engine stands in for vLLM, from one that has Python."""
+    recipe = f"FROM {gateway}\nCOPY . /opt/quick\nENV PYTHONPATH=/opt/quick\n{NVIDIA_SMI}"
+    tag = tag_of("engine-quick", recipe, *texts())
+    if not answers(["docker", "image", "inspect", tag], DOCKER_HOST=host):
+        with tempfile.TemporaryDirectory() as folder:
+            lay_out(Path(folder))
+            build(host, tag, recipe, "--file", "-", folder)
+    return tag
+
+
+def build(host: str, tag: str, recipe: str, *context: str) -> None:
+    """Build an image from a recipe that is given on the standard input."""
+    command = ["docker", "build", "--quiet", "--tag", tag, *context]
+    subprocess.run(command, input=recipe, text=True, check=True, capture_output=True, env=build_environment(host))
 
 
 def build_environment(host: str) -> dict[str, str]:

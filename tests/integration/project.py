@@ -85,6 +85,17 @@ class Project:
             finally:
                 process.kill()
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Path]:
+        """Let a quick engine go on starting while the block lasts, or until the file that is given is removed."""
+        hold = Path(self.variables["HF_HOME"]) / "hold"
+        hold.parent.mkdir(parents=True, exist_ok=True)
+        hold.touch()
+        try:
+            yield hold
+        finally:
+            hold.unlink(missing_ok=True)
+
     def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         """Run any command with this project's variables, from the checkout."""
         return subprocess.run(

@@ -1,6 +1,6 @@
 """Changes to a running stack under real Docker Compose: what restarts, what comes back.
 
-The tests of the module share one stack and run in the order written.
+A quick engine has vLLM's place. The tests of the module share one stack and run in the order written.
 """
 
 from __future__ import annotations
@@ -21,16 +21,11 @@ from tests.integration.project import CHECKOUT, Project, write_local
 SERVICES = ("engine", "redis", "gateway")
 
 
-def pins(images: Images, engine: str) -> list[str]:
-    """Return the settings that put built images in the place of the official ones."""
-    return [f"--set=VLLM_IMAGE={engine}", f"--set=LITELLM_IMAGE={images.gateway}", f"--set=REDIS_IMAGE={images.redis}"]
-
-
 @pytest.fixture(scope="module")
-def project(make_project: MakeProject, images: Images) -> Project:
+def project(make_project: MakeProject, quick_pins: list[str]) -> Project:
     """Give a project that is configured for the CPU and runs."""
     project = make_project()
-    project.configure("cpu", *pins(images, images.engine))
+    project.configure("cpu", *quick_pins)
     project.start()
     return project
 
@@ -87,9 +82,9 @@ def test_a_start_without_a_change_restarts_nothing(project: Project) -> None:
     assert changed(project, before) == []
 
 
-def test_a_change_restarts_the_service_that_it_is_for(project: Project, images: Images) -> None:
+def test_a_change_restarts_the_service_that_it_is_for(project: Project, quick_pins: list[str]) -> None:
     before = containers(project)
-    words = [*project.pins, *pins(images, images.engine), "--set=LITELLM_NUM_WORKERS=2"]
+    words = [*project.pins, *quick_pins, "--set=LITELLM_NUM_WORKERS=2"]
     done = project.command("start-environment", "dev", *words)
     assert done.returncode == 0, done.stderr
     assert "gateway restarts: its settings have changed\n  changed since generation 1: LITELLM_NUM_WORKERS=1 → 2" in (
@@ -115,11 +110,11 @@ def test_a_change_that_fails_is_taken_back(project: Project, images: Images) -> 
 
 @pytest.mark.usefixtures("gpu_requests")
 def test_of_two_replicas_one_always_answers(
-    make_project: MakeProject, images: Images, tmp_path_factory: pytest.TempPathFactory
+    make_project: MakeProject, quick_pins: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     library = build_fake_nvml(tmp_path_factory.mktemp("nvml"))
     project = make_project(**environment(library, CHECKOUT / "tests" / "hosts" / "2x-rtx3090-pcie" / "nvml.txt"))
-    words = ["--model=smoke", *pins(images, images.engine_for_one_gpu)]
+    words = ["--model=smoke", *quick_pins]
     project.configure("auto", "--objective=throughput", *words)
     project.start()
     services = ("engine", "engine-2", "redis", "gateway")

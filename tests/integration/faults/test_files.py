@@ -149,11 +149,11 @@ def test_state_folder_on_a_full_disk(
 
 
 @pytest.mark.parametrize("name", ["project", pytest.param("environments", marks=pytest.mark.long)])
-def test_folder_deleted_during_a_start(name: str, make_plain_project: MakePlainProject, fault: MakeFault) -> None:
+def test_folder_deleted_during_a_start(name: str, make_quick_project: MakePlainProject, fault: MakeFault) -> None:
     """What was started can still be taken down, since its runtime keeps its own records."""
-    project = make_plain_project()
+    project = make_quick_project()
     project.configure("cpu")
-    with Command(project, *START) as start:
+    with project.held(), Command(project, *START) as start:
         start.wait_for("engine: starting")
         shutil.rmtree(project.folder if name == "project" else project.folder / "envs")
         case = fault(f"the {name} folder is deleted during the start", project, "processes")

@@ -1,6 +1,6 @@
 """A stack that runs, and the generation before: starts that are killed, changes that fail, and ways back.
 
-Under Docker Compose, with real engines. The tests share one stack and run in the order written.
+Under Docker Compose, with a quick engine in vLLM's place. The tests share one stack and run in the order written.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ RUNS = "runs: generation {}, every service healthy"
 
 
 @pytest.fixture(scope="module")
-def project(make_project: MakeProject, pins: list[str]) -> Iterator[Project]:
+def project(make_project: MakeProject, quick_pins: list[str]) -> Iterator[Project]:
     """Give a project configured for the CPU; nothing is left of it after the module."""
     project = make_project()
-    project.configure("cpu", *pins)
+    project.configure("cpu", *quick_pins)
     yield project
     assert run(project, "stop-environment", "dev", "--runtime=compose").code == 0
     assert str(find_left(project)) == "nothing"
@@ -75,7 +75,8 @@ def test_interrupted_in_the_smoke_test(project: Project, fault: MakeFault) -> No
 
 def test_start_after_a_killed_one_finishes_it(project: Project, fault: MakeFault) -> None:
     case = fault("kill -9 in loading, then start-environment", project)
-    ended = signal_at(project, "redis: healthy", signal.SIGKILL, *START)
+    with project.held():
+        ended = signal_at(project, "redis: healthy", signal.SIGKILL, *START)
     assert ended.code == -signal.SIGKILL
     engine = engine_of(project)
     again = run(project, *START)
@@ -94,10 +95,10 @@ def test_killed_while_nothing_had_to_be_done(project: Project, fault: MakeFault)
     assert (engine_of(project), running(project)) == (engine, 1)
 
 
-def test_rollback_while_clients_ask(project: Project, pins: list[str], fault: MakeFault) -> None:
-    changed = run(project, *START, *project.pins, *pins, "--set=LITELLM_NUM_WORKERS=2")
+def test_rollback_while_clients_ask(project: Project, quick_pins: list[str], fault: MakeFault) -> None:
+    changed = run(project, *START, *project.pins, *quick_pins, "--set=LITELLM_NUM_WORKERS=2")
     assert (changed.code, running(project)) == (0, 2)
-    project.configure("cpu", *pins)  # so that the files are those that the rollback brings back
+    project.configure("cpu", *quick_pins)  # so that the files are those that the rollback brings back
     case = fault("rollback while clients ask (one gateway, which restarts)", project)
     engine = engine_of(project)
     with clients(project) as traffic:
@@ -114,7 +115,8 @@ def test_ended_while_a_change_loads(number: signal.Signals, project: Project, br
     """A change that loads is given up: the generation before comes back, at once or with the next command."""
     broken.write_text("VLLM_MAX_MODEL_LEN=1024\n")
     case = fault(f"{number.name} while a change loads" + (", then start-environment" if number == 9 else ""), project)
-    ended = signal_at(project, "engine: starting", number, *START)
+    with project.held():
+        ended = signal_at(project, "engine: starting", number, *START)
     if number is signal.SIGINT:
         says = ("generation 1, which ran before, runs again", "interrupted")
         case.ends(ended, code=INTERRUPTED, says=says, left=RUNS.format(1))
@@ -175,11 +177,13 @@ def test_secrets_removed_while_it_runs(project: Project, fault: MakeFault) -> No
     assert running(project) == 1
 
 
-def test_project_folder_deleted_while_it_starts(make_project: MakeProject, pins: list[str], fault: MakeFault) -> None:
+def test_project_folder_deleted_while_it_starts(
+    make_project: MakeProject, quick_pins: list[str], fault: MakeFault
+) -> None:
     """Nobody but Docker knows of the stack then: it is taken down by its labels."""
     project = make_project()
-    project.configure("cpu", *pins)
-    with Command(project, *START) as start:
+    project.configure("cpu", *quick_pins)
+    with project.held(), Command(project, *START) as start:
         reach(start, "engine: starting")
         shutil.rmtree(project.folder, ignore_errors=True)
         case = fault("the project folder is deleted during a start", project)

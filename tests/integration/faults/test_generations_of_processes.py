@@ -1,6 +1,6 @@
 """A stack of processes that runs, and the generation before: a start that is killed, and a change that fails.
 
-With real engines under supervisor. The tests share one stack and run in the order written.
+Under supervisor, with a quick engine in vLLM's place. The tests share one stack and run in the order written.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ RUNS = "runs: generation 1, every service healthy"
 
 
 @pytest.fixture(scope="module")
-def project(make_plain_project: Callable[..., Project]) -> Iterator[Project]:
+def project(make_quick_project: Callable[..., Project]) -> Iterator[Project]:
     """Give a project configured for the CPU; nothing is left of it after the module."""
-    project = make_plain_project()
+    project = make_quick_project()
     project.configure("cpu")
     yield project
     assert run(project, "stop-environment", "dev", "--runtime=processes").code == 0
@@ -43,7 +43,8 @@ def running(project: Project) -> int | None:
 
 def test_start_after_a_killed_one_finishes_it(project: Project, fault: MakeFault) -> None:
     case = fault("kill -9 in loading, then start-environment", project, "processes")
-    ended = signal_at(project, "engine: starting", signal.SIGKILL, *START)
+    with project.held():
+        ended = signal_at(project, "engine: starting", signal.SIGKILL, *START)
     assert ended.code == -signal.SIGKILL
     again = run(project, *START)
     case.ends(again, code=0, says=("dev is ready at",), left=RUNS, engine=False)

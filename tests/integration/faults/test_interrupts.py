@@ -1,6 +1,6 @@
 """Ctrl-C, SIGTERM and kill -9 in every phase of a start, under both runtimes; what the next command makes of it.
 
-No engine gets ready here: what happens around one that answers is in test_generations.py.
+A quick engine has vLLM's place and never gets ready: what happens around one that answers is in test_generations.py.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from tests.integration.faults.left import files_of, find_left
 from tests.integration.faults.moments import Moment, reach, signal_at
 from tests.integration.project import Project
 
-MakePlainProject = Callable[..., Project]
+MakeQuickProject = Callable[..., Project]
 CONFIGURE = ("configure-gpu", "cpu", "--env=dev")
 LENGTHS = ("--set=VLLM_MAX_MODEL_LEN=1024", "--set=VLLM_MAX_MODEL_LEN=2048")
 MOMENTS = 8
 
 
 @pytest.fixture(scope="module")
-def under_compose(make_project: MakeProject, pins: list[str]) -> Project:
+def under_compose(make_project: MakeProject, quick_pins: list[str]) -> Iterator[Project]:
     """Give a project that is configured for Docker Compose."""
     project = make_project()
-    project.configure("cpu", *pins)
-    return project
+    project.configure("cpu", *quick_pins)
+    with project.held():
+        yield project
 
 
 @pytest.fixture(scope="module")
-def under_supervisor(make_plain_project: MakePlainProject) -> Project:
+def under_supervisor(make_quick_project: MakeQuickProject) -> Iterator[Project]:
     """Give a project that is configured where no container engine answers."""
-    project = make_plain_project()
+    project = make_quick_project()
     project.configure("cpu")
-    return project
+    with project.held():
+        yield project
 
 
 @pytest.fixture
@@ -92,10 +94,10 @@ def silent_registry() -> Iterator[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_ended_while_it_configures(
-    number: signal.Signals, make_plain_project: MakePlainProject, fault: MakeFault
+    number: signal.Signals, make_quick_project: MakeQuickProject, fault: MakeFault
 ) -> None:
     """At several moments: as soon as the next command has looked, every file is as before, or every file is new."""
-    project = make_plain_project()
+    project = make_quick_project()
     sets = []
     for length in LENGTHS:
         whole = run(project, *CONFIGURE, *project.pins, length)
@@ -156,11 +158,11 @@ def test_interrupted_while_it_takes_down(runtime: str, project: Project, fault: 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_ended_while_it_pulls(
-    number: signal.Signals, make_project: MakeProject, pins: list[str], fault: MakeFault
+    number: signal.Signals, make_project: MakeProject, quick_pins: list[str], fault: MakeFault
 ) -> None:
     project = make_project()
     with silent_registry() as address:
-        project.configure("cpu", *pins, f"--set=VLLM_IMAGE={address}/engine:none")
+        project.configure("cpu", *quick_pins, f"--set=VLLM_IMAGE={address}/engine:none")
         case = fault(f"{number.name} in pulling an image", project)
         ended = signal_at(project, "engine: pulling", number, *start("compose"))
         if number is signal.SIGINT:

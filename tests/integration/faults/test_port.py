@@ -15,8 +15,8 @@ from tests.integration.project import Project, wait_until
 START = ("start-environment", "dev", "--runtime=processes")
 
 
-def test_port_is_taken(make_plain_project: Callable[..., Project], fault: MakeFault) -> None:
-    project = make_plain_project()
+def test_port_is_taken(make_quick_project: Callable[..., Project], fault: MakeFault) -> None:
+    project = make_quick_project()
     project.configure("cpu")
     case = fault("another program has the port", project, "processes")
     with squatter(project.port):
@@ -24,8 +24,8 @@ def test_port_is_taken(make_plain_project: Callable[..., Project], fault: MakeFa
     case.ends(ended, code=5, says=("GATEWAY_PORT", str(project.port)), engine=False)
 
 
-def test_port_is_taken_after_the_checks(make_plain_project: Callable[..., Project], fault: MakeFault) -> None:
-    project = make_plain_project()
+def test_port_is_taken_after_the_checks(make_quick_project: Callable[..., Project], fault: MakeFault) -> None:
+    project = make_quick_project()
     project.configure("cpu")
     case = fault("another program takes the port after the checks", project, "processes")
     with Command(project, *START) as start:

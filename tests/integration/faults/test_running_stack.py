@@ -1,4 +1,7 @@
-"""What befalls a stack that runs, under Docker Compose. The tests share one stack and run in the order written."""
+"""What befalls a stack that runs, under Docker Compose, with a quick engine in vLLM's place.
+
+The tests share one stack and run in the order written.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ RUNS = "runs: all services, healthy"
 
 
 @pytest.fixture(scope="module")
-def project(make_project: MakeProject, pins: list[str]) -> Project:
+def project(make_project: MakeProject, quick_pins: list[str]) -> Project:
     """Give a project configured for the CPU."""
     project = make_project()
-    project.configure("cpu", *pins)
+    project.configure("cpu", *quick_pins)
     return project
 
 
@@ -38,11 +41,12 @@ def started(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Bring the stack up once, while the wall clock jumps a day ahead and three back; give what that was."""
     case = Fault("the wall clock jumps during a start", project, "compose")
     clock = FakeClock(tmp_path_factory.mktemp("clock"))
-    with Command(project, *START, **clock.variables) as start:
+    with project.held() as hold, Command(project, *START, **clock.variables) as start:
         start.wait_for("engine: starting")
         clock.set_ahead(DAY_S)
         wait_until(lambda: project.inspect("redis")["State"]["Health"]["Status"] == "healthy" or None)
         clock.set_ahead(-2 * DAY_S)
+        hold.unlink()
         ended = start.end()
     case.ends(ended, code=0, says=("dev is ready at",), left=RUNS)
     yield case

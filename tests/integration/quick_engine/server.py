@@ -1,0 +1,99 @@
+"""Stands in for vLLM's server where a test is about what runs it or what asks it, and not about vLLM.
+
+Laid out as the module that the start script runs (`layout.py`): takes vLLM's arguments and variables, tells of its
+start in the words of vLLM 0.32's log, and answers as the toy does. It loads at once; but while the file `hold` lies in
+HF_HOME it goes on starting. Refuses an architecture that vLLM does not know. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socketserver
+import sys
+import time
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+from tests.toy_engine.server import Handler
+
+ARCHITECTURES = ("Qwen2ForCausalLM",)
+"""What the smoke model is."""
+LOOK_EVERY_S = 0.1
+
+
+class Engine(Handler):
+    """Answers whoever has the key, and counts the answers."""
+
+    key: ClassVar[str] = os.environ.get("VLLM_API_KEY", "")
+    answered: ClassVar[int] = 0
+
+    def do_GET(self) -> None:
+        """Answer what the toy does, and `/metrics`."""
+        if self.path == "/metrics":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f'vllm:request_success_total{{finished_reason="stop"}} {Engine.answered}.0\n'.encode())
+        elif self.path == "/health" or self._has_key():
+            super().do_GET()
+
+    def do_POST(self) -> None:
+        """Answer a chat."""
+        if self._has_key():
+            super().do_POST()
+            Engine.answered += 1
+
+    def _has_key(self) -> bool:
+        if self.headers["Authorization"] == f"Bearer {self.key}":
+            return True
+        self.send_error(401)
+        return False
+
+
+class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Listens where the program that loads models in turns asks."""
+
+    daemon_threads = True
+
+
+def say(place: str, words: str) -> None:
+    """Tell the log one line, with vLLM's prefix."""
+    print(f"(APIServer pid={os.getpid()}) INFO 11-28 21:34:03 [{place}] {words}", file=sys.stderr, flush=True)
+
+
+def load(model: Path) -> None:
+    """Do what takes vLLM its time; end where the model is of a kind that is not known."""
+    hold = Path(os.environ["HF_HOME"]) / "hold"
+    while hold.exists():
+        time.sleep(LOOK_EVERY_S)
+    say("api_utils.py:347", " ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0")
+    for architecture in json.loads((model / "config.json").read_text(encoding="utf-8"))["architectures"]:
+        if architecture not in ARCHITECTURES:
+            sys.exit(f"ValueError: Model architectures ['{architecture}'] are not supported for now.")
+    say("cpu_model_runner.py:68", f"Starting to load model {model}...")
+    say("default_loader.py:501", "Loading weights took 0.01 seconds")
+
+
+def main() -> None:
+    """Serve until the process ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--served-model-name", required=True)
+    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--uds")
+    asked, _ = parser.parse_known_args()
+    load(asked.model)
+    handler = type("Served", (Engine,), {"model": asked.served_model_name})
+    address = asked.host, asked.port
+    with UnixServer(asked.uds, handler) if asked.uds else ThreadingHTTPServer(address, handler) as server:
+        say("entry.py:140", f"Starting vLLM server on {asked.uds or asked.port}")
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
