@@ -44,7 +44,7 @@ from urllib.request import urlopen
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "generator")]
 
-from stackwright.domain.environment import Environment
+from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.project import folder as project  # found through the line above
 from stackwright.runtime import Stack
 from stackwright.runtime.programs import Program, Provisions, stack_programs
@@ -150,7 +150,7 @@ def make_stack(folder: Path, model: str | None, key_file: Path | None) -> Stack:
     command = [sys.executable, "-m", "stackwright", "configure-gpu", "cpu", "--env=dev", f"--out={folder}"]
     command += [f"--model={model}"] if model else []
     subprocess.run(command, cwd=CHECKOUT, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    stack = project.load_stack(folder, folder / "state", Environment.DEV)
+    stack = project.load_stack(EnvironmentPaths(root=folder, state=folder / "state", environment=Environment.DEV))
     assert stack is not None
     if key_file is not None:
         (stack.secrets / "engine_key").write_text(key_file.read_text())

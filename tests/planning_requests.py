@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stackwright.catalog.load import load_catalog
 from stackwright.detect.snapshot import read_snapshot
-from stackwright.domain.environment import Environment
+from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.plan import Mode, Plan, Replica, Setting
 from stackwright.domain.wishes import Wishes
@@ -38,10 +38,15 @@ def recorded(name: str) -> Host:
     return read_snapshot(HOSTS / name / "host.yaml")
 
 
+def paths_of(root: Path, environment: Environment = Environment.DEV) -> EnvironmentPaths:
+    """Return where an environment's files stand in a project folder, with the state folder in it."""
+    return EnvironmentPaths(root=root, state=root / "state", environment=environment)
+
+
 @cache
 def shipped_wishes(environment: Environment) -> Wishes:
     """Return the wishes of the shipped envs/<env>.yaml."""
-    return read_wishes(Path("/nonexistent"), environment)
+    return read_wishes(paths_of(Path("/nonexistent"), environment))
 
 
 def request(

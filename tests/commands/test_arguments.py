@@ -12,8 +12,7 @@ from stackwright.cli import COMMANDS, load_command, parse
 from stackwright.commands.configure_gpu import ConfigureArguments
 from stackwright.commands.detect import DetectArguments
 from stackwright.commands.key import KeyArguments
-from stackwright.commands.options import ENVIRONMENTS, MODES, RUNTIMES, PlanOptions, StartOptions
-from stackwright.commands.plan import PlanArguments
+from stackwright.commands.options import ENVIRONMENTS, MODES, RUNTIMES, PlanArguments, PlanOptions, StartOptions
 from stackwright.commands.rollback import RollbackArguments
 from stackwright.commands.start_environment import StartArguments
 from stackwright.commands.status import StatusArguments
@@ -39,7 +38,7 @@ def parse_arguments(words: list[str]) -> object:
         ("configure-gpu auto", ConfigureArguments()),
         (
             "configure-gpu multi --env production",
-            ConfigureArguments(options=PlanOptions(mode=Mode.MULTI), environment=Environment.PROD),
+            ConfigureArguments(plan=PlanArguments(options=PlanOptions(mode=Mode.MULTI), environment=Environment.PROD)),
         ),
         (
             (
@@ -47,14 +46,18 @@ def parse_arguments(words: list[str]) -> object:
                 "--dry-run --diff --explain --debug cpu"
             ),
             ConfigureArguments(
-                options=PlanOptions(
-                    mode=Mode.CPU, models=("a/b",), pins=(("GATEWAY_PORT", "1"), ("VLLM_SHM_SIZE", "2gb"))
+                plan=PlanArguments(
+                    options=PlanOptions(
+                        mode=Mode.CPU,
+                        models=("a/b",),
+                        host=Path("h"),
+                        pins=(("GATEWAY_PORT", "1"), ("VLLM_SHM_SIZE", "2gb")),
+                    ),
+                    out=Path("o"),
+                    explain=True,
                 ),
-                host=Path("h"),
-                out=Path("o"),
                 dry_run=True,
                 diff=True,
-                explain=True,
             ),
         ),
         ("plan single", PlanArguments(options=PlanOptions(mode=Mode.SINGLE))),
@@ -194,6 +197,9 @@ def test_whether_anything_is_planned_is_told_by_what_was_said() -> None:
     start = StartArguments(environment=Environment.DEV)
     assert not start.plans
     assert not replace(start, runtime="compose").plans
-    assert replace(start, host=Path("h")).plans
-    for options in (PlanOptions(models=("a/b",)), PlanOptions(pins=(("GATEWAY_PORT", "1"),))):
+    for options in (
+        PlanOptions(host=Path("h")),
+        PlanOptions(models=("a/b",)),
+        PlanOptions(pins=(("GATEWAY_PORT", "1"),)),
+    ):
         assert replace(start, options=options).plans

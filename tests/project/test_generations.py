@@ -11,6 +11,8 @@ from stackwright.project.generations import KEPT, Generations, GenerationState, 
 from stackwright.project.write import compare_files, write_files
 from stackwright.rendering import RenderedFile
 
+from tests.planning_requests import paths_of
+
 ENVIRONMENT, OVERRIDE = "envs/.env.dev", "compose/generated/dev/override.yaml"
 
 
@@ -38,7 +40,7 @@ def files(root: Path) -> dict[str, str]:
 @pytest.fixture
 def generations(tmp_path: Path) -> Generations:
     """Give the generations of an environment with none yet."""
-    return Generations(tmp_path, "dev")
+    return Generations(paths_of(tmp_path))
 
 
 def test_each_distinct_set_is_one_generation(tmp_path: Path, generations: Generations) -> None:

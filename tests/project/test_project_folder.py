@@ -27,7 +27,7 @@ from stackwright.project.folder import (
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 
-from tests.planning_requests import plan_for, recorded
+from tests.planning_requests import paths_of, plan_for, recorded
 from tests.test_layers import PACKAGE
 
 CHECKOUT = Path(__file__).parents[2]
@@ -112,27 +112,27 @@ def test_state_and_caches_lie_where_each_tool_looks(variables: dict[str, str], e
 @pytest.mark.parametrize("environment", Environment)
 def test_the_shipped_wishes_are_read_where_the_folder_has_none(environment: Environment, tmp_path: Path) -> None:
     shares = {Environment.DEV: 0.80, Environment.STAGING: 0.85, Environment.PROD: 0.90}
-    assert read_wishes(tmp_path, environment).gpu_memory_utilization == shares[environment]
+    assert read_wishes(paths_of(tmp_path, environment)).gpu_memory_utilization == shares[environment]
 
 
 def test_a_rendered_stack_is_read_back(project: Path) -> None:
-    stack = load_stack(project, project / "state", Environment.STAGING)
+    stack = load_stack(paths_of(project, Environment.STAGING))
     assert stack is not None
     assert stack.env == {key: setting.value for key, setting in flat_settings(stack.plan).items()}
     assert stack.plan.environment is Environment.STAGING
-    assert load_stack(project, project / "state", Environment.DEV) is None
+    assert load_stack(paths_of(project)) is None
 
 
 def test_the_local_file_wins(project: Path) -> None:
     (project / "envs/.env.staging.local").write_text("# mine\nexport GATEWAY_PORT=5000\nVLLM_IMAGE='a b'\n")
-    env = read_environment(project, Environment.STAGING)
+    env = read_environment(paths_of(project, Environment.STAGING))
     assert (env["GATEWAY_PORT"], env["VLLM_IMAGE"], env["GPU_COUNT"]) == ("5000", "a b", "2")
 
 
 def test_a_missing_environment_file_is_named_with_what_writes_it(project: Path) -> None:
     (project / "envs/.env.staging").unlink()
     with pytest.raises(ValidationError) as failure:
-        load_stack(project, project, Environment.STAGING)
+        load_stack(paths_of(project, Environment.STAGING))
     assert failure.value.message == f"{project}/envs/.env.staging is missing"
     assert failure.value.hint == "`configure-gpu --env staging` writes it"
 
@@ -188,7 +188,7 @@ def test_a_damaged_plan_is_named_with_what_writes_it_anew(
     path = project / "compose/generated/staging/plan.json"
     path.write_text(edit(path.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(ValidationError) as failure:
-        load_plan(project, Environment.STAGING)
+        load_plan(paths_of(project, Environment.STAGING))
     assert failure.value.message == f"{path}: {message}"
     assert failure.value.hint == "`configure-gpu --env staging` renders it again"
 
@@ -198,7 +198,7 @@ def test_a_plan_that_is_a_folder_is_named(project: Path) -> None:
     path.unlink()
     path.mkdir()
     with pytest.raises(ValidationError, match=r"plan\.json: cannot be read: Is a directory"):
-        load_plan(project, Environment.STAGING)
+        load_plan(paths_of(project, Environment.STAGING))
 
 
 @pytest.mark.parametrize(
@@ -250,13 +250,13 @@ def test_a_cloud_is_read_and_a_wrong_one_named(tmp_path: Path) -> None:
     shipped = (PACKAGE.parents[1] / "envs" / "dev.yaml").read_text(encoding="utf-8")
     entry = "gateway:\n  cloud: [{name: away, model: PROVIDER/big, key: mine}]"
     path.write_text(shipped.replace("gateway:", entry.replace("PROVIDER", "mistral")), encoding="utf-8")
-    (cloud,) = read_wishes(tmp_path, Environment.DEV).gateway.cloud
+    (cloud,) = read_wishes(paths_of(tmp_path)).gateway.cloud
     assert (cloud.name, cloud.model, cloud.secret, cloud.address) == ("away", "mistral/big", "cloud_mine_key", None)
     path.write_text(shipped.replace("gateway:", entry), encoding="utf-8")
     with pytest.raises(
         UsageError, match=r"gateway.cloud\[0\].model: found 'PROVIDER/big', allowed: PROVIDER/MODEL with"
     ):
-        read_wishes(tmp_path, Environment.DEV)
+        read_wishes(paths_of(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -280,6 +280,6 @@ def test_a_wrong_cloud_is_named_without_a_secret(entry: str, problem: str, tmp_p
     text = shipped.replace("gateway:", f"gateway:\n  cloud: [{{{entry}}}]")
     (tmp_path / "envs" / "dev.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError) as refusal:
-        read_wishes(tmp_path, Environment.DEV)
+        read_wishes(paths_of(tmp_path))
     assert problem in refusal.value.message
     assert "Secret" not in f"{refusal.value.message} {refusal.value.hint}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from stackwright.domain.environment import Environment
 from stackwright.domain.role import Role
 from stackwright.errors import UsageError
 from stackwright.project.folder import read_wishes
 
+from tests.planning_requests import paths_of
 from tests.test_layers import PACKAGE
 
 WISHES = (
@@ -54,7 +54,7 @@ def test_wrong_wishes_are_named_with_file_and_key(text: str, message: str, tmp_p
     path.parent.mkdir()
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError) as failure:
-        read_wishes(tmp_path, Environment.DEV)
+        read_wishes(paths_of(tmp_path))
     assert failure.value.message.startswith(f"{path}: {message}")
 
 
@@ -69,7 +69,7 @@ def test_an_absurd_number_is_refused_like_any_other(number: str, key: str, tmp_p
     path.parent.mkdir()
     path.write_text(WISHES.replace(found, f"{found.partition(':')[0]}: {number}" if ":" in found else number, 1))
     with pytest.raises(UsageError) as failure:
-        read_wishes(tmp_path, Environment.DEV)
+        read_wishes(paths_of(tmp_path))
     assert len(failure.value.message) < 300
 
 
@@ -96,7 +96,7 @@ def test_an_absurd_number_is_refused_like_any_other(number: str, key: str, tmp_p
 )
 def test_a_wrong_list_of_models_is_named(models: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refusal:
-        read_wishes(with_models(tmp_path, models), Environment.DEV)
+        read_wishes(paths_of(with_models(tmp_path, models)))
     assert problem in refusal.value.message
 
 
@@ -105,7 +105,7 @@ def test_shares_that_make_one_are_taken(tmp_path: Path) -> None:
     shares = (0.2, 0.4, 0.3, 0.1)
     assert sum(shares) > 1
     models = ", ".join(f"{{name: a/{share}, gpu_share: {share}}}" for share in shares)
-    assert len(read_wishes(with_models(tmp_path, f"[{models}]"), Environment.DEV).models) == len(shares)
+    assert len(read_wishes(paths_of(with_models(tmp_path, f"[{models}]"))).models) == len(shares)
 
 
 @pytest.mark.parametrize(
@@ -121,21 +121,18 @@ def test_shares_that_make_one_are_taken(tmp_path: Path) -> None:
 )
 def test_a_group_of_one_takes_turns_with_nobody(models: str, position: int, hint: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refusal:
-        read_wishes(with_models(tmp_path, models), Environment.DEV)
+        read_wishes(paths_of(with_models(tmp_path, models)))
     assert f"models[{position}].exclusive: found `" in refusal.value.message
     assert refusal.value.message.endswith("which no other model has")
     assert refusal.value.hint == hint
 
 
 def test_several_models_are_read(tmp_path: Path) -> None:
-    wishes = read_wishes(
-        with_models(
-            tmp_path,
-            "[{name: a/b, aliases: [gpt-4o], exclusive: x, pinned: true}, {name: c/d, role: rerank},"
-            " {name: e/f, exclusive: x}]",
-        ),
-        Environment.DEV,
+    models = (
+        "[{name: a/b, aliases: [gpt-4o], exclusive: x, pinned: true}, {name: c/d, role: rerank},"
+        " {name: e/f, exclusive: x}]"
     )
+    wishes = read_wishes(paths_of(with_models(tmp_path, models)))
     assert [(model.exclusive, model.pinned) for model in wishes.models] == [("x", True), (None, False), ("x", False)]
     assert [(model.name, model.aliases, model.role) for model in wishes.models] == [
         ("a/b", ("gpt-4o",), None),

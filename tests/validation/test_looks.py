@@ -13,6 +13,7 @@ from stackwright.domain.plan import Mode, Plan
 from stackwright.errors import UsageError
 from stackwright.models.smoke_model import write_smoke_model
 from stackwright.project.credentials import ensure_secrets
+from stackwright.project.folder import read_wishes
 from stackwright.project.inputs import changed_inputs, record_inputs
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
@@ -28,7 +29,7 @@ from stackwright.validation.model import MODELS, LookedAtModel
 from tests.integration.fake_hub import serve_hub
 from tests.models.checkpoints import write_model
 from tests.models.test_folder import CONFIG, SHARDS
-from tests.planning_requests import plan_for, recorded
+from tests.planning_requests import paths_of, plan_for, recorded
 
 NAME = "someone/Tiny-Model"
 
@@ -158,28 +159,29 @@ def test_gpus_that_are_not_here_are_unseen(tmp_path: Path) -> None:
 
 
 def test_inputs_are_compared_by_what_they_say(tmp_path: Path) -> None:
-    environment = Environment.PROD
-    record = record_inputs(tmp_path, environment)
+    paths = paths_of(tmp_path, Environment.PROD)
+    record = record_inputs(paths, read_wishes(paths))
     target = tmp_path / record.path
-    assert changed_inputs(tmp_path, environment) is None
+    assert changed_inputs(paths) is None
     target.parent.mkdir(parents=True)
     target.write_text(record.text, encoding="utf-8")
-    assert changed_inputs(tmp_path, environment) == ()
+    assert changed_inputs(paths) == ()
     (tmp_path / "envs").mkdir()
     wishes = tmp_path / "envs/prod.yaml"
     shutil.copy(Path(__file__).parents[2] / "envs/prod.yaml", wishes)
-    assert changed_inputs(tmp_path, environment) == ()
+    assert changed_inputs(paths) == ()
     wishes.write_text(wishes.read_text(encoding="utf-8").replace("0.90", "0.80"), encoding="utf-8")
-    assert changed_inputs(tmp_path, environment) == ("envs/prod.yaml",)
+    assert changed_inputs(paths) == ("envs/prod.yaml",)
     target.write_text(record.text.replace('"stackwright": "', '"stackwright": "older-'), encoding="utf-8")
-    (first, *_) = changed_inputs(tmp_path, environment) or ("",)
+    (first, *_) = changed_inputs(paths) or ("",)
     assert first.startswith("Stackwright (older-")
 
 
 @pytest.mark.parametrize("junk", [b"", b"[]", b"[" * 100_000, b"\xff", b'{"stackwright": 7}', b'{"catalog": {}}'])
 def test_any_record_is_read(junk: bytes, tmp_path: Path) -> None:
-    target = tmp_path / record_inputs(tmp_path, Environment.DEV).path
+    paths = paths_of(tmp_path)
+    target = tmp_path / record_inputs(paths, read_wishes(paths)).path
     target.parent.mkdir(parents=True)
     target.write_bytes(junk)
-    changed = changed_inputs(tmp_path, Environment.DEV)
+    changed = changed_inputs(paths)
     assert changed is None or all(name.isprintable() for name in changed)

@@ -183,7 +183,7 @@ def _bring_back(attempt: Attempt, number: int) -> None:
     """
     report.tell(f"restoring generation {number}")
     attempt.runtime.halt()
-    stack = put_back(attempt.stack.root, attempt.stack.state, attempt.stack.plan.environment, number)
+    stack = put_back(attempt.stack.paths, number)
     again = replace(attempt, stack=stack, number=number, runtime=attempt.runtime_of(stack))
     _settle(again, _start_and_watch(again))
 

@@ -16,6 +16,7 @@ from stackwright.detect.snapshot import format_snapshot
 from stackwright.diagnosis.bundle import write_bundle
 from stackwright.diagnosis.evidence import Examination
 from stackwright.diagnosis.redaction import Redaction, assigned_secrets, make_redaction, secret_variables
+from stackwright.domain.environment import EnvironmentPaths
 from stackwright.errors import StackError
 from stackwright.project.credentials import find_hub_token
 from stackwright.validation.files import look_into
@@ -37,7 +38,7 @@ def write_report(
     for exam, description in zip(exams, found, strict=True):
         name = exam.environment.value
         files[f"{name}/doctor.json"] = report.format_json(description)
-        files |= {f"{name}/{path}": text for path, text in _about_environment(paths, exam)}
+        files |= {f"{name}/{path}": text for path, text in _about_environment(paths.of(exam.environment), exam)}
     names = write_bundle(target, files, _redaction(paths, exams))
     report.tell(
         f"wrote {target}: {len(names)} files; secrets, tokens and names are removed; read it before you send it"
@@ -58,12 +59,10 @@ def _about_host(detection: Detection, kernel: str) -> Iterator[tuple[str, str]]:
     yield "kernel.txt", "".join(f"{line}\n" for line in kernel.splitlines() if _KERNEL.search(line))
 
 
-def _about_environment(paths: ProjectPaths, exam: Examination) -> Iterator[tuple[str, str]]:
+def _about_environment(paths: EnvironmentPaths, exam: Examination) -> Iterator[tuple[str, str]]:
     """Yield the rendered and hand-written files, the logs, and what the runtime knows. Nothing of envs/.secrets."""
-    name = exam.environment.value
-    generated = paths.root / "compose" / "generated" / name
-    rendered = (generated / file for file in ("plan.json", "override.yaml", "gateway.yaml"))
-    for path in (*_own_files(paths, name), paths.root / "envs" / f".env.{name}", *rendered):
+    rendered = (paths.generated / file for file in ("plan.json", "override.yaml", "gateway.yaml"))
+    for path in (paths.wishes, paths.local, paths.rendered, *rendered):
         text = look_into(path)
         if text is not None:
             yield path.name.lstrip("."), text
@@ -72,11 +71,6 @@ def _about_environment(paths: ProjectPaths, exam: Examination) -> Iterator[tuple
     if exam.runtime is not None:
         yield "events.txt", exam.gathered.events
         yield "inspect.txt", _inspect(exam)
-
-
-def _own_files(paths: ProjectPaths, environment: str) -> tuple[Path, Path]:
-    """Return the files of an environment that a person writes."""
-    return paths.root / "envs" / f"{environment}.yaml", paths.root / "envs" / f".env.{environment}.local"
 
 
 def _inspect(exam: Examination) -> str:
@@ -93,7 +87,8 @@ def _redaction(paths: ProjectPaths, exams: tuple[Examination, ...]) -> Redaction
     ]
     values += secret_variables(os.environ)
     for exam in exams:
-        for path in _own_files(paths, exam.environment.value):
+        own = paths.of(exam.environment)
+        for path in (own.wishes, own.local):
             values += assigned_secrets(look_into(path) or "")
     with suppress(StackError):  # unreadable, hence in no text either
         values.append(find_hub_token(os.environ, Path(paths.folders.hf_home)) or "")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stackwright import report
@@ -13,7 +13,7 @@ from stackwright.commands.generation import keep_generation
 from stackwright.commands.options import PlanOptions
 from stackwright.commands.paths import ProjectPaths
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.environment import Environment
+from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding, Severity
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
@@ -33,24 +33,55 @@ from stackwright.project.credentials import GATEWAY_KEY, ensure_secrets, find_hu
 from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
 from stackwright.project.pins import read_pins
-from stackwright.rendering import render_plan
+from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written
 from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing, look_at_certificate
 
 
+@dataclass(frozen=True, kw_only=True)
+class Configured:
+    """One environment as it would be written: its plan, the values that the environment file has, and all files."""
+
+    paths: EnvironmentPaths
+    plan: Plan
+    values: Mapping[str, str]
+    files: tuple[RenderedFile, ...]
+
+
 def plan_environment(options: PlanOptions, paths: ProjectPaths, host: Host, environment: Environment) -> Plan:
     """Make the plan of one environment from its wishes, the command line and the host."""
-    wishes = project.read_wishes(paths.root, environment)
+    own = paths.of(environment)
+    plan = _plan(options, paths, host, own, project.read_wishes(own))
+    _values_of(plan, options.engine)
+    return plan
+
+
+def configure_environment(
+    options: PlanOptions, paths: ProjectPaths, host: Host, environment: Environment
+) -> Configured:
+    """Plan one environment from its wishes, the command line and the host, and render it."""
+    own = paths.of(environment)
+    wishes = project.read_wishes(own)
+    plan = _plan(options, paths, host, own, wishes)
+    return Configured(
+        paths=own,
+        plan=plan,
+        values=_values_of(plan, options.engine),
+        files=(*render_plan(plan), record_inputs(own, wishes)),
+    )
+
+
+def _plan(options: PlanOptions, paths: ProjectPaths, host: Host, own: EnvironmentPaths, wishes: Wishes) -> Plan:
     catalog = load_catalog()
-    models = wished_models(options, wishes, str(paths.root / "envs" / f"{environment.value}.yaml"))
+    models = wished_models(options, wishes, str(own.wishes))
     request = PlanRequest(
         host=host,
-        environment=environment,
+        environment=own.environment,
         mode=options.mode,
         wishes=wishes,
         models=tuple(_wanted(model, wished_in, paths, options.engine) for model, wished_in in models),
-        pins=read_pins(wishes.pins, dict(options.pins), environment.value),
+        pins=read_pins(wishes.pins, dict(options.pins), own.environment.value),
         folders=paths.folders,
         user=User(uid=os.getuid(), gid=os.getgid()),
         objective=options.objective,
@@ -64,9 +95,7 @@ def plan_environment(options: PlanOptions, paths: ProjectPaths, host: Host, envi
 
         has_token = find_hub_token(os.environ, Path(paths.folders.hf_home)) is not None
         request = with_default_llm(request, catalog, has_token=has_token)
-    plan = make_plan(request, catalog)
-    _check_values(plan, options.engine)
-    return plan
+    return make_plan(request, catalog)
 
 
 def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, engine: Engine) -> WantedModel:
@@ -112,31 +141,30 @@ def _read_model(name: str, catalog: Catalog, paths: ProjectPaths, origin: str) -
         raise UsageError(f"{origin}: no such folder", hint="`stackwright plan --help`") from None
 
 
-def _check_values(plan: Plan, engine: Engine) -> None:
-    """Refuse what no environment file can hold: folders come from variables, which hold anything."""
-    for key, setting in flat_settings(plan).items():
+def _values_of(plan: Plan, engine: Engine) -> dict[str, str]:
+    """Return what the environment file has; what none can hold is refused: folders come from variables, which hold
+    anything.
+    """
+    values = {key: setting.value for key, setting in flat_settings(plan).items()}
+    for key, value in values.items():
         spec = spec_of_written(key)
-        problem = spec and problem_with(spec, setting.value)
+        problem = spec and problem_with(spec, value)
         if problem:
-            raise UsageError(
-                f"{key}: found `{setting.value[:80]}`, allowed: {problem}",
-                hint=_other_folders(engine),
-            )
+            raise UsageError(f"{key}: found `{value[:80]}`, allowed: {problem}", hint=_other_folders(engine))
+    return values
 
 
 def _other_folders(engine: Engine) -> str:
     return f"set STACKWRIGHT_STATE, HF_HOME or {engine.keys.cache_folder} to another folder"
 
 
-def compare(paths: ProjectPaths, plan: Plan) -> tuple[write.FileChange, ...]:
-    """Render a plan and compare it with what stands in the project folder."""
-    files = (*render_plan(plan), record_inputs(paths.root, plan.environment))
-    return write.compare_files(paths.root, _generated(paths, plan), files)
+def compare(configured: Configured) -> tuple[write.FileChange, ...]:
+    """Compare what was rendered with what stands in the project folder."""
+    paths = configured.paths
+    return write.compare_files(paths.root, paths.generated, configured.files)
 
 
-def write_environments(
-    paths: ProjectPaths, plans: Mapping[Environment, Plan], changes: Mapping[Environment, tuple[write.FileChange, ...]]
-) -> None:
+def write_environments(paths: ProjectPaths, changes: Sequence[tuple[Configured, tuple[write.FileChange, ...]]]) -> None:
     """Write the rendered files of some environments, their secrets, and the folders and model that they name.
 
     To be called while they are held. The files become a generation of each.
@@ -144,63 +172,54 @@ def write_environments(
     Raises:
         UsageError: something cannot be written, which is found out before anything is.
     """
-    groups = {_generated(paths, plan): changes[each] for each, plan in plans.items()}
-    caches = (
-        Path(paths.folders.hf_home),
-        *(Path(paths.folders.engine_caches[plan.engine.name]) for plan in plans.values()),
-    )
-    secrets = {each: paths.root / "envs" / ".secrets" / each.value for each in plans}
+    made, groups = [each for each, _ in changes], {each.paths.generated: group for each, group in changes}
+    hf_home = Path(paths.folders.hf_home)
     write.check_writable(
         (
             *(paths.root / name for name in project.missing_base_files(paths.root)),
-            *(change.target for group in changes.values() for change in group),
+            *(change.target for group in groups.values() for change in group),
             *(folder / write.MANIFEST for folder in groups),
-            *(folder / GATEWAY_KEY for folder in secrets.values()),
+            *(each.paths.secrets / GATEWAY_KEY for each in made),
         ),
-        folders=caches,
+        folders=(hf_home, *(Path(paths.folders.engine_caches[each.plan.engine.name]) for each in made)),
     )
     project.lay_out(paths.root)
     for sentence in write.write_files(groups):
         report.warn(sentence)
-    for each, plan in plans.items():
-        ensure_secrets(secrets[each], os.environ, Path(paths.folders.hf_home))
-        make_folders({key: setting.value for key, setting in flat_settings(plan).items()}, paths, plan)
-        keep_generation(paths.root, each)
+    for each in made:
+        ensure_secrets(each.paths.secrets, os.environ, hf_home)
+        make_folders(each.values, paths.smoke, engine_named(each.plan.engine.name))
+        keep_generation(each.paths)
 
 
-def make_folders(env: Mapping[str, str], paths: ProjectPaths, plan: Plan) -> None:
+def make_folders(env: Mapping[str, str], smoke: Path, engine: Engine) -> None:
     """Make the cache folders, which Compose mounts, and the smoke model where `env`, the values in force, names it."""
-    engine = engine_named(plan.engine.name)
     try:
         for key in ("HF_HOME", engine.keys.cache_folder):
             Path(env[key]).mkdir(parents=True, exist_ok=True)
-        if str(paths.smoke) in (env[written] for written in keys_of(env, engine.keys.model)):
+        if str(smoke) in (env[written] for written in keys_of(env, engine.keys.model)):
             from stackwright.models.smoke_model import write_smoke_model
 
-            write_smoke_model(paths.smoke)
+            write_smoke_model(smoke)
     except OSError as failure:
         raise UsageError(
-            f"{failure.filename or paths.smoke}: cannot be written: {failure.strerror}",
-            hint=_other_folders(engine),
+            f"{failure.filename or smoke}: cannot be written: {failure.strerror}", hint=_other_folders(engine)
         ) from None
 
 
-def check_rendered(paths: ProjectPaths, plan: Plan) -> tuple[Finding, ...]:
+def check_rendered(configured: Configured) -> tuple[Finding, ...]:
     """Check what was rendered, with the person's local file over it, by the rules that need no running engine.
 
     What can be mended until the start only warns: a variable of the shell, which only Compose reads; a certificate.
     """
-    env = {key: setting.value for key, setting in flat_settings(plan).items()}
-    local = paths.root / "envs" / f".env.{plan.environment.value}.local"
-    if local.exists():
-        env |= project.read_env_file(local)
-    broken, name = check_environment(plan, env, load_catalog()), plan.environment.value
+    paths, name = configured.paths, configured.paths.environment.value
+    own = project.read_env_file(paths.local) if paths.local.exists() else {}
+    env = {**configured.values, **own}
+    broken = check_environment(configured.plan, env, load_catalog())
     if broken:
         return broken
-    certificate = look_at_certificate(paths.root / "envs" / ".secrets" / name)
-    later = [*check_shell(env, os.environ, name), *check_publishing(env, certificate, name)]
+    later = [
+        *check_shell(env, os.environ, name),
+        *check_publishing(env, look_at_certificate(paths.secrets), name),
+    ]
     return tuple(replace(finding, severity=Severity.WARNING) for finding in later)
-
-
-def _generated(paths: ProjectPaths, plan: Plan) -> Path:
-    return paths.root / "compose" / "generated" / plan.environment.value

@@ -11,6 +11,7 @@ from stackwright.commands.configure import plan_environment
 from stackwright.commands.configure_gpu import ConfigureArguments, configure
 from stackwright.commands.options import (
     ENVIRONMENTS,
+    PlanArguments,
     PlanOptions,
     add_json,
     add_out,
@@ -26,7 +27,7 @@ from stackwright.diagnosis.kernel import read_kernel
 from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.rules import Diagnosis
 from stackwright.diagnosis.rules import Place as Written
-from stackwright.domain.environment import Environment
+from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode, Origin
@@ -88,7 +89,7 @@ def run(arguments: DoctorArguments) -> None:
     detection, kernel = detect_host(), read_kernel()
     on_host = name_failures([Evidence(service="host", place=Written.KERNEL, text=kernel)], load_rules(), {})
     exams = tuple(
-        _examine(paths, each, arguments.runtime, detection.host, kernel)
+        _examine(paths.of(each), arguments.runtime, detection.host, kernel)
         for each in _asked(paths, arguments.environment)
     )
     if arguments.bundle is not None:
@@ -110,13 +111,13 @@ def _asked(paths: ProjectPaths, named: Environment | None) -> tuple[Environment,
     """Return the environment that was named, else all that have been configured."""
     if named is not None:
         return (named,)
-    folder = paths.root / "compose" / "generated"
-    return tuple(each for each in Environment if (folder / each.value / "plan.json").exists())
+    return tuple(each for each in Environment if paths.of(each).plan.exists())
 
 
-def _examine(paths: ProjectPaths, environment: Environment, asked: str, host: Host, kernel: str) -> Examination:
+def _examine(paths: EnvironmentPaths, asked: str, host: Host, kernel: str) -> Examination:
+    environment = paths.environment
     try:
-        stack = load_stack(paths, environment)
+        stack = load_stack(paths)
     except StackError as failure:
         return Examination(environment=environment, unreadable=failure)
     values = {**stack.env, "environment": environment.value}
@@ -227,7 +228,7 @@ def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...], *, qui
 
 def _refuse_where_local_wins(stack: Stack, fix: Diagnosis) -> None:
     """Refuse a fix that the person's local file would undo. Raises UsageError."""
-    local = stack.root / "envs" / f".env.{stack.plan.environment}.local"
+    local = stack.paths.local
     own = project.read_env_file(local) if local.exists() else {}
     for key, value in fix.settings:
         if key in own:
@@ -236,7 +237,7 @@ def _refuse_where_local_wins(stack: Stack, fix: Diagnosis) -> None:
 
 def _named(models: tuple[str, ...], paths: ProjectPaths, environment: Environment) -> tuple[str, ...]:
     """Name a plan's models as on a command line; none where the environment names them, or the default does."""
-    wishes = project.read_wishes(paths.root, environment)
+    wishes = project.read_wishes(paths.of(environment))
     if len(models) > 1 and len(wishes.models) == len(models):
         return ()
     return tuple(SMOKE if model == str(paths.smoke) else model for model in models if models != (str(paths.smoke),))
@@ -269,7 +270,10 @@ def _apply(arguments: DoctorArguments, paths: ProjectPaths, exam: Examination) -
         f"{name}: {fix.cause}; planning again with {', '.join(f'{key}={value}' for key, value in fix.settings)}"
     )
     configure(
-        ConfigureArguments(options=options, environment=arguments.environment, out=arguments.out, diff=True), host
+        ConfigureArguments(
+            plan=PlanArguments(options=options, environment=arguments.environment, out=arguments.out), diff=True
+        ),
+        host,
     )
     kept = ", ".join(f'{key}: "{value}"' for key, value in fix.settings)
     report.tell(f"to keep it through the next configure-gpu, add to `settings:` of envs/{name}.yaml: {{{kept}}}")

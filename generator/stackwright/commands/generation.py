@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 from stackwright import report
-from stackwright.domain.environment import Environment
+from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.errors import StackError, ValidationError
 from stackwright.project import folder as project
 from stackwright.project import lock
@@ -21,21 +20,19 @@ T = TypeVar("T")
 
 
 @contextmanager
-def hold_environments(
-    root: Path, environments: tuple[Environment, ...], command: str
-) -> Iterator[tuple[lock.Lock, ...]]:
+def hold_environments(environments: tuple[EnvironmentPaths, ...], command: str) -> Iterator[tuple[lock.Lock, ...]]:
     """Hold these environments of a project folder for one command; say what a killed one has left to be seen to.
 
     Raises:
         RuntimeRefusedError: another command is at work on one of them.
         UsageError: the project folder cannot be written.
     """
-    folders = tuple(root / "compose" / "generated" / each.value for each in environments)
+    folders = tuple(paths.generated for paths in environments)
     check_writable(folder / lock.NAME for folder in folders)
     with lock.hold(folders, command) as locks:
-        for environment, held in zip(environments, locks, strict=True):
+        for paths, held in zip(environments, locks, strict=True):
             if held.left is not None and held.left.starting:
-                report.warn(describe_left(held.left, environment))
+                report.warn(describe_left(held.left, paths.environment))
         yield locks
 
 
@@ -54,11 +51,10 @@ def seen_to(held: lock.Lock) -> None:
     held.note(replace(held.work, starting=False))
 
 
-def keep_generation(root: Path, environment: Environment) -> int | None:
+def keep_generation(paths: EnvironmentPaths) -> int | None:
     """Keep the files of an environment as they stand; return their generation's number, None where they cannot be."""
-    generations = Generations(root, environment.value)
-    found = _trying(generations.record)
-    return found.number if found is not None else None
+    generation = _trying(Generations(paths).record)
+    return generation.number if generation is not None else None
 
 
 def mark(stack: Stack, number: int | None, state: GenerationState) -> None:
@@ -69,25 +65,25 @@ def mark(stack: Stack, number: int | None, state: GenerationState) -> None:
 
 def generations_of(stack: Stack) -> Generations:
     """Return the generations of a stack's environment."""
-    return Generations(stack.root, stack.plan.environment.value)
+    return Generations(stack.paths)
 
 
-def put_back(root: Path, state: Path, environment: Environment, number: int) -> Stack:
+def put_back(paths: EnvironmentPaths, number: int) -> Stack:
     """Put the files of a generation back where they belong; return its stack, with the local file that it had.
 
     Raises:
         StackError: it is not kept, or its files cannot be written or read.
     """
-    generations = Generations(root, environment.value)
+    generations = Generations(paths)
     report.warn_all(generations.put_back(number))
     differs = generations.local_differs(number)
     if differs:
         report.warn(
-            f"envs/.env.{environment}.local has changed since generation {number}, which runs "
+            f"{paths.local.relative_to(paths.root)} has changed since generation {number}, which runs "
             "with the old content; the next start uses the new content"
         )
     local = generations.local_file(number) if differs else None
-    stack = project.load_stack(root, state, environment, local)
+    stack = project.load_stack(paths, local)
     if stack is None:
         raise ValidationError(f"generation {number} has no plan", hint="choose another with `--to N`")
     return stack

@@ -34,5 +34,4 @@ def read_arguments(given: argparse.Namespace) -> KeyArguments:
 
 def run(arguments: KeyArguments) -> None:
     """Print the key."""
-    secrets = find_paths(arguments.out).root / "envs" / ".secrets" / arguments.environment.value
-    report.print_text(read_gateway_key(secrets))
+    report.print_text(read_gateway_key(find_paths(arguments.out).of(arguments.environment).secrets))

@@ -28,11 +28,23 @@ class PlanOptions:
 
     mode: Mode | None = None
     models: tuple[str, ...] = ()
+    host: Path | None = None
     pins: tuple[tuple[str, str], ...] = ()
     objective: Objective | None = None
     engine: Engine = field(default_factory=default_engine)
     engine_version: str | None = None
     allow_vulnerable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments:
+    """What `plan` and `configure-gpu` are told. `environment`: None where none is named."""
+
+    options: PlanOptions = field(default_factory=PlanOptions)
+    environment: Environment | None = None
+    out: Path | None = None
+    json: bool = False
+    explain: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +167,12 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take what `plan` and `configure-gpu` share; `read_plan_arguments` reads it."""
+    for add in (add_mode, add_environment_flag, add_plan_flags, add_out):
+        add(parser)
+
+
 def add_out(parser: argparse.ArgumentParser) -> None:
     """Take `--out`, the project folder."""
     parser.add_argument(
@@ -202,12 +220,18 @@ def read_plan_options(given: argparse.Namespace) -> PlanOptions:
     return PlanOptions(
         mode=vars(given).get("mode"),
         models=tuple(given.models or ()),
+        host=given.host,
         pins=tuple(given.pins or ()),
         objective=given.objective,
         engine=given.engine[0] if given.engine else default_engine(),
         engine_version=given.engine[1] if given.engine else None,
         allow_vulnerable=given.allow_vulnerable,
     )
+
+
+def read_plan_arguments(given: argparse.Namespace) -> PlanArguments:
+    """Read what `add_plan_arguments`, `add_json` and `add_explain` took."""
+    return record_of(PlanArguments, given, options=read_plan_options(given))
 
 
 def read_start_options(given: argparse.Namespace) -> StartOptions:

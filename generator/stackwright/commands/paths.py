@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.errors import UsageError
 from stackwright.models.read import SMOKE
 from stackwright.planning.request import Folders
@@ -19,6 +20,10 @@ class ProjectPaths:
     root: Path
     state: Path
     folders: Folders
+
+    def of(self, environment: Environment) -> EnvironmentPaths:
+        """Return where the files of one environment stand."""
+        return EnvironmentPaths(root=self.root, state=self.state, environment=environment)
 
     @property
     def smoke(self) -> Path:

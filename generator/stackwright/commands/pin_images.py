@@ -42,7 +42,7 @@ def read_arguments(given: argparse.Namespace) -> PinImagesArguments:
 
 def run(arguments: PinImagesArguments) -> None:
     """Pull each image by its tag, and write the digest that the tag has now to envs/digests.yaml."""
-    stack = load_stack(find_paths(arguments.out), arguments.environment)
+    stack = load_stack(find_paths(arguments.out).of(arguments.environment))
     before = digests.read_image_pins(stack.root)
     today = datetime.now(UTC).date().isoformat()
     found = _pull_all(

@@ -60,11 +60,11 @@ def _number(text: str) -> int:
 
 def run(arguments: RollbackArguments) -> None:
     """Put an earlier generation's files back, and bring it up where the stack runs."""
-    paths, environment = find_paths(arguments.out), arguments.environment
-    with hold_environments(paths.root, (environment,), f"rollback {environment}") as (lock,):
-        generations = Generations(paths.root, environment.value)
+    paths, environment = find_paths(arguments.out).of(arguments.environment), arguments.environment
+    with hold_environments((paths,), f"rollback {environment}") as (lock,):
+        generations = Generations(paths)
         number = arguments.number if arguments.number is not None else _good_before(generations, environment)
-        stack = put_back(paths.root, paths.state, environment, number)
+        stack = put_back(paths, number)
         runtime, host = reach(stack, arguments.runtime)
         if not any(state.phase in UP for state in runtime.services()):
             report.tell(

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from stackwright import report
 from stackwright.commands.generation import generations_of
-from stackwright.commands.paths import ProjectPaths
 from stackwright.detect import detect_host
-from stackwright.domain.environment import Environment
+from stackwright.domain.environment import EnvironmentPaths
 from stackwright.domain.host import Host
 from stackwright.domain.service import UP, ServicePhase
 from stackwright.domain.setting_spec import problem_with
@@ -20,9 +19,9 @@ from stackwright.runtime import Runtime, Stack
 from stackwright.settings import declared_settings
 
 
-def load_stack(paths: ProjectPaths, environment: Environment) -> Stack:
+def load_stack(paths: EnvironmentPaths) -> Stack:
     """Load what was rendered, with as much of the values in force as every command relies on."""
-    stack = project.load_stack(paths.root, paths.state, environment)
+    stack, environment = project.load_stack(paths), paths.environment
     if stack is None:
         raise ValidationError(
             f"{environment} is not configured in {paths.root}", hint=f"run `configure-gpu --env {environment}`"

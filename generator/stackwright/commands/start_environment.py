@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stackwright import report
 from stackwright.commands.bring_up import Attempt, bring_up
-from stackwright.commands.configure import compare, make_folders, plan_environment, write_environments
+from stackwright.commands.configure import compare, configure_environment, make_folders, write_environments
 from stackwright.commands.generation import hold_environments, keep_generation, put_back
 from stackwright.commands.host import get_host
 from stackwright.commands.options import (
@@ -43,7 +43,6 @@ class StartArguments:
 
     environment: Environment
     options: PlanOptions = field(default_factory=PlanOptions)
-    host: Path | None = None
     start: StartOptions = field(default_factory=StartOptions)
     runtime: str = "auto"
     out: Path | None = None
@@ -51,7 +50,7 @@ class StartArguments:
     @property
     def plans(self) -> bool:
         """Whether the person said anything that a plan is made from."""
-        return self.host is not None or self.options != PlanOptions()
+        return self.options != PlanOptions()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,17 +66,18 @@ def read_arguments(given: argparse.Namespace) -> StartArguments:
 
 def run(arguments: StartArguments) -> None:
     """Configure where needed, validate, start, and watch until the gateway has answered."""
-    paths, environment = find_paths(arguments.out), arguments.environment
-    with hold_environments(paths.root, (environment,), f"start-environment {environment}") as (lock,):
-        running = Generations(paths.root, environment.value).running()
+    paths = find_paths(arguments.out)
+    own = paths.of(arguments.environment)
+    with hold_environments((own,), f"start-environment {own.environment}") as (lock,):
+        running = Generations(own).running()
         try:
-            if arguments.plans or project.load_plan(paths.root, environment) is None:
-                _configure_one(arguments, paths)
+            if arguments.plans or project.load_plan(own) is None:
+                _configure_one(arguments.options, paths, own.environment)
             attempt = _make_ready(arguments, paths, lock)
         except BaseException:
             if arguments.plans and running is not None:  # what runs goes on, so its files are to stand here again
                 report.tell(f"restoring the files of generation {running.number}, which runs")
-                put_back(paths.root, paths.state, environment, running.number)
+                put_back(own, running.number)
             raise
         bring_up(attempt)
     _show_ready(attempt.stack)
@@ -89,7 +89,7 @@ def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> A
     Raises:
         StackError: the stack is not fit to be started.
     """
-    stack = load_stack(paths, arguments.environment)
+    stack = load_stack(paths.of(arguments.environment))
     environment = stack.plan.environment
     broken = find_broken(stack)
     report.show_findings(broken)
@@ -97,7 +97,7 @@ def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> A
     runtime, host = reach(stack, arguments.runtime)
     # The caches and the smoke model may have been cleaned away since the files were rendered.
     ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]))
-    make_folders(stack.env, paths, stack.plan)
+    make_folders(stack.env, paths.smoke, stack.engine)
     findings = find_all(stack, runtime, host)
     report.show_findings(findings)
     refuse(findings, environment)
@@ -107,19 +107,18 @@ def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> A
     return Attempt(
         options=arguments.start,
         stack=stack,
-        number=keep_generation(stack.root, environment),
+        number=keep_generation(stack.paths),
         runtime=runtime,
         lock=lock,
         runtime_of=lambda other: choose_runtime(runtime.name, other, host),
     )
 
 
-def _configure_one(arguments: StartArguments, paths: ProjectPaths) -> None:
-    environment = arguments.environment
+def _configure_one(options: PlanOptions, paths: ProjectPaths, environment: Environment) -> None:
     report.tell(f"configuring {environment} for this machine")
-    plan = plan_environment(arguments.options, paths, get_host(arguments.host), environment)
-    changes = compare(paths, plan)
-    write_environments(paths, {environment: plan}, {environment: changes})
+    configured = configure_environment(options, paths, get_host(options.host), environment)
+    changes = compare(configured)
+    write_environments(paths, ((configured, changes),))
     report.show_changes(changes, dry_run=False, diff=False)
 
 

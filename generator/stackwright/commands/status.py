@@ -44,7 +44,7 @@ def read_arguments(given: argparse.Namespace) -> StatusArguments:
 
 def run(arguments: StatusArguments) -> None:
     """Say what runs, by which runtime, of which generation."""
-    stack = load_stack(find_paths(arguments.out), arguments.environment)
+    stack = load_stack(find_paths(arguments.out).of(arguments.environment))
     runtime, _ = reach(stack, arguments.runtime)
     states, environment = _with_loaded(stack, runtime), stack.plan.environment
     generations, running = generations_of(stack).all(), generations_of(stack).running()

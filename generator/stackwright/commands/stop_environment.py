@@ -37,9 +37,9 @@ def read_arguments(given: argparse.Namespace) -> StopArguments:
 
 def run(arguments: StopArguments) -> None:
     """Take the stack down; harmless where nothing runs."""
-    paths, environment = find_paths(arguments.out), arguments.environment
-    with hold_environments(paths.root, (environment,), f"stop-environment {environment}") as (lock,):
-        stack = load_stack(paths, environment)
+    paths, environment = find_paths(arguments.out).of(arguments.environment), arguments.environment
+    with hold_environments((paths,), f"stop-environment {environment}") as (lock,):
+        stack = load_stack(paths)
         runtime, host = reach(stack, arguments.runtime)
         running = generations_of(stack).running()
         runtimes = [runtime]

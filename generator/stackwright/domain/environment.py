@@ -1,8 +1,10 @@
-"""The three environments and their names."""
+"""The three environments, their names, and where the files of one stand. Names paths; touches none."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 
 class Environment(StrEnum):
@@ -14,3 +16,42 @@ class Environment(StrEnum):
 
 
 WRITTEN_OUT = {"development": Environment.DEV, "production": Environment.PROD}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentPaths:
+    """Where the files of one environment stand: below the project folder `root`, and below the folder `state`."""
+
+    root: Path
+    state: Path
+    environment: Environment
+
+    @property
+    def wishes(self) -> Path:
+        """The file that a person writes."""
+        return self.root / "envs" / f"{self.environment.value}.yaml"
+
+    @property
+    def rendered(self) -> Path:
+        """The rendered environment file."""
+        return self.root / "envs" / f".env.{self.environment.value}"
+
+    @property
+    def local(self) -> Path:
+        """The person's own file, which beats the rendered one."""
+        return self.root / "envs" / f".env.{self.environment.value}.local"
+
+    @property
+    def secrets(self) -> Path:
+        """The folder of the secret files."""
+        return self.root / "envs" / ".secrets" / self.environment.value
+
+    @property
+    def generated(self) -> Path:
+        """The folder of the rendered override, gateway file and plan."""
+        return self.root / "compose" / "generated" / self.environment.value
+
+    @property
+    def plan(self) -> Path:
+        """The plan that the files were rendered from."""
+        return self.generated / "plan.json"

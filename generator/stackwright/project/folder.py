@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from stackwright.domain.environment import Environment
+from stackwright.domain.environment import EnvironmentPaths
 from stackwright.domain.plan import PLAN_SCHEMA, Plan
 from stackwright.domain.setting_spec import Kind, SettingSpec, problem_with
 from stackwright.domain.wishes import WISHES_SCHEMA, ModelWish, Wishes
@@ -25,7 +25,6 @@ from stackwright.planning.gateway import problem_with_name
 from stackwright.planning.request import Folders
 from stackwright.project.pins import check_pins
 from stackwright.reading import convert, load_yaml
-from stackwright.rendering import environment_file
 from stackwright.rendering.numbered import MOST_MODELS
 from stackwright.rendering.plan_document import plan_from_document
 from stackwright.runtime import Stack
@@ -97,16 +96,15 @@ def _packaged(name: str) -> AbstractContextManager[Path]:
     return as_file(checkout) if checkout.is_file() else as_file(files("stackwright") / "base" / name)
 
 
-def read_wishes(root: Path, environment: Environment) -> Wishes:
+def read_wishes(paths: EnvironmentPaths) -> Wishes:
     """Read envs/<env>.yaml, of the project folder or, where it has none yet, as shipped.
 
     Raises:
         UsageError: it cannot be read, has an unknown key, a wrong type, a value out of bounds or a newer schema.
     """
-    name = f"envs/{environment.value}.yaml"
-    path = root / name
-    if path.exists():
-        return _parse_wishes(path, str(path))
+    if paths.wishes.exists():
+        return _parse_wishes(paths.wishes, str(paths.wishes))
+    name = str(paths.wishes.relative_to(paths.root))
     with _packaged(name) as shipped:
         return _parse_wishes(shipped, name)
 
@@ -245,13 +243,13 @@ def choose_folders(variables: Mapping[str, str], home: Path) -> tuple[Path, Fold
     return folder("STACKWRIGHT_STATE", data / "stackwright"), folders
 
 
-def load_plan(root: Path, environment: Environment) -> Plan | None:
+def load_plan(paths: EnvironmentPaths) -> Plan | None:
     """Read the plan that was rendered for an environment, or None where none was.
 
     Raises:
         ValidationError: it is damaged or from another release.
     """
-    path = root / "compose" / "generated" / environment.value / "plan.json"
+    path, environment = paths.plan, paths.environment
     again = f"`configure-gpu --env {environment.value}` renders it again"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -279,17 +277,17 @@ def load_plan(root: Path, environment: Environment) -> Plan | None:
     return plan
 
 
-def read_environment(root: Path, environment: Environment, local: Path | None = None) -> dict[str, str]:
+def read_environment(paths: EnvironmentPaths, local: Path | None = None) -> dict[str, str]:
     """Return the environment in force: the generated file, then the person's local file, or `local`, over it.
 
     Raises:
         ValidationError: the generated file is missing, or one of them cannot be read.
     """
-    generated = root / environment_file(environment.value)
-    local = local or generated.with_name(f"{generated.name}.local")
-    if not generated.exists():
-        raise ValidationError(f"{generated} is missing", hint=f"`configure-gpu --env {environment.value}` writes it")
-    return {**read_env_file(generated), **(read_env_file(local) if local.exists() else {})}
+    local = local or paths.local
+    if not paths.rendered.exists():
+        again = f"`configure-gpu --env {paths.environment}` writes it"
+        raise ValidationError(f"{paths.rendered} is missing", hint=again)
+    return {**read_env_file(paths.rendered), **(read_env_file(local) if local.exists() else {})}
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -322,7 +320,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     return values
 
 
-def load_stack(root: Path, state: Path, environment: Environment, local: Path | None = None) -> Stack | None:
+def load_stack(paths: EnvironmentPaths, local: Path | None = None) -> Stack | None:
     """Return the rendered stack of an environment, or None where nothing has been rendered.
 
     `local` takes the place of the person's local file.
@@ -330,7 +328,8 @@ def load_stack(root: Path, state: Path, environment: Environment, local: Path | 
     Raises:
         ValidationError: a rendered file is missing or damaged.
     """
-    plan = load_plan(root, environment)
+    plan = load_plan(paths)
     if plan is None:
         return None
-    return Stack(root=root, state=state, plan=plan, env=read_environment(root, environment, local), local=local)
+    env = read_environment(paths, local)
+    return Stack(root=paths.root, state=paths.state, plan=plan, env=env, local=local)

@@ -19,10 +19,11 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from stackwright.atomic import ENDING, new_token, replace_file
+from stackwright.domain.environment import EnvironmentPaths
 from stackwright.errors import UsageError
 from stackwright.project.write import MANIFEST, compare_files, write_files
 from stackwright.reading import convert
-from stackwright.rendering import RenderedFile, environment_file
+from stackwright.rendering import RenderedFile
 
 T = TypeVar("T")
 KEPT = 5
@@ -73,18 +74,13 @@ class Generations:
     Every method that writes raises OSError where it cannot.
     """
 
-    def __init__(self, root: Path, environment: str) -> None:
-        self._root = root
-        self._generated = root / "compose" / "generated" / environment
-        self._folder = self._generated / FOLDER
-        rendered = environment_file(environment)
+    def __init__(self, paths: EnvironmentPaths) -> None:
+        self._paths = paths
+        self._folder = paths.generated / FOLDER
         self._files = {
-            "environment": rendered,
-            LOCAL: rendered.with_name(f"{rendered.name}.local"),
-            **{
-                name: (self._generated / name).relative_to(root)
-                for name in ("override.yaml", "gateway.yaml", "plan.json", *RECORDS)
-            },
+            "environment": paths.rendered,
+            LOCAL: paths.local,
+            **{name: paths.generated / name for name in ("override.yaml", "gateway.yaml", "plan.json", *RECORDS)},
         }
 
     def all(self) -> tuple[Generation, ...]:
@@ -130,12 +126,13 @@ class Generations:
         """
         texts = self._texts(number)
         files = tuple(
-            RenderedFile(path=PurePosixPath(self._files[name]), text=text)
+            RenderedFile(path=PurePosixPath(self._files[name].relative_to(self._paths.root)), text=text)
             for name, text in texts.items()
             if name in self._files and name not in (LOCAL, MANIFEST)
         )
-        changes = compare_files(self._root, self._generated, files)
-        return write_files({self._generated: changes}, {self._generated: _manifest(texts.get(MANIFEST, ""))})
+        folder = self._paths.generated
+        changes = compare_files(self._paths.root, folder, files)
+        return write_files({folder: changes}, {folder: _manifest(texts.get(MANIFEST, ""))})
 
     def environment_file(self, number: int) -> Path:
         """Name the copy of the generated environment file."""
@@ -147,12 +144,10 @@ class Generations:
 
     def local_differs(self, number: int) -> bool:
         """Say whether the person's local file is another than it was in a generation."""
-        copy, own = self.local_file(number), self._root / self._files[LOCAL]
-        return _content(copy) != _content(own)
+        return _content(self.local_file(number)) != _content(self._paths.local)
 
     def _contents(self) -> dict[str, bytes]:
-        found = {name: self._root / path for name, path in self._files.items()}
-        return {name: path.read_bytes() for name, path in found.items() if path.exists()}
+        return {name: path.read_bytes() for name, path in self._files.items() if path.exists()}
 
     def _texts(self, number: int) -> dict[str, str]:
         found, folder = self.find(number), self._folder / str(number)

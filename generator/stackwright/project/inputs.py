@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from stackwright import __version__
 from stackwright.catalog.load import fingerprint
-from stackwright.domain.environment import Environment
+from stackwright.domain.environment import EnvironmentPaths
+from stackwright.domain.wishes import Wishes
 from stackwright.project import folder as project
 from stackwright.reading import to_plain
 from stackwright.rendering import RenderedFile
@@ -19,29 +20,29 @@ from stackwright.rendering import RenderedFile
 INPUTS = "inputs.json"
 
 
-def record_inputs(root: Path, environment: Environment) -> RenderedFile:
+def record_inputs(paths: EnvironmentPaths, wishes: Wishes) -> RenderedFile:
     """Return the record of what this environment's files are made from now."""
-    path = PurePosixPath("compose/generated") / environment.value / INPUTS
-    return RenderedFile(path=path, text=json.dumps(_inputs(root, environment), indent=2) + "\n")
+    path = PurePosixPath((paths.generated / INPUTS).relative_to(paths.root))
+    return RenderedFile(path=path, text=json.dumps(_inputs(wishes), indent=2) + "\n")
 
 
-def changed_inputs(root: Path, environment: Environment) -> tuple[str, ...] | None:
+def changed_inputs(paths: EnvironmentPaths) -> tuple[str, ...] | None:
     """Name what has changed since the files were rendered; None where no record can be read.
 
     Raises:
         UsageError: the wishes cannot be read.
     """
     try:
-        recorded = json.loads((root / "compose" / "generated" / environment.value / INPUTS).read_text(encoding="utf-8"))
+        recorded = json.loads((paths.generated / INPUTS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(recorded, dict):
         return None
-    now = _inputs(root, environment)
+    now = _inputs(project.read_wishes(paths))
     names = {
         "stackwright": f"Stackwright ({_shown(recorded)}, now {__version__})",
         "catalog": "the catalog",
-        "wishes": f"envs/{environment.value}.yaml",
+        "wishes": str(paths.wishes.relative_to(paths.root)),
     }
     return tuple(name for key, name in names.items() if recorded.get(key) != now[key])
 
@@ -51,11 +52,11 @@ def _shown(recorded: dict[str, object]) -> str:
     return release[:40] if isinstance(release, str) and release.isprintable() else "of an unknown release"
 
 
-def _inputs(root: Path, environment: Environment) -> dict[str, str]:
+def _inputs(wishes: Wishes) -> dict[str, str]:
     """Return a word for each input: comments and layout of the wishes do not count."""
-    wishes = json.dumps(to_plain(project.read_wishes(root, environment)), sort_keys=True)
+    words = json.dumps(to_plain(wishes), sort_keys=True)
     return {
         "stackwright": __version__,
         "catalog": fingerprint(),
-        "wishes": hashlib.sha256(wishes.encode()).hexdigest(),
+        "wishes": hashlib.sha256(words.encode()).hexdigest(),
     }

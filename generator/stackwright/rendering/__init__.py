@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from stackwright.domain.plan import Plan
+from stackwright.domain.plan import Plan, Setting
 from stackwright.reading import to_plain
 from stackwright.rendering.compose import render_override
 from stackwright.rendering.environment import environment_context
 from stackwright.rendering.gateway import gateway_context
+from stackwright.rendering.numbered import flat_settings
 from stackwright.rendering.plan_document import plan_document
 from stackwright.rendering.quoting import quote_comment, quote_env, quote_yaml
 
@@ -39,14 +41,16 @@ def render_plan(plan: Plan) -> tuple[RenderedFile, ...]:
     name = plan.environment.value
     generated = PurePosixPath("compose/generated") / name
     gateway = jinja.get_template(GATEWAY).render(gateway_context(plan))
+    settings = flat_settings(plan)
     override = render_override(plan, {"gateway.yaml": gateway})
     return (
         RenderedFile(
-            path=environment_file(name), text=jinja.get_template(ENVIRONMENT).render(environment_context(plan))
+            path=environment_file(name),
+            text=jinja.get_template(ENVIRONMENT).render(environment_context(plan, settings)),
         ),
         RenderedFile(path=generated / "override.yaml", text=override),
         RenderedFile(path=generated / "gateway.yaml", text=gateway),
-        RenderedFile(path=generated / "plan.json", text=format_plan(_without_what_passes(plan))),
+        RenderedFile(path=generated / "plan.json", text=format_plan(_without_what_passes(plan), settings)),
     )
 
 
@@ -55,9 +59,9 @@ def environment_file(name: str) -> PurePosixPath:
     return PurePosixPath("envs") / f".env.{name}"
 
 
-def format_plan(plan: Plan) -> str:
-    """Write a plan as JSON."""
-    return json.dumps(to_plain(plan_document(plan)), indent=2, ensure_ascii=False) + "\n"
+def format_plan(plan: Plan, settings: Mapping[str, Setting]) -> str:
+    """Write a plan as JSON, with its settings as they are written."""
+    return json.dumps(to_plain(plan_document(plan, settings)), indent=2, ensure_ascii=False) + "\n"
 
 
 def _without_what_passes(plan: Plan) -> Plan:

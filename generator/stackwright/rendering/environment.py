@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 
-from stackwright.domain.plan import Plan
-from stackwright.rendering.numbered import flat_settings, spec_of_written
+from stackwright.domain.plan import Plan, Setting
+from stackwright.rendering.numbered import spec_of_written
 
 
-def environment_context(plan: Plan) -> dict[str, object]:
+def environment_context(plan: Plan, settings: Mapping[str, Setting]) -> dict[str, object]:
     """Return the template's values: sections of rows with key, value, meaning and reason."""
     rows = [
         {
@@ -18,7 +19,7 @@ def environment_context(plan: Plan) -> dict[str, object]:
             "meaning": spec.meaning,
             "reason": setting.reason,
         }
-        for key, setting in flat_settings(plan).items()
+        for key, setting in settings.items()
         if (spec := spec_of_written(key)) is not None
     ]
     return {

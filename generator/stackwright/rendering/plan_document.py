@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from stackwright.domain.plan import Plan
+from stackwright.domain.plan import Plan, Setting
 from stackwright.errors import ValidationError
 from stackwright.reading import convert, to_plain
 from stackwright.rendering.numbered import flat_settings, written_key
 
 
-def plan_document(plan: Plan) -> dict[str, object]:
-    """Return a plan in the order in which its document has it."""
+def plan_document(plan: Plan, settings: Mapping[str, Setting] | None = None) -> dict[str, object]:
+    """Return a plan in the order in which its document has it. `settings`: as they are written, where at hand."""
     gateway = cast("dict[str, object]", to_plain(plan.gateway))
     fallbacks, cloud = gateway.pop("fallbacks"), gateway.pop("cloud")
     strategy = gateway.pop("routing_strategy")
@@ -37,7 +37,7 @@ def plan_document(plan: Plan) -> dict[str, object]:
         "gateway": gateway
         | {"models": names, "routing_strategy": strategy, "groups": groups, "fallbacks": fallbacks, "cloud": cloud},
         "workers": plan.workers,
-        "settings": flat_settings(plan),
+        "settings": settings or flat_settings(plan),
         "warnings": plan.warnings,
         "models": [
             cast("dict[str, object]", to_plain(model))

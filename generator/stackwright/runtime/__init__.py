@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from stackwright.domain.environment import EnvironmentPaths
 from stackwright.domain.plan import Plan, Replica
 from stackwright.domain.service import Service, ServiceState, SettingRef
 from stackwright.engines import engine_named
@@ -74,9 +75,14 @@ class Stack:
         return model_values(self.env, len(self.plan.models))
 
     @property
+    def paths(self) -> EnvironmentPaths:
+        """Where this environment's files stand."""
+        return EnvironmentPaths(root=self.root, state=self.state, environment=self.plan.environment)
+
+    @property
     def secrets(self) -> Path:
         """The folder of this environment's secret files."""
-        return self.root / "envs" / ".secrets" / self.plan.environment.value
+        return self.paths.secrets
 
     @property
     def certificate(self) -> Path | None:
@@ -87,7 +93,7 @@ class Stack:
     @property
     def generated(self) -> Path:
         """The folder of this environment's rendered override, gateway file and plan."""
-        return self.root / "compose" / "generated" / self.plan.environment.value
+        return self.paths.generated
 
 
 @dataclass(frozen=True, kw_only=True)

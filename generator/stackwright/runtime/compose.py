@@ -316,9 +316,8 @@ def command_by_hand(stack: Stack) -> str:
 
 def _env_files(stack: Stack) -> Iterator[Path]:
     """Yield the files that Compose interpolates from; the later wins."""
-    generated = stack.root / "envs" / f".env.{stack.plan.environment.value}"
-    local = stack.local or generated.with_name(f"{generated.name}.local")
-    yield generated
+    local = stack.local or stack.paths.local
+    yield stack.paths.rendered
     if local.exists():
         yield local
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.finding import Finding, error
-from stackwright.domain.plan import Plan
+from stackwright.domain.plan import Plan, Setting
 from stackwright.domain.setting_spec import problem_with
 from stackwright.engines import engine_named
 from stackwright.errors import did_you_mean
@@ -49,7 +49,7 @@ def check_environment(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> t
         elif PLACEHOLDER.fullmatch(value):
             fix = f"write the real value into {local}, or remove the line"
             found.append(error("env-placeholder", found=f"{key}={value[:80]}", expected=_meaning(key), fix=fix))
-    found += _check_derived(plan, env, local)
+    found += _check_derived(settings, env, local)
     return (*found, *(_check_parallel_sizes(plan, env, local) if not found else ()))
 
 
@@ -84,7 +84,7 @@ def _meaning(key: str) -> str:
     return spec.meaning.lower() if spec else "a value"
 
 
-def _check_derived(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Finding, ...]:
+def _check_derived(settings: Mapping[str, Setting], env: Mapping[str, str], local: str) -> tuple[Finding, ...]:
     """Find values that follow from others, or that the override holds as well, and that no longer agree with them."""
     return tuple(
         error(
@@ -93,7 +93,7 @@ def _check_derived(plan: Plan, env: Mapping[str, str], local: str) -> tuple[Find
             expected=f"{setting.value}, derived from the rest of the plan",
             fix=f"remove it from {local}; change the plan with `configure-gpu` and --model or --set",
         )
-        for key, setting in flat_settings(plan).items()
+        for key, setting in settings.items()
         if (spec := spec_of_written(key)) is not None
         and (
             not spec.pinnable

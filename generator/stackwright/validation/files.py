@@ -44,7 +44,7 @@ def look_at_files(stack: Stack) -> RenderedFiles:
         text = look_into(stack.root / path)
         edited = text is not None and is_edited(path, text, manifest)
         rendered.append((path, look_at_file(stack.root / path, readable=text is not None, edited=edited)))
-    local = stack.root / "envs" / f".env.{stack.plan.environment.value}.local"
+    local = stack.paths.local
     return RenderedFiles(rendered=tuple(rendered), local=look_at_file(local, readable=True) if local.exists() else None)
 
 

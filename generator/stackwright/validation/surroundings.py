@@ -106,7 +106,7 @@ def check_inputs(plan: Plan, changed: Seen[tuple[str, ...] | None]) -> Iterator[
 
 # What the files were rendered from and has changed since; None without a record.
 CHANGED_INPUTS: Observation[tuple[str, ...] | None] = Observation(
-    take=lambda machine: changed_inputs(machine.stack.root, machine.stack.plan.environment), may_fail=True
+    take=lambda machine: changed_inputs(machine.stack.paths), may_fail=True
 )
 # Seconds since 1970: now, and when the newest rendered file was written.
 TIMES = Observation(take=lambda machine: (time.time(), look_for_newest_s(machine.stack)))
