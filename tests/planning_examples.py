@@ -13,7 +13,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 from stackwright.catalog.load import load_catalog, load_drivers, load_flags, load_gpus
-from stackwright.domain.catalog import has_flag
 from stackwright.domain.environment import Environment
 from stackwright.domain.hardware import GpuModel
 from stackwright.domain.host import Driver, Gpu, Host
@@ -29,6 +28,7 @@ from stackwright.rendering.numbered import flat_settings
 from stackwright.settings import all_settings, declared_settings
 from stackwright.units import MIB
 
+from tests.catalog.flags import has_flag
 from tests.planning_requests import HOST_NAMES, gpu, recorded, request
 from tests.strategies import hosts
 

@@ -10,9 +10,11 @@ from stackwright.catalog.load import FOLDER, load_engines, load_flags, load_pars
 from stackwright.catalog.refresh import ENGINES, FLAGS, PARSERS, main, with_flags, with_parsers, with_release
 from stackwright.catalog.release_source import read_release
 from stackwright.catalog.text import render_rows
-from stackwright.domain.catalog import EngineRelease, has_flag
+from stackwright.domain.catalog import EngineRelease
 from stackwright.errors import StackError, UsageError
 from stackwright.reading import convert, load_yaml
+
+from tests.catalog.flags import has_flag
 
 PIPELINE = r"""
 env:

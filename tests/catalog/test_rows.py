@@ -24,13 +24,14 @@ from stackwright.catalog.refresh import ENGINES, FLAGS, PARSERS, render_engines,
 from stackwright.domain.catalog import (
     REFUSED_HOLES,
     ServiceImage,
-    has_flag,
     holes_of,
     order_release,
 )
 from stackwright.domain.hardware import FactStatus, GpuClass, GpuModel, plain_gpu_name
 from stackwright.errors import StackError
 from stackwright.reading import load_yaml, read_yaml
+
+from tests.catalog.flags import has_flag
 
 FILES = sorted(path for path in FOLDER.glob("*.yaml"))
 CATALOG_FILES = ["advisories", "drivers", "engines", "flags", "gpus", "guides", "llms", "parsers", "services"]

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from stackwright.catalog.load import load_flags, load_parsers
-from stackwright.domain.catalog import has_flag
 from stackwright.domain.environment import Environment
 from stackwright.domain.plan import Plan
 from stackwright.domain.role import Role
@@ -24,6 +23,7 @@ from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime.provision import ensure_engine, ensure_gateway
 
+from tests.catalog.flags import has_flag
 from tests.integration.gateway.tiny import write_ranker
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import HOST_NAMES, plan_for, recorded

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stackwright.detect.fact import Unread, plain_text, read_file
+from stackwright.detect.fact import known, plain_text, read_file
 
 LISTENING = "0A"
 
@@ -18,15 +18,15 @@ def find_listener(port: int, root: Path = Path("/")) -> str | None:
     folder = root / "proc"
     for process in sorted(folder.iterdir()) if sockets else ():
         if process.name.isdecimal() and _holds(process / "fd", sockets):
-            name = plain_text(read_file(root, f"/proc/{process.name}/comm"))
-            return f"{'a process' if isinstance(name, Unread) else name} (pid {process.name})"
+            name = known(plain_text(read_file(root, f"/proc/{process.name}/comm")))
+            return f"{name or 'a process'} (pid {process.name})"
     return None
 
 
 def _listening(root: Path, table: str, port: int) -> set[str]:
     """Return the inodes of the sockets that listen on a port."""
-    text = read_file(root, f"/proc/net/{table}")
-    rows = [line.split() for line in ([] if isinstance(text, Unread) else text.splitlines()[1:])]
+    text = known(read_file(root, f"/proc/net/{table}"))
+    rows = [line.split() for line in (text or "").splitlines()[1:]]
     wanted = f"{port:04X}"
     return {row[9] for row in rows if len(row) > 9 and row[3] == LISTENING and row[1].rpartition(":")[2] == wanted} - {
         "0"

@@ -26,6 +26,11 @@ class Placement:
     trade: str = ""
 
     @property
+    def ranks(self) -> int:
+        """How many GPUs one replica has."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
     def gpus(self) -> tuple[Gpu, ...]:
         """Every GPU that is used, in replica order."""
         return tuple(gpu for group in self.groups for gpu in group)

@@ -75,6 +75,11 @@ class Replica:
     memory: Memory | None
 
     @property
+    def ranks(self) -> int:
+        """How many GPUs, or parts of a processor, it runs on."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
     def url_variable(self) -> str:
         """The variable under which gateway.yaml looks for this replica's address: `engine-2` → `ENGINE_2_URL`."""
         return self.name.upper().replace("-", "_") + "_URL"
@@ -240,7 +245,7 @@ class Plan:
         Left to themselves all engines bind their threads to the same cores (0.32.0 utils/ompmultiprocessing.py).
         """
         ranks = {
-            engine.name: max(turn.tensor_parallel * turn.pipeline_parallel for turn in self.turns(engine))
+            engine.name: max(turn.ranks for turn in self.turns(engine))
             for engine in self.engines
             if not engine.gpu_uuids
         }

@@ -91,18 +91,20 @@ def parse_index(document: Mapping[str, object], where: str) -> Mapping[str, tupl
     return {shard: tuple(names) for shard, names in sorted(shards.items())}
 
 
-def check_shard(expected: Iterable[str], found: Iterable[TensorHeader], where: str) -> None:
-    """Compare the tensors that the index expects in a shard with those that its header has.
+def check_shard(expected: Iterable[str], found: Iterable[TensorHeader], where: str) -> list[TensorHeader]:
+    """Return those of a shard's tensors that the index expects there.
 
     Raises:
         UsageError: one is missing.
     """
-    missing = sorted(set(expected) - {tensor.name for tensor in found})
+    wanted, held = set(expected), list(found)
+    missing = sorted(wanted - {tensor.name for tensor in held})
     if missing:
         raise UsageError(
             f"{where}: {len(missing)} tensors of the index are missing, such as {missing[0]:.80}",
             hint="index and shards have different versions: download the model again",
         )
+    return [tensor for tensor in held if tensor.name in wanted]
 
 
 def check_weights(folder: Path) -> None:
@@ -141,10 +143,7 @@ def _read_shards(folder: Path) -> tuple[tuple[TensorHeader, ...], int, tuple[str
         )
     tensors: list[TensorHeader] = []
     for name, expected in shards.items():
-        found = read_header(folder / name).tensors
-        check_shard(expected, found, str(folder / name))
-        wanted = set(expected)
-        tensors += [tensor for tensor in found if tensor.name in wanted]
+        tensors += check_shard(expected, read_header(folder / name).tensors, str(folder / name))
     return tuple(tensors), _bytes(tensors), ()
 
 

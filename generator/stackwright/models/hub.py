@@ -104,9 +104,7 @@ def _fetch_headers(hub_id: str, commit: str, cache: HubCache, endpoint: str | No
         found = pool.map(lambda shard: _fetch_header(hub_id, shard, commit, endpoint), shards)
         tensors: list[TensorHeader] = []
         for (shard, expected), header in zip(shards.items(), found, strict=True):
-            check_shard(expected, header, f"{hub_id}/{shard}")
-            wanted = set(expected)
-            tensors += [tensor for tensor in header if tensor.name in wanted]
+            tensors += check_shard(expected, header, f"{hub_id}/{shard}")
     return tuple(tensors)
 
 

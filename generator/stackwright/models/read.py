@@ -82,7 +82,7 @@ def read_model(
         return _smoke(smoke_folder)
     known = _find_row(name, rows)
     if known is not None:
-        return _from_catalog(*known, cache)
+        return _with_cached(stored_facts(*known), cache)
     folder = _find_folder(name)
     if folder is not None:
         return _with_engine(read_folder(folder), rows)
@@ -130,10 +130,6 @@ def _find_row(name: str, rows: Iterable[CatalogLlm]) -> tuple[CatalogLlm, Checkp
             if name == checkpoint.hub_id:
                 return row, checkpoint
     return None
-
-
-def _from_catalog(row: CatalogLlm, checkpoint: Checkpoint, cache: HubCache) -> ModelFacts:
-    return _with_cached(stored_facts(row, checkpoint), cache)
 
 
 def _with_cached(facts: ModelFacts, cache: HubCache) -> ModelFacts:

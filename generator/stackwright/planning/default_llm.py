@@ -75,4 +75,4 @@ def _roomiest(options: tuple[Placement, ...], row: CatalogLlm) -> Placement | No
     """Return the largest group whose ranks can share the model's layers."""
     heads = Heads(attention=row.attention_heads or None, kv=row.kv_heads or None)
     shared = [each for each in options if heads.allow(each.tensor_parallel)]
-    return max(shared, key=lambda each: each.tensor_parallel * each.pipeline_parallel, default=None)
+    return max(shared, key=lambda each: each.ranks, default=None)

@@ -103,7 +103,7 @@ def in_order_of_table(settings: dict[str, Setting]) -> dict[str, Setting]:
 
 def _gpu_settings(placement: Placement) -> dict[str, Setting]:
     sliced = placement.gpus[0].mig_slice is not None
-    ranks = placement.tensor_parallel * placement.pipeline_parallel
+    ranks = placement.ranks
     return {
         "CUDA_VISIBLE_DEVICES": _setting(
             ",".join(str(index) for index in range(ranks)),

@@ -234,7 +234,7 @@ def _does_not_fit(
     from stackwright.planning.layout import as_if_sure, fits_somewhere, smallest_memory
     from stackwright.planning.quantization import advise_checkpoint
 
-    largest = max(options, key=lambda option: option.tensor_parallel * option.pipeline_parallel)
+    largest = max(options, key=lambda option: option.ranks)
     gpus = largest.groups[0]
     where = f"{len(gpus)}× {gpus[0].name}"
     message = f"{request.llm.name} does not fit on {where}: {'; '.join(words)}"

@@ -85,7 +85,7 @@ def _plan_each(wanted: tuple[ModelRequest, ...], catalog: Catalog) -> tuple[Plan
 def _taken_bytes(model: PlannedModel) -> int:
     """Return the processor's memory that a model on it takes; 0 where it is not known."""
     return sum(
-        replica.tensor_parallel * replica.pipeline_parallel * memory.taken_bytes
+        replica.ranks * memory.taken_bytes
         for replica in model.served.replicas
         if (memory := replica.memory) is not None
     )

@@ -146,7 +146,7 @@ def _of_another(engine: Engine) -> Service:
 def _shared_memory(loaded: tuple[Replica, ...], engine: Engine) -> SharedMemory:
     """Return what the engine needs of /dev/shm; several ranks cannot do without."""
     otherwise: Mapping[str, Word] | None = {}
-    if any(each.tensor_parallel * each.pipeline_parallel > 1 for each in loaded):
+    if any(each.ranks > 1 for each in loaded):
         otherwise = None
     elif not all(each.gpu_uuids for each in loaded):
         otherwise = engine.process_environment(cramped=True)

@@ -112,7 +112,7 @@ def needed_bytes(plan: Plan, env: Mapping[str, str], model_bytes: Sequence[int |
 
 def _loaded_bytes(plan: Plan, env: Mapping[str, str], model_bytes: Sequence[int | None], replica: Replica) -> int:
     """Return what a model takes of the processor's memory while it is loaded."""
-    number, ranks = plan.number_of(replica), replica.tensor_parallel * replica.pipeline_parallel
+    number, ranks = plan.number_of(replica), replica.ranks
     values = model_values(env, len(plan.models))[number]
     key = engine_named(plan.engine.name).keys.processor_cache
     return (int(values[key]) * GIB * ranks if key else 0) + (model_bytes[number] or 0)
@@ -145,7 +145,7 @@ def check_swap(plan: Plan, memory: Seen[MemoryState]) -> Iterator[Finding]:
 
 def check_shared_memory(plan: Plan, env: Mapping[str, str], shared: Seen[Disk]) -> Iterator[Finding]:
     """Compare /dev/shm with what worker processes pass to each other through it. For stacks without containers."""
-    ranks = max(replica.tensor_parallel * replica.pipeline_parallel for replica in plan.replicas)
+    ranks = max(replica.ranks for replica in plan.replicas)
     if ranks == 1:
         return
     if isinstance(shared, Unseen):
@@ -171,7 +171,7 @@ def check_limits(plan: Plan, limits: ProcessLimits, *, infiniband: bool) -> Iter
             fix=f"`ulimit -Hn {OPEN_FILES}` as root before the start, or a line `* hard nofile {OPEN_FILES}` in "
             "/etc/security/limits.conf",
         )
-    ranks = max(replica.tensor_parallel * replica.pipeline_parallel for replica in plan.replicas)
+    ranks = max(replica.ranks for replica in plan.replicas)
     # NCCL registers memory with adapters that read it by themselves; without one, memlock is of no account to it.
     if infiniband and ranks > 1 and plan.mode is not Mode.CPU and limits.locked_bytes is not None:
         yield warning(

@@ -105,7 +105,7 @@ def check_container_limits(stack: Stack, merged: dict[str, Any], *, infiniband: 
             yield warning("compose-open-files", found=found, expected=f"{OPEN_FILES} open files", fix=fix)
     for replica in stack.plan.replicas if infiniband else ():
         ulimits = merged.get("services", {}).get(replica.name, {}).get("ulimits") or {}
-        ranks = replica.tensor_parallel * replica.pipeline_parallel
+        ranks = replica.ranks
         if replica.gpu_uuids and ranks > 1 and _soft_limit(ulimits.get("memlock")) != -1:
             yield warning(
                 "compose-locked-memory",

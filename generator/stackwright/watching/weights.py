@@ -35,9 +35,7 @@ def find_weights(model: str, hub_folder: Path, replica: Replica) -> Weights:
     """
     folder = Path(model) if model.startswith("/") else snapshot_in(hub_folder)
     sizes = tuple(_sizes(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)).values()) if folder else ()
-    planned = (
-        replica.memory.weights_bytes * replica.tensor_parallel * replica.pipeline_parallel if replica.memory else None
-    )
+    planned = replica.memory.weights_bytes * replica.ranks if replica.memory else None
     total = (_indexed(folder / INDEX) if folder else None) or planned
     # A hub model may be there in part only: the files that are missing are as large as the model, for all we know.
     complete = bool(sizes) and (total is None or sum(sizes) >= 0.95 * total)

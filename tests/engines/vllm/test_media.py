@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 from stackwright.catalog.load import load_catalog, load_flags
-from stackwright.domain.catalog import has_flag
 from stackwright.domain.plan import Plan
 from stackwright.domain.role import Role
 from stackwright.engines.vllm.media import MEDIA_RELEASE
@@ -17,6 +16,7 @@ from stackwright.planning.planner import make_plan
 from stackwright.project.pins import check_pins
 from stackwright.rendering.numbered import flat_settings
 
+from tests.catalog.flags import has_flag
 from tests.planning_requests import plan_for, recorded, request
 
 FLAG, KEY, REDIRECTS = "--allowed-media-domains", "VLLM_ALLOWED_MEDIA_DOMAINS", "VLLM_MEDIA_URL_ALLOW_REDIRECTS"

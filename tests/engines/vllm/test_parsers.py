@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 from stackwright.catalog.load import load_catalog, load_flags, load_llms, load_parsers
-from stackwright.domain.catalog import has_flag, order_release
+from stackwright.domain.catalog import order_release
 from stackwright.domain.plan import Mode, Plan
 from stackwright.domain.role import Role
 from stackwright.errors import NoPlanError
 from stackwright.rendering.numbered import flat_settings
 
+from tests.catalog.flags import has_flag
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import plan_for, recorded
 

@@ -27,7 +27,7 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
     Raises:
         NoPlanError: a pinned parser is none of the release's.
     """
-    ranks = placement.tensor_parallel * placement.pipeline_parallel
+    ranks = placement.ranks
     shm = SHM_GIB_PARALLEL if ranks > 1 else SHM_GIB_SINGLE
     stages = "no pipeline stages" if placement.pipeline_parallel == 1 else placement.reason
     why_ranks = "the engine has one GPU" if len(placement.gpus) == 1 else placement.reason
