@@ -144,7 +144,7 @@ def _check_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:
         flag = word.partition("=")[0]
         if word.startswith("-") and flag not in flags and word[:2] not in ("-o", "-h"):
             # The dashes, alike in all, would make any two short flags look close.
-            names = {each.lstrip("-"): each for each in flags}
+            names = {flag_word.lstrip("-"): flag_word for flag_word in flags}
             close = closest(flag.lstrip("-"), names)
             hint = f"did you mean `{names[close]}`?" if close else f"`{parser.prog} --help` shows what is allowed"
             raise UsageError(f"{parser.prog}: unknown flag `{flag[:60]}`", hint=hint)

@@ -62,23 +62,23 @@ def parse_yaml(text: str, where: str, error: type[StackError], *, packaged: bool
         return yaml.load(text, Loader=_loader(0 if packaged else len(text)))
     except yaml.YAMLError as failure:
         mark = getattr(failure, "problem_mark", None)
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
+        position = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
         problem = getattr(failure, "problem", None) or "not valid YAML"
         problem, hint = _name_character(problem, text[mark.index : mark.index + 1] if mark is not None else "")
-        raise error(f"{where}{place}: {problem}", hint=hint) from None
+        raise error(f"{where}{position}: {problem}", hint=hint) from None
     except RecursionError:
         raise error(f"{where}: not valid YAML: nested too deeply") from None
     except (ValueError, LookupError, AttributeError):  # PyYAML's constructors on 2024-13-45 or `!!bool maybe`
         raise error(f"{where}: not valid YAML: a value does not match its tag") from None
 
 
-def _name_character(problem: str, found: str) -> tuple[str, str | None]:
+def _name_character(problem: str, character: str) -> tuple[str, str | None]:
     """Name the character that a parser trips over, and what to do: libyaml itself does not."""
     if "cannot start any token" not in problem and "violates indentation" not in problem:
         return problem, None
-    if found == "\t":
+    if character == "\t":
         return "a tab instead of spaces", "indent with spaces"
-    return f"found {found!r}, which cannot begin a value", "put the value in quotes"
+    return f"found {character!r}, which cannot begin a value", "put the value in quotes"
 
 
 def _loader(length: int) -> Any:
@@ -112,17 +112,17 @@ def convert(data: object, kind: type[T], *, where: str, error: type[StackError])
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as failure:
         text = str(failure)
-        problem, _, place = text.partition(" - at `$")
-        place = place.rstrip("`").lstrip(".")
-        spot = f"{where}: {place}" if place else where
+        problem, _, key = text.partition(" - at `$")
+        key = key.rstrip("`").lstrip(".")
+        spot = f"{where}: {key}" if key else where
         raise error(f"{spot}: {_in_words(problem)}", hint=_hint_for_nothing(problem)) from None
 
 
 def _in_words(problem: str) -> str:
-    """Say in plain words what msgspec says of a wrong type: a list and not an `array`."""
+    """Put what msgspec says of a wrong type in plain words: a list and not an `array`."""
     if problem.startswith("Expected `"):
         problem = re.sub(
-            "`([^`]*)`", lambda found: " or ".join(_WORDS.get(each, each) for each in found[1].split(" | ")), problem
+            "`([^`]*)`", lambda quoted: " or ".join(_WORDS.get(word, word) for word in quoted[1].split(" | ")), problem
         )
     return f"{problem[0].lower()}{problem[1:]}"
 

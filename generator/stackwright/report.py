@@ -33,23 +33,23 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def tell(text: str) -> None:
-    """Say one line to the person."""
+    """Print one line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
-    """Say one warning."""
+    """Print one warning on stderr."""
     tell(f"warning: {on_one_line(text)}")
 
 
 def warn_all(texts: Iterable[str]) -> None:
-    """Say several warnings."""
+    """Print several warnings on stderr."""
     for text in texts:
         warn(text)
 
 
 def show_error(failure: StackError) -> None:
-    """Say what failed and, after it, what to do next."""
+    """Print what failed and, after it, what to do next."""
     tell(f"error: {on_one_line(failure.message)}")
     if failure.hint:
         tell(f"hint: {on_one_line(failure.hint)}")
@@ -87,7 +87,7 @@ def print_configured(
     files = [{"path": str(change.file.path), "status": change.status} for change in changes]
     print_json(
         {
-            "plans": {each.value: plan_document(plan) for each, plan in plans.items()},
+            "plans": {environment.value: plan_document(plan) for environment, plan in plans.items()},
             "files": files,
             "findings": findings,
         }
@@ -114,7 +114,7 @@ def print_plan(plan: Plan, *, explain: bool) -> None:
 
 
 def show_changes(changes: tuple[FileChange, ...], *, dry_run: bool, diff: bool) -> None:
-    """Say what was, or would be, written; the differences themselves go to stdout."""
+    """Print what was, or would be, written; the differences themselves go to stdout."""
     if all(change.status is FileStatus.UNCHANGED for change in changes):
         tell("nothing to change")
         return
@@ -126,7 +126,7 @@ def show_changes(changes: tuple[FileChange, ...], *, dry_run: bool, diff: bool) 
 
 
 def show_findings(findings: Iterable[Finding]) -> None:
-    """Say every finding: what was found, what was expected, what to do."""
+    """Print every finding: what was found, what was expected, what to do."""
     for finding in findings:
         said = f"{finding.check}: {finding.found}; expected {finding.expected}"
         tell(f"{finding.severity}: {on_one_line(said)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stackwright.detect.gpu_state import look_at_gpus
+from stackwright.detect.gpu_state import read_gpu_states
 from stackwright.domain.machine import Unseen
 
 from tests.detect.conftest import PACKAGES
@@ -20,9 +20,9 @@ from tests.fakes.nvml import environment
 ASK = """
 import json
 from pathlib import Path
-from stackwright.detect.gpu_state import look_at_gpus
+from stackwright.detect.gpu_state import read_gpu_states
 from stackwright.reading import to_plain
-print(json.dumps(to_plain(look_at_gpus(Path("/")))))
+print(json.dumps(to_plain(read_gpu_states(Path("/")))))
 """
 
 
@@ -94,4 +94,4 @@ def test_a_library_that_does_not_answer_is_unseen(line: str, why: str, fake_nvml
 def test_without_a_library_nothing_is_seen() -> None:
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has a driver")
-    assert isinstance(look_at_gpus(), Unseen)
+    assert isinstance(read_gpu_states(), Unseen)

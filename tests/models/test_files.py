@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stackwright.domain.machine import ModelFiles
 from stackwright.models.cache import HubCache
-from stackwright.models.files import look_at_cache, look_at_folder
+from stackwright.models.files import inspect_cache, inspect_folder
 
 from tests.models.checkpoints import write_model
 from tests.models.test_folder import CONFIG, FIRST, SECOND, SHARDS
@@ -23,7 +23,7 @@ INDEX = "model.safetensors.index.json"
 
 def look(folder: Path, uid: int = 4711) -> ModelFiles:
     """Look at a folder for a user who owns nothing in it."""
-    return look_at_folder(folder, uid, 4711)
+    return inspect_folder(folder, uid, 4711)
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ def test_a_file_that_the_stacks_user_may_not_read(tmp_path: Path) -> None:
 
 def test_a_model_of_which_nothing_was_downloaded(tmp_path: Path) -> None:
     cache = HubCache(models=tmp_path / "none", assets=tmp_path / "none")
-    found = look_at_cache(NAME, cache, 4711, 4711, 1000)
+    found = inspect_cache(NAME, cache, 4711, 4711, 1000)
     assert found == ModelFiles(folder=None, complete=False, weight_bytes=1000, missing_bytes=1000)
-    assert look_at_cache(NAME, cache, 4711, 4711, None).missing_bytes is None
+    assert inspect_cache(NAME, cache, 4711, 4711, None).missing_bytes is None
 
 
 def test_what_was_downloaded_already_is_not_needed_again(cache: HubCache) -> None:
@@ -89,12 +89,12 @@ def test_what_was_downloaded_already_is_not_needed_again(cache: HubCache) -> Non
     blobs = cache.models / "models--someone--Tiny-Model" / "blobs"
     blobs.mkdir()
     (blobs / "abc.incomplete").write_bytes(b"x" * 600)
-    found = look_at_cache(NAME, cache, 4711, 4711, 1000)
+    found = inspect_cache(NAME, cache, 4711, 4711, 1000)
     assert (found.complete, found.problem, found.missing_bytes) == (False, None, 400)
 
 
 def test_a_whole_download(cache: HubCache) -> None:
-    found = look_at_cache(NAME, cache, 4711, 4711, None)
+    found = inspect_cache(NAME, cache, 4711, 4711, None)
     assert (found.complete, found.folder) == (True, str(snapshot(cache).parents[1]))
 
 
@@ -105,7 +105,7 @@ def test_a_whole_download(cache: HubCache) -> None:
 )
 def test_a_download_that_is_damaged(name: str, content: bytes, words: str, cache: HubCache) -> None:
     (snapshot(cache) / name).write_bytes(content)
-    found = look_at_cache(NAME, cache, 4711, 4711, None)
+    found = inspect_cache(NAME, cache, 4711, 4711, None)
     assert not found.complete
     assert found.problem is not None
     assert words in found.problem

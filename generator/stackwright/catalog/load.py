@@ -68,16 +68,16 @@ class Releases(Sequence[EngineRelease]):
         return len(self._rows)
 
     @overload
-    def __getitem__(self, place: int) -> EngineRelease: ...
+    def __getitem__(self, position: int) -> EngineRelease: ...
 
     @overload
-    def __getitem__(self, place: slice) -> tuple[EngineRelease, ...]: ...
+    def __getitem__(self, position: slice) -> tuple[EngineRelease, ...]: ...
 
-    def __getitem__(self, place: int | slice) -> EngineRelease | tuple[EngineRelease, ...]:
+    def __getitem__(self, position: int | slice) -> EngineRelease | tuple[EngineRelease, ...]:
         """Parse a row, or several."""
-        if isinstance(place, slice):
-            return tuple(self[each] for each in range(*place.indices(len(self))))
-        number = range(len(self))[place]
+        if isinstance(position, slice):
+            return tuple(self[number] for number in range(*position.indices(len(self))))
+        number = range(len(self))[position]
         if number not in self._parsed:
             row = parse_yaml(self._rows[number], str(self._where), StackError)
             (self._parsed[number],) = convert(row, tuple[EngineRelease, ...], where=str(self._where), error=StackError)

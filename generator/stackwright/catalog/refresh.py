@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
     parser.add_argument("--dry-run", action="store_true", help="show the diff, write nothing")
     asked = parser.parse_args(arguments)
     try:
-        found = read_release(asked.source, asked.release, asked.date)
-        changes = refresh(found, folder)
+        source = read_release(asked.source, asked.release, asked.date)
+        changes = refresh(source, folder)
     except StackError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
     return 0
 
 
-def refresh(found: ReleaseSource, folder: Path) -> dict[str, tuple[str, str]]:
+def refresh(source: ReleaseSource, folder: Path) -> dict[str, tuple[str, str]]:
     """Return the files that change, each with its text before and after.
 
     Raises:
@@ -63,9 +63,9 @@ def refresh(found: ReleaseSource, folder: Path) -> dict[str, tuple[str, str]]:
     flags = read_yaml(folder / FLAGS, FlagTable, StackError)
     parsers = read_yaml(folder / PARSERS, ParserTable, StackError)
     texts = {
-        ENGINES: render_engines(with_release(engines, found.release)),
-        FLAGS: render_table(with_flags(flags, found)),
-        PARSERS: render_table(with_parsers(parsers, found)),
+        ENGINES: render_engines(with_release(engines, source.release)),
+        FLAGS: render_table(with_flags(flags, source)),
+        PARSERS: render_table(with_parsers(parsers, source)),
     }
     changes = {}
     for name, text in texts.items():
@@ -89,32 +89,32 @@ def with_release(engines: tuple[EngineRelease, ...], release: EngineRelease) -> 
     return tuple(sorted([*others, release], key=lambda row: order_release(row.version), reverse=True))
 
 
-def with_flags(table: FlagTable, found: ReleaseSource) -> FlagTable:
+def with_flags(table: FlagTable, source: ReleaseSource) -> FlagTable:
     """Add a release's flags and variables to the table; a release that was sampled before changes nothing."""
-    version = found.release.version
+    version = source.release.version
     if version in table.sampled:
         return table
     sampled = tuple(sorted((*table.sampled, version), key=order_release))
     return dataclasses.replace(
         table,
         sampled=sampled,
-        flags=_extend(table.flags, found.flags, version, table.sampled[-1]),
-        variables=_extend(table.variables, found.variables, version, table.sampled[-1]),
-        date=found.release.date,
+        flags=_extend(table.flags, source.flags, version, table.sampled[-1]),
+        variables=_extend(table.variables, source.variables, version, table.sampled[-1]),
+        date=source.release.date,
     )
 
 
-def with_parsers(table: ParserTable, found: ReleaseSource) -> ParserTable:
+def with_parsers(table: ParserTable, source: ReleaseSource) -> ParserTable:
     """Add a release's parsers to the table; a release that was sampled before changes nothing."""
-    version = found.release.version
+    version = source.release.version
     if version in table.sampled:
         return table
     return dataclasses.replace(
         table,
         sampled=tuple(sorted((*table.sampled, version), key=order_release)),
-        tool_call=_extend(table.tool_call, found.tool_call_parsers, version, table.sampled[-1]),
-        reasoning=_extend(table.reasoning, found.reasoning_parsers, version, table.sampled[-1]),
-        date=found.release.date,
+        tool_call=_extend(table.tool_call, source.tool_call_parsers, version, table.sampled[-1]),
+        reasoning=_extend(table.reasoning, source.reasoning_parsers, version, table.sampled[-1]),
+        date=source.release.date,
     )
 
 

@@ -127,7 +127,7 @@ def _architectures(tree: Path, build: str, variables: Mapping[str, object], cuda
 
 
 def _is_published(tree: Path, suffix: str) -> bool | None:
-    """Say whether the publish scripts name the tag. Before there were any, the bare tag was pushed by hand."""
+    """Return whether the publish scripts name the tag. Before there were any, the bare tag was pushed by hand."""
     scripts = _publish_scripts(tree)
     if not scripts:
         return True if suffix == "" else None
@@ -154,20 +154,20 @@ def _cpu_images(tree: Path, version: str) -> tuple[CpuImage, ...]:
 def _utilization_default(tree: Path) -> float:
     for name in ("vllm/config/cache.py", "vllm/config/__init__.py", "vllm/config.py"):
         if (tree / name).is_file():
-            found = re.search(r"gpu_memory_utilization: float = (?:Field\(default=)?([0-9.]+)", _read(tree, name))
-            if found is not None:
-                return float(found[1])
+            default = re.search(r"gpu_memory_utilization: float = (?:Field\(default=)?([0-9.]+)", _read(tree, name))
+            if default is not None:
+                return float(default[1])
     raise UsageError(f"{tree}/vllm/config: no default of gpu_memory_utilization is found")
 
 
 def _entrypoint(tree: Path) -> tuple[str, ...]:
-    stage, found = "", ""
+    stage, instruction = "", ""
     for line in _read(tree, "docker/Dockerfile").splitlines():
         opened = re.match(r"FROM \S+ AS (\S+)", line, re.IGNORECASE)
         stage = opened[1] if opened else stage
         if stage == "vllm-openai" and line.startswith("ENTRYPOINT"):
-            found = line
-    words = tuple(re.findall(r'"([^"]+)"', found))
+            instruction = line
+    words = tuple(re.findall(r'"([^"]+)"', instruction))
     if not words:
         raise UsageError(f"{tree}/docker/Dockerfile: stage vllm-openai has no ENTRYPOINT")
     return words
@@ -219,10 +219,10 @@ def _publish_scripts(tree: Path) -> str:
 
 
 def _find(text: str, pattern: str, where: str, what: str) -> str:
-    found = re.search(pattern, text, re.MULTILINE)
-    if found is None:
+    match = re.search(pattern, text, re.MULTILINE)
+    if match is None:
         raise UsageError(f"{where}: no {what} is found", hint="is this the source of a vLLM release?")
-    return found[1]
+    return match[1]
 
 
 def _read(tree: Path, name: str) -> str:

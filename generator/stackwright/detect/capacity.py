@@ -16,22 +16,22 @@ SHARED_MEMORY = Path("/dev/shm")
 INFINIBAND = Path("/sys/class/infiniband")
 
 
-def look_at_disk(folder: Path) -> Seen[Disk]:
+def read_disk(folder: Path) -> Seen[Disk]:
     """Return the room for this user on the file system where `folder` is, or is to be made."""
-    place = folder
+    above = folder
     try:
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        found = os.statvfs(place)
-        device = place.stat().st_dev
+        while not above.exists() and above != above.parent:
+            above = above.parent
+        room = os.statvfs(above)
+        device = above.stat().st_dev
     except (OSError, ValueError) as failure:
         return Unseen(why=getattr(failure, "strerror", None) or "not a folder name")
     # Some file systems (btrfs) have no fixed number of files and answer 0 of 0.
-    files = found.f_favail if found.f_files else None
-    return Disk(path=str(place), free_bytes=found.f_bavail * found.f_frsize, free_files=files, device=device)
+    files = room.f_favail if room.f_files else None
+    return Disk(path=str(above), free_bytes=room.f_bavail * room.f_frsize, free_files=files, device=device)
 
 
-def look_at_memory(root: Path = Path("/")) -> Seen[MemoryState]:
+def read_memory(root: Path = Path("/")) -> Seen[MemoryState]:
     """Return the memory that a new program can have, and swap, from /proc/meminfo (proc(5))."""
     text = read_file(root, "/proc/meminfo")
     if isinstance(text, Unread):
@@ -47,7 +47,7 @@ def look_at_memory(root: Path = Path("/")) -> Seen[MemoryState]:
     )
 
 
-def look_at_limits() -> ProcessLimits:
+def read_process_limits() -> ProcessLimits:
     """Return the hard limits: what a program that asks for more can have."""
     import resource
 
@@ -59,7 +59,7 @@ def look_at_limits() -> ProcessLimits:
 
 
 def has_infiniband() -> bool:
-    """Say whether this machine has adapters that read memory by themselves, which NCCL then uses."""
+    """Return whether this machine has adapters that read memory by themselves, which NCCL then uses."""
     try:
         return any(INFINIBAND.iterdir())
     except OSError:

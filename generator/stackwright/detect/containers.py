@@ -174,8 +174,8 @@ def _parse_podman(info: Mapping[str, Any], version: Mapping[str, Any]) -> Engine
 
 def release(version: str | None) -> tuple[int, int]:
     """Return major and minor of `28.2.2` or `20.10.24+dfsg1`; (0, 0) where a version names none."""
-    found = re.match(r"v?([0-9]{1,6})\.([0-9]{1,6})", version or "")
-    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+    numbers = re.match(r"v?([0-9]{1,6})\.([0-9]{1,6})", version or "")
+    return (int(numbers.group(1)), int(numbers.group(2))) if numbers else (0, 0)
 
 
 def _parse_compose(plugins: object) -> str | None:
@@ -198,7 +198,7 @@ def _has_cdi(answer: EngineAnswer, root: Path) -> bool:
 
 
 def _names_gpus(root: Path, folder: str) -> bool:
-    """Tell whether a CDI folder holds a specification for `nvidia.com/gpu`, written in YAML or JSON."""
+    """Return whether a CDI folder holds a specification for `nvidia.com/gpu`, written in YAML or JSON."""
     try:
         files = sorted(path for path in (root / folder.lstrip("/")).iterdir() if path.suffix in {".yaml", ".json"})
     except (OSError, ValueError):

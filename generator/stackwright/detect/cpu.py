@@ -169,7 +169,7 @@ def _count_nodes(root: Path, usable: tuple[Processor, ...], missing: list[Missin
 
 
 def _note_gaps(processors: tuple[Processor, ...], cores: int | None, missing: list[Missing]) -> None:
-    """Say which facts a readable /proc/cpuinfo did not hold."""
+    """Note which facts a readable /proc/cpuinfo did not hold."""
     if not processors:
         missing.append(Missing(subject="CPU", fact="threads", words="/proc/cpuinfo lists no processor"))
     elif cores is None:

@@ -68,7 +68,7 @@ def plain_text(fact: Fact[str]) -> Fact[str]:
 
 
 def is_plain(text: str) -> bool:
-    """Tell whether a text is a single printable line of bearable length."""
+    """Return whether a text is a single printable line of bearable length."""
     return 0 < len(text) <= LONGEST_TEXT and text.isprintable() and text == text.strip()
 
 

@@ -18,7 +18,7 @@ from stackwright.domain.machine import GpuProcess, GpuState, Seen, Unseen
 UNCORRECTED, SINCE_DRIVER_LOAD = 1, 0
 
 
-def look_at_gpus(root: Path = Path("/")) -> Seen[tuple[GpuState, ...]]:
+def read_gpu_states(root: Path = Path("/")) -> Seen[tuple[GpuState, ...]]:
     """Ask every device once; Unseen where NVML itself does not answer."""
     pynvml = ask(_begin)
     if isinstance(pynvml, Unread):
@@ -27,7 +27,7 @@ def look_at_gpus(root: Path = Path("/")) -> Seen[tuple[GpuState, ...]]:
         count = ask(pynvml.nvmlDeviceGetCount)
         if isinstance(count, Unread):
             return Unseen(why=count.words)
-        return tuple(_look_at(pynvml, root, index) for index in range(count))
+        return tuple(_read_state(pynvml, root, index) for index in range(count))
     finally:
         ask(pynvml.nvmlShutdown)
 
@@ -39,7 +39,7 @@ def _begin() -> Any:
     return pynvml
 
 
-def _look_at(pynvml: Any, root: Path, index: int) -> GpuState:
+def _read_state(pynvml: Any, root: Path, index: int) -> GpuState:
     handle = ask(pynvml.nvmlDeviceGetHandleByIndex, index)
     uuid = handle if isinstance(handle, Unread) else ask(pynvml.nvmlDeviceGetUUID, handle)
     if isinstance(uuid, Unread):
@@ -82,12 +82,12 @@ def _list_processes(pynvml: Any, root: Path, handle: object) -> tuple[GpuProcess
     ]
     if all(rows is None for rows in lists):
         return None
-    found = {int(row.pid): row.usedGpuMemory for rows in lists for row in rows or ()}
+    used_bytes = {int(row.pid): row.usedGpuMemory for rows in lists for row in rows or ()}
     return tuple(
         GpuProcess(
             pid=pid,
             name=known(plain_text(read_file(root, f"/proc/{pid}/comm"))),
             memory_bytes=None if used is None else int(used),
         )
-        for pid, used in sorted(found.items())
+        for pid, used in sorted(used_bytes.items())
     )

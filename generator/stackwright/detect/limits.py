@@ -111,10 +111,10 @@ def _read_memory(root: Path, folder: str) -> int | None:
 
 def _divide(quota: str, period: str) -> float | None:
     """Divide CPU time by its period; -1 and `max` are no quota."""
-    time, each = whole_number(quota), whole_number(period)
-    if isinstance(time, Unread) or isinstance(each, Unread) or time <= 0 or each <= 0:
+    time, length = whole_number(quota), whole_number(period)
+    if isinstance(time, Unread) or isinstance(length, Unread) or time <= 0 or length <= 0:
         return None
-    return time / each
+    return time / length
 
 
 def _ancestors(mount: str, path: str) -> list[str]:

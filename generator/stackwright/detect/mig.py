@@ -14,13 +14,13 @@ from stackwright.domain.host import Gpu, MigSlice
 def make_slices(answers: NvmlAnswers, gpus: tuple[Gpu, ...], missing: list[Missing]) -> tuple[Gpu, ...]:
     """Describe every MIG slice, in the order of its GPU and of NVML; `gpus` are the whole ones that NVML counts."""
     rows = () if isinstance(answers.gpus, Unread) else answers.gpus
-    found = [
+    answered = [
         (gpu, row)
         for gpu, answer in zip(gpus, rows, strict=True)
         if isinstance(answer, GpuAnswers)
         for row in _slices_of(gpu, answer.slices, missing)
     ]
-    return tuple(_make_slice(index, gpu, row, missing) for index, (gpu, row) in enumerate(found, start=len(gpus)))
+    return tuple(_make_slice(index, gpu, row, missing) for index, (gpu, row) in enumerate(answered, start=len(gpus)))
 
 
 def add_without_peers(p2p: tuple[tuple[bool | None, ...], ...], count: int) -> tuple[tuple[bool | None, ...], ...]:

@@ -191,10 +191,10 @@ def _probe_slices(pynvml: Any, handle: object) -> Fact[tuple[SliceAnswers | Unre
     most = ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle)
     if isinstance(most, Unread):
         return most
-    found = ((number, ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)) for number in range(most))
+    handles = ((number, ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)) for number in range(most))
     return tuple(
         mig_device if isinstance(mig_device, Unread) else _probe_slice(pynvml, number, mig_device)
-        for number, mig_device in found
+        for number, mig_device in handles
         if not (isinstance(mig_device, Unread) and mig_device.code == NOT_FOUND)
     )
 

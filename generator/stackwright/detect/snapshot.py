@@ -44,8 +44,8 @@ def read_snapshot(path: Path) -> Host:
             hint="update Stackwright, or " + DETECT_AGAIN,
         )
     host = convert(data, Host, where=str(path), error=HostError)
-    for place, problem in check_host(host):
-        raise HostError(f"{path}: {place}: {problem}", hint=DETECT_AGAIN)
+    for where, problem in check_host(host):
+        raise HostError(f"{path}: {where}: {problem}", hint=DETECT_AGAIN)
     # msgspec leaves an omitted field with a default out of the instance, and then out of every JSON made of it.
     driver = None if host.driver is None else dataclasses.replace(host.driver)
     return dataclasses.replace(host, driver=driver, gpus=tuple(dataclasses.replace(gpu) for gpu in host.gpus))
@@ -89,7 +89,7 @@ def check_host(host: Host) -> Iterator[tuple[str, str]]:
         yield "driver.cuda", f'found {host.driver.cuda!r}; allowed is digits.digits, as "13.0"'
     whole = [gpu for gpu in host.gpus if gpu.mig_slice is None]
     for position, gpu in enumerate(host.gpus):
-        yield from _check_gpu(gpu, f"gpus[{position}]", {each.index for each in whole if each.mig})
+        yield from _check_gpu(gpu, f"gpus[{position}]", {board.index for board in whole if board.mig})
     for key, rows in (("index", host.gpus), ("uuid", host.gpus), ("pci_bus_id", whole)):
         yield from _check_unique((getattr(gpu, key) for gpu in rows), "gpus", key)
     for position, link in enumerate(host.links):
@@ -98,18 +98,18 @@ def check_host(host: Host) -> Iterator[tuple[str, str]]:
     yield from _check_p2p(host)
 
 
-def _check_values(value: object, place: str) -> Iterator[tuple[str, str]]:
+def _check_values(value: object, where: str) -> Iterator[tuple[str, str]]:
     """Check every number and text: both are bounded, and a text is one printable line, since it enters files."""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            yield from _check_values(getattr(value, field.name), f"{place}.{field.name}" if place else field.name)
+            yield from _check_values(getattr(value, field.name), f"{where}.{field.name}" if where else field.name)
     elif isinstance(value, tuple):
         for position, item in enumerate(value):
-            yield from _check_values(item, f"{place}[{position}]")
+            yield from _check_values(item, f"{where}[{position}]")
     elif isinstance(value, str) and not is_plain(value):
-        yield place, "empty, longer than 200 characters, or not one printable line"
+        yield where, "empty, longer than 200 characters, or not one printable line"
     elif isinstance(value, int) and not 0 <= value <= LARGEST_NUMBER:
-        yield place, f"found {_shorten(value)}; allowed is 0 to {LARGEST_NUMBER}"
+        yield where, f"found {_shorten(value)}; allowed is 0 to {LARGEST_NUMBER}"
 
 
 def _check_cpu(host: Host) -> Iterator[tuple[str, str]]:
@@ -118,7 +118,7 @@ def _check_cpu(host: Host) -> Iterator[tuple[str, str]]:
             yield f"cpu.{key}", "found 0; a machine has at least 1 (null where it is unknown)"
 
 
-def _check_gpu(gpu: Gpu, place: str, partitioned: set[int]) -> Iterator[tuple[str, str]]:
+def _check_gpu(gpu: Gpu, where: str, partitioned: set[int]) -> Iterator[tuple[str, str]]:
     prefix, uuid = ("GPU", UUID) if gpu.mig_slice is None else ("MIG", SLICE_UUID)
     forms = (
         ("uuid", gpu.uuid, uuid, f"{prefix}-… of letters, digits and dashes"),
@@ -127,21 +127,21 @@ def _check_gpu(gpu: Gpu, place: str, partitioned: set[int]) -> Iterator[tuple[st
     )
     for key, value, form, allowed in forms:
         if value is not None and not form.fullmatch(value):
-            yield f"{place}.{key}", f"found {value!r}; allowed is {allowed}"
+            yield f"{where}.{key}", f"found {value!r}; allowed is {allowed}"
     if gpu.mig_slice is not None and gpu.mig_slice.gpu not in partitioned:
-        yield f"{place}.mig_slice.gpu", f"there is no GPU with index {gpu.mig_slice.gpu} whose mig is true"
+        yield f"{where}.mig_slice.gpu", f"there is no GPU with index {gpu.mig_slice.gpu} whose mig is true"
 
 
-def _check_link(link: Link, place: str, known: set[int]) -> Iterator[tuple[str, str]]:
+def _check_link(link: Link, where: str, known: set[int]) -> Iterator[tuple[str, str]]:
     for key, index in (("a", link.a), ("b", link.b)):
         if index not in known:
-            yield f"{place}.{key}", f"there is no whole GPU with index {index}"
+            yield f"{where}.{key}", f"there is no whole GPU with index {index}"
     if link.a >= link.b:
-        yield place, f"found a: {link.a} and b: {link.b}; a must be the smaller index"
+        yield where, f"found a: {link.a} and b: {link.b}; a must be the smaller index"
     if link.kind not in NVLINK_KINDS and (link.lanes is not None or link.version is not None):
-        yield place, f"a link of kind {link.kind.value} has neither lanes nor version"
+        yield where, f"a link of kind {link.kind.value} has neither lanes nor version"
     if link.lanes == 0:
-        yield f"{place}.lanes", "found 0; a link has at least 1"
+        yield f"{where}.lanes", "found 0; a link has at least 1"
 
 
 def _check_p2p(host: Host) -> Iterator[tuple[str, str]]:
@@ -153,11 +153,11 @@ def _check_p2p(host: Host) -> Iterator[tuple[str, str]]:
             yield f"p2p[{position}]", f"found {len(row)} values for {size} GPUs"
 
 
-def _check_unique(values: Iterable[object], place: str, what: str) -> Iterator[tuple[str, str]]:
+def _check_unique(values: Iterable[object], where: str, what: str) -> Iterator[tuple[str, str]]:
     seen: set[object] = set()
     for value in values:
         if value is not None and value in seen:
-            yield place, f"two rows have the same {what}: {value}"
+            yield where, f"two rows have the same {what}: {value}"
         seen.add(value)
 
 

@@ -83,8 +83,8 @@ def parse_module_version(module: Fact[str]) -> str | None:
     """Find the version in /proc/driver/nvidia/version: `NVRM version: … Kernel Module  580.95.05  Tue …`."""
     if isinstance(module, Unread):
         return None
-    found = re.search(r"^NVRM version:.*?\s([0-9]{1,4}(?:\.[0-9]{1,4}){1,2})\s", module, flags=re.MULTILINE)
-    return found.group(1) if found else None
+    version = re.search(r"^NVRM version:.*?\s([0-9]{1,4}(?:\.[0-9]{1,4}){1,2})\s", module, flags=re.MULTILINE)
+    return version.group(1) if version else None
 
 
 def make_gpus(answers: NvmlAnswers, missing: list[Missing]) -> tuple[Gpu, ...]:
@@ -219,7 +219,7 @@ def _find_ends(lanes: tuple[LaneAnswers, ...], gpu: Gpu, gpus: tuple[Gpu, ...], 
 
 
 def _find_end(lane: LaneAnswers, by_address: dict[str, int], missing: list[Missing], who: str) -> str | int | None:
-    """Say where an active lane ends: the address of a GPU, REMOTE_SWITCH, or None (unknown, or neither)."""
+    """Return where an active lane ends: the address of a GPU, REMOTE_SWITCH, or None (unknown, or neither)."""
     if lane.remote_type == REMOTE_SWITCH:
         return REMOTE_SWITCH
     address = lane.remote_bus_id.lower() if isinstance(lane.remote_bus_id, str) else None

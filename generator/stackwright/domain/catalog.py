@@ -124,7 +124,7 @@ class ParserTable:
         )
 
     def has(self, kind: str, name: str, version: str) -> bool:
-        """Say whether a release surely takes a name of a kind."""
+        """Return whether a release surely takes a name of a kind."""
         return name in self.names(kind, version)
 
 
@@ -220,14 +220,14 @@ def holes_of(program: str, version: str, advisories: tuple[Advisory, ...]) -> tu
     """Return the known holes of one release, the worst kinds first."""
     own = order_release(version)
     order = list(HoleKind)
-    found = [
+    holes = [
         row
         for row in advisories
         if row.program == program
         and (row.fixed is None or own < order_release(row.fixed))
         and (row.introduced is None or order_release(row.introduced) <= own)
     ]
-    return tuple(sorted(found, key=lambda row: order.index(row.kind)))
+    return tuple(sorted(holes, key=lambda row: order.index(row.kind)))
 
 
 def _leading_digits(text: str) -> int:

@@ -71,7 +71,7 @@ _UNWRITABLE = re.compile(r"['\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def problem_with(spec: SettingSpec, value: str) -> str | None:
-    """Say what is allowed for `spec` if `value` is not; None if it is."""
+    """Return what is allowed for `spec` if `value` is not; None if it is."""
     if _UNWRITABLE.search(value) or len(value) > MAX_VALUE_LENGTH:
         return "one line without quotes, backslashes or control characters"
     if spec.choices and value not in spec.choices:

@@ -81,11 +81,11 @@ class Quantization:
 
         Published checkpoints list hundreds of modules, of which a name is to be compared with its few namesakes alone.
         """
-        found: dict[str, list[str]] = {}
+        by_end: dict[str, list[str]] = {}
         for entry in self.skipped:
             plain = "." in entry and not entry.startswith("re:") and not any(sign in entry for sign in "*?[")
-            found.setdefault(entry.rpartition(".")[2] if plain else "", []).append(entry)
-        return {end: tuple(entries) for end, entries in found.items()}
+            by_end.setdefault(entry.rpartition(".")[2] if plain else "", []).append(entry)
+        return {end: tuple(entries) for end, entries in by_end.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,15 +221,15 @@ class Shape:
     @cached_property
     def kind_numbers(self) -> tuple[int, ...]:
         """For each layer, its place among `kinds`."""
-        places = {layer: place for place, layer in enumerate(self.kinds)}
-        return tuple(places[layer] for layer in self.layers)
+        numbers = {layer: number for number, layer in enumerate(self.kinds)}
+        return tuple(numbers[layer] for layer in self.layers)
 
     @cached_property
     def is_encoder(self) -> bool:
-        """Tell whether it reads a whole text at once: no keys and values are kept, and no text is cut into steps."""
+        """Return whether it reads a whole text at once: no keys and values are kept, and no text is cut into steps."""
         return bool(self.layers) and all(layer.mixer is Mixer.ENCODER for layer in self.kinds)
 
     @cached_property
     def has_state(self) -> bool:
-        """Tell whether any layer is recurrent."""
+        """Return whether any layer is recurrent."""
         return any(layer.mixer is Mixer.STATE for layer in self.kinds)

@@ -16,7 +16,7 @@ def nvlink_islands(gpus: Iterable[Gpu], links: Iterable[Link]) -> tuple[tuple[Gp
     """
     joined = {frozenset((link.a, link.b)) for link in links if link.kind in NVLINK_KINDS}
     islands: list[list[Gpu]] = []
-    for gpu in sorted(gpus, key=lambda each: each.index):
+    for gpu in sorted(gpus, key=lambda gpu: gpu.index):
         home = next(
             (island for island in islands if all(frozenset((gpu.index, other.index)) in joined for other in island)),
             None,
@@ -25,7 +25,7 @@ def nvlink_islands(gpus: Iterable[Gpu], links: Iterable[Link]) -> tuple[tuple[Gp
             islands.append([gpu])
         else:
             home.append(gpu)
-    return tuple(tuple(island) for island in sorted(islands, key=lambda each: (-len(each), each[0].index)))
+    return tuple(tuple(island) for island in sorted(islands, key=lambda island: (-len(island), island[0].index)))
 
 
 def sole_slice(host: Host) -> Gpu | None:

@@ -29,8 +29,8 @@ class ModelWish:
     """One of several models: its name as `--model` takes it, further names for clients, and what it is asked for.
 
     `role` None: what its architecture is made for. `gpu_share` is its part of all of the host's GPUs, 0 to 1; None
-    leaves that to the planner. Models of one `exclusive` group take turns on one seat: one of them is loaded at a time,
-    and the `pinned` one comes back when nobody asks for the others.
+    leaves that to the planner. Models of one `exclusive` group take turns in one engine: one of them is loaded at a
+    time, and the `pinned` one comes back when nobody asks for the others.
     """
 
     name: str

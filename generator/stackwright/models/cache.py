@@ -76,7 +76,7 @@ def load_headers(hub_id: str, commit: str, cache: HubCache) -> tuple[TensorHeade
 def keep_headers(hub_id: str, commit: str, tensors: tuple[TensorHeader, ...], cache: HubCache) -> None:
     """Keep headers for the next look. A cache that cannot be written is no failure: the next look reads them again."""
     file = _header_file(hub_id, commit, cache)
-    document = {"schema": SCHEMA, "tensors": [[each.name, each.dtype, each.shape] for each in tensors]}
+    document = {"schema": SCHEMA, "tensors": [[tensor.name, tensor.dtype, tensor.shape] for tensor in tensors]}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")

@@ -18,14 +18,14 @@ from stackwright.models.folder import CONFIG, INDEX, SINGLE, check_weights, pars
 WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.pth")
 
 
-def look_at_folder(folder: Path, uid: int, gid: int) -> ModelFiles:
+def inspect_folder(folder: Path, uid: int, gid: int) -> ModelFiles:
     """Look at a model in a folder of its own; `uid` and `gid` are whom the stack runs as."""
     if not (folder / CONFIG).is_file():
         return ModelFiles(folder=str(folder), complete=False, problem=f"no {CONFIG} in {folder}")
-    return _look_at(folder, uid, gid)
+    return _inspect(folder, uid, gid)
 
 
-def look_at_cache(hub_id: str, cache: HubCache, uid: int, gid: int, weight_bytes: int | None) -> ModelFiles:
+def inspect_cache(hub_id: str, cache: HubCache, uid: int, gid: int, weight_bytes: int | None) -> ModelFiles:
     """Look at what was downloaded of a model; `weight_bytes` is the size of all of its weights, None where unknown."""
     held = _held_bytes(hub_id, cache)
     missing = None if weight_bytes is None else max(0, weight_bytes - held)
@@ -33,10 +33,10 @@ def look_at_cache(hub_id: str, cache: HubCache, uid: int, gid: int, weight_bytes
     if snapshot is None or not (snapshot / CONFIG).is_file() or not _has_all_weights(snapshot):
         return ModelFiles(folder=None, complete=False, weight_bytes=weight_bytes, missing_bytes=missing)
     # All of the model's folder: its snapshots are links to the files proper, which a new download would link again.
-    return replace(_look_at(snapshot, uid, gid), folder=str(cache.folder(hub_id)))
+    return replace(_inspect(snapshot, uid, gid), folder=str(cache.folder(hub_id)))
 
 
-def _look_at(folder: Path, uid: int, gid: int) -> ModelFiles:
+def _inspect(folder: Path, uid: int, gid: int) -> ModelFiles:
     try:
         check_weights(folder)
     except StackError as failure:
@@ -50,7 +50,7 @@ def _look_at(folder: Path, uid: int, gid: int) -> ModelFiles:
 
 
 def _has_all_weights(snapshot: Path) -> bool:
-    """Say whether a download has ended: the hub's library puts a file in its place only when it is whole."""
+    """Return whether a download has ended: the hub's library puts a file in its place only when it is whole."""
     if (snapshot / INDEX).is_file():
         try:
             shards = parse_index(read_json(snapshot / INDEX), str(snapshot / INDEX))
@@ -73,10 +73,10 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _may_read(path: Path, uid: int, gid: int) -> bool:
-    """Say whether a user may read a file, by its own mode; root may, and folders above are not looked at."""
-    found = path.stat()
+    """Return whether a user may read a file, by its own mode; root may, and folders above are not looked at."""
+    status = path.stat()
     if uid == 0:
         return True
-    if found.st_uid == uid:
-        return bool(found.st_mode & stat.S_IRUSR)
-    return bool(found.st_mode & (stat.S_IRGRP if found.st_gid == gid else stat.S_IROTH))
+    if status.st_uid == uid:
+        return bool(status.st_mode & stat.S_IRUSR)
+    return bool(status.st_mode & (stat.S_IRGRP if status.st_gid == gid else stat.S_IROTH))

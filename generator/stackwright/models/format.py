@@ -38,11 +38,11 @@ def weight_format(config: Mapping[str, object], tensors: Iterable[TensorHeader] 
     if quantization is not None:
         return _quantized(quantization)
     if tensors is not None:
-        found = tuple(tensors)
-        if any(".quant_state.bitsandbytes" in tensor.name or tensor.name.endswith(".absmax") for tensor in found):
+        held = tuple(tensors)
+        if any(".quant_state.bitsandbytes" in tensor.name or tensor.name.endswith(".absmax") for tensor in held):
             return WeightFormat.BITSANDBYTES
         sizes: Counter[str] = Counter()
-        for tensor in found:
+        for tensor in held:
             sizes[tensor.dtype] += tensor.bytes
         if sizes:
             largest = sizes.most_common(1)[0][0]
@@ -56,9 +56,9 @@ def _quantization(config: Mapping[str, object]) -> Mapping[str, object] | None:
     """Return `quantization_config` or `compression_config` (llm-compressor), wherever a multimodal model nests it."""
     for part in (config, text_config(config)):
         for key in ("quantization_config", "compression_config"):
-            found = part.get(key)
-            if isinstance(found, Mapping):
-                return found
+            entry = part.get(key)
+            if isinstance(entry, Mapping):
+                return entry
     return None
 
 

@@ -46,7 +46,7 @@ def read_hub(hub_id: str, cache: HubCache, endpoint: str | None, origin: str) ->
         UsageError: there is no such model, it is kept back, the hub cannot be reached, or what it sends is damaged.
     """
     _quieten()
-    with _told(hub_id, endpoint, origin):
+    with _refusals(hub_id, endpoint, origin):
         _knock(hub_id, endpoint)
         snapshot = _download(hub_id, CONFIG, cache, endpoint, revision=None).parent
         commit = snapshot.name
@@ -101,9 +101,9 @@ def _fetch_headers(hub_id: str, commit: str, cache: HubCache, endpoint: str | No
             return None
     shards = parse_index(index, f"{hub_id}/{INDEX}")
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-        found = pool.map(lambda shard: _fetch_header(hub_id, shard, commit, endpoint), shards)
+        headers = pool.map(lambda shard: _fetch_header(hub_id, shard, commit, endpoint), shards)
         tensors: list[TensorHeader] = []
-        for (shard, expected), header in zip(shards.items(), found, strict=True):
+        for (shard, expected), header in zip(shards.items(), headers, strict=True):
             tensors += check_shard(expected, header, f"{hub_id}/{shard}")
     return tuple(tensors)
 
@@ -153,8 +153,8 @@ def _fetch_range(url: str, first: int, last: int, where: str) -> tuple[bytes, in
 
 
 @contextlib.contextmanager
-def _told(hub_id: str, endpoint: str | None, origin: str) -> Iterator[None]:
-    """Say every failure of the hub in one sentence with the next step."""
+def _refusals(hub_id: str, endpoint: str | None, origin: str) -> Iterator[None]:
+    """Turn every failure of the hub into a refusal of one sentence with the next step."""
     import httpx2
     from huggingface_hub import constants, errors
 
@@ -190,7 +190,7 @@ _OFFLINE_HINT = "name a model folder or a catalog name, or set another hub with 
 
 
 def _unreached(hub: str, failure: BaseException | None) -> str:
-    """Say why a hub gave nothing, without addresses or tokens that the failure may carry."""
+    """Return why a hub gave nothing, without addresses or tokens that the failure may carry."""
     status = getattr(getattr(failure, "response", None), "status_code", None)
     if status is not None:
         return f"{hub} answered {status}"

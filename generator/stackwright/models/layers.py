@@ -35,17 +35,17 @@ _NEMOTRON = {"M": Mixer.STATE, "*": Mixer.FULL, "-": Mixer.NONE, "E": Mixer.NONE
 
 def layer_count(config: Mapping[str, object]) -> int:
     """Return the number of decoder layers; 0 where it is missing or not one."""
-    found = count(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
-    return found if 0 < found <= _MOST_LAYERS else 0
+    layers = count(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
+    return layers if 0 < layers <= _MOST_LAYERS else 0
 
 
 def mixers(config: Mapping[str, object]) -> tuple[Mixer, ...]:
     """Return each layer's mixer, in order. Latent attention counts as `full` here; the caller turns it."""
     total = layer_count(config)
     for rule in (_by_words, _by_pattern, _by_linear_config, _by_interval, _by_period, _by_indices, _by_numbers):
-        found = rule(config, total)
-        if found:
-            return _with_shared(config, found)
+        mixed = rule(config, total)
+        if mixed:
+            return _with_shared(config, mixed)
     return _with_shared(config, _by_window(config, total))
 
 
@@ -54,8 +54,8 @@ def _by_words(config: Mapping[str, object], total: int) -> tuple[Mixer, ...]:
     if not names or len(names) < total:
         return ()
     window = window_tokens(config)
-    found = tuple(_WORDS.get(name, Mixer.FULL) for name in names[:total])
-    return tuple(Mixer.FULL if mixer is Mixer.SLIDING and not window else mixer for mixer in found)
+    named = tuple(_WORDS.get(name, Mixer.FULL) for name in names[:total])
+    return tuple(Mixer.FULL if mixer is Mixer.SLIDING and not window else mixer for mixer in named)
 
 
 def _by_pattern(config: Mapping[str, object], total: int) -> tuple[Mixer, ...]:
@@ -82,8 +82,10 @@ def _by_interval(config: Mapping[str, object], total: int) -> tuple[Mixer, ...]:
 def _by_period(config: Mapping[str, object], total: int) -> tuple[Mixer, ...]:
     """Jamba: attention at a fixed place in every period of layers, Mamba elsewhere."""
     period = count(config, "attn_layer_period")
-    place = count(config, "attn_layer_offset")
-    return tuple(Mixer.FULL if index % period == place else Mixer.STATE for index in range(total)) if period > 1 else ()
+    offset = count(config, "attn_layer_offset")
+    if period <= 1:
+        return ()
+    return tuple(Mixer.FULL if index % period == offset else Mixer.STATE for index in range(total))
 
 
 def _by_indices(config: Mapping[str, object], total: int) -> tuple[Mixer, ...]:
@@ -134,10 +136,10 @@ def _every(every: int, total: int, otherwise: Mixer) -> tuple[Mixer, ...]:
     return tuple(Mixer.FULL if (index + 1) % every == 0 else otherwise for index in range(total))
 
 
-def _with_shared(config: Mapping[str, object], found: tuple[Mixer, ...]) -> tuple[Mixer, ...]:
+def _with_shared(config: Mapping[str, object], own: tuple[Mixer, ...]) -> tuple[Mixer, ...]:
     """Gemma 3n and 4: the last layers read the keys and values of earlier ones (`num_kv_shared_layers`)."""
     shared = count(config, "num_kv_shared_layers")
-    return (*found[: len(found) - shared], *(Mixer.SHARED,) * shared) if shared else found
+    return (*own[: len(own) - shared], *(Mixer.SHARED,) * shared) if shared else own
 
 
 def window_tokens(config: Mapping[str, object]) -> int:

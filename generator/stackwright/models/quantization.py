@@ -55,8 +55,8 @@ def parse_quantization(config: Mapping[str, object]) -> Quantization:
         "gguf": _gguf,
     }
     reader = readers.get(method)
-    found = reader(raw) if reader else _modelopt(raw, method)
-    return replace(found, skipped=skipped)
+    parsed = reader(raw) if reader else _modelopt(raw, method)
+    return replace(parsed, skipped=skipped)
 
 
 def _left_out(raw: Mapping[str, object]) -> Iterator[str]:
@@ -168,7 +168,7 @@ def matrix_bytes(quantization: Quantization, rows: int, columns: int) -> tuple[i
 
 
 def is_skipped(quantization: Quantization, names: tuple[str, ...]) -> bool:
-    """Tell whether a module, under any of its names, was left out of the quantization.
+    """Return whether a module, under any of its names, was left out of the quantization.
 
     Patterns as vLLM reads them: `re:` before a regular expression, shell wildcards, else a name or the part of one.
     """
@@ -180,7 +180,7 @@ def is_skipped(quantization: Quantization, names: tuple[str, ...]) -> bool:
 
 @lru_cache(maxsize=256)
 def names_layers(quantization: Quantization) -> bool:
-    """Tell whether a pattern may hold for one layer and not for its equals; a doubtful one counts as such."""
+    """Return whether a pattern may hold for one layer and not for its equals; a doubtful one counts as such."""
     return any(_SAME_FOR_ALL.fullmatch(pattern) is None for pattern in quantization.skipped)
 
 

@@ -25,7 +25,7 @@ TIMEOUT_S = 5.0
 
 
 def is_offline(environment: Mapping[str, str]) -> bool:
-    """Say whether the hub must not be asked."""
+    """Return whether the hub must not be asked."""
     return environment.get("HF_HUB_OFFLINE", "").upper() in TRUE
 
 

@@ -157,8 +157,8 @@ def _from_hub(hub_id: str, cache: HubCache, access: HubAccess, origin: str) -> M
             )
         from stackwright.models.hub import read_hub
 
-        found = read_hub(hub_id, cache, access.endpoint, origin)
-        snapshot, tensors = found.snapshot, found.tensors
+        files = read_hub(hub_id, cache, access.endpoint, origin)
+        snapshot, tensors = files.snapshot, files.tensors
     config = read_json(snapshot / CONFIG)
     notes = () if tensors is not None else ("no safetensors on the hub: the weights are estimated from the shape",)
     return ModelFacts(

@@ -76,7 +76,7 @@ def _put_in_place(made: Path, folder: Path, texts: dict[str, str]) -> None:
 
 
 def _complete(folder: Path, texts: dict[str, str]) -> bool:
-    """Say whether `folder` holds this very model; the weights are judged by their size."""
+    """Return whether `folder` holds this very model; the weights are judged by their size."""
     try:
         same = all((folder / name).read_text(encoding="utf-8") == text for name, text in texts.items())
         return same and (folder / "model.safetensors").stat().st_size == _weights_bytes()
@@ -162,7 +162,7 @@ def _vocabulary() -> dict[str, int]:
     A word carries its leading space, as in GPT-2's byte-level alphabet. No merge makes one from a prompt: only the
     model says them.
     """
-    words = [f" {word}" if place else word for place, word in enumerate(SENTENCE.split())]
+    words = [f" {word}" if position else word for position, word in enumerate(SENTENCE.split())]
     written = [word.replace(" ", _byte_alphabet()[ord(" ")]) for word in words]
     tokens = [*_byte_alphabet(), *_SPECIALS, *written]
     return {token: number for number, token in enumerate(tokens)}

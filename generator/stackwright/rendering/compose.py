@@ -154,8 +154,9 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
         return word_text(word, lambda part: _name_of(service, plan, part))
 
     environment = {**service.in_container.environment, **service.environment}
-    command = [word(each) for each in service.command]
+    command = [word(part) for part in service.command]
     script = None if service.script is None else f"{MOUNTED_AT}/{service.script}"
+    folders = (_bind(word(folder.path), folder.read_only) for folder in service.folders)
     shared_memory = service.resources.shared_memory
     known = {
         **_confinement(service),
@@ -168,7 +169,7 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
             **{name: word(value) for name, value in environment.items()},
             **dict.fromkeys(service.inherits),
         },
-        "volumes": [*map(_mount, service.files), *(_bind(word(each.path), each.read_only) for each in service.folders)],
+        "volumes": [*map(_mount, service.files), *folders],
         "tmpfs": list(service.in_container.tmpfs),
         "sysctls": dict(service.in_container.sysctls),
         "secrets": list(service.secrets),
@@ -176,8 +177,8 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
         "ports": _published(service, word),
         "deploy": _devices(service),
         "depends_on": {
-            each.service: {"condition": Plain("service_healthy" if each.healthy else "service_started")}
-            for each in service.after
+            dependency.service: {"condition": Plain("service_healthy" if dependency.healthy else "service_started")}
+            for dependency in service.after
         },
         "healthcheck": _healthcheck(service, service.health, word),
     }
@@ -278,7 +279,7 @@ def _healthcheck(service: Service, health: Health | None, word: Any) -> dict[str
         case SocketProbe():
             test = ["CMD-SHELL", literal_for_compose(health.probe.command)]
         case CommandProbe():
-            test = ["CMD", *(word(each) for each in health.probe.command)]
+            test = ["CMD", *(word(part) for part in health.probe.command)]
     times = {"interval": Plain("5s"), "timeout": Plain(f"{PROBE_TIMEOUT_S + 1}s"), "retries": PROBE_RETRIES}
     start = {} if health.start_period is None else {"start_period": Plain(health.start_period)}
     return {"test": test, **times, **start}

@@ -31,7 +31,7 @@ def environment_context(plan: Plan, settings: Mapping[str, Setting]) -> dict[str
 
 
 def summarize(plan: Plan) -> str:
-    """Say in a few words what a plan serves on what."""
+    """Return in a few words what a plan serves on what."""
     names = sorted({gpu.name or "GPU" for gpu in plan.host.gpus if gpu.uuid in _used(plan)})
     device = f"{len(_used(plan))}× {' and '.join(names)}" if names else (plan.host.cpu.model or "processor")
     return f"{plan.mode} mode, {', '.join(model.name for model in plan.models)} on {device}"

@@ -25,18 +25,19 @@ def gateway_context(plan: Plan) -> dict[str, object]:
             for replica in model.replicas
         ],
         "cloud": [
-            {"name": each.name, "model": each.model, "address": each.address, "key": f"os.environ/{each.secret}"}
-            for each in plan.gateway.cloud
+            {"name": cloud.name, "model": cloud.model, "address": cloud.address, "key": f"os.environ/{cloud.secret}"}
+            for cloud in plan.gateway.cloud
         ],
         "several_replicas": len(plan.replicas) > len({replica.model for replica in plan.replicas}),
-        "fallbacks": [(each.model, each.to) for each in plan.gateway.fallbacks],
-        "context_window_fallbacks": [(each.model, each.longer) for each in plan.gateway.fallbacks],
+        "fallbacks": [(fallback.model, fallback.to) for fallback in plan.gateway.fallbacks],
+        "context_window_fallbacks": [(fallback.model, fallback.longer) for fallback in plan.gateway.fallbacks],
         "aliases": [(alias, model.name) for model in plan.models for alias in model.aliases],
     }
 
 
 def _limits(plan: Plan, model: ServedModel) -> dict[str, str]:
     # Where another model takes a longer context, the longest input is that one's: LiteLLM hands it on.
-    longer = next((each.longer[0] for each in plan.gateway.fallbacks if each.model == model.name and each.longer), None)
+    chains = (fallback.longer for fallback in plan.gateway.fallbacks if fallback.model == model.name)
+    longer = next((chain[0] for chain in chains if chain), None)
     whose = {"input_tokens": longer or model.name}
     return {word: key_of(plan, SettingRef(key=key, model=whose.get(word, model.name))) for word, key in LIMITS.items()}

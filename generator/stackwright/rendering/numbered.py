@@ -30,8 +30,8 @@ def written_key(key: str, number: int) -> str:
 
 def split_key(written: str) -> tuple[str, int]:
     """Return a plain key and the model's number: (`CUDA_VISIBLE_DEVICES`, 2) for `CUDA_VISIBLE_DEVICES_2`."""
-    found = _NUMBERED.fullmatch(written)
-    return (found[1], int(found[2])) if found and found[1] in declared_settings().per_model else (written, 1)
+    match = _NUMBERED.fullmatch(written)
+    return (match[1], int(match[2])) if match and match[1] in declared_settings().per_model else (written, 1)
 
 
 def spec_of_written(written: str) -> SettingSpec | None:
@@ -69,7 +69,7 @@ def flat_settings(plan: Plan) -> dict[str, Setting]:
 
 
 def _has_own(plan: Plan, model: ServedModel, key: str) -> bool:
-    """Say whether a further model's value is written beside the first's."""
+    """Return whether a further model's value is written beside the first's."""
     first, own = plan.models[0].settings.get(key), model.settings.get(key)
     is_image = key == engine_named(plan.models[0].engine.name).keys.image
     return own is not None and (not is_image or first is None or own.value != first.value)

@@ -73,4 +73,4 @@ def plan_from_document(data: dict[str, object], *, where: str) -> Plan:
 
 
 def _list(value: object) -> list[dict[str, object]]:
-    return [dict(each) for each in cast("list[Mapping[str, object]]", value)]
+    return [dict(row) for row in cast("list[Mapping[str, object]]", value)]

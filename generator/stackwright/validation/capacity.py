@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stackwright.detect.capacity import SHARED_MEMORY, look_at_disk, look_at_limits, look_at_memory
+from stackwright.detect.capacity import SHARED_MEMORY, read_disk, read_memory, read_process_limits
 from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.host import Host
 from stackwright.domain.machine import Disk, MemoryState, ModelFiles, ProcessLimits, Seen, Unseen
@@ -196,10 +196,10 @@ class Room:
 def look_at_room(machine: Machine) -> Room:
     """Look where the stack writes, and add up what beside the models."""
     stack, engine = machine.stack, machine.see(CONTAINER_ENGINE)
-    disks = {"files": look_at_disk(stack.root), "models": look_at_disk(Path(stack.env["HF_HOME"]))}
+    disks = {"files": read_disk(stack.root), "models": read_disk(Path(stack.env["HF_HOME"]))}
     wanted = {}
     if engine is None:
-        disks["packages"] = look_at_disk(stack.state)
+        disks["packages"] = read_disk(stack.state)
         wanted["packages"] = sum(_packages_bytes(stack))
     elif isinstance(engine, ContainerEngine) and engine.images is not None:
         disks["images"] = engine.images
@@ -222,9 +222,9 @@ def _check_memory(on: Subject, memory: Seen[MemoryState], models: tuple[LookedAt
 
 
 ROOM = Observation(take=look_at_room)
-FREE_MEMORY: Observation[MemoryState] = Observation(take=lambda _: look_at_memory(), may_fail=True)
-SHARED: Observation[Disk] = Observation(take=lambda _: look_at_disk(SHARED_MEMORY), may_fail=True)
-PROCESS_LIMITS = Observation(take=lambda _: look_at_limits())
+FREE_MEMORY: Observation[MemoryState] = Observation(take=lambda _: read_memory(), may_fail=True)
+SHARED: Observation[Disk] = Observation(take=lambda _: read_disk(SHARED_MEMORY), may_fail=True)
+PROCESS_LIMITS = Observation(take=lambda _: read_process_limits())
 
 
 DISKS = Check(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stackwright.detect.capacity import look_at_disk
+from stackwright.detect.capacity import read_disk
 from stackwright.detect.containers import release
 from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.host import GpuAccess, Host
@@ -210,7 +210,7 @@ def look_at_engine(machine: Machine) -> ContainerEngine | None:
         images = missing
     elif missing:
         folder = find_images_folder()
-        images = folder if isinstance(folder, Unseen) else look_at_disk(Path(folder))
+        images = folder if isinstance(folder, Unseen) else read_disk(Path(folder))
     cuda = stack.plan.engine.cuda is not None and stack.env[image] == stack.plan.engine.image
     return ContainerEngine(images=images, needs_cuda_image=cuda and lacks_engine, container=container)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stackwright.detect.gpu_state import look_at_gpus
+from stackwright.detect.gpu_state import read_gpu_states
 from stackwright.domain.finding import Finding, error, not_checked, warning
 from stackwright.domain.host import Driver, Gpu, Host, LinkKind
 from stackwright.domain.machine import GpuState, Seen, Unseen
@@ -190,7 +190,7 @@ def _memory_errors(state: GpuState) -> Iterator[Finding]:
 
 # What each device answers; nothing is asked for a plan without GPUs.
 STATES: Observation[tuple[GpuState, ...]] = Observation(
-    take=lambda machine: () if machine.stack.plan.mode is Mode.CPU else look_at_gpus(), waits=True, may_fail=True
+    take=lambda machine: () if machine.stack.plan.mode is Mode.CPU else read_gpu_states(), waits=True, may_fail=True
 )
 
 

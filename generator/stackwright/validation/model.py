@@ -15,7 +15,7 @@ from stackwright.domain.machine import HubAnswer, ModelFiles, Seen, Unseen
 from stackwright.domain.plan import Plan
 from stackwright.engines import engine_named
 from stackwright.models.cache import find_cache
-from stackwright.models.files import look_at_cache, look_at_folder
+from stackwright.models.files import inspect_cache, inspect_folder
 from stackwright.models.reach import ask_hub, is_offline
 from stackwright.models.read import HubAccess, read_model
 from stackwright.project.credentials import HUB_TOKEN, find_hub_token
@@ -167,9 +167,9 @@ def _look_at_model(stack: Stack, location: str) -> LookedAtModel:
     known = None if isinstance(facts, Unseen) else facts
     longest = None if known is None else known.config.longest_tokens
     if location.startswith("/"):
-        files = look_at_folder(Path(location), *user)
+        files = inspect_folder(Path(location), *user)
         return LookedAtModel(location=location, files=files, longest_tokens=longest, gated=False)
-    files = look_at_cache(location, find_cache(os.environ, home), *user, known.weight_bytes if known else None)
+    files = inspect_cache(location, find_cache(os.environ, home), *user, known.weight_bytes if known else None)
     gated = known.gated if known else None
     token = _token(stack, home)
     asks = not (files.complete or files.problem or is_offline(os.environ) or (gated and not token))
