@@ -11,21 +11,20 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from stackwright.diagnosis.rules import Diagnosis
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding, Severity
-from stackwright.domain.plan import Plan
-from stackwright.domain.service import ServiceState
 from stackwright.errors import StackError
-from stackwright.project.write import FileChange, FileStatus
 from stackwright.reading import to_plain
-from stackwright.rendering.numbered import flat_settings
-from stackwright.rendering.plan_document import plan_document
 from stackwright.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
+
+    from stackwright.diagnosis.rules import Diagnosis
+    from stackwright.domain.plan import Plan
+    from stackwright.domain.service import ServiceState
+    from stackwright.project.write import FileChange
 
 POPULAR_SETTINGS = "docs/explanation/popular-settings.md"
 
@@ -84,6 +83,8 @@ def print_configured(
     plans: Mapping[Environment, Plan], changes: tuple[FileChange, ...], findings: list[Finding]
 ) -> None:
     """Print what `configure-gpu --json` promises: plans, files and findings."""
+    from stackwright.rendering.plan_document import plan_document
+
     files = [{"path": str(change.file.path), "status": change.status} for change in changes]
     print_json(
         {
@@ -96,6 +97,8 @@ def print_configured(
 
 def print_plan(plan: Plan, *, explain: bool) -> None:
     """Print a plan: its replicas, then each setting, with reason and source where asked."""
+    from stackwright.rendering.numbered import flat_settings
+
     lines = [f"{plan.environment}: {plan.mode} mode, {plan.engine.name} {plan.engine.version}, {plan.engine.image}"]
     for replica in plan.replicas:
         where = ", ".join(replica.gpu_uuids) or "the processor"
@@ -115,6 +118,8 @@ def print_plan(plan: Plan, *, explain: bool) -> None:
 
 def show_changes(changes: tuple[FileChange, ...], *, dry_run: bool, diff: bool) -> None:
     """Print what was, or would be, written; the differences themselves go to stdout."""
+    from stackwright.project.write import FileStatus
+
     if all(change.status is FileStatus.UNCHANGED for change in changes):
         tell("nothing to change")
         return

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stackwright.domain.service import Step
-from stackwright.engines.vllm.start_log import START_LOG
+from stackwright.engines import default_engine
 from stackwright.watching.steps import engine_step, last_starts, loaded_model, start_line, told
+
+START_LOG = default_engine().start_log
 
 LOGS = Path(__file__).parent / "logs"
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution
@@ -21,10 +21,12 @@ from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode, Setting
 from stackwright.domain.role import Role
-from stackwright.domain.service import Step
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import WeightFacts
+
+if TYPE_CHECKING:
+    from stackwright.domain.service import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +160,13 @@ class Engine(Protocol):
     keys: EngineKeys
     settings: tuple[SettingSpec, ...]
     flags: Mapping[str, str]
-    start_log: StartLog
     failures: Path | None
     processor_requests: int
     length_variable: str | None
+
+    @property
+    def start_log(self) -> StartLog:
+        """How the engine's log tells of its start."""
 
     def role_of(self, config: ModelConfig) -> Role:
         """Return what a model is made for, as the engine itself tells it."""

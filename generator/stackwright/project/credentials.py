@@ -6,21 +6,20 @@ env files, YAML or shell can misread them.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from stackwright.atomic import replace_file, stale_files
 from stackwright.errors import UsageError
 
 # LiteLLM refuses to boot with a weak master key; `sk-` and 256 random bits is what its documentation advises.
-_MADE: Mapping[str, Callable[[], str]] = {
-    "litellm_master_key": lambda: f"sk-{secrets.token_hex(32)}",
-    "litellm_salt_key": lambda: f"sk-{secrets.token_hex(32)}",
-    "engine_key": lambda: secrets.token_hex(32),
-    "redis_password": lambda: secrets.token_hex(32),
+_PREFIXES: Mapping[str, str] = {
+    "litellm_master_key": "sk-",
+    "litellm_salt_key": "sk-",
+    "engine_key": "",
+    "redis_password": "",
 }
-SECRETS = tuple(_MADE)
+SECRETS = tuple(_PREFIXES)
 """The secrets that every environment has, by their files' names.
 
 The hub's token, which may be empty, is none of them.
@@ -41,13 +40,15 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) 
     Raises:
         UsageError: the folder or a file cannot be written, or the hub token cannot be read or is not one.
     """
+    from secrets import token_hex
+
     token = find_hub_token(environment, hf_home)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        for name, make in _MADE.items():
+        for name, prefix in _PREFIXES.items():
             if not _holds_something(folder / name):
-                _write(folder / name, make())
+                _write(folder / name, prefix + token_hex(32))
         if token is not None or not (folder / HUB_TOKEN).exists():
             _write(folder / HUB_TOKEN, token or "")
         for name in TLS_FILES:

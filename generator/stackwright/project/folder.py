@@ -10,8 +10,7 @@ import shlex
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
-from importlib.resources import as_file, files
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from stackwright.domain.environment import EnvironmentPaths
@@ -93,7 +92,11 @@ def lay_out(root: Path) -> None:
 def _packaged(name: str) -> AbstractContextManager[Path]:
     """Return a base file as shipped: beside the package in a checkout, inside it in a wheel."""
     checkout = _CHECKOUT / name
-    return as_file(checkout) if checkout.is_file() else as_file(files("stackwright") / "base" / name)
+    if checkout.is_file():
+        return nullcontext(checkout)
+    from importlib.resources import as_file, files
+
+    return as_file(files("stackwright") / "base" / name)
 
 
 def read_wishes(paths: EnvironmentPaths) -> Wishes:

@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock, Thread
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
-from stackwright.domain.machine import Seen, Unseen
 from stackwright.domain.plan import Mode, Plan
 from stackwright.domain.service import UP
 from stackwright.errors import StackError
 from stackwright.runtime import Runtime, Stack
+
+if TYPE_CHECKING:
+    from stackwright.domain.machine import Seen
 
 T = TypeVar("T")
 
@@ -71,6 +73,8 @@ class Later(Generic[T]):
 
     def __init__(self, take: Callable[[], Seen[T]]) -> None:
         """Begin."""
+        from stackwright.domain.machine import Unseen
+
         self._take = take
         self._answer: Seen[T] = Unseen(why="not checked")
         self._thread = Thread(target=self._run, daemon=True)
@@ -87,6 +91,8 @@ class Later(Generic[T]):
 
 def safely(take: Callable[[], Seen[T]]) -> Seen[T]:
     """Observation, and turn whatever goes wrong into its reason."""
+    from stackwright.domain.machine import Unseen
+
     try:
         return take()
     except StackError as failure:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from stackwright.domain.catalog import Catalog, order_release
@@ -16,15 +18,46 @@ from stackwright.domain.plan import Mode, Setting
 from stackwright.domain.role import Role
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import WeightFacts
-from stackwright.engines.protocol import Communication, EngineNeeds, EngineTask, FormatRule, ImageChoice
+from stackwright.engines.protocol import Communication, EngineNeeds, EngineTask, FormatRule, ImageChoice, StartLog
 from stackwright.engines.vllm.settings import FLAGS, KEYS, SETTINGS
-from stackwright.engines.vllm.start_log import START_LOG
 from stackwright.errors import NoPlanError
 
 # What is taken in a step on most GPUs where nobody says otherwise (0.32.0 engine/arg_utils.py, get_batch_defaults).
 LEAST_STEP_TOKENS = 2048
 # The first sampled release that takes `--max-model-len auto` (engine/arg_utils.py, human_readable_int_or_auto).
 AUTO_RELEASE = "0.14.1"
+
+# Which number formats the kernels run, from which compute capability on.
+_BLACKWELL = "10.0"
+_LAYERS = "vLLM 0.32.0 model_executor/layers/quantization/"
+# Read 2026-11-21. The bounds are those of the engine's own `get_min_capability` and platform checks, except that the
+# Marlin kernels are counted from 8.0: 0.32.0 runs them from 7.5, older releases do not.
+_FORMAT_RULES = {
+    # GPUs below are refused (docs/getting_started/installation/gpu, 0.32.0); bfloat16 below 8.0 is run as float16.
+    **dict.fromkeys(
+        (WeightFormat.FP32, WeightFormat.BF16, WeightFormat.FP16),
+        FormatRule(native="7.0", weight_only=None, older=None, source="docs/getting_started/installation/gpu"),
+    ),
+    WeightFormat.FP8: FormatRule(
+        native="8.9", weight_only="8.0", older=None, source=_LAYERS + "fp8.py; platforms/cuda.py"
+    ),
+    WeightFormat.INT8: FormatRule(
+        native="7.5", weight_only="8.0", older=None, source=_LAYERS + "compressed_tensors/schemes"
+    ),
+    WeightFormat.NVFP4: FormatRule(
+        native=_BLACKWELL, weight_only="8.0", older=None, source=_LAYERS + "modelopt.py; utils/marlin_utils_fp4.py"
+    ),
+    WeightFormat.MXFP4: FormatRule(native=_BLACKWELL, weight_only="8.0", older=None, source=_LAYERS + "mxfp4.py"),
+    WeightFormat.GPTQ8: FormatRule(native=None, weight_only="8.0", older="7.0", source=_LAYERS + "auto_gptq.py"),
+    WeightFormat.AWQ: FormatRule(native=None, weight_only="8.0", older="7.5", source=_LAYERS + "auto_awq.py"),
+    WeightFormat.GPTQ: FormatRule(native=None, weight_only="8.0", older="7.0", source=_LAYERS + "auto_gptq.py"),
+    WeightFormat.INT4: FormatRule(
+        native=None,
+        weight_only="8.0",
+        older=None,
+        source=_LAYERS + "compressed_tensors/schemes/compressed_tensors_wNa16.py",
+    ),
+}
 
 
 class Vllm:
@@ -38,12 +71,37 @@ class Vllm:
     keys = KEYS
     settings = SETTINGS
     flags: Mapping[str, str] = FLAGS
-    start_log = START_LOG
     failures: Path | None = Path(__file__).parent / "failures.yaml"
     # On a CPU (0.32.0 engine/arg_utils.py, get_batch_defaults).
     processor_requests = 128
     # vLLM then only warns of a length beyond the model's own (0.32.0 envs.py).
     length_variable: str | None = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+
+    @cached_property
+    def start_log(self) -> StartLog:
+        """How vLLM's log tells of its start."""
+        from stackwright.domain.service import Step
+
+        return StartLog(
+            # Lines of 0.32.0's log. Words of what a step says of itself: the configuration that is logged first names
+            # torch.compile and CUDA graphs also where neither is used. Profiling stands twice because compiling is a
+            # part of it, and memory is told last.
+            steps=(
+                (re.compile(r"Starting to load model |Loading \w+ checkpoint shards"), Step.LOADING),
+                (re.compile(r"Model loading took |Loading weights took "), Step.PROFILING),
+                (
+                    re.compile(r"Starting torch\.compile|Dynamo bytecode transform time|for the compilation\.\.\."),
+                    Step.COMPILING,
+                ),
+                (re.compile(r"Available KV cache memory: |KV cache size: [0-9]|Initial profiling"), Step.PROFILING),
+                (re.compile(r"Capturing (\w+ )?CUDA graphs|Graph capturing finished"), Step.CAPTURING),
+                (re.compile(r"Starting vLLM server on |Application startup complete"), Step.OPENING),
+            ),
+            # The third line of the banner: what stands before the last one was said by an earlier start of the service.
+            banner=re.compile(r"█  version [0-9]"),
+            # `(EngineCore pid=208) ERROR 11-21 03:30:18 [core.py:1510] `
+            prefix=re.compile(r"(\(\w[\w.-]* pid=\d+\) ?)?([A-Z]+ [0-9-]+ [0-9:.]+ \[\w[\w.]*:\d+\] ?)?"),
+        )
 
     def role_of(self, config: ModelConfig) -> Role:
         """Return what a model is made for, by the end of its architecture's name."""
@@ -185,9 +243,7 @@ class Vllm:
 
     def format_rule(self, weight_format: WeightFormat) -> FormatRule | None:
         """Return which kernels run a format; None where none does."""
-        from stackwright.engines.vllm.formats import RULES
-
-        return RULES.get(weight_format)
+        return _FORMAT_RULES.get(weight_format)
 
     def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
         """Say which parsers a release has if `value` is none of them; None if it is, or nobody knows."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from stackwright.domain.catalog import (
     REFUSED_HOLES,
@@ -19,9 +20,11 @@ from stackwright.domain.catalog import (
     holes_of,
     order_release,
 )
-from stackwright.domain.hardware import ContainerGate, Drivers, ForwardCompatibility, GpuClass, GpuModel
 from stackwright.domain.host import Cpu, Driver, Gpu, Host
 from stackwright.units import version_parts
+
+if TYPE_CHECKING:
+    from stackwright.domain.hardware import ContainerGate, Drivers, ForwardCompatibility, GpuClass, GpuModel
 
 X86_64, AARCH64 = "x86_64", "aarch64"
 _X86_FLAGS = frozenset("sse4_2 avx f16c fma avx2 avx_vnni avx512f avx512bw".split())
@@ -147,6 +150,8 @@ def find_way(candidate: Candidate, situation: Situation, drivers: Drivers) -> Wa
 
 def forward_rule(candidate: Candidate, situation: Situation, drivers: Drivers) -> ForwardCompatibility | None:
     """Return the rule by which the image's compatibility libraries run on an older data-centre driver, or None."""
+    from stackwright.domain.hardware import GpuClass
+
     if not situation.every_gpu_is(GpuClass.DATACENTER):
         return None
     return next(
@@ -217,6 +222,8 @@ def _runs_by_minor_version(candidate: Candidate, situation: Situation, drivers: 
         or version_parts(situation.driver) < version_parts(floor)
     ):
         return False
+    from stackwright.domain.hardware import GpuClass
+
     return situation.every_gpu_is(GpuClass.DATACENTER, GpuClass.WORKSTATION) and situation.branch >= min(gate.branches)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stackwright.domain.catalog import Advisory, Catalog, HoleKind, order_release
-from stackwright.domain.hardware import GpuClass
 from stackwright.engines.vllm.image_candidates import Candidate, Situation, carries, refused_holes
 from stackwright.errors import NoPlanError, did_you_mean
 from stackwright.units import version_parts
@@ -177,6 +176,8 @@ def _needed(search: Search, candidate: Candidate) -> str:
 
 def _forward_branches(search: Search) -> str | None:
     """Name the older branches on which the newest image would run, where these GPUs may use them."""
+    from stackwright.domain.hardware import GpuClass
+
     if search.situation.wsl or not search.situation.every_gpu_is(GpuClass.DATACENTER):
         return None
     major = version_parts(search.sound[0].cuda)[0]
