@@ -14,7 +14,6 @@ from stackwright.domain.plan import Mode
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine
 from stackwright.errors import UsageError, did_you_mean
-from stackwright.project.pins import parse_pin
 
 R = TypeVar("R")
 ENVIRONMENTS = (*(each.value for each in Environment), *WRITTEN_OUT)
@@ -137,6 +136,8 @@ def add_mode(parser: argparse.ArgumentParser) -> None:
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """Take what a plan is made from; `read_plan_options` reads it."""
+    from stackwright.project.pins import parse_pin
+
     parser.add_argument(
         "--model",
         dest="models",
