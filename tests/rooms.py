@@ -72,7 +72,7 @@ ROOMS: Mapping[str, Room] = {
     "runtime.compose": room(
         "runtime services rendering.numbered engines domain settings units errors", libraries="python_on_whales"
     ),
-    "runtime.docker": room("engines runtime errors", libraries="python_on_whales"),
+    "runtime.docker": room("runtime errors", libraries="python_on_whales"),
     "runtime.processes": room(
         "runtime services rendering.numbered models.smoke_model atomic engines domain settings units errors"
     ),
@@ -90,7 +90,7 @@ ROOMS: Mapping[str, Room] = {
     ),
     # Known failures are told by their rules, which are read once.
     "watching": room("models.cache services engines runtime diagnosis domain atomic units errors"),
-    "diagnosis": room("engines domain reading runtime errors"),
+    "diagnosis": room("services engines domain reading runtime errors"),
     "project": room("services engines settings interrupts rendering atomic reading domain units errors"),
     "project.digests": room("project domain reading atomic errors", libraries="yaml"),
     "project.inputs": room("project catalog domain reading rendering"),
@@ -101,7 +101,7 @@ ROOMS: Mapping[str, Room] = {
     "interrupts": room(),
     "report": room("rendering diagnosis.rules domain settings reading project units errors", libraries="rich"),
     "commands": room(
-        "domain settings planning engines watching validation reading catalog rendering models detect runtime "
+        "domain settings planning services engines watching validation reading catalog rendering models detect runtime "
         "project interrupts report diagnosis units errors"
     ),
     "cli": room("commands interrupts report errors"),

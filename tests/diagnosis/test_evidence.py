@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -212,19 +212,25 @@ def test_a_failure_before_the_last_configuration_is_no_longer_told(stack: Stack)
     folder = failures_of(stack)
     folder.mkdir(parents=True)
     (folder / "engine.log").write_text(OOM, encoding="utf-8")
-    assert read_kept(folder, configured=time.time() + 60).evidence == ()
-    assert read_kept(folder, configured=0.0).evidence != ()
-    assert read_kept(folder.parent / "none", configured=0.0).logs == ()
+    assert read_kept(stack, configured=time.time() + 60).evidence == ()
+    assert read_kept(stack, configured=0.0).evidence != ()
+    assert read_kept(replace(stack, state=folder), configured=0.0).logs == ()
+
+
+def test_a_service_is_of_its_kind_whatever_its_number(stack: Stack) -> None:
+    """One that the plan has lost, too."""
+    kinds = [stack.kind_of(name) for name in ("engine", "engine-2", "gateway", "redis", "lost-3")]
+    assert kinds == ["engine", "engine", "gateway", "redis", "lost"]
 
 
 def test_what_two_engines_share_is_told_once() -> None:
-    both = tuple(Evidence(service=name, place=Place.ENGINE, text=OOM) for name in ("engine", "engine-2"))
+    both = tuple(Evidence(service=name, place="engine", text=OOM) for name in ("engine", "engine-2"))
     assert named(both) == [("engine", "oom-serving")]
 
 
 def test_causes_stand_before_what_follows_from_them() -> None:
     evidence = (
         Evidence(service="engine", place=Place.STATE, text="engine ended with exit code 137"),
-        Evidence(service="engine", place=Place.ENGINE, text=OOM),
+        Evidence(service="engine", place="engine", text=OOM),
     )
     assert [rule for _, rule in named(evidence)] == ["oom-serving", "killed"]

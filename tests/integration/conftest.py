@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stackwright.runtime.provision import ensure_gateway
+from stackwright.runtime.provision import ensure
+from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
 
 from tests.integration.images import Images, build_images
 from tests.integration.project import Project, free_port, make_variables
@@ -80,7 +81,7 @@ def give_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 def quick_state(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a state folder in which the processes runtime finds a quick engine in vLLM's place."""
     state = tmp_path_factory.mktemp("quick-state")
-    make_state(state, ensure_gateway(state_folder, lambda *_: None))
+    make_state(state, ensure(state_folder, GATEWAY_RECIPE, lambda *_: None))
     return state
 
 

@@ -16,10 +16,11 @@ import pytest
 from stackwright.domain.environment import Environment
 from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.plan import Mode
+from stackwright.engines.vllm.engine import VLLM
 from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu
 from stackwright.models.shape import parse_shape
 from stackwright.models.smoke_model import write_smoke_model
-from stackwright.runtime.provision import ensure_engine
+from stackwright.runtime.provision import ensure
 from stackwright.units import GIB
 
 from tests.planning_requests import plan_for, recorded
@@ -41,7 +42,7 @@ def test_the_engine_prints_the_forecast_cache(tensor_parallel: int, state_folder
     model = tmp_path / "smoke"
     write_smoke_model(model)
     engine = plan_for(recorded("cpu-small"), Environment.DEV, mode=Mode.CPU).engine
-    python = ensure_engine(state_folder, engine, False, lambda *_: None) / "bin" / "python"
+    python = ensure(state_folder, VLLM.recipe(engine, on_gpus=False), lambda *_: None) / "bin" / "python"
     said = start_engine(python, model, tensor_parallel, tmp_path / "cache")
     shape = parse_shape(json.loads((model / "config.json").read_text(encoding="utf-8")))
     settings = EngineSettings(version=engine.version, tensor_parallel=tensor_parallel, max_model_len=LENGTH)

@@ -17,11 +17,13 @@ from stackwright.catalog.load import load_flags, load_parsers
 from stackwright.domain.environment import Environment
 from stackwright.domain.plan import Plan
 from stackwright.domain.role import Role
+from stackwright.engines.vllm.engine import VLLM
 from stackwright.errors import NoPlanError
 from stackwright.models.smoke_model import write_smoke_model
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
-from stackwright.runtime.provision import ensure_engine, ensure_gateway
+from stackwright.runtime.provision import ensure
+from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
 
 from tests.catalog.flags import has_flag
 from tests.integration.gateway.tiny import write_ranker
@@ -106,7 +108,7 @@ def every_plan() -> list[Plan]:
 def test_vllm_takes_every_argument_list(every_plan: list[Plan], state_folder: Path) -> None:
     """The parser accepts each flag and value, and understands what was meant."""
     cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
-    python = ensure_engine(state_folder, cpu.engine, False, lambda *_: None) / "bin" / "python"
+    python = ensure(state_folder, VLLM.recipe(cpu.engine, on_gpus=False), lambda *_: None) / "bin" / "python"
     replicas = [replica for plan in every_plan for replica in plan.replicas]
     parsed = ask(python, PARSE, [replica.args for replica in replicas])
     understood = [(each["model"], each["served_model_name"], each["tensor_parallel_size"]) for each in parsed]
@@ -134,7 +136,7 @@ def test_every_release_has_what_is_given_to_it(every_plan: list[Plan]) -> None:
 def test_the_flag_table_is_what_the_parser_takes(every_plan: list[Plan], state_folder: Path) -> None:
     """For the release whose parser runs here, table and parser agree on every flag that any plan gives."""
     cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
-    python = ensure_engine(state_folder, cpu.engine, False, lambda *_: None) / "bin" / "python"
+    python = ensure(state_folder, VLLM.recipe(cpu.engine, on_gpus=False), lambda *_: None) / "bin" / "python"
     [taken] = ask(python, FLAGS, None)
     recorded_flags = {name for name in load_flags().flags if has_flag(load_flags(), name, cpu.engine.version)}
     assert recorded_flags <= set(taken)
@@ -144,7 +146,7 @@ def test_the_flag_table_is_what_the_parser_takes(every_plan: list[Plan], state_f
 
 def test_the_parser_table_is_what_the_engine_registers(every_plan: list[Plan], state_folder: Path) -> None:
     cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
-    python = ensure_engine(state_folder, cpu.engine, False, lambda *_: None) / "bin" / "python"
+    python = ensure(state_folder, VLLM.recipe(cpu.engine, on_gpus=False), lambda *_: None) / "bin" / "python"
     table, version = load_parsers(), cpu.engine.version
     [registered] = ask(python, PARSERS, None)
     kinds = ("tool_call", "reasoning")
@@ -158,7 +160,7 @@ def test_vllm_takes_what_is_planned_for_models_that_do_not_write(
     the longest.
     """
     cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
-    python = ensure_engine(state_folder, cpu.engine, False, lambda *_: None) / "bin" / "python"
+    python = ensure(state_folder, VLLM.recipe(cpu.engine, on_gpus=False), lambda *_: None) / "bin" / "python"
     write_ranker(tmp_path / "ranker")
     write_smoke_model(tmp_path / "vectors")
     config = tmp_path / "ranker" / "config.json"
@@ -176,7 +178,7 @@ def test_litellm_loads_every_gateway_file(every_plan: list[Plan], state_folder: 
         text = next(file.text for file in render_plan(plan) if file.path.name == "gateway.yaml")
         paths.append(tmp_path / f"{number}.yaml")
         paths[-1].write_text(text, encoding="utf-8")
-    python = ensure_gateway(state_folder, lambda *_: None) / "bin" / "python"
+    python = ensure(state_folder, GATEWAY_RECIPE, lambda *_: None) / "bin" / "python"
     addresses = {f"ENGINE_{number}_URL": f"http://engine-{number}:8000/v1" for number in range(2, 17)}
     loaded = ask(
         python,

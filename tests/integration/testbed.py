@@ -247,15 +247,17 @@ def state_folder() -> Path:
 
 def make_environments() -> None:
     """Make what runs the services without containers, as `start-environment` would at its first time."""
-    from stackwright.runtime.provision import ensure_engine, ensure_gateway
+    from stackwright.engines.vllm.engine import VLLM
+    from stackwright.runtime.provision import ensure_all
+    from stackwright.services.gateway import RECIPE
 
     from tests.integration.quick_engine.layout import planned_engine
 
     def say_of(service: str, text: str) -> None:
         say(f"{service}: {text}")
 
-    ensure_engine(state_folder(), planned_engine(), gpu=False, say=say_of)
-    ensure_gateway(state_folder(), say_of)
+    engine = VLLM.recipe(planned_engine(), on_gpus=False)
+    ensure_all(state_folder(), {"engine": engine, "gateway": RECIPE}, say_of)
 
 
 def main(command: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from stackwright.errors import NoPlanError
 from stackwright.rendering import render_plan
 from stackwright.rendering.compose import render_base
 from stackwright.rendering.numbered import flat_settings
+from stackwright.services import BASE, BESIDE_ENGINES
 
 from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import Asked, plan_of
@@ -126,9 +127,10 @@ def test_each_folder_of_models_in_turns_is_mounted_once() -> None:
     assert [volume["target"] for volume in services["engine"]["volumes"]] == ["/state/models/smoke"]
 
 
-def test_the_base_file_is_rendered_from_the_services(update_golden: bool) -> None:
-    """It stays readable in the checkout, and says what the services say."""
-    base = Path(__file__).parents[2] / "compose" / "compose.yaml"
-    if update_golden:
-        base.write_text(render_base(), encoding="utf-8")
-    assert base.read_text(encoding="utf-8") == render_base()
+def test_the_base_files_are_rendered_from_the_services(update_golden: bool) -> None:
+    """They stay readable in the checkout, and say what the services say."""
+    for name in (BASE, BESIDE_ENGINES):
+        base = Path(__file__).parents[2] / "compose" / name
+        if update_golden:
+            base.write_text(render_base(name), encoding="utf-8")
+        assert base.read_text(encoding="utf-8") == render_base(name)

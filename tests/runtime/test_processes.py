@@ -23,7 +23,7 @@ from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.runtime.process_groups import members, programs_with, read_groups
 from stackwright.runtime.processes import ProcessesRuntime
-from stackwright.runtime.provision import MARK, cpu_engine_recipe, environment_folder, gateway_recipe
+from stackwright.runtime.provision import MARK, environment_folder
 
 from tests.planning_requests import plan_for, recorded
 
@@ -77,7 +77,7 @@ def make_stack(folder: Path) -> Stack:
     stack.secrets.mkdir(parents=True)
     for secret in SECRETS:
         (stack.secrets / secret).write_text(f"secret-{secret}\n")
-    for recipe in (gateway_recipe(), cpu_engine_recipe(plan.engine)):
+    for recipe in [each.as_process.recipe for each in stack.services if each.as_process.recipe is not None]:
         environment_of = environment_folder(stack.state, recipe)
         (environment_of / "bin").mkdir(parents=True)
         (environment_of / "bin" / "python").symlink_to(sys.executable)

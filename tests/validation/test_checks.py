@@ -47,7 +47,7 @@ from stackwright.validation.environment import SHELL_VARIABLES
 from stackwright.validation.gpu_memory import OWN
 from stackwright.validation.gpus import STATES, used_gpus
 from stackwright.validation.model import MODELS, OFFLINE, LookedAtModel
-from stackwright.validation.ports import LISTENER
+from stackwright.validation.ports import PORTS
 from stackwright.validation.surroundings import CHANGED_INPUTS, TIMES
 
 from tests.planning_requests import plan_for, recorded
@@ -120,7 +120,7 @@ def scene(root: Path, plan: Plan, *, compose: bool = True) -> Scene:
                 GpuState(index=index, uuid=uuid, lanes=4, lanes_up=4, processes=()) for index, uuid in enumerate(boards)
             ),
             OWN: frozenset(),
-            LISTENER: None,
+            PORTS: (),
             CONTAINER_ENGINE: inside(sees(used_gpus(plan))) if compose else None,
             ROOM: Room(disks={"models": ROOMY, "files": ROOMY}, wanted={}),
             SHARED: ROOMY,
@@ -200,7 +200,7 @@ def test_what_cannot_be_looked_at_is_told_and_never_passes(whole: Scene) -> None
 def test_every_look_that_fails_is_told_by_each_check_that_needs_it(compose: bool, tmp_path: Path) -> None:
     stack = scene(tmp_path, plan_for(GPU_HOST), compose=compose)
     for look in {look: None for check in CHECKS if check.when.holds(stack.subject) for look in check.looks}:
-        if look not in (OWN, STATES, MERGED, LISTENER):
+        if look not in (OWN, STATES, MERGED):
             assert "odd machine" in " ".join(
                 finding.found for finding in stack.but({look: Unseen(why="odd machine")}).find()
             )

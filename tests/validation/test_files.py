@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from stackwright.project.write import compare_files, write_files
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
+from stackwright.services.gateway import GATEWAY
 from stackwright.validation.files import check_files, look_at_files, look_for_newest_s
-from stackwright.validation.ports import check_port, look_at_port
+from stackwright.validation.ports import SeenPort, check_ports, look_at_ports
 from stackwright.validation.secrets import check_secrets, look_at_secrets
 
 from tests.planning_requests import plan_for, recorded
@@ -172,23 +173,29 @@ def test_the_newest_file_is_told(stack: Stack) -> None:
     assert look_for_newest_s(stack) is None
 
 
+def seen_ports(env: Mapping[str, str]) -> tuple[SeenPort, ...]:
+    """Look at the gateway's port."""
+    return look_at_ports([GATEWAY], lambda setting: env[setting.key])
+
+
 def test_a_port_is_free_until_someone_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         env = {"GATEWAY_BIND": "127.0.0.1", "GATEWAY_PORT": str(taken.getsockname()[1])}
         taken.listen()
-        (finding,) = check_port(env, "dev", look_at_port(env), "nginx (pid 7)")
+        (port,) = seen_ports(env)
+    (finding,) = check_ports([replace(port, listener="nginx (pid 7)")], "dev")
     assert finding.found == f"127.0.0.1:{env['GATEWAY_PORT']}: Address already in use, by nginx (pid 7)"
     assert (
         finding.fix
         == "stop the program that listens there, or choose another port: `configure-gpu --env dev --set GATEWAY_PORT=…`"
     )
-    assert check_port(env, "dev", look_at_port(env), None) == ()
+    assert tuple(check_ports(seen_ports(env), "dev")) == ()
 
 
 def test_an_address_of_another_machine_is_not_blamed_on_a_listener() -> None:
     """192.0.2.0/24 belongs to documentation (RFC 5737): no machine has it."""
     env = {"GATEWAY_BIND": "192.0.2.1", "GATEWAY_PORT": "4000"}
-    (finding,) = check_port(env, "dev", look_at_port(env), None)
+    (finding,) = check_ports(seen_ports(env), "dev")
     assert (finding.check, finding.found) == ("address-unknown", "192.0.2.1 is not an address of this machine")
     assert "gateway.bind" in finding.fix

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from stackwright.runtime.ports import http_answers
+from stackwright.services import access_to, base_services
 from stackwright.validation.publishing import check_publishing, look_at_certificate
 from stackwright.watching.probe import Endpoint, complete
 
@@ -92,10 +93,13 @@ def test_a_certificate_that_is_none_is_an_answer_too(tmp_path: Path) -> None:
     assert answer.status is None
 
 
+FRONT = access_to(base_services())
+
+
 def checks(folder: Path, bind: str = "0.0.0.0", plain: str = "refused") -> list[str]:
     """Return the names of what is found."""
     env = {"GATEWAY_BIND": bind, "GATEWAY_PLAIN_HTTP": plain}
-    return [finding.check for finding in check_publishing(env, look_at_certificate(folder), "prod")]
+    return [finding.check for finding in check_publishing(FRONT, env, look_at_certificate(folder, FRONT.tls), "prod")]
 
 
 def test_publishing_wider_takes_tls_or_consent(tmp_path: Path) -> None:

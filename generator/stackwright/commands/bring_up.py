@@ -146,7 +146,7 @@ def _show_what_restarts(attempt: Attempt) -> tuple[str, ...]:
             report.tell(f"  changed since generation {work.before}: {sentence}")
     there = {name for name, phase in phases.items() if phase is not ServicePhase.ABSENT}
     changed = [change.name for change in changes if change.name in there]
-    return tuple(sorted(changed, key=lambda name: name == "gateway"))
+    return tuple(sorted(changed, key=lambda name: name == stack.front.name))
 
 
 def _changed_reads(attempt: Attempt, told: set[str]) -> Iterator[ServiceChange]:

@@ -92,5 +92,6 @@ def _redaction(paths: ProjectPaths, exams: tuple[Examination, ...]) -> Redaction
             values += assigned_secrets(look_into(path) or "")
     with suppress(StackError):  # unreadable, hence in no text either
         values.append(find_hub_token(os.environ, Path(paths.folders.hf_home)) or "")
+    services = [service.name for exam in exams if exam.stack is not None for service in exam.stack.services]
     user = os.environ.get("USER") or os.environ.get("LOGNAME") or ""
-    return make_redaction(values, home=str(Path.home()), user=user, machine=platform.node())
+    return make_redaction(values, home=str(Path.home()), user=user, machine=platform.node(), services=services)

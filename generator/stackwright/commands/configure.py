@@ -35,6 +35,7 @@ from stackwright.project.inputs import record_inputs
 from stackwright.project.pins import read_pins
 from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written
+from stackwright.services import access_to, services_of
 from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing, look_at_certificate
 
@@ -218,8 +219,7 @@ def check_rendered(configured: Configured) -> tuple[Finding, ...]:
     broken = check_environment(configured.plan, env, load_catalog())
     if broken:
         return broken
-    later = [
-        *check_shell(env, os.environ, name),
-        *check_publishing(env, look_at_certificate(paths.secrets), name),
-    ]
+    front = access_to(services_of(configured.plan))
+    certificate = look_at_certificate(paths.secrets, front.tls)
+    later = [*check_shell(env, os.environ, name), *check_publishing(front, env, certificate, name)]
     return tuple(replace(finding, severity=Severity.WARNING) for finding in later)

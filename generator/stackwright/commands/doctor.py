@@ -136,7 +136,7 @@ def _examine(paths: EnvironmentPaths, asked: str, host: Host, kernel: str) -> Ex
         runtime=runtime,
         gathered=gathered,
         named=named,
-        unknown=_unknown(gathered, named),
+        unknown=_unknown(stack, gathered, named),
         findings=findings,
     )
 
@@ -149,12 +149,13 @@ def _check(stack: Stack, runtime: Runtime, host: Host) -> tuple[tuple[Finding, .
         return (), (told_by(failure),)
 
 
-def _unknown(gathered: Gathered, named: tuple[Named, ...]) -> tuple[tuple[str, str], ...]:
+def _unknown(stack: Stack, gathered: Gathered, named: tuple[Named, ...]) -> tuple[tuple[str, str], ...]:
     """Pick the telling line of each service that fell, of a failed start the engines', where no rule explains it."""
     explained = {each.service for each in named}
     fallen = [state.name for state in gathered.fallen]
     if gathered.failed_s_ago is not None and not named:
-        fallen = [name for name, _ in gathered.logs if name.startswith("engine")]
+        engines = {stack.kind_of(replica.name) for replica in stack.plan.engines}
+        fallen = [name for name, _ in gathered.logs if stack.kind_of(name) in engines]
     lines = ((name, telling_line(dict(gathered.logs).get(name, ""))) for name in fallen if name not in explained)
     return tuple((name, line or "nothing in its log") for name, line in lines)
 
@@ -211,7 +212,7 @@ def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...], *, qui
     what = f"{count} failure{'s' if count > 1 else ''} named, see above"
     first = next((exam for exam in exams if any(each.diagnosis.settings for each in exam.named)), None)
     hint = f"plan again with the fix: `stackwright doctor {first.environment} --apply`" if first else None
-    if any(each.place is Written.RUNTIME for each in named) or any(service == "runtime" for service, _ in unknown):
+    if any(each.place == Written.RUNTIME for each in named) or any(service == "runtime" for service, _ in unknown):
         raise RuntimeRefusedError(what, hint=hint)
     if count:
         raise NotHealthyError(what, hint=hint)

@@ -46,11 +46,11 @@ def run(arguments: PinImagesArguments) -> None:
     before = digests.read_image_pins(stack.root)
     today = datetime.now(UTC).date().isoformat()
     found = _pull_all(
-        [
-            without_digest(stack.env[written])
+        {
+            without_digest(stack.env[written]): written
             for key in declared_settings().images
             for written in keys_of(stack.env, key)
-        ]
+        }
     )
     if not found:
         raise ValidationError(
@@ -67,15 +67,18 @@ def run(arguments: PinImagesArguments) -> None:
     report.tell(f"next: {configure}")
 
 
-def _pull_all(images: list[str]) -> dict[str, str]:
-    """Return the digest of each image that a registry gave; one that only this machine has is a warning."""
+def _pull_all(images: Mapping[str, str]) -> dict[str, str]:
+    """Return the digest of each image that a registry gave; one that only this machine has is a warning.
+
+    `images`: each with the setting that names it.
+    """
     from stackwright.runtime.docker import is_here, open_client, pull
 
     docker, found = open_client(), {}
     with report.Progress() as progress:
-        for image in dict.fromkeys(images):
+        for image, key in images.items():
             try:
-                digest = pull(docker, image, "pin-images", progress.say)
+                digest = pull(docker, image, "pin-images", progress.say, key)
             except RuntimeRefusedError as refusal:
                 if not is_here(docker, image):
                     raise

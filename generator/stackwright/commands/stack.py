@@ -26,7 +26,7 @@ def load_stack(paths: EnvironmentPaths) -> Stack:
         raise ValidationError(
             f"{environment} is not configured in {paths.root}", hint=f"run `configure-gpu --env {environment}`"
         )
-    for name in ("COMPOSE_PROJECT_NAME", "GATEWAY_BIND", "GATEWAY_PORT"):
+    for name in ("COMPOSE_PROJECT_NAME", *(setting.key for setting in stack.access.address)):
         value = stack.env.get(name)
         if value is None:
             raise ValidationError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright.diagnosis.kernel import messages_about, read_kernel
-from stackwright.diagnosis.rules import Diagnosis, Place, Rule, diagnose_log, place_of, state_line
+from stackwright.diagnosis.rules import Diagnosis, Place, Rule, diagnose_log, state_line
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding, Severity
 from stackwright.domain.service import ServicePhase, ServiceState
@@ -27,7 +27,7 @@ class Evidence:
     """A text, where it was written, and the service that it is about; `service` is empty for the host."""
 
     service: str
-    place: Place
+    place: str
     text: str
 
 
@@ -36,7 +36,7 @@ class Named:
     """A failure that was named, and the service, or `runtime` or `host`, that it befell."""
 
     service: str
-    place: Place
+    place: str
     diagnosis: Diagnosis
 
 
@@ -93,7 +93,7 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
     except StackError as failure:
         refusal = (told_by(failure),)
     if all(state.phase is ServicePhase.ABSENT for state in states):
-        kept = read_kept(failures_of(stack), configured=_configured(stack))
+        kept = read_kept(stack, configured=_configured(stack))
         return Gathered(
             states=states, evidence=(*refusal, *kept.evidence), logs=kept.logs, failed_s_ago=kept.failed_s_ago
         )
@@ -105,7 +105,7 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
         logs=logs,
         events=events,
         evidence=(
-            *(Evidence(service=name, place=place_of(name), text=text) for name, text in logs if name in ill),
+            *(Evidence(service=name, place=stack.kind_of(name), text=text) for name, text in logs if name in ill),
             *(
                 _about_state(state, events, messages_about(state, dict(logs).get(state.name, ""), kernel))
                 for state in states
@@ -164,7 +164,7 @@ def keep_failure(runtime: Runtime, stack: Stack) -> Path:
     for service, text in gathered.logs:
         (folder / f"{service}.log").write_text(text, encoding="utf-8", errors="backslashreplace")
     for each in gathered.evidence:
-        if each.place is Place.STATE:
+        if each.place == Place.STATE:
             (folder / f"{each.service}.state").write_text(each.text, encoding="utf-8", errors="backslashreplace")
     return folder
 
@@ -188,18 +188,20 @@ def _configured(stack: Stack) -> float:
         return 0.0
 
 
-def read_kept(folder: Path, *, configured: float) -> Gathered:
+def read_kept(stack: Stack, *, configured: float) -> Gathered:
     """Read what was kept of the last failed start; nothing where the stack was `configured` anew since."""
     texts: dict[Path, str] = {}
     newest = 0.0
-    for path in _kept(folder):
+    for path in _kept(failures_of(stack)):
         with suppress(OSError):
             newest = max(newest, path.stat().st_mtime)
             texts[path] = path.read_text(encoding="utf-8", errors="replace")
     if not texts or newest < configured:
         return Gathered()
     evidence = tuple(
-        Evidence(service=path.stem, place=Place.STATE if path.suffix == ".state" else place_of(path.stem), text=text)
+        Evidence(
+            service=path.stem, place=Place.STATE if path.suffix == ".state" else stack.kind_of(path.stem), text=text
+        )
         for path, text in texts.items()
     )
     logs = tuple((path.stem, text) for path, text in texts.items() if path.suffix == ".log")
@@ -214,7 +216,7 @@ def name_failures(
     A failure that two engines share is told for the first of them.
     """
     found = [
-        Named(service=each.service or each.place.value, place=each.place, diagnosis=diagnosis)
+        Named(service=each.service or str(each.place), place=each.place, diagnosis=diagnosis)
         for each in evidence
         for diagnosis in diagnose_log(each.text, rules, place=each.place, values=values)
     ]

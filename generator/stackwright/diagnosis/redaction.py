@@ -50,6 +50,10 @@ _PLAIN = re.compile(
 )
 
 
+# Names that tell of nobody: they are words of every log.
+_COMMON = frozenset(("root", "user", "ubuntu", "admin", "localhost"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Redaction:
     """What to take out: `values` that are secret, and `names` by what stands in for each (a home folder, a user)."""
@@ -69,13 +73,16 @@ class Redaction:
         return text
 
 
-def make_redaction(values: Iterable[str], *, home: str, user: str, machine: str) -> Redaction:
+def make_redaction(
+    values: Iterable[str], *, home: str, user: str, machine: str, services: Iterable[str] = ()
+) -> Redaction:
     """Prepare what to look for: each value as it is and as a URL, JSON or base64 writes it, the longest first."""
+    words = _COMMON | frozenset(services)
     written = {form for value in values if len(value.strip()) >= SHORTEST for form in _forms(value.strip())}
     people = ((home.rstrip("/"), "~"), (user, "[user]"), (machine, "[machine]"))
     return Redaction(
         values=tuple(sorted(written, key=lambda value: (-len(value), value))),
-        names=tuple((name, stand_in) for name, stand_in in people if _tells_who(name)),
+        names=tuple((name, stand_in) for name, stand_in in people if len(name) >= 3 and name not in words),
     )
 
 
@@ -93,11 +100,6 @@ def assigned_secrets(text: str) -> tuple[str, ...]:
 def is_secret_name(name: str) -> bool:
     """Say whether a variable or a key of this name holds a secret."""
     return _SECRET_NAME.search(name) is not None
-
-
-def _tells_who(name: str) -> bool:
-    """Say whether a name tells of a person or a machine, and is not a word of every log."""
-    return len(name) >= 3 and name not in ("root", "user", "ubuntu", "admin", "localhost", "engine", "gateway", "redis")
 
 
 def _forms(value: str) -> tuple[str, ...]:

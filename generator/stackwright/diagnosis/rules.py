@@ -22,11 +22,11 @@ _NO_VALUES: Mapping[str, str] = {}
 
 
 class Place(StrEnum):
-    """Where a text was written: by a service, by the runtime, by the kernel, or by us about a service's state."""
+    """Where a text was written, if by no service: by the runtime, by the kernel, or by us about a service's state.
 
-    ENGINE = "engine"
-    GATEWAY = "gateway"
-    REDIS = "redis"
+    The place of a service's own text is the service's kind.
+    """
+
     RUNTIME = "runtime"
     STATE = "state"
     KERNEL = "kernel"
@@ -36,14 +36,15 @@ class Place(StrEnum):
 class Rule:
     """One known failure.
 
-    `patterns`: regular expressions, any of which a line has to match; named groups may stand in `cause`, `fix` and
-    `settings` as `{group}`. `also` and `unless`: what another line of the same text must, or must not, match.
-    `settings`: pins that mend it. `permanent`: trying the same again cannot help. `source`: where the words and the fix
-    come from; `seen`: the date on which it was read.
+    `where`: the kinds of service, and the further places, whose texts it is tried on. `patterns`: regular expressions,
+    any of which a line has to match; named groups may stand in `cause`, `fix` and `settings` as `{group}`. `also` and
+    `unless`: what another line of the same text must, or must not, match. `settings`: pins that mend it. `permanent`:
+    trying the same again cannot help. `source`: where the words and the fix come from; `seen`: the date on which it was
+    read.
     """
 
     id: str
-    where: tuple[Place, ...]
+    where: tuple[str, ...]
     patterns: tuple[str, ...]
     cause: str
     fix: str
@@ -71,11 +72,6 @@ class Diagnosis:
     settings: tuple[tuple[str, str], ...] = ()
 
 
-def place_of(service: str) -> Place:
-    """Return the kind of a service by its name: `engine-2` is an engine."""
-    return next((place for place in (Place.GATEWAY, Place.REDIS) if service == place.value), Place.ENGINE)
-
-
 def state_line(state: ServiceState) -> str:
     """Write a service's state as the line that rules of the place `state` match; empty while it runs well."""
     if state.phase is ServicePhase.EXITED:
@@ -90,7 +86,7 @@ def diagnose_log(
     text: str,
     rules: Iterable[Rule],
     *,
-    place: Place | None = None,
+    place: str | None = None,
     values: Mapping[str, str] = _NO_VALUES,
 ) -> tuple[Diagnosis, ...]:
     """Return every known failure that a text shows, best first: in the order of the rules.

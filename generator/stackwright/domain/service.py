@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
+from stackwright.domain.recipe import Recipe
+
 LOG_FILE_MEGABYTES, LOG_FILES = 20, 5
 """How much of a service's log is kept: the last of so many files of that size."""
 
@@ -186,6 +188,14 @@ class SharedMemory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkerProcesses:
+    """The processes that a service starts of itself: their number, and what each takes of the machine's memory."""
+
+    count: SettingRef
+    bytes_each: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """What a service may use, and needs.
 
@@ -196,6 +206,7 @@ class Resources:
     open_files: int = 16384
     shared_memory: SharedMemory | None = None
     gpu_uuids: tuple[str, ...] = ()
+    workers: WorkerProcesses | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,23 +230,48 @@ class InContainer:
 class AsProcess:
     """What a service is given as a process alone.
 
-    `virtual_environment` names the one that it runs in. A service whose `program` is not on PATH does not run, and
+    `recipe`: of the virtual environment that it runs in. A service whose `program` is not on PATH does not run, and
     `missing` says how the stack does without it.
     """
 
     arguments: tuple[Word, ...] = ()
     environment: Mapping[str, Word] = field(default_factory=dict)
-    virtual_environment: str | None = None
+    recipe: Recipe | None = None
     program: str | None = None
     missing: str | None = None
 
 
-class ServiceRole(StrEnum):
-    """What a service is to the stack: it serves models, it is what clients ask, or it helps one of these."""
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """What there is to know of the service that clients ask.
 
-    ENGINE = "engine"
-    FRONT = "front"
-    SUPPORT = "support"
+    `key` is the secret that they show, `tls` those of its certificate and the certificate's key. `address` are the
+    settings of its address and port, and `wishes` the section of envs/<env>.yaml that asks for them. The other settings
+    say whether it may go without TLS, and how long an answer may take.
+    """
+
+    key: str
+    tls: tuple[str, str]
+    address: tuple[SettingRef, SettingRef]
+    wishes: str
+    plain_http: SettingRef
+    answers_within_s: SettingRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramRelease:
+    """What runs, as catalog/advisories.yaml names it, and the version that is planned."""
+
+    program: str
+    version: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartPolicy:
+    """`starts` are those after the first that failed, and `stop_s` is how long the service may take to end."""
+
+    starts: int = 2
+    stop_s: int = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,19 +279,18 @@ class Service:
     """One thing that runs. One field for each thing that some runtime has to know, hence more than twelve.
 
     `kind` is the name that all replicas share: of the known failures that befall it, and of the base file's service
-    that it extends. `script` is the mounted file that a shell starts it by; None: `command` names a program itself.
-    `inherits` are variables that it gets where the caller has them. `restarts` are starts after the first that failed,
-    and `stop_s` is how long it may take to end.
+    that it extends. `front` is set of the one that clients ask. `script` is the mounted file that a shell starts it by;
+    None: `command` names a program itself. A variable of `environment` without a word is the caller's, if there is one.
     """
 
     name: str
     kind: str
-    role: ServiceRole
     image: SettingRef
     script: str | None
+    front: Front | None = None
+    release: ProgramRelease | None = None
     command: tuple[Word, ...] = ()
-    environment: Mapping[str, Word] = field(default_factory=dict)
-    inherits: tuple[str, ...] = ()
+    environment: Mapping[str, Word | None] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     files: tuple[MountedFile, ...] = ()
     folders: tuple[HostFolder, ...] = ()
@@ -264,8 +299,7 @@ class Service:
     health: Health | None = None
     after: tuple[Dependency, ...] = ()
     resources: Resources = Resources()
-    restarts: int = 2
-    stop_s: int = 20
+    restart: RestartPolicy = RestartPolicy()
     security: Security = Security()
     in_container: InContainer = InContainer()
     as_process: AsProcess = AsProcess()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,14 +19,15 @@ from stackwright.domain.llm import Llm
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Mode, Setting
+from stackwright.domain.plan import Mode, PlannedEngine, Setting
 from stackwright.domain.role import Role
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import WeightFacts
 
 if TYPE_CHECKING:
-    from stackwright.domain.service import Step
+    from stackwright.domain.recipe import Recipe
+    from stackwright.domain.service import Step, Word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,22 @@ class StartLog:
     prefix: re.Pattern[str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class EngineLaunch:
+    """How an engine's server is started, whatever the plan. It takes `--host` and `--port`.
+
+    `script`: the file of compose/engine/ that a shell starts it by; None: `program` is what the arguments stand behind.
+    `queue_bytes`: what its worker processes need of /dev/shm at least. `in_base`: compose/compose.yaml has what every
+    plan says of it; else each plan says it whole.
+    """
+
+    queue_bytes: int
+    script: str | None = None
+    program: tuple[Word, ...] = ()
+    variables: Mapping[str, Word] = field(default_factory=dict)
+    in_base: bool = False
+
+
 class Engine(Protocol):
     """One family of serving programs.
 
@@ -163,6 +180,10 @@ class Engine(Protocol):
     failures: Path | None
     processor_requests: int
     length_variable: str | None
+
+    @property
+    def launch(self) -> EngineLaunch:
+        """How its server is started."""
 
     @property
     def start_log(self) -> StartLog:
@@ -187,6 +208,9 @@ class Engine(Protocol):
 
     def process_environment(self, *, cramped: bool) -> dict[str, str]:
         """Return what the engine needs as a process of the host; `cramped`: /dev/shm holds no queue of its workers."""
+
+    def recipe(self, engine: PlannedEngine, *, on_gpus: bool) -> Recipe:
+        """Return how the virtual environment is made that its processes run in."""
 
     def communication(self, host: Host, group: tuple[Gpu, ...]) -> Communication:
         """Decide how the ranks on `group`, all of one replica, talk."""

@@ -34,7 +34,6 @@ _MEND = "correct it, or move it away: `configure-gpu` then renders it again"
 _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _BASE_FILES = (
-    "compose/compose.yaml",
     *(f"compose/{name}" for name in base_files()),
     "envs/dev.yaml",
     "envs/staging.yaml",

@@ -37,7 +37,7 @@ from stackwright.errors import StackError
 from stackwright.rendering.environment import summarize
 from stackwright.rendering.numbered import key_of
 from stackwright.rendering.quoting import literal_for_compose, quote_comment, quote_yaml
-from stackwright.services import base_services, services_of
+from stackwright.services import BASE, base_of, base_services, services_of
 from stackwright.services.words import word_text
 
 MOUNTED_AT = "/etc/stackwright"
@@ -52,6 +52,11 @@ _BASE_HEAD = """\
 #
 # Only the gateway publishes a port. Engine and Redis live on an internal network; only the gateway and a
 # downloading engine reach outside. What you add here stays: no command writes this file.
+"""
+_BESIDE_HEAD = """\
+# What runs beside the engines, for plans whose engine compose.yaml does not have: it takes that file's place, and the
+# rendered override has the engines whole. Rendered from generator/stackwright/services/, where the reasons stand.
+# What you add here stays: no command writes this file.
 """
 _COMMENTS = {
     "init": "As first process, a program that has not set up its signals yet ignores them: a stop takes its full time.",
@@ -71,9 +76,9 @@ class Plain(str):
     __slots__ = ()
 
 
-def render_base() -> str:
-    """Return compose/compose.yaml: what every plan runs; the fields that all services share stand once."""
-    services = {service.name: _compose_service(service, None) for service in base_services()}
+def render_base(base: str = BASE) -> str:
+    """Return a base file of compose/: what every plan over it runs; the fields that all services share stand once."""
+    services = {service.name: _compose_service(service, None) for service in base_services(base)}
     first, *others = services.values()
     shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
     own = {
@@ -81,12 +86,13 @@ def render_base() -> str:
         for name, service in services.items()
     }
     document = {"services": own, "networks": {"inside": {"internal": True}, "outside": {}}}
-    document["secrets"] = _secret_files(secret for service in base_services() for secret in service.secrets)
+    document["secrets"] = _secret_files(secret for service in base_services(base) for secret in service.secrets)
     comments = dict(_COMMENTS)
     lines = ["x-service: &service", *_yaml(shared, 2, comments), *_yaml(document, 0, comments)]
     # A blank line before each section, and each service but the first.
     body = re.sub(r"\n(?=\w|  [\w-]+:\n    <<)(?<!services:\n)", "\n\n", "\n" + "\n".join(lines))
-    return f"{_BASE_HEAD}{body[1:]}\n"
+    head = _BASE_HEAD if base == BASE else _BESIDE_HEAD
+    return f"{head}{body[1:]}\n"
 
 
 def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
@@ -98,7 +104,7 @@ def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
     Raises:
         StackError: a service cannot be had by adding to the base's, or the text does not say what was meant.
     """
-    bases = {service.name: service for service in base_services()}
+    bases = {service.name: service for service in base_services(base_of(plan))}
     services: dict[str, Any] = {}
     secrets: list[str] = []
     for service in services_of(plan):
@@ -109,7 +115,7 @@ def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
             continue
         added = _added(_compose_service(base, None), wanted, service.name)
         if service.name != base.name:
-            added = {"extends": {"file": Plain("compose.yaml"), "service": Plain(base.name)}, **added}
+            added = {"extends": {"file": Plain(base_of(plan)), "service": Plain(base.name)}, **added}
         if added:
             services[service.name] = added
     document: dict[str, Any] = {"services": services}
@@ -118,8 +124,8 @@ def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
         document["secrets"] = _secret_files(further)
     return _checked(
         f"# Rendered by Stackwright for {plan.environment} ({quote_comment(summarize(plan))}), laid over"
-        " compose/compose.yaml.\n# Do not edit: `configure-gpu` writes it anew. Values come from the "
-        "environment files.\n",
+        f" compose/{base_of(plan)}.\n"
+        "# Do not edit: `configure-gpu` writes it anew. Values come from the environment files.\n",
         document,
     )
 
@@ -133,7 +139,8 @@ def compose_command(service: Service, plan: Plan, value: Callable[[SettingRef], 
         setting = part.setting if isinstance(part, VisibleGpus) else part
         return value(setting) if isinstance(setting, SettingRef) else _name_of(service, plan, part)
 
-    return tuple(word_text(word, name) for word in service.command)
+    # Without a script the first word is the entry point.
+    return tuple(word_text(word, name) for word in service.command[0 if service.script else 1 :])
 
 
 def _checked(head: str, document: Mapping[str, Any]) -> str:
@@ -165,10 +172,7 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
         "shm_size": None if shared_memory is None else word(shared_memory.size),
         "command": command if script else command[1:],
         "labels": _digests(service, generated),
-        "environment": {
-            **{name: word(value) for name, value in environment.items()},
-            **dict.fromkeys(service.inherits),
-        },
+        "environment": {name: None if value is None else word(value) for name, value in environment.items()},
         "volumes": [*map(_mount, service.files), *folders],
         "tmpfs": list(service.in_container.tmpfs),
         "sysctls": dict(service.in_container.sysctls),
@@ -187,8 +191,8 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
 
 def _confinement(service: Service) -> dict[str, Any]:
     return {
-        "restart": Plain(f"on-failure:{service.restarts}"),
-        "stop_grace_period": Plain(f"{service.stop_s}s"),
+        "restart": Plain(f"on-failure:{service.restart.starts}"),
+        "stop_grace_period": Plain(f"{service.restart.stop_s}s"),
         "init": True,
         "user": "${STACKWRIGHT_UID:?}:${STACKWRIGHT_GID:?}",
         "security_opt": ["no-new-privileges:true"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +11,11 @@ from typing import Protocol
 
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.domain.plan import Plan, Replica
-from stackwright.domain.service import Service, ServiceState, SettingRef
+from stackwright.domain.service import Front, Service, ServiceState, SettingRef
 from stackwright.engines import engine_named
 from stackwright.engines.protocol import Engine
 from stackwright.rendering.numbered import ModelValues, model_values
-from stackwright.services import front_of, services_of
+from stackwright.services import access_to, front_of, services_of
 
 Say = Callable[[str, str], None]
 """Tell the person about one service: `say(service, what happens now)`."""
@@ -45,7 +46,7 @@ class Stack:
         """The family of the plan's engines."""
         return engine_named(self.plan.engine.name)
 
-    @property
+    @cached_property
     def services(self) -> tuple[Service, ...]:
         """Everything that the plan runs, what others wait for first."""
         return services_of(self.plan)
@@ -55,9 +56,19 @@ class Stack:
         """The service that clients ask."""
         return front_of(self.services)
 
+    @property
+    def access(self) -> Front:
+        """What a client has to know of it."""
+        return access_to(self.services)
+
     def service(self, name: str) -> Service | None:
         """Return a service by its name."""
         return next((service for service in self.services if service.name == name), None)
+
+    def kind_of(self, name: str) -> str:
+        """Return the kind of a service by its name; one that the plan has lost is named by its kind and a number."""
+        service = self.service(name)
+        return re.sub(r"-[0-9]+$", "", name) if service is None else service.kind
 
     def value(self, setting: SettingRef) -> str:
         """Return the value in force of a setting that a service refers to."""
@@ -86,8 +97,8 @@ class Stack:
 
     @property
     def certificate(self) -> Path | None:
-        """The gateway's certificate; None while its file is empty, and the gateway answers without TLS."""
-        file = self.secrets / "tls_certificate"
+        """The certificate of what clients ask; None while its file is empty, and it answers without TLS."""
+        file = self.secrets / self.access.tls[0]
         return file if file.exists() and file.stat().st_size > 0 else None
 
     @property

@@ -40,6 +40,7 @@ from stackwright.runtime.docker import (
     refused,
 )
 from stackwright.runtime.process_groups import end_orphans
+from stackwright.services import base_of
 
 if TYPE_CHECKING:
     from python_on_whales import Container, DockerClient
@@ -93,8 +94,9 @@ class ComposeRuntime:
         wanted = self._images()
         with refusals():
             missing = {image: name for image, name in wanted.items() if not self._client().image.exists(image)}
-        for image, service in missing.items():
-            pull(self._client(), image, service, say)
+        keys = {service.kind: service.image.key for service in self._stack.services}
+        for image, name in missing.items():
+            pull(self._client(), image, name, say, keys.get(self._stack.kind_of(name)))
 
     def _images(self) -> dict[str, str]:
         """Return the images of the merged file, each with a service that uses it."""
@@ -170,11 +172,12 @@ class ComposeRuntime:
             found = dict(self._states(starting=starting or gave_up))
         absent = ServicePhase.WAITING if starting else ServicePhase.ABSENT
         states = [found.get(name, ServiceState(name=name, phase=absent)) for name in _names(self._stack)]
-        # Until Compose has come to the gateway, a healthy one is the old one, about to be replaced.
-        if starting and states[-1].phase is ServicePhase.HEALTHY:
-            states[-1] = ServiceState(name=states[-1].name, phase=ServicePhase.WAITING)
+        front = _names(self._stack).index(self._stack.front.name)
+        # Until Compose has come to what clients ask, a healthy one is the old one, about to be replaced.
+        if starting and states[front].phase is ServicePhase.HEALTHY:
+            states[front] = ServiceState(name=states[front].name, phase=ServicePhase.WAITING)
         # Compose gives up on a dependency at its first fall, even where the restart policy then sets it up again.
-        if gave_up and {state.phase for state in states[:-1]} == {ServicePhase.HEALTHY}:
+        if gave_up and {state.phase for state in states[:front]} == {ServicePhase.HEALTHY}:
             self.up()
         return tuple(states)
 
@@ -323,13 +326,13 @@ def _env_files(stack: Stack) -> Iterator[Path]:
 
 
 def _compose_files(stack: Stack) -> Iterator[Path]:
-    yield stack.root / "compose" / "compose.yaml"
+    yield stack.root / "compose" / base_of(stack.plan)
     yield stack.generated / "override.yaml"
 
 
 def _names(stack: Stack) -> tuple[str, ...]:
-    """Return the services of the plan; the gateway is last, as it waits for the others."""
-    return (*(replica.name for replica in stack.plan.engines), "redis", "gateway")
+    """Return the names of the plan's services, what others wait for first."""
+    return tuple(service.name for service in stack.services)
 
 
 def _service_state(name: str, state: ContainerState, restarts: int) -> ServiceState:

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from stackwright.engines import ENGINES
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say
 from stackwright.runtime.process_groups import owned
@@ -34,8 +33,6 @@ TELLS_WITHIN_S = 20.0
 # The engine keeps the last 256 events only, health checks among them; what is older is gone anyway.
 EVENTS_SINCE = "60m"
 EVENTS = ("create", "start", "kill", "die", "oom", "stop", "restart", "destroy")
-
-IMAGE_VARIABLES = {"gateway": "LITELLM_IMAGE", "redis": "REDIS_IMAGE"}
 
 # What the engine says, and what to do about it. Looked for in the order given.
 HINTS = (
@@ -166,8 +163,10 @@ def is_here(docker: DockerClient, image: str) -> bool:
         return bool(docker.image.exists(image))
 
 
-def pull(docker: DockerClient, image: str, service: str, say: Say) -> str | None:
+def pull(docker: DockerClient, image: str, service: str, say: Say, key: str | None) -> str | None:
     """Pull one image, telling how many of its layers are there; return the digest that the engine says it has.
+
+    `key`: the setting that names the image; None where a person's own file does.
 
     Raises:
         RuntimeRefusedError: it cannot be had.
@@ -193,16 +192,15 @@ def pull(docker: DockerClient, image: str, service: str, say: Say) -> str | None
             end(client)
             raise
     if client.returncode != 0:
-        raise _pull_refused(image, service, last)
+        raise _pull_refused(image, service, last, key)
     return digest
 
 
-def _pull_refused(image: str, service: str, last: str) -> RuntimeRefusedError:
-    of_engines = " or ".join(engine.keys.image for engine in ENGINES.values())
-    variable = IMAGE_VARIABLES.get(service, of_engines)
+def _pull_refused(image: str, service: str, last: str, key: str | None) -> RuntimeRefusedError:
+    setting = "" if key is None else f": --set {key}=…"
     return RuntimeRefusedError(
         f"{service}: cannot pull image {image}: {reason_of(last)}",
-        hint=f"set an image that this machine can pull: --set {variable}=…; or build one: compose/images/",
+        hint=f"set an image that this machine can pull{setting}; or build one: compose/images/",
     )
 
 

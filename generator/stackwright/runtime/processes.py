@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from stackwright.atomic import replace_file
-from stackwright.domain.plan import Mode
 from stackwright.domain.service import (
     PROBE_RETRIES,
     CommandProbe,
@@ -56,7 +55,7 @@ from stackwright.runtime.programs import (
     revisions_in,
     stack_programs,
 )
-from stackwright.runtime.provision import ensure_environments
+from stackwright.runtime.provision import ensure_all
 
 LOG_BYTES = 2**20
 EVENT_LINES = 200
@@ -64,7 +63,7 @@ ROOT = "root"
 """The file in a run folder that names the project folder that it was made from."""
 
 STOP_S = 40.0
-"""supervisord gives each service 20 s to end (`Service.stop_s`), then kills it."""
+"""supervisord gives each service 20 s to end (`RestartPolicy.stop_s`), then kills it."""
 
 
 class ProcessesRuntime:
@@ -89,7 +88,7 @@ class ProcessesRuntime:
         return tuple(sentence for sentence in missing if sentence is not None)
 
     def prepare(self, say: Say) -> None:
-        """Install the two virtual environments, unless they are there. Interrupting leaves nothing taken for whole.
+        """Install the virtual environments, unless they are there. Interrupting leaves nothing taken for whole.
 
         Raises:
             RuntimeRefusedError: they cannot be installed, or could not work here.
@@ -203,9 +202,8 @@ class ProcessesRuntime:
 
     def _virtual_environments(self, say: Say) -> dict[str, Path]:
         """Return the folders of the virtual environments that the services run in, making them on first use."""
-        plan = self._stack.plan
-        engine, gateway = ensure_environments(self._stack.state, plan.engine, plan.mode is not Mode.CPU, say)
-        return {"engine": engine, "gateway": gateway}
+        recipes = {each.kind: each.as_process.recipe for each in self._stack.services if each.as_process.recipe}
+        return ensure_all(self._stack.state, recipes, say)
 
     def _machine(self, *, keep: bool) -> Provisions:
         absent = self._absent(keep=keep)

@@ -27,6 +27,7 @@ from stackwright.domain.service import (
     MountedFile,
     Part,
     PortOf,
+    RestartPolicy,
     ScratchRef,
     Service,
     SettingRef,
@@ -47,7 +48,7 @@ PASSED_ON = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
     *("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"),
 )
-"""What every service takes over from the caller's environment, beside what it inherits by its own description.
+"""What every service takes over from the caller's environment, beside the variables of its own that are the caller's.
 
 The first row is what a program of this machine needs; a container has its own, and Docker gives it the proxies.
 """
@@ -92,7 +93,7 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Provisions:
-    """What the programs have here: virtual environments by name; the inner port of each service; room in /dev/shm.
+    """What the programs have here: virtual environments by kind of service, inner ports by service, room in /dev/shm.
 
     `absent` are the services whose program this machine lacks.
     """
@@ -107,7 +108,7 @@ def stack_programs(stack: Stack, machine: Provisions, inherited: Mapping[str, st
     """Return the programs of a stack, without those that the machine lacks.
 
     Args:
-        inherited: the caller's environment, of which only PASSED_ON and what a service inherits is used.
+        inherited: the caller's environment, of which only PASSED_ON and what a service leaves to it is used.
     """
     services = {service.name: service for service in stack.services if service.name not in machine.absent}
     return tuple(_Naming(stack, machine, services, service).program(inherited) for service in services.values())
@@ -149,7 +150,8 @@ class _Naming:
         service = self._service
         script = None if service.script is None else self._path(service.script)
         read = (path for file in service.files for path in self._read(file) if path != script)
-        passed = {name: inherited[name] for name in (*PASSED_ON, *service.inherits) if name in inherited}
+        callers = (*PASSED_ON, *(name for name, word in service.environment.items() if word is None))
+        passed = {name: inherited[name] for name in callers if name in inherited}
         return Program(
             service=service,
             script=script,
@@ -172,7 +174,11 @@ class _Naming:
             "SECRETS_DIRECTORY": str(self._stack.secrets),
             "STACKWRIGHT_STACK": self._stack.name,
             # What a service that does not run here could be told of is left out.
-            **{name: self.word(word) for name, word in words.items() if set(asked_services(word)) <= {*self._services}},
+            **{
+                name: self.word(word)
+                for name, word in words.items()
+                if word is not None and set(asked_services(word)) <= {*self._services}
+            },
             **({"START_AFTER": before} if before else {}),
         }
 
@@ -209,7 +215,7 @@ class _Naming:
             case ScratchRef():
                 return part.name
             case Executable():
-                folder = self._machine.virtual_environments[service.as_process.virtual_environment or ""]
+                folder = self._machine.virtual_environments[service.kind]
                 return str(folder / "bin" / part.name)
 
     def _port(self, name: str) -> str:
@@ -304,7 +310,7 @@ def render_supervisor(
 
 
 def _section(name: str, text: str, logs: str, service: Service | None) -> str:
-    restarts, stop_s = (Service.restarts, Service.stop_s) if service is None else (service.restarts, service.stop_s)
+    restart = RestartPolicy() if service is None else service.restart
     lines = [
         f"[program:{name}]",
         f"command=/bin/sh {name}.sh",
@@ -313,9 +319,9 @@ def _section(name: str, text: str, logs: str, service: Service | None) -> str:
         "autostart=true",
         "autorestart=unexpected",
         f"startsecs={PROVEN_S}",
-        f"startretries={restarts}",
+        f"startretries={restart.starts}",
         "stopsignal=TERM",
-        f"stopwaitsecs={stop_s}",
+        f"stopwaitsecs={restart.stop_s}",
         "stopasgroup=true",
         "killasgroup=true",
         "redirect_stderr=true",

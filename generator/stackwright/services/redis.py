@@ -15,7 +15,6 @@ from stackwright.domain.service import (
     Port,
     PortOf,
     Service,
-    ServiceRole,
     SettingRef,
     SocketProbe,
 )
@@ -25,7 +24,6 @@ _NAME = "redis"
 REDIS = Service(
     name=_NAME,
     kind=_NAME,
-    role=ServiceRole.SUPPORT,
     image=SettingRef(key="REDIS_IMAGE"),
     script="redis.sh",
     secrets=("redis_password",),

@@ -14,26 +14,17 @@ from stackwright.domain.plan import Mode, Plan, Replica
 from stackwright.engines import engine_named
 from stackwright.rendering.numbered import model_values
 from stackwright.runtime import Stack
-from stackwright.runtime.provision import (
-    cpu_engine_recipe,
-    environment_folder,
-    gateway_recipe,
-    gpu_engine_recipe,
-    is_complete,
-)
-from stackwright.units import GIB, MIB, format_bytes
-from stackwright.validation.check import DOWN, WITHOUT_CONTAINERS, Check, Machine, Observation, Subject, safely
+from stackwright.runtime.provision import environment_folder, is_complete
+from stackwright.services import services_of
+from stackwright.units import GIB, format_bytes
+from stackwright.validation.check import DOWN, WITHOUT_CONTAINERS, Check, Machine, Observation, Subject
 from stackwright.validation.compose_config import INFINIBAND, OPEN_FILES, size_bytes
 from stackwright.validation.containers import CONTAINER_ENGINE, ContainerEngine
 from stackwright.validation.model import MODELS, LookedAtModel
 
-# What one LiteLLM worker of 1.109 takes when it is ready, and two take 980 MB (measured on two cores, 2026-11-21).
-WORKER_BYTES = 360 * 10**6
 # The engine's image v0.22.1-cu129 is about 11 GB to download, as one user reported (collected 2026-11-21); unpacked it
 # is more, so less than this is certainly too little. No source tells the sizes of the others.
 CUDA_IMAGE_BYTES = 11 * 10**9
-# The engine's queue (0.32.0 shm_broadcast.py, MessageQueue): 10 × 24 MiB for a replica with several worker processes.
-QUEUE_BYTES = 256 * MIB
 
 
 def check_disks(
@@ -99,11 +90,12 @@ def check_memory(
 
 
 def needed_bytes(plan: Plan, env: Mapping[str, str], model_bytes: Sequence[int | None]) -> int:
-    """Return what the stack certainly takes: the gateway's workers, and on a processor weights and KV cache.
+    """Return what the stack certainly takes: the workers of its services, and on a processor weights and KV cache.
 
     `model_bytes` is the size of each model's weights in the order of their slots, None where it is unknown.
     """
-    needed = WORKER_BYTES * int(env["LITELLM_NUM_WORKERS"])
+    workers = (service.resources.workers for service in services_of(plan))
+    needed = sum(each.bytes_each * int(env[each.count.key]) for each in workers if each is not None)
     for engine in plan.engines:
         if not engine.gpu_uuids:
             needed += max(_loaded_bytes(plan, env, model_bytes, replica) for replica in plan.turns(engine))
@@ -128,7 +120,8 @@ def _parts(plan: Plan) -> str:
 
 def _less_memory(plan: Plan) -> str:
     cache = engine_named(plan.engine.name).keys.processor_cache if plan.mode is Mode.CPU else None
-    key = cache or "LITELLM_NUM_WORKERS"
+    counts = (each.resources.workers.count.key for each in services_of(plan) if each.resources.workers is not None)
+    key = cache or next(counts)
     return f"use less: `configure-gpu --env {plan.environment.value} --set {key}=1`"
 
 
@@ -148,14 +141,16 @@ def check_shared_memory(plan: Plan, env: Mapping[str, str], shared: Seen[Disk]) 
     ranks = max(replica.ranks for replica in plan.replicas)
     if ranks == 1:
         return
+    engine = engine_named(plan.engine.name)
+    queue_bytes = engine.launch.queue_bytes
     if isinstance(shared, Unseen):
         yield not_checked("shared memory", f"/dev/shm: {shared.why}", plan.environment.value)
         return
-    wanted = size_bytes(env.get(engine_named(plan.engine.name).keys.shared_memory, "")) or QUEUE_BYTES
+    wanted = size_bytes(env.get(engine.keys.shared_memory, "")) or queue_bytes
     fix = f"`sudo mount -o remount,size={format_bytes(wanted).replace(' GiB', 'g').replace('.0', '')} /dev/shm`"
     found = f"/dev/shm: {format_bytes(shared.free_bytes)} free"
-    if shared.free_bytes < QUEUE_BYTES:
-        yield error("shared-memory", found=found, expected=f"{format_bytes(QUEUE_BYTES)} or more", fix=fix)
+    if shared.free_bytes < queue_bytes:
+        yield error("shared-memory", found=found, expected=f"{format_bytes(queue_bytes)} or more", fix=fix)
     elif shared.free_bytes < wanted:
         expected = f"{format_bytes(wanted)} for {ranks} worker processes"
         yield warning("shared-memory", found=found, expected=expected, fix=fix)
@@ -209,11 +204,11 @@ def look_at_room(machine: Machine) -> Room:
 
 def _packages_bytes(stack: Stack) -> Iterator[int]:
     """Yield the size of each virtual environment that is still to be made, with what is downloaded for it meanwhile."""
-    engine_recipe = cpu_engine_recipe if stack.plan.mode is Mode.CPU else gpu_engine_recipe
-    for recipe in (gateway_recipe, lambda: engine_recipe(stack.plan.engine)):
-        made = safely(recipe)  # without packages for this engine, the start itself refuses
-        if not isinstance(made, Unseen) and not is_complete(environment_folder(stack.state, made)):
-            yield made.size_bytes * 3 // 2
+    recipes = {recipe.name: recipe for each in stack.services if (recipe := each.as_process.recipe) is not None}
+    for recipe in recipes.values():
+        # Without packages for this engine, the start itself refuses.
+        if recipe.refused is None and not is_complete(environment_folder(stack.state, recipe)):
+            yield recipe.size_bytes * 3 // 2
 
 
 def _check_memory(on: Subject, memory: Seen[MemoryState], models: tuple[LookedAtModel, ...]) -> Iterator[Finding]:

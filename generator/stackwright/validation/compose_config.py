@@ -80,15 +80,17 @@ def _check_shared_memory(stack: Stack, replica: Replica, service: dict[str, Any]
 
 
 def _check_published(stack: Stack, services: dict[str, Any], again: str) -> Iterator[Finding]:
+    published = {each.name: each.port.published for each in stack.services if each.port and each.port.published}
+    only = f"only {' and '.join(f'the {name}' for name in published)} {'does' if len(published) == 1 else 'do'}"
     for name, service in services.items():
         ports = service.get("ports") or []
-        if ports and name != "gateway":
-            yield error("compose-ports", found=f"{name} publishes a port", expected="only the gateway does", fix=again)
-        for port in ports if name == "gateway" else ():
-            address = port.get("host_ip") if isinstance(port, dict) else None
-            if address != stack.env["GATEWAY_BIND"]:
-                found = f"the gateway is published on {address or 'every address'}"
-                expected = f"GATEWAY_BIND={stack.env['GATEWAY_BIND']}"
+        if ports and name not in published:
+            yield error("compose-ports", found=f"{name} publishes a port", expected=only, fix=again)
+        for port in ports if name in published else ():
+            address, (bind, _) = port.get("host_ip") if isinstance(port, dict) else None, published[name]
+            if address != stack.value(bind):
+                found = f"the {name} is published on {address or 'every address'}"
+                expected = f"{bind.key}={stack.value(bind)}"
                 yield error(
                     "compose-ports", found=found, expected=expected, fix="correct `ports` in compose/compose.yaml"
                 )
@@ -97,10 +99,12 @@ def _check_published(stack: Stack, services: dict[str, Any], again: str) -> Iter
 def check_container_limits(stack: Stack, merged: dict[str, Any], *, infiniband: bool) -> Iterator[Finding]:
     """Compare the limits that Compose gives to containers with what the services need."""
     fix = "restore the original `ulimits` in compose/compose.yaml"
+    asked = {stack.front.name, *(replica.name for replica in stack.plan.engines)}
+    others = {service.name for service in stack.services} - asked
     for name, service in merged.get("services", {}).items():
         ulimits = service.get("ulimits") or {}
         files = _soft_limit(ulimits.get("nofile"))
-        if name != "redis" and (files is None or files < OPEN_FILES):
+        if name not in others and (files is None or files < OPEN_FILES):
             found = f"{name} may open {files or 'the Docker default of files (1024 since version 29)'}"
             yield warning("compose-open-files", found=found, expected=f"{OPEN_FILES} open files", fix=fix)
     for replica in stack.plan.replicas if infiniband else ():

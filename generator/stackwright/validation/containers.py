@@ -196,8 +196,7 @@ def look_at_engine(machine: Machine) -> ContainerEngine | None:
         return None
     stack, host = machine.stack, machine.host
     image = stack.engine.keys.image
-    engines = dict.fromkeys(stack.values(replica)[image] for replica in stack.plan.engines)
-    missing = find_missing_images((*engines, stack.env["LITELLM_IMAGE"], stack.env["REDIS_IMAGE"]))
+    missing = find_missing_images(tuple(dict.fromkeys(stack.value(service.image) for service in stack.services)))
     uuids = used_gpus(stack.plan)
     lacks_engine = isinstance(missing, Unseen) or stack.env[image] in missing
     container: Seen[ContainerAnswer] | None = None

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from stackwright.domain.catalog import REFUSED_HOLES, Advisory, HoleKind, holes_of, order_release
 from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.plan import Plan
-from stackwright.engines import engine_named
+from stackwright.domain.service import ProgramRelease
+from stackwright.services import services_of
 from stackwright.validation.check import Check
 
 # Names under which publishers push one release after another (Docker Hub, GitHub's registry; LiteLLM docs, deploy
@@ -25,14 +26,8 @@ def check_images(
     Args:
         pulled: images are what runs; else the packages of the plan's releases do.
     """
-    rows = (
-        (engine_named(plan.engine.name).keys.image, plan.engine.name, plan.engine.version, plan.engine.image),
-        ("LITELLM_IMAGE", "litellm", plan.gateway.version, None),
-        ("REDIS_IMAGE", "redis", None, None),
-    )
-    for key, program, planned, consented in rows:
-        image = env[key]
-        version = (release_of(image) if pulled else None) or planned
+    for key, service in {service.image.key: service for service in reversed(services_of(plan))}.items():
+        image, release = env[key], service.release
         if pulled and is_moving(image):
             yield warning(
                 "image-moves",
@@ -40,10 +35,12 @@ def check_images(
                 expected="a release tag or a digest, since this tag moves",
                 fix=f"`configure-gpu --env {plan.environment.value} --set {key}=NAME:RELEASE`",
             )
-        if version is not None:
+        version = None if release is None else (release_of(image) if pulled else None) or release.version
+        if release is not None and version is not None:
             # The planner takes a release with such holes only with consent, told by a warning of the plan.
-            consent = (not pulled or image == consented) and version == planned and program == plan.engine.name
-            yield from _holes(plan, key, program, version, advisories, consent=consent)
+            planned = ProgramRelease(program=plan.engine.name, version=version) == release
+            consent = planned and (not pulled or image == plan.engine.image)
+            yield from _holes(plan, key, release.program, version, advisories, consent=consent)
 
 
 def _holes(

@@ -1,66 +1,80 @@
-"""The gateway's port and address, and who listens there."""
+"""The ports and addresses that services publish, and who listens there."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from stackwright.detect.listener import find_listener
 from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.machine import Unseen
+from stackwright.domain.service import Service, SettingRef
 from stackwright.runtime.ports import why_taken
 from stackwright.validation.check import DOWN, Check, Observation, safely
 
 
-def look_at_port(env: Mapping[str, str]) -> OSError | None:
-    """Return the kernel's refusal to let the gateway listen on its port; None where it would."""
-    return why_taken(env["GATEWAY_BIND"], int(env["GATEWAY_PORT"]))
+@dataclass(frozen=True, kw_only=True)
+class SeenPort:
+    """A service's port for the outside. `refusal` is the kernel's to listen there, None where the port is free.
 
-
-def look_for_listener(env: Mapping[str, str]) -> str | None:
-    """Return who listens on the gateway's port; None where nobody is seen."""
-    found = safely(lambda: find_listener(int(env["GATEWAY_PORT"])))
-    return None if isinstance(found, Unseen) else found
-
-
-def check_port(
-    env: Mapping[str, str], environment: str, refusal: OSError | None, listener: str | None
-) -> tuple[Finding, ...]:
-    """Check that the gateway's port is free. To be asked only while the stack itself is down.
-
-    `refusal` is the kernel's, None where the port is free; `listener` names who listens there, None where nobody is
-    seen.
+    `listener` names who listens there, None where nobody is seen. `port_key` is the setting that chooses another port.
     """
-    address = f"{env['GATEWAY_BIND']}:{env['GATEWAY_PORT']}"
-    return () if refusal is None else (_why_not_free(refusal, address, environment, listener),)
+
+    service: Service
+    address: str
+    port_key: str
+    refusal: OSError | None
+    listener: str | None = None
 
 
-def _why_not_free(refusal: OSError, address: str, environment: str, listener: str | None) -> Finding:
+def look_at_ports(services: Iterable[Service], value: Callable[[SettingRef], str]) -> tuple[SeenPort, ...]:
+    """Look at every port that one of the services publishes; `value` gives a setting's value in force."""
+    published = ((each, each.port.published) for each in services if each.port is not None)
+    return tuple(_look(service, settings, value) for service, settings in published if settings is not None)
+
+
+def _look(service: Service, settings: tuple[SettingRef, SettingRef], value: Callable[[SettingRef], str]) -> SeenPort:
+    bind, port = map(value, settings)
+    refusal = why_taken(bind, int(port))
+    found = None if refusal is None else safely(lambda: find_listener(int(port)))
+    listener = None if isinstance(found, Unseen) else found
+    return SeenPort(
+        service=service, address=f"{bind}:{port}", port_key=settings[1].key, refusal=refusal, listener=listener
+    )
+
+
+def check_ports(ports: Iterable[SeenPort], environment: str) -> Iterator[Finding]:
+    """Check that each port is free. To be asked only while the stack itself is down."""
+    for port in ports:
+        if port.refusal is not None:
+            yield _why_not_free(port, port.refusal, environment)
+
+
+def _why_not_free(port: SeenPort, refusal: OSError, environment: str) -> Finding:
+    address, front = port.address, port.service.front
     if refusal.errno == errno.EADDRNOTAVAIL:
         found = f"{address.partition(':')[0]} is not an address of this machine"
-        fix = f"correct gateway.bind in envs/{environment}.yaml, then `configure-gpu --env {environment}`"
+        wish = "its address" if front is None else f"{front.wishes}.bind in envs/{environment}.yaml"
+        fix = f"correct {wish}, then `configure-gpu --env {environment}`"
         return error("address-unknown", found=found, expected="127.0.0.1, or an address of this machine", fix=fix)
-    another = f"`configure-gpu --env {environment} --set GATEWAY_PORT=…`"
+    another = f"`configure-gpu --env {environment} --set {port.port_key}=…`"
     if refusal.errno == errno.EACCES:  # ports below 1024; a daemon that runs as root may still publish them
         found = f"{address}: not for this user"
         return warning("port-privileged", found=found, expected="a port from 1024 on", fix=f"choose one with {another}")
     fix = f"stop the program that listens there, or choose another port: {another}"
-    holder = f", by {listener}" if listener else ""
+    holder = f", by {port.listener}" if port.listener else ""
     return error("port-taken", found=f"{address}: {refusal.strerror}{holder}", expected="a free port", fix=fix)
 
 
-REFUSAL = Observation(take=lambda machine: look_at_port(machine.stack.env))
-LISTENER = Observation(take=lambda machine: look_for_listener(machine.stack.env))
+PORTS = Observation(take=lambda machine: look_at_ports(machine.stack.services, machine.stack.value))
 
 
 PORT = Check(
     name="port",
     about="the gateway's port and address, and the program that listens there",
     findings=tuple("port-taken port-privileged address-unknown".split()),
-    rule=lambda on, refusal, listener: check_port(on.env, on.environment, refusal, listener),
-    looks=(
-        REFUSAL,
-        LISTENER,
-    ),
+    rule=lambda on, ports: check_ports(ports, on.environment),
+    looks=(PORTS,),
     when=DOWN,
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright.domain.finding import Finding, error
-from stackwright.project.credentials import TLS_FILES
+from stackwright.domain.service import Front
 from stackwright.validation.check import Check, Observation
 
 GUIDE = "docs/how-to/publish.md"
@@ -23,11 +23,11 @@ class SeenCertificate:
     problem: str | None = None
 
 
-def look_at_certificate(secrets: Path) -> SeenCertificate:
+def look_at_certificate(secrets: Path, tls: tuple[str, str]) -> SeenCertificate:
     """Look at both files in the folder of secrets, and let OpenSSL load them where both are given."""
-    certificate, key = (secrets / name for name in TLS_FILES)
+    certificate, key = (secrets / name for name in tls)
     given = tuple(path.name for path in (certificate, key) if path.is_file() and path.stat().st_size > 0)
-    problem = look_at_pair(certificate, key) if len(given) == len(TLS_FILES) else None
+    problem = look_at_pair(certificate, key) if len(given) == len(tls) else None
     return SeenCertificate(folder=secrets, given=given, problem=problem)
 
 
@@ -47,35 +47,37 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted")
 
 
-def check_publishing(env: Mapping[str, str], certificate: SeenCertificate, environment: str) -> Iterator[Finding]:
+def check_publishing(
+    front: Front, env: Mapping[str, str], certificate: SeenCertificate, environment: str
+) -> Iterator[Finding]:
     """Find a gateway that others could listen to, and a certificate that cannot be used."""
     given, pair = certificate.given, "a certificate and its key"
     if len(given) == 1:
-        (missing,) = set(TLS_FILES) - set(given)
+        (missing,) = set(front.tls) - set(given)
         fix = f"put the other one into {certificate.folder / missing}, with mode 0600; {GUIDE}"
         yield error("tls-incomplete", found=f"{given[0]} alone", expected=pair, fix=fix)
     elif certificate.problem is not None:
         fix = f"replace them with matching PEM files, the key without a password; see {GUIDE}"
-        found = f"OpenSSL does not load {' and '.join(TLS_FILES)}: {certificate.problem}"
+        found = f"OpenSSL does not load {' and '.join(front.tls)}: {certificate.problem}"
         yield error("tls-unusable", found=found, expected=pair, fix=fix)
-    beyond = not ipaddress.IPv4Address(env["GATEWAY_BIND"]).is_loopback
-    if beyond and not given and env["GATEWAY_PLAIN_HTTP"] != "allowed":
-        consent = f"`configure-gpu --env {environment} --set GATEWAY_PLAIN_HTTP=allowed`"
+    bind, consent = front.address[0].key, front.plain_http.key
+    if not ipaddress.IPv4Address(env[bind]).is_loopback and not given and env[consent] != "allowed":
+        allow = f"`configure-gpu --env {environment} --set {consent}=allowed`"
         yield error(
             "gateway-published",
-            found=f"GATEWAY_BIND={env['GATEWAY_BIND']} without TLS exposes keys and answers",
+            found=f"{bind}={env[bind]} without TLS exposes keys and answers",
             expected="127.0.0.1, or TLS, or consent",
-            fix=f"add a certificate (see {GUIDE}); behind a TLS proxy: {consent}",
+            fix=f"add a certificate (see {GUIDE}); behind a TLS proxy: {allow}",
         )
 
 
-CERTIFICATE = Observation(take=lambda machine: look_at_certificate(machine.stack.secrets))
+CERTIFICATE = Observation(take=lambda machine: look_at_certificate(machine.stack.secrets, machine.stack.access.tls))
 
 
 PUBLISHING = Check(
     name="publishing",
     about="an address beyond this machine needs TLS or consent (GATEWAY_PLAIN_HTTP); the certificate and its key",
     findings=tuple("gateway-published tls-incomplete tls-unusable".split()),
-    rule=lambda on, certificate: check_publishing(on.env, certificate, on.environment),
+    rule=lambda on, certificate: check_publishing(on.stack.access, on.env, certificate, on.environment),
     looks=(CERTIFICATE,),
 )

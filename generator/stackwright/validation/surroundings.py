@@ -14,6 +14,7 @@ from stackwright.domain.plan import Mode, Plan
 from stackwright.engines import engine_named
 from stackwright.project.inputs import changed_inputs
 from stackwright.rendering.numbered import keys_of
+from stackwright.services import front_of, services_of
 from stackwright.units import format_seconds
 from stackwright.validation.check import IN_CONTAINERS, Check, Observation
 from stackwright.validation.compose_config import MERGED, engine_variables, variables_of
@@ -77,15 +78,16 @@ def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, 
 
     `gateway` are its variables as Compose reads them.
     """
-    workers = int(env["LITELLM_NUM_WORKERS"])
-    if gateway.get("DATABASE_URL") and POOL * workers > POSTGRESQL_CONNECTIONS:
+    started = front_of(services_of(plan)).resources.workers
+    workers = 0 if started is None else int(env[started.count.key])
+    if started and gateway.get("DATABASE_URL") and POOL * workers > POSTGRESQL_CONNECTIONS:
         yield warning(
             "database-connections",
             found=f"{workers} workers × {POOL} connections = {POOL * workers}",
             expected=f"at most {POSTGRESQL_CONNECTIONS}, PostgreSQL's default, or a server with a higher limit",
             fix=(
                 f"`configure-gpu --env {plan.environment.value} --set "
-                f"LITELLM_NUM_WORKERS={POSTGRESQL_CONNECTIONS // POOL}`"
+                f"{started.count.key}={POSTGRESQL_CONNECTIONS // POOL}`"
             ),
         )
 
@@ -143,7 +145,7 @@ DATABASE = Check(
     name="database",
     about="the gateway's workers × connections against PostgreSQL's limit, if DATABASE_URL is set",
     findings=tuple("database-connections".split()),
-    rule=lambda on, merged: check_connections(on.plan, on.env, variables_of(merged, "gateway")),
+    rule=lambda on, merged: check_connections(on.plan, on.env, variables_of(merged, on.stack.front.name)),
     looks=(MERGED,),
     when=IN_CONTAINERS,
 )

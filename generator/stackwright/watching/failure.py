@@ -9,7 +9,7 @@ from dataclasses import replace
 from stackwright.diagnosis.evidence import Evidence, name_failures, read_events
 from stackwright.diagnosis.kernel import messages_about, read_kernel
 from stackwright.diagnosis.load import load_rules
-from stackwright.diagnosis.rules import Diagnosis, Place, place_of, state_line
+from stackwright.diagnosis.rules import Diagnosis, Place, state_line
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import NotHealthyError
 from stackwright.runtime import Runtime, Stack
@@ -92,7 +92,7 @@ class Inquiry:
 
     def _causes(self, state: ServiceState, log: str) -> tuple[Diagnosis, ...]:
         """Name the known failures of one service, best first."""
-        place = place_of(state.name)
+        place = self._stack.kind_of(state.name)
         about = [state_line(state)] if state.phase is ServicePhase.EXITED else []
         if state.exit_code == KILLED or _CHILD_KILLED.search(log):
             kernel = read_kernel(reach_back_s=time.monotonic() - self._began_s)

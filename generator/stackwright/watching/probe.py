@@ -55,9 +55,9 @@ class Endpoint:
 
 
 def endpoint_of(stack: Stack) -> Endpoint:
-    """Return the gateway of a stack."""
-    env = stack.env
-    return Endpoint(bind=env["GATEWAY_BIND"], port=int(env["GATEWAY_PORT"]), certificate=stack.certificate)
+    """Return where clients of this machine ask a stack."""
+    bind, port = map(stack.value, stack.access.address)
+    return Endpoint(bind=bind, port=int(port), certificate=stack.certificate)
 
 
 def complete(endpoint: Endpoint, key: str, model: str, within_s: int = ANSWER_TIMEOUT_S) -> Answer:

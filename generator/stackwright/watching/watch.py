@@ -90,7 +90,7 @@ def watch(
         ready = watcher.look()
         if ready:
             asked_since = min(asked_since, clock.now())
-            refusal = _ask(questions, say, answers)
+            refusal = _ask(questions, partial(say, stack.front.name), answers)
             if refusal is None:
                 watcher.keep()
                 return answers
@@ -162,7 +162,7 @@ class _Watcher:
             self._follow(look, elapsed_s)
         asking = judgement.verdict is HealthVerdict.ASK
         for course in self.courses:
-            if not (asking and course.name == "gateway"):
+            if not (asking and course.name == self._stack.front.name):
                 self._tell(course)
         return asking
 
@@ -266,18 +266,18 @@ def _questions(stack: Stack, key: str) -> list[Question]:
 
 def _answer_limit_s(stack: Stack, model: ServedModel) -> int:
     """Return how long an answer may take; of models that take turns, one may have to be loaded first."""
-    return int(stack.env["GATEWAY_REQUEST_TIMEOUT_S"]) if model.exclusive else ANSWER_TIMEOUT_S
+    return int(stack.value(stack.access.answers_within_s)) if model.exclusive else ANSWER_TIMEOUT_S
 
 
-def _ask(questions: list[Question], say: Say, answers: dict[str, str]) -> Answer | None:
+def _ask(questions: list[Question], tell: Callable[[str], None], answers: dict[str, str]) -> Answer | None:
     """Ask what has not been answered yet; return the first refusal, or None once everything has been answered."""
     while questions:
-        say("gateway", questions[0].what)
+        tell(questions[0].what)
         answer = questions[0].ask()
         if not answer.ok:
             return answer
         answered = questions.pop(0)
         if answered.model is not None:
             answers[answered.model] = answer.text
-    say("gateway", "answered")
+    tell("answered")
     return None

@@ -30,7 +30,8 @@ from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.runtime.programs import Provisions, stack_programs
-from stackwright.runtime.provision import ensure_gateway
+from stackwright.runtime.provision import ensure
+from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
 
 from tests.integration.gateway.upstream import TOO_LONG, Upstream
 from tests.integration.project import CHECKOUT, free_port
@@ -129,7 +130,7 @@ def write_project(root: Path, state: Path, plan: Plan) -> Stack:
 @pytest.fixture(scope="module")
 def front(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     """Start a gateway of one worker, with two engines and a cloud behind it."""
-    venv, root = ensure_gateway(state_folder, lambda *_: None), tmp_path_factory.mktemp("project")
+    venv, root = ensure(state_folder, GATEWAY_RECIPE, lambda *_: None), tmp_path_factory.mktemp("project")
     engines = (Upstream(name="engine", port=free_port()), Upstream(name="engine-2", port=free_port()))
     cloud, port = Upstream(name="cloud", port=free_port()), free_port()
     stack = write_project(root, state_folder, plan_with_cloud(cloud, port))
@@ -231,7 +232,7 @@ def test_a_request_meets_every_replica_before_it_meets_one_again(state_folder: P
     """LiteLLM's router by itself, before two replicas that always fail: a cooldown, where it comes in time, hides the
     choice.
     """
-    python = ensure_gateway(state_folder, lambda *_: None) / "bin" / "python"
+    python = ensure(state_folder, GATEWAY_RECIPE, lambda *_: None) / "bin" / "python"
     order: list[str] = []
     engines = [Upstream(name=name, port=free_port(), mood=500, keys=order) for name in ("a", "b")]
     with contextlib.ExitStack() as ended:

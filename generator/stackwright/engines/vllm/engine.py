@@ -14,12 +14,21 @@ from stackwright.domain.host import Gpu, Host
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Mode, Setting
+from stackwright.domain.plan import Mode, PlannedEngine, Setting
+from stackwright.domain.recipe import Recipe
 from stackwright.domain.role import Role
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import WeightFacts
-from stackwright.engines.protocol import Communication, EngineNeeds, EngineTask, FormatRule, ImageChoice, StartLog
-from stackwright.engines.vllm.settings import FLAGS, KEYS, SETTINGS
+from stackwright.engines.protocol import (
+    Communication,
+    EngineLaunch,
+    EngineNeeds,
+    EngineTask,
+    FormatRule,
+    ImageChoice,
+    StartLog,
+)
+from stackwright.engines.vllm.settings import CPU_RELEASE, FLAGS, KEYS, SETTINGS
 from stackwright.errors import NoPlanError
 
 # What is taken in a step on most GPUs where nobody says otherwise (0.32.0 engine/arg_utils.py, get_batch_defaults).
@@ -78,6 +87,13 @@ class Vllm:
     length_variable: str | None = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
     @cached_property
+    def launch(self) -> EngineLaunch:
+        """How vLLM's server is started."""
+        from stackwright.engines.vllm.launch import LAUNCH
+
+        return LAUNCH
+
+    @cached_property
     def start_log(self) -> StartLog:
         """How vLLM's log tells of its start."""
         from stackwright.domain.service import Step
@@ -120,7 +136,6 @@ class Vllm:
     ) -> ImageChoice:
         """Choose the image for these GPUs and the task's model; a pinned one is taken as it is. Raises NoPlanError."""
         from stackwright.engines.vllm.arguments import SOCKET_RELEASE
-        from stackwright.engines.vllm.cpu import CPU_RELEASE
         from stackwright.engines.vllm.image import choose_image
         from stackwright.engines.vllm.image_pin import pinned_image
 
@@ -155,6 +170,12 @@ class Vllm:
         from stackwright.engines.vllm.arguments import process_environment
 
         return process_environment(cramped=cramped)
+
+    def recipe(self, engine: PlannedEngine, *, on_gpus: bool) -> Recipe:
+        """Return how the virtual environment is made that its processes run in."""
+        from stackwright.engines.vllm.launch import recipe
+
+        return recipe(engine, on_gpus=on_gpus)
 
     def communication(self, host: Host, group: tuple[Gpu, ...]) -> Communication:
         """Decide how the ranks on `group`, all of one replica, talk."""
@@ -237,8 +258,6 @@ class Vllm:
 
     def processor_release(self) -> str | None:
         """Return the release whose packages are locked for processors."""
-        from stackwright.engines.vllm.cpu import CPU_RELEASE
-
         return CPU_RELEASE
 
     def format_rule(self, weight_format: WeightFormat) -> FormatRule | None:

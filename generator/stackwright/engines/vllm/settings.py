@@ -118,6 +118,9 @@ SETTINGS: tuple[SettingSpec, ...] = (
 )
 FLAGS = {spec.flag: spec.key for spec in SETTINGS if spec.flag is not None}
 
+CPU_RELEASE = "0.32.0"
+"""The release whose packages are locked for processors: both runtimes serve the same code."""
+
 KEYS = EngineKeys(
     model="VLLM_MODEL",
     served_name="VLLM_SERVED_MODEL_NAME",

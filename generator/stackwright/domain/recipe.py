@@ -1,0 +1,50 @@
+"""How a virtual environment is made: what a service's owner says of it, for whoever installs it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).parents[1] / "runtime" / "requirements"
+"""The locks that come with the package; beside each stands the .in file that tells how it is made."""
+
+LOCKED = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "-r")
+"""The arguments before a lock that names everything, with its hashes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstallStep:
+    """One installation: the arguments of `uv pip install`, and what is tried in its place where they fail."""
+
+    arguments: tuple[str, ...]
+    otherwise: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemLibrary:
+    """A library that no wheel brings: its file, who needs it, and the packages of two systems that hold it."""
+
+    file: str
+    needed_by: str
+    debian: str
+    fedora: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One virtual environment: its name, the package that it is for, how it is installed, and its size on disk.
+
+    `version`: of the package; None: the one that `lock` has, whose content decides whether an environment is still the
+    right one. `compiled`: its modules are compiled at once, for a program that may not write beside them. `refused`:
+    why it cannot be made for this plan, and what to do.
+    """
+
+    name: str
+    package: str
+    attempts: tuple[InstallStep, ...]
+    size_bytes: int
+    version: str | None = None
+    lock: Path | None = None
+    compiled: bool = False
+    library: SystemLibrary | None = None
+    refused: tuple[str, str] | None = None

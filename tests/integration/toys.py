@@ -1,0 +1,17 @@
+"""`stackwright` with the toys beside vLLM and Redis, as somebody else's package would bring them: one row each."""
+
+from __future__ import annotations
+
+import sys
+
+from stackwright.cli import main
+from stackwright.engines import ENGINES
+from stackwright.services import SERVICES
+
+from tests.toy_engine.engine import TOY
+from tests.toy_service import ROW
+
+if __name__ == "__main__":
+    ENGINES[TOY.name] = TOY
+    SERVICES.append(ROW)
+    sys.exit(main(sys.argv[1:]))
