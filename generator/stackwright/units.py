@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 MIB = 2**20
 GIB = 2**30
 
@@ -23,6 +25,7 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
 
 
+@lru_cache(maxsize=4096)
 def version_parts(text: str) -> tuple[int, ...]:
     """Read `12.9` or `575.51.03` as numbers, for comparison; anything else compares as the oldest."""
     parts = text.split(".")

@@ -11,13 +11,14 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.domain.plan import PLAN_SCHEMA, Plan
 from stackwright.domain.setting_spec import Kind, SettingSpec, problem_with
 from stackwright.domain.wishes import WISHES_SCHEMA, ModelWish, Wishes
-from stackwright.engines import ENGINES
+from stackwright.engines import ENGINES, default_engine
 from stackwright.errors import UsageError, ValidationError, did_you_mean
 from stackwright.planning.cloud import problem_with_cloud
 from stackwright.planning.gateway import problem_with_name
@@ -122,19 +123,31 @@ def _parse_wishes(path: Path, where: str) -> Wishes:
         )
     wishes = convert(data, Wishes, where=where, error=UsageError)
     _check(where, "schema", Kind.INTEGER, _written(wishes.schema), WISHES_SCHEMA, WISHES_SCHEMA)
+    _check_declared(where, wishes)
+    _check_models(where, wishes)
+    _check_cloud(where, wishes)
     for key, value in wishes.settings.items():
         # One of more than 4300 digits cannot even be written; what a key allows is told below.
         if isinstance(value, int) and abs(value) >= 2**64:
             raise UsageError(f"{where}: settings.{key}: found {_written(value)}")
     check_pins(wishes.pins, where=f"{where}: settings")
-    _check(where, "gpu_memory_utilization", Kind.FRACTION, f"{wishes.gpu_memory_utilization:.6g}", 0.05, 0.99)
-    _check(where, "gateway.bind", Kind.ADDRESS, wishes.gateway.bind)
-    _check(where, "gateway.port", Kind.INTEGER, _written(wishes.gateway.port), 1, 65535)
-    _check_models(where, wishes)
-    _check_cloud(where, wishes)
-    if wishes.max_model_len is not None:
-        _check(where, "max_model_len", Kind.INTEGER, _written(wishes.max_model_len), 1, 2**31 - 1)
     return wishes
+
+
+def _check_declared(where: str, wishes: Wishes) -> None:
+    """Refuse what the setting that a wish becomes does not take: its bounds are declared once."""
+    keys = default_engine().keys
+    values = {
+        ("gpu_memory_utilization", keys.memory_share): f"{wishes.gpu_memory_utilization:.6g}",
+        ("gateway.bind", "GATEWAY_BIND"): wishes.gateway.bind,
+        ("gateway.port", "GATEWAY_PORT"): _written(wishes.gateway.port),
+    }
+    if wishes.max_model_len is not None:
+        values["max_model_len", keys.context] = _written(wishes.max_model_len)
+    for (name, key), value in values.items():
+        spec = declared_settings().by_key[key] if key is not None else None
+        if spec is not None:
+            _check_against(where, name, replace(spec, kind=Kind.INTEGER) if spec.kind is Kind.CONTEXT else spec, value)
 
 
 def _check_models(where: str, wishes: Wishes) -> None:
@@ -223,6 +236,10 @@ def _check(
     where: str, key: str, kind: Kind, value: str, minimum: float | None = None, maximum: float | None = None
 ) -> None:
     spec = SettingSpec(key=key, section="", kind=kind, meaning="", minimum=minimum, maximum=maximum)
+    _check_against(where, key, spec, value)
+
+
+def _check_against(where: str, key: str, spec: SettingSpec, value: str) -> None:
     problem = problem_with(spec, value)
     if problem:
         raise UsageError(f"{where}: {key}: found `{value[:80]}`, allowed: {problem}")

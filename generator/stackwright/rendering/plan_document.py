@@ -1,8 +1,7 @@
 """The plan as the JSON document that other programs read, and back. Pure.
 
 Beside `models`, which hold each model's own settings by their plain keys, the document has what it had when a plan was
-of
-one model: all replicas, all settings as the environment file writes them, the models' names in `gateway`.
+of one model: all replicas, all settings as the environment file writes them, the models' names in `gateway`.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from typing import cast
 
 from stackwright.domain.plan import Plan, Setting
 from stackwright.errors import ValidationError
-from stackwright.reading import convert, to_plain
+from stackwright.reading import convert
 from stackwright.rendering.numbered import flat_settings, written_key
 
 
 def plan_document(plan: Plan, settings: Mapping[str, Setting] | None = None) -> dict[str, object]:
     """Return a plan in the order in which its document has it. `settings`: as they are written, where at hand."""
-    gateway = cast("dict[str, object]", to_plain(plan.gateway))
+    gateway = dict(vars(plan.gateway))
     fallbacks, cloud = gateway.pop("fallbacks"), gateway.pop("cloud")
     strategy = gateway.pop("routing_strategy")
     names = [model.name for model in plan.models]
@@ -40,8 +39,7 @@ def plan_document(plan: Plan, settings: Mapping[str, Setting] | None = None) -> 
         "settings": settings or flat_settings(plan),
         "warnings": plan.warnings,
         "models": [
-            cast("dict[str, object]", to_plain(model))
-            | {"replicas": [replica.name for replica in model.replicas], "forecast": model.forecast}
+            vars(model) | {"replicas": [replica.name for replica in model.replicas], "forecast": model.forecast}
             for model in plan.models
         ],
     }
