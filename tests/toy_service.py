@@ -24,9 +24,10 @@ TOY_SERVICE = Service(
     script=None,
     command=("python3", "-m", "http.server", "--bind", ListenAddress(), PortOf(service="toybox")),
     environment={"GATEWAY": Joined(parts=("http://", HostOf(service="gateway"), ":", PortOf(service="gateway")))},
+    secrets=("toy_key",),
     port=Port(number=8080),
     health=Health(probe=HttpProbe(path="/")),
     after=(Dependency(service="gateway"),),
     as_process=AsProcess(program="python3"),
 )
-ROW = ServiceRow(make=lambda _: (TOY_SERVICE,))
+ROW = ServiceRow(make=lambda _: (TOY_SERVICE,), secrets={"toy_key": "toy-"})

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from stackwright.runtime.provision import ensure
+from stackwright.services.gateway import RECIPE
 
 from tests.integration.conftest import MakeProject
 from tests.integration.faults.left import find_left
@@ -71,13 +73,22 @@ def toy_image(docker_host: str, tmp_path_factory: pytest.TempPathFactory) -> str
     return tag
 
 
+@pytest.fixture(scope="module")
+def state(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a state folder with the gateway's packages; the toy's are installed there."""
+    state, gateway = tmp_path_factory.mktemp("toy-state"), ensure(state_folder, RECIPE, lambda *_: None)
+    (state / "venvs").mkdir()
+    (state / "venvs" / gateway.name).symlink_to(gateway)
+    return state
+
+
 @pytest.fixture(scope="module", params=[ToyProject, ToyProcesses], ids=lambda kind: kind.runtime)
 def project(
-    request: pytest.FixtureRequest, make_project: MakeProject, images: Images, toy_image: str, wheels: Path
+    request: pytest.FixtureRequest, make_project: MakeProject, images: Images, toy_image: str, wheels: Path, state: Path
 ) -> Iterator[ToyProject]:
     """Give a project whose plan is the toy's, with images that are here."""
     kind: type[ToyProject] = request.param
-    plain = make_project(**{WHEELS: str(wheels)})
+    plain = make_project(**{WHEELS: str(wheels), "STACKWRIGHT_STATE": str(state)})
     toy = kind(folder=plain.folder, variables=plain.variables, port=plain.port, name=plain.name)
     pins = (f"TOY_IMAGE={toy_image}", f"LITELLM_IMAGE={images.gateway}", f"REDIS_IMAGE={images.redis}")
     configured = ("--engine=toy", "--model=smoke", *toy.pins, *(f"--set={pin}" for pin in pins))

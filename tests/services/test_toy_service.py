@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,20 +10,17 @@ from stackwright.domain.plan import Plan
 from stackwright.rendering import render_plan
 from stackwright.rendering.compose import render_base
 from stackwright.runtime.programs import Provisions, render_start, stack_programs
-from stackwright.services import SERVICES, ServiceRow
+from stackwright.services import SERVICES
 
 from tests.planning_requests import plan_for, recorded
 from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
-from tests.toy_service import TOY_SERVICE
-
-TOY = replace(TOY_SERVICE, secrets=("toy_key",))
+from tests.toy_service import ROW
 
 
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
     """Return a plan of a small host, with the toy registered."""
-    row = ServiceRow(make=lambda _: (TOY,))
-    monkeypatch.setattr("stackwright.services.SERVICES", [*SERVICES, row])
+    monkeypatch.setattr("stackwright.services.SERVICES", [*SERVICES, ROW])
     return plan_for(recorded("cpu-small"))
 
 

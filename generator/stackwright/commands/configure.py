@@ -29,7 +29,7 @@ from stackwright.planning.planner import make_plan
 from stackwright.planning.request import PlanRequest, User, WantedModel
 from stackwright.project import folder as project
 from stackwright.project import write
-from stackwright.project.credentials import GATEWAY_KEY, ensure_secrets, find_hub_token
+from stackwright.project.credentials import ensure_secrets, find_hub_token, gateway_key
 from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
 from stackwright.project.pins import read_pins
@@ -180,7 +180,7 @@ def write_environments(paths: ProjectPaths, changes: Sequence[tuple[Configured, 
             *(paths.root / name for name in project.missing_base_files(paths.root)),
             *(change.target for group in groups.values() for change in group),
             *(folder / write.MANIFEST for folder in groups),
-            *(each.paths.secrets / GATEWAY_KEY for each in made),
+            *(gateway_key(each.paths.secrets) for each in made),
         ),
         folders=(hf_home, *(Path(paths.folders.engine_caches[each.plan.engine.name]) for each in made)),
     )

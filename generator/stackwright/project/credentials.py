@@ -11,24 +11,9 @@ from pathlib import Path
 
 from stackwright.atomic import replace_file, stale_files
 from stackwright.errors import UsageError
+from stackwright.services import access_to, base_services, made_secrets
 
-# LiteLLM refuses to boot with a weak master key; `sk-` and 256 random bits is what its documentation advises.
-_PREFIXES: Mapping[str, str] = {
-    "litellm_master_key": "sk-",
-    "litellm_salt_key": "sk-",
-    "engine_key": "",
-    "redis_password": "",
-}
-SECRETS = tuple(_PREFIXES)
-"""The secrets that every environment has, by their files' names.
-
-The hub's token, which may be empty, is none of them.
-"""
-
-GATEWAY_KEY = "litellm_master_key"
 HUB_TOKEN = "hf_token"
-# Put there by a person; empty files say that the gateway answers without TLS.
-TLS_FILES = ("tls_certificate", "tls_key")
 
 
 def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) -> None:
@@ -46,12 +31,13 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) 
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        for name, prefix in _PREFIXES.items():
+        for name, begin in made_secrets().items():
             if not _holds_something(folder / name):
-                _write(folder / name, prefix + token_hex(32))
+                _write(folder / name, begin + token_hex(32))
         if token is not None or not (folder / HUB_TOKEN).exists():
             _write(folder / HUB_TOKEN, token or "")
-        for name in TLS_FILES:
+        # Put there by a person; empty files say that clients are answered without TLS.
+        for name in access_to(base_services()).tls:
             if not (folder / name).exists():
                 _write(folder / name, "")
     except OSError as failure:
@@ -60,14 +46,20 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) 
         ) from None
 
 
+def gateway_key(folder: Path) -> Path:
+    """Return the file of the key that clients show."""
+    return folder / access_to(base_services()).key
+
+
 def read_gateway_key(folder: Path) -> str:
     """Return the gateway's master key. Raises UsageError where there is none yet."""
+    file = gateway_key(folder)
     try:
-        key = (folder / GATEWAY_KEY).read_text(encoding="ascii").strip()
+        key = file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         key = ""
     if not key:
-        raise UsageError(f"{folder / GATEWAY_KEY}: no key yet", hint="`configure-gpu` creates one for each environment")
+        raise UsageError(f"{file}: no key yet", hint="`configure-gpu` creates one for each environment")
     return key
 
 

@@ -6,14 +6,14 @@ the runtimes, the watcher, the diagnosis and the checks take what they ask it fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from stackwright.domain.plan import Plan
 from stackwright.domain.service import Front, Service
 from stackwright.engines import engine_named
 from stackwright.services.engine import ENGINE, engine_services
-from stackwright.services.gateway import GATEWAY, gateway_services
+from stackwright.services.gateway import GATEWAY, KEYS, gateway_services
 from stackwright.services.redis import REDIS, redis_services
 
 
@@ -23,16 +23,18 @@ class ServiceRow:
 
     `base` is what the base files say of it before there is a plan; a service without it stands in the override
     alone.
+    `secrets` are those that are made for it, each with what its text has to begin with.
     """
 
     make: Callable[[Plan], tuple[Service, ...]]
     base: Service | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 SERVICES: list[ServiceRow] = [
-    ServiceRow(make=engine_services, base=ENGINE),
-    ServiceRow(make=redis_services, base=REDIS),
-    ServiceRow(make=gateway_services, base=GATEWAY),
+    ServiceRow(make=engine_services, base=ENGINE, secrets={"engine_key": ""}),
+    ServiceRow(make=redis_services, base=REDIS, secrets={"redis_password": ""}),
+    ServiceRow(make=gateway_services, base=GATEWAY, secrets=KEYS),
 ]
 """What runs, what others wait for first."""
 
@@ -55,6 +57,11 @@ def base_services(base: str = BASE) -> tuple[Service, ...]:
     """Return what every plan over this base file runs, as far as it can be told without one."""
     bases = (row.base for row in SERVICES if row.base is not None)
     return tuple(service for service in bases if base == BASE or service is not ENGINE)
+
+
+def made_secrets() -> dict[str, str]:
+    """Return the secrets that are made for the services, each with what its text begins with."""
+    return {name: begin for row in SERVICES for name, begin in row.secrets.items()}
 
 
 def front_of(services: tuple[Service, ...]) -> Service:

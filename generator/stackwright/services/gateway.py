@@ -41,6 +41,9 @@ LIMITS = {
 }
 """The limits of one model as compose/gateway/door.py names them, and the settings that carry them."""
 
+# LiteLLM refuses to boot with a weak master key; `sk-` and 256 random bits is what its documentation advises.
+KEYS = {"litellm_master_key": "sk-", "litellm_salt_key": "sk-"}
+
 RECIPE = Recipe(
     name="gateway",
     package="litellm",
@@ -100,7 +103,7 @@ GATEWAY = Service(
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_guard,health:watch",
     },
-    secrets=("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", *_TLS),
+    secrets=(*KEYS, "engine_key", "redis_password", *_TLS),
     files=(
         MountedFile(source="gateway/start.sh", name="gateway.sh"),
         *(MountedFile(source=f"gateway/{name}", name=name) for name in _FILES),

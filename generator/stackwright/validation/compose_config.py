@@ -13,9 +13,10 @@ from stackwright.detect.capacity import has_infiniband
 from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.machine import Seen, Unseen
 from stackwright.domain.plan import Plan, Replica
-from stackwright.project.credentials import SECRETS
+from stackwright.project.credentials import HUB_TOKEN
 from stackwright.rendering.compose import compose_command
 from stackwright.runtime import Stack
+from stackwright.services import made_secrets
 from stackwright.units import GIB, MIB
 from stackwright.validation.check import IN_CONTAINERS, Check, Machine, Observation, Subject
 from stackwright.validation.files import look_into
@@ -179,7 +180,7 @@ def look_at_merged(machine: Machine) -> dict[str, Any] | None:
 
 def look_at_secret_texts(stack: Stack) -> dict[str, str]:
     """Return the text of each secret that is long enough to be told from a word."""
-    named = (*SECRETS, "hf_token", *stack.plan.gateway.cloud_secrets)
+    named = (*made_secrets(), HUB_TOKEN, *stack.plan.gateway.cloud_secrets)
     texts = {name: (look_into(stack.secrets / name) or "").strip() for name in named}
     return {name: text for name, text in texts.items() if len(text) >= SHORTEST // 2}
 

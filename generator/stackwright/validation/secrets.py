@@ -9,8 +9,9 @@ from math import log2
 from pathlib import Path
 
 from stackwright.domain.finding import Finding, error
-from stackwright.project.credentials import HUB_TOKEN, SECRETS
+from stackwright.project.credentials import HUB_TOKEN
 from stackwright.runtime import Stack
+from stackwright.services import made_secrets
 from stackwright.validation.check import Check, Observation
 from stackwright.validation.environment import PLACEHOLDER
 from stackwright.validation.files import SeenFile, check_privacy, look_at_file, look_into
@@ -80,7 +81,7 @@ def look_at_secrets(stack: Stack) -> SeenSecrets:
     return SeenSecrets(
         folder=folder,
         is_open=folder.is_dir() and folder.stat().st_mode & 0o077 != 0,
-        made=tuple(_look_at_secret(folder, name) for name in SECRETS),
+        made=tuple(_look_at_secret(folder, name) for name in made_secrets()),
         token=look_at_file(token, readable=True) if token.exists() else None,
         brought=tuple(_look_at_secret(folder, name) for name in stack.plan.gateway.cloud_secrets),
     )
