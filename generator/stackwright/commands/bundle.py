@@ -19,6 +19,7 @@ from stackwright.diagnosis.redaction import Redaction, assigned_secrets, make_re
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.errors import StackError
 from stackwright.project.credentials import find_hub_token
+from stackwright.services import generated_files
 from stackwright.validation.files import look_into
 
 # Of the kernel's messages: what it says of GPUs and of memory.
@@ -61,7 +62,7 @@ def _about_host(detection: Detection, kernel: str) -> Iterator[tuple[str, str]]:
 
 def _about_environment(paths: EnvironmentPaths, exam: Examination) -> Iterator[tuple[str, str]]:
     """Yield the rendered and hand-written files, the logs, and what the runtime knows. Nothing of envs/.secrets."""
-    rendered = (paths.generated / file for file in ("plan.json", "override.yaml", "gateway.yaml"))
+    rendered = (paths.generated / file for file in ("plan.json", "override.yaml", *generated_files()))
     for path in (paths.wishes, paths.local, paths.rendered, *rendered):
         text = look_into(path)
         if text is not None:

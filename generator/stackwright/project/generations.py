@@ -24,6 +24,7 @@ from stackwright.errors import UsageError
 from stackwright.project.write import MANIFEST, compare_files, write_files
 from stackwright.reading import convert
 from stackwright.rendering import RenderedFile
+from stackwright.services import generated_files
 
 T = TypeVar("T")
 KEPT = 5
@@ -80,7 +81,7 @@ class Generations:
         self._files = {
             "environment": paths.rendered,
             LOCAL: paths.local,
-            **{name: paths.generated / name for name in ("override.yaml", "gateway.yaml", "plan.json", *RECORDS)},
+            **{name: paths.generated / name for name in ("override.yaml", *generated_files(), "plan.json", *RECORDS)},
         }
 
     def all(self) -> tuple[Generation, ...]:

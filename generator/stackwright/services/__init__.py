@@ -74,6 +74,11 @@ def access_to(services: tuple[Service, ...]) -> Front:
     return next(service.front for service in services if service.front is not None)
 
 
+def generated_files() -> tuple[str, ...]:
+    """Return the names of the rendered files that services read."""
+    return tuple(file.source for service in base_services() for file in service.files if file.generated)
+
+
 def base_files() -> Iterator[str]:
     """Yield the files below compose/ that every stack has: both base files, and what services read."""
     yield from (BASE, BESIDE_ENGINES)
