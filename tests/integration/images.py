@@ -33,6 +33,13 @@ from tests.integration.testbed import (
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCKERFILES = CHECKOUT / "compose" / "images"
 REQUIREMENTS = Path("generator/stackwright/runtime/requirements")
+# What a build that installs packages runs, and where it finds the version of uv.
+INSTALLER = (
+    Path("compose/images/install.py"),
+    Path("scripts/virtual_environment.py"),
+    Path("generator/stackwright/runtime/pip_settings.py"),
+    Path("requirements/run.txt"),
+)
 NAME = "stackwright-test"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates,libnuma1"
 TORCH = "torch==2.13.0+cpu"
@@ -115,8 +122,8 @@ def start_build(host: str, name: str, base: str | None) -> tuple[str, subprocess
     """Begin one build, or none where the image is there already; return its tag and the running build."""
     recipe = DOCKERFILES / name / "Dockerfile"
     lock = CHECKOUT / REQUIREMENTS / f"{name}.txt"
-    locked = lock.read_text() if lock.exists() else ""
-    tag = tag_of(name, base or "", recipe.read_text(), locked)
+    locked = [path.read_text() for path in (lock, *(CHECKOUT / path for path in INSTALLER))] if lock.exists() else []
+    tag = tag_of(name, base or "", recipe.read_text(), *locked)
     if answers(["docker", "image", "inspect", tag], DOCKER_HOST=host):
         return tag, None
     say(f"building {tag}")
@@ -177,11 +184,14 @@ def tag_of(name: str, *parts: str) -> str:
 
 
 def prepare_context(context: Path, lock: Path) -> None:
-    """Lay out a build context: the lock, and pip's settings and certificates as this machine has them."""
+    """Lay out a build context: the lock, what installs it, and pip's settings and certificates of this machine."""
     shutil.rmtree(context, ignore_errors=True)
     (context / REQUIREMENTS).mkdir(parents=True)
     if lock.exists():
         shutil.copy(lock, context / REQUIREMENTS)
+        for path in INSTALLER:
+            (context / path.parent).mkdir(parents=True, exist_ok=True)
+            shutil.copy(CHECKOUT / path, context / path)
     settings = pip_settings()
     told = [f"{key} = {settings[key]}" for key in PIP_KEYS if key in settings]
     # An index may have a password in its address.
