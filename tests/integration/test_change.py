@@ -84,10 +84,10 @@ def test_a_start_without_a_change_restarts_nothing(project: Project) -> None:
 
 def test_a_change_restarts_the_service_that_it_is_for(project: Project, quick_pins: list[str]) -> None:
     before = containers(project)
-    words = [*project.pins, *quick_pins, "--set=LITELLM_NUM_WORKERS=2"]
+    words = [*project.pins, *quick_pins, "--set=GATEWAY_COOLDOWN_S=7"]
     done = project.command("start-environment", "dev", *words)
     assert done.returncode == 0, done.stderr
-    assert "gateway restarts: its settings have changed\n  changed since generation 1: LITELLM_NUM_WORKERS=1 → 2" in (
+    assert "gateway restarts: its settings have changed\n  changed since generation 1: GATEWAY_COOLDOWN_S=5 → 7" in (
         done.stderr
     )
     assert changed(project, before) == ["gateway"]

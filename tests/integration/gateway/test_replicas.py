@@ -1,6 +1,7 @@
 """Two replicas of one model: one dies under load, clients notice nothing, and it gets its share again when it is back.
 
-The GPUs are stand-ins, as in test_gpu_compose.py; Compose, both engines (on the CPU), LiteLLM and Redis are real.
+The GPUs are stand-ins, as in test_gpu_compose.py, and a quick engine has vLLM's place; Compose, LiteLLM and Redis are
+real.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import pytest
 from tests.fakes.nvml import build_fake_nvml, environment
 from tests.integration.conftest import MakeProject
 from tests.integration.faults.traffic import clients
-from tests.integration.images import Images
 from tests.integration.project import CHECKOUT, Project, wait_until
 
 ANSWERS = CHECKOUT / "tests" / "hosts" / "2x-rtx3090-nvlink" / "nvml.txt"
@@ -24,16 +24,12 @@ pytestmark = pytest.mark.usefixtures("gpu_requests")
 
 
 @pytest.fixture(scope="module")
-def stack(make_project: MakeProject, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def stack(
+    make_project: MakeProject, quick_pins: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Project]:
     """Give a project whose stack runs a replica on each of two GPUs."""
     project = make_project(**environment(build_fake_nvml(tmp_path_factory.mktemp("nvml")), ANSWERS))
-    given = {
-        "VLLM_IMAGE": images.engine_for_one_gpu,
-        "LITELLM_IMAGE": images.gateway,
-        "REDIS_IMAGE": images.redis,
-    }
-    pins = [f"--set={key}={image}" for key, image in given.items()]
-    project.configure("multi", "--objective=throughput", "--model=smoke", *pins)
+    project.configure("multi", "--objective=throughput", "--model=smoke", *quick_pins)
     project.start()
     yield project
     project.stop()
@@ -54,7 +50,9 @@ def test_no_request_fails_when_a_replica_dies_and_comes_back(stack: Project) -> 
         assert [answered(stack, replica) > 0 for replica in REPLICAS] == [True, True]
         stack.docker("kill", stack.container(lost))
         traffic.wait_for(more=ROUND)
-        stack.docker("start", stack.container(lost))
+        with stack.held():
+            stack.docker("start", stack.container(lost))
+            traffic.wait_for(more=ROUND)
         wait_until(lambda: answered(stack, lost) or None)
         traffic.wait_for(more=ROUND)
     print(traffic.words())

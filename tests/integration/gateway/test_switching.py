@@ -1,4 +1,4 @@
-"""Two models that take turns, brought up by each runtime: real engines on the processor, gateway and Redis.
+"""Two models that take turns, brought up by each runtime: gateway and Redis are real, and vLLM in containers.
 
 A start asks both models through the gateway, which is one switch; each load takes as long as an engine takes to start,
 so what a switch does to a queue is shown with a stand-in engine (tests/switching), and timed by
@@ -68,8 +68,9 @@ def test_a_start_asks_models_in_turns_in_containers(make_project: MakeProject, i
         assert len(project.remains("container")) == len(("engine", "gateway", "redis"))
 
 
-def test_the_pinned_model_comes_back_as_processes(state_folder: Path, tmp_path: Path) -> None:
-    variables = make_variables("unix:///nonexistent/docker.sock", state_folder, tmp_path / "caches")
+def test_the_pinned_model_comes_back_as_processes(quick_state: Path, tmp_path: Path) -> None:
+    """When it does is the switch's own affair: a quick engine has vLLM's place."""
+    variables = make_variables("unix:///nonexistent/docker.sock", quick_state, tmp_path / "caches")
     project = Project(folder=tmp_path / "project", variables=variables, port=free_port())
     project.folder.mkdir()
     lay_out(project, pinned=True)
