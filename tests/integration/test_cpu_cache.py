@@ -1,6 +1,7 @@
-"""The KV cache of vLLM's CPU engine: what the real engine prints, beside the forecast, alone and with two ranks.
+"""The KV cache of vLLM's CPU engine on two ranks: what the real engine prints, beside the forecast.
 
 The engine is the one that the processes runtime installs; it loads the smoke model, says its cache's size and ends.
+What one rank prints is read in test_processes.py, where one serves.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-import pytest
-from stackwright.domain.environment import Environment
 from stackwright.domain.forecast import EngineSettings
-from stackwright.domain.plan import Mode
 from stackwright.engines.vllm.engine import VLLM
 from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu
 from stackwright.models.shape import parse_shape
@@ -23,7 +21,7 @@ from stackwright.models.smoke_model import write_smoke_model
 from stackwright.runtime.provision import ensure
 from stackwright.units import GIB
 
-from tests.planning_requests import plan_for, recorded
+from tests.integration.quick_engine.layout import planned_engine
 
 LENGTH = 2048
 # The engine is there in half a minute; a machine that builds beside it takes longer.
@@ -36,26 +34,30 @@ LLM(**json.load(sys.stdin))
 PRINTED = re.compile(r"KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
 
 
-@pytest.mark.parametrize("tensor_parallel", [1, 2])
-def test_the_engine_prints_the_forecast_cache(tensor_parallel: int, state_folder: Path, tmp_path: Path) -> None:
+def test_two_ranks_print_the_forecast_cache(state_folder: Path, tmp_path: Path) -> None:
     """Tokens and requests at once, of 1 GiB per rank: equal, not near."""
     model = tmp_path / "smoke"
     write_smoke_model(model)
-    engine = plan_for(recorded("cpu-small"), Environment.DEV, mode=Mode.CPU).engine
-    python = ensure(state_folder, VLLM.recipe(engine, on_gpus=False), lambda *_: None) / "bin" / "python"
-    said = start_engine(python, model, tensor_parallel, tmp_path / "cache")
+    recipe = VLLM.recipe(planned_engine(), on_gpus=False)
+    python = ensure(state_folder, recipe, lambda *_: None) / "bin" / "python"
+    said = start_engine(python, model, tmp_path / "cache")
+    assert read_cache(said) == forecast_cache(model, tensor_parallel=2, cache_bytes=GIB, length=LENGTH)
+
+
+def forecast_cache(model: Path, *, tensor_parallel: int, cache_bytes: int, length: int) -> tuple[int, int, str]:
+    """Return what an engine is forecast to print: tokens, the length of a request, and requests at once."""
     shape = parse_shape(json.loads((model / "config.json").read_text(encoding="utf-8")))
-    settings = EngineSettings(version=engine.version, tensor_parallel=tensor_parallel, max_model_len=LENGTH)
-    memory = forecast_on_cpu(shape, settings, GIB, CpuMemory(total_bytes=64 * GIB)).memory
+    settings = EngineSettings(version=planned_engine().version, tensor_parallel=tensor_parallel, max_model_len=length)
+    memory = forecast_on_cpu(shape, settings, cache_bytes, CpuMemory(total_bytes=64 * GIB)).memory
     # The engine writes the requests at once with two decimals.
-    assert read_cache(said) == (memory.kv_cache_tokens, LENGTH, f"{memory.max_concurrency:.2f}")
+    return memory.kv_cache_tokens, length, f"{memory.max_concurrency:.2f}"
 
 
-def start_engine(python: Path, model: Path, tensor_parallel: int, cache: Path) -> str:
-    """Start the engine with 1 GiB of cache per rank, one core each; return what it printed until it ended."""
+def start_engine(python: Path, model: Path, cache: Path) -> str:
+    """Start the engine on two ranks with 1 GiB of cache and one core each; return what it printed until it ended."""
     arguments = {
         "model": str(model),
-        "tensor_parallel_size": tensor_parallel,
+        "tensor_parallel_size": 2,
         "max_model_len": LENGTH,
         "enforce_eager": True,
     }
@@ -65,7 +67,7 @@ def start_engine(python: Path, model: Path, tensor_parallel: int, cache: Path) -
         "HF_HUB_OFFLINE": "1",
         "VLLM_CACHE_ROOT": str(cache),
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "0|1" if tensor_parallel == 2 else "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "0|1",
         "VLLM_NO_USAGE_STATS": "1",
     }
     # A session of its own: a start that hangs leaves no worker behind.

@@ -8,17 +8,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dotenv import dotenv_values
 from stackwright.models.smoke_model import SENTENCE, write_smoke_model
 from stackwright.runtime.process_groups import programs_with, read_groups
+from stackwright.units import GIB
 
 from tests.integration.fake_hub import serve_hub
 from tests.integration.project import Project, free_port, make_variables, wait_until
+from tests.integration.test_cpu_cache import forecast_cache, read_cache
 
 # An address where no container engine listens: these tests must not need one.
 NO_ENGINE = "unix:///nonexistent/docker.sock"
@@ -26,13 +30,22 @@ MakeProject = Callable[..., Project]
 
 
 @pytest.fixture(scope="module")
-def make_project(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeProject]:
+def own_state(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give a state folder that remembers no start; it shares only the virtual environments."""
+    state = tmp_path_factory.mktemp("state")
+    (state / "venvs").symlink_to(state_folder / "venvs")
+    yield state
+    (state / "venvs").unlink()
+
+
+@pytest.fixture(scope="module")
+def make_project(own_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeProject]:
     """Give a maker of project folders without a container engine; what they started is gone after the module."""
     made: list[Project] = []
 
     def make(**variables: str) -> Project:
         folder = tmp_path_factory.mktemp("project")
-        environment = make_variables(NO_ENGINE, state_folder, folder / "caches", **variables)
+        environment = make_variables(NO_ENGINE, own_state, folder / "caches", **variables)
         made.append(Project(folder=folder, variables=environment, port=free_port()))
         return made[-1]
 
@@ -48,16 +61,29 @@ def project(make_project: MakeProject) -> Project:
 
 
 @pytest.fixture(scope="module")
-def started(project: Project) -> str:
-    """Bring the stack up with one command and give what it printed on its standard output."""
+def first_start(project: Project) -> subprocess.CompletedProcess[str]:
+    """Bring the stack up with one command and give how that ended."""
     return start(project)
 
 
-def start(project: Project, *arguments: str) -> str:
+@pytest.fixture(scope="module")
+def started(first_start: subprocess.CompletedProcess[str]) -> str:
+    """Bring the stack up and give what that printed on its standard output."""
+    return first_start.stdout
+
+
+def start(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `start-environment dev`, which configures what is not configured yet."""
     done = project.command("start-environment", "dev", "--runtime=processes", *project.pins, *arguments)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
+
+
+def remembered(project: Project) -> list[dict[str, Any]]:
+    """Return the good starts that are remembered."""
+    text = (Path(project.variables["STACKWRIGHT_STATE"]) / "starts.json").read_text(encoding="utf-8")
+    starts: list[dict[str, Any]] = json.loads(text)["starts"]
+    return starts
 
 
 def paste(project: Project, printed: str) -> str:
@@ -110,6 +136,25 @@ def test_one_command_leads_to_an_answer(project: Project, started: str) -> None:
     assert paste(project, started) == SENTENCE
 
 
+def test_a_good_start_is_told_of_and_remembered(
+    project: Project, first_start: subprocess.CompletedProcess[str]
+) -> None:
+    for words in ("wrong key", "its models", "a completion of smoke", "a stream of smoke"):
+        assert f" {words} (" in first_start.stderr
+    (kept,) = remembered(project)
+    assert kept["steps"]["starting"] > 1
+
+
+def test_the_engine_prints_the_forecast_cache(project: Project, started: str) -> None:  # noqa: ARG001
+    """Tokens and requests at once: equal, not near. Of two ranks that is shown in test_cpu_cache.py."""
+    values = dotenv_values(project.folder / "envs" / ".env.dev")
+    cache_bytes, length = int(values["VLLM_CPU_KVCACHE_SPACE"] or "") * GIB, int(values["VLLM_MAX_MODEL_LEN"] or "")
+    log = Path(project.variables["STACKWRIGHT_STATE"]) / "logs" / project.name / "engine.log"
+    printed = read_cache(log.read_text(encoding="utf-8"))
+    model = Path(values["VLLM_MODEL"] or "")
+    assert printed == forecast_cache(model, tensor_parallel=1, cache_bytes=cache_bytes, length=length)
+
+
 def test_answer_streams(project: Project, started: str) -> None:  # noqa: ARG001
     body = {"model": "smoke", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
     request = urllib.request.Request(
@@ -157,9 +202,11 @@ def test_no_secret_is_in_a_command_line(project: Project, started: str) -> None:
 
 
 def test_second_start_changes_nothing(project: Project, started: str) -> None:
-    before = leaders(project)
-    assert start(project) == started
+    before, starts = leaders(project), remembered(project)
+    assert start(project).stdout == started
     assert leaders(project) == before
+    # The stack runs: looking at it once more is no start.
+    assert remembered(project) == starts
 
 
 def test_killed_engine_comes_back_without_its_orphans(project: Project, started: str) -> None:  # noqa: ARG001
@@ -187,7 +234,7 @@ def test_gated_model_comes_from_the_hub_with_a_token(make_project: MakeProject, 
     token.write_text("hf_for_the_tests\n", encoding="utf-8")
     with serve_hub(tmp_path / "tiny", "acme/tiny", token="hf_for_the_tests") as hub:
         project = make_project(HF_ENDPOINT=hub.url, HF_TOKEN_PATH=str(token))
-        answer = paste(project, start(project, "--model=acme/tiny"))
+        answer = paste(project, start(project, "--model=acme/tiny").stdout)
         project.command("stop-environment", "dev", "--runtime=processes")
     assert answer == SENTENCE
     assert [asked for asked in hub.requests if asked.endswith("/model.safetensors") and asked.startswith("GET")]

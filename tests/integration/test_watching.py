@@ -1,11 +1,11 @@
-"""A start under watch, with real engines: what cannot become right is not tried again, and a good start is remembered.
+"""A start under watch, with a real engine: what cannot become right is not tried again.
 
-What Compose makes of the first is shown where a failed start is looked at afterwards, too: in test_doctor.py.
+What Compose makes of it is shown where a failed start is looked at afterwards, too: in test_doctor.py. That a good
+start is remembered shows in test_processes.py.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,18 +79,3 @@ def test_a_setting_that_the_engine_refuses_is_not_tried_again_by_supervisor(
     project.configure("cpu", f"--model={write_long_model(tmp_path)}")
     check_refusal(project, "processes")
     assert programs_with(str(Path(project.variables["STACKWRIGHT_STATE"]) / "run" / project.name)) == []
-
-
-def test_a_good_start_is_remembered(without_engine: Callable[[], Project]) -> None:
-    project = without_engine()
-    project.configure("cpu")
-    done = project.command("start-environment", "dev", "--runtime=processes")
-    assert done.returncode == 0, done.stderr
-    for words in ("wrong key", "its models", "a completion of smoke", "a stream of smoke"):
-        assert f" {words} (" in done.stderr
-    kept = json.loads((Path(project.variables["STACKWRIGHT_STATE"]) / "starts.json").read_text(encoding="utf-8"))
-    (start,) = kept["starts"]
-    assert start["steps"]["starting"] > 1
-    # The stack runs now: looking at it once more is no start.
-    assert project.command("start-environment", "dev", "--runtime=processes").returncode == 0
-    assert json.loads((Path(project.variables["STACKWRIGHT_STATE"]) / "starts.json").read_text())["starts"] == [start]
