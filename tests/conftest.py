@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ PERMISSION = Permission()
 ROOT = Path(__file__).parent.parent
 INTEGRATION = Path(__file__).parent / "integration"
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
+LONG_S = 30
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,6 +55,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("gpu") and not NVIDIA_DEVICE.exists():
             item.add_marker(pytest.mark.skip(reason=f"needs an NVIDIA GPU ({NVIDIA_DEVICE} is not there)"))
     items.sort(key=lambda item: item.get_closest_marker("integration") is not None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how long each file took, fixtures included, where that is long: tests/README.md argues these."""
+    seconds: Counter[str] = Counter()
+    for report in (each for kind in terminalreporter.stats.values() for each in kind):
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid.partition("::")[0]] += round(report.duration * 1000)
+    long = [(name, spent // 1000) for name, spent in seconds.most_common() if spent >= LONG_S * 1000]
+    if long:
+        terminalreporter.section("files that take long")
+        for name, spent in long:
+            terminalreporter.write_line(f"{spent:5} s  {name}")
 
 
 @pytest.hookimpl(wrapper=True)

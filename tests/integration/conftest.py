@@ -22,17 +22,21 @@ from tests.integration.testbed import TestbedUnavailableError, answers, engine, 
 
 MakeProject = Callable[..., Project]
 HERE = Path(__file__).parent
-# The files that take longest begin first, so that none of them is left to one process while the other has nothing to
-# do.
+# The files that take longest begin first, so that neither process is left with one while the other has nothing to do;
+# those with real vLLM, which needs the processor, beside those that mostly wait for health checks and cooldowns.
 LONGEST = (
+    "gateway/test_outside.py",
     "faults/test_generations.py",
     "test_compose.py",
     "faults/test_running_stack.py",
-    "test_change.py",
     "test_processes.py",
-    "gateway/test_outside.py",
+    "test_change.py",
+    "gateway/test_switching.py",
     "faults/test_interrupts.py",
-    "faults/test_generations_of_processes.py",
+    "test_gpu_compose.py",
+    "gateway/test_replicas.py",
+    "faults/test_failed_starts.py",
+    "gateway/test_limits.py",
 )
 
 
