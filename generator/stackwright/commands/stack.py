@@ -8,7 +8,8 @@ from pathlib import Path
 from stackwright import report
 from stackwright.commands.generation import generations_of
 from stackwright.detect import detect_host
-from stackwright.domain.environment import EnvironmentPaths
+from stackwright.domain.environment import Environment, EnvironmentPaths
+from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
 from stackwright.domain.service import UP, ServicePhase
 from stackwright.domain.setting_spec import problem_with
@@ -92,6 +93,13 @@ def refuse_beside(stack: Stack, runtime: Runtime, host: Host) -> None:
             f"with {runtime.name}",
             hint=f"`stop-environment {environment}` first",
         )
+
+
+def refuse(findings: tuple[Finding, ...], environment: Environment) -> None:
+    """Raise ValidationError where a finding is an error; the findings themselves have been shown."""
+    errors = report.count_errors(findings)
+    if errors:
+        raise ValidationError(f"{environment}: {errors} error{'s' if errors > 1 else ''} found, see above")
 
 
 def renamed(stack: Stack, name: str) -> Stack:

@@ -26,8 +26,7 @@ from stackwright.commands.options import (
     record_of,
 )
 from stackwright.commands.paths import ProjectPaths, find_paths
-from stackwright.commands.stack import address, choose_runtime, load_stack, reach, refuse_beside
-from stackwright.commands.validate_environment import refuse
+from stackwright.commands.stack import address, choose_runtime, load_stack, reach, refuse, refuse_beside
 from stackwright.domain.environment import Environment
 from stackwright.project import folder as project
 from stackwright.project.credentials import ensure_secrets

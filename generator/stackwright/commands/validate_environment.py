@@ -9,10 +9,9 @@ from pathlib import Path
 from stackwright import report
 from stackwright.commands.options import add_environment, add_json, add_out, add_runtime, record_of
 from stackwright.commands.paths import find_paths
-from stackwright.commands.stack import load_stack, reach
+from stackwright.commands.stack import load_stack, reach, refuse
 from stackwright.domain.environment import Environment
-from stackwright.domain.finding import Finding, harden
-from stackwright.errors import ValidationError
+from stackwright.domain.finding import harden
 from stackwright.validation.checks import find_all, find_broken
 
 
@@ -53,10 +52,3 @@ def run(arguments: ValidateArguments) -> None:
     refuse(findings, stack.plan.environment)
     if not arguments.json:
         report.tell(f"{stack.plan.environment}: valid")
-
-
-def refuse(findings: tuple[Finding, ...], environment: Environment) -> None:
-    """Raise ValidationError where a finding is an error; the findings themselves have been shown."""
-    errors = report.count_errors(findings)
-    if errors:
-        raise ValidationError(f"{environment}: {errors} error{'s' if errors > 1 else ''} found, see above")
