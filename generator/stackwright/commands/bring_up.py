@@ -126,7 +126,7 @@ def _start_and_watch(attempt: Attempt) -> dict[str, str]:
 
 
 def _show_what_restarts(attempt: Attempt) -> tuple[str, ...]:
-    """Say what restarts and why; return the services that are to be restarted one at a time, in this order.
+    """Return what restarts and why; return the services that are to be restarted one at a time, in this order.
 
     Each alone, because `docker compose up` makes whatever depends on a changed service anew too (Compose 2.26.1): the
     gateway would go with every replica. It comes last.
@@ -149,12 +149,12 @@ def _show_what_restarts(attempt: Attempt) -> tuple[str, ...]:
     return tuple(sorted(changed, key=lambda name: name == stack.front.name))
 
 
-def _changed_reads(attempt: Attempt, told: set[str]) -> Iterator[ServiceChange]:
-    """Yield the services, but those told of, that have read files, such as keys, that hold something else now."""
+def _changed_reads(attempt: Attempt, named: set[str]) -> Iterator[ServiceChange]:
+    """Yield the services, but those named already, that have read files, such as keys, that hold something else now."""
     running = generations_of(attempt.stack).running()
     before = {} if running is None else running.reads
     for name, now in attempt.runtime.reads().items():
-        if name not in told and before.get(name, now) != now:
+        if name not in named and before.get(name, now) != now:
             yield ServiceChange(name=name, reason="a file that it uses has changed")
 
 

@@ -173,24 +173,25 @@ def write_environments(paths: ProjectPaths, changes: Sequence[tuple[Configured, 
     Raises:
         UsageError: something cannot be written, which is found out before anything is.
     """
-    made, groups = [each for each, _ in changes], {each.paths.generated: group for each, group in changes}
+    made = [configured for configured, _ in changes]
+    groups = {configured.paths.generated: group for configured, group in changes}
     hf_home = Path(paths.folders.hf_home)
     write.check_writable(
         (
             *(paths.root / name for name in project.missing_base_files(paths.root)),
             *(change.target for group in groups.values() for change in group),
             *(folder / write.MANIFEST for folder in groups),
-            *(gateway_key(each.paths.secrets) for each in made),
+            *(gateway_key(configured.paths.secrets) for configured in made),
         ),
-        folders=(hf_home, *(Path(paths.folders.engine_caches[each.plan.engine.name]) for each in made)),
+        folders=(hf_home, *(Path(paths.folders.engine_caches[configured.plan.engine.name]) for configured in made)),
     )
     project.lay_out(paths.root)
     for sentence in write.write_files(groups):
         report.warn(sentence)
-    for each in made:
-        ensure_secrets(each.paths.secrets, os.environ, hf_home)
-        make_folders(each.values, paths.smoke, engine_named(each.plan.engine.name))
-        keep_generation(each.paths)
+    for configured in made:
+        ensure_secrets(configured.paths.secrets, os.environ, hf_home)
+        make_folders(configured.values, paths.smoke, engine_named(configured.plan.engine.name))
+        keep_generation(configured.paths)
 
 
 def make_folders(env: Mapping[str, str], smoke: Path, engine: Engine) -> None:

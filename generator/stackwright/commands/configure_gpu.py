@@ -25,7 +25,7 @@ from stackwright.errors import ValidationError
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigureArguments:
-    """What `configure-gpu` is told. Without an environment: all three."""
+    """The arguments of `configure-gpu`. Without an environment: all three."""
 
     plan: PlanArguments = field(default_factory=PlanArguments)
     dry_run: bool = False
@@ -62,16 +62,16 @@ def configure(arguments: ConfigureArguments, host: Host) -> None:
     paths = find_paths(asked.out)
     environments = (asked.environment,) if asked.environment else tuple(Environment)
     # Every plan is made before the first file is written, so that a refusal changes nothing.
-    made = tuple(configure_environment(asked.options, paths, host, each) for each in environments)
-    report.warn_all(dict.fromkeys(warning for each in made for warning in each.plan.warnings))
-    places = tuple(each.paths for each in made)
-    with nullcontext() if arguments.dry_run else hold_environments(places, "configure-gpu"):
-        changes = tuple((each, compare(each)) for each in made)
-        findings = [finding for each in made for finding in check_rendered(each)]
+    made = tuple(configure_environment(asked.options, paths, host, environment) for environment in environments)
+    report.warn_all(dict.fromkeys(warning for configured in made for warning in configured.plan.warnings))
+    projects = tuple(configured.paths for configured in made)
+    with nullcontext() if arguments.dry_run else hold_environments(projects, "configure-gpu"):
+        changes = tuple((configured, compare(configured)) for configured in made)
+        findings = [finding for configured in made for finding in check_rendered(configured)]
         if not arguments.dry_run:
             write_environments(paths, changes)
     everything = tuple(change for _, group in changes for change in group)
-    plans = {each.plan.environment: each.plan for each in made}
+    plans = {configured.plan.environment: configured.plan for configured in made}
     if asked.json:
         report.print_configured(plans, everything, findings)
     else:
@@ -84,7 +84,7 @@ def configure(arguments: ConfigureArguments, host: Host) -> None:
     if errors:
         raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
     if not (arguments.dry_run or asked.json):
-        _tell_next(places[0])
+        _tell_next(projects[0])
 
 
 def _tell_next(paths: EnvironmentPaths) -> None:

@@ -13,7 +13,7 @@ from stackwright.detect import detect_host
 
 @dataclass(frozen=True, kw_only=True)
 class DetectArguments:
-    """What `detect` is told: the file to write, and how to print."""
+    """The arguments of `detect`: the file to write, and how to print."""
 
     output: Path | None = None
     json: bool = False

@@ -42,7 +42,7 @@ from stackwright.watching.health import telling_line
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorArguments:
-    """What `doctor` is told. `environment`: None for the host and all that are configured."""
+    """The arguments of `doctor`. `environment`: None for the host and all that are configured."""
 
     environment: Environment | None = None
     bundle: Path | None = None
@@ -89,8 +89,8 @@ def run(arguments: DoctorArguments) -> None:
     detection, kernel = detect_host(), read_kernel()
     on_host = name_failures([Evidence(service="host", place=Written.KERNEL, text=kernel)], load_rules(), {})
     exams = tuple(
-        _examine(paths.of(each), arguments.runtime, detection.host, kernel)
-        for each in _asked(paths, arguments.environment)
+        _examine(paths.of(environment), arguments.runtime, detection.host, kernel)
+        for environment in _asked(paths, arguments.environment)
     )
     if arguments.bundle is not None:
         from stackwright.commands.bundle import write_report
@@ -111,7 +111,7 @@ def _asked(paths: ProjectPaths, named: Environment | None) -> tuple[Environment,
     """Return the environment that was named, else all that have been configured."""
     if named is not None:
         return (named,)
-    return tuple(each for each in Environment if paths.of(each).plan.exists())
+    return tuple(environment for environment in Environment if paths.of(environment).plan.exists())
 
 
 def _examine(paths: EnvironmentPaths, asked: str, host: Host, kernel: str) -> Examination:
@@ -151,7 +151,7 @@ def _check(stack: Stack, runtime: Runtime, host: Host) -> tuple[tuple[Finding, .
 
 def _unknown(stack: Stack, gathered: Gathered, named: tuple[Named, ...]) -> tuple[tuple[str, str], ...]:
     """Pick the telling line of each service that fell, of a failed start the engines', where no rule explains it."""
-    explained = {each.service for each in named}
+    explained = {failure.service for failure in named}
     fallen = [state.name for state in gathered.fallen]
     if gathered.failed_s_ago is not None and not named:
         engines = {stack.kind_of(replica.name) for replica in stack.plan.engines}
@@ -205,14 +205,15 @@ def _plain(named: Named) -> dict[str, object]:
 
 
 def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...], *, quiet: bool) -> None:
-    """Say that nothing is wrong, or end with the exit code of what was named: the runtime's, a service's, a check's."""
-    named = [*on_host, *(each for exam in exams for each in exam.named)]
-    unknown = [each for exam in exams for each in exam.unknown]
+    """Print that nothing is wrong, or end with the exit code of what was named: runtime's, service's or check's."""
+    named = [*on_host, *(failure for exam in exams for failure in exam.named)]
+    unknown = [line for exam in exams for line in exam.unknown]
     count = len(named) + len(unknown)
     what = f"{count} failure{'s' if count > 1 else ''} named, see above"
-    first = next((exam for exam in exams if any(each.diagnosis.settings for each in exam.named)), None)
+    first = next((exam for exam in exams if any(failure.diagnosis.settings for failure in exam.named)), None)
     hint = f"plan again with the fix: `stackwright doctor {first.environment} --apply`" if first else None
-    if any(each.place == Written.RUNTIME for each in named) or any(service == "runtime" for service, _ in unknown):
+    refused = any(failure.place == Written.RUNTIME for failure in named)
+    if refused or any(service == "runtime" for service, _ in unknown):
         raise RuntimeRefusedError(what, hint=hint)
     if count:
         raise NotHealthyError(what, hint=hint)

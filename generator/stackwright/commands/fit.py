@@ -102,7 +102,7 @@ def run(asked: FitArguments) -> None:
     fit(asked, found.host)
 
 
-def fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Forecast:
+def fit(asked: FitArguments, host: Host) -> Forecast:
     """Forecast for one host, print the answer, and return it.
 
     Raises:
@@ -110,7 +110,7 @@ def fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Fo
         HostError: the host has too few GPUs, or none whose memory is known.
         NoPlanError: it does not fit; the answer has been printed before.
     """
-    answer = answer_fit(asked, host, smoke_folder)
+    answer = answer_fit(asked, host)
     _print(asked, answer)
     if answer.verdict is Verdict.DOES_NOT_FIT:
         raise NoPlanError(
@@ -122,12 +122,12 @@ def fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Fo
     return answer
 
 
-def answer_fit(asked: FitArguments, host: Host, smoke_folder: Path | None = None) -> Forecast:
+def answer_fit(asked: FitArguments, host: Host) -> Forecast:
     """Return the forecast without printing it; same failures but for the verdict."""
     from stackwright.catalog.load import load_llms
     from stackwright.models.read import read_model
 
-    facts = read_model(asked.model, load_llms(), smoke_folder)
+    facts = read_model(asked.model, load_llms())
     if not host.gpus and (host.driver is None or host.driver.error is None):
         return _answer_on_cpu(asked, facts, host)
     settings = _settings(asked)
@@ -201,7 +201,7 @@ def _version(engine: str | None, default: str | None = None) -> str:
     from stackwright.catalog.load import load_engines
 
     chosen = engine_named(name) if name else default_engine()
-    return next(each.version for each in load_engines() if each.name == chosen.name)
+    return next(release.version for release in load_engines() if release.name == chosen.name)
 
 
 def _print(asked: FitArguments, answer: Forecast) -> None:

@@ -37,7 +37,7 @@ def hold_environments(environments: tuple[EnvironmentPaths, ...], command: str) 
 
 
 def describe_left(work: lock.Work, environment: Environment) -> str:
-    """Say what a killed command has left, and what to do about it."""
+    """Return what a killed command has left, and what to do about it."""
     was = f"while generation {work.before} ran" if work.ran and work.before is not None else ""
     was = was or ("while the stack ran" if work.ran else "while nothing ran")
     return (
@@ -99,7 +99,7 @@ def _trying(write: Callable[[], T]) -> T | None:
 
 
 def changed_settings(stack: Stack, number: int) -> tuple[str, ...]:
-    """Say which settings in force differ from those of a generation, as `KEY=old → new`."""
+    """Return which settings in force differ from those of a generation, as `KEY=old → new`."""
     before = _environment_of(stack, number)
     keys = dict.fromkeys((*before, *stack.env))
     return tuple(

@@ -15,7 +15,7 @@ from stackwright.project.credentials import read_gateway_key
 
 @dataclass(frozen=True, kw_only=True)
 class KeyArguments:
-    """What `key` is told."""
+    """The arguments of `key`."""
 
     environment: Environment
     out: Path | None = None

@@ -16,7 +16,7 @@ from stackwright.engines.protocol import Engine
 from stackwright.errors import UsageError, did_you_mean
 
 R = TypeVar("R")
-ENVIRONMENTS = (*(each.value for each in Environment), *WRITTEN_OUT)
+ENVIRONMENTS = (*(environment.value for environment in Environment), *WRITTEN_OUT)
 MODES = ("auto", *(mode.value for mode in Mode))
 RUNTIMES = ("auto", "compose", "processes")
 
@@ -37,7 +37,7 @@ class PlanOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanArguments:
-    """What `plan` and `configure-gpu` are told. `environment`: None where none is named."""
+    """The arguments of `plan` and `configure-gpu`. `environment`: None where none is named."""
 
     options: PlanOptions = field(default_factory=PlanOptions)
     environment: Environment | None = None

@@ -23,7 +23,7 @@ from stackwright.settings import declared_settings
 
 @dataclass(frozen=True, kw_only=True)
 class PinImagesArguments:
-    """What `pin-images` is told."""
+    """The arguments of `pin-images`."""
 
     environment: Environment
     out: Path | None = None

@@ -28,7 +28,7 @@ from stackwright.project.generations import Generations, GenerationState
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackArguments:
-    """What `rollback` is told. `number`: the generation, None for the last good one before this."""
+    """The arguments of `rollback`. `number`: the generation, None for the last good one before this."""
 
     environment: Environment
     number: int | None = None
@@ -92,10 +92,10 @@ def _good_before(generations: Generations, environment: Environment) -> int:
         UsageError: there is none.
     """
     now = generations.running() or generations.current()
-    good = [each.number for each in generations.all() if each.state is GenerationState.GOOD]
+    good = [generation.number for generation in generations.all() if generation.state is GenerationState.GOOD]
     good = good if now is None else [number for number in good if number < now.number]
     if not good:
-        kept = ", ".join(f"{each.number} ({each.state})" for each in generations.all()) or "none"
+        kept = ", ".join(f"{generation.number} ({generation.state})" for generation in generations.all()) or "none"
         raise UsageError(
             f"{environment}: no earlier generation has answered; kept: {kept}", hint="choose a kept one with `--to N`"
         )

@@ -38,7 +38,7 @@ from stackwright.validation.checks import find_all, find_broken
 
 @dataclass(frozen=True, kw_only=True)
 class StartArguments:
-    """What `start-environment` is told."""
+    """The arguments of `start-environment`."""
 
     environment: Environment
     options: PlanOptions = field(default_factory=PlanOptions)

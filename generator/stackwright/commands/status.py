@@ -23,7 +23,7 @@ SWITCH_LINES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class StatusArguments:
-    """What `status` is told."""
+    """The arguments of `status`."""
 
     environment: Environment
     runtime: str = "auto"
@@ -43,7 +43,7 @@ def read_arguments(given: argparse.Namespace) -> StatusArguments:
 
 
 def run(arguments: StatusArguments) -> None:
-    """Say what runs, by which runtime, of which generation."""
+    """Print what runs, by which runtime, of which generation."""
     stack = load_stack(find_paths(arguments.out).of(arguments.environment))
     runtime, _ = reach(stack, arguments.runtime)
     states, environment = _with_loaded(stack, runtime), stack.plan.environment
@@ -60,9 +60,9 @@ def run(arguments: StatusArguments) -> None:
         )
         return
     report.tell(f"{environment} with {runtime.name}, gateway at {address(stack)}")
-    for each in generations:
-        runs = ", runs" if running is not None and running.number == each.number else ""
-        report.tell(f"generation {each.number}: {each.state}, of {each.made}{runs}")
+    for generation in generations:
+        runs = ", runs" if running is not None and running.number == generation.number else ""
+        report.tell(f"generation {generation.number}: {generation.state}, of {generation.made}{runs}")
     work, held = read_work(stack.generated)
     if work is not None and held:
         report.tell(f"`{work.command}` is running, process {work.pid}")
@@ -75,10 +75,10 @@ def _with_loaded(stack: Stack, runtime: Runtime) -> tuple[ServiceState, ...]:
     """Return the states of all services, with the model that is loaded where several take turns."""
     in_turns = {engine.name for engine in stack.plan.engines if len(stack.plan.turns(engine)) > 1}
 
-    def told(state: ServiceState) -> ServiceState:
+    def with_model(state: ServiceState) -> ServiceState:
         if state.name not in in_turns or state.phase is not ServicePhase.HEALTHY:
             return state
         model = loaded_model(runtime.logs(state.name, SWITCH_LINES))
         return replace(state, detail="switching, or unknown" if model is None else f"{model} is loaded")
 
-    return tuple(told(state) for state in runtime.services())
+    return tuple(with_model(state) for state in runtime.services())

@@ -17,7 +17,7 @@ from stackwright.domain.service import ServicePhase
 
 @dataclass(frozen=True, kw_only=True)
 class StopArguments:
-    """What `stop-environment` is told."""
+    """The arguments of `stop-environment`."""
 
     environment: Environment
     runtime: str = "auto"
@@ -46,9 +46,9 @@ def run(arguments: StopArguments) -> None:
         if running is not None and running.stack != stack.name:
             runtimes.append(choose_runtime(running.runtime, renamed(stack, running.stack), host))
         names = []
-        for each in runtimes:
-            names += [state.name for state in each.services() if state.phase is not ServicePhase.ABSENT]
-            each.down()
+        for used in runtimes:
+            names += [state.name for state in used.services() if state.phase is not ServicePhase.ABSENT]
+            used.down()
         if running is not None and running.runtime == runtime.name:
             generations_of(stack).set_running(None)
         # What the other runtime runs, asked for by nobody, is still to be seen to.

@@ -17,7 +17,7 @@ from stackwright.validation.checks import find_all, find_broken
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateArguments:
-    """What `validate-environment` is told."""
+    """The arguments of `validate-environment`."""
 
     environment: Environment
     runtime: str = "auto"

@@ -1,6 +1,6 @@
 """Asks NVML how each GPU is doing now: whether it answers, who holds its memory, NVLink lanes, memory errors.
 
-Touches libnvidia-ml.so.1 through `pynvml`, and /proc/<pid>/comm below a root folder; read-only. Nothing that pynvml
+Touches libnvidia-ml.so.1 through `pynvml`, and /proc/<pid>/comm; read-only. Nothing that pynvml
 raises leaves this module. Semantics: NVML API reference (docs.nvidia.com/deploy/nvml-api) and nvml.h, as bound by
 nvidia-ml-py 13.
 """
@@ -18,7 +18,7 @@ from stackwright.domain.machine import GpuProcess, GpuState, Seen, Unseen
 UNCORRECTED, SINCE_DRIVER_LOAD = 1, 0
 
 
-def read_gpu_states(root: Path = Path("/")) -> Seen[tuple[GpuState, ...]]:
+def read_gpu_states() -> Seen[tuple[GpuState, ...]]:
     """Ask every device once; Unseen where NVML itself does not answer."""
     pynvml = ask(_begin)
     if isinstance(pynvml, Unread):
@@ -27,7 +27,7 @@ def read_gpu_states(root: Path = Path("/")) -> Seen[tuple[GpuState, ...]]:
         count = ask(pynvml.nvmlDeviceGetCount)
         if isinstance(count, Unread):
             return Unseen(why=count.words)
-        return tuple(_read_state(pynvml, root, index) for index in range(count))
+        return tuple(_read_state(pynvml, index) for index in range(count))
     finally:
         ask(pynvml.nvmlShutdown)
 
@@ -39,7 +39,7 @@ def _begin() -> Any:
     return pynvml
 
 
-def _read_state(pynvml: Any, root: Path, index: int) -> GpuState:
+def _read_state(pynvml: Any, index: int) -> GpuState:
     handle = ask(pynvml.nvmlDeviceGetHandleByIndex, index)
     uuid = handle if isinstance(handle, Unread) else ask(pynvml.nvmlDeviceGetUUID, handle)
     if isinstance(uuid, Unread):
@@ -55,7 +55,7 @@ def _read_state(pynvml: Any, root: Path, index: int) -> GpuState:
         uuid=str(uuid),
         failure=None if failure is None else failure.words,
         code=None if failure is None else failure.code,
-        processes=_list_processes(pynvml, root, handle),
+        processes=_list_processes(pynvml, handle),
         lanes=lanes,
         lanes_up=lanes_up,
         ecc_errors=known(ask(pynvml.nvmlDeviceGetTotalEccErrors, handle, UNCORRECTED, SINCE_DRIVER_LOAD)),
@@ -74,7 +74,7 @@ def _count_lanes(pynvml: Any, handle: object) -> tuple[int, int]:
     return len(states), sum(state == 1 for state in states)
 
 
-def _list_processes(pynvml: Any, root: Path, handle: object) -> tuple[GpuProcess, ...] | None:
+def _list_processes(pynvml: Any, handle: object) -> tuple[GpuProcess, ...] | None:
     """List who computes or draws on the device; None where NVML does not say (WSL, a container)."""
     lists = [
         known(ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)),
@@ -86,7 +86,7 @@ def _list_processes(pynvml: Any, root: Path, handle: object) -> tuple[GpuProcess
     return tuple(
         GpuProcess(
             pid=pid,
-            name=known(plain_text(read_file(root, f"/proc/{pid}/comm"))),
+            name=known(plain_text(read_file(Path("/"), f"/proc/{pid}/comm"))),
             memory_bytes=None if used is None else int(used),
         )
         for pid, used in sorted(used_bytes.items())

@@ -57,7 +57,7 @@ class Pin:
     written: str
 
     @property
-    def place(self) -> str:
+    def written_at(self) -> str:
         """Where a person finds it, as the object of a sentence."""
         file, _, _ = self.source.partition(":")
         return f"`--set {self.written}=…`" if self.origin is Origin.PINNED else f"{self.written} in settings of {file}"

@@ -18,10 +18,10 @@ def default_engine() -> Engine:
     return next(iter(ENGINES.values()))
 
 
-def engine_named(name: str, *, where: str = "--engine") -> Engine:
+def engine_named(name: str) -> Engine:
     """Return the engine of this name. Raises UsageError, which lists those that are registered."""
     if name not in ENGINES:
         raise UsageError(
-            f"{where}: unknown engine `{name[:60]}`, allowed: {', '.join(ENGINES)}", hint=did_you_mean(name, ENGINES)
+            f"--engine: unknown engine `{name[:60]}`, allowed: {', '.join(ENGINES)}", hint=did_you_mean(name, ENGINES)
         )
     return ENGINES[name]

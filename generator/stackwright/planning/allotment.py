@@ -99,7 +99,7 @@ def _ways_to_room(request: ModelRequest) -> str:
 
 
 class _Room:
-    """The host's GPUs while they are given away. The first model of an exclusive group takes the seat of all."""
+    """The host's GPUs while they are given away. The first model of an exclusive group takes the GPUs of all."""
 
     def __init__(self, requests: tuple[ModelRequest, ...], catalog: Catalog) -> None:
         self._requests, self._catalog = requests, catalog
@@ -165,11 +165,11 @@ class _Room:
 
     def _pool_of(self, given: _Share) -> list[Gpu]:
         """Return what is left of a given's kind of GPUs."""
-        place = self._order.index(given.gpus[0])
-        return self._pools[bisect_right(self._starts, place) - 1]
+        position = self._order.index(given.gpus[0])
+        return self._pools[bisect_right(self._starts, position) - 1]
 
     def give_beside(self, position: int) -> bool:
-        """Find a model that does not write a place that costs the others least; say whether there is one.
+        """Find a model that does not write what costs the others least; return whether there is any.
 
         A GPU that is left; where the others have one GPU, a part of it, else the processor: with several, all ranks and
         replicas would have to give that part.
@@ -207,7 +207,7 @@ class _Room:
         return tuple(found[position] for position in range(len(self._requests)))
 
     def _least(self, position: int, pool: list[Gpu]) -> int | None:
-        """Return the fewest GPUs of a pool that hold whatever is to be loaded on this seat."""
+        """Return the fewest GPUs of a pool that hold whatever is to be loaded for it."""
         counts = [
             _least_gpus(self._requests[taker], pool, self._catalog) for taker in turn_takers(self._models, position)
         ]
@@ -225,7 +225,7 @@ class _Room:
         )
 
     def _join(self, position: int) -> bool:
-        """Seat a model on a GPU that another one has, the least shared first."""
+        """Put a model on a GPU that another one has, the least shared first."""
         for index in sorted(range(len(self._given)), key=lambda index: len(self._given[index].members)):
             given = self._given[index]
             if len(given.gpus) == 1 and self._share_out(index, replace(given, members=(*given.members, position))):
@@ -233,7 +233,7 @@ class _Room:
         return False
 
     def _open_shared(self, position: int) -> bool:
-        """Seat a model on a part of a GPU that nobody has yet."""
+        """Put a model on a part of a GPU that nobody has yet."""
         for pool in self._pools:
             if pool:
                 self._given.append(_Share(gpus=(pool[0],), members=()))
@@ -258,7 +258,7 @@ class _Room:
         return True
 
     def _take_processor(self, position: int) -> bool:
-        """Seat a model on the processor where its memory surely holds it."""
+        """Put a model on the processor where its memory surely holds it."""
         promised = 0
         for other in (*self._on_processor, position):
             taken = []
@@ -315,9 +315,9 @@ def _split(
     total_bytes = gpu.memory_bytes or host.memory_bytes
     if not total_bytes:
         return None
-    each = [_request_on(replace(request, fixed=_without_share(request)), (gpu,), None) for request in requests]
-    (placement,) = placements(each[0].host, Mode.SINGLE, each[0].parallel_pins, Heads(), devices=each[0].devices)
-    whole = round(choose_share(each[0], placement, catalog).value * 100)
+    alone = [_request_on(replace(request, fixed=_without_share(request)), (gpu,), None) for request in requests]
+    (placement,) = placements(alone[0].host, Mode.SINGLE, alone[0].parallel_pins, Heads(), devices=alone[0].devices)
+    whole = round(choose_share(alone[0], placement, catalog).value * 100)
     # The context of each further engine is outside of what it calls its share.
     room = whole - ceil((len(requests) - 1) * CONTEXT_BYTES * 100 / total_bytes)
     fixed = [_fixed_hundredths(request, part, room) for request, part in zip(requests, wished, strict=True)]
@@ -414,11 +414,11 @@ def _request_on_processor(request: ModelRequest, promised_bytes: int) -> ModelRe
 def host_with(host: Host, gpus: tuple[Gpu, ...]) -> Host:
     """Return a host that has these GPUs alone, and those that its MIG slices are cut from."""
     boards = {gpu.mig_slice.gpu for gpu in gpus if gpu.mig_slice is not None}
-    kept = [place for place, gpu in enumerate(host.gpus) if gpu in gpus or gpu.index in boards]
-    indices = {host.gpus[place].index for place in kept}
+    kept = [position for position, gpu in enumerate(host.gpus) if gpu in gpus or gpu.index in boards]
+    indices = {host.gpus[position].index for position in kept}
     return replace(
         host,
-        gpus=tuple(host.gpus[place] for place in kept),
+        gpus=tuple(host.gpus[position] for position in kept),
         links=tuple(link for link in host.links if link.a in indices and link.b in indices),
         p2p=tuple(tuple(host.p2p[a][b] for b in kept) for a in kept) if host.p2p else (),
     )

@@ -48,7 +48,7 @@ def check_cloud(plan: Plan) -> None:
     """
     where = f"envs/{plan.environment.value}.yaml: gateway.cloud"
     taken = {name for model in plan.models for name in (model.name, *model.aliases)}
-    asked = {name for each in plan.gateway.fallbacks for name in each.to}
+    asked = {name for fallback in plan.gateway.fallbacks for name in fallback.to}
     for cloud in plan.gateway.cloud:
         if cloud.name in taken:
             raise UsageError(
@@ -64,13 +64,13 @@ def _how_to_ask(plan: Plan, cloud: CloudModel) -> str:
     first = plan.models[0]
     if not first.role.generates:
         return "remove it: there is no chat model here"
-    chains = {each.model: list(each.to) for each in plan.gateway.fallbacks}
+    chains = {fallback.model: list(fallback.to) for fallback in plan.gateway.fallbacks}
     chains.setdefault(first.name, []).append(cloud.name)
     return f"remove it, or add below `gateway:` the line `fallbacks: {json.dumps(chains, ensure_ascii=False)}`"
 
 
 def _is_closed(address: str) -> bool:
-    """Say whether a key may be sent there: over TLS, or inside a private network.
+    """Return whether a key may be sent there: over TLS, or inside a private network.
 
     The address itself holds no secret.
     """

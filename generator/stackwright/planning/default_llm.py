@@ -33,7 +33,7 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
     if memory is not None:
         memory, settings = as_if_sure(memory, settings)
     # A model that the person named may reach across islands; nobody asked for one so large that it must.
-    inside = tuple(each for each in options if each.inside_island) or options
+    inside = tuple(option for option in options if option.inside_island) or options
 
     def served(row: CatalogLlm, checkpoint: Checkpoint) -> int | None:
         group = _roomiest(inside, row)
@@ -64,15 +64,15 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
 
 
 def _reason(best: LlmCandidate, runners_up: tuple[LlmCandidate, ...], objective: Objective | None) -> str:
-    """Say why the model was chosen, what the objective had to do with it, and what came next."""
+    """Return why the model was chosen, what the objective had to do with it, and what came next."""
     asked = f"for {objective}" if objective else f"without an objective, as for {Objective.THROUGHPUT}"
     preferred = f"{asked}, of recent models of that size {PREFERENCES[objective or Objective.THROUGHPUT]}"
-    after = "; ".join(f"{each.checkpoint.hub_id} ({each.place})" for each in runners_up)
+    after = "; ".join(f"{candidate.checkpoint.hub_id} ({candidate.standing})" for candidate in runners_up)
     return f"chosen for this host: {best.reason}; {preferred}" + (f"; next best: {after}" if after else "")
 
 
 def _roomiest(options: tuple[Placement, ...], row: CatalogLlm) -> Placement | None:
     """Return the largest group whose ranks can share the model's layers."""
     heads = Heads(attention=row.attention_heads or None, kv=row.kv_heads or None)
-    shared = [each for each in options if heads.allow(each.tensor_parallel)]
-    return max(shared, key=lambda each: each.ranks, default=None)
+    shared = [option for option in options if heads.allow(option.tensor_parallel)]
+    return max(shared, key=lambda option: option.ranks, default=None)

@@ -22,9 +22,9 @@ LITELLM = "LiteLLM 1.105.3"
 REQUEST_TIMEOUT_S = 300
 # LiteLLM's own default (constants.py, DEFAULT_COOLDOWN_TIME_SECONDS): a restarted replica is back within this time.
 COOLDOWN_S = 5
-# Four requests wait behind each place: one that works for a fifth of the timeout still leaves the last of them its
+# Four requests wait behind each that runs: one that works for a fifth of the timeout still leaves the last of them its
 # answer.
-WAITING_PER_PLACE = 4
+WAITING_PER_REQUEST = 4
 # What Anthropic's API takes (docs, "Request size limits": 32 MB for messages, 2026-11-21): room for several pictures.
 LEAST_BODY_BYTES = 32 * MIB
 # Judgement: few tokens have more than ten bytes, and JSON writes up to six for one that is not ASCII.
@@ -41,9 +41,9 @@ def gateway_settings(
     """
     replicas = len(groups)
     context = values[engine.keys.context]
-    each = values.get(engine.keys.requests or "") or str(engine.processor_requests)
-    working = replicas * int(each)
-    of_which = f"engine limit {replicas} × {each}" if replicas > 1 else f"engine limit {each}"
+    requests = values.get(engine.keys.requests or "") or str(engine.processor_requests)
+    working = replicas * int(requests)
+    of_which = f"engine limit {replicas} × {requests}" if replicas > 1 else f"engine limit {requests}"
     working_in_force = int(values.get("GATEWAY_MAX_CONCURRENT_REQUESTS") or working)
     return {
         "GATEWAY_ROUTING_STRATEGY": choose_strategy(groups),
@@ -55,9 +55,9 @@ def gateway_settings(
             str(working), f"{of_which}; further requests queue at the gateway", DECISION
         ),
         "GATEWAY_MAX_QUEUED_REQUESTS": _setting(
-            str(WAITING_PER_PLACE * working_in_force),
+            str(WAITING_PER_REQUEST * working_in_force),
             (
-                f"{WAITING_PER_PLACE} for each of {working_in_force} running: in time if a request takes a fifth "
+                f"{WAITING_PER_REQUEST} for each of {working_in_force} running: in time if a request takes a fifth "
                 "of the timeout"
             ),
             DECISION,
@@ -99,7 +99,7 @@ def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
 
 
 def problem_with_name(name: str) -> str | None:
-    """Say what is allowed if LiteLLM would read a name that clients ask for as more than a name; None if it is one.
+    """Return what is allowed if LiteLLM would read a name that clients ask for as more than a name; None if it is one.
 
     LiteLLM 1.105.3: a `*` matches any text, so that a misspelt name would go there (router.py, `_add_deployment`), and
     what begins with `os.environ/` is replaced by that variable's value (proxy_server.py, `_resolved_config_value`).
@@ -143,15 +143,17 @@ def _without_absent(wishes: GatewayWishes, known: Mapping[str, str]) -> tuple[Ga
     those names.
     """
     chains = {
-        name: tuple(each for each in to if each in known) for name, to in wishes.fallbacks.items() if name in known
+        name: tuple(substitute for substitute in to if substitute in known)
+        for name, to in wishes.fallbacks.items()
+        if name in known
     }
-    asked = {each for to in chains.values() for each in to}
+    asked = {substitute for to in chains.values() for substitute in to}
     left = replace(
         wishes,
         fallbacks={name: to for name, to in chains.items() if to},
         cloud=tuple(cloud for cloud in wishes.cloud if cloud.name in asked),
     )
-    names = dict.fromkeys(each for name, to in wishes.fallbacks.items() for each in (name, *to))
+    names = dict.fromkeys(named for name, to in wishes.fallbacks.items() for named in (name, *to))
     return left, tuple(name for name in names if name not in known)
 
 
@@ -170,7 +172,7 @@ def _resolve_chains(
                 ),
                 hint="join the lists: the gateway reads the first one only",
             )
-        chains[model] = tuple(dict.fromkeys(_resolve(each, known, where) for each in substitutes))
+        chains[model] = tuple(dict.fromkeys(_resolve(substitute, known, where) for substitute in substitutes))
     return chains
 
 
@@ -202,7 +204,7 @@ def _longer(plan: Plan, model: str, to: tuple[str, ...]) -> tuple[str, ...]:
     """
     lengths = {served.name: _context(served) for served in plan.models if served.name in (model, *to)}
     lengths = {name: lengths[name] for name in (model, *to) if name in lengths}
-    return tuple(sorted((each for each in lengths if lengths[each] > lengths[model]), key=lambda each: -lengths[each]))
+    return tuple(sorted((name for name in lengths if lengths[name] > lengths[model]), key=lambda name: -lengths[name]))
 
 
 def _context(model: ServedModel) -> int:

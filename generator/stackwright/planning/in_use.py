@@ -13,7 +13,7 @@ from stackwright.units import GIB, format_bytes
 
 # A desktop holds no more than this part of a GPU, and the shares by size leave about as much aside (utilization.py).
 _ASIDE = 0.10
-# How exactly the amount that others may keep is told.
+# How exactly the amount that others may keep is written.
 _STEP_BYTES = GIB // 4
 
 
@@ -60,7 +60,7 @@ def _is_in_use(gpu: Gpu) -> bool:
 
 
 def _fits(request: ModelRequest, kept_bytes: int, plan: Callable[[ModelRequest], object]) -> bool:
-    """Say whether there is a plan while the other programs hold no more than `kept_bytes` of each GPU."""
+    """Return whether there is a plan while the other programs hold no more than `kept_bytes` of each GPU."""
     gpus = tuple(
         replace(gpu, memory_used_bytes=min(gpu.memory_used_bytes or 0, kept_bytes)) if _is_in_use(gpu) else gpu
         for gpu in request.host.gpus

@@ -82,7 +82,7 @@ def choose_layout(
 
 
 def fits_somewhere(engine: Engine, settings: EngineSettings, gpu: GpuMemory, facts: ModelFacts) -> bool | None:
-    """Say quickly whether a modest service of the model fits on GPUs like this one; None where nobody can know."""
+    """Return quickly whether a modest service of the model fits on GPUs like this one; None where nobody can know."""
     tokens = serves(engine, settings, gpu, facts, None)
     return None if tokens is None else tokens > 0
 
@@ -90,8 +90,9 @@ def fits_somewhere(engine: Engine, settings: EngineSettings, gpu: GpuMemory, fac
 def serves(
     engine: Engine, settings: EngineSettings, gpu: GpuMemory, facts: ModelFacts, objective: Objective | None
 ) -> int | None:
-    """Say quickly how long a request, in tokens, GPUs like this one serve: 0 where none of use fits, None where nobody
-    can know.
+    """Return quickly how long a request, in tokens, GPUs like this one serve: 0 where none of use fits.
+
+    None where nobody can know.
 
     For `context` that is the longest that any settings hold, else what a modest service has room for.
     """
@@ -142,7 +143,7 @@ def _try(
 
 
 def _may_search(engine: Engine, asked: EngineSettings) -> bool:
-    """Say whether the engine may find the longest context itself: no length is asked for, and its release can."""
+    """Return whether the engine may find the longest context itself: no length is asked for, and its release can."""
     return asked.max_model_len is None and engine.finds_context(asked.version or "")
 
 
@@ -178,7 +179,7 @@ def _cautious(
 
 
 def _is_enough(layout: Layout, shape: Shape, whole: int, objective: Objective | None) -> bool:
-    """Tell whether no other group is looked at: requests are long, and unless one answer is to come soon there is room.
+    """Return whether no other group is tried: requests are long, and unless one answer is to come soon there is room.
 
     The cache has room where it is at least as large as the weights: where it is smaller, a copy of them less would more
     than pay for it. Nothing reaches across islands for that.
@@ -200,6 +201,6 @@ def _worth(layout: Layout, whole: int, objective: Objective | None) -> tuple[boo
 
 
 def _is_long(layout: Layout, whole: int, objective: Objective | None) -> bool:
-    """Tell whether requests are as long as is asked for; for `context` as long as the model allows."""
+    """Return whether requests are as long as is asked for; for `context` as long as the model allows."""
     least = whole if objective is Objective.CONTEXT else min(COMFORTABLE_TOKENS, whole)
     return layout.forecast.max_model_len >= least

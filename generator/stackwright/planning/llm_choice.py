@@ -48,7 +48,7 @@ Serves = Callable[[CatalogLlm, Checkpoint], int | None]
 class LlmCandidate:
     """A model that this host can serve, and the checkpoint that it would serve.
 
-    `tokens`: the longest request that fits, at most what the publisher names. `place`: why it stands where it stands;
+    `tokens`: the longest request that fits, at most what the publisher names. `standing`: why it comes where it comes;
     `reason`: that, and why it is this checkpoint.
     """
 
@@ -56,7 +56,7 @@ class LlmCandidate:
     checkpoint: Checkpoint
     kernel: Kernel | None
     tokens: int
-    place: str = ""
+    standing: str = ""
     reason: str = ""
 
 
@@ -87,23 +87,23 @@ def choose_llm(
         has_token: whether the hub's token is there; without it, a model that may ask for access is never chosen.
         engine_version: the newest release that this host runs, None where any may be had.
     """
-    looker = _Looker(engine, serves, objective, compute_capability, has_token=has_token)
+    candidates = _Candidates(engine, serves, objective, compute_capability, has_token=has_token)
     rows = []
     for row in llms:
         reason = _unfit(row, engine_version)
         if reason is None:
             rows.append(row)
         else:
-            looker.excluded[row.name] = reason
-    ranked = looker.rank(rows)
+            candidates.excluded[row.name] = reason
+    ranked = candidates.rank(rows)
     return LlmChoice(
         best=ranked[0] if ranked else None,
         runners_up=tuple(ranked[1:]),
-        excluded=tuple(looker.excluded.items()),
+        excluded=tuple(candidates.excluded.items()),
     )
 
 
-class _Looker:
+class _Candidates:
     """Looks at models one by one, each at most once, and keeps why those that are out are so."""
 
     def __init__(
@@ -114,13 +114,13 @@ class _Looker:
         self._engine, self._serves, self._objective = engine, serves, objective
         self._capability, self._has_token = compute_capability, has_token
 
-    def look(self, row: CatalogLlm) -> LlmCandidate | None:
+    def candidate_of(self, row: CatalogLlm) -> LlmCandidate | None:
         """Return the model as this host would serve it; None where it does not."""
         if row.name not in self._known:
-            self._known[row.name] = self._look(row)
+            self._known[row.name] = self._make_candidate(row)
         return self._known[row.name]
 
-    def _look(self, row: CatalogLlm) -> LlmCandidate | None:
+    def _make_candidate(self, row: CatalogLlm) -> LlmCandidate | None:
         lengths: dict[str, int] = {}
         most = row.context_tokens
 
@@ -146,20 +146,20 @@ class _Looker:
         return advise_checkpoint(self._engine, row, self._capability, fits, has_token=self._has_token)
 
     def rank(self, rows: list[CatalogLlm]) -> list[LlmCandidate]:
-        """Return the best and the runners-up, best first, each with its place in words."""
-        first = next((found for row in sorted(rows, key=_newest_first) if (found := self.look(row))), None)
+        """Return the best and the runners-up, best first, each with its standing in words."""
+        first = next((found for row in sorted(rows, key=_newest_first) if (found := self.candidate_of(row))), None)
         if first is None:
             return []
         newest = _months(first.row)
         recent = [row for row in rows if newest - _months(row) <= RECENT_MONTHS]
         by_size = sorted(recent, key=lambda row: (-(row.parameters or 0), row.name))
-        largest = next((found.row.parameters or 0 for row in by_size if (found := self.look(row))), 0)
+        largest = next((found.row.parameters or 0 for row in by_size if (found := self.candidate_of(row))), 0)
         equals = [row for row in recent if (row.parameters or 0) >= SAME_CLASS * largest]
         rest = [row for row in rows if row not in equals]
         ranked = self._longest_first(equals, largest) if self._objective is Objective.CONTEXT else []
         ranked += self._first(sorted(equals, key=lambda row: (self._wish(row), *_rank(row, largest))), ranked)
         ranked += self._first(sorted(rest, key=lambda row: (row not in recent, *_rank(row, largest))), ranked)
-        return [_explained(each, newest, largest, self._objective) for each in ranked]
+        return [_explained(candidate, newest, largest, self._objective) for candidate in ranked]
 
     def _first(self, rows: list[CatalogLlm], before: list[LlmCandidate]) -> list[LlmCandidate]:
         """Return so many of the first rows that fit as the list `before` lacks."""
@@ -167,7 +167,7 @@ class _Looker:
         for row in rows:
             if len(before) + len(found) > RUNNERS_UP:
                 break
-            candidate = self.look(row)
+            candidate = self.candidate_of(row)
             if candidate is not None and candidate not in before:
                 found.append(candidate)
         return found
@@ -181,10 +181,10 @@ class _Looker:
         for row in sorted(rows, key=lambda row: (-(row.context_tokens or 0), row.name)):
             if len(ranked) > RUNNERS_UP and row.context_tokens and row.context_tokens < ranked[RUNNERS_UP].tokens:
                 continue
-            candidate = self.look(row)
+            candidate = self.candidate_of(row)
             if candidate is not None:
                 ranked.append(candidate)
-                ranked.sort(key=lambda each: (-each.tokens, *_rank(each.row, largest)))
+                ranked.sort(key=lambda candidate: (-candidate.tokens, *_rank(candidate.row, largest)))
         return ranked[: 1 + RUNNERS_UP]
 
     def _wish(self, row: CatalogLlm) -> int:
@@ -193,7 +193,7 @@ class _Looker:
 
 
 def _rank(row: CatalogLlm, largest: int) -> tuple[float, int, int, str]:
-    """Return the place among models that the objective does not tell apart."""
+    """Return the rank among models that the objective does not tell apart."""
     # A tenth more parameters says less of a model than its age does.
     tenths = round(10 * (row.parameters or 0) / (largest or 1))
     return (-tenths, -_months(row), -(row.parameters or 0), row.name)
@@ -211,28 +211,28 @@ def _unfit(row: CatalogLlm, engine_version: str | None) -> str | None:
     return None
 
 
-def _explained(each: LlmCandidate, newest: int, largest: int, objective: Objective) -> LlmCandidate:
-    place, checkpoint = _place(each, newest, largest, objective), each.checkpoint
+def _explained(candidate: LlmCandidate, newest: int, largest: int, objective: Objective) -> LlmCandidate:
+    standing, checkpoint = _standing(candidate, newest, largest, objective), candidate.checkpoint
     those = "those that fit such requests" if objective is Objective.CONTEXT else "those that fit"
     size = format_bytes(checkpoint.weight_bytes)
-    reason = f"{place}; {checkpoint.hub_id} has the most precise weights of {those} ({checkpoint.format}, {size})"
-    return replace(each, place=place, reason=reason)
+    reason = f"{standing}; {checkpoint.hub_id} has the most precise weights of {those} ({checkpoint.format}, {size})"
+    return replace(candidate, standing=standing, reason=reason)
 
 
-def _place(each: LlmCandidate, newest: int, largest: int, objective: Objective) -> str:
-    row, size = each.row, f"{_billions(each.row.parameters)} parameters"
+def _standing(candidate: LlmCandidate, newest: int, largest: int, objective: Objective) -> str:
+    row, size = candidate.row, f"{_billions(candidate.row.parameters)} parameters"
     if newest - _months(row) > RECENT_MONTHS:
         released = row.released or "at an unknown time"
         return f"released {released}, more than {RECENT_MONTHS} months before the newest that fits"
     if (row.parameters or 0) < SAME_CLASS * largest:
         return f"{size}, less than half of the largest that fits"
     if objective is Objective.CONTEXT:
-        return f"requests of {each.tokens} tokens fit, {size}"
+        return f"requests of {candidate.tokens} tokens fit, {size}"
     return f"reads {_billions(_active(row))} of {size} per token"
 
 
 def _is_sparse(row: CatalogLlm) -> bool:
-    """Say whether a model reads less than half of itself per token."""
+    """Return whether a model reads less than half of itself per token."""
     return _active(row) * 2 < (row.parameters or 0)
 
 

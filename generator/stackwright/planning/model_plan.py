@@ -226,7 +226,7 @@ def _shared_memory(request: ModelRequest, placement: Placement, catalog: Catalog
 def _does_not_fit(
     request: ModelRequest, catalog: Catalog, options: tuple[Placement, ...], chosen: ImageChoice, words: tuple[str, ...]
 ) -> NoPlanError:
-    """Say what is in the way, and what would do.
+    """Return what is in the way, and what would do.
 
     A shorter context, a larger share, else another published checkpoint.
     """
@@ -277,8 +277,8 @@ def _shorter(request: ModelRequest, catalog: Catalog) -> str | None:
         found = plan_as_is(replace(request, whole=free, fixed=fixed), catalog).context
     except NoPlanError:
         return None
-    place = request.fixed[context].place if pinned else f"max_model_len in {request.whole.file}"
-    return f"lower {place}" + ("" if found == "auto" else f": {found} fits")
+    where = request.fixed[context].written_at if pinned else f"max_model_len in {request.whole.file}"
+    return f"lower {where}" + ("" if found == "auto" else f": {found} fits")
 
 
 def _larger_share(request: ModelRequest) -> str | None:
@@ -307,7 +307,9 @@ def refuse_unread(pins: Iterable[Pin], computed: Mapping[str, Setting]) -> None:
     """Refuse a pin of a setting that is not emitted. Raises NoPlanError."""
     for pin in pins:
         if pin.key not in computed:
-            raise NoPlanError(f"{pin.written} is pinned, but this mode does not use it", hint=f"remove {pin.place}")
+            raise NoPlanError(
+                f"{pin.written} is pinned, but this mode does not use it", hint=f"remove {pin.written_at}"
+            )
 
 
 def pinned_setting(pin: Pin) -> Setting:

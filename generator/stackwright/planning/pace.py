@@ -69,7 +69,7 @@ def arrange(options: tuple[Placement, ...], request: ModelRequest, catalog: Cata
     the work of as many replicas, then the larger groups, which hold more. A person who asked for `multi` gets the whole
     island. What reaches across islands stays behind.
     """
-    inside = [each for each in options if each.inside_island]
+    inside = [option for option in options if option.inside_island]
     objective = request.objective
     pace = estimate_pace(request, options[0], catalog) if len(inside) > 1 else None
     if pace is None or objective is Objective.THROUGHPUT or (objective is None and request.mode is Mode.MULTI):
@@ -80,38 +80,37 @@ def arrange(options: tuple[Placement, ...], request: ModelRequest, catalog: Cata
         ordered = _as_far_as_it_pays(inside, pace)
     trade = _trade(request, pace, ordered) if len(inside) > 1 else ""
     return (
-        *(replace(each, trade=trade) for each in ordered),
-        *(each for each in options if not each.inside_island),
+        *(replace(option, trade=trade) for option in ordered),
+        *(option for option in options if not option.inside_island),
     )
 
 
 def _quickest_first(inside: list[Placement], pace: Pace) -> list[Placement]:
     """Order groups by the time of a token; first the smallest that no other beats by a twentieth."""
-    sizes = sorted(inside, key=lambda each: pace.token_s(each.tensor_parallel))
+    sizes = sorted(inside, key=lambda option: pace.token_s(option.tensor_parallel))
     least = pace.token_s(sizes[0].tensor_parallel)
-    equals = [each for each in sizes if pace.token_s(each.tensor_parallel) * NO_QUICKER <= least]
-    first = min(equals, key=lambda each: each.tensor_parallel)
-    return [first, *(each for each in sizes if each is not first)]
+    equals = [option for option in sizes if pace.token_s(option.tensor_parallel) * NO_QUICKER <= least]
+    first = min(equals, key=lambda option: option.tensor_parallel)
+    return [first, *(option for option in sizes if option is not first)]
 
 
 def _as_far_as_it_pays(inside: list[Placement], pace: Pace) -> list[Placement]:
     """Order groups: the largest that pays, then the larger ones, then the smaller ones, each nearest first."""
-    sizes = sorted(inside, key=lambda each: each.tensor_parallel)
-    paying = [pace.share_of_work(each.tensor_parallel) > LEAST_SHARE_OF_WORK for each in sizes]
-    best = max(place for place, pays in enumerate(paying) if pays or place == 0)
+    sizes = sorted(inside, key=lambda option: option.tensor_parallel)
+    paying = [pace.share_of_work(option.tensor_parallel) > LEAST_SHARE_OF_WORK for option in sizes]
+    best = max(position for position, pays in enumerate(paying) if pays or position == 0)
     return [*sizes[best:], *reversed(sizes[:best])]
 
 
 def _trade(request: ModelRequest, pace: Pace | None, ordered: list[Placement]) -> str:
-    """Say what the objective, or its absence, prefers, and the times that were weighed."""
+    """Return what the objective, or its absence, prefers, and the times that were weighed."""
     others = "`--objective` throughput: fewest GPUs per replica; latency: fastest tokens; context: longest request"
     if request.objective is Objective.THROUGHPUT:
         return "; for throughput: the fewest GPUs whose KV cache is at least as large as the weights"
     if pace is None or (request.objective is None and request.mode is Mode.MULTI):
         return f"; the most GPUs that can share a layer; {others}"
-    times = ", ".join(
-        f"{pace.token_s(ranks) * 1000:.2g} ms on {ranks}" for ranks in sorted(each.tensor_parallel for each in ordered)
-    )
+    sizes = sorted(option.tensor_parallel for option in ordered)
+    times = ", ".join(f"{pace.token_s(ranks) * 1000:.2g} ms on {ranks}" for ranks in sizes)
     estimate = f"about {times} per token, for {format_bytes(pace.read_bytes)} of weights and the all-reduces"
     if request.objective is Objective.LATENCY:
         return f"; for latency: the fastest group that holds the model: {estimate}"

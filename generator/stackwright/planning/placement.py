@@ -28,7 +28,7 @@ class Heads:
     kv: int | None = None
 
     def allow(self, ranks: int) -> bool:
-        """Say whether `ranks` can share a layer (0.32.0 config/model.py, verify_with_parallel_config)."""
+        """Return whether `ranks` can share a layer (0.32.0 config/model.py, verify_with_parallel_config)."""
         divided = self.attention is None or self.attention % ranks == 0
         return divided and (self.kv is None or self.kv % ranks == 0 or ranks % self.kv == 0)
 
@@ -246,7 +246,7 @@ def _what_to_do(host: Host) -> str:
 
 
 def describe_gpus(host: Host) -> str:
-    """Say what GPUs there are in a few words: `2× NVIDIA GeForce RTX 3090`, `NVML failing (…)`, `none`."""
+    """Return what GPUs there are in a few words: `2× NVIDIA GeForce RTX 3090`, `NVML failing (…)`, `none`."""
     if _driver_failed(host) and host.driver is not None:
         return f"NVML failing ({host.driver.error})"
     counts: dict[str, int] = defaultdict(int)

@@ -127,7 +127,7 @@ def _refuse_unread_pins(request: PlanRequest) -> None:
     there = f"are {models} models" if models > 1 else "is one model"
     for pin in request.pins:
         if pin.model is not None and pin.model > models:
-            raise NoPlanError(f"{pin.written} is pinned, but there {there}", hint=f"remove {pin.place}")
+            raise NoPlanError(f"{pin.written} is pinned, but there {there}", hint=f"remove {pin.written_at}")
 
 
 def _assemble(

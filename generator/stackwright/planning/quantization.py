@@ -128,7 +128,7 @@ def advise_checkpoint(
                 checkpoint=checkpoint, kernel=kernel, sentence=_praise(checkpoint, kernel), refused=tuple(refused)
             )
         refused.append(Refused(checkpoint=checkpoint, reason=reason))
-    looked = "; ".join(f"{each.checkpoint.hub_id}: {each.reason}" for each in refused)
+    looked = "; ".join(f"{refusal.checkpoint.hub_id}: {refusal.reason}" for refusal in refused)
     sentence = (
         f"no catalog checkpoint of {row.name} fits ({looked})"
         if looked

@@ -113,7 +113,7 @@ class ModelRequest:
 
     @property
     def llm(self) -> Llm:
-        """The model's name, place and head counts."""
+        """The model's name, location and head counts."""
         return self.model.llm
 
     @property

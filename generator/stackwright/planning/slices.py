@@ -15,8 +15,8 @@ NO_SPAN = "a model cannot span MIG slices"
 
 
 def has_slices(host: Host, gpu: Gpu) -> bool:
-    """Say whether slices of this GPU are among the host's GPUs."""
-    return any(each.mig_slice is not None and each.mig_slice.gpu == gpu.index for each in host.gpus)
+    """Return whether slices of this GPU are among the host's GPUs."""
+    return any(other.mig_slice is not None and other.mig_slice.gpu == gpu.index for other in host.gpus)
 
 
 def one_per_instance(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
@@ -29,8 +29,8 @@ def one_per_instance(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
 
 
 def why_shared(gpu: Gpu, used: tuple[Gpu, ...]) -> str | None:
-    """Say with which used slice an idle one shares its memory; None where it has its own."""
-    other = next((each for each in used if each.mig_slice is not None and each.mig_slice == gpu.mig_slice), None)
+    """Return with which used slice an idle one shares its memory; None where it has its own."""
+    other = next((one for one in used if one.mig_slice is not None and one.mig_slice == gpu.mig_slice), None)
     if other is None or other.mig_slice is None:
         return None
     doubt = "" if other.mig_slice.gpu_instance is not None else "perhaps "
@@ -38,7 +38,7 @@ def why_shared(gpu: Gpu, used: tuple[Gpu, ...]) -> str | None:
 
 
 def how_to_cut(gpu: Gpu) -> str:
-    """Tell how a GPU with MIG on gets slices."""
+    """Return how a GPU with MIG on gets slices."""
     return (
         f"`nvidia-smi mig -i {gpu.index} -lgip` lists the profiles, `sudo nvidia-smi mig -i {gpu.index} -cgi "
         "PROFILE -C` "

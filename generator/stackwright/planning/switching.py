@@ -1,4 +1,4 @@
-"""Models that take turns on one seat: their order, how long a switch may take, and what they have to agree on. Pure.
+"""Models that take turns in one engine: their order, how long a switch may take, and what they have to agree on. Pure.
 
 One engine service serves an exclusive group and holds one of its models at a time (docs/decisions/0033-switching.md).
 """
@@ -129,7 +129,7 @@ def refuse_pins_of_one(request: PlanRequest) -> None:
 
 
 def refuse_quotes(models: Iterable[WantedModel]) -> None:
-    """Refuse names that the program which switches cannot be told: its list of models is JSON that Compose fills in.
+    """Refuse names that the program which switches cannot read: its list of models is JSON that Compose fills in.
 
     Raises:
         UsageError: a name or a folder has a quotation mark.

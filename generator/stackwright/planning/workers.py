@@ -15,26 +15,26 @@ WORKER_BYTES = GIB // 2
 MOST_WORKERS = {Mode.CPU: 4, Mode.SINGLE: 4, Mode.MULTI: 8}
 # A worker passes on some 1500 events of streams in a second (38 ms for 64: benchmarks/results/gateway.json,
 # 2026-11-21). Judgement: an engine writes 20 tokens a second for each of the requests that it works on.
-PLACES_PER_WORKER = 64
+REQUESTS_PER_WORKER = 64
 # The rest of the host's memory is the engine's: weights pass through it, and in CPU mode they stay there.
 MEMORY_SHARE = 4
 
 
-def count_gateway_workers(host: Host, mode: Mode, gpus: int, places: int | None = None) -> tuple[int, str]:
+def count_gateway_workers(host: Host, mode: Mode, gpus: int, requests: int | None = None) -> tuple[int, str]:
     """Return the number of LiteLLM workers and why.
 
     Bounded by the mode, by the cores that the engine leaves (each GPU keeps one busy; on the CPU the engine takes
     all but a quarter), by a quarter of the memory at half a GiB each, and by the load; never less than one.
 
     Args:
-        places: how many requests the engines work on at once; None where that is not known or not limited.
+        requests: how many requests the engines work on at once; None where that is not known or not limited.
     """
     cores = host.cpu.cores
     left = None if cores is None else (cores // 4 if mode is Mode.CPU else cores - gpus)
     bounds = {
         f"at most {MOST_WORKERS[mode]} in {mode} mode": MOST_WORKERS[mode],
         f"{left or 'no'} cores free beside the engine, of {cores}": left,
-        f"one for each {PLACES_PER_WORKER} of {places} concurrent requests": _by_load(places),
+        f"one for each {REQUESTS_PER_WORKER} of {requests} concurrent requests": _by_load(requests),
         "a quarter of the memory, at 0.5 GiB each": _by_memory(host),
     }
     known = {why: bound for why, bound in bounds.items() if bound is not None}
@@ -48,5 +48,5 @@ def _by_memory(host: Host) -> int | None:
     return None if host.memory_bytes is None else host.memory_bytes // MEMORY_SHARE // WORKER_BYTES
 
 
-def _by_load(places: int | None) -> int | None:
-    return None if places is None else -(-places // PLACES_PER_WORKER)
+def _by_load(requests: int | None) -> int | None:
+    return None if requests is None else -(-requests // REQUESTS_PER_WORKER)

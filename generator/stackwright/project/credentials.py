@@ -64,7 +64,7 @@ def read_gateway_key(folder: Path) -> str:
 
 
 def _holds_something(path: Path) -> bool:
-    """Say whether a secret has been made: an empty file, such as an editor leaves, is none."""
+    """Return whether a secret has been made: an empty file, such as an editor leaves, is none."""
     return path.exists() and path.stat().st_size > 0
 
 

@@ -87,16 +87,16 @@ class Generations:
     def all(self) -> tuple[Generation, ...]:
         """Return every generation kept, the oldest first; one whose record is damaged is passed over."""
         found = [_read(entry / _ABOUT, Generation) for entry in _entries(self._folder)]
-        return tuple(sorted((each for each in found if each is not None), key=lambda each: each.number))
+        return tuple(sorted(filter(None, found), key=lambda generation: generation.number))
 
     def find(self, number: int) -> Generation | None:
         """Return one generation, or None where it is not kept."""
-        return next((each for each in self.all() if each.number == number), None)
+        return next((generation for generation in self.all() if generation.number == number), None)
 
     def current(self) -> Generation | None:
         """Return the generation of the files as they stand, or None where they are not kept."""
         digest = _digest(self._contents())
-        return next((each for each in reversed(self.all()) if each.digest == digest), None)
+        return next((generation for generation in reversed(self.all()) if generation.digest == digest), None)
 
     def record(self) -> Generation:
         """Keep the files as they stand and return their generation, which may be there already."""
@@ -144,7 +144,7 @@ class Generations:
         return self._folder / str(number) / LOCAL
 
     def local_differs(self, number: int) -> bool:
-        """Say whether the person's local file is another than it was in a generation."""
+        """Return whether the person's local file is another than it was in a generation."""
         return _content(self.local_file(number)) != _content(self._paths.local)
 
     def _contents(self) -> dict[str, bytes]:
@@ -153,7 +153,7 @@ class Generations:
     def _texts(self, number: int) -> dict[str, str]:
         found, folder = self.find(number), self._folder / str(number)
         if found is None:
-            kept = ", ".join(str(each.number) for each in self.all()) or "none"
+            kept = ", ".join(str(generation.number) for generation in self.all()) or "none"
             raise UsageError(f"generation {number} is not kept; kept: {kept}", hint="choose another with `--to N`")
         try:
             contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != _ABOUT}
@@ -203,12 +203,13 @@ class Generations:
     def _prune(self) -> None:
         """Keep the last ones, and of the older ones what runs and the last that was good."""
         kept = self.all()
-        good = [each.number for each in kept if each.state is GenerationState.GOOD]
+        good = [generation.number for generation in kept if generation.state is GenerationState.GOOD]
         running = self.running()
-        spared = {each.number for each in kept[-KEPT:]} | set(good[-1:]) | ({running.number} if running else set())
-        for each in kept:
-            if each.number not in spared:
-                shutil.rmtree(self._folder / str(each.number), ignore_errors=True)
+        last = [generation.number for generation in kept[-KEPT:]]
+        spared = {*last, *good[-1:], *([running.number] if running else [])}
+        for generation in kept:
+            if generation.number not in spared:
+                shutil.rmtree(self._folder / str(generation.number), ignore_errors=True)
 
 
 def _entries(folder: Path) -> list[Path]:

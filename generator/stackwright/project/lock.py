@@ -142,7 +142,7 @@ def hold(folders: tuple[Path, ...], command: str) -> Iterator[tuple[Lock, ...]]:
 
 def _make_folders(folder: Path) -> list[Path]:
     """Make a folder and those above it; return the ones that were missing, the topmost first."""
-    missing = [each for each in (*reversed(folder.parents), folder) if not each.exists()]
+    missing = [parent for parent in (*reversed(folder.parents), folder) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 

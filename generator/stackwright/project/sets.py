@@ -32,7 +32,7 @@ def new_set(folder: Path) -> Path:
 
 
 def is_linked(folder: Path, target: Path) -> bool:
-    """Say whether what stands at `target` is the link to the file of its name in the set in force."""
+    """Return whether what stands at `target` is the link to the file of its name in the set in force."""
     return target.is_symlink() and str(target.readlink()) == _way(folder, target)
 
 
@@ -71,9 +71,9 @@ def sweep(folder: Path, targets: Iterable[Path]) -> None:
     """Remove the sets of an environment that no joint set names, and what killed commands left behind."""
     with suppress(OSError), _hold(folder.parent):
         named = {(joint / folder.name).resolve() for joint in _entries(folder.parent / SETS)}
-        for each in _entries(folder / SETS):
-            if each.resolve() not in named:
-                shutil.rmtree(each, ignore_errors=True)
+        for entry in _entries(folder / SETS):
+            if entry.resolve() not in named:
+                shutil.rmtree(entry, ignore_errors=True)
         for target in targets:
             leads_nowhere = (target,) if is_linked(folder, target) and not target.exists() else ()
             for stale in (*stale_files(target), *leads_nowhere):
@@ -93,11 +93,11 @@ def _way(folder: Path, target: Path) -> str:
     return os.path.relpath(folder.parent / CURRENT / folder.name / target.name, target.parent)
 
 
-def _replace_link(place: Path, to: str) -> None:
-    staged = place.with_name(f".{place.name}.{new_token()}{ENDING}")
+def _replace_link(link: Path, to: str) -> None:
+    staged = link.with_name(f".{link.name}.{new_token()}{ENDING}")
     staged.symlink_to(to)
     try:
-        staged.replace(place)
+        staged.replace(link)
     finally:
         staged.unlink(missing_ok=True)
 

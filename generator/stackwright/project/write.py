@@ -184,7 +184,7 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 
 def is_edited(path: str, text: str, manifest: dict[str, str]) -> bool:
-    """Tell whether `text` at `path` differs from what was last rendered there."""
+    """Return whether `text` at `path` differs from what was last rendered there."""
     return manifest.get(path) != _hash(text)
 
 
