@@ -18,7 +18,7 @@ from stackwright.diagnosis.evidence import (
     read_kept,
 )
 from stackwright.diagnosis.load import load_rules
-from stackwright.diagnosis.rules import Place
+from stackwright.diagnosis.rules import EvidenceKind
 from stackwright.domain.service import ServicePhase, ServiceState, Traces
 from stackwright.errors import RuntimeRefusedError
 from stackwright.rendering.numbered import flat_settings
@@ -224,13 +224,13 @@ def test_a_service_is_of_its_kind_whatever_its_number(stack: Stack) -> None:
 
 
 def test_what_two_engines_share_is_told_once() -> None:
-    both = tuple(Evidence(service=name, place="engine", text=OOM) for name in ("engine", "engine-2"))
+    both = tuple(Evidence(service=name, kind="engine", text=OOM) for name in ("engine", "engine-2"))
     assert named(both) == [("engine", "oom-serving")]
 
 
 def test_causes_stand_before_what_follows_from_them() -> None:
     evidence = (
-        Evidence(service="engine", place=Place.STATE, text="engine ended with exit code 137"),
-        Evidence(service="engine", place="engine", text=OOM),
+        Evidence(service="engine", kind=EvidenceKind.STATE, text="engine ended with exit code 137"),
+        Evidence(service="engine", kind="engine", text=OOM),
     )
     assert [rule for _, rule in named(evidence)] == ["oom-serving", "killed"]

@@ -10,7 +10,7 @@ import pytest
 from stackwright.diagnosis.evidence import Evidence, name_failures
 from stackwright.diagnosis.kernel import messages_about, read_kernel
 from stackwright.diagnosis.load import load_rules
-from stackwright.diagnosis.rules import Place
+from stackwright.diagnosis.rules import EvidenceKind
 from stackwright.domain.service import ServicePhase, ServiceState, Traces
 
 CONTAINER = "c0ffee" + "0" * 58
@@ -86,7 +86,7 @@ def test_the_kernel_is_read_as_far_as_it_matters(tmp_path: Path) -> None:
         "NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus",
     )
     assert read_kernel(kernel, reach_back_s=3600.0).splitlines()[0].endswith("] an old one")
-    host = Evidence(service="host", place=Place.KERNEL, text=read_kernel(kernel))
+    host = Evidence(service="host", kind=EvidenceKind.KERNEL, text=read_kernel(kernel))
     assert [each.diagnosis.rule for each in name_failures((host,), load_rules(), {})] == ["gpu-lost"]
 
 

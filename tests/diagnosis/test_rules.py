@@ -16,7 +16,7 @@ from stackwright.diagnosis.rules import (
     LONGEST_LINE,
     LONGEST_QUOTE,
     UNKNOWN,
-    Place,
+    EvidenceKind,
     Rule,
     blanks,
     clean_lines,
@@ -36,7 +36,7 @@ HEALTHY = (
     *sorted((HERE.parent.parent / "watching" / "logs").glob("[ce]*.log")),
 )
 RULES = load_rules()
-PLACES = (*(service.kind for service in base_services()), *Place)
+KINDS = (*(service.kind for service in base_services()), *EvidenceKind)
 # What a rule's texts may name beside its own groups: the values in force, the environment, and the command.
 KNOWN = frozenset(declared_settings().by_key) | {"environment", "command"}
 VALUES = {
@@ -56,18 +56,18 @@ class Recorded:
 
     name: str
     rule: str
-    place: str
+    kind: str
     source: str
     text: str
 
 
 def read_log(path: Path) -> Recorded:
     """Read a log and the three lines above it."""
-    rule, place, source, text = path.read_text(encoding="utf-8").split("\n", 3)
+    rule, kind, source, text = path.read_text(encoding="utf-8").split("\n", 3)
     return Recorded(
         name=path.stem,
         rule=rule.removeprefix("# rule: "),
-        place=place.removeprefix("# place: "),
+        kind=kind.removeprefix("# place: "),
         source=source.removeprefix("# source: "),
         text=text,
     )
@@ -78,7 +78,7 @@ LOGS = [read_log(path) for path in sorted(HERE.glob("*.txt"))]
 
 @pytest.mark.parametrize("log", LOGS, ids=lambda log: log.name)
 def test_a_failure_is_named_first_by_its_rule(log: Recorded) -> None:
-    named = diagnose_log(log.text, RULES, place=log.place, values=VALUES)
+    named = diagnose_log(log.text, RULES, kind=log.kind, values=VALUES)
     assert [diagnosis.rule for diagnosis in named][:1] == [log.rule]
     first = named[0]
     assert first.line.strip() in "\n".join(clean_lines(log.text))
@@ -89,9 +89,9 @@ def test_a_failure_is_named_first_by_its_rule(log: Recorded) -> None:
 
 
 @pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)
-@pytest.mark.parametrize("place", PLACES)
-def test_a_healthy_log_names_nothing(path: Path, place: str) -> None:
-    assert diagnose_log(path.read_text(encoding="utf-8"), RULES, place=place) == ()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_healthy_log_names_nothing(path: Path, kind: str) -> None:
+    assert diagnose_log(path.read_text(encoding="utf-8"), RULES, kind=kind) == ()
 
 
 def test_every_rule_has_a_real_log_and_every_log_a_rule() -> None:
@@ -110,7 +110,7 @@ def test_a_rule_is_whole(rule: Rule) -> None:
     assert rule.source.startswith(("https://", "docs/"))
     assert re.fullmatch(r"20[0-9]{2}-[01][0-9]-[0-3][0-9]", rule.seen)
     assert rule.where
-    assert set(rule.where) <= set(PLACES), "a kind of service that nothing has"
+    assert set(rule.where) <= set(KINDS), "a kind of service that nothing has"
     assert not rule.cause.endswith(".")
 
 
@@ -150,9 +150,9 @@ def test_a_tangled_pattern_is_found() -> None:
 
 
 @settings(deadline=None)
-@given(st.text(), st.sampled_from((None, *PLACES)))
-def test_any_text_is_read(text: str, place: str | None) -> None:
-    for diagnosis in diagnose_log(text, RULES, place=place, values=VALUES):
+@given(st.text(), st.sampled_from((None, *KINDS)))
+def test_any_text_is_read(text: str, kind: str | None) -> None:
+    for diagnosis in diagnose_log(text, RULES, kind=kind, values=VALUES):
         assert diagnosis.line.isprintable() or "\t" in diagnosis.line
 
 
@@ -180,13 +180,13 @@ def test_a_line_without_an_end_is_cut() -> None:
 def test_the_last_of_several_lines_is_told() -> None:
     """Both runtimes append to one log when they start a service again."""
     line = "ValueError: max_num_seqs (256) exceeds available Mamba cache blocks ({}). Each decode sequence"
-    (named,) = diagnose_log(f"{line.format(161)}\n…\n{line.format(95)}", RULES, place=ENGINE.kind, values=VALUES)
+    (named,) = diagnose_log(f"{line.format(161)}\n…\n{line.format(95)}", RULES, kind=ENGINE.kind, values=VALUES)
     assert named.settings == (("VLLM_MAX_NUM_SEQS", "95"),)
     assert named.fix == "`configure-gpu --env prod --set VLLM_MAX_NUM_SEQS=95`"
 
 
 def test_what_is_not_known_is_left_open_and_no_pin() -> None:
-    (named,) = diagnose_log("torch.OutOfMemoryError: CUDA out of memory.", RULES, place=ENGINE.kind)
+    (named,) = diagnose_log("torch.OutOfMemoryError: CUDA out of memory.", RULES, kind=ENGINE.kind)
     assert named.rule == "oom-serving"
     assert named.settings == ()
     assert named.fix.startswith("leave more memory free: `configure-gpu --env ENV --set VLLM_GPU_MEMORY_UTILIZATION=…`")

@@ -19,7 +19,7 @@ from stackwright.rendering import environment_file, render_plan
 from stackwright.rendering.numbered import flat_settings, model_values
 from stackwright.runtime import Stack
 from stackwright.runtime.compose import ComposeRuntime
-from stackwright.validation.compose_config import check_merged, look_at_secret_texts
+from stackwright.validation.compose_config import check_merged, read_secret_texts
 
 from tests.integration.project import CHECKOUT
 from tests.planning.several import CASES as SEVERAL
@@ -72,7 +72,7 @@ def read_engine_images(plan: Plan, root: Path) -> dict[str, str]:
     """Let Compose read a plan's files, expect what was planned, and return the image of each engine."""
     stack = write_stack(plan, root)
     merged = ComposeRuntime(stack).merged()
-    assert check_merged(stack, merged, look_at_secret_texts(stack)) == ()
+    assert check_merged(stack, merged, read_secret_texts(stack)) == ()
     engines = {name: service["image"] for name, service in merged["services"].items() if name.startswith("engine")}
     assert list(engines) == [engine.name for engine in plan.engines]
     return engines
@@ -92,7 +92,7 @@ def test_compose_fills_each_value_into_the_list_of_models_in_turns(tmp_path: Pat
     (tmp_path / "envs" / ".env.prod.local").write_text("VLLM_MAX_MODEL_LEN_2=1024\n", encoding="utf-8")
     stack = replace(stack, env={**stack.env, "VLLM_MAX_MODEL_LEN_2": "1024"})
     merged = ComposeRuntime(stack).merged()
-    assert check_merged(stack, merged, look_at_secret_texts(stack)) == ()
+    assert check_merged(stack, merged, read_secret_texts(stack)) == ()
     (told,) = merged["services"]["engine"]["command"]
     assert [model["arguments"].count("1024") for model in json.loads(told)["models"]] == [0, 1]
 
@@ -106,7 +106,7 @@ def test_a_lost_gpu_is_found(tmp_path: Path) -> None:
     text = override.read_text(encoding="utf-8")
     lost = str(plan.replicas[0].gpu_uuids[1])
     override.write_text("".join(line for line in text.splitlines(keepends=True) if lost not in line), encoding="utf-8")
-    found = check_merged(stack, ComposeRuntime(stack).merged(), look_at_secret_texts(stack))
+    found = check_merged(stack, ComposeRuntime(stack).merged(), read_secret_texts(stack))
     assert [finding.check for finding in found] == ["compose-gpus"]
 
 

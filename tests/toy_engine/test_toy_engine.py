@@ -110,7 +110,7 @@ def test_its_start_is_watched_by_its_own_words() -> None:
 
 def test_its_failures_are_named_by_its_own_rules() -> None:
     values = {"environment": "prod"}
-    (named,) = diagnose_log(LOG, load_rules(), place="engine", values=values)
+    (named,) = diagnose_log(LOG, load_rules(), kind="engine", values=values)
     assert (named.rule, named.cause) == ("toy-broken", "the spring of bear is broken")
     assert named.settings == (("TOY_CONTEXT", "256"),)
 

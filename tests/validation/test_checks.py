@@ -46,7 +46,7 @@ from stackwright.validation.containers import CONTAINER_ENGINE, ContainerEngine
 from stackwright.validation.environment import SHELL_VARIABLES
 from stackwright.validation.gpu_memory import OWN
 from stackwright.validation.gpus import STATES, used_gpus
-from stackwright.validation.model import MODELS, OFFLINE, LookedAtModel
+from stackwright.validation.model import MODELS, OFFLINE, InspectedModel
 from stackwright.validation.ports import PORTS
 from stackwright.validation.surroundings import CHANGED_INPUTS, TIMES
 
@@ -56,7 +56,7 @@ from tests.validation.test_compose_config import merged
 
 GIB = 2**30
 ROOMY = Disk(path="/", free_bytes=4096 * GIB, free_files=None, device=1)
-TO_BE_DOWNLOADED = LookedAtModel(
+TO_BE_DOWNLOADED = InspectedModel(
     location="someone/model",
     files=ModelFiles(folder=None, complete=False, missing_bytes=GIB),
     hub=HubAnswer(hub="https://hub", status=200, gated=False, ahead_s=0.0),

@@ -12,7 +12,7 @@ import pytest
 from stackwright.project.credentials import ensure_secrets
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
-from stackwright.validation.compose_config import check_container_limits, check_merged, look_at_secret_texts, size_bytes
+from stackwright.validation.compose_config import check_container_limits, check_merged, read_secret_texts, size_bytes
 
 from tests.planning_requests import plan_for, recorded
 from tests.runtime.test_programs import in_force
@@ -58,7 +58,7 @@ PCIE = stack_of("2x-rtx3090-pcie")
 
 @pytest.mark.parametrize("stack", [NVLINK, PCIE], ids=["one", "two"])
 def test_what_the_plan_says_has_no_finding(stack: Stack) -> None:
-    assert check_merged(stack, merged(stack), look_at_secret_texts(stack)) == ()
+    assert check_merged(stack, merged(stack), read_secret_texts(stack)) == ()
 
 
 def test_a_stack_without_gpus_reserves_none() -> None:
@@ -68,7 +68,7 @@ def test_a_stack_without_gpus_reserves_none() -> None:
     for form in forms:
         given = {"command": in_force(stack, stack.plan.replicas[0]), "shm_size": "4294967296"}
         file["services"]["engine"] = {**given, **form}
-        assert check_merged(stack, file, look_at_secret_texts(stack)) == ()
+        assert check_merged(stack, file, read_secret_texts(stack)) == ()
 
 
 def drop_gpus(services: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ def test_what_differs_from_the_plan_is_an_error(
 ) -> None:
     file = copy.deepcopy(merged(NVLINK))
     harm(file["services"])
-    (finding,) = check_merged(NVLINK, file, look_at_secret_texts(NVLINK))
+    (finding,) = check_merged(NVLINK, file, read_secret_texts(NVLINK))
     assert (finding.check, finding.severity.value, finding.found) == (check, "error", found)
     assert "configure-gpu --env prod`" in finding.fix or "compose/compose.yaml" in finding.fix
 
@@ -132,9 +132,7 @@ def test_what_differs_from_the_plan_is_an_error(
 def test_the_second_replica_is_compared_too() -> None:
     file = merged(PCIE)
     del file["services"]["engine-2"]
-    assert [finding.found for finding in check_merged(PCIE, file, look_at_secret_texts(PCIE))] == [
-        "no service engine-2"
-    ]
+    assert [finding.found for finding in check_merged(PCIE, file, read_secret_texts(PCIE))] == ["no service engine-2"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +147,7 @@ def test_the_second_replica_is_compared_too() -> None:
 def test_what_opens_a_container_is_a_warning(service: str, key: str, value: object, found: str) -> None:
     file = merged(NVLINK)
     file["services"][service][key] = value
-    (finding,) = check_merged(NVLINK, file, look_at_secret_texts(NVLINK))
+    (finding,) = check_merged(NVLINK, file, read_secret_texts(NVLINK))
     assert (finding.check, finding.severity.value, finding.found) == ("compose-privileges", "warning", found)
 
 
@@ -157,7 +155,7 @@ def test_a_secret_in_a_variable_is_found_and_not_quoted(tmp_path: Path) -> None:
     stack = replace(NVLINK, root=tmp_path)
     ensure_secrets(stack.secrets, {"HF_TOKEN": "hf-" + "a1b2" * 8}, tmp_path)
     file = merged(stack)
-    assert check_merged(stack, file, look_at_secret_texts(stack)) == ()
+    assert check_merged(stack, file, read_secret_texts(stack)) == ()
     key = (stack.secrets / "litellm_master_key").read_text()
     file["services"]["gateway"]["environment"] = {"LITELLM_MASTER_KEY": key}
     file["services"]["redis"]["command"] = [
@@ -165,7 +163,7 @@ def test_a_secret_in_a_variable_is_found_and_not_quoted(tmp_path: Path) -> None:
         "--requirepass",
         (stack.secrets / "redis_password").read_text(),
     ]
-    findings = check_merged(stack, file, look_at_secret_texts(stack))
+    findings = check_merged(stack, file, read_secret_texts(stack))
     assert [(each.check, each.found) for each in findings] == [
         ("compose-secret", "gateway has litellm_master_key in a variable or an argument"),
         ("compose-secret", "redis has redis_password in a variable or an argument"),

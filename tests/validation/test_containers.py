@@ -14,7 +14,7 @@ from stackwright.validation.containers import (
     find_images_folder,
     find_missing_images,
     list_containers,
-    look_from_inside,
+    probe_container,
 )
 
 from tests.planning_requests import plan_for, recorded
@@ -84,7 +84,7 @@ def test_the_images_folder_is_one_of_this_machine(
 
 def test_a_container_is_started_closed_with_the_gpus_and_the_user(docker: Docker) -> None:
     calls = docker("echo 'GPU 0: X (UUID: GPU-a)'; echo 'GPU 1: X (UUID: MIG-b/1/2)'; echo /dev/nvidiactl")
-    seen = look_from_inside(STACK, ("GPU-a", "MIG-b"))
+    seen = probe_container(STACK, ("GPU-a", "MIG-b"))
     assert seen == ContainerAnswer(refusal=None, uuids=("GPU-a", "MIG-b/1/2"), has_devices=True, named=True)
     words = calls.read_text(encoding="utf-8").splitlines()
     assert words[0] == "run"
@@ -112,12 +112,12 @@ def test_a_container_is_started_closed_with_the_gpus_and_the_user(docker: Docker
 )
 def test_what_a_container_saw(script: str, answer: ContainerAnswer, docker: Docker) -> None:
     docker(script)
-    assert look_from_inside(STACK, ("GPU-a",)) == answer
+    assert probe_container(STACK, ("GPU-a",)) == answer
 
 
 def test_a_container_that_does_not_come_is_removed(docker: Docker) -> None:
     calls = docker('[ "$1" = rm ] || exec sleep 60')
-    assert look_from_inside(STACK, ("GPU-a",), limit_s=0.2) == Unseen(why="no answer in 0.2 seconds")
+    assert probe_container(STACK, ("GPU-a",), limit_s=0.2) == Unseen(why="no answer in 0.2 seconds")
     words = calls.read_text(encoding="utf-8").splitlines()
     name = f"{STACK.name}-gpu-check-{os.getpid()}"
     assert words[-3:] == ["rm", "--force", name]

@@ -17,9 +17,9 @@ from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.services.gateway import GATEWAY
-from stackwright.validation.files import check_files, look_at_files, look_for_newest_s
-from stackwright.validation.ports import SeenPort, check_ports, look_at_ports
-from stackwright.validation.secrets import check_secrets, look_at_secrets
+from stackwright.validation.files import check_files, inspect_files, newest_file_s
+from stackwright.validation.ports import SeenPort, check_ports, probe_ports
+from stackwright.validation.secrets import check_secrets, inspect_secrets
 
 from tests.planning_requests import plan_for, recorded
 
@@ -37,7 +37,7 @@ def stack(tmp_path: Path) -> Stack:
 
 def check_all(stack: Stack) -> tuple[Finding, ...]:
     """Check files and secrets."""
-    return (*check_files(stack, look_at_files(stack)), *check_secrets(stack, look_at_secrets(stack)))
+    return (*check_files(stack, inspect_files(stack)), *check_secrets(stack, inspect_secrets(stack)))
 
 
 def test_files_as_rendered_have_no_finding(stack: Stack) -> None:
@@ -137,7 +137,7 @@ def test_a_clouds_key_is_for_a_person_to_bring(text: str | None, check: str | No
         path.write_text(text)
         path.chmod(0o600)
     cloudy = replace(stack, plan=plan)
-    found = tuple(check_secrets(cloudy, look_at_secrets(cloudy)))
+    found = tuple(check_secrets(cloudy, inspect_secrets(cloudy)))
     assert [finding.check for finding in found] == ([check] if check else [])
     assert all(str(path) in finding.fix for finding in found)
 
@@ -149,33 +149,33 @@ def test_a_file_of_somebody_else_is_named(stack: Stack) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can give a file away")
     os.chown(path, 4712, -1)
-    (finding,) = check_files(other, look_at_files(other))
+    (finding,) = check_files(other, inspect_files(other))
     assert (finding.check, finding.found) == ("file-owner", f"{OVERRIDE} is owned by user 4712")
     os.chown(path, 4711, -1)
-    assert tuple(check_files(other, look_at_files(other))) == ()
+    assert tuple(check_files(other, inspect_files(other))) == ()
 
 
 def test_a_persons_own_file_is_to_be_private_too(stack: Stack) -> None:
     local = stack.root / "envs/.env.prod.local"
     local.write_text("LITELLM_NUM_WORKERS=2\n", encoding="utf-8")
     local.chmod(0o640)
-    (finding,) = check_files(stack, look_at_files(stack))
+    (finding,) = check_files(stack, inspect_files(stack))
     assert (finding.check, finding.severity.value) == ("file-mode", "warning")
     assert finding.found == "envs/.env.prod.local is readable by others"
     local.chmod(0o600)
-    assert tuple(check_files(stack, look_at_files(stack))) == ()
+    assert tuple(check_files(stack, inspect_files(stack))) == ()
 
 
 def test_the_newest_file_is_told(stack: Stack) -> None:
     os.utime(stack.root / OVERRIDE, (4e9, 4e9))
-    assert look_for_newest_s(stack) == 4e9
+    assert newest_file_s(stack) == 4e9
     write(MANIFEST, b"[")(stack.root)
-    assert look_for_newest_s(stack) is None
+    assert newest_file_s(stack) is None
 
 
 def seen_ports(env: Mapping[str, str]) -> tuple[SeenPort, ...]:
     """Look at the gateway's port."""
-    return look_at_ports([GATEWAY], lambda setting: env[setting.key])
+    return probe_ports([GATEWAY], lambda setting: env[setting.key])
 
 
 def test_a_port_is_free_until_someone_listens() -> None:

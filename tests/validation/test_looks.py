@@ -24,7 +24,7 @@ from stackwright.validation.checks import find_all
 from stackwright.validation.compose_config import MERGED
 from stackwright.validation.containers import CONTAINER_ENGINE
 from stackwright.validation.gpus import STATES
-from stackwright.validation.model import MODELS, LookedAtModel
+from stackwright.validation.model import MODELS, InspectedModel
 
 from tests.integration.fake_hub import serve_hub
 from tests.models.checkpoints import write_model
@@ -56,7 +56,7 @@ def machine_of(stack: Stack) -> Machine:
     return Machine(stack, stack.plan.host, ProcessesRuntime(stack), compose=False)
 
 
-def model_of(stack: Stack) -> LookedAtModel:
+def model_of(stack: Stack) -> InspectedModel:
     """Return what is seen of a stack's only model."""
     models = machine_of(stack).see(MODELS)
     assert not isinstance(models, Unseen)

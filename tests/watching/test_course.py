@@ -9,35 +9,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stackwright.domain.service import Effort, ServicePhase, ServiceState, Step
-from stackwright.watching.course import LONGEST_LOOK_S, READ_BYTES, Course, Look, advance, begin, stands_still
+from stackwright.watching.course import LONGEST_SAMPLE_S, READ_BYTES, Course, Sample, advance, begin, stands_still
 from stackwright.watching.health import MOST_RESTARTS
 from stackwright.watching.limits import BUSY_SHARE, PAST_FACTOR, SLOWEST_DISK_BYTES_PER_S, Limits
 
 NO_LIMITS = Limits()
 LOADS = ServiceState(name="engine", phase=ServicePhase.STARTING)
-LOADING = Look(state=LOADS, step=Step.LOADING)
-HEALTHY = Look(state=replace(LOADS, phase=ServicePhase.HEALTHY))
-UNHEALTHY = Look(state=replace(LOADS, phase=ServicePhase.UNHEALTHY))
+LOADING = Sample(state=LOADS, step=Step.LOADING)
+HEALTHY = Sample(state=replace(LOADS, phase=ServicePhase.HEALTHY))
+UNHEALTHY = Sample(state=replace(LOADS, phase=ServicePhase.UNHEALTHY))
 
 
-def follow(*looks: tuple[Look, float]) -> Course:
+def follow(*looks: tuple[Sample, float]) -> Course:
     """Return the course after these looks, each with the seconds since the one before it."""
     course = begin(looks[0][0])
-    for look, elapsed_s in looks[1:]:
-        course = advance(course, look, elapsed_s)
+    for sample, elapsed_s in looks[1:]:
+        course = advance(course, sample, elapsed_s)
     return course
 
 
-def worked(look: Look, cpu_s: float, read_bytes: int | None = None) -> Look:
+def worked(sample: Sample, cpu_s: float, read_bytes: int | None = None) -> Sample:
     """Return a look at a service whose processes have done so much."""
-    return replace(look, state=replace(look.state, effort=Effort(cpu_s=cpu_s, read_bytes=read_bytes)))
+    return replace(sample, state=replace(sample.state, effort=Effort(cpu_s=cpu_s, read_bytes=read_bytes)))
 
 
-def silence_s(look: Look, limits: Limits = NO_LIMITS, cpu_share: float = 0.0) -> float:
+def silence_s(sample: Sample, limits: Limits = NO_LIMITS, cpu_share: float = 0.0) -> float:
     """Return how long the same look, with so much of a processor in use, is borne; in steps of five seconds."""
-    course = begin(worked(look, 0))
+    course = begin(worked(sample, 0))
     for now_s in count(5, 5):
-        course = advance(course, worked(look, now_s * cpu_share), 5)
+        course = advance(course, worked(sample, now_s * cpu_share), 5)
         if stands_still(course, limits):
             return now_s - 5
     raise AssertionError
@@ -56,20 +56,20 @@ def silence_s(look: Look, limits: Limits = NO_LIMITS, cpu_share: float = 0.0) ->
     ],
 )
 def test_each_step_has_its_limit(step: Step | None, silence: float) -> None:
-    look = Look(state=LOADS, step=step)
-    assert silence_s(look) == silence
+    sample = Sample(state=LOADS, step=step)
+    assert silence_s(sample) == silence
     # Processor time alone stretches it: compiling looks like that, and so does a rank that spins.
-    assert silence_s(look, cpu_share=1) == silence / BUSY_SHARE
+    assert silence_s(sample, cpu_share=1) == silence / BUSY_SHARE
 
 
 def test_the_longest_compilation_on_record_is_borne() -> None:
     """2220 s without a word, the processor at work (vllm#34399)."""
-    assert silence_s(Look(state=LOADS, step=Step.COMPILING), cpu_share=1) > 2220
+    assert silence_s(Sample(state=LOADS, step=Step.COMPILING), cpu_share=1) > 2220
 
 
 def test_a_large_file_may_take_its_time() -> None:
     assert silence_s(LOADING, Limits(largest_file_bytes=100 * SLOWEST_DISK_BYTES_PER_S)) == 220
-    assert silence_s(Look(state=LOADS), Limits(largest_file_bytes=100 * SLOWEST_DISK_BYTES_PER_S)) == 300
+    assert silence_s(Sample(state=LOADS), Limits(largest_file_bytes=100 * SLOWEST_DISK_BYTES_PER_S)) == 300
 
 
 def test_past_starts_lengthen_a_limit_and_never_shorten_it() -> None:
@@ -78,7 +78,7 @@ def test_past_starts_lengthen_a_limit_and_never_shorten_it() -> None:
 
 
 def test_service_removed_by_hand_is_given_up_soon() -> None:
-    assert silence_s(Look(state=replace(LOADS, phase=ServicePhase.ABSENT))) == 60
+    assert silence_s(Sample(state=replace(LOADS, phase=ServicePhase.ABSENT))) == 60
 
 
 MOVES = {
@@ -92,12 +92,12 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize("look", MOVES.values(), ids=MOVES)
-def test_what_moves_is_not_still(look: Look) -> None:
+@pytest.mark.parametrize("sample", MOVES.values(), ids=MOVES)
+def test_what_moves_is_not_still(sample: Sample) -> None:
     still = worked(LOADING, 0, 0)
     course = follow((still, 0), (still, 25), (still, 25))
     assert (course.still_s, course.quiet_s) == (50, 50)
-    moved = advance(course, look, 25)
+    moved = advance(course, sample, 25)
     assert (moved.still_s, moved.quiet_s) == (0, 0)
 
 
@@ -111,21 +111,21 @@ STAYS = {
 }
 
 
-@pytest.mark.parametrize("look", STAYS.values(), ids=STAYS)
-def test_what_does_not_move_is_still(look: Look) -> None:
+@pytest.mark.parametrize("sample", STAYS.values(), ids=STAYS)
+def test_what_does_not_move_is_still(sample: Sample) -> None:
     full = replace(worked(LOADING, 0, 0), lines=frozenset({"a"}), arrived_bytes=9, start="INFO 11-21 03:44:45")
-    assert follow((full, 0), (look, 20)).still_s == 20
+    assert follow((full, 0), (sample, 20)).still_s == 20
 
 
 def test_a_machine_that_slept_is_given_a_chance() -> None:
     """Nothing could move while nothing ran, this program included."""
     course = follow((LOADING, 0), (LOADING, 90_000))
-    assert course.still_s == LONGEST_LOOK_S
+    assert course.still_s == LONGEST_SAMPLE_S
     assert not stands_still(course, NO_LIMITS)
 
 
 def test_a_step_is_remembered_when_its_line_has_scrolled_away() -> None:
-    gone = Look(state=LOADS, step=None)
+    gone = Sample(state=LOADS, step=None)
     assert follow((LOADING, 0), (replace(LOADING, step=Step.COMPILING), 1), (gone, 1)).step is Step.COMPILING
 
 
@@ -167,7 +167,7 @@ def test_how_long_a_silence_may_last_is_told_truly() -> None:
 
 
 WORLD = st.builds(
-    Look,
+    Sample,
     state=st.builds(
         ServiceState,
         name=st.just("engine"),
@@ -183,12 +183,12 @@ WORLD = st.builds(
     arrived_bytes=st.integers(0, 10**12),
     held=st.booleans(),
 )
-PAUSES = st.floats(0.1, LONGEST_LOOK_S)
+PAUSES = st.floats(0.1, LONGEST_SAMPLE_S)
 
 
 @given(st.lists(st.tuples(WORLD, PAUSES), min_size=1), st.data())
 def test_whatever_happened_a_service_that_moves_is_never_given_up(
-    looks: list[tuple[Look, float]], data: st.DataObject
+    looks: list[tuple[Sample, float]], data: st.DataObject
 ) -> None:
     """A line more before the limit is over, again and again, however little else can be said for it."""
     course = follow(*looks)
@@ -197,23 +197,23 @@ def test_whatever_happened_a_service_that_moves_is_never_given_up(
     )
     for number in range(20):
         limit_s = NO_LIMITS.still_s(course.step)
-        pauses = data.draw(st.integers(1, int(limit_s / LONGEST_LOOK_S)))
+        pauses = data.draw(st.integers(1, int(limit_s / LONGEST_SAMPLE_S)))
         news = replace(looks[-1][0], lines=frozenset({f"line {number}"}))
-        course = advance(course, news, LONGEST_LOOK_S)
+        course = advance(course, news, LONGEST_SAMPLE_S)
         for _ in range(pauses - 1):
-            course = advance(course, news, LONGEST_LOOK_S)
+            course = advance(course, news, LONGEST_SAMPLE_S)
             assert not stands_still(course, NO_LIMITS)
 
 
 @given(st.lists(st.tuples(WORLD, PAUSES), min_size=1), st.floats(0, 8))
 def test_whatever_happened_a_service_that_stands_still_is_given_up(
-    looks: list[tuple[Look, float]], cpu_share: float
+    looks: list[tuple[Sample, float]], cpu_share: float
 ) -> None:
     """However busy it is meanwhile, within four times the limit."""
     last = replace(looks[-1][0], held=False)
     course = follow(*looks)
     course = advance(course, worked(last, 0), 1)
-    patience_s = NO_LIMITS.still_s(course.step) / BUSY_SHARE + 2 * LONGEST_LOOK_S
+    patience_s = NO_LIMITS.still_s(course.step) / BUSY_SHARE + 2 * LONGEST_SAMPLE_S
     now_s = 0.0
     while now_s < patience_s:
         now_s += 20

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stackwright.domain.service import Step
 from stackwright.engines import default_engine
-from stackwright.watching.steps import engine_step, last_starts, loaded_model, start_line, told
+from stackwright.watching.steps import distinct_lines, engine_step, last_starts, loaded_model, start_line
 
 START_LOG = default_engine().start_log
 
@@ -123,7 +123,7 @@ HANG = "No available shared memory broadcast block found in 60 seconds. This typ
     ],
 )
 def test_only_what_is_new_moves(before: str, after: str, new: bool) -> None:
-    assert (not told(after) <= told(before)) is new
+    assert (not distinct_lines(after) <= distinct_lines(before)) is new
 
 
 @settings(deadline=None)
@@ -131,7 +131,7 @@ def test_only_what_is_new_moves(before: str, after: str, new: bool) -> None:
 def test_any_text_is_a_log(text: str, count: int) -> None:
     assert text.endswith(last_starts(text, count))
     assert engine_step(text, START_LOG) in {None, *Step}
-    assert told(text) == told(text + "\n" + text)
+    assert distinct_lines(text) == distinct_lines(text + "\n" + text)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from stackwright.runtime.ports import http_answers
 from stackwright.services import access_to, base_services
-from stackwright.validation.publishing import check_publishing, look_at_certificate
+from stackwright.validation.publishing import check_publishing, inspect_certificate
 from stackwright.watching.probe import Endpoint, complete
 
 pytestmark = pytest.mark.subprocess
@@ -99,7 +99,7 @@ FRONT = access_to(base_services())
 def checks(folder: Path, bind: str = "0.0.0.0", plain: str = "refused") -> list[str]:
     """Return the names of what is found."""
     env = {"GATEWAY_BIND": bind, "GATEWAY_PLAIN_HTTP": plain}
-    return [finding.check for finding in check_publishing(FRONT, env, look_at_certificate(folder, FRONT.tls), "prod")]
+    return [finding.check for finding in check_publishing(FRONT, env, inspect_certificate(folder, FRONT.tls), "prod")]
 
 
 def test_publishing_wider_takes_tls_or_consent(tmp_path: Path) -> None:

@@ -82,15 +82,15 @@ def test_only_what_grows_is_a_download(tmp_path: Path) -> None:
     write(blobs, aa=10, bb__incomplete=4096)
     os.truncate(blobs / "bb.incomplete", 2**30)  # room that is kept for it, and not filled yet
     download = Download(tmp_path)
-    assert download.look() == (10 + 4096, False)
+    assert download.sample() == (10 + 4096, False)
     (blobs / "bb.incomplete").write_bytes(b"x" * 8192)
-    assert download.look() == (10 + 8192, True)
+    assert download.sample() == (10 + 8192, True)
     (blobs / "bb.incomplete").replace(blobs / "bb")
-    assert download.look() == (10 + 8192, False)
+    assert download.sample() == (10 + 8192, False)
     write(blobs, cc__incomplete=4096)
-    assert download.look() == (10 + 8192 + 4096, True)
+    assert download.sample() == (10 + 8192 + 4096, True)
 
 
 def test_nothing_to_arrive_is_nothing() -> None:
-    assert Download(None).look() == (0, False)
-    assert Download(NOWHERE).look() == (0, False)
+    assert Download(None).sample() == (0, False)
+    assert Download(NOWHERE).sample() == (0, False)

@@ -20,7 +20,7 @@ from stackwright.domain.environment import EnvironmentPaths
 from stackwright.errors import StackError
 from stackwright.project.credentials import find_hub_token
 from stackwright.services import generated_files
-from stackwright.validation.files import look_into
+from stackwright.validation.files import text_of
 
 # Of the kernel's messages: what it says of GPUs and of memory.
 _KERNEL = re.compile(r"NVRM|nvidia|nouveau|oom|[Oo]ut of memory|Killed process", re.IGNORECASE)
@@ -64,7 +64,7 @@ def _about_environment(paths: EnvironmentPaths, exam: Examination) -> Iterator[t
     """Yield the rendered and hand-written files, the logs, and what the runtime knows. Nothing of envs/.secrets."""
     rendered = (paths.generated / file for file in ("plan.json", "override.yaml", *generated_files()))
     for path in (paths.wishes, paths.local, paths.rendered, *rendered):
-        text = look_into(path)
+        text = text_of(path)
         if text is not None:
             yield path.name.lstrip("."), text
     kept = "failed-start" if exam.gathered.failed_s_ago is not None else "logs"
@@ -84,13 +84,13 @@ def _inspect(exam: Examination) -> str:
 def _redaction(paths: ProjectPaths, exams: tuple[Examination, ...]) -> Redaction:
     """Collect every value that must not leave: all secret files, the hub's token, and variables named as secrets."""
     values = [
-        text for path in (paths.root / "envs" / ".secrets").rglob("*") if path.is_file() and (text := look_into(path))
+        text for path in (paths.root / "envs" / ".secrets").rglob("*") if path.is_file() and (text := text_of(path))
     ]
     values += secret_variables(os.environ)
     for exam in exams:
         own = paths.of(exam.environment)
         for path in (own.wishes, own.local):
-            values += assigned_secrets(look_into(path) or "")
+            values += assigned_secrets(text_of(path) or "")
     with suppress(StackError):  # unreadable, hence in no text either
         values.append(find_hub_token(os.environ, Path(paths.folders.hf_home)) or "")
     services = [service.name for exam in exams if exam.stack is not None for service in exam.stack.services]

@@ -37,7 +37,7 @@ from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written
 from stackwright.services import access_to, services_of
 from stackwright.validation.environment import check_environment, check_shell
-from stackwright.validation.publishing import check_publishing, look_at_certificate
+from stackwright.validation.publishing import check_publishing, inspect_certificate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +221,6 @@ def check_rendered(configured: Configured) -> tuple[Finding, ...]:
     if broken:
         return broken
     front = access_to(services_of(configured.plan))
-    certificate = look_at_certificate(paths.secrets, front.tls)
+    certificate = inspect_certificate(paths.secrets, front.tls)
     later = [*check_shell(env, os.environ, name), *check_publishing(front, env, certificate, name)]
     return tuple(replace(finding, severity=Severity.WARNING) for finding in later)

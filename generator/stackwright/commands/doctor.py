@@ -22,11 +22,10 @@ from stackwright.commands.options import (
 from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.stack import choose_runtime, load_stack
 from stackwright.detect import Detection, detect_host
-from stackwright.diagnosis.evidence import Evidence, Examination, Gathered, Named, gather, name_failures, told_by
+from stackwright.diagnosis.evidence import Evidence, Examination, Gathered, Named, evidence_of, gather, name_failures
 from stackwright.diagnosis.kernel import read_kernel
 from stackwright.diagnosis.load import load_rules
-from stackwright.diagnosis.rules import Diagnosis
-from stackwright.diagnosis.rules import Place as Written
+from stackwright.diagnosis.rules import Diagnosis, EvidenceKind
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
@@ -87,7 +86,7 @@ def run(arguments: DoctorArguments) -> None:
     if arguments.apply and arguments.environment is None:
         raise UsageError("--apply needs an environment", hint="for example `stackwright doctor dev --apply`")
     detection, kernel = detect_host(), read_kernel()
-    on_host = name_failures([Evidence(service="host", place=Written.KERNEL, text=kernel)], load_rules(), {})
+    on_host = name_failures([Evidence(service="host", kind=EvidenceKind.KERNEL, text=kernel)], load_rules(), {})
     exams = tuple(
         _examine(paths.of(environment), arguments.runtime, detection.host, kernel)
         for environment in _asked(paths, arguments.environment)
@@ -125,7 +124,7 @@ def _examine(paths: EnvironmentPaths, asked: str, host: Host, kernel: str) -> Ex
         runtime = choose_runtime(asked, stack, host)
         gathered = gather(runtime, stack, kernel)
     except RuntimeRefusedError as failure:
-        named = name_failures([told_by(failure)], load_rules(), values)
+        named = name_failures([evidence_of(failure)], load_rules(), values)
         unknown = () if named else (("runtime", failure.message),)
         return Examination(environment=environment, stack=stack, named=named, unknown=unknown)
     findings, refusals = _check(stack, runtime, host)
@@ -146,7 +145,7 @@ def _check(stack: Stack, runtime: Runtime, host: Host) -> tuple[tuple[Finding, .
     try:
         return find_broken(stack) or find_all(stack, runtime, host), ()
     except StackError as failure:
-        return (), (told_by(failure),)
+        return (), (evidence_of(failure),)
 
 
 def _unknown(stack: Stack, gathered: Gathered, named: tuple[Named, ...]) -> tuple[tuple[str, str], ...]:
@@ -212,7 +211,7 @@ def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...], *, qui
     what = f"{count} failure{'s' if count > 1 else ''} named, see above"
     first = next((exam for exam in exams if any(failure.diagnosis.settings for failure in exam.named)), None)
     hint = f"plan again with the fix: `stackwright doctor {first.environment} --apply`" if first else None
-    refused = any(failure.place == Written.RUNTIME for failure in named)
+    refused = any(failure.kind == EvidenceKind.RUNTIME for failure in named)
     if refused or any(service == "runtime" for service, _ in unknown):
         raise RuntimeRefusedError(what, hint=hint)
     if count:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright.diagnosis.kernel import messages_about, read_kernel
-from stackwright.diagnosis.rules import Diagnosis, Place, Rule, diagnose_log, state_line
+from stackwright.diagnosis.rules import Diagnosis, EvidenceKind, Rule, diagnose_log, state_line
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding, Severity
 from stackwright.domain.service import ServicePhase, ServiceState
@@ -27,7 +27,7 @@ class Evidence:
     """A text, where it was written, and the service that it is about; `service` is empty for the host."""
 
     service: str
-    place: str
+    kind: str
     text: str
 
 
@@ -36,7 +36,7 @@ class Named:
     """A failure that was named, and the service, or `runtime` or `host`, that it befell."""
 
     service: str
-    place: str
+    kind: str
     diagnosis: Diagnosis
 
 
@@ -91,7 +91,7 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
     try:
         states = runtime.services()
     except StackError as failure:
-        refusal = (told_by(failure),)
+        refusal = (evidence_of(failure),)
     if all(state.phase is ServicePhase.ABSENT for state in states):
         kept = read_kept(stack, configured=_configured(stack))
         return Gathered(
@@ -105,7 +105,7 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
         logs=logs,
         events=events,
         evidence=(
-            *(Evidence(service=name, place=stack.kind_of(name), text=text) for name, text in logs if name in ill),
+            *(Evidence(service=name, kind=stack.kind_of(name), text=text) for name, text in logs if name in ill),
             *(
                 _about_state(state, events, messages_about(state, dict(logs).get(state.name, ""), kernel))
                 for state in states
@@ -115,18 +115,18 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
     )
 
 
-def told_by(failure: StackError) -> Evidence:
+def evidence_of(failure: StackError) -> Evidence:
     """Take what a runtime refused with for evidence."""
-    return Evidence(service="", place=Place.RUNTIME, text=f"{failure.message}\n{failure.hint or ''}")
+    return Evidence(service="", kind=EvidenceKind.RUNTIME, text=f"{failure.message}\n{failure.hint or ''}")
 
 
 def _about_state(state: ServiceState, events: str, kernel: str) -> Evidence:
     """Put a service's state before what the runtime and the kernel said about its end."""
     about = [line for line in events.splitlines() if state.name in line.split()]
     # What was noted of an earlier run of the service does not tell how this one ended.
-    started = [place for place, line in enumerate(about) if line.split()[1:2] == ["start"]]
+    started = [position for position, line in enumerate(about) if line.split()[1:2] == ["start"]]
     about = about[started[-1] :] if started else about
-    return Evidence(service=state.name, place=Place.STATE, text="\n".join((state_line(state), *about, kernel)))
+    return Evidence(service=state.name, kind=EvidenceKind.STATE, text="\n".join((state_line(state), *about, kernel)))
 
 
 def _log(runtime: Runtime, service: str) -> str:
@@ -163,9 +163,11 @@ def keep_failure(runtime: Runtime, stack: Stack) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for service, text in gathered.logs:
         (folder / f"{service}.log").write_text(text, encoding="utf-8", errors="backslashreplace")
-    for each in gathered.evidence:
-        if each.place == Place.STATE:
-            (folder / f"{each.service}.state").write_text(each.text, encoding="utf-8", errors="backslashreplace")
+    for evidence in gathered.evidence:
+        if evidence.kind == EvidenceKind.STATE:
+            (folder / f"{evidence.service}.state").write_text(
+                evidence.text, encoding="utf-8", errors="backslashreplace"
+            )
     return folder
 
 
@@ -200,7 +202,9 @@ def read_kept(stack: Stack, *, configured: float) -> Gathered:
         return Gathered()
     evidence = tuple(
         Evidence(
-            service=path.stem, place=Place.STATE if path.suffix == ".state" else stack.kind_of(path.stem), text=text
+            service=path.stem,
+            kind=EvidenceKind.STATE if path.suffix == ".state" else stack.kind_of(path.stem),
+            text=text,
         )
         for path, text in texts.items()
     )
@@ -216,9 +220,9 @@ def name_failures(
     A failure that two engines share is told for the first of them.
     """
     found = [
-        Named(service=each.service or str(each.place), place=each.place, diagnosis=diagnosis)
-        for each in evidence
-        for diagnosis in diagnose_log(each.text, rules, place=each.place, values=values)
+        Named(service=item.service or str(item.kind), kind=item.kind, diagnosis=diagnosis)
+        for item in evidence
+        for diagnosis in diagnose_log(item.text, rules, kind=item.kind, values=values)
     ]
     order = {rule.id: position for position, rule in enumerate(rules)}
     found.sort(key=lambda named: order[named.diagnosis.rule])

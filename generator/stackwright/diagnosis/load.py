@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from stackwright.diagnosis.rules import Place, Rule
+from stackwright.diagnosis.rules import EvidenceKind, Rule
 from stackwright.engines import ENGINES
 from stackwright.errors import StackError
 from stackwright.reading import read_yaml
@@ -19,7 +19,7 @@ FAILURES = Path(__file__).parent / "failures.yaml"
 def load_rules() -> tuple[Rule, ...]:
     """Return every rule, best first: the rules of all engines before those of what only a service's state tells."""
     rules = _read(FAILURES)
-    last = next((position for position, rule in enumerate(rules) if rule.where == (Place.STATE,)), len(rules))
+    last = next((position for position, rule in enumerate(rules) if rule.where == (EvidenceKind.STATE,)), len(rules))
     files = tuple(engine.failures for engine in ENGINES.values() if engine.failures is not None)
     return (*rules[:last], *(rule for file in files for rule in _read(file)), *rules[last:])
 

@@ -98,7 +98,7 @@ def assigned_secrets(text: str) -> tuple[str, ...]:
 
 
 def is_secret_name(name: str) -> bool:
-    """Say whether a variable or a key of this name holds a secret."""
+    """Return whether a variable or a key of this name holds a secret."""
     return _SECRET_NAME.search(name) is not None
 
 

@@ -21,10 +21,10 @@ UNKNOWN = "…"
 _NO_VALUES: Mapping[str, str] = {}
 
 
-class Place(StrEnum):
+class EvidenceKind(StrEnum):
     """Where a text was written, if by no service: by the runtime, by the kernel, or by us about a service's state.
 
-    The place of a service's own text is the service's kind.
+    That of a service's own text is the service's kind.
     """
 
     RUNTIME = "runtime"
@@ -73,7 +73,7 @@ class Diagnosis:
 
 
 def state_line(state: ServiceState) -> str:
-    """Write a service's state as the line that rules of the place `state` match; empty while it runs well."""
+    """Write a service's state as the line that rules for the kind `state` match; empty while it runs well."""
     if state.phase is ServicePhase.EXITED:
         detail = f" ({state.detail})" if state.detail else ""
         return f"{state.name} ended with exit code {state.exit_code}{detail}"
@@ -86,18 +86,18 @@ def diagnose_log(
     text: str,
     rules: Iterable[Rule],
     *,
-    place: str | None = None,
+    kind: str | None = None,
     values: Mapping[str, str] = _NO_VALUES,
 ) -> tuple[Diagnosis, ...]:
     """Return every known failure that a text shows, best first: in the order of the rules.
 
     Args:
-        place: where the text was written; None tries the rules of every place.
+        kind: what wrote the text; None tries the rules for every kind.
         values: the settings in force, by key, and `environment`: what a fix may name.
     """
     lines = clean_lines(text)
     joined = "\n".join(lines)
-    found = (_match(rule, joined, values) for rule in rules if place is None or place in rule.where)
+    found = (_match(rule, joined, values) for rule in rules if kind is None or kind in rule.where)
     return tuple(diagnosis for diagnosis in found if diagnosis is not None)
 
 

@@ -241,7 +241,7 @@ class Engine(Protocol):
         """Return what the model's parameters take in all ranks together."""
 
     def finds_context(self, version: str) -> bool:
-        """Say whether a release can look for the longest context itself when it starts."""
+        """Return whether a release can look for the longest context itself when it starts."""
 
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Return the tokens that a step has to take where no text may be cut into steps; None for most models."""
@@ -263,7 +263,7 @@ class Engine(Protocol):
         """Return which kernels run a format that is not plain; None where none does."""
 
     def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
-        """Say what is allowed for one of its settings if a release does not take `value`.
+        """Return what is allowed for one of its settings if a release does not take `value`.
 
         None if it does, or nobody knows.
         """

@@ -134,7 +134,7 @@ class Runtime(Protocol):
         """
 
     def changes(self) -> tuple[ServiceChange, ...]:
-        """Say what `up` would start or restart; empty where every service runs as it is rendered."""
+        """Return what `up` would start or restart; empty where every service runs as it is rendered."""
 
     def reads(self) -> Mapping[str, str]:
         """Return a hash of the files that each service reads at its start, where `changes` does not look into them."""

@@ -145,9 +145,9 @@ class ComposeRuntime:
             wanted = self._hashes() if containers else {}
             self._ran_before = frozenset(_run_of(container) for container in containers)
             self._replaced = frozenset(
-                each.id
-                for each in containers
-                if _made_otherwise(each, wanted) or (anew and _label(each, "service") in services)
+                container.id
+                for container in containers
+                if _made_otherwise(container, wanted) or (anew and _label(container, "service") in services)
             )
             arguments = ["up", "--detach", "--no-build", "--quiet-pull"]
             arguments += ["--force-recreate"] if anew else []
@@ -270,13 +270,17 @@ class ComposeRuntime:
 
         Until then its name is the old one's id before the name (Compose 2.26.1), and a second attempt finds it taken.
         """
-        half_made = [each for each in containers if _HALF_MADE.match(each.name) and each.state.status == "created"]
+        half_made = [
+            container
+            for container in containers
+            if _HALF_MADE.match(container.name) and container.state.status == "created"
+        ]
         for container in half_made:
             container.remove(force=True)
-        return [each for each in containers if each not in half_made]
+        return [container for container in containers if container not in half_made]
 
     def _gave_up(self) -> bool:
-        """Say whether the last `up` ended early over a dependency; raise where it ended with any other refusal."""
+        """Return whether the last `up` ended early over a dependency; raise where it ended with any other refusal."""
         if self._up is None or self._up.poll() in (None, 0) or self._up_errors is None:
             return False
         self._up_errors.seek(0)
@@ -361,13 +365,13 @@ def _label(container: Container, name: str) -> str:
 
 
 def _made_otherwise(container: Container, wanted: Mapping[str, str]) -> bool:
-    """Say whether a container was made with other settings than its service has by these hashes."""
+    """Return whether a container was made with other settings than its service has by these hashes."""
     made = _label(container, "config-hash")
     return made != wanted.get(_label(container, "service"), made)
 
 
 def _why(container: Container | None, wanted: str) -> str | None:
-    """Say why Compose would start a service, or make its container anew; None where it would not."""
+    """Return why Compose would start a service, or make its container anew; None where it would not."""
     if container is None:
         return "it is not running"
     if _made_otherwise(container, {_label(container, "service"): wanted}):

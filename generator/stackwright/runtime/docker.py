@@ -158,7 +158,7 @@ def reason_of(text: str) -> str:
 
 
 def is_here(docker: DockerClient, image: str) -> bool:
-    """Say whether the engine has an image. Raises RuntimeRefusedError where none answers."""
+    """Return whether the engine has an image. Raises RuntimeRefusedError where none answers."""
     with refusals():
         return bool(docker.image.exists(image))
 

@@ -44,7 +44,7 @@ def uv_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def forbids_index(environ: Mapping[str, str]) -> bool:
-    """Say whether pip is told to ask no index at all (`no-index`), for which uv has an argument and no variable."""
+    """Return whether pip is told to ask no index at all (`no-index`), for which uv has an argument and no variable."""
     return read_options(environ).get("no-index", "").lower() in ("1", "y", "yes", "t", "true", "on")
 
 

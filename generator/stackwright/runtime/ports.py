@@ -32,7 +32,7 @@ def choose_ports(names: Iterable[str], kept: Mapping[str, int], *, seed: int) ->
 
 
 def is_free(address: str, port: int) -> bool:
-    """Say whether a service could listen there now. Connections that linger after a stop do not count."""
+    """Return whether a service could listen there now. Connections that linger after a stop do not count."""
     return why_taken(address, port) is None
 
 
@@ -50,7 +50,7 @@ def why_taken(address: str, port: int) -> OSError | None:
 
 
 def http_answers(address: str, port: int, path: str, *, tls: bool = False) -> bool:
-    """Say whether an HTTP service of this machine answers `path` with 200, whatever its certificate says."""
+    """Return whether an HTTP service of this machine answers `path` with 200, whatever its certificate says."""
     import http.client
 
     connection = (_trusting if tls else http.client.HTTPConnection)(address, port, timeout=PROBE_TIMEOUT_S)
@@ -72,7 +72,7 @@ def _trusting(address: str, port: int, timeout: float) -> HTTPConnection:
 
 
 def socket_answers(address: str, port: int, sent: str, expected: str) -> bool:
-    """Say whether a service of this machine answers `sent` with just `expected`."""
+    """Return whether a service of this machine answers `sent` with just `expected`."""
     with contextlib.suppress(OSError), socket.create_connection((address, port), PROBE_TIMEOUT_S) as connection:
         connection.sendall(sent.encode())
         reply = b""
@@ -83,7 +83,7 @@ def socket_answers(address: str, port: int, sent: str, expected: str) -> bool:
 
 
 def command_succeeds(words: tuple[str, ...]) -> bool:
-    """Say whether a command ends with 0 in time."""
+    """Return whether a command ends with 0 in time."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(
             words, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False

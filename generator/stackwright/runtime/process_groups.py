@@ -130,7 +130,7 @@ def _orphans() -> list[Process]:
 
 
 def _lives(owner: str) -> bool:
-    """Say whether an owner is still the process that it was; what is no owner's name is left alone."""
+    """Return whether an owner is still the process that it was; what is no owner's name is left alone."""
     import psutil
 
     pid, _, since = owner.partition(":")
@@ -160,7 +160,7 @@ def _read(ask: Callable[[], T]) -> T | None:
 
 
 def _is_in(pid: int, group: ProcessGroup) -> bool:
-    """Say whether a process is a living member of a recorded group."""
+    """Return whether a process is a living member of a recorded group."""
     import psutil
 
     try:

@@ -155,11 +155,11 @@ class ProcessesRuntime:
         if supervisord.pid(self._run) is None:
             if self._launched:
                 raise RuntimeRefusedError("supervisord has ended", hint=f"see {self._logs / 'supervisord.log'}")
-            return tuple(self._unwatched(each.name) for each in services if each.as_process.program is None)
+            return tuple(self._unwatched(service.name) for service in services if service.as_process.program is None)
         with self._supervisor() as calls:
             told: dict[str, Any] = {process["name"]: process for process in calls.getAllProcessInfo()}
-        here = (each for each in services if each.as_process.program is None or each.name in told)
-        return tuple(self._state(each, told.get(each.name)) for each in here)
+        here = (service for service in services if service.as_process.program is None or service.name in told)
+        return tuple(self._state(service, told.get(service.name)) for service in here)
 
     def logs(self, service: str, lines: int) -> str:
         """Return the last lines of one service's log, oldest first; empty where it has none."""
@@ -202,7 +202,9 @@ class ProcessesRuntime:
 
     def _virtual_environments(self, say: Say) -> dict[str, Path]:
         """Return the folders of the virtual environments that the services run in, making them on first use."""
-        recipes = {each.kind: each.as_process.recipe for each in self._stack.services if each.as_process.recipe}
+        recipes = {
+            service.kind: service.as_process.recipe for service in self._stack.services if service.as_process.recipe
+        }
         return ensure_all(self._stack.state, recipes, say)
 
     def _machine(self, *, keep: bool) -> Provisions:
@@ -220,7 +222,7 @@ class ProcessesRuntime:
         if keep:
             runs = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
             return frozenset(service.name for service in optional if service.name not in runs)
-        return frozenset(each.name for each in optional if shutil.which(each.as_process.program or "") is None)
+        return frozenset(service.name for service in optional if shutil.which(service.as_process.program or "") is None)
 
     def _write(self, programs: tuple[Program, ...], machine: Provisions, services: tuple[str, ...]) -> None:
         """Write the run folder: a start script per program, the ports, and supervisord's file last.
@@ -377,7 +379,7 @@ class ProcessesRuntime:
         """Choose a free port for each inner service; a running stack keeps those that it has."""
         kept = self._ports() if keep else {}
         here = (service for service in self._stack.services if service.name not in absent)
-        names = [each.name for each in here if each.port is not None and each.port.published is None]
+        names = [service.name for service in here if service.port is not None and service.port.published is None]
         return choose_ports(names, kept, seed=zlib.crc32(str(self._run).encode()))
 
     def _require_ports(self) -> None:

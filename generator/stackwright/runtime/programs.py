@@ -116,7 +116,7 @@ def stack_programs(stack: Stack, machine: Provisions, inherited: Mapping[str, st
 
 def command_of(stack: Stack, machine: Provisions, service: Service, words: Iterable[Word]) -> tuple[str, ...]:
     """Return a command of a service, such as its health check's, as a process runs it."""
-    services = {each.name: each for each in stack.services if each.name not in machine.absent}
+    services = {service.name: service for service in stack.services if service.name not in machine.absent}
     naming = _Naming(stack, machine, services, service)
     return tuple(map(naming.word, words))
 
@@ -184,11 +184,11 @@ class _Naming:
 
     def _addresses_before(self) -> Iterator[str]:
         """Yield the addresses that have to answer before the service starts: supervisord starts all at once."""
-        for each in self._service.after:
-            other = self._services.get(each.service)
+        for dependency in self._service.after:
+            other = self._services.get(dependency.service)
             probe = None if other is None or other.health is None else other.health.probe
-            if each.healthy and isinstance(probe, HttpProbe):
-                yield f"http://{LOOPBACK}:{self._port(each.service)}{probe.path}"
+            if dependency.healthy and isinstance(probe, HttpProbe):
+                yield f"http://{LOOPBACK}:{self._port(dependency.service)}{probe.path}"
 
     def word(self, word: Word) -> str:
         """Return a word's text."""

@@ -121,7 +121,7 @@ def environment_folder(state: Path, recipe: Recipe) -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Say whether the mark is there, and the Python that the environment was made from still is."""
+    """Return whether the mark is there, and the Python that the environment was made from still is."""
     return (folder / MARK).is_file() and (folder / "bin" / "python").exists()
 
 

@@ -97,7 +97,7 @@ def _engine(plan: Plan, replica: Replica) -> Service:
     loaded = plan.turns(replica)
     engine = engine_named(plan.engine.name)
     base, core_range, keys = engine_base(engine), plan.core_range(replica), engine.keys
-    locations = (plan.model(each.model).settings[keys.model].value for each in loaded)
+    locations = (plan.model(replica.model).settings[keys.model].value for replica in loaded)
     folders = (HostFolder(path=path, read_only=True) for path in dict.fromkeys(locations) if path.startswith("/"))
     return replace(
         base,
@@ -114,7 +114,7 @@ def _engine(plan: Plan, replica: Replica) -> Service:
         files=tuple(replace(file, holds=SWITCHING_FILES if len(loaded) > 1 else ()) for file in base.files),
         folders=(*base.folders, *folders),
         # An engine measures its GPU while it starts, so those on the same GPU come one after another.
-        after=tuple(Dependency(service=each.name, healthy=True) for each in plan.before(replica)),
+        after=tuple(Dependency(service=other.name, healthy=True) for other in plan.before(replica)),
         resources=Resources(shared_memory=_shared_memory(loaded, engine), gpu_uuids=plan.gpus_of(replica)),
         as_process=replace(
             base.as_process,
@@ -128,9 +128,9 @@ def _engine(plan: Plan, replica: Replica) -> Service:
 def _shared_memory(loaded: tuple[Replica, ...], engine: Engine) -> SharedMemory:
     """Return what the engine needs of /dev/shm; several ranks cannot do without."""
     otherwise: Mapping[str, Word] | None = {}
-    if any(each.ranks > 1 for each in loaded):
+    if any(replica.ranks > 1 for replica in loaded):
         otherwise = None
-    elif not all(each.gpu_uuids for each in loaded):
+    elif not all(replica.gpu_uuids for replica in loaded):
         otherwise = engine.process_environment(cramped=True)
     size = SettingRef(key=engine.keys.shared_memory, model=loaded[0].model)
     return SharedMemory(size=size, least_bytes=engine.launch.queue_bytes, otherwise=otherwise)
@@ -144,12 +144,12 @@ def _command(plan: Plan, replica: Replica) -> tuple[Word, ...]:
     seconds: dict[str, Word] = {word: SettingRef(key=key) for word, key in SWITCHING.items()}
     models: tuple[Mapping[str, Node], ...] = tuple(
         {
-            "name": each.model,
-            "arguments": _arguments(plan, each),
-            "environment": _variables(each),
+            "name": replica.model,
+            "arguments": _arguments(plan, replica),
+            "environment": _variables(replica),
             "start_limit_s": seconds["load_s"],
         }
-        for each in loaded
+        for replica in loaded
     )
     # The numbers are texts, and no value in force may need an escape: Compose fills them in as into any other argument.
     document: dict[str, Node] = {
@@ -157,7 +157,7 @@ def _command(plan: Plan, replica: Replica) -> tuple[Word, ...]:
         "minimum_residence_s": seconds["residence_s"],
         "drain_s": seconds["drain_s"],
         "preload": loaded[0].model,
-        "pinned": tuple(each.model for each in loaded if plan.model(each.model).pinned),
+        "pinned": tuple(replica.model for replica in loaded if plan.model(replica.model).pinned),
         "models": models,
     }
     return (Document(fields=document),)

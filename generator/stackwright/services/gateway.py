@@ -144,7 +144,7 @@ def gateway_services(plan: Plan) -> tuple[Service, ...]:
             release=ProgramRelease(program=RECIPE.package, version=plan.gateway.version),
             environment=environment,
             secrets=(*GATEWAY.secrets, *plan.gateway.cloud_secrets),
-            after=(*engines, *(each for each in GATEWAY.after if each.service != ENGINE.name)),
+            after=(*engines, *(dependency for dependency in GATEWAY.after if dependency.service != ENGINE.name)),
         ),
     )
 

@@ -20,7 +20,7 @@ from stackwright.units import GIB, format_bytes
 from stackwright.validation.check import DOWN, WITHOUT_CONTAINERS, Check, Machine, Observation, Subject
 from stackwright.validation.compose_config import INFINIBAND, OPEN_FILES, size_bytes
 from stackwright.validation.containers import CONTAINER_ENGINE, ContainerEngine
-from stackwright.validation.model import MODELS, LookedAtModel
+from stackwright.validation.model import MODELS, InspectedModel
 
 # The engine's image v0.22.1-cu129 is about 11 GB to download, as one user reported (collected 2026-11-21); unpacked it
 # is more, so less than this is certainly too little. No source tells the sizes of the others.
@@ -45,7 +45,7 @@ def check_disks(
             continue
         bytes_wanted = wanted.get(purpose, 0)
         if purpose == "models":
-            bytes_wanted += sum(each.missing_bytes or 0 for each in models if not isinstance(each, Unseen))
+            bytes_wanted += sum(model.missing_bytes or 0 for model in models if not isinstance(model, Unseen))
         found[disk.device] = disk
         needs.setdefault(disk.device, []).append((purpose, bytes_wanted))
     for device, disk in found.items():
@@ -68,7 +68,7 @@ def check_memory(
     plan: Plan, env: Mapping[str, str], host: Host, memory: Seen[MemoryState], models: Sequence[Seen[ModelFiles]]
 ) -> Iterator[Finding]:
     """Compare the memory that the stack takes with what there is, and with what is free now."""
-    needed = needed_bytes(plan, env, [None if isinstance(each, Unseen) else each.weight_bytes for each in models])
+    needed = needed_bytes(plan, env, [None if isinstance(model, Unseen) else model.weight_bytes for model in models])
     wsl = " (WSL gets half of Windows' memory unless .wslconfig allows more)" if host.os.wsl else ""
     fix = _less_memory(plan)
     if host.memory_bytes is not None and needed > host.memory_bytes:
@@ -95,7 +95,7 @@ def needed_bytes(plan: Plan, env: Mapping[str, str], model_bytes: Sequence[int |
     `model_bytes` is the size of each model's weights in the order of their slots, None where it is unknown.
     """
     workers = (service.resources.workers for service in services_of(plan))
-    needed = sum(each.bytes_each * int(env[each.count.key]) for each in workers if each is not None)
+    needed = sum(worker.bytes_each * int(env[worker.count.key]) for worker in workers if worker is not None)
     for engine in plan.engines:
         if not engine.gpu_uuids:
             needed += max(_loaded_bytes(plan, env, model_bytes, replica) for replica in plan.turns(engine))
@@ -120,7 +120,9 @@ def _parts(plan: Plan) -> str:
 
 def _less_memory(plan: Plan) -> str:
     cache = engine_named(plan.engine.name).keys.processor_cache if plan.mode is Mode.CPU else None
-    counts = (each.resources.workers.count.key for each in services_of(plan) if each.resources.workers is not None)
+    counts = (
+        service.resources.workers.count.key for service in services_of(plan) if service.resources.workers is not None
+    )
     key = cache or next(counts)
     return f"use less: `configure-gpu --env {plan.environment.value} --set {key}=1`"
 
@@ -188,7 +190,7 @@ class Room:
     wanted: Mapping[str, int]
 
 
-def look_at_room(machine: Machine) -> Room:
+def measure_space(machine: Machine) -> Room:
     """Look where the stack writes, and add up what beside the models."""
     stack, engine = machine.stack, machine.see(CONTAINER_ENGINE)
     disks = {"files": read_disk(stack.root), "models": read_disk(Path(stack.env["HF_HOME"]))}
@@ -204,19 +206,19 @@ def look_at_room(machine: Machine) -> Room:
 
 def _packages_bytes(stack: Stack) -> Iterator[int]:
     """Yield the size of each virtual environment that is still to be made, with what is downloaded for it meanwhile."""
-    recipes = {recipe.name: recipe for each in stack.services if (recipe := each.as_process.recipe) is not None}
+    recipes = {recipe.name: recipe for service in stack.services if (recipe := service.as_process.recipe) is not None}
     for recipe in recipes.values():
         # Without packages for this engine, the start itself refuses.
         if recipe.refused is None and not is_complete(environment_folder(stack.state, recipe)):
             yield recipe.size_bytes * 3 // 2
 
 
-def _check_memory(on: Subject, memory: Seen[MemoryState], models: tuple[LookedAtModel, ...]) -> Iterator[Finding]:
-    yield from check_memory(on.plan, on.env, on.host, memory, [each.files for each in models])
+def _check_memory(on: Subject, memory: Seen[MemoryState], models: tuple[InspectedModel, ...]) -> Iterator[Finding]:
+    yield from check_memory(on.plan, on.env, on.host, memory, [model.files for model in models])
     yield from check_swap(on.plan, memory)
 
 
-ROOM = Observation(take=look_at_room)
+ROOM = Observation(take=measure_space)
 FREE_MEMORY: Observation[MemoryState] = Observation(take=lambda _: read_memory(), may_fail=True)
 SHARED: Observation[Disk] = Observation(take=lambda _: read_disk(SHARED_MEMORY), may_fail=True)
 PROCESS_LIMITS = Observation(take=lambda _: read_process_limits())
@@ -226,7 +228,7 @@ DISKS = Check(
     name="disks",
     about="space for weights (minus what is cached), images and packages; full file systems",
     findings=tuple("disk disk-full".split()),
-    rule=lambda on, room, models: check_disks(on.plan, room.disks, [each.files for each in models], room.wanted),
+    rule=lambda on, room, models: check_disks(on.plan, room.disks, [model.files for model in models], room.wanted),
     looks=(
         ROOM,
         MODELS,

@@ -69,8 +69,8 @@ def find_broken(stack: Stack) -> tuple[Finding, ...]:
     found = environment.check_environment(stack.plan, stack.env, load_catalog())
     if not any(finding.check.startswith("env-") for finding in found):
         return ()
-    beside = (*files.check_files(stack, files.look_at_files(stack)),)
-    return (*found, *beside, *secrets.check_secrets(stack, secrets.look_at_secrets(stack)))
+    beside = (*files.check_files(stack, files.inspect_files(stack)),)
+    return (*found, *beside, *secrets.check_secrets(stack, secrets.inspect_secrets(stack)))
 
 
 def find_all(stack: Stack, runtime: Runtime, host: Host) -> tuple[Finding, ...]:

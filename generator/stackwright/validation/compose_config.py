@@ -19,7 +19,7 @@ from stackwright.runtime import Stack
 from stackwright.services import made_secrets
 from stackwright.units import GIB, MIB
 from stackwright.validation.check import IN_CONTAINERS, Check, Machine, Observation, Subject
-from stackwright.validation.files import look_into
+from stackwright.validation.files import text_of
 from stackwright.validation.secrets import SHORTEST
 
 # The open files that compose.yaml asks for: one for each connection of a busy gateway.
@@ -81,7 +81,7 @@ def _check_shared_memory(stack: Stack, replica: Replica, service: dict[str, Any]
 
 
 def _check_published(stack: Stack, services: dict[str, Any], again: str) -> Iterator[Finding]:
-    published = {each.name: each.port.published for each in stack.services if each.port and each.port.published}
+    published = {other.name: other.port.published for other in stack.services if other.port and other.port.published}
     only = f"only {' and '.join(f'the {name}' for name in published)} {'does' if len(published) == 1 else 'do'}"
     for name, service in services.items():
         ports = service.get("ports") or []
@@ -171,22 +171,22 @@ def engine_variables(plan: Plan, merged: Seen[dict[str, Any]] | None) -> frozens
     return frozenset(planned | {name for replica in plan.replicas for name in variables_of(merged, replica.name)})
 
 
-def look_at_merged(machine: Machine) -> dict[str, Any] | None:
+def read_merged(machine: Machine) -> dict[str, Any] | None:
     """Return the files as Compose reads them; None where it does not run the stack."""
     from stackwright.runtime.compose import ComposeRuntime
 
     return machine.runtime.merged() if isinstance(machine.runtime, ComposeRuntime) else None
 
 
-def look_at_secret_texts(stack: Stack) -> dict[str, str]:
+def read_secret_texts(stack: Stack) -> dict[str, str]:
     """Return the text of each secret that is long enough to be told from a word."""
     named = (*made_secrets(), HUB_TOKEN, *stack.plan.gateway.cloud_secrets)
-    texts = {name: (look_into(stack.secrets / name) or "").strip() for name in named}
+    texts = {name: (text_of(stack.secrets / name) or "").strip() for name in named}
     return {name: text for name, text in texts.items() if len(text) >= SHORTEST // 2}
 
 
 def check_refused(plan: Plan, words: str) -> Iterator[Finding]:
-    """Tell that Compose does not accept the files, in its own words."""
+    """Yield that Compose does not accept the files, in its own words."""
     fix = (
         "correct your changes in compose/compose.yaml; render the rest again: `configure-gpu --env "
         f"{plan.environment.value}`"
@@ -204,8 +204,8 @@ def _check_limits(on: Subject, merged: Seen[dict[str, Any]] | None, infiniband: 
     return check_container_limits(on.stack, merged, infiniband=infiniband) if isinstance(merged, dict) else ()
 
 
-MERGED = Observation(take=look_at_merged, waits=True, may_fail=True)
-SECRET_TEXTS = Observation(take=lambda machine: look_at_secret_texts(machine.stack))
+MERGED = Observation(take=read_merged, waits=True, may_fail=True)
+SECRET_TEXTS = Observation(take=lambda machine: read_secret_texts(machine.stack))
 INFINIBAND = Observation(take=lambda _: has_infiniband())
 
 

@@ -190,7 +190,7 @@ class ContainerEngine:
     container: Seen[ContainerAnswer] | None
 
 
-def look_at_engine(machine: Machine) -> ContainerEngine | None:
+def inspect_engine(machine: Machine) -> ContainerEngine | None:
     """Ask which images are missing, and what a container with GPUs sees; None where Compose does not run the stack."""
     if not machine.compose:
         return None
@@ -203,7 +203,7 @@ def look_at_engine(machine: Machine) -> ContainerEngine | None:
     if isinstance(missing, Unseen) and uuids:
         container = missing
     elif uuids and not lacks_engine and not machine.runs and host.containers.engine == "docker":
-        container = look_from_inside(stack, uuids)
+        container = probe_container(stack, uuids)
     images: Seen[Disk] | None = None
     if isinstance(missing, Unseen):
         images = missing
@@ -240,7 +240,7 @@ def list_containers(stack: Stack) -> Seen[tuple[str, ...]]:
     return tuple(ids.split()) if code == 0 else Unseen(why=reason_of(said))
 
 
-def look_from_inside(stack: Stack, uuids: tuple[str, ...], limit_s: float = STARTED_S) -> Seen[ContainerAnswer]:
+def probe_container(stack: Stack, uuids: tuple[str, ...], limit_s: float = STARTED_S) -> Seen[ContainerAnswer]:
     """Start a container of the engine's image as the stack would, with its GPUs and its user, and ask what it sees."""
     name = f"{stack.name}-gpu-check-{os.getpid()}"
     closed = ["--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges:true"]
@@ -262,7 +262,7 @@ def _check_access(on: Subject, engine: Seen[ContainerEngine] | None) -> Iterator
     return check_gpu_access(on.plan, on.host, engine.container if isinstance(engine, ContainerEngine) else engine)
 
 
-CONTAINER_ENGINE = Observation(take=look_at_engine, waits=True, may_fail=True)
+CONTAINER_ENGINE = Observation(take=inspect_engine, waits=True, may_fail=True)
 
 
 VERSIONS = Check(

@@ -54,7 +54,7 @@ def check_environment(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> t
 
 
 def _unread(key: str, local: str) -> Finding:
-    """Tell of a key that is misspelt, or is none of this plan's: of another mode, or of a model more than it has."""
+    """Return the finding of a misspelt key, or of one that this plan lacks: of another mode, or of a further model."""
     hint = did_you_mean(key.upper(), declared_settings().by_key) if spec_of_written(key) is None else None
     fix = f"{hint} Correct it in {local}" if hint else f"remove it from {local}"
     return error("env-unknown-key", found=key[:80], expected="a known key of this plan", fix=fix)
@@ -112,7 +112,7 @@ def _check_parallel_sizes(plan: Plan, env: Mapping[str, str], local: str) -> tup
         keys = engine_named(model.engine.name).keys
         replicas, key = model.replicas, values.written[keys.tensor_parallel]
         tensor, pipeline = int(env[key]), int(values[keys.pipeline_parallel])
-        wanted, planned = tensor * pipeline * len(replicas), sum(len(each.gpu_uuids) for each in replicas)
+        wanted, planned = tensor * pipeline * len(replicas), sum(len(replica.gpu_uuids) for replica in replicas)
         if planned and wanted != planned:
             sizes = (
                 f"{len(replicas)} replica(s) × tensor parallel {tensor} × pipeline parallel {pipeline} = {wanted} GPUs"

@@ -36,19 +36,19 @@ class RenderedFiles:
     local: SeenFile | None
 
 
-def look_at_files(stack: Stack) -> RenderedFiles:
+def inspect_files(stack: Stack) -> RenderedFiles:
     """Look at every file that the manifest names, and at the person's own."""
     manifest = read_manifest(stack.generated)
     rendered = []
     for path in sorted(manifest):
-        text = look_into(stack.root / path)
+        text = text_of(stack.root / path)
         edited = text is not None and is_edited(path, text, manifest)
-        rendered.append((path, look_at_file(stack.root / path, readable=text is not None, edited=edited)))
+        rendered.append((path, inspect_file(stack.root / path, readable=text is not None, edited=edited)))
     local = stack.paths.local
-    return RenderedFiles(rendered=tuple(rendered), local=look_at_file(local, readable=True) if local.exists() else None)
+    return RenderedFiles(rendered=tuple(rendered), local=inspect_file(local, readable=True) if local.exists() else None)
 
 
-def look_at_file(path: Path, *, readable: bool, edited: bool = False) -> SeenFile:
+def inspect_file(path: Path, *, readable: bool, edited: bool = False) -> SeenFile:
     """Look at a file's mode and owner, where it is readable."""
     if not readable:
         return SeenFile(path=path, readable=False)
@@ -58,7 +58,7 @@ def look_at_file(path: Path, *, readable: bool, edited: bool = False) -> SeenFil
     )
 
 
-def look_into(path: Path) -> str | None:
+def text_of(path: Path) -> str | None:
     """Return a file's text; None where there is none, or it may not be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
@@ -66,7 +66,7 @@ def look_into(path: Path) -> str | None:
         return None
 
 
-def look_for_newest_s(stack: Stack) -> float | None:
+def newest_file_s(stack: Stack) -> float | None:
     """Return when the newest rendered file was written, in seconds since 1970; None where there is none."""
     times = []
     for path in read_manifest(stack.generated):
@@ -109,7 +109,7 @@ def check_privacy(seen: SeenFile, name: str, stack: Stack, kind: str) -> Iterato
         yield error(f"{kind}-owner", found=f"{name} is owned by user {seen.owner}", expected="your own file", fix=fix)
 
 
-RENDERED = Observation(take=lambda machine: look_at_files(machine.stack))
+RENDERED = Observation(take=lambda machine: inspect_files(machine.stack))
 
 
 FILES = Check(

@@ -74,7 +74,7 @@ def _promised(plan: Plan, env: Mapping[str, str], uuid: str) -> tuple[float, str
     models = model_values(env, len(plan.models))
     for engine in plan.engines:
         values = [models[plan.number_of(turn)] for turn in plan.turns(engine) if uuid in turn.gpu_uuids]
-        asked = {each.written[key]: float(each[key]) for each in values}
+        asked = {value.written[key]: float(value[key]) for value in values}
         shares |= dict([max(asked.items(), key=lambda item: item[1])] if asked else [])
     return sum(shares.values()), " + ".join(f"{name}={share:g}" for name, share in shares.items())
 
@@ -91,7 +91,7 @@ def _total_and_used(gpu: Gpu, host: Host, memory: Seen[MemoryState]) -> tuple[in
 def _holders(processes: tuple[GpuProcess, ...] | None) -> str:
     if processes is None:
         return "the programs that use the rest are unknown"
-    named = [_name(process) for process in sorted(processes, key=lambda each: -(each.memory_bytes or 0))[:5]]
+    named = [_name(process) for process in sorted(processes, key=lambda process: -(process.memory_bytes or 0))[:5]]
     return f"used by {', '.join(named)}" if named else "used by no process that NVML lists"
 
 
@@ -107,7 +107,7 @@ def _free_it(plan: Plan, processes: tuple[GpuProcess, ...]) -> str:
     return f"stop it (`kill {' '.join(str(process.pid) for process in processes[:5])}`), or {again}"
 
 
-def look_for_own(machine: Machine) -> Seen[frozenset[int]]:
+def find_own_processes(machine: Machine) -> Seen[frozenset[int]]:
     """Return which of the processes that NVML names are this stack's."""
     states = machine.see(STATES)
     if isinstance(states, Unseen) or not machine.runs:
@@ -120,10 +120,10 @@ def look_for_own(machine: Machine) -> Seen[frozenset[int]]:
     containers = list_containers(stack) if named else ()
     if isinstance(containers, Unseen):
         return containers
-    return frozenset(pid for pid in named if any(container in look_at_control_group(pid) for container in containers))
+    return frozenset(pid for pid in named if any(container in control_group_of(pid) for container in containers))
 
 
-def look_at_control_group(pid: int) -> str:
+def control_group_of(pid: int) -> str:
     """Return where the kernel accounts a process: the path names its container."""
     text = safely(lambda: Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace"))
     return "" if isinstance(text, Unseen) else text
@@ -142,7 +142,7 @@ def check_free(
 
 
 # The stack's processes that NVML names, where it is up.
-OWN: Observation[frozenset[int]] = Observation(take=look_for_own, may_fail=True)
+OWN: Observation[frozenset[int]] = Observation(take=find_own_processes, may_fail=True)
 
 
 GPU_MEMORY = Check(

@@ -69,7 +69,7 @@ def _driver_fault(driver: Driver) -> Finding:
 
 
 def _find_drift(plan: Plan, host: Host) -> Iterator[Finding]:
-    """Tell what changed of GPUs that are there: their order, what they are, and new ones."""
+    """Return what changed of GPUs that are there: their order, what they are, and new ones."""
     if not used_gpus(plan):
         return
     planned = {gpu.uuid: gpu for gpu in plan.host.gpus if gpu.uuid is not None}

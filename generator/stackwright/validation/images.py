@@ -71,7 +71,7 @@ def release_of(image: str) -> str | None:
 
 
 def is_moving(image: str) -> bool:
-    """Say whether the name means whatever was pushed last."""
+    """Return whether the name means whatever was pushed last."""
     tag = _tag(image)
     return "@sha256:" not in image and (tag is None or MOVING.fullmatch(tag) is not None)
 

@@ -132,7 +132,7 @@ def _judge(plan: Plan, location: str, hub: HubAnswer, token: str, *, has_token: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class LookedAtModel:
+class InspectedModel:
     """One model of a plan, here and on its hub; `location` is what the engine loads.
 
     Args:
@@ -149,18 +149,19 @@ class LookedAtModel:
     has_token: bool = False
 
 
-def look_at_models(machine: Machine) -> tuple[LookedAtModel, ...]:
+def inspect_models(machine: Machine) -> tuple[InspectedModel, ...]:
     """Look at what the engines load, model by model, each beside the others."""
     stack = machine.stack
     locations = [values[stack.engine.keys.model] for values in stack.models]
-    begun = [(location, Later(partial(_look_at_model, stack, location))) for location in locations]
+    begun = [(location, Later(partial(_inspect_model, stack, location))) for location in locations]
     answers = [(location, later.result()) for location, later in begun]
     return tuple(
-        LookedAtModel(location=location, files=seen) if isinstance(seen, Unseen) else seen for location, seen in answers
+        InspectedModel(location=location, files=seen) if isinstance(seen, Unseen) else seen
+        for location, seen in answers
     )
 
 
-def _look_at_model(stack: Stack, location: str) -> LookedAtModel:
+def _inspect_model(stack: Stack, location: str) -> InspectedModel:
     user = (int(stack.env["STACKWRIGHT_UID"]), int(stack.env["STACKWRIGHT_GID"]))
     home = Path(stack.env["HF_HOME"])
     facts = safely(lambda: read_model(location, load_llms(), access=HubAccess(home=home, online=False)))
@@ -168,12 +169,12 @@ def _look_at_model(stack: Stack, location: str) -> LookedAtModel:
     longest = None if known is None else known.config.longest_tokens
     if location.startswith("/"):
         files = inspect_folder(Path(location), *user)
-        return LookedAtModel(location=location, files=files, longest_tokens=longest, gated=False)
+        return InspectedModel(location=location, files=files, longest_tokens=longest, gated=False)
     files = inspect_cache(location, find_cache(os.environ, home), *user, known.weight_bytes if known else None)
     gated = known.gated if known else None
     token = _token(stack, home)
     asks = not (files.complete or files.problem or is_offline(os.environ) or (gated and not token))
-    return LookedAtModel(
+    return InspectedModel(
         location=location,
         files=files,
         longest_tokens=longest,
@@ -192,26 +193,26 @@ def _token(stack: Stack, home: Path) -> str | None:
     return kept if isinstance(kept, str) and kept else None
 
 
-def _check_models(on: Subject, models: tuple[LookedAtModel, ...]) -> Iterator[Finding]:
-    for each in models:
-        yield from check_model(on.plan, each.location, each.files)
+def _check_models(on: Subject, models: tuple[InspectedModel, ...]) -> Iterator[Finding]:
+    for model in models:
+        yield from check_model(on.plan, model.location, model.files)
 
 
 def _check_length(
-    on: Subject, models: tuple[LookedAtModel, ...], merged: Seen[dict[str, Any]] | None
+    on: Subject, models: tuple[InspectedModel, ...], merged: Seen[dict[str, Any]] | None
 ) -> Iterator[Finding]:
     return check_length(on.plan, on.env, models[0].longest_tokens, engine_variables(on.plan, merged))
 
 
-def _check_hubs(on: Subject, models: tuple[LookedAtModel, ...], offline: bool) -> Iterator[Finding]:
-    has_token = any(each.has_token for each in models)
-    for each in models:
-        location, files = each.location, each.files
+def _check_hubs(on: Subject, models: tuple[InspectedModel, ...], offline: bool) -> Iterator[Finding]:
+    has_token = any(model.has_token for model in models)
+    for model in models:
+        location, files = model.location, model.files
         if not (location.startswith("/") or isinstance(files, Unseen) or files.complete or files.problem):
-            yield from check_hub(on.plan, location, each.hub, gated=each.gated, has_token=has_token, offline=offline)
+            yield from check_hub(on.plan, location, model.hub, gated=model.gated, has_token=has_token, offline=offline)
 
 
-MODELS = Observation(take=look_at_models, waits=True)
+MODELS = Observation(take=inspect_models, waits=True)
 # HF_HUB_OFFLINE forbids to ask the hub.
 OFFLINE = Observation(take=lambda _: is_offline(os.environ))
 

@@ -28,9 +28,9 @@ class SeenPort:
     listener: str | None = None
 
 
-def look_at_ports(services: Iterable[Service], value: Callable[[SettingRef], str]) -> tuple[SeenPort, ...]:
+def probe_ports(services: Iterable[Service], value: Callable[[SettingRef], str]) -> tuple[SeenPort, ...]:
     """Look at every port that one of the services publishes; `value` gives a setting's value in force."""
-    published = ((each, each.port.published) for each in services if each.port is not None)
+    published = ((service, service.port.published) for service in services if service.port is not None)
     return tuple(_look(service, settings, value) for service, settings in published if settings is not None)
 
 
@@ -67,7 +67,7 @@ def _why_not_free(port: SeenPort, refusal: OSError, environment: str) -> Finding
     return error("port-taken", found=f"{address}: {refusal.strerror}{holder}", expected="a free port", fix=fix)
 
 
-PORTS = Observation(take=lambda machine: look_at_ports(machine.stack.services, machine.stack.value))
+PORTS = Observation(take=lambda machine: probe_ports(machine.stack.services, machine.stack.value))
 
 
 PORT = Check(

@@ -23,15 +23,15 @@ class SeenCertificate:
     problem: str | None = None
 
 
-def look_at_certificate(secrets: Path, tls: tuple[str, str]) -> SeenCertificate:
+def inspect_certificate(secrets: Path, tls: tuple[str, str]) -> SeenCertificate:
     """Look at both files in the folder of secrets, and let OpenSSL load them where both are given."""
     certificate, key = (secrets / name for name in tls)
     given = tuple(path.name for path in (certificate, key) if path.is_file() and path.stat().st_size > 0)
-    problem = look_at_pair(certificate, key) if len(given) == len(tls) else None
+    problem = load_pair(certificate, key) if len(given) == len(tls) else None
     return SeenCertificate(folder=secrets, given=given, problem=problem)
 
 
-def look_at_pair(certificate: Path, key: Path) -> str | None:
+def load_pair(certificate: Path, key: Path) -> str | None:
     """Let OpenSSL load both, as the gateway will; return why it does not."""
     import ssl
 
@@ -71,7 +71,7 @@ def check_publishing(
         )
 
 
-CERTIFICATE = Observation(take=lambda machine: look_at_certificate(machine.stack.secrets, machine.stack.access.tls))
+CERTIFICATE = Observation(take=lambda machine: inspect_certificate(machine.stack.secrets, machine.stack.access.tls))
 
 
 PUBLISHING = Check(

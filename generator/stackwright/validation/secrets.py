@@ -14,7 +14,7 @@ from stackwright.runtime import Stack
 from stackwright.services import made_secrets
 from stackwright.validation.check import Check, Observation
 from stackwright.validation.environment import PLACEHOLDER
-from stackwright.validation.files import SeenFile, check_privacy, look_at_file, look_into
+from stackwright.validation.files import SeenFile, check_privacy, inspect_file, text_of
 
 # 32 random hexadecimal digits are 128 bits, beyond the 112 of NIST SP 800-57 part 1 revision 5, table 4.
 SHORTEST = 32
@@ -29,7 +29,7 @@ KNOWN = frozenset(
 
 
 def weakness(secret: str) -> str | None:
-    """Say what is weak about a secret, without a word of it; None where nothing is."""
+    """Return what is weak about a secret, without a word of it; None where nothing is."""
     text = secret.strip()
     if not text:
         return "is empty"
@@ -74,25 +74,25 @@ class SeenSecrets:
     brought: tuple[SeenSecret, ...]
 
 
-def look_at_secrets(stack: Stack) -> SeenSecrets:
+def inspect_secrets(stack: Stack) -> SeenSecrets:
     """Look at every secret; of its text only what is wrong with it goes further."""
     folder = stack.secrets
     token = folder / HUB_TOKEN
     return SeenSecrets(
         folder=folder,
         is_open=folder.is_dir() and folder.stat().st_mode & 0o077 != 0,
-        made=tuple(_look_at_secret(folder, name) for name in made_secrets()),
-        token=look_at_file(token, readable=True) if token.exists() else None,
-        brought=tuple(_look_at_secret(folder, name) for name in stack.plan.gateway.cloud_secrets),
+        made=tuple(_inspect_secret(folder, name) for name in made_secrets()),
+        token=inspect_file(token, readable=True) if token.exists() else None,
+        brought=tuple(_inspect_secret(folder, name) for name in stack.plan.gateway.cloud_secrets),
     )
 
 
-def _look_at_secret(folder: Path, name: str) -> SeenSecret:
-    text = look_into(folder / name)
+def _inspect_secret(folder: Path, name: str) -> SeenSecret:
+    text = text_of(folder / name)
     line = (text or "").strip()
     return SeenSecret(
         name=name,
-        file=look_at_file(folder / name, readable=text is not None),
+        file=inspect_file(folder / name, readable=text is not None),
         weak=None if text is None else weakness(text),
         empty=not line,
         unusable=not line.isascii() or not line.isprintable() or " " in line,
@@ -137,7 +137,7 @@ def _check_cloud_key(stack: Stack, secret: SeenSecret) -> Iterator[Finding]:
         )
 
 
-SECRET_FILES = Observation(take=lambda machine: look_at_secrets(machine.stack))
+SECRET_FILES = Observation(take=lambda machine: inspect_secrets(machine.stack))
 
 
 SECRETS_OF_STACK = Check(

@@ -1,4 +1,4 @@
-"""How one service comes along, look by look: what moves, and since when nothing does. Pure.
+"""How one service comes along, sample by sample: what moves, and since when nothing does. Pure.
 
 Something moves when the log says something new, when bytes of the model arrive on the disk or are read from one, when
 a step is reached for the first time, or when the runtime has begun a start anew. Processor time alone only slows the
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from stackwright.domain.service import Effort, ServicePhase, ServiceState, Step
 from stackwright.watching.limits import BUSY_SHARE, Limits
 
-# Time that passes between two looks beyond this was not the service's: this program, or the machine, stood still.
-LONGEST_LOOK_S = 30.0
+# Time that passes between two samples beyond this was not the service's: this program, or the machine, stood still.
+LONGEST_SAMPLE_S = 30.0
 # A waiting Python process wakes up for its timers; a health check of the container is not among its processes.
 BUSY_CPU_SHARE = 0.1
 # Below it a read may be a page of the program itself.
@@ -22,12 +22,12 @@ READ_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """What one look at a service shows.
+class Sample:
+    """What one sample of a service shows.
 
     `step` is None where the log names none; `start` tells the log's last start from those before
-    (`steps.start_line`), None where its beginning is not in sight; `lines` is what was said since (`steps.told`);
-    `arrived_bytes` what has been stored of its model.
+    (`steps.start_line`), None where its beginning is not in sight; `lines` is what was said since
+    (`steps.distinct_lines`); `arrived_bytes` what has been stored of its model.
     `held`: it waits for another service, which is on its way.
     """
 
@@ -41,13 +41,13 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """One service up to its last look.
+    """One service up to its last sample.
 
     `still_s` is what counts against the limit, `quiet_s` the plain time since something moved; `busy`: the processor
-    worked at the last look. `spent` sums the seconds of each step of the present start.
+    worked at the last sample. `spent` sums the seconds of each step of the present start.
     """
 
-    look: Look
+    sample: Sample
     step: Step
     still_s: float = 0.0
     quiet_s: float = 0.0
@@ -59,7 +59,7 @@ class Course:
     @property
     def name(self) -> str:
         """The service's name."""
-        return self.look.state.name
+        return self.sample.state.name
 
     def most_s(self, limits: Limits) -> float:
         """Return how long the present silence may last if it goes on as it is, in seconds."""
@@ -67,48 +67,48 @@ class Course:
         return self.quiet_s + left_s / (BUSY_SHARE if self.busy else 1)
 
 
-def begin(look: Look) -> Course:
-    """Return the course of a service that is looked at for the first time."""
-    step = _step(look, frozenset())
-    return Course(look=look, step=step, reached=frozenset({step}), lines=look.lines)
+def begin(sample: Sample) -> Course:
+    """Return the course of a service that is sampled for the first time."""
+    step = _step(sample, frozenset())
+    return Course(sample=sample, step=step, reached=frozenset({step}), lines=sample.lines)
 
 
-def advance(course: Course, look: Look, elapsed_s: float) -> Course:
-    """Return the course after another look, `elapsed_s` after the last one."""
-    before = course.look
-    anew = look.state.restarts > before.state.restarts or (look.start is not None and look.start != before.start)
+def advance(course: Course, sample: Sample, elapsed_s: float) -> Course:
+    """Return the course after another sample, `elapsed_s` after the last one."""
+    before = course.sample
+    anew = sample.state.restarts > before.state.restarts or (sample.start is not None and sample.start != before.start)
     reached = frozenset() if anew else course.reached
-    step = _step(look, reached)
-    counted_s = 0.0 if step is Step.READY else min(elapsed_s, LONGEST_LOOK_S)
-    busy, read = _worked(before.state.effort, look.state.effort, elapsed_s)
+    step = _step(sample, reached)
+    counted_s = 0.0 if step is Step.READY else min(elapsed_s, LONGEST_SAMPLE_S)
+    busy, read = _worked(before.state.effort, sample.state.effort, elapsed_s)
     moved = (
-        (anew or look.held or read)
+        (anew or sample.held or read)
         or (step not in reached or ({step, course.step} <= _STARTS and step is not course.step))
-        or (not look.lines <= course.lines or look.arrived_bytes > before.arrived_bytes)
+        or (not sample.lines <= course.lines or sample.arrived_bytes > before.arrived_bytes)
     )
     return Course(
-        look=look,
+        sample=sample,
         step=step,
         still_s=0.0 if moved else course.still_s + counted_s * (BUSY_SHARE if busy else 1.0),
         quiet_s=0.0 if moved else course.quiet_s + counted_s,
         busy=busy,
         reached=reached | {step},
-        lines=look.lines if anew else course.lines | look.lines,
+        lines=sample.lines if anew else course.lines | sample.lines,
         spent={} if anew else {**course.spent, course.step: course.spent.get(course.step, 0.0) + elapsed_s},
     )
 
 
 def stands_still(course: Course, limits: Limits) -> bool:
-    """Say whether a service has stood still for longer than its step may.
+    """Return whether a service has stood still for longer than its step may.
 
     Health that comes and goes is no movement: what it was away for adds up.
     """
     return course.step is not Step.READY and course.still_s > limits.still_s(course.step)
 
 
-def _step(look: Look, reached: frozenset[Step]) -> Step:
+def _step(sample: Sample, reached: frozenset[Step]) -> Step:
     """Name the step. A log whose telling lines have scrolled away does not take a service back to its beginning."""
-    phase = look.state.phase
+    phase = sample.state.phase
     plain = {
         ServicePhase.ABSENT: Step.ABSENT,
         ServicePhase.WAITING: Step.WAITING,
@@ -118,8 +118,8 @@ def _step(look: Look, reached: frozenset[Step]) -> Step:
         return plain
     if Step.READY in reached:
         return Step.SILENT
-    if look.step is not None:
-        return look.step
+    if sample.step is not None:
+        return sample.step
     return next((step for step in reversed(_ORDER) if step in reached), Step.STARTING)
 
 
@@ -128,7 +128,7 @@ _STARTS = frozenset({*_ORDER, Step.DOWNLOADING})
 
 
 def _worked(before: Effort | None, now: Effort | None, elapsed_s: float) -> tuple[bool, bool]:
-    """Say whether the processor worked for a service between two looks, and whether disks were read for it."""
+    """Return whether the processor worked for a service between two samples, and whether disks were read for it."""
     if before is None or now is None:
         return False, False
     busy = now.cpu_s - before.cpu_s >= BUSY_CPU_SHARE * elapsed_s and now.cpu_s > before.cpu_s

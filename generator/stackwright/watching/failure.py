@@ -9,7 +9,7 @@ from dataclasses import replace
 from stackwright.diagnosis.evidence import Evidence, name_failures, read_events
 from stackwright.diagnosis.kernel import messages_about, read_kernel
 from stackwright.diagnosis.load import load_rules
-from stackwright.diagnosis.rules import Diagnosis, Place, state_line
+from stackwright.diagnosis.rules import Diagnosis, EvidenceKind, state_line
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import NotHealthyError
 from stackwright.runtime import Runtime, Stack
@@ -36,13 +36,13 @@ class Inquiry:
         self._began_s = time.monotonic()
 
     def ended(self, state: ServiceState) -> NotHealthyError:
-        """Tell of a service that ended for good."""
+        """Return the failure of a service that ended for good."""
         code = "" if state.exit_code is None else f" with exit code {state.exit_code}"
         log = last_starts(self._log(state.name), 1)
         return self._failure(f"{state.name} ended{code} before it answered", self._causes(state, log), log)
 
     def fallen(self, state: ServiceState) -> NotHealthyError | None:
-        """Tell of a service that fell and is started again, where starting again cannot help; else return None.
+        """Return the failure of a service that fell and is started again, where that cannot help; else None.
 
         Its last two starts are looked at: the one that fell, and the one that has perhaps said something already.
         """
@@ -58,13 +58,13 @@ class Inquiry:
         return self._failure(f"{state.name} ended before it answered", stays) if stays else None
 
     def doomed(self, state: ServiceState) -> NotHealthyError | None:
-        """Tell of a service that still runs and has said what it cannot recover from; else return None."""
+        """Return the failure of a service that still runs and has said what it cannot recover from; else None."""
         stays = _staying(self._causes(state, last_starts(self._log(state.name), 1)))
         return self._failure(f"{state.name} cannot start", stays) if stays else None
 
     def stuck(self, course: Course, limits: Limits) -> NotHealthyError:
-        """Tell of a service that stands still."""
-        state, limit_s = course.look.state, limits.still_s(course.step)
+        """Return the failure of a service that stands still."""
+        state, limit_s = course.sample.state, limits.still_s(course.step)
         doing = f"{course.step.value}, {state.detail}" if state.detail else course.step.value
         quiet, allowed = format_seconds(course.quiet_s), format_seconds(limit_s)
         log = last_starts(self._log(state.name), 1)
@@ -73,7 +73,7 @@ class Inquiry:
         return self._failure(what if causes or not line else f"{what}; its log says: {line}", causes)
 
     def refused(self, what: str, answer: Answer) -> NotHealthyError:
-        """Tell of a gateway that runs and does not answer as it should; an engine may have said why.
+        """Return the failure of a gateway that runs and does not answer as it should; an engine may have said why.
 
         Args:
             what: the question, as the beginning of a sentence: `asked for its models`.
@@ -92,14 +92,14 @@ class Inquiry:
 
     def _causes(self, state: ServiceState, log: str) -> tuple[Diagnosis, ...]:
         """Name the known failures of one service, best first."""
-        place = self._stack.kind_of(state.name)
+        kind = self._stack.kind_of(state.name)
         about = [state_line(state)] if state.phase is ServicePhase.EXITED else []
         if state.exit_code == KILLED or _CHILD_KILLED.search(log):
             kernel = read_kernel(reach_back_s=time.monotonic() - self._began_s)
             about.append(messages_about(state, log, kernel))
         evidence = (
-            Evidence(service=state.name, place=Place.STATE, text="\n".join(about)),
-            Evidence(service=state.name, place=place, text=log),
+            Evidence(service=state.name, kind=EvidenceKind.STATE, text="\n".join(about)),
+            Evidence(service=state.name, kind=kind, text=log),
         )
         values = {**self._stack.env, "environment": self._stack.plan.environment.value}
         return tuple(named.diagnosis for named in name_failures(evidence, load_rules(), values))
@@ -116,8 +116,8 @@ class Inquiry:
 
 
 def too_late(courses: tuple[Course, ...], limit_s: float) -> NotHealthyError:
-    """Tell of a start that takes longer than the person allows."""
-    behind = next((course for course in courses if course.look.state.phase is not ServicePhase.HEALTHY), courses[0])
+    """Return the failure of a start that takes longer than the person allows."""
+    behind = next((course for course in courses if course.sample.state.phase is not ServicePhase.HEALTHY), courses[0])
     return NotHealthyError(
         f"{behind.name} is still {behind.step.value} after {format_seconds(limit_s)}",
         hint="set a longer --timeout SECONDS; without it, a start is given up only if it makes no progress",

@@ -193,7 +193,7 @@ def _ranking(status: int, body: bytes) -> Answer:
     """Take the best text's place out of a reply."""
     try:
         results = json.loads(body)["results"]
-        best = max(results, key=lambda each: float(each["relevance_score"]))["index"]
+        best = max(results, key=lambda result: float(result["relevance_score"]))["index"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return _no("a reply that is not a ranking", body)
     return _yes(status, f"text {int(best) + 1} ranks first")

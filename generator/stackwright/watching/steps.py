@@ -43,8 +43,8 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def _banners(log: str) -> list[re.Match[str]]:
     """Return where a start begins, whichever engine wrote the log."""
-    found = (each for engine in ENGINES.values() for each in engine.start_log.banner.finditer(log))
-    return sorted(found, key=lambda each: each.start())
+    found = (match for engine in ENGINES.values() for match in engine.start_log.banner.finditer(log))
+    return sorted(found, key=lambda match: match.start())
 
 
 def unadorned(line: str) -> str:
@@ -58,7 +58,7 @@ _PROGRESS = re.compile(r"[0-9]%|[0-9]/[0-9]")
 _NUMBER = re.compile(r"[0-9]+")
 
 
-def told(log: str) -> frozenset[str]:
+def distinct_lines(log: str) -> frozenset[str]:
     """Return what a log says, each thing once: a message that is repeated with other numbers says nothing new.
 
     `No available shared memory broadcast block found in 60 seconds` comes every minute of a hang. Numbers of a line

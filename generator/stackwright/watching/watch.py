@@ -14,7 +14,7 @@ from stackwright.domain.service import ServicePhase, ServiceState, Step
 from stackwright.errors import NotHealthyError
 from stackwright.runtime import Runtime, Say, Stack
 from stackwright.units import format_seconds
-from stackwright.watching.course import Course, Look, advance, begin, stands_still
+from stackwright.watching.course import Course, Sample, advance, begin, stands_still
 from stackwright.watching.failure import Inquiry, too_late
 from stackwright.watching.health import HealthVerdict, judge
 from stackwright.watching.history import keep_start
@@ -33,12 +33,12 @@ from stackwright.watching.probe import (
     stream,
 )
 
-# A look at three containers costs a tenth of a second of processor time and more, which a starting engine needs itself.
+# A sample of three containers costs a tenth of a second of processor time and more, which a starting engine needs.
 POLL_S = 2.0
 # A healthy gateway that refuses every completion this long will not begin to answer.
 ANSWERS_WITHIN_S = 120
 # Silence this long is worth a word, and a word every so often.
-QUIET_TOLD_EVERY_S = 30.0
+QUIET_REPORTED_EVERY_S = 30.0
 # A service that has said what it cannot recover from mostly ends by itself in this time.
 DOOMED_AFTER_S = 15.0
 
@@ -69,9 +69,9 @@ def watch(
     limit_s: float | None = None,
     clock: Clock = Clock(),
 ) -> dict[str, str]:
-    """Look until each model has completed a chat; return its first words by model.
+    """Sample until each model has completed a chat; return its first words by model.
 
-    The services are looked at between two questions too: an engine may say that it is healthy and die of the first.
+    The services are sampled between two questions too: an engine may say that it is healthy and die of the first.
     A start that moves is waited for; each step may stand still for a time of its own (docs/explanation/starting.md).
 
     Args:
@@ -87,7 +87,7 @@ def watch(
     limit_s = math.inf if limit_s is None else limit_s
     answers: dict[str, str] = {}
     while True:
-        ready = watcher.look()
+        ready = watcher.sample()
         if ready:
             asked_since = min(asked_since, clock.now())
             refusal = _ask(questions, partial(say, stack.front.name), answers)
@@ -96,7 +96,7 @@ def watch(
                 return answers
             if refusal.final or clock.now() > min(asked_since + ANSWERS_WITHIN_S, started + limit_s):
                 raise watcher.inquiry.refused(questions[0].what, refusal)
-            watcher.look_for_doom()
+            watcher.raise_if_doomed()
         elif clock.now() - started > limit_s:
             raise too_late(watcher.courses, limit_s)
         clock.sleep(POLL_S)
@@ -111,7 +111,7 @@ def await_healthy(
     limit_s: float | None = None,
     clock: Clock = Clock(),
 ) -> None:
-    """Look until one service is healthy, the others aside.
+    """Sample until one service is healthy, the others aside.
 
     Args:
         limit_s: give up after this many seconds even where it still moves; None never does.
@@ -121,7 +121,7 @@ def await_healthy(
     """
     watcher = _Watcher(runtime, stack, say, clock, only=service)
     started = clock.now()
-    while not watcher.look():
+    while not watcher.sample():
         if limit_s is not None and clock.now() - started > limit_s:
             raise too_late(watcher.courses, limit_s)
         clock.sleep(POLL_S)
@@ -136,17 +136,17 @@ class _Watcher:
         self.inquiry = Inquiry(runtime, stack)
         self._courses: dict[str, Course] = {}
         self._restarts: dict[str, int] = {}
-        self._looked_at = clock.now()
+        self._sampled_at = clock.now()
         self._doubted: dict[str, int] = {}
         self._said: dict[str, tuple[object, ...]] = {}
 
     @property
     def courses(self) -> tuple[Course, ...]:
-        """Every service that has been looked at."""
+        """Every service that has been sampled."""
         return tuple(self._courses.values())
 
-    def look(self) -> bool:
-        """Look at every service; say whether all are healthy.
+    def sample(self) -> bool:
+        """Sample every service; return whether all are healthy.
 
         Raises:
             NotHealthyError: one ended for good, fell over something that stays, or stands still.
@@ -157,19 +157,19 @@ class _Watcher:
         judgement = judge(states, before)
         if judgement.verdict is HealthVerdict.FAILED and judgement.culprit is not None:
             raise self.inquiry.ended(judgement.culprit)
-        elapsed_s, self._looked_at = now - self._looked_at, now
-        for look in self._observer.look(states, now):
-            self._follow(look, elapsed_s)
+        elapsed_s, self._sampled_at = now - self._sampled_at, now
+        for sample in self._observer.sample(states, now):
+            self._follow(sample, elapsed_s)
         asking = judgement.verdict is HealthVerdict.ASK
         for course in self.courses:
             if not (asking and course.name == self._stack.front.name):
                 self._tell(course)
         return asking
 
-    def look_for_doom(self) -> None:
+    def raise_if_doomed(self) -> None:
         """Raise where an engine that calls itself healthy has said that it cannot answer."""
         for replica in self._stack.plan.engines:
-            self._raise(self.inquiry.doomed(self._courses[replica.name].look.state))
+            self._raise(self.inquiry.doomed(self._courses[replica.name].sample.state))
 
     def keep(self) -> None:
         """Remember how long each step of this good start took."""
@@ -177,15 +177,15 @@ class _Watcher:
             if replica.name in self._courses:
                 keep_start(self._stack.state, self._stack.plan, replica, self._courses[replica.name].spent)
 
-    def _follow(self, look: Look, elapsed_s: float) -> None:
-        before = self._courses.get(look.state.name)
-        course = begin(look) if before is None else advance(before, look, elapsed_s)
+    def _follow(self, sample: Sample, elapsed_s: float) -> None:
+        before = self._courses.get(sample.state.name)
+        course = begin(sample) if before is None else advance(before, sample, elapsed_s)
         self._courses[course.name] = course
-        if _fell(before, look.state):
-            self._raise(self.inquiry.fallen(look.state))
-        doubt = int(course.quiet_s // DOOMED_AFTER_S) if look.state.phase is ServicePhase.STARTING else 0
+        if _fell(before, sample.state):
+            self._raise(self.inquiry.fallen(sample.state))
+        doubt = int(course.quiet_s // DOOMED_AFTER_S) if sample.state.phase is ServicePhase.STARTING else 0
         if doubt > self._doubted.get(course.name, 0):
-            self._raise(self.inquiry.doomed(look.state))
+            self._raise(self.inquiry.doomed(sample.state))
         self._doubted[course.name] = doubt
         limits = self._limits(course.name)
         if stands_still(course, limits):
@@ -200,10 +200,10 @@ class _Watcher:
             raise found
 
     def _tell(self, course: Course) -> None:
-        """Say what a service does, where that is another thing than before, or has not moved for another while."""
+        """Print what a service does, where that is another thing than before, or has not moved for another while."""
         doing = self._observer.download_words(course.name) if course.step is Step.DOWNLOADING else _doing(course)
-        quiet = int(course.quiet_s // QUIET_TOLD_EVERY_S)
-        restarts = course.look.state.restarts
+        quiet = int(course.quiet_s // QUIET_REPORTED_EVERY_S)
+        restarts = course.sample.state.restarts
         if self._said.get(course.name) == (doing, quiet, restarts):
             return
         self._said[course.name] = (doing, quiet, restarts)
@@ -211,22 +211,22 @@ class _Watcher:
         patience = ""
         if quiet:
             most = format_seconds(course.most_s(limits))
-            patience = f", no progress for {format_seconds(quiet * QUIET_TOLD_EVERY_S)} (limit {most})"
+            patience = f", no progress for {format_seconds(quiet * QUIET_REPORTED_EVERY_S)} (limit {most})"
         elif course.step not in (Step.READY, Step.WAITING):
             patience = f" (limit {format_seconds(limits.still_s(course.step))} without progress)"
         self._say(course.name, f"{doing}{f' (restart {restarts})' if restarts else ''}{patience}")
 
 
 def _doing(course: Course) -> str:
-    state = course.look.state
+    state = course.sample.state
     return state.detail if state.detail and course.step in (Step.STARTING, Step.SILENT) else course.step.value
 
 
 def _fell(before: Course | None, state: ServiceState) -> bool:
-    """Say whether a service has fallen since the last look; at the first, whether it has before and is not back yet."""
+    """Return whether a service has fallen since the last sample; at the first, whether it fell and is not back yet."""
     if before is None:
         return state.restarts > 0 and state.phase is not ServicePhase.HEALTHY
-    return state.restarts > before.look.state.restarts
+    return state.restarts > before.sample.state.restarts
 
 
 _POOLING: Mapping[Role, tuple[str, Callable[[Endpoint, str, str, int], Answer]]] = {

@@ -50,7 +50,7 @@ class Download:
         self._blobs = folder / "blobs" if folder else None
         self._before = self._incomplete(self._stored())
 
-    def look(self) -> tuple[int, bool]:
+    def sample(self) -> tuple[int, bool]:
         """Return the bytes that are stored, and whether some of them are of a file that is arriving.
 
         A part that an interrupted download has left, and that does not grow, is not arriving.

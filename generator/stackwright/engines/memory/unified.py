@@ -10,7 +10,7 @@ _SAME_TOTAL = 0.001
 
 
 def shares_memory(host: Host, gpu: Gpu, model: GpuModel | None) -> bool:
-    """Say whether a GPU's memory is the processor's: by its row, and without one by a total that is the host's own."""
+    """Return whether a GPU's memory is the processor's: by its row, else by a total that is the host's own."""
     if model is not None:
         return model.unified_memory
     total, own = host.memory_bytes, gpu.memory_bytes

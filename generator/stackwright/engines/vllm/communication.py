@@ -50,7 +50,7 @@ def _all_nvlink(host: Host, group: tuple[Gpu, ...]) -> bool:
 
 
 def _peer_access(host: Host, group: tuple[Gpu, ...]) -> bool | None:
-    """Say whether every pair has peer access both ways; None where one pair is unknown and none is denied."""
+    """Return whether every pair has peer access both ways; None where one pair is unknown and none is denied."""
     place = {gpu.index: position for position, gpu in enumerate(host.gpus)}
     if len(host.p2p) != len(host.gpus):
         return None

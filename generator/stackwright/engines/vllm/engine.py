@@ -230,7 +230,7 @@ class Vllm:
         return parameter_bytes(shape)
 
     def finds_context(self, version: str) -> bool:
-        """Say whether a release can look for the longest context itself when it starts."""
+        """Return whether a release can look for the longest context itself when it starts."""
         return order_release(version) >= order_release(AUTO_RELEASE)
 
     def least_step_tokens(self, shape: Shape) -> int | None:
@@ -265,7 +265,7 @@ class Vllm:
         return _FORMAT_RULES.get(weight_format)
 
     def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
-        """Say which parsers a release has if `value` is none of them; None if it is, or nobody knows."""
+        """Return which parsers a release has if `value` is none of them; None if it is, or nobody knows."""
         from stackwright.engines.vllm.parsers import PARSER_KEYS, problem_with_parser
         from stackwright.engines.vllm.settings import NO_PARSER
 

@@ -107,7 +107,7 @@ def _first_that_runs(candidates: tuple[Candidate, ...], situation: Situation, ca
 
 
 def wants_pinned_memory(release: str) -> bool:
-    """Tell whether a release ends under WSL unless it is told to use pinned memory (`RuntimeError: UVA is not
+    """Return whether a release ends under WSL unless it is told to use pinned memory (`RuntimeError: UVA is not
     available`).
 
     vLLM takes it for missing there (platforms/cuda.py, is_pin_memory_available). From 0.24.0 on its model runner cannot
@@ -179,7 +179,7 @@ def _warnings(found: Candidate, way: Way, situation: Situation) -> tuple[str, ..
 
 
 def hole_warnings(name: str, version: str, catalog: Catalog) -> tuple[str, ...]:
-    """Say which known holes a release has, the grave ones first."""
+    """Return which known holes a release has, the grave ones first."""
     holes = holes_of(name, version, catalog.advisories)
     grave = tuple(hole for hole in holes if hole.kind in REFUSED_HOLES)
     lesser = tuple(hole for hole in holes if hole.kind not in REFUSED_HOLES | {HoleKind.UNKNOWN})

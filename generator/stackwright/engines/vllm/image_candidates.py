@@ -76,7 +76,7 @@ class Situation:
     processor: str | None
 
     def every_gpu_is(self, *classes: GpuClass) -> bool:
-        """Say whether every GPU is known to be of one of these classes."""
+        """Return whether every GPU is known to be of one of these classes."""
         return all(model is not None and model.gpu_class in classes for model in self.models)
 
     def capabilities(self) -> tuple[tuple[Gpu, str], ...]:
@@ -130,7 +130,7 @@ def list_candidates(catalog: Catalog, processor: str | None) -> tuple[Candidate,
 
 
 def carries(architectures: tuple[str, ...], cuda: str, capability: str) -> bool:
-    """Say whether kernels built for `architectures` with toolkit `cuda` run on a GPU of `capability`.
+    """Return whether kernels built for `architectures` with toolkit `cuda` run on a GPU of `capability`.
 
     A plain kernel for X.y runs on X.z with z ≥ y (CUDA programming guide, binary compatibility): 8.0 serves an RTX 3090
     (8.6). `9.0a` runs on 9.0 alone, `10.0f` on its family. PTX does not count: vLLM's build strips it from the
@@ -178,7 +178,7 @@ def refused_holes(candidate: Candidate, catalog: Catalog) -> tuple[Advisory, ...
 
 
 def carries_all(candidate: Candidate, situation: Situation) -> bool:
-    """Say whether the image carries every GPU whose compute capability is known."""
+    """Return whether the image carries every GPU whose compute capability is known."""
     known = {capability for _, capability in situation.capabilities()}
     return all(carries(candidate.architectures, candidate.cuda, capability) for capability in known)
 

@@ -150,7 +150,7 @@ def _consent(search: Search) -> str | None:
 
 
 def _driver_for(search: Search, candidates: tuple[Candidate, ...]) -> str:
-    """Say which driver the least demanding and the newest image need.
+    """Return which driver the least demanding and the newest image need.
 
     `driver ≥ A for 0.32.0-cu129, ≥ B for the newest`.
     """

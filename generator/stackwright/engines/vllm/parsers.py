@@ -33,7 +33,7 @@ def parser_settings(task: EngineTask, catalog: Catalog, version: str) -> dict[st
 
 
 def problem_with_parser(table: ParserTable, key: str, name: str, version: str) -> str | None:
-    """Say what is allowed for a key of `PARSER_KEYS` if a release has no such parser.
+    """Return what is allowed for a key of `PARSER_KEYS` if a release has no such parser.
 
     None if it has, or nobody knows.
     """

@@ -78,7 +78,7 @@ class Account:
 
     @property
     def enough_is_free(self) -> bool:
-        """Tell whether the engine gets past its first check."""
+        """Return whether the engine gets past its first check."""
         return not self.gpu.used_bytes or self.free_bytes >= self.budget_bytes
 
     def rooms(self, sign: int = 0) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ class Account:
 
     @property
     def graphs_fit_outside(self) -> bool:
-        """Tell whether graphs that the budget does not count find room beside it."""
+        """Return whether graphs that the budget does not count find room beside it."""
         captured = self.stages[self.fullest].graphs.bytes
         return self.release.counts_graphs or self.gpu.total_bytes - self.budget_bytes - CONTEXT_BYTES >= captured
 

@@ -194,15 +194,15 @@ class _Account:
     def taken_bytes(self) -> int:
         """Return what the ranks and the server hold together."""
         weights = self.settings.tp * sum(term.bytes for term in self.weights)
-        each = self.activation.bytes + self.overhead_bytes + self.space_bytes
-        return weights + self.ranks * each + self.server.bytes
+        rank_bytes = self.activation.bytes + self.overhead_bytes + self.space_bytes
+        return weights + self.ranks * rank_bytes + self.server.bytes
 
     @property
     def error_bytes(self) -> int:
         """Return the half-width of the sum; ranks are alike, so their errors add."""
         weights = self.settings.tp * sum(term.error for term in self.weights)
-        each = (self.ranks * self.activation.error) ** 2 + (self.ranks * self.packing.error) ** 2
-        return isqrt(weights**2 + each + self.server.error**2 + _PROCESS_ERROR**2)
+        ranks = (self.ranks * self.activation.error) ** 2 + (self.ranks * self.packing.error) ** 2
+        return isqrt(weights**2 + ranks + self.server.error**2 + _PROCESS_ERROR**2)
 
     @property
     def cache_suffices(self) -> bool:
@@ -211,7 +211,7 @@ class _Account:
 
     @property
     def one_node_holds(self) -> bool:
-        """Tell whether a node's share holds its ranks: how large each node is, a snapshot does not tell."""
+        """Return whether a node's share holds its ranks: how large each node is, a snapshot does not tell."""
         nodes = max(1, self.memory.nodes)
         if nodes == 1:
             return True
@@ -245,7 +245,7 @@ class _Account:
 
     def reasons(self) -> tuple[str, ...]:
         memory, cache = self.memory, format_bytes(self.space_bytes)
-        each = " on each rank" if self.ranks > 1 else ""
+        where = " on each rank" if self.ranks > 1 else ""
         parts = (
             f"weights {format_bytes(self.rank_weights.bytes)}",
             f"weight packing {format_bytes(self.packing.bytes)}",
@@ -256,7 +256,7 @@ class _Account:
         left = f"{format_bytes(memory.gateway_bytes)} for the gateway and {format_bytes(SYSTEM_BYTES)} for the system"
         if memory.promised_bytes:
             left = f"{format_bytes(memory.promised_bytes)} for the other models, {left}"
-        found = [f"{', '.join(parts)}{each}; with the engine's processes {taken}"]
+        found = [f"{', '.join(parts)}{where}; with the engine's processes {taken}"]
         found.append(
             f"{format_bytes(memory.budget_bytes)} are available: the host's {format_bytes(memory.total_bytes)} "
             f"minus {left}"

@@ -106,7 +106,7 @@ class KvCacheLayout:
 
     @property
     def keeps_states(self) -> bool:
-        """Tell whether every running request needs a state block of its own."""
+        """Return whether every running request needs a state block of its own."""
         return any(group.spec.mixer is Mixer.STATE for group in self.groups)
 
 

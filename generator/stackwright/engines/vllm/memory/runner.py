@@ -7,7 +7,7 @@ from stackwright.engines.vllm.memory.releases import Release
 
 
 def second_runner(shape: Shape, release: Release) -> bool:
-    """Tell whether Model Runner V2 runs the model."""
+    """Return whether Model Runner V2 runs the model."""
     return release.second_runner(
         shape.architecture,
         experts=shape.experts is not None,

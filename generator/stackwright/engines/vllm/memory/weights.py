@@ -258,7 +258,7 @@ def _header_bytes(header: TensorHeader, shape: Shape, rank: _Rank, tp: int, sett
 
 
 def _is_loaded(name: str, shape: Shape, rank: _Rank, settings: EngineSettings) -> bool:
-    """Tell whether a stored tensor is on this stage.
+    """Return whether a stored tensor is on this stage.
 
     The encoder on the first, drafting layers on the last if asked for.
     """
@@ -271,7 +271,7 @@ def _is_loaded(name: str, shape: Shape, rank: _Rank, settings: EngineSettings) -
 
 
 def _outside_layers(name: str, shape: Shape, rank: _Rank) -> bool:
-    """Tell whether a tensor outside the layers is on this stage: embeddings first, output matrix and last norm last."""
+    """Return whether a tensor outside the layers is on this stage: embeddings first, output and last norm last."""
     if "lm_head" in name or name.endswith("output.weight"):
         return rank.last and not shape.tied
     if "embed" in name or "wte" in name:
