@@ -66,7 +66,7 @@ def text_of(path: Path) -> str | None:
         return None
 
 
-def newest_file_s(stack: Stack) -> float | None:
+def find_newest_s(stack: Stack) -> float | None:
     """Return when the newest rendered file was written, in seconds since 1970; None where there is none."""
     times = []
     for path in read_manifest(stack.generated):

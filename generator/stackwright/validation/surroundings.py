@@ -18,7 +18,7 @@ from stackwright.services import front_of, services_of
 from stackwright.units import format_seconds
 from stackwright.validation.check import IN_CONTAINERS, Check, Observation
 from stackwright.validation.compose_config import MERGED, engine_variables, variables_of
-from stackwright.validation.files import newest_file_s
+from stackwright.validation.files import find_newest_s
 
 # A file system in the network may keep its own time, a second or two off.
 FILE_LEEWAY_S = 60
@@ -111,7 +111,7 @@ CHANGED_INPUTS: Observation[tuple[str, ...] | None] = Observation(
     take=lambda machine: changed_inputs(machine.stack.paths), may_fail=True
 )
 # Seconds since 1970: now, and when the newest rendered file was written.
-TIMES = Observation(take=lambda machine: (time.time(), newest_file_s(machine.stack)))
+TIMES = Observation(take=lambda machine: (time.time(), find_newest_s(machine.stack)))
 
 
 INPUTS = Check(
