@@ -156,10 +156,11 @@ def test_several_are_installed_and_told_by_service(tmp_path: Path, recipe: Recip
 INSTALL = """
 import sys
 from pathlib import Path
-from stackwright.runtime.provision import InstallStep, Recipe, ensure
+from stackwright.domain.recipe import InstallStep, Recipe
+from stackwright.runtime.provision import ensure
 state, arguments = Path(sys.argv[1]), tuple(sys.argv[2:])
 recipe = Recipe(
-    service="engine", name="engine", title="tiny", attempts=(InstallStep(arguments=arguments),), locks=(), size_bytes=1
+    name="engine", package="tiny", version="1", attempts=(InstallStep(arguments=arguments),), size_bytes=1
 )
 ensure(state, recipe, lambda service, words: print(words, flush=True))
 """

@@ -17,7 +17,7 @@ from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.services.gateway import GATEWAY
-from stackwright.validation.files import check_files, inspect_files, newest_file_s
+from stackwright.validation.files import check_files, inspect_files, find_newest_s
 from stackwright.validation.ports import SeenPort, check_ports, probe_ports
 from stackwright.validation.secrets import check_secrets, inspect_secrets
 
@@ -168,9 +168,9 @@ def test_a_persons_own_file_is_to_be_private_too(stack: Stack) -> None:
 
 def test_the_newest_file_is_told(stack: Stack) -> None:
     os.utime(stack.root / OVERRIDE, (4e9, 4e9))
-    assert newest_file_s(stack) == 4e9
+    assert find_newest_s(stack) == 4e9
     write(MANIFEST, b"[")(stack.root)
-    assert newest_file_s(stack) is None
+    assert find_newest_s(stack) is None
 
 
 def seen_ports(env: Mapping[str, str]) -> tuple[SeenPort, ...]:
