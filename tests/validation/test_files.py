@@ -17,7 +17,7 @@ from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.services.gateway import GATEWAY
-from stackwright.validation.files import check_files, inspect_files, find_newest_s
+from stackwright.validation.files import check_files, find_newest_s, inspect_files
 from stackwright.validation.ports import SeenPort, check_ports, probe_ports
 from stackwright.validation.secrets import check_secrets, inspect_secrets
 
