@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from stackwright.cli import main
 
+from tests.integration.project import free_port
 from tests.planning_requests import HOSTS
 
 
@@ -284,6 +285,7 @@ def test_json_is_one_document_of_the_promised_shape(folder: Path, capsys: pytest
     )
     assert list(plan["workers"]) == ["litellm", "multimodal", "retrieval"]
     assert list(plan["settings"]["GATEWAY_PORT"]) == ["value", "reason", "source", "origin"]
+    assert run(capsys, folder, "configure-gpu", "cpu", f"--set=GATEWAY_PORT={free_port()}")[0] == 0
     _, out, _ = run(capsys, folder, "validate-environment", "dev", "--runtime=processes", "--json")
     assert json.loads(out) == {"findings": []}
 

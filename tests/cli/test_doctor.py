@@ -11,6 +11,7 @@ import pytest
 from stackwright.diagnosis.redaction import REDACTED
 
 from tests.cli.commands import CPU, Run, image
+from tests.integration.project import free_port
 
 KV = (
     "(EngineCore pid=24) ValueError: To serve at least one request with the model's max seq len (2048), (4.0 "
@@ -41,6 +42,7 @@ def failed(configured: Path, around: Path) -> Path:
 
 @ANYWHERE
 def test_nothing_wrong_is_said(run: Run, configured: Path) -> None:
+    assert run(*CPU, f"--set=GATEWAY_PORT={free_port()}", host="cpu-small").code == 0
     ran = run("doctor", "dev", "--runtime=processes")
     assert (ran.code, ran.out) == (0, "")
     assert ran.err.splitlines()[-1] == "nothing found wrong: dev"

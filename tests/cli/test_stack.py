@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import CPU, Ran, Run, image
+from tests.integration.project import free_port
 
 STATUS = ("status", "dev", "--runtime=processes")
 
@@ -114,7 +115,7 @@ def test_a_plan_for_other_gpus_is_not_started_here(run: Run, monkeypatch: pytest
 @pytest.mark.subprocess
 def test_a_warning_stops_nothing_unless_it_is_asked_to(run: Run, project: Path) -> None:
     """Wishes that changed since the files were rendered are told; a comment in them is no change."""
-    assert run(*CPU, host="cpu-small").code == 0
+    assert run(*CPU, f"--set=GATEWAY_PORT={free_port()}", host="cpu-small").code == 0
     wishes = project / "envs/dev.yaml"
     wishes.write_text(wishes.read_text(encoding="utf-8") + "# a note\n", encoding="utf-8")
     check = ("validate-environment", "dev", "--runtime=processes", "--json")
@@ -134,7 +135,7 @@ def test_a_warning_stops_nothing_unless_it_is_asked_to(run: Run, project: Path) 
 
 @pytest.mark.subprocess
 def test_a_damaged_record_of_inputs_is_told(run: Run, project: Path) -> None:
-    assert run(*CPU, host="cpu-small").code == 0
+    assert run(*CPU, f"--set=GATEWAY_PORT={free_port()}", host="cpu-small").code == 0
     (project / "compose/generated/dev/inputs.json").write_bytes(b"[" * 100_000)
     ran = run("validate-environment", "dev", "--runtime=processes", "--json")
     assert ran.code == 0
