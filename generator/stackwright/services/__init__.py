@@ -21,8 +21,7 @@ from stackwright.services.redis import REDIS, redis_services
 class ServiceRow:
     """How the services of one kind follow from a plan.
 
-    `base` is what the base files say of it before there is a plan; a service without it stands in the override
-    alone.
+    `base` is what the base files say of it before there is a plan; a service without it stands in the override alone.
     `secrets` are those that are made for it, each with what its text has to begin with.
     """
 
