@@ -199,10 +199,11 @@ def test_what_cannot_be_looked_at_is_told_and_never_passes(whole: Scene) -> None
 @pytest.mark.parametrize("compose", [True, False], ids=["compose", "processes"])
 def test_every_look_that_fails_is_told_by_each_check_that_needs_it(compose: bool, tmp_path: Path) -> None:
     stack = scene(tmp_path, plan_for(GPU_HOST), compose=compose)
-    for look in {look: None for check in CHECKS if check.when.holds(stack.subject) for look in check.looks}:
-        if look not in (OWN, STATES, MERGED):
+    applying = (check for check in CHECKS if check.when.holds(stack.subject))
+    for observation in {observation: None for check in applying for observation in check.observations}:
+        if observation not in (OWN, STATES, MERGED):
             assert "odd machine" in " ".join(
-                finding.found for finding in stack.but({look: Unseen(why="odd machine")}).find()
+                finding.found for finding in stack.but({observation: Unseen(why="odd machine")}).find()
             )
 
 

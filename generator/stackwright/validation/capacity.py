@@ -229,10 +229,7 @@ DISKS = Check(
     about="space for weights (minus what is cached), images and packages; full file systems",
     findings=tuple("disk disk-full".split()),
     rule=lambda on, room, models: check_disks(on.plan, room.disks, [model.files for model in models], room.wanted),
-    looks=(
-        ROOM,
-        MODELS,
-    ),
+    observations=(ROOM, MODELS),
 )
 
 
@@ -241,10 +238,7 @@ MEMORY = Check(
     about="memory for the gateway's workers and, on a processor, weights and KV cache; swap in use",
     findings=tuple("memory memory-free swap".split()),
     rule=_check_memory,
-    looks=(
-        FREE_MEMORY,
-        MODELS,
-    ),
+    observations=(FREE_MEMORY, MODELS),
     when=DOWN,
 )
 
@@ -254,7 +248,7 @@ SHARED_MEMORY_SIZE = Check(
     about="/dev/shm for an engine with several worker processes (Compose sets it for containers)",
     findings=tuple("shared-memory".split()),
     rule=lambda on, shared: check_shared_memory(on.plan, on.env, shared),
-    looks=(SHARED,),
+    observations=(SHARED,),
     when=WITHOUT_CONTAINERS,
 )
 
@@ -264,9 +258,6 @@ LIMITS = Check(
     about="this user's limits of open files, and of locked memory with InfiniBand",
     findings=tuple("open-files locked-memory".split()),
     rule=lambda on, limits, infiniband: check_limits(on.plan, limits, infiniband=infiniband),
-    looks=(
-        PROCESS_LIMITS,
-        INFINIBAND,
-    ),
+    observations=(PROCESS_LIMITS, INFINIBAND),
     when=WITHOUT_CONTAINERS,
 )

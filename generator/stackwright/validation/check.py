@@ -1,7 +1,7 @@
-"""What a check is: the looks at the machine that it needs, its rule over what was seen, and when it applies.
+"""What a check is: the observations of the machine that it needs, its rule over them, and when it applies.
 
-A look touches the machine, read-only; a rule takes values and touches nothing. Each look is taken once, whatever number
-of checks ask for it, and what goes wrong in it becomes `Unseen` with its reason.
+An observation touches the machine, read-only; a rule takes values and touches nothing. Each observation is made once,
+whatever number of checks ask for it, and what goes wrong in it becomes `Unseen` with its reason.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Observation(Generic[T]):
-    """A look at the machine. `waits`: for another program or the network, so it is begun before all others.
+    """One thing to observe. `waits`: for another program or the network, so it is begun before all others.
 
-    `may_fail`: the rules that use it take `Unseen` and have words of their own for it; where another look fails, its
+    `may_fail`: the rules that use it take `Unseen` and have words of their own for it; where another fails, its
     checks are told as not made.
     """
 
@@ -113,7 +113,7 @@ class Machine:
         compose: bool,
         seen: Mapping[Observation[Any], object] | None = None,
     ) -> None:
-        """Look at nothing yet."""
+        """Observe nothing yet."""
         self.stack, self.host, self.runtime, self.compose = stack, host, runtime, compose
         self._seen: dict[Observation[Any], Any] = dict(seen or {})
         self._begun: dict[Observation[Any], Later[Any]] = {}
@@ -124,22 +124,23 @@ class Machine:
         """Whether the stack is up. Raises RuntimeRefusedError where the runtime cannot say."""
         return any(state.phase in UP for state in self.runtime.services())
 
-    def begin(self, looks: Iterable[Observation[Any]]) -> None:
-        """Begin looks beside all else."""
-        for look in looks:
-            self._begin(look)
+    def begin(self, observations: Iterable[Observation[Any]]) -> None:
+        """Begin observations beside all else."""
+        for observation in observations:
+            self._begin(observation)
 
-    def see(self, look: Observation[T]) -> Seen[T]:
-        """Return what a look shows, which is taken now unless it was before."""
-        if look not in self._seen:
-            self._seen[look] = self._begin(look).result() if look.waits else safely(lambda: look.take(self))
-        return cast("Seen[T]", self._seen[look])
+    def see(self, observation: Observation[T]) -> Seen[T]:
+        """Return what an observation shows, which is made now unless it was before."""
+        if observation not in self._seen:
+            begun = self._begin(observation) if observation.waits else None
+            self._seen[observation] = begun.result() if begun else safely(lambda: observation.take(self))
+        return cast("Seen[T]", self._seen[observation])
 
-    def _begin(self, look: Observation[T]) -> Later[T]:
+    def _begin(self, observation: Observation[T]) -> Later[T]:
         with self._lock:
-            if look not in self._begun:
-                self._begun[look] = Later(lambda: look.take(self))
-            return self._begun[look]
+            if observation not in self._begun:
+                self._begun[observation] = Later(lambda: observation.take(self))
+            return self._begun[observation]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +165,12 @@ GPUS_IN_CONTAINERS = Condition(
 class Check:
     """One check: `about` ends the sentence "looks at …"; `findings` are the stable names of what it may find.
 
-    The rule is given the subject and what each of the looks shows, in their order.
+    The rule is given the subject and what each of the observations shows, in their order.
     """
 
     name: str
     about: str
     findings: tuple[str, ...]
     rule: Callable[..., Iterable[Finding]]
-    looks: tuple[Observation[Any], ...] = ()
+    observations: tuple[Observation[Any], ...] = ()
     when: Condition = ALWAYS

@@ -80,8 +80,8 @@ def find_all(stack: Stack, runtime: Runtime, host: Host) -> tuple[Finding, ...]:
         RuntimeRefusedError: the runtime cannot say what runs.
     """
     machine = Machine(stack, host, runtime, compose=isinstance(runtime, ComposeRuntime))
-    waiting = {look: None for check in CHECKS for look in check.looks if look.waits}
-    machine.begin(look for look in waiting if look in _WITHOUT_RUNTIME)
+    waiting = {observation: None for check in CHECKS for observation in check.observations if observation.waits}
+    machine.begin(observation for observation in waiting if observation in _WITHOUT_RUNTIME)
     subject = Subject(stack=stack, host=host, catalog=load_catalog(), compose=machine.compose, runs=machine.runs)
     machine.begin(waiting)
     return tuple(find_in(subject, machine))
@@ -99,8 +99,8 @@ def find_in(subject: Subject, machine: Machine) -> Iterator[Finding]:
 
 
 def _run(check: Check, subject: Subject, machine: Machine) -> tuple[Finding, ...]:
-    seen = [(look, machine.see(look)) for look in check.looks]
-    for look, answer in seen:
-        if isinstance(answer, Unseen) and not look.may_fail:
+    seen = [(observation, machine.see(observation)) for observation in check.observations]
+    for observation, answer in seen:
+        if isinstance(answer, Unseen) and not observation.may_fail:
             return (not_checked(check.name, answer.why, subject.environment),)
     return tuple(check.rule(subject, *(answer for _, answer in seen)))

@@ -222,10 +222,7 @@ MERGED_FILES = Check(
         ).split()
     ),
     rule=_check_files,
-    looks=(
-        MERGED,
-        SECRET_TEXTS,
-    ),
+    observations=(MERGED, SECRET_TEXTS),
     when=IN_CONTAINERS,
 )
 
@@ -235,9 +232,6 @@ CONTAINER_LIMITS = Check(
     about="open files of every container, and locked memory with InfiniBand",
     findings=tuple("compose-open-files compose-locked-memory".split()),
     rule=_check_limits,
-    looks=(
-        MERGED,
-        INFINIBAND,
-    ),
+    observations=(MERGED, INFINIBAND),
     when=IN_CONTAINERS,
 )

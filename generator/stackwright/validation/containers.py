@@ -288,7 +288,7 @@ GPU_ACCESS = Check(
     about="CDI or NVIDIA's runtime; if the engine's image is present, the GPUs that a real container sees",
     findings=tuple("gpu-access gpu-container".split()),
     rule=_check_access,
-    looks=(CONTAINER_ENGINE,),
+    observations=(CONTAINER_ENGINE,),
     when=GPUS_IN_CONTAINERS,
 )
 

@@ -159,6 +159,6 @@ SHELL = Check(
     about="exported variables that override the files in Compose",
     findings=tuple("shell-overrides".split()),
     rule=lambda on, shell: check_shell(on.env, shell, on.environment),
-    looks=(SHELL_VARIABLES,),
+    observations=(SHELL_VARIABLES,),
     when=IN_CONTAINERS,
 )

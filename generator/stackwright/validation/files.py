@@ -117,5 +117,5 @@ FILES = Check(
     about="the rendered files and `.local`: present, mode 0600, owned by you, unedited (SHA-256)",
     findings=tuple("file-missing file-mode file-owner file-edited".split()),
     rule=lambda on, files: check_files(on.stack, files),
-    looks=(RENDERED,),
+    observations=(RENDERED,),
 )

@@ -150,10 +150,6 @@ GPU_MEMORY = Check(
     about="free memory of each GPU against the engine's share, and which programs use the rest",
     findings=tuple("gpu-memory".split()),
     rule=check_free,
-    looks=(
-        STATES,
-        FREE_MEMORY,
-        OWN,
-    ),
+    observations=(STATES, FREE_MEMORY, OWN),
     when=WITH_GPUS,
 )

@@ -208,6 +208,6 @@ HEALTH = Check(
     about="each GPU answers (NVML); NVLink lanes, uncorrected memory errors and broken rows",
     findings=tuple("gpu-lost nvlink-lanes gpu-memory-errors".split()),
     rule=lambda on, states: check_health(on.plan, states),
-    looks=(STATES,),
+    observations=(STATES,),
     when=WITH_GPUS,
 )

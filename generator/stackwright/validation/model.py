@@ -222,7 +222,7 @@ FILES = Check(
     about="the model's files: all of the index, complete, readable for the stack's user",
     findings=tuple("model-missing model-incomplete model-unreadable".split()),
     rule=_check_models,
-    looks=(MODELS,),
+    observations=(MODELS,),
 )
 
 
@@ -231,10 +231,7 @@ LENGTH = Check(
     about="the set context length against the limit of the model's config.json",
     findings=tuple("model-length".split()),
     rule=_check_length,
-    looks=(
-        MODELS,
-        MERGED,
-    ),
+    observations=(MODELS, MERGED),
 )
 
 
@@ -243,8 +240,5 @@ HUB = Check(
     about="a model to download: hub reachable, name known, token valid; HF_HUB_OFFLINE is respected",
     findings=tuple("model-missing model-gated model-unknown model-unreachable clock".split()),
     rule=_check_hubs,
-    looks=(
-        MODELS,
-        OFFLINE,
-    ),
+    observations=(MODELS, OFFLINE),
 )

@@ -31,10 +31,10 @@ class SeenPort:
 def probe_ports(services: Iterable[Service], value: Callable[[SettingRef], str]) -> tuple[SeenPort, ...]:
     """Look at every port that one of the services publishes; `value` gives a setting's value in force."""
     published = ((service, service.port.published) for service in services if service.port is not None)
-    return tuple(_look(service, settings, value) for service, settings in published if settings is not None)
+    return tuple(_probe(service, settings, value) for service, settings in published if settings is not None)
 
 
-def _look(service: Service, settings: tuple[SettingRef, SettingRef], value: Callable[[SettingRef], str]) -> SeenPort:
+def _probe(service: Service, settings: tuple[SettingRef, SettingRef], value: Callable[[SettingRef], str]) -> SeenPort:
     bind, port = map(value, settings)
     refusal = why_taken(bind, int(port))
     found = None if refusal is None else safely(lambda: find_listener(int(port)))
@@ -75,6 +75,6 @@ PORT = Check(
     about="the gateway's port and address, and the program that listens there",
     findings=tuple("port-taken port-privileged address-unknown".split()),
     rule=lambda on, ports: check_ports(ports, on.environment),
-    looks=(PORTS,),
+    observations=(PORTS,),
     when=DOWN,
 )

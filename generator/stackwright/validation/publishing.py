@@ -79,5 +79,5 @@ PUBLISHING = Check(
     about="an address beyond this machine needs TLS or consent (GATEWAY_PLAIN_HTTP); the certificate and its key",
     findings=tuple("gateway-published tls-incomplete tls-unusable".split()),
     rule=lambda on, certificate: check_publishing(on.stack.access, on.env, certificate, on.environment),
-    looks=(CERTIFICATE,),
+    observations=(CERTIFICATE,),
 )

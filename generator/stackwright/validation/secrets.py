@@ -148,5 +148,5 @@ SECRETS_OF_STACK = Check(
     ),
     findings=tuple("secret-missing secret-mode secret-owner secret-weak secret-unusable".split()),
     rule=lambda on, secrets: check_secrets(on.stack, secrets),
-    looks=(SECRET_FILES,),
+    observations=(SECRET_FILES,),
 )

@@ -119,7 +119,7 @@ INPUTS = Check(
     about="the inputs of the rendered files: wishes, catalog, Stackwright's version",
     findings=tuple("inputs-changed inputs-unknown".split()),
     rule=lambda on, changed: check_inputs(on.plan, changed),
-    looks=(CHANGED_INPUTS,),
+    observations=(CHANGED_INPUTS,),
 )
 
 
@@ -128,7 +128,7 @@ CLOCK = Check(
     about="a clock that is behind the rendered files",
     findings=tuple("clock".split()),
     rule=lambda on, times: check_clock(on.plan, *times),
-    looks=(TIMES,),
+    observations=(TIMES,),
 )
 
 
@@ -137,7 +137,7 @@ WINDOWS = Check(
     about="Windows Subsystem for Linux: folders on Windows drives, pinned memory",
     findings=tuple("wsl-drive wsl-pinning".split()),
     rule=lambda on, merged: check_wsl(on.plan, on.env, on.host, engine_variables(on.plan, merged)),
-    looks=(MERGED,),
+    observations=(MERGED,),
 )
 
 
@@ -146,6 +146,6 @@ DATABASE = Check(
     about="the gateway's workers × connections against PostgreSQL's limit, if DATABASE_URL is set",
     findings=tuple("database-connections".split()),
     rule=lambda on, merged: check_connections(on.plan, on.env, variables_of(merged, on.stack.front.name)),
-    looks=(MERGED,),
+    observations=(MERGED,),
     when=IN_CONTAINERS,
 )

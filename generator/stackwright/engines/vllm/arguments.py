@@ -79,14 +79,8 @@ def engine_environment(mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str
 
 def process_environment(*, cramped: bool) -> dict[str, str]:
     """Return the variables of a process on the host; `cramped`: /dev/shm holds no queue of its workers."""
-    variables = {
-        "VLLM_NO_USAGE_STATS": "1",
-        # vLLM gives its own start up after ten minutes otherwise, in the middle of a download or a slow load
-        # (issues 35547 and 48031); the watcher gives up what stands still.
-        "VLLM_ENGINE_READY_TIMEOUT_S": "86400",
-        # vLLM opens sockets between its own processes on the host's outer address otherwise.
-        "VLLM_HOST_IP": "127.0.0.1",
-    }
+    # vLLM opens sockets between its own processes on the host's outer address otherwise.
+    variables = {"VLLM_HOST_IP": "127.0.0.1"}
     if cramped:
         # A single CPU worker then runs inside the engine's own process (vLLM 0.32.0, platforms/cpu.py); a single GPU's
         # always does.
