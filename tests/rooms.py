@@ -63,7 +63,7 @@ ROOMS: Mapping[str, Room] = {
     "detect.nvml": room("detect domain units errors", libraries="pynvml"),
     "detect.gpu_state": room("detect domain units errors", libraries="pynvml"),
     "detect.snapshot": room("detect domain reading atomic units errors", libraries="yaml msgspec"),
-    "models": room("domain units errors"),
+    "models": room("domain reading units errors"),
     "models.smoke_model": room("errors"),
     "models.hub": room("models domain units errors", libraries="huggingface_hub httpx2"),
     "runtime": room("services rendering.numbered engines domain settings units errors"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +14,7 @@ from stackwright.domain.host import Host
 from stackwright.domain.plan import Plan
 from stackwright.domain.wishes import Wishes
 from stackwright.errors import HostError, UsageError
-from stackwright.reading import convert, load_yaml, read_yaml, to_plain
+from stackwright.reading import MOST_BYTES, convert, load_yaml, read_yaml, to_plain
 
 
 class Colour(StrEnum):
@@ -214,3 +215,30 @@ def test_a_folder_in_the_place_of_a_file_is_told(tmp_path: Path) -> None:
 def test_a_path_that_no_file_can_have_is_told() -> None:
     with pytest.raises(HostError, match="cannot be read: File name too long"):
         load_yaml(Path("x" * 5000), HostError)
+
+
+def test_a_file_that_would_never_end_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="/dev/zero: cannot be read: not a regular file"):
+        load_yaml(Path("/dev/zero"), HostError)
+    pipe = tmp_path / "dev.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match=r"dev.yaml: cannot be read: not a regular file"):
+        load_yaml(pipe, UsageError)
+
+
+def test_a_file_that_is_far_too_large_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "dev.yaml"
+    with file.open("wb") as hollow:
+        hollow.truncate(MOST_BYTES + 1)
+    with pytest.raises(UsageError, match="cannot be read: larger than 16 MiB"):
+        load_yaml(file, UsageError)
+
+
+def test_a_pipe_that_the_shell_names_is_read() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as file:
+        file.write(b"a: 1\r\n")
+    try:
+        assert load_yaml(Path(f"/dev/fd/{reader}"), HostError) == {"a": 1}
+    finally:
+        os.close(reader)

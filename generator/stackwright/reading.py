@@ -1,19 +1,23 @@
-"""Read YAML into frozen dataclasses, strictly: an unknown key or a wrong type is one sentence with its place.
+"""Read files that people name or that lie in their folders, and YAML strictly: a wrong key or type is one sentence.
 
-Touches only the file that it is asked to read. Types are checked by msgspec; it ignores unknown keys of
-dataclasses, and does not say which value of a mapping is wrong nor what an enum allows, so those are looked for here.
+Touches only the file that it is asked to read, and only a regular one of reasonable size. Types are checked by msgspec;
+it ignores unknown keys of dataclasses, and does not say which value of a mapping is wrong nor what an enum allows, so
+those are looked for here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import errno
 import functools
+import os
 import re
+import stat
 import types
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from stackwright.errors import StackError, did_you_mean
 
@@ -31,6 +35,38 @@ _WORDS = {
 }
 # Nesting deep enough to hurt libyaml does not fit into this many characters.
 FAST_CHARACTERS = 16_384
+MOST_BYTES = 16 * 2**20
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading; below /dev a pipe too, such as /dev/stdin is.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file, whose reading might never end.
+    """
+    # A named pipe without a writer would hold up a plain `open`.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and str(path).startswith("/dev/")):
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "not a regular file", str(path))
+
+
+def read_bytes(path: Path, *, most: int = MOST_BYTES) -> bytes:
+    """Read a file, as `open_file` opens it, of at most `most` bytes. Raises OSError where it cannot, or is larger."""
+    with open_file(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than {most // 2**20} MiB", str(path))
+    return content
+
+
+def read_text(path: Path, *, encoding: str = "utf-8", errors: str = "strict", most: int = MOST_BYTES) -> str:
+    """Read the text of such a file, its line ends as `\n`. Raises OSError or UnicodeDecodeError where it cannot."""
+    text = read_bytes(path, most=most).decode(encoding, errors)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_yaml(path: Path, kind: type[T], error: type[StackError], *, packaged: bool = False) -> T:
@@ -45,7 +81,7 @@ def read_yaml(path: Path, kind: type[T], error: type[StackError], *, packaged: b
 def load_yaml(path: Path, error: type[StackError], *, packaged: bool = False) -> object:
     """Parse one YAML document into plain values, raising `error` where that fails."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as failure:
         raise error(f"{path}: cannot be read: {failure.strerror or failure}") from None
     except UnicodeDecodeError as failure:

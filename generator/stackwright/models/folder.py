@@ -18,6 +18,7 @@ from stackwright.errors import UsageError
 from stackwright.models.config import parse_config
 from stackwright.models.format import weight_format
 from stackwright.models.safetensors import read_header
+from stackwright.reading import read_text
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -62,9 +63,7 @@ def read_json(file: Path, *, hint: str | None = None) -> Mapping[str, object]:
         UsageError: the file cannot be read, is too long, or is not a JSON object.
     """
     try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise UsageError(f"{file}: {file.stat().st_size} bytes are too many for this kind of file")
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(read_text(file, most=MAX_JSON_BYTES))
     except OSError as failure:
         raise UsageError(f"{file}: cannot be read: {failure.strerror or failure}", hint=hint) from None
     except (ValueError, RecursionError):

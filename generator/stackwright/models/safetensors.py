@@ -15,6 +15,7 @@ from typing import TypeGuard
 
 from stackwright.domain.tensors import DTYPE_BITS, TensorHeader
 from stackwright.errors import UsageError
+from stackwright.reading import open_file
 from stackwright.units import format_bytes
 
 LENGTH_BYTES = 8
@@ -44,7 +45,7 @@ def read_header(file: Path) -> FileHeader:
     """
     try:
         size = file.stat().st_size
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             start = stream.read(LENGTH_BYTES)
             _refuse_pointer(start + stream.read(len(LFS_POINTER)), str(file))
             length = header_length(start, str(file))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stackwright.atomic import replace_file, stale_files
 from stackwright.errors import UsageError
+from stackwright.reading import read_text
 from stackwright.services import access_to, base_services, made_secrets
 
 HUB_TOKEN = "hf_token"
@@ -55,7 +56,7 @@ def read_gateway_key(folder: Path) -> str:
     """Return the gateway's master key. Raises UsageError where there is none yet."""
     file = gateway_key(folder)
     try:
-        key = file.read_text(encoding="ascii").strip()
+        key = read_text(file, encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         key = ""
     if not key:
@@ -79,7 +80,7 @@ def find_hub_token(environment: Mapping[str, str], hf_home: Path) -> str | None:
     named = environment.get("HF_TOKEN_PATH")
     path = Path(named) if named else hf_home / "token"
     try:
-        return _check_token(path.read_text(encoding="utf-8"), str(path)) if named or path.is_file() else None
+        return _check_token(read_text(path), str(path)) if named or path.is_file() else None
     except (OSError, UnicodeDecodeError) as failure:
         reason = failure.strerror if isinstance(failure, OSError) else "not UTF-8 text"
         raise UsageError(
@@ -100,7 +101,7 @@ def _write(path: Path, text: str) -> None:
 
     One that stands there already is left alone: containers hold its very file.
     """
-    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+    if path.is_file() and read_text(path, errors="replace") == text:
         return
     for stale in stale_files(path):
         stale.unlink(missing_ok=True)

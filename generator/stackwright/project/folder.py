@@ -24,7 +24,7 @@ from stackwright.planning.cloud import problem_with_cloud
 from stackwright.planning.gateway import problem_with_name
 from stackwright.planning.request import Folders
 from stackwright.project.pins import check_pins
-from stackwright.reading import convert, load_yaml
+from stackwright.reading import convert, load_yaml, read_text
 from stackwright.rendering.numbered import MOST_MODELS
 from stackwright.rendering.plan_document import plan_from_document
 from stackwright.runtime import Stack
@@ -271,7 +271,7 @@ def load_plan(paths: EnvironmentPaths) -> Plan | None:
     path, environment = paths.plan, paths.environment
     again = f"`configure-gpu --env {environment.value}` renders it again"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as failure:
@@ -318,7 +318,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     from dotenv.parser import parse_stream
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as failure:
         reason = failure.strerror if isinstance(failure, OSError) else "not UTF-8 text"
         raise ValidationError(f"{path}: cannot be read: {reason}", hint=_MEND) from None

@@ -22,7 +22,7 @@ from stackwright.atomic import ENDING, new_token, replace_file
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.errors import UsageError
 from stackwright.project.write import MANIFEST, compare_files, write_files
-from stackwright.reading import convert
+from stackwright.reading import convert, read_bytes
 from stackwright.rendering import RenderedFile
 from stackwright.services import generated_files
 
@@ -148,7 +148,7 @@ class Generations:
         return _content(self.local_file(number)) != _content(self._paths.local)
 
     def _contents(self) -> dict[str, bytes]:
-        return {name: path.read_bytes() for name, path in self._files.items() if path.exists()}
+        return {name: read_bytes(path) for name, path in self._files.items() if path.exists()}
 
     def _texts(self, number: int) -> dict[str, str]:
         found, folder = self.find(number), self._folder / str(number)
@@ -156,7 +156,7 @@ class Generations:
             kept = ", ".join(str(generation.number) for generation in self.all()) or "none"
             raise UsageError(f"generation {number} is not kept; kept: {kept}", hint="choose another with `--to N`")
         try:
-            contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != _ABOUT}
+            contents = {path.name: read_bytes(path) for path in folder.iterdir() if path.name != _ABOUT}
             if _digest(contents) == found.digest:
                 return {name: content.decode() for name, content in contents.items()}
         except (OSError, UnicodeDecodeError) as failure:
@@ -222,14 +222,14 @@ def _entries(folder: Path) -> list[Path]:
 def _read(path: Path, kind: type[T]) -> T | None:
     """Read a record; None where there is none, or it makes no sense."""
     try:
-        return convert(json.loads(path.read_bytes()), kind, where=str(path), error=UsageError)
+        return convert(json.loads(read_bytes(path)), kind, where=str(path), error=UsageError)
     except (OSError, ValueError, RecursionError, UsageError):
         return None
 
 
 def _content(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError:
         return None
 

@@ -14,7 +14,7 @@ from stackwright.catalog.load import fingerprint
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.domain.wishes import Wishes
 from stackwright.project import folder as project
-from stackwright.reading import to_plain
+from stackwright.reading import read_text, to_plain
 from stackwright.rendering import RenderedFile
 
 INPUTS = "inputs.json"
@@ -33,7 +33,7 @@ def changed_inputs(paths: EnvironmentPaths) -> tuple[str, ...] | None:
         UsageError: the wishes cannot be read.
     """
     try:
-        recorded = json.loads((paths.generated / INPUTS).read_text(encoding="utf-8"))
+        recorded = json.loads(read_text(paths.generated / INPUTS))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(recorded, dict):

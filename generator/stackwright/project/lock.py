@@ -20,7 +20,7 @@ from typing import Self
 
 from stackwright.errors import RuntimeRefusedError, UsageError, unwritable
 from stackwright.interrupts import clean_end
-from stackwright.reading import convert
+from stackwright.reading import convert, read_bytes
 from stackwright.units import format_seconds
 
 NAME = ".command.json"
@@ -179,7 +179,7 @@ def _parse(text: bytes) -> Work | None:
 
 def _refused(path: Path) -> RuntimeRefusedError:
     try:
-        work = _parse(path.read_bytes())
+        work = _parse(read_bytes(path))
     except OSError:
         work = None
     if work is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from stackwright.atomic import replace_file
 from stackwright.errors import UsageError, unwritable
 from stackwright.project.sets import is_linked, link, new_set, sweep, switch
+from stackwright.reading import read_text
 from stackwright.rendering import RenderedFile
 
 MANIFEST = "manifest.json"
@@ -177,7 +178,7 @@ def _adopt(folder: Path, targets: list[Path]) -> None:
 def read_manifest(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file as it was last rendered; empty where nothing has been, or none can be read."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(read_text(folder / MANIFEST))
     except (OSError, ValueError, RecursionError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
@@ -191,7 +192,7 @@ def is_edited(path: str, text: str, manifest: dict[str, str]) -> bool:
 def _compare(root: Path, file: RenderedFile, written: dict[str, str]) -> FileChange:
     target = root / file.path
     try:
-        before = target.read_text(encoding="utf-8") if target.exists() else None
+        before = read_text(target) if target.exists() else None
     except UnicodeDecodeError:
         before = ""  # not ours: kept aside like any edit
     except OSError as failure:
