@@ -10,7 +10,7 @@ import pytest
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.host import Host
 from stackwright.domain.objective import Objective
-from stackwright.domain.plan import Plan
+from stackwright.domain.plan import Origin, Plan
 from stackwright.errors import NoPlanError
 from stackwright.planning.default_llm import with_default_llm
 from stackwright.planning.planner import make_plan
@@ -63,7 +63,10 @@ def test_the_judged_model_is_served_as_judged(name: str) -> None:
     plan = default_plan(recorded(name))
     replica = plan.replicas[0]
     assert (replica.model, len(plan.replicas), len(replica.gpu_uuids)) == JUDGED[name]
-    reason = flat_settings(plan)["VLLM_MODEL"].reason
+    setting = flat_settings(plan)["VLLM_MODEL"]
+    assert setting.origin is Origin.CATALOG
+    assert setting.source.startswith("generator/stackwright/catalog/llms.yaml; ")
+    reason = setting.reason
     assert reason.startswith("chosen for this host: ")
     assert "without an objective, as for throughput, " in reason
     assert re.search(r"next best: \S+/\S+ \(.+\)$", reason)
@@ -120,6 +123,19 @@ def test_a_pinned_length_is_counted_with() -> None:
     chosen = with_default_llm(asked, CATALOG, has_token=False)
     assert chosen.models[0].llm.name != JUDGED["1x-rtx3060-12gb"][0]
     assert flat_settings(make_plan(chosen, CATALOG))["VLLM_MAX_MODEL_LEN"].value == "30000"
+
+
+def test_a_named_model_is_explained_by_where_it_was_named() -> None:
+    """Whoever reads `--explain` must know where to change it."""
+    asked = request(recorded("1x-h200"), model="Qwen/Qwen3-8B")
+    wished = replace(asked, wishes=replace(asked.wishes, model="Qwen/Qwen3-8B"))
+    for each, place in (
+        (replace(asked, named=True), ("--model", Origin.PINNED)),
+        (wished, ("envs/prod.yaml", Origin.WISHED)),
+        (asked, ("default", Origin.COMPUTED)),
+    ):
+        setting = flat_settings(make_plan(each, CATALOG))["VLLM_MODEL"]
+        assert (setting.source, setting.origin) == place
 
 
 def test_without_a_gpu_the_request_stays() -> None:

@@ -33,7 +33,7 @@ from stackwright.domain.plan import Mode, Origin
 from stackwright.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
 from stackwright.models.read import SMOKE
 from stackwright.project import folder as project
-from stackwright.rendering.numbered import flat_settings, model_values
+from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written
 from stackwright.runtime import Runtime, Stack
 from stackwright.validation.checks import find_all, find_broken
 from stackwright.watching.health import telling_line
@@ -252,7 +252,9 @@ def _apply(arguments: DoctorArguments, paths: ProjectPaths, exam: Examination) -
     engine = exam.stack.engine
     plan, env, name = exam.stack.plan, exam.stack.env, exam.environment.value
     _refuse_where_local_wins(exam.stack, fix)
-    pins = {key: setting.value for key, setting in flat_settings(plan).items() if setting.origin is Origin.PINNED}
+    pinned = {key: setting for key, setting in flat_settings(plan).items() if setting.origin is Origin.PINNED}
+    # Not the model, which `--model` names.
+    pins = {key: pin.value for key, pin in pinned.items() if (spec := spec_of_written(key)) and spec.pinnable}
     if plan.mode is not Mode.CPU:
         # The running engine holds its GPUs' memory; a plan made now would flee to others.
         pins["NVIDIA_VISIBLE_DEVICES"] = env["NVIDIA_VISIBLE_DEVICES"]

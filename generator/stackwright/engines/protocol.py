@@ -19,7 +19,7 @@ from stackwright.domain.llm import Llm
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Mode, PlannedEngine, Setting
+from stackwright.domain.plan import Mode, Origin, PlannedEngine, Setting
 from stackwright.domain.role import Role
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.domain.shape import Shape
@@ -89,8 +89,8 @@ class EngineTask:
     """One model that an engine is to serve on a host.
 
     `pins`: by the engine's plain keys. `wished_context`: tokens, where the environment asks for them; `wished_in` is
-    its file, and `asked_in` where the model was named, as sources of settings. `in_turns`: it shares its engine with
-    others.
+    its file, and `asked_in` where the model was named, as sources of settings; `asked_by`: who named it. `in_turns`: it
+    shares its engine with others.
     `promised_bytes`: what engines of other models take of the processor's memory.
     """
 
@@ -102,6 +102,7 @@ class EngineTask:
     wished_context: int | None
     wished_in: str
     asked_in: str
+    asked_by: Origin
     why_model: str
     in_turns: bool = False
     promised_bytes: int = 0

@@ -13,12 +13,14 @@ from stackwright.domain.image_pins import ImagePins
 from stackwright.domain.llm import Llm, LlmSource
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.objective import Objective
-from stackwright.domain.plan import Mode
+from stackwright.domain.plan import Mode, Origin
 from stackwright.domain.role import Role
 from stackwright.domain.wishes import Pin, Wishes
 from stackwright.engines import default_engine
 from stackwright.engines.protocol import Engine, EngineNeeds, EngineTask
 from stackwright.planning.utilization import Utilization
+
+_CATALOG = "generator/stackwright/catalog/llms.yaml; docs/decisions/0012-models.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,7 @@ class ModelRequest:
     @property
     def task(self) -> EngineTask:
         """What the engine is asked to serve."""
+        asked_in, asked_by = self._asked
         return EngineTask(
             host=self.host,
             llm=self.llm,
@@ -157,11 +160,22 @@ class ModelRequest:
             pins=self.pins,
             wished_context=self.wishes.max_model_len,
             wished_in=self.whole.file,
-            asked_in=self.whole.file if self.wishes.model else "command line or default",
+            asked_in=asked_in,
+            asked_by=asked_by,
             why_model=self.model.reason or _why_model(self.llm),
             in_turns=self.model.exclusive is not None,
             promised_bytes=self.promised_bytes,
         )
+
+    @property
+    def _asked(self) -> tuple[str, Origin]:
+        """Where the model was named, and by whom: nobody names the smoke model, or the catalog's best."""
+        if self.model.reason is not None:
+            return _CATALOG, Origin.CATALOG
+        if self.whole.named:
+            return "--model", Origin.PINNED
+        wished = self.wishes.model or self.wishes.models
+        return (self.whole.file, Origin.WISHED) if wished else ("default", Origin.COMPUTED)
 
     @property
     def parallel_pins(self) -> EngineSettings:

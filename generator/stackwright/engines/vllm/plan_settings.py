@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import Solution, Verdict
 from stackwright.domain.host import Gpu
@@ -32,7 +34,7 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
     stages = "no pipeline stages" if placement.pipeline_parallel == 1 else placement.reason
     why_ranks = "the engine has one GPU" if len(placement.gpus) == 1 else placement.reason
     return {
-        "VLLM_MODEL": _setting(task.llm.location, task.why_model, task.asked_in),
+        "VLLM_MODEL": replace(_setting(task.llm.location, task.why_model, task.asked_in), origin=task.asked_by),
         "VLLM_SERVED_MODEL_NAME": _setting(task.llm.name, "the model's own name", task.asked_in),
         "VLLM_TENSOR_PARALLEL_SIZE": _setting(
             str(placement.tensor_parallel),
