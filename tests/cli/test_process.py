@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.planning_requests import HOSTS
@@ -40,20 +42,27 @@ def test_a_reader_that_goes_away_is_no_failure(around: Path) -> None:
 
 @pytest.mark.subprocess
 def test_an_interruption_is_exit_130_in_one_line(around: Path) -> None:
-    """While the snapshot is read, which never comes."""
-    pipe = around / "host.yaml"
-    os.mkfifo(pipe)
+    """While the snapshot is read, which never ends."""
     program = subprocess.Popen(
-        [*COMMAND, "plan", f"--host={pipe}", f"--out={around}"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "plan", "--host=/dev/stdin", f"--out={around}"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
     )
     try:
-        with pipe.open("w", encoding="utf-8"):  # opens once the command reads
-            program.send_signal(signal.SIGINT)
-            _, err = program.communicate(timeout=60)
+        assert program.stdin is not None
+        program.stdin.write(b"#" * 2**20)  # more than a pipe holds: some of it has been read after that
+        while psutil.Process(program.pid).status() != psutil.STATUS_SLEEPING:  # until it waits for more
+            time.sleep(0.01)
+        program.send_signal(signal.SIGINT)
+        assert program.stderr is not None
+        err = program.stderr.read()
+        program.wait(timeout=60)
     finally:
         program.kill()
         program.communicate()
-    assert (program.returncode, err) == (130, "interrupted\n")
+    assert (program.returncode, err) == (130, b"interrupted\n")
 
 
 @pytest.mark.subprocess
