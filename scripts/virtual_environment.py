@@ -30,16 +30,20 @@ PACKAGE = Path(__file__).resolve().parents[1] / "generator" / "stackwright"
 
 
 class PreparationError(Exception):
-    """The environment cannot be made: one sentence, the next step, and what a failed program said."""
+    """The environment cannot be made: one sentence and the next step.
 
-    def __init__(self, message: str, hint: str, output: str = "") -> None:
+    `output` is what a failed program said; the exit codes are those of the commands (docs/reference/exit-codes.md).
+    """
+
+    def __init__(self, message: str, hint: str, *, output: str = "", exit_code: int = 2) -> None:
         super().__init__(message)
         self.hint = hint
         self.output = output
+        self.exit_code = exit_code
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prepare the environment and return the exit code: 0 done, 1 failed, 130 interrupted."""
+    """Prepare the environment and return its exit code: 0 done, 2 impossible, 6 a program failed, 130 interrupted."""
     venv, requirements, names = Path(arguments[0]), Path(arguments[1]), arguments[2:]
     locks = [requirements / f"{name}.txt" for name in names]
     try:
@@ -51,11 +55,11 @@ def main(arguments: Sequence[str]) -> int:
             say(failure.output.rstrip())
         say(f"error: {failure}")
         say(f"hint: {failure.hint}")
-        return 1
+        return failure.exit_code
     except OSError as failure:
         say(f"error: {failure.filename or venv}: {failure.strerror or failure}")
         say("hint: set STACKWRIGHT_VENV to a folder that you can write to")
-        return 1
+        return 2
     except KeyboardInterrupt:
         return 130
     return 0
@@ -230,7 +234,8 @@ def run(command: Sequence[str], message: str, variables: Mapping[str, str] | Non
         check=False,
     )
     if done.returncode != 0:
-        raise PreparationError(message, "see the lines above; check the network, then try again", done.stdout)
+        hint = "see the lines above; check the network, then try again"
+        raise PreparationError(message, hint, output=done.stdout, exit_code=6)
 
 
 if __name__ == "__main__":

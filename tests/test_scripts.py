@@ -186,7 +186,7 @@ def test_a_folder_of_someone_else_is_left_alone(checkout: Path) -> None:
     precious.parent.mkdir()
     precious.write_text("mine")
     done = start(checkout)
-    assert (done.returncode, done.stdout, precious.read_text()) == (1, "", "mine")
+    assert (done.returncode, done.stdout, precious.read_text()) == (2, "", "mine")
     assert done.stderr == (
         f"error: {checkout}/.venv exists, but these scripts did not create it\n"
         "hint: remove it, or set STACKWRIGHT_VENV to another folder\n"
@@ -196,7 +196,7 @@ def test_a_folder_of_someone_else_is_left_alone(checkout: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_one_sentence(checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = start(checkout, STACKWRIGHT_VENV=str(tmp_path / "file" / "venv"))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == (
         f"error: {tmp_path}/file/venv: Not a directory\nhint: set STACKWRIGHT_VENV to a folder that you can write to\n"
     )
@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(checkout: Path, tmp_path: 
 def test_a_package_that_cannot_be_had_is_one_sentence(prepared: Path) -> None:
     change_lock(prepared, f"stackwright-is-not-there==1.0 --hash=sha256:{'0' * 64}")
     done = start(prepared)
-    assert done.returncode == 1
+    assert done.returncode == 6
     assert f"error: uv could not install {prepared}/requirements/run.txt\nhint: " in done.stderr
     assert not (prepared / ".venv" / "installed-run.txt").exists()
 
@@ -214,7 +214,7 @@ def test_a_package_that_is_not_what_the_lock_says_is_refused(prepared: Path, whe
     make_wheel(wheels, "tiny")
     change_lock(prepared, f"tiny==1.0 --hash=sha256:{'0' * 64}")
     done = start(prepared)
-    assert done.returncode == 1
+    assert done.returncode == 6
     assert "Hash mismatch for `tiny==1.0`" in done.stderr
     assert not (prepared / ".venv" / "installed-run.txt").exists()
 
@@ -223,7 +223,7 @@ def test_uv_that_is_not_what_the_lock_says_is_refused(checkout: Path) -> None:
     lock = checkout / "requirements" / "run.txt"
     lock.write_text(f"uv==1.0 --hash=sha256:{'0' * 64}\n")
     done = start(checkout)
-    assert done.returncode == 1
+    assert done.returncode == 6
     assert "error: pip could not install uv\nhint: see the lines above; check the network" in done.stderr
     assert not (checkout / ".venv" / "bin" / "uv").exists()
 
@@ -255,7 +255,7 @@ def test_without_a_python_that_is_new_enough(checkout: Path, tmp_path: Path) -> 
     (tools / "python3").write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo 'Python 3.9.2' && exit\nexit 1\n")
     (tools / "python3").chmod(0o755)
     done = start(checkout, PATH=str(tools))
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: Python 3.11 or newer is needed, found: Python 3.9.2\n"
         "hint: install it, on Debian or Ubuntu: apt-get install python3 python3-venv\n"
@@ -268,3 +268,25 @@ def test_an_interpreter_that_is_gone_is_replaced(prepared: Path) -> None:
     link.symlink_to("/nowhere/python3.10")
     done = start(prepared)
     assert (done.returncode, done.stderr) == (0, f"preparing the Python environment in {prepared}/.venv (once)\n")
+
+
+def test_the_tests_tell_their_usage_before_anything_is_prepared(checkout: Path) -> None:
+    done = start(checkout, "--unit", "--help", name="test")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ./scripts/test [--unit] [ARGUMENT OF PYTEST]...\n")
+    assert "./scripts/test --unit    the quick part" in done.stdout
+    assert not (checkout / ".venv").exists()
+
+
+def test_the_tests_let_pytest_refuse_an_unknown_option_first(checkout: Path, tmp_path: Path) -> None:
+    """With a Python that knows pytest in the place of the one that would be prepared."""
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    for lock in ("run", "dev"):
+        shutil.copy(checkout / "requirements" / f"{lock}.txt", checkout / ".venv" / f"installed-{lock}.txt")
+    done = start(checkout, "--unit", "--bogus", name="test")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unrecognized arguments: --bogus" in done.stderr
+    assert (tmp_path / "calls").read_text() == "-P -m pytest --markers --bogus\n"
