@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding, Severity
-from stackwright.errors import StackError
+from stackwright.errors import StackError, UsageError
 from stackwright.reading import to_plain
 from stackwright.units import format_seconds
 
@@ -63,10 +63,22 @@ def on_one_line(text: str) -> str:
 
 
 def print_text(text: str) -> None:
-    """Print a result; what the output's encoding lacks is written as an escape."""
+    """Print a result; what the output's encoding lacks is written as an escape.
+
+    Raises:
+        UsageError: stdout is closed, or takes no more.
+    """
+    if sys.stdout is None:
+        raise UsageError("the output cannot be written: stdout is closed")
     encoding = sys.stdout.encoding or "utf-8"
     written = text.encode(encoding, "backslashreplace").decode(encoding)
-    print(written, end="" if written.endswith("\n") else "\n", flush=True)
+    try:
+        print(written, end="" if written.endswith("\n") else "\n", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as failure:
+        sys.stdout = None  # or Python would try again at its end, and report that too
+        raise UsageError(f"the output cannot be written: {failure.strerror}") from None
 
 
 def print_json(value: object) -> None:

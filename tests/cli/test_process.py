@@ -81,3 +81,15 @@ def test_a_fault_of_ours_is_one_line_unless_it_is_asked_for(around: Path) -> Non
     assert ended[0].stderr.endswith("hint: run the same command with --debug for a traceback, and report it\n")
     assert len(ended[0].stderr.splitlines()) == 2
     assert "Traceback (most recent call last):" in ended[1].stderr
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize(
+    ("to", "why"), [(">&-", "stdout is closed"), (">/dev/full", "No space left on device")], ids=["closed", "full"]
+)
+def test_an_output_that_takes_nothing_is_one_sentence(to: str, why: str, around: Path) -> None:
+    words = [*COMMAND, "plan", f"--host={HOSTS / 'cpu-small' / 'host.yaml'}", f"--out={around}"]
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {to}', "sh", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (2, f"error: the output cannot be written: {why}")
