@@ -37,6 +37,17 @@ def test_stopping_what_does_not_run_is_harmless(run: Run) -> None:
 
 
 @pytest.mark.subprocess
+def test_stopping_goes_on_where_its_record_cannot_be_written(run: Run, project: Path) -> None:
+    assert run(*CPU, host="cpu-small").code == 0
+    record = project / "compose" / "generated" / "dev" / ".command.json"
+    record.symlink_to("/dev/full")
+    ran = run("stop-environment", "dev")
+    warning, *_, stopped = ran.err.splitlines()
+    assert warning == f"warning: {record}: cannot be written: No space left on device; going on without it"
+    assert (ran.code, stopped) == (0, "dev: nothing was running")
+
+
+@pytest.mark.subprocess
 @pytest.mark.parametrize("command", ["status", "stop-environment", "validate-environment", "start-environment"])
 def test_compose_without_an_engine_is_exit_6(command: str, run: Run, project: Path) -> None:
     assert run(*CPU, host="cpu-small").code == 0

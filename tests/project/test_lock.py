@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stackwright.errors import RuntimeRefusedError
+from stackwright.errors import RuntimeRefusedError, UsageError
 from stackwright.project.lock import NAME, Lock, hold, read_work
 
 from tests.interrupting import interrupted_at
@@ -155,3 +155,24 @@ def test_an_interruption_at_any_moment_leaves_nothing(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [], f"moment {moment}"
         moment += 1
     assert moment > 50
+
+
+def test_a_command_that_needs_no_record_does_without_one_on_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / NAME).symlink_to("/dev/full")
+    with pytest.raises(UsageError, match="cannot be written: No space left on device"), hold((tmp_path,), "start"):
+        pass
+    (tmp_path / NAME).symlink_to("/dev/full")
+    with hold((tmp_path,), "stop", needs_record=False) as (lock,):
+        assert lock.unwritten is not None
+        with pytest.raises(RuntimeRefusedError), hold((tmp_path,), "stop", needs_record=False):
+            pass
+        lock.note(replace(lock.work, starting=False))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.subprocess
+def test_what_is_held_is_held_also_for_a_command_that_needs_no_record(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    with pytest.raises(RuntimeRefusedError), hold((tmp_path,), "stop-environment dev", needs_record=False):
+        pass
+    end(process, signal.SIGTERM)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from stackwright import report
 from stackwright.domain.environment import Environment, EnvironmentPaths
-from stackwright.errors import StackError, ValidationError
+from stackwright.errors import StackError, ValidationError, unwritable
 from stackwright.project import folder as project
 from stackwright.project import lock
 from stackwright.project.generations import Generations, GenerationState
@@ -20,17 +20,25 @@ T = TypeVar("T")
 
 
 @contextmanager
-def hold_environments(environments: tuple[EnvironmentPaths, ...], command: str) -> Iterator[tuple[lock.Lock, ...]]:
+def hold_environments(
+    environments: tuple[EnvironmentPaths, ...], command: str, *, needs_record: bool = True
+) -> Iterator[tuple[lock.Lock, ...]]:
     """Hold these environments of a project folder for one command; say what a killed one has left to be seen to.
+
+    A command that needs no record of itself, as it only takes down, goes on where none can be written, with a warning.
 
     Raises:
         RuntimeRefusedError: another command is at work on one of them.
-        UsageError: the project folder cannot be written.
+        UsageError: the project folder cannot be written, and a record is needed.
     """
     folders = tuple(paths.generated for paths in environments)
-    check_writable(folder / lock.NAME for folder in folders)
-    with lock.hold(folders, command) as locks:
+    if needs_record:
+        check_writable(folder / lock.NAME for folder in folders)
+    with lock.hold(folders, command, needs_record=needs_record) as locks:
         for paths, held in zip(environments, locks, strict=True):
+            if held.unwritten is not None:
+                failure = unwritable(paths.generated / lock.NAME, held.unwritten)
+                report.warn(f"{failure.message}; going on without it")
             if held.left is not None and held.left.starting:
                 report.warn(describe_left(held.left, paths.environment))
         yield locks

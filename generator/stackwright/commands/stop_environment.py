@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def read_arguments(given: argparse.Namespace) -> StopArguments:
 def run(arguments: StopArguments) -> None:
     """Take the stack down; harmless where nothing runs."""
     paths, environment = find_paths(arguments.out).of(arguments.environment), arguments.environment
-    with hold_environments((paths,), f"stop-environment {environment}") as (lock,):
+    with hold_environments((paths,), f"stop-environment {environment}", needs_record=False) as (lock,):
         stack = load_stack(paths)
         runtime, host = reach(stack, arguments.runtime)
         running = generations_of(stack).running()
@@ -50,7 +51,8 @@ def run(arguments: StopArguments) -> None:
             names += [state.name for state in used.services() if state.phase is not ServicePhase.ABSENT]
             used.down()
         if running is not None and running.runtime == runtime.name:
-            generations_of(stack).set_running(None)
+            with nullcontext() if lock.unwritten is None else suppress(OSError):
+                generations_of(stack).set_running(None)
         # What the other runtime runs, asked for by nobody, is still to be seen to.
         if lock.work.runtime in (None, runtime.name):
             seen_to(lock)

@@ -7,12 +7,13 @@ left by a command that was killed, and its text says what there is to finish. To
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ from stackwright.units import format_seconds
 NAME = ".command.json"
 LOOKS_WITHIN_S = 0.2
 _LONGEST = 4096
+_NO_ROOM_OR_RIGHT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +49,16 @@ class Work:
 
 
 class Lock:
-    """The hold of one environment by this command. `left` is what a killed command had been doing, or None."""
+    """The hold of one environment by this command. `left` is what a killed command had been doing, or None.
 
-    def __init__(self, folder: Path, command: str) -> None:
+    A command that needs no record goes on where none can be written: `unwritten` is then why, else None.
+    """
+
+    def __init__(self, folder: Path, command: str, *, needs_record: bool = True) -> None:
         self._path = folder / NAME
+        self._needs_record = needs_record
+        self._file: int | None = None
+        self.unwritten: OSError | None = None
         self._made: list[Path] = []
         self.work = Work(command=command, pid=os.getpid(), since=time.time())
         self.left: Work | None = None
@@ -60,17 +68,17 @@ class Lock:
 
         Raises:
             RuntimeRefusedError: another command holds it.
-            UsageError: the folder cannot be written.
+            UsageError: the folder cannot be written, and a record is needed.
         """
         try:
-            self._made = _make_folders(self._path.parent)
-            self._file = _open_held(self._path)
+            self._file = self._open()
         except BlockingIOError:
             raise _refused(self._path) from None
         except OSError as failure:
             self._remove_folders()
             raise unwritable(self._path, failure) from None
-        self.left = _parse(os.pread(self._file, _LONGEST, 0))
+        if self._file is not None:
+            self.left = _parse(os.pread(self._file, _LONGEST, 0))
         if self.left is not None and self.left.starting:  # until a command has seen to it, it is still to be seen to
             self.work = replace(self.left, command=self.work.command, pid=self.work.pid, since=self.work.since)
         try:
@@ -87,16 +95,41 @@ class Lock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Let go, and leave nothing behind unless services have been asked for and nobody knows how that ended."""
-        if not self.work.starting:
-            self._path.unlink(missing_ok=True)
-        os.close(self._file)
+        if self._file is not None:
+            with nullcontext() if self.unwritten is None else suppress(OSError):
+                if not self.work.starting:
+                    self._path.unlink(missing_ok=True)
+            os.close(self._file)
         self._remove_folders()
 
+    def _open(self) -> int | None:
+        """Open the file and hold it; one that cannot be written as it stands, where no record is needed, or none."""
+        try:
+            self._made = _make_folders(self._path.parent)
+            return _open_held(self._path, os.O_RDWR | os.O_CREAT)
+        except OSError as failure:
+            self._do_without(failure)
+        try:
+            return _open_held(self._path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+
     def _write(self) -> None:
+        if self._file is None or self.unwritten is not None:
+            return
         text = (json.dumps(asdict(self.work)) + "\n").encode()
-        # The first line counts, so that there is no moment at which nothing stands there.
-        os.pwrite(self._file, text, 0)
-        os.ftruncate(self._file, len(text))
+        try:
+            # The first line counts, so that there is no moment at which nothing stands there.
+            os.pwrite(self._file, text, 0)
+            os.ftruncate(self._file, len(text))
+        except OSError as failure:
+            self._do_without(failure)
+
+    def _do_without(self, failure: OSError) -> None:
+        """Go on without a record for want of room or of a right; raise where one is needed, or for anything else."""
+        if self._needs_record or failure.errno not in _NO_ROOM_OR_RIGHT:
+            raise failure
+        self.unwritten = failure
 
     def _remove_folders(self) -> None:
         with suppress(OSError):
@@ -121,18 +154,18 @@ def read_work(folder: Path) -> tuple[Work | None, bool]:
 
 
 @contextmanager
-def hold(folders: tuple[Path, ...], command: str) -> Iterator[tuple[Lock, ...]]:
+def hold(folders: tuple[Path, ...], command: str, *, needs_record: bool = True) -> Iterator[tuple[Lock, ...]]:
     """Hold the environments of these generated folders, while SIGTERM and SIGHUP end the command as Ctrl-C does.
 
     Raises:
         RuntimeRefusedError: another command holds one of them.
-        UsageError: one cannot be written.
+        UsageError: one cannot be written, and a record is needed.
     """
     with clean_end() as gate:
         held = ExitStack()
         gate.shut = True  # no interruption between making a lock's file and being bound to take it away
         try:
-            locks = tuple(held.enter_context(Lock(folder, command)) for folder in folders)
+            locks = tuple(held.enter_context(Lock(folder, command, needs_record=needs_record)) for folder in folders)
             gate.open()
             yield locks
         finally:
@@ -147,7 +180,7 @@ def _make_folders(folder: Path) -> list[Path]:
     return missing
 
 
-def _open_held(path: Path) -> int:
+def _open_held(path: Path, flags: int) -> int:
     """Open and lock a file that is still the one of its name: the owner before may just have taken it away.
 
     Raises:
@@ -155,7 +188,7 @@ def _open_held(path: Path) -> int:
     """
     deadline = time.monotonic() + LOOKS_WITHIN_S
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        file = os.open(path, flags, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):
