@@ -65,7 +65,7 @@ def test_the_smallest_gpu_of_a_group_decides() -> None:
 def test_a_gpu_with_mig_on_serves_by_its_slices_alone() -> None:
     sliced = host("a100-seven-slices")
     assert choose_gpus(sliced, 1).total_bytes == 4864 * 2**20
-    with pytest.raises(HostError) as caught:
+    with pytest.raises(NoPlanError) as caught:
         choose_gpus(sliced, 2)
     assert caught.value.message == "2 GPUs requested, 0 present beside 7 MIG slice(s), which a model cannot span"
     assert choose_gpus(host("a100-mig"), 1).total_bytes > 39 * GIB
@@ -75,10 +75,26 @@ def test_wsl_is_seen() -> None:
     assert choose_gpus(host("wsl2-rtx5080"), 1).wsl
 
 
-@pytest.mark.parametrize(("name", "ranks"), [("cpu-small", 1), ("1x-rtx3090", 2)])
-def test_too_few_gpus_are_a_matter_of_the_host(name: str, ranks: int) -> None:
+def test_too_few_gpus_are_no_plan_and_none_is_a_matter_of_the_host() -> None:
     with pytest.raises(HostError):
-        choose_gpus(host(name), ranks)
+        choose_gpus(host("cpu-small"), 1)
+    with pytest.raises(NoPlanError, match="2 GPUs requested, 1 present"):
+        choose_gpus(host("1x-rtx3090"), 2)
+
+
+def test_a_release_that_the_catalog_lacks_is_refused_as_plan_does() -> None:
+    with pytest.raises(NoPlanError, match=r"vllm 9\.9 is not in the catalog") as caught:
+        fit(asked("--model", "smoke", "--engine", "vllm==9.9"), host("1x-rtx3090"))
+    assert str(caught.value.hint).endswith("docs/reference/catalog.md lists all")
+
+
+@pytest.mark.parametrize("text", ["99999999999999999999", "1" * 5000, "0", "many"])
+def test_a_wrong_number_is_told_with_its_option_and_both_bounds(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        asked("--model", "smoke", "--max-model-len", text)
+    assert caught.value.message == (
+        f"--max-model-len: found `{text[:40]}`, allowed: a whole number from 1 to 1000000000"
+    )
 
 
 @pytest.mark.parametrize(

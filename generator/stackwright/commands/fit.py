@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,28 +33,36 @@ class FitArguments:
     json: bool = False
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 10**9:
-        raise UsageError(f"found `{text[:40]}`, allowed: a whole number of at least 1")
+_MOST = 10**9
+
+
+def _positive(option: str, text: str) -> int:
+    # The length first: Python reads no more than 4300 digits.
+    if not text.isdecimal() or len(text) > len(str(_MOST)) or not 0 < int(text) <= _MOST:
+        raise UsageError(f"{option}: found `{text[:40]}`, allowed: a whole number from 1 to {_MOST}")
     return int(text)
 
 
-def _share(text: str) -> float:
+def _share(option: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"--gpu-memory-utilization: found `{text[:40]}`, allowed: a number") from None
+        raise UsageError(f"{option}: found `{text[:40]}`, allowed: a number") from None
+
+
+def _word(_: str, text: str) -> str:
+    return text
 
 
 # Each setting that has a flag, with the engine's key, which has its bounds, and how the flag is read.
-_FLAGS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
+_FLAGS: tuple[tuple[str, str, Callable[[str, str], object], str, str], ...] = (
     ("tensor_parallel", "tensor_parallel", _positive, "N", "GPUs that share each layer (default: 1)"),
     ("pipeline_parallel", "pipeline_parallel", _positive, "N", "pipeline stages (default: 1)"),
     ("gpu_memory_utilization", "memory_share", _share, "SHARE", "memory share of each GPU (default: the engine's)"),
     ("max_model_len", "context", _positive, "N", "context length in tokens (default: the model's)"),
     ("max_num_seqs", "requests", _positive, "N", "concurrent requests (default: the engine's)"),
     ("max_num_batched_tokens", "step_tokens", _positive, "N", "tokens per step (default: the engine's)"),
-    ("kv_cache_dtype", "cache_format", str, "FORMAT", "number format of the KV cache"),
+    ("kv_cache_dtype", "cache_format", _word, "FORMAT", "number format of the KV cache"),
 )
 
 
@@ -65,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", metavar="NAME[==VERSION]", help=f"for example {default_engine().name}==0.32.0 (default: the newest)"
     )
     for field, _, read, metavar, text in _FLAGS:
-        parser.add_argument(f"--{field.replace('_', '-')}", metavar=metavar, type=read, help=text)
+        option = f"--{field.replace('_', '-')}"
+        parser.add_argument(option, metavar=metavar, type=functools.partial(read, option), help=text)
     parser.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs")
     add_json(parser)
 
@@ -107,8 +117,8 @@ def fit(asked: FitArguments, host: Host) -> Forecast:
 
     Raises:
         UsageError: the model or the engine is not known.
-        HostError: the host has too few GPUs, or none whose memory is known.
-        NoPlanError: it does not fit; the answer has been printed before.
+        HostError: the host has no GPU whose memory is known.
+        NoPlanError: it has too few GPUs; or it does not fit, and the answer has been printed before.
     """
     answer = answer_fit(asked, host)
     _print(asked, answer)
@@ -158,7 +168,8 @@ def choose_gpus(host: Host, ranks: int) -> GpuMemory:
     A GPU with MIG on serves by its slices, each alone: no model spans them.
 
     Raises:
-        HostError: there are fewer GPUs, or their memory is not known.
+        HostError: no GPU's memory is known.
+        NoPlanError: there are fewer GPUs.
     """
     from stackwright.catalog.load import find_gpu
     from stackwright.engines.memory.gpu import memory_on
@@ -169,9 +180,9 @@ def choose_gpus(host: Host, ranks: int) -> GpuMemory:
     known = [seen for gpu in whole if (seen := memory_on(host, gpu, find_gpu(gpu.name))) is not None]
     if not known and not slices:
         raise HostError("no GPU whose memory is known", hint="use a snapshot of the machine: --host FILE")
-    if len(known) < ranks:
+    if len(known) < ranks:  # the host was read well: it is the plan that does not fit
         beside = f" beside {len(slices)} MIG slice(s), which a model cannot span" if slices else ""
-        raise HostError(
+        raise NoPlanError(
             f"{ranks} GPUs requested, {len(known)} present{beside}",
             hint="lower --tensor-parallel or --pipeline-parallel",
         )
@@ -196,12 +207,18 @@ def _version(engine: str | None, default: str | None = None) -> str:
     name, _, version = (engine or "").partition("==")
     if version and not _RELEASE.fullmatch(version):
         raise UsageError(f"--engine: found version `{version[:40]}`, allowed: numbers such as 0.32.0")
-    if version or default:
-        return version or str(default)
+    if default and not version:
+        return default
     from stackwright.catalog.load import load_engines
 
     chosen = engine_named(name) if name else default_engine()
-    return next(release.version for release in load_engines() if release.name == chosen.name)
+    known = [release.version for release in load_engines() if release.name == chosen.name]
+    if not version:
+        return known[0]
+    if known and version.removeprefix("v") not in known:
+        newest = f"the newest known are {', '.join(known[:3])}; docs/reference/catalog.md lists all"
+        raise NoPlanError(f"{chosen.name} {version} is not in the catalog", hint=newest)
+    return version
 
 
 def _print(asked: FitArguments, answer: Forecast) -> None:
