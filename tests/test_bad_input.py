@@ -242,7 +242,7 @@ def test_a_damaged_local_file_is_named_without_its_content(
     assert (code, out) == (5, "")
     error, hint = lines[-2:]
     assert ".env.dev.local" in error
-    assert "`configure-gpu` then renders it again" in hint
+    assert hint == "hint: correct or remove it"
     assert "hidden" not in error + hint
 
 

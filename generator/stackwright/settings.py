@@ -8,6 +8,7 @@ nothing: mappings and text are passed in.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -162,6 +163,16 @@ def _declared(engines: tuple[Engine, ...]) -> DeclaredSettings:
 def all_settings() -> tuple[SettingSpec, ...]:
     """Return every declared setting, in the order in which they are emitted."""
     return declared_settings().specs
+
+
+_SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSPHRASE|CREDENTIALS?)$", re.IGNORECASE)
+
+
+def where_secrets_belong(key: str, environment: str) -> str | None:
+    """Return where to put what an unknown key that is named like a secret holds; None for any other key."""
+    if not _SECRET.search(key):
+        return None
+    return f"secrets belong in envs/.secrets/{environment}/, a hub token in the exported HF_TOKEN"
 
 
 def bind_arguments(

@@ -119,6 +119,11 @@ def test_words_become_one_value(words: str, expected: object) -> None:
             "did you mean `dev`?",
         ),
         (["key", "x"], f"unknown environment `x`, allowed: {', '.join(ENVIRONMENTS)}", "for example `dev`"),
+        (
+            ["plan", "prod"],
+            f"unknown mode `prod`, allowed: {', '.join(MODES)}",
+            "name the environment with `--env prod`",
+        ),
         (["key", "DEV"], f"unknown environment `DEV`, allowed: {', '.join(ENVIRONMENTS)}", None),
         (["key"], "the following arguments are required: ENV", "`stackwright key --help` shows what is allowed"),
         (

@@ -216,6 +216,15 @@ def test_a_wrong_line_is_told_by_its_number_alone(content: bytes, message: str, 
     with pytest.raises(ValidationError) as failure:
         read_env_file(path)
     assert failure.value.message == f"{path}:{message}"
+    assert failure.value.hint == "correct or remove it"
+
+
+def test_only_a_generated_file_is_rendered_again(tmp_path: Path) -> None:
+    path = tmp_path / ".env.dev"
+    path.write_text("A\n", encoding="utf-8")
+    with pytest.raises(ValidationError) as failure:
+        read_env_file(path)
+    assert failure.value.hint == "correct it, or move it away: `configure-gpu` then renders it again"
 
 
 @pytest.mark.parametrize("line", ["A=/models/$USER", 'A="/models/${USER}"', "export A = a$$b"])

@@ -53,8 +53,19 @@ def test_what_shares_a_file_system_is_added_up() -> None:
     (finding,) = check_disks(GPU_PLAN, disks, [half], {"images": 11 * GIB})
     assert told([finding]) == [("disk", "error", "/disk1: 50.0 GiB free")]
     assert finding.expected == "45.0 GiB for models and 11.0 GiB for images"
+    assert finding.fix.startswith("free space (check `docker system df` and ")
+    assert "STACKWRIGHT_STATE" not in finding.fix
     apart = disks | {"images": disk(12 * GIB, device=3)}
     assert told(check_disks(GPU_PLAN, apart, [half], {"images": 11 * GIB})) == []
+
+
+def test_packages_are_moved_by_the_folder_that_holds_them() -> None:
+    """Without Docker there are no images to remove, and the cache of models needs no room here."""
+    (finding,) = check_disks(GPU_PLAN, {"models": disk(GIB), "packages": disk(GIB)}, [WHOLE], {"packages": 2 * GIB})
+    assert finding.fix == (
+        "free space (check `du -xh --max-depth=2`), "
+        "or move the packages: `export STACKWRIGHT_STATE=…`, then `configure-gpu --env prod`"
+    )
 
 
 @pytest.mark.parametrize(

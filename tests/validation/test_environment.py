@@ -95,6 +95,22 @@ def test_a_misspelt_key_is_answered_with_the_right_one() -> None:
     assert finding.fix == "did you mean `GATEWAY_PORT`? Correct it in envs/.env.prod.local"
 
 
+@pytest.mark.parametrize("key", ["HF_TOKEN", "LITELLM_MASTER_KEY", "OPENAI_API_KEY", "REDIS_PASSWORD"])
+def test_a_secret_is_answered_with_where_it_belongs(key: str) -> None:
+    """A setting of nearly the same name would put it into a file that anyone may copy."""
+    (finding,) = check_environment(PLAN, values(PLAN, **{key: "x"}), load_catalog())
+    assert finding.fix == (
+        "secrets belong in envs/.secrets/prod/, a hub token in the exported HF_TOKEN: "
+        "remove it from envs/.env.prod.local"
+    )
+
+
+def test_a_key_is_corrected_in_the_file_that_it_is_in() -> None:
+    for own, file in (({"MY"}, "envs/.env.prod.local"), (set[str](), "envs/.env.prod")):
+        (finding,) = check_environment(PLAN, values(PLAN, MY="1"), load_catalog(), own)
+        assert finding.fix == f"remove it from {file}"
+
+
 def test_a_parser_that_the_release_has_not_is_answered_with_those_that_it_has() -> None:
     (finding,) = check_environment(PLAN, values(PLAN, VLLM_TOOL_CALL_PARSER="xyz"), load_catalog())
     assert finding.expected.startswith(f"with vLLM {PLAN.engine.version}: none, ")

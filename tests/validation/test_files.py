@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.finding import Finding
+from stackwright.domain.plan import Origin, Setting
 from stackwright.project.credentials import ensure_secrets
 from stackwright.project.write import compare_files, write_files
 from stackwright.rendering import render_plan
@@ -184,18 +185,39 @@ def test_a_port_is_free_until_someone_listens() -> None:
         env = {"GATEWAY_BIND": "127.0.0.1", "GATEWAY_PORT": str(taken.getsockname()[1])}
         taken.listen()
         (port,) = seen_ports(env)
-    (finding,) = check_ports([replace(port, listener="nginx (pid 7)")], "dev")
+    (finding,) = check_ports([replace(port, listener="nginx (pid 7)")], "dev", {})
     assert finding.found == f"127.0.0.1:{env['GATEWAY_PORT']}: Address already in use, by nginx (pid 7)"
     assert (
         finding.fix
         == "stop the program that listens there, or choose another port: `configure-gpu --env dev --set GATEWAY_PORT=…`"
     )
-    assert tuple(check_ports(seen_ports(env), "dev")) == ()
+    assert tuple(check_ports(seen_ports(env), "dev", {})) == ()
 
 
 def test_an_address_of_another_machine_is_not_blamed_on_a_listener() -> None:
     """192.0.2.0/24 belongs to documentation (RFC 5737): no machine has it."""
     env = {"GATEWAY_BIND": "192.0.2.1", "GATEWAY_PORT": "4000"}
-    (finding,) = check_ports(seen_ports(env), "dev")
+    (finding,) = check_ports(seen_ports(env), "dev", {})
     assert (finding.check, finding.found) == ("address-unknown", "192.0.2.1 is not an address of this machine")
-    assert "gateway.bind" in finding.fix
+    assert finding.fix.startswith("correct gateway.bind in envs/dev.yaml, ")
+
+
+@pytest.mark.parametrize(
+    ("value", "origin", "source", "fix"),
+    [
+        ("192.0.2.1", Origin.PINNED, "--set", "plan without `--set GATEWAY_BIND=…`, "),
+        ("192.0.2.1", Origin.WISHED, "envs/dev.yaml", "correct gateway.bind in envs/dev.yaml, "),
+        (
+            "192.0.2.1",
+            Origin.WISHED,
+            "envs/dev.yaml: settings.GATEWAY_BIND",
+            "correct GATEWAY_BIND in envs/dev.yaml, ",
+        ),
+        ("127.0.0.1", Origin.WISHED, "envs/dev.yaml", "correct GATEWAY_BIND in envs/.env.dev.local"),
+    ],
+)
+def test_a_wrong_address_is_corrected_where_it_was_written(value: str, origin: Origin, source: str, fix: str) -> None:
+    env = {"GATEWAY_BIND": "192.0.2.1", "GATEWAY_PORT": "4000"}
+    planned = {"GATEWAY_BIND": Setting(value=value, reason="", source=source, origin=origin)}
+    (finding,) = check_ports(seen_ports(env), "dev", planned)
+    assert finding.fix.startswith(fix)

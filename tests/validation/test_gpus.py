@@ -42,8 +42,15 @@ WELL = (state(0, FIRST), state(1, SECOND))
 def test_a_gpu_that_is_gone_is_named() -> None:
     host = recorded("2x-rtx3090-nvlink")
     fewer = replace(host, gpus=host.gpus[:1], links=(), p2p=((True,),))
-    assert told(check_host(PLAN, fewer)) == [("gpu-missing", "error", "1× NVIDIA GeForce RTX 3090")]
-    assert [finding.check for finding in check_host(PLAN, recorded("cpu-small"))] == ["gpu-missing"] * 2
+    found = f"1 of the plan's 2 GPUs is missing: {SECOND} (for engine); this machine has 1× NVIDIA GeForce RTX 3090"
+    assert told(check_host(PLAN, fewer)) == [("gpu-missing", "error", found)]
+
+
+def test_a_plan_for_another_machine_is_told_once() -> None:
+    (finding,) = check_host(PLAN, recorded("cpu-small"))
+    assert finding.found == (
+        f"2 of the plan's 2 GPUs are missing: {FIRST} (for engine), {SECOND} (for engine); this machine has none"
+    )
 
 
 def test_a_driver_whose_module_is_older_is_told_alone() -> None:

@@ -38,10 +38,11 @@ def test_a_slice_that_was_made_again_is_missing_by_its_uuid() -> None:
     finding, new = check_host(SLICED, replace(host, gpus=(host.gpus[0], again, *host.gpus[2:])))
     assert (finding.check, finding.severity) == ("gpu-missing", Severity.ERROR)
     assert new.check == "gpu-added"
-    assert finding.found == "1× NVIDIA A100-SXM4-40GB (MIG on), 7× NVIDIA A100-SXM4-40GB MIG 1g.5gb"
-    assert finding.expected == (
-        f"MIG slice {host.gpus[1].uuid} of the plan for engine is missing; a recreated slice has a new UUID"
+    assert finding.found == (
+        f"1 of the plan's 7 MIG slices is missing: {host.gpus[1].uuid} (for engine); "
+        "this machine has 1× NVIDIA A100-SXM4-40GB (MIG on), 7× NVIDIA A100-SXM4-40GB MIG 1g.5gb"
     )
+    assert finding.expected == "the plan's GPUs; a recreated slice has a new UUID"
 
 
 def test_a_gpu_that_was_partitioned_since_is_named() -> None:

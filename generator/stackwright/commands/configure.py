@@ -217,7 +217,7 @@ def check_rendered(configured: Configured) -> tuple[Finding, ...]:
     paths, name = configured.paths, configured.paths.environment.value
     own = project.read_env_file(paths.local) if paths.local.exists() else {}
     env = {**configured.values, **own}
-    broken = check_environment(configured.plan, env, load_catalog())
+    broken = check_environment(configured.plan, env, load_catalog(), own)
     if broken:
         return broken
     front = access_to(services_of(configured.plan))

@@ -69,10 +69,8 @@ def parse_environment(text: str) -> Environment:
 
 def _mode(text: str) -> Mode | None:
     if text not in MODES:
-        raise UsageError(
-            f"unknown mode `{text[:60]}`, allowed: {', '.join(MODES)}",
-            hint=did_you_mean(text, MODES) or "for example `auto`",
-        )
+        hint = f"name the environment with `--env {text}`" if text in ENVIRONMENTS else did_you_mean(text, MODES)
+        raise UsageError(f"unknown mode `{text[:60]}`, allowed: {', '.join(MODES)}", hint=hint or "for example `auto`")
     return None if text == "auto" else Mode(text)
 
 

@@ -31,7 +31,6 @@ from stackwright.runtime import Stack
 from stackwright.services import base_files
 from stackwright.settings import declared_settings
 
-_MEND = "correct it, or move it away: `configure-gpu` then renders it again"
 _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _BASE_FILES = (
@@ -321,14 +320,14 @@ def read_env_file(path: Path) -> dict[str, str]:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as failure:
         reason = failure.strerror if isinstance(failure, OSError) else "not UTF-8 text"
-        raise ValidationError(f"{path}: cannot be read: {reason}", hint=_MEND) from None
+        raise ValidationError(f"{path}: cannot be read: {reason}", hint=_how_to_mend(path)) from None
     values: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(text)):
         written = binding.original.string
         # dotenv counts the blank lines above to it. The line itself may hold a secret, so only its number is told.
         line = binding.original.line + written[: len(written) - len(written.lstrip())].count("\n")
         if binding.error or (binding.key and binding.value is None):
-            raise ValidationError(f"{path}:{line}: expected KEY=VALUE", hint=_MEND)
+            raise ValidationError(f"{path}:{line}: expected KEY=VALUE", hint=_how_to_mend(path))
         if binding.key is not None and binding.value is not None:
             if "$" in binding.value and not _IN_SINGLE_QUOTES.search(written):
                 raise ValidationError(
@@ -337,6 +336,13 @@ def read_env_file(path: Path) -> dict[str, str]:
                 )
             values[binding.key] = binding.value
     return values
+
+
+def _how_to_mend(path: Path) -> str:
+    """Return what to do about a damaged environment file: only the generated one is ever rendered again."""
+    if path.suffix == ".local":
+        return "correct or remove it"
+    return "correct it, or move it away: `configure-gpu` then renders it again"
 
 
 def load_stack(paths: EnvironmentPaths, local: Path | None = None) -> Stack | None:

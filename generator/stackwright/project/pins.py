@@ -10,7 +10,7 @@ from stackwright.domain.wishes import Pin
 from stackwright.engines import ENGINES
 from stackwright.errors import UsageError, did_you_mean
 from stackwright.rendering.numbered import spec_of_written, split_key
-from stackwright.settings import declared_settings
+from stackwright.settings import declared_settings, where_secrets_belong
 
 
 def parse_pin(text: str) -> tuple[str, str]:
@@ -45,7 +45,8 @@ def known_setting(key: str, *, where: str) -> SettingSpec:
     """Return the declaration of `key`. Raises UsageError with the closest known key."""
     spec = spec_of_written(key)
     if spec is None:
-        hint = did_you_mean(key.upper(), declared_settings().by_key) or "docs/reference/settings.md lists every key"
+        hint = where_secrets_belong(key, "ENV") or did_you_mean(key.upper(), declared_settings().by_key)
+        hint = hint or "docs/reference/settings.md lists every key"
         raise UsageError(f"{where}: {key[:80]}: unknown setting", hint=hint)
     return spec
 

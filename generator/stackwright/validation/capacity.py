@@ -54,13 +54,18 @@ def check_disks(
 
 def _check_disk(plan: Plan, disk: Disk, needs: list[tuple[str, int]]) -> Iterator[Finding]:
     total = sum(count for _, count in needs)
-    clean = "check `docker system df` and `du -xh --max-depth=2`"
+    of_docker = "`docker system df` and " if any(purpose == "images" for purpose, _ in needs) else ""
+    clean = f"check {of_docker}`du -xh --max-depth=2`"
     if disk.free_bytes == 0 or disk.free_files == 0:
         what = "no bytes" if disk.free_bytes == 0 else "no files"
         yield error("disk-full", found=f"{disk.path}: {what} free", expected="free space", fix=clean)
     elif disk.free_bytes < total:
         parts = " and ".join(f"{format_bytes(count)} for {purpose}" for purpose, count in needs if count)
-        fix = f"free space ({clean}), or move the cache: HF_HOME=… `configure-gpu --env {plan.environment.value}`"
+        purposes = {purpose for purpose, count in needs if count}
+        again = f"`configure-gpu --env {plan.environment.value}`"
+        moves = ["move the cache: HF_HOME=… " + again] if "models" in purposes else []
+        moves += ["move the packages: `export STACKWRIGHT_STATE=…`, then " + again] if "packages" in purposes else []
+        fix = ", or ".join((f"free space ({clean})", *moves))
         yield error("disk", found=f"{disk.path}: {format_bytes(disk.free_bytes)} free", expected=parts, fix=fix)
 
 

@@ -11,6 +11,7 @@ from stackwright.catalog.load import load_catalog
 from stackwright.domain.finding import Finding, not_checked
 from stackwright.domain.host import Host
 from stackwright.domain.machine import Unseen
+from stackwright.project.folder import read_env_file
 from stackwright.runtime import Runtime, Stack
 from stackwright.runtime.compose import ComposeRuntime
 from stackwright.validation import (
@@ -66,7 +67,9 @@ _WITHOUT_RUNTIME = frozenset({gpus.STATES, model.MODELS})
 
 def find_broken(stack: Stack) -> tuple[Finding, ...]:
     """Find what is wrong with the values in force, with the files beside them; nothing where they can be read on."""
-    found = environment.check_environment(stack.plan, stack.env, load_catalog())
+    local = stack.local or stack.paths.local
+    own = read_env_file(local) if local.exists() else {}
+    found = environment.check_environment(stack.plan, stack.env, load_catalog(), own)
     if not any(finding.check.startswith("env-") for finding in found):
         return ()
     beside = (*files.check_files(stack, files.inspect_files(stack)),)

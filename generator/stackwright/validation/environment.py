@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.finding import Finding, error
@@ -13,7 +13,7 @@ from stackwright.domain.setting_spec import problem_with
 from stackwright.engines import engine_named
 from stackwright.errors import did_you_mean
 from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written
-from stackwright.settings import declared_settings
+from stackwright.settings import declared_settings, where_secrets_belong
 from stackwright.validation.check import IN_CONTAINERS, Check, Observation
 
 # What examples and templates write where a person is to write something: CHANGE_ME, <token>, xxxx, your-key-here, TODO.
@@ -24,15 +24,22 @@ PLACEHOLDER = re.compile(
 )
 
 
-def check_environment(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> tuple[Finding, ...]:
+def check_environment(
+    plan: Plan, env: Mapping[str, str], catalog: Catalog, own: Container[str] | None = None
+) -> tuple[Finding, ...]:
     """Check the environment in force: no key unread or missing, every value allowed, values that agree.
 
-    What makes it unusable has a name that begins with `env-`.
+    What makes it unusable has a name that begins with `env-`. `own`: the keys of the person's local file, where they
+    are at hand; every other key stands in the generated one.
     """
     name = plan.environment.value
     local = f"envs/.env.{name}.local"
     settings = flat_settings(plan)
-    found = [_unread(key, local) for key in env if key not in settings]
+    found = [
+        _unread(key, local if own is None or key in own else f"envs/.env.{name}", name)
+        for key in env
+        if key not in settings
+    ]
     parsers = _wrong_for_release(plan, env, catalog)
     for key in settings:
         if key not in env:
@@ -53,10 +60,14 @@ def check_environment(plan: Plan, env: Mapping[str, str], catalog: Catalog) -> t
     return (*found, *(_check_parallel_sizes(plan, env, local) if not found else ()))
 
 
-def _unread(key: str, local: str) -> Finding:
+def _unread(key: str, file: str, environment: str) -> Finding:
     """Return the finding of a misspelt key, or of one that this plan lacks: of another mode, or of a further model."""
-    hint = did_you_mean(key.upper(), declared_settings().by_key) if spec_of_written(key) is None else None
-    fix = f"{hint} Correct it in {local}" if hint else f"remove it from {local}"
+    fix = f"remove it from {file}"
+    if spec_of_written(key) is None:
+        if secret := where_secrets_belong(key, environment):
+            fix = f"{secret}: {fix}"
+        elif hint := did_you_mean(key.upper(), declared_settings().by_key):
+            fix = f"{hint} Correct it in {file}"
     return error("env-unknown-key", found=key[:80], expected="a known key of this plan", fix=fix)
 
 

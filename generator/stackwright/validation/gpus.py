@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from stackwright.detect.gpu_state import read_gpu_states
 from stackwright.domain.finding import Finding, error, not_checked, warning
@@ -27,12 +27,8 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
     if host.driver is not None and host.driver.error is not None and used_gpus(plan):
         return (_driver_fault(host.driver),)
     present = {gpu.uuid: gpu for gpu in host.gpus}
-    found = [
-        error("gpu-missing", found=describe_gpus(host), expected=_planned(plan, uuid, engine.name), fix=again)
-        for engine in plan.engines
-        for uuid in plan.gpus_of(engine)
-        if uuid not in present
-    ]
+    missing = {uuid: engine.name for engine in plan.engines for uuid in plan.gpus_of(engine) if uuid not in present}
+    found = [_missing(plan, host, missing)] if missing else []
     needed = plan.engine.cuda
     runs = host.driver.cuda if host.driver else None
     # The planner may have chosen an image that lifts an older driver (forward or minor-version compatibility).
@@ -44,11 +40,18 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
     return (*found, *_find_drift(plan, host), *_find_changed_links(plan, host))
 
 
-def _planned(plan: Plan, uuid: str, replica: str) -> str:
-    """Name a device of the plan for a person who looks for it in vain."""
-    if any(gpu.uuid == uuid and gpu.mig_slice is not None for gpu in plan.host.gpus):
-        return f"MIG slice {uuid} of the plan for {replica} is missing; a recreated slice has a new UUID"
-    return f"GPU {uuid} of the plan for {replica} is missing"
+def _missing(plan: Plan, host: Host, missing: Mapping[str, str]) -> Finding:
+    """Name all devices of the plan that are not here, each with its engine: they have one cause."""
+    sliced = any(gpu.uuid in missing and gpu.mig_slice is not None for gpu in plan.host.gpus)
+    kind = "MIG slice" if sliced else "GPU"
+    who = ", ".join(f"{uuid} (for {engine})" for uuid, engine in missing.items())
+    count = f"{len(missing)} of the plan's {len(used_gpus(plan))} {kind}{'s' if len(used_gpus(plan)) > 1 else ''}"
+    return error(
+        "gpu-missing",
+        found=f"{count} {'is' if len(missing) == 1 else 'are'} missing: {who}; this machine has {describe_gpus(host)}",
+        expected="the plan's GPUs" + ("; a recreated slice has a new UUID" if sliced else ""),
+        fix=_again(plan),
+    )
 
 
 def used_gpus(plan: Plan) -> tuple[str, ...]:

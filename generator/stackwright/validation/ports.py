@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from stackwright.detect.listener import find_listener
 from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.machine import Unseen
+from stackwright.domain.plan import Origin, Setting
 from stackwright.domain.service import Service, SettingRef
 from stackwright.runtime.ports import why_taken
 from stackwright.validation.check import DOWN, Check, Observation, safely
@@ -19,11 +20,13 @@ class SeenPort:
     """A service's port for the outside. `refusal` is the kernel's to listen there, None where the port is free.
 
     `listener` names who listens there, None where nobody is seen. `port_key` is the setting that chooses another port.
+    `bind_key` is that of the address.
     """
 
     service: Service
     address: str
     port_key: str
+    bind_key: str
     refusal: OSError | None
     listener: str | None = None
 
@@ -40,23 +43,27 @@ def _probe(service: Service, settings: tuple[SettingRef, SettingRef], value: Cal
     found = None if refusal is None else safely(lambda: find_listener(int(port)))
     listener = None if isinstance(found, Unseen) else found
     return SeenPort(
-        service=service, address=f"{bind}:{port}", port_key=settings[1].key, refusal=refusal, listener=listener
+        service=service,
+        address=f"{bind}:{port}",
+        port_key=settings[1].key,
+        bind_key=settings[0].key,
+        refusal=refusal,
+        listener=listener,
     )
 
 
-def check_ports(ports: Iterable[SeenPort], environment: str) -> Iterator[Finding]:
-    """Check that each port is free. To be asked only while the stack itself is down."""
+def check_ports(ports: Iterable[SeenPort], environment: str, planned: Mapping[str, Setting]) -> Iterator[Finding]:
+    """Check that each port is free. To be asked only while the stack itself is down. `planned`: the plan's settings."""
     for port in ports:
         if port.refusal is not None:
-            yield _why_not_free(port, port.refusal, environment)
+            yield _why_not_free(port, port.refusal, environment, planned)
 
 
-def _why_not_free(port: SeenPort, refusal: OSError, environment: str) -> Finding:
-    address, front = port.address, port.service.front
+def _why_not_free(port: SeenPort, refusal: OSError, environment: str, planned: Mapping[str, Setting]) -> Finding:
+    address = port.address
     if refusal.errno == errno.EADDRNOTAVAIL:
         found = f"{address.partition(':')[0]} is not an address of this machine"
-        wish = "its address" if front is None else f"{front.wishes}.bind in envs/{environment}.yaml"
-        fix = f"correct {wish}, then `configure-gpu --env {environment}`"
+        fix = _correct_address(port, environment, planned.get(port.bind_key))
         return error("address-unknown", found=found, expected="127.0.0.1, or an address of this machine", fix=fix)
     another = f"`configure-gpu --env {environment} --set {port.port_key}=…`"
     if refusal.errno == errno.EACCES:  # ports below 1024; a daemon that runs as root may still publish them
@@ -67,6 +74,18 @@ def _why_not_free(port: SeenPort, refusal: OSError, environment: str) -> Finding
     return error("port-taken", found=f"{address}: {refusal.strerror}{holder}", expected="a free port", fix=fix)
 
 
+def _correct_address(port: SeenPort, environment: str, planned: Setting | None) -> str:
+    """Return where a wrong address is corrected: where it was written."""
+    if planned is not None and planned.value != port.address.partition(":")[0]:
+        return f"correct {port.bind_key} in envs/.env.{environment}.local"
+    again, file = f"`configure-gpu --env {environment}`", f"envs/{environment}.yaml"
+    if planned is not None and planned.origin is Origin.PINNED:
+        return f"plan without `--set {port.bind_key}=…`, or with another address: {again}"
+    if port.service.front is None or (planned is not None and planned.source != file):
+        return f"correct {port.bind_key} in {file}, then {again}"
+    return f"correct {port.service.front.wishes}.bind in {file}, then {again}"
+
+
 PORTS = Observation(take=lambda machine: probe_ports(machine.stack.services, machine.stack.value))
 
 
@@ -74,7 +93,7 @@ PORT = Check(
     name="port",
     about="the gateway's port and address, and the program that listens there",
     findings=tuple("port-taken port-privileged address-unknown".split()),
-    rule=lambda on, ports: check_ports(ports, on.environment),
+    rule=lambda on, ports: check_ports(ports, on.environment, on.plan.settings),
     observations=(PORTS,),
     when=DOWN,
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stackwright.domain.catalog import Advisory, Catalog, HoleKind, order_release
 from stackwright.engines.vllm.image_candidates import Candidate, Situation, carries, refused_holes
-from stackwright.errors import NoPlanError, did_you_mean
+from stackwright.errors import NoPlanError
 from stackwright.units import version_parts
 
 
@@ -47,7 +47,7 @@ def no_release(catalog: Catalog, minimum: str | None, exact: str | None, model: 
     newest = catalog.engines[0]
     known = [release.version for release in catalog.engines]
     if exact is not None and exact not in known:
-        hint = did_you_mean(exact, known) or f"the newest known is {newest.version}"
+        hint = f"the newest known are {', '.join(known[:3])}; docs/reference/catalog.md lists all"
         return NoPlanError(f"{newest.name} {exact} is not in the catalog", hint=hint)
     if minimum is not None and exact is not None and order_release(exact) < order_release(minimum):
         return NoPlanError(
