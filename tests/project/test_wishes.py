@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,7 @@ from stackwright.domain.role import Role
 from stackwright.errors import UsageError
 from stackwright.project.folder import read_wishes
 
-from tests.planning_requests import paths_of
+from tests.planning_requests import HOSTS, paths_of
 from tests.test_layers import PACKAGE
 
 WISHES = (
@@ -147,3 +151,28 @@ def with_models(root: Path, models: str) -> Path:
     (root / "envs").mkdir()
     (root / "envs" / "dev.yaml").write_text(f"{text}models: {models}\n", encoding="utf-8")
     return root
+
+
+@pytest.mark.subprocess
+def test_a_clone_that_lost_the_wishes_of_one_environment_says_how_to_get_them_back(tmp_path: Path) -> None:
+    """In a clone nothing else can be copied; another environment needs none of them."""
+    clone = tmp_path / "clone"
+    unwanted = shutil.ignore_patterns("__pycache__", "generated", ".*")
+    for name in ("generator", "compose", "envs"):
+        shutil.copytree(PACKAGE.parents[1] / name, clone / name, ignore=unwanted)
+    wishes = clone / "envs" / "dev.yaml"
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "stackwright", *words, f"--host={HOSTS / 'cpu-small' / 'host.yaml'}"]
+        variables = os.environ | {"PYTHONPATH": str(clone / "generator")}
+        return subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+
+    wishes.write_text("", encoding="utf-8")
+    hint = f"hint: restore it: `git -C {clone} checkout -- envs/dev.yaml`"
+    ended = run("plan")
+    assert (ended.returncode, ended.stderr.splitlines()[-2:]) == (2, [f"error: {wishes}: empty", hint])
+    wishes.unlink()
+    ended = run("plan")
+    assert (ended.returncode, ended.stderr.splitlines()[-2:]) == (2, [f"error: {wishes}: missing", hint])
+    ended = run("configure-gpu", "--env=prod")
+    assert (ended.returncode, (clone / "envs" / ".env.prod").exists()) == (0, True), ended.stderr

@@ -62,8 +62,12 @@ def name_command(command: str, *words: str, root: Path, working: Path) -> str:
 
 
 def missing_base_files(root: Path) -> tuple[str, ...]:
-    """Return the hand-written base files that a project folder does not have, by their paths in it."""
-    return tuple(name for name in _BASE_FILES if not (root / name).exists())
+    """Return the hand-written base files that a project folder does not have, by their paths in it.
+
+    Wishes that a checkout has lost are left out: nothing can be copied, and only their own environment needs them.
+    """
+    missing = (name for name in _BASE_FILES if not (root / name).exists())
+    return tuple(name for name in missing if not name.startswith("envs/") or _is_shipped(name))
 
 
 def lay_out(root: Path) -> None:
@@ -98,6 +102,17 @@ def _packaged(name: str) -> AbstractContextManager[Path]:
     return as_file(files("stackwright") / "base" / name)
 
 
+def _is_shipped(name: str) -> bool:
+    """Say whether a base file is there to be copied: a checkout may have lost it."""
+    with _packaged(name) as shipped:
+        return shipped.is_file()
+
+
+def _restore(name: str) -> str:
+    """Say how a checkout gets a file back that nothing can be copied from."""
+    return f"restore it: `git -C {shlex.quote(str(_CHECKOUT))} checkout -- {name}`"
+
+
 def read_wishes(paths: EnvironmentPaths) -> Wishes:
     """Read envs/<env>.yaml, of the project folder or, where it has none yet, as shipped.
 
@@ -107,6 +122,8 @@ def read_wishes(paths: EnvironmentPaths) -> Wishes:
     if paths.wishes.exists():
         return _parse_wishes(paths.wishes, str(paths.wishes))
     name = str(paths.wishes.relative_to(paths.root))
+    if not _is_shipped(name):
+        raise UsageError(f"{_CHECKOUT / name}: missing", hint=_restore(name))
     with _packaged(name) as shipped:
         return _parse_wishes(shipped, name)
 
@@ -114,7 +131,9 @@ def read_wishes(paths: EnvironmentPaths) -> Wishes:
 def _parse_wishes(path: Path, where: str) -> Wishes:
     data = load_yaml(path, UsageError)
     if data is None:
-        raise UsageError(f"{where}: empty", hint="remove it: `configure-gpu` then copies the default one")
+        name = f"envs/{path.name}"
+        copied = "remove it: `configure-gpu` then copies the default one"
+        raise UsageError(f"{where}: empty", hint=_restore(name) if path == _CHECKOUT / name else copied)
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > WISHES_SCHEMA:
         raise UsageError(
             f"{where}: schema {_written(data['schema'])} is newer than this release reads ({WISHES_SCHEMA})",
