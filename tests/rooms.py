@@ -35,7 +35,7 @@ ROOMS: Mapping[str, Room] = {
     "errors": room(pure=True),
     "units": room(pure=True),
     "domain": room("units errors", pure=True),
-    "settings": room("engines domain units errors", pure=True),
+    "settings": room("engines services domain units errors", pure=True),
     "models.shape": room("models domain", pure=True),
     "models.layers": room("models domain", pure=True),
     "models.config": room("models domain", pure=True),
@@ -45,7 +45,7 @@ ROOMS: Mapping[str, Room] = {
     "models.cache": room("domain"),
     "models.stored": room("models domain", pure=True),
     "engines": room("models domain units errors", pure=True),
-    "planning": room("engines models domain settings units errors", pure=True),
+    "planning": room("engines services models domain settings units errors", pure=True),
     "watching.health": room("watching domain units errors", pure=True),
     "watching.steps": room("domain engines", pure=True),
     "watching.limits": room("watching domain", pure=True),
@@ -54,7 +54,7 @@ ROOMS: Mapping[str, Room] = {
     "atomic": room(),
     "reading": room("errors", libraries="yaml msgspec"),
     "catalog": room("domain reading errors"),
-    "services": room("engines domain settings units errors", pure=True),
+    "services": room("engines domain units errors", pure=True),
     "rendering.numbered": room("engines domain settings", pure=True),
     "rendering": room(
         "services engines domain settings reading units errors", libraries="jinja2 yaml msgspec", pure=True

@@ -15,7 +15,8 @@ from stackwright.engines.vllm.engine import VLLM
 from stackwright.errors import UsageError
 from stackwright.project.pins import check_pins, parse_pin
 from stackwright.rendering.quoting import quote_env, quote_yaml
-from stackwright.settings import all_settings, bind_arguments, declared_settings
+from stackwright.services.engine import bind_arguments
+from stackwright.settings import all_settings, declared_settings
 
 BOUNDED = [spec for spec in all_settings() if spec.kind in (Kind.INTEGER, Kind.CONTEXT)]
 HOSTILE = [

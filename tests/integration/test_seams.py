@@ -91,6 +91,7 @@ def project(
     plain = make_project(**{WHEELS: str(wheels), "STACKWRIGHT_STATE": str(state)})
     toy = kind(folder=plain.folder, variables=plain.variables, port=plain.port, name=plain.name)
     pins = (f"TOY_IMAGE={toy_image}", f"LITELLM_IMAGE={images.gateway}", f"REDIS_IMAGE={images.redis}")
+    pins += (f"TOYBOX_IMAGE={images.gateway}",)
     configured = ("--engine=toy", "--model=smoke", *toy.pins, *(f"--set={pin}" for pin in pins))
     toy.does("configure-gpu", "cpu", "--env=dev", *configured, BROKEN)
     yield toy

@@ -26,8 +26,7 @@ from stackwright.runtime.programs import (
     revision,
     stack_programs,
 )
-from stackwright.services.engine import ENGINE
-from stackwright.settings import bind_arguments
+from stackwright.services.engine import ENGINE, bind_arguments
 
 from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import LLAMA_70B, QWEN_4B, plan_of

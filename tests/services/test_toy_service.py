@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from stackwright.domain.plan import Plan
+from stackwright.project.pins import parse_pin
 from stackwright.rendering import render_plan
 from stackwright.rendering.compose import render_base
 from stackwright.runtime.programs import Provisions, render_start, stack_programs
@@ -18,17 +20,27 @@ from tests.toy_service import ROW
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """Return a plan of a small host, with the toy registered."""
-    monkeypatch.setattr("stackwright.services.SERVICES", [*SERVICES, ROW])
-    return plan_for(recorded("cpu-small"))
+def plan() -> Iterator[Plan]:
+    """Give a plan of a small host, with the toy registered."""
+    SERVICES.append(ROW)
+    yield plan_for(recorded("cpu-small"))
+    SERVICES.remove(ROW)
+
+
+def test_its_settings_stand_among_all_others(plan: Plan) -> None:
+    assert plan.settings["TOYBOX_IMAGE"].value == "toybox:1"
+    keys = list(plan.settings)
+    assert keys.index("STACKWRIGHT_GID") < keys.index("TOYBOX_IMAGE") < keys.index("GATEWAY_BIND")
+    (text,) = (file.text for file in render_plan(plan) if file.path.name.startswith(".env"))
+    assert "TOYBOX_IMAGE=toybox:1\n" in text
+    assert parse_pin("TOYBOX_IMAGE=mine:2") == ("TOYBOX_IMAGE", "mine:2")
 
 
 def test_compose_gets_it_whole_in_the_override(plan: Plan) -> None:
     (override,) = (yaml.safe_load(file.text) for file in render_plan(plan) if file.path.name == "override.yaml")
     toy = override["services"]["toybox"]
     assert "toybox" not in yaml.safe_load(render_base())["services"]
-    assert (toy["image"], toy["entrypoint"]) == ("${LITELLM_IMAGE:?}", ["python3"])
+    assert (toy["image"], toy["entrypoint"]) == ("${TOYBOX_IMAGE:?}", ["python3"])
     assert toy["command"] == ["-m", "http.server", "--bind", "0.0.0.0", "8080"]
     assert toy["environment"] == {"GATEWAY": "http://gateway:4000"}
     assert toy["depends_on"] == {"gateway": {"condition": "service_started"}}

@@ -30,7 +30,8 @@ class SettingSpec:
     """One emitted key.
 
     `flag` is the engine flag that carries it, left out where the value is `absent`. A setting with `pinnable` False
-    follows from others. `minimum` and `maximum` bound the number kinds, both inclusive.
+    follows from others; one that is `per_model` has a value for each model. `minimum` and `maximum` bound the number
+    kinds, both inclusive.
     """
 
     key: str
@@ -43,6 +44,7 @@ class SettingSpec:
     flag: str | None = None
     pinnable: bool = True
     absent: str | None = None
+    per_model: bool = False
 
 
 def whole_number(

@@ -15,6 +15,7 @@ from stackwright.planning.switching import switching_settings
 from stackwright.planning.utilization import Utilization
 from stackwright.planning.workers import DECISION as WORKERS_DECISION
 from stackwright.planning.workers import count_gateway_workers
+from stackwright.services import SERVICES
 from stackwright.settings import all_settings, declared_settings
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 QUEUE_SLOTS = "GATEWAY_MAX_CONCURRENT_REQUESTS"
 WORKERS = "LITELLM_NUM_WORKERS"
 CUDA_DEVICE_ORDER = "PCI_BUS_ID"
-PUBLISHING = "docs/how-to/publish.md"
 DECISION = "docs/decisions/0002-first-plan.md"
 
 
@@ -63,17 +63,14 @@ def model_settings(
 def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching | None) -> dict[str, Setting]:
     """Return the settings that follow from the environment and the host alone, whatever models it serves."""
     wishes, name, wished = request.wishes, request.environment.value, request.file
-    gateway, redis = catalog.service("gateway"), catalog.service("redis")
     return {
         "COMPOSE_PROJECT_NAME": _setting(f"stackwright-{name}", "one project per environment", DECISION),
         "STACKWRIGHT_ENVIRONMENT": _setting(name, "asked for", "command line"),
         "STACKWRIGHT_UID": _setting(str(request.user.uid), "the user who configured, as owner of the files", "host"),
         "STACKWRIGHT_GID": _setting(str(request.user.gid), "the group who configured", "host"),
-        "LITELLM_IMAGE": _catalog(gateway.image, "pinned release", gateway.source),
-        "REDIS_IMAGE": _catalog(redis.image, "router state of the gateway", redis.source),
+        **{key: setting for row in SERVICES for key, setting in row.values(catalog).items()},
         "GATEWAY_BIND": _wished(wishes.gateway.bind, wished),
         "GATEWAY_PORT": _wished(str(wishes.gateway.port), wished),
-        "GATEWAY_PLAIN_HTTP": _setting("refused", "plain HTTP exposes keys and answers", PUBLISHING),
         **switching_settings(switching),
         "HF_HOME": _setting(request.folders.hf_home, "Hugging Face cache, shared by all environments", "host"),
         request.engine.keys.cache_folder: _setting(
@@ -119,7 +116,3 @@ def _setting(value: str, reason: str, source: str) -> Setting:
 
 def _wished(value: str, file: str) -> Setting:
     return Setting(value=value, reason=f"set in {file}", source=file, origin=Origin.WISHED)
-
-
-def _catalog(value: str, reason: str, source: str) -> Setting:
-    return Setting(value=value, reason=reason, source=source, origin=Origin.CATALOG)

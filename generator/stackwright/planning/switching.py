@@ -14,7 +14,7 @@ from stackwright.domain.plan import Origin, ServedModel, Setting
 from stackwright.engines import engine_named
 from stackwright.errors import NoPlanError, UsageError
 from stackwright.planning.request import PlanRequest, Switching, WantedModel
-from stackwright.settings import SWITCHING
+from stackwright.services.engine import SWITCHING
 
 DECISION = "docs/decisions/0033-switching.md"
 # Long enough to answer what has gathered meanwhile: a model that is loaded for one request is loaded in vain.

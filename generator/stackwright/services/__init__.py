@@ -9,31 +9,45 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from stackwright.domain.plan import Plan
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.plan import Plan, Setting
 from stackwright.domain.service import Front, Service
+from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
+from stackwright.services import engine, gateway, redis
 from stackwright.services.engine import ENGINE, engine_services
 from stackwright.services.gateway import GATEWAY, KEYS, gateway_services
 from stackwright.services.redis import REDIS, redis_services
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ServiceRow:
     """How the services of one kind follow from a plan.
 
+    `settings` are those that it declares; `values` returns those whose value follows from the catalog alone.
     `base` is what the base files say of it before there is a plan; a service without it stands in the override alone.
     `secrets` are those that are made for it, each with what its text has to begin with.
     """
 
     make: Callable[[Plan], tuple[Service, ...]]
+    settings: tuple[SettingSpec, ...] = ()
+    values: Callable[[Catalog], Mapping[str, Setting]] = lambda _: {}
     base: Service | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 SERVICES: list[ServiceRow] = [
-    ServiceRow(make=engine_services, base=ENGINE, secrets={"engine_key": ""}),
-    ServiceRow(make=redis_services, base=REDIS, secrets={"redis_password": ""}),
-    ServiceRow(make=gateway_services, base=GATEWAY, secrets=KEYS),
+    ServiceRow(make=engine_services, settings=engine.SETTINGS, base=ENGINE, secrets={"engine_key": ""}),
+    ServiceRow(
+        make=redis_services,
+        settings=redis.SETTINGS,
+        values=redis.catalog_values,
+        base=REDIS,
+        secrets={"redis_password": ""},
+    ),
+    ServiceRow(
+        make=gateway_services, settings=gateway.SETTINGS, values=gateway.catalog_values, base=GATEWAY, secrets=KEYS
+    ),
 ]
 """What runs, what others wait for first."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from stackwright.domain.plan import Mode, Plan, Replica
 from stackwright.domain.service import (
@@ -28,9 +29,49 @@ from stackwright.domain.service import (
     VisibleGpus,
     Word,
 )
+from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine
-from stackwright.settings import SWITCHING, bind_arguments, declared_settings
+
+T = TypeVar("T")
+
+SETTINGS: tuple[SettingSpec, ...] = (
+    whole_number("SWITCH_MIN_RESIDENCE_S", "Switching", (0, 86400), "Least seconds that a model stays loaded"),
+    whole_number(
+        "SWITCH_DRAIN_S", "Switching", (0, 86400), "Seconds that running requests may take to finish before a switch"
+    ),
+    whole_number("SWITCH_LOAD_LIMIT_S", "Switching", (1, 86400), "Most seconds for loading a model"),
+    SettingSpec(
+        key="CUDA_DEVICE_ORDER",
+        section="GPUs",
+        kind=Kind.TEXT,
+        meaning="Order in which CUDA numbers the GPUs",
+        choices=("PCI_BUS_ID", "FASTEST_FIRST"),
+    ),
+    SettingSpec(
+        key="NVIDIA_VISIBLE_DEVICES",
+        section="GPUs",
+        kind=Kind.TEXT,
+        meaning="GPUs that the plan uses, by UUID",
+    ),
+    SettingSpec(
+        key="CUDA_VISIBLE_DEVICES",
+        section="GPUs",
+        kind=Kind.TEXT,
+        meaning="GPUs of one replica, as its container numbers them",
+        pinnable=False,
+        per_model=True,
+    ),
+    whole_number("GPU_COUNT", "GPUs", (1, 1024), "Number of GPUs in use, all replicas together", pinnable=False),
+    SettingSpec(
+        key="HF_HOME",
+        section="Caches",
+        kind=Kind.PATH,
+        meaning="Model cache on the host, shared by all environments",
+    ),
+)
+SWITCHING = {"residence_s": "SWITCH_MIN_RESIDENCE_S", "drain_s": "SWITCH_DRAIN_S", "load_s": "SWITCH_LOAD_LIMIT_S"}
+"""What bounds a switch of models, as the program that switches names it, and the settings that carry it."""
 
 TURNS_SCHEMA = 1
 """The form of what compose/engine/switching/switch.py is told."""
@@ -107,7 +148,7 @@ def _engine(plan: Plan, replica: Replica) -> Service:
         command=(*base.command, *_command(plan, replica)),
         environment={
             **base.environment,
-            **_variables(replica),
+            **_variables(engine, replica),
             # Several engines on one processor would all bind their threads to the same cores.
             **({"ENGINE_PLACES": core_range} if core_range else {}),
         },
@@ -138,7 +179,7 @@ def _shared_memory(loaded: tuple[Replica, ...], engine: Engine) -> SharedMemory:
 
 def _command(plan: Plan, replica: Replica) -> tuple[Word, ...]:
     """Return what the service is started with: the engine's arguments, or those of all that take turns in it."""
-    loaded = plan.turns(replica)
+    loaded, engine = plan.turns(replica), engine_named(plan.engine.name)
     if len(loaded) == 1:
         return _arguments(plan, replica)
     seconds: dict[str, Word] = {word: SettingRef(key=key) for word, key in SWITCHING.items()}
@@ -146,7 +187,7 @@ def _command(plan: Plan, replica: Replica) -> tuple[Word, ...]:
         {
             "name": replica.model,
             "arguments": _arguments(plan, replica),
-            "environment": _variables(replica),
+            "environment": _variables(engine, replica),
             "start_limit_s": seconds["load_s"],
         }
         for replica in loaded
@@ -168,14 +209,28 @@ def _arguments(plan: Plan, replica: Replica) -> tuple[Word, ...]:
     return bind_arguments(replica.args, flags, lambda key: SettingRef(key=key, model=replica.model))
 
 
-def _variables(replica: Replica) -> dict[str, Word]:
+def _variables(engine: Engine, replica: Replica) -> dict[str, Word]:
     """Return the engine's own variables, which differ from model to model."""
-    return {name: _variable(replica, name, value) for name, value in replica.env}
+    declared = {spec.key for spec in (*SETTINGS, *engine.settings)}
+    return {name: _variable(replica, name) if name in declared else value for name, value in replica.env}
 
 
-def _variable(replica: Replica, name: str, value: str) -> Word:
-    if name not in declared_settings().by_key:
-        return value
+def _variable(replica: Replica, name: str) -> Word:
     setting = SettingRef(key=name, model=replica.model)
     is_device_list = name == "CUDA_VISIBLE_DEVICES"
     return VisibleGpus(gpu_uuids=replica.gpu_uuids, setting=setting) if is_device_list else setting
+
+
+def bind_arguments(
+    arguments: Iterable[str], flags: Mapping[str, str], reference: Callable[[str], T]
+) -> tuple[T | str, ...]:
+    """Replace each value that a setting carries by `reference(key)`: a person's local environment file beats it.
+
+    `flags`: the engine's, each with the key that it carries.
+    """
+    bound: list[T | str] = []
+    waiting: str | None = None
+    for word in arguments:
+        bound.append(reference(waiting) if waiting else word)
+        waiting = None if waiting else flags.get(word)
+    return tuple(bound)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stackwright.domain.plan import Plan
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.plan import Origin, Plan, Setting
 from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe
 from stackwright.domain.service import (
     AsProcess,
@@ -29,11 +30,63 @@ from stackwright.domain.service import (
     Word,
     WorkerProcesses,
 )
+from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.services.engine import ENGINE
 from stackwright.services.redis import REDIS
-from stackwright.settings import OWN_SETTINGS
 from stackwright.units import GIB
 
+
+def _per_model(key: str, section: str, bounds: tuple[int, int], meaning: str) -> SettingSpec:
+    return replace(whole_number(key, section, bounds, meaning), per_model=True)
+
+
+SETTINGS: tuple[SettingSpec, ...] = (
+    SettingSpec(key="LITELLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Gateway image"),
+    SettingSpec(
+        key="GATEWAY_BIND", section="Gateway", kind=Kind.ADDRESS, meaning="Address that the gateway is published on"
+    ),
+    whole_number("GATEWAY_PORT", "Gateway", (1, 65535), "Port that the gateway is published on"),
+    SettingSpec(
+        key="GATEWAY_PLAIN_HTTP",
+        section="Gateway",
+        kind=Kind.TEXT,
+        meaning="Plain HTTP beyond this machine: refused or allowed",
+        choices=("refused", "allowed"),
+    ),
+    whole_number("LITELLM_NUM_WORKERS", "Gateway", (1, 256), "Worker processes of the gateway"),
+    SettingSpec(
+        key="GATEWAY_ROUTING_STRATEGY",
+        section="Gateway",
+        kind=Kind.TEXT,
+        meaning="How the gateway chooses a replica",
+        choices=("simple-shuffle", "least-busy", "latency-based-routing", "usage-based-routing-v2"),
+    ),
+    whole_number(
+        "GATEWAY_REQUEST_TIMEOUT_S", "Gateway", (1, 86400), "Seconds that a request may wait in the queue, and then run"
+    ),
+    whole_number("GATEWAY_COOLDOWN_S", "Gateway", (1, 3600), "Seconds that a failing replica is skipped"),
+    _per_model("GATEWAY_MAX_CONCURRENT_REQUESTS", "Limits", (0, 65536), "Concurrent requests per model; 0: no limit"),
+    _per_model(
+        "GATEWAY_MAX_QUEUED_REQUESTS",
+        "Limits",
+        (0, 65536),
+        "Queued requests per model; further ones are answered 429",
+    ),
+    _per_model(
+        "GATEWAY_MAX_INPUT_TOKENS",
+        "Limits",
+        (0, 2**31 - 1),
+        "Longest input in tokens; longer is answered 400; 0: no limit",
+    ),
+    whole_number(
+        "GATEWAY_MAX_BODY_BYTES",
+        "Limits",
+        (0, 2**31 - 1),
+        "Longest request in bytes; longer is answered 413; 0: no limit",
+    ),
+    whole_number("GATEWAY_KEY_REQUESTS_PER_MINUTE", "Limits", (0, 10**9), "Requests per minute and key; 0: no limit"),
+    whole_number("GATEWAY_KEY_TOKENS_PER_MINUTE", "Limits", (0, 10**9), "Tokens per minute and key; 0: no limit"),
+)
 LIMITS = {
     "concurrent_requests": "GATEWAY_MAX_CONCURRENT_REQUESTS",
     "queued_requests": "GATEWAY_MAX_QUEUED_REQUESTS",
@@ -92,7 +145,7 @@ GATEWAY = Service(
         "REQUEST_TIMEOUT": SettingRef(key="GATEWAY_REQUEST_TIMEOUT_S"),
         "DEFAULT_COOLDOWN_TIME_SECONDS": SettingRef(key="GATEWAY_COOLDOWN_S"),
         "GATEWAY_ROUTING_STRATEGY": SettingRef(key="GATEWAY_ROUTING_STRATEGY"),
-        **{spec.key: SettingRef(key=spec.key) for spec in OWN_SETTINGS if spec.section == "Limits"},
+        **{spec.key: SettingRef(key=spec.key) for spec in SETTINGS if spec.section == "Limits"},
         "GATEWAY_PLACES": ScratchRef(name="gateway.places"),
         # Where several workers add their figures up (start.sh).
         "GATEWAY_METRICS": ScratchRef(name="gateway.metrics"),
@@ -157,3 +210,11 @@ def _further_limits(plan: Plan) -> dict[str, Word]:
         for key in LIMITS.values()
         if key in model.settings
     }
+
+
+def catalog_values(catalog: Catalog) -> dict[str, Setting]:
+    """Return the settings that follow from the catalog alone, or from nothing."""
+    row = catalog.service(_NAME)
+    consent = Setting(value="refused", reason="plain HTTP exposes keys and answers", source="docs/how-to/publish.md")
+    image = Setting(value=row.image, reason="pinned release", source=row.source, origin=Origin.CATALOG)
+    return {"LITELLM_IMAGE": image, "GATEWAY_PLAIN_HTTP": consent}

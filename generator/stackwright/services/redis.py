@@ -5,7 +5,8 @@ Pure.
 
 from __future__ import annotations
 
-from stackwright.domain.plan import Plan
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.plan import Origin, Plan, Setting
 from stackwright.domain.service import (
     AsProcess,
     Health,
@@ -18,8 +19,10 @@ from stackwright.domain.service import (
     SettingRef,
     SocketProbe,
 )
+from stackwright.domain.setting_spec import Kind, SettingSpec
 
 _NAME = "redis"
+SETTINGS = (SettingSpec(key="REDIS_IMAGE", section="Images", kind=Kind.TEXT, meaning="Redis image"),)
 
 REDIS = Service(
     name=_NAME,
@@ -49,3 +52,13 @@ REDIS = Service(
 def redis_services(_: Plan) -> tuple[Service, ...]:
     """Return Redis, which follows from no plan."""
     return (REDIS,)
+
+
+def catalog_values(catalog: Catalog) -> dict[str, Setting]:
+    """Return the setting that follows from the catalog alone."""
+    row = catalog.service(_NAME)
+    return {
+        "REDIS_IMAGE": Setting(
+            value=row.image, reason="router state of the gateway", source=row.source, origin=Origin.CATALOG
+        )
+    }
