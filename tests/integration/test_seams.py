@@ -90,8 +90,8 @@ def project(
     kind: type[ToyProject] = request.param
     plain = make_project(**{WHEELS: str(wheels), "STACKWRIGHT_STATE": str(state)})
     toy = kind(folder=plain.folder, variables=plain.variables, port=plain.port, name=plain.name)
-    pins = (f"TOY_IMAGE={toy_image}", f"LITELLM_IMAGE={images.gateway}", f"REDIS_IMAGE={images.redis}")
-    pins += (f"TOYBOX_IMAGE={images.gateway}",)
+    images_here = {"TOY": toy_image, "LITELLM": images.gateway, "REDIS": images.redis, "TOYBOX": images.gateway}
+    pins = [f"{name}_IMAGE={image}" for name, image in images_here.items()]
     configured = ("--engine=toy", "--model=smoke", *toy.pins, *(f"--set={pin}" for pin in pins))
     toy.does("configure-gpu", "cpu", "--env=dev", *configured, BROKEN)
     yield toy
