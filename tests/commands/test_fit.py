@@ -133,6 +133,27 @@ def test_a_host_without_a_gpu_says_which_length_its_cache_holds() -> None:
     assert longest.verdict is Verdict.FITS
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "hint"),
+    [
+        (
+            "cpu-small",
+            ("Qwen/Qwen3-32B", "--tensor-parallel", "2"),
+            "no context length fits: use a smaller or quantized model, or a host with more memory",
+        ),
+        (
+            "8x-h100-nvswitch",
+            ("Qwen/Qwen3-32B", "--tensor-parallel", "3"),
+            "--tensor-parallel: sizes that divide its heads: 1, 2, 4, 8",
+        ),
+    ],
+)
+def test_a_hint_is_tried_before_it_is_given(name: str, words: tuple[str, ...], hint: str) -> None:
+    with pytest.raises(NoPlanError) as caught:
+        fit(asked("--model", *words), host(name))
+    assert caught.value.hint == hint
+
+
 def test_a_share_of_gpu_memory_is_read_by_nobody_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     fit(asked("--model", "smoke", "--gpu-memory-utilization", "0.5"), host("cpu-small"))
     assert "--gpu-memory-utilization has no effect on a processor" in capsys.readouterr().err

@@ -144,6 +144,28 @@ def test_without_a_gpu_the_request_stays() -> None:
     assert with_default_llm(asked, CATALOG, has_token=False) == asked
 
 
+@pytest.mark.parametrize(
+    ("host", "key", "value"),
+    [
+        ("8x-h100-nvswitch", "VLLM_TENSOR_PARALLEL_SIZE", "3"),
+        ("cpu-small", "VLLM_TENSOR_PARALLEL_SIZE", "64"),
+        ("cpu-small", "LITELLM_NUM_WORKERS", "256"),
+    ],
+)
+def test_a_pin_that_is_in_the_way_is_named(host: str, key: str, value: str) -> None:
+    """Whatever the model, a smaller one would not help."""
+    with pytest.raises(NoPlanError) as caught:
+        make_plan(request(recorded(host), pins={key: value}), CATALOG)
+    assert str(caught.value.hint).startswith(f"lower or remove `--set {key}=…`")
+
+
+def test_a_pin_that_no_catalog_model_can_follow_is_named() -> None:
+    asked = request(recorded("8x-h100-nvswitch"), pins={"VLLM_TENSOR_PARALLEL_SIZE": "3"})
+    with pytest.raises(NoPlanError, match="VLLM_TENSOR_PARALLEL_SIZE=3 divides") as caught:
+        with_default_llm(asked, CATALOG, has_token=False)
+    assert str(caught.value.hint).startswith("remove `--set VLLM_TENSOR_PARALLEL_SIZE=…`")
+
+
 def test_a_pin_across_pcie_is_followed() -> None:
     """The person fixed the ranks: the model may be as large as they hold."""
     asked = request(recorded("2x-rtx4090"), pins={"VLLM_TENSOR_PARALLEL_SIZE": "2"})

@@ -125,11 +125,29 @@ def fit(asked: FitArguments, host: Host) -> Forecast:
     if answer.verdict is Verdict.DOES_NOT_FIT:
         raise NoPlanError(
             f"{asked.model} does not fit with these settings",
-            hint=f"{answer.surely} tokens fit: `--max-model-len {answer.surely}`"
-            if 0 < answer.surely < answer.max_model_len
-            else "use a smaller or quantized model, or more GPUs with --tensor-parallel",
+            hint=_what_fits(asked, host, answer),
         )
     return answer
+
+
+def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
+    """Return what would fit, tried before it is said."""
+    from stackwright.catalog.load import load_llms
+    from stackwright.models.read import read_model
+    from stackwright.models.stored import name_llm
+    from stackwright.planning.placement import Heads
+
+    length = answer.surely
+    if 0 < length < answer.max_model_len:
+        shorter = replace(asked, settings=replace(asked.settings, max_model_len=length))
+        if answer_fit(shorter, host).verdict is not Verdict.DOES_NOT_FIT:
+            return f"{length} tokens fit: `--max-model-len {length}`"
+    llm = name_llm(read_model(asked.model, load_llms()))
+    heads = Heads(attention=llm.attention_heads, kv=llm.kv_heads)
+    if not heads.allow(asked.settings.tp):
+        return f"--tensor-parallel: sizes that divide its heads: {heads.sizes(max(len(host.gpus), 1))}"
+    more = ", or more GPUs with --tensor-parallel" if host.gpus else ", or a host with more memory"
+    return f"no context length fits: use a smaller or quantized model{more}"
 
 
 def answer_fit(asked: FitArguments, host: Host) -> Forecast:

@@ -52,6 +52,12 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
         engine_version=chosen.version,
     )
     best = choice.best
+    if best is None and all(_roomiest(inside, row) is None for row in catalog.llms):
+        pin = request.fixed[request.engine.keys.tensor_parallel]
+        raise NoPlanError(
+            f"{pin.written}={pin.value} divides the attention heads of no catalog model",
+            hint=f"remove {pin.written_at}, or pin a size that divides them, such as 1, 2, 4 or 8",
+        )
     if best is None:
         raise NoPlanError(
             f"no catalog model fits on {len(options[0].groups[0])}× {options[0].gpus[0].name}",

@@ -59,6 +59,8 @@ def plan_model(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     try:
         return plan_as_is(request, catalog)
     except NoPlanError as refusal:
+        if hint := _without_a_pin(request, catalog):
+            raise NoPlanError(refusal.message, hint=hint) from None
         raise blame_others(request, refusal, lambda freed: plan_as_is(freed, catalog)) from None
 
 
@@ -279,6 +281,25 @@ def _shorter(request: ModelRequest, catalog: Catalog) -> str | None:
         return None
     where = request.fixed[context].written_at if pinned else f"max_model_len in {request.whole.file}"
     return f"lower {where}" + ("" if found == "auto" else f": {found} fits")
+
+
+def _without_a_pin(request: ModelRequest, catalog: Catalog) -> str | None:
+    """Return the hint to change a pinned size or number of workers without which the model fits; None where none is."""
+    keys = request.engine.keys
+    for key in (keys.tensor_parallel, keys.pipeline_parallel, WORKERS):
+        if key not in request.fixed:
+            continue
+        fixed = {other: pin for other, pin in request.fixed.items() if other != key}
+        try:
+            plan_as_is(replace(request, fixed=fixed), catalog)
+        except NoPlanError:
+            continue
+        heads = Heads(attention=request.llm.attention_heads, kv=request.llm.kv_heads)
+        sizes = heads.sizes(max(len(request.host.gpus), 1)) if key == keys.tensor_parallel else ""
+        return f"lower or remove {request.fixed[key].written_at}" + (
+            f"; sizes that divide its heads: {sizes}" if sizes else ""
+        )
+    return None
 
 
 def _larger_share(request: ModelRequest) -> str | None:

@@ -32,6 +32,10 @@ class Heads:
         divided = self.attention is None or self.attention % ranks == 0
         return divided and (self.kv is None or self.kv % ranks == 0 or ranks % self.kv == 0)
 
+    def sizes(self, most: int) -> str:
+        """Return the sizes up to `most` that divide the heads, in words."""
+        return ", ".join(str(size) for size in range(1, most + 1) if self.allow(size))
+
 
 def placements(
     host: Host,
