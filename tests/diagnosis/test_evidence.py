@@ -172,6 +172,19 @@ def test_a_refusal_is_evidence(stack: Stack) -> None:
     assert named(gathered.evidence) == [("runtime", "gpu-runtime-missing")]
 
 
+def test_what_died_and_starts_again_has_fallen(stack: Stack) -> None:
+    """One that starts for the first time has not, nor one that has answered since."""
+    runtime = Told(
+        states=(
+            state("engine", ServicePhase.STARTING, restarts=1),
+            state("redis", ServicePhase.HEALTHY, restarts=1),
+            state("gateway", ServicePhase.STARTING),
+        ),
+        texts={"engine": "", "redis": "", "gateway": ""},
+    )
+    assert [each.name for each in gather(runtime, stack, kernel="").fallen] == ["engine"]
+
+
 def test_where_nothing_runs_the_last_failed_start_tells(stack: Stack) -> None:
     folder = failures_of(stack)
     folder.mkdir(parents=True)

@@ -30,6 +30,7 @@ from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode, Origin
+from stackwright.domain.service import ServicePhase
 from stackwright.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
 from stackwright.models.read import SMOKE
 from stackwright.project import folder as project
@@ -168,10 +169,19 @@ def _show(detection: Detection, on_host: tuple[Named, ...], exams: tuple[Examina
             report.tell(f"{name}: not running; from the logs of the last start, which failed:")
         report.print_failures(name, ((named.service, named.diagnosis) for named in exam.named))
         for service, line in exam.unknown:
-            report.print_text(report.on_one_line(f"{name}: {service}: no known failure; its log says: {line}"))
+            why = f"{_how_it_fell(exam.gathered, service)}no known failure; its log says: {line}"
+            report.print_text(report.on_one_line(f"{name}: {service}: {why}"))
         if exam.unreadable is not None:
             report.show_error(exam.unreadable)
         report.show_findings(exam.findings)
+
+
+def _how_it_fell(gathered: Gathered, service: str) -> str:
+    """Begin a sentence about a service that ended and starts again: `status` alone shows it as one that starts."""
+    state = next((state for state in gathered.fallen if state.name == service), None)
+    if state is None or state.phase is not ServicePhase.STARTING:
+        return ""
+    return f"{state.detail or f'restarted {state.restarts} times'}; "
 
 
 def describe(exam: Examination) -> dict[str, object]:

@@ -52,8 +52,13 @@ class Gathered:
 
     @property
     def fallen(self) -> tuple[ServiceState, ...]:
-        """The services that ended, or that answered and no longer do."""
-        return tuple(state for state in self.states if state.phase in (ServicePhase.EXITED, ServicePhase.UNHEALTHY))
+        """The services that ended, also where they have been started again since, or that no longer answer."""
+        ill = (ServicePhase.EXITED, ServicePhase.UNHEALTHY)
+        return tuple(
+            state
+            for state in self.states
+            if state.phase in ill or (state.phase is ServicePhase.STARTING and state.restarts)
+        )
 
 
 NOTHING = Gathered()

@@ -327,7 +327,13 @@ class ProcessesRuntime:
             )
         phase = self._phase(service, told["pid"])
         effort = None if phase is ServicePhase.HEALTHY else measure(members(groups[-1])) if groups else None
-        return ServiceState(name=name, phase=phase, restarts=restarts, effort=effort, traces=traces)
+        detail = self._why_again(name) if restarts and phase is ServicePhase.STARTING else None
+        return ServiceState(name=name, phase=phase, restarts=restarts, detail=detail, effort=effort, traces=traces)
+
+    def _why_again(self, name: str) -> str | None:
+        """Return how a service ended before it was started again, as far as supervisord tells."""
+        code = exit_code(_content(self._logs / "supervisord.log").decode(errors="replace"), name)
+        return None if code is None else f"restarted after exit code {code}"
 
     def _phase(self, service: Service, pid: int) -> ServicePhase:
         """Ask a running service; one that has answered in this life and no longer does is unhealthy."""
