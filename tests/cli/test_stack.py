@@ -114,6 +114,16 @@ def test_an_environment_file_that_lost_its_lines_is_told_line_by_line(run: Run, 
 
 
 @pytest.mark.subprocess
+def test_pinning_images_offers_no_flag_that_it_lacks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Docker there is nothing to pin by."""
+    assert run("configure-gpu", "cpu", "--env=dev").code == 0
+    monkeypatch.setenv("PATH", "/nonexistent")
+    ran = run("pin-images", "dev")
+    assert ran.code == 6
+    assert "--runtime" not in ran.err
+
+
+@pytest.mark.subprocess
 def test_a_plan_for_other_gpus_is_not_started_here(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert run("configure-gpu", "--env=dev", host="2x-rtx3090-nvlink").code == 0

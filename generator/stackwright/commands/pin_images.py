@@ -45,13 +45,17 @@ def run(arguments: PinImagesArguments) -> None:
     stack = load_stack(find_paths(arguments.out).of(arguments.environment))
     before = digests.read_image_pins(stack.root)
     today = datetime.now(UTC).date().isoformat()
-    found = _pull_all(
-        {
-            without_digest(stack.env[written]): written
-            for key in declared_settings().images
-            for written in keys_of(stack.env, key)
-        }
-    )
+    images = {
+        without_digest(stack.env[written]): written
+        for key in declared_settings().images
+        for written in keys_of(stack.env, key)
+    }
+    try:
+        found = _pull_all(images)
+    except RuntimeRefusedError as refusal:
+        from stackwright.runtime.docker import OR_WITHOUT
+
+        raise RuntimeRefusedError(refusal.message, hint=(refusal.hint or "").removesuffix(OR_WITHOUT) or None) from None
     if not found:
         raise ValidationError(
             f"{stack.plan.environment}: no image could be pinned",

@@ -12,7 +12,6 @@ import atexit
 import hashlib
 import re
 import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,16 +22,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from stackwright.domain.service import ServicePhase, ServiceState
-from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say, ServiceChange, Stack
 from stackwright.runtime.activity import container_processes, container_traces, measure
 from stackwright.runtime.docker import (
-    NO_ENGINE_HINT,
     ask,
     begin,
     client_words,
     compose_words,
     end,
+    need_command,
     pull,
     read_events,
     read_inspect,
@@ -232,8 +230,7 @@ class ComposeRuntime:
         if self._docker is None:
             from python_on_whales import DockerClient
 
-            if shutil.which("docker") is None:
-                raise RuntimeRefusedError("no `docker` command on this machine", hint=NO_ENGINE_HINT)
+            need_command()
             self._docker = DockerClient(
                 compose_files=list(_compose_files(self._stack)),
                 compose_env_files=list(_env_files(self._stack)),

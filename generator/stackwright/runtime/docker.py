@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -23,7 +24,9 @@ from stackwright.runtime.process_groups import owned
 if TYPE_CHECKING:
     from python_on_whales import DockerClient
 
-NO_ENGINE_HINT = "start Docker, or run without Docker: --runtime processes"
+# Ends a hint where the command can do without: one that has no `--runtime` takes it off.
+OR_WITHOUT = ", or run without Docker: --runtime processes"
+NO_ENGINE_HINT = f"start Docker{OR_WITHOUT}"
 
 # Compose takes a moment to leave at SIGTERM; after this it is killed.
 ENDS_WITHIN_S = 10
@@ -39,11 +42,11 @@ HINTS = (
     ("port is already allocated", "stop what uses the port, or choose another with --set GATEWAY_PORT=..."),
     ("address already in use", "stop what uses the port, or choose another with --set GATEWAY_PORT=..."),
     ("could not select device driver", "install the NVIDIA Container Toolkit and restart Docker"),
-    ("permission denied while trying to connect", "join the docker group, or run without Docker: --runtime processes"),
+    ("permission denied while trying to connect", f"join the docker group{OR_WITHOUT}"),
     ("Cannot connect to the Docker daemon", NO_ENGINE_HINT),
     ("error during connect", NO_ENGINE_HINT),
-    ("is not a docker command", "install Docker Compose v2, or run without Docker: --runtime processes"),
-    ("unknown shorthand flag: 'f'", "install Docker Compose v2, or run without Docker: --runtime processes"),
+    ("is not a docker command", f"install Docker Compose v2{OR_WITHOUT}"),
+    ("unknown shorthand flag: 'f'", f"install Docker Compose v2{OR_WITHOUT}"),
 )
 
 
@@ -56,10 +59,21 @@ class ClientAnswer(NamedTuple):
 
 
 def open_client() -> DockerClient:
-    """Return a client of the engine that the `docker` command reaches; nothing is asked yet."""
+    """Return a client of the engine that the `docker` command reaches; nothing is asked yet.
+
+    Raises:
+        RuntimeRefusedError: there is no such command.
+    """
     from python_on_whales import DockerClient
 
+    need_command()
     return DockerClient()
+
+
+def need_command() -> None:
+    """Refuse a machine without the `docker` command. Raises RuntimeRefusedError."""
+    if shutil.which("docker") is None:
+        raise RuntimeRefusedError("no `docker` command on this machine", hint=NO_ENGINE_HINT)
 
 
 def client_words(docker: DockerClient) -> list[str]:

@@ -327,8 +327,8 @@ class ProcessesRuntime:
             )
         phase = self._phase(service, told["pid"])
         effort = None if phase is ServicePhase.HEALTHY else measure(members(groups[-1])) if groups else None
-        detail = self._why_again(name) if restarts and phase is ServicePhase.STARTING else None
-        return ServiceState(name=name, phase=phase, restarts=restarts, detail=detail, effort=effort, traces=traces)
+        again = self._why_again(name) if restarts and phase is ServicePhase.STARTING else None
+        return ServiceState(name=name, phase=phase, restarts=restarts, detail=again, effort=effort, traces=traces)
 
     def _why_again(self, name: str) -> str | None:
         """Return how a service ended before it was started again, as far as supervisord tells."""
