@@ -14,7 +14,7 @@ from stackwright.planning.layout import as_if_sure, serves, smallest_memory
 from stackwright.planning.llm_choice import PREFERENCES, LlmCandidate, choose_llm
 from stackwright.planning.model_plan import wanted_settings
 from stackwright.planning.placement import Heads, placements
-from stackwright.planning.request import PlanRequest, model_request
+from stackwright.planning.request import ModelRequest, PlanRequest, model_request
 
 
 def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -> PlanRequest:
@@ -52,21 +52,26 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
         engine_version=chosen.version,
     )
     best = choice.best
-    if best is None and all(_roomiest(inside, row) is None for row in catalog.llms):
-        pin = request.fixed[request.engine.keys.tensor_parallel]
-        raise NoPlanError(
-            f"{pin.written}={pin.value} divides the attention heads of no catalog model",
-            hint=f"remove {pin.written_at}, or pin a size that divides them, such as 1, 2, 4 or 8",
-        )
     if best is None:
-        raise NoPlanError(
-            f"no catalog model fits on {len(options[0].groups[0])}× {options[0].gpus[0].name}",
-            hint="name one with --model; `stackwright fit --model …` checks it",
-        )
+        raise _nothing_fits(request, catalog, inside)
     facts = stored_facts(best.row, best.checkpoint)
     reason = _reason(best, choice.runners_up, request.objective)
     model = replace(request.model, llm=name_llm(facts), facts=facts, reason=reason)
     return replace(whole, models=(model,))
+
+
+def _nothing_fits(request: ModelRequest, catalog: Catalog, options: tuple[Placement, ...]) -> NoPlanError:
+    """Make the refusal: a pinned size that no model's heads can be split by is named, since no model would help."""
+    if all(_roomiest(options, row) is None for row in catalog.llms):
+        pin = request.fixed[request.engine.keys.tensor_parallel]
+        return NoPlanError(
+            f"{pin.written}={pin.value} divides the attention heads of no catalog model",
+            hint=f"remove {pin.written_at}, or pin a size that divides them, such as 1, 2, 4 or 8",
+        )
+    return NoPlanError(
+        f"no catalog model fits on {len(options[0].groups[0])}× {options[0].gpus[0].name}",
+        hint="name one with --model; `stackwright fit --model …` checks it",
+    )
 
 
 def _reason(best: LlmCandidate, runners_up: tuple[LlmCandidate, ...], objective: Objective | None) -> str:
