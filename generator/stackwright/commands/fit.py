@@ -147,7 +147,8 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
     if not heads.allow(asked.settings.tp):
         return f"--tensor-parallel: sizes that divide its heads: {heads.sizes(max(len(host.gpus), 1))}"
     more = ", or more GPUs with --tensor-parallel" if host.gpus else ", or a host with more memory"
-    return f"no context length fits: use a smaller or quantized model{more}"
+    none = "no context length fits: " if length < answer.max_model_len else ""
+    return f"{none}use a smaller or quantized model{more}"
 
 
 def answer_fit(asked: FitArguments, host: Host) -> Forecast:
