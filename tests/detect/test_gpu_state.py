@@ -19,10 +19,9 @@ from tests.fakes.nvml import environment
 
 ASK = """
 import json
-from pathlib import Path
 from stackwright.detect.gpu_state import read_gpu_states
 from stackwright.reading import to_plain
-print(json.dumps(to_plain(read_gpu_states(Path("/")))))
+print(json.dumps(to_plain(read_gpu_states())))
 """
 
 
