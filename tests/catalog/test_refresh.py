@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from stackwright.catalog.load import FOLDER, load_engines, load_flags, load_parsers
-from stackwright.catalog.refresh import ENGINES, FLAGS, PARSERS, main, with_flags, with_parsers, with_release
+from stackwright.catalog.refresh import ENGINES, FLAGS, KERNELS, PARSERS, main, with_flags, with_parsers, with_release
 from stackwright.catalog.release_source import read_release
 from stackwright.catalog.text import render_rows
 from stackwright.domain.catalog import EngineRelease
@@ -107,7 +107,7 @@ def catalog(tmp_path: Path) -> Path:
     """Copy the packaged catalog, to be rewritten."""
     folder = tmp_path / "catalog"
     folder.mkdir()
-    for name in (ENGINES, FLAGS, PARSERS):
+    for name in (ENGINES, FLAGS, PARSERS, KERNELS):
         shutil.copy(FOLDER / name, folder)
     return folder
 

@@ -18,6 +18,7 @@ from stackwright.domain.catalog import (
     EngineRelease,
     FlagTable,
     Guide,
+    KernelTable,
     ParserTable,
     ServiceImage,
 )
@@ -42,6 +43,7 @@ def load_catalog() -> Catalog:
         read_drivers=load_drivers,
         read_llms=load_llms,
         read_parsers=load_parsers,
+        read_kernels=load_kernels,
         find_gpu=find_gpu,
     )
 
@@ -128,6 +130,12 @@ def load_guides() -> tuple[Guide, ...]:
 def load_parsers() -> ParserTable:
     """Read vLLM's parsers by release."""
     return _read("parsers.yaml", ParserTable)
+
+
+@cache
+def load_kernels() -> KernelTable:
+    """Read what vLLM's kernels were compiled for, by release."""
+    return _read("kernels.yaml", KernelTable)
 
 
 @cache

@@ -1,8 +1,8 @@
-"""Refresh engines.yaml, flags.yaml and parsers.yaml from a vLLM release's source: `python -m
-stackwright.catalog.refresh FOLDER`.
+"""Refresh engines.yaml, flags.yaml, parsers.yaml and kernels.yaml from a vLLM release's source and wheel.
 
-Reads the folder and the three files, writes the three files. It asks no network: whoever refreshes unpacks the
-release's sdist, or checks out its tag, and reviews the diff before committing it.
+`python -m stackwright.catalog.refresh FOLDER [--wheel FILE]` reads the folder, the wheel and the four files, and writes
+the files. It asks no network: whoever refreshes unpacks the release's sdist, or checks out its tag, fetches its wheel,
+and reviews the diff before committing it.
 GPUs, drivers and advisories come from pages that people must read: their files are edited by hand.
 """
 
@@ -12,17 +12,28 @@ import argparse
 import dataclasses
 import difflib
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from stackwright.catalog.load import FOLDER
+from stackwright.catalog.machine_code import read_wheel
 from stackwright.catalog.release_source import ReleaseSource, read_release
 from stackwright.catalog.text import render_mapping, render_rows
-from stackwright.domain.catalog import CpuImage, EngineImage, EngineRelease, FlagTable, ParserTable, order_release
+from stackwright.domain.catalog import (
+    CpuImage,
+    EngineImage,
+    EngineRelease,
+    FlagTable,
+    KernelGroup,
+    KernelTable,
+    ParserTable,
+    order_release,
+)
 from stackwright.errors import StackError
 from stackwright.reading import read_yaml
 
-ENGINES, FLAGS, PARSERS = "engines.yaml", "flags.yaml", "parsers.yaml"
+ENGINES, FLAGS, PARSERS, KERNELS = "engines.yaml", "flags.yaml", "parsers.yaml", "kernels.yaml"
 
 
 def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
@@ -31,6 +42,7 @@ def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
         prog="python -m stackwright.catalog.refresh", description="Refresh the engine catalog."
     )
     parser.add_argument("source", type=Path, help="folder of an unpacked vLLM sdist, or a checkout at a release's tag")
+    parser.add_argument("--wheel", type=Path, metavar="FILE", help="the release's wheel for CUDA, for its kernels")
     parser.add_argument("--release", metavar="X", help="the release, where the folder has no PKG-INFO")
     parser.add_argument(
         "--date", default=datetime.now(UTC).date().isoformat(), help="the day of looking up (default: today)"
@@ -39,7 +51,7 @@ def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
     asked = parser.parse_args(arguments)
     try:
         source = read_release(asked.source, asked.release, asked.date)
-        changes = refresh(source, folder)
+        changes = refresh(source, read_wheel(asked.wheel) if asked.wheel else None, folder)
     except StackError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
@@ -53,8 +65,8 @@ def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
     return 0
 
 
-def refresh(source: ReleaseSource, folder: Path) -> dict[str, tuple[str, str]]:
-    """Return the files that change, each with its text before and after.
+def refresh(source: ReleaseSource, kernels: Sequence[KernelGroup] | None, folder: Path) -> dict[str, tuple[str, str]]:
+    """Return the files that change, each with its text before and after; `kernels` None: nobody read a wheel.
 
     Raises:
         StackError: a file of the catalog is damaged.
@@ -67,6 +79,9 @@ def refresh(source: ReleaseSource, folder: Path) -> dict[str, tuple[str, str]]:
         FLAGS: render_table(with_flags(flags, source)),
         PARSERS: render_table(with_parsers(parsers, source)),
     }
+    if kernels is not None:
+        table = read_yaml(folder / KERNELS, KernelTable, StackError)
+        texts[KERNELS] = render_kernels(with_kernels(table, kernels, source.release))
     changes = {}
     for name, text in texts.items():
         before = (folder / name).read_text(encoding="utf-8")
@@ -116,6 +131,32 @@ def with_parsers(table: ParserTable, source: ReleaseSource) -> ParserTable:
         reasoning=_extend(table.reasoning, source.reasoning_parsers, version, table.sampled[-1]),
         date=source.release.date,
     )
+
+
+def with_kernels(table: KernelTable, found: Sequence[KernelGroup], release: EngineRelease) -> KernelTable:
+    """Add a release's kernels to the table; a release that was sampled before changes nothing."""
+    if release.version in table.sampled:
+        return table
+    releases = {dataclasses.replace(group, releases=()): group.releases for group in table.groups}
+    for group in found:
+        releases[group] = tuple(sorted((*releases.get(group, ()), release.version), key=order_release))
+    return dataclasses.replace(
+        table,
+        sampled=tuple(sorted((*table.sampled, release.version), key=order_release)),
+        groups=tuple(
+            dataclasses.replace(group, releases=releases[group])
+            for group in sorted(
+                releases, key=lambda group: (group.library, group.machine_code, group.ptx, group.kernels)
+            )
+        ),
+        date=release.date,
+    )
+
+
+def render_kernels(table: KernelTable) -> str:
+    """Write the table of kernels, a group to the line."""
+    values = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+    return render_mapping({**values, "groups": [vars(group) for group in table.groups]})
 
 
 def render_engines(engines: tuple[EngineRelease, ...]) -> str:

@@ -129,6 +129,44 @@ class ParserTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KernelGroup:
+    """Kernels of one compiled library that were made for the same GPUs, by compute capability.
+
+    `ptx` is what a driver compiles itself, and one older than the toolkit refuses. `kernels` counts source files.
+    """
+
+    library: str
+    machine_code: tuple[str, ...]
+    ptx: tuple[str, ...]
+    kernels: int
+    releases: tuple[str, ...]
+
+    def needs_ptx(self, capability: str) -> bool:
+        """Say whether a GPU runs these kernels by PTX alone: machine code runs within a major version, upwards."""
+        own = _capability(capability)
+        coded = any(_capability(built)[0] == own[0] and _capability(built) <= own for built in self.machine_code)
+        return not coded and any(_capability(built) <= own for built in self.ptx)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelTable:
+    """What the kernels of an engine's releases were compiled for, as read from the wheels that PyPI serves."""
+
+    engine: str
+    sampled: tuple[str, ...]
+    groups: tuple[KernelGroup, ...]
+    source: str
+    date: str
+
+    def libraries_by_ptx(self, version: str, capability: str) -> tuple[str, ...] | None:
+        """Return the libraries of which a GPU runs some kernel by PTX alone; None of a release that nobody read."""
+        if version not in self.sampled:
+            return None
+        of_release = (group for group in self.groups if version in group.releases)
+        return tuple(dict.fromkeys(group.library for group in of_release if group.needs_ptx(capability)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Advisory:
     """A known hole, in releases from `introduced` (None: the first) to before `fixed` (None: in all later ones)."""
 
@@ -186,6 +224,7 @@ class Catalog:
     read_drivers: Callable[[], Drivers]
     read_llms: Callable[[], tuple[CatalogLlm, ...]]
     read_parsers: Callable[[], ParserTable]
+    read_kernels: Callable[[], KernelTable]
     find_gpu: Callable[[str | None], GpuModel | None]
 
     @property
@@ -202,6 +241,11 @@ class Catalog:
     def parsers(self) -> ParserTable:
         """The engine's parsers of tool calls and of thoughts."""
         return self.read_parsers()
+
+    @property
+    def kernels(self) -> KernelTable:
+        """What the engine's kernels were compiled for."""
+        return self.read_kernels()
 
     def service(self, name: str) -> ServiceImage:
         """Return the row of one service; the names are the Compose services."""
@@ -228,6 +272,10 @@ def holes_of(program: str, version: str, advisories: tuple[Advisory, ...]) -> tu
         and (row.introduced is None or order_release(row.introduced) <= own)
     ]
     return tuple(sorted(holes, key=lambda row: order.index(row.kind)))
+
+
+def _capability(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
 
 
 def _leading_digits(text: str) -> int:

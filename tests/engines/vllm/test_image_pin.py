@@ -20,7 +20,7 @@ def said(plan: Plan) -> str:
     return warning
 
 
-@pytest.mark.parametrize("host", ["4x-t4-driver470", "2x-rtx3090-driver550"])
+@pytest.mark.parametrize("host", ["4x-t4-driver470"])
 def test_what_no_published_image_serves_is_taken_with_a_pin(host: str) -> None:
     with pytest.raises(NoPlanError) as failure:
         plan_for(recorded(host))

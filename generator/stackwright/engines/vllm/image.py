@@ -14,6 +14,7 @@ from stackwright.domain.catalog import (
     holes_of,
     order_release,
 )
+from stackwright.domain.hardware import GpuClass
 from stackwright.domain.host import Cpu, Gpu, Host
 from stackwright.engines.protocol import EngineNeeds, ImageChoice
 from stackwright.engines.vllm.image_candidates import (
@@ -36,6 +37,7 @@ from stackwright.errors import NoPlanError
 from stackwright.units import version_parts
 
 ALLOW_VULNERABLE = "--allow-vulnerable"
+DISABLE_GATE = "NVIDIA_DISABLE_REQUIRE"
 PINNED_MEMORY, PINNED_MEMORY_SINCE, PINNED_MEMORY_BEFORE = "VLLM_WSL2_ENABLE_PIN_MEMORY", "0.24.0", "0.30.0"
 
 
@@ -58,7 +60,7 @@ def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: Eng
     found = _first_that_runs(search.sound, situation, catalog)
     if found is None:
         raise refuse(search)
-    way = find_way(found, situation, catalog.drivers) or Way.NATIVE
+    way = find_way(found, situation, catalog) or Way.NATIVE
     return ImageChoice(
         name=found.release.name,
         version=found.release.version,
@@ -68,7 +70,7 @@ def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: Eng
         reasons=_reasons(found, way, situation, needs),
         warnings=(
             *hole_warnings(found.release.name, found.release.version, catalog),
-            *_warnings(found, way, situation),
+            *_warnings(found, way, situation, catalog),
         ),
         source=found.release.source,
     )
@@ -103,7 +105,7 @@ def _is_wanted(release: EngineRelease, needs: EngineNeeds) -> bool:
 
 
 def _first_that_runs(candidates: tuple[Candidate, ...], situation: Situation, catalog: Catalog) -> Candidate | None:
-    return next((c for c in candidates if find_way(c, situation, catalog.drivers) is not None), None)
+    return next((c for c in candidates if find_way(c, situation, catalog) is not None), None)
 
 
 def wants_pinned_memory(release: str) -> bool:
@@ -127,11 +129,19 @@ def _compatibility(found: Candidate, way: Way, situation: Situation, catalog: Ca
     if way is Way.FORWARD:
         rule = forward_rule(found, situation, catalog.drivers)
         return ((rule.variable, "1"),) if rule else ()
-    gate = gate_of(found, catalog.drivers)
-    if way is Way.MINOR_VERSION and gate is not None and situation.branch not in gate.branches:
-        # The gate lists only branches that were supported when the base image was made; those between them run as well.
-        return (("NVIDIA_DISABLE_REQUIRE", "1"),)
+    if way is Way.MINOR_VERSION and not _passes_gate(found, situation, catalog):
+        return ((DISABLE_GATE, "1"),)
     return ()
+
+
+def _passes_gate(found: Candidate, situation: Situation, catalog: Catalog) -> bool:
+    """Say whether the container runtime lets the image start: it asks for branches, and never admits GeForce or TITAN.
+
+    It lists the branches that were supported when the base image was made; those between them run as well.
+    """
+    gate = gate_of(found, catalog.drivers)
+    professional = situation.every_gpu_is(GpuClass.DATACENTER, GpuClass.WORKSTATION)
+    return gate is not None and professional and situation.branch in gate.branches
 
 
 def _reasons(found: Candidate, way: Way, situation: Situation, needs: EngineNeeds) -> tuple[str, ...]:
@@ -157,12 +167,13 @@ def _reasons(found: Candidate, way: Way, situation: Situation, needs: EngineNeed
     return tuple(reasons)
 
 
-def _warnings(found: Candidate, way: Way, situation: Situation) -> tuple[str, ...]:
+def _warnings(found: Candidate, way: Way, situation: Situation, catalog: Catalog) -> tuple[str, ...]:
     warnings = []
     if way is Way.MINOR_VERSION:
+        gate = "" if _passes_gate(found, situation, catalog) else f" with {DISABLE_GATE}=1 (the image's check is off)"
         warnings.append(
-            f"driver {situation.driver} is older than CUDA {found.cuda}: PTX-only kernels would fail "
-            "(cudaErrorUnsupportedPtxVersion); a newer driver avoids that"
+            f"driver {situation.driver} is older than CUDA {found.cuda}, which it runs by minor-version "
+            f"compatibility{gate}: update the driver when you can"
         )
     if situation.cuda != situation.reported_cuda and situation.reported_cuda is not None:
         warnings.append(

@@ -139,13 +139,13 @@ def carries(architectures: tuple[str, ...], cuda: str, capability: str) -> bool:
     return any(_entry_carries(entry, version_parts(cuda)[0], version_parts(capability)) for entry in architectures)
 
 
-def find_way(candidate: Candidate, situation: Situation, drivers: Drivers) -> Way | None:
+def find_way(candidate: Candidate, situation: Situation, catalog: Catalog) -> Way | None:
     """Return how the driver runs the image, or None where it does not."""
     if situation.cuda is not None and version_parts(situation.cuda) >= version_parts(candidate.cuda):
         return Way.NATIVE
-    if forward_rule(candidate, situation, drivers) is not None:
-        return Way.FORWARD
-    return Way.MINOR_VERSION if _runs_by_minor_version(candidate, situation, drivers) else None
+    if _runs_by_minor_version(candidate, situation, catalog):
+        return Way.MINOR_VERSION
+    return Way.FORWARD if forward_rule(candidate, situation, catalog.drivers) is not None else None
 
 
 def forward_rule(candidate: Candidate, situation: Situation, drivers: Drivers) -> ForwardCompatibility | None:
@@ -206,25 +206,30 @@ def _entry_carries(entry: str, cuda_major: int, capability: tuple[int, ...]) -> 
     return family or built == capability
 
 
-def _runs_by_minor_version(candidate: Candidate, situation: Situation, drivers: Drivers) -> bool:
-    """Any toolkit of a major release runs from that release's floor on.
+def kernels_by_ptx(candidate: Candidate, situation: Situation, catalog: Catalog) -> tuple[str, ...] | None:
+    """Return the libraries of which some GPU runs a kernel by PTX alone; None where that is not known of every GPU."""
+    known = situation.capabilities()
+    if len(known) < len(situation.gpus):
+        return None
+    libraries = [catalog.kernels.libraries_by_ptx(candidate.release.version, capability) for _, capability in known]
+    if None in libraries:
+        return None
+    return tuple(dict.fromkeys(library for found in libraries for library in found or ()))
 
-    But the gate never lets GeForce and TITAN pass.
+
+def _runs_by_minor_version(candidate: Candidate, situation: Situation, catalog: Catalog) -> bool:
+    """Any toolkit of a major release runs from that release's floor on, where nothing has to be compiled from PTX.
+
+    That hangs on machine code alone, whatever the GPU is sold as (docs.nvidia.com/deploy/cuda-compatibility,
+    minor-version compatibility).
     """
-    gate = gate_of(candidate, drivers)
     major = version_parts(candidate.cuda)[0]
-    floor = next((row.driver for row in drivers.minor_version_floors if row.cuda_major == major), None)
-    if situation.branch is None or situation.driver is None or gate is None or floor is None:
+    floor = next((row.driver for row in catalog.drivers.minor_version_floors if row.cuda_major == major), None)
+    if situation.branch is None or situation.driver is None or situation.cuda is None or floor is None:
         return False
-    if (
-        situation.cuda is None
-        or version_parts(situation.cuda)[0] != major
-        or version_parts(situation.driver) < version_parts(floor)
-    ):
+    if version_parts(situation.cuda)[0] != major or version_parts(situation.driver) < version_parts(floor):
         return False
-    from stackwright.domain.hardware import GpuClass
-
-    return situation.every_gpu_is(GpuClass.DATACENTER, GpuClass.WORKSTATION) and situation.branch >= min(gate.branches)
+    return kernels_by_ptx(candidate, situation, catalog) == ()
 
 
 def _branch(version: str | None) -> int | None:

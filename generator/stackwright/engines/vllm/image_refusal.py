@@ -108,14 +108,13 @@ def _only_with_holes(search: Search) -> NoPlanError:
             f"up to {last.release.version} only, which has known vulnerabilities: {holes}"
         )
         instead = "use a newer GPU, or `configure-gpu cpu`"
-    consent = _consent(search)
-    if consent is None:
+    if search.with_consent is None:
         message += (
             f"; driver {situation.driver or 'of unknown version'} is too old for it: "
             f"{_driver_for(search, search.carried)}"
         )
-        instead += "; or update the NVIDIA driver and use --allow-vulnerable"
-    return NoPlanError(message, hint=f"{instead}; {consent}" if consent else instead)
+        instead += "; or update the NVIDIA driver"
+    return NoPlanError(f"{message}; it is refused without --allow-vulnerable", hint=instead)
 
 
 def _driver_too_old(search: Search) -> NoPlanError:
@@ -135,18 +134,7 @@ def _driver_too_old(search: Search) -> NoPlanError:
         hints.append(f"this driver runs {other.tag}")
     elif other is not None:
         hints.append(f"use another model: {search.model} needs {search.minimum}, and this driver runs {other.tag}")
-    consent = _consent(search)
-    if consent is not None:
-        hints.append(consent)
     return NoPlanError(message, hint="; or ".join(hints))
-
-
-def _consent(search: Search) -> str | None:
-    chosen = search.with_consent
-    if chosen is None:
-        return None
-    holes = list_holes(refused_holes(chosen, search.catalog))
-    return f"--allow-vulnerable chooses {chosen.image.image} (CUDA {chosen.cuda}), vulnerable to {holes}"
 
 
 def _driver_for(search: Search, candidates: tuple[Candidate, ...]) -> str:
