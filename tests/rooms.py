@@ -53,7 +53,7 @@ ROOMS: Mapping[str, Room] = {
     "diagnosis.rules": room("domain units errors", pure=True),
     "atomic": room(),
     "reading": room("errors", libraries="yaml msgspec"),
-    "catalog": room("domain reading errors"),
+    "catalog": room("domain reading errors", libraries="elftools"),
     "services": room("engines domain units errors", pure=True),
     "rendering.numbered": room("engines domain settings", pure=True),
     "rendering": room(

@@ -4,7 +4,7 @@
 
 - `<host>--<environment>/` holds the rendered files, byte for byte, and `summary.txt`, which is read first. Two hosts
   (`WHOLE`) have all three environments. The others have prod, and `dev.diff` and `staging.diff`: the lines in which
-  those differ from it. That is as exact as the files themselves, it can be judged as no list of digests can, and it
+  those differ from it beside the environment's own name. That is as exact as the files themselves, it can be judged as no list of digests can, and it
   stays as it is where all three environments change alike.
 - `plan.json` there leaves out the host, which stands in tests/hosts/, and the values of the settings, which stand in
   `env`; that the plan repeats both is asserted. Of each replica after the first it has what differs from the first.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -56,7 +57,9 @@ def test_prod_is_the_golden_one_and_the_others_differ_as_judged(name: str, updat
     # Written from the plan by the tests themselves: what differs in it stands in the other files.
     of_prod = {file: text for file, text in prod.items() if file == "summary.txt"}
     others = {
-        f"{environment}.diff": difference(prod, {**shorten(produce(name, environment)), **of_prod})
+        f"{environment}.diff": difference(
+            prod, {**as_prod(shorten(produce(name, environment)), environment), **of_prod}
+        )
         for environment in (Environment.DEV, Environment.STAGING)
     }
     compare({**prod, **others}, GOLDEN / f"{name}--prod", update_golden=update_golden)
@@ -189,6 +192,11 @@ def shorten_model(plan: dict[str, Any], number: int, model: dict[str, Any]) -> d
 def format_json(document: object) -> str:
     """Write JSON as the product does."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def as_prod(texts: Texts, environment: Environment) -> Texts:
+    """Return the texts of an environment under the name of prod: that they have their own, the whole ones show."""
+    return {file: re.sub(rf"\b{environment}\b", "prod", text) for file, text in texts.items()}
 
 
 def difference(before: Texts, after: Texts) -> str:

@@ -26,8 +26,10 @@ GPU_HOSTS = tuple(name for name in HOST_NAMES if recorded(name).gpus)
 JUDGED = {
     "1x-h200": ("Qwen/Qwen3.5-122B-A10B-FP8", 1, 1),
     "1x-rtx3060-12gb": ("Qwen/Qwen3-8B-AWQ", 1, 1),
+    "1x-rtx3090": ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", 1, 1),
     "1x-rtx5090": ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", 1, 1),
     "2x-a6000-nvlink": ("Qwen/Qwen3.5-122B-A10B-GPTQ-Int4", 1, 2),
+    "2x-rtx3090-driver550": ("Qwen/Qwen3.6-35B-A3B-FP8", 1, 2),
     "2x-rtx3090-nvlink": ("Qwen/Qwen3.6-35B-A3B-FP8", 1, 2),
     "2x-rtx3090-pcie": ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", 2, 1),
     "2x-rtx4090": ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", 2, 1),
@@ -40,11 +42,12 @@ JUDGED = {
     "gb10": ("Qwen/Qwen3.5-122B-A10B-GPTQ-Int4", 1, 1),
     "gpu-lost": ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", 1, 1),
     "l40s-busy": ("Qwen/Qwen3-14B-AWQ", 1, 1),
+    "mixed-3090-3060": ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", 1, 1),
     "pod-1x-l40s": ("Qwen/Qwen3.6-35B-A3B-FP8", 1, 1),
     "wsl2-rtx5080": ("Qwen/Qwen3-8B-FP8", 1, 1),
 }
 # Their driver runs no image without known holes: the driver comes first, whatever the model.
-REFUSED = ("1x-rtx3090", "2x-rtx3090-driver550", "4x-t4-driver470", "mixed-3090-3060", "old-driver")
+REFUSED = ("4x-t4-driver470", "old-driver")
 
 
 def default_plan(host: Host, objective: Objective | None = None) -> Plan:

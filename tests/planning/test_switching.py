@@ -190,8 +190,8 @@ def test_the_plan_says_who_takes_turns() -> None:
 
 
 def test_an_engine_that_cannot_listen_on_a_socket_is_not_taken() -> None:
-    """The newest release for this driver is older than that."""
-    host, needs = recorded("2x-rtx3090-driver550"), EngineNeeds(allow_vulnerable=True)
+    """The release that was asked for is older than that."""
+    host, needs = recorded("2x-rtx3090-nvlink"), EngineNeeds(allow_vulnerable=True, exact="0.18.1")
     asked = [replace(request(host, model=name), needs=needs) for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B")]
     beside = make_plan(joined(*asked), load_catalog())
     assert order_release(beside.engine.version) < order_release("0.19.1")

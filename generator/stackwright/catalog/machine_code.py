@@ -15,9 +15,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-
 from stackwright.domain.catalog import KernelGroup
 from stackwright.errors import UsageError
 
@@ -33,6 +30,8 @@ def read_wheel(wheel: Path) -> tuple[KernelGroup, ...]:
     Raises:
         UsageError: it is no wheel, or a library in it is no ELF file.
     """
+    from elftools.common.exceptions import ELFError
+
     groups: Counter[tuple[str, tuple[str, ...], tuple[str, ...]]] = Counter()
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -49,6 +48,8 @@ def read_wheel(wheel: Path) -> tuple[KernelGroup, ...]:
 
 def _regions(library: bytes) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Yield for each region the architectures with machine code, and those with PTX."""
+    from elftools.elf.elffile import ELFFile
+
     for section in ELFFile(io.BytesIO(library)).iter_sections():
         if ".nv_fatbin" not in section.name:
             continue

@@ -14,7 +14,6 @@ from stackwright.domain.catalog import (
     holes_of,
     order_release,
 )
-from stackwright.domain.hardware import GpuClass
 from stackwright.domain.host import Cpu, Gpu, Host
 from stackwright.engines.protocol import EngineNeeds, ImageChoice
 from stackwright.engines.vllm.image_candidates import (
@@ -139,6 +138,8 @@ def _passes_gate(found: Candidate, situation: Situation, catalog: Catalog) -> bo
 
     It lists the branches that were supported when the base image was made; those between them run as well.
     """
+    from stackwright.domain.hardware import GpuClass
+
     gate = gate_of(found, catalog.drivers)
     professional = situation.every_gpu_is(GpuClass.DATACENTER, GpuClass.WORKSTATION)
     return gate is not None and professional and situation.branch in gate.branches
