@@ -4,8 +4,8 @@
 
 - `<host>--<environment>/` holds the rendered files, byte for byte, and `summary.txt`, which is read first. Two hosts
   (`WHOLE`) have all three environments. The others have prod, and `dev.diff` and `staging.diff`: the lines in which
-  those differ from it beside the environment's own name. That is as exact as the files themselves, it can be judged as no list of digests can, and it
-  stays as it is where all three environments change alike.
+  those differ from it beside the environment's own name. That can be judged as no list of digests can, and it stays as
+  it is where all three environments change alike.
 - `plan.json` there leaves out the host, which stands in tests/hosts/, and the values of the settings, which stand in
   `env`; that the plan repeats both is asserted. Of each replica after the first it has what differs from the first.
 - `reasons.txt` has each reason and source of a setting once, with the plans that give it.

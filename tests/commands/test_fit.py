@@ -144,7 +144,7 @@ def test_a_host_without_a_gpu_says_which_length_its_cache_holds() -> None:
         (
             "8x-h100-nvswitch",
             ("Qwen/Qwen3-32B", "--tensor-parallel", "3"),
-            "--tensor-parallel: sizes that divide its heads: 1, 2, 4, 8",
+            "--tensor-parallel: sizes that split it: 1, 2, 4, 8",
         ),
     ],
 )

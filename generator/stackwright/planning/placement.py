@@ -11,6 +11,7 @@ from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode
 from stackwright.domain.topology import nvlink_islands
+from stackwright.engines.memory.splits import Width
 from stackwright.errors import NoPlanError
 from stackwright.planning.slices import NO_SPAN, has_slices, how_to_cut, one_per_instance, why_shared
 from stackwright.units import GIB, format_bytes, version_parts
@@ -22,18 +23,23 @@ _MIG_OFF = "turn MIG off with `sudo nvidia-smi -i INDEX -mig 0`"
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """What tensor parallelism must divide: attention heads, and key-value heads unless it is divided by them."""
+    """What tensor parallelism must divide: attention heads, and key-value heads unless it is divided by them.
+
+    `widths` are those of quantized matrices, which are cut between their scales alone.
+    """
 
     attention: int | None = None
     kv: int | None = None
+    widths: tuple[Width, ...] = ()
 
     def allow(self, ranks: int) -> bool:
         """Return whether `ranks` can share a layer (0.32.0 config/model.py, verify_with_parallel_config)."""
         divided = self.attention is None or self.attention % ranks == 0
+        divided = divided and all(width.splits(ranks) for width in self.widths)
         return divided and (self.kv is None or self.kv % ranks == 0 or ranks % self.kv == 0)
 
     def sizes(self, most: int) -> str:
-        """Return the sizes up to `most` that divide the heads, in words."""
+        """Return the sizes up to `most` that split a layer, in words."""
         return ", ".join(str(size) for size in range(1, most + 1) if self.allow(size))
 
 

@@ -1,0 +1,87 @@
+"""Which widths tensor parallelism may cut how thin: a quantized matrix is split between its scales alone. Pure.
+
+A row-parallel matrix is cut along its inputs, and each rank has to keep whole blocks or groups of those that share a
+scale; a matrix with square blocks also along its outputs (vLLM 0.33.0 layers/quantization/utils/fp8_utils.py,
+validate_fp8_block_shape and validate_fp8_block_shape_moe; auto_awq.py, AWQLinearMethod.create_weights; compressed_tensors_moe_wna16.py;
+read 2026-11-28).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stackwright.domain.shape import Shape, WeightKind
+from stackwright.engines.memory.parts import Matrix, layer_matrices
+from stackwright.models.quantization import is_skipped
+
+# Experts of AWQ and GPTQ whose width is no multiple of a group fall back to kernels that halve it, down to this (0.33.0
+# layers/quantization/moe_wna16.py, create_weights).
+_LEAST_EXPERT_GROUP = 32
+_HALVED = frozenset({WeightKind.AWQ, WeightKind.GPTQ})
+# MXFP4's experts are padded as each kernel needs it (fused_moe/oracle/mxfp4.py); the others are cut as they are.
+_CUT_AS_THEY_ARE = frozenset(
+    {WeightKind.AWQ, WeightKind.GPTQ, WeightKind.INT4, WeightKind.INT8, WeightKind.FP8, WeightKind.NVFP4}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Width:
+    """One width that is split: `size` numbers, of which `block` share a scale; no rank has fewer than `least`."""
+
+    matrix: str
+    size: int
+    block: int
+    least: int = 1
+
+    def share(self, ranks: int) -> int | None:
+        """Return each rank's part; None where it is no whole number."""
+        if self.size // ranks < self.least:
+            return self.least
+        return None if self.size % ranks else self.size // ranks
+
+    def splits(self, ranks: int) -> bool:
+        """Return whether each rank keeps whole blocks; a single one keeps everything."""
+        share = self.share(ranks)
+        return ranks == 1 or (share is not None and share % self.block == 0)
+
+    def problem(self, ranks: int) -> str:
+        """Return the arithmetic of a split that fails, in words."""
+        share = self.share(ranks)
+        part = f"{share} each" if share is not None else "no whole number each"
+        return (
+            f"{self.size} numbers of {self.matrix} over {ranks} ranks are {part}, not whole blocks of the {self.block} "
+            "that share a scale"
+        )
+
+
+def split_widths(shape: Shape) -> tuple[Width, ...]:
+    """Return the widths of a model that tensor parallelism splits between scales; none where nothing shares one."""
+    quantization = shape.quantization
+    if quantization.group <= 1 or quantization.kind not in _CUT_AS_THEY_ARE:
+        return ()
+    indices = {layer: index for index, layer in reversed(tuple(enumerate(shape.layers)))}
+    widths = (width for index in indices.values() for width in _of_layer(shape, index))
+    return tuple(dict.fromkeys(widths))
+
+
+def _of_layer(shape: Shape, index: int) -> Iterator[Width]:
+    quantization, layer = shape.quantization, shape.layers[index]
+    for whole, part in zip(layer_matrices(shape, index, 1), layer_matrices(shape, index, 2), strict=True):
+        if whole.columns != part.columns and _is_quantized(shape, whole):
+            halved = whole.expert and quantization.kind in _HALVED and quantization.group % _LEAST_EXPERT_GROUP == 0
+            block = _LEAST_EXPERT_GROUP if halved else quantization.group
+            yield Width(matrix=_short(whole, index), size=whole.columns, block=block)
+        square = quantization.kind is WeightKind.FP8 and "self_attn.qkv_proj" in _short(whole, index)
+        if square and _is_quantized(shape, whole):
+            size = layer.kv_heads * layer.head_dim
+            yield Width(matrix="self_attn.k_proj", size=size, block=quantization.group, least=layer.head_dim)
+
+
+def _is_quantized(shape: Shape, matrix: Matrix) -> bool:
+    wanted = matrix.expert if shape.quantization.experts_only else matrix.linear
+    return wanted and not is_skipped(shape.quantization, matrix.names)
+
+
+def _short(matrix: Matrix, index: int) -> str:
+    return matrix.names[0].removeprefix(f"model.layers.{index}.")

@@ -1,0 +1,62 @@
+"""How thin tensor parallelism may cut a quantized model, and what is said of a size that cuts thinner."""
+
+from __future__ import annotations
+
+import pytest
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.plan import Mode
+from stackwright.engines.memory.splits import Width, split_widths
+from stackwright.errors import NoPlanError
+from stackwright.planning.planner import make_plan
+
+from tests.planning_requests import recorded, request
+
+SIZES = (1, 2, 4, 8, 16)
+
+
+def allowed(model: str) -> list[int]:
+    """Return the sizes that every width of a catalog model allows."""
+    facts = request(recorded("8x-h100-nvswitch"), model=model).models[0].facts
+    widths = split_widths(facts.config.shape)
+    return [size for size in SIZES if all(width.splits(size) for width in widths)]
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        ("Qwen/Qwen3.6-35B-A3B-FP8", [1, 2, 4]),  # experts are 512 wide, blocks 128
+        ("Qwen/Qwen3-4B-FP8", [1, 2, 4]),  # 9728 / 8 = 9.5 blocks
+        ("Qwen/Qwen3-8B-AWQ", [1, 2, 4, 8, 16]),
+        ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", [1, 2, 4, 8]),  # 768 / 8 = 96: kernels with groups of 32 take over
+        ("Qwen/Qwen3-8B", [1, 2, 4, 8, 16]),  # nothing shares a scale
+    ],
+)
+def test_every_rank_keeps_whole_blocks(model: str, sizes: list[int]) -> None:
+    assert allowed(model) == sizes
+
+
+def test_key_heads_that_are_copied_stay_whole() -> None:
+    width = Width(matrix="self_attn.k_proj", size=512, block=128, least=128)
+    assert [width.splits(size) for size in SIZES] == [True] * 5
+    assert not Width(matrix="self_attn.k_proj", size=512, block=128, least=64).splits(8)
+
+
+def test_a_pinned_size_is_refused_with_the_arithmetic() -> None:
+    asked = request(
+        recorded("8x-h100-nvswitch"),
+        mode=Mode.MULTI,
+        model="Qwen/Qwen3.6-35B-A3B-FP8",
+        pins={"VLLM_TENSOR_PARALLEL_SIZE": "8"},
+    )
+    with pytest.raises(NoPlanError) as refused:
+        make_plan(asked, load_catalog())
+    assert (
+        "512 numbers of mlp.experts.0.down_proj over 8 ranks are 64 each, not whole blocks of the 128 that share a scale"
+    ) in refused.value.message
+    assert "sizes that split it: 1, 2, 4" in (refused.value.hint or "")
+
+
+def test_the_widest_split_that_keeps_blocks_is_taken() -> None:
+    host = recorded("8x-h100-nvswitch")
+    plan = make_plan(request(host, mode=Mode.MULTI, model="Qwen/Qwen3.6-35B-A3B-FP8"), load_catalog())
+    assert [(replica.tensor_parallel, len(replica.gpu_uuids)) for replica in plan.replicas] == [(4, 4), (4, 4)]
