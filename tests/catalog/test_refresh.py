@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 from stackwright.catalog.load import FOLDER, load_engines, load_flags, load_parsers
-from stackwright.catalog.refresh import ENGINES, FLAGS, KERNELS, PARSERS, main, with_flags, with_parsers, with_release
+from stackwright.catalog.refresh import (
+    ENGINES,
+    FLAGS,
+    FORMATS,
+    KERNELS,
+    PARSERS,
+    main,
+    with_flags,
+    with_parsers,
+    with_release,
+)
 from stackwright.catalog.release_source import read_release
 from stackwright.catalog.text import render_rows
 from stackwright.domain.catalog import EngineRelease
@@ -88,6 +98,15 @@ TREE = {
     "vllm/reasoning/__init__.py": (
         '_REASONING_PARSERS_TO_REGISTER: dict[str, str] = {\n    "qwen3": (  # name\n        "x",\n    ),\n}\n'
     ),
+    "vllm/model_executor/layers/quantization/__init__.py": (
+        'QuantizationMethods = Literal[\n    "awq",\n    "inc",\n    "old",\n]\n'
+        'DEPRECATED_QUANTIZATION_METHODS = [\n    "old",\n]\n'
+    ),
+    "vllm/model_executor/layers/quantization/inc/inc.py": (
+        "class INC:\n    def override_quantization_method(cls, config):\n"
+        '        """Take `other` for `inc`."""\n        return cls.name if config["m"] == "auto-round" else None\n'
+    ),
+    "vllm/config/model.py": '_FLOAT16_NOT_SUPPORTED_MODELS = {\n    "gemma9": "Numerical instability.",\n}\n',
     "vllm/envs.py": '    "VLLM_USE_NEW": lambda: 1,\n    # "VLLM_MENTIONED" alone is no key\n',
 }
 
@@ -107,7 +126,7 @@ def catalog(tmp_path: Path) -> Path:
     """Copy the packaged catalog, to be rewritten."""
     folder = tmp_path / "catalog"
     folder.mkdir()
-    for name in (ENGINES, FLAGS, PARSERS, KERNELS):
+    for name in (ENGINES, FLAGS, FORMATS, KERNELS, PARSERS):
         shutil.copy(FOLDER / name, folder)
     return folder
 
@@ -138,6 +157,12 @@ def test_flags_stand_written_out_or_as_fields(tree: Path) -> None:
     found = read_release(tree, None, "2026-12-01")
     assert found.flags == {"--model", "--brand-new", "--host", "--brand-new-field"}
     assert found.variables == {"VLLM_USE_NEW"}
+
+
+def test_formats_are_those_declared_and_those_taken_for_them(tree: Path) -> None:
+    found = read_release(tree, None, "2026-12-01")
+    assert found.quantization_methods == {"awq", "inc", "old", "auto-round"}
+    assert (found.deprecated_methods, found.without_float16) == ({"old"}, {"gemma9"})
 
 
 def test_the_command_adds_the_release_and_says_what_changed(

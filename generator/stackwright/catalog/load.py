@@ -17,6 +17,7 @@ from stackwright.domain.catalog import (
     Catalog,
     EngineRelease,
     FlagTable,
+    FormatTable,
     Guide,
     KernelTable,
     ParserTable,
@@ -44,6 +45,7 @@ def load_catalog() -> Catalog:
         read_llms=load_llms,
         read_parsers=load_parsers,
         read_kernels=load_kernels,
+        read_formats=load_formats,
         find_gpu=find_gpu,
     )
 
@@ -130,6 +132,12 @@ def load_guides() -> tuple[Guide, ...]:
 def load_parsers() -> ParserTable:
     """Read vLLM's parsers by release."""
     return _read("parsers.yaml", ParserTable)
+
+
+@cache
+def load_formats() -> FormatTable:
+    """Read which number formats vLLM reads and refuses, by release."""
+    return _read("formats.yaml", FormatTable)
 
 
 @cache

@@ -25,6 +25,7 @@ from stackwright.domain.catalog import (
     EngineImage,
     EngineRelease,
     FlagTable,
+    FormatTable,
     KernelGroup,
     KernelTable,
     ParserTable,
@@ -33,7 +34,8 @@ from stackwright.domain.catalog import (
 from stackwright.errors import StackError
 from stackwright.reading import read_yaml
 
-ENGINES, FLAGS, PARSERS, KERNELS = "engines.yaml", "flags.yaml", "parsers.yaml", "kernels.yaml"
+ENGINES, FLAGS, PARSERS = "engines.yaml", "flags.yaml", "parsers.yaml"
+KERNELS, FORMATS = "kernels.yaml", "formats.yaml"
 
 
 def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
@@ -74,10 +76,12 @@ def refresh(source: ReleaseSource, kernels: Sequence[KernelGroup] | None, folder
     engines = read_yaml(folder / ENGINES, tuple[EngineRelease, ...], StackError)
     flags = read_yaml(folder / FLAGS, FlagTable, StackError)
     parsers = read_yaml(folder / PARSERS, ParserTable, StackError)
+    formats = read_yaml(folder / FORMATS, FormatTable, StackError)
     texts = {
         ENGINES: render_engines(with_release(engines, source.release)),
         FLAGS: render_table(with_flags(flags, source)),
         PARSERS: render_table(with_parsers(parsers, source)),
+        FORMATS: render_table(with_formats(formats, source)),
     }
     if kernels is not None:
         table = read_yaml(folder / KERNELS, KernelTable, StackError)
@@ -133,6 +137,21 @@ def with_parsers(table: ParserTable, source: ReleaseSource) -> ParserTable:
     )
 
 
+def with_formats(table: FormatTable, source: ReleaseSource) -> FormatTable:
+    """Add a release's number formats to the table; one that was sampled before changes nothing."""
+    version = source.release.version
+    if version in table.sampled:
+        return table
+    return dataclasses.replace(
+        table,
+        sampled=tuple(sorted((*table.sampled, version), key=order_release)),
+        methods=_extend(table.methods, source.quantization_methods, version, table.sampled[-1]),
+        deprecated=_extend(table.deprecated, source.deprecated_methods, version, table.sampled[-1]),
+        without_float16=_extend(table.without_float16, source.without_float16, version, table.sampled[-1]),
+        date=source.release.date,
+    )
+
+
 def with_kernels(table: KernelTable, found: Sequence[KernelGroup], release: EngineRelease) -> KernelTable:
     """Add a release's kernels to the table; a release that was sampled before changes nothing."""
     if release.version in table.sampled:
@@ -170,7 +189,7 @@ def render_engines(engines: tuple[EngineRelease, ...]) -> str:
     return render_rows(rows)
 
 
-def render_table(table: FlagTable | ParserTable) -> str:
+def render_table(table: FlagTable | ParserTable | FormatTable) -> str:
     """Write a table of names as one mapping."""
     return render_mapping({field.name: getattr(table, field.name) for field in dataclasses.fields(table)})
 

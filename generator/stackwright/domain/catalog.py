@@ -129,6 +129,38 @@ class ParserTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FormatTable:
+    """Number formats that an engine's releases read or refuse, each with the first and last sampled release.
+
+    `methods`: the names under which it reads quantized weights; `deprecated`: those of them that it refuses without a
+    flag. `without_float16`: types of model (`model_type`) that it does not run in half precision. A last of None: it is
+    so in the newest sampled release.
+    """
+
+    engine: str
+    sampled: tuple[str, ...]
+    methods: dict[str, tuple[str, str | None]]
+    deprecated: dict[str, tuple[str, str | None]]
+    without_float16: dict[str, tuple[str, str | None]]
+    source: str
+    date: str
+
+    def reads(self, method: str, version: str) -> bool | None:
+        """Return whether a release reads a method's weights without a flag; None of a release that nobody read."""
+        if version not in self.sampled:
+            return None
+        return _holds(self.methods, method, version) and not _holds(self.deprecated, method, version)
+
+    def last_reader(self, method: str) -> str | None:
+        """Return the last sampled release that reads a method's weights without a flag; None where none does."""
+        return next((version for version in reversed(self.sampled) if self.reads(method, version)), None)
+
+    def refuses_float16(self, model_type: str, version: str) -> bool:
+        """Return whether a release refuses half precision for models of a type, as far as it was sampled."""
+        return _holds(self.without_float16, model_type, version)
+
+
+@dataclass(frozen=True, kw_only=True)
 class KernelGroup:
     """Kernels of one compiled library that were made for the same GPUs, by compute capability.
 
@@ -225,6 +257,7 @@ class Catalog:
     read_llms: Callable[[], tuple[CatalogLlm, ...]]
     read_parsers: Callable[[], ParserTable]
     read_kernels: Callable[[], KernelTable]
+    read_formats: Callable[[], FormatTable]
     find_gpu: Callable[[str | None], GpuModel | None]
 
     @property
@@ -241,6 +274,11 @@ class Catalog:
     def parsers(self) -> ParserTable:
         """The engine's parsers of tool calls and of thoughts."""
         return self.read_parsers()
+
+    @property
+    def formats(self) -> FormatTable:
+        """Which number formats the engine reads and refuses."""
+        return self.read_formats()
 
     @property
     def kernels(self) -> KernelTable:
@@ -272,6 +310,15 @@ def holes_of(program: str, version: str, advisories: tuple[Advisory, ...]) -> tu
         and (row.introduced is None or order_release(row.introduced) <= own)
     ]
     return tuple(sorted(holes, key=lambda row: order.index(row.kind)))
+
+
+def _holds(ranges: dict[str, tuple[str, str | None]], name: str, version: str) -> bool:
+    """Return whether a release lies in a name's range; one that is newer than all samples as the newest of them."""
+    if name not in ranges:
+        return False
+    first, last = ranges[name]
+    own = order_release(version)
+    return order_release(first) <= own and (last is None or own <= order_release(last))
 
 
 def _capability(text: str) -> tuple[int, ...]:

@@ -102,7 +102,8 @@ class ModelConfig:
     `architecture` is the first one named, empty where there is none. Head counts are those of the text model, None
     where it names none. `sees`: it has a vision encoder; `takes_media`: pictures, films or sounds. `scores` is how many
     a classifier gives to one text. `longest_tokens` is the longest request, its own `model_max_length` counted; None
-    unknown.
+    unknown. `model_types` are its own and its text model's. `quant_method` names how its weights are quantized, None
+    where it does not say.
     """
 
     architecture: str
@@ -113,6 +114,8 @@ class ModelConfig:
     takes_media: bool
     scores: int
     longest_tokens: int | None
+    model_types: tuple[str, ...]
+    quant_method: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

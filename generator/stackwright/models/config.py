@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from stackwright.domain.model_facts import ModelConfig, text_config
+from stackwright.models.format import quantization_of
 from stackwright.models.shape import parse_shape
 
 # A `revision` sees nothing.
@@ -26,6 +27,8 @@ def parse_config(config: Mapping[str, object]) -> ModelConfig:
         takes_media=takes_media(config),
         scores=_scores(config),
         longest_tokens=longest if shape.max_positions else None,
+        model_types=tuple(kind for kind in (config.get("model_type"), text.get("model_type")) if isinstance(kind, str)),
+        quant_method=_quant_method(config),
     )
 
 
@@ -39,6 +42,12 @@ def architecture_of(config: Mapping[str, object]) -> str:
 def takes_media(config: Mapping[str, object]) -> bool:
     """Return whether a configuration tells of more than text; where it is in doubt, it does."""
     return any(_SENSES.search(key) for key in config)
+
+
+def _quant_method(config: Mapping[str, object]) -> str | None:
+    """Return the name as the engine looks it up (0.33.0 config/model.py, _verify_quantization)."""
+    named = (quantization_of(config) or {}).get("quant_method")
+    return named.lower().replace("compressed_tensors", "compressed-tensors") if isinstance(named, str) else None
 
 
 def _scores(config: Mapping[str, object]) -> int:

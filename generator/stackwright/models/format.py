@@ -34,7 +34,7 @@ def weight_format(config: Mapping[str, object], tensors: Iterable[TensorHeader] 
 
     The configuration's own word wins; bitsandbytes is also known by its tensors, which are stored beside each weight.
     """
-    quantization = _quantization(config)
+    quantization = quantization_of(config)
     if quantization is not None:
         return _quantized(quantization)
     if tensors is not None:
@@ -52,7 +52,7 @@ def weight_format(config: Mapping[str, object], tensors: Iterable[TensorHeader] 
     return PLAIN.get(named) if isinstance(named, str) else None
 
 
-def _quantization(config: Mapping[str, object]) -> Mapping[str, object] | None:
+def quantization_of(config: Mapping[str, object]) -> Mapping[str, object] | None:
     """Return `quantization_config` or `compression_config` (llm-compressor), wherever a multimodal model nests it."""
     for part in (config, text_config(config)):
         for key in ("quantization_config", "compression_config"):

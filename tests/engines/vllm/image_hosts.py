@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from stackwright.catalog.load import find_gpu, load_advisories, load_drivers, load_engines, load_kernels, load_parsers
+from stackwright.catalog.load import (
+    find_gpu,
+    load_advisories,
+    load_drivers,
+    load_engines,
+    load_formats,
+    load_kernels,
+    load_parsers,
+)
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.host import HOST_SCHEMA, Containers, Cpu, Driver, Gpu, Host, OperatingSystem
 from stackwright.engines.protocol import EngineNeeds, ImageChoice
@@ -16,6 +24,7 @@ CATALOG = Catalog(
     read_llms=tuple,
     read_parsers=load_parsers,
     read_kernels=load_kernels,
+    read_formats=load_formats,
     find_gpu=find_gpu,
     read_drivers=load_drivers,
     advisories=load_advisories(),

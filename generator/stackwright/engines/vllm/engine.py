@@ -138,6 +138,7 @@ class Vllm:
         from stackwright.engines.vllm.arguments import SOCKET_RELEASE
         from stackwright.engines.vllm.image import choose_image
         from stackwright.engines.vllm.image_pin import pinned_image
+        from stackwright.engines.vllm.image_refusal import check_formats
 
         needs = replace(needs, model=task.llm.name, minimum=_least_release(task, needs))
         by_default = not gpus and needs.exact is None
@@ -150,6 +151,7 @@ class Vllm:
             if needs.minimum != SOCKET_RELEASE:
                 raise
             raise NoPlanError(f"{refusal.message}; models in turn need {SOCKET_RELEASE}", hint=refusal.hint) from None
+        check_formats(task, gpus, chosen, catalog)
         why = ("no GPU in use: the CPU release of both runtimes",)
         return replace(chosen, reasons=why) if by_default else chosen
 

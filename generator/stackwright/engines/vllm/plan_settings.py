@@ -13,10 +13,9 @@ from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.cpu import DECISION
 from stackwright.engines.vllm.media import media_settings
 from stackwright.engines.vllm.parsers import parser_settings
+from stackwright.engines.vllm.settings import BFLOAT16_CAPABILITY, DTYPE
 from stackwright.units import format_bytes, version_parts
 
-# PyTorch's bfloat16 kernels begin with Ampere (vLLM refuses bfloat16 below 8.0).
-BFLOAT16_CAPABILITY = "8.0"
 # vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
 SHM_GIB_SINGLE, SHM_GIB_PARALLEL = 2, 16
 OBJECTIVES = "docs/decisions/0015-objectives.md"
@@ -67,7 +66,7 @@ def gpu_settings(placement: Placement, solution: Solution, share: Setting) -> di
     most = "largest tested value that fits"
     return {
         "VLLM_GPU_MEMORY_UTILIZATION": share,
-        "VLLM_DTYPE": _dtype(placement.gpus),
+        DTYPE: _dtype(placement.gpus),
         "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}" if sure else f"estimate: {room}{lost}", MEMORY),
         "VLLM_MAX_NUM_SEQS": _setting(
             str(settings.max_num_seqs), most if sure else "kept low: memory use cannot be predicted here", MEMORY

@@ -6,6 +6,9 @@ from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines.protocol import EngineKeys
 
 NO_PARSER, ANY_HOST = "none", "any"
+DTYPE = "VLLM_DTYPE"
+# PyTorch's bfloat16 kernels begin with Ampere (vLLM refuses bfloat16 below 8.0).
+BFLOAT16_CAPABILITY = "8.0"
 
 SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec(key="VLLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Engine image"),
@@ -76,7 +79,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         flag="--kv-cache-dtype",
     ),
     SettingSpec(
-        key="VLLM_DTYPE",
+        key=DTYPE,
         section="Engine",
         kind=Kind.TEXT,
         meaning="Number format of weights and activations",

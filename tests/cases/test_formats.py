@@ -1,0 +1,94 @@
+"""Weights and number formats that the engine does not take (cases 02 and 05 of the public reports)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from stackwright.catalog.load import load_catalog
+from stackwright.detect.snapshot import read_snapshot
+from stackwright.domain.plan import Plan
+from stackwright.domain.tensors import TensorHeader
+from stackwright.engines.protocol import EngineNeeds
+from stackwright.errors import NoPlanError
+from stackwright.planning.planner import make_plan
+
+from tests.models.checkpoints import write_model
+from tests.planning_requests import plan_for, recorded, request
+
+T4S = read_snapshot(Path(__file__).with_name("t4.yaml"))
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "vocab_size": 1024,
+    "max_position_embeddings": 8192,
+    "torch_dtype": "bfloat16",
+}
+WEIGHT = TensorHeader(name="model.embed_tokens.weight", dtype="BF16", shape=(1024, 256))
+
+
+def plan_of(folder: Path, quantization: Mapping[str, object], needs: EngineNeeds | None = None) -> Plan:
+    """Plan a toy model with this quantization_config on two RTX 3090."""
+    write_model(folder, {**CONFIG, "quantization_config": quantization}, {"model.safetensors": [WEIGHT]})
+    asked = request(recorded("2x-rtx3090-nvlink"), model=str(folder))
+    return make_plan(replace(asked, needs=needs or EngineNeeds()), load_catalog())
+
+
+@pytest.mark.parametrize(
+    ("method", "last"),
+    [("bitsandbytes", "0.27.1"), ("hqq", "0.13.0"), ("rtn", "0.13.0"), ("fbgemm_fp8", "0.13.0")],
+)
+def test_a_format_that_left_the_engine_is_named_with_its_last_release(tmp_path: Path, method: str, last: str) -> None:
+    with pytest.raises(NoPlanError) as refused:
+        plan_of(tmp_path / "model", {"quant_method": method, "load_in_4bit": True})
+    assert f"has its weights as {method}, which vllm 0.33.0 does not read; the last that does is {last}" in (
+        refused.value.message
+    )
+    assert (refused.value.hint or "").startswith("name a copy of the model in AWQ, GPTQ, FP8 or NVFP4")
+
+
+def test_a_format_that_no_release_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NoPlanError, match="as eetq, which no known release of vllm reads"):
+        plan_of(tmp_path / "model", {"quant_method": "eetq"})
+
+
+def test_a_gguf_file_beside_a_configuration_is_named(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", CONFIG, {})
+    (folder / "toy-Q4_K_M.gguf").write_bytes(b"GGUF" + bytes(4092))
+    with pytest.raises(
+        NoPlanError, match=r"as gguf, which vllm 0\.33\.0 does not read; the last that does is 0\.23\.0"
+    ):
+        make_plan(request(recorded("2x-rtx3090-nvlink"), model=str(folder)), load_catalog())
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "auto-round", "compressed_tensors"])
+def test_a_format_that_is_read_is_planned(tmp_path: Path, method: str) -> None:
+    quantization = {"quant_method": method, "bits": 4, "group_size": 128}
+    assert plan_of(tmp_path / "model", quantization).engine.version == "0.33.0"
+
+
+def test_the_release_that_reads_it_is_planned_where_it_is_asked_for(tmp_path: Path) -> None:
+    quantization = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    needs = EngineNeeds(exact="0.27.1", allow_vulnerable=True)
+    assert plan_of(tmp_path / "model", quantization, needs).engine.version == "0.27.1"
+
+
+@pytest.mark.parametrize("model", ["google/gemma-3-4b-it", "google/gemma-3-12b-it"])
+def test_a_model_that_bears_no_float16_is_refused_where_there_is_no_bfloat16(model: str) -> None:
+    with pytest.raises(NoPlanError) as refused:
+        plan_for(T4S, model=model)
+    assert "does not run gemma3 models" in refused.value.message
+    assert "Tesla T4, compute capability 7.5) has no bfloat16" in refused.value.message
+
+
+def test_any_other_model_runs_in_float16_there() -> None:
+    plan = plan_for(T4S, model="Qwen/Qwen3-4B")
+    assert plan.models[0].settings["VLLM_DTYPE"].value == "float16"
