@@ -100,10 +100,10 @@ class ModelConfig:
     """What a model's `config.json` tells, read once (`stackwright.models.config.parse_config`).
 
     `architecture` is the first one named, empty where there is none. Head counts are those of the text model, None
-    where it names none. `sees`: it has a vision encoder; `takes_media`: pictures, films or sounds. `scores` is how many
-    a classifier gives to one text. `longest_tokens` is the longest request, its own `model_max_length` counted; None
-    unknown. `model_types` are its own and its text model's. `quant_method` names how its weights are quantized, None
-    where it does not say.
+    where it names none. `sees`: it has a vision encoder; `takes_media`: pictures, films or sounds. `scores` is how
+    many a classifier gives to one text. `encodes_first`: an encoder reads the input before a decoder writes.
+    `longest_tokens` is the longest request, its own `model_max_length` counted; None unknown. `model_types` are its
+    own and its text model's. `quant_method` names how its weights are quantized, None where it does not say.
     """
 
     architecture: str
@@ -114,6 +114,7 @@ class ModelConfig:
     takes_media: bool
     scores: int
     longest_tokens: int | None
+    encodes_first: bool
     model_types: tuple[str, ...]
     quant_method: str | None
 

@@ -27,6 +27,7 @@ def parse_config(config: Mapping[str, object]) -> ModelConfig:
         takes_media=takes_media(config),
         scores=_scores(config),
         longest_tokens=longest if shape.max_positions else None,
+        encodes_first=config.get("is_encoder_decoder") is True,
         model_types=tuple(kind for kind in (config.get("model_type"), text.get("model_type")) if isinstance(kind, str)),
         quant_method=_quant_method(config),
     )

@@ -52,6 +52,13 @@ _MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _BIASED_FAMILIES = frozenset(
     ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_vl_text", "qwen2_5_vl_text", "gpt2")
 )
+# Of several keys the smallest length counts (0.33.0 transformers_utils/model_arch_config_convertor.py,
+# derive_max_model_len_and_key).
+_LENGTHS = (
+    *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_target_positions"),
+    *("max_sequence_length", "max_seq_length", "seq_len"),
+)
+_SEEN_WHOLE = frozenset({"bagel", "gemma3", "molmo2", "moondream3", "paligemma"})
 
 
 def parse_shape(config: Mapping[str, object]) -> Shape:
@@ -84,7 +91,7 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         learned_positions=_learned_positions(part),
         extra_embeddings=_extra_embeddings(part),
         draft_layers=count(part, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
-        least_step_tokens=_least_step_tokens(part),
+        least_step_tokens=_least_step_tokens(config, part),
         unknown=tuple(_unknown(part, layers, state, quantization)),
     )
 
@@ -269,14 +276,17 @@ def _vision(config: Mapping[str, object]) -> Vision | None:
     )
 
 
-def _least_step_tokens(part: Mapping[str, object]) -> int:
-    """Gemma 4 that sees an image's tokens in both directions takes a whole video in one step: 32 frames of 70 + 8
-    tokens.
+def _least_step_tokens(config: Mapping[str, object], part: Mapping[str, object]) -> int:
+    """Return the tokens of the longest item that a model sees in both directions, and so takes in one step; 0 for none.
 
-    vLLM 0.32.0 engine/arg_utils.py, _get_min_mm_batched_tokens; models/gemma4_mm.py, get_mm_max_tokens_per_item.
+    Gemma 4 takes a whole film: 32 frames of 70 + 8 tokens (vLLM 0.32.0 engine/arg_utils.py, _get_min_mm_batched_tokens;
+    models/gemma4_mm.py, get_mm_max_tokens_per_item); of the others a picture counts (0.33.0
+    transformers_utils/model_arch_config_convertor.py, MM_PREFIX_LM_MODELS).
     """
-    both = text(part, "model_type").startswith("gemma4") and text(part, "use_bidirectional_attention") == "vision"
-    return 32 * (70 + 8) if both else 0
+    if text(part, "use_bidirectional_attention") == "vision":
+        return 32 * (70 + 8)
+    vision = _vision(config) if text(config, "model_type") in _SEEN_WHOLE else None
+    return (vision.max_item_tokens or 0) if vision else 0
 
 
 def _rope_rows(
@@ -323,7 +333,7 @@ def _longest(part: Mapping[str, object]) -> int:
 
     Linear and dynamic scaling multiply; the lengths of YaRN, Llama 3, LongRoPE and Gemma 3 are scaled already.
     """
-    rows = count(part, "max_position_embeddings", "n_positions", "seq_length", "max_sequence_length", "max_seq_len")
+    rows = min((length for key in _LENGTHS if (length := count(part, key))), default=0)
     scaling = mapping(part, "rope_scaling") or mapping(part, "rope_parameters")
     kind = text(scaling, "rope_type", "type")
     if text(part, "model_type").startswith("gemma3") or kind not in ("linear", "dynamic"):

@@ -94,6 +94,13 @@ def check_role(facts: ModelFacts, role: Role) -> None:
     Raises:
         NoPlanError: the model cannot do what it is asked for.
     """
+    if facts.config.encodes_first:
+        # The engine serves some of them, for transcription alone (0.33.0 config/model.py, runner and supported tasks).
+        raise NoPlanError(
+            f"{facts.name} is an encoder-decoder model ({facts.config.architecture or 'of unknown architecture'}), for "
+            "speech or translation: such models are not served",
+            hint=f"name another model, such as {_EXAMPLES[Role.CHAT]}",
+        )
     by_architecture = role_of(facts.config)
     made_for = facts.role or by_architecture
     # A model that writes makes vectors as well, and one that sees reads plain text; nothing else changes hands.

@@ -36,6 +36,10 @@ def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tupl
     if longest and max_model_len > longest:
         found.append(f"a context of {max_model_len} tokens exceeds the model's limit of {longest}")
     step = settings.max_num_batched_tokens
+    if step and step < shape.least_step_tokens:
+        found.append(
+            f"a step of {step} tokens is shorter than one item of {shape.least_step_tokens} that it takes whole"
+        )
     if shape.is_encoder and step and max_model_len > step:
         found.append(f"a text of {max_model_len} tokens cannot be split into steps of {step}")
     return tuple(found)

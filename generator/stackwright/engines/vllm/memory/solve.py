@@ -47,7 +47,7 @@ def solve(
     """
     found: Solution | None = None
     ask = _ask_about(shape, settings, gpu, tensors, weight_bytes)
-    for candidate in _worth_trying(_candidates(settings, gpu, aim), aim, shape, ask):
+    for candidate in _worth_trying(_candidates(shape, settings, gpu, aim), aim, shape, ask):
         longest = _longest(shape, candidate, ask)
         if longest is None:
             continue
@@ -75,7 +75,7 @@ def longest_request(
     `solve` with the aim `context` finds no longer one, and takes several times as long.
     """
     ask = _ask_about(shape, settings, gpu, tensors, weight_bytes)
-    found = _longest(shape, _candidates(settings, gpu, Objective.CONTEXT)[-1], ask)
+    found = _longest(shape, _candidates(shape, settings, gpu, Objective.CONTEXT)[-1], ask)
     return found[1].max_model_len if found else 0
 
 
@@ -112,14 +112,14 @@ def _worth_trying(candidates: list[EngineSettings], aim: Objective, shape: Shape
     return candidates[-1:] if aim is Objective.CONTEXT and not whole else candidates
 
 
-def _candidates(settings: EngineSettings, gpu: GpuMemory, aim: Objective) -> list[EngineSettings]:
+def _candidates(shape: Shape, settings: EngineSettings, gpu: GpuMemory, aim: Objective) -> list[EngineSettings]:
     """Return settings from the most useful to the most frugal."""
     most_tokens, most_seqs = batch_defaults(gpu, Release(settings.version))
     most_seqs = min(most_seqs, _LATENCY_SEQS) if aim is Objective.LATENCY else most_seqs
     seqs = (settings.max_num_seqs,) if settings.max_num_seqs else _halved(most_seqs, _FEWEST_SEQS)
-    tokens = (
-        (settings.max_num_batched_tokens,) if settings.max_num_batched_tokens else _halved(most_tokens, _FEWEST_TOKENS)
-    )
+    # Written out, a step loses the engine's own floor: one picture or film that is seen at once has to fit into it.
+    steps = dict.fromkeys(max(step, shape.least_step_tokens) for step in _halved(most_tokens, _FEWEST_TOKENS))
+    tokens = (settings.max_num_batched_tokens,) if settings.max_num_batched_tokens else tuple(steps)
     formats = ["auto"] if settings.kv_cache_dtype == "auto" else [settings.kv_cache_dtype]
     if settings.kv_cache_dtype == "auto" and gpu.compute_capability and gpu.compute_capability >= _FP8_CAPABILITY:
         formats.append("fp8")
