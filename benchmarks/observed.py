@@ -141,6 +141,7 @@ def _settings(row: Row, notes: str, gpu: GpuMemory | None) -> EngineSettings:
         enforce_eager=row.get("enforce_eager") is True,
         speculative_tokens=int(drafted[1] or drafted[2]) if drafted else 0,
         language_only="language-model-only" in notes,
+        expert_parallel="expert-parallel" in notes or "expert parallel" in notes,
         legacy_engine=row.get("engine") == "V0",
         # Cases have no field for it. It matters for models with states only, and every log of such a model that names
         # its flags, but those of releases that could not, turns it on.

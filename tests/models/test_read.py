@@ -45,7 +45,8 @@ def test_a_quantized_checkpoint_keeps_the_shape_of_its_original() -> None:
     quantization = facts.config.shape.quantization
     assert (quantization.kind, quantization.bits, quantization.group) == (WeightKind.AWQ, 4, 128)
     plain = replace(facts.config.shape, quantization=original.config.shape.quantization)
-    assert replace(facts.config, shape=plain) == original.config
+    assert replace(facts.config, shape=plain, quant_method=None) == original.config
+    assert facts.config.quant_method == "awq"
     assert facts.format is WeightFormat.AWQ
     # The files on the hub have 5.68 GiB (kaito-project/kaito, model_catalog.yaml, 2026-08-21).
     assert facts.weight_bytes == pytest.approx(5.68 * 2**30, rel=0.002)

@@ -22,6 +22,7 @@ class EngineSettings:
 
     `version` is the release (`0.32.0`), None where it is not known. `speculative_tokens` counts drafted tokens per
     step with the model's own prediction layers. `language_only`: the encoder is neither loaded nor profiled.
+    `expert_parallel`: each rank has whole experts, and not a part of each.
     `kv_cache_dtype`: `auto`, `fp8`, `nvfp4` and so on. `legacy_engine`: the first engine of a family (V0), which
     profiled without chunks.
     """
@@ -40,6 +41,7 @@ class EngineSettings:
     prefix_caching: bool | None = None
     speculative_tokens: int = 0
     language_only: bool = False
+    expert_parallel: bool = False
     legacy_engine: bool = False
 
     @property

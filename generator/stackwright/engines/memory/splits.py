@@ -27,12 +27,16 @@ _CUT_AS_THEY_ARE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Width:
-    """One width that is split: `size` numbers, of which `block` share a scale; no rank has fewer than `least`."""
+    """One width that is split: `size` numbers, of which `block` share a scale; no rank has fewer than `least`.
+
+    `expert`: of an expert, which expert parallelism leaves whole.
+    """
 
     matrix: str
     size: int
     block: int
     least: int = 1
+    expert: bool = False
 
     def share(self, ranks: int) -> int | None:
         """Return each rank's part; None where it is no whole number."""
@@ -71,7 +75,7 @@ def _of_layer(shape: Shape, index: int) -> Iterator[Width]:
         if whole.columns != part.columns and _is_quantized(shape, whole):
             halved = whole.expert and quantization.kind in _HALVED and quantization.group % _LEAST_EXPERT_GROUP == 0
             block = _LEAST_EXPERT_GROUP if halved else quantization.group
-            yield Width(matrix=_short(whole, index), size=whole.columns, block=block)
+            yield Width(matrix=_short(whole, index), size=whole.columns, block=block, expert=whole.expert)
         square = quantization.kind is WeightKind.FP8 and "self_attn.qkv_proj" in _short(whole, index)
         if square and _is_quantized(shape, whole):
             size = layer.kv_heads * layer.head_dim
