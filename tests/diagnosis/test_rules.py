@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stackwright.catalog.load import load_formats
 from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.rules import (
     LONGEST_LINE,
@@ -98,6 +99,15 @@ def test_every_rule_has_a_real_log_and_every_log_a_rule() -> None:
     assert {log.rule for log in LOGS} == {rule.id for rule in RULES}
     assert len({rule.id for rule in RULES}) == len(RULES)
     assert len(HEALTHY) >= 4
+
+
+def test_every_format_that_left_the_engine_is_named_as_one() -> None:
+    """The rule knows those that the catalog read out of the releases, and no one is sent to a newer engine for them."""
+    gone = [name for name, (_, last) in load_formats().methods.items() if last is not None and name.islower()]
+    assert "bitsandbytes" in gone
+    for name in gone:
+        named = diagnose_log(f"Value error, Unknown quantization method: {name}. Must be one of ['awq']", RULES)
+        assert [diagnosis.rule for diagnosis in named] == ["format-left"], name
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
