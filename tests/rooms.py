@@ -51,6 +51,7 @@ ROOMS: Mapping[str, Room] = {
     "watching.limits": room("watching domain", pure=True),
     "watching.course": room("watching domain", pure=True),
     "diagnosis.rules": room("domain units errors", pure=True),
+    "diagnosis.pasted": room("diagnosis", pure=True),
     "atomic": room(),
     "reading": room("errors", libraries="yaml msgspec"),
     "catalog": room("domain reading errors", libraries="elftools"),
@@ -99,7 +100,9 @@ ROOMS: Mapping[str, Room] = {
         "project services engines domain settings planning reading rendering runtime units errors", libraries="dotenv"
     ),
     "interrupts": room(),
-    "report": room("rendering diagnosis.rules domain settings reading project units errors", libraries="rich"),
+    "report": room(
+        "rendering diagnosis.rules diagnosis.pasted domain settings reading project units errors", libraries="rich"
+    ),
     "commands": room(
         "domain settings planning services engines watching validation reading catalog rendering models detect runtime "
         "project interrupts report diagnosis units errors"

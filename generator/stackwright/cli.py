@@ -142,7 +142,7 @@ def _check_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:
     flags = [flag for action in parser._actions for flag in action.option_strings]
     for word in words:
         flag = word.partition("=")[0]
-        if word.startswith("-") and flag not in flags and word[:2] not in ("-o", "-h"):
+        if word.startswith("-") and word != "-" and flag not in flags and word[:2] not in ("-o", "-h"):
             # The dashes, alike in all, would make any two short flags look close.
             names = {flag_word.lstrip("-"): flag_word for flag_word in flags}
             close = closest(flag.lstrip("-"), names)

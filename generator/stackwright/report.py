@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
+    from stackwright.diagnosis.pasted import LogJudgement
     from stackwright.diagnosis.rules import Diagnosis
     from stackwright.domain.plan import Plan
     from stackwright.domain.service import ServiceState
@@ -157,6 +158,17 @@ def print_failures(name: str, failures: Iterable[tuple[str, Diagnosis]]) -> None
         print_text(on_one_line(f"  said: {diagnosis.line}"))
         print_text(on_one_line(f"  fix: {diagnosis.fix}"))
         print_text(on_one_line(f"  see: {diagnosis.source}"))
+
+
+def print_judgement(judgement: LogJudgement) -> None:
+    """Print what a log tells: the cause, the line that told it, the fix."""
+    known = f" [{judgement.rule}]" if judgement.rule else ""
+    print_text(on_one_line(f"{judgement.cause}{known}"))
+    for line in judgement.lines if judgement.rule else ():
+        print_text(on_one_line(f"  said: {line}"))
+    if judgement.fix:
+        print_text(on_one_line(f"  fix: {judgement.fix}"))
+        print_text(on_one_line(f"  see: {judgement.source}"))
 
 
 def count_errors(findings: Iterable[Finding]) -> int:

@@ -229,3 +229,27 @@ def test_a_fix_that_the_local_file_would_undo_is_refused(run: Run, failed: Path,
         (f"{local}: VLLM_MAX_MODEL_LEN=2048 overrides every pin", "set VLLM_MAX_MODEL_LEN=1024 there"),
     )
     assert image(project) == before
+
+
+def test_a_log_is_judged_without_a_stack(run: Run, around: Path) -> None:
+    log = around / "engine.log"
+    log.write_text(f"VLLM_API_KEY=sk-abcdefghijklmnop\n{KV}", encoding="utf-8")
+    ran = run("doctor", "--log", str(log), "--json")
+    (judged,) = json.loads(ran.out)
+    assert (ran.code, judged["rule"]) == (0, "kv-cache-too-small")
+    assert set(judged) == {"cause", "fix", "source", "lines", "rule"}
+    assert judged["fix"] == "`configure-gpu --env ENV --set VLLM_MAX_MODEL_LEN=1024`"
+
+
+def test_a_log_in_which_nothing_fails_ends_well(run: Run, around: Path) -> None:
+    log = around / "engine.log"
+    log.write_text("INFO all is well\n", encoding="utf-8")
+    assert run("doctor", "--log", str(log)).code == 0
+    assert run("doctor", "--log", str(log), "--json").out.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", [("--log", "nowhere.log"), ("dev", "--log", "-", "--apply"), ("--log",)])
+def test_a_log_that_cannot_be_judged_is_a_usage_error(run: Run, words: tuple[str, ...]) -> None:
+    ran = run("doctor", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert "Traceback" not in ran.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from stackwright.detect import Detection, detect_host
 from stackwright.diagnosis.evidence import Evidence, Examination, Gathered, Named, evidence_of, gather, name_failures
 from stackwright.diagnosis.kernel import read_kernel
 from stackwright.diagnosis.load import load_rules
+from stackwright.diagnosis.pasted import judge_log
+from stackwright.diagnosis.redaction import assigned_secrets, make_redaction
 from stackwright.diagnosis.rules import Diagnosis, EvidenceKind
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding
@@ -34,17 +37,25 @@ from stackwright.domain.service import ServicePhase
 from stackwright.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
 from stackwright.models.read import SMOKE
 from stackwright.project import folder as project
+from stackwright.reading import read_bytes
 from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written
 from stackwright.runtime import Runtime, Stack
 from stackwright.validation.checks import find_all, find_broken
 from stackwright.watching.health import telling_line
 
+# A log of a whole day has some tens of MB; what is longer is cut by whoever has it.
+LONGEST_LOG = 256 * 2**20
+
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorArguments:
-    """The arguments of `doctor`. `environment`: None for the host and all that are configured."""
+    """The arguments of `doctor`. `environment`: None for the host and all that are configured.
+
+    `log`: a file to judge in the place of a stack, `-` for the standard input.
+    """
 
     environment: Environment | None = None
+    log: str | None = None
     bundle: Path | None = None
     apply: bool = False
     runtime: str = "auto"
@@ -60,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=parse_environment,
         help=f"{', '.join(ENVIRONMENTS)} (default: the host and every configured one)",
+    )
+    parser.add_argument(
+        "--log",
+        metavar="FILE",
+        help="judge a log of engine, gateway or container engine, without a stack; - reads stdin",
     )
     parser.add_argument(
         "--bundle", metavar="FILE", type=Path, help="write an archive for a bug report, without secrets"
@@ -84,6 +100,9 @@ def run(arguments: DoctorArguments) -> None:
         UsageError: `--apply` without an environment, or where no setting mends what was found.
     """
     paths = find_paths(arguments.out)
+    if arguments.log is not None:
+        _judge(arguments, arguments.log, paths)
+        return
     if arguments.apply and arguments.environment is None:
         raise UsageError("--apply needs an environment", hint="for example `stackwright doctor dev --apply`")
     detection, kernel = detect_host(), read_kernel()
@@ -105,6 +124,30 @@ def run(arguments: DoctorArguments) -> None:
         _apply(arguments, paths, exams[0])
         return
     _conclude(on_host, exams, quiet=arguments.json)
+
+
+def _judge(arguments: DoctorArguments, log: str, paths: ProjectPaths) -> None:
+    """Say what a log tells, with the settings of the environment that is named; nothing else is looked at."""
+    if arguments.apply or arguments.bundle is not None:
+        raise UsageError("--log looks at a log alone", hint="leave out --apply and --bundle")
+    try:
+        raw = sys.stdin.buffer.read() if log == "-" else read_bytes(Path(log), most=LONGEST_LOG)
+    except OSError as failure:
+        raise UsageError(f"{log}: cannot be read: {failure.strerror or failure}", hint="name a file, or `-`") from None
+    text = raw.decode("utf-8", errors="replace")
+    named = arguments.environment
+    values = {"environment": named.value if named else "ENV"}
+    if named is not None and paths.of(named).plan.exists():
+        values |= load_stack(paths.of(named)).env
+    redact = make_redaction(assigned_secrets(text), home="", user="", machine="")
+    judged = judge_log(redact.apply(text), load_rules(), values)
+    if arguments.json:
+        report.print_json(judged)
+        return
+    for judgement in judged:
+        report.print_judgement(judgement)
+    if not judged:
+        report.tell("nothing found wrong in this log")
 
 
 def _asked(paths: ProjectPaths, named: Environment | None) -> tuple[Environment, ...]:
