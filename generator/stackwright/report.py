@@ -154,21 +154,21 @@ def show_findings(findings: Iterable[Finding]) -> None:
 def print_failures(name: str, failures: Iterable[tuple[str, Diagnosis]]) -> None:
     """Print each failure that was named, by the service that it befell: the cause, the line that told it, the fix."""
     for service, diagnosis in failures:
-        print_text(on_one_line(f"{name}: {service}: {diagnosis.cause} [{diagnosis.rule}]"))
-        print_text(on_one_line(f"  said: {diagnosis.line}"))
-        print_text(on_one_line(f"  fix: {diagnosis.fix}"))
-        print_text(on_one_line(f"  see: {diagnosis.source}"))
+        what = f"{name}: {service}: {diagnosis.cause} [{diagnosis.rule}]"
+        _print_failure(what, diagnosis.line, diagnosis.fix, diagnosis.source)
 
 
 def print_judgement(judgement: LogJudgement) -> None:
-    """Print what a log tells: the cause, the line that told it, the fix."""
-    known = f" [{judgement.rule}]" if judgement.rule else ""
-    print_text(on_one_line(f"{judgement.cause}{known}"))
-    for line in judgement.lines if judgement.rule else ():
-        print_text(on_one_line(f"  said: {line}"))
-    if judgement.fix:
-        print_text(on_one_line(f"  fix: {judgement.fix}"))
-        print_text(on_one_line(f"  see: {judgement.source}"))
+    """Print what a log tells: the cause, the line that told it and the fix; where no rule knows it, its first error."""
+    if judgement.fix is None or judgement.source is None:
+        print_text(on_one_line(judgement.cause))
+    else:
+        _print_failure(f"{judgement.cause} [{judgement.rule}]", judgement.lines[0], judgement.fix, judgement.source)
+
+
+def _print_failure(what: str, line: str, fix: str, source: str) -> None:
+    for text in (what, f"  said: {line}", f"  fix: {fix}", f"  see: {source}"):
+        print_text(on_one_line(text))
 
 
 def count_errors(findings: Iterable[Finding]) -> int:

@@ -92,11 +92,7 @@ def quick_state(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def quick_pins(images: Images) -> list[str]:
     """Give the settings that put a quick engine in vLLM's place, and the built images in that of the others."""
-    return [
-        f"--set=VLLM_IMAGE={images.quick_engine}",
-        f"--set=LITELLM_IMAGE={images.gateway}",
-        f"--set=REDIS_IMAGE={images.redis}",
-    ]
+    return images.pins(images.quick_engine)
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,11 @@ class Images:
     engine_for_two_gpus: str
     quick_engine: str
 
+    def pins(self, engine: str | None = None) -> list[str]:
+        """Return the settings that put these images in the place of the official ones; None: real vLLM's."""
+        named = {"VLLM_IMAGE": engine or self.engine, "LITELLM_IMAGE": self.gateway, "REDIS_IMAGE": self.redis}
+        return [f"--set={key}={image}" for key, image in named.items()]
+
 
 def build_images(host: str) -> Images:
     """Build what the engine at `host` does not have yet, and return the names.

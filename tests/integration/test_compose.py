@@ -37,11 +37,7 @@ gateway:
 @pytest.fixture(scope="module")
 def pins(images: Images) -> list[str]:
     """Give the settings that put the built images in the place of the official ones."""
-    return [
-        f"--set=VLLM_IMAGE={images.engine}",
-        f"--set=LITELLM_IMAGE={images.gateway}",
-        f"--set=REDIS_IMAGE={images.redis}",
-    ]
+    return images.pins()
 
 
 @pytest.fixture(scope="module")

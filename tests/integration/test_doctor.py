@@ -18,11 +18,7 @@ from tests.integration.test_watching import check_refusal
 @pytest.fixture(scope="module")
 def pins(images: Images) -> list[str]:
     """Give the settings that put the built images in the place of the official ones."""
-    return [
-        f"--set=VLLM_IMAGE={images.engine}",
-        f"--set=LITELLM_IMAGE={images.gateway}",
-        f"--set=REDIS_IMAGE={images.redis}",
-    ]
+    return images.pins()
 
 
 def look(project: Project, *words: str) -> tuple[int, dict[str, Any]]:

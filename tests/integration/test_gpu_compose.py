@@ -38,7 +38,7 @@ def test_multi_serves_with_tensor_parallelism(
     make_project: MakeProject, images: Images, two_gpus: dict[str, str]
 ) -> None:
     project = make_project(**two_gpus)
-    project.configure("multi", "--model=smoke", *pins(images, images.engine_for_two_gpus))
+    project.configure("multi", "--model=smoke", *images.pins(images.engine_for_two_gpus))
     project.start()
     engine = project.inspect("engine")
     assert requested_gpus(engine) == UUIDS
@@ -58,7 +58,7 @@ def test_single_runs_by_hand_for_a_user_without_an_account(
     caches.mkdir()
     project = make_project(**two_gpus, STACKWRIGHT_STATE=str(tmp_path), VLLM_CACHE_ROOT=str(caches))
     somebody = [f"--set=STACKWRIGHT_UID={UID}", f"--set=STACKWRIGHT_GID={UID}"] if os.geteuid() == 0 else []
-    said = project.configure("single", "--model=smoke", *somebody, *pins(images, images.engine_for_one_gpu))
+    said = project.configure("single", "--model=smoke", *somebody, *images.pins(images.engine_for_one_gpu))
     if somebody:
         give_to(UID, project.folder)
         give_to(UID, caches)
@@ -72,11 +72,6 @@ def test_single_runs_by_hand_for_a_user_without_an_account(
     if somebody:
         assert engine["Config"]["User"] == f"{UID}:{UID}"
     assert project.complete()
-
-
-def pins(images: Images, engine: str) -> list[str]:
-    """Return the settings that put built images in the place of the official ones."""
-    return [f"--set=VLLM_IMAGE={engine}", f"--set=LITELLM_IMAGE={images.gateway}", f"--set=REDIS_IMAGE={images.redis}"]
 
 
 def requested_gpus(container: dict[str, dict[str, list[dict[str, object]]]]) -> object:

@@ -18,7 +18,7 @@ from tests.fakes.nvml import build_fake_nvml, environment
 from tests.integration.conftest import MakeProject
 from tests.integration.images import Images
 from tests.integration.project import Project
-from tests.integration.test_gpu_compose import ANSWERS, UUIDS, pins
+from tests.integration.test_gpu_compose import ANSWERS, UUIDS
 
 pytestmark = pytest.mark.usefixtures("gpu_requests")
 
@@ -51,7 +51,7 @@ def machine(make_project: MakeProject, images: Images, tmp_path_factory: pytest.
     answers = folder / "answers.txt"
     answers.write_text(ANSWERS.read_text(encoding="utf-8"), encoding="utf-8")
     project = make_project(**environment(build_fake_nvml(folder), answers))
-    project.configure("multi", "--model=smoke", *pins(images, images.engine_for_two_gpus))
+    project.configure("multi", "--model=smoke", *images.pins(images.engine_for_two_gpus))
     return Machine(project=project, answers=answers)
 
 

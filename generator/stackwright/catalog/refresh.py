@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from stackwright.catalog.load import FOLDER
 from stackwright.catalog.machine_code import read_wheel
@@ -36,6 +37,7 @@ from stackwright.reading import read_yaml
 
 ENGINES, FLAGS, PARSERS = "engines.yaml", "flags.yaml", "parsers.yaml"
 KERNELS, FORMATS = "kernels.yaml", "formats.yaml"
+Table = TypeVar("Table", FlagTable, FormatTable, ParserTable)
 
 
 def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
@@ -110,46 +112,38 @@ def with_release(engines: tuple[EngineRelease, ...], release: EngineRelease) -> 
 
 def with_flags(table: FlagTable, source: ReleaseSource) -> FlagTable:
     """Add a release's flags and variables to the table; a release that was sampled before changes nothing."""
-    version = source.release.version
-    if version in table.sampled:
-        return table
-    sampled = tuple(sorted((*table.sampled, version), key=order_release))
-    return dataclasses.replace(
-        table,
-        sampled=sampled,
-        flags=_extend(table.flags, source.flags, version, table.sampled[-1]),
-        variables=_extend(table.variables, source.variables, version, table.sampled[-1]),
-        date=source.release.date,
-    )
+    return _sampled(table, source, flags=source.flags, variables=source.variables)
 
 
 def with_parsers(table: ParserTable, source: ReleaseSource) -> ParserTable:
     """Add a release's parsers to the table; a release that was sampled before changes nothing."""
-    version = source.release.version
-    if version in table.sampled:
-        return table
-    return dataclasses.replace(
-        table,
-        sampled=tuple(sorted((*table.sampled, version), key=order_release)),
-        tool_call=_extend(table.tool_call, source.tool_call_parsers, version, table.sampled[-1]),
-        reasoning=_extend(table.reasoning, source.reasoning_parsers, version, table.sampled[-1]),
-        date=source.release.date,
-    )
+    return _sampled(table, source, tool_call=source.tool_call_parsers, reasoning=source.reasoning_parsers)
 
 
 def with_formats(table: FormatTable, source: ReleaseSource) -> FormatTable:
     """Add a release's number formats to the table; one that was sampled before changes nothing."""
+    return _sampled(
+        table,
+        source,
+        methods=source.quantization_methods,
+        deprecated=source.deprecated_methods,
+        without_float16=source.without_float16,
+    )
+
+
+def _sampled(table: Table, source: ReleaseSource, **names: frozenset[str]) -> Table:
+    """Return a table whose ranges reach over one more release; `names`: by the field that holds their ranges."""
     version = source.release.version
     if version in table.sampled:
         return table
-    return dataclasses.replace(
-        table,
-        sampled=tuple(sorted((*table.sampled, version), key=order_release)),
-        methods=_extend(table.methods, source.quantization_methods, version, table.sampled[-1]),
-        deprecated=_extend(table.deprecated, source.deprecated_methods, version, table.sampled[-1]),
-        without_float16=_extend(table.without_float16, source.without_float16, version, table.sampled[-1]),
-        date=source.release.date,
-    )
+    ranges: dict[str, Any] = {
+        field: _extend(getattr(table, field), own, version, table.sampled[-1]) for field, own in names.items()
+    }
+    return dataclasses.replace(table, sampled=_in_order(*table.sampled, version), date=source.release.date, **ranges)
+
+
+def _in_order(*versions: str) -> tuple[str, ...]:
+    return tuple(sorted(versions, key=order_release))
 
 
 def with_kernels(table: KernelTable, found: Sequence[KernelGroup], release: EngineRelease) -> KernelTable:
@@ -158,10 +152,10 @@ def with_kernels(table: KernelTable, found: Sequence[KernelGroup], release: Engi
         return table
     releases = {dataclasses.replace(group, releases=()): group.releases for group in table.groups}
     for group in found:
-        releases[group] = tuple(sorted((*releases.get(group, ()), release.version), key=order_release))
+        releases[group] = _in_order(*releases.get(group, ()), release.version)
     return dataclasses.replace(
         table,
-        sampled=tuple(sorted((*table.sampled, release.version), key=order_release)),
+        sampled=_in_order(*table.sampled, release.version),
         groups=tuple(
             dataclasses.replace(group, releases=releases[group])
             for group in sorted(
@@ -189,7 +183,7 @@ def render_engines(engines: tuple[EngineRelease, ...]) -> str:
     return render_rows(rows)
 
 
-def render_table(table: FlagTable | ParserTable | FormatTable) -> str:
+def render_table(table: FlagTable | FormatTable | ParserTable) -> str:
     """Write a table of names as one mapping."""
     return render_mapping({field.name: getattr(table, field.name) for field in dataclasses.fields(table)})
 

@@ -133,9 +133,7 @@ def fit(asked: FitArguments, host: Host) -> Forecast:
 def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
     """Return what would fit, tried before it is said."""
     from stackwright.catalog.load import load_llms
-    from stackwright.engines.memory.splits import split_widths
     from stackwright.models.read import read_model
-    from stackwright.models.stored import name_llm
     from stackwright.planning.placement import Heads
 
     length = answer.surely
@@ -143,9 +141,7 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
         shorter = replace(asked, settings=replace(asked.settings, max_model_len=length))
         if answer_fit(shorter, host).verdict is not Verdict.DOES_NOT_FIT:
             return f"{length} tokens fit: `--max-model-len {length}`"
-    facts = read_model(asked.model, load_llms())
-    llm = name_llm(facts)
-    heads = Heads(attention=llm.attention_heads, kv=llm.kv_heads, widths=split_widths(facts.config.shape))
+    heads = Heads.of(read_model(asked.model, load_llms()).config)
     if not heads.allow(asked.settings.tp):
         return f"--tensor-parallel: sizes that split it: {heads.sizes(max(len(host.gpus), 1))}"
     more = ", or more GPUs with --tensor-parallel" if host.gpus else ", or a host with more memory"

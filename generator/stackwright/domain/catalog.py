@@ -13,6 +13,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from stackwright.units import version_parts
+
 if TYPE_CHECKING:
     from stackwright.domain.hardware import Drivers, GpuModel
     from stackwright.domain.model_facts import CatalogLlm
@@ -116,12 +118,9 @@ class ParserTable:
         None of a release that nobody looked at.
         """
         table = {"tool_call": self.tool_call, "reasoning": self.reasoning}[kind]
-        own, newest = order_release(version), self.sampled[-1]
-        return tuple(
-            name
-            for name, (first, last) in table.items()
-            if order_release(first) <= own <= order_release(last or newest)
-        )
+        if order_release(version) > order_release(self.sampled[-1]):
+            return ()
+        return tuple(name for name in table if _holds(table, name, version))
 
     def has(self, kind: str, name: str, version: str) -> bool:
         """Return whether a release surely takes a name of a kind."""
@@ -175,9 +174,9 @@ class KernelGroup:
 
     def needs_ptx(self, capability: str) -> bool:
         """Say whether a GPU runs these kernels by PTX alone: machine code runs within a major version, upwards."""
-        own = _capability(capability)
-        coded = any(_capability(built)[0] == own[0] and _capability(built) <= own for built in self.machine_code)
-        return not coded and any(_capability(built) <= own for built in self.ptx)
+        own = version_parts(capability)
+        coded = any(own[0] == built[0] and built <= own for built in map(version_parts, self.machine_code))
+        return not coded and any(version_parts(built) <= own for built in self.ptx)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,10 +318,6 @@ def _holds(ranges: dict[str, tuple[str, str | None]], name: str, version: str) -
     first, last = ranges[name]
     own = order_release(version)
     return order_release(first) <= own and (last is None or own <= order_release(last))
-
-
-def _capability(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
 
 
 def _leading_digits(text: str) -> int:

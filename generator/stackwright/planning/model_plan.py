@@ -18,7 +18,6 @@ from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode, PlannedEngine, Replica, ServedModel, Setting
 from stackwright.domain.wishes import Pin
 from stackwright.engines import engine_named
-from stackwright.engines.memory.splits import split_widths
 from stackwright.engines.protocol import ImageChoice
 from stackwright.errors import NoPlanError
 from stackwright.planning.emitted import CUDA_DEVICE_ORDER, WORKERS, model_settings
@@ -67,7 +66,7 @@ def plan_model(request: ModelRequest, catalog: Catalog) -> PlannedModel:
 
 def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     """Plan one model; a refusal does not look at what other programs hold. Raises NoPlanError."""
-    heads = _heads(request)
+    heads = Heads.of(request.facts.config)
     options = placements(request.host, request.mode, request.parallel_pins, heads, request.objective, request.devices)
     chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, request.whole.needs)
     if options[0].mode is Mode.CPU:
@@ -87,11 +86,6 @@ def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     if layout is None:
         raise _does_not_fit(request, catalog, options, chosen, words)
     return _assemble(request, catalog, layout.placement, chosen, layout)
-
-
-def _heads(request: ModelRequest) -> Heads:
-    widths = split_widths(request.facts.config.shape)
-    return Heads(attention=request.llm.attention_heads, kv=request.llm.kv_heads, widths=widths)
 
 
 def _assemble(
@@ -300,7 +294,7 @@ def _without_a_pin(request: ModelRequest, catalog: Catalog) -> str | None:
             plan_as_is(replace(request, fixed=fixed), catalog)
         except NoPlanError:
             continue
-        heads = _heads(request)
+        heads = Heads.of(request.facts.config)
         sizes = heads.sizes(max(len(request.host.gpus), 1)) if key == keys.tensor_parallel else ""
         return f"lower or remove {request.fixed[key].written_at}" + (f"; sizes that split it: {sizes}" if sizes else "")
     return None

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.host import Gpu, Host
+from stackwright.domain.model_facts import ModelConfig
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode
 from stackwright.domain.topology import nvlink_islands
-from stackwright.engines.memory.splits import Width
+from stackwright.engines.memory.splits import Width, split_widths
 from stackwright.errors import NoPlanError
 from stackwright.planning.slices import NO_SPAN, has_slices, how_to_cut, one_per_instance, why_shared
 from stackwright.units import GIB, format_bytes, version_parts
@@ -31,6 +32,11 @@ class Heads:
     attention: int | None = None
     kv: int | None = None
     widths: tuple[Width, ...] = ()
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Heads:
+        """Return those of a model."""
+        return cls(attention=config.attention_heads, kv=config.kv_heads, widths=split_widths(config.shape))
 
     def allow(self, ranks: int) -> bool:
         """Return whether `ranks` can share a layer (0.32.0 config/model.py, verify_with_parallel_config)."""

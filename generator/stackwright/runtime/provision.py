@@ -65,7 +65,8 @@ def ensure_all(state: Path, recipes: Mapping[str, Recipe], say: Say) -> dict[str
         if recipe.refused is not None:
             raise RuntimeRefusedError(recipe.refused[0], hint=recipe.refused[1])
     # The library also where the environment is there: a state folder outlives the machine that it was made on.
-    libraries = [_library_there(name, each.library, say) for name, each in recipes.items() if each.library is not None]
+    needed = ((name, recipe.library) for name, recipe in recipes.items())
+    libraries = [_library_there(name, library, say) for name, library in needed if library is not None]
     _work_off([*libraries, *(_ensured(state, name, recipe, say) for name, recipe in recipes.items())])
     return {name: environment_folder(state, recipe) for name, recipe in recipes.items()}
 

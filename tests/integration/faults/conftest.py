@@ -118,11 +118,7 @@ def fault() -> MakeFault:
 @pytest.fixture(scope="session")
 def pins(images: Images) -> list[str]:
     """Give the settings that put the built images in the place of the official ones, real vLLM among them."""
-    return [
-        f"--set=VLLM_IMAGE={images.engine}",
-        f"--set=LITELLM_IMAGE={images.gateway}",
-        f"--set=REDIS_IMAGE={images.redis}",
-    ]
+    return images.pins()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stackwright.domain.shape import Experts, Latent, Layer, Mixer, Shape, State, StateKind, Vision
+from stackwright.domain.shape import (
+    Experts,
+    Latent,
+    Layer,
+    Mixer,
+    Quantization,
+    Shape,
+    State,
+    StateKind,
+    Vision,
+    WeightKind,
+)
+from stackwright.models.quantization import is_skipped
 
 # Vocabulary rows are padded to a multiple of 64 (vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE).
 VOCABULARY_PADDING = 64
@@ -38,6 +50,17 @@ class Matrix:
     def elements(self) -> int:
         """Count the numbers."""
         return self.rows * self.columns * self.copies
+
+
+def is_quantized(quantization: Quantization, matrix: Matrix) -> bool:
+    """Return whether a checkpoint has a matrix in its quantized form."""
+    if quantization.kind in (WeightKind.NONE, WeightKind.UNKNOWN):
+        return False
+    wanted = matrix.expert if quantization.experts_only else matrix.linear
+    if quantization.kind is WeightKind.GGUF:
+        # The engine keeps a GGUF file's embedding and output matrix as they are in the file.
+        wanted = matrix.rows > 1 and matrix.columns > 1
+    return wanted and not is_skipped(quantization, matrix.names)
 
 
 def padded_vocabulary(vocab: int) -> int:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from stackwright.domain.shape import Shape, WeightKind
-from stackwright.engines.memory.parts import Matrix, layer_matrices
-from stackwright.models.quantization import is_skipped
+from stackwright.engines.memory.parts import Matrix, is_quantized, layer_matrices
 
 # Experts of AWQ and GPTQ whose width is no multiple of a group fall back to kernels that halve it, down to this (0.33.0
 # layers/quantization/moe_wna16.py, create_weights).
@@ -59,32 +59,28 @@ class Width:
         )
 
 
+@lru_cache(maxsize=16)  # asked again for every forecast of a plan
 def split_widths(shape: Shape) -> tuple[Width, ...]:
     """Return the widths of a model that tensor parallelism splits between scales; none where nothing shares one."""
     quantization = shape.quantization
     if quantization.group <= 1 or quantization.kind not in _CUT_AS_THEY_ARE:
         return ()
-    indices = {layer: index for index, layer in reversed(tuple(enumerate(shape.layers)))}
-    widths = (width for index in indices.values() for width in _of_layer(shape, index))
+    widths = (width for kind in shape.kinds for width in _of_layer(shape, shape.layers.index(kind)))
     return tuple(dict.fromkeys(widths))
 
 
 def _of_layer(shape: Shape, index: int) -> Iterator[Width]:
     quantization, layer = shape.quantization, shape.layers[index]
     for whole, part in zip(layer_matrices(shape, index, 1), layer_matrices(shape, index, 2), strict=True):
-        if whole.columns != part.columns and _is_quantized(shape, whole):
+        if not is_quantized(quantization, whole):
+            continue
+        if whole.columns != part.columns:
             halved = whole.expert and quantization.kind in _HALVED and quantization.group % _LEAST_EXPERT_GROUP == 0
             block = _LEAST_EXPERT_GROUP if halved else quantization.group
             yield Width(matrix=_short(whole, index), size=whole.columns, block=block, expert=whole.expert)
-        square = quantization.kind is WeightKind.FP8 and "self_attn.qkv_proj" in _short(whole, index)
-        if square and _is_quantized(shape, whole):
+        if quantization.kind is WeightKind.FP8 and "self_attn.qkv_proj" in _short(whole, index):
             size = layer.kv_heads * layer.head_dim
             yield Width(matrix="self_attn.k_proj", size=size, block=quantization.group, least=layer.head_dim)
-
-
-def _is_quantized(shape: Shape, matrix: Matrix) -> bool:
-    wanted = matrix.expert if shape.quantization.experts_only else matrix.linear
-    return wanted and not is_skipped(shape.quantization, matrix.names)
 
 
 def _short(matrix: Matrix, index: int) -> str:

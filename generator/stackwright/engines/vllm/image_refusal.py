@@ -9,7 +9,7 @@ from stackwright.domain.host import Gpu
 from stackwright.domain.model_facts import WeightFormat
 from stackwright.engines.protocol import EngineTask, ImageChoice
 from stackwright.engines.vllm.image_candidates import Candidate, Situation, carries, refused_holes
-from stackwright.engines.vllm.settings import BFLOAT16_CAPABILITY, DTYPE
+from stackwright.engines.vllm.settings import BFLOAT16_CAPABILITY, DTYPE, first_without_bfloat16
 from stackwright.errors import NoPlanError
 from stackwright.units import version_parts
 
@@ -78,18 +78,18 @@ def check_formats(task: EngineTask, gpus: tuple[Gpu, ...], chosen: ImageChoice, 
         NoPlanError: the message names the format, and the last release that reads it.
     """
     facts = task.facts
-    known = {WeightFormat.GGUF: "gguf", WeightFormat.BITSANDBYTES: "bitsandbytes"}
-    method = known.get(facts.format) if facts.format in known else facts.config.quant_method
+    by_tensors = {WeightFormat.GGUF: "gguf", WeightFormat.BITSANDBYTES: "bitsandbytes"}
+    method = by_tensors.get(facts.format or WeightFormat.OTHER, facts.config.quant_method)
     if method is not None and catalog.formats.reads(method, chosen.version) is False:
         raise NoPlanError(
             f"{facts.name} has its weights as {method}, {_readers(method, chosen, catalog)}",
             hint="name a copy of the model in AWQ, GPTQ, FP8 or NVFP4, or the unquantized one",
         )
-    old = next((gpu for gpu in gpus if _lacks_bfloat16(gpu)), None)
-    kind = next(
-        (kind for kind in facts.config.model_types if catalog.formats.refuses_float16(kind, chosen.version)), ""
-    )
-    if old is not None and kind and DTYPE not in task.pins:
+    old = first_without_bfloat16(gpus)
+    if old is None or DTYPE in task.pins:
+        return
+    kinds = (kind for kind in facts.config.model_types if catalog.formats.refuses_float16(kind, chosen.version))
+    if kind := next(kinds, None):
         raise NoPlanError(
             f"{chosen.name} {chosen.version} does not run {kind} models such as {facts.name} in float16, and GPU "
             f"{old.index} ({old.name}, compute capability {old.compute_capability}) has no bfloat16",
@@ -105,11 +105,6 @@ def _readers(method: str, chosen: ImageChoice, catalog: Catalog) -> str:
     grave = list_holes(tuple(hole for hole in holes if hole.kind in REFUSED_HOLES))
     vulnerable = f" (it has known vulnerabilities: {grave})" if grave else ""
     return f"which {chosen.name} {chosen.version} does not read; the last that does is {last}{vulnerable}"
-
-
-def _lacks_bfloat16(gpu: Gpu) -> bool:
-    own = gpu.compute_capability
-    return own is not None and version_parts(own) < version_parts(BFLOAT16_CAPABILITY)
 
 
 def _not_carried(search: Search) -> NoPlanError:

@@ -13,8 +13,8 @@ from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.cpu import DECISION
 from stackwright.engines.vllm.media import media_settings
 from stackwright.engines.vllm.parsers import parser_settings
-from stackwright.engines.vllm.settings import BFLOAT16_CAPABILITY, DTYPE
-from stackwright.units import format_bytes, version_parts
+from stackwright.engines.vllm.settings import DTYPE, first_without_bfloat16
+from stackwright.units import format_bytes
 
 # vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
 SHM_GIB_SINGLE, SHM_GIB_PARALLEL = 2, 16
@@ -81,15 +81,11 @@ def gpu_settings(placement: Placement, solution: Solution, share: Setting) -> di
 
 
 def _dtype(gpus: tuple[Gpu, ...]) -> Setting:
-    old = [
-        gpu
-        for gpu in gpus
-        if gpu.compute_capability and version_parts(gpu.compute_capability) < version_parts(BFLOAT16_CAPABILITY)
-    ]
-    if old:
+    old = first_without_bfloat16(gpus)
+    if old is not None:
         return _setting(
             "float16",
-            f"{old[0].name} ({old[0].compute_capability}) does not support bfloat16",
+            f"{old.name} ({old.compute_capability}) does not support bfloat16",
             "vLLM 0.32.0 platforms/cuda.py",
         )
     return _setting("auto", "the model's own format", "vLLM 0.32.0 config/model.py")

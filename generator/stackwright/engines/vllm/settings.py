@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from stackwright.domain.host import Gpu
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines.protocol import EngineKeys
+from stackwright.units import version_parts
 
 NO_PARSER, ANY_HOST = "none", "any"
 DTYPE = "VLLM_DTYPE"
@@ -140,3 +144,9 @@ KEYS = EngineKeys(
     processor_cache="VLLM_CPU_KVCACHE_SPACE",
     media="VLLM_ALLOWED_MEDIA_DOMAINS",
 )
+
+
+def first_without_bfloat16(gpus: Iterable[Gpu]) -> Gpu | None:
+    """Return the first GPU that is known to have no bfloat16; None where none is."""
+    least = version_parts(BFLOAT16_CAPABILITY)
+    return next((gpu for gpu in gpus if gpu.compute_capability and version_parts(gpu.compute_capability) < least), None)

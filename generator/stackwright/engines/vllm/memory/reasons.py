@@ -29,8 +29,9 @@ def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tupl
     kv_heads = {layer.kv_heads for layer in shape.layers if layer.kv_heads and shape.latent is None}
     if any(count % tp and tp % count for count in kv_heads):
         found.append(f"{max(kv_heads)} key-value heads cannot be split over or copied to {tp} ranks")
-    widths = (width for width in split_widths(shape) if not (width.expert and settings.expert_parallel))
-    found += [width.problem(tp) for width in widths if not width.splits(tp)][:1]
+    if tp > 1:
+        widths = (width for width in split_widths(shape) if not (width.expert and settings.expert_parallel))
+        found += [width.problem(tp) for width in widths if not width.splits(tp)][:1]
     if settings.pp > max(len(shape.layers), 1):
         found.append(f"{len(shape.layers)} layers are too few for {settings.pp} pipeline stages")
     longest = shape.max_positions

@@ -17,13 +17,14 @@ from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.memory.parts import (
     Matrix,
     embedding_matrix,
+    is_quantized,
     layer_matrices,
     vision_block_matrices,
     vision_matrices,
 )
 from stackwright.engines.memory.stages import stage_layers
 from stackwright.engines.vllm.memory.releases import Release
-from stackwright.models.quantization import is_skipped, matrix_bytes, names_layers
+from stackwright.models.quantization import matrix_bytes, names_layers
 from stackwright.units import MIB
 
 # PyTorch 2.9 c10/cuda/CUDACachingAllocator.cpp: blocks are multiples of 512 B; from 10 MiB on a segment of its own is
@@ -195,13 +196,7 @@ def _outer_matrices(shape: Shape, rank: _Rank, settings: EngineSettings) -> Iter
 def _sizes(shape: Shape, quantization: Quantization, matrix: Matrix) -> tuple[int, ...]:
     """Return the sizes of the tensors of one matrix, scales and zero points among them."""
     plain = matrix.elements * (matrix.element_bytes or shape.element_bytes)
-    wanted = matrix.expert if quantization.experts_only else matrix.linear
-    if quantization.kind in (WeightKind.NONE, WeightKind.UNKNOWN):
-        return (plain,)
-    if quantization.kind is WeightKind.GGUF:
-        # The engine keeps a GGUF file's embedding and output matrix as they are in the file.
-        wanted = matrix.rows > 1 and matrix.columns > 1
-    if not wanted or is_skipped(quantization, matrix.names):
+    if not is_quantized(quantization, matrix):
         return (plain,)
     return tuple(size * matrix.copies for size in matrix_bytes(quantization, matrix.rows, matrix.columns))
 
