@@ -45,6 +45,8 @@ ROOMS: Mapping[str, Room] = {
     "models.cache": room("domain"),
     "models.stored": room("models domain", pure=True),
     "engines": room("models domain units errors", pure=True),
+    # Runs by its path in the engine's own Python, which has nothing of this package.
+    "engines.vllm.ask_engine": room(libraries="vllm"),
     "planning": room("engines services models domain settings units errors", pure=True),
     "watching.health": room("watching domain units errors", pure=True),
     "watching.steps": room("domain engines", pure=True),
