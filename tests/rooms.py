@@ -107,7 +107,7 @@ ROOMS: Mapping[str, Room] = {
     ),
     "commands": room(
         "domain settings planning services engines watching validation reading catalog rendering models detect runtime "
-        "project interrupts report diagnosis units errors"
+        "project interrupts report diagnosis atomic units errors"
     ),
     "cli": room("commands interrupts report errors"),
     "__main__": room("cli"),

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stackwright.commands.fit import FitArguments, add_arguments, choose_gpus, fit, read_arguments
+from stackwright.commands.fit import FitArguments, add_arguments, fit, read_arguments
+from stackwright.commands.host import choose_gpus
 from stackwright.detect.snapshot import read_snapshot
 from stackwright.domain.forecast import Verdict
 from stackwright.domain.host import Host

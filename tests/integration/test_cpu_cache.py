@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 from pathlib import Path
@@ -31,7 +30,6 @@ import json, sys
 from vllm import LLM
 LLM(**json.load(sys.stdin))
 """
-PRINTED = re.compile(r"KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
 
 
 def test_two_ranks_print_the_forecast_cache(state_folder: Path, tmp_path: Path) -> None:
@@ -89,8 +87,9 @@ def start_engine(python: Path, model: Path, cache: Path) -> str:
     return said
 
 
-def read_cache(said: str) -> tuple[int, int, str]:
+def read_cache(said: str) -> tuple[int | None, int | None, str]:
     """Return the tokens, the length of a request and the requests at once that the engine printed."""
-    found = PRINTED.search(said)
-    assert found, said[-4000:]
-    return int(found[1].replace(",", "")), int(found[2].replace(",", "")), found[3]
+    start = VLLM.read_start(said)
+    assert start, said[-4000:]
+    measured = start.measured
+    return measured.kv_cache_tokens, start.settings.max_model_len, f"{measured.max_concurrency:.2f}"

@@ -155,6 +155,15 @@ def test_the_engine_prints_the_forecast_cache(project: Project, started: str) ->
     assert printed == forecast_cache(model, tensor_parallel=1, cache_bytes=cache_bytes, length=length)
 
 
+def test_a_running_stack_is_compared_with_its_forecast(project: Project, started: str) -> None:  # noqa: ARG001
+    done = project.command("fit", "--observed", "dev", "--json")
+    assert done.returncode == 0, done.stderr
+    compared: dict[str, Any] = json.loads(done.stdout)
+    lines = {line["name"]: line for line in compared["lines"]}
+    assert (compared["observed"]["outcome"], compared["verdict"]) == ("fit", "fits")
+    assert [lines[name]["difference"] for name in ("KV cache", "KV cache tokens", "concurrency")] == [0, 0, 0]
+
+
 def test_answer_streams(project: Project, started: str) -> None:  # noqa: ARG001
     body = {"model": "smoke", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
     request = urllib.request.Request(

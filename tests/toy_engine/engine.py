@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution, Verdict
+from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, ObservedStart, Solution, Verdict
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
@@ -85,6 +85,10 @@ class Toy:
     failures: Path | None = Path(__file__).parent / "failures.yaml"
     processor_requests = 4
     length_variable: str | None = None
+
+    def read_start(self, log: str) -> ObservedStart | None:
+        """Print nothing of its memory."""
+        return None
 
     def role_of(self, config: ModelConfig) -> Role:
         """Take every model for one that chats."""

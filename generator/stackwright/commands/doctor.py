@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from stackwright.commands.options import (
     parse_environment,
     record_of,
 )
+from stackwright.commands.pasted_log import read_log
 from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.stack import choose_runtime, load_stack
 from stackwright.detect import Detection, detect_host
@@ -37,14 +37,10 @@ from stackwright.domain.service import ServicePhase
 from stackwright.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
 from stackwright.models.read import SMOKE
 from stackwright.project import folder as project
-from stackwright.reading import read_bytes
 from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written
 from stackwright.runtime import Runtime, Stack
 from stackwright.validation.checks import find_all, find_broken
 from stackwright.watching.health import telling_line
-
-# A log of a whole day has some tens of MB; what is longer is cut by whoever has it.
-LONGEST_LOG = 256 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +126,7 @@ def _judge(arguments: DoctorArguments, log: str, paths: ProjectPaths) -> None:
     """Say what a log tells, with the settings of the environment that is named; nothing else is looked at."""
     if arguments.apply or arguments.bundle is not None:
         raise UsageError("--log looks at a log alone", hint="leave out --apply and --bundle")
-    try:
-        raw = sys.stdin.buffer.read() if log == "-" else read_bytes(Path(log), most=LONGEST_LOG)
-    except OSError as failure:
-        raise UsageError(f"{log}: cannot be read: {failure.strerror or failure}", hint="name a file, or `-`") from None
-    text = raw.decode("utf-8", errors="replace")
+    text = read_log(log)
     named = arguments.environment
     values = {"environment": named.value if named else "ENV"}
     if named is not None and paths.of(named).plan.exists():

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stackwright.commands.options import add_json
-from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Verdict
+from stackwright.commands.host import choose_gpus, gateway_bytes
+from stackwright.commands.observed import ObservedArguments
+from stackwright.commands.options import add_json, add_out
+from stackwright.domain.forecast import EngineSettings, Forecast, Verdict
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
-from stackwright.domain.plan import Mode
 from stackwright.domain.setting_spec import problem_with
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine
@@ -24,13 +25,17 @@ _RELEASE = re.compile(r"v?\d+\.\d+(\.\d+)?([.\-+]?\w+)*")
 
 @dataclass(frozen=True, kw_only=True)
 class FitArguments:
-    """What `fit` is asked. `settings` has no release yet: that of `engine`, NAME==VERSION, else the newest."""
+    """What `fit` is asked. `settings` has no release yet: that of `engine`, NAME==VERSION, else the newest.
+
+    `observed`: a real start to compare with, which tells the rest.
+    """
 
     model: str
     settings: EngineSettings
     host: Path | None = None
     engine: str | None = None
     json: bool = False
+    observed: ObservedArguments | None = None
 
 
 _MOST = 10**9
@@ -68,7 +73,7 @@ _FLAGS: tuple[tuple[str, str, Callable[[str, str], object], str, str], ...] = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line. The flags have the engine's own names where it has them."""
-    parser.add_argument("--model", metavar="NAME", required=True, help="Hugging Face id, folder, or catalog name")
+    parser.add_argument("--model", metavar="NAME", help="Hugging Face id, folder, or catalog name")
     parser.add_argument("--host", metavar="FILE", type=Path, help="forecast for this snapshot instead of this machine")
     parser.add_argument(
         "--engine", metavar="NAME[==VERSION]", help=f"for example {default_engine().name}==0.32.0 (default: the newest)"
@@ -77,14 +82,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         option = f"--{field.replace('_', '-')}"
         parser.add_argument(option, metavar=metavar, type=functools.partial(read, option), help=text)
     parser.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs")
+    parser.add_argument(
+        "--observed",
+        metavar="LOG",
+        help="compare with the start in an engine's log: a file, - for stdin, or an environment that runs",
+    )
+    parser.add_argument("--case", metavar="FILE", type=Path, help="write what was observed to a file that can be sent")
+    add_out(parser)
     add_json(parser)
 
 
 def read_arguments(given: argparse.Namespace) -> FitArguments:
     """Turn the parsed words into the record."""
     values = {field: value for field, *_ in _FLAGS if (value := vars(given)[field]) is not None}
-    settings = EngineSettings(enforce_eager=given.enforce_eager, **values)
-    return FitArguments(model=given.model, settings=settings, host=given.host, engine=given.engine, json=given.json)
+    values |= {"enforce_eager": True} if given.enforce_eager else {}
+    if given.observed is None and given.case is not None:
+        raise UsageError("--case writes what --observed has read", hint="name a log with --observed")
+    if given.observed is None and given.model is None:
+        raise UsageError("--model is missing", hint="name one: `stackwright fit --model smoke`")
+    observed = None
+    if given.observed is not None:
+        values |= {"version": version} if (version := (given.engine or "").partition("==")[2]) else {}
+        observed = ObservedArguments(
+            log=given.observed,
+            model=given.model,
+            host=given.host,
+            given=values,
+            case=given.case,
+            json=given.json,
+            out=given.out,
+        )
+    return FitArguments(
+        model=given.model or "",
+        settings=EngineSettings(**values),
+        host=given.host,
+        engine=given.engine,
+        json=given.json,
+        observed=observed,
+    )
 
 
 def _check_bounds(engine: Engine, settings: EngineSettings) -> None:
@@ -97,9 +132,14 @@ def _check_bounds(engine: Engine, settings: EngineSettings) -> None:
 
 
 def run(asked: FitArguments) -> None:
-    """Forecast for the snapshot of `--host`, or for this machine."""
+    """Forecast for the snapshot of `--host`, or for this machine; with `--observed` beside a real start."""
     from stackwright import report
 
+    if asked.observed is not None:
+        from stackwright.commands.observed import compare_start
+
+        compare_start(asked.observed)
+        return
     if asked.host is not None:
         from stackwright.detect.snapshot import read_snapshot
 
@@ -164,12 +204,9 @@ def answer_fit(asked: FitArguments, host: Host) -> Forecast:
 
 def _answer_on_cpu(asked: FitArguments, facts: ModelFacts, host: Host) -> Forecast:
     """Forecast for the processor of a host without a GPU, with the cache and the gateway that a plan would have."""
-    from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
-
     engine = _engine_of(asked)
-    workers, _ = count_gateway_workers(host, Mode.CPU, 0, engine.processor_requests)
     settings = _settings(asked, engine.processor_release())
-    answer = engine.forecast_fit_on_processor(facts, settings, host, workers * WORKER_BYTES)
+    answer = engine.forecast_fit_on_processor(facts, settings, host, gateway_bytes(engine, host))
     if answer is None:
         raise HostError("no GPU, and the host's memory is unknown", hint="use a snapshot of the machine: --host FILE")
     if asked.settings.gpu_memory_utilization is None:
@@ -177,34 +214,6 @@ def _answer_on_cpu(asked: FitArguments, facts: ModelFacts, host: Host) -> Foreca
     cache = engine.keys.processor_cache or "the engine"
     unread = f"--gpu-memory-utilization has no effect on a processor; {cache} sets the KV cache"
     return replace(answer, warnings=(unread, *answer.warnings))
-
-
-def choose_gpus(host: Host, ranks: int) -> GpuMemory:
-    """Return the GPU that decides: of the `ranks` largest ones, the one with the least memory, and the least free.
-
-    A GPU with MIG on serves by its slices, each alone: no model spans them.
-
-    Raises:
-        HostError: no GPU's memory is known.
-        NoPlanError: there are fewer GPUs.
-    """
-    from stackwright.catalog.load import find_gpu
-    from stackwright.engines.memory.gpu import memory_on
-
-    gpus = [gpu for gpu in host.gpus if not gpu.mig]
-    slices = [gpu for gpu in gpus if gpu.mig_slice is not None] if ranks > 1 else []
-    whole = [gpu for gpu in gpus if gpu not in slices]
-    known = [seen for gpu in whole if (seen := memory_on(host, gpu, find_gpu(gpu.name))) is not None]
-    if not known and not slices:
-        raise HostError("no GPU whose memory is known", hint="use a snapshot of the machine: --host FILE")
-    if len(known) < ranks:  # the host was read well: it is the plan that does not fit
-        beside = f" beside {len(slices)} MIG slice(s), which a model cannot span" if slices else ""
-        raise NoPlanError(
-            f"{ranks} GPUs requested, {len(known)} present{beside}",
-            hint="lower --tensor-parallel or --pipeline-parallel",
-        )
-    group = sorted(known, key=lambda memory: (memory.total_bytes, -memory.used_bytes), reverse=True)[:ranks]
-    return min(group, key=lambda memory: memory.total_bytes - memory.used_bytes)
 
 
 def _settings(asked: FitArguments, default: str | None = None) -> EngineSettings:

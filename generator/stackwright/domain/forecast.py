@@ -24,7 +24,7 @@ class EngineSettings:
     step with the model's own prediction layers. `language_only`: the encoder is neither loaded nor profiled.
     `expert_parallel`: each rank has whole experts, and not a part of each.
     `kv_cache_dtype`: `auto`, `fp8`, `nvfp4` and so on. `legacy_engine`: the first engine of a family (V0), which
-    profiled without chunks.
+    profiled without chunks. `kv_cache_bytes`: the cache of each rank, where a person gives it.
     """
 
     version: str | None = None
@@ -43,6 +43,7 @@ class EngineSettings:
     language_only: bool = False
     expert_parallel: bool = False
     legacy_engine: bool = False
+    kv_cache_bytes: int | None = None
 
     @property
     def tp(self) -> int:
@@ -58,6 +59,46 @@ class EngineSettings:
     def ranks(self) -> int:
         """The GPUs of one replica."""
         return self.tp * self.pp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What an engine's log says that one start took, in bytes of the fullest rank; None where it does not say.
+
+    `overhead_bytes`: outside PyTorch. `graph_estimate_bytes`: what was charged for CUDA graphs before they were
+    captured. `budget_bytes`: what the engine was to take; `free_bytes` of `total_bytes` when it looked.
+    """
+
+    weights_bytes: int | None = None
+    activation_bytes: int | None = None
+    overhead_bytes: int | None = None
+    cuda_graph_bytes: int | None = None
+    graph_estimate_bytes: int | None = None
+    kv_cache_bytes: int | None = None
+    kv_cache_tokens: int | None = None
+    blocks: int | None = None
+    max_concurrency: float | None = None
+    budget_bytes: int | None = None
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedStart:
+    """One start of an engine as its log tells of it.
+
+    `model`: as the engine was given it. `settings` hold what the log names, the length in force among them; `flags` are
+    the same as it writes them. `outcome`: `fit`, or why it ended. `cold`: it compiled anew; None where it does not say.
+    """
+
+    engine: str
+    model: str | None
+    settings: EngineSettings
+    measured: Measured
+    outcome: str
+    on_processor: bool = False
+    cold: bool | None = None
+    flags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution
+from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, ObservedStart, Solution
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.llm import Llm
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
@@ -189,6 +189,9 @@ class Engine(Protocol):
     @property
     def start_log(self) -> StartLog:
         """How the engine's log tells of its start."""
+
+    def read_start(self, log: str) -> ObservedStart | None:
+        """Return what the last start in a log shows of its settings and memory; None where the log has none."""
 
     def role_of(self, config: ModelConfig) -> Role:
         """Return what a model is made for, as the engine itself tells it."""

@@ -76,8 +76,8 @@ def forecast_cpu_plan(task: EngineTask, values: Mapping[str, str], version: str,
 def forecast_cpu_fit(facts: ModelFacts, settings: EngineSettings, host: Host, gateway_bytes: int) -> Forecast | None:
     """Forecast for settings that a person named, with the cache that a plan would have."""
     memory = cpu_memory(host, gateway_bytes)
-    space = choose_space_gib(host, smoke=facts.source is LlmSource.SMOKE)
-    return _forecast(facts, settings, space * GIB, memory) if memory else None
+    space_bytes = settings.kv_cache_bytes or choose_space_gib(host, smoke=facts.source is LlmSource.SMOKE) * GIB
+    return _forecast(facts, settings, space_bytes, memory) if memory else None
 
 
 def _forecast(facts: ModelFacts, settings: EngineSettings, space_bytes: int, memory: CpuMemory) -> Forecast:

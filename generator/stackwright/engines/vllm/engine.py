@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from stackwright.domain.catalog import Catalog, order_release
-from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution
+from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, ObservedStart, Solution
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
@@ -118,6 +118,12 @@ class Vllm:
             # `(EngineCore pid=208) ERROR 11-21 03:30:18 [core.py:1510] `
             prefix=re.compile(r"(\(\w[\w.-]* pid=\d+\) ?)?([A-Z]+ [0-9-]+ [0-9:.]+ \[\w[\w.]*:\d+\] ?)?"),
         )
+
+    def read_start(self, log: str) -> ObservedStart | None:
+        """Return what the last start in a log shows of its settings and memory; None where the log has none."""
+        from stackwright.engines.vllm.start_report import read_start
+
+        return read_start(log)
 
     def role_of(self, config: ModelConfig) -> Role:
         """Return what a model is made for, by the end of its architecture's name."""

@@ -82,7 +82,15 @@ class Account:
         return not self.gpu.used_bytes or self.free_bytes >= self.budget_bytes
 
     def rooms(self, sign: int = 0) -> tuple[int, ...]:
-        """Return what each stage has left for the cache; with `sign` less (-1) or more (1) the error."""
+        """Return what each stage has left for the cache; with `sign` less (-1) or more (1) the error.
+
+        A cache whose size is given takes no heed of the budget (0.33.0 v1/worker/gpu_worker.py, kv_cache_memory_bytes):
+        what is left of the GPU beside it counts as the cache's too where it is less than nothing.
+        """
+        given = self.settings.kv_cache_bytes
+        if given is not None:
+            free = (self.free_bytes - stage.taken_bytes - given + sign * stage.error_bytes for stage in self.stages)
+            return tuple(given + min(0, left) for left in free)
         return tuple(self.budget_bytes - stage.taken_bytes + sign * stage.error_bytes for stage in self.stages)
 
     @cached_property

@@ -1,0 +1,66 @@
+"""A real start beside the forecast of it, line by line. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stackwright.domain.forecast import ObservedStart
+from stackwright.domain.plan import Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedLine:
+    """One figure: what the engine printed and what was forecast, in `unit`; None where the log does not print it."""
+
+    name: str
+    unit: str
+    measured: float | None
+    forecast: float
+
+    @property
+    def difference(self) -> float | None:
+        """How much more was forecast than measured."""
+        return None if self.measured is None else self.forecast - self.measured
+
+    @property
+    def percent(self) -> float | None:
+        """The difference in per cent of what was measured; None of nothing."""
+        return None if self.difference is None or not self.measured else 100 * self.difference / self.measured
+
+
+def compare(observed: ObservedStart, memory: Memory) -> tuple[ComparedLine, ...]:
+    """Return every figure that a forecast has, with what the log says of it; sizes are those of the fullest rank."""
+    seen, tokens = observed.measured, _served_tokens(observed)
+    # What the engine charges is its estimate where it prints one.
+    graphs = seen.graph_estimate_bytes if seen.graph_estimate_bytes is not None else seen.cuda_graph_bytes
+    per_token = seen.kv_cache_bytes / tokens if seen.kv_cache_bytes and tokens else None
+    rows: tuple[tuple[str, str, float | None, float], ...] = (
+        ("weights", "bytes", seen.weights_bytes, memory.weights_bytes),
+        ("activations", "bytes", seen.activation_bytes, memory.activation_bytes),
+        ("CUDA graphs", "bytes", graphs, memory.cuda_graph_bytes),
+        ("outside PyTorch", "bytes", seen.overhead_bytes, memory.overhead_bytes),
+        ("KV cache", "bytes", seen.kv_cache_bytes, memory.kv_cache_bytes),
+        ("KV cache tokens", "tokens", tokens, memory.kv_cache_tokens),
+        ("KV cache per token", "bytes", per_token, memory.kv_bytes_per_token),
+        ("concurrency", "requests", seen.max_concurrency, memory.max_concurrency),
+        ("the engine's share", "bytes", seen.budget_bytes, memory.budget_bytes),
+        ("total", "bytes", seen.total_bytes, memory.total_bytes),
+    )
+    return tuple(
+        ComparedLine(name=name, unit=unit, measured=measured, forecast=forecast)
+        for name, unit, measured, forecast in rows
+    )
+
+
+def _served_tokens(observed: ObservedStart) -> float | None:
+    """Return the tokens as a forecast counts them, requests at once × their length: releases print other figures too.
+
+    The printed figure is taken where it is that product, since it is the more exact one.
+    """
+    printed, at_once = observed.measured.kv_cache_tokens, observed.measured.max_concurrency
+    length = observed.settings.max_model_len
+    if at_once is None or length is None:
+        return printed
+    product = round(at_once * length)
+    rounding = 0.005 * length + 1
+    return printed if printed is not None and abs(printed - product) <= rounding else product
