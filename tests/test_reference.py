@@ -63,6 +63,7 @@ def allowed_values(spec: SettingSpec) -> str:
         Kind.ADDRESS: "IPv4 address",
         Kind.SIZE: "size, such as `2gb`",
         Kind.PATH: "absolute path",
+        Kind.URL: "http or https URL",
         Kind.HOST: "`any`, or a host's name",
         Kind.NAME: "lower-case letters, digits, `-`, `_`",
         Kind.TEXT: "text",

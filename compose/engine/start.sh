@@ -3,6 +3,7 @@
 # Both runtimes use this script: a container finds the files under /run/secrets, a process under SECRETS_DIRECTORY.
 set -eu
 secrets=${SECRETS_DIRECTORY:-/run/secrets}
+[ -z "${OUTSIDE:-}" ] || . "$OUTSIDE"
 # An engine measures its GPU while it starts, so those on the same GPU come one after another. Compose sees to it by itself.
 for address in ${START_AFTER:-}; do
     until "${PYTHON:-python3}" -c '

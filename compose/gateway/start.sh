@@ -3,6 +3,7 @@
 # Both runtimes use this script: a container finds the files under /run/secrets, a process under SECRETS_DIRECTORY.
 set -eu
 secrets=${SECRETS_DIRECTORY:-/run/secrets}
+[ -z "${OUTSIDE:-}" ] || . "$OUTSIDE"
 LITELLM_MASTER_KEY=$(cat "$secrets/litellm_master_key")
 LITELLM_SALT_KEY=$(cat "$secrets/litellm_salt_key")
 ENGINE_KEY=$(cat "$secrets/engine_key")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines import ENGINES
 from stackwright.engines.protocol import Engine
-from stackwright.services import SERVICES, ServiceRow
+from stackwright.services import SERVICES, ServiceRow, outside
 
 OWN_SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec(
@@ -35,9 +35,10 @@ OWN_SETTINGS: tuple[SettingSpec, ...] = (
     ),
     whole_number("STACKWRIGHT_UID", "Stack", (0, 2**31 - 1), "User id inside the containers"),
     whole_number("STACKWRIGHT_GID", "Stack", (0, 2**31 - 1), "Group id inside the containers"),
+    *outside.SETTINGS,
 )
 
-SECTIONS = ("Stack", "Images", "Gateway", "Limits", "Switching", "GPUs", "Engine", "Caches")
+SECTIONS = ("Stack", "Images", "Gateway", "Limits", "Switching", "GPUs", "Engine", "Caches", "Network")
 
 
 @dataclass(frozen=True, kw_only=True)

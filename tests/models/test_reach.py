@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stackwright.domain.host import is_offline
 from stackwright.domain.machine import HubAnswer, Unseen
-from stackwright.models.reach import ask_hub, is_offline
+from stackwright.models.reach import ask_hub
 
 
 class Hub(ThreadingHTTPServer):

@@ -12,6 +12,7 @@ from stackwright.catalog.load import load_catalog
 from stackwright.commands.generation import keep_generation
 from stackwright.commands.options import PlanOptions
 from stackwright.commands.paths import ProjectPaths
+from stackwright.detect.network import find_proxy
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding, Severity
@@ -35,7 +36,7 @@ from stackwright.project.inputs import record_inputs
 from stackwright.project.pins import read_pins
 from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written
-from stackwright.services import access_to, services_of
+from stackwright.services import access_to, outside, services_of
 from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing, inspect_certificate
 
@@ -189,9 +190,20 @@ def write_environments(paths: ProjectPaths, changes: Sequence[tuple[Configured, 
     for sentence in write.write_files(groups):
         report.warn(sentence)
     for configured in made:
-        ensure_secrets(configured.paths.secrets, os.environ, hf_home)
+        ensure_secrets(configured.paths.secrets, os.environ, hf_home, find_proxy_login(configured.values))
         make_folders(configured.values, paths.smoke, engine_named(configured.plan.engine.name))
         keep_generation(configured.paths)
+
+
+def find_proxy_login(env: Mapping[str, str]) -> str | None:
+    """Return what the proxy in force is to be shown, empty where this user's programs show it nothing.
+
+    None where the stack has no proxy. What another proxy is shown goes to no other.
+    """
+    if outside.PROXY not in env:
+        return None
+    proxy = find_proxy(os.environ, Path("/"), {})
+    return proxy.login if proxy and proxy.url == env[outside.PROXY].rstrip("/") else ""
 
 
 def make_folders(env: Mapping[str, str], smoke: Path, engine: Engine) -> None:

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from stackwright import report
 from stackwright.commands.bring_up import Attempt, bring_up
-from stackwright.commands.configure import compare, configure_environment, make_folders, write_environments
+from stackwright.commands.configure import (
+    compare,
+    configure_environment,
+    find_proxy_login,
+    make_folders,
+    write_environments,
+)
 from stackwright.commands.generation import hold_environments, keep_generation, put_back
 from stackwright.commands.host import get_host
 from stackwright.commands.options import (
@@ -95,7 +101,7 @@ def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> A
     refuse(broken, environment)
     runtime, host = reach(stack, arguments.runtime)
     # The caches and the smoke model may have been cleaned away since the files were rendered.
-    ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]))
+    ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]), find_proxy_login(stack.env))
     make_folders(stack.env, paths.smoke, stack.engine)
     findings = find_all(stack, runtime, host)
     report.show_findings(findings)

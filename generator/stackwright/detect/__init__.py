@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stackwright.detect.containers import ContainerProbe, describe_containers
+from stackwright.detect.containers import ContainerProbe, EngineAnswer, describe_containers
 from stackwright.detect.cpu import probe_cpu, probe_memory, probe_operating_system
 from stackwright.detect.fact import Missing, Unread, describe, read_file
 from stackwright.detect.limits import read_limits
 from stackwright.detect.mig import add_without_peers, make_slices
+from stackwright.detect.network import find_network
 from stackwright.detect.nvml import NvmlAnswers, probe_nvml
 from stackwright.detect.topology import make_driver, make_gpus, make_links, make_p2p
 from stackwright.domain.host import HOST_SCHEMA, Host
@@ -59,6 +60,7 @@ def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | Non
         engine.cancel()
         raise
     containers, engine_warnings = describe_containers(answer, root, os.environ)
+    daemon = answer.proxies if isinstance(answer, EngineAnswer) else {}
     host = Host(
         schema=HOST_SCHEMA,
         cpu=cpu,
@@ -69,5 +71,6 @@ def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | Non
         links=links,
         p2p=add_without_peers(p2p, len(slices)),
         containers=containers,
+        network=find_network(os.environ, root, daemon),
     )
     return Detection(host=host, warnings=(*describe(missing), *cpu_limits, *memory_limits, *engine_warnings))

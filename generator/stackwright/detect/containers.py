@@ -16,7 +16,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,21 @@ CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 CDI_FIRST = (29, 2)
 """From this Docker release on, a request for NVIDIA devices takes CDI before the hook (moby pull request 50228)."""
 
+PODMANS_LAST = 16
+"""Docker Engine's numbers begin at 17 (2017-03), Podman's have come to 6: its Docker API tells its own as the server's
+(Podman 4.3.1 and 5.4, pkg/api/handlers/compat/info.go), and the client drops what else would tell."""
+
+ENFORCING = "/sys/fs/selinux/enforce"
+
 NO_CONTAINERS = Containers(engine=None, version=None, compose=None, gpu_access=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineAnswer:
-    """What the client said of its engine. `cdi_folders` is empty where the engine has CDI switched off."""
+    """What the client said of its engine. `cdi_folders` is empty where the engine has CDI switched off.
+
+    `security` are its options, such as `name=rootless`; `proxies` what its own downloads take, as variables.
+    """
 
     engine: str
     version: str | None
@@ -47,6 +56,8 @@ class EngineAnswer:
     runtimes: tuple[str, ...]
     cdi_folders: tuple[str, ...]
     cdi_devices: tuple[str, ...]
+    security: tuple[str, ...] = ()
+    proxies: Mapping[str, str] = field(default_factory=dict)
 
 
 class ContainerProbe:
@@ -114,8 +125,16 @@ def describe_containers(
         version=answer.version,
         compose=answer.compose,
         gpu_access=choose_gpu_access(answer, has_cdi=_has_cdi(answer, root), has_hook=_has_hook(root, environment)),
+        rootless="name=rootless" in answer.security or None,
+        # Where the kernel is merely permissive, it only writes down what it would refuse.
+        selinux=(_labels(answer) and read_file(root, ENFORCING) == "1") or None,
     )
     return containers, tuple(warnings)
+
+
+def _labels(answer: EngineAnswer) -> bool:
+    """Return whether the engine labels containers for SELinux; Podman always does, and its API does not say so."""
+    return answer.engine == "podman" or "name=selinux" in answer.security
 
 
 def choose_gpu_access(answer: EngineAnswer, *, has_cdi: bool, has_hook: bool) -> GpuAccess:
@@ -149,19 +168,27 @@ def parse_info(stdout: str, stderr: str) -> Fact[EngineAnswer]:
         errors = info.get("ServerErrors")
         said = _first_line(stderr) or _first_line(str(errors[0]) if isinstance(errors, list) and errors else "")
         return Unread(words=said or "the client reports no server")
+    is_podman = 0 < release(version)[0] <= PODMANS_LAST
     return EngineAnswer(
-        engine="docker",
+        engine="podman" if is_podman else "docker",
         version=version,
         compose=_parse_compose(_mapping(info.get("ClientInfo")).get("Plugins")),
         runtimes=tuple(sorted(str(name) for name in _mapping(info.get("Runtimes")))),
-        cdi_folders=_texts(info.get("CDISpecDirs")),
+        cdi_folders=CDI_FOLDERS if is_podman else _texts(info.get("CDISpecDirs")),
         cdi_devices=_parse_cdi_devices(info.get("DiscoveredDevices")),
+        security=_texts(info.get("SecurityOptions")),
+        proxies={
+            name: text
+            for name, key in (("HTTPS_PROXY", "HttpsProxy"), ("HTTP_PROXY", "HttpProxy"), ("NO_PROXY", "NoProxy"))
+            if isinstance(text := info.get(key), str)
+        },
     )
 
 
 def _parse_podman(info: Mapping[str, Any], version: Mapping[str, Any]) -> EngineAnswer:
     """Podman's `docker` shim answers in its own form; it always reads CDI specifications (4.1 and later)."""
-    runtime = _mapping(_mapping(info.get("host")).get("ociRuntime")).get("name")
+    host = _mapping(info.get("host"))
+    runtime, is_rootless = _mapping(host.get("ociRuntime")).get("name"), _mapping(host.get("security")).get("rootless")
     return EngineAnswer(
         engine="podman",
         version=_text(version.get("Version")),
@@ -169,6 +196,7 @@ def _parse_podman(info: Mapping[str, Any], version: Mapping[str, Any]) -> Engine
         runtimes=(runtime,) if isinstance(runtime, str) else (),
         cdi_folders=CDI_FOLDERS,
         cdi_devices=(),
+        security=("name=rootless",) if is_rootless is True else (),
     )
 
 

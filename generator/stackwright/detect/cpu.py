@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stackwright.detect.fact import Missing, Unread, plain_text, read_file, take, whole_number
+from stackwright.detect.fact import Missing, Unread, known, plain_text, read_file, take, whole_number
 from stackwright.detect.limits import ResourceLimits, parse_cpu_list
 from stackwright.domain.host import Cpu, OperatingSystem
 from stackwright.units import format_bytes
@@ -69,13 +69,25 @@ def probe_memory(root: Path, limits: ResourceLimits, missing: list[Missing]) -> 
 
 
 def probe_operating_system(root: Path, missing: list[Missing]) -> OperatingSystem:
-    """Return the kernel's release, and whether it is the Windows Subsystem for Linux's."""
+    """Return the kernel's release, whether it is the Windows Subsystem for Linux's, and what this system runs in."""
     kernel = take(plain_text(read_file(root, "/proc/sys/kernel/osrelease")), missing, "kernel", "release")
     # A kernel built by the user may not carry the name; WSL's interpreter for Windows programs gives it away.
     interop = not isinstance(read_file(root, "/proc/sys/fs/binfmt_misc/WSLInterop"), Unread)
-    if kernel is None:
-        return OperatingSystem(kernel=None, wsl=True if interop else None)
-    return OperatingSystem(kernel=kernel, wsl=interop or "microsoft" in kernel.lower())
+    wsl = (True if interop else None) if kernel is None else interop or "microsoft" in kernel.lower()
+    return OperatingSystem(kernel=kernel, wsl=wsl, container=_read_container(root))
+
+
+def _read_container(root: Path) -> str | None:
+    """Return what systemd found this system to run in, such as `lxc`; None where it runs in nothing.
+
+    systemd 257 writes the name down (`container` in its container interface); without it, other numbers for users than
+    the machine's own tell that there is something (user_namespaces(7)).
+    """
+    for file in ("/run/systemd/container", "/run/host/container-manager"):
+        if (name := known(plain_text(read_file(root, file)))) is not None:
+            return name
+    users = known(read_file(root, "/proc/self/uid_map"))
+    return None if users is None or users.split() == ["0", "0", str(2**32 - 1)] else "user-namespace"
 
 
 def parse_cpuinfo(text: str) -> tuple[Processor, ...]:

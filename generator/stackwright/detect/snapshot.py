@@ -14,7 +14,7 @@ from pathlib import Path
 from stackwright.atomic import replace_file
 from stackwright.detect.fact import is_plain
 from stackwright.detect.nvml import PCI_ADDRESS, SLICE_UUID, UUID
-from stackwright.domain.host import HOST_SCHEMA, Gpu, Host, Link
+from stackwright.domain.host import HOST_SCHEMA, Containers, Driver, Gpu, Host, Link, Network, OperatingSystem
 from stackwright.domain.topology import NVLINK_KINDS
 from stackwright.errors import HostError, UsageError
 from stackwright.reading import convert, load_yaml, to_plain
@@ -22,6 +22,8 @@ from stackwright.reading import convert, load_yaml, to_plain
 LARGEST_NUMBER = 2**63 - 1
 LINE_LENGTH = 118
 ROWS = ("gpus", "links", "p2p")
+OPTIONAL = {"driver": Driver, "os": OperatingSystem, "containers": Containers, "network": Network}
+"""The parts with keys that are left out where there is nothing to say."""
 CUDA_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,3}")
 COMPUTE_CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
 DETECT_AGAIN = "create it again on that machine: `stackwright detect -o FILE`"
@@ -47,8 +49,8 @@ def read_snapshot(path: Path) -> Host:
     for where, problem in check_host(host):
         raise HostError(f"{path}: {where}: {problem}", hint=DETECT_AGAIN)
     # msgspec leaves an omitted field with a default out of the instance, and then out of every JSON made of it.
-    driver = None if host.driver is None else dataclasses.replace(host.driver)
-    return dataclasses.replace(host, driver=driver, gpus=tuple(dataclasses.replace(gpu) for gpu in host.gpus))
+    parts = {name: dataclasses.replace(part) for name in OPTIONAL if (part := getattr(host, name)) is not None}
+    return dataclasses.replace(host, **parts, gpus=tuple(dataclasses.replace(gpu) for gpu in host.gpus))
 
 
 def write_snapshot(host: Host, path: Path) -> None:
@@ -71,11 +73,11 @@ def write_snapshot(host: Host, path: Path) -> None:
 def format_snapshot(host: Host) -> str:
     """Write a host as YAML: a line for each part, a row for each GPU, link and line of the P2P matrix."""
     data = to_plain(host)
-    if data["driver"] is not None and data["driver"].get("error") is None:
-        data["driver"].pop("error", None)
-    for gpu in data["gpus"]:
-        if gpu.get("mig_slice") is None:
-            gpu.pop("mig_slice", None)
+    rows = [(Gpu, gpu) for gpu in data["gpus"]]
+    for kind, row in ((Host, data), *((kind, data.get(name)) for name, kind in OPTIONAL.items()), *rows):
+        for field in dataclasses.fields(kind) if row else ():
+            if field.default in (None, False, ()) and not row.get(field.name):
+                row.pop(field.name, None)
     return "".join(_format_part(key, value) for key, value in data.items())
 
 

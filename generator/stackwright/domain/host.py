@@ -5,6 +5,7 @@ The YAML form is the snapshot of `docs/reference/host.md`: field names here are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -47,10 +48,14 @@ class Cpu:
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingSystem:
-    """The kernel, and whether it is the Windows Subsystem for Linux."""
+    """The kernel, and whether it is the Windows Subsystem for Linux.
+
+    `container`: what this system itself runs in, such as `lxc`; None where nothing says that it does.
+    """
 
     kernel: str | None
     wsl: bool | None
+    container: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +111,49 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True)
 class Containers:
-    """The container engine that answers, or Nones where none does."""
+    """The container engine that answers, or Nones where none does.
+
+    `rootless`: root in a container is the engine's own user, and other users are none of this machine. `selinux`: the
+    kernel keeps containers from files without their label. None where the engine does not say so.
+    """
 
     engine: str | None
     version: str | None
     compose: str | None
     gpu_access: GpuAccess | None
+    rootless: bool | None = None
+    selinux: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What programs of this machine are told about the way to the internet.
+
+    `proxy` is a URL without user and password; `no_proxy` are hosts that are asked without it. `certificates` is a PEM
+    file of authorities that this machine trusts beyond the public ones. `hub` is a mirror; `offline`: none is asked.
+    """
+
+    proxy: str | None = None
+    no_proxy: tuple[str, ...] = ()
+    certificates: str | None = None
+    hub: str | None = None
+    offline: bool = False
+
+
+_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
+
+
+def is_offline(variables: Mapping[str, str]) -> bool:
+    """Return whether no hub may be asked (huggingface_hub 2.4.0, constants.py: the variables and what is true)."""
+    return any(variables.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """One machine. `p2p[i][j]`: can the i-th of `gpus` read the j-th's memory; n×n, None where unknown."""
+    """One machine. `p2p[i][j]`: can the i-th of `gpus` read the j-th's memory; n×n, None where unknown.
+
+    `network` is None where programs reach the internet without being told how.
+    """
 
     schema: int
     cpu: Cpu
@@ -127,3 +164,4 @@ class Host:
     links: tuple[Link, ...]
     p2p: tuple[tuple[bool | None, ...], ...]
     containers: Containers
+    network: Network | None = None

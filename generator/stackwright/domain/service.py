@@ -114,7 +114,7 @@ class MountedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class HostFolder:
-    """A folder of the host, at the same path in a container: one value is then true in every runtime."""
+    """A folder or file of the host, at the same path in a container: one value is then true in every runtime."""
 
     path: Word
     read_only: bool = False
@@ -211,10 +211,14 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Security:
-    """What a container may do beyond nothing: it is no root, cannot become one, and writes only where it is told."""
+    """What a container may do beyond nothing: it is no root, cannot become one, and writes only where it is told.
+
+    `label`: the SELinux option that it runs with, where the kernel asks for one.
+    """
 
     read_only: bool = True
     capabilities: tuple[str, ...] = ()
+    label: SettingRef | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +285,7 @@ class Service:
     `kind` is the name that all replicas share: of the known failures that befall it, and of the base file's service
     that it extends. `front` is set of the one that clients ask. `script` is the mounted file that a shell starts it by;
     None: `command` names a program itself. A variable of `environment` without a word is the caller's, if there is one.
+    `reaches_out` is whether its network leaves this machine, `downloads` whether it asks servers out there.
     """
 
     name: str
@@ -296,6 +301,7 @@ class Service:
     folders: tuple[HostFolder, ...] = ()
     port: Port | None = None
     reaches_out: bool = False
+    downloads: bool = False
     health: Health | None = None
     after: tuple[Dependency, ...] = ()
     resources: Resources = Resources()

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     PATH = "path"
     NAME = "name"
     HOST = "host"
+    URL = "url"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,10 @@ _CHECKS: Mapping[Kind, Callable[[SettingSpec, str], str | None]] = {
     Kind.SIZE: _matcher(_SIZE, "a size such as 2gb or 512mb"),
     Kind.PATH: _matcher(re.compile(r"/[^:]*"), "an absolute path without a colon"),
     Kind.HOST: _matcher(re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"), "any, or a host such as images.example.org"),
+    # What stands before an `@` would be a password, which no environment file may hold.
+    Kind.URL: _matcher(
+        re.compile(r"https?://[A-Za-z0-9._\[\]:-]+(/[^\s@]*)?"), "an http or https URL without user and password"
+    ),
     Kind.NAME: _matcher(_NAME, "lower-case letters, digits, - and _, beginning with a letter or digit"),
 }
 

@@ -18,15 +18,9 @@ from http.client import HTTPException
 
 from stackwright.domain.machine import HubAnswer, Seen, Unseen
 
-# huggingface_hub 2.4.0, constants.py: ENDPOINT and HF_HUB_OFFLINE, with what it takes for true.
+# huggingface_hub 2.4.0, constants.py: ENDPOINT.
 DEFAULT_HUB = "https://huggingface.co"
-TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 TIMEOUT_S = 5.0
-
-
-def is_offline(environment: Mapping[str, str]) -> bool:
-    """Return whether the hub must not be asked."""
-    return environment.get("HF_HUB_OFFLINE", "").upper() in TRUE
 
 
 def ask_hub(hub_id: str, environment: Mapping[str, str], token: str | None) -> Seen[HubAnswer]:

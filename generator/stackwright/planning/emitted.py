@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.host import Gpu
+from stackwright.domain.host import Gpu, Network
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Origin, Setting
 from stackwright.engines.protocol import ImageChoice
@@ -15,7 +15,7 @@ from stackwright.planning.switching import switching_settings
 from stackwright.planning.utilization import Utilization
 from stackwright.planning.workers import DECISION as WORKERS_DECISION
 from stackwright.planning.workers import count_gateway_workers
-from stackwright.services import SERVICES
+from stackwright.services import SERVICES, outside
 from stackwright.settings import all_settings, declared_settings
 
 if TYPE_CHECKING:
@@ -66,17 +66,46 @@ def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching 
     return {
         "COMPOSE_PROJECT_NAME": _setting(f"stackwright-{name}", "one project per environment", DECISION),
         "STACKWRIGHT_ENVIRONMENT": _setting(name, "asked for", "command line"),
-        "STACKWRIGHT_UID": _setting(str(request.user.uid), "the user who configured, as owner of the files", "host"),
-        "STACKWRIGHT_GID": _setting(str(request.user.gid), "the group who configured", "host"),
+        **_user_settings(request),
         **{key: setting for row in SERVICES for key, setting in row.values(catalog).items()},
         "GATEWAY_BIND": _wished(wishes.gateway.bind, wished),
         "GATEWAY_PORT": _wished(str(wishes.gateway.port), wished),
         **switching_settings(switching),
+        **_network_settings(request),
         "HF_HOME": _setting(request.folders.hf_home, "Hugging Face cache, shared by all environments", "host"),
         request.engine.keys.cache_folder: _setting(
             request.folders.engine_caches[request.engine.name], "keeps compiled kernels across restarts", "host"
         ),
     }
+
+
+def _user_settings(request: PlanRequest) -> dict[str, Setting]:
+    if request.host.containers.rootless:
+        reason = "the container engine is rootless: root in a container is the user who runs it"
+        source = "https://docs.docker.com/engine/security/rootless/"
+        return dict.fromkeys(("STACKWRIGHT_UID", "STACKWRIGHT_GID"), _setting("0", reason, source))
+    return {
+        "STACKWRIGHT_UID": _setting(str(request.user.uid), "the user who configured, as owner of the files", "host"),
+        "STACKWRIGHT_GID": _setting(str(request.user.gid), "the group who configured", "host"),
+    }
+
+
+def _network_settings(request: PlanRequest) -> dict[str, Setting]:
+    """Return the settings of the way out that this host needs, or a person pinned; none on most hosts."""
+    network = request.host.network or Network()
+    detected = {
+        outside.PROXY: (network.proxy, "this host downloads through a proxy"),
+        outside.DIRECT: (",".join(network.no_proxy), "the hosts that this host asks without its proxy"),
+        outside.CERTIFICATES: (network.certificates, "this host trusts authorities of its own"),
+        outside.HUB: (network.hub, "HF_ENDPOINT names a mirror"),
+        outside.OFFLINE: ("1" if network.offline else None, "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"),
+        outside.LABEL: (
+            "disable" if request.host.containers.selinux else None,
+            "SELinux hides mounted files otherwise",
+        ),
+    }
+    pinned = {pin.key for pin in request.pins}
+    return {key: _setting(value or "", why, "host") for key, (value, why) in detected.items() if value or key in pinned}
 
 
 def device_settings(gpus: tuple[Gpu, ...], reason: str, source: str) -> dict[str, Setting]:

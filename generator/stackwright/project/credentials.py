@@ -13,15 +13,16 @@ from stackwright.atomic import replace_file, stale_files
 from stackwright.errors import UsageError
 from stackwright.reading import read_text
 from stackwright.services import access_to, base_services, made_secrets
+from stackwright.services.outside import LOGIN
 
 HUB_TOKEN = "hf_token"
 
 
-def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) -> None:
-    """Make the secrets that are missing, and refresh the hub token where the person has one.
+def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path, proxy_login: str | None = None) -> None:
+    """Make the secrets that are missing, and refresh the hub token and the proxy's login where the person has one.
 
     Without a token an empty file stands in: huggingface_hub takes it for none. `hf_home` is where
-    `hf auth login` leaves its token.
+    `hf auth login` leaves its token. `proxy_login` is `user:password`, None where the stack has no proxy.
 
     Raises:
         UsageError: the folder or a file cannot be written, or the hub token cannot be read or is not one.
@@ -35,8 +36,10 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path) 
         for name, begin in made_secrets().items():
             if not _holds_something(folder / name):
                 _write(folder / name, begin + token_hex(32))
-        if token is not None or not (folder / HUB_TOKEN).exists():
-            _write(folder / HUB_TOKEN, token or "")
+        brought = {HUB_TOKEN: token or "", **({} if proxy_login is None else {LOGIN: proxy_login})}
+        for name, text in brought.items():
+            if text or not (folder / name).exists():
+                _write(folder / name, text)
         # Put there by a person; empty files say that clients are answered without TLS.
         for name in access_to(base_services()).tls:
             if not (folder / name).exists():

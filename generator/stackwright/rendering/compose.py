@@ -41,6 +41,9 @@ from stackwright.services import BASE, base_of, base_services, services_of
 from stackwright.services.words import word_text
 
 MOUNTED_AT = "/etc/stackwright"
+CDI_GPU = "nvidia.com/gpu="
+"""What a GPU's name begins with in a CDI specification: its UUID is one of its names (nvidia-ctk cdi generate)."""
+
 _BASE_HEAD = """\
 # What runs: the engine, the gateway (LiteLLM), and Redis for the gateway's shared router state.
 #
@@ -166,7 +169,7 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
     folders = (_bind(word(folder.path), folder.read_only) for folder in service.folders)
     shared_memory = service.resources.shared_memory
     known = {
-        **_confinement(service),
+        **_confinement(service, word),
         "image": word(service.image),
         "entrypoint": ["/bin/sh", script] if script else command[:1],
         "shm_size": None if shared_memory is None else word(shared_memory.size),
@@ -179,7 +182,7 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
         "secrets": list(service.secrets),
         "networks": [Plain("inside"), *([Plain("outside")] if service.reaches_out else [])],
         "ports": _published(service, word),
-        "deploy": _devices(service),
+        "deploy": _devices(service, by_cdi=plan is not None and plan.host.containers.engine == "podman"),
         "depends_on": {
             dependency.service: {"condition": Plain("service_healthy" if dependency.healthy else "service_started")}
             for dependency in service.after
@@ -189,13 +192,14 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
     return {key: value for key, value in known.items() if value not in (None, [], {})}
 
 
-def _confinement(service: Service) -> dict[str, Any]:
+def _confinement(service: Service, word: Callable[[Word], str]) -> dict[str, Any]:
+    label = service.security.label
     return {
         "restart": Plain(f"on-failure:{service.restart.starts}"),
         "stop_grace_period": Plain(f"{service.restart.stop_s}s"),
         "init": True,
         "user": "${STACKWRIGHT_UID:?}:${STACKWRIGHT_GID:?}",
-        "security_opt": ["no-new-privileges:true"],
+        "security_opt": ["no-new-privileges:true", *([] if label is None else [f"label={word(label)}"])],
         "cap_drop": [Plain("ALL")],
         "cap_add": [Plain(capability) for capability in service.security.capabilities],
         "read_only": service.security.read_only,
@@ -262,14 +266,17 @@ def _published(service: Service, word: Any) -> list[dict[str, Any]]:
     return [{"target": service.port.number, "published": word(port), "host_ip": word(address)}]
 
 
-def _devices(service: Service) -> dict[str, Any]:
-    """Reserve GPUs: `gpus: all` gives none on Compose 2.26, silently."""
+def _devices(service: Service, *, by_cdi: bool) -> dict[str, Any]:
+    """Reserve GPUs: `gpus: all` gives none on Compose 2.26, silently.
+
+    Podman's Docker API gives GPUs by CDI alone, from 5.4 on (podman pull request 25171, 2025-02).
+    """
     if not service.resources.gpu_uuids:
         return {}
     device = {
-        "driver": Plain("nvidia"),
+        "driver": Plain("cdi" if by_cdi else "nvidia"),
         "capabilities": [Plain("gpu")],
-        "device_ids": list(service.resources.gpu_uuids),
+        "device_ids": [f"{CDI_GPU * by_cdi}{uuid}" for uuid in service.resources.gpu_uuids],
     }
     return {"resources": {"reservations": {"devices": [device]}}}
 
@@ -310,7 +317,7 @@ def _secret_files(names: Iterable[str]) -> dict[str, Any]:
     return {name: {"file": f"{folder}/{name}"} for name in names}
 
 
-_JOINED_LISTS = frozenset({"volumes", "secrets", "networks", "tmpfs", "ports", "cap_add"})
+_JOINED_LISTS = frozenset({"volumes", "secrets", "networks", "tmpfs", "ports", "cap_add", "security_opt"})
 """Lists that Compose adds to; any other is taken in the place of the base's."""
 
 

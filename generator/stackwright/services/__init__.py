@@ -14,7 +14,7 @@ from stackwright.domain.plan import Plan, Setting
 from stackwright.domain.service import Front, Service
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
-from stackwright.services import engine, gateway, redis
+from stackwright.services import engine, gateway, outside, redis
 from stackwright.services.engine import ENGINE, engine_services
 from stackwright.services.gateway import GATEWAY, KEYS, gateway_services
 from stackwright.services.redis import REDIS, redis_services
@@ -54,7 +54,11 @@ SERVICES: list[ServiceRow] = [
 
 def services_of(plan: Plan) -> tuple[Service, ...]:
     """Return everything that a plan runs, what others wait for first."""
-    return tuple(service for row in SERVICES for service in row.make(plan))
+    services = tuple(service for row in SERVICES for service in row.make(plan))
+    if not outside.KEYS & plan.settings.keys():
+        return services
+    names = tuple(service.name for service in services)
+    return tuple(outside.with_way_out(service, names, plan.settings.keys()) for service in services)
 
 
 BASE, BESIDE_ENGINES = "compose.yaml", "services.yaml"

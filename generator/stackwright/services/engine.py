@@ -79,6 +79,9 @@ TURNS_SCHEMA = 1
 SWITCHING_FILES = ("switching/switch.py", "switching/group.py", "switching/child.py")
 """The program that loads models in turns, which start.sh starts in the place of the engine's own server."""
 
+OUTSIDE = "outside.sh"
+"""What start scripts read where there is a proxy, or an authority of this machine's own."""
+
 _NAME = "engine"
 # A hub behind a mirror, or none at all, and how patient a download is.
 _HUB = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_OFFLINE")
@@ -88,7 +91,7 @@ def engine_base(engine: Engine) -> Service:
     """Return what every plan says of an engine of this family."""
     keys, launch = engine.keys, engine.launch
     cache = SettingRef(key=keys.cache_folder)
-    held = ("start.sh", "cores.py", *SWITCHING_FILES)
+    held = ("start.sh", "cores.py", OUTSIDE, *SWITCHING_FILES)
     return Service(
         name=_NAME,
         kind=_NAME,
@@ -107,6 +110,7 @@ def engine_base(engine: Engine) -> Service:
         folders=(HostFolder(path=SettingRef(key="HF_HOME")), HostFolder(path=cache)),
         port=Port(number=engine.port),
         reaches_out=True,
+        downloads=True,
         # A download and a load can take hours; failures do not count until this is over, and one success ends it.
         # `start-environment` has limits of its own, by what moves; this one only has to keep out of their way.
         health=Health(probe=HttpProbe(path=engine.health_path), start_period="24h"),

@@ -196,6 +196,7 @@ def gateway_services(plan: Plan) -> tuple[Service, ...]:
             GATEWAY,
             release=ProgramRelease(program=RECIPE.package, version=plan.gateway.version),
             environment=environment,
+            downloads=bool(plan.gateway.cloud),
             secrets=(*GATEWAY.secrets, *plan.gateway.cloud_secrets),
             after=(*engines, *(dependency for dependency in GATEWAY.after if dependency.service != ENGINE.name)),
         ),

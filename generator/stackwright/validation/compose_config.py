@@ -14,7 +14,7 @@ from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.machine import Seen, Unseen
 from stackwright.domain.plan import Plan, Replica
 from stackwright.project.credentials import HUB_TOKEN
-from stackwright.rendering.compose import compose_command
+from stackwright.rendering.compose import CDI_GPU, compose_command
 from stackwright.runtime import Stack
 from stackwright.services import made_secrets
 from stackwright.units import GIB, MIB
@@ -54,7 +54,7 @@ def check_merged(stack: Stack, merged: dict[str, Any], secrets: Mapping[str, str
 
 def _check_replica(stack: Stack, replica: Replica, service: dict[str, Any], again: str) -> Iterator[Finding]:
     devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices") or []
-    reserved = sorted(uuid for device in devices for uuid in device.get("device_ids", []))
+    reserved = sorted(uuid.removeprefix(CDI_GPU) for device in devices for uuid in device.get("device_ids", []))
     planned = stack.plan.gpus_of(replica)
     if reserved != sorted(planned):
         found = f"{replica.name} reserves {reserved or 'no GPU'}"

@@ -11,12 +11,13 @@ from typing import Any
 
 from stackwright.catalog.load import load_llms
 from stackwright.domain.finding import Finding, error, not_checked, warning
+from stackwright.domain.host import is_offline
 from stackwright.domain.machine import HubAnswer, ModelFiles, Seen, Unseen
 from stackwright.domain.plan import Plan
 from stackwright.engines import engine_named
 from stackwright.models.cache import find_cache
 from stackwright.models.files import inspect_cache, inspect_folder
-from stackwright.models.reach import ask_hub, is_offline
+from stackwright.models.reach import ask_hub
 from stackwright.models.read import HubAccess, read_model
 from stackwright.project.credentials import HUB_TOKEN, find_hub_token
 from stackwright.runtime import Stack
@@ -214,7 +215,7 @@ def _check_hubs(on: Subject, models: tuple[InspectedModel, ...], offline: bool) 
 
 MODELS = Observation(take=inspect_models, waits=True)
 # HF_HUB_OFFLINE forbids to ask the hub.
-OFFLINE = Observation(take=lambda _: is_offline(os.environ))
+OFFLINE = Observation(take=lambda machine: is_offline({**os.environ, **machine.stack.env}))
 
 
 FILES = Check(

@@ -12,6 +12,7 @@ from stackwright.domain.finding import Finding, error
 from stackwright.project.credentials import HUB_TOKEN
 from stackwright.runtime import Stack
 from stackwright.services import made_secrets
+from stackwright.services.outside import LOGIN
 from stackwright.validation.check import Check, Observation
 from stackwright.validation.environment import PLACEHOLDER
 from stackwright.validation.files import SeenFile, check_privacy, inspect_file, text_of
@@ -64,25 +65,25 @@ class SeenSecret:
 class SeenSecrets:
     """The folder of an environment's secrets.
 
-    Those that we made, the hub's token, and the keys that a person brought.
+    Those that we made; the hub's token and a proxy's login, as far as they are there; the keys that a person brought.
     """
 
     folder: Path
     is_open: bool
     made: tuple[SeenSecret, ...]
-    token: SeenFile | None
+    optional: tuple[SeenFile, ...]
     brought: tuple[SeenSecret, ...]
 
 
 def inspect_secrets(stack: Stack) -> SeenSecrets:
     """Look at every secret; of its text only what is wrong with it goes further."""
     folder = stack.secrets
-    token = folder / HUB_TOKEN
+    optional = (folder / name for name in (HUB_TOKEN, LOGIN))
     return SeenSecrets(
         folder=folder,
         is_open=folder.is_dir() and folder.stat().st_mode & 0o077 != 0,
         made=tuple(_inspect_secret(folder, name) for name in made_secrets()),
-        token=inspect_file(token, readable=True) if token.exists() else None,
+        optional=tuple(inspect_file(file, readable=True) for file in optional if file.exists()),
         brought=tuple(_inspect_secret(folder, name) for name in stack.plan.gateway.cloud_secrets),
     )
 
@@ -114,8 +115,8 @@ def check_secrets(stack: Stack, secrets: SeenSecrets) -> Iterator[Finding]:
         if secret.weak is not None:
             fix = f"`rm {path}`, then {again}"
             yield error("secret-weak", found=f"{secret.name} {secret.weak}", expected="256 random bits", fix=fix)
-    if secrets.token is not None:
-        yield from check_privacy(secrets.token, str(secrets.token.path), stack, "secret")
+    for file in secrets.optional:
+        yield from check_privacy(file, str(file.path), stack, "secret")
     for secret in secrets.brought:
         yield from _check_cloud_key(stack, secret)
 
