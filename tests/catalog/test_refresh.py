@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from stackwright.catalog.load import FOLDER, load_engines, load_flags, load_parsers
 from stackwright.catalog.refresh import (
+    ARCHITECTURES,
     ENGINES,
     FLAGS,
     FORMATS,
@@ -107,6 +108,19 @@ TREE = {
         '        """Take `other` for `inc`."""\n        return cls.name if config["m"] == "auto-round" else None\n'
     ),
     "vllm/config/model.py": '_FLOAT16_NOT_SUPPORTED_MODELS = {\n    "gemma9": "Numerical instability.",\n}\n',
+    "vllm/model_executor/models/registry.py": (
+        '_TEXT_GENERATION_MODELS = {\n    "LlamaForCausalLM": ("llama", "LlamaForCausalLM"),\n}\n'
+        '_EMBEDDING_MODELS = {\n    "NewModel": ("new", "NewModel"),\n    **{k: v for k, v in _TEXT.items()},\n}\n'
+        '_MULTIMODAL_MODELS: dict = {\n    "SeeingForCausalLM": ("vllm.models.seeing", "Seeing"),\n'
+        '    "HearingForCausalLM": ("hearing", "Hearing"),\n    "WritingDown": ("hearing", "WritingDown"),\n}\n'
+    ),
+    "vllm/model_executor/models/hearing.py": (
+        "from .interfaces import SupportsMultiModal\n\n\nclass Hearing(SupportsMultiModal):\n    pass\n\n\n"
+        "class WritingDown(\n    Hearing\n):\n    supports_transcription_only: bool = True\n"
+    ),
+    "vllm/model_executor/models/interfaces.py": 'class SupportsMultiModal:\n    kinds = ("image", "audio")\n',
+    "vllm/models/seeing/model.py": "from vllm.model_executor.models.eye import Eye\n\n\nclass Seeing(Eye): ...\n",
+    "vllm/model_executor/models/eye.py": 'class Eye:\n    modality = "image"\n',
     "vllm/envs.py": '    "VLLM_USE_NEW": lambda: 1,\n    # "VLLM_MENTIONED" alone is no key\n',
 }
 
@@ -126,7 +140,7 @@ def catalog(tmp_path: Path) -> Path:
     """Copy the packaged catalog, to be rewritten."""
     folder = tmp_path / "catalog"
     folder.mkdir()
-    for name in (ENGINES, FLAGS, FORMATS, KERNELS, PARSERS):
+    for name in (ARCHITECTURES, ENGINES, FLAGS, FORMATS, KERNELS, PARSERS):
         shutil.copy(FOLDER / name, folder)
     return folder
 
@@ -166,6 +180,15 @@ def test_formats_are_those_declared_and_those_taken_for_them(tree: Path) -> None
     assert found.without_float16 == {"gemma9"}
 
 
+def test_architectures_have_the_role_of_their_table_and_class(tree: Path) -> None:
+    assert read_release(tree, None, "2026-12-01").architectures == {
+        "chat": {"LlamaForCausalLM", "HearingForCausalLM"},
+        "embedding": {"NewModel"},
+        "transcription": {"WritingDown"},
+        "vision": {"SeeingForCausalLM"},
+    }
+
+
 def test_the_command_adds_the_release_and_says_what_changed(
     tree: Path, catalog: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +197,8 @@ def test_the_command_adds_the_release_and_says_what_changed(
     assert '+  version: "0.34.0"' in said
     assert '+  "--brand-new": ["0.34.0", null]' in said
     assert '+  "--max-model-len": ["0.6.3.post1", "0.33.0"]' in said
+    assert '+  SeeingForCausalLM: ["0.34.0", null]' in said
+    assert '+  MistralForCausalLM: ["0.6.3.post1", "0.33.0"]' in said
     engines = convert(load_yaml(catalog / ENGINES, StackError), tuple[EngineRelease, ...], where="", error=StackError)
     assert [row.version for row in engines][:2] == ["0.34.0", "0.33.0"]
     assert engines[1:] == load_engines()[:]

@@ -34,7 +34,9 @@ from stackwright.reading import load_yaml, read_yaml
 from tests.catalog.flags import has_flag
 
 FILES = sorted(path for path in FOLDER.glob("*.yaml"))
-CATALOG_FILES = "advisories drivers engines flags formats gpus guides kernels llms parsers services".split()
+CATALOG_FILES = (
+    "advisories architectures drivers engines flags formats gpus guides kernels llms parsers services".split()
+)
 
 
 def rows(node: object) -> Iterator[Mapping[str, object]]:

@@ -66,18 +66,6 @@ def test_the_cache_knows_better_than_the_catalog(tmp_path: Path) -> None:
     assert facts.weight_bytes == 40
 
 
-def test_a_folder_learns_its_engine_from_its_architecture(tmp_path: Path) -> None:
-    config = {"architectures": ["Qwen3NextForCausalLM"], "torch_dtype": "bfloat16"}
-    folder = write_model(tmp_path / "mine", config, {"model.safetensors": FIRST})
-    facts = read_model(str(folder), LLMS, None, OFFLINE)
-    assert (facts.name, facts.source, facts.minimum_engine) == ("mine", LlmSource.DIRECTORY, "0.10.2")
-
-
-def test_an_architecture_that_nobody_knows_needs_no_known_engine(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "mine", {"architectures": ["OfTomorrow"]}, {"model.safetensors": FIRST})
-    assert read_model(str(folder), LLMS, None, OFFLINE).minimum_engine is None
-
-
 def test_a_gguf_folder_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     (tmp_path / "m.gguf").write_bytes(b"GGUF")

@@ -90,14 +90,17 @@ class Toy:
         """Print nothing of its memory."""
         return None
 
-    def role_of(self, config: ModelConfig) -> Role:
+    def role_of(self, config: ModelConfig, catalog: Catalog) -> Role:
         """Take every model for one that chats."""
         return Role.CHAT
 
-    def check_role(self, facts: ModelFacts, role: Role) -> None:
+    def check_role(self, facts: ModelFacts, role: Role, catalog: Catalog) -> None:
         """Refuse what does not chat."""
         if not role.generates:
             raise NoPlanError(f"{facts.name}: a toy only chats", hint="name another engine")
+
+    def check_release(self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> None:
+        """Serve every model."""
 
     def choose_image(
         self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, overload
 
 from stackwright.domain.catalog import (
     Advisory,
+    ArchitectureTable,
     Catalog,
     EngineRelease,
     FlagTable,
@@ -46,6 +47,7 @@ def load_catalog() -> Catalog:
         read_parsers=load_parsers,
         read_kernels=load_kernels,
         read_formats=load_formats,
+        read_architectures=load_architectures,
         find_gpu=find_gpu,
     )
 
@@ -138,6 +140,12 @@ def load_parsers() -> ParserTable:
 def load_formats() -> FormatTable:
     """Read which number formats vLLM reads and refuses, by release."""
     return _read("formats.yaml", FormatTable)
+
+
+@cache
+def load_architectures() -> ArchitectureTable:
+    """Read which architectures vLLM serves, by role and release."""
+    return _read("architectures.yaml", ArchitectureTable)
 
 
 @cache

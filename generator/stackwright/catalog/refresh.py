@@ -1,7 +1,7 @@
-"""Refresh engines.yaml, flags.yaml, parsers.yaml and kernels.yaml from a vLLM release's source and wheel.
+"""Refresh what the catalog says of vLLM (engines, architectures, formats …) from a release's source and wheel.
 
-`python -m stackwright.catalog.refresh FOLDER [--wheel FILE]` reads the folder, the wheel and the four files, and writes
-the files. It asks no network: whoever refreshes unpacks the release's sdist, or checks out its tag, fetches its wheel,
+`python -m stackwright.catalog.refresh FOLDER [--wheel FILE]` reads folder, wheel and catalog, and writes its files.
+It asks no network: whoever refreshes unpacks the release's sdist, or checks out its tag, fetches its wheel,
 and reviews the diff before committing it.
 GPUs, drivers and advisories come from pages that people must read: their files are edited by hand.
 """
@@ -22,6 +22,7 @@ from stackwright.catalog.machine_code import read_wheel
 from stackwright.catalog.release_source import ReleaseSource, read_release
 from stackwright.catalog.text import render_mapping, render_rows
 from stackwright.domain.catalog import (
+    ArchitectureTable,
     CpuImage,
     EngineImage,
     EngineRelease,
@@ -30,14 +31,15 @@ from stackwright.domain.catalog import (
     KernelGroup,
     KernelTable,
     ParserTable,
+    Range,
     order_release,
 )
 from stackwright.errors import StackError
 from stackwright.reading import read_yaml
 
 ENGINES, FLAGS, PARSERS = "engines.yaml", "flags.yaml", "parsers.yaml"
-KERNELS, FORMATS = "kernels.yaml", "formats.yaml"
-Table = TypeVar("Table", FlagTable, FormatTable, ParserTable)
+KERNELS, FORMATS, ARCHITECTURES = "kernels.yaml", "formats.yaml", "architectures.yaml"
+Table = TypeVar("Table", ArchitectureTable, FlagTable, FormatTable, ParserTable)
 
 
 def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
@@ -79,11 +81,13 @@ def refresh(source: ReleaseSource, kernels: Sequence[KernelGroup] | None, folder
     flags = read_yaml(folder / FLAGS, FlagTable, StackError)
     parsers = read_yaml(folder / PARSERS, ParserTable, StackError)
     formats = read_yaml(folder / FORMATS, FormatTable, StackError)
+    architectures = read_yaml(folder / ARCHITECTURES, ArchitectureTable, StackError, packaged=True)
     texts = {
         ENGINES: render_engines(with_release(engines, source.release)),
         FLAGS: render_table(with_flags(flags, source)),
         PARSERS: render_table(with_parsers(parsers, source)),
         FORMATS: render_table(with_formats(formats, source)),
+        ARCHITECTURES: render_table(with_architectures(architectures, source)),
     }
     if kernels is not None:
         table = read_yaml(folder / KERNELS, KernelTable, StackError)
@@ -129,6 +133,11 @@ def with_formats(table: FormatTable, source: ReleaseSource) -> FormatTable:
         deprecated=source.deprecated_methods,
         without_float16=source.without_float16,
     )
+
+
+def with_architectures(table: ArchitectureTable, source: ReleaseSource) -> ArchitectureTable:
+    """Add a release's architectures to the table; one that was sampled before changes nothing."""
+    return _sampled(table, source, **{role: source.architectures.get(role, frozenset()) for role in table.roles()})
 
 
 def _sampled(table: Table, source: ReleaseSource, **names: frozenset[str]) -> Table:
@@ -183,21 +192,19 @@ def render_engines(engines: tuple[EngineRelease, ...]) -> str:
     return render_rows(rows)
 
 
-def render_table(table: FlagTable | FormatTable | ParserTable) -> str:
+def render_table(table: ArchitectureTable | FlagTable | FormatTable | ParserTable) -> str:
     """Write a table of names as one mapping."""
     return render_mapping({field.name: getattr(table, field.name) for field in dataclasses.fields(table)})
 
 
-def _extend(
-    ranges: dict[str, tuple[str, str | None]], names: frozenset[str], version: str, newest: str
-) -> dict[str, tuple[str, str | None]]:
-    """Add the names of release `version` to ranges that reach up to `newest`."""
+def _extend(ranges: dict[str, Range], names: frozenset[str], version: str, newest: str) -> dict[str, Range]:
+    """Add the names of release `version` to ranges that reach up to `newest`; one that comes back begins anew."""
     is_newest = order_release(version) > order_release(newest)
-    extended: dict[str, tuple[str, str | None]] = {}
+    extended: dict[str, Range] = {}
     for name in sorted({*ranges, *names}):
         first, last = ranges.get(name, (version, None if is_newest else version))
         if name in names:
-            first = min(first, version, key=order_release)
+            first = version if is_newest and last is not None else min(first, version, key=order_release)
             last = None if last is None or is_newest else max(last, version, key=order_release)
         elif is_newest and last is None:
             last = newest

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stackwright.catalog.release_models import served_architectures
 from stackwright.domain.catalog import CpuImage, EngineImage, EngineRelease, order_release
 from stackwright.errors import UsageError
 from stackwright.reading import load_yaml
@@ -41,6 +42,7 @@ class ReleaseSource:
     quantization_methods: frozenset[str]
     deprecated_methods: frozenset[str]
     without_float16: frozenset[str]
+    architectures: Mapping[str, frozenset[str]]
 
 
 def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
@@ -76,6 +78,7 @@ def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
         quantization_methods=_quantization_methods(tree),
         deprecated_methods=_declared(tree / _FORMATS / "__init__.py", "DEPRECATED_QUANTIZATION_METHODS"),
         without_float16=_without_float16(tree),
+        architectures=served_architectures(tree),
     )
 
 

@@ -101,12 +101,13 @@ def _plan(options: PlanOptions, paths: ProjectPaths, host: Host, own: Environmen
 
 
 def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, engine: Engine) -> WantedModel:
-    facts = _read_model(model.name, load_catalog(), paths, wished_in)
+    catalog = load_catalog()
+    facts = _read_model(model.name, catalog, paths, wished_in)
     return WantedModel(
         llm=name_llm(facts),
         facts=facts,
         wished_in=wished_in,
-        role=model.role or facts.role or engine.role_of(facts.config),
+        role=model.role or facts.role or engine.role_of(facts.config, catalog),
         aliases=model.aliases,
         gpu_share=model.gpu_share,
         exclusive=model.exclusive,

@@ -191,15 +191,19 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
 
 def answer_fit(asked: FitArguments, host: Host) -> Forecast:
     """Return the forecast without printing it; same failures but for the verdict."""
-    from stackwright.catalog.load import load_llms
+    from stackwright.catalog.load import load_catalog, load_llms
     from stackwright.models.read import read_model
 
     facts = read_model(asked.model, load_llms())
-    if not host.gpus and (host.driver is None or host.driver.error is None):
+    on_cpu = not host.gpus and (host.driver is None or host.driver.error is None)
+    engine = _engine_of(asked)
+    version = _version(asked.engine, engine.processor_release() if on_cpu else None)
+    engine.check_release(facts, version, host.gpus, load_catalog())
+    if on_cpu:
         return _answer_on_cpu(asked, facts, host)
     settings = _settings(asked)
     gpu = choose_gpus(host, settings.ranks)
-    return _engine_of(asked).forecast(facts.config.shape, settings, gpu, facts.weights)
+    return engine.forecast(facts.config.shape, settings, gpu, facts.weights)
 
 
 def _answer_on_cpu(asked: FitArguments, facts: ModelFacts, host: Host) -> Forecast:

@@ -30,6 +30,22 @@ class HoleKind(StrEnum):
     UNKNOWN = "unknown"
 
 
+# The first and last release that has something; a last of None: the newest that was looked into has it.
+Range = tuple[str, str | None]
+# An engine that has one of these serves the others, with a head of its own (vLLM 0.33.0 config/model.py,
+# _SUFFIX_TO_DEFAULTS; model_executor/models/registry.py, _normalize_arch; read 2026-11-28).
+_ENDINGS = (
+    "ForCausalLM",
+    "ForConditionalGeneration",
+    "ChatModel",
+    "LMHeadModel",
+    "ForTextEncoding",
+    "EmbeddingModel",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "RewardModel",
+    "Model",
+)
 REFUSED_HOLES = frozenset({HoleKind.REMOTE_CODE, HoleKind.KEY_BYPASS})
 
 
@@ -89,8 +105,8 @@ class FlagTable:
 
     engine: str
     sampled: tuple[str, ...]
-    flags: dict[str, tuple[str, str | None]]
-    variables: dict[str, tuple[str, str | None]]
+    flags: dict[str, Range]
+    variables: dict[str, Range]
     uncertain: tuple[str, ...]
     source: str
     date: str
@@ -107,8 +123,8 @@ class ParserTable:
 
     engine: str
     sampled: tuple[str, ...]
-    tool_call: dict[str, tuple[str, str | None]]
-    reasoning: dict[str, tuple[str, str | None]]
+    tool_call: dict[str, Range]
+    reasoning: dict[str, Range]
     source: str
     date: str
 
@@ -138,9 +154,9 @@ class FormatTable:
 
     engine: str
     sampled: tuple[str, ...]
-    methods: dict[str, tuple[str, str | None]]
-    deprecated: dict[str, tuple[str, str | None]]
-    without_float16: dict[str, tuple[str, str | None]]
+    methods: dict[str, Range]
+    deprecated: dict[str, Range]
+    without_float16: dict[str, Range]
     source: str
     date: str
 
@@ -157,6 +173,67 @@ class FormatTable:
     def refuses_float16(self, model_type: str, version: str) -> bool:
         """Return whether a release refuses half precision for models of a type, as far as it was sampled."""
         return _holds(self.without_float16, model_type, version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureTable:
+    """Architectures by role, each with the first and last sampled release whose registry has it in that role.
+
+    A last of None: the newest sampled release has it. A name that was gone for a while begins where it came back.
+    `draft`: it writes ahead for another model. A release may also run what is in no registry, by the classes of
+    Transformers.
+    """
+
+    engine: str
+    sampled: tuple[str, ...]
+    chat: dict[str, Range]
+    vision: dict[str, Range]
+    transcription: dict[str, Range]
+    embedding: dict[str, Range]
+    rerank: dict[str, Range]
+    classification: dict[str, Range]
+    draft: dict[str, Range]
+    source: str
+    date: str
+
+    def roles(self) -> dict[str, dict[str, Range]]:
+        """Return each role's architectures."""
+        names = ("chat", "vision", "transcription", "embedding", "rerank", "classification", "draft")
+        return {name: getattr(self, name) for name in names}
+
+    def role(self, architecture: str) -> str | None:
+        """Return the role of an architecture in the newest release that has it; None of one that no release has."""
+        found = {role: table[architecture] for role, table in self.roles().items() if architecture in table}
+        return max(found, key=lambda role: self._end(found[role]), default=None)
+
+    def releases(self, architecture: str) -> Range | None:
+        """Return the first and last release that has an architecture, or what it is made from; None where none has."""
+        own = self._span(architecture)
+        if own is not None:
+            return own
+        ending = next((ending for ending in _ENDINGS if architecture.endswith(ending)), None)
+        if ending is None or ending == architecture:
+            return None
+        base = architecture.removesuffix(ending)
+        return next((span for other in _ENDINGS if (span := self._span(base + other)) is not None), None)
+
+    def serves(self, architecture: str, version: str) -> bool | None:
+        """Return whether a release has an architecture; None where none has, or nobody looked into one so old."""
+        span = self.releases(architecture)
+        if span is None or order_release(version) < order_release(self.sampled[0]):
+            return None
+        return holds(span, version)
+
+    def _span(self, architecture: str) -> Range | None:
+        spans = [table[architecture] for table in self.roles().values() if architecture in table]
+        if not spans:
+            return None
+        lasts = [last for _, last in spans]
+        first = min((first for first, _ in spans), key=order_release)
+        return first, None if None in lasts else max((last for last in lasts if last), key=order_release)
+
+    def _end(self, span: Range) -> tuple[tuple[int, ...], int]:
+        return order_release(span[1] or self.sampled[-1] + ".post9")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +334,7 @@ class Catalog:
     read_parsers: Callable[[], ParserTable]
     read_kernels: Callable[[], KernelTable]
     read_formats: Callable[[], FormatTable]
+    read_architectures: Callable[[], ArchitectureTable]
     find_gpu: Callable[[str | None], GpuModel | None]
 
     @property
@@ -278,6 +356,11 @@ class Catalog:
     def formats(self) -> FormatTable:
         """Which number formats the engine reads and refuses."""
         return self.read_formats()
+
+    @property
+    def architectures(self) -> ArchitectureTable:
+        """Which architectures the engine serves."""
+        return self.read_architectures()
 
     @property
     def kernels(self) -> KernelTable:
@@ -311,11 +394,13 @@ def holes_of(program: str, version: str, advisories: tuple[Advisory, ...]) -> tu
     return tuple(sorted(holes, key=lambda row: order.index(row.kind)))
 
 
-def _holds(ranges: dict[str, tuple[str, str | None]], name: str, version: str) -> bool:
-    """Return whether a release lies in a name's range; one that is newer than all samples as the newest of them."""
-    if name not in ranges:
-        return False
-    first, last = ranges[name]
+def _holds(ranges: dict[str, Range], name: str, version: str) -> bool:
+    return name in ranges and holds(ranges[name], version)
+
+
+def holds(span: Range, version: str) -> bool:
+    """Return whether a release lies in a range; one that is newer than all samples as the newest of them."""
+    first, last = span
     own = order_release(version)
     return order_release(first) <= own and (last is None or own <= order_release(last))
 

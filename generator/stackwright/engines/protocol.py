@@ -60,11 +60,13 @@ class EngineKeys:
 class EngineNeeds:
     """What the model and the person ask of the engine.
 
-    `minimum` is the first release that serves `model` (a name, for messages); `exact` the release that was asked for.
+    `minimum` and `maximum` are the first and last release that serve `model` (a name, for messages); `exact` is the
+    release that was asked for.
     `allow_vulnerable`: releases with known remote-code or key-bypass holes may be chosen.
     """
 
     minimum: str | None = None
+    maximum: str | None = None
     model: str | None = None
     exact: str | None = None
     allow_vulnerable: bool = False
@@ -193,11 +195,14 @@ class Engine(Protocol):
     def read_start(self, log: str) -> ObservedStart | None:
         """Return what the last start in a log shows of its settings and memory; None where the log has none."""
 
-    def role_of(self, config: ModelConfig) -> Role:
+    def role_of(self, config: ModelConfig, catalog: Catalog) -> Role:
         """Return what a model is made for, as the engine itself tells it."""
 
-    def check_role(self, facts: ModelFacts, role: Role) -> None:
+    def check_role(self, facts: ModelFacts, role: Role, catalog: Catalog) -> None:
         """Refuse what the engine cannot serve. Raises NoPlanError."""
+
+    def check_release(self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> None:
+        """Refuse a model that a release does not serve, read or run on these GPUs. Raises NoPlanError."""
 
     def choose_image(
         self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds

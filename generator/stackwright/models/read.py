@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stackwright.domain.catalog import order_release
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts, WeightFormat
 from stackwright.errors import UsageError, did_you_mean
 from stackwright.models.cache import HubCache, find_cache, find_snapshot, load_headers
-from stackwright.models.config import architecture_of, parse_config
+from stackwright.models.config import parse_config
 from stackwright.models.folder import CONFIG, read_folder, read_json
 from stackwright.models.format import weight_format
 from stackwright.models.stored import stored_facts
@@ -85,11 +84,11 @@ def read_model(
         return _with_cached(stored_facts(*known), cache)
     folder = _find_folder(name)
     if folder is not None:
-        return _with_engine(read_folder(folder), rows)
+        return _with_notes(read_folder(folder))
     if name.startswith(_PATH_STARTS):
         raise UsageError(f"{origin}: no such folder", hint="name a folder with config.json, or a Hugging Face id")
     if _HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
-        return _with_engine(_from_hub(name, cache, access, origin), rows)
+        return _with_notes(_from_hub(name, cache, access, origin))
     names = [SMOKE, *(row.name for row in rows), *(row.hub_id for row in rows)]
     raise UsageError(
         f"{origin}: not a Hugging Face id (owner/name), a folder, or a catalog name",
@@ -193,15 +192,9 @@ def _smoke(folder: Path | None) -> ModelFacts:
     )
 
 
-def _with_engine(facts: ModelFacts, rows: Iterable[CatalogLlm]) -> ModelFacts:
-    """Add the engine that the architecture needs, from the rows that have the same one."""
-    architecture = facts.config.architecture
-    needed = [row.minimum_engine for row in rows if row.minimum_engine and architecture_of(row.config) == architecture]
-    notes = facts.notes
-    if facts.format is WeightFormat.GGUF and facts.weight_bytes is not None:
-        notes = (
-            *notes,
-            f"GGUF weights ({format_bytes(facts.weight_bytes)}): the engine's support for them is experimental",
-        )
-    least = min(needed, key=order_release) if architecture and needed else None
-    return replace(facts, minimum_engine=least, notes=notes)
+def _with_notes(facts: ModelFacts) -> ModelFacts:
+    """Add what a person should know of weights in GGUF."""
+    if facts.format is not WeightFormat.GGUF or facts.weight_bytes is None:
+        return facts
+    note = f"GGUF weights ({format_bytes(facts.weight_bytes)}): the engine's support for them is experimental"
+    return replace(facts, notes=(*facts.notes, note))

@@ -47,7 +47,7 @@ def make_plan(request: PlanRequest, catalog: Catalog) -> Plan:
         UsageError: two models have one name, or a share of the GPUs is wished where none is used.
     """
     for model in request.models:
-        request.engine.check_role(model.facts, model.role)
+        request.engine.check_role(model.facts, model.role, catalog)
     request = replace(request, models=in_order(request.models))
     switching = switching_of(request.models)
     alone = len(request.models) == 1 and request.models[0].gpu_share is None

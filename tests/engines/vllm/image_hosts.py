@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from stackwright.catalog.load import (
-    find_gpu,
-    load_advisories,
-    load_drivers,
-    load_engines,
-    load_formats,
-    load_kernels,
-    load_parsers,
-)
-from stackwright.domain.catalog import Catalog
+from stackwright.catalog.load import load_catalog
 from stackwright.domain.host import HOST_SCHEMA, Containers, Cpu, Driver, Gpu, Host, OperatingSystem
 from stackwright.engines.protocol import EngineNeeds, ImageChoice
 from stackwright.engines.vllm.image import choose_image
 from stackwright.errors import NoPlanError
 
-CATALOG = Catalog(
-    engines=load_engines(),
-    services=(),
-    read_llms=tuple,
-    read_parsers=load_parsers,
-    read_kernels=load_kernels,
-    read_formats=load_formats,
-    find_gpu=find_gpu,
-    read_drivers=load_drivers,
-    advisories=load_advisories(),
-)
+CATALOG = replace(load_catalog(), services=(), read_llms=tuple)
 X86, ARM = ("avx2", "avx512f"), ("asimd", "sve2")
 
 

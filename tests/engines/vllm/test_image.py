@@ -188,8 +188,8 @@ def test_forward_compatibility_is_not_for_geforce_nor_workstations_nor_wsl() -> 
                 "driver ≥ 580.65.06 for 0.33.0"
             ),
             (
-                "update the NVIDIA driver first; or use another model: Some/Model needs 0.33.0, and this driver "
-                "runs 0.32.0-cu129"
+                "update the NVIDIA driver first; or use another model: Some/Model needs 0.33.0 or newer, and this "
+                "driver runs 0.32.0-cu129"
             ),
         ),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from stackwright.catalog.load import load_catalog
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.role import Role
@@ -35,7 +36,7 @@ def facts(architecture: str, role: Role | None = None, **config: object) -> Mode
 def is_able(model: ModelFacts, role: Role) -> bool:
     """Say whether a model may be asked for something."""
     try:
-        check_role(model, role)
+        check_role(model, role, load_catalog())
     except NoPlanError:
         return False
     return True
@@ -48,7 +49,7 @@ def test_each_architecture_has_its_roles(architecture: str) -> None:
 
 def test_a_model_that_sees_writes_too() -> None:
     seeing = facts("Qwen3VLForConditionalGeneration", vision_config={})
-    assert role_of(seeing.config) is Role.VISION
+    assert role_of(seeing.config, load_catalog()) is Role.VISION
     assert {role for role in Role if is_able(seeing, role)} == {Role.CHAT, Role.VISION, Role.EMBEDDING}
 
 
@@ -59,7 +60,7 @@ def test_ranks_need_one_score(labels: dict[str, str], able: bool) -> None:
 
 def test_a_ranker_without_a_layer_for_scores_is_refused_in_words() -> None:
     with pytest.raises(NoPlanError) as refused:
-        check_role(facts("Qwen3ForCausalLM", Role.RERANK), Role.RERANK)
+        check_role(facts("Qwen3ForCausalLM", Role.RERANK), Role.RERANK, load_catalog())
     assert refused.value.message == (
         "a-model cannot be served for rerank: its architecture is Qwen3ForCausalLM; vLLM needs "
         "cross-encoders, …ForSequenceClassification with one score"

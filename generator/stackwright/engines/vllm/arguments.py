@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stackwright.domain.catalog import Catalog
 from stackwright.domain.model_facts import ModelConfig, ModelFacts
 from stackwright.domain.plan import Mode
 from stackwright.domain.role import Role
@@ -25,6 +26,12 @@ _SERVED = {
     Role.VISION: "models with a vision_config",
     Role.EMBEDDING: "models without a scoring layer",
     Role.RERANK: "cross-encoders, …ForSequenceClassification with one score",
+}
+# What the engine serves and a gateway's users cannot be given yet, by the role in catalog/architectures.yaml.
+_UNSERVED = {
+    "transcription": "for speech alone",
+    "classification": "a classifier",
+    "draft": "a draft model, which writes ahead for another one",
 }
 _EXAMPLES = {
     Role.CHAT: "Qwen/Qwen3-8B",
@@ -88,7 +95,7 @@ def process_environment(*, cramped: bool) -> dict[str, str]:
     return variables
 
 
-def check_role(facts: ModelFacts, role: Role) -> None:
+def check_role(facts: ModelFacts, role: Role, catalog: Catalog) -> None:
     """Refuse what the engine would not start with, or would answer with numbers that mean nothing.
 
     Raises:
@@ -101,7 +108,13 @@ def check_role(facts: ModelFacts, role: Role) -> None:
             "speech or translation: such models are not served",
             hint=f"name another model, such as {_EXAMPLES[Role.CHAT]}",
         )
-    by_architecture = role_of(facts.config)
+    registered = catalog.architectures.role(facts.config.architecture)
+    if registered in _UNSERVED:
+        raise NoPlanError(
+            f"{facts.name} ({facts.config.architecture}) is {_UNSERVED[registered]}: such models are not served",
+            hint=f"name another model, such as {_EXAMPLES[Role.CHAT]}",
+        )
+    by_architecture = role_of(facts.config, catalog)
     made_for = facts.role or by_architecture
     # A model that writes makes vectors as well, and one that sees reads plain text; nothing else changes hands.
     able = {
@@ -121,11 +134,14 @@ def check_role(facts: ModelFacts, role: Role) -> None:
         )
 
 
-def role_of(config: ModelConfig) -> Role:
-    """Return what a model is made for, by the end of its architecture's name, as the engine itself tells it.
+def role_of(config: ModelConfig, catalog: Catalog) -> Role:
+    """Return what a model is made for, by the engine's registry, else by the end of its architecture's name.
 
     One that embeds may have the architecture of one that writes: its environment says so.
     """
-    if config.sees:
+    registered = catalog.architectures.role(config.architecture)
+    if registered in (Role.EMBEDDING, Role.RERANK):
+        return Role(registered)
+    if config.sees or (registered == Role.VISION and config.takes_media):
         return Role.VISION
     return next((role for ending, role in _ROLES if config.architecture.endswith(ending)), Role.CHAT)

@@ -28,7 +28,7 @@ from stackwright.engines.protocol import (
     ImageChoice,
     StartLog,
 )
-from stackwright.engines.vllm.settings import CPU_RELEASE, FLAGS, KEYS, SETTINGS
+from stackwright.engines.vllm.settings import CPU_RELEASE, DTYPE, FLAGS, KEYS, SETTINGS
 from stackwright.errors import NoPlanError
 
 # What is taken in a step on most GPUs where nobody says otherwise (0.32.0 engine/arg_utils.py, get_batch_defaults).
@@ -125,17 +125,24 @@ class Vllm:
 
         return read_start(log)
 
-    def role_of(self, config: ModelConfig) -> Role:
-        """Return what a model is made for, by the end of its architecture's name."""
+    def role_of(self, config: ModelConfig, catalog: Catalog) -> Role:
+        """Return what a model is made for, by vLLM's registry, else by the end of its architecture's name."""
         from stackwright.engines.vllm.arguments import role_of
 
-        return role_of(config)
+        return role_of(config, catalog)
 
-    def check_role(self, facts: ModelFacts, role: Role) -> None:
+    def check_role(self, facts: ModelFacts, role: Role, catalog: Catalog) -> None:
         """Refuse what vLLM would not start with, or would answer with numbers that mean nothing. Raises NoPlanError."""
         from stackwright.engines.vllm.arguments import check_role
 
-        check_role(facts, role)
+        check_role(facts, role, catalog)
+
+    def check_release(self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> None:
+        """Refuse a model that a release does not serve, read or run on these GPUs. Raises NoPlanError."""
+        from stackwright.engines.vllm.image_refusal import check_architecture, check_formats
+
+        check_architecture(facts, version, catalog)
+        check_formats(facts, version, gpus, catalog)
 
     def choose_image(
         self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds
@@ -144,9 +151,13 @@ class Vllm:
         from stackwright.engines.vllm.arguments import SOCKET_RELEASE
         from stackwright.engines.vllm.image import choose_image
         from stackwright.engines.vllm.image_pin import pinned_image
-        from stackwright.engines.vllm.image_refusal import check_formats
+        from stackwright.engines.vllm.image_refusal import check_formats, unlisted_architecture
 
-        needs = replace(needs, model=task.llm.name, minimum=_least_release(task, needs))
+        known = catalog.architectures
+        first, last = known.releases(task.facts.config.architecture) or (None, None)
+        # What the oldest sample has may be older still.
+        least = _least_release(task, needs, first if first != known.sampled[0] else None)
+        needs = replace(needs, model=task.llm.name, minimum=least, maximum=last)
         by_default = not gpus and needs.exact is None
         needs = replace(needs, exact=CPU_RELEASE) if by_default else needs
         if KEYS.image in task.pins:
@@ -157,8 +168,10 @@ class Vllm:
             if needs.minimum != SOCKET_RELEASE:
                 raise
             raise NoPlanError(f"{refusal.message}; models in turn need {SOCKET_RELEASE}", hint=refusal.hint) from None
-        check_formats(task, gpus, chosen, catalog)
+        check_formats(task.facts, chosen.version, () if DTYPE in task.pins else gpus, catalog)
         why = ("no GPU in use: the CPU release of both runtimes",)
+        unlisted = () if first else unlisted_architecture(task.facts, chosen.name)
+        chosen = replace(chosen, warnings=(*chosen.warnings, *unlisted))
         return replace(chosen, reasons=why) if by_default else chosen
 
     def arguments(self, mode: Mode, values: Mapping[str, str], role: Role) -> tuple[str, ...]:
@@ -288,13 +301,17 @@ class Vllm:
         return PINNED_MEMORY if wants_pinned_memory(version) else None
 
 
-def _least_release(task: EngineTask, needs: EngineNeeds) -> str | None:
-    """Return the oldest release that serves the model as it is asked for; None where any may."""
+def _least_release(task: EngineTask, needs: EngineNeeds, first: str | None) -> str | None:
+    """Return the oldest release that serves the model as it is asked for; None where any may.
+
+    `first`: the first one that has its architecture.
+    """
     from stackwright.engines.vllm.arguments import POOLING_RELEASE, SOCKET_RELEASE
     from stackwright.engines.vllm.media import MEDIA_RELEASE
 
     bounds = (
         needs.minimum or task.facts.minimum_engine,
+        first,
         None if task.role.generates else POOLING_RELEASE,
         SOCKET_RELEASE if task.in_turns else None,
         MEDIA_RELEASE if task.facts.config.takes_media else None,

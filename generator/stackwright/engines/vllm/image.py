@@ -84,9 +84,7 @@ def _search(situation: Situation, catalog: Catalog, needs: EngineNeeds) -> Searc
     return Search(
         situation=situation,
         catalog=catalog,
-        minimum=needs.minimum,
-        model=needs.model or "the model",
-        exact=needs.exact,
+        needs=needs,
         wanted=wanted,
         carried=carried,
         sound=carried if needs.allow_vulnerable else tuple(c for c in without_holes if _is_wanted(c.release, needs)),
@@ -99,6 +97,8 @@ def _search(situation: Situation, catalog: Catalog, needs: EngineNeeds) -> Searc
 def _is_wanted(release: EngineRelease, needs: EngineNeeds) -> bool:
     own = order_release(release.version)
     if needs.minimum is not None and own < order_release(needs.minimum):
+        return False
+    if needs.maximum is not None and own > order_release(needs.maximum):
         return False
     return needs.exact is None or own == order_release(needs.exact)
 
@@ -163,6 +163,8 @@ def _reasons(found: Candidate, way: Way, situation: Situation, needs: EngineNeed
         reasons.append(f"{PINNED_MEMORY}=1 is set, since this release needs pinned memory under WSL")
     if needs.minimum is not None:
         reasons.append(f"{needs.model or 'the model'} needs {found.release.name} {needs.minimum} or newer")
+    if needs.maximum is not None:
+        reasons.append(f"{found.release.name} dropped the architecture of {needs.model} after {needs.maximum}")
     if needs.exact is not None:
         reasons.append(f"{found.release.name} {needs.exact} was requested")
     return tuple(reasons)
@@ -225,7 +227,7 @@ def _choose_cpu_image(cpu: Cpu, catalog: Catalog, needs: EngineNeeds) -> ImageCh
     # The newest alone is looked at: each further release takes time to read.
     found = next(wanted, None)
     if found is None:
-        raise no_release(catalog, needs.minimum, needs.exact, needs.model or "the model", "CPU image")
+        raise no_release(catalog, needs, "CPU image")
     release, image = found
     holes = tuple(
         hole for hole in holes_of(release.name, release.version, catalog.advisories) if hole.kind in REFUSED_HOLES

@@ -23,23 +23,25 @@ def pinned_image(image: str, host: Host, gpus: tuple[Gpu, ...], catalog: Catalog
     """
     tagged = _RELEASE.fullmatch(image.partition("@")[0].rpartition(":")[2])
     named = needs.exact or (tagged[1] if tagged else None)
-    asked = replace(needs, minimum=None, exact=named, allow_vulnerable=needs.allow_vulnerable or named is not None)
+    asked = replace(
+        needs, minimum=None, maximum=None, exact=named, allow_vulnerable=needs.allow_vulnerable or named is not None
+    )
     refused = ""
     try:
         chosen = choose_image(host, gpus, catalog, asked)
     except NoPlanError as refusal:
         chosen = _unchecked(named or catalog.engines[0].version, catalog)
         refused = f"; a published image would be refused: {refusal.message}"
-    too_old = _too_old(chosen, needs)
+    unfit = _unfit(chosen, needs)
     if chosen.image == image:
-        return replace(chosen, warnings=(*chosen.warnings, *too_old))
+        return replace(chosen, warnings=(*chosen.warnings, *unfit))
     other = "" if tagged else f"; set another release with `--engine {chosen.name}==…`"
     unknown = (
         f"VLLM_IMAGE is pinned to {image}, assumed to be {chosen.name} {chosen.version}: not checked against "
         "this model, "
         f"hardware and driver{other}{refused}"
     )
-    warnings = (unknown, *chosen.warnings, *too_old)
+    warnings = (unknown, *chosen.warnings, *unfit)
     return replace(chosen, image=image, reasons=("pinned by the user",), warnings=warnings, source="--set")
 
 
@@ -58,12 +60,11 @@ def _unchecked(version: str, catalog: Catalog) -> ImageChoice:
     )
 
 
-def _too_old(chosen: ImageChoice, needs: EngineNeeds) -> tuple[str, ...]:
-    if needs.minimum is None or order_release(chosen.version) >= order_release(needs.minimum):
-        return ()
-    return (
-        (
-            f"{needs.model or 'the model'} needs {chosen.name} {needs.minimum} or newer; the pinned image is "
-            f"{chosen.version}"
-        ),
-    )
+def _unfit(chosen: ImageChoice, needs: EngineNeeds) -> tuple[str, ...]:
+    own, model = order_release(chosen.version), needs.model or "the model"
+    pinned = f"the pinned image is {chosen.version}"
+    if needs.minimum is not None and own < order_release(needs.minimum):
+        return (f"{model} needs {chosen.name} {needs.minimum} or newer; {pinned}",)
+    if needs.maximum is not None and own > order_release(needs.maximum):
+        return (f"{chosen.name} dropped the architecture of {model} after {needs.maximum}; {pinned}",)
+    return ()

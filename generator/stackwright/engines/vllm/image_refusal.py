@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from stackwright.domain.catalog import REFUSED_HOLES, Advisory, Catalog, HoleKind, holes_of, order_release
 from stackwright.domain.host import Gpu
-from stackwright.domain.model_facts import WeightFormat
-from stackwright.engines.protocol import EngineTask, ImageChoice
+from stackwright.domain.model_facts import ModelFacts, WeightFormat
+from stackwright.engines.protocol import EngineNeeds
 from stackwright.engines.vllm.image_candidates import Candidate, Situation, carries, refused_holes
-from stackwright.engines.vllm.settings import BFLOAT16_CAPABILITY, DTYPE, first_without_bfloat16
+from stackwright.engines.vllm.settings import BFLOAT16_CAPABILITY, first_without_bfloat16
 from stackwright.errors import NoPlanError
 from stackwright.units import version_parts
 
@@ -25,9 +25,7 @@ class Search:
 
     situation: Situation
     catalog: Catalog
-    minimum: str | None
-    model: str
-    exact: str | None
+    needs: EngineNeeds
     wanted: tuple[Candidate, ...]
     carried: tuple[Candidate, ...]
     sound: tuple[Candidate, ...]
@@ -40,15 +38,16 @@ def refuse(search: Search) -> NoPlanError:
     """Make the error for a search that found nothing."""
     if not search.wanted:
         kind = f"CUDA image for {search.situation.processor or 'x86_64'}"
-        return no_release(search.catalog, search.minimum, search.exact, search.model, kind)
+        return no_release(search.catalog, search.needs, kind)
     if not search.carried:
         return _not_carried(search)
     return _driver_too_old(search) if search.sound else _only_with_holes(search)
 
 
-def no_release(catalog: Catalog, minimum: str | None, exact: str | None, model: str, kind: str) -> NoPlanError:
-    """Make the error for a release that nobody has: unknown, too old for the model, or without such an image."""
-    newest = catalog.engines[0]
+def no_release(catalog: Catalog, needs: EngineNeeds, kind: str) -> NoPlanError:
+    """Make the error for a release that nobody has: unknown, none that serves the model, or without such an image."""
+    newest, minimum, maximum, exact = catalog.engines[0], needs.minimum, needs.maximum, needs.exact
+    model = needs.model or "the model"
     known = [release.version for release in catalog.engines]
     if exact is not None and exact not in known:
         hint = f"the newest known are {', '.join(known[:3])}; docs/reference/catalog.md lists all"
@@ -58,12 +57,36 @@ def no_release(catalog: Catalog, minimum: str | None, exact: str | None, model: 
             f"{model} needs {newest.name} {minimum} or newer, but {exact} was requested",
             hint=f"use --engine {newest.name}=={newest.version}, or another model",
         )
+    if maximum is not None and exact is not None and order_release(maximum) < order_release(exact):
+        return NoPlanError(
+            f"{newest.name} {exact} no longer serves the architecture of {model}; the last release that does is "
+            f"{maximum}",
+            hint=f"use --engine {newest.name}=={maximum}, or another model",
+        )
     if minimum is not None and order_release(newest.version) < order_release(minimum):
         return NoPlanError(
             f"{model} needs {newest.name} {minimum} or newer; the newest in the catalog is {newest.version}",
             hint="use another model, or a newer Stackwright release with a newer catalog",
         )
-    return NoPlanError(f"{newest.name} {exact or minimum or ''} has no {kind}", hint="request another release")
+    return NoPlanError(
+        f"{newest.name} {exact or minimum or maximum or ''} has no {kind}", hint="request another release"
+    )
+
+
+def _bounds(needs: EngineNeeds) -> str:
+    """Say which releases serve the model."""
+    model = needs.model or "the model"
+    if needs.maximum is not None:
+        return f"{model} needs {needs.maximum} or older, the last release with its architecture"
+    return f"{model} needs {needs.minimum} or newer"
+
+
+def unlisted_architecture(facts: ModelFacts, name: str) -> tuple[str, ...]:
+    """Return the warning for an architecture that no release has in its registry."""
+    if not facts.config.architecture:
+        return ()
+    lists = f"no known {name} release lists the architecture {facts.config.architecture}"
+    return (f"{lists}: it starts only where Transformers has a class for it that the engine can use",)
 
 
 def list_holes(holes: tuple[Advisory, ...]) -> str:
@@ -71,40 +94,50 @@ def list_holes(holes: tuple[Advisory, ...]) -> str:
     return ", ".join(hole.id if hole.kind is HoleKind.UNKNOWN else f"{hole.id} ({hole.kind.value})" for hole in holes)
 
 
-def check_formats(task: EngineTask, gpus: tuple[Gpu, ...], chosen: ImageChoice, catalog: Catalog) -> None:
-    """Refuse weights that the chosen release does not read, and a model that it does not run on these GPUs.
+def check_architecture(facts: ModelFacts, version: str, catalog: Catalog) -> None:
+    """Refuse a model whose architecture a release does not have, not yet or no longer. Raises NoPlanError."""
+    span = catalog.architectures.releases(facts.config.architecture)
+    if span is not None and catalog.architectures.serves(facts.config.architecture, version) is False:
+        raise no_release(
+            catalog, EngineNeeds(minimum=span[0], maximum=span[1], exact=version, model=facts.name), "image"
+        )
+
+
+def check_formats(facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> None:
+    """Refuse weights that a release does not read, and a model that it does not run on GPUs without bfloat16.
 
     Raises:
         NoPlanError: the message names the format, and the last release that reads it.
     """
-    facts = task.facts
+    name = catalog.formats.engine
     by_tensors = {WeightFormat.GGUF: "gguf", WeightFormat.BITSANDBYTES: "bitsandbytes"}
     method = by_tensors.get(facts.format or WeightFormat.OTHER, facts.config.quant_method)
-    if method is not None and catalog.formats.reads(method, chosen.version) is False:
+    if method is not None and catalog.formats.reads(method, version) is False:
         raise NoPlanError(
-            f"{facts.name} has its weights as {method}, {_readers(method, chosen, catalog)}",
+            f"{facts.name} has its weights as {method}, {_readers(method, version, catalog)}",
             hint="name a copy of the model in AWQ, GPTQ, FP8 or NVFP4, or the unquantized one",
         )
     old = first_without_bfloat16(gpus)
-    if old is None or DTYPE in task.pins:
+    if old is None:
         return
-    kinds = (kind for kind in facts.config.model_types if catalog.formats.refuses_float16(kind, chosen.version))
+    kinds = (kind for kind in facts.config.model_types if catalog.formats.refuses_float16(kind, version))
     if kind := next(kinds, None):
         raise NoPlanError(
-            f"{chosen.name} {chosen.version} does not run {kind} models such as {facts.name} in float16, and GPU "
+            f"{name} {version} does not run {kind} models such as {facts.name} in float16, and GPU "
             f"{old.index} ({old.name}, compute capability {old.compute_capability}) has no bfloat16",
             hint=f"use another model, or GPUs of compute capability {BFLOAT16_CAPABILITY} or newer",
         )
 
 
-def _readers(method: str, chosen: ImageChoice, catalog: Catalog) -> str:
+def _readers(method: str, version: str, catalog: Catalog) -> str:
+    name = catalog.formats.engine
     last = catalog.formats.last_reader(method)
     if last is None:
-        return f"which no known release of {chosen.name} reads"
-    holes = holes_of(chosen.name, last, catalog.advisories)
+        return f"which no known release of {name} reads"
+    holes = holes_of(name, last, catalog.advisories)
     grave = list_holes(tuple(hole for hole in holes if hole.kind in REFUSED_HOLES))
     vulnerable = f" (it has known vulnerabilities: {grave})" if grave else ""
-    return f"which {chosen.name} {chosen.version} does not read; the last that does is {last}{vulnerable}"
+    return f"which {name} {version} does not read; the last that does is {last}{vulnerable}"
 
 
 def _not_carried(search: Search) -> NoPlanError:
@@ -117,11 +150,11 @@ def _not_carried(search: Search) -> NoPlanError:
     who = f"GPU {gpu.index} ({gpu.name or 'unknown model'}, compute capability {capability})"
     if search.carried_by_any:
         last = search.carried_by_any[0].release
-        asked = f"{search.exact} was requested" if search.exact else f"{search.model} needs {search.minimum} or newer"
+        asked = f"{search.needs.exact} was requested" if search.needs.exact else _bounds(search.needs)
         return NoPlanError(
             f"only {last.name} images up to {last.version} support {who}, but {asked}",
             hint="use another model, or another GPU"
-            if not search.exact
+            if not search.needs.exact
             else f"use --engine {last.name}=={last.version}",
         )
     least = min((c.release.minimum_compute_capability for c in search.wanted), key=version_parts)
@@ -136,8 +169,8 @@ def _not_carried(search: Search) -> NoPlanError:
 def _only_with_holes(search: Search) -> NoPlanError:
     last, situation = search.carried[0], search.situation
     name, holes = last.release.name, list_holes(refused_holes(last, search.catalog))
-    if search.exact:
-        message = f"{name} {search.exact} has known vulnerabilities: {holes}"
+    if search.needs.exact:
+        message = f"{name} {search.needs.exact} has known vulnerabilities: {holes}"
         other = search.with_another_model
         instead = f"request {other.release.version}" if other else "request a newer release, with a newer driver"
     else:
@@ -170,10 +203,10 @@ def _driver_too_old(search: Search) -> NoPlanError:
     if forward:
         hints[0] += f" (or to {forward}, with forward compatibility on data-centre GPUs)"
     other = search.with_another_model
-    if other is not None and search.exact:
+    if other is not None and search.needs.exact:
         hints.append(f"this driver runs {other.tag}")
     elif other is not None:
-        hints.append(f"use another model: {search.model} needs {search.minimum}, and this driver runs {other.tag}")
+        hints.append(f"use another model: {_bounds(search.needs)}, and this driver runs {other.tag}")
     return NoPlanError(message, hint="; or ".join(hints))
 
 
