@@ -23,8 +23,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 RESULTS = CHECKOUT / "benchmarks" / "results"
@@ -38,8 +40,7 @@ OWN = ("PYTHONPATH", "STACKWRIGHT_VENV")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in OWN} | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Series:
+class Series(Struct, frozen=True, kw_only=True):
     """Wall times of both commands, run in turns, in milliseconds."""
 
     ours_ms: list[float]

@@ -18,8 +18,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 # Run as a file, Python looks for modules beside it only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -45,8 +47,7 @@ _OWN = (
 _RULES = ("ours", "weights × 1.2 + 2 GiB", "headers + cache")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """One case's scores; errors in percent, of the observed figure or (pool) of the GPU's memory; None: not
     comparable.
     """

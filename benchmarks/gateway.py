@@ -36,10 +36,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "generator")]
@@ -58,8 +61,7 @@ PERCENTILES = (50, 95, 99)
 PLAIN, EQUIPPED, OURS = "LiteLLM's defaults", "LiteLLM with metrics and Redis", "ours"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
+class Setting(Struct, frozen=True, kw_only=True):
     """One way to start the gateway."""
 
     name: str
@@ -196,8 +198,7 @@ def measure(
     return Result(records=records, bare=bare)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Struct, frozen=True, kw_only=True):
     """The records by name, and that of the upstream without a gateway."""
 
     records: Mapping[str, Record]

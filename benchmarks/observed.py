@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
+from msgspec import Struct
+from msgspec.structs import replace
 from stackwright.catalog.load import load_gpus, load_llms
 from stackwright.domain.forecast import EngineSettings, GpuMemory
 from stackwright.domain.hardware import GpuModel
@@ -42,8 +43,7 @@ _FORMATS: tuple[tuple[str, Row], ...] = (
 _FAILURES = ("kv-too-small", "no-kv-memory", "oom", "mamba-blocks", "startup-free", "fit-then-oom")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(Struct, frozen=True, kw_only=True):
     """One start-up. Sizes in bytes per GPU, None where the log does not tell. `failed`: the engine did not come up.
 
     `modelled` is False with drafters that are models of their own and for layouts that the planner does not know.

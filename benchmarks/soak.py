@@ -25,10 +25,10 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv import dotenv_values
+from msgspec import Struct, field
 from stackwright.units import MIB
 
 from tests.integration.gateway.exchange import Ask, Slow, chat, connection, exchange, read_until
@@ -43,8 +43,7 @@ LEFT = 499
 """Noted for a client that left on purpose, as web servers log it; no status is sent."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True):
     """The gateway under load."""
 
     port: int
@@ -52,8 +51,7 @@ class Target:
     model: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Process:
+class Process(Struct, frozen=True, kw_only=True):
     """A process and its curve: seconds since the start of the run, and bytes (PSS)."""
 
     service: str
@@ -78,8 +76,7 @@ class Process:
         return values[third : 2 * third] or values, values[-third:]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kind:
+class Kind(Struct, frozen=True, kw_only=True):
     """A kind of request: how often it comes, what its answer has to be, and how it is made; it returns the status."""
 
     weight: int

@@ -22,8 +22,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from tests.integration.images import build_images
 from tests.integration.project import CHECKOUT, START_S, Project, free_port, make_variables
@@ -35,8 +37,7 @@ MOST_RATIO = 1.05
 ASK_EVERY_S = 0.2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Start:
+class Start(Struct, frozen=True, kw_only=True):
     """One start: seconds to the first completion, seconds to the end of the command, and the load before it."""
 
     completion_s: float

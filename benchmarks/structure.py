@@ -24,8 +24,10 @@ import ast
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "structure.json"
@@ -35,8 +37,7 @@ SLOT_HELPERS = frozenset({"slot_key", "split_slot", "value_in_slot", "slot_of", 
 LONG_LINE, MANY_PARAMETERS, MANY_FIELDS = 100, 6, 12
 
 
-@dataclass(frozen=True, kw_only=True)
-class Structure:
+class Structure(Struct, frozen=True, kw_only=True):
     """What is counted of one package; names stand for what can be named."""
 
     files_naming_vllm: tuple[str, ...]
@@ -46,7 +47,7 @@ class Structure:
     code_lines: int
     long_line_percent: float
     functions_with_many_parameters: tuple[str, ...]
-    dataclasses_with_many_fields: tuple[str, ...]
+    records_with_many_fields: tuple[str, ...]
 
 
 def measure(package: Path) -> Structure:
@@ -66,8 +67,8 @@ def measure(package: Path) -> Structure:
         functions_with_many_parameters=tuple(
             f"{name}: {found}" for name, tree in trees.items() for found in wide_functions(tree)
         ),
-        dataclasses_with_many_fields=tuple(
-            f"{name}: {found}" for name, tree in trees.items() for found in wide_dataclasses(tree)
+        records_with_many_fields=tuple(
+            f"{name}: {found}" for name, tree in trees.items() for found in wide_records(tree)
         ),
     )
 
@@ -158,13 +159,19 @@ def wide_functions(tree: ast.Module) -> Iterator[str]:
                 yield f"{node.name} ({count})"
 
 
-def wide_dataclasses(tree: ast.Module) -> Iterator[str]:
-    """Yield each dataclass with more fields than one thing has, with their number."""
+def wide_records(tree: ast.Module) -> Iterator[str]:
+    """Yield each record with more fields than one thing has, with their number."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(each) for each in node.decorator_list):
+        if isinstance(node, ast.ClassDef) and is_record(node):
             count = sum(isinstance(field, ast.AnnAssign) for field in node.body)
             if count > MANY_FIELDS:
                 yield f"{node.name} ({count})"
+
+
+def is_record(node: ast.ClassDef) -> bool:
+    """Tell whether a class is a dataclass, or is made frozen as a Struct is."""
+    decorated = any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
+    return decorated or any(keyword.arg == "frozen" for keyword in node.keywords)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

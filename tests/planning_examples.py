@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog, load_drivers, load_flags, load_gpus
 from stackwright.domain.environment import Environment
 from stackwright.domain.hardware import GpuModel
@@ -47,8 +48,7 @@ MODELS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example:
+class Example(Struct, frozen=True, kw_only=True):
     """One wish on one machine. `model` None: the planner is to choose."""
 
     host: Host
@@ -58,8 +58,7 @@ class Example:
     model: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """What came out: the plan and its files, or the refusal."""
 
     plan: Plan | None = None

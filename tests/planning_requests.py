@@ -5,10 +5,10 @@ everywhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.detect.snapshot import read_snapshot
 from stackwright.domain.environment import Environment, EnvironmentPaths
@@ -75,7 +75,7 @@ def request(
 def with_model(request: PlanRequest, **changes: object) -> PlanRequest:
     """Return a request whose one model is asked for otherwise."""
     (model,) = request.models
-    return replace(request, models=(replace(model, **changes),))  # type: ignore[arg-type]
+    return replace(request, models=(replace(model, **changes),))
 
 
 def joined(*requests: PlanRequest) -> PlanRequest:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from stackwright.domain.host import (
     HOST_SCHEMA,
     Containers,

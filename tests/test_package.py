@@ -54,4 +54,4 @@ def test_no_function_takes_more_than_a_reader_keeps_apart(structure: Structure) 
 
 
 def test_no_record_holds_more_than_one_thing(structure: Structure) -> None:
-    assert names(structure.dataclasses_with_many_fields) - set(WIDE_RECORDS) == set()
+    assert names(structure.records_with_many_fields) - set(WIDE_RECORDS) == set()

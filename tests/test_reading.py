@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Plan
 from stackwright.domain.wishes import Wishes
@@ -23,16 +23,14 @@ class Colour(StrEnum):
     RED = "red"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Leaf:
+class Leaf(Struct, frozen=True, kw_only=True):
     """What lies inside."""
 
     size: int
     colour: Colour | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tree:
+class Tree(Struct, frozen=True, kw_only=True):
     """What is read."""
 
     name: str

@@ -11,11 +11,11 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count
 from pathlib import Path, PurePosixPath
 
 import pytest
+from msgspec.structs import replace
 from stackwright import report
 from stackwright.domain.finding import error, warning
 from stackwright.domain.service import ServicePhase, ServiceState

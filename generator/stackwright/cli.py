@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
         report.show_error(failure)
         return failure.exit_code
     except KeyboardInterrupt:
-        # Interrupted in an `exec`, as dataclasses run one, Python notes a Ctrl-C that nobody caught, and `python -m`
+        # Interrupted in an `exec`, as libraries run one, Python notes a Ctrl-C that nobody caught, and `python -m`
         # then dies of it whatever is returned here; the next `exec` takes the note back (CPython, run_eval_code_obj).
         exec("")  # noqa: S102  # it runs nothing
         report.tell("interrupted")

@@ -1,13 +1,12 @@
 """Read files that people name or that lie in their folders, and YAML strictly: a wrong key or type is one sentence.
 
 Touches only the file that it is asked to read, and only a regular one of reasonable size. Types are checked by msgspec;
-it ignores unknown keys of dataclasses, and does not say which value of a mapping is wrong nor what an enum allows, so
+it ignores unknown keys of records, and does not say which value of a mapping is wrong nor what an enum allows, so
 those are looked for here.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import errno
 import functools
@@ -18,6 +17,8 @@ import types
 import typing
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+
+import msgspec
 
 from stackwright.errors import StackError, did_you_mean
 
@@ -141,8 +142,6 @@ def _loader(length: int) -> Any:
 
 def convert(data: object, kind: type[T], *, where: str, error: type[StackError]) -> T:
     """Turn plain values into `kind`, naming the offending key in any failure."""
-    import msgspec
-
     _refuse_unknown(data, kind, where=where, path="", error=error)
     try:
         return msgspec.convert(data, kind)
@@ -171,7 +170,7 @@ def _hint_for_nothing(problem: str) -> str | None:
 
 @functools.cache
 def _known_keys(kind: type) -> dict[str, Any]:
-    """Return the fields of a dataclass with their types; resolving them takes longer than all else here."""
+    """Return the fields of a record with their types; resolving them takes longer than all else here."""
     return typing.get_type_hints(kind)
 
 
@@ -181,9 +180,7 @@ def _printable(key: str) -> str:
 
 
 def to_plain(value: object) -> Any:
-    """Turn dataclasses, enums and tuples into what YAML and JSON can say."""
-    import msgspec
-
+    """Turn records, enums and tuples into what YAML and JSON can say."""
     return msgspec.to_builtins(value)
 
 
@@ -202,14 +199,14 @@ def _refuse_unknown(data: object, kind: object, *, where: str, path: str, error:
             convert(item, typing.get_args(kind)[1], where=f"{where}: {_printable(f'{path}.{key}')}", error=error)
     elif isinstance(kind, type) and issubclass(kind, enum.Enum):
         _refuse_unknown_value(data, kind, where=f"{where}: {path}", error=error)
-    elif dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(data, dict):
+    elif isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(data, dict):
         _refuse_unknown_keys(data, kind, where=where, path=path, error=error)
 
 
 def _refuse_unknown_keys(
     data: dict[object, object], kind: type, *, where: str, path: str, error: type[StackError]
 ) -> None:
-    """Raise at a key that a dataclass does not have, and look into the others."""
+    """Raise at a key that a record does not have, and look into the others."""
     known = _known_keys(kind)
     for key, item in data.items():
         spot = f"{path}.{key}" if path else str(key)

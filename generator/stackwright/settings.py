@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines import ENGINES
@@ -41,8 +42,7 @@ OWN_SETTINGS: tuple[SettingSpec, ...] = (
 SECTIONS = ("Stack", "Images", "Gateway", "Limits", "Switching", "GPUs", "Engine", "Caches", "Network")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeclaredSettings:
+class DeclaredSettings(Struct, frozen=True, kw_only=True):
     """Every setting of the stack, its services and the registered engines, in the order in which they are emitted.
 
     `per_model`: what each of several models has of its own; everything else they share.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stackwright.catalog.load import load_architectures, load_catalog, load_llms
 from stackwright.commands.fit import FitArguments, answer_fit
 from stackwright.domain.forecast import EngineSettings

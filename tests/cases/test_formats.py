@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.detect.snapshot import read_snapshot
 from stackwright.domain.plan import Plan

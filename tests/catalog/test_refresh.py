@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from stackwright.catalog.load import FOLDER, load_engines, load_flags, load_parsers
 from stackwright.catalog.refresh import (
     ARCHITECTURES,
@@ -219,7 +220,7 @@ def test_notes_of_people_stay(tree: Path) -> None:
     old = next(row for row in load_engines() if row.version == "0.19.1")
     assert old.images[1].note is not None
     renamed = convert(
-        {**vars(found), "images": [{**vars(found.images[0]), "image": old.images[1].image}]},
+        {**structs.asdict(found), "images": [{**structs.asdict(found.images[0]), "image": old.images[1].image}]},
         EngineRelease,
         where="",
         error=StackError,

@@ -6,10 +6,11 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stackwright.commands.bring_up import Attempt, bring_up
 from stackwright.commands.generation import generations_of
 from stackwright.commands.options import StartOptions

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from stackwright.cli import COMMANDS, load_command, parse
 from stackwright.commands.configure_gpu import ConfigureArguments
 from stackwright.commands.detect import DetectArguments

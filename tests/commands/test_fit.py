@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stackwright.commands.fit import FitArguments, add_arguments, fit, read_arguments
 from stackwright.commands.host import choose_gpus
 from stackwright.detect.snapshot import read_snapshot

@@ -7,18 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from tests.fakes.nvml import build_fake_nvml
 
 PACKAGES = Path(__file__).parents[2] / "generator"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shown:
+class Shown(Struct, frozen=True, kw_only=True):
     """A detected host as its snapshot's text, and the warnings."""
 
     snapshot: str

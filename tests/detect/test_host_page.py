@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import typing
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
+from msgspec import Struct, structs
 from stackwright.detect.snapshot import format_snapshot, read_snapshot
 from stackwright.domain.host import GpuAccess, Host, LinkKind
 
@@ -43,10 +43,10 @@ def test_every_value_of_a_choice_has_a_row() -> None:
 
 
 def leaves(kind: type, prefix: str = "") -> Iterator[str]:
-    """Name the fields of a dataclass and of the dataclasses in it, as the page does."""
+    """Name the fields of a record and of the records in it, as the page does."""
     hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        inner = [option for option in parts(hints[field.name]) if dataclasses.is_dataclass(option)]
+    for field in structs.fields(kind):
+        inner = [option for option in parts(hints[field.name]) if issubclass(option, Struct)]
         if inner:
             yield from leaves(inner[0], f"{prefix}{field.name}.")
         else:

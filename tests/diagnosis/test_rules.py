@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import re._parser as regex  # type: ignore[import-not-found]  # the one way to see a pattern as a tree
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
 from stackwright.catalog.load import load_formats
 from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.rules import (
@@ -51,8 +52,7 @@ VALUES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recorded:
+class Recorded(Struct, frozen=True, kw_only=True):
     """One log with the rule that names its failure, and where it was written."""
 
     name: str

@@ -13,17 +13,17 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct, field
+
 COMMIT = hashlib.sha1(b"the only commit of the fake hub").hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hub:
+class Hub(Struct, frozen=True, kw_only=True):
     """One repository at one address. `token` is what a gated repository asks for; None where it is open.
 
     `requests` collects `METHOD PATH` of everything that was asked.

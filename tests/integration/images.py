@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from tests.integration.quick_engine.layout import lay_out, texts
 from tests.integration.testbed import (
@@ -62,8 +63,7 @@ RUN printf '%s\n' '#!/bin/sh' 'echo "$NVIDIA_VISIBLE_DEVICES" | tr , "\n" | sed 
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Images:
+class Images(Struct, frozen=True, kw_only=True):
     """The names of the built images, for VLLM_IMAGE, LITELLM_IMAGE and REDIS_IMAGE."""
 
     engine: str

@@ -17,10 +17,10 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec import Struct, field
 from stackwright.models.smoke_model import write_smoke_model
 
 from tests.integration.testbed import FOLDER
@@ -35,8 +35,7 @@ PORTS = range(12_000, 32_000)
 TOO_MUCH = "VLLM_MAX_MODEL_LEN=2200000\nVLLM_CPU_KVCACHE_SPACE=1\n"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Project:
+class Project(Struct, frozen=True, kw_only=True):
     """A folder of its own, with its own Compose project name, port and caches.
 
     `variables` is the whole environment that commands run in.

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
+from msgspec.structs import replace
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.environment import Environment
 from stackwright.domain.plan import Plan

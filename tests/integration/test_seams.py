@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from stackwright.runtime.provision import ensure
@@ -29,10 +30,10 @@ SERVICES = ["engine", "redis", "gateway", "toybox"]
 BROKEN = "--set=TOY_CONTEXT=4096"
 
 
-class ToyProject(Project):
+class ToyProject(Project, frozen=True):
     """A project folder under the command of somebody who has both toys."""
 
-    runtime = "compose"
+    runtime: ClassVar[str] = "compose"
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run one command with the toys registered."""
@@ -45,10 +46,10 @@ class ToyProject(Project):
         return done.stdout + done.stderr
 
 
-class ToyProcesses(ToyProject):
+class ToyProcesses(ToyProject, frozen=True):
     """The same without containers."""
 
-    runtime = "processes"
+    runtime: ClassVar[str] = "processes"
 
 
 @pytest.fixture(scope="module")

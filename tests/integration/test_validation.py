@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
 from tests.fakes.nvml import build_fake_nvml, environment
 from tests.integration.conftest import MakeProject
@@ -23,8 +23,7 @@ from tests.integration.test_gpu_compose import ANSWERS, UUIDS
 pytestmark = pytest.mark.usefixtures("gpu_requests")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
+class Machine(Struct, frozen=True, kw_only=True):
     """A configured stack on two linked GPUs, and the file that NVML's stand-in answers from."""
 
     project: Project

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from stackwright.catalog.load import load_llms
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import CatalogLlm, WeightFormat, text_config

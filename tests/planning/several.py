@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from msgspec import Struct
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
@@ -16,8 +16,7 @@ from stackwright.planning.planner import make_plan
 from tests.planning_requests import joined, recorded, request, with_model
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
+class Asked(Struct, frozen=True, kw_only=True):
     """One model of several."""
 
     name: str

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import yaml
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.plan import Fallback, Plan

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.host import Host
 from stackwright.domain.objective import Objective

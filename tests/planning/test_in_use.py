@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.host import Host
 from stackwright.errors import NoPlanError
 from stackwright.units import GIB

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.host import Driver, Gpu, Host, Link, LinkKind, MigSlice
 from stackwright.domain.objective import Objective

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import HealthCheck, given, settings
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.machine import Unseen
 from stackwright.domain.plan import Mode, Plan, Replica

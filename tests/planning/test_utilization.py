@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from stackwright.catalog.load import find_gpu
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Gpu

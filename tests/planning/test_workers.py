@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode
 from stackwright.planning.workers import count_gateway_workers

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.image_pins import ImagePin, ImagePins, with_digest, without_digest
 from stackwright.errors import UsageError

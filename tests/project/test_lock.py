@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stackwright.errors import RuntimeRefusedError, UsageError
 from stackwright.project.lock import NAME, Lock, hold, read_work
 
@@ -17,7 +17,7 @@ from tests.interrupting import interrupted_at
 
 IN_A_PROCESS = """
 import sys, time
-from dataclasses import replace
+from msgspec.structs import replace
 from pathlib import Path
 from stackwright.project.lock import hold
 with hold((Path(sys.argv[1]),), "start-environment dev") as (lock,):

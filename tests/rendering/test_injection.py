@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Fallback

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from dotenv import dotenv_values
+from msgspec.structs import replace
 from stackwright.domain.plan import Plan, Setting
 from stackwright.errors import NoPlanError
 from stackwright.rendering import render_plan

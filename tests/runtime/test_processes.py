@@ -5,7 +5,6 @@ Only the programs are stand-ins: small servers with a worker each.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from stackwright.domain.environment import Environment
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import RuntimeRefusedError
@@ -296,6 +296,6 @@ def test_without_redis_the_stack_runs_and_says_so(stack: Stack) -> None:
 
 
 def test_service_that_listens_elsewhere_is_not_taken_for_it(stack: Stack) -> None:
-    other = dataclasses.replace(stack, env={**stack.env, "COMPOSE_PROJECT_NAME": "stack-beside"})
+    other = structs.replace(stack, env={**stack.env, "COMPOSE_PROJECT_NAME": "stack-beside"})
     ProcessesRuntime(stack).up()
     assert {state.phase for state in ProcessesRuntime(other).services()} == {ServicePhase.ABSENT}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Plan, Replica

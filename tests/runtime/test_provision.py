@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.plan import PlannedEngine
 from stackwright.domain.recipe import REQUIREMENTS, InstallStep, Recipe
 from stackwright.engines.vllm.launch import recipe as engine_recipe

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 from stackwright.domain.host import Containers, GpuAccess, Host, Network
 from stackwright.domain.plan import Plan
 from stackwright.domain.setting_spec import problem_with
@@ -41,7 +41,7 @@ def services_in(plan: Plan) -> dict[str, Any]:
 
 def with_engine(host: Host, **engine: object) -> Host:
     """Return a host whose container engine is another."""
-    return replace(host, containers=replace(host.containers, **engine))  # type: ignore[arg-type]
+    return replace(host, containers=replace(host.containers, **engine))
 
 
 def test_nothing_is_emitted_where_nothing_is_needed() -> None:

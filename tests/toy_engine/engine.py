@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
+from msgspec.structs import replace
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, ObservedStart, Solution, Verdict
 from stackwright.domain.host import Gpu, Host

@@ -8,9 +8,9 @@ import http.client
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.cli import parse
 from stackwright.diagnosis.load import load_rules

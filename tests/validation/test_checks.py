@@ -8,13 +8,14 @@ import ast
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Containers, GpuAccess, Host
@@ -72,8 +73,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scene:
+class Scene(Struct, frozen=True, kw_only=True):
     """A stack, and what is seen of its machine; files, secrets and the port are looked at for real."""
 
     subject: Subject

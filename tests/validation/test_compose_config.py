@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from stackwright.project.credentials import ensure_secrets
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack

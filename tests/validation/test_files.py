@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.finding import Finding
 from stackwright.domain.plan import Origin, Setting

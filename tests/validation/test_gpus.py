@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Driver, Host, LinkKind
 from stackwright.domain.machine import GpuProcess, GpuState, MemoryState, Unseen

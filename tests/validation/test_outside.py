@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from stackwright.catalog.load import load_advisories
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Containers, GpuAccess

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.finding import Finding, Severity
 from stackwright.validation.containers import check_processes
 from stackwright.validation.gpus import check_host

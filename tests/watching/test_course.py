@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import count
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from stackwright.domain.service import Effort, ServicePhase, ServiceState, Step
 from stackwright.watching.course import LONGEST_SAMPLE_S, READ_BYTES, Course, Sample, advance, begin, stands_still
 from stackwright.watching.health import MOST_RESTARTS

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from stackwright.domain.service import Step
 from stackwright.watching.history import LONGEST_S, MOST_STARTS, keep_start, past_steps
 

@@ -10,11 +10,11 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stackwright.runtime.ports import http_answers
 from stackwright.services import access_to, base_services
 from stackwright.validation.publishing import check_publishing, inspect_certificate

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.service import ServicePhase, Step
 from stackwright.errors import NotHealthyError
 from stackwright.units import format_seconds

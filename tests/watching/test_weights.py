@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.plan import Replica
 from stackwright.models.cache import find_cache
 from stackwright.watching.weights import INDEX, Download, Weights, find_weights

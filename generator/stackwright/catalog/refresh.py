@@ -9,13 +9,14 @@ GPUs, drivers and advisories come from pages that people must read: their files 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+
+from msgspec import structs
 
 from stackwright.catalog.load import FOLDER
 from stackwright.catalog.machine_code import read_wheel
@@ -106,9 +107,9 @@ def with_release(engines: tuple[EngineRelease, ...], release: EngineRelease) -> 
     old = next((row for row in engines if row.version == release.version), None)
     if old is not None:
         notes = {image.image: image.note for image in old.images}
-        images = tuple(dataclasses.replace(image, note=notes.get(image.image)) for image in release.images)
-        release = dataclasses.replace(release, images=images)
-        if dataclasses.replace(release, date=old.date, source=old.source) == old:
+        images = tuple(structs.replace(image, note=notes.get(image.image)) for image in release.images)
+        release = structs.replace(release, images=images)
+        if structs.replace(release, date=old.date, source=old.source) == old:
             release = old
     others = [row for row in engines if row.version != release.version]
     return tuple(sorted([*others, release], key=lambda row: order_release(row.version), reverse=True))
@@ -148,7 +149,7 @@ def _sampled(table: Table, source: ReleaseSource, **names: frozenset[str]) -> Ta
     ranges: dict[str, Any] = {
         field: _extend(getattr(table, field), own, version, table.sampled[-1]) for field, own in names.items()
     }
-    return dataclasses.replace(table, sampled=_in_order(*table.sampled, version), date=source.release.date, **ranges)
+    return structs.replace(table, sampled=_in_order(*table.sampled, version), date=source.release.date, **ranges)
 
 
 def _in_order(*versions: str) -> tuple[str, ...]:
@@ -159,14 +160,14 @@ def with_kernels(table: KernelTable, found: Sequence[KernelGroup], release: Engi
     """Add a release's kernels to the table; a release that was sampled before changes nothing."""
     if release.version in table.sampled:
         return table
-    releases = {dataclasses.replace(group, releases=()): group.releases for group in table.groups}
+    releases = {structs.replace(group, releases=()): group.releases for group in table.groups}
     for group in found:
         releases[group] = _in_order(*releases.get(group, ()), release.version)
-    return dataclasses.replace(
+    return structs.replace(
         table,
         sampled=_in_order(*table.sampled, release.version),
         groups=tuple(
-            dataclasses.replace(group, releases=releases[group])
+            structs.replace(group, releases=releases[group])
             for group in sorted(
                 releases, key=lambda group: (group.library, group.machine_code, group.ptx, group.kernels)
             )
@@ -177,15 +178,14 @@ def with_kernels(table: KernelTable, found: Sequence[KernelGroup], release: Engi
 
 def render_kernels(table: KernelTable) -> str:
     """Write the table of kernels, a group to the line."""
-    values = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
-    return render_mapping({**values, "groups": [vars(group) for group in table.groups]})
+    return render_mapping({**structs.asdict(table), "groups": [structs.asdict(group) for group in table.groups]})
 
 
 def render_engines(engines: tuple[EngineRelease, ...]) -> str:
     """Write the releases as rows, defaults left out."""
     rows = []
     for release in engines:
-        row = {field.name: getattr(release, field.name) for field in dataclasses.fields(release)}
+        row = structs.asdict(release)
         row["images"] = [_without_defaults(image) for image in release.images]
         row["cpu_images"] = [_without_defaults(image) for image in release.cpu_images]
         rows.append(row)
@@ -194,7 +194,7 @@ def render_engines(engines: tuple[EngineRelease, ...]) -> str:
 
 def render_table(table: ArchitectureTable | FlagTable | FormatTable | ParserTable) -> str:
     """Write a table of names as one mapping."""
-    return render_mapping({field.name: getattr(table, field.name) for field in dataclasses.fields(table)})
+    return render_mapping(structs.asdict(table))
 
 
 def _extend(ranges: dict[str, Range], names: frozenset[str], version: str, newest: str) -> dict[str, Range]:
@@ -213,8 +213,8 @@ def _extend(ranges: dict[str, Range], names: frozenset[str], version: str, newes
 
 
 def _without_defaults(row: EngineImage | CpuImage) -> dict[str, object]:
-    optional = {field.name for field in dataclasses.fields(row) if field.default == getattr(row, field.name)}
-    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name not in optional}
+    defaults = {field.name: field.default for field in structs.fields(row)}
+    return {key: value for key, value in structs.asdict(row).items() if value != defaults[key]}
 
 
 def _header(text: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.catalog.release_models import served_architectures
 from stackwright.domain.catalog import CpuImage, EngineImage, EngineRelease, order_release
@@ -30,8 +31,7 @@ _AVX512 = ("avx512f", "avx512_vnni", "avx512_bf16")
 _CUDA13_LEAST = (7, 5)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReleaseSource:
+class ReleaseSource(Struct, frozen=True, kw_only=True):
     """What one source tree says: the catalog's row, and the names of flags, variables and parsers that stand in it."""
 
     release: EngineRelease

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright import report
 from stackwright.commands.generation import changed_settings, generations_of, mark, put_back, seen_to
@@ -22,8 +24,7 @@ from stackwright.runtime import Runtime, ServiceChange, Stack
 from stackwright.watching.watch import await_healthy, watch
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """One start of one stack, whose files are generation `number`, None where that could not be kept.
 
     `runtime_of` gives the runtime of the same kind for another generation's stack.

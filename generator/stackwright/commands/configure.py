@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright import report
 from stackwright.catalog.load import load_catalog
@@ -41,8 +43,7 @@ from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing, inspect_certificate
 
 
-@dataclass(frozen=True, kw_only=True)
-class Configured:
+class Configured(Struct, frozen=True, kw_only=True):
     """One environment as it would be written: its plan, the values that the environment file has, and all files."""
 
     paths: EnvironmentPaths

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from stackwright import report
 from stackwright.commands.host import get_host
@@ -23,8 +24,7 @@ from stackwright.domain.host import Host
 from stackwright.errors import ValidationError
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConfigureArguments:
+class ConfigureArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `configure-gpu`. Without an environment: all three."""
 
     plan: PlanArguments = field(default_factory=PlanArguments)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright import report
 from stackwright.commands.options import add_json, record_of
 from stackwright.detect import detect_host
 
 
-@dataclass(frozen=True, kw_only=True)
-class DetectArguments:
+class DetectArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `detect`: the file to write, and how to print."""
 
     output: Path | None = None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright import report
 from stackwright.commands.configure import plan_environment
@@ -43,8 +45,7 @@ from stackwright.validation.checks import find_all, find_broken
 from stackwright.watching.health import telling_line
 
 
-@dataclass(frozen=True, kw_only=True)
-class DoctorArguments:
+class DoctorArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `doctor`. `environment`: None for the host and all that are configured.
 
     `log`: a file to judge in the place of a stack, `-` for the standard input.

@@ -6,8 +6,10 @@ import argparse
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.commands.host import choose_gpus, gateway_bytes
 from stackwright.commands.observed import ObservedArguments
@@ -23,8 +25,7 @@ from stackwright.errors import HostError, NoPlanError, UsageError
 _RELEASE = re.compile(r"v?\d+\.\d+(\.\d+)?([.\-+]?\w+)*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitArguments:
+class FitArguments(Struct, frozen=True, kw_only=True):
     """What `fit` is asked. `settings` has no release yet: that of `engine`, NAME==VERSION, else the newest.
 
     `observed`: a real start to compare with, which tells the rest.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright import report
 from stackwright.commands.options import add_environment, add_out, record_of
@@ -13,8 +14,7 @@ from stackwright.domain.environment import Environment
 from stackwright.project.credentials import read_gateway_key
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeyArguments:
+class KeyArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `key`."""
 
     environment: Environment

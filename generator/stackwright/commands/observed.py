@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from stackwright.commands.host import choose_gpus, gateway_bytes
 from stackwright.commands.options import ENVIRONMENTS, parse_environment
@@ -24,8 +26,7 @@ _LINES = 100_000
 _SAME_TOTAL = 0.01
 
 
-@dataclass(frozen=True, kw_only=True)
-class ObservedArguments:
+class ObservedArguments(Struct, frozen=True, kw_only=True):
     """What is to be compared. `log`: a file, `-` for the standard input, or an environment whose engine runs.
 
     `given`: the settings of the command line, by field, which beat the log's; `case`: the file to write.
@@ -40,8 +41,7 @@ class ObservedArguments:
     out: Path | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
+class _Found(Struct, frozen=True, kw_only=True):
     """The log of a start, the machine that it is compared for, and the model that the engine was given, if known."""
 
     log: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct, field
 
 from stackwright.domain.environment import WRITTEN_OUT, Environment
 from stackwright.domain.objective import Objective
@@ -21,8 +22,7 @@ MODES = ("auto", *(mode.value for mode in Mode))
 RUNTIMES = ("auto", "compose", "processes")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlanOptions:
+class PlanOptions(Struct, frozen=True, kw_only=True):
     """What to plan, as the command line says it: None or empty where it says nothing."""
 
     mode: Mode | None = None
@@ -35,8 +35,7 @@ class PlanOptions:
     allow_vulnerable: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlanArguments:
+class PlanArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `plan` and `configure-gpu`. `environment`: None where none is named."""
 
     options: PlanOptions = field(default_factory=PlanOptions)
@@ -46,8 +45,7 @@ class PlanArguments:
     explain: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class StartOptions:
+class StartOptions(Struct, frozen=True, kw_only=True):
     """How a stack is brought up: the patience, None without end, and whether a start that failed is left as it is."""
 
     timeout_s: float | None = None

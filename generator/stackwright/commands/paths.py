@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.errors import UsageError
@@ -13,8 +14,7 @@ from stackwright.planning.request import Folders
 from stackwright.project import folder as project
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProjectPaths:
+class ProjectPaths(Struct, frozen=True, kw_only=True):
     """Where this run reads and writes: the project folder, the state folder and the caches."""
 
     root: Path

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright import report
 from stackwright.commands.options import add_environment, add_out, record_of
@@ -21,8 +22,7 @@ from stackwright.rendering.numbered import keys_of
 from stackwright.settings import declared_settings
 
 
-@dataclass(frozen=True, kw_only=True)
-class PinImagesArguments:
+class PinImagesArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `pin-images`."""
 
     environment: Environment

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from stackwright import report
 from stackwright.commands.bring_up import Attempt, bring_up
@@ -26,8 +27,7 @@ from stackwright.errors import UsageError
 from stackwright.project.generations import Generations, GenerationState
 
 
-@dataclass(frozen=True, kw_only=True)
-class RollbackArguments:
+class RollbackArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `rollback`. `number`: the generation, None for the last good one before this."""
 
     environment: Environment

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from stackwright import report
 from stackwright.commands.bring_up import Attempt, bring_up
@@ -42,8 +43,7 @@ from stackwright.runtime import Stack
 from stackwright.validation.checks import find_all, find_broken
 
 
-@dataclass(frozen=True, kw_only=True)
-class StartArguments:
+class StartArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `start-environment`."""
 
     environment: Environment

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright import report
 from stackwright.commands.generation import describe_left, generations_of
@@ -21,8 +23,7 @@ from stackwright.watching.steps import loaded_model
 SWITCH_LINES = 2000
 
 
-@dataclass(frozen=True, kw_only=True)
-class StatusArguments:
+class StatusArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `status`."""
 
     environment: Environment

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright import report
 from stackwright.commands.generation import generations_of, hold_environments, seen_to
@@ -16,8 +17,7 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.service import ServicePhase
 
 
-@dataclass(frozen=True, kw_only=True)
-class StopArguments:
+class StopArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `stop-environment`."""
 
     environment: Environment

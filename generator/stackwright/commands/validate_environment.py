@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright import report
 from stackwright.commands.options import add_environment, add_json, add_out, add_runtime, record_of
@@ -15,8 +16,7 @@ from stackwright.domain.finding import harden
 from stackwright.validation.checks import find_all, find_broken
 
 
-@dataclass(frozen=True, kw_only=True)
-class ValidateArguments:
+class ValidateArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `validate-environment`."""
 
     environment: Environment

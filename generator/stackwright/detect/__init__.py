@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.detect.containers import ContainerProbe, EngineAnswer, describe_containers
 from stackwright.detect.cpu import probe_cpu, probe_memory, probe_operating_system
@@ -23,8 +24,7 @@ from stackwright.domain.host import HOST_SCHEMA, Host
 NO_ANSWERS = NvmlAnswers(driver_version="", cuda_version=0, gpus=(), pairs=())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Detection:
+class Detection(Struct, frozen=True, kw_only=True):
     """A host, with one sentence for whatever could not be read of it or is granted only in part."""
 
     host: Host

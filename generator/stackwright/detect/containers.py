@@ -16,9 +16,10 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from stackwright.detect.fact import Fact, Unread, is_plain, plain_text, read_file
 from stackwright.domain.host import Containers, GpuAccess
@@ -43,8 +44,7 @@ ENFORCING = "/sys/fs/selinux/enforce"
 NO_CONTAINERS = Containers(engine=None, version=None, compose=None, gpu_access=None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineAnswer:
+class EngineAnswer(Struct, frozen=True, kw_only=True):
     """What the client said of its engine. `cdi_folders` is empty where the engine has CDI switched off.
 
     `security` are its options, such as `name=rootless`; `proxies` what its own downloads take, as variables.

@@ -9,8 +9,9 @@ proc(5), Documentation/ABI/stable/sysfs-devices-node.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.detect.fact import Missing, Unread, known, plain_text, read_file, take, whole_number
 from stackwright.detect.limits import ResourceLimits, parse_cpu_list
@@ -27,8 +28,7 @@ FLAGS = (
 """The instruction sets that matter to engines, in the order of the snapshot."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Processor:
+class Processor(Struct, frozen=True, kw_only=True):
     """One logical CPU of /proc/cpuinfo. `core` is (package, core) where the kernel says it."""
 
     number: int

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias, TypeVar
+
+from msgspec import Struct
 
 T = TypeVar("T")
 
@@ -23,8 +24,7 @@ MOST_CHUNKS = 256
 """16 MiB: more than /proc/cpuinfo of a machine with 8192 threads."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unread:
+class Unread(Struct, frozen=True, kw_only=True):
     """A fact that could not be read. `words` are its source's own; `code` is NVML's number where NVML spoke."""
 
     words: str
@@ -34,8 +34,7 @@ class Unread:
 Fact: TypeAlias = T | Unread
 
 
-@dataclass(frozen=True, kw_only=True)
-class Missing:
+class Missing(Struct, frozen=True, kw_only=True):
     """One null of the host, for the person: `subject` is `CPU` or `GPU 1`, `fact` what it lacks, `words` why."""
 
     subject: str

@@ -6,8 +6,9 @@ Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst, proc(5).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.detect.fact import Unread, read_file, whole_number
 
@@ -17,8 +18,7 @@ LARGEST_CPU = 2**16
 MOUNT = "/sys/fs/cgroup"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResourceLimits:
+class ResourceLimits(Struct, frozen=True, kw_only=True):
     """`affinity`: the CPUs this process may run on; `cpus`: CPUs of time; None where there is no limit or no answer."""
 
     affinity: frozenset[int] | None

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from stackwright.detect.fact import Fact, Unread, is_plain, read_file
 from stackwright.domain.host import Network, is_offline
@@ -28,8 +29,7 @@ DEFAULT_HUB = re.compile(r"https://(www\.)?huggingface\.co/*")
 _URL = re.compile(r"(https?)://(?:([^/?#\s]*)@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?", re.ASCII)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proxy:
+class Proxy(Struct, frozen=True, kw_only=True):
     """A proxy: its URL without what it is to be shown, `login` that (`user:password`), and who is asked without it."""
 
     url: str

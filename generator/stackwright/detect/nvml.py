@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from stackwright.detect.fact import Fact, T, Unread, read_file
 
@@ -37,8 +38,7 @@ UUID = re.compile(r"GPU-[0-9A-Za-z-]{1,92}")
 SLICE_UUID = re.compile(r"MIG-[0-9A-Za-z/-]{1,92}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LaneAnswers:
+class LaneAnswers(Struct, frozen=True, kw_only=True):
     """One NVLink lane. `state` is 1 where it is up; the others are asked only then, and None otherwise."""
 
     state: Fact[int]
@@ -47,8 +47,7 @@ class LaneAnswers:
     version: Fact[int] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SliceAnswers:
+class SliceAnswers(Struct, frozen=True, kw_only=True):
     """One MIG device; `number` is NVML's below its GPU. `memory` is (total, used) bytes."""
 
     number: int
@@ -58,8 +57,7 @@ class SliceAnswers:
     gpu_instance: Fact[int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class GpuAnswers:
+class GpuAnswers(Struct, frozen=True, kw_only=True):
     """One device. `memory` is (total, used) bytes; `capability` (major, minor); `numa_node` the text in /sys.
 
     `slices` are asked for only where MIG is on. One that has a number but no handle is an Unread among them.
@@ -77,8 +75,7 @@ class GpuAnswers:
     slices: Fact[tuple[SliceAnswers | Unread, ...]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairAnswers:
+class PairAnswers(Struct, frozen=True, kw_only=True):
     """Two devices, `a` < `b`: nvmlGpuTopologyLevel_t, and nvmlGpuP2PStatus_t for reading either way."""
 
     a: int
@@ -88,8 +85,7 @@ class PairAnswers:
     b_reads_a: Fact[int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class NvmlAnswers:
+class NvmlAnswers(Struct, frozen=True, kw_only=True):
     """All of NVML's answers. A device without a handle (a lost GPU) is an Unread in `gpus`, and in no pair."""
 
     driver_version: Fact[str]

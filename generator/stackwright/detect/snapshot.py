@@ -6,10 +6,11 @@ formats to the same text.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+from msgspec import Struct, structs
 
 from stackwright.atomic import replace_file
 from stackwright.detect.fact import is_plain
@@ -48,9 +49,7 @@ def read_snapshot(path: Path) -> Host:
     host = convert(data, Host, where=str(path), error=HostError)
     for where, problem in check_host(host):
         raise HostError(f"{path}: {where}: {problem}", hint=DETECT_AGAIN)
-    # msgspec leaves an omitted field with a default out of the instance, and then out of every JSON made of it.
-    parts = {name: dataclasses.replace(part) for name in OPTIONAL if (part := getattr(host, name)) is not None}
-    return dataclasses.replace(host, **parts, gpus=tuple(dataclasses.replace(gpu) for gpu in host.gpus))
+    return host
 
 
 def write_snapshot(host: Host, path: Path) -> None:
@@ -75,7 +74,7 @@ def format_snapshot(host: Host) -> str:
     data = to_plain(host)
     rows = [(Gpu, gpu) for gpu in data["gpus"]]
     for kind, row in ((Host, data), *((kind, data.get(name)) for name, kind in OPTIONAL.items()), *rows):
-        for field in dataclasses.fields(kind) if row else ():
+        for field in structs.fields(kind) if row else ():
             if field.default in (None, False, ()) and not row.get(field.name):
                 row.pop(field.name, None)
     return "".join(_format_part(key, value) for key, value in data.items())
@@ -102,9 +101,9 @@ def check_host(host: Host) -> Iterator[tuple[str, str]]:
 
 def _check_values(value: object, where: str) -> Iterator[tuple[str, str]]:
     """Check every number and text: both are bounded, and a text is one printable line, since it enters files."""
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _check_values(getattr(value, field.name), f"{where}.{field.name}" if where else field.name)
+    if isinstance(value, Struct):
+        for field, own in structs.asdict(value).items():
+            yield from _check_values(own, f"{where}.{field}" if where else field)
     elif isinstance(value, tuple):
         for position, item in enumerate(value):
             yield from _check_values(item, f"{where}[{position}]")

@@ -6,7 +6,8 @@ What NVML did not answer is None and a row of `missing`. Numbers: nvml.h, as bou
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from stackwright.detect.fact import Fact, Missing, Unread, plain_text, take, whole_number
 from stackwright.detect.nvml import (
@@ -43,8 +44,7 @@ VERSION_BY_DRIVER = {1: 1, 2: 2, 4: 2, 5: 3, 6: 3, 7: 4, 8: 5}
 VERSION_BY_CAPABILITY = {6: 1, 7: 2, 8: 3, 9: 4, 10: 5}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ends:
+class Ends(Struct, frozen=True, kw_only=True):
     """Where a GPU's NVLink lanes end: lanes to each other GPU by its index, and lanes to switches."""
 
     peers: dict[int, int]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.diagnosis.kernel import messages_about, read_kernel
 from stackwright.diagnosis.rules import Diagnosis, EvidenceKind, Rule, diagnose_log, state_line
@@ -22,8 +23,7 @@ from stackwright.runtime import Runtime, Stack
 LOG_LINES = 5000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Evidence(Struct, frozen=True, kw_only=True):
     """A text, where it was written, and the service that it is about; `service` is empty for the host."""
 
     service: str
@@ -31,8 +31,7 @@ class Evidence:
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Named:
+class Named(Struct, frozen=True, kw_only=True):
     """A failure that was named, and the service, or `runtime` or `host`, that it befell."""
 
     service: str
@@ -40,8 +39,7 @@ class Named:
     diagnosis: Diagnosis
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gathered:
+class Gathered(Struct, frozen=True, kw_only=True):
     """Everything about one stack. `failed_s_ago`: the logs are kept ones, of a start that failed so long ago."""
 
     states: tuple[ServiceState, ...] = ()
@@ -64,8 +62,7 @@ class Gathered:
 NOTHING = Gathered()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Examination:
+class Examination(Struct, frozen=True, kw_only=True):
     """What was found out about one environment. `unreadable`: why its rendered files cannot be taken up.
 
     `unknown` holds, for each service that fell and that no rule explains, the line of its log that tells most.

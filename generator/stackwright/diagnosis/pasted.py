@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from stackwright.diagnosis.rules import LONGEST_QUOTE, Diagnosis, Rule, clean_lines, diagnose_log
 
@@ -25,8 +26,7 @@ _SECOND_HAND = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogJudgement:
+class LogJudgement(Struct, frozen=True, kw_only=True):
     """What one service's part of a log says. `rule`, `fix` and `source` are None where no known failure matches."""
 
     cause: str

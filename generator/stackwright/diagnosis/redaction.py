@@ -6,8 +6,9 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import quote
+
+from msgspec import Struct
 
 REDACTED = "[redacted]"
 # A shorter value stands in many words by chance, and taking it out would say more than leaving it.
@@ -54,8 +55,7 @@ _PLAIN = re.compile(
 _COMMON = frozenset(("root", "user", "ubuntu", "admin", "localhost"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Redaction:
+class Redaction(Struct, frozen=True, kw_only=True):
     """What to take out: `values` that are secret, and `names` by what stands in for each (a home folder, a user)."""
 
     values: tuple[str, ...]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from stackwright.domain.service import ServicePhase, ServiceState
 
@@ -32,8 +33,7 @@ class EvidenceKind(StrEnum):
     KERNEL = "kernel"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rule:
+class Rule(Struct, frozen=True, kw_only=True):
     """One known failure.
 
     `where`: the kinds of service, and the further places, whose texts it is tried on. `patterns`: regular expressions,
@@ -56,8 +56,7 @@ class Rule:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Diagnosis:
+class Diagnosis(Struct, frozen=True, kw_only=True):
     """A rule that matched: its sentences with the values filled in, and the `line` that gave it away.
 
     `settings` holds the pins whose values are known; `permanent` says that trying the same again cannot help.

@@ -1,1 +1,1 @@
-"""The words of Stackwright as frozen dataclasses. Standard library only; touches nothing."""
+"""The words of Stackwright as frozen records. They touch nothing."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from stackwright.units import version_parts
 
@@ -49,8 +50,7 @@ _ENDINGS = (
 REFUSED_HOLES = frozenset({HoleKind.REMOTE_CODE, HoleKind.KEY_BYPASS})
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineImage:
+class EngineImage(Struct, frozen=True, kw_only=True):
     """One published CUDA image of an engine release.
 
     `x86_64` and `aarch64` are the architectures its kernels were built for (`8.0`, `9.0a`, `12.0+PTX`), None where
@@ -67,8 +67,7 @@ class EngineImage:
     note: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class CpuImage:
+class CpuImage(Struct, frozen=True, kw_only=True):
     """The CPU image of an engine release for some processors; `x86_64_flags` are those it dies without."""
 
     image: str
@@ -76,8 +75,7 @@ class CpuImage:
     x86_64_flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineRelease:
+class EngineRelease(Struct, frozen=True, kw_only=True):
     """One engine release. `images` are its CUDA images, the bare tag first.
 
     `utilization_default` is what the engine takes of a GPU where nothing is said.
@@ -95,8 +93,7 @@ class EngineRelease:
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class FlagTable:
+class FlagTable(Struct, frozen=True, kw_only=True):
     """An engine's flags and variables, each with the first and last sampled release that has it.
 
     A last of None: it is in the newest sampled release. Outside the range of those named in `uncertain` nobody knows:
@@ -112,8 +109,7 @@ class FlagTable:
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParserTable:
+class ParserTable(Struct, frozen=True, kw_only=True):
     """An engine's parsers of tool calls and of thoughts, each with the first and last sampled release that registers
     it.
 
@@ -143,8 +139,7 @@ class ParserTable:
         return name in self.names(kind, version)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FormatTable:
+class FormatTable(Struct, frozen=True, kw_only=True):
     """Number formats that an engine's releases read or refuse, each with the first and last sampled release.
 
     `methods`: the names under which it reads quantized weights; `deprecated`: those of them that it refuses without a
@@ -175,8 +170,7 @@ class FormatTable:
         return _holds(self.without_float16, model_type, version)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ArchitectureTable:
+class ArchitectureTable(Struct, frozen=True, kw_only=True):
     """Architectures by role, each with the first and last sampled release whose registry has it in that role.
 
     A last of None: the newest sampled release has it. A name that was gone for a while begins where it came back.
@@ -236,8 +230,7 @@ class ArchitectureTable:
         return order_release(span[1] or self.sampled[-1] + ".post9")
 
 
-@dataclass(frozen=True, kw_only=True)
-class KernelGroup:
+class KernelGroup(Struct, frozen=True, kw_only=True):
     """Kernels of one compiled library that were made for the same GPUs, by compute capability.
 
     `ptx` is what a driver compiles itself, and one older than the toolkit refuses. `kernels` counts source files.
@@ -256,8 +249,7 @@ class KernelGroup:
         return not coded and any(version_parts(built) <= own for built in self.ptx)
 
 
-@dataclass(frozen=True, kw_only=True)
-class KernelTable:
+class KernelTable(Struct, frozen=True, kw_only=True):
     """What the kernels of an engine's releases were compiled for, as read from the wheels that PyPI serves."""
 
     engine: str
@@ -274,8 +266,7 @@ class KernelTable:
         return tuple(dict.fromkeys(group.library for group in of_release if group.needs_ptx(capability)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Advisory:
+class Advisory(Struct, frozen=True, kw_only=True):
     """A known hole, in releases from `introduced` (None: the first) to before `fixed` (None: in all later ones)."""
 
     id: str
@@ -288,8 +279,7 @@ class Advisory:
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Guide:
+class Guide(Struct, frozen=True, kw_only=True):
     """What popular guides claim, and the fact that it goes against; `setting` is the key that would change with it.
 
     The rest says which plans it concerns: `gpus` are ids of GPU models, empty for any; `nvlink` whether NVLink joins
@@ -307,8 +297,7 @@ class Guide:
     memory_gb_at_most: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServiceImage:
+class ServiceImage(Struct, frozen=True, kw_only=True):
     """The image of a service that is not an engine."""
 
     name: str
@@ -318,8 +307,7 @@ class ServiceImage:
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Catalog:
+class Catalog(Struct, frozen=True, kw_only=True):
     """Everything that the planner knows of the world outside the host. `engines` are the newest first.
 
     The long tables come by a call, since a plan for a CPU needs none of them and a person waits for it. `find_gpu`

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class CloudModel:
+class CloudModel(Struct, frozen=True, kw_only=True):
     """Its `name` for clients; LiteLLM's `provider/model`; the name of its key.
 
     `address` is the base URL of a service that speaks the provider's protocol; None for the provider's own.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from msgspec import Struct
 
 
 class Environment(StrEnum):
@@ -18,8 +19,7 @@ class Environment(StrEnum):
 WRITTEN_OUT = {"development": Environment.DEV, "production": Environment.PROD}
 
 
-@dataclass(frozen=True, kw_only=True)
-class EnvironmentPaths:
+class EnvironmentPaths(Struct, frozen=True, kw_only=True):
     """Where the files of one environment stand: below the project folder `root`, and below the folder `state`."""
 
     root: Path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from stackwright.domain.plan import Memory
 
@@ -16,8 +17,7 @@ class Verdict(StrEnum):
     UNCERTAIN = "uncertain"
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
+class EngineSettings(Struct, frozen=True, kw_only=True):
     """The engine's settings that decide on memory; None is the engine's own default for that release and GPU.
 
     `version` is the release (`0.32.0`), None where it is not known. `speculative_tokens` counts drafted tokens per
@@ -61,8 +61,7 @@ class EngineSettings:
         return self.tp * self.pp
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
+class Measured(Struct, frozen=True, kw_only=True):
     """What an engine's log says that one start took, in bytes of the fullest rank; None where it does not say.
 
     `overhead_bytes`: outside PyTorch. `graph_estimate_bytes`: what was charged for CUDA graphs before they were
@@ -83,8 +82,7 @@ class Measured:
     free_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ObservedStart:
+class ObservedStart(Struct, frozen=True, kw_only=True):
     """One start of an engine as its log tells of it.
 
     `model`: as the engine was given it. `settings` hold what the log names, the length in force among them; `flags` are
@@ -101,8 +99,7 @@ class ObservedStart:
     flags: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class GpuMemory:
+class GpuMemory(Struct, frozen=True, kw_only=True):
     """The memory of one GPU of the group: `total_bytes` as CUDA reports it, `used_bytes` by others before the start.
 
     `unified`: the processor's memory is the GPU's. `wsl`: under the Windows Subsystem for Linux. `sliced`: a MIG
@@ -118,16 +115,14 @@ class GpuMemory:
     sliced: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Term:
+class Term(Struct, frozen=True, kw_only=True):
     """One part of the sum: its expected size and the half-width of what it may be, both in bytes."""
 
     bytes: int
     error: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
+class Forecast(Struct, frozen=True, kw_only=True):
     """The answer: memory of the fullest rank, verdict, and why.
 
     `needed_kv_bytes` is what one request of `max_model_len` tokens takes; `longest` the greatest length that is
@@ -143,8 +138,7 @@ class Forecast:
     surely: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Solution:
+class Solution(Struct, frozen=True, kw_only=True):
     """Settings that fit, with their forecast, and in words what was given up for it."""
 
     settings: EngineSettings

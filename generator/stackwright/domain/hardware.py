@@ -5,9 +5,10 @@ Apart from the rest of the catalog, since a plan for a CPU needs none of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+
+from msgspec import Struct
 
 
 class GpuClass(StrEnum):
@@ -27,8 +28,7 @@ class FactStatus(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, kw_only=True)
-class NvLink:
+class NvLink(Struct, frozen=True, kw_only=True):
     """A GPU model's NVLink. `gb_per_s` is both directions together; `peers` the GPUs a bridge joins, None for a mesh.
 
     `kind`: bridge, mesh (NVSwitch or direct), or c2c (to the Grace processor, not to another GPU).
@@ -41,8 +41,7 @@ class NvLink:
     peers: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class GpuModel:
+class GpuModel(Struct, frozen=True, kw_only=True):
     """One NVIDIA GPU model. What NVML says of the device at hand always wins over these figures.
 
     `names` are NVML's; `memory_gb` is the marketing figure; `nvml_memory_mib` NVML's total, `cuda_memory_gib` what CUDA
@@ -73,8 +72,7 @@ class GpuModel:
     note: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class DriverBranch:
+class DriverBranch(Struct, frozen=True, kw_only=True):
     """A Linux driver branch and the newest CUDA that it speaks."""
 
     branch: int
@@ -83,8 +81,7 @@ class DriverBranch:
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToolkitDriver:
+class ToolkitDriver(Struct, frozen=True, kw_only=True):
     """A CUDA toolkit and the first Linux driver that supports it in full."""
 
     cuda: str
@@ -93,8 +90,7 @@ class ToolkitDriver:
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class MinorVersionFloor:
+class MinorVersionFloor(Struct, frozen=True, kw_only=True):
     """The first driver that runs any toolkit of one CUDA major release, without newer features and PTX."""
 
     cuda_major: int
@@ -103,8 +99,7 @@ class MinorVersionFloor:
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForwardCompatibility:
+class ForwardCompatibility(Struct, frozen=True, kw_only=True):
     """Branches on which the compatibility libraries of one CUDA major release run, on data-centre GPUs alone.
 
     `variable` is what switches them on in the engine's image, from release `since` on.
@@ -118,8 +113,7 @@ class ForwardCompatibility:
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContainerGate:
+class ContainerGate(Struct, frozen=True, kw_only=True):
     """NVIDIA_REQUIRE_CUDA of a base image: besides `cuda>=X`, older branches that it admits where the brand is none of
     GeForce and TITAN."""
 
@@ -129,8 +123,7 @@ class ContainerGate:
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drivers:
+class Drivers(Struct, frozen=True, kw_only=True):
     """What is known of NVIDIA's driver branches and of the rules between drivers and CUDA."""
 
     branches: tuple[DriverBranch, ...]

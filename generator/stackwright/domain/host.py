@@ -6,8 +6,9 @@ The YAML form is the snapshot of `docs/reference/host.md`: field names here are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 HOST_SCHEMA = 1
 
@@ -35,8 +36,7 @@ class GpuAccess(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cpu:
+class Cpu(Struct, frozen=True, kw_only=True):
     """The processor. `cores` are physical, `threads` logical; `flags` are the instruction sets that matter."""
 
     model: str | None
@@ -46,8 +46,7 @@ class Cpu:
     flags: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class OperatingSystem:
+class OperatingSystem(Struct, frozen=True, kw_only=True):
     """The kernel, and whether it is the Windows Subsystem for Linux.
 
     `container`: what this system itself runs in, such as `lxc`; None where nothing says that it does.
@@ -58,8 +57,7 @@ class OperatingSystem:
     container: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Driver:
+class Driver(Struct, frozen=True, kw_only=True):
     """The NVIDIA driver: its version, the newest CUDA it speaks, and NVML's failure where it gave one."""
 
     version: str | None
@@ -67,8 +65,7 @@ class Driver:
     error: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class MigSlice:
+class MigSlice(Struct, frozen=True, kw_only=True):
     """What a MIG slice is cut from: the GPU with index `gpu`, and there a GPU instance.
 
     Slices of one GPU instance share its memory (NVIDIA MIG user guide, concepts: compute instance).
@@ -78,8 +75,7 @@ class MigSlice:
     gpu_instance: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
+class Gpu(Struct, frozen=True, kw_only=True):
     """One device; everything but `index` is None where it could not be read.
 
     `index` is NVML's (PCI bus order). A MIG slice is a device of its own, with `mig_slice`, and numbered behind the
@@ -98,8 +94,7 @@ class Gpu:
     mig_slice: MigSlice | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Link:
+class Link(Struct, frozen=True, kw_only=True):
     """The best connection between GPUs `a` < `b` (indices). `lanes` and `version` only for NVLink kinds."""
 
     a: int
@@ -109,8 +104,7 @@ class Link:
     version: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Containers:
+class Containers(Struct, frozen=True, kw_only=True):
     """The container engine that answers, or Nones where none does.
 
     `rootless`: root in a container is the engine's own user, and other users are none of this machine. `selinux`: the
@@ -125,8 +119,7 @@ class Containers:
     selinux: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Network:
+class Network(Struct, frozen=True, kw_only=True):
     """What programs of this machine are told about the way to the internet.
 
     `proxy` is a URL without user and password; `no_proxy` are hosts that are asked without it. `certificates` is a PEM
@@ -148,8 +141,7 @@ def is_offline(variables: Mapping[str, str]) -> bool:
     return any(variables.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Host:
+class Host(Struct, frozen=True, kw_only=True):
     """One machine. `p2p[i][j]`: can the i-th of `gpus` read the j-th's memory; n×n, None where unknown.
 
     `network` is None where programs reach the internet without being told how.

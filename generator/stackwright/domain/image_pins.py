@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 PINS_SCHEMA = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImagePin:
+class ImagePin(Struct, frozen=True, kw_only=True):
     """The digest that a registry gave for a tag, as `sha256:` and 64 hex digits, and the day (YYYY-MM-DD)."""
 
     digest: str
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImagePins:
+class ImagePins(Struct, frozen=True, kw_only=True):
     """The pinned images by their names as the plan writes them, tag included."""
 
     schema: int = PINS_SCHEMA

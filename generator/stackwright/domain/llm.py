@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class LlmSource(StrEnum):
@@ -14,8 +15,7 @@ class LlmSource(StrEnum):
     HUB = "hub"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Llm:
+class Llm(Struct, frozen=True, kw_only=True):
     """One model.
 
     `name` is what clients ask for; `location` what the engine is given: a Hugging Face id or an absolute folder.

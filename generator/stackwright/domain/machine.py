@@ -5,14 +5,14 @@ Sizes are in bytes. What could not be looked at is `Unseen` with the reason, nev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
+
+from msgspec import Struct
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unseen:
+class Unseen(Struct, frozen=True, kw_only=True):
     """Something that could not be looked at; `why` is its source's own words."""
 
     why: str
@@ -21,8 +21,7 @@ class Unseen:
 Seen: TypeAlias = T | Unseen
 
 
-@dataclass(frozen=True, kw_only=True)
-class GpuProcess:
+class GpuProcess(Struct, frozen=True, kw_only=True):
     """A process that holds memory of a GPU. `name` and `memory_bytes` are None where nobody tells them."""
 
     pid: int
@@ -30,8 +29,7 @@ class GpuProcess:
     memory_bytes: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class GpuState:
+class GpuState(Struct, frozen=True, kw_only=True):
     """One device now. `failure` is NVML's words where the device does not answer, `code` their number.
 
     `processes` is None where NVML does not list them. `lanes_up` of `lanes` NVLinks are active. `ecc_errors` counts
@@ -50,8 +48,7 @@ class GpuState:
     rows_broken: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Disk:
+class Disk(Struct, frozen=True, kw_only=True):
     """Room on the file system of a folder, for this user. `device` tells two folders on one file system."""
 
     path: str
@@ -60,8 +57,7 @@ class Disk:
     device: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemoryState:
+class MemoryState(Struct, frozen=True, kw_only=True):
     """The kernel's own estimate of what a new program can have (MemAvailable), and swap."""
 
     available_bytes: int
@@ -69,16 +65,14 @@ class MemoryState:
     swap_free_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessLimits:
+class ProcessLimits(Struct, frozen=True, kw_only=True):
     """What this user's processes may have at most; None is no limit."""
 
     open_files: int | None
     locked_bytes: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelFiles:
+class ModelFiles(Struct, frozen=True, kw_only=True):
     """What is on this host of the model to be served.
 
     `problem`: what is wrong with it, None where nothing is. `complete`: everything is here. `unreadable`: a file that
@@ -94,8 +88,7 @@ class ModelFiles:
     missing_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class HubAnswer:
+class HubAnswer(Struct, frozen=True, kw_only=True):
     """What a hub answered to the question for one model.
 
     `status` is HTTP's; `ahead_s` how far its clock is before ours.
@@ -107,8 +100,7 @@ class HubAnswer:
     ahead_s: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContainerAnswer:
+class ContainerAnswer(Struct, frozen=True, kw_only=True):
     """What a container with the plan's GPUs saw. `refusal` is the engine's, where it did not start."""
 
     refusal: str | None

@@ -7,8 +7,9 @@ the memory planner counts with is parsed from it there. What nobody could source
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.role import Role
@@ -38,8 +39,7 @@ class WeightFormat(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True, kw_only=True):
     """One published set of weights of a model.
 
     `weight_bytes` is the sum of the tensors' bytes as stored, None where no source gives it. `gated`: the hub asks for
@@ -54,8 +54,7 @@ class Checkpoint:
     date: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class CatalogLlm:
+class CatalogLlm(Struct, frozen=True, kw_only=True):
     """A well-known model: one architecture and the checkpoints published for it, the original one first.
 
     `hub_id` is the original checkpoint. `parameters` and `active_parameters` (per token) are counts; the latter differs
@@ -95,8 +94,7 @@ class CatalogLlm:
         return _count(self.config, "num_key_value_heads") or self.attention_heads
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Struct, frozen=True, kw_only=True):
     """What a model's `config.json` tells, read once (`stackwright.models.config.parse_config`).
 
     `architecture` is the first one named, empty where there is none. Head counts are those of the text model, None
@@ -119,8 +117,7 @@ class ModelConfig:
     quant_method: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelFacts(Struct, frozen=True, kw_only=True):
     """One model as it was read.
 
     `name` is what clients ask for; `location` what the engine is given: a hub id or an absolute folder. `tensors` is

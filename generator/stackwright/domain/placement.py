@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from stackwright.domain.host import Gpu
 from stackwright.domain.plan import Mode
 
 
-@dataclass(frozen=True, kw_only=True)
-class Placement:
+class Placement(Struct, frozen=True, kw_only=True):
     """GPUs per replica: each group is tensor_parallel × pipeline_parallel long; one empty group on the CPU.
 
     `inside_island`: no rank reaches another over PCIe. `trade`: what the objective preferred and why, to follow

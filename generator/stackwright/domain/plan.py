@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.environment import Environment
@@ -22,8 +23,7 @@ class Mode(StrEnum):
     MULTI = "multi"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlannedEngine:
+class PlannedEngine(Struct, frozen=True, kw_only=True):
     """The serving program: `image` is what Compose runs; `cuda` is the image's toolkit, None on CPU."""
 
     name: str
@@ -32,8 +32,7 @@ class PlannedEngine:
     cuda: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Memory:
+class Memory(Struct, frozen=True, kw_only=True):
     """A forecast per GPU of the fullest rank, in bytes (design: `fit`). Filled by the memory planner."""
 
     total_bytes: int
@@ -55,8 +54,7 @@ class Memory:
         return self.weights_bytes + self.activation_bytes + self.overhead_bytes + self.kv_cache_bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Replica:
+class Replica(Struct, frozen=True, kw_only=True):
     """One served copy of a model at one URL.
 
     `name` is its Compose service, one for all models of an exclusive group. `gpu_uuids` is empty on CPU, else
@@ -85,8 +83,7 @@ class Replica:
         return self.name.upper().replace("-", "_") + "_URL"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fallback:
+class Fallback(Struct, frozen=True, kw_only=True):
     """The models that are asked where `model` fails, in this order.
 
     `longer`: those with a longer context, longest first.
@@ -97,8 +94,7 @@ class Fallback:
     longer: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gateway:
+class Gateway(Struct, frozen=True, kw_only=True):
     """The LiteLLM front: where it listens, how it chooses a replica, and what stands in for a model that fails."""
 
     version: str
@@ -115,8 +111,7 @@ class Gateway:
         return tuple(dict.fromkeys(model.secret for model in self.cloud))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workers:
+class Workers(Struct, frozen=True, kw_only=True):
     """Worker processes per service; None where the plan has no such service."""
 
     litellm: int
@@ -135,8 +130,7 @@ class Origin(StrEnum):
     REMEMBERED = "remembered"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
+class Setting(Struct, frozen=True, kw_only=True):
     """One emitted value with its reason.
 
     `source` tells where the reason comes from: a document, a program and its release, or the place where a person wrote
@@ -149,8 +143,7 @@ class Setting:
     origin: Origin = Origin.COMPUTED
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServedModel:
+class ServedModel(Struct, frozen=True, kw_only=True):
     """A model as clients know it, and everything that is decided for it alone.
 
     `name` is what clients ask for, `aliases` are further names; `location` what the engine is given. Models with the
@@ -176,8 +169,7 @@ class ServedModel:
         return self.replicas[0].memory if self.replicas else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """Everything that is emitted for one environment.
 
     `models` come in the order of their numbers in the environment file, chat models first. `settings` are those that

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 REQUIREMENTS = Path(__file__).parents[1] / "runtime" / "requirements"
 """The locks that come with the package; beside each stands the .in file that tells how it is made."""
@@ -12,16 +13,14 @@ LOCKED = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "-r")
 """The arguments before a lock that names everything, with its hashes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class InstallStep:
+class InstallStep(Struct, frozen=True, kw_only=True):
     """One installation: the arguments of `uv pip install`, and what is tried in its place where they fail."""
 
     arguments: tuple[str, ...]
     otherwise: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class SystemLibrary:
+class SystemLibrary(Struct, frozen=True, kw_only=True):
     """A library that no wheel brings: its file, who needs it, and the packages of two systems that hold it."""
 
     file: str
@@ -30,8 +29,7 @@ class SystemLibrary:
     fedora: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Struct, frozen=True, kw_only=True):
     """One virtual environment: its name, the package that it is for, how it is installed, and its size on disk.
 
     `version`: of the package; None: the one that `lock` has, whose content decides whether an environment is still the

@@ -8,9 +8,10 @@ value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
+
+from msgspec import Struct, field
 
 from stackwright.domain.recipe import Recipe
 
@@ -21,56 +22,48 @@ PROBE_TIMEOUT_S, PROBE_RETRIES = 4, 6
 """How long a health check waits for an answer, and how many must fail in a row: one slow answer is no failure."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SettingRef:
+class SettingRef(Struct, frozen=True, kw_only=True):
     """The value in force of a setting; of a model's own, where `model` names one."""
 
     key: str
     model: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class HostOf:
+class HostOf(Struct, frozen=True, kw_only=True):
     """The host name of another service, or the address that it listens on."""
 
     service: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class PortOf:
+class PortOf(Struct, frozen=True, kw_only=True):
     """The port that a service listens on."""
 
     service: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListenAddress:
+class ListenAddress(Struct, frozen=True, kw_only=True):
     """The address that the service itself has to listen on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileRef:
+class FileRef(Struct, frozen=True, kw_only=True):
     """The path of one of the service's mounted files, by its name inside the container."""
 
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScratchRef:
+class ScratchRef(Struct, frozen=True, kw_only=True):
     """A path of the service's own that is lost when it ends."""
 
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Executable:
+class Executable(Struct, frozen=True, kw_only=True):
     """A program of the service's virtual environment; in a container it is on the PATH."""
 
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class VisibleGpus:
+class VisibleGpus(Struct, frozen=True, kw_only=True):
     """The names by which CUDA sees these GPUs: numbers in a container, UUIDs without one."""
 
     gpu_uuids: tuple[str, ...]
@@ -80,15 +73,13 @@ class VisibleGpus:
 Part: TypeAlias = "str | SettingRef | HostOf | PortOf | ListenAddress | FileRef | ScratchRef | Executable | VisibleGpus"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Joined:
+class Joined(Struct, frozen=True, kw_only=True):
     """Parts that make one word."""
 
     parts: tuple[Part, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Document:
+class Document(Struct, frozen=True, kw_only=True):
     """A JSON document on one line, whose leaves are words."""
 
     fields: Mapping[str, Node]
@@ -98,8 +89,7 @@ Word: TypeAlias = "Part | Joined | Document"
 Node: TypeAlias = "Word | tuple[Node, ...] | Mapping[str, Node] | int | bool"
 
 
-@dataclass(frozen=True, kw_only=True)
-class MountedFile:
+class MountedFile(Struct, frozen=True, kw_only=True):
     """A file of compose/, mounted read-only as /etc/stackwright/`name`; one that is rendered lies in `generated`.
 
     `holds` names what the service reads of it where `source` is a folder, which is then mounted whole as
@@ -112,24 +102,21 @@ class MountedFile:
     holds: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class HostFolder:
+class HostFolder(Struct, frozen=True, kw_only=True):
     """A folder or file of the host, at the same path in a container: one value is then true in every runtime."""
 
     path: Word
     read_only: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class HttpProbe:
+class HttpProbe(Struct, frozen=True, kw_only=True):
     """Healthy is what answers `path` with 200; over TLS where the secret `certificate` holds something."""
 
     path: str
     certificate: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SocketProbe:
+class SocketProbe(Struct, frozen=True, kw_only=True):
     """Healthy is what answers `sent`, in which `{secret}` is a secret's text, with `expected`.
 
     `command` asks the same inside a container, by the shell.
@@ -141,23 +128,20 @@ class SocketProbe:
     command: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class CommandProbe:
+class CommandProbe(Struct, frozen=True, kw_only=True):
     """Healthy is what lets a command end with 0."""
 
     command: tuple[Word, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Health:
+class Health(Struct, frozen=True, kw_only=True):
     """How a service is asked whether it is well. Failures do not count for `start_period`, in Compose's words."""
 
     probe: HttpProbe | SocketProbe | CommandProbe
     start_period: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Port:
+class Port(Struct, frozen=True, kw_only=True):
     """Where a service listens in its container.
 
     `published` are the settings of the address and port for the outside.
@@ -167,16 +151,14 @@ class Port:
     published: tuple[SettingRef, SettingRef] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dependency:
+class Dependency(Struct, frozen=True, kw_only=True):
     """A service that has to be started before, and where `healthy` has to answer."""
 
     service: str
     healthy: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class SharedMemory:
+class SharedMemory(Struct, frozen=True, kw_only=True):
     """Room in /dev/shm: what a container gets, and the least that a process can do with.
 
     Where there is less, `otherwise` is laid over the environment; None: it cannot start.
@@ -187,16 +169,14 @@ class SharedMemory:
     otherwise: Mapping[str, Word] | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerProcesses:
+class WorkerProcesses(Struct, frozen=True, kw_only=True):
     """The processes that a service starts of itself: their number, and what each takes of the machine's memory."""
 
     count: SettingRef
     bytes_each: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resources:
+class Resources(Struct, frozen=True, kw_only=True):
     """What a service may use, and needs.
 
     Docker Engine 29 lowered the default soft limit to 1024 open files. Not more than is needed: a daemon that is itself
@@ -209,8 +189,7 @@ class Resources:
     workers: WorkerProcesses | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Security:
+class Security(Struct, frozen=True, kw_only=True):
     """What a container may do beyond nothing: it is no root, cannot become one, and writes only where it is told.
 
     `label`: the SELinux option that it runs with, where the kernel asks for one.
@@ -221,8 +200,7 @@ class Security:
     label: SettingRef | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class InContainer:
+class InContainer(Struct, frozen=True, kw_only=True):
     """What a service is given in a container alone: its environment there, its tmpfs mounts, kernel settings."""
 
     environment: Mapping[str, Word] = field(default_factory=dict)
@@ -230,8 +208,7 @@ class InContainer:
     sysctls: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AsProcess:
+class AsProcess(Struct, frozen=True, kw_only=True):
     """What a service is given as a process alone.
 
     `recipe`: of the virtual environment that it runs in. A service whose `program` is not on PATH does not run, and
@@ -245,8 +222,7 @@ class AsProcess:
     missing: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Front:
+class Front(Struct, frozen=True, kw_only=True):
     """What there is to know of the service that clients ask.
 
     `key` is the secret that they show, `tls` those of its certificate and the certificate's key. `address` are the
@@ -262,24 +238,21 @@ class Front:
     answers_within_s: SettingRef
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProgramRelease:
+class ProgramRelease(Struct, frozen=True, kw_only=True):
     """What runs, as catalog/advisories.yaml names it, and the version that is planned."""
 
     program: str
     version: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RestartPolicy:
+class RestartPolicy(Struct, frozen=True, kw_only=True):
     """`starts` are those after the first that failed, and `stop_s` is how long the service may take to end."""
 
     starts: int = 2
     stop_s: int = 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Service:
+class Service(Struct, frozen=True, kw_only=True):
     """One thing that runs. One field for each thing that some runtime has to know, hence more than twelve.
 
     `kind` is the name that all replicas share: of the known failures that befall it, and of the base file's service
@@ -326,8 +299,7 @@ UP = frozenset({ServicePhase.WAITING, ServicePhase.STARTING, ServicePhase.HEALTH
 """The phases of a service that is there and has not ended."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Effort:
+class Effort(Struct, frozen=True, kw_only=True):
     """What the processes of a service have done since they began: seconds of processor time, bytes read from disks.
 
     `read_bytes` is None where the system does not tell.
@@ -337,8 +309,7 @@ class Effort:
     read_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Traces:
+class Traces(Struct, frozen=True, kw_only=True):
     """What the kernel's messages about a service can be told by: its container's id, or the number of its first
     process.
 
@@ -350,13 +321,11 @@ class Traces:
     began_s: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServiceState:
+class ServiceState(Struct, frozen=True, kw_only=True):
     """One service. `exit_code` is set only for `exited`.
 
     `restarts` counts the runtime's own restarts, the one that it is about to make included. `effort` is told of a
-    service that runs and does not answer yet, where the runtime can see its processes. `traces` is no part of how a
-    service stands, so two states that differ in nothing else are equal.
+    service that runs and does not answer yet, where the runtime can see its processes.
     """
 
     name: str
@@ -365,7 +334,7 @@ class ServiceState:
     restarts: int = 0
     detail: str | None = None
     effort: Effort | None = None
-    traces: Traces = field(default=Traces(), compare=False)
+    traces: Traces = Traces()
 
 
 class Step(StrEnum):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 MAX_VALUE_LENGTH = 4096
 
@@ -26,8 +27,7 @@ class Kind(StrEnum):
     URL = "url"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SettingSpec:
+class SettingSpec(Struct, frozen=True, kw_only=True):
     """One emitted key.
 
     `flag` is the engine flag that carries it, left out where the value is `absent`. A setting with `pinnable` False

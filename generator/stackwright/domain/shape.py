@@ -6,9 +6,10 @@ Sizes are numbers of elements unless a name says bytes. `stackwright.models.shap
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+
+from msgspec import Struct, field
 
 
 class Mixer(StrEnum):
@@ -58,8 +59,7 @@ class WeightKind(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quantization:
+class Quantization(Struct, frozen=True, kw_only=True, dict=True):
     """What the checkpoint says of its number format.
 
     `group` is the number of inputs that share a scale (0: one scale per output row or per tensor). `skipped` are the
@@ -88,8 +88,7 @@ class Quantization:
         return {end: tuple(entries) for end, entries in by_end.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Latent:
+class Latent(Struct, frozen=True, kw_only=True):
     """Multi-head latent attention: ranks and head sizes.
 
     `indexer_heads` × `indexer_dim`: sparse attention's indexer, 0 without.
@@ -104,8 +103,7 @@ class Latent:
     indexer_dim: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class State:
+class State(Struct, frozen=True, kw_only=True):
     """A recurrent mixer. `kernel` is the length of its convolution.
 
     Key and value heads for the delta rules; for Mamba the value heads are its heads, `key_heads` its groups and
@@ -121,8 +119,7 @@ class State:
     state_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Experts:
+class Experts(Struct, frozen=True, kw_only=True):
     """A mixture of experts: `count` of them, `per_token` active, `width` inner size, `shared_width` of what always
     runs.
 
@@ -138,8 +135,7 @@ class Experts:
     biased: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Vision:
+class Vision(Struct, frozen=True, kw_only=True):
     """An encoder beside the language model. `merge` is how many patches (side × side) become one token's side.
 
     `gated` inner layers have a third matrix; `mergers` are the projectors into the language model;
@@ -159,8 +155,7 @@ class Vision:
     whole: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layer:
+class Layer(Struct, frozen=True, kw_only=True):
     """One decoder layer. `window` in tokens, for `sliding` and `chunked` only; `inner` is the width of its dense MLP.
 
     `experts`: its MLP is a mixture of experts. `key_is_value`: keys and values come out of one matrix.
@@ -177,8 +172,7 @@ class Layer:
     key_is_value: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
+class Shape(Struct, frozen=True, kw_only=True, dict=True):
     """A model's whole shape.
 
     `max_positions` is the longest request that the engine allows, `default_length` the one it takes where none is

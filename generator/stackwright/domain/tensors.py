@@ -6,8 +6,9 @@ huggingface/safetensors 0.8.0, safetensors/src/tensor.rs, Dtype::bitsize, read 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
+
+from msgspec import Struct
 
 DTYPE_BITS = {
     "BOOL": 8,
@@ -35,8 +36,7 @@ DTYPE_BITS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class TensorHeader:
+class TensorHeader(Struct, frozen=True, kw_only=True):
     """One tensor of a checkpoint. `dtype` is a key of `DTYPE_BITS`; `shape` is outermost first, empty for a scalar."""
 
     name: str
@@ -54,8 +54,7 @@ class TensorHeader:
         return (self.elements * DTYPE_BITS[self.dtype] + 7) // 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class WeightFacts:
+class WeightFacts(Struct, frozen=True, kw_only=True):
     """What is known of a checkpoint's weights: its safetensors headers, and its published size for want of them."""
 
     tensors: tuple[TensorHeader, ...] | None = None

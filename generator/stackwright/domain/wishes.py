@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.plan import Origin
@@ -11,8 +11,7 @@ from stackwright.domain.role import Role
 WISHES_SCHEMA = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class GatewayWishes:
+class GatewayWishes(Struct, frozen=True, kw_only=True):
     """Where the gateway listens on the host, and which models stand in for one that fails, first choice first.
 
     `cloud` are those of `fallbacks` that no engine of ours serves: prompts leave the host where one is asked.
@@ -24,8 +23,7 @@ class GatewayWishes:
     cloud: tuple[CloudModel, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelWish:
+class ModelWish(Struct, frozen=True, kw_only=True):
     """One of several models: its name as `--model` takes it, further names for clients, and what it is asked for.
 
     `role` None: what its architecture is made for. `gpu_share` is its part of all of the host's GPUs, 0 to 1; None
@@ -41,8 +39,7 @@ class ModelWish:
     pinned: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pin:
+class Pin(Struct, frozen=True, kw_only=True):
     """A setting that a person fixed.
 
     `key` is plain; `model` the number of the model that it is for, from 1, None for a setting that all share. `written`
@@ -63,8 +60,7 @@ class Pin:
         return f"`--set {self.written}=…`" if self.origin is Origin.PINNED else f"{self.written} in settings of {file}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wishes:
+class Wishes(Struct, frozen=True, kw_only=True):
     """One environment's wishes. `settings` pins emitted keys, as `--set` does, which beats it.
 
     `gpu_memory_utilization` is a fraction of each GPU's memory; `max_model_len` is in tokens, None for the

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct, field
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, ObservedStart, Solution
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     from stackwright.domain.service import Step, Word
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineKeys:
+class EngineKeys(Struct, frozen=True, kw_only=True):
     """The keys of an engine's settings that others read, by what they mean; None where it has no such setting.
 
     `context`: tokens of one request, a number or `auto`. `requests`: worked on at once. `step_tokens`: worked on in one
@@ -56,8 +56,7 @@ class EngineKeys:
     media: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineNeeds:
+class EngineNeeds(Struct, frozen=True, kw_only=True):
     """What the model and the person ask of the engine.
 
     `minimum` and `maximum` are the first and last release that serve `model` (a name, for messages); `exact` is the
@@ -72,8 +71,7 @@ class EngineNeeds:
     allow_vulnerable: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageChoice:
+class ImageChoice(Struct, frozen=True, kw_only=True):
     """The image to run. `cuda` is major.minor, None on a CPU; `env` must be set in its container."""
 
     name: str
@@ -86,8 +84,7 @@ class ImageChoice:
     source: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineTask:
+class EngineTask(Struct, frozen=True, kw_only=True):
     """One model that an engine is to serve on a host.
 
     `pins`: by the engine's plain keys. `wished_context`: tokens, where the environment asks for them; `wished_in` is
@@ -114,8 +111,7 @@ class EngineTask:
         return int(self.pins[key]) if self.pins.get(key, "auto") != "auto" else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Communication:
+class Communication(Struct, frozen=True, kw_only=True):
     """Engine arguments for one replica's ranks, and why; `warnings` are what a person should look at."""
 
     arguments: tuple[str, ...]
@@ -123,8 +119,7 @@ class Communication:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class FormatRule:
+class FormatRule(Struct, frozen=True, kw_only=True):
     """From which compute capability each kernel runs a format; None: it has no such kernel."""
 
     native: str | None
@@ -133,8 +128,7 @@ class FormatRule:
     source: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class StartLog:
+class StartLog(Struct, frozen=True, kw_only=True):
     """How an engine's log tells of its start.
 
     `steps`: what marks each, in the order in which a start passes them. `banner`: where a new start begins; a log holds
@@ -146,8 +140,7 @@ class StartLog:
     prefix: re.Pattern[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineLaunch:
+class EngineLaunch(Struct, frozen=True, kw_only=True):
     """How an engine's server is started, whatever the plan. It takes `--host` and `--port`.
 
     `script`: the file of compose/engine/ that a shell starts it by; None: `program` is what the arguments stand behind.

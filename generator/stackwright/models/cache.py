@@ -12,8 +12,9 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.domain.tensors import DTYPE_BITS, TensorHeader
 
@@ -21,8 +22,7 @@ SCHEMA = 1
 COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class HubCache:
+class HubCache(Struct, frozen=True, kw_only=True):
     """The folders: `models` holds downloads, `assets` what other programs keep."""
 
     models: Path

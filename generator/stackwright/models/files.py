@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from stackwright.domain.machine import ModelFiles
 from stackwright.errors import StackError

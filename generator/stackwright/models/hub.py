@@ -11,8 +11,9 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.domain.tensors import TensorHeader
 from stackwright.errors import UsageError
@@ -27,8 +28,7 @@ TIMEOUT_S = 10.0
 AT_ONCE = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class HubFiles:
+class HubFiles(Struct, frozen=True, kw_only=True):
     """What the hub says of one model: the folder of the downloaded files and the tensors, None without safetensors."""
 
     snapshot: Path

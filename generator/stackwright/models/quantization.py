@@ -9,8 +9,9 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import lru_cache
+
+from msgspec.structs import replace
 
 from stackwright.domain.shape import Quantization, WeightKind
 from stackwright.models.keys import count, flag, mapping, text, whole_numbers, words

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts, WeightFormat
@@ -42,8 +44,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]
 _PATH_STARTS = ("/", "./", "../", "~")
 
 
-@dataclass(frozen=True, kw_only=True)
-class HubAccess:
+class HubAccess(Struct, frozen=True, kw_only=True):
     """How to reach the hub. None: what Hugging Face's own environment variables say.
 
     `home` is an HF_HOME; `online` False looks into the cache only.

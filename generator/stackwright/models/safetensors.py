@@ -9,9 +9,10 @@ to read; what the file claims is believed only after it has been checked.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
+
+from msgspec import Struct
 
 from stackwright.domain.tensors import DTYPE_BITS, TensorHeader
 from stackwright.errors import UsageError
@@ -29,8 +30,7 @@ METADATA = "__metadata__"
 LFS_POINTER = b"version https://git-lfs"
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileHeader:
+class FileHeader(Struct, frozen=True, kw_only=True):
     """What one file says of itself. `file_bytes` is the size that the whole file must have."""
 
     tensors: tuple[TensorHeader, ...]

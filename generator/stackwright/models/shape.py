@@ -7,7 +7,8 @@ Sources: transformers 5 configuration_*.py, vLLM 0.32.0 model_executor/models/ a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from stackwright.domain.shape import (
     Experts,

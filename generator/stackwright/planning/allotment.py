@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, replace
 from math import ceil
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings, Verdict
@@ -27,8 +29,7 @@ COMFORTABLE_TOKENS = 8192
 _OF_GPUS = ("CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Allotment:
+class Allotment(Struct, frozen=True, kw_only=True):
     """What one model gets: its GPUs, none for the processor; `utilization` where it shares them with other models."""
 
     request: ModelRequest
@@ -46,8 +47,7 @@ class Allotment:
         return _request_on(self.request, self.gpus, self.utilization)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Share:
+class _Share(Struct, frozen=True, kw_only=True):
     """GPUs with the models, by position, that serve from them: one, or several on a single GPU."""
 
     gpus: tuple[Gpu, ...]

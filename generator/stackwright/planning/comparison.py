@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from stackwright.domain.forecast import ObservedStart
 from stackwright.domain.plan import Memory
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComparedLine:
+class ComparedLine(Struct, frozen=True, kw_only=True):
     """One figure: what the engine printed and what was forecast, in `unit`; None where the log does not print it."""
 
     name: str

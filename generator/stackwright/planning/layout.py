@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution, Verdict
@@ -24,8 +26,7 @@ CAUTIOUS_SEQS = 16
 DOUBTFUL_SHARE = 0.8
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayoutOption:
+class LayoutOption(Struct, frozen=True, kw_only=True):
     """A placement, what its settings must keep of the environment's wishes and the person's pins, and its least memory.
 
     What `settings` leaves open (None) is free to choose. `gpu`: the one with the least free; None where none is known.
@@ -36,8 +37,7 @@ class LayoutOption:
     gpu: GpuMemory | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
+class Layout(Struct, frozen=True, kw_only=True):
     """A placement that holds the model, and the settings that do; `warnings` where the forecast is uncertain.
 
     `solution.settings.max_model_len` None: the engine is to search for the longest length itself.

@@ -18,7 +18,9 @@ A forecast takes time, so a model is asked about only where its answer can chang
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.catalog import order_release
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
@@ -44,8 +46,7 @@ _CHATS = (Role.CHAT, Role.VISION)
 Serves = Callable[[CatalogLlm, Checkpoint], int | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LlmCandidate:
+class LlmCandidate(Struct, frozen=True, kw_only=True):
     """A model that this host can serve, and the checkpoint that it would serve.
 
     `tokens`: the longest request that fits, at most what the publisher names. `standing`: why it comes where it comes;
@@ -60,8 +61,7 @@ class LlmCandidate:
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LlmChoice:
+class LlmChoice(Struct, frozen=True, kw_only=True):
     """The model, the next best ones, and why others that were looked at are out. `best` is None where nothing fits."""
 
     best: LlmCandidate | None

@@ -6,8 +6,10 @@ What only GPUs need, the memory planner above all, is imported where it is used:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings, Forecast, Verdict
@@ -32,8 +34,7 @@ if TYPE_CHECKING:
     from stackwright.planning.layout import Layout
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlannedModel:
+class PlannedModel(Struct, frozen=True, kw_only=True):
     """What was decided for one model.
 
     `gateway` are the settings that it asks of the gateway, which all models share, `workers` among them.

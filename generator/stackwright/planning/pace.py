@@ -7,7 +7,8 @@ model. What is estimated here orders groups of GPUs against each other and promi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.objective import Objective
@@ -27,8 +28,7 @@ NO_QUICKER = 0.95
 LEAST_SHARE_OF_WORK = 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pace:
+class Pace(Struct, frozen=True, kw_only=True):
     """What one token takes: `read_bytes` of weights at `bandwidth` bytes a second and GPU, through `layers`."""
 
     read_bytes: int

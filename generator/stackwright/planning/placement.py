@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.host import Gpu, Host
@@ -22,8 +23,7 @@ FREE_NOISE_BYTES = GIB
 _MIG_OFF = "turn MIG off with `sudo nvidia-smi -i INDEX -mig 0`"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Heads:
+class Heads(Struct, frozen=True, kw_only=True):
     """What tensor parallelism must divide: attention heads, and key-value heads unless it is divided by them.
 
     `widths` are those of quantized matrices, which are cut between their scales alone.

@@ -9,7 +9,8 @@ used: a plan for a CPU comes in a blink.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.host import Gpu

@@ -9,8 +9,9 @@ number of bits kept per weight, which is a fact, and no benchmark is quoted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
 from stackwright.engines.protocol import Engine
@@ -45,16 +46,14 @@ class Kernel(StrEnum):
     OLDER = "older"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refused:
+class Refused(Struct, frozen=True, kw_only=True):
     """A checkpoint that was looked at and not chosen, with the reason in a few words."""
 
     checkpoint: Checkpoint
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Advice:
+class Advice(Struct, frozen=True, kw_only=True):
     """The checkpoint that loses least and fits, None where none does.
 
     `sentence` says it to a user; `refused` are the others, in the order in which they were tried.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
+
+from msgspec import Struct, field
 
 from stackwright.domain.environment import Environment
 from stackwright.domain.forecast import EngineSettings
@@ -23,24 +24,21 @@ from stackwright.planning.utilization import Utilization
 _CATALOG = "generator/stackwright/catalog/llms.yaml; docs/decisions/0012-models.md"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Folders:
+class Folders(Struct, frozen=True, kw_only=True):
     """Folders on the host, absolute: downloaded models, and by its name what each engine compiles."""
 
     hf_home: str
     engine_caches: Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class User:
+class User(Struct, frozen=True, kw_only=True):
     """The user and the group that files belong to and services run as, by number."""
 
     uid: int
     gid: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class WantedModel:
+class WantedModel(Struct, frozen=True, kw_only=True):
     """One model that is to be served, and what is known of it.
 
     `wished_in` is where it was asked for, as a refusal tells it; `reason` why it was chosen where nobody named one.
@@ -59,8 +57,7 @@ class WantedModel:
     pinned: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlanRequest:
+class PlanRequest(Struct, frozen=True, kw_only=True):
     """Everything that the plan of one environment is made from. None leaves the choice to the planner.
 
     `pins` beat every computed value; `image_pins` are the digests that images are pinned to. `named`: the command line
@@ -87,16 +84,14 @@ class PlanRequest:
         return f"envs/{self.environment.value}.yaml"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Switching:
+class Switching(Struct, frozen=True, kw_only=True):
     """How models take turns: how long one load may take, and how many loads the last model of a group may wait for."""
 
     load_limit_s: int
     switches: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelRequest:
+class ModelRequest(Struct, frozen=True, kw_only=True, dict=True):
     """One model's part of a request: the GPUs that it may use are those of `host`.
 
     `fixed` are the pins that concern it, by plain key. Where several models share the host, `utilization` is the part

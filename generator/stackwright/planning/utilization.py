@@ -6,7 +6,7 @@ Memory that processor and GPU share has one bound more: what the system and the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from stackwright.domain.host import Gpu
 from stackwright.errors import NoPlanError
@@ -32,8 +32,7 @@ SYSTEM_SHARE = 20.4 / 121.7
 SHARED_SOURCE = "docs/decisions/0010-image-planner.md, memory that processor and GPU share"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Utilization:
+class Utilization(Struct, frozen=True, kw_only=True):
     """The share, two decimals, with what set it."""
 
     value: float
@@ -41,8 +40,7 @@ class Utilization:
     source: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnifiedMemory:
+class UnifiedMemory(Struct, frozen=True, kw_only=True):
     """Memory that processor and GPU share: all of it, and what the gateway's workers take, in bytes."""
 
     total_bytes: int

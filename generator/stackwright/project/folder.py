@@ -11,8 +11,9 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.domain.plan import PLAN_SCHEMA, Plan

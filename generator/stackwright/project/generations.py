@@ -12,11 +12,13 @@ import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from stackwright.atomic import ENDING, new_token, replace_file
 from stackwright.domain.environment import EnvironmentPaths
@@ -45,8 +47,7 @@ class GenerationState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Generation:
+class Generation(Struct, frozen=True, kw_only=True):
     """One set of rendered files. `made` is when it was first seen, in UTC; `digest` of all its texts."""
 
     number: int
@@ -55,8 +56,7 @@ class Generation:
     digest: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Running:
+class Running(Struct, frozen=True, kw_only=True):
     """What a start that reached ready has left running, until it is stopped.
 
     `stack` is the name it runs under; `reads` a hash of the files that each service has read, where the runtime itself

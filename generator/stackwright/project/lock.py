@@ -14,10 +14,12 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from stackwright.errors import RuntimeRefusedError, UsageError, unwritable
 from stackwright.interrupts import clean_end
@@ -30,8 +32,7 @@ _LONGEST = 4096
 _NO_ROOM_OR_RIGHT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
+class Work(Struct, frozen=True, kw_only=True):
     """What a command is doing. `since` in seconds since the epoch.
 
     `starting`: services have been asked for, or are about to be, and have neither answered nor been taken down.

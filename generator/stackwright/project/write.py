@@ -9,9 +9,10 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.atomic import replace_file
 from stackwright.errors import UsageError, unwritable
@@ -31,8 +32,7 @@ class FileStatus(StrEnum):
     CHANGED = "changed"
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileChange:
+class FileChange(Struct, frozen=True, kw_only=True):
     """One rendered file beside what stands on the disk.
 
     `before` is None where nothing stands there. `edited`: a person changed it since it was rendered, so it is

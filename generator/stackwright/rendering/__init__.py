@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.plan import Plan, Setting
 from stackwright.reading import to_plain
@@ -26,8 +28,7 @@ FILE_MODE = 0o600
 ENVIRONMENT, GATEWAY = "environment.j2", "gateway.yaml.j2"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RenderedFile:
+class RenderedFile(Struct, frozen=True, kw_only=True):
     """One file to write: its path below the project folder, text and permission bits."""
 
     path: PurePosixPath

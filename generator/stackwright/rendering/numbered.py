@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.plan import Plan, ServedModel, Setting
 from stackwright.domain.service import SettingRef
@@ -83,8 +85,7 @@ def key_of(plan: Plan | None, setting: SettingRef) -> str:
     return written_key(setting.key, number_of(plan, model)) if _has_own(plan, model, setting.key) else setting.key
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelValues:
+class ModelValues(Struct, frozen=True, kw_only=True):
     """The values in force for one model by their plain keys, and under which key each of them is written."""
 
     values: Mapping[str, str]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from msgspec import structs
+
 from stackwright.domain.plan import Plan, Setting
 from stackwright.errors import ValidationError
 from stackwright.reading import convert
@@ -17,7 +19,7 @@ from stackwright.rendering.numbered import flat_settings, written_key
 
 def plan_document(plan: Plan, settings: Mapping[str, Setting] | None = None) -> dict[str, object]:
     """Return a plan in the order in which its document has it. `settings`: as they are written, where at hand."""
-    gateway = dict(vars(plan.gateway))
+    gateway = dict(structs.asdict(plan.gateway))
     fallbacks, cloud = gateway.pop("fallbacks"), gateway.pop("cloud")
     strategy = gateway.pop("routing_strategy")
     names = [model.name for model in plan.models]
@@ -39,7 +41,8 @@ def plan_document(plan: Plan, settings: Mapping[str, Setting] | None = None) -> 
         "settings": settings or flat_settings(plan),
         "warnings": plan.warnings,
         "models": [
-            vars(model) | {"replicas": [replica.name for replica in model.replicas], "forecast": model.forecast}
+            structs.asdict(model)
+            | {"replicas": [replica.name for replica in model.replicas], "forecast": model.forecast}
             for model in plan.models
         ],
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.domain.plan import Plan, Replica
@@ -21,8 +22,7 @@ Say = Callable[[str, str], None]
 """Tell the person about one service: `say(service, what happens now)`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stack:
+class Stack(Struct, frozen=True, kw_only=True, dict=True):
     """One rendered environment.
 
     `root` is the project folder (holds compose/ and envs/); `state` the folder for virtual environments,
@@ -107,8 +107,7 @@ class Stack:
         return self.paths.generated
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServiceChange:
+class ServiceChange(Struct, frozen=True, kw_only=True):
     """One service that `Runtime.up` would start or restart, and why, as the end of a sentence."""
 
     name: str

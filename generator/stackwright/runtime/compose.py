@@ -16,10 +16,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.runtime import Say, ServiceChange, Stack

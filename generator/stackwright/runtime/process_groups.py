@@ -18,9 +18,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from psutil import Process
@@ -31,8 +32,7 @@ OWNER = "STACKWRIGHT_OWNER"
 ORPHAN_ENDS_WITHIN_S = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessGroup:
+class ProcessGroup(Struct, frozen=True, kw_only=True):
     """One recorded process group."""
 
     leader: int

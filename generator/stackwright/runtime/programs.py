@@ -12,8 +12,10 @@ import re
 import shlex
 import signal
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.host import Host
 from stackwright.domain.service import (
@@ -70,8 +72,7 @@ echo "$$ $(started $$)" >> SERVICE.groups
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Program:
+class Program(Struct, frozen=True, kw_only=True):
     """One service as a program: `script` of compose/, where it has one, with its arguments and its own environment.
 
     `files` are those whose content it reads once, at its start: a change of one means a restart. `inherited` is what
@@ -91,8 +92,7 @@ class Program:
         return self.service.name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provisions:
+class Provisions(Struct, frozen=True, kw_only=True):
     """What the programs have here: virtual environments by kind of service, inner ports by service, room in /dev/shm.
 
     `absent` are the services whose program this machine lacks.

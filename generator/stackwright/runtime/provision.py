@@ -22,9 +22,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.domain.recipe import Recipe, SystemLibrary
 from stackwright.errors import RuntimeRefusedError
@@ -216,8 +217,7 @@ def _take(lock: int) -> bool:
     return True
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Installation:
+class _Installation(Struct, frozen=True, kw_only=True):
     """One environment in the making. uv inherits `lock`: were this process killed, uv would still hold it."""
 
     state: Path

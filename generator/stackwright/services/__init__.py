@@ -7,7 +7,8 @@ the runtimes, the watcher, the diagnosis and the checks take what they ask it fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.plan import Plan, Setting
@@ -20,8 +21,7 @@ from stackwright.services.gateway import GATEWAY, KEYS, gateway_services
 from stackwright.services.redis import REDIS, redis_services
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ServiceRow:
+class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
     """How the services of one kind follow from a plan.
 
     `settings` are those that it declares; `values` returns those whose value follows from the catalog alone.

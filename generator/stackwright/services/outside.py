@@ -6,7 +6,8 @@ A service has none of it unless its setting is in the plan, and what stays insid
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from stackwright.domain.service import FileRef, HostFolder, Joined, MountedFile, ScratchRef, Service, SettingRef, Word
 from stackwright.domain.setting_spec import Kind, SettingSpec

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.detect.capacity import SHARED_MEMORY, read_disk, read_memory, read_process_limits
 from stackwright.domain.finding import Finding, error, not_checked, warning
@@ -187,8 +188,7 @@ def check_limits(plan: Plan, limits: ProcessLimits, *, infiniband: bool) -> Iter
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Room:
+class Room(Struct, frozen=True, kw_only=True):
     """Where the stack writes, by what for: `models`, `images`, `packages`, `files`; and the bytes beside the models."""
 
     disks: Mapping[str, Seen[Disk]]

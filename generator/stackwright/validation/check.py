@@ -7,10 +7,11 @@ whatever number of checks ask for it, and what goes wrong in it becomes `Unseen`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from msgspec import Struct
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.finding import Finding
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
+class Subject(Struct, frozen=True, kw_only=True):
     """What is checked, in values alone.
 
     `compose`: Compose runs the stack, else it runs as processes of this user. `runs`: it is up now.
@@ -55,8 +55,7 @@ class Subject:
         return self.stack.plan.environment.value
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Observation(Generic[T]):
+class Observation(Struct, Generic[T], frozen=True, kw_only=True, eq=False):
     """One thing to observe. `waits`: for another program or the network, so it is begun before all others.
 
     `may_fail`: the rules that use it take `Unseen` and have words of their own for it; where another fails, its
@@ -143,8 +142,7 @@ class Machine:
             return self._begun[observation]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Condition:
+class Condition(Struct, frozen=True, kw_only=True):
     """When a check applies, in words for its page."""
 
     words: str
@@ -161,8 +159,7 @@ GPUS_IN_CONTAINERS = Condition(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
+class Check(Struct, frozen=True, kw_only=True):
     """One check: `about` ends the sentence "looks at …"; `findings` are the stable names of what it may find.
 
     The rule is given the subject and what each of the observations shows, in their order.

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.detect.capacity import read_disk
 from stackwright.detect.containers import release
@@ -181,8 +182,7 @@ def _check_pictures(plan: Plan) -> Iterator[Finding]:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContainerEngine:
+class ContainerEngine(Struct, frozen=True, kw_only=True):
     """What the container engine has: room for images where one is missing, and what a container with the GPUs saw."""
 
     images: Seen[Disk] | None

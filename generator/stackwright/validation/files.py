@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.finding import Finding, Severity, error, warning
 from stackwright.project.write import MANIFEST, is_edited, read_manifest
@@ -13,8 +15,7 @@ from stackwright.runtime import Stack
 from stackwright.validation.check import Check, Observation
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeenFile:
+class SeenFile(Struct, frozen=True, kw_only=True):
     """A file as it stands. `readable`: it is there, and its text may be read; of others nothing more is known.
 
     `user` is who looks: whose file it should be.
@@ -28,8 +29,7 @@ class SeenFile:
     edited: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class RenderedFiles:
+class RenderedFiles(Struct, frozen=True, kw_only=True):
     """What was rendered, by its path in the project folder, and the person's own file where there is one."""
 
     rendered: tuple[tuple[str, SeenFile], ...]

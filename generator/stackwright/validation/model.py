@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from stackwright.catalog.load import load_llms
 from stackwright.domain.finding import Finding, error, not_checked, warning
@@ -132,8 +133,7 @@ def _judge(plan: Plan, location: str, hub: HubAnswer, token: str, *, has_token: 
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class InspectedModel:
+class InspectedModel(Struct, frozen=True, kw_only=True):
     """One model of a plan, here and on its hub; `location` is what the engine loads.
 
     Args:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from stackwright.detect.listener import find_listener
 from stackwright.domain.finding import Finding, error, warning
@@ -15,8 +16,7 @@ from stackwright.runtime.ports import why_taken
 from stackwright.validation.check import DOWN, Check, Observation, safely
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeenPort:
+class SeenPort(Struct, frozen=True, kw_only=True):
     """A service's port for the outside. `refusal` is the kernel's to listen there, None where the port is free.
 
     `listener` names who listens there, None where nobody is seen. `port_key` is the setting that chooses another port.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.domain.finding import Finding, error
 from stackwright.domain.service import Front
@@ -14,8 +15,7 @@ from stackwright.validation.check import Check, Observation
 GUIDE = "docs/how-to/publish.md"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeenCertificate:
+class SeenCertificate(Struct, frozen=True, kw_only=True):
     """The certificate and its key: the names of those that hold something, and why OpenSSL does not load the two."""
 
     folder: Path

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import log2
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.domain.finding import Finding, error
 from stackwright.project.credentials import HUB_TOKEN
@@ -50,8 +51,7 @@ def bits(text: str) -> float:
     return sum(count * log2(len(text) / count) for count in Counter(text).values())
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeenSecret:
+class SeenSecret(Struct, frozen=True, kw_only=True):
     """One secret's file, and what is to be said of its text: `weak`, or `empty`, or `unusable` as one line."""
 
     name: str
@@ -61,8 +61,7 @@ class SeenSecret:
     unusable: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeenSecrets:
+class SeenSecrets(Struct, frozen=True, kw_only=True):
     """The folder of an environment's secrets.
 
     Those that we made; the hub's token and a proxy's login, as far as they are there; the keys that a person brought.

@@ -8,7 +8,8 @@ count: a spinning wait uses as much of it as a compiler.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from stackwright.domain.service import Effort, ServicePhase, ServiceState, Step
 from stackwright.watching.limits import BUSY_SHARE, Limits
@@ -21,8 +22,7 @@ BUSY_CPU_SHARE = 0.1
 READ_BYTES = 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(Struct, frozen=True, kw_only=True):
     """What one sample of a service shows.
 
     `step` is None where the log names none; `start` tells the log's last start from those before
@@ -39,8 +39,7 @@ class Sample:
     held: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Course:
+class Course(Struct, frozen=True, kw_only=True):
     """One service up to its last sample.
 
     `still_s` is what counts against the limit, `quiet_s` the plain time since something moved; `busy`: the processor

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from stackwright.diagnosis.evidence import Evidence, name_failures, read_events
 from stackwright.diagnosis.kernel import messages_about, read_kernel

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.watching.steps import last_starts, unadorned
@@ -23,8 +24,7 @@ class HealthVerdict(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
+class Judgement(Struct, frozen=True, kw_only=True):
     """The verdict over all services, and the service to blame where it is FAILED."""
 
     verdict: HealthVerdict

@@ -7,7 +7,8 @@ No engine publishes such limits. Each is a round figure above the longest silenc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from stackwright.domain.service import Step
 
@@ -45,8 +46,7 @@ _BASE_S: Mapping[Step, float] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """What the limits of one service are computed from.
 
     `largest_file_bytes`: the largest of the model's weight files, the whole model where files are not known; None where

@@ -7,9 +7,10 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from stackwright.runtime import Stack
 
@@ -22,8 +23,7 @@ WRONG_KEY = "sk-stackwright-asks-with-a-wrong-key"
 REFUSED = frozenset({401, 403})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """What came back: `status` None when nothing of use did, `text` the completion or the error's words.
 
     `final`: asking again cannot change it.
@@ -39,8 +39,7 @@ class Answer:
         return self.status == 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True, kw_only=True):
     """Where a client on this machine finds the gateway, and the one certificate that it may show; None without TLS."""
 
     bind: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from stackwright.domain.plan import ServedModel
 from stackwright.domain.role import Role
@@ -43,16 +44,17 @@ QUIET_REPORTED_EVERY_S = 30.0
 DOOMED_AFTER_S = 15.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Clock:
+class Clock(Struct, frozen=True, kw_only=True):
     """Seconds from any zero, and a way to let some pass."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
+_REAL = Clock()
+
+
+class Question(Struct, frozen=True, kw_only=True):
     """One thing that a client would ask: `what` begins the sentence of a failure, `model` is set for a completion."""
 
     what: str
@@ -67,7 +69,7 @@ def watch(
     say: Say,
     *,
     limit_s: float | None = None,
-    clock: Clock = Clock(),
+    clock: Clock = _REAL,
 ) -> dict[str, str]:
     """Sample until each model has completed a chat; return its first words by model.
 
@@ -109,7 +111,7 @@ def await_healthy(
     say: Say,
     *,
     limit_s: float | None = None,
-    clock: Clock = Clock(),
+    clock: Clock = _REAL,
 ) -> None:
     """Sample until one service is healthy, the others aside.
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from stackwright.domain.plan import Replica
 from stackwright.models.cache import snapshot_in
@@ -19,8 +20,7 @@ INDEX = "model.safetensors.index.json"
 MOST_INDEX_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Weights:
+class Weights(Struct, frozen=True, kw_only=True):
     """Sizes in bytes, None where nobody knows: of the whole model, and of its largest file."""
 
     total_bytes: int | None = None

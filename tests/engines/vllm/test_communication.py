@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.host import Gpu, Host, Link, LinkKind
 from stackwright.engines.vllm.communication import DISABLE_CUSTOM_ALL_REDUCE, choose_communication
 

@@ -4,9 +4,8 @@ gateway.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Memory, Mode, Plan
 from stackwright.engines.vllm.cpu import choose_space_gib

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog, load_flags
 from stackwright.domain.plan import Plan
 from stackwright.domain.role import Role

@@ -12,16 +12,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import zip_longest
 from types import TracebackType
 from typing import Self
 
+from msgspec import Struct
+
 from tests.integration.project import CHECKOUT, START_S, Project, wait_until
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ended:
+class Ended(Struct, frozen=True, kw_only=True):
     """How a command ended. `said`: its stderr; `seconds`: from the fault (`Command.mark`), else from its start."""
 
     code: int

@@ -6,9 +6,9 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from pathlib import Path
 
+from msgspec import Struct, structs
 from stackwright.atomic import ENDING
 from stackwright.project.generations import FOLDER as GENERATIONS
 from stackwright.project.lock import NAME as LOCK
@@ -20,8 +20,7 @@ from tests.integration.project import Project
 STACK = "STACKWRIGHT_STACK"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Left:
+class Left(Struct, frozen=True, kw_only=True):
     """Everything of one project that is still there. Of a stack that was never started, nothing may be."""
 
     containers: tuple[str, ...] = ()
@@ -33,7 +32,7 @@ class Left:
 
     def __str__(self) -> str:
         """Say it in words: what a row of the fault table says."""
-        found = [f"{field.name}: {', '.join(getattr(self, field.name))}" for field in fields(self)]
+        found = [f"{name}: {', '.join(own)}" for name, own in structs.asdict(self).items()]
         return "; ".join(words for words in found if not words.endswith(": ")) or "nothing"
 
 

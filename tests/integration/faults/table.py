@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from tests.integration.project import CHECKOUT, Project
 
 VARIABLE = "STACKWRIGHT_FAULT_TABLE"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """One fault under one runtime: what the person saw, how the command ended, what was left, and how long it took."""
 
     fault: str

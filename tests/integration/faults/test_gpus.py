@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from tests.fakes.nvml import build_fake_nvml, environment
 from tests.integration.conftest import MakeProject
@@ -24,8 +24,7 @@ ONLY_ONE = re.compile(r"system |gpu 0 (?!lane)")
 pytestmark = pytest.mark.usefixtures("gpu_requests")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
+class Machine(Struct, frozen=True, kw_only=True):
     """A stack that was planned for two linked GPUs, and the file that the stand-in for NVML answers from."""
 
     project: Project

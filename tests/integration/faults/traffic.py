@@ -7,7 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from tests.integration.project import Project, wait_until
 
@@ -16,8 +17,7 @@ PAUSE_S = 0.1
 ANSWERED = 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class Traffic:
+class Traffic(Struct, frozen=True, kw_only=True):
     """Each answer that came: when it was complete, on the monotonic clock, and its status; 0 where nothing answered."""
 
     answers: list[tuple[float, int]] = field(default_factory=list)

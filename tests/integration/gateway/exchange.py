@@ -9,14 +9,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 # As much as an exchange may take: what hangs is a failure with a name, not a test run without an end.
 LONGEST_S = 240
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ask:
+class Ask(Struct, frozen=True, kw_only=True):
     """What is sent. `content` is the body as it goes over the wire, whatever it is."""
 
     path: str
@@ -32,8 +32,7 @@ class Ask:
         return "\r\n".join([*lines, "", ""]).encode()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Slow:
+class Slow(Struct, frozen=True, kw_only=True):
     """How a slow client goes about it: `piece` bytes, then `pause_s` seconds of nothing; for sending and for
     reading.
     """
@@ -42,8 +41,7 @@ class Slow:
     pause_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """What came back. Status 0: the connection ended without an answer."""
 
     status: int

@@ -17,10 +17,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.plan import Plan
@@ -67,8 +68,7 @@ asyncio.run(ask())
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Front:
+class Front(Struct, frozen=True, kw_only=True):
     """A gateway before two engines and a cloud."""
 
     stack: Stack

@@ -23,6 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 from stackwright.domain.plan import Plan
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
@@ -114,8 +115,7 @@ def serve(upstream: Upstream) -> Iterator[int]:
         server.shutdown()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gateway:
+class Gateway(Struct, frozen=True, kw_only=True):
     """A running gateway before `upstream`."""
 
     port: int

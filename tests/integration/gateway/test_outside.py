@@ -12,11 +12,11 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
+from msgspec.structs import replace
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
 from stackwright.models.smoke_model import write_smoke_model
 

@@ -9,10 +9,11 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import replace
 from stackwright.runtime.provision import ensure
 from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
 
@@ -25,8 +26,7 @@ KEY = "key-of-the-engines"
 LONGEST_S = 60
 
 
-@dataclass(frozen=True, kw_only=True)
-class Switch:
+class Switch(Struct, frozen=True, kw_only=True):
     """A program that runs."""
 
     process: subprocess.Popen[bytes]
@@ -181,8 +181,7 @@ def test_forms_name_their_model_too(switch: Switch) -> None:
         assert answer.headers["x-path"] == "/v1/audio/transcriptions"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Typed(Ask):
+class Typed(Ask, frozen=True, kw_only=True):
     """A request whose body is no JSON."""
 
     kind: str

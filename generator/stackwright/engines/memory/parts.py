@@ -8,7 +8,8 @@ ranks, what each keeps.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from stackwright.domain.shape import (
     Experts,
@@ -28,8 +29,7 @@ from stackwright.models.quantization import is_skipped
 VOCABULARY_PADDING = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Matrix:
+class Matrix(Struct, frozen=True, kw_only=True):
     """`copies` equal matrices of `rows` outputs × `columns` inputs on one rank, kept in one tensor.
 
     `names` are the module's names, by which a quantization may leave it out; `linear`: it can be quantized at all.

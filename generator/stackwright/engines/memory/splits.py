@@ -9,8 +9,9 @@ compressed_tensors_moe_wna16.py; read 2026-11-28).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from stackwright.domain.shape import Shape, WeightKind
 from stackwright.engines.memory.parts import Matrix, is_quantized, layer_matrices
@@ -25,8 +26,7 @@ _CUT_AS_THEY_ARE = frozenset(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Width:
+class Width(Struct, frozen=True, kw_only=True):
     """One width that is split: `size` numbers, of which `block` share a scale; no rank has fewer than `least`.
 
     `expert`: of an expert, which expert parallelism leaves whole.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog, order_release
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, ObservedStart, Solution

@@ -6,10 +6,11 @@ container runtime's gate lets it start. docs/decisions/0010-image-planner.md giv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from stackwright.domain.catalog import (
     REFUSED_HOLES,
@@ -43,8 +44,7 @@ class Way(StrEnum):
     FORWARD = "forward compatibility"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
+class Candidate(Struct, frozen=True, kw_only=True):
     """One image of one release for the host's processor. `cuda` is major.minor."""
 
     release: EngineRelease
@@ -58,8 +58,7 @@ class Candidate:
         return self.image.image.rpartition(":")[2].removeprefix("v")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Situation:
+class Situation(Struct, frozen=True, kw_only=True):
     """What of the host decides on an image.
 
     `cuda`: the newest that the driver runs by itself. `branch`: of the Linux driver, None under WSL and where unknown.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog, order_release
 from stackwright.domain.host import Gpu, Host

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from stackwright.domain.catalog import REFUSED_HOLES, Advisory, Catalog, HoleKind, holes_of, order_release
 from stackwright.domain.host import Gpu
@@ -14,8 +14,7 @@ from stackwright.errors import NoPlanError
 from stackwright.units import version_parts
 
 
-@dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(Struct, frozen=True, kw_only=True):
     """The search for an image, narrowed step by step; each tuple is newest first.
 
     `wanted`: releases that the model and the person ask for; `carried`: those of them that carry the GPUs; `sound`:

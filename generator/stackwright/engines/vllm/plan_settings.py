@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import Solution, Verdict

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.forecast import EngineSettings, GpuMemory, Verdict
 from stackwright.domain.objective import Objective
 from stackwright.domain.shape import Shape
@@ -81,7 +80,7 @@ def test_what_others_hold_stops_the_engine_at_once() -> None:
     ("change", "words"), [({"unified": True}, "shared with the processor"), ({"wsl": True}, "WSL")]
 )
 def test_nobody_can_promise_on_shared_memory_or_under_wsl(change: dict[str, bool], words: str) -> None:
-    answer = forecast(shape_of("qwen3-0.6b"), EngineSettings(version="0.32.0"), replace(H100, **change))  # type: ignore[arg-type]
+    answer = forecast(shape_of("qwen3-0.6b"), EngineSettings(version="0.32.0"), replace(H100, **change))
     assert answer.verdict is Verdict.UNCERTAIN
     assert any(words in warning for warning in answer.warnings)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from stackwright.catalog.load import find_gpu
 from stackwright.domain.host import MigSlice
 from stackwright.engines.memory.gpu import gpu_memory, memory_on

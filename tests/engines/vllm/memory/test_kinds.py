@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.forecast import EngineSettings, GpuMemory
 from stackwright.domain.shape import Shape

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.forecast import EngineSettings, GpuMemory
 from stackwright.engines.vllm.memory.defaults import complete
 from stackwright.engines.vllm.memory.graphs import capture_sizes, graphs, overhead

@@ -6,9 +6,11 @@ determine_available_memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, isqrt
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.forecast import EngineSettings, GpuMemory, Term
 from stackwright.domain.shape import Shape
@@ -27,8 +29,7 @@ CONTEXT_BYTES = 400 * MIB
 _RESIDUAL = 0.01
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(Struct, frozen=True, kw_only=True):
     """The terms of one rank of one pipeline stage.
 
     `counted`: the engine takes the graphs from its budget. `residual`: what no term explains, in bytes.
@@ -55,8 +56,7 @@ class Stage:
         return isqrt(sum(error * error for error in errors))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Account:
+class Account(Struct, frozen=True, kw_only=True, dict=True):
     """Everything that a verdict is made of."""
 
     shape: Shape

@@ -8,9 +8,11 @@ stops where less is available on that node once the weights are loaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isqrt
+
+from msgspec import Struct, structs
+from msgspec.structs import replace
 
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Term, Verdict
 from stackwright.domain.plan import Memory
@@ -42,8 +44,7 @@ _KEPT_SHARE = 0.5
 SYSTEM_BYTES = 3 * GIB // 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class CpuMemory:
+class CpuMemory(Struct, frozen=True, kw_only=True):
     """A host's memory, or what its control group grants of it, in bytes; its memory nodes; what the gateway takes.
 
     `promised_bytes`: what engines of other models take.
@@ -109,8 +110,7 @@ def forecast_on_cpu(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Account:
+class _Account(Struct, frozen=True, kw_only=True, dict=True):
     """Everything that the verdict is made of."""
 
     shape: Shape
@@ -135,7 +135,7 @@ class _Account:
     @cached_property
     def activation(self) -> Term:
         filled = CompleteSettings(
-            **vars(self.settings)
+            **structs.asdict(self.settings)
             | {
                 "gpu_memory_utilization": 0.0,
                 "max_model_len": self.length,

@@ -6,7 +6,7 @@ v0.6 to v0.8's first engine: config.py, SchedulerConfig.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import structs
 
 from stackwright.domain.forecast import EngineSettings, GpuMemory
 from stackwright.domain.shape import Shape
@@ -20,8 +20,7 @@ _LEGACY_LEAST, _LEGACY_CHUNK, _LEGACY_WHOLE_PROMPT = 2048, 512, 32768
 _LEGACY_SEQS = 256
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompleteSettings(EngineSettings):
+class CompleteSettings(EngineSettings, frozen=True, kw_only=True):
     """Settings with the engine's own defaults filled in. `samples`: the profile run ends in the sampler."""
 
     gpu_memory_utilization: float
@@ -48,7 +47,7 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
         tokens = min(tokens, seqs * length)
     tokens = settings.max_num_batched_tokens or tokens
     return CompleteSettings(
-        **vars(settings)
+        **structs.asdict(settings)
         | {
             "gpu_memory_utilization": settings.gpu_memory_utilization or release.default_utilization,
             "max_model_len": length,

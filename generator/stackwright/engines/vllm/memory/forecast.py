@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Term, Verdict
 from stackwright.domain.plan import Memory

@@ -7,9 +7,11 @@ capacity) and platforms/interface.py (_align_hybrid_block_size).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import lcm
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.shape import Layer, Mixer, Shape, State, StateKind
@@ -33,8 +35,7 @@ _LATENT_HYBRID_BLOCK, _SPARSE_BLOCK = 128, 64
 _PADDING_LIMIT = 1.5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Spec:
+class Spec(Struct, frozen=True, kw_only=True):
     """What one layer keeps: `page_bytes` per block of `block_tokens`. `window` in tokens for windows and chunks."""
 
     mixer: Mixer
@@ -43,8 +44,7 @@ class Spec:
     window: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class KvCacheGroup:
+class KvCacheGroup(Struct, frozen=True, kw_only=True):
     """Layers that share one table of blocks; `stage_layers[i]` of them are on stage i."""
 
     spec: Spec
@@ -52,8 +52,7 @@ class KvCacheGroup:
     page_bytes: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class KvCacheLayout:
+class KvCacheLayout(Struct, frozen=True, kw_only=True):
     """All groups of a model under given settings. `block_bytes[i]`: one block of the pool on stage i."""
 
     groups: tuple[KvCacheGroup, ...]

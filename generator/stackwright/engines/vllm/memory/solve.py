@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution, Verdict
 from stackwright.domain.objective import Objective

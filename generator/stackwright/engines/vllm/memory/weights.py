@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.forecast import EngineSettings, GpuMemory, Term
 from stackwright.domain.shape import Quantization, Shape, WeightKind
@@ -57,8 +59,7 @@ _FORMAT_ERRORS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Rank:
+class _Rank(Struct, frozen=True, kw_only=True):
     """One pipeline stage of a tensor-parallel group."""
 
     layers: range
@@ -66,8 +67,7 @@ class _Rank:
     last: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ExpertSteps:
+class _ExpertSteps(Struct, frozen=True, kw_only=True):
     """The multiples that a kernel rounds experts' inner and hidden widths to; `keeps_scales`: it has them twice."""
 
     inner: int
