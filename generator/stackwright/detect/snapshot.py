@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct, structs
 
@@ -72,8 +73,9 @@ def write_snapshot(host: Host, path: Path) -> None:
 def format_snapshot(host: Host) -> str:
     """Write a host as YAML: a line for each part, a row for each GPU, link and line of the P2P matrix."""
     data = to_plain(host)
-    rows = [(Gpu, gpu) for gpu in data["gpus"]]
-    for kind, row in ((Host, data), *((kind, data.get(name)) for name, kind in OPTIONAL.items()), *rows):
+    parts = [(kind, data.get(name)) for name, kind in OPTIONAL.items()]
+    rows: list[tuple[type[Struct], Any]] = [(Host, data), *parts, *((Gpu, gpu) for gpu in data["gpus"])]
+    for kind, row in rows:
         for field in structs.fields(kind) if row else ():
             if field.default in (None, False, ()) and not row.get(field.name):
                 row.pop(field.name, None)
