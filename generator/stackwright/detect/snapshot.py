@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct, structs
 
@@ -24,7 +23,12 @@ from stackwright.reading import convert, load_yaml, to_plain
 LARGEST_NUMBER = 2**63 - 1
 LINE_LENGTH = 118
 ROWS = ("gpus", "links", "p2p")
-OPTIONAL = {"driver": Driver, "os": OperatingSystem, "containers": Containers, "network": Network}
+OPTIONAL: dict[str, type[Struct]] = {
+    "driver": Driver,
+    "os": OperatingSystem,
+    "containers": Containers,
+    "network": Network,
+}
 """The parts with keys that are left out where there is nothing to say."""
 CUDA_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,3}")
 COMPUTE_CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
@@ -73,13 +77,19 @@ def write_snapshot(host: Host, path: Path) -> None:
 def format_snapshot(host: Host) -> str:
     """Write a host as YAML: a line for each part, a row for each GPU, link and line of the P2P matrix."""
     data = to_plain(host)
-    parts = [(kind, data.get(name)) for name, kind in OPTIONAL.items()]
-    rows: list[tuple[type[Struct], Any]] = [(Host, data), *parts, *((Gpu, gpu) for gpu in data["gpus"])]
-    for kind, row in rows:
-        for field in structs.fields(kind) if row else ():
-            if field.default in (None, False, ()) and not row.get(field.name):
-                row.pop(field.name, None)
+    _leave_out(Host, data)
+    for name, kind in OPTIONAL.items():
+        _leave_out(kind, data.get(name))
+    for gpu in data["gpus"]:
+        _leave_out(Gpu, gpu)
     return "".join(_format_part(key, value) for key, value in data.items())
+
+
+def _leave_out(kind: type[Struct], row: dict[str, object] | None) -> None:
+    """Take out of a row what is as empty as its default."""
+    for field in structs.fields(kind) if row else ():
+        if row and field.default in (None, False, ()) and not row.get(field.name):
+            row.pop(field.name, None)
 
 
 def check_host(host: Host) -> Iterator[tuple[str, str]]:
