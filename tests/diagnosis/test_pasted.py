@@ -8,6 +8,7 @@ import pytest
 from stackwright.diagnosis.pasted import judge_log
 from stackwright.diagnosis.rules import Rule
 
+from benchmarks.diagnosis import Report, read_reports
 from tests.diagnosis.test_rules import HEALTHY, LOGS, RULES, VALUES, Recorded
 
 # They tell of a service's state, or of what only one runtime writes; nobody pastes them alone.
@@ -21,6 +22,14 @@ def test_a_known_failure_is_named_without_knowing_who_wrote_it(log: Recorded) ->
     assert judged.fix
     assert judged.source
     assert judged.lines
+
+
+REPORTS = read_reports()
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=[f"{at}-{report.rule}" for at, report in enumerate(REPORTS)])
+def test_a_public_report_is_named_or_left_alone(report: Report) -> None:
+    assert [judged.rule for judged in judge_log(report.text, RULES, VALUES)] == ([report.rule] if report.rule else [])
 
 
 @pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)
@@ -39,6 +48,58 @@ def test_the_first_error_is_shown_where_no_rule_knows_it() -> None:
     (judged,) = judge_log(text, RULES, VALUES)
     assert judged.cause == "no known failure; the first error is: KeyError: 'something new'"
     assert (judged.rule, judged.fix, judged.source) == (None, None, None)
+
+
+def test_what_it_led_to_stands_beside_the_first_error() -> None:
+    text = """\
+(Worker_TP0 pid=9) ERROR 11-28 10:00:01 [worker.py:2] zlib.error: Error -3 while decompressing
+(Worker_TP0 pid=9) ERROR 11-28 10:00:01 [worker.py:2] During handling of the above exception, another one occurred:
+(Worker_TP0 pid=9) ERROR 11-28 10:00:01 [worker.py:2] mylib.LoadError: shard 3
+(EngineCore pid=7) ERROR 11-28 10:00:02 [core.py:2] Exception: WorkerProc initialization failed due to an exception
+(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+"""
+    (judged,) = judge_log(text, RULES, VALUES)
+    assert judged.lines == ("mylib.LoadError: shard 3",)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "engine-1  | ",
+        "2026-11-28T10:00:01.123456789Z stderr F ",
+        "Nov 28 10:00:01 host engine[77]: ",
+        "(EngineCore_DP0 pid=7) ERROR 11-28 10:00:01 [core.py:700] ",
+        "\x1b[1;36m(EngineCore_DP0 pid=7)\x1b[0;0m ERROR 11-28 10:00:01 [core.py:700] ",
+        "ESC[1;36m(Worker_TP0 pid=7)ESC[0;0m ",
+        "engine-1  | (Worker pid=5) (Worker_TP0 pid=5) ERROR 11-28 10:00:01 [multiproc_executor.py:880] ",
+        "[rank0]: ",
+        "> ",
+    ],
+)
+def test_what_stands_before_a_line_does_not_hide_it(before: str) -> None:
+    lines = (
+        "Traceback (most recent call last):",
+        '  File "x.py", line 1, in f',
+        "OSError: [Errno 24] Too many open files",
+    )
+    (judged,) = judge_log("\n".join(before + line for line in lines), RULES, VALUES)
+    assert judged.rule == "too-many-files"
+    assert judged.lines == (lines[-1],)
+
+
+@pytest.mark.parametrize(
+    "level", ["INFO 11-28 10:00:01 [core.py:7] ", "DEBUG 11-28 10:00:01 [core.py:7] ", "INFO:     "]
+)
+def test_what_is_information_accuses_nobody(level: str) -> None:
+    quoted = "No available shared memory broadcast block found in 60 seconds; NCCL error: unhandled system error"
+    assert judge_log(f"(EngineCore pid=7) {level}{quoted}\n", RULES, VALUES) == ()
+
+
+def test_a_message_that_a_terminal_broke_is_read() -> None:
+    message = "ValueError: LoRA rank 64 is greater than max_lora_rank 16."
+    for width in (12, 25, 40):
+        broken = "\n".join(message[at : at + width] for at in range(0, len(message), width))
+        assert [judged.rule for judged in judge_log(broken, RULES, VALUES)] == ["lora-rank"], width
 
 
 def test_each_service_of_a_compose_log_is_judged_apart() -> None:

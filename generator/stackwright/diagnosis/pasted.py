@@ -10,24 +10,30 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from stackwright.diagnosis.rules import LONGEST_QUOTE, Diagnosis, Rule, clean_lines, diagnose_log
+from stackwright.diagnosis.rules import LONGEST_QUOTE, Diagnosis, Rule, diagnose_log, failure_lines
 
 # `engine-1  | text`: what Compose writes before a line.
 _PREFIX = re.compile(r"^(?P<service>[\w.-]{1,80})\s+\| ")
-# A message of these levels tells of no failure, whatever it quotes.
-_HARMLESS = re.compile(r"^(?:\(\w[\w.-]* pid=\d+\) ?)*(?:INFO|DEBUG|WARNING)\b")
+# `(EngineCore_DP0 pid=7)`: which of an engine's processes wrote a line.
+_PROCESS = re.compile(r"\((?P<process>\w[\w.-]{0,60}(?: rank=[0-9]+)? pid=[0-9]+)[^)]{0,60}\)")
 _ERROR = re.compile(
-    r"(?:^|[\s\]])(?P<error>(?:[A-Za-z_][\w.]*)?(?:Error|Exception|Exit): \S.*)"
-    r"|(?P<refusal>Error response from daemon: \S.*|^(?:fatal|panic|FATAL): \S.*)"
+    r"(?:^|[\s\]])(?P<error>(?:[A-Za-z_][\w.]*)?(?:Error|Exception|Exit|Interrupt)(?:: \S.*|$))"
+    r"|(?P<refusal>(?:docker: )?Error response from daemon: \S.*|^(?:(?i:fatal|panic|error)|[\w.-]+: error): \S.*"
+    r"|^nvidia-container-cli: \S.*|^Error: \S.*)"
 )
 # These only point at another line.
 _SECOND_HAND = re.compile(
-    r"[Ss]ee root cause above|See stack trace|failed to start\.?$|WorkerProc initialization failed"
+    r"[Ss]ee root cause above|[Ss]ee stack trace|failed to start\.?$|WorkerProc initialization failed"
+    r"|DeprecationWarning|FutureWarning|dependency failed to start|EngineDeadError|Process \S+ exited"
 )
+_MOST_OF_CHAIN = 4
 
 
 class LogJudgement(Struct, frozen=True, kw_only=True):
-    """What one service's part of a log says. `rule`, `fix` and `source` are None where no known failure matches."""
+    """What one service's part of a log says. `rule`, `fix` and `source` are None where no known failure matches.
+
+    `lines`: the line that gave it away; without a rule the first error and those that it led to.
+    """
 
     cause: str
     fix: str | None
@@ -46,12 +52,12 @@ def judge_log(text: str, rules: Iterable[Rule], values: Mapping[str, str]) -> tu
     named = [found[0] for part in parts if (found := diagnose_log(part, known, values=values))]
     if named:
         return tuple({diagnosis.rule: _judged(diagnosis) for diagnosis in named}.values())
-    errors = (error for part in parts if (error := _first_error(part)) is not None)
+    chains = (chain for part in parts if (chain := _first_errors(part)))
     return tuple(
         LogJudgement(
-            cause=f"no known failure; the first error is: {error}", fix=None, source=None, lines=(error,), rule=None
+            cause=f"no known failure; the first error is: {chain[0]}", fix=None, source=None, lines=chain, rule=None
         )
-        for error in list(errors)[:1]
+        for chain in list(chains)[:1]
     )
 
 
@@ -70,10 +76,15 @@ def _by_service(text: str) -> tuple[str, ...]:
     return tuple("\n".join(lines) for lines in parts.values())
 
 
-def _first_error(text: str) -> str | None:
-    for line in clean_lines(text):
-        if _HARMLESS.match(line) or _SECOND_HAND.search(line):
+def _first_errors(text: str) -> tuple[str, ...]:
+    """Return the errors of the process that failed first, in the order in which one led to the next."""
+    chains: dict[str, list[str]] = {}
+    for raw, line in zip(text.split("\n"), failure_lines(text), strict=True):
+        if _SECOND_HAND.search(line) or not (found := _ERROR.search(line)):
             continue
-        if found := _ERROR.search(line):
-            return (found["error"] or found["refusal"]).strip()[:LONGEST_QUOTE]
-    return None
+        process = _PROCESS.search(raw)
+        error = (found["error"] or found["refusal"]).strip()[:LONGEST_QUOTE]
+        chain = chains.setdefault(process["process"] if process else "", [])
+        if error not in chain:
+            chain.append(error)
+    return tuple(next(iter(chains.values()), ())[:_MOST_OF_CHAIN])

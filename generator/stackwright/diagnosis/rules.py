@@ -94,18 +94,102 @@ def diagnose_log(
         kind: what wrote the text; None tries the rules for every kind.
         values: the settings in force, by key, and `environment`: what a fix may name.
     """
-    lines = clean_lines(text)
-    joined = "\n".join(lines)
-    found = (_match(rule, joined, values) for rule in rules if kind is None or kind in rule.where)
-    return tuple(diagnosis for diagnosis in found if diagnosis is not None)
+    tried = [rule for rule in rules if kind is None or kind in rule.where]
+    for lines in _readings(text):
+        joined = "\n".join(lines)
+        found = tuple(diagnosis for rule in tried if (diagnosis := _match(rule, joined, values)) is not None)
+        if found:
+            return found
+    return ()
 
 
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Colours, also as they come out of a copied terminal (`ESC[31m`, `^[[31m`, `[1;31m`), and control characters.
+_ESCAPES = re.compile(
+    r"(?:\x1b|\bESC|\^\[|\\x1b|\\u001b|\\033)\[[0-9;?]*[A-Za-z]|\[[0-9;]{1,8}m"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+)
+# What containers, orchestrators, process managers and loggers write before a line; nothing of it tells of a failure.
+_ADORNMENTS = re.compile(
+    r"(?:[\w.-]{1,80} {1,40}\| ?"  # Compose
+    r"|\[?[0-9]{4}[-/][0-9]{2}[-/][0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:[.,][0-9]{1,9})?"
+    r"(?:Z|[+-][0-9]{2}:?[0-9]{2})?\]?(?: ?[|:-] | )?"
+    r"|[A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2} \S{1,80} [\w./-]{1,40}(?:\[[0-9]{1,8}\])?: "  # syslog
+    r"|(?:stdout|stderr) [FP] "  # the logs of a container runtime
+    r"|\((?:\w[\w.-]{0,60} ?)?(?:rank=[0-9]{1,4} )?pid=[0-9]{1,8}[^)\n]{0,60}\) ?"  # vLLM, Ray
+    r"|\[rank[0-9]{1,4}\]: ?|\[[0-9]{1,4},[0-9]{1,4}\]<std(?:out|err)>: ?|> )"
+)
+_LEVEL = re.compile(
+    r"(?:[0-9]{2}:[0-9]{2}:[0-9]{2} - LiteLLM[\w ]{0,20}:)?"
+    r"(?P<level>TRACE|DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b"
+    r"(?::(?=\s)|(?= [0-9]{2}-[0-9]{2} )|(?= \[)|(?= -)|(?=:))"
+    r"(?P<rest>(?: [0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2})? ?\[?[\w./-]{1,60}:[0-9]{1,6}\] ?)?"
+)
+_QUIET = frozenset({"TRACE", "DEBUG", "INFO"})
 
 
 def clean_lines(text: str) -> list[str]:
-    """Split a log into lines without colours and control characters, each cut to what a message may need."""
-    return [_ESCAPES.sub("", line)[:LONGEST_LINE] for line in text.split("\n")]
+    """Split a log into lines without colours, control characters and what a logger puts before each.
+
+    Each is cut to what a message may need.
+    """
+    return [line for _, line in _levelled(text)]
+
+
+def failure_lines(text: str) -> list[str]:
+    """Return the lines that may tell of a failure; those of another level are empty, so that the numbers stay."""
+    return ["" if level in _QUIET or level.startswith("WARN") else line for level, line in _levelled(text)]
+
+
+def _levelled(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each line with its level, empty where none is named; the words before a message are left out."""
+    for raw in text.split("\n"):
+        line = _ESCAPES.sub("", raw)[:LONGEST_LINE]
+        at = 0
+        while found := _ADORNMENTS.match(line, at):
+            at = found.end()
+        level = _LEVEL.match(line, at)
+        if level is not None:
+            at = level.end() if level["rest"] else at
+        yield (level["level"] if level else ""), line[at:]
+
+
+def _readings(text: str) -> Iterator[list[str]]:
+    """Yield the lines that rules are tried on, in turn until one matches.
+
+    What tells of a failure first; then with lines joined that a terminal broke; then the warnings before it too. What
+    is reported as information never tells of a failure, whatever it quotes.
+    """
+    lines = [(level, line) for level, line in _levelled(text) if level not in _QUIET]
+    loud = [line for level, line in lines if not level.startswith("WARN")]
+    yield loud
+    if joined := _unbroken(loud):
+        yield joined
+    if len(loud) < len(lines) and any(_FAILURE.search(line) for line in loud):
+        yield [line for _, line in lines]
+
+
+_FAILURE = re.compile(r"(?:Error|Exception|Exit)\b|\b(?:error|fatal|panic|failed|denied)\b", re.IGNORECASE)
+_NOT_GOING_ON = re.compile(r"\s*(?:$|File \"|Traceback |During handling|The above exception|\S{0,60}Error: )")
+_MOST_JOINED = 8
+
+
+def _unbroken(lines: list[str]) -> list[str]:
+    """Return each message that goes on in the next lines as one line: cut inside a word, or between two."""
+    joined = []
+    for position, line in enumerate(lines):
+        if not _FAILURE.search(line):
+            continue
+        more = []
+        for following in lines[position + 1 : position + _MOST_JOINED]:
+            if _NOT_GOING_ON.match(following):
+                break
+            more.append(following)
+        if more:
+            joined += [
+                "".join((line, *more))[:LONGEST_LINE],
+                " ".join((line, *(part.strip() for part in more)))[:LONGEST_LINE],
+            ]
+    return joined
 
 
 @functools.cache
