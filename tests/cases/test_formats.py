@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from stackwright.catalog.load import load_catalog
+from stackwright.catalog.load import load_catalog, load_formats, load_llms
 from stackwright.detect.snapshot import read_snapshot
 from stackwright.domain.plan import Plan
 from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.protocol import EngineNeeds
+from stackwright.engines.vllm.image_refusal import check_dtype
 from stackwright.errors import NoPlanError
+from stackwright.models.read import read_model
 from stackwright.planning.planner import make_plan
 
 from tests.models.checkpoints import write_model
@@ -92,3 +94,44 @@ def test_a_model_that_bears_no_float16_is_refused_where_there_is_no_bfloat16(mod
 def test_any_other_model_runs_in_float16_there() -> None:
     plan = plan_for(T4S, model="Qwen/Qwen3-4B")
     assert plan.models[0].settings["VLLM_DTYPE"].value == "float16"
+
+
+@pytest.mark.parametrize(
+    ("quantization", "refused"),
+    [
+        ({"quant_method": "mxfp4"}, True),
+        ({"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}, True),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, False),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, False),
+        ({"quant_method": "inc", "bits": 4}, False),
+    ],
+)
+def test_weights_need_the_capability_that_their_method_declares(
+    tmp_path: Path, quantization: Mapping[str, object], refused: bool
+) -> None:
+    own = {**CONFIG, "quantization_config": quantization}
+    folder = write_model(tmp_path / "model", own, {"model.safetensors": [WEIGHT]})
+    if not refused:
+        assert plan_for(T4S, model=str(folder)).engine.version == "0.33.0"
+        return
+    with pytest.raises(NoPlanError) as failure:
+        plan_for(T4S, model=str(folder))
+    assert failure.value.message == (
+        f"vllm 0.33.0 runs {quantization['quant_method']} weights such as those of model from compute "
+        "capability 8.0 on, and GPU 0 (Tesla T4) has 7.5"
+    )
+
+
+def test_what_a_method_needs_changed_with_the_releases() -> None:
+    table = load_formats()
+    assert [table.runs_from(("fp8",), version) for version in ("0.13.0", "0.14.0", "0.34.0")] == ["8.0", "7.5", None]
+    assert table.runs_from(("compressed-tensors/w8a8_fp8", "compressed-tensors/w8a16_fp8"), "0.33.0") == "7.5"
+    assert table.runs_from(("eetq",), "0.33.0") is None
+    assert table.computes_in("modelopt_mxfp8", "0.33.0") == {"bfloat16"}
+    assert table.computes_in("awq", "0.23.0") == {"float16"}
+
+
+def test_a_method_of_bfloat16_alone_is_refused_without_it() -> None:
+    facts = read_model("openai/gpt-oss-20b", load_llms())
+    with pytest.raises(NoPlanError, match=r"computes with mxfp4 weights .* in bfloat16 alone, which GPU 0 \(Tesla T4"):
+        check_dtype(facts, "0.33.0", T4S.gpus, load_catalog())

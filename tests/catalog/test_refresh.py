@@ -103,10 +103,17 @@ TREE = {
     "vllm/model_executor/layers/quantization/__init__.py": (
         'QuantizationMethods = Literal[\n    "awq",\n    "inc",\n    "old",\n]\n'
         'DEPRECATED_QUANTIZATION_METHODS = [\n    "old",\n]\n'
+        'def get_quantization_config(name):\n    return {"awq": AwqConfig, "inc": IncConfig, "old": OldConfig}[name]\n'
     ),
     "vllm/model_executor/layers/quantization/inc/inc.py": (
+        "class BaseConfig:\n    def get_min_capability(cls): return 75\n"
+        "class AwqConfig(BaseConfig):\n    def get_supported_act_dtypes(self): return [torch.half, torch.bfloat16]\n"
+        "class OldConfig(BaseConfig):\n    def get_min_capability(cls): return 80 if emulated() else 100\n"
         "class INC:\n    def override_quantization_method(cls, config):\n"
         '        """Take `other` for `inc`."""\n        return cls.name if config["m"] == "auto-round" else None\n'
+    ),
+    "vllm/model_executor/layers/quantization/inc/schemes/inc_w4.py": (
+        "class W4:\n    def get_min_capability(cls): return 120\n"
     ),
     "vllm/config/model.py": '_FLOAT16_NOT_SUPPORTED_MODELS = {\n    "gemma9": "Numerical instability.",\n}\n',
     "vllm/model_executor/models/registry.py": (
@@ -179,6 +186,9 @@ def test_formats_are_those_declared_and_those_taken_for_them(tree: Path) -> None
     assert found.quantization_methods == {"awq", "inc", "old", "auto-round"}
     assert found.deprecated_methods == {"old"}
     assert found.without_float16 == {"gemma9"}
+    # What two numbers decide at run time is not known; what reads no number has no row.
+    assert found.least_capability == {"awq": {"7.5"}, "inc/w4": {"12.0"}}
+    assert found.activations == {"awq": {"float16", "bfloat16"}}
 
 
 def test_architectures_have_the_role_of_their_table_and_class(tree: Path) -> None:

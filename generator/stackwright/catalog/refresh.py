@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -133,6 +133,8 @@ def with_formats(table: FormatTable, source: ReleaseSource) -> FormatTable:
         methods=source.quantization_methods,
         deprecated=source.deprecated_methods,
         without_float16=source.without_float16,
+        least_capability=source.least_capability,
+        activations=source.activations,
     )
 
 
@@ -141,14 +143,22 @@ def with_architectures(table: ArchitectureTable, source: ReleaseSource) -> Archi
     return _sampled(table, source, **{role: source.architectures.get(role, frozenset()) for role in table.roles()})
 
 
-def _sampled(table: Table, source: ReleaseSource, **names: frozenset[str]) -> Table:
-    """Return a table whose ranges reach over one more release; `names`: by the field that holds their ranges."""
-    version = source.release.version
+def _sampled(table: Table, source: ReleaseSource, **names: frozenset[str] | Mapping[str, frozenset[str]]) -> Table:
+    """Return a table whose ranges reach over one more release; `names`: by the field that holds their ranges.
+
+    A mapping: the field has ranges for each of several keys.
+    """
+    version, newest = source.release.version, table.sampled[-1]
     if version in table.sampled:
         return table
-    ranges: dict[str, Any] = {
-        field: _extend(getattr(table, field), own, version, table.sampled[-1]) for field, own in names.items()
-    }
+    ranges: dict[str, Any] = {}
+    for field, own in names.items():
+        old: dict[str, Any] = getattr(table, field)
+        if isinstance(own, Mapping):
+            keyed = {key: own.get(key, frozenset()) for key in sorted({*old, *own})}
+            ranges[field] = {key: _extend(old.get(key, {}), of_key, version, newest) for key, of_key in keyed.items()}
+        else:
+            ranges[field] = _extend(old, own, version, newest)
     return structs.replace(table, sampled=_in_order(*table.sampled, version), date=source.release.date, **ranges)
 
 

@@ -13,12 +13,17 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from stackwright.catalog.release_formats import (
+    deprecated_methods,
+    method_bounds,
+    quantization_methods,
+    without_float16,
+)
 from stackwright.catalog.release_models import served_architectures
 from stackwright.domain.catalog import CpuImage, EngineImage, EngineRelease, order_release
 from stackwright.errors import UsageError
 from stackwright.reading import load_yaml
 
-_FORMATS = "vllm/model_executor/layers/quantization"
 HUB, CPU_HUB = "vllm/vllm-openai", "vllm/vllm-openai-cpu"
 ECR = "public.ecr.aws/q9t5s3a7"
 PIPELINE = ".buildkite/release-pipeline.yaml"
@@ -42,6 +47,8 @@ class ReleaseSource(Struct, frozen=True, kw_only=True):
     quantization_methods: frozenset[str]
     deprecated_methods: frozenset[str]
     without_float16: frozenset[str]
+    least_capability: Mapping[str, frozenset[str]]
+    activations: Mapping[str, frozenset[str]]
     architectures: Mapping[str, frozenset[str]]
 
 
@@ -54,14 +61,14 @@ def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
     name = version or _find(_read(tree, "PKG-INFO"), r"^Version: (\S+)$", "PKG-INFO", "Version")
     images = _cuda_images(tree, name)
     architectures = {entry for image in images for entry in (*(image.x86_64 or ()), *(image.aarch64 or ()))}
-    least = min((entry.removesuffix("+PTX") for entry in architectures), key=_number)
+    oldest = min((entry.removesuffix("+PTX") for entry in architectures), key=_number)
     release = EngineRelease(
         name="vllm",
         version=name,
         torch=_find(
             _read(tree, "requirements/cuda.txt"), r"^torch==\s*(\S+?)(?:;|\s|$)", "requirements/cuda.txt", "torch"
         ),
-        minimum_compute_capability=least,
+        minimum_compute_capability=oldest,
         utilization_default=_utilization_default(tree),
         entrypoint=_entrypoint(tree),
         images=images,
@@ -69,15 +76,18 @@ def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
         source="PyPI wheel metadata and sdist of this release (docker/, .buildkite/)",
         date=date,
     )
+    least, activations = method_bounds(tree)
     return ReleaseSource(
         release=release,
         flags=_flags(tree),
         variables=_variables(tree),
         tool_call_parsers=_parsers(tree, "vllm/tool_parsers/__init__.py"),
         reasoning_parsers=_parsers(tree, "vllm/reasoning/__init__.py"),
-        quantization_methods=_quantization_methods(tree),
-        deprecated_methods=_declared(tree / _FORMATS / "__init__.py", "DEPRECATED_QUANTIZATION_METHODS"),
-        without_float16=_without_float16(tree),
+        quantization_methods=quantization_methods(tree),
+        deprecated_methods=deprecated_methods(tree),
+        without_float16=without_float16(tree),
+        least_capability=least,
+        activations=activations,
         architectures=served_architectures(tree),
     )
 
@@ -211,49 +221,6 @@ def _parsers(tree: Path, name: str) -> frozenset[str]:
     """Return the names that a package registers: the keys of its one table (0.14 and later)."""
     table = _find(_read(tree, name), r"^_\w+_PARSERS_TO_REGISTER\b.*= \{\n((?: .*\n)+)\}", name, "table of parsers")
     return frozenset(re.findall(r'^    "([^"]+)":', table, re.MULTILINE))
-
-
-def _quantization_methods(tree: Path) -> frozenset[str]:
-    """Return the names that a release declares, and those that it takes for another one of them.
-
-    They are a mapping's keys, a list, or (since 0.8.3) the words of a type.
-    """
-    package = tree / _FORMATS
-    found = set(_declared(package / "__init__.py", "QuantizationMethods", "QUANTIZATION_METHODS"))
-    if not found:
-        raise UsageError(f"{package}/__init__.py: no names of quantization methods are found")
-    for file in sorted(package.rglob("*.py")):
-        for node in ast.walk(ast.parse(_text(file))):
-            if isinstance(node, ast.FunctionDef) and node.name == "override_quantization_method":
-                compared = (part for part in ast.walk(node) if isinstance(part, ast.Compare))
-                found.update(word for part in compared for side in part.comparators for word in _words(side))
-    return frozenset(found)
-
-
-def _declared(file: Path, *names: str) -> frozenset[str]:
-    """Return the words in what a module assigns to any of these names."""
-    found: set[str] = set()
-    for node in ast.parse(_text(file)).body:
-        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
-            continue
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if any(isinstance(target, ast.Name) and target.id in names for target in targets):
-            found.update(_words(node.value))
-    return frozenset(found)
-
-
-def _without_float16(tree: Path) -> frozenset[str]:
-    """Return the types of model that a release refuses in half precision; older ones had no table of them."""
-    files = (tree / name for name in ("vllm/config/model.py", "vllm/config/__init__.py", "vllm/config.py"))
-    text = _text(next(file for file in files if file.is_file()))
-    table = re.search(r"^_FLOAT16_NOT_SUPPORTED_MODELS = \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
-    return frozenset(re.findall(r'^    "([^"]+)":', table[1], re.MULTILINE)) if table else frozenset()
-
-
-def _words(node: ast.AST) -> Iterator[str]:
-    for part in ast.walk(node):
-        if isinstance(part, ast.Constant) and isinstance(part.value, str):
-            yield part.value
 
 
 def _steps(node: object) -> Iterator[dict[str, object]]:

@@ -143,8 +143,9 @@ class FormatTable(Struct, frozen=True, kw_only=True):
     """Number formats that an engine's releases read or refuse, each with the first and last sampled release.
 
     `methods`: the names under which it reads quantized weights; `deprecated`: those of them that it refuses without a
-    flag. `without_float16`: types of model (`model_type`) that it does not run in half precision. A last of None: it is
-    so in the newest sampled release.
+    flag. `without_float16`: types of model (`model_type`) that it does not run in half precision. `least_capability`:
+    of a GPU, for each method or one of its schemes (`compressed-tensors/wNa16`); `activations`: what it computes in. A
+    last of None: it is so in the newest sampled release.
     """
 
     engine: str
@@ -152,6 +153,8 @@ class FormatTable(Struct, frozen=True, kw_only=True):
     methods: dict[str, Range]
     deprecated: dict[str, Range]
     without_float16: dict[str, Range]
+    least_capability: dict[str, dict[str, Range]]
+    activations: dict[str, dict[str, Range]]
     source: str
     date: str
 
@@ -164,6 +167,21 @@ class FormatTable(Struct, frozen=True, kw_only=True):
     def last_reader(self, method: str) -> str | None:
         """Return the last sampled release that reads a method's weights without a flag; None where none does."""
         return next((version for version in reversed(self.sampled) if self.reads(method, version)), None)
+
+    def runs_from(self, methods: tuple[str, ...], version: str) -> str | None:
+        """Return the least compute capability on which a release runs any of these methods; None where nobody knows."""
+        known = [
+            capability
+            for method in methods
+            for capability, span in self.least_capability.get(method, {}).items()
+            if version in self.sampled and holds(span, version)
+        ]
+        return min(known, key=version_parts, default=None)
+
+    def computes_in(self, method: str, version: str) -> frozenset[str]:
+        """Return the formats of activations that a method takes in a release; empty where nobody knows."""
+        known = self.activations.get(method, {}) if version in self.sampled else {}
+        return frozenset(name for name, span in known.items() if holds(span, version))
 
     def refuses_float16(self, model_type: str, version: str) -> bool:
         """Return whether a release refuses half precision for models of a type, as far as it was sampled."""

@@ -71,6 +71,8 @@ def _quantized(quantization: Mapping[str, object]) -> WeightFormat:
     words = " ".join(str(quantization.get(key, "")) for key in ("quant_algo", "format")).lower()
     if "nvfp4" in words or words.startswith("fp4"):
         return WeightFormat.NVFP4
+    if "mxfp4" in words:
+        return WeightFormat.MXFP4
     if "fp8" in words or "float-quantized" in words:
         return WeightFormat.FP8
     if "int-quantized" in words:

@@ -140,10 +140,11 @@ class Vllm:
 
     def check_release(self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> None:
         """Refuse a model that a release does not serve, read or run on these GPUs. Raises NoPlanError."""
-        from stackwright.engines.vllm.image_refusal import check_architecture, check_formats
+        from stackwright.engines.vllm.image_refusal import check_architecture, check_dtype, check_formats
 
         check_architecture(facts, version, catalog)
         check_formats(facts, version, gpus, catalog)
+        check_dtype(facts, version, gpus, catalog)
 
     def choose_image(
         self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds
@@ -152,7 +153,7 @@ class Vllm:
         from stackwright.engines.vllm.arguments import SOCKET_RELEASE
         from stackwright.engines.vllm.image import choose_image
         from stackwright.engines.vllm.image_pin import pinned_image
-        from stackwright.engines.vllm.image_refusal import check_formats, unlisted_architecture
+        from stackwright.engines.vllm.image_refusal import check_dtype, check_formats, unlisted_architecture
 
         known = catalog.architectures
         first, last = known.releases(task.facts.config.architecture) or (None, None)
@@ -169,7 +170,9 @@ class Vllm:
             if needs.minimum != SOCKET_RELEASE:
                 raise
             raise NoPlanError(f"{refusal.message}; models in turn need {SOCKET_RELEASE}", hint=refusal.hint) from None
-        check_formats(task.facts, chosen.version, () if DTYPE in task.pins else gpus, catalog)
+        check_formats(task.facts, chosen.version, gpus, catalog)
+        if DTYPE not in task.pins:
+            check_dtype(task.facts, chosen.version, gpus, catalog)
         why = ("no GPU in use: the CPU release of both runtimes",)
         unlisted = () if first else unlisted_architecture(task.facts, chosen.name)
         chosen = replace(chosen, warnings=(*chosen.warnings, *unlisted))

@@ -13,6 +13,16 @@ from stackwright.engines.vllm.settings import BFLOAT16_CAPABILITY, first_without
 from stackwright.errors import NoPlanError
 from stackwright.units import version_parts
 
+# Of compressed-tensors; where a GPU is too old for the first, the engine unpacks the weights (0.33.0
+# compressed_tensors/compressed_tensors.py, _get_scheme_from_parts; read 2026-11-29).
+_SCHEMES = {
+    WeightFormat.FP8: ("w8a8_fp8", "w8a16_fp8"),
+    WeightFormat.INT8: ("w8a8_int8",),
+    WeightFormat.INT4: ("wNa16",),
+    WeightFormat.NVFP4: ("w4a4_nvfp4", "w4a16_nvfp4"),
+    WeightFormat.MXFP4: ("w4a4_mxfp4", "w4a16_mxfp4"),
+}
+
 
 class Search(Struct, frozen=True, kw_only=True):
     """The search for an image, narrowed step by step; each tuple is newest first.
@@ -103,22 +113,42 @@ def check_architecture(facts: ModelFacts, version: str, catalog: Catalog) -> Non
 
 
 def check_formats(facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> None:
-    """Refuse weights that a release does not read, and a model that it does not run on GPUs without bfloat16.
+    """Refuse weights that a release does not read, or not on one of these GPUs.
 
     Raises:
-        NoPlanError: the message names the format, and the last release that reads it.
+        NoPlanError: the message names the format, and the last release that reads it or the GPU that it needs.
     """
-    name = catalog.formats.engine
-    by_tensors = {WeightFormat.GGUF: "gguf", WeightFormat.BITSANDBYTES: "bitsandbytes"}
-    method = by_tensors.get(facts.format or WeightFormat.OTHER, facts.config.quant_method)
-    if method is not None and catalog.formats.reads(method, version) is False:
+    method = _method_of(facts)
+    if method is None:
+        return
+    if catalog.formats.reads(method, version) is False:
         raise NoPlanError(
             f"{facts.name} has its weights as {method}, {_readers(method, version, catalog)}",
             hint="name a copy of the model in AWQ, GPTQ, FP8 or NVFP4, or the unquantized one",
         )
-    old = first_without_bfloat16(gpus)
+    least = catalog.formats.runs_from(_schemes_of(method, facts.format), version)
+    older = (gpu for gpu in gpus if gpu.compute_capability and least)
+    if gpu := next((gpu for gpu in older if version_parts(gpu.compute_capability) < version_parts(least)), None):
+        raise NoPlanError(
+            f"{catalog.formats.engine} {version} runs {method} weights such as those of {facts.name} from compute "
+            f"capability {least} on, and GPU {gpu.index} ({gpu.name}) has {gpu.compute_capability}",
+            hint="name a copy of the model in a format for older GPUs, such as GPTQ, or the unquantized one",
+        )
+
+
+def check_dtype(facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> None:
+    """Refuse a model that a release runs in bfloat16 alone, on GPUs that have none. Raises NoPlanError."""
+    old, name, method = first_without_bfloat16(gpus), catalog.formats.engine, _method_of(facts)
     if old is None:
         return
+    formats = catalog.formats.computes_in(method, version) if method else frozenset()
+    if formats and "float16" not in formats:
+        raise NoPlanError(
+            f"{name} {version} computes with {method} weights such as those of {facts.name} in "
+            f"{' or '.join(sorted(formats))} alone, which GPU {old.index} ({old.name}, compute capability "
+            f"{old.compute_capability}) does not have",
+            hint=f"name a copy of the model in another format, or GPUs of {BFLOAT16_CAPABILITY} or newer",
+        )
     kinds = (kind for kind in facts.config.model_types if catalog.formats.refuses_float16(kind, version))
     if kind := next(kinds, None):
         raise NoPlanError(
@@ -126,6 +156,20 @@ def check_formats(facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalo
             f"{old.index} ({old.name}, compute capability {old.compute_capability}) has no bfloat16",
             hint=f"use another model, or GPUs of compute capability {BFLOAT16_CAPABILITY} or newer",
         )
+
+
+def _method_of(facts: ModelFacts) -> str | None:
+    by_tensors = {WeightFormat.GGUF: "gguf", WeightFormat.BITSANDBYTES: "bitsandbytes"}
+    return by_tensors.get(facts.format or WeightFormat.OTHER, facts.config.quant_method)
+
+
+def _schemes_of(method: str, weight_format: WeightFormat | None) -> tuple[str, ...]:
+    """Return what may run a method's weights in a format, as catalog/formats.yaml has it; the engine takes any."""
+    if method == "modelopt" and weight_format is not WeightFormat.FP8:
+        return ("modelopt_fp4",) if weight_format is WeightFormat.NVFP4 else ()
+    if method != "compressed-tensors":
+        return (method,)
+    return tuple(f"{method}/{scheme}" for scheme in _SCHEMES.get(weight_format or WeightFormat.OTHER, ()))
 
 
 def _readers(method: str, version: str, catalog: Catalog) -> str:
