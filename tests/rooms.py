@@ -90,7 +90,7 @@ ROOMS: Mapping[str, Room] = {
         libraries="python_on_whales",
     ),
     # Known failures are told by their rules, which are read once.
-    "watching": room("models.cache services engines runtime diagnosis domain atomic units errors"),
+    "watching": room("models.cache services engines runtime diagnosis domain reading atomic units errors"),
     "diagnosis": room("services engines domain reading runtime errors"),
     "project": room("services engines settings interrupts rendering atomic reading domain units errors"),
     "project.digests": room("project domain reading atomic errors", libraries="yaml"),

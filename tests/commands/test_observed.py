@@ -80,6 +80,18 @@ def test_a_case_can_be_scored_and_tells_of_nobody(log: Path, tmp_path: Path) -> 
     assert row.verdict["ours"] == "fits"
 
 
+def test_a_start_can_be_remembered_for_the_next_forecast(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STACKWRIGHT_STATE", str(tmp_path / "state"))
+    observe(log, "--remember")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = ["--model", "Qwen/Qwen3-8B", "--host", HOST, "--engine", "vllm==0.33.0", "--max-model-len", "8192"]
+    run(read_arguments(parser.parse_args([*words, "--max-num-seqs", "64", "--max-num-batched-tokens", "2048"])))
+    assert "all but the KV cache measured on this host on 20" in capsys.readouterr().out
+
+
 def test_a_folder_of_a_person_is_named_by_its_last_part(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     path.write_text(FIRST_ENGINE, encoding="utf-8")
@@ -115,7 +127,7 @@ def test_an_unreadable_log_is_one_sentence(tmp_path: Path) -> None:
     assert caught.value.message.endswith("cannot be read: No such file or directory")
 
 
-@pytest.mark.parametrize("words", [["--case", "file"], []])
+@pytest.mark.parametrize("words", [["--case", "file"], ["--remember"], []])
 def test_a_case_needs_a_log_and_a_forecast_a_model(words: list[str]) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)

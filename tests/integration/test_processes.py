@@ -164,6 +164,12 @@ def test_a_running_stack_is_compared_with_its_forecast(project: Project, started
     assert [lines[name]["difference"] for name in ("KV cache", "KV cache tokens", "concurrency")] == [0, 0, 0]
 
 
+def test_the_next_plan_knows_what_this_host_showed(project: Project, started: str) -> None:  # noqa: ARG001
+    done = project.command("plan", "--env", "dev", "--explain", *project.pins)
+    (why,) = [line for line in done.stdout.splitlines() if "measured on this host on 20" in line]
+    assert why.strip().startswith("why: enough for a test; KV cache measured on this host on 20")
+
+
 def test_answer_streams(project: Project, started: str) -> None:  # noqa: ARG001
     body = {"model": "smoke", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
     request = urllib.request.Request(

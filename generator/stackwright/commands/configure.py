@@ -41,6 +41,7 @@ from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_writt
 from stackwright.services import access_to, outside, services_of
 from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing, inspect_certificate
+from stackwright.watching.remembered import remembered_starts
 
 
 class Configured(Struct, frozen=True, kw_only=True):
@@ -98,7 +99,8 @@ def _plan(options: PlanOptions, paths: ProjectPaths, host: Host, own: Environmen
 
         has_token = find_hub_token(os.environ, Path(paths.folders.hf_home)) is not None
         request = with_default_llm(request, catalog, has_token=has_token)
-    return make_plan(request, catalog)
+    seen = (replace(model, seen=remembered_starts(paths.state, host, model.llm.location)) for model in request.models)
+    return make_plan(replace(request, models=tuple(seen)), catalog)
 
 
 def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, engine: Engine) -> WantedModel:

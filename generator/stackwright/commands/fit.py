@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from stackwright.commands.host import choose_gpus, gateway_bytes
 from stackwright.commands.observed import ObservedArguments
 from stackwright.commands.options import add_json, add_out
-from stackwright.domain.forecast import EngineSettings, Forecast, Verdict
+from stackwright.commands.paths import find_paths
+from stackwright.domain.forecast import EngineSettings, Forecast, RememberedStart, Verdict
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.setting_spec import problem_with
@@ -37,6 +38,7 @@ class FitArguments(Struct, frozen=True, kw_only=True):
     engine: str | None = None
     json: bool = False
     observed: ObservedArguments | None = None
+    out: Path | None = None
 
 
 _MOST = 10**9
@@ -89,6 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare with the start in an engine's log: a file, - for stdin, or an environment that runs",
     )
     parser.add_argument("--case", metavar="FILE", type=Path, help="write what was observed to a file that can be sent")
+    parser.add_argument(
+        "--remember", action="store_true", help="let the next plan for this host know what was observed"
+    )
     add_out(parser)
     add_json(parser)
 
@@ -97,8 +102,8 @@ def read_arguments(given: argparse.Namespace) -> FitArguments:
     """Turn the parsed words into the record."""
     values = {field: value for field, *_ in _FLAGS if (value := vars(given)[field]) is not None}
     values |= {"enforce_eager": True} if given.enforce_eager else {}
-    if given.observed is None and given.case is not None:
-        raise UsageError("--case writes what --observed has read", hint="name a log with --observed")
+    if given.observed is None and (given.case is not None or given.remember):
+        raise UsageError("--case and --remember take what --observed has read", hint="name a log with --observed")
     if given.observed is None and given.model is None:
         raise UsageError("--model is missing", hint="name one: `stackwright fit --model smoke`")
     observed = None
@@ -110,6 +115,7 @@ def read_arguments(given: argparse.Namespace) -> FitArguments:
             host=given.host,
             given=values,
             case=given.case,
+            remember=given.remember,
             json=given.json,
             out=given.out,
         )
@@ -120,6 +126,7 @@ def read_arguments(given: argparse.Namespace) -> FitArguments:
         engine=given.engine,
         json=given.json,
         observed=observed,
+        out=given.out,
     )
 
 
@@ -193,6 +200,7 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
 def answer_fit(asked: FitArguments, host: Host) -> Forecast:
     """Return the forecast without printing it; same failures but for the verdict."""
     from stackwright.catalog.load import load_catalog, load_llms
+    from stackwright.engines.memory.gpu import with_seen
     from stackwright.models.read import read_model
 
     facts = read_model(asked.model, load_llms())
@@ -203,22 +211,32 @@ def answer_fit(asked: FitArguments, host: Host) -> Forecast:
     if on_cpu:
         return _answer_on_cpu(asked, facts, host)
     settings = _settings(asked)
-    gpu = choose_gpus(host, settings.ranks)
+    gpu = with_seen(choose_gpus(host, settings.ranks), _seen(asked, facts, host))
     return engine.forecast(facts.config.shape, settings, gpu, facts.weights)
 
 
 def _answer_on_cpu(asked: FitArguments, facts: ModelFacts, host: Host) -> Forecast:
     """Forecast for the processor of a host without a GPU, with the cache and the gateway that a plan would have."""
+    from stackwright.planning.comparison import confirm
+
     engine = _engine_of(asked)
     settings = _settings(asked, engine.processor_release())
     answer = engine.forecast_fit_on_processor(facts, settings, host, gateway_bytes(engine, host))
     if answer is None:
         raise HostError("no GPU, and the host's memory is unknown", hint="use a snapshot of the machine: --host FILE")
+    answer = confirm(answer, _seen(asked, facts, host), settings.version, settings.ranks)
     if asked.settings.gpu_memory_utilization is None:
         return answer
     cache = engine.keys.processor_cache or "the engine"
     unread = f"--gpu-memory-utilization has no effect on a processor; {cache} sets the KV cache"
     return replace(answer, warnings=(unread, *answer.warnings))
+
+
+def _seen(asked: FitArguments, facts: ModelFacts, host: Host) -> tuple[RememberedStart, ...]:
+    """Return what earlier starts of the model on this host took."""
+    from stackwright.watching.remembered import remembered_starts
+
+    return remembered_starts(find_paths(asked.out).state, host, facts.location)
 
 
 def _settings(asked: FitArguments, default: str | None = None) -> EngineSettings:

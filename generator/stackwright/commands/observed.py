@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from stackwright.commands.host import choose_gpus, gateway_bytes
 from stackwright.commands.options import ENVIRONMENTS, parse_environment
 from stackwright.commands.pasted_log import read_log
-from stackwright.domain.forecast import Forecast, GpuMemory, ObservedStart
+from stackwright.domain.forecast import CAME_UP, Forecast, GpuMemory, ObservedStart
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.engines import ENGINES, engine_named
@@ -30,6 +30,7 @@ class ObservedArguments(Struct, frozen=True, kw_only=True):
     """What is to be compared. `log`: a file, `-` for the standard input, or an environment whose engine runs.
 
     `given`: the settings of the command line, by field, which beat the log's; `case`: the file to write.
+    `remember`: the next plan for this host is to know of it.
     """
 
     log: str
@@ -37,6 +38,7 @@ class ObservedArguments(Struct, frozen=True, kw_only=True):
     host: Path | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
     case: Path | None = None
+    remember: bool = False
     json: bool = False
     out: Path | None = None
 
@@ -67,6 +69,8 @@ def compare_start(asked: ObservedArguments) -> None:
     answer = _forecast(observed, facts, found.host, gpu)
     lines = compare(observed, answer.memory)
     _print(asked, observed, answer, lines)
+    if asked.remember:
+        _remember(asked, observed, facts, found.host, gpu)
     if asked.case is not None:
         _write_case(asked.case, observed, facts, gpu, answer)
 
@@ -109,7 +113,7 @@ def _read(log: str, asked: ObservedArguments) -> ObservedStart:
             hint="keep the engine's log from its first line on: `docker compose logs engine > engine.log`",
         )
     seen = observed.measured
-    if observed.outcome != "fit" and seen.kv_cache_bytes is None and seen.kv_cache_tokens is None:
+    if observed.outcome != CAME_UP and seen.kv_cache_bytes is None and seen.kv_cache_tokens is None:
         raise UsageError(
             f"{asked.log}: the start ends before the engine has sized its KV cache",
             hint=f"`stackwright doctor --log {asked.log}` names what ended it",
@@ -217,6 +221,22 @@ def _plain(line: ComparedLine) -> dict[str, object]:
         "difference": line.difference,
         "percent": line.percent,
     }
+
+
+def _remember(
+    asked: ObservedArguments, observed: ObservedStart, facts: ModelFacts, host: Host, gpu: GpuMemory | None
+) -> None:
+    import time
+
+    from stackwright import report
+    from stackwright.commands.paths import find_paths
+    from stackwright.watching.remembered import keep_observed
+
+    if gpu is not None and not gpu.name:
+        raise UsageError(f"{asked.log}: the log is of a GPU that this host does not have", hint="leave out --remember")
+    start = replace(observed, model=facts.location)
+    keep_observed(find_paths(asked.out).state, host, gpu.name if gpu else "", time.strftime("%Y-%m-%d"), start)
+    report.tell("remembered: the next plan and the next forecast for this host know of it")
 
 
 def _write_case(

@@ -82,6 +82,10 @@ class Measured(Struct, frozen=True, kw_only=True):
     free_bytes: int | None = None
 
 
+CAME_UP = "fit"
+"""The outcome of a start that came up, in the words of benchmarks/cases/."""
+
+
 class ObservedStart(Struct, frozen=True, kw_only=True):
     """One start of an engine as its log tells of it.
 
@@ -99,11 +103,23 @@ class ObservedStart(Struct, frozen=True, kw_only=True):
     flags: tuple[tuple[str, str], ...] = ()
 
 
+class RememberedStart(Struct, frozen=True, kw_only=True):
+    """A start that is remembered. `host`: what told its machine from others; `gpu`: its GPUs' name, empty without one.
+
+    `date`: the day of the start, `YYYY-MM-DD`.
+    """
+
+    host: str
+    date: str
+    gpu: str
+    start: ObservedStart
+
+
 class GpuMemory(Struct, frozen=True, kw_only=True):
     """The memory of one GPU of the group: `total_bytes` as CUDA reports it, `used_bytes` by others before the start.
 
     `unified`: the processor's memory is the GPU's. `wsl`: under the Windows Subsystem for Linux. `sliced`: a MIG
-    slice's.
+    slice's. `seen`: what earlier starts of the model in question took of such a GPU of this host, newest first.
     """
 
     total_bytes: int
@@ -113,6 +129,7 @@ class GpuMemory(Struct, frozen=True, kw_only=True):
     unified: bool = False
     wsl: bool = False
     sliced: bool = False
+    seen: tuple[RememberedStart, ...] = ()
 
 
 class Term(Struct, frozen=True, kw_only=True):
@@ -126,7 +143,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
     """The answer: memory of the fullest rank, verdict, and why.
 
     `needed_kv_bytes` is what one request of `max_model_len` tokens takes; `longest` the greatest length that is
-    expected to fit, `surely` the greatest that fits with the margin against it; 0 where none does.
+    expected to fit, `surely` the greatest that fits with the margin against it; 0 where none does. `basis`: which of
+    its figures this host has shown, and when; empty where none.
     """
 
     verdict: Verdict
@@ -136,6 +154,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     max_model_len: int
     longest: int
     surely: int
+    basis: str = ""
 
 
 class Solution(Struct, frozen=True, kw_only=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from stackwright.domain.forecast import ObservedStart
+from stackwright.domain.forecast import Forecast, ObservedStart, RememberedStart
 from stackwright.domain.plan import Memory
 
 
@@ -63,3 +64,22 @@ def _served_tokens(observed: ObservedStart) -> float | None:
     product = round(at_once * length)
     rounding = 0.005 * length + 1
     return printed if printed is not None and abs(printed - product) <= rounding else product
+
+
+def confirm(answer: Forecast, seen: tuple[RememberedStart, ...], version: str | None, ranks: int) -> Forecast:
+    """Return a processor's forecast with the cache that the same settings had on this host; as it is without such.
+
+    The cache's size is given there, so the same size and length make the same start.
+    """
+    for each in seen:
+        start = each.start
+        asked = (version, ranks, answer.max_model_len, answer.memory.kv_cache_bytes)
+        shown = (start.settings.version, start.settings.ranks, start.settings.max_model_len)
+        if not start.on_processor or asked != (*shown, start.measured.kv_cache_bytes):
+            continue
+        tokens, at_once = start.measured.kv_cache_tokens, start.measured.max_concurrency
+        if tokens is not None and at_once is not None:
+            memory = replace(answer.memory, kv_cache_tokens=tokens, max_concurrency=at_once)
+            basis = f"KV cache measured on this host on {each.date}"
+            return replace(answer, memory=memory, basis=basis, reasons=(*answer.reasons, basis))
+    return answer

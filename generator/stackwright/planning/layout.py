@@ -8,13 +8,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution, Verdict
+from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, RememberedStart, Solution, Verdict
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.domain.shape import Shape
-from stackwright.engines.memory.gpu import memory_on
+from stackwright.engines.memory.gpu import memory_on, with_seen
 from stackwright.engines.protocol import Engine
 
 # A group is preferred to a larger one only if a request of this length, or the model's own, still fits on it.
@@ -111,10 +111,16 @@ def serves(
     return answer.surely if answer.verdict is Verdict.FITS else 0
 
 
-def smallest_memory(gpus: tuple[Gpu, ...], host: Host, catalog: Catalog) -> GpuMemory | None:
-    """Return the memory of the GPU with the least of it free, as CUDA sees it; None where none is known."""
-    known = [seen for gpu in gpus if (seen := memory_on(host, gpu, catalog.find_gpu(gpu.name))) is not None]
-    return min(known, key=lambda memory: memory.total_bytes - memory.used_bytes, default=None)
+def smallest_memory(
+    gpus: tuple[Gpu, ...], host: Host, catalog: Catalog, seen: tuple[RememberedStart, ...] = ()
+) -> GpuMemory | None:
+    """Return the memory of the GPU with the least of it free, as CUDA sees it; None where none is known.
+
+    `seen`: the model's earlier starts on this host, of which those on such a GPU count.
+    """
+    known = [memory for gpu in gpus if (memory := memory_on(host, gpu, catalog.find_gpu(gpu.name))) is not None]
+    least = min(known, key=lambda memory: memory.total_bytes - memory.used_bytes, default=None)
+    return least and with_seen(least, seen)
 
 
 def as_if_sure(memory: GpuMemory, settings: EngineSettings) -> tuple[GpuMemory, EngineSettings]:

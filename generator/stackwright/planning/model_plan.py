@@ -22,6 +22,7 @@ from stackwright.domain.wishes import Pin
 from stackwright.engines import engine_named
 from stackwright.engines.protocol import ImageChoice
 from stackwright.errors import NoPlanError
+from stackwright.planning.comparison import confirm
 from stackwright.planning.emitted import CUDA_DEVICE_ORDER, WORKERS, model_settings
 from stackwright.planning.in_use import blame_others, warn_of_others
 from stackwright.planning.placement import Heads, placements
@@ -79,7 +80,7 @@ def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
         LayoutOption(
             placement=option,
             settings=wanted_settings(request, option, catalog, chosen.version),
-            gpu=smallest_memory(option.gpus, request.host, catalog),
+            gpu=smallest_memory(option.gpus, request.host, catalog, request.model.seen),
         )
         for option in arrange(options, request, catalog)
     )
@@ -98,6 +99,10 @@ def _assemble(
     values = {key: setting.value for key, setting in settings.items()}
     values["CUDA_DEVICE_ORDER"] = request.pins.get("CUDA_DEVICE_ORDER", CUDA_DEVICE_ORDER)
     forecast = layout.forecast if layout else _forecast_on_cpu(request, values, gateway, chosen.version, catalog)
+    if forecast and forecast.basis:
+        context = settings[request.engine.keys.context]
+        noted = replace(context, reason=f"{context.reason}; {forecast.basis}")
+        settings = {**settings, request.engine.keys.context: noted}
     of_memory = layout.warnings if layout else _cpu_warnings(forecast)
     return PlannedModel(
         served=ServedModel(
@@ -164,7 +169,8 @@ def _forecast_on_cpu(
             hint=_shorter(request, catalog)
             or f"name a smaller model with --model, or another {_processor_keys(request)} with --set",
         )
-    return answer
+    ranks = int(values[request.engine.keys.tensor_parallel]) * int(values[request.engine.keys.pipeline_parallel])
+    return answer and confirm(answer, request.model.seen, version, ranks)
 
 
 def _processor_keys(request: ModelRequest) -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 from msgspec import Struct, field
 
 from stackwright.domain.environment import Environment
-from stackwright.domain.forecast import EngineSettings
+from stackwright.domain.forecast import EngineSettings, RememberedStart
 from stackwright.domain.host import Host
 from stackwright.domain.image_pins import ImagePins
 from stackwright.domain.llm import Llm, LlmSource
@@ -43,7 +43,7 @@ class WantedModel(Struct, frozen=True, kw_only=True):
 
     `wished_in` is where it was asked for, as a refusal tells it; `reason` why it was chosen where nobody named one.
     `gpu_share` is the wished part of all the host's GPUs. Models of the same `exclusive` group take turns, the `pinned`
-    one is loaded whenever the others are idle.
+    one is loaded whenever the others are idle. `seen`: what its earlier starts on this host took, newest first.
     """
 
     llm: Llm
@@ -55,6 +55,7 @@ class WantedModel(Struct, frozen=True, kw_only=True):
     gpu_share: float | None = None
     exclusive: str | None = None
     pinned: bool = False
+    seen: tuple[RememberedStart, ...] = ()
 
 
 class PlanRequest(Struct, frozen=True, kw_only=True):

@@ -31,17 +31,21 @@ def past_steps(state: Path, plan: Plan, replica: Replica) -> dict[Step, float]:
     return longest
 
 
-def keep_start(state: Path, plan: Plan, replica: Replica, spent: Mapping[Step, float]) -> None:
-    """Keep the times of a good start; of many, the newest. A folder that cannot be written is no failure."""
+def keep_start(state: Path, plan: Plan, replica: Replica, spent: Mapping[Step, float]) -> bool:
+    """Keep the times of a good start; of many, the newest. A folder that cannot be written is no failure.
+
+    Return whether there was one: what ran already did not start.
+    """
     steps = {step.value: round(spent[step], 1) for step in KEPT if spent.get(step, 0) > 0}
-    if not steps:  # it ran already
-        return
+    if not steps:
+        return False
     starts = [*_entries(state), {"replica": _key(plan, replica), "steps": steps}][-MOST_STARTS:]
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         replace_file(_file(state), json.dumps({"schema": SCHEMA, "starts": starts}))
     except OSError:
-        return
+        pass
+    return True
 
 
 def _file(state: Path) -> Path:

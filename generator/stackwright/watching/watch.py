@@ -9,10 +9,10 @@ from functools import partial
 
 from msgspec import Struct
 
-from stackwright.domain.plan import ServedModel
+from stackwright.domain.plan import Replica, ServedModel
 from stackwright.domain.role import Role
 from stackwright.domain.service import ServicePhase, ServiceState, Step
-from stackwright.errors import NotHealthyError
+from stackwright.errors import NotHealthyError, RuntimeRefusedError
 from stackwright.runtime import Runtime, Say, Stack
 from stackwright.units import format_seconds
 from stackwright.watching.course import Course, Sample, advance, begin, stands_still
@@ -33,11 +33,14 @@ from stackwright.watching.probe import (
     refuse_wrong_key,
     stream,
 )
+from stackwright.watching.remembered import keep_replica
 
 # A sample of three containers costs a tenth of a second of processor time and more, which a starting engine needs.
 POLL_S = 2.0
 # A healthy gateway that refuses every completion this long will not begin to answer.
 ANSWERS_WITHIN_S = 120
+# More than an engine writes until it answers.
+START_LINES = 20_000
 # Silence this long is worth a word, and a word every so often.
 QUIET_REPORTED_EVERY_S = 30.0
 # A service that has said what it cannot recover from mostly ends by itself in this time.
@@ -174,10 +177,19 @@ class _Watcher:
             self._raise(self.inquiry.doomed(self._courses[replica.name].sample.state))
 
     def keep(self) -> None:
-        """Remember how long each step of this good start took."""
+        """Remember how long each step of this good start took, and what memory; nothing of what ran already."""
         for replica in self._stack.plan.engines:
-            if replica.name in self._courses:
-                keep_start(self._stack.state, self._stack.plan, replica, self._courses[replica.name].spent)
+            spent = self._courses[replica.name].spent if replica.name in self._courses else {}
+            if keep_start(self._stack.state, self._stack.plan, replica, spent):
+                self._keep_observed(replica)
+
+    def _keep_observed(self, replica: Replica) -> None:
+        try:
+            start = self._stack.engine.read_start(self._runtime.logs(replica.name, START_LINES))
+        except RuntimeRefusedError:  # the stack answers, which is what was asked
+            return
+        if start is not None:
+            keep_replica(self._stack.state, self._stack.plan, replica, time.strftime("%Y-%m-%d"), start)
 
     def _follow(self, sample: Sample, elapsed_s: float) -> None:
         before = self._courses.get(sample.state.name)

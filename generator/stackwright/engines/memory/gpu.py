@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stackwright.domain.forecast import GpuMemory
+from msgspec.structs import replace
+
+from stackwright.domain.forecast import GpuMemory, RememberedStart
 from stackwright.domain.hardware import GpuModel
 from stackwright.domain.host import Gpu, Host
 from stackwright.engines.memory.unified import shares_memory
@@ -78,6 +80,11 @@ def memory_on(host: Host, gpu: Gpu, model: GpuModel | None) -> GpuMemory | None:
         wsl=host.os.wsl is True,
         host_bytes=host.memory_bytes,
     )
+
+
+def with_seen(memory: GpuMemory, seen: tuple[RememberedStart, ...]) -> GpuMemory:
+    """Return a GPU's memory with those of a model's earlier starts that ran on such a GPU."""
+    return replace(memory, seen=tuple(each for each in seen if each.gpu == memory.name))
 
 
 def capability(text: str | None) -> tuple[int, int] | None:

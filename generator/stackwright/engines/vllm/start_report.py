@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stackwright.domain.forecast import EngineSettings, Measured, ObservedStart
+from stackwright.domain.forecast import CAME_UP, EngineSettings, Measured, ObservedStart
 from stackwright.units import GIB
 
 # Where a start begins in a log that holds several; releases without a banner begin with their arguments.
@@ -199,7 +199,7 @@ def _measured(start: str) -> Measured:
 
 def _outcome(start: str) -> str:
     if _CAME_UP.search(start):
-        return "fit"
+        return CAME_UP
     return next((name for name, shape in _OUTCOMES if shape.search(start)), "unknown")
 
 

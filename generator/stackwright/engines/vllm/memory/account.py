@@ -20,6 +20,7 @@ from stackwright.engines.vllm.memory.defaults import CompleteSettings, complete
 from stackwright.engines.vllm.memory.graphs import graphs, overhead
 from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout, lay_out
 from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.seen import ROUNDING_BYTES, Seen, find_seen
 from stackwright.engines.vllm.memory.weights import stage_weights
 from stackwright.units import MIB
 
@@ -57,7 +58,7 @@ class Stage(Struct, frozen=True, kw_only=True):
 
 
 class Account(Struct, frozen=True, kw_only=True, dict=True):
-    """Everything that a verdict is made of."""
+    """Everything that a verdict is made of. `seen`: the earlier start that some terms are taken from."""
 
     shape: Shape
     settings: CompleteSettings
@@ -65,6 +66,7 @@ class Account(Struct, frozen=True, kw_only=True, dict=True):
     release: Release
     layout: KvCacheLayout
     stages: tuple[Stage, ...]
+    seen: Seen | None = None
 
     @property
     def budget_bytes(self) -> int:
@@ -142,11 +144,39 @@ def account(
                 residual=int(gpu.total_bytes * _RESIDUAL),
             )
         )
+    seen = find_seen(shape, filled, gpu)
     return Account(
         shape=shape,
         settings=filled,
         gpu=gpu,
         release=release,
         layout=lay_out(shape, settings, release, filled.max_num_batched_tokens),
-        stages=tuple(stages),
+        stages=tuple(stages if seen is None else (_corrected(stage, seen) for stage in stages)),
+        seen=seen,
+    )
+
+
+def _corrected(stage: Stage, seen: Seen) -> Stage:
+    """Return a stage with what was measured in the place of what was forecast.
+
+    Where only the pool is printed, activations take what no other term explains.
+    """
+    printed = seen.measured
+    if printed.weights_bytes is not None:
+        stage = replace(stage, weights=Term(bytes=printed.weights_bytes, error=ROUNDING_BYTES))
+    if seen.taken_bytes is None:
+        return stage
+    charged = printed.graph_estimate_bytes if stage.counted else printed.cuda_graph_bytes
+    graphs = stage.graphs if charged is None else Term(bytes=charged, error=ROUNDING_BYTES)
+    rest = max(0, seen.taken_bytes - stage.weights.bytes - (graphs.bytes if stage.counted else 0))
+    outside = min(stage.overhead.bytes if printed.overhead_bytes is None else printed.overhead_bytes, rest)
+    # A start that loaded what an earlier one had compiled takes less than a first one, by nobody knows how much.
+    warm = seen.cold is False
+    return Stage(
+        weights=replace(stage.weights, error=0),
+        activation=Term(bytes=rest - outside, error=stage.activation.error if warm else 0),
+        graphs=replace(graphs, error=0) if stage.counted else graphs,
+        overhead=Term(bytes=outside),
+        counted=stage.counted,
+        residual=stage.residual if warm else 2 * ROUNDING_BYTES,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Term, Verdict
+from stackwright.domain.forecast import CAME_UP, EngineSettings, Forecast, GpuMemory, Term, Verdict
 from stackwright.domain.plan import Memory
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import TensorHeader
@@ -39,7 +39,12 @@ def forecast(
             and the cache's format do not change them.
     """
     if Release(settings.version).known or settings.legacy_engine:
-        return _answer(account(shape, settings, gpu, tensors, weight_bytes, weights))
+        answer = _answer(account(shape, settings, gpu, tensors, weight_bytes, weights))
+        if not answer.basis:
+            return answer
+        alone = _answer(account(shape, settings, replace(gpu, seen=()), tensors, weight_bytes, weights)).verdict
+        said = f"without what this host showed the forecast would be: {alone.replace('-', ' ')}"
+        return answer if alone is answer.verdict else replace(answer, warnings=(*answer.warnings, said))
     guesses = [replace(settings, version=version) for version in _REPRESENTATIVE]
     return _merged([_answer(account(shape, guess, gpu, tensors, weight_bytes)) for guess in guesses])
 
@@ -60,6 +65,9 @@ def _answer(made: Account) -> Forecast:
     stage, room = made.stages[made.fullest], made.rooms()[made.fullest]
     blocks, length = made.layout.pool_blocks(made.rooms()), made.settings.max_model_len
     per_request = made.layout.blocks_for(length)
+    at_once = blocks / per_request if per_request else 0.0
+    if made.seen is not None and made.seen.exact and made.seen.measured.max_concurrency is not None:
+        at_once = made.seen.measured.max_concurrency
     verdict = _verdict(made)
     return Forecast(
         verdict=verdict,
@@ -72,8 +80,8 @@ def _answer(made: Account) -> Forecast:
             overhead_bytes=stage.overhead.bytes,
             kv_cache_bytes=room if made.layout.groups else 0,
             kv_bytes_per_token=bytes_per_token(made.layout, made.fullest, length),
-            kv_cache_tokens=int(blocks / per_request * length) if per_request else 0,
-            max_concurrency=round(blocks / per_request, 2) if per_request else 0.0,
+            kv_cache_tokens=int(at_once * length),
+            max_concurrency=round(at_once, 2),
             uncertainty_bytes=stage.error_bytes,
             verdict=verdict.value,
         ),
@@ -82,6 +90,7 @@ def _answer(made: Account) -> Forecast:
         max_model_len=length,
         longest=made.layout.longest(blocks, made.shape.max_positions or length),
         surely=made.layout.longest(made.layout.pool_blocks(made.rooms(-1)), made.shape.max_positions or length),
+        basis=made.seen.words if made.seen else "",
     )
 
 
@@ -89,6 +98,8 @@ def _verdict(made: Account) -> Verdict:
     """Return the verdict; a `fits` turns `uncertain` where the facts say that nobody can know before the start."""
     if refusals(made.shape, made.settings, made.settings.max_model_len) or not made.enough_is_free:
         return Verdict.DOES_NOT_FIT
+    if made.seen is not None and made.seen.exact:
+        return Verdict.FITS if made.seen.outcome == CAME_UP else Verdict.DOES_NOT_FIT
     if not _suffices(made, made.rooms(1)):
         return Verdict.DOES_NOT_FIT
     doubtful = made.gpu.unified or made.gpu.wsl or bool(made.shape.unknown) or not made.graphs_fit_outside

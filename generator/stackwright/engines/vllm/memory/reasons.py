@@ -69,6 +69,8 @@ def reasons(made: Account) -> tuple[str, ...]:
             "tokens needs "
             f"{needed}"
         )
+    if made.seen is not None:
+        found.append(made.seen.words)
     if not made.enough_is_free:
         free = format_bytes(max(made.free_bytes, 0))
         found.append(f"only {free} free now: the engine would not start")
