@@ -85,7 +85,7 @@ ROOMS: Mapping[str, Room] = {
     "validation": room(
         (
             "services rendering catalog detect models engines planning domain settings reading runtime project "
-            "units errors"
+            "diagnosis atomic units errors"
         ),
         libraries="python_on_whales",
     ),

@@ -110,15 +110,36 @@ def checks_lines() -> Iterator[str]:
     yield ""
     yield "After this page you know what `validate-environment` checks, as does `start-environment` before it starts"
     yield "anything. All findings come at once: what is wrong, what is expected, and the fix as a command. An error"
-    yield "stops a start (exit code 5); a warning does not, unless `--strict` is given. A check that cannot run gives"
-    yield "the warning `not-checked` with the reason. Nothing is changed, downloaded or pulled. The page is made from"
-    yield "`generator/stackwright/validation/checks.py`."
+    yield "stops a start (exit code 5); a warning does not, unless `--strict` is given; a note asks for nothing."
+    yield "A check that cannot run gives the warning `not-checked` with the reason. Nothing is changed, downloaded or"
+    yield "pulled. The page is made from `generator/stackwright/validation/checks.py`."
     yield ""
     yield "| check | covers | when | findings |"
     yield "|---|---|---|---|"
     for check in CHECKS:
         names = ", ".join(f"`{name}`" for name in check.findings)
         yield f"| {check.name} | {check.about} | {check.when.words} | {names} |"
+    yield from ASKED
+
+
+ASKED = """
+## The engine's own answer
+
+The check `engine` puts the planned arguments to the engine that is installed: its image under Compose, its virtual
+environment otherwise. The engine makes its configuration as at a start and loads no weights. A setting that it
+refuses is the error `engine-refuses`, with the cause and the fix of `stackwright doctor` where a rule knows them.
+
+- Under Compose this is a container like the engine's (user, folders, GPUs, variables, read-only), without network,
+  ports and secrets; it is removed again. A process runs in the engine's virtual environment. Both are offline.
+- An answer may take 60 s; one that takes longer is `not-checked`. Files that are missing, a full GPU and the like
+  are `not-checked` too, since they say nothing of the settings.
+- Answers are kept in `engine-answers.json` of the state folder (`STACKWRIGHT_STATE`), the newest 64. The same
+  question is asked once: image or environment, arguments, variables, the model's `config.json`, driver and GPUs.
+- An engine or a `config.json` that is not here yet is the note `engine-unasked`. `start-environment` then asks
+  after it has pulled or installed the engine, before weights are downloaded.
+- `stackwright doctor` tells a kept answer and asks nothing.
+""".splitlines()
+"""What the page says of the one check that takes long."""
 
 
 def failures_page() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,8 @@ from stackwright.commands.generation import generations_of
 from stackwright.commands.options import StartOptions
 from stackwright.commands.stack import choose_runtime
 from stackwright.domain.host import Containers, GpuAccess, Host
-from stackwright.domain.service import ServicePhase, ServiceState
-from stackwright.errors import NotHealthyError, RuntimeRefusedError
+from stackwright.domain.service import Service, ServicePhase, ServiceState, Word
+from stackwright.errors import NotHealthyError, RuntimeRefusedError, ValidationError
 from stackwright.project.credentials import ensure_secrets
 from stackwright.project.generations import GenerationState, Running
 from stackwright.project.lock import hold, read_work
@@ -64,6 +64,9 @@ class Scripted:
     def prepare(self, say: Say) -> None:  # noqa: ARG002  # the Protocol's signature
         """Be called."""
         self._call("prepare")
+
+    def trial(self, service: Service, words: Iterable[Word]) -> None:
+        """Have no place for a program."""
 
     def owner(self) -> Path | None:
         """Belong to nobody."""
@@ -121,6 +124,18 @@ def attempted(
             lock=lock,
             runtime_of=lambda _: again or runtime,
         )
+
+
+def test_what_was_fetched_is_checked_before_anything_is_touched(stack: Stack) -> None:
+    runtime = Scripted(looks=[ABSENT])
+
+    def refuse() -> None:
+        raise ValidationError(f"refused after {runtime.calls}")
+
+    with attempted(stack, runtime) as attempt, pytest.raises(ValidationError) as failure:
+        bring_up(replace(attempt, check_fetched=refuse))
+    assert failure.value.message == "refused after ['prepare']; everything it started is stopped"
+    assert runtime.calls == ["prepare", "down"]
 
 
 def write_rendered(stack: Stack, **pins: str) -> Stack:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from stackwright.diagnosis.evidence import (
 )
 from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.rules import EvidenceKind
-from stackwright.domain.service import ServicePhase, ServiceState, Traces
+from stackwright.domain.service import Service, ServicePhase, ServiceState, Traces, Word
 from stackwright.errors import RuntimeRefusedError
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Say, ServiceChange, Stack
@@ -57,6 +57,9 @@ class Told:
 
     def prepare(self, say: Say) -> None:
         """Be there."""
+
+    def trial(self, service: Service, words: Iterable[Word]) -> None:
+        """Have no place for a program."""
 
     def owner(self) -> Path | None:
         """Belong to nobody."""

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from stackwright.runtime.docker import ClientAnswer, ask, read_events, read_inspect
+from stackwright.runtime import ClientAnswer
+from stackwright.runtime.docker import ask, read_events, read_inspect
 from stackwright.runtime.process_groups import programs_with
 
 pytestmark = pytest.mark.subprocess
@@ -45,7 +46,7 @@ def test_a_client_that_does_not_answer_is_ended_with_what_it_started(tmp_path: P
 
 def test_a_client_that_cannot_be_run_says_so(tmp_path: Path) -> None:
     assert ask([str(tmp_path / "none")]) == ClientAnswer(
-        127, "", "cannot run the docker client: No such file or directory"
+        127, "", f"cannot run {tmp_path}/none: No such file or directory"
     )
 
 

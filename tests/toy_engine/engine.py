@@ -83,6 +83,7 @@ class Toy:
         prefix=re.compile(r"(TOY )?"),
     )
     failures: Path | None = Path(__file__).parent / "failures.yaml"
+    ask_program: Path | None = None
     processor_requests = 4
     length_variable: str | None = None
 

@@ -44,6 +44,7 @@ from stackwright.validation.check import Machine, Observation, Subject
 from stackwright.validation.checks import CHECKS, find_in
 from stackwright.validation.compose_config import INFINIBAND, MERGED
 from stackwright.validation.containers import CONTAINER_ENGINE, ContainerEngine
+from stackwright.validation.engine_answer import ENGINES
 from stackwright.validation.environment import SHELL_VARIABLES
 from stackwright.validation.gpu_memory import OWN
 from stackwright.validation.gpus import STATES, used_gpus
@@ -131,6 +132,7 @@ def scene(root: Path, plan: Plan, *, compose: bool = True) -> Scene:
             OFFLINE: False,
             CHANGED_INPUTS: (),
             TIMES: (2000.0, 1000.0),
+            ENGINES: (),
         },
     )
 

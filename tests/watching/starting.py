@@ -4,12 +4,12 @@ told.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.domain.service import Service, ServicePhase, ServiceState, Word
 from stackwright.errors import NotHealthyError
 from stackwright.runtime import Say, ServiceChange, Stack
 from stackwright.watching.watch import Clock, watch
@@ -65,6 +65,9 @@ class Scripted:
 
     def prepare(self, say: Say) -> None:
         """Do nothing."""
+
+    def trial(self, service: Service, words: Iterable[Word]) -> None:
+        """Have no place for a program."""
 
     def owner(self) -> Path | None:
         """Know of nobody."""

@@ -27,7 +27,8 @@ from stackwright.watching.watch import await_healthy, watch
 class Attempt(Struct, frozen=True, kw_only=True):
     """One start of one stack, whose files are generation `number`, None where that could not be kept.
 
-    `runtime_of` gives the runtime of the same kind for another generation's stack.
+    `runtime_of` gives the runtime of the same kind for another generation's stack. `check_fetched` raises
+    ValidationError where what had to be fetched first shows that the stack cannot start.
     """
 
     options: StartOptions
@@ -36,6 +37,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     runtime: Runtime
     lock: Lock
     runtime_of: Callable[[Stack], Runtime]
+    check_fetched: Callable[[], None] = lambda: None
 
 
 def bring_up(attempt: Attempt) -> None:
@@ -114,6 +116,7 @@ def _start_and_watch(attempt: Attempt) -> dict[str, str]:
     stack, runtime = attempt.stack, attempt.runtime
     with report.Progress() as progress:
         runtime.prepare(progress.say)
+    attempt.check_fetched()
     rolling = _show_what_restarts(attempt) if attempt.lock.work.ran else ()
     reads = dict(runtime.reads())
     with report.Progress() as progress:
@@ -185,7 +188,8 @@ def _bring_back(attempt: Attempt, number: int) -> None:
     report.tell(f"restoring generation {number}")
     attempt.runtime.halt()
     stack = put_back(attempt.stack.paths, number)
-    again = replace(attempt, stack=stack, number=number, runtime=attempt.runtime_of(stack))
+    runtime = attempt.runtime_of(stack)
+    again = replace(attempt, stack=stack, number=number, runtime=runtime, check_fetched=lambda: None)
     _settle(again, _start_and_watch(again))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -35,12 +37,17 @@ from stackwright.commands.options import (
 from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.stack import address, choose_runtime, load_stack, reach, refuse, refuse_beside
 from stackwright.domain.environment import Environment
+from stackwright.domain.host import Host
+from stackwright.errors import StackError
+from stackwright.models.cache import find_cache
+from stackwright.models.hub import fetch_config
 from stackwright.project import folder as project
 from stackwright.project.credentials import ensure_secrets
 from stackwright.project.generations import Generations
 from stackwright.project.lock import Lock
-from stackwright.runtime import Stack
-from stackwright.validation.checks import find_all, find_broken
+from stackwright.runtime import Runtime, Stack
+from stackwright.validation.checks import find_all, find_broken, find_later
+from stackwright.validation.engine_answer import UNASKED
 
 
 class StartArguments(Struct, frozen=True, kw_only=True):
@@ -103,12 +110,13 @@ def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> A
     # The caches and the smoke model may have been cleaned away since the files were rendered.
     ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]), find_proxy_login(stack.env))
     make_folders(stack.env, paths.smoke, stack.engine)
-    findings = find_all(stack, runtime, host)
+    findings = find_all(stack, runtime, host, report.tell)
     report.show_findings(findings)
     refuse(findings, environment)
     report.warn_all(stack.plan.warnings)
     report.warn_all(runtime.notes)
     refuse_beside(stack, runtime, host)
+    waits = any(finding.check == UNASKED for finding in findings)
     return Attempt(
         options=arguments.start,
         stack=stack,
@@ -116,7 +124,22 @@ def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> A
         runtime=runtime,
         lock=lock,
         runtime_of=lambda other: choose_runtime(runtime.name, other, host),
+        check_fetched=partial(_check_fetched, stack, runtime, host) if waits else lambda: None,
     )
+
+
+def _check_fetched(stack: Stack, runtime: Runtime, host: Host) -> None:
+    """Ask the engine, now that it is installed; of a model that is to be downloaded it needs no more than its config.
+
+    Raises:
+        ValidationError: it refuses the settings.
+    """
+    for values in stack.models:
+        with suppress(StackError):  # the engine will say so itself
+            fetch_config(values[stack.engine.keys.model], find_cache(os.environ, Path(stack.env["HF_HOME"])))
+    findings = find_later(stack, runtime, host, report.tell)
+    report.show_findings(findings)
+    refuse(findings, stack.plan.environment)
 
 
 def _configure_one(options: PlanOptions, paths: ProjectPaths, environment: Environment) -> None:

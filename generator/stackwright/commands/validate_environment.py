@@ -43,7 +43,7 @@ def read_arguments(given: argparse.Namespace) -> ValidateArguments:
 def run(arguments: ValidateArguments) -> None:
     """Run every check, and tell all findings at once."""
     stack = load_stack(find_paths(arguments.out).of(arguments.environment))
-    findings = find_broken(stack) or find_all(stack, *reach(stack, arguments.runtime))
+    findings = find_broken(stack) or find_all(stack, *reach(stack, arguments.runtime), report.tell)
     findings = harden(findings) if arguments.strict else findings
     if arguments.json:
         report.print_json({"findings": findings})

@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 
 class Severity(StrEnum):
-    """An error stops a start; a warning does not."""
+    """An error stops a start; a warning does not, and a note asks for nothing."""
 
     ERROR = "error"
     WARNING = "warning"
+    NOTE = "note"
 
 
 class Finding(Struct, frozen=True, kw_only=True):
@@ -35,6 +36,11 @@ def warning(check: str, *, found: str, expected: str, fix: str) -> Finding:
     return Finding(check=check, severity=Severity.WARNING, found=found, expected=expected, fix=fix)
 
 
+def note(check: str, *, found: str, expected: str, fix: str) -> Finding:
+    """Make a finding that is shown and stays what it is, also where warnings count as errors."""
+    return Finding(check=check, severity=Severity.NOTE, found=found, expected=expected, fix=fix)
+
+
 def not_checked(what: str, why: str, environment: str) -> Finding:
     """Make the finding of a check that could not look: never silence, which would read as a pass."""
     return warning(
@@ -47,4 +53,7 @@ def not_checked(what: str, why: str, environment: str) -> Finding:
 
 def harden(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """Make every warning an error."""
-    return tuple(replace(finding, severity=Severity.ERROR) for finding in findings)
+    return tuple(
+        replace(finding, severity=Severity.ERROR) if finding.severity is Severity.WARNING else finding
+        for finding in findings
+    )

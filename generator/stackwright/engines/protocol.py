@@ -162,6 +162,9 @@ class Engine(Protocol):
     inside a container. `flags`: each flag that carries a setting, with the setting's key. `failures`: its known
     failures, in the form of diagnosis/failures.yaml. `processor_requests`: worked on at once on a processor where
     nobody says.
+    `ask_program`: the Python program that asks the engine's own code whether it takes argument lists, before a model is
+    loaded; it runs where the engine is installed (engines/vllm/ask_engine.py says what it reads and prints). None
+    where there is none.
     `length_variable`: set to 1, it makes the engine take a context beyond the model's own; None where there is none.
     """
 
@@ -174,6 +177,7 @@ class Engine(Protocol):
     settings: tuple[SettingSpec, ...]
     flags: Mapping[str, str]
     failures: Path | None
+    ask_program: Path | None
     processor_requests: int
     length_variable: str | None
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from stackwright.domain.tensors import TensorHeader
 from stackwright.errors import UsageError
-from stackwright.models.cache import HubCache, keep_headers, load_headers
+from stackwright.models.cache import HubCache, find_snapshot, keep_headers, load_headers
 from stackwright.models.folder import CONFIG, INDEX, SINGLE, check_shard, parse_index, read_json
 from stackwright.models.safetensors import LENGTH_BYTES, header_length, parse_header
 
@@ -56,6 +56,20 @@ def read_hub(hub_id: str, cache: HubCache, endpoint: str | None, origin: str) ->
             if tensors is not None:
                 keep_headers(hub_id, commit, tensors, cache)
     return HubFiles(snapshot=snapshot, tensors=tensors)
+
+
+def fetch_config(hub_id: str, cache: HubCache) -> None:
+    """Fetch config.json alone where nothing of the model is cached; a folder of this host has its own.
+
+    Raises:
+        UsageError: as `read_hub`.
+    """
+    if hub_id.startswith("/") or find_snapshot(hub_id, cache) is not None:
+        return
+    _quieten()
+    with _refusals(hub_id, None, hub_id):
+        _knock(hub_id, None)
+        _download(hub_id, CONFIG, cache, None, revision=None)
 
 
 def _quieten() -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.domain.plan import Plan, Replica
-from stackwright.domain.service import Front, Service, ServiceState, SettingRef
+from stackwright.domain.service import Front, Service, ServiceState, SettingRef, Word
 from stackwright.engines import engine_named
 from stackwright.engines.protocol import Engine
 from stackwright.rendering.numbered import ModelValues, model_values
@@ -114,6 +114,27 @@ class ServiceChange(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class ClientAnswer(NamedTuple):
+    """What a program answered: its exit code, None where it took too long, and what it said on either output."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+class Trial(Struct, frozen=True, kw_only=True):
+    """One service's place. `run` takes a program's source, what it reads, and seconds after which it is ended.
+
+    `installed` changes with the image or the virtual environment, `variables` are the service's own, and `texts` the
+    words that were to be named as the service would have them.
+    """
+
+    installed: str
+    variables: Mapping[str, str]
+    texts: tuple[str, ...]
+    run: Callable[[str, str, float], ClientAnswer]
+
+
 class Runtime(Protocol):
     """Brings one stack up and down. Every method may raise RuntimeRefusedError."""
 
@@ -125,6 +146,12 @@ class Runtime(Protocol):
 
     def prepare(self, say: Say) -> None:
         """Fetch what the stack needs to start (images, virtual environments). May take minutes; safe to interrupt."""
+
+    def trial(self, service: Service, words: Iterable[Word]) -> Trial | None:
+        """Return the place of a service for a program that asks; None where its image or environment is not here yet.
+
+        `words` name nothing but settings and GPUs. Nothing is fetched, and what runs is left alone.
+        """
 
     def owner(self) -> Path | None:
         """Return the project folder that what runs under this stack's name was started from.

@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -22,8 +22,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from stackwright.domain.service import ServicePhase, ServiceState
-from stackwright.runtime import Say, ServiceChange, Stack
+from stackwright.domain.service import Service, ServicePhase, ServiceState, Word
+from stackwright.runtime import Say, ServiceChange, Stack, Trial
 from stackwright.runtime.activity import container_processes, container_traces, measure
 from stackwright.runtime.docker import (
     ask,
@@ -39,6 +39,12 @@ from stackwright.runtime.docker import (
     refused,
 )
 from stackwright.runtime.process_groups import end_orphans
+from stackwright.runtime.trial import (
+    container_words,
+    run_in_container,
+    text_in_container,
+    variables_in_container,
+)
 from stackwright.services import base_of
 
 if TYPE_CHECKING:
@@ -100,6 +106,25 @@ class ComposeRuntime:
     def _images(self) -> dict[str, str]:
         """Return the images of the merged file, each with a service that uses it."""
         return {service["image"]: name for name, service in self.merged()["services"].items()}
+
+    def trial(self, service: Service, words: Iterable[Word]) -> Trial | None:
+        """Return the place of a service, in a container of its own that is removed again; None without its image."""
+        merged, docker = self.merged()["services"][service.name], client_words(self._client())
+        image, name = merged["image"], f"{self._stack.name}-{service.name}-asked"
+        with refusals():
+            if not self._client().image.exists(image):
+                return None
+            installed = self._client().image.inspect(image).id
+        variables = variables_in_container(merged)
+        options = [*container_words(merged, service.resources.gpu_uuids), "--entrypoint=python3", image, "-c"]
+        return Trial(
+            installed=installed,
+            variables=variables,
+            texts=tuple(text_in_container(self._stack, word) for word in words),
+            run=lambda source, given, limit_s: run_in_container(
+                docker, name, [*options, source], variables, given, limit_s
+            ),
+        )
 
     def owner(self) -> Path | None:
         """Return the folder whose compose.yaml the containers under this name were made from."""

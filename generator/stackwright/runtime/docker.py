@@ -13,12 +13,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING
 
 from stackwright.errors import RuntimeRefusedError
-from stackwright.runtime import Say
+from stackwright.runtime import ClientAnswer, Say
 from stackwright.runtime.process_groups import owned
 
 if TYPE_CHECKING:
@@ -48,14 +48,6 @@ HINTS = (
     ("is not a docker command", f"install Docker Compose v2{OR_WITHOUT}"),
     ("unknown shorthand flag: 'f'", f"install Docker Compose v2{OR_WITHOUT}"),
 )
-
-
-class ClientAnswer(NamedTuple):
-    """What the client answered: its exit code, None where it took too long, and what it said on either output."""
-
-    code: int | None
-    out: str
-    err: str
 
 
 def open_client() -> DockerClient:
@@ -89,19 +81,29 @@ def compose_words(docker: DockerClient) -> list[str]:
 
 
 def ask(
-    command: Sequence[str], limit_s: float | None = None, *, one_stream: bool = False, folder: str | None = None
+    command: Sequence[str],
+    limit_s: float | None = None,
+    *,
+    one_stream: bool = False,
+    folder: str | None = None,
+    given: str | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> ClientAnswer:
-    """Run a command of the client to its end, and end it after `limit_s`.
+    """Run a command, mostly of the client, to its end, and end it after `limit_s`.
 
     `one_stream`: what it says on either output, in the order that it says it, is `out`. `folder`: where it works.
+    `given`: what it reads. `variables`: its environment; None for this command's own.
     """
     err = subprocess.STDOUT if one_stream else subprocess.PIPE
+    stdin = subprocess.DEVNULL if given is None else subprocess.PIPE
     try:
-        client = begin(list(command), stdout=subprocess.PIPE, stderr=err, folder=folder)
+        client = begin(
+            list(command), stdout=subprocess.PIPE, stderr=err, stdin=stdin, folder=folder, variables=variables
+        )
     except OSError as failure:
-        return ClientAnswer(127, "", f"cannot run the docker client: {failure.strerror}")
+        return ClientAnswer(127, "", f"cannot run {command[0]}: {failure.strerror}")
     try:
-        said = client.communicate(timeout=limit_s)
+        said = client.communicate(None if given is None else given.encode(), timeout=limit_s)
     except subprocess.TimeoutExpired:
         end(client)
         client.communicate()
@@ -114,12 +116,21 @@ def ask(
 
 
 def begin(
-    command: list[str], *, stdout: int, stderr: int | IO[bytes], folder: str | None = None
+    command: list[str],
+    *,
+    stdout: int,
+    stderr: int | IO[bytes],
+    stdin: int = subprocess.DEVNULL,
+    folder: str | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a client in a process group of its own, so that `end` reaches the plugin that it starts in turn."""
-    variables = {**os.environ, **owned()}
+    """Start a program in a process group of its own, so that `end` reaches what it starts in turn (a client's plugin).
+
+    `folder` and `variables` as for `ask`.
+    """
+    environment = {**(os.environ if variables is None else variables), **owned()}
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0, env=variables, cwd=folder
+        command, stdin=stdin, stdout=stdout, stderr=stderr, process_group=0, env=environment, cwd=folder
     )
 
 

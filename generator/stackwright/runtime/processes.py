@@ -13,12 +13,13 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from stackwright.atomic import replace_file
+from stackwright.domain.recipe import Recipe
 from stackwright.domain.service import (
     PROBE_RETRIES,
     CommandProbe,
@@ -28,11 +29,13 @@ from stackwright.domain.service import (
     ServiceState,
     SocketProbe,
     Traces,
+    Word,
 )
 from stackwright.errors import RuntimeRefusedError
 from stackwright.rendering.numbered import key_of
-from stackwright.runtime import Say, ServiceChange, Stack, supervisord
+from stackwright.runtime import Say, ServiceChange, Stack, Trial, supervisord
 from stackwright.runtime.activity import group_traces, measure
+from stackwright.runtime.docker import ask
 from stackwright.runtime.ports import choose_ports, command_succeeds, http_answers, is_free, socket_answers
 from stackwright.runtime.process_groups import (
     end_groups,
@@ -55,7 +58,7 @@ from stackwright.runtime.programs import (
     revisions_in,
     stack_programs,
 )
-from stackwright.runtime.provision import ensure_all
+from stackwright.runtime.provision import ensure_all, environment_folder, is_complete
 
 LOG_BYTES = 2**20
 EVENT_LINES = 200
@@ -97,6 +100,33 @@ class ProcessesRuntime:
         for service in self._stack.services:
             check_shared_memory(service, _shared_memory_bytes())
         self._virtual_environments(say)
+
+    def trial(self, service: Service, words: Iterable[Word]) -> Trial | None:
+        """Return the place of a service, as a process of this user; None without its virtual environment."""
+        recipes = self._recipes()
+        folders = {kind: environment_folder(self._stack.state, recipe) for kind, recipe in recipes.items()}
+        if service.kind not in folders or not is_complete(folders[service.kind]):
+            return None
+        machine = Provisions(
+            virtual_environments=folders,
+            ports=self._choose_ports(frozenset(), keep=True),
+            shared_memory_bytes=_shared_memory_bytes(),
+        )
+        programs = stack_programs(self._stack, machine, os.environ)
+        program = next(program for program in programs if program.name == service.name)
+        python = str(folders[service.kind] / "bin" / "python")
+        return Trial(
+            installed=folders[service.kind].name,
+            variables=program.environment,
+            texts=command_of(self._stack, machine, service, words),
+            run=lambda source, given, limit_s: ask(
+                [python, "-c", source],
+                limit_s,
+                given=given,
+                folder="/",
+                variables={**program.inherited, **program.environment},
+            ),
+        )
 
     def owner(self) -> Path | None:
         """Return the project folder whose start made the run folder."""
@@ -202,10 +232,12 @@ class ProcessesRuntime:
 
     def _virtual_environments(self, say: Say) -> dict[str, Path]:
         """Return the folders of the virtual environments that the services run in, making them on first use."""
-        recipes = {
-            service.kind: service.as_process.recipe for service in self._stack.services if service.as_process.recipe
-        }
-        return ensure_all(self._stack.state, recipes, say)
+        return ensure_all(self._stack.state, self._recipes(), say)
+
+    def _recipes(self) -> dict[str, Recipe]:
+        """Return how the virtual environment of each kind of service is made."""
+        made = ((service.kind, service.as_process.recipe) for service in self._stack.services)
+        return {kind: recipe for kind, recipe in made if recipe is not None}
 
     def _machine(self, *, keep: bool) -> Provisions:
         absent = self._absent(keep=keep)

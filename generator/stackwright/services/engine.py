@@ -209,6 +209,23 @@ def _command(plan: Plan, replica: Replica) -> tuple[Word, ...]:
     return (Document(fields=document),)
 
 
+def engine_questions(plan: Plan, replica: Replica) -> tuple[Document, ...]:
+    """Return what an engine is asked before it loads anything: the arguments and variables of each of its models.
+
+    Offline, since nothing is to be downloaded for it.
+    """
+    engine = engine_named(plan.engine.name)
+    return tuple(
+        Document(
+            fields={
+                "arguments": _arguments(plan, loaded),
+                "environment": {**_variables(engine, loaded), "HF_HUB_OFFLINE": "1"},
+            }
+        )
+        for loaded in plan.turns(replica)
+    )
+
+
 def _arguments(plan: Plan, replica: Replica) -> tuple[Word, ...]:
     flags = engine_named(plan.engine.name).flags
     return bind_arguments(replica.args, flags, lambda key: SettingRef(key=key, model=replica.model))

@@ -101,7 +101,10 @@ def safely(take: Callable[[], Seen[T]]) -> Seen[T]:
 
 
 class Machine:
-    """The machine around one stack before its start, each thing looked at once; `seen` holds what is known already."""
+    """The machine around one stack before its start, each thing looked at once; `seen` holds what is known already.
+
+    `say` tells the person what takes long; without it, nothing that takes long is done.
+    """
 
     def __init__(
         self,
@@ -111,9 +114,10 @@ class Machine:
         *,
         compose: bool,
         seen: Mapping[Observation[Any], object] | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         """Observe nothing yet."""
-        self.stack, self.host, self.runtime, self.compose = stack, host, runtime, compose
+        self.stack, self.host, self.runtime, self.compose, self.say = stack, host, runtime, compose, say
         self._seen: dict[Observation[Any], Any] = dict(seen or {})
         self._begun: dict[Observation[Any], Later[Any]] = {}
         self._lock = Lock()

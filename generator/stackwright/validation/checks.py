@@ -5,7 +5,7 @@ docs/reference/checks.md is made from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.finding import Finding, not_checked
@@ -18,6 +18,7 @@ from stackwright.validation import (
     capacity,
     compose_config,
     containers,
+    engine_answer,
     environment,
     files,
     gpu_memory,
@@ -56,6 +57,7 @@ CHECKS: tuple[Check, ...] = (
     capacity.SHARED_MEMORY_SIZE,
     capacity.LIMITS,
     images.RELEASES,
+    engine_answer.SETTINGS,
     surroundings.CLOCK,
     surroundings.WINDOWS,
     surroundings.DATABASE,
@@ -76,23 +78,43 @@ def find_broken(stack: Stack) -> tuple[Finding, ...]:
     return (*found, *beside, *secrets.check_secrets(stack, secrets.inspect_secrets(stack)))
 
 
-def find_all(stack: Stack, runtime: Runtime, host: Host) -> tuple[Finding, ...]:
+def find_all(
+    stack: Stack, runtime: Runtime, host: Host, say: Callable[[str], None] | None = None
+) -> tuple[Finding, ...]:
     """Run every check that applies to this runtime on the host as it is now. To be asked where nothing is broken.
+
+    `say` tells what takes long, which is left out without it.
 
     Raises:
         RuntimeRefusedError: the runtime cannot say what runs.
     """
-    machine = Machine(stack, host, runtime, compose=isinstance(runtime, ComposeRuntime))
+    machine = _machine(stack, runtime, host, say)
     waiting = {observation: None for check in CHECKS for observation in check.observations if observation.waits}
     machine.begin(observation for observation in waiting if observation in _WITHOUT_RUNTIME)
-    subject = Subject(stack=stack, host=host, catalog=load_catalog(), compose=machine.compose, runs=machine.runs)
+    subject = _subject(machine)
     machine.begin(waiting)
     return tuple(find_in(subject, machine))
 
 
-def find_in(subject: Subject, machine: Machine) -> Iterator[Finding]:
-    """Yield the findings of every check that applies. A check that fails itself, on a machine unlike any, says so."""
-    for check in CHECKS:
+def find_later(stack: Stack, runtime: Runtime, host: Host, say: Callable[[str], None]) -> tuple[Finding, ...]:
+    """Run the checks that had to wait for what a start fetches. Raises as `find_all`."""
+    machine = _machine(stack, runtime, host, say)
+    return tuple(find_in(_subject(machine), machine, (engine_answer.SETTINGS,)))
+
+
+def _machine(stack: Stack, runtime: Runtime, host: Host, say: Callable[[str], None] | None) -> Machine:
+    return Machine(stack, host, runtime, compose=isinstance(runtime, ComposeRuntime), say=say)
+
+
+def _subject(machine: Machine) -> Subject:
+    return Subject(
+        stack=machine.stack, host=machine.host, catalog=load_catalog(), compose=machine.compose, runs=machine.runs
+    )
+
+
+def find_in(subject: Subject, machine: Machine, checks: Iterable[Check] = CHECKS) -> Iterator[Finding]:
+    """Yield the findings of the checks that apply. A check that fails itself, on a machine unlike any, says so."""
+    for check in checks:
         try:
             found = _run(check, subject, machine) if check.when.holds(subject) else ()
         except Exception as failure:  # noqa: BLE001 whatever it is, the other checks still have something to tell

@@ -82,6 +82,7 @@ class Vllm:
     settings = SETTINGS
     flags: Mapping[str, str] = FLAGS
     failures: Path | None = Path(__file__).parent / "failures.yaml"
+    ask_program: Path | None = Path(__file__).parent / "ask_engine.py"
     # On a CPU (0.32.0 engine/arg_utils.py, get_batch_defaults).
     processor_requests = 128
     # vLLM then only warns of a length beyond the model's own (0.32.0 envs.py).
