@@ -20,6 +20,7 @@ from stackwright.domain.host import (
     Link,
     LinkKind,
     MigSlice,
+    Network,
     OperatingSystem,
 )
 
@@ -89,8 +90,24 @@ def containers() -> st.SearchStrategy[Containers]:
         version=maybe_version(),
         compose=maybe_version(),
         gpu_access=st.sampled_from(GpuAccess),
+        rootless=st.sampled_from([None, True]),
+        selinux=st.sampled_from([None, True]),
     )
     return engines | st.just(NO_CONTAINERS)
+
+
+@cache
+def networks() -> st.SearchStrategy[Network | None]:
+    """A way to the internet that is told; most hosts have none."""
+    told = st.builds(
+        Network,
+        proxy=one_of(None, "http://proxy.corp:3128", "http://127.0.0.1:3128"),
+        no_proxy=one_of((), ("*.corp", "10.0.0.0/8")),
+        certificates=one_of(None, "/etc/corp.pem"),
+        hub=one_of(None, "https://mirror.corp/hf"),
+        offline=st.booleans(),
+    )
+    return st.none() | told.filter(lambda network: network != Network())
 
 
 @st.composite
@@ -181,4 +198,5 @@ def hosts(draw: st.DrawFn, max_gpus: int = 5, gpu: Callable[[int], st.SearchStra
         links=tuple(draw(links(a, b)) for a, b in sorted(known)),
         p2p=tuple(draw(st.lists(row, min_size=len(devices), max_size=len(devices)))),
         containers=draw(containers()),
+        network=draw(networks()),
     )

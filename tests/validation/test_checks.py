@@ -49,6 +49,7 @@ from stackwright.validation.environment import SHELL_VARIABLES
 from stackwright.validation.gpu_memory import OWN
 from stackwright.validation.gpus import STATES, used_gpus
 from stackwright.validation.model import MODELS, OFFLINE, InspectedModel
+from stackwright.validation.outside import AUTHORITIES, FAR_FOLDERS, OUTLOOK
 from stackwright.validation.ports import PORTS
 from stackwright.validation.surroundings import CHANGED_INPUTS, TIMES
 
@@ -133,6 +134,9 @@ def scene(root: Path, plan: Plan, *, compose: bool = True) -> Scene:
             CHANGED_INPUTS: (),
             TIMES: (2000.0, 1000.0),
             ENGINES: (),
+            AUTHORITIES: None,
+            OUTLOOK: None,
+            FAR_FOLDERS: {},
         },
     )
 
@@ -144,7 +148,7 @@ def sees(uuids: tuple[str, ...]) -> ContainerAnswer:
 
 def inside(container: Seen[ContainerAnswer] | None) -> ContainerEngine:
     """Return a container engine that has every image, with what a container saw."""
-    return ContainerEngine(images=None, needs_cuda_image=False, container=container)
+    return ContainerEngine(images=None, needs_cuda_image=False, has_engine_image=True, container=container)
 
 
 @pytest.fixture

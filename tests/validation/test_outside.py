@@ -235,7 +235,7 @@ def test_a_context_beyond_the_models_own(
 
 @pytest.mark.parametrize(("uid", "found"), [("0", ["container-root"]), ("1000", [])])
 def test_containers_of_root(uid: str, found: list[str]) -> None:
-    assert [check for check, *_ in told(check_user(PLAN, {**ENV, "STACKWRIGHT_UID": uid}))] == found
+    assert [check for check, *_ in told(check_user(PLAN, {**ENV, "STACKWRIGHT_UID": uid}, PLAN.host))] == found
 
 
 @pytest.mark.parametrize(

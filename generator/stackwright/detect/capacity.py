@@ -6,6 +6,7 @@ Touches /proc and /sys below a root folder, and the folders that it is asked abo
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from stackwright.detect.cpu import parse_meminfo
@@ -29,6 +30,25 @@ def read_disk(folder: Path) -> Seen[Disk]:
     # Some file systems (btrfs) have no fixed number of files and answer 0 of 0.
     files = room.f_favail if room.f_files else None
     return Disk(path=str(above), free_bytes=room.f_bavail * room.f_frsize, free_files=files, device=device)
+
+
+def file_system_kind(folder: Path, root: Path = Path("/")) -> str | None:
+    """Return the kind of file system that a folder is on, such as `nfs4`; None where the kernel does not say."""
+    text = read_file(root, "/proc/self/mountinfo")
+    return None if isinstance(text, Unread) else parse_mounts(text, str(folder.resolve()))
+
+
+def parse_mounts(text: str, path: str) -> str | None:
+    """Find the mount that holds a path in /proc/self/mountinfo (proc(5)): the longest, of equals the last."""
+    kind, longest = None, -1
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        if len(words := before.split()) < 5 or not after:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), words[4])
+        if len(point) >= longest and (path == point or path.startswith(point.rstrip("/") + "/")):
+            kind, longest = after.split()[0], len(point)
+    return kind
 
 
 def read_memory(root: Path = Path("/")) -> Seen[MemoryState]:

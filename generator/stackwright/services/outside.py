@@ -49,6 +49,14 @@ _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy")
 _INSIDE = ("localhost", "127.0.0.1", "::1")
 
 
+def way_out(env: Mapping[str, str], login: str) -> dict[str, str]:
+    """Return the variables of the way out, as a start script exports them, for the values in force."""
+    scheme, _, rest = env.get(PROXY, "").partition("://")
+    url = f"{scheme}://{login}{'@' * bool(login)}{rest}"
+    proxies = {**dict.fromkeys(_PROXIES, url), "no_proxy": env.get(DIRECT, "")} if rest else {}
+    return proxies | (dict.fromkeys(_BUNDLES, env[CERTIFICATES]) if CERTIFICATES in env else {})
+
+
 def with_way_out(service: Service, names: Collection[str], keys: Collection[str]) -> Service:
     """Return a service with what it needs to reach the world.
 

@@ -68,9 +68,20 @@ def check_versions(plan: Plan, host: Host) -> Iterator[Finding]:
         yield error("compose-version", found=f"Compose {containers.compose}", expected=expected, fix=fix)
 
 
-def check_user(plan: Plan, env: Mapping[str, str]) -> Iterator[Finding]:
-    """Find containers that run as root: they have no capabilities, but what they may write is root's own."""
-    if env["STACKWRIGHT_UID"] == "0":
+def check_user(plan: Plan, env: Mapping[str, str], host: Host) -> Iterator[Finding]:
+    """Find containers that run as root: they have no capabilities, but what they may write is root's own.
+
+    Root of a rootless engine is an ordinary user of this host, and its other users own nothing here.
+    """
+    if host.containers.rootless:
+        if env["STACKWRIGHT_UID"] != "0":
+            yield error(
+                "container-user",
+                found=f"STACKWRIGHT_UID={env['STACKWRIGHT_UID']}, who owns no file of yours: the engine is rootless",
+                expected="0: root of a rootless engine is the user who runs it",
+                fix=f"`configure-gpu --env {plan.environment.value}`, without a pin of STACKWRIGHT_UID",
+            )
+    elif env["STACKWRIGHT_UID"] == "0":
         yield warning(
             "container-root",
             found="containers run as root (STACKWRIGHT_UID=0), since root configured the stack",
@@ -187,6 +198,7 @@ class ContainerEngine(Struct, frozen=True, kw_only=True):
 
     images: Seen[Disk] | None
     needs_cuda_image: bool
+    has_engine_image: bool
     container: Seen[ContainerAnswer] | None
 
 
@@ -211,7 +223,12 @@ def inspect_engine(machine: Machine) -> ContainerEngine | None:
         folder = find_images_folder()
         images = folder if isinstance(folder, Unseen) else read_disk(Path(folder))
     cuda = stack.plan.engine.cuda is not None and stack.env[image] == stack.plan.engine.image
-    return ContainerEngine(images=images, needs_cuda_image=cuda and lacks_engine, container=container)
+    return ContainerEngine(
+        images=images,
+        needs_cuda_image=cuda and lacks_engine,
+        has_engine_image=not lacks_engine,
+        container=container,
+    )
 
 
 def find_missing_images(images: tuple[str, ...]) -> Seen[tuple[str, ...]]:
@@ -277,8 +294,8 @@ VERSIONS = Check(
 USER = Check(
     name="user",
     about="the user id of the containers",
-    findings=tuple("container-root".split()),
-    rule=lambda on: check_user(on.plan, on.env),
+    findings=tuple("container-root container-user".split()),
+    rule=lambda on: check_user(on.plan, on.env, on.host),
     when=IN_CONTAINERS,
 )
 

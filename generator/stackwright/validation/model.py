@@ -22,6 +22,7 @@ from stackwright.models.reach import ask_hub
 from stackwright.models.read import HubAccess, read_model
 from stackwright.project.credentials import HUB_TOKEN, find_hub_token
 from stackwright.runtime import Stack
+from stackwright.services import outside
 from stackwright.validation.check import Check, Later, Machine, Observation, Subject, safely
 from stackwright.validation.compose_config import MERGED, engine_variables
 
@@ -99,10 +100,21 @@ def check_hub(
             "model-gated", found=found, expected="a hub token", fix=f"request access on the model's page, then {token}"
         )
     elif isinstance(hub, Unseen):
-        fix = f"set HF_ENDPOINT to a reachable hub, or `configure-gpu --env {plan.environment.value} --model FOLDER`"
+        fix = _fix_of_unreached(plan.environment.value, hub.why.lower())
         yield error("model-unreachable", found=hub.why, expected=f"a hub with {location}", fix=fix)
     elif hub is not None:
         yield from _judge(plan, location, hub, token, has_token=has_token)
+
+
+def _fix_of_unreached(name: str, why: str) -> str:
+    if "certificate verify failed" in why:
+        return f"`configure-gpu --env {name} --set {outside.CERTIFICATES}=FILE`, your network's authority as PEM"
+    if "407" in why:
+        return f"write user:password for the proxy into envs/.secrets/{name}/{outside.LOGIN}"
+    return (
+        f"set HF_ENDPOINT to a reachable hub, or `configure-gpu --env {name} --model FOLDER`; behind a proxy "
+        f"`--set {outside.PROXY}=http://HOST:PORT`"
+    )
 
 
 def _judge(plan: Plan, location: str, hub: HubAnswer, token: str, *, has_token: bool) -> Iterator[Finding]:
@@ -173,16 +185,23 @@ def _inspect_model(stack: Stack, location: str) -> InspectedModel:
         return InspectedModel(location=location, files=files, longest_tokens=longest, gated=False)
     files = inspect_cache(location, find_cache(os.environ, home), *user, known.weight_bytes if known else None)
     gated = known.gated if known else None
-    token = _token(stack, home)
-    asks = not (files.complete or files.problem or is_offline(os.environ) or (gated and not token))
+    token, variables = _token(stack, home), _variables(stack)
+    asks = not (files.complete or files.problem or is_offline(variables) or (gated and not token))
     return InspectedModel(
         location=location,
         files=files,
         longest_tokens=longest,
         gated=gated,
-        hub=ask_hub(location, os.environ, token) if asks else None,
+        hub=ask_hub(location, variables, token) if asks else None,
         has_token=bool(token),
     )
+
+
+def _variables(stack: Stack) -> dict[str, str]:
+    """Return the variables of this shell with the stack's way out over them."""
+    login = safely(lambda: (stack.secrets / outside.LOGIN).read_text(encoding="ascii").strip())
+    way_out = outside.way_out(stack.env, login if isinstance(login, str) else "")
+    return {**os.environ, **stack.env, **way_out}
 
 
 def _token(stack: Stack, home: Path) -> str | None:
@@ -205,17 +224,9 @@ def _check_length(
     return check_length(on.plan, on.env, models[0].longest_tokens, engine_variables(on.plan, merged))
 
 
-def _check_hubs(on: Subject, models: tuple[InspectedModel, ...], offline: bool) -> Iterator[Finding]:
-    has_token = any(model.has_token for model in models)
-    for model in models:
-        location, files = model.location, model.files
-        if not (location.startswith("/") or isinstance(files, Unseen) or files.complete or files.problem):
-            yield from check_hub(on.plan, location, model.hub, gated=model.gated, has_token=has_token, offline=offline)
-
-
 MODELS = Observation(take=inspect_models, waits=True)
 # HF_HUB_OFFLINE forbids to ask the hub.
-OFFLINE = Observation(take=lambda machine: is_offline({**os.environ, **machine.stack.env}))
+OFFLINE = Observation(take=lambda machine: is_offline(_variables(machine.stack)))
 
 
 FILES = Check(
@@ -233,13 +244,4 @@ LENGTH = Check(
     findings=tuple("model-length".split()),
     rule=_check_length,
     observations=(MODELS, MERGED),
-)
-
-
-HUB = Check(
-    name="hub",
-    about="a model to download: hub reachable, name known, token valid; HF_HUB_OFFLINE is respected",
-    findings=tuple("model-missing model-gated model-unknown model-unreachable clock".split()),
-    rule=_check_hubs,
-    observations=(MODELS, OFFLINE),
 )
