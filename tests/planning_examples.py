@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -101,7 +101,7 @@ def sold_hosts(draw: st.DrawFn) -> Host:
 
 
 @st.composite
-def _sold_gpus(draw: st.DrawFn, index: int, rows: tuple[GpuModel, ...]) -> Gpu:
+def _sold_gpus(draw: st.DrawFn, index: int, rows: Sequence[GpuModel]) -> Gpu:
     row = draw(st.sampled_from(rows))
     total = (row.nvml_memory_mib or row.memory_gb * 1000) * MIB
     sold = gpu(index, name=draw(st.sampled_from(row.names)), capability=row.compute_capability)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, overload
@@ -60,54 +60,60 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-class Releases(Sequence[EngineRelease]):
-    """The engine releases, newest first, each parsed when it is first looked at: a plan mostly needs the newest few."""
+class Rows(Sequence[T]):
+    """The rows of a long file, each parsed when it is first looked at: most commands need a few, and a person waits."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, name: str, kind: type[T]) -> None:
         """Split the file into its rows; each begins with a dash in the first column."""
-        self._where = path
-        self._rows = re.split(r"^(?=- )", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-        self._parsed: dict[int, EngineRelease] = {}
+        self._where = FOLDER / name
+        self._kind = kind
+        self._texts = re.split(r"^(?=- )", self._where.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+        self._parsed: dict[int, T] = {}
 
     def __len__(self) -> int:
-        """Count the releases."""
-        return len(self._rows)
+        """Count the rows."""
+        return len(self._texts)
 
     @overload
-    def __getitem__(self, position: int) -> EngineRelease: ...
+    def __getitem__(self, position: int) -> T: ...
 
     @overload
-    def __getitem__(self, position: slice) -> tuple[EngineRelease, ...]: ...
+    def __getitem__(self, position: slice) -> tuple[T, ...]: ...
 
-    def __getitem__(self, position: int | slice) -> EngineRelease | tuple[EngineRelease, ...]:
+    def __getitem__(self, position: int | slice) -> T | tuple[T, ...]:
         """Parse a row, or several."""
         if isinstance(position, slice):
             return tuple(self[number] for number in range(*position.indices(len(self))))
         number = range(len(self))[position]
         if number not in self._parsed:
-            row = parse_yaml(self._rows[number], str(self._where), StackError)
-            (self._parsed[number],) = convert(row, tuple[EngineRelease, ...], where=str(self._where), error=StackError)
+            row = parse_yaml(self._texts[number], str(self._where), StackError)
+            (self._parsed[number],) = convert(row, tuple[self._kind, ...], where=str(self._where), error=StackError)  # type: ignore[name-defined]
         return self._parsed[number]
 
+    def naming(self, words: str) -> Iterator[T]:
+        """Parse the rows in whose text these words stand, in capitals or not."""
+        wanted = words.lower()
+        return (self[number] for number, text in enumerate(self._texts) if wanted in " ".join(text.lower().split()))
+
 
 @cache
-def load_engines() -> Releases:
+def load_engines() -> Rows[EngineRelease]:
     """Open the engine releases, newest first."""
-    return Releases(FOLDER / "engines.yaml")
+    return Rows("engines.yaml", EngineRelease)
 
 
 @cache
-def load_llms() -> tuple[CatalogLlm, ...]:
-    """Read the well-known models."""
-    return _read("llms.yaml", tuple[CatalogLlm, ...])
+def load_llms() -> Rows[CatalogLlm]:
+    """Open the well-known models."""
+    return Rows("llms.yaml", CatalogLlm)
 
 
 @cache
-def load_gpus() -> tuple[GpuModel, ...]:
-    """Read the GPU models."""
+def load_gpus() -> Rows[GpuModel]:
+    """Open the GPU models."""
     from stackwright.domain.hardware import GpuModel
 
-    return _read("gpus.yaml", tuple[GpuModel, ...])
+    return Rows("gpus.yaml", GpuModel)
 
 
 @cache
@@ -160,18 +166,14 @@ def load_flags() -> FlagTable:
     return _read("flags.yaml", FlagTable)
 
 
+@cache
 def find_gpu(name: str | None) -> GpuModel | None:
     """Return the row of the GPU that NVML calls `name`; None for an unknown model."""
     from stackwright.domain.hardware import plain_gpu_name
 
-    return _gpus_by_name().get(plain_gpu_name(name or ""))
-
-
-@cache
-def _gpus_by_name() -> dict[str, GpuModel]:
-    from stackwright.domain.hardware import plain_gpu_name
-
-    return {plain_gpu_name(name): row for row in load_gpus() for name in row.names}
+    plain = plain_gpu_name(name or "")
+    named = (row for row in load_gpus().naming(plain) if plain in map(plain_gpu_name, row.names))
+    return next(named, None) if plain else None
 
 
 def _read(name: str, kind: type[T]) -> T:

@@ -336,7 +336,7 @@ class Catalog(Struct, frozen=True, kw_only=True):
     services: tuple[ServiceImage, ...]
     advisories: tuple[Advisory, ...]
     read_drivers: Callable[[], Drivers]
-    read_llms: Callable[[], tuple[CatalogLlm, ...]]
+    read_llms: Callable[[], Sequence[CatalogLlm]]
     read_parsers: Callable[[], ParserTable]
     read_kernels: Callable[[], KernelTable]
     read_formats: Callable[[], FormatTable]
@@ -349,7 +349,7 @@ class Catalog(Struct, frozen=True, kw_only=True):
         return self.read_drivers()
 
     @property
-    def llms(self) -> tuple[CatalogLlm, ...]:
+    def llms(self) -> Sequence[CatalogLlm]:
         """The well-known models."""
         return self.read_llms()
 

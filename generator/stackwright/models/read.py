@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -57,7 +57,7 @@ class HubAccess(Struct, frozen=True, kw_only=True):
 
 def read_model(
     name: str,
-    llms: Iterable[CatalogLlm],
+    llms: Sequence[CatalogLlm],
     smoke_folder: Path | None = None,
     access: HubAccess | None = None,
     origin: str | None = None,
@@ -75,12 +75,11 @@ def read_model(
     Raises:
         UsageError: the name means nothing, or the model cannot be read; one sentence with the next step.
     """
-    rows = tuple(llms)
     access, origin = access or HubAccess(), origin or f"--model {name[:120]}"
     cache = find_cache(os.environ, access.home)
     if name == SMOKE:
         return _smoke(smoke_folder)
-    known = _find_row(name, rows)
+    known = _find_row(name, llms)
     if known is not None:
         return _with_cached(stored_facts(*known), cache)
     folder = _find_folder(name)
@@ -90,14 +89,14 @@ def read_model(
         raise UsageError(f"{origin}: no such folder", hint="name a folder with config.json, or a Hugging Face id")
     if _HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
         return _with_notes(_from_hub(name, cache, access, origin))
-    names = [SMOKE, *(row.name for row in rows), *(row.hub_id for row in rows)]
+    names = [SMOKE, *(row.name for row in llms), *(row.hub_id for row in llms)]
     raise UsageError(
         f"{origin}: not a Hugging Face id (owner/name), a folder, or a catalog name",
-        hint=did_you_mean(name, names) or f"catalog names: {', '.join(names[: 1 + len(rows)])}",
+        hint=did_you_mean(name, names) or f"catalog names: {', '.join(names[: 1 + len(llms)])}",
     )
 
 
-def locate_model(name: str, llms: Iterable[CatalogLlm]) -> str:
+def locate_model(name: str, llms: Sequence[CatalogLlm]) -> str:
     """Return what a name means without reading it: a hub id or a folder, else the name itself.
 
     Two names that mean the same model give the same text.
@@ -121,9 +120,10 @@ def _find_folder(name: str) -> Path | None:
     return folder.resolve() if name and folder.is_dir() else None
 
 
-def _find_row(name: str, rows: Iterable[CatalogLlm]) -> tuple[CatalogLlm, Checkpoint] | None:
+def _find_row(name: str, llms: Sequence[CatalogLlm]) -> tuple[CatalogLlm, Checkpoint] | None:
     """Return the row and the checkpoint that a catalog name or a hub id means; hub ids are told apart by case only."""
-    for row in rows:
+    # A long table can tell which of its rows are worth parsing.
+    for row in getattr(llms, "naming", lambda _: llms)(name):
         if name.lower() == row.name:
             return row, row.checkpoints[0]
         for checkpoint in row.checkpoints:
