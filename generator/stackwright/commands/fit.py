@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ from stackwright.commands.host import choose_gpus, gateway_bytes
 from stackwright.commands.observed import ObservedArguments
 from stackwright.commands.options import add_json, add_out
 from stackwright.commands.paths import find_paths
+from stackwright.domain.catalog import EngineRelease
 from stackwright.domain.forecast import EngineSettings, Forecast, RememberedStart, Verdict
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
@@ -261,13 +263,18 @@ def _version(engine: str | None, default: str | None = None) -> str:
     from stackwright.catalog.load import load_engines
 
     chosen = engine_named(name) if name else default_engine()
-    known = [release.version for release in load_engines() if release.name == chosen.name]
+    newest = [release.version for release in islice(_releases_of(chosen, load_engines()), 3)]
     if not version:
-        return known[0]
-    if known and version.removeprefix("v") not in known:
-        newest = f"the newest known are {', '.join(known[:3])}; docs/reference/catalog.md lists all"
-        raise NoPlanError(f"{chosen.name} {version} is not in the catalog", hint=newest)
+        return newest[0]
+    bare = version.removeprefix("v")
+    if newest and bare not in (release.version for release in _releases_of(chosen, load_engines().naming(bare))):
+        hint = f"the newest known are {', '.join(newest)}; docs/reference/catalog.md lists all"
+        raise NoPlanError(f"{chosen.name} {version} is not in the catalog", hint=hint)
     return version
+
+
+def _releases_of(engine: Engine, releases: Iterable[EngineRelease]) -> Iterator[EngineRelease]:
+    return (release for release in releases if release.name == engine.name)
 
 
 def _print(asked: FitArguments, answer: Forecast) -> None:
