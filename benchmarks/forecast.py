@@ -2,9 +2,10 @@
 
     python benchmarks/forecast.py [--cases FILE] [--out FILE] [--each]
 
-Without `--cases` the start-ups in benchmarks/cases/ are scored and benchmarks/results/forecast.json and
-forecast_found.json
-are written: the ones that the rules were written with, and the ones that were found since.
+Without `--cases` the start-ups in benchmarks/cases/ are scored and benchmarks/results/forecast.json,
+forecast_found.json and forecast_unseen.json are written: the ones that the rules were written with, the ones that were
+found since, and those found before the last revision, of which a half was held out. A start that compiled is compared
+with the forecast of a first start, one that did not with that of a later one.
 
 The simpler rules: `1.2 × weights + 2 GiB` (gpustack's), and `headers + cache` (weights as stored and the cache of plain
 attention, nothing else). A figure is compared only where the log prints it and the model's configuration is known.
@@ -43,7 +44,10 @@ _ANY_GPU = GpuMemory(total_bytes=80 * GIB)
 _OWN = (
     (HERE / "cases/vllm_memory_cases.yaml", HERE / "results/forecast.json"),
     (HERE / "cases/found.yaml", HERE / "results/forecast_found.json"),
+    (HERE / "cases/unseen.yaml", HERE / "results/forecast_unseen.json"),
 )
+# The first release of 2026 (PyPI: 0.14.0 of 2026-01-20).
+_FIRST_OF_2026 = (0, 14, 0)
 _RULES = ("ours", "weights × 1.2 + 2 GiB", "headers + cache")
 
 
@@ -62,6 +66,8 @@ class Row(Struct, frozen=True, kw_only=True):
     verdict: dict[str, str | None]
     assumed_utilization: bool
     unmodelled: bool
+    of_2026: bool
+    held_out: bool
 
 
 def main() -> None:
@@ -75,7 +81,6 @@ def main() -> None:
     given = parser.parse_args()
     files = [(given.cases, given.out)] if given.cases else list(_OWN)
     for file, out in files:
-        print(file.name)
         document = run(file, given.configs, given.readings, each=given.each)
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -88,18 +93,21 @@ def run(file: Path, configs: Path, readings: Path, *, each: bool) -> dict[str, o
     started = time.perf_counter()
     rows = [score(case) for case in cases]
     seconds = time.perf_counter() - started
-    summary = {rule: summarize(rows, rule) for rule in _RULES}
     if each:
         for row in rows:
             print(_line(row))
-    print_table(summary)
-    return {
+    document: dict[str, object] = {
         "cases": len(rows),
         "file": file.name,
         "milliseconds_per_case": round(1000 * seconds / max(len(rows), 1), 2),
-        "summary": summary,
-        "rows": [asdict(row) for row in rows],
     }
+    parts = {"summary": rows, "held_out": [row for row in rows if row.held_out]}
+    for name, part in parts.items():
+        if part:
+            print(f"{file.name}: {name.replace('_', ' ')}")
+            document[name] = {rule: summarize(part, rule) for rule in _RULES}
+            print_table({rule: summarize(part, rule) for rule in _RULES})
+    return document | {"rows": [asdict(row) for row in rows]}
 
 
 def score(case: Case) -> Row:
@@ -116,6 +124,8 @@ def score(case: Case) -> Row:
         verdict=_verdicts(case, answer),
         assumed_utilization=not case.utilization_known,
         unmodelled=not case.modelled,
+        of_2026=case.settings.version is not None and Release(case.settings.version).version >= _FIRST_OF_2026,
+        held_out=case.held_out,
     )
 
 
@@ -168,9 +178,10 @@ def _pool_errors(case: Case, answer: Forecast | None) -> dict[str, float | None]
     gpu = case.gpu
     if answer is None or gpu is None or gpu.unified or gpu.wsl or case.kv_bytes is None or not case.utilization_known:
         return dict.fromkeys(_RULES)
-    simple = answer.memory.budget_bytes - _stored_bytes(case)
+    simple, memory = answer.memory.budget_bytes - _stored_bytes(case), answer.memory
+    pool = memory.later_kv_cache_bytes if case.warm and memory.later_kv_cache_bytes else memory.kv_cache_bytes
     return {
-        _RULES[0]: 100 * (answer.memory.kv_cache_bytes - case.kv_bytes) / gpu.total_bytes,
+        _RULES[0]: 100 * (pool - case.kv_bytes) / gpu.total_bytes,
         _RULES[1]: None,
         _RULES[2]: 100 * (simple - case.kv_bytes) / gpu.total_bytes,
     }
@@ -200,12 +211,16 @@ def _percent(guess: float, observed: float) -> float:
 def summarize(rows: list[Row], rule: str) -> dict[str, dict[str, float]]:
     """Return the figures of one rule over all rows."""
     weights = [abs(error) for row in rows if (error := row.weights_error[rule]) is not None]
-    pools = [abs(error) for row in rows if (error := row.pool_error[rule]) is not None]
+    pools = [(row, abs(error)) for row in rows if (error := row.pool_error[rule]) is not None]
     return {
         "weights, % of the log's": _spread(weights),
         "bytes per token, one group": _share(rows, rule, lambda row: not row.mixed),
         "bytes per token, mixed": _share(rows, rule, lambda row: row.mixed),
-        "pool, % of the GPU's memory": _spread(pools),
+        "pool, % of the GPU's memory": _spread([error for _, error in pools]),
+        "pool, % of the GPU's memory, releases before 2026": _spread(
+            [error for row, error in pools if not row.of_2026]
+        ),
+        "pool, % of the GPU's memory, releases of 2026": _spread([error for row, error in pools if row.of_2026]),
         "verdict, utilization in the log": _verdict_table([row for row in rows if not row.assumed_utilization], rule),
         "verdict, all": _verdict_table(rows, rule),
     }
@@ -232,7 +247,7 @@ def _share(rows: list[Row], rule: str, wanted: Callable[[Row], bool]) -> dict[st
 
 
 def _verdict_table(rows: list[Row], rule: str) -> dict[str, float]:
-    """Count verdicts by what happened; `false fits` is the one that must be 0."""
+    """Count verdicts by what happened; `false fits` must be 0, and of starts that fitted 5 % may be refused."""
     judged = [(row, verdict) for row in rows if (verdict := row.verdict[rule]) is not None]
     fitted = [verdict for row, verdict in judged if not row.failed]
     failed = [verdict for row, verdict in judged if row.failed]
@@ -245,6 +260,7 @@ def _verdict_table(rows: list[Row], rule: str) -> dict[str, float]:
         "failed, refused": failed.count(Verdict.DOES_NOT_FIT),
         "failed, uncertain": failed.count(Verdict.UNCERTAIN),
         "false fits": failed.count(Verdict.FITS),
+        "false refusals, %": round(100 * fitted.count(Verdict.DOES_NOT_FIT) / max(len(fitted), 1), 1),
     }
 
 

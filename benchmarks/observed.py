@@ -47,7 +47,8 @@ class Case(Struct, frozen=True, kw_only=True):
     """One start-up. Sizes in bytes per GPU, None where the log does not tell. `failed`: the engine did not come up.
 
     `modelled` is False with drafters that are models of their own and for layouts that the planner does not know.
-    `utilization_known`: the log or the thread names it, so that no default is guessed.
+    `utilization_known`: the log or the thread names it, so that no default is guessed. `warm`: it found compiled what
+    an earlier start had left. `held_out`: it was not looked at while the rules were written.
     """
 
     id: str
@@ -65,6 +66,8 @@ class Case(Struct, frozen=True, kw_only=True):
     nvidia: bool
     utilization_known: bool
     parallel_known: bool
+    warm: bool
+    held_out: bool
 
     @property
     def mixed(self) -> bool:
@@ -117,6 +120,8 @@ def _case(row: Row, known: list[Row]) -> Case:
         nvidia=not re.search(r"AMD|ROCm|MI3\d\d", str(row.get("gpu"))),
         utilization_known=row.get("gpu_memory_utilization") is not None,
         parallel_known=row.get("tp") is not None or row.get("gpu_count") == 1,
+        warm=row.get("start") == "warm",
+        held_out=row.get("held_out") is True,
     )
 
 

@@ -44,7 +44,7 @@ JUDGED = {
     "l40s-busy": ("Qwen/Qwen3-14B-AWQ", 1, 1),
     "mixed-3090-3060": ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", 1, 1),
     "pod-1x-l40s": ("Qwen/Qwen3.6-35B-A3B-FP8", 1, 1),
-    "wsl2-rtx5080": ("Qwen/Qwen3-8B-FP8", 1, 1),
+    "wsl2-rtx5080": ("Qwen/Qwen3-8B-AWQ", 1, 1),
 }
 # Their driver runs no image without known holes: the driver comes first, whatever the model.
 REFUSED = ("4x-t4-driver470", "old-driver")

@@ -14,6 +14,7 @@ from stackwright.rendering.numbered import flat_settings
 
 from tests.planning_requests import FIRST_MODEL, gpu, recorded, request
 
+LLAMA_70B_AWQ = "hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4"
 CATALOG = load_catalog()
 LATENCY, THROUGHPUT, CONTEXT = Objective.LATENCY, Objective.THROUGHPUT, Objective.CONTEXT
 
@@ -52,7 +53,7 @@ def length(plan: Plan) -> int:
         pytest.param("8x-h100-nvswitch", FIRST_MODEL, LATENCY, (8, 1, 1), id="a tiny model waits for no other GPU"),
         pytest.param("2x-rtx3090-nvlink", FIRST_MODEL, None, (1, 2, 1), id="slower memory: even a tiny model pays two"),
         pytest.param(
-            "8x-h100-nvswitch", "Qwen/Qwen3.6-35B-A3B-FP8", None, (8, 1, 1), id="a mixture reads a part of itself"
+            "8x-h100-nvswitch", "Qwen/Qwen3.6-35B-A3B-FP8", None, (4, 2, 1), id="a mixture reads a part of itself"
         ),
         pytest.param("4x-a100-two-nvlink-pairs", "Qwen/Qwen3-8B", LATENCY, (2, 2, 1), id="two islands, two replicas"),
         pytest.param("2x-rtx3090-nvlink", "Qwen/Qwen3-4B", THROUGHPUT, (2, 1, 1), id="one GPU has as much cache"),
@@ -92,7 +93,7 @@ def test_what_the_first_choice_does_not_hold_goes_to_a_larger_group() -> None:
 
 def test_context_is_never_shorter_than_with_another_objective() -> None:
     """What the objective is for, and it costs requests at once."""
-    plans = {each: plan_of(recorded("2x-rtx3090-nvlink"), "Qwen/Qwen2.5-72B-Instruct-AWQ", each) for each in Objective}
+    plans = {each: plan_of(recorded("2x-rtx3090-nvlink"), LLAMA_70B_AWQ, each) for each in Objective}
     assert length(plans[CONTEXT]) > length(plans[LATENCY]) >= length(plans[THROUGHPUT])
     seqs = {each: int(flat_settings(plan)["VLLM_MAX_NUM_SEQS"].value) for each, plan in plans.items()}
     assert seqs[CONTEXT] < seqs[LATENCY] <= seqs[THROUGHPUT]
@@ -120,7 +121,7 @@ def test_stages_only_where_nothing_smaller_serves(
 
 def test_a_pinned_short_length_needs_no_larger_group() -> None:
     """Short requests are a reason for a larger group only where nobody asked for them."""
-    plan = plan_of(without_nvlink(4), "Qwen/Qwen2.5-72B-Instruct-AWQ", VLLM_MAX_MODEL_LEN="2048")
+    plan = plan_of(without_nvlink(4), LLAMA_70B_AWQ, VLLM_MAX_MODEL_LEN="2048")
     assert (shape(plan), length(plan)) == ((2, 1, 2), 2048)
 
 
@@ -130,7 +131,7 @@ def test_a_pinned_short_length_needs_no_larger_group() -> None:
         ("1x-rtx3060-12gb", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-AWQ"),
         ("l40s-busy", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-FP8"),
         ("2x-rtx3090-nvlink", "Qwen/Qwen3-32B", "Qwen/Qwen3-32B-FP8"),
-        ("wsl2-rtx5080", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-FP8"),
+        ("wsl2-rtx5080", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-AWQ"),
         ("gb10", "Qwen/Qwen2.5-72B-Instruct", "Qwen/Qwen2.5-72B-Instruct-GPTQ-Int8"),
     ],
 )

@@ -33,7 +33,11 @@ class PlannedEngine(Struct, frozen=True, kw_only=True):
 
 
 class Memory(Struct, frozen=True, kw_only=True):
-    """A forecast per GPU of the fullest rank, in bytes (design: `fit`). Filled by the memory planner."""
+    """A forecast per GPU of the fullest rank, in bytes (design: `fit`). Filled by the memory planner.
+
+    It is that of a first start, which compiles. `later_kv_cache_bytes`: the cache of one that finds everything
+    compiled; None where that has no more.
+    """
 
     total_bytes: int
     budget_bytes: int
@@ -46,6 +50,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     kv_cache_tokens: int
     max_concurrency: float
     uncertainty_bytes: int
+    later_kv_cache_bytes: int | None = None
     verdict: str
 
     @property

@@ -15,17 +15,27 @@ from msgspec.structs import replace
 from stackwright.domain.forecast import EngineSettings, GpuMemory, Term
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import TensorHeader
-from stackwright.engines.vllm.memory.activation import activation
+from stackwright.engines.vllm.memory.activation import activation, comparing, compiles
 from stackwright.engines.vllm.memory.defaults import CompleteSettings, complete
-from stackwright.engines.vllm.memory.graphs import graphs, overhead
+from stackwright.engines.vllm.memory.graphs import (
+    attention_buffer,
+    counts_graphs,
+    graphs,
+    overhead,
+    sampler_entries,
+    token_table,
+    trial_blocks,
+)
 from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout, lay_out
-from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.releases import Release, release_of
 from stackwright.engines.vllm.memory.seen import ROUNDING_BYTES, Seen, find_seen
 from stackwright.engines.vllm.memory.weights import stage_weights
 from stackwright.units import MIB
 
 # CUDA's own context is there before the engine looks at what is free: 0.3 to 0.5 GiB on one GPU.
 CONTEXT_BYTES = 400 * MIB
+# The real capture may take more than its estimate: vLLM issue #57475 lacked 136 MiB at 0.98 of 22.36 GiB.
+_CAPTURE_SLACK = 150 * MIB
 # What the pool still differs by where every term is known, as a share of the GPU's memory: 9 of 10 cases are within it.
 _RESIDUAL = 0.01
 
@@ -33,26 +43,31 @@ _RESIDUAL = 0.01
 class Stage(Struct, frozen=True, kw_only=True):
     """The terms of one rank of one pipeline stage.
 
-    `counted`: the engine takes the graphs from its budget. `residual`: what no term explains, in bytes.
+    `first_activation`: the peak of a start that has to compile, `activation` of the later ones. `counted`: the engine
+    takes the graphs from its budget. `outside`: what it allocates beside its budget. `trial_bytes`: the small cache
+    that it captures its first graphs with. `residual`: what no term explains, in bytes.
     """
 
     weights: Term
     activation: Term
+    first_activation: Term
     graphs: Term
     overhead: Term
     counted: bool
+    outside: Term
+    trial_bytes: int
     residual: int
 
-    @property
-    def taken_bytes(self) -> int:
-        """Add up what the cache cannot have."""
+    def taken_bytes(self, *, later: bool = False) -> int:
+        """Add up what the cache cannot have on a first start, or on a later one."""
+        peak = self.activation if later else self.first_activation
         graphs_bytes = self.graphs.bytes if self.counted else 0
-        return self.weights.bytes + self.activation.bytes + self.overhead.bytes + graphs_bytes
+        return self.weights.bytes + peak.bytes + self.overhead.bytes + graphs_bytes
 
     @property
     def error_bytes(self) -> int:
         """Return the half-width of the sum: the terms' errors are independent, so they add as squares."""
-        errors = [self.weights.error, self.activation.error, self.overhead.error, self.residual]
+        errors = [self.weights.error, self.first_activation.error, self.overhead.error, self.residual]
         errors += [self.graphs.error] if self.counted else []
         return isqrt(sum(error * error for error in errors))
 
@@ -83,17 +98,18 @@ class Account(Struct, frozen=True, kw_only=True, dict=True):
         """Return whether the engine gets past its first check."""
         return not self.gpu.used_bytes or self.free_bytes >= self.budget_bytes
 
-    def rooms(self, sign: int = 0) -> tuple[int, ...]:
+    def rooms(self, sign: int = 0, *, later: bool = False) -> tuple[int, ...]:
         """Return what each stage has left for the cache; with `sign` less (-1) or more (1) the error.
 
-        A cache whose size is given takes no heed of the budget (0.33.0 v1/worker/gpu_worker.py, kv_cache_memory_bytes):
-        what is left of the GPU beside it counts as the cache's too where it is less than nothing.
+        A first start has the least; `later` ones find compiled what it left. A cache whose size is given takes no heed
+        of the budget (0.33.0 v1/worker/gpu_worker.py, kv_cache_memory_bytes): what is left of the GPU beside it counts
+        as the cache's too where it is less than nothing.
         """
         given = self.settings.kv_cache_bytes
+        taken = [stage.taken_bytes(later=later) - sign * stage.error_bytes for stage in self.stages]
         if given is not None:
-            free = (self.free_bytes - stage.taken_bytes - given + sign * stage.error_bytes for stage in self.stages)
-            return tuple(given + min(0, left) for left in free)
-        return tuple(self.budget_bytes - stage.taken_bytes + sign * stage.error_bytes for stage in self.stages)
+            return tuple(given + min(0, self.free_bytes - each - given) for each in taken)
+        return tuple(self.budget_bytes - each for each in taken)
 
     @cached_property
     def fullest(self) -> int:
@@ -107,10 +123,25 @@ class Account(Struct, frozen=True, kw_only=True, dict=True):
         return self.layout.needed_bytes(self.settings.max_model_len)
 
     @property
-    def graphs_fit_outside(self) -> bool:
-        """Return whether graphs that the budget does not count find room beside it."""
-        captured = self.stages[self.fullest].graphs.bytes
-        return self.release.counts_graphs or self.gpu.total_bytes - self.budget_bytes - CONTEXT_BYTES >= captured
+    def outside_room_bytes(self) -> int:
+        """Return what the budget leaves of a GPU; with a cache of a given size, what is left beside it."""
+        given = self.settings.kv_cache_bytes
+        taken = self.budget_bytes if given is None else given + self.stages[self.fullest].taken_bytes()
+        return self.free_bytes - taken
+
+    def outside_fits(self, sign: int) -> bool:
+        """Return whether what the budget does not count finds room; with `sign` more (1) or less (-1) the error."""
+        outside = self.stages[self.fullest].outside
+        return outside.bytes + sign * outside.error <= max(self.outside_room_bytes, 0)
+
+    def trial_fits(self, sign: int) -> bool:
+        """Return whether the first graphs can be captured, before the cache is allocated."""
+        there = self.gpu.total_bytes - self.gpu.used_bytes - CONTEXT_BYTES
+        return all(
+            stage.weights.bytes + stage.overhead.bytes + stage.trial_bytes + sign * stage.error_bytes <= there
+            for stage in self.stages
+            if stage.trial_bytes
+        )
 
 
 def account(
@@ -125,22 +156,38 @@ def account(
 
     `weights`: of each stage, where they are counted already.
     """
-    release = Release(settings.version, legacy_engine=settings.legacy_engine)
+    release = release_of(settings, gpu)
     filled = complete(shape, settings, gpu, release)
+    layout = lay_out(shape, settings, release, filled.max_num_batched_tokens)
     weights = weights or stage_weights(shape, settings, gpu, release, tensors, weight_bytes)
-    captured = graphs(shape, filled, gpu, release)
-    outside = overhead(settings, gpu, release)
+    captured, counted = graphs(shape, filled, gpu, release), counts_graphs(shape, release)
+    entries = sampler_entries(shape, filled, release)
+    consumed = entries if release.counts_consumed else 0
+    beside = overhead(settings, gpu, release)
+    beside = replace(beside, bytes=beside.bytes + consumed + token_table(shape, filled, gpu, release))
+    blocks = trial_blocks(shape, filled, gpu, release)
+    outside = Term(bytes=entries - consumed, error=_CAPTURE_SLACK) if counted else captured
+    if not counted:
+        outside = replace(outside, bytes=outside.bytes + entries - consumed)
+    if filled.enforce_eager:
+        outside = Term(bytes=entries - consumed + attention_buffer(shape, filled, gpu, release))
     stages = []
     for position, term in enumerate(weights):
         here = shape if position == 0 else replace(shape, vision=None)
         here = here if position == len(weights) - 1 else replace(here, vocab=0)
+        peak = first = activation(here, filled, release)
+        if compiles(filled, release):
+            first = activation(here, filled, release, comparing(shape if position == 0 else here, filled))
         stages.append(
             Stage(
                 weights=term,
-                activation=activation(here, filled, release),
+                activation=peak,
+                first_activation=first,
                 graphs=captured,
-                overhead=outside,
-                counted=release.counts_graphs,
+                overhead=beside,
+                counted=counted,
+                outside=outside,
+                trial_bytes=blocks * layout.block_bytes[position] if blocks else 0,
                 residual=int(gpu.total_bytes * _RESIDUAL),
             )
         )
@@ -150,7 +197,7 @@ def account(
         settings=filled,
         gpu=gpu,
         release=release,
-        layout=lay_out(shape, settings, release, filled.max_num_batched_tokens),
+        layout=layout,
         stages=tuple(stages if seen is None else (_corrected(stage, seen) for stage in stages)),
         seen=seen,
     )
@@ -159,7 +206,8 @@ def account(
 def _corrected(stage: Stage, seen: Seen) -> Stage:
     """Return a stage with what was measured in the place of what was forecast.
 
-    Where only the pool is printed, activations take what no other term explains.
+    Where only the pool is printed, activations take what no other term explains. What compiling takes is forecast on a
+    start that had not to.
     """
     printed = seen.measured
     if printed.weights_bytes is not None:
@@ -169,14 +217,20 @@ def _corrected(stage: Stage, seen: Seen) -> Stage:
     charged = printed.graph_estimate_bytes if stage.counted else printed.cuda_graph_bytes
     graphs = stage.graphs if charged is None else Term(bytes=charged, error=ROUNDING_BYTES)
     rest = max(0, seen.taken_bytes - stage.weights.bytes - (graphs.bytes if stage.counted else 0))
-    outside = min(stage.overhead.bytes if printed.overhead_bytes is None else printed.overhead_bytes, rest)
-    # A start that loaded what an earlier one had compiled takes less than a first one, by nobody knows how much.
-    warm = seen.cold is False
-    return Stage(
+    overhead_bytes = min(stage.overhead.bytes if printed.overhead_bytes is None else printed.overhead_bytes, rest)
+    compiling = stage.first_activation.bytes - stage.activation.bytes
+    peak, warm = rest - overhead_bytes, seen.cold is False
+    first = Term(bytes=peak + compiling, error=stage.first_activation.error) if warm else Term(bytes=peak)
+    outside = stage.outside
+    if not stage.counted:
+        outside = Term(bytes=outside.bytes - stage.graphs.bytes + graphs.bytes, error=graphs.error)
+    return replace(
+        stage,
         weights=replace(stage.weights, error=0),
-        activation=Term(bytes=rest - outside, error=stage.activation.error if warm else 0),
+        activation=Term(bytes=max(0, first.bytes - compiling)),
+        first_activation=first,
         graphs=replace(graphs, error=0) if stage.counted else graphs,
-        overhead=Term(bytes=outside),
-        counted=stage.counted,
+        overhead=Term(bytes=overhead_bytes),
+        outside=outside,
         residual=stage.residual if warm else 2 * ROUNDING_BYTES,
     )

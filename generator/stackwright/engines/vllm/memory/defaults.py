@@ -43,7 +43,7 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
     if shape.is_encoder:
         tokens = max(tokens, length)
     seqs = settings.max_num_seqs or seqs
-    if not release.first_engine:
+    if release.caps_steps:
         tokens = min(tokens, seqs * length)
     tokens = settings.max_num_batched_tokens or tokens
     return CompleteSettings(

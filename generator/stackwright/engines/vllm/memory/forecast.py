@@ -14,7 +14,7 @@ from stackwright.engines.vllm.memory.reasons import reasons, refusals, warnings
 from stackwright.engines.vllm.memory.releases import Release
 
 # One release of each set of rules, for an engine whose release nobody names.
-_REPRESENTATIVE = ("0.11.0", "0.19.0", "0.25.0", "0.32.0")
+_REPRESENTATIVE = ("0.11.0", "0.19.0", "0.25.0", "0.33.0")
 
 
 def forecast(
@@ -75,10 +75,11 @@ def _answer(made: Account) -> Forecast:
             total_bytes=made.gpu.total_bytes,
             budget_bytes=made.budget_bytes,
             weights_bytes=stage.weights.bytes,
-            activation_bytes=stage.activation.bytes,
+            activation_bytes=stage.first_activation.bytes,
             cuda_graph_bytes=stage.graphs.bytes,
             overhead_bytes=stage.overhead.bytes,
             kv_cache_bytes=room if made.layout.groups else 0,
+            later_kv_cache_bytes=_later(made),
             kv_bytes_per_token=bytes_per_token(made.layout, made.fullest, length),
             kv_cache_tokens=int(at_once * length),
             max_concurrency=round(at_once, 2),
@@ -94,15 +95,23 @@ def _answer(made: Account) -> Forecast:
     )
 
 
+def _later(made: Account) -> int | None:
+    """Return the cache of a start that finds everything compiled; None where the first start has as much."""
+    stage = made.stages[made.fullest]
+    same = stage.first_activation.bytes == stage.activation.bytes
+    return None if same or not made.layout.groups else made.rooms(later=True)[made.fullest]
+
+
 def _verdict(made: Account) -> Verdict:
     """Return the verdict; a `fits` turns `uncertain` where the facts say that nobody can know before the start."""
     if refusals(made.shape, made.settings, made.settings.max_model_len) or not made.enough_is_free:
         return Verdict.DOES_NOT_FIT
     if made.seen is not None and made.seen.exact:
         return Verdict.FITS if made.seen.outcome == CAME_UP else Verdict.DOES_NOT_FIT
-    if not _suffices(made, made.rooms(1)):
+    if not _suffices(made, made.rooms(1)) or not made.outside_fits(-1) or not made.trial_fits(-1):
         return Verdict.DOES_NOT_FIT
-    doubtful = made.gpu.unified or made.gpu.wsl or bool(made.shape.unknown) or not made.graphs_fit_outside
+    doubtful = made.gpu.unified or made.gpu.wsl or bool(made.shape.unknown)
+    doubtful = doubtful or not made.outside_fits(1) or not made.trial_fits(1)
     # The first engine profiled an image for every sequence that it could take: 37 GiB for an 11B model in one log.
     doubtful = doubtful or (made.release.first_engine and made.shape.vision is not None)
     return Verdict.FITS if _suffices(made, made.rooms(-1)) and not doubtful else Verdict.UNCERTAIN

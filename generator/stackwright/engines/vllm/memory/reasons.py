@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from stackwright.domain.forecast import EngineSettings, Verdict
 from stackwright.domain.shape import Shape
 from stackwright.engines.memory.splits import split_widths
+from stackwright.engines.vllm.memory.releases import Release
 from stackwright.units import format_bytes
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tupl
     if longest and max_model_len > longest:
         found.append(f"a context of {max_model_len} tokens exceeds the model's limit of {longest}")
     step = settings.max_num_batched_tokens
-    if step and step < shape.least_step_tokens:
+    if step and step < shape.least_step_tokens and Release(settings.version).keeps_items_whole:
         found.append(
             f"a step of {step} tokens is shorter than one item of {shape.least_step_tokens} that it takes whole"
         )
@@ -52,7 +53,7 @@ def reasons(made: Account) -> tuple[str, ...]:
     stage, room = made.stages[made.fullest], made.rooms()[made.fullest]
     parts = [
         f"weights {format_bytes(stage.weights.bytes)}",
-        f"activations {format_bytes(stage.activation.bytes)}",
+        f"activations {format_bytes(stage.first_activation.bytes)}",
         f"outside PyTorch {format_bytes(stage.overhead.bytes)}",
     ]
     if stage.counted and stage.graphs.bytes:
@@ -71,6 +72,9 @@ def reasons(made: Account) -> tuple[str, ...]:
         )
     if made.seen is not None:
         found.append(made.seen.words)
+    later = made.rooms(later=True)[made.fullest] - room
+    if later and made.layout.groups:
+        found.append(f"a first start compiles; later ones leave {format_bytes(later)} more for the KV cache")
     if not made.enough_is_free:
         free = format_bytes(max(made.free_bytes, 0))
         found.append(f"only {free} free now: the engine would not start")
@@ -93,10 +97,13 @@ def warnings(made: Account, verdict: Verdict) -> tuple[str, ...]:
         )
     if made.gpu.wsl:
         found.append("under WSL the driver may move GPU memory to the host, so the forecast is uncertain")
-    if not made.graphs_fit_outside:
-        found.append(
-            "before vLLM 0.20 CUDA graphs need memory outside the budget: lower the utilization, or use --enforce-eager"
-        )
+    outside = made.stages[made.fullest].outside
+    if not made.outside_fits(1):
+        beside = f"{format_bytes(outside.bytes)} ± {format_bytes(outside.error)}"
+        found.append(f"the engine takes {beside} beside its budget: lower the utilization, or use --enforce-eager")
+    if not made.trial_fits(1):
+        trial = format_bytes(made.stages[made.fullest].trial_bytes)
+        found.append(f"capturing the first CUDA graphs needs {trial} for a trial cache: lower --max-num-seqs")
     if verdict is Verdict.UNCERTAIN and not found:
         found.append("may not fit: lower --max-model-len or --max-num-seqs, or use a smaller model")
     return tuple(found)

