@@ -78,7 +78,7 @@ def test_another_release_or_layout_has_its_own_past(changed: dict[str, object]) 
 
 def test_a_verdict_does_not_change_without_a_word() -> None:
     """The forecast alone is not sure; the host has shown the room, and the answer says both."""
-    asked = settings(max_model_len=40_960)
+    asked = settings(max_model_len=30_720)
     roomy = NEWEST.replace("4.71 GiB", "5.75 GiB").replace("0.45 GiB", "0.05 GiB")
     plain, answer = forecast(SHAPE, asked, GPU), forecast(SHAPE, asked, with_seen(roomy))
     assert (plain.verdict, answer.verdict) == (Verdict.UNCERTAIN, Verdict.FITS)

@@ -70,11 +70,11 @@ def reasons(made: Account) -> tuple[str, ...]:
             "tokens needs "
             f"{needed}"
         )
-    if made.seen is not None:
-        found.append(made.seen.words)
     later = made.rooms(later=True)[made.fullest] - room
     if later and made.layout.groups:
         found.append(f"a first start compiles; later ones leave {format_bytes(later)} more for the KV cache")
+    if made.seen is not None:
+        found.append(made.seen.words)
     if not made.enough_is_free:
         free = format_bytes(max(made.free_bytes, 0))
         found.append(f"only {free} free now: the engine would not start")
