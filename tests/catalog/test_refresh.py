@@ -208,8 +208,8 @@ def test_the_command_adds_the_release_and_says_what_changed(
     assert '+  version: "0.34.0"' in said
     assert '+  "--brand-new": ["0.34.0", null]' in said
     assert '+  "--max-model-len": ["0.6.3.post1", "0.33.0"]' in said
-    assert '+  SeeingForCausalLM: ["0.34.0", null]' in said
-    assert '+  MistralForCausalLM: ["0.6.3.post1", "0.33.0"]' in said
+    assert '+  "SeeingForCausalLM": ["0.34.0", null]' in said
+    assert '+  "MistralForCausalLM": ["0.6.3.post1", "0.33.0"]' in said
     engines = convert(load_yaml(catalog / ENGINES, StackError), tuple[EngineRelease, ...], where="", error=StackError)
     assert [row.version for row in engines][:2] == ["0.34.0", "0.33.0"]
     assert engines[1:] == load_engines()[:]

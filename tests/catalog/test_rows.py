@@ -14,13 +14,25 @@ from stackwright.catalog.load import (
     FOLDER,
     find_gpu,
     load_advisories,
+    load_architectures,
     load_drivers,
     load_engines,
     load_flags,
+    load_formats,
     load_gpus,
+    load_kernels,
     load_parsers,
 )
-from stackwright.catalog.refresh import ENGINES, FLAGS, PARSERS, render_engines, render_table
+from stackwright.catalog.refresh import (
+    ARCHITECTURES,
+    ENGINES,
+    FLAGS,
+    FORMATS,
+    KERNELS,
+    PARSERS,
+    render_engines,
+    render_table,
+)
 from stackwright.domain.catalog import (
     REFUSED_HOLES,
     ServiceImage,
@@ -83,8 +95,10 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_what_a_refresh_would_write() -> None:
-    tables = {FLAGS: render_table(load_flags()), PARSERS: render_table(load_parsers())}
-    for name, text in {ENGINES: render_engines(load_engines()[:]), **tables}.items():
+    tables = (load_flags(), load_parsers(), load_formats(), load_architectures(), load_kernels())
+    names = (FLAGS, PARSERS, FORMATS, ARCHITECTURES, KERNELS)
+    written = dict(zip(names, map(render_table, tables), strict=True))
+    for name, text in {ENGINES: render_engines(load_engines()[:]), **written}.items():
         lines = (FOLDER / name).read_text(encoding="utf-8").splitlines(keepends=True)
         assert "".join(line for line in lines if not line.startswith("#")) == text
 

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, overload
 
+import msgspec
+
 from stackwright.domain.catalog import (
     Advisory,
     ArchitectureTable,
@@ -139,31 +141,31 @@ def load_guides() -> tuple[Guide, ...]:
 @cache
 def load_parsers() -> ParserTable:
     """Read vLLM's parsers by release."""
-    return _read("parsers.yaml", ParserTable)
+    return _read_table("parsers.yaml", ParserTable)
 
 
 @cache
 def load_formats() -> FormatTable:
     """Read which number formats vLLM reads and refuses, by release."""
-    return _read("formats.yaml", FormatTable)
+    return _read_table("formats.yaml", FormatTable)
 
 
 @cache
 def load_architectures() -> ArchitectureTable:
     """Read which architectures vLLM serves, by role and release."""
-    return _read("architectures.yaml", ArchitectureTable)
+    return _read_table("architectures.yaml", ArchitectureTable)
 
 
 @cache
 def load_kernels() -> KernelTable:
     """Read what vLLM's kernels were compiled for, by release."""
-    return _read("kernels.yaml", KernelTable)
+    return _read_table("kernels.yaml", KernelTable)
 
 
 @cache
 def load_flags() -> FlagTable:
     """Read vLLM's flags and variables by release. No plan needs them: whoever checks an argument list does."""
-    return _read("flags.yaml", FlagTable)
+    return _read_table("flags.yaml", FlagTable)
 
 
 @cache
@@ -178,3 +180,12 @@ def find_gpu(name: str | None) -> GpuModel | None:
 
 def _read(name: str, kind: type[T]) -> T:
     return read_yaml(FOLDER / name, kind, StackError, packaged=True)
+
+
+def _read_table(name: str, kind: type[T]) -> T:
+    """Read a file that `refresh` wrote: comments, then JSON."""
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    try:
+        return msgspec.json.decode(text[text.index("\n{") :], type=kind)
+    except (ValueError, msgspec.MsgspecError) as failure:
+        raise StackError(f"{FOLDER / name}: damaged: {failure}", hint="install Stackwright again") from None

@@ -21,7 +21,7 @@ from msgspec import structs
 from stackwright.catalog.load import FOLDER
 from stackwright.catalog.machine_code import read_wheel
 from stackwright.catalog.release_source import ReleaseSource, read_release
-from stackwright.catalog.text import render_mapping, render_rows
+from stackwright.catalog.text import render_json, render_rows
 from stackwright.domain.catalog import (
     ArchitectureTable,
     CpuImage,
@@ -36,7 +36,7 @@ from stackwright.domain.catalog import (
     order_release,
 )
 from stackwright.errors import StackError
-from stackwright.reading import read_yaml
+from stackwright.reading import read_yaml, to_plain
 
 ENGINES, FLAGS, PARSERS = "engines.yaml", "flags.yaml", "parsers.yaml"
 KERNELS, FORMATS, ARCHITECTURES = "kernels.yaml", "formats.yaml", "architectures.yaml"
@@ -92,7 +92,7 @@ def refresh(source: ReleaseSource, kernels: Sequence[KernelGroup] | None, folder
     }
     if kernels is not None:
         table = read_yaml(folder / KERNELS, KernelTable, StackError)
-        texts[KERNELS] = render_kernels(with_kernels(table, kernels, source.release))
+        texts[KERNELS] = render_table(with_kernels(table, kernels, source.release))
     changes = {}
     for name, text in texts.items():
         before = (folder / name).read_text(encoding="utf-8")
@@ -186,11 +186,6 @@ def with_kernels(table: KernelTable, found: Sequence[KernelGroup], release: Engi
     )
 
 
-def render_kernels(table: KernelTable) -> str:
-    """Write the table of kernels, a group to the line."""
-    return render_mapping({**structs.asdict(table), "groups": [structs.asdict(group) for group in table.groups]})
-
-
 def render_engines(engines: tuple[EngineRelease, ...]) -> str:
     """Write the releases as rows, defaults left out."""
     rows = []
@@ -202,9 +197,9 @@ def render_engines(engines: tuple[EngineRelease, ...]) -> str:
     return render_rows(rows)
 
 
-def render_table(table: ArchitectureTable | FlagTable | FormatTable | ParserTable) -> str:
-    """Write a table of names as one mapping."""
-    return render_mapping(structs.asdict(table))
+def render_table(table: Table | KernelTable) -> str:
+    """Write a table, an entry to the line."""
+    return render_json(to_plain(table)) + "\n"
 
 
 def _extend(ranges: dict[str, Range], names: frozenset[str], version: str, newest: str) -> dict[str, Range]:

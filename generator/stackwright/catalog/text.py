@@ -21,6 +21,20 @@ def render_mapping(values: Mapping[str, object], indent: str = "") -> str:
     return "".join(_entry(key, value, indent) for key, value in values.items())
 
 
+def render_json(value: object, indent: str = "") -> str:
+    """Write a table as JSON, which is YAML too and is read a hundred times as fast: one line for each entry.
+
+    Mappings of mappings or lists, and lists of mappings, are broken up; all else stands on the line of its key.
+    """
+    inner = indent + " "
+    if isinstance(value, Mapping) and any(isinstance(item, Mapping | list | tuple) for item in value.values()):
+        entries = [f"{json.dumps(key)}: {render_json(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(inner + entry for entry in entries) + f"\n{indent}}}"
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+        return "[\n" + ",\n".join(inner + json.dumps(item, ensure_ascii=False) for item in value) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _row(row: Mapping[str, object]) -> str:
     text = render_mapping(row, "  ")
     return "-" + text[1:]
