@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "pin-images": (
         "Pull the images of an environment by tag, and write their digests to envs/digests.yaml, which pins them."
     ),
+    "facts": "List old and unsure rows of the catalog, and what is newer or known bad of all that is pinned.",
     "key": "Print the gateway's key.",
 }
 # Commands that people type by their own name; the others are `stackwright NAME`.

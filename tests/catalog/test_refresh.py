@@ -219,6 +219,25 @@ def test_the_command_adds_the_release_and_says_what_changed(
     assert capsys.readouterr().out == ""  # nothing is left to change, and the date of an unchanged row stays
 
 
+def test_two_releases_are_compared_as_a_table(catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--compare", "0.23.0", "0.24.0"], catalog) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["what", "name", "0.23.0", "0.24.0"]
+    assert ["architectures", "chat", "XverseForCausalLM", "yes", "-"] in rows
+    assert ["formats", "methods", "gguf", "yes", "-"] in rows
+    assert ["formats", "least_capability", "auto_awq", "7.5", "-", "yes"] in rows
+    assert "kernels _C machine code 9.0, kernels 10 yes -".split() in rows
+    # A release that a table lacks is said, and one that no table has is refused.
+    assert main(["--compare", "0.15.1", "0.16.0"], catalog) == 0
+    assert ["architectures", "not", "sampled", "-", "yes"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
+    assert main(["--compare", "0.33.0", "9.9.9"], catalog) == 2
+    assert "no table of the catalog has both 0.33.0 and 9.9.9" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([], catalog)
+
+
 def test_a_dry_run_writes_nothing(tree: Path, catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tree), "--dry-run"], catalog) == 0
     assert '"0.34.0"' in capsys.readouterr().out

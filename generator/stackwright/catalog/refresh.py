@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from msgspec import structs
 
+from stackwright.catalog.compare import compare_releases, describe
 from stackwright.catalog.load import FOLDER
 from stackwright.catalog.machine_code import read_wheel
 from stackwright.catalog.release_source import ReleaseSource, read_release
@@ -48,7 +49,12 @@ def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m stackwright.catalog.refresh", description="Refresh the engine catalog."
     )
-    parser.add_argument("source", type=Path, help="folder of an unpacked vLLM sdist, or a checkout at a release's tag")
+    parser.add_argument(
+        "source", type=Path, nargs="?", help="folder of an unpacked vLLM sdist, or a checkout at a release's tag"
+    )
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("OLD", "NEW"), help="print what two releases of the catalog differ in; no more"
+    )
     parser.add_argument("--wheel", type=Path, metavar="FILE", help="the release's wheel for CUDA, for its kernels")
     parser.add_argument("--release", metavar="X", help="the release, where the folder has no PKG-INFO")
     parser.add_argument(
@@ -56,7 +62,12 @@ def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="show the diff, write nothing")
     asked = parser.parse_args(arguments)
+    if (asked.source is None) is (asked.compare is None):
+        parser.error("name the release's folder, or --compare OLD NEW")
     try:
+        if asked.compare:
+            print(describe(compare_releases(folder, *asked.compare), *asked.compare))
+            return 0
         source = read_release(asked.source, asked.release, asked.date)
         changes = refresh(source, read_wheel(asked.wheel) if asked.wheel else None, folder)
     except StackError as error:
@@ -154,11 +165,13 @@ def _sampled(table: Table, source: ReleaseSource, **names: frozenset[str] | Mapp
     ranges: dict[str, Any] = {}
     for field, own in names.items():
         old: dict[str, Any] = getattr(table, field)
-        if isinstance(own, Mapping):
-            keyed = {key: own.get(key, frozenset()) for key in sorted({*old, *own})}
-            ranges[field] = {key: _extend(old.get(key, {}), of_key, version, newest) for key, of_key in keyed.items()}
-        else:
+        if isinstance(own, frozenset):
             ranges[field] = _extend(old, own, version, newest)
+            continue
+        keyed: dict[str, frozenset[str]] = {**dict.fromkeys(old, frozenset()), **own}
+        ranges[field] = {
+            key: _extend(old.get(key, {}), of_key, version, newest) for key, of_key in sorted(keyed.items())
+        }
     return structs.replace(table, sampled=_in_order(*table.sampled, version), date=source.release.date, **ranges)
 
 
