@@ -15,7 +15,6 @@ import ctypes
 import fcntl
 import hashlib
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -185,7 +184,7 @@ def _key(recipe: Recipe) -> str:
     for attempt in recipe.attempts:
         # The path of the lock is where the project lies, not what is installed.
         digest.update("\0".join(word for word in attempt.arguments if not word.endswith(".txt")).encode())
-    digest.update(f"{sys.version_info[:2]} {platform.machine()}".encode())
+    digest.update(f"{sys.version_info[:2]} {os.uname().machine}".encode())
     return digest.hexdigest()[:12]
 
 

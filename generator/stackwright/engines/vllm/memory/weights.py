@@ -33,15 +33,14 @@ from stackwright.units import MIB
 # taken in steps of 2 MiB, and what remains of it is split off only where it is more than 1 MiB.
 _BLOCK, _SEGMENT, _SEGMENT_STEP, _SPLIT_ABOVE = 512, 10 * MIB, 2 * MIB, MIB
 # Names of tensors that every rank keeps whole, and of those that a server does not load at all.
-_WHOLE = re.compile(
+# Compiled where a checkpoint's headers are read; a plan by the published size never asks.
+_WHOLE = (
     r"(norm|layernorm|ln_\w+|mlp\.gate\.|router|e_score_correction|q_a_proj|kv_a_proj|indexer|patch_embed|pos_embed"
     r"|position|\.sinks$|A_log|dt_bias|class_embedding)"
 )
-_DRAFT = re.compile(r"(^|\.)(mtp|eh_proj|enorm|hnorm|shared_head|nextn)\.")
-_VISION = re.compile(
-    r"(^|\.)(visual|vision_tower|vision_model|vision_encoder|multi_modal_projector|mm_projector|audio)"
-)
-_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+_DRAFT = r"(^|\.)(mtp|eh_proj|enorm|hnorm|shared_head|nextn)\."
+_VISION = r"(^|\.)(visual|vision_tower|vision_model|vision_encoder|multi_modal_projector|mm_projector|audio)"
+_LAYER = r"\.(?:layers|h|blocks)\.(\d+)\."
 # Relative errors. Formula: layer norms, biases and projectors that differ from the family's usual; measured on the
 # cases.
 _HEADER_ERROR, _FORMULA_ERROR = 0.004, 0.012
@@ -248,7 +247,7 @@ def _header_bytes(header: TensorHeader, shape: Shape, rank: _Rank, tp: int, sett
         return 0
     single = header.dtype == "F32" and header.name.endswith((".weight", ".bias"))
     size = header.elements * shape.element_bytes if single else header.bytes
-    whole = tp == 1 or len(header.shape) < 1 or _WHOLE.search(header.name) is not None
+    whole = tp == 1 or len(header.shape) < 1 or re.search(_WHOLE, header.name) is not None
     return size if whole else size // _shares(header, shape, tp)
 
 
@@ -257,10 +256,10 @@ def _is_loaded(name: str, shape: Shape, rank: _Rank, settings: EngineSettings) -
 
     The encoder on the first, drafting layers on the last if asked for.
     """
-    if _VISION.search(name):
+    if re.search(_VISION, name):
         return rank.first and not settings.language_only
-    found = _LAYER.search(name)
-    if _DRAFT.search(name) or (found and int(found[1]) >= len(shape.layers)):
+    found = re.search(_LAYER, name)
+    if re.search(_DRAFT, name) or (found and int(found[1]) >= len(shape.layers)):
         return rank.last and settings.speculative_tokens > 0
     return int(found[1]) in rank.layers if found else _outside_layers(name, shape, rank)
 
