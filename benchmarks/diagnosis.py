@@ -103,7 +103,7 @@ def rule_of(message: Message) -> str | None:
     return next((rule for rule in found if rule not in GENERAL), found[0] if found else None)
 
 
-def score_messages(messages: Iterable[Message]) -> dict[str, object]:
+def score_messages(messages: Iterable[Message]) -> tuple[dict[str, Counter[str]], dict[str, list[str]]]:
     """Count for each program the messages of its newest release that may end a start, and list those unknown."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     unknown: dict[str, list[str]] = defaultdict(list)
@@ -116,7 +116,7 @@ def score_messages(messages: Iterable[Message]) -> dict[str, object]:
         counts[message.program]["unknown" if rule is None else "general" if rule in GENERAL else "particular"] += 1
         if rule is None:
             unknown[message.program].append(f"{message.where} {message.shape}"[:160])
-    return {program: {**count, "listed": unknown[program]} for program, count in counts.items()}
+    return counts, unknown
 
 
 def main() -> None:
@@ -135,10 +135,16 @@ def main() -> None:
     for group, count in groups.items():
         print(f"{group:22} {dict(count)}")
     print(f"{'held back, at first':22} {dict(blind)}")
-    messages = score_messages(read_table(MESSAGES))
-    for program, count in messages.items():
-        print(f"{program:22} { {key: value for key, value in count.items() if key != 'listed'} }")
-    result = {"rules": len(load_rules()), "logs": groups, "held back, at first": blind, "messages": messages}
+    messages, unknown = score_messages(read_table(MESSAGES))
+    for program, shapes in messages.items():
+        print(f"{program:22} {dict(shapes)}")
+    result = {
+        "rules": len(load_rules()),
+        "logs": groups,
+        "held back, at first": blind,
+        "messages": messages,
+        "start-critical and unknown": unknown,
+    }
     given.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

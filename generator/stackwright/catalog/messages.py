@@ -164,7 +164,7 @@ def _shape(node: ast.expr, known: dict[str, ast.expr]) -> str:
         case ast.Constant(value=str(text)):
             return _with_gaps(text)
         case ast.JoinedStr(values=parts):
-            return _joined("".join(part.value if isinstance(part, ast.Constant) else _gap(part) for part in parts))
+            return _joined("".join(str(part.value) if isinstance(part, ast.Constant) else _gap(part) for part in parts))
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _joined(_shape(left, known) + _shape(right, known))
         case ast.BinOp(left=left, op=ast.Mod()):
