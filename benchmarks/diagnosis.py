@@ -17,6 +17,7 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -36,8 +37,14 @@ TESTS = HERE.parent / "tests"
 LOGS = TESTS / "diagnosis" / "logs"
 REPORTS = TESTS / "diagnosis" / "reports.yaml"
 MESSAGES = HERE / "cases" / "messages.tsv"
-# They match by where a refusal was raised, and quote it.
-GENERAL = frozenset({"configuration-refused", "engine-refused", "unsupported-here", "package-missing", "inductor"})
+# What a person sees around the words of a part of the container engine.
+_AROUND = {
+    "runc": "OCI runtime create failed: runc create failed: unable to start container process: {}: unknown",
+    "nvidia-container-toolkit": (
+        "OCI runtime create failed: could not apply required modification to OCI specification: {}: unknown"
+    ),
+    "moby": "Error response from daemon: {}",
+}
 # What may stand in a gap: a rule asks for the kind of value that a message has.
 _FILLINGS = (("8", "word"), ("8", "8"), ("8", "'Word'"), ("8", "fp8"), ("8", "/a/b.json"), ("8", "org/model"))
 
@@ -90,7 +97,7 @@ def filled(message: Message) -> Iterator[str]:
     for number, other in _FILLINGS:
         text = message.shape.replace(NUMBER, number).replace(GAP, other)
         if not path.endswith(".py"):
-            yield text
+            yield _AROUND[message.program].format(text)
             continue
         yield f'  File "/site-packages/{path}", line {line}, in start\n    raise\n{text}'
         if "/config/" in path:
@@ -100,7 +107,12 @@ def filled(message: Message) -> Iterator[str]:
 def rule_of(message: Message) -> str | None:
     """Return the rule that names a message, the most particular one that any filling finds."""
     found = [diagnosis.rule for text in filled(message) for diagnosis in diagnose_log(text, load_rules())[:1]]
-    return next((rule for rule in found if rule not in GENERAL), found[0] if found else None)
+    return next((rule for rule in found if rule not in _general()), found[0] if found else None)
+
+
+@cache
+def _general() -> frozenset[str]:
+    return frozenset(rule.id for rule in load_rules() if rule.general)
 
 
 def score_messages(messages: Iterable[Message]) -> tuple[dict[str, Counter[str]], dict[str, list[str]]]:
@@ -113,7 +125,7 @@ def score_messages(messages: Iterable[Message]) -> tuple[dict[str, Counter[str]]
             continue
         rule = rule_of(message)
         counts[message.program]["start-critical"] += 1
-        counts[message.program]["unknown" if rule is None else "general" if rule in GENERAL else "particular"] += 1
+        counts[message.program]["unknown" if rule is None else "general" if rule in _general() else "particular"] += 1
         if rule is None:
             unknown[message.program].append(f"{message.where} {message.shape}"[:160])
     return counts, unknown

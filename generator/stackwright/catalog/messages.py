@@ -28,9 +28,9 @@ _FIELD = re.compile(r"\{[^{}]*\}")
 _NUMERIC = re.compile(
     r"(?:^|_|\b)(?:n|num|max|min|len|size|count|rank|port|bytes|gib?|capability|world_size|tp|pp)(?:_|\b|$)"
 )
-# What is raised while a request is served ends no start.
+# What is raised while a request is served, or weights are exchanged, ends no start.
 _SERVING = re.compile(
-    r"request|prompt|generate|render|stream|sampl|forward|execute|_step\b|preprocess|logprobs|pooling_params"
+    r"request|weight_update|scale_elastic|elastic|receive|send|_put|_get|prompt|generate|render|stream|sampl|forward|execute|_step\b|preprocess|logprobs|pooling_params"
 )
 _GO = re.compile(
     r"\b(?:fmt\.Errorf|errors\.(?:New|Errorf|Wrapf?|WithMessagef?)|\w+\.(?:Errorf?|Fatalf?|Panicf?|Panicln))\("
@@ -82,7 +82,10 @@ SCOPES = {
             *("vllm/multimodal/registry.py", "vllm/multimodal/profiling.py", "vllm/multimodal/budget.py"),
             *("vllm/tool_parsers/abstract", "vllm/reasoning/abs", "vllm/utils", "vllm/ray"),
         ),
-        skip=r"/(?:tests|benchmark|third_party)/|/ops/|tensor_schema|/(?:xpu|rocm|tpu|hpu|neuron)[\w.]*",
+        skip=(
+            r"/(?:tests|benchmark|third_party|weight_cache|passes|fusers|configs|processors|ops)/|tensor_schema|run_batch"
+            r"|cli/(?:preload|snapshot)|dp_supervisor|shm_object|fx_utils|/(?:xpu|rocm|tpu|hpu|neuron)[\w.]*"
+        ),
     ),
     "litellm": Scope(
         paths=(
@@ -101,8 +104,16 @@ SCOPES = {
         paths=("cmd/nvidia-container", "cmd/nvidia-ctk/cdi", "cmd/nvidia-cdi-hook", "internal/", "pkg/nvcdi")
     ),
     "moby": Scope(
-        paths=("daemon/", "libnetwork/", "distribution/", "layer/", "volume/", "errdefs/"),
-        skip=r"(?:^|/)(?:tests?|testdata|vendor|cluster|logger|builder|swarm\w*|windows|cnmallocator)/|(?:_test|_windows)\.go$",
+        paths=(
+            *("daemon/container", "daemon/create", "daemon/daemon", "daemon/errors", "daemon/images", "daemon/monitor"),
+            *("daemon/names", "daemon/network", "daemon/nvidia", "daemon/oci", "daemon/runtime", "daemon/start"),
+            *("daemon/devices", "daemon/cdi", "daemon/graphdriver/overlay2", "daemon/volume/mounts", "volume/mounts"),
+            *("daemon/server/middleware/version", "api/server/middleware/version", "libnetwork/drivers/bridge"),
+            *("libnetwork/iptables", "libnetwork/port", "libnetwork/error", "libnetwork/types", "libnetwork/sandbox"),
+            *("daemon/libnetwork/drivers/bridge", "daemon/libnetwork/iptables", "daemon/libnetwork/port"),
+            *("daemon/libnetwork/error", "daemon/libnetwork/types", "daemon/libnetwork/sandbox"),
+        ),
+        skip=r"(?:^|/)(?:tests?|testdata|cluster|logger|builder)/|(?:_test|_windows|_unsupported|_freebsd)\.go$",
     ),
     "runc": Scope(paths=("libcontainer/", "create.go", "start.go", "run.go", "utils", "rootless")),
 }

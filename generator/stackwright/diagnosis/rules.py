@@ -40,7 +40,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     any of which a line has to match; named groups may stand in `cause`, `fix` and `settings` as `{group}`. `also` and
     `unless`: what another line of the same text must, or must not, match. `settings`: pins that mend it. `permanent`:
     trying the same again cannot help. `source`: where the words and the fix come from; `seen`: the date on which it was
-    read.
+    read. `general`: tried where no other rule matches, since it quotes whatever was refused.
     """
 
     id: str
@@ -54,6 +54,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     also: str | None = None
     unless: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    general: bool = False
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
@@ -95,11 +96,13 @@ def diagnose_log(
         values: the settings in force, by key, and `environment`: what a fix may name.
     """
     tried = [rule for rule in rules if kind is None or kind in rule.where]
-    for lines in _readings(text):
-        joined = "\n".join(lines)
-        found = tuple(diagnosis for rule in tried if (diagnosis := _match(rule, joined, values)) is not None)
-        if found:
-            return found
+    texts = ["\n".join(lines) for lines in _readings(text)]
+    for general in (False, True):
+        asked = [rule for rule in tried if rule.general is general]
+        for joined in texts:
+            found = tuple(one for rule in asked if (one := _match(rule, joined, values)) is not None)
+            if found:
+                return found
     return ()
 
 
