@@ -31,7 +31,7 @@ from stackwright.domain.forecast import Forecast, GpuMemory, Verdict
 from stackwright.domain.shape import WeightKind
 from stackwright.engines.vllm.memory.defaults import complete
 from stackwright.engines.vllm.memory.forecast import forecast
-from stackwright.engines.vllm.memory.kv_cache import lay_out, token_bytes
+from stackwright.engines.vllm.memory.kv_cache import format_of, lay_out, token_bytes
 from stackwright.engines.vllm.memory.releases import Release
 from stackwright.engines.vllm.memory.weights import parameter_bytes, stage_weights
 from stackwright.units import GIB
@@ -160,7 +160,8 @@ def _token_errors(case: Case) -> dict[str, float | None]:
         return dict.fromkeys(_RULES)
     release = Release(case.settings.version, legacy_engine=case.settings.legacy_engine)
     batch = complete(shape, case.settings, case.gpu or _ANY_GPU, release)
-    layout = lay_out(shape, case.settings, release, batch.max_num_batched_tokens)
+    settings = format_of(shape, case.settings, case.gpu or _ANY_GPU, release)
+    layout = lay_out(shape, settings, release, batch.max_num_batched_tokens)
     blocks = layout.pool_blocks(tuple(int(pool) for _ in layout.block_bytes))
     counted = layout.logged_tokens(blocks, batch.max_model_len, release)
     plain = sum(token_bytes(shape, layer, case.settings) for layer in shape.layers if layer.kv_heads)

@@ -64,7 +64,7 @@ class Quantization(Struct, frozen=True, kw_only=True, dict=True):
 
     `group` is the number of inputs that share a scale (0: one scale per output row or per tensor). `skipped` are the
     names or patterns of modules left as they were; `experts_only`: nothing but the experts is quantized; `nested`: the
-    scales are quantized too.
+    scales are quantized too. `experts`: the experts' own format, where they have another.
     """
 
     kind: WeightKind
@@ -74,6 +74,7 @@ class Quantization(Struct, frozen=True, kw_only=True, dict=True):
     skipped: tuple[str, ...] = ()
     experts_only: bool = False
     nested: bool = False
+    experts: Quantization | None = None
 
     @cached_property
     def skipped_by_end(self) -> Mapping[str, tuple[str, ...]]:
@@ -158,7 +159,8 @@ class Vision(Struct, frozen=True, kw_only=True):
 class Layer(Struct, frozen=True, kw_only=True):
     """One decoder layer. `window` in tokens, for `sliding` and `chunked` only; `inner` is the width of its dense MLP.
 
-    `experts`: its MLP is a mixture of experts. `key_is_value`: keys and values come out of one matrix.
+    `experts`: its MLP is a mixture of experts. `key_is_value`: keys and values come out of one matrix. `state`: a
+    recurrent mixer works beside its attention. `indexed`: it has an indexer of its own, where the model has any.
     """
 
     mixer: Mixer
@@ -170,6 +172,13 @@ class Layer(Struct, frozen=True, kw_only=True):
     inner: int = 0
     experts: bool = False
     key_is_value: bool = False
+    state: bool = False
+    indexed: bool = True
+
+    @property
+    def keeps_state(self) -> bool:
+        """Return whether a mixer of it is recurrent."""
+        return self.state or self.mixer is Mixer.STATE
 
 
 class Shape(Struct, frozen=True, kw_only=True, dict=True):
@@ -226,4 +235,4 @@ class Shape(Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def has_state(self) -> bool:
         """Return whether any layer is recurrent."""
-        return any(layer.mixer is Mixer.STATE for layer in self.kinds)
+        return any(layer.keeps_state for layer in self.kinds)

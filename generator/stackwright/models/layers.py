@@ -22,7 +22,7 @@ _WORDS = {
     "mamba2": Mixer.STATE,
     "recurrent": Mixer.STATE,
     "conv": Mixer.STATE,
-    "hybrid": Mixer.STATE,
+    "hybrid": Mixer.FULL,
     "moe": Mixer.NONE,
     "mlp": Mixer.NONE,
 }
@@ -47,6 +47,32 @@ def mixers(config: Mapping[str, object]) -> tuple[Mixer, ...]:
         if mixed:
             return _with_shared(config, mixed)
     return _with_shared(config, _by_window(config, total))
+
+
+def states_beside(config: Mapping[str, object]) -> Callable[[int], bool]:
+    """Return the rule that tells whether a layer has a recurrent mixer beside its attention.
+
+    Falcon-H1 has in all of them, and lists none (0.33.0 models/falcon_h1.py, FalconH1ParallelHybrid); Zamba 2 has in
+    those that it calls hybrid (models/zamba2.py, Zamba2HybridLayer).
+    """
+    names = words(config, "layer_types", "layers_block_type", "block_types")
+    everywhere = not names and count(config, "mamba_d_ssm") > 0
+    return lambda index: everywhere or (index < len(names) and names[index] == "hybrid")
+
+
+def indexer_layers(config: Mapping[str, object]) -> Callable[[int], bool]:
+    """Return the rule that tells whether a layer has a sparse indexer of its own, or takes another's choice.
+
+    0.33.0 models/deepseek_v2.py, DeepseekV2MLAAttention: `index_topk_pattern` has an S for each layer that shares,
+    `index_topk_freq` says which one of several has one; transformers_utils/configs/hy_v4.py: `indexer_types`.
+    """
+    letters, kinds = text(config, "index_topk_pattern"), words(config, "indexer_types")
+    every, offset = count(config, "index_topk_freq", default=1), count(config, "index_skip_topk_offset", default=2)
+    if kinds:
+        return lambda index: index >= len(kinds) or kinds[index] != "shared"
+    if letters:
+        return lambda index: index >= len(letters) or letters[index] != "S"
+    return lambda index: max(index - offset + 1, 0) % max(every, 1) == 0
 
 
 def _by_words(config: Mapping[str, object], total: int) -> tuple[Mixer, ...]:

@@ -33,6 +33,8 @@ _HALF, _SINGLE = 2, 4
 _SAME_FOR_ALL = re.compile(r"(?!re:)[^\d?\[]+|re:(?:[A-Za-z_()|-]|\.\*|\\\.|(?<=[A-Za-z_])\.(?=[A-Za-z_]))*\$?")
 # FP8 blocks are 128 × 128 (DeepSeek-V3 technical report; `weight_block_size`).
 _FP8_BLOCK = 128
+# Numbers that share a scale in the OCP microscaling formats.
+_MX_GROUP = 32
 
 
 def parse_quantization(config: Mapping[str, object]) -> Quantization:
@@ -52,12 +54,15 @@ def parse_quantization(config: Mapping[str, object]) -> Quantization:
         "bitsandbytes": _bitsandbytes,
         "fp8": _fp8,
         "fbgemm-fp8": _fp8,
-        "mxfp4": lambda _: Quantization(kind=WeightKind.MXFP4, bits=4, group=32, experts_only=True),
+        "mxfp4": lambda _: Quantization(kind=WeightKind.MXFP4, bits=4, group=_MX_GROUP, experts_only=True),
         "gguf": _gguf,
     }
     reader = readers.get(method)
     parsed = reader(raw) if reader else _modelopt(raw, method)
-    return replace(parsed, skipped=skipped)
+    # DeepSeek V4 (0.33.0 models/deepseek_v41/quant_config.py, expert_dtype): experts in MXFP4 among layers in FP8.
+    four = "fp4" in (text(config, "expert_dtype"), text(raw, "expert_dtype"))
+    experts = Quantization(kind=WeightKind.MXFP4, bits=4, group=_MX_GROUP) if four else None
+    return replace(parsed, skipped=skipped, experts=experts)
 
 
 def _left_out(raw: Mapping[str, object]) -> Iterator[str]:

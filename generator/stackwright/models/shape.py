@@ -23,7 +23,7 @@ from stackwright.domain.shape import (
     WeightKind,
 )
 from stackwright.models.keys import count, flag, items, mapping, number, text, text_part, words
-from stackwright.models.layers import attention, expert_layers, layer_count, mixers
+from stackwright.models.layers import attention, expert_layers, indexer_layers, layer_count, mixers, states_beside
 from stackwright.models.quantization import parse_quantization
 
 # Bytes of one number by its name in `torch_dtype` or `dtype`.
@@ -67,7 +67,7 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
     part = text_part(config)
     latent, state, experts = _latent(part), _state(part), _experts(part)
     layers = _layers(part, latent, experts)
-    quantization = parse_quantization(config if "quantization_config" in config else part)
+    quantization = parse_quantization({**part, **config} if "quantization_config" in config else part)
     family = text(part, "model_type")
     names = words(config, "architectures") or words(part, "architectures")
     return Shape(
@@ -105,10 +105,13 @@ def _unknown(
         yield "the number of layers"
     if quantization.kind is WeightKind.UNKNOWN:
         yield "the quantization method"
-    if state is None and any(layer.mixer is Mixer.STATE for layer in layers):
+    if state is None and any(layer.keeps_state for layer in layers):
         yield "the size of the recurrent state"
     if text(part, "model_type").startswith(_OWN_CACHES) or _COMPRESSED & part.keys():
         yield "the layout of its own kind of cache"
+    if count(part, "num_mem_blocks"):
+        # Zamba 2 (0.33.0 models/zamba2.py): a few attention blocks serve many layers, each with its own adapter.
+        yield "the weights of attention blocks that layers share"
 
 
 def _layers(part: Mapping[str, object], latent: Latent | None, experts: Experts | None) -> tuple[Layer, ...]:
@@ -119,16 +122,17 @@ def _layers(part: Mapping[str, object], latent: Latent | None, experts: Experts 
     plain = text(part, "model_type") not in ("mamba", "mamba2", "falcon_mamba")
     both, double = flag(part, "enable_moe_block"), flag(part, "use_double_wide_mlp")
     # A hundred layers are of a few kinds: each is made once.
-    known: dict[tuple[Mixer, bool, bool], Layer] = {}
+    beside, indexed = states_beside(part), indexer_layers(part)
+    known: dict[tuple[Mixer, bool, bool, bool, bool], Layer] = {}
     made = []
     for index, mixer in enumerate(mixers(part)):
-        kind = (mixer, letters[index] == "-" if letters else plain, sparse(index))
+        kind = (mixer, letters[index] == "-" if letters else plain, sparse(index), beside(index), indexed(index))
         if kind not in known:
-            _, dense, has_experts = kind
+            _, dense, has_experts, state, own = kind
             layer = attention(part, Mixer.LATENT if latent and mixer is Mixer.FULL else mixer)
             wide = 2 if mixer is Mixer.SHARED and double else 1
             width = wide * inner if dense and (both or not has_experts) else 0
-            known[kind] = replace(layer, inner=width, experts=has_experts)
+            known[kind] = replace(layer, inner=width, experts=has_experts, state=state, indexed=own)
         made.append(known[kind])
     return tuple(made[: layer_count(part) or len(made)])
 

@@ -34,12 +34,15 @@ def compare(observed: ObservedStart, memory: Memory) -> tuple[ComparedLine, ...]
     # What the engine charges is its estimate where it prints one.
     graphs = seen.graph_estimate_bytes if seen.graph_estimate_bytes is not None else seen.cuda_graph_bytes
     per_token = seen.kv_cache_bytes / tokens if seen.kv_cache_bytes and tokens else None
+    # A start that found everything compiled is compared with the forecast of such a one.
+    more = (memory.later_kv_cache_bytes or memory.kv_cache_bytes) - memory.kv_cache_bytes
+    more = more if observed.cold is False else 0
     rows: tuple[tuple[str, str, float | None, float], ...] = (
         ("weights", "bytes", seen.weights_bytes, memory.weights_bytes),
-        ("activations", "bytes", seen.activation_bytes, memory.activation_bytes),
+        ("activations", "bytes", seen.activation_bytes, memory.activation_bytes - more),
         ("CUDA graphs", "bytes", graphs, memory.cuda_graph_bytes),
         ("outside PyTorch", "bytes", seen.overhead_bytes, memory.overhead_bytes),
-        ("KV cache", "bytes", seen.kv_cache_bytes, memory.kv_cache_bytes),
+        ("KV cache", "bytes", seen.kv_cache_bytes, memory.kv_cache_bytes + more),
         ("KV cache tokens", "tokens", tokens, memory.kv_cache_tokens),
         ("KV cache per token", "bytes", per_token, memory.kv_bytes_per_token),
         ("concurrency", "requests", seen.max_concurrency, memory.max_concurrency),

@@ -12,8 +12,9 @@ from stackwright.units import GIB, MIB
 
 # NVML counts what the driver keeps for itself, CUDA does not. From the pairs of figures seen in logs and nvidia-smi
 # dumps (GiB, NVML − CUDA): 3090 24.00 − 23.58, T4 15.00 − 14.56, H100 79.65 − 79.18, B200 179.06 − 178.36, PRO 4500
-# 31.84 − 31.38.
-_KEPT_BYTES, _KEPT_SHARE = 410 * MIB, 0.0015
+# 31.84 − 31.38. Smaller cards keep less: 6.00 − 5.80 and 5.85, 8.00 − 7.79, 11.00 − 10.76 (totals in PyTorch's
+# out-of-memory messages). Under WSL nothing is hidden: 31.84 of a 5090, 8.00 of a 4060 (vLLM issue #13882).
+_KEPT_MOST_BYTES, _KEPT_PART, _KEPT_SHARE = 410 * MIB, 0.026, 0.0015
 
 
 def cuda_memory_bytes(nvml_bytes: int, known_gib: float | None = None, known_nvml_mib: int | None = None) -> int:
@@ -34,7 +35,7 @@ def cuda_memory_bytes(nvml_bytes: int, known_gib: float | None = None, known_nvm
 
 
 def _less_driver(nvml_bytes: int) -> int:
-    return max(0, int(nvml_bytes * (1 - _KEPT_SHARE)) - _KEPT_BYTES)
+    return max(0, int(nvml_bytes * (1 - _KEPT_SHARE) - min(_KEPT_MOST_BYTES, nvml_bytes * _KEPT_PART)))
 
 
 def gpu_memory(
@@ -49,14 +50,15 @@ def gpu_memory(
     """Return a detected GPU as the memory planner sees it; None where its size is unknown.
 
     With `unified` memory NVML gives no total: the processor's memory counts. What NVML calls used holds what the driver
-    keeps for itself (nvml.h, nvmlMemory_t), which CUDA's total does not hold: it is not taken away twice. Of a MIG
-    slice CUDA gives all that NVML tells: on an A100 PyTorch counts 4.75 and 19.62 GiB (out-of-memory messages) where
-    nvidia-smi shows 4864 and 20096 MiB, for 1g.5gb and 3g.20gb; as seen on 2026-11-21 in logs that people published.
+    keeps for itself (nvml.h, nvmlMemory_t), which CUDA's total does not hold: it is not taken away twice. Under
+    WSL and of a MIG slice CUDA gives all that NVML tells: on an A100 PyTorch counts 4.75 and 19.62 GiB (out-of-memory
+    messages) where nvidia-smi shows 4864 and 20096 MiB, for 1g.5gb and 3g.20gb; as seen on 2026-11-21 in logs that
+    people published.
     """
     if gpu.memory_bytes is None and not (unified and host_bytes):
         return None
     total = host_bytes or 0 if gpu.memory_bytes is None else gpu.memory_bytes
-    if gpu.memory_bytes is not None and gpu.mig_slice is None:
+    if gpu.memory_bytes is not None and gpu.mig_slice is None and not wsl:
         total = cuda_memory_bytes(gpu.memory_bytes, known_gib, known_nvml_mib)
     kept = 0 if gpu.memory_bytes is None else max(0, gpu.memory_bytes - total)
     return GpuMemory(

@@ -52,6 +52,11 @@ class Matrix(Struct, frozen=True, kw_only=True):
         return self.rows * self.columns * self.copies
 
 
+def format_of(quantization: Quantization, matrix: Matrix) -> Quantization:
+    """Return the format of a matrix: the experts may have one of their own."""
+    return quantization.experts if matrix.expert and quantization.experts is not None else quantization
+
+
 def is_quantized(quantization: Quantization, matrix: Matrix) -> bool:
     """Return whether a checkpoint has a matrix in its quantized form."""
     if quantization.kind in (WeightKind.NONE, WeightKind.UNKNOWN):
@@ -71,11 +76,11 @@ def padded_vocabulary(vocab: int) -> int:
 def layer_matrices(shape: Shape, index: int, tp: int) -> Iterator[Matrix]:
     """Yield what one rank holds of the layer `index` with `tp` ranks; only the names differ among layers of a kind."""
     layer, base = shape.layers[index], f"model.layers.{index}"
-    if layer.mixer is Mixer.STATE and shape.state is not None:
+    if layer.keeps_state and shape.state is not None:
         yield from _state_matrices(shape, shape.state, base, tp)
-    elif layer.mixer is Mixer.LATENT and shape.latent is not None:
+    if layer.mixer is Mixer.LATENT and shape.latent is not None:
         yield from _latent_matrices(shape, shape.latent, layer, base, tp)
-    elif layer.mixer is not Mixer.NONE:
+    elif layer.mixer not in (Mixer.NONE, Mixer.STATE):
         yield from _attention_matrices(shape, layer, base, tp)
     if layer.experts and shape.experts is not None:
         yield from _expert_matrices(shape, shape.experts, base, tp)
@@ -122,7 +127,7 @@ def _latent_matrices(shape: Shape, latent: Latent, layer: Layer, base: str, tp: 
     yield Matrix(names=(f"{attention}.kv_b_proj",), rows=up, columns=latent.kv_rank)
     yield Matrix(names=(f"{attention}.absorbed",), rows=up, columns=latent.kv_rank, linear=False, derived=True)
     yield Matrix(names=(f"{attention}.o_proj",), rows=shape.hidden, columns=heads * latent.value_dim)
-    if latent.indexer_dim:
+    if latent.indexer_dim and layer.indexed:
         width = latent.indexer_heads * latent.indexer_dim
         yield Matrix(names=(f"{attention}.indexer.wq_b",), rows=width, columns=latent.query_rank)
         wide = latent.indexer_dim + latent.indexer_heads

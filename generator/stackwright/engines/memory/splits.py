@@ -14,7 +14,7 @@ from functools import lru_cache
 from msgspec import Struct
 
 from stackwright.domain.shape import Shape, WeightKind
-from stackwright.engines.memory.parts import Matrix, is_quantized, layer_matrices
+from stackwright.engines.memory.parts import Matrix, format_of, is_quantized, layer_matrices
 
 # Experts of AWQ and GPTQ whose width is no multiple of a group fall back to kernels that halve it, down to this (0.33.0
 # layers/quantization/moe_wna16.py, create_weights).
@@ -72,7 +72,7 @@ def split_widths(shape: Shape) -> tuple[Width, ...]:
 def _of_layer(shape: Shape, index: int) -> Iterator[Width]:
     quantization, layer = shape.quantization, shape.layers[index]
     for whole, part in zip(layer_matrices(shape, index, 1), layer_matrices(shape, index, 2), strict=True):
-        if not is_quantized(quantization, whole):
+        if not is_quantized(quantization, whole) or format_of(quantization, whole).kind not in _CUT_AS_THEY_ARE:
             continue
         if whole.columns != part.columns:
             halved = whole.expert and quantization.kind in _HALVED and quantization.group % _LEAST_EXPERT_GROUP == 0

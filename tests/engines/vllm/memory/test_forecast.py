@@ -231,7 +231,8 @@ def test_sizes_of_the_captured_graphs(
 
 
 @pytest.mark.parametrize(
-    ("nvml_mib", "cuda_gib"), [(24576, 23.58), (15360, 14.56), (81559, 79.18), (183359, 178.36), (32607, 31.38)]
+    ("nvml_mib", "cuda_gib"),
+    [(24576, 23.58), (15360, 14.56), (81559, 79.18), (183359, 178.36), (32607, 31.38), (6144, 5.84), (8192, 7.79)],
 )
 def test_cuda_gives_less_than_nvml_counts(nvml_mib: int, cuda_gib: float) -> None:
     assert cuda_memory_bytes(nvml_mib * MIB) / GIB == pytest.approx(cuda_gib, rel=0.002)

@@ -40,6 +40,13 @@ def test_shared_memory_is_the_processors() -> None:
     assert (seen.total_bytes, seen.used_bytes, seen.unified) == (host.memory_bytes, 0, True)
 
 
+def test_under_wsl_nothing_is_hidden() -> None:
+    host = recorded("wsl2-rtx5080")
+    seen = memory_on(host, host.gpus[0], find_gpu(host.gpus[0].name))
+    assert seen is not None
+    assert seen.total_bytes == host.gpus[0].memory_bytes
+
+
 @pytest.mark.parametrize(("place", "pytorch_gib"), [(2, 19.62), (4, 4.75)])
 def test_of_a_slice_cuda_gives_all_that_nvml_tells(place: int, pytorch_gib: float) -> None:
     """PyTorch's out-of-memory messages on an A100's 3g.20gb and 1g.5gb; the whole GPU's row says nothing of them."""

@@ -13,7 +13,7 @@ from stackwright.domain.shape import Mixer
 from stackwright.engines.memory.stages import stage_layers
 from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu
 from stackwright.engines.vllm.memory.defaults import complete
-from stackwright.engines.vllm.memory.kv_cache import lay_out
+from stackwright.engines.vllm.memory.kv_cache import format_of, lay_out
 from stackwright.engines.vllm.memory.releases import Release
 from stackwright.models.shape import parse_shape
 from stackwright.units import GIB
@@ -247,3 +247,81 @@ def test_an_encoder_keeps_nothing() -> None:
         parse_shape({**config_of("qwen3-0.6b"), "model_type": "bert"}), EngineSettings(), Release(None), 2048
     )
     assert layout.groups == ()
+
+
+# Falcon-H1 1.5B's config.json, in part: attention and Mamba 2 side by side in every layer.
+SIDE_BY_SIDE = {
+    "architectures": ["FalconH1ForCausalLM"],
+    "model_type": "falcon_h1",
+    "hidden_size": 2048,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "mamba_d_ssm": 3072,
+    "mamba_n_heads": 48,
+    "mamba_d_head": 64,
+    "mamba_d_state": 256,
+    "mamba_n_groups": 1,
+    "mamba_d_conv": 4,
+    "vocab_size": 65537,
+    "max_position_embeddings": 131072,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_two_mixers_in_a_layer_keep_both_their_caches() -> None:
+    """By hand: a state of 48 × 64 × 256 numbers and a window of 3 × 3,584, in blocks of so many tokens of 1 KiB."""
+    shape = parse_shape(SIDE_BY_SIDE)
+    layout = lay_out(shape, EngineSettings(prefix_caching=False), Release("0.26.0"), 2048)
+    state = (48 * 64 * 256 + 3 * (3072 + 2 * 256)) * 2
+    block = 16 * -(-state // (16 * 1024))
+    assert {group.spec.mixer for group in layout.groups} == {Mixer.FULL, Mixer.STATE}
+    assert layout.block_bytes == (24 * block * 1024,)
+    assert layout.blocks_for(block * 3) == 3 + 1
+    assert (shape.has_state, shape.unknown) == (True, ())
+
+
+def test_shared_attention_blocks_are_not_known() -> None:
+    """Zamba 2: the cache is modelled, the weights of the blocks that layers share are not."""
+    words = ["mamba", "hybrid"] * 12
+    shape = parse_shape({**SIDE_BY_SIDE, "model_type": "zamba2", "layers_block_type": words, "num_mem_blocks": 2})
+    assert [layer.state for layer in shape.layers[:2]] == [False, True]
+    assert [layer.mixer for layer in shape.layers[:2]] == [Mixer.STATE, Mixer.FULL]
+    assert shape.unknown == ("the weights of attention blocks that layers share",)
+
+
+@pytest.mark.parametrize(
+    ("capability", "version", "cache", "token_bytes"),
+    [
+        ((9, 0), "0.33.0", "auto", 576 * 2),
+        ((9, 0), "0.33.0", "fp8", 656),
+        ((10, 0), "0.33.0", "fp8", 576),
+        ((10, 0), "0.17.1", "fp8", 656),
+        ((12, 0), "0.33.0", "auto", 656),
+    ],
+)
+def test_sparse_attentions_backend_decides_on_the_format(
+    capability: tuple[int, int], version: str, cache: str, token_bytes: int
+) -> None:
+    shape, release = shape_of("glm-5.1-fp8"), Release(version)
+    gpu = GpuMemory(total_bytes=80 * GIB, compute_capability=capability)
+    settings = format_of(shape, EngineSettings(kv_cache_dtype=cache), gpu, release)
+    layout = lay_out(shape, settings, release, 8192)
+    assert layout.block_bytes == (len(shape.layers) * 64 * (token_bytes + 132),)
+
+
+@pytest.mark.parametrize(
+    ("keys", "indexers"),
+    [
+        ({}, 8),
+        ({"index_topk_freq": 4}, 3),  # layers 0, 1 and 5: the first that count, then one in four
+        ({"index_topk_pattern": "FSSSFSSS"}, 2),
+        ({"indexer_types": ["full", "shared"] * 4}, 4),
+    ],
+)
+def test_only_layers_with_an_indexer_keep_its_cache(keys: dict[str, object], indexers: int) -> None:
+    shape = shape_of("glm-5.1-fp8", num_hidden_layers=8, **keys)
+    layout = lay_out(shape, EngineSettings(), Release("0.33.0"), 8192)
+    assert layout.block_bytes == (64 * (8 * 576 * 2 + indexers * 132),)

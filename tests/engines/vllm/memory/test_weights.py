@@ -172,3 +172,12 @@ def test_an_unknown_format_has_a_wide_margin() -> None:
     shape = shape_of("qwen3-8b", quantization_config={"quant_method": "something-new"})
     term = stage_weights(shape, EngineSettings(), A100, Release("0.32.0"))[0]
     assert term.error > term.bytes // 5
+
+
+def test_experts_may_have_a_format_of_their_own() -> None:
+    """DeepSeek V4: `expert_dtype` says that experts are MXFP4 among layers in FP8, so they weigh about half."""
+    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    eight = weights_gib("deepseek-r1", quantization_config=fp8, tp=8)
+    four = weights_gib("deepseek-r1", quantization_config=fp8, expert_dtype="fp4", tp=8)
+    dense = weights_gib("deepseek-r1", quantization_config=fp8, n_routed_experts=1, tp=8)
+    assert (four - dense) / (eight - dense) == pytest.approx(17 / 32, rel=0.04)

@@ -26,7 +26,7 @@ from stackwright.engines.vllm.memory.graphs import (
     token_table,
     trial_blocks,
 )
-from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout, lay_out
+from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout, format_of, lay_out
 from stackwright.engines.vllm.memory.releases import Release, release_of
 from stackwright.engines.vllm.memory.seen import ROUNDING_BYTES, Seen, find_seen
 from stackwright.engines.vllm.memory.weights import stage_weights
@@ -158,7 +158,7 @@ def account(
     """
     release = release_of(settings, gpu)
     filled = complete(shape, settings, gpu, release)
-    layout = lay_out(shape, settings, release, filled.max_num_batched_tokens)
+    layout = lay_out(shape, format_of(shape, settings, gpu, release), release, filled.max_num_batched_tokens)
     weights = weights or stage_weights(shape, settings, gpu, release, tensors, weight_bytes)
     captured, counted = graphs(shape, filled, gpu, release), counts_graphs(shape, release)
     entries = sampler_entries(shape, filled, release)

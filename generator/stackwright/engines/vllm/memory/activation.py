@@ -8,7 +8,7 @@ The peak is the largest of the three, with the tensors that live across them.
 from __future__ import annotations
 
 from stackwright.domain.forecast import Term
-from stackwright.domain.shape import Layer, Mixer, Shape, StateKind
+from stackwright.domain.shape import Layer, Shape, StateKind
 from stackwright.engines.memory.parts import embedding_matrix, padded_vocabulary
 from stackwright.engines.vllm.memory.defaults import CompleteSettings
 from stackwright.engines.vllm.memory.releases import Release
@@ -122,7 +122,7 @@ def _layer_width(shape: Shape, layer: Layer, tp: int) -> int:
         inner = experts.width // tp
         parts.append(experts.per_token * (max((2 if experts.gated else 1) * inner, shape.hidden) + inner))
         parts.append(3 * experts.shared_width // tp)
-    if layer.mixer is Mixer.STATE and shape.state is not None:
+    if layer.keeps_state and shape.state is not None:
         state = shape.state
         width = 2 * state.key_heads * state.key_dim + 2 * state.value_heads * state.value_dim
         parts.append(_STATE_COPIES * width // tp)

@@ -13,7 +13,7 @@ from math import lcm
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stackwright.domain.forecast import EngineSettings
+from stackwright.domain.forecast import EngineSettings, GpuMemory
 from stackwright.domain.shape import Layer, Mixer, Shape, State, StateKind
 from stackwright.engines.memory.stages import stage_layers
 from stackwright.engines.vllm.memory.releases import Release
@@ -27,8 +27,12 @@ _NVFP4_BYTES = Fraction(9, 16)
 _HEAD_SCALE_BYTES = 4
 # The sparse indexer's cache: 128 numbers in FP8 and one single-precision scale (v1/attention/backends/mla/indexer.py).
 _INDEXER_SCALE_BYTES = 4
-# DeepSeek's own FP8 layout of a latent vector: 512 + 4 scales × 4 + 64 × 2 (kv_cache_interface.py, fp8_ds_mla).
-_DS_LATENT_BYTES = 656
+# DeepSeek's own FP8 layout of a latent vector: 512 + 4 scales × 4 + 64 × 2 (kv_cache_interface.py, fp8_ds_mla). Sparse
+# attention on Hopper has no other in FP8, that on data-centre Blackwell keeps a byte for each number from 0.18 on, and
+# that on other Blackwell has no other at all (platforms/cuda.py, _get_backend_priorities;
+# layers/attention/mla_attention.py, _canonicalize_sparse_mla_kv_cache_dtype).
+_DS_LATENT, _DS_LATENT_BYTES = "fp8_ds_mla", 656
+_PLAIN_FP8_MAJOR, _PACKED_MAJOR = 10, 12
 # A latent model's manager block is a multiple of 128 where states share the pool; sparse attention works on 64.
 _LATENT_HYBRID_BLOCK, _SPARSE_BLOCK = 128, 64
 # Groups of unequal length are filled up to the longest where it is less than this many times the shortest.
@@ -109,6 +113,17 @@ class KvCacheLayout(Struct, frozen=True, kw_only=True):
         return any(group.spec.mixer is Mixer.STATE for group in self.groups)
 
 
+def format_of(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> EngineSettings:
+    """Return settings whose cache has the format that the attention backend of the GPU makes of theirs."""
+    if shape.latent is None or not shape.latent.indexer_dim:
+        return settings
+    major = gpu.compute_capability[0] if gpu.compute_capability else 0
+    packed = settings.kv_cache_dtype.startswith("fp8")
+    if release.formats_by_backend:
+        packed = major == _PACKED_MAJOR or (packed and major != _PLAIN_FP8_MAJOR)
+    return replace(settings, kv_cache_dtype=_DS_LATENT) if packed else settings
+
+
 def lay_out(
     shape: Shape, settings: EngineSettings, release: Release, max_num_batched_tokens: int, batches: int | None = None
 ) -> KvCacheLayout:
@@ -122,10 +137,14 @@ def lay_out(
         batches: steps that are under way at once, None: as many as the release overlaps.
     """
     stages = stage_layers(len(shape.layers), settings.pp)
-    specs = _aligned(shape, [_spec(shape, layer, settings, release) for layer in shape.kinds])
+    attending = [_spec(shape, layer, settings, release) for layer in shape.kinds]
+    states = [_state_spec(shape, layer, settings) for layer in shape.kinds]
+    aligned = _aligned(shape, [*attending, *states])
+    specs = list(zip(aligned[: len(attending)], aligned[len(attending) :], strict=True))
     placed = [
         (spec, _stage_of(index, stages))
-        for index, spec in enumerate(specs[kind] for kind in _with_draft(shape, settings))
+        for index, both in enumerate(specs[kind] for kind in _with_draft(shape, settings))
+        for spec in both
         if spec is not None and (spec.page_bytes or spec.mixer is Mixer.STATE)
     ]
     groups = _groups(placed, settings.pp, release)
@@ -175,20 +194,25 @@ def number_bytes(kv_cache_dtype: str, element_bytes: int) -> Fraction:
 def _spec(shape: Shape, layer: Layer, settings: EngineSettings, release: Release) -> Spec | None:
     """Return what one layer keeps on one rank before pages are aligned."""
     block = settings.block_tokens or BLOCK_TOKENS
-    if layer.mixer in (Mixer.NONE, Mixer.SHARED, Mixer.ENCODER):
+    if layer.mixer in (Mixer.NONE, Mixer.SHARED, Mixer.ENCODER, Mixer.STATE):
         return None
-    if layer.mixer is Mixer.STATE:
-        page = state_bytes(shape, shape.state, settings) if shape.state else 0
-        return Spec(mixer=Mixer.STATE, page_bytes=page, block_tokens=block)
     size = number_bytes(settings.kv_cache_dtype, shape.element_bytes)
     if layer.mixer is Mixer.LATENT and shape.latent is not None and release.latent_cache:
         block = max(block, _SPARSE_BLOCK) if shape.latent.indexer_dim else block
-        token = _latent_token_bytes(shape, settings, size)
+        token = _latent_token_bytes(shape, layer, settings, size)
         return Spec(mixer=Mixer.LATENT, page_bytes=int(token * block), block_tokens=block)
     token = token_bytes(shape, layer, settings)
     # The first engine kept every token of a window unless all layers had the same one.
     mixer = Mixer.FULL if release.first_engine or layer.mixer is Mixer.LATENT else layer.mixer
     return Spec(mixer=mixer, page_bytes=int(token * block), block_tokens=block, window=layer.window)
+
+
+def _state_spec(shape: Shape, layer: Layer, settings: EngineSettings) -> Spec | None:
+    """Return what a layer's recurrent mixer keeps on one rank, whether it is the only one or beside attention."""
+    if not layer.keeps_state:
+        return None
+    page = state_bytes(shape, shape.state, settings) if shape.state else 0
+    return Spec(mixer=Mixer.STATE, page_bytes=page, block_tokens=settings.block_tokens or BLOCK_TOKENS)
 
 
 def token_bytes(shape: Shape, layer: Layer, settings: EngineSettings) -> Fraction:
@@ -204,12 +228,13 @@ def token_bytes(shape: Shape, layer: Layer, settings: EngineSettings) -> Fractio
     return heads * (width * number_bytes(settings.kv_cache_dtype, shape.element_bytes) + scales) / shards
 
 
-def _latent_token_bytes(shape: Shape, settings: EngineSettings, size: Fraction) -> Fraction:
+def _latent_token_bytes(shape: Shape, layer: Layer, settings: EngineSettings, size: Fraction) -> Fraction:
     latent = shape.latent
     assert latent is not None
     token = (latent.kv_rank + latent.rope_dim) * size
-    if latent.indexer_dim:
-        token = Fraction(_DS_LATENT_BYTES) if settings.kv_cache_dtype.startswith("fp8") else token
+    if settings.kv_cache_dtype == _DS_LATENT:
+        token = Fraction(_DS_LATENT_BYTES)
+    if latent.indexer_dim and layer.indexed:
         token += latent.indexer_dim + _INDEXER_SCALE_BYTES
     return token / max(1, settings.decode_context_parallel)
 

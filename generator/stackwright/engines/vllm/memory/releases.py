@@ -75,6 +75,9 @@ class Release:
     sparser_graphs = _Since(0, 11, 1)
     # The profiled sampler does not sort the vocabulary (v1/sample/ops/topk_topp_triton.py).
     samples_unsorted = _Since(0, 17, 0, second_engine=True)
+    # Sparse attention's backend decides on the format of its cache; the model did before (models/config.py,
+    # DeepseekV32ForCausalLM).
+    formats_by_backend = _Since(0, 18, 0)
     # The first runner captures some graphs with a small cache, to estimate them all (v1/worker/gpu_model_runner.py,
     # profile_cudagraph_memory and _init_minimal_kv_cache_for_profiling).
     profiles_graphs = _Since(0, 18, 0, second_engine=True)

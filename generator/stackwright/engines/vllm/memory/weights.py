@@ -19,6 +19,7 @@ from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.memory.parts import (
     Matrix,
     embedding_matrix,
+    format_of,
     is_quantized,
     layer_matrices,
     vision_block_matrices,
@@ -197,7 +198,8 @@ def _sizes(shape: Shape, quantization: Quantization, matrix: Matrix) -> tuple[in
     plain = matrix.elements * (matrix.element_bytes or shape.element_bytes)
     if not is_quantized(quantization, matrix):
         return (plain,)
-    return tuple(size * matrix.copies for size in matrix_bytes(quantization, matrix.rows, matrix.columns))
+    own = format_of(quantization, matrix)
+    return tuple(size * matrix.copies for size in matrix_bytes(own, matrix.rows, matrix.columns))
 
 
 def _expert_steps(gpu: GpuMemory, release: Release) -> _ExpertSteps:
@@ -221,7 +223,7 @@ def _held(
 
     Only MXFP4 experts differ.
     """
-    if not matrix.expert or quantization.kind is not WeightKind.MXFP4 or shape.experts is None:
+    if not matrix.expert or format_of(quantization, matrix).kind is not WeightKind.MXFP4 or shape.experts is None:
         return sizes
     width = _round_up(shape.experts.width // tp, steps.inner)
     if matrix.names[0].endswith("down_proj"):
@@ -229,8 +231,8 @@ def _held(
     else:
         rows = width * (2 if shape.experts.gated else 1)
         padded = replace(matrix, rows=rows, columns=_round_up(matrix.columns, steps.hidden))
-    sizes = _sizes(shape, quantization, padded)
-    scales = _round_up(padded.rows, 256) * _round_up(-(-padded.columns // quantization.group), 2) * padded.copies
+    sizes, own = _sizes(shape, quantization, padded), format_of(quantization, padded)
+    scales = _round_up(padded.rows, 256) * _round_up(-(-padded.columns // own.group), 2) * padded.copies
     return (*sizes, scales) if steps.keeps_scales else sizes
 
 
