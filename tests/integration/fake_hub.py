@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -37,12 +38,26 @@ class Hub(Struct, frozen=True, kw_only=True):
 
 
 @contextlib.contextmanager
-def serve_hub(folder: Path, repository: str, *, token: str | None = None) -> Iterator[Hub]:
-    """Serve `folder` as the main branch of `repository` until the block ends."""
+def serve_hub(
+    folder: Path,
+    repository: str,
+    *,
+    token: str | None = None,
+    certificate: tuple[Path, Path] | None = None,
+    name: str = "127.0.0.1",
+) -> Iterator[Hub]:
+    """Serve `folder` as the main branch of `repository` until the block ends.
+
+    Over TLS with a `certificate` and its key, which is then for `name`.
+    """
     with _Server(("127.0.0.1", 0), _Handler) as server:
-        server.hub = Hub(
-            url=f"http://127.0.0.1:{server.server_port}", repository=repository, folder=folder, token=token
-        )
+        scheme = "http"
+        if certificate is not None:
+            scheme, tls = "https", ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(*certificate)
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        url = f"{scheme}://{name}:{server.server_port}"
+        server.hub = Hub(url=url, repository=repository, folder=folder, token=token)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:

@@ -12,10 +12,11 @@ import os
 import sys
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from msgspec import Struct, field
 
 from stackwright.detect.capacity import file_system_kind
 from stackwright.domain.finding import Finding, error, not_checked, warning
@@ -45,8 +46,7 @@ FAR = frozenset(
 LOOK = 'set -eu; secrets=/run/secrets; [ -z "${OUTSIDE:-}" ] || . "$OUTSIDE"; exec python3 -c "$0" "$1"'
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outlook:
+class Outlook(Struct, frozen=True, kw_only=True):
     """What was seen from where the engine runs: each model's hub by its location; folders, each with what is wrong."""
 
     hubs: Mapping[str, Seen[HubAnswer]] = field(default_factory=dict)
@@ -55,8 +55,7 @@ class Outlook:
     unlocked: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Authorities:
+class Authorities(Struct, frozen=True, kw_only=True):
     """The file of further certificate authorities: there, readable for the stack's user, PEM."""
 
     path: str
@@ -244,8 +243,9 @@ def _options(service: Mapping[str, Any], merged: Mapping[str, Any]) -> Iterator[
         if volume["type"] == "bind":
             yield _mount(volume["source"], volume["target"], read_only=bool(volume.get("read_only")))
     for secret in service.get("secrets") or ():
-        target = f"/run/secrets/{secret.get('target') or secret['source']}"
-        yield _mount(merged["secrets"][secret["source"]]["file"], target, read_only=True)
+        # A target is a whole path from some release of Compose on, a name before.
+        target = PurePosixPath("/run/secrets", secret.get("target") or secret["source"])
+        yield _mount(merged["secrets"][secret["source"]]["file"], str(target), read_only=True)
 
 
 def _mount(source: str, target: str, *, read_only: bool) -> str:
