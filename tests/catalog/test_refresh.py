@@ -10,6 +10,7 @@ from msgspec import structs
 from stackwright.catalog.load import FOLDER, load_engines, load_flags, load_parsers
 from stackwright.catalog.refresh import (
     ARCHITECTURES,
+    ATTENTION,
     ENGINES,
     FLAGS,
     FORMATS,
@@ -20,6 +21,7 @@ from stackwright.catalog.refresh import (
     with_parsers,
     with_release,
 )
+from stackwright.catalog.release_attention import CAPABILITIES
 from stackwright.catalog.release_source import read_release
 from stackwright.catalog.text import render_rows
 from stackwright.domain.catalog import EngineRelease
@@ -129,6 +131,31 @@ TREE = {
     "vllm/model_executor/models/interfaces.py": 'class SupportsMultiModal:\n    kinds = ("image", "audio")\n',
     "vllm/models/seeing/model.py": "from vllm.model_executor.models.eye import Eye\n\n\nclass Seeing(Eye): ...\n",
     "vllm/model_executor/models/eye.py": 'class Eye:\n    modality = "image"\n',
+    "vllm/platforms/cuda.py": (
+        "def _get_backend_priorities(use_mla, device_capability, head_size=None):\n"
+        "    if use_mla:\n        more = [AttentionBackendEnum.SPARSE]\n"
+        "        return [AttentionBackendEnum.LATENT, *more]\n"
+        "    if device_capability.major == 10 and head_size != 64:\n        return [AttentionBackendEnum.TEN]\n"
+        "    return [AttentionBackendEnum.PLAIN]\n"
+    ),
+    "vllm/v1/attention/backends/registry.py": (
+        'class AttentionBackendEnum(Enum):\n    PLAIN = "a.Plain"\n    TEN = "a.Ten"\n    LATENT = "a.Latent"\n'
+        '    SPARSE = (\n        "a."\n        "Sparse"\n    )\n'
+    ),
+    "vllm/v1/attention/backends/all.py": (
+        "class Base:\n    def is_mla(cls):\n        return False\n"
+        "class Plain(Base):\n    supported_kv_cache_dtypes: ClassVar[list[str]] = ['auto', 'fp8']\n"
+        "    def supports_compute_capability(cls, capability):\n"
+        "        if is_rocm():\n            return False\n        return capability >= DeviceCapability(12, 0)\n"
+        "    def get_supported_head_sizes(cls):\n        return [64, 128]\n"
+        "class Ten(Plain):\n    def supports_compute_capability(cls, capability):\n"
+        "        return capability.major == 10 and capability.minor != 3\n"
+        "class Latent(Base[Meta]):\n    supported_kv_cache_dtypes = ['auto']\n"
+        "    def is_mla(cls):\n        return True\n"
+        "    def supports_compute_capability(cls, capability):\n        return capability.major in [9] or asks()\n"
+        "class Sparse(Latent):\n    def is_sparse(cls):\n        return True\n"
+        "    def supports_compute_capability(cls, capability):\n        return capability.major in (9, 12)\n"
+    ),
     "vllm/envs.py": '    "VLLM_USE_NEW": lambda: 1,\n    # "VLLM_MENTIONED" alone is no key\n',
 }
 
@@ -148,7 +175,7 @@ def catalog(tmp_path: Path) -> Path:
     """Copy the packaged catalog, to be rewritten."""
     folder = tmp_path / "catalog"
     folder.mkdir()
-    for name in (ARCHITECTURES, ENGINES, FLAGS, FORMATS, KERNELS, PARSERS):
+    for name in (ARCHITECTURES, ATTENTION, ENGINES, FLAGS, FORMATS, KERNELS, PARSERS):
         shutil.copy(FOLDER / name, folder)
     return folder
 
@@ -198,6 +225,25 @@ def test_architectures_have_the_role_of_their_table_and_class(tree: Path) -> Non
         "transcription": {"WritingDown"},
         "vision": {"SeeingForCausalLM"},
     }
+
+
+def test_attention_backends_are_read_without_running_them(tree: Path) -> None:
+    found = {row.name: row for row in read_release(tree, None, "2026-12-01").attention_backends}
+    assert {name: row.capabilities for name, row in found.items()} == {
+        # What hangs on more than the capability counts as possible.
+        "LATENT": CAPABILITIES,
+        "PLAIN": CAPABILITIES,
+        "SPARSE": ("9.0", "12.0", "12.1"),
+        "TEN": ("10.0",),
+    }
+    assert [(row.mla, row.sparse) for row in found.values()] == [
+        (True, False),
+        (False, False),
+        (True, True),
+        (False, False),
+    ]
+    assert found["TEN"].cache_formats == ("auto", "fp8")
+    assert (found["PLAIN"].head_sizes, found["SPARSE"].head_sizes) == ((64, 128), ())
 
 
 def test_the_command_adds_the_release_and_says_what_changed(

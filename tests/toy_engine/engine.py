@@ -100,8 +100,14 @@ class Toy:
         if not role.generates:
             raise NoPlanError(f"{facts.name}: a toy only chats", hint="name another engine")
 
-    def check_release(self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> None:
+    def check_release(
+        self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog
+    ) -> None:
         """Serve every model."""
+
+    def has_cache(self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog) -> bool:
+        """Keep nothing."""
+        return False
 
     def choose_image(
         self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from stackwright.domain.catalog import holds
 from stackwright.errors import StackError, UsageError
@@ -29,7 +30,7 @@ def compare_releases(folder: Path, old: str, new: str) -> tuple[Cells, ...]:
                 compared = True
                 rows += _differences(table, (file.stem,), old, new)
             else:
-                rows.append((file.stem, "not sampled", *(_mark(v in table["sampled"]) for v in (old, new))))
+                rows.append((file.stem, "not sampled", _mark(old in table["sampled"]), _mark(new in table["sampled"])))
     if not compared:
         raise UsageError(
             f"no table of the catalog has both {old} and {new}",
@@ -47,7 +48,7 @@ def describe(rows: tuple[Cells, ...], old: str, new: str) -> str:
     )
 
 
-def _differences(node: Mapping[str, object], path: tuple[str, ...], old: str, new: str) -> Iterator[Cells]:
+def _differences(node: Mapping[str, Any], path: tuple[str, ...], old: str, new: str) -> Iterator[Cells]:
     for name, value in node.items():
         match value:
             case [str(first), str() | None as last]:

@@ -17,6 +17,7 @@ import msgspec
 from stackwright.domain.catalog import (
     Advisory,
     ArchitectureTable,
+    AttentionTable,
     Catalog,
     EngineRelease,
     FlagTable,
@@ -50,6 +51,7 @@ def load_catalog() -> Catalog:
         read_kernels=load_kernels,
         read_formats=load_formats,
         read_architectures=load_architectures,
+        read_attention=load_attention,
         find_gpu=find_gpu,
     )
 
@@ -154,6 +156,12 @@ def load_formats() -> FormatTable:
 def load_architectures() -> ArchitectureTable:
     """Read which architectures vLLM serves, by role and release."""
     return _read_table("architectures.yaml", ArchitectureTable)
+
+
+@cache
+def load_attention() -> AttentionTable:
+    """Read which attention kernels vLLM has, by release."""
+    return _read_table("attention.yaml", AttentionTable)
 
 
 @cache

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from stackwright.catalog.compare import compare_releases, describe
 from stackwright.catalog.load import FOLDER
@@ -25,6 +25,8 @@ from stackwright.catalog.release_source import ReleaseSource, read_release
 from stackwright.catalog.text import render_json, render_rows
 from stackwright.domain.catalog import (
     ArchitectureTable,
+    AttentionBackend,
+    AttentionTable,
     CpuImage,
     EngineImage,
     EngineRelease,
@@ -41,6 +43,8 @@ from stackwright.reading import read_yaml, to_plain
 
 ENGINES, FLAGS, PARSERS = "engines.yaml", "flags.yaml", "parsers.yaml"
 KERNELS, FORMATS, ARCHITECTURES = "kernels.yaml", "formats.yaml", "architectures.yaml"
+ATTENTION = "attention.yaml"
+Group = TypeVar("Group", AttentionBackend, KernelGroup)
 Table = TypeVar("Table", ArchitectureTable, FlagTable, FormatTable, ParserTable)
 
 
@@ -94,12 +98,14 @@ def refresh(source: ReleaseSource, kernels: Sequence[KernelGroup] | None, folder
     parsers = read_yaml(folder / PARSERS, ParserTable, StackError)
     formats = read_yaml(folder / FORMATS, FormatTable, StackError)
     architectures = read_yaml(folder / ARCHITECTURES, ArchitectureTable, StackError, packaged=True)
+    attention = read_yaml(folder / ATTENTION, AttentionTable, StackError, packaged=True)
     texts = {
         ENGINES: render_engines(with_release(engines, source.release)),
         FLAGS: render_table(with_flags(flags, source)),
         PARSERS: render_table(with_parsers(parsers, source)),
         FORMATS: render_table(with_formats(formats, source)),
         ARCHITECTURES: render_table(with_architectures(architectures, source)),
+        ATTENTION: render_table(with_attention(attention, source)),
     }
     if kernels is not None:
         table = read_yaml(folder / KERNELS, KernelTable, StackError)
@@ -183,20 +189,35 @@ def with_kernels(table: KernelTable, found: Sequence[KernelGroup], release: Engi
     """Add a release's kernels to the table; a release that was sampled before changes nothing."""
     if release.version in table.sampled:
         return table
-    releases = {structs.replace(group, releases=()): group.releases for group in table.groups}
-    for group in found:
-        releases[group] = _in_order(*releases.get(group, ()), release.version)
+    groups = _with_groups(table.groups, found, release.version)
     return structs.replace(
         table,
         sampled=_in_order(*table.sampled, release.version),
-        groups=tuple(
-            structs.replace(group, releases=releases[group])
-            for group in sorted(
-                releases, key=lambda group: (group.library, group.machine_code, group.ptx, group.kernels)
-            )
-        ),
+        groups=tuple(sorted(groups, key=lambda group: (group.library, group.machine_code, group.ptx, group.kernels))),
         date=release.date,
     )
+
+
+def with_attention(table: AttentionTable, source: ReleaseSource) -> AttentionTable:
+    """Add a release's attention backends to the table; one that was sampled before, or has none, changes nothing."""
+    version = source.release.version
+    if version in table.sampled or not source.attention_backends:
+        return table
+    rows = _with_groups(table.backends, source.attention_backends, version)
+    return structs.replace(
+        table,
+        sampled=_in_order(*table.sampled, version),
+        backends=tuple(sorted(rows, key=lambda row: (row.name, order_release(row.releases[0])))),
+        date=source.release.date,
+    )
+
+
+def _with_groups(groups: Sequence[Group], found: Sequence[Group], version: str) -> list[Group]:
+    """Add a release to the rows that are its own, and the rows that are new with it."""
+    releases = {structs.replace(group, releases=()): group.releases for group in groups}
+    for group in found:
+        releases[group] = _in_order(*releases.get(group, ()), version)
+    return [structs.replace(group, releases=own) for group, own in releases.items()]
 
 
 def render_engines(engines: tuple[EngineRelease, ...]) -> str:
@@ -210,7 +231,7 @@ def render_engines(engines: tuple[EngineRelease, ...]) -> str:
     return render_rows(rows)
 
 
-def render_table(table: Table | KernelTable) -> str:
+def render_table(table: Struct) -> str:
     """Write a table, an entry to the line."""
     return render_json(to_plain(table)) + "\n"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from stackwright.catalog.release_attention import attention_backends
 from stackwright.catalog.release_formats import (
     deprecated_methods,
     method_bounds,
@@ -20,7 +21,7 @@ from stackwright.catalog.release_formats import (
     without_float16,
 )
 from stackwright.catalog.release_models import served_architectures
-from stackwright.domain.catalog import CpuImage, EngineImage, EngineRelease, order_release
+from stackwright.domain.catalog import AttentionBackend, CpuImage, EngineImage, EngineRelease, order_release
 from stackwright.errors import UsageError
 from stackwright.reading import load_yaml
 
@@ -50,6 +51,7 @@ class ReleaseSource(Struct, frozen=True, kw_only=True):
     least_capability: Mapping[str, frozenset[str]]
     activations: Mapping[str, frozenset[str]]
     architectures: Mapping[str, frozenset[str]]
+    attention_backends: tuple[AttentionBackend, ...]
 
 
 def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
@@ -89,6 +91,7 @@ def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
         least_capability=least,
         activations=activations,
         architectures=served_architectures(tree),
+        attention_backends=attention_backends(tree),
     )
 
 

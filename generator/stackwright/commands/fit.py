@@ -208,11 +208,10 @@ def answer_fit(asked: FitArguments, host: Host) -> Forecast:
     facts = read_model(asked.model, load_llms())
     on_cpu = not host.gpus and (host.driver is None or host.driver.error is None)
     engine = _engine_of(asked)
-    version = _version(asked.engine, engine.processor_release() if on_cpu else None)
-    engine.check_release(facts, version, host.gpus, load_catalog())
+    settings = _settings(asked, engine.processor_release() if on_cpu else None)
+    engine.check_release(facts, settings, host.gpus, load_catalog())
     if on_cpu:
         return _answer_on_cpu(asked, facts, host)
-    settings = _settings(asked)
     gpu = with_seen(choose_gpus(host, settings.ranks), _seen(asked, facts, host))
     return engine.forecast(facts.config.shape, settings, gpu, facts.weights)
 

@@ -284,6 +284,41 @@ class KernelTable(Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(group.library for group in of_release if group.needs_ptx(capability)))
 
 
+class AttentionBackend(Struct, frozen=True, kw_only=True):
+    """A kernel for attention that the engine tries: on GPUs of which capability, and which cache formats it takes.
+
+    `mla`: for latent attention (DeepSeek's); `sparse`: of it, that which picks tokens. `head_sizes`: empty where it
+    takes any, or nobody could read it.
+    """
+
+    name: str
+    mla: bool
+    sparse: bool
+    cache_formats: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    head_sizes: tuple[int, ...]
+    releases: tuple[str, ...]
+
+
+class AttentionTable(Struct, frozen=True, kw_only=True):
+    """The attention backends of an engine's releases, as their selectors and classes declare them."""
+
+    engine: str
+    sampled: tuple[str, ...]
+    backends: tuple[AttentionBackend, ...]
+    source: str
+    date: str
+
+    def on(self, version: str, capability: str, *, mla: bool, sparse: bool) -> tuple[AttentionBackend, ...] | None:
+        """Return what a release may choose on a GPU for an attention; None of a release or a GPU that nobody read."""
+        of_release = [row for row in self.backends if version in row.releases]
+        if not any(capability in row.capabilities for row in of_release):
+            return None
+        return tuple(
+            row for row in of_release if capability in row.capabilities and (row.mla, row.sparse) == (mla, sparse)
+        )
+
+
 class Advisory(Struct, frozen=True, kw_only=True):
     """A known hole, in releases from `introduced` (None: the first) to before `fixed` (None: in all later ones)."""
 
@@ -341,6 +376,7 @@ class Catalog(Struct, frozen=True, kw_only=True):
     read_kernels: Callable[[], KernelTable]
     read_formats: Callable[[], FormatTable]
     read_architectures: Callable[[], ArchitectureTable]
+    read_attention: Callable[[], AttentionTable]
     find_gpu: Callable[[str | None], GpuModel | None]
 
     @property
@@ -367,6 +403,11 @@ class Catalog(Struct, frozen=True, kw_only=True):
     def architectures(self) -> ArchitectureTable:
         """Which architectures the engine serves."""
         return self.read_architectures()
+
+    @property
+    def attention(self) -> AttentionTable:
+        """Which attention kernels the engine has, for which GPUs and caches."""
+        return self.read_attention()
 
     @property
     def kernels(self) -> KernelTable:

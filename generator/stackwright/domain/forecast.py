@@ -24,7 +24,8 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
     step with the model's own prediction layers. `language_only`: the encoder is neither loaded nor profiled.
     `expert_parallel`: each rank has whole experts, and not a part of each.
     `kv_cache_dtype`: `auto`, `fp8`, `nvfp4` and so on. `legacy_engine`: the first engine of a family (V0), which
-    profiled without chunks. `kv_cache_bytes`: the cache of each rank, where a person gives it.
+    profiled without chunks. `smaller_cache`: one in fewer bits may be
+    chosen. `kv_cache_bytes`: the cache of each rank, where a person gives it.
     """
 
     version: str | None = None
@@ -36,6 +37,7 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     kv_cache_dtype: str = "auto"
+    smaller_cache: bool = True
     block_tokens: int | None = None
     enforce_eager: bool = False
     prefix_caching: bool | None = None

@@ -198,8 +198,13 @@ class Engine(Protocol):
     def check_role(self, facts: ModelFacts, role: Role, catalog: Catalog) -> None:
         """Refuse what the engine cannot serve. Raises NoPlanError."""
 
-    def check_release(self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> None:
-        """Refuse a model that a release does not serve, read or run on these GPUs. Raises NoPlanError."""
+    def check_release(
+        self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog
+    ) -> None:
+        """Refuse a model that the settings' release does not serve, read or run on these GPUs. Raises NoPlanError."""
+
+    def has_cache(self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog) -> bool:
+        """Return whether the settings' release can keep a smaller cache for a model on these GPUs, as far as known."""
 
     def choose_image(
         self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds

@@ -192,7 +192,7 @@ def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalo
     """
     engine, keys = request.engine, request.engine.keys
     step = request.pinned_count(keys.step_tokens or "")
-    return EngineSettings(
+    settings = EngineSettings(
         version=version,
         tensor_parallel=placement.tensor_parallel,
         pipeline_parallel=placement.pipeline_parallel,
@@ -202,6 +202,7 @@ def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalo
         max_num_batched_tokens=step or engine.least_step_tokens(request.facts.config.shape),
         kv_cache_dtype=request.pins.get(keys.cache_format or "", "auto"),
     )
+    return replace(settings, smaller_cache=engine.has_cache(request.facts, settings, placement.gpus, catalog))
 
 
 def choose_share(request: ModelRequest, placement: Placement, catalog: Catalog) -> Utilization:

@@ -139,19 +139,36 @@ class Vllm:
 
         check_role(facts, role, catalog)
 
-    def check_release(self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> None:
-        """Refuse a model that a release does not serve, read or run on these GPUs. Raises NoPlanError."""
+    def check_release(
+        self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog
+    ) -> None:
+        """Refuse a model that the settings' release does not serve, read or run on these GPUs. Raises NoPlanError."""
+        from stackwright.engines.vllm.attention import check_attention
         from stackwright.engines.vllm.image_refusal import check_architecture, check_dtype, check_formats
 
+        version = settings.version
+        if version is None:
+            return
         check_architecture(facts, version, catalog)
         check_formats(facts, version, gpus, catalog)
         check_dtype(facts, version, gpus, catalog)
+        check_attention(facts, version, gpus, catalog, settings.kv_cache_dtype)
+
+    def has_cache(self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog) -> bool:
+        """Return whether the settings' release can keep a smaller cache for a model on these GPUs, as far as known."""
+        from stackwright.engines.vllm.attention import has_kernel
+        from stackwright.engines.vllm.memory.solve import SMALLER_CACHE
+
+        shape, version = facts.config.shape, settings.version or ""
+        found = (has_kernel(shape, version, gpu.compute_capability, catalog, SMALLER_CACHE) for gpu in gpus)
+        return False not in found
 
     def choose_image(
         self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds
     ) -> ImageChoice:
         """Choose the image for these GPUs and the task's model; a pinned one is taken as it is. Raises NoPlanError."""
         from stackwright.engines.vllm.arguments import SOCKET_RELEASE
+        from stackwright.engines.vllm.attention import check_attention
         from stackwright.engines.vllm.image import choose_image
         from stackwright.engines.vllm.image_pin import pinned_image
         from stackwright.engines.vllm.image_refusal import check_dtype, check_formats, unlisted_architecture
@@ -174,6 +191,7 @@ class Vllm:
         check_formats(task.facts, chosen.version, gpus, catalog)
         if DTYPE not in task.pins:
             check_dtype(task.facts, chosen.version, gpus, catalog)
+        check_attention(task.facts, chosen.version, gpus, catalog, task.pins.get(KEYS.cache_format or "", "auto"))
         why = ("no GPU in use: the CPU release of both runtimes",)
         unlisted = () if first else unlisted_architecture(task.facts, chosen.name)
         chosen = replace(chosen, warnings=(*chosen.warnings, *unlisted))

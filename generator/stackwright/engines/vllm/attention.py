@@ -1,0 +1,74 @@
+"""Whether a release has a kernel for a model's attention on a GPU, for a number format of the KV cache. Pure.
+
+catalog/attention.yaml has what the engine's own selector tries; it starts with none of them as `No valid attention
+backend found` (vLLM 0.33.0 platforms/cuda.py, get_attn_backend_cls).
+"""
+
+from __future__ import annotations
+
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.host import Gpu
+from stackwright.domain.model_facts import ModelFacts
+from stackwright.domain.shape import Shape
+from stackwright.engines.vllm.settings import KEYS
+from stackwright.errors import NoPlanError
+from stackwright.units import version_parts
+
+AUTO = "auto"
+# For sparse attention the engine reads `fp8` as DeepSeek's own layout (0.13.0 models/config.py).
+_SPARSE_FP8 = "fp8_ds_mla"
+
+
+def has_kernel(
+    shape: Shape, version: str, capability: str | None, catalog: Catalog, cache_format: str = AUTO
+) -> bool | None:
+    """Return whether a release has a kernel; None where nobody read that release, or not for such a GPU."""
+    if capability is None:
+        return None
+    sparse = _is_sparse(shape)
+    rows = catalog.attention.on(version, capability, mla=shape.latent is not None, sparse=sparse)
+    if rows is None:
+        return None
+    also = _SPARSE_FP8 if sparse and cache_format.startswith("fp8") else cache_format
+    return any({cache_format, also} & set(row.cache_formats) for row in rows)
+
+
+def check_attention(
+    facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog, cache_format: str = AUTO
+) -> None:
+    """Refuse a model for whose attention a release has no kernel on one of these GPUs.
+
+    Raises:
+        NoPlanError: the message names the GPU, and the compute capabilities that have one.
+    """
+    shape = facts.config.shape
+    without = (
+        gpu for gpu in gpus if has_kernel(shape, version, gpu.compute_capability, catalog, cache_format) is False
+    )
+    gpu = next(without, None)
+    if gpu is None:
+        return
+    plain = cache_format != AUTO and has_kernel(shape, version, gpu.compute_capability, catalog)
+    kind = "sparse latent" if _is_sparse(shape) else "latent" if shape.latent else "full"
+    able = sorted(
+        {
+            capability
+            for row in catalog.attention.backends
+            for capability in row.capabilities
+            if has_kernel(shape, version, capability, catalog, cache_format)
+        },
+        key=version_parts,
+    )
+    cache = f" with a KV cache in {cache_format}" if cache_format != AUTO else ""
+    raise NoPlanError(
+        f"{catalog.attention.engine} {version} has no kernel for the {kind} attention of {facts.name}{cache} on GPU "
+        f"{gpu.index} ({gpu.name}, compute capability {gpu.compute_capability}); "
+        + (f"compute capability {', '.join(able)} has one" if able else "no GPU has one"),
+        hint=f"leave {KEYS.cache_format} out, for the model's own format"
+        if plain
+        else "use another model, or GPUs of such a compute capability",
+    )
+
+
+def _is_sparse(shape: Shape) -> bool:
+    return shape.latent is not None and shape.latent.indexer_heads > 0
