@@ -30,6 +30,7 @@ from stackwright.engines.protocol import (
     EngineTask,
     FormatRule,
     ImageChoice,
+    MemorySetting,
     StartLog,
 )
 from stackwright.errors import NoPlanError
@@ -76,6 +77,7 @@ class Toy:
         SettingSpec(key="TOY_CACHE", section="Caches", kind=Kind.PATH, meaning="Toy box"),
     )
     flags: Mapping[str, str] = {spec.flag: spec.key for spec in settings if spec.flag is not None}
+    memory_settings: tuple[MemorySetting, ...] = ()
     launch = EngineLaunch(program=(Executable(name="toy-engine"),), queue_bytes=MIB)
     start_log = StartLog(
         steps=((re.compile("winding up "), Step.LOADING), (re.compile("ready to play"), Step.OPENING)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from stackwright.domain.catalog import EngineRelease
 from stackwright.domain.forecast import EngineSettings, Forecast, RememberedStart, Verdict
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
-from stackwright.domain.setting_spec import problem_with
+from stackwright.domain.setting_spec import Kind, problem_with
 from stackwright.engines import default_engine, engine_named
-from stackwright.engines.protocol import Engine
+from stackwright.engines.protocol import Engine, MemorySetting, fields_of
 from stackwright.errors import HostError, NoPlanError, UsageError
 
 _RELEASE = re.compile(r"v?\d+\.\d+(\.\d+)?([.\-+]?\w+)*")
@@ -46,34 +46,24 @@ class FitArguments(Struct, frozen=True, kw_only=True):
 _MOST = 10**9
 
 
-def _positive(option: str, text: str) -> int:
+def _positive(option: str, text: str) -> str:
     # The length first: Python reads no more than 4300 digits.
     if not text.isdecimal() or len(text) > len(str(_MOST)) or not 0 < int(text) <= _MOST:
         raise UsageError(f"{option}: found `{text[:40]}`, allowed: a whole number from 1 to {_MOST}")
-    return int(text)
-
-
-def _share(option: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{option}: found `{text[:40]}`, allowed: a number") from None
-
-
-def _word(_: str, text: str) -> str:
     return text
 
 
-# Each setting that has a flag, with the engine's key, which has its bounds, and how the flag is read.
-_FLAGS: tuple[tuple[str, str, Callable[[str, str], object], str, str], ...] = (
-    ("tensor_parallel", "tensor_parallel", _positive, "N", "GPUs that share each layer (default: 1)"),
-    ("pipeline_parallel", "pipeline_parallel", _positive, "N", "pipeline stages (default: 1)"),
-    ("gpu_memory_utilization", "memory_share", _share, "SHARE", "memory share of each GPU (default: the engine's)"),
-    ("max_model_len", "context", _positive, "N", "context length in tokens (default: the model's)"),
-    ("max_num_seqs", "requests", _positive, "N", "concurrent requests (default: the engine's)"),
-    ("max_num_batched_tokens", "step_tokens", _positive, "N", "tokens per step (default: the engine's)"),
-    ("kv_cache_dtype", "cache_format", _word, "FORMAT", "number format of the KV cache"),
-)
+def _add_setting(parser: argparse.ArgumentParser, setting: MemorySetting) -> None:
+    """Take a setting by the engine's flag, and by the one that `fit` has for it."""
+    spec, options = setting.spec, [word for word in (setting.option, setting.spec.flag) if word]
+    words = f"{spec.meaning[0].lower() if spec.meaning[1].islower() else spec.meaning[0]}{spec.meaning[1:]}"
+    if spec.kind is Kind.BOOLEAN:
+        parser.add_argument(*options, dest=setting.name, action=argparse.BooleanOptionalAction, help=words)
+        return
+    metavar = {Kind.INTEGER: "N", Kind.CONTEXT: "N", Kind.FRACTION: "SHARE", Kind.JSON: "JSON"}.get(spec.kind, "NAME")
+    whole = spec.kind in (Kind.INTEGER, Kind.CONTEXT) and not spec.choices
+    read = functools.partial(_positive, options[0]) if whole else str
+    parser.add_argument(*options, dest=setting.name, metavar=metavar, type=read, help=words)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,10 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", metavar="NAME[==VERSION]", help=f"for example {default_engine().name}==0.32.0 (default: the newest)"
     )
-    for field, _, read, metavar, text in _FLAGS:
-        option = f"--{field.replace('_', '-')}"
-        parser.add_argument(option, metavar=metavar, type=functools.partial(read, option), help=text)
-    parser.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs")
+    for setting in default_engine().memory_settings:
+        _add_setting(parser, setting)
     parser.add_argument(
         "--observed",
         metavar="LOG",
@@ -102,8 +90,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> FitArguments:
     """Turn the parsed words into the record."""
-    values = {field: value for field, *_ in _FLAGS if (value := vars(given)[field]) is not None}
-    values |= {"enforce_eager": True} if given.enforce_eager else {}
+    engine = engine_named(name) if (name := (given.engine or "").partition("==")[0]) else default_engine()
+    texts = {
+        setting.name: str(text).lower() if isinstance(text, bool) else text
+        for setting in engine.memory_settings
+        if (text := vars(given).get(setting.name)) is not None
+    }
+    _check_bounds(engine, texts)
+    values = fields_of(engine.memory_settings, texts)
     if given.observed is None and (given.case is not None or given.remember):
         raise UsageError("--case and --remember take what --observed has read", hint="name a log with --observed")
     if given.observed is None and given.model is None:
@@ -132,13 +126,12 @@ def read_arguments(given: argparse.Namespace) -> FitArguments:
     )
 
 
-def _check_bounds(engine: Engine, settings: EngineSettings) -> None:
+def _check_bounds(engine: Engine, texts: Mapping[str, str]) -> None:
     """Refuse what the engine's settings do not take: their bounds are declared once. Raises UsageError."""
-    specs = {spec.key: spec for spec in engine.settings}
-    for field, key, *_ in _FLAGS:
-        spec, value = specs.get(getattr(engine.keys, key)), getattr(settings, field)
-        if spec is not None and value is not None and (problem := problem_with(spec, str(value))):
-            raise UsageError(f"{spec.flag}: found `{str(value)[:40]}`, allowed: {problem}")
+    for setting in engine.memory_settings:
+        text = texts.get(setting.name)
+        if text is not None and (problem := problem_with(setting.spec, text)):
+            raise UsageError(f"{setting.option or setting.spec.flag}: found `{text[:40]}`, allowed: {problem}")
 
 
 def run(asked: FitArguments) -> None:
@@ -212,7 +205,7 @@ def answer_fit(asked: FitArguments, host: Host) -> Forecast:
     engine.check_release(facts, settings, host.gpus, load_catalog())
     if on_cpu:
         return _answer_on_cpu(asked, facts, host)
-    gpu = with_seen(choose_gpus(host, settings.ranks), _seen(asked, facts, host))
+    gpu = with_seen(choose_gpus(host, settings.gpus), _seen(asked, facts, host))
     return engine.forecast(facts.config.shape, settings, gpu, facts.weights)
 
 
@@ -242,7 +235,6 @@ def _seen(asked: FitArguments, facts: ModelFacts, host: Host) -> tuple[Remembere
 
 def _settings(asked: FitArguments, default: str | None = None) -> EngineSettings:
     """Return what is asked with its release, `default` where none is named, else the catalog's newest."""
-    _check_bounds(_engine_of(asked), asked.settings)
     return replace(asked.settings, version=_version(asked.engine, default))
 
 

@@ -137,7 +137,7 @@ def _gpu(observed: ObservedStart, host: Host) -> GpuMemory:
     """
     total = observed.measured.total_bytes
     try:
-        known: GpuMemory | None = choose_gpus(host, observed.settings.ranks)
+        known: GpuMemory | None = choose_gpus(host, observed.settings.gpus)
     except HostError:
         known = None
     if known is not None and (total is None or abs(known.total_bytes - total) <= _SAME_TOTAL * total):

@@ -7,6 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from stackwright.domain.plan import Memory
+from stackwright.domain.shape import Shape
 
 
 class Verdict(StrEnum):
@@ -24,8 +25,12 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
     step with the model's own prediction layers. `language_only`: the encoder is neither loaded nor profiled.
     `expert_parallel`: each rank has whole experts, and not a part of each.
     `kv_cache_dtype`: `auto`, `fp8`, `nvfp4` and so on. `legacy_engine`: the first engine of a family (V0), which
-    profiled without chunks. `smaller_cache`: one in fewer bits may be
-    chosen. `kv_cache_bytes`: the cache of each rank, where a person gives it.
+    profiled without chunks. `smaller_cache`: one in fewer bits may be chosen. `kv_cache_bytes`: the cache of each rank,
+    where a person gives it. `data_parallel` ranks have a copy of everything but experts. `speculative_method` and
+    `draft_model` as the engine is told them, `draft` that model's shape, None unread. `quantization`: made of the
+    weights while they are loaded. `state_dtype` and `recurrent_dtype`: of all that recurrent layers keep, and of their
+    recurrent state alone. `lora_slots`: adapters at once, where there is `lora`; `media_limits`: items of one request
+    by kind. `offload_bytes`: weights that stay with the processor.
     """
 
     version: str | None = None
@@ -46,6 +51,21 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
     expert_parallel: bool = False
     legacy_engine: bool = False
     kv_cache_bytes: int | None = None
+    data_parallel: int = 1
+    speculative_method: str | None = None
+    draft_model: str | None = None
+    draft: Shape | None = None
+    quantization: str | None = None
+    dtype: str = "auto"
+    state_dtype: str = "auto"
+    recurrent_dtype: str = "auto"
+    capture_sizes: tuple[int, ...] | None = None
+    max_capture_size: int | None = None
+    lora: bool = False
+    lora_slots: int = 1
+    lora_rank: int = 16
+    media_limits: tuple[tuple[str, int], ...] = ()
+    offload_bytes: int = 0
 
     @property
     def tp(self) -> int:
@@ -59,8 +79,13 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
 
     @property
     def ranks(self) -> int:
-        """The GPUs of one replica."""
+        """The GPUs that share one copy of the model."""
         return self.tp * self.pp
+
+    @property
+    def gpus(self) -> int:
+        """The GPUs of one server: `data_parallel` copies."""
+        return self.ranks * self.data_parallel
 
 
 class Measured(Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -24,6 +25,8 @@ class Kind(StrEnum):
     PATH = "path"
     NAME = "name"
     HOST = "host"
+    BOOLEAN = "boolean"
+    JSON = "json"
     URL = "url"
 
 
@@ -104,6 +107,14 @@ def _check_address(_: SettingSpec, value: str) -> str | None:
     return None
 
 
+def _check_json(_: SettingSpec, value: str) -> str | None:
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        found = None
+    return None if isinstance(found, dict) else 'a JSON object, such as {"image": 1}'
+
+
 def _matcher(pattern: re.Pattern[str], allowed: str) -> Callable[[SettingSpec, str], str | None]:
     return lambda _, value: None if pattern.fullmatch(value) else allowed
 
@@ -121,6 +132,8 @@ _CHECKS: Mapping[Kind, Callable[[SettingSpec, str], str | None]] = {
     Kind.URL: _matcher(
         re.compile(r"https?://[A-Za-z0-9._\[\]:-]+(/[^\s@]*)?"), "an http or https URL without user and password"
     ),
+    Kind.BOOLEAN: _matcher(re.compile(r"true|false"), "true or false"),
+    Kind.JSON: _check_json,
     Kind.NAME: _matcher(_NAME, "lower-case letters, digits, - and _, beginning with a letter or digit"),
 }
 

@@ -108,7 +108,8 @@ class State(Struct, frozen=True, kw_only=True):
     """A recurrent mixer. `kernel` is the length of its convolution.
 
     Key and value heads for the delta rules; for Mamba the value heads are its heads, `key_heads` its groups and
-    `key_dim` its state size. `state_bytes` is the size of one number of the recurrent state, None: as the model's own.
+    `key_dim` its state size. `state_bytes` is the size of one number of the recurrent state, `window_bytes` that of its
+    convolution's inputs; None: as the model's own.
     """
 
     kind: StateKind
@@ -118,6 +119,7 @@ class State(Struct, frozen=True, kw_only=True):
     value_dim: int
     kernel: int
     state_bytes: int | None = None
+    window_bytes: int | None = None
 
 
 class Experts(Struct, frozen=True, kw_only=True):

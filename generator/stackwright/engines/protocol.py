@@ -7,9 +7,9 @@ methods import what they need when they are called: a plan for a processor loads
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct, field
 
@@ -54,6 +54,33 @@ class EngineKeys(Struct, frozen=True, kw_only=True):
     memory_share: str | None = None
     processor_cache: str | None = None
     media: str | None = None
+
+
+class MemorySetting(Struct, frozen=True, kw_only=True):
+    """A setting that decides on memory: its declaration, and which fields of EngineSettings a text of it fills.
+
+    `option`: the flag of `fit`, None for the engine's own. One without a key is none of a plan.
+    """
+
+    spec: SettingSpec
+    read: Callable[[str], Mapping[str, Any]]
+    option: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The engine's name of it: its flag without dashes."""
+        return (self.spec.flag or "").removeprefix("--").replace("-", "_")
+
+
+def fields_of(settings: Iterable[MemorySetting], values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of EngineSettings that values fill, by the settings' names; what cannot be read is left out."""
+    filled: dict[str, Any] = {}
+    for setting in settings:
+        try:
+            filled |= setting.read(values[setting.name]) if setting.name in values else {}
+        except (ValueError, AttributeError, TypeError):
+            continue
+    return filled
 
 
 class EngineNeeds(Struct, frozen=True, kw_only=True):
@@ -160,7 +187,8 @@ class Engine(Protocol):
 
     `title` is its name in sentences, `gateway_prefix` what LiteLLM calls it. `port` and `health_path` are its server's
     inside a container. `flags`: each flag that carries a setting, with the setting's key. `failures`: its known
-    failures, in the form of diagnosis/failures.yaml. `processor_requests`: worked on at once on a processor where
+    failures, in the form of diagnosis/failures.yaml. `memory_settings`: those that decide on memory.
+    `processor_requests`: worked on at once on a processor where
     nobody says.
     `ask_program`: the Python program that asks the engine's own code whether it takes argument lists, before a model is
     loaded; it runs where the engine is installed (engines/vllm/ask_engine.py says what it reads and prints). None
@@ -176,6 +204,7 @@ class Engine(Protocol):
     keys: EngineKeys
     settings: tuple[SettingSpec, ...]
     flags: Mapping[str, str]
+    memory_settings: tuple[MemorySetting, ...]
     failures: Path | None
     ask_program: Path | None
     processor_requests: int

@@ -11,6 +11,7 @@ from stackwright.domain.catalog import Catalog
 from stackwright.domain.model_facts import ModelConfig, ModelFacts
 from stackwright.domain.plan import Mode
 from stackwright.domain.role import Role
+from stackwright.domain.setting_spec import Kind
 from stackwright.engines.vllm.settings import ANY_HOST, SETTINGS
 from stackwright.errors import NoPlanError
 
@@ -55,7 +56,7 @@ def engine_arguments(mode: Mode, values: Mapping[str, str], role: Role = Role.CH
     carried = {
         flag: values[spec.key] for flag, spec in _CARRIED.items() if values.get(spec.key, spec.absent) != spec.absent
     }
-    words = [word for carrying in carried.items() for word in carrying]
+    words = [word for flag, value in carried.items() for word in _words(flag, value)]
     if "--tool-call-parser" in carried:
         # The parser alone does nothing, and without the flag a request with tools is refused (0.32.0
         # parser/parser_manager.py).
@@ -65,7 +66,15 @@ def engine_arguments(mode: Mode, values: Mapping[str, str], role: Role = Role.CH
         # _SUFFIX_TO_DEFAULTS).
         words += ["--runner", "pooling"]
     # Compiling on a CPU needs a C++ compiler at the first request, which slim images and bare hosts lack.
-    return (*words, "--enforce-eager") if mode is Mode.CPU else tuple(words)
+    eager = mode is Mode.CPU and "--enforce-eager" not in words
+    return (*words, "--enforce-eager") if eager else tuple(words)
+
+
+def _words(flag: str, value: str) -> tuple[str, ...]:
+    """Return a flag with its value; a switch is turned off by another flag (argparse's BooleanOptionalAction)."""
+    if _CARRIED[flag].kind is not Kind.BOOLEAN:
+        return flag, value
+    return (flag if value == "true" else flag.replace("--", "--no-", 1),)
 
 
 def engine_environment(mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -11,8 +11,10 @@ from stackwright.domain.host import Host
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.plan import Setting
-from stackwright.engines.protocol import EngineTask
+from stackwright.engines.protocol import EngineTask, fields_of
+from stackwright.engines.vllm.memory.asked import as_asked
 from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu, needed_space_bytes
+from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
 from stackwright.engines.vllm.settings import CPU_RELEASE
 from stackwright.units import GIB, format_bytes
 
@@ -61,7 +63,12 @@ def forecast_cpu_plan(task: EngineTask, values: Mapping[str, str], version: str,
     if memory is None:
         return None
     length = values["VLLM_MAX_MODEL_LEN"]
-    asked = EngineSettings(
+    texts = {setting.name: task.pins.get(setting.spec.key) for setting in MEMORY_SETTINGS}
+    pinned = EngineSettings(
+        **fields_of(MEMORY_SETTINGS, {name: text for name, text in texts.items() if text is not None})
+    )
+    asked = replace(
+        pinned,
         version=version,
         tensor_parallel=int(values["VLLM_TENSOR_PARALLEL_SIZE"]),
         pipeline_parallel=int(values["VLLM_PIPELINE_PARALLEL_SIZE"]),
@@ -82,13 +89,9 @@ def forecast_cpu_fit(facts: ModelFacts, settings: EngineSettings, host: Host, ga
 
 
 def _forecast(facts: ModelFacts, settings: EngineSettings, space_bytes: int, memory: CpuMemory) -> Forecast:
+    shape, settings, weights = as_asked(facts.config.shape, settings, facts.weights)
     return forecast_on_cpu(
-        facts.config.shape,
-        settings,
-        space_bytes,
-        memory,
-        tensors=facts.tensors,
-        weight_bytes=facts.weight_bytes,
+        shape, settings, space_bytes, memory, tensors=weights.tensors, weight_bytes=weights.weight_bytes
     )
 
 

@@ -29,6 +29,7 @@ from stackwright.engines.protocol import (
     ImageChoice,
     StartLog,
 )
+from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
 from stackwright.engines.vllm.settings import CPU_RELEASE, DTYPE, FLAGS, KEYS, SETTINGS
 from stackwright.errors import NoPlanError
 
@@ -81,6 +82,7 @@ class Vllm:
     keys = KEYS
     settings = SETTINGS
     flags: Mapping[str, str] = FLAGS
+    memory_settings = MEMORY_SETTINGS
     failures: Path | None = Path(__file__).parent / "failures.yaml"
     ask_program: Path | None = Path(__file__).parent / "ask_engine.py"
     # On a CPU (0.32.0 engine/arg_utils.py, get_batch_defaults).
@@ -249,22 +251,28 @@ class Vllm:
 
     def forecast(self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts) -> Forecast:
         """Forecast the memory of the fullest rank, and whether one request of the asked length fits."""
+        from stackwright.engines.vllm.memory.asked import as_asked
         from stackwright.engines.vllm.memory.forecast import forecast
 
+        shape, settings, weights = as_asked(shape, settings, weights)
         return forecast(shape, settings, gpu, tensors=weights.tensors, weight_bytes=weights.weight_bytes)
 
     def solve(
         self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts, aim: Objective
     ) -> Solution | None:
         """Return the best settings that surely fit, keeping what `settings` gives; None where none do."""
+        from stackwright.engines.vllm.memory.asked import as_asked
         from stackwright.engines.vllm.memory.solve import solve
 
+        shape, settings, weights = as_asked(shape, settings, weights)
         return solve(shape, settings, gpu, aim=aim, tensors=weights.tensors, weight_bytes=weights.weight_bytes)
 
     def longest_request(self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts) -> int:
         """Return the length, in tokens, that the most frugal settings surely hold; 0 where they hold none."""
+        from stackwright.engines.vllm.memory.asked import as_asked
         from stackwright.engines.vllm.memory.solve import longest_request
 
+        shape, settings, weights = as_asked(shape, settings, weights)
         return longest_request(shape, settings, gpu, tensors=weights.tensors, weight_bytes=weights.weight_bytes)
 
     def parameter_bytes(self, shape: Shape) -> int:

@@ -13,7 +13,7 @@ from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.cpu import DECISION
 from stackwright.engines.vllm.media import media_settings
 from stackwright.engines.vllm.parsers import parser_settings
-from stackwright.engines.vllm.settings import DTYPE, first_without_bfloat16
+from stackwright.engines.vllm.settings import DTYPE, OPTIONAL_SETTINGS, first_without_bfloat16
 from stackwright.units import format_bytes
 
 # vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
@@ -48,6 +48,11 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
         ),
         **parser_settings(task, catalog, release),
         **media_settings(task),
+        **{
+            spec.key: _setting(task.pins[spec.key], "pinned by the user", "--set")
+            for spec in OPTIONAL_SETTINGS
+            if spec.key in task.pins
+        },
     }
 
 

@@ -14,6 +14,101 @@ DTYPE = "VLLM_DTYPE"
 # PyTorch's bfloat16 kernels begin with Ampere (vLLM refuses bfloat16 below 8.0).
 BFLOAT16_CAPABILITY = "8.0"
 
+
+def _switch(key: str, meaning: str, flag: str) -> SettingSpec:
+    return SettingSpec(key=key, section="Engine", kind=Kind.BOOLEAN, meaning=meaning, flag=flag)
+
+
+_STATE_FORMATS = ("auto", "bfloat16", "float16", "float32")
+OPTIONAL_SETTINGS: tuple[SettingSpec, ...] = (
+    whole_number(
+        "VLLM_DECODE_CONTEXT_PARALLEL_SIZE",
+        "Engine",
+        (1, 1024),
+        "Decode context parallel size: ranks that share the KV cache of one layer",
+        flag="--decode-context-parallel-size",
+    ),
+    _switch("VLLM_ENABLE_EXPERT_PARALLEL", "Whole experts on each rank", "--enable-expert-parallel"),
+    whole_number(
+        "VLLM_KV_CACHE_MEMORY_BYTES",
+        "Engine",
+        (1, 10**12 - 1),
+        "KV cache of each rank in bytes, instead of what the memory share leaves",
+        flag="--kv-cache-memory-bytes",
+    ),
+    SettingSpec(
+        key="VLLM_QUANTIZATION",
+        section="Engine",
+        kind=Kind.NAME,
+        meaning="Quantization method; of unquantized weights made while they are loaded",
+        flag="--quantization",
+    ),
+    whole_number("VLLM_BLOCK_SIZE", "Engine", (1, 4096), "Tokens of a block of the KV cache", flag="--block-size"),
+    _switch(
+        "VLLM_ENABLE_PREFIX_CACHING", "Keep the KV cache of beginnings that prompts share", "--enable-prefix-caching"
+    ),
+    SettingSpec(
+        key="VLLM_MAMBA_CACHE_DTYPE",
+        section="Engine",
+        kind=Kind.TEXT,
+        meaning="Number format of what recurrent layers keep",
+        choices=_STATE_FORMATS,
+        flag="--mamba-cache-dtype",
+    ),
+    SettingSpec(
+        key="VLLM_MAMBA_SSM_CACHE_DTYPE",
+        section="Engine",
+        kind=Kind.TEXT,
+        meaning="Number format of their recurrent state alone",
+        choices=_STATE_FORMATS,
+        flag="--mamba-ssm-cache-dtype",
+    ),
+    _switch("VLLM_ENFORCE_EAGER", "No CUDA graphs and no compilation", "--enforce-eager"),
+    whole_number(
+        "VLLM_MAX_CUDAGRAPH_CAPTURE_SIZE",
+        "Engine",
+        (1, 65536),
+        "Largest batch that a CUDA graph is captured for",
+        flag="--max-cudagraph-capture-size",
+    ),
+    SettingSpec(
+        key="VLLM_SPECULATIVE_CONFIG",
+        section="Engine",
+        kind=Kind.JSON,
+        meaning="Speculative decoding: method, draft model, tokens",
+        flag="--speculative-config",
+    ),
+    _switch("VLLM_ENABLE_LORA", "Serve LoRA adapters", "--enable-lora"),
+    whole_number("VLLM_MAX_LORAS", "Engine", (1, 1024), "LoRA adapters in one batch", flag="--max-loras"),
+    SettingSpec(
+        key="VLLM_MAX_LORA_RANK",
+        section="Engine",
+        kind=Kind.INTEGER,
+        minimum=1,
+        maximum=512,
+        meaning="Largest rank of a LoRA adapter",
+        choices=("1", "8", "16", "32", "64", "128", "256", "320", "512"),
+        flag="--max-lora-rank",
+    ),
+    _switch("VLLM_LANGUAGE_MODEL_ONLY", "Load and serve the language model alone", "--language-model-only"),
+    SettingSpec(
+        key="VLLM_LIMIT_MM_PER_PROMPT",
+        section="Engine",
+        kind=Kind.JSON,
+        meaning="Pictures, films and sounds of one request",
+        flag="--limit-mm-per-prompt",
+    ),
+    whole_number(
+        "VLLM_CPU_OFFLOAD_GB",
+        "Engine",
+        (0, 4096),
+        "GiB of weights on each rank left in host memory",
+        flag="--cpu-offload-gb",
+    ),
+)
+"""Those that a plan leaves to the engine: emitted only where a person pins them. 0.33.0 engine/arg_utils.py and
+config/lora.py, read 2026-11-29."""
+
 SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec(key="VLLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Engine image"),
     SettingSpec(
@@ -90,6 +185,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         choices=("auto", "bfloat16", "float16", "float32"),
         flag="--dtype",
     ),
+    *OPTIONAL_SETTINGS,
     SettingSpec(
         key="VLLM_TOOL_CALL_PARSER",
         section="Engine",
@@ -123,7 +219,8 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="Cache on the host for compiled kernels",
     ),
 )
-FLAGS = {spec.flag: spec.key for spec in SETTINGS if spec.flag is not None}
+# A switch is a word of its own, which nothing can be bound to.
+FLAGS = {spec.flag: spec.key for spec in SETTINGS if spec.flag is not None and spec.kind is not Kind.BOOLEAN}
 
 CPU_RELEASE = "0.32.0"
 """The release whose packages are locked for processors: both runtimes serve the same code."""

@@ -8,11 +8,15 @@ read 2026-11-29 in 0.7.3, 0.8.5, 0.9.2, 0.11.0, 0.17.0, 0.20.0, 0.29.0 and 0.33.
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+
+from msgspec.structs import replace
 
 from stackwright.domain.forecast import CAME_UP, EngineSettings, Measured, ObservedStart
+from stackwright.engines.protocol import fields_of
+from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
 from stackwright.units import GIB
 
 # Where a start begins in a log that holds several; releases without a banner begin with their arguments.
@@ -64,23 +68,7 @@ _OUTCOMES = (
     ("oom", re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory")),
 )
 _CAME_UP = re.compile(r"Application startup complete|init engine \(profile, create kv cache, warmup model\) took")
-# What the log calls a setting, and the field that it fills.
-_FIELDS: Mapping[str, str] = {
-    "tensor_parallel_size": "tensor_parallel",
-    "pipeline_parallel_size": "pipeline_parallel",
-    "decode_context_parallel_size": "decode_context_parallel",
-    "gpu_memory_utilization": "gpu_memory_utilization",
-    "max_num_seqs": "max_num_seqs",
-    "max_num_batched_tokens": "max_num_batched_tokens",
-    "kv_cache_dtype": "kv_cache_dtype",
-    "block_size": "block_tokens",
-    "enforce_eager": "enforce_eager",
-    "enable_prefix_caching": "prefix_caching",
-    "language_model_only": "language_only",
-    "enable_expert_parallel": "expert_parallel",
-    "kv_cache_memory_bytes": "kv_cache_bytes",
-}
-_SHOWN = frozenset((*_FIELDS, "max_model_len", "speculative_config"))
+_SHOWN = frozenset(setting.name for setting in MEMORY_SETTINGS)
 
 
 def read_start(log: str) -> ObservedStart | None:
@@ -137,36 +125,24 @@ def _values(text: str) -> dict[str, object]:
 def _settings(
     words: Mapping[str, object], start: str, release: str, measured: Measured, *, on_processor: bool
 ) -> EngineSettings:
-    named = {field: value for name, field in _FIELDS.items() if (value := words.get(name)) is not None}
+    named = {name: _text(value) for name, value in words.items() if value not in (None, {}, [], ())}
     lengths = [int(_first(found)) for found in _LENGTH.finditer(start)]
     concurrency, step = _CONCURRENCY.search(start), _STEP.search(start)
-    if step and "max_num_batched_tokens" not in named:
-        named["max_num_batched_tokens"] = int(step[1])
-    if on_processor and "kv_cache_bytes" not in named:
+    if step:
+        named.setdefault("max_num_batched_tokens", step[1])
+    if on_processor and measured.kv_cache_bytes is not None:
         # VLLM_CPU_KVCACHE_SPACE is a variable, so the log shows it as what was set aside alone.
-        named["kv_cache_bytes"] = measured.kv_cache_bytes
+        named.setdefault("kv_cache_memory_bytes", str(measured.kv_cache_bytes))
     length = int(concurrency[1].replace(",", "")) if concurrency else lengths[-1] if lengths else None
-    drafting = words.get("speculative_config")
-    tokens = drafting.get("num_speculative_tokens") if isinstance(drafting, dict) else None
-    return EngineSettings(
-        version=release,
-        max_model_len=length,
-        speculative_tokens=tokens if isinstance(tokens, int) else 0,
-        legacy_engine="a V0 LLM engine" in start,
-        **_typed(named),
-    )
+    settings = EngineSettings(**fields_of(MEMORY_SETTINGS, named))
+    return replace(settings, version=release, max_model_len=length, legacy_engine="a V0 LLM engine" in start)
 
 
-def _typed(named: Mapping[str, object]) -> dict[str, Any]:
-    """Leave out what is of another type than the setting: `block_size=auto`, a number that is written as a word."""
-    types: Mapping[str, tuple[type, ...]] = {"gpu_memory_utilization": (int, float), "kv_cache_dtype": (str,)}
-    flags = {"enforce_eager", "prefix_caching", "language_only", "expert_parallel"}
-    return {
-        field: value
-        for field, value in named.items()
-        if isinstance(value, types.get(field, (bool,) if field in flags else (int,)))
-        and (field in flags or not isinstance(value, bool))
-    }
+def _text(value: object) -> str:
+    """Write a value as a command line has it."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return str(value).lower() if isinstance(value, bool) else str(value).removeprefix("torch.")
 
 
 def _measured(start: str) -> Measured:

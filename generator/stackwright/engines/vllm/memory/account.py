@@ -102,13 +102,14 @@ class Account(Struct, frozen=True, kw_only=True, dict=True):
         """Return what each stage has left for the cache; with `sign` less (-1) or more (1) the error.
 
         A first start has the least; `later` ones find compiled what it left. A cache whose size is given takes no heed
-        of the budget (0.33.0 v1/worker/gpu_worker.py, kv_cache_memory_bytes): what is left of the GPU beside it counts
-        as the cache's too where it is less than nothing.
+        of the budget (0.33.0 v1/worker/gpu_worker.py, kv_cache_memory_bytes): it is there whole, or the GPU lacks what
+        it needs.
         """
         given = self.settings.kv_cache_bytes
         taken = [stage.taken_bytes(later=later) - sign * stage.error_bytes for stage in self.stages]
         if given is not None:
-            return tuple(given + min(0, self.free_bytes - each - given) for each in taken)
+            left = [self.free_bytes - each - given for each in taken]
+            return tuple(given if each >= 0 else each for each in left)
         return tuple(self.budget_bytes - each for each in taken)
 
     @cached_property

@@ -50,11 +50,13 @@ def capture_sizes(settings: CompleteSettings, gpu: GpuMemory, release: Release) 
     """Return the batch sizes, in tokens, that graphs are captured for; none with `--enforce-eager`."""
     if settings.enforce_eager:
         return ()
+    if settings.capture_sizes is not None:
+        return tuple(size for size in settings.capture_sizes if size <= settings.max_num_batched_tokens)
     blackwell = gpu.compute_capability is not None and gpu.compute_capability[0] == 10 and release.huge_gpus_apart
     ceiling = _LARGEST_GRAPH_BLACKWELL if blackwell else _LARGEST_GRAPH
     requests = settings.max_num_seqs * (1 + settings.speculative_tokens)
     wanted = requests * 2 if release.captures_by_requests or release.first_engine else ceiling
-    largest = min(wanted, ceiling, settings.max_num_batched_tokens)
+    largest = min(settings.max_capture_size or min(wanted, ceiling), settings.max_num_batched_tokens)
     step = 16 if release.sparser_graphs else 8
     sizes = [1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, step)]
     return tuple(size for size in sizes if size <= largest)
@@ -70,10 +72,12 @@ def graphs(shape: Shape, settings: CompleteSettings, gpu: GpuMemory, release: Re
         return Term(bytes=0)
     decoded = settings.max_num_seqs * (1 + settings.speculative_tokens)
     whole = sum(size <= decoded for size in sizes) if release.whole_graphs or shape.has_state else 0
+    # Each with and without an adapter.
+    cases = 2 if settings.lora and release.adapts_experts else 1
     layers = -(-len(shape.layers) // settings.pp)
     second = second_runner(shape, release)
     each = max(layers * (_SECOND_LAYER_GRAPH_BYTES if second else _LAYER_GRAPH_BYTES), _LEAST_GRAPH_BYTES)
-    size = (len(sizes) + whole) * each
+    size = cases * (len(sizes) + whole) * each
     error = max(int(size * _GRAPH_ERROR), _GRAPH_FLOOR)
     if counts_graphs(shape, release) and not second and len(sizes) > _MANY_SIZES:
         error = max(error, int(gpu.total_bytes * _ESTIMATE_ERROR))

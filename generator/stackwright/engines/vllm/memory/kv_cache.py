@@ -147,6 +147,9 @@ def lay_out(
         for spec in both
         if spec is not None and (spec.page_bytes or spec.mixer is Mixer.STATE)
     ]
+    if settings.draft is not None:
+        drafted = (_spec(settings.draft, layer, settings, release) for layer in settings.draft.layers)
+        placed += [(spec, settings.pp - 1) for spec in drafted if spec is not None and spec.page_bytes]
     groups = _groups(placed, settings.pp, release)
     sizes = tuple(max((group.page_bytes[stage] for group in groups), default=0) for stage in range(settings.pp))
     caching = release.hybrid_prefix_caching if settings.prefix_caching is None else settings.prefix_caching
@@ -245,10 +248,10 @@ def state_bytes(shape: Shape, state: State, settings: EngineSettings) -> int:
     vLLM 0.32.0 layers/mamba/mamba_utils.py, MambaStateShapeCalculator: a window of the convolution's inputs, longer by
     the drafted tokens, and the recurrent state.
     """
-    tp, own = settings.tp, shape.element_bytes
+    tp, own = settings.tp, state.window_bytes or shape.element_bytes
     key, value = state.key_heads * state.key_dim, state.value_heads * state.value_dim
     rows = state.kernel - 1 + settings.speculative_tokens
-    single = state.state_bytes or own
+    single = state.state_bytes or shape.element_bytes
     match state.kind:
         case StateKind.GATED_DELTA | StateKind.KIMI_DELTA:
             recurrent = state.value_heads // tp * state.value_dim * state.key_dim * single

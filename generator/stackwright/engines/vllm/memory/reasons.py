@@ -33,6 +33,8 @@ def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tupl
     if tp > 1:
         widths = (width for width in split_widths(shape) if not (width.expert and settings.expert_parallel))
         found += [width.problem(tp) for width in widths if not width.splits(tp)][:1]
+    if tp % max(settings.decode_context_parallel, 1):
+        found.append(f"{tp} ranks cannot be split into groups of {settings.decode_context_parallel} that share a cache")
     if settings.pp > max(len(shape.layers), 1):
         found.append(f"{len(shape.layers)} layers are too few for {settings.pp} pipeline stages")
     longest = shape.max_positions

@@ -116,6 +116,11 @@ class Release:
     # MXFP4 experts on data-centre Blackwell are rounded to 128 inner numbers, not to 256 (fused_moe/oracle/mxfp4.py,
     # the TRT-LLM kernels).
     narrow_blackwell_experts = _Since(0, 27, 0)
+    # Experts take LoRA adapters, and graphs are captured with and without one (lora/layers/fused_moe.py;
+    # config/compilation.py, cudagraph_specialize_lora).
+    adapts_experts = _Since(0, 11, 1)
+    # An encoder whose media are all limited to 0 is not loaded (model_executor/models/interfaces.py; not in 0.14.1).
+    drops_idle_encoders = _Since(0, 16, 0)
     # Prefix caching of hybrid models is on without a flag (engine/arg_utils.py).
     hybrid_prefix_caching = _Since(0, 28, 0)
     # GPUs of 160 GiB have larger defaults than the others (engine/arg_utils.py, get_batch_defaults), and data-centre

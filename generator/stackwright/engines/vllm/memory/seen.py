@@ -23,11 +23,21 @@ ROUNDING_BYTES = GIB // 200
 
 # What the profile run does not see.
 _OF_THE_POOL = frozenset(
-    "gpu_memory_utilization max_model_len kv_cache_dtype block_tokens prefix_caching kv_cache_bytes".split()
+    (
+        "gpu_memory_utilization max_model_len kv_cache_dtype block_tokens prefix_caching kv_cache_bytes state_dtype "
+        "recurrent_dtype"
+    ).split()
 )
-_LEFT_TO_ENGINE = frozenset(("block_tokens", "prefix_caching"))
+_LEFT_TO_ENGINE = frozenset(
+    "block_tokens prefix_caching dtype quantization capture_sizes max_capture_size draft".split()
+)
 # What the loaded weights do not depend on.
-_OF_THE_RUN = frozenset("max_num_seqs max_num_batched_tokens enforce_eager decode_context_parallel samples".split())
+_OF_THE_RUN = frozenset(
+    (
+        "max_num_seqs max_num_batched_tokens enforce_eager decode_context_parallel samples capture_sizes "
+        "max_capture_size"
+    ).split()
+)
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -84,6 +94,11 @@ def _compared(remembered: RememberedStart, shape: Shape, asked: CompleteSettings
 def _differences(one: CompleteSettings, other: CompleteSettings) -> set[str]:
     """Return the settings that differ; those that only the log names, because the engine chose them, do not."""
     found = {field.name for field in fields(other) if getattr(one, field.name) != getattr(other, field.name)}
-    found -= {name for name in _LEFT_TO_ENGINE & found if None in (getattr(one, name), getattr(other, name))}
-    sizes = {"tensor_parallel": one.tp == other.tp, "pipeline_parallel": one.pp == other.pp}
+    found -= {name for name in _LEFT_TO_ENGINE & found if {getattr(one, name), getattr(other, name)} & {None, "auto"}}
+    # What a plan may choose is no setting of the engine.
+    sizes = {
+        "tensor_parallel": one.tp == other.tp,
+        "pipeline_parallel": one.pp == other.pp,
+        "smaller_cache": True,
+    }
     return {name for name in found if not sizes.get(name)}

@@ -26,6 +26,7 @@ from stackwright.engines.memory.parts import (
     vision_matrices,
 )
 from stackwright.engines.memory.stages import stage_layers
+from stackwright.engines.vllm.memory.asked import adapter_slots
 from stackwright.engines.vllm.memory.releases import Release
 from stackwright.models.quantization import matrix_bytes, names_layers
 from stackwright.units import MIB
@@ -42,6 +43,8 @@ _WHOLE = (
 _DRAFT = r"(^|\.)(mtp|eh_proj|enorm|hnorm|shared_head|nextn)\."
 _VISION = r"(^|\.)(visual|vision_tower|vision_model|vision_encoder|multi_modal_projector|mm_projector|audio)"
 _LAYER = r"\.(?:layers|h|blocks)\.(\d+)\."
+# A drafter may share the model's vocabulary matrices, which its file holds or leaves out.
+_DRAFT_ERROR = 0.5
 # Relative errors. Formula: layer norms, biases and projectors that differ from the family's usual; measured on the
 # cases.
 _HEADER_ERROR, _FORMULA_ERROR = 0.004, 0.012
@@ -112,7 +115,15 @@ def stage_weights(
             error = _FORMULA_ERROR if weight_bytes is not None else _FORMAT_ERRORS.get(stored.kind, _FORMULA_ERROR)
             error = max(error, unexplained)
             terms.append(Term(bytes=int(plain * scale) + held - plain, error=int(held * error)))
-    return tuple(terms)
+    return tuple(_with_beside(term, shape, settings, rank) for term, rank in zip(terms, ranks, strict=True))
+
+
+def _with_beside(own: Term, shape: Shape, settings: EngineSettings, rank: _Rank) -> Term:
+    """Add what is loaded with a stage's weights, the drafter on the last one, and take away what stays outside."""
+    slots = adapter_slots(shape, settings, rank.layers)
+    draft = parameter_bytes(settings.draft) // settings.tp if rank.last and settings.draft is not None else 0
+    size = max(0, own.bytes + slots.bytes + draft - settings.offload_bytes)
+    return Term(bytes=size, error=own.error + slots.error + int(draft * _DRAFT_ERROR))
 
 
 def allocated(size: int) -> int:
@@ -154,7 +165,10 @@ def _rank_matrices(
     """Yield each matrix of a rank with the number of its equals: layers of one kind differ in their names alone."""
     tp, apart = settings.tp, names_layers(quantization)
     for index, times in _alike(shape, rank.layers, apart=apart):
-        yield from ((matrix, times) for matrix in layer_matrices(shape, index, tp))
+        for matrix in layer_matrices(shape, index, tp):
+            # Experts are split over all copies, whole or not (fused_moe/config.py, flatten_tp_across_dp_and_pcp).
+            copies = -(-matrix.copies // settings.data_parallel) if matrix.expert else matrix.copies
+            yield replace(matrix, copies=copies), times
     for matrix in _outer_matrices(shape, rank, settings):
         yield matrix, 1
     if rank.first and shape.vision is not None and not settings.language_only:
@@ -249,6 +263,7 @@ def _header_bytes(header: TensorHeader, shape: Shape, rank: _Rank, tp: int, sett
         return 0
     single = header.dtype == "F32" and header.name.endswith((".weight", ".bias"))
     size = header.elements * shape.element_bytes if single else header.bytes
+    size //= settings.data_parallel if ".experts." in header.name else 1
     whole = tp == 1 or len(header.shape) < 1 or re.search(_WHOLE, header.name) is not None
     return size if whole else size // _shares(header, shape, tp)
 
