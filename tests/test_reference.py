@@ -67,6 +67,8 @@ def allowed_values(spec: SettingSpec) -> str:
         Kind.HOST: "`any`, or a host's name",
         Kind.NAME: "lower-case letters, digits, `-`, `_`",
         Kind.TEXT: "text",
+        Kind.BOOLEAN: "`true`, `false`",
+        Kind.JSON: "JSON object",
     }[spec.kind]
     bounded = spec.kind in (Kind.INTEGER, Kind.FRACTION)
     return f"{words}, {spec.minimum:g} to {spec.maximum:.10g}" if bounded else words
