@@ -13,7 +13,11 @@ from stackwright.catalog.load import load_gpus, load_llms
 from stackwright.domain.forecast import EngineSettings, GpuMemory
 from stackwright.domain.hardware import GpuModel
 from stackwright.domain.shape import Mixer, Shape
+from stackwright.domain.tensors import WeightFacts
 from stackwright.engines.memory.gpu import capability, cuda_memory_bytes
+from stackwright.engines.protocol import fields_of
+from stackwright.engines.vllm.memory.asked import as_asked
+from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
 from stackwright.models.shape import parse_shape
 from stackwright.units import GIB, MIB
 
@@ -104,10 +108,13 @@ def _with_reading(case: Case, reading: Row) -> Case:
 def _case(row: Row, known: list[Row]) -> Case:
     observed, notes = _part(row, "observed"), str(row.get("notes") or "")
     gpu = _gpu(row)
+    shape, settings = _shape(row, known), _settings(row, notes, gpu)
+    if shape is not None:
+        shape, settings, _ = as_asked(shape, settings, WeightFacts())
     return Case(
         id=str(row["id"]),
-        shape=_shape(row, known),
-        settings=_settings(row, notes, gpu),
+        shape=shape,
+        settings=settings,
         gpu=gpu,
         failed=str(row.get("outcome") or "").startswith(_FAILURES),
         weights_bytes=_gib(observed, "weights_gib_per_gpu"),
@@ -133,7 +140,10 @@ def _settings(row: Row, notes: str, gpu: GpuMemory | None) -> EngineSettings:
     if kv_dtype == "auto" and re.search(r"say fp8|KV fp8", notes):
         kv_dtype = "fp8"
     block = re.search(r"block_size[= ](\d+)", notes)
-    return EngineSettings(
+    # What `fit --observed --case` wrote down of a log's flags, which the fields below have too or lack.
+    flags = {str(name): str(text) for name, text in _part(row, "settings").items()}
+    return replace(
+        EngineSettings(**fields_of(MEMORY_SETTINGS, flags)),
         version=number,
         tensor_parallel=_whole(row, "tp") or _whole(row, "gpu_count") or 1,
         pipeline_parallel=_whole(row, "pp") or 1,

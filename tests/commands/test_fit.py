@@ -58,6 +58,15 @@ def test_no_given_setting_is_changed() -> None:
     assert answer.memory.budget_bytes == pytest.approx(answer.memory.total_bytes / 2, abs=1)
 
 
+def test_flags_of_the_engine_are_taken_by_its_names_and_a_drafter_is_read() -> None:
+    words = ("--model", "Qwen/Qwen3-8B", "--max-model-len", "4096", "--engine", "vllm==0.32.0")
+    drafter = ("--speculative-config", '{"method": "draft_model", "model": "Qwen/Qwen3-0.6B"}')
+    plain, drafted = fit(asked(*words), host("1x-rtx3090")), fit(asked(*words, *drafter), host("1x-rtx3090"))
+    eager = fit(asked(*words, "--enforce-eager", "--tensor-parallel-size", "1"), host("1x-rtx3090"))
+    assert drafted.memory.weights_bytes - plain.memory.weights_bytes > GIB
+    assert (eager.memory.cuda_graph_bytes, drafted.verdict) == (0, Verdict.FITS)
+
+
 def test_the_smallest_gpu_of_a_group_decides() -> None:
     mixed = host("mixed-3090-3060")
     assert choose_gpus(mixed, 1).total_bytes > 23 * GIB
@@ -111,6 +120,9 @@ def test_a_wrong_number_is_told_with_its_option_and_both_bounds(text: str) -> No
         # As `--set` refuses them: the bounds are those of the settings.
         ("--gpu-memory-utilization", "1"),
         ("--kv-cache-dtype", "nvfp4"),
+        ("--speculative-config", "ngram"),
+        ("--max-lora-rank", "65"),
+        ("--dtype", "int8"),
     ],
 )
 def test_a_wrong_value_is_a_usage_error(flag: str, value: str) -> None:

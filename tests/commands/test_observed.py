@@ -13,7 +13,7 @@ from stackwright.errors import UsageError
 
 from benchmarks.forecast import score
 from benchmarks.observed import read_cases
-from tests.engines.vllm.start_logs import FIRST_ENGINE, NEWEST, NO_ROOM
+from tests.engines.vllm.start_logs import FIRST_ENGINE, NEWEST, NO_ROOM, TWO_RANKS
 
 ROOT = Path(__file__).parents[2]
 HOST = str(ROOT / "tests/hosts/1x-rtx3090/host.yaml")
@@ -90,6 +90,30 @@ def test_a_start_can_be_remembered_for_the_next_forecast(
     words = ["--model", "Qwen/Qwen3-8B", "--host", HOST, "--engine", "vllm==0.33.0", "--max-model-len", "8192"]
     run(read_arguments(parser.parse_args([*words, "--max-num-seqs", "64", "--max-num-batched-tokens", "2048"])))
     assert "all but the KV cache measured on this host on 20" in capsys.readouterr().out
+
+
+def test_a_log_of_more_gpus_than_this_host_has_is_compared_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "engine.log"
+    path.write_text(TWO_RANKS, encoding="utf-8")
+    observe(path, "--json")
+    lines = {line["name"]: line for line in json.loads(capsys.readouterr().out)["lines"]}
+    assert lines["total"]["forecast"] == lines["total"]["measured"]
+    assert abs(lines["weights"]["percent"]) < 1
+
+
+def test_a_case_keeps_the_flags_that_change_memory_without_places(tmp_path: Path) -> None:
+    path = tmp_path / "engine.log"
+    told = (
+        """'enable_lora': True, 'max_loras': 2, 'speculative_config': {'method': 'eagle', 'model': '/home/eve/d'}, """
+    )
+    path.write_text(NEWEST.replace("'max_num_seqs': 64, ", "'max_num_seqs': 64, " + told), encoding="utf-8")
+    observe(path, "--case", str(tmp_path / "case.yaml"))
+    text = (tmp_path / "case.yaml").read_text(encoding="utf-8")
+    (case,) = read_cases(tmp_path / "case.yaml", CASES / "configs.yaml", CASES / "readings.yaml")
+    assert "eve" not in text
+    assert (case.settings.lora, case.settings.lora_slots, case.settings.max_num_seqs) == (True, 2, 64)
 
 
 def test_a_folder_of_a_person_is_named_by_its_last_part(tmp_path: Path) -> None:

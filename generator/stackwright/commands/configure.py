@@ -24,12 +24,12 @@ from stackwright.domain.plan import Mode, Plan
 from stackwright.domain.setting_spec import problem_with
 from stackwright.domain.wishes import ModelWish, Wishes
 from stackwright.engines import engine_named
-from stackwright.engines.protocol import Engine, EngineNeeds
+from stackwright.engines.protocol import Engine, EngineNeeds, pinned_fields
 from stackwright.errors import UsageError
-from stackwright.models.read import SMOKE, HubAccess, locate_model, read_model
+from stackwright.models.read import SMOKE, HubAccess, locate_model, read_model, read_shape
 from stackwright.models.stored import name_llm
 from stackwright.planning.planner import make_plan
-from stackwright.planning.request import PlanRequest, User, WantedModel
+from stackwright.planning.request import PlanRequest, User, WantedModel, model_request
 from stackwright.project import folder as project
 from stackwright.project import write
 from stackwright.project.credentials import ensure_secrets, find_hub_token, gateway_key
@@ -99,8 +99,23 @@ def _plan(options: PlanOptions, paths: ProjectPaths, host: Host, own: Environmen
 
         has_token = find_hub_token(os.environ, Path(paths.folders.hf_home)) is not None
         request = with_default_llm(request, catalog, has_token=has_token)
-    seen = (replace(model, seen=remembered_starts(paths.state, host, model.llm.location)) for model in request.models)
-    return make_plan(replace(request, models=tuple(seen)), catalog)
+    return make_plan(_with_known(request, paths, catalog), catalog)
+
+
+def _with_known(request: PlanRequest, paths: ProjectPaths, catalog: Catalog) -> PlanRequest:
+    """Add what this host has shown of the models, and the drafters that are pinned for them."""
+    models = []
+    for position, model in enumerate(request.models):
+        pinned = pinned_fields(request.engine.memory_settings, model_request(request, position).pins)
+        drafter = pinned.get("draft_model")
+        models.append(
+            replace(
+                model,
+                seen=remembered_starts(paths.state, request.host, model.llm.location),
+                draft=read_shape(drafter, catalog.llms) if drafter else None,
+            )
+        )
+    return replace(request, models=tuple(models))
 
 
 def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, engine: Engine) -> WantedModel:

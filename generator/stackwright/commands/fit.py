@@ -196,7 +196,7 @@ def answer_fit(asked: FitArguments, host: Host) -> Forecast:
     """Return the forecast without printing it; same failures but for the verdict."""
     from stackwright.catalog.load import load_catalog, load_llms
     from stackwright.engines.memory.gpu import with_seen
-    from stackwright.models.read import read_model
+    from stackwright.models.read import read_model, read_shape
 
     facts = read_model(asked.model, load_llms())
     on_cpu = not host.gpus and (host.driver is None or host.driver.error is None)
@@ -205,6 +205,8 @@ def answer_fit(asked: FitArguments, host: Host) -> Forecast:
     engine.check_release(facts, settings, host.gpus, load_catalog())
     if on_cpu:
         return _answer_on_cpu(asked, facts, host)
+    if settings.draft_model is not None:
+        settings = replace(settings, draft=read_shape(settings.draft_model, load_llms()))
     gpu = with_seen(choose_gpus(host, settings.gpus), _seen(asked, facts, host))
     return engine.forecast(facts.config.shape, settings, gpu, facts.weights)
 
@@ -230,7 +232,10 @@ def _seen(asked: FitArguments, facts: ModelFacts, host: Host) -> tuple[Remembere
     """Return what earlier starts of the model on this host took."""
     from stackwright.watching.remembered import remembered_starts
 
-    return remembered_starts(find_paths(asked.out).state, host, facts.location)
+    try:
+        return remembered_starts(find_paths(asked.out).state, host, facts.location)
+    except UsageError:  # no home folder, hence nothing that was kept in it
+        return ()
 
 
 def _settings(asked: FitArguments, default: str | None = None) -> EngineSettings:

@@ -16,7 +16,7 @@ from stackwright.domain.forecast import CAME_UP, Forecast, GpuMemory, ObservedSt
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.engines import ENGINES, engine_named
-from stackwright.errors import HostError, UsageError, unwritable
+from stackwright.errors import HostError, NoPlanError, UsageError, unwritable
 from stackwright.planning.comparison import ComparedLine, compare
 from stackwright.units import GIB, MIB
 
@@ -138,13 +138,13 @@ def _gpu(observed: ObservedStart, host: Host) -> GpuMemory:
     total = observed.measured.total_bytes
     try:
         known: GpuMemory | None = choose_gpus(host, observed.settings.gpus)
-    except HostError:
+    except (HostError, NoPlanError):  # another machine's log, whose GPUs this one need not have
         known = None
     if known is not None and (total is None or abs(known.total_bytes - total) <= _SAME_TOTAL * total):
         return replace(known, used_bytes=0, total_bytes=total or known.total_bytes)
     if total is None:
         raise HostError(
-            "the log does not tell how much memory its GPU has, and this host has none",
+            "the log does not tell how much memory its GPU has, and this host has no such GPU",
             hint="name a snapshot of the machine: --host FILE",
         )
     return GpuMemory(total_bytes=total)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint, ModelFacts, WeightFormat
+from stackwright.domain.shape import Shape
 from stackwright.errors import UsageError, did_you_mean
 from stackwright.models.cache import HubCache, find_cache, find_snapshot, load_headers
 from stackwright.models.config import parse_config
@@ -94,6 +95,14 @@ def read_model(
         f"{origin}: not a Hugging Face id (owner/name), a folder, or a catalog name",
         hint=did_you_mean(name, names) or f"catalog names: {', '.join(names[: 1 + len(llms)])}",
     )
+
+
+def read_shape(name: str, llms: Sequence[CatalogLlm]) -> Shape | None:
+    """Return the shape of a model beside the one that is served, such as its drafter; None where it cannot be read."""
+    try:
+        return read_model(name, llms).config.shape
+    except UsageError:
+        return None
 
 
 def locate_model(name: str, llms: Sequence[CatalogLlm]) -> str:

@@ -20,7 +20,7 @@ from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode, PlannedEngine, Replica, ServedModel, Setting
 from stackwright.domain.wishes import Pin
 from stackwright.engines import engine_named
-from stackwright.engines.protocol import ImageChoice, fields_of
+from stackwright.engines.protocol import ImageChoice, pinned_fields
 from stackwright.errors import NoPlanError
 from stackwright.planning.comparison import confirm
 from stackwright.planning.emitted import CUDA_DEVICE_ORDER, WORKERS, model_settings
@@ -192,12 +192,9 @@ def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalo
     """
     engine, keys = request.engine, request.engine.keys
     step = request.pinned_count(keys.step_tokens or "")
-    pinned = {setting.name: request.pins.get(setting.spec.key) for setting in engine.memory_settings}
-    settings = EngineSettings(
-        **fields_of(engine.memory_settings, {name: text for name, text in pinned.items() if text is not None})
-    )
     settings = replace(
-        settings,
+        EngineSettings(**pinned_fields(engine.memory_settings, request.pins)),
+        draft=request.model.draft,
         version=version,
         tensor_parallel=placement.tensor_parallel,
         pipeline_parallel=placement.pipeline_parallel,

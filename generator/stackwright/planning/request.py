@@ -16,6 +16,7 @@ from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode, Origin
 from stackwright.domain.role import Role
+from stackwright.domain.shape import Shape
 from stackwright.domain.wishes import Pin, Wishes
 from stackwright.engines import default_engine
 from stackwright.engines.protocol import Engine, EngineNeeds, EngineTask
@@ -44,6 +45,7 @@ class WantedModel(Struct, frozen=True, kw_only=True):
     `wished_in` is where it was asked for, as a refusal tells it; `reason` why it was chosen where nobody named one.
     `gpu_share` is the wished part of all the host's GPUs. Models of the same `exclusive` group take turns, the `pinned`
     one is loaded whenever the others are idle. `seen`: what its earlier starts on this host took, newest first.
+    `draft`: the shape of the model that is pinned to draft for it, None without one or unread.
     """
 
     llm: Llm
@@ -56,6 +58,7 @@ class WantedModel(Struct, frozen=True, kw_only=True):
     exclusive: str | None = None
     pinned: bool = False
     seen: tuple[RememberedStart, ...] = ()
+    draft: Shape | None = None
 
 
 class PlanRequest(Struct, frozen=True, kw_only=True):

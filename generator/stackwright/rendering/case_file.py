@@ -15,6 +15,8 @@ from stackwright.domain.plan import Memory
 from stackwright.domain.shape import Mixer, Shape
 from stackwright.units import GIB
 
+# A folder of a drafter, the address of a hub.
+_TELLS_A_PLACE = re.compile(r"(^|[\s\"'=:])[~./]?/|://|\\")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -43,6 +45,7 @@ def render_case(observed: ObservedStart, facts: ModelFacts, gpu: GpuMemory | Non
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": settings.max_num_batched_tokens,
         "enforce_eager": settings.enforce_eager,
+        "settings": {name: text for name, text in observed.flags if not _TELLS_A_PLACE.search(text)},
         "observed": {
             "weights_gib_per_gpu": _gib(seen.weights_bytes),
             "kv_gib_per_gpu": _gib(seen.kv_cache_bytes),

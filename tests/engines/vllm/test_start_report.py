@@ -79,6 +79,18 @@ def test_the_last_start_of_a_log_counts() -> None:
     assert start.measured.blocks is None
 
 
+def test_colours_of_a_terminal_do_not_matter() -> None:
+    coloured = NEWEST.replace("version 0.33.0", "version \x1b[1m0.33.0\x1b[0m").replace("INFO", "\x1b[32mINFO\x1b[0m")
+    assert read(coloured) == read(NEWEST)
+
+
+def test_flags_that_change_memory_are_read_by_the_rows_that_declare_them() -> None:
+    told = """'enable_lora': True, 'max_lora_rank': 32, 'limit_mm_per_prompt': {'image': 0}, 'cpu_offload_gb': 2.5, """
+    settings = read(NEWEST.replace("'max_num_seqs': 64, ", told)).settings
+    assert (settings.lora, settings.lora_rank, settings.lora_slots) == (True, 32, 1)
+    assert (settings.media_limits, settings.offload_bytes) == ((("image", 0),), gib(2.5))
+
+
 def test_a_start_that_ended_early_says_why() -> None:
     start = read(NO_ROOM)
     assert (start.outcome, start.measured.kv_cache_bytes) == ("startup-free-memory-check", None)

@@ -11,7 +11,7 @@ from stackwright.domain.host import Host
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.plan import Setting
-from stackwright.engines.protocol import EngineTask, fields_of
+from stackwright.engines.protocol import EngineTask, pinned_fields
 from stackwright.engines.vllm.memory.asked import as_asked
 from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu, needed_space_bytes
 from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
@@ -63,12 +63,8 @@ def forecast_cpu_plan(task: EngineTask, values: Mapping[str, str], version: str,
     if memory is None:
         return None
     length = values["VLLM_MAX_MODEL_LEN"]
-    texts = {setting.name: task.pins.get(setting.spec.key) for setting in MEMORY_SETTINGS}
-    pinned = EngineSettings(
-        **fields_of(MEMORY_SETTINGS, {name: text for name, text in texts.items() if text is not None})
-    )
     asked = replace(
-        pinned,
+        EngineSettings(**pinned_fields(MEMORY_SETTINGS, task.pins)),
         version=version,
         tensor_parallel=int(values["VLLM_TENSOR_PARALLEL_SIZE"]),
         pipeline_parallel=int(values["VLLM_PIPELINE_PARALLEL_SIZE"]),

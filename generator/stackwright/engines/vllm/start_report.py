@@ -19,6 +19,7 @@ from stackwright.engines.protocol import fields_of
 from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
 from stackwright.units import GIB
 
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Where a start begins in a log that holds several; releases without a banner begin with their arguments.
 _BEGINNINGS = (
     re.compile(r"█  version [0-9]"),
@@ -73,7 +74,7 @@ _SHOWN = frozenset(setting.name for setting in MEMORY_SETTINGS)
 
 def read_start(log: str) -> ObservedStart | None:
     """Return what the last start in a log shows; None where the log has no start of vLLM."""
-    start = _last_start(log)
+    start = _last_start(_ESCAPES.sub("", log))
     release, config = _RELEASE.search(start), _CONFIG.search(start)
     if release is None:
         return None
@@ -92,7 +93,7 @@ def read_start(log: str) -> ObservedStart | None:
         cold=True if _COLD.search(start) else False if _WARM.search(start) else None,
         # Old releases print every argument, with what nobody gave as None or False.
         flags=tuple(
-            (name, str(value)) for name, value in given.items() if name in _SHOWN and value not in (None, False)
+            (name, _text(value)) for name, value in given.items() if name in _SHOWN and value not in (None, False)
         ),
     )
 
