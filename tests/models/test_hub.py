@@ -16,7 +16,9 @@ from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts, WeightFormat
 from stackwright.domain.tensors import TensorHeader
 from stackwright.errors import UsageError
+from stackwright.models.cache import find_cache, find_snapshot
 from stackwright.models.config import parse_config
+from stackwright.models.hub import fetch_config
 from stackwright.models.read import HubAccess, read_model
 
 from tests.integration.fake_hub import COMMIT, Hub, serve_hub
@@ -256,3 +258,16 @@ def test_a_hub_that_will_not_give_a_part(tmp_path: Path, status: int, sentence: 
         read_model(NAME, (), None, HubAccess(endpoint=url, home=tmp_path / "home"))
     assert sentence in refused.value.message
     assert refused.value.hint is not None
+
+
+def test_the_config_alone_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = find_cache({}, tmp_path / "home")
+    with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME) as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        fetch_config(NAME, cache)
+        asked = len(hub.requests)
+        fetch_config(NAME, cache)
+        assert len(hub.requests) == asked
+    snapshot = find_snapshot(NAME, cache)
+    assert snapshot is not None
+    assert [path.name for path in snapshot.iterdir()] == ["config.json"]
