@@ -260,13 +260,12 @@ def test_a_hub_that_will_not_give_a_part(tmp_path: Path, status: int, sentence: 
     assert refused.value.hint is not None
 
 
-def test_the_config_alone_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_config_alone_is_fetched_once(tmp_path: Path) -> None:
     cache = find_cache({}, tmp_path / "home")
     with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME) as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        fetch_config(NAME, cache)
+        fetch_config(NAME, cache, hub.url)
         asked = len(hub.requests)
-        fetch_config(NAME, cache)
+        fetch_config(NAME, cache, hub.url)
         assert len(hub.requests) == asked
     snapshot = find_snapshot(NAME, cache)
     assert snapshot is not None

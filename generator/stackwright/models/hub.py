@@ -58,8 +58,10 @@ def read_hub(hub_id: str, cache: HubCache, endpoint: str | None, origin: str) ->
     return HubFiles(snapshot=snapshot, tensors=tensors)
 
 
-def fetch_config(hub_id: str, cache: HubCache) -> None:
+def fetch_config(hub_id: str, cache: HubCache, endpoint: str | None = None) -> None:
     """Fetch config.json alone where nothing of the model is cached; a folder of this host has its own.
+
+    `endpoint` as for `read_hub`.
 
     Raises:
         UsageError: as `read_hub`.
@@ -67,9 +69,9 @@ def fetch_config(hub_id: str, cache: HubCache) -> None:
     if hub_id.startswith("/") or find_snapshot(hub_id, cache) is not None:
         return
     _quieten()
-    with _refusals(hub_id, None, hub_id):
-        _knock(hub_id, None)
-        _download(hub_id, CONFIG, cache, None, revision=None)
+    with _refusals(hub_id, endpoint, hub_id):
+        _knock(hub_id, endpoint)
+        _download(hub_id, CONFIG, cache, endpoint, revision=None)
 
 
 def _quieten() -> None:
