@@ -26,8 +26,8 @@ from stackwright.domain.plan import Plan
 from stackwright.models import outlook
 from stackwright.models.cache import snapshot_in
 from stackwright.models.reach import config_url, hub_of, read_answer
-from stackwright.runtime import Stack
-from stackwright.runtime.docker import ClientAnswer, ask, reason_of
+from stackwright.runtime import ClientAnswer, Stack
+from stackwright.runtime.docker import ask, reason_of
 from stackwright.services import outside
 from stackwright.validation.check import IN_CONTAINERS, Check, Machine, Observation, Subject
 from stackwright.validation.compose_config import MERGED
