@@ -17,7 +17,9 @@ from stackwright.catalog.load import load_flags, load_parsers
 from stackwright.domain.environment import Environment
 from stackwright.domain.plan import Plan
 from stackwright.domain.role import Role
+from stackwright.engines.protocol import fields_of, pinned_fields
 from stackwright.engines.vllm.engine import VLLM
+from stackwright.engines.vllm.settings import OPTIONAL_SETTINGS
 from stackwright.errors import NoPlanError
 from stackwright.models.smoke_model import write_smoke_model
 from stackwright.rendering import render_plan
@@ -115,6 +117,44 @@ def test_vllm_takes_every_argument_list(every_plan: list[Plan], state_folder: Pa
     wanted = [(replica.args[1], [replica.model], replica.tensor_parallel) for replica in replicas]
     assert understood == wanted
     assert [each["allowed_media_domains"] for each in parsed if each["allowed_media_domains"]] == [["nowhere.invalid"]]
+
+
+# One value for each setting that a plan leaves to the engine.
+PINNED = {
+    "VLLM_DECODE_CONTEXT_PARALLEL_SIZE": "1",
+    "VLLM_ENABLE_EXPERT_PARALLEL": "true",
+    "VLLM_KV_CACHE_MEMORY_BYTES": "1073741824",
+    "VLLM_QUANTIZATION": "fp8",
+    "VLLM_BLOCK_SIZE": "32",
+    "VLLM_ENABLE_PREFIX_CACHING": "false",
+    "VLLM_MAMBA_CACHE_DTYPE": "float32",
+    "VLLM_MAMBA_SSM_CACHE_DTYPE": "bfloat16",
+    "VLLM_ENFORCE_EAGER": "true",
+    "VLLM_MAX_CUDAGRAPH_CAPTURE_SIZE": "64",
+    "VLLM_SPECULATIVE_CONFIG": '{"method": "ngram", "num_speculative_tokens": 2}',
+    "VLLM_ENABLE_LORA": "true",
+    "VLLM_MAX_LORAS": "4",
+    "VLLM_MAX_LORA_RANK": "32",
+    "VLLM_LANGUAGE_MODEL_ONLY": "true",
+    "VLLM_LIMIT_MM_PER_PROMPT": '{"image": 0, "video": 0}',
+    "VLLM_CPU_OFFLOAD_GB": "3",
+}
+
+
+def test_vllm_understands_what_is_pinned_as_the_forecast_does(every_plan: list[Plan], state_folder: Path) -> None:
+    """What its parser makes of the arguments fills the same fields as the pins do."""
+    assert {spec.key for spec in OPTIONAL_SETTINGS} == set(PINNED)
+    cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
+    python = ensure(state_folder, VLLM.recipe(cpu.engine, on_gpus=False), lambda *_: None) / "bin" / "python"
+    plan = plan_for(recorded("1x-rtx3090"), model="Qwen/Qwen3-8B", pins=PINNED)
+    [parsed] = ask(python, PARSE, [plan.replicas[0].args])
+    texts = {
+        name: json.dumps(value) if isinstance(value, dict | bool) else str(value) for name, value in parsed.items()
+    }
+    pinned = pinned_fields(VLLM.memory_settings, PINNED)
+    understood = fields_of(VLLM.memory_settings, texts)
+    assert {field: understood[field] for field in pinned} == pinned
+    assert len(pinned) >= len(PINNED)
 
 
 def test_every_release_has_what_is_given_to_it(every_plan: list[Plan]) -> None:

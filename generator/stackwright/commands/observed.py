@@ -189,7 +189,8 @@ def _print(
         return
     flags = ", ".join(f"{key} {value}" for key, value in observed.flags) or "no flags that change memory"
     title = engine_named(observed.engine).title
-    table = [f"{title} {observed.settings.version}, {name}: {flags}", _row("", "measured", "forecast", "difference")]
+    release = observed.settings.version or "of an unknown release"
+    table = [f"{title} {release}, {name}: {flags}", _row("", "measured", "forecast", "difference")]
     for line in lines:
         off = "" if line.difference is None else f"{line.difference:+,.0f}"
         off += "" if line.percent is None else f" ({line.percent:+.2f} %)"

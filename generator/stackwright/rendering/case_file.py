@@ -76,7 +76,8 @@ def public_name(location: str) -> str:
     cached = re.search(r"models--([\w.-]+?)--([\w.-]+)(?:/|$)", location)
     if cached:
         return f"{cached[1]}/{cached[2]}"
-    return location if _HUB_ID.fullmatch(location) else location.rstrip("/").rpartition("/")[2] or "a local folder"
+    last = location.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return location if _HUB_ID.fullmatch(location) else last or "a local folder"
 
 
 def _arch(shape: Shape) -> Mapping[str, object]:

@@ -79,6 +79,20 @@ def test_the_last_start_of_a_log_counts() -> None:
     assert start.measured.blocks is None
 
 
+def test_an_estimate_that_is_told_as_a_share_is_of_the_whole_gpu() -> None:
+    """Model Runner V2 prints no other (0.33.0 v1/worker/gpu/model_runner.py)."""
+    told = "The current --gpu-memory-utilization=0.9000 is equivalent to --gpu-memory-utilization=0.8809 without"
+    start = read(NEWEST.replace("Estimated CUDA graph memory: 0.45 GiB total", told))
+    assert start.measured.graph_estimate_bytes == pytest.approx(0.0191 * 23.58 * GIB, abs=2)
+
+
+def test_a_build_without_a_number_and_the_early_second_engine_are_read() -> None:
+    early = FIRST_ENGINE.replace("# cuda blocks: 6537, # CPU blocks: 4681", "# GPU blocks: 1381")
+    assert read(early).measured.blocks == 1381
+    unnumbered = read(FIRST_ENGINE.replace("API server version 0.8.5", "API server").replace("(v0.8.5)", "(vdev)"))
+    assert (unnumbered.settings.version, unnumbered.measured.kv_cache_bytes) == (None, gib(5.59))
+
+
 def test_colours_of_a_terminal_do_not_matter() -> None:
     coloured = NEWEST.replace("version 0.33.0", "version \x1b[1m0.33.0\x1b[0m").replace("INFO", "\x1b[32mINFO\x1b[0m")
     assert read(coloured) == read(NEWEST)

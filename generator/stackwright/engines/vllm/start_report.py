@@ -20,6 +20,8 @@ from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
 from stackwright.units import GIB
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# More characters than any start writes; what follows are requests.
+_LONGEST_START = 4 * 2**20
 # Where a start begins in a log that holds several; releases without a banner begin with their arguments.
 _BEGINNINGS = (
     re.compile(r"█  version [0-9]"),
@@ -43,9 +45,11 @@ _POOL = re.compile(
 )
 _TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
 _CONCURRENCY = re.compile(r"Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
-_BLOCKS = re.compile(r"# \w+ blocks: (\d+), # CPU blocks")
+_BLOCKS = re.compile(r"(?<!, )# \w+ blocks: (\d+)")
 _GRAPHS = re.compile(rf"Graph capturing finished in .*? took {_GIB}")
 _ESTIMATE = re.compile(rf"Estimated CUDA graph memory: {_GIB} total")
+# The same as shares of the GPU, with four decimals, where a runner does not print it.
+_ESTIMATED_SHARE = re.compile(r"gpu-memory-utilization=([\d.]+) is equivalent to --gpu-memory-utilization=([\d.]+)")
 _ACTIVATION = re.compile(rf"{_GIB} for peak activation|activation peak memory takes {_GIB}")
 _OUTSIDE = re.compile(rf"{_GIB} for non-torch memory|non_torch_memory takes {_GIB}")
 _CONSUMED = re.compile(rf"Actual usage is {_GIB} for consumed memory")
@@ -76,7 +80,7 @@ def read_start(log: str) -> ObservedStart | None:
     """Return what the last start in a log shows; None where the log has no start of vLLM."""
     start = _last_start(_ESCAPES.sub("", log))
     release, config = _RELEASE.search(start), _CONFIG.search(start)
-    if release is None:
+    if not start:
         return None
     given = _arguments(start)
     words = {**_values(config[1] if config else ""), **given}
@@ -86,7 +90,7 @@ def read_start(log: str) -> ObservedStart | None:
     return ObservedStart(
         engine="vllm",
         model=str(model) if isinstance(model, str) else None,
-        settings=_settings(words, start, release[1], measured, on_processor=on_processor),
+        settings=_settings(words, start, release[1] if release else None, measured, on_processor=on_processor),
         measured=measured,
         outcome=_outcome(start),
         on_processor=on_processor,
@@ -102,7 +106,8 @@ def _last_start(log: str) -> str:
     for beginning in _BEGINNINGS:
         marks = [found.start() for found in beginning.finditer(log)]
         if marks:
-            return log[log.rfind("\n", 0, marks[-1]) + 1 :]
+            begins = log.rfind("\n", 0, marks[-1]) + 1
+            return log[begins : begins + _LONGEST_START]
     return ""
 
 
@@ -124,7 +129,7 @@ def _values(text: str) -> dict[str, object]:
 
 
 def _settings(
-    words: Mapping[str, object], start: str, release: str, measured: Measured, *, on_processor: bool
+    words: Mapping[str, object], start: str, release: str | None, measured: Measured, *, on_processor: bool
 ) -> EngineSettings:
     named = {name: _text(value) for name, value in words.items() if value not in (None, {}, [], ())}
     lengths = [int(_first(found)) for found in _LENGTH.finditer(start)]
@@ -148,15 +153,18 @@ def _text(value: object) -> str:
 
 def _measured(start: str) -> Measured:
     weights, consumed = _most(_WEIGHTS, start), _most(_CONSUMED, start)
-    outside, estimate = _most(_OUTSIDE, start), _most(_ESTIMATE, start)
-    activation = _most(_ACTIVATION, start)
+    outside, activation = _most(_OUTSIDE, start), _most(_ACTIVATION, start)
+    free, concurrency = _FREE.search(start), _CONCURRENCY.search(start)
+    total = round(float(free[2]) * GIB) if free else _most(_TOTAL, start)
+    estimate, share = _most(_ESTIMATE, start), _ESTIMATED_SHARE.search(start)
+    if estimate is None and share and total is not None:
+        estimate = max(0, round((float(share[1]) - float(share[2])) * total))
     if consumed is not None:
         if weights is not None:
             outside = max(0, consumed - weights)
         if activation is not None and estimate is not None:
             # From the release that prints both, the peak holds the estimate (0.29.0 v1/worker/gpu_worker.py).
             activation = max(0, activation - estimate)
-    free, concurrency = _FREE.search(start), _CONCURRENCY.search(start)
     pools = list(_sizes(_POOL, start))
     return Measured(
         weights_bytes=weights,
@@ -169,7 +177,7 @@ def _measured(start: str) -> Measured:
         blocks=_count(_BLOCKS, start),
         max_concurrency=float(concurrency[2]) if concurrency else None,
         budget_bytes=_most(_BUDGET, start),
-        total_bytes=round(float(free[2]) * GIB) if free else _most(_TOTAL, start),
+        total_bytes=total,
         free_bytes=round(float(free[1]) * GIB) if free else None,
     )
 
