@@ -11,11 +11,12 @@ from stackwright.domain.service import ServicePhase, Step
 from stackwright.errors import NotHealthyError
 from stackwright.units import format_seconds
 from stackwright.watching.history import past_steps
+from stackwright.watching.remembered import remembered_starts
 from stackwright.watching.watch import ANSWERS_WITHIN_S, POLL_S, await_healthy
 
 from tests.planning.several import Asked
 from tests.watching.gateway import CHAT, Gateway
-from tests.watching.starting import ALL_WELL, LOADS, PERMANENT, STARTING, MakeStart, state
+from tests.watching.starting import ALL_WELL, LOADS, LOGS, PERMANENT, STARTING, MakeStart, state
 
 
 def test_ready_is_an_answer_to_all_that_a_client_would_ask(start: MakeStart, gateway: Gateway) -> None:
@@ -86,6 +87,19 @@ def test_a_good_start_is_remembered(start: MakeStart) -> None:
     made.watch()
     (replica,) = made.stack.plan.replicas
     assert past_steps(made.stack.state, made.stack.plan, replica) == {Step.STARTING: 9 * POLL_S}
+
+
+def test_what_a_good_start_took_is_remembered_and_what_ran_already_is_not(start: MakeStart) -> None:
+    log = (LOGS / "eager.log").read_text(encoding="utf-8")
+    made = start(STARTING, ALL_WELL, log=log)
+    made.watch()
+    plan = made.stack.plan
+    (seen,) = remembered_starts(made.stack.state, plan.host, plan.models[0].location)
+    assert (seen.gpu, seen.start.settings.max_model_len, seen.start.measured.kv_cache_tokens) == ("", 2048, 2_097_152)
+    (made.stack.state / "observed.json").unlink()
+    again = start(ALL_WELL, log=log)
+    again.watch()
+    assert not (made.stack.state / "observed.json").exists()
 
 
 def test_an_engine_that_moves_is_waited_for_however_long(start: MakeStart) -> None:

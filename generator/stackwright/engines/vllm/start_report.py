@@ -37,26 +37,27 @@ _LITERAL = r"('[^']*'|\"[^\"]*\"|True|False|None|-?[\d.]+(?:e[+-]?\d+)?|\[[^\]]*
 _ASSIGNED = re.compile(rf"(?<![\w'])'?(\w+)'?(?:: |=){_LITERAL}(?=[,)}} ]|$)")
 _BARE = re.compile(r"(?:^|, )(\w+)=([\w.]+)(?=,|$)")
 
-_GIB = r"(-?[\d.]+) ?Gi?B"
+_NUMBER = r"(-?\d+(?:\.\d+)?)"
+_GIB = rf"{_NUMBER} ?Gi?B"
 _WEIGHTS = re.compile(rf"[Mm]odel (?:loading|weights) took {_GIB}|model weights take {_GIB}")
 _POOL = re.compile(
     rf"Available KV cache memory: {_GIB}|the rest of the memory reserved for KV Cache is {_GIB}"
-    rf"|reserved {_GIB} memory for KV Cache|Explicitly set \((-?[\d.]+)/[\d.]+\) GiB for KV cache"
+    rf"|reserved {_GIB} memory for KV Cache|Explicitly set \({_NUMBER}/[\d.]+\) GiB for KV cache"
 )
 _TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
-_CONCURRENCY = re.compile(r"Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
+_CONCURRENCY = re.compile(rf"Maximum concurrency for ([\d,]+) tokens per request: {_NUMBER}x")
 _BLOCKS = re.compile(r"(?<!, )# \w+ blocks: (\d+)")
 _GRAPHS = re.compile(rf"Graph capturing finished in .*? took {_GIB}")
 _ESTIMATE = re.compile(rf"Estimated CUDA graph memory: {_GIB} total")
 # The same as shares of the GPU, with four decimals, where a runner does not print it.
-_ESTIMATED_SHARE = re.compile(r"gpu-memory-utilization=([\d.]+) is equivalent to --gpu-memory-utilization=([\d.]+)")
+_ESTIMATED_SHARE = re.compile(rf"gpu-memory-utilization={_NUMBER} is equivalent to --gpu-memory-utilization={_NUMBER}")
 _ACTIVATION = re.compile(rf"{_GIB} for peak activation|activation peak memory takes {_GIB}")
 _OUTSIDE = re.compile(rf"{_GIB} for non-torch memory|non_torch_memory takes {_GIB}")
 _CONSUMED = re.compile(rf"Actual usage is {_GIB} for consumed memory")
 _BUDGET = re.compile(
     rf"[Dd]esired GPU memory utilization (?:is )?\([\d.]+, {_GIB}\)|gpu_memory_utilization \([\d.]+\) = {_GIB}"
 )
-_FREE = re.compile(r"Free memory on device[^(\n]*\(([\d.]+)/([\d.]+) GiB\) on startup")
+_FREE = re.compile(rf"Free memory on device[^(\n]*\({_NUMBER}/{_NUMBER} GiB\) on startup")
 _TOTAL = re.compile(rf"total_gpu_memory \({_GIB}\)")
 _LENGTH = re.compile(r"Using max model len (\d+)|max_seq_len=(\d+)")
 _STEP = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d+)")
