@@ -5,15 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+from stackwright.domain.forecast import CAME_UP, Measured, ObservedStart, RememberedStart
+from stackwright.engines.vllm.memory.forecast import forecast
+from stackwright.engines.vllm.memory.releases import Release
 
 from benchmarks.forecast import Row, score, summarize
-from benchmarks.observed import read_cases
+from benchmarks.observed import Case, read_cases
 
 CASES = Path(__file__).parents[4] / "benchmarks/cases"
 
 
+def read(file: str) -> tuple[Case, ...]:
+    """Return the start-ups of a file."""
+    return read_cases(CASES / file, CASES / "configs.yaml", CASES / "readings.yaml")
+
+
 def _scored(file: str) -> list[Row]:
-    return [score(case) for case in read_cases(CASES / file, CASES / "configs.yaml", CASES / "readings.yaml")]
+    return [score(case) for case in read(file)]
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +76,34 @@ def test_every_cache_found_since_holds_the_tokens_that_its_log_prints(found: lis
     errors = {row.id: error for row in found if (error := row.token_error["ours"]) is not None}
     assert len(errors) >= 18
     assert {name: error for name, error in errors.items() if abs(error) > 0.2} == {}
+
+
+def _seen(case: Case) -> RememberedStart:
+    """Return a case as this host would remember it."""
+    measured = Measured(
+        weights_bytes=round(case.weights_bytes) if case.weights_bytes else None,
+        kv_cache_bytes=round(case.kv_bytes or 0),
+        max_concurrency=case.concurrency,
+    )
+    start = ObservedStart(engine="vllm", model=case.id, settings=case.settings, measured=measured, outcome=CAME_UP)
+    return RememberedStart(host="here", date="2026-11-29", gpu="", start=start)
+
+
+@pytest.mark.parametrize("halved", [False, True], ids=["the same start again", "with half the context"])
+def test_what_a_host_has_shown_is_what_it_shows_again(halved: bool) -> None:
+    """Releases whose step follows the context, and pipeline stages, are left to the forecast."""
+    off = {}
+    for case in (*read("vllm_memory_cases.yaml"), *read("found.yaml")):
+        known = case.shape and case.gpu and case.modelled and case.utilization_known and case.settings.version
+        first = Release(case.settings.version, legacy_engine=case.settings.legacy_engine).first_engine
+        if not known or not case.kv_bytes or case.failed or first or case.settings.pp > 1:
+            continue
+        assert case.shape is not None
+        assert case.gpu is not None
+        length = case.settings.max_model_len or case.shape.default_length
+        settings = replace(case.settings, max_model_len=length // 2 if halved else length)
+        answer = forecast(case.shape, settings, replace(case.gpu, used_bytes=0, seen=(_seen(case),)))
+        if answer.basis:
+            off[case.id] = abs(answer.memory.kv_cache_bytes - case.kv_bytes) / case.gpu.total_bytes
+    assert len(off) >= 20
+    assert {name: error for name, error in off.items() if error > 0.0001} == {}
