@@ -20,7 +20,7 @@ COMMANDS: Mapping[str, str] = {
         "Detect, plan, render and check; writes the files of all three environments, or of one with --env."
     ),
     "plan": "Show the plan of one environment (dev unless --env); nothing is written.",
-    "fit": "Forecast whether a model with these settings fits; nothing is written.",
+    "fit": "Forecast whether a model with these settings fits, or compare a real start with its forecast.",
     "validate-environment": "Check what was rendered against this machine; all findings at once.",
     "start-environment": (
         "Configure where needed, validate, start, and watch until a completion has come through the gateway."

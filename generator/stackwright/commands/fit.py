@@ -1,4 +1,4 @@
-"""`stackwright fit`: will this model with these settings fit? A forecast; nothing is written."""
+"""`stackwright fit`: will this model with these settings fit? A forecast, alone or beside a real start."""
 
 from __future__ import annotations
 
@@ -56,11 +56,15 @@ def _positive(option: str, text: str) -> str:
 def _add_setting(parser: argparse.ArgumentParser, setting: MemorySetting) -> None:
     """Take a setting by the engine's flag, and by the one that `fit` has for it."""
     spec, options = setting.spec, [word for word in (setting.option, setting.spec.flag) if word]
-    words = f"{spec.meaning[0].lower() if spec.meaning[1].islower() else spec.meaning[0]}{spec.meaning[1:]}"
+    words = spec.meaning.partition("; auto")[0]
+    if words.split()[0][1:].islower():
+        words = words[0].lower() + words[1:]
     if spec.kind is Kind.BOOLEAN:
         parser.add_argument(*options, dest=setting.name, action=argparse.BooleanOptionalAction, help=words)
         return
-    metavar = {Kind.INTEGER: "N", Kind.CONTEXT: "N", Kind.FRACTION: "SHARE", Kind.JSON: "JSON"}.get(spec.kind, "NAME")
+    metavar = {Kind.INTEGER: "N", Kind.CONTEXT: "N", Kind.FRACTION: "SHARE", Kind.JSON: "JSON"}.get(
+        spec.kind, "NAME" if spec.choices or spec.kind is Kind.NAME else "N,N"
+    )
     whole = spec.kind in (Kind.INTEGER, Kind.CONTEXT) and not spec.choices
     read = functools.partial(_positive, options[0]) if whole else str
     parser.add_argument(*options, dest=setting.name, metavar=metavar, type=read, help=words)
