@@ -13,7 +13,7 @@ from stackwright.runtime.compose import ComposeRuntime
 from stackwright.runtime.docker import ask
 from stackwright.runtime.processes import ProcessesRuntime
 from stackwright.runtime.provision import MARK, environment_folder
-from stackwright.runtime.trial import container_words, run_in_container, variables_in_container
+from stackwright.runtime.trial import container_words, gpu_words, run_in_container, variables_in_container
 
 from tests.runtime.docker import Docker
 
@@ -36,15 +36,18 @@ SERVICE: dict[str, Any] = {
 }
 
 
-def test_a_container_is_as_confined_as_the_services_and_has_no_network_and_no_secrets() -> None:
-    words = container_words(SERVICE, ("GPU-1", "GPU-2"))
-    assert words == [
-        *("--init", "--network=none", "--read-only", "--user=1000:1000", "--shm-size=4294967296", "--cap-drop=ALL"),
+def test_a_container_is_as_confined_as_the_services_and_has_no_secrets() -> None:
+    assert container_words(SERVICE) == [
+        *("--init", "--read-only", "--user=1000:1000", "--shm-size=4294967296", "--cap-drop=ALL"),
         *("--security-opt=no-new-privileges:true", "--tmpfs=/tmp:exec"),
         '--mount=type=bind,"source=/data/a,b","target=/data/a,b"',
         "--mount=type=bind,source=/files,target=/etc/stackwright,readonly",
-        '--gpus="device=GPU-1,GPU-2"',
     ]
+
+
+def test_gpus_are_given_by_uuid() -> None:
+    assert gpu_words(("GPU-1", "GPU-2")) == ['--gpus="device=GPU-1,GPU-2"']
+    assert gpu_words(()) == []
 
 
 def test_variables_are_what_compose_reads_without_its_escapes() -> None:

@@ -41,6 +41,7 @@ from stackwright.runtime.docker import (
 from stackwright.runtime.process_groups import end_orphans
 from stackwright.runtime.trial import (
     container_words,
+    gpu_words,
     run_in_container,
     text_in_container,
     variables_in_container,
@@ -116,13 +117,13 @@ class ComposeRuntime:
                 return None
             installed = self._client().image.inspect(image).id
         variables = variables_in_container(merged)
-        options = [*container_words(merged, service.resources.gpu_uuids), "--entrypoint=python3", image, "-c"]
+        options = ["--network=none", *container_words(merged), *gpu_words(service.resources.gpu_uuids)]
         return Trial(
             installed=installed,
             variables=variables,
             texts=tuple(text_in_container(self._stack, word) for word in words),
             run=lambda source, given, limit_s: run_in_container(
-                docker, name, [*options, source], variables, given, limit_s
+                docker, name, [*options, "--entrypoint=python3", image, "-c", source], variables, given, limit_s
             ),
         )
 

@@ -1,8 +1,7 @@
-"""A Python program in the place of a service, which need not run: how an engine is asked for its configuration.
+"""A program in the place of a service, which need not run: so an engine is asked, and a container looks around.
 
-Touches the container engine, or processes of this user, and in the first case a file of variables that is removed
-again. The program has what the service would have (image or virtual environment, variables, GPUs, folders, user) but
-no secrets, no port and, in a container, no network.
+Touches the container engine, and a file of variables that is removed again. The container has what the service's would
+have (image, variables, folders, user); what it is given of GPUs, secrets and networks is its caller's to say.
 """
 
 from __future__ import annotations
@@ -39,23 +38,34 @@ def variables_in_container(service: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def container_words(service: Mapping[str, Any], gpu_uuids: Sequence[str]) -> list[str]:
-    """Return the options of `docker run` for a container like that of a service of the merged file."""
-    words = ["--init", "--network=none", *(["--read-only"] if service.get("read_only") else [])]
+def container_words(service: Mapping[str, Any]) -> list[str]:
+    """Return the options of `docker run` that confine a container as a service of the merged file is, with its folders.
+
+    Secrets, ports, GPUs and networks are left out.
+    """
+    words = ["--init", *(["--read-only"] if service.get("read_only") else [])]
     words += [f"--user={service['user']}"] if service.get("user") else []
     words += [f"--shm-size={service['shm_size']}"] if service.get("shm_size") else []
     for option, key in (("--cap-drop", "cap_drop"), ("--security-opt", "security_opt"), ("--tmpfs", "tmpfs")):
         words += [f"{option}={value}" for value in service.get(key) or ()]
-    words += [f"--mount={_mount(volume)}" for volume in service.get("volumes") or () if volume["type"] == "bind"]
-    return [*words, f'--gpus="device={",".join(gpu_uuids)}"'] if gpu_uuids else words
+    bound = (volume for volume in service.get("volumes") or () if volume["type"] == "bind")
+    return [
+        *words,
+        *(mount_word(one["source"], one["target"], read_only=bool(one.get("read_only"))) for one in bound),
+    ]
 
 
-def _mount(volume: Mapping[str, Any]) -> str:
-    """Write a mount as the client reads it: a line of CSV."""
-    fields = ["type=bind", f"source={volume['source']}", f"target={volume['target']}"]
+def gpu_words(uuids: Sequence[str]) -> list[str]:
+    """Return the option that gives these GPUs to a container."""
+    return [f'--gpus="device={",".join(uuids)}"'] if uuids else []
+
+
+def mount_word(source: str, target: str, *, read_only: bool) -> str:
+    """Write the option of a mount, which the client reads as a line of CSV."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([*fields, *(["readonly"] if volume.get("read_only") else [])])
-    return line.getvalue()
+    fields = ["type=bind", f"source={source}", f"target={target}", *(["readonly"] if read_only else [])]
+    csv.writer(line, lineterminator="").writerow(fields)
+    return f"--mount={line.getvalue()}"
 
 
 def run_in_container(

@@ -22,6 +22,7 @@ from stackwright.domain.topology import sole_slice
 from stackwright.engines import engine_named
 from stackwright.runtime import Stack
 from stackwright.runtime.docker import ask, reason_of
+from stackwright.runtime.trial import gpu_words
 from stackwright.units import version_parts
 from stackwright.validation.check import (
     GPUS_IN_CONTAINERS,
@@ -262,8 +263,7 @@ def probe_container(stack: Stack, uuids: tuple[str, ...], limit_s: float = START
     name = f"{stack.name}-gpu-check-{os.getpid()}"
     closed = ["--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges:true"]
     user = f"--user={stack.env['STACKWRIGHT_UID']}:{stack.env['STACKWRIGHT_GID']}"
-    devices = f'--gpus="device={",".join(uuids)}"'
-    command = ["docker", "run", "--rm", f"--name={name}", "--pull=never", *closed, user, devices]
+    command = ["docker", "run", "--rm", f"--name={name}", "--pull=never", *closed, user, *gpu_words(uuids)]
     command += ["--entrypoint=/bin/sh", stack.env[stack.engine.keys.image], "-c", LOOK]
     code, seen, said = ask(command, limit_s)
     if code is None:

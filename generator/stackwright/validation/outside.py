@@ -28,6 +28,7 @@ from stackwright.models.cache import snapshot_in
 from stackwright.models.reach import config_url, hub_of, read_answer
 from stackwright.runtime import ClientAnswer, Stack
 from stackwright.runtime.docker import ask, reason_of
+from stackwright.runtime.trial import container_words, mount_word, run_in_container, variables_in_container
 from stackwright.services import outside
 from stackwright.validation.check import IN_CONTAINERS, Check, Machine, Observation, Subject
 from stackwright.validation.compose_config import MERGED
@@ -214,8 +215,7 @@ def look_inside(
 ) -> Seen[Outlook]:
     """Start a container as Compose would start the first engine, without its GPUs and networks, and look around."""
     service = merged["services"][stack.plan.engines[0].name]
-    name = f"{stack.name}-look-{os.getpid()}"
-    variables = {key: str(value) for key, value in (service.get("environment") or {}).items() if value is not None}
+    variables = variables_in_container(service)
     urls = {model.location: config_url(model.location, variables) for model in models if model.hub is not None}
     caches = (stack.env["HF_HOME"], stack.env[stack.engine.keys.cache_folder])
     questions = {
@@ -225,34 +225,18 @@ def look_inside(
         "lock": far,
         "token": "/run/secrets/hf_token",
     }
-    command = ["docker", "run", "--rm", f"--name={name}", "--pull=never", *_options(service, merged)]
-    command += [f"--env={key}={value}" for key, value in variables.items()]
-    command += ["--entrypoint=/bin/sh", service["image"], "-c", LOOK, _program(), json.dumps(questions)]
-    answer = ask(command, STARTED_S)
-    if answer.code is None:
-        ask(["docker", "rm", "--force", name], ASKED_S)
+    words = [*container_words(service), *secret_words(service, merged), "--entrypoint=/bin/sh", service["image"]]
+    words += ["-c", LOOK, _program(), json.dumps(questions)]
+    answer = run_in_container(["docker"], f"{stack.name}-look", words, variables, "", STARTED_S)
     return _read(answer, urls, hub_of(variables))
 
 
-def _options(service: Mapping[str, Any], merged: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the options that a service's container has by the merged file, as `docker run` takes them."""
-    yield from ("--cap-drop=ALL", "--read-only", f"--user={service['user']}")
-    yield from (f"--security-opt={option}" for option in service.get("security_opt") or ())
-    yield from (f"--tmpfs={folder}" for folder in service.get("tmpfs") or ())
-    for volume in service.get("volumes") or ():
-        if volume["type"] == "bind":
-            yield _mount(volume["source"], volume["target"], read_only=bool(volume.get("read_only")))
+def secret_words(service: Mapping[str, Any], merged: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the options that give a container the secrets of a service of the merged file."""
     for secret in service.get("secrets") or ():
         # A target is a whole path from some release of Compose on, a name before.
         target = PurePosixPath("/run/secrets", secret.get("target") or secret["source"])
-        yield _mount(merged["secrets"][secret["source"]]["file"], str(target), read_only=True)
-
-
-def _mount(source: str, target: str, *, read_only: bool) -> str:
-    """Write the option, which Docker reads as a line of CSV."""
-    words = ("type=bind", f"source={source}", f"target={target}", *(["readonly"] if read_only else []))
-    quoted = ('"' + word.replace('"', '""') + '"' if set(word) & set(',"') else word for word in words)
-    return "--mount=" + ",".join(quoted)
+        yield mount_word(merged["secrets"][secret["source"]]["file"], str(target), read_only=True)
 
 
 def _folder_of(model: InspectedModel) -> str | None:
