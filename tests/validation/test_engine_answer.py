@@ -6,19 +6,21 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from stackwright.diagnosis.load import load_rules
 from stackwright.domain.finding import Finding, Severity, harden
-from stackwright.domain.machine import ModelFiles, Unseen
+from stackwright.domain.machine import ModelFiles, Seen, Unseen
 from stackwright.domain.service import Service, Word
 from stackwright.models.smoke_model import write_smoke_model
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import ClientAnswer, Stack, Trial
 from stackwright.runtime.processes import ProcessesRuntime
 from stackwright.runtime.trial import text_in_container
-from stackwright.validation.check import Machine
+from stackwright.validation.check import Machine, Observation
+from stackwright.validation.compose_config import MERGED
 from stackwright.validation.engine_answer import AskedEngine, ask_engines, check_engines
 from stackwright.validation.model import MODELS, InspectedModel
 
@@ -129,6 +131,7 @@ class Asker:
     stack: Stack
     place: Place
     complete: bool = True
+    merged: Seen[dict[str, Any] | None] = None
     said: list[str] = field(default_factory=list)
 
     def ask(self, *, silent: bool = False) -> AskedEngine:
@@ -136,7 +139,7 @@ class Asker:
         location = self.stack.env["VLLM_MODEL"]
         model = InspectedModel(location=location, files=ModelFiles(folder=location, complete=self.complete))
         say = None if silent else self.said.append
-        seen = {MODELS: (model,)}
+        seen: dict[Observation[Any], object] = {MODELS: (model,), MERGED: self.merged}
         machine = Machine(self.stack, self.stack.plan.host, self.place, compose=False, seen=seen, say=say)
         [asked] = ask_engines(machine)
         return asked
@@ -222,6 +225,12 @@ def test_what_is_not_here_yet_is_waited_for(asker: Asker) -> None:
     (Path(asker.stack.env["VLLM_MODEL"]) / "config.json").unlink()
     assert asker.ask().waits_for == "a model's config.json is not here yet"
     assert asker.place.asked == []
+
+
+def test_files_that_compose_refuses_are_told_of_by_themselves(asker: Asker) -> None:
+    asker.merged = Unseen(why="Docker refused: no")
+    asked = asker.ask()
+    assert (asked.answers, asked.waits_for, asker.place.asked) == (None, "", [])
 
 
 def test_who_does_not_want_to_wait_gets_what_is_kept(asker: Asker) -> None:

@@ -31,6 +31,7 @@ from stackwright.runtime import ClientAnswer, Stack, Trial
 from stackwright.runtime.docker import reason_of
 from stackwright.services.engine import engine_questions
 from stackwright.validation.check import Check, Later, Machine, Observation, Subject
+from stackwright.validation.compose_config import MERGED
 from stackwright.validation.model import MODELS
 
 # vLLM 0.32.0 took 14 s of a processor, most of it imports, and 42 s on a busy machine of two cores (2026-11-29).
@@ -137,6 +138,9 @@ def _unasked(stack: Stack, engine: Replica) -> AskedEngine:
 
 def _ask(machine: Machine, engine: Replica, source: str, known: Mapping[str, Answers]) -> AskedEngine:
     stack, unasked = machine.stack, _unasked(machine.stack, engine)
+    merged = machine.see(MERGED)
+    if isinstance(merged, Unseen):  # the files are refused, which is a finding of its own
+        return unasked
     service = next(service for service in stack.services if service.name == engine.name)
     trial = machine.runtime.trial(service, engine_questions(stack.plan, engine))
     if trial is None:
