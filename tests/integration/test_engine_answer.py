@@ -6,12 +6,14 @@ Nothing here knows what it will say: a Gemma 2 is pinned to float16, which vLLM 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from stackwright.models.smoke_model import write_smoke_model
 
 from tests.integration.conftest import MakeProject
+from tests.integration.fake_hub import serve_hub
 from tests.integration.images import Images
 from tests.integration.project import Project, write_local
 
@@ -60,6 +62,22 @@ def test_what_the_engine_refuses_is_refused_before_weights_are_loaded(
     assert validate(project, runtime) == (0, [], True)
     assert validate(project, runtime) == (0, [], False)
     assert project.remains("container") == project.remains("network") == []
+
+
+def test_a_start_asks_before_it_downloads_weights(make_project: MakeProject, images: Images, tmp_path: Path) -> None:
+    """Of a model that is still on its hub the config is all that is fetched."""
+    with serve_hub(write_gemma(tmp_path / "gemma"), "someone/gemma") as hub:
+        project = make_project(HF_ENDPOINT=hub.url)
+        project.configure("cpu", "--model=someone/gemma", *images.pins())
+        shutil.rmtree(Path(project.variables["HF_HOME"]) / "hub")
+        write_local(project, "VLLM_DTYPE=float16\n")
+        hub.requests.clear()
+        done = project.command("start-environment", "dev", "--runtime=processes")
+        asked = list(hub.requests)
+    assert "engine was not asked for its configuration: a model's config.json is not here yet" in done.stderr
+    assert "models of type gemma2 do not run in float16" in done.stderr
+    assert done.returncode == 5
+    assert not [request for request in asked if "safetensors" in request]
 
 
 def share_environments(project: Project, folder: Path) -> Path:
