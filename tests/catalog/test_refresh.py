@@ -11,6 +11,7 @@ from stackwright.catalog.load import FOLDER, load_engines, load_flags, load_pars
 from stackwright.catalog.refresh import (
     ARCHITECTURES,
     ATTENTION,
+    DEFAULTS,
     ENGINES,
     FLAGS,
     FORMATS,
@@ -93,8 +94,16 @@ TREE = {
     ".buildkite/scripts/publish-release-images.sh": PUBLISH,
     "docker/Dockerfile": DOCKERFILE,
     "requirements/cuda.txt": "-r common.txt\ntorch==2.14.1\n",
-    "vllm/config/cache.py": "    gpu_memory_utilization: float = Field(default=0.93, gt=0, le=1)\n",
-    "vllm/engine/arg_utils.py": 'group.add_argument("--model", **kwargs)\ngroup.add_argument("--brand-new", "-b")\n',
+    "vllm/config/cache.py": "class CacheConfig:\n    gpu_memory_utilization: float = Field(default=0.93, gt=0, le=1)\n",
+    "vllm/engine/arg_utils.py": (
+        'group.add_argument("--model", **kwargs)\ngroup.add_argument("--brand-new", "-b")\n'
+        "def get_batch_defaults():\n    if device_memory >= 70 * GiB_bytes:\n        default_max_num_seqs = 1024\n"
+        "    elif 'x' in device_name:\n"
+        "        default_max_num_seqs = {UsageContext.LLM_CLASS: 1, UsageContext.OPENAI_API_SERVER: 2 * world}\n"
+        "    else:\n        default_max_num_seqs = 256\n"
+        "    if current_platform.is_tpu():\n        default_max_num_seqs = 7\n"
+    ),
+    "vllm/config/scheduler.py": "class SchedulerConfig:\n    DEFAULT_MAX_NUM_SEQS: ClassVar[int] = 128\n",
     "vllm/entrypoints/common/cli_args.py": CLI_ARGS,
     "vllm/tool_parsers/__init__.py": (
         '_TOOL_PARSERS_TO_REGISTER = {\n    "hermes": (\n        "file",\n    ),\n    "new": (),\n}\n'
@@ -175,7 +184,7 @@ def catalog(tmp_path: Path) -> Path:
     """Copy the packaged catalog, to be rewritten."""
     folder = tmp_path / "catalog"
     folder.mkdir()
-    for name in (ARCHITECTURES, ATTENTION, ENGINES, FLAGS, FORMATS, KERNELS, PARSERS):
+    for name in (ARCHITECTURES, ATTENTION, DEFAULTS, ENGINES, FLAGS, FORMATS, KERNELS, PARSERS):
         shutil.copy(FOLDER / name, folder)
     return folder
 
@@ -210,12 +219,15 @@ def test_flags_stand_written_out_or_as_fields(tree: Path) -> None:
 
 def test_formats_are_those_declared_and_those_taken_for_them(tree: Path) -> None:
     found = read_release(tree, None, "2026-12-01")
-    assert found.quantization_methods == {"awq", "inc", "old", "auto-round"}
-    assert found.deprecated_methods == {"old"}
-    assert found.without_float16 == {"gemma9"}
-    # What two numbers decide at run time is not known; what reads no number has no row.
-    assert found.least_capability == {"awq": {"7.5"}, "inc/w4": {"12.0"}}
-    assert found.activations == {"awq": {"float16", "bfloat16"}}
+    expected: dict[str, object] = {
+        "methods": {"awq", "inc", "old", "auto-round"},
+        "deprecated": {"old"},
+        "without_float16": {"gemma9"},
+        # What two numbers decide at run time is not known; what reads no number has no row.
+        "least_capability": {"awq": {"7.5"}, "inc/w4": {"12.0"}},
+        "activations": {"awq": {"float16", "bfloat16"}},
+    }
+    assert found.formats == expected
 
 
 def test_architectures_have_the_role_of_their_table_and_class(tree: Path) -> None:
@@ -244,6 +256,15 @@ def test_attention_backends_are_read_without_running_them(tree: Path) -> None:
     ]
     assert found["TEN"].cache_formats == ("auto", "fp8")
     assert (found["PLAIN"].head_sizes, found["SPARSE"].head_sizes) == ((64, 128), ())
+
+
+def test_defaults_stand_under_their_own_conditions(tree: Path) -> None:
+    assert read_release(tree, None, "2026-12-01").defaults == {
+        "DEFAULT_MAX_NUM_SEQS": {"128"},
+        "max_num_seqs where device_memory >= 70 * GiB_bytes": {"1024"},
+        "max_num_seqs where 'x' in device_name": {"2 * world"},
+        "max_num_seqs otherwise": {"256"},
+    }
 
 
 def test_the_command_adds_the_release_and_says_what_changed(

@@ -16,6 +16,7 @@ from stackwright.catalog.load import (
     load_advisories,
     load_architectures,
     load_attention,
+    load_defaults,
     load_drivers,
     load_engines,
     load_flags,
@@ -27,6 +28,7 @@ from stackwright.catalog.load import (
 from stackwright.catalog.refresh import (
     ARCHITECTURES,
     ATTENTION,
+    DEFAULTS,
     ENGINES,
     FLAGS,
     FORMATS,
@@ -49,8 +51,9 @@ from tests.catalog.flags import has_flag
 
 FILES = sorted(path for path in FOLDER.glob("*.yaml"))
 CATALOG_FILES = (
-    "advisories architectures attention drivers engines flags formats gpus guides kernels llms parsers services".split()
-)
+    "advisories architectures attention defaults drivers engines flags formats gpus guides kernels llms parsers "
+    "services"
+).split()
 
 
 def rows(node: object) -> Iterator[Mapping[str, object]]:
@@ -97,8 +100,16 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_what_a_refresh_would_write() -> None:
-    tables = (load_flags(), load_parsers(), load_formats(), load_architectures(), load_attention(), load_kernels())
-    names = (FLAGS, PARSERS, FORMATS, ARCHITECTURES, ATTENTION, KERNELS)
+    tables = (
+        load_flags(),
+        load_parsers(),
+        load_formats(),
+        load_architectures(),
+        load_attention(),
+        load_defaults(),
+        load_kernels(),
+    )
+    names = (FLAGS, PARSERS, FORMATS, ARCHITECTURES, ATTENTION, DEFAULTS, KERNELS)
     written = dict(zip(names, map(render_table, tables), strict=True))
     for name, text in {ENGINES: render_engines(load_engines()[:]), **written}.items():
         lines = (FOLDER / name).read_text(encoding="utf-8").splitlines(keepends=True)

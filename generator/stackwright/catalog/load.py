@@ -19,6 +19,7 @@ from stackwright.domain.catalog import (
     ArchitectureTable,
     AttentionTable,
     Catalog,
+    DefaultTable,
     EngineRelease,
     FlagTable,
     FormatTable,
@@ -156,6 +157,12 @@ def load_formats() -> FormatTable:
 def load_architectures() -> ArchitectureTable:
     """Read which architectures vLLM serves, by role and release."""
     return _read_table("architectures.yaml", ArchitectureTable)
+
+
+@cache
+def load_defaults() -> DefaultTable:
+    """Read what vLLM takes where a flag is not given, by release. No plan needs them: tests do."""
+    return _read_table("defaults.yaml", DefaultTable)
 
 
 @cache

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from msgspec import Struct, structs
 from stackwright.catalog.compare import compare_releases, describe
 from stackwright.catalog.load import FOLDER
 from stackwright.catalog.machine_code import read_wheel
+from stackwright.catalog.release_formats import Names
 from stackwright.catalog.release_source import ReleaseSource, read_release
 from stackwright.catalog.text import render_json, render_rows
 from stackwright.domain.catalog import (
@@ -28,6 +29,7 @@ from stackwright.domain.catalog import (
     AttentionBackend,
     AttentionTable,
     CpuImage,
+    DefaultTable,
     EngineImage,
     EngineRelease,
     FlagTable,
@@ -43,9 +45,9 @@ from stackwright.reading import read_yaml, to_plain
 
 ENGINES, FLAGS, PARSERS = "engines.yaml", "flags.yaml", "parsers.yaml"
 KERNELS, FORMATS, ARCHITECTURES = "kernels.yaml", "formats.yaml", "architectures.yaml"
-ATTENTION = "attention.yaml"
+ATTENTION, DEFAULTS = "attention.yaml", "defaults.yaml"
 Group = TypeVar("Group", AttentionBackend, KernelGroup)
-Table = TypeVar("Table", ArchitectureTable, FlagTable, FormatTable, ParserTable)
+Table = TypeVar("Table", ArchitectureTable, DefaultTable, FlagTable, FormatTable, ParserTable)
 
 
 def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> int:
@@ -99,6 +101,7 @@ def refresh(source: ReleaseSource, kernels: Sequence[KernelGroup] | None, folder
     formats = read_yaml(folder / FORMATS, FormatTable, StackError)
     architectures = read_yaml(folder / ARCHITECTURES, ArchitectureTable, StackError, packaged=True)
     attention = read_yaml(folder / ATTENTION, AttentionTable, StackError, packaged=True)
+    defaults = read_yaml(folder / DEFAULTS, DefaultTable, StackError)
     texts = {
         ENGINES: render_engines(with_release(engines, source.release)),
         FLAGS: render_table(with_flags(flags, source)),
@@ -106,6 +109,7 @@ def refresh(source: ReleaseSource, kernels: Sequence[KernelGroup] | None, folder
         FORMATS: render_table(with_formats(formats, source)),
         ARCHITECTURES: render_table(with_architectures(architectures, source)),
         ATTENTION: render_table(with_attention(attention, source)),
+        DEFAULTS: render_table(_sampled(defaults, source, values=source.defaults)),
     }
     if kernels is not None:
         table = read_yaml(folder / KERNELS, KernelTable, StackError)
@@ -144,15 +148,7 @@ def with_parsers(table: ParserTable, source: ReleaseSource) -> ParserTable:
 
 def with_formats(table: FormatTable, source: ReleaseSource) -> FormatTable:
     """Add a release's number formats to the table; one that was sampled before changes nothing."""
-    return _sampled(
-        table,
-        source,
-        methods=source.quantization_methods,
-        deprecated=source.deprecated_methods,
-        without_float16=source.without_float16,
-        least_capability=source.least_capability,
-        activations=source.activations,
-    )
+    return _sampled(table, source, **source.formats)
 
 
 def with_architectures(table: ArchitectureTable, source: ReleaseSource) -> ArchitectureTable:
@@ -160,7 +156,7 @@ def with_architectures(table: ArchitectureTable, source: ReleaseSource) -> Archi
     return _sampled(table, source, **{role: source.architectures.get(role, frozenset()) for role in table.roles()})
 
 
-def _sampled(table: Table, source: ReleaseSource, **names: frozenset[str] | Mapping[str, frozenset[str]]) -> Table:
+def _sampled(table: Table, source: ReleaseSource, **names: Names) -> Table:
     """Return a table whose ranges reach over one more release; `names`: by the field that holds their ranges.
 
     A mapping: the field has ranges for each of several keys.

@@ -15,7 +15,21 @@ from stackwright.errors import UsageError
 _FORMATS = "vllm/model_executor/layers/quantization"
 # What the engine calls the formats of activations, by its names in torch.
 _ACTIVATIONS = {"half": "float16", "float16": "float16", "bfloat16": "bfloat16", "float32": "float32"}
+# Names, or those of each of several keys.
+Names = frozenset[str] | Mapping[str, frozenset[str]]
 Classes = Mapping[str, ast.ClassDef]
+
+
+def number_formats(tree: Path) -> dict[str, Names]:
+    """Return what a release reads or refuses, by the field of FormatTable that holds it."""
+    least, activations = method_bounds(tree)
+    return {
+        "methods": quantization_methods(tree),
+        "deprecated": deprecated_methods(tree),
+        "without_float16": without_float16(tree),
+        "least_capability": least,
+        "activations": activations,
+    }
 
 
 def quantization_methods(tree: Path) -> frozenset[str]:

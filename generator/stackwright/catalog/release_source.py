@@ -14,12 +14,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from stackwright.catalog.release_attention import attention_backends
-from stackwright.catalog.release_formats import (
-    deprecated_methods,
-    method_bounds,
-    quantization_methods,
-    without_float16,
-)
+from stackwright.catalog.release_defaults import engine_defaults
+from stackwright.catalog.release_formats import Names, number_formats
 from stackwright.catalog.release_models import served_architectures
 from stackwright.domain.catalog import AttentionBackend, CpuImage, EngineImage, EngineRelease, order_release
 from stackwright.errors import UsageError
@@ -45,13 +41,10 @@ class ReleaseSource(Struct, frozen=True, kw_only=True):
     variables: frozenset[str]
     tool_call_parsers: frozenset[str]
     reasoning_parsers: frozenset[str]
-    quantization_methods: frozenset[str]
-    deprecated_methods: frozenset[str]
-    without_float16: frozenset[str]
-    least_capability: Mapping[str, frozenset[str]]
-    activations: Mapping[str, frozenset[str]]
+    formats: Mapping[str, Names]
     architectures: Mapping[str, frozenset[str]]
     attention_backends: tuple[AttentionBackend, ...]
+    defaults: Mapping[str, frozenset[str]]
 
 
 def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
@@ -78,20 +71,16 @@ def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
         source="PyPI wheel metadata and sdist of this release (docker/, .buildkite/)",
         date=date,
     )
-    least, activations = method_bounds(tree)
     return ReleaseSource(
         release=release,
         flags=_flags(tree),
         variables=_variables(tree),
         tool_call_parsers=_parsers(tree, "vllm/tool_parsers/__init__.py"),
         reasoning_parsers=_parsers(tree, "vllm/reasoning/__init__.py"),
-        quantization_methods=quantization_methods(tree),
-        deprecated_methods=deprecated_methods(tree),
-        without_float16=without_float16(tree),
-        least_capability=least,
-        activations=activations,
+        formats=number_formats(tree),
         architectures=served_architectures(tree),
         attention_backends=attention_backends(tree),
+        defaults=engine_defaults(tree),
     )
 
 

@@ -284,6 +284,19 @@ class KernelTable(Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(group.library for group in of_release if group.needs_ptx(capability)))
 
 
+class DefaultTable(Struct, frozen=True, kw_only=True):
+    """What an engine's releases take where a flag is not given: by the condition in their source, each value's range.
+
+    Nothing reads it at run time: tests hold the forecast's own rules against it.
+    """
+
+    engine: str
+    sampled: tuple[str, ...]
+    values: dict[str, dict[str, Range]]
+    source: str
+    date: str
+
+
 class AttentionBackend(Struct, frozen=True, kw_only=True):
     """A kernel for attention that the engine tries: on GPUs of which capability, and which cache formats it takes.
 

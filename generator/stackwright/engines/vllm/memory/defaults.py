@@ -14,6 +14,7 @@ from stackwright.engines.vllm.memory.releases import Release
 from stackwright.units import GIB
 
 _HUGE, _LARGE = 160 * GIB, 70 * GIB
+_GB10 = (12, 1)
 # The first engine profiles one whole prompt, but chunks where prompts may be longer than 32,768 tokens (config.py,
 # SchedulerConfig; engine/arg_utils.py, create_engine_config).
 _LEGACY_LEAST, _LEGACY_CHUNK, _LEGACY_WHOLE_PROMPT = 2048, 512, 32768
@@ -59,16 +60,20 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
 
 
 def batch_defaults(gpu: GpuMemory, release: Release) -> tuple[int, int]:
-    """Return (tokens in a step, requests) where neither is given: large GPUs take more, the A100 does not (vLLM PR
-    #17885).
+    """Return (tokens in a step, requests) where neither is given: large GPUs take more, with exceptions.
 
-    A container with a MIG slice may not ask NVML for the whole GPU's memory, which vLLM takes for none (vLLM issue
-    #55381).
+    catalog/defaults.yaml has the conditions of each release, and a test holds this against it. A container with a MIG
+    slice may not ask NVML for the whole GPU's memory, which vLLM takes for none (vLLM issue #55381).
     """
     if gpu.sliced:
         return 2048, 256
     if gpu.total_bytes >= _HUGE and release.huge_gpus_apart:
         return 16384, 1024
-    if gpu.total_bytes >= _LARGE and "a100" not in gpu.name.lower():
+    name = gpu.name.lower()
+    large = gpu.total_bytes >= _LARGE if release.sizes_gpus else "h100" in name or "h200" in name
+    left_out = (release.leaves_a100_out and "a100" in name) or (
+        release.leaves_gb10_out and gpu.compute_capability == _GB10
+    )
+    if large and not left_out:
         return 8192, 1024
-    return 2048, 256
+    return 2048, 256 if release.asks_fewer else 1024

@@ -123,6 +123,13 @@ class Release:
     drops_idle_encoders = _Since(0, 16, 0)
     # Prefix caching of hybrid models is on without a flag (engine/arg_utils.py).
     hybrid_prefix_caching = _Since(0, 28, 0)
+    # GPUs with larger defaults are told by their memory, by the names H100 and H200 before; the A100 is not one of them
+    # (vLLM PR #17885), nor, last, is GB10, which has the memory alone. Other GPUs work on fewer requests, on 1,024
+    # before (engine/arg_utils.py, get_batch_defaults).
+    sizes_gpus = _Since(0, 8, 5)
+    asks_fewer = _Since(0, 8, 4)
+    leaves_a100_out = _Since(0, 9, 0)
+    leaves_gb10_out = _Since(0, 33, 0)
     # GPUs of 160 GiB have larger defaults than the others (engine/arg_utils.py, get_batch_defaults), and data-centre
     # Blackwell graphs up to 1,024 tokens (config/vllm.py).
     huge_gpus_apart = _Since(0, 28, 0)
