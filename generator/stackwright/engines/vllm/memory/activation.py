@@ -94,7 +94,7 @@ def _sampler(shape: Shape, settings: CompleteSettings, release: Release) -> Term
     cells = rows * padded_vocabulary(shape.vocab)
     if second_runner(shape, release):
         each = _PLAIN if release.second_runner_copies_on_demand else _COPIED
-        each = _FULL if release.second_runner_samples_fully else each
+        each = _FULL if release.second_runner_samples_fully and settings.on_gpu else each
         return Term(bytes=int(cells * each), error=int(cells * _SECOND_ERROR))
     if release.samples_unsorted:
         return Term(bytes=int(cells * _MASKING) + _MASKING_ROWS * shape.vocab * 4, error=int(cells * _MASKING_ERROR))
@@ -106,7 +106,8 @@ def _forward(shape: Shape, settings: CompleteSettings) -> Term:
     widest = max((_layer_width(shape, layer, settings.tp) for layer in shape.kinds), default=0)
     elements = settings.max_num_batched_tokens * (widest + _HIDDEN_COPIES * shape.hidden)
     size = elements * shape.element_bytes
-    size += _TRITON_TIMING if shape.state is not None and shape.state.kind in _TUNED_STATES else 0
+    tunes = settings.on_gpu and shape.state is not None and shape.state.kind in _TUNED_STATES
+    size += _TRITON_TIMING if tunes else 0
     special = shape.has_state or shape.experts is not None
     return Term(bytes=size, error=int(size * (_SPECIAL_FORWARD_ERROR if special else _FORWARD_ERROR)))
 

@@ -141,6 +141,8 @@ class _Account(Struct, frozen=True, kw_only=True, dict=True):
                 "max_model_len": self.length,
                 "max_num_seqs": self.seqs,
                 "max_num_batched_tokens": _step_tokens(self.settings),
+                # Nothing is tuned, and the sampler runs once (0.33.0 v1/worker/gpu/model_runner.py:1004).
+                "on_gpu": False,
             }
         )
         return activation(self.shape, filled, Release(self.settings.version))

@@ -29,6 +29,7 @@ class CompleteSettings(EngineSettings, frozen=True, kw_only=True):
     max_num_seqs: int
     max_num_batched_tokens: int
     samples: bool = True
+    on_gpu: bool = True
 
 
 def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> CompleteSettings:
