@@ -341,3 +341,13 @@ def test_the_cpu_engine_keeps_pictures_up_to_4_gib() -> None:
     )
     assert sees.overhead_bytes - reads.overhead_bytes >= 2 * GIB
     assert sees.uncertainty_bytes >= 2 * GIB
+
+
+def test_the_cpu_engine_samples_once() -> None:
+    """From 0.33.0 on a GPU's profile run samples a second time, with copies (v1/worker/gpu/model_runner.py:1004)."""
+    peaks = []
+    for version in ("0.32.0", "0.33.0"):
+        asked = EngineSettings(version=version, max_model_len=2048, max_num_seqs=1024, max_num_batched_tokens=1024)
+        answer = forecast_on_cpu(shape_of("qwen3-0.6b"), asked, GIB, CpuMemory(total_bytes=64 * GIB))
+        peaks.append(answer.memory.activation_bytes)
+    assert peaks[0] == peaks[1]
