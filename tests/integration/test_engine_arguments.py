@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,12 @@ from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime.provision import ensure
 from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
 
+from benchmarks.engine_judge import ASK_ENGINE, write_models
 from tests.catalog.flags import has_flag
 from tests.integration.gateway.tiny import write_ranker
+from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import Asked, plan_of
-from tests.planning_requests import HOST_NAMES, plan_for, recorded
+from tests.planning_requests import HOST_NAMES, SMOKE_FOLDER, plan_for, recorded
 
 PARSE = """
 import json, sys
@@ -52,18 +56,6 @@ from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 print(json.dumps([sorted(ToolParserManager.list_registered()), sorted(ReasoningParserManager.list_registered())]))
 """
-CONFIGURE = """
-import json, sys
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-for arguments in json.load(sys.stdin):
-    asked = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
-    found = AsyncEngineArgs.from_cli_args(asked).create_engine_config()
-    model = found.model_config
-    step = found.scheduler_config.max_num_batched_tokens
-    print(json.dumps([model.runner_type, model.score_type, model.max_model_len, step]))
-"""
 LOAD = """
 import asyncio, json, sys
 from litellm.proxy.proxy_server import ProxyConfig
@@ -71,6 +63,10 @@ for path in json.load(sys.stdin):
     router, models, _ = asyncio.run(ProxyConfig().load_config(router=None, config_file_path=path))
     print(json.dumps([deployment["litellm_params"]["api_base"] for deployment in router.model_list]))
 """
+
+
+# What the build for processors refuses that those for GPUs take.
+OF_A_PROCESSOR: tuple[str, ...] = ()
 
 
 def plans() -> list[Plan]:
@@ -97,6 +93,27 @@ def ask(python: Path, program: str, question: object, **variables: str) -> list[
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("{", "["))]
+
+
+def ask_engine(python: Path, lists: Iterable[Sequence[str]]) -> list[dict[str, Any]]:
+    """Ask the engine of another environment what it makes of argument lists; the hub is out of reach."""
+    done = subprocess.run(
+        [python, "-B", ASK_ENGINE],
+        input=json.dumps([{"arguments": list(words), "environment": {}} for words in lists]),
+        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers: list[dict[str, Any]] = json.loads(done.stdout)
+    return answers
+
+
+def at_home(words: Sequence[str], folder: Path) -> list[str]:
+    """Return an argument list whose model is a folder of configurations, without weights or tokenizer."""
+    name = "smoke" if words[1] == str(SMOKE_FOLDER) else words[1]
+    return ["--model", str(folder / name), *words[2:], "--skip-tokenizer-init"]
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +224,36 @@ def test_vllm_takes_what_is_planned_for_models_that_do_not_write(
     config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": 4096}))
     asked = (("ranker", Role.RERANK), ("vectors", Role.EMBEDDING))
     made = [plan_of(recorded("1x-rtx5090"), Asked(name=str(tmp_path / name), role=role)) for name, role in asked]
-    configured = ask(python, CONFIGURE, [plan.replicas[0].args for plan in made])
+    answers = ask_engine(python, [plan.replicas[0].args for plan in made])
+    kept = ("runner", "score", "max_model_len", "max_num_batched_tokens")
+    configured = [[answer["values"][name] for name in kept] for answer in answers]
     assert configured == [["pooling", "cross-encoder", 4096, 4096], ["pooling", "bi-encoder", 32768, 2048]]
+
+
+def test_vllm_makes_its_configuration_of_every_golden_plan(
+    every_plan: list[Plan], state_folder: Path, tmp_path: Path
+) -> None:
+    """Its own code checks lengths, formats, parsers and splits, as benchmarks/engine_judge.py asks the GPU builds."""
+    cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
+    python = ensure(state_folder, VLLM.recipe(cpu.engine, on_gpus=False), lambda *_: None) / "bin" / "python"
+    several = [plan_of(host, *models) for host, models in SEVERAL.values()]
+    lists = {replica.args for plan in (*every_plan, *several) for replica in plan.replicas}
+    write_models(tmp_path)
+    write_smoke_model(tmp_path / "smoke")
+    asked = [at_home(words, tmp_path) for words in sorted(lists)]
+    refused = {answer["refused"] for answer in ask_engine(python, asked)} - {None}
+    assert {words for words in refused if not re.search("|".join(OF_A_PROCESSOR), words)} == set()
+
+
+def test_the_engine_says_why_it_refuses(every_plan: list[Plan], state_folder: Path, tmp_path: Path) -> None:
+    """In its own words: those of its parser, of its configuration and of what it raises itself."""
+    cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
+    python = ensure(state_folder, VLLM.recipe(cpu.engine, on_gpus=False), lambda *_: None) / "bin" / "python"
+    write_smoke_model(tmp_path)
+    asked = [["--model", str(tmp_path), *more] for more in (["--no-such-flag"], ["--quantization", "bitsandbytes"])]
+    flag, quantization = (answer["refused"] for answer in ask_engine(python, asked))
+    assert flag == "ask_engine.py: error: unrecognized arguments: --no-such-flag"
+    assert quantization.startswith("Value error, Unknown quantization method: bitsandbytes")
 
 
 def test_litellm_loads_every_gateway_file(every_plan: list[Plan], state_folder: Path, tmp_path: Path) -> None:

@@ -13,8 +13,11 @@ from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
 # What quantizers leave as it was by default: output layer, routers, vision towers, next-token predictors
 # (AutoAWQ, GPTQModel, llm-compressor and ModelOpt examples; the published Qwen3 and Llama checkpoints agree).
 _KEPT = ["lm_head", "visual", "vision_tower", "vision_model", "multi_modal_projector", "mlp.gate", "shared_expert_gate"]
-_INT8_CHANNEL = {"group_0": {"weights": {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}}}
-_INT4_GROUP = {"group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 32, "symmetric": True}}}
+_INT8_WEIGHTS = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
+_INT8_INPUTS = {"num_bits": 8, "type": "int", "strategy": "token", "symmetric": True, "dynamic": True}
+_INT8_CHANNEL = {"group_0": {"targets": ["Linear"], "weights": _INT8_WEIGHTS, "input_activations": _INT8_INPUTS}}
+_INT4_WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True}
+_INT4_GROUP = {"group_0": {"targets": ["Linear"], "weights": _INT4_WEIGHTS}}
 # The usual form of each format, under the keys that transformers 5.19.0 and the engines read.
 USUAL: Mapping[WeightFormat, Mapping[str, object]] = {
     WeightFormat.FP8: {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
@@ -24,8 +27,8 @@ USUAL: Mapping[WeightFormat, Mapping[str, object]] = {
         "config_groups": _INT8_CHANNEL,
     },
     WeightFormat.AWQ: {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True},
-    WeightFormat.GPTQ: {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True},
-    WeightFormat.GPTQ8: {"quant_method": "gptq", "bits": 8, "group_size": 128, "sym": True},
+    WeightFormat.GPTQ: {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False},
+    WeightFormat.GPTQ8: {"quant_method": "gptq", "bits": 8, "group_size": 128, "sym": True, "desc_act": False},
     WeightFormat.INT4: {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": _INT4_GROUP},
     WeightFormat.NVFP4: {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16},
     WeightFormat.MXFP4: {"quant_method": "mxfp4"},

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -26,13 +27,13 @@ def main() -> None:
         json.dump([answer(question) for question in json.load(sys.stdin)], answers)
 
 
-def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """Return one answer, of plain JSON values."""
+def answer(question: dict[str, Any], read: Callable[[Any], dict[str, Any]] | None = None) -> dict[str, Any]:
+    """Return one answer, of plain JSON values; `read` takes them from the configuration, `values_of` by default."""
     os.environ.update(question["environment"])
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return {"refused": None, "values": values_of(configure(question["arguments"]))}
+            return {"refused": None, "values": (read or values_of)(configure(question["arguments"]))}
     except SystemExit:
         # The parser of arguments explains itself on standard error, usage first, and ends the program.
         return {"refused": said.getvalue().strip().splitlines()[-1], "values": {}}

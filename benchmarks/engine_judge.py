@@ -1,0 +1,426 @@
+"""Puts the planner's plans to vLLM's own configuration code, and counts what that refuses.
+
+    python benchmarks/engine_judge.py --wheels FOLDER [--host NAME …] [--release X.Y.Z …] [--each]
+
+Every checkpoint of the catalog × recorded host × environment and objective × the two newest releases: the plan is made
+(or refused, which is counted), and the argument list of its replicas is put to the release's published CUDA wheel. That
+needs no GPU: the wheel's Python files lie over the CPU engine's environment, tests/fakes/nvml answers for the GPUs of
+the replica, and benchmarks/judge/ stands in for what is compiled. Where the configuration is made, one rank's model is
+built on the `meta` device: its layers say whether the split divides them, and which attention backend takes them.
+
+The objectives are those of prod: dev and staging differ from it in the share of memory alone. Asked once is what
+differs in more than room: of plans with the same sort of GPUs, model and split, those with the longest context and with
+the most requests. GPUs are of one sort where all that the configuration asks of them is the same.
+
+Writes benchmarks/results/engine_judge.json and ends with 1 where a refusal has no explanation. Touches that file, a
+temporary folder, and `--wheels`, where pip lays missing wheels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Run as a file, Python looks for modules beside it only.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import yaml
+from msgspec.structs import replace
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.environment import Environment
+from stackwright.domain.host import Gpu
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint
+from stackwright.domain.objective import Objective
+from stackwright.domain.plan import Mode, Replica
+from stackwright.engines.protocol import EngineNeeds
+from stackwright.errors import NoPlanError
+from stackwright.models.checkpoint import checkpoint_config
+from stackwright.planning.planner import make_plan
+from stackwright.units import GIB
+
+from tests.fakes.nvml import build_fake_nvml
+from tests.planning_requests import HOST_NAMES, recorded, request
+
+HERE = Path(__file__).resolve().parent
+RESULT = HERE / "results" / "engine_judge.json"
+CONFIGS = HERE / "cases" / "engine_configs.yaml"
+ASK_ENGINE = HERE.parent / "generator" / "stackwright" / "engines" / "vllm" / "ask_engine.py"
+# The wheels whose Python files the stand-in needs beside vLLM's own: what the CPU engine's environment leaves out.
+BESIDE = ("torchvision==0.28.0", "triton==3.7.1")
+# The compiled modules of 0.32.0 and 0.33.0, which become empty ones (their wheels' lists of files).
+COMPILED = (
+    "_moe_C_stable_libtorch _C cumem_allocator spinloop fs_io_C _deepselect_C _flashkda_C _flashmla_C "
+    "_flashmla_extension_C _qutlass_C vllm_flash_attn/_vllm_fa2_C vllm_flash_attn/_vllm_fa3_C"
+).split()
+# Flags whose values change nothing but how much room there is, or a name: such questions are one.
+ROOM = ("--max-model-len", "--max-num-seqs")
+# The reasoning parser looks into the tokenizer, which the stand-in has of no model.
+SILENT = ("--served-model-name", "--gpu-memory-utilization", "--reasoning-parser")
+
+# What the stand-in cannot judge, by the words of the refusal, with the reason.
+LIMITS = ((r"tilelang is required", "TileLang is not laid beside the stand-in; this model's layers are not built"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A GPU as the engine asks NVML for it."""
+
+    name: str
+    memory_bytes: int
+    capability: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One argument list on some GPUs; `hub_id` is the checkpoint that `--model` stands for."""
+
+    release: str
+    devices: tuple[Device, ...]
+    hub_id: str
+    arguments: tuple[str, ...]
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """The context and the requests, 0 where the engine is to find them."""
+        given = dict(zip(self.arguments, self.arguments[1:], strict=False))
+        length, requests = (given.get(flag, "0") for flag in ROOM)
+        return (0 if length == "auto" else int(length), int(requests))
+
+    @property
+    def rest(self) -> tuple[object, ...]:
+        """What differs in more than room."""
+        words = iter(self.arguments)
+        kept = [word for word in words if not (word in ROOM and next(words))]
+        return (self.release, self.devices, self.hub_id, tuple(kept))
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What was planned: outcomes by (host, release), and who asked each question."""
+
+    outcomes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    askers: dict[Question, Counter[tuple[str, str]]] = field(default_factory=dict)
+
+
+def main() -> int:
+    """Plan, ask, explain, write; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wheels", type=Path, required=True, help="folder of the wheels; missing ones are downloaded")
+    parser.add_argument("--host", action="append", help="a folder of tests/hosts; all of them by default")
+    parser.add_argument("--release", action="append", help="the two newest of the catalog by default")
+    parser.add_argument("--model", action="append", help="a checkpoint's hub id; all of the catalog by default")
+    parser.add_argument("--each", action="store_true", help="print every answer")
+    given = parser.parse_args()
+    releases = given.release or [release.version for release in load_catalog().engines[:2]]
+    tally = plan_all(given.host or HOST_NAMES, releases, given.model)
+    questions = widest(tally.askers)
+    print(f"{sum(tally.outcomes.values())} requests, {len(tally.askers)} argument lists, {len(questions)} questions")
+    with tempfile.TemporaryDirectory() as folder:
+        answers = ask_all(questions, Path(folder), given.wheels)
+    if given.each:
+        for question, answer in answers.items():
+            print(
+                json.dumps([question.release, question.devices[0].name, question.hub_id, *question.arguments, answer])
+            )
+    document = summarize(tally, answers)
+    if not (given.host or given.release or given.model):
+        RESULT.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    unexplained = [refusal for refusal in document["refusals"] if refusal["explanation"] is None]
+    for refusal in unexplained:
+        print(json.dumps(refusal, ensure_ascii=False))
+    print(f"{len(document['refusals'])} sorts of refusals, {len(unexplained)} unexplained")
+    return 1 if unexplained else 0
+
+
+def plan_all(hosts: Iterable[str], releases: Sequence[str], models: Sequence[str] | None) -> Tally:
+    """Plan for every host, two at a time."""
+    whole = Tally()
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        for part in pool.map(plan_host, [(name, releases, models) for name in hosts]):
+            whole.outcomes.update(part.outcomes)
+            for question, askers in part.askers.items():
+                whole.askers[question] = whole.askers.get(question, Counter()) + askers
+    return whole
+
+
+def plan_host(task: tuple[str, Sequence[str], Sequence[str] | None]) -> Tally:
+    """Plan every checkpoint for one host, every environment, objective and release."""
+    name, releases, models = task
+    tally = Tally()
+    checkpoints = [point.hub_id for row in load_catalog().llms for point in row.checkpoints]
+    wishes = [*((Environment.PROD, objective) for objective in (None, *Objective))]
+    wishes += [(environment, None) for environment in Environment if environment is not Environment.PROD]
+    for hub_id in models or checkpoints:
+        for environment, objective in wishes:
+            for release in releases:
+                plan_one(tally, name, hub_id, (environment, objective, release))
+    return tally
+
+
+def plan_one(tally: Tally, name: str, hub_id: str, wish: tuple[Environment, Objective | None, str]) -> None:
+    """Plan once, and add the questions of the plan's replicas, or the refusal."""
+    environment, objective, release = wish
+    host = recorded(name)
+    if not host.gpus:
+        return
+    asked = replace(request(host, environment, model=hub_id), objective=objective, needs=EngineNeeds(exact=release))
+    try:
+        plan = make_plan(asked, load_catalog())
+    except NoPlanError:
+        tally.outcomes[name, release, "refused by the planner"] += 1
+        return
+    if plan.mode is Mode.CPU:
+        tally.outcomes[name, release, "planned for the processor"] += 1
+        return
+    tally.outcomes[name, release, "planned"] += 1
+    by_uuid = {gpu.uuid: gpu for gpu in host.gpus if gpu.uuid is not None}
+    for question in {ask_for(replica, by_uuid, release) for replica in plan.replicas}:
+        tally.askers.setdefault(question, Counter())[name, release] += 1
+
+
+def ask_for(replica: Replica, by_uuid: Mapping[str, Gpu], release: str) -> Question:
+    """Return the question of one replica: its container sees its own GPUs alone."""
+    words = iter(replica.args)
+    kept = [word for word in words if not (word in SILENT and next(words))]
+    gpus = [by_uuid[uuid] for uuid in replica.gpu_uuids]
+    devices = (sort_of(gpu) for gpu in gpus)
+    return Question(release=release, devices=tuple(devices), hub_id=replica.model, arguments=tuple(kept))
+
+
+def sort_of(gpu: Gpu) -> Device:
+    """Return a GPU that stands for all that the configuration cannot tell from this one.
+
+    It asks for the capability, for 70 and 160 GiB of memory, and whether it is an A100 (0.33.0 engine/arg_utils.py,
+    get_batch_defaults).
+    """
+    large = next((size for size in (160, 70) if (gpu.memory_bytes or 0) >= size * GIB), 16)
+    kind = "A100" if "a100" in (gpu.name or "").lower() else "GPU"
+    return Device(name=f"NVIDIA {kind}", memory_bytes=large * GIB, capability=gpu.compute_capability or "0.0")
+
+
+def widest(questions: Iterable[Question]) -> list[Question]:
+    """Return of those that differ in room alone the ones with the longest context and the most requests."""
+    alike: dict[tuple[object, ...], list[Question]] = defaultdict(list)
+    for question in questions:
+        alike[question.rest].append(question)
+    chosen: dict[Question, None] = {}
+    for group in alike.values():
+        chosen[max(group, key=lambda question: question.room)] = None
+        chosen[max(group, key=lambda question: question.room[::-1])] = None
+    return list(chosen)
+
+
+def ask_all(questions: Iterable[Question], folder: Path, wheels: Path) -> dict[Question, dict[str, Any]]:
+    """Ask every question, those of the same GPUs and release in one process; two processes at a time."""
+    write_models(folder / "models")
+    (folder / "nvml").mkdir()
+    build_fake_nvml(folder / "nvml")
+    groups: dict[tuple[str, tuple[Device, ...]], list[Question]] = defaultdict(list)
+    for question in questions:
+        groups[question.release, question.devices].append(question)
+    for release in {release for release, _ in groups}:
+        lay_out_site(release, folder / release, wheels)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        answers = pool.map(lambda group: ask_group(group, folder), groups.values())
+        return {question: answer for group in answers for question, answer in group}
+
+
+def ask_group(group: Sequence[Question], folder: Path) -> list[tuple[Question, dict[str, Any]]]:
+    """Ask the questions of one release and some GPUs in one process."""
+    release, devices = group[0].release, group[0].devices
+    answers = folder / f"{abs(hash((release, devices)))}.txt"
+    answers.write_text(nvml_answers(devices), encoding="utf-8")
+    models = folder / "models"
+    asked = [
+        {
+            "arguments": [
+                str(models / question.hub_id) if word == question.hub_id else word for word in question.arguments
+            ]
+        }
+        for question in group
+    ]
+    for question in asked:
+        question["arguments"].append("--skip-tokenizer-init")
+    variables = {
+        **os.environ,
+        "PYTHONPATH": f"{folder / release}",
+        "LD_LIBRARY_PATH": str(folder / "nvml"),
+        "STACKWRIGHT_FAKE_NVML": str(answers),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CACHE_ROOT": str(folder / "cache"),
+    }
+    done = subprocess.run(
+        [engine_python(), "-B", HERE / "judge" / "inside.py"],
+        input=json.dumps({"ask_engine": str(ASK_ENGINE), "questions": [{**each, "environment": {}} for each in asked]}),
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    if len(said) != len(group):
+        raise RuntimeError(f"{len(said)} answers to {len(group)} questions: {done.stderr[-4000:]}")
+    return list(zip(group, said, strict=True))
+
+
+def nvml_answers(devices: Sequence[Device]) -> str:
+    """Return what NVML says of some GPUs, for tests/fakes/nvml."""
+    lines = ["system driver_version 580.95.05", "system cuda_version 13000"]
+    for number, device in enumerate(devices):
+        lines += [
+            f"gpu {number} name {device.name}",
+            f"gpu {number} uuid GPU-{number}",
+            f"gpu {number} pci_bus_id 00000000:{number + 1:02X}:00.0",
+            f"gpu {number} memory {device.memory_bytes} 0",
+            f"gpu {number} compute_capability {device.capability}",
+        ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def engine_python() -> Path:
+    """Return the Python of the CPU engine's environment, which the testbed makes."""
+    from stackwright.domain.plan import PlannedEngine
+    from stackwright.engines.vllm.engine import VLLM
+    from stackwright.engines.vllm.settings import CPU_RELEASE
+    from stackwright.runtime.provision import ensure
+
+    from tests.integration.testbed import state_folder
+
+    engine = PlannedEngine(name="vllm", version=CPU_RELEASE, image="", cuda=None)
+    return ensure(state_folder(), VLLM.recipe(engine, on_gpus=False), lambda *_: None) / "bin" / "python"
+
+
+def lay_out_site(release: str, site: Path, wheels: Path) -> None:
+    """Unpack what the stand-in takes of the wheels, and put its own modules where the compiled ones are."""
+    site.mkdir()
+    for wanted in (f"vllm=={release}", *BESIDE):
+        name, _, version = wanted.partition("==")
+        found = sorted(wheels.glob(f"{name}-{version}-*.whl"))
+        if not found:
+            subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "-d", wheels, wanted], check=True)
+            found = sorted(wheels.glob(f"{name}-{version}-*.whl"))
+        with zipfile.ZipFile(found[0]) as wheel:
+            # Of Triton alone something is compiled that its import needs.
+            wheel.extractall(site, [each for each in wheel.namelist() if _wanted(each)])
+    vllm = site / "vllm"
+    for name in COMPILED:
+        (vllm / f"{name}.py").write_text("", encoding="utf-8")
+    (vllm / "third_party" / "deep_gemm" / "__init__.py").write_text("", encoding="utf-8")
+    (vllm / "_C_stable_libtorch.py").write_bytes((HERE / "judge" / "extensions.py").read_bytes())
+
+
+def _wanted(name: str) -> bool:
+    compiled = name.endswith(".so") or ".so." in name
+    return name.endswith("libtriton.so") or not (compiled or name.startswith("triton/backends/nvidia/bin"))
+
+
+def write_models(folder: Path) -> None:
+    """Write the config.json of every checkpoint of the catalog: what its row tells, and what else the engine needs."""
+    document = yaml.safe_load(CONFIGS.read_text(encoding="utf-8"))
+    for row in load_catalog().llms:
+        for checkpoint in row.checkpoints:
+            path = folder / checkpoint.hub_id / "config.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(whole_config(row, checkpoint, document)), encoding="utf-8")
+
+
+def whole_config(row: CatalogLlm, checkpoint: Checkpoint, beside: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a checkpoint's configuration with what the catalog leaves out."""
+    config: Mapping[str, Any] = checkpoint_config(row, checkpoint)
+    for each in beside["rows"]:
+        if row.name in each["names"]:
+            config = lay_over(config, each["config"])
+    usual = config.get("quantization_config")
+    if usual is None or checkpoint.hub_id == row.hub_id:
+        return config
+    # Routers, which the engine quantizes in no model; as a part of a name it would mean `gate_proj`, too.
+    kept = [part for part in usual["modules_to_not_convert"] if part != "mlp.gate"]
+    for each in beside["quantization"]:
+        if checkpoint.hub_id.startswith(tuple(each["names"])) and checkpoint.format == each["format"]:
+            usual, kept = each.get("config", usual), [*kept, *each.get("kept", ())]
+    return {**config, "quantization_config": {**usual, **left_out(usual["quant_method"], kept)}}
+
+
+def left_out(method: str, kept: Sequence[str]) -> dict[str, object]:
+    """Return what stays unquantized as a method names it, each as a part of a name; published files list whole ones."""
+    if method == "gptq":
+        return {"dynamic": {f"-:.*{part}.*": {} for part in kept}}
+    form = {"modelopt": "*{}*", "compressed-tensors": "re:.*{}.*"}.get(method)
+    return {"modules_to_not_convert": kept} if form is None else {"ignore": [form.format(part) for part in kept]}
+
+
+def lay_over(config: Mapping[str, Any], over: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a mapping with another laid over it, level by level."""
+    both = {
+        key: value for key, value in over.items() if isinstance(value, dict) and isinstance(config.get(key), Mapping)
+    }
+    return {**config, **over, **{key: lay_over(config[key], value) for key, value in both.items()}}
+
+
+def refusal_of(answer: Mapping[str, Any]) -> str | None:
+    """Return the words of a refusal, of the configuration or of the model that is built."""
+    if answer["refused"]:
+        return f"configuration: {answer['refused']}"
+    return f"model: {answer['values']['model']} ({answer['values']['where']})" if answer["values"]["model"] else None
+
+
+def explain(words: str) -> str | None:
+    """Return why the stand-in cannot judge what it refused so; None where that is not known."""
+    return next((reason for pattern, reason in LIMITS if re.search(pattern, words)), None)
+
+
+def summarize(tally: Tally, answers: Mapping[Question, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the result: plans by host and release, answers by release, every sort of refusal, and the backends."""
+    plans: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+    for (host, release, outcome), count in sorted(tally.outcomes.items()):
+        plans[host][release][outcome] = count
+    sorts: dict[str, list[Question]] = defaultdict(list)
+    backends: dict[str, Counter[str]] = defaultdict(Counter)
+    accepted: Counter[str] = Counter()
+    for question, answer in answers.items():
+        words = refusal_of(answer)
+        if words is not None:
+            sorts[re.sub(r"\s+", " ", words)[:400]].append(question)
+            continue
+        accepted[question.release] += 1
+        for backend in answer["values"]["backends"]:
+            backends[question.devices[0].capability][backend] += 1
+    return {
+        "plans": plans,
+        "argument_lists": len(tally.askers),
+        "questions": dict(Counter(question.release for question in answers)),
+        "accepted": dict(accepted),
+        "refused": {
+            "unexplained": sum(len(asked) for words, asked in sorts.items() if explain(words) is None),
+            "limits of the stand-in": sum(len(asked) for words, asked in sorts.items() if explain(words) is not None),
+        },
+        "refusals": [
+            {"words": words, "explanation": explain(words), "questions": len(asked), **_examples(asked)}
+            for words, asked in sorted(sorts.items())
+        ],
+        "backends by compute capability": {key: dict(value) for key, value in sorted(backends.items())},
+    }
+
+
+def _examples(asked: Sequence[Question]) -> dict[str, object]:
+    first = asked[0]
+    return {
+        "models": sorted({question.hub_id for question in asked}),
+        "example": f"{first.release}, {len(first.devices)} × {first.devices[0].name}: {' '.join(first.arguments)}",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
