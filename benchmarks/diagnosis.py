@@ -143,7 +143,9 @@ def main() -> None:
         groups[group][said] += 1
         if given.each and said not in ("right", "healthy"):
             print(f"{said:8} {report.rule} {report.source}")
-    blind = Counter(report.blind for report in read_reports() if report.blind)
+    blind = Counter(
+        report.blind if report.rule else f"healthy, {report.blind}" for report in read_reports() if report.blind
+    )
     for group, count in groups.items():
         print(f"{group:22} {dict(count)}")
     print(f"{'held back, at first':22} {dict(blind)}")

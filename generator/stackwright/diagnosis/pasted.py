@@ -5,6 +5,7 @@ Pure. A log of several services (`docker compose logs`) is told apart by what st
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -25,6 +26,12 @@ _ERROR = re.compile(
 _SECOND_HAND = re.compile(
     r"[Ss]ee root cause above|[Ss]ee stack trace|failed to start\.?$|WorkerProc initialization failed"
     r"|DeprecationWarning|FutureWarning|dependency failed to start|EngineDeadError|Process \S+ exited"
+)
+# Where no error has a name: a line that speaks of one, or that a logger calls one.
+_SPOKEN = re.compile(
+    r"^\s*(?:fatal|failed|cannot|could not|unable to|error)\b"
+    r"|\b(?:no such file|permission denied|not found|i/o error|exception in)\b",
+    re.IGNORECASE,
 )
 _MOST_OF_CHAIN = 4
 
@@ -87,4 +94,5 @@ def _first_errors(text: str) -> tuple[str, ...]:
         chain = chains.setdefault(process["process"] if process else "", [])
         if error not in chain:
             chain.append(error)
-    return tuple(next(iter(chains.values()), ())[:_MOST_OF_CHAIN])
+    spoken = (line.strip()[:LONGEST_QUOTE] for line in failure_lines(text) if _SPOKEN.search(line))
+    return tuple(next(iter(chains.values()), ())[:_MOST_OF_CHAIN]) or tuple(itertools.islice(spoken, 1))

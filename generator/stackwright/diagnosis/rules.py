@@ -97,10 +97,11 @@ def diagnose_log(
     """
     tried = [rule for rule in rules if kind is None or kind in rule.where]
     texts = ["\n".join(lines) for lines in _readings(text)]
+    whole = "\n".join(line for level, line in _levelled(text) if level not in _QUIET)
     for general in (False, True):
         asked = [rule for rule in tried if rule.general is general]
         for joined in texts:
-            found = tuple(one for rule in asked if (one := _match(rule, joined, values)) is not None)
+            found = tuple(one for rule in asked if (one := _match(rule, joined, whole, values)) is not None)
             if found:
                 return found
     return ()
@@ -200,8 +201,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def _match(rule: Rule, text: str, values: Mapping[str, str]) -> Diagnosis | None:
-    """Try one rule. Of several lines that match, the last tells of the latest start."""
+def _match(rule: Rule, text: str, whole: str, values: Mapping[str, str]) -> Diagnosis | None:
+    """Try one rule. Of several lines that match, the last tells of the latest start; `whole` has the warnings too."""
     found: re.Match[str] | None = None
     for pattern in rule.patterns:
         for found in _compiled(pattern).finditer(text):  # noqa: B007  # the last one is wanted
@@ -212,7 +213,7 @@ def _match(rule: Rule, text: str, values: Mapping[str, str]) -> Diagnosis | None
         return None
     if rule.also is not None and _compiled(rule.also).search(text) is None:
         return None
-    if rule.unless is not None and _compiled(rule.unless).search(text) is not None:
+    if rule.unless is not None and _compiled(rule.unless).search(whole) is not None:
         return None
     known = {**values, **{name: value.strip() for name, value in found.groupdict().items() if value is not None}}
     return _diagnosis(rule, _line_at(text, found.start()), known)
