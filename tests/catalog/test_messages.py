@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stackwright.catalog.messages import SCOPES, main, read_messages, read_table
 
-PYTHON = '''
+PYTHON = """
 import logging
 logger = logging.getLogger()
 
@@ -23,7 +23,7 @@ def more(kind):
 
 def handle_request(kind):
     raise TypeError("this request of {} is refused".format(kind))
-'''
+"""
 GO = """
 func create() error {
 	return fmt.Errorf("failed to find device %d of \\"%s\\": %w", id, name, err)
