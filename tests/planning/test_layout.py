@@ -121,8 +121,29 @@ def test_stages_only_where_nothing_smaller_serves(
 
 def test_a_pinned_short_length_needs_no_larger_group() -> None:
     """Short requests are a reason for a larger group only where nobody asked for them."""
-    plan = plan_of(without_nvlink(4), LLAMA_70B_AWQ, VLLM_MAX_MODEL_LEN="2048")
+    plan = plan_of(without_nvlink(4), LLAMA_70B_AWQ, VLLM_MAX_MODEL_LEN="2048", VLLM_GPU_MEMORY_UTILIZATION="0.95")
     assert (shape(plan), length(plan)) == ((2, 1, 2), 2048)
+
+
+def test_what_is_uncertain_never_beats_what_is_certain() -> None:
+    """Two replicas may hold such requests; one on all four GPUs surely does."""
+    plan = plan_of(without_nvlink(4), LLAMA_70B_AWQ, VLLM_MAX_MODEL_LEN="2048")
+    assert (shape(plan), length(plan)) == ((1, 1, 4), 2048)
+
+
+def test_room_for_short_requests_alone_is_said_first_with_what_has_more() -> None:
+    plan = plan_of(recorded("2x-rtx3090-nvlink"), "Qwen/Qwen3-32B-FP8", VLLM_GPU_MEMORY_UTILIZATION="0.80")
+    assert length(plan) < 8192
+    assert plan.warnings[0].startswith(f"requests have room for {length(plan)} tokens with their answers; ")
+    assert "Qwen/Qwen3-32B-AWQ fits with a context of " in plan.warnings[0]
+
+
+def test_what_no_checkpoint_of_the_host_holds_ends_with_the_hosts_that_do() -> None:
+    with pytest.raises(NoPlanError) as refusal:
+        plan_of(recorded("8x-h100-nvswitch"), "deepseek-ai/DeepSeek-V3")
+    assert refusal.value.hint is not None
+    assert "deepseek-ai/DeepSeek-V3 itself needs 8× NVIDIA H200" in refusal.value.hint
+    assert "two such hosts with 8× NVIDIA H100" in refusal.value.hint
 
 
 @pytest.mark.parametrize(
@@ -131,16 +152,18 @@ def test_a_pinned_short_length_needs_no_larger_group() -> None:
         ("1x-rtx3060-12gb", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-AWQ"),
         ("l40s-busy", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-FP8"),
         ("2x-rtx3090-nvlink", "Qwen/Qwen3-32B", "Qwen/Qwen3-32B-FP8"),
-        ("wsl2-rtx5080", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-AWQ"),
+        ("wsl2-rtx5080", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-FP8"),
         ("gb10", "Qwen/Qwen2.5-72B-Instruct", "Qwen/Qwen2.5-72B-Instruct-GPTQ-Int8"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_least_loss_that_does(host: str, model: str, advised: str) -> None:
     """The refusal counts the bytes; its hint names a published checkpoint, which then has a plan."""
-    with pytest.raises(NoPlanError, match=rf"{model} does not fit on \d× NVIDIA .*: weights [0-9.]+ GiB") as refusal:
+    with pytest.raises(
+        NoPlanError, match=rf"{model} does not fit on \d× NVIDIA .*, in memory per GPU: weights [0-9.]+ GiB"
+    ) as refusal:
         plan_of(recorded(host), model)
     assert refusal.value.hint is not None
-    assert refusal.value.hint.endswith(f"`--model {advised}`")
+    assert f"`--model {advised}`" in refusal.value.hint
     assert plan_of(recorded(host), advised).replicas[0].model == advised
 
 
@@ -149,7 +172,8 @@ def test_where_no_checkpoint_fits_each_is_named() -> None:
     with pytest.raises(NoPlanError) as refusal:
         plan_of(recorded("1x-rtx3060-12gb"), "Qwen/Qwen3-14B")
     assert refusal.value.hint == (
-        "no catalog checkpoint of qwen3-14b fits (Qwen/Qwen3-14B-FP8: does not fit; Qwen/Qwen3-14B-AWQ: does not fit)"
+        "no catalog checkpoint of qwen3-14b fits (Qwen/Qwen3-14B-FP8: does not fit; Qwen/Qwen3-14B-AWQ: does not fit); "
+        "Qwen/Qwen3-14B itself needs 4× NVIDIA GeForce RTX 3060"
     )
 
 

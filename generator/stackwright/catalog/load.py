@@ -53,6 +53,7 @@ def load_catalog() -> Catalog:
         read_formats=load_formats,
         read_architectures=load_architectures,
         read_attention=load_attention,
+        read_gpus=load_gpus,
         find_gpu=find_gpu,
     )
 

@@ -390,6 +390,7 @@ class Catalog(Struct, frozen=True, kw_only=True):
     read_formats: Callable[[], FormatTable]
     read_architectures: Callable[[], ArchitectureTable]
     read_attention: Callable[[], AttentionTable]
+    read_gpus: Callable[[], Sequence[GpuModel]]
     find_gpu: Callable[[str | None], GpuModel | None]
 
     @property
@@ -401,6 +402,11 @@ class Catalog(Struct, frozen=True, kw_only=True):
     def llms(self) -> Sequence[CatalogLlm]:
         """The well-known models."""
         return self.read_llms()
+
+    @property
+    def gpus(self) -> Sequence[GpuModel]:
+        """The GPU models."""
+        return self.read_gpus()
 
     @property
     def parsers(self) -> ParserTable:

@@ -15,7 +15,7 @@ from stackwright.domain.plan import Mode
 from stackwright.domain.topology import nvlink_islands
 from stackwright.domain.wishes import Pin
 from stackwright.errors import NoPlanError
-from stackwright.planning.model_plan import PlannedModel, choose_share, plan_as_is
+from stackwright.planning.model_plan import PlannedModel, choose_share, plan_as_is, plan_model
 from stackwright.planning.placement import Heads, equal_groups, placements, usable_gpus
 from stackwright.planning.request import ModelRequest, PlanRequest
 from stackwright.planning.switching import turn_takers
@@ -122,9 +122,7 @@ class _Room:
                     return
         if not (self._join(position) or self._open_shared(position)):
             for taker in turn_takers(self._models, position):
-                plan_as_is(
-                    self._requests[taker], self._catalog
-                )  # one that the whole host does not hold says why itself
+                plan_model(self._requests[taker], self._catalog)  # one that the whole host does not hold says why
             free = sum(len(pool) for pool in self._pools)
             raise NoPlanError(
                 (

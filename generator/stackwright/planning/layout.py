@@ -52,6 +52,11 @@ class Layout(Struct, frozen=True, kw_only=True):
         """Return the forecast of the settings."""
         return self.solution.forecast
 
+    @property
+    def sure(self) -> bool:
+        """Return whether it fits whatever the forecast may miss."""
+        return self.forecast.verdict is Verdict.FITS
+
 
 def choose_layout(
     engine: Engine, options: Iterable[LayoutOption], facts: ModelFacts, objective: Objective | None
@@ -67,7 +72,7 @@ def choose_layout(
     most_ranks = 0
     for option in options:
         whole = option.settings.max_model_len or shape.default_length or COMFORTABLE_TOKENS
-        if best is not None and not option.placement.inside_island and _is_long(best, whole, objective):
+        if best is not None and not option.placement.inside_island and best.sure and _is_long(best, whole, objective):
             break
         layout, said = _try(engine, option, facts, objective)
         if layout is None:
@@ -79,12 +84,6 @@ def choose_layout(
         if best is None or _worth(layout, whole, objective) > _worth(best, whole, objective):
             best = layout
     return best, words
-
-
-def fits_somewhere(engine: Engine, settings: EngineSettings, gpu: GpuMemory, facts: ModelFacts) -> bool | None:
-    """Return quickly whether a modest service of the model fits on GPUs like this one; None where nobody can know."""
-    tokens = serves(engine, settings, gpu, facts, None)
-    return None if tokens is None else tokens > 0
 
 
 def serves(
@@ -175,7 +174,9 @@ def _cautious(
     length = asked.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
     modest = _modest(asked, length)
     answer = engine.forecast(shape, modest, gpu, facts.weights)
-    if answer.verdict is Verdict.DOES_NOT_FIT:
+    # The middle of what may be is less than nothing: nobody would call that a service.
+    hopeless = answer.memory.kv_cache_bytes < 0 or not (shape.is_encoder or answer.longest)
+    if answer.verdict is Verdict.DOES_NOT_FIT or hopeless:
         return None, answer.reasons
     sentence, solution = "this may not fit", Solution(settings=modest, forecast=answer)
     if _may_search(engine, asked):
@@ -193,17 +194,18 @@ def _is_enough(layout: Layout, shape: Shape, whole: int, objective: Objective | 
     memory = layout.forecast.memory
     roomy = shape.is_encoder or memory.kv_cache_bytes >= memory.weights_bytes
     needless = objective is Objective.LATENCY or not layout.placement.inside_island
-    return _is_long(layout, whole, objective) and (roomy or needless)
+    return layout.sure and _is_long(layout, whole, objective) and (roomy or needless)
 
 
-def _worth(layout: Layout, whole: int, objective: Objective | None) -> tuple[bool, int, int]:
+def _worth(layout: Layout, whole: int, objective: Objective | None) -> tuple[bool, bool, int, int]:
     """Return what is compared where no layout is enough.
 
-    Long requests, how long where that counts, all caches together.
+    What is sure comes before what is not; then long requests, how long where that counts, all caches together.
     """
     by_length = objective in (Objective.CONTEXT, Objective.LATENCY)
     tokens = len(layout.placement.groups) * layout.forecast.memory.kv_cache_tokens
-    return _is_long(layout, whole, objective), layout.forecast.max_model_len if by_length else 0, tokens
+    length = layout.forecast.max_model_len if by_length else 0
+    return layout.sure, _is_long(layout, whole, objective), length, tokens
 
 
 def _is_long(layout: Layout, whole: int, objective: Objective | None) -> bool:

@@ -5,7 +5,7 @@ What only GPUs need, the memory planner above all, is imported where it is used:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -15,7 +15,6 @@ from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings, Forecast, Verdict
 from stackwright.domain.image_pins import ImagePins, with_digest
 from stackwright.domain.llm import LlmSource
-from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode, PlannedEngine, Replica, ServedModel, Setting
 from stackwright.domain.wishes import Pin
@@ -33,6 +32,10 @@ from stackwright.settings import declared_settings
 
 if TYPE_CHECKING:
     from stackwright.planning.layout import Layout
+
+
+class DoesNotFitError(NoPlanError):
+    """The model is too large for every group of the GPUs."""
 
 
 class PlannedModel(Struct, frozen=True, kw_only=True):
@@ -58,12 +61,34 @@ def plan_model(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     Raises:
         NoPlanError: no plan fits this host.
     """
+
+    def plan(other: ModelRequest) -> PlannedModel:
+        return plan_as_is(other, catalog)
+
     try:
-        return plan_as_is(request, catalog)
+        planned = plan(request)
     except NoPlanError as refusal:
         if hint := _without_a_pin(request, catalog):
             raise NoPlanError(refusal.message, hint=hint) from None
-        raise blame_others(request, refusal, lambda freed: plan_as_is(freed, catalog)) from None
+        raise blame_others(request, _with_advice(request, refusal, catalog, plan), plan) from None
+    if not planned.placement.gpus:
+        return planned
+    from stackwright.planning.advice import warn_of_length
+
+    short = warn_of_length(request, planned, catalog, plan)
+    return replace(planned, warnings=(short, *planned.warnings)) if short else planned
+
+
+def _with_advice(
+    request: ModelRequest, refusal: NoPlanError, catalog: Catalog, plan: Callable[[ModelRequest], PlannedModel]
+) -> NoPlanError:
+    """Return a refusal for want of memory with what would do: a shorter context, a larger share, else other weights."""
+    if not isinstance(refusal, DoesNotFitError):
+        return refusal
+    from stackwright.planning.advice import advise_instead
+
+    hint = _shorter(request, catalog) or _larger_share(request) or advise_instead(request, catalog, plan)
+    return NoPlanError(refusal.message, hint=hint)
 
 
 def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
@@ -86,7 +111,7 @@ def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     )
     layout, words = choose_layout(request.engine, layout_options, request.facts, request.objective)
     if layout is None:
-        raise _does_not_fit(request, catalog, options, chosen, words)
+        raise _does_not_fit(request, options, words)
     return _assemble(request, catalog, layout.placement, chosen, layout)
 
 
@@ -235,46 +260,10 @@ def _shared_memory(request: ModelRequest, placement: Placement, catalog: Catalog
     return UnifiedMemory(total_bytes=host.memory_bytes, gateway_bytes=workers * WORKER_BYTES)
 
 
-def _does_not_fit(
-    request: ModelRequest, catalog: Catalog, options: tuple[Placement, ...], chosen: ImageChoice, words: tuple[str, ...]
-) -> NoPlanError:
-    """Return what is in the way, and what would do.
-
-    A shorter context, a larger share, else another published checkpoint.
-    """
-    from stackwright.models.stored import stored_facts
-    from stackwright.planning.layout import as_if_sure, fits_somewhere, smallest_memory
-    from stackwright.planning.quantization import advise_checkpoint
-
-    largest = max(options, key=lambda option: option.ranks)
-    gpus = largest.groups[0]
-    where = f"{len(gpus)}× {gpus[0].name}"
-    message = f"{request.llm.name} does not fit on {where}: {'; '.join(words)}"
-    row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
-    hint = f"name a smaller model with --model, or lower the context with --set {request.engine.keys.context}=…"
-    mended = _shorter(request, catalog) or _larger_share(request)
-    if mended is not None:
-        hint = mended
-    elif row is not None:
-        memory = smallest_memory(gpus, request.host, catalog)
-        settings = EngineSettings(
-            version=chosen.version,
-            tensor_parallel=largest.tensor_parallel,
-            pipeline_parallel=largest.pipeline_parallel,
-            gpu_memory_utilization=choose_share(request, largest, catalog).value,
-        )
-        if memory is not None:
-            memory, settings = as_if_sure(memory, settings)
-
-        def fits(checkpoint: Checkpoint) -> bool | None:
-            facts = stored_facts(row, checkpoint)
-            return None if memory is None else fits_somewhere(request.engine, settings, memory, facts)
-
-        advice = advise_checkpoint(
-            request.engine, row, gpus[0].compute_capability, fits, instead_of=request.facts.location
-        )
-        hint = f"{advice.sentence}: `--model {advice.checkpoint.hub_id}`" if advice.checkpoint else advice.sentence
-    return NoPlanError(message, hint=hint)
+def _does_not_fit(request: ModelRequest, options: tuple[Placement, ...], words: tuple[str, ...]) -> DoesNotFitError:
+    gpus = max(options, key=lambda option: option.ranks).groups[0]
+    message = f"{request.llm.name} does not fit on {len(gpus)}× {gpus[0].name}"
+    return DoesNotFitError(f"{message}, in memory per GPU: {'; '.join(words)}")
 
 
 def _shorter(request: ModelRequest, catalog: Catalog) -> str | None:
@@ -316,10 +305,6 @@ def _larger_share(request: ModelRequest) -> str | None:
     if share is None or share >= 1:
         return None
     return f"raise its gpu_share in {request.whole.file}, or name a smaller model"
-
-
-def _is_of(row: CatalogLlm, location: str) -> bool:
-    return any(checkpoint.hub_id == location for checkpoint in row.checkpoints)
 
 
 def _with_pins(computed: dict[str, Setting], request: ModelRequest) -> dict[str, Setting]:

@@ -56,7 +56,7 @@ class Refused(Struct, frozen=True, kw_only=True):
 class Advice(Struct, frozen=True, kw_only=True):
     """The checkpoint that loses least and fits, None where none does.
 
-    `sentence` says it to a user; `refused` are the others, in the order in which they were tried.
+    `sentence` tells a user of its format, else why there is none; `refused` are the others, in the order tried.
     """
 
     checkpoint: Checkpoint | None
@@ -159,4 +159,4 @@ def _misfit(checkpoint: Checkpoint, fits: bool | None) -> str | None:
 def _praise(checkpoint: Checkpoint, kernel: Kernel | None) -> str:
     size = f", {format_bytes(checkpoint.weight_bytes)}" if checkpoint.weight_bytes is not None else ""
     how = {Kernel.WEIGHT_ONLY: ", decompressed at run time", Kernel.OLDER: ", with an older, slower kernel"}
-    return f"{checkpoint.hub_id} fits ({checkpoint.format.upper()}{size}{how.get(kernel or Kernel.NATIVE, '')})"
+    return f"{checkpoint.format.upper()}{size}{how.get(kernel or Kernel.NATIVE, '')}"

@@ -1,0 +1,204 @@
+"""What to do about a model that does not fit, or that has room for short requests alone. Pure.
+
+Every advice is planned before it is given, on the GPUs and with the settings that it would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.forecast import EngineSettings, Verdict
+from stackwright.domain.host import Driver, Gpu, Host
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint
+from stackwright.domain.objective import Objective
+from stackwright.errors import NoPlanError
+from stackwright.models.stored import name_llm, stored_facts
+from stackwright.planning.layout import COMFORTABLE_TOKENS, smallest_memory
+from stackwright.planning.quantization import advise_checkpoint
+from stackwright.planning.request import ModelRequest
+from stackwright.units import MIB
+
+if TYPE_CHECKING:
+    from stackwright.domain.hardware import GpuModel
+    from stackwright.planning.model_plan import PlannedModel
+
+Plan = Callable[[ModelRequest], "PlannedModel"]
+
+# A host has mostly one, two, four or eight GPUs.
+_MOST_GPUS = 8
+# How many kinds of larger GPUs are tried: the next ones in size, of which the smallest that does is named.
+_KINDS_TRIED = 6
+
+
+class Reach(Struct, frozen=True, kw_only=True, order=True):
+    """What a plan of a model comes to; the greater one is better.
+
+    `sure`: the forecast is. `comfortable`: requests are as long as is useful. `tokens`: the longest; 0 without a plan.
+    """
+
+    sure: bool
+    comfortable: bool
+    tokens: int
+
+    @property
+    def words(self) -> str:
+        """How it fits, and up to which length."""
+        return f"{'fits' if self.sure else 'may fit'} with a context of {self.tokens}"
+
+
+NOTHING = Reach(sure=False, comfortable=False, tokens=0)
+
+
+def reach_of(request: ModelRequest, planned: PlannedModel) -> Reach:
+    """Return what a plan comes to."""
+    memory, own = planned.served.forecast, request.facts.config.shape.default_length
+    if planned.context != "auto":
+        tokens = int(planned.context)
+    elif request.facts.config.shape.is_encoder or memory is None:
+        tokens = own or COMFORTABLE_TOKENS
+    else:
+        tokens = min(memory.kv_cache_tokens, own or memory.kv_cache_tokens)
+    wanted = min(COMFORTABLE_TOKENS, request.wishes.max_model_len or own or COMFORTABLE_TOKENS)
+    sure = memory is not None and memory.verdict == Verdict.FITS.value
+    return Reach(sure=sure, comfortable=tokens >= wanted, tokens=tokens)
+
+
+def advise_instead(request: ModelRequest, catalog: Catalog, plan: Plan) -> str:
+    """Return the hint for a model that does not fit: another checkpoint of it, else the hardware that holds it."""
+    row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
+    found, told = _other_checkpoint(request, row, plan, NOTHING) if row is not None else ("", "")
+    held = _larger_hosts(request, catalog, plan)
+    hardware = f"{request.llm.name} itself needs {', or '.join(held)}" if held else ""
+    smaller = f"name a smaller model with --model, or lower the context with --set {request.engine.keys.context}=…"
+    return "; ".join(part for part in (found or told, hardware) if part) or smaller
+
+
+def warn_of_length(request: ModelRequest, planned: PlannedModel, catalog: Catalog, plan: Plan) -> str | None:
+    """Return the warning that requests have to be short, with the checkpoint that takes longer ones; else None."""
+    own = reach_of(request, planned)
+    if own.comfortable or request.pinned_count(request.engine.keys.context) or request.wishes.max_model_len:
+        return None
+    row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
+    better = _other_checkpoint(request, row, plan, own)[0] if row is not None else ""
+    return f"requests have room for {own.tokens} tokens with their answers" + (f"; {better}" if better else "")
+
+
+def _other_checkpoint(request: ModelRequest, row: CatalogLlm, plan: Plan, least: Reach) -> tuple[str, str]:
+    """Return the sentence of the checkpoint that loses least of those with the best reach, or why there is none."""
+    reached: dict[str, Reach] = {}
+
+    def reach(checkpoint: Checkpoint) -> Reach:
+        if checkpoint.hub_id not in reached:
+            facts = stored_facts(row, checkpoint)
+            other = replace(request, model=replace(request.model, llm=name_llm(facts), facts=facts))
+            try:
+                reached[checkpoint.hub_id] = reach_of(other, plan(other))
+            except NoPlanError:
+                reached[checkpoint.hub_id] = NOTHING
+        return reached[checkpoint.hub_id]
+
+    def worth(checkpoint: Checkpoint) -> Reach:
+        """A comfortable length is as good as any longer one."""
+        own = reach(checkpoint)
+        return replace(own, tokens=0) if own.comfortable else own
+
+    others = [checkpoint for checkpoint in row.checkpoints if checkpoint.hub_id != request.facts.location]
+    best = max(map(worth, others), default=NOTHING)
+    enough = best > (replace(least, tokens=0) if least.comfortable else least)
+    advice = advise_checkpoint(
+        request.engine,
+        row,
+        request.host.gpus[0].compute_capability,
+        lambda checkpoint: enough and worth(checkpoint) >= best,
+        instead_of=request.facts.location,
+    )
+    if advice.checkpoint is None:
+        return "", advice.sentence
+    name = advice.checkpoint.hub_id
+    return f"{name} {reach(advice.checkpoint).words} ({advice.sentence}): `--model {name}`", ""
+
+
+def _larger_hosts(request: ModelRequest, catalog: Catalog, plan: Plan) -> tuple[str, ...]:
+    """Return what would hold the model: more GPUs of the kind, as many larger ones, two hosts like this one."""
+    gpus = request.host.gpus
+    found = (
+        next((words for words, host in _wider(request.host) if _holds(request, host, plan)), None),
+        next((words for words, host in _larger(request.host, catalog) if _holds(request, host, plan)), None),
+        f"two such hosts with {len(gpus)}× {gpus[0].name} each" if _two_hold(request, catalog) else None,
+    )
+    return tuple(words for words in found if words)
+
+
+def _holds(request: ModelRequest, host: Host, plan: Plan) -> bool:
+    free = {key: pin for key, pin in request.fixed.items() if key not in _OF_THESE_GPUS}
+    try:
+        planned = plan(replace(request, host=host, fixed=free, mode=None))
+    except NoPlanError:
+        return False
+    reach = reach_of(request, planned)
+    return reach.sure and reach.comfortable
+
+
+_OF_THESE_GPUS = ("NVIDIA_VISIBLE_DEVICES",)
+
+
+def _wider(host: Host) -> Iterator[tuple[str, Host]]:
+    """Yield hosts with more GPUs like the first, the fewest first."""
+    count = 2 * len(host.gpus)
+    while count <= _MOST_GPUS and host.gpus[0].mig_slice is None:
+        gpus = tuple(_numbered(host.gpus[0], position) for position in range(count))
+        yield f"{count}× {host.gpus[0].name}", replace(host, gpus=gpus, links=(), p2p=())
+        count *= 2
+
+
+def _larger(host: Host, catalog: Catalog) -> Iterator[tuple[str, Host]]:
+    """Yield hosts with as many larger GPUs, joined alike, the smallest first, with the newest driver."""
+    own = catalog.find_gpu(host.gpus[0].name)
+    if own is None or host.gpus[0].mig_slice is not None:
+        return
+    newest = max(catalog.drivers.branches, key=lambda branch: branch.branch)
+    driver = Driver(version=f"{newest.branch}.0.0", cuda=newest.cuda, error=None)
+    larger = [
+        row
+        for row in catalog.gpus
+        if (row.gpu_class, row.unified_memory, _joined(row)) == (own.gpu_class, False, _joined(own))
+        and row.memory_gb > own.memory_gb
+    ]
+    for row in sorted(larger, key=lambda row: row.memory_gb)[:_KINDS_TRIED]:
+        gpus = tuple(_as_model(_numbered(gpu, gpu.index), row) for gpu in host.gpus)
+        yield f"{len(gpus)}× {row.names[0]}", replace(host, gpus=gpus, driver=driver)
+
+
+def _joined(row: GpuModel) -> str | None:
+    return row.nvlink.kind if row.nvlink is not None else None
+
+
+def _numbered(gpu: Gpu, position: int) -> Gpu:
+    """Return another free GPU like this one."""
+    return replace(gpu, index=position, uuid=f"GPU-{position}", pci_bus_id=None, memory_used_bytes=0)
+
+
+def _as_model(gpu: Gpu, row: GpuModel) -> Gpu:
+    mib = row.nvml_memory_mib or row.memory_gb * 1000**3 // MIB
+    return replace(gpu, name=row.names[0], memory_bytes=mib * MIB, compute_capability=row.compute_capability, mig=None)
+
+
+def _two_hold(request: ModelRequest, catalog: Catalog) -> bool:
+    """Return whether two whole hosts hold the model, each with one half of its layers."""
+    gpus = request.host.gpus
+    memory = smallest_memory(gpus, request.host, catalog)
+    if len(gpus) < _MOST_GPUS or memory is None:
+        return False
+    chosen = request.engine.choose_image(request.task, gpus, catalog, request.whole.needs)
+    settings = EngineSettings(version=chosen.version, tensor_parallel=len(gpus), pipeline_parallel=2)
+    facts = request.facts
+    return request.engine.solve(facts.config.shape, settings, memory, facts.weights, Objective.THROUGHPUT) is not None
+
+
+def _is_of(row: CatalogLlm, location: str) -> bool:
+    return any(checkpoint.hub_id == location for checkpoint in row.checkpoints)
