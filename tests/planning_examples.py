@@ -217,10 +217,14 @@ def _override_faults(plan: Plan, override: Any) -> Iterator[str]:
         service = engines[replica.name]
         if tuple(_interpolated(word, plan) for word in service["command"]) != replica.args:
             yield f"{replica.name} would be started with {service['command']}"
-        if {name: _interpolated(text, plan) for name, text in service["environment"].items()} != dict(replica.env):
+        found = {name: _interpolated(text, plan) for name, text in service["environment"].items()}
+        further = found.keys() - dict(replica.env).keys()  # what the network asks for is no matter of a replica
+        if not dict(replica.env).items() <= found.items() or (further and plan.host.network is None):
             yield f"{replica.name} would have {service['environment']}"
         devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices")
-        whole = [{"driver": "nvidia", "capabilities": ["gpu"], "device_ids": list(replica.gpu_uuids)}]
+        podman = plan.host.containers.engine == "podman"  # it gives GPUs by CDI alone
+        names = [f"nvidia.com/gpu={uuid}" if podman else uuid for uuid in replica.gpu_uuids]
+        whole = [{"driver": "cdi" if podman else "nvidia", "capabilities": ["gpu"], "device_ids": names}]
         if devices != (whole if replica.gpu_uuids else None):
             yield f"{replica.name} would reserve {devices}"
 

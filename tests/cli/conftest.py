@@ -16,7 +16,9 @@ from tests.planning_requests import HOSTS
 def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a home of its own, state and caches in it, and a PATH with no program on it."""
     for name in list(os.environ):
-        if name.startswith(("XDG_", "HF_", "VLLM_", "CUDA_", "NVIDIA_", "STACKWRIGHT_", "LITELLM_")):
+        if name.startswith(("XDG_", "HF_", "VLLM_", "CUDA_", "NVIDIA_", "STACKWRIGHT_", "LITELLM_")) or (
+            name.lower().endswith("_proxy") or name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", str(tmp_path / "no-programs"))

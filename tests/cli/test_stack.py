@@ -67,7 +67,7 @@ def test_a_taken_port_is_told_with_every_other_finding(run: Run, project: Path) 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert run(*CPU, f"--set=GATEWAY_PORT={port}", host="cpu-small").code == 0
+        assert run(*CPU, f"--set=GATEWAY_PORT={port}").code == 0
         (project / "envs/.env.dev").chmod(0o644)
         before = image(project)
         for command in (("validate-environment",), ("start-environment",), ("validate-environment", "--json")):
@@ -75,7 +75,11 @@ def test_a_taken_port_is_told_with_every_other_finding(run: Run, project: Path) 
             assert ran.code == 5
             assert ran.err.endswith("error: dev: 2 errors found, see above\n")
             if "--json" in command:
-                assert [finding["check"] for finding in ran.json["findings"]] == ["file-mode", "port-taken"]
+                assert [finding["check"] for finding in ran.json["findings"]] == [
+                    "file-mode",
+                    "port-taken",
+                    "engine-unasked",
+                ]
                 assert list(ran.json["findings"][0]) == ["check", "severity", "found", "expected", "fix"]
             else:
                 assert f"error: port-taken: 127.0.0.1:{port}: Address already in use" in ran.err
@@ -136,31 +140,31 @@ def test_a_plan_for_other_gpus_is_not_started_here(run: Run, monkeypatch: pytest
 @pytest.mark.subprocess
 def test_a_warning_stops_nothing_unless_it_is_asked_to(run: Run, project: Path) -> None:
     """Wishes that changed since the files were rendered are told; a comment in them is no change."""
-    assert run(*CPU, f"--set=GATEWAY_PORT={free_port()}", host="cpu-small").code == 0
+    assert run(*CPU, f"--set=GATEWAY_PORT={free_port()}").code == 0
     wishes = project / "envs/dev.yaml"
     wishes.write_text(wishes.read_text(encoding="utf-8") + "# a note\n", encoding="utf-8")
     check = ("validate-environment", "dev", "--runtime=processes", "--json")
-    assert run(*check, "--strict").json == {"findings": []}
+    assert [each["check"] for each in run(*check, "--strict").json["findings"]] == ["engine-unasked"]
     wishes.write_text(wishes.read_text(encoding="utf-8").replace("port: 4000", "port: 4010"), encoding="utf-8")
     ran = run(*check)
     assert (ran.code, [(each["check"], each["severity"]) for each in ran.json["findings"]]) == (
         0,
-        [("inputs-changed", "warning")],
+        [("inputs-changed", "warning"), ("engine-unasked", "note")],
     )
     ran = run(*check, "--strict")
-    assert (ran.code, [each["severity"] for each in ran.json["findings"]]) == (5, ["error"])
+    assert (ran.code, [each["severity"] for each in ran.json["findings"]]) == (5, ["error", "note"])
     assert "changed since the files were rendered: envs/dev.yaml" in ran.json["findings"][0]["found"]
-    assert run(*CPU, host="cpu-small").code == 0
+    assert run(*CPU).code == 0
     assert run(*check, "--strict").code == 0
 
 
 @pytest.mark.subprocess
 def test_a_damaged_record_of_inputs_is_told(run: Run, project: Path) -> None:
-    assert run(*CPU, f"--set=GATEWAY_PORT={free_port()}", host="cpu-small").code == 0
+    assert run(*CPU, f"--set=GATEWAY_PORT={free_port()}").code == 0
     (project / "compose/generated/dev/inputs.json").write_bytes(b"[" * 100_000)
     ran = run("validate-environment", "dev", "--runtime=processes", "--json")
     assert ran.code == 0
-    assert [each["check"] for each in ran.json["findings"]] == ["file-edited", "inputs-unknown"]
+    assert [each["check"] for each in ran.json["findings"]] == ["file-edited", "inputs-unknown", "engine-unasked"]
 
 
 def test_the_key_is_printed_alone(run: Run, project: Path) -> None:

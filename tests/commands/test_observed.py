@@ -106,7 +106,7 @@ def test_a_log_of_more_gpus_than_this_host_has_is_compared_all_the_same(
 def test_a_case_keeps_the_flags_that_change_memory_without_places(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
     told = (
-        """'enable_lora': True, 'max_loras': 2, 'speculative_config': {'method': 'eagle', 'model': '/home/eve/d'}, """
+        """'enable_lora': True, 'max_loras': 2, 'speculative_config': {'method': 'eagle', 'model': '/home/you/d'}, """
     )
     path.write_text(NEWEST.replace("'max_num_seqs': 64, ", "'max_num_seqs': 64, " + told), encoding="utf-8")
     observe(path, "--case", str(tmp_path / "case.yaml"))

@@ -42,11 +42,11 @@ def test_the_shells_proxy(shell: Mapping[str, str], found: Proxy | None, tmp_pat
 
 
 def test_docker_gives_containers_a_proxy_and_the_shell_beats_it(tmp_path: Path) -> None:
-    write(tmp_path, "/home/me/.docker/config.json", json.dumps(DOCKER))
+    write(tmp_path, "/home/you/.docker/config.json", json.dumps(DOCKER))
     expected = Proxy(url=PROXY, direct=("*.corp", "10.0.0.0/8"))
-    assert find_proxy({"HOME": "/home/me"}, tmp_path, {"HTTPS_PROXY": "http://daemons:1"}) == expected
-    assert find_proxy({"HOME": "/home/me", "HTTPS_PROXY": "http://mine:1"}, tmp_path, {}) == Proxy(url="http://mine:1")
-    assert find_proxy({"HOME": "/", "DOCKER_CONFIG": "/home/me/.docker"}, tmp_path, {}) == expected
+    assert find_proxy({"HOME": "/home/you"}, tmp_path, {"HTTPS_PROXY": "http://daemons:1"}) == expected
+    assert find_proxy({"HOME": "/home/you", "HTTPS_PROXY": "http://mine:1"}, tmp_path, {}) == Proxy(url="http://mine:1")
+    assert find_proxy({"HOME": "/", "DOCKER_CONFIG": "/home/you/.docker"}, tmp_path, {}) == expected
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"proxies": []}', '{"proxies": {"default": 1}}', "[" * 100_000])

@@ -6,28 +6,27 @@ Every advice is planned before it is given, on the GPUs and with the settings th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.forecast import EngineSettings, Verdict
+from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.host import Driver, Gpu, Host
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.objective import Objective
 from stackwright.errors import NoPlanError
 from stackwright.models.stored import name_llm, stored_facts
-from stackwright.planning.layout import COMFORTABLE_TOKENS, smallest_memory
+from stackwright.planning.layout import smallest_memory
 from stackwright.planning.quantization import advise_checkpoint
 from stackwright.planning.request import ModelRequest
 from stackwright.units import MIB
 
 if TYPE_CHECKING:
     from stackwright.domain.hardware import GpuModel
-    from stackwright.planning.model_plan import PlannedModel
 
-Plan = Callable[[ModelRequest], "PlannedModel"]
 
 # A host has mostly one, two, four or eight GPUs.
 _MOST_GPUS = 8
@@ -51,21 +50,9 @@ class Reach(Struct, frozen=True, kw_only=True, order=True):
         return f"{'fits' if self.sure else 'may fit'} with a context of {self.tokens}"
 
 
+Plan = Callable[[ModelRequest], Reach]
+"""Plans a model, and tells what that comes to; raises NoPlanError where there is no plan."""
 NOTHING = Reach(sure=False, comfortable=False, tokens=0)
-
-
-def reach_of(request: ModelRequest, planned: PlannedModel) -> Reach:
-    """Return what a plan comes to."""
-    memory, own = planned.served.forecast, request.facts.config.shape.default_length
-    if planned.context != "auto":
-        tokens = int(planned.context)
-    elif request.facts.config.shape.is_encoder or memory is None:
-        tokens = own or COMFORTABLE_TOKENS
-    else:
-        tokens = min(memory.kv_cache_tokens, own or memory.kv_cache_tokens)
-    wanted = min(COMFORTABLE_TOKENS, request.wishes.max_model_len or own or COMFORTABLE_TOKENS)
-    sure = memory is not None and memory.verdict == Verdict.FITS.value
-    return Reach(sure=sure, comfortable=tokens >= wanted, tokens=tokens)
 
 
 def advise_instead(request: ModelRequest, catalog: Catalog, plan: Plan) -> str:
@@ -78,9 +65,8 @@ def advise_instead(request: ModelRequest, catalog: Catalog, plan: Plan) -> str:
     return "; ".join(part for part in (found or told, hardware) if part) or smaller
 
 
-def warn_of_length(request: ModelRequest, planned: PlannedModel, catalog: Catalog, plan: Plan) -> str | None:
+def warn_of_length(request: ModelRequest, own: Reach, catalog: Catalog, plan: Plan) -> str | None:
     """Return the warning that requests have to be short, with the checkpoint that takes longer ones; else None."""
-    own = reach_of(request, planned)
     if own.comfortable or request.pinned_count(request.engine.keys.context) or request.wishes.max_model_len:
         return None
     row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
@@ -97,7 +83,7 @@ def _other_checkpoint(request: ModelRequest, row: CatalogLlm, plan: Plan, least:
             facts = stored_facts(row, checkpoint)
             other = replace(request, model=replace(request.model, llm=name_llm(facts), facts=facts))
             try:
-                reached[checkpoint.hub_id] = reach_of(other, plan(other))
+                reached[checkpoint.hub_id] = plan(other)
             except NoPlanError:
                 reached[checkpoint.hub_id] = NOTHING
         return reached[checkpoint.hub_id]
@@ -124,11 +110,11 @@ def _other_checkpoint(request: ModelRequest, row: CatalogLlm, plan: Plan, least:
 
 
 def _larger_hosts(request: ModelRequest, catalog: Catalog, plan: Plan) -> tuple[str, ...]:
-    """Return what would hold the model: more GPUs of the kind, as many larger ones, two hosts like this one."""
+    """Return what would hold the model: more GPUs of the kind, as many larger ones (two kinds), two hosts like it."""
     gpus = request.host.gpus
     found = (
         next((words for words, host in _wider(request.host) if _holds(request, host, plan)), None),
-        next((words for words, host in _larger(request.host, catalog) if _holds(request, host, plan)), None),
+        *islice((words for words, host in _larger(request.host, catalog) if _holds(request, host, plan)), 2),
         f"two such hosts with {len(gpus)}× {gpus[0].name} each" if _two_hold(request, catalog) else None,
     )
     return tuple(words for words in found if words)
@@ -137,10 +123,9 @@ def _larger_hosts(request: ModelRequest, catalog: Catalog, plan: Plan) -> tuple[
 def _holds(request: ModelRequest, host: Host, plan: Plan) -> bool:
     free = {key: pin for key, pin in request.fixed.items() if key not in _OF_THESE_GPUS}
     try:
-        planned = plan(replace(request, host=host, fixed=free, mode=None))
+        reach = plan(replace(request, host=host, fixed=free, mode=None))
     except NoPlanError:
         return False
-    reach = reach_of(request, planned)
     return reach.sure and reach.comfortable
 
 

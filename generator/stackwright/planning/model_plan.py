@@ -5,7 +5,7 @@ What only GPUs need, the memory planner above all, is imported where it is used:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -31,6 +31,7 @@ from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
 from stackwright.settings import declared_settings
 
 if TYPE_CHECKING:
+    from stackwright.planning.advice import Reach
     from stackwright.planning.layout import Layout
 
 
@@ -62,33 +63,52 @@ def plan_model(request: ModelRequest, catalog: Catalog) -> PlannedModel:
         NoPlanError: no plan fits this host.
     """
 
-    def plan(other: ModelRequest) -> PlannedModel:
-        return plan_as_is(other, catalog)
-
     try:
-        planned = plan(request)
+        planned = plan_as_is(request, catalog)
     except NoPlanError as refusal:
         if hint := _without_a_pin(request, catalog):
             raise NoPlanError(refusal.message, hint=hint) from None
-        raise blame_others(request, _with_advice(request, refusal, catalog, plan), plan) from None
+        advised = _with_advice(request, refusal, catalog)
+        raise blame_others(request, advised, lambda freed: plan_as_is(freed, catalog)) from None
     if not planned.placement.gpus:
         return planned
     from stackwright.planning.advice import warn_of_length
 
-    short = warn_of_length(request, planned, catalog, plan)
+    short = warn_of_length(request, _reach(request, planned), catalog, lambda other: _plan_reach(other, catalog))
     return replace(planned, warnings=(short, *planned.warnings)) if short else planned
 
 
-def _with_advice(
-    request: ModelRequest, refusal: NoPlanError, catalog: Catalog, plan: Callable[[ModelRequest], PlannedModel]
-) -> NoPlanError:
+def _with_advice(request: ModelRequest, refusal: NoPlanError, catalog: Catalog) -> NoPlanError:
     """Return a refusal for want of memory with what would do: a shorter context, a larger share, else other weights."""
     if not isinstance(refusal, DoesNotFitError):
         return refusal
-    from stackwright.planning.advice import advise_instead
+    hint = _shorter(request, catalog) or _larger_share(request)
+    if hint is None:
+        from stackwright.planning.advice import advise_instead
 
-    hint = _shorter(request, catalog) or _larger_share(request) or advise_instead(request, catalog, plan)
+        hint = advise_instead(request, catalog, lambda other: _plan_reach(other, catalog))
     return NoPlanError(refusal.message, hint=hint)
+
+
+def _plan_reach(request: ModelRequest, catalog: Catalog) -> Reach:
+    return _reach(request, plan_as_is(request, catalog))
+
+
+def _reach(request: ModelRequest, planned: PlannedModel) -> Reach:
+    """Return what a plan on GPUs comes to."""
+    from stackwright.planning.advice import Reach
+    from stackwright.planning.layout import COMFORTABLE_TOKENS
+
+    memory, shape = planned.served.forecast, request.facts.config.shape
+    if planned.context != "auto":
+        tokens = int(planned.context)
+    elif shape.is_encoder or memory is None:
+        tokens = shape.default_length or COMFORTABLE_TOKENS
+    else:
+        tokens = min(memory.kv_cache_tokens, shape.default_length or memory.kv_cache_tokens)
+    wanted = min(COMFORTABLE_TOKENS, request.wishes.max_model_len or shape.default_length or COMFORTABLE_TOKENS)
+    sure = memory is not None and memory.verdict == Verdict.FITS.value
+    return Reach(sure=sure, comfortable=tokens >= wanted, tokens=tokens)
 
 
 def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:

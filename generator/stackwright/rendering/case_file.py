@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from stackwright.domain.forecast import GpuMemory, ObservedStart
+from stackwright.domain.forecast import GpuMemory, Measured, ObservedStart
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.plan import Memory
 from stackwright.domain.shape import Mixer, Shape
@@ -46,29 +46,37 @@ def render_case(observed: ObservedStart, facts: ModelFacts, gpu: GpuMemory | Non
         "max_num_batched_tokens": settings.max_num_batched_tokens,
         "enforce_eager": settings.enforce_eager,
         "settings": {name: text for name, text in observed.flags if not _TELLS_A_PLACE.search(text)},
-        "observed": {
-            "weights_gib_per_gpu": _gib(seen.weights_bytes),
-            "kv_gib_per_gpu": _gib(seen.kv_cache_bytes),
-            "kv_tokens": seen.kv_cache_tokens,
-            "num_gpu_blocks": seen.blocks,
-            "max_concurrency": seen.max_concurrency,
-            "graph_gib": _gib(seen.cuda_graph_bytes),
-            "graph_estimate_gib": _gib(seen.graph_estimate_bytes),
-            "activation_peak_gib": _gib(seen.activation_bytes),
-            "non_torch_gib": _gib(seen.overhead_bytes),
-        },
-        "forecast": {
-            "weights_gib_per_gpu": _gib(forecast.weights_bytes),
-            "kv_gib_per_gpu": _gib(forecast.kv_cache_bytes),
-            "kv_tokens": forecast.kv_cache_tokens,
-            "verdict": forecast.verdict,
-        },
+        "observed": _observed(seen),
+        "forecast": _forecast(forecast),
         "outcome": observed.outcome,
         "arch": _arch(facts.config.shape),
         "notes": _notes(observed) or None,
     }
     text: str = yaml.safe_dump({"cases": [document]}, sort_keys=False, allow_unicode=True, width=118)
     return text
+
+
+def _observed(seen: Measured) -> Mapping[str, object]:
+    return {
+        "weights_gib_per_gpu": _gib(seen.weights_bytes),
+        "kv_gib_per_gpu": _gib(seen.kv_cache_bytes),
+        "kv_tokens": seen.kv_cache_tokens,
+        "num_gpu_blocks": seen.blocks,
+        "max_concurrency": seen.max_concurrency,
+        "graph_gib": _gib(seen.cuda_graph_bytes),
+        "graph_estimate_gib": _gib(seen.graph_estimate_bytes),
+        "activation_peak_gib": _gib(seen.activation_bytes),
+        "non_torch_gib": _gib(seen.overhead_bytes),
+    }
+
+
+def _forecast(forecast: Memory) -> Mapping[str, object]:
+    return {
+        "weights_gib_per_gpu": _gib(forecast.weights_bytes),
+        "kv_gib_per_gpu": _gib(forecast.kv_cache_bytes),
+        "kv_tokens": forecast.kv_cache_tokens,
+        "verdict": forecast.verdict,
+    }
 
 
 def public_name(location: str) -> str:

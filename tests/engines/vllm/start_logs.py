@@ -7,7 +7,7 @@ NEWEST = """\
 engine-1  | (APIServer pid=1) INFO 11-28 10:00:00 [startup.py:59]  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.33.0
 engine-1  | (APIServer pid=1) INFO 11-28 10:00:00 [startup.py:96] non-default args: {'model': 'Qwen/Qwen3-8B', \
 'api_key': ['sk-very-secret'], 'max_model_len': 16384, 'gpu_memory_utilization': 0.9, 'max_num_seqs': 64, \
-'max_num_batched_tokens': 2048, 'download_dir': '/home/alice/models'}
+'max_num_batched_tokens': 2048, 'download_dir': '/home/you/models'}
 engine-1  | (EngineCore pid=90) INFO 11-28 10:00:09 [core.py:140] Initializing a V1 LLM engine (v0.33.0) with \
 config: \
 model='Qwen/Qwen3-8B', speculative_config=None, dtype=torch.bfloat16, max_seq_len=16384, tensor_parallel_size=1, \

@@ -161,10 +161,31 @@ def account(
     filled = complete(shape, settings, gpu, release)
     layout = lay_out(shape, format_of(shape, settings, gpu, release), release, filled.max_num_batched_tokens)
     weights = weights or stage_weights(shape, settings, gpu, release, tensors, weight_bytes)
+    stages = _stages(shape, filled, gpu, release, layout, weights)
+    seen = find_seen(shape, filled, gpu)
+    return Account(
+        shape=shape,
+        settings=filled,
+        gpu=gpu,
+        release=release,
+        layout=layout,
+        stages=tuple(stages if seen is None else (_corrected(stage, seen) for stage in stages)),
+        seen=seen,
+    )
+
+
+def _stages(
+    shape: Shape,
+    filled: CompleteSettings,
+    gpu: GpuMemory,
+    release: Release,
+    layout: KvCacheLayout,
+    weights: tuple[Term, ...],
+) -> list[Stage]:
     captured, counted = graphs(shape, filled, gpu, release), counts_graphs(shape, release)
     entries = sampler_entries(shape, filled, release)
     consumed = entries if release.counts_consumed else 0
-    beside = overhead(settings, gpu, release)
+    beside = overhead(filled, gpu, release)
     beside = replace(beside, bytes=beside.bytes + consumed + token_table(shape, filled, gpu, release))
     blocks = trial_blocks(shape, filled, gpu, release)
     outside = Term(bytes=entries - consumed, error=_CAPTURE_SLACK) if counted else captured
@@ -192,16 +213,7 @@ def account(
                 residual=int(gpu.total_bytes * _RESIDUAL),
             )
         )
-    seen = find_seen(shape, filled, gpu)
-    return Account(
-        shape=shape,
-        settings=filled,
-        gpu=gpu,
-        release=release,
-        layout=layout,
-        stages=tuple(stages if seen is None else (_corrected(stage, seen) for stage in stages)),
-        seen=seen,
-    )
+    return stages
 
 
 def _corrected(stage: Stage, seen: Seen) -> Stage:
