@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from threading import BoundedSemaphore
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -119,7 +120,9 @@ def ask_engines(machine: Machine) -> tuple[AskedEngine, ...]:
         return ()
     source, known = program.read_text(encoding="utf-8"), read_answers(stack.state)
     alike = {tuple(model.args for model in stack.plan.turns(engine)): engine for engine in stack.plan.engines[::-1]}
-    begun = [(engine, Later(partial(_ask, machine, engine, source, known))) for engine in [*alike.values()][::-1]]
+    cores = BoundedSemaphore(machine.host.cpu.cores or 1)  # each asked keeps one busy
+    begin = partial(_ask, machine, source=source, known=known, cores=cores)
+    begun = [(engine, Later(partial(begin, engine))) for engine in [*alike.values()][::-1]]
     seen = [(engine, later.result()) for engine, later in begun]
     asked = tuple(
         replace(_unasked(stack, engine), answers=answer) if isinstance(answer, Unseen) else answer
@@ -136,7 +139,9 @@ def _unasked(stack: Stack, engine: Replica) -> AskedEngine:
     return AskedEngine(service=engine.name, kind=stack.kind_of(engine.name), models=models)
 
 
-def _ask(machine: Machine, engine: Replica, source: str, known: Mapping[str, Answers]) -> AskedEngine:
+def _ask(
+    machine: Machine, engine: Replica, source: str, known: Mapping[str, Answers], cores: BoundedSemaphore
+) -> AskedEngine:
     stack, unasked = machine.stack, _unasked(machine.stack, engine)
     merged = machine.see(MERGED)
     if isinstance(merged, Unseen):  # the files are refused, which is a finding of its own
@@ -155,7 +160,8 @@ def _ask(machine: Machine, engine: Replica, source: str, known: Mapping[str, Ans
     if machine.say is None:
         return unasked
     machine.say(f"{engine.name}: asking {stack.engine.title} whether it takes these settings")
-    said = read_said(trial.run(source, f"[{','.join(trial.texts)}]", ASKED_S), len(trial.texts))
+    with cores:
+        said = read_said(trial.run(source, f"[{','.join(trial.texts)}]", ASKED_S), len(trial.texts))
     models = machine.see(MODELS)
     seen = () if isinstance(models, Unseen) else models
     here = {model.location for model in seen if not isinstance(model.files, Unseen) and model.files.complete}

@@ -213,8 +213,13 @@ def _look_here(far: tuple[str, ...]) -> Seen[Outlook]:
 def look_inside(
     stack: Stack, merged: Mapping[str, Any], models: tuple[InspectedModel, ...], far: tuple[str, ...]
 ) -> Seen[Outlook]:
-    """Start a container as Compose would start the first engine, without its GPUs and networks, and look around."""
-    service = merged["services"][stack.plan.engines[0].name]
+    """Start a container as Compose would start the first engine, without its GPUs and networks, and look around.
+
+    It is given the folders of every engine: each may serve a model of its own.
+    """
+    services = [merged["services"][engine.name] for engine in stack.plan.engines]
+    volumes = {volume["target"]: volume for service in services for volume in service.get("volumes") or ()}
+    service = {**services[0], "volumes": [*volumes.values()]}
     variables = variables_in_container(service)
     urls = {model.location: config_url(model.location, variables) for model in models if model.hub is not None}
     caches = (stack.env["HF_HOME"], stack.env[stack.engine.keys.cache_folder])

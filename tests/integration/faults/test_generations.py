@@ -26,7 +26,7 @@ from tests.integration.project import Project
 START = ("start-environment", "dev", "--runtime=compose")
 STATUS = ("status", "dev", "--runtime=compose", "--json")
 LOCAL = "envs/.env.dev.local"
-ENDED = "engine ended with exit code 1 before it answered"
+ENDED = "before it answered"
 RUNS = "runs: generation {}, every service healthy"
 
 
