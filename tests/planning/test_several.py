@@ -8,8 +8,11 @@ from itertools import combinations
 import pytest
 from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
+from stackwright.domain.host import Host
 from stackwright.domain.machine import Unseen
+from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode, Plan, Replica
+from stackwright.domain.role import Role
 from stackwright.errors import NoPlanError, UsageError
 from stackwright.planning.planner import make_plan
 from stackwright.project.pins import read_pins
@@ -30,12 +33,15 @@ from tests.planning.several import (
     first_gpus,
     plan_of,
 )
-from tests.planning_requests import joined, plan_for, recorded, request
+from tests.planning_requests import joined, plan_for, recorded, request, with_model
 
 ONE = first_gpus(PAIR, 1)
 EIGHT = recorded("8x-h100-nvswitch")
 PAIRS = recorded("4x-a100-two-nvlink-pairs")
+GB10 = recorded("gb10")
 SHARE = "VLLM_GPU_MEMORY_UTILIZATION"
+AWQ_14B, AWQ_32B = Asked(name="Qwen/Qwen3-14B-AWQ"), Asked(name="Qwen/Qwen3-32B-AWQ")
+RERANKER = Asked(name="BAAI/bge-reranker-v2-m3", role=Role.RERANK)
 
 
 def gpus_of(plan: Plan) -> dict[str, list[int]]:
@@ -64,9 +70,12 @@ def test_one_model_is_planned_as_ever() -> None:
             EIGHT, (QWEN_32B, QWEN_8B), [[0, 1, 2, 3], [4, 5, 6, 7]], id="what is left doubles groups in turn"
         ),
         pytest.param(PAIRS, (QWEN_8B, QWEN_4B), [[0, 1], [2, 3]], id="a group lies on one island"),
-        pytest.param(PAIR, (QWEN_8B, QWEN_4B, embedding()), [[0], [1], []], id="vectors from the processor"),
-        pytest.param(EIGHT, (embedding(), QWEN_32B), [[0, 1, 2, 3, 4, 5, 6, 7], []], id="writers come first"),
+        pytest.param(PAIR, (QWEN_8B, QWEN_4B, embedding()), [[0], [1], [1]], id="vectors where there is more room"),
+        pytest.param(EIGHT, (embedding(), QWEN_32B), [[0, 1, 2, 3, 4, 5, 6, 7], [7]], id="writers come first"),
         pytest.param(ONE, (AWQ_8B, embedding()), [[0], [0]], id="a part of the one GPU"),
+        pytest.param(ONE, (QWEN_8B, embedding()), [[0], []], id="vectors from the processor"),
+        pytest.param(PAIR, (AWQ_32B, embedding(), RERANKER), [[0, 1], [1], [0]], id="one small model on each rank"),
+        pytest.param(GB10, (QWEN_8B, embedding()), [[0], []], id="nothing sure of shared memory"),
         pytest.param(PAIR, (QWEN_8B, QWEN_4B, AWQ_8B), [[0], [1], [1]], id="three on two"),
     ],
 )
@@ -96,6 +105,46 @@ def test_no_memory_of_a_gpu_is_promised_twice(models: tuple[Asked, ...]) -> None
         assert replica.memory is not None
         assert replica.memory.verdict == "fits"
         assert replica.memory.budget_bytes <= share(plan, replica) * total
+
+
+@pytest.mark.parametrize("models", [(AWQ_32B, embedding(), RERANKER), (AWQ_32B, embedding(), embedding(QWEN_4B.name))])
+def test_what_one_rank_leaves_is_taken_of_none(models: tuple[Asked, ...]) -> None:
+    """All ranks of an engine take one share: on each GPU the shares and the further contexts fit together."""
+    plan = plan_of(PAIR, *models)
+    total = PAIR.gpus[0].memory_bytes or 0
+    for gpu in PAIR.gpus:
+        here = [replica for replica in plan.replicas if gpu.uuid in replica.gpu_uuids]
+        taken = sum(share(plan, replica) for replica in here) * total + (len(here) - 1) * 2**29
+        assert taken <= 0.9 * total
+    assert {replica.memory.verdict for replica in plan.replicas if replica.memory} == {"fits"}
+    assert [other.model for other in plan.before(plan.replicas[1])] == [AWQ_32B.name]
+
+
+@pytest.mark.parametrize(
+    ("host", "chat", "why"),
+    [
+        (ONE, QWEN_8B, "GPU 0 has no room for it beside Qwen/Qwen3-8B"),
+        (GB10, QWEN_8B, "what Qwen/Qwen3-8B leaves of the memory of GPU 0 cannot be forecast for sure"),
+    ],
+)
+def test_a_model_on_the_processor_says_why(host: Host, chat: Asked, why: str) -> None:
+    plan = plan_of(host, chat, embedding())
+    assert f"Qwen/Qwen3-0.6B runs on the processor: {why}" in plan.warnings
+    assert flat_settings(plan)["VLLM_IMAGE_2"].reason == f"on the processor, since {why}"
+
+
+def test_long_requests_come_before_vectors_from_a_gpu() -> None:
+    """Where the environment asks for context, a model that does not write takes none of it."""
+    models = (AWQ_14B, embedding())
+    asked = joined(*(with_model(request(ONE, model=one.name), role=one.role) for one in models))
+    found = {
+        objective: make_plan(replace(asked, objective=objective), load_catalog())
+        for objective in (None, Objective.CONTEXT)
+    }
+    assert gpus_of(found[None])["Qwen/Qwen3-0.6B"] == [0]
+    assert gpus_of(found[Objective.CONTEXT])["Qwen/Qwen3-0.6B"] == []
+    (why,) = [warning for warning in found[Objective.CONTEXT].warnings if "runs on the processor" in warning]
+    assert "would leave Qwen/Qwen3-14B-AWQ a context of 39424 tokens instead of 40960" in why
 
 
 def test_no_gpu_is_given_whole_to_two() -> None:
@@ -224,9 +273,9 @@ def test_a_name_that_stands_twice_is_refused_with_its_place(
 
 
 def test_an_image_is_pinned_for_every_engine_on_gpus() -> None:
-    plan = plan_of(PAIR, QWEN_8B, QWEN_4B, embedding(), pins={"VLLM_IMAGE": "own/engine:v0.32.0"})
+    plan = plan_of(ONE, QWEN_8B, embedding(), pins={"VLLM_IMAGE": "own/engine:v0.32.0"})
     images = {key: setting.value for key, setting in flat_settings(plan).items() if key.startswith("VLLM_IMAGE")}
-    assert images == {"VLLM_IMAGE": "own/engine:v0.32.0", "VLLM_IMAGE_3": "vllm/vllm-openai-cpu:v0.32.0"}
+    assert images == {"VLLM_IMAGE": "own/engine:v0.32.0", "VLLM_IMAGE_2": "vllm/vllm-openai-cpu:v0.32.0"}
 
 
 def test_beside_others_a_model_gets_as_many_gpus_to_a_replica_as_pay() -> None:

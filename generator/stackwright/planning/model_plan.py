@@ -117,6 +117,8 @@ def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     options = placements(request.host, request.mode, request.parallel_pins, heads, request.objective, request.devices)
     chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, request.whole.needs)
     if options[0].mode is Mode.CPU:
+        if request.why_processor:
+            chosen = replace(chosen, reasons=(f"on the processor, since {request.why_processor}",))
         return _assemble(request, catalog, options[0], chosen, None)
     from stackwright.planning.layout import LayoutOption, choose_layout, smallest_memory
     from stackwright.planning.pace import arrange
@@ -373,6 +375,8 @@ def _warnings(
     found = [*placement.warnings, *chosen.warnings, *of_memory, *warn_of_others(placement.gpus)]
     if placement.gpus:
         found += request.engine.communication(request.host, placement.groups[0]).warnings
+    if request.why_processor:
+        found.append(f"{request.llm.name} runs on the processor: {request.why_processor}")
     if request.llm.source is LlmSource.SMOKE:
         found.append("serving `smoke`, a tiny test model that knows one sentence; name a real model with --model")
     return tuple(dict.fromkeys(found))

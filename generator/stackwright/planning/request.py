@@ -99,7 +99,8 @@ class ModelRequest(Struct, frozen=True, kw_only=True, dict=True):
     """One model's part of a request: the GPUs that it may use are those of `host`.
 
     `fixed` are the pins that concern it, by plain key. Where several models share the host, `utilization` is the part
-    of each GPU that was found for this one, and `promised_bytes` what other engines take of the processor's memory.
+    of each GPU that was found for this one, and `promised_bytes` what other engines take of the processor's memory;
+    `why_processor` says why it is not on a GPU as others are.
     """
 
     whole: PlanRequest
@@ -109,6 +110,7 @@ class ModelRequest(Struct, frozen=True, kw_only=True, dict=True):
     fixed: Mapping[str, Pin]
     utilization: Utilization | None = None
     promised_bytes: int = 0
+    why_processor: str = ""
     gateway_workers: int | None = None
     switching: Switching | None = None
 
