@@ -10,8 +10,8 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode, Plan
 from stackwright.domain.role import Role
-from stackwright.planning.shares import host_with
 from stackwright.planning.planner import make_plan
+from stackwright.planning.shares import host_with
 
 from tests.planning_requests import joined, recorded, request, with_model
 

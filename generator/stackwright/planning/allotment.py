@@ -21,7 +21,6 @@ from stackwright.planning.shares import Tenant, least_gpus, request_on, request_
 from stackwright.planning.switching import turn_takers
 from stackwright.planning.utilization import Utilization
 
-
 # What a chat model keeps at least of its context where a model that does not write gets a part of its GPU; less, and
 # the processor serves that one. A judgement (docs/decisions/0030-several-models.md), for lack of measurements.
 KEPT_LENGTH = 0.5

@@ -163,10 +163,7 @@ def _least_hundredths(tenant: Tenant, room: int, catalog: Catalog) -> int | None
         plan = try_plan(request_on(request, tenant.gpus, part), catalog)
         memory = plan.served.forecast if plan else None
         return (
-            plan is not None
-            and memory is not None
-            and memory.verdict == Verdict.FITS
-            and is_comfortable(plan, request)
+            plan is not None and memory is not None and memory.verdict == Verdict.FITS and is_comfortable(plan, request)
         )
 
     least, enough = _least_given(request), room
