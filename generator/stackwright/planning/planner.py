@@ -2,8 +2,8 @@
 
 Whole GPUs first, then shared ones, each model with what it needs and the rest in proportion. A model that turns text
 into vectors or scores gets a part of a GPU that another model has, and the processor where that would cost the other
-too much (docs/decisions/0030-several-models.md). What only GPUs need, the memory planner above all, is imported where it is
-used: a plan for a CPU comes in a blink.
+too much (docs/decisions/0030-several-models.md). What only GPUs need, the memory planner above all, is imported where
+it is used: a plan for a CPU comes in a blink.
 """
 
 from __future__ import annotations
