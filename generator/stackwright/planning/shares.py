@@ -39,6 +39,7 @@ def least_gpus(request: ModelRequest, pool: list[Gpu], catalog: Catalog) -> int 
 
 
 def is_comfortable(plan: PlannedModel, request: ModelRequest) -> bool:
+    """Return whether a plan answers requests of a useful length, or as long as the model's own or the wished one."""
     length = plan.context
     if length == "auto":
         return True
