@@ -30,7 +30,11 @@ def within(gib: float) -> Serves:
     """Judge by weights alone, with room for any request beside them."""
 
     def serves(_: CatalogLlm, checkpoint: Checkpoint) -> int | None:
-        return None if checkpoint.weight_bytes is None else LONG * (checkpoint.weight_bytes <= gib * 2**30)
+        return (
+            None
+            if checkpoint.weight_bytes is None or checkpoint.computed
+            else LONG * (checkpoint.weight_bytes <= gib * 2**30)
+        )
 
     return serves
 
@@ -135,7 +139,7 @@ def room(tokens_gib: float, gib: float) -> Serves:
     """Judge by weights and a cache that takes so many GiB for each thousand tokens and each billion parameters."""
 
     def serves(row: CatalogLlm, checkpoint: Checkpoint) -> int | None:
-        if checkpoint.weight_bytes is None:
+        if checkpoint.weight_bytes is None or checkpoint.computed:
             return None
         left = gib - checkpoint.weight_bytes / 2**30
         return max(0, int(1000 * left / (tokens_gib * (row.parameters or 1) / 1e9)))

@@ -61,6 +61,10 @@ def test_what_shares_a_file_system_is_added_up() -> None:
 
 def test_packages_are_moved_by_the_folder_that_holds_them() -> None:
     """Without Docker there are no images to remove, and the cache of models needs no room here."""
+    unknown = ModelFiles(folder=None, complete=False)
+    (unsure,) = check_disks(GPU_PLAN, {"models": disk(GIB)}, [WHOLE, unknown], {})
+    assert unsure.found == "disk space for models: not checked: the size of the weights is unknown"
+    assert told(check_disks(GPU_PLAN, {"models": disk(GIB)}, [replace(unknown, problem="damaged")], {})) == []
     (finding,) = check_disks(GPU_PLAN, {"models": disk(GIB), "packages": disk(GIB)}, [WHOLE], {"packages": 2 * GIB})
     assert finding.fix == (
         "free space (check `du -xh --max-depth=2`), "

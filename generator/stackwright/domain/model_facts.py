@@ -15,6 +15,7 @@ from stackwright.domain.llm import LlmSource
 from stackwright.domain.role import Role
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import TensorHeader, WeightFacts
+from stackwright.units import format_bytes
 
 
 class WeightFormat(StrEnum):
@@ -42,8 +43,9 @@ class WeightFormat(StrEnum):
 class Checkpoint(Struct, frozen=True, kw_only=True):
     """One published set of weights of a model.
 
-    `weight_bytes` is the sum of the tensors' bytes as stored, None where no source gives it. `gated`: the hub asks for
-    a click and a token before it gives the files.
+    `weight_bytes` is the sum of the tensors' bytes as stored, None where no source gives it; `computed`: what the shape
+    comes to where all linear layers have the format, which the quantizer may have kept from some. `gated`: the hub asks
+    for a click and a token before it gives the files.
     """
 
     hub_id: str
@@ -52,6 +54,14 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     gated: bool | None
     source: str
     date: str
+    computed: bool = False
+
+    @property
+    def size(self) -> str:
+        """The size of the weights for a person to read."""
+        if self.weight_bytes is None:
+            return "size unknown"
+        return f"{'about ' if self.computed else ''}{format_bytes(self.weight_bytes)}"
 
 
 class CatalogLlm(Struct, frozen=True, kw_only=True):
@@ -121,8 +131,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     """One model as it was read.
 
     `name` is what clients ask for; `location` what the engine is given: a hub id or an absolute folder. `tensors` is
-    None where no header could be read; `weight_bytes` is then the catalog's figure or None. `notes` are facts that a
-    user should see, one sentence each. `role` and the engine's parsers are what the catalog says of the model, None of
+    None where no header could be read; `weight_bytes` is then the catalog's figure, `computed` or published, or None.
+    `notes` are facts that a user should see, one sentence each. `role` and the engine's parsers are what the catalog says of the model, None of
     one that it does not have.
     """
 
@@ -134,6 +144,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     weight_bytes: int | None
     gated: bool | None
     minimum_engine: str | None
+    computed: bool = False
     format: WeightFormat | None = None
     role: Role | None = None
     tool_call_parser: str | None = None
@@ -142,8 +153,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
 
     @property
     def weights(self) -> WeightFacts:
-        """Return what the memory planner needs to know of the weights."""
-        return WeightFacts(tensors=self.tensors, weight_bytes=self.weight_bytes)
+        """Return what the memory planner needs to know of the weights; it computes them itself, and knows how well."""
+        return WeightFacts(tensors=self.tensors, weight_bytes=None if self.computed else self.weight_bytes)
 
 
 def text_config(config: Mapping[str, object]) -> Mapping[str, object]:

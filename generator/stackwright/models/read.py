@@ -150,9 +150,8 @@ def _with_cached(facts: ModelFacts, cache: HubCache) -> ModelFacts:
     tensors = load_headers(facts.location, snapshot.name, cache)
     if tensors is None:
         return replace(facts, config=parse_config(config))
-    return replace(
-        facts, config=parse_config(config), tensors=tensors, weight_bytes=sum(tensor.bytes for tensor in tensors)
-    )
+    held = sum(tensor.bytes for tensor in tensors)
+    return replace(facts, config=parse_config(config), tensors=tensors, weight_bytes=held, computed=False)
 
 
 def _from_hub(hub_id: str, cache: HubCache, access: HubAccess, origin: str) -> ModelFacts:

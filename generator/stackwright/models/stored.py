@@ -17,6 +17,7 @@ def stored_facts(row: CatalogLlm, checkpoint: Checkpoint) -> ModelFacts:
         config=parse_config(checkpoint_config(row, checkpoint)),
         tensors=None,
         weight_bytes=checkpoint.weight_bytes,
+        computed=checkpoint.computed,
         gated=checkpoint.gated,
         minimum_engine=row.minimum_engine,
         format=checkpoint.format,

@@ -99,6 +99,8 @@ def serves(
         return None
     if facts.weight_bytes > settings.ranks * gpu.total_bytes * (settings.gpu_memory_utilization or 1):
         return 0
+    if facts.computed:
+        return None
     shape = facts.config.shape
     useful = settings.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
     if objective is Objective.CONTEXT:

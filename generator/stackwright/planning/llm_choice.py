@@ -28,7 +28,6 @@ from stackwright.domain.objective import Objective
 from stackwright.domain.role import Role
 from stackwright.engines.protocol import Engine
 from stackwright.planning.quantization import Advice, Kernel, advise_checkpoint
-from stackwright.units import format_bytes
 
 RECENT_MONTHS = 12
 SAME_CLASS = 0.5
@@ -214,8 +213,7 @@ def _unfit(row: CatalogLlm, engine_version: str | None) -> str | None:
 def _explained(candidate: LlmCandidate, newest: int, largest: int, objective: Objective) -> LlmCandidate:
     standing, checkpoint = _standing(candidate, newest, largest, objective), candidate.checkpoint
     those = "those that fit such requests" if objective is Objective.CONTEXT else "those that fit"
-    size = format_bytes(checkpoint.weight_bytes)
-    reason = f"{standing}; {checkpoint.hub_id} has the most precise weights of {those} ({checkpoint.format}, {size})"
+    reason = f"{standing}; {checkpoint.hub_id} has the most precise weights of {those} ({checkpoint.format}, {checkpoint.size})"
     return replace(candidate, standing=standing, reason=reason)
 
 

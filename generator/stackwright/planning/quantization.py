@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
 from stackwright.engines.protocol import Engine
-from stackwright.units import format_bytes, version_parts
+from stackwright.units import version_parts
 
 # Bits that are left of each weight of a linear layer, scales not counted (docs/reference/models.md).
 BITS = {
@@ -152,11 +152,12 @@ def _refusal(
 def _misfit(checkpoint: Checkpoint, fits: bool | None) -> str | None:
     if fits:
         return None
-    unsure = "size unknown" if checkpoint.weight_bytes is None else "may not fit"
+    unsure = (
+        f"{checkpoint.size}, may not fit" if checkpoint.weight_bytes is None or checkpoint.computed else "may not fit"
+    )
     return "does not fit" if fits is False else unsure
 
 
 def _praise(checkpoint: Checkpoint, kernel: Kernel | None) -> str:
-    size = f", {format_bytes(checkpoint.weight_bytes)}" if checkpoint.weight_bytes is not None else ""
     how = {Kernel.WEIGHT_ONLY: ", decompressed at run time", Kernel.OLDER: ", with an older, slower kernel"}
-    return f"{checkpoint.format.upper()}{size}{how.get(kernel or Kernel.NATIVE, '')}"
+    return f"{checkpoint.format.upper()}, {checkpoint.size}{how.get(kernel or Kernel.NATIVE, '')}"

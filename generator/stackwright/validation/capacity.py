@@ -46,7 +46,10 @@ def check_disks(
             continue
         bytes_wanted = wanted.get(purpose, 0)
         if purpose == "models":
-            bytes_wanted += sum(model.missing_bytes or 0 for model in models if not isinstance(model, Unseen))
+            seen = [model for model in models if not isinstance(model, Unseen)]
+            bytes_wanted += sum(model.missing_bytes or 0 for model in seen)
+            if any(model.missing_bytes is None and not (model.complete or model.problem) for model in seen):
+                yield not_checked("disk space for models", "the size of the weights is unknown", plan.environment.value)
         found[disk.device] = disk
         needs.setdefault(disk.device, []).append((purpose, bytes_wanted))
     for device, disk in found.items():
