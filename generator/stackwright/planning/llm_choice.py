@@ -213,7 +213,8 @@ def _unfit(row: CatalogLlm, engine_version: str | None) -> str | None:
 def _explained(candidate: LlmCandidate, newest: int, largest: int, objective: Objective) -> LlmCandidate:
     standing, checkpoint = _standing(candidate, newest, largest, objective), candidate.checkpoint
     those = "those that fit such requests" if objective is Objective.CONTEXT else "those that fit"
-    reason = f"{standing}; {checkpoint.hub_id} has the most precise weights of {those} ({checkpoint.format}, {checkpoint.size})"
+    weights = f"{checkpoint.format}, {checkpoint.size}"
+    reason = f"{standing}; {checkpoint.hub_id} has the most precise weights of {those} ({weights})"
     return replace(candidate, standing=standing, reason=reason)
 
 

@@ -152,10 +152,10 @@ def _refusal(
 def _misfit(checkpoint: Checkpoint, fits: bool | None) -> str | None:
     if fits:
         return None
-    unsure = (
-        f"{checkpoint.size}, may not fit" if checkpoint.weight_bytes is None or checkpoint.computed else "may not fit"
-    )
-    return "does not fit" if fits is False else unsure
+    if fits is False:
+        return "does not fit"
+    known = checkpoint.weight_bytes is not None and not checkpoint.computed
+    return "may not fit" if known else f"{checkpoint.size}, may not fit"
 
 
 def _praise(checkpoint: Checkpoint, kernel: Kernel | None) -> str:
