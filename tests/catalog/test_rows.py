@@ -93,7 +93,7 @@ def test_a_misspelt_key_is_named_with_the_right_one(tmp_path: Path) -> None:
 def test_a_wrong_value_is_named_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "gpus.yaml"
     text = (FOLDER / "gpus.yaml").read_text(encoding="utf-8")
-    file.write_text(text.replace("memory_status: recalled", "memory_status: guessed", 1), encoding="utf-8")
+    file.write_text(text.replace("memory_status: measured", "memory_status: guessed", 1), encoding="utf-8")
     with pytest.raises(StackError) as failure:
         read_yaml(file, tuple[GpuModel, ...], StackError)
     assert failure.value.message == f"{file}: [0].memory_status: unknown value 'guessed'"
@@ -137,6 +137,7 @@ def test_gpu_agrees_with_the_rules_of_its_capability(row: GpuModel) -> None:
     )
     assert row.architecture.removesuffix(" Ultra") == expected
     assert (row.nvml_memory_mib is None) == (row.memory_status is FactStatus.UNKNOWN)
+    assert "memory: recalled" not in row.source
     if row.nvml_memory_mib is not None:
         assert 0.9 < row.nvml_memory_mib / 1000 / row.memory_gb < 1.1
     if row.nvlink is not None and row.nvlink.kind == "bridge":

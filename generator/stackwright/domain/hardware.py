@@ -21,10 +21,9 @@ class GpuClass(StrEnum):
 
 
 class FactStatus(StrEnum):
-    """How a figure is known: seen in a dump or a maker's file, recalled (±2 %), or not at all."""
+    """How a figure is known: as a device reported it, or not at all."""
 
-    VERIFIED = "verified"
-    RECALLED = "recalled"
+    MEASURED = "measured"
     UNKNOWN = "unknown"
 
 

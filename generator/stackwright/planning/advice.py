@@ -153,6 +153,7 @@ def _larger(host: Host, catalog: Catalog) -> Iterator[tuple[str, Host]]:
         for row in catalog.gpus
         if (row.gpu_class, row.unified_memory, _joined(row)) == (own.gpu_class, False, _joined(own))
         and row.memory_gb > own.memory_gb
+        and row.nvml_memory_mib is not None
     ]
     for row in sorted(larger, key=lambda row: row.memory_gb)[:_KINDS_TRIED]:
         gpus = tuple(_as_model(_numbered(gpu, gpu.index), row) for gpu in host.gpus)
@@ -169,8 +170,10 @@ def _numbered(gpu: Gpu, position: int) -> Gpu:
 
 
 def _as_model(gpu: Gpu, row: GpuModel) -> Gpu:
-    mib = row.nvml_memory_mib or row.memory_gb * 1000**3 // MIB
-    return replace(gpu, name=row.names[0], memory_bytes=mib * MIB, compute_capability=row.compute_capability, mig=None)
+    memory_bytes = row.nvml_memory_mib * MIB if row.nvml_memory_mib is not None else None
+    return replace(
+        gpu, name=row.names[0], memory_bytes=memory_bytes, compute_capability=row.compute_capability, mig=None
+    )
 
 
 def _two_hold(request: ModelRequest, catalog: Catalog) -> bool:
