@@ -28,6 +28,15 @@ FLAGS = (
 """The instruction sets that matter to engines, in the order of the snapshot."""
 
 
+# Docker makes the first in every container (moby daemon/initlayer), Podman the second (podman-run(1)), and a kubelet mounts
+# the third into every pod that does not ask it not to; looked up 2026-11-29.
+_MARKS = {
+    "/.dockerenv": "docker",
+    "/run/.containerenv": "podman",
+    "/var/run/secrets/kubernetes.io/serviceaccount/namespace": "kubernetes",
+}
+
+
 class Processor(Struct, frozen=True, kw_only=True):
     """One logical CPU of /proc/cpuinfo. `core` is (package, core) where the kernel says it."""
 
@@ -78,13 +87,16 @@ def probe_operating_system(root: Path, missing: list[Missing]) -> OperatingSyste
 
 
 def _read_container(root: Path) -> str | None:
-    """Return what systemd found this system to run in, such as `lxc`; None where it runs in nothing.
+    """Return what this system runs in, such as `lxc`; None where it runs in nothing.
 
-    systemd 257 writes the name down (`container` in its container interface); without it, other numbers for users than
-    the machine's own tell that there is something (user_namespaces(7)).
+    systemd 257 writes the name down (`container` in its container interface); without it, the files that a runtime
+    leaves in every container, and last other numbers for users than the machine's own (user_namespaces(7)).
     """
     for file in ("/run/systemd/container", "/run/host/container-manager"):
         if (name := known(plain_text(read_file(root, file)))) is not None:
+            return name
+    for file, name in _MARKS.items():
+        if not isinstance(read_file(root, file), Unread):
             return name
     users = known(read_file(root, "/proc/self/uid_map"))
     return None if users is None or users.split() == ["0", "0", str(2**32 - 1)] else "user-namespace"

@@ -57,6 +57,18 @@ class OperatingSystem(Struct, frozen=True, kw_only=True):
     container: str | None = None
 
 
+def newer_driver(os: OperatingSystem, cuda: str | None) -> str:
+    """Return how a system comes by a driver that speaks a CUDA version; a container has its machine's."""
+    if os.wsl:
+        return "update the NVIDIA driver on Windows"
+    if os.container:
+        return (
+            f"take a pod whose driver reports CUDA ≥ {cuda or 'of the image'}, or update the driver of the machine "
+            "that this container runs on"
+        )
+    return "update the NVIDIA driver"
+
+
 class Driver(Struct, frozen=True, kw_only=True):
     """The NVIDIA driver: its version, the newest CUDA it speaks, and NVML's failure where it gave one."""
 

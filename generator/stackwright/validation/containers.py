@@ -15,7 +15,7 @@ from msgspec import Struct
 from stackwright.detect.capacity import read_disk
 from stackwright.detect.containers import release
 from stackwright.domain.finding import Finding, error, not_checked, warning
-from stackwright.domain.host import GpuAccess, Host
+from stackwright.domain.host import GpuAccess, Host, newer_driver
 from stackwright.domain.machine import ContainerAnswer, Disk, Seen, Unseen
 from stackwright.domain.plan import Plan
 from stackwright.domain.topology import sole_slice
@@ -148,7 +148,7 @@ def check_processes(plan: Plan) -> tuple[Finding, ...]:
     if needed and runs and version_parts(needed)[0] > version_parts(runs)[0]:
         name = (driver.version if driver else None) or "of unknown version"
         expected = f"CUDA {needed}: only {plan.engine.image} has the compatibility libraries for this driver"
-        fix = "update the NVIDIA driver, or use `--runtime compose`"
+        fix = f"{newer_driver(plan.host.os, needed)}, or use `--runtime compose`"
         found.append(error("image-only", found=f"driver {name} runs CUDA {runs}", expected=expected, fix=fix))
     used = {uuid for replica in plan.replicas for uuid in replica.gpu_uuids}
     slices = [gpu for gpu in plan.host.gpus if gpu.mig_slice is not None and gpu.uuid in used]

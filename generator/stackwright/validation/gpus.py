@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from stackwright.detect.gpu_state import read_gpu_states
 from stackwright.domain.finding import Finding, error, not_checked, warning
-from stackwright.domain.host import Driver, Gpu, Host, LinkKind
+from stackwright.domain.host import Driver, Gpu, Host, LinkKind, newer_driver
 from stackwright.domain.machine import GpuState, Seen, Unseen
 from stackwright.domain.plan import Mode, Plan
 from stackwright.domain.topology import NVLINK_KINDS
@@ -35,7 +35,8 @@ def check_host(plan: Plan, host: Host) -> tuple[Finding, ...]:
     planned = plan.host.driver.cuda if plan.host.driver else None
     if needed and runs and version_parts(runs) < min(version_parts(needed), version_parts(planned or needed)):
         expected = f"CUDA {needed}, which {plan.engine.image} needs"
-        fix = f"update the NVIDIA driver (`sudo ubuntu-drivers install` on Ubuntu), or {again}"
+        ubuntu = "" if host.os.container or host.os.wsl else " (`sudo ubuntu-drivers install` on Ubuntu)"
+        fix = f"{newer_driver(host.os, needed)}{ubuntu}, or {again}"
         found.append(error("driver-too-old", found=f"driver runs CUDA {runs}", expected=expected, fix=fix))
     return (*found, *_find_drift(plan, host), *_find_changed_links(plan, host))
 

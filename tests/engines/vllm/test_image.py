@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.catalog import REFUSED_HOLES, holes_of
 from stackwright.domain.host import Host
 from stackwright.engines.vllm.image_candidates import carries
@@ -81,7 +82,7 @@ def test_a_geforce_pair_on_driver_550_is_warned_once() -> None:
     assert [warning for warning in found.warnings if "driver" in warning] == [
         (
             "driver 550.54.15 is older than CUDA 12.9, which it runs by minor-version compatibility with "
-            "NVIDIA_DISABLE_REQUIRE=1 (the image's check is off): update the driver when you can"
+            "NVIDIA_DISABLE_REQUIRE=1 (the image's check is off): update the NVIDIA driver when you can"
         )
     ]
 
@@ -142,6 +143,15 @@ def test_a_v100_whose_driver_is_too_old_as_well() -> None:
         "; driver 470.223.02 is too old for it: driver ≥ 530.30.02 for 0.7.3, ≥ 575.51.03 for the newest (0.19.1); "
     ) in refused.message
     assert "update the NVIDIA driver" in (refused.hint or "")
+
+
+def test_a_pod_is_told_to_take_another_one() -> None:
+    """Nothing in a container changes the driver of its machine (issue 10, section 3.3)."""
+    pod = host(RTX_5090, driver="570.169", cuda="12.8")
+    pod = replace(pod, os=replace(pod.os, container="docker"))
+    assert refusal(pod).hint == (
+        "take a pod whose driver reports CUDA ≥ 12.9, or update the driver of the machine that this container runs on"
+    )
 
 
 def test_wsl_is_told_of_cuda_not_of_branches() -> None:

@@ -14,7 +14,7 @@ from stackwright.domain.catalog import (
     holes_of,
     order_release,
 )
-from stackwright.domain.host import Cpu, Gpu, Host
+from stackwright.domain.host import Cpu, Gpu, Host, newer_driver
 from stackwright.engines.protocol import EngineNeeds, ImageChoice
 from stackwright.engines.vllm.image_candidates import (
     AARCH64,
@@ -176,7 +176,7 @@ def _warnings(found: Candidate, way: Way, situation: Situation, catalog: Catalog
         gate = "" if _passes_gate(found, situation, catalog) else f" with {DISABLE_GATE}=1 (the image's check is off)"
         warnings.append(
             f"driver {situation.driver} is older than CUDA {found.cuda}, which it runs by minor-version "
-            f"compatibility{gate}: update the driver when you can"
+            f"compatibility{gate}: {newer_driver(situation.system, found.cuda)} when you can"
         )
     if situation.cuda != situation.reported_cuda and situation.reported_cuda is not None:
         warnings.append(

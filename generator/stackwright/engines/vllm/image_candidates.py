@@ -21,7 +21,7 @@ from stackwright.domain.catalog import (
     holes_of,
     order_release,
 )
-from stackwright.domain.host import Cpu, Driver, Gpu, Host
+from stackwright.domain.host import Cpu, Driver, Gpu, Host, OperatingSystem
 from stackwright.units import version_parts
 
 if TYPE_CHECKING:
@@ -71,8 +71,13 @@ class Situation(Struct, frozen=True, kw_only=True):
     branch: int | None
     cuda: str | None
     reported_cuda: str | None
-    wsl: bool
+    system: OperatingSystem
     processor: str | None
+
+    @property
+    def wsl(self) -> bool:
+        """Whether the host is the Windows Subsystem for Linux."""
+        return bool(self.system.wsl)
 
     def every_gpu_is(self, *classes: GpuClass) -> bool:
         """Return whether every GPU is known to be of one of these classes."""
@@ -98,7 +103,7 @@ def describe_situation(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog) -> S
         branch=branch,
         cuda=_own_cuda(driver.cuda, branch, catalog.drivers),
         reported_cuda=driver.cuda,
-        wsl=wsl,
+        system=host.os,
         processor=processor_of(host.cpu, models),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from stackwright.domain.catalog import REFUSED_HOLES, Advisory, Catalog, HoleKind, holes_of, order_release
-from stackwright.domain.host import Gpu
+from stackwright.domain.host import Gpu, newer_driver
 from stackwright.domain.model_facts import ModelFacts, WeightFormat
 from stackwright.engines.protocol import EngineNeeds
 from stackwright.engines.vllm.image_candidates import Candidate, Situation, carries, refused_holes
@@ -229,7 +229,7 @@ def _only_with_holes(search: Search) -> NoPlanError:
             f"; driver {situation.driver or 'of unknown version'} is too old for it: "
             f"{_driver_for(search, search.carried)}"
         )
-        instead += "; or update the NVIDIA driver"
+        instead += f"; or {newer_driver(situation.system, _least_demanding(search.carried).cuda)}"
     return NoPlanError(f"{message}; it is refused without --allow-vulnerable", hint=instead)
 
 
@@ -241,7 +241,8 @@ def _driver_too_old(search: Search) -> NoPlanError:
         f"{running}, too little for any {search.sound[0].release.name} image{sound} that supports "
         f"{_names(situation)}: {_driver_for(search, search.sound)}"
     )
-    hints = ["update the NVIDIA driver on Windows first" if situation.wsl else "update the NVIDIA driver first"]
+    first = "" if situation.system.container else " first"
+    hints = [newer_driver(situation.system, _least_demanding(search.sound).cuda) + first]
     forward = _forward_branches(search)
     if forward:
         hints[0] += f" (or to {forward}, with forward compatibility on data-centre GPUs)"
@@ -258,15 +259,19 @@ def _driver_for(search: Search, candidates: tuple[Candidate, ...]) -> str:
 
     `driver ≥ A for 0.32.0-cu129, ≥ B for the newest`.
     """
-    newest = candidates[0]
-    least = min(
-        candidates, key=lambda c: (version_parts(c.cuda), [-part for part in order_release(c.release.version)[0]])
-    )
+    newest, least = candidates[0], _least_demanding(candidates)
     what = "a driver that reports CUDA" if search.situation.wsl else "driver"
     text = f"{what} ≥ {_needed(search, least)} for {least.tag}"
     if version_parts(least.cuda) < version_parts(newest.cuda):
         text += f", ≥ {_needed(search, newest)} for the newest ({newest.tag})"
     return text
+
+
+def _least_demanding(candidates: tuple[Candidate, ...]) -> Candidate:
+    """Return the newest of the images with the oldest CUDA."""
+    return min(
+        candidates, key=lambda c: (version_parts(c.cuda), [-part for part in order_release(c.release.version)[0]])
+    )
 
 
 def _needed(search: Search, candidate: Candidate) -> str:

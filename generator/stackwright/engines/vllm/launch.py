@@ -80,7 +80,7 @@ def _gpu_recipe(engine: PlannedEngine) -> Recipe:
     if engine.cuda is not None and engine.cuda.split(".")[0] != PYPI_CUDA_MAJOR:
         refused = (
             f"the plan needs CUDA {engine.cuda}, but PyPI's vllm {engine.version} is built for CUDA {PYPI_CUDA_MAJOR}",
-            f"update the NVIDIA driver for CUDA {PYPI_CUDA_MAJOR}, or use `--runtime compose`",
+            f"update the driver for CUDA {PYPI_CUDA_MAJOR}, rent a pod that reports it, or use `--runtime compose`",
         )
     return Recipe(
         name="engine-gpu",
