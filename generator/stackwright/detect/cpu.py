@@ -28,8 +28,8 @@ FLAGS = (
 """The instruction sets that matter to engines, in the order of the snapshot."""
 
 
-# Docker makes the first in every container (moby daemon/initlayer), Podman the second (podman-run(1)), and a kubelet mounts
-# the third into every pod that does not ask it not to; looked up 2026-11-29.
+# Docker makes the first in every container (moby daemon/initlayer), Podman the second (podman-run(1)), and a kubelet
+# mounts the third into every pod that does not ask it not to; looked up 2026-11-29.
 _MARKS = {
     "/.dockerenv": "docker",
     "/run/.containerenv": "podman",
