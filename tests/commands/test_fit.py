@@ -32,7 +32,7 @@ def asked(*argv: str) -> FitArguments:
 def test_json_is_the_promised_document(capsys: pytest.CaptureFixture[str]) -> None:
     answer = fit(asked("--model", "smoke", "--engine", "vllm==0.32.0", "--json"), host("1x-rtx3090"))
     printed = json.loads(capsys.readouterr().out)
-    assert list(printed) == ["verdict", "memory", "reasons", "warnings"]
+    assert list(printed) == ["verdict", "memory", "reasons", "warnings", "lacking_bytes"]
     assert list(printed["memory"]) == [
         *("total_bytes", "budget_bytes", "weights_bytes", "activation_bytes", "cuda_graph_bytes", "overhead_bytes"),
         *("kv_cache_bytes", "kv_bytes_per_token", "kv_cache_tokens", "max_concurrency", "uncertainty_bytes"),
@@ -65,6 +65,30 @@ def test_flags_of_the_engine_are_taken_by_its_names_and_a_drafter_is_read() -> N
     eager = fit(asked(*words, "--enforce-eager", "--tensor-parallel-size", "1"), host("1x-rtx3090"))
     assert drafted.memory.weights_bytes - plain.memory.weights_bytes > GIB
     assert (eager.memory.cuda_graph_bytes, drafted.verdict) == (0, Verdict.FITS)
+
+
+def test_no_size_is_below_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is lacking is a size of its own."""
+    with pytest.raises(NoPlanError):
+        fit(asked("--model", "Qwen/Qwen3-32B", "--json"), host("1x-rtx3090"))
+    printed = json.loads(capsys.readouterr().out)
+    assert min(value for value in printed["memory"].values() if isinstance(value, int | float)) >= 0
+    assert printed["memory"]["kv_cache_bytes"] == 0
+    assert printed["lacking_bytes"] > 40 * GIB
+
+
+def test_sizes_of_several_ranks_are_said_to_be_those_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    eight = ("--tensor-parallel", "8")
+    fit(asked("--model", "Qwen/Qwen3-32B", *eight), host("8x-h100-nvswitch"))
+    several = capsys.readouterr().out
+    assert "  per GPU weights 7.7 GiB" in several
+    assert "  per GPU 60" in several
+    fit(asked("--model", "BAAI/bge-m3"), host("8x-h100-nvswitch"))
+    one = capsys.readouterr().out
+    assert "per GPU" not in one
+    assert "left; the model has no KV cache" in one
+    assert "0 B" not in one
+    assert "at once" not in one
 
 
 def test_the_smallest_gpu_of_a_group_decides() -> None:

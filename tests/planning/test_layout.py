@@ -158,7 +158,7 @@ def test_what_no_checkpoint_of_the_host_holds_ends_with_the_hosts_that_do() -> N
 def test_what_does_not_fit_is_refused_with_the_least_loss_that_does(host: str, model: str, advised: str) -> None:
     """The refusal counts the bytes; its hint names a published checkpoint, which then has a plan."""
     with pytest.raises(
-        NoPlanError, match=rf"{model} does not fit on \d× NVIDIA .*, in memory per GPU: weights [0-9.]+ GiB"
+        NoPlanError, match=rf"{model} does not fit on \d× NVIDIA .*: (per GPU )?weights [0-9.]+ GiB"
     ) as refusal:
         plan_of(recorded(host), model)
     assert refusal.value.hint is not None
@@ -203,3 +203,12 @@ def test_what_surely_does_not_fit_is_refused_even_there() -> None:
     """Thirty gigabytes of weights do not go into sixteen, whatever Windows counts."""
     with pytest.raises(NoPlanError, match="Qwen/Qwen3-14B does not fit on 1× NVIDIA GeForce RTX 5080"):
         plan_of(recorded("wsl2-rtx5080"), "Qwen/Qwen3-14B")
+
+
+def test_modest_settings_take_one_whole_picture() -> None:
+    """Where no forecast is sure, and where none fits: the engine refuses a step that is shorter than one picture."""
+    plan = plan_of(recorded("gb10"), "google/gemma-4-26B-A4B-it")
+    assert int(flat_settings(plan)["VLLM_MAX_NUM_BATCHED_TOKENS"].value) > 2048
+    with pytest.raises(NoPlanError) as refusal:
+        plan_of(recorded("1x-rtx3090"), "google/gemma-4-31B-it")
+    assert "a step of" not in refusal.value.message

@@ -20,6 +20,7 @@ from stackwright.domain.catalog import EngineRelease
 from stackwright.domain.forecast import EngineSettings, Forecast, RememberedStart, Verdict
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
+from stackwright.domain.plan import Memory
 from stackwright.domain.setting_spec import Kind, problem_with
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine, MemorySetting, fields_of
@@ -277,6 +278,16 @@ def _releases_of(engine: Engine, releases: Iterable[EngineRelease]) -> Iterator[
     return (release for release in releases if release.name == engine.name)
 
 
+def _without_debts(memory: Memory) -> Memory:
+    """Return the memory with an empty cache where there is less than nothing for one."""
+    later = memory.later_kv_cache_bytes
+    return replace(
+        memory,
+        kv_cache_bytes=max(0, memory.kv_cache_bytes),
+        later_kv_cache_bytes=None if later is None else max(0, later),
+    )
+
+
 def _print(asked: FitArguments, answer: Forecast) -> None:
     from stackwright import report
 
@@ -284,14 +295,15 @@ def _print(asked: FitArguments, answer: Forecast) -> None:
         report.print_json(
             {
                 "verdict": answer.verdict,
-                "memory": answer.memory,
+                "memory": _without_debts(answer.memory),
                 "reasons": answer.reasons,
                 "warnings": answer.warnings,
+                "lacking_bytes": max(0, -answer.memory.kv_cache_bytes),
             }
         )
         return
     lines = [f"{asked.model}: {answer.verdict.value.replace('-', ' ')}", *(f"  {reason}" for reason in answer.reasons)]
-    if answer.verdict is not Verdict.DOES_NOT_FIT:
+    if answer.verdict is not Verdict.DOES_NOT_FIT and answer.memory.kv_bytes_per_token:
         lines.append(
             f"  {answer.memory.kv_cache_tokens} tokens in the KV cache, {answer.memory.max_concurrency:g} requests of "
             f"{answer.max_model_len} tokens at once"

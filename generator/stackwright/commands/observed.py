@@ -143,7 +143,7 @@ def _gpu(observed: ObservedStart, host: Host) -> GpuMemory:
     if known is not None and (total is None or abs(known.total_bytes - total) <= _SAME_TOTAL * total):
         return replace(known, used_bytes=0, total_bytes=total or known.total_bytes)
     if total is None:
-        raise HostError(
+        raise UsageError(
             "the log does not tell how much memory its GPU has, and this host has no such GPU",
             hint="name a snapshot of the machine: --host FILE",
         )

@@ -106,7 +106,7 @@ def serves(
     if objective is Objective.CONTEXT:
         longest = engine.longest_request(shape, settings, gpu, facts.weights)
         return longest if longest >= useful else 0
-    answer = engine.forecast(shape, _modest(settings, useful), gpu, facts.weights)
+    answer = engine.forecast(shape, _modest(settings, useful, shape), gpu, facts.weights)
     if answer.verdict is Verdict.UNCERTAIN:
         return None
     return answer.surely if answer.verdict is Verdict.FITS else 0
@@ -158,13 +158,13 @@ def _searching(solution: Solution) -> Solution:
     return replace(solution, settings=replace(solution.settings, max_model_len=None))
 
 
-def _modest(asked: EngineSettings, length: int) -> EngineSettings:
-    """Return settings that ask for little, where the person left them open."""
+def _modest(asked: EngineSettings, length: int, shape: Shape) -> EngineSettings:
+    """Return settings that ask for little, where the person left them open; a step takes one whole picture."""
     return replace(
         asked,
         max_model_len=length,
         max_num_seqs=asked.max_num_seqs or CAUTIOUS_SEQS,
-        max_num_batched_tokens=asked.max_num_batched_tokens or 2048,
+        max_num_batched_tokens=asked.max_num_batched_tokens or max(2048, shape.least_step_tokens),
     )
 
 
@@ -174,7 +174,7 @@ def _cautious(
     """Where no forecast can be sure, take modest settings and say so; where it is sure that nothing fits, refuse."""
     shape = facts.config.shape
     length = asked.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
-    modest = _modest(asked, length)
+    modest = _modest(asked, length, shape)
     answer = engine.forecast(shape, modest, gpu, facts.weights)
     # The middle of what may be is less than nothing: nobody would call that a service.
     hopeless = answer.memory.kv_cache_bytes < 0 or not (shape.is_encoder or answer.longest)

@@ -285,7 +285,7 @@ def _shared_memory(request: ModelRequest, placement: Placement, catalog: Catalog
 def _does_not_fit(request: ModelRequest, options: tuple[Placement, ...], words: tuple[str, ...]) -> DoesNotFitError:
     gpus = max(options, key=lambda option: option.ranks).groups[0]
     message = f"{request.llm.name} does not fit on {len(gpus)}× {gpus[0].name}"
-    return DoesNotFitError(f"{message}, in memory per GPU: {'; '.join(words)}")
+    return DoesNotFitError(f"{message}: {'; '.join(words)}")
 
 
 def _shorter(request: ModelRequest, catalog: Catalog) -> str | None:

@@ -63,18 +63,22 @@ def reasons(made: Account) -> tuple[str, ...]:
     utilization, total = made.settings.gpu_memory_utilization, format_bytes(made.gpu.total_bytes)
     error = format_bytes(stage.error_bytes)
     needed = format_bytes(made.needed_bytes[made.fullest])
-    found = [f"{', '.join(parts)}, of a budget of {format_bytes(made.budget_bytes)} ({utilization:g} of {total})"]
+    # With several ranks the sizes are those of the fullest one.
+    each = "per GPU " if made.settings.ranks > 1 else ""
+    budget = f"of a budget of {format_bytes(made.budget_bytes)} ({utilization:g} of {total})"
+    found = [f"{each}{', '.join(parts)}, {budget}"]
     if room <= 0:
-        found.append(f"no memory left for the KV cache: {format_bytes(-room)} too much, ± {error}")
+        found.append(f"no memory left for the KV cache: {each}{format_bytes(-room)} too much, ± {error}")
+    elif not made.layout.groups:
+        found.append(f"{each}{format_bytes(room)} ± {error} left; the model has no KV cache")
     else:
         found.append(
-            f"{format_bytes(room)} ± {error} left for the KV cache; one request of {made.settings.max_model_len} "
-            "tokens needs "
-            f"{needed}"
+            f"{each}{format_bytes(room)} ± {error} left for the KV cache; one request of "
+            f"{made.settings.max_model_len} tokens needs {needed}"
         )
     later = made.rooms(later=True)[made.fullest] - room
     if later and made.layout.groups:
-        found.append(f"a first start compiles; later ones leave {format_bytes(later)} more for the KV cache")
+        found.append(f"a first start compiles; later ones leave {each}{format_bytes(later)} more for the KV cache")
     if made.seen is not None:
         found.append(made.seen.words)
     if not made.enough_is_free:
@@ -101,8 +105,8 @@ def warnings(made: Account, verdict: Verdict) -> tuple[str, ...]:
         found.append("under WSL the driver may move GPU memory to the host, so the forecast is uncertain")
     outside = made.stages[made.fullest].outside
     if not made.outside_fits(1):
-        beside = f"{format_bytes(outside.bytes)} ± {format_bytes(outside.error)}"
-        found.append(f"the engine takes {beside} beside its budget: lower the utilization, or use --enforce-eager")
+        beside = format_bytes(outside.bytes + outside.error)
+        found.append(f"the engine may take {beside} beside its budget: lower the utilization, or use --enforce-eager")
     if not made.trial_fits(1):
         trial = format_bytes(made.stages[made.fullest].trial_bytes)
         found.append(f"capturing the first CUDA graphs needs {trial} for a trial cache: lower --max-num-seqs")
