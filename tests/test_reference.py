@@ -11,7 +11,7 @@ from itertools import groupby
 
 import pytest
 from stackwright.catalog.load import load_gpus, load_guides
-from stackwright.cli import build_parser
+from stackwright.cli import build_parser, leaves
 from stackwright.diagnosis.load import load_rules
 from stackwright.domain.catalog import Guide
 from stackwright.domain.setting_spec import Kind, SettingSpec
@@ -87,7 +87,7 @@ def commands_lines() -> Iterator[str]:
     yield "or `./scripts/stackwright detect`; once installed, without `./scripts/`. Results and JSON go to stdout,"
     yield "messages and progress to stderr. The page is made from `generator/stackwright/cli.py` and the modules in"
     yield "`generator/stackwright/commands/`."
-    for parser in build_parser()[1].values():
+    for parser in (leaf for command in build_parser()[1].values() for leaf in leaves(command)):
         yield ""
         yield f"## `{parser.prog}`"
         yield ""

@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, str] = {
     ),
     "facts": "List old and unsure rows of the catalog, and what is newer or known bad of all that is pinned.",
     "key": "Print the gateway's key.",
+    "keys": "Make, list, rotate and revoke keys for people and programs, and show what was used with them.",
 }
 # Commands that people type by their own name; the others are `stackwright NAME`.
 OWN_ENTRY_POINTS = ("configure-gpu", "start-environment", "stop-environment", "validate-environment")
@@ -102,7 +103,7 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
         raise UsageError(f"`{name[:60]}` stands before the command", hint="flags come after it: COMMAND FLAG …")
     parser, subparsers = build_parser((name,))
     if name in subparsers:
-        _check_flags(subparsers[name], argv[1:])
+        _check_words(subparsers[name], argv[1:])
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         prog = subparsers[name].prog
@@ -134,8 +135,31 @@ def build_parser(declared: tuple[str, ...] = tuple(COMMANDS)) -> tuple[_Parser, 
         made[name] = commands.add_parser(name, help=summary, description=summary, prog=prog, allow_abbrev=False)
         if name in declared:
             load_command(name).add_arguments(made[name])
-            made[name].add_argument("--debug", action="store_true", help="show the traceback of an unexpected fault")
+            for leaf in leaves(made[name]):
+                leaf.add_argument("--debug", action="store_true", help="show the traceback of an unexpected fault")
     return parser, made
+
+
+def leaves(parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, ...]:
+    """Return the parsers of a command's actions; its own where it has none."""
+    return tuple(_actions_of(parser).values()) or (parser,)
+
+
+def _actions_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    nested = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return next((action.choices for action in nested), {})
+
+
+def _check_words(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """Refuse an unknown action and an unknown flag, which argparse would tell otherwise."""
+    actions = _actions_of(parser)
+    if not actions or not words or words[0].startswith("-"):
+        _check_flags(parser, words)
+    elif words[0] in actions:
+        _check_flags(actions[words[0]], words[1:])
+    else:
+        hint = did_you_mean(words[0], actions) or f"actions: {', '.join(actions)}"
+        raise UsageError(f"{parser.prog}: unknown action `{words[0][:60]}`", hint=hint)
 
 
 def _check_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:

@@ -12,12 +12,14 @@ from stackwright.cli import COMMANDS, load_command, parse
 from stackwright.commands.configure_gpu import ConfigureArguments
 from stackwright.commands.detect import DetectArguments
 from stackwright.commands.key import KeyArguments
+from stackwright.commands.keys import KeysArguments
 from stackwright.commands.options import ENVIRONMENTS, MODES, RUNTIMES, PlanArguments, PlanOptions, StartOptions
 from stackwright.commands.rollback import RollbackArguments
 from stackwright.commands.start_environment import StartArguments
 from stackwright.commands.status import StatusArguments
 from stackwright.commands.stop_environment import StopArguments
 from stackwright.commands.validate_environment import ValidateArguments
+from stackwright.domain.access_key import Rights
 from stackwright.domain.environment import Environment
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
@@ -79,6 +81,17 @@ def parse_arguments(words: list[str]) -> object:
         ),
         ("validate-environment staging --json", ValidateArguments(environment=Environment.STAGING, json=True)),
         ("status dev", StatusArguments(environment=Environment.DEV)),
+        ("keys list dev --json", KeysArguments(action="list", environment=Environment.DEV, json=True)),
+        (
+            "keys add anna prod --model a --model b --model a --tokens-per-day 9 --expires 2999-12-31",
+            KeysArguments(
+                action="add",
+                environment=Environment.PROD,
+                name="anna",
+                rights=Rights(models=("a", "b"), tokens_per_day=9, expires=32_503_680_000),
+            ),
+        ),
+        ("keys usage dev --days 3", KeysArguments(action="usage", environment=Environment.DEV, days=3)),
         ("key dev --out o", KeyArguments(environment=Environment.DEV, out=Path("o"))),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

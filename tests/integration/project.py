@@ -141,7 +141,8 @@ class Project(Struct, frozen=True, kw_only=True):
     def secrets(self) -> dict[str, str]:
         """The secrets of the development environment by file name; an empty file holds none."""
         folder = self.folder / "envs" / ".secrets" / "dev"
-        return {file.name: file.read_text().strip() for file in folder.iterdir() if file.read_text().strip()}
+        texts = {file.name: file.read_text().strip() for file in folder.iterdir() if file.is_file()}
+        return {name: text for name, text in texts.items() if text}
 
     def ask(self, key: str | None, **further: object) -> tuple[int, str]:
         """Ask the gateway for a chat completion; return the status and the body, 0 where nothing answers."""

@@ -32,6 +32,7 @@ from stackwright.planning.planner import make_plan
 from stackwright.planning.request import PlanRequest, User, WantedModel, model_request
 from stackwright.project import folder as project
 from stackwright.project import write
+from stackwright.project.access_keys import ensure_key_folders
 from stackwright.project.credentials import ensure_secrets, find_hub_token, gateway_key
 from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
@@ -210,6 +211,7 @@ def write_environments(paths: ProjectPaths, changes: Sequence[tuple[Configured, 
         report.warn(sentence)
     for configured in made:
         ensure_secrets(configured.paths.secrets, os.environ, hf_home, find_proxy_login(configured.values))
+        ensure_key_folders(configured.paths)
         make_folders(configured.values, paths.smoke, engine_named(configured.plan.engine.name))
         keep_generation(configured.paths)
 

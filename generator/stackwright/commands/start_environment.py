@@ -42,6 +42,7 @@ from stackwright.errors import StackError
 from stackwright.models.cache import find_cache
 from stackwright.models.hub import fetch_config
 from stackwright.project import folder as project
+from stackwright.project.access_keys import ensure_key_folders
 from stackwright.project.credentials import ensure_secrets
 from stackwright.project.generations import Generations
 from stackwright.project.lock import Lock
@@ -109,6 +110,7 @@ def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> A
     runtime, host = reach(stack, arguments.runtime)
     # The caches and the smoke model may have been cleaned away since the files were rendered.
     ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]), find_proxy_login(stack.env))
+    ensure_key_folders(stack.paths)
     make_folders(stack.env, paths.smoke, stack.engine)
     findings = find_all(stack, runtime, host, report.tell)
     report.show_findings(findings)

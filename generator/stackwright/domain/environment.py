@@ -19,6 +19,10 @@ class Environment(StrEnum):
 WRITTEN_OUT = {"development": Environment.DEV, "production": Environment.PROD}
 
 
+KEYS_FOLDER, USAGE_FOLDER = ".secrets/{environment}/keys", ".usage/{environment}"
+"""Below envs/: the folder of the keys of people and programs, and that of what was used with them."""
+
+
 class EnvironmentPaths(Struct, frozen=True, kw_only=True):
     """Where the files of one environment stand: below the project folder `root`, and below the folder `state`."""
 
@@ -45,6 +49,10 @@ class EnvironmentPaths(Struct, frozen=True, kw_only=True):
     def secrets(self) -> Path:
         """The folder of the secret files."""
         return self.root / "envs" / ".secrets" / self.environment.value
+
+    def folder(self, source: str) -> Path:
+        """Return a folder of the environment, such as KEYS_FOLDER."""
+        return self.root / "envs" / source.format(environment=self.environment.value)
 
     @property
     def generated(self) -> Path:

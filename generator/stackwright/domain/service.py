@@ -57,6 +57,12 @@ class ScratchRef(Struct, frozen=True, kw_only=True):
     name: str
 
 
+class EnvironmentFolderRef(Struct, frozen=True, kw_only=True):
+    """The path of one of the service's environment folders, by its name."""
+
+    name: str
+
+
 class Executable(Struct, frozen=True, kw_only=True):
     """A program of the service's virtual environment; in a container it is on the PATH."""
 
@@ -70,7 +76,10 @@ class VisibleGpus(Struct, frozen=True, kw_only=True):
     setting: SettingRef
 
 
-Part: TypeAlias = "str | SettingRef | HostOf | PortOf | ListenAddress | FileRef | ScratchRef | Executable | VisibleGpus"
+Part: TypeAlias = (
+    "str | SettingRef | HostOf | PortOf | ListenAddress | FileRef | ScratchRef | EnvironmentFolderRef | Executable"
+    " | VisibleGpus"
+)
 
 
 class Joined(Struct, frozen=True, kw_only=True):
@@ -107,6 +116,18 @@ class HostFolder(Struct, frozen=True, kw_only=True):
 
     path: Word
     read_only: bool = False
+
+
+class EnvironmentFolder(Struct, frozen=True, kw_only=True):
+    """A folder of the environment below envs/, mounted as /run/stackwright/`name`; read-only unless `written`.
+
+    A folder and not its files: a mounted file stays what it was when another one is renamed over it. In `source`,
+    `{environment}` stands for the environment's short name.
+    """
+
+    name: str
+    source: str
+    written: bool = False
 
 
 class HttpProbe(Struct, frozen=True, kw_only=True):
@@ -272,6 +293,7 @@ class Service(Struct, frozen=True, kw_only=True):
     secrets: tuple[str, ...] = ()
     files: tuple[MountedFile, ...] = ()
     folders: tuple[HostFolder, ...] = ()
+    environment_folders: tuple[EnvironmentFolder, ...] = ()
     port: Port | None = None
     reaches_out: bool = False
     downloads: bool = False

@@ -17,6 +17,8 @@ from stackwright.domain.service import (
     PROBE_RETRIES,
     PROBE_TIMEOUT_S,
     CommandProbe,
+    EnvironmentFolder,
+    EnvironmentFolderRef,
     Executable,
     FileRef,
     Health,
@@ -41,6 +43,8 @@ from stackwright.services import BASE, base_of, base_services, services_of
 from stackwright.services.words import word_text
 
 MOUNTED_AT = "/etc/stackwright"
+ENVIRONMENT_FOLDERS_AT = "/run/stackwright"
+_FOLDERS = {FileRef: MOUNTED_AT, ScratchRef: "/tmp", EnvironmentFolderRef: ENVIRONMENT_FOLDERS_AT}
 CDI_GPU = "nvidia.com/gpu="
 """What a GPU's name begins with in a CDI specification: its UUID is one of its names (nvidia-ctk cdi generate)."""
 
@@ -176,7 +180,7 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
         "command": command if script else command[1:],
         "labels": _digests(service, generated),
         "environment": {name: None if value is None else word(value) for name, value in environment.items()},
-        "volumes": [*map(_mount, service.files), *folders],
+        "volumes": [*map(_mount, service.files), *map(_mount_folder, service.environment_folders), *folders],
         "tmpfs": list(service.in_container.tmpfs),
         "sysctls": dict(service.in_container.sysctls),
         "secrets": list(service.secrets),
@@ -226,10 +230,8 @@ def _name_of(service: Service, plan: Plan | None, part: Part) -> str:
             return str(_port_of(part.service, plan))
         case ListenAddress():
             return "0.0.0.0"
-        case FileRef():
-            return f"{MOUNTED_AT}/{part.name}"
-        case ScratchRef():
-            return f"/tmp/{part.name}"
+        case FileRef() | ScratchRef() | EnvironmentFolderRef():
+            return f"{_FOLDERS[type(part)]}/{part.name}"
         case Executable():
             return part.name
 
@@ -252,6 +254,11 @@ def _digests(service: Service, generated: Mapping[str, str]) -> dict[str, str]:
 def _mount(file: MountedFile) -> dict[str, Any]:
     source = f"./generated/${{STACKWRIGHT_ENVIRONMENT:?}}/{file.source}" if file.generated else f"./{file.source}"
     return _bind(source, True, f"{MOUNTED_AT}/{file.name}".removesuffix("/"))
+
+
+def _mount_folder(folder: EnvironmentFolder) -> dict[str, Any]:
+    source = f"../envs/{folder.source.format(environment='${STACKWRIGHT_ENVIRONMENT:?}')}"
+    return _bind(source, not folder.written, f"{ENVIRONMENT_FOLDERS_AT}/{folder.name}")
 
 
 def _bind(source: str, read_only: bool, target: str | None = None) -> dict[str, Any]:

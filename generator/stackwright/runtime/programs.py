@@ -21,6 +21,7 @@ from stackwright.domain.host import Host
 from stackwright.domain.service import (
     LOG_FILE_MEGABYTES,
     LOG_FILES,
+    EnvironmentFolderRef,
     Executable,
     FileRef,
     HostOf,
@@ -148,7 +149,7 @@ class _Naming:
     def program(self, inherited: Mapping[str, str]) -> Program:
         """Return the service as a program."""
         service = self._service
-        script = None if service.script is None else self._path(service.script)
+        script = None if service.script is None else self._path(FileRef(name=service.script))
         read = (path for file in service.files for path in self._read(file) if path != script)
         callers = (*PASSED_ON, *(name for name, word in service.environment.items() if word is None))
         passed = {name: inherited[name] for name in callers if name in inherited}
@@ -210,8 +211,8 @@ class _Naming:
             case ListenAddress():
                 published = None if service.port is None else service.port.published
                 return LOOPBACK if published is None else stack.value(published[0])
-            case FileRef():
-                return str(self._path(part.name))
+            case FileRef() | EnvironmentFolderRef():
+                return str(self._path(part))
             case ScratchRef():
                 return part.name
             case Executable():
@@ -223,8 +224,12 @@ class _Naming:
         published = None if port is None else port.published
         return str(self._machine.ports[name]) if published is None else self._stack.value(published[1])
 
-    def _path(self, name: str) -> Path:
-        """Return where a mounted file lies, by its name in the container."""
+    def _path(self, part: FileRef | EnvironmentFolderRef) -> Path:
+        """Return where a mounted file or folder lies, by its name in the container."""
+        name = part.name
+        if isinstance(part, EnvironmentFolderRef):
+            folders = {folder.name: folder.source for folder in self._service.environment_folders}
+            return self._stack.paths.folder(folders[name])
         for file in self._service.files:
             if file.name == name:
                 return self._source(file)

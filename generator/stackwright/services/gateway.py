@@ -5,11 +5,14 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
+from stackwright.domain.environment import KEYS_FOLDER, USAGE_FOLDER
 from stackwright.domain.plan import Origin, Plan, Setting
 from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe
 from stackwright.domain.service import (
     AsProcess,
     Dependency,
+    EnvironmentFolder,
+    EnvironmentFolderRef,
     Executable,
     FileRef,
     Front,
@@ -112,7 +115,7 @@ _WORKERS = SettingRef(key="LITELLM_NUM_WORKERS")
 _ADDRESS = (SettingRef(key="GATEWAY_BIND"), SettingRef(key="GATEWAY_PORT"))
 _TLS = ("tls_certificate", "tls_key")
 _NAME = "gateway"
-_FILES = ("key_auth.py", "door.py", "guard.py", "worker_start.py", "health.py")
+_FILES = ("key_auth.py", "door.py", "guard.py", "worker_start.py", "health.py", "keys.py")
 
 
 def _url(service: str) -> Word:
@@ -149,6 +152,8 @@ GATEWAY = Service(
         "GATEWAY_PLACES": ScratchRef(name="gateway.places"),
         # Where several workers add their figures up (start.sh).
         "GATEWAY_METRICS": ScratchRef(name="gateway.metrics"),
+        "GATEWAY_KEYS": EnvironmentFolderRef(name="keys"),
+        "GATEWAY_USAGE": EnvironmentFolderRef(name="usage"),
         "LITELLM_NUM_WORKERS": _WORKERS,
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOG": "ERROR",
@@ -161,6 +166,10 @@ GATEWAY = Service(
         MountedFile(source="gateway/start.sh", name="gateway.sh"),
         *(MountedFile(source=f"gateway/{name}", name=name) for name in _FILES),
         MountedFile(source="gateway.yaml", name="gateway.yaml", generated=True),
+    ),
+    environment_folders=(
+        EnvironmentFolder(name="keys", source=KEYS_FOLDER),
+        EnvironmentFolder(name="usage", source=USAGE_FOLDER, written=True),
     ),
     port=Port(number=4000, published=_ADDRESS),
     reaches_out=True,

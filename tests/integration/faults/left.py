@@ -53,13 +53,19 @@ def files_of(project: Project) -> dict[str, tuple[int, str]]:
     """Return the mode and the hash of each file of a project folder: the person's, the rendered ones, the secrets.
 
     Each is read where it stands. Kept generations are left out: a start may add one, and what is kept of it is not the
-    person's.
+    person's. So are the counts of what was used, which requests change.
     """
     found = {}
     for path in sorted(project.folder.rglob("*")):
         name = path.relative_to(project.folder)
         kept = {GENERATIONS, SETS} & set(name.parts)
-        if path.is_file() and not kept and path.name != LOCK and name.parts[0] != "caches":
+        if (
+            path.is_file()
+            and not kept
+            and path.name != LOCK
+            and name.parts[0] != "caches"
+            and ".usage" not in name.parts
+        ):
             found[str(name)] = path.stat().st_mode & 0o777, hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
