@@ -29,8 +29,8 @@ LATENT = {
     "architectures": ["DeepseekV3ForCausalLM"],
     "model_type": "deepseek_v3",
     "q_lora_rank": 64,
-    "kv_lora_rank": 64,
-    "qk_rope_head_dim": 16,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
     "qk_nope_head_dim": 32,
     "v_head_dim": 32,
 }
@@ -58,6 +58,11 @@ CATALOG = load_catalog()
         (LATENT, "0.33.0", "8.0", "fp8", True),
         (LATENT, "0.14.1", "8.9", "fp8", False),  # TRITON_MLA took `auto` alone
         (LATENT, "0.14.1", "8.9", "auto", True),
+        ({**LATENT, "kv_lora_rank": 64}, "0.14.1", "8.9", "auto", False),  # of a vector of 576 alone
+        ({**LATENT, "kv_lora_rank": 64}, "0.33.0", "8.9", "auto", True),  # TRITON_MLA takes any from 0.18.0 on
+        ({**SPARSE, "kv_lora_rank": 64}, "0.33.0", "10.0", "auto", False),
+        ({**PLAIN, "head_dim": 96}, "0.33.0", "9.0", "nvfp4", False),
+        ({**PLAIN, "head_dim": 96}, "0.33.0", "9.0", "fp8", True),
         (PLAIN, "0.33.0", "7.5", "auto", True),
         (PLAIN, "0.33.0", "9.0", "nvfp4", True),
         (PLAIN, "0.33.0", "7.5", "nvfp4", False),
@@ -88,6 +93,14 @@ def test_sparse_attention_is_refused_on_an_a100(tmp_path: Path) -> None:
 def test_sparse_attention_is_planned_where_it_has_a_kernel(tmp_path: Path, host: str) -> None:
     folder = write_model(tmp_path / "v32", SPARSE, {"model.safetensors": [WEIGHT]})
     assert make_plan(request(recorded(host), model=str(folder)), CATALOG).engine.name == "vllm"
+
+
+def test_a_size_of_heads_without_a_kernel_is_named(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "narrow", {**PLAIN, "head_dim": 96}, {"model.safetensors": [WEIGHT]})
+    facts = read_model(str(folder), load_llms())
+    with pytest.raises(NoPlanError) as refused:
+        check_attention(facts, "0.33.0", recorded("1x-h200").gpus, CATALOG, "nvfp4")
+    assert refused.value.message.endswith("no GPU has one for heads of 96")
 
 
 def test_a_pinned_cache_without_a_kernel_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.host import Gpu
 from stackwright.domain.model_facts import ModelFacts
-from stackwright.domain.shape import Shape
+from stackwright.domain.shape import Mixer, Shape
 from stackwright.engines.vllm.settings import KEYS
 from stackwright.errors import NoPlanError
 from stackwright.units import version_parts
@@ -30,7 +30,20 @@ def has_kernel(
     if rows is None:
         return None
     also = _SPARSE_FP8 if sparse and cache_format.startswith("fp8") else cache_format
-    return any({cache_format, also} & set(row.cache_formats) for row in rows)
+    sizes = [set(row.head_sizes) for row in rows if {cache_format, also} & set(row.cache_formats)]
+    # Each layer looks for a kernel of its own size; an empty list takes any.
+    return bool(sizes) and all(any(not taken or size in taken for taken in sizes) for size in _head_sizes(shape))
+
+
+def _head_sizes(shape: Shape) -> frozenset[int]:
+    """Return the sizes of a head that the model's layers ask kernels for: latent attention's is its cache's vector.
+
+    vLLM 0.33.0 model_executor/layers/attention/mla_attention.py, MLAAttention: kv_lora_rank + qk_rope_head_dim.
+    """
+    if shape.latent is not None:
+        return frozenset({shape.latent.kv_rank + shape.latent.rope_dim})
+    keep = (Mixer.FULL, Mixer.SLIDING, Mixer.CHUNKED)
+    return frozenset(layer.head_dim for layer in shape.kinds if layer.mixer in keep)
 
 
 def check_attention(
@@ -60,10 +73,11 @@ def check_attention(
         key=version_parts,
     )
     cache = f" with a KV cache in {cache_format}" if cache_format != AUTO else ""
+    sizes = " and ".join(str(size) for size in sorted(_head_sizes(shape)))
     raise NoPlanError(
         f"{catalog.attention.engine} {version} has no kernel for the {kind} attention of {facts.name}{cache} on GPU "
         f"{gpu.index} ({gpu.name}, compute capability {gpu.compute_capability}); "
-        + (f"compute capability {', '.join(able)} has one" if able else "no GPU has one"),
+        + (f"compute capability {', '.join(able)} has one" if able else f"no GPU has one for heads of {sizes}"),
         hint=f"leave {KEYS.cache_format} out, for the model's own format"
         if plain
         else "use another model, or GPUs of such a compute capability",
