@@ -8,6 +8,7 @@
   it is where all three environments change alike.
 - `plan.json` there leaves out the host, which stands in tests/hosts/, and the values of the settings, which stand in
   `env`; that the plan repeats both is asserted. Of each replica after the first it has what differs from the first.
+- What a setting means stands in the `env` of `WHOLE` alone.
 - `reasons.txt` has each reason and source of a setting once, with the plans that give it.
 - `plan.json` beside the folders is one plan as it is written, with all of that.
 """
@@ -30,6 +31,7 @@ from stackwright.domain.plan import Plan
 from stackwright.errors import NoPlanError
 from stackwright.reading import to_plain
 from stackwright.rendering import render_plan
+from stackwright.settings import all_settings
 
 from tests.plan_summary import summarize
 from tests.planning.several import CASES as SEVERAL
@@ -47,7 +49,8 @@ Texts = Mapping[str, str]
 @pytest.mark.parametrize("name", WHOLE)
 def test_plan_and_files_are_the_golden_ones(name: str, environment: Environment, update_golden: bool) -> None:
     """The plan, the environment, the override and the gateway file are those that were judged."""
-    compare(shorten(produce(name, environment)), GOLDEN / f"{name}--{environment}", update_golden=update_golden)
+    short = shorten(produce(name, environment), meanings=True)
+    compare(short, GOLDEN / f"{name}--{environment}", update_golden=update_golden)
 
 
 @pytest.mark.parametrize("name", sorted(set(HOST_NAMES) - set(WHOLE)))
@@ -159,8 +162,8 @@ def texts(plan: Plan) -> Texts:
     return {file.path.name.removeprefix(".").removesuffix(suffix): file.text for file in render_plan(plan)}
 
 
-def shorten(produced: Texts) -> Texts:
-    """Leave out of `plan.json` what stands elsewhere, and add its summary."""
+def shorten(produced: Texts, *, meanings: bool = False) -> Texts:
+    """Leave out of `plan.json` what stands elsewhere, of `env` the settings' meanings, and add the plan's summary."""
     if "plan.json" not in produced:
         return produced
     plan = json.loads(produced["plan.json"])
@@ -171,7 +174,14 @@ def shorten(produced: Texts) -> Texts:
     differing = [{key: value for key, value in other.items() if value != first[key]} for other in others]
     short = {**plan, "host": "as in tests/hosts", "replicas": [first, *differing], "settings": "as in env"}
     short["models"] = [shorten_model(plan, number, model) for number, model in enumerate(plan["models"], start=1)]
-    return {**produced, "plan.json": format_json(short), "summary.txt": summarize(plan)}
+    env = produced["env"] if meanings else without_meanings(produced["env"])
+    return {**produced, "env": env, "plan.json": format_json(short), "summary.txt": summarize(plan)}
+
+
+def without_meanings(env: str) -> str:
+    """Leave the line out that says what a setting means: it is the same in every environment file."""
+    known = {f"# {spec.meaning}\n" for spec in all_settings()}
+    return "".join(line for line in env.splitlines(keepends=True) if line not in known)
 
 
 def shorten_model(plan: dict[str, Any], number: int, model: dict[str, Any]) -> dict[str, Any]:

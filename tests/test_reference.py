@@ -60,6 +60,7 @@ def allowed_values(spec: SettingSpec) -> str:
         Kind.INTEGER: "whole number",
         Kind.FRACTION: "number",
         Kind.CONTEXT: "`auto`, or tokens",
+        Kind.SECONDS_OR_OFF: "`off`, or seconds",
         Kind.ADDRESS: "IPv4 address",
         Kind.SIZE: "size, such as `2gb`",
         Kind.PATH: "absolute path",

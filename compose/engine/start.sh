@@ -22,8 +22,16 @@ VLLM_API_KEY=$(cat "$secrets/engine_key")
 export VLLM_API_KEY
 export HF_TOKEN_PATH="$secrets/hf_token" # huggingface_hub reads it; an empty file means no token
 # Of several models that take turns, the one argument is their list: our own program then starts the engine of each.
+# Else the module, not the `vllm` command: PyPI's CPU build ships a command that cannot find its own distribution.
+asking=
 case "${1:-}" in
-"{"*) exec "${PYTHON:-python3}" -B "$(dirname "$0")/switching/switch.py" "$@" ;;
+"{"*)
+    asking=--ask-nothing
+    set -- -B "$(dirname "$0")/switching/switch.py" "$@"
+    ;;
+*) set -- -m vllm.entrypoints.openai.api_server "$@" ;;
 esac
-# The module, not the `vllm` command: PyPI's CPU build ships a command that cannot find its own distribution.
-exec "${PYTHON:-python3}" -m vllm.entrypoints.openai.api_server "$@"
+set -- "${PYTHON:-python3}" "$@"
+# shellcheck disable=SC2086  # nothing, or one word
+[ "${ENGINE_HEARTBEAT:-off}" = off ] || set -- "${PYTHON:-python3}" -B "$(dirname "$0")/heartbeat/heartbeat.py" $asking "$@"
+exec "$@"

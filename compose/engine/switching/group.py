@@ -117,6 +117,11 @@ class Group:
         """Return the socket of the loaded engine; None while there is none."""
         return self._engine.socket if self._engine is not None and self.loaded is not None else None
 
+    @property
+    def at_work(self) -> int:
+        """Return how many requests the loaded engine has; none while another one is loaded."""
+        return self._busy if self.loaded is not None else 0
+
     def waiting(self, model: str) -> int:
         """Return how many requests wait for a model."""
         return sum(other == model for other in self._waiting.values())

@@ -62,6 +62,7 @@ class Proxy:
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/loaded", self.loaded)
+        app.router.add_get("/load", self.load)
         app.router.add_post("/{path:.*}", self.serve)
         return app
 
@@ -81,6 +82,10 @@ class Proxy:
         """Tell which model is loaded, null during a switch, and how many requests wait."""
         waiting = sum(map(self._group.waiting, self._group.tallies))
         return web.json_response({"loaded": self._group.loaded, "waiting": waiting})
+
+    async def load(self, _: web.Request) -> web.Response:
+        """Count the requests that the loaded engine works on, as vLLM counts its own; those that wait are not hung."""
+        return web.json_response({"server_load": self._group.at_work})
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Give the loaded engine's figures and this program's own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from msgspec import Struct
@@ -13,6 +14,7 @@ from stackwright.commands.generation import describe_left, generations_of
 from stackwright.commands.options import add_environment, add_json, add_out, add_runtime, record_of
 from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import address, load_stack, reach
+from stackwright.diagnosis.heartbeat import read_heartbeat
 from stackwright.domain.environment import Environment
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.project.lock import read_work
@@ -73,7 +75,7 @@ def run(arguments: StatusArguments) -> None:
 
 
 def _with_loaded(stack: Stack, runtime: Runtime) -> tuple[ServiceState, ...]:
-    """Return the states of all services, with the model that is loaded where several take turns."""
+    """Return the states of all services, with the model that is loaded where several take turns, and with hangs."""
     in_turns = {engine.name for engine in stack.plan.engines if len(stack.plan.turns(engine)) > 1}
 
     def with_model(state: ServiceState) -> ServiceState:
@@ -82,4 +84,11 @@ def _with_loaded(stack: Stack, runtime: Runtime) -> tuple[ServiceState, ...]:
         model = loaded_model(runtime.logs(state.name, SWITCH_LINES))
         return replace(state, detail="switching, or unknown" if model is None else f"{model} is loaded")
 
-    return tuple(with_model(state) for state in runtime.services())
+    return tuple(_with_hangs(stack, with_model(state)) for state in runtime.services())
+
+
+def _with_hangs(stack: Stack, state: ServiceState) -> ServiceState:
+    """Return the state with what the program beside an engine has noted lately."""
+    service = next(service for service in stack.services if service.name == state.name)
+    told = read_heartbeat(stack, service).tell(time.time())
+    return state if told is None else replace(state, detail="; ".join(filter(None, (state.detail, told))))

@@ -6,12 +6,13 @@ Touches the runtime that it is given, the logs of failed starts in the state fol
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
+from stackwright.diagnosis.heartbeat import read_heartbeat
 from stackwright.diagnosis.kernel import messages_about, read_kernel
 from stackwright.diagnosis.rules import Diagnosis, EvidenceKind, Rule, diagnose_log, state_line
 from stackwright.domain.environment import Environment
@@ -108,6 +109,7 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
         events=events,
         evidence=(
             *(Evidence(service=name, kind=stack.kind_of(name), text=text) for name, text in logs if name in ill),
+            *_lost_gpus(stack, {name for name, _ in logs}),
             *(
                 _about_state(state, events, messages_about(state, dict(logs).get(state.name, ""), kernel))
                 for state in states
@@ -115,6 +117,14 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
             ),
         ),
     )
+
+
+def _lost_gpus(stack: Stack, names: Container[str]) -> Iterator[Evidence]:
+    """Yield the engines that go on without GPUs which they had at their start; they look healthy."""
+    for service in stack.services:
+        gpus = read_heartbeat(stack, service).gpus if service.name in names else ()
+        if gpus:
+            yield Evidence(service=service.name, kind=service.kind, text=f"heartbeat: GPU fault: {'; '.join(gpus)}")
 
 
 def evidence_of(failure: StackError) -> Evidence:

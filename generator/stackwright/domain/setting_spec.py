@@ -22,6 +22,7 @@ class Kind(StrEnum):
     ADDRESS = "address"
     SIZE = "size"
     CONTEXT = "context"
+    SECONDS_OR_OFF = "seconds-or-off"
     PATH = "path"
     NAME = "name"
     HOST = "host"
@@ -99,6 +100,11 @@ def _check_context(spec: SettingSpec, value: str) -> str | None:
     return None if value == "auto" or _check_integer(spec, value) is None else "auto, or a number of tokens"
 
 
+def _check_seconds_or_off(spec: SettingSpec, value: str) -> str | None:
+    inside = value == "off" or _check_integer(spec, value) is None
+    return None if inside else f"off, or seconds from {spec.minimum:.0f} to {spec.maximum:.0f}"
+
+
 def _check_address(_: SettingSpec, value: str) -> str | None:
     try:
         ipaddress.IPv4Address(value)
@@ -124,6 +130,7 @@ _CHECKS: Mapping[Kind, Callable[[SettingSpec, str], str | None]] = {
     Kind.INTEGER: _check_integer,
     Kind.FRACTION: _check_fraction,
     Kind.CONTEXT: _check_context,
+    Kind.SECONDS_OR_OFF: _check_seconds_or_off,
     Kind.ADDRESS: _check_address,
     Kind.SIZE: _matcher(_SIZE, "a size such as 2gb or 512mb"),
     Kind.PATH: _matcher(re.compile(r"/[^:]*"), "an absolute path without a colon"),

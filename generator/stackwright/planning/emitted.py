@@ -10,6 +10,7 @@ from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Origin, Setting
 from stackwright.engines.protocol import ImageChoice
 from stackwright.planning.gateway import gateway_settings
+from stackwright.planning.heartbeat import heartbeat_settings
 from stackwright.planning.request import ModelRequest, PlanRequest, Switching
 from stackwright.planning.switching import switching_settings
 from stackwright.planning.utilization import Utilization
@@ -47,6 +48,7 @@ def model_settings(
         engine |= _gpu_settings(placement) | family.gpu_settings(placement, layout.solution, share)
     else:
         engine |= family.processor_settings(task)
+    engine |= heartbeat_settings(request, placement, {key: setting.value for key, setting in engine.items()}, catalog)
     switching = request.switching
     bounds = {key: setting.value for key, setting in switching_settings(switching).items()}
     in_force = {**bounds, **{key: setting.value for key, setting in engine.items()}, **request.pins}

@@ -15,7 +15,7 @@ from stackwright.domain.plan import Origin, ServedModel, Setting
 from stackwright.engines import engine_named
 from stackwright.errors import NoPlanError, UsageError
 from stackwright.planning.request import PlanRequest, Switching, WantedModel
-from stackwright.services.engine import SWITCHING
+from stackwright.services.engine import HEARTBEAT, SWITCHING
 
 DECISION = "docs/decisions/0033-switching.md"
 # Long enough to answer what has gathered meanwhile: a model that is loaded for one request is loaded in vain.
@@ -118,7 +118,7 @@ def refuse_disagreement(models: Sequence[ServedModel]) -> None:
 def refuse_pins_of_one(request: PlanRequest) -> None:
     """Refuse a pin that a group's service takes from its first model alone. Raises NoPlanError."""
     for pin in request.pins:
-        if pin.key != request.engine.keys.shared_memory or pin.model is None:
+        if pin.key not in (request.engine.keys.shared_memory, HEARTBEAT) or pin.model is None:
             continue
         group = request.models[pin.model - 1].exclusive
         first = turn_takers(request.models, pin.model - 1)[0]
@@ -154,11 +154,13 @@ def one_service(models: tuple[ServedModel, ...]) -> tuple[ServedModel, ...]:
         settings, first = dict(model.settings), models[takers[0]]
         keys = engine_named(model.engine.name).keys
         if position != takers[0]:
-            for key in (keys.image, keys.shared_memory):
+            for key in (keys.image, keys.shared_memory, HEARTBEAT):
                 settings.pop(key, None)
-        elif first.settings[keys.shared_memory].origin is Origin.COMPUTED:
-            sizes = [models[taker].settings[keys.shared_memory] for taker in takers]
-            settings[keys.shared_memory] = max(sizes, key=lambda size: int(size.value.removesuffix("gb")))
+        else:
+            for key in (keys.shared_memory, HEARTBEAT):
+                if key in first.settings and first.settings[key].origin is Origin.COMPUTED:
+                    sizes = [models[taker].settings[key] for taker in takers]
+                    settings[key] = max(sizes, key=lambda size: int(size.value.removesuffix("gb")))
         others = ", ".join(models[taker].name for taker in takers if taker != position)
         name = settings[keys.served_name]
         reason = f"{name.reason}; loaded in turn with {others}, each with the whole GPU memory"

@@ -17,6 +17,7 @@ from stackwright.domain.service import (
     HostFolder,
     HttpProbe,
     InContainer,
+    Joined,
     ListenAddress,
     MountedFile,
     Node,
@@ -35,6 +36,9 @@ from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine
 
 T = TypeVar("T")
+
+HEARTBEAT = "ENGINE_HEARTBEAT"
+"""Of an engine that a script starts: the program beside it is compose/engine/heartbeat/heartbeat.py."""
 
 SETTINGS: tuple[SettingSpec, ...] = (
     whole_number("SWITCH_MIN_RESIDENCE_S", "Switching", (0, 86400), "Least seconds that a model stays loaded"),
@@ -70,6 +74,14 @@ SETTINGS: tuple[SettingSpec, ...] = (
         kind=Kind.PATH,
         meaning="Model cache on the host, shared by all environments",
     ),
+    SettingSpec(
+        key=HEARTBEAT,
+        section="Engine",
+        kind=Kind.SECONDS_OR_OFF,
+        minimum=1,
+        maximum=86400,
+        meaning="Seconds without a token, with requests open, after which the engine is restarted; off: never",
+    ),
 )
 SWITCHING = {"residence_s": "SWITCH_MIN_RESIDENCE_S", "drain_s": "SWITCH_DRAIN_S", "load_s": "SWITCH_LOAD_LIMIT_S"}
 """What bounds a switch of models, as the program that switches names it, and the settings that carry it."""
@@ -79,6 +91,9 @@ TURNS_SCHEMA = 1
 
 SWITCHING_FILES = ("switching/switch.py", "switching/group.py", "switching/child.py")
 """The program that loads models in turns, which start.sh starts in the place of the engine's own server."""
+
+HEARTBEAT_FILES = tuple(f"heartbeat/{name}.py" for name in ("heartbeat", "judge", "processes", "gpus"))
+"""The program that start.sh lets run an engine, and that ends one which hangs."""
 
 OUTSIDE = "outside.sh"
 """What start scripts read where there is a proxy, or an authority of this machine's own."""
@@ -92,7 +107,7 @@ def engine_base(engine: Engine) -> Service:
     """Return what every plan says of an engine of this family."""
     keys, launch = engine.keys, engine.launch
     cache = SettingRef(key=keys.cache_folder)
-    held = ("start.sh", "cores.py", OUTSIDE, *SWITCHING_FILES)
+    held = ("start.sh", "cores.py", OUTSIDE, *SWITCHING_FILES, *HEARTBEAT_FILES)
     return Service(
         name=_NAME,
         kind=_NAME,
@@ -104,6 +119,7 @@ def engine_base(engine: Engine) -> Service:
             "HF_HOME": SettingRef(key="HF_HOME"),
             cache.key: cache,
             **launch.variables,
+            **(_heartbeat(engine, _NAME, None) if launch.script else {}),
             **dict.fromkeys(_HUB),
         },
         secrets=("engine_key", "hf_token"),
@@ -131,6 +147,15 @@ def engine_base(engine: Engine) -> Service:
     )
 
 
+def _heartbeat(engine: Engine, service: str, model: str | None) -> dict[str, Word]:
+    """Return what the program beside an engine is told: its file is one of each engine in a folder that all share."""
+    folder, stack = SettingRef(key=engine.keys.cache_folder), SettingRef(key="COMPOSE_PROJECT_NAME")
+    return {
+        HEARTBEAT: SettingRef(key=HEARTBEAT, model=model),
+        "ENGINE_HEARTBEAT_FILE": Joined(parts=(folder, "/heartbeat/", stack, f"-{service}.json")),
+    }
+
+
 ENGINE = engine_base(default_engine())
 
 
@@ -154,10 +179,11 @@ def _engine(plan: Plan, replica: Replica) -> Service:
         environment={
             **base.environment,
             **_variables(engine, replica),
+            **(_heartbeat(engine, replica.name, replica.model) if engine.launch.script else {}),
             # Several engines on one processor would all bind their threads to the same cores.
             **({"ENGINE_PLACES": core_range} if core_range else {}),
         },
-        files=tuple(replace(file, holds=SWITCHING_FILES if len(loaded) > 1 else ()) for file in base.files),
+        files=tuple(replace(file, holds=_read_by(loaded)) for file in base.files),
         folders=(*base.folders, *folders),
         # An engine measures its GPU while it starts, so those on the same GPU come one after another.
         after=tuple(Dependency(service=other.name, healthy=True) for other in plan.before(replica)),
@@ -169,6 +195,10 @@ def _engine(plan: Plan, replica: Replica) -> Service:
             recipe=engine.recipe(plan.engine, on_gpus=plan.mode is not Mode.CPU),
         ),
     )
+
+
+def _read_by(loaded: tuple[Replica, ...]) -> tuple[str, ...]:
+    return (*HEARTBEAT_FILES, *(SWITCHING_FILES if len(loaded) > 1 else ()))
 
 
 def _shared_memory(loaded: tuple[Replica, ...], engine: Engine) -> SharedMemory:
