@@ -218,7 +218,8 @@ def _override_faults(plan: Plan, override: Any) -> Iterator[str]:
         if tuple(_interpolated(word, plan) for word in service["command"]) != replica.args:
             yield f"{replica.name} would be started with {service['command']}"
         found = {name: _interpolated(text, plan) for name, text in service["environment"].items()}
-        further = found.keys() - dict(replica.env).keys()  # what the network asks for is no matter of a replica
+        # What the network asks for, and the notes of its heartbeat, are no matter of a replica.
+        further = found.keys() - dict(replica.env).keys() - {"ENGINE_HEARTBEAT_FILE"}
         if not dict(replica.env).items() <= found.items() or (further and plan.host.network is None):
             yield f"{replica.name} would have {service['environment']}"
         devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices")

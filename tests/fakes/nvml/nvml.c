@@ -297,7 +297,7 @@ int nvmlShutdown(void) {
 }
 
 const char *nvmlErrorString(int code) {
-    return code == 27 ? "Not Ready" : code == 29 ? "Invalid state" : "Unknown Error";
+    return code == 15 ? "GPU is lost" : code == 27 ? "Not Ready" : code == 29 ? "Invalid state" : "Unknown Error";
 }
 
 int nvmlSystemGetDriverVersion(char *version, unsigned length) {
