@@ -87,11 +87,23 @@ def hash_key(key: bytes, salt: bytes) -> bytes:
     return blake2b(key, digest_size=32, salt=salt, person=b"stackwright key").digest()
 
 
+def open_keys(environment: Mapping[str, str]) -> "Keys":
+    """Return the keys of the gateway that runs with these variables.
+
+    A container is given the master key as a secret, which stays what it was when another file is renamed over it, and
+    in the folder of the keys, where it changes.
+    """
+    folder, name = Path(environment["GATEWAY_KEYS"]), "litellm_master_key"
+    secrets = Path(environment.get("SECRETS_DIRECTORY", "/run/secrets"))
+    is_shared = "SECRETS_DIRECTORY" not in environment and os.access(folder / name, os.R_OK)
+    return Keys(folder / "keys.json", (folder if is_shared else secrets) / name)
+
+
 class Keys:
     """The keys in force: those of keys.json, and the master key."""
 
     def __init__(self, keys_file: Path, master_file: Path, clock: Clock = time.time) -> None:
-        self._keys_file, self._master_file, self._clock = keys_file, master_file, clock
+        self.keys_file, self.master_file, self._clock = keys_file, master_file, clock
         self._defaults = {
             "requests_per_minute": int(os.environ.get("GATEWAY_KEY_REQUESTS_PER_MINUTE") or 0),
             "tokens_per_minute": int(os.environ.get("GATEWAY_KEY_TOKENS_PER_MINUTE") or 0),
@@ -135,15 +147,15 @@ class Keys:
 
     def _look(self) -> None:
         """Read the files that have changed. Of a master key that is being written, the one before stays in force."""
-        if self._has_changed(self._master_file):
+        if self._has_changed(self.master_file):
             try:
-                self._master = self._master_file.read_bytes().strip() or self._master
+                self._master = self.master_file.read_bytes().strip() or self._master
             except OSError as failure:
-                _tell(f"{self._master_file}: {failure.strerror}; the master key read before stays in force")
-        if self._has_changed(self._keys_file):
+                _tell(f"{self.master_file}: {failure.strerror}; the master key read before stays in force")
+        if self._has_changed(self.keys_file):
             self._entries, self.problem = self._read()
             if self.problem is not None:
-                _tell(f"{self._keys_file}: {self.problem}; only the master key is accepted")
+                _tell(f"{self.keys_file}: {self.problem}; only the master key is accepted")
 
     def _has_changed(self, file: Path) -> bool:
         try:
@@ -158,7 +170,7 @@ class Keys:
     def _read(self) -> tuple[Mapping[str, Entry], str | None]:
         """Return the keys of the file, by their ids; none of a damaged one, and what is wrong with it."""
         try:
-            text = self._keys_file.read_bytes()
+            text = self.keys_file.read_bytes()
         except FileNotFoundError:
             return {}, None
         except OSError as failure:

@@ -83,6 +83,21 @@ def test_a_rotated_key_has_another_text_and_the_same_rights(run: Run, stored: Pa
     assert json.loads(stored.read_text())["keys"][0]["id"] == second["id"]
 
 
+def test_a_rotated_master_key_is_what_key_prints(run: Run, project: Path, stored: Path) -> None:
+    before = run("key", "dev").out
+    ran = run("keys", "rotate", "master", "dev")
+    assert ran.err == (
+        "the master key: `stackwright key ENV` prints it again. The gateway accepts it within two seconds\n"
+    )
+    assert before != ran.out == run("key", "dev").out
+    assert run("keys", "rotate", "master", "dev", "--json").json == {
+        "name": "master",
+        "key": run("key", "dev").out[:-1],
+    }
+    assert (project / "envs/.secrets/dev/litellm_master_key").samefile(stored.with_name("litellm_master_key"))
+    assert not stored.exists()
+
+
 def test_a_revoked_key_is_gone(run: Run, stored: Path) -> None:
     made = run("keys", "add", "anna", "dev", "--json").json
     ran = run("keys", "revoke", "anna", "dev")
@@ -197,7 +212,7 @@ def test_commands_at_once_lose_no_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.subprocess
-def test_validation_finds_damaged_open_and_useless_keys(run: Run, stored: Path) -> None:
+def test_validation_finds_damaged_open_and_useless_keys(run: Run, project: Path, stored: Path) -> None:
     run("keys", "add", "anna", "dev", "--model=smoke")
 
     def found() -> dict[str, str]:
@@ -210,5 +225,16 @@ def test_validation_finds_damaged_open_and_useless_keys(run: Run, stored: Path) 
     stored.chmod(0o600)
     stored.write_text(stored.read_text().replace("smoke", "gone"))
     assert found() == {"keys-model": "`anna` may ask gone"}
+    master = project / "envs/.secrets/dev/litellm_master_key"
+    text = master.read_text()
+    master.unlink()
+    master.write_text(text)
+    master.chmod(0o600)
+    assert found() == {
+        "keys-model": "`anna` may ask gone",
+        "keys-master": f"{master} was replaced, which a container does not see",
+    }
+    run("keys", "revoke", "anna", "dev")
+    assert found() == {}
     stored.write_text("{")
     assert found() == {"keys-damaged": f"{stored}: damaged: not JSON: the gateway accepts the master key only"}

@@ -15,11 +15,19 @@ from stackwright.domain import access_key
 from stackwright.domain.access_key import Rights
 from stackwright.domain.environment import KEYS_FOLDER, USAGE_FOLDER, Environment, EnvironmentPaths
 from stackwright.project import key_usage
-from stackwright.project.access_keys import add_key, keys_file, revoke_key, rotate_key
+from stackwright.project.access_keys import (
+    add_key,
+    ensure_key_folders,
+    keys_file,
+    renew_master_key,
+    revoke_key,
+    rotate_key,
+)
+from stackwright.project.credentials import ensure_secrets, read_gateway_key
 from stackwright.project.key_usage import ModelUsage, read_usage
 
 from compose.gateway import keys as gateway
-from compose.gateway.keys import MASTER, Caller, Keys, LimitError, Limits
+from compose.gateway.keys import MASTER, Caller, Keys, LimitError, Limits, open_keys
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MASTER_KEY = "sk-the-master-key"
@@ -120,6 +128,21 @@ def test_a_changed_file_is_followed_after_a_second(door: Door) -> None:
     door.later()
     assert door.keys.find(second.text) is None
     assert door.keys.find(MASTER_KEY)
+
+
+@pytest.mark.parametrize("in_container", [True, False], ids=["container", "process"])
+def test_the_gateway_follows_a_rotated_master_key(in_container: bool, door: Door, tmp_path: Path) -> None:
+    ensure_secrets(door.paths.secrets, {}, tmp_path / "hf")
+    ensure_key_folders(door.paths)
+    folders = {"GATEWAY_KEYS": str(door.paths.folder(KEYS_FOLDER))}
+    folders |= {} if in_container else {"SECRETS_DIRECTORY": str(door.paths.secrets)}
+    assert open_keys(folders).find(read_gateway_key(door.paths.secrets))
+    keys = Keys(keys_file(door.paths), open_keys(folders).master_file, door.clock)
+    before = read_gateway_key(door.paths.secrets)
+    assert keys.find(before)
+    after = renew_master_key(door.paths)
+    door.later()
+    assert (keys.find(before), keys.find(after)) == (None, Caller(name=MASTER, requests_per_minute=7))
 
 
 @pytest.mark.parametrize("renamed", [True, False], ids=["renamed", "in place"])

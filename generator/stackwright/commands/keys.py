@@ -13,20 +13,29 @@ from stackwright import report
 from stackwright.commands.options import add_environment, add_json, add_out, record_of
 from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import load_stack
-from stackwright.domain.access_key import AccessKey, Rights
+from stackwright.domain.access_key import MASTER, AccessKey, Rights
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.plan import Plan
 from stackwright.errors import UsageError, did_you_mean
-from stackwright.project.access_keys import ShownKey, add_key, find_key, read_keys, revoke_key, rotate_key
+from stackwright.project.access_keys import (
+    ShownKey,
+    add_key,
+    find_key,
+    read_keys,
+    renew_master_key,
+    revoke_key,
+    rotate_key,
+)
 from stackwright.project.key_usage import KeyUsage, read_usage
 
 ACTIONS: Mapping[str, str] = {
     "add": "Make a key. It is printed once; only a salted hash of it is stored.",
     "list": "Show the keys and what each may do; never their texts.",
-    "rotate": "Give a key a new text, which is printed once. The old one is refused.",
+    "rotate": "Give a key a new text, which is printed once; the old one is refused. `master`: the administrator's.",
     "revoke": "Take a key away. It is refused from then on.",
     "usage": "Show requests and tokens by day, key and model.",
 }
+MASTER_SHOWN = "`stackwright key ENV` prints it again. The gateway accepts it within two seconds"
 SHOWN_ONCE = "keep it now: it is not shown again. The gateway accepts it within two seconds"
 MOST = 10**12
 DAYS = 30
@@ -140,7 +149,16 @@ def _add(paths: EnvironmentPaths, arguments: KeysArguments) -> None:
 
 
 def _rotate(paths: EnvironmentPaths, arguments: KeysArguments) -> None:
-    _show_once(rotate_key(paths, arguments.name or ""), arguments)
+    if arguments.name != MASTER:
+        _show_once(rotate_key(paths, arguments.name or ""), arguments)
+        return
+    load_stack(paths)
+    text = renew_master_key(paths)
+    if arguments.json:
+        report.print_json({"name": MASTER, "key": text})
+    else:
+        report.print_text(text)
+    report.tell(f"the master key: {MASTER_SHOWN}")
 
 
 def _show_once(made: ShownKey, arguments: KeysArguments) -> None:

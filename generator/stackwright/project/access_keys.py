@@ -19,7 +19,7 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stackwright.atomic import replace_file, stale_files
+from stackwright.atomic import ENDING, new_token, replace_file, stale_files
 from stackwright.domain.access_key import (
     KEYS_SCHEMA,
     AccessKey,
@@ -31,6 +31,7 @@ from stackwright.domain.access_key import (
 )
 from stackwright.domain.environment import KEYS_FOLDER, USAGE_FOLDER, EnvironmentPaths
 from stackwright.errors import UsageError, did_you_mean, unwritable
+from stackwright.project.credentials import gateway_key, new_secret
 from stackwright.reading import convert, read_text, to_plain
 
 T = TypeVar("T")
@@ -46,7 +47,9 @@ class ShownKey(Struct, frozen=True, kw_only=True):
 
 
 def ensure_key_folders(paths: EnvironmentPaths) -> None:
-    """Make the folders that the gateway is given. Raises UsageError where they cannot be."""
+    """Make the folders that the gateway is given, the master key in one of them. Raises UsageError where they cannot
+    be.
+    """
     for source in (KEYS_FOLDER, USAGE_FOLDER):
         folder = paths.folder(source)
         try:
@@ -54,6 +57,44 @@ def ensure_key_folders(paths: EnvironmentPaths) -> None:
             folder.chmod(0o700)
         except OSError as failure:
             raise unwritable(folder, failure) from None
+    try:
+        _share_master_key(gateway_key(paths.secrets), master_key_file(paths))
+    except OSError as failure:
+        raise unwritable(master_key_file(paths), failure) from None
+
+
+def master_key_file(paths: EnvironmentPaths) -> Path:
+    """Return where the master key itself is: beside the other keys, with a link to it beside the other secrets."""
+    return paths.folder(KEYS_FOLDER) / gateway_key(paths.secrets).name
+
+
+def _share_master_key(link: Path, file: Path) -> None:
+    """Move the master key to where a container sees it change; in no moment is it missing in its old place."""
+    if link.is_symlink() or not link.is_file():
+        return
+    staged = [path.with_name(f".{path.name}.{new_token()}{ENDING}") for path in (file, link)]
+    try:
+        staged[0].hardlink_to(link)
+        staged[0].replace(file)
+        staged[1].symlink_to(os.path.relpath(file, link.parent))
+        staged[1].replace(link)
+    finally:
+        for path in staged:
+            path.unlink(missing_ok=True)
+
+
+def renew_master_key(paths: EnvironmentPaths) -> str:
+    """Give the administrator another master key, and return it. Raises UsageError where it cannot be written."""
+    ensure_key_folders(paths)
+    file = master_key_file(paths)
+    text = new_secret(file.name)
+    try:
+        replace_file(file, text)
+        if not gateway_key(paths.secrets).exists():
+            gateway_key(paths.secrets).symlink_to(os.path.relpath(file, paths.secrets))
+    except OSError as failure:
+        raise unwritable(file, failure) from None
+    return text
 
 
 def keys_file(paths: EnvironmentPaths) -> Path:

@@ -27,15 +27,13 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path, 
     Raises:
         UsageError: the folder or a file cannot be written, or the hub token cannot be read or is not one.
     """
-    from secrets import token_hex
-
     token = find_hub_token(environment, hf_home)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        for name, begin in made_secrets().items():
+        for name in made_secrets():
             if not _holds_something(folder / name):
-                _write(folder / name, begin + token_hex(32))
+                _write(folder / name, new_secret(name))
         brought = {HUB_TOKEN: token or "", **({} if proxy_login is None else {LOGIN: proxy_login})}
         for name, text in brought.items():
             if text or not (folder / name).exists():
@@ -48,6 +46,13 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path, 
         raise UsageError(
             f"{failure.filename or folder}: {failure.strerror}", hint="secrets need a writable envs/ folder"
         ) from None
+
+
+def new_secret(name: str) -> str:
+    """Return a text for one of the secrets that are made."""
+    from secrets import token_hex
+
+    return made_secrets()[name] + token_hex(32)
 
 
 def gateway_key(folder: Path) -> Path:

@@ -11,7 +11,8 @@ from msgspec import Struct
 from stackwright.domain.environment import USAGE_FOLDER
 from stackwright.domain.finding import Finding, error, warning
 from stackwright.errors import UsageError
-from stackwright.project.access_keys import keys_file, read_keys
+from stackwright.project.access_keys import keys_file, master_key_file, read_keys
+from stackwright.project.credentials import gateway_key
 from stackwright.runtime import Stack
 from stackwright.validation.check import Check, Observation
 from stackwright.validation.files import SeenFile, check_privacy, inspect_file, text_of
@@ -21,13 +22,14 @@ class SeenKeys(Struct, frozen=True, kw_only=True):
     """The file of the keys, None where there is none, and what is wrong with it, None where nothing is.
 
     `models` are those that each key may ask, by its name. `unwritable`: the folder of the counts, where that is there
-    and takes none.
+    and takes none. `replaced`: the link to the master key is a file of its own, which a container does not see.
     """
 
     file: SeenFile | None
     problem: str | None
     models: tuple[tuple[str, tuple[str, ...]], ...]
     unwritable: Path | None
+    replaced: bool
 
 
 def inspect_keys(stack: Stack) -> SeenKeys:
@@ -43,6 +45,7 @@ def inspect_keys(stack: Stack) -> SeenKeys:
         file=inspect_file(path, readable=text_of(path) is not None) if path.exists() else None,
         problem=problem,
         models=models,
+        replaced=master_key_file(stack.paths).exists() and not gateway_key(stack.secrets).is_symlink(),
         unwritable=usage if usage.exists() and not os.access(usage, os.W_OK | os.X_OK) else None,
     )
 
@@ -64,6 +67,10 @@ def check_keys(stack: Stack, seen: SeenKeys) -> Iterator[Finding]:
             yield warning(
                 "keys-model", found=f"`{key}` may ask {', '.join(models)}", expected="a served model", fix=fix
             )
+    if seen.replaced:
+        found = f"{gateway_key(stack.secrets)} was replaced, which a container does not see"
+        fix = f"put it in force: `start-environment {name}`"
+        yield warning("keys-master", found=found, expected=f"a link to {master_key_file(stack.paths)}", fix=fix)
     if seen.unwritable is not None:
         fix = f"`chmod 700 {seen.unwritable}`"
         yield warning("keys-usage", found=f"{seen.unwritable} takes no counts", expected="your own folder", fix=fix)
@@ -72,7 +79,7 @@ def check_keys(stack: Stack, seen: SeenKeys) -> Iterator[Finding]:
 KEYS_OF_STACK = Check(
     name="keys",
     about="the keys of people and programs: a sound file, mode 0600, owned by you; served models; a folder for counts",
-    findings=tuple("keys-damaged keys-mode keys-owner keys-model keys-usage".split()),
+    findings=tuple("keys-damaged keys-mode keys-owner keys-model keys-master keys-usage".split()),
     rule=lambda on, seen: check_keys(on.stack, seen),
     observations=(Observation(take=lambda machine: inspect_keys(machine.stack)),),
 )
