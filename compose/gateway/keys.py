@@ -38,8 +38,10 @@ ID = slice(3, 11)
 
 MINUTE_S, DAY_S = 60, 86_400
 
-LOCKED_MOST_S, LOCKED_AGAIN_S = 0.05, 0.0005
-"""How long a worker waits for the counts, which are held for microseconds: after that, their holder is frozen."""
+LOCKED_MOST_S, FROZEN_MOST_S, LOCKED_AGAIN_S = 1.0, 0.01, 0.0005
+"""How long a request waits for the counts, which are held for microseconds: after that, their holder is frozen. The
+next ones then wait for less, until the counts are free.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,14 +182,14 @@ class Keys:
             if document["schema"] != SCHEMA:
                 return {}, f"schema {document['schema']!r} is not {SCHEMA}"
             return {str(row["id"]): _entry(row, self._defaults) for row in document["keys"]}, None
-        except (ValueError, TypeError, KeyError, LookupError, RecursionError) as failure:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as failure:
             return {}, f"damaged: {type(failure).__name__}: {str(failure)[:100]}"
 
 
 def _entry(row: Mapping[str, Any], defaults: Mapping[str, int]) -> Entry:
     """Return a key of the file; a limit that it does not set is the setting's. Raises where anything is amiss."""
     salt, hashed, rights = bytes.fromhex(row["salt"]), bytes.fromhex(row["hash"]), row["rights"]
-    is_named = isinstance(row["name"], str) and row["name"] not in ("", MASTER)
+    is_named = row["name"].isascii() and row["name"] not in ("", MASTER)
     if not is_named or len(salt) != 16 or len(hashed) != 32 or not isinstance(rights["models"], list):
         raise ValueError(f"the key `{row['name']}`")
     limits = {name: default if rights[name] is None else int(rights[name]) for name, default in defaults.items()}
@@ -199,6 +201,8 @@ def _entry(row: Mapping[str, Any], defaults: Mapping[str, int]) -> Entry:
         tokens_per_day=limits["tokens_per_day"],
         expires=None if rights["expires"] is None else float(rights["expires"]),
     )
+    if caller.expires is not None:
+        _utc(caller.expires)  # raises where it is no time
     return Entry(salt=salt, hash=hashed, caller=caller)
 
 
@@ -270,18 +274,23 @@ class DayFile:
             self._file = os.memfd_create(day)
         self._places: dict[Row, int] = {}
         self._end = 0
+        self._patience_s = LOCKED_MOST_S
 
     async def __aenter__(self) -> None:
         """Take hold, unless the holder is frozen: a count may then be lost, and nobody waits for it."""
-        until = time.monotonic() + LOCKED_MOST_S
+        until: float | None = None
         while True:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                if time.monotonic() >= until:
+                now = time.monotonic()
+                until = now + self._patience_s if until is None else until
+                if now >= until:
+                    self._patience_s = FROZEN_MOST_S
                     return
                 await asyncio.sleep(LOCKED_AGAIN_S)
             else:
+                self._patience_s = LOCKED_MOST_S
                 return
 
     async def __aexit__(self, kind: object, failure: object, trace: object) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,13 @@ from compose.gateway.keys import MASTER, Caller, Keys, LimitError, Limits, open_
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MASTER_KEY = "sk-the-master-key"
+RIGHTS: Mapping[str, object] = {
+    "models": [],
+    "requests_per_minute": None,
+    "tokens_per_minute": None,
+    "tokens_per_day": None,
+    "expires": None,
+}
 # 2026-11-29 23:59:30 UTC.
 NEAR_MIDNIGHT = 1_795_996_770.0
 
@@ -205,7 +214,13 @@ def test_a_damaged_file_refuses_people_and_keeps_the_master_key(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("name", MASTER), ("name", ""), ("name", 3), ("salt", "00"), ("hash", "xx"), ("rights", None)]
+    ("field", "value"),
+    [
+        *(("name", name) for name in (MASTER, "", 3, "\ud800")),
+        *(("salt", "00"), ("hash", "xx"), ("rights", None)),
+        *(("rights", {**RIGHTS, name: value}) for name, value in (("models", "all"), ("tokens_per_day", math.inf))),
+        *(("rights", {**RIGHTS, "expires": value}) for value in (math.nan, math.inf, -1e20, "soon")),
+    ],
 )
 def test_a_key_that_is_not_as_stored_is_damage(field: str, value: object, door: Door) -> None:
     text = add_key(door.paths, "anna", Rights()).text
