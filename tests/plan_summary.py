@@ -48,6 +48,13 @@ def describe_model(plan: Mapping[str, Any], index: int) -> Iterator[tuple[str, s
         own = f"{key}_{index + 1}" if index else key
         return str((plan["settings"].get(own) or plan["settings"][key])["value"])
 
+    def limit(key: str) -> str:
+        """Return a number that the engine is told, or takes by itself; on a processor it has no such setting."""
+        setting = plan["settings"].get(f"{key}_{index + 1}" if index else key)
+        if setting is None:
+            return "as the engine likes"
+        return f"{setting['value']}{' (its own)' if setting['origin'] == 'engine' else ''}"
+
     def argument(flag: str) -> str:
         """Return what the engine is told."""
         told = first["args"]
@@ -59,7 +66,7 @@ def describe_model(plan: Mapping[str, Any], index: int) -> Iterator[tuple[str, s
     yield "  on", name_gpus(plan["host"], replicas)
     yield "  engine", f"{plan['engine']['name']} in {value('VLLM_IMAGE')}"
     yield "  split", f"TP {first['tensor_parallel']}, PP {first['pipeline_parallel']}, replicas {len(replicas)}"
-    batch = f"at once {argument('--max-num-seqs')}, tokens a step {argument('--max-num-batched-tokens')}"
+    batch = f"at once {limit('VLLM_MAX_NUM_SEQS')}, tokens a step {limit('VLLM_MAX_NUM_BATCHED_TOKENS')}"
     yield "  serves", f"context {argument('--max-model-len')}, {batch}"
     queue = f"{value('GATEWAY_MAX_CONCURRENT_REQUESTS')} at work, {value('GATEWAY_MAX_QUEUED_REQUESTS')} waiting"
     yield "  lets in", f"{queue}, input tokens {value('GATEWAY_MAX_INPUT_TOKENS')} (0: any)"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from stackwright.domain.plan import Origin
 from stackwright.errors import NoPlanError
 
 from tests.planning_requests import plan_for, recorded
 
 ITEM = 2496
+STEP = "VLLM_MAX_NUM_BATCHED_TOKENS"
 
 
 @pytest.mark.parametrize(
@@ -20,13 +22,16 @@ ITEM = 2496
 )
 def test_a_step_holds_the_longest_item(host: str, model: str) -> None:
     plan = plan_for(recorded(host), model=model)
-    replica = plan.replicas[0]
-    step = int(replica.args[replica.args.index("--max-num-batched-tokens") + 1])
-    assert step >= ITEM
+    step = plan.models[0].settings[STEP]
+    assert int(step.value) >= ITEM
+    # It is what the engine raises its own default to, but only where no flag says so.
+    assert step.origin is Origin.ENGINE
+    assert "--max-num-batched-tokens" not in plan.replicas[0].args
     with pytest.raises(NoPlanError, match=rf"a step of 2048 tokens is shorter than one item of {ITEM}"):
         plan_for(recorded(host), model=model, pins={"VLLM_MAX_NUM_BATCHED_TOKENS": "2048"})
 
 
 def test_a_large_gpu_keeps_the_engines_own_step() -> None:
-    replica = plan_for(recorded("1x-h200"), model="google/gemma-4-26B-A4B-it").replicas[0]
-    assert replica.args[replica.args.index("--max-num-batched-tokens") + 1] == "8192"
+    plan = plan_for(recorded("1x-h200"), model="google/gemma-4-26B-A4B-it")
+    assert (plan.models[0].settings[STEP].value, plan.models[0].settings[STEP].origin) == ("8192", Origin.ENGINE)
+    assert "--max-num-batched-tokens" not in plan.replicas[0].args

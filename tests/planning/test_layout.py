@@ -212,3 +212,26 @@ def test_modest_settings_take_one_whole_picture() -> None:
     with pytest.raises(NoPlanError) as refusal:
         plan_of(recorded("1x-rtx3090"), "google/gemma-4-31B-it")
     assert "a step of" not in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("model", "pins", "written"),
+    [
+        ("Qwen/Qwen3-0.6B", {}, []),
+        ("Qwen/Qwen3-0.6B", {"VLLM_MAX_NUM_SEQS": "256"}, ["--max-num-seqs"]),
+        ("Qwen/Qwen3-0.6B", {"VLLM_MAX_NUM_SEQS": "16"}, ["--max-num-seqs"]),
+        ("Qwen/Qwen3-0.6B", {"VLLM_MAX_NUM_BATCHED_TOKENS": "2048"}, ["--max-num-batched-tokens"]),
+        ("Qwen/Qwen3-0.6B", {"VLLM_IMAGE": "own/engine:v9.0.0"}, ["--max-num-seqs", "--max-num-batched-tokens"]),
+    ],
+)
+def test_a_default_of_the_engine_is_no_flag_unless_it_is_pinned(
+    model: str, pins: dict[str, str], written: list[str]
+) -> None:
+    """Written out it would lose the floors that the engine raises its own to; a release that nobody read is told."""
+    plan = plan_of(recorded("1x-rtx3090"), model, None, **pins)
+    flags = ("--max-num-seqs", "--max-num-batched-tokens")
+    assert [flag for flag in flags if flag in plan.replicas[0].args] == written
+    assert flat_settings(plan)["VLLM_MAX_NUM_BATCHED_TOKENS"].value == "2048"
+    memory = plan.replicas[0].memory
+    assert memory is not None
+    assert memory.kv_cache_tokens > 0

@@ -58,6 +58,8 @@ SLICED = plan_for(recorded("a100-seven-slices"))
         ({"STACKWRIGHT_ENVIRONMENT": "dev"}, [("env-derived", "error", "STACKWRIGHT_ENVIRONMENT=dev")]),
         ({"NVIDIA_VISIBLE_DEVICES": "0,1"}, [("env-derived", "error", "NVIDIA_VISIBLE_DEVICES=0,1")]),
         ({"VLLM_TOOL_CALL_PARSER": "none"}, [("env-derived", "error", "VLLM_TOOL_CALL_PARSER=none")]),
+        # The engine takes its own, and no flag is there to carry another one.
+        ({"VLLM_MAX_NUM_SEQS": "8"}, [("env-derived", "error", "VLLM_MAX_NUM_SEQS=8")]),
         ({"VLLM_TOOL_CALL_PARSER": "qwen3_coder"}, []),
         ({"VLLM_TOOL_CALL_PARSER": "xyz"}, [("env-value", "error", "VLLM_TOOL_CALL_PARSER=xyz")]),
         ({"VLLM_REASONING_PARSER": "xyz"}, [("env-value", "error", "VLLM_REASONING_PARSER=xyz")]),

@@ -20,7 +20,6 @@ from stackwright.domain.catalog import EngineRelease
 from stackwright.domain.forecast import EngineSettings, Forecast, RememberedStart, Verdict
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
-from stackwright.domain.plan import Memory
 from stackwright.domain.setting_spec import Kind, problem_with
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine, MemorySetting, fields_of
@@ -278,16 +277,6 @@ def _releases_of(engine: Engine, releases: Iterable[EngineRelease]) -> Iterator[
     return (release for release in releases if release.name == engine.name)
 
 
-def _without_debts(memory: Memory) -> Memory:
-    """Return the memory with an empty cache where there is less than nothing for one."""
-    later = memory.later_kv_cache_bytes
-    return replace(
-        memory,
-        kv_cache_bytes=max(0, memory.kv_cache_bytes),
-        later_kv_cache_bytes=None if later is None else max(0, later),
-    )
-
-
 def _print(asked: FitArguments, answer: Forecast) -> None:
     from stackwright import report
 
@@ -295,7 +284,7 @@ def _print(asked: FitArguments, answer: Forecast) -> None:
         report.print_json(
             {
                 "verdict": answer.verdict,
-                "memory": _without_debts(answer.memory),
+                "memory": answer.memory.without_debts,
                 "reasons": answer.reasons,
                 "warnings": answer.warnings,
                 "lacking_bytes": max(0, -answer.memory.kv_cache_bytes),

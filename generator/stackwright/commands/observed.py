@@ -180,7 +180,7 @@ def _print(
                     "measured": observed.measured,
                 },
                 "verdict": answer.verdict,
-                "memory": answer.memory,
+                "memory": answer.memory.without_debts,
                 "lines": [_plain(line) for line in lines],
                 "reasons": answer.reasons,
                 "warnings": answer.warnings,

@@ -185,8 +185,12 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
 
 class Solution(Struct, frozen=True, kw_only=True):
-    """Settings that fit, with their forecast, and in words what was given up for it."""
+    """Settings that fit, with their forecast, and in words what was given up for it.
+
+    `engines_own`: the names of those settings that the engine takes by itself where nobody gives them.
+    """
 
     settings: EngineSettings
     forecast: Forecast
     given_up: tuple[str, ...] = ()
+    engines_own: frozenset[str] = frozenset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.environment import Environment
@@ -57,6 +58,16 @@ class Memory(Struct, frozen=True, kw_only=True):
     def taken_bytes(self) -> int:
         """What the engine holds while it runs."""
         return self.weights_bytes + self.activation_bytes + self.overhead_bytes + self.kv_cache_bytes
+
+    @property
+    def without_debts(self) -> Memory:
+        """The same with an empty cache where there is less than nothing for one."""
+        later = self.later_kv_cache_bytes
+        return replace(
+            self,
+            kv_cache_bytes=max(0, self.kv_cache_bytes),
+            later_kv_cache_bytes=None if later is None else max(0, later),
+        )
 
 
 class Replica(Struct, frozen=True, kw_only=True):
@@ -125,9 +136,10 @@ class Workers(Struct, frozen=True, kw_only=True):
 
 
 class Origin(StrEnum):
-    """Who decided on a value."""
+    """Who decided on a value. `engine`: it is the engine's own default, and nothing tells the engine."""
 
     COMPUTED = "computed"
+    ENGINE = "engine"
     CATALOG = "catalog"
     WISHED = "wished"
     PINNED = "pinned"

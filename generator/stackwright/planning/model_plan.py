@@ -16,7 +16,7 @@ from stackwright.domain.forecast import EngineSettings, Forecast, Verdict
 from stackwright.domain.image_pins import ImagePins, with_digest
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Mode, PlannedEngine, Replica, ServedModel, Setting
+from stackwright.domain.plan import Mode, Origin, PlannedEngine, Replica, ServedModel, Setting
 from stackwright.domain.wishes import Pin
 from stackwright.engines import engine_named
 from stackwright.engines.protocol import ImageChoice, pinned_fields
@@ -163,13 +163,19 @@ def _assemble(
             ),
             exclusive=request.model.exclusive,
             pinned=request.model.pinned,
-            replicas=_replicas(request, placement, values, chosen, forecast),
+            replicas=_replicas(request, placement, _told(values, settings), chosen, forecast),
             settings=settings,
         ),
         placement=placement,
         gateway=gateway,
         warnings=_warnings(request, placement, chosen, of_memory),
     )
+
+
+def _told(values: Mapping[str, str], settings: Mapping[str, Setting]) -> dict[str, str]:
+    """Return the values that the engine is told: it is left those that it takes by itself."""
+    own = {key for key, setting in settings.items() if setting.origin is Origin.ENGINE}
+    return {key: value for key, value in values.items() if key not in own}
 
 
 def _replicas(

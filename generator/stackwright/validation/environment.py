@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.finding import Finding, error
-from stackwright.domain.plan import Plan, Setting
+from stackwright.domain.plan import Origin, Plan, Setting
 from stackwright.domain.setting_spec import problem_with
 from stackwright.engines import engine_named
 from stackwright.errors import did_you_mean
@@ -111,6 +111,7 @@ def _check_derived(settings: Mapping[str, Setting], env: Mapping[str, str], loca
             or key == "NVIDIA_VISIBLE_DEVICES"
             # Whether there is a flag at all stands in the override.
             or (spec.absent is not None and spec.absent in (setting.value, env.get(key)))
+            or setting.origin is Origin.ENGINE
         )
         and env.get(key, setting.value) != setting.value
     )

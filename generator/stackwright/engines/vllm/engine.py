@@ -262,10 +262,12 @@ class Vllm:
     ) -> Solution | None:
         """Return the best settings that surely fit, keeping what `settings` gives; None where none do."""
         from stackwright.engines.vllm.memory.asked import as_asked
+        from stackwright.engines.vllm.memory.defaults import engines_own
         from stackwright.engines.vllm.memory.solve import solve
 
         shape, settings, weights = as_asked(shape, settings, weights)
-        return solve(shape, settings, gpu, aim=aim, tensors=weights.tensors, weight_bytes=weights.weight_bytes)
+        found = solve(shape, settings, gpu, aim=aim, tensors=weights.tensors, weight_bytes=weights.weight_bytes)
+        return found and replace(found, engines_own=engines_own(shape, found.settings, gpu))
 
     def longest_request(self, shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: WeightFacts) -> int:
         """Return the length, in tokens, that the most frugal settings surely hold; 0 where they hold none."""

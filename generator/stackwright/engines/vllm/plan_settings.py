@@ -8,7 +8,7 @@ from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import Solution, Verdict
 from stackwright.domain.host import Gpu
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Setting
+from stackwright.domain.plan import Origin, Setting
 from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.cpu import DECISION
 from stackwright.engines.vllm.media import media_settings
@@ -19,6 +19,7 @@ from stackwright.units import format_bytes
 # vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
 SHM_GIB_SINGLE, SHM_GIB_PARALLEL = 2, 16
 OBJECTIVES = "docs/decisions/0015-objectives.md"
+DEFAULTS = "vLLM 0.32.0 engine/arg_utils.py, get_batch_defaults"
 MEMORY = "docs/explanation/memory.md; vLLM 0.32.0 v1/worker/gpu_worker.py"
 
 
@@ -70,20 +71,28 @@ def gpu_settings(placement: Placement, solution: Solution, share: Setting) -> di
     length = "auto" if settings.max_model_len is None else str(settings.max_model_len)
     sure = solution.forecast.verdict is Verdict.FITS
     most = "largest tested value that fits"
+    many = _setting(
+        str(settings.max_num_seqs), most if sure else "kept low: memory use cannot be predicted here", MEMORY
+    )
+    step = _setting(
+        str(settings.max_num_batched_tokens), "a larger value would leave less memory for the KV cache", MEMORY
+    )
     return {
         "VLLM_GPU_MEMORY_UTILIZATION": share,
         DTYPE: _dtype(placement.gpus),
         "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}" if sure else f"estimate: {room}{lost}", MEMORY),
-        "VLLM_MAX_NUM_SEQS": _setting(
-            str(settings.max_num_seqs), most if sure else "kept low: memory use cannot be predicted here", MEMORY
-        ),
-        "VLLM_MAX_NUM_BATCHED_TOKENS": _setting(
-            str(settings.max_num_batched_tokens), "a larger value would leave less memory for the KV cache", MEMORY
-        ),
+        "VLLM_MAX_NUM_SEQS": _left(many, own="max_num_seqs" in solution.engines_own),
+        "VLLM_MAX_NUM_BATCHED_TOKENS": _left(step, own="max_num_batched_tokens" in solution.engines_own),
         "VLLM_KV_CACHE_DTYPE": _setting(
             settings.kv_cache_dtype, "the model's own format, unless only a smaller one fits", MEMORY
         ),
     }
+
+
+def _left(setting: Setting, *, own: bool) -> Setting:
+    """Return a setting as left to the engine where the value is its own: written out, it would lose its own floor."""
+    reason = "the engine's own default for this GPU, which fits: no flag is written"
+    return replace(setting, reason=reason, source=DEFAULTS, origin=Origin.ENGINE) if own else setting
 
 
 def _dtype(gpus: tuple[Gpu, ...]) -> Setting:

@@ -60,6 +60,27 @@ def complete(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Re
     )
 
 
+def engines_own(shape: Shape, settings: EngineSettings, gpu: GpuMemory) -> frozenset[str]:
+    """Return the names of the settings that the engine takes by itself where they are not given.
+
+    A step that is written out loses the engine's own floor: what one picture, film or text takes at once. None of a
+    release that nobody read, nor on a MIG slice, where it hangs on what NVML lets the engine see.
+    """
+    release = Release(settings.version, legacy_engine=settings.legacy_engine)
+    if not release.known or release.newer or gpu.sliced:
+        return frozenset()
+    steps = structs.replace(settings, max_num_batched_tokens=None)
+    neither = complete(shape, structs.replace(steps, max_num_seqs=None), gpu, release)
+    if (neither.max_num_seqs, neither.max_num_batched_tokens) == _batch(settings):
+        return frozenset({"max_num_seqs", "max_num_batched_tokens"})
+    same = complete(shape, steps, gpu, release).max_num_batched_tokens == settings.max_num_batched_tokens
+    return frozenset({"max_num_batched_tokens"} if same else ())
+
+
+def _batch(settings: EngineSettings) -> tuple[int | None, int | None]:
+    return settings.max_num_seqs, settings.max_num_batched_tokens
+
+
 def batch_defaults(gpu: GpuMemory, release: Release) -> tuple[int, int]:
     """Return (tokens in a step, requests) where neither is given: large GPUs take more, with exceptions.
 

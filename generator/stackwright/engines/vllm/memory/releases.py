@@ -140,6 +140,7 @@ class Release:
         self.known = version is not None and re.match(r"v?\d+\.\d+", version) is not None
         unknown = _NEWEST_LEGACY if legacy_engine else _NEWEST
         self.version = _parse(version) if version is not None and self.known else unknown
+        self.newer = self.version > _NEWEST
         self.first_engine = legacy_engine or self.version < _SECOND_ENGINE
 
     @property
