@@ -39,7 +39,8 @@ def settings_lines() -> Iterator[str]:
     yield ""
     yield "A value comes from the plan. A pin beats it: `settings:` in `envs/<env>.yaml`, then `--set KEY=VALUE`."
     yield "`envs/.env.<env>.local` beside the generated file is yours: its lines win when the stack starts, and are"
-    yield "never overwritten."
+    yield "never overwritten. Where the plan's reason says that no flag is written, the engine takes its own default:"
+    yield "another value needs a pin."
     for section, members in groupby(all_settings(), key=lambda spec: spec.section):
         yield ""
         yield f"## {section}"
