@@ -28,6 +28,9 @@ SCHEMA = 1
 MASTER = "master"
 """The administrator's name in the counts; no key of keys.json may have it."""
 
+MOUNTED_AT = "/run/stackwright/"
+"""Where a container has its folders."""
+
 LOOK_EVERY_S = 1.0
 
 LONGEST_KEY = 512
@@ -95,10 +98,15 @@ def open_keys(environment: Mapping[str, str]) -> "Keys":
     A container is given the master key as a secret, which stays what it was when another file is renamed over it, and
     in the folder of the keys, where it changes.
     """
-    folder, name = Path(environment["GATEWAY_KEYS"]), "litellm_master_key"
+    folder, name = Path(environment.get("GATEWAY_KEYS", MOUNTED_AT + "keys")), "litellm_master_key"
     secrets = Path(environment.get("SECRETS_DIRECTORY", "/run/secrets"))
     is_shared = "SECRETS_DIRECTORY" not in environment and os.access(folder / name, os.R_OK)
     return Keys(folder / "keys.json", (folder if is_shared else secrets) / name)
+
+
+def open_limits(environment: Mapping[str, str]) -> "Limits":
+    """Return the counts of the gateway that runs with these variables."""
+    return Limits(Path(environment.get("GATEWAY_USAGE", MOUNTED_AT + "usage")))
 
 
 class Keys:

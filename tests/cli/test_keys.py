@@ -87,7 +87,7 @@ def test_a_rotated_master_key_is_what_key_prints(run: Run, project: Path, stored
     before = run("key", "dev").out
     ran = run("keys", "rotate", "master", "dev")
     assert ran.err == (
-        "the master key: `stackwright key ENV` prints it again. The gateway accepts it within two seconds\n"
+        "the master key: `stackwright key dev` prints it again. The gateway accepts it within two seconds\n"
     )
     assert before != ran.out == run("key", "dev").out
     assert run("keys", "rotate", "master", "dev", "--json").json == {

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from stackwright.domain import access_key
 from stackwright.domain.access_key import Rights
 from stackwright.domain.environment import KEYS_FOLDER, USAGE_FOLDER, Environment, EnvironmentPaths
@@ -229,6 +231,30 @@ def test_a_key_that_is_not_as_stored_is_damage(field: str, value: object, door: 
     keys_file(door.paths).write_text(json.dumps(document))
     assert door.keys.find(text) is None
     assert door.keys.problem
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(change=st.tuples(st.sampled_from(["schema", "keys", "id", "name", "salt", "hash", "rights", *RIGHTS]), JSON))
+def test_whatever_stands_in_the_file_the_master_key_opens(
+    change: tuple[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("keys")
+    rights: dict[str, object] = {**RIGHTS}
+    row: dict[str, object] = {"id": "0" * 8, "name": "anna", "salt": "00" * 16, "hash": "00" * 32, "rights": rights}
+    document: dict[str, object] = {"schema": 1, "keys": [row]}
+    next(part for part in (document, row, rights) if change[0] in part)[change[0]] = change[1]
+    (folder / "keys.json").write_text(json.dumps(document))
+    (folder / "master").write_text(MASTER_KEY)
+    keys = Keys(folder / "keys.json", folder / "master")
+    assert keys.find(MASTER_KEY)
+    assert keys.find("sk-" + "0" * 72) is None
+    assert keys.refusal("sk-" + "0" * 72)
 
 
 def admitted(limits: Limits, caller: Caller, times: int) -> int:

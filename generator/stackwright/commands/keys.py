@@ -35,7 +35,6 @@ ACTIONS: Mapping[str, str] = {
     "revoke": "Take a key away. It is refused from then on.",
     "usage": "Show requests and tokens by day, key and model.",
 }
-MASTER_SHOWN = "`stackwright key ENV` prints it again. The gateway accepts it within two seconds"
 SHOWN_ONCE = "keep it now: it is not shown again. The gateway accepts it within two seconds"
 MOST = 10**12
 DAYS = 30
@@ -158,7 +157,8 @@ def _rotate(paths: EnvironmentPaths, arguments: KeysArguments) -> None:
         report.print_json({"name": MASTER, "key": text})
     else:
         report.print_text(text)
-    report.tell(f"the master key: {MASTER_SHOWN}")
+    again = f"`stackwright key {paths.environment.value}` prints it again"
+    report.tell(f"the master key: {again}. The gateway accepts it within two seconds")
 
 
 def _show_once(made: ShownKey, arguments: KeysArguments) -> None:
