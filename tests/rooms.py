@@ -68,7 +68,7 @@ ROOMS: Mapping[str, Room] = {
     "models.smoke_model": room("errors"),
     "models.hub": room("models domain units errors", libraries="huggingface_hub httpx2"),
     "runtime": room("services rendering.numbered engines domain settings units errors"),
-    "runtime.process_groups": room(libraries="psutil"),
+    "runtime.process_groups": room("errors", libraries="psutil"),
     "runtime.activity": room("runtime domain", libraries="psutil"),
     "runtime.compose": room(
         "runtime services rendering.numbered engines domain settings units errors", libraries="python_on_whales"

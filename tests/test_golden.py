@@ -8,7 +8,11 @@
   it is where all three environments change alike.
 - `plan.json` there leaves out the host, which stands in tests/hosts/, and the values of the settings, which stand in
   `env`; that the plan repeats both is asserted. Of each replica after the first it has what differs from the first.
+<<<<<<< HEAD
+- What of a host is rendered as of another (`TWINS`), but for the names of its GPUs, stands with that one.
+=======
 - What a setting means stands in the `env` of `WHOLE` alone.
+>>>>>>> main
 - `reasons.txt` has each reason and source of a setting once, with the plans that give it.
 - `plan.json` beside the folders is one plan as it is written, with all of that.
 """
@@ -40,6 +44,7 @@ from tests.planning_requests import HOST_NAMES, plan_for, recorded
 
 GOLDEN = Path(__file__).parent / "golden"
 WHOLE = ("2x-rtx3090-nvlink", "cpu-small")
+TWINS = {"8x-h100-driver535": "8x-h100-nvswitch"}
 SEVERAL_PREFIX = "several-models--"
 MOST_LINES = 15_000
 Texts = Mapping[str, str]
@@ -53,7 +58,7 @@ def test_plan_and_files_are_the_golden_ones(name: str, environment: Environment,
     compare(short, GOLDEN / f"{name}--{environment}", update_golden=update_golden)
 
 
-@pytest.mark.parametrize("name", sorted(set(HOST_NAMES) - set(WHOLE)))
+@pytest.mark.parametrize("name", sorted(set(HOST_NAMES) - set(WHOLE) - set(TWINS)))
 def test_prod_is_the_golden_one_and_the_others_differ_as_judged(name: str, update_golden: bool) -> None:
     """Where dev and staging are not written out, the lines are in which they differ; a refusal is compared likewise."""
     prod = shorten(produce(name, Environment.PROD))
@@ -66,6 +71,14 @@ def test_prod_is_the_golden_one_and_the_others_differ_as_judged(name: str, updat
         for environment in (Environment.DEV, Environment.STAGING)
     }
     compare({**prod, **others}, GOLDEN / f"{name}--prod", update_golden=update_golden)
+
+
+@pytest.mark.parametrize("environment", list(Environment))
+@pytest.mark.parametrize("name", TWINS)
+def test_a_twin_is_rendered_as_the_other(name: str, environment: Environment) -> None:
+    """Its driver differs, and the same image runs with it."""
+    twin, other = (nameless(produce(of, environment)) for of in (name, TWINS[name]))
+    assert twin == other
 
 
 @pytest.mark.parametrize("case", SEVERAL)
@@ -102,7 +115,7 @@ def test_a_plan_repeats_its_host(name: str, environment: Environment) -> None:
 def test_no_golden_folder_is_left_behind() -> None:
     """Every golden folder belongs to a recorded host or to a case of several models."""
     known = {f"{name}--{environment}" for name in WHOLE for environment in Environment}
-    known |= {f"{name}--prod" for name in HOST_NAMES}
+    known |= {f"{name}--prod" for name in HOST_NAMES if name not in TWINS}
     known |= {f"{SEVERAL_PREFIX}{case}" for case in SEVERAL}
     assert {folder.name for folder in GOLDEN.iterdir()} == known | {"plan.json", "reasons.txt"}
 
@@ -140,6 +153,12 @@ def produce(name: str, environment: Environment) -> Texts:
     except NoPlanError as refusal:
         return {"refusal.txt": f"{refusal.message}\nhint: {refusal.hint}\n"}
     return texts(plan)
+
+
+def nameless(produced: Texts) -> dict[str, str]:
+    """Leave out what names GPUs, of the plan only what it says of the host."""
+    short = shorten(produced)
+    return {file: re.sub(r"GPU-[0-9a-f-]+", "GPU", text) for file, text in short.items() if file != "summary.txt"}
 
 
 @cache

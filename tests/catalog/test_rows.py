@@ -246,6 +246,7 @@ def test_the_pinned_gateway_has_no_known_hole() -> None:
         ("vllm", "0.13.0", "CVE-2026-22778"),
         ("vllm", "0.21.0", "CVE-2026-48746"),
         ("litellm", "1.82.8", "PYPI-2026-03-24"),
+        ("litellm", "1.107.0", "PYPI-2026-10-21"),
         ("litellm", "1.83.10", "CVE-2026-49468"),
         ("sglang", "0.5.9", "CVE-2026-3059"),
         ("sglang", "9.9", "CVE-2026-5760"),
@@ -263,6 +264,8 @@ def test_a_hole_is_found_by_its_range(program: str, version: str, open_to: str) 
         ("vllm", "0.10.0", "CVE-2026-22807"),
         ("litellm", "1.82.9", "PYPI-2026-03-24"),
         ("litellm", "1.105.3", "CVE-2026-49468"),
+        ("litellm", "1.106.12", "PYPI-2026-10-21"),
+        ("litellm", "1.108.0", "PYPI-2026-10-21"),
     ],
 )
 def test_a_closed_hole_is_not_named(program: str, version: str, closed: str) -> None:

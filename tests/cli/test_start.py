@@ -105,6 +105,10 @@ class Scripted:
         """Know nothing."""
         return ""
 
+    def end(self, service: str, *, kill: bool = False) -> None:
+        """Not be called."""
+        raise NotImplementedError
+
     def down(self) -> None:
         """Be called."""
         self._call("down")

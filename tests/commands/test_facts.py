@@ -27,16 +27,16 @@ HOLE = {
 }
 ANSWERS: dict[str, object] = {
     "/simple/litellm/": {
-        "versions": ["1.105.3", "1.200.0", "1.201.0", "1.300.0rc1"],
+        "versions": ["1.108.0", "1.200.0", "1.201.0", "1.300.0rc1"],
         "files": [
-            {"filename": "litellm-1.105.3-py3-none-any.whl", "yanked": "carries a thief's code"},
-            {"filename": "litellm-1.105.3.tar.gz", "yanked": True},
+            {"filename": "litellm-1.108.0-py3-none-any.whl", "yanked": "carries a thief's code"},
+            {"filename": "litellm-1.108.0.tar.gz", "yanked": True},
             {"filename": "litellm-1.200.0-py3-none-any.whl", "yanked": False},
             {"filename": "litellm-1.201.0-py3-none-any.whl", "yanked": True},
             {"filename": "litellm-1.300.0rc1.tar.gz", "yanked": False},
         ],
     },
-    "/pypi/litellm/1.105.3/json": {"vulnerabilities": [HOLE, {**HOLE, "id": "PYSEC-2", "withdrawn": "2027-01-01"}]},
+    "/pypi/litellm/1.108.0/json": {"vulnerabilities": [HOLE, {**HOLE, "id": "PYSEC-2", "withdrawn": "2027-01-01"}]},
     "/v2/repositories/library/redis/tags?page_size=100": {
         "results": [{"name": name} for name in ("latest", "8-alpine", "8.4-alpine", "10-alpine", "11", "7-alpine")]
     },
@@ -81,13 +81,13 @@ def test_an_index_says_what_is_newer_withdrawn_and_known_bad(index: Indexes) -> 
     assert (programs["redis"].newest, programs["redis"].behind) == ("10-alpine", True)
     assert (programs["vllm"].newest, programs["vllm"].behind, programs["vllm"].withdrawn) == (None, None, None)
     text = describe(found_with(index))
-    assert "litellm 1.105.3: 1.200.0 is newer; WITHDRAWN from the index" in text
+    assert "litellm 1.108.0: 1.200.0 is newer; WITHDRAWN from the index" in text
     assert "CVE-2027-1: runs code; fixed in 1.200.0" in text
     assert "vllm 0.33.0: newest unknown" in text
 
 
 def test_an_index_without_advisories_is_said(index: Indexes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(ANSWERS, "/pypi/litellm/1.105.3/json")
+    monkeypatch.delitem(ANSWERS, "/pypi/litellm/1.108.0/json")
     notes = found_with(index).notes
     assert f"{index.pypi} serves no advisories: holes are those of catalog/advisories.yaml alone" in notes
 

@@ -98,6 +98,10 @@ class Told:
         """Return nothing."""
         return ""
 
+    def end(self, service: str, *, kill: bool = False) -> None:
+        """Not be called."""
+        raise NotImplementedError
+
     def down(self) -> None:
         """Be there."""
 

@@ -87,7 +87,18 @@ class Project(Struct, frozen=True, kw_only=True):
     @contextlib.contextmanager
     def held(self) -> Iterator[Path]:
         """Let a quick engine go on starting while the block lasts, or until the file that is given is removed."""
-        hold = Path(self.variables["HF_HOME"]) / "hold"
+        with self._holding("hold") as hold:
+            yield hold
+
+    @contextlib.contextmanager
+    def unanswered(self) -> Iterator[Path]:
+        """Let a quick engine keep whoever asks waiting while the block lasts, or until the file is removed."""
+        with self._holding("hold-answers") as hold:
+            yield hold
+
+    @contextlib.contextmanager
+    def _holding(self, name: str) -> Iterator[Path]:
+        hold = Path(self.variables["HF_HOME"]) / name
         hold.parent.mkdir(parents=True, exist_ok=True)
         hold.touch()
         try:

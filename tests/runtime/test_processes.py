@@ -6,6 +6,7 @@ Only the programs are stand-ins: small servers with a worker each.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ from stackwright.runtime import Stack
 from stackwright.runtime.process_groups import members, programs_with, read_groups
 from stackwright.runtime.processes import ProcessesRuntime
 from stackwright.runtime.provision import MARK, environment_folder
+from stackwright.runtime.unrendered import find_unrendered
 
 from tests.planning_requests import plan_for, recorded
 
@@ -36,7 +38,11 @@ if (here / "broken").exists():
     sys.exit("ERROR: broken on purpose")
 if os.fork() == 0:  # a worker, as vLLM and LiteLLM have: it does not notice that its parent is gone
     time.sleep(3600)
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+def end(*_):
+    with open(here.parent / "ended", "a") as ended:
+        print(here.name, file=ended)
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(503 if (here / "sick").exists() else 200)
@@ -135,6 +141,11 @@ def kill_supervisor(stack: Stack) -> None:
         time.sleep(0.01)
 
 
+def ended(stack: Stack) -> list[str]:
+    """Return the stand-ins that were asked to end, in that order."""
+    return (stack.root / "compose" / "ended").read_text().split()
+
+
 def left_behind(stack: Stack) -> list[int]:
     """Return every process that still has to do with the stack."""
     words = [str(run_folder(stack) / "supervisord.conf")]
@@ -229,6 +240,61 @@ def test_killed_supervisor_leaves_nothing_after_stop(stack: Stack) -> None:
         runtime.services()
     other.down()
     assert left_behind(stack) == []
+
+
+def test_a_frozen_supervisor_holds_nothing_up(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    wait_for(runtime, all_healthy)
+    (supervisor,) = programs_with(str(run_folder(stack) / "supervisord.conf"))
+    os.kill(supervisor, signal.SIGSTOP)
+    told = {(state.phase, state.detail) for state in ProcessesRuntime(stack).services()}
+    assert told == {(ServicePhase.UNHEALTHY, "still runs, but its supervisor does not answer")}
+    with pytest.raises(RuntimeRefusedError, match="supervisord has not answered for 5 seconds"):
+        runtime.up()
+    runtime.end("gateway")
+    wait_for(runtime, lambda states: states["gateway"].phase is ServicePhase.ABSENT)
+    runtime.down()
+    assert left_behind(stack) == []
+    assert ended(stack) == ["gateway", "engine"]
+    assert not run_folder(stack).exists()
+
+
+def test_what_clients_ask_ends_first(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    wait_for(runtime, all_healthy)
+    runtime.down()
+    assert ended(stack) == ["gateway", "engine"]
+    log = (stack.state / "logs" / stack.name / "supervisord.log").read_text()
+    stopped = re.findall(r"stopped: (\w+) ", log)
+    assert stopped == [name for name in ("gateway", "engine", "redis") if name in stopped]
+
+
+def test_what_clients_ask_is_ended_alone_and_stays_so(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    wait_for(runtime, all_healthy)
+    runtime.end("gateway")
+    states = wait_for(runtime, lambda states: states["gateway"].phase is ServicePhase.EXITED)
+    assert states["engine"].phase is ServicePhase.HEALTHY
+    runtime.end("engine", kill=True)
+    wait_for(runtime, lambda states: states["engine"].restarts > 0)
+
+
+def test_a_stack_without_its_files_is_found_and_ended(stack: Stack) -> None:
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    wait_for(runtime, all_healthy)
+    shutil.rmtree(stack.generated)
+    elsewhere = structs.replace(stack.paths, environment=Environment.PROD)
+    assert find_unrendered(elsewhere) == ()
+    (found,) = find_unrendered(stack.paths)
+    assert found.name == stack.name
+    found.down()
+    assert left_behind(stack) == []
+    assert ended(stack) == ["gateway", "engine"]
+    assert find_unrendered(stack.paths) == ()
 
 
 def test_start_after_a_killed_supervisor_begins_anew(stack: Stack) -> None:

@@ -48,6 +48,7 @@ from stackwright.validation.engine_answer import ENGINES
 from stackwright.validation.environment import SHELL_VARIABLES
 from stackwright.validation.gpu_memory import OWN
 from stackwright.validation.gpus import STATES, used_gpus
+from stackwright.validation.images import DIGESTS, LEFT_FILES
 from stackwright.validation.model import MODELS, OFFLINE, InspectedModel
 from stackwright.validation.outside import AUTHORITIES, FAR_FOLDERS, OUTLOOK
 from stackwright.validation.ports import PORTS
@@ -136,6 +137,8 @@ def scene(root: Path, plan: Plan, *, compose: bool = True) -> Scene:
             ENGINES: (),
             AUTHORITIES: None,
             OUTLOOK: None,
+            DIGESTS: {},
+            LEFT_FILES: (),
             FAR_FOLDERS: {},
         },
     )

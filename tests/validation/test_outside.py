@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -14,7 +15,14 @@ from stackwright.rendering.numbered import flat_settings
 from stackwright.validation.compose_config import check_refused
 from stackwright.validation.containers import check_gpu_access, check_user, check_versions
 from stackwright.validation.gpus import used_gpus
-from stackwright.validation.images import check_images, is_moving, release_of
+from stackwright.validation.images import (
+    check_images,
+    check_local_images,
+    check_traces,
+    find_traces,
+    is_moving,
+    release_of,
+)
 from stackwright.validation.model import check_hub, check_length, check_model
 from stackwright.validation.surroundings import (
     check_clock,
@@ -30,6 +38,7 @@ PLAN = plan_for(HOST)
 ENV = {key: setting.value for key, setting in flat_settings(PLAN).items()}
 MODEL = ENV["VLLM_MODEL"]
 HUB = HubAnswer(hub="https://hub", status=200, gated=False, ahead_s=1.0)
+MALICIOUS = "sha256:1bbcb1443bc962e45f5aad53fe3d2c30600e0379715fb6c664cdd3ac126c339e"
 NOT_HERE = ModelFiles(folder=None, complete=False)
 
 
@@ -175,11 +184,33 @@ def test_a_release_is_read_from_its_tag(image: str, release: str | None, moves: 
         ({"LITELLM_IMAGE": "ghcr.io/berriai/litellm:v1.83.2"}, True, [("image-holes", "error")]),
         ({"LITELLM_IMAGE": "ghcr.io/berriai/litellm:v1.83.2"}, False, []),
         ({"REDIS_IMAGE": "redis:latest"}, True, [("image-moves", "warning")]),
+        ({"LITELLM_IMAGE": "ghcr.io/berriai/litellm:main-stable"}, True, [("image-moves", "error")]),
+        ({"LITELLM_IMAGE": "ghcr.io/berriai/litellm-database:main-latest"}, True, [("image-moves", "error")]),
+        ({"LITELLM_IMAGE": "ghcr.io/berriai/litellm:main-stable"}, False, []),
+        ({"LITELLM_IMAGE": "ghcr.io/berriai/litellm:v1.107.0"}, True, [("image-holes", "error")]),
+        ({"LITELLM_IMAGE": f"mirror.example/gateway@{MALICIOUS}"}, True, [("image-malicious", "error")]),
     ],
 )
 def test_holes_and_moving_names(changes: dict[str, str], pulled: bool, found: list[tuple[str, str]]) -> None:
     findings = told(check_images(PLAN, {**ENV, **changes}, load_advisories(), pulled=pulled))
     assert [(check, bad) for check, bad, _ in findings] == found
+
+
+def test_a_malicious_image_is_found_under_an_innocent_name() -> None:
+    env = {**ENV, "LITELLM_IMAGE": "mirror.example/gateway:ours"}
+    for digests, found in (((MALICIOUS,), ["image-malicious"]), (("sha256:" + "a" * 64,), []), ((), [])):
+        findings = told(check_local_images(PLAN, env, {env["LITELLM_IMAGE"]: digests}, load_advisories()))
+        assert [check for check, *_ in findings] == found
+
+
+def test_what_a_malicious_release_left_is_found(tmp_path: Path) -> None:
+    names = [name for hole in load_advisories() for name in hole.files]
+    (tmp_path / "distutils-precedence.pth").touch()
+    assert find_traces([tmp_path, tmp_path / "missing"], names) == ()
+    (tmp_path / "cook.pth").touch()
+    (found,) = told(check_traces(find_traces([tmp_path], names), load_advisories()))
+    assert found[:2] == ("malicious-file", "error")
+    assert f"{tmp_path}/cook.pth, a file of litellm 1.107.0: PYPI-2026-10-21" in found[2]
 
 
 def test_a_release_that_was_consented_to_is_a_warning() -> None:

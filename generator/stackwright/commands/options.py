@@ -109,6 +109,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def parse_whole_seconds(text: str) -> int:
+    """Read seconds, up to a day. Raises UsageError."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= 86400):
+        raise UsageError(f"--drain: found `{text[:40]}`, allowed: whole seconds, up to a day", hint="for example `30`")
+    return int(text)
+
+
 def add_environment(parser: argparse.ArgumentParser) -> None:
     """Take the environment as the first word."""
     parser.add_argument("environment", metavar="ENV", type=parse_environment, help=", ".join(ENVIRONMENTS))

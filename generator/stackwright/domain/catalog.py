@@ -333,7 +333,11 @@ class AttentionTable(Struct, frozen=True, kw_only=True):
 
 
 class Advisory(Struct, frozen=True, kw_only=True):
-    """A known hole, in releases from `introduced` (None: the first) to before `fixed` (None: in all later ones)."""
+    """A known hole, in releases from `introduced` (None: the first) to before `fixed` (None: in all later ones).
+
+    Of a malicious release: the `digests` of its images, the names of `files` that it leaves on a machine and nothing
+    else has, and whether the publisher's `floating` tags meant it for a while.
+    """
 
     id: str
     program: str
@@ -343,6 +347,9 @@ class Advisory(Struct, frozen=True, kw_only=True):
     summary: str
     source: str
     date: str
+    digests: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    floating: bool = False
 
 
 class Guide(Struct, frozen=True, kw_only=True):

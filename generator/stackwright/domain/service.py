@@ -248,7 +248,8 @@ class Front(Struct, frozen=True, kw_only=True):
 
     `key` is the secret that they show, `tls` those of its certificate and the certificate's key. `address` are the
     settings of its address and port, and `wishes` the section of envs/<env>.yaml that asks for them. The other settings
-    say whether it may go without TLS, and how long an answer may take.
+    say whether it may go without TLS, how long an answer may take, and how long open requests get when it is to end:
+    asked once by SIGTERM, it takes no more and lets them end; asked again, it ends them.
     """
 
     key: str
@@ -257,6 +258,7 @@ class Front(Struct, frozen=True, kw_only=True):
     wishes: str
     plain_http: SettingRef
     answers_within_s: SettingRef
+    drains_within_s: SettingRef
 
 
 class ProgramRelease(Struct, frozen=True, kw_only=True):
@@ -267,7 +269,10 @@ class ProgramRelease(Struct, frozen=True, kw_only=True):
 
 
 class RestartPolicy(Struct, frozen=True, kw_only=True):
-    """`starts` are those after the first that failed, and `stop_s` is how long the service may take to end."""
+    """`starts` are those after the first that failed, and `stop_s` is how long the service may take to end.
+
+    What clients ask gets the time for its open requests besides.
+    """
 
     starts: int = 2
     stop_s: int = 20

@@ -11,7 +11,7 @@ from stackwright.domain.cloud import CloudModel
 from stackwright.domain.plan import Plan
 from stackwright.errors import UsageError
 
-# LiteLLM 1.105.3, litellm_core_utils/get_llm_provider_logic.py, read and asked on 2026-11-21: those that take one key
+# LiteLLM 1.108.0, litellm_core_utils/get_llm_provider_logic.py (2026-11-29; asked: 1.105.3): those that take one key
 # and bring an address of their own. Azure's `/openai/v1` and whatever else speaks OpenAI's protocol is `openai` with an
 # address.
 PROVIDERS = (

@@ -19,10 +19,12 @@ from stackwright.units import MIB
 DECISION = "docs/decisions/0031-gateway-limits.md"
 HEALTH = "docs/decisions/0034-fallbacks-and-health.md"
 BODIES = "docs/decisions/0036-door-and-workers.md"
-LITELLM = "LiteLLM 1.105.3"
+LITELLM = "LiteLLM 1.108.0"
 REQUEST_TIMEOUT_S = 300
 # LiteLLM's own default (constants.py, DEFAULT_COOLDOWN_TIME_SECONDS): a restarted replica is back within this time.
 COOLDOWN_S = 5
+# Kubernetes gives a pod as long by default (terminationGracePeriodSeconds, read on 2026-11-29).
+DRAIN_S = 30
 # Four requests wait behind each that runs: one that works for a fifth of the timeout still leaves the last of them its
 # answer.
 WAITING_PER_REQUEST = 4
@@ -51,6 +53,9 @@ def gateway_settings(
         "GATEWAY_REQUEST_TIMEOUT_S": _request_timeout(switches, switch_s(values)),
         "GATEWAY_COOLDOWN_S": _setting(
             str(COOLDOWN_S), "a replica that failed twice is skipped for this long", f"{LITELLM} constants.py"
+        ),
+        "GATEWAY_DRAIN_S": _setting(
+            str(DRAIN_S), "open requests may end; new ones are refused", "Kubernetes: terminationGracePeriodSeconds"
         ),
         "GATEWAY_MAX_CONCURRENT_REQUESTS": _setting(
             str(working), f"{of_which}; further requests queue at the gateway", DECISION
@@ -102,7 +107,7 @@ def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
 def problem_with_name(name: str) -> str | None:
     """Return what is allowed if LiteLLM would read a name that clients ask for as more than a name; None if it is one.
 
-    LiteLLM 1.105.3: a `*` matches any text, so that a misspelt name would go there (router.py, `_add_deployment`), and
+    LiteLLM 1.108.0: a `*` matches any text, so that a misspelt name would go there (router.py, `_add_deployment`), and
     what begins with `os.environ/` is replaced by that variable's value (proxy_server.py, `_resolved_config_value`).
     """
     if "*" in name or name.startswith("os.environ/"):

@@ -200,7 +200,7 @@ def _confinement(service: Service, word: Callable[[Word], str]) -> dict[str, Any
     label = service.security.label
     return {
         "restart": Plain(f"on-failure:{service.restart.starts}"),
-        "stop_grace_period": Plain(f"{service.restart.stop_s}s"),
+        "stop_grace_period": _stop_period(service, word),
         "init": True,
         "user": "${STACKWRIGHT_UID:?}:${STACKWRIGHT_GID:?}",
         "security_opt": ["no-new-privileges:true", *([] if label is None else [f"label={word(label)}"])],
@@ -213,6 +213,12 @@ def _confinement(service: Service, word: Callable[[Word], str]) -> dict[str, Any
         },
         "ulimits": {"nofile": dict.fromkeys(("soft", "hard"), service.resources.open_files)},
     }
+
+
+def _stop_period(service: Service, word: Callable[[Word], str]) -> str:
+    """Write how long a service may take to end; Compose adds up what it is given: `20s30s` are 50 seconds."""
+    own = f"{service.restart.stop_s}s"
+    return Plain(own) if service.front is None else f"{own}{word(service.front.drains_within_s)}s"
 
 
 def _name_of(service: Service, plan: Plan | None, part: Part) -> str:

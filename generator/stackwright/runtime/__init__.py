@@ -186,5 +186,8 @@ class Runtime(Protocol):
     def inspect(self) -> str:
         """Return everything that the runtime knows of what runs, as text for a bug report; empty where nothing does."""
 
+    def end(self, service: str, *, kill: bool = False) -> None:
+        """Send one service SIGTERM, or kill it, and do not wait; it is not started again. A second call asks again."""
+
     def down(self) -> None:
         """Stop and remove every service, leaving only caches. Harmless where nothing runs."""

@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from stackwright.domain.service import Service, ServicePhase, ServiceState, Word
 from stackwright.runtime import Say, ServiceChange, Stack, Trial
 from stackwright.runtime.activity import container_processes, container_traces, measure
 from stackwright.runtime.docker import (
+    TELLS_WITHIN_S,
     ask,
     begin,
     client_words,
@@ -46,7 +47,7 @@ from stackwright.runtime.trial import (
     text_in_container,
     variables_in_container,
 )
-from stackwright.services import base_of
+from stackwright.services import base_of, stop_order
 
 if TYPE_CHECKING:
     from python_on_whales import Container, DockerClient
@@ -232,25 +233,24 @@ class ComposeRuntime:
         """End an `up` that is under way."""
         self._end_up()
 
+    def end(self, service: str, *, kill: bool = False) -> None:
+        """Signal its container; an engine does not start again what was signalled through it (moby, daemon/kill.go)."""
+        with refusals():
+            containers = self._containers(f"com.docker.compose.service={service}")
+        number = "SIGKILL" if kill else "SIGTERM"
+        for container in containers:
+            ask([*client_words(self._client()), "kill", f"--signal={number}", container.id], TELLS_WITHIN_S)
+
     def down(self) -> None:
         """Stop and remove the containers and networks of this stack, replicas that the plan has lost included."""
         self._end_up()
         end_orphans()
-        if not all(path.exists() for path in (*_env_files(self._stack), *_compose_files(self._stack))):
-            self._down_by_name()
-            return
         with refusals():
-            self._client().compose.down(remove_orphans=True, quiet=True)
-
-    def _down_by_name(self) -> None:
-        """Do without the rendered files, which somebody has deleted: Compose finds what it made by its labels.
-
-        In a folder without a Compose file, which it would read instead.
-        """
-        command = ["docker", "compose", "--project-name", self._stack.name, "down", "--remove-orphans"]
-        answer = ask(command, folder="/")
-        if answer.code != 0:
-            raise refused(answer.err)
+            containers = self._containers()
+        for group in stop_order(self._stack.services)[:-1]:
+            names = {service.name for service in group}
+            end_containers([container.id for container in containers if _label(container, "service") in names])
+        down_by_name(self._stack.name)
 
     def _client(self) -> DockerClient:
         """Make the client for this stack's files, without asking the engine anything."""
@@ -321,6 +321,27 @@ class ComposeRuntime:
         if self._up_errors is not None:
             self._up_errors.close()
         self._up = self._up_errors = None
+
+
+def end_containers(containers: Sequence[str]) -> None:
+    """Stop some containers side by side, each in the time that it was made with. Raises RuntimeRefusedError."""
+    answer = ask(["docker", "stop", *containers]) if containers else None
+    if answer is not None and answer.code != 0 and "No such container" not in answer.err:
+        raise refused(answer.err)
+
+
+def down_by_name(project: str) -> None:
+    """Stop and remove what Compose has made under a name, found by its labels: no file is needed.
+
+    In a folder without a Compose file, which it would read instead.
+
+    Raises:
+        RuntimeRefusedError: the engine refuses.
+    """
+    need_command()
+    answer = ask(["docker", "compose", "--project-name", project, "down", "--remove-orphans"], folder="/")
+    if answer.code != 0:
+        raise refused(answer.err)
 
 
 def hash_of_mounted(service: Mapping[str, Any], merged: Mapping[str, Any]) -> str:

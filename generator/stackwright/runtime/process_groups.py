@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 
+from stackwright.errors import RuntimeRefusedError
+
 if TYPE_CHECKING:
     from psutil import Process
 
@@ -30,6 +32,8 @@ T = TypeVar("T")
 
 OWNER = "STACKWRIGHT_OWNER"
 ORPHAN_ENDS_WITHIN_S = 10.0
+# The kernel takes a killed engine's memory back within seconds; what waits for a disk that is gone never ends.
+KILLED_WITHIN_S = 60.0
 
 
 class ProcessGroup(Struct, frozen=True, kw_only=True):
@@ -64,7 +68,11 @@ def members(group: ProcessGroup) -> tuple[int, ...]:
 
 
 def end_groups(groups: Iterable[ProcessGroup], *, patience_s: float) -> None:
-    """End every process of these groups: asked politely, then killed after `patience_s`. Returns when they are gone."""
+    """End every process of these groups: asked politely, then killed after `patience_s`. Returns when they are gone.
+
+    Raises:
+        RuntimeRefusedError: one does not end even when it is killed.
+    """
     groups = [group for group in groups if members(group)]
     for group in groups:
         _send(group, signal.SIGTERM)
@@ -74,8 +82,26 @@ def end_groups(groups: Iterable[ProcessGroup], *, patience_s: float) -> None:
         groups = [group for group in groups if members(group)]
     for group in groups:
         _send(group, signal.SIGKILL)
-    while any(members(group) for group in groups):
+    deadline = time.monotonic() + KILLED_WITHIN_S
+    while left := [pid for group in groups for pid in members(group)]:
+        _refuse_immortals(left, deadline)
         time.sleep(0.05)
+
+
+def signal_groups(groups: Iterable[ProcessGroup], request: signal.Signals) -> None:
+    """Send every process of these groups a signal, and do not wait."""
+    for group in groups:
+        if members(group):
+            _send(group, request)
+
+
+def _refuse_immortals(left: list[int], deadline: float) -> None:
+    if time.monotonic() > deadline:
+        numbers = ", ".join(map(str, left))
+        raise RuntimeRefusedError(
+            f"killed, and still there after {KILLED_WITHIN_S:g} seconds: process {numbers}",
+            hint="it waits inside the kernel, for a disk or a device that does not answer: see `dmesg`, or restart",
+        )
 
 
 def programs_with(argument: str) -> list[int]:
@@ -100,17 +126,22 @@ def end_orphans() -> None:
 
 
 def _end_all(find: Callable[[], list[Process]], patience_s: float) -> None:
-    """End what is found until nothing is: each process is asked once, and killed after `patience_s`."""
+    """End what is found until nothing is: each process is asked once, and killed after `patience_s`.
+
+    One that is frozen heeds nothing else, and is killed at once.
+    """
     import psutil
 
     asked: set[Process] = set()
     deadline = time.monotonic() + patience_s
     while running := find():
         late = time.monotonic() >= deadline
+        _refuse_immortals([process.pid for process in running], deadline + KILLED_WITHIN_S)
         for process in running:
-            if late or process not in asked:
+            kill = late or _read(process.status) == psutil.STATUS_STOPPED
+            if kill or process not in asked:
                 with contextlib.suppress(psutil.Error):
-                    process.send_signal(signal.SIGKILL if late else signal.SIGTERM)
+                    process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
                 asked.add(process)
         time.sleep(0.1)
 

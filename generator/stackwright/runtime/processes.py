@@ -11,12 +11,15 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import time
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from stackwright.atomic import replace_file
 from stackwright.domain.recipe import Recipe
@@ -44,6 +47,7 @@ from stackwright.runtime.process_groups import (
     members,
     programs_with,
     read_groups,
+    signal_groups,
 )
 from stackwright.runtime.programs import (
     LOOPBACK,
@@ -52,11 +56,13 @@ from stackwright.runtime.programs import (
     check_shared_memory,
     command_of,
     exit_code,
+    names_in_stop_order,
     render_start,
     render_supervisor,
     revision,
     revisions_in,
     stack_programs,
+    stop_periods_in,
 )
 from stackwright.runtime.provision import ensure_all, environment_folder, is_complete
 
@@ -65,8 +71,8 @@ EVENT_LINES = 200
 ROOT = "root"
 """The file in a run folder that names the project folder that it was made from."""
 
-STOP_S = 40.0
-"""supervisord gives each service 20 s to end (`RestartPolicy.stop_s`), then kills it."""
+FOLLOWS_WITHIN_S = 10.0
+"""After the services, each of which has its time to end and is killed then, supervisord itself takes a moment."""
 
 
 class ProcessesRuntime:
@@ -162,7 +168,7 @@ class ProcessesRuntime:
         with supervisord.hold(self._run):
             running = supervisord.pid(self._run) is not None
             if not running:
-                self._clear()
+                end_run(self._run)
                 self._set_logs_aside("*")
             self._require_ports()
             machine = self._machine(keep=running)
@@ -185,9 +191,12 @@ class ProcessesRuntime:
         if supervisord.pid(self._run) is None:
             if self._launched:
                 raise RuntimeRefusedError("supervisord has ended", hint=f"see {self._logs / 'supervisord.log'}")
-            return tuple(self._unwatched(service.name) for service in services if service.as_process.program is None)
-        with self._supervisor() as calls:
-            told: dict[str, Any] = {process["name"]: process for process in calls.getAllProcessInfo()}
+            return self._unwatched("its supervisor has ended")
+        try:
+            with self._supervisor() as calls:
+                told: dict[str, Any] = {process["name"]: process for process in calls.getAllProcessInfo()}
+        except supervisord.SilentError:
+            return self._unwatched("its supervisor does not answer")
         here = (service for service in services if service.as_process.program is None or service.name in told)
         return tuple(self._state(service, told.get(service.name)) for service in here)
 
@@ -213,22 +222,20 @@ class ProcessesRuntime:
     def halt(self) -> None:
         """Do nothing: `up` has done all when it returns."""
 
+    def end(self, service: str, *, kill: bool = False) -> None:
+        """Ask through supervisord, which would start it again; directly where it was asked before, or none answers."""
+        if not kill and supervisord.pid(self._run) is not None:
+            with contextlib.suppress(RuntimeRefusedError), self._supervisor() as calls:
+                calls.stopProcess(service, False)
+                return
+        signal_groups(read_groups(self._run / f"{service}.groups"), signal.SIGKILL if kill else signal.SIGTERM)
+
     def down(self) -> None:
         """Stop every service and supervisord, whatever state they are in; the logs stay."""
         end_orphans()
         with supervisord.hold(self._run):
             self._launched = False
-            self._clear()
-
-    def _clear(self) -> None:
-        """End supervisord, then every process group that it left, and remove the run folder."""
-        self._settle([record.stem for record in self._run.glob("*.groups")], limit_s=3.0)
-        # By its command line: one that is just starting has not written its number yet. The signal asks for the same
-        # as the call over the socket, and needs no socket.
-        end_programs(str(self._run / "supervisord.conf"), patience_s=STOP_S)
-        for record in sorted(self._run.glob("*.groups")):
-            end_groups(read_groups(record), patience_s=10.0)
-        shutil.rmtree(self._run, ignore_errors=True)
+            end_run(self._run)
 
     def _virtual_environments(self, say: Say) -> dict[str, Path]:
         """Return the folders of the virtual environments that the services run in, making them on first use."""
@@ -275,34 +282,30 @@ class ProcessesRuntime:
         revisions = {**_revisions(programs), **kept}
         wanted = self._stack.services
         open_files = _open_files(max(service.resources.open_files for service in wanted))
-        text = render_supervisor(wanted, revisions, logs=logs, open_files=open_files, user=os.getuid())
+        text = render_supervisor(
+            map(self._with_drain, wanted), revisions, logs=logs, open_files=open_files, user=os.getuid()
+        )
         replace_file(self._run / "supervisord.conf", text)
+
+    def _with_drain(self, service: Service) -> Service:
+        """Give what clients ask the time of its open requests to end."""
+        if service.front is None:
+            return service
+        stop_s = service.restart.stop_s + int(self._stack.value(service.front.drains_within_s))
+        return replace(service, restart=replace(service.restart, stop_s=stop_s))
 
     def _await(self, names: list[str]) -> None:
         """Wait until every start script is at work; by then supervisord has written its own number too."""
-        if not self._settle(names, limit_s=10.0):
+        if not _settle(self._run, names, limit_s=10.0):
             hint = f"see {self._logs / 'supervisord.log'}"
             raise RuntimeRefusedError("supervisord has not started the services", hint=hint)
-
-    def _settle(self, names: list[str], *, limit_s: float) -> bool:
-        """Wait until every start script has recorded itself, while supervisord runs; say whether they all have.
-
-        A signal sent before that is lost (supervisord's child still has supervisord's own handlers), and stopping
-        would wait 20 s for nothing.
-        """
-        deadline = time.monotonic() + limit_s
-        while not all(read_groups(self._run / f"{name}.groups") for name in names):
-            if time.monotonic() > deadline or not programs_with(str(self._run / "supervisord.conf")):
-                return False
-            time.sleep(0.05)
-        return True
 
     def _update(self, services: tuple[str, ...]) -> None:
         """Let supervisord read its file again.
 
         Restart what has changed and start what has ended, of these or of all.
         """
-        with self._supervisor() as calls:
+        with self._supervisor(_patience_s(self._run)) as calls:
             added, changed, removed = calls.reloadConfig()[0]
             if services:
                 added, changed, removed = (
@@ -334,11 +337,16 @@ class ProcessesRuntime:
             (self._logs / "previous").mkdir(exist_ok=True, mode=0o700)
             log.replace(self._logs / "previous" / log.name)
 
-    def _unwatched(self, name: str) -> ServiceState:
-        """Report a service while no supervisord runs: gone, or left behind by one that was killed."""
-        if not any(members(group) for group in read_groups(self._run / f"{name}.groups")):
-            return ServiceState(name=name, phase=ServicePhase.ABSENT)
-        return ServiceState(name=name, phase=ServicePhase.UNHEALTHY, detail="still runs, but its supervisor has ended")
+    def _unwatched(self, why: str) -> tuple[ServiceState, ...]:
+        """Report the services while no supervisord tells of them: gone, or left behind by one that was killed."""
+        states = []
+        for service in self._stack.services:
+            if any(members(group) for group in read_groups(self._run / f"{service.name}.groups")):
+                detail = f"still runs, but {why}"
+                states.append(ServiceState(name=service.name, phase=ServicePhase.UNHEALTHY, detail=detail))
+            elif service.as_process.program is None:
+                states.append(ServiceState(name=service.name, phase=ServicePhase.ABSENT))
+        return tuple(states)
 
     def _state(self, service: Service, told: Any) -> ServiceState:
         """Join what supervisord tells about a process with what the service answers."""
@@ -440,9 +448,48 @@ class ProcessesRuntime:
             states = {process["name"]: process["statename"] for process in calls.getAllProcessInfo()}
         return states.get(name) in ("STARTING", "RUNNING", "BACKOFF", "STOPPING")
 
-    def _supervisor(self) -> AbstractContextManager[Any]:
+    def _supervisor(self, limit_s: float = supervisord.ANSWERS_WITHIN_S) -> AbstractContextManager[Any]:
         hint = f"end the rest with `stop-environment {self._stack.plan.environment.value}`"
-        return supervisord.connect(self._run, hint)
+        return supervisord.connect(self._run, hint, limit_s=limit_s)
+
+
+def end_run(run: Path) -> None:
+    """End supervisord, then every process group that it left, and remove the run folder; nothing else is read.
+
+    Raises:
+        RuntimeRefusedError: a process does not end even when it is killed.
+    """
+    _settle(run, [record.stem for record in run.glob("*.groups")], limit_s=3.0)
+    # By its command line: one that is just starting has not written its number yet. The signal asks for the same
+    # as the call over the socket, and needs no socket.
+    end_programs(str(run / "supervisord.conf"), patience_s=_patience_s(run))
+    # Of one that was frozen or killed, the services are left.
+    text = _content(run / "supervisord.conf").decode(errors="replace")
+    records = {record.stem: record for record in sorted(run.glob("*.groups"))}
+    for name in [*names_in_stop_order(text), *records]:
+        if name in records:
+            end_groups(read_groups(records.pop(name)), patience_s=10.0)
+    shutil.rmtree(run, ignore_errors=True)
+
+
+def _patience_s(run: Path) -> float:
+    """Return how long supervisord may take to stop everything, one service after the other."""
+    text = _content(run / "supervisord.conf").decode(errors="replace")
+    return sum(stop_periods_in(text), FOLLOWS_WITHIN_S)
+
+
+def _settle(run: Path, names: list[str], *, limit_s: float) -> bool:
+    """Wait until every start script has recorded itself, while supervisord runs; say whether they all have.
+
+    A signal sent before that is lost (supervisord's child still has supervisord's own handlers), and stopping
+    would wait 20 s for nothing.
+    """
+    deadline = time.monotonic() + limit_s
+    while not all(read_groups(run / f"{name}.groups") for name in names):
+        if time.monotonic() > deadline or not programs_with(str(run / "supervisord.conf")):
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _revisions(programs: tuple[Program, ...]) -> dict[str, str]:

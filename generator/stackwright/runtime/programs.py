@@ -41,6 +41,7 @@ from stackwright.domain.service import (
 from stackwright.domain.topology import sole_slice
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Stack
+from stackwright.services import stop_order
 from stackwright.services.words import asked_services, word_text
 from stackwright.units import format_bytes
 
@@ -280,8 +281,19 @@ def revision(program: Program, contents: Iterable[bytes]) -> str:
 def revisions_in(text: str) -> dict[str, str]:
     """Return the revision of each service in a file of `render_supervisor`; nothing of any other text."""
     return dict(
-        re.findall(r'^\[program:(.+)\]\n(?:.*\n)??environment=STACKWRIGHT_REVISION="(\w+)"$', text, re.MULTILINE)
+        re.findall(r'^\[program:(.+)\]\n(?:[^[].*\n)*?environment=STACKWRIGHT_REVISION="(\w+)"$', text, re.MULTILINE)
     )
+
+
+def names_in_stop_order(text: str) -> list[str]:
+    """Return the services in a file of `render_supervisor` in the order in which supervisord would stop them."""
+    found = re.findall(r"^\[program:(.+)\]\npriority=(\d+)$", text, re.MULTILINE)
+    return [name for name, _ in sorted(found, key=lambda pair: -int(pair[1]))]
+
+
+def stop_periods_in(text: str) -> list[int]:
+    """Return how many seconds each service in a file of `render_supervisor` may take to end."""
+    return [int(seconds) for seconds in re.findall(r"^stopwaitsecs=(\d+)$", text, re.MULTILINE)]
 
 
 def render_supervisor(
@@ -310,14 +322,23 @@ def render_supervisor(
         *(["user=0"] if user == 0 else []),
     ]
     known = {service.name: service for service in services}
-    sections = (_section(name, text, logs, known.get(name)) for name, text in revisions.items())
+    # supervisord starts by rising priority and stops by falling, one program after the other.
+    ranks = {service.name: rank for rank, group in enumerate(stop_order(tuple(known.values()))) for service in group}
+    sections = (
+        _section(name, text, logs, known.get(name), priority=FIRST_TO_STOP - ranks.get(name, 0))
+        for name, text in revisions.items()
+    )
     return "\n".join([*head, *sections]) + "\n"
 
 
-def _section(name: str, text: str, logs: str, service: Service | None) -> str:
+FIRST_TO_STOP = 900
+
+
+def _section(name: str, text: str, logs: str, service: Service | None, *, priority: int) -> str:
     restart = RestartPolicy() if service is None else service.restart
     lines = [
         f"[program:{name}]",
+        f"priority={priority}",
         f"command=/bin/sh {name}.sh",
         # Not read by anyone: supervisord restarts a program whose section has changed.
         f'environment=STACKWRIGHT_REVISION="{text}"',

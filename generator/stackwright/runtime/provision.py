@@ -109,7 +109,7 @@ def _ensured(state: Path, service: str, recipe: Recipe, say: Say) -> Steps:
 
 
 def title_of(recipe: Recipe) -> str:
-    """Return what an environment is for, with the version: `litellm 1.105.3`."""
+    """Return what an environment is for, with the version: `litellm 1.108.0`."""
     version = recipe.version
     if version is None and recipe.lock is not None:
         version = locked_version(recipe.lock, recipe.package)

@@ -86,6 +86,17 @@ def front_of(services: tuple[Service, ...]) -> Service:
     return next(service for service in services if service.front is not None)
 
 
+def stop_order(services: tuple[Service, ...]) -> tuple[tuple[Service, ...], ...]:
+    """Return the services in the groups in which they end: what clients ask, what works for it, what that relies on.
+
+    The last are those that others wait to be healthy before they start: the reverse of the start's order.
+    """
+    relied_on = {dependency.service for service in services for dependency in service.after if dependency.healthy}
+    ranks = [0 if service.front is not None else 2 if service.name in relied_on else 1 for service in services]
+    groups = (tuple(service for service, own in zip(services, ranks, strict=True) if own == rank) for rank in range(3))
+    return tuple(group for group in groups if group)
+
+
 def access_to(services: tuple[Service, ...]) -> Front:
     """Return what there is to know of the service that clients ask."""
     return next(service.front for service in services if service.front is not None)

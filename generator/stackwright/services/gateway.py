@@ -68,6 +68,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         "GATEWAY_REQUEST_TIMEOUT_S", "Gateway", (1, 86400), "Seconds that a request may wait in the queue, and then run"
     ),
     whole_number("GATEWAY_COOLDOWN_S", "Gateway", (1, 3600), "Seconds that a failing replica is skipped"),
+    whole_number("GATEWAY_DRAIN_S", "Gateway", (0, 86400), "Seconds that open requests get to end at a stop"),
     _per_model("GATEWAY_MAX_CONCURRENT_REQUESTS", "Limits", (0, 65536), "Concurrent requests per model; 0: no limit"),
     _per_model(
         "GATEWAY_MAX_QUEUED_REQUESTS",
@@ -132,6 +133,7 @@ GATEWAY = Service(
         wishes="gateway",
         plain_http=SettingRef(key="GATEWAY_PLAIN_HTTP"),
         answers_within_s=SettingRef(key="GATEWAY_REQUEST_TIMEOUT_S"),
+        drains_within_s=SettingRef(key="GATEWAY_DRAIN_S"),
     ),
     image=SettingRef(key="LITELLM_IMAGE"),
     script="gateway.sh",
@@ -147,6 +149,7 @@ GATEWAY = Service(
         "REDIS_PORT": PortOf(service=REDIS.name),
         "REQUEST_TIMEOUT": SettingRef(key="GATEWAY_REQUEST_TIMEOUT_S"),
         "DEFAULT_COOLDOWN_TIME_SECONDS": SettingRef(key="GATEWAY_COOLDOWN_S"),
+        "GATEWAY_DRAIN_S": SettingRef(key="GATEWAY_DRAIN_S"),
         "GATEWAY_ROUTING_STRATEGY": SettingRef(key="GATEWAY_ROUTING_STRATEGY"),
         **{spec.key: SettingRef(key=spec.key) for spec in SETTINGS if spec.section == "Limits"},
         "GATEWAY_PLACES": ScratchRef(name="gateway.places"),

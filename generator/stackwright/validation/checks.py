@@ -64,6 +64,8 @@ CHECKS: tuple[Check, ...] = (
     capacity.SHARED_MEMORY_SIZE,
     capacity.LIMITS,
     images.RELEASES,
+    images.LOCAL_IMAGES,
+    images.TRACES,
     engine_answer.SETTINGS,
     surroundings.CLOCK,
     surroundings.WINDOWS,

@@ -25,8 +25,8 @@ FILE_LEEWAY_S = 60
 # WSL mounts Windows' drives at /mnt/<letter>; each file there goes through 9P, several times slower than WSL's own disk
 # (Microsoft, "Working across Windows and Linux file systems").
 WINDOWS_DRIVE = re.compile(r"/mnt/[a-z](/.*)?")
-# LiteLLM 1.105.3, proxy_cli.py: each worker's pool takes general_settings.database_connection_pool_limit, which
-# gateway.yaml does not set, so 10. A `connection_limit` in the address is written over (2026-11-21).
+# LiteLLM 1.108.0, proxy_cli.py: each worker's pool takes general_settings.database_connection_pool_limit, which
+# gateway.yaml does not set, so 10. A `connection_limit` in the address is written over (2026-11-29).
 POOL = 10
 # PostgreSQL 17, runtime-config-connection: max_connections 100, of which superuser_reserved_connections keeps 3.
 POSTGRESQL_CONNECTIONS = 97

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ from stackwright.runtime import Stack
 ANSWER_TIMEOUT_S = 300
 # What needs no engine: LiteLLM answers at once, unless its one worker is still busy starting.
 REFUSAL_TIMEOUT_S = 30
+COUNT_TIMEOUT_S = 3
+# LiteLLM 1.108.0, integrations/prometheus.py; with several workers one line for each.
+_IN_FLIGHT = re.compile(rb"^litellm_in_flight_requests(?:\{[^}\n]*\})? ([0-9.e+]+)$", re.MULTILINE)
 MOST_BYTES = 2**20
 WRONG_KEY = "sk-stackwright-asks-with-a-wrong-key"
 REFUSED = frozenset({401, 403})
@@ -104,6 +108,18 @@ def list_models(endpoint: Endpoint, key: str, models: tuple[str, ...]) -> Answer
         return Answer(status=None, text=f"does not list {missing}", final=True) if missing else _yes(status)
 
     return _request(endpoint, "/v1/models", key, None, listed, REFUSAL_TIMEOUT_S)
+
+
+def count_open_requests(endpoint: Endpoint, key: str) -> int | None:
+    """Return how many requests the gateway works on, as its metrics say; None where it does not tell."""
+
+    def counted(status: int, body: bytes) -> Answer:
+        found = _IN_FLIGHT.findall(body)
+        # This question is one of them.
+        return _yes(status, str(max(round(sum(map(float, found))) - 1, 0))) if found else _no("no count", body)
+
+    answer = _request(endpoint, "/metrics", key, None, counted, COUNT_TIMEOUT_S)
+    return int(answer.text) if answer.ok else None
 
 
 Read = Callable[[int, bytes], Answer]

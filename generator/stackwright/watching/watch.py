@@ -54,7 +54,8 @@ class Clock(Struct, frozen=True, kw_only=True):
     sleep: Callable[[float], None] = time.sleep
 
 
-_REAL = Clock()
+REAL = Clock()
+"""The machine's own."""
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -72,7 +73,7 @@ def watch(
     say: Say,
     *,
     limit_s: float | None = None,
-    clock: Clock = _REAL,
+    clock: Clock = REAL,
 ) -> dict[str, str]:
     """Sample until each model has completed a chat; return its first words by model.
 
@@ -114,7 +115,7 @@ def await_healthy(
     say: Say,
     *,
     limit_s: float | None = None,
-    clock: Clock = _REAL,
+    clock: Clock = REAL,
 ) -> None:
     """Sample until one service is healthy, the others aside.
 

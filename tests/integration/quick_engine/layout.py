@@ -12,6 +12,7 @@ from stackwright.engines.vllm.engine import VLLM
 from stackwright.runtime.provision import MARK, environment_folder
 
 CHECKOUT = Path(__file__).resolve().parents[3]
+PACKAGES = Path("lib") / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 FILES = {
     "vllm/entrypoints/openai/api_server.py": Path("tests/integration/quick_engine/server.py"),
     "tests/toy_engine/server.py": Path("tests/toy_engine/server.py"),
@@ -43,10 +44,15 @@ def make_state(state: Path, gateway: Path) -> None:
 
     The stand-in finds the gateway's packages as well: the program that loads models in turns needs one of them.
     """
+    folder = make_engine(state)
+    (folder / PACKAGES / "gateway.pth").write_text(f"{gateway / PACKAGES}\n", encoding="utf-8")
+    (folder.parent / gateway.name).symlink_to(gateway)
+
+
+def make_engine(state: Path) -> Path:
+    """Put the stand-in in the place of vLLM's virtual environment; return the folder."""
     folder = environment_folder(state, VLLM.recipe(planned_engine(), on_gpus=False))
     venv.create(folder, symlinks=True)
-    packages = Path("lib") / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    lay_out(folder / packages)
-    (folder / packages / "gateway.pth").write_text(f"{gateway / packages}\n", encoding="utf-8")
+    lay_out(folder / PACKAGES)
     (folder / MARK).touch()
-    (folder.parent / gateway.name).symlink_to(gateway)
+    return folder

@@ -2,7 +2,8 @@
 
 Laid out as the module that the start script runs (`layout.py`): takes vLLM's arguments and variables, tells of its
 start in the words of vLLM 0.32's log, and answers as the toy does. It loads at once; but while the file `hold` lies in
-HF_HOME it goes on starting. Refuses an architecture that vLLM does not know. Standard library alone.
+HF_HOME it goes on starting, and while `hold-answers` does it keeps whoever asks waiting. Refuses an architecture that
+vLLM does not know. Standard library alone.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Engine(Handler):
     def do_POST(self) -> None:
         """Answer a chat."""
         if self._has_key():
+            while (Path(os.environ["HF_HOME"]) / "hold-answers").exists():
+                time.sleep(LOOK_EVERY_S)
             super().do_POST()
             Engine.answered += 1
 

@@ -1,0 +1,160 @@
+"""SIGTERM at random moments: does one ever leave something behind?
+
+    python -m benchmarks.interrupts [OF_A_START] [OF_THE_LOCK]
+
+**Of a start**: `start-environment dev --runtime=processes` under the real supervisor, with stand-ins for vLLM and
+LiteLLM that load at once, is sent a signal after a random part of the time that a whole start takes. What is left is
+looked for: processes, locks, temporary files, and whether the next `status` warns of an interrupted command. A start
+that was ready before is stopped. **Of the lock**: a process that takes and lets go of an environment's lock in a tight
+loop, 5,000 times another one.
+
+Writes benchmarks/results/interrupts.json and ends with 1 where something was left. Touches temporary folders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from stackwright.interrupts import clean_end
+from stackwright.project.lock import hold
+
+from tests.integration.faults.left import find_left
+from tests.integration.project import Project, free_port, make_variables
+from tests.integration.quick_engine.gateway import make_gateway
+from tests.integration.quick_engine.layout import make_engine
+
+RESULT = Path(__file__).resolve().parent / "results" / "interrupts.json"
+OF_A_START, OF_THE_LOCK = 500, 5000
+WHOLE_RUNS = 5
+INTERRUPTED = 130
+START = ("start-environment", "dev", "--runtime=processes")
+# Long enough for some turns of the loop, which takes a tenth of a millisecond.
+LONGEST_S = 0.003
+
+
+def main() -> int:
+    """Signal, look, write the result and return the exit code."""
+    starts, locks = (*map(int, sys.argv[1:]), *(OF_A_START, OF_THE_LOCK)[len(sys.argv) - 1 :])
+    with tempfile.TemporaryDirectory() as folder:
+        of_lock = signal_locks(Path(folder) / "generated" / "dev", locks)
+    with tempfile.TemporaryDirectory() as folder:
+        of_start = signal_starts(make_project(Path(folder)), starts)
+    result = {"machine": platform.platform(), "cpus": os.cpu_count(), "lock": of_lock, "start": of_start}
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+    return 1 if of_lock["left"] or of_start["left"] else 0
+
+
+def signal_locks(folder: Path, signals: int) -> dict[str, object]:
+    """End a process in the middle of taking and letting go of a lock, many times; count what was left."""
+    ends: Counter[int] = Counter()
+    left = 0
+    for _ in range(signals):
+        ready, tell = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os._exit(_hold_and_let_go(folder, tell))
+        os.read(ready, 1)
+        time.sleep(random.uniform(0, LONGEST_S))
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+        os.close(ready)
+        os.close(tell)
+        ends[os.waitstatus_to_exitcode(status)] += 1
+        left += folder.parent.exists()
+    return {
+        "signals": signals,
+        "exit_codes": {str(code): number for code, number in sorted(ends.items())},
+        "left": left,
+    }
+
+
+def _hold_and_let_go(folder: Path, tell: int) -> int:
+    try:
+        with clean_end():
+            os.write(tell, b".")
+            while True:
+                with hold((folder,), "benchmark"):
+                    pass
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def make_project(folder: Path) -> Project:
+    """Return a project for the CPU, configured, whose services are stand-ins."""
+    state = folder / "state"
+    make_engine(state)
+    make_gateway(state)
+    variables = make_variables("unix:///nonexistent/docker.sock", state, folder / "caches")
+    (folder / "project").mkdir()
+    project = Project(folder=folder / "project", variables=variables, port=free_port())
+    project.configure("cpu")
+    return project
+
+
+def signal_starts(project: Project, signals: int) -> dict[str, object]:
+    """End starts at random moments; count how they ended and what they left."""
+    took = [start(project, None)[1] for _ in range(WHOLE_RUNS)]
+    whole_s = statistics.median(took)
+    ends: Counter[int] = Counter()
+    left: list[str] = []
+    longest_s = 0.0
+    for _ in range(signals):
+        after_s = random.uniform(0, 1.05 * whole_s)
+        code, seconds = start(project, after_s)
+        ends[code] += 1
+        longest_s = max(longest_s, seconds - after_s)
+        found = "" if code == 0 else look(project)
+        if found or code not in (0, INTERRUPTED):
+            left.append(f"after {after_s:.3f} s, exit code {code}: {found}")
+        if code == 0 or found:
+            project.command("stop-environment", "dev", "--now")
+    return {
+        "signals": signals,
+        "whole_start_s": round(whole_s, 2),
+        "longest_end_s": round(longest_s, 2),
+        "exit_codes": {str(code): number for code, number in sorted(ends.items())},
+        "left": left,
+    }
+
+
+def start(project: Project, after_s: float | None) -> tuple[int, float]:
+    """Start, with a signal after so many seconds; without one, stop it again. Return exit code and seconds."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "stackwright", *START, f"--out={project.folder}"]
+    silent = subprocess.DEVNULL
+    with subprocess.Popen(command, env=dict(project.variables), stdin=silent, stdout=silent, stderr=silent) as process:
+        if after_s is not None:
+            try:
+                process.wait(after_s)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM)
+        code = process.wait()
+    seconds = time.monotonic() - began
+    if after_s is None:
+        assert code == 0, "a whole start failed"
+        project.command("stop-environment", "dev", "--now")
+    return code, seconds
+
+
+def look(project: Project) -> str:
+    """Return what a start has left, in words; empty where that is nothing."""
+    left = str(find_left(project, engine=False))
+    told = project.command("status", "dev", "--runtime=processes").stderr
+    warned = [line for line in told.splitlines() if line.startswith("warning: ")]
+    return "; ".join([*([] if left == "nothing" else [left]), *warned])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

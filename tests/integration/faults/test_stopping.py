@@ -1,0 +1,59 @@
+"""A stack of processes is stopped: under a frozen supervisor, and without its files.
+
+Under supervisor with the real gateway, and a quick engine in vLLM's place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from stackwright.runtime.process_groups import programs_with
+
+from tests.integration.faults.command import run
+from tests.integration.faults.conftest import MakeFault
+from tests.integration.project import Project
+
+START = ("start-environment", "dev", "--runtime=processes")
+STOP = ("stop-environment", "dev")
+STATUS = ("status", "dev")
+
+
+@pytest.fixture
+def running(make_quick_project: Callable[..., Project]) -> Project:
+    """Give a project whose stack runs."""
+    project = make_quick_project()
+    project.configure("cpu")
+    assert run(project, *START).code == 0
+    return project
+
+
+def supervisor_of(project: Project) -> int:
+    """Return the process id of a project's supervisord."""
+    folder = Path(project.variables["STACKWRIGHT_STATE"]) / "run" / project.name
+    (supervisor,) = programs_with(str(folder / "supervisord.conf"))
+    return supervisor
+
+
+def test_supervisor_is_frozen(running: Project, fault: MakeFault) -> None:
+    case = fault("supervisord is frozen: status, then stop-environment", running, "processes")
+    os.kill(supervisor_of(running), signal.SIGSTOP)
+    seen = run(running, *STATUS)
+    assert seen.code == 0
+    assert seen.printed.count("still runs, but its supervisor does not answer") == seen.printed.count("\n")
+    case.ends(run(running, *STOP), code=0, says=("dev: stopped engine",), engine=False)
+
+
+def test_files_are_gone(running: Project, fault: MakeFault) -> None:
+    os.kill(supervisor_of(running), signal.SIGSTOP)
+    shutil.rmtree(running.folder / "compose/generated")
+    (running.folder / "envs/.env.dev").unlink()
+    case = fault("supervisord is frozen and the rendered files are gone: stop-environment", running, "processes")
+    case.ends(run(running, *STOP), code=0, says=(f"dev: stopped {running.name}",), engine=False)
+    again = run(running, *STOP)
+    assert again.code == 5
+    assert "dev is not configured" in again.said

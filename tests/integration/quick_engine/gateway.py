@@ -1,0 +1,67 @@
+"""Stands in for LiteLLM where a test is about what starts and stops it: as its virtual environment, and as its program.
+
+Takes LiteLLM's arguments, wants the master key, and answers as the toy engine does. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+from stackwright.runtime.provision import MARK, environment_folder
+from stackwright.services.gateway import RECIPE
+
+from tests.toy_engine.server import Handler
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+PROGRAM = f"""#!{sys.executable}
+import sys
+sys.path[:0] = [{str(CHECKOUT)!r}, {str(CHECKOUT / "generator")!r}]
+from tests.integration.quick_engine.gateway import serve
+serve(sys.argv[1:])
+"""
+
+
+class Gateway(Handler):
+    """Answers whoever has the key."""
+
+    model = "smoke"
+
+    def do_GET(self) -> None:
+        """Say that it is ready, and what models there are."""
+        if self.path == "/health/readiness":
+            self._answer({})
+        elif self._has_key():
+            super().do_GET()
+
+    def do_POST(self) -> None:
+        """Answer a chat."""
+        if self._has_key():
+            super().do_POST()
+
+    def _has_key(self) -> bool:
+        if self.headers["Authorization"] == f"Bearer {os.environ['LITELLM_MASTER_KEY']}":
+            return True
+        self.send_error(401)
+        return False
+
+
+def serve(arguments: list[str]) -> None:
+    """Serve until the process ends."""
+    host, port = (arguments[arguments.index(name) + 1] for name in ("--host", "--port"))
+    with ThreadingHTTPServer((host, int(port)), Gateway) as server:
+        server.serve_forever()
+
+
+def make_gateway(state: Path) -> Path:
+    """Lay it out where the processes runtime finds LiteLLM; return the folder."""
+    folder = environment_folder(state, RECIPE)
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    program = folder / "bin" / "litellm"
+    program.write_text(PROGRAM, encoding="utf-8")
+    program.chmod(0o755)
+    (folder / MARK).touch()
+    return folder
