@@ -110,6 +110,7 @@ def main() -> None:
         time.sleep(0.05)
     handler = type("Served", (Handler,), {"core": core})
     with ThreadingHTTPServer(("127.0.0.1", words.port), handler) as server:
+        print("stand-in: listens", flush=True)
         server.serve_forever()
 
 
