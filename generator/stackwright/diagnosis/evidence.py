@@ -109,7 +109,7 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
         events=events,
         evidence=(
             *(Evidence(service=name, kind=stack.kind_of(name), text=text) for name, text in logs if name in ill),
-            *_lost_gpus(stack, {name for name, _ in logs}),
+            *lost_gpus(stack, {name for name, _ in logs}),
             *(
                 _about_state(state, events, messages_about(state, dict(logs).get(state.name, ""), kernel))
                 for state in states
@@ -119,7 +119,7 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
     )
 
 
-def _lost_gpus(stack: Stack, names: Container[str]) -> Iterator[Evidence]:
+def lost_gpus(stack: Stack, names: Container[str]) -> Iterator[Evidence]:
     """Yield the engines that go on without GPUs which they had at their start; they look healthy."""
     for service in stack.services:
         gpus = read_heartbeat(stack, service).gpus if service.name in names else ()

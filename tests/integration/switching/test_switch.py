@@ -255,6 +255,24 @@ def test_an_engine_that_is_killed_cuts_what_it_had_begun_and_is_loaded_again(swi
     assert switch.ask(chat(KEY, model="alpha"))[0].status == 200
 
 
+def test_requests_that_the_loaded_engine_works_on_are_counted(switch: Switch, tmp_path: Path) -> None:
+    """The heartbeat judges by them: those that wait for another model are not hung."""
+    enough = tmp_path / "enough"
+    switch.ask(chat(KEY, model="alpha"))
+
+    async def look() -> tuple[int, int]:
+        asked = [chat(KEY, model="alpha", until=str(enough)), chat(KEY, model="beta")]
+        running = [asyncio.create_task(exchange(switch.port, ask)) for ask in asked]
+        while json.loads((await exchange(switch.port, Ask(path="/loaded", method="GET"))).body)["waiting"] == 0:
+            await asyncio.sleep(0.05)
+        during = json.loads((await exchange(switch.port, Ask(path="/load", method="GET"))).body)["server_load"]
+        enough.touch()
+        await asyncio.gather(*running)
+        return during, json.loads((await exchange(switch.port, Ask(path="/load", method="GET"))).body)["server_load"]
+
+    assert asyncio.run(look()) == (1, 0)
+
+
 def test_figures_are_the_engines_and_its_own(switch: Switch) -> None:
     switch.ask(chat(KEY, model="beta"))
     lines = switch.get("/metrics").body.splitlines()
