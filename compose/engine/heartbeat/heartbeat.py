@@ -238,7 +238,6 @@ class Heartbeat:
         self._gpus_s = time.monotonic() if has_gpus else math.inf
         self._faults: list[str] = []
         self._used: tuple[float, dict[int, float]] | None = None
-        self._leader = 0
 
     def run(self) -> int:
         """Return the exit status once the engine has ended."""
@@ -246,30 +245,29 @@ class Heartbeat:
         signals = Signals()
         # One that is ended for its stacks leaves no copy of its memory: 1 keeps a program that takes it away, too
         # (core(5)).
-        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        resource.setrlimit(resource.RLIMIT_CORE, (1 if hard == resource.RLIM_INFINITY else min(1, hard), hard))
         environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
         try:
-            self._leader = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, env=environment).pid
+            self._engine = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, env=environment)
         except OSError as error:
             say(f"`{self._command[0]}` cannot be started: {error.strerror}")
             return 1
-        stop_at: float | None = None
+        asked, stop_at = False, math.inf
         due_s = time.monotonic() + self._look_s
         while True:
-            came = signals.wait(due_s - time.monotonic())
+            asked |= bool(signals.wait(due_s - time.monotonic()) & {signal.SIGTERM, signal.SIGINT})
             status = self._status()
             if status is not None:
                 processes.end(os.getpid())
-                return status or int(stop_at is None)  # one that ends by itself has failed, whatever it says
-            if stop_at is None and came & {signal.SIGTERM, signal.SIGINT}:
-                stop_at = time.monotonic() + STOP_S
-                os.kill(self._leader, signal.SIGTERM)
-            if stop_at is not None:
-                if time.monotonic() > stop_at:
-                    processes.end(os.getpid())
-                    return 128 + signal.SIGKILL
-                due_s = stop_at
-            elif time.monotonic() >= due_s:
+                return status or int(not asked)  # one that ends by itself has failed, whatever it says
+            if asked and stop_at == math.inf:
+                due_s = stop_at = time.monotonic() + STOP_S
+                os.kill(self._engine.pid, signal.SIGTERM)
+            elif time.monotonic() >= stop_at:
+                processes.end(os.getpid())
+                return 128 + signal.SIGKILL
+            elif not asked and time.monotonic() >= due_s:
                 verdict = self._look()
                 if verdict is not None:
                     return self._end_hung(verdict)
@@ -278,11 +276,13 @@ class Heartbeat:
     def _status(self) -> int | None:
         """Take note of what has ended; return the engine's exit status if it has."""
         found = None
-        with contextlib.suppress(ChildProcessError):
+        try:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == self._leader:
+                if ended[0] == self._engine.pid:
                     code = os.waitstatus_to_exitcode(ended[1])
                     found = code if code >= 0 else 128 - code
+        except ChildProcessError:
+            found = 1 if found is None else found  # nobody is left, however it went
         return found
 
     def _look(self) -> Verdict | None:
