@@ -287,6 +287,8 @@ class Heartbeat:
 
     def _look(self) -> Verdict | None:
         seen = self._server.look(time.monotonic(), self._worked())
+        if seen.answered and not self._judge.began:
+            say(f"watching; {self._judge.grace_s:g} s without a token, with requests open, are a hang")
         verdict = self._judge.observe(seen)
         if verdict is None and self._asks and self._judge.idle_s(seen.at_s) >= self._ask_s:
             self._server.ask_for_token(2 * self._judge.grace_s)

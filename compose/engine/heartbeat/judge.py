@@ -71,6 +71,11 @@ class Judge:
         grace_s = self.limits.grace_s
         return min(max(grace_s, PAST_FACTOR * self.longest_s), MOST_GRACES * grace_s)
 
+    @property
+    def began(self) -> bool:
+        """Whether the engine has answered once."""
+        return self._last is not None
+
     def idle_s(self, now_s: float) -> float:
         """Return how long no step was seen; 0 before the first answer."""
         return 0.0 if self._last is None else now_s - self._moved_s

@@ -48,12 +48,13 @@ class Watched(Struct, frozen=True, kw_only=True):
         return found
 
     def await_answer(self) -> None:
-        """Return once the engine has answered a completion."""
+        """Return once the engine has answered a completion, and is watched."""
         deadline = time.monotonic() + LONGEST_S
         while self.complete(max_tokens=1) != 200:
             assert self.process.poll() is None, self.log.read_text(errors="replace")
             assert time.monotonic() < deadline
             time.sleep(0.2)
+        self.await_words("heartbeat: watching; ")
 
     def complete(self, **fields: object) -> int:
         """Ask for a completion; return its status, 0 where the engine ended before."""
