@@ -6,7 +6,7 @@
 LiteLLM that load at once, is sent a signal after a random part of the time that a whole start takes. What is left is
 looked for: processes, locks, temporary files, and whether the next `status` warns of an interrupted command. A start
 that was ready before is stopped. **Of the lock**: a process that takes and lets go of an environment's lock in a tight
-loop, 5,000 times another one.
+loop, 5,000 times another one. Ctrl-C ends the starts early: what was counted until then is written.
 
 Writes benchmarks/results/interrupts.json and ends with 1 where something was left. Touches temporary folders.
 """
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from stackwright.interrupts import clean_end
@@ -110,18 +111,19 @@ def signal_starts(project: Project, signals: int) -> dict[str, object]:
     ends: Counter[int] = Counter()
     left: list[str] = []
     longest_s = 0.0
-    for _ in range(signals):
-        after_s = random.uniform(0, 1.05 * whole_s)
-        code, seconds = start(project, after_s)
-        ends[code] += 1
-        longest_s = max(longest_s, seconds - after_s)
-        found = "" if code == 0 else look(project)
-        if found or code not in (0, INTERRUPTED):
-            left.append(f"after {after_s:.3f} s, exit code {code}: {found}")
-        if code == 0 or found:
-            project.command("stop-environment", "dev", "--now")
+    with suppress(KeyboardInterrupt):
+        for _ in range(signals):
+            after_s = random.uniform(0, 1.05 * whole_s)
+            code, seconds = start(project, after_s)
+            found = "" if code == 0 else look(project)
+            ends[code] += 1
+            longest_s = max(longest_s, seconds - after_s)
+            if found or code not in (0, INTERRUPTED):
+                left.append(f"after {after_s:.3f} s, exit code {code}: {found}")
+            if code == 0 or found:
+                project.command("stop-environment", "dev", "--now")
     return {
-        "signals": signals,
+        "signals": ends.total(),
         "whole_start_s": round(whole_s, 2),
         "longest_end_s": round(longest_s, 2),
         "exit_codes": {str(code): number for code, number in sorted(ends.items())},
