@@ -1,19 +1,28 @@
-"""Print the cores of one engine's ranks as vLLM's VLLM_CPU_OMP_THREADS_BIND: `cores.py FIRST-LAST/TOTAL`.
+"""Print the cores of one engine's ranks as vLLM's VLLM_CPU_OMP_THREADS_BIND: `cores.py FIRST-LAST/TOTAL [FILE]`.
 
-The host's cores are cut into TOTAL parts, of which these ranks have FIRST to LAST. Standard library only. Looks where
-the
-engine will run: what a container, a control group or an affinity leaves of the processor no plan can know.
+The cores that no other stack of this host has taken are cut into TOTAL parts, of which these ranks have FIRST to LAST.
+Prints nothing where one rank has the whole processor: vLLM chooses then. Standard library only. Looks where the engine
+will run: what a container, a control group or an affinity leaves of the processor no plan can know.
+
+FILE is the stack's own, in a folder that all stacks of the host share; the start script has it open as descriptor 9,
+and the engine keeps that. So its lock, which every engine of a stack shares, says whether one of them runs, and its
+text which cores they are bound to. Two stacks bound to one core would starve each other.
 """
 
 from __future__ import annotations
 
+import fcntl
+import itertools
+import json
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SYSTEM = Path("/sys/devices/system/cpu")
+DESCRIPTOR = 9
 
 
 def usable_cores(numbers: Iterable[int], system: Path = SYSTEM) -> list[int]:
@@ -38,9 +47,84 @@ def bind(cores: list[int], first: int, last: int, total: int) -> str:
     """
     if len(cores) < total:
         return "nobind"
+    return "|".join(",".join(map(str, part)) for part in cut(cores, total)[first - 1 : last])
+
+
+def cut(cores: list[int], total: int) -> list[list[int]]:
+    """Return what the ranks of each part are bound to."""
     bounds = [len(cores) * place // total for place in range(total + 1)]
-    parts = [cores[bounds[place - 1] : bounds[place]] for place in range(first, last + 1)]
-    return "|".join(",".join(map(str, part[:-1] or part)) for part in parts)
+    parts = [cores[begin:end] for begin, end in itertools.pairwise(bounds)]
+    return [part[:-1] or part for part in parts]
+
+
+def claim(file: Path, descriptor: int, cores: list[int], total: int) -> list[int]:
+    """Return which of the cores are the stack's, and keep others from them for as long as the descriptor is open.
+
+    No core at all where other stacks leave fewer than one for each part.
+    """
+    with _alone(file.parent):
+        if not _take(descriptor):  # another engine of this stack runs, and its choice stands
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            own = _read_json(file)["cores"]
+            return own if isinstance(own, list) else []
+        taken = set(_taken(file))
+        own = [core for core in cores if core not in taken]
+        own = own if len(own) >= total else []
+        bound = [core for part in cut(own, total) for core in part]
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"cores": own, "bound": bound}).encode())
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return own
+
+
+def _taken(own: Path) -> Iterator[int]:
+    """Yield the cores of other stacks that run."""
+    for file in own.parent.glob("*.cores"):
+        if file.name == own.name:
+            continue
+        with file.open("rb") as other:
+            if not _take(other.fileno()):
+                yield from _read_json(file).get("bound") or ()
+
+
+def _take(descriptor: int) -> bool:
+    """Lock a file unless an engine holds it; say which."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one engine of the host choose at a time."""
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read_json(path: Path) -> dict[str, list[int]]:
+    try:
+        found = json.loads(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def main(words: list[str]) -> str:
+    """Return what is to be printed."""
+    asked = re.fullmatch(r"(\d+)-(\d+)/(\d+)", words[0])
+    if asked is None:
+        raise SystemExit(f"cores.py: found {words[0]!r}, allowed: FIRST-LAST/TOTAL")
+    first, last, total = map(int, asked.groups())
+    everything = cores = usable_cores(os.sched_getaffinity(0))
+    if len(words) > 1:
+        try:
+            cores = claim(Path(words[1]), DESCRIPTOR, everything, total)
+        except OSError as failure:  # a file system without locks
+            print(f"cores.py: {words[1]}: {failure.strerror}; other stacks are not looked at", file=sys.stderr)
+    return "" if total == 1 and cores == everything else bind(cores, first, last, total)
 
 
 def _read(path: Path) -> str:
@@ -51,7 +135,4 @@ def _read(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    asked = re.fullmatch(r"(\d+)-(\d+)/(\d+)", sys.argv[1])
-    if asked is None:
-        raise SystemExit(f"cores.py: found {sys.argv[1]!r}, allowed: FIRST-LAST/TOTAL")
-    print(bind(usable_cores(os.sched_getaffinity(0)), *map(int, asked.groups())))
+    print(main(sys.argv[1:]))

@@ -13,10 +13,16 @@ u.build_opener(u.ProxyHandler({})).open(sys.argv[1], timeout=4)' "$address" 2>/d
         sleep 5
     done
 done
-# Several engines on one processor would all bind their threads to the same cores.
+# Several engines on one processor would all bind their threads to the same cores. This one keeps descriptor 9 for as long
+# as it runs, which tells other stacks that its cores are taken (cores.py).
 if [ -n "${ENGINE_PLACES:-}" ] && [ -z "${VLLM_CPU_OMP_THREADS_BIND:-}" ]; then
-    VLLM_CPU_OMP_THREADS_BIND=$("${PYTHON:-python3}" "$(dirname "$0")/cores.py" "$ENGINE_PLACES")
-    export VLLM_CPU_OMP_THREADS_BIND
+    set_aside=
+    if [ -n "${ENGINE_CORES:-}" ] && mkdir -p "$(dirname "$ENGINE_CORES")" && touch "$ENGINE_CORES"; then
+        exec 9>>"$ENGINE_CORES"
+        set_aside=$ENGINE_CORES
+    fi
+    cores=$("${PYTHON:-python3}" "$(dirname "$0")/cores.py" "$ENGINE_PLACES" ${set_aside:+"$set_aside"})
+    [ -z "$cores" ] || export VLLM_CPU_OMP_THREADS_BIND="$cores"
 fi
 VLLM_API_KEY=$(cat "$secrets/engine_key")
 export VLLM_API_KEY

@@ -244,15 +244,16 @@ def test_exit_code_is_read_from_the_log(log: str, expected: int | None) -> None:
 
 
 def test_engines_on_the_processor_have_core_range_their_own() -> None:
-    """One alone takes all cores, as the engine does by itself; ranks of one engine are places, too."""
+    """One alone has the only part; ranks of one engine are places, too. Stacks on one host share a folder."""
     alone, two = plan_for(recorded("cpu-small")), plan_of(SEVERAL["cpu-two"][0], *SEVERAL["cpu-two"][1])
-    assert [alone.core_range(each) for each in alone.replicas] == [None]
+    assert [alone.core_range(each) for each in alone.replicas] == ["1-1/1"]
     assert [two.core_range(each) for each in two.replicas] == ["1-1/2", "2-2/2"]
     ranks = plan_for(recorded("cpu-small"), pins={"VLLM_TENSOR_PARALLEL_SIZE": "2"})
     assert [ranks.core_range(each) for each in ranks.replicas] == ["1-2/2"]
     beside = plan_of(SEVERAL["8xh100-70b-and-embedding"][0], *SEVERAL["8xh100-70b-and-embedding"][1])
     assert {beside.core_range(each) for each in beside.replicas} == {None}
-    assert programs_of("cpu-small")["engine"].environment.get("ENGINE_PLACES") is None
+    variables = programs_of("cpu-small")["engine"].environment
+    assert variables["ENGINE_CORES"].startswith(variables["VLLM_CACHE_ROOT"] + "/cores/")
 
 
 def test_engines_on_one_gpu_start_one_after_another() -> None:

@@ -248,8 +248,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         )
 
     def core_range(self, replica: Replica) -> str | None:
-        """Return which parts of the cores a replica's ranks have, `2-2/3` for the second of three; None where one rank
-        has all.
+        """Return which parts of the cores a replica's ranks have, `2-2/3` for the second of three; None on a GPU.
 
         Left to themselves all engines bind their threads to the same cores (0.32.0 utils/ompmultiprocessing.py).
         """
@@ -259,7 +258,7 @@ class Plan(Struct, frozen=True, kw_only=True):
             if not engine.gpu_uuids
         }
         total = sum(ranks.values())
-        if replica.name not in ranks or total == 1:
+        if replica.name not in ranks:
             return None
         names = list(ranks)
         before = sum(ranks[name] for name in names[: names.index(replica.name)])

@@ -156,6 +156,12 @@ def _heartbeat(engine: Engine, service: str, model: str | None) -> dict[str, Wor
     }
 
 
+def _cores_file(engine: Engine) -> Word:
+    """Return where a stack says which cores it has: stacks on one processor would bind their threads to the same."""
+    folder, stack = SettingRef(key=engine.keys.cache_folder), SettingRef(key="COMPOSE_PROJECT_NAME")
+    return Joined(parts=(folder, "/cores/", stack, ".cores"))
+
+
 ENGINE = engine_base(default_engine())
 
 
@@ -180,8 +186,7 @@ def _engine(plan: Plan, replica: Replica) -> Service:
             **base.environment,
             **_variables(engine, replica),
             **(_heartbeat(engine, replica.name, replica.model) if engine.launch.script else {}),
-            # Several engines on one processor would all bind their threads to the same cores.
-            **({"ENGINE_PLACES": core_range} if core_range else {}),
+            **({"ENGINE_PLACES": core_range, "ENGINE_CORES": _cores_file(engine)} if core_range else {}),
         },
         files=tuple(replace(file, holds=_read_by(loaded)) for file in base.files),
         folders=(*base.folders, *folders),
