@@ -75,6 +75,11 @@ def test_no_size_is_below_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert min(value for value in printed["memory"].values() if isinstance(value, int | float)) >= 0
     assert printed["memory"]["kv_cache_bytes"] == 0
     assert printed["lacking_bytes"] > 40 * GIB
+    # What a later start would have more, or how many blocks nothing has, is no matter then.
+    assert len(printed["reasons"]) == 2
+    with pytest.raises(NoPlanError):
+        fit(asked("--model", "Qwen/Qwen3-Next-80B-A3B-Instruct", "--json"), host("1x-rtx3090"))
+    assert len(json.loads(capsys.readouterr().out)["reasons"]) == 2
 
 
 def test_sizes_of_several_ranks_are_said_to_be_those_of_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,16 +76,17 @@ def reasons(made: Account) -> tuple[str, ...]:
             f"{each}{format_bytes(room)} ± {error} left for the KV cache; one request of "
             f"{made.settings.max_model_len} tokens needs {needed}"
         )
-    later = made.rooms(later=True)[made.fullest] - room
-    if later and made.layout.groups:
-        found.append(f"a first start compiles; later ones leave {each}{format_bytes(later)} more for the KV cache")
+    later = made.rooms(later=True)[made.fullest]
+    if later > max(room, 0) and made.layout.groups:
+        more = f"{format_bytes(later - room)} more{each and ' per GPU'}"
+        found.append(f"a first start compiles; later ones leave {more} for the KV cache")
     if made.seen is not None:
         found.append(made.seen.words)
     if not made.enough_is_free:
         free = format_bytes(max(made.free_bytes, 0))
         found.append(f"only {free} free now: the engine would not start")
     blocks = made.layout.pool_blocks(made.rooms())
-    if made.layout.keeps_states and blocks < made.settings.max_num_seqs:
+    if room > 0 and made.layout.keeps_states and blocks < made.settings.max_num_seqs:
         found.append(
             f"the KV cache has {blocks} blocks for {made.settings.max_num_seqs} requests, which need one each for "
             "their state"
