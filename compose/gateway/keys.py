@@ -274,11 +274,14 @@ class DayFile:
     def __init__(self, folder: Path, day: str) -> None:
         self.day, self.problem = day, ""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = -1
         try:
             self._file = os.open(folder / f"{day}{ENDING}", flags, 0o600)
             os.posix_fallocate(self._file, 0, ROOM_BYTES)
         except OSError as failure:
             self.problem = f"{folder}: {failure.strerror}"
+            if self._file >= 0:
+                os.close(self._file)
             self._file = os.memfd_create(day)
         self._places: dict[Row, int] = {}
         self._end = 0
@@ -363,6 +366,7 @@ class Limits:
         self._today: DayFile | None = None
         self._past: tuple[str, dict[Row, Counts]] = ("", {})
         self._problem = ""
+        self._retry_at_s = -math.inf
 
     async def admit(self, caller: Caller) -> None:
         """Count a request against the limits of its key. Raises LimitError where it is beyond one."""
@@ -428,15 +432,21 @@ class Limits:
         return "\n".join(lines) + "\n"
 
     def _open(self, now: float) -> DayFile:
-        """Return today's file."""
-        day = datetime.fromtimestamp(now, UTC).date().isoformat()
-        if self._today is None or self._today.day != day:
-            if self._today is not None:
-                self._today.close()
-            self._today = DayFile(self._folder, day)
-            if self._today.problem:
-                self._notice(f"{self._today.problem}; each worker counts for itself, and usage is lost")
-        return self._today
+        """Return today's file. One that could not be opened is tried again each minute."""
+        day, today = datetime.fromtimestamp(now, UTC).date().isoformat(), self._today
+        if today is not None and today.day == day and (not today.problem or now < self._retry_at_s):
+            return today
+        opened = DayFile(self._folder, day)
+        self._retry_at_s = now + MINUTE_S
+        if opened.problem:
+            self._notice(f"{opened.problem}; each worker counts for itself, and usage is lost")
+            if today is not None and today.day == day:
+                opened.close()
+                return today
+        if today is not None:
+            today.close()
+        self._today = opened
+        return opened
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:

@@ -402,10 +402,28 @@ def test_a_frozen_worker_that_holds_the_counts_stops_nobody(door: Door) -> None:
 def test_counts_that_cannot_be_kept_are_told_once_and_limit_all_the_same(
     door: Door, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    door.clock.now -= 3600
     limits, anna = Limits(door.usage / "missing", door.clock), Caller(name="anna", requests_per_minute=2)
+    assert admitted(limits, anna, 9) == 2
+    door.later(60)
     assert admitted(limits, anna, 9) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert told.endswith("No such file or directory; each worker counts for itself, and usage is lost")
+
+
+def test_counts_are_kept_as_soon_as_they_can_be(door: Door) -> None:
+    door.clock.now -= 3600
+    limits, anna = Limits(door.usage / "later", door.clock), Caller(name="anna")
+    asyncio.run(limits.count(anna, "small", 1, 1))
+    (door.usage / "later").mkdir()
+    asyncio.run(limits.count(anna, "small", 1, 1))
+    assert list((door.usage / "later").iterdir()) == []
+    door.later(60)
+    asyncio.run(limits.count(anna, "small", 2, 2))
+    assert (
+        'stackwright_key_prompt_tokens_total{key="anna",model="small"} 2\n'
+        in Limits(door.usage / "later", door.clock).metrics()
+    )
 
 
 def test_the_counts_are_private(door: Door) -> None:
