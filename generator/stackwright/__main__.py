@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
+
+# A standard stream that is closed (`>&-`) would give its number to the next file that is opened, such as a lock.
+while (taken := os.open(os.devnull, os.O_RDWR)) <= 2:
+    pass
+os.close(taken)
 
 # Until `main` is at work there is nothing to clean up: Ctrl-C ends it at once, without the traceback of an import.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -82,6 +82,14 @@ def main(argv: list[str]) -> int:
     except Exception as failure:  # the last resort: whatever it is, no traceback unasked
         if "--debug" in argv:
             raise
+        if isinstance(failure, OSError) and failure.filename is not None:
+            report.show_error(
+                StackError(
+                    f"{failure.filename}: {failure.strerror}",
+                    hint="correct that file or folder; the same command with --debug shows what it was needed for",
+                )
+            )
+            return StackError.exit_code
         report.show_error(
             StackError(
                 f"unexpected fault: {type(failure).__name__}: {str(failure)[:200]}",

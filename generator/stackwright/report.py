@@ -63,6 +63,9 @@ def on_one_line(text: str) -> str:
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+_ELSEWHERE = "let it go to a terminal, or to a file on a disk with room: `… > FILE`"
+
+
 def print_text(text: str) -> None:
     """Print a result; what the output's encoding lacks is written as an escape.
 
@@ -70,7 +73,7 @@ def print_text(text: str) -> None:
         UsageError: stdout is closed, or takes no more.
     """
     if sys.stdout is None:
-        raise UsageError("the output cannot be written: stdout is closed")
+        raise UsageError("the output cannot be written: stdout is closed", hint=_ELSEWHERE)
     encoding = sys.stdout.encoding or "utf-8"
     written = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
@@ -79,7 +82,7 @@ def print_text(text: str) -> None:
         raise
     except OSError as failure:
         sys.stdout = None  # or Python would try again at its end, and report that too
-        raise UsageError(f"the output cannot be written: {failure.strerror}") from None
+        raise UsageError(f"the output cannot be written: {failure.strerror}", hint=_ELSEWHERE) from None
 
 
 def print_json(value: object) -> None:

@@ -92,4 +92,6 @@ def test_an_output_that_takes_nothing_is_one_sentence(to: str, why: str, around:
     ended = subprocess.run(
         ["/bin/sh", "-c", f'exec "$@" {to}', "sh", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False
     )
-    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (2, f"error: the output cannot be written: {why}")
+    *_, error, hint = ended.stderr.splitlines()
+    assert (ended.returncode, error) == (2, f"error: the output cannot be written: {why}")
+    assert hint.startswith("hint: ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 from contextlib import nullcontext
-from pathlib import Path
 
 from msgspec import Struct, field
 
@@ -88,11 +87,12 @@ def configure(arguments: ConfigureArguments, host: Host) -> None:
 
 
 def _tell_next(paths: EnvironmentPaths) -> None:
+    from stackwright.commands.paths import working_folder
     from stackwright.project import folder as project
     from stackwright.runtime.compose import command_by_hand
 
     stack = project.load_stack(paths)
     name = paths.environment.value
-    report.tell(f"next: {project.name_command('start-environment', name, root=paths.root, working=Path.cwd())}")
+    report.tell(f"next: {project.name_command('start-environment', name, root=paths.root, working=working_folder())}")
     if stack is not None:
         report.tell(f"or, without Stackwright: (cd {shlex.quote(str(paths.root))} && {command_by_hand(stack)})")

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from stackwright import report
 from stackwright.commands.options import add_environment, add_out, record_of
-from stackwright.commands.paths import find_paths
+from stackwright.commands.paths import find_paths, working_folder
 from stackwright.commands.stack import load_stack
 from stackwright.domain.environment import Environment
 from stackwright.domain.image_pins import ImagePin, ImagePins, without_digest
@@ -66,7 +66,7 @@ def run(arguments: PinImagesArguments) -> None:
     digests.write_image_pins(stack.root, ImagePins(images={**before.images, **pinned}))
     report.tell(f"wrote {digests.FILE}; commit it, so that every host runs these images")
     configure = project.name_command(
-        "configure-gpu", "--env", stack.plan.environment.value, root=stack.root, working=Path.cwd()
+        "configure-gpu", "--env", stack.plan.environment.value, root=stack.root, working=working_folder()
     )
     report.tell(f"next: {configure}")
 

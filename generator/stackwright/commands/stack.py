@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from msgspec.structs import replace
 
 from stackwright import report
 from stackwright.commands.generation import generations_of
+from stackwright.commands.paths import working_folder
 from stackwright.detect import detect_host
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding
@@ -57,7 +56,7 @@ def reach(stack: Stack, asked: str) -> tuple[Runtime, Host]:
     runtime = choose_runtime(started_by(stack) if asked == "auto" else asked, stack, host)
     owner = runtime.owner()
     if owner is not None and owner.resolve() != stack.root.resolve() and (owner / "compose" / "compose.yaml").exists():
-        there = project.name_command("stop-environment", "ENV", root=owner, working=Path.cwd())
+        there = project.name_command("stop-environment", "ENV", root=owner, working=working_folder())
         raise RuntimeRefusedError(
             f"{stack.name}: a stack of this name was started from {owner}",
             hint=f"stop it there, `{there}`, or choose another name with --set COMPOSE_PROJECT_NAME=…",

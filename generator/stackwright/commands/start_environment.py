@@ -34,7 +34,7 @@ from stackwright.commands.options import (
     read_start_options,
     record_of,
 )
-from stackwright.commands.paths import ProjectPaths, find_paths
+from stackwright.commands.paths import ProjectPaths, find_paths, working_folder
 from stackwright.commands.stack import address, choose_runtime, load_stack, reach, refuse, refuse_beside
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
@@ -176,4 +176,4 @@ def question_by_hand(stack: Stack) -> str:
 
 
 def _command(stack: Stack, *words: str) -> str:
-    return project.name_command(*words, stack.plan.environment.value, root=stack.root, working=Path.cwd())
+    return project.name_command(*words, stack.plan.environment.value, root=stack.root, working=working_folder())
