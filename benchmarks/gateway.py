@@ -130,7 +130,7 @@ def our_setting(program: Program, stack: Stack, folder: Path, workers: int) -> S
     port, arguments = free_port(), [*program.arguments]
     arguments[arguments.index("--num_workers") + 1] = str(workers)
     arguments[arguments.index("--port") + 1] = str(port)
-    environment = {**program.inherited, **program.environment, "GATEWAY_PLACES": str(folder / f"places.{workers}")}
+    environment = {**program.inherited, **program.environment, "GATEWAY_SLOTS": str(folder / f"slots.{workers}")}
     if workers > 1:
         environment["PROMETHEUS_MULTIPROC_DIR"] = str(folder / f"metrics.{workers}")
     return Setting(

@@ -27,13 +27,20 @@ PARTS = {
         *("litellm/chat_completions/", "completion (litellm/main.py", "llm_http_handler.py"),
     ),
     "router: choosing, counting, retrying": ("Router.", "litellm/router_", "cooldown"),
-    "key check and what LiteLLM does around it": ("user_api_key_auth", "litellm/proxy/auth/", "key_auth.py"),
-    "request data and hooks before the call": ("_pre_call", "pre_call_hook", "litellm_pre_call_utils.py", "door.py"),
+    "key check and what LiteLLM does around it": ("user_api_key_auth", "litellm/proxy/auth/", "hooks.py"),
+    "request data and hooks before the call": ("_pre_call", "pre_call_hook", "litellm_pre_call_utils.py"),
     "the request to the engine": ("AsyncHTTPHandler.post", "httpx/", "aiohttp/", "httpcore/", "aiohttp_transport.py"),
     "Redis": ("redis/", "redis_batch.py", "redis_cache.py"),
     "FastAPI's dependencies besides the key check": ("solve_dependencies",),
     "the endpoint itself": ("chat_completion", "common_request_processing.py", "route_llm_request.py"),
-    "middlewares and FastAPI": ("starlette/", "fastapi/", "litellm/proxy/middleware/", "_middleware.py", "guard.py"),
+    "middlewares and FastAPI": (
+        "starlette/",
+        "fastapi/",
+        "litellm/proxy/middleware/",
+        "_middleware.py",
+        "front.py",
+        "admission.py",
+    ),
 }
 """What names each part in a call as py-spy writes it: a function's name, or where it stands."""
 

@@ -23,13 +23,12 @@ from pathlib import Path
 
 # Run as a file, Python looks for modules beside it only.
 CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "generator")]
+sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "generator"), str(CHECKOUT / "compose" / "gateway")]
 
+from keys import Caller, Keys, Limits
 from stackwright.domain.access_key import AccessKey, AccessKeys, Rights, hash_key, text_of_key
 from stackwright.project.access_keys import FILE
 from stackwright.reading import to_plain
-
-from compose.gateway.keys import Caller, Keys, Limits
 
 RESULT = CHECKOUT / "benchmarks" / "results" / "keys.json"
 RUNS, LOOKUPS, ANSWERS = 5, 50_000, 10_000

@@ -11,9 +11,9 @@ gateway.
 import asyncio
 import time
 from collections import Counter
-from typing import Any
 
 import httpx  # LiteLLM's own client
+from models import read_models
 
 EVERY_S = 2.0
 WAIT_S = 4.0
@@ -37,30 +37,22 @@ async def _watch() -> None:
     router = proxy_server.llm_router
     if not router.enable_health_check_routing:
         return
-    addresses = engines(router.get_model_list() or ())
+    replicas = {replica.number: replica for model in read_models() for replica in model.replicas}
     misses: Counter[str] = Counter()
     async with httpx.AsyncClient(timeout=WAIT_S, trust_env=False) as client:
         while True:
-            found = await asyncio.gather(*(is_well(client, address) for address in addresses.values()))
-            for engine, well in zip(addresses, found, strict=True):
-                misses[engine] = 0 if well else misses[engine] + 1
-            states = {engine: state(misses[engine]) for engine in addresses}
+            seen = await asyncio.gather(*(is_well(client, f"{one.base}/health") for one in replicas.values()))
+            for (number, replica), well in zip(replicas.items(), seen, strict=True):
+                misses[number] = 0 if well else misses[number] + 1
+                replica.well = misses[number] < MISSES
+            states = {number: state(misses[number]) for number in replicas}
             # It may talk to Redis, and waits for the answer.
             await asyncio.to_thread(router.health_state_cache.set_deployment_health_states, states)
             await asyncio.sleep(EVERY_S)
 
 
-def engines(listed: Any) -> dict[str, str]:
-    """Return where each engine of ours tells how it is, by LiteLLM's id for it. A cloud is not asked."""
-    return {
-        entry["model_info"]["id"]: entry["litellm_params"]["api_base"].removesuffix("/v1") + "/health"
-        for entry in listed
-        if entry["litellm_params"]["model"].startswith("hosted_vllm/")
-    }
-
-
 async def is_well(client: httpx.AsyncClient, address: str) -> bool:
-    """Say whether an engine answers 200; vLLM answers 503 where its core has died."""
+    """Return whether an engine answers 200; vLLM answers 503 where its core has died."""
     try:
         return (await client.get(address)).status_code == 200
     except httpx.HTTPError:

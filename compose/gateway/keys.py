@@ -31,6 +31,9 @@ MASTER = "master"
 MOUNTED_AT = "/run/stackwright/"
 """Where a container has its folders."""
 
+CALLER = "stackwright.caller"
+"""Where a request's scope tells whose key it showed."""
+
 LOOK_EVERY_S = 1.0
 
 LONGEST_KEY = 512

@@ -14,7 +14,7 @@ for name in ${CLOUD_KEYS:-}; do
     key=$(cat "$secrets/$name")
     export "$name=$key"
 done
-# key_auth.py lies beside this script, in the container as in the checkout.
+# front.py and its like lie beside this script, in the container as in the checkout.
 PYTHONPATH=$(dirname "$0")
 export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
 # An empty file means no certificate.
@@ -27,4 +27,4 @@ if [ "${LITELLM_NUM_WORKERS:-1}" -gt 1 ]; then
 fi
 # uvicorn kills a worker that does not answer it within five seconds, which one on busy cores does not, above all while it
 # imports LiteLLM. One that has died is noticed at once all the same.
-exec "${LITELLM:-litellm}" "$@" --timeout_worker_healthcheck 120
+exec "${PYTHON:-python3}" "$PYTHONPATH/serve.py" "$@" --timeout_worker_healthcheck 120

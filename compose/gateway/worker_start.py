@@ -1,14 +1,20 @@
-"""What each worker of the gateway does once at its start: it makes requests cheaper, and looks at them before LiteLLM
-does.
+"""What each worker of the gateway does once at its start: it makes requests cheaper, and lays our layer before LiteLLM.
 
 LiteLLM's documented LITELLM_WORKER_STARTUP_HOOKS names both functions. Nothing of LiteLLM is changed: the garbage
-collector is Python's own (docs/explanation/gateway.md), and the application around which guard.py stands is Starlette's
+collector is Python's own (docs/explanation/gateway.md), and the application around which front.py stands is Starlette's
 own attribute.
 """
 
+import asyncio
 import gc
 import os
-import sys
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from front import Front
 
 COLLECT_AFTER = (50_000, 20, 50)
 """New objects before the collector looks at the youngest; then how many such looks before the next older.
@@ -27,11 +33,43 @@ def prepare() -> None:
     gc.set_threshold(*COLLECT_AFTER)
 
 
-def stand_guard() -> None:
-    """Look at every request before LiteLLM. Its start has begun: `add_middleware` would come too late."""
-    from guard import Guard
-    from key_auth import is_right
+def stand_before() -> None:
+    """See every request before LiteLLM. Its start has begun: `add_middleware` would come too late."""
+    from connections import note_key
+    from figures import find_figures
+    from front import Front
+    from keys import Limits, open_keys
     from litellm.proxy.proxy_server import app  # noqa: TID251  # runs inside LiteLLM
+    from models import read_models
 
-    most_bytes = int(os.environ["GATEWAY_MAX_BODY_BYTES"]) or sys.maxsize
-    app.middleware_stack = Guard(app.middleware_stack, most_bytes, is_right)
+    front = Front(
+        app.middleware_stack,
+        os.environ,
+        keys=open_keys(os.environ),
+        limits=Limits(Path(os.environ["GATEWAY_USAGE"])),
+        note_key=note_key,
+        models=read_models,
+        figures=find_figures,
+    )
+    app.middleware_stack = front
+    drain_at_sigterm(front, float(os.environ["GATEWAY_DRAIN_S"]))
+
+
+def drain_at_sigterm(front: "Front", limit_s: float) -> None:
+    """Let a first SIGTERM end what is open in time, and a second at once; then the server's own handler ends the rest.
+
+    uvicorn has set its handler before it runs this: it would close the way in first, so that nobody is told to come
+    again, and cut streams without a word.
+    """
+    loop, close = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+    ending: list[asyncio.Task[None]] = []
+
+    async def leave(work: Coroutine[None, None, None]) -> None:
+        await work
+        if callable(close):
+            close(signal.SIGTERM, None)
+
+    def begin() -> None:
+        ending.append(loop.create_task(leave(front.end() if ending else front.drain(limit_s))))
+
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(begin))

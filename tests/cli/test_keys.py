@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from keys import Caller, Limits
 from stackwright.domain.access_key import NAME_WORDS, Rights
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.project.access_keys import add_key, keys_file, read_keys
 
-from compose.gateway.keys import Caller, Limits
 from tests.cli.commands import CPU, Run
 
 TEXT = re.compile(r"sk-[0-9a-f]{72}\n")

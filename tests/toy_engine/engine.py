@@ -52,6 +52,7 @@ class Toy:
     name = "toy"
     title = "Toy"
     gateway_prefix = "openai"
+    endpoints: Mapping[str, str] = {"chat/completions": "0.1"}
     port = 8000
     health_path = "/health"
     keys = EngineKeys(

@@ -191,7 +191,9 @@ class EngineLaunch(Struct, frozen=True, kw_only=True):
 class Engine(Protocol):
     """One family of serving programs.
 
-    `title` is its name in sentences, `gateway_prefix` what LiteLLM calls it. `port` and `health_path` are its server's
+    `title` is its name in sentences, `gateway_prefix` what LiteLLM calls it. `endpoints`: what clients ask that its
+    server answers in their own form, each with the first release that does, so that the gateway need not translate.
+    `port` and `health_path` are its server's
     inside a container. `flags`: each flag that carries a setting, with the setting's key. `failures`: its known
     failures, in the form of diagnosis/failures.yaml. `memory_settings`: those that decide on memory.
     `processor_requests`: worked on at once on a processor where
@@ -205,6 +207,7 @@ class Engine(Protocol):
     name: str
     title: str
     gateway_prefix: str
+    endpoints: Mapping[str, str]
     port: int
     health_path: str
     keys: EngineKeys

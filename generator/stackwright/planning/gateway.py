@@ -19,6 +19,7 @@ from stackwright.units import MIB
 DECISION = "docs/decisions/0031-gateway-limits.md"
 HEALTH = "docs/decisions/0034-fallbacks-and-health.md"
 BODIES = "docs/decisions/0036-door-and-workers.md"
+LANE = "docs/decisions/0043-direct-lane.md"
 LITELLM = "LiteLLM 1.108.0"
 REQUEST_TIMEOUT_S = 300
 # LiteLLM's own default (constants.py, DEFAULT_COOLDOWN_TIME_SECONDS): a restarted replica is back within this time.
@@ -50,6 +51,7 @@ def gateway_settings(
     working_in_force = int(values.get("GATEWAY_MAX_CONCURRENT_REQUESTS") or working)
     return {
         "GATEWAY_ROUTING_STRATEGY": choose_strategy(groups),
+        "GATEWAY_DIRECT": _setting("on", "LiteLLM costs a request 9 ms of a processor, and each event 0.6 ms", LANE),
         "GATEWAY_REQUEST_TIMEOUT_S": _request_timeout(switches, switch_s(values)),
         "GATEWAY_COOLDOWN_S": _setting(
             str(COOLDOWN_S), "a replica that failed twice is skipped for this long", f"{LITELLM} constants.py"

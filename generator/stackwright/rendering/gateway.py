@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from stackwright.domain.catalog import order_release
 from stackwright.domain.plan import Plan, ServedModel
+from stackwright.domain.role import Role
 from stackwright.domain.service import SettingRef
 from stackwright.engines import engine_named
 from stackwright.rendering.numbered import key_of
 from stackwright.services.gateway import LIMITS
+
+_TEXT = frozenset("chat/completions completions responses messages messages/count_tokens".split())
+# vLLM ranks by the likeness of vectors, too.
+ENDPOINTS = {
+    role: _TEXT if role.generates else frozenset({"embeddings", "rerank"} if role is Role.EMBEDDING else {"rerank"})
+    for role in Role
+}
 
 
 def gateway_context(plan: Plan) -> dict[str, object]:
@@ -19,6 +28,7 @@ def gateway_context(plan: Plan) -> dict[str, object]:
                 "litellm_model": f"{engine_named(model.engine.name).gateway_prefix}/{model.name}",
                 "api_base": f"os.environ/{replica.url_variable}",
                 "mode": None if model.role.generates else model.role.value,
+                "direct": _direct(plan, model),
                 "limits": _limits(plan, model),
             }
             for model in plan.models
@@ -33,6 +43,14 @@ def gateway_context(plan: Plan) -> dict[str, object]:
         "context_window_fallbacks": [(fallback.model, fallback.longer) for fallback in plan.gateway.fallbacks],
         "aliases": [(alias, model.name) for model in plan.models for alias in model.aliases],
     }
+
+
+def _direct(plan: Plan, model: ServedModel) -> list[str]:
+    """Return the endpoints of a model's role that the planned release of its engine answers itself."""
+    release = order_release(plan.engine.version)
+    endpoints = engine_named(model.engine.name).endpoints
+    own = [name for name in endpoints if name in ENDPOINTS[model.role]]
+    return [name for name in own if release >= order_release(endpoints[name])]
 
 
 def _limits(plan: Plan, model: ServedModel) -> dict[str, str]:

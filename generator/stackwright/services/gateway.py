@@ -64,6 +64,13 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="How the gateway chooses a replica",
         choices=("simple-shuffle", "least-busy", "latency-based-routing", "usage-based-routing-v2"),
     ),
+    SettingSpec(
+        key="GATEWAY_DIRECT",
+        section="Gateway",
+        kind=Kind.TEXT,
+        meaning="Direct lane: requests for the stack's own models go to their engines; off: all through LiteLLM",
+        choices=("on", "off"),
+    ),
     whole_number(
         "GATEWAY_REQUEST_TIMEOUT_S", "Gateway", (1, 86400), "Seconds that a request may wait in the queue, and then run"
     ),
@@ -96,7 +103,7 @@ LIMITS = {
     "queued_requests": "GATEWAY_MAX_QUEUED_REQUESTS",
     "input_tokens": "GATEWAY_MAX_INPUT_TOKENS",
 }
-"""The limits of one model as compose/gateway/door.py names them, and the settings that carry them."""
+"""The limits of one model as compose/gateway/models.py names them, and the settings that carry them."""
 
 # LiteLLM refuses to boot with a weak master key; `sk-` and 256 random bits is what its documentation advises.
 KEYS = {"litellm_master_key": "sk-", "litellm_salt_key": "sk-"}
@@ -116,7 +123,8 @@ _WORKERS = SettingRef(key="LITELLM_NUM_WORKERS")
 _ADDRESS = (SettingRef(key="GATEWAY_BIND"), SettingRef(key="GATEWAY_PORT"))
 _TLS = ("tls_certificate", "tls_key")
 _NAME = "gateway"
-_FILES = ("key_auth.py", "door.py", "guard.py", "worker_start.py", "health.py", "keys.py")
+_MODULES = "serve connections front admission models queueing lane figures keys hooks worker_start health".split()
+_FILES = tuple(f"{name}.py" for name in _MODULES)
 
 
 def _url(service: str) -> Word:
@@ -152,7 +160,8 @@ GATEWAY = Service(
         "GATEWAY_DRAIN_S": SettingRef(key="GATEWAY_DRAIN_S"),
         "GATEWAY_ROUTING_STRATEGY": SettingRef(key="GATEWAY_ROUTING_STRATEGY"),
         **{spec.key: SettingRef(key=spec.key) for spec in SETTINGS if spec.section == "Limits"},
-        "GATEWAY_PLACES": ScratchRef(name="gateway.places"),
+        "GATEWAY_SLOTS": ScratchRef(name="gateway.slots"),
+        "GATEWAY_DIRECT": SettingRef(key="GATEWAY_DIRECT"),
         # Where several workers add their figures up (start.sh).
         "GATEWAY_METRICS": ScratchRef(name="gateway.metrics"),
         "GATEWAY_KEYS": EnvironmentFolderRef(name="keys"),
@@ -162,7 +171,7 @@ GATEWAY = Service(
         "LITELLM_LOG": "ERROR",
         # The price list is in the package; LiteLLM would fetch it at its start and wait.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_guard,health:watch",
+        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_before,health:watch",
     },
     secrets=(*KEYS, "engine_key", "redis_password", *_TLS),
     files=(
@@ -189,7 +198,7 @@ GATEWAY = Service(
         # a retry can make good, and not after the whole time that a request has.
         sysctls={"net.ipv4.tcp_syn_retries": "1"},
     ),
-    as_process=AsProcess(environment={"LITELLM": Executable(name="litellm")}, recipe=RECIPE),
+    as_process=AsProcess(environment={"PYTHON": Executable(name="python")}, recipe=RECIPE),
 )
 
 

@@ -50,7 +50,9 @@ def clients(project: Project) -> Iterator[Traffic]:
 
     def ask() -> None:
         while not ended.wait(PAUSE_S):
-            status, _ = project.ask(key)
+            # Another beginning each time: the same one would go to the same replica.
+            message = {"role": "user", "content": f"{time.monotonic()}: say hello."}
+            status, _ = project.ask(key, messages=[message])
             traffic.answers.append((time.monotonic(), status))
 
     threads = [threading.Thread(target=ask) for _ in range(CLIENTS)]

@@ -159,18 +159,20 @@ def variables(plan: Plan, folder: Path, venv: Path, engine_port: int, redis_port
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
-        "LITELLM": str(venv / "bin" / "litellm"),
+        "PYTHON": str(venv / "bin" / "python"),
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOG": "ERROR",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_guard",
+        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_before",
         "SECRETS_DIRECTORY": str(folder),
         "ENGINE_URL": f"http://127.0.0.1:{engine_port}/v1",
         "REDIS_HOST": "127.0.0.1",
         "REDIS_PORT": str(redis_port),
         "REQUEST_TIMEOUT": values["GATEWAY_REQUEST_TIMEOUT_S"],
         "DEFAULT_COOLDOWN_TIME_SECONDS": values["GATEWAY_COOLDOWN_S"],
-        "GATEWAY_PLACES": "gateway.places",
+        "GATEWAY_SLOTS": "gateway.slots",
+        "GATEWAY_KEYS": str(folder),
+        "GATEWAY_USAGE": str(folder),
         **{key: value for key, value in values.items() if key.startswith("GATEWAY_")},
     }
 

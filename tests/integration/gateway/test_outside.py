@@ -21,6 +21,7 @@ from openai.types.chat import ChatCompletionMessageFunctionToolCall
 from stackwright.models.smoke_model import write_smoke_model
 
 from tests.integration.conftest import MakeProject
+from tests.integration.gateway.conftest import LANES
 from tests.integration.gateway.exchange import Answer, Ask, Slow, chat, connection, exchange, read_until
 from tests.integration.gateway.eyes import COLOURS, NOTHING, PICTURE_TOKENS, picture, write_eyes
 from tests.integration.gateway.tiny import write_ranker
@@ -59,7 +60,7 @@ settings:
 
 
 @pytest.fixture(scope="module")
-def stack(make_project: MakeProject, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def deployed(make_project: MakeProject, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Give a project whose stack serves the four models on the CPU."""
     folder = tmp_path_factory.mktemp("models")
     write_smoke_model(folder / "vectors")
@@ -70,9 +71,16 @@ def stack(make_project: MakeProject, images: Images, tmp_path_factory: pytest.Te
     (project.folder / "envs" / "dev.yaml").write_text(WISHES.format(folder=folder))
     given = {"VLLM_IMAGE": images.engine, "LITELLM_IMAGE": images.gateway, "REDIS_IMAGE": images.redis}
     project.configure("cpu", *(f"--set={key}={value}" for key, value in given.items()))
-    project.start()
     yield project
     project.stop()
+
+
+@pytest.fixture(scope="module", params=LANES, ids="lane-{}".format)
+def stack(request: pytest.FixtureRequest, deployed: Project) -> Project:
+    """Start the stack with the direct lane, then without it: of all its services the gateway alone is made anew."""
+    (deployed.folder / "envs" / ".env.dev.local").write_text(f"GATEWAY_DIRECT={request.param}\n")
+    deployed.start()
+    return deployed
 
 
 @pytest.fixture
@@ -109,6 +117,15 @@ def test_openai_completion(client: openai.OpenAI) -> None:
     assert answer.choices[0].message.content
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 8 or answer.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_an_alias_names_itself(client: openai.OpenAI, stream: bool) -> None:
+    """What a client asked for is what it is told that it got."""
+    asked: Any = client.chat.completions.create(
+        model="gpt-4o", messages=[{"role": "user", "content": "Say hello."}], max_tokens=8, stream=stream
+    )
+    assert {piece.model for piece in (asked if stream else [asked])} == {"gpt-4o"}
 
 
 def test_openai_stream(client: openai.OpenAI) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -25,8 +26,11 @@ HANG_S = 60
 class Upstream:
     """One server on a port that it keeps. `mood` is how it answers a completion: a status, `hang`, or 200.
 
+    A stream may also break off: `no-event`, before its first event, and `one-event`, after it; or `endless`, it goes on
+    until its client is gone.
+
     `times` is how many it answers so before it answers 200 again; None for all. `well` is what its /health tells.
-    `keys` are the Authorization headers that came with completions.
+    `keys` are the Authorization headers that came with completions, `left` the prompts whose clients left.
     """
 
     name: str
@@ -36,6 +40,7 @@ class Upstream:
     times: int | None = None
     well: bool = True
     keys: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
     _server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
@@ -79,16 +84,50 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200 if self.of.well else 503, {})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.of.keys.append(self.headers["Authorization"])
         mood = self.of.next_mood()
         if mood == "hang":
             threading.Event().wait(HANG_S)
+        elif asked.get("stream") and (mood == 200 or isinstance(mood, str)):
+            self._stream(asked, str(mood))
         elif mood == 200:
             choice = {"index": 0, "message": {"role": "assistant", "content": self.of.name}, "finish_reason": "stop"}
             self._send(200, {**_HEAD, "choices": [choice], "usage": USAGE})
         else:
             self._send(int(mood), {"error": {"message": self.of.words, "type": "x", "code": mood}})
+
+    def _stream(self, asked: dict[str, object], mood: str) -> None:
+        """Write events in chunks, so that one who reads can tell an end from a break."""
+        self.protocol_version = "HTTP/1.1"
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        model = asked["model"]
+        said = {"model": model, "choices": [{"index": 0, "delta": {"content": self.of.name}, "finish_reason": None}]}
+        last = {"model": model, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        events: list[dict[str, object]] = [said, said, last]
+        options = asked.get("stream_options")
+        if isinstance(options, dict) and options.get("include_usage"):
+            events.append({"model": model, "choices": [], "usage": USAGE})
+        keep = {"no-event": 0, "one-event": 1}.get(mood)
+        for event in events[:keep]:
+            self._chunk({**_HEAD, "object": "chat.completion.chunk", **event})
+        try:
+            while mood == "endless":
+                self._chunk({**_HEAD, "object": "chat.completion.chunk", **said})
+                time.sleep(0.05)
+        except OSError:
+            self.of.left.append(str(asked["messages"]))
+            return
+        if keep is None:
+            self.wfile.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    def _chunk(self, event: dict[str, object]) -> None:
+        content = b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(content), content))
 
     def _send(self, status: int, body: dict[str, object]) -> None:
         content = json.dumps(body).encode()

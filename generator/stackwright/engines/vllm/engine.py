@@ -77,6 +77,16 @@ class Vllm:
     name = "vllm"
     title = "vLLM"
     gateway_prefix = "hosted_vllm"
+    # The routes of its server in the sdists of the releases (vllm/entrypoints, 2026-11-29).
+    endpoints: Mapping[str, str] = {
+        "chat/completions": "0.6.5",
+        "completions": "0.6.5",
+        "embeddings": "0.6.5",
+        "rerank": "0.7.0",
+        "responses": "0.10.0",
+        "messages": "0.11.1",
+        "messages/count_tokens": "0.17.0",
+    }
     port = 8000
     health_path = "/health"
     keys = KEYS

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import keys as gateway
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keys import MASTER, Caller, Keys, LimitError, Limits, open_keys
 from stackwright.domain import access_key
 from stackwright.domain.access_key import Rights
 from stackwright.domain.environment import KEYS_FOLDER, USAGE_FOLDER, Environment, EnvironmentPaths
@@ -29,9 +31,6 @@ from stackwright.project.access_keys import (
 )
 from stackwright.project.credentials import ensure_secrets, read_gateway_key
 from stackwright.project.key_usage import ModelUsage, read_usage
-
-from compose.gateway import keys as gateway
-from compose.gateway.keys import MASTER, Caller, Keys, LimitError, Limits, open_keys
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MASTER_KEY = "sk-the-master-key"

@@ -6,15 +6,22 @@ import asyncio
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-from compose.gateway.guard import MOST_DEPTH, Guard, Message, Receive, Send
+from admission import MOST_DEPTH, App, Message, Receive, Send
+from front import Front
+from keys import Keys, Limits
+from models import Models
 
 KEY = "sk-right"
 BEARER = (b"authorization", b"Bearer sk-right")
 LIMIT = 20_000
+CLOUD = {"model_name": "m", "litellm_params": {"model": "openai/m"}, "model_info": {"id": "1"}}
+CHAT = b'{"model":"m","messages":[{"role":"user","content":"Hi."}]}'
 
 
 @dataclass(kw_only=True)
@@ -44,13 +51,17 @@ class Exchange:
 
 
 def ask(exchange: Exchange) -> Exchange:
-    """Send one request through the guard."""
-    pieces = iter(exchange.pieces)
+    """Send one request through the layer."""
+    pieces, ended = iter(exchange.pieces), iter([{"type": "http.request", "body": b""}])
 
     async def receive() -> Message:
         piece = next(pieces, None)
         if piece is None:
-            return {"type": "http.disconnect"} if exchange.leaves else {"type": "http.request", "body": b""}
+            if not exchange.leaves and (end := next(ended, None)) is not None:
+                return end
+            if not exchange.leaves:  # as a server does it: there is nothing more before the client is gone
+                await asyncio.Event().wait()
+            return {"type": "http.disconnect"}
         exchange.read += 1
         return {"type": "http.request", "body": piece, "more_body": True}
 
@@ -69,8 +80,30 @@ def ask(exchange: Exchange) -> Exchange:
 
     scope: Message = {"type": "http", "method": exchange.method, "path": exchange.path, "query_string": exchange.query}
     scope["headers"] = list(exchange.headers)
-    asyncio.run(Guard(app, LIMIT, lambda key: key == KEY)(scope, receive, send))
+    with TemporaryDirectory() as folder:
+        asyncio.run(make_front(app, Path(folder))(scope, receive, send))
     return exchange
+
+
+def make_front(app: App, folder: Path) -> Front:
+    """Return the layer around an application that stands where LiteLLM does, with one model of a cloud."""
+    (folder / "master").write_text(KEY)
+    environment = {
+        "GATEWAY_MAX_BODY_BYTES": str(LIMIT),
+        "REQUEST_TIMEOUT": "60",
+        "DEFAULT_COOLDOWN_TIME_SECONDS": "5",
+        "GATEWAY_ROUTING_STRATEGY": "simple-shuffle",
+    }
+    router = SimpleNamespace(model_list=[CLOUD], model_group_alias={}, fallbacks=[], context_window_fallbacks=[])
+    return Front(
+        app,
+        environment,
+        keys=Keys(folder / "keys.json", folder / "master"),
+        limits=Limits(folder),
+        note_key=lambda _: None,
+        models=lambda: Models(router, ""),
+        figures=lambda: None,
+    )
 
 
 def typed(kind: bytes) -> tuple[tuple[bytes, bytes], ...]:
@@ -78,10 +111,12 @@ def typed(kind: bytes) -> tuple[tuple[bytes, bytes], ...]:
     return (BEARER, (b"content-type", kind))
 
 
-@pytest.mark.parametrize("body", [b'{"model": "m"}', b' \n{"a": [{"b": "\xc3\xa9\\ud83d\\ude00"}]}', b"{}", b""])
-def test_an_object_reaches_litellm_byte_by_byte_as_it_came(body: bytes) -> None:
+def test_what_was_checked_reaches_litellm_and_nothing_else() -> None:
+    """Of two fields of one name the last counts, for everybody behind as for the checks."""
+    body = b' \n{"model": "other", "messages": [{"role": "user", "content": "\xc3\xa9\\ud83d\\ude00"}], "model": "m"}'
     done = ask(Exchange(pieces=[body[:3], body[3:]]))
-    assert (done.status, done.reached) == (200, [body])
+    assert done.status == 200
+    assert done.reached == ['{"model":"m","messages":[{"role":"user","content":"é😀"}]}'.encode()]
 
 
 @pytest.mark.parametrize(
@@ -93,10 +128,10 @@ def test_an_object_reaches_litellm_byte_by_byte_as_it_came(body: bytes) -> None:
         (b"1", "a number, not a JSON object"),
         (b"true", "true or false, not a JSON object"),
         (b"null", "null, not a JSON object"),
-        (b'{"model": "m"', "not JSON: Expecting"),
-        (b"{'model': 'm'}", "not JSON: Expecting"),
-        (b'{"model": "\xff"}', "not JSON: it is not UTF-8"),
-        ('{"model": "m"}'.encode("utf-16"), "not JSON: it is not UTF-8"),
+        (b'{"model": "m"', "not JSON: "),
+        (b"{'model': 'm'}", "not JSON: "),
+        (b'{"model": "\xff"}', "not JSON: "),
+        ('{"model": "m"}'.encode("utf-16"), "not JSON: "),
         (b'{"a":' * (MOST_DEPTH + 1) + b"1" + b"}" * (MOST_DEPTH + 1), f"deeper than {MOST_DEPTH} levels"),
     ],
 )
@@ -109,17 +144,17 @@ def test_what_is_no_json_object_is_answered_400(body: bytes, words: str) -> None
 
 def test_depth_is_counted_not_brackets() -> None:
     """As deep as allowed passes, and so do many brackets beside each other."""
-    deepest = b'{"a":' * MOST_DEPTH + b"1" + b"}" * MOST_DEPTH
-    beside = b'{"a": [' + b"[]," * 200 + b"{}]}"
+    deepest = CHAT[:-1] + b',"a":' + b"[" * (MOST_DEPTH - 1) + b"]" * (MOST_DEPTH - 1) + b"}"
+    beside = CHAT[:-1] + b',"a": [' + b"[]," * 200 + b"{}]}"
     assert [ask(Exchange(pieces=[body])).status for body in (deepest, beside)] == [200, 200]
 
 
 def test_what_nobody_could_recurse_through_is_answered_400() -> None:
-    """Python's own reader gives up on it: that is no fault of the gateway either."""
+    """The reader gives up on it: that is no fault of the gateway either."""
     half = LIMIT // 2
     done = ask(Exchange(pieces=[b"[" * half + b"]" * half]))
     assert (done.status, done.reached) == (400, [])
-    assert f"deeper than {MOST_DEPTH} levels" in done.error["message"]
+    assert "not JSON" in done.error["message"]
 
 
 @pytest.mark.parametrize("body", [b"[]", b"not JSON", b"x" * (LIMIT + 1), b'{"model": "m"}'])
@@ -146,7 +181,7 @@ def test_without_the_right_key_all_is_answered_401_unread(
 def test_the_key_may_come_in_every_way_that_litellm_takes(
     headers: tuple[tuple[bytes, bytes], ...], query: bytes
 ) -> None:
-    assert ask(Exchange(pieces=[b"{}"], headers=headers, query=query)).status == 200
+    assert ask(Exchange(pieces=[CHAT], headers=headers, query=query)).status == 200
 
 
 def test_an_announced_length_beyond_the_limit_is_answered_413_unread() -> None:
@@ -162,7 +197,7 @@ def test_a_length_that_is_not_announced_is_counted_while_it_comes() -> None:
 
 
 def test_the_limit_itself_passes() -> None:
-    body = b'{"a": "' + b"x" * (LIMIT - 9) + b'"}'
+    body = CHAT[:-1] + b',"a": "' + b"x" * (LIMIT - len(CHAT) - 8) + b'"}'
     assert len(body) == LIMIT
     assert ask(Exchange(pieces=[body])).status == 200
 
@@ -236,14 +271,52 @@ def test_a_request_does_not_steer(word: str) -> None:
 
 
 def test_a_field_of_that_name_further_in_is_the_clients_own() -> None:
-    assert ask(Exchange(pieces=[b'{"metadata": {"timeout": 1}, "tools": [{"api_base": "x"}]}'])).status == 200
+    further = b',"metadata": {"timeout": 1}, "tools": [{"api_base": "x"}]}'
+    assert ask(Exchange(pieces=[CHAT[:-1] + further])).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "words"),
+    [
+        ("chat/completions", {"messages": "hi"}, "`messages` is a text; it must be a list"),
+        ("chat/completions", {}, "`messages` is null; it must be a list"),
+        ("chat/completions", {"messages": []}, "`messages` is empty"),
+        ("chat/completions", {"messages": [1]}, "`messages[0]` is a number; it must be an object"),
+        ("chat/completions", {"messages": [{"role": "user", "content": 1}]}, "`messages[0].content` is a number"),
+        ("chat/completions", {"messages": [{"role": "user", "content": [1]}]}, "`messages[0].content[0]` is a number"),
+        ("messages", {"messages": [{"role": "user", "content": "Hi."}], "tools": [1]}, "`tools[0]` is a number"),
+        ("completions", {"prompt": 1}, "`prompt` is a number; it must be a text or a list"),
+        ("completions", {"prompt": "Hi.", "stream": "yes"}, "`stream` is a text; it must be true or false"),
+        ("completions", {"prompt": "Hi.", "n": True}, "`n` is true or false; it must be a number"),
+        ("completions", {"prompt": "Hi.", "n": 0}, "`n` must be 1 or more"),
+        ("responses", {"input": [1]}, "`input[0]` is a number; it must be an object"),
+        ("responses", {}, "`input` is null; it must be a text or a list"),
+    ],
+)
+def test_a_field_of_another_type_is_answered_400(path: str, fields: dict[str, object], words: str) -> None:
+    done = ask(Exchange(pieces=[json.dumps({"model": "m", **fields}).encode()], path=f"/v1/{path}"))
+    assert (done.status, done.reached) == (400, [])
+    assert words in done.error["message"]
+
+
+@pytest.mark.parametrize("name", ["nobody", "m,m", "openai/m", "M", "*", "", None, ["m"]])
+def test_a_model_is_named_exactly(name: object) -> None:
+    """LiteLLM would take several at once, a provider's, or a deployment's number."""
+    done = ask(Exchange(pieces=[json.dumps({"model": name, "messages": [{}]}).encode()]))
+    assert (done.status, done.reached) == (400, [])
+    assert "GET /v1/models lists the models" in done.error["message"]
+
+
+def test_a_model_is_asked_for_what_it_is_served_for() -> None:
+    done = ask(Exchange(pieces=[b'{"model": "m", "input": "words"}'], path="/v1/embeddings"))
+    assert (done.status, done.error["message"]) == (400, "`m` is served for chat, not for embedding")
 
 
 def test_headers_that_steer_are_left_out_and_others_are_not() -> None:
     steering = [b"x-litellm-timeout", b"x-litellm-num-retries", b"x-litellm-disable-callbacks", b"x-litellm-tags"]
     plain = [b"x-litellm-api-key", b"anthropic-version", b"user-agent"]
-    done = ask(Exchange(pieces=[b"{}"], headers=(BEARER, *((name, b"1") for name in [*steering, *plain]))))
-    assert done.passed_on == [b"authorization", *plain]
+    done = ask(Exchange(pieces=[CHAT], headers=(BEARER, *((name, b"1") for name in [*steering, *plain]))))
+    assert done.passed_on == [b"authorization", *plain, b"content-length"]
 
 
 def test_a_websocket_is_closed_at_once() -> None:
@@ -255,10 +328,11 @@ def test_a_websocket_is_closed_at_once() -> None:
     async def send(message: Message) -> None:
         answered.append(message)
 
-    async def app(*reached: object) -> None:
-        raise AssertionError(reached)
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        raise AssertionError(scope, receive, send)
 
     headers = [BEARER]
     scope: Message = {"type": "websocket", "path": "/v1/responses", "query_string": b"", "headers": headers}
-    asyncio.run(Guard(app, LIMIT, lambda key: key == KEY)(scope, receive, send))
+    with TemporaryDirectory() as folder:
+        asyncio.run(make_front(app, Path(folder))(scope, receive, send))
     assert answered == [{"type": "websocket.close", "code": 1008}]

@@ -1,0 +1,444 @@
+"""The gateway's one layer before LiteLLM: admission, queue, and the direct lane; everything else goes on to LiteLLM.
+
+ASGI, around LiteLLM's application (worker_start.py lays it there). A request is admitted (admission.py), finds its
+model (models.py), counts against the limits of its key (keys.py), waits for its turn (queueing.py), and holds its slots
+until the last byte of its answer. Where the model's engines speak the endpoint themselves it is asked there (lane.py);
+where no replica answers, the model's fallbacks are asked in their order. A model of a cloud, and everything with
+GATEWAY_DIRECT=off, goes through LiteLLM.
+"""
+
+import asyncio
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from admission import (
+    ENDPOINTS,
+    METRICS,
+    MODELS,
+    App,
+    Message,
+    Receive,
+    RefusedError,
+    Send,
+    check_path,
+    check_shape,
+    header,
+    keys_of,
+    needs_key,
+    parse_body,
+    plain_headers,
+    read_body,
+    refuse_oversized,
+    sequences_of,
+)
+from figures import Figures, Labels
+from keys import CALLER, MASTER, NOBODY, Caller, Keys, LimitError, Limits
+from lane import (
+    STREAM_HEADERS,
+    Answered,
+    Failure,
+    Lane,
+    Question,
+    UsageReader,
+    encode,
+    error_event,
+    hides_usage,
+)
+from models import Model, Models
+from queueing import DEFAULT_PRIORITY, turn
+
+RETRY_AFTER_DRAIN_S = 10
+LEAVES_WITHIN_S = 5.0
+"""To write the last event of each stream."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its answer: where an answer goes (`lane.Out`), and what the end of it has to know."""
+
+    scope: Message
+    send_message: Send
+    caller: Caller = NOBODY.caller
+    key: str = ""
+    answered: Answered = field(default_factory=Answered)
+    status: int = 0
+    number: str = ""
+    endpoint: str = ""
+    labels: Labels | None = None
+    started: bool = False
+    finished: bool = False
+    is_stream: bool = False
+    arrived_s: float = field(default_factory=time.monotonic)
+
+    async def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Send the head of an answer of ours."""
+        lines = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        lines.append((b"x-litellm-call-id", self.number.encode()))
+        lines.append((b"x-content-type-options", b"nosniff"))
+        if header(self.scope, b"origin"):
+            lines.append((b"access-control-allow-origin", b"*"))
+        self.started, self.status, self.is_stream = True, status, headers is STREAM_HEADERS
+        await self.send_message({"type": "http.response.start", "status": status, "headers": lines})
+
+    async def send(self, content: bytes, *, more: bool) -> None:
+        """Send a part of the body; the server waits here where the client reads more slowly."""
+        self.finished = not more
+        await self.send_message({"type": "http.response.body", "body": content, "more_body": more})
+
+    async def break_off(self, why: str) -> None:
+        """End an answer before its end: a stream with an error event."""
+        if not self.started:
+            await self.refuse(503, "server_error", why, RETRY_AFTER_DRAIN_S)
+        elif not self.finished:
+            await self.send(error_event(self.endpoint, why) if self.is_stream else b"", more=False)
+
+    async def refuse(self, status: int, kind: str, message: str, later: int | None = None) -> None:
+        """Answer in the form of OpenAI's errors, or of Anthropic's where its endpoint is asked."""
+        error: dict[str, Any] = {"message": message, "type": kind, "param": None, "code": str(status)}
+        document: dict[str, Any] = {"error": error}
+        if self.endpoint.startswith("messages"):
+            document = {"type": "error", "error": error}
+        await self.whole(status, orjson.dumps(document), {} if later is None else {"retry-after": str(later)})
+
+    async def whole(self, status: int, content: bytes, further: Mapping[str, str] | None = None) -> None:
+        """Send a whole answer of ours, which is JSON."""
+        headers = {"content-type": "application/json", "content-length": str(len(content)), **(further or {})}
+        await self.begin(status, headers)
+        await self.send(content, more=False)
+
+
+class Front:
+    """Around LiteLLM's application.
+
+    `note_key` is told the client that showed a right key. `models` and `figures` are asked at the first request: then
+    LiteLLM has read its configuration.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        environment: Mapping[str, str],
+        *,
+        keys: Keys,
+        limits: Limits,
+        note_key: Callable[[tuple[str, int] | None], None],
+        models: Callable[[], Models],
+        figures: Callable[[], Figures | None],
+    ) -> None:
+        self._app, self._keys, self._limits, self._note_key = app, keys, limits, note_key
+        self._models, self._figures = models, figures
+        self._most_bytes = int(environment["GATEWAY_MAX_BODY_BYTES"]) or sys.maxsize
+        self._timeout_s = float(environment["REQUEST_TIMEOUT"])
+        self._is_direct = environment.get("GATEWAY_DIRECT", "on") == "on"
+        self._lane = Lane(
+            timeout_s=self._timeout_s,
+            cooldown_s=float(environment["DEFAULT_COOLDOWN_TIME_SECONDS"]),
+            strategy=environment["GATEWAY_ROUTING_STRATEGY"],
+        )
+        self._is_draining = self._is_over = False
+        self._open: set[asyncio.Task[Any]] = set()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "websocket":
+            # LiteLLM's realtime API: the engines have none.
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(scope, send)
+        try:
+            await self._answer(exchange, receive)
+        except RefusedError as refused:
+            await exchange.refuse(refused.status, refused.kind, str(refused), refused.retry_after_s)
+            self._count_failure(exchange, refused.status, refused.kind)
+
+    async def _answer(self, exchange: Exchange, receive: Receive) -> None:
+        scope = exchange.scope
+        check_path(scope)
+        if needs_key(scope):
+            self._recognise(exchange)
+        if scope["method"] != "POST":
+            await self._read(exchange, receive)
+            return
+        exchange.endpoint = ENDPOINTS[scope["path"]]
+        if self._is_draining:
+            raise RefusedError(503, "server_error", "the gateway is being stopped", RETRY_AFTER_DRAIN_S)
+        body = await read_body(scope, receive, self._most_bytes)
+        if body is None:
+            return
+        await self._until_gone(exchange, body, asyncio.ensure_future(receive()))
+
+    def _recognise(self, exchange: Exchange) -> None:
+        """Find whose key a request shows. Raises RefusedError 401."""
+        shown = keys_of(exchange.scope)
+        for key in shown:
+            caller = self._keys.find(key)
+            if caller is not None:
+                exchange.key, exchange.caller = key, caller
+                exchange.scope[CALLER] = caller
+                self._note_key(exchange.scope.get("client"))
+                return
+        raise RefusedError(401, "auth_error", self._keys.refusal(shown[0]) if shown else "wrong or missing key")
+
+    async def _read(self, exchange: Exchange, receive: Receive) -> None:
+        """Answer what is read without a body: LiteLLM does, but for what a key may not see."""
+        scope, caller = exchange.scope, exchange.caller
+        headers, send = plain_headers(scope), exchange.send_message
+        if scope["path"] in METRICS and scope["method"] == "GET":
+            if caller.name != MASTER:
+                raise RefusedError(403, "permission_error", f"the key `{caller.name}` may not read the metrics")
+            # In plain text, so that ours can follow.
+            headers = [(name, value) for name, value in headers if name not in (b"accept", b"accept-encoding")]
+            send = _followed_by(self._limits.metrics().encode(), send)
+        elif caller.models and scope["method"] != "OPTIONS":
+            await self._list_models(exchange)
+            return
+        await self._app({**scope, "headers": headers}, _replay(b"", receive), send)
+
+    async def _list_models(self, exchange: Exchange) -> None:
+        """List the models that a key may ask, in OpenAI's form; or one of them."""
+        models, wanted = self._models(), exchange.scope["path"].removeprefix("/v1/models/")
+        named = {name: models.named(name) for name in models.names()}
+        names = [name for name, model in named.items() if model and exchange.caller.may_ask(model.name)]
+        rows = [{"id": name, "object": "model", "created": 0, "owned_by": "stackwright"} for name in names]
+        if exchange.scope["path"] not in MODELS:
+            rows = [row for row in rows if row["id"] == wanted]
+            if not rows:
+                raise RefusedError(404, "invalid_request_error", f"unknown model `{wanted[:200]}`")
+        document = rows[0] if exchange.scope["path"] not in MODELS else {"object": "list", "data": rows}
+        await exchange.whole(200, orjson.dumps(document))
+
+    async def _until_gone(self, exchange: Exchange, body: bytes, gone: "asyncio.Future[Message]") -> None:
+        """Serve a request unless its client leaves, which ends `gone`, or the gateway is over."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+
+        def end(_: object) -> None:
+            if not exchange.finished:
+                task.cancel()
+
+        gone.add_done_callback(end)
+        try:
+            await self._serve(exchange, body, gone)
+        except asyncio.CancelledError:
+            if not gone.done():
+                if not self._is_over:
+                    raise
+                task.uncancel()
+                await exchange.break_off("the gateway is being stopped")
+            else:
+                task.uncancel()
+        finally:
+            gone.remove_done_callback(end)
+            gone.cancel()
+            self._open.discard(task)
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no more requests, give the open ones so many seconds, and end what is then left of them."""
+        self._is_draining = True
+        if self._open:
+            await asyncio.wait(self._open, timeout=limit_s)
+        await self.end()
+
+    async def end(self) -> None:
+        """End all that is open: a stream with an error event, what has no byte yet with 503."""
+        self._is_draining = self._is_over = True
+        open_now = set(self._open)
+        for task in open_now:
+            task.cancel()
+        if open_now:
+            await asyncio.wait(open_now, timeout=LEAVES_WITHIN_S)
+
+    async def _serve(self, exchange: Exchange, body: bytes, gone: "asyncio.Future[Message]") -> None:
+        """Check the body, wait for the request's turn, and ask for its answer."""
+        fields, models = parse_body(body), self._models()
+        exchange.number, endpoint = uuid.uuid4().hex, exchange.endpoint
+        model = models.find(fields.get("model"), endpoint)
+        exchange.labels = _labels(exchange, model)
+        caller = exchange.caller
+        if not caller.may_ask(model.name):
+            raise RefusedError(403, "permission_error", f"the key `{caller.name}` may not ask `{model.name}`")
+        check_shape(endpoint, fields)
+        refuse_oversized(fields, model.most_tokens)
+        priority = fields.pop("priority", None)
+        order = priority if isinstance(priority, int) else DEFAULT_PRIORITY
+        try:
+            await self._limits.admit(caller)
+        except LimitError as limit:
+            raise RefusedError(limit.status, "rate_limit_error", limit.sentence, limit.retry_after_s) from limit
+        self._note_open(1)
+        try:
+            async with turn(model.queue, order, self._timeout_s, sequences_of(fields)):
+                await self._ask(exchange, model, fields, gone)
+        finally:
+            self._note_open(-1)
+        if exchange.status < 300:
+            answered = exchange.answered
+            await self._limits.count(caller, model.name, answered.prompt_tokens, answered.completion_tokens)
+
+    async def _ask(
+        self, exchange: Exchange, model: Model, fields: dict[str, Any], gone: "asyncio.Future[Message]"
+    ) -> None:
+        """Ask a model, then those that stand in for it, until one answers."""
+        if not self._is_direct or exchange.endpoint not in model.direct:
+            await self._ask_litellm(exchange, fields, gone)
+            return
+        question = Question(
+            number=exchange.number,
+            path=exchange.scope["path"] if exchange.scope["path"].startswith("/v") else f"/v1{exchange.scope['path']}",
+            endpoint=exchange.endpoint,
+            fields=fields,
+            name=str(fields["model"]),
+            answered=exchange.answered,
+        )
+        failure = await self._lane.ask(question, model.name, model.replicas, exchange)
+        if failure is not None:
+            failure = await self._ask_others(exchange, question, failure, self._chain(model, failure), gone)
+        if failure is None:
+            self._count_answer(exchange)
+            return
+        await exchange.refuse(failure.status, failure.kind, failure.message, failure.retry_after_s)
+        self._count_failure(exchange, failure.status, failure.kind)
+
+    def _chain(self, model: Model, failure: Failure) -> Sequence[str]:
+        if model.longer is not None and is_too_long(failure):
+            return model.longer
+        return model.fallbacks
+
+    async def _ask_others(
+        self,
+        exchange: Exchange,
+        question: Question,
+        failure: Failure,
+        chain: Sequence[str],
+        gone: "asyncio.Future[Message]",
+    ) -> Failure | None:
+        """Ask the models that stand in, in their order; return why none answered."""
+        for number, name in enumerate(chain, start=1):
+            model = self._models().named(name)
+            if model is None:
+                continue
+            question.name = model.name
+            if question.endpoint in model.direct:
+                told = await self._lane.ask(question, model.name, model.replicas, exchange)
+                if told is None:
+                    return None
+                failure = told
+            else:
+                fields = {**question.fields, "model": model.name}
+                status = await self._ask_litellm(exchange, fields, gone, is_last=number == len(chain))
+                if exchange.started:
+                    return None
+                failure = Failure(status=status, message=f"`{model.name}` answered {status}")
+        return failure
+
+    async def _ask_litellm(
+        self, exchange: Exchange, fields: dict[str, Any], gone: "asyncio.Future[Message]", *, is_last: bool = True
+    ) -> int:
+        """Let LiteLLM answer; return its status. An error is not handed on unless this is the last to be asked."""
+        scope, status = exchange.scope, 0
+        body = encode(fields, exchange.endpoint)
+        reader = UsageReader(exchange.answered, hides_usage=hides_usage(fields, exchange.endpoint))
+        headers = [(name, value) for name, value in plain_headers(scope) if name != b"content-length"]
+        headers.append((b"content-length", str(len(body)).encode()))
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if status >= 400 and not is_last:
+                    return
+                exchange.started, exchange.status = True, status
+                exchange.is_stream = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+            elif not exchange.started:
+                return
+            else:
+                exchange.finished = not message.get("more_body", False)
+                read = reader.read_stream if exchange.is_stream else reader.read_whole
+                message = {**message, "body": read(message.get("body", b""), more=not exchange.finished)}
+            await exchange.send_message(message)
+
+        self._note_open(-1)  # there it is counted again
+        try:
+            await self._app({**scope, "headers": headers}, _replay(body, lambda: asyncio.shield(gone)), send)
+        finally:
+            self._note_open(1)
+        return status
+
+    def _note_open(self, change: int) -> None:
+        figures = self._figures()
+        if figures is not None:
+            figures.note_open(change)
+
+    def _count_answer(self, exchange: Exchange) -> None:
+        figures = self._figures()
+        if figures is not None and exchange.labels is not None:
+            figures.count_answer(
+                exchange.labels,
+                exchange.answered,
+                arrived_s=exchange.arrived_s,
+                ended_s=time.monotonic(),
+                is_stream=exchange.is_stream,
+            )
+
+    def _count_failure(self, exchange: Exchange, status: int, kind: str) -> None:
+        figures = self._figures()
+        if figures is not None and exchange.labels is not None:
+            figures.count_failure(exchange.labels, status, kind)
+
+
+def is_too_long(failure: Failure) -> bool:
+    """Return whether a model's answer says that the input is longer than its context, as LiteLLM reads it."""
+    from litellm.litellm_core_utils.exception_mapping_utils import ExceptionCheckers  # noqa: TID251  # inside LiteLLM
+
+    return bool(ExceptionCheckers.is_error_str_context_window_exceeded(failure.message))
+
+
+def _labels(exchange: Exchange, model: Model) -> Labels:
+    scope, caller = exchange.scope, exchange.caller
+    client = scope.get("client")
+    return Labels(
+        key=exchange.key,
+        alias=None if caller.name == MASTER else caller.name,
+        model=model.name,
+        path=scope["path"],
+        client=client[0] if client else None,
+        program=header(scope, b"user-agent") or None,
+    )
+
+
+def _followed_by(further: bytes, send: Send) -> Send:
+    """Return what sends an answer with more lines behind it, unless it is none of 200."""
+    is_followed = False
+
+    async def send_both(message: Message) -> None:
+        nonlocal is_followed
+        if message["type"] == "http.response.start":
+            is_followed = message["status"] == 200
+            if is_followed:
+                headers = [pair for pair in message["headers"] if pair[0].lower() != b"content-length"]
+                message = {**message, "headers": headers}
+        elif is_followed and not message.get("more_body", False):
+            message = {**message, "body": message.get("body", b"") + further}
+        await send(message)
+
+    return send_both
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return what gives the body once, then whatever comes after it."""
+    unread = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Message:
+        return unread.pop() if unread else await receive()
+
+    return next_message

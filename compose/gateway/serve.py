@@ -1,0 +1,16 @@
+"""Start LiteLLM's server as its own command does, with connections.py in the place of uvicorn's connections.
+
+LiteLLM's command has no option for it; uvicorn's table of protocols is what its own `--http` chooses from. A worker
+process runs this file too before it serves (multiprocessing's way of spawning), so the table holds there as well.
+"""
+
+import sys
+
+import uvicorn.config
+
+uvicorn.config.HTTP_PROTOCOLS["auto"] = "connections:Connection"
+
+if __name__ == "__main__":
+    from litellm.proxy.proxy_cli import run_server  # noqa: TID251  # inside LiteLLM's environment
+
+    sys.exit(run_server())
