@@ -21,6 +21,7 @@ HEALTH = "docs/decisions/0034-fallbacks-and-health.md"
 BODIES = "docs/decisions/0036-door-and-workers.md"
 LANE = "docs/decisions/0043-direct-lane.md"
 LITELLM = "LiteLLM 1.108.0"
+UNLIMITED = "all clients share one key; see GATEWAY_MAX_CONCURRENT_REQUESTS"
 REQUEST_TIMEOUT_S = 300
 # LiteLLM's own default (constants.py, DEFAULT_COOLDOWN_TIME_SECONDS): a restarted replica is back within this time.
 COOLDOWN_S = 5
@@ -74,12 +75,8 @@ def gateway_settings(
         "GATEWAY_MAX_BODY_BYTES": _longest_body(
             int(values.get("GATEWAY_MAX_INPUT_TOKENS") or _longest_input(context).value)
         ),
-        "GATEWAY_KEY_REQUESTS_PER_MINUTE": _setting(
-            "0", "all clients share one key; see GATEWAY_MAX_CONCURRENT_REQUESTS", DECISION
-        ),
-        "GATEWAY_KEY_TOKENS_PER_MINUTE": _setting(
-            "0", "all clients share one key; see GATEWAY_MAX_CONCURRENT_REQUESTS", DECISION
-        ),
+        "GATEWAY_KEY_REQUESTS_PER_MINUTE": _setting("0", UNLIMITED, DECISION),
+        "GATEWAY_KEY_TOKENS_PER_MINUTE": _setting("0", UNLIMITED, DECISION),
     }
 
 
