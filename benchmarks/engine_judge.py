@@ -9,8 +9,7 @@ the replica, and benchmarks/judge/ stands in for what is compiled. Where the con
 built on the `meta` device: its layers say whether the split divides them, and which attention backend takes them.
 
 The objectives are those of prod: dev and staging differ from it in the share of memory alone. Asked once is what
-differs in more than room: of plans with the same sort of GPUs, model and split, those with the longest context and with
-the most requests. GPUs are of one sort where all that the configuration asks of them is the same.
+differs in more than room: of plans with the same sort of GPUs, model and split, the one with the longest context. GPUs are of one sort where all that the configuration asks of them is the same.
 
 Writes benchmarks/results/engine_judge.json and ends with 1 where a refusal has no explanation. Touches that file, a
 temporary folder, and `--wheels`, where pip lays missing wheels.
@@ -30,6 +29,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from stackwright.engines.protocol import EngineNeeds
 from stackwright.errors import NoPlanError
 from stackwright.models.checkpoint import checkpoint_config
 from stackwright.planning.planner import make_plan
+from stackwright.planning.request import PlanRequest
 from stackwright.units import GIB
 
 from tests.fakes.nvml import build_fake_nvml
@@ -65,12 +66,30 @@ COMPILED = (
     "_flashmla_extension_C _qutlass_C vllm_flash_attn/_vllm_fa2_C vllm_flash_attn/_vllm_fa3_C"
 ).split()
 # Flags whose values change nothing but how much room there is, or a name: such questions are one.
-ROOM = ("--max-model-len", "--max-num-seqs")
+ROOM = ("--max-model-len", "--max-num-seqs", "--max-num-batched-tokens")
 # The reasoning parser looks into the tokenizer, which the stand-in has of no model.
 SILENT = ("--served-model-name", "--gpu-memory-utilization", "--reasoning-parser")
 
 # What the stand-in cannot judge, by the words of the refusal, with the reason.
 LIMITS = ((r"tilelang is required", "TileLang is not laid beside the stand-in; this model's layers are not built"),)
+# What no answer of the stand-in tells, with the reason; the result names it.
+NOT_JUDGED = {
+    "memory": "nothing is allocated: whether it fits is the forecast's business (benchmarks/forecast.py)",
+    "tool-call and reasoning parsers": "the server looks them up when it starts; catalog/parsers.yaml has the names",
+    "bfloat16 below compute capability 8.0": "the worker refuses it, not the configuration (v1/worker/gpu_worker.py)",
+    "kernels": "compiled modules are empty: a kernel that refuses a shape when it is first called is not heard",
+    "names of the weights": "config.json is rebuilt from the catalog and engine_configs.yaml; no weights are loaded",
+}
+
+# What the engine is known to refuse, by the words that it has for it: a judge that takes these takes anything. Asked of
+# eight GPUs of compute capability 9.0.
+CONTROLS = (
+    ("google/gemma-3-1b-it", "--dtype float16", r"does not support float16"),
+    ("Qwen/Qwen3-8B", "--max-model-len 1000000", r"max_model_len \(1000000\) is greater than"),
+    ("Qwen/Qwen3-8B", "--tensor-parallel-size 3", r"must be divisible by tensor parallel size"),
+    ("Qwen/Qwen3-4B-FP8", "--tensor-parallel-size 8", r"is not divisible by .*block"),
+    ("Qwen/Qwen3-8B", "--quantization bitsandbytes", r"Unknown quantization method: bitsandbytes"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +111,10 @@ class Question:
     arguments: tuple[str, ...]
 
     @property
-    def room(self) -> tuple[int, int]:
-        """The context and the requests, 0 where the engine is to find them."""
+    def room(self) -> tuple[int, ...]:
+        """The context, requests and tokens of a step, 0 where the engine is to find them."""
         given = dict(zip(self.arguments, self.arguments[1:], strict=False))
-        length, requests = (given.get(flag, "0") for flag in ROOM)
-        return (0 if length == "auto" else int(length), int(requests))
+        return tuple(int(value) if value != "auto" else 0 for value in (given.get(flag, "0") for flag in ROOM))
 
     @property
     def rest(self) -> tuple[object, ...]:
@@ -127,8 +145,10 @@ def main() -> int:
     tally = plan_all(given.host or HOST_NAMES, releases, given.model)
     questions = widest(tally.askers)
     print(f"{sum(tally.outcomes.values())} requests, {len(tally.askers)} argument lists, {len(questions)} questions")
+    controls = control_questions(releases)
     with tempfile.TemporaryDirectory() as folder:
-        answers = ask_all(questions, Path(folder), given.wheels)
+        answers = ask_all([*questions, *controls], Path(folder), given.wheels)
+    check_controls({question: (answers.pop(question), words) for question, words in controls.items()})
     if given.each:
         for question, answer in answers.items():
             print(
@@ -162,20 +182,19 @@ def plan_host(task: tuple[str, Sequence[str], Sequence[str] | None]) -> Tally:
     checkpoints = [point.hub_id for row in load_catalog().llms for point in row.checkpoints]
     wishes = [*((Environment.PROD, objective) for objective in (None, *Objective))]
     wishes += [(environment, None) for environment in Environment if environment is not Environment.PROD]
-    for hub_id in models or checkpoints:
+    for hub_id in models or checkpoints if recorded(name).gpus else ():
+        # Reading a model costs as much as a tenth of a plan.
+        read = {environment: request(recorded(name), environment, model=hub_id) for environment in Environment}
         for environment, objective in wishes:
             for release in releases:
-                plan_one(tally, name, hub_id, (environment, objective, release))
+                needs = EngineNeeds(exact=release)
+                plan_one(tally, name, replace(read[environment], objective=objective, needs=needs))
     return tally
 
 
-def plan_one(tally: Tally, name: str, hub_id: str, wish: tuple[Environment, Objective | None, str]) -> None:
+def plan_one(tally: Tally, name: str, asked: PlanRequest) -> None:
     """Plan once, and add the questions of the plan's replicas, or the refusal."""
-    environment, objective, release = wish
-    host = recorded(name)
-    if not host.gpus:
-        return
-    asked = replace(request(host, environment, model=hub_id), objective=objective, needs=EngineNeeds(exact=release))
+    release = asked.needs.exact
     try:
         plan = make_plan(asked, load_catalog())
     except NoPlanError:
@@ -185,7 +204,7 @@ def plan_one(tally: Tally, name: str, hub_id: str, wish: tuple[Environment, Obje
         tally.outcomes[name, release, "planned for the processor"] += 1
         return
     tally.outcomes[name, release, "planned"] += 1
-    by_uuid = {gpu.uuid: gpu for gpu in host.gpus if gpu.uuid is not None}
+    by_uuid = {gpu.uuid: gpu for gpu in asked.host.gpus if gpu.uuid is not None}
     for question in {ask_for(replica, by_uuid, release) for replica in plan.replicas}:
         tally.askers.setdefault(question, Counter())[name, release] += 1
 
@@ -211,26 +230,41 @@ def sort_of(gpu: Gpu) -> Device:
 
 
 def widest(questions: Iterable[Question]) -> list[Question]:
-    """Return of those that differ in room alone the ones with the longest context and the most requests."""
-    alike: dict[tuple[object, ...], list[Question]] = defaultdict(list)
+    """Return of those that differ in room alone the one with the longest context, the most requests and tokens."""
+    chosen: dict[tuple[object, ...], Question] = {}
     for question in questions:
-        alike[question.rest].append(question)
-    chosen: dict[Question, None] = {}
-    for group in alike.values():
-        chosen[max(group, key=lambda question: question.room)] = None
-        chosen[max(group, key=lambda question: question.room[::-1])] = None
-    return list(chosen)
+        chosen[question.rest] = max(question, chosen.get(question.rest, question), key=lambda each: each.room)
+    return list(chosen.values())
 
 
-def ask_all(questions: Iterable[Question], folder: Path, wheels: Path) -> dict[Question, dict[str, Any]]:
-    """Ask every question, those of the same GPUs and release in one process; two processes at a time."""
+def control_questions(releases: Iterable[str]) -> dict[Question, str]:
+    """Return the questions to which the engine is known to say no, each with its words."""
+    devices = (Device(name="NVIDIA GPU", memory_bytes=70 * GIB, capability="9.0"),) * 8
+    return {
+        Question(release=release, devices=devices, hub_id=hub_id, arguments=("--model", hub_id, *flags.split())): words
+        for release in releases
+        for hub_id, flags, words in CONTROLS
+    }
+
+
+def check_controls(controls: Mapping[Question, tuple[Mapping[str, Any], str]]) -> None:
+    """End where the engine does not refuse what it must."""
+    for question, (answer, words) in controls.items():
+        said = refusal_of(answer) or "nothing"
+        if not re.search(words, said):
+            raise SystemExit(f"{question.release} says {said} of {' '.join(question.arguments)}, and not {words}")
+
+
+def ask_all(questions: Sequence[Question], folder: Path, wheels: Path) -> dict[Question, dict[str, Any]]:
+    """Ask every question, those of the same sorts of GPUs and release in one process; two processes at a time."""
     write_models(folder / "models")
     (folder / "nvml").mkdir()
     build_fake_nvml(folder / "nvml")
-    groups: dict[tuple[str, tuple[Device, ...]], list[Question]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[Question]] = defaultdict(list)
     for question in questions:
-        groups[question.release, question.devices].append(question)
-    for release in {release for release, _ in groups}:
+        alike = len(set(question.devices)) == 1
+        groups[question.release, question.devices[0] if alike else question.devices].append(question)
+    for release in {question.release for question in questions}:
         lay_out_site(release, folder / release, wheels)
     with ThreadPoolExecutor(max_workers=2) as pool:
         answers = pool.map(lambda group: ask_group(group, folder), groups.values())
@@ -238,21 +272,21 @@ def ask_all(questions: Iterable[Question], folder: Path, wheels: Path) -> dict[Q
 
 
 def ask_group(group: Sequence[Question], folder: Path) -> list[tuple[Question, dict[str, Any]]]:
-    """Ask the questions of one release and some GPUs in one process."""
-    release, devices = group[0].release, group[0].devices
+    """Ask the questions of one release in one process; each sees as many GPUs as its replica has."""
+    release, devices = group[0].release, max((question.devices for question in group), key=len)
     answers = folder / f"{abs(hash((release, devices)))}.txt"
     answers.write_text(nvml_answers(devices), encoding="utf-8")
     models = folder / "models"
     asked = [
         {
             "arguments": [
-                str(models / question.hub_id) if word == question.hub_id else word for word in question.arguments
-            ]
+                *(str(models / question.hub_id) if word == question.hub_id else word for word in question.arguments),
+                "--skip-tokenizer-init",
+            ],
+            "environment": {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(len(question.devices))))},
         }
         for question in group
     ]
-    for question in asked:
-        question["arguments"].append("--skip-tokenizer-init")
     variables = {
         **os.environ,
         "PYTHONPATH": f"{folder / release}",
@@ -260,10 +294,13 @@ def ask_group(group: Sequence[Question], folder: Path) -> list[tuple[Question, d
         "STACKWRIGHT_FAKE_NVML": str(answers),
         "HF_HUB_OFFLINE": "1",
         "VLLM_CACHE_ROOT": str(folder / "cache"),
+        # Neither the wheels nor the environment have bytecode; without it a third of the time goes into compiling.
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+        "PYTHONDONTWRITEBYTECODE": "",
     }
     done = subprocess.run(
-        [engine_python(), "-B", HERE / "judge" / "inside.py"],
-        input=json.dumps({"ask_engine": str(ASK_ENGINE), "questions": [{**each, "environment": {}} for each in asked]}),
+        [engine_python(), HERE / "judge" / "inside.py"],
+        input=json.dumps({"ask_engine": str(ASK_ENGINE), "questions": asked}),
         env=variables,
         capture_output=True,
         text=True,
@@ -349,7 +386,7 @@ def whole_config(row: CatalogLlm, checkpoint: Checkpoint, beside: Mapping[str, A
     kept = [part for part in usual["modules_to_not_convert"] if part != "mlp.gate"]
     for each in beside["quantization"]:
         if checkpoint.hub_id.startswith(tuple(each["names"])) and checkpoint.format == each["format"]:
-            usual, kept = each.get("config", usual), [*kept, *each.get("kept", ())]
+            kept = [*kept, *each["kept"]]
     return {**config, "quantization_config": {**usual, **left_out(usual["quant_method"], kept)}}
 
 
@@ -398,6 +435,7 @@ def summarize(tally: Tally, answers: Mapping[Question, Mapping[str, Any]]) -> di
         for backend in answer["values"]["backends"]:
             backends[question.devices[0].capability][backend] += 1
     return {
+        "date": date.today().isoformat(),
         "plans": plans,
         "argument_lists": len(tally.askers),
         "questions": dict(Counter(question.release for question in answers)),
@@ -410,6 +448,8 @@ def summarize(tally: Tally, answers: Mapping[Question, Mapping[str, Any]]) -> di
             {"words": words, "explanation": explain(words), "questions": len(asked), **_examples(asked)}
             for words, asked in sorted(sorts.items())
         ],
+        "refused as they must be": [f"{hub_id} {flags}: {words}" for hub_id, flags, words in CONTROLS],
+        "not judged": NOT_JUDGED,
         "backends by compute capability": {key: dict(value) for key, value in sorted(backends.items())},
     }
 

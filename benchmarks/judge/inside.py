@@ -9,6 +9,7 @@ values.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -104,6 +105,9 @@ def main() -> None:
     from vllm.v1.worker import workspace
 
     inspect_here()
+    skip_reloading()
+    # Models are large and full of cycles, and the collector would look through each of them many times.
+    gc.set_threshold(200_000)
     workspace.init_workspace_manager(torch.device("meta"))
 
     built: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -152,7 +156,6 @@ def pretend_gpus() -> None:
 
     nvml = import_pynvml()
     nvml.nvmlInit()
-    count = nvml.nvmlDeviceGetCount()
     first = nvml.nvmlDeviceGetHandleByIndex(0)
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(first)
     pretend_triton(10 * major + minor)
@@ -166,7 +169,7 @@ def pretend_gpus() -> None:
     )
     sys.modules.update(dict.fromkeys(("cuda", "cuda.bindings", "cuda.bindings.driver"), Nothing))  # type: ignore[arg-type]
     torch.cuda._lazy_init = lambda: None
-    torch.cuda.device_count = lambda: count
+    torch.cuda.device_count = count_gpus
     torch.cuda.current_device = lambda: 0
     torch.cuda.get_device_properties = lambda *_: properties
     torch.cuda.get_device_capability = lambda *_: (major, minor)
@@ -176,7 +179,12 @@ def pretend_gpus() -> None:
     torch.accelerator.empty_cache = lambda: None
     from vllm.platforms import cuda
 
-    cuda._cuda_device_count_stateless = lambda *_: count
+    cuda._cuda_device_count_stateless = count_gpus
+
+
+def count_gpus(*_: Any) -> int:
+    """Return how many GPUs the question's replica sees."""
+    return len(os.environ["CUDA_VISIBLE_DEVICES"].split(","))
 
 
 def inspect_here() -> None:
@@ -187,6 +195,13 @@ def inspect_here() -> None:
         return registry._ModelInfo.from_model_cls(self.load_model_cls())
 
     registry._LazyRegisteredModel.inspect_model_cls = inspect_model_cls
+
+
+def skip_reloading() -> None:
+    """Leave out what vLLM writes down of every layer so that weights can be loaded anew: a fourth of the time."""
+    from vllm.model_executor.model_loader import utils
+
+    utils.record_metadata_for_reloading = lambda *_: None
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ def allowed(model: str) -> list[int]:
         ("Qwen/Qwen3-8B-AWQ", [1, 2, 4, 8, 16]),
         ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", [1, 2, 4, 8]),  # 768 / 8 = 96: kernels with groups of 32 take over
         ("Qwen/Qwen3-8B", [1, 2, 4, 8, 16]),  # nothing shares a scale
+        ("RedHatAI/gemma-4-26B-A4B-it-FP8-dynamic", [1, 2, 4, 8, 16]),  # one scale a channel
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-FP8", [1, 2, 4, 8, 16]),  # one scale a matrix
     ],
 )
 def test_every_rank_keeps_whole_blocks(model: str, sizes: list[int]) -> None:

@@ -45,7 +45,8 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
 
     `weight_bytes` is the sum of the tensors' bytes as stored, None where no source gives it; `computed`: what the shape
     comes to where all linear layers have the format, which the quantizer may have kept from some. `gated`: the hub asks
-    for a click and a token before it gives the files.
+    for a click and a token before it gives the files. `method`: the `quant_method` of its config.json, where that is
+    not the usual one of its format (models/checkpoint.py).
     """
 
     hub_id: str
@@ -55,6 +56,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     source: str
     date: str
     computed: bool = False
+    method: str | None = None
 
     @property
     def size(self) -> str:

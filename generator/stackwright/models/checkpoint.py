@@ -33,6 +33,20 @@ USUAL: Mapping[WeightFormat, Mapping[str, object]] = {
     WeightFormat.NVFP4: {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16},
     WeightFormat.MXFP4: {"quant_method": "mxfp4"},
 }
+# FP8 by another method than the usual one: no blocks, so that it is split anywhere. ModelOpt has one scale a matrix
+# (AIC nvidia--Llama-3.1-70B-Instruct-FP8_hf_quant_config.json, as in llms.yaml), llm-compressor one a channel (its
+# scheme FP8_DYNAMIC, which the names tell).
+_FP8_WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "dynamic": False}
+_FP8_INPUTS = {"num_bits": 8, "type": "float", "strategy": "token", "symmetric": True, "dynamic": True}
+_FP8_CHANNEL = {"group_0": {"targets": ["Linear"], "weights": _FP8_WEIGHTS, "input_activations": _FP8_INPUTS}}
+_FP8_BY_METHOD: Mapping[str, Mapping[str, object]] = {
+    "modelopt": {"quant_method": "modelopt", "quant_algo": "FP8"},
+    "compressed-tensors": {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "config_groups": _FP8_CHANNEL,
+    },
+}
 
 
 def checkpoint_config(row: CatalogLlm, checkpoint: Checkpoint) -> Mapping[str, object]:
@@ -43,7 +57,7 @@ def checkpoint_config(row: CatalogLlm, checkpoint: Checkpoint) -> Mapping[str, o
     if checkpoint.hub_id == row.hub_id:
         return row.config
     plain = {key: value for key, value in row.config.items() if key != "quantization_config"}
-    usual = USUAL.get(checkpoint.format)
+    usual = _FP8_BY_METHOD[checkpoint.method] if checkpoint.method else USUAL.get(checkpoint.format)
     if usual is None:
         return plain
     return {**plain, "quantization_config": {**usual, "modules_to_not_convert": _KEPT}}

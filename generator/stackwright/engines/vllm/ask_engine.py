@@ -11,6 +11,7 @@ folder or the hub, and NVML.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -76,7 +77,16 @@ def values_of(config: Any) -> dict[str, Any]:
 
 
 def _parse(arguments: list[str]) -> Any:
-    """Return the arguments as the server checks them; the parsers have moved twice (0.14.0, 0.30.0 and 0.33.0)."""
+    """Return the arguments as the server checks them."""
+    cli_args, parser = _parser()
+    asked = parser.parse_args(arguments)
+    cli_args.validate_parsed_serve_args(asked)
+    return asked
+
+
+@functools.cache  # half a second
+def _parser() -> tuple[Any, Any]:
+    """Return the module of the server's arguments and its parser; they have moved twice (0.14.0, 0.30.0, 0.33.0)."""
     try:
         from vllm.utils.argparse_utils import FlexibleArgumentParser
     except ModuleNotFoundError:
@@ -88,9 +98,7 @@ def _parse(arguments: list[str]) -> Any:
             from vllm.entrypoints.launchers import cli_args
         except ImportError:
             from vllm.entrypoints.openai import cli_args
-    asked = cli_args.make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
-    cli_args.validate_parsed_serve_args(asked)
-    return asked
+    return cli_args, cli_args.make_arg_parser(FlexibleArgumentParser())
 
 
 def _words(refusal: Exception) -> str:
