@@ -29,7 +29,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -435,7 +435,7 @@ def summarize(tally: Tally, answers: Mapping[Question, Mapping[str, Any]]) -> di
         for backend in answer["values"]["backends"]:
             backends[question.devices[0].capability][backend] += 1
     return {
-        "date": date.today().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "plans": plans,
         "argument_lists": len(tally.askers),
         "questions": dict(Counter(question.release for question in answers)),
