@@ -9,7 +9,8 @@ the replica, and benchmarks/judge/ stands in for what is compiled. Where the con
 built on the `meta` device: its layers say whether the split divides them, and which attention backend takes them.
 
 The objectives are those of prod: dev and staging differ from it in the share of memory alone. Asked once is what
-differs in more than room: of plans with the same sort of GPUs, model and split, the one with the longest context. GPUs are of one sort where all that the configuration asks of them is the same.
+differs in more than room: of plans with the same sort of GPUs, model and split, the one with the longest context. GPUs
+are of one sort where all that the configuration asks of them is the same.
 
 Writes benchmarks/results/engine_judge.json and ends with 1 where a refusal has no explanation. Touches that file, a
 temporary folder, and `--wheels`, where pip lays missing wheels.
