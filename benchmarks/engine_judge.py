@@ -195,7 +195,7 @@ def plan_host(task: tuple[str, Sequence[str], Sequence[str] | None]) -> Tally:
 
 def plan_one(tally: Tally, name: str, asked: PlanRequest) -> None:
     """Plan once, and add the questions of the plan's replicas, or the refusal."""
-    release = asked.needs.exact
+    release = asked.needs.exact or ""
     try:
         plan = make_plan(asked, load_catalog())
     except NoPlanError:
