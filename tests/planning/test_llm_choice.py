@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from stackwright.catalog.load import load_llms
+from stackwright.catalog.load import load_catalog, load_llms
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.objective import Objective
 from stackwright.domain.role import Role
@@ -22,6 +22,7 @@ from stackwright.planning.llm_choice import (
 )
 
 LLMS = load_llms()
+RULES = VLLM.format_rules(load_catalog(), None)
 LATENCY, THROUGHPUT, CONTEXT = Objective.LATENCY, Objective.THROUGHPUT, Objective.CONTEXT
 LONG = 2**20
 
@@ -42,7 +43,7 @@ def within(gib: float) -> Serves:
 def choose(serves: Serves, **changes: object) -> LlmChoice:
     """Choose for an RTX 4090 without a token, but for what the test changes."""
     wishes: dict[str, object] = {"objective": THROUGHPUT, "compute_capability": "8.9", "has_token": False}
-    return choose_llm(VLLM, LLMS, serves, **{**wishes, **changes})  # type: ignore[arg-type]
+    return choose_llm(RULES, LLMS, serves, **{**wishes, **changes})  # type: ignore[arg-type]
 
 
 def name(choice: LlmChoice) -> str | None:
@@ -71,7 +72,7 @@ def test_among_models_of_about_one_size_the_newest_is_taken() -> None:
     """A vision model with a hundredth more parameters and an older date does not beat the chat model."""
     rows = tuple(row for row in LLMS if row.name in ("qwen2.5-vl-7b", "qwen3-8b"))
     assert len(rows) == 2
-    choice = choose_llm(VLLM, rows, within(80), objective=THROUGHPUT, compute_capability="12.0", has_token=False)
+    choice = choose_llm(RULES, rows, within(80), objective=THROUGHPUT, compute_capability="12.0", has_token=False)
     assert name(choice) == "Qwen/Qwen3-8B"
 
 
@@ -94,8 +95,8 @@ def test_nothing_gated_without_a_token() -> None:
 
 def test_a_token_opens_what_is_gated() -> None:
     only = tuple(row for row in LLMS if row.name == "gemma-3-27b")
-    closed = choose_llm(VLLM, only, within(80), objective=LATENCY, compute_capability="9.0", has_token=False)
-    opened = choose_llm(VLLM, only, within(80), objective=LATENCY, compute_capability="9.0", has_token=True)
+    closed = choose_llm(RULES, only, within(80), objective=LATENCY, compute_capability="9.0", has_token=False)
+    opened = choose_llm(RULES, only, within(80), objective=LATENCY, compute_capability="9.0", has_token=True)
     assert (name(closed), name(opened)) == (None, "google/gemma-3-27b-it")
     assert "no token is set" in closed.excluded[0][1]
 
@@ -124,13 +125,13 @@ def test_nothing_fits() -> None:
 @given(gib=st.floats(0.5, 2000), capability=st.sampled_from(["7.5", "8.6", "9.0", "12.0", None]))
 def test_what_is_chosen_always_fits_and_is_open(objective: Objective, gib: float, capability: str | None) -> None:
     serves = within(gib)
-    choice = choose_llm(VLLM, LLMS, serves, objective=objective, compute_capability=capability, has_token=False)
+    choice = choose_llm(RULES, LLMS, serves, objective=objective, compute_capability=capability, has_token=False)
     for candidate in (choice.best, *choice.runners_up):
         if candidate is not None:
             assert serves(candidate.row, candidate.checkpoint)
             assert candidate.checkpoint.gated is False
     reverse = tuple(reversed(LLMS))
-    other = choose_llm(VLLM, reverse, serves, objective=objective, compute_capability=capability, has_token=False)
+    other = choose_llm(RULES, reverse, serves, objective=objective, compute_capability=capability, has_token=False)
     assert (choice.best, choice.runners_up) == (other.best, other.runners_up)
     assert set(choice.excluded) == set(other.excluded)
 
@@ -154,10 +155,10 @@ def test_looking_at_few_gives_what_looking_at_all_gives(
 ) -> None:
     """The rule in its plainest words, over every model: it chooses the same."""
     serves = room(tokens_gib, gib)
-    choice = choose_llm(VLLM, LLMS, serves, objective=objective, compute_capability=capability, has_token=False)
+    choice = choose_llm(RULES, LLMS, serves, objective=objective, compute_capability=capability, has_token=False)
     # One model at a time has no other to be compared with: what comes out is whether it fits, by which checkpoint.
     alone = [
-        choose_llm(VLLM, (row,), serves, objective=objective, compute_capability=capability, has_token=False).best
+        choose_llm(RULES, (row,), serves, objective=objective, compute_capability=capability, has_token=False).best
         for row in LLMS
     ]
     fitting = [each for each in alone if each is not None]
@@ -199,7 +200,7 @@ def test_the_longest_request_that_fits_is_not_the_longest_that_is_named() -> Non
     def serves(row: CatalogLlm, _: Checkpoint) -> int:
         return fitting[row.name]
 
-    choice = choose_llm(VLLM, pair, serves, objective=CONTEXT, compute_capability="9.0", has_token=False)
+    choice = choose_llm(RULES, pair, serves, objective=CONTEXT, compute_capability="9.0", has_token=False)
     assert choice.best is not None
     assert choice.best.row == held
     assert choice.best.tokens == held.context_tokens
@@ -216,7 +217,7 @@ def test_for_context_a_smaller_checkpoint_leaves_more_room() -> None:
         def serves(_: CatalogLlm, checkpoint: Checkpoint) -> int:
             return lengths.get(checkpoint.hub_id, 0)
 
-        return name(choose_llm(VLLM, only, serves, objective=objective, compute_capability="8.9", has_token=False))
+        return name(choose_llm(RULES, only, serves, objective=objective, compute_capability="8.9", has_token=False))
 
     assert chosen(THROUGHPUT) == "Qwen/Qwen3-14B"
     assert chosen(CONTEXT) == "Qwen/Qwen3-14B-FP8"

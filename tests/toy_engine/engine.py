@@ -242,9 +242,9 @@ class Toy:
         """Have one release."""
         return VERSION
 
-    def format_rule(self, weight_format: WeightFormat) -> FormatRule | None:
+    def format_rules(self, catalog: Catalog, version: str | None) -> Mapping[WeightFormat, FormatRule]:
         """Run whatever there is."""
-        return FormatRule(native="1.0", weight_only=None, older=None, source="tests/toy_engine/")
+        return dict.fromkeys(WeightFormat, FormatRule(native="1.0", source="tests/toy_engine/"))
 
     def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
         """Take every value that its declaration takes."""

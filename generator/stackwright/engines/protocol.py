@@ -155,10 +155,10 @@ class Communication(Struct, frozen=True, kw_only=True):
 class FormatRule(Struct, frozen=True, kw_only=True):
     """From which compute capability each kernel runs a format; None: it has no such kernel."""
 
-    native: str | None
-    weight_only: str | None
-    older: str | None
     source: str
+    native: str | None = None
+    weight_only: str | None = None
+    older: str | None = None
 
 
 class StartLog(Struct, frozen=True, kw_only=True):
@@ -308,8 +308,8 @@ class Engine(Protocol):
     def processor_release(self) -> str | None:
         """Return the release that serves on a processor where nobody asks for one; None where any may."""
 
-    def format_rule(self, weight_format: WeightFormat) -> FormatRule | None:
-        """Return which kernels run a format that is not plain; None where none does."""
+    def format_rules(self, catalog: Catalog, version: str | None) -> Mapping[WeightFormat, FormatRule]:
+        """Return which kernels run each format that a release runs; the newest known one where `version` is None."""
 
     def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
         """Return what is allowed for one of its settings if a release does not take `value`.

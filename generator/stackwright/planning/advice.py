@@ -20,7 +20,7 @@ from stackwright.domain.objective import Objective
 from stackwright.errors import NoPlanError
 from stackwright.models.stored import name_llm, stored_facts
 from stackwright.planning.layout import smallest_memory
-from stackwright.planning.quantization import advise_checkpoint
+from stackwright.planning.quantization import Rules, advise_checkpoint
 from stackwright.planning.request import ModelRequest
 from stackwright.units import MIB
 
@@ -58,7 +58,7 @@ NOTHING = Reach(sure=False, comfortable=False, tokens=0)
 def advise_instead(request: ModelRequest, catalog: Catalog, plan: Plan) -> str:
     """Return the hint for a model that does not fit: another checkpoint of it, else the hardware that holds it."""
     row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
-    found, told = _other_checkpoint(request, row, plan, NOTHING) if row is not None else ("", "")
+    found, told = _other_checkpoint(request, row, plan, _rules(request, catalog)) if row is not None else ("", "")
     held = _larger_hosts(request, catalog, plan)
     hardware = f"{request.llm.name} itself needs {', or '.join(held)}" if held else ""
     smaller = f"name a smaller model with --model, or lower the context with --set {request.engine.keys.context}=…"
@@ -70,11 +70,18 @@ def warn_of_length(request: ModelRequest, own: Reach, catalog: Catalog, plan: Pl
     if own.comfortable or request.pinned_count(request.engine.keys.context) or request.wishes.max_model_len:
         return None
     row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
-    better = _other_checkpoint(request, row, plan, own)[0] if row is not None else ""
+    better = _other_checkpoint(request, row, plan, _rules(request, catalog), own)[0] if row is not None else ""
     return f"requests have room for {own.tokens} tokens with their answers" + (f"; {better}" if better else "")
 
 
-def _other_checkpoint(request: ModelRequest, row: CatalogLlm, plan: Plan, least: Reach) -> tuple[str, str]:
+def _rules(request: ModelRequest, catalog: Catalog) -> Rules:
+    """Return the kernels of the release that was asked for, else of the newest; a plan says what an older one lacks."""
+    return request.engine.format_rules(catalog, request.whole.needs.exact)
+
+
+def _other_checkpoint(
+    request: ModelRequest, row: CatalogLlm, plan: Plan, rules: Rules, least: Reach = NOTHING
+) -> tuple[str, str]:
     """Return the sentence of the checkpoint that loses least of those with the best reach, or why there is none."""
     reached: dict[str, Reach] = {}
 
@@ -97,7 +104,7 @@ def _other_checkpoint(request: ModelRequest, row: CatalogLlm, plan: Plan, least:
     best = max(map(worth, others), default=NOTHING)
     enough = best > (replace(least, tokens=0) if least.comfortable else least)
     advice = advise_checkpoint(
-        request.engine,
+        rules,
         row,
         request.host.gpus[0].compute_capability,
         lambda checkpoint: enough and worth(checkpoint) >= best,

@@ -43,7 +43,7 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
         return serves(request.engine, there, memory, stored_facts(row, checkpoint), request.objective)
 
     choice = choose_llm(
-        request.engine,
+        request.engine.format_rules(catalog, chosen.version),
         catalog.llms,
         served,
         objective=request.objective or Objective.THROUGHPUT,

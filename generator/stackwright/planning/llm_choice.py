@@ -26,8 +26,7 @@ from stackwright.domain.catalog import order_release
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.objective import Objective
 from stackwright.domain.role import Role
-from stackwright.engines.protocol import Engine
-from stackwright.planning.quantization import Advice, Kernel, advise_checkpoint
+from stackwright.planning.quantization import Advice, Kernel, Rules, advise_checkpoint
 
 RECENT_MONTHS = 12
 SAME_CLASS = 0.5
@@ -69,7 +68,7 @@ class LlmChoice(Struct, frozen=True, kw_only=True):
 
 
 def choose_llm(
-    engine: Engine,
+    rules: Rules,
     llms: Iterable[CatalogLlm],
     serves: Serves,
     *,
@@ -81,12 +80,13 @@ def choose_llm(
     """Choose a model by the rule above.
 
     Args:
+        rules: which kernels the engine's release has (Engine.format_rules).
         serves: how long a request this host serves of a checkpoint; None, nobody can know, counts as none.
         compute_capability: of the least capable GPU; None on a CPU.
         has_token: whether the hub's token is there; without it, a model that may ask for access is never chosen.
         engine_version: the newest release that this host runs, None where any may be had.
     """
-    candidates = _Candidates(engine, serves, objective, compute_capability, has_token=has_token)
+    candidates = _Candidates(rules, serves, objective, compute_capability, has_token=has_token)
     rows = []
     for row in llms:
         reason = _unfit(row, engine_version)
@@ -106,11 +106,11 @@ class _Candidates:
     """Looks at models one by one, each at most once, and keeps why those that are out are so."""
 
     def __init__(
-        self, engine: Engine, serves: Serves, objective: Objective, compute_capability: str | None, *, has_token: bool
+        self, rules: Rules, serves: Serves, objective: Objective, compute_capability: str | None, *, has_token: bool
     ) -> None:
         self.excluded: dict[str, str] = {}
         self._known: dict[str, LlmCandidate | None] = {}
-        self._engine, self._serves, self._objective = engine, serves, objective
+        self._rules, self._serves, self._objective = rules, serves, objective
         self._capability, self._has_token = compute_capability, has_token
 
     def candidate_of(self, row: CatalogLlm) -> LlmCandidate | None:
@@ -142,7 +142,7 @@ class _Candidates:
         return LlmCandidate(row=row, checkpoint=advice.checkpoint, kernel=advice.kernel, tokens=tokens)
 
     def _advise(self, row: CatalogLlm, fits: Callable[[Checkpoint], bool | None]) -> Advice:
-        return advise_checkpoint(self._engine, row, self._capability, fits, has_token=self._has_token)
+        return advise_checkpoint(self._rules, row, self._capability, fits, has_token=self._has_token)
 
     def rank(self, rows: list[CatalogLlm]) -> list[LlmCandidate]:
         """Return the best and the runners-up, best first, each with its standing in words."""

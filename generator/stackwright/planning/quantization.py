@@ -8,13 +8,13 @@ number of bits kept per weight, which is a fact, and no benchmark is quoted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
 
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
-from stackwright.engines.protocol import Engine
+from stackwright.engines.protocol import FormatRule
 from stackwright.units import version_parts
 
 # Bits that are left of each weight of a linear layer, scales not counted (docs/reference/models.md).
@@ -65,14 +65,17 @@ class Advice(Struct, frozen=True, kw_only=True):
     refused: tuple[Refused, ...]
 
 
-def find_kernel(engine: Engine, weight_format: WeightFormat, compute_capability: str | None) -> Kernel | None:
-    """Return how an engine runs a format on a GPU, None where it does not; a compute capability of None is a CPU.
+Rules = Mapping[WeightFormat, FormatRule]
+
+
+def find_kernel(rules: Rules, weight_format: WeightFormat, compute_capability: str | None) -> Kernel | None:
+    """Return how an engine with these rules runs a format on a GPU, None where it does not; None of a GPU is a CPU.
 
     On the CPU only plain formats are advised: what it runs of the others depends on the instruction set.
     """
     if compute_capability is None:
         return Kernel.NATIVE if weight_format in PLAIN else None
-    rule = engine.format_rule(weight_format)
+    rule = rules.get(weight_format)
     if rule is None:
         return None
     bounds = ((Kernel.NATIVE, rule.native), (Kernel.WEIGHT_ONLY, rule.weight_only), (Kernel.OLDER, rule.older))
@@ -80,7 +83,7 @@ def find_kernel(engine: Engine, weight_format: WeightFormat, compute_capability:
     return next((kernel for kernel, least in bounds if least and own >= version_parts(least)), None)
 
 
-def order_by_loss(engine: Engine, row: CatalogLlm, compute_capability: str | None) -> tuple[Checkpoint, ...]:
+def order_by_loss(rules: Rules, row: CatalogLlm, compute_capability: str | None) -> tuple[Checkpoint, ...]:
     """Return the checkpoints of a model that lose least first.
 
     Most bits first; among equal bits the better kernel, then the model's own publisher, then the catalog's order.
@@ -89,7 +92,7 @@ def order_by_loss(engine: Engine, row: CatalogLlm, compute_capability: str | Non
     publisher = row.hub_id.partition("/")[0]
 
     def loss(checkpoint: Checkpoint) -> tuple[int, int, bool]:
-        kernel = find_kernel(engine, checkpoint.format, compute_capability)
+        kernel = find_kernel(rules, checkpoint.format, compute_capability)
         return (
             -BITS.get(checkpoint.format, 0),
             kernels.index(kernel) if kernel else len(kernels),
@@ -100,7 +103,7 @@ def order_by_loss(engine: Engine, row: CatalogLlm, compute_capability: str | Non
 
 
 def advise_checkpoint(
-    engine: Engine,
+    rules: Rules,
     row: CatalogLlm,
     compute_capability: str | None,
     fits: Callable[[Checkpoint], bool | None],
@@ -111,16 +114,17 @@ def advise_checkpoint(
     """Return the published checkpoint of a model that loses least and fits.
 
     Args:
+        rules: which kernels the engine's release has (Engine.format_rules).
         compute_capability: of the least capable GPU that would serve; None on a CPU.
         fits: says of a checkpoint whether it fits; None where nobody can know, which counts as no.
         instead_of: the hub id that did not fit; it is not tried again.
         has_token: False leaves out checkpoints that may ask for access.
     """
     refused: list[Refused] = []
-    for checkpoint in order_by_loss(engine, row, compute_capability):
+    for checkpoint in order_by_loss(rules, row, compute_capability):
         if checkpoint.hub_id == instead_of:
             continue
-        kernel = find_kernel(engine, checkpoint.format, compute_capability)
+        kernel = find_kernel(rules, checkpoint.format, compute_capability)
         reason = _refusal(checkpoint, kernel, compute_capability, has_token) or _misfit(checkpoint, fits(checkpoint))
         if reason is None:
             return Advice(

@@ -38,35 +38,34 @@ LEAST_STEP_TOKENS = 2048
 # The first sampled release that takes `--max-model-len auto` (engine/arg_utils.py, human_readable_int_or_auto).
 AUTO_RELEASE = "0.14.1"
 
-# Which number formats the kernels run, from which compute capability on.
+# Which number formats the kernels run, from which compute capability on; where the engine unpacks the weights, the
+# bounds are those of the release (catalog/formats.yaml), by the names that `_UNPACKED` has for them.
 _BLACKWELL = "10.0"
 _LAYERS = "vLLM 0.32.0 model_executor/layers/quantization/"
-# Read 2026-11-21. The bounds are those of the engine's own `get_min_capability` and platform checks, except that the
-# Marlin kernels are counted from 8.0: 0.32.0 runs them from 7.5, older releases do not.
+# Read 2026-11-21. The bounds are those of the engine's own `get_min_capability` and platform checks.
 _FORMAT_RULES = {
     # GPUs below are refused (docs/getting_started/installation/gpu, 0.32.0); bfloat16 below 8.0 is run as float16.
     **dict.fromkeys(
         (WeightFormat.FP32, WeightFormat.BF16, WeightFormat.FP16),
-        FormatRule(native="7.0", weight_only=None, older=None, source="docs/getting_started/installation/gpu"),
+        FormatRule(native="7.0", source="docs/getting_started/installation/gpu"),
     ),
-    WeightFormat.FP8: FormatRule(
-        native="8.9", weight_only="8.0", older=None, source=_LAYERS + "fp8.py; platforms/cuda.py"
-    ),
-    WeightFormat.INT8: FormatRule(
-        native="7.5", weight_only="8.0", older=None, source=_LAYERS + "compressed_tensors/schemes"
-    ),
-    WeightFormat.NVFP4: FormatRule(
-        native=_BLACKWELL, weight_only="8.0", older=None, source=_LAYERS + "modelopt.py; utils/marlin_utils_fp4.py"
-    ),
-    WeightFormat.MXFP4: FormatRule(native=_BLACKWELL, weight_only="8.0", older=None, source=_LAYERS + "mxfp4.py"),
-    WeightFormat.GPTQ8: FormatRule(native=None, weight_only="8.0", older="7.0", source=_LAYERS + "auto_gptq.py"),
-    WeightFormat.AWQ: FormatRule(native=None, weight_only="8.0", older="7.5", source=_LAYERS + "auto_awq.py"),
-    WeightFormat.GPTQ: FormatRule(native=None, weight_only="8.0", older="7.0", source=_LAYERS + "auto_gptq.py"),
-    WeightFormat.INT4: FormatRule(
-        native=None,
-        weight_only="8.0",
-        older=None,
-        source=_LAYERS + "compressed_tensors/schemes/compressed_tensors_wNa16.py",
+    WeightFormat.FP8: FormatRule(native="8.9", source=_LAYERS + "fp8.py; platforms/cuda.py"),
+    WeightFormat.INT8: FormatRule(native="7.5", source=_LAYERS + "compressed_tensors/schemes"),
+    WeightFormat.NVFP4: FormatRule(native=_BLACKWELL, source=_LAYERS + "modelopt.py; utils/marlin_utils_fp4.py"),
+    WeightFormat.MXFP4: FormatRule(native=_BLACKWELL, source=_LAYERS + "mxfp4.py"),
+    WeightFormat.GPTQ8: FormatRule(older="7.0", source=_LAYERS + "auto_gptq.py"),
+    WeightFormat.AWQ: FormatRule(older="7.5", source=_LAYERS + "auto_awq.py"),
+    WeightFormat.GPTQ: FormatRule(older="7.0", source=_LAYERS + "auto_gptq.py"),
+    WeightFormat.INT4: FormatRule(source=_LAYERS + "compressed_tensors/schemes/compressed_tensors_wNa16.py"),
+}
+# Marlin's kernels; those of AWQ and GPTQ are the ones of compressed-tensors' integers (utils/marlin_utils.py).
+_MARLIN = "compressed-tensors/wNa16"
+_UNPACKED = {
+    WeightFormat.FP8: "fp8",
+    WeightFormat.NVFP4: "modelopt_fp4",
+    WeightFormat.MXFP4: "mxfp4",
+    **dict.fromkeys(
+        (WeightFormat.INT8, WeightFormat.GPTQ8, WeightFormat.AWQ, WeightFormat.GPTQ, WeightFormat.INT4), _MARLIN
     ),
 }
 
@@ -324,9 +323,17 @@ class Vllm:
         """Return the release whose packages are locked for processors."""
         return CPU_RELEASE
 
-    def format_rule(self, weight_format: WeightFormat) -> FormatRule | None:
-        """Return which kernels run a format; None where none does."""
-        return _FORMAT_RULES.get(weight_format)
+    def format_rules(self, catalog: Catalog, version: str | None) -> Mapping[WeightFormat, FormatRule]:
+        """Return which kernels run each format in a release, the newest where none is named."""
+        known = catalog.formats.sampled
+        newest = order_release(version or known[-1])
+        read = [sampled for sampled in known if order_release(sampled) <= newest][-1:]
+        return {
+            weight_format: replace(rule, weight_only=catalog.formats.runs_from((_UNPACKED[weight_format],), read[0]))
+            if read and weight_format in _UNPACKED
+            else rule
+            for weight_format, rule in _FORMAT_RULES.items()
+        }
 
     def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
         """Return which parsers a release has if `value` is none of them; None if it is, or nobody knows."""
