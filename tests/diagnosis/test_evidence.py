@@ -27,6 +27,7 @@ from stackwright.runtime import Say, ServiceChange, Stack
 
 from tests.planning_requests import plan_for, recorded
 
+MALFORMED = (Path(__file__).parent / "logs" / "requests" / "gateway-malformed.txt").read_text(encoding="utf-8")
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 50.00 MiB."
 
 KERNEL = (
@@ -135,6 +136,36 @@ def test_only_what_is_ill_is_asked_why(stack: Stack) -> None:
 def test_one_that_fell_and_recovered_is_asked_too(stack: Stack) -> None:
     runtime = Told(states=(state("engine", ServicePhase.HEALTHY, restarts=1),), texts={"engine": OOM})
     assert named(gather(runtime, stack, kernel="").evidence) == [("engine", "oom-serving")]
+
+
+def test_one_that_recovered_explains_nothing_that_is_ill_now(stack: Stack) -> None:
+    """Redis was gone for a while, long ago; now the engine does not answer."""
+    runtime = Told(
+        states=(
+            state("engine", ServicePhase.UNHEALTHY),
+            state("gateway", ServicePhase.HEALTHY, restarts=1),
+        ),
+        texts={"engine": "", "gateway": "redis.exceptions.ConnectionError: Error 111 connecting to redis:6379"},
+    )
+    assert named(gather(runtime, stack, kernel="").evidence) == [("engine", "silent")]
+
+
+def test_a_request_explains_no_fall(stack: Stack) -> None:
+    """A client has sent `"messages": "hi"`, and was answered."""
+    fallen = state("gateway", ServicePhase.UNHEALTHY)
+    runtime = Told(states=(fallen,), texts={"gateway": MALFORMED})
+    assert named(gather(runtime, stack, kernel="").evidence) == [("gateway", "silent")]
+
+
+def test_an_earlier_run_explains_no_fall_of_this_one(stack: Stack) -> None:
+    """Redis refused the password of the run before, which somebody has mended and ended."""
+    begin = "1:C 29 Nov 2026 12:00:00.000 * oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo\n"
+    text = f"{begin}MISCONF Redis is configured to save RDB snapshots\n{begin}ready\n"
+    before = Told(states=(state("redis", ServicePhase.STARTING, restarts=1),), texts={"redis": text})
+    now = Told(states=(state("redis", ServicePhase.UNHEALTHY),), texts={"redis": text})
+    assert ("redis", "silent") in named(gather(now, stack, kernel="").evidence)
+    assert "MISCONF" in "".join(each.text for each in gather(before, stack, kernel="").evidence)
+    assert "MISCONF" not in "".join(each.text for each in gather(now, stack, kernel="").evidence)
 
 
 def test_a_kill_is_told_from_one_by_hand(stack: Stack) -> None:

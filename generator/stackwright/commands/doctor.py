@@ -28,6 +28,7 @@ from stackwright.detect import Detection, detect_host
 from stackwright.diagnosis.evidence import Evidence, Examination, Gathered, Named, evidence_of, gather, name_failures
 from stackwright.diagnosis.kernel import read_kernel
 from stackwright.diagnosis.load import load_rules
+from stackwright.diagnosis.moments import without_requests
 from stackwright.diagnosis.pasted import judge_log
 from stackwright.diagnosis.redaction import assigned_secrets, make_redaction
 from stackwright.diagnosis.rules import Diagnosis, EvidenceKind
@@ -192,7 +193,11 @@ def _unknown(stack: Stack, gathered: Gathered, named: tuple[Named, ...]) -> tupl
     if gathered.failed_s_ago is not None and not named:
         engines = {stack.kind_of(replica.name) for replica in stack.plan.engines}
         fallen = [name for name, _ in gathered.logs if stack.kind_of(name) in engines]
-    lines = ((name, telling_line(dict(gathered.logs).get(name, ""))) for name in fallen if name not in explained)
+    lines = (
+        (name, telling_line(without_requests(dict(gathered.logs).get(name, ""))))
+        for name in fallen
+        if name not in explained
+    )
     return tuple((name, line or "nothing in its log") for name, line in lines)
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from stackwright.diagnosis.heartbeat import read_heartbeat
 from stackwright.diagnosis.kernel import messages_about, read_kernel
+from stackwright.diagnosis.moments import last_runs, without_requests
 from stackwright.diagnosis.rules import Diagnosis, EvidenceKind, Rule, diagnose_log, state_line
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding, Severity
@@ -87,7 +88,8 @@ class Examination(Struct, frozen=True, kw_only=True):
 def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
     """Gather from a running stack, else from the logs of its last failed start. `kernel`: what the kernel said.
 
-    A service that is healthy and never fell tells of no failure, whatever stands in its log.
+    A service that is healthy and never fell tells of no failure, whatever stands in its log; one that has recovered
+    tells of its own only where no other is ill now. Of the others only what can be the cause of this fall is evidence.
     """
     states: tuple[ServiceState, ...] = ()
     refusal: tuple[Evidence, ...] = ()
@@ -101,18 +103,23 @@ def gather(runtime: Runtime, stack: Stack, kernel: str) -> Gathered:
             states=states, evidence=(*refusal, *kept.evidence), logs=kept.logs, failed_s_ago=kept.failed_s_ago
         )
     logs = tuple((state.name, _log(runtime, state.name)) for state in states if state.phase is not ServicePhase.ABSENT)
-    ill = {state.name for state in states if state.phase is not ServicePhase.HEALTHY or state.restarts}
+    ill = {state.name: state for state in states if state.phase is not ServicePhase.HEALTHY}
+    ill = ill or {state.name: state for state in states if state.restarts}
     events = read_events(runtime)
     return Gathered(
         states=states,
         logs=logs,
         events=events,
         evidence=(
-            *(Evidence(service=name, kind=stack.kind_of(name), text=text) for name, text in logs if name in ill),
+            *(
+                Evidence(service=name, kind=stack.kind_of(name), text=_of_fall(text, ill[name]))
+                for name, text in logs
+                if name in ill
+            ),
             *lost_gpus(stack, {name for name, _ in logs}),
             *(
                 _about_state(state, events, messages_about(state, dict(logs).get(state.name, ""), kernel))
-                for state in states
+                for state in ill.values()
                 if state_line(state)
             ),
         ),
@@ -130,6 +137,12 @@ def lost_gpus(stack: Stack, names: Container[str]) -> Iterator[Evidence]:
 def evidence_of(failure: StackError) -> Evidence:
     """Take what a runtime refused with for evidence."""
     return Evidence(service="", kind=EvidenceKind.RUNTIME, text=f"{failure.message}\n{failure.hint or ''}")
+
+
+def _of_fall(text: str, state: ServiceState) -> str:
+    """Return what of a log can be the cause: of this run, and of the one before where that has fallen."""
+    runs = 2 if state.restarts or state.phase is ServicePhase.EXITED else 1
+    return without_requests(last_runs(text, runs))
 
 
 def _about_state(state: ServiceState, events: str, kernel: str) -> Evidence:

@@ -111,14 +111,17 @@ def list_models(endpoint: Endpoint, key: str, models: tuple[str, ...]) -> Answer
 
 
 def count_open_requests(endpoint: Endpoint, key: str) -> int | None:
-    """Return how many requests the gateway works on, as its metrics say; None where it does not tell."""
+    """Return how many requests the gateway works on, as its metrics say; None where it does not tell.
+
+    LiteLLM redirects from `/metrics`, which is not followed.
+    """
 
     def counted(status: int, body: bytes) -> Answer:
         found = _IN_FLIGHT.findall(body)
         # This question is one of them.
         return _yes(status, str(max(round(sum(map(float, found))) - 1, 0))) if found else _no("no count", body)
 
-    answer = _request(endpoint, "/metrics", key, None, counted, COUNT_TIMEOUT_S)
+    answer = _request(endpoint, "/metrics/", key, None, counted, COUNT_TIMEOUT_S)
     return int(answer.text) if answer.ok else None
 
 
