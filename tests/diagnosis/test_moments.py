@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.moments import last_runs, without_requests
+from stackwright.diagnosis.pasted import judge_log
 from stackwright.diagnosis.rules import diagnose_log
 
 MALFORMED = (Path(__file__).parent / "logs" / "requests" / "gateway-malformed.txt").read_text(encoding="utf-8")
@@ -29,6 +30,11 @@ def rules_of(text: str, kind: str = "gateway") -> list[str]:
     return [diagnosis.rule for diagnosis in diagnose_log(text, load_rules(), kind=kind)]
 
 
+def rule_of_log(text: str) -> str | None:
+    """Return the rule that names what a pasted log tells."""
+    return judge_log(text, load_rules(), {})[0].rule
+
+
 def test_a_malformed_request_is_no_broken_file() -> None:
     assert "has no attribute" in MALFORMED
     assert rules_of(MALFORMED) == []
@@ -38,9 +44,11 @@ def test_a_malformed_request_is_no_broken_file() -> None:
 
 def test_a_broken_file_after_a_malformed_request_is_one() -> None:
     """The gateway was started again; nothing but the traceback tells of it."""
-    assert rules_of(MALFORMED + NO_FILE) == ["gateway-file"]
-    assert rules_of(MALFORMED + NO_GET) == ["gateway-file"]
-    assert rules_of(NO_GET) == ["gateway-file"]
+    for broken in (NO_FILE, NO_GET):
+        assert rules_of(without_requests(MALFORMED + broken)) == ["gateway-file"]
+        assert rule_of_log(MALFORMED + broken) == "gateway-file"
+        assert rule_of_log(broken) == "gateway-file"
+    assert rule_of_log(MALFORMED) is None
 
 
 def test_runs_are_told_apart() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
+from stackwright.diagnosis.moments import without_requests
 from stackwright.diagnosis.rules import LONGEST_QUOTE, Diagnosis, Rule, diagnose_log, failure_lines
 
 # `engine-1  | text`: what Compose writes before a line.
@@ -56,7 +57,7 @@ def judge_log(text: str, rules: Iterable[Rule], values: Mapping[str, str]) -> tu
     """
     known = tuple(rules)
     parts = _by_service(text)
-    named = [found[0] for part in parts if (found := diagnose_log(part, known, values=values))]
+    named = [found[0] for part in parts if (found := _diagnose(part, known, values))]
     if named:
         return tuple({diagnosis.rule: _judged(diagnosis) for diagnosis in named}.values())
     chains = (chain for part in parts if (chain := _first_errors(part)))
@@ -65,6 +66,14 @@ def judge_log(text: str, rules: Iterable[Rule], values: Mapping[str, str]) -> tu
             cause=f"no known failure; the first error is: {chain[0]}", fix=None, source=None, lines=chain, rule=None
         )
         for chain in list(chains)[:1]
+    )
+
+
+def _diagnose(text: str, rules: tuple[Rule, ...], values: Mapping[str, str]) -> tuple[Diagnosis, ...]:
+    """Look at what befell the service first; only then at the requests that failed."""
+    serious = without_requests(text)
+    return diagnose_log(serious, rules, values=values) or (
+        diagnose_log(text, rules, values=values) if serious != text else ()
     )
 
 

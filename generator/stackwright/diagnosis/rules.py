@@ -13,7 +13,6 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
-from stackwright.diagnosis.moments import without_requests
 from stackwright.domain.service import ServicePhase, ServiceState
 
 # A match that may look back over a line costs its length squared; no message that a rule knows is longer.
@@ -41,8 +40,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     any of which a line has to match; named groups may stand in `cause`, `fix` and `settings` as `{group}`. `also` and
     `unless`: what another line of the same text must, or must not, match. `settings`: pins that mend it. `permanent`:
     trying the same again cannot help. `source`: where the words and the fix come from; `seen`: the date on which it was
-    read. `general`: tried where no other rule matches, since it quotes whatever was refused. `start`: befalls a service
-    that starts, and is no failure of a request that it serves.
+    read. `general`: tried where no other rule matches, since it quotes whatever was refused.
     """
 
     id: str
@@ -57,7 +55,6 @@ class Rule(Struct, frozen=True, kw_only=True):
     unless: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     general: bool = False
-    start: bool = False
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
@@ -99,23 +96,15 @@ def diagnose_log(
         values: the settings in force, by key, and `environment`: what a fix may name.
     """
     tried = [rule for rule in rules if kind is None or kind in rule.where]
+    texts = ["\n".join(lines) for lines in _readings(text)]
     whole = "\n".join(line for level, line in _levelled(text) if level not in _QUIET)
-    texts = list(_joined(text))
-    # Another text for the rules of a start, where there is something to leave out.
-    of_start = without_requests(text)
-    texts_of_start = texts if of_start == text else [*_joined(of_start), *[""] * len(texts)]
     for general in (False, True):
         asked = [rule for rule in tried if rule.general is general]
-        for joined, start in zip(texts, texts_of_start, strict=False):
-            matches = (_match(rule, start if rule.start else joined, whole, values) for rule in asked)
-            found = tuple(match for match in matches if match is not None)
+        for joined in texts:
+            found = tuple(one for rule in asked if (one := _match(rule, joined, whole, values)) is not None)
             if found:
                 return found
     return ()
-
-
-def _joined(text: str) -> Iterator[str]:
-    return ("\n".join(lines) for lines in _readings(text))
 
 
 # Colours, also as they come out of a copied terminal (`ESC[31m`, `^[[31m`, `[1;31m`), and control characters.
