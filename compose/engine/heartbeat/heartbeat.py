@@ -48,7 +48,9 @@ LOOK_S, ANSWER_S, LEAST_LOOK_S = 5.0, 4.0, 0.25
 """Between two looks, and how long the server may take for one. Either is less where the grace is short."""
 
 ASK_S, GPUS_S = 60.0, 60.0
-"""How long without a step before one token is asked for, and between two looks at the GPUs."""
+"""How long without a step before one token is asked for, half the grace at most so that its answer comes in time; and
+between two looks at the GPUs.
+"""
 
 REST_S = 120.0
 """How long an engine on a processor may do nothing at all while requests are open."""
@@ -224,7 +226,7 @@ class Heartbeat:
 
     def __init__(self, command: list[str], grace_s: float, notes: Notes, *, asks: bool) -> None:
         self._look_s = min(LOOK_S, max(LEAST_LOOK_S, grace_s / 8))
-        self._ask_s, self._asks = min(ASK_S, grace_s), asks
+        self._ask_s, self._asks = min(ASK_S, grace_s / 2), asks
         host, port = address_in(command)
         answer_s = min(ANSWER_S, 4 * self._look_s)
         self._server = Server(host, port, os.environ.get("VLLM_API_KEY", ""), answer_s)

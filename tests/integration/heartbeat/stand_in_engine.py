@@ -1,10 +1,10 @@
 """An engine of two processes in the place of vLLM: a server that answers, and a core that makes the tokens.
 
-    python stand_in_engine.py --port PORT [--starts-at FILE]
+    python stand_in_engine.py --port PORT [--starts-at FILE] [--leaks]
 
 `POST /v1/completions` waits for the core, and with `until` for a file first: the core then works in steps, which show
 in the figures like the chunks of a long prompt. `/v1/die` ends the server as vLLM's does when its core has died: with
-status 0. Standard library alone.
+status 0. With `--leaks` it counts one open request too many. Standard library alone.
 """
 
 from __future__ import annotations
@@ -61,12 +61,13 @@ class Handler(BaseHTTPRequestHandler):
     """Answers as vLLM does."""
 
     core: Core
+    leaked = 0
 
     def do_GET(self) -> None:
         """Tell of the open requests, the figures and the model."""
         pages = {
             "/health": "",
-            "/load": json.dumps({"server_load": self.core.open}),
+            "/load": json.dumps({"server_load": self.core.open + self.leaked}),
             "/metrics": (
                 f'vllm:generation_tokens_total{{engine="0"}} {self.core.tokens}.0\n'
                 f'vllm:kv_cache_usage_perc{{engine="0"}} {self.core.steps}.0\n'
@@ -103,12 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--starts-at", type=Path)
+    parser.add_argument("--leaks", action="store_true")
     words = parser.parse_args()
     core = Core()
     print(f"stand-in: server {os.getpid()}, core {core.process.pid}", flush=True)
     while words.starts_at is not None and not words.starts_at.exists():
         time.sleep(0.05)
-    handler = type("Served", (Handler,), {"core": core})
+    handler = type("Served", (Handler,), {"core": core, "leaked": int(words.leaks)})
     with ThreadingHTTPServer(("127.0.0.1", words.port), handler) as server:
         print("stand-in: listens", flush=True)
         server.serve_forever()

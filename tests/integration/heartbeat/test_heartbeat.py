@@ -116,6 +116,14 @@ def test_a_long_prompt_in_steps_is_no_hang(make: Make, tmp_path: Path) -> None:
     assert not engine.notes.exists()
 
 
+def test_a_request_that_is_counted_and_not_there_is_no_hang(make: Make) -> None:
+    engine = make("--leaks")
+    engine.await_words(ASKED)
+    let_a_grace_pass(make)
+    assert engine.process.poll() is None
+    assert not engine.notes.exists()
+
+
 def test_a_start_is_not_judged(make: Make, tmp_path: Path) -> None:
     engine = make(f"--starts-at={tmp_path / 'loaded'}")
     pids(engine)

@@ -136,7 +136,7 @@ def watched(
         print(log.read_text(errors="replace")[-20000:])
 
 
-def stand_in(folder: Path, port: int, *words: str, options: tuple[str, ...] = (), grace_s: str = "1") -> Any:
+def stand_in(folder: Path, port: int, *words: str, options: tuple[str, ...] = (), grace_s: str = "2") -> Any:
     """Run a watched stand-in."""
     command: list[str | Path] = [
         sys.executable,
