@@ -1,13 +1,14 @@
 """How soon a hung engine is found, and that a prompt of five minutes is not taken for one: real vLLM on the processor.
 
-    python -m benchmarks.heartbeat --engine VENV [--grace 120] [--prefill 300]
+    python -m benchmarks.heartbeat --engine VENV [--grace 120] [--reader-grace 740] [--prefill 300]
 
 VENV is the virtual environment of the CPU engine. Three engines with the smoke model hang, with the grace that a plan
 has: the core while it writes, the core while idle, the server while idle. Told are the seconds from the SIGSTOP to the
 verdict, and to the end of the last process. Beside them a slower model, of random weights, reads a prompt whose length
 was chosen by a short one to last as long as asked; told are its time, its steps as the figures show them, the longest
-silence between two of them, and false alarms. Before that all of them rest, and what a watched engine uses of a core
-while it is idle is counted.
+silence between two of them, and false alarms. Its grace is what a plan gives such a model on two cores: three times
+2 × 600 million parameters × 2048 tokens at 5 GFLOP/s a core (planning/heartbeat.py). Before that all of them rest, and
+what a watched engine uses of a core while it is idle is counted.
 
 Writes benchmarks/results/heartbeat.json. Touches loopback, a temporary folder and that file.
 """
@@ -126,20 +127,20 @@ def prefill(engine: Watched, wished_s: float) -> dict[str, Any]:
     }
 
 
-def measure(python: Path, folder: Path, grace_s: str, prefill_s: float) -> dict[str, Any]:
+def measure(python: Path, folder: Path, graces: tuple[str, str], prefill_s: float) -> dict[str, Any]:
     """Run all engines side by side."""
     small, slow = folder / "small", folder / "slow"
     write_smoke_model(small)
     write_slow_model(small, slow)
     with contextlib.ExitStack() as ended:
 
-        def start(name: str, model: Path, *words: str) -> Watched:
+        def start(name: str, model: Path, grace_s: str, *words: str) -> Watched:
             place = folder / name
             place.mkdir()
             return ended.enter_context(vllm(place, python, model, free_port(), *words, grace_s=grace_s))
 
-        engines = {name: start(name, small, "--max-model-len", "32768") for name in NAMES}
-        reader = start("reader", slow, "--load-format", "dummy", "--max-model-len", str(MOST_TOKENS + 64))
+        engines = {name: start(name, small, graces[0], "--max-model-len", "32768") for name in NAMES}
+        reader = start("reader", slow, graces[1], "--load-format", "dummy", "--max-model-len", str(MOST_TOKENS + 64))
         for engine in (*engines.values(), reader):
             engine.await_answer()
         say("all answer")
@@ -165,12 +166,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engine", type=Path, required=True, help="virtual environment of the CPU engine")
     parser.add_argument("--grace", default="120", help="ENGINE_HEARTBEAT")
+    parser.add_argument("--reader-grace", default="740", help="the same, of the model that reads a long prompt")
     parser.add_argument("--prefill", type=float, default=300, help="seconds that the long prompt should take")
     words = parser.parse_args()
     python = words.engine / "bin" / "python"
     with tempfile.TemporaryDirectory() as name:
         results: dict[str, Any] = {"measured_on": describe(python), "grace_s": int(words.grace)}
-        results |= measure(python, Path(name), words.grace, words.prefill)
+        results["reader_grace_s"] = int(words.reader_grace)
+        results |= measure(python, Path(name), (words.grace, words.reader_grace), words.prefill)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     say(json.dumps(results))
     read = results["long_prompt"]

@@ -22,7 +22,7 @@ ENGINE_FOLDER = Path(__file__).parents[3] / "compose" / "engine"
 HEARTBEAT = ENGINE_FOLDER / "heartbeat" / "heartbeat.py"
 STAND_IN = Path(__file__).with_name("stand_in_engine.py")
 KEY = "key-of-the-engine"
-LONGEST_S = 300
+LONGEST_S = 1200
 HUNG, KILLED = 70, 137
 
 
