@@ -56,7 +56,7 @@ REST_S = 120.0
 """How long an engine on a processor may do nothing at all while requests are open."""
 
 WORKING_SHARE = 0.05
-"""Of one core. A vLLM server that waits and answers these looks uses less (measured: docs/explanation/heartbeat.md)."""
+"""Of one core. A vLLM that waits and answers these looks uses a hundredth (benchmarks/heartbeat.py, 2026-11-29)."""
 
 BLIND_LOOKS = 2
 """So many looks that did not come mean that this program was itself stopped."""
