@@ -10,10 +10,11 @@ is what the
 
 What is asked is a small chat completion. Upstream is a server that answers at once with fixed bytes (the gateway alone
 is measured), or, with --engine, a running engine. Each round measures every setting once, for SECONDS with CONNECTIONS
-clients that ask again as soon as they are answered, then the same for streams of CHUNKS events, then with a single
-client. What is told beside the defaults is the median over the rounds: the two measured one after the other are
-compared, so that other work on the machine falls on both. Added latency is what the gateway takes on top of the same
-load without it, percentile by percentile. Processor time is that of all processes of the gateway.
+clients that ask again as soon as they are answered; then the same for streams of CHUNKS events, which come at once;
+then for PACED_CONNECTIONS streams whose events come one by one, PACED_MS apart; then with a single client. What is told
+beside the defaults is the median over the rounds: the two measured one after the other are compared, so that other work
+on the machine falls on both. Added latency is what the gateway takes on top of the same load without it, percentile by
+percentile. Processor time is that of all processes of the gateway.
 
 Writes benchmarks/results/gateway.json and .svg (gateway_engine with --engine). Touches loopback, a temporary folder
 and those two files.
@@ -52,10 +53,10 @@ from stackwright.project import folder as project  # found through the line abov
 from stackwright.runtime import Stack
 from stackwright.runtime.programs import Program, Provisions, stack_programs
 
-from benchmarks.gateway_load import cpu_s, family, free_port, load, pss_mb, request_bytes, running, serve
+from benchmarks.gateway_load import CHUNKS, cpu_s, family, free_port, load, pss_mb, request_bytes, running, serve
 
 RESULTS = CHECKOUT / "benchmarks" / "results"
-CONNECTIONS = 16
+CONNECTIONS, PACED_CONNECTIONS = 16, 64
 READY_S = 300
 PERCENTILES = (50, 95, 99)
 PLAIN, EQUIPPED, OURS = "LiteLLM's defaults", "LiteLLM with metrics and Redis", "ours"
@@ -85,6 +86,8 @@ class Record:
     stream_s: list[float] = field(default_factory=list)
     stream_rates: list[float] = field(default_factory=list)
     stream_cpu_ms: list[float] = field(default_factory=list)
+    paced_rates: list[float] = field(default_factory=list)
+    paced_cpu_ms: list[float] = field(default_factory=list)
     failed: int = 0
     worker_pss_mb: list[int] = field(default_factory=list)
     total_pss_mb: int = 0
@@ -144,13 +147,14 @@ def our_setting(program: Program, stack: Stack, folder: Path, workers: int) -> S
     )
 
 
-def make_stack(folder: Path, model: str | None, key_file: Path | None) -> Stack:
+def make_stack(folder: Path, model: str | None, key_file: Path | None, *pins: str) -> Stack:
     """Render a stack for this machine as `configure-gpu` does, in a folder of its own.
 
     Its engine is never started; its key becomes that of the engine that is measured with, where there is one.
     """
     command = [sys.executable, "-m", "stackwright", "configure-gpu", "cpu", "--env=dev", f"--out={folder}"]
     command += [f"--model={model}"] if model else []
+    command += [f"--set={pin}" for pin in pins]
     subprocess.run(command, cwd=CHECKOUT, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     stack = project.load_stack(EnvironmentPaths(root=folder, state=folder / "state", environment=Environment.DEV))
     assert stack is not None
@@ -221,6 +225,10 @@ class Result(Struct, frozen=True, kw_only=True):
             "stream_rate_beside_defaults": median_ratio(record.stream_rates, plain.stream_rates),
             "stream_cpu_beside_defaults": median_ratio(plain.stream_cpu_ms, record.stream_cpu_ms),
             "added_ms_streams": added_ms(record.stream_s, self.bare.stream_s),
+            "paced_events_per_s": round(statistics.mean(record.paced_rates) * CHUNKS),
+            "cpu_us_per_paced_event": round(statistics.mean(record.paced_cpu_ms) * 1000 / CHUNKS, 1),
+            "paced_rate_beside_defaults": median_ratio(record.paced_rates, plain.paced_rates),
+            "paced_cpu_beside_defaults": median_ratio(plain.paced_cpu_ms, record.paced_cpu_ms),
             "added_ms_1_connection": added_ms(record.single_s, self.bare.single_s),
             "failed": record.failed,
             "ready_s": record.ready_s,
@@ -248,9 +256,11 @@ def rounded(values: Sequence[float]) -> list[float]:
 def turn(port: int, model: str, key: str, record: Record, pids: Sequence[int], seconds: float) -> None:
     """Measure once: many clients, the same with streams, then one client."""
     asked, streamed = request_bytes(model, key), request_bytes(model, key, stream=True)
+    paced = request_bytes(model, key, paced=True)
     for request, connections, cpu_ms, rates, latencies_s in (
         (asked, CONNECTIONS, record.cpu_ms, record.rates, record.busy_s),
         (streamed, CONNECTIONS, record.stream_cpu_ms, record.stream_rates, record.stream_s),
+        (paced, PACED_CONNECTIONS, record.paced_cpu_ms, record.paced_rates, []),
         (asked, 1, [], [], record.single_s),
     ):
         before, began = cpu_s(pids), time.perf_counter()

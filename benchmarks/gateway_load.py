@@ -30,6 +30,8 @@ ANSWER = json.dumps(
 
 
 CHUNKS = 64
+PACED_MS = 4
+"""Between two events of a stream that is paced: what an engine writes at 250 tokens a second."""
 CHUNK = json.dumps(
     {
         "id": "chatcmpl-1",
@@ -61,10 +63,16 @@ def streamed_answer(*further: bytes) -> bytes:
     return head + b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events) + b"0\r\n\r\n"
 
 
+def pieces_of(answer: bytes) -> list[bytes]:
+    """Return a stream's head and each of its chunks."""
+    return [piece for piece in re.split(rb"(?<=\n\n\r\n)|(?<=\r\n\r\n)", answer) if piece]
+
+
 class Upstream(asyncio.Protocol):
     """Answers each request at once with the same bytes, and keeps the connection."""
 
     WHOLE, STREAMED, COUNTED = whole_answer(), streamed_answer(), streamed_answer(USAGE)
+    STREAMED_PIECES, COUNTED_PIECES = pieces_of(STREAMED), pieces_of(COUNTED)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with nothing read."""
@@ -79,8 +87,20 @@ class Upstream(asyncio.Protocol):
             if len(self._read) < whole:
                 return
             body, self._read = self._read[end:whole], self._read[whole:]
-            streamed = self.COUNTED if re.search(rb'"include_usage": ?true', body) else self.STREAMED
-            self._transport.write(streamed if re.search(rb'"stream": ?true', body) else self.WHOLE)
+            counted = re.search(rb'"include_usage": ?true', body) is not None
+            if re.search(rb'"seed": ?%d' % PACED_MS, body):
+                self._write_next(iter(self.COUNTED_PIECES if counted else self.STREAMED_PIECES))
+            elif re.search(rb'"stream": ?true', body):
+                self._transport.write(self.COUNTED if counted else self.STREAMED)
+            else:
+                self._transport.write(self.WHOLE)
+
+    def _write_next(self, events: Iterator[bytes]) -> None:
+        """Write an event, and the next one after a pause."""
+        event = next(events, None)
+        if event is not None and not self._transport.is_closing():
+            self._transport.write(event)
+            asyncio.get_running_loop().call_later(PACED_MS / 1000, self._write_next, events)
 
 
 def content_length(head: bytes) -> int:
@@ -95,14 +115,15 @@ async def serve(port: int) -> None:
     await server.serve_forever()
 
 
-def request_bytes(model: str, key: str, *, stream: bool = False) -> bytes:
-    """Return one chat completion as it goes over the wire."""
+def request_bytes(model: str, key: str, *, stream: bool = False, paced: bool = False) -> bytes:
+    """Return one chat completion as it goes over the wire; the events of a paced stream come one by one."""
     asked: dict[str, object] = {
         "model": model,
         "messages": [{"role": "user", "content": "Say hello."}],
         "max_tokens": 8,
     }
-    asked |= {"stream": True, "max_tokens": CHUNKS} if stream else {}
+    asked |= {"stream": True, "max_tokens": CHUNKS} if stream or paced else {}
+    asked |= {"seed": PACED_MS} if paced else {}
     body = json.dumps(asked).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: "

@@ -114,8 +114,8 @@ def write_project(root: Path, state: Path, plan: Plan) -> Stack:
 
 
 @contextlib.contextmanager
-def start_front(state_folder: Path, root: Path, **pins: str) -> Iterator[Front]:
-    """Start a gateway of one worker, with two engines and a cloud behind it."""
+def start_front(state_folder: Path, root: Path, *, open_files: int = 4096, **pins: str) -> Iterator[Front]:
+    """Start a gateway of one worker, which may hold so many files open, with two engines and a cloud behind it."""
     venv = ensure(state_folder, GATEWAY_RECIPE, lambda *_: None)
     engines = (Upstream(name="engine", port=free_port()), Upstream(name="engine-2", port=free_port()))
     cloud, port = Upstream(name="cloud", port=free_port()), free_port()
@@ -129,7 +129,8 @@ def start_front(state_folder: Path, root: Path, **pins: str) -> Iterator[Front]:
             ended.callback(upstream.stop)
         for name in ("redis", "gateway"):
             program, log = programs[name], ended.enter_context((root / f"{name}.log").open("wb"))
-            command = ["/bin/sh", str(program.script), *program.arguments]
+            limited = f'ulimit -n {open_files}; exec /bin/sh "$0" "$@"'
+            command = ["/bin/sh", "-c", limited, str(program.script), *program.arguments]
             environment = {**program.inherited, **program.environment, "HOME": str(root)}
             # A group of its own, as the runtime ends it: Redis' script is not Redis itself.
             process = subprocess.Popen(

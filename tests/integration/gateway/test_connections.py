@@ -1,0 +1,132 @@
+"""Clients that hold connections and do not ask, or ask in ways that no library does: others are served all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.gateway.exchange import LONGEST_S, Ask, connection, exchange, parse
+from tests.integration.gateway.front import MODEL, Front, start_front
+
+IDLE = 300
+FILES = 256
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hi."}]}).encode()
+
+
+@pytest.fixture(scope="module")
+def narrow(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """Start a gateway that may hold no more than so many files open."""
+    with start_front(state_folder, tmp_path_factory.mktemp("project"), open_files=FILES) as made:
+        yield made
+
+
+def request_of(front: Front) -> Ask:
+    """Return a request with the key."""
+    return Ask(path="/v1/chat/completions", content=BODY, key=front.key)
+
+
+async def answer_to(front: Front, text: bytes, *, half_closed: bool = False) -> bytes:
+    """Send bytes and return all that comes until the connection ends."""
+    async with asyncio.timeout(LONGEST_S), connection(front.port) as (reader, writer):
+        writer.write(text)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            if half_closed:
+                writer.write_eof()
+            return await reader.read()
+    return b""
+
+
+def test_connections_that_ask_nothing_shut_nobody_out(narrow: Front) -> None:
+    """More than there are files for: the oldest give way, and one who shows the key is answered."""
+
+    async def hold() -> list[int]:
+        async with contextlib.AsyncExitStack() as held:
+            for _ in range(IDLE):
+                await held.enter_async_context(connection(narrow.port))
+            return [(await exchange(narrow.port, request_of(narrow))).status for _ in range(5)]
+
+    assert asyncio.run(hold()) == [200] * 5
+
+
+def test_a_connection_that_has_shown_the_key_does_not_give_way(narrow: Front) -> None:
+    """It asks again over the same one after others have come."""
+    kept = b"".join((HEAD, b"Authorization: Bearer ", narrow.key.encode(), b"\r\n"))
+    kept += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+
+    async def ask_twice() -> list[bytes]:
+        answers = []
+        async with connection(narrow.port) as (reader, writer), contextlib.AsyncExitStack() as held:
+            for _ in range(2):
+                writer.write(kept)
+                answers.append(await reader.readuntil(b"\r\n\r\n"))
+                length = int(parse(answers[-1]).headers["content-length"])
+                await reader.readexactly(length)
+                for _ in range(FILES // 2):
+                    await held.enter_async_context(connection(narrow.port))
+        return answers
+
+    assert [answer[9:12] for answer in asyncio.run(ask_twice())] == [b"200", b"200"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD + b"X-Long: " + b"x" * 200_000,
+        HEAD + b"".join(b"X-%d: x\r\n" % number for number in range(20_000)),
+        HEAD + b"X-Slow: ",
+        b"",
+    ],
+    ids=["one long header", "many headers", "half a head", "nothing"],
+)
+def test_a_head_that_is_too_long_or_never_ends_ends_its_connection(narrow: Front, head: bytes) -> None:
+    assert asyncio.run(answer_to(narrow, head)) == b""
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"Transfer-Encoding: chunked\r\n\r\nfive\r\nhello\r\n0\r\n\r\n",
+        b"Content-Length: -1\r\n\r\n",
+    ],
+    ids=["two framings", "two lengths", "no chunk", "less than nothing"],
+)
+def test_a_body_whose_end_is_not_clear_is_refused(narrow: Front, framing: bytes) -> None:
+    """Of what follows nothing may count as a request of its own."""
+    key = b"Authorization: Bearer " + narrow.key.encode() + b"\r\n"
+    smuggled = b"GET /metrics/ HTTP/1.1\r\nHost: x\r\n" + key + b"Connection: close\r\n\r\n"
+    answer = asyncio.run(answer_to(narrow, HEAD + key + framing + smuggled))
+    assert answer[9:12] == b"400"
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_requests_behind_each_other_are_answered_in_order(narrow: Front) -> None:
+    key = b"Authorization: Bearer " + narrow.key.encode() + b"\r\n"
+    one = HEAD + key + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+    last = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + key + b"\r\n"
+    answer = asyncio.run(answer_to(narrow, one + one + last))
+    assert answer.count(b"HTTP/1.1 200") == 3
+    assert answer.rfind(b'"object":"list"') > answer.rfind(b"chat.completion")
+
+
+def test_a_request_in_chunks_is_read(narrow: Front) -> None:
+    key = b"Authorization: Bearer " + narrow.key.encode() + b"\r\nConnection: close\r\n"
+    half = len(BODY) // 2
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY[:half], BODY[half:]))
+    text = HEAD + key + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    assert parse(asyncio.run(answer_to(narrow, text))).status == 200
+
+
+def test_who_closes_half_a_connection_takes_no_slot_away(narrow: Front) -> None:
+    text = request_of(narrow).head() + BODY
+    for _ in range(3):
+        asyncio.run(answer_to(narrow, text, half_closed=True))
+    assert asyncio.run(exchange(narrow.port, request_of(narrow))).status == 200
