@@ -113,7 +113,7 @@ def main() -> int:
         parser.error("--ours names a virtual environment")
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as opened:
         folder = Path(name)
-        stack = make_stack(folder / "stack", None, None, f"GATEWAY_MAX_CONCURRENT_REQUESTS={2 * arguments.streams}")
+        stack = make_stack(folder / "stack", None, None, f"GATEWAY_MAX_CONCURRENT_REQUESTS={arguments.streams}")
         ports = {"redis": free_port()} | {replica.name: free_port() for replica in stack.plan.replicas}
         upstream = ports[stack.plan.replicas[0].name]
         machine = Provisions(
