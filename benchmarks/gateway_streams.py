@@ -111,18 +111,26 @@ def main() -> int:
         asyncio.run(serve(arguments.upstream, arguments.seconds))
     if arguments.ours is None:
         parser.error("--ours names a virtual environment")
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as opened:
-        folder = Path(name)
-        stack = make_stack(folder / "stack", None, None, f"GATEWAY_MAX_CONCURRENT_REQUESTS={arguments.streams}")
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(arguments.ours, arguments.streams, arguments.seconds, Path(folder))
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+    return 0 if result["ended"] == {"whole": arguments.streams} else 1
+
+
+def run(ours: Path, streams: int, seconds: float, folder: Path) -> dict[str, object]:
+    """Start engine, Redis and gateway, and measure."""
+    with contextlib.ExitStack() as opened:
+        stack = make_stack(folder / "stack", None, None, f"GATEWAY_MAX_CONCURRENT_REQUESTS={streams}")
         ports = {"redis": free_port()} | {replica.name: free_port() for replica in stack.plan.replicas}
         upstream = ports[stack.plan.replicas[0].name]
         machine = Provisions(
-            virtual_environments={"engine": Path(), "gateway": arguments.ours.absolute()},
+            virtual_environments={"engine": Path(), "gateway": ours.absolute()},
             ports=ports,
             shared_memory_bytes=2**30,
         )
         programs = {program.name: program for program in stack_programs(stack, machine, os.environ)}
-        engine = [sys.executable, __file__, "--upstream", str(upstream), "--seconds", str(arguments.seconds)]
+        engine = [sys.executable, __file__, "--upstream", str(upstream), "--seconds", str(seconds)]
         opened.enter_context(running(engine, os.environ, folder / "upstream.log"))
         if shutil.which("redis-server"):
             redis = programs["redis"]
@@ -134,18 +142,15 @@ def main() -> int:
         await_ready(setting, process, log)
         idle_mb = sum(pss_mb(member) for member in family(process.pid))
         request = request_bytes(setting.model, setting.key, stream=True)
-        row = asyncio.run(measure(setting.port, request, arguments.streams, process.pid))
+        row = asyncio.run(measure(setting.port, request, streams, process.pid))
         told = [line for line in log.read_text(errors="replace").splitlines() if "Too many open files" in line]
-    result = {
-        "machine": describe_machine(arguments.ours),
-        "streams": arguments.streams,
+    return {
+        "machine": describe_machine(ours),
+        "streams": streams,
         "idle_pss_mb": idle_mb,
         **row,
         "file_limit_faults": len(told),
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
-    return 0 if row["ended"] == {"whole": arguments.streams} else 1
 
 
 if __name__ == "__main__":
