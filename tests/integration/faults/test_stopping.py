@@ -1,4 +1,4 @@
-"""A stack of processes is stopped: under a frozen supervisor, and without its files.
+"""A stack of processes is stopped: with open requests, under a frozen supervisor, and without its files.
 
 Under supervisor with the real gateway, and a quick engine in vLLM's place.
 """
@@ -9,18 +9,21 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from stackwright.runtime.process_groups import programs_with
+from stackwright.watching.probe import Endpoint, count_open_requests
 
-from tests.integration.faults.command import run
+from tests.integration.faults.command import Command, run
 from tests.integration.faults.conftest import MakeFault
-from tests.integration.project import Project
+from tests.integration.project import Project, wait_until
 
 START = ("start-environment", "dev", "--runtime=processes")
 STOP = ("stop-environment", "dev")
 STATUS = ("status", "dev")
+OPEN = 3
 
 
 @pytest.fixture
@@ -57,3 +60,18 @@ def test_files_are_gone(running: Project, fault: MakeFault) -> None:
     again = run(running, *STOP)
     assert again.code == 5
     assert "dev is not configured" in again.said
+
+
+def test_requests_are_open(running: Project, fault: MakeFault) -> None:
+    case = fault("stop-environment with open requests that end in time", running, "processes")
+    key = running.secrets["litellm_master_key"]
+    endpoint = Endpoint(bind="127.0.0.1", port=running.port)
+    with ThreadPoolExecutor(OPEN) as clients, running.unanswered() as hold:
+        asked = [clients.submit(running.ask, key) for _ in range(OPEN)]
+        wait_until(lambda: count_open_requests(endpoint, key) == OPEN or None)
+        with Command(running, *STOP) as command:
+            command.wait_for(f"draining: {OPEN} requests open, up to 30 s")
+            hold.unlink()
+            ended = command.end()
+        assert [answer.result()[0] for answer in asked] == [200] * OPEN
+    case.ends(ended, code=0, says=("dev: stopped",), engine=False)
