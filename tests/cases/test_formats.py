@@ -122,6 +122,11 @@ def test_weights_need_the_capability_that_their_method_declares(
     )
 
 
+def test_a_catalog_checkpoint_has_the_needs_of_its_method() -> None:
+    with pytest.raises(NoPlanError, match=r"runs modelopt weights such as those of nvidia/Llama-3.1-8B-Instruct-FP8"):
+        plan_for(T4S, model="nvidia/Llama-3.1-8B-Instruct-FP8")
+
+
 def test_what_a_method_needs_changed_with_the_releases() -> None:
     table = load_formats()
     assert [table.runs_from(("fp8",), version) for version in ("0.13.0", "0.14.0", "0.34.0")] == ["8.0", "7.5", None]

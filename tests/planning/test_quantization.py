@@ -58,6 +58,14 @@ def test_kernels_of_a_t4_by_release(version: str | None, kernels: str) -> None:
     assert " ".join(kernel or "-" for kernel in found) == kernels
 
 
+@pytest.mark.parametrize(("version", "least"), [("0.26.0", "8.9"), ("0.33.0", "8.0")])
+def test_modelopt_asks_for_more_than_other_fp8(version: str, least: str) -> None:
+    rules = VLLM.format_rules(load_catalog(), version)
+    capabilities = ("7.5", "8.0", "8.6", "8.9", "9.0")
+    assert next(each for each in capabilities if find_kernel(rules, F.FP8, each, "modelopt")) == least
+    assert next(each for each in capabilities if find_kernel(rules, F.FP8, each)) == "7.5"
+
+
 def test_a_cpu_runs_plain_formats_only() -> None:
     assert [each for each in F if find_kernel(RULES, each, None)] == [F.FP32, F.BF16, F.FP16]
 

@@ -153,12 +153,16 @@ class Communication(Struct, frozen=True, kw_only=True):
 
 
 class FormatRule(Struct, frozen=True, kw_only=True):
-    """From which compute capability each kernel runs a format; None: it has no such kernel."""
+    """From which compute capability each kernel runs a format; None: it has no such kernel.
+
+    `methods`: the least that a checkpoint of one method needs beside that, by `quant_method`.
+    """
 
     source: str
     native: str | None = None
     weight_only: str | None = None
     older: str | None = None
+    methods: Mapping[str, str] = field(default_factory=dict)
 
 
 class StartLog(Struct, frozen=True, kw_only=True):

@@ -68,7 +68,9 @@ class Advice(Struct, frozen=True, kw_only=True):
 Rules = Mapping[WeightFormat, FormatRule]
 
 
-def find_kernel(rules: Rules, weight_format: WeightFormat, compute_capability: str | None) -> Kernel | None:
+def find_kernel(
+    rules: Rules, weight_format: WeightFormat, compute_capability: str | None, method: str | None = None
+) -> Kernel | None:
     """Return how an engine with these rules runs a format on a GPU, None where it does not; None of a GPU is a CPU.
 
     On the CPU only plain formats are advised: what it runs of the others depends on the instruction set.
@@ -80,6 +82,8 @@ def find_kernel(rules: Rules, weight_format: WeightFormat, compute_capability: s
         return None
     bounds = ((Kernel.NATIVE, rule.native), (Kernel.WEIGHT_ONLY, rule.weight_only), (Kernel.OLDER, rule.older))
     own = version_parts(compute_capability)
+    if method in rule.methods and own < version_parts(rule.methods[method]):
+        return None
     return next((kernel for kernel, least in bounds if least and own >= version_parts(least)), None)
 
 
@@ -92,7 +96,7 @@ def order_by_loss(rules: Rules, row: CatalogLlm, compute_capability: str | None)
     publisher = row.hub_id.partition("/")[0]
 
     def loss(checkpoint: Checkpoint) -> tuple[int, int, bool]:
-        kernel = find_kernel(rules, checkpoint.format, compute_capability)
+        kernel = find_kernel(rules, checkpoint.format, compute_capability, checkpoint.method)
         return (
             -BITS.get(checkpoint.format, 0),
             kernels.index(kernel) if kernel else len(kernels),
@@ -124,7 +128,7 @@ def advise_checkpoint(
     for checkpoint in order_by_loss(rules, row, compute_capability):
         if checkpoint.hub_id == instead_of:
             continue
-        kernel = find_kernel(rules, checkpoint.format, compute_capability)
+        kernel = find_kernel(rules, checkpoint.format, compute_capability, checkpoint.method)
         reason = _refusal(checkpoint, kernel, compute_capability, has_token) or _misfit(checkpoint, fits(checkpoint))
         if reason is None:
             return Advice(

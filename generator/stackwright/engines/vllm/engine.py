@@ -60,6 +60,8 @@ _FORMAT_RULES = {
 }
 # Marlin's kernels; those of AWQ and GPTQ are the ones of compressed-tensors' integers (utils/marlin_utils.py).
 _MARLIN = "compressed-tensors/wNa16"
+# ModelOpt's FP8 asks for more than FP8 does otherwise.
+_MODELOPT = "modelopt"
 _UNPACKED = {
     WeightFormat.FP8: "fp8",
     WeightFormat.NVFP4: "modelopt_fp4",
@@ -325,15 +327,16 @@ class Vllm:
 
     def format_rules(self, catalog: Catalog, version: str | None) -> Mapping[WeightFormat, FormatRule]:
         """Return which kernels run each format in a release, the newest where none is named."""
-        known = catalog.formats.sampled
-        newest = order_release(version or known[-1])
-        read = [sampled for sampled in known if order_release(sampled) <= newest][-1:]
-        return {
-            weight_format: replace(rule, weight_only=catalog.formats.runs_from((_UNPACKED[weight_format],), read[0]))
-            if read and weight_format in _UNPACKED
-            else rule
-            for weight_format, rule in _FORMAT_RULES.items()
-        }
+        table, rules = catalog.formats, dict(_FORMAT_RULES)
+        newest = order_release(version or table.sampled[-1])
+        read = [sampled for sampled in table.sampled if order_release(sampled) <= newest]
+        if not read:
+            return rules
+        for weight_format, name in _UNPACKED.items():
+            rules[weight_format] = replace(rules[weight_format], weight_only=table.runs_from((name,), read[-1]))
+        if least := table.runs_from((_MODELOPT,), read[-1]):
+            rules[WeightFormat.FP8] = replace(rules[WeightFormat.FP8], methods={_MODELOPT: least})
+        return rules
 
     def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
         """Return which parsers a release has if `value` is none of them; None if it is, or nobody knows."""
