@@ -82,7 +82,7 @@ def find_kernel(
         return None
     bounds = ((Kernel.NATIVE, rule.native), (Kernel.WEIGHT_ONLY, rule.weight_only), (Kernel.OLDER, rule.older))
     own = version_parts(compute_capability)
-    if method in rule.methods and own < version_parts(rule.methods[method]):
+    if own < version_parts(rule.methods.get(method or "", "0")):
         return None
     return next((kernel for kernel, least in bounds if least and own >= version_parts(least)), None)
 
