@@ -191,8 +191,9 @@ GATEWAY = Service(
         Dependency(service=ENGINE.name),
         Dependency(service=REDIS.name, healthy=True),
     ),
-    # A stream holds two: its client's connection and its engine's. 10,000 of them fit into one worker.
-    resources=Resources(open_files=32768, workers=WorkerProcesses(count=_WORKERS, bytes_each=_WORKER_BYTES)),
+    # A stream holds two: its client's connection and its engine's (benchmarks/results/gateway_streams.json). A daemon
+    # refuses to start a container with more than it may hold itself.
+    resources=Resources(open_files=20000, workers=WorkerProcesses(count=_WORKERS, bytes_each=_WORKER_BYTES)),
     in_container=InContainer(
         environment={"HOME": "/tmp"},
         # The address of a container that is gone answers nothing. A connection to it is then given up after 3 s, which

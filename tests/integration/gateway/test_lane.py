@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,22 @@ def test_a_request_that_every_engine_fails_at_takes_no_replica_out(fresh: Front)
     for _ in range(ROUND):
         assert fresh.ask()[0] == 200
     assert [engine.name for engine, count in zip(fresh.engines, counts, strict=True) if len(engine.keys) == count] == []
+
+
+@only_lane
+def test_a_replica_that_dies_under_load_loses_no_request(fresh: Front) -> None:
+    """2,000 requests, while it goes and comes back again and again."""
+    second = fresh.engines[1]
+    with ThreadPoolExecutor(8) as clients:
+        answers = []
+        for _ in range(10):
+            asked = [clients.submit(fresh.ask) for _ in range(100)]
+            second.stop()
+            asked += [clients.submit(fresh.ask) for _ in range(100)]
+            answers += [each.result() for each in asked]
+            second.start()
+    assert [answer for answer in answers if answer[0] != 200] == []
+    assert "cloud" not in {name for _, name in answers}
 
 
 def test_an_engine_learns_that_its_client_is_gone(fresh: Front) -> None:

@@ -30,6 +30,7 @@ from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime.provision import ensure
 from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
 
+from tests.integration.gateway.conftest import LANES
 from tests.integration.gateway.exchange import Ask, exchange
 from tests.integration.project import free_port
 from tests.planning_requests import plan_for, recorded
@@ -207,10 +208,14 @@ def make_gateway(state_folder: Path, tmp_path: Path) -> MakeGateway:
     return make
 
 
-def test_so_many_work_so_many_wait_and_the_next_is_refused(make_gateway: MakeGateway) -> None:
+@pytest.mark.parametrize("lane", LANES)
+def test_so_many_work_so_many_wait_and_the_next_is_refused(make_gateway: MakeGateway, lane: str) -> None:
     """Exactly, over two workers: 3 at work, 4 waiting, everything else 429 with a time to come back."""
     limits = {"GATEWAY_MAX_CONCURRENT_REQUESTS": "3", "GATEWAY_MAX_QUEUED_REQUESTS": "4"}
-    with make_gateway(LITELLM_NUM_WORKERS="2", **limits) as gateway, ThreadPoolExecutor(20) as clients:
+    with (
+        make_gateway(LITELLM_NUM_WORKERS="2", GATEWAY_DIRECT=lane, **limits) as gateway,
+        ThreadPoolExecutor(20) as clients,
+    ):
         asked = [clients.submit(gateway.ask, f"request {number}") for number in range(20)]
         until(lambda: sum(each.done() for each in asked) == 13, ANSWER_S)
         # Those that got a slot are on their way: a worker's first request loads much.

@@ -14,10 +14,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import anthropic
+import langchain_openai
 import openai
 import pytest
 from msgspec.structs import replace
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
+from pydantic import SecretStr
 from stackwright.models.smoke_model import write_smoke_model
 
 from tests.integration.conftest import MakeProject
@@ -78,7 +81,9 @@ def deployed(make_project: MakeProject, images: Images, tmp_path_factory: pytest
 @pytest.fixture(scope="module", params=LANES, ids="lane-{}".format)
 def stack(request: pytest.FixtureRequest, deployed: Project) -> Project:
     """Start the stack with the direct lane, then without it: of all its services the gateway alone is made anew."""
-    (deployed.folder / "envs" / ".env.dev.local").write_text(f"GATEWAY_DIRECT={request.param}\n")
+    local = deployed.folder / "envs" / ".env.dev.local"
+    local.touch(mode=0o600)
+    local.write_text(f"GATEWAY_DIRECT={request.param}\n")
     deployed.start()
     return deployed
 
@@ -317,6 +322,32 @@ def test_what_is_no_picture_is_told_so(client: openai.OpenAI) -> None:
             client.chat.completions.create(model="eyes", messages=asking(url))
         said[url] = str(refused.value)
     assert [text for url, text in said.items() if wrong[url] not in text] == []
+
+
+def test_anthropics_package(stack: Project, key: str) -> None:
+    """Whole and as a stream, unchanged."""
+    asked: Any = {"model": "smoke", "max_tokens": 8, "messages": [{"role": "user", "content": "Say hello."}]}
+    with anthropic.Anthropic(base_url=f"http://127.0.0.1:{stack.port}", api_key=key, max_retries=0) as client:
+        answer = client.messages.create(**asked)
+        with client.messages.stream(**asked) as stream:
+            streamed = stream.get_final_message()
+    for message in (answer, streamed):
+        assert (message.role, message.content[0].type) == ("assistant", "text")
+        assert 0 < message.usage.output_tokens <= 8
+
+
+def test_langchains_package(stack: Project, key: str) -> None:
+    """Chat whole and as a stream, and vectors, unchanged."""
+    base = f"http://127.0.0.1:{stack.port}/v1"
+    secret = SecretStr(key)
+    chat_model = langchain_openai.ChatOpenAI(model="smoke", base_url=base, api_key=secret, max_completion_tokens=8)
+    assert chat_model.invoke("Say hello.").content
+    pieces = list(chat_model.stream("Say hello."))
+    assert "".join(str(piece.content) for piece in pieces)
+    vectors = langchain_openai.OpenAIEmbeddings(
+        model="vectors", base_url=base, api_key=secret, check_embedding_ctx_length=False
+    )
+    assert [len(vector) for vector in vectors.embed_documents(["warm", "cold"])] == [128, 128]
 
 
 def test_anthropic_form(stack: Project, key: str) -> None:
