@@ -30,6 +30,7 @@ LONGEST = (
     "test_compose.py",
     "faults/test_running_stack.py",
     "test_processes.py",
+    "heartbeat/test_heartbeat.py",
     "test_change.py",
     "gateway/test_switching.py",
     "faults/test_interrupts.py",
