@@ -459,7 +459,7 @@ def end_run(run: Path) -> None:
     Raises:
         RuntimeRefusedError: a process does not end even when it is killed.
     """
-    _settle(run, [record.stem for record in run.glob("*.groups")], limit_s=3.0)
+    _settle(run, [record.stem for record in run.glob("*.groups")], limit_s=10.0)
     # By its command line: one that is just starting has not written its number yet. The signal asks for the same
     # as the call over the socket, and needs no socket.
     end_programs(str(run / "supervisord.conf"), patience_s=_patience_s(run))

@@ -1,4 +1,4 @@
-"""Stands in for LiteLLM where a test is about what starts and stops it: as its virtual environment, and as its program.
+"""Stands in for LiteLLM where a test is about what starts and stops it: as the Python of its environment.
 
 Takes LiteLLM's arguments, wants the master key, and answers as the toy engine does. Standard library alone.
 """
@@ -6,6 +6,7 @@ Takes LiteLLM's arguments, wants the master key, and answers as the toy engine d
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -16,11 +17,14 @@ from stackwright.services.gateway import RECIPE
 from tests.toy_engine.server import Handler
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-PROGRAM = f"""#!{sys.executable}
-import sys
+SERVE = f"""import sys
 sys.path[:0] = [{str(CHECKOUT)!r}, {str(CHECKOUT / "generator")!r}]
 from tests.integration.quick_engine.gateway import serve
-serve(sys.argv[1:])
+serve(sys.argv[1:])"""
+PYTHON = f"""#!/bin/sh
+# Python, but for the gateway's own program.
+case "$1" in *serve.py) shift; exec {shlex.quote(sys.executable)} -c {shlex.quote(SERVE)} "$@";; esac
+exec {shlex.quote(sys.executable)} "$@"
 """
 
 
@@ -59,9 +63,8 @@ def make_gateway(state: Path) -> Path:
     """Lay it out where the processes runtime finds LiteLLM; return the folder."""
     folder = environment_folder(state, RECIPE)
     (folder / "bin").mkdir(parents=True)
-    (folder / "bin" / "python").symlink_to(sys.executable)
-    program = folder / "bin" / "litellm"
-    program.write_text(PROGRAM, encoding="utf-8")
+    program = folder / "bin" / "python"
+    program.write_text(PYTHON, encoding="utf-8")
     program.chmod(0o755)
     (folder / MARK).touch()
     return folder
