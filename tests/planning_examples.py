@@ -29,7 +29,6 @@ from stackwright.rendering.numbered import flat_settings
 from stackwright.settings import all_settings, declared_settings
 from stackwright.units import MIB
 
-from tests.catalog.flags import has_flag
 from tests.planning_requests import HOST_NAMES, gpu, recorded, request
 from tests.strategies import hosts
 
@@ -185,7 +184,7 @@ def _flag_faults(plan: Plan) -> Iterator[str]:
         flags = [word for word in replica.args if word.startswith("--")]
         variables = [name for name, _ in replica.env if name.startswith("VLLM_")]
         for name in (*flags, *variables):
-            if has_flag(load_flags(), name, plan.engine.version) is False:
+            if load_flags().has(name, plan.engine.version) is False:
                 yield f"{plan.engine.name} {plan.engine.version} has no {name}"
 
 

@@ -29,8 +29,6 @@ from stackwright.domain.catalog import EngineRelease
 from stackwright.errors import StackError, UsageError
 from stackwright.reading import convert, load_yaml
 
-from tests.catalog.flags import has_flag
-
 PIPELINE = r"""
 env:
   CUDA_ARCH_X86: "7.0 7.5 8.0 12.0"
@@ -329,11 +327,11 @@ def test_notes_of_people_stay(tree: Path) -> None:
 def test_a_release_between_two_samples_narrows_the_ranges(tree: Path) -> None:
     found = read_release(tree, "0.18.0", "2026-12-01")
     table = with_flags(load_flags(), found)
-    assert has_flag(load_flags(), "--swap-space", "0.18.0") is None
-    assert has_flag(table, "--swap-space", "0.18.0") is False
-    assert has_flag(table, "--brand-new", "0.18.0") is True
-    assert has_flag(table, "--brand-new", "0.18.1") is False
-    assert has_flag(table, "--max-model-len", "0.33.0") is True
+    assert load_flags().has("--swap-space", "0.18.0") is None
+    assert table.has("--swap-space", "0.18.0") is False
+    assert table.has("--brand-new", "0.18.0") is True
+    assert table.has("--brand-new", "0.18.1") is False
+    assert table.has("--max-model-len", "0.33.0") is True
     assert with_flags(table, found) is table
 
 

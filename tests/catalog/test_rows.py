@@ -47,8 +47,6 @@ from stackwright.domain.hardware import FactStatus, GpuClass, GpuModel, plain_gp
 from stackwright.errors import StackError
 from stackwright.reading import load_yaml, read_yaml
 
-from tests.catalog.flags import has_flag
-
 FILES = sorted(path for path in FOLDER.glob("*.yaml"))
 CATALOG_FILES = (
     "advisories architectures attention defaults drivers engines flags formats gpus guides kernels llms parsers "
@@ -296,7 +294,7 @@ def test_releases_order_by_number() -> None:
     ],
 )
 def test_a_flag_is_known_by_release(name: str, version: str, expected: bool | None) -> None:
-    assert has_flag(load_flags(), name, version) is expected
+    assert load_flags().has(name, version) is expected
 
 
 def test_the_reference_page_names_every_file() -> None:

@@ -30,7 +30,6 @@ from stackwright.runtime.provision import ensure
 from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
 
 from benchmarks.engine_judge import ASK_ENGINE, write_models
-from tests.catalog.flags import has_flag
 from tests.integration.gateway.tiny import write_ranker
 from tests.planning.several import CASES as SEVERAL
 from tests.planning.several import Asked, plan_of
@@ -187,7 +186,7 @@ def test_every_release_has_what_is_given_to_it(every_plan: list[Plan]) -> None:
         if name.startswith(("--", "VLLM_"))
     }
     assert {version for version, _ in asked} > {"0.32.0"}
-    assert [(version, name) for version, name in sorted(asked) if not has_flag(table, name, version)] == []
+    assert [(version, name) for version, name in sorted(asked) if not table.has(name, version)] == []
 
 
 def test_the_flag_table_is_what_the_parser_takes(every_plan: list[Plan], state_folder: Path) -> None:
@@ -195,7 +194,7 @@ def test_the_flag_table_is_what_the_parser_takes(every_plan: list[Plan], state_f
     cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
     python = ensure(state_folder, VLLM.recipe(cpu.engine, on_gpus=False), lambda *_: None) / "bin" / "python"
     [taken] = ask(python, FLAGS, None)
-    recorded_flags = {name for name in load_flags().flags if has_flag(load_flags(), name, cpu.engine.version)}
+    recorded_flags = {name for name in load_flags().flags if load_flags().has(name, cpu.engine.version)}
     assert recorded_flags <= set(taken)
     given = {word for plan in every_plan for replica in plan.replicas for word in replica.args if word.startswith("--")}
     assert given <= set(taken)

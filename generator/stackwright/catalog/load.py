@@ -48,6 +48,7 @@ def load_catalog() -> Catalog:
         advisories=load_advisories(),
         read_drivers=load_drivers,
         read_llms=load_llms,
+        read_flags=load_flags,
         read_parsers=load_parsers,
         read_kernels=load_kernels,
         read_formats=load_formats,
@@ -180,7 +181,7 @@ def load_kernels() -> KernelTable:
 
 @cache
 def load_flags() -> FlagTable:
-    """Read vLLM's flags and variables by release. No plan needs them: whoever checks an argument list does."""
+    """Read vLLM's flags and variables by release. A plan needs them for what a person pins, and for throughput."""
     return _read_table("flags.yaml", FlagTable)
 
 

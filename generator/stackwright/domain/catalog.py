@@ -108,6 +108,22 @@ class FlagTable(Struct, frozen=True, kw_only=True):
     source: str
     date: str
 
+    def has(self, name: str, version: str) -> bool | None:
+        """Return whether a release has a flag or variable; None where the samples do not tell."""
+        own = order_release(version)
+        sampled = [order_release(sample) for sample in self.sampled]
+        known = self.flags.get(name) or self.variables.get(name)
+        if known is None:
+            return False if sampled[0] <= own <= sampled[-1] else None
+        first = order_release(known[0])
+        last = sampled[-1] if known[1] is None else order_release(known[1])
+        if first <= own <= last:
+            return True
+        if name in self.uncertain:
+            return None
+        # Between two samples, or beyond them all, nobody looked.
+        return False if any(own <= sample < first or last < sample <= own for sample in sampled) else None
+
 
 class ParserTable(Struct, frozen=True, kw_only=True):
     """An engine's parsers of tool calls and of thoughts, each with the first and last sampled release that registers
@@ -392,6 +408,7 @@ class Catalog(Struct, frozen=True, kw_only=True):
     advisories: tuple[Advisory, ...]
     read_drivers: Callable[[], Drivers]
     read_llms: Callable[[], Sequence[CatalogLlm]]
+    read_flags: Callable[[], FlagTable]
     read_parsers: Callable[[], ParserTable]
     read_kernels: Callable[[], KernelTable]
     read_formats: Callable[[], FormatTable]
@@ -414,6 +431,11 @@ class Catalog(Struct, frozen=True, kw_only=True):
     def gpus(self) -> Sequence[GpuModel]:
         """The GPU models."""
         return self.read_gpus()
+
+    @property
+    def flags(self) -> FlagTable:
+        """The engine's flags and variables."""
+        return self.read_flags()
 
     @property
     def parsers(self) -> ParserTable:

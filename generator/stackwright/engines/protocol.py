@@ -20,7 +20,7 @@ from stackwright.domain.llm import Llm
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Mode, Origin, PlannedEngine, Setting
+from stackwright.domain.plan import Mode, PlannedEngine, Setting
 from stackwright.domain.role import Role
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.domain.shape import Shape
@@ -120,10 +120,10 @@ class ImageChoice(Struct, frozen=True, kw_only=True):
 class EngineTask(Struct, frozen=True, kw_only=True):
     """One model that an engine is to serve on a host.
 
-    `pins`: by the engine's plain keys. `wished_context`: tokens, where the environment asks for them; `wished_in` is
-    its file, and `asked_in` where the model was named, as sources of settings; `asked_by`: who named it. `in_turns`: it
-    shares its engine with others.
-    `promised_bytes`: what engines of other models take of the processor's memory.
+    `model`: where it is loaded from, with why, and where and by whom it was named. `pins`: by the engine's plain keys.
+    `wished_context`: tokens, where the environment asks for them; `wished_in` is its file. `objective`: None where
+    nobody named one. `in_turns`: it shares its engine with others. `promised_bytes`: what engines of other models take
+    of the processor's memory.
     """
 
     host: Host
@@ -133,9 +133,8 @@ class EngineTask(Struct, frozen=True, kw_only=True):
     pins: Mapping[str, str]
     wished_context: int | None
     wished_in: str
-    asked_in: str
-    asked_by: Origin
-    why_model: str
+    model: Setting
+    objective: Objective | None = None
     in_turns: bool = False
     promised_bytes: int = 0
 

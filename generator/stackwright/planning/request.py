@@ -14,7 +14,7 @@ from stackwright.domain.image_pins import ImagePins
 from stackwright.domain.llm import Llm, LlmSource
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.objective import Objective
-from stackwright.domain.plan import Mode, Origin
+from stackwright.domain.plan import Mode, Origin, Setting
 from stackwright.domain.role import Role
 from stackwright.domain.shape import Shape
 from stackwright.domain.wishes import Pin, Wishes
@@ -153,6 +153,7 @@ class ModelRequest(Struct, frozen=True, kw_only=True, dict=True):
     def task(self) -> EngineTask:
         """What the engine is asked to serve."""
         asked_in, asked_by = self._asked
+        why = self.model.reason or _why_model(self.llm)
         return EngineTask(
             host=self.host,
             llm=self.llm,
@@ -161,9 +162,8 @@ class ModelRequest(Struct, frozen=True, kw_only=True, dict=True):
             pins=self.pins,
             wished_context=self.wishes.max_model_len,
             wished_in=self.whole.file,
-            asked_in=asked_in,
-            asked_by=asked_by,
-            why_model=self.model.reason or _why_model(self.llm),
+            model=Setting(value=self.llm.location, reason=why, source=asked_in, origin=asked_by),
+            objective=self.objective,
             in_turns=self.model.exclusive is not None,
             promised_bytes=self.promised_bytes,
         )

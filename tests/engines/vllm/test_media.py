@@ -16,7 +16,6 @@ from stackwright.planning.planner import make_plan
 from stackwright.project.pins import check_pins
 from stackwright.rendering.numbered import flat_settings
 
-from tests.catalog.flags import has_flag
 from tests.planning_requests import plan_for, recorded, request
 
 FLAG, KEY, REDIRECTS = "--allowed-media-domains", "VLLM_ALLOWED_MEDIA_DOMAINS", "VLLM_MEDIA_URL_ALLOW_REDIRECTS"
@@ -63,8 +62,8 @@ def test_every_model_of_the_catalog_is_told_by_its_configuration() -> None:
 
 
 def test_the_flag_is_there_from_the_release_that_is_asked_for() -> None:
-    assert has_flag(load_flags(), FLAG, MEDIA_RELEASE)
-    assert not has_flag(load_flags(), FLAG, "0.10.2")
+    assert load_flags().has(FLAG, MEDIA_RELEASE)
+    assert not load_flags().has(FLAG, "0.10.2")
     asked = request(recorded("1x-h200"), model="Qwen/Qwen2.5-VL-7B-Instruct")
     older = replace(asked, needs=replace(asked.needs, exact="0.10.2", allow_vulnerable=True))
     with pytest.raises(NoPlanError, match=re.escape(MEDIA_RELEASE)):

@@ -10,7 +10,6 @@ from stackwright.domain.role import Role
 from stackwright.errors import NoPlanError
 from stackwright.rendering.numbered import flat_settings
 
-from tests.catalog.flags import has_flag
 from tests.planning.several import Asked, plan_of
 from tests.planning_requests import plan_for, recorded
 
@@ -89,6 +88,4 @@ def test_releases_with_parsers_have_the_flags() -> None:
         release.version for release in load_catalog().engines if order_release(release.version) >= order_release(oldest)
     ]
     flags = ("--tool-call-parser", "--enable-auto-tool-choice", "--reasoning-parser")
-    assert [
-        (version, flag) for version in known for flag in flags if has_flag(load_flags(), flag, version) is False
-    ] == []
+    assert [(version, flag) for version in known for flag in flags if load_flags().has(flag, version) is False] == []

@@ -12,8 +12,9 @@ from stackwright.domain.plan import Origin, Setting
 from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.cpu import DECISION
 from stackwright.engines.vllm.media import media_settings
+from stackwright.engines.vllm.optional import optional_settings
 from stackwright.engines.vllm.parsers import parser_settings
-from stackwright.engines.vllm.settings import DTYPE, OPTIONAL_SETTINGS, first_without_bfloat16
+from stackwright.engines.vllm.settings import DTYPE, first_without_bfloat16
 from stackwright.units import format_bytes
 
 # vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
@@ -27,15 +28,15 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
     """Return the settings that follow from the model, its role and its ranks.
 
     Raises:
-        NoPlanError: a pinned parser is none of the release's.
+        NoPlanError: a pinned parser or flag is none of the release's.
     """
-    ranks = placement.ranks
+    ranks, parsers = placement.ranks, parser_settings(task, catalog, release)
     shm = SHM_GIB_PARALLEL if ranks > 1 else SHM_GIB_SINGLE
     stages = "no pipeline stages" if placement.pipeline_parallel == 1 else placement.reason
     why_ranks = "the engine has one GPU" if len(placement.gpus) == 1 else placement.reason
     return {
-        "VLLM_MODEL": replace(_setting(task.llm.location, task.why_model, task.asked_in), origin=task.asked_by),
-        "VLLM_SERVED_MODEL_NAME": _setting(task.llm.name, "the model's own name", task.asked_in),
+        "VLLM_MODEL": task.model,
+        "VLLM_SERVED_MODEL_NAME": _setting(task.llm.name, "the model's own name", task.model.source),
         "VLLM_TENSOR_PARALLEL_SIZE": _setting(
             str(placement.tensor_parallel),
             why_ranks + placement.trade,
@@ -47,13 +48,9 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
             f"for {ranks} rank{'s' if ranks > 1 else ''} in the container",
             "vLLM docs, deployment with Docker; compose default is 64 MB",
         ),
-        **parser_settings(task, catalog, release),
+        **parsers,
         **media_settings(task),
-        **{
-            spec.key: _setting(task.pins[spec.key], "pinned by the user", "--set")
-            for spec in OPTIONAL_SETTINGS
-            if spec.key in task.pins
-        },
+        **optional_settings(task, parsers, catalog, release),
     }
 
 

@@ -109,6 +109,14 @@ OPTIONAL_SETTINGS: tuple[SettingSpec, ...] = (
 """Those that a plan leaves to the engine: emitted only where a person pins them. 0.33.0 engine/arg_utils.py and
 config/lora.py, read 2026-11-29."""
 
+STREAM_INTERVAL = whole_number(
+    "VLLM_STREAM_INTERVAL",
+    "Engine",
+    (1, 1024),
+    "Tokens of one event of a stream; with more than 1 some parsers lose tool calls or reasoning",
+    flag="--stream-interval",
+)
+
 SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec(key="VLLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Engine image"),
     SettingSpec(
@@ -186,6 +194,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         flag="--dtype",
     ),
     *OPTIONAL_SETTINGS,
+    STREAM_INTERVAL,
     SettingSpec(
         key="VLLM_TOOL_CALL_PARSER",
         section="Engine",
