@@ -217,8 +217,9 @@ def _override_faults(plan: Plan, override: Any) -> Iterator[str]:
         if tuple(_interpolated(word, plan) for word in service["command"]) != replica.args:
             yield f"{replica.name} would be started with {service['command']}"
         found = {name: _interpolated(text, plan) for name, text in service["environment"].items()}
-        # What the network asks for, and the notes of its heartbeat, are no matter of a replica.
-        further = found.keys() - dict(replica.env).keys() - {"ENGINE_HEARTBEAT_FILE"}
+        # What the network asks for, the notes of its heartbeat, and its cores are no matter of a replica.
+        of_service = {"ENGINE_HEARTBEAT_FILE", "ENGINE_PLACES", "ENGINE_CORES"}
+        further = found.keys() - dict(replica.env).keys() - of_service
         if not dict(replica.env).items() <= found.items() or (further and plan.host.network is None):
             yield f"{replica.name} would have {service['environment']}"
         devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices")
