@@ -51,6 +51,8 @@ STEERING = frozenset(
         *("mock_response", "mock_tool_calls", "mock_timeout", "mock_delay", "mock_testing_fallbacks"),
         *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "mock_testing_rate_limit_error"),
         *("input_cost_per_token", "output_cost_per_token", "litellm_metadata", "litellm_params", "workspace_id"),
+        *("model_group_retry_policy", "provider_specific_header", "ssl_verify", "routing_strategy"),
+        *("litellm_credential_name", "prompt_id"),
         *("request_id", "kv_transfer_params"),
     }
 )
@@ -71,6 +73,12 @@ OTHER_THAN_JSON = frozenset(
 """The types that LiteLLM reads as something else (proxy/common_utils/http_parsing_utils.py): its fields would go
 unseen.
 """
+
+DEFAULT_PRIORITY = 128
+"""The middle of LiteLLM's 0 to 255; lower goes first."""
+
+MOST_KEYS, MOST_QUERY_BYTES = 8, 4096
+"""How many of the keys that a head may hold are looked at, and how far."""
 
 MOST_DEPTH = 100
 """How deep lists and objects may be nested: as far as LiteLLM follows them (constants.py,
@@ -134,8 +142,9 @@ def needs_key(scope: Message) -> bool:
 def keys_of(scope: Message) -> list[str]:
     """Return all that may be a key: the last word of each header that carries one, and Google's `?key=`."""
     keys = [value.decode("latin-1").rpartition(" ")[2] for name, value in scope["headers"] if name in KEY_HEADERS]
-    query = scope["query_string"]
-    return [*keys, *parse_qs(query.decode("latin-1")).get("key", [])] if query else keys
+    query = scope["query_string"][:MOST_QUERY_BYTES]
+    asked = parse_qs(query.decode("latin-1")).get("key", []) if query else []
+    return [*keys, *asked][:MOST_KEYS]
 
 
 async def read_body(scope: Message, receive: Receive, most_bytes: int) -> bytes | None:
@@ -212,6 +221,9 @@ def check_shape(endpoint: str, fields: Mapping[str, Any]) -> None:
     for name in ("n", "best_of"):
         if fields.get(name) is not None and fields[name] < 1:
             raise bad_request(f"`{name}` must be 1 or more")
+    if fields.get("messages") is not None:
+        for problem in _conversation("messages", fields):
+            raise problem
     for problem in _PROBLEMS[endpoint](fields):
         raise problem
 
@@ -292,6 +304,31 @@ _PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Iterator[RefusedError]]] = {
 }
 
 
+def priority_of(fields: Mapping[str, Any]) -> int:
+    """Return a request's place in the queue. Raises RefusedError 400."""
+    priority = fields.get("priority")
+    if priority is None:
+        return DEFAULT_PRIORITY
+    if not isinstance(priority, int) or isinstance(priority, bool) or not 0 <= priority <= 255:
+        raise bad_request("`priority` must be a whole number from 0, which is first, to 255")
+    return int(priority)
+
+
+def words_of(fields: Mapping[str, Any]) -> int:
+    """Return how many words an input has: what is counted of it where no engine has told its tokens."""
+    given = [fields.get(name) for name in ("messages", "prompt", "input")]
+    words = 0
+    while given:
+        item = given.pop()
+        if isinstance(item, str):
+            words += len(item.split())
+        elif isinstance(item, list):
+            given += item
+        elif isinstance(item, dict):
+            given.append(item.get("content", item.get("text")))
+    return words
+
+
 def sequences_of(fields: Mapping[str, Any]) -> int:
     """Return how many texts the engine is asked to write at once: `n` for each of a completion's prompts."""
     number = max(fields.get("n") or 1, fields.get("best_of") or 1)
@@ -335,10 +372,15 @@ def _least_of_part(part: Mapping[str, object], enough: int) -> int:
     return _least(text, enough)
 
 
+def program_of(scope: Message) -> str:
+    """Return the name of a client's program: a label of metrics, which must not be as many as there are versions."""
+    return header(scope, b"user-agent").partition("/")[0].partition(" ")[0][:32]
+
+
 def plain_headers(scope: Message) -> list[tuple[bytes, bytes]]:
     """Return the headers without those by which LiteLLM lets a client set timeouts, retries, tags and callbacks."""
     return [
-        (name, value)
+        (name, program_of(scope).encode("latin-1") if name == b"user-agent" else value)
         for name, value in scope["headers"]
         if name in KEY_HEADERS or not name.startswith(STEERING_HEADERS)
     ]

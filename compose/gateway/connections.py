@@ -55,6 +55,13 @@ def note_key(client: tuple[str, int] | None) -> None:
         UNKEYED.discard(connection)
 
 
+def hang_up(client: tuple[str, int] | None) -> None:
+    """End the connection of a client that does not read what it asked for."""
+    connection = _CONNECTIONS.get(client) if client else None
+    if connection is not None:
+        connection.give_way()
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, with a limit to a head's time and length."""
 

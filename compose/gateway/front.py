@@ -32,14 +32,16 @@ from admission import (
     needs_key,
     parse_body,
     plain_headers,
+    priority_of,
+    program_of,
     read_body,
     refuse_oversized,
     sequences_of,
+    words_of,
 )
 from figures import Figures, Labels
 from keys import CALLER, MASTER, NOBODY, Caller, Keys, LimitError, Limits
 from lane import (
-    STREAM_HEADERS,
     Answered,
     Failure,
     Lane,
@@ -50,7 +52,13 @@ from lane import (
     hides_usage,
 )
 from models import Model, Models
-from queueing import DEFAULT_PRIORITY, turn
+from queueing import turn
+
+Client = tuple[str, int] | None
+"""A client's address and port, as ASGI tells them."""
+
+INNER_HEADERS = frozenset({b"x-litellm-model-api-base", b"x-litellm-model-id"})
+"""What LiteLLM tells of where a model runs: nothing for clients."""
 
 RETRY_AFTER_DRAIN_S = 10
 LEAVES_WITHIN_S = 5.0
@@ -69,10 +77,12 @@ class Exchange:
     status: int = 0
     number: str = ""
     endpoint: str = ""
+    served: str = ""
     labels: Labels | None = None
     started: bool = False
     finished: bool = False
     is_stream: bool = False
+    patience_s: float = 60.0
     arrived_s: float = field(default_factory=time.monotonic)
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
@@ -82,18 +92,20 @@ class Exchange:
         lines.append((b"x-content-type-options", b"nosniff"))
         if header(self.scope, b"origin"):
             lines.append((b"access-control-allow-origin", b"*"))
-        self.started, self.status, self.is_stream = True, status, headers is STREAM_HEADERS
+        self.started, self.status = True, status
+        self.is_stream = headers["content-type"].startswith("text/event-stream")
         await self.send_message({"type": "http.response.start", "status": status, "headers": lines})
 
     async def send(self, content: bytes, *, more: bool) -> None:
         """Send a part of the body; the server waits here where the client reads more slowly."""
         self.finished = not more
-        await self.send_message({"type": "http.response.body", "body": content, "more_body": more})
+        async with asyncio.timeout(self.patience_s):
+            await self.send_message({"type": "http.response.body", "body": content, "more_body": more})
 
-    async def break_off(self, why: str) -> None:
+    async def break_off(self, why: str, status: int = 503) -> None:
         """End an answer before its end: a stream with an error event."""
         if not self.started:
-            await self.refuse(503, "server_error", why, RETRY_AFTER_DRAIN_S)
+            await self.refuse(status, "server_error", why, RETRY_AFTER_DRAIN_S if status == 503 else None)
         elif not self.finished:
             await self.send(error_event(self.endpoint, why) if self.is_stream else b"", more=False)
 
@@ -115,8 +127,8 @@ class Exchange:
 class Front:
     """Around LiteLLM's application.
 
-    `note_key` is told the client that showed a right key. `models` and `figures` are asked at the first request: then
-    LiteLLM has read its configuration.
+    `note_key` is told the client that showed a right key, `hang_up` one that reads nothing any more. `models` and
+    `figures` are asked at the first request: then LiteLLM has read its configuration.
     """
 
     def __init__(
@@ -126,11 +138,13 @@ class Front:
         *,
         keys: Keys,
         limits: Limits,
-        note_key: Callable[[tuple[str, int] | None], None],
+        note_key: Callable[[Client], None],
+        hang_up: Callable[[Client], None],
         models: Callable[[], Models],
         figures: Callable[[], Figures | None],
     ) -> None:
-        self._app, self._keys, self._limits, self._note_key = app, keys, limits, note_key
+        self._app, self._keys, self._limits = app, keys, limits
+        self._note_key, self._hang_up = note_key, hang_up
         self._models, self._figures = models, figures
         self._most_bytes = int(environment["GATEWAY_MAX_BODY_BYTES"]) or sys.maxsize
         self._timeout_s = float(environment["REQUEST_TIMEOUT"])
@@ -153,12 +167,17 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, send)
+        exchange = Exchange(scope, send, patience_s=self._timeout_s)
         try:
             await self._answer(exchange, receive)
+        except TimeoutError:  # the client has read nothing for so long
+            self._hang_up(scope.get("client"))
         except RefusedError as refused:
             await exchange.refuse(refused.status, refused.kind, str(refused), refused.retry_after_s)
             self._count_failure(exchange, refused.status, refused.kind)
+        except Exception as fault:  # noqa: BLE001  # a client is told in JSON, and the log in a line
+            print(f"gateway: request {exchange.number}: {fault!a}", file=sys.stderr, flush=True)
+            await exchange.break_off("the gateway failed at this request", status=500)
 
     async def _answer(self, exchange: Exchange, receive: Receive) -> None:
         scope = exchange.scope
@@ -169,12 +188,16 @@ class Front:
             await self._read(exchange, receive)
             return
         exchange.endpoint = ENDPOINTS[scope["path"]]
-        if self._is_draining:
-            raise RefusedError(503, "server_error", "the gateway is being stopped", RETRY_AFTER_DRAIN_S)
+        self._refuse_at_a_stop()
         body = await read_body(scope, receive, self._most_bytes)
         if body is None:
             return
+        self._refuse_at_a_stop()
         await self._until_gone(exchange, body, asyncio.ensure_future(receive()))
+
+    def _refuse_at_a_stop(self) -> None:
+        if self._is_draining:
+            raise RefusedError(503, "server_error", "the gateway is being stopped", RETRY_AFTER_DRAIN_S)
 
     def _recognise(self, exchange: Exchange) -> None:
         """Find whose key a request shows. Raises RefusedError 401."""
@@ -192,13 +215,14 @@ class Front:
         """Answer what is read without a body: LiteLLM does, but for what a key may not see."""
         scope, caller = exchange.scope, exchange.caller
         headers, send = plain_headers(scope), exchange.send_message
-        if scope["path"] in METRICS and scope["method"] == "GET":
+        if needs_key(scope) and scope["path"] in METRICS:
             if caller.name != MASTER:
                 raise RefusedError(403, "permission_error", f"the key `{caller.name}` may not read the metrics")
-            # In plain text, so that ours can follow.
-            headers = [(name, value) for name, value in headers if name not in (b"accept", b"accept-encoding")]
-            send = _followed_by(self._limits.metrics().encode(), send)
-        elif caller.models and scope["method"] != "OPTIONS":
+            if scope["method"] == "GET":
+                # In plain text, so that ours can follow.
+                headers = [(name, value) for name, value in headers if name not in (b"accept", b"accept-encoding")]
+                send = _followed_by(self._limits.metrics().encode(), send)
+        elif needs_key(scope):
             await self._list_models(exchange)
             return
         await self._app({**scope, "headers": headers}, _replay(b"", receive), send)
@@ -263,14 +287,16 @@ class Front:
         fields, models = parse_body(body), self._models()
         exchange.number, endpoint = uuid.uuid4().hex, exchange.endpoint
         model = models.find(fields.get("model"), endpoint)
-        exchange.labels = _labels(exchange, model)
+        exchange.labels, exchange.served = _labels(exchange, model), model.name
         caller = exchange.caller
         if not caller.may_ask(model.name):
-            raise RefusedError(403, "permission_error", f"the key `{caller.name}` may not ask `{model.name}`")
+            allowed = ", ".join(sorted(caller.models))
+            sentence = f"the key `{caller.name}` is not for `{model.name}`; it is for {allowed}"
+            raise RefusedError(403, "permission_error", sentence)
         check_shape(endpoint, fields)
         refuse_oversized(fields, model.most_tokens)
-        priority = fields.pop("priority", None)
-        order = priority if isinstance(priority, int) else DEFAULT_PRIORITY
+        order = priority_of(fields)
+        fields.pop("priority", None)
         try:
             await self._limits.admit(caller)
         except LimitError as limit:
@@ -281,9 +307,17 @@ class Front:
                 await self._ask(exchange, model, fields, gone)
         finally:
             self._note_open(-1)
-        if exchange.status < 300:
-            answered = exchange.answered
-            await self._limits.count(caller, model.name, answered.prompt_tokens, answered.completion_tokens)
+            await self._count_tokens(exchange, fields)
+
+    async def _count_tokens(self, exchange: Exchange, fields: Mapping[str, Any]) -> None:
+        """Count what an answer took; of one that its client cut short, by words and events."""
+        answered = exchange.answered
+        if not exchange.started or exchange.status >= 300:
+            return
+        prompt, completion = answered.prompt_tokens, answered.completion_tokens
+        if not prompt and not completion:
+            prompt, completion = words_of(fields), answered.events
+        await self._limits.count(exchange.caller, exchange.served, prompt, completion)
 
     async def _ask(
         self, exchange: Exchange, model: Model, fields: dict[str, Any], gone: "asyncio.Future[Message]"
@@ -304,7 +338,10 @@ class Front:
         if failure is not None:
             failure = await self._ask_others(exchange, question, failure, self._chain(model, failure), gone)
         if failure is None:
-            self._count_answer(exchange)
+            if exchange.answered.is_broken:
+                self._count_failure(exchange, 503, "server_error")
+            else:
+                self._count_answer(exchange)
             return
         await exchange.refuse(failure.status, failure.kind, failure.message, failure.retry_after_s)
         self._count_failure(exchange, failure.status, failure.kind)
@@ -325,9 +362,9 @@ class Front:
         """Ask the models that stand in, in their order; return why none answered."""
         for number, name in enumerate(chain, start=1):
             model = self._models().named(name)
-            if model is None:
+            if model is None or not exchange.caller.may_ask(model.name):
                 continue
-            question.name = model.name
+            question.name = exchange.served = model.name
             if question.endpoint in model.direct:
                 told = await self._lane.ask(question, model.name, model.replicas, exchange)
                 if told is None:
@@ -359,13 +396,16 @@ class Front:
                     return
                 exchange.started, exchange.status = True, status
                 exchange.is_stream = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+                kept = [pair for pair in message["headers"] if pair[0].lower() not in INNER_HEADERS]
+                message = {**message, "headers": kept}
             elif not exchange.started:
                 return
             else:
                 exchange.finished = not message.get("more_body", False)
                 read = reader.read_stream if exchange.is_stream else reader.read_whole
                 message = {**message, "body": read(message.get("body", b""), more=not exchange.finished)}
-            await exchange.send_message(message)
+            async with asyncio.timeout(self._timeout_s):
+                await exchange.send_message(message)
 
         self._note_open(-1)  # there it is counted again
         try:
@@ -412,7 +452,7 @@ def _labels(exchange: Exchange, model: Model) -> Labels:
         model=model.name,
         path=scope["path"],
         client=client[0] if client else None,
-        program=header(scope, b"user-agent") or None,
+        program=program_of(scope) or None,
     )
 
 

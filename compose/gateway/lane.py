@@ -22,6 +22,9 @@ import orjson
 ATTEMPTS = 3
 """The first and two more, as gateway.yaml has LiteLLM retry; more only while there are replicas that were not asked."""
 
+MOST_BREAKS = 2
+"""How many replicas one request may break the connection of: it may be what they die of."""
+
 PAUSE_S = 0.5
 """Before a replica is asked again; twice as long the next time. LiteLLM's own first pause (constants.py)."""
 
@@ -77,6 +80,8 @@ class Answered:
     completion_tokens: int = 0
     asked_s: float = 0.0
     first_s: float = 0.0
+    events: int = 0
+    is_broken: bool = False
 
     def read_usage(self, document: Any) -> None:
         """Take the tokens of an answer or of an event, in OpenAI's form or in Anthropic's."""
@@ -85,8 +90,8 @@ class Answered:
             if isinstance(usage, dict):
                 prompt = usage.get("prompt_tokens") or usage.get("input_tokens") or 0
                 completion = usage.get("completion_tokens") or usage.get("output_tokens") or 0
-                self.prompt_tokens = max(self.prompt_tokens, prompt)
-                self.completion_tokens = max(self.completion_tokens, completion)
+                self.prompt_tokens = max(self.prompt_tokens, prompt if isinstance(prompt, int) else 0)
+                self.completion_tokens = max(self.completion_tokens, completion if isinstance(completion, int) else 0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,7 +133,7 @@ class Question:
 def prefix_of(fields: Mapping[str, Any]) -> bytes:
     """Return what stays the same through a conversation: all up to the first words of its user."""
     messages = fields.get("messages")
-    if isinstance(messages, list):
+    if messages:
         first = next((number for number, message in enumerate(messages) if message.get("role") == "user"), 0)
         kept: object = [fields.get("system"), messages[: first + 1]]
     else:
@@ -192,6 +197,7 @@ class Lane:
         body = encode({**question.fields, "model": served}, question.endpoint)
         tried: list[Replica] = []
         failed: list[Replica] = []
+        breaks = 0
         failure = Failure(status=503, message=f"no replica of `{served}` is there")
         for attempt in range(max(ATTEMPTS, len(replicas))):
             usable = [replica for replica in replicas if replica.is_usable()] or replicas
@@ -202,6 +208,9 @@ class Lane:
             tried.append(replica)
             answer = await self._ask(question, served, body, replica, out)
             if answer is None:
+                if question.answered.is_broken:
+                    replica.note_failure(self._cooldown_s)
+                    return None
                 replica.note_success()
                 # A request at which every replica fails says nothing of them; one at which another does not, says it.
                 for other in failed:
@@ -210,12 +219,14 @@ class Lane:
                 return None
             failure = answer
             _log(question, replica, failure)
-            if failure.is_final:
-                break
             if failure.content is None:  # no answer at all
                 replica.note_failure(self._cooldown_s)
+                breaks += failure.message == CUT
             else:
                 failed.append(replica)
+            # A request that ends engines is not taken to all of them.
+            if failure.is_final or breaks == MOST_BREAKS:
+                break
         return failure
 
     async def _ask(self, question: Question, served: str, body: bytes, replica: Replica, out: Out) -> Failure | None:
@@ -242,6 +253,7 @@ class Lane:
         except _BrokenError as broken:
             if not out.started:
                 return broken.failure
+            question.answered.is_broken = True
             _log(question, replica, broken.failure)
             await out.send(error_event(question.endpoint, broken.failure.message), more=False)
         finally:
@@ -266,22 +278,22 @@ class Lane:
         """Hand events on as they come, each whole: what breaks off in the middle of one can still end with an error."""
         content, ends_well = answer.content, False
         reader = UsageReader(question.answered, hides_usage=hides_usage(question.fields, question.endpoint))
-        is_renamed = served != question.name
         while data := await content.readany():
-            data = reader.read_stream(data, more=True)
-            if is_renamed:
-                data = rename(data, served, question.name)
+            data = rename(reader.read_stream(data, more=True), served, question.name)
             if data:
-                ends_well = data.endswith(DONE)
+                # The client may close at the mark of the end; the engine's own end follows.
+                ends_well = question.endpoint in WITH_USAGE and data.endswith(DONE)
                 if not out.started:
                     question.answered.first_s = time.monotonic()
                     await out.begin(answer.status, STREAM_HEADERS)
-                await out.send(data, more=True)
-        if question.endpoint in WITH_USAGE and not ends_well:
+                await out.send(data, more=not ends_well)
+        if ends_well:
+            return
+        if question.endpoint in WITH_USAGE:
             raise _BrokenError(Failure(status=503, message=CUT, retry_after_s=5))
         if not out.started:
             await out.begin(answer.status, STREAM_HEADERS)
-        await out.send(reader.read_stream(b"", more=False), more=False)
+        await out.send(rename(reader.read_stream(b"", more=False), served, question.name), more=False)
 
 
 STREAM_HEADERS = {
@@ -333,23 +345,28 @@ class UsageReader:
 
     def __init__(self, answered: Answered, *, hides_usage: bool) -> None:
         self._answered, self._hides_usage = answered, hides_usage
-        self._rest = b""
+        self._parts: list[bytes] = []
 
     def read_stream(self, data: bytes, *, more: bool) -> bytes:
         """Return the events that are whole; at the end all that is left."""
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        if self._parts:
+            if more and EVENT not in self._parts[-1][-1:] + data:
+                self._parts.append(data)
+                return b""
+            data = b"".join((*self._parts, data))
+            self._parts = []
         if more and not data.endswith(EVENT):
             end = data.rfind(EVENT) + len(EVENT)
-            data, self._rest = (data[:end], data[end:]) if end >= len(EVENT) else (b"", data)
+            data, rest = (data[:end], data[end:]) if end >= len(EVENT) else (b"", data)
+            self._parts.append(rest)
+        self._answered.events += data.count(EVENT)
         return self._read_events(data) if _USAGE in data else data
 
     def read_whole(self, data: bytes, *, more: bool) -> bytes:
         """Return the bytes as they are."""
-        self._rest += data
+        self._parts.append(data)
         if not more:
-            self._answered.read_usage(_loads(self._rest))
+            self._answered.read_usage(_loads(b"".join(self._parts)))
         return data
 
     def _read_events(self, data: bytes) -> bytes:
@@ -404,16 +421,20 @@ def read_failure(status: int, content: bytes, headers: Mapping[str, str], number
             content=content,
             retry_after_s=int(later) if later.isdecimal() else 1,
         )
-    if status < 500:
+    if status < 500 and status not in _OURS:
         return Failure(
-            status=400 if status < 400 or status == 422 else status,
+            status=400 if status == 422 else status,
             message=message,
             kind="invalid_request_error",
             is_final=True,
             content=content,
         )
     told = f"the engine failed at this request; its log says why (request {number})"
-    return Failure(status=status, message=told, content=content)
+    return Failure(status=status if status >= 500 else 502, message=told, content=content)
+
+
+_OURS = frozenset({*range(300, 400), 401, 403, 404, 405})
+"""What an engine answers to a wrong key, model or path: those are the gateway's own, whoever asks."""
 
 
 def error_event(endpoint: str, message: str) -> bytes:
@@ -428,11 +449,10 @@ def error_event(endpoint: str, message: str) -> bytes:
 
 
 def _log(question: Question, replica: Replica, failure: Failure) -> None:
-    """Write one line of a failed attempt: never the prompt, never a key."""
-    words = (failure.content or b"").decode(errors="replace").replace("\n", " ")[:500]
+    """Write one line of a failed attempt: never a key, and of a client's own mistake no words, which may be its own."""
+    words = "" if failure.is_final else ascii((failure.content or b"").decode(errors="replace")[:500])
     print(
-        f"gateway: request {question.number}: {question.endpoint} at {replica.base}: {failure.status} "
-        f"{failure.message} {words}".rstrip(),
+        f"gateway: request {question.number}: {question.endpoint} at {replica.base}: {failure.status} {words}".rstrip(),
         file=sys.stderr,
         flush=True,
     )

@@ -16,9 +16,6 @@ from collections.abc import AsyncIterator
 
 from admission import RefusedError, bad_request
 
-DEFAULT_PRIORITY = 128
-"""The middle of LiteLLM's 0 to 255; lower goes first."""
-
 LOOK_AGAIN_S = 0.02
 """How often a worker looks whether another worker has freed a slot, only while somebody waits here."""
 
@@ -90,7 +87,8 @@ class Queue:
         if self._server is None or self._server.done():
             self._server = asyncio.create_task(self._serve())
         try:
-            return await asyncio.wait_for(asyncio.shield(turn), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await turn
         except TimeoutError:
             self._forget(turn)
             raise self._refusal(f"waited {timeout_s:.0f} s in the queue") from None
@@ -112,8 +110,10 @@ class Queue:
 
     def _forget(self, turn: "asyncio.Future[list[int]]") -> None:
         """Wait no longer; slots that came at the last moment go back."""
-        if not turn.cancel():
+        if turn.done() and not turn.cancelled():
             self._give(turn.result())
+        else:
+            turn.cancel()
 
     async def _serve(self) -> None:
         """Hand the slots that become free to those who wait, until nobody does."""

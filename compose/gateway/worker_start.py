@@ -10,7 +10,6 @@ import gc
 import os
 import signal
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,10 +34,10 @@ def prepare() -> None:
 
 def stand_before() -> None:
     """See every request before LiteLLM. Its start has begun: `add_middleware` would come too late."""
-    from connections import note_key
+    from connections import hang_up, note_key
     from figures import find_figures
     from front import Front
-    from keys import Limits, open_keys
+    from keys import open_keys, open_limits
     from litellm.proxy.proxy_server import app  # noqa: TID251  # runs inside LiteLLM
     from models import read_models
 
@@ -46,8 +45,9 @@ def stand_before() -> None:
         app.middleware_stack,
         os.environ,
         keys=open_keys(os.environ),
-        limits=Limits(Path(os.environ["GATEWAY_USAGE"])),
+        limits=open_limits(os.environ),
         note_key=note_key,
+        hang_up=hang_up,
         models=read_models,
         figures=find_figures,
     )
