@@ -8,11 +8,8 @@
   it is where all three environments change alike.
 - `plan.json` there leaves out the host, which stands in tests/hosts/, and the values of the settings, which stand in
   `env`; that the plan repeats both is asserted. Of each replica after the first it has what differs from the first.
-<<<<<<< HEAD
 - What of a host is rendered as of another (`TWINS`), but for the names of its GPUs, stands with that one.
-=======
 - What a setting means stands in the `env` of `WHOLE` alone.
->>>>>>> main
 - `reasons.txt` has each reason and source of a setting once, with the plans that give it.
 - `plan.json` beside the folders is one plan as it is written, with all of that.
 """
