@@ -253,8 +253,9 @@ def test_secrets_are_private_and_shown_only_when_asked(folder: Path, capsys: pyt
     assert code == 0
     secrets = folder / "envs" / ".secrets" / "dev"
     assert secrets.stat().st_mode & 0o777 == 0o700
-    values = {file.name: file.read_text(encoding="utf-8") for file in secrets.iterdir()}
-    assert {file.stat().st_mode & 0o777 for file in secrets.iterdir()} == {0o600}
+    files = [path for path in secrets.rglob("*") if path.is_file()]
+    values = {file.name: file.read_text(encoding="utf-8") for file in files}
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     assert [values.pop(name) for name in ("hf_token", "tls_certificate", "tls_key")] == ["", "", ""]
     rendered = "".join(
         path.read_text(encoding="utf-8")

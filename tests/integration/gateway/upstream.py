@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
         options = asked.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage"):
             events.append({"model": model, "choices": [], "usage": USAGE})
-        keep = {"no-event": 0, "one-event": 1}.get(mood)
+        keep = {"no-event": 0, "one-event": 1, "endless": 0}.get(mood)
         for event in events[:keep]:
             self._chunk({**_HEAD, "object": "chat.completion.chunk", **event})
         try:
