@@ -82,7 +82,7 @@ class Exchange:
     started: bool = False
     finished: bool = False
     is_stream: bool = False
-    patience_s: float = 60.0
+    writing_s: float = 0.0
     arrived_s: float = field(default_factory=time.monotonic)
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
@@ -94,13 +94,18 @@ class Exchange:
             lines.append((b"access-control-allow-origin", b"*"))
         self.started, self.status = True, status
         self.is_stream = headers["content-type"].startswith("text/event-stream")
-        await self.send_message({"type": "http.response.start", "status": status, "headers": lines})
+        await self.write({"type": "http.response.start", "status": status, "headers": lines})
 
     async def send(self, content: bytes, *, more: bool) -> None:
         """Send a part of the body; the server waits here where the client reads more slowly."""
         self.finished = not more
-        async with asyncio.timeout(self.patience_s):
-            await self.send_message({"type": "http.response.body", "body": content, "more_body": more})
+        await self.write({"type": "http.response.body", "body": content, "more_body": more})
+
+    async def write(self, message: Message) -> None:
+        """Give the server a part of an answer, and note since when it has waited for the client to read."""
+        self.writing_s = time.monotonic()
+        await self.send_message(message)
+        self.writing_s = 0.0
 
     async def break_off(self, why: str, status: int = 503) -> None:
         """End an answer before its end: a stream with an error event."""
@@ -155,7 +160,8 @@ class Front:
             strategy=environment["GATEWAY_ROUTING_STRATEGY"],
         )
         self._is_draining = self._is_over = False
-        self._open: set[asyncio.Task[Any]] = set()
+        self._open: dict[asyncio.Task[Any], Exchange] = {}
+        self._watch: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -167,11 +173,9 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, send, patience_s=self._timeout_s)
+        exchange = Exchange(scope, send)
         try:
             await self._answer(exchange, receive)
-        except TimeoutError:  # the client has read nothing for so long
-            self._hang_up(scope.get("client"))
         except RefusedError as refused:
             await exchange.refuse(refused.status, refused.kind, str(refused), refused.retry_after_s)
             self._count_failure(exchange, refused.status, refused.kind)
@@ -244,7 +248,9 @@ class Front:
         """Serve a request unless its client leaves, which ends `gone`, or the gateway is over."""
         task = asyncio.current_task()
         assert task is not None
-        self._open.add(task)
+        self._open[task] = exchange
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._hang_up_on_the_deaf())
 
         def end(_: object) -> None:
             if not exchange.finished:
@@ -264,7 +270,16 @@ class Front:
         finally:
             gone.remove_done_callback(end)
             gone.cancel()
-            self._open.discard(task)
+            self._open.pop(task, None)
+
+    async def _hang_up_on_the_deaf(self) -> None:
+        """End the connections of clients that have read nothing for the time limit: they would hold their slots."""
+        while self._open:
+            await asyncio.sleep(self._timeout_s / 4)
+            now = time.monotonic()
+            for exchange in self._open.values():
+                if exchange.writing_s and now - exchange.writing_s > self._timeout_s:
+                    self._hang_up(exchange.scope.get("client"))
 
     async def drain(self, limit_s: float) -> None:
         """Take no more requests, give the open ones so many seconds, and end what is then left of them."""
@@ -404,8 +419,7 @@ class Front:
                 exchange.finished = not message.get("more_body", False)
                 read = reader.read_stream if exchange.is_stream else reader.read_whole
                 message = {**message, "body": read(message.get("body", b""), more=not exchange.finished)}
-            async with asyncio.timeout(self._timeout_s):
-                await exchange.send_message(message)
+            await exchange.write(message)
 
         self._note_open(-1)  # there it is counted again
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,12 +85,12 @@ def ask(exchange: Exchange) -> Exchange:
     return exchange
 
 
-def make_front(app: App, folder: Path) -> Front:
+def make_front(app: App, folder: Path, hang_up: Callable[[object], None] = print, timeout_s: str = "60") -> Front:
     """Return the layer around an application that stands where LiteLLM does, with one model of a cloud."""
     (folder / "master").write_text(KEY)
     environment = {
         "GATEWAY_MAX_BODY_BYTES": str(LIMIT),
-        "REQUEST_TIMEOUT": "60",
+        "REQUEST_TIMEOUT": timeout_s,
         "DEFAULT_COOLDOWN_TIME_SECONDS": "5",
         "GATEWAY_ROUTING_STRATEGY": "simple-shuffle",
     }
@@ -101,7 +101,7 @@ def make_front(app: App, folder: Path) -> Front:
         keys=Keys(folder / "keys.json", folder / "master"),
         limits=Limits(folder),
         note_key=lambda _: None,
-        hang_up=lambda _: None,
+        hang_up=hang_up,
         models=lambda: Models(router, ""),
         figures=lambda: None,
     )
@@ -350,3 +350,39 @@ def test_a_websocket_is_closed_at_once() -> None:
     with TemporaryDirectory() as folder:
         asyncio.run(make_front(app, Path(folder))(scope, receive, send))
     assert answered == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_a_client_that_reads_nothing_is_hung_up_on(tmp_path: Path) -> None:
+    """Its answer waits for it; after the time limit the connection is ended, and with it the request."""
+    ended: list[object] = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    async def serve() -> None:
+        gone = asyncio.Event()
+        pieces = iter([{"type": "http.request", "body": CHAT, "more_body": False}])
+
+        async def receive() -> Message:
+            piece = next(pieces, None)
+            if piece is not None:
+                return piece
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":  # the server waits until the client reads, or is gone
+                await gone.wait()
+
+        def hang_up(client: object) -> None:
+            ended.append(client)
+            gone.set()
+
+        scope: Message = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b""}
+        scope.update({"headers": [BEARER], "client": ("127.0.0.1", 1)})
+        await make_front(app, tmp_path, hang_up, "0.05")(scope, receive, send)
+
+    asyncio.run(serve())
+    assert ended == [("127.0.0.1", 1)]
