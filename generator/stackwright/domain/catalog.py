@@ -33,7 +33,7 @@ class HoleKind(StrEnum):
 
 # The first and last release that has something; a last of None: the newest that was looked into has it.
 Range = tuple[str, str | None]
-# An engine that has one of these serves the others, with a head of its own (vLLM 0.33.0 config/model.py,
+# An engine that has one of these serves the others, with a head of its own (0.33.0 config/model.py,
 # _SUFFIX_TO_DEFAULTS; model_executor/models/registry.py, _normalize_arch; read 2026-11-28).
 _ENDINGS = (
     "ForCausalLM",

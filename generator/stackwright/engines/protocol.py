@@ -202,7 +202,7 @@ class Engine(Protocol):
     `processor_requests`: worked on at once on a processor where
     nobody says.
     `ask_program`: the Python program that asks the engine's own code whether it takes argument lists, before a model is
-    loaded; it runs where the engine is installed (engines/vllm/ask_engine.py says what it reads and prints). None
+    loaded; it runs where the engine is installed (its own first lines say what it reads and prints). None
     where there is none.
     `length_variable`: set to 1, it makes the engine take a context beyond the model's own; None where there is none.
     """

@@ -32,8 +32,8 @@ FLOPS_PER_BYTE, SLOWEST_FLOPS, CORE_FLOPS = 20, 6e12, 5e9
 FLOPS_PER_PARAMETER = 2
 # Scores and their sums: two products of as many numbers as a layer is wide, for each token that is looked back at.
 FLOPS_PER_POSITION = 4
-# vLLM 0.32.0 engine/arg_utils.py, for a server on a processor, for each rank; the largest of a GPU's defaults is less
-# than what this code takes for it.
+# The engine's own default (0.32.0 engine/arg_utils.py), for a server on a processor, for each rank; the largest of a
+# GPU's defaults is less than what this code takes for it.
 STEP_TOKENS = 2048
 UNKNOWN_CONTEXT = 32768
 

@@ -62,8 +62,8 @@ def split(tenants: tuple[Tenant, ...], catalog: Catalog) -> tuple[Utilization, .
     """Share GPUs: each model gets what it needs, those that write what is left in proportion; None where it is too
     small.
 
-    The ranks of one engine take the same share of each GPU, and a rank with less than that free does not start (vLLM
-    0.32.0 v1/worker/utils.py, request_memory): what the fullest GPU leaves to the first model, it gets of all.
+    The ranks of one engine take the same share of each GPU, and a rank with less than that free does not start
+    (planning/utilization.py has the source): what the fullest GPU leaves to the first model, it gets of all.
 
     Args:
         tenants: the first is on all of the GPUs.

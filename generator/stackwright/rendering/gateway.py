@@ -11,7 +11,7 @@ from stackwright.rendering.numbered import key_of
 from stackwright.services.gateway import LIMITS
 
 _TEXT = frozenset("chat/completions completions responses messages messages/count_tokens".split())
-# vLLM ranks by the likeness of vectors, too.
+# Vectors are ranked by their likeness, too.
 ENDPOINTS = {
     role: _TEXT if role.generates else frozenset({"embeddings", "rerank"} if role is Role.EMBEDDING else {"rerank"})
     for role in Role

@@ -35,7 +35,7 @@ from stackwright.validation.check import Check, Later, Machine, Observation, Sub
 from stackwright.validation.compose_config import MERGED
 from stackwright.validation.model import MODELS
 
-# vLLM 0.32.0 took 14 s of a processor, most of it imports, and 42 s on a busy machine of two cores (2026-11-29).
+# The CPU build of 0.32.0 took 14 s of a processor, most of it imports, and 42 s on two busy cores (2026-11-29).
 ASKED_S = 60.0
 FILE, SCHEMA, MOST_ANSWERS, MOST_BYTES = "engine-answers.json", 1, 64, 2**20
 # What Python raises for a value that is not taken; the parser of arguments and pydantic name no class. What others tell
