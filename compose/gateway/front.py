@@ -387,6 +387,7 @@ class Front:
                 failure = told
             else:
                 fields = {**question.fields, "model": model.name}
+                exchange.answered.replica = None  # LiteLLM counts this answer; no engine of ours gave it
                 status = await self._ask_litellm(exchange, fields, gone, is_last=number == len(chain))
                 if exchange.started:
                     return None

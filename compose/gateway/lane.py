@@ -184,11 +184,6 @@ class Lane:
             )
         return self._session
 
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-
     async def ask(self, question: Question, served: str, replicas: Sequence[Replica], out: Out) -> Failure | None:
         """Ask the replicas of a model until one answers; return why none did, None where the client got an answer.
 

@@ -57,6 +57,13 @@ def figures(front: Front) -> dict[str, float]:
     return sums
 
 
+def successes_of_engines(front: Front) -> float:
+    """Return how many answers are counted as given by engines of ours."""
+    text = asyncio.run(exchange(front.port, Ask(path="/metrics/", method="GET", key=front.key))).body
+    counted = r'^litellm_deployment_success_responses_total\{.*api_provider="hosted_vllm".*\} (\S+)$'
+    return sum(map(float, re.findall(counted, text, re.MULTILINE)))
+
+
 def test_usage_is_told_when_asked_for_and_counted_when_not(fresh: Front) -> None:
     before = figures(fresh)
     without, answer = ask(fresh, stream=True), ask(fresh, stream=True, stream_options={"include_usage": True})
@@ -113,9 +120,11 @@ def test_a_stream_that_breaks_off_ends_with_an_error(fresh: Front) -> None:
 @only_lane
 def test_a_request_that_every_engine_fails_at_takes_no_replica_out(fresh: Front) -> None:
     """The cloud answers; both engines are asked again at once by others. LiteLLM would leave them out for a while."""
+    before = successes_of_engines(fresh)
     for _ in range(4):
         fresh.both(500)
         assert fresh.ask() == (200, "cloud")
+    assert successes_of_engines(fresh) == before
     fresh.both(200)
     counts = [len(engine.keys) for engine in fresh.engines]
     for _ in range(ROUND):
