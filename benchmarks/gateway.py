@@ -163,6 +163,15 @@ def make_stack(folder: Path, model: str | None, key_file: Path | None, *pins: st
     return stack
 
 
+def start_redis(redis: Program, folder: Path, opened: contextlib.ExitStack) -> bool:
+    """Run Redis until the end, as the runtime starts it; return whether this machine has it."""
+    if shutil.which("redis-server") is None:
+        return False
+    command = ["/bin/sh", str(redis.script), *redis.arguments]
+    opened.enter_context(running(command, {**redis.inherited, **redis.environment}, folder / "redis.log"))
+    return True
+
+
 def await_ready(setting: Setting, process: subprocess.Popen[bytes], log: Path) -> float:
     """Wait until the gateway answers; return the seconds that it took."""
     began = time.monotonic()
@@ -301,10 +310,7 @@ def run_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Result]:
         if arguments.engine is None:
             mine = [sys.executable, __file__, "--upstream", upstream.rpartition(":")[2].partition("/")[0]]
             opened.enter_context(running(mine, os.environ, folder / "upstream.log"))
-        if shutil.which("redis-server"):
-            redis = programs["redis"]
-            command = ["/bin/sh", str(redis.script), *redis.arguments]
-            opened.enter_context(running(command, {**redis.inherited, **redis.environment}, folder / "redis.log"))
+        if start_redis(programs["redis"], folder, opened):
             password = (stack.secrets / "redis_password").read_text().strip()
             state = {"redis_host": "127.0.0.1", "redis_port": str(ports["redis"]), "redis_password": password}
         direct = int(upstream.rpartition(":")[2].partition("/")[0]), model, key

@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import resource
-import shutil
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "generator")]
 
 from stackwright.runtime.programs import Provisions, stack_programs
 
-from benchmarks.gateway import await_ready, describe_machine, make_stack, our_setting
+from benchmarks.gateway import await_ready, describe_machine, make_stack, our_setting, start_redis
 from benchmarks.gateway_load import CHUNK, cpu_s, family, free_port, pss_mb, request_bytes, running
 
 RESULT = CHECKOUT / "benchmarks" / "results" / "gateway_streams.json"
@@ -132,10 +131,7 @@ def run(ours: Path, streams: int, seconds: float, folder: Path) -> dict[str, obj
         programs = {program.name: program for program in stack_programs(stack, machine, os.environ)}
         engine = [sys.executable, __file__, "--upstream", str(upstream), "--seconds", str(seconds)]
         opened.enter_context(running(engine, os.environ, folder / "upstream.log"))
-        if shutil.which("redis-server"):
-            redis = programs["redis"]
-            command = ["/bin/sh", str(redis.script), *redis.arguments]
-            opened.enter_context(running(command, {**redis.inherited, **redis.environment}, folder / "redis.log"))
+        start_redis(programs["redis"], folder, opened)
         setting = our_setting(programs["gateway"], stack, folder, 1)
         log = folder / "gateway.log"
         process = opened.enter_context(running(setting.command, setting.environment, log))
