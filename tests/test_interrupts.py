@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,24 @@ def test_a_signal_ends_the_block_as_ctrl_c_does(number: signal.Signals) -> None:
     with pytest.raises(KeyboardInterrupt), clean_end():
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+class Interrupting:
+    """Sends a signal where Python swallows what is raised."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_is_not_lost_in_a_finalizer_that_swallows_what_is_raised() -> None:
+    with pytest.raises(KeyboardInterrupt), clean_end():
+        finalize_and_wait()
+
+
+def finalize_and_wait() -> None:
+    """Return only where the signal was lost."""
+    Interrupting()
+    threading.Event().wait(60)
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -46,10 +47,37 @@ def clean_end() -> Iterator[Gate]:
     """
     gate = Gate()
     try:
-        with _handled(SIGNALS, gate.meet):
+        with _repeated(), _handled(SIGNALS, gate.meet):
             yield gate
     finally:
         gate.open()
+
+
+@contextmanager
+def _repeated() -> Iterator[None]:
+    """Send an interruption again that came where Python swallows what is raised: in a finalizer or a weak reference's
+    callback, which the import system runs at any moment.
+    """
+    before = sys.unraisablehook
+
+    def again(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            before(unraisable)
+            return
+        import threading
+
+        main = threading.main_thread().ident
+        # From another thread and after a moment: at once, it would be raised in here and be swallowed too. Where it
+        # meets the next such callback, this is simply run again.
+        timer = threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager
