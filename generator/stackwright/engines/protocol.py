@@ -26,9 +26,19 @@ from stackwright.domain.setting_spec import SettingSpec
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import WeightFacts
 
+from stackwright.errors import NoPlanError
+
 if TYPE_CHECKING:
     from stackwright.domain.recipe import Recipe
     from stackwright.domain.service import Step, Word
+
+
+class NoImageError(NoPlanError):
+    """No image of the engine serves the model on these GPUs with this driver, whatever its number format."""
+
+
+class DriverTooOldError(NoImageError):
+    """The GPUs are supported, but no image runs with the host's driver."""
 
 
 class EngineKeys(Struct, frozen=True, kw_only=True):

@@ -21,6 +21,8 @@ from stackwright.engines.protocol import Engine
 COMFORTABLE_TOKENS = 8192
 # What is asked of an engine whose memory nobody can forecast: few requests at once, and its own search for the length.
 CAUTIOUS_SEQS = 16
+# Published sizes and what a forecast makes of them differ by less than this (benchmarks/results/forecast.json).
+FAR_MORE = 1.1
 # Of a GPU's memory whose accounting is not to be trusted (WSL, unified memory), advice and defaults take no more than
 # this.
 DOUBTFUL_SHARE = 0.8
@@ -70,7 +72,11 @@ def choose_layout(
     best: Layout | None = None
     words: tuple[str, ...] = ()
     most_ranks = 0
+    hopeless: LayoutOption | None = None
     for option in options:
+        if is_hopeless(option, facts):
+            hopeless = option if hopeless is None or option.settings.ranks >= hopeless.settings.ranks else hopeless
+            continue
         whole = option.settings.max_model_len or shape.default_length or COMFORTABLE_TOKENS
         if best is not None and not option.placement.inside_island and best.sure and _is_long(best, whole, objective):
             break
@@ -83,7 +89,18 @@ def choose_layout(
             return layout, ()
         if best is None or _worth(layout, whole, objective) > _worth(best, whole, objective):
             best = layout
+    if best is None and hopeless is not None and hopeless.settings.ranks >= most_ranks:
+        _, words = _try(engine, hopeless, facts, objective)
     return best, words
+
+
+def is_hopeless(option: LayoutOption, facts: ModelFacts) -> bool:
+    """Return whether the published weights alone are far more than the GPUs hold: no forecast is needed to say so."""
+    settings = option.settings
+    changed = settings.quantization is not None or settings.offload_bytes or settings.language_only
+    if option.gpu is None or facts.weight_bytes is None or facts.tensors is not None or changed:
+        return False
+    return facts.weight_bytes > FAR_MORE * settings.ranks * option.gpu.total_bytes
 
 
 def serves(

@@ -16,7 +16,7 @@ from stackwright.domain.forecast import EngineSettings, Forecast, Verdict
 from stackwright.domain.image_pins import ImagePins, with_digest
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Mode, Origin, PlannedEngine, Replica, ServedModel, Setting
+from stackwright.domain.plan import Memory, Mode, Origin, PlannedEngine, Replica, ServedModel, Setting
 from stackwright.domain.wishes import Pin
 from stackwright.engines import engine_named
 from stackwright.engines.protocol import ImageChoice, pinned_fields
@@ -35,8 +35,20 @@ if TYPE_CHECKING:
     from stackwright.planning.layout import Layout
 
 
-class DoesNotFitError(NoPlanError):
+class NoRoomError(NoPlanError):
+    """The model needs more memory than there is."""
+
+
+class DoesNotFitError(NoRoomError):
     """The model is too large for every group of the GPUs."""
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What serves a model, and where. `layout`: the settings that fit there; None on a processor."""
+
+    placement: Placement
+    chosen: ImageChoice
+    layout: Layout | None
 
 
 class PlannedModel(Struct, frozen=True, kw_only=True):
@@ -95,13 +107,17 @@ def _plan_reach(request: ModelRequest, catalog: Catalog) -> Reach:
 
 
 def _reach(request: ModelRequest, planned: PlannedModel) -> Reach:
-    """Return what a plan on GPUs comes to."""
+    return reach_of(request, planned.served.forecast, planned.context)
+
+
+def reach_of(request: ModelRequest, memory: Memory | None, context: str) -> Reach:
+    """Return what a plan comes to. `context`: its tokens, or `auto` where the engine is to find them."""
     from stackwright.planning.advice import Reach
     from stackwright.planning.layout import COMFORTABLE_TOKENS
 
-    memory, shape = planned.served.forecast, request.facts.config.shape
-    if planned.context != "auto":
-        tokens = int(planned.context)
+    shape = request.facts.config.shape
+    if context != "auto":
+        tokens = int(context)
     elif shape.is_encoder or memory is None:
         tokens = shape.default_length or COMFORTABLE_TOKENS
     else:
@@ -113,13 +129,22 @@ def _reach(request: ModelRequest, planned: PlannedModel) -> Reach:
 
 def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     """Plan one model; a refusal does not look at what other programs hold. Raises NoPlanError."""
+    return _assemble(request, catalog, decide(request, catalog))
+
+
+def decide(request: ModelRequest, catalog: Catalog) -> Decision:
+    """Choose the image and the GPUs, and there the settings that fit. On a processor nothing is forecast yet.
+
+    Raises:
+        NoPlanError: no plan fits this host.
+    """
     heads = Heads.of(request.facts.config)
     options = placements(request.host, request.mode, request.parallel_pins, heads, request.objective, request.devices)
     chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, request.whole.needs)
     if options[0].mode is Mode.CPU:
         if request.why_processor:
             chosen = replace(chosen, reasons=(f"on the processor, since {request.why_processor}",))
-        return _assemble(request, catalog, options[0], chosen, None)
+        return Decision(placement=options[0], chosen=chosen, layout=None)
     from stackwright.planning.layout import LayoutOption, choose_layout, smallest_memory
     from stackwright.planning.pace import arrange
 
@@ -134,12 +159,11 @@ def plan_as_is(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     layout, words = choose_layout(request.engine, layout_options, request.facts, request.objective)
     if layout is None:
         raise _does_not_fit(request, options, words)
-    return _assemble(request, catalog, layout.placement, chosen, layout)
+    return Decision(placement=layout.placement, chosen=chosen, layout=layout)
 
 
-def _assemble(
-    request: ModelRequest, catalog: Catalog, placement: Placement, chosen: ImageChoice, layout: Layout | None
-) -> PlannedModel:
+def _assemble(request: ModelRequest, catalog: Catalog, decision: Decision) -> PlannedModel:
+    placement, chosen, layout = decision.placement, decision.chosen, decision.layout
     utilization = choose_share(request, placement, catalog) if layout else None
     own, gateway = model_settings(request, catalog, placement, chosen, layout, utilization)
     settings = with_digests(_with_pins(own, request), request.whole.image_pins)
@@ -217,7 +241,7 @@ def _forecast_on_cpu(
     workers = request.pins.get(WORKERS) or gateway[WORKERS].value
     answer = request.engine.forecast_on_processor(request.task, values, version, int(workers) * WORKER_BYTES)
     if answer is not None and answer.verdict is Verdict.DOES_NOT_FIT:
-        raise NoPlanError(
+        raise NoRoomError(
             f"{request.llm.name} does not fit in this host's memory: {'; '.join(answer.reasons)}",
             hint=_shorter(request, catalog)
             or f"name a smaller model with --model, or another {_processor_keys(request)} with --set",

@@ -5,6 +5,8 @@ docs/decisions/0010-image-planner.md gives the rules and their sources.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from stackwright.domain.catalog import (
     REFUSED_HOLES,
     Catalog,
@@ -15,7 +17,7 @@ from stackwright.domain.catalog import (
     order_release,
 )
 from stackwright.domain.host import Cpu, Gpu, Host, newer_driver
-from stackwright.engines.protocol import EngineNeeds, ImageChoice
+from stackwright.engines.protocol import EngineNeeds, ImageChoice, NoImageError
 from stackwright.engines.vllm.image_candidates import (
     AARCH64,
     X86_64,
@@ -32,7 +34,6 @@ from stackwright.engines.vllm.image_candidates import (
     refused_holes,
 )
 from stackwright.engines.vllm.image_refusal import Search, list_holes, no_release, refuse
-from stackwright.errors import NoPlanError
 from stackwright.units import version_parts
 
 ALLOW_VULNERABLE = "--allow-vulnerable"
@@ -44,21 +45,20 @@ def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: Eng
     """Choose the image for these GPUs of the host; the CPU image where there are none.
 
     Raises:
-        NoPlanError: nothing fits; the message names the part in the way, the hint the smallest change that helps.
+        NoImageError: nothing fits; the message names the part in the way, the hint the smallest change that helps.
     """
     needs = needs or EngineNeeds()
     if not gpus:
         return _choose_cpu_image(host.cpu, catalog, needs)
     situation = describe_situation(host, gpus, catalog)
     if situation.cuda is None:
-        raise NoPlanError(
+        raise NoImageError(
             "the driver does not report its CUDA version, so no engine image can be chosen",
             hint="check the driver with `nvidia-smi`, or use `configure-gpu cpu`",
         )
-    search = _search(situation, catalog, needs)
-    found = _first_that_runs(search.sound, situation, catalog)
+    found = _first_sound(situation, catalog, needs)
     if found is None:
-        raise refuse(search)
+        raise refuse(_search(situation, catalog, needs))
     way = find_way(found, situation, catalog) or Way.NATIVE
     return ImageChoice(
         name=found.release.name,
@@ -75,8 +75,20 @@ def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: Eng
     )
 
 
+def _first_sound(situation: Situation, catalog: Catalog, needs: EngineNeeds) -> Candidate | None:
+    """Return the newest image that runs, None where none does. Older ones are not looked at: a plan is soon made."""
+    sound = (
+        candidate
+        for candidate in list_candidates(catalog, situation.processor)
+        if _is_wanted(candidate.release, needs)
+        and carries_all(candidate, situation)
+        and (needs.allow_vulnerable or not refused_holes(candidate, catalog))
+    )
+    return _first_that_runs(sound, situation, catalog)
+
+
 def _search(situation: Situation, catalog: Catalog, needs: EngineNeeds) -> Search:
-    every = list_candidates(catalog, situation.processor)
+    every = tuple(list_candidates(catalog, situation.processor))
     wanted = tuple(candidate for candidate in every if _is_wanted(candidate.release, needs))
     carried_by_any = tuple(candidate for candidate in every if carries_all(candidate, situation))
     carried = tuple(candidate for candidate in carried_by_any if _is_wanted(candidate.release, needs))
@@ -103,7 +115,7 @@ def _is_wanted(release: EngineRelease, needs: EngineNeeds) -> bool:
     return needs.exact is None or own == order_release(needs.exact)
 
 
-def _first_that_runs(candidates: tuple[Candidate, ...], situation: Situation, catalog: Catalog) -> Candidate | None:
+def _first_that_runs(candidates: Iterable[Candidate], situation: Situation, catalog: Catalog) -> Candidate | None:
     return next((c for c in candidates if find_way(c, situation, catalog) is not None), None)
 
 
@@ -233,7 +245,7 @@ def _choose_cpu_image(cpu: Cpu, catalog: Catalog, needs: EngineNeeds) -> ImageCh
         hole for hole in holes_of(release.name, release.version, catalog.advisories) if hole.kind in REFUSED_HOLES
     )
     if holes and not needs.allow_vulnerable:
-        raise NoPlanError(
+        raise NoImageError(
             f"{release.name} {release.version} has known vulnerabilities: {list_holes(holes)}",
             hint=f"request a newer release, or allow it with {ALLOW_VULNERABLE}",
         )
@@ -267,7 +279,7 @@ def _check_processor(cpu: Cpu, processor: str | None, release: EngineRelease, im
     if processor == AARCH64 and not {"asimd", "neon"} & set(cpu.flags):
         lacking = ["neon"]
     if lacking:
-        raise NoPlanError(
+        raise NoImageError(
             f"the processor ({cpu.model or 'of unknown model'}) lacks {', '.join(lacking)}, which the CPU image of "
             f"{release.name} {release.version} needs",
             hint="use another machine, or one with an NVIDIA GPU",

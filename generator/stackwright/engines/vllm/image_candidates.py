@@ -6,6 +6,7 @@ container runtime's gate lets it start. docs/decisions/0010-image-planner.md giv
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -121,9 +122,9 @@ def processor_of(cpu: Cpu, models: tuple[GpuModel | None, ...]) -> str | None:
     return next((model.processor for model in models if model is not None and model.processor), None)
 
 
-def list_candidates(catalog: Catalog, processor: str | None) -> tuple[Candidate, ...]:
-    """Return every image known to be published for the processor (x86_64 where unknown), newest release first."""
-    return tuple(
+def list_candidates(catalog: Catalog, processor: str | None) -> Iterator[Candidate]:
+    """Yield every image known to be published for the processor (x86_64 where unknown), newest release first."""
+    yield from (
         Candidate(release=release, image=image, architectures=architectures, cuda=major_minor(cuda))
         for release in catalog.engines
         for image in release.images

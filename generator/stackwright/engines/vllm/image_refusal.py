@@ -7,7 +7,7 @@ from msgspec import Struct
 from stackwright.domain.catalog import REFUSED_HOLES, Advisory, Catalog, HoleKind, holes_of, order_release
 from stackwright.domain.host import Gpu, newer_driver
 from stackwright.domain.model_facts import ModelFacts, WeightFormat
-from stackwright.engines.protocol import EngineNeeds
+from stackwright.engines.protocol import DriverTooOldError, EngineNeeds, NoImageError
 from stackwright.engines.vllm.image_candidates import Candidate, Situation, carries, refused_holes
 from stackwright.engines.vllm.settings import BFLOAT16_CAPABILITY, first_without_bfloat16
 from stackwright.errors import NoPlanError
@@ -43,7 +43,7 @@ class Search(Struct, frozen=True, kw_only=True):
     with_another_model: Candidate | None
 
 
-def refuse(search: Search) -> NoPlanError:
+def refuse(search: Search) -> NoImageError:
     """Make the error for a search that found nothing."""
     if not search.wanted:
         kind = f"CUDA image for {search.situation.processor or 'x86_64'}"
@@ -53,31 +53,31 @@ def refuse(search: Search) -> NoPlanError:
     return _driver_too_old(search) if search.sound else _only_with_holes(search)
 
 
-def no_release(catalog: Catalog, needs: EngineNeeds, kind: str) -> NoPlanError:
+def no_release(catalog: Catalog, needs: EngineNeeds, kind: str) -> NoImageError:
     """Make the error for a release that nobody has: unknown, none that serves the model, or without such an image."""
     newest, minimum, maximum, exact = catalog.engines[0], needs.minimum, needs.maximum, needs.exact
     model = needs.model or "the model"
     known = [release.version for release in catalog.engines]
     if exact is not None and exact not in known:
         hint = f"the newest known are {', '.join(known[:3])}; docs/reference/catalog.md lists all"
-        return NoPlanError(f"{newest.name} {exact} is not in the catalog", hint=hint)
+        return NoImageError(f"{newest.name} {exact} is not in the catalog", hint=hint)
     if minimum is not None and exact is not None and order_release(exact) < order_release(minimum):
-        return NoPlanError(
+        return NoImageError(
             f"{model} needs {newest.name} {minimum} or newer, but {exact} was requested",
             hint=f"use --engine {newest.name}=={newest.version}, or another model",
         )
     if maximum is not None and exact is not None and order_release(maximum) < order_release(exact):
-        return NoPlanError(
+        return NoImageError(
             f"{newest.name} {exact} no longer serves the architecture of {model}; the last release that does is "
             f"{maximum}",
             hint=f"use --engine {newest.name}=={maximum}, or another model",
         )
     if minimum is not None and order_release(newest.version) < order_release(minimum):
-        return NoPlanError(
+        return NoImageError(
             f"{model} needs {newest.name} {minimum} or newer; the newest in the catalog is {newest.version}",
             hint="use another model, or a newer Stackwright release with a newer catalog",
         )
-    return NoPlanError(
+    return NoImageError(
         f"{newest.name} {exact or minimum or maximum or ''} has no {kind}", hint="request another release"
     )
 
@@ -183,7 +183,7 @@ def _readers(method: str, version: str, catalog: Catalog) -> str:
     return f"which {name} {version} does not read; the last that does is {last}{vulnerable}"
 
 
-def _not_carried(search: Search) -> NoPlanError:
+def _not_carried(search: Search) -> NoImageError:
     situation = search.situation
     gpu, capability = next(
         (gpu, capability)
@@ -194,7 +194,7 @@ def _not_carried(search: Search) -> NoPlanError:
     if search.carried_by_any:
         last = search.carried_by_any[0].release
         asked = f"{search.needs.exact} was requested" if search.needs.exact else _bounds(search.needs)
-        return NoPlanError(
+        return NoImageError(
             f"only {last.name} images up to {last.version} support {who}, but {asked}",
             hint="use another model, or another GPU"
             if not search.needs.exact
@@ -203,13 +203,13 @@ def _not_carried(search: Search) -> NoPlanError:
     least = min((c.release.minimum_compute_capability for c in search.wanted), key=version_parts)
     old = version_parts(capability) < version_parts(least)
     why = f"; compute capability {least} or newer is needed" if old else ""
-    return NoPlanError(
+    return NoImageError(
         f"no {search.wanted[0].release.name} image for {situation.processor or 'x86_64'} supports {who}{why}",
         hint="use `configure-gpu cpu`, or another GPU",
     )
 
 
-def _only_with_holes(search: Search) -> NoPlanError:
+def _only_with_holes(search: Search) -> NoImageError:
     last, situation = search.carried[0], search.situation
     name, holes = last.release.name, list_holes(refused_holes(last, search.catalog))
     if search.needs.exact:
@@ -230,10 +230,10 @@ def _only_with_holes(search: Search) -> NoPlanError:
             f"{_driver_for(search, search.carried)}"
         )
         instead += f"; or {newer_driver(situation.system, _least_demanding(search.carried).cuda)}"
-    return NoPlanError(f"{message}; it is refused without --allow-vulnerable", hint=instead)
+    return NoImageError(f"{message}; it is refused without --allow-vulnerable", hint=instead)
 
 
-def _driver_too_old(search: Search) -> NoPlanError:
+def _driver_too_old(search: Search) -> NoImageError:
     situation = search.situation
     running = f"driver {situation.driver or 'of unknown version'} supports CUDA up to {situation.cuda}"
     sound = "" if search.sound == search.carried else " without known vulnerabilities"
@@ -251,7 +251,7 @@ def _driver_too_old(search: Search) -> NoPlanError:
         hints.append(f"this driver runs {other.tag}")
     elif other is not None:
         hints.append(f"use another model: {_bounds(search.needs)}, and this driver runs {other.tag}")
-    return NoPlanError(message, hint="; or ".join(hints))
+    return DriverTooOldError(message, hint="; or ".join(hints))
 
 
 def _driver_for(search: Search, candidates: tuple[Candidate, ...]) -> str:
