@@ -109,6 +109,7 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
         raise UsageError(f"unknown command `{name[:60]}`", hint=hint)
     if name.startswith("-") and name not in ("-h", "--help", "--version"):
         raise UsageError(f"`{name[:60]}` stands before the command", hint="flags come after it: COMMAND FLAG …")
+    argv = _with_flags_of_engine(argv)
     parser, subparsers = build_parser((name,))
     if name in subparsers:
         _check_words(subparsers[name], argv[1:])
@@ -118,6 +119,17 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
         raise UsageError(f"{prog}: unknown argument `{unknown[0][:60]}`", hint=f"`{prog} --help` shows what is allowed")
     command = load_command(name)
     return command, command.read_arguments(given)
+
+
+def _with_flags_of_engine(argv: list[str]) -> list[str]:
+    """Join `--arg` with a word behind it that is a flag itself, which argparse would take for one of ours."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--arg" and word.startswith("-"):
+            joined[-1] = f"--arg={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def load_command(name: str) -> Command:
@@ -180,4 +192,6 @@ def _check_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:
             names = {flag_word.lstrip("-"): flag_word for flag_word in flags}
             close = closest(flag.lstrip("-"), names)
             hint = f"did you mean `{names[close]}`?" if close else f"`{parser.prog} --help` shows what is allowed"
+            if "--arg" in flags and not close:
+                hint += f"; a flag of the engine goes behind --arg: `--arg={flag[:60]}`"
             raise UsageError(f"{parser.prog}: unknown flag `{flag[:60]}`", hint=hint)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from stackwright.domain.arguments import flag_of_key
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines import ENGINES
 from stackwright.engines.protocol import Engine
@@ -50,6 +51,7 @@ class DeclaredSettings(Struct, frozen=True, kw_only=True):
 
     specs: tuple[SettingSpec, ...]
     by_key: Mapping[str, SettingSpec]
+    positions: Mapping[str, int]
     images: tuple[str, ...]
     per_model: frozenset[str]
 
@@ -71,6 +73,7 @@ def _declared(engines: tuple[Engine, ...], services: tuple[ServiceRow, ...]) -> 
     return DeclaredSettings(
         specs=specs,
         by_key={spec.key: spec for spec in specs},
+        positions={spec.key: position for position, spec in enumerate(specs)},
         images=tuple(spec.key for spec in specs if spec.section == "Images"),
         per_model=frozenset(spec.key for spec in specs if spec.section == "Engine" or spec.per_model)
         | {engine.keys.image for engine in engines},
@@ -85,6 +88,32 @@ def _section_number(section: str) -> int:
 def all_settings() -> tuple[SettingSpec, ...]:
     """Return every declared setting, in the order in which they are emitted."""
     return declared_settings().specs
+
+
+def find_spec(key: str) -> SettingSpec | None:
+    """Return the declaration of a plain key; one of an engine's flag that no setting declares is made from its name."""
+    known = declared_settings().by_key.get(key)
+    for engine in ENGINES.values() if known is None else ():
+        prefix = engine.keys.argument_prefix
+        if prefix and re.fullmatch(re.escape(prefix) + "[A-Z0-9_]*[A-Z0-9]", key):
+            flag = flag_of_key(key, prefix)
+            return SettingSpec(key=key, section="Engine", kind=Kind.TEXT, meaning=f"{engine.title}'s {flag}", flag=flag)
+    return known
+
+
+def is_per_model(key: str) -> bool:
+    """Return whether each of several models has its own value of a plain key."""
+    return key in declared_settings().per_model or (
+        key not in declared_settings().by_key and find_spec(key) is not None
+    )
+
+
+def order_of(key: str) -> tuple[int, str]:
+    """Return where a plain key stands among all that are emitted: a flag's own behind the engine's. Raises KeyError."""
+    positions = declared_settings().positions
+    if key in positions or find_spec(key) is None:
+        return positions[key], ""
+    return max(positions[spec.key] for spec in all_settings() if spec.section == "Engine"), key
 
 
 _SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSPHRASE|CREDENTIALS?)$", re.IGNORECASE)

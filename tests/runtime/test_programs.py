@@ -56,6 +56,13 @@ def programs_of(
 ) -> dict[str, Program]:
     """Return the programs for a host, or a recorded one, by name."""
     stack = stack_of(plan_for(recorded(host) if isinstance(host, str) else host))
+    return programs_of_stack(stack, redis=redis, shared_memory_bytes=shared_memory_bytes, caller=caller)
+
+
+def programs_of_stack(
+    stack: Stack, *, redis: bool = True, shared_memory_bytes: int = 2**34, caller: Mapping[str, str] = CALLER
+) -> dict[str, Program]:
+    """Return a stack's programs by name."""
     ports = {replica.name: 20000 + number for number, replica in enumerate(stack.plan.replicas)}
     ports |= {"redis": 21000} if redis else {}
     machine = Provisions(

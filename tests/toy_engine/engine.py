@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -33,7 +33,7 @@ from stackwright.engines.protocol import (
     MemorySetting,
     StartLog,
 )
-from stackwright.errors import NoPlanError
+from stackwright.errors import NoPlanError, UsageError
 from stackwright.units import GIB, MIB
 
 IMAGE, VERSION, CONTEXT = "example.org/toy:1.0", "1.0", 512
@@ -127,9 +127,21 @@ class Toy:
             source="tests/toy_engine/",
         )
 
-    def arguments(self, mode: Mode, values: Mapping[str, str], role: Role) -> tuple[str, ...]:
+    def arguments(
+        self, mode: Mode, values: Mapping[str, str], role: Role, catalog: Catalog | None = None
+    ) -> tuple[str, ...]:
         """Return the flags that carry settings."""
         return tuple(word for flag, key in self.flags.items() for word in (flag, values[key]))
+
+    def route_arguments(self, given: Iterable[object] | Mapping[str, object], where: str) -> dict[str, str]:
+        """Take no flags beside the plan's."""
+        if given:
+            raise UsageError(f"{where}: the toy takes no flags")
+        return {}
+
+    def argument_warnings(self, pins: Mapping[str, str]) -> tuple[str, ...]:
+        """Have nothing to say."""
+        return ()
 
     def environment(self, mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """Need nothing."""

@@ -17,6 +17,7 @@ import msgspec
 from stackwright.domain.catalog import (
     Advisory,
     ArchitectureTable,
+    ArgumentTable,
     AttentionTable,
     Catalog,
     DefaultTable,
@@ -49,6 +50,7 @@ def load_catalog() -> Catalog:
         read_drivers=load_drivers,
         read_llms=load_llms,
         read_flags=load_flags,
+        read_arguments=load_arguments,
         read_parsers=load_parsers,
         read_kernels=load_kernels,
         read_formats=load_formats,
@@ -183,6 +185,12 @@ def load_kernels() -> KernelTable:
 def load_flags() -> FlagTable:
     """Read vLLM's flags and variables by release. A plan needs them for what a person pins, and for throughput."""
     return _read_table("flags.yaml", FlagTable)
+
+
+@cache
+def load_arguments() -> ArgumentTable:
+    """Read how vLLM's flags are read. A plan needs them for those that a person gives."""
+    return _read_table("arguments.yaml", ArgumentTable)
 
 
 @cache

@@ -36,7 +36,7 @@ from stackwright.project.access_keys import ensure_key_folders
 from stackwright.project.credentials import ensure_secrets, find_hub_token, gateway_key
 from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
-from stackwright.project.pins import read_pins
+from stackwright.project.pins import pins_of_model, read_pins
 from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written
 from stackwright.services import access_to, outside, services_of
@@ -80,12 +80,17 @@ def configure_environment(
 def _plan(options: PlanOptions, paths: ProjectPaths, host: Host, own: EnvironmentPaths, wishes: Wishes) -> Plan:
     catalog = load_catalog()
     models = wished_models(options, wishes, str(own.wishes))
+    if options.arguments and len(models) > 1:
+        raise UsageError(
+            f"--arg: {own.environment.value} has {len(models)} models, and it does not say which one it is for",
+            hint=f"write models[].args in envs/{own.environment.value}.yaml",
+        )
     request = PlanRequest(
         host=host,
         environment=own.environment,
         mode=options.mode,
         wishes=wishes,
-        models=tuple(_wanted(model, wished_in, paths, options.engine) for model, wished_in in models),
+        models=tuple(_wanted(model, wished_in, paths, options) for model, wished_in in models),
         pins=read_pins(wishes.pins, dict(options.pins), own.environment.value),
         folders=paths.folders,
         user=User(uid=os.getuid(), gid=os.getgid()),
@@ -119,11 +124,12 @@ def _with_known(request: PlanRequest, paths: ProjectPaths, catalog: Catalog) -> 
     return replace(request, models=tuple(models))
 
 
-def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, engine: Engine) -> WantedModel:
-    catalog = load_catalog()
+def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, options: PlanOptions) -> WantedModel:
+    catalog, engine = load_catalog(), options.engine
     facts = _read_model(model.name, catalog, paths, wished_in)
+    llm = name_llm(facts)
     return WantedModel(
-        llm=name_llm(facts),
+        llm=replace(llm, name=model.served_name) if model.served_name else llm,
         facts=facts,
         wished_in=wished_in,
         role=model.role or facts.role or engine.role_of(facts.config, catalog),
@@ -131,6 +137,7 @@ def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, engine: Engin
         gpu_share=model.gpu_share,
         exclusive=model.exclusive,
         pinned=model.pinned,
+        pins=pins_of_model(model, options.arguments, engine, wished_in.partition(".name: ")[0]),
     )
 
 

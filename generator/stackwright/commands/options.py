@@ -29,6 +29,7 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     host: Path | None = None
     pins: tuple[tuple[str, str], ...] = ()
+    arguments: tuple[str, ...] = ()
     objective: Objective | None = None
     engine: Engine = field(default_factory=default_engine)
     engine_version: str | None = None
@@ -169,6 +170,13 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", dest="pins", metavar="KEY=VALUE", action="append", type=parse_pin, help="pin a setting; repeatable"
     )
+    parser.add_argument(
+        "--arg",
+        dest="arguments",
+        metavar="FLAG=VALUE",
+        action="append",
+        help="a flag of the engine's own, such as `--arg=--chat-template-content-format=openai`; repeatable",
+    )
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -226,6 +234,7 @@ def read_plan_options(given: argparse.Namespace) -> PlanOptions:
         models=tuple(given.models or ()),
         host=given.host,
         pins=tuple(given.pins or ()),
+        arguments=tuple(given.arguments or ()),
         objective=given.objective,
         engine=given.engine[0] if given.engine else default_engine(),
         engine_version=given.engine[1] if given.engine else None,

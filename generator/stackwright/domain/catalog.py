@@ -396,6 +396,27 @@ class ServiceImage(Struct, frozen=True, kw_only=True):
     date: str
 
 
+class ArgumentKind(Struct, frozen=True, kw_only=True):
+    """How a flag's value is read: `switch`, `whole`, `number`, `json` or `text`; `listed`: several words.
+
+    `choices` where it takes no others.
+    """
+
+    kind: str
+    listed: bool = False
+    choices: tuple[str, ...] = ()
+
+
+class ArgumentTable(Struct, frozen=True, kw_only=True):
+    """How an engine's flags are read, in the `sampled` releases; of others nobody looked."""
+
+    engine: str
+    sampled: tuple[str, ...]
+    kinds: dict[str, ArgumentKind]
+    source: str
+    date: str
+
+
 class Catalog(Struct, frozen=True, kw_only=True):
     """Everything that the planner knows of the world outside the host. `engines` are the newest first.
 
@@ -409,6 +430,7 @@ class Catalog(Struct, frozen=True, kw_only=True):
     read_drivers: Callable[[], Drivers]
     read_llms: Callable[[], Sequence[CatalogLlm]]
     read_flags: Callable[[], FlagTable]
+    read_arguments: Callable[[], ArgumentTable]
     read_parsers: Callable[[], ParserTable]
     read_kernels: Callable[[], KernelTable]
     read_formats: Callable[[], FormatTable]
@@ -436,6 +458,11 @@ class Catalog(Struct, frozen=True, kw_only=True):
     def flags(self) -> FlagTable:
         """The engine's flags and variables."""
         return self.read_flags()
+
+    @property
+    def arguments(self) -> ArgumentTable:
+        """How the engine's flags are read."""
+        return self.read_arguments()
 
     @property
     def parsers(self) -> ParserTable:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct, field
 
 from stackwright.domain.cloud import CloudModel
@@ -15,12 +17,14 @@ class GatewayWishes(Struct, frozen=True, kw_only=True):
     """Where the gateway listens on the host, and which models stand in for one that fails, first choice first.
 
     `cloud` are those of `fallbacks` that no engine of ours serves: prompts leave the host where one is asked.
+    `network` is a container network of the host's that the gateway joins beside its own; None: none.
     """
 
     bind: str
     port: int
     fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     cloud: tuple[CloudModel, ...] = ()
+    network: str | None = None
 
 
 class ModelWish(Struct, frozen=True, kw_only=True):
@@ -29,6 +33,11 @@ class ModelWish(Struct, frozen=True, kw_only=True):
     `role` None: what its architecture is made for. `gpu_share` is its part of all of the host's GPUs, 0 to 1; None
     leaves that to the planner. Models of one `exclusive` group take turns in one engine: one of them is loaded at a
     time, and the `pinned` one comes back when nobody asks for the others.
+
+    `served_name` is what clients call it, None for its own name. `args` are flags of the engine, as words of a command
+    line or by their names. `lora`: adapters by the names that clients use, each a folder or a hub id. `chat_template`
+    is a file of the host; `volumes` are folders of the host that the engine sees at the same path, read-only unless
+    `:rw` ends them; `image` is the engine's container image.
     """
 
     name: str
@@ -37,6 +46,12 @@ class ModelWish(Struct, frozen=True, kw_only=True):
     gpu_share: float | None = None
     exclusive: str | None = None
     pinned: bool = False
+    served_name: str | None = None
+    args: tuple[str | int | float | bool, ...] | dict[str, Any] = ()
+    lora: dict[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
+    volumes: tuple[str, ...] = ()
+    image: str | None = None
 
 
 class Pin(Struct, frozen=True, kw_only=True):
@@ -56,7 +71,11 @@ class Pin(Struct, frozen=True, kw_only=True):
     @property
     def written_at(self) -> str:
         """Where a person finds it, as the object of a sentence."""
-        file, _, _ = self.source.partition(":")
+        file, _, field = self.source.partition(":")
+        if self.model is not None and self.source == "--arg":
+            return "it from `--arg`"
+        if field.strip().startswith("models["):
+            return f"{field.strip()} in {file}"
         return f"`--set {self.written}=…`" if self.origin is Origin.PINNED else f"{self.written} in settings of {file}"
 
 

@@ -47,7 +47,8 @@ class EngineKeys(Struct, frozen=True, kw_only=True):
     `context`: tokens of one request, a number or `auto`. `requests`: worked on at once. `step_tokens`: worked on in one
     step. `cache_format`: how numbers are kept in the cache. `memory_share`: of each GPU. `processor_cache`: GiB of
     cache for each rank on a processor. `cache_folder`: for what it compiles. `media`: from where it may fetch pictures,
-    for a model that takes them.
+    for a model that takes them. `argument_prefix`: of a flag that no setting declares, what stands before its name
+    in the key of its own setting.
     """
 
     model: str
@@ -64,6 +65,7 @@ class EngineKeys(Struct, frozen=True, kw_only=True):
     memory_share: str | None = None
     processor_cache: str | None = None
     media: str | None = None
+    argument_prefix: str | None = None
 
 
 class MemorySetting(Struct, frozen=True, kw_only=True):
@@ -262,8 +264,16 @@ class Engine(Protocol):
     ) -> ImageChoice:
         """Choose the image for these GPUs, none on a processor; a pinned one is taken as it is. Raises NoPlanError."""
 
-    def arguments(self, mode: Mode, values: Mapping[str, str], role: Role) -> tuple[str, ...]:
-        """Return the argument list for the settings in `values`."""
+    def arguments(
+        self, mode: Mode, values: Mapping[str, str], role: Role, catalog: Catalog | None = None
+    ) -> tuple[str, ...]:
+        """Return the argument list for the settings in `values`; `catalog`: how undeclared flags are read."""
+
+    def route_arguments(self, given: Iterable[object] | Mapping[str, object], where: str) -> dict[str, str]:
+        """Return the settings, by key, that carry flags which a person gives. Raises UsageError."""
+
+    def argument_warnings(self, pins: Mapping[str, str]) -> tuple[str, ...]:
+        """Return what a person should know of the flags that were given."""
 
     def environment(self, mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """Return the engine's own variables as (name, value) pairs."""

@@ -17,7 +17,7 @@ from stackwright.planning.utilization import Utilization
 from stackwright.planning.workers import DECISION as WORKERS_DECISION
 from stackwright.planning.workers import count_gateway_workers
 from stackwright.services import SERVICES, outside
-from stackwright.settings import all_settings, declared_settings
+from stackwright.settings import declared_settings, order_of
 
 if TYPE_CHECKING:
     from stackwright.planning.layout import Layout
@@ -125,8 +125,7 @@ def device_settings(gpus: tuple[Gpu, ...], reason: str, source: str) -> dict[str
 
 def in_order_of_table(settings: dict[str, Setting]) -> dict[str, Setting]:
     """Return settings in the order of `stackwright.settings.all_settings()`."""
-    order = {spec.key: position for position, spec in enumerate(all_settings())}
-    return dict(sorted(settings.items(), key=lambda item: order[item[0]]))
+    return dict(sorted(settings.items(), key=lambda item: order_of(item[0])))
 
 
 def _gpu_settings(placement: Placement) -> dict[str, Setting]:

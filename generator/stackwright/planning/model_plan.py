@@ -187,7 +187,7 @@ def _assemble(request: ModelRequest, catalog: Catalog, decision: Decision) -> Pl
             ),
             exclusive=request.model.exclusive,
             pinned=request.model.pinned,
-            replicas=_replicas(request, placement, _told(values, settings), chosen, forecast),
+            replicas=_replicas(request, placement, _told(values, settings), chosen, forecast, catalog),
             settings=settings,
         ),
         placement=placement,
@@ -208,9 +208,10 @@ def _replicas(
     values: Mapping[str, str],
     chosen: ImageChoice,
     forecast: Forecast | None,
+    catalog: Catalog,
 ) -> tuple[Replica, ...]:
     engine, keys = request.engine, request.engine.keys
-    arguments = engine.arguments(placement.mode, values, request.role)
+    arguments = engine.arguments(placement.mode, values, request.role, catalog)
     return tuple(
         Replica(
             name="engine" if position == 1 else f"engine-{position}",
@@ -407,6 +408,7 @@ def _warnings(
         found += request.engine.communication(request.host, placement.groups[0]).warnings
     if request.why_processor:
         found.append(f"{request.llm.name} runs on the processor: {request.why_processor}")
+    found += request.engine.argument_warnings(request.pins)
     if request.llm.source is LlmSource.SMOKE:
         found.append("serving `smoke`, a tiny test model that knows one sentence; name a real model with --model")
     return tuple(dict.fromkeys(found))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from stackwright.domain.environment import Environment
 from stackwright.domain.forecast import EngineSettings, RememberedStart
@@ -45,7 +46,8 @@ class WantedModel(Struct, frozen=True, kw_only=True):
     `wished_in` is where it was asked for, as a refusal tells it; `reason` why it was chosen where nobody named one.
     `gpu_share` is the wished part of all the host's GPUs. Models of the same `exclusive` group take turns, the `pinned`
     one is loaded whenever the others are idle. `seen`: what its earlier starts on this host took, newest first.
-    `draft`: the shape of the model that is pinned to draft for it, None without one or unread.
+    `pins`: what is said of it alone, whatever its number. `draft`: the shape of the model that is pinned to draft for
+    it, None without one or unread.
     """
 
     llm: Llm
@@ -57,6 +59,7 @@ class WantedModel(Struct, frozen=True, kw_only=True):
     gpu_share: float | None = None
     exclusive: str | None = None
     pinned: bool = False
+    pins: tuple[Pin, ...] = ()
     seen: tuple[RememberedStart, ...] = ()
     draft: Shape | None = None
 
@@ -206,7 +209,8 @@ def model_request(request: PlanRequest, position: int, switching: Switching | No
     number = position + 1
     image = request.engine.keys.image
     shared = {pin.key: pin for pin in request.pins if pin.model is None or (pin.model == 1 and pin.key == image)}
-    own = {pin.key: pin for pin in request.pins if pin.model == number}
+    own = {pin.key: replace(pin, model=number) for pin in request.models[position].pins}
+    own |= {pin.key: pin for pin in request.pins if pin.model == number and _beats(pin, own.get(pin.key))}
     return ModelRequest(
         whole=request,
         model=request.models[position],
@@ -215,6 +219,11 @@ def model_request(request: PlanRequest, position: int, switching: Switching | No
         fixed={**shared, **own},
         switching=switching,
     )
+
+
+def _beats(pin: Pin, other: Pin | None) -> bool:
+    """Return whether a numbered pin beats what is said of the model itself: where the command line has it."""
+    return other is None or pin.origin is Origin.PINNED
 
 
 def _why_model(llm: Llm) -> str:

@@ -30,7 +30,7 @@ from stackwright.rendering.numbered import MOST_MODELS
 from stackwright.rendering.plan_document import plan_from_document
 from stackwright.runtime import Stack
 from stackwright.services import base_files
-from stackwright.settings import declared_settings
+from stackwright.settings import declared_settings, find_spec
 
 _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
 _CHECKOUT = Path(__file__).resolve().parents[3]
@@ -180,6 +180,7 @@ def _check_models(where: str, wishes: Wishes) -> None:
         _check(where, f"{spot}.name", Kind.TEXT, model.name)
         for alias in model.aliases:
             _check_client_name(where, f"{spot}.aliases", alias)
+        _check_own(where, spot, model)
         if model.gpu_share is not None:
             _check(where, f"{spot}.gpu_share", Kind.FRACTION, f"{model.gpu_share:.6g}", 0.01, 1)
         _check_exclusive(where, spot, model)
@@ -191,6 +192,21 @@ def _check_models(where: str, wishes: Wishes) -> None:
             hint="each is a share of all GPUs: lower one, or serve models in turn with `exclusive`",
         )
     _check_groups(where, wishes.models)
+
+
+def _check_own(where: str, spot: str, model: ModelWish) -> None:
+    """Refuse names that no client could ask for, and folders that no container can be given at their own path."""
+    if model.served_name is not None:
+        _check_client_name(where, f"{spot}.served_name", model.served_name)
+    for name, location in model.lora.items():
+        _check_client_name(where, f"{spot}.lora", name)
+        _check(where, f"{spot}.lora.{name}", Kind.TEXT, location)
+    for volume in model.volumes:
+        folder = re.sub(":(ro|rw)$", "", volume)
+        _check(where, f"{spot}.volumes", Kind.PATH, folder)
+    for field, value in (("image", model.image), ("chat_template", model.chat_template)):
+        if value is not None:
+            _check(where, f"{spot}.{field}", Kind.TEXT, value)
 
 
 def _check_groups(where: str, models: tuple[ModelWish, ...]) -> None:
@@ -305,7 +321,7 @@ def load_plan(paths: EnvironmentPaths) -> Plan | None:
         raise ValidationError(failure.message, hint=again) from None
     # What every plan has, and what reads one relies on.
     if not (plan.models and plan.settings and all(model.replicas for model in plan.models)) or not all(
-        key in declared_settings().by_key
+        find_spec(key) is not None
         for settings in (plan.settings, *(model.settings for model in plan.models))
         for key in settings
     ):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from stackwright.domain.plan import Origin
 from stackwright.domain.setting_spec import SettingSpec, problem_with
-from stackwright.domain.wishes import Pin
+from stackwright.domain.wishes import ModelWish, Pin
 from stackwright.engines import ENGINES
+from stackwright.engines.protocol import Engine
 from stackwright.errors import UsageError, did_you_mean
 from stackwright.rendering.numbered import spec_of_written, split_key
-from stackwright.settings import declared_settings, where_secrets_belong
+from stackwright.settings import declared_settings, is_per_model, where_secrets_belong
 
 
 def parse_pin(text: str) -> tuple[str, str]:
@@ -38,6 +40,8 @@ def check_pins(pins: Mapping[str, str], *, where: str) -> None:
 def _instead_of_a_pin(key: str) -> str | None:
     if key in (engine.keys.model for engine in ENGINES.values()):
         return "name the model with `--model`"
+    if key in (engine.keys.served_name for engine in ENGINES.values()):
+        return "write models[].served_name in envs/<env>.yaml"
     return "name it with `--env`" if key == "STACKWRIGHT_ENVIRONMENT" else None
 
 
@@ -45,10 +49,21 @@ def known_setting(key: str, *, where: str) -> SettingSpec:
     """Return the declaration of `key`. Raises UsageError with the closest known key."""
     spec = spec_of_written(key)
     if spec is None:
-        hint = where_secrets_belong(key, "ENV") or did_you_mean(key.upper(), declared_settings().by_key)
+        hint = (
+            where_secrets_belong(key, "ENV")
+            or _flags_belong(key)
+            or did_you_mean(key.upper(), declared_settings().by_key)
+        )
         hint = hint or "docs/reference/settings.md lists every key"
         raise UsageError(f"{where}: {key[:80]}: unknown setting", hint=hint)
     return spec
+
+
+def _flags_belong(key: str) -> str | None:
+    """Return where flags of an engine go, for a key that is named like all of them together."""
+    if re.search("(EXTRA|ENGINE|VLLM|SERVER|SERVE|CLI)_?(ARG|FLAG|OPTION|PARAM)", key.upper()) is None:
+        return None
+    return "engine flags: `--arg=--FLAG=VALUE`, or models[].args in envs/<env>.yaml (docs/how-to/engine-arguments.md)"
 
 
 def read_pins(wished: Mapping[str, str], command_line: Mapping[str, str], environment: str) -> tuple[Pin, ...]:
@@ -61,7 +76,29 @@ def read_pins(wished: Mapping[str, str], command_line: Mapping[str, str], enviro
     return tuple(pins.values())
 
 
+def pins_of_model(wish: ModelWish, given: Sequence[str], engine: Engine, spot: str) -> tuple[Pin, ...]:
+    """Return what is said of one model alone, as pins; its number is not known yet.
+
+    Args:
+        given: flags of the command line, which beat those of its file.
+        spot: its entry in that file.
+
+    Raises:
+        UsageError: a flag cannot be given.
+    """
+    values = {engine.keys.image: ("image", wish.image)} if wish.image else {}
+    values |= {key: ("args", text) for key, text in engine.route_arguments(wish.args, f"{spot}.args").items()}
+    pins = {key: _own(key, text, Origin.WISHED, f"{spot}.{field}") for key, (field, text) in values.items()}
+    for key, text in engine.route_arguments(given, "--arg").items():
+        pins[key] = _own(key, text, Origin.PINNED, "--arg")
+    return tuple(pins.values())
+
+
+def _own(key: str, value: str, origin: Origin, source: str) -> Pin:
+    return Pin(key=key, model=None, value=value, origin=origin, source=source, written=key)
+
+
 def _pin(written: str, value: str, origin: Origin, source: str) -> Pin:
     key, number = split_key(written)
-    model = number if key in declared_settings().per_model else None
+    model = number if is_per_model(key) else None
     return Pin(key=key, model=model, value=value, origin=origin, source=source, written=written)

@@ -16,7 +16,7 @@ from stackwright.domain.plan import Plan, ServedModel, Setting
 from stackwright.domain.service import SettingRef
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
-from stackwright.settings import all_settings, declared_settings
+from stackwright.settings import all_settings, find_spec, is_per_model, order_of
 
 MOST_MODELS = 99
 _NUMBERED = re.compile(r"(.+)_([2-9]|[1-9][0-9])")
@@ -27,19 +27,19 @@ def written_key(key: str, number: int) -> str:
 
     The second's ends in `_2`; the first's, and one that all share, is plain.
     """
-    return f"{key}_{number}" if number > 1 and key in declared_settings().per_model else key
+    return f"{key}_{number}" if number > 1 and is_per_model(key) else key
 
 
 def split_key(written: str) -> tuple[str, int]:
     """Return a plain key and the model's number: (`CUDA_VISIBLE_DEVICES`, 2) for `CUDA_VISIBLE_DEVICES_2`."""
     match = _NUMBERED.fullmatch(written)
-    return (match[1], int(match[2])) if match and match[1] in declared_settings().per_model else (written, 1)
+    return (match[1], int(match[2])) if match and is_per_model(match[1]) else (written, 1)
 
 
 def spec_of_written(written: str) -> SettingSpec | None:
     """Return the declaration of a written key, under its own name where a number ends it; None of an unknown one."""
     plain, number = split_key(written)
-    spec = declared_settings().by_key.get(plain)
+    spec = find_spec(plain)
     if spec is None or number == 1:
         return spec
     return replace(spec, key=written, section=f"Model {number}", meaning=f"{spec.meaning}, for model {number}")
@@ -60,12 +60,12 @@ def flat_settings(plan: Plan) -> dict[str, Setting]:
         for key, setting in model.settings.items():
             if _has_own(plan, model, key):
                 flat[written_key(key, number)] = setting
-    order = {spec.key: position for position, spec in enumerate(all_settings())}
-    last_of_engine = max(order[spec.key] for spec in all_settings() if spec.section == "Engine")
+    last_of_engine = max(order_of(spec.key) for spec in all_settings() if spec.section == "Engine")[0]
 
-    def position(written: str) -> tuple[int, int, int]:
+    def position(written: str) -> tuple[int, int, tuple[int, str]]:
         plain, number = split_key(written)
-        return (order[plain], 1, 0) if number == 1 else (last_of_engine, number, order[plain])
+        own = order_of(plain)
+        return (own[0], 1, own) if number == 1 else (last_of_engine, number, own)
 
     return dict(sorted(flat.items(), key=lambda item: position(item[0])))
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from stackwright.domain.arguments import bound_flags
 from stackwright.domain.plan import Mode, Plan, Replica
 from stackwright.domain.service import (
     AsProcess,
@@ -262,7 +263,14 @@ def engine_questions(plan: Plan, replica: Replica) -> tuple[Document, ...]:
 
 
 def _arguments(plan: Plan, replica: Replica) -> tuple[Word, ...]:
-    flags = engine_named(plan.engine.name).flags
+    engine = engine_named(plan.engine.name)
+    values = {key: setting.value for key, setting in plan.model(replica.model).settings.items()}
+    given = bound_flags(replica.args, values, engine.keys.argument_prefix) if engine.keys.argument_prefix else {}
+    # Compose fills values into the JSON of models in turn as they are: one with a quotation mark stands there itself.
+    in_json = len(plan.turns(replica)) > 1
+    flags = {
+        flag: key for flag, key in {**engine.flags, **given}.items() if not (in_json and '"' in values.get(key, ""))
+    }
     return bind_arguments(replica.args, flags, lambda key: SettingRef(key=key, model=replica.model))
 
 

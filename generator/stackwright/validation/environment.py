@@ -9,10 +9,10 @@ from collections.abc import Container, Mapping
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.finding import Finding, error
 from stackwright.domain.plan import Origin, Plan, Setting
-from stackwright.domain.setting_spec import problem_with
+from stackwright.domain.setting_spec import Kind, problem_with
 from stackwright.engines import engine_named
 from stackwright.errors import did_you_mean
-from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written
+from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written, split_key
 from stackwright.settings import declared_settings, where_secrets_belong
 from stackwright.validation.check import IN_CONTAINERS, Check, Observation
 
@@ -112,8 +112,18 @@ def _check_derived(settings: Mapping[str, Setting], env: Mapping[str, str], loca
             # Whether there is a flag at all stands in the override.
             or (spec.absent is not None and spec.absent in (setting.value, env.get(key)))
             or setting.origin is Origin.ENGINE
+            or spec.kind is Kind.BOOLEAN
+            or _is_literal(key, setting.value, env.get(key, ""))
         )
         and env.get(key, setting.value) != setting.value
+    )
+
+
+def _is_literal(key: str, *values: str) -> bool:
+    """Return whether the override holds a flag's words themselves: of a switch, and of one with several words."""
+    given = split_key(key)[0] not in declared_settings().by_key
+    return given and any(
+        value in ("true", "false") or value.startswith("-") or len(value.split()) > 1 for value in values
     )
 
 

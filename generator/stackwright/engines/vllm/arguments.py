@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stackwright.domain.arguments import flag_of_key, words_of
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.model_facts import ModelConfig, ModelFacts
 from stackwright.domain.plan import Mode
 from stackwright.domain.role import Role
 from stackwright.domain.setting_spec import Kind
-from stackwright.engines.vllm.settings import ANY_HOST, SETTINGS
+from stackwright.engines.vllm.settings import ANY_HOST, ARGUMENT_PREFIX, SETTINGS
 from stackwright.errors import NoPlanError
 
 # vLLM 0.32.0 config/model.py, _SUFFIX_TO_DEFAULTS, in its order: the first ending that matches tells.
@@ -48,7 +49,9 @@ _CARRIED = {spec.flag: spec for spec in SETTINGS if spec.flag is not None}
 _GPU_VARIABLES = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES")
 
 
-def engine_arguments(mode: Mode, values: Mapping[str, str], role: Role = Role.CHAT) -> tuple[str, ...]:
+def engine_arguments(
+    mode: Mode, values: Mapping[str, str], role: Role = Role.CHAT, catalog: Catalog | None = None
+) -> tuple[str, ...]:
     """Return the argument list for the settings in `values`.
 
     A flag without a setting, or with none to carry, is left out.
@@ -65,9 +68,20 @@ def engine_arguments(mode: Mode, values: Mapping[str, str], role: Role = Role.CH
         # From there the engine derives vectors or scores by the architecture (0.32.0 config/model.py,
         # _SUFFIX_TO_DEFAULTS).
         words += ["--runner", "pooling"]
+    words += _given(values, catalog)
     # Compiling on a CPU needs a C++ compiler at the first request, which slim images and bare hosts lack.
     eager = mode is Mode.CPU and "--enforce-eager" not in words
     return (*words, "--enforce-eager") if eager else tuple(words)
+
+
+def _given(values: Mapping[str, str], catalog: Catalog | None) -> list[str]:
+    """Return the words of the flags that a person gives and no setting declares."""
+    words: list[str] = []
+    for key in (key for key in values if key.startswith(ARGUMENT_PREFIX)):
+        flag = flag_of_key(key, ARGUMENT_PREFIX)
+        kind = catalog.arguments.kinds.get(flag) if catalog else None
+        words += words_of(flag, values[key], listed=kind is not None and kind.listed)
+    return words
 
 
 def _words(flag: str, value: str) -> tuple[str, ...]:

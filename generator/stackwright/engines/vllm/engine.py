@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -210,11 +210,25 @@ class Vllm:
         chosen = replace(chosen, warnings=(*chosen.warnings, *unlisted))
         return replace(chosen, reasons=why) if by_default else chosen
 
-    def arguments(self, mode: Mode, values: Mapping[str, str], role: Role) -> tuple[str, ...]:
-        """Return the argument list for the settings in `values`."""
+    def arguments(
+        self, mode: Mode, values: Mapping[str, str], role: Role, catalog: Catalog | None = None
+    ) -> tuple[str, ...]:
+        """Return the argument list for the settings in `values`; `catalog`: how undeclared flags are read."""
         from stackwright.engines.vllm.arguments import engine_arguments
 
-        return engine_arguments(mode, values, role)
+        return engine_arguments(mode, values, role, catalog)
+
+    def route_arguments(self, given: Iterable[object] | Mapping[str, object], where: str) -> dict[str, str]:
+        """Return the settings, by key, that carry flags which a person gives. Raises UsageError."""
+        from stackwright.engines.vllm.extra_arguments import route_arguments
+
+        return route_arguments(given, where)
+
+    def argument_warnings(self, pins: Mapping[str, str]) -> tuple[str, ...]:
+        """Return what a person should know of the flags that were given."""
+        from stackwright.engines.vllm.extra_arguments import argument_warnings
+
+        return argument_warnings(pins)
 
     def environment(self, mode: Mode, values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """Return vLLM's own variables as (name, value) pairs."""

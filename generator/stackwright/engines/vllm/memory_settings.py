@@ -9,19 +9,19 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stackwright.domain.arguments import key_of_flag
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines.protocol import MemorySetting
-from stackwright.engines.vllm.settings import SETTINGS
+from stackwright.engines.vllm.settings import ARGUMENT_PREFIX, SETTINGS
 from stackwright.units import GIB
 
 _SPECS = {spec.key: spec for spec in SETTINGS}
-# Of one server with several copies the plan makes replicas, and a list of sizes is more than one word on a command
-# line: `fit` takes them, no plan does.
+# Of one server with several copies the plan makes replicas: `fit` takes them, no plan does.
 _DATA_PARALLEL = whole_number(
     "", "Engine", (1, 1024), "Data parallel size: copies of all but the experts", flag="--data-parallel-size"
 )
 _CAPTURE_SIZES = SettingSpec(
-    key="",
+    key=key_of_flag("--cudagraph-capture-sizes", ARGUMENT_PREFIX),
     section="Engine",
     kind=Kind.TEXT,
     meaning="Batch sizes that CUDA graphs are captured for, such as 1,2,4,8",

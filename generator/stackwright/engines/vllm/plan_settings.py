@@ -11,6 +11,7 @@ from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Origin, Setting
 from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.cpu import DECISION
+from stackwright.engines.vllm.extra_arguments import argument_settings
 from stackwright.engines.vllm.media import media_settings
 from stackwright.engines.vllm.optional import optional_settings
 from stackwright.engines.vllm.parsers import parser_settings
@@ -51,6 +52,7 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
         **parsers,
         **media_settings(task),
         **optional_settings(task, parsers, catalog, release),
+        **argument_settings(task, catalog, release),
     }
 
 

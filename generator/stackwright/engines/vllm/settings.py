@@ -11,6 +11,8 @@ from stackwright.units import version_parts
 
 NO_PARSER, ANY_HOST = "none", "any"
 DTYPE = "VLLM_DTYPE"
+# What stands before the name of a flag that a person gives and no setting below carries.
+ARGUMENT_PREFIX = "VLLM_ARG_"
 # PyTorch's bfloat16 kernels begin with Ampere (vLLM refuses bfloat16 below 8.0).
 BFLOAT16_CAPABILITY = "8.0"
 
@@ -249,6 +251,7 @@ KEYS = EngineKeys(
     memory_share="VLLM_GPU_MEMORY_UTILIZATION",
     processor_cache="VLLM_CPU_KVCACHE_SPACE",
     media="VLLM_ALLOWED_MEDIA_DOMAINS",
+    argument_prefix=ARGUMENT_PREFIX,
 )
 
 

@@ -1,0 +1,174 @@
+"""What a person gives the engine beyond its settings: from the command line or the file to both runtimes, and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from stackwright.project.folder import load_stack
+
+from tests.cli.commands import CPU, Run
+from tests.planning_requests import paths_of
+from tests.runtime.test_programs import programs_of_stack
+from tests.test_layers import PACKAGE
+
+CROPS = '{"num_crops": 4}'
+GIVEN = ("--arg", "--chat-template-content-format=openai", "--arg", f"mm-processor-kwargs={CROPS}")
+
+
+def with_models(project: Path, models: str, gateway: str = "") -> None:
+    """Write a development environment with these models, and more lines below `gateway:`."""
+    shipped = (PACKAGE.parents[1] / "envs" / "dev.yaml").read_text(encoding="utf-8")
+    (project / "envs").mkdir(parents=True, exist_ok=True)
+    text = shipped.replace("gateway:", f"gateway:\n{gateway}") + f"models: {models}\n"
+    (project / "envs" / "dev.yaml").write_text(text, encoding="utf-8")
+
+
+def command_of(project: Path, engine: str = "engine") -> list[str]:
+    """Return an engine's command in the rendered override."""
+    text = (project / "compose/generated/dev/override.yaml").read_text(encoding="utf-8")
+    command: list[str] = yaml.safe_load(text)["services"][engine]["command"]
+    return command
+
+
+def behind(words: list[str] | tuple[str, ...], flag: str) -> str:
+    """Return the word behind a flag."""
+    return words[words.index(flag) + 1]
+
+
+def test_a_flag_reaches_both_runtimes_and_can_be_changed_in_the_local_file(run: Run, project: Path) -> None:
+    ran = run(*CPU, "cpu", *GIVEN, "--arg=--no-enable-prefix-caching", "--json", host="cpu-small")
+    assert ran.code == 0
+    plan = ran.json["plans"]["dev"]
+    key = "VLLM_ARG_CHAT_TEMPLATE_CONTENT_FORMAT"
+    assert plan["settings"][key]["value"] == "openai"
+    assert (plan["settings"][key]["source"], plan["settings"][key]["origin"]) == ("--arg", "pinned")
+    assert plan["models"][0]["settings"][key]["value"] == "openai"
+    words = command_of(project)
+    assert behind(words, "--chat-template-content-format") == f"${{{key}:?}}"
+    assert behind(words, "--mm-processor-kwargs") == "${VLLM_ARG_MM_PROCESSOR_KWARGS:?}"
+    assert "--no-enable-prefix-caching" in words
+    (project / "envs/.env.dev.local").write_text(f"{key}=string\n", encoding="utf-8")
+    stack = load_stack(paths_of(project))
+    assert stack is not None
+    engine = programs_of_stack(stack)["engine"].arguments
+    assert behind(engine, "--chat-template-content-format") == "string"
+    assert behind(engine, "--mm-processor-kwargs") == CROPS
+    assert "--no-enable-prefix-caching" in engine
+
+
+def test_a_switch_cannot_be_changed_in_the_local_file(run: Run, project: Path) -> None:
+    words = (*CPU, "cpu", "--arg=--enable-prefix-caching", "--arg=--enable-log-requests")
+    assert run(*words, host="cpu-small").code == 0
+    local = project / "envs/.env.dev.local"
+    for key in ("VLLM_ENABLE_PREFIX_CACHING", "VLLM_ARG_ENABLE_LOG_REQUESTS"):
+        local.write_text(f"{key}=false\n", encoding="utf-8")
+        ran = run(*words, host="cpu-small")
+        assert ran.code == 5
+        assert f"error: env-derived: {key}=false; expected true, derived from the rest of the plan\n" in ran.err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        f"{{chat-template-content-format: openai, mm-processor-kwargs: {CROPS}, enable-prefix-caching: false}}",
+        f"[--chat-template-content-format, openai, '--mm-processor-kwargs={CROPS}', --no-enable-prefix-caching]",
+        f"[--chat_template_content_format openai, '--mm-processor-kwargs {CROPS}', --no-enable-prefix-caching]",
+        "[--chat-template-content-format=openai, --mm-processor-kwargs.num_crops=4, --no-enable-prefix-caching]",
+    ],
+)
+def test_the_file_takes_them_by_name_or_as_words(args: str, run: Run, project: Path) -> None:
+    with_models(project, f"[{{name: smoke, args: {args}}}]")
+    ran = run("plan", "cpu", "--env=dev", "--json", host="cpu-small")
+    assert ran.code == 0
+    settings = ran.json["settings"]
+    assert json.loads(settings["VLLM_ARG_MM_PROCESSOR_KWARGS"]["value"]) == {"num_crops": 4}
+    assert settings["VLLM_ENABLE_PREFIX_CACHING"]["value"] == "false"
+    given = settings["VLLM_ARG_CHAT_TEMPLATE_CONTENT_FORMAT"]
+    assert (given["value"], given["origin"]) == ("openai", "wished")
+    assert given["source"] == f"{project}/envs/dev.yaml: models[0].args"
+
+
+def test_each_of_several_models_has_its_own(run: Run, project: Path) -> None:
+    first, second = "{name: smoke, args: {seed: 1}}", "{name: Qwen/Qwen3-0.6B, args: {seed: 2}, served_name: little}"
+    with_models(project, f"[{first}, {second}]")
+    assert run(*CPU, "cpu", host="cpu-small").code == 0
+    assert behind(command_of(project), "--seed") == "${VLLM_ARG_SEED:?}"
+    assert behind(command_of(project, "engine-2"), "--seed") == "${VLLM_ARG_SEED_2:?}"
+    values = (project / "envs/.env.dev").read_text(encoding="utf-8")
+    assert "VLLM_ARG_SEED=1\n" in values
+    assert "VLLM_ARG_SEED_2=2\n" in values
+    assert 'model_name: "little"' in (project / "compose/generated/dev/gateway.yaml").read_text(encoding="utf-8")
+    ran = run(*CPU, "cpu", "--arg=--seed=3", host="cpu-small")
+    assert ran.told == (
+        "--arg: dev has 2 models, and it does not say which one it is for",
+        "write models[].args in envs/dev.yaml",
+    )
+
+
+def test_the_command_line_beats_the_file(run: Run, project: Path) -> None:
+    with_models(project, "[{name: smoke, args: {seed: 1, block-size: 16}}]")
+    words = ("plan", "cpu", "--env=dev", "--json", "--arg=--seed=2", "--set=VLLM_BLOCK_SIZE=32")
+    settings = run(*words, host="cpu-small").json["settings"]
+    assert (settings["VLLM_ARG_SEED"]["value"], settings["VLLM_ARG_SEED"]["source"]) == ("2", "--arg")
+    assert (settings["VLLM_BLOCK_SIZE"]["value"], settings["VLLM_BLOCK_SIZE"]["source"]) == ("32", "--set")
+
+
+def test_models_in_turn_get_values_with_quotes_as_they_are(run: Run, project: Path) -> None:
+    """The program that switches reads JSON that Compose fills in: a quotation mark from outside would end a text."""
+    args = f"args: {{mm-processor-kwargs: {CROPS}, seed: 1}}"
+    with_models(project, f"[{{name: smoke, exclusive: a, {args}}}, {{name: Qwen/Qwen3-0.6B, exclusive: a}}]")
+    assert run(*CPU, "cpu", host="cpu-small").code == 0
+    (document,) = command_of(project)
+    told = json.loads(document.replace("$$", "$"))
+    words = next(model["arguments"] for model in told["models"] if model["name"] == "smoke")
+    assert behind(words, "--mm-processor-kwargs") == CROPS
+    assert behind(words, "--seed") == "${VLLM_ARG_SEED:?}"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("--arg=--chat-template-contentformat=x",),
+            ("vLLM 0.32.0 has no flag --chat-template-contentformat", "did you mean `--chat-template-content-format`?"),
+        ),
+        (
+            ("--arg=--chat-template-content-format=x",),
+            ("--chat-template-content-format: found `x`, allowed: one of auto, openai, string", None),
+        ),
+        (
+            ("--arg=--max-num-partial-prefills=2",),
+            ("vLLM 0.32.0 has no flag --max-num-partial-prefills: releases from 0.7.3 to 0.26.0 have it", None),
+        ),
+        (("--set=VLLM_EXTRA_ARGS=--seed 1",), ("--set: VLLM_EXTRA_ARGS: unknown setting", None)),
+    ],
+)
+def test_a_wrong_flag_is_told_before_anything_is_written(
+    words: tuple[str, ...], told: tuple[str, str | None], run: Run, project: Path
+) -> None:
+    ran = run(*CPU, "cpu", *words, host="cpu-small")
+    assert ran.code == 2
+    assert ran.told[0] == told[0]
+    assert told[1] is None or ran.told[1] == told[1]
+    assert not (project / "envs/.env.dev").exists()
+
+
+def test_a_flag_of_the_engine_before_its_place_is_told_where_it_goes(run: Run) -> None:
+    ran = run("plan", "--mm-processor-kwargs=x", host="cpu-small")
+    assert ran.code == 2
+    assert "`--arg=--mm-processor-kwargs`" in ran.told[1]
+
+
+def test_capture_sizes_are_counted(run: Run) -> None:
+    """The forecast of graphs follows the sizes, as that of `fit` does."""
+
+    def graphs(*words: str) -> Any:
+        ran = run("plan", "single", "--env=prod", "--model=Qwen/Qwen3-8B", "--json", *words, host="1x-rtx3090")
+        return ran.json["replicas"][0]["memory"]["cuda_graph_bytes"]
+
+    few, many = graphs("--arg=--cudagraph-capture-sizes 1"), graphs()
+    assert few < many
