@@ -25,7 +25,6 @@ from stackwright.domain.role import Role
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import WeightFacts
-
 from stackwright.errors import NoPlanError
 
 if TYPE_CHECKING:

@@ -37,7 +37,9 @@ from stackwright.errors import UsageError
         ({"a.b": 1}, {"--a": '{"b": 1}'}),
     ],
 )
-def test_flags_are_read_in_every_spelling(given: list[object] | Mapping[str, object], flags: dict[str, str]) -> None:
+def test_flags_are_read_in_every_spelling(
+    given: list[object] | Mapping[str, object], flags: dict[str, str] | None
+) -> None:
     expected = {"--a-b": '{"n": 4}', "--c": "true", "--d": "false", "--e": "1.5"} if flags is None else flags
     assert read_flags(given, "here") == expected
 
