@@ -1,6 +1,6 @@
 """Puts the planner's plans to vLLM's own configuration code, and counts what that refuses.
 
-    python benchmarks/engine_judge.py --wheels FOLDER [--host NAME …] [--release X.Y.Z …] [--each]
+    python benchmarks/engine_judge.py --wheels FOLDER [--answers FILE] [--host NAME …] [--release X.Y.Z …] [--each]
 
 Every checkpoint of the catalog × recorded host × environment and objective × the two newest releases: the plan is made
 (or refused, which is counted), and the argument list of its replicas is put to the release's published CUDA wheel. That
@@ -12,8 +12,10 @@ The objectives are those of prod: dev and staging differ from it in the share of
 differs in more than room: of plans with the same sort of GPUs, model and split, the one with the longest context. GPUs
 are of one sort where all that the configuration asks of them is the same.
 
-Writes benchmarks/results/engine_judge.json and ends with 1 where a refusal has no explanation. Touches that file, a
-temporary folder, and `--wheels`, where pip lays missing wheels.
+It takes hours: `--answers` keeps each answer as it comes, a line of JSON each, and what it holds is not asked again.
+
+Writes benchmarks/results/engine_judge.json and ends with 1 where a refusal has no explanation. Touches that file,
+`--answers`, a temporary folder, and `--wheels`, where pip lays missing wheels.
 """
 
 from __future__ import annotations
@@ -118,6 +120,12 @@ class Question:
         return tuple(int(value) if value != "auto" else 0 for value in (given.get(flag, "0") for flag in ROOM))
 
     @property
+    def key(self) -> str:
+        """What the answer hangs on, as one word."""
+        gpus = ", ".join(f"{gpu.name} {gpu.memory_bytes} {gpu.capability}" for gpu in self.devices)
+        return f"{self.release} | {gpus} | {self.hub_id} | {' '.join(self.arguments)}"
+
+    @property
     def rest(self) -> tuple[object, ...]:
         """What differs in more than room."""
         words = iter(self.arguments)
@@ -137,6 +145,7 @@ def main() -> int:
     """Plan, ask, explain, write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheels", type=Path, required=True, help="folder of the wheels; missing ones are downloaded")
+    parser.add_argument("--answers", type=Path, help="file of answers, read and added to")
     parser.add_argument("--host", action="append", help="a folder of tests/hosts; all of them by default")
     parser.add_argument("--release", action="append", help="the two newest of the catalog by default")
     parser.add_argument("--model", action="append", help="a checkpoint's hub id; all of the catalog by default")
@@ -148,7 +157,7 @@ def main() -> int:
     print(f"{sum(tally.outcomes.values())} requests, {len(tally.askers)} argument lists, {len(questions)} questions")
     controls = control_questions(releases)
     with tempfile.TemporaryDirectory() as folder:
-        answers = ask_all([*questions, *controls], Path(folder), given.wheels)
+        answers = ask_all([*questions, *controls], Path(folder), given.wheels, given.answers)
     check_controls({question: (answers.pop(question), words) for question, words in controls.items()})
     if given.each:
         for question, answer in answers.items():
@@ -256,38 +265,45 @@ def check_controls(controls: Mapping[Question, tuple[Mapping[str, Any], str]]) -
             raise SystemExit(f"{question.release} says {said} of {' '.join(question.arguments)}, and not {words}")
 
 
-def ask_all(questions: Sequence[Question], folder: Path, wheels: Path) -> dict[Question, dict[str, Any]]:
-    """Ask every question, those of the same sorts of GPUs and release in one process; two processes at a time."""
-    write_models(folder / "models")
-    (folder / "nvml").mkdir()
-    build_fake_nvml(folder / "nvml")
+def ask_all(
+    questions: Sequence[Question], folder: Path, wheels: Path, kept: Path | None = None
+) -> dict[Question, dict[str, Any]]:
+    """Ask every question that `kept` has no answer to, in groups as one process takes them; two processes at a time."""
+    known = read_answers(kept) if kept is not None and kept.exists() else {}
+    answers = {question: known[question.key] for question in questions if question.key in known}
+    groups = groups_of(question for question in questions if question not in answers)
+    if groups:
+        write_models(folder / "models")
+        (folder / "nvml").mkdir()
+        build_fake_nvml(folder / "nvml")
+    for release in {group[0].release for group in groups}:
+        lay_out_site(release, folder / release, wheels)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for group, said in pool.map(lambda group: (group, ask_group(group, folder, kept)), groups):
+            answers.update(zip(group, said, strict=True))
+    return answers
+
+
+def groups_of(questions: Iterable[Question]) -> list[list[Question]]:
+    """Return the questions of each release and sort of GPUs together."""
     groups: dict[tuple[object, ...], list[Question]] = defaultdict(list)
     for question in questions:
         alike = len(set(question.devices)) == 1
         groups[question.release, question.devices[0] if alike else question.devices].append(question)
-    for release in {question.release for question in questions}:
-        lay_out_site(release, folder / release, wheels)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        answers = pool.map(lambda group: ask_group(group, folder), groups.values())
-        return {question: answer for group in answers for question, answer in group}
+    return list(groups.values())
 
 
-def ask_group(group: Sequence[Question], folder: Path) -> list[tuple[Question, dict[str, Any]]]:
+def read_answers(kept: Path) -> dict[str, dict[str, Any]]:
+    """Return the answers of a file, by the key of their question."""
+    return dict(json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines())
+
+
+def ask_group(group: Sequence[Question], folder: Path, kept: Path | None) -> list[dict[str, Any]]:
     """Ask the questions of one release in one process; each sees as many GPUs as its replica has."""
     release, devices = group[0].release, max((question.devices for question in group), key=len)
     answers = folder / f"{abs(hash((release, devices)))}.txt"
     answers.write_text(nvml_answers(devices), encoding="utf-8")
-    models = folder / "models"
-    asked = [
-        {
-            "arguments": [
-                *(str(models / question.hub_id) if word == question.hub_id else word for word in question.arguments),
-                "--skip-tokenizer-init",
-            ],
-            "environment": {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(len(question.devices))))},
-        }
-        for question in group
-    ]
+    asked = json.dumps({"ask_engine": str(ASK_ENGINE), "questions": [as_asked(question, folder) for question in group]})
     variables = {
         **os.environ,
         "PYTHONPATH": f"{folder / release}",
@@ -299,18 +315,37 @@ def ask_group(group: Sequence[Question], folder: Path) -> list[tuple[Question, d
         "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
         "PYTHONDONTWRITEBYTECODE": "",
     }
-    done = subprocess.run(
-        [engine_python(), HERE / "judge" / "inside.py"],
-        input=json.dumps({"ask_engine": str(ASK_ENGINE), "questions": asked}),
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    said = [json.loads(line) for line in done.stdout.splitlines()]
-    if len(said) != len(group):
-        raise RuntimeError(f"{len(said)} answers to {len(group)} questions: {done.stderr[-4000:]}")
-    return list(zip(group, said, strict=True))
+    said = []
+    with tempfile.TemporaryFile("w+") as questions, tempfile.TemporaryFile("w+") as words:
+        questions.write(asked)
+        questions.seek(0)
+        command = [engine_python(), HERE / "judge" / "inside.py"]
+        judge = subprocess.Popen(
+            command, stdin=questions, stdout=subprocess.PIPE, stderr=words, env=variables, text=True
+        )
+        with judge:
+            for question, line in zip(group, judge.stdout or (), strict=False):
+                said.append(json.loads(line))
+                keep(kept, question, said[-1])
+        if len(said) != len(group):
+            words.seek(0)
+            raise RuntimeError(f"{len(said)} answers to {len(group)} questions: {words.read()[-4000:]}")
+    return said
+
+
+def as_asked(question: Question, folder: Path) -> dict[str, object]:
+    """Return a question as benchmarks/judge/inside.py takes it."""
+    model = str(folder / "models" / question.hub_id)
+    arguments = (model if word == question.hub_id else word for word in question.arguments)
+    seen = ",".join(map(str, range(len(question.devices))))
+    return {"arguments": [*arguments, "--skip-tokenizer-init"], "environment": {"CUDA_VISIBLE_DEVICES": seen}}
+
+
+def keep(kept: Path | None, question: Question, answer: Mapping[str, Any]) -> None:
+    """Add an answer to the file of answers, whole even where two processes add at once."""
+    if kept is not None:
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([question.key, answer]) + "\n")
 
 
 def nvml_answers(devices: Sequence[Device]) -> str:

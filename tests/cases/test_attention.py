@@ -42,6 +42,15 @@ SPARSE = {
     "index_head_dim": 32,
     "index_topk": 64,
 }
+# No kv_lora_rank: that the cache is compressed stands in `compress_ratios`, and the architecture's own code chooses.
+COMPRESSED = {
+    **CONFIG,
+    "architectures": ["DeepseekV4ForCausalLM"],
+    "model_type": "deepseek_v4",
+    "head_dim": 512,
+    "index_n_heads": 4,
+    "compress_ratios": [0, 4],
+}
 PLAIN = CONFIG
 CATALOG = load_catalog()
 
@@ -63,6 +72,16 @@ CATALOG = load_catalog()
         ({**SPARSE, "kv_lora_rank": 64}, "0.33.0", "10.0", "auto", False),
         ({**PLAIN, "head_dim": 96}, "0.33.0", "9.0", "nvfp4", False),
         ({**PLAIN, "head_dim": 96}, "0.33.0", "9.0", "fp8", True),
+        (COMPRESSED, "0.33.0", "8.0", "auto", False),
+        (COMPRESSED, "0.33.0", "8.9", "fp8", False),
+        (COMPRESSED, "0.33.0", "9.0", "auto", True),
+        (COMPRESSED, "0.33.0", "9.0", "fp8_e5m2", False),
+        (COMPRESSED, "0.33.0", "12.0", "auto", True),
+        (COMPRESSED, "0.23.0", "12.0", "auto", False),
+        ({**COMPRESSED, "architectures": ["DeepseekV4ForConditionalGeneration"]}, "0.33.0", "8.6", "auto", False),
+        ({**COMPRESSED, "architectures": ["DeepseekV41ForCausalLM"]}, "0.33.0", "8.0", "auto", False),
+        ({**PLAIN, "architectures": ["Step5ForCausalLM"]}, "0.33.0", "8.9", "auto", False),
+        ({**PLAIN, "architectures": ["MiniMaxM3SparseForCausalLM"]}, "0.33.0", "9.0", "auto", True),
         (PLAIN, "0.33.0", "7.5", "auto", True),
         (PLAIN, "0.33.0", "9.0", "nvfp4", True),
         (PLAIN, "0.33.0", "7.5", "nvfp4", False),

@@ -137,6 +137,11 @@ TREE = {
     ),
     "vllm/model_executor/models/interfaces.py": 'class SupportsMultiModal:\n    kinds = ("image", "audio")\n',
     "vllm/models/seeing/model.py": "from vllm.model_executor.models.eye import Eye\n\n\nclass Seeing(Eye): ...\n",
+    "vllm/models/seeing/kernels.py": (
+        "class Sparse(Latent):\n    def supports_compute_capability(cls, capability):\n"
+        "        return capability.major == 12\n"
+    ),
+    "vllm/models/seeing/amd/kernels.py": "class Sparse(Latent): ...\n",
     "vllm/model_executor/models/eye.py": 'class Eye:\n    modality = "image"\n',
     "vllm/platforms/cuda.py": (
         "def _get_backend_priorities(use_mla, device_capability, head_size=None):\n"
@@ -148,6 +153,7 @@ TREE = {
     "vllm/v1/attention/backends/registry.py": (
         'class AttentionBackendEnum(Enum):\n    PLAIN = "a.Plain"\n    TEN = "a.Ten"\n    LATENT = "a.Latent"\n'
         '    SPARSE = (\n        "a."\n        "Sparse"\n    )\n'
+        '    OWN = "vllm.models.seeing.kernels.Sparse"\n    OWN_ROCM = "vllm.models.seeing.amd.kernels.Sparse"\n'
     ),
     "vllm/v1/attention/backends/all.py": (
         "class Base:\n    def is_mla(cls):\n        return False\n"
@@ -242,11 +248,16 @@ def test_attention_backends_are_read_without_running_them(tree: Path) -> None:
     assert {name: row.capabilities for name, row in found.items()} == {
         # What hangs on more than the capability counts as possible.
         "LATENT": CAPABILITIES,
+        "OWN": ("12.0", "12.1"),
         "PLAIN": CAPABILITIES,
         "SPARSE": ("9.0", "12.0", "12.1"),
         "TEN": ("10.0",),
     }
+    assert {name: row.architectures for name, row in found.items() if row.architectures} == {
+        "OWN": ("SeeingForCausalLM",)
+    }
     assert [(row.mla, row.sparse) for row in found.values()] == [
+        (True, False),
         (True, False),
         (False, False),
         (True, True),

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.plan import Mode
-from stackwright.engines.memory.splits import Width, split_widths
+from stackwright.engines.memory.splits import (
+    LEAST_EXPERT_GROUP,
+    LEAST_RECUT_BLOCK,
+    RECUT_METHOD,
+    Width,
+    split_widths,
+)
+from stackwright.engines.protocol import EngineNeeds
+from stackwright.engines.vllm.memory.releases import recuts_experts
 from stackwright.errors import NoPlanError
 from stackwright.planning.planner import make_plan
 
@@ -37,6 +46,54 @@ def test_every_rank_keeps_whole_blocks(model: str, sizes: list[int]) -> None:
     assert allowed(model) == sizes
 
 
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        ("Qwen/Qwen3-30B-A3B-FP8", [1, 2, 4, 8]),  # 768 / 8 = 96: three blocks of 32
+        ("Qwen/Qwen3.6-35B-A3B-FP8", [1, 2, 4]),  # the shared expert is no routed one
+        ("Qwen/Qwen3-4B-FP8", [1, 2, 4]),
+    ],
+)
+def test_fp8_experts_are_cut_finer_by_releases_that_do_so(model: str, sizes: list[int]) -> None:
+    config = request(recorded("8x-h100-nvswitch"), model=model).models[0].facts.config
+    widths = split_widths(config.shape, recut=True)
+    assert [size for size in SIZES if all(width.splits(size) for width in widths)] == sizes
+
+
+def test_only_the_engines_own_fp8_method_cuts_experts_finer() -> None:
+    shape = request(recorded("8x-h100-nvswitch"), model="Qwen/Qwen3-30B-A3B-FP8").models[0].facts.config.shape
+    other = replace(shape, quantization=replace(shape.quantization, method="compressed-tensors"))
+    assert not any(width.splits(8) for width in split_widths(other, recut=True) if width.expert)
+    odd = replace(shape, hidden=shape.hidden + 16)
+    assert not any(width.splits(8) for width in split_widths(odd, recut=True) if width.expert)
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "able"),
+    [("0.33.0", (9, 0), True), ("0.29.0", (8, 9), True), ("0.28.0", (9, 0), False), ("0.33.0", (8, 6), False)],
+)
+def test_experts_are_cut_finer_from_a_release_on_where_triton_has_fp8(
+    version: str, capability: tuple[int, int], able: bool
+) -> None:
+    assert recuts_experts(version, capability) is able
+
+
+def test_the_least_blocks_are_those_of_the_releases() -> None:
+    least = load_catalog().formats.least_blocks
+    assert {method: set(bounds) for method, bounds in least.items()} == {"fp8": {"32"}, "moe_wna16": {"32"}}
+    assert (RECUT_METHOD, LEAST_RECUT_BLOCK, LEAST_EXPERT_GROUP) == ("fp8", 32, 32)
+    (first, last) = least["fp8"]["32"]
+    assert recuts_experts(first, (9, 0))
+    assert last is None
+
+
+@pytest.mark.parametrize(("release", "ranks"), [("0.28.0", 4), ("0.33.0", 8)])
+def test_a_plan_splits_experts_as_its_release_does(release: str, ranks: int) -> None:
+    asked = request(recorded("8x-h100-nvswitch"), mode=Mode.MULTI, model="Qwen/Qwen3-235B-A22B-Instruct-2507-FP8")
+    plan = make_plan(replace(asked, needs=EngineNeeds(exact=release)), load_catalog())
+    assert {replica.tensor_parallel for replica in plan.replicas} == {ranks}
+
+
 def test_key_heads_that_are_copied_stay_whole() -> None:
     width = Width(matrix="self_attn.k_proj", size=512, block=128, least=128)
     assert [width.splits(size) for size in SIZES] == [True] * 5
@@ -52,7 +109,7 @@ def test_a_pinned_size_is_refused_with_the_arithmetic() -> None:
     )
     with pytest.raises(NoPlanError) as refused:
         make_plan(asked, load_catalog())
-    arithmetic = "512 numbers of mlp.experts.0.down_proj over 8 ranks are 64 each, not whole blocks of the 128 "
+    arithmetic = "512 numbers of mlp.shared_experts.down_proj over 8 ranks are 64 each, not whole blocks of the 128 "
     assert arithmetic in refused.value.message
     assert "sizes that split it: 1, 2, 4" in (refused.value.hint or "")
 

@@ -317,7 +317,7 @@ def test_the_plan_and_its_values_pass_the_checks(case: str) -> None:
     plan = plan_of(host, *models)
     env = {key: setting.value for key, setting in flat_settings(plan).items()}
     assert check_environment(plan, env, load_catalog()) == ()
-    wrong = check_environment(plan, {**env, "VLLM_DTYPE_2": "int3"}, load_catalog())
+    wrong = check_environment(plan, {**env, "VLLM_MAX_MODEL_LEN_2": "some"}, load_catalog())
     assert [finding.check for finding in wrong] == ["env-value"]
     one_more = check_environment(plan, {**env, "VLLM_DTYPE_3": "auto"}, load_catalog())
     assert [(finding.check, finding.found) for finding in one_more] == [("env-unknown-key", "VLLM_DTYPE_3")]

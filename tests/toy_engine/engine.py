@@ -234,6 +234,10 @@ class Toy:
         """Leave nothing to the start."""
         return False
 
+    def recuts_experts(self, version: str, gpus: tuple[Gpu, ...]) -> bool:
+        """Return False: it has no experts."""
+        return False
+
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Cut any text."""
         return None

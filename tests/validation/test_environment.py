@@ -75,7 +75,10 @@ SLICED = plan_for(recorded("a100-seven-slices"))
             {"VLLM_TENSOR_PARALLEL_SIZE": "1"},
             [("parallel-sizes", "error", "1 replica(s) × tensor parallel 1 × pipeline parallel 1 = 1 GPUs")],
         ),
-        ({"VLLM_TENSOR_PARALLEL_SIZE": "1", "VLLM_PIPELINE_PARALLEL_SIZE": "2"}, []),
+        (
+            {"VLLM_TENSOR_PARALLEL_SIZE": "1", "VLLM_PIPELINE_PARALLEL_SIZE": "2"},
+            [("env-derived", "error", "VLLM_PIPELINE_PARALLEL_SIZE=2")],
+        ),
         ({"GATEWAY_PORT": "5000", "VLLM_GPU_MEMORY_UTILIZATION": "0.5"}, []),
         ({"VLLM_IMAGE": "CHANGE_ME"}, [("env-placeholder", "error", "VLLM_IMAGE=CHANGE_ME")]),
         ({"LITELLM_IMAGE": "<image>"}, [("env-placeholder", "error", "LITELLM_IMAGE=<image>")]),

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
+from stackwright.catalog.release_models import architectures_of
 from stackwright.domain.catalog import AttentionBackend
 
 CAPABILITIES = ("7.0", "7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
 SELECTOR = "vllm/platforms/cuda.py"
 _REGISTRIES = ("vllm/v1/attention/backends/registry.py", "vllm/attention/backends/registry.py")
 _FOLDERS = ("vllm/v1/attention", "vllm/attention", "vllm/model_executor/layers/attention")
+# A model's package has classes for other platforms beside those for CUDA.
+_ELSEWHERE = frozenset({"amd", "cpu", "xpu"})
 _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -57,7 +62,23 @@ def attention_backends(tree: Path) -> tuple[AttentionBackend, ...]:
             backend = _backend(name, paths.get(name, "").rpartition(".")[2], classes, on)
             if backend is not None and backend.mla is mla:
                 found.append(backend)
+    found += _models_own(tree, paths, classes)
     return tuple(sorted(found, key=lambda backend: backend.name))
+
+
+def _models_own(tree: Path, paths: Mapping[str, str], classes: Classes) -> Iterator[AttentionBackend]:
+    """Yield the backends that stand in the package of a model, whose own code chooses among them (0.24.0 and later)."""
+    for name, path in paths.items():
+        parts = path.split(".")
+        package = ".".join(parts[:3])
+        architectures = architectures_of(tree, package) if parts[:2] == ["vllm", "models"] else ()
+        if not architectures or _ELSEWHERE & set(parts):
+            continue
+        # Two packages may have a class of the same name.
+        beside = {**classes, **_classes(tree, ("/".join(parts[:3]),))}
+        backend = _backend(name, parts[-1], beside, CAPABILITIES)
+        if backend is not None:
+            yield structs.replace(backend, architectures=architectures)
 
 
 def _backend(name: str, class_name: str, classes: Classes, tried_on: tuple[str, ...]) -> AttentionBackend | None:
@@ -163,8 +184,9 @@ def _paths(registry: Path) -> dict[str, str]:
     return found
 
 
-def _classes(tree: Path) -> dict[str, ast.ClassDef]:
-    files = (file for folder in _FOLDERS for file in sorted((tree / folder).rglob("*.py")))
+def _classes(tree: Path, folders: Sequence[str] = _FOLDERS) -> dict[str, ast.ClassDef]:
+    found = (file for folder in folders for file in sorted((tree / folder).rglob("*.py")))
+    files = (file for file in found if not _ELSEWHERE & set(file.parts))
     parsed = (ast.parse(file.read_text(encoding="utf-8")) for file in files)
     return {node.name: node for module in parsed for node in module.body if isinstance(node, ast.ClassDef)}
 

@@ -15,6 +15,11 @@ from stackwright.errors import UsageError
 _FORMATS = "vllm/model_executor/layers/quantization"
 # What the engine calls the formats of activations, by its names in torch.
 _ACTIVATIONS = {"half": "float16", "float16": "float16", "bfloat16": "bfloat16", "float32": "float32"}
+# Where experts' blocks and groups are cut, by method: a file and a function.
+_CUTTING = {
+    "fp8": ("vllm/model_executor/layers/fused_moe/oracle/fp8.py", "refine_fp8_moe_block_shape"),
+    "moe_wna16": (f"{_FORMATS}/moe_wna16.py", "create_weights"),
+}
 # Names, or those of each of several keys.
 Names = frozenset[str] | Mapping[str, frozenset[str]]
 Classes = Mapping[str, ast.ClassDef]
@@ -29,6 +34,7 @@ def number_formats(tree: Path) -> dict[str, Names]:
         "without_float16": without_float16(tree),
         "least_capability": least,
         "activations": activations,
+        "least_blocks": least_blocks(tree),
     }
 
 
@@ -75,6 +81,38 @@ def method_bounds(tree: Path) -> tuple[dict[str, frozenset[str]], dict[str, froz
     least = {method: _least_capability(name, classes) for method, name in named.items()}
     takes = {method: _activations(name, classes) for method, name in named.items()}
     return {k: frozenset((v,)) for k, v in least.items() if v}, {k: v for k, v in takes.items() if v}
+
+
+def least_blocks(tree: Path) -> dict[str, frozenset[str]]:
+    """Return the least block or group to which a method's kernels cut those of experts, by the method.
+
+    FP8's oracle returns nothing below it, the kernels for grouped integers assert it.
+    """
+    found = {}
+    for method, (file, function) in _CUTTING.items():
+        node = _function(tree / file, function)
+        bounds = {_bound(part) for part in ast.walk(node)} - {None} if node is not None else set()
+        if len(bounds) == 1:
+            found[method] = frozenset(str(bound) for bound in bounds)
+    return found
+
+
+def _bound(node: ast.AST) -> int | None:
+    """Return the number of `size < number` or of `assert size >= number`."""
+    match node:
+        case ast.Compare(left=ast.Name(), ops=[ast.Lt()], comparators=[ast.Constant(value=int(bound))]):
+            return bound
+        case ast.Assert(test=ast.Compare(ops=[ast.GtE()], comparators=[ast.Constant(value=int(bound))])):
+            return bound
+    return None
+
+
+def _function(file: Path, name: str) -> ast.AST | None:
+    if not file.is_file():
+        return None
+    return next(
+        (node for node in ast.walk(_parse(file)) if isinstance(node, ast.FunctionDef) and node.name == name), None
+    )
 
 
 def _classes_of_methods(parsed: ast.Module) -> dict[str, str]:

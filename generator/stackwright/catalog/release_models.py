@@ -50,6 +50,19 @@ def served_architectures(tree: Path) -> dict[str, frozenset[str]]:
     return {role: frozenset(name for name in found if found[name] == role) for role in sorted(set(found.values()))}
 
 
+def architectures_of(tree: Path, package: str) -> tuple[str, ...]:
+    """Return the architectures that a package of models serves (`vllm.models.…`), drafts aside."""
+    tables = dict(_tables(tree / MODELS / "registry.py"))
+    served = (tables.get(section, {}) for section, role in _SECTIONS if role != "draft")
+    found = {
+        name
+        for table in served
+        for name, (module, _) in table.items()
+        if module.startswith(package + ".") or module == package
+    }
+    return tuple(sorted(found))
+
+
 def _tables(registry: Path) -> Iterator[tuple[str, dict[str, tuple[str, str]]]]:
     """Yield each table: module and class of each architecture. What a table takes from another one is left out."""
     for node in ast.parse(registry.read_text(encoding="utf-8")).body:

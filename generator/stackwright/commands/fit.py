@@ -188,7 +188,8 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
         shorter = replace(asked, settings=replace(asked.settings, max_model_len=length))
         if answer_fit(shorter, host).verdict is not Verdict.DOES_NOT_FIT:
             return f"{length} tokens fit: `--max-model-len {length}`"
-    heads = Heads.of(read_model(asked.model, load_llms()).config)
+    config, engine = read_model(asked.model, load_llms()).config, _engine_of(asked)
+    heads = Heads.of(config, recut=engine.recuts_experts(_settings(asked).version or "", host.gpus))
     if not heads.allow(asked.settings.tp):
         return f"--tensor-parallel: sizes that split it: {heads.sizes(max(len(host.gpus), 1))}"
     more = ", or more GPUs with --tensor-parallel" if host.gpus else ", or a host with more memory"

@@ -160,8 +160,9 @@ class FormatTable(Struct, frozen=True, kw_only=True):
 
     `methods`: the names under which it reads quantized weights; `deprecated`: those of them that it refuses without a
     flag. `without_float16`: types of model (`model_type`) that it does not run in half precision. `least_capability`:
-    of a GPU, for each method or one of its schemes (`compressed-tensors/wNa16`); `activations`: what it computes in. A
-    last of None: it is so in the newest sampled release.
+    of a GPU, for each method or one of its schemes (`compressed-tensors/wNa16`); `activations`: what it computes in;
+    `least_blocks`: the least block or group to which a method's kernels cut those of experts that a split would break.
+    A last of None: it is so in the newest sampled release.
     """
 
     engine: str
@@ -171,6 +172,7 @@ class FormatTable(Struct, frozen=True, kw_only=True):
     without_float16: dict[str, Range]
     least_capability: dict[str, dict[str, Range]]
     activations: dict[str, dict[str, Range]]
+    least_blocks: dict[str, dict[str, Range]]
     source: str
     date: str
 
@@ -313,11 +315,12 @@ class DefaultTable(Struct, frozen=True, kw_only=True):
     date: str
 
 
-class AttentionBackend(Struct, frozen=True, kw_only=True):
+class AttentionBackend(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A kernel for attention that the engine tries: on GPUs of which capability, and which cache formats it takes.
 
     `mla`: for latent attention (DeepSeek's); `sparse`: of it, that which picks tokens. `head_sizes`: empty where it
-    takes any, or nobody could read it.
+    takes any, or nobody could read it. `architectures`: those whose own code chooses it; none of what the engine's
+    selector tries for every model.
     """
 
     name: str
@@ -327,6 +330,7 @@ class AttentionBackend(Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...]
     head_sizes: tuple[int, ...]
     releases: tuple[str, ...]
+    architectures: tuple[str, ...] = ()
 
 
 class AttentionTable(Struct, frozen=True, kw_only=True):
@@ -340,12 +344,16 @@ class AttentionTable(Struct, frozen=True, kw_only=True):
 
     def on(self, version: str, capability: str, *, mla: bool, sparse: bool) -> tuple[AttentionBackend, ...] | None:
         """Return what a release may choose on a GPU for an attention; None of a release or a GPU that nobody read."""
-        of_release = [row for row in self.backends if version in row.releases]
+        of_release = [row for row in self.backends if version in row.releases and not row.architectures]
         if not any(capability in row.capabilities for row in of_release):
             return None
         return tuple(
             row for row in of_release if capability in row.capabilities and (row.mla, row.sparse) == (mla, sparse)
         )
+
+    def of(self, version: str, architecture: str) -> tuple[AttentionBackend, ...]:
+        """Return those of which an architecture's own code chooses; empty where the engine's selector does, for all."""
+        return tuple(row for row in self.backends if architecture in row.architectures and version in row.releases)
 
 
 class Advisory(Struct, frozen=True, kw_only=True):

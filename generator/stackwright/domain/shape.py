@@ -64,7 +64,8 @@ class Quantization(Struct, frozen=True, kw_only=True, dict=True):
 
     `group` is the number of inputs that share a scale (0: one scale per output row or per tensor). `skipped` are the
     names or patterns of modules left as they were; `experts_only`: nothing but the experts is quantized; `nested`: the
-    scales are quantized too. `experts`: the experts' own format, where they have another.
+    scales are quantized too. `experts`: the experts' own format, where they have another. `method`: what config.json
+    calls it; empty where the engine quantizes what it loads.
     """
 
     kind: WeightKind
@@ -75,6 +76,7 @@ class Quantization(Struct, frozen=True, kw_only=True, dict=True):
     experts_only: bool = False
     nested: bool = False
     experts: Quantization | None = None
+    method: str = ""
 
     @cached_property
     def skipped_by_end(self) -> Mapping[str, tuple[str, ...]]:

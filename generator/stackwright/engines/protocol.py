@@ -314,6 +314,9 @@ class Engine(Protocol):
     def finds_context(self, version: str) -> bool:
         """Return whether a release can look for the longest context itself when it starts."""
 
+    def recuts_experts(self, version: str, gpus: tuple[Gpu, ...]) -> bool:
+        """Return whether a release cuts blocks of FP8 experts finer on these GPUs, where a split needs it."""
+
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Return the tokens that a step has to take where no text may be cut into steps; None for most models."""
 

@@ -62,7 +62,7 @@ def parse_quantization(config: Mapping[str, object]) -> Quantization:
     # DeepSeek V4 (0.33.0 models/deepseek_v41/quant_config.py, expert_dtype): experts in MXFP4 among layers in FP8.
     four = "fp4" in (text(config, "expert_dtype"), text(raw, "expert_dtype"))
     experts = Quantization(kind=WeightKind.MXFP4, bits=4, group=_MX_GROUP) if four else None
-    return replace(parsed, skipped=skipped, experts=experts)
+    return replace(parsed, skipped=skipped, experts=experts, method=method)
 
 
 def _left_out(raw: Mapping[str, object]) -> Iterator[str]:

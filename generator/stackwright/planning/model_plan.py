@@ -138,9 +138,7 @@ def decide(request: ModelRequest, catalog: Catalog) -> Decision:
     Raises:
         NoPlanError: no plan fits this host.
     """
-    heads = Heads.of(request.facts.config)
-    options = placements(request.host, request.mode, request.parallel_pins, heads, request.objective, request.devices)
-    chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, request.whole.needs)
+    _, options, chosen = _ways(request, catalog)
     if options[0].mode is Mode.CPU:
         if request.why_processor:
             chosen = replace(chosen, reasons=(f"on the processor, since {request.why_processor}",))
@@ -162,6 +160,26 @@ def decide(request: ModelRequest, catalog: Catalog) -> Decision:
     return Decision(placement=layout.placement, chosen=chosen, layout=layout)
 
 
+def _ways(request: ModelRequest, catalog: Catalog) -> tuple[Heads, tuple[Placement, ...], ImageChoice]:
+    """Return what may be split how far, the placements that do, the preferred one first, and the image for them.
+
+    Raises:
+        NoPlanError: the host lacks what was asked for, or no image runs on it.
+    """
+
+    def place(heads: Heads) -> tuple[Placement, ...]:
+        pins = request.parallel_pins
+        return placements(request.host, request.mode, pins, heads, request.objective, request.devices)
+
+    heads = Heads.of(request.facts.config)
+    options = place(heads)
+    chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, request.whole.needs)
+    if not request.engine.recuts_experts(chosen.version, options[0].gpus):
+        return heads, options, chosen
+    finer = Heads.of(request.facts.config, recut=True)
+    return finer, place(finer), chosen
+
+
 def _assemble(request: ModelRequest, catalog: Catalog, decision: Decision) -> PlannedModel:
     placement, chosen, layout = decision.placement, decision.chosen, decision.layout
     utilization = choose_share(request, placement, catalog) if layout else None
@@ -175,6 +193,7 @@ def _assemble(request: ModelRequest, catalog: Catalog, decision: Decision) -> Pl
         noted = replace(context, reason=f"{context.reason}; {forecast.basis}")
         settings = {**settings, request.engine.keys.context: noted}
     of_memory = layout.warnings if layout else _cpu_warnings(forecast)
+    arguments = request.engine.arguments(placement.mode, _told(values, settings), request.role, catalog)
     return PlannedModel(
         served=ServedModel(
             name=request.llm.name,
@@ -187,7 +206,7 @@ def _assemble(request: ModelRequest, catalog: Catalog, decision: Decision) -> Pl
             ),
             exclusive=request.model.exclusive,
             pinned=request.model.pinned,
-            replicas=_replicas(request, placement, _told(values, settings), chosen, forecast, catalog),
+            replicas=_replicas(request, placement, values, arguments, env=chosen.env, forecast=forecast),
             settings=settings,
         ),
         placement=placement,
@@ -206,12 +225,12 @@ def _replicas(
     request: ModelRequest,
     placement: Placement,
     values: Mapping[str, str],
-    chosen: ImageChoice,
+    arguments: tuple[str, ...],
+    *,
+    env: tuple[tuple[str, str], ...],
     forecast: Forecast | None,
-    catalog: Catalog,
 ) -> tuple[Replica, ...]:
     engine, keys = request.engine, request.engine.keys
-    arguments = engine.arguments(placement.mode, values, request.role, catalog)
     return tuple(
         Replica(
             name="engine" if position == 1 else f"engine-{position}",
@@ -220,7 +239,7 @@ def _replicas(
             tensor_parallel=int(values[keys.tensor_parallel]),
             pipeline_parallel=int(values[keys.pipeline_parallel]),
             args=(*arguments, *(engine.communication(request.host, group).arguments if group else ())),
-            env=(*engine.environment(placement.mode, values), *chosen.env),
+            env=(*engine.environment(placement.mode, values), *env),
             memory=forecast.memory if forecast else None,
         )
         for position, group in enumerate(placement.groups, start=1)
@@ -346,8 +365,8 @@ def _without_a_pin(request: ModelRequest, catalog: Catalog) -> str | None:
             plan_as_is(replace(request, fixed=fixed), catalog)
         except NoPlanError:
             continue
-        heads = Heads.of(request.facts.config)
-        sizes = heads.sizes(max(len(request.host.gpus), 1)) if key == keys.tensor_parallel else ""
+        splits_layers = key == keys.tensor_parallel
+        sizes = _ways(request, catalog)[0].sizes(max(len(request.host.gpus), 1)) if splits_layers else ""
         return f"lower or remove {request.fixed[key].written_at}" + (f"; sizes that split it: {sizes}" if sizes else "")
     return None
 

@@ -109,7 +109,7 @@ def _trade(request: ModelRequest, pace: Pace | None, ordered: list[Placement]) -
         return "; for throughput: the fewest GPUs whose KV cache is at least as large as the weights"
     if pace is None or (request.objective is None and request.mode is Mode.MULTI):
         return f"; the most GPUs that can share a layer; {others}"
-    sizes = sorted(option.tensor_parallel for option in ordered)
+    sizes = sorted({option.tensor_parallel for option in ordered})
     times = ", ".join(f"{pace.token_s(ranks) * 1000:.2g} ms on {ranks}" for ranks in sizes)
     estimate = f"about {times} per token, for {format_bytes(pace.read_bytes)} of weights and the all-reduces"
     if request.objective is Objective.LATENCY:

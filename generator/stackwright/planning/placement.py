@@ -34,9 +34,10 @@ class Heads(Struct, frozen=True, kw_only=True):
     widths: tuple[Width, ...] = ()
 
     @classmethod
-    def of(cls, config: ModelConfig) -> Heads:
-        """Return those of a model."""
-        return cls(attention=config.attention_heads, kv=config.kv_heads, widths=split_widths(config.shape))
+    def of(cls, config: ModelConfig, *, recut: bool = False) -> Heads:
+        """Return those of a model; `recut`: the engine cuts blocks of FP8 experts finer where a split needs it."""
+        widths = split_widths(config.shape, recut=recut)
+        return cls(attention=config.attention_heads, kv=config.kv_heads, widths=widths)
 
     def allow(self, ranks: int) -> bool:
         """Return whether `ranks` can share a layer (0.32.0 config/model.py, verify_with_parallel_config)."""

@@ -18,8 +18,12 @@ from stackwright.engines.memory.parts import Matrix, format_of, is_quantized, la
 
 # Experts of AWQ and GPTQ whose width is no multiple of a group fall back to kernels that halve it, down to this (0.33.0
 # layers/quantization/moe_wna16.py, create_weights).
-_LEAST_EXPERT_GROUP = 32
+LEAST_EXPERT_GROUP = 32
 _HALVED = frozenset({WeightKind.AWQ, WeightKind.GPTQ})
+# From 0.29.0 on experts of the engine's own FP8 method take finer blocks, down to this (0.33.0
+# layers/fused_moe/oracle/fp8.py, refine_fp8_moe_block_shape; other methods do not: compressed_tensors_moe_w8a8_fp8.py).
+# Both numbers are held against catalog/formats.yaml by tests/engines/test_splits.py.
+RECUT_METHOD, LEAST_RECUT_BLOCK = "fp8", 32
 # MXFP4's experts are padded as each kernel needs it (fused_moe/oracle/mxfp4.py); the others are cut as they are.
 _CUT_AS_THEY_ARE = frozenset(
     {WeightKind.AWQ, WeightKind.GPTQ, WeightKind.INT4, WeightKind.INT8, WeightKind.FP8, WeightKind.NVFP4}
@@ -60,27 +64,38 @@ class Width(Struct, frozen=True, kw_only=True):
 
 
 @lru_cache(maxsize=16)  # asked again for every forecast of a plan
-def split_widths(shape: Shape) -> tuple[Width, ...]:
-    """Return the widths of a model that tensor parallelism splits between scales; none where nothing shares one."""
+def split_widths(shape: Shape, *, recut: bool = False) -> tuple[Width, ...]:
+    """Return the widths of a model that tensor parallelism splits between scales; none where nothing shares one.
+
+    `recut`: the engine cuts blocks of FP8 experts finer where a split needs it.
+    """
     quantization = shape.quantization
     if quantization.group <= 1 or quantization.kind not in _CUT_AS_THEY_ARE:
         return ()
-    widths = (width for kind in shape.kinds for width in _of_layer(shape, shape.layers.index(kind)))
+    widths = (width for kind in shape.kinds for width in _of_layer(shape, shape.layers.index(kind), recut=recut))
     return tuple(dict.fromkeys(widths))
 
 
-def _of_layer(shape: Shape, index: int) -> Iterator[Width]:
+def _of_layer(shape: Shape, index: int, *, recut: bool) -> Iterator[Width]:
     quantization, layer = shape.quantization, shape.layers[index]
     for whole, part in zip(layer_matrices(shape, index, 1), layer_matrices(shape, index, 2), strict=True):
         if not is_quantized(quantization, whole) or format_of(quantization, whole).kind not in _CUT_AS_THEY_ARE:
             continue
         if whole.columns != part.columns:
-            halved = whole.expert and quantization.kind in _HALVED and quantization.group % _LEAST_EXPERT_GROUP == 0
-            block = _LEAST_EXPERT_GROUP if halved else quantization.group
+            block = _expert_block(shape, recut=recut) if whole.expert else quantization.group
             yield Width(matrix=_short(whole, index), size=whole.columns, block=block, expert=whole.expert)
         if quantization.kind is WeightKind.FP8 and "self_attn.qkv_proj" in _short(whole, index):
             size = layer.kv_heads * layer.head_dim
             yield Width(matrix="self_attn.k_proj", size=size, block=quantization.group, least=layer.head_dim)
+
+
+def _expert_block(shape: Shape, *, recut: bool) -> int:
+    """Return what a split of experts has to keep whole: less than shares a scale where a kernel cuts that finer."""
+    quantization = shape.quantization
+    least = LEAST_EXPERT_GROUP if quantization.kind in _HALVED else quantization.group
+    if recut and quantization.method == RECUT_METHOD and shape.hidden % LEAST_RECUT_BLOCK == 0:
+        least = LEAST_RECUT_BLOCK
+    return least if quantization.group % least == 0 else quantization.group
 
 
 def _short(matrix: Matrix, index: int) -> str:

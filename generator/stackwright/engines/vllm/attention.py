@@ -1,7 +1,8 @@
 """Whether a release has a kernel for a model's attention on a GPU, for a number format of the KV cache. Pure.
 
 catalog/attention.yaml has what the engine's own selector tries; it starts with none of them as `No valid attention
-backend found` (vLLM 0.33.0 platforms/cuda.py, get_attn_backend_cls).
+backend found` (vLLM 0.33.0 platforms/cuda.py, get_attn_backend_cls). Some architectures choose among kernels of their
+own beside it (0.33.0 models/deepseek_v4/nvidia/model.py, _select_dsv4_attn_cls).
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ def has_kernel(
     rows = catalog.attention.on(version, capability, mla=shape.latent is not None, sparse=sparse)
     if rows is None:
         return None
+    own = catalog.attention.of(version, shape.architecture)
+    # What such an architecture makes of `auto` its own code decides.
+    if own and not any(capability in row.capabilities and cache_format in (AUTO, *row.cache_formats) for row in own):
+        return False
     also = _SPARSE_FP8 if sparse and cache_format.startswith("fp8") else cache_format
     sizes = [set(row.head_sizes) for row in rows if {cache_format, also} & set(row.cache_formats)]
     # Each layer looks for a kernel of its own size; an empty list takes any.
@@ -62,7 +67,10 @@ def check_attention(
     if gpu is None:
         return
     plain = cache_format != AUTO and has_kernel(shape, version, gpu.compute_capability, catalog)
-    kind = "sparse latent" if _is_sparse(shape) else "latent" if shape.latent else "full"
+    own = catalog.attention.of(version, shape.architecture)
+    latent = shape.latent is not None or any(row.mla for row in own)
+    sparse = _is_sparse(shape) or any(row.sparse for row in own)
+    kind = " ".join(word for word, said in (("sparse", sparse), ("latent", latent)) if said) or "full"
     able = sorted(
         {
             capability

@@ -312,6 +312,13 @@ class Vllm:
         """Return whether a release can look for the longest context itself when it starts."""
         return order_release(version) >= order_release(AUTO_RELEASE)
 
+    def recuts_experts(self, version: str, gpus: tuple[Gpu, ...]) -> bool:
+        """Return whether a release cuts blocks of FP8 experts finer on these GPUs, where a split needs it."""
+        from stackwright.engines.memory.gpu import capability
+        from stackwright.engines.vllm.memory.releases import recuts_experts
+
+        return bool(gpus) and all(recuts_experts(version, capability(gpu.compute_capability)) for gpu in gpus)
+
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Return the tokens that a step has to take where no text may be cut into steps; None for most models.
 

@@ -22,6 +22,9 @@ from stackwright.units import format_bytes
 SHM_GIB_SINGLE, SHM_GIB_PARALLEL = 2, 16
 OBJECTIVES = "docs/decisions/0015-objectives.md"
 DEFAULTS = "vLLM 0.32.0 engine/arg_utils.py, get_batch_defaults"
+# What the engine takes without a flag: sizes of 1, the model's own number formats (0.33.0 config/parallel.py,
+# config/model.py, config/cache.py; so since 0.6.0).
+ONE, AUTO = "1", "auto"
 MEMORY = "docs/explanation/memory.md; vLLM 0.32.0 v1/worker/gpu_worker.py"
 
 
@@ -38,12 +41,15 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
     return {
         "VLLM_MODEL": task.model,
         "VLLM_SERVED_MODEL_NAME": _setting(task.llm.name, "the model's own name", task.model.source),
-        "VLLM_TENSOR_PARALLEL_SIZE": _setting(
-            str(placement.tensor_parallel),
-            why_ranks + placement.trade,
-            OBJECTIVES if placement.trade else DECISION,
+        "VLLM_TENSOR_PARALLEL_SIZE": _own_where(
+            ONE,
+            _setting(
+                str(placement.tensor_parallel),
+                why_ranks + placement.trade,
+                OBJECTIVES if placement.trade else DECISION,
+            ),
         ),
-        "VLLM_PIPELINE_PARALLEL_SIZE": _setting(str(placement.pipeline_parallel), stages, DECISION),
+        "VLLM_PIPELINE_PARALLEL_SIZE": _own_where(ONE, _setting(str(placement.pipeline_parallel), stages, DECISION)),
         "VLLM_SHM_SIZE": _setting(
             f"{shm}gb",
             f"for {ranks} rank{'s' if ranks > 1 else ''} in the container",
@@ -82,10 +88,15 @@ def gpu_settings(placement: Placement, solution: Solution, share: Setting) -> di
         "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}" if sure else f"estimate: {room}{lost}", MEMORY),
         "VLLM_MAX_NUM_SEQS": _left(many, own="max_num_seqs" in solution.engines_own),
         "VLLM_MAX_NUM_BATCHED_TOKENS": _left(step, own="max_num_batched_tokens" in solution.engines_own),
-        "VLLM_KV_CACHE_DTYPE": _setting(
-            settings.kv_cache_dtype, "the model's own format, unless only a smaller one fits", MEMORY
+        "VLLM_KV_CACHE_DTYPE": _own_where(
+            AUTO, _setting(settings.kv_cache_dtype, "the model's own format, unless only a smaller one fits", MEMORY)
         ),
     }
+
+
+def _own_where(default: str, setting: Setting) -> Setting:
+    """Return a setting for which no flag is written where it is what the engine takes without one."""
+    return replace(setting, origin=Origin.ENGINE) if setting.value == default else setting
 
 
 def _left(setting: Setting, *, own: bool) -> Setting:
@@ -102,7 +113,7 @@ def _dtype(gpus: tuple[Gpu, ...]) -> Setting:
             f"{old.name} ({old.compute_capability}) does not support bfloat16",
             "vLLM 0.32.0 platforms/cuda.py",
         )
-    return _setting("auto", "the model's own format", "vLLM 0.32.0 config/model.py")
+    return _own_where(AUTO, _setting(AUTO, "the model's own format", "vLLM 0.32.0 config/model.py"))
 
 
 def _setting(value: str, reason: str, source: str) -> Setting:

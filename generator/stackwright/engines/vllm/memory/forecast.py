@@ -104,7 +104,8 @@ def _later(made: Account) -> int | None:
 
 def _verdict(made: Account) -> Verdict:
     """Return the verdict; a `fits` turns `uncertain` where the facts say that nobody can know before the start."""
-    if refusals(made.shape, made.settings, made.settings.max_model_len) or not made.enough_is_free:
+    capability = made.gpu.compute_capability
+    if refusals(made.shape, made.settings, made.settings.max_model_len, capability) or not made.enough_is_free:
         return Verdict.DOES_NOT_FIT
     if made.seen is not None and made.seen.exact:
         return Verdict.FITS if made.seen.outcome == CAME_UP else Verdict.DOES_NOT_FIT

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 from stackwright.domain.forecast import EngineSettings, Verdict
 from stackwright.domain.shape import Shape
 from stackwright.engines.memory.splits import split_widths
-from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.releases import Release, recuts_experts
 from stackwright.units import format_bytes
 
 if TYPE_CHECKING:
     from stackwright.engines.vllm.memory.account import Account
 
 
-def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tuple[str, ...]:
-    """Return what makes the engine refuse the settings whatever the memory.
+def refusals(
+    shape: Shape, settings: EngineSettings, max_model_len: int, capability: tuple[int, int] | None = None
+) -> tuple[str, ...]:
+    """Return what makes the engine refuse the settings whatever the memory, on GPUs of this compute capability.
 
     vLLM 0.32.0 config/model.py, verify_with_parallel_config and _get_and_verify_max_len; config/scheduler.py,
     verify_max_model_len.
@@ -31,7 +33,9 @@ def refusals(shape: Shape, settings: EngineSettings, max_model_len: int) -> tupl
     if any(count % tp and tp % count for count in kv_heads):
         found.append(f"{max(kv_heads)} key-value heads cannot be split over or copied to {tp} ranks")
     if tp > 1:
-        widths = (width for width in split_widths(shape) if not (width.expert and settings.expert_parallel))
+        recut = recuts_experts(settings.version, capability)
+        whole = settings.expert_parallel
+        widths = (width for width in split_widths(shape, recut=recut) if not (width.expert and whole))
         found += [width.problem(tp) for width in widths if not width.splits(tp)][:1]
     if tp % max(settings.decode_context_parallel, 1):
         found.append(f"{tp} ranks cannot be split into groups of {settings.decode_context_parallel} that share a cache")
@@ -91,7 +95,8 @@ def reasons(made: Account) -> tuple[str, ...]:
             f"the KV cache has {blocks} blocks for {made.settings.max_num_seqs} requests, which need one each for "
             "their state"
         )
-    return (*refusals(made.shape, made.settings, made.settings.max_model_len), *found)
+    refused = refusals(made.shape, made.settings, made.settings.max_model_len, made.gpu.compute_capability)
+    return (*refused, *found)
 
 
 def warnings(made: Account, verdict: Verdict) -> tuple[str, ...]:

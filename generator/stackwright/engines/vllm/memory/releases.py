@@ -20,6 +20,8 @@ _FALLBACK_BEFORE, _FALLBACK_CAPABILITY, _FP8_CACHE_MAJOR = (0, 10, 2), (8, 0), 9
 # config/vllm.py, use_v2_model_runner: a few dense architectures unquantized, the same and some experts in any format,
 # everything without experts and states, everything.
 _RUNNER_TWO_FIRST, _RUNNER_TWO_NAMED, _RUNNER_TWO_DENSE, _RUNNER_TWO = (0, 22, 0), (0, 24, 0), (0, 25, 0), (0, 29, 0)
+# Tensor cores take FP8 from Ada on (platforms/cuda.py, supports_fp8).
+_FP8_CAPABILITY = (8, 9)
 _RUNNER_TWO_LLAMA = (0, 23, 0)
 _RUNNER_TWO_PLAIN = frozenset(("LlamaForCausalLM", "MistralForCausalLM"))
 _RUNNER_TWO_EXPERTS = frozenset(("DeepseekV2ForCausalLM", "Qwen2MoeForCausalLM", "GraniteMoeForCausalLM"))
@@ -133,6 +135,9 @@ class Release:
     # GPUs of 160 GiB have larger defaults than the others (engine/arg_utils.py, get_batch_defaults), and data-centre
     # Blackwell graphs up to 1,024 tokens (config/vllm.py).
     huge_gpus_apart = _Since(0, 28, 0)
+    # Experts in FP8 take finer blocks than the checkpoint's where a split needs it (fused_moe/oracle/fp8.py,
+    # refine_fp8_moe_block_shape).
+    recuts_experts = _Since(0, 29, 0)
     # The check leaves the null block out (v1/core/kv_cache_utils.py, check_enough_kv_cache_memory).
     reserves_null_block = _Since(0, 29, 0)
 
@@ -170,6 +175,14 @@ def release_of(settings: EngineSettings, gpu: GpuMemory) -> Release:
     old = capability is not None and capability < _FALLBACK_CAPABILITY
     other_cache = cache != "auto" and not (cache.startswith("fp8") and capability and capability[0] == _FP8_CACHE_MAJOR)
     return Release(settings.version, legacy_engine=True) if old or other_cache else release
+
+
+def recuts_experts(version: str | None, capability: tuple[int, int] | None) -> bool:
+    """Return whether experts in FP8 take finer blocks than their checkpoint's: Triton's kernels do, where it has FP8.
+
+    0.33.0 fused_moe/experts/triton_moe.py, TritonExperts._supports_quant_scheme; platforms/cuda.py, supports_fp8.
+    """
+    return Release(version).recuts_experts and capability is not None and capability >= _FP8_CAPABILITY
 
 
 def _parse(version: str) -> tuple[int, int, int]:
