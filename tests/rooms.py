@@ -99,13 +99,16 @@ ROOMS: Mapping[str, Room] = {
     "project.folder": room(
         "project services engines domain settings planning reading rendering runtime units errors", libraries="dotenv"
     ),
+    "importing": room(
+        "engines services planning settings domain reading units errors", libraries="yaml dotenv", pure=True
+    ),
     "interrupts": room(),
     "report": room(
         "rendering diagnosis.rules diagnosis.pasted domain settings reading project units errors", libraries="rich"
     ),
     "commands": room(
         "domain settings planning services engines watching validation reading catalog rendering models detect runtime "
-        "project interrupts report diagnosis atomic units errors"
+        "project importing interrupts report diagnosis atomic units errors"
     ),
     "cli": room("commands interrupts report errors"),
     "__main__": room("cli"),

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any, NoReturn, Protocol, cast
 
 from stackwright import __version__, report
@@ -34,6 +35,7 @@ COMMANDS: Mapping[str, str] = {
     ),
     "facts": "List old and unsure rows of the catalog, and what is newer or known bad of all that is pinned.",
     "key": "Print the gateway's key.",
+    "import": "Read a hand-written vLLM and LiteLLM setup, and write an environment's wishes from it.",
     "keys": "Make, list, rotate and revoke keys for people and programs, and show what was used with them.",
 }
 # Commands that people type by their own name; the others are `stackwright NAME`.
@@ -134,7 +136,9 @@ def _with_flags_of_engine(argv: list[str]) -> list[str]:
 
 def load_command(name: str) -> Command:
     """Import the module of a command."""
-    return cast("Command", import_module(f"stackwright.commands.{name.replace('-', '_')}"))
+    # A word of Python's own names no module.
+    ending = "_" if iskeyword(name) else ""
+    return cast("Command", import_module(f"stackwright.commands.{name.replace('-', '_')}{ending}"))
 
 
 def build_parser(declared: tuple[str, ...] = tuple(COMMANDS)) -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:

@@ -101,7 +101,7 @@ def parse_yaml(text: str, where: str, error: type[StackError], *, packaged: bool
         mark = getattr(failure, "problem_mark", None)
         position = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
         problem = getattr(failure, "problem", None) or "not valid YAML"
-        problem, hint = _name_character(problem, text[mark.index : mark.index + 1] if mark is not None else "")
+        problem, hint = name_character(problem, text[mark.index : mark.index + 1] if mark is not None else "")
         raise error(f"{where}{position}: {problem}", hint=hint) from None
     except RecursionError:
         raise error(f"{where}: not valid YAML: nested too deeply") from None
@@ -109,7 +109,7 @@ def parse_yaml(text: str, where: str, error: type[StackError], *, packaged: bool
         raise error(f"{where}: not valid YAML: a value does not match its tag") from None
 
 
-def _name_character(problem: str, character: str) -> tuple[str, str | None]:
+def name_character(problem: str, character: str) -> tuple[str, str | None]:
     """Name the character that a parser trips over, and what to do: libyaml itself does not."""
     if "cannot start any token" not in problem and "violates indentation" not in problem:
         return problem, None

@@ -174,6 +174,14 @@ def _print_failure(what: str, line: str, fix: str, source: str) -> None:
         print_text(on_one_line(text))
 
 
+def show_notes(rows: Iterable[tuple[str, str, str]]) -> None:
+    """Print a table of what was read: the place, what became of it, and what it is."""
+    whole = [tuple(on_one_line(cell) for cell in row) for row in rows]
+    places, fates = (max((len(row[column]) for row in whole), default=0) for column in (0, 1))
+    for place, fate, said in whole:
+        tell(f"{place:<{places}}  {fate:<{fates}}  {said}")
+
+
 def count_errors(findings: Iterable[Finding]) -> int:
     """Count the findings that stop a start."""
     return sum(1 for finding in findings if finding.severity is Severity.ERROR)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from stackwright.catalog.load import load_advisories
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Containers, GpuAccess
+from stackwright.domain.image_pins import is_moving, release_of
 from stackwright.domain.machine import ContainerAnswer, HubAnswer, ModelFiles, Seen, Unseen
 from stackwright.rendering.numbered import flat_settings
 from stackwright.validation.compose_config import check_refused
@@ -20,8 +21,6 @@ from stackwright.validation.images import (
     check_local_images,
     check_traces,
     find_traces,
-    is_moving,
-    release_of,
 )
 from stackwright.validation.model import check_hub, check_length, check_model
 from stackwright.validation.surroundings import (

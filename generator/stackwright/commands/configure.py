@@ -56,8 +56,14 @@ class Configured(Struct, frozen=True, kw_only=True):
 
 def plan_environment(options: PlanOptions, paths: ProjectPaths, host: Host, environment: Environment) -> Plan:
     """Make the plan of one environment from its wishes, the command line and the host."""
-    own = paths.of(environment)
-    plan = _plan(options, paths, host, own, project.read_wishes(own))
+    return plan_wishes(options, paths, host, environment, project.read_wishes(paths.of(environment)))
+
+
+def plan_wishes(
+    options: PlanOptions, paths: ProjectPaths, host: Host, environment: Environment, wishes: Wishes
+) -> Plan:
+    """Make the plan that an environment would have with these wishes, whatever its file says."""
+    plan = _plan(options, paths, host, paths.of(environment), wishes)
     _values_of(plan, options.engine)
     return plan
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from msgspec import Struct, field
 
 PINS_SCHEMA = 1
+# Names under which publishers push one release after another (Docker Hub, GitHub's registry; LiteLLM docs, deploy
+# page).
+_MOVING = re.compile(r"latest|nightly|main|master|edge|stable|main-.*|latest-.*|.*-latest|.*-nightly")
+_RELEASE = re.compile(r"v?([0-9]+(?:\.[0-9]+){1,3}(?:\.?post[0-9]+)?)(?:[-.+].*)?")
 
 
 class ImagePin(Struct, frozen=True, kw_only=True):
@@ -36,3 +41,21 @@ def with_digest(image: str, pins: ImagePins) -> str:
     """
     pin = pins.images.get(image)
     return image if pin is None or "@" in image else f"{image}@{pin.digest}"
+
+
+def release_of(image: str) -> str | None:
+    """Return the release that an image's tag names: `v0.32.0-cu129@sha256:…` is 0.32.0."""
+    found = _RELEASE.fullmatch(_tag(image) or "")
+    return found[1] if found else None
+
+
+def is_moving(image: str) -> bool:
+    """Return whether the name means whatever was pushed last."""
+    tag = _tag(image)
+    return "@sha256:" not in image and (tag is None or _MOVING.fullmatch(tag) is not None)
+
+
+def _tag(image: str) -> str | None:
+    name = image.partition("@")[0]
+    last = name.rpartition("/")[2]
+    return last.partition(":")[2] or None

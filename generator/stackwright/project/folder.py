@@ -103,6 +103,18 @@ def _packaged(name: str) -> AbstractContextManager[Path]:
     return as_file(files("stackwright") / "base" / name)
 
 
+def shipped_text(name: str) -> str:
+    """Return a base file, named by its path in the project folder, as it is shipped.
+
+    Raises:
+        UsageError: this checkout has lost it.
+    """
+    with _packaged(name) as shipped:
+        if not shipped.is_file():
+            raise UsageError(f"{_CHECKOUT / name}: missing", hint=_restore(name))
+        return read_text(shipped)
+
+
 def _is_shipped(name: str) -> bool:
     """Say whether a base file is there to be copied: a checkout may have lost it."""
     with _packaged(name) as shipped:
@@ -135,6 +147,15 @@ def _parse_wishes(path: Path, where: str) -> Wishes:
         name = f"envs/{path.name}"
         copied = "remove it: `configure-gpu` then copies the default one"
         raise UsageError(f"{where}: empty", hint=_restore(name) if path == _CHECKOUT / name else copied)
+    return check_wishes(data, where)
+
+
+def check_wishes(data: object, where: str) -> Wishes:
+    """Turn the values of an environment's file into wishes. `where` names it.
+
+    Raises:
+        UsageError: an unknown key, a wrong type, a value out of bounds or a newer schema.
+    """
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > WISHES_SCHEMA:
         raise UsageError(
             f"{where}: schema {_written(data['schema'])} is newer than this release reads ({WISHES_SCHEMA})",

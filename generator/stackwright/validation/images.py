@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import site
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from stackwright.catalog.load import load_advisories
 from stackwright.domain.catalog import REFUSED_HOLES, Advisory, HoleKind, holes_of, order_release
 from stackwright.domain.finding import Finding, error, warning
+from stackwright.domain.image_pins import is_moving, release_of
 from stackwright.domain.plan import Plan
 from stackwright.domain.service import ProgramRelease
 from stackwright.runtime import Stack
@@ -19,11 +19,7 @@ from stackwright.runtime.docker import ask
 from stackwright.services import services_of
 from stackwright.validation.check import IN_CONTAINERS, Check, Observation
 
-# Names under which publishers push one release after another (Docker Hub, GitHub's registry; LiteLLM docs, deploy
-# page).
-MOVING = re.compile(r"latest|nightly|main|master|edge|stable|main-.*|.*-latest|.*-nightly")
 _TELLS_WITHIN_S = 10.0
-_RELEASE = re.compile(r"v?([0-9]+(?:\.[0-9]+){1,3}(?:\.?post[0-9]+)?)(?:[-.+].*)?")
 
 
 def check_images(
@@ -135,24 +131,6 @@ def _inspect_images(images: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _newest(versions: list[str | None]) -> str:
     return max((version for version in versions if version), key=order_release)
-
-
-def release_of(image: str) -> str | None:
-    """Return the release that an image's tag names: `v0.32.0-cu129@sha256:…` is 0.32.0."""
-    found = _RELEASE.fullmatch(_tag(image) or "")
-    return found[1] if found else None
-
-
-def is_moving(image: str) -> bool:
-    """Return whether the name means whatever was pushed last."""
-    tag = _tag(image)
-    return "@sha256:" not in image and (tag is None or MOVING.fullmatch(tag) is not None)
-
-
-def _tag(image: str) -> str | None:
-    name = image.partition("@")[0]
-    last = name.rpartition("/")[2]
-    return last.partition(":")[2] or None
 
 
 RELEASES = Check(

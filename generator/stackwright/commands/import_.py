@@ -1,0 +1,498 @@
+"""`stackwright import`: from a hand-written vLLM and LiteLLM setup to an environment's wishes, line by line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stackwright import report
+from stackwright.commands.host import get_host
+from stackwright.commands.options import (
+    ENVIRONMENTS,
+    PlanOptions,
+    add_json,
+    add_out,
+    parse_environment,
+    record_of,
+)
+from stackwright.commands.paths import ProjectPaths, find_paths, working_folder
+from stackwright.domain.environment import Environment
+from stackwright.domain.host import Host
+from stackwright.engines import default_engine
+from stackwright.errors import StackError, UsageError
+from stackwright.importing.compose import ComposeSetup, ContainerService, is_compose, read_compose
+from stackwright.importing.gateway_file import GatewayFile, is_gateway_file, read_gateway_file
+from stackwright.importing.notes import Fate, Note, Taken, build_document
+from stackwright.importing.recognise import ServiceKind, kind_of
+from stackwright.importing.scripts import is_script, read_script
+from stackwright.importing.tree import MOST_CHARACTERS, Spot, parse_tree
+
+
+class ImportArguments(Struct, frozen=True, kw_only=True):
+    """The arguments of `import`: the files, Compose files in the order in which they lie over each other."""
+
+    files: tuple[str, ...]
+    environment: Environment = Environment.DEV
+    profiles: tuple[str, ...] = ()
+    host: Path | None = None
+    out: Path | None = None
+    replace: bool = False
+    dry_run: bool = False
+    json: bool = False
+
+
+class Judged(Struct, frozen=True, kw_only=True):
+    """What is left of the wishes on a host, and what was said of the others.
+
+    `host`: what was judged against, None where nothing was, for the reason in `unjudged`. `refusal`: why even the
+    models alone do not fit.
+    """
+
+    taken: tuple[Taken, ...]
+    notes: tuple[Note, ...] = ()
+    host: str | None = None
+    unjudged: str | None = None
+    refusal: StackError | None = None
+
+
+class ImportResult(Struct, frozen=True, kw_only=True):
+    """What `import --json` prints. `wishes` is the text of `file`, `written` whether it stands there now."""
+
+    environment: Environment
+    file: str
+    written: bool
+    wishes: str
+    notes: tuple[Note, ...]
+    host: str | None
+    unjudged: str | None
+    refusal: str | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "files",
+        metavar="FILE … [ENV]",
+        nargs="+",
+        help="a Compose file, further ones that lie over it, LiteLLM's configuration, or a script with `docker run`; "
+        f"then the environment to write: {', '.join(ENVIRONMENTS)} (default: dev)",
+    )
+    parser.add_argument(
+        "--profile",
+        dest="profiles",
+        metavar="NAME",
+        action="append",
+        help="read the services of this profile too; repeatable",
+    )
+    parser.add_argument("--host", metavar="FILE", type=Path, help="judge for this snapshot instead of this machine")
+    parser.add_argument(
+        "--replace", action="store_true", help="write over wishes that are not the shipped ones; the old file is kept"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the wishes; write nothing")
+    add_out(parser)
+    add_json(parser)
+
+
+def read_arguments(given: argparse.Namespace) -> ImportArguments:
+    """Turn the parsed words into the record."""
+    words = list(given.files)
+    environment = Environment.DEV
+    if words[-1] in ENVIRONMENTS and not Path(words[-1]).is_file():
+        environment = parse_environment(words.pop())
+    if not words:
+        raise UsageError("no file to import", hint="for example `stackwright import docker-compose.yml prod`")
+    return record_of(
+        ImportArguments, given, files=tuple(words), environment=environment, profiles=tuple(given.profiles or ())
+    )
+
+
+def run(arguments: ImportArguments) -> None:
+    """Read the files, judge them on a host, and write or print the environment's wishes."""
+    from stackwright.importing.translation import translate
+
+    paths = find_paths(arguments.out)
+    sources = _read_sources(arguments)
+    target = paths.of(arguments.environment).wishes
+    if not (arguments.dry_run or arguments.replace):
+        _refuse_to_overwrite(paths, arguments.environment)
+    translation = translate(sources.services, sources.gateway, sources.setup.networks, _surroundings(paths))
+    host = get_host(arguments.host)
+    judged = _Judge(arguments, paths, host, translation.number).judge(translation.taken, translation.engines)
+    text = _text_of(judged.taken, arguments, translation.number)
+    notes = tuple(sorted((*translation.notes, *judged.notes), key=lambda note: note.at))
+    result = ImportResult(
+        environment=arguments.environment,
+        file=str(target),
+        written=not arguments.dry_run,
+        wishes=text,
+        notes=tuple(_hide(note, arguments) for note in _with_taken(notes, judged.taken)),
+        host=judged.host,
+        unjudged=judged.unjudged,
+        refusal=judged.refusal.message if judged.refusal else None,
+    )
+    if not arguments.dry_run:
+        _write(paths, arguments, text)
+    _show(arguments, result, paths)
+
+
+class _Sources(Struct, frozen=True, kw_only=True):
+    """What the files say, and which they are."""
+
+    services: tuple[ContainerService, ...]
+    setup: ComposeSetup
+    gateway: GatewayFile | None
+
+
+def read_file(path: str) -> str | None:
+    """Return the text of a file, None where there is none.
+
+    Raises:
+        UsageError: it cannot be read, or is no text.
+    """
+    from stackwright.reading import read_text
+
+    try:
+        return read_text(Path(path).expanduser(), most=2 * MOST_CHARACTERS)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError as failure:
+        raise UsageError(f"{path}: not UTF-8 text (byte {failure.start})", hint="save it as UTF-8") from None
+    except OSError as failure:
+        hint = _in_folder(path) if Path(path).is_dir() else "name a Compose file"
+        raise UsageError(f"{path}: cannot be read: {failure.strerror}", hint=hint) from None
+
+
+_USUAL = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+
+
+def _in_folder(path: str) -> str:
+    there = next((name for name in _USUAL if (Path(path) / name).is_file()), None)
+    return f"it is a folder: name {posixpath.join(path, there)}" if there else "it is a folder: name a file in it"
+
+
+def _read_sources(arguments: ImportArguments) -> _Sources:
+    composes: list[str] = []
+    services: list[ContainerService] = []
+    gateway: GatewayFile | None = None
+    for path in arguments.files:
+        text = read_file(path)
+        if text is None:
+            raise UsageError(f"{path}: no such file", hint="name a Compose file, LiteLLM's configuration, or a script")
+        if not text.strip():
+            raise UsageError(f"{path}: empty", hint="name a Compose file, LiteLLM's configuration, or a script")
+        if path.endswith((".sh", ".bash")) or (text.startswith("#!") and is_script(text)):
+            services += read_script(text, path, os.environ, _absolute)
+            continue
+        tree = parse_tree(text, path)
+        if is_compose(tree):
+            composes.append(path)
+        elif is_gateway_file(tree):
+            gateway = read_gateway_file(tree)
+        else:
+            kinds = (
+                "a Compose file (`services:`), LiteLLM's configuration (`model_list:`), or a script with `docker run`"
+            )
+            raise UsageError(f"{path}: found neither `services` nor `model_list`", hint=f"name {kinds}")
+    setup = read_compose(tuple(composes), read_file, os.environ) if composes else ComposeSetup(services=())
+    enabled = _enabled(setup, arguments.profiles)
+    services += enabled
+    return _Sources(services=tuple(services), setup=setup, gateway=gateway or _mounted_configuration(enabled, setup))
+
+
+def _enabled(setup: ComposeSetup, asked: tuple[str, ...]) -> tuple[ContainerService, ...]:
+    """Return the services that Compose would start with these profiles.
+
+    Raises:
+        UsageError: an asked profile is in no file, or every engine is in a profile and none is asked for.
+    """
+    known = {item.text: None for service in setup.services for item in _profiles(service) if item.text}
+    for name in asked:
+        if name not in known:
+            there = f"profiles: {', '.join(known)}" if known else "the files have none"
+            raise UsageError(f"--profile: no service has the profile `{name[:60]}`", hint=there)
+    names = {*asked, *filter(None, os.environ.get("COMPOSE_PROFILES", "").split(","))}
+    on = tuple(
+        service
+        for service in setup.services
+        if not _profiles(service) or names & {item.text for item in _profiles(service)} or "*" in names
+    )
+    engines = [service for service in setup.services if kind_of(service) is ServiceKind.ENGINE]
+    if engines and not any(service in on for service in engines):
+        first = engines[0]
+        raise UsageError(
+            f"{first.at}: each vLLM service is in a profile, so that none starts by itself",
+            hint=f"name one: --profile {_profiles(first)[0].text}; the files have {', '.join(map(str, known))}",
+        )
+    return on
+
+
+def _profiles(service: ContainerService) -> tuple[Any, ...]:
+    told = service.other.get("profiles")
+    return told.items if told is not None else ()
+
+
+def _mounted_configuration(services: tuple[ContainerService, ...], setup: ComposeSetup) -> GatewayFile | None:
+    """Return the configuration that LiteLLM's service is given by a mount, or by the Compose file itself."""
+    for service in services:
+        if kind_of(service) is not ServiceKind.GATEWAY:
+            continue
+        for mount in service.mounts:
+            if mount.source is None or not mount.target.endswith((".yaml", ".yml")):
+                continue
+            text = read_file(mount.source)
+            if text is not None and is_gateway_file(tree := parse_tree(text, mount.source)):
+                return read_gateway_file(tree)
+        for config in setup.configs.values():
+            content = config.get("content")
+            if (
+                content is not None
+                and content.text
+                and is_gateway_file(tree := parse_tree(content.text, content.at.file))
+            ):
+                return read_gateway_file(tree)
+    return None
+
+
+def _absolute(path: str) -> str:
+    return str(Path(os.path.normpath(working_folder() / Path(path).expanduser())))
+
+
+def _surroundings(paths: ProjectPaths) -> Any:
+    from stackwright.catalog.load import load_catalog
+    from stackwright.importing.engine_wishes import Surroundings
+
+    return Surroundings(
+        catalog=load_catalog(), absolute=_absolute, role_of=lambda name: _role_of(name, paths), secret=_looks_secret
+    )
+
+
+def _looks_secret(text: str) -> bool:
+    """Return whether a text, or an assignment, holds a secret by its name or its form."""
+    from stackwright.diagnosis.redaction import Redaction
+
+    return Redaction(values=(), names=()).apply(text) != text
+
+
+def _role_of(name: str, paths: ProjectPaths) -> str | None:
+    """Return what a model is for, where that is known without asking the hub."""
+    from stackwright.catalog.load import load_catalog
+    from stackwright.models.read import HubAccess, read_model
+
+    catalog = load_catalog()
+    try:
+        facts = read_model(name, catalog.llms, None, HubAccess(home=Path(paths.folders.hf_home), online=False))
+    except (StackError, OSError, RuntimeError):
+        return None
+    return str(facts.role or default_engine().role_of(facts.config, catalog))
+
+
+class _Judge:
+    """Plans what was taken on a host, and finds what of it no plan takes."""
+
+    def __init__(self, arguments: ImportArguments, paths: ProjectPaths, host: Host, number: Mapping[int, str]) -> None:
+        self.arguments = arguments
+        self.paths = paths
+        self.host = host
+        self.number = number
+        self.name = str(arguments.host) if arguments.host is not None else "this machine"
+
+    def judge(self, taken: tuple[Taken, ...], engines: tuple[Any, ...]) -> Judged:
+        """Return what a plan takes; where nothing can be judged, everything."""
+        if not self.host.gpus and self.arguments.host is None:
+            why = "this machine has no GPU; --host FILE judges for another (`stackwright detect -o FILE` there)"
+            return Judged(taken=taken, unjudged=why)
+        failure = self.plan(taken)
+        if failure is None:
+            return self._released(Judged(taken=taken, host=self.name), engines)
+        free = [wish for wish in taken if _is_free(wish)]
+        fixed = tuple(wish for wish in taken if wish not in free)
+        whole = self.plan(fixed)
+        if whole is not None:
+            if isinstance(whole, UsageError):
+                return Judged(taken=taken, unjudged=f"{whole.message}{f'; {whole.hint}' if whole.hint else ''}")
+            return Judged(taken=taken, host=self.name, refusal=whole)
+        kept, notes = list(fixed), []
+        for wish in sorted(free, key=_turn):
+            refusal = self.plan((*kept, wish))
+            if refusal is None:
+                kept.append(wish)
+            else:
+                notes.append(_refused(wish, refusal))
+        in_order = tuple(wish for wish in taken if wish in kept)
+        return self._released(Judged(taken=in_order, notes=tuple(notes), host=self.name), engines)
+
+    def _released(self, judged: Judged, engines: tuple[Any, ...]) -> Judged:
+        """Add what is to be said of the releases of the file's images, which the plan need not take."""
+        from stackwright.catalog.load import load_catalog
+
+        known = {release.version for release in load_catalog().engines}
+        notes = list(judged.notes)
+        without = tuple(wish for wish in judged.taken if wish.path[-1] != "image")
+        for engine in engines:
+            release, image = engine.setup.release, engine.setup.service.image
+            if release not in known or image is None:
+                continue
+            refusal = self.plan(without, release)
+            if refusal is not None:
+                notes.append(Note(at=image.at, fate=Fate.BROKEN, subject=image.text, why=_first_part(refusal)))
+        return replace(judged, notes=tuple(dict.fromkeys(notes)))
+
+    def plan(self, taken: tuple[Taken, ...], release: str | None = None) -> StackError | None:
+        """Plan the wishes; return why no plan takes them, None where one does."""
+        from stackwright.commands.configure import plan_wishes
+        from stackwright.project.folder import check_wishes
+
+        options = PlanOptions(host=self.arguments.host, engine_version=release, allow_vulnerable=release is not None)
+        environment = self.arguments.environment
+        document = build_document(_base(environment), taken, self.number)
+        try:
+            wishes = check_wishes(document, f"envs/{environment.value}.yaml")
+            plan_wishes(options, self.paths, self.host, environment, wishes)
+        except StackError as failure:
+            return failure
+        return None
+
+
+def _refused(wish: Taken, refusal: StackError) -> Note:
+    return Note(at=wish.at, fate=Fate.BROKEN, subject=wish.subject, why=f"{_first_part(refusal)}; left to the plan")
+
+
+def _first_part(refusal: StackError) -> str:
+    """Return a refusal without the figures behind its first statement."""
+    return refusal.message.partition("; ")[0]
+
+
+def _turn(wish: Taken) -> int:
+    """Return when a wish is tried: what gives room before what takes it, the context last."""
+    keys = default_engine().keys
+    name = str(wish.path[1] if wish.path[0] == "settings" else wish.path[-1])
+    first = ("gpu_memory_utilization", keys.memory_share, "NVIDIA_VISIBLE_DEVICES", keys.tensor_parallel)
+    return 0 if name in (*first, keys.pipeline_parallel) else 2 if name in ("max_model_len", keys.context) else 1
+
+
+def _is_free(wish: Taken) -> bool:
+    """Return whether a plan may do without a wish: what is served, and under which names, stays."""
+    if wish.path[0] == "models":
+        return wish.path[2] in ("args", "image", "chat_template", "lora", "volumes")
+    return wish.path[0] != "gateway"
+
+
+def _base(environment: Environment) -> dict[str, Any]:
+    """Return the shipped wishes of an environment, in whose place the imported ones come."""
+    from stackwright.project.folder import shipped_text
+    from stackwright.reading import parse_yaml
+
+    name = f"envs/{environment.value}.yaml"
+    shipped = parse_yaml(shipped_text(name), name, UsageError)
+    return shipped if isinstance(shipped, dict) else {}
+
+
+def _text_of(taken: tuple[Taken, ...], arguments: ImportArguments, number: Mapping[int, str]) -> str:
+    from stackwright.importing.wish_text import write_wishes
+
+    document = build_document(_base(arguments.environment), taken, number)
+    origins: dict[tuple[str, ...], Spot] = {}
+    for wish in taken:
+        path = tuple(str(key) for key in wish.path)
+        if wish.path[0] == "settings" and len(wish.path) == 3:
+            path = ("settings", f"{wish.path[1]}{number[int(wish.path[2])]}")
+        origins.setdefault(path, wish.at)
+    return write_wishes(document, origins, arguments.environment.value, arguments.files)
+
+
+def _with_taken(notes: tuple[Note, ...], taken: tuple[Taken, ...]) -> tuple[Note, ...]:
+    """Return all notes by line, those of what was taken among them."""
+    told = [
+        Note(at=wish.at, fate=Fate.TAKEN, subject=wish.subject, why=f"{wish.place}: {_short(wish.value)}")
+        for wish in taken
+    ]
+    return tuple(sorted((*notes, *told), key=lambda note: note.at))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{value[0]['name']}, {value[0]['model']}"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _hide(note: Note, arguments: ImportArguments) -> Note:
+    """Return a note with the environment's name in its commands, and without anything that looks like a secret."""
+    from stackwright.diagnosis.redaction import Redaction
+
+    redaction = Redaction(values=(), names=())
+    why = note.why.replace("/ENV/", f"/{arguments.environment.value}/").replace(
+        "key ENV`", f"key {arguments.environment.value}`"
+    )
+    return replace(note, subject=redaction.apply(note.subject), why=redaction.apply(why))
+
+
+def _refuse_to_overwrite(paths: ProjectPaths, environment: Environment) -> None:
+    from stackwright.project.folder import shipped_text
+
+    target = paths.of(environment).wishes
+    text = read_file(str(target))
+    if text is not None and text != shipped_text(f"envs/{environment.value}.yaml"):
+        raise UsageError(
+            f"{target}: holds wishes of yours, which are not written over",
+            hint="--dry-run prints what would be written; --replace keeps the old file beside it",
+        )
+
+
+def _write(paths: ProjectPaths, arguments: ImportArguments, text: str) -> None:
+    from stackwright.atomic import replace_file
+    from stackwright.errors import unwritable
+    from stackwright.project.folder import lay_out, shipped_text
+
+    target = paths.of(arguments.environment).wishes
+    try:
+        lay_out(paths.root)
+        old = read_file(str(target))
+        if old is not None and old not in (text, shipped_text(f"envs/{arguments.environment.value}.yaml")):
+            kept = _free_name(target)
+            kept.write_text(old, encoding="utf-8")
+            report.tell(f"kept the old file as {kept}")
+        replace_file(target, text, mode=None)
+    except OSError as failure:
+        raise unwritable(target, failure) from None
+
+
+def _free_name(target: Path) -> Path:
+    number = 1
+    while (kept := target.with_name(f"{target.name}.{number}.old")).exists():
+        number += 1
+    return kept
+
+
+def _show(arguments: ImportArguments, result: ImportResult, paths: ProjectPaths) -> None:
+    if arguments.json:
+        report.print_json(result)
+        return
+    report.show_notes(
+        (str(note.at), str(note.fate), f"{note.subject}{' →' if note.fate is Fate.TAKEN else ':'} {note.why}")
+        for note in result.notes
+    )
+    counts = Counter(note.fate for note in result.notes)
+    report.tell(", ".join(f"{counts[fate]} {fate}" for fate in Fate if counts[fate]))
+    if result.host is not None:
+        report.tell(f"judged for {result.host}")
+    if result.unjudged is not None:
+        report.warn(f"not judged on a host: {result.unjudged}")
+    if result.refusal is not None:
+        report.warn(f"no plan for {result.host} has these models: {result.refusal}")
+    if arguments.dry_run:
+        report.print_text(result.wishes)
+        return
+    from stackwright.project import folder as project
+
+    report.tell(f"wrote {result.file}")
+    words = ("--env", arguments.environment.value, *(("--host", str(arguments.host)) if arguments.host else ()))
+    report.tell(f"next: {project.name_command('configure-gpu', *words, root=paths.root, working=working_folder())}")
