@@ -26,6 +26,7 @@ from stackwright.commands.options import (
 from stackwright.commands.paths import ProjectPaths, find_paths, working_folder
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
+from stackwright.domain.model_facts import ModelFacts
 from stackwright.engines import default_engine
 from stackwright.errors import StackError, UsageError
 from stackwright.importing.compose import ComposeSetup, ContainerService, is_compose, read_compose
@@ -33,7 +34,7 @@ from stackwright.importing.gateway_file import GatewayFile, is_gateway_file, rea
 from stackwright.importing.notes import Fate, Note, Taken, build_document
 from stackwright.importing.recognise import ServiceKind, kind_of
 from stackwright.importing.scripts import is_script, read_script
-from stackwright.importing.tree import MOST_CHARACTERS, Spot, parse_tree
+from stackwright.importing.tree import MOST_CHARACTERS, Node, Spot, parse_tree
 
 
 class ImportArguments(Struct, frozen=True, kw_only=True):
@@ -133,7 +134,7 @@ def run(arguments: ImportArguments) -> None:
         file=str(target),
         written=not arguments.dry_run,
         wishes=text,
-        notes=tuple(_hide(note, arguments) for note in _with_taken(notes, judged.taken)),
+        notes=tuple(_hide(note, arguments) for note in _with_taken(notes, judged.taken, translation.number)),
         host=judged.host,
         unjudged=judged.unjudged,
         refusal=judged.refusal.message if judged.refusal else None,
@@ -181,7 +182,7 @@ def _in_folder(path: str) -> str:
 def _read_sources(arguments: ImportArguments) -> _Sources:
     composes: list[str] = []
     services: list[ContainerService] = []
-    gateway: GatewayFile | None = None
+    configuration: Node | None = None
     for path in arguments.files:
         text = read_file(path)
         if text is None:
@@ -195,7 +196,7 @@ def _read_sources(arguments: ImportArguments) -> _Sources:
         if is_compose(tree):
             composes.append(path)
         elif is_gateway_file(tree):
-            gateway = read_gateway_file(tree)
+            configuration = tree
         else:
             kinds = (
                 "a Compose file (`services:`), LiteLLM's configuration (`model_list:`), or a script with `docker run`"
@@ -204,7 +205,14 @@ def _read_sources(arguments: ImportArguments) -> _Sources:
     setup = read_compose(tuple(composes), read_file, os.environ) if composes else ComposeSetup(services=())
     enabled = _enabled(setup, arguments.profiles)
     services += enabled
-    return _Sources(services=tuple(services), setup=setup, gateway=gateway or _mounted_configuration(enabled, setup))
+    configuration = configuration or _mounted_configuration(enabled, setup)
+    gateway = read_gateway_file(configuration, _gateway_variables(services)) if configuration is not None else None
+    return _Sources(services=tuple(services), setup=setup, gateway=gateway)
+
+
+def _gateway_variables(services: list[ContainerService]) -> dict[str, str]:
+    doors = [service for service in services if kind_of(service) is ServiceKind.GATEWAY]
+    return {name: value.text for service in doors for name, value in service.variables.items()}
 
 
 def _enabled(setup: ComposeSetup, asked: tuple[str, ...]) -> tuple[ContainerService, ...]:
@@ -239,7 +247,7 @@ def _profiles(service: ContainerService) -> tuple[Any, ...]:
     return told.items if told is not None else ()
 
 
-def _mounted_configuration(services: tuple[ContainerService, ...], setup: ComposeSetup) -> GatewayFile | None:
+def _mounted_configuration(services: tuple[ContainerService, ...], setup: ComposeSetup) -> Node | None:
     """Return the configuration that LiteLLM's service is given by a mount, or by the Compose file itself."""
     for service in services:
         if kind_of(service) is not ServiceKind.GATEWAY:
@@ -249,7 +257,7 @@ def _mounted_configuration(services: tuple[ContainerService, ...], setup: Compos
                 continue
             text = read_file(mount.source)
             if text is not None and is_gateway_file(tree := parse_tree(text, mount.source)):
-                return read_gateway_file(tree)
+                return tree
         for config in setup.configs.values():
             content = config.get("content")
             if (
@@ -257,7 +265,7 @@ def _mounted_configuration(services: tuple[ContainerService, ...], setup: Compos
                 and content.text
                 and is_gateway_file(tree := parse_tree(content.text, content.at.file))
             ):
-                return read_gateway_file(tree)
+                return tree
     return None
 
 
@@ -281,17 +289,22 @@ def _looks_secret(text: str) -> bool:
     return Redaction(values=(), names=()).apply(text) != text
 
 
-def _role_of(name: str, paths: ProjectPaths) -> str | None:
-    """Return what a model is for, where that is known without asking the hub."""
+def _facts_of(name: str, paths: ProjectPaths) -> ModelFacts | None:
+    """Return what is known of a model without asking the hub."""
     from stackwright.catalog.load import load_catalog
     from stackwright.models.read import HubAccess, read_model
 
-    catalog = load_catalog()
     try:
-        facts = read_model(name, catalog.llms, None, HubAccess(home=Path(paths.folders.hf_home), online=False))
+        return read_model(name, load_catalog().llms, None, HubAccess(home=Path(paths.folders.hf_home), online=False))
     except (StackError, OSError, RuntimeError):
         return None
-    return str(facts.role or default_engine().role_of(facts.config, catalog))
+
+
+def _role_of(name: str, paths: ProjectPaths) -> str | None:
+    from stackwright.catalog.load import load_catalog
+
+    facts, catalog = _facts_of(name, paths), load_catalog()
+    return None if facts is None else str(facts.role or default_engine().role_of(facts.config, catalog))
 
 
 class _Judge:
@@ -309,41 +322,84 @@ class _Judge:
         if not self.host.gpus and self.arguments.host is None:
             why = "this machine has no GPU; --host FILE judges for another (`stackwright detect -o FILE` there)"
             return Judged(taken=taken, unjudged=why)
-        failure = self.plan(taken)
-        if failure is None:
-            return self._released(Judged(taken=taken, host=self.name), engines)
-        free = [wish for wish in taken if _is_free(wish)]
-        fixed = tuple(wish for wish in taken if wish not in free)
-        whole = self.plan(fixed)
+        formats = tuple(note for wish in taken if (note := self._number_format(wish, taken)) is not None)
+        taken = tuple(wish for wish in taken if not any(note.subject == wish.subject for note in formats))
+        judged = self._fitting(taken)
+        return self._released(replace(judged, notes=(*formats, *judged.notes)), engines)
+
+    def _number_format(self, wish: Taken, taken: tuple[Taken, ...]) -> Note | None:
+        """Return what is to be said of a number format that the GPUs do not have, or the model is not run in."""
+        from stackwright.catalog.load import load_catalog
+        from stackwright.engines.vllm.settings import DTYPE, first_without_bfloat16
+
+        if wish.path[:2] != ("settings", DTYPE):
+            return None
+        old = first_without_bfloat16(self.host.gpus)
+        if wish.value == "bfloat16" and old is not None:
+            why = f"GPU {old.index} ({old.name}) has no bfloat16; left to the plan"
+            return Note(at=wish.at, fate=Fate.BROKEN, subject=wish.subject, why=why)
+        name = next(each.value for each in taken if each.path == ("models", wish.path[2], "name"))
+        facts = _facts_of(name, self.paths)
+        catalog = load_catalog()
+        kinds = facts.config.model_types if facts is not None else ()
+        refused = next(
+            (kind for kind in kinds if catalog.formats.refuses_float16(kind, catalog.engines[0].version)), None
+        )
+        if wish.value == "float16" and refused is not None:
+            why = f"vLLM does not run {refused} models in float16; left to the plan"
+            return Note(at=wish.at, fate=Fate.BROKEN, subject=wish.subject, why=why)
+        return None
+
+    def _fitting(self, taken: tuple[Taken, ...]) -> Judged:
+        """Keep what a plan takes."""
+        if self.plan(taken) is None:
+            return Judged(taken=taken, host=self.name)
+        free = sorted((wish for wish in taken if _is_free(wish)), key=_turn)
+        kept = [wish for wish in taken if not _is_free(wish)]
+        whole = self.plan(tuple(kept))
         if whole is not None:
-            if isinstance(whole, UsageError):
-                return Judged(taken=taken, unjudged=f"{whole.message}{f'; {whole.hint}' if whole.hint else ''}")
+            # Room and image may be what the models need.
+            kept += [wish for wish in free if _turn(wish) == 0]
+            whole = self.plan(tuple(kept))
+        if isinstance(whole, UsageError):
+            return Judged(taken=taken, unjudged=f"{whole.message}{f'; {whole.hint}' if whole.hint else ''}")
+        if whole is not None:
             return Judged(taken=taken, host=self.name, refusal=whole)
-        kept, notes = list(fixed), []
-        for wish in sorted(free, key=_turn):
-            refusal = self.plan((*kept, wish))
-            if refusal is None:
+        notes = []
+        for wish in free:
+            refusal = None if wish in kept else self.plan((*kept, wish))
+            if refusal is not None:
+                notes.append(self._refused(wish, taken, refusal))
+            elif wish not in kept:
                 kept.append(wish)
-            else:
-                notes.append(_refused(wish, refusal))
         in_order = tuple(wish for wish in taken if wish in kept)
-        return self._released(Judged(taken=in_order, notes=tuple(notes), host=self.name), engines)
+        return Judged(taken=in_order, notes=tuple(notes), host=self.name)
+
+    def _refused(self, wish: Taken, taken: tuple[Taken, ...], refusal: StackError) -> Note:
+        """Say why a wish is not kept: a plan for its model alone refuses it too, or only one for all models."""
+        alone = _of_model(wish, taken)
+        if alone is not None and self.plan(alone) is None:
+            why = f"{_first_part(refusal)}; left to the plan"
+            return Note(at=wish.at, fate=Fate.DROPPED, subject=wish.subject, why=why)
+        why = f"{_first_part(refusal)}; left to the plan"
+        return Note(at=wish.at, fate=Fate.BROKEN, subject=wish.subject, why=why)
 
     def _released(self, judged: Judged, engines: tuple[Any, ...]) -> Judged:
         """Add what is to be said of the releases of the file's images, which the plan need not take."""
         from stackwright.catalog.load import load_catalog
 
-        known = {release.version for release in load_catalog().engines}
-        notes = list(judged.notes)
-        without = tuple(wish for wish in judged.taken if wish.path[-1] != "image")
+        known = {image.image: row.version for row in load_catalog().engines for image in row.images}
+        notes, taken = list(judged.notes), judged.taken
+        without = tuple(wish for wish in taken if wish.path[-1] != "image")
         for engine in engines:
-            release, image = engine.setup.release, engine.setup.service.image
-            if release not in known or image is None:
-                continue
-            refusal = self.plan(without, release)
+            image = engine.setup.service.image
+            refusal = self.plan(without, known[image.text]) if image is not None and image.text in known else None
             if refusal is not None:
-                notes.append(Note(at=image.at, fate=Fate.BROKEN, subject=image.text, why=_first_part(refusal)))
-        return replace(judged, notes=tuple(dict.fromkeys(notes)))
+                why = f"{_first_part(refusal)}; left to the plan"
+                notes.append(Note(at=image.at, fate=Fate.BROKEN, subject=image.text, why=why))
+                taken = tuple(wish for wish in taken if (wish.path[-1], wish.value) != ("image", image.text))
+        refused = self.plan(taken) if taken != judged.taken else None
+        return replace(judged, notes=tuple(dict.fromkeys(notes)), taken=taken, refusal=refused)
 
     def plan(self, taken: tuple[Taken, ...], release: str | None = None) -> StackError | None:
         """Plan the wishes; return why no plan takes them, None where one does."""
@@ -361,8 +417,15 @@ class _Judge:
         return None
 
 
-def _refused(wish: Taken, refusal: StackError) -> Note:
-    return Note(at=wish.at, fate=Fate.BROKEN, subject=wish.subject, why=f"{_first_part(refusal)}; left to the plan")
+def _of_model(wish: Taken, taken: tuple[Taken, ...]) -> tuple[Taken, ...] | None:
+    """Return a wish of one of several models with the model's name and role, as if there were no other; else None."""
+    position = wish.path[1] if wish.path[0] == "models" else wish.path[-1] if len(wish.path) == 3 else None
+    names = [each for each in taken if each.path[0] == "models" and each.path[2] in ("name", "role")]
+    if position is None or len({each.path[1] for each in names}) < 2:
+        return None
+    moved = tuple(replace(each, path=("models", 0, *each.path[2:])) for each in names if each.path[1] == position)
+    own = ("models", 0, *wish.path[2:]) if wish.path[0] == "models" else (*wish.path[:2], 0)
+    return (*moved, replace(wish, path=own))
 
 
 def _first_part(refusal: StackError) -> str:
@@ -375,7 +438,9 @@ def _turn(wish: Taken) -> int:
     keys = default_engine().keys
     name = str(wish.path[1] if wish.path[0] == "settings" else wish.path[-1])
     first = ("gpu_memory_utilization", keys.memory_share, "NVIDIA_VISIBLE_DEVICES", keys.tensor_parallel)
-    return 0 if name in (*first, keys.pipeline_parallel) else 2 if name in ("max_model_len", keys.context) else 1
+    return (
+        0 if name in (*first, keys.pipeline_parallel, "image") else 2 if name in ("max_model_len", keys.context) else 1
+    )
 
 
 def _is_free(wish: Taken) -> bool:
@@ -401,17 +466,14 @@ def _text_of(taken: tuple[Taken, ...], arguments: ImportArguments, number: Mappi
     document = build_document(_base(arguments.environment), taken, number)
     origins: dict[tuple[str, ...], Spot] = {}
     for wish in taken:
-        path = tuple(str(key) for key in wish.path)
-        if wish.path[0] == "settings" and len(wish.path) == 3:
-            path = ("settings", f"{wish.path[1]}{number[int(wish.path[2])]}")
-        origins.setdefault(path, wish.at)
+        origins.setdefault(tuple(str(key) for key in wish.place(number)), wish.at)
     return write_wishes(document, origins, arguments.environment.value, arguments.files)
 
 
-def _with_taken(notes: tuple[Note, ...], taken: tuple[Taken, ...]) -> tuple[Note, ...]:
+def _with_taken(notes: tuple[Note, ...], taken: tuple[Taken, ...], number: Mapping[int, str]) -> tuple[Note, ...]:
     """Return all notes by line, those of what was taken among them."""
     told = [
-        Note(at=wish.at, fate=Fate.TAKEN, subject=wish.subject, why=f"{wish.place}: {_short(wish.value)}")
+        Note(at=wish.at, fate=Fate.TAKEN, subject=wish.subject, why=f"{wish.place_text(number)}: {_short(wish.value)}")
         for wish in taken
     ]
     return tuple(sorted((*notes, *told), key=lambda note: note.at))
@@ -421,7 +483,7 @@ def _short(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return f"{value[0]['name']}, {value[0]['model']}"
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def _hide(note: Note, arguments: ImportArguments) -> Note:
@@ -429,8 +491,10 @@ def _hide(note: Note, arguments: ImportArguments) -> Note:
     from stackwright.diagnosis.redaction import Redaction
 
     redaction = Redaction(values=(), names=())
-    why = note.why.replace("/ENV/", f"/{arguments.environment.value}/").replace(
-        "key ENV`", f"key {arguments.environment.value}`"
+    why = (
+        note.why.replace("envs/<env>.yaml", f"envs/{arguments.environment.value}.yaml")
+        .replace("/ENV/", f"/{arguments.environment.value}/")
+        .replace("key ENV`", f"key {arguments.environment.value}`")
     )
     return replace(note, subject=redaction.apply(note.subject), why=redaction.apply(why))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from stackwright.domain.catalog import REFUSED_HOLES, Catalog, holes_of
+from stackwright.domain.catalog import REFUSED_HOLES, Catalog, holes_of, order_release
 from stackwright.domain.image_pins import is_moving
 from stackwright.domain.setting_spec import Kind, SettingSpec, problem_with
 from stackwright.engines import default_engine
@@ -127,8 +127,13 @@ class _EngineReader:
             self.say(self.service.at, Fate.BROKEN, self.service.name, why)
             return None
         if self.setup.twice and not self.service.entry:
-            why = "the image's entrypoint is the server itself, so these words start it within itself"
+            why = "the image starts the server itself: these two words become arguments of it"
             self.say(self.setup.words[0].at if self.setup.words else at, Fate.BROKEN, "vllm serve", why)
+        if text.lower().endswith(".gguf") or re.search(r":[A-Z0-9_]*Q[0-9]", text):
+            last = self.around.catalog.formats.last_reader("gguf")
+            why = f"GGUF weights, which vLLM reads up to {last}: name an AWQ, GPTQ, FP8 or NVFP4 copy of the model"
+            self.say(at, Fate.BROKEN, f"model {text}", why)
+            return None
         if not text.startswith(("/", ".", "~")):
             return Located(text=text, at=at)
         found = self._on_host(text)
@@ -212,37 +217,39 @@ class _EngineReader:
         self.own.append(Taken(path=path, value=value, at=at, subject=subject))
 
     def _take_flag(self, flag: WrittenFlag) -> None:
-        at, said = self._at(flag), " ".join((flag.name, *flag.values))[:100]
+        at, said = self._at(flag), " ".join((flag.name, *flag.values))[:200]
         keys, release = default_engine().keys, self.setup.release
-        newest = self.around.catalog.engines[0].version
         if flag.name in _SECRET_FLAGS:
             self.say(at, Fate.SECRET, flag.name, _SECRET_FLAGS[flag.name])
             return
         if any(self.around.secret(value) for value in flag.values):
             self.say(at, Fate.SECRET, flag.name, "its value looks like a secret, and is not copied")
             return
-        bare = flag.name.partition(".")[0]
-        positive = bare.replace("--no-", "--", 1)
-        table = self.around.catalog.flags
-        gone = [
-            name
-            for name in (release,)
-            if name and table.has(bare, name) is False and table.has(positive, name) is False
-        ]
-        if gone:
-            self.say(at, Fate.BROKEN, said, f"vLLM {gone[0]} has no such flag{_where_flag(table.flags.get(positive))}")
-            return
-        if table.has(bare, newest) is False and table.has(positive, newest) is False and release is None:
-            self.say(at, Fate.BROKEN, said, f"vLLM {newest} has no such flag{_where_flag(table.flags.get(positive))}")
+        bare = flag.name.partition(".")[0].replace("--no-", "--", 1)
+        lacking = release if release is not None else self.around.catalog.engines[0].version
+        if self._lacks(flag.name, lacking):
+            span = self.around.catalog.flags.flags.get(bare)
+            self.say(at, Fate.BROKEN, said, f"vLLM {lacking} has no such flag{_where_flag(span)}")
             return
         if bare == "--chat-template":
             self._template(flag, at, said)
         elif bare == "--lora-modules":
             self._adapters(flag, at)
-        elif positive in self.specs and self.specs[positive].pinnable:
-            self._setting(self.specs[positive], flag, at, said, keys.context)
+        elif bare in self.specs and self.specs[bare].pinnable:
+            self._setting(self.specs[bare], flag, at, said, keys.context)
         else:
             self._argument(flag, at, said)
+
+    def _lacks(self, flag: str, release: str) -> bool:
+        """Return whether a release surely has no such flag: by the samples, or by the whole parser of one release."""
+        table, parser = self.around.catalog.flags, self.around.catalog.arguments
+        name = flag.partition(".")[0]
+        names = (name, name.replace("--no-", "--", 1))
+        if any(each in parser.kinds for each in names):
+            return all(table.has(each, release) is False for each in names)
+        span = table.flags.get(names[1])
+        ended = span is not None and span[1] is not None and order_release(release) > order_release(span[1])
+        return ended or all(table.has(each, release) is False for each in names)
 
     def _setting(self, spec: SettingSpec, flag: WrittenFlag, at: Spot, said: str, context: str) -> None:
         value = flag.values[0] if flag.values else "true"
@@ -260,20 +267,27 @@ class _EngineReader:
         if problem is not None:
             self.say(at, Fate.DROPPED, said, f"allowed as {spec.key}: {problem}")
             return
-        number: Any = int(value) if value.isdecimal() else value
+        release = self.setup.release or self.around.catalog.engines[0].version
+        problem = default_engine().problem_with_value(spec.key, value, release, self.around.catalog)
+        if problem is not None:
+            self.say(at, Fate.BROKEN, said, f"allowed: {problem}")
+            return
+        number: Any = int(value) if value.isdecimal() else float(value) if spec.kind is Kind.FRACTION else value
         self.settings.append(Taken(path=("settings", spec.key), value=number, at=at, subject=said))
 
     def _argument(self, flag: WrittenFlag, at: Spot, said: str) -> None:
         value = self._argument_value(flag)
         name = flag.name.removeprefix("--")
         try:
-            default_engine().route_arguments({flag.name: value}, said)
+            routed = default_engine().route_arguments({flag.name: value}, said)
         except UsageError as refusal:
             reason = refusal.message.removeprefix(f"{said}: ").removeprefix(f"{flag.name} cannot be given: ")
             hint = f"; {refusal.hint}" if refusal.hint and refusal.hint != "remove it" else ""
             self.say(at, Fate.DROPPED, said, f"{reason}{hint}")
             return
         self._own(("args", name), value, at, said)
+        for warning in default_engine().argument_warnings(routed):
+            self.say(at, Fate.UNSAFE, flag.name, warning.removeprefix(f"{flag.name} "))
 
     def _argument_value(self, flag: WrittenFlag) -> Any:
         """Return the value as YAML; a path of the container becomes the host's, and its folder a volume."""
@@ -353,10 +367,12 @@ class _EngineReader:
             if name in _HUB_TOKENS:
                 held = "" if value.text else " (empty here)"
                 self.say(value.at, Fate.SECRET, name, f"export HF_TOKEN, or log in once with `hf auth login`{held}")
-            elif self.around.secret(f"{name}={value.text}"):
+            elif self.around.secret(f"{name}=0123456789") or self.around.secret(value.text):
                 self.say(value.at, Fate.SECRET, name, "not copied; the stack makes its own keys: `stackwright key ENV`")
             elif name in _AS_SETTINGS:
                 self._shared_setting(name, value)
+            elif name in _NOT_HERE:
+                self.say(value.at, Fate.DROPPED, name, _NOT_HERE[name])
             elif name.lower() in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
                 self.say(value.at, Fate.DROPPED, name, "a proxy is found on the host: docs/how-to/locked-down.md")
             elif name.startswith("NCCL_"):
@@ -373,7 +389,7 @@ class _EngineReader:
 
     def _shared_setting(self, name: str, value: Located) -> None:
         spec = next(spec for spec in self._all_specs() if spec.key == name)
-        said = f"{name}={value.text}"[:100]
+        said = f"{name}={value.text}"[:200]
         if value.text in ("", *_AS_SETTINGS[name]):
             self.say(value.at, Fate.DROPPED, said, "what holds anyway")
         elif problem := problem_with(spec, value.text):
@@ -389,7 +405,7 @@ class _EngineReader:
 
     def _mounts(self) -> None:
         for mount in self.service.mounts:
-            said = f"{mount.source or mount.volume or ''}:{mount.target}"[:100]
+            said = f"{mount.source or mount.volume or ''}:{mount.target}"[:200]
             if mount.target in self.used:
                 continue
             if mount.target.rstrip("/") in _hub_caches(self.service.variables):
@@ -416,6 +432,12 @@ class _EngineReader:
 _ROLE_FLAGS = ("--task", "--runner", "--convert")
 _OLDER_VALUES = {"half": "float16", "float": "float32"}
 _AS_SETTINGS: Mapping[str, tuple[str, ...]] = {"HF_HUB_OFFLINE": ("0",), "HF_ENDPOINT": ("https://huggingface.co",)}
+
+
+_NOT_HERE: Mapping[str, str] = {
+    "HF_HOME": "a folder within the container; on the host, HF_HOME names the cache",
+    "TRANSFORMERS_OFFLINE": "HF_HUB_OFFLINE says it for both",
+}
 
 
 def _hub_caches(variables: Mapping[str, Located]) -> tuple[str, ...]:

@@ -53,12 +53,15 @@ def is_gateway_file(tree: Node) -> bool:
     return any(key in tree.fields for key in ("model_list", *SECTIONS))
 
 
-def read_gateway_file(tree: Node) -> GatewayFile:
-    """Read a configuration; what has another form than LiteLLM takes is in `unread`."""
+def read_gateway_file(tree: Node, values: Mapping[str, str]) -> GatewayFile:
+    """Read a configuration; what has another form than LiteLLM takes is in `unread`.
+
+    `values` are those that `os.environ/NAME` has in names and addresses; keys are never looked up.
+    """
     settings = {key: node for section in SECTIONS for key, node in _fields(tree, section)}
     listed = tree.get("model_list")
     entries = listed.items if listed is not None else ()
-    made = [(entry, _deployment(entry)) for entry in entries]
+    made = [(entry, _deployment(entry, values)) for entry in entries]
     aliases = settings.pop("model_group_alias", None)
     chains = [node for key in ("fallbacks", "default_fallbacks") if (node := settings.pop(key, None)) is not None]
     unread = [
@@ -98,14 +101,15 @@ def _chains(node: Node) -> Iterator[tuple[Located, tuple[str, ...]]]:
             yield Located(text=name, at=to.at), tuple(each.text for each in to.items or (to,) if each.text)
 
 
-def _deployment(entry: Node) -> Deployment | None:
+def _deployment(entry: Node, values: Mapping[str, str]) -> Deployment | None:
     name, given = entry.get("model_name"), entry.get("litellm_params")
     model = given.get("model") if given is not None else None
     if name is None or not name.text or given is None or model is None or not model.text:
         return None
-    provider, slash, rest = model.text.partition("/")
+    provider, slash, rest = _resolved(model.text, values).partition("/")
     base = given.get("api_base") or given.get("base_url")
-    host, port = _host_of(base.text if base is not None else None)
+    address = _resolved(base.text, values) if base is not None and base.text else None
+    host, port = _host_of(address)
     key = given.get("api_key")
     told = key.text or "" if key is not None else ""
     taken = ("model", "api_base", "base_url", "api_key")
@@ -113,15 +117,19 @@ def _deployment(entry: Node) -> Deployment | None:
         name=name.text,
         at=name.at,
         provider=provider if slash else "openai",
-        model=rest if slash else model.text,
+        model=rest if slash else provider,
         host=host,
         port=port,
-        base=Located(text=base.text, at=base.at) if base is not None and base.text else None,
+        base=Located(text=address, at=base.at) if base is not None and address else None,
         key=told.removeprefix(ENVIRONMENT) if told.startswith(ENVIRONMENT) else None,
         key_at=key.at if key is not None else None,
         bare_key=bool(told) and not told.startswith(ENVIRONMENT),
         other=tuple(Located(text=other, at=node.at) for other, node in given.fields.items() if other not in taken),
     )
+
+
+def _resolved(text: str, values: Mapping[str, str]) -> str:
+    return values.get(text.removeprefix(ENVIRONMENT), text) if text.startswith(ENVIRONMENT) else text
 
 
 def _host_of(address: str | None) -> tuple[str | None, int | None]:

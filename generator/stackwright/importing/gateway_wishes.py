@@ -46,8 +46,8 @@ _WHY_NOT: Mapping[str, str] = {
     "drop_params": "requests go to the engines as they are",
     "telemetry": "the stack sends none",
     "context_window_fallbacks": "a fallback with a longer context also gets what is too long for the first",
-    "rpm": "limits are per key: docs/how-to/keys.md",
-    "tpm": "limits are per key: docs/how-to/keys.md",
+    "rpm": "limits belong to keys here (docs/how-to/keys.md)",
+    "tpm": "limits belong to keys here (docs/how-to/keys.md)",
 }
 _OTHERWISE = "the stack writes the gateway's file itself, without it"
 
@@ -128,7 +128,8 @@ class GatewayReader:
             why = f"{other.name} is no vLLM engine; what speaks OpenAI's protocol can be a fallback (gateway.cloud)"
             self.say(deployment.at, Fate.DROPPED, deployment.name, why)
             return True
-        if deployment.provider in ("hosted_vllm", "vllm") or (deployment.host or "") in _LOCAL:
+        inside = deployment.base is not None and (deployment.host is None or "." not in deployment.host)
+        if deployment.provider in ("hosted_vllm", "vllm") or (deployment.host or "") in _LOCAL or inside:
             told = deployment.base.text if deployment.base else "without api_base"
             why = f"no engine of these files is at {told}; another machine's can be a fallback (gateway.cloud)"
             self.say(deployment.at, Fate.DROPPED, deployment.name, why)
@@ -173,9 +174,9 @@ class GatewayReader:
             else:
                 why = "nothing falls back to it: a cloud only stands in for a model here (docs/how-to/fallbacks.md)"
                 problem = problem_with_cloud(_cloud_model(deployment))
-                self.say(
-                    deployment.at, Fate.DROPPED, cloud, f"{problem[1]}" if problem and problem[0] == "model" else why
-                )
+                if problem is not None and problem[0] == "model":
+                    why = f"LiteLLM's {deployment.provider} is no provider that can stand in (docs/how-to/fallbacks.md)"
+                self.say(deployment.at, Fate.DROPPED, cloud, why)
                 self._cloud_key(deployment, only_bare=True)
 
     def _cloud(self, deployment: Deployment) -> dict[str, str] | None:
@@ -241,7 +242,7 @@ class GatewayReader:
             )
             self._check_bound(service, file)
         for variable, told in service.variables.items():
-            secret = self.around.secret(f"{variable}={told.text}") or self.around.secret(told.text)
+            secret = self.around.secret(f"{variable}=0123456789") or self.around.secret(told.text)
             if variable == "LITELLM_MASTER_KEY":
                 why = "clients show the stack's own: `stackwright key ENV`; to keep yours, write it into " + _MASTER
                 self.say(told.at, Fate.SECRET, variable, why)

@@ -43,10 +43,15 @@ class Taken(Struct, frozen=True, kw_only=True):
     at: Spot
     subject: str
 
-    @property
-    def place(self) -> str:
+    def place(self, number: Mapping[int, str]) -> tuple[str | int, ...]:
+        """Return the place with the key of a setting as it is written; `number` as in `build_document`."""
+        if self.path[0] == "settings" and len(self.path) == 3:
+            return "settings", f"{self.path[1]}{number[int(self.path[2])]}"
+        return self.path
+
+    def place_text(self, number: Mapping[int, str]) -> str:
         """Write the place as error messages do: `models[0].args.dtype`."""
-        keys = self.path[:2] if self.path[0] == "settings" else self.path
+        keys = self.place(number)
         return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 
@@ -63,10 +68,8 @@ def build_document(base: Mapping[str, Any], taken: Iterable[Taken], number: Mapp
     for wish in taken:
         if wish.path[0] == "models":
             _put(models.setdefault(int(wish.path[1]), {}), wish.path[2:], wish.value)
-        elif wish.path[0] == "settings" and len(wish.path) == 3:
-            _put(document, ("settings", f"{wish.path[1]}{number[int(wish.path[2])]}"), wish.value)
         else:
-            _put(document, wish.path, wish.value)
+            _put(document, wish.place(number), wish.value)
     first = {"schema": document.pop("schema"), "model": None}
     document.pop("model", None)
     return {**first, "models": [models[position] for position in sorted(models)], **document}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -33,7 +33,6 @@ _OWN_KEYS: Mapping[str, str] = {
     "user": "containers run as you (STACKWRIGHT_UID)",
     "networks": "the stack has networks of its own",
     "network_mode": "the stack has networks of its own",
-    "deploy": "the plan chooses GPUs, replicas and limits",
     "profiles": "all models of the file are in one environment",
 }
 _UNSAFE_KEYS: Mapping[str, str] = {
@@ -97,9 +96,9 @@ def translate(
         reader.read_file(gateway)
     whole = _Whole(read, reader)
     whole.join(doors, networks)
-    whole.notes += [note for service in services for note in _say_service(service, kinds[service.name])]
+    whole.notes += [note for service in services for note in _say_service(service, kinds[service.name], around.secret)]
     whole.notes += _collisions(services)
-    whole.notes += _crowded(read)
+    whole.notes += _crowded(read, around.catalog.engines[0].utilization_default)
     notes = [*(note for engine in read for note in engine.notes), *reader.notes, *whole.notes]
     return Translation(
         taken=tuple(whole.taken),
@@ -145,7 +144,7 @@ class _Whole:
         names: set[str] = set()
         for position, (model, engines) in enumerate(models.items()):
             self._model(position, model, engines, names, alone=len(models) == 1)
-        self._devices([engines[0] for engines in models.values()])
+        self._devices([engine for engines in models.values() for engine in engines])
         self._ports(doors, [engine for engines in models.values() for engine in engines])
         self._networks(doors, networks)
         shared = {wish.path: wish for engine in self.read if engine.model is not None for wish in engine.shared}
@@ -261,7 +260,7 @@ class _Whole:
                     return
 
 
-def _say_service(service: ContainerService, kind: ServiceKind) -> Iterator[Note]:
+def _say_service(service: ContainerService, kind: ServiceKind, secret: Callable[[str], bool]) -> Iterator[Note]:
     """Yield what is said of a service beside its command."""
     name = image_name(service)
     if kind is ServiceKind.OTHER_ENGINE:
@@ -276,7 +275,8 @@ def _say_service(service: ContainerService, kind: ServiceKind) -> Iterator[Note]
         yield Note(at=service.at, fate=Fate.DROPPED, subject=service.name, why=why)
         return
     for unset in service.unset:
-        yield _say_unset(unset.text, unset.at)
+        if not unset.text.isupper() or not secret(f"{unset.text}=0123456789"):
+            yield _say_unset(unset.text, unset.at)
     for key, node in service.other.items():
         yield from _say_key(key, node)
 
@@ -294,7 +294,10 @@ def _say_key(key: str, node: Node) -> Iterator[Note]:
     told = f"{key}: {node.text[:60]}" if node.text else key
     if key in _QUIET or key.startswith(("x-", "--name")):
         return
-    if key == "shm_size":
+    if key == "deploy":
+        for name, child in _limits_of(node):
+            yield Note(at=child.at, fate=Fate.DROPPED, subject=name, why="the plan chooses replicas and limits")
+    elif key == "shm_size":
         why = "the plan sizes it by the ranks (VLLM_SHM_SIZE)"
         yield Note(at=node.at, fate=Fate.DROPPED, subject=told, why=why)
     elif key in _UNSAFE_KEYS and not (
@@ -303,6 +306,16 @@ def _say_key(key: str, node: Node) -> Iterator[Note]:
         yield Note(at=node.at, fate=Fate.UNSAFE, subject=told, why=_UNSAFE_KEYS[key])
     else:
         yield Note(at=node.at, fate=Fate.DROPPED, subject=told, why=_OWN_KEYS.get(key, "no wish carries it"))
+
+
+def _limits_of(deploy: Node) -> Iterator[tuple[str, Node]]:
+    """Yield what a service's `deploy` says beside its GPUs."""
+    for key, node in deploy.fields.items():
+        if key != "resources":
+            yield f"deploy.{key}", node
+    limits = deploy.get("resources", "limits")
+    if limits is not None:
+        yield "deploy.resources.limits", limits
 
 
 def _collisions(services: tuple[ContainerService, ...]) -> Iterator[Note]:
@@ -318,8 +331,8 @@ def _collisions(services: tuple[ContainerService, ...]) -> Iterator[Note]:
                 yield Note(at=port.at, fate=Fate.BROKEN, subject=f"port {port.host} of {service.name}", why=why)
 
 
-def _crowded(engines: tuple[EngineWishes, ...]) -> Iterator[Note]:
-    """Yield each engine that asks for more of a GPU than the engines before it leave."""
+def _crowded(engines: tuple[EngineWishes, ...], otherwise: float) -> Iterator[Note]:
+    """Yield each engine that asks for more of a GPU than the engines before it leave; `otherwise`: without a flag."""
     keys = default_engine().keys
     taken: dict[str, float] = {}
     for engine in engines:
@@ -327,7 +340,7 @@ def _crowded(engines: tuple[EngineWishes, ...]) -> Iterator[Note]:
             continue
         values = {wish.path[1]: wish for wish in engine.settings}
         told = values.get(str(keys.memory_share))
-        share = float(told.value) if told is not None else 0.9
+        share = float(told.value) if told is not None else otherwise
         sizes = [values.get(str(key)) for key in (keys.tensor_parallel, keys.pipeline_parallel)]
         ranks = 1
         for size in sizes:

@@ -360,10 +360,13 @@ class Vllm:
         return rules
 
     def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:
-        """Return which parsers a release has if `value` is none of them; None if it is, or nobody knows."""
+        """Return which parsers or methods a release has if `value` is none of them; None if it is, or nobody knows."""
         from stackwright.engines.vllm.parsers import PARSER_KEYS, problem_with_parser
-        from stackwright.engines.vllm.settings import NO_PARSER
+        from stackwright.engines.vllm.settings import NO_PARSER, QUANTIZATION
 
+        if key == QUANTIZATION and catalog.formats.reads(value, version) is False:
+            last = catalog.formats.last_reader(value)
+            return f"a method that vLLM {version} reads" + (f"; {value} left it after {last}" if last else "")
         if key not in PARSER_KEYS or value == NO_PARSER:
             return None
         return problem_with_parser(catalog.parsers, key, value, version)

@@ -10,7 +10,7 @@ from stackwright.engines.protocol import EngineKeys
 from stackwright.units import version_parts
 
 NO_PARSER, ANY_HOST = "none", "any"
-DTYPE = "VLLM_DTYPE"
+DTYPE, QUANTIZATION = "VLLM_DTYPE", "VLLM_QUANTIZATION"
 # What stands before the name of a flag that a person gives and no setting below carries.
 ARGUMENT_PREFIX = "VLLM_ARG_"
 # PyTorch's bfloat16 kernels begin with Ampere (vLLM refuses bfloat16 below 8.0).
@@ -39,7 +39,7 @@ OPTIONAL_SETTINGS: tuple[SettingSpec, ...] = (
         flag="--kv-cache-memory-bytes",
     ),
     SettingSpec(
-        key="VLLM_QUANTIZATION",
+        key=QUANTIZATION,
         section="Engine",
         kind=Kind.NAME,
         meaning="Quantization method; of unquantized weights made while they are loaded",
