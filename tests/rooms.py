@@ -100,8 +100,10 @@ ROOMS: Mapping[str, Room] = {
         "project services engines domain settings planning reading rendering runtime units errors", libraries="dotenv"
     ),
     "importing": room(
-        "engines services planning settings domain reading units errors", libraries="yaml dotenv", pure=True
+        "engines services planning settings domain reading units errors", libraries="yaml", pure=True
     ),
+    # python-dotenv takes a stream.
+    "importing.variables": room("importing errors", libraries="dotenv"),
     "interrupts": room(),
     "report": room(
         "rendering diagnosis.rules diagnosis.pasted domain settings reading project units errors", libraries="rich"

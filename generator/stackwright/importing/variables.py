@@ -1,4 +1,4 @@
-"""`${NAME:-default}` in Compose files, as Compose itself replaces it, and the files that give the values. Pure.
+"""`${NAME:-default}` in Compose files, as Compose itself replaces it, and the files that give the values.
 
 python-dotenv, which is kept for such files, knows `${NAME}` and `${NAME:-default}` alone, and podman-compose, which
 knows all forms, is under the GPL. So the forms of the specification are read here
