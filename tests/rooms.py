@@ -99,9 +99,7 @@ ROOMS: Mapping[str, Room] = {
     "project.folder": room(
         "project services engines domain settings planning reading rendering runtime units errors", libraries="dotenv"
     ),
-    "importing": room(
-        "engines services planning settings domain reading units errors", libraries="yaml", pure=True
-    ),
+    "importing": room("engines services planning settings domain reading units errors", libraries="yaml", pure=True),
     # python-dotenv takes a stream.
     "importing.variables": room("importing errors", libraries="dotenv"),
     "interrupts": room(),
