@@ -5,11 +5,13 @@ request are looked up once for each combination of labels.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from lane import Answered, Replica
+from models import Model
 
 PROVIDER = "hosted_vllm"
 MOST_SERIES = 4096
@@ -51,7 +53,9 @@ class Figures:
         series["litellm_total_tokens_metric"].inc(prompt + completion)
         series["litellm_request_total_latency_metric"].observe(ended_s - arrived_s)
         series["litellm_llm_api_latency_metric"].observe(ended_s - answered.asked_s)
-        series["litellm_request_queue_time_seconds"].observe(answered.asked_s - arrived_s)
+        before_s = answered.asked_s - arrived_s
+        series["litellm_request_queue_time_seconds"].observe(before_s)
+        series["litellm_overhead_latency_metric"].observe(max(before_s - answered.queued_s, 0.0))
         first_s = (answered.first_s or ended_s) - answered.asked_s
         if is_stream:
             series["litellm_llm_api_time_to_first_token_metric"].observe(first_s)
@@ -64,6 +68,15 @@ class Figures:
         failed = self._of(labels, None, str(status), kind)
         failed["litellm_proxy_failed_requests_metric"].inc()
         failed["litellm_proxy_total_requests_metric"].inc()
+
+    def show_replicas(self, models: Iterable[Model]) -> None:
+        """Show how each replica does, as this worker sees it."""
+        for model in models:
+            for replica in model.replicas:
+                usable = replica.is_usable()
+                values = (usable, replica.open, replica.silent_s(), replica.hangs, replica.hung_at_s)
+                for metric, value in zip(_replica_metrics(), values, strict=True):
+                    metric.labels(model=model.name, replica=replica.address).set(value)
 
     def note_open(self, change: int) -> None:
         """Count a request as open, by 1, or as ended, by -1; LiteLLM counts those that reach it."""
@@ -140,6 +153,7 @@ _MEASURED = (
     "litellm_llm_api_latency_metric",
     "litellm_llm_api_time_to_first_token_metric",
     "litellm_request_queue_time_seconds",
+    "litellm_overhead_latency_metric",
     "litellm_deployment_latency_per_output_token",
 )
 _FAILED = ("litellm_proxy_failed_requests_metric", "litellm_proxy_total_requests_metric")
@@ -148,6 +162,27 @@ _ATTRIBUTES = {
     "litellm_request_queue_time_seconds": "litellm_request_queue_time_metric",
 }
 """Where the callback keeps a metric under another name than it shows."""
+
+
+_OF_REPLICAS = (
+    ("up", "1 where a replica gets requests, 0 where it is left out", "livemin"),
+    ("open_requests", "Requests that a replica works on", "livesum"),
+    ("silent_seconds", "How long no open request of a replica has had a byte; 0 where none is open", "livemax"),
+    ("hangs", "How often a replica was silent for ten seconds and then broke off, since the gateway's start", "max"),
+    ("hung_at_seconds", "When the last of those silences began, in Unix time; 0: never", "max"),
+)
+"""What is shown of each replica beside LiteLLM's metrics, and how several workers' values become one."""
+
+
+@cache
+def _replica_metrics() -> tuple[Any, ...]:
+    """Return the metrics of replicas; made once, after start.sh has told whether there are several workers."""
+    from prometheus_client import Gauge  # LiteLLM's own
+
+    return tuple(
+        Gauge(f"stackwright_replica_{name}", meaning, ("model", "replica"), multiprocess_mode=mode)
+        for name, meaning, mode in _OF_REPLICAS
+    )
 
 
 @cache

@@ -318,7 +318,9 @@ class Front:
             raise RefusedError(limit.status, "rate_limit_error", limit.sentence, limit.retry_after_s) from limit
         self._note_open(1)
         try:
+            waits_s = time.monotonic()
             async with turn(model.queue, order, self._timeout_s, sequences_of(fields)):
+                exchange.answered.queued_s = time.monotonic() - waits_s
                 await self._ask(exchange, model, fields, gone)
         finally:
             self._note_open(-1)

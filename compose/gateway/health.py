@@ -4,15 +4,20 @@ LiteLLM's own background checks send a completion to every deployment from every
 and behind a full queue a busy replica would pass for a dead one. vLLM's `/health` costs nothing and waits for nobody.
 What is found goes where LiteLLM's checks put theirs (1.105.3, router_utils/health_state_cache.py); its router reads it
 where `enable_health_check_routing` is on, which gateway.yaml says where a model has several replicas. A finding that is
-not renewed is forgotten, and where no replica is well all are asked, so this cannot stop a request. Runs inside the
-gateway.
+not renewed is forgotten, and where no replica is well all are asked, so this cannot stop a request. What is known of
+each replica is shown in /metrics. Runs inside the gateway.
 """
 
 import asyncio
+import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import httpx  # LiteLLM's own client
+from figures import find_figures
+from lane import Replica
 from models import read_models
 
 EVERY_S = 2.0
@@ -35,20 +40,30 @@ async def _watch() -> None:
     while proxy_server.llm_router is None:
         await asyncio.sleep(EVERY_S)
     router = proxy_server.llm_router
-    if not router.enable_health_check_routing:
-        return
     replicas = {replica.number: replica for model in read_models() for replica in model.replicas}
     misses: Counter[str] = Counter()
     async with httpx.AsyncClient(timeout=WAIT_S, trust_env=False) as client:
         while True:
-            seen = await asyncio.gather(*(is_well(client, f"{one.base}/health") for one in replicas.values()))
-            for (number, replica), well in zip(replicas.items(), seen, strict=True):
-                misses[number] = 0 if well else misses[number] + 1
-                replica.well = misses[number] < MISSES
-            states = {number: state(misses[number]) for number in replicas}
-            # It may talk to Redis, and waits for the answer.
-            await asyncio.to_thread(router.health_state_cache.set_deployment_health_states, states)
+            try:
+                if router.enable_health_check_routing:
+                    await _look(client, router, replicas, misses)
+                figures = find_figures()
+                if figures is not None:
+                    figures.show_replicas(read_models())
+            except Exception as fault:  # noqa: BLE001  # the next look may go well
+                print(f"gateway: a look at the engines failed: {fault!a}", file=sys.stderr, flush=True)
             await asyncio.sleep(EVERY_S)
+
+
+async def _look(client: httpx.AsyncClient, router: Any, replicas: Mapping[str, Replica], misses: Counter[str]) -> None:
+    """Ask every engine once, and tell the lane and LiteLLM's router of each."""
+    seen = await asyncio.gather(*(is_well(client, f"{one.base}/health") for one in replicas.values()))
+    for (number, replica), well in zip(replicas.items(), seen, strict=True):
+        misses[number] = 0 if well else misses[number] + 1
+        replica.well = misses[number] < MISSES
+    states = {number: state(misses[number]) for number in replicas}
+    # It may talk to Redis, and waits for the answer.
+    await asyncio.to_thread(router.health_state_cache.set_deployment_health_states, states)
 
 
 async def is_well(client: httpx.AsyncClient, address: str) -> bool:

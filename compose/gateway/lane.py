@@ -36,7 +36,29 @@ loads (Mirrokni, Thorup, Zadimoghaddam 2016), with the bound that its authors me
 PREFIX_CHARACTERS = 4096
 UNREACHABLE = "the engine cannot be reached"
 CUT = "the connection to the engine broke"
+MALFORMED = "the engine's answer is malformed"
 CONNECT_S = 5.0
+SILENT_S = 10.0
+"""An engine that gave no byte to any open request for so long, and then broke off, was hung: its heartbeat ended it."""
+
+MOST_EVENT_BYTES = 32 * 2**20
+"""No event of a stream is longer; what is would be heaped up without an end."""
+
+MOST_TOKENS = 2**40
+"""An engine that tells more does not count tokens."""
+
+CONSTRAINTS = frozenset(
+    {
+        *("response_format", "structured_outputs", "structural_tag", "text", "output_config", "tools", "tool_choice"),
+        *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend"),
+    }
+)
+"""The fields by which a client binds an answer to a schema, a grammar or its tools, in any form and of any release."""
+
+LEAST_BUSY = "least-busy"
+WITH_PREFIXES = frozenset({"chat/completions", "completions", "responses", "messages"})
+"""Where an engine keeps what it has read of a prompt; vectors and scores are computed anew each time."""
+
 WITH_USAGE = frozenset({"chat/completions", "completions"})
 """Where a stream tells its tokens only if it is asked to."""
 
@@ -50,14 +72,41 @@ class Replica:
 
     def __init__(self, number: str, base: str, key: str) -> None:
         self.number, self.base, self.key = number, base.rstrip("/").removesuffix("/v1"), key
-        self.open = 0
+        self.open, self.hangs = 0, 0
         self.well = True
+        self.hung_at_s = 0.0
+        self._heard_s, self._counted_s = 0.0, -1.0
         self._failed_at = -math.inf
         self._rests_until = -math.inf
 
     def is_usable(self) -> bool:
         """Return whether it is well and has not failed twice of late."""
         return self.well and time.monotonic() >= self._rests_until
+
+    @property
+    def address(self) -> str:
+        """Its host and port."""
+        return self.base.partition("://")[2].partition("/")[0]
+
+    def begin(self) -> None:
+        """Count a request that it works on now."""
+        self._heard_s = self._heard_s if self.open else time.monotonic()
+        self.open += 1
+
+    def note_byte(self) -> None:
+        """It has told something."""
+        self._heard_s = time.monotonic()
+
+    def silent_s(self) -> float:
+        """Return for how long no open request has had a byte from it; 0 where none is open."""
+        return time.monotonic() - self._heard_s if self.open else 0.0
+
+    def note_break(self) -> None:
+        """It broke off; count a hang, once, where it had been silent for long before."""
+        if self.silent_s() >= SILENT_S and self._counted_s != self._heard_s:
+            self._counted_s = self._heard_s
+            self.hangs += 1
+            self.hung_at_s = time.time() - self.silent_s()
 
     def note_failure(self, cooldown_s: float) -> None:
         """The second failure within the cooldown takes it out for as long."""
@@ -78,6 +127,7 @@ class Answered:
     replica: Replica | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    queued_s: float = 0.0
     asked_s: float = 0.0
     first_s: float = 0.0
     events: int = 0
@@ -90,8 +140,12 @@ class Answered:
             if isinstance(usage, dict):
                 prompt = usage.get("prompt_tokens") or usage.get("input_tokens") or 0
                 completion = usage.get("completion_tokens") or usage.get("output_tokens") or 0
-                self.prompt_tokens = max(self.prompt_tokens, prompt if isinstance(prompt, int) else 0)
-                self.completion_tokens = max(self.completion_tokens, completion if isinstance(completion, int) else 0)
+                self.prompt_tokens = max(self.prompt_tokens, _tokens(prompt))
+                self.completion_tokens = max(self.completion_tokens, _tokens(completion))
+
+
+def _tokens(told: object) -> int:
+    return told if isinstance(told, int) and told < MOST_TOKENS else 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -150,7 +204,7 @@ def choose(replicas: Sequence[Replica], fields: Mapping[str, Any], strategy: str
     """
     if len(replicas) == 1:
         return replicas[0]
-    if strategy == "least-busy":
+    if strategy == LEAST_BUSY:
         return min(replicas, key=lambda replica: replica.open)
     prefix = prefix_of(fields)
     bound = math.ceil(SPREAD * (sum(replica.open for replica in replicas) + 1) / len(replicas))
@@ -184,6 +238,11 @@ class Lane:
             )
         return self._session
 
+    async def close(self) -> None:
+        """Close what is kept open."""
+        if self._session is not None:
+            await self._session.close()
+
     async def ask(self, question: Question, served: str, replicas: Sequence[Replica], out: Out) -> Failure | None:
         """Ask the replicas of a model until one answers; return why none did, None where the client got an answer.
 
@@ -199,7 +258,8 @@ class Lane:
             fresh = [replica for replica in usable if replica not in tried]
             if not fresh:
                 await asyncio.sleep(PAUSE_S * 2 ** max(0, attempt - len(replicas)))
-            replica = choose(fresh or usable, question.fields, self._strategy)
+            strategy = self._strategy if question.endpoint in WITH_PREFIXES else LEAST_BUSY
+            replica = choose(fresh or usable, question.fields, strategy)
             tried.append(replica)
             answer = await self._ask(question, served, body, replica, out)
             if answer is None:
@@ -212,7 +272,7 @@ class Lane:
                     if other is not replica:
                         other.note_failure(self._cooldown_s)
                 return None
-            failure = answer
+            failure = await self._judge(question, served, replica, answer)
             _log(question, replica, failure)
             if failure.content is None:  # no answer at all
                 replica.note_failure(self._cooldown_s)
@@ -224,28 +284,61 @@ class Lane:
                 break
         return failure
 
-    async def _ask(self, question: Question, served: str, body: bytes, replica: Replica, out: Out) -> Failure | None:
-        question.answered.asked_s, question.answered.replica = time.monotonic(), replica
-        headers = {
-            "Content-Type": "application/json",
-            "Authorization": f"Bearer {replica.key}",
-            "X-Request-Id": question.number,
-        }
-        replica.open += 1
+    async def _judge(self, question: Question, served: str, replica: Replica, failure: Failure) -> Failure:
+        """Return a failure as it is, or as the request's own fault: the engine fails at its schema, and not without it.
+
+        vLLM tells what it cannot compile like any other fault of its own: 500 (0.32.0 v1/core/sched/scheduler.py,
+        grammar_compile_error_reqs).
+        """
+        given = sorted(name for name in CONSTRAINTS & question.fields.keys() if question.fields[name] is not None)
+        if failure.status != 500 or failure.content is None or not given:
+            return failure
+        left_out = CONSTRAINTS | {"stream", "stream_options", "n", "best_of", *LENGTHS}
+        fields = {name: value for name, value in question.fields.items() if name not in left_out}
+        length = "max_output_tokens" if question.endpoint == "responses" else "max_tokens"
+        least = 16 if question.endpoint == "responses" else 1  # OpenAI's own least there
+        if not await self._answers(question, encode({**fields, "model": served, length: least}, ""), replica):
+            return failure
+        what = " and ".join(f"`{name}`" for name in given)
+        message = f"the engine cannot follow {what} of this request; without it, it answers"
+        return Failure(status=400, message=message, kind="invalid_request_error", is_final=True, content=b"")
+
+    async def _answers(self, question: Question, body: bytes, replica: Replica) -> bool:
+        """Return whether a replica answers a body with 200."""
         try:
             async with (
-                _naming(),
+                asyncio.timeout(self._timeout_s),
                 self._client().post(
-                    replica.base + question.path, data=body, headers=headers, allow_redirects=False
+                    replica.base + question.path, data=body, headers=_headers(question, replica), allow_redirects=False
                 ) as answer,
             ):
-                if answer.status >= 300:
-                    return read_failure(answer.status, await answer.read(), answer.headers, question.number)
-                if answer.content_type == "text/event-stream":
-                    await self._pass_stream(question, served, answer, out)
-                else:
-                    await self._pass_whole(question, served, answer, out)
+                await answer.read()
+                return answer.status == 200
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    async def _ask(self, question: Question, served: str, body: bytes, replica: Replica, out: Out) -> Failure | None:
+        question.answered.asked_s, question.answered.replica = time.monotonic(), replica
+        replica.begin()
+        try:
+            async with _naming(), asyncio.timeout(self._timeout_s) as limit:
+                answer = await self._client().post(
+                    replica.base + question.path, data=body, headers=_headers(question, replica), allow_redirects=False
+                )
+                async with answer:
+                    replica.note_byte()
+                    if answer.status >= 300:
+                        return read_failure(answer.status, await answer.read(), answer.headers, question.number)
+                    if answer.content_type == "text/event-stream":
+                        limit.reschedule(None)  # it may go on for as long as events come
+                        return await self._pass_stream(question, served, answer, out)
+                    content = await answer.read()
+                    limit.reschedule(None)
+                    replica.note_byte()
+                    await self._pass_whole(question, served, content, out)
         except _BrokenError as broken:
+            if broken.failure.message == CUT:
+                replica.note_break()
             if not out.started:
                 return broken.failure
             question.answered.is_broken = True
@@ -255,40 +348,77 @@ class Lane:
             replica.open -= 1
         return None
 
-    async def _pass_whole(self, question: Question, served: str, answer: aiohttp.ClientResponse, out: Out) -> None:
-        content = await answer.read()
+    async def _pass_whole(self, question: Question, served: str, content: bytes, out: Out) -> None:
         question.answered.first_s = time.monotonic()
         if question.endpoint == "embeddings":  # megabytes of numbers, and the usage behind them
             _, _, end = content.rpartition(_USAGE)
-            document = _loads(b'{"usage":' + end) if end else {}
+            document = _loads(b'{"usage":' + end) if end and content[:1] == b"{" else {}
         else:
             document = _loads(content)
+        if not document:
+            raise _BrokenError(Failure(status=502, message=MALFORMED))
         question.answered.read_usage(document)
         content = rename(content, served, question.name)
-        headers = {"content-type": answer.headers.get("content-type", "application/json")}
-        await out.begin(answer.status, {**headers, "content-length": str(len(content))})
+        await out.begin(200, {"content-type": "application/json", "content-length": str(len(content))})
         await out.send(content, more=False)
 
-    async def _pass_stream(self, question: Question, served: str, answer: aiohttp.ClientResponse, out: Out) -> None:
-        """Hand events on as they come, each whole: what breaks off in the middle of one can still end with an error."""
-        content, ends_well = answer.content, False
+    async def _pass_stream(
+        self, question: Question, served: str, answer: aiohttp.ClientResponse, out: Out
+    ) -> Failure | None:
+        """Hand events on as they come, each whole: what breaks off in the middle of one can still end with an error.
+
+        Return what the first event tells of a failure: vLLM has sent its 200 when a stream's request fails.
+        """
+        content, ends_well, replica = answer.content, False, question.answered.replica
+        assert replica is not None
         reader = UsageReader(question.answered, hides_usage=hides_usage(question.fields, question.endpoint))
         while data := await content.readany():
+            replica.note_byte()
             data = rename(reader.read_stream(data, more=True), served, question.name)
+            if reader.waiting_bytes > MOST_EVENT_BYTES:
+                raise _BrokenError(Failure(status=502, message=MALFORMED))
             if data:
+                if not out.started and (failure := first_failure(data, answer.headers, question.number)):
+                    return failure
                 # The client may close at the mark of the end; the engine's own end follows.
                 ends_well = question.endpoint in WITH_USAGE and data.endswith(DONE)
                 if not out.started:
                     question.answered.first_s = time.monotonic()
-                    await out.begin(answer.status, STREAM_HEADERS)
+                    await out.begin(200, STREAM_HEADERS)
                 await out.send(data, more=not ends_well)
         if ends_well:
-            return
+            return None
         if question.endpoint in WITH_USAGE:
             raise _BrokenError(Failure(status=503, message=CUT, retry_after_s=5))
         if not out.started:
-            await out.begin(answer.status, STREAM_HEADERS)
+            await out.begin(200, STREAM_HEADERS)
         await out.send(rename(reader.read_stream(b"", more=False), served, question.name), more=False)
+        return None
+
+
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens", "prompt_logprobs")
+
+
+def _headers(question: Question, replica: Replica) -> dict[str, str]:
+    return {
+        "Content-Type": "application/json",
+        "Authorization": f"Bearer {replica.key}",
+        "X-Request-Id": question.number,
+    }
+
+
+def first_failure(data: bytes, headers: Mapping[str, str], number: str) -> Failure | None:
+    """Return what a stream's first event tells of a failure; None where it is the beginning of an answer."""
+    event = data.split(EVENT, 1)[0]
+    if b'"error"' not in event:
+        return None
+    document = _loads(event[event.find(b"data:") + 5 :])
+    error = document.get("error")
+    if not isinstance(error, dict) or "choices" in document:
+        return None
+    code = error.get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return read_failure(status, orjson.dumps(document), headers, number)
 
 
 STREAM_HEADERS = {
@@ -318,6 +448,8 @@ async def _naming() -> AsyncIterator[None]:
         raise _BrokenError(Failure(status=408, message=message, kind="timeout", is_final=True)) from error
     except aiohttp.ClientConnectorError as error:
         raise _BrokenError(Failure(status=503, message=UNREACHABLE, retry_after_s=5)) from error
+    except aiohttp.ClientResponseError as error:
+        raise _BrokenError(Failure(status=502, message=MALFORMED)) from error
     except (aiohttp.ClientError, OSError) as error:
         raise _BrokenError(Failure(status=503, message=CUT, retry_after_s=5)) from error
 
@@ -341,19 +473,22 @@ class UsageReader:
     def __init__(self, answered: Answered, *, hides_usage: bool) -> None:
         self._answered, self._hides_usage = answered, hides_usage
         self._parts: list[bytes] = []
+        self.waiting_bytes = 0
 
     def read_stream(self, data: bytes, *, more: bool) -> bytes:
         """Return the events that are whole; at the end all that is left."""
         if self._parts:
             if more and EVENT not in self._parts[-1][-1:] + data:
                 self._parts.append(data)
+                self.waiting_bytes += len(data)
                 return b""
             data = b"".join((*self._parts, data))
-            self._parts = []
+            self._parts, self.waiting_bytes = [], 0
         if more and not data.endswith(EVENT):
             end = data.rfind(EVENT) + len(EVENT)
             data, rest = (data[:end], data[end:]) if end >= len(EVENT) else (b"", data)
             self._parts.append(rest)
+            self.waiting_bytes = len(rest)
         self._answered.events += data.count(EVENT)
         return self._read_events(data) if _USAGE in data else data
 
@@ -370,7 +505,7 @@ class UsageReader:
             if _USAGE in event:
                 document = _loads(event[event.find(b"data:") + 5 :])
                 self._answered.read_usage(document)
-                if self._hides_usage and not any(map(_says_something, document.get("choices") or ())):
+                if self._hides_usage and not any(map(_says_something, _dicts(document.get("choices")))):
                     continue
             kept.append(event)
         return EVENT.join(kept)
@@ -378,7 +513,13 @@ class UsageReader:
 
 def _says_something(choice: Mapping[str, Any]) -> bool:
     """Return whether a choice of an event is more than the place where the tokens are told."""
-    return bool(choice.get("finish_reason") or choice.get("text") or any((choice.get("delta") or {}).values()))
+    delta = choice.get("delta")
+    said = any(delta.values()) if isinstance(delta, dict) else bool(delta)
+    return bool(choice.get("finish_reason") or choice.get("text") or said)
+
+
+def _dicts(items: object) -> list[dict[str, Any]]:
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
 def _loads(text: bytes) -> dict[str, Any]:
@@ -414,7 +555,7 @@ def read_failure(status: int, content: bytes, headers: Mapping[str, str], number
             message=message,
             kind="rate_limit_error" if status == 429 else "server_error",
             content=content,
-            retry_after_s=int(later) if later.isdecimal() else 1,
+            retry_after_s=int(later) if later.isdecimal() and len(later) < 6 else 1,
         )
     if status < 500 and status not in _OURS:
         return Failure(

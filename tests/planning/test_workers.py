@@ -44,25 +44,34 @@ def test_workers_are_bounded_by_mode_cores_and_memory(
     assert reason
 
 
-@pytest.mark.parametrize(("places", "workers"), [(1, 1), (64, 1), (65, 2), (256, 4), (4096, 8), (None, 8)])
-def test_more_workers_than_the_load_needs_are_useless(places: int | None, workers: int) -> None:
-    """One for each 64 requests at work; where that is not limited, the host decides."""
-    assert count_gateway_workers(host_with(64, 512), Mode.MULTI, 8, places)[0] == workers
+@pytest.mark.parametrize(
+    ("places", "direct", "workers"),
+    [
+        *((1, True, 1), (640, True, 1), (641, True, 2), (99999, True, 8), (None, True, 8)),
+        *((1, False, 1), (64, False, 1), (65, False, 2), (256, False, 4), (4096, False, 8), (None, False, 8)),
+    ],
+)
+def test_more_workers_than_the_load_needs_are_useless(places: int | None, direct: bool, workers: int) -> None:
+    """One for each 640 requests at work by the lane, 64 through LiteLLM; not limited, the host decides."""
+    host = host_with(64, 512)
+    assert count_gateway_workers(host, Mode.MULTI, 8, places, through_litellm=not direct)[0] == workers
 
 
-def test_a_plan_follows_its_own_limit() -> None:
+def test_a_plan_follows_its_own_limit_and_way() -> None:
     """What the door lets in at once, in force or pinned; 0 lets all in."""
-    for pinned, workers in (("32", "1"), ("200", "4"), ("0", "8")):
-        plan = plan_for(recorded("8x-h100-nvswitch"), pins={"GATEWAY_MAX_CONCURRENT_REQUESTS": pinned})
+    for pinned, direct, workers in (("640", "on", "1"), ("2000", "on", "4"), ("0", "on", "8"), ("200", "off", "4")):
+        pins = {"GATEWAY_MAX_CONCURRENT_REQUESTS": pinned, "GATEWAY_DIRECT": direct}
+        plan = plan_for(recorded("8x-h100-nvswitch"), pins=pins)
         assert flat_settings(plan)["LITELLM_NUM_WORKERS"].value == workers
 
 
 def test_several_models_leave_the_gateway_what_all_their_gpus_leave() -> None:
     """Each model's own plan keeps one core of three busy; together they leave one."""
     host = replace(PAIR, cpu=replace(PAIR.cpu, cores=3))
-    alone = plan_for(first_gpus(host, 1))
+    off = {"GATEWAY_DIRECT": "off"}
+    alone = plan_for(first_gpus(host, 1), pins=off)
     assert alone.settings["LITELLM_NUM_WORKERS"].value == "2"
-    both = plan_of(host, QWEN_8B, QWEN_4B)
+    both = plan_of(host, QWEN_8B, QWEN_4B, pins=off)
     assert (both.settings["LITELLM_NUM_WORKERS"].value, both.workers.litellm) == ("1", 1)
     pinned = plan_of(host, QWEN_8B, QWEN_4B, pins={"LITELLM_NUM_WORKERS": "3"})
     assert pinned.workers.litellm == 3

@@ -35,7 +35,7 @@ ACTIONS: Mapping[str, str] = {
     "revoke": "Take a key away. It is refused from then on.",
     "usage": "Show requests and tokens by day, key and model.",
 }
-SHOWN_ONCE = "keep it now: it is not shown again. The gateway accepts it within two seconds"
+SHOWN_ONCE = "is shown only once; keep it now. The gateway accepts it within two seconds"
 MOST = 10**12
 DAYS = 30
 
@@ -157,8 +157,8 @@ def _rotate(paths: EnvironmentPaths, arguments: KeysArguments) -> None:
         report.print_json({"name": MASTER, "key": text})
     else:
         report.print_text(text)
-    again = f"`stackwright key {paths.environment.value}` prints it again"
-    report.tell(f"the master key: {again}. The gateway accepts it within two seconds")
+    again = f"`stackwright key {paths.environment.value}` prints the master key again"
+    report.tell(f"{again}. The gateway accepts it within two seconds")
 
 
 def _show_once(made: ShownKey, arguments: KeysArguments) -> None:
@@ -166,7 +166,7 @@ def _show_once(made: ShownKey, arguments: KeysArguments) -> None:
         report.print_json({**describe_key(made.stored), "key": made.text})
     else:
         report.print_text(made.text)
-    report.tell(f"the key of `{made.stored.name}`: {SHOWN_ONCE}")
+    report.tell(f"the key of `{made.stored.name}` {SHOWN_ONCE}")
 
 
 def _revoke(paths: EnvironmentPaths, arguments: KeysArguments) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from stackwright.commands.options import add_environment, add_out, add_runtime, 
 from stackwright.commands.paths import find_paths
 from stackwright.commands.stack import choose_runtime, load_stack, reach, renamed
 from stackwright.domain.environment import Environment, EnvironmentPaths
-from stackwright.domain.service import ServicePhase
+from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import StackError, UsageError
 from stackwright.project.credentials import read_gateway_key
 from stackwright.project.generations import Generations
 from stackwright.project.lock import Lock
 from stackwright.runtime import Stack
+from stackwright.services import stop_order
 from stackwright.watching.drain import drain, drain_limit
 
 
@@ -83,7 +85,7 @@ def _stop(stack: Stack, arguments: StopArguments, lock: Lock) -> list[str]:
         runs.append((choose_runtime(running.runtime, other, host), other))
     names = []
     for used, of in runs:
-        names += [state.name for state in used.services() if state.phase is not ServicePhase.ABSENT]
+        names += _in_stop_order(of, used.services())
         drain(used, of, limit_s, report.tell, key=_key_of(of))
         used.down()
     if running is not None and running.runtime == runtime.name:
@@ -93,6 +95,13 @@ def _stop(stack: Stack, arguments: StopArguments, lock: Lock) -> list[str]:
     if lock.work.runtime in (None, runtime.name):
         seen_to(lock)
     return names
+
+
+def _in_stop_order(stack: Stack, states: Iterable[ServiceState]) -> list[str]:
+    """Return the services that are there, in the order in which they end."""
+    there = [state.name for state in states if state.phase is not ServicePhase.ABSENT]
+    ordered = [service.name for group in stop_order(stack.services) for service in group]
+    return sorted(there, key=lambda name: ordered.index(name) if name in ordered else len(ordered))
 
 
 def _drain_limit(stack: Stack, asked: int | None) -> int:

@@ -54,7 +54,14 @@ def model_settings(
     in_force = {**bounds, **{key: setting.value for key, setting in engine.items()}, **request.pins}
     limits = gateway_settings(family, placement.groups, in_force, switching.switches if switching else 0)
     slots = int(request.pins.get(QUEUE_SLOTS) or limits[QUEUE_SLOTS].value) or None
-    workers, why_workers = count_gateway_workers(request.host, placement.mode, len(placement.gpus), slots)
+    is_direct = (request.pins.get("GATEWAY_DIRECT") or limits["GATEWAY_DIRECT"].value) == "on" and family.endpoints
+    workers, why_workers = count_gateway_workers(
+        request.host,
+        placement.mode,
+        len(placement.gpus),
+        slots,
+        through_litellm=not is_direct or bool(request.wishes.gateway.cloud),
+    )
     # The gateway is one for all models: what it takes of the processor's memory is the same for each.
     limits[WORKERS] = _setting(str(request.gateway_workers or workers), why_workers, WORKERS_DECISION)
     per_model = declared_settings().per_model

@@ -60,5 +60,5 @@ def test_daemon_dies_during_a_start(daemon: Daemon, project: Project, fault: Mak
     daemon.start()
     case = fault("the daemon is back: stop-environment", project)
     ended = run(project, "stop-environment", "dev", "--runtime=compose")
-    case.ends(ended, code=0, says=("was interrupted", "stopped engine"))
+    case.ends(ended, code=0, says=("was interrupted", "stopped gateway, engine"))
     assert str(find_left(project)) == "nothing"

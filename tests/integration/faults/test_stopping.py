@@ -48,7 +48,7 @@ def test_supervisor_is_frozen(running: Project, fault: MakeFault) -> None:
     seen = run(running, *STATUS)
     assert seen.code == 0
     assert seen.printed.count("still runs, but its supervisor does not answer") == seen.printed.count("\n")
-    case.ends(run(running, *STOP), code=0, says=("dev: stopped engine",), engine=False)
+    case.ends(run(running, *STOP), code=0, says=("dev: stopped gateway, engine",), engine=False)
 
 
 def test_files_are_gone(running: Project, fault: MakeFault) -> None:

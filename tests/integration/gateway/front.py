@@ -116,17 +116,28 @@ def write_project(root: Path, state: Path, plan: Plan) -> Stack:
 @contextlib.contextmanager
 def start_front(state_folder: Path, root: Path, *, open_files: int = 4096, **pins: str) -> Iterator[Front]:
     """Start a gateway of one worker, which may hold so many files open, with two engines and a cloud behind it."""
-    venv = ensure(state_folder, GATEWAY_RECIPE, lambda *_: None)
     engines = (Upstream(name="engine", port=free_port()), Upstream(name="engine-2", port=free_port()))
-    cloud, port = Upstream(name="cloud", port=free_port()), free_port()
-    stack = write_project(root, state_folder, plan_with_cloud(cloud, port, pins))
-    ports = {each.name: each.port for each in engines} | {"redis": free_port()}
-    machine = Provisions(virtual_environments={"engine": venv, "gateway": venv}, ports=ports, shared_memory_bytes=2**34)
-    programs = {each.name: each for each in stack_programs(stack, machine, {"PATH": "/usr/local/bin:/usr/bin:/bin"})}
+    cloud = Upstream(name="cloud", port=free_port())
+    stack = write_project(root, state_folder, plan_with_cloud(cloud, free_port(), pins))
     with contextlib.ExitStack() as ended:
         for upstream in (*engines, cloud):
             upstream.start()
             ended.callback(upstream.stop)
+        ports = {each.name: each.port for each in engines}
+        process = ended.enter_context(run_gateway(stack, state_folder, ports, open_files=open_files))
+        yield Front(stack=stack, engines=engines, cloud=cloud, process=process)
+
+
+@contextlib.contextmanager
+def run_gateway(
+    stack: Stack, state_folder: Path, engines: Mapping[str, int], *, open_files: int = 4096
+) -> Iterator[int]:
+    """Run a stack's gateway and Redis before engines on these ports; give the gateway's process once it answers."""
+    venv, root = ensure(state_folder, GATEWAY_RECIPE, lambda *_: None), stack.root
+    ports = {**engines, "redis": free_port()}
+    machine = Provisions(virtual_environments={"engine": venv, "gateway": venv}, ports=ports, shared_memory_bytes=2**34)
+    programs = {each.name: each for each in stack_programs(stack, machine, {"PATH": "/usr/local/bin:/usr/bin:/bin"})}
+    with contextlib.ExitStack() as ended:
         for name in ("redis", "gateway"):
             program, log = programs[name], ended.enter_context((root / f"{name}.log").open("wb"))
             limited = f'ulimit -n {open_files}; exec /bin/sh "$0" "$@"'
@@ -138,10 +149,10 @@ def start_front(state_folder: Path, root: Path, *, open_files: int = 4096, **pin
             )
             ended.callback(process.wait, 30)
             ended.callback(end_group, process.pid)
-        made = Front(stack=stack, engines=engines, cloud=cloud, process=process.pid)
+        port = int(stack.env["GATEWAY_PORT"])
         until(lambda: process.poll() is not None or is_ready(port), READY_S)
         assert process.poll() is None, (root / "gateway.log").read_text(errors="replace")[-2000:]
-        yield made
+        yield process.pid
 
 
 def end_group(leader: int) -> None:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
-import os
 import socket
-import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -24,42 +22,45 @@ from pathlib import Path
 
 import pytest
 from msgspec import Struct
-from stackwright.domain.plan import Plan
-from stackwright.rendering import render_plan
-from stackwright.rendering.numbered import flat_settings
-from stackwright.runtime.provision import ensure
-from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
+from stackwright.project.credentials import read_gateway_key
+from stackwright.runtime import Stack
 
 from tests.integration.gateway.conftest import LANES
 from tests.integration.gateway.exchange import Ask, exchange
+from tests.integration.gateway.front import run_gateway, until, write_project
 from tests.integration.project import free_port
 from tests.planning_requests import plan_for, recorded
 
-KEY, PASSWORD = "sk-" + "0" * 64, "x" * 16
-GATEWAY = Path(__file__).resolve().parents[3] / "compose" / "gateway"
-READY_S = 240
 ANSWER_S = 120
+SLOTS = 16
+"""As many as any of these gateways has, for those at work and those that wait."""
+
 CHAT = "/v1/chat/completions"
-REFUSED = (
-    (Ask(path=CHAT, content=b"[]", key=KEY), 400),
-    (Ask(path=CHAT, content=b"[]"), 401),
-    (Ask(path=CHAT, content=b"null", key="sk-wrong"), 401),
-    (Ask(path=CHAT, content=b'{"model": "smoke"', key=KEY), 400),
-    (Ask(path=CHAT, content=b'{"a":' * 1000 + b"1" + b"}" * 1000, key=KEY), 400),
-    (Ask(path=CHAT, content=rb'{"model": "smoke", "messages": [{"role": "user", "content": "\ud800"}]}', key=KEY), 400),
-    (Ask(path=CHAT, content=b'{"model": "smoke", "timeout": 999}', key=KEY), 400),
-    (Ask(path="/vllm/pause", content=b"{}", key=KEY), 404),
-    (Ask(path="/openapi.json", method="GET"), 404),
-    (Ask(path="/v1/models", method="GET"), 401),
-    (Ask(path=CHAT, content=b"x" * 10_000, key=KEY), 413),
-    (Ask(path=CHAT, content=b"x" * 10_000), 401),
-)
 # By each of these LiteLLM would find the model, and the door's limits would not: they are kept by name.
 OTHER_NAMES = ("smoke,smoke", "smoke,", "hosted_vllm/smoke", "SMOKE", "*", "", None, ["smoke"])
 VECTORS = b'{"model": "smoke", "input": "words"}'
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
 COMPLETION = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [CHOICE]}
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+
+
+def refused_asks(key: str) -> tuple[tuple[Ask, int], ...]:
+    """Return requests that are refused, and how."""
+    surrogate = rb'{"model": "smoke", "messages": [{"role": "user", "content": "\ud800"}]}'
+    return (
+        (Ask(path=CHAT, content=b"[]", key=key), 400),
+        (Ask(path=CHAT, content=b"[]"), 401),
+        (Ask(path=CHAT, content=b"null", key="sk-wrong"), 401),
+        (Ask(path=CHAT, content=b'{"model": "smoke"', key=key), 400),
+        (Ask(path=CHAT, content=b'{"a":' * 1000 + b"1" + b"}" * 1000, key=key), 400),
+        (Ask(path=CHAT, content=surrogate, key=key), 400),
+        (Ask(path=CHAT, content=b'{"model": "smoke", "timeout": 999}', key=key), 400),
+        (Ask(path="/vllm/pause", content=b"{}", key=key), 404),
+        (Ask(path="/openapi.json", method="GET"), 404),
+        (Ask(path="/v1/models", method="GET"), 401),
+        (Ask(path=CHAT, content=b"x" * 10_000, key=key), 413),
+        (Ask(path=CHAT, content=b"x" * 10_000), 401),
+    )
 
 
 @dataclass
@@ -119,13 +120,23 @@ def serve(upstream: Upstream) -> Iterator[int]:
 class Gateway(Struct, frozen=True, kw_only=True):
     """A running gateway before `upstream`."""
 
-    port: int
+    stack: Stack
     upstream: Upstream
+
+    @property
+    def port(self) -> int:
+        """The gateway's port."""
+        return int(self.stack.env["GATEWAY_PORT"])
+
+    @property
+    def key(self) -> str:
+        """The key that opens it."""
+        return read_gateway_key(self.stack.secrets)
 
     def ask(self, content: str, **further: object) -> tuple[int, str, str]:
         """Ask for a completion; return status, Retry-After and body."""
         body = json.dumps({"model": "smoke", "messages": [{"role": "user", "content": content}], **further}).encode()
-        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         address = f"http://127.0.0.1:{self.port}{CHAT}"
         try:
             with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=ANSWER_S) as answer:
@@ -133,77 +144,32 @@ class Gateway(Struct, frozen=True, kw_only=True):
         except urllib.error.HTTPError as refusal:
             return refusal.code, refusal.headers.get("Retry-After", ""), refusal.read().decode()
 
-    def is_ready(self) -> bool:
-        """Say whether the gateway answers."""
-        address = f"http://127.0.0.1:{self.port}/health/readiness"
-        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
-            return bool(answer.status == 200)
-        return False
+    def admitted(self) -> int:
+        """Return how many requests work or wait: each of those holds a lock on a byte of its own."""
+        taken = 0
+        with (self.stack.root / "gateway.slots").open("r+b") as slots:
+            for position in range(SLOTS):
+                try:
+                    fcntl.lockf(slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
+                    fcntl.lockf(slots, fcntl.LOCK_UN, 1, position)
+                except OSError:
+                    taken += 1
+        return taken
 
 
 MakeGateway = Callable[..., contextlib.AbstractContextManager[Gateway]]
 
 
-def until(true: Callable[[], bool], limit_s: float) -> None:
-    """Wait until something is true; fail where it never is."""
-    end = time.monotonic() + limit_s
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.05)
-
-
-def variables(plan: Plan, folder: Path, venv: Path, engine_port: int, redis_port: int) -> dict[str, str]:
-    """Return the gateway's environment as the runtimes make it, with secrets in `folder`."""
-    for name in ("litellm_master_key", "litellm_salt_key", "engine_key", "redis_password", "tls_certificate"):
-        (folder / name).write_text({"litellm_master_key": KEY, "tls_certificate": ""}.get(name, PASSWORD))
-    values = {key: setting.value for key, setting in flat_settings(plan).items()}
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "PYTHON": str(venv / "bin" / "python"),
-        "LITELLM_MODE": "PRODUCTION",
-        "LITELLM_LOG": "ERROR",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_WORKER_STARTUP_HOOKS": "worker_start:prepare,worker_start:stand_before",
-        "SECRETS_DIRECTORY": str(folder),
-        "ENGINE_URL": f"http://127.0.0.1:{engine_port}/v1",
-        "REDIS_HOST": "127.0.0.1",
-        "REDIS_PORT": str(redis_port),
-        "REQUEST_TIMEOUT": values["GATEWAY_REQUEST_TIMEOUT_S"],
-        "DEFAULT_COOLDOWN_TIME_SECONDS": values["GATEWAY_COOLDOWN_S"],
-        "GATEWAY_SLOTS": "gateway.slots",
-        "GATEWAY_KEYS": str(folder),
-        "GATEWAY_USAGE": str(folder),
-        **{key: value for key, value in values.items() if key.startswith("GATEWAY_")},
-    }
-
-
 @pytest.fixture
 def make_gateway(state_folder: Path, tmp_path: Path) -> MakeGateway:
     """Give a maker of gateways with settings of their own, started as both runtimes start them: by start.sh."""
-    venv = ensure(state_folder, GATEWAY_RECIPE, lambda *_: None)
 
     @contextlib.contextmanager
     def make(**pins: str) -> Iterator[Gateway]:
-        plan = plan_for(recorded("cpu-small"), pins=pins)
-        rendered = next(file.text for file in render_plan(plan) if file.path.name == "gateway.yaml")
-        (tmp_path / "gateway.yaml").write_text(rendered, encoding="utf-8")
-        port, redis_port, upstream = free_port(), free_port(), Upstream()
-        redis = ["redis-server", "--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""]
-        redis += ["--requirepass", PASSWORD]
-        start = ["/bin/sh", str(GATEWAY / "start.sh"), "--config", str(tmp_path / "gateway.yaml")]
-        start += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", str(plan.workers.litellm)]
-        with serve(upstream) as engine_port, contextlib.ExitStack() as ended:
-            environment = variables(plan, tmp_path, venv, engine_port, redis_port)
-            for command in (redis, start):
-                log = ended.enter_context((tmp_path / f"{Path(command[0]).name}.log").open("wb"))
-                process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-                ended.callback(process.wait, 30)
-                ended.callback(process.terminate)
-            gateway = Gateway(port=port, upstream=upstream)
-            until(lambda: process.poll() is not None or gateway.is_ready(), READY_S)
-            assert process.poll() is None, (tmp_path / "sh.log").read_text(errors="replace")[-2000:]
-            yield gateway
+        plan = plan_for(recorded("cpu-small"), pins={**pins, "GATEWAY_PORT": str(free_port())})
+        stack, upstream = write_project(tmp_path, tmp_path / "state", plan), Upstream()
+        with serve(upstream) as engine_port, run_gateway(stack, state_folder, {"engine": engine_port}):
+            yield Gateway(stack=stack, upstream=upstream)
 
     return make
 
@@ -224,7 +190,7 @@ def test_so_many_work_so_many_wait_and_the_next_is_refused(make_gateway: MakeGat
         answers = [each.result() for each in asked]
         gateway.upstream.asked.clear()
         others = [gateway.ask("another way in", model=name) for name in OTHER_NAMES]
-        kind = asyncio.run(exchange(gateway.port, Ask(path="/v1/embeddings", content=VECTORS, key=KEY)))
+        kind = asyncio.run(exchange(gateway.port, Ask(path="/v1/embeddings", content=VECTORS, key=gateway.key)))
         assert gateway.upstream.asked == []
     assert Counter(status for status, _, _ in answers) == {200: 7, 429: 13}
     assert gateway.upstream.most == 3
@@ -244,22 +210,23 @@ def test_those_who_wait_go_by_priority_then_in_order_and_who_is_gone_is_left_out
         until(lambda: upstream.asked == ["first"], ANSWER_S)
         for content, priority in (("later", 200), ("a", None), ("b", None), ("soon", 1), ("c", None)):
             asked.append(clients.submit(gateway.ask, content, **({"priority": priority} if priority else {})))
-            time.sleep(1)  # the queue is not told of; to be read and put in it takes a hundredth of that
-        leave_at_once(gateway.port, "gone")
-        time.sleep(2)
+            until(lambda: gateway.admitted() == len(asked), ANSWER_S)
+        leave_once_queued(gateway, "gone")
         upstream.go.set()
         assert {each.result()[0] for each in asked} == {200}
     assert upstream.asked == ["first", "soon", "a", "b", "c", "later"]
 
 
-def leave_at_once(port: int, content: str) -> None:
-    """Send a request and close the connection without waiting for the answer."""
+def leave_once_queued(gateway: Gateway, content: str) -> None:
+    """Send a request, and close the connection once it waits; return when the gateway knows."""
+    before = gateway.admitted()
     body = json.dumps({"model": "smoke", "messages": [{"role": "user", "content": content}]}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.key}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+    with socket.create_connection(("127.0.0.1", gateway.port)) as connection:
         connection.sendall(head.encode() + body)
-        time.sleep(0.5)
+        until(lambda: gateway.admitted() == before + 1, ANSWER_S)
+    until(lambda: gateway.admitted() == before, ANSWER_S)
 
 
 def test_what_cannot_fit_is_refused_and_a_key_has_so_many_requests(make_gateway: MakeGateway) -> None:
@@ -274,8 +241,9 @@ def test_what_cannot_fit_is_refused_and_a_key_has_so_many_requests(make_gateway:
     }
     with make_gateway(LITELLM_NUM_WORKERS="1", **limits) as gateway:
         gateway.upstream.go.set()
-        refused = [asyncio.run(exchange(gateway.port, ask)) for ask, _ in REFUSED]
-        assert [answer.status for answer in refused] == [status for _, status in REFUSED]
+        asks = refused_asks(gateway.key)
+        refused = [asyncio.run(exchange(gateway.port, ask)) for ask, _ in asks]
+        assert [answer.status for answer in refused] == [status for _, status in asks]
         assert all(answer.message for answer in refused)
         status, _, body = gateway.ask("word " * 101)
         assert (status, gateway.upstream.asked) == (400, [])
