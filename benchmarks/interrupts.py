@@ -3,9 +3,10 @@
     python -m benchmarks.interrupts [OF_A_START] [OF_THE_LOCK]
 
 **Of a start**: `start-environment dev --runtime=processes` under the real supervisor, with stand-ins for vLLM and
-LiteLLM that load at once, is sent a signal after a random part of the time that a whole start takes. What is left is
-looked for: processes, locks, temporary files, and whether the next `status` warns of an interrupted command. A stack
-that was ready before, and is whole, is stopped; a signal may meet the command before it listens, or at its end.
+LiteLLM that load at once, is sent a signal after a random part of the time that a whole start takes. A start that had
+said that it is ready has left a stack, not a remainder, if that is whole; it is stopped. After every other one what is
+left is looked for: processes, locks, temporary files, and whether the next `status` warns of an interrupted command.
+What the supervisor wrote is kept of the end that took longest.
 **Of the lock**: a process that takes and lets go of an environment's lock in a tight loop, 5,000 times another one.
 Ctrl-C ends the starts early: what was counted until then is written.
 
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from stackwright.interrupts import clean_end
@@ -43,6 +45,9 @@ INTERRUPTED = 130
 START = ("start-environment", "dev", "--runtime=processes")
 # Long enough for some turns of the loop, which takes a tenth of a millisecond.
 LONGEST_S = 0.003
+READY = b"\ndev is ready at "
+LONG_END_S = 20
+"""Beyond this the end of a start waited for something that did not end."""
 
 
 def main() -> int:
@@ -107,56 +112,83 @@ def make_project(folder: Path) -> Project:
 
 def signal_starts(project: Project, signals: int) -> dict[str, object]:
     """End starts at random moments; count how they ended and what they left."""
-    took = [start(project, None)[1] for _ in range(WHOLE_RUNS)]
+    took = [start(project, None).seconds for _ in range(WHOLE_RUNS)]
     whole_s = statistics.median(took)
     ends: Counter[int] = Counter()
     left: list[str] = []
-    longest_s = 0.0
+    longest_s, why_long, finished = 0.0, "", 0
     with suppress(KeyboardInterrupt):
         for _ in range(signals):
             after_s = random.uniform(0, 1.05 * whole_s)
-            code, seconds = start(project, after_s)
-            ready = code in (0, -signal.SIGTERM) and is_whole(project)
-            found = "" if ready else look(project)
-            ends[code] += 1
-            longest_s = max(longest_s, seconds - after_s)
-            if found or code not in (0, INTERRUPTED, -signal.SIGTERM):
-                left.append(f"after {after_s:.3f} s, exit code {code}: {found}")
-            if ready or found:
+            done = start(project, after_s)
+            finished += done.is_ready
+            whole = done.is_ready and not look_at_whole(project)
+            found = "" if whole else look(project)
+            ends[done.code] += 1
+            if done.seconds - after_s > longest_s:
+                longest_s, why_long = done.seconds - after_s, supervisors_words(project)
+            if found or done.code not in (0, INTERRUPTED, -signal.SIGTERM):
+                left.append(f"after {after_s:.3f} s, exit code {done.code}: {found}")
+            if whole or found:
                 project.command("stop-environment", "dev", "--now")
     return {
         "signals": ends.total(),
+        "finished_before_the_signal": finished,
         "whole_start_s": round(whole_s, 2),
         "longest_end_s": round(longest_s, 2),
+        "supervisor_at_the_longest_end": why_long if longest_s > LONG_END_S else "",
         "exit_codes": {str(code): number for code, number in sorted(ends.items())},
         "left": left,
     }
 
 
-def start(project: Project, after_s: float | None) -> tuple[int, float]:
-    """Start, with a signal after so many seconds; without one, stop it again. Return exit code and seconds."""
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """One start: how it ended, what it took, and whether it had said that the stack is ready."""
+
+    code: int
+    seconds: float
+    is_ready: bool
+
+
+def start(project: Project, after_s: float | None) -> Start:
+    """Start, with a signal after so many seconds; without one, stop it again."""
     began = time.monotonic()
     command = [sys.executable, "-m", "stackwright", *START, f"--out={project.folder}"]
-    silent = subprocess.DEVNULL
-    with subprocess.Popen(command, env=dict(project.variables), stdin=silent, stdout=silent, stderr=silent) as process:
+    with (
+        tempfile.TemporaryFile() as told,
+        subprocess.Popen(
+            command, env=dict(project.variables), stdin=subprocess.DEVNULL, stdout=told, stderr=told
+        ) as process,
+    ):
         if after_s is not None:
             try:
                 process.wait(after_s)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGTERM)
         code = process.wait()
-    seconds = time.monotonic() - began
+        seconds = time.monotonic() - began
+        told.seek(0)
+        is_ready = READY in told.read()
     if after_s is None:
         assert code == 0, "a whole start failed"
         project.command("stop-environment", "dev", "--now")
-    return code, seconds
+    return Start(code=code, seconds=seconds, is_ready=is_ready)
 
 
-def is_whole(project: Project) -> bool:
-    """Return whether a stack runs with every service healthy, and nothing is told of an interrupted command."""
+def look_at_whole(project: Project) -> str:
+    """Return what is wrong with a stack whose start had finished, in words; empty where that is nothing."""
     told = project.command("status", "dev", "--runtime=processes", "--json")
-    services = json.loads(told.stdout)["services"]
-    return {service["phase"] for service in services} == {"healthy"} and "warning: " not in told.stderr
+    phases = {service["name"]: service["phase"] for service in json.loads(told.stdout)["services"]}
+    ill = [f"{name} is {phase}" for name, phase in phases.items() if phase != "healthy"]
+    warned = [line for line in told.stderr.splitlines() if line.startswith("warning: ")]
+    return "; ".join([*ill, *warned])
+
+
+def supervisors_words(project: Project) -> str:
+    """Return the end of what the supervisor wrote of this stack."""
+    logs = Path(project.variables["STACKWRIGHT_STATE"]) / "logs"
+    return "\n".join(line for log in logs.glob("*/supervisord.log") for line in log.read_text().splitlines()[-25:])
 
 
 def look(project: Project) -> str:
