@@ -2,7 +2,8 @@
 
 `pytest --update-golden` rewrites tests/golden/; the difference is then read. What is said twice is written once:
 
-- `<host>--<environment>/` holds the rendered files, byte for byte, and `summary.txt`, which is read first. Two hosts
+- `<host>--<environment>/` holds the rendered files, byte for byte, `picture.txt`, which is what a person is shown, and
+  `summary.txt`, which is read first. Two hosts
   (`WHOLE`) have all three environments. The others have prod, and `dev.diff` and `staging.diff`: the lines in which
   those differ from it beside the environment's own name. That can be judged as no list of digests can, and it stays as
   it is where all three environments change alike.
@@ -32,6 +33,7 @@ from stackwright.domain.plan import Plan
 from stackwright.errors import NoPlanError
 from stackwright.reading import to_plain
 from stackwright.rendering import render_plan
+from stackwright.rendering.summary import Canvas, NextStep, summarize_plan, text_of
 from stackwright.settings import all_settings
 
 from tests.plan_summary import summarize
@@ -44,6 +46,7 @@ WHOLE = ("2x-rtx3090-nvlink", "cpu-small")
 TWINS = {"8x-h100-driver535": "8x-h100-nvswitch"}
 SEVERAL_PREFIX = "several-models--"
 MOST_LINES = 15_000
+SEEN = ("summary.txt", "picture.txt")
 Texts = Mapping[str, str]
 
 
@@ -59,8 +62,8 @@ def test_plan_and_files_are_the_golden_ones(name: str, environment: Environment,
 def test_prod_is_the_golden_one_and_the_others_differ_as_judged(name: str, update_golden: bool) -> None:
     """Where dev and staging are not written out, the lines are in which they differ; a refusal is compared likewise."""
     prod = shorten(produce(name, Environment.PROD))
-    # Written from the plan by the tests themselves: what differs in it stands in the other files.
-    of_prod = {file: text for file, text in prod.items() if file == "summary.txt"}
+    # Made of the plan: what differs in them stands in the other files.
+    of_prod = {file: text for file, text in prod.items() if file in SEEN}
     others = {
         f"{environment}.diff": difference(
             prod, {**as_prod(shorten(produce(name, environment)), environment), **of_prod}
@@ -155,7 +158,7 @@ def produce(name: str, environment: Environment) -> Texts:
 def nameless(produced: Texts) -> dict[str, str]:
     """Leave out what names GPUs, of the plan only what it says of the host."""
     short = shorten(produced)
-    return {file: re.sub(r"GPU-[0-9a-f-]+", "GPU", text) for file, text in short.items() if file != "summary.txt"}
+    return {file: re.sub(r"GPU-[0-9a-f-]+", "GPU", text) for file, text in short.items() if file not in SEEN}
 
 
 @cache
@@ -173,9 +176,12 @@ def every_plan() -> Iterator[tuple[str, Texts]]:
 
 
 def texts(plan: Plan) -> Texts:
-    """Return file name → text of the rendered files; the environment's name stands in none of them."""
+    """Return file name → text of the rendered files, and the picture; the environment's name stands in no file's."""
     suffix = f".{plan.environment}"
-    return {file.path.name.removeprefix(".").removesuffix(suffix): file.text for file in render_plan(plan)}
+    files = {file.path.name.removeprefix(".").removesuffix(suffix): file.text for file in render_plan(plan)}
+    url = f"http://127.0.0.1:{plan.gateway.port}"
+    lines = summarize_plan(plan, Canvas(width=100), NextStep(url=url, command="start-environment prod"))
+    return {**files, "picture.txt": "".join(f"{text_of(line).rstrip()}\n" for line in lines)}
 
 
 def shorten(produced: Texts, *, meanings: bool = False) -> Texts:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from msgspec.structs import replace
 from stackwright import report
+from stackwright.domain.environment import Environment
 from stackwright.domain.finding import error, warning
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import UsageError
@@ -79,12 +80,12 @@ def test_findings_say_what_was_found_expected_and_to_be_done(capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("dry_run", "diff", "out", "err"),
     [
-        (False, False, "", "write a\nchange b\nunchanged c\n"),
+        (False, False, "", "write a\nchange b\n"),
         (
             True,
             True,
             "--- /dev/null\n+++ a\n@@ -0,0 +1 @@\n+1\n--- b\n+++ b\n@@ -1 +1 @@\n-1\n+2\n",
-            "would write a\nwould change b\nunchanged c\n",
+            "would write a\nwould change b\n",
         ),
     ],
 )
@@ -138,21 +139,40 @@ def test_an_encoding_without_a_letter_is_no_failure() -> None:
     assert (ended.stdout, ended.stderr) == (b"2\\xd7 RTX\n", b"2\\xd7 RTX\n")
 
 
-@pytest.mark.parametrize("explain", [False, True])
-def test_a_plan_is_printed_setting_by_setting(explain: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_files_of_a_folder_are_named_together(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a shell reads them; what only programs read is in no difference."""
+    report.show_changes(
+        (change("f/a", "1\n", None), change("g", "", None), change("f/b.json", "2\n", None)), dry_run=False, diff=True
+    )
+    out, err = capsys.readouterr()
+    assert err == "write f/{a,b.json}\nwrite g\n"
+    assert ("+1" in out, "+2" in out) == (True, False)
+
+
+def test_every_setting_is_shown_as_its_file_has_it(capsys: pytest.CaptureFixture[str]) -> None:
     plan = plan_for(recorded("2x-rtx3090-nvlink"))
-    report.print_plan(plan, explain=explain)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("prod: multi mode, vllm ")
-    assert lines[1] == f"  engine: Qwen/Qwen3-0.6B on {', '.join(plan.replicas[0].gpu_uuids)}"
-    assert len(lines) == 2 + (len(flat_settings(plan)) * 3 + 1 if explain else len(flat_settings(plan)))
-    assert (report.POPULAR_SETTINGS in lines[-1]) is explain
+    report.print_settings([plan])
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    assert lines == [f"{key}={setting.value}" for key, setting in flat_settings(plan).items()]
+
+
+def test_every_setting_has_its_reason_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_for(recorded("2x-rtx3090-nvlink"))
+    report.print_reasons([plan])
+    text = " ".join(capsys.readouterr().out.split())
+    assert report.POPULAR_SETTINGS in text
     for key, setting in flat_settings(plan).items():
-        place = next(position for position, line in enumerate(lines) if line.split()[0] == key)
-        assert lines[place].split(maxsplit=1)[1] == setting.value
-        if explain:
-            assert lines[place + 1].strip() == f"why: {setting.reason}"
-            assert lines[place + 2].strip() == f"source: {setting.source}"
+        assert f" {key}=" in text
+        assert " ".join(setting.reason.split()) in text
+        assert setting.source in text
+
+
+def test_what_environments_have_alike_is_explained_once(capsys: pytest.CaptureFixture[str]) -> None:
+    plans = [plan_for(recorded("2x-rtx3090-nvlink"), environment) for environment in Environment]
+    report.print_reasons(plans)
+    text = capsys.readouterr().out
+    assert text.count(" REDIS_IMAGE=") == 1
+    assert text.count(" GATEWAY_PORT=") == 3
 
 
 def test_progress_off_a_terminal_is_one_line_per_change(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,9 +18,9 @@ from stackwright.interrupts import clean_end
 COMMANDS: Mapping[str, str] = {
     "detect": "Read the host: GPUs, links, processor, memory, container engine.",
     "configure-gpu": (
-        "Detect, plan, render and check; writes the files of all three environments, or of one with --env."
+        "Detect, plan, render and check; writes the files of all three environments, or of the one named."
     ),
-    "plan": "Show the plan of one environment (dev unless --env); nothing is written.",
+    "plan": "Show the plan of one environment (dev unless named); nothing is written.",
     "fit": "Forecast whether a model with these settings fits, or compare a real start with its forecast.",
     "validate-environment": "Check what was rendered against this machine; all findings at once.",
     "start-environment": (
@@ -116,6 +116,9 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
     if name in subparsers:
         _check_words(subparsers[name], argv[1:])
     given, unknown = parser.parse_known_args(argv)
+    if "words" in given and not any(word.startswith("-") for word in unknown):
+        # argparse takes the words before the first flag alone.
+        given.words, unknown = [*given.words, *unknown], []
     if unknown:
         prog = subparsers[name].prog
         raise UsageError(f"{prog}: unknown argument `{unknown[0][:60]}`", hint=f"`{prog} --help` shows what is allowed")

@@ -15,6 +15,7 @@ Raise below; only `stackwright.__main__` exits.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -88,12 +89,46 @@ def unwritable(where: object, failure: OSError) -> UsageError:
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word closest to `word`, or None where none is close."""
-    # Only a failure asks for it.
-    import difflib
+    """Return the known word that a slip of the hand may have made this of, or None where there is none.
 
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+    One of them begins with the other, or has all of its parts (`MAX_LEN` in `MAX_MODEL_LEN`), or a third of its letters
+    differ at most. What all begin with alike, such as `VLLM_`, makes no two of them close.
+    """
+    near = ((distance, name) for name in known if (distance := _distance(word.lower(), name.lower())) is not None)
+    return min(near, default=(0, None))[1]
+
+
+_PARTS = re.compile(r"[^-_./ ]+")
+
+
+def _distance(word: str, name: str) -> float | None:
+    """Return how far two words are apart, in letters or parts; None where nobody would mean the one by the other."""
+    parts, of_name = _PARTS.findall(word), _PARTS.findall(name)
+    if len(parts) > 1 and set(parts) <= set(of_name):
+        return len(of_name) - len(parts)
+    if min(len(word), len(name)) >= 3 and (name.startswith(word) or word.startswith(name)):
+        return abs(len(word) - len(name))
+    same = next((number for number, pair in enumerate(zip(parts, of_name, strict=False)) if pair[0] != pair[1]), 0)
+    one, other = "_".join(parts[same:]), "_".join(of_name[same:])
+    letters = _letters_apart(one, other)
+    # Of three letters another one makes another word: `gpu` is no `cpu`.
+    if len(one) == len(other) <= 3 and sorted(one) != sorted(other):
+        return None
+    return letters if letters <= max(1, max(len(one), len(other)) // 3) else None
+
+
+def _letters_apart(one: str, other: str) -> int:
+    """Count letters that are more, missing, wrong or exchanged with their neighbour (optimal string alignment)."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, start=1):
+        last, before, row = before, row, [i]
+        for j, beside in enumerate(other, start=1):
+            least = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != beside))
+            if last and j > 1 and letter == other[j - 2] and one[i - 2] == beside:
+                least = min(least, last[j - 2] + 1)
+            row.append(least)
+    return row[-1]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TextIO
 
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding, Severity
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from stackwright.domain.plan import Plan
     from stackwright.domain.service import ServiceState
     from stackwright.project.write import FileChange
+    from stackwright.rendering.summary import NextStep, Span
 
+# What is taken for the width where the output is no terminal.
+UNKNOWN_WIDTH = 100
 POPULAR_SETTINGS = "docs/explanation/popular-settings.md"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -111,39 +115,88 @@ def print_configured(
     )
 
 
-def print_plan(plan: Plan, *, explain: bool) -> None:
-    """Print a plan: its replicas, then each setting, with reason and source where asked."""
-    from stackwright.rendering.numbered import flat_settings
+def print_summaries(pictured: Sequence[tuple[Plan, NextStep]]) -> None:
+    """Print each plan in a few lines on stdout, as its result."""
+    for line in _draw(pictured, sys.stdout):
+        print_text(line)
 
-    lines = [f"{plan.environment}: {plan.mode} mode, {plan.engine.name} {plan.engine.version}, {plan.engine.image}"]
-    for replica in plan.replicas:
-        where = ", ".join(replica.gpu_uuids) or "the processor"
-        group = plan.model(replica.model).exclusive
-        turns = f", in turn with the other models of {group}" if group else ""
-        lines.append(f"  {replica.name}: {replica.model} on {where}{turns}")
-    settings = flat_settings(plan)
-    width = max(len(key) for key in settings)
-    for key, setting in settings.items():
-        lines.append(f"  {key:<{width}}  {setting.value}")
-        if explain:
-            lines += [f"  {'':<{width}}    why: {setting.reason}", f"  {'':<{width}}    source: {setting.source}"]
-    if explain:
-        lines.append(f"claims of popular guides, and the facts: {POPULAR_SETTINGS}")
-    print_text("\n".join(lines))
+
+def show_summaries(pictured: Sequence[tuple[Plan, NextStep]]) -> None:
+    """Print each plan in a few lines on stderr."""
+    for line in _draw(pictured, sys.stderr):
+        tell(line)
+
+
+def _draw(pictured: Sequence[tuple[Plan, NextStep]], stream: TextIO | None) -> Iterator[str]:
+    """Yield the lines for a stream: as wide as its terminal, with its letters and, where it shows them, colours."""
+    from stackwright.rendering import summary
+
+    glyphs = summary.UNICODE if _can_write(summary.UNICODE.all, stream) else summary.ASCII
+    canvas = summary.Canvas(width=_width(), indent=summary.indent_of(plan for plan, _ in pictured), glyphs=glyphs)
+    coloured = _shows_colours(stream)
+    for plan, next_step in pictured:
+        for line in summary.summarize_plan(plan, canvas, next_step):
+            yield "".join(_paint(span, coloured=coloured) for span in line).rstrip()
+
+
+def _width() -> int:
+    """Return the columns of the terminal, or what stands for them (shutil: COLUMNS, then stdout's terminal)."""
+    return shutil.get_terminal_size(fallback=(UNKNOWN_WIDTH, 24)).columns
+
+
+def _can_write(text: str, stream: TextIO | None) -> bool:
+    """Return whether the encoding of a stream has these characters."""
+    try:
+        text.encode((stream and stream.encoding) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shows_colours(stream: TextIO | None) -> bool:
+    """Return whether colours are wanted (https://no-color.org) and a stream shows them."""
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and stream is not None and stream.isatty()
+
+
+# ECMA-48's colours of the foreground, which every terminal lets its user choose.
+_COLOURS = {"name": "1", "weights": "34", "cache": "32", "overhead": "35", "others": "33", "free": "2", "doubt": "33"}
+
+
+def _paint(span: Span, *, coloured: bool) -> str:
+    code, text = _COLOURS.get(span.tone.value), on_one_line(span.text)
+    return f"\x1b[{code}m{text}\x1b[0m" if coloured and code else text
+
+
+def print_settings(plans: Sequence[Plan]) -> None:
+    """Print every setting as its file has it, by section."""
+    from stackwright.rendering.reasons import list_settings
+
+    for plan in plans:
+        print_text("\n".join(map(on_one_line, list_settings(plan))))
+
+
+def print_reasons(plans: Sequence[Plan]) -> None:
+    """Print why each setting has its value; what holds in several environments once."""
+    from stackwright.rendering.reasons import list_reasons
+
+    print_text("\n".join(map(on_one_line, list_reasons(plans, _width()))))
+    print_text(f"claims of popular guides, and the facts: {POPULAR_SETTINGS}")
 
 
 def show_changes(changes: tuple[FileChange, ...], *, dry_run: bool, diff: bool) -> None:
-    """Print what was, or would be, written; the differences themselves go to stdout."""
-    from stackwright.project.write import FileStatus
+    """Print what was, or would be, written, a line for each environment; the differences themselves go to stdout."""
+    from stackwright.project.write import FileStatus, list_paths
 
+    words = {FileStatus.NEW: "write", FileStatus.CHANGED: "change"}
+    for status, word in words.items():
+        for paths in list_paths(change.file.path for change in changes if change.status is status):
+            tell(f"{'would ' if dry_run else ''}{word} {paths}")
     if all(change.status is FileStatus.UNCHANGED for change in changes):
         tell("nothing to change")
-        return
-    for change in changes:
-        word = {FileStatus.NEW: "write", FileStatus.CHANGED: "change", FileStatus.UNCHANGED: "unchanged"}[change.status]
-        tell(f"{'would ' if dry_run and change.status is not FileStatus.UNCHANGED else ''}{word} {change.file.path}")
-    if diff:
-        print_text("".join(change.diff() for change in changes))
+    differences = "".join(change.diff() for change in changes if not change.for_programs) if diff else ""
+    if differences:
+        print_text(differences)
 
 
 def show_findings(findings: Iterable[Finding]) -> None:

@@ -61,6 +61,7 @@ def test_what_the_host_lacks_is_exit_4_and_no_file(
 def test_cpu_mode_needs_no_gpu_at_all(host: str, run: Run, project: Path) -> None:
     ran = run("configure-gpu", "cpu", host=host)
     assert (ran.code, ran.out) == (0, "")
+    assert ran.err.count("smoke · vLLM ") == 3
     assert (project / "envs/.env.prod").is_file()
 
 
@@ -290,7 +291,8 @@ def test_the_differences_of_a_change_are_printed(run: Run, project: Path) -> Non
     changed = [line for line in ran.out.splitlines() if line.startswith(("-GATEWAY_PORT", "+GATEWAY_PORT"))]
     assert changed == ["-GATEWAY_PORT=4000", "+GATEWAY_PORT=4444"]
     assert "change envs/.env.dev\n" in ran.err
-    assert "unchanged compose/generated/dev/gateway.yaml\n" in ran.err
+    assert "plan.json" not in ran.out
+    assert "gateway.yaml" not in ran.err
     assert "GATEWAY_PORT=4444" in (project / "envs/.env.dev").read_text(encoding="utf-8")
 
 
@@ -305,7 +307,7 @@ def test_a_dry_run_over_an_edit_says_what_would_be(run: Run, project: Path) -> N
     with (project / "envs/.env.dev").open("a", encoding="utf-8") as file:
         file.write("# mine\n")
     before = image(project)
-    ran = run(*CPU, "--dry-run", host="cpu-small")
+    ran = run(*CPU, "--dry-run", "--diff", host="cpu-small")
     assert (ran.code, "-# mine" in ran.out, "would change envs/.env.dev\n" in ran.err) == (0, True, True)
     assert image(project) == before
 

@@ -57,7 +57,10 @@ def program(path: Path, text: str) -> None:
 @pytest.mark.subprocess
 @pytest.mark.skipif(CURL is None, reason="no curl on this machine")
 @pytest.mark.parametrize("shell", SHELLS)
-def test_question_works_as_pasted_and_hides_the_key(shell: str, tmp_path: Path) -> None:
+def test_question_works_as_pasted_and_hides_the_key(
+    shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(SCRIPT.parents[1])
     root = tmp_path / "a project"
     # The real one would first prepare its Python.
     program(root / "stackwright", f'test "$*" = "key prod --out {root}" && echo {KEY}')
@@ -69,7 +72,7 @@ def test_question_works_as_pasted_and_hides_the_key(shell: str, tmp_path: Path) 
         stack = Stack(root=root, state=tmp_path / "state", plan=plan, env={**env, "GATEWAY_PORT": str(port)})
         path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
-            [shell, "-c", question_by_hand(stack).replace(str(SCRIPT), "./stackwright")],
+            [shell, "-c", question_by_hand(stack).replace("./scripts/stackwright", "./stackwright")],
             cwd=root,
             env={"PATH": path},
             capture_output=True,

@@ -25,6 +25,8 @@ from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
 from stackwright.errors import UsageError
 
+WORDS = f"allowed: {', '.join(MODES)}; {', '.join(ENVIRONMENTS)}"
+
 
 def parse_arguments(words: list[str]) -> object:
     """Return the record of one command line."""
@@ -62,6 +64,12 @@ def parse_arguments(words: list[str]) -> object:
                 diff=True,
             ),
         ),
+        ("plan cpu dev", PlanArguments(options=PlanOptions(mode=Mode.CPU), environment=Environment.DEV)),
+        (
+            "plan prod --explain single --all",
+            PlanArguments(options=PlanOptions(mode=Mode.SINGLE), environment=Environment.PROD, explain=True, all=True),
+        ),
+        ("plan prod --env production", PlanArguments(environment=Environment.PROD)),
         ("plan single", PlanArguments(options=PlanOptions(mode=Mode.SINGLE))),
         (
             "plan --env prod --engine vllm==0.32.0 --objective latency --allow-vulnerable",
@@ -101,6 +109,21 @@ def test_words_become_one_value(words: str, expected: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "plan",
+        "plan cpu",
+        "plan --model a/b --model c --host h --set GATEWAY_PORT=1 --set VLLM_SHM_SIZE=2gb --allow-vulnerable",
+        "plan multi --objective latency --engine vllm==0.32.0 --arg=--seed=1",
+    ],
+)
+def test_what_was_asked_for_can_be_asked_for_again(words: str) -> None:
+    asked = parse_arguments(words.split())
+    assert isinstance(asked, PlanArguments)
+    assert parse_arguments(["plan", *asked.options.words]) == asked
+
+
+@pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
         ([], "the following arguments are required: COMMAND", "`stackwright --help` shows what is allowed"),
@@ -115,28 +138,22 @@ def test_words_become_one_value(words: str, expected: object) -> None:
         (["plan", "--mod=x"], "stackwright plan: unknown flag `--mod`", "did you mean `--model`?"),
         (["plan", "-x"], "stackwright plan: unknown flag `-x`", "`stackwright plan --help` shows what is allowed"),
         (["detect", "--env", "dev"], "stackwright detect: unknown flag `--env`", None),
-        (
-            ["plan", "cpu", "cpu"],
-            "stackwright plan: unknown argument `cpu`",
-            "`stackwright plan --help` shows what is allowed",
-        ),
+        (["plan", "cpu", "cpu"], "found two modes: cpu and cpu", "name one"),
+        (["plan", "dev", "cpu", "prod"], "found two environments: dev and prod", "name one"),
+        (["plan", "dev", "--env", "prod"], "found two environments: dev and prod", "name one"),
         (
             ["plan", "gpu"],
-            f"unknown mode `gpu`, allowed: {', '.join(MODES)}",
-            "did you mean `cpu`?",
+            f"unknown mode or environment `gpu`, {WORDS}",
+            "without a mode the GPUs that are there are used",
         ),
-        (["plan", "fast"], f"unknown mode `fast`, allowed: {', '.join(MODES)}", "for example `auto`"),
+        (["plan", "mutli"], f"unknown mode or environment `mutli`, {WORDS}", "did you mean `multi`?"),
+        (["plan", "--json", "pord"], f"unknown mode or environment `pord`, {WORDS}", "did you mean `prod`?"),
         (
             ["key", "devel"],
             f"unknown environment `devel`, allowed: {', '.join(ENVIRONMENTS)}",
             "did you mean `dev`?",
         ),
         (["key", "x"], f"unknown environment `x`, allowed: {', '.join(ENVIRONMENTS)}", "for example `dev`"),
-        (
-            ["plan", "prod"],
-            f"unknown mode `prod`, allowed: {', '.join(MODES)}",
-            "name the environment with `--env prod`",
-        ),
         (["key", "DEV"], f"unknown environment `DEV`, allowed: {', '.join(ENVIRONMENTS)}", None),
         (["key"], "the following arguments are required: ENV", "`stackwright key --help` shows what is allowed"),
         (

@@ -12,13 +12,14 @@ from msgspec.structs import replace
 from stackwright import report
 from stackwright.catalog.load import load_catalog
 from stackwright.commands.generation import keep_generation
-from stackwright.commands.options import PlanOptions
-from stackwright.commands.paths import ProjectPaths
+from stackwright.commands.options import PlanArguments, PlanOptions
+from stackwright.commands.paths import ProjectPaths, working_folder
 from stackwright.detect.network import find_proxy
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding, Severity
 from stackwright.domain.host import Host
+from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.plan import Mode, Plan
 from stackwright.domain.setting_spec import problem_with
@@ -39,6 +40,7 @@ from stackwright.project.inputs import record_inputs
 from stackwright.project.pins import pins_of_model, read_pins
 from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written
+from stackwright.rendering.summary import NextStep
 from stackwright.services import access_to, outside, services_of
 from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing, inspect_certificate
@@ -191,6 +193,56 @@ def _values_of(plan: Plan, engine: Engine) -> dict[str, str]:
 
 def _other_folders(engine: Engine) -> str:
     return f"set STACKWRIGHT_STATE, HF_HOME or {engine.keys.cache_folder} to another folder"
+
+
+def picture_plans(
+    arguments: PlanArguments, paths: ProjectPaths, plans: tuple[Plan, ...], command: str | None
+) -> tuple[tuple[Plan, NextStep], ...]:
+    """Return plans with what this machine knows beside them.
+
+    `command`: what comes next for each of them, to be given its environment and, where it plans, the same wishes.
+    """
+    here = arguments.options.host is None
+    return tuple(
+        (
+            plan,
+            _next_step(plan, paths, command and name_following(arguments, paths, command, plan.environment), here=here),
+        )
+        for plan in plans
+    )
+
+
+def print_details(arguments: PlanArguments, plans: tuple[Plan, ...]) -> None:
+    """Print what more of the plans was asked for."""
+    if arguments.explain:
+        report.print_reasons(plans)
+    if arguments.all:
+        report.print_settings(plans)
+
+
+def name_following(arguments: PlanArguments, paths: ProjectPaths, command: str, environment: Environment | None) -> str:
+    """Return a command to be pasted: for an environment, None for all; one that plans gets the same wishes."""
+    words: tuple[str, ...] = () if environment is None else (environment.value,)
+    words += arguments.options.words if command == "configure-gpu" else ()
+    return project.name_command(command, *words, root=paths.root, working=working_folder())
+
+
+def _next_step(plan: Plan, paths: ProjectPaths, command: str | None, *, here: bool) -> NextStep:
+    """Return what this machine knows beside the plan; `here`: the plan is for this machine."""
+    certificate = paths.of(plan.environment).secrets / access_to(services_of(plan)).tls[0]
+    scheme = "https" if certificate.is_file() and certificate.stat().st_size else "http"
+    bind = "127.0.0.1" if plan.gateway.bind == "0.0.0.0" else plan.gateway.bind
+    from_hub = [model for model in plan.models if model.source is LlmSource.HUB] if here else []
+    missing: dict[str, int] = {}
+    if from_hub:
+        from stackwright.models.cache import find_cache
+        from stackwright.models.files import missing_bytes
+
+        cache = find_cache(os.environ, Path(plan.settings["HF_HOME"].value))
+        for model in from_hub:
+            size = missing_bytes(model.location, cache, model.weight_bytes)
+            missing |= {} if size is None else {model.location: size}
+    return NextStep(url=f"{scheme}://{bind}:{plan.gateway.port}", command=command, missing_bytes=missing)
 
 
 def compare(configured: Configured) -> tuple[write.FileChange, ...]:

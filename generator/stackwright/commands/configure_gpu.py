@@ -12,7 +12,7 @@ from stackwright import report
 from stackwright.commands.host import get_host
 from stackwright.commands.options import (
     PlanArguments,
-    add_explain,
+    add_details,
     add_json,
     add_plan_arguments,
     read_plan_arguments,
@@ -34,10 +34,12 @@ class ConfigureArguments(Struct, frozen=True, kw_only=True):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_plan_arguments(parser)
-    parser.add_argument("--dry-run", action="store_true", help="show what would change; write nothing")
-    parser.add_argument("--diff", action="store_true", help="show the differences")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the plans and name the files that would change; write nothing"
+    )
+    parser.add_argument("--diff", action="store_true", help="show the differences of the files that people read")
     add_json(parser)
-    add_explain(parser)
+    add_details(parser)
 
 
 def read_arguments(given: argparse.Namespace) -> ConfigureArguments:
@@ -53,7 +55,15 @@ def run(arguments: ConfigureArguments) -> None:
 def configure(arguments: ConfigureArguments, host: Host) -> None:
     """Plan for this host, render, check and write, for one environment or all three."""
     # Not before: what these import is loaded while the container engine makes up its answer.
-    from stackwright.commands.configure import check_rendered, compare, configure_environment, write_environments
+    from stackwright.commands.configure import (
+        check_rendered,
+        compare,
+        configure_environment,
+        name_following,
+        picture_plans,
+        print_details,
+        write_environments,
+    )
     from stackwright.commands.generation import hold_environments
     from stackwright.commands.paths import find_paths
 
@@ -74,25 +84,26 @@ def configure(arguments: ConfigureArguments, host: Host) -> None:
     if asked.json:
         report.print_configured(plans, everything, findings)
     else:
-        report.show_changes(everything, dry_run=arguments.dry_run, diff=arguments.diff or arguments.dry_run)
+        following = None if arguments.dry_run else "start-environment"
+        report.show_summaries(picture_plans(asked, paths, tuple(plans.values()), following))
+        print_details(asked, tuple(plans.values()))
+        report.show_changes(everything, dry_run=arguments.dry_run, diff=arguments.diff)
         report.show_findings(findings)
-        for plan in plans.values():
-            if asked.explain:
-                report.print_plan(plan, explain=True)
+        if arguments.dry_run:
+            report.tell(f"to write them: {name_following(asked, paths, 'configure-gpu', asked.environment)}")
     errors = report.count_errors(findings)
     if errors:
         raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
-    if not (arguments.dry_run or asked.json):
-        _tell_next(projects[0])
+    if asked.all and not (arguments.dry_run or asked.json):
+        _tell_by_hand(projects)
 
 
-def _tell_next(paths: EnvironmentPaths) -> None:
-    from stackwright.commands.paths import working_folder
+def _tell_by_hand(projects: tuple[EnvironmentPaths, ...]) -> None:
+    """Name the commands that bring the stacks up without Stackwright."""
     from stackwright.project import folder as project
     from stackwright.runtime.compose import command_by_hand
 
-    stack = project.load_stack(paths)
-    name = paths.environment.value
-    report.tell(f"next: {project.name_command('start-environment', name, root=paths.root, working=working_folder())}")
-    if stack is not None:
-        report.tell(f"or, without Stackwright: (cd {shlex.quote(str(paths.root))} && {command_by_hand(stack)})")
+    for paths in projects:
+        stack = project.load_stack(paths)
+        if stack is not None:
+            report.tell(f"{paths.environment} by hand: (cd {shlex.quote(str(paths.root))} && {command_by_hand(stack)})")

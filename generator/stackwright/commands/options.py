@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +36,23 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
     engine_version: str | None = None
     allow_vulnerable: bool = False
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The same as words of a command line."""
+        engine = f"{self.engine.name}=={self.engine_version}" if self.engine_version else self.engine.name
+        said: tuple[tuple[str, str | None], ...] = (
+            *(("--model", model) for model in self.models),
+            ("--host", None if self.host is None else str(self.host)),
+            ("--objective", self.objective),
+            ("--engine", engine if engine != default_engine().name else None),
+            *(("--set", f"{key}={value}") for key, value in self.pins),
+        )
+        flags = (word for flag, value in said if value is not None for word in (flag, value))
+        # One word: what it names begins with dashes itself.
+        arguments = (f"--arg={argument}" for argument in self.arguments)
+        mode = () if self.mode is None else (self.mode.value,)
+        return (*mode, *flags, *arguments, *(("--allow-vulnerable",) if self.allow_vulnerable else ()))
+
 
 class PlanArguments(Struct, frozen=True, kw_only=True):
     """The arguments of `plan` and `configure-gpu`. `environment`: None where none is named."""
@@ -44,6 +62,7 @@ class PlanArguments(Struct, frozen=True, kw_only=True):
     out: Path | None = None
     json: bool = False
     explain: bool = False
+    all: bool = False
 
 
 class StartOptions(Struct, frozen=True, kw_only=True):
@@ -66,11 +85,25 @@ def parse_environment(text: str) -> Environment:
         ) from None
 
 
-def _mode(text: str) -> Mode | None:
-    if text not in MODES:
-        hint = f"name the environment with `--env {text}`" if text in ENVIRONMENTS else did_you_mean(text, MODES)
-        raise UsageError(f"unknown mode `{text[:60]}`, allowed: {', '.join(MODES)}", hint=hint or "for example `auto`")
-    return None if text == "auto" else Mode(text)
+def _read_words(words: Sequence[str], flag: Environment | None) -> tuple[Environment | None, Mode | None]:
+    """Read which environment and which mode some words name, in any order; None where none does.
+
+    `flag`: what `--env` says. Raises UsageError where a word is neither, or a second one of its kind.
+    """
+    environments = [parse_environment(word) for word in words if word in ENVIRONMENTS]
+    modes = [word for word in words if word in MODES]
+    for word in words:
+        if word not in ENVIRONMENTS and word not in MODES:
+            allowed = f"allowed: {', '.join(MODES)}; {', '.join(ENVIRONMENTS)}"
+            hint = did_you_mean(word, (*MODES, *ENVIRONMENTS)) or "without a mode the GPUs that are there are used"
+            raise UsageError(f"unknown mode or environment `{word[:60]}`, {allowed}", hint=hint)
+    if flag is not None and flag not in environments:
+        environments.append(flag)
+    for kind, several in (("environments", environments), ("modes", modes)):
+        if len(several) > 1:
+            raise UsageError(f"found two {kind}: {several[0]} and {several[1]}", hint="name one")
+    mode = modes[0] if modes else "auto"
+    return next(iter(environments), None), None if mode == "auto" else Mode(mode)
 
 
 def _objective(text: str) -> Objective:
@@ -122,20 +155,17 @@ def add_environment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("environment", metavar="ENV", type=parse_environment, help=", ".join(ENVIRONMENTS))
 
 
-def add_environment_flag(parser: argparse.ArgumentParser) -> None:
-    """Take `--env`, for the commands that are for all three without it."""
+def add_environment_and_mode(parser: argparse.ArgumentParser) -> None:
+    """Take an environment and a mode, both as words and in any order, and `--env` for the environment.
+
+    For the commands that are for all three environments, or for dev, without one.
+    """
     parser.add_argument(
-        "--env",
-        dest="environment",
-        metavar="ENV",
-        type=parse_environment,
-        help=f"one environment: {', '.join(ENVIRONMENTS)}",
+        "words", nargs="*", metavar="ENV|MODE", help=f"{', '.join(ENVIRONMENTS)}; {', '.join(MODES)} (default: auto)"
     )
-
-
-def add_mode(parser: argparse.ArgumentParser) -> None:
-    """Take the mode as a word."""
-    parser.add_argument("mode", nargs="?", type=_mode, metavar="MODE", help=f"{', '.join(MODES)} (default: auto)")
+    parser.add_argument(
+        "--env", dest="environment", metavar="ENV", type=parse_environment, help="the environment, by a flag"
+    )
 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +211,7 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Take what `plan` and `configure-gpu` share; `read_plan_arguments` reads it."""
-    for add in (add_mode, add_environment_flag, add_plan_flags, add_out):
+    for add in (add_environment_and_mode, add_plan_flags, add_out):
         add(parser)
 
 
@@ -197,9 +227,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 
-def add_explain(parser: argparse.ArgumentParser) -> None:
-    """Take `--explain`."""
-    parser.add_argument("--explain", action="store_true", help="give each value's reason and source")
+def add_details(parser: argparse.ArgumentParser) -> None:
+    """Take what shows more of a plan than its summary."""
+    parser.add_argument("--all", action="store_true", help="show every setting too")
+    parser.add_argument("--explain", action="store_true", help="give each value's reason and source too")
 
 
 def add_runtime(parser: argparse.ArgumentParser) -> None:
@@ -227,10 +258,10 @@ def record_of(kind: type[R], given: argparse.Namespace, **further: object) -> R:
     return kind(**{name: words[name] for name in kind.__annotations__ if name in words} | further)
 
 
-def read_plan_options(given: argparse.Namespace) -> PlanOptions:
-    """Read what `add_plan_flags`, and `add_mode` where a command has it, took."""
+def read_plan_options(given: argparse.Namespace, mode: Mode | None = None) -> PlanOptions:
+    """Read what `add_plan_flags` took."""
     return PlanOptions(
-        mode=vars(given).get("mode"),
+        mode=mode,
         models=tuple(given.models or ()),
         host=given.host,
         pins=tuple(given.pins or ()),
@@ -243,8 +274,9 @@ def read_plan_options(given: argparse.Namespace) -> PlanOptions:
 
 
 def read_plan_arguments(given: argparse.Namespace) -> PlanArguments:
-    """Read what `add_plan_arguments`, `add_json` and `add_explain` took."""
-    return record_of(PlanArguments, given, options=read_plan_options(given))
+    """Read what `add_plan_arguments`, `add_json` and `add_details` took."""
+    environment, mode = _read_words(given.words, given.environment)
+    return record_of(PlanArguments, given, options=read_plan_options(given, mode), environment=environment)
 
 
 def read_start_options(given: argparse.Namespace) -> StartOptions:

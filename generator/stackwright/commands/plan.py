@@ -6,14 +6,14 @@ import argparse
 
 from stackwright import report
 from stackwright.commands.host import get_host
-from stackwright.commands.options import PlanArguments, add_explain, add_json, add_plan_arguments, read_plan_arguments
+from stackwright.commands.options import PlanArguments, add_details, add_json, add_plan_arguments, read_plan_arguments
 from stackwright.domain.environment import Environment
 from stackwright.rendering.plan_document import plan_document
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    for add in (add_plan_arguments, add_json, add_explain):
+    for add in (add_plan_arguments, add_json, add_details):
         add(parser)
 
 
@@ -26,13 +26,15 @@ def run(arguments: PlanArguments) -> None:
     """Print one plan."""
     host = get_host(arguments.options.host)
     # Not before: what these import is loaded while the container engine makes up its answer.
-    from stackwright.commands.configure import plan_environment
+    from stackwright.commands.configure import picture_plans, plan_environment, print_details
     from stackwright.commands.paths import find_paths
 
     environment = arguments.environment or Environment.DEV
-    plan = plan_environment(arguments.options, find_paths(arguments.out), host, environment)
+    paths = find_paths(arguments.out)
+    plan = plan_environment(arguments.options, paths, host, environment)
     report.warn_all(plan.warnings)
     if arguments.json:
         report.print_json(plan_document(plan))
     else:
-        report.print_plan(plan, explain=arguments.explain)
+        report.print_summaries(picture_plans(arguments, paths, (plan,), "configure-gpu"))
+        print_details(arguments, (plan,))

@@ -166,7 +166,8 @@ class ServedModel(Struct, frozen=True, kw_only=True):
     `name` is what clients ask for, `aliases` are further names; `location` what the engine is given. Models with the
     same `exclusive` group take turns in one engine; the `pinned` one is loaded whenever the others are idle. `settings`
     are its own by their plain keys; what all models share stands in the plan's. A model that takes turns has its
-    engine's image and shared memory only where it is the first of its group.
+    engine's image and shared memory only where it is the first of its group. `weight_bytes` is the size of its weights
+    as they are stored, None where no source gives it.
     """
 
     name: str
@@ -179,6 +180,7 @@ class ServedModel(Struct, frozen=True, kw_only=True):
     pinned: bool
     replicas: tuple[Replica, ...]
     settings: dict[str, Setting]
+    weight_bytes: int | None = None
 
     @property
     def forecast(self) -> Memory | None:

@@ -28,13 +28,20 @@ def inspect_folder(folder: Path, uid: int, gid: int) -> ModelFiles:
 
 def inspect_cache(hub_id: str, cache: HubCache, uid: int, gid: int, weight_bytes: int | None) -> ModelFiles:
     """Look at what was downloaded of a model; `weight_bytes` is the size of all of its weights, None where unknown."""
-    held = _held_bytes(hub_id, cache)
-    missing = None if weight_bytes is None else max(0, weight_bytes - held)
+    missing = missing_bytes(hub_id, cache, weight_bytes)
     snapshot = find_snapshot(hub_id, cache)
     if snapshot is None or not (snapshot / CONFIG).is_file() or not _has_all_weights(snapshot):
         return ModelFiles(folder=None, complete=False, weight_bytes=weight_bytes, missing_bytes=missing)
     # All of the model's folder: its snapshots are links to the files proper, which a new download would link again.
     return replace(_inspect(snapshot, uid, gid), folder=str(cache.folder(hub_id)))
+
+
+def missing_bytes(hub_id: str, cache: HubCache, weight_bytes: int | None) -> int | None:
+    """Return what of a model's weights is yet to be downloaded, by the names of the files; None where unknown."""
+    snapshot = find_snapshot(hub_id, cache)
+    if snapshot is not None and (snapshot / CONFIG).is_file() and _has_all_weights(snapshot):
+        return 0
+    return None if weight_bytes is None else max(0, weight_bytes - _held_bytes(hub_id, cache))
 
 
 def _inspect(folder: Path, uid: int, gid: int) -> ModelFiles:

@@ -208,6 +208,7 @@ def _assemble(request: ModelRequest, catalog: Catalog, decision: Decision) -> Pl
             pinned=request.model.pinned,
             replicas=_replicas(request, placement, values, arguments, env=chosen.env, forecast=forecast),
             settings=settings,
+            weight_bytes=request.facts.weight_bytes,
         ),
         placement=placement,
         gateway=gateway,

@@ -56,10 +56,17 @@ def find_root(out: Path | None, working: Path) -> Path:
 
 
 def name_command(command: str, *words: str, root: Path, working: Path) -> str:
-    """Write a command so that it works as pasted: the checkout's script where there is one, `--out` where needed."""
+    """Write a command so that it works as pasted in the folder `working`.
+
+    In a checkout it is the script, `./scripts/…` at its top; elsewhere the name alone. `--out` is there where needed.
+    """
     script = _CHECKOUT / "scripts" / command
     out = () if find_root(None, working) == root else ("--out", str(root))
-    return shlex.join((str(script) if script.exists() else command, *words, *out))
+    program = command
+    if script.exists():
+        program = os.path.relpath(script, working) if working.is_relative_to(_CHECKOUT) else str(script)
+        program = program if program.startswith(("/", ".")) else f"./{program}"
+    return shlex.join((program, *words, *out))
 
 
 def missing_base_files(root: Path) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from msgspec import Struct
 
@@ -51,6 +51,11 @@ class FileChange(Struct, frozen=True, kw_only=True):
             return FileStatus.NEW
         return FileStatus.UNCHANGED if self.before == self.file.text else FileStatus.CHANGED
 
+    @property
+    def for_programs(self) -> bool:
+        """Whether only programs read the file, so that a person need not see its differences."""
+        return self.file.path.suffix == ".json"
+
     def diff(self) -> str:
         """Return a unified diff from what stands there to what is rendered; empty where they are equal."""
         old, new = (self.before or "").splitlines(keepends=True), self.file.text.splitlines(keepends=True)
@@ -66,6 +71,16 @@ def compare_files(root: Path, folder: Path, files: tuple[RenderedFile, ...]) -> 
     """
     written = read_manifest(folder)
     return tuple(_compare(root, file, written) for file in files)
+
+
+def list_paths(paths: Iterable[PurePath]) -> tuple[str, ...]:
+    """Return the paths of some files, those of one folder together and as a shell expands them: `a/{b,c}`."""
+    folders: dict[PurePath, list[str]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path.name)
+    return tuple(
+        str(folder / (names[0] if len(names) == 1 else f"{{{','.join(names)}}}")) for folder, names in folders.items()
+    )
 
 
 def check_writable(targets: Iterable[Path], folders: Iterable[Path] = ()) -> None:
