@@ -71,6 +71,7 @@ def allowed_values(spec: SettingSpec) -> str:
         Kind.TEXT: "text",
         Kind.BOOLEAN: "`true`, `false`",
         Kind.JSON: "JSON object",
+        Kind.WORDS: "words",
     }[spec.kind]
     bounded = spec.kind in (Kind.INTEGER, Kind.FRACTION)
     return f"{words}, {spec.minimum:g} to {spec.maximum:.10g}" if bounded else words

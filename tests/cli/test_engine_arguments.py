@@ -172,3 +172,144 @@ def test_capture_sizes_are_counted(run: Run) -> None:
 
     few, many = graphs("--arg=--cudagraph-capture-sizes 1"), graphs()
     assert few < many
+
+
+def with_adapter(folder: Path, rank: int = 8, **further: object) -> Path:
+    """Write an adapter's description, which is all that a plan reads of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"peft_type": "LORA", "r": rank, "base_model_name_or_path": "Qwen/Qwen3-0.6B", **further}
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def test_adapters_are_models_of_the_gateway_and_counted(run: Run, project: Path, around: Path) -> None:
+    sql, german = with_adapter(around / "sql"), with_adapter(around / "german", 24)
+    entry = f"{{name: Qwen/Qwen3-0.6B, aliases: [small], lora: {{sql: {sql}, german: {german}}}}}"
+    with_models(project, f"[{entry}]")
+    ran = run(*CPU, "cpu", "--json", host="cpu-small")
+    assert ran.code == 0
+    plan = ran.json["plans"]["dev"]
+    settings = {key: setting["value"] for key, setting in plan["settings"].items()}
+    assert settings["VLLM_ENABLE_LORA"] == "true"
+    assert (settings["VLLM_MAX_LORAS"], settings["VLLM_MAX_LORA_RANK"]) == ("2", "32")
+    words = command_of(project)
+    position = words.index("--lora-modules")
+    assert words[position + 1 : position + 3] == [f"sql={sql}", f"german={german}"]
+    override = yaml.safe_load((project / "compose/generated/dev/override.yaml").read_text(encoding="utf-8"))
+    mounts = {mount["source"]: mount.get("read_only") for mount in override["services"]["engine"]["volumes"]}
+    assert mounts[str(sql)] is True
+    assert mounts[str(german)] is True
+    gateway = yaml.safe_load((project / "compose/generated/dev/gateway.yaml").read_text(encoding="utf-8"))
+    entries = {entry["model_name"]: entry for entry in gateway["model_list"]}
+    assert list(entries) == ["Qwen/Qwen3-0.6B", "sql", "german"]
+    assert entries["sql"]["litellm_params"]["model"] == "hosted_vllm/sql"
+    assert entries["sql"]["model_info"]["base"] == "Qwen/Qwen3-0.6B"
+    assert plan["models"][0]["attached"]["adapters"][1] == {
+        "name": "german",
+        "location": str(german),
+        "rank": 24,
+        "base": "Qwen/Qwen3-0.6B",
+    }
+    stack = load_stack(paths_of(project))
+    assert stack is not None
+    engine = programs_of_stack(stack)["engine"].arguments
+    assert f"german={german}" in engine
+
+
+def test_adapters_take_memory_of_the_gpu(run: Run, project: Path, around: Path) -> None:
+    adapter = with_adapter(around / "sql", 256, base_model_name_or_path="Qwen/Qwen3-8B")
+
+    def cache(lora: str) -> int:
+        with_models(project, f"[{{name: Qwen/Qwen3-8B{lora}}}]")
+        ran = run("plan", "single", "--env=dev", "--json", host="1x-rtx3090")
+        tokens: int = ran.json["replicas"][0]["memory"]["kv_cache_tokens"]
+        return tokens
+
+    assert cache(f", lora: {{sql: {adapter}}}") < cache("")
+
+
+def test_a_draft_model_takes_memory_and_is_mounted(run: Run, project: Path, around: Path) -> None:
+    """One that guesses by n-grams has no weights, and takes none."""
+
+    def cache(config: str) -> int:
+        words = ("plan", "single", "--env=dev", "--json", "--model=Qwen/Qwen3-8B")
+        given = (f"--arg=--speculative-config={config}",) if config else ()
+        tokens: int = run(*words, *given, host="1x-rtx3090").json["replicas"][0]["memory"]["kv_cache_tokens"]
+        return tokens
+
+    alone = cache("")
+    assert cache('{"method": "draft_model", "model": "Qwen/Qwen3-0.6B", "num_speculative_tokens": 3}') < alone * 0.9
+    assert cache('{"method": "ngram", "num_speculative_tokens": 3}') > alone * 0.9
+    folder = around / "drafter"
+    folder.mkdir()
+    config = json.dumps({"method": "draft_model", "model": str(folder), "num_speculative_tokens": 3})
+    assert run(*CPU, "cpu", f"--arg=--speculative-config={config}", host="cpu-small").code == 0
+    override = (project / "compose/generated/dev/override.yaml").read_text(encoding="utf-8")
+    assert f'source: "{folder}", target: "{folder}", read_only: true' in override
+
+
+def test_template_volumes_image_and_network_are_rendered(run: Run, project: Path) -> None:
+    entry = "{name: smoke, chat_template: envs/own.jinja, volumes: [/data/media, '/data/out:rw'], image: own/vllm:1}"
+    with_models(project, f"[{entry}]", "  network: web")
+    ran = run(*CPU, "cpu", host="cpu-small")
+    assert ran.code == 0
+    override = yaml.safe_load((project / "compose/generated/dev/override.yaml").read_text(encoding="utf-8"))
+    engine, gateway = override["services"]["engine"], override["services"]["gateway"]
+    assert behind(engine["command"], "--chat-template") == "${VLLM_CHAT_TEMPLATE:?}"
+    mounts = {mount["source"]: mount.get("read_only", False) for mount in engine["volumes"]}
+    assert mounts["${VLLM_CHAT_TEMPLATE:?}"] is True
+    assert (mounts["/data/media"], mounts["/data/out"]) == (True, False)
+    assert gateway["networks"] == ["gateway-network"]
+    assert override["networks"] == {"gateway-network": {"external": True, "name": "${GATEWAY_NETWORK:?}"}}
+    values = (project / "envs/.env.dev").read_text(encoding="utf-8")
+    assert f"VLLM_CHAT_TEMPLATE={project}/envs/own.jinja\n" in values
+    assert "VLLM_IMAGE=own/vllm:1\n" in values
+    assert "GATEWAY_NETWORK=web\n" in values
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("lora: {sql: /nowhere/sql}", "models[0].lora.sql: /nowhere/sql: no adapter_config.json"),
+        ("lora: {'a*': /x}", "models[0].lora: found `a*`, allowed: "),
+        ("lora: {smoke: ADAPTER}", "models[0].name: smoke: the alias `smoke` is already its name"),
+        ("lora: {sql: ADAPTER}, args: {lora-modules: x}", "models[0].args: --lora-modules cannot be given"),
+        ("volumes: [data]", "models[0].volumes: found `data`, allowed: an absolute path without a colon"),
+        ("volumes: ['/a:/b']", "models[0].volumes: found `/a:/b`, allowed: an absolute path without a colon"),
+        ("served_name: '*'", "models[0].served_name: found `*`, allowed: "),
+        ("args: {a: 1, a_: 2, ' ': 3}", "models[0].args: found ` `, allowed: the name of an engine flag"),
+        ("args: [a, {b: 1}]", "models[0].args"),
+    ],
+)
+def test_a_wrong_entry_is_told_with_its_place(entry: str, problem: str, run: Run, project: Path, around: Path) -> None:
+    with_models(project, f"[{{name: smoke, {entry.replace('ADAPTER', str(with_adapter(around / 'adapter')))}}}]")
+    ran = run(*CPU, "cpu", host="cpu-small")
+    assert ran.code == 2
+    assert problem in ran.err
+
+
+@pytest.mark.parametrize(
+    ("further", "problem"),
+    [
+        ({"peft_type": "IA3"}, "not a LoRA adapter (peft_type IA3, r 8)"),
+        ({"use_dora": True}, "vLLM does not serve adapters with DoRA"),
+        ({"rank_pattern": {"q_proj": 513}}, "lora.sql: found rank 513, allowed: at most 512"),
+    ],
+)
+def test_an_adapter_that_the_engine_refuses_is_refused_first(
+    further: dict[str, object], problem: str, run: Run, project: Path, around: Path
+) -> None:
+    with_models(project, f"[{{name: smoke, lora: {{sql: {with_adapter(around / 'sql', **further)}}}}}]")
+    ran = run(*CPU, "cpu", host="cpu-small")
+    assert ran.code == 2
+    assert problem in ran.told[0]
+
+
+@pytest.mark.subprocess
+def test_a_template_that_is_not_there_is_told_on_this_machine(run: Run, project: Path) -> None:
+    with_models(project, "[{name: smoke, chat_template: own.jinja}]")
+    ran = run(*CPU, "cpu")
+    assert ran.told == (
+        f"{project}/envs/dev.yaml: models[0].chat_template: {project}/own.jinja: no such file",
+        "write a Jinja file there, or remove it",
+    )

@@ -15,7 +15,7 @@ from stackwright.domain.host import Gpu, Host
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Memory, Mode, PlannedEngine, Setting
+from stackwright.domain.plan import Adapter, Memory, Mode, PlannedEngine, Setting
 from stackwright.domain.recipe import InstallStep, Recipe
 from stackwright.domain.role import Role
 from stackwright.domain.service import Executable, Step
@@ -138,6 +138,16 @@ class Toy:
         if given:
             raise UsageError(f"{where}: the toy takes no flags")
         return {}
+
+    def adapter_settings(self, adapters: tuple[Adapter, ...]) -> dict[str, str]:
+        """Serve none."""
+        if adapters:
+            raise UsageError("the toy serves no adapters")
+        return {}
+
+    def host_files(self, values: Mapping[str, str]) -> tuple[str, ...]:
+        """Read none."""
+        return ()
 
     def argument_warnings(self, pins: Mapping[str, str]) -> tuple[str, ...]:
         """Have nothing to say."""

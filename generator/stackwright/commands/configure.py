@@ -21,12 +21,13 @@ from stackwright.domain.finding import Finding, Severity
 from stackwright.domain.host import Host
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts
-from stackwright.domain.plan import Mode, Plan
+from stackwright.domain.plan import Adapter, Attached, Mode, Plan
 from stackwright.domain.setting_spec import problem_with
 from stackwright.domain.wishes import ModelWish, Wishes
 from stackwright.engines import engine_named
 from stackwright.engines.protocol import Engine, EngineNeeds, pinned_fields
 from stackwright.errors import UsageError
+from stackwright.models.cache import find_cache
 from stackwright.models.read import SMOKE, HubAccess, locate_model, read_model, read_shape
 from stackwright.models.stored import name_llm
 from stackwright.planning.planner import make_plan
@@ -135,7 +136,9 @@ def _with_known(request: PlanRequest, paths: ProjectPaths, catalog: Catalog) -> 
 def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, options: PlanOptions) -> WantedModel:
     catalog, engine = load_catalog(), options.engine
     facts = _read_model(model.name, catalog, paths, wished_in)
-    llm = name_llm(facts)
+    llm, spot = name_llm(facts), wished_in.partition(".name: ")[0]
+    attached = Attached(adapters=_adapters(model, paths, spot), volumes=model.volumes)
+    model = replace(model, chat_template=_template(model, paths, options, spot))
     return WantedModel(
         llm=replace(llm, name=model.served_name) if model.served_name else llm,
         facts=facts,
@@ -145,8 +148,29 @@ def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, options: Plan
         gpu_share=model.gpu_share,
         exclusive=model.exclusive,
         pinned=model.pinned,
-        pins=pins_of_model(model, options.arguments, engine, wished_in.partition(".name: ")[0]),
+        pins=pins_of_model(model, options.arguments, attached.adapters, engine, spot),
+        attached=attached,
     )
+
+
+def _adapters(model: ModelWish, paths: ProjectPaths, spot: str) -> tuple[Adapter, ...]:
+    if not model.lora:
+        return ()
+    from stackwright.models.adapter import read_adapter
+
+    cache = find_cache(os.environ, Path(paths.folders.hf_home))
+    return tuple(read_adapter(name, location, cache, f"{spot}.lora.{name}") for name, location in model.lora.items())
+
+
+def _template(model: ModelWish, paths: ProjectPaths, options: PlanOptions, spot: str) -> str | None:
+    """Return the chat template's absolute path: in a file it is relative to the project folder."""
+    if model.chat_template is None:
+        return None
+    path = (paths.root / Path(model.chat_template).expanduser()).resolve()
+    # Of another machine nobody here knows which files it has.
+    if options.host is None and not path.is_file():
+        raise UsageError(f"{spot}.chat_template: {path}: no such file", hint="write a Jinja file there, or remove it")
+    return str(path)
 
 
 def wished_models(options: PlanOptions, wishes: Wishes, file: str) -> tuple[tuple[ModelWish, str], ...]:

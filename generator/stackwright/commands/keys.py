@@ -200,6 +200,7 @@ def _usage(paths: EnvironmentPaths, arguments: KeysArguments) -> None:
 def served_name(plan: Plan, asked: str) -> str:
     """Return the served name of a model that is asked for by its name or an alias. Raises UsageError for no model."""
     names = {alias: model.name for model in plan.models for alias in (*model.aliases, model.name)}
+    names |= {adapter.name: adapter.name for model in plan.models for adapter in model.attached.adapters}
     names |= {model.name: model.name for model in plan.gateway.cloud}
     if asked not in names:
         hint = did_you_mean(asked, names) or f"models: {', '.join(names)}"

@@ -160,6 +160,25 @@ class Setting(Struct, frozen=True, kw_only=True):
     origin: Origin = Origin.COMPUTED
 
 
+class Adapter(Struct, frozen=True, kw_only=True):
+    """A LoRA adapter that clients ask for by `name`; `location` is a folder or a hub id.
+
+    `base`: the model that it was made for, None where it does not say.
+    """
+
+    name: str
+    location: str
+    rank: int
+    base: str | None = None
+
+
+class Attached(Struct, frozen=True, kw_only=True):
+    """What an engine is given beside a model: adapters, and folders of the host, read-only but for those with `:rw`."""
+
+    adapters: tuple[Adapter, ...] = ()
+    volumes: tuple[str, ...] = ()
+
+
 class ServedModel(Struct, frozen=True, kw_only=True):
     """A model as clients know it, and everything that is decided for it alone.
 
@@ -181,6 +200,7 @@ class ServedModel(Struct, frozen=True, kw_only=True):
     replicas: tuple[Replica, ...]
     settings: dict[str, Setting]
     weight_bytes: int | None = None
+    attached: Attached = Attached()
 
     @property
     def forecast(self) -> Memory | None:

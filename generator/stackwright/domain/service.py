@@ -285,6 +285,7 @@ class Service(Struct, frozen=True, kw_only=True):
     that it extends. `front` is set of the one that clients ask. `script` is the mounted file that a shell starts it by;
     None: `command` names a program itself. A variable of `environment` without a word is the caller's, if there is one.
     `reaches_out` is whether its network leaves this machine, `downloads` whether it asks servers out there.
+    `networks` are container networks of the host's that it joins beside the stack's own.
     """
 
     name: str
@@ -301,6 +302,7 @@ class Service(Struct, frozen=True, kw_only=True):
     environment_folders: tuple[EnvironmentFolder, ...] = ()
     port: Port | None = None
     reaches_out: bool = False
+    networks: tuple[SettingRef, ...] = ()
     downloads: bool = False
     health: Health | None = None
     after: tuple[Dependency, ...] = ()

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     HOST = "host"
     BOOLEAN = "boolean"
     JSON = "json"
+    WORDS = "words"
     URL = "url"
 
 
@@ -141,6 +142,7 @@ _CHECKS: Mapping[Kind, Callable[[SettingSpec, str], str | None]] = {
     ),
     Kind.BOOLEAN: _matcher(re.compile(r"true|false"), "true or false"),
     Kind.JSON: _check_json,
+    Kind.WORDS: _matcher(re.compile(r"\S(.*\S)?"), "words"),
     Kind.NAME: _matcher(_NAME, "lower-case letters, digits, - and _, beginning with a letter or digit"),
 }
 

@@ -20,7 +20,7 @@ from stackwright.domain.llm import Llm
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Mode, PlannedEngine, Setting
+from stackwright.domain.plan import Adapter, Mode, PlannedEngine, Setting
 from stackwright.domain.role import Role
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.domain.shape import Shape
@@ -64,6 +64,7 @@ class EngineKeys(Struct, frozen=True, kw_only=True):
     memory_share: str | None = None
     processor_cache: str | None = None
     media: str | None = None
+    chat_template: str | None = None
     argument_prefix: str | None = None
 
 
@@ -270,6 +271,12 @@ class Engine(Protocol):
 
     def route_arguments(self, given: Iterable[object] | Mapping[str, object], where: str) -> dict[str, str]:
         """Return the settings, by key, that carry flags which a person gives. Raises UsageError."""
+
+    def adapter_settings(self, adapters: tuple[Adapter, ...]) -> dict[str, str]:
+        """Return the settings, by key, that make the engine serve LoRA adapters. Raises UsageError for a rank."""
+
+    def host_files(self, values: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the files and folders of the host that settings name, beside the model: absolute paths."""
 
     def argument_warnings(self, pins: Mapping[str, str]) -> tuple[str, ...]:
         """Return what a person should know of the flags that were given."""

@@ -74,6 +74,21 @@ def fetch_config(hub_id: str, cache: HubCache, endpoint: str | None = None) -> N
         _download(hub_id, CONFIG, cache, endpoint, revision=None)
 
 
+def fetch_file(hub_id: str, name: str, cache: HubCache, origin: str) -> Path:
+    """Return one file of a repository, fetched where the cache has none of it.
+
+    Raises:
+        UsageError: as `read_hub`, or the repository has no such file.
+    """
+    snapshot = find_snapshot(hub_id, cache)
+    if snapshot is not None and (snapshot / name).is_file():
+        return snapshot / name
+    _quieten()
+    with _refusals(hub_id, None, origin, name):
+        _knock(hub_id, None)
+        return _download(hub_id, name, cache, None, revision=None)
+
+
 def _quieten() -> None:
     """Keep the library from drawing, warning, and telling the hub which program asks."""
     from huggingface_hub import constants
@@ -169,7 +184,7 @@ def _fetch_range(url: str, first: int, last: int, where: str) -> tuple[bytes, in
 
 
 @contextlib.contextmanager
-def _refusals(hub_id: str, endpoint: str | None, origin: str) -> Iterator[None]:
+def _refusals(hub_id: str, endpoint: str | None, origin: str, wanted: str = CONFIG) -> Iterator[None]:
     """Turn every failure of the hub into a refusal of one sentence with the next step."""
     import httpx2
     from huggingface_hub import constants, errors
@@ -191,8 +206,8 @@ def _refusals(hub_id: str, endpoint: str | None, origin: str) -> Iterator[None]:
         raise UsageError(f"{origin}: {_unreached(hub, failure.__cause__)}", hint=_OFFLINE_HINT) from None
     except errors.EntryNotFoundError:
         raise UsageError(
-            f"{origin}: has no {CONFIG} on {hub}",
-            hint="GGUF files alone are not supported: name the original model",
+            f"{origin}: has no {wanted} on {hub}",
+            hint="GGUF files alone are not supported: name the original model" if wanted == CONFIG else None,
         ) from None
     except errors.HFValidationError:
         raise UsageError(f"{origin}: not a valid hub model name", hint="expected owner/name") from None

@@ -17,6 +17,7 @@ from stackwright.planning.utilization import Utilization
 from stackwright.planning.workers import DECISION as WORKERS_DECISION
 from stackwright.planning.workers import count_gateway_workers
 from stackwright.services import SERVICES, outside
+from stackwright.services.gateway import NETWORK
 from stackwright.settings import declared_settings, order_of
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching 
         **{key: setting for row in SERVICES for key, setting in row.values(catalog).items()},
         "GATEWAY_BIND": _wished(wishes.gateway.bind, wished),
         "GATEWAY_PORT": _wished(str(wishes.gateway.port), wished),
+        **_joined_network(request),
         **switching_settings(switching),
         **_network_settings(request),
         "HF_HOME": _setting(request.folders.hf_home, "Hugging Face cache, shared by all environments", "host"),
@@ -86,6 +88,14 @@ def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching 
             request.folders.engine_caches[request.engine.name], "keeps compiled kernels across restarts", "host"
         ),
     }
+
+
+def _joined_network(request: PlanRequest) -> dict[str, Setting]:
+    """Return the container network that the gateway is to join; nothing where nobody asks for one."""
+    wished = request.wishes.gateway.network
+    if wished is None and NETWORK not in {pin.key for pin in request.pins}:
+        return {}
+    return {NETWORK: _wished(wished or "", request.file)}
 
 
 def _user_settings(request: PlanRequest) -> dict[str, Setting]:

@@ -209,6 +209,7 @@ def _assemble(request: ModelRequest, catalog: Catalog, decision: Decision) -> Pl
             replicas=_replicas(request, placement, values, arguments, env=chosen.env, forecast=forecast),
             settings=settings,
             weight_bytes=request.facts.weight_bytes,
+            attached=request.model.attached,
         ),
         placement=placement,
         gateway=gateway,
@@ -429,6 +430,11 @@ def _warnings(
     if request.why_processor:
         found.append(f"{request.llm.name} runs on the processor: {request.why_processor}")
     found += request.engine.argument_warnings(request.pins)
+    found += [
+        f"the adapter {adapter.name} was made for {adapter.base}, not for {request.llm.location}"
+        for adapter in request.model.attached.adapters
+        if adapter.base is not None and adapter.base != request.llm.location
+    ]
     if request.llm.source is LlmSource.SMOKE:
         found.append("serving `smoke`, a tiny test model that knows one sentence; name a real model with --model")
     return tuple(dict.fromkeys(found))

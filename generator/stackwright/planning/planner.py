@@ -97,7 +97,7 @@ def _refuse_double_names(models: Sequence[WantedModel]) -> None:
     seen: dict[str, WantedModel] = {}
     for model in models:
         own: set[str] = set()
-        for name in (model.llm.name, *model.aliases):
+        for name in (model.llm.name, *(adapter.name for adapter in model.attached.adapters), *model.aliases):
             other = seen.setdefault(name, model)
             if name in own:
                 raise UsageError(

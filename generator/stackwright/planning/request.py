@@ -15,7 +15,7 @@ from stackwright.domain.image_pins import ImagePins
 from stackwright.domain.llm import Llm, LlmSource
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.objective import Objective
-from stackwright.domain.plan import Mode, Origin, Setting
+from stackwright.domain.plan import Attached, Mode, Origin, Setting
 from stackwright.domain.role import Role
 from stackwright.domain.shape import Shape
 from stackwright.domain.wishes import Pin, Wishes
@@ -46,7 +46,7 @@ class WantedModel(Struct, frozen=True, kw_only=True):
     `wished_in` is where it was asked for, as a refusal tells it; `reason` why it was chosen where nobody named one.
     `gpu_share` is the wished part of all the host's GPUs. Models of the same `exclusive` group take turns, the `pinned`
     one is loaded whenever the others are idle. `seen`: what its earlier starts on this host took, newest first.
-    `pins`: what is said of it alone, whatever its number. `draft`: the shape of the model that is pinned to draft for
+    `pins` and `attached`: what is said of it alone. `draft`: the shape of the model that is pinned to draft for
     it, None without one or unread.
     """
 
@@ -60,6 +60,7 @@ class WantedModel(Struct, frozen=True, kw_only=True):
     exclusive: str | None = None
     pinned: bool = False
     pins: tuple[Pin, ...] = ()
+    attached: Attached = Attached()
     seen: tuple[RememberedStart, ...] = ()
     draft: Shape | None = None
 

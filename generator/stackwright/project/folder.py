@@ -171,6 +171,7 @@ def check_wishes(data: object, where: str) -> Wishes:
     wishes = convert(data, Wishes, where=where, error=UsageError)
     _check(where, "schema", Kind.INTEGER, _written(wishes.schema), WISHES_SCHEMA, WISHES_SCHEMA)
     _check_declared(where, wishes)
+    _check_network(where, wishes.gateway.network)
     _check_models(where, wishes)
     _check_cloud(where, wishes)
     for key, value in wishes.settings.items():
@@ -179,6 +180,12 @@ def check_wishes(data: object, where: str) -> Wishes:
             raise UsageError(f"{where}: settings.{key}: found {_written(value)}")
     check_pins(wishes.pins, where=f"{where}: settings")
     return wishes
+
+
+def _check_network(where: str, network: str | None) -> None:
+    """Refuse what no container network can be called (moby, daemon/names/names.go)."""
+    if network is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", network):
+        raise UsageError(f"{where}: gateway.network: found `{network[:80]}`, allowed: the name of a container network")
 
 
 def _check_declared(where: str, wishes: Wishes) -> None:

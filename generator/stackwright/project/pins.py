@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from stackwright.domain.plan import Origin
+from stackwright.domain.plan import Adapter, Origin
 from stackwright.domain.setting_spec import SettingSpec, problem_with
 from stackwright.domain.wishes import ModelWish, Pin
 from stackwright.engines import ENGINES
@@ -76,17 +76,22 @@ def read_pins(wished: Mapping[str, str], command_line: Mapping[str, str], enviro
     return tuple(pins.values())
 
 
-def pins_of_model(wish: ModelWish, given: Sequence[str], engine: Engine, spot: str) -> tuple[Pin, ...]:
+def pins_of_model(
+    wish: ModelWish, given: Sequence[str], adapters: tuple[Adapter, ...], engine: Engine, spot: str
+) -> tuple[Pin, ...]:
     """Return what is said of one model alone, as pins; its number is not known yet.
 
     Args:
         given: flags of the command line, which beat those of its file.
+        adapters: the wished ones, read.
         spot: its entry in that file.
 
     Raises:
         UsageError: a flag cannot be given.
     """
-    values = {engine.keys.image: ("image", wish.image)} if wish.image else {}
+    own = {engine.keys.image: ("image", wish.image), engine.keys.chat_template: ("chat_template", wish.chat_template)}
+    values = {key: (field, text) for key, (field, text) in own.items() if key is not None and text is not None}
+    values |= {key: ("lora", text) for key, text in engine.adapter_settings(adapters).items()}
     values |= {key: ("args", text) for key, text in engine.route_arguments(wish.args, f"{spot}.args").items()}
     pins = {key: _own(key, text, Origin.WISHED, f"{spot}.{field}") for key, (field, text) in values.items()}
     for key, text in engine.route_arguments(given, "--arg").items():

@@ -129,6 +129,10 @@ def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
     known = {secret for service in bases.values() for secret in service.secrets}
     if further := [secret for secret in secrets if secret not in known]:
         document["secrets"] = _secret_files(further)
+    if joined := {setting.key: setting for service in services_of(plan) for setting in service.networks}:
+        document["networks"] = {
+            _joined(setting): {"external": True, "name": f"${{{key}:?}}"} for key, setting in joined.items()
+        }
     return _checked(
         f"# Rendered by Stackwright for {plan.environment} ({quote_comment(summarize(plan))}), laid over"
         f" compose/{base_of(plan)}.\n"
@@ -184,7 +188,11 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
         "tmpfs": list(service.in_container.tmpfs),
         "sysctls": dict(service.in_container.sysctls),
         "secrets": list(service.secrets),
-        "networks": [Plain("inside"), *([Plain("outside")] if service.reaches_out else [])],
+        "networks": [
+            Plain("inside"),
+            *([Plain("outside")] if service.reaches_out else []),
+            *(Plain(_joined(setting)) for setting in service.networks),
+        ],
         "ports": _published(service, word),
         "deploy": _devices(service, by_cdi=plan is not None and plan.host.containers.engine == "podman"),
         "depends_on": {
@@ -194,6 +202,11 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
         "healthcheck": _healthcheck(service, service.health, word),
     }
     return {key: value for key, value in known.items() if value not in (None, [], {})}
+
+
+def _joined(setting: SettingRef) -> str:
+    """Return what a file calls a network of the host's, whose own name is a setting."""
+    return setting.key.lower().replace("_", "-")
 
 
 def _confinement(service: Service, word: Callable[[Word], str]) -> dict[str, Any]:

@@ -24,14 +24,16 @@ def gateway_context(plan: Plan) -> dict[str, object]:
         "environment": plan.environment.value,
         "entries": [
             {
-                "model": model.name,
-                "litellm_model": f"{engine_named(model.engine.name).gateway_prefix}/{model.name}",
+                "model": name,
+                "base": None if name == model.name else model.name,
+                "litellm_model": f"{engine_named(model.engine.name).gateway_prefix}/{name}",
                 "api_base": f"os.environ/{replica.url_variable}",
                 "mode": None if model.role.generates else model.role.value,
                 "direct": _direct(plan, model),
                 "limits": _limits(plan, model),
             }
             for model in plan.models
+            for name in (model.name, *(adapter.name for adapter in model.attached.adapters))
             for replica in model.replicas
         ],
         "cloud": [

@@ -176,7 +176,7 @@ def _engine(plan: Plan, replica: Replica) -> Service:
     engine = engine_named(plan.engine.name)
     base, core_range, keys = engine_base(engine), plan.core_range(replica), engine.keys
     locations = (plan.model(replica.model).settings[keys.model].value for replica in loaded)
-    folders = (HostFolder(path=path, read_only=True) for path in dict.fromkeys(locations) if path.startswith("/"))
+    folders = [HostFolder(path=path, read_only=True) for path in dict.fromkeys(locations) if path.startswith("/")]
     return replace(
         base,
         name=replica.name,
@@ -190,7 +190,7 @@ def _engine(plan: Plan, replica: Replica) -> Service:
             **({"ENGINE_PLACES": core_range, "ENGINE_CORES": _cores_file(engine)} if core_range else {}),
         },
         files=tuple(replace(file, holds=_read_by(loaded)) for file in base.files),
-        folders=(*base.folders, *folders),
+        folders=(*base.folders, *folders, *_attached(plan, loaded, engine)),
         # An engine measures its GPU while it starts, so those on the same GPU come one after another.
         after=tuple(Dependency(service=other.name, healthy=True) for other in plan.before(replica)),
         resources=Resources(shared_memory=_shared_memory(loaded, engine), gpu_uuids=plan.gpus_of(replica)),
@@ -201,6 +201,20 @@ def _engine(plan: Plan, replica: Replica) -> Service:
             recipe=engine.recipe(plan.engine, on_gpus=plan.mode is not Mode.CPU),
         ),
     )
+
+
+def _attached(plan: Plan, loaded: tuple[Replica, ...], engine: Engine) -> tuple[HostFolder, ...]:
+    """Return what the models of an engine are given beside their weights: named files, and volumes."""
+    mounts: dict[str, HostFolder] = {}
+    for model in (plan.model(replica.model) for replica in loaded):
+        values = {key: setting.value for key, setting in model.settings.items()}
+        whole = {value: SettingRef(key=key, model=model.name) for key, value in values.items()}
+        for path in engine.host_files(values):
+            mounts[path] = HostFolder(path=whole.get(path, path), read_only=True)
+        for volume in model.attached.volumes:
+            path, _, mode = volume.partition(":")
+            mounts[path] = HostFolder(path=path, read_only=mode != "rw")
+    return tuple(mounts.values())
 
 
 def _read_by(loaded: tuple[Replica, ...]) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ def _per_model(key: str, section: str, bounds: tuple[int, int], meaning: str) ->
     return replace(whole_number(key, section, bounds, meaning), per_model=True)
 
 
+NETWORK = "GATEWAY_NETWORK"
 SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec(key="LITELLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Gateway image"),
     SettingSpec(
@@ -55,6 +56,12 @@ SETTINGS: tuple[SettingSpec, ...] = (
         kind=Kind.TEXT,
         meaning="Plain HTTP beyond this machine: refused or allowed",
         choices=("refused", "allowed"),
+    ),
+    SettingSpec(
+        key=NETWORK,
+        section="Gateway",
+        kind=Kind.TEXT,
+        meaning="Container network of this host that the gateway joins as well",
     ),
     whole_number("LITELLM_NUM_WORKERS", "Gateway", (1, 256), "Worker processes of the gateway"),
     SettingSpec(
@@ -220,6 +227,7 @@ def gateway_services(plan: Plan) -> tuple[Service, ...]:
             release=ProgramRelease(program=RECIPE.package, version=plan.gateway.version),
             environment=environment,
             downloads=bool(plan.gateway.cloud),
+            networks=(SettingRef(key=NETWORK),) if NETWORK in plan.settings else (),
             secrets=(*GATEWAY.secrets, *plan.gateway.cloud_secrets),
             after=(*engines, *(dependency for dependency in GATEWAY.after if dependency.service != ENGINE.name)),
         ),

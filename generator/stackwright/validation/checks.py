@@ -15,6 +15,7 @@ from stackwright.project.folder import read_env_file
 from stackwright.runtime import Runtime, Stack
 from stackwright.runtime.compose import ComposeRuntime
 from stackwright.validation import (
+    attached,
     capacity,
     compose_config,
     containers,
@@ -54,6 +55,8 @@ CHECKS: tuple[Check, ...] = (
     publishing.PUBLISHING,
     model.FILES,
     model.LENGTH,
+    attached.ATTACHED,
+    attached.JOINED,
     outside.HUB,
     outside.NETWORK,
     outside.AUTHORITIES_FILE,

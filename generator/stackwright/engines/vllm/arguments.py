@@ -86,6 +86,8 @@ def _given(values: Mapping[str, str], catalog: Catalog | None) -> list[str]:
 
 def _words(flag: str, value: str) -> tuple[str, ...]:
     """Return a flag with its value; a switch is turned off by another flag (argparse's BooleanOptionalAction)."""
+    if _CARRIED[flag].kind is Kind.WORDS:
+        return flag, *value.split()
     if _CARRIED[flag].kind is not Kind.BOOLEAN:
         return flag, value
     return (flag if value == "true" else flag.replace("--", "--no-", 1),)

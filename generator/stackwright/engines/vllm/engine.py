@@ -15,7 +15,7 @@ from stackwright.domain.host import Gpu, Host
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
-from stackwright.domain.plan import Mode, PlannedEngine, Setting
+from stackwright.domain.plan import Adapter, Mode, PlannedEngine, Setting
 from stackwright.domain.recipe import Recipe
 from stackwright.domain.role import Role
 from stackwright.domain.shape import Shape
@@ -223,6 +223,18 @@ class Vllm:
         from stackwright.engines.vllm.extra_arguments import route_arguments
 
         return route_arguments(given, where)
+
+    def adapter_settings(self, adapters: tuple[Adapter, ...]) -> dict[str, str]:
+        """Return the settings, by key, that make vLLM serve LoRA adapters. Raises UsageError for a rank."""
+        from stackwright.engines.vllm.extra_arguments import adapter_settings
+
+        return adapter_settings(adapters)
+
+    def host_files(self, values: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the files and folders of the host that settings name, beside the model: absolute paths."""
+        from stackwright.engines.vllm.extra_arguments import host_files
+
+        return host_files(values)
 
     def argument_warnings(self, pins: Mapping[str, str]) -> tuple[str, ...]:
         """Return what a person should know of the flags that were given."""

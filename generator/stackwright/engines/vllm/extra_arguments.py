@@ -11,10 +11,18 @@ from collections.abc import Callable, Iterable, Mapping
 
 from stackwright.domain.arguments import flag_of_key, key_of_flag, read_flags
 from stackwright.domain.catalog import ArgumentTable, Catalog
-from stackwright.domain.plan import Setting
+from stackwright.domain.plan import Adapter, Setting
 from stackwright.domain.setting_spec import MAX_VALUE_LENGTH, problem_with
 from stackwright.engines.protocol import EngineTask
-from stackwright.engines.vllm.settings import ARGUMENT_PREFIX, KEYS, OPTIONAL_SETTINGS, SETTINGS, STREAM_INTERVAL
+from stackwright.engines.vllm.settings import (
+    ARGUMENT_PREFIX,
+    CHAT_TEMPLATE,
+    KEYS,
+    LORA_MODULES,
+    OPTIONAL_SETTINGS,
+    SETTINGS,
+    STREAM_INTERVAL,
+)
 from stackwright.errors import UsageError, did_you_mean
 
 # The short names of 0.32.0's parser (engine/arg_utils.py), and those that older releases had for flags of today.
@@ -31,6 +39,10 @@ _OTHER_NAMES = {
     "-ac": "--attention-config",
     "-asc": "--api-server-count",
 }
+SPECULATIVE = "VLLM_SPECULATIVE_CONFIG"
+# Judgement, 2026-11-29: each slot takes memory for its rank; adapters beyond the slots wait in the processor's memory
+# (0.32.0 config/lora.py, max_loras and max_cpu_loras).
+MOST_SLOTS = 8
 _OPTIONAL = {spec.flag: spec for spec in (*OPTIONAL_SETTINGS, STREAM_INTERVAL)}
 _WRITTEN = {spec.flag: spec for spec in SETTINGS if spec.flag is not None and spec.flag not in _OPTIONAL}
 _INSTEAD = {
@@ -240,6 +252,52 @@ _CHECKS: Mapping[str, Callable[[str], str | None]] = {
     "json": _check_json,
     "text": lambda _: None,
 }
+
+
+# Flags whose value is a file or folder of the host where it is an absolute path.
+_PATHS = frozenset(
+    key_of_flag(flag, ARGUMENT_PREFIX)
+    for flag in (
+        "--tokenizer",
+        "--hf-config-path",
+        "--allowed-local-media-path",
+        "--tool-parser-plugin",
+        "--reasoning-parser-plugin",
+    )
+)
+
+
+def host_files(values: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the absolute paths that settings name: a template, adapters, a draft model, plugins."""
+    named = [values[key] for key in (CHAT_TEMPLATE, *sorted(_PATHS)) if key in values]
+    named += [word.partition("=")[2] for word in values.get(LORA_MODULES, "").split()]
+    drafter = json.loads(values.get(SPECULATIVE, "{}")).get("model")
+    named += [drafter] if isinstance(drafter, str) else []
+    return tuple(dict.fromkeys(path for path in named if path.startswith("/")))
+
+
+def adapter_settings(adapters: tuple[Adapter, ...]) -> dict[str, str]:
+    """Return the settings that serve adapters: a slot in the batch for each, at most eight, and the largest rank.
+
+    Raises:
+        UsageError: a rank is beyond what vLLM takes.
+    """
+    if not adapters:
+        return {}
+    ranks = sorted(int(choice) for choice in _OPTIONAL["--max-lora-rank"].choices)
+    largest = max(adapters, key=lambda adapter: adapter.rank)
+    rank = next((choice for choice in ranks if choice >= largest.rank), None)
+    if rank is None:
+        raise UsageError(
+            f"lora.{largest.name}: found rank {largest.rank}, allowed: at most {ranks[-1]}",
+            hint="merge it into its model with PEFT's merge_and_unload, and serve the folder",
+        )
+    return {
+        "VLLM_ENABLE_LORA": "true",
+        "VLLM_MAX_LORAS": str(min(len(adapters), MOST_SLOTS)),
+        "VLLM_MAX_LORA_RANK": str(rank),
+        LORA_MODULES: " ".join(f"{adapter.name}={adapter.location}" for adapter in adapters),
+    }
 
 
 def argument_warnings(pins: Mapping[str, str]) -> tuple[str, ...]:

@@ -37,10 +37,12 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
     ranks, parsers = placement.ranks, parser_settings(task, catalog, release)
     shm = SHM_GIB_PARALLEL if ranks > 1 else SHM_GIB_SINGLE
     stages = "no pipeline stages" if placement.pipeline_parallel == 1 else placement.reason
+    own_name = task.llm.name == task.facts.name
+    why_name = "the model's own name" if own_name else f"its name for clients; it is {task.facts.name}"
     why_ranks = "the engine has one GPU" if len(placement.gpus) == 1 else placement.reason
     return {
         "VLLM_MODEL": task.model,
-        "VLLM_SERVED_MODEL_NAME": _setting(task.llm.name, "the model's own name", task.model.source),
+        "VLLM_SERVED_MODEL_NAME": _setting(task.llm.name, why_name, task.model.source),
         "VLLM_TENSOR_PARALLEL_SIZE": _own_where(
             ONE,
             _setting(

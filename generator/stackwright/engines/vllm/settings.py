@@ -11,6 +11,7 @@ from stackwright.units import version_parts
 
 NO_PARSER, ANY_HOST = "none", "any"
 DTYPE, QUANTIZATION = "VLLM_DTYPE", "VLLM_QUANTIZATION"
+CHAT_TEMPLATE, LORA_MODULES = "VLLM_CHAT_TEMPLATE", "VLLM_LORA_MODULES"
 # What stands before the name of a flag that a person gives and no setting below carries.
 ARGUMENT_PREFIX = "VLLM_ARG_"
 # PyTorch's bfloat16 kernels begin with Ampere (vLLM refuses bfloat16 below 8.0).
@@ -91,6 +92,21 @@ OPTIONAL_SETTINGS: tuple[SettingSpec, ...] = (
         meaning="Largest rank of a LoRA adapter",
         choices=("1", "8", "16", "32", "64", "128", "256", "320", "512"),
         flag="--max-lora-rank",
+    ),
+    SettingSpec(
+        key=LORA_MODULES,
+        section="Engine",
+        kind=Kind.WORDS,
+        meaning="LoRA adapters, NAME=FOLDER or NAME=OWNER/NAME",
+        flag="--lora-modules",
+        pinnable=False,
+    ),
+    SettingSpec(
+        key=CHAT_TEMPLATE,
+        section="Engine",
+        kind=Kind.PATH,
+        meaning="Chat template: a Jinja file of this host, mounted read-only",
+        flag="--chat-template",
     ),
     _switch("VLLM_LANGUAGE_MODEL_ONLY", "Load and serve the language model alone", "--language-model-only"),
     SettingSpec(
@@ -230,8 +246,9 @@ SETTINGS: tuple[SettingSpec, ...] = (
         meaning="Cache on the host for compiled kernels",
     ),
 )
-# A switch is a word of its own, which nothing can be bound to.
-FLAGS = {spec.flag: spec.key for spec in SETTINGS if spec.flag is not None and spec.kind is not Kind.BOOLEAN}
+# A switch is a word of its own, which nothing can be bound to; several words are no single one.
+_UNBOUND = (Kind.BOOLEAN, Kind.WORDS)
+FLAGS = {spec.flag: spec.key for spec in SETTINGS if spec.flag is not None and spec.kind not in _UNBOUND}
 
 CPU_RELEASE = "0.32.0"
 """The release whose packages are locked for processors: both runtimes serve the same code."""
@@ -251,6 +268,7 @@ KEYS = EngineKeys(
     memory_share="VLLM_GPU_MEMORY_UTILIZATION",
     processor_cache="VLLM_CPU_KVCACHE_SPACE",
     media="VLLM_ALLOWED_MEDIA_DOMAINS",
+    chat_template=CHAT_TEMPLATE,
     argument_prefix=ARGUMENT_PREFIX,
 )
 
