@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,11 +175,11 @@ def test_capture_sizes_are_counted(run: Run) -> None:
     assert few < many
 
 
-def with_adapter(folder: Path, rank: int = 8, **further: object) -> Path:
+def with_adapter(folder: Path, rank: int = 8, further: Mapping[str, object] | None = None) -> Path:
     """Write an adapter's description, which is all that a plan reads of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"peft_type": "LORA", "r": rank, "base_model_name_or_path": "Qwen/Qwen3-0.6B", **further}
-    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    config = {"peft_type": "LORA", "r": rank, "base_model_name_or_path": "Qwen/Qwen3-0.6B"}
+    (folder / "adapter_config.json").write_text(json.dumps(config | dict(further or {})), encoding="utf-8")
     return folder
 
 
@@ -217,7 +218,7 @@ def test_adapters_are_models_of_the_gateway_and_counted(run: Run, project: Path,
 
 
 def test_adapters_take_memory_of_the_gpu(run: Run, project: Path, around: Path) -> None:
-    adapter = with_adapter(around / "sql", 256, base_model_name_or_path="Qwen/Qwen3-8B")
+    adapter = with_adapter(around / "sql", 256, {"base_model_name_or_path": "Qwen/Qwen3-8B"})
 
     def cache(lora: str) -> int:
         with_models(project, f"[{{name: Qwen/Qwen3-8B{lora}}}]")
@@ -299,7 +300,7 @@ def test_a_wrong_entry_is_told_with_its_place(entry: str, problem: str, run: Run
 def test_an_adapter_that_the_engine_refuses_is_refused_first(
     further: dict[str, object], problem: str, run: Run, project: Path, around: Path
 ) -> None:
-    with_models(project, f"[{{name: smoke, lora: {{sql: {with_adapter(around / 'sql', **further)}}}}}]")
+    with_models(project, f"[{{name: smoke, lora: {{sql: {with_adapter(around / 'sql', 8, further)}}}}}]")
     ran = run(*CPU, "cpu", host="cpu-small")
     assert ran.code == 2
     assert problem in ran.told[0]
