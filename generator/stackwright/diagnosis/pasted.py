@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from stackwright.diagnosis.moments import without_requests
-from stackwright.diagnosis.rules import LONGEST_QUOTE, Diagnosis, Rule, diagnose_log, failure_lines
+from stackwright.diagnosis.rules import LONGEST_QUOTE, Diagnosis, Rule, diagnose_log, error_lines, failure_lines
 
 # `engine-1  | text`: what Compose writes before a line.
 _PREFIX = re.compile(r"^(?P<service>[\w.-]{1,80})\s+\| ")
@@ -34,6 +34,9 @@ _SPOKEN = re.compile(
     r"|\b(?:no such file|permission denied|not found|i/o error|exception in)\b",
     re.IGNORECASE,
 )
+_FRAME = re.compile(r"\s|Traceback ")
+# Uvicorn's words, in the engine and in the gateway (uvicorn 0.38 lifespan/on.py).
+_READY = re.compile(r"^.*Application startup complete\.[^\n]*$", re.MULTILINE)
 _MOST_OF_CHAIN = 4
 
 
@@ -93,7 +96,11 @@ def _by_service(text: str) -> tuple[str, ...]:
 
 
 def _first_errors(text: str) -> tuple[str, ...]:
-    """Return the errors of the process that failed first, in the order in which one led to the next."""
+    """Return the errors of the process that failed first, in the order in which one led to the next.
+
+    What a service wrote before its last start that went well did not keep it from it.
+    """
+    before, _, text = text.rpartition(ready[-1]) if (ready := _READY.findall(text)) else ("", "", text)
     chains: dict[str, list[str]] = {}
     for raw, line in zip(text.split("\n"), failure_lines(text), strict=True):
         if _SECOND_HAND.search(line) or not (found := _ERROR.search(line)):
@@ -103,5 +110,13 @@ def _first_errors(text: str) -> tuple[str, ...]:
         chain = chains.setdefault(process["process"] if process else "", [])
         if error not in chain:
             chain.append(error)
-    spoken = (line.strip()[:LONGEST_QUOTE] for line in failure_lines(text) if _SPOKEN.search(line))
-    return tuple(next(iter(chains.values()), ())[:_MOST_OF_CHAIN]) or tuple(itertools.islice(spoken, 1))
+    if chains:
+        return tuple(next(iter(chains.values()))[:_MOST_OF_CHAIN])
+    lines = failure_lines(text)
+    if before:
+        return tuple(line.strip()[:LONGEST_QUOTE] for line in itertools.islice(filter(_SPOKEN.search, lines), 1))
+    # A log that was cut may hold nothing but what points at lines above it.
+    pointing = (line for line in lines if _SECOND_HAND.search(line) and _ERROR.search(line))
+    logged = (line for line in error_lines(text) if line.strip() and not _FRAME.match(line))
+    first = itertools.islice(itertools.chain(filter(_SPOKEN.search, lines), pointing, logged), 1)
+    return tuple(line.strip()[:LONGEST_QUOTE] for line in first)

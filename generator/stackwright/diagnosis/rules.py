@@ -109,7 +109,7 @@ def diagnose_log(
 
 # Colours, also as they come out of a copied terminal (`ESC[31m`, `^[[31m`, `[1;31m`), and control characters.
 _ESCAPES = re.compile(
-    r"(?:\x1b|\bESC|\^\[|\\x1b|\\u001b|\\033)\[[0-9;?]*[A-Za-z]|\[[0-9;]{1,8}m"
+    r"(?:\x1b|\bESC|\^\[|\\x1b|\\u001b|\\033|#033)\[[0-9;?]*[A-Za-z]|\[[0-9;]{1,8}m|#015$"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 )
 # What containers, orchestrators, process managers and loggers write before a line; nothing of it tells of a failure.
@@ -128,6 +128,7 @@ _LEVEL = re.compile(
     r"(?::(?=\s)|(?= [0-9]{2}-[0-9]{2} )|(?= \[)|(?= -)|(?=:))"
     r"(?P<rest>(?: [0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2})? ?\[?[\w./-]{1,60}:[0-9]{1,6}\] ?)?"
 )
+_LOUD = frozenset({"ERROR", "CRITICAL", "FATAL"})
 _QUIET = frozenset({"TRACE", "DEBUG", "INFO"})
 
 
@@ -142,6 +143,11 @@ def clean_lines(text: str) -> list[str]:
 def failure_lines(text: str) -> list[str]:
     """Return the lines that may tell of a failure; those of another level are empty, so that the numbers stay."""
     return ["" if level in _QUIET or level.startswith("WARN") else line for level, line in _levelled(text)]
+
+
+def error_lines(text: str) -> list[str]:
+    """Return the lines that a logger calls errors."""
+    return [line for level, line in _levelled(text) if level in _LOUD]
 
 
 def _levelled(text: str) -> Iterator[tuple[str, str]]:
