@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
+from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode, Plan
@@ -235,3 +238,12 @@ def test_a_default_of_the_engine_is_no_flag_unless_it_is_pinned(
     memory = plan.replicas[0].memory
     assert memory is not None
     assert memory.kv_cache_tokens > 0
+
+
+def test_short_requests_on_one_of_two_gpus_lead_to_both() -> None:
+    """The same weights on more GPUs lose nothing, as a checkpoint with fewer bits does."""
+    asked = request(recorded("2x-rtx3090-nvlink"), Environment.DEV, mode=Mode.SINGLE, model="Qwen/Qwen3-14B-FP8")
+    plan = make_plan(asked, load_catalog())
+    assert re.fullmatch(
+        r"requests have room for \d+ tokens with their answers; `multi` fits with a context of 40960", plan.warnings[0]
+    )

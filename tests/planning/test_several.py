@@ -334,3 +334,16 @@ def test_the_shares_of_a_gpu_are_checked_together() -> None:
     (finding,) = check_gpu_memory(plan, env, half, (), Unseen(why=""), None)
     assert finding.check == "gpu-memory"
     assert "VLLM_GPU_MEMORY_UTILIZATION=0.71 + VLLM_GPU_MEMORY_UTILIZATION_2=0.16" in finding.expected
+
+
+def test_the_processor_is_not_promised_what_a_gpu_without_memory_of_its_own_takes() -> None:
+    """GB10: the chat engine's share and the model on the processor are of one memory."""
+    host = recorded("gb10")
+    with pytest.raises(NoPlanError, match="no memory left for Qwen/Qwen3-Embedding-8B beside the other models"):
+        plan_of(host, QWEN_8B, embedding("Qwen/Qwen3-Embedding-8B"))
+    plan = plan_of(host, QWEN_8B, embedding("BAAI/bge-m3"))
+    writes, embeds = (replica.memory for replica in plan.replicas)
+    assert writes is not None
+    assert embeds is not None
+    assert not plan.replicas[1].gpu_uuids
+    assert writes.budget_bytes + embeds.taken_bytes < (host.memory_bytes or 0)

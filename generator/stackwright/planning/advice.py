@@ -17,6 +17,7 @@ from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.host import Driver, Gpu, Host
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.objective import Objective
+from stackwright.domain.plan import Mode
 from stackwright.errors import NoPlanError
 from stackwright.models.stored import name_llm, stored_facts
 from stackwright.planning.layout import smallest_memory
@@ -70,8 +71,21 @@ def warn_of_length(request: ModelRequest, own: Reach, catalog: Catalog, plan: Pl
     if own.comfortable or request.pinned_count(request.engine.keys.context) or request.wishes.max_model_len:
         return None
     row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
-    better = _other_checkpoint(request, row, plan, _rules(request, catalog), own)[0] if row is not None else ""
+    better = _more_gpus(request, own, plan)
+    if not better and row is not None:
+        better = _other_checkpoint(request, row, plan, _rules(request, catalog), own)[0]
     return f"requests have room for {own.tokens} tokens with their answers" + (f"; {better}" if better else "")
+
+
+def _more_gpus(request: ModelRequest, own: Reach, plan: Plan) -> str:
+    """Return what the same weights come to on the GPUs that the mode leaves idle; empty where that is no more."""
+    if request.mode is not Mode.SINGLE or len(request.host.gpus) < 2:
+        return ""
+    try:
+        reach = plan(replace(request, mode=Mode.MULTI))
+    except NoPlanError:
+        return ""
+    return f"`multi` {reach.words}" if reach > own and reach.comfortable else ""
 
 
 def _rules(request: ModelRequest, catalog: Catalog) -> Rules:

@@ -13,11 +13,20 @@ from stackwright.domain.host import Gpu
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
 from stackwright.domain.topology import nvlink_islands
+from stackwright.engines.memory.unified import shares_memory
 from stackwright.errors import NoPlanError
 from stackwright.planning.model_plan import plan_model
 from stackwright.planning.placement import Heads, equal_groups, placements, usable_gpus
 from stackwright.planning.request import ModelRequest, PlanRequest
-from stackwright.planning.shares import Tenant, least_gpus, request_on, request_on_processor, split, try_plan
+from stackwright.planning.shares import (
+    Tenant,
+    least_gpus,
+    request_on,
+    request_on_processor,
+    shared_bytes,
+    split,
+    try_plan,
+)
 from stackwright.planning.switching import turn_takers
 from stackwright.planning.utilization import Utilization
 
@@ -311,7 +320,7 @@ class _Room:
 
     def _take_processor(self, position: int, why: str) -> bool:
         """Put a model on the processor where its memory surely holds it; `why` not on a GPU."""
-        promised = 0
+        promised = sum(self._of_processor(given) for given in self._given)
         for other in (*self._on_processor, position):
             taken = []
             for taker in turn_takers(self._models, other):
@@ -323,6 +332,20 @@ class _Room:
             promised += max(taken)
         self._on_processor[position] = why
         return True
+
+    def _of_processor(self, given: _Share) -> int:
+        """Return what the models on some GPUs take of the processor's memory; 0 where the GPUs have their own."""
+        host = self._requests[given.members[0]].host
+        if not any(shares_memory(host, gpu, self._catalog.find_gpu(gpu.name)) for gpu in given.gpus):
+            return 0
+        places = given.places or (given.gpus,) * len(given.members)
+        shares = given.shares or (None,) * len(given.members)
+        requests = (self._requests[member] for member in given.members)
+        plans = (
+            try_plan(request_on(request, gpus, share), self._catalog)
+            for request, gpus, share in zip(requests, places, shares, strict=True)
+        )
+        return sum(shared_bytes(plan, host, self._catalog) for plan in plans)
 
 
 def _pools(request: ModelRequest) -> list[list[Gpu]]:

@@ -23,6 +23,7 @@ from stackwright.planning.gateway import with_fallbacks
 from stackwright.planning.model_plan import PlannedModel, pinned_setting, plan_model, refuse_unread, with_digests
 from stackwright.planning.placement import idle_warnings
 from stackwright.planning.request import ModelRequest, PlanRequest, Switching, WantedModel, model_request
+from stackwright.planning.shares import shared_bytes
 from stackwright.planning.switching import (
     in_order,
     one_service,
@@ -79,7 +80,8 @@ def _plan_each(wanted: tuple[ModelRequest, ...], catalog: Catalog) -> tuple[Plan
             request = replace(request, gateway_workers=int(_most(planned, WORKERS).value))
         model = plan_model(request, catalog)
         planned.append(model)
-        taken[first] = max(taken.get(first, 0), 0 if allotment.gpus else _taken_bytes(model))
+        bytes_here = shared_bytes(model, request.host, catalog) if allotment.gpus else _taken_bytes(model)
+        taken[first] = max(taken.get(first, 0), bytes_here)
     return tuple(planned)
 
 

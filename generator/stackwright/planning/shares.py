@@ -14,6 +14,7 @@ from stackwright.domain.host import Gpu, Host
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode
 from stackwright.domain.wishes import Pin
+from stackwright.engines.memory.unified import shares_memory
 from stackwright.errors import NoPlanError
 from stackwright.planning.model_plan import PlannedModel, choose_share, plan_as_is
 from stackwright.planning.request import ModelRequest
@@ -199,6 +200,16 @@ def request_on_processor(request: ModelRequest, promised_bytes: int) -> ModelReq
     of_gpus = (*_OF_GPUS, request.whole.engine.keys.image) if request.mode is not Mode.CPU and request.host.gpus else ()
     fixed = {key: pin for key, pin in request.fixed.items() if key not in of_gpus}
     return replace(request, mode=Mode.CPU, fixed=fixed, promised_bytes=promised_bytes)
+
+
+def shared_bytes(planned: PlannedModel | None, host: Host, catalog: Catalog) -> int:
+    """Return what a model on GPUs takes of the processor's memory: its share of GPUs that have none of their own."""
+    if planned is None or not any(
+        shares_memory(host, gpu, catalog.find_gpu(gpu.name)) for gpu in planned.placement.gpus
+    ):
+        return 0
+    memories = (replica.memory for replica in planned.served.replicas)
+    return sum(memory.budget_bytes for memory in memories if memory is not None)
 
 
 def host_with(host: Host, gpus: tuple[Gpu, ...]) -> Host:
