@@ -94,7 +94,7 @@ ROOMS: Mapping[str, Room] = {
     "diagnosis": room("services engines domain reading runtime errors"),
     "project": room("services engines settings interrupts rendering atomic reading domain units errors"),
     "project.digests": room("project domain reading atomic errors", libraries="yaml"),
-    "project.inputs": room("project catalog domain reading rendering"),
+    "project.inputs": room("project catalog domain reading rendering errors"),
     # The project folder joins what stands on the disk to the words of three stages; it calls none of them.
     "project.folder": room(
         "project services engines domain settings planning reading rendering runtime units errors", libraries="dotenv"

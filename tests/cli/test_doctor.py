@@ -132,7 +132,9 @@ def test_a_fix_that_is_a_setting_is_applied(run: Run, failed: Path, project: Pat
     assert "+VLLM_MAX_MODEL_LEN='1024'" in ran.out or "+VLLM_MAX_MODEL_LEN=1024" in ran.out
     assert "VLLM_MAX_MODEL_LEN=1024" in env.replace("'", "")
     assert "LITELLM_NUM_WORKERS=3" in env.replace("'", ""), "an earlier pin is kept"
-    assert 'add to `settings:` of envs/dev.yaml: {VLLM_MAX_MODEL_LEN: "1024"}' in ran.err
+    assert "the next commands keep it; to take it back: `" in ran.err
+    assert "configure-gpu dev --unset VLLM_MAX_MODEL_LEN" in ran.err
+    assert run("configure-gpu", "--env=dev", host="cpu-small").code == 0
     assert (project / "envs/dev.yaml").read_bytes() == wishes, "a hand-written file is left alone"
 
 

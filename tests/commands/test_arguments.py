@@ -39,7 +39,7 @@ def parse_arguments(words: list[str]) -> object:
         ("detect", DetectArguments()),
         ("detect -o host.yaml --json", DetectArguments(output=Path("host.yaml"), json=True)),
         ("configure-gpu", ConfigureArguments()),
-        ("configure-gpu auto", ConfigureArguments()),
+        ("configure-gpu auto", ConfigureArguments(plan=PlanArguments(options=PlanOptions(unset=("mode",))))),
         (
             "configure-gpu multi --env production",
             ConfigureArguments(plan=PlanArguments(options=PlanOptions(mode=Mode.MULTI), environment=Environment.PROD)),

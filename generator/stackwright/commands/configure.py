@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -11,11 +12,13 @@ from msgspec.structs import replace
 
 from stackwright import report
 from stackwright.catalog.load import load_catalog
+from stackwright.commands.choices import MODEL, Chosen, choose, explained
 from stackwright.commands.generation import keep_generation
 from stackwright.commands.options import PlanArguments, PlanOptions
 from stackwright.commands.paths import ProjectPaths, working_folder
 from stackwright.detect.network import find_proxy
 from stackwright.domain.catalog import Catalog
+from stackwright.domain.choices import Choices, DefaultModel
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding, Severity
 from stackwright.domain.host import Host
@@ -24,9 +27,9 @@ from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.plan import Adapter, Attached, Mode, Plan
 from stackwright.domain.setting_spec import problem_with
 from stackwright.domain.wishes import ModelWish, Wishes
-from stackwright.engines import engine_named
+from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine, EngineNeeds, pinned_fields
-from stackwright.errors import UsageError
+from stackwright.errors import NoPlanError, UsageError
 from stackwright.models.cache import find_cache
 from stackwright.models.read import SMOKE, HubAccess, locate_model, read_model, read_shape
 from stackwright.models.stored import name_llm
@@ -49,58 +52,92 @@ from stackwright.watching.remembered import remembered_starts
 
 
 class Configured(Struct, frozen=True, kw_only=True):
-    """One environment as it would be written: its plan, the values that the environment file has, and all files."""
+    """One environment as it would be written: its plan, the values that the environment file has, and all files.
+
+    `chosen`: what of that a person chose, in this command or before.
+    """
 
     paths: EnvironmentPaths
     plan: Plan
     values: Mapping[str, str]
     files: tuple[RenderedFile, ...]
+    chosen: Chosen
 
 
 def plan_environment(options: PlanOptions, paths: ProjectPaths, host: Host, environment: Environment) -> Plan:
-    """Make the plan of one environment from its wishes, the command line and the host."""
-    return plan_wishes(options, paths, host, environment, project.read_wishes(paths.of(environment)))
+    """Make the plan of one environment from its wishes, the command line, what is remembered, and the host."""
+    return plan_with_choices(options, paths, host, environment, project.read_wishes(paths.of(environment)))[0]
 
 
 def plan_wishes(
     options: PlanOptions, paths: ProjectPaths, host: Host, environment: Environment, wishes: Wishes
 ) -> Plan:
     """Make the plan that an environment would have with these wishes, whatever its file says."""
-    plan = _plan(options, paths, host, paths.of(environment), wishes)
-    _values_of(plan, options.engine)
-    return plan
+    return plan_with_choices(options, paths, host, environment, wishes)[0]
+
+
+def plan_with_choices(
+    options: PlanOptions, paths: ProjectPaths, host: Host, environment: Environment, wishes: Wishes
+) -> tuple[Plan, Chosen]:
+    """Make the same plan, and say what of it a person chose.
+
+    Raises:
+        UsageError: the choices are wrong.
+        NoPlanError: no plan fits.
+    """
+    own = paths.of(environment)
+    chosen = choose(options, own, host, wishes)
+    with explained(chosen.kept, own):
+        plan, chosen = _plan(chosen, paths, host, own, wishes)
+        _values_of(plan, chosen.options.engine)
+    return plan, chosen
 
 
 def configure_environment(
     options: PlanOptions, paths: ProjectPaths, host: Host, environment: Environment
 ) -> Configured:
-    """Plan one environment from its wishes, the command line and the host, and render it."""
+    """Plan one environment from its wishes, the command line, what is remembered, and the host, and render it."""
     own = paths.of(environment)
     wishes = project.read_wishes(own)
-    plan = _plan(options, paths, host, own, wishes)
+    plan, chosen = plan_with_choices(options, paths, host, environment, wishes)
     return Configured(
         paths=own,
         plan=plan,
-        values=_values_of(plan, options.engine),
-        files=(*render_plan(plan), record_inputs(own, wishes)),
+        values=_values_of(plan, chosen.options.engine),
+        files=(*render_plan(plan), record_inputs(own, wishes, (*chosen.other, chosen.choices))),
+        chosen=chosen,
     )
 
 
-def _plan(options: PlanOptions, paths: ProjectPaths, host: Host, own: EnvironmentPaths, wishes: Wishes) -> Plan:
-    catalog = load_catalog()
-    models = wished_models(options, wishes, str(own.wishes))
+def _plan(
+    chosen: Chosen, paths: ProjectPaths, host: Host, own: EnvironmentPaths, wishes: Wishes
+) -> tuple[Plan, Chosen]:
+    catalog, options = load_catalog(), chosen.options
+    request = _request(chosen, paths, host, own, wishes)
+    by_default = not (options.models or wishes.models or wishes.model) and options.mode is not Mode.CPU and host.gpus
+    if not by_default:
+        choices = _with_whole_paths(chosen.choices, request)
+        plan = make_plan(_with_known(request, paths, catalog), catalog)
+        return plan, replace(chosen, choices=replace(choices, default_model=None))
+    return _plan_default(request, chosen, paths, own)
+
+
+def _request(chosen: Chosen, paths: ProjectPaths, host: Host, own: EnvironmentPaths, wishes: Wishes) -> PlanRequest:
+    options = chosen.options
+    shared = any(wishes.is_shared(key) for key in ("model", "models"))
+    models = wished_models(options, wishes, str(own.common if shared else own.wishes))
     if options.arguments and len(models) > 1:
         raise UsageError(
             f"--arg: {own.environment.value} has {len(models)} models, and it does not say which one it is for",
             hint=f"write models[].args in envs/{own.environment.value}.yaml",
         )
-    request = PlanRequest(
+    return PlanRequest(
         host=host,
         environment=own.environment,
         mode=options.mode,
         wishes=wishes,
-        models=tuple(_wanted(model, wished_in, paths, options) for model, wished_in in models),
-        pins=read_pins(wishes.pins, dict(options.pins), own.environment.value),
+        models=tuple(_wanted(model, wished_in, paths, chosen) for model, wished_in in models),
+        pins=read_pins(wishes.pins, dict(options.pins), own.environment.value, chosen.remembered, wishes.shared_keys),
         folders=paths.folders,
         user=User(uid=os.getuid(), gid=os.getgid()),
         objective=options.objective,
@@ -108,13 +145,62 @@ def _plan(options: PlanOptions, paths: ProjectPaths, host: Host, own: Environmen
         needs=EngineNeeds(exact=options.engine_version, allow_vulnerable=options.allow_vulnerable),
         image_pins=read_image_pins(paths.root),
         named=bool(options.models),
+        remembered=bool(options.models) and MODEL in chosen.remembered,
     )
-    if not (options.models or wishes.models or wishes.model) and options.mode is not Mode.CPU and host.gpus:
-        from stackwright.planning.default_llm import with_default_llm
 
-        has_token = find_hub_token(os.environ, Path(paths.folders.hf_home)) is not None
-        request = with_default_llm(request, catalog, has_token=has_token)
-    return make_plan(_with_known(request, paths, catalog), catalog)
+
+def _with_whole_paths(choices: Choices, request: PlanRequest) -> Choices:
+    """Name folders from the root: a later command may be given in another one."""
+    named = zip(choices.models, request.models, strict=False)
+    return replace(
+        choices,
+        models=tuple(model.llm.location if model.llm.source is LlmSource.DIRECTORY else name for name, model in named),
+    )
+
+
+def _plan_default(
+    request: PlanRequest, chosen: Chosen, paths: ProjectPaths, own: EnvironmentPaths
+) -> tuple[Plan, Chosen]:
+    """Plan with the model of an earlier plan, where it still holds, else with the catalog's best."""
+    from stackwright.planning.default_llm import with_default_llm
+
+    catalog, options, notes = load_catalog(), chosen.options, chosen.notes
+    has_token = find_hub_token(os.environ, Path(paths.folders.hf_home)) is not None
+    best = with_default_llm(request, catalog, has_token=has_token, least_share=_least_share(paths))
+    this = DefaultModel(
+        name=best.models[0].llm.location, mode=options.mode, objective=options.objective, engine=options.engine.name
+    )
+    before = chosen.choices.default_model
+    if before is not None and before != this and replace(before, name=this.name) == this:
+        try:
+            return _plan_kept(request, paths, before.name), chosen
+        except NoPlanError as failure:
+            notes += (f"{own.environment}: the default model changes: {before.name}: {failure.message}",)
+    plan = make_plan(_with_known(best, paths, catalog), catalog)
+    default = None if best.models[0].reason is None else this
+    return plan, replace(chosen, notes=notes, choices=replace(chosen.choices, default_model=default))
+
+
+def _plan_kept(request: PlanRequest, paths: ProjectPaths, name: str) -> Plan:
+    """Plan with the default model of an earlier plan. Raises NoPlanError where it is gone, or does not fit."""
+    from stackwright.planning.default_llm import with_kept_default
+
+    catalog = load_catalog()
+    kept = with_kept_default(request, catalog, name)
+    if kept is None:
+        raise NoPlanError("not in the catalog any more")
+    return make_plan(_with_known(kept, paths, catalog), catalog)
+
+
+def _least_share(paths: ProjectPaths) -> float:
+    """Return the smallest share of a GPU's memory that an environment wishes for; unreadable wishes do not count."""
+    shares = [1.0]
+    key = default_engine().keys.memory_share
+    for environment in Environment:
+        with suppress(UsageError):
+            wishes = project.read_wishes(paths.of(environment))
+            shares.append(float(wishes.pins.get(key or "", wishes.gpu_memory_utilization)))
+    return min(shares)
 
 
 def _with_known(request: PlanRequest, paths: ProjectPaths, catalog: Catalog) -> PlanRequest:
@@ -133,12 +219,12 @@ def _with_known(request: PlanRequest, paths: ProjectPaths, catalog: Catalog) -> 
     return replace(request, models=tuple(models))
 
 
-def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, options: PlanOptions) -> WantedModel:
-    catalog, engine = load_catalog(), options.engine
+def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, chosen: Chosen) -> WantedModel:
+    catalog, engine = load_catalog(), chosen.options.engine
     facts = _read_model(model.name, catalog, paths, wished_in)
     llm, spot = name_llm(facts), wished_in.partition(".name: ")[0]
     attached = Attached(adapters=_adapters(model, paths, spot), volumes=model.volumes)
-    model = replace(model, chat_template=_template(model, paths, options, spot))
+    model = replace(model, chat_template=_template(model, paths, chosen.options, spot))
     return WantedModel(
         llm=replace(llm, name=model.served_name) if model.served_name else llm,
         facts=facts,
@@ -148,7 +234,7 @@ def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, options: Plan
         gpu_share=model.gpu_share,
         exclusive=model.exclusive,
         pinned=model.pinned,
-        pins=pins_of_model(model, options.arguments, attached.adapters, engine, spot),
+        pins=pins_of_model(model, chosen.arguments, attached.adapters, engine, spot),
         attached=attached,
     )
 

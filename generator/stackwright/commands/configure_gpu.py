@@ -55,6 +55,7 @@ def run(arguments: ConfigureArguments) -> None:
 def configure(arguments: ConfigureArguments, host: Host) -> None:
     """Plan for this host, render, check and write, for one environment or all three."""
     # Not before: what these import is loaded while the container engine makes up its answer.
+    from stackwright.commands.changes import tell_changes, tell_kept
     from stackwright.commands.configure import (
         check_rendered,
         compare,
@@ -72,10 +73,12 @@ def configure(arguments: ConfigureArguments, host: Host) -> None:
     environments = (asked.environment,) if asked.environment else tuple(Environment)
     # Every plan is made before the first file is written, so that a refusal changes nothing.
     made = tuple(configure_environment(asked.options, paths, host, environment) for environment in environments)
+    tell_kept(made)
     report.warn_all(dict.fromkeys(warning for configured in made for warning in configured.plan.warnings))
     projects = tuple(configured.paths for configured in made)
     with nullcontext() if arguments.dry_run else hold_environments(projects, "configure-gpu"):
         changes = tuple((configured, compare(configured)) for configured in made)
+        tell_changes(made)
         findings = [finding for configured in made for finding in check_rendered(configured)]
         if not arguments.dry_run:
             write_environments(paths, changes)

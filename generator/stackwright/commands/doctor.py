@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright import report
+from stackwright.commands.choices import command
 from stackwright.commands.configure import plan_environment
 from stackwright.commands.configure_gpu import ConfigureArguments, configure
 from stackwright.commands.options import (
@@ -306,9 +307,8 @@ def _apply(arguments: DoctorArguments, paths: ProjectPaths, exam: Examination) -
     pinned = {key: setting for key, setting in flat_settings(plan).items() if setting.origin is Origin.PINNED}
     # Not the model, which `--model` names.
     pins = {key: pin.value for key, pin in pinned.items() if (spec := spec_of_written(key)) and spec.pinnable}
-    if plan.mode is not Mode.CPU:
-        # The running engine holds its GPUs' memory; a plan made now would flee to others.
-        pins["NVIDIA_VISIBLE_DEVICES"] = env["NVIDIA_VISIBLE_DEVICES"]
+    # The running engine holds its GPUs' memory; a plan made now would flee to others.
+    devices = () if plan.mode is Mode.CPU else (("NVIDIA_VISIBLE_DEVICES", env["NVIDIA_VISIBLE_DEVICES"]),)
     pins |= dict(fix.settings)
     models = tuple(values[engine.keys.model] for values in model_values(env, len(plan.models)))
     options = PlanOptions(
@@ -316,6 +316,7 @@ def _apply(arguments: DoctorArguments, paths: ProjectPaths, exam: Examination) -
         models=_named(models, paths, exam.environment),
         engine=engine,
         pins=tuple(pins.items()),
+        passing=devices,
     )
     host = detect_host().host
     if plan_environment(options, paths, host, exam.environment).engine.version != plan.engine.version:
@@ -329,5 +330,5 @@ def _apply(arguments: DoctorArguments, paths: ProjectPaths, exam: Examination) -
         ),
         host,
     )
-    kept = ", ".join(f'{key}: "{value}"' for key, value in fix.settings)
-    report.tell(f"to keep it through the next configure-gpu, add to `settings:` of envs/{name}.yaml: {{{kept}}}")
+    back = " ".join(f"--unset {key}" for key, _ in fix.settings)
+    report.tell(f"the next commands keep it; to take it back: `{command(exam.stack.paths, *back.split())}`")

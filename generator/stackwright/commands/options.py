@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,10 +21,16 @@ R = TypeVar("R")
 ENVIRONMENTS = (*(environment.value for environment in Environment), *WRITTEN_OUT)
 MODES = ("auto", *(mode.value for mode in Mode))
 RUNTIMES = ("auto", "compose", "processes")
+FORGETTABLE = ("model", "mode", "objective", "engine", "arg", "allow-vulnerable")
+"""What `--unset` takes beside the keys of settings."""
 
 
 class PlanOptions(Struct, frozen=True, kw_only=True):
-    """What to plan, as the command line says it: None or empty where it says nothing."""
+    """What to plan, as the command line says it: None or empty where it says nothing.
+
+    What it leaves open is remembered from the last time (commands/choices.py): `unset` takes single choices back,
+    `reset` all. `passing`: pins that are for this command alone.
+    """
 
     mode: Mode | None = None
     models: tuple[str, ...] = ()
@@ -35,6 +41,9 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
     engine: Engine = field(default_factory=default_engine)
     engine_version: str | None = None
     allow_vulnerable: bool = False
+    unset: tuple[str, ...] = ()
+    reset: bool = False
+    passing: tuple[tuple[str, str], ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -46,12 +55,14 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
             ("--objective", self.objective),
             ("--engine", engine if engine != default_engine().name else None),
             *(("--set", f"{key}={value}") for key, value in self.pins),
+            *(("--unset", key) for key in self.unset),
         )
         flags = (word for flag, value in said if value is not None for word in (flag, value))
         # One word: what it names begins with dashes itself.
         arguments = (f"--arg={argument}" for argument in self.arguments)
         mode = () if self.mode is None else (self.mode.value,)
-        return (*mode, *flags, *arguments, *(("--allow-vulnerable",) if self.allow_vulnerable else ()))
+        switches = (("--allow-vulnerable", self.allow_vulnerable), ("--reset", self.reset))
+        return (*mode, *flags, *arguments, *(switch for switch, on in switches if on))
 
 
 class PlanArguments(Struct, frozen=True, kw_only=True):
@@ -207,6 +218,13 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="a flag of the engine's own, such as `--arg=--chat-template-content-format=openai`; repeatable",
     )
+    parser.add_argument(
+        "--unset",
+        metavar="KEY",
+        action="append",
+        help=f"forget a remembered pin, or one of {', '.join(FORGETTABLE)}; repeatable",
+    )
+    parser.add_argument("--reset", action="store_true", help="forget everything that was chosen before")
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -259,7 +277,7 @@ def record_of(kind: type[R], given: argparse.Namespace, **further: object) -> R:
 
 
 def read_plan_options(given: argparse.Namespace, mode: Mode | None = None) -> PlanOptions:
-    """Read what `add_plan_flags` took."""
+    """Read what `add_plan_flags` took; `mode`: what its words name."""
     return PlanOptions(
         mode=mode,
         models=tuple(given.models or ()),
@@ -270,7 +288,17 @@ def read_plan_options(given: argparse.Namespace, mode: Mode | None = None) -> Pl
         engine=given.engine[0] if given.engine else default_engine(),
         engine_version=given.engine[1] if given.engine else None,
         allow_vulnerable=given.allow_vulnerable,
+        unset=tuple(dict.fromkeys((*(given.unset or ()), *_taken_back(given)))),
+        reset=given.reset,
     )
+
+
+def _taken_back(given: argparse.Namespace) -> Iterator[str]:
+    """Yield what is chosen anew by its name: the mode `auto`, an engine without a release."""
+    if "auto" in vars(given).get("words", ()):
+        yield "mode"
+    if given.engine is not None and given.engine[1] is None:
+        yield "engine"
 
 
 def read_plan_arguments(given: argparse.Namespace) -> PlanArguments:

@@ -26,12 +26,16 @@ def run(arguments: PlanArguments) -> None:
     """Print one plan."""
     host = get_host(arguments.options.host)
     # Not before: what these import is loaded while the container engine makes up its answer.
-    from stackwright.commands.configure import picture_plans, plan_environment, print_details
+    from stackwright.commands.changes import tell_remembered
+    from stackwright.commands.configure import picture_plans, plan_with_choices, print_details
     from stackwright.commands.paths import find_paths
+    from stackwright.project.folder import read_wishes
 
     environment = arguments.environment or Environment.DEV
     paths = find_paths(arguments.out)
-    plan = plan_environment(arguments.options, paths, host, environment)
+    own = paths.of(environment)
+    plan, chosen = plan_with_choices(arguments.options, paths, host, environment, read_wishes(own))
+    tell_remembered(((own, chosen),))
     report.warn_all(plan.warnings)
     if arguments.json:
         report.print_json(plan_document(plan))

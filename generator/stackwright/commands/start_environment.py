@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from stackwright import report
 from stackwright.commands.bring_up import Attempt, bring_up
+from stackwright.commands.changes import tell_changes, tell_kept
 from stackwright.commands.configure import (
     compare,
     configure_environment,
@@ -147,7 +148,9 @@ def _check_fetched(stack: Stack, runtime: Runtime, host: Host) -> None:
 def _configure_one(options: PlanOptions, paths: ProjectPaths, environment: Environment) -> None:
     report.tell(f"configuring {environment} for this machine")
     configured = configure_environment(options, paths, get_host(options.host), environment)
+    tell_kept((configured,))
     changes = compare(configured)
+    tell_changes((configured,))
     write_environments(paths, ((configured, changes),))
     report.show_changes(changes, dry_run=False, diff=False)
 

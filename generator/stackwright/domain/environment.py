@@ -19,6 +19,8 @@ class Environment(StrEnum):
 WRITTEN_OUT = {"development": Environment.DEV, "production": Environment.PROD}
 
 
+COMMON = "envs/common.yaml"
+"""What all environments wish for."""
 KEYS_FOLDER, USAGE_FOLDER = ".secrets/{environment}/keys", ".usage/{environment}"
 """Below envs/: the folder of the keys of people and programs, and that of what was used with them."""
 
@@ -34,6 +36,11 @@ class EnvironmentPaths(Struct, frozen=True, kw_only=True):
     def wishes(self) -> Path:
         """The file that a person writes."""
         return self.root / "envs" / f"{self.environment.value}.yaml"
+
+    @property
+    def common(self) -> Path:
+        """The file that a person writes for all environments."""
+        return self.root / COMMON
 
     @property
     def rendered(self) -> Path:

@@ -72,6 +72,9 @@ class Pin(Struct, frozen=True, kw_only=True):
     def written_at(self) -> str:
         """Where a person finds it, as the object of a sentence."""
         file, _, field = self.source.partition(":")
+        if self.origin is Origin.REMEMBERED:
+            word = "arg" if self.source.startswith("--arg") else self.written
+            return f"the remembered pin of {self.written} (`--unset {word}`)"
         if self.model is not None and self.source == "--arg":
             return "it from `--arg`"
         if field.strip().startswith("models["):
@@ -87,9 +90,9 @@ class Wishes(Struct, frozen=True, kw_only=True):
     """
 
     schema: int
-    model: str | None
+    model: str | None = None
     gpu_memory_utilization: float
-    max_model_len: int | None
+    max_model_len: int | None = None
     gateway: GatewayWishes
     settings: dict[str, str | int | float] = field(default_factory=dict)
     models: tuple[ModelWish, ...] = ()
@@ -98,3 +101,23 @@ class Wishes(Struct, frozen=True, kw_only=True):
     def pins(self) -> dict[str, str]:
         """The pinned keys as they are emitted: in YAML, 8192 is a number."""
         return {key: str(value) for key, value in self.settings.items()}
+
+    def is_shared(self, key: str) -> bool:
+        """Return whether a key, such as `gateway.port`, has its value from the file that all environments share."""
+        return key in self.shared_keys
+
+    @property
+    def shared_keys(self) -> frozenset[str]:
+        """The keys that have their values from there."""
+        return frozenset()
+
+
+class JoinedWishes(Wishes, frozen=True, kw_only=True):
+    """The wishes of an environment laid over those that all share; `shared` are the keys that only those have."""
+
+    shared: frozenset[str] = frozenset()
+
+    @property
+    def shared_keys(self) -> frozenset[str]:
+        """The keys that have their values from the shared file."""
+        return self.shared

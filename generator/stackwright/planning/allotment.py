@@ -107,7 +107,7 @@ def allot(requests: tuple[ModelRequest, ...], catalog: Catalog) -> tuple[Allotme
 def _ways_to_room(request: ModelRequest) -> str:
     """Return the hint for models that do not fit beside each other."""
     return (
-        f"name fewer or smaller models, or in {request.whole.file} serve some in turn with `exclusive`, "
+        f"name fewer or smaller models, or in {request.whole.file_of('models')} serve some in turn with `exclusive`, "
         "or give the others less with gpu_share"
     )
 

@@ -17,17 +17,47 @@ from stackwright.planning.placement import Heads, placements
 from stackwright.planning.request import ModelRequest, PlanRequest, model_request
 
 
-def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -> PlanRequest:
+def with_default_llm(
+    whole: PlanRequest, catalog: Catalog, *, has_token: bool, least_share: float | None = None
+) -> PlanRequest:
     """Return the request with the best catalog model for its host and objective; unchanged on the CPU.
+
+    `least_share`: the smallest share of a GPU's memory that an environment has, so that all of them serve the same
+    model. Where none fits there, the environment's own share counts.
 
     Raises:
         NoPlanError: the host lacks what was asked for, or no catalog model fits it.
     """
-    request = model_request(whole, 0)
+    own = whole.wishes.gpu_memory_utilization
+    if least_share is None or least_share >= own:
+        return _with_best(whole, whole, catalog, has_token=has_token)
+    smaller = replace(whole, wishes=replace(whole.wishes, gpu_memory_utilization=least_share))
+    try:
+        return _with_best(whole, smaller, catalog, has_token=has_token)
+    except NoPlanError:
+        return _with_best(whole, whole, catalog, has_token=has_token)
+
+
+def with_kept_default(whole: PlanRequest, catalog: Catalog, name: str) -> PlanRequest | None:
+    """Return the request with the catalog's checkpoint `name`, which was its default before; None where it is gone."""
+    for row in catalog.llms:
+        for checkpoint in row.checkpoints:
+            if checkpoint.hub_id == name:
+                facts = stored_facts(row, checkpoint)
+                reason = "the default of an earlier command; `--unset model` chooses anew"
+                (model,) = whole.models
+                kept = replace(model, llm=name_llm(facts), facts=facts, reason=reason)
+                return replace(whole, models=(kept,), remembered=True)
+    return None
+
+
+def _with_best(whole: PlanRequest, judged: PlanRequest, catalog: Catalog, *, has_token: bool) -> PlanRequest:
+    """Return the request with the model that is best for another, which differs in the share of the memory."""
+    request = model_request(judged, 0)
     options = placements(request.host, request.mode, request.parallel_pins, Heads(), request.objective, request.devices)
     if not options[0].gpus:
         return whole
-    chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, whole.needs)
+    chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, judged.needs)
     settings = wanted_settings(request, options[0], catalog, chosen.version)
     memory = smallest_memory(options[0].gpus, request.host, catalog)
     if memory is not None:
@@ -56,6 +86,9 @@ def with_default_llm(whole: PlanRequest, catalog: Catalog, *, has_token: bool) -
         raise _nothing_fits(request, catalog, inside)
     facts = stored_facts(best.row, best.checkpoint)
     reason = _reason(best, choice.runners_up, request.objective)
+    share = judged.wishes.gpu_memory_utilization
+    if share < whole.wishes.gpu_memory_utilization:
+        reason += f"; it fits the smallest memory share of the environments, {share:g}, so that all serve the same"
     model = replace(request.model, llm=name_llm(facts), facts=facts, reason=reason)
     return replace(whole, models=(model,))
 

@@ -72,14 +72,14 @@ def model_settings(
 
 def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching | None) -> dict[str, Setting]:
     """Return the settings that follow from the environment and the host alone, whatever models it serves."""
-    wishes, name, wished = request.wishes, request.environment.value, request.file
+    wishes, name = request.wishes, request.environment.value
     return {
         "COMPOSE_PROJECT_NAME": _setting(f"stackwright-{name}", "one project per environment", DECISION),
         "STACKWRIGHT_ENVIRONMENT": _setting(name, "asked for", "command line"),
         **_user_settings(request),
         **{key: setting for row in SERVICES for key, setting in row.values(catalog).items()},
-        "GATEWAY_BIND": _wished(wishes.gateway.bind, wished),
-        "GATEWAY_PORT": _wished(str(wishes.gateway.port), wished),
+        "GATEWAY_BIND": _wished(wishes.gateway.bind, request.file_of("gateway.bind")),
+        "GATEWAY_PORT": _wished(str(wishes.gateway.port), request.file_of("gateway.port")),
         **_joined_network(request),
         **switching_settings(switching),
         **_network_settings(request),

@@ -318,7 +318,8 @@ def choose_share(request: ModelRequest, placement: Placement, catalog: Catalog) 
     if request.utilization is not None:
         return request.utilization
     shared = _shared_memory(request, placement, catalog)
-    return choose_utilization(request.wishes.gpu_memory_utilization, request.whole.file, placement.gpus, shared)
+    file = request.whole.file_of("gpu_memory_utilization")
+    return choose_utilization(request.wishes.gpu_memory_utilization, file, placement.gpus, shared)
 
 
 def _shared_memory(request: ModelRequest, placement: Placement, catalog: Catalog) -> UnifiedMemory | None:
@@ -352,7 +353,9 @@ def _shorter(request: ModelRequest, catalog: Catalog) -> str | None:
         found = plan_as_is(replace(request, whole=free, fixed=fixed), catalog).context
     except NoPlanError:
         return None
-    where = request.fixed[context].written_at if pinned else f"max_model_len in {request.whole.file}"
+    where = (
+        request.fixed[context].written_at if pinned else f"max_model_len in {request.whole.file_of('max_model_len')}"
+    )
     return f"lower {where}" + ("" if found == "auto" else f": {found} fits")
 
 
@@ -378,7 +381,7 @@ def _larger_share(request: ModelRequest) -> str | None:
     share = request.model.gpu_share
     if share is None or share >= 1:
         return None
-    return f"raise its gpu_share in {request.whole.file}, or name a smaller model"
+    return f"raise its gpu_share in {request.whole.file_of('models')}, or name a smaller model"
 
 
 def _with_pins(computed: dict[str, Setting], request: ModelRequest) -> dict[str, Setting]:

@@ -121,7 +121,7 @@ def _refuse_share_of_nothing(request: PlanRequest) -> None:
         if model.gpu_share is not None and on_processor(request):
             raise UsageError(
                 f"{model.wished_in}: found gpu_share {model.gpu_share:g}, but no GPU is used",
-                hint=f"remove it from {request.file}, or plan for a host with GPUs",
+                hint=f"remove it from {request.file_of('models')}, or plan for a host with GPUs",
             )
 
 

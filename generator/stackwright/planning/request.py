@@ -8,7 +8,7 @@ from functools import cached_property
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from stackwright.domain.environment import Environment
+from stackwright.domain.environment import COMMON, Environment
 from stackwright.domain.forecast import EngineSettings, RememberedStart
 from stackwright.domain.host import Host
 from stackwright.domain.image_pins import ImagePins
@@ -69,7 +69,8 @@ class PlanRequest(Struct, frozen=True, kw_only=True):
     """Everything that the plan of one environment is made from. None leaves the choice to the planner.
 
     `pins` beat every computed value; `image_pins` are the digests that images are pinned to. `named`: the command line
-    named the models, so that the fallbacks that `wishes` has for others do not count.
+    named the models, so that the fallbacks that `wishes` has for others do not count. `remembered`: an earlier command
+    named or chose them.
     """
 
     host: Host
@@ -85,11 +86,16 @@ class PlanRequest(Struct, frozen=True, kw_only=True):
     needs: EngineNeeds = field(default_factory=EngineNeeds)
     image_pins: ImagePins = field(default_factory=ImagePins)
     named: bool = False
+    remembered: bool = False
 
     @property
     def file(self) -> str:
         """The file of the environment's wishes."""
         return f"envs/{self.environment.value}.yaml"
+
+    def file_of(self, key: str) -> str:
+        """Return the file that a wish stands in, such as `gateway.port`: the environment's, or that of all."""
+        return COMMON if self.wishes.is_shared(key) else self.file
 
 
 class Switching(Struct, frozen=True, kw_only=True):
@@ -165,7 +171,7 @@ class ModelRequest(Struct, frozen=True, kw_only=True, dict=True):
             role=self.role,
             pins=self.pins,
             wished_context=self.wishes.max_model_len,
-            wished_in=self.whole.file,
+            wished_in=self.whole.file_of("max_model_len"),
             model=Setting(value=self.llm.location, reason=why, source=asked_in, origin=asked_by),
             objective=self.objective,
             in_turns=self.model.exclusive is not None,
@@ -175,12 +181,18 @@ class ModelRequest(Struct, frozen=True, kw_only=True, dict=True):
     @property
     def _asked(self) -> tuple[str, Origin]:
         """Where the model was named, and by whom: nobody names the smoke model, or the catalog's best."""
+        if self.whole.remembered:
+            return ("--model" if self.whole.named else "default") + " of an earlier command", Origin.REMEMBERED
         if self.model.reason is not None:
             return _CATALOG, Origin.CATALOG
         if self.whole.named:
             return "--model", Origin.PINNED
         wished = self.wishes.model or self.wishes.models
-        return (self.whole.file, Origin.WISHED) if wished else ("default", Origin.COMPUTED)
+        return (
+            (self.whole.file_of("model" if self.wishes.model else "models"), Origin.WISHED)
+            if wished
+            else ("default", Origin.COMPUTED)
+        )
 
     @property
     def parallel_pins(self) -> EngineSettings:

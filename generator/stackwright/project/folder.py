@@ -13,17 +13,18 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
-from stackwright.domain.environment import EnvironmentPaths
+from stackwright.domain.environment import COMMON, EnvironmentPaths
 from stackwright.domain.plan import PLAN_SCHEMA, Plan
 from stackwright.domain.setting_spec import Kind, SettingSpec, problem_with
-from stackwright.domain.wishes import WISHES_SCHEMA, ModelWish, Wishes
+from stackwright.domain.wishes import WISHES_SCHEMA, JoinedWishes, ModelWish, Wishes
 from stackwright.engines import ENGINES, default_engine
 from stackwright.errors import UsageError, ValidationError, did_you_mean
 from stackwright.planning.cloud import problem_with_cloud
 from stackwright.planning.gateway import problem_with_name
 from stackwright.planning.request import Folders
+from stackwright.project.joining import join_wishes, shared_keys
 from stackwright.project.pins import check_pins
 from stackwright.reading import convert, load_yaml, read_text
 from stackwright.rendering.numbered import MOST_MODELS
@@ -39,6 +40,7 @@ _BASE_FILES = (
     "envs/dev.yaml",
     "envs/staging.yaml",
     "envs/prod.yaml",
+    COMMON,
 )
 
 
@@ -134,21 +136,45 @@ def _restore(name: str) -> str:
 
 
 def read_wishes(paths: EnvironmentPaths) -> Wishes:
-    """Read envs/<env>.yaml, of the project folder or, where it has none yet, as shipped.
+    """Read envs/<env>.yaml over envs/common.yaml, of the project folder or, where it has none yet, as shipped.
 
     Raises:
-        UsageError: it cannot be read, has an unknown key, a wrong type, a value out of bounds or a newer schema.
+        UsageError: one cannot be read, has an unknown key, a wrong type, a value out of bounds or a newer schema.
     """
-    if paths.wishes.exists():
-        return _parse_wishes(paths.wishes, str(paths.wishes))
-    name = str(paths.wishes.relative_to(paths.root))
+    where, own = _load_wishes(paths.wishes, paths.root)
+    common = read_common(paths)
+    wishes = _parse_wishes(join_wishes(common, own), where)
+    return JoinedWishes(**asdict(wishes), shared=shared_keys(common, own)) if common else wishes
+
+
+def read_common(paths: EnvironmentPaths) -> dict[str, object]:
+    """Return what envs/common.yaml says, checked by itself; nothing where there is none.
+
+    Raises:
+        UsageError: as `read_wishes`.
+    """
+    if not paths.common.exists() and not _is_shipped(COMMON):
+        return {}
+    where, common = _load_wishes(paths.common, paths.root)
+    # What each environment says for itself is not missing here.
+    _parse_wishes(
+        join_wishes({"gpu_memory_utilization": 0.9, "gateway": {"bind": "127.0.0.1", "port": 1}}, common), where
+    )
+    return {key: value for key, value in common.items() if key != "schema"} if isinstance(common, dict) else {}
+
+
+def _load_wishes(path: Path, root: Path) -> tuple[str, object]:
+    """Return how a file of wishes is called in a message, and what stands in it."""
+    name = str(path.relative_to(root))
+    if path.exists():
+        return str(path), _load_written(path, str(path))
     if not _is_shipped(name):
         raise UsageError(f"{_CHECKOUT / name}: missing", hint=_restore(name))
     with _packaged(name) as shipped:
-        return _parse_wishes(shipped, name)
+        return name, _load_written(shipped, name)
 
 
-def _parse_wishes(path: Path, where: str) -> Wishes:
+def _load_written(path: Path, where: str) -> object:
     data = load_yaml(path, UsageError)
     if data is None:
         name = f"envs/{path.name}"
@@ -168,6 +194,10 @@ def check_wishes(data: object, where: str) -> Wishes:
             f"{where}: schema {_written(data['schema'])} is newer than this release reads ({WISHES_SCHEMA})",
             hint="update Stackwright",
         )
+    return data
+
+
+def _parse_wishes(data: object, where: str) -> Wishes:
     wishes = convert(data, Wishes, where=where, error=UsageError)
     _check(where, "schema", Kind.INTEGER, _written(wishes.schema), WISHES_SCHEMA, WISHES_SCHEMA)
     _check_declared(where, wishes)

@@ -100,10 +100,10 @@ class Generations:
 
     def record(self) -> Generation:
         """Keep the files as they stand and return their generation, which may be there already."""
-        same = self.current()
+        same, contents = self.current(), self._contents()
         if same is not None:
+            self._renew_records(self._folder / str(same.number), contents)
             return same
-        contents = self._contents()
         number = max((int(entry.name) for entry in _entries(self._folder)), default=0) + 1
         made = datetime.now(UTC).isoformat(timespec="seconds")
         generation = Generation(number=number, made=made, state=GenerationState.WRITTEN, digest=_digest(contents))
@@ -188,6 +188,12 @@ class Generations:
             fresh.rename(self._folder / str(generation.number))
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+
+    def _renew_records(self, folder: Path, contents: Mapping[str, bytes]) -> None:
+        """Keep what is told about the files as it is told now: what a person chose may differ where no file does."""
+        for name in RECORDS:
+            if name in contents and _content(folder / name) != contents[name]:
+                replace_file(folder / name, contents[name].decode(errors="replace"))
 
     def _describe(self, folder: Path, generation: Generation) -> None:
         replace_file(folder / _ABOUT, json.dumps(asdict(generation)) + "\n")

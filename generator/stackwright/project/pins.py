@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
+from msgspec import Struct
+
+from stackwright.domain.environment import COMMON
 from stackwright.domain.plan import Adapter, Origin
 from stackwright.domain.setting_spec import SettingSpec, problem_with
 from stackwright.domain.wishes import ModelWish, Pin
@@ -66,18 +69,39 @@ def _flags_belong(key: str) -> str | None:
     return "engine flags: `--arg=--FLAG=VALUE`, or models[].args in envs/<env>.yaml (docs/how-to/engine-arguments.md)"
 
 
-def read_pins(wished: Mapping[str, str], command_line: Mapping[str, str], environment: str) -> tuple[Pin, ...]:
-    """Return the pins in force: those of the command line beat those of `envs/<environment>.yaml`."""
-    file = f"envs/{environment}.yaml"
-    pins = {
-        written: _pin(written, value, Origin.WISHED, f"{file}: settings.{written}") for written, value in wished.items()
-    }
-    pins |= {written: _pin(written, value, Origin.PINNED, "--set") for written, value in command_line.items()}
+def read_pins(
+    wished: Mapping[str, str],
+    command_line: Mapping[str, str],
+    environment: str,
+    remembered: Collection[str] = (),
+    shared: Collection[str] = (),
+) -> tuple[Pin, ...]:
+    """Return the pins in force: those of the command line beat those of `envs/<environment>.yaml`.
+
+    `remembered`: keys of `command_line` that an earlier command pinned. `shared`: what stands in the file of all
+    environments, such as `settings.GATEWAY_PORT`.
+    """
+    pins = {}
+    for written, value in wished.items():
+        spot = f"settings.{written}"
+        file = COMMON if spot in shared else f"envs/{environment}.yaml"
+        pins[written] = _pin(written, value, Origin.WISHED, f"{file}: {spot}")
+    for written, value in command_line.items():
+        earlier = f"--set of an earlier command; `--unset {written}` takes it back"
+        origin, source = (Origin.REMEMBERED, earlier) if written in remembered else (Origin.PINNED, "--set")
+        pins[written] = _pin(written, value, origin, source)
     return tuple(pins.values())
 
 
+class GivenArguments(Struct, frozen=True, kw_only=True):
+    """Flags of an engine from the command line; `remembered`: all of them are an earlier command's."""
+
+    flags: tuple[str, ...] = ()
+    remembered: bool = False
+
+
 def pins_of_model(
-    wish: ModelWish, given: Sequence[str], adapters: tuple[Adapter, ...], engine: Engine, spot: str
+    wish: ModelWish, given: GivenArguments, adapters: tuple[Adapter, ...], engine: Engine, spot: str
 ) -> tuple[Pin, ...]:
     """Return what is said of one model alone, as pins; its number is not known yet.
 
@@ -94,8 +118,10 @@ def pins_of_model(
     values |= {key: ("lora", text) for key, text in engine.adapter_settings(adapters).items()}
     values |= {key: ("args", text) for key, text in engine.route_arguments(wish.args, f"{spot}.args").items()}
     pins = {key: _own(key, text, Origin.WISHED, f"{spot}.{field}") for key, (field, text) in values.items()}
-    for key, text in engine.route_arguments(given, "--arg").items():
-        pins[key] = _own(key, text, Origin.PINNED, "--arg")
+    earlier = "--arg of an earlier command; `--unset arg` takes it back"
+    origin, source = (Origin.REMEMBERED, earlier) if given.remembered else (Origin.PINNED, "--arg")
+    for key, text in engine.route_arguments(given.flags, "--arg").items():
+        pins[key] = _own(key, text, origin, source)
     return tuple(pins.values())
 
 

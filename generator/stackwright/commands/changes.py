@@ -1,0 +1,81 @@
+"""What a command keeps of earlier choices, and which values it changes, in one line each."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+
+from stackwright import report
+from stackwright.commands.choices import Chosen, command
+from stackwright.commands.configure import Configured
+from stackwright.domain.environment import EnvironmentPaths
+from stackwright.errors import StackError
+from stackwright.project import folder as project
+
+NONE = "(none)"
+MOST_LINES = 16
+_UUID = re.compile(r"\b((?:GPU|MIG)-[0-9a-f]{8})-[0-9a-f-]{27}\b")
+
+
+def tell_kept(made: Sequence[Configured]) -> None:
+    """Say what some environments keep from before."""
+    tell_remembered([(configured.paths, configured.chosen) for configured in made])
+
+
+def tell_remembered(made: Sequence[tuple[EnvironmentPaths, Chosen]]) -> None:
+    """Say what is kept from before, and what of it no longer counts; once for the environments that share it."""
+    report.warn_all(dict.fromkeys(note for _, chosen in made for note in chosen.notes))
+    kept = [(shlex.join(chosen.kept.words), paths) for paths, chosen in made]
+    for words, paths in _grouped(row for row in kept if row[0]):
+        reset = command(paths[0], "--reset") if len(paths) == 1 else "--reset"
+        report.tell(f"{_names(paths)}: kept from before: {words} (forget it: `{reset}`)")
+
+
+def tell_changes(made: Sequence[Configured]) -> None:
+    """Say each value that changes, `a → b`; to be called before the files are written."""
+    lines = [(line, configured.paths) for configured in made for line in changed_values(configured)]
+    shown = _grouped(lines)
+    for line, paths in shown[:MOST_LINES]:
+        report.tell(f"{_names(paths)}: {line}")
+    if len(shown) > MOST_LINES:
+        report.tell(f"and {len(shown) - MOST_LINES} more: `--diff` shows them")
+
+
+def changed_values(configured: Configured) -> Iterator[str]:
+    """Yield what changes in an environment's file, most noticeable first; nothing where there is none yet."""
+    before = values_before(configured.paths)
+    if not before:
+        return
+    engine = configured.chosen.options.engine
+    first = [engine.keys.model, engine.keys.image, engine.keys.context]
+    after = configured.values
+    changed = [key for key in dict.fromkeys((*before, *after)) if before.get(key) != after.get(key)]
+    for key in sorted(changed, key=lambda key: first.index(key) if key in first else len(first)):
+        yield f"{key}: {_short(before.get(key))} → {_short(after.get(key))}"
+
+
+def values_before(paths: EnvironmentPaths) -> Mapping[str, str]:
+    """Return what was rendered before; empty where nothing was, or it cannot be read."""
+    if paths.rendered.exists():
+        with suppress(StackError):
+            return project.read_env_file(paths.rendered)
+    return {}
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return NONE
+    return _UUID.sub(r"\1…", value) or "(empty)"
+
+
+def _grouped(rows: Iterable[tuple[str, EnvironmentPaths]]) -> list[tuple[str, list[EnvironmentPaths]]]:
+    groups: dict[str, list[EnvironmentPaths]] = {}
+    for text, paths in rows:
+        groups.setdefault(text, []).append(paths)
+    return list(groups.items())
+
+
+def _names(paths: Sequence[EnvironmentPaths]) -> str:
+    return ", ".join(one.environment.value for one in paths)

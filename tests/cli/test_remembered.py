@@ -1,0 +1,239 @@
+"""What a second command keeps of the first one's choices, and how each is taken back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dotenv import dotenv_values
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.cli.commands import Run
+
+PROD = ("configure-gpu", "--env=prod")
+CPU_HOST, GPU_HOST = "cpu-small", "2x-rtx3090-nvlink"
+
+
+def values(project: Path, environment: str = "prod") -> dict[str, str | None]:
+    """Return the rendered settings of an environment."""
+    return dict(dotenv_values(project / f"envs/.env.{environment}", interpolate=False))
+
+
+def plan_of(run: Run, *words: str, host: str) -> dict[str, Any]:
+    """Return the plan of prod as `plan --json` prints it."""
+    ran = run("plan", "--env=prod", "--json", *words, host=host)
+    assert ran.code == 0, ran.err
+    document: dict[str, Any] = ran.json
+    return document
+
+
+def test_a_second_command_keeps_model_and_port(run: Run, project: Path) -> None:
+    """The sequence that every fix line prints, and which the how-tos teach."""
+    assert run(*PROD, "--model=Qwen/Qwen3-0.6B", "--set=GATEWAY_PORT=8080", host=CPU_HOST).code == 0
+    ran = run(*PROD, "--set=VLLM_MAX_MODEL_LEN=4096", host=CPU_HOST)
+    assert ran.code == 0
+    kept = values(project)
+    assert [kept[key] for key in ("VLLM_MODEL", "GATEWAY_PORT", "VLLM_MAX_MODEL_LEN")] == [
+        "Qwen/Qwen3-0.6B",
+        "8080",
+        "4096",
+    ]
+    assert "prod: kept from before: --model Qwen/Qwen3-0.6B --set GATEWAY_PORT=8080" in ran.err
+    assert "prod: VLLM_MAX_MODEL_LEN: auto → 4096\n" in ran.err
+    assert "GATEWAY_PORT:" not in ran.err
+    shown = plan_of(run, host=CPU_HOST)["settings"]
+    assert {key: setting["value"] for key, setting in shown.items()} == kept
+    assert {shown[key]["origin"] for key in ("VLLM_MODEL", "GATEWAY_PORT", "VLLM_MAX_MODEL_LEN")} == {"remembered"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (["--model=Qwen/Qwen3-0.6B"], ["--model=Qwen/Qwen3-4B"], "VLLM_MODEL: Qwen/Qwen3-0.6B → Qwen/Qwen3-4B"),
+        (["--set=GATEWAY_PORT=8080"], ["--set=GATEWAY_PORT=8081"], "GATEWAY_PORT: 8080 → 8081"),
+        (["--set=GATEWAY_PORT=8080"], ["--unset=GATEWAY_PORT"], "GATEWAY_PORT: 8080 → 4002"),
+        (["--set=GATEWAY_PORT=8080"], ["--reset"], "GATEWAY_PORT: 8080 → 4002"),
+        (["cpu"], ["auto"], "GPU_COUNT: (none) → 2"),
+        (["single"], ["--unset=mode"], "VLLM_TENSOR_PARALLEL_SIZE: 1 → 2"),
+        (["--arg=--max-log-len=7"], ["--arg=--max-log-len=8"], "VLLM_ARG_MAX_LOG_LEN: 7 → 8"),
+        (["--arg=--max-log-len=7"], ["--unset=arg"], "VLLM_ARG_MAX_LOG_LEN: 7 → (none)"),
+        (["--arg=--max-log-len=7"], ["--unset=--max-log-len"], "VLLM_ARG_MAX_LOG_LEN: 7 → (none)"),
+        (["--model=Qwen/Qwen3-0.6B"], ["--unset=model"], "VLLM_MODEL: Qwen/Qwen3-0.6B → "),
+    ],
+)
+def test_what_changes_is_said(first: list[str], second: list[str], said: str, run: Run) -> None:
+    model = [] if any("model" in word for word in (*first, *second)) else ["--model=Qwen/Qwen3-0.6B"]
+    host = GPU_HOST
+    assert run(*PROD, *first, *model, host=host).code == 0
+    ran = run(*PROD, *second, *(model if "--reset" in second else []), host=host)
+    assert ran.code == 0, ran.err
+    assert f"prod: {said}" in ran.err
+
+
+def test_what_several_environments_share_is_said_once(run: Run) -> None:
+    assert run("configure-gpu", "--set=LITELLM_NUM_WORKERS=2", host=CPU_HOST).code == 0
+    ran = run("configure-gpu", "--set=LITELLM_NUM_WORKERS=3", "--set=REDIS_IMAGE=redis:x", host=CPU_HOST)
+    assert ran.err.count("dev, staging, prod: LITELLM_NUM_WORKERS: 2 → 3\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "again"),
+    [
+        (["single"], []),
+        (["--objective=latency"], []),
+        (["--engine=vllm==0.32.0"], ["--set=GATEWAY_PORT=9"]),
+        (["--model=Qwen/Qwen3-0.6B"], []),
+        (["--model=Qwen/Qwen3-0.6B", "--arg=--chat-template-content-format=openai"], ["--set=GATEWAY_PORT=9"]),
+        (["cpu", "--model=Qwen/Qwen3-0.6B", "--set=VLLM_CPU_KVCACHE_SPACE=2"], []),
+    ],
+)
+def test_every_kind_of_choice_is_kept(words: list[str], again: list[str], run: Run, project: Path) -> None:
+    assert run(*PROD, *words, host=GPU_HOST).code == 0
+    before = values(project)
+    assert run(*PROD, *again, host=GPU_HOST).code == 0
+    after = values(project)
+    pinned = dict(word.removeprefix("--set=").split("=") for word in again)
+    assert {**after, **pinned} == {**before, **pinned}
+
+
+def test_a_folder_is_kept_wherever_the_next_command_is_given(
+    run: Run, project: Path, around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stackwright.models.smoke_model import write_smoke_model
+
+    write_smoke_model(around / "mine")
+    monkeypatch.chdir(around)
+    assert run(*PROD, "--model=./mine", host=CPU_HOST).code == 0
+    (around / "elsewhere").mkdir()
+    monkeypatch.chdir(around / "elsewhere")
+    assert run(*PROD, host=CPU_HOST).code == 0
+    assert values(project)["VLLM_MODEL"] == str(around / "mine")
+
+
+def test_the_files_newer_word_wins_and_is_said(run: Run, project: Path) -> None:
+    """A file that said so all the time does not: the command line beat it then, and still does."""
+    assert run(*PROD, "--set=GATEWAY_PORT=8080", "--model=Qwen/Qwen3-0.6B", host=CPU_HOST).code == 0
+    assert run(*PROD, host=CPU_HOST).code == 0
+    assert values(project)["GATEWAY_PORT"] == "8080"
+    wishes = project / "envs/prod.yaml"
+    text = wishes.read_text(encoding="utf-8").replace("port: 4002", "port: 4500").replace("model: null", "model: smoke")
+    wishes.write_text(text, encoding="utf-8")
+    ran = run(*PROD, host=CPU_HOST)
+    assert ran.code == 0
+    assert values(project)["GATEWAY_PORT"] == "4500"
+    assert "envs/prod.yaml now says gateway.port: 4500, which replaces the earlier `--set GATEWAY_PORT=8080`" in ran.err
+    assert "envs/prod.yaml now says model: smoke, which replaces the earlier `--model Qwen/Qwen3-0.6B`" in ran.err
+    assert "prod: GATEWAY_PORT: 8080 → 4500\n" in ran.err
+    assert "replaces" not in run(*PROD, host=CPU_HOST).err
+
+
+def test_another_hosts_choices_are_not_used_and_not_lost(run: Run, project: Path) -> None:
+    assert run(*PROD, "--set=GATEWAY_PORT=8080", host=GPU_HOST).code == 0
+    ran = run(*PROD, host=CPU_HOST)
+    assert values(project)["GATEWAY_PORT"] == "4002"
+    assert "prod: what was chosen for another host is not used for this one" in ran.err
+    assert "--set GATEWAY_PORT=8080" in ran.err
+    assert "another host" not in run(*PROD, host=CPU_HOST).err
+    assert run(*PROD, host=GPU_HOST).code == 0
+    assert values(project)["GATEWAY_PORT"] == "8080"
+
+
+def test_a_pin_that_no_longer_holds_is_refused_with_the_way_out(run: Run, project: Path) -> None:
+    """A GPU that is gone: the same machine with one of its two."""
+    device = plan_of(run, host=GPU_HOST)["host"]["gpus"][1]["uuid"]
+    assert run(*PROD, f"--set=NVIDIA_VISIBLE_DEVICES={device}", host=GPU_HOST).code == 0
+    text = (project / "compose/generated/prod/inputs.json").read_text(encoding="utf-8")
+    gone = "GPU-00000000-0000-0000-0000-000000000000"
+    recorded = json.loads(text)
+    recorded["choices"][0]["pins"]["NVIDIA_VISIBLE_DEVICES"] = gone
+    (project / "compose/generated/prod/inputs.json").write_text(json.dumps(recorded), encoding="utf-8")
+    ran = run(*PROD, host=GPU_HOST)
+    assert ran.code == 4
+    assert gone in ran.err
+    assert "`--unset KEY` forgets one" in ran.told[1]
+    assert run(*PROD, "--unset=NVIDIA_VISIBLE_DEVICES", host=GPU_HOST).code == 0
+
+
+@pytest.mark.parametrize(
+    ("choices", "code"),
+    [
+        ({"pins": {"VLLM_GONE_IN_THIS_RELEASE": "1"}}, 2),
+        ({"pins": {"LITELLM_NUM_WORKERS": "http"}}, 2),
+        ({"engine": "vllm", "release": "0.0.1"}, 4),
+        ({"engine": "gone"}, 2),
+        ({"models": ["/nowhere/at/all"]}, 2),
+    ],
+)
+def test_a_choice_that_this_release_does_not_know_is_no_dead_end(
+    choices: dict[str, Any], code: int, run: Run, project: Path
+) -> None:
+    assert run(*PROD, host=CPU_HOST).code == 0
+    file = project / "compose/generated/prod/inputs.json"
+    recorded = json.loads(file.read_text(encoding="utf-8"))
+    recorded["choices"][0] |= choices
+    file.write_text(json.dumps(recorded), encoding="utf-8")
+    ran = run(*PROD, host=CPU_HOST)
+    assert ran.code == code
+    assert "kept from before" in ran.told[1]
+    assert "--reset" in ran.told[1]
+    key = next(iter(choices.get("pins", {"engine" if "engine" in choices else "model": ""})))
+    assert run(*PROD, f"--unset={key}", host=CPU_HOST).code == 0
+
+
+@pytest.mark.parametrize("junk", ["", "[]", '{"choices": 7}', '{"choices": [{"mode": "tpu"}]}', '{"choices": [7]}'])
+def test_a_record_that_cannot_be_read_is_said(junk: str, run: Run, project: Path) -> None:
+    assert run(*PROD, host=CPU_HOST).code == 0
+    (project / "compose/generated/prod/inputs.json").write_text(junk, encoding="utf-8")
+    ran = run(*PROD, host=CPU_HOST)
+    assert ran.code == 0
+    assert "what was chosen for prod before is not known; name it again" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        (["--unset=GATEWAY_PROT"], "--unset: GATEWAY_PROT: unknown setting", "did you mean `GATEWAY_PORT`?"),
+        (
+            ["--unset=GATEWAY_PORT", "--set=GATEWAY_PORT=9"],
+            "--unset GATEWAY_PORT: this command sets it as well",
+            "leave one of the two out",
+        ),
+    ],
+)
+def test_wrong_words_are_refused(words: list[str], error: str, hint: str, run: Run) -> None:
+    assert run(*PROD, *words, host=CPU_HOST).told == (error, hint)
+
+
+PINS = st.dictionaries(
+    st.sampled_from(["GATEWAY_PORT", "LITELLM_NUM_WORKERS", "VLLM_MAX_MODEL_LEN", "VLLM_MAX_NUM_SEQS"]),
+    st.integers(1, 4).map(lambda number: str(number * 512)),
+)
+WORDS = st.builds(
+    lambda mode, model, objective, pins: [
+        *([mode] if mode else []),
+        *([f"--model={model}"] if model else []),
+        *([f"--objective={objective}"] if objective else []),
+        *(f"--set={key}={value}" for key, value in pins.items()),
+    ],
+    st.sampled_from(["", "cpu", "single"]),
+    st.sampled_from(["", "Qwen/Qwen3-0.6B"]),
+    st.sampled_from(["", "throughput", "latency"]),
+    PINS,
+)
+
+
+@given(words=WORDS, host=st.sampled_from([CPU_HOST, GPU_HOST]))
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_configured_twice_is_the_same_plan(words: list[str], host: str, run: Run, project: Path) -> None:
+    """Whatever was chosen: said once, it holds for the command after, and `plan` shows it."""
+    first = run(*PROD, "--reset", *words, host=host)
+    if first.code:
+        return
+    before = values(project)
+    assert run(*PROD, host=host).code == 0
+    assert values(project) == before
+    shown = plan_of(run, host=host)["settings"]
+    assert {key: setting["value"] for key, setting in shown.items()} == before
