@@ -98,7 +98,7 @@ def wished_words(wishes: Wishes) -> dict[str, WishedWord]:
 def _without_newer_words(paths: EnvironmentPaths, before: Choices, wishes: Wishes) -> tuple[Choices, tuple[str, ...]]:
     """Leave out what a file of wishes says otherwise since: it is the newer word."""
     said = wished_words(wishes)
-    chosen = {key: ("--set", f"{key}={value}") for key, value in before.pins.items()}
+    chosen: dict[str, tuple[str, ...]] = {key: ("--set", f"{key}={value}") for key, value in before.pins.items()}
     if before.models:
         chosen[MODEL] = tuple(word for name in before.models for word in ("--model", name))
     newer = [key for key in chosen if key in said and said[key].text != before.beside.get(key)]

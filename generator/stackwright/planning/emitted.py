@@ -95,7 +95,7 @@ def _joined_network(request: PlanRequest) -> dict[str, Setting]:
     wished = request.wishes.gateway.network
     if wished is None and NETWORK not in {pin.key for pin in request.pins}:
         return {}
-    return {NETWORK: _wished(wished or "", request.file)}
+    return {NETWORK: _wished(wished or "", request.file_of("gateway.network"))}
 
 
 def _user_settings(request: PlanRequest) -> dict[str, Setting]:

@@ -143,7 +143,7 @@ def read_wishes(paths: EnvironmentPaths) -> Wishes:
     """
     where, own = _load_wishes(paths.wishes, paths.root)
     common = read_common(paths)
-    wishes = _parse_wishes(join_wishes(common, own), where)
+    wishes = check_wishes(join_wishes(common, own), where)
     return JoinedWishes(**asdict(wishes), shared=shared_keys(common, own)) if common else wishes
 
 
@@ -157,7 +157,7 @@ def read_common(paths: EnvironmentPaths) -> dict[str, object]:
         return {}
     where, common = _load_wishes(paths.common, paths.root)
     # What each environment says for itself is not missing here.
-    _parse_wishes(
+    check_wishes(
         join_wishes({"gpu_memory_utilization": 0.9, "gateway": {"bind": "127.0.0.1", "port": 1}}, common), where
     )
     return {key: value for key, value in common.items() if key != "schema"} if isinstance(common, dict) else {}
@@ -180,7 +180,7 @@ def _load_written(path: Path, where: str) -> object:
         name = f"envs/{path.name}"
         copied = "remove it: `configure-gpu` then copies the default one"
         raise UsageError(f"{where}: empty", hint=_restore(name) if path == _CHECKOUT / name else copied)
-    return check_wishes(data, where)
+    return data
 
 
 def check_wishes(data: object, where: str) -> Wishes:
@@ -194,10 +194,6 @@ def check_wishes(data: object, where: str) -> Wishes:
             f"{where}: schema {_written(data['schema'])} is newer than this release reads ({WISHES_SCHEMA})",
             hint="update Stackwright",
         )
-    return data
-
-
-def _parse_wishes(data: object, where: str) -> Wishes:
     wishes = convert(data, Wishes, where=where, error=UsageError)
     _check(where, "schema", Kind.INTEGER, _written(wishes.schema), WISHES_SCHEMA, WISHES_SCHEMA)
     _check_declared(where, wishes)
