@@ -54,7 +54,8 @@ class Importer:
         self._capsys = capsys
 
     def run(self, *words: str, environment: str = "dev") -> Imported:
-        """Run `stackwright import` with these words."""
+        """Run `stackwright import` with these words, for a host without GPUs where none is named."""
+        words = words if "--host" in words else (*words, "--host", host_file("cpu-small"))
         return self.command("import", *words, "--out", str(self.project), environment=environment)
 
     def command(self, *words: str, environment: str = "dev") -> Imported:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import posixpath
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.engines import default_engine
-from stackwright.errors import StackError, UsageError
-from stackwright.importing.compose import ComposeSetup, ContainerService, is_compose, read_compose
+from stackwright.errors import StackError, UsageError, did_you_mean
+from stackwright.importing.compose import ComposeSetup, ContainerService, is_compose, on_host, read_compose
 from stackwright.importing.gateway_file import GatewayFile, is_gateway_file, read_gateway_file
 from stackwright.importing.notes import Fate, Note, Taken, build_document
 from stackwright.importing.recognise import ServiceKind, kind_of
@@ -141,7 +142,7 @@ def run(arguments: ImportArguments) -> None:
     )
     if not arguments.dry_run:
         _write(paths, arguments, text)
-    _show(arguments, result, paths)
+    _show(arguments, result, paths, judged.refusal)
 
 
 class _Sources(Struct, frozen=True, kw_only=True):
@@ -186,10 +187,11 @@ def _read_sources(arguments: ImportArguments) -> _Sources:
     for path in arguments.files:
         text = read_file(path)
         if text is None:
-            raise UsageError(f"{path}: no such file", hint="name a Compose file, LiteLLM's configuration, or a script")
+            kinds = "name a Compose file, LiteLLM's configuration, or a script"
+            raise UsageError(f"{path}: no such file", hint=did_you_mean(path, ENVIRONMENTS) or kinds)
         if not text.strip():
             raise UsageError(f"{path}: empty", hint="name a Compose file, LiteLLM's configuration, or a script")
-        if path.endswith((".sh", ".bash")) or (text.startswith("#!") and is_script(text)):
+        if path.endswith((".sh", ".bash")) or (is_script(text) and not re.search(r"^services:", text, re.MULTILINE)):
             services += read_script(text, path, os.environ, _absolute)
             continue
         tree = parse_tree(text, path)
@@ -202,12 +204,22 @@ def _read_sources(arguments: ImportArguments) -> _Sources:
                 "a Compose file (`services:`), LiteLLM's configuration (`model_list:`), or a script with `docker run`"
             )
             raise UsageError(f"{path}: found neither `services` nor `model_list`", hint=f"name {kinds}")
+    _tell_overrides(composes)
     setup = read_compose(tuple(composes), read_file, os.environ) if composes else ComposeSetup(services=())
     enabled = _enabled(setup, arguments.profiles)
     services += enabled
     configuration = configuration or _mounted_configuration(enabled, setup)
     gateway = read_gateway_file(configuration, _gateway_variables(services)) if configuration is not None else None
     return _Sources(services=tuple(services), setup=setup, gateway=gateway)
+
+
+def _tell_overrides(composes: list[str]) -> None:
+    """Say which file Compose would lay over the one that was named, had nobody named any."""
+    for path in composes if len(composes) == 1 else ():
+        base, ending = posixpath.splitext(path)
+        override = f"{base}.override{ending}"
+        if posixpath.basename(path) in _USUAL and Path(override).is_file():
+            report.warn(f"{override} is not read; name it behind {path} to lay it over")
 
 
 def _gateway_variables(services: list[ContainerService]) -> dict[str, str]:
@@ -252,11 +264,9 @@ def _mounted_configuration(services: tuple[ContainerService, ...], setup: Compos
     for service in services:
         if kind_of(service) is not ServiceKind.GATEWAY:
             continue
-        for mount in service.mounts:
-            if mount.source is None or not mount.target.endswith((".yaml", ".yml")):
-                continue
-            text = read_file(mount.source)
-            if text is not None and is_gateway_file(tree := parse_tree(text, mount.source)):
+        for path in _configuration_paths(service):
+            text = None if Path(path).is_dir() else read_file(path)
+            if text is not None and is_gateway_file(tree := parse_tree(text, path)):
                 return tree
         for config in setup.configs.values():
             content = config.get("content")
@@ -267,6 +277,15 @@ def _mounted_configuration(services: tuple[ContainerService, ...], setup: Compos
             ):
                 return tree
     return None
+
+
+def _configuration_paths(service: ContainerService) -> Iterator[str]:
+    """Yield where on the host LiteLLM's configuration may be: what `--config` names, then every mounted YAML file."""
+    words = [word.text for word in service.words]
+    told = [words[n + 1] for n, word in enumerate(words[:-1]) if word in ("--config", "-c")]
+    told += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    yield from (found for path in told if (found := on_host(path, service.mounts)) is not None)
+    yield from (mount.source for mount in service.mounts if mount.source and mount.target.endswith((".yaml", ".yml")))
 
 
 def _absolute(path: str) -> str:
@@ -319,8 +338,8 @@ class _Judge:
 
     def judge(self, taken: tuple[Taken, ...], engines: tuple[Any, ...]) -> Judged:
         """Return what a plan takes; where nothing can be judged, everything."""
-        if not self.host.gpus and self.arguments.host is None:
-            why = "this machine has no GPU; --host FILE judges for another (`stackwright detect -o FILE` there)"
+        if not self.host.gpus:
+            why = f"{self.name} has no GPU; --host FILE judges for another (`stackwright detect -o FILE` there)"
             return Judged(taken=taken, unjudged=why)
         formats = tuple(note for wish in taken if (note := self._number_format(wish, taken)) is not None)
         taken = tuple(wish for wish in taken if not any(note.subject == wish.subject for note in formats))
@@ -364,7 +383,9 @@ class _Judge:
         if isinstance(whole, UsageError):
             return Judged(taken=taken, unjudged=f"{whole.message}{f'; {whole.hint}' if whole.hint else ''}")
         if whole is not None:
-            return Judged(taken=taken, host=self.name, refusal=whole)
+            model = next(wish for wish in taken if wish.path == ("models", 0, "name"))
+            note = Note(at=model.at, fate=Fate.BROKEN, subject=model.subject, why=_first_part(whole))
+            return Judged(taken=taken, notes=(note,), host=self.name, refusal=whole)
         notes = []
         for wish in free:
             refusal = None if wish in kept else self.plan((*kept, wish))
@@ -388,14 +409,20 @@ class _Judge:
         """Add what is to be said of the releases of the file's images, which the plan need not take."""
         from stackwright.catalog.load import load_catalog
 
-        known = {image.image: row.version for row in load_catalog().engines for image in row.images}
+        if judged.host is None or judged.refusal is not None:
+            return judged
+        engines_known = load_catalog().engines
+        known = {image.image: row.version for row in engines_known for image in row.images}
+        known[engines_known[0].images[0].image.partition(":")[0] + ":latest"] = engines_known[0].version
         notes, taken = list(judged.notes), judged.taken
         without = tuple(wish for wish in taken if wish.path[-1] != "image")
-        for engine in engines:
-            image = engine.setup.service.image
-            refusal = self.plan(without, known[image.text]) if image is not None and image.text in known else None
+        for image in dict.fromkeys(engine.setup.service.image for engine in engines if engine.setup.service.image):
+            name, digest, _ = image.text.partition("@")
+            release = known.get(name if digest or ":" in name else f"{name}:latest")
+            refusal = self.plan(without, release) if release is not None else None
             if refusal is not None:
-                why = f"{_first_part(refusal)}; left to the plan"
+                is_now = f"it is {release}: " if name.endswith("latest") else ""
+                why = f"{is_now}{_first_part(refusal)}; left to the plan"
                 notes.append(Note(at=image.at, fate=Fate.BROKEN, subject=image.text, why=why))
                 taken = tuple(wish for wish in taken if (wish.path[-1], wish.value) != ("image", image.text))
         refused = self.plan(taken) if taken != judged.taken else None
@@ -536,7 +563,7 @@ def _free_name(target: Path) -> Path:
     return kept
 
 
-def _show(arguments: ImportArguments, result: ImportResult, paths: ProjectPaths) -> None:
+def _show(arguments: ImportArguments, result: ImportResult, paths: ProjectPaths, refusal: StackError | None) -> None:
     if arguments.json:
         report.print_json(result)
         return
@@ -550,8 +577,9 @@ def _show(arguments: ImportArguments, result: ImportResult, paths: ProjectPaths)
         report.tell(f"judged for {result.host}")
     if result.unjudged is not None:
         report.warn(f"not judged on a host: {result.unjudged}")
-    if result.refusal is not None:
-        report.warn(f"no plan for {result.host} has these models: {result.refusal}")
+    if refusal is not None:
+        report.warn(f"no plan for {result.host} has these models: {refusal.message}")
+        report.tell(f"hint: {refusal.hint}")
     if arguments.dry_run:
         report.print_text(result.wishes)
         return

@@ -383,6 +383,25 @@ class _ServiceReader:
         return Mount(at=item.at, target=target, source=path)
 
 
+def on_host(path: str, mounts: tuple[Mount, ...]) -> str | None:
+    """Return where a path of a container is on the host, as its mounts write that; None where only it has it."""
+    mount = mount_of(path, mounts)
+    if mount is None or mount.source is None:
+        return None
+    rest = path[len(mount.target.rstrip("/")) :].lstrip("/")
+    return posixpath.join(mount.source, rest) if rest else mount.source
+
+
+def mount_of(path: str, mounts: tuple[Mount, ...]) -> Mount | None:
+    """Return the mount of a folder or file of the host that a path of a container lies in."""
+    around = [mount for mount in mounts if mount.source is not None and _below(path, mount.target)]
+    return max(around, key=lambda each: len(each.target), default=None)
+
+
+def _below(path: str, folder: str) -> bool:
+    return path == folder.rstrip("/") or path.startswith(folder.rstrip("/") + "/")
+
+
 def _items(node: Node, key: str) -> tuple[Node, ...]:
     """Return the values of a key that takes one or a list."""
     told = node.get(key)

@@ -14,8 +14,8 @@ from stackwright.domain.image_pins import is_moving
 from stackwright.domain.setting_spec import Kind, SettingSpec, problem_with
 from stackwright.engines import default_engine
 from stackwright.engines.vllm.launch_words import TASKS, WrittenFlag, whole_number
-from stackwright.errors import UsageError
-from stackwright.importing.compose import Mount
+from stackwright.errors import UsageError, closest
+from stackwright.importing.compose import Mount, mount_of, on_host
 from stackwright.importing.notes import Fate, Note, Taken
 from stackwright.importing.recognise import EngineSetup, image_name
 from stackwright.importing.tree import Spot
@@ -123,7 +123,7 @@ class _EngineReader:
         elif launch.model is not None:
             text, at = launch.model, self.setup.words[launch.model_word].at
         else:
-            why = "the command names no model: write one as models[].name, or give its variable a value in .env"
+            why = "the command names no model: name one there, or give its variable a value in .env"
             self.say(self.service.at, Fate.BROKEN, self.service.name, why)
             return None
         if self.setup.twice and not self.service.entry:
@@ -131,7 +131,7 @@ class _EngineReader:
             self.say(self.setup.words[0].at if self.setup.words else at, Fate.BROKEN, "vllm serve", why)
         if text.lower().endswith(".gguf") or re.search(r":[A-Z0-9_]*Q[0-9]", text):
             last = self.around.catalog.formats.last_reader("gguf")
-            why = f"GGUF weights, which vLLM reads up to {last}: name an AWQ, GPTQ, FP8 or NVFP4 copy of the model"
+            why = f"GGUF weights, which vLLM last read in {last}: name an AWQ, GPTQ, FP8 or NVFP4 copy of it"
             self.say(at, Fate.BROKEN, f"model {text}", why)
             return None
         if not text.startswith(("/", ".", "~")):
@@ -145,13 +145,11 @@ class _EngineReader:
 
     def _on_host(self, path: str) -> str | None:
         """Return where a path of the container is on the host; None where only the container has it."""
-        mounts = [mount for mount in self.service.mounts if mount.source is not None and _below(path, mount.target)]
-        if not mounts:
+        mount, found = mount_of(path, self.service.mounts), on_host(path, self.service.mounts)
+        if mount is None or found is None:
             return None
-        mount = max(mounts, key=lambda each: len(each.target))
         self.used.add(mount.target)
-        rest = path[len(mount.target.rstrip("/")) :].lstrip("/")
-        return self.around.absolute(posixpath.join(mount.source or "", rest) if rest else mount.source or "")
+        return self.around.absolute(found)
 
     def _role(self, flags: Mapping[str, WrittenFlag], model: Located | None) -> str | None:
         for name in _ROLE_FLAGS:
@@ -270,7 +268,10 @@ class _EngineReader:
         release = self.setup.release or self.around.catalog.engines[0].version
         problem = default_engine().problem_with_value(spec.key, value, release, self.around.catalog)
         if problem is not None:
-            self.say(at, Fate.BROKEN, said, f"allowed: {problem}")
+            known = problem.rpartition(": ")[2].split(", ")
+            close = closest(value, known) if len(known) > 1 else None
+            listed = f"vLLM {release} has no `{value[:60]}`" + (f"; did you mean `{close}`?" if close else "")
+            self.say(at, Fate.BROKEN, said, listed if len(known) > 1 else f"allowed: {problem}")
             return
         number: Any = int(value) if value.isdecimal() else float(value) if spec.kind is Kind.FRACTION else value
         self.settings.append(Taken(path=("settings", spec.key), value=number, at=at, subject=said))
@@ -443,10 +444,6 @@ _NOT_HERE: Mapping[str, str] = {
 def _hub_caches(variables: Mapping[str, Located]) -> tuple[str, ...]:
     own = variables.get("HF_HOME")
     return ("/root/.cache/huggingface", "/root/.cache/huggingface/hub", *((own.text.rstrip("/"),) if own else ()))
-
-
-def _below(path: str, folder: str) -> bool:
-    return path == folder.rstrip("/") or path.startswith(folder.rstrip("/") + "/")
 
 
 def _where_flag(span: tuple[str, str | None] | None) -> str:

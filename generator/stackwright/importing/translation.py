@@ -84,10 +84,11 @@ def translate(
         engine_wishes(read_engine(service), around) for service in services if kinds[service.name] is ServiceKind.ENGINE
     )
     if not read:
-        raise _nothing(services, kinds, gateway)
+        raise _nothing(services, kinds)
     if all(engine.model is None for engine in read):
         first = next(note for engine in read for note in engine.notes if note.fate in (Fate.BROKEN, Fate.DROPPED))
-        raise UsageError(f"{first.at}: no model could be taken: {first.subject}", hint=first.why)
+        why, _, step = first.why.partition(": ")
+        raise UsageError(f"{first.at}: {first.subject}: {why}", hint=step or None)
     reader = GatewayReader(read, services, around)
     doors = [service for service in services if kinds[service.name] is ServiceKind.GATEWAY]
     for service in doors:
@@ -108,19 +109,18 @@ def translate(
     )
 
 
-def _nothing(
-    services: tuple[ContainerService, ...], kinds: Mapping[str, ServiceKind], gateway: GatewayFile | None
-) -> UsageError:
-    where = services[0].at.file if services else "LiteLLM's configuration" if gateway else "the file"
+def _nothing(services: tuple[ContainerService, ...], kinds: Mapping[str, ServiceKind]) -> UsageError:
     others = [service for service in services if kinds[service.name] is ServiceKind.OTHER_ENGINE]
     if others:
         names = ", ".join(f"{service.name} ({image_name(service) or 'built'})" for service in others[:4])
         return UsageError(
-            f"{where}: no vLLM service; found another engine: {names}",
+            f"{others[0].at}: no vLLM service; found another engine: {names}",
             hint="docs/how-to/import.md says how to come from Ollama or another engine",
         )
-    hint = "name the Compose file whose services start vLLM, then LiteLLM's configuration"
-    return UsageError(f"{where}: no service starts vLLM", hint=hint)
+    found = f"found {', '.join(service.name for service in services[:6])}" if services else "found no service"
+    return UsageError(
+        f"no service starts vLLM; {found}", hint="name the Compose file that starts it, then LiteLLM's configuration"
+    )
 
 
 class _Whole:

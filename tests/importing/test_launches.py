@@ -1,0 +1,139 @@
+"""Ways to write one and the same launch: each gives the same model and setting, with the line where it stands."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.importing.conftest import Importer, host_file
+
+IMAGE = "services:\n  v:\n    image: vllm/vllm-openai:v0.33.0\n"
+M = "Qwen/Qwen3-0.6B"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"    command: --model {M} --max-num-seqs 4\n", 4),
+        (f"    command: [--model, {M}, --max-num-seqs, '4']\n", 4),
+        (f"    command:\n      - --model={M}\n      - --max_num_seqs=4\n", 6),
+        (f"    command: >\n      --model {M}\n      --max-num-seqs 4\n", 6),
+        (f"    command: >-\n      {M}\n      --max-num-seqs\n      4\n", 6),
+        (f"    command: |\n      --model {M} \\\n      --max-num-seqs 4\n", 6),
+        (f"    command: --model {M}\n      --max-num-seqs 4\n", 5),
+        (f'    command: "--model {M}\n      --max-num-seqs 4"\n', 5),
+        (f"    command: serve {M} --max-num-seqs 4\n", 4),
+        (f"    entrypoint: vllm serve\n    command: {M} --max-num-seqs 4\n", 5),
+        (f"    entrypoint: [vllm, serve, {M}]\n    command: [--max-num-seqs, 4]\n", 5),
+        (
+            f"    entrypoint: [python3, -m, vllm.entrypoints.openai.api_server]\n    command: {M} --max-num-seqs=4\n",
+            5,
+        ),
+        (f"    entrypoint: ['']\n    command: /opt/venv/bin/vllm serve {M} --max-num-seqs 4\n", 5),
+        (f"    entrypoint: sh -c 'vllm serve {M} --max-num-seqs 4'\n", 4),
+        (f"    command: bash -lc 'pip install x && exec vllm serve {M} --max-num-seqs 4 | tee log'\n", 4),
+        (
+            (
+                "    entrypoint: [/bin/sh, -c]\n    command:\n      - |\n        ulimit -n 9\n"
+                f"        OMP=1 vllm serve {M} \\\n          --max-num-seqs 4\n"
+            ),
+            9,
+        ),
+        (
+            (
+                f'    entrypoint:\n      - bash\n      - -c\n      - exec uv run vllm serve {M} "$$@"\n      - --\n'
+                "    command: [--max-num-seqs, '4']\n"
+            ),
+            9,
+        ),
+        (f"    command: vllm serve --enable-prefix-caching {M} --max-num-seqs 4\n", 4),
+        (f"    command: >\n      --model {M}\n      --enforce-eager\n      --max-num-seqs ${{N:-4}}\n", 7),
+    ],
+)
+def test_one_launch_written_in_many_ways(text: str, line: int, importer: Importer) -> None:
+    (importer.folder / "compose.yml").write_text(IMAGE + text, encoding="utf-8")
+    ran = importer.run("compose.yml", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert f"name: {M}" in ran.out
+    assert f"VLLM_MAX_NUM_SEQS: 4  # compose.yml:{line}\n" in ran.out
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"docker run --gpus all vllm/vllm-openai:v0.33.0 --model {M} --max-num-seqs 4",
+        f"sudo docker run -it --rm --gpus=all -p8000:8000 -e A=b vllm/vllm-openai:v0.33.0 {M} --max-num-seqs 4",
+        f"podman run --device nvidia.com/gpu=all vllm/vllm-openai:v0.33.0 --model {M} --max-num-seqs 4",
+        f"\tdocker run --entrypoint vllm vllm/vllm-openai:v0.33.0 serve {M} --max-num-seqs 4",
+        f"docker run x bash -c 'vllm serve {M} --max-num-seqs 4'",
+    ],
+)
+def test_a_line_of_a_script(line: str, importer: Importer) -> None:
+    (importer.folder / "Makefile").write_text(f"serve:\n{line}\n", encoding="utf-8")
+    ran = importer.run("Makefile", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert f"name: {M}" in ran.out
+    assert "VLLM_MAX_NUM_SEQS: 4  # Makefile:2\n" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("service", "devices"),
+    [
+        ("    gpus: all\n", None),
+        ("    gpus: 1\n", None),
+        ("    runtime: nvidia\n    environment: [NVIDIA_VISIBLE_DEVICES=1]\n", "'1'"),
+        ("    runtime: nvidia\n    environment: {NVIDIA_VISIBLE_DEVICES: '0,1'}\n", "0,1"),
+        ("    environment: {CUDA_VISIBLE_DEVICES: '1'}\n", "'1'"),
+        ("    gpus: [{driver: nvidia, device_ids: ['1']}]\n", "'1'"),
+        ("    devices: [nvidia.com/gpu=all]\n", None),
+        ("    devices: [nvidia.com/gpu=1]\n", "'1'"),
+        (
+            "    deploy: {resources: {reservations: {devices: [{capabilities: [gpu], device_ids: ['1', '0']}]}}}\n",
+            "1,0",
+        ),
+        (
+            (
+                "    deploy: {resources: {reservations: {devices: [{capabilities: [gpu], device_ids: ['1', '0']}]}}}\n"
+                "    environment: {CUDA_VISIBLE_DEVICES: '0'}\n"
+            ),
+            "'1'",
+        ),
+    ],
+)
+def test_which_gpus_are_asked_for(service: str, devices: str | None, importer: Importer) -> None:
+    text = f"{IMAGE}    command: --model {M}\n{service}"
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "--dry-run", "--host", host_file("2x-rtx3090-nvlink"))
+    assert ran.code == 0, ran.err
+    told = [line.partition("#")[0].strip() for line in ran.out.splitlines() if "NVIDIA_VISIBLE_DEVICES" in line]
+    assert told == ([] if devices is None else [f"NVIDIA_VISIBLE_DEVICES: {devices}"])
+
+
+@pytest.mark.parametrize(
+    ("host", "flags", "said"),
+    [
+        ("2x-rtx3090-nvlink", "--tensor-parallel-size 3", "tensor parallel 3"),
+        ("1x-rtx3090", "--max-model-len 999999", "exceeds the model's limit"),
+        ("1x-h200", "--quantization gguf", "gguf left it after 0.23.0"),
+        ("1x-h200", "--guided-decoding-backend outlines", "no such flag: releases from 0.6.3.post1 to 0.11.2"),
+        ("1x-h200", "--no-such-flag 1", "no such flag"),
+        ("old-driver", "--dtype bfloat16", "has no bfloat16"),
+        ("1x-h200", "--tool-call-parser hermez", "has no `hermez`; did you mean `hermes`?"),
+    ],
+)
+def test_what_would_not_have_started(host: str, flags: str, said: str, importer: Importer) -> None:
+    text = f"{IMAGE}    command: --model {M} {flags}\n"
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "--dry-run", "--host", host_file(host))
+    name = flags.split(maxsplit=1)[0].removeprefix("--")
+    told = [line for line in ran.err.splitlines() if f"would not start  --{name}" in line]
+    assert [said in line for line in told] == [True]
+    assert name.upper().replace("-", "_") not in ran.out
+    assert name not in ran.out
+
+
+def test_a_model_that_is_not_run_in_float16(importer: Importer) -> None:
+    text = f"{IMAGE}    command: --model google/gemma-3-4b-it --dtype half\n"
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "--dry-run", "--host", host_file("1x-h200"))
+    assert "--dtype half: vLLM does not run gemma3 models in float16" in ran.err
+    assert "DTYPE" not in ran.out
