@@ -137,3 +137,12 @@ def test_a_model_that_is_not_run_in_float16(importer: Importer) -> None:
     ran = importer.run("compose.yml", "--dry-run", "--host", host_file("1x-h200"))
     assert "--dtype half: vLLM does not run gemma3 models in float16" in ran.err
     assert "DTYPE" not in ran.out
+
+
+def test_an_adapter_that_is_not_here_is_kept_and_the_rest_is_judged(importer: Importer) -> None:
+    text = f"{IMAGE}    command: --model {M} --enable-lora --lora-modules a=someone/lora --max-model-len 999999\n"
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "--dry-run", "--host", host_file("1x-h200"))
+    assert "unknown          --lora-modules a=someone/lora: kept, not judged: not in the cache" in ran.err
+    assert "would not start  --max-model-len 999999" in ran.err
+    assert "a: someone/lora  # compose.yml:4" in ran.out

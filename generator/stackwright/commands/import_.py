@@ -335,6 +335,8 @@ class _Judge:
         self.host = host
         self.number = number
         self.name = str(arguments.host) if arguments.host is not None else "this machine"
+        # Of a file or an adapter that is not here nothing can be said: it is kept, and no plan is made with it.
+        self.unread: tuple[Taken, ...] = ()
 
     def judge(self, taken: tuple[Taken, ...], engines: tuple[Any, ...]) -> Judged:
         """Return what a plan takes; where nothing can be judged, everything."""
@@ -343,8 +345,22 @@ class _Judge:
             return Judged(taken=taken, unjudged=why)
         formats = tuple(note for wish in taken if (note := self._number_format(wish, taken)) is not None)
         taken = tuple(wish for wish in taken if not any(note.subject == wish.subject for note in formats))
+        unread = tuple(self._find_unread(taken))
         judged = self._fitting(taken)
-        return self._released(replace(judged, notes=(*formats, *judged.notes)), engines)
+        return self._released(replace(judged, notes=(*formats, *unread, *judged.notes)), engines)
+
+    def _find_unread(self, taken: tuple[Taken, ...]) -> Iterator[Note]:
+        """Set aside what names a file or an adapter that cannot be read here."""
+        fixed = tuple(wish for wish in taken if not _is_free(wish))
+        named = [wish for wish in taken if wish.path[0] == "models" and wish.path[2] in _OF_FILES]
+        if not named or isinstance(self.plan(fixed), UsageError):
+            return
+        for wish in named:
+            refusal = self.plan((*fixed, wish))
+            if isinstance(refusal, UsageError):
+                self.unread = (*self.unread, wish)
+                why = refusal.message.partition(f"{wish.place_text(self.number)}: ")[2] or refusal.message
+                yield Note(at=wish.at, fate=Fate.UNKNOWN, subject=wish.subject, why=f"kept, not judged: {why}")
 
     def _number_format(self, wish: Taken, taken: tuple[Taken, ...]) -> Note | None:
         """Return what is to be said of a number format that the GPUs do not have, or the model is not run in."""
@@ -435,7 +451,8 @@ class _Judge:
 
         options = PlanOptions(host=self.arguments.host, engine_version=release, allow_vulnerable=release is not None)
         environment = self.arguments.environment
-        document = build_document(_base(environment), taken, self.number)
+        seen = tuple(wish for wish in taken if wish not in self.unread)
+        document = build_document(_base(environment), seen, self.number)
         try:
             wishes = check_wishes(document, f"envs/{environment.value}.yaml")
             plan_wishes(options, self.paths, self.host, environment, wishes)
@@ -470,10 +487,13 @@ def _turn(wish: Taken) -> int:
     )
 
 
+_OF_FILES = ("chat_template", "lora", "volumes")
+
+
 def _is_free(wish: Taken) -> bool:
     """Return whether a plan may do without a wish: what is served, and under which names, stays."""
     if wish.path[0] == "models":
-        return wish.path[2] in ("args", "image", "chat_template", "lora", "volumes")
+        return wish.path[2] in ("args", "image", *_OF_FILES)
     return wish.path[0] != "gateway"
 
 
