@@ -25,10 +25,10 @@ print(json.dumps(to_plain(read_gpu_states())))
 """
 
 
-def look(library: Path, file: Path) -> Any:
+def look(library: Path, file: Path, ask: str = ASK) -> Any:
     """Ask in a process that meets the fake library."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", ASK],
+        [sys.executable, "-W", "error", "-c", ask],
         cwd=PACKAGES,
         env=environment(library, file),
         capture_output=True,
@@ -51,10 +51,66 @@ def test_health_lanes_and_holders_are_told(fake_nvml: Path, tmp_path: Path) -> N
     assert (first["ecc_errors"], first["rows_broken"], first["failure"]) == (0, False, None)
     own = Path("/proc/self/comm").read_text(encoding="utf-8").strip()
     assert first["processes"] == [
-        {"pid": os.getpid(), "name": own, "memory_bytes": 2**30},
-        {"pid": 4194304, "name": None, "memory_bytes": None},
+        {"pid": os.getpid(), "name": own, "memory_bytes": 2**30, "gpu_instance": None},
+        {"pid": 4194304, "name": None, "memory_bytes": None, "gpu_instance": None},
     ]
     assert second["processes"] == []
+
+
+LOAD = "gpu 0 busy 97\ngpu 0 temperature 71\ngpu 0 power 312500 350000\ngpu 0 clock 1695\ngpu 0 slowed 37\n"
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("older", ["", "missing nvmlDeviceGetCurrentClocksEventReasons\n"])
+def test_how_hard_a_device_works_is_told(older: str, fake_nvml: Path, tmp_path: Path) -> None:
+    first, second = look(fake_nvml, answers(tmp_path, "load.txt", WELL + LOAD + older))
+    assert first["reading"] == {
+        "name": "NVIDIA GeForce RTX 3090",
+        "memory_bytes": 1000,
+        "memory_used_bytes": 10,
+        "busy_percent": 97,
+        "temperature_c": 71,
+        "power_w": 312.5,
+        "power_limit_w": 350.0,
+        "clock_mhz": 1695,
+        "slowed": ["power limit", "heat"],
+        "xids": [],
+    }
+    assert {second["reading"][name] for name in ("busy_percent", "temperature_c", "power_w", "slowed")} == {None}
+
+
+@pytest.mark.subprocess
+def test_faults_come_to_the_device_that_they_befell(fake_nvml: Path, tmp_path: Path) -> None:
+    ask = """
+import json
+from stackwright.detect.gpu_state import GpuWatch
+with GpuWatch() as watch:
+    print(json.dumps([[list(state.reading.xids) for state in watch.read()] for _ in range(2)]))
+"""
+    file = answers(tmp_path, "xid.txt", f"{WELL}gpu 1 xid 79\ngpu 1 xid 13\n")
+    assert look(fake_nvml, file, ask) == [[[], [13, 79]]] * 2
+    # One look alone waits for none.
+    assert [state["reading"]["xids"] for state in look(fake_nvml, file)] == [[], []]
+
+
+@pytest.mark.subprocess
+def test_slices_are_told_with_their_memory_and_holders(fake_nvml: Path, tmp_path: Path) -> None:
+    text = (
+        "gpu 0 mig 1\nslice 0 1 uuid MIG-a\nslice 0 1 name A100 MIG 3g.20gb\nslice 0 1 memory 2000 700\n"
+        "slice 0 1 gpu_instance 2\ngpu 0 process 4194304 500 2\n"
+    )
+    first, second = look(fake_nvml, answers(tmp_path, "slices.txt", WELL + text))
+    assert first["slices"] == [
+        {
+            "uuid": "MIG-a",
+            "name": "A100 MIG 3g.20gb",
+            "gpu_instance": 2,
+            "memory_bytes": 2000,
+            "memory_used_bytes": 700,
+        }
+    ]
+    assert [process["gpu_instance"] for process in first["processes"]] == [2]
+    assert second["slices"] == []
 
 
 @pytest.mark.subprocess

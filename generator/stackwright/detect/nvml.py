@@ -96,7 +96,7 @@ class NvmlAnswers(Struct, frozen=True, kw_only=True):
 
 def probe_nvml(root: Path) -> Fact[NvmlAnswers] | None:
     """Ask NVML; None where the machine has no such library, Unread where it refuses to begin."""
-    present = _find_library()
+    present = find_library()
     if present is None or isinstance(present, Unread):
         return present
     try:
@@ -121,7 +121,7 @@ def sysfs_address(pci_bus_id: str) -> str:
     return f"{domain.lstrip('0').rjust(4, '0')}:{rest}"
 
 
-def _find_library() -> bool | Unread | None:
+def find_library() -> bool | Unread | None:
     """Load the library as pynvml will: a tenth of the time that importing pynvml takes to say that there is none."""
     import ctypes
 
@@ -178,11 +178,11 @@ def _probe_gpu(pynvml: Any, root: Path, index: int, handle: object) -> GpuAnswer
         numa_node=_probe_numa_node(root, bus_id),
         mig=mig,
         lanes=_probe_lanes(pynvml, handle),
-        slices=_probe_slices(pynvml, handle) if mig == 1 else (),
+        slices=probe_slices(pynvml, handle) if mig == 1 else (),
     )
 
 
-def _probe_slices(pynvml: Any, handle: object) -> Fact[tuple[SliceAnswers | Unread, ...]]:
+def probe_slices(pynvml: Any, handle: object) -> Fact[tuple[SliceAnswers | Unread, ...]]:
     """Ask for every MIG device that there may be; NVML's numbers have gaps where one was destroyed."""
     most = ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle)
     if isinstance(most, Unread):

@@ -22,19 +22,53 @@ Seen: TypeAlias = T | Unseen
 
 
 class GpuProcess(Struct, frozen=True, kw_only=True):
-    """A process that holds memory of a GPU. `name` and `memory_bytes` are None where nobody tells them."""
+    """A process that holds memory of a GPU. `name` and `memory_bytes` are None where nobody tells them.
+
+    `gpu_instance`: that of the MIG slice which it works on; None on a whole GPU.
+    """
 
     pid: int
     name: str | None
     memory_bytes: int | None
+    gpu_instance: int | None = None
+
+
+class GpuReading(Struct, frozen=True, kw_only=True):
+    """What a device tells of itself now; each value is None where NVML does not tell it.
+
+    `busy_percent`: of the last sample period, in which a kernel ran. `power_limit_w` is the one that is enforced.
+    `slowed`: why its clocks are lower than they could be, in words; idleness and a wished clock are no reasons. `xids`:
+    NVIDIA's numbers of the faults that came while NVML was being watched; it keeps none from before.
+    """
+
+    name: str | None = None
+    memory_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    busy_percent: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    clock_mhz: int | None = None
+    slowed: tuple[str, ...] | None = None
+    xids: tuple[int, ...] = ()
+
+
+class SliceState(Struct, frozen=True, kw_only=True):
+    """One MIG slice now; NVML tells its memory alone, not how busy it is."""
+
+    uuid: str | None
+    name: str | None
+    gpu_instance: int | None
+    memory_bytes: int | None
+    memory_used_bytes: int | None
 
 
 class GpuState(Struct, frozen=True, kw_only=True):
     """One device now. `failure` is NVML's words where the device does not answer, `code` their number.
 
     `processes` is None where NVML does not list them. `lanes_up` of `lanes` NVLinks are active. `ecc_errors` counts
-    uncorrected ones since the driver was loaded. `rows_broken`: memory rows that could not be replaced. How much memory
-    there is and is used stands in the host, which is looked at anew before each start.
+    uncorrected ones since the driver was loaded. `rows_broken`: memory rows that could not be replaced. `slices` are
+    asked for where MIG is on.
     """
 
     index: int
@@ -46,6 +80,8 @@ class GpuState(Struct, frozen=True, kw_only=True):
     lanes_up: int = 0
     ecc_errors: int | None = None
     rows_broken: bool | None = None
+    reading: GpuReading = GpuReading()
+    slices: tuple[SliceState, ...] = ()
 
 
 class Disk(Struct, frozen=True, kw_only=True):

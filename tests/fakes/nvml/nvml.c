@@ -22,10 +22,17 @@
  *   gpu 0 lane 0-17 switch 7                  NVLink lanes that end in an NVSwitch
  *   gpu 0 lane 0-3 off                        NVLink lanes without a peer
  *   gpu 0 process 4711 1073741824             a process that computes on it, with the bytes that it holds; several may
+ *   gpu 0 process 4711 1073741824 2           the same, on the MIG slice of that GPU instance
  *   gpu 0 process 4712                        the same, as where NVML does not tell its bytes
  *   gpu 0 no_processes                        asked for its processes, it answers that there are none
  *   gpu 0 ecc 3                               uncorrected errors since the driver was loaded
  *   gpu 0 rows_broken 1                       whether a row of its memory could not be replaced
+ *   gpu 0 busy 97                             percent of the time in which a kernel ran
+ *   gpu 0 temperature 71                      degrees Celsius
+ *   gpu 0 power 312000 350000                 milliwatts now, and the limit that is enforced
+ *   gpu 0 clock 1695                          MHz of the multiprocessors
+ *   gpu 0 slowed 36                           nvmlClocksEventReason bits: 4 power limit, 32 heat
+ *   gpu 0 xid 79                              a fault that comes once its events are registered; several may
  *   pair 0-1 0-1 ancestor 30                  nvmlGpuTopologyLevel_t, both ways
  *   pair 0-1 0-1 p2p 0                        nvmlGpuP2PStatus_t for reading, both ways
  *   pair 0 1 reads 5                          the same, only for the first reading the second
@@ -113,19 +120,34 @@ static int read_lane(struct gpu *gpu, char *rest) {
 enum { PROCESSES = 8 };
 
 struct process { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; };
-struct now { int listed, processes, ecc, rows_broken; struct process process[PROCESSES]; };
+struct now {
+    int listed, processes, ecc, rows_broken, busy, temperature, power, power_limit, clock, slowed, xids, registered;
+    struct process process[PROCESSES];
+    unsigned xid[PROCESSES];
+};
 
 static struct now now[GPUS];
 
 static int read_process(struct now *device, const char *rest) {
-    unsigned pid;
+    unsigned pid, instance = ~0u;
     unsigned long long used = ~0ULL; /* NVML_VALUE_NOT_AVAILABLE */
-    if (!rest || device->processes == PROCESSES || sscanf(rest, "%u %llu", &pid, &used) < 1) return 0;
-    device->process[device->processes++] = (struct process){pid, used, ~0u, ~0u};
+    if (!rest || device->processes == PROCESSES || sscanf(rest, "%u %llu %u", &pid, &used, &instance) < 1) return 0;
+    device->process[device->processes++] = (struct process){pid, used, instance, ~0u};
     return device->listed = 1;
 }
 
+static int read_load(struct now *device, const char *key, const char *rest) {
+    if (!strcmp(key, "busy")) return sscanf(rest, "%d", &device->busy) == 1;
+    if (!strcmp(key, "temperature")) return sscanf(rest, "%d", &device->temperature) == 1;
+    if (!strcmp(key, "power")) return sscanf(rest, "%d %d", &device->power, &device->power_limit) >= 1;
+    if (!strcmp(key, "clock")) return sscanf(rest, "%d", &device->clock) == 1;
+    if (!strcmp(key, "slowed")) return sscanf(rest, "%d", &device->slowed) == 1;
+    if (strcmp(key, "xid") || device->xids == PROCESSES) return 0;
+    return sscanf(rest, "%u", &device->xid[device->xids++]) == 1;
+}
+
 static int read_now(struct now *device, const char *key, const char *rest) {
+    if (rest && read_load(device, key, rest)) return 1;
     if (!strcmp(key, "process")) return read_process(device, rest);
     if (!strcmp(key, "no_processes")) return device->listed = 1;
     if (!strcmp(key, "ecc")) return rest && sscanf(rest, "%d", &device->ecc) == 1;
@@ -222,7 +244,11 @@ static int read_answers(const char *path) {
     driver_version[0] = 0;
     memset(gpus, 0, sizeof gpus);
     memset(now, 0, sizeof now);
-    for (int i = 0; i < GPUS; i++) now[i].ecc = now[i].rows_broken = UNSET;
+    for (int i = 0; i < GPUS; i++) {
+        struct now *device = &now[i];
+        device->ecc = device->rows_broken = device->busy = device->temperature = UNSET;
+        device->power = device->power_limit = device->clock = device->slowed = UNSET;
+    }
     memset(ancestor, UNSET, sizeof ancestor);
     memset(p2p, UNSET, sizeof p2p);
     for (int i = 0; i < GPUS; i++) {
@@ -473,4 +499,87 @@ int nvmlDeviceGetRemappedRows(void *device, unsigned *corrected, unsigned *uncor
     *corrected = *uncorrected = *pending = 0;
     *failed = (unsigned)now[g].rows_broken;
     return OK;
+}
+
+static int give_number(int number, unsigned *into) {
+    if (number == UNSET) return NOT_SUPPORTED;
+    *into = (unsigned)number;
+    return OK;
+}
+
+struct utilization { unsigned gpu, memory; };
+
+int nvmlDeviceGetUtilizationRates(void *device, struct utilization *rates) {
+    DEVICE(device, g);
+    rates->memory = 0;
+    return give_number(now[g].busy, &rates->gpu);
+}
+
+int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *degrees) {
+    DEVICE(device, g);
+    return sensor ? INVALID_ARGUMENT : give_number(now[g].temperature, degrees);
+}
+
+int nvmlDeviceGetPowerUsage(void *device, unsigned *milliwatts) {
+    DEVICE(device, g);
+    return give_number(now[g].power, milliwatts);
+}
+
+int nvmlDeviceGetEnforcedPowerLimit(void *device, unsigned *milliwatts) {
+    DEVICE(device, g);
+    return give_number(now[g].power_limit, milliwatts);
+}
+
+int nvmlDeviceGetClockInfo(void *device, int type, unsigned *mhz) {
+    DEVICE(device, g);
+    return type != 1 ? NOT_SUPPORTED : give_number(now[g].clock, mhz);
+}
+
+static int give_reasons(int g, unsigned long long *reasons) {
+    *reasons = (unsigned long long)now[g].slowed;
+    return now[g].slowed == UNSET ? NOT_SUPPORTED : OK;
+}
+
+int nvmlDeviceGetCurrentClocksEventReasons(void *device, unsigned long long *reasons) {
+    DEVICE(device, g);
+    return give_reasons(g, reasons);
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, unsigned long long *reasons) {
+    DEVICE(device, g);
+    return give_reasons(g, reasons);
+}
+
+/* Events: one set, of faults alone. */
+
+struct event { void *device; unsigned long long type, data; unsigned gpu_instance, compute_instance; };
+
+int nvmlEventSetCreate(void **set) {
+    REFUSE(UNSET, UNSET);
+    *set = now;
+    return OK;
+}
+
+int nvmlDeviceRegisterEvents(void *device, unsigned long long types, void *set) {
+    DEVICE(device, g);
+    if (set != now || types != 8) return INVALID_ARGUMENT;
+    now[g].registered = 1;
+    return OK;
+}
+
+int nvmlEventSetWait_v2(void *set, struct event *event, unsigned milliseconds) {
+    (void)milliseconds;
+    REFUSE(UNSET, UNSET);
+    if (set != now) return INVALID_ARGUMENT;
+    for (int g = 0; g < gpu_count; g++)
+        if (now[g].registered && now[g].xids) {
+            *event = (struct event){(char *)0 + g + 1, 8, now[g].xid[--now[g].xids], ~0u, ~0u};
+            return OK;
+        }
+    return 10; /* NVML_ERROR_TIMEOUT */
+}
+
+int nvmlEventSetFree(void *set) {
+    REFUSE(UNSET, UNSET);
+    return set == now ? OK : INVALID_ARGUMENT;
 }
