@@ -28,7 +28,12 @@ COMMANDS: Mapping[str, str] = {
     ),
     "stop-environment": "Take a stack down; caches and files stay.",
     "rollback": "Put an earlier generation of rendered files back, and bring it up where the stack runs.",
-    "status": "Show what runs.",
+    "status": "Show what runs and how it fares: services, GPUs, models, and what differs from the plan.",
+    "logs": "Print what the services have written, and with -f what they write.",
+    "restart": "Restart a running stack or one service: let open requests end, and watch until it answers again.",
+    "chat": "Talk to a model of a running stack.",
+    "open": "Print the addresses of a stack, and which of them need a key.",
+    "gpus": "Draw the GPUs, how they are linked, and what the planner makes of it.",
     "doctor": "Name what is wrong with a stack, or with its last failed start, and how to mend it.",
     "pin-images": (
         "Pull the images of an environment by tag, and write their digests to envs/digests.yaml, which pins them."

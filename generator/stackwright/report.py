@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from stackwright.diagnosis.pasted import LogJudgement
     from stackwright.diagnosis.rules import Diagnosis
     from stackwright.domain.plan import Plan
-    from stackwright.domain.service import ServiceState
+    from stackwright.domain.running import StackStatus
     from stackwright.project.write import FileChange
+    from stackwright.rendering.status_page import Sheet
     from stackwright.rendering.summary import NextStep, Span
 
 # What is taken for the width where the output is no terminal.
@@ -87,6 +88,25 @@ def print_text(text: str) -> None:
     except OSError as failure:
         sys.stdout = None  # or Python would try again at its end, and report that too
         raise UsageError(f"the output cannot be written: {failure.strerror}", hint=_ELSEWHERE) from None
+
+
+def print_piece(text: str) -> None:
+    """Print a part of a text that goes on, as it comes; a model's words steer no terminal."""
+    if sys.stdout is None:
+        raise UsageError("the output cannot be written: stdout is closed", hint=_ELSEWHERE)
+    encoding = sys.stdout.encoding or "utf-8"
+    shown = _in_lines(text).encode(encoding, "backslashreplace").decode(encoding)
+    print(shown, end="", flush=True)
+
+
+def tell_piece(text: str) -> None:
+    """Print a part of a text that goes on, on stderr."""
+    print(_in_lines(text), end="", file=sys.stderr, flush=True)
+
+
+def _in_lines(text: str) -> str:
+    """Write control characters as escapes, but those that lay a text out."""
+    return "".join(part if part in ("\n", "\t") else on_one_line(part) for part in re.split(r"([\n\t])", text))
 
 
 def print_json(value: object) -> None:
@@ -240,14 +260,45 @@ def count_errors(findings: Iterable[Finding]) -> int:
     return sum(1 for finding in findings if finding.severity is Severity.ERROR)
 
 
-def print_states(states: tuple[ServiceState, ...]) -> None:
-    """Print one line per service."""
-    width = max((len(state.name) for state in states), default=0)
-    for state in states:
-        code = "" if state.exit_code is None else f" (exit code {state.exit_code})"
-        restarts = f", restarted {state.restarts}×" if state.restarts else ""
-        detail = f": {on_one_line(state.detail)}" if state.detail else ""
-        print_text(f"{state.name:<{width}}  {state.phase}{code}{restarts}{detail}")
+def print_status(status: StackStatus) -> None:
+    """Print the page of a running stack."""
+    print_text("\n".join(_page(status)))
+
+
+def watch_status(statuses: Iterable[StackStatus]) -> None:
+    """Show one page after another: in place on a terminal, else one below the other, an empty line between two."""
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        for number, status in enumerate(statuses):
+            print_text(("\n" if number else "") + "\n".join(_page(status)))
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    # A page that is longer than the terminal is cut at its end, which keeps what stands first in its place.
+    with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
+        for status in statuses:
+            live.update(
+                Text("\n".join([*_page(status), "", f"{time.strftime('%H:%M:%S')}   Ctrl-C ends"])), refresh=True
+            )
+
+
+def print_json_line(value: object) -> None:
+    """Print one JSON document on one line: several may follow each other."""
+    print_text(json.dumps(to_plain(value)))
+
+
+def _page(status: StackStatus) -> list[str]:
+    from stackwright.rendering.status_page import status_page
+
+    return [on_one_line(line) for line in status_page(status, sheet())]
+
+
+def sheet() -> Sheet:
+    """Return what stdout can show: its columns, and whether it takes more than ASCII."""
+    from stackwright.rendering.status_page import LEAST_WIDTH, Sheet
+
+    return Sheet(width=max(_width(), LEAST_WIDTH), ascii=not _can_write("█▓░·×╔═╦╗║└─┴┘│…°", sys.stdout))
 
 
 class Progress:

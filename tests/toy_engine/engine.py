@@ -26,6 +26,7 @@ from stackwright.engines.protocol import (
     Communication,
     EngineKeys,
     EngineLaunch,
+    EngineMetrics,
     EngineNeeds,
     EngineTask,
     FormatRule,
@@ -89,6 +90,7 @@ class Toy:
     ask_program: Path | None = None
     processor_requests = 4
     length_variable: str | None = None
+    metrics: EngineMetrics | None = None
 
     def read_start(self, log: str) -> ObservedStart | None:
         """Print nothing of its memory."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from msgspec.structs import replace
 
 from stackwright import report
@@ -16,7 +18,7 @@ from stackwright.domain.setting_spec import problem_with
 from stackwright.errors import RuntimeRefusedError, StackError, ValidationError
 from stackwright.project import folder as project
 from stackwright.project.lock import read_work
-from stackwright.runtime import Runtime, Stack
+from stackwright.runtime import Runtime, Stack, WatchedRuntime
 from stackwright.settings import declared_settings
 
 
@@ -46,7 +48,7 @@ def load_stack(paths: EnvironmentPaths) -> Stack:
     return stack
 
 
-def reach(stack: Stack, asked: str) -> tuple[Runtime, Host]:
+def reach(stack: Stack, asked: str) -> tuple[WatchedRuntime, Host]:
     """Look at the machine, and return the runtime for this stack, `asked` or the best, with the host as it is now.
 
     Raises:
@@ -54,14 +56,18 @@ def reach(stack: Stack, asked: str) -> tuple[Runtime, Host]:
     """
     host = detect_host().host
     runtime = choose_runtime(started_by(stack) if asked == "auto" else asked, stack, host)
-    owner = runtime.owner()
+    refuse_foreign(stack, runtime.owner())
+    return runtime, host
+
+
+def refuse_foreign(stack: Stack, owner: Path | None) -> None:
+    """Refuse what was started under this stack's name from another project folder. Raises RuntimeRefusedError."""
     if owner is not None and owner.resolve() != stack.root.resolve() and (owner / "compose" / "compose.yaml").exists():
         there = project.name_command("stop-environment", "ENV", root=owner, working=working_folder())
         raise RuntimeRefusedError(
             f"{stack.name}: a stack of this name was started from {owner}",
             hint=f"stop it there, `{there}`, or choose another name with --set COMPOSE_PROJECT_NAME=…",
         )
-    return runtime, host
 
 
 def started_by(stack: Stack) -> str:
@@ -107,7 +113,7 @@ def renamed(stack: Stack, name: str) -> Stack:
     return replace(stack, env={**stack.env, "COMPOSE_PROJECT_NAME": name})
 
 
-def choose_runtime(asked: str, stack: Stack, host: Host) -> Runtime:
+def choose_runtime(asked: str, stack: Stack, host: Host) -> WatchedRuntime:
     """Return the runtime that was asked for; `auto` takes the one that runs this stack already.
 
     Where none does, it takes Compose where an engine answers, else processes.
@@ -134,7 +140,7 @@ def choose_runtime(asked: str, stack: Stack, host: Host) -> Runtime:
     return _processes(stack)
 
 
-def _processes(stack: Stack) -> Runtime:
+def _processes(stack: Stack) -> WatchedRuntime:
     from stackwright.runtime.processes import ProcessesRuntime
 
     return ProcessesRuntime(stack)

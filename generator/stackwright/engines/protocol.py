@@ -68,6 +68,26 @@ class EngineKeys(Struct, frozen=True, kw_only=True):
     argument_prefix: str | None = None
 
 
+class EngineMetrics(Struct, frozen=True, kw_only=True):
+    """Where an engine's server tells its figures in Prometheus' form, and under which names, the newest first.
+
+    `model_label` names the model in a row. `running` and `waiting` count requests, `cache_usage` is a share of 1;
+    `first_token` and `between_tokens` are histograms of seconds; the others count up.
+    """
+
+    path: str
+    model_label: str
+    running: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+    prompt_tokens: tuple[str, ...] = ()
+    generation_tokens: tuple[str, ...] = ()
+    cache_usage: tuple[str, ...] = ()
+    cache_queries: tuple[str, ...] = ()
+    cache_hits: tuple[str, ...] = ()
+    first_token: tuple[str, ...] = ()
+    between_tokens: tuple[str, ...] = ()
+
+
 class MemorySetting(Struct, frozen=True, kw_only=True):
     """A setting that decides on memory: its declaration, and which fields of EngineSettings a text of it fills.
 
@@ -216,6 +236,7 @@ class Engine(Protocol):
     `ask_program`: the Python program that asks the engine's own code whether it takes argument lists, before a model is
     loaded; it runs where the engine is installed (its own first lines say what it reads and prints). None
     where there is none.
+    `metrics`: where its server tells how it fares; None where it does not.
     `length_variable`: set to 1, it makes the engine take a context beyond the model's own; None where there is none.
     """
 
@@ -233,6 +254,7 @@ class Engine(Protocol):
     ask_program: Path | None
     processor_requests: int
     length_variable: str | None
+    metrics: EngineMetrics | None
 
     @property
     def launch(self) -> EngineLaunch:

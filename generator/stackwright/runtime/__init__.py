@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -191,3 +191,44 @@ class Runtime(Protocol):
 
     def down(self) -> None:
         """Stop and remove every service, leaving only caches. Harmless where nothing runs."""
+
+
+class Glance(Struct, frozen=True, kw_only=True):
+    """One service as its runtime sees it at once, without waiting for the service itself.
+
+    `image`: what it was started from; None for a process. `pids`: its processes, as this machine numbers them; none
+    where they cannot be seen. `address`: where programs of this machine reach its port; None where they cannot, or it
+    has none. `identity`: the runtime's own name of this run. `owner`: as `Runtime.owner`.
+    """
+
+    state: ServiceState
+    image: str | None = None
+    pids: tuple[int, ...] = ()
+    address: tuple[str, int] | None = None
+    identity: str | None = None
+    owner: Path | None = None
+
+
+class LogRequest(Struct, frozen=True, kw_only=True):
+    """Which lines of logs are wanted: of these services, the last `tail`, none older than `since_s` seconds ago.
+
+    `follow`: and those to come, until the caller ends it.
+    """
+
+    services: tuple[str, ...]
+    tail: int | None = None
+    since_s: int | None = None
+    follow: bool = False
+
+
+class WatchedRuntime(Runtime, Protocol):
+    """A runtime whose stack can be watched as it runs."""
+
+    def glance(self, limit_s: float) -> tuple[Glance, ...]:
+        """Report every service of the plan within about `limit_s`; one that does not answer by then is unhealthy."""
+
+    def fetch(self, glance: Glance, path: str, limit_s: float) -> str | None:
+        """Return what a service answers to an HTTP GET on its own port; None where it does not with 200 in time."""
+
+    def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
+        """Yield service and line, as they come."""

@@ -17,8 +17,55 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from msgspec import Struct
+
 from stackwright.domain.service import Effort, Traces
 from stackwright.runtime.process_groups import ProcessGroup
+
+
+class MachineSample(Struct, frozen=True, kw_only=True):
+    """The machine at one moment: seconds of work and of idleness of all processors together, and its memory."""
+
+    processors: int
+    busy_s: float
+    idle_s: float
+    memory_bytes: int
+    memory_used_bytes: int
+
+
+def sample_machine() -> MachineSample:
+    """Read what the kernel has counted; what it could give to a new program counts as unused memory."""
+    import psutil
+
+    times, memory = psutil.cpu_times(), psutil.virtual_memory()
+    idle_s = times.idle + getattr(times, "iowait", 0.0)
+    # A guest's time is in `user` already (proc(5), /proc/stat).
+    busy_s = sum(times) - idle_s - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return MachineSample(
+        processors=psutil.cpu_count() or 1,
+        busy_s=busy_s,
+        idle_s=idle_s,
+        memory_bytes=memory.total,
+        memory_used_bytes=memory.total - memory.available,
+    )
+
+
+def memory_of(pids: Iterable[int]) -> int | None:
+    """Return the bytes that these processes hold in memory; None where none of them can be seen.
+
+    What several of them share is counted once, as far as the largest share of one goes: exact figures (PSS) take the
+    kernel long for a process with many pages.
+    """
+    import psutil
+
+    own: list[int] = []
+    shared = 0
+    for pid in pids:
+        with suppress(psutil.Error):
+            held = psutil.Process(pid).memory_info()
+            own.append(max(held.rss - held.shared, 0))
+            shared = max(shared, held.shared)
+    return sum(own) + shared if own else None
 
 
 def measure(pids: Iterable[int]) -> Effort | None:

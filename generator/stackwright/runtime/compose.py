@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import json
 import re
 import shlex
 import subprocess
@@ -23,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from stackwright.domain.service import Service, ServicePhase, ServiceState, Word
-from stackwright.runtime import Say, ServiceChange, Stack, Trial
+from stackwright.runtime import Glance, LogRequest, Say, ServiceChange, Stack, Trial
 from stackwright.runtime.activity import container_processes, container_traces, measure
 from stackwright.runtime.docker import (
     TELLS_WITHIN_S,
@@ -39,6 +40,8 @@ from stackwright.runtime.docker import (
     refusals,
     refused,
 )
+from stackwright.runtime.inspected import Inspected, read_inspected
+from stackwright.runtime.ports import http_text
 from stackwright.runtime.process_groups import end_orphans
 from stackwright.runtime.trial import (
     container_words,
@@ -252,6 +255,68 @@ class ComposeRuntime:
             end_containers([container.id for container in containers if _label(container, "service") in names])
         down_by_name(self._stack.name)
 
+    def glance(self, limit_s: float) -> tuple[Glance, ...]:
+        """Report every service with two questions to the client: python-on-whales alone takes longer to be imported.
+
+        Raises:
+            RuntimeRefusedError: the engine does not answer in time.
+        """
+        need_command()
+        labels = [f"label=com.docker.compose.project={self._stack.name}", "label=com.docker.compose.oneoff=False"]
+        filters = [word for label in labels for word in ("--filter", label)]
+        listed = _asked(["docker", "ps", "--all", "--quiet", "--no-trunc", *filters], limit_s).split()
+        told = _asked(["docker", "inspect", *listed], limit_s) if listed else "[]"
+        found = {row.service: self._glance(row) for row in map(read_inspected, json.loads(told))}
+        absent = {
+            name: Glance(state=ServiceState(name=name, phase=ServicePhase.ABSENT)) for name in _names(self._stack)
+        }
+        return tuple({**absent, **found}.values())
+
+    def _glance(self, row: Inspected) -> Glance:
+        service = self._stack.service(row.service)
+        port = service.port.number if service is not None and service.port is not None else None
+        address = row.reachable_address() if port is not None else None
+        state = _service_state(row.service, row, row.restarts)
+        return Glance(
+            state=replace(state, traces=container_traces(row.id, row.started_at)),
+            image=row.image,
+            pids=container_processes(row.pid, row.id),
+            address=None if address is None or port is None else (address, port),
+            identity=row.id,
+            owner=None if row.folder is None else Path(row.folder).parent,
+        )
+
+    def fetch(self, glance: Glance, path: str, limit_s: float) -> str | None:
+        """Ask a container on the network that it shares with this machine, or else from inside of it."""
+        if glance.address is not None:
+            return http_text(*glance.address, path, limit_s)
+        service = self._stack.service(glance.state.name)
+        if service is None or service.port is None or glance.identity is None:
+            return None
+        # Every image has Python: its health check is written in it.
+        url = f"http://127.0.0.1:{service.port.number}{path}"
+        source = f"import sys, urllib.request as u; sys.stdout.write(u.urlopen({url!r}, timeout=4).read().decode())"
+        answer = ask(["docker", "exec", glance.identity, "python3", "-c", source], limit_s)
+        return answer.out if answer.code == 0 else None
+
+    def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
+        """Let Compose tell them, which also finds the containers that come later."""
+        need_command()
+        words = ["docker", "compose", "--project-name", self._stack.name, "logs", "--no-color"]
+        words += [] if request.tail is None else [f"--tail={request.tail}"]
+        words += [] if request.since_s is None else [f"--since={request.since_s}s"]
+        words += ["--follow"] if request.follow else []
+        client = begin([*words, *request.services], stdout=subprocess.PIPE, stderr=subprocess.PIPE, folder="/")
+        try:
+            for line in client.stdout or ():
+                prefix, _, text = line.decode(errors="replace").rstrip("\n").partition("| ")
+                yield re.sub(r"-[0-9]+\s*$", "", prefix), text
+            refusal = (client.stderr.read() if client.stderr else b"").decode(errors="replace")
+            if client.wait() != 0:
+                raise refused(refusal)
+        finally:
+            end(client)
+
     def _client(self) -> DockerClient:
         """Make the client for this stack's files, without asking the engine anything."""
         if self._docker is None:
@@ -384,7 +449,15 @@ def _names(stack: Stack) -> tuple[str, ...]:
     return tuple(service.name for service in stack.services)
 
 
-def _service_state(name: str, state: ContainerState, restarts: int) -> ServiceState:
+def _asked(words: list[str], limit_s: float) -> str:
+    """Return what the client says. Raises RuntimeRefusedError where it refuses, or takes too long."""
+    answer = ask(words, limit_s)
+    if answer.code != 0:
+        raise refused(answer.err)
+    return answer.out
+
+
+def _service_state(name: str, state: ContainerState | Inspected, restarts: int) -> ServiceState:
     """Turn what the engine says about one container into a phase."""
     detail = None
     exit_code = None

@@ -49,6 +49,22 @@ def why_taken(address: str, port: int) -> OSError | None:
     return None
 
 
+def http_text(address: str, port: int, path: str, limit_s: float) -> str | None:
+    """Return what an HTTP service of this machine answers `path` with; None for anything but a 200 in time."""
+    import http.client
+
+    connection = http.client.HTTPConnection(address, port, timeout=limit_s)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        text = response.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return text if response.status == 200 else None
+
+
 def http_answers(address: str, port: int, path: str, *, tls: bool = False) -> bool:
     """Return whether an HTTP service of this machine answers `path` with 200, whatever its certificate says."""
     import http.client

@@ -14,8 +14,9 @@ import shutil
 import signal
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,18 @@ from stackwright.domain.service import (
 )
 from stackwright.errors import RuntimeRefusedError
 from stackwright.rendering.numbered import key_of
-from stackwright.runtime import Say, ServiceChange, Stack, Trial, supervisord
+from stackwright.runtime import Glance, LogRequest, Say, ServiceChange, Stack, Trial, supervisord
 from stackwright.runtime.activity import group_traces, measure
 from stackwright.runtime.docker import ask
-from stackwright.runtime.ports import choose_ports, command_succeeds, http_answers, is_free, socket_answers
+from stackwright.runtime.log_files import read_log_files
+from stackwright.runtime.ports import (
+    choose_ports,
+    command_succeeds,
+    http_answers,
+    http_text,
+    is_free,
+    socket_answers,
+)
 from stackwright.runtime.process_groups import (
     end_groups,
     end_orphans,
@@ -65,6 +74,7 @@ from stackwright.runtime.programs import (
     stop_periods_in,
 )
 from stackwright.runtime.provision import ensure_all, environment_folder, is_complete
+from stackwright.runtime.side_by_side import side_by_side
 
 LOG_BYTES = 2**20
 EVENT_LINES = 200
@@ -199,6 +209,46 @@ class ProcessesRuntime:
             return self._unwatched("its supervisor does not answer")
         here = (service for service in services if service.as_process.program is None or service.name in told)
         return tuple(self._state(service, told.get(service.name)) for service in here)
+
+    def glance(self, limit_s: float) -> tuple[Glance, ...]:
+        """Ask supervisord, then every service at once."""
+        services = {service.name: service for service in self._stack.services}
+        owner = self.owner()
+        if supervisord.pid(self._run) is None:
+            return tuple(self._glance(state, owner) for state in self._unwatched("its supervisor has ended"))
+        try:
+            with self._supervisor(limit_s) as calls:
+                told: dict[str, Any] = {process["name"]: process for process in calls.getAllProcessInfo()}
+        except supervisord.SilentError:
+            return tuple(self._glance(state, owner) for state in self._unwatched("its supervisor does not answer"))
+        here = [name for name, service in services.items() if not service.as_process.program or name in told]
+        states = side_by_side({name: partial(self._state, services[name], told.get(name)) for name in here}, limit_s)
+        late = f"no answer in {limit_s:g} s"
+        return tuple(
+            self._glance(states.get(name) or ServiceState(name=name, phase=ServicePhase.UNHEALTHY, detail=late), owner)
+            for name in here
+        )
+
+    def _glance(self, state: ServiceState, owner: Path | None) -> Glance:
+        groups = read_groups(self._run / f"{state.name}.groups")
+        service = self._stack.service(state.name)
+        host, port = (LOOPBACK, None) if service is None or service.port is None else self._address(service)
+        if groups:
+            state = replace(state, traces=group_traces(groups[-1]))
+        return Glance(
+            state=state,
+            pids=members(groups[-1]) if groups else (),
+            address=None if port is None else (host, port),
+            owner=owner,
+        )
+
+    def fetch(self, glance: Glance, path: str, limit_s: float) -> str | None:
+        """Ask the service where it listens on loopback."""
+        return None if glance.address is None else http_text(*glance.address, path, limit_s)
+
+    def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
+        """Read the log files, and what is written to them meanwhile."""
+        return read_log_files(self._logs, request)
 
     def logs(self, service: str, lines: int) -> str:
         """Return the last lines of one service's log, oldest first; empty where it has none."""

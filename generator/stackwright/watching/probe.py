@@ -140,7 +140,23 @@ def _ask(endpoint: Endpoint, key: str, model: str, within_s: int, read: Read, fu
 def _request(
     endpoint: Endpoint, path: str, key: str, body: dict[str, object] | None, read: Read, timeout_s: float
 ) -> Answer:
-    """Send one request: a GET without a body, else a POST."""
+    """Send one request, and read its answer."""
+    try:
+        with open_request(endpoint, path, key, body, timeout_s) as response:
+            return read(response.status, response.read(MOST_BYTES))
+    except urllib.error.HTTPError as failure:
+        # Our own key does not become right by being asked for again.
+        return Answer(status=failure.code, text=_words(failure), final=failure.code in REFUSED)
+    except (OSError, http.client.HTTPException) as failure:
+        return Answer(status=None, text=str(failure) or type(failure).__name__)
+
+
+def open_request(endpoint: Endpoint, path: str, key: str, body: dict[str, object] | None, timeout_s: float) -> Any:
+    """Send one request, a GET without a body, else a POST; return the answer, whose body is yet to be read.
+
+    Raises:
+        OSError, http.client.HTTPException: there is none; urllib.error.HTTPError where it is a refusal.
+    """
     request = urllib.request.Request(
         endpoint.url + path,
         data=None if body is None else json.dumps(body).encode(),
@@ -148,15 +164,8 @@ def _request(
     )
     # A proxy from the environment must not be asked for an address of this machine.
     handlers = [urllib.request.ProxyHandler({}), _NoRedirect()]
-    try:
-        opener = urllib.request.build_opener(*handlers, *_tls(endpoint))
-        with opener.open(request, timeout=timeout_s) as response:
-            return read(response.status, response.read(MOST_BYTES))
-    except urllib.error.HTTPError as failure:
-        # Our own key does not become right by being asked for again.
-        return Answer(status=failure.code, text=_words(failure), final=failure.code in REFUSED)
-    except (OSError, http.client.HTTPException) as failure:
-        return Answer(status=None, text=str(failure) or type(failure).__name__)
+    opener = urllib.request.build_opener(*handlers, *_tls(endpoint))
+    return opener.open(request, timeout=timeout_s)
 
 
 def _tls(endpoint: Endpoint) -> Iterator[urllib.request.HTTPSHandler]:

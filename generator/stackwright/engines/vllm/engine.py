@@ -23,6 +23,7 @@ from stackwright.domain.tensors import WeightFacts
 from stackwright.engines.protocol import (
     Communication,
     EngineLaunch,
+    EngineMetrics,
     EngineNeeds,
     EngineTask,
     FormatRule,
@@ -100,6 +101,20 @@ class Vllm:
     processor_requests = 128
     # vLLM then only warns of a length beyond the model's own (0.32.0 envs.py).
     length_variable: str | None = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+    # 0.32.0 v1/metrics/loggers.py; the names behind are those of releases before 0.11 (docs/design/metrics.md there).
+    metrics: EngineMetrics | None = EngineMetrics(
+        path="/metrics",
+        model_label="model_name",
+        running=("vllm:num_requests_running",),
+        waiting=("vllm:num_requests_waiting",),
+        prompt_tokens=("vllm:prompt_tokens_total",),
+        generation_tokens=("vllm:generation_tokens_total",),
+        cache_usage=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+        cache_queries=("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"),
+        cache_hits=("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
+        first_token=("vllm:time_to_first_token_seconds",),
+        between_tokens=("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
+    )
 
     @cached_property
     def launch(self) -> EngineLaunch:

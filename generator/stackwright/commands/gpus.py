@@ -1,0 +1,70 @@
+"""`stackwright gpus`: the GPUs as a picture, and what the planner makes of their connections."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from msgspec import Struct
+
+from stackwright import report
+from stackwright.commands.host import get_host
+from stackwright.commands.options import add_json, record_of
+from stackwright.domain.topology import nvlink_islands
+
+
+class GpusArguments(Struct, frozen=True, kw_only=True):
+    """The arguments of `gpus`. `host`: a snapshot; None for this machine."""
+
+    host: Path | None = None
+    json: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--host", metavar="FILE", type=Path, help="draw this snapshot instead of this machine")
+    add_json(parser)
+
+
+def read_arguments(given: argparse.Namespace) -> GpusArguments:
+    """Turn the parsed words into the record."""
+    return record_of(GpusArguments, given)
+
+
+def run(arguments: GpusArguments) -> None:
+    """Print the picture, then the pairs and the ways to place a model."""
+    from stackwright.planning.pairs import judge_pairs, possible_placements
+    from stackwright.rendering.gpu_picture import gpu_picture, pair_lines, placement_lines
+
+    host = get_host(arguments.host)
+    pairs, (ways, refusal) = judge_pairs(host), possible_placements(host)
+    whole = [gpu for gpu in host.gpus if gpu.mig_slice is None]
+    if arguments.json:
+        islands = [[gpu.index for gpu in island] for island in nvlink_islands(whole, host.links)]
+        placed = [
+            {
+                "tensor_parallel": way.tensor_parallel,
+                "pipeline_parallel": way.pipeline_parallel,
+                "groups": [[gpu.index for gpu in group] for group in way.groups],
+                "reason": way.reason,
+            }
+            for way in ways
+        ]
+        report.print_json(
+            {
+                "gpus": host.gpus,
+                "links": host.links,
+                "islands": islands,
+                "pairs": pairs,
+                "placements": placed,
+                "refusal": refusal,
+            }
+        )
+        return
+    sheet = report.sheet()
+    lines = [*gpu_picture(host, sheet)] or ["no NVIDIA GPU"]
+    if pairs:
+        lines += ["", "is a replica split over a pair?", *pair_lines(pairs, sheet)]
+    lines += ["", "how a model would be placed, the preferred way first (its size and heads decide)"]
+    lines += placement_lines(ways, sheet) if refusal is None else [f"  {refusal}"]
+    report.print_text("\n".join(map(report.on_one_line, lines)))
