@@ -101,19 +101,6 @@ def test_nothing_to_change_is_one_line(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr() == ("", "nothing to change\n")
 
 
-def test_states_are_lined_up_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    report.print_states(
-        (
-            ServiceState(name="engine", phase=ServicePhase.EXITED, exit_code=137, restarts=2),
-            ServiceState(name="gateway", phase=ServicePhase.UNHEALTHY, detail="paused"),
-            ServiceState(name="redis", phase=ServicePhase.HEALTHY),
-        )
-    )
-    report.print_states(())
-    said = "engine   exited (exit code 137), restarted 2×\ngateway  unhealthy: paused\nredis    healthy\n"
-    assert capsys.readouterr() == (said, "")
-
-
 def test_json_is_one_document_in_ascii(capsys: pytest.CaptureFixture[str]) -> None:
     """So that it is the same document whatever the terminal's encoding is."""
     plan = plan_for(recorded("2x-rtx3090-nvlink"))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 UNKNOWN_WIDTH = 100
 POPULAR_SETTINGS = "docs/explanation/popular-settings.md"
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -63,9 +64,9 @@ def show_error(failure: StackError) -> None:
 def on_one_line(text: str) -> str:
     """Write control characters as escapes: what is quoted was typed or read, and may end lines or steer a terminal.
 
-    Surrogates too, which stand for bytes that are not UTF-8.
+    Surrogates too, which stand for bytes that are not UTF-8. Colours, which a log is full of, are left out.
     """
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], _COLOURS.sub("", text))
 
 
 _ELSEWHERE = "let it go to a terminal, or to a file on a disk with room: `… > FILE`"
@@ -275,12 +276,17 @@ def watch_status(statuses: Iterable[StackStatus]) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    # A page that is longer than the terminal is cut at its end, which keeps what stands first in its place.
-    with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
-        for status in statuses:
-            live.update(
-                Text("\n".join([*_page(status), "", f"{time.strftime('%H:%M:%S')}   Ctrl-C ends"])), refresh=True
-            )
+    last: list[str] = []
+    # On the terminal's second screen, which no change of its size garbles; what was seen last stays on the first.
+    with Live(console=Console(), auto_refresh=False, screen=True, vertical_overflow="crop") as live:
+        try:
+            for status in statuses:
+                last = _page(status)
+                clock = f"{time.strftime('%H:%M:%S')}   Ctrl-C ends"
+                live.update(Text("\n".join([clock, *last]), no_wrap=True), refresh=True)
+        except KeyboardInterrupt:
+            pass
+    print_text("\n".join(last))
 
 
 def print_json_line(value: object) -> None:

@@ -43,3 +43,16 @@ def run(project: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         return Ran(code=code, out=out, err=err)
 
     return command
+
+
+@pytest.fixture
+def run_plain(around: Path, capsys: pytest.CaptureFixture[str]) -> Run:  # noqa: ARG001  # for its home
+    """Give what runs one command that is for no project folder."""
+
+    def command(*words: str | Path, host: str) -> Ran:
+        capsys.readouterr()
+        code = main([*map(str, words), f"--host={HOSTS / host / 'host.yaml'}"])
+        out, err = capsys.readouterr()
+        return Ran(code=code, out=out, err=err)
+
+    return command

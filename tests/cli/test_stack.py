@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,18 @@ STATUS = ("status", "dev", "--runtime=processes")
 def test_status_of_a_stack_that_does_not_run(run: Run) -> None:
     assert run(*CPU, host="cpu-small").code == 0
     ran = run(*STATUS)
-    assert (ran.code, ran.out) == (0, "engine   absent\ngateway  absent\n")
-    place, generation = ran.err.splitlines()
-    assert place == "dev with processes, gateway at http://127.0.0.1:4000"
-    assert generation.startswith("generation 1: written")
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[0] == "  dev · processes · http://127.0.0.1:4000"
+    assert lines[1:6] == ["  other generations: 1 written", "", "services", "  engine   absent", "  gateway  absent"]
+    assert lines[-2:] == ["drift", "  nothing runs"]
     told = run(*STATUS, "--json").json
     assert (told["environment"], told["runtime"], told["generation"]) == ("dev", "processes", None)
     assert [each["number"] for each in told["generations"]] == [1]
     assert [(each["name"], each["phase"]) for each in told["services"]] == [("engine", "absent"), ("gateway", "absent")]
+    assert (told["gpus"], told["drift"], told["services"][0]["since"]) == ([], [], None)
+    assert told["processor"]["memory_bytes"] > 0
+    assert [model["name"] for model in told["models"]] == ["smoke"]
 
 
 @pytest.mark.subprocess
@@ -175,3 +180,78 @@ def test_the_key_is_printed_alone(run: Run, project: Path) -> None:
     assert len(set(printed.values())) == 3
     key = (project / "envs/.secrets/dev/litellm_master_key").read_text(encoding="ascii")
     assert run("key", "dev") == Ran(code=0, out=key + "\n", err="")
+
+
+def test_a_pair_of_gpus_is_drawn_from_a_snapshot(run_plain: Run) -> None:
+    ran = run_plain("gpus", host="2x-rtx3090-nvlink")
+    assert (ran.code, ran.err) == (0, "")
+    assert "NVLink ×4        ╔═══════╗\nGPU              0       1\n" in ran.out
+    told = run_plain("gpus", "--json", host="2x-rtx3090-nvlink").json
+    assert [(pair["a"], pair["b"], pair["kind"], pair["split"]) for pair in told["pairs"]] == [(0, 1, "nvlink", True)]
+    assert (told["islands"], told["placements"][0]["tensor_parallel"]) == ([[0, 1]], 2)
+
+
+def test_the_addresses_are_told_without_the_key(run: Run, project: Path) -> None:
+    assert run("configure-gpu", host="cpu-small").code == 0
+    ran = run("open", "staging")
+    key = (project / "envs/.secrets/staging/litellm_master_key").read_text(encoding="ascii")
+    assert (ran.code, ran.err) == (0, "")
+    assert "OpenAI API  http://127.0.0.1:4001/v1  (a key)" in ran.out
+    assert "key staging" in ran.out
+    assert key not in ran.out
+    told = run("open", "staging", "--json").json
+    assert {row["url"]: row["needs"] for row in told["urls"]}["http://127.0.0.1:4001/metrics/"] == "the master key"
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("command", ["logs", "restart"])
+def test_a_service_that_there_is_not_is_told_with_the_closest(command: str, run: Run) -> None:
+    assert run(*CPU, host="cpu-small").code == 0
+    ran = run(command, "dev", "gatway", "--runtime=processes")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.told == ("dev has no service `gatway`", "did you mean `gateway`?")
+
+
+@pytest.mark.subprocess
+def test_nothing_is_restarted_where_nothing_runs(run: Run) -> None:
+    assert run(*CPU, host="cpu-small").code == 0
+    ran = run("restart", "dev", "--runtime=processes")
+    assert (ran.code, ran.out) == (6, "")
+    assert ran.told == ("dev: nothing runs", "start it: `start-environment dev`")
+
+
+@pytest.mark.subprocess
+def test_logs_are_told_without_secrets_and_colours(run: Run, project: Path, around: Path) -> None:
+    assert run(*CPU, "--set=COMPOSE_PROJECT_NAME=logged", host="cpu-small").code == 0
+    key = (project / "envs/.secrets/dev/litellm_master_key").read_text(encoding="ascii")
+    logs = around / "home" / ".local" / "share" / "stackwright" / "logs" / "logged"
+    logs.mkdir(parents=True)
+    (logs / "engine.log").write_text(f"one\n\x1b[32mkey is {key}\x1b[0m\nthree\n", encoding="utf-8")
+    words = ("logs", "dev", "--runtime=processes")
+    assert run(*words, "engine").out == "one\nkey is [redacted]\nthree\n"
+    assert run(*words, "--tail=1").out == "engine  | three\n"
+    empty = run(*words, "gateway")
+    assert (empty.code, empty.out) == (0, "")
+    assert empty.err == "dev: no lines; `stackwright status dev` says what runs\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("logs", "dev", "--since=soon"), "--since: found `soon`, allowed: a number and s, m, h or d"),
+        (("logs", "dev", "--tail=few"), "--tail: found `few`, allowed: a number of lines, or all"),
+        (("status", "dev", "--watch=0"), "--watch: found `0`, allowed: seconds, from 0.5 to 3600"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_is_allowed(words: tuple[str, ...], message: str, run: Run) -> None:
+    ran = run(*words)
+    assert (ran.code, ran.told[0]) == (2, message)
+
+
+def test_a_chat_names_models_and_needs_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(*CPU, host="cpu-small").code == 0
+    unknown = run("chat", "dev", "--model=smok")
+    assert (unknown.code, unknown.told) == (2, ("dev serves no model `smok`", "did you mean `smoke`?"))
+    monkeypatch.setattr("sys.stdin", StringIO(" \n"))
+    silent = run("chat", "dev")
+    assert (silent.code, silent.told) == (2, ("nothing to say: stdin is empty", "`echo hi | stackwright chat dev`"))

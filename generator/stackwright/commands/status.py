@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from stackwright.domain.machine import GpuState, Unseen
 from stackwright.domain.plan import Mode, Replica
 from stackwright.domain.running import Drift, GpuStatus, ProcessorStatus, ServiceStatus, StackStatus, gpu_status
 from stackwright.domain.service import ServicePhase
-from stackwright.errors import UsageError
+from stackwright.errors import RuntimeRefusedError, UsageError
 from stackwright.project.lock import read_work
 from stackwright.reading import to_plain
 from stackwright.runtime import Stack, WatchedRuntime
@@ -144,13 +144,17 @@ class _View:
     def take(self, limit_s: float = LIMIT_S) -> StackStatus:
         """Look once."""
         taken: dict[str, Any] = {}
-        side_by_side(
-            {
-                "look": lambda: taken.update(look=take_look(self._runtime, self._stack, self._read_gpus, limit_s)),
-                "drift": lambda: taken.update(drift=drift_from_files(self._stack, self._runtime)),
-            },
-            3 * limit_s,
-        )
+        asked: dict[str, Callable[[], None]] = {
+            "look": lambda: taken.update(look=take_look(self._runtime, self._stack, self._read_gpus, limit_s)),
+            "drift": lambda: taken.update(drift=drift_from_files(self._stack, self._runtime)),
+        }
+        try:
+            side_by_side(asked, 3 * limit_s)
+        except RuntimeRefusedError as failure:
+            if self._before is None:
+                raise
+            # While a stack is watched, its runtime may be restarted.
+            taken["look"] = Look(at_s=time.monotonic(), glances=(), notes=(failure.message,))
         now = time.monotonic()
         look: Look = taken.get("look") or Look(at_s=now, glances=(), notes=("the runtime does not answer",))
         late = () if "drift" in taken else ("drift: the comparison took too long",)

@@ -100,8 +100,8 @@ def _service_lines(services: tuple[ServiceStatus, ...], sheet: Sheet) -> Iterato
         state = row.state
         code = "" if state.exit_code is None else f" (exit code {state.exit_code})"
         times = "x" if sheet.ascii else "×"
-        items = [f"{state.phase}{code}".ljust(9)]
-        items += [] if row.since_s is None else [f"since {format_age(row.since_s)}"]
+        since = "" if row.since_s is None else f"  since {format_age(row.since_s)}"
+        items = [f"{f'{state.phase}{code}':<9}{since}".rstrip()]
         items += [f"restarted {state.restarts}{times}"] if state.restarts else []
         items += [state.detail] if state.detail else []
         yield from sheet.flow(items, " " * (width + 4), f"  {state.name:<{width}}  ")
@@ -115,7 +115,7 @@ def _gpu_lines(gpu: GpuStatus, sheet: Sheet) -> Iterator[str]:
     if state.failure is not None:
         yield from sheet.flow([*serves, f"does not answer: {state.failure}"], "     ", f"{head}  ")
         return
-    yield from sheet.flow([name, *serves, *_work(gpu)], "     ", f"  {state.index}  ")
+    yield from sheet.flow([name, *serves, *_work(gpu, sheet)], "     ", f"  {state.index}  ")
     yield from _memory_lines(gpu.use, sheet, "     ")
     for row, use in gpu.slice_uses:
         yield from sheet.flow([f"slice {short_name(row.name or 'unknown')}"], "       ", "     ")
@@ -127,12 +127,12 @@ def _gpu_lines(gpu: GpuStatus, sheet: Sheet) -> Iterator[str]:
         yield from sheet.flow(ill, "     ", "     faults: ")
 
 
-def _work(gpu: GpuStatus) -> Iterator[str]:
+def _work(gpu: GpuStatus, sheet: Sheet) -> Iterator[str]:
     state, reading = gpu.state, gpu.state.reading
     if reading.busy_percent is not None:
         yield f"busy {reading.busy_percent} %"
     if reading.temperature_c is not None:
-        yield f"{reading.temperature_c} °C"
+        yield f"{reading.temperature_c} {'C' if sheet.ascii else '°C'}"
     if reading.power_w is not None:
         limit = "" if reading.power_limit_w is None else f" of {reading.power_limit_w:.0f}"
         yield f"{reading.power_w:.0f}{limit} W"

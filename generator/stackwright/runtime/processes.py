@@ -221,6 +221,8 @@ class ProcessesRuntime:
                 told: dict[str, Any] = {process["name"]: process for process in calls.getAllProcessInfo()}
         except supervisord.SilentError:
             return tuple(self._glance(state, owner) for state in self._unwatched("its supervisor does not answer"))
+        except RuntimeRefusedError:  # it refuses this only while it ends everything
+            return tuple(self._glance(state, owner) for state in self._unwatched("its supervisor is ending"))
         here = [name for name, service in services.items() if not service.as_process.program or name in told]
         states = side_by_side({name: partial(self._state, services[name], told.get(name)) for name in here}, limit_s)
         late = f"no answer in {limit_s:g} s"
