@@ -60,7 +60,6 @@ ROOMS: Mapping[str, Room] = {
     "catalog": room("domain reading errors", libraries="elftools"),
     "services": room("engines domain units errors", pure=True),
     "rendering.numbered": room("engines domain settings", pure=True),
-    "rendering.gpu_picture": room("rendering planning.pairs domain units", pure=True),
     "rendering": room("services engines domain settings reading units errors", libraries="jinja2 yaml", pure=True),
     "detect": room("domain reading units errors"),
     "detect.nvml": room("detect domain units errors", libraries="pynvml"),

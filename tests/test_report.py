@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from stackwright import report
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import error, warning
-from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import UsageError
 from stackwright.project.write import FileChange
 from stackwright.rendering import RenderedFile

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 UNKNOWN_WIDTH = 100
 POPULAR_SETTINGS = "docs/explanation/popular-settings.md"
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -64,9 +63,9 @@ def show_error(failure: StackError) -> None:
 def on_one_line(text: str) -> str:
     """Write control characters as escapes: what is quoted was typed or read, and may end lines or steer a terminal.
 
-    Surrogates too, which stand for bytes that are not UTF-8. Colours, which a log is full of, are left out.
+    Surrogates too, which stand for bytes that are not UTF-8.
     """
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], _COLOURS.sub("", text))
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 _ELSEWHERE = "let it go to a terminal, or to a file on a disk with room: `… > FILE`"

@@ -57,7 +57,7 @@ def run(arguments: ChatArguments) -> None:
         text = sys.stdin.read().strip()
         if not text:
             raise UsageError(
-                "nothing to say: stdin is empty", hint=f"echo hi | stackwright chat {stack.plan.environment}"
+                "nothing to say: stdin is empty", hint=f"`echo hi | stackwright chat {stack.plan.environment}`"
             )
         talk.answer(text)
         return

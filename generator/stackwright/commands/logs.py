@@ -23,6 +23,8 @@ from stackwright.validation.files import text_of
 
 DEFAULT_TAIL = 100
 _AGE = re.compile(r"([0-9]{1,6})(s|m|h|d)")
+# Programs colour their words even where they write to a file (ECMA-48, SGR).
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -92,7 +94,7 @@ def run(arguments: LogsArguments) -> None:
     try:
         for service, line in runtime.read_logs(request):
             count += 1
-            shown = report.on_one_line(redaction.apply(line))
+            shown = report.on_one_line(redaction.apply(_COLOURS.sub("", line)))
             report.print_text(f"{service:<{width}} | {shown}" if width else shown)
     except KeyboardInterrupt:
         if not arguments.follow:

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec import Struct
+
 from stackwright.domain.host import Gpu, Host, Link, LinkKind
 
 NVLINK_KINDS = frozenset({LinkKind.NVLINK, LinkKind.NVSWITCH})
+
+
+class GpuPair(Struct, frozen=True, kw_only=True):
+    """Two GPUs, `a` < `b`, by index. `kind` is None where NVML does not tell how they reach each other.
+
+    `peers`: whether each can read the other's memory, None where unknown. `split`: tensor parallel uses the pair where
+    a model pays for it.
+    """
+
+    a: int
+    b: int
+    kind: LinkKind | None
+    lanes: int | None
+    peers: bool | None
+    split: bool
+    why: str
 
 
 def nvlink_islands(gpus: Iterable[Gpu], links: Iterable[Link]) -> tuple[tuple[Gpu, ...], ...]:

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
-
 from stackwright.domain.forecast import EngineSettings
-from stackwright.domain.host import Gpu, Host, Link, LinkKind
+from stackwright.domain.host import Gpu, Host, Link
 from stackwright.domain.placement import Placement
-from stackwright.domain.topology import NVLINK_KINDS, nvlink_islands
+from stackwright.domain.topology import NVLINK_KINDS, GpuPair, nvlink_islands
 from stackwright.errors import NoPlanError
 from stackwright.planning.placement import Heads, equal_groups, placements, usable_gpus
 
 LAST_RESORT = "only where no smaller group holds the model"
-
-
-class GpuPair(Struct, frozen=True, kw_only=True):
-    """Two GPUs, `a` < `b`, by index. `kind` is None where NVML does not tell how they reach each other.
-
-    `peers`: whether each can read the other's memory, None where unknown. `split`: tensor parallel uses the pair where
-    a model pays for it.
-    """
-
-    a: int
-    b: int
-    kind: LinkKind | None
-    lanes: int | None
-    peers: bool | None
-    split: bool
-    why: str
 
 
 def judge_pairs(host: Host) -> tuple[GpuPair, ...]:

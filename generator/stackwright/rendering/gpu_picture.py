@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from stackwright.domain.host import Gpu, Host, Link, LinkKind
 from stackwright.domain.placement import Placement
-from stackwright.domain.topology import NVLINK_KINDS, nvlink_islands
-from stackwright.planning.pairs import GpuPair
+from stackwright.domain.topology import NVLINK_KINDS, GpuPair, nvlink_islands
 from stackwright.rendering.status_page import Sheet, short_name
 from stackwright.units import format_bytes
 

@@ -20,12 +20,10 @@ class ContainerHealth(Struct, frozen=True, kw_only=True):
 class Inspected(Struct, frozen=True, kw_only=True):
     """A container of a stack. The fields of its state are named as python-on-whales names them.
 
-    `networks`: pairs of the container's address and the address that its network's bridge has. `folder` is that of the
-    Compose file which it was made from.
+    `networks`: pairs of the container's address and the address that its network's bridge has.
     """
 
     id: str
-    service: str
     status: str
     health: ContainerHealth | None
     exit_code: int
@@ -36,7 +34,17 @@ class Inspected(Struct, frozen=True, kw_only=True):
     restarts: int
     image: str
     networks: tuple[tuple[str, str], ...] = ()
-    folder: str | None = None
+    labels: Mapping[str, str] = {}
+
+    @property
+    def service(self) -> str:
+        """The service that it is a container of."""
+        return self.labels.get("com.docker.compose.service", "")
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of the Compose file that it was made from."""
+        return self.labels.get("com.docker.compose.project.working_dir")
 
     def reachable_address(self) -> str | None:
         """Return an address at which programs of this machine reach the container; None where there is none.
@@ -54,7 +62,6 @@ def read_inspected(row: Mapping[str, Any]) -> Inspected:
     networks = ((row.get("NetworkSettings") or {}).get("Networks") or {}).values()
     return Inspected(
         id=row["Id"],
-        service=labels.get("com.docker.compose.service", ""),
         status=state["Status"],
         health=None if health is None else ContainerHealth(status=health["Status"]),
         exit_code=state.get("ExitCode") or 0,
@@ -69,7 +76,7 @@ def read_inspected(row: Mapping[str, Any]) -> Inspected:
             for network in networks
             if network.get("IPAddress") and network.get("Gateway")
         ),
-        folder=labels.get("com.docker.compose.project.working_dir"),
+        labels=labels,
     )
 
 

@@ -119,8 +119,7 @@ class ProcessesRuntime:
 
     def trial(self, service: Service, words: Iterable[Word]) -> Trial | None:
         """Return the place of a service, as a process of this user; None without its virtual environment."""
-        recipes = self._recipes()
-        folders = {kind: environment_folder(self._stack.state, recipe) for kind, recipe in recipes.items()}
+        folders = self._folders()
         if service.kind not in folders or not is_complete(folders[service.kind]):
             return None
         machine = Provisions(
@@ -154,7 +153,9 @@ class ProcessesRuntime:
         states = {state.name: state.phase for state in self.services()}
         told = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
         running = supervisord.pid(self._run) is not None
-        wanted = _revisions(stack_programs(self._stack, self._machine(keep=running), os.environ))
+        # Nothing is installed for a comparison: another environment than the one that runs has another folder.
+        machine = self._machine(keep=running, folders=self._folders())
+        wanted = _revisions(stack_programs(self._stack, machine, os.environ))
         found = []
         for name, wish in wanted.items():
             phase = states.get(name, ServicePhase.ABSENT)
@@ -298,10 +299,15 @@ class ProcessesRuntime:
         made = ((service.kind, service.as_process.recipe) for service in self._stack.services)
         return {kind: recipe for kind, recipe in made if recipe is not None}
 
-    def _machine(self, *, keep: bool) -> Provisions:
+    def _folders(self) -> dict[str, Path]:
+        """Return where the virtual environments of each kind of service lie, or would, once they are installed."""
+        return {kind: environment_folder(self._stack.state, recipe) for kind, recipe in self._recipes().items()}
+
+    def _machine(self, *, keep: bool, folders: dict[str, Path] | None = None) -> Provisions:
+        """Return what there is to run with; without `folders`, what is missing of them is installed."""
         absent = self._absent(keep=keep)
         return Provisions(
-            virtual_environments=self._virtual_environments(_say_nothing),
+            virtual_environments=self._virtual_environments(_say_nothing) if folders is None else folders,
             ports=self._choose_ports(absent, keep=keep),
             shared_memory_bytes=_shared_memory_bytes(),
             absent=absent,

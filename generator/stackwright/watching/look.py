@@ -30,7 +30,7 @@ LEAST_INTERVAL_S = 0.1
 """Between two samples of the processor's work, whose clock ticks a hundred times a second (proc(5))."""
 
 
-class Work(Struct, frozen=True, kw_only=True):
+class WorkSample(Struct, frozen=True, kw_only=True):
     """What the machine and each service had worked at one moment, `at_s` on the monotonic clock."""
 
     at_s: float
@@ -48,7 +48,7 @@ class Look(Struct, frozen=True, kw_only=True):
     glances: tuple[Glance, ...]
     figures: dict[str, dict[str, Figures]] = field(default_factory=dict)
     gpus: Seen[tuple[GpuState, ...]] | None = None
-    work: Work | None = None
+    work: WorkSample | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -98,10 +98,10 @@ def _look_at_services(runtime: WatchedRuntime, stack: Stack, limit_s: float, *, 
     return Look(at_s=at_s, glances=glances, figures=figures, work=work, notes=tuple(silent))
 
 
-def sample_work(glances: Iterable[Glance]) -> Work:
+def sample_work(glances: Iterable[Glance]) -> WorkSample:
     """Read what the machine and the services' processes have worked until now."""
     efforts = {glance.state.name: measure(glance.pids) for glance in glances if glance.pids}
-    return Work(
+    return WorkSample(
         at_s=time.monotonic(),
         machine=sample_machine(),
         efforts={name: effort for name, effort in efforts.items() if effort is not None},
@@ -146,7 +146,7 @@ def _figures_of(
     return now, time.clock_gettime(time.CLOCK_MONOTONIC) - began_s if began_s is not None else 0.0
 
 
-def processor_of(glances: Iterable[Glance], before: Work, now: Work) -> ProcessorStatus:
+def processor_of(glances: Iterable[Glance], before: WorkSample, now: WorkSample) -> ProcessorStatus:
     """Return what the processor did between two samples."""
     machine, earlier = now.machine, before.machine
     passed_s, worked_s = now.at_s - before.at_s, machine.busy_s - earlier.busy_s
