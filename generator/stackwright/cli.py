@@ -43,6 +43,19 @@ COMMANDS: Mapping[str, str] = {
     "import": "Read a hand-written vLLM and LiteLLM setup, and write an environment's wishes from it.",
     "keys": "Make, list, rotate and revoke keys for people and programs, and show what was used with them.",
 }
+# What people type who know other tools (docker compose, kubectl).
+SYNONYMS: Mapping[str, str] = {
+    "up": "start-environment",
+    "run": "start-environment",
+    "down": "stop-environment",
+    "kill": "stop-environment",
+    "ps": "status",
+    "top": "status",
+    "ls": "status",
+    "tail": "logs",
+    "nvidia-smi": "gpus",
+    "topo": "gpus",
+}
 # Commands that people type by their own name; the others are `stackwright NAME`.
 OWN_ENTRY_POINTS = ("configure-gpu", "start-environment", "stop-environment", "validate-environment")
 
@@ -112,6 +125,7 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
     name = argv[0] if argv else ""
     if argv and not name.startswith("-") and name not in COMMANDS:
         begun = next((f"did you mean `{known}`?" for known in COMMANDS if name and known.startswith(name)), None)
+        begun = f"did you mean `{SYNONYMS[name]}`?" if name in SYNONYMS else begun
         hint = begun or did_you_mean(name, COMMANDS) or f"commands: {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command `{name[:60]}`", hint=hint)
     if name.startswith("-") and name not in ("-h", "--help", "--version"):
@@ -124,6 +138,8 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
     if "words" in given and not any(word.startswith("-") for word in unknown):
         # argparse takes the words before the first flag alone.
         given.words, unknown = [*given.words, *unknown], []
+    if vars(given).get("service", "") is None and len(unknown) == 1 and not unknown[0].startswith("-"):
+        given.service, unknown = unknown[0], []
     if unknown:
         prog = subparsers[name].prog
         raise UsageError(f"{prog}: unknown argument `{unknown[0][:60]}`", hint=f"`{prog} --help` shows what is allowed")

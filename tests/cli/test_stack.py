@@ -255,3 +255,17 @@ def test_a_chat_names_models_and_needs_words(run: Run, monkeypatch: pytest.Monke
     monkeypatch.setattr("sys.stdin", StringIO(" \n"))
     silent = run("chat", "dev")
     assert (silent.code, silent.told) == (2, ("nothing to say: stdin is empty", "`echo hi | stackwright chat dev`"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("up", "start-environment"),
+        ("down", "stop-environment"),
+        ("ps", "status"),
+        ("stat", "status"),
+        ("chatt", "chat"),
+    ],
+)
+def test_words_of_other_tools_are_understood(typed: str, meant: str, run: Run) -> None:
+    assert run(typed, "dev").told == (f"unknown command `{typed}`", f"did you mean `{meant}`?")
