@@ -270,3 +270,20 @@ def test_the_config_alone_is_fetched_once(tmp_path: Path) -> None:
     snapshot = find_snapshot(NAME, cache)
     assert snapshot is not None
     assert [path.name for path in snapshot.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("file", "message", "hint"),
+    [
+        ("x-Q4_K_M.gguf", "GGUF weights", "`--model OWNER/NAME`"),
+        ("adapter_config.json", "a LoRA adapter, not a whole model", f"lora: {{Tiny-Model: {NAME}}}"),
+        ("params.json", "Mistral's own layout (params.json)", "Hugging Face's layout"),
+    ],
+)
+def test_a_repository_without_config_is_told_by_its_files(tmp_path: Path, file: str, message: str, hint: str) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / file).write_text("{}", encoding="utf-8")
+    with serve_hub(tmp_path / "m", NAME) as hub:
+        refused = refusal(hub, tmp_path / "home")
+    assert message in refused.message
+    assert hint in (refused.hint or "")

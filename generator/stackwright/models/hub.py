@@ -48,7 +48,7 @@ def read_hub(hub_id: str, cache: HubCache, endpoint: str | None, origin: str) ->
     _quieten()
     with _refusals(hub_id, endpoint, origin):
         _knock(hub_id, endpoint)
-        snapshot = _download(hub_id, CONFIG, cache, endpoint, revision=None).parent
+        snapshot = _download_config(hub_id, cache, endpoint, origin).parent
         commit = snapshot.name
         tensors = load_headers(hub_id, commit, cache)
         if tensors is None:
@@ -87,6 +87,26 @@ def fetch_file(hub_id: str, name: str, cache: HubCache, origin: str) -> Path:
     with _refusals(hub_id, None, origin, name):
         _knock(hub_id, None)
         return _download(hub_id, name, cache, None, revision=None)
+
+
+def _download_config(hub_id: str, cache: HubCache, endpoint: str | None, origin: str) -> Path:
+    """Fetch config.json; of a repository without one, say what it is. Raises UsageError."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return _download(hub_id, CONFIG, cache, endpoint, revision=None)
+    except EntryNotFoundError:
+        from stackwright.models.kinds import refuse_kind
+
+        found = HfApi(endpoint=endpoint).model_info(hub_id, timeout=TIMEOUT_S)
+        files = [file.rfilename for file in found.siblings or ()]
+        # `base_model:owner/name`, and `base_model:quantized:owner/name` beside it.
+        bases = [tag.rpartition(":")[2] for tag in found.tags or () if tag.startswith("base_model:")]
+        base = bases[0] if bases else None
+        if refusal := refuse_kind(origin, hub_id, files, base):
+            raise refusal from None
+        raise
 
 
 def _quieten() -> None:
@@ -207,7 +227,7 @@ def _refusals(hub_id: str, endpoint: str | None, origin: str, wanted: str = CONF
     except errors.EntryNotFoundError:
         raise UsageError(
             f"{origin}: has no {wanted} on {hub}",
-            hint="GGUF files alone are not supported: name the original model" if wanted == CONFIG else None,
+            hint="a model has config.json beside its weights: name another repository" if wanted == CONFIG else None,
         ) from None
     except errors.HFValidationError:
         raise UsageError(f"{origin}: not a valid hub model name", hint="expected owner/name") from None

@@ -21,6 +21,8 @@ from stackwright.models.cache import HubCache, find_cache, find_snapshot, load_h
 from stackwright.models.config import parse_config
 from stackwright.models.folder import CONFIG, read_folder, read_json
 from stackwright.models.format import weight_format
+from stackwright.models.kinds import describe_folder, original_of_gguf
+from stackwright.models.naming import gguf_refusal, plain_name
 from stackwright.models.stored import stored_facts
 from stackwright.units import format_bytes
 
@@ -42,6 +44,8 @@ SMOKE_CONFIG: Mapping[str, object] = {
 # Hugging Face repository ids: owner/name of letters, digits, '-', '_' and '.', 96 characters at most each
 # (huggingface_hub 2.4.0, utils/_validators.py).
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+# Of the names that the catalog and the hub have, none has these.
+_MAY_BE_ADDRESS = re.compile(r"[:\s]|/.*/|ollama|^library/")
 _PATH_STARTS = ("/", "./", "../", "~")
 
 
@@ -80,12 +84,15 @@ def read_model(
     cache = find_cache(os.environ, access.home)
     if name == SMOKE:
         return _smoke(smoke_folder)
+    name, folder = _plain(name, llms, origin)
     known = _find_row(name, llms)
     if known is not None:
         return _with_cached(stored_facts(*known), cache)
-    folder = _find_folder(name)
     if folder is not None:
+        if refusal := describe_folder(folder):
+            raise refusal
         return _with_notes(read_folder(folder))
+    _refuse_file(name, origin)
     if name.startswith(_PATH_STARTS):
         raise UsageError(f"{origin}: no such folder", hint="name a folder with config.json, or a Hugging Face id")
     if _HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
@@ -95,6 +102,27 @@ def read_model(
         f"{origin}: not a Hugging Face id (owner/name), a folder, or a catalog name",
         hint=did_you_mean(name, names) or f"catalog names: {', '.join(names[: 1 + len(llms)])}",
     )
+
+
+def _plain(name: str, llms: Sequence[CatalogLlm], origin: str) -> tuple[str, Path | None]:
+    """Return a name without what an address has around it, and the folder of this host that it names, if any."""
+    folder = _find_folder(name)
+    if folder is not None or not _MAY_BE_ADDRESS.search(name):
+        return name, folder
+    return plain_name(name, (row.name for row in llms), origin, os.environ.get("HF_ENDPOINT")), None
+
+
+def _refuse_file(name: str, origin: str) -> None:
+    """Refuse a file in the place of a model's folder, by what it holds. Raises UsageError."""
+    try:
+        file = Path(name).expanduser()
+        is_file = bool(name) and file.is_file()
+    except (OSError, RuntimeError):
+        return
+    if is_file and name.lower().endswith(".gguf"):
+        raise gguf_refusal(f"{origin}: {file.name}", original_of_gguf(file))
+    if is_file:
+        raise UsageError(f"{origin}: a file, where a model is a folder", hint=f"`--model {file.resolve().parent}`")
 
 
 def read_shape(name: str, llms: Sequence[CatalogLlm]) -> Shape | None:
@@ -114,10 +142,10 @@ def locate_model(name: str, llms: Sequence[CatalogLlm]) -> str:
     if known is not None:
         return known[1].hub_id
     try:
-        folder = _find_folder(name)
-    except OSError:  # longer than a path may be
+        plain, folder = _plain(name, llms, "")
+    except (OSError, UsageError):  # longer than a path may be, or refused when it is read
         return name
-    return str(folder) if folder is not None else name
+    return str(folder) if folder is not None else plain
 
 
 def _find_folder(name: str) -> Path | None:
