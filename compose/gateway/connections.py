@@ -19,6 +19,12 @@ HEAD_BYTES = 64 * 1024
 """As nginx has it at most (large_client_header_buffers, 4 of 8 KiB) and twice over."""
 
 
+MOST_PIPELINED = 64
+"""Requests that wait on a connection behind the one that is answered. uvicorn reads on after each answer, however many
+wait (0.54.0 protocols/http/httptools_impl.py, `on_response_complete`).
+"""
+
+
 class Unkeyed:
     """The connections that have not shown the key, by address, each in the order in which they came."""
 
@@ -66,7 +72,7 @@ class Connection(HttpToolsProtocol):
     """uvicorn's connection, with a limit to a head's time and length."""
 
     address = ""
-    _head_bytes = 0
+    _head_bytes = _fields_bytes = 0
     _head_ends: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -96,10 +102,28 @@ class Connection(HttpToolsProtocol):
         if self._head_ends is not None and self._head_bytes > HEAD_BYTES:
             self.give_way()
 
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._fields_bytes = 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of the head, or of the trailers, which come behind the last chunk and have no end of their own.
+
+        uvicorn keeps both.
+        """
+        self._fields_bytes += len(name) + len(value)
+        if self._fields_bytes > HEAD_BYTES:
+            self.give_way()
+        else:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """A head has come."""
         self._head_came()
         super().on_headers_complete()
+        if len(self.pipeline) > MOST_PIPELINED:
+            self.give_way()
 
     def give_way(self) -> None:
         """Close the connection at once."""

@@ -75,7 +75,7 @@ class Exchange:
     key: str = ""
     answered: Answered = field(default_factory=Answered)
     status: int = 0
-    number: str = ""
+    number: str = field(default_factory=lambda: uuid.uuid4().hex)
     endpoint: str = ""
     served: str = ""
     labels: Labels | None = None
@@ -193,7 +193,12 @@ class Front:
             return
         exchange.endpoint = ENDPOINTS[scope["path"]]
         self._refuse_at_a_stop()
-        body = await read_body(scope, receive, self._most_bytes)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                body = await read_body(scope, receive, self._most_bytes)
+        except TimeoutError:
+            sentence = f"the body did not come within {self._timeout_s:.0f} s (GATEWAY_REQUEST_TIMEOUT_S)"
+            raise RefusedError(408, "timeout", sentence) from None
         if body is None:
             return
         self._refuse_at_a_stop()
@@ -300,7 +305,7 @@ class Front:
     async def _serve(self, exchange: Exchange, body: bytes, gone: "asyncio.Future[Message]") -> None:
         """Check the body, wait for the request's turn, and ask for its answer."""
         fields, models = parse_body(body), self._models()
-        exchange.number, endpoint = uuid.uuid4().hex, exchange.endpoint
+        endpoint = exchange.endpoint
         model = models.find(fields.get("model"), endpoint)
         exchange.labels, exchange.served = _labels(exchange, model), model.name
         caller = exchange.caller

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from admission import MOST_DEPTH, App, Message, Receive, Send
+from admission import MOST_BRACKETS, MOST_DEPTH, App, Message, Receive, RefusedError, Send, parse_body
 from front import Front
 from keys import Keys, Limits
 from models import Models
@@ -141,6 +141,12 @@ def test_what_is_no_json_object_is_answered_400(body: bytes, words: str) -> None
     assert (done.status, done.reached) == (400, [])
     assert words in done.error["message"]
     assert (done.error["type"], done.error["code"]) == ("invalid_request_error", "400")
+
+
+def test_lists_without_number_are_not_read() -> None:
+    """Each costs many times its two bytes, and every other request waits meanwhile."""
+    with pytest.raises(RefusedError, match=f"more than {MOST_BRACKETS} lists and objects"):
+        parse_body(b'{"a":[' + b"[]," * MOST_BRACKETS + b"1]}")
 
 
 def test_depth_is_counted_not_brackets() -> None:

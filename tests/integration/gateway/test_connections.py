@@ -108,6 +108,61 @@ def test_a_body_whose_end_is_not_clear_is_refused(narrow: Front, framing: bytes)
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
+@pytest.mark.parametrize(
+    ("begins", "goes_on"),
+    [
+        (b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b"X-Trailer: 1\r\n" * 4096),
+        (b"Content-Length: 2\r\n\r\n{}", HEAD + b"Content-Length: 2\r\n\r\n{}" * 512),
+        (b"Transfer-Encoding: chunked\r\n\r\n5;", b"x" * 65536),
+    ],
+    ids=["trailers", "requests behind each other", "a chunk's extension"],
+)
+def test_what_has_no_end_ends_the_connection(narrow: Front, begins: bytes, goes_on: bytes) -> None:
+    """With the key: nothing is heaped up, and the time of a body is limited."""
+    key = b"Authorization: Bearer " + narrow.key.encode() + b"\r\n"
+
+    async def flood() -> None:
+        async with asyncio.timeout(LONGEST_S), connection(narrow.port) as (_, writer):
+            writer.write(HEAD + key + begins)
+            while True:
+                writer.write(goes_on)
+                await writer.drain()
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(flood())
+    assert asyncio.run(exchange(narrow.port, request_of(narrow))).status == 200
+
+
+def test_a_body_that_does_not_come_in_time_is_refused(narrow: Front) -> None:
+    key = b"Authorization: Bearer " + narrow.key.encode() + b"\r\nConnection: close\r\n"
+    answer = parse(asyncio.run(answer_to(narrow, HEAD + key + b"Content-Length: 100\r\n\r\n{")))
+    assert (answer.status, answer.message) == (408, "the body did not come within 4 s (GATEWAY_REQUEST_TIMEOUT_S)")
+
+
+UPGRADE = b"GET /v1/responses HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (UPGRADE + b"websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZQ==\r\n\r\n", b"40"),
+        (UPGRADE + b"websocket\r\n\r\n", b"400"),
+        (UPGRADE + b"h2c\r\n\r\n", b"404"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
+        (b"CONNECT evil:443 HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET /v1/models/../../metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"401"),
+        (b"GET //metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (HEAD + b"Content-Length : 2\r\n\r\n{}", b"400"),
+        (HEAD + b"X-A: 1\r\n b\r\nContent-Length: 2\r\n\r\n{}", b"400"),
+        (HEAD + b"Transfer-Encoding: chunked, gzip\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"400"),
+        (HEAD + b"Transfer-Encoding: xchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"400"),
+        (HEAD + b"Content-Length: +2\r\n\r\n{}", b"400"),
+    ],
+)
+def test_nothing_gets_in_by_another_protocol_or_framing(narrow: Front, text: bytes, status: bytes) -> None:
+    assert asyncio.run(answer_to(narrow, text))[9:12].startswith(status)
+
+
 def test_requests_behind_each_other_are_answered_in_order(narrow: Front) -> None:
     key = b"Authorization: Bearer " + narrow.key.encode() + b"\r\n"
     one = HEAD + key + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
