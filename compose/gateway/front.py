@@ -8,6 +8,7 @@ GATEWAY_DIRECT=off, goes through LiteLLM.
 """
 
 import asyncio
+import contextlib
 import sys
 import time
 import uuid
@@ -61,6 +62,9 @@ INNER_HEADERS = frozenset({b"x-litellm-model-api-base", b"x-litellm-model-id"})
 """What LiteLLM tells of where a model runs: nothing for clients."""
 
 RETRY_AFTER_DRAIN_S = 10
+LINGERS_S = 5.0
+"""How long the rest of a body is thrown away that is too long, as nginx has it (lingering_timeout)."""
+
 LEAVES_WITHIN_S = 5.0
 """To write the last event of each stream."""
 
@@ -114,18 +118,38 @@ class Exchange:
         elif not self.finished:
             await self.send(error_event(self.endpoint, why) if self.is_stream else b"", more=False)
 
-    async def refuse(self, status: int, kind: str, message: str, later: int | None = None) -> None:
-        """Answer in the form of OpenAI's errors, or of Anthropic's where its endpoint is asked."""
+    async def refuse(
+        self, status: int, kind: str, message: str, later: int | None = None, unread: Receive | None = None
+    ) -> None:
+        """Answer in the form of OpenAI's errors, or of Anthropic's where its endpoint is asked.
+
+        `unread`: gives the rest of a body, which is thrown away for a while: a client that still sends when its
+        connection is closed sees a reset, and never the answer.
+        """
         error: dict[str, Any] = {"message": message, "type": kind, "param": None, "code": str(status)}
         document: dict[str, Any] = {"error": error}
         if self.endpoint.startswith("messages"):
             document = {"type": "error", "error": error}
-        await self.whole(status, orjson.dumps(document), {} if later is None else {"retry-after": str(later)})
+        headers = {} if later is None else {"retry-after": str(later)}
+        await self.whole(status, orjson.dumps(document), headers, unread)
 
-    async def whole(self, status: int, content: bytes, further: Mapping[str, str] | None = None) -> None:
+    async def whole(
+        self,
+        status: int,
+        content: bytes,
+        further: Mapping[str, str] | None = None,
+        unread: Receive | None = None,
+    ) -> None:
         """Send a whole answer of ours, which is JSON."""
         headers = {"content-type": "application/json", "content-length": str(len(content)), **(further or {})}
         await self.begin(status, headers)
+        if unread is not None:
+            await self.send(content, more=True)
+            content = b""
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGERS_S):
+                    while (message := await unread())["type"] == "http.request" and message.get("more_body"):
+                        pass
         await self.send(content, more=False)
 
 
@@ -177,7 +201,9 @@ class Front:
         try:
             await self._answer(exchange, receive)
         except RefusedError as refused:
-            await exchange.refuse(refused.status, refused.kind, str(refused), refused.retry_after_s)
+            is_announced = refused.status == 413 and exchange.key and header(scope, b"content-length")
+            unread = receive if is_announced else None
+            await exchange.refuse(refused.status, refused.kind, str(refused), refused.retry_after_s, unread)
             self._count_failure(exchange, refused.status, refused.kind)
         except Exception as fault:  # noqa: BLE001  # a client is told in JSON, and the log in a line
             print(f"gateway: request {exchange.number}: {fault!a}", file=sys.stderr, flush=True)

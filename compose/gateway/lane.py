@@ -39,7 +39,9 @@ CUT = "the connection to the engine broke"
 MALFORMED = "the engine's answer is malformed"
 CONNECT_S = 5.0
 SILENT_S = 10.0
-"""An engine that gave no byte to any open request for so long, and then broke off, was hung: its heartbeat ended it."""
+"""An engine that has given no byte to any open request for so long gets no further ones while there are others: it
+hangs, or reads a long prompt. One that then breaks off was hung: its heartbeat has ended it.
+"""
 
 MOST_EVENT_BYTES = 32 * 2**20
 """No event of a stream is longer; what is would be heaped up without an end."""
@@ -94,7 +96,7 @@ class Replica:
         self.open += 1
 
     def note_byte(self) -> None:
-        """It has told something."""
+        """It has told a part of an answer. The head of a stream is none: vLLM's server sends it while its core hangs."""
         self._heard_s = time.monotonic()
 
     def silent_s(self) -> float:
@@ -255,6 +257,7 @@ class Lane:
         failure = Failure(status=503, message=f"no replica of `{served}` is there")
         for attempt in range(max(ATTEMPTS, len(replicas))):
             usable = [replica for replica in replicas if replica.is_usable()] or replicas
+            usable = [replica for replica in usable if replica.silent_s() < SILENT_S] or usable
             fresh = [replica for replica in usable if replica not in tried]
             if not fresh:
                 await asyncio.sleep(PAUSE_S * 2 ** max(0, attempt - len(replicas)))
@@ -326,7 +329,6 @@ class Lane:
                     replica.base + question.path, data=body, headers=_headers(question, replica), allow_redirects=False
                 )
                 async with answer:
-                    replica.note_byte()
                     if answer.status >= 300:
                         return read_failure(answer.status, await answer.read(), answer.headers, question.number)
                     if answer.content_type == "text/event-stream":

@@ -276,6 +276,38 @@ def test_a_replica_that_was_silent_and_broke_off_has_hung(monkeypatch: pytest.Mo
     assert replica.hung_at_s > 0
 
 
+def test_a_silent_replica_gets_nothing_while_another_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before its heartbeat may call it hung; where both are silent, both are asked."""
+
+    async def work() -> list[int]:
+        asked: list[list[dict[str, Any]]] = [[], []]
+        async with engine(lambda _: WELL, asked[0]) as first, engine(lambda _: WELL, asked[1]) as second:
+            lane = Lane(timeout_s=30, cooldown_s=5, strategy="")
+            replicas = [Replica("1", first, ""), Replica("2", second, "")]
+            replicas[0].begin()
+            monkeypatch.setattr(replicas[0], "silent_s", lambda: SILENT_S)
+            for number in range(20):
+                await ask_one(lane, replicas, number)
+            counts = [len(each) for each in asked]
+            monkeypatch.setattr(replicas[1], "silent_s", lambda: SILENT_S)
+            for number in range(20):
+                await ask_one(lane, replicas, number)
+            await lane.close()
+            return [*counts, len(asked[0])]
+
+    first, second, first_then = asyncio.run(work())
+    assert (first, second) == (0, 20)
+    assert first_then > 0
+
+
+async def ask_one(lane: Lane, replicas: list[Replica], number: int) -> None:
+    """Ask once, with a beginning of its own."""
+    fields = {"model": "named", "messages": [{"role": "user", "content": f"{number}: hi"}]}
+    path, endpoint = "/v1/chat/completions", "chat/completions"
+    question = Question(number="1", path=path, endpoint=endpoint, fields=fields, name="named", answered=Answered())
+    assert await lane.ask(question, "served", replicas, Out()) is None
+
+
 def test_the_busier_replica_is_left_out() -> None:
     """Whatever the beginning is: nobody has more than 1.25 times the mean."""
     replicas = [Replica(str(number), "http://e", "key") for number in range(2)]

@@ -163,6 +163,12 @@ def test_nothing_gets_in_by_another_protocol_or_framing(narrow: Front, text: byt
     assert asyncio.run(answer_to(narrow, text))[9:12].startswith(status)
 
 
+def test_who_sends_too_much_reads_why(narrow: Front) -> None:
+    """Also where it sends on after the answer has come."""
+    ask = Ask(path="/v1/chat/completions", content=b"x" * 40_000_000, key=narrow.key)
+    assert asyncio.run(exchange(narrow.port, ask)).status == 413
+
+
 def test_requests_behind_each_other_are_answered_in_order(narrow: Front) -> None:
     key = b"Authorization: Bearer " + narrow.key.encode() + b"\r\n"
     one = HEAD + key + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
