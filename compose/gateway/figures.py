@@ -167,7 +167,7 @@ _ATTRIBUTES = {
 _OF_REPLICAS = (
     ("up", "1 where a replica gets requests, 0 where it is left out", "livemin"),
     ("open_requests", "Requests that a replica works on", "livesum"),
-    ("silent_seconds", "How long no open request of a replica has had a byte; 0 where none is open", "livemax"),
+    ("silent_seconds", "How long a replica has told nothing while a stream is open; else 0", "livemax"),
     ("hangs", "How often a replica was silent for ten seconds and then broke off, since the gateway's start", "max"),
     ("hung_at_seconds", "When the last of those silences began, in Unix time; 0: never", "max"),
 )

@@ -39,7 +39,7 @@ CUT = "the connection to the engine broke"
 MALFORMED = "the engine's answer is malformed"
 CONNECT_S = 5.0
 SILENT_S = 10.0
-"""An engine that has given no byte to any open request for so long gets no further ones while there are others: it
+"""An engine with an open stream that has told nothing for so long gets no further requests while there are others: it
 hangs, or reads a long prompt. One that then breaks off was hung: its heartbeat has ended it.
 """
 
@@ -74,7 +74,7 @@ class Replica:
 
     def __init__(self, number: str, base: str, key: str) -> None:
         self.number, self.base, self.key = number, base.rstrip("/").removesuffix("/v1"), key
-        self.open, self.hangs = 0, 0
+        self.open, self._streams, self.hangs = 0, 0, 0
         self.well = True
         self.hung_at_s = 0.0
         self._heard_s, self._counted_s = 0.0, -1.0
@@ -90,18 +90,25 @@ class Replica:
         """Its host and port."""
         return self.base.partition("://")[2].partition("/")[0]
 
-    def begin(self) -> None:
+    def begin(self, *, is_stream: bool) -> None:
         """Count a request that it works on now."""
-        self._heard_s = self._heard_s if self.open else time.monotonic()
         self.open += 1
+        if is_stream:
+            self._heard_s = self._heard_s if self._streams else time.monotonic()
+            self._streams += 1
+
+    def end(self, *, is_stream: bool) -> None:
+        """Count one less."""
+        self.open -= 1
+        self._streams -= is_stream
 
     def note_byte(self) -> None:
-        """It has told a part of an answer. The head of a stream is none: vLLM's server sends it while its core hangs."""
+        """It has told a part of an answer. A stream's head is none: vLLM's server sends it while its core hangs."""
         self._heard_s = time.monotonic()
 
     def silent_s(self) -> float:
-        """Return for how long no open request has had a byte from it; 0 where none is open."""
-        return time.monotonic() - self._heard_s if self.open else 0.0
+        """Return for how long it has told nothing while a stream is open, which should have events; else 0."""
+        return time.monotonic() - self._heard_s if self._streams else 0.0
 
     def note_break(self) -> None:
         """It broke off; count a hang, once, where it had been silent for long before."""
@@ -322,7 +329,8 @@ class Lane:
 
     async def _ask(self, question: Question, served: str, body: bytes, replica: Replica, out: Out) -> Failure | None:
         question.answered.asked_s, question.answered.replica = time.monotonic(), replica
-        replica.begin()
+        is_stream = bool(question.fields.get("stream"))
+        replica.begin(is_stream=is_stream)
         try:
             async with _naming(), asyncio.timeout(self._timeout_s) as limit:
                 answer = await self._client().post(
@@ -347,7 +355,7 @@ class Lane:
             _log(question, replica, broken.failure)
             await out.send(error_event(question.endpoint, broken.failure.message), more=False)
         finally:
-            replica.open -= 1
+            replica.end(is_stream=is_stream)
         return None
 
     async def _pass_whole(self, question: Question, served: str, content: bytes, out: Out) -> None:

@@ -263,7 +263,7 @@ def test_a_replica_that_was_silent_and_broke_off_has_hung(monkeypatch: pytest.Mo
     monkeypatch.setattr("lane.time.monotonic", lambda: clock[0])
     replica = Replica("1", "http://engine-2:8000/v1", "key")
     for _ in range(3):
-        replica.begin()
+        replica.begin(is_stream=True)
     clock[0] += SILENT_S - 1
     replica.note_break()
     assert (replica.hangs, replica.silent_s(), replica.address) == (0, SILENT_S - 1, "engine-2:8000")
@@ -274,6 +274,11 @@ def test_a_replica_that_was_silent_and_broke_off_has_hung(monkeypatch: pytest.Mo
         replica.note_break()
     assert replica.hangs == 1
     assert replica.hung_at_s > 0
+    for _ in range(3):
+        replica.end(is_stream=True)
+    replica.begin(is_stream=False)  # what comes whole has no byte before its end
+    clock[0] += SILENT_S
+    assert (replica.silent_s(), replica.open) == (0, 1)
 
 
 def test_a_silent_replica_gets_nothing_while_another_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +289,6 @@ def test_a_silent_replica_gets_nothing_while_another_speaks(monkeypatch: pytest.
         async with engine(lambda _: WELL, asked[0]) as first, engine(lambda _: WELL, asked[1]) as second:
             lane = Lane(timeout_s=30, cooldown_s=5, strategy="")
             replicas = [Replica("1", first, ""), Replica("2", second, "")]
-            replicas[0].begin()
             monkeypatch.setattr(replicas[0], "silent_s", lambda: SILENT_S)
             for number in range(20):
                 await ask_one(lane, replicas, number)
