@@ -26,16 +26,18 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-from stackwright.domain.access_key import AccessKeys
+from stackwright.domain.access_key import AccessKeys, text_of_key
 from stackwright.domain.environment import KEYS_FOLDER
 from stackwright.project.access_keys import FILE
+from stackwright.reading import to_plain
 from stackwright.runtime.programs import Provisions, stack_programs
 
 from benchmarks.gateway import await_ready, describe_machine, make_stack, our_setting, start_redis
 from benchmarks.gateway_load import content_length, cpu_s, family, free_port, load, request_bytes, running
-from benchmarks.keys import stored_key, text_of_key, to_plain
+from benchmarks.keys import stored_key
 
 RESULTS = Path(__file__).resolve().parent / "results" / "wrong_keys.json"
 A_MINUTE, PEOPLE = 100_000, 1000
@@ -50,13 +52,13 @@ async def strangers(port: int, seconds: float, kind: str) -> Counter[str]:
     every_s, began = STRANGERS * 60 / A_MINUTE, time.perf_counter()
 
     async def one(number: int) -> None:
-        reader = writer = None
+        kept: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         at_s = began + number * every_s / STRANGERS
         while at_s < began + seconds:
             await asyncio.sleep(max(at_s - time.perf_counter(), 0))
             at_s += every_s
-            if reader is None or writer is None:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = kept or await asyncio.open_connection("127.0.0.1", port)
+            kept = reader, writer
             writer.write(request)
             try:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -64,10 +66,10 @@ async def strangers(port: int, seconds: float, kind: str) -> Counter[str]:
                 found[head[9:12].decode()] += 1
             except (OSError, asyncio.IncompleteReadError):
                 found["cut"] += 1
-                reader = None
-            if writer is not None and (kind == "anew" or reader is None):
+                kept = None
+            if kind == "anew" or kept is None:
                 writer.close()
-                reader = writer = None
+                kept = None
 
     await asyncio.gather(*(one(number) for number in range(STRANGERS)))
     return found
@@ -97,7 +99,7 @@ async def at_rate(port: int, request: bytes, seconds: float) -> tuple[list[float
 
 
 @contextlib.contextmanager
-def attacked(port: int, seconds: float, kind: str | None, shown: Counter[str]):  # noqa: ANN201
+def attacked(port: int, seconds: float, kind: str | None, shown: Counter[str]) -> Iterator[None]:
     """Let strangers show wrong keys while the block lasts; without a kind, nobody does."""
     if kind is None:
         yield
