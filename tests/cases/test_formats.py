@@ -140,3 +140,18 @@ def test_a_method_of_bfloat16_alone_is_refused_without_it() -> None:
     facts = read_model("openai/gpt-oss-20b", load_llms())
     with pytest.raises(NoPlanError, match=r"computes with mxfp4 weights .* in bfloat16 alone, which GPU 0 \(Tesla T4"):
         check_dtype(facts, "0.33.0", T4S.gpus, load_catalog())
+
+
+@pytest.mark.parametrize(
+    ("host", "model", "pin", "words"),
+    [
+        ("1x-h200", "google/gemma-3-4b-it", "float16", "does not run gemma3 models such as google/gemma-3-4b-it in"),
+        ("t4", "Qwen/Qwen3-4B-AWQ", "bfloat16", "compute capability 7.5) has no bfloat16, as is asked for"),
+    ],
+)
+def test_a_pinned_format_that_cannot_be_had_is_refused(host: str, model: str, pin: str, words: str) -> None:
+    on = T4S if host == "t4" else recorded(host)
+    with pytest.raises(NoPlanError) as refused:
+        make_plan(request(on, model=model, pins={"VLLM_DTYPE": pin}), load_catalog())
+    assert words in refused.value.message
+    assert refused.value.hint == "change or remove `--set VLLM_DTYPE=…`"

@@ -35,3 +35,9 @@ def test_a_large_gpu_keeps_the_engines_own_step() -> None:
     plan = plan_for(recorded("1x-h200"), model="google/gemma-4-26B-A4B-it")
     assert (plan.models[0].settings[STEP].value, plan.models[0].settings[STEP].origin) == ("8192", Origin.ENGINE)
     assert "--max-num-batched-tokens" not in plan.replicas[0].args
+
+
+def test_a_pinned_step_below_one_item_names_the_pin() -> None:
+    with pytest.raises(NoPlanError, match="a step of 2048 tokens is shorter than one item of 2496") as refused:
+        plan_for(recorded("1x-rtx5090"), model="nvidia/Gemma-4-26B-A4B-NVFP4", pins={STEP: "2048"})
+    assert refused.value.hint == f"change or remove `--set {STEP}=…`"

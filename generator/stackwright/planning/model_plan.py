@@ -360,9 +360,11 @@ def _shorter(request: ModelRequest, catalog: Catalog) -> str | None:
 
 
 def _without_a_pin(request: ModelRequest, catalog: Catalog) -> str | None:
-    """Return the hint to change a pinned size or number of workers without which the model fits; None where none is."""
+    """Return the hint to change a pin that decides on memory and without which the model fits; None where none is."""
     keys = request.engine.keys
-    for key in (keys.tensor_parallel, keys.pipeline_parallel, WORKERS):
+    sizes_first = (keys.tensor_parallel, keys.pipeline_parallel, WORKERS)
+    others = (row.spec.key for row in request.engine.memory_settings if row.spec.key != keys.context)
+    for key in (*sizes_first, *others):
         if key not in request.fixed:
             continue
         fixed = {other: pin for other, pin in request.fixed.items() if other != key}
@@ -372,7 +374,9 @@ def _without_a_pin(request: ModelRequest, catalog: Catalog) -> str | None:
             continue
         splits_layers = key == keys.tensor_parallel
         sizes = _ways(request, catalog)[0].sizes(max(len(request.host.gpus), 1)) if splits_layers else ""
-        return f"lower or remove {request.fixed[key].written_at}" + (f"; sizes that split it: {sizes}" if sizes else "")
+        verb = "lower" if key in sizes_first else "change"
+        hint = f"{verb} or remove {request.fixed[key].written_at}"
+        return hint + (f"; sizes that split it: {sizes}" if sizes else "")
     return None
 
 

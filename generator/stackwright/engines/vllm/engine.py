@@ -179,7 +179,7 @@ class Vllm:
             return
         check_architecture(facts, version, catalog)
         check_formats(facts, version, gpus, catalog)
-        check_dtype(facts, version, gpus, catalog)
+        check_dtype(facts, version, gpus, catalog, settings.dtype)
         check_attention(facts, version, gpus, catalog, settings.kv_cache_dtype)
 
     def has_cache(self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog) -> bool:
@@ -213,12 +213,11 @@ class Vllm:
         try:
             chosen = choose_image(task.host, gpus, catalog, needs)
         except NoPlanError as refusal:
-            if needs.minimum != SOCKET_RELEASE:
+            if not task.in_turns or needs.minimum != SOCKET_RELEASE:
                 raise
             raise NoPlanError(f"{refusal.message}; models in turn need {SOCKET_RELEASE}", hint=refusal.hint) from None
         check_formats(task.facts, chosen.version, gpus, catalog)
-        if DTYPE not in task.pins:
-            check_dtype(task.facts, chosen.version, gpus, catalog)
+        check_dtype(task.facts, chosen.version, gpus, catalog, task.pins.get(DTYPE))
         check_attention(task.facts, chosen.version, gpus, catalog, task.pins.get(KEYS.cache_format or "", "auto"))
         why = ("no GPU in use: the CPU release of both runtimes",)
         unlisted = () if first else unlisted_architecture(task.facts, chosen.name)

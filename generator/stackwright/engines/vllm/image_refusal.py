@@ -9,7 +9,7 @@ from stackwright.domain.host import Gpu, newer_driver
 from stackwright.domain.model_facts import ModelFacts, WeightFormat
 from stackwright.engines.protocol import DriverTooOldError, EngineNeeds, NoImageError
 from stackwright.engines.vllm.image_candidates import Candidate, Situation, carries, refused_holes
-from stackwright.engines.vllm.settings import BFLOAT16_CAPABILITY, first_without_bfloat16
+from stackwright.engines.vllm.settings import BFLOAT16_CAPABILITY, DTYPE, first_without_bfloat16
 from stackwright.errors import NoPlanError
 from stackwright.units import version_parts
 
@@ -41,6 +41,10 @@ class Search(Struct, frozen=True, kw_only=True):
     carried_by_any: tuple[Candidate, ...]
     with_consent: Candidate | None
     with_another_model: Candidate | None
+
+
+# The engine's names of half precision.
+_HALF = frozenset({"float16", "half"})
 
 
 def refuse(search: Search) -> NoImageError:
@@ -136,10 +140,18 @@ def check_formats(facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalo
         )
 
 
-def check_dtype(facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> None:
-    """Refuse a model that a release runs in bfloat16 alone, on GPUs that have none. Raises NoPlanError."""
+def check_dtype(
+    facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog, wanted: str | None = None
+) -> None:
+    """Refuse a number format that the GPUs or the release do not have for a model; `wanted`: what a person asks for.
+
+    Raises:
+        NoPlanError: the release runs the model in bfloat16 alone, which a GPU lacks; or `wanted` cannot be had.
+    """
     old, name, method = first_without_bfloat16(gpus), catalog.formats.engine, _method_of(facts)
-    if old is None:
+    if wanted is not None:
+        _check_wanted(facts, version, old, catalog, wanted)
+    if wanted is not None or old is None:
         return
     formats = catalog.formats.computes_in(method, version) if method else frozenset()
     if formats and "float16" not in formats:
@@ -149,13 +161,31 @@ def check_dtype(facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog:
             f"{old.compute_capability}) does not have",
             hint=f"name a copy of the model in another format, or GPUs of {BFLOAT16_CAPABILITY} or newer",
         )
-    kinds = (kind for kind in facts.config.model_types if catalog.formats.refuses_float16(kind, version))
-    if kind := next(kinds, None):
+    if kind := _kind_without_float16(facts, version, catalog):
         raise NoPlanError(
             f"{name} {version} does not run {kind} models such as {facts.name} in float16, and GPU "
             f"{old.index} ({old.name}, compute capability {old.compute_capability}) has no bfloat16",
             hint=f"use another model, or GPUs of compute capability {BFLOAT16_CAPABILITY} or newer",
         )
+
+
+def _check_wanted(facts: ModelFacts, version: str, old: Gpu | None, catalog: Catalog, wanted: str) -> None:
+    leave = f"leave {DTYPE} out, for a format that fits"
+    if wanted in _HALF and (kind := _kind_without_float16(facts, version, catalog)):
+        raise NoPlanError(
+            f"{catalog.formats.engine} {version} does not run {kind} models such as {facts.name} in float16", hint=leave
+        )
+    if wanted == "bfloat16" and old is not None:
+        raise NoPlanError(
+            f"GPU {old.index} ({old.name}, compute capability {old.compute_capability}) has no bfloat16, as is asked "
+            f"for {facts.name}",
+            hint=leave,
+        )
+
+
+def _kind_without_float16(facts: ModelFacts, version: str, catalog: Catalog) -> str | None:
+    kinds = (kind for kind in facts.config.model_types if catalog.formats.refuses_float16(kind, version))
+    return next(kinds, None)
 
 
 def _method_of(facts: ModelFacts) -> str | None:
