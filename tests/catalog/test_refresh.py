@@ -124,6 +124,14 @@ TREE = {
     "vllm/model_executor/layers/quantization/inc/schemes/inc_w4.py": (
         "class W4:\n    def get_min_capability(cls): return 120\n"
     ),
+    "vllm/model_executor/layers/quantization/moe_wna16.py": (
+        "class Method:\n    def create_weights(self, layer, width):\n        while width % group_size:\n"
+        "            group_size = group_size // 2\n            assert group_size >= 64\n"
+    ),
+    "vllm/model_executor/layers/fused_moe/oracle/fp8.py": (
+        "def refine_fp8_moe_block_shape(config, size):\n    refine = gcd(size, config.width)\n"
+        "    if refine < 32:\n        return None\n    return [refine, refine]\n"
+    ),
     "vllm/config/model.py": '_FLOAT16_NOT_SUPPORTED_MODELS = {\n    "gemma9": "Numerical instability.",\n}\n',
     "vllm/model_executor/models/registry.py": (
         '_TEXT_GENERATION_MODELS = {\n    "LlamaForCausalLM": ("llama", "LlamaForCausalLM"),\n}\n'
@@ -230,6 +238,7 @@ def test_formats_are_those_declared_and_those_taken_for_them(tree: Path) -> None
         # What two numbers decide at run time is not known; what reads no number has no row.
         "least_capability": {"awq": {"7.5"}, "inc/w4": {"12.0"}},
         "activations": {"awq": {"float16", "bfloat16"}},
+        "least_blocks": {"fp8": {"32"}, "moe_wna16": {"64"}},
     }
     assert found.formats == expected
 

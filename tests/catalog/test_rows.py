@@ -49,7 +49,7 @@ from stackwright.reading import load_yaml, read_yaml
 
 FILES = sorted(path for path in FOLDER.glob("*.yaml"))
 CATALOG_FILES = (
-    "advisories architectures attention defaults drivers engines flags formats gpus guides kernels llms parsers "
+    "advisories architectures arguments attention defaults drivers engines flags formats gpus guides kernels llms parsers "
     "services"
 ).split()
 
