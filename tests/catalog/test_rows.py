@@ -49,8 +49,8 @@ from stackwright.reading import load_yaml, read_yaml
 
 FILES = sorted(path for path in FOLDER.glob("*.yaml"))
 CATALOG_FILES = (
-    "advisories architectures arguments attention defaults drivers engines flags formats gpus guides kernels llms parsers "
-    "services"
+    "advisories architectures arguments attention defaults drivers engines flags formats gpus guides kernels llms "
+    "parsers services"
 ).split()
 
 
