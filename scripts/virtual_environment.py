@@ -117,9 +117,13 @@ def prepare(venv: Path, locks: Sequence[Path]) -> None:
     if renew:
         create(venv)
     if not (venv / "bin" / "uv").exists():
+        say("  fetching uv, which installs the rest")
         fetch_uv(venv, locks)
     for lock in locks:
+        count = len(re.findall(r"^[a-z0-9][^ ]*==", lock.read_text(encoding="utf-8"), re.MULTILINE | re.IGNORECASE))
+        say(f"  installing {count} packages of {lock.name}")
         install(venv, lock)
+    say("  compiling")
     compile_package(venv)
     for lock, copy in copies(venv, locks):
         shutil.copyfile(lock, copy)

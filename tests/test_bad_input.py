@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from stackwright.cli import main
 
+from tests.cli.commands import named_alone
 from tests.integration.project import free_port
 from tests.planning_requests import HOSTS
 
@@ -29,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> tuple[
     """Run one command; return its exit code, standard output, and the lines of standard error."""
     code = main([*words, f"--out={folder}"])
     captured = capsys.readouterr()
-    return code, captured.out, captured.err.splitlines()
+    return code, captured.out, named_alone(captured.err).splitlines()
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -68,8 +69,8 @@ WRONG_WORDS = [
     (["configure-gpu", "--host", "/nowhere.yaml"], 3, "/nowhere.yaml: cannot be read", None),
     (["configure-gpu", "multi", CPU_HOST], 4, "no usable GPU: found none", "use `configure-gpu cpu`"),
     (["configure-gpu", "single", CPU_HOST], 4, "no usable GPU: found none", "use `configure-gpu cpu`"),
-    (["validate-environment", "dev"], 5, "dev is not configured", "run `configure-gpu --env dev`"),
-    (["stop-environment", "dev"], 5, "dev is not configured", "run `configure-gpu --env dev`"),
+    (["validate-environment", "dev"], 5, "dev is not configured", "run `configure-gpu dev`"),
+    (["stop-environment", "dev"], 5, "dev is not configured", "run `configure-gpu dev`"),
     (["key", "dev"], 2, "no key yet", "`configure-gpu` creates one"),
 ]
 

@@ -34,7 +34,7 @@ def settings_lines() -> Iterator[str]:
     yield ""
     yield "After this page you know every key of `envs/.env.<env>`, its values, and how to change it."
     yield "The page is made from `generator/stackwright/settings.py`. A plan emits only the keys that something reads"
-    yield "on that host; `stackwright plan --env ENV --explain` shows each with its reason and source. Of several"
+    yield "on that host; `stackwright plan ENV --explain` shows each with its reason and source. Of several"
     yield "models, the settings of the second one end in `_2`, and so on."
     yield ""
     yield "A value comes from the plan. A pin beats it: `settings:` in `envs/<env>.yaml`, then `--set KEY=VALUE`."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from keyword import iskeyword
 from typing import Any, NoReturn, Protocol, cast
@@ -82,13 +83,13 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code. Nothing but an asked-for traceback reaches the person raw."""
+    report.begin(argv)
     try:
         with clean_end():
             command, arguments = parse(argv)
             command.run(arguments)
     except StackError as failure:
-        report.show_error(failure)
-        return failure.exit_code
+        return _refuse(failure, argv)
     except KeyboardInterrupt:
         # Interrupted in an `exec`, as libraries run one, Python notes a Ctrl-C that nobody caught, and `python -m`
         # then dies of it whatever is returned here; the next `exec` takes the note back (CPython, run_eval_code_obj).
@@ -103,21 +104,26 @@ def main(argv: list[str]) -> int:
         if "--debug" in argv:
             raise
         if isinstance(failure, OSError) and failure.filename is not None:
-            report.show_error(
-                StackError(
-                    f"{failure.filename}: {failure.strerror}",
-                    hint="correct that file or folder; the same command with --debug shows what it was needed for",
-                )
+            fault = StackError(
+                f"{failure.filename}: {failure.strerror}",
+                hint="correct that file or folder; the same command with --debug shows what it was needed for",
             )
-            return StackError.exit_code
-        report.show_error(
-            StackError(
-                f"unexpected fault: {type(failure).__name__}: {str(failure)[:200]}",
-                hint="run the same command with --debug for a traceback, and report it",
-            )
+            return _refuse(fault, argv)
+        fault = StackError(
+            f"unexpected fault: {type(failure).__name__}: {str(failure)[:200]}",
+            hint="run the same command with --debug for a traceback, and report it",
         )
-        return StackError.exit_code
+        return _refuse(fault, argv)
     return EXIT_DONE
+
+
+def _refuse(failure: StackError, argv: list[str]) -> int:
+    """Show a failure, as a document too where one was asked for, and return its exit code."""
+    report.show_error(failure)
+    if "--json" in argv:
+        with suppress(StackError, BrokenPipeError):  # nobody reads stdout; the words are said
+            report.print_error(failure)
+    return failure.exit_code
 
 
 def parse(argv: list[str]) -> tuple[Command, Any]:

@@ -9,8 +9,11 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
+
+from msgspec.structs import replace
 
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding, Severity
@@ -37,8 +40,42 @@ POPULAR_SETTINGS = "docs/explanation/popular-settings.md"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
+class _Screen:
+    """What holds for the one command of this process: its words, and whether its document is printed."""
+
+    def __init__(self) -> None:
+        self.argv: Sequence[str] = ()
+        self.has_document = False
+
+
+_screen = _Screen()
+
+
+def begin(argv: Sequence[str]) -> None:
+    """Begin a command with its words, which say how its messages are to name others."""
+    _screen.argv, _screen.has_document = argv, False
+
+
+def pasteable(text: str) -> str:
+    """Return a message with each command in it as it can be pasted here."""
+    if "`" not in text:
+        return text
+    from stackwright.project.pasting import Pasting
+
+    try:
+        working = Path.cwd()
+    except OSError:  # it has been deleted
+        working = Path("/")
+    return Pasting.of(_screen.argv, working).in_text(text)
+
+
 def tell(text: str) -> None:
-    """Print one line on stderr."""
+    """Print one line on stderr, with commands in it as they can be pasted."""
+    _say(pasteable(text))
+
+
+def _say(text: str) -> None:
+    """Print one line on stderr as it is: what a person typed is quoted letter by letter."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -55,9 +92,17 @@ def warn_all(texts: Iterable[str]) -> None:
 
 def show_error(failure: StackError) -> None:
     """Print what failed and, after it, what to do next."""
-    tell(f"error: {on_one_line(failure.message)}")
+    _say(f"error: {on_one_line(failure.message)}")
     if failure.hint:
         tell(f"hint: {on_one_line(failure.hint)}")
+
+
+def print_error(failure: StackError) -> None:
+    """Print a failure as the one JSON document of a command that prints one, unless it has printed it already."""
+    if _screen.has_document:
+        return
+    hint = None if failure.hint is None else pasteable(failure.hint)
+    print_json({"error": {"message": failure.message, "hint": hint, "exit_code": failure.exit_code}})
 
 
 def on_one_line(text: str) -> str:
@@ -111,7 +156,13 @@ def _in_lines(text: str) -> str:
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
+    _screen.has_document = True
     print_text(format_json(value))
+
+
+def pasteable_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings whose fixes can be pasted here."""
+    return [replace(finding, fix=pasteable(finding.fix)) for finding in findings]
 
 
 def format_json(value: object) -> str:
@@ -130,7 +181,7 @@ def print_configured(
         {
             "plans": {environment.value: plan_document(plan) for environment, plan in plans.items()},
             "files": files,
-            "findings": findings,
+            "findings": pasteable_findings(findings),
         }
     )
 
@@ -223,7 +274,7 @@ def show_findings(findings: Iterable[Finding]) -> None:
     """Print every finding: what was found, what was expected, what to do."""
     for finding in findings:
         said = f"{finding.check}: {finding.found}; expected {finding.expected}"
-        tell(f"{finding.severity}: {on_one_line(said)}")
+        _say(f"{finding.severity}: {on_one_line(said)}")
         tell(f"  fix: {on_one_line(finding.fix)}")
 
 
@@ -243,7 +294,7 @@ def print_judgement(judgement: LogJudgement) -> None:
 
 
 def _print_failure(what: str, line: str, fix: str, source: str) -> None:
-    for text in (what, f"  said: {line}", f"  fix: {fix}", f"  see: {source}"):
+    for text in (what, f"  said: {line}", f"  fix: {pasteable(fix)}", f"  see: {source}"):
         print_text(on_one_line(text))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,15 @@ from typing import Any
 from msgspec import Struct
 
 CPU = ("configure-gpu", "--env=dev")
+
+
+def named_alone(text: str) -> str:
+    """Write commands in messages by their names, without the checkout's path and the folder and host of the test."""
+
+    def alone(found: re.Match[str]) -> str:
+        return re.sub(r" --(?:out|host) (?:'[^']*'|[^` ]+)", "", re.sub(r"^`[^` ]*scripts/", "`", found[0]))
+
+    return re.sub(r"`[^`\n]*`", alone, text)
 
 
 class Ran(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stackwright.cli import main
 
-from tests.cli.commands import Ran, Run
+from tests.cli.commands import Ran, Run, named_alone
 from tests.planning_requests import HOSTS
 
 
@@ -40,7 +40,7 @@ def run(project: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         capsys.readouterr()
         code = main([*map(str, words), *given, f"--out={project}"])
         out, err = capsys.readouterr()
-        return Ran(code=code, out=out, err=err)
+        return Ran(code=code, out=named_alone(out), err=named_alone(err))
 
     return command
 

@@ -65,7 +65,7 @@ def test_a_failed_start_is_named_with_its_fix(run: Run, failed: Path) -> None:
     assert first.startswith("dev: engine: the KV cache is too small for one request")
     assert first.endswith("1024 tokens fit [kv-cache-too-small]")
     assert said.startswith("  said: ValueError: To serve at least one request")
-    assert fix == "  fix: `configure-gpu --env dev --set VLLM_MAX_MODEL_LEN=1024`"
+    assert fix == "  fix: `configure-gpu dev --set VLLM_MAX_MODEL_LEN=1024`"
     assert see.startswith("  see: https://")
     assert ran.told == (
         "1 failure named, see above",
@@ -240,7 +240,7 @@ def test_a_log_is_judged_without_a_stack(run: Run, around: Path) -> None:
     (judged,) = json.loads(ran.out)
     assert (ran.code, judged["rule"]) == (0, "kv-cache-too-small")
     assert set(judged) == {"cause", "fix", "source", "lines", "rule"}
-    assert judged["fix"] == "`configure-gpu --env ENV --set VLLM_MAX_MODEL_LEN=1024`"
+    assert judged["fix"] == "`configure-gpu ENV --set VLLM_MAX_MODEL_LEN=1024`"
 
 
 def test_a_log_in_which_nothing_fails_ends_well(run: Run, around: Path) -> None:

@@ -155,7 +155,7 @@ def test_every_mistake_is_one_sentence(
 
 def test_a_key_needs_a_configured_environment(run: Run) -> None:
     ran = run("keys", "add", "anna", "prod")
-    assert (ran.code, ran.told[1]) == (5, "run `configure-gpu --env prod`")
+    assert (ran.code, ran.told[1]) == (5, "run `configure-gpu prod`")
 
 
 @pytest.mark.parametrize("damage", ["{", '{"schema": 1, "keys": [{"name": "anna"}]}', '{"schema": 1, "kys": []}', "[]"])

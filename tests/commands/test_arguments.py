@@ -72,7 +72,7 @@ def parse_arguments(words: list[str]) -> object:
         ("plan prod --env production", PlanArguments(environment=Environment.PROD)),
         ("plan single", PlanArguments(options=PlanOptions(mode=Mode.SINGLE))),
         (
-            "plan --env prod --engine vllm==0.32.0 --objective latency --allow-vulnerable",
+            "plan prod --engine vllm==0.32.0 --objective latency --allow-vulnerable",
             PlanArguments(
                 options=PlanOptions(engine_version="0.32.0", objective=Objective.LATENCY, allow_vulnerable=True),
                 environment=Environment.PROD,

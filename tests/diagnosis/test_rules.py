@@ -195,14 +195,14 @@ def test_the_last_of_several_lines_is_told() -> None:
     line = "ValueError: max_num_seqs (256) exceeds available Mamba cache blocks ({}). Each decode sequence"
     (named,) = diagnose_log(f"{line.format(161)}\n…\n{line.format(95)}", RULES, kind=ENGINE.kind, values=VALUES)
     assert named.settings == (("VLLM_MAX_NUM_SEQS", "95"),)
-    assert named.fix == "`configure-gpu --env prod --set VLLM_MAX_NUM_SEQS=95`"
+    assert named.fix == "`configure-gpu prod --set VLLM_MAX_NUM_SEQS=95`"
 
 
 def test_what_is_not_known_is_left_open_and_no_pin() -> None:
     (named,) = diagnose_log("torch.OutOfMemoryError: CUDA out of memory.", RULES, kind=ENGINE.kind)
     assert named.rule == "oom-serving"
     assert named.settings == ()
-    assert named.fix.startswith("leave more memory free: `configure-gpu --env ENV --set VLLM_GPU_MEMORY_UTILIZATION=…`")
+    assert named.fix.startswith("leave more memory free: `configure-gpu ENV --set VLLM_GPU_MEMORY_UTILIZATION=…`")
 
 
 def test_a_rule_needs_what_it_asks_for_beside_its_line() -> None:

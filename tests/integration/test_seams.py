@@ -112,7 +112,7 @@ def test_it_is_planned_and_written_and_passes_every_check(project: ToyProject) -
 def test_what_breaks_it_is_named_by_its_own_rule(project: ToyProject) -> None:
     failed = project.command("start-environment", "dev", f"--runtime={project.runtime}")
     assert (failed.returncode, "the spring of smoke is broken" in failed.stderr) == (7, True), failed.stderr
-    assert "configure-gpu --env dev --set TOY_CONTEXT=256" in failed.stderr
+    assert "configure-gpu dev --set TOY_CONTEXT=256" in failed.stderr
     named = json.loads(project.command("doctor", "dev", f"--runtime={project.runtime}", "--json").stdout)
     assert named["environments"][0]["failures"][0]["rule"] == "toy-broken"
 

@@ -134,7 +134,7 @@ def test_a_missing_environment_file_is_named_with_what_writes_it(project: Path) 
     with pytest.raises(ValidationError) as failure:
         load_stack(paths_of(project, Environment.STAGING))
     assert failure.value.message == f"{project}/envs/.env.staging is missing"
-    assert failure.value.hint == "`configure-gpu --env staging` writes it"
+    assert failure.value.hint == "`configure-gpu staging` writes it"
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
@@ -190,7 +190,7 @@ def test_a_damaged_plan_is_named_with_what_writes_it_anew(
     with pytest.raises(ValidationError) as failure:
         load_plan(paths_of(project, Environment.STAGING))
     assert failure.value.message == f"{path}: {message}"
-    assert failure.value.hint == "`configure-gpu --env staging` renders it again"
+    assert failure.value.hint == "`configure-gpu staging` renders it again"
 
 
 def test_a_plan_that_is_a_folder_is_named(project: Path) -> None:

@@ -68,7 +68,7 @@ def test_packages_are_moved_by_the_folder_that_holds_them() -> None:
     (finding,) = check_disks(GPU_PLAN, {"models": disk(GIB), "packages": disk(GIB)}, [WHOLE], {"packages": 2 * GIB})
     assert finding.fix == (
         "free space (check `du -xh --max-depth=2`), "
-        "or move the packages: `export STACKWRIGHT_STATE=…`, then `configure-gpu --env prod`"
+        "or move the packages: `export STACKWRIGHT_STATE=…`, then `configure-gpu prod`"
     )
 
 

@@ -126,7 +126,7 @@ def test_what_differs_from_the_plan_is_an_error(
     harm(file["services"])
     (finding,) = check_merged(NVLINK, file, read_secret_texts(NVLINK))
     assert (finding.check, finding.severity.value, finding.found) == (check, "error", found)
-    assert "configure-gpu --env prod`" in finding.fix or "compose/compose.yaml" in finding.fix
+    assert "configure-gpu prod`" in finding.fix or "compose/compose.yaml" in finding.fix
 
 
 def test_the_second_replica_is_compared_too() -> None:

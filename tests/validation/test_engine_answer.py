@@ -57,7 +57,7 @@ def test_a_refusal_has_the_doctors_cause_and_fix() -> None:
     assert found.found == (
         "m1: the installed vLLM refuses these settings: the context is set to 99999 tokens; the model's limit is 32768"
     )
-    assert found.fix == "`configure-gpu --env prod --set VLLM_MAX_MODEL_LEN=32768`"
+    assert found.fix == "`configure-gpu prod --set VLLM_MAX_MODEL_LEN=32768`"
 
 
 @pytest.mark.parametrize(

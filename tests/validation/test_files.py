@@ -189,7 +189,7 @@ def test_a_port_is_free_until_someone_listens() -> None:
     assert finding.found == f"127.0.0.1:{env['GATEWAY_PORT']}: Address already in use, by nginx (pid 7)"
     assert (
         finding.fix
-        == "stop the program that listens there, or choose another port: `configure-gpu --env dev --set GATEWAY_PORT=…`"
+        == "stop the program that listens there, or choose another port: `configure-gpu dev --set GATEWAY_PORT=…`"
     )
     assert tuple(check_ports(seen_ports(env), "dev", {})) == ()
 

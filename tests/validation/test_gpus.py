@@ -182,7 +182,7 @@ def test_free_memory_is_compared_and_its_holders_named() -> None:
         ("gpu-memory", "error", "GPU 0: 17.5 GiB of 24.0 GiB free; used by python3 (pid 7, 6.0 GiB), a process (pid 8)")
     ]
     assert finding.expected == "21.6 GiB free (VLLM_GPU_MEMORY_UTILIZATION=0.9)"
-    assert finding.fix.startswith("stop it (`kill 7 8`), or plan for the free memory: `configure-gpu --env prod`")
+    assert finding.fix.startswith("stop it (`kill 7 8`), or plan for the free memory: `configure-gpu prod`")
 
 
 @pytest.mark.parametrize(

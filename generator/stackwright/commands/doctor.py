@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright import report
+from stackwright.catalog.load import load_catalog
 from stackwright.commands.choices import command
 from stackwright.commands.configure import plan_environment
 from stackwright.commands.configure_gpu import ConfigureArguments, configure
@@ -33,6 +35,7 @@ from stackwright.diagnosis.moments import without_requests
 from stackwright.diagnosis.pasted import judge_log
 from stackwright.diagnosis.redaction import assigned_secrets, make_redaction
 from stackwright.diagnosis.rules import Diagnosis, EvidenceKind
+from stackwright.domain.catalog import HoleKind, holes_of
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
@@ -43,6 +46,7 @@ from stackwright.models.read import SMOKE
 from stackwright.project import folder as project
 from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written
 from stackwright.runtime import Runtime, Stack
+from stackwright.services import services_of
 from stackwright.validation.checks import find_all, find_broken
 from stackwright.watching.health import telling_line
 
@@ -216,6 +220,23 @@ def _show(detection: Detection, on_host: tuple[Named, ...], exams: tuple[Examina
         if exam.unreadable is not None:
             report.show_error(exam.unreadable)
         report.show_findings(exam.findings)
+    report.warn_all(dict.fromkeys(warning for exam in exams for warning in _unread_holes(exam)))
+
+
+def _unread_holes(exam: Examination) -> Iterator[str]:
+    """Yield a sentence for each program of a stack with advisories whose severity nobody has said."""
+    stack = exam.stack
+    releases = [] if stack is None else [service.release for service in services_of(stack.plan) if service.release]
+    for release in releases:
+        if release.version is None:
+            continue
+        holes = holes_of(release.program, release.version, load_catalog().advisories)
+        unread = [hole.id for hole in holes if hole.kind is HoleKind.UNKNOWN]
+        if unread:
+            yield (
+                f"{release.program} {release.version} has known vulnerabilities of unknown severity: "
+                f"{', '.join(unread)}; read their advisories before publishing the gateway"
+            )
 
 
 def _how_it_fell(gathered: Gathered, service: str) -> str:
@@ -236,7 +257,7 @@ def describe(exam: Examination) -> dict[str, object]:
         "failed_s_ago": exam.gathered.failed_s_ago,
         "failures": [_plain(named) for named in exam.named],
         "unknown": [{"service": service, "line": line} for service, line in exam.unknown],
-        "findings": exam.findings,
+        "findings": report.pasteable_findings(exam.findings),
         "unreadable": None if unreadable is None else {"message": unreadable.message, "hint": unreadable.hint},
     }
 

@@ -155,7 +155,7 @@ def run(asked: FitArguments) -> None:
     from stackwright.detect import detect_host
 
     found = detect_host()
-    report.warn_all(found.warnings)
+    report.warn_all(found.notable)
     fit(asked, found.host)
 
 

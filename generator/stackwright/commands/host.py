@@ -17,13 +17,13 @@ from stackwright.errors import HostError, NoPlanError
 
 
 def get_host(snapshot: Path | None) -> Host:
-    """Return the host of a snapshot, else this machine, with its warnings shown."""
+    """Return the host of a snapshot, else this machine, with what a plan lacks of it shown."""
     if snapshot is not None:
         from stackwright.detect.snapshot import read_snapshot
 
         return read_snapshot(snapshot)
     found = detect_host(meanwhile=_load_planner)
-    report.warn_all(found.warnings)
+    report.warn_all(found.notable)
     return found.host
 
 

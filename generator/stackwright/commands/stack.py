@@ -27,21 +27,21 @@ def load_stack(paths: EnvironmentPaths) -> Stack:
     stack, environment = project.load_stack(paths), paths.environment
     if stack is None:
         raise ValidationError(
-            f"{environment} is not configured in {paths.root}", hint=f"run `configure-gpu --env {environment}`"
+            f"{environment} is not configured in {paths.root}", hint=f"run `configure-gpu {environment}`"
         )
     for name in ("COMPOSE_PROJECT_NAME", *(setting.key for setting in stack.access.address)):
         value = stack.env.get(name)
         if value is None:
             raise ValidationError(
                 f"envs/.env.{environment}: {name} is missing: the file is damaged",
-                hint=f"render it again: `configure-gpu --env {environment}`",
+                hint=f"render it again: `configure-gpu {environment}`",
             )
         problem = problem_with(declared_settings().by_key[name], value)
         if problem:
             raise ValidationError(
                 f"{name}: found `{value[:80]}`, allowed: {problem}",
                 hint=(
-                    f"correct it in envs/.env.{environment}.local, or render the file again: `configure-gpu --env "
+                    f"correct it in envs/.env.{environment}.local, or render the file again: `configure-gpu "
                     f"{environment}`"
                 ),
             )

@@ -110,7 +110,7 @@ def _drain_limit(stack: Stack, asked: int | None) -> int:
     if asked is not None and asked > most:
         raise UsageError(
             f"--drain {asked}: the gateway of {stack.plan.environment} ends open requests after {most} s",
-            hint=f"raise it for the next start: `configure-gpu --env {stack.plan.environment} "
+            hint=f"raise it for the next start: `configure-gpu {stack.plan.environment} "
             f"--set {stack.access.drains_within_s.key}={asked}`",
         )
     return most if asked is None else asked

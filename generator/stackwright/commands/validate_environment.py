@@ -46,7 +46,7 @@ def run(arguments: ValidateArguments) -> None:
     findings = find_broken(stack) or find_all(stack, *reach(stack, arguments.runtime), report.tell)
     findings = harden(findings) if arguments.strict else findings
     if arguments.json:
-        report.print_json({"findings": findings})
+        report.print_json({"findings": report.pasteable_findings(findings)})
     else:
         report.show_findings(findings)
     refuse(findings, stack.plan.environment)

@@ -25,10 +25,14 @@ NO_ANSWERS = NvmlAnswers(driver_version="", cuda_version=0, gpus=(), pairs=())
 
 
 class Detection(Struct, frozen=True, kw_only=True):
-    """A host, with one sentence for whatever could not be read of it or is granted only in part."""
+    """A host, with one sentence for whatever could not be read of it or is granted only in part.
+
+    `notable`: those of them that every plan tells, since it is made of less than the machine has; the doctor tells all.
+    """
 
     host: Host
     warnings: tuple[str, ...]
+    notable: tuple[str, ...] = ()
 
 
 def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | None = None) -> Detection:
@@ -73,4 +77,14 @@ def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | Non
         containers=containers,
         network=find_network(os.environ, root, daemon),
     )
-    return Detection(host=host, warnings=(*describe(missing), *cpu_limits, *memory_limits, *engine_warnings))
+    limited = (*cpu_limits, *memory_limits)
+    decisive = (row for row in missing if row.fact not in _MINOR)
+    return Detection(
+        host=host,
+        warnings=(*describe(missing), *limited, *engine_warnings),
+        notable=(*describe(decisive), *limited),
+    )
+
+
+# A plan is the same without them.
+_MINOR = frozenset({"NUMA nodes", "NUMA node"})

@@ -234,7 +234,7 @@ def _line_at(text: str, position: int) -> str:
 def _diagnosis(rule: Rule, line: str, known: Mapping[str, str]) -> Diagnosis:
     pins = {key: fill(template, known) for key, template in rule.settings.items()}
     words = " ".join(f"--set {key}={value}" for key, value in pins.items())
-    command = f"configure-gpu --env {known.get('environment', 'ENV')} {words}".strip()
+    command = f"configure-gpu {known.get('environment', 'ENV')} {words}".strip()
     filled = {**known, "command": command}
     return Diagnosis(
         rule=rule.id,

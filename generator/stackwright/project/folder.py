@@ -25,6 +25,7 @@ from stackwright.planning.cloud import problem_with_cloud
 from stackwright.planning.gateway import problem_with_name
 from stackwright.planning.request import Folders
 from stackwright.project.joining import join_wishes, shared_keys
+from stackwright.project.pasting import CHECKOUT, program_of
 from stackwright.project.pins import check_pins
 from stackwright.reading import convert, load_yaml, read_text
 from stackwright.rendering.numbered import MOST_MODELS
@@ -34,7 +35,6 @@ from stackwright.services import base_files
 from stackwright.settings import declared_settings, find_spec
 
 _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
-_CHECKOUT = Path(__file__).resolve().parents[3]
 _BASE_FILES = (
     *(f"compose/{name}" for name in base_files()),
     "envs/dev.yaml",
@@ -54,21 +54,13 @@ def find_root(out: Path | None, working: Path) -> Path:
         root = out.expanduser().absolute()
         (root / "envs").exists()  # raises here, once, what each later look would
         return root
-    return _CHECKOUT if (_CHECKOUT / "compose" / "compose.yaml").is_file() else working.absolute()
+    return CHECKOUT if (CHECKOUT / "compose" / "compose.yaml").is_file() else working.absolute()
 
 
 def name_command(command: str, *words: str, root: Path, working: Path) -> str:
-    """Write a command so that it works as pasted in the folder `working`.
-
-    In a checkout it is the script, `./scripts/…` at its top; elsewhere the name alone. `--out` is there where needed.
-    """
-    script = _CHECKOUT / "scripts" / command
+    """Write a command so that it works as pasted in the folder `working`; `--out` is there where needed."""
     out = () if find_root(None, working) == root else ("--out", str(root))
-    program = command
-    if script.exists():
-        program = os.path.relpath(script, working) if working.is_relative_to(_CHECKOUT) else str(script)
-        program = program if program.startswith(("/", ".")) else f"./{program}"
-    return shlex.join((program, *words, *out))
+    return shlex.join((program_of(command, working), *words, *out))
 
 
 def missing_base_files(root: Path) -> tuple[str, ...]:
@@ -104,7 +96,7 @@ def lay_out(root: Path) -> None:
 
 def _packaged(name: str) -> AbstractContextManager[Path]:
     """Return a base file as shipped: beside the package in a checkout, inside it in a wheel."""
-    checkout = _CHECKOUT / name
+    checkout = CHECKOUT / name
     if checkout.is_file():
         return nullcontext(checkout)
     from importlib.resources import as_file, files
@@ -120,7 +112,7 @@ def shipped_text(name: str) -> str:
     """
     with _packaged(name) as shipped:
         if not shipped.is_file():
-            raise UsageError(f"{_CHECKOUT / name}: missing", hint=_restore(name))
+            raise UsageError(f"{CHECKOUT / name}: missing", hint=_restore(name))
         return read_text(shipped)
 
 
@@ -132,7 +124,7 @@ def _is_shipped(name: str) -> bool:
 
 def _restore(name: str) -> str:
     """Say how a checkout gets a file back that nothing can be copied from."""
-    return f"restore it: `git -C {shlex.quote(str(_CHECKOUT))} checkout -- {name}`"
+    return f"restore it: `git -C {shlex.quote(str(CHECKOUT))} checkout -- {name}`"
 
 
 def read_wishes(paths: EnvironmentPaths) -> Wishes:
@@ -169,7 +161,7 @@ def _load_wishes(path: Path, root: Path) -> tuple[str, object]:
     if path.exists():
         return str(path), _load_written(path, str(path))
     if not _is_shipped(name):
-        raise UsageError(f"{_CHECKOUT / name}: missing", hint=_restore(name))
+        raise UsageError(f"{CHECKOUT / name}: missing", hint=_restore(name))
     with _packaged(name) as shipped:
         return name, _load_written(shipped, name)
 
@@ -179,7 +171,7 @@ def _load_written(path: Path, where: str) -> object:
     if data is None:
         name = f"envs/{path.name}"
         copied = "remove it: `configure-gpu` then copies the default one"
-        raise UsageError(f"{where}: empty", hint=_restore(name) if path == _CHECKOUT / name else copied)
+        raise UsageError(f"{where}: empty", hint=_restore(name) if path == CHECKOUT / name else copied)
     return data
 
 
@@ -194,6 +186,9 @@ def check_wishes(data: object, where: str) -> Wishes:
             f"{where}: schema {_written(data['schema'])} is newer than this release reads ({WISHES_SCHEMA})",
             hint="update Stackwright",
         )
+    if isinstance(data, dict) and isinstance(data.get("models"), list):
+        # A model of which nothing is said but its name may be the name alone.
+        data = {**data, "models": [{"name": each} if isinstance(each, str) else each for each in data["models"]]}
     wishes = convert(data, Wishes, where=where, error=UsageError)
     _check(where, "schema", Kind.INTEGER, _written(wishes.schema), WISHES_SCHEMA, WISHES_SCHEMA)
     _check_declared(where, wishes)
@@ -365,7 +360,7 @@ def load_plan(paths: EnvironmentPaths) -> Plan | None:
         ValidationError: it is damaged or from another release.
     """
     path, environment = paths.plan, paths.environment
-    again = f"`configure-gpu --env {environment.value}` renders it again"
+    again = f"`configure-gpu {environment.value}` renders it again"
     try:
         data = json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -400,7 +395,7 @@ def read_environment(paths: EnvironmentPaths, local: Path | None = None) -> dict
     """
     local = local or paths.local
     if not paths.rendered.exists():
-        again = f"`configure-gpu --env {paths.environment}` writes it"
+        again = f"`configure-gpu {paths.environment}` writes it"
         raise ValidationError(f"{paths.rendered} is missing", hint=again)
     return {**read_env_file(paths.rendered), **(read_env_file(local) if local.exists() else {})}
 

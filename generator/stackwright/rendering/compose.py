@@ -374,12 +374,21 @@ def _added(base: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> di
 _BARE_KEY = re.compile(r"[A-Za-z0-9_.<-][A-Za-z0-9_.<-]*")
 
 
+# A JSON document of one line is folded, which reads as the same line (YAML 1.2.2, 6.5): before each key and flag.
+_LONGEST_LINE = 120
+_FOLDABLE = re.compile(r"\{[ -~]*\}")
+_BREAKS = re.compile(r', (?=\{?"(?:--|[a-z_]+": ))')
+
+
 def _yaml(value: Any, indent: int, comments: dict[str, str]) -> Iterator[str]:
     """Yield the lines of a mapping or a list; what is short and simple stands on one line."""
     blanks = " " * indent
     if isinstance(value, list):
         for item in value:
-            if _is_flow(item, within_list=True):
+            if isinstance(item, str) and len(item) > _LONGEST_LINE and _FOLDABLE.fullmatch(item):
+                yield f"{blanks}- >-"
+                yield from (f"{blanks}  {line}" for line in _BREAKS.sub(",\n", item).split("\n"))
+            elif _is_flow(item, within_list=True):
                 yield f"{blanks}- {_flow(item)}"
             else:
                 first, *others = _yaml(item, indent + 2, comments)

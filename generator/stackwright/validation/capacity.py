@@ -66,7 +66,7 @@ def _check_disk(plan: Plan, disk: Disk, needs: list[tuple[str, int]]) -> Iterato
     elif disk.free_bytes < total:
         parts = " and ".join(f"{format_bytes(count)} for {purpose}" for purpose, count in needs if count)
         purposes = {purpose for purpose, count in needs if count}
-        again = f"`configure-gpu --env {plan.environment.value}`"
+        again = f"`configure-gpu {plan.environment.value}`"
         moves = ["move the cache: HF_HOME=… " + again] if "models" in purposes else []
         moves += ["move the packages: `export STACKWRIGHT_STATE=…`, then " + again] if "packages" in purposes else []
         fix = ", or ".join((f"free space ({clean})", *moves))
@@ -133,7 +133,7 @@ def _less_memory(plan: Plan) -> str:
         service.resources.workers.count.key for service in services_of(plan) if service.resources.workers is not None
     )
     key = cache or next(counts)
-    return f"use less: `configure-gpu --env {plan.environment.value} --set {key}=1`"
+    return f"use less: `configure-gpu {plan.environment.value} --set {key}=1`"
 
 
 def check_swap(plan: Plan, memory: Seen[MemoryState]) -> Iterator[Finding]:

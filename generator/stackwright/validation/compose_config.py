@@ -38,7 +38,7 @@ def check_merged(stack: Stack, merged: dict[str, Any], secrets: Mapping[str, str
 
     `secrets`: the text of each secret that is long enough to be told from a word.
     """
-    again = f"render the override again: `configure-gpu --env {stack.plan.environment.value}`"
+    again = f"render the override again: `configure-gpu {stack.plan.environment.value}`"
     services = merged.get("services", {})
     found: list[Finding] = []
     for replica in stack.plan.engines:
@@ -188,8 +188,7 @@ def read_secret_texts(stack: Stack) -> dict[str, str]:
 def check_refused(plan: Plan, words: str) -> Iterator[Finding]:
     """Yield that Compose does not accept the files, in its own words."""
     fix = (
-        "correct your changes in compose/compose.yaml; render the rest again: `configure-gpu --env "
-        f"{plan.environment.value}`"
+        f"correct your changes in compose/compose.yaml; render the rest again: `configure-gpu {plan.environment.value}`"
     )
     yield error("compose-refused", found=words, expected="files that Compose accepts", fix=fix)
 

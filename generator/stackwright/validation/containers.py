@@ -80,7 +80,7 @@ def check_user(plan: Plan, env: Mapping[str, str], host: Host) -> Iterator[Findi
                 "container-user",
                 found=f"STACKWRIGHT_UID={env['STACKWRIGHT_UID']}, who owns no file of yours: the engine is rootless",
                 expected="0: root of a rootless engine is the user who runs it",
-                fix=f"`configure-gpu --env {plan.environment.value}`, without a pin of STACKWRIGHT_UID",
+                fix=f"`configure-gpu {plan.environment.value}`, without a pin of STACKWRIGHT_UID",
             )
     elif env["STACKWRIGHT_UID"] == "0":
         yield warning(
@@ -88,7 +88,7 @@ def check_user(plan: Plan, env: Mapping[str, str], host: Host) -> Iterator[Findi
             found="containers run as root (STACKWRIGHT_UID=0), since root configured the stack",
             expected="an ordinary user, to limit what a compromised service can reach",
             fix=(
-                f"`configure-gpu --env {plan.environment.value}` as an ordinary user with access to Docker, in a "
+                f"`configure-gpu {plan.environment.value}` as an ordinary user with access to Docker, in a "
                 "folder of their own"
             ),
         )

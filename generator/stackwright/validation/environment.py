@@ -43,7 +43,7 @@ def check_environment(
     parsers = _wrong_for_release(plan, env, catalog)
     for key in settings:
         if key not in env:
-            fix = f"render the file again: `configure-gpu --env {name}`"
+            fix = f"render the file again: `configure-gpu {name}`"
             found.append(error("env-missing-key", found=f"no {key}", expected=_meaning(key), fix=fix))
             continue
         value = env[key]

@@ -80,7 +80,7 @@ def find_newest_s(stack: Stack) -> float | None:
 def check_files(stack: Stack, files: RenderedFiles) -> Iterator[Finding]:
     """Check that every file is there, private, and unedited since rendering."""
     name = stack.plan.environment.value
-    again = f"render it again: `configure-gpu --env {name}`"
+    again = f"render it again: `configure-gpu {name}`"
     if not files.rendered:
         missing = f"no readable {MANIFEST} in {stack.generated}"
         yield error("file-missing", found=missing, expected="the list of rendered files", fix=again)
@@ -90,7 +90,7 @@ def check_files(stack: Stack, files: RenderedFiles) -> Iterator[Finding]:
             continue
         yield from check_privacy(seen, path, stack, "file")
         if seen.edited:
-            fix = f"move the change to envs/.env.{name}.local or a pin (--set), then `configure-gpu --env {name}`"
+            fix = f"move the change to envs/.env.{name}.local or a pin (--set), then `configure-gpu {name}`"
             yield warning("file-edited", found=f"{path} was edited after rendering", expected="as rendered", fix=fix)
     if files.local is not None:
         # It holds settings, no secrets, and an editor makes it as the umask says: told, and no reason to stop.

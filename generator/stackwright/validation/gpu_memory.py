@@ -101,7 +101,7 @@ def _name(process: GpuProcess) -> str:
 
 
 def _free_it(plan: Plan, processes: tuple[GpuProcess, ...]) -> str:
-    again = f"plan for the free memory: `configure-gpu --env {plan.environment.value}`"
+    again = f"plan for the free memory: `configure-gpu {plan.environment.value}`"
     if not processes:
         return f"stop what uses it (`nvidia-smi` lists it), or {again}"
     return f"stop it (`kill {' '.join(str(process.pid) for process in processes[:5])}`), or {again}"

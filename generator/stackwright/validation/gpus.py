@@ -61,7 +61,7 @@ def used_gpus(plan: Plan) -> tuple[str, ...]:
 
 
 def _again(plan: Plan) -> str:
-    return f"plan for the present hardware: `configure-gpu --env {plan.environment.value}`"
+    return f"plan for the present hardware: `configure-gpu {plan.environment.value}`"
 
 
 def _driver_fault(driver: Driver) -> Finding:

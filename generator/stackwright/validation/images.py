@@ -40,7 +40,7 @@ def check_images(
                 "image-moves",
                 found=f"{key}={image[:120]}",
                 expected=f"a release tag or a digest, since this tag moves{why}",
-                fix=f"`configure-gpu --env {plan.environment.value} --set {key}=NAME:RELEASE`",
+                fix=f"`configure-gpu {plan.environment.value} --set {key}=NAME:RELEASE`",
             )
         if pulled:
             yield from _malicious_image(plan, key, image, (image.partition("@")[2],), advisories)
@@ -65,7 +65,7 @@ def _holes(
                 "a release without known vulnerabilities" if None in fixed else f"{program} {_newest(fixed)} or newer"
             )
             words = "; ".join(f"{hole.id}: {hole.summary}" for hole in found[:4])
-            fix = f"`configure-gpu --env {plan.environment.value} --set {key}=…` with {newer}, or without that pin"
+            fix = f"`configure-gpu {plan.environment.value} --set {key}=…` with {newer}, or without that pin"
             yield make("image-holes", found=f"{program} {version}: {words}", expected=newer, fix=fix)
 
 
@@ -88,7 +88,7 @@ def _malicious_image(
                 found=f"{key}={image[:120]} is {hole.program} {hole.introduced}: {hole.id}: {hole.summary}",
                 expected=f"{hole.program} {hole.fixed} or newer",
                 fix=(
-                    f"`configure-gpu --env {plan.environment.value} --set {key}=NAME:RELEASE`, or without that pin; "
+                    f"`configure-gpu {plan.environment.value} --set {key}=NAME:RELEASE`, or without that pin; "
                     "remove the image, and change every key that it could read"
                 ),
             )

@@ -35,7 +35,7 @@ def check_model(plan: Plan, location: str, files: Seen[ModelFiles]) -> Iterator[
     if isinstance(files, Unseen):
         yield not_checked("the model's files", files.why, plan.environment.value)
         return
-    another = f"choose another: `configure-gpu --env {plan.environment.value} --model …`"
+    another = f"choose another: `configure-gpu {plan.environment.value} --model …`"
     if files.problem is not None and not location.startswith("/"):
         fix = f"remove it and download it again: `rm -r {files.folder}`"
         yield error("model-incomplete", found=files.problem, expected="complete files", fix=fix)
@@ -70,8 +70,7 @@ def check_length(
             found=f"{keys.context}={wanted}, where {env[keys.model][:120]} takes {longest_tokens} tokens",
             expected=f"{longest_tokens} or less; the engine would not start",
             fix=(
-                f"lower it in envs/.env.{name}.local, or `configure-gpu --env {name} --set "
-                f"{keys.context}={longest_tokens}`"
+                f"lower it in envs/.env.{name}.local, or `configure-gpu {name} --set {keys.context}={longest_tokens}`"
             ),
         )
 
@@ -108,11 +107,11 @@ def check_hub(
 
 def _fix_of_unreached(name: str, why: str) -> str:
     if "certificate verify failed" in why:
-        return f"`configure-gpu --env {name} --set {outside.CERTIFICATES}=FILE`, your network's authority as PEM"
+        return f"`configure-gpu {name} --set {outside.CERTIFICATES}=FILE`, your network's authority as PEM"
     if "407" in why:
         return f"write user:password for the proxy into envs/.secrets/{name}/{outside.LOGIN}"
     return (
-        f"set HF_ENDPOINT to a reachable hub, or `configure-gpu --env {name} --model FOLDER`; behind a proxy "
+        f"set HF_ENDPOINT to a reachable hub, or `configure-gpu {name} --model FOLDER`; behind a proxy "
         f"`--set {outside.PROXY}=http://HOST:PORT`"
     )
 
@@ -128,9 +127,7 @@ def _judge(plan: Plan, location: str, hub: HubAnswer, token: str, *, has_token: 
             fix=f"request access at {hub.hub}/{location}; {token}",
         )
     elif hub.status in (401, 404):
-        fix = (
-            f"`configure-gpu --env {plan.environment.value} --model …` with the right name; for a private model {token}"
-        )
+        fix = f"`configure-gpu {plan.environment.value} --model …` with the right name; for a private model {token}"
         yield error("model-unknown", found=refused, expected="a model of that name", fix=fix)
     elif hub.status >= 400:
         fix = f"check again with `validate-environment {plan.environment.value}`, or set another hub with HF_ENDPOINT"

@@ -72,7 +72,7 @@ def check_network(plan: Plan, env: Mapping[str, str], host: Host, *, compose: bo
             "proxy-loopback",
             found=f"{outside.PROXY}={env[outside.PROXY]}, which in a container is the container itself",
             expected="a proxy that listens on an address of this machine's network",
-            fix=f"let it listen there too, then `configure-gpu --env {name} --set {outside.PROXY}=http://ADDRESS:PORT`",
+            fix=f"let it listen there too, then `configure-gpu {name} --set {outside.PROXY}=http://ADDRESS:PORT`",
         )
     network = host.network or Network()
     needed = {outside.PROXY: network.proxy, outside.CERTIFICATES: network.certificates, outside.HUB: network.hub}
@@ -82,7 +82,7 @@ def check_network(plan: Plan, env: Mapping[str, str], host: Host, *, compose: bo
                 "network-changed",
                 found=f"this host has {key}={value[:120]}, and the rendered files have none",
                 expected="files rendered for the network as it is",
-                fix=f"render again: `configure-gpu --env {name}` (with the same --model and --set as before)",
+                fix=f"render again: `configure-gpu {name}` (with the same --model and --set as before)",
             )
 
 
@@ -149,7 +149,7 @@ def check_far_folders(
                 "cache-far",
                 found=f"{folder} is on {kind}, another machine's disk",
                 expected="a local disk: weights and compiled kernels load at the network's speed",
-                fix=f"export HF_HOME as a local folder, then `configure-gpu --env {plan.environment.value}`",
+                fix=f"export HF_HOME as a local folder, then `configure-gpu {plan.environment.value}`",
             )
 
 

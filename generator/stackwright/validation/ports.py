@@ -65,7 +65,7 @@ def _why_not_free(port: SeenPort, refusal: OSError, environment: str, planned: M
         found = f"{address.partition(':')[0]} is not an address of this machine"
         fix = _correct_address(port, environment, planned.get(port.bind_key))
         return error("address-unknown", found=found, expected="127.0.0.1, or an address of this machine", fix=fix)
-    another = f"`configure-gpu --env {environment} --set {port.port_key}=…`"
+    another = f"`configure-gpu {environment} --set {port.port_key}=…`"
     if refusal.errno == errno.EACCES:  # ports below 1024; a daemon that runs as root may still publish them
         found = f"{address}: not for this user"
         return warning("port-privileged", found=found, expected="a port from 1024 on", fix=f"choose one with {another}")
@@ -78,7 +78,7 @@ def _correct_address(port: SeenPort, environment: str, planned: Setting | None) 
     """Return where a wrong address is corrected: where it was written."""
     if planned is not None and planned.value != port.address.partition(":")[0]:
         return f"correct {port.bind_key} in envs/.env.{environment}.local"
-    again, file = f"`configure-gpu --env {environment}`", f"envs/{environment}.yaml"
+    again, file = f"`configure-gpu {environment}`", f"envs/{environment}.yaml"
     if planned is not None and planned.origin is Origin.PINNED:
         return f"plan without `--set {port.bind_key}=…`, or with another address: {again}"
     if port.service.front is None or (planned is not None and planned.source != file):

@@ -62,7 +62,7 @@ def check_publishing(
         yield error("tls-unusable", found=found, expected=pair, fix=fix)
     bind, consent = front.address[0].key, front.plain_http.key
     if not ipaddress.IPv4Address(env[bind]).is_loopback and not given and env[consent] != "allowed":
-        allow = f"`configure-gpu --env {environment} --set {consent}=allowed`"
+        allow = f"`configure-gpu {environment} --set {consent}=allowed`"
         yield error(
             "gateway-published",
             found=f"{bind}={env[bind]} without TLS exposes keys and answers",

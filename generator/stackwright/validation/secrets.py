@@ -101,7 +101,7 @@ def _inspect_secret(folder: Path, name: str) -> SeenSecret:
 
 def check_secrets(stack: Stack, secrets: SeenSecrets) -> Iterator[Finding]:
     """Check that every secret is there, private and strong. No word of one is told."""
-    again = f"create it: `configure-gpu --env {stack.plan.environment.value}`"
+    again = f"create it: `configure-gpu {stack.plan.environment.value}`"
     if secrets.is_open:
         fix = f"`chmod 700 {secrets.folder}`"
         yield error("secret-mode", found=f"{secrets.folder} is accessible to others", expected="mode 0700", fix=fix)

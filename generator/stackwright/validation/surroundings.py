@@ -59,7 +59,7 @@ def check_wsl(plan: Plan, env: Mapping[str, str], host: Host, variables: frozens
                 "wsl-drive",
                 found=f"{key}={env[key][:120]} is on a Windows drive",
                 expected="a Linux folder: loading weights through /mnt is many times slower",
-                fix=f"copy it below $HOME, then run `configure-gpu --env {plan.environment.value}` with that folder",
+                fix=f"copy it below $HOME, then run `configure-gpu {plan.environment.value}` with that folder",
             )
     variable = engine.wsl_variable(plan.engine.version)
     if plan.mode is not Mode.CPU and variable is not None and variable not in variables:
@@ -86,8 +86,7 @@ def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, 
             found=f"{workers} workers × {POOL} connections = {POOL * workers}",
             expected=f"at most {POSTGRESQL_CONNECTIONS}, PostgreSQL's default, or a server with a higher limit",
             fix=(
-                f"`configure-gpu --env {plan.environment.value} --set "
-                f"{started.count.key}={POSTGRESQL_CONNECTIONS // POOL}`"
+                f"`configure-gpu {plan.environment.value} --set {started.count.key}={POSTGRESQL_CONNECTIONS // POOL}`"
             ),
         )
 
@@ -95,7 +94,7 @@ def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, 
 def check_inputs(plan: Plan, changed: Seen[tuple[str, ...] | None]) -> Iterator[Finding]:
     """Find files that were rendered from something else than what is there now; None where nobody recorded it."""
     name = plan.environment.value
-    again = f"render again: `configure-gpu --env {name}` (with the same --model and --set as before)"
+    again = f"render again: `configure-gpu {name}` (with the same --model and --set as before)"
     if isinstance(changed, Unseen):
         yield not_checked("what the files were rendered from", changed.why, name)
     elif changed is None:

@@ -18,6 +18,7 @@ from typing import Self
 
 from msgspec import Struct
 
+from tests.cli.commands import named_alone
 from tests.integration.project import CHECKOUT, START_S, Project, wait_until
 
 
@@ -107,7 +108,7 @@ class Command:
         """Wait for its end."""
         code = self.process.wait(timeout=START_S)
         seconds = time.monotonic() - self._since
-        return Ended(code=code, printed=_content(self._out.fileno()), said=self.said, seconds=seconds)
+        return Ended(code=code, printed=_content(self._out.fileno()), said=named_alone(self.said), seconds=seconds)
 
 
 def run(project: Project, *words: str, **variables: str) -> Ended:

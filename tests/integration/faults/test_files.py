@@ -52,9 +52,9 @@ def changed(project: Project, name: str, content: bytes) -> Iterator[None]:
         (
             "is cut off",
             lambda text: text[: text.rindex(b"\n", 0, len(text) // 2) + 1],
-            ("env-missing-key", "configure-gpu --env dev"),
+            ("env-missing-key", "configure-gpu dev"),
         ),
-        ("is empty", lambda text: text[:0], ("is damaged", "configure-gpu --env dev")),
+        ("is empty", lambda text: text[:0], ("is damaged", "configure-gpu dev")),
         ("has a torn line", lambda text: text + b"VLLM_MAX\n", ("expected KEY=VALUE", "then renders it again")),
     ],
     ids=["binary", "half", "empty", "torn"],
@@ -104,7 +104,7 @@ def test_secrets_folder_removed(project: Project, fault: MakeFault, tmp_path: Pa
     secrets = project.folder / "envs" / ".secrets"
     moved = shutil.move(secrets, tmp_path / "secrets")
     for words, code, says in (
-        (("validate-environment", "dev", "--runtime=processes"), 5, ("secret-missing", "configure-gpu --env dev")),
+        (("validate-environment", "dev", "--runtime=processes"), 5, ("secret-missing", "configure-gpu dev")),
         (("key", "dev"), 2, ("no key yet", "configure-gpu")),
     ):
         case = fault(f"the secrets are gone: {words[0]}", project, "processes")

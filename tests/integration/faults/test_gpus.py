@@ -60,11 +60,11 @@ def machine(
 @pytest.mark.parametrize(
     ("name", "lines", "says"),
     [
-        ("a GPU is gone since the plan", GONE, ("gpu-missing", UUIDS[1], "configure-gpu --env dev")),
+        ("a GPU is gone since the plan", GONE, ("gpu-missing", UUIDS[1], "configure-gpu dev")),
         (
             "another GPU is in its place",
             ("gpu 1 uuid GPU-another",),
-            ("gpu-missing", UUIDS[1], "configure-gpu --env dev"),
+            ("gpu-missing", UUIDS[1], "configure-gpu dev"),
         ),
         (
             "a GPU fell off the bus (NVML error 15)",

@@ -205,11 +205,10 @@ def _warnings(found: Candidate, way: Way, situation: Situation, catalog: Catalog
 
 
 def hole_warnings(name: str, version: str, catalog: Catalog) -> tuple[str, ...]:
-    """Return which known holes a release has, the grave ones first."""
+    """Return which known holes a release has, the grave ones first; those of unknown severity the doctor tells."""
     holes = holes_of(name, version, catalog.advisories)
     grave = tuple(hole for hole in holes if hole.kind in REFUSED_HOLES)
     lesser = tuple(hole for hole in holes if hole.kind not in REFUSED_HOLES | {HoleKind.UNKNOWN})
-    unread = tuple(hole for hole in holes if hole.kind is HoleKind.UNKNOWN)
     warnings = []
     if grave:
         warnings.append(
@@ -219,11 +218,6 @@ def hole_warnings(name: str, version: str, catalog: Catalog) -> tuple[str, ...]:
         warnings.append(
             f"{name} {version} has known vulnerabilities, but no remote code execution or key bypass: "
             f"{list_holes(lesser)}"
-        )
-    if unread:
-        warnings.append(
-            f"{name} {version} has known vulnerabilities of unknown severity: {list_holes(unread)}; "
-            "read their advisories before publishing the gateway"
         )
     return tuple(warnings)
 

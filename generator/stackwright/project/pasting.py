@@ -1,0 +1,74 @@
+"""How a command is named on the screen, so that it works as pasted there. Light: every message may ask for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from msgspec import Struct
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+"""The folder of the checkout that this package lies in; of an installed package a folder without scripts."""
+
+
+class Pasting(Struct, frozen=True, kw_only=True):
+    """What a command that is named on the screen needs so that it works as pasted.
+
+    `working`: the folder that it is pasted in. `out` and `host` are the words behind `--out` and `--host` of the
+    command that names it.
+    """
+
+    working: Path
+    out: str | None = None
+    host: str | None = None
+
+    @classmethod
+    def of(cls, argv: Sequence[str], working: Path) -> Self:
+        """Return that of a command line, pasted in the folder `working`."""
+        return cls(working=working, out=_value(argv, "--out"), host=_value(argv, "--host"))
+
+    def in_text(self, text: str) -> str:
+        """Write every command of ours that stands in backticks as it is to be pasted."""
+        return _NAMED.sub(lambda found: f"`{self.command(found[1], found[2])}`", text)
+
+    def command(self, name: str, words: str) -> str:
+        """Write one command: the checkout's script, and the folder and host that the present command was given."""
+        which = f"{name}{words}"
+        further = ""
+        if self.out is not None and "--out" not in words and not _WITHOUT_OUT.match(which):
+            further += f" --out {shlex.quote(self.out)}"
+        if self.host is not None and "--host" not in words and _WITH_HOST.match(which):
+            further += f" --host {shlex.quote(self.host)}"
+        return f"{shlex.quote(program_of(name, self.working))}{words}{further}"
+
+
+# A command of ours and what stands behind it, as messages, fixes and hints write it.
+_NAMED = re.compile(r"`(configure-gpu|(?:start|stop|validate)-environment|stackwright)((?: [^`]*)?)`")
+_WITHOUT_OUT = re.compile(r"stackwright (detect|facts|--)|.* --help$|stackwright$")
+_WITH_HOST = re.compile(r"configure-gpu|start-environment|stackwright (plan|fit)\b")
+
+
+def program_of(command: str, working: Path) -> str:
+    """Return the script of a checkout as the folder `working` sees it, `./scripts/…` at its top; else the name."""
+    script = CHECKOUT / "scripts" / command
+    if not script.exists():
+        return command
+    if not working.is_relative_to(CHECKOUT):
+        return str(script)
+    near = os.path.relpath(script, working)
+    return near if near.startswith(".") else f"./{near}"
+
+
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    """Return the value of a flag as it was typed, the last one; None without it."""
+    found = None
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word == flag:
+            found = following
+        elif word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+    return found or None
