@@ -30,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> tuple[
     """Run one command; return its exit code, standard output, and the lines of standard error."""
     code = main([*words, f"--out={folder}"])
     captured = capsys.readouterr()
-    return code, captured.out, named_alone(captured.err).splitlines()
+    return code, captured.out, named_alone(captured.err, folder).splitlines()
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from msgspec import Struct
 CPU = ("configure-gpu", "--env=dev")
 
 
-def named_alone(text: str) -> str:
-    """Write commands in messages by their names, without the checkout's path and the folder and host of the test."""
+def named_alone(text: str, out: Path) -> str:
+    """Write commands in messages by their names, without the checkout's path and the test's own host and folder."""
+    own = rf" --host [^` ]+| --out {re.escape(shlex.quote(str(out)))}(?=[` ])"
 
     def alone(found: re.Match[str]) -> str:
-        return re.sub(r" --(?:out|host) (?:'[^']*'|[^` ]+)", "", re.sub(r"^`[^` ]*scripts/", "`", found[0]))
+        return re.sub(own, "", re.sub(r"^`[^` ]*scripts/", "`", found[0]))
 
     return re.sub(r"`[^`\n]*`", alone, text)
 

@@ -40,7 +40,7 @@ def run(project: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         capsys.readouterr()
         code = main([*map(str, words), *given, f"--out={project}"])
         out, err = capsys.readouterr()
-        return Ran(code=code, out=named_alone(out), err=named_alone(err))
+        return Ran(code=code, out=named_alone(out, project), err=named_alone(err, project))
 
     return command
 

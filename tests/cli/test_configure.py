@@ -330,8 +330,33 @@ def test_json_of_the_asked_environment_alone(run: Run) -> None:
     assert settings["VLLM_GPU_MEMORY_UTILIZATION"]["value"] == "0.85"
 
 
-def test_a_refusal_with_json_prints_nothing_on_stdout(run: Run) -> None:
-    assert run("plan", "multi", "--json", host="cpu-small").out == ""
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("plan multi --json", 4),
+        ("configure-gpu multi --json", 4),
+        ("fit --model nothing --json", 2),
+        ("plan --jsno --json", 2),
+        ("plna --json", 2),
+    ],
+)
+def test_a_refusal_with_json_is_one_document(words: str, code: int, run: Run) -> None:
+    """With the words on stderr as without."""
+    ran = run(*words.split(), host="cpu-small")
+    message, hint = ran.told
+    assert ran.code == code
+    assert ran.json == {"error": {"message": message, "hint": hint, "exit_code": code}}
+
+
+@pytest.mark.parametrize("words", ["status dev --json", "validate-environment dev --json", "keys add a dev --json"])
+def test_what_is_not_configured_is_a_document_too(words: str, run: Run) -> None:
+    assert run(*words.split()).json["error"]["hint"]
+
+
+def test_a_document_that_is_printed_is_the_only_one(run: Run) -> None:
+    """The answer of `fit` stands there, though it is a refusal."""
+    ran = run("fit", "--json", "--model", "qwen3-32b", host="1x-rtx3060-12gb")
+    assert (ran.code, ran.json["verdict"]) == (4, "does-not-fit")
 
 
 def test_a_snapshot_is_planned_for_as_the_machine_was(run: Run, around: Path) -> None:

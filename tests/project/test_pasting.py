@@ -50,7 +50,7 @@ def texts() -> Iterator[tuple[str, str]]:
     """Give every text of the package with its place; what a program fills in is `{}`."""
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        documented = {id(node.body[0].value) for node in ast.walk(tree) if _has_docstring(node)}
+        documented = {id(text) for node in ast.walk(tree) for text in _docstring(node)}
         inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
         for node in ast.walk(tree):
             if isinstance(node, ast.JoinedStr):
@@ -64,9 +64,10 @@ def texts() -> Iterator[tuple[str, str]]:
                 yield f"{path.parent.name}/{path.name}:{number}", re.sub(r"\{[^}]*\}", "{}", line)
 
 
-def _has_docstring(node: ast.AST) -> bool:
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    return isinstance(node, kinds) and bool(node.body) and isinstance(node.body[0], ast.Expr)
+def _docstring(node: ast.AST) -> Iterator[ast.expr]:
+    match node:
+        case ast.Module() | ast.ClassDef() | ast.FunctionDef() if node.body and isinstance(node.body[0], ast.Expr):
+            yield node.body[0].value
 
 
 NAMED = re.compile(r"`((?:configure-gpu|(?:start|stop|validate)-environment|stackwright)\b[^`]*)`")

@@ -33,7 +33,7 @@ def check_attached(plan: Plan, absent: tuple[str, ...]) -> Iterator[Finding]:
             "attached-missing",
             found=f"no {path[:200]}",
             expected="a file or folder that an engine is given",
-            fix=f"bring it, or take it out of envs/{name}.yaml and run `configure-gpu --env {name}`",
+            fix=f"bring it, or take it out of envs/{name}.yaml and run `configure-gpu {name}`",
         )
 
 

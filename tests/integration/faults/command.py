@@ -52,6 +52,7 @@ class Command:
     """A command of a project that runs beside the test. Left to itself, it is killed at the end of the block."""
 
     def __init__(self, project: Project, *words: str, **variables: str) -> None:
+        self._folder = project.folder
         self._words = [sys.executable, "-m", "stackwright", *words, f"--out={project.folder}"]
         self._variables = {**project.variables, **variables}
 
@@ -108,7 +109,9 @@ class Command:
         """Wait for its end."""
         code = self.process.wait(timeout=START_S)
         seconds = time.monotonic() - self._since
-        return Ended(code=code, printed=_content(self._out.fileno()), said=named_alone(self.said), seconds=seconds)
+        return Ended(
+            code=code, printed=_content(self._out.fileno()), said=named_alone(self.said, self._folder), seconds=seconds
+        )
 
 
 def run(project: Project, *words: str, **variables: str) -> Ended:
