@@ -66,7 +66,7 @@ def program_of(command: str, working: Path) -> str:
 def _value(argv: Sequence[str], flag: str) -> str | None:
     """Return the value of a flag as it was typed, the last one; None without it."""
     found = None
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
         if word == flag:
             found = following
         elif word.startswith(f"{flag}="):
