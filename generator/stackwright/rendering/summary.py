@@ -120,15 +120,15 @@ def summarize_plan(plan: Plan, canvas: Canvas, next_step: NextStep) -> tuple[Lin
     indent = 2 if canvas.narrow else max(canvas.indent, indent_of((plan,)))
     inner = Canvas(width=max(canvas.width - indent, _LEAST), glyphs=canvas.glyphs)
     body: list[Line] = []
-    host = [[describe_device(plan.host, _gpus_of(plan, plan.replicas), plan.replicas, inner.glyphs)]]
+    host = [[describe_device(plan.host, gpus_of(plan, plan.replicas), plan.replicas, inner.glyphs)]]
     if len(plan.models) == 1:
-        body += _wrap([*host, _what(plan.models[0], inner.glyphs)], inner)
+        body += _wrap([*host, describe_model(plan.models[0], inner.glyphs)], inner)
         body += _model_lines(plan, plan.models[0], inner, next_step)
     else:
         body += _wrap([*host, [f"{len(plan.models)} models"]], inner)
         below = Canvas(width=max(inner.width - 2, _LEAST), glyphs=inner.glyphs)
         for model in plan.models:
-            body += _wrap([[*_what(model, inner.glyphs), *_where(plan, model)]], inner)
+            body += _wrap([[*describe_model(model, inner.glyphs), *_where(plan, model)]], inner)
             body += ((Span("  "), *line) for line in _model_lines(plan, model, below, next_step))
     ends = [[next_step.url]] if next_step.url else []
     ends += [[f"next: {next_step.command}"]] if next_step.command else []
@@ -218,12 +218,12 @@ def _short_gpu(gpu: Gpu) -> str:
     return re.sub(r"^NVIDIA |\bGeForce ", "", gpu.name or "GPU")
 
 
-def _gpus_of(plan: Plan, replicas: Iterable[Replica]) -> tuple[Gpu, ...]:
+def gpus_of(plan: Plan, replicas: Iterable[Replica]) -> tuple[Gpu, ...]:
     uuids = {uuid for replica in replicas for uuid in replica.gpu_uuids}
     return tuple(gpu for gpu in plan.host.gpus if gpu.uuid in uuids)
 
 
-def _what(model: ServedModel, glyphs: Glyphs) -> list[str]:
+def describe_model(model: ServedModel, glyphs: Glyphs) -> list[str]:
     """Return the model's name, what it is for where that is not chat, its engine and how it is split."""
     engine = engine_named(model.engine.name)
     items = [model.name]
@@ -249,8 +249,8 @@ def _split(model: ServedModel, glyphs: Glyphs) -> Iterator[str]:
 
 def _where(plan: Plan, model: ServedModel) -> Iterator[str]:
     """Name the GPUs of one model of several, and with whom it takes turns."""
-    gpus = _gpus_of(plan, model.replicas)
-    if len(gpus) < len(_gpus_of(plan, plan.replicas)) or not gpus:
+    gpus = gpus_of(plan, model.replicas)
+    if len(gpus) < len(gpus_of(plan, plan.replicas)) or not gpus:
         yield f"GPU {', '.join(str(gpu.index) for gpu in gpus)}" if gpus else "processor"
     if model.exclusive is not None:
         yield f"in turn with the others of {model.exclusive}" + (", loaded first" if _is_first(plan, model) else "")
@@ -261,7 +261,7 @@ def _is_first(plan: Plan, model: ServedModel) -> bool:
 
 
 def _model_lines(plan: Plan, model: ServedModel, canvas: Canvas, next_step: NextStep) -> Iterator[Line]:
-    yield from _wrap([[*_reach(model), *_download(model, next_step)]], canvas)
+    yield from _wrap([[*describe_reach(model), *describe_download(model, next_step)]], canvas)
     memory = model.forecast
     if memory is None:
         yield (Span("memory not forecast"),)
@@ -269,7 +269,7 @@ def _model_lines(plan: Plan, model: ServedModel, canvas: Canvas, next_step: Next
         yield from _memory_lines(plan, model, memory, canvas)
 
 
-def _reach(model: ServedModel) -> Iterator[str]:
+def describe_reach(model: ServedModel) -> Iterator[str]:
     """Say how long a request may be, and how many of that length are worked on at once."""
     keys, memory = engine_named(model.engine.name).keys, model.forecast
     context = model.settings[keys.context].value
@@ -297,7 +297,7 @@ def _most_at_once(model: ServedModel) -> int | None:
     return None if replica.gpu_uuids else engine.processor_requests * replica.ranks
 
 
-def _download(model: ServedModel, next_step: NextStep) -> Iterator[str]:
+def describe_download(model: ServedModel, next_step: NextStep) -> Iterator[str]:
     if model.source is not LlmSource.HUB:
         return
     missing = next_step.missing_bytes.get(model.location, model.weight_bytes)
@@ -309,7 +309,7 @@ def _download(model: ServedModel, next_step: NextStep) -> Iterator[str]:
         yield "already downloaded"
 
 
-class _Part(Struct, frozen=True):
+class Part(Struct, frozen=True):
     """One part of a memory: its name in the legend, its bytes, and its tone."""
 
     name: str
@@ -318,11 +318,11 @@ class _Part(Struct, frozen=True):
 
 
 def _memory_lines(plan: Plan, model: ServedModel, memory: Memory, canvas: Canvas) -> Iterator[Line]:
-    parts = _parts(plan, model, memory)
+    parts = memory_parts(plan, model, memory)
     shown = f" {canvas.glyphs.dot} ".join(f"{part.name} {_gib(part.bytes)}" for part in parts)
     total = f" of {_gib(memory.total_bytes)} GiB"
     missing = sum(part.bytes for part in parts) - memory.total_bytes
-    label = f"{_label(plan, model)}  "
+    label = f"{memory_label(plan, model)}  "
     doubt = _doubt(memory, missing)
     room = canvas.width - len(label) - len(shown) - len(total) - 2
     if room < _SHORTEST_BAR:
@@ -337,9 +337,9 @@ def _memory_lines(plan: Plan, model: ServedModel, memory: Memory, canvas: Canvas
         yield (Span(doubt, Tone.DOUBT),)
 
 
-def _label(plan: Plan, model: ServedModel) -> str:
+def memory_label(plan: Plan, model: ServedModel) -> str:
     """Say of what the bar is: of the memory, of each GPU, or of the fullest where their sizes differ."""
-    gpus = _gpus_of(plan, model.replicas)
+    gpus = gpus_of(plan, model.replicas)
     if len(gpus) < 2:
         return "memory"
     return "per GPU" if len({gpu.memory_bytes for gpu in gpus}) == 1 else "fullest GPU"
@@ -352,7 +352,7 @@ def _doubt(memory: Memory, missing: int) -> str:
     return f"may not fit{short}, plus or minus {_gib(memory.uncertainty_bytes)} GiB"
 
 
-def _parts(plan: Plan, model: ServedModel, memory: Memory) -> tuple[_Part, ...]:
+def memory_parts(plan: Plan, model: ServedModel, memory: Memory) -> tuple[Part, ...]:
     """Share the memory of a model's fullest GPU, or of the machine, out."""
     beside = _beside(plan, model)
     others = _held_by_others(plan, model, memory.total_bytes)
@@ -360,12 +360,12 @@ def _parts(plan: Plan, model: ServedModel, memory: Memory) -> tuple[_Part, ...]:
     own = memory.weights_bytes + max(0, memory.kv_cache_bytes) + overhead
     free = max(0, memory.total_bytes - others - beside - own)
     known = (
-        _Part("other programs", others, Tone.OTHERS),
-        _Part("other models", beside, Tone.OTHERS),
-        _Part("weights", memory.weights_bytes, Tone.WEIGHTS),
-        _Part("cache", max(0, memory.kv_cache_bytes), Tone.CACHE),
-        _Part("graphs, overhead" if memory.cuda_graph_bytes else "overhead", overhead, Tone.OVERHEAD),
-        _Part("free", free, Tone.FREE),
+        Part("other programs", others, Tone.OTHERS),
+        Part("other models", beside, Tone.OTHERS),
+        Part("weights", memory.weights_bytes, Tone.WEIGHTS),
+        Part("cache", max(0, memory.kv_cache_bytes), Tone.CACHE),
+        Part("graphs, overhead" if memory.cuda_graph_bytes else "overhead", overhead, Tone.OVERHEAD),
+        Part("free", free, Tone.FREE),
     )
     return tuple(part for part in known if part.bytes or part.tone is not Tone.OTHERS)
 
@@ -388,13 +388,13 @@ def _taken(memory: Memory | None) -> int:
 
 def _held_by_others(plan: Plan, model: ServedModel, total_bytes: int) -> int:
     """Return what other programs hold of the fullest GPU. What the driver keeps is no part of `total_bytes`."""
-    gpus = _gpus_of(plan, model.replicas)
+    gpus = gpus_of(plan, model.replicas)
     used = [(gpu.memory_used_bytes or 0) - max(0, (gpu.memory_bytes or 0) - total_bytes) for gpu in gpus]
     most = max(used, default=0)
     return most if most >= _NOTABLE_BYTES else 0
 
 
-def draw_bar(parts: Sequence[_Part], total: int, width: int, glyphs: Glyphs) -> Iterator[Span]:
+def draw_bar(parts: Sequence[Part], total: int, width: int, glyphs: Glyphs) -> Iterator[Span]:
     """Yield a bar of `width` columns; a part that is there has a column at least, while there are columns."""
     present = [part for part in parts if part.bytes > 0]
     whole = max(total, sum(part.bytes for part in present), 1)
