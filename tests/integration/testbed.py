@@ -37,6 +37,7 @@ TOOLS = {
     "docker-registry": "docker-registry",
     "cc": "gcc",
     "curl": "curl",
+    "chromium": "chromium",
 }
 ENGINE_PROGRAMS = {"docker": "docker.io", "dockerd": "docker.io", "iptables": "iptables"}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

@@ -166,17 +166,25 @@ def _environment(plan: Plan, step: NextStep) -> Mapping[str, object]:
 
 
 def _model(plan: Plan, model: ServedModel, step: NextStep) -> Mapping[str, object]:
-    index = {gpu.uuid: gpu.index for gpu in plan.host.gpus}
     return {
         "model": model,
         "what": describe_model(model, UNICODE),
         "reach": [*describe_reach(model), *describe_download(model, step)],
         "bar": _bar(plan, model),
-        "replicas": [
-            (replica, ", ".join(str(index[uuid]) for uuid in replica.gpu_uuids if uuid in index) or "processor")
-            for replica in model.replicas
-        ],
+        "engines": list(_alike(plan.host, model.replicas)),
     }
+
+
+def _alike(host: Host, replicas: Sequence[Replica]) -> Iterator[tuple[Replica, str, str]]:
+    """Yield the replicas that are told the same as one, with their names and their GPUs."""
+    index = {gpu.uuid: str(gpu.index) for gpu in host.gpus}
+    alike: dict[object, list[Replica]] = {}
+    for replica in replicas:
+        alike.setdefault((replica.args, replica.env), []).append(replica)
+    for members in alike.values():
+        places = ["+".join(index[uuid] for uuid in replica.gpu_uuids if uuid in index) for replica in members]
+        names = ", ".join(replica.name for replica in members)
+        yield members[0], names, f"GPU {', '.join(places)}" if any(places) else "processor"
 
 
 def _bar(plan: Plan, model: ServedModel) -> Bar | None:
