@@ -123,7 +123,8 @@ def test_every_link_leads_somewhere_and_every_drawing_has_words(name: str) -> No
 @pytest.mark.parametrize("name", EVERY)
 def test_parts_fill_the_bar_and_the_range_lies_in_it(name: str) -> None:
     page = page_of(EVERY[name])
-    bars, widths = 0, []
+    bars = 0
+    widths: list[float] = []
     for tag, attributes in page.tags:
         style = attributes.get("style") or ""
         if attributes.get("class") == "bar":
