@@ -13,6 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+from stackwright.domain.environment import Environment, EnvironmentPaths
+from stackwright.project.folder import load_stack
+from stackwright.runtime.compose import ComposeRuntime
 
 from tests.integration.conftest import MakeProject
 from tests.integration.images import Images
@@ -119,10 +123,32 @@ def test_second_start_is_harmless(project: Project, started: str) -> None:  # no
 
 
 def test_status_shows_what_runs(project: Project, started: str) -> None:  # noqa: ARG001
+    assert project.complete()
     done = project.command("status", "dev", "--runtime=compose", "--json")
-    assert {row["name"]: row["phase"] for row in json.loads(done.stdout)["services"]} == dict.fromkeys(
-        SERVICES, "healthy"
-    )
+    told = json.loads(done.stdout)
+    assert {row["name"]: row["phase"] for row in told["services"]} == dict.fromkeys(SERVICES, "healthy")
+    # The engine's figures, which no port publishes.
+    assert (told["drift"], told["notes"]) == ([], [])
+    assert told["models"][0]["generation_tokens_per_s"] > 0
+
+
+def test_figures_are_had_from_inside_too(project: Project, started: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """As where the engine's bridges are not this machine's."""
+    monkeypatch.setenv("DOCKER_HOST", project.variables["DOCKER_HOST"])
+    paths = EnvironmentPaths(root=project.folder, state=project.folder, environment=Environment.DEV)
+    stack = load_stack(paths)
+    assert stack is not None
+    runtime = ComposeRuntime(stack)
+    (engine,) = (glance for glance in runtime.glance(60) if glance.state.name == "engine")
+    assert engine.pids
+    told = runtime.fetch(replace(engine, address=None), "/metrics", 60)
+    assert told is not None
+    assert "vllm:num_requests_running" in told
+
+
+def test_logs_are_told_by_service(project: Project, started: str) -> None:  # noqa: ARG001
+    done = project.command("logs", "dev", "--tail=3")
+    assert {line.partition(" | ")[0].strip() for line in done.stdout.splitlines()} == set(SERVICES)
 
 
 @pytest.mark.parametrize("service", SERVICES)

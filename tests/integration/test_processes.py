@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from stackwright.runtime.process_groups import programs_with, read_groups
 from stackwright.units import GIB
 
 from tests.integration.fake_hub import serve_hub
-from tests.integration.project import Project, free_port, make_variables, wait_until
+from tests.integration.project import CHECKOUT, Project, free_port, make_variables, wait_until
 from tests.integration.test_cpu_cache import forecast_cache, read_cache
 
 # An address where no container engine listens: these tests must not need one.
@@ -200,6 +201,80 @@ def test_status_tells_every_service(project: Project, started: str) -> None:  # 
     assert told["runtime"] == "processes"
     assert {service["name"] for service in told["services"]} >= {"engine", "gateway"}
     assert {service["phase"] for service in told["services"]} == {"healthy"}
+
+
+def test_status_tells_how_the_stack_fares(project: Project, started: str) -> None:  # noqa: ARG001
+    assert project.complete()
+    told: dict[str, Any] = json.loads(project.command("status", "dev", "--json").stdout)
+    assert (told["drift"], told["notes"], told["gpus"]) == ([], [], [])
+    assert all(service["since"] for service in told["services"])
+    (model,) = told["models"]
+    assert (model["name"], model["waiting"]) == ("smoke", 0)
+    assert model["generation_tokens_per_s"] > 0
+    assert 0 < model["first_token"]["p50_s"] <= model["first_token"]["p99_s"]
+    used = {service["name"]: service["memory_bytes"] for service in told["processor"]["services"]}
+    assert used["engine"] > used["gateway"] > 0
+
+
+def test_a_watch_in_a_pipe_goes_on_until_it_is_interrupted(project: Project, started: str) -> None:  # noqa: ARG001
+    words = [sys.executable, "-m", "stackwright", "status", "dev", "--watch=0.5", f"--out={project.folder}"]
+    with subprocess.Popen(words, cwd=CHECKOUT, env=project.variables, stdout=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout is not None
+        # The second page is the first that tells of an interval.
+        assert any(line.startswith("models (last ") for line in iter(watch.stdout.readline, ""))
+        watch.send_signal(signal.SIGINT)
+        watch.stdout.read()
+    assert watch.returncode == 0
+
+
+def test_a_chat_through_a_pipe_is_answered(project: Project, started: str) -> None:  # noqa: ARG001
+    words = [sys.executable, "-m", "stackwright", "chat", "dev", f"--out={project.folder}"]
+    done = subprocess.run(
+        words, cwd=CHECKOUT, env=project.variables, input="hi\n", capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"{SENTENCE}\n"), done.stderr
+
+
+def test_logs_are_told_by_service(project: Project, started: str) -> None:  # noqa: ARG001
+    done = project.command("logs", "dev", "--tail=3")
+    assert done.returncode == 0, done.stderr
+    assert {line.partition(" | ")[0].strip() for line in done.stdout.splitlines()} >= {"engine", "gateway"}
+    assert [name for name, value in project.secrets.items() if value in done.stdout] == []
+    assert "vLLM" in project.command("logs", "dev", "--tail=all", "engine").stdout
+
+
+def test_an_edited_environment_file_is_drift(project: Project, started: str) -> None:  # noqa: ARG001
+    local = project.folder / "envs" / ".env.dev.local"
+    local.write_text("GATEWAY_MAX_QUEUED_REQUESTS=77\n", encoding="utf-8")
+    try:
+        told = json.loads(project.command("status", "dev", "--json").stdout)["drift"]
+        refused = project.command("restart", "dev", "gateway")
+    finally:
+        local.unlink()
+    assert {"what": "its settings have changed", "service": "gateway"} in told
+    assert any("GATEWAY_MAX_QUEUED_REQUESTS=" in row["what"] and "→ 77" in row["what"] for row in told)
+    assert (refused.returncode, "have changed since the start" in refused.stderr) == (6, True)
+
+
+def test_a_frozen_engine_does_not_freeze_status(project: Project, started: str) -> None:  # noqa: ARG001
+    group = leaders(project)["engine"]
+    os.killpg(group, signal.SIGSTOP)
+    try:
+        told = json.loads(project.command("status", "dev", "--json").stdout)
+    finally:
+        os.killpg(group, signal.SIGCONT)
+    phases = {service["name"]: service["phase"] for service in told["services"]}
+    assert (phases["engine"], phases["gateway"]) == ("unhealthy", "healthy")
+    assert told["models"][0]["note"] == "the engine does not tell its figures"
+
+
+def test_a_service_is_restarted_alone(project: Project, started: str) -> None:  # noqa: ARG001
+    before = leaders(project)
+    done = project.command("restart", "dev", "gateway")
+    assert done.returncode == 0, done.stderr
+    after = leaders(project)
+    assert {name for name in before if before[name] != after[name]} == {"gateway"}
+    assert project.complete()
 
 
 def test_nothing_listens_beyond_this_machine(project: Project, started: str) -> None:  # noqa: ARG001

@@ -306,16 +306,17 @@ class ComposeRuntime:
         words += [] if request.tail is None else [f"--tail={request.tail}"]
         words += [] if request.since_s is None else [f"--since={request.since_s}s"]
         words += ["--follow"] if request.follow else []
-        client = begin([*words, *request.services], stdout=subprocess.PIPE, stderr=subprocess.PIPE, folder="/")
-        try:
-            for line in client.stdout or ():
-                prefix, _, text = line.decode(errors="replace").rstrip("\n").partition("| ")
-                yield re.sub(r"-[0-9]+\s*$", "", prefix), text
-            refusal = (client.stderr.read() if client.stderr else b"").decode(errors="replace")
-            if client.wait() != 0:
-                raise refused(refusal)
-        finally:
-            end(client)
+        command = [*words, *request.services]
+        with begin(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, folder="/") as client:
+            try:
+                for line in client.stdout or ():
+                    prefix, _, text = line.decode(errors="replace").rstrip("\n").partition("| ")
+                    yield re.sub(r"-[0-9]+\s*$", "", prefix), text
+                refusal = (client.stderr.read() if client.stderr else b"").decode(errors="replace")
+                if client.wait() != 0:
+                    raise refused(refusal)
+            finally:
+                end(client)
 
     def _client(self) -> DockerClient:
         """Make the client for this stack's files, without asking the engine anything."""
