@@ -126,11 +126,14 @@ def services_of_look(look: Look) -> tuple[ServiceStatus, ...]:
 def models_of(stack: Stack, look: Look, before: Look | None) -> tuple[ModelLoad, ...]:
     """Return how each model fares: since an earlier look, or else since the engines began."""
     states = {glance.state.name: glance.state for glance in look.glances}
-    return tuple(
-        model_load(model.name, [_figures_of(replica, look, before, states) for replica in model.replicas])
-        for model in stack.plan.models
-        if model.replicas
-    )
+    rows = []
+    for model in stack.plan.models:
+        load = model_load(model.name, [_figures_of(replica, look, before, states) for replica in model.replicas])
+        phases = {states[replica.name].phase for replica in model.replicas if replica.name in states}
+        if model.replicas and ServicePhase.HEALTHY not in phases:
+            load = replace(load, note=", ".join(sorted(phases)) or None)
+        rows += [load] if model.replicas else []
+    return tuple(rows)
 
 
 def _figures_of(
