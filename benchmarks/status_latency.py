@@ -3,7 +3,7 @@
     python benchmarks/status_latency.py dev --out DIR
 
 The stack is one that `start-environment` has brought up in DIR. Beside it stands, under Compose, `docker compose ps`,
-which tells the states alone; for processes `stackwright key`, which asks nobody and shows what a command needs to begin.
+which tells the states alone; for processes `stackwright key`, which asks nobody and shows what a start of ours takes.
 Fresh processes on the same machine, in turns in the same run, files in the page cache. Writes the runtime's row of
 benchmarks/results/status_latency.json, prints the medians in milliseconds, and ends with 1 where a status takes more
 than half a second. Touches that file alone.
