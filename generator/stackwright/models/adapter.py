@@ -12,9 +12,8 @@ from pathlib import Path
 from stackwright.domain.plan import Adapter
 from stackwright.errors import UsageError
 from stackwright.models.cache import HubCache
-from stackwright.models.folder import WRITABLE_PATH, read_json
+from stackwright.models.folder import ADAPTER_CONFIG, WRITABLE_PATH, read_json
 
-ADAPTER_CONFIG = "adapter_config.json"
 # What vLLM refuses when it loads an adapter, each with the value that it takes (0.32.0 lora/peft_helper.py).
 _UNSERVED = {
     "use_dora": "DoRA",

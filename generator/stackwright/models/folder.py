@@ -20,7 +20,7 @@ from stackwright.models.format import weight_format
 from stackwright.models.safetensors import read_header
 from stackwright.reading import read_text
 
-CONFIG = "config.json"
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # Compose, YAML and shell quoting all have to carry the path; none of these characters is worth the risk.

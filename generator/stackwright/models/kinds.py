@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stackwright.errors import UsageError
-from stackwright.models.adapter import ADAPTER_CONFIG
-from stackwright.models.folder import CONFIG, read_json
+from stackwright.models.folder import ADAPTER_CONFIG, CONFIG, read_json
 from stackwright.models.naming import gguf_refusal, plain_name
 
 MISTRAL = "params.json"
