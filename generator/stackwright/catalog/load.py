@@ -34,7 +34,7 @@ from stackwright.errors import StackError
 from stackwright.reading import convert, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
-    from stackwright.domain.hardware import Drivers, GpuModel
+    from stackwright.domain.hardware import Drivers, GpuModel, Price
 
 FOLDER = Path(__file__).parent
 T = TypeVar("T")
@@ -123,6 +123,14 @@ def load_gpus() -> Rows[GpuModel]:
     from stackwright.domain.hardware import GpuModel
 
     return Rows("gpus.yaml", GpuModel)
+
+
+@cache
+def load_prices() -> tuple[Price, ...]:
+    """Read what GPUs were offered for. No plan needs them."""
+    from stackwright.domain.hardware import Price
+
+    return _read("prices.yaml", tuple[Price, ...])
 
 
 @cache

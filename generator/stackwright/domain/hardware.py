@@ -71,6 +71,21 @@ class GpuModel(Struct, frozen=True, kw_only=True):
     note: str | None = None
 
 
+class Price(Struct, frozen=True, kw_only=True):
+    """What an hour of one GPU was offered for, on `date`, by its row's id.
+
+    `together`: the number of GPUs that are rented at once, None for any. `market`: the lowest of many offers.
+    """
+
+    gpu: str
+    provider: str
+    usd_per_gpu_hour: float
+    together: int | None
+    source: str
+    date: str
+    market: bool = False
+
+
 class DriverBranch(Struct, frozen=True, kw_only=True):
     """A Linux driver branch and the newest CUDA that it speaks."""
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings
-from stackwright.domain.host import Driver, Gpu, Host
+from stackwright.domain.host import Gpu, Host
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
@@ -23,6 +23,7 @@ from stackwright.models.stored import name_llm, stored_facts
 from stackwright.planning.layout import smallest_memory
 from stackwright.planning.quantization import Rules, advise_checkpoint
 from stackwright.planning.request import ModelRequest
+from stackwright.planning.sold_hosts import newest_driver
 from stackwright.units import MIB
 
 if TYPE_CHECKING:
@@ -167,8 +168,7 @@ def _larger(host: Host, catalog: Catalog) -> Iterator[tuple[str, Host]]:
     own = catalog.find_gpu(host.gpus[0].name)
     if own is None or host.gpus[0].mig_slice is not None:
         return
-    newest = max(catalog.drivers.branches, key=lambda branch: branch.branch)
-    driver = Driver(version=f"{newest.branch}.0.0", cuda=newest.cuda, error=None)
+    driver = newest_driver(catalog)
     larger = [
         row
         for row in catalog.gpus

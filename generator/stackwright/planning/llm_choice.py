@@ -17,7 +17,7 @@ A forecast takes time, so a model is asked about only where its answer can chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -189,6 +189,33 @@ class _Candidates:
     def _wish(self, row: CatalogLlm) -> int:
         """Return what the objective puts first, the lower the better."""
         return _active(row) if self._objective is Objective.LATENCY else int(not _is_sparse(row))
+
+
+def order_llms(rows: Iterable[CatalogLlm], objective: Objective, tokens: Mapping[str, int]) -> list[CatalogLlm]:
+    """Return models that all fit, by the rule above, those that it leaves out behind.
+
+    Args:
+        tokens: the longest request of each, by its name.
+    """
+    served = list(rows)
+    newest = max(map(_months, served), default=0)
+    recent = {row.name for row in served if newest - _months(row) <= RECENT_MONTHS}
+    largest = max((row.parameters or 0 for row in served if row.name in recent), default=0)
+
+    def order(row: CatalogLlm) -> tuple[object, ...]:
+        is_recent, is_large = row.name in recent, (row.parameters or 0) >= SAME_CLASS * largest
+        if objective is Objective.CONTEXT:
+            wish = -tokens[row.name]
+        else:
+            wish = _active(row) if objective is Objective.LATENCY else int(not _is_sparse(row))
+        return (
+            not (is_recent and is_large),
+            wish if is_recent and is_large else 0,
+            not is_recent,
+            *_rank(row, largest),
+        )
+
+    return sorted(served, key=order)
 
 
 def _rank(row: CatalogLlm, largest: int) -> tuple[float, int, int, str]:
