@@ -13,11 +13,15 @@ from stackwright.catalog.load import load_catalog
 from stackwright.detect.snapshot import read_snapshot
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.host import Gpu, Host
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.plan import Mode, Plan, Replica, Setting
 from stackwright.domain.wishes import Wishes
+from stackwright.engines import default_engine
 from stackwright.models.read import SMOKE, HubAccess, read_model
-from stackwright.models.stored import name_llm
+from stackwright.models.stored import name_llm, stored_facts
 from stackwright.planning.planner import make_plan
+from stackwright.planning.quantization import order_by_loss
+from stackwright.planning.recommend import Checkpoints
 from stackwright.planning.request import Folders, PlanRequest, User, WantedModel
 from stackwright.project.folder import read_wishes
 from stackwright.project.pins import read_pins
@@ -70,6 +74,18 @@ def request(
         folders=FOLDERS,
         user=User(uid=1000, gid=1000),
     )
+
+
+def stored_model(row: CatalogLlm, checkpoint: Checkpoint) -> WantedModel:
+    """Return a checkpoint as the catalog has it, whatever this machine has downloaded."""
+    facts = stored_facts(row, checkpoint)
+    return WantedModel(llm=name_llm(facts), facts=facts, wished_in=f"--model {facts.name}", role=row.role)
+
+
+def stored_checkpoints(row: CatalogLlm) -> Checkpoints:
+    """Return a model's checkpoints so, by the compute capability of the GPUs, the one that loses least first."""
+    rules = default_engine().format_rules(load_catalog(), None)
+    return lambda capability: [stored_model(row, each) for each in order_by_loss(rules, row, capability)]
 
 
 def with_model(request: PlanRequest, **changes: object) -> PlanRequest:

@@ -23,6 +23,8 @@ COMMANDS: Mapping[str, str] = {
     ),
     "plan": "Show the plan of one environment (dev unless named); nothing is written.",
     "fit": "Forecast whether a model with these settings fits, or compare a real start with its forecast.",
+    "models": "List what a host can serve, best first; compare a model's checkpoints; show which GPUs run which.",
+    "recommend": "Name the GPUs that serve a model as wished: how many, the least driver, the image, a dated price.",
     "validate-environment": "Check what was rendered against this machine; all findings at once.",
     "start-environment": (
         "Configure where needed, validate, start, and watch until a completion has come through the gateway."

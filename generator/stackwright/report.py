@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stackwright.project.write import FileChange
     from stackwright.rendering.status_page import Sheet
     from stackwright.rendering.summary import NextStep, Span
+    from stackwright.rendering.table import Column
 
 # What is taken for the width where the output is no terminal.
 UNKNOWN_WIDTH = 100
@@ -268,6 +269,32 @@ def show_changes(changes: tuple[FileChange, ...], *, dry_run: bool, diff: bool) 
     differences = "".join(change.diff() for change in changes if not change.for_programs) if diff else ""
     if differences:
         print_text(differences)
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Print a table as wide as the terminal is, and return the titles of the columns that found no room.
+
+    Where the output is no terminal and COLUMNS gives no width, it is whole.
+    """
+    from stackwright.rendering.table import lay_out
+
+    lines, left_out = lay_out(columns, rows, _table_width())
+    print_text("\n".join(on_one_line(line) for line in lines))
+    return left_out
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines, broken between words where the terminal is narrower; what is broken off is indented."""
+    import textwrap
+
+    for line in lines:
+        broken = textwrap.wrap(on_one_line(line), _table_width(), subsequent_indent="  ", break_on_hyphens=False)
+        print_text("\n".join(broken))
+
+
+def _table_width() -> int:
+    """Return the terminal's width; where there is none, and COLUMNS says nothing, one that cuts nothing."""
+    return max(20, shutil.get_terminal_size(fallback=(10_000, 24)).columns)
 
 
 def show_findings(findings: Iterable[Finding]) -> None:

@@ -131,12 +131,23 @@ def _request(chosen: Chosen, paths: ProjectPaths, host: Host, own: EnvironmentPa
             f"--arg: {own.environment.value} has {len(models)} models, and it does not say which one it is for",
             hint=f"write models[].args in envs/{own.environment.value}.yaml",
         )
+    return replace(
+        bare_request(chosen, paths, host, own, wishes),
+        models=tuple(want_model(model, wished_in, paths, chosen) for model, wished_in in models),
+        named=bool(options.models),
+        remembered=bool(options.models) and MODEL in chosen.remembered,
+    )
+
+
+def bare_request(chosen: Chosen, paths: ProjectPaths, host: Host, own: EnvironmentPaths, wishes: Wishes) -> PlanRequest:
+    """Return everything that a plan is made from but its models."""
+    options = chosen.options
     return PlanRequest(
         host=host,
         environment=own.environment,
         mode=options.mode,
         wishes=wishes,
-        models=tuple(_wanted(model, wished_in, paths, chosen) for model, wished_in in models),
+        models=(),
         pins=read_pins(wishes.pins, dict(options.pins), own.environment.value, chosen.remembered, wishes.shared_keys),
         folders=paths.folders,
         user=User(uid=os.getuid(), gid=os.getgid()),
@@ -144,8 +155,6 @@ def _request(chosen: Chosen, paths: ProjectPaths, host: Host, own: EnvironmentPa
         engine=options.engine,
         needs=EngineNeeds(exact=options.engine_version, allow_vulnerable=options.allow_vulnerable),
         image_pins=read_image_pins(paths.root),
-        named=bool(options.models),
-        remembered=bool(options.models) and MODEL in chosen.remembered,
     )
 
 
@@ -166,7 +175,7 @@ def _plan_default(
 
     catalog, options, notes = load_catalog(), chosen.options, chosen.notes
     has_token = find_hub_token(os.environ, Path(paths.folders.hf_home)) is not None
-    best = with_default_llm(request, catalog, has_token=has_token, least_share=_least_share(paths))
+    best = with_default_llm(request, catalog, has_token=has_token, least_share=least_share(paths))
     this = DefaultModel(
         name=best.models[0].llm.location, mode=options.mode, objective=options.objective, engine=options.engine.name
     )
@@ -192,7 +201,7 @@ def _plan_kept(request: PlanRequest, paths: ProjectPaths, name: str) -> Plan:
     return make_plan(_with_known(kept, paths, catalog), catalog)
 
 
-def _least_share(paths: ProjectPaths) -> float:
+def least_share(paths: ProjectPaths) -> float:
     """Return the smallest share of a GPU's memory that an environment wishes for; unreadable wishes do not count."""
     shares = [1.0]
     key = default_engine().keys.memory_share
@@ -219,7 +228,8 @@ def _with_known(request: PlanRequest, paths: ProjectPaths, catalog: Catalog) -> 
     return replace(request, models=tuple(models))
 
 
-def _wanted(model: ModelWish, wished_in: str, paths: ProjectPaths, chosen: Chosen) -> WantedModel:
+def want_model(model: ModelWish, wished_in: str, paths: ProjectPaths, chosen: Chosen) -> WantedModel:
+    """Read a model that is wished for. Raises UsageError where it cannot be read."""
     catalog, engine = load_catalog(), chosen.options.engine
     facts = _read_model(model.name, catalog, paths, wished_in)
     llm, spot = name_llm(facts), wished_in.partition(".name: ")[0]

@@ -181,8 +181,6 @@ def add_environment_and_mode(parser: argparse.ArgumentParser) -> None:
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """Take what a plan is made from; `read_plan_options` reads it."""
-    from stackwright.project.pins import parse_pin
-
     parser.add_argument(
         "--model",
         dest="models",
@@ -190,6 +188,27 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="Hugging Face id, folder, or catalog name; repeatable, for several models",
     )
+    add_choice_flags(parser)
+    parser.add_argument(
+        "--arg",
+        dest="arguments",
+        metavar="FLAG=VALUE",
+        action="append",
+        help="a flag of the engine's own, such as `--arg=--chat-template-content-format=openai`; repeatable",
+    )
+    parser.add_argument(
+        "--unset",
+        metavar="KEY",
+        action="append",
+        help=f"forget a remembered pin, or one of {', '.join(FORGETTABLE)}; repeatable",
+    )
+    parser.add_argument("--reset", action="store_true", help="forget everything that was chosen before")
+
+
+def add_choice_flags(parser: argparse.ArgumentParser) -> None:
+    """Take what a plan is made from beside its models, and what it forgets."""
+    from stackwright.project.pins import parse_pin
+
     parser.add_argument("--host", metavar="FILE", type=Path, help="plan for this snapshot instead of this machine")
     parser.add_argument(
         "--objective",
@@ -211,20 +230,6 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", dest="pins", metavar="KEY=VALUE", action="append", type=parse_pin, help="pin a setting; repeatable"
     )
-    parser.add_argument(
-        "--arg",
-        dest="arguments",
-        metavar="FLAG=VALUE",
-        action="append",
-        help="a flag of the engine's own, such as `--arg=--chat-template-content-format=openai`; repeatable",
-    )
-    parser.add_argument(
-        "--unset",
-        metavar="KEY",
-        action="append",
-        help=f"forget a remembered pin, or one of {', '.join(FORGETTABLE)}; repeatable",
-    )
-    parser.add_argument("--reset", action="store_true", help="forget everything that was chosen before")
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -277,19 +282,19 @@ def record_of(kind: type[R], given: argparse.Namespace, **further: object) -> R:
 
 
 def read_plan_options(given: argparse.Namespace, mode: Mode | None = None) -> PlanOptions:
-    """Read what `add_plan_flags` took; `mode`: what its words name."""
+    """Read what `add_plan_flags` or `add_choice_flags` took; `mode`: what its words name."""
     return PlanOptions(
         mode=mode,
-        models=tuple(given.models or ()),
+        models=tuple(vars(given).get("models") or ()),
         host=given.host,
         pins=tuple(given.pins or ()),
-        arguments=tuple(given.arguments or ()),
+        arguments=tuple(vars(given).get("arguments") or ()),
         objective=given.objective,
         engine=given.engine[0] if given.engine else default_engine(),
         engine_version=given.engine[1] if given.engine else None,
         allow_vulnerable=given.allow_vulnerable,
-        unset=tuple(dict.fromkeys((*(given.unset or ()), *_taken_back(given)))),
-        reset=given.reset,
+        unset=tuple(dict.fromkeys((*(vars(given).get("unset") or ()), *_taken_back(given)))),
+        reset=vars(given).get("reset", False),
     )
 
 

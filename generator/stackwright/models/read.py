@@ -125,6 +125,11 @@ def _refuse_file(name: str, origin: str) -> None:
         raise UsageError(f"{origin}: a file, where a model is a folder", hint=f"`--model {file.resolve().parent}`")
 
 
+def read_checkpoint(row: CatalogLlm, checkpoint: Checkpoint, home: Path) -> ModelFacts:
+    """Return what `read_model` returns for a checkpoint of the catalog. `home`: an HF_HOME."""
+    return _with_cached(stored_facts(row, checkpoint), find_cache(os.environ, home))
+
+
 def read_shape(name: str, llms: Sequence[CatalogLlm]) -> Shape | None:
     """Return the shape of a model beside the one that is served, such as its drafter; None where it cannot be read."""
     try:

@@ -16,7 +16,7 @@ from stackwright.domain.hardware import GpuModel
 from stackwright.domain.model_facts import CatalogLlm
 from stackwright.planning.recommend import Checkpoints, Unsuited, Wish, least_driver, least_number
 from stackwright.planning.request import PlanRequest
-from stackwright.planning.survey import Offer
+from stackwright.planning.survey import Lack, Offer
 from stackwright.units import version_parts
 
 # What is bought and rented most for serving, one of each size and generation: the columns where nobody names others.
@@ -54,7 +54,7 @@ class Fit(StrEnum):
 class Cell(Struct, frozen=True, kw_only=True):
     """One model on one GPU: the least number that serves it, its best checkpoint there, the least driver.
 
-    All None where none does, with the `reason`.
+    All None where none does, with the `reason`; `lack` says what is missing.
     """
 
     gpu: GpuModel
@@ -63,6 +63,7 @@ class Cell(Struct, frozen=True, kw_only=True):
     offer: Offer | None = None
     driver: str | None = None
     reason: str = ""
+    lack: Lack | None = None
 
 
 class MatrixRow(Struct, frozen=True, kw_only=True):
@@ -88,12 +89,18 @@ def make_matrix(
     return tuple(made)
 
 
+def least_drivers(matrix: Sequence[MatrixRow]) -> dict[str, str]:
+    """Return the least driver that any model needs on each GPU, by the GPU's id."""
+    least: dict[str, str] = {}
+    for cell in (cell for one in matrix for cell in one.cells):
+        if cell.driver is not None:
+            least[cell.gpu.id] = min(least.get(cell.gpu.id, cell.driver), cell.driver, key=version_parts)
+    return least
+
+
 def with_driver(matrix: Sequence[MatrixRow], driver: str | None) -> tuple[MatrixRow, ...]:
     """Return the matrix with cells marked that need a newer driver than `driver`, else than the least on that GPU."""
-    least: dict[str, str] = {}
-    for cell in (cell for one in matrix for cell in one.cells if cell.driver is not None):
-        known = least.get(cell.gpu.id, cell.driver)
-        least[cell.gpu.id] = min(known, cell.driver, key=version_parts)
+    least = least_drivers(matrix)
 
     def marked(cell: Cell) -> Cell:
         bound = driver or least.get(cell.gpu.id)
@@ -113,7 +120,7 @@ def _cell(whole: PlanRequest, models: Checkpoints, gpu: GpuModel, catalog: Catal
         fit = Fit.NOT_SUPPORTED if found.known else Fit.UNKNOWN
         if found.offer is not None and found.offer.reach.comfortable and not found.offer.reach.sure:
             return Cell(gpu=gpu, fit=Fit.MAY_FIT, count=found.count, offer=found.offer, reason=found.why)
-        return Cell(gpu=gpu, fit=fit, reason=found.reason)
+        return Cell(gpu=gpu, fit=fit, reason=found.reason, lack=found.lack)
     fit = Fit.COMPATIBLE if found.count == 1 else Fit.SEVERAL_GPUS
     facts, image = found.offer.facts, found.offer.served.image.version if found.offer.served else ""
     config = facts.config

@@ -69,6 +69,7 @@ class Unsuited(Struct, frozen=True, kw_only=True):
     why: str
     reason: str
     known: bool = True
+    lack: Lack | None = None
     count: int | None = None
     offer: Offer | None = None
 
@@ -118,7 +119,7 @@ def least_number(
     for count in counts:
         host = sold_host(gpu, count, driver)
         if host is None:
-            return Unsuited(gpu=gpu, why="memory not in the catalog", reason="its memory is not known", known=False)
+            return Unsuited(gpu=gpu, why="memory unknown", reason="its memory is not known", known=False)
         for model in models(gpu.compute_capability):
             if count < counts[-1] and _is_far_larger(model, gpu, count):
                 continue
@@ -154,7 +155,8 @@ def _request(whole: PlanRequest, host: Host, model: WantedModel, wish: Wish) -> 
 def _unsuited(gpu: GpuModel, count: int, offer: Offer) -> Unsuited:
     """Return why no number does, from what comes nearest to it."""
     if offer.refusal is not None:
-        return Unsuited(gpu=gpu, why=_WHY[offer.refusal.lack], reason=offer.refusal.reason)
+        lack = offer.refusal.lack
+        return Unsuited(gpu=gpu, why=_WHY[lack], reason=offer.refusal.reason, lack=lack)
     at_once = offer.served.at_once if offer.served is not None else None
     many = f", {int(at_once)} at once" if at_once else ""
     reason = f"{count} serve requests of {offer.reach.tokens:,} tokens{many}"
@@ -165,7 +167,7 @@ def _unsuited(gpu: GpuModel, count: int, offer: Offer) -> Unsuited:
 _WHY = {
     Lack.MEMORY: "too little memory",
     Lack.DRIVER: "no driver runs an engine image",
-    Lack.IMAGE: "no engine image without known vulnerabilities",
+    Lack.IMAGE: "no engine image, or only with known vulnerabilities",
     Lack.SUPPORT: "no kernel for this model",
 }
 

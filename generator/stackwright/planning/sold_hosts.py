@@ -79,4 +79,4 @@ def drivers_for(model: GpuModel, catalog: Catalog) -> Iterator[Driver]:
 def short_name(model: GpuModel) -> str:
     """Return a GPU model's name without its maker: `RTX 3090`, `H100 80GB HBM3`."""
     words = model.names[0].split()
-    return " ".join(word for word in words if word not in ("NVIDIA", "GeForce", "Tesla"))
+    return " ".join(word for word in words if word not in ("NVIDIA", "GeForce", "Tesla", "Generation", "Edition"))

@@ -115,13 +115,15 @@ def _lack(failure: NoPlanError) -> Lack:
 
 def _served(request: ModelRequest, catalog: Catalog) -> Served:
     """Return what a plan comes to; of one on GPUs without pins its settings in words are not made."""
+    request.engine.check_role(request.facts, request.role, catalog)
     keys, decision = request.engine.keys, decide(request, catalog)
     placement, layout = decision.placement, decision.layout
     if layout is None or request.fixed:
         planned = plan_as_is(request, catalog)
         values = {key: setting.value for key, setting in planned.served.settings.items()}
         memory, context = planned.served.forecast, values[keys.context]
-        requests = int(values[keys.requests]) if values.get(keys.requests or "", "").isdecimal() else None
+        limit = values.get(keys.requests or "", "")
+        requests = int(limit) if limit.isdecimal() else None
         warnings = planned.warnings
     else:
         memory, settings = layout.forecast.memory, layout.solution.settings

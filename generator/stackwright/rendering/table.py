@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 GAP = 2
-# The least that a cut column keeps.
-_LEAST = 12
+# A column is not cut below this; before that, others are left out.
+_LEAST = 22
 
 
 class Column(Struct, frozen=True, kw_only=True):
@@ -23,25 +23,28 @@ class Column(Struct, frozen=True, kw_only=True):
     cut: bool = False
 
 
-def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return the title line and a line for each row, none wider than `width` where the columns that stay allow it."""
+def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> tuple[list[str], list[str]]:
+    """Return the title line and a line for each row, none wider than `width` where the columns that stay allow it.
+
+    With them come the titles of those columns that were left out for want of room.
+    """
     kept = [at for at, column in enumerate(columns) if not column.rank or any(row[at] for row in rows)]
-    while _natural(columns, rows, kept) > width:
+    natural = {at: max(len(columns[at].title), *(len(row[at]) for row in rows), 0) for at in kept}
+    least = {at: min(natural[at], _LEAST) if columns[at].cut else natural[at] for at in kept}
+    left_out = []
+    while sum(least[at] for at in kept) + GAP * (len(kept) - 1) > width and any(columns[at].rank for at in kept):
         last = max(kept, key=lambda at: columns[at].rank)
-        if not columns[last].rank:
-            break
-        if columns[last].cut and _room(columns, rows, kept, last, width) >= _LEAST:
-            break
         kept.remove(last)
-    widths = {at: _widest(columns, rows, at) for at in kept}
-    over = sum(widths.values()) + GAP * (len(kept) - 1) - width
+        left_out.append(columns[last].title)
+    over = sum(natural[at] for at in kept) + GAP * (len(kept) - 1) - width
+    widths = {at: natural[at] for at in kept}
     for at in sorted(kept, key=lambda at: -columns[at].rank):
-        if over > 0 and columns[at].cut:
-            less = min(over, max(0, widths[at] - _LEAST))
-            widths[at] -= less
-            over -= less
+        less = min(max(over, 0), natural[at] - least[at])
+        widths[at] -= less
+        over -= less
     lines = [[columns[at].title for at in kept], *([row[at] for at in kept] for row in rows)]
-    return [_line(line, [(columns[at], widths[at]) for at in kept]) for line in lines]
+    placed = [(columns[at], widths[at]) for at in kept]
+    return [_line(line, placed) for line in lines], left_out[::-1]
 
 
 def shorten(text: str, width: int) -> str:
@@ -55,16 +58,3 @@ def _line(cells: Sequence[str], columns: Sequence[tuple[Column, int]]) -> str:
         for cell, (column, width) in zip(cells, columns, strict=True)
     )
     return (" " * GAP).join(placed).rstrip()
-
-
-def _widest(columns: Sequence[Column], rows: Sequence[Sequence[str]], at: int) -> int:
-    return max(len(columns[at].title), *(len(row[at]) for row in rows), 0)
-
-
-def _natural(columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
-    return sum(_widest(columns, rows, at) for at in kept) + GAP * (len(kept) - 1)
-
-
-def _room(columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: Sequence[int], last: int, width: int) -> int:
-    """Return what is left for a column beside the others."""
-    return width - _natural(columns, rows, [at for at in kept if at != last]) - GAP

@@ -24,10 +24,13 @@ MOST_STARTS = 64
 MOST_BYTES = 2**20
 
 
-def remembered_starts(state: Path, host: Host, model: str) -> tuple[RememberedStart, ...]:
-    """Return the starts of a model that this host has shown, newest first. `model`: as the engine is given it."""
+def remembered_starts(state: Path, host: Host, model: str | None = None) -> tuple[RememberedStart, ...]:
+    """Return the starts that this host has shown, newest first.
+
+    `model`: of this one alone, as the engine is given it; None for those of all.
+    """
     own = host_word(host)
-    kept = (entry for entry in _entries(state) if entry.host == own and entry.start.model == model)
+    kept = (entry for entry in _entries(state) if entry.host == own and model in (None, entry.start.model))
     return tuple(kept)[::-1]
 
 
