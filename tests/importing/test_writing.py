@@ -119,3 +119,13 @@ def test_what_the_shell_sets_beats_the_file(setup: Importer, monkeypatch: pytest
     out = setup.run("compose.yml", "--dry-run").out
     assert "VLLM_MAX_NUM_SEQS: 16" in out
     assert "name: Qwen/Qwen3-1.7B" in out
+
+
+def test_what_all_environments_wish_for_counts(setup: Importer) -> None:
+    """A pin in envs/common.yaml may stand against what the file asks for."""
+    assert setup.run("compose.yml", "prod", environment="prod").code == 0
+    common = setup.project / "envs" / "common.yaml"
+    common.write_text("schema: 1\nsettings: {VLLM_TENSOR_PARALLEL_SIZE: 2}\n", encoding="utf-8")
+    ran = setup.run("compose.yml", "--dry-run", "--host", host_file("1x-h200"))
+    assert "no plan for" in ran.err
+    assert "tensor parallel 2" in ran.err

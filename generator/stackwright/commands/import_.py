@@ -447,14 +447,16 @@ class _Judge:
     def plan(self, taken: tuple[Taken, ...], release: str | None = None) -> StackError | None:
         """Plan the wishes; return why no plan takes them, None where one does."""
         from stackwright.commands.configure import plan_wishes
-        from stackwright.project.folder import check_wishes
+        from stackwright.project.folder import check_wishes, read_common
+        from stackwright.project.joining import join_wishes
 
         options = PlanOptions(host=self.arguments.host, engine_version=release, allow_vulnerable=release is not None)
         environment = self.arguments.environment
         seen = tuple(wish for wish in taken if wish not in self.unread)
         document = build_document(_base(environment), seen, self.number)
         try:
-            wishes = check_wishes(document, f"envs/{environment.value}.yaml")
+            joined = join_wishes(read_common(self.paths.of(environment)), document)
+            wishes = check_wishes(joined, f"envs/{environment.value}.yaml")
             plan_wishes(options, self.paths, self.host, environment, wishes)
         except StackError as failure:
             return failure
