@@ -288,7 +288,8 @@ class _EngineReader:
             return
         self._own(("args", name), value, at, said)
         for warning in default_engine().argument_warnings(routed):
-            self.say(at, Fate.UNSAFE, flag.name, warning.removeprefix(f"{flag.name} "))
+            fate = Fate.UNKNOWN if "the forecast" in warning else Fate.UNSAFE
+            self.say(at, fate, flag.name, warning.removeprefix(f"{flag.name} "))
 
     def _argument_value(self, flag: WrittenFlag) -> Any:
         """Return the value as YAML; a path of the container becomes the host's, and its folder a volume."""
