@@ -23,7 +23,7 @@ SECRET = re.compile(r"(?i:not-?a-?real)|hf_[A-Za-z0-9]{8,}|sk-1234|sk-local")
 def plain(text: str, importer: Importer) -> str:
     """Leave out where this test runs."""
     text = text.replace(str(importer.folder), "<here>").replace(str(importer.folder.parent), "<around>")
-    text = re.sub(r"[^ \n`]*/scripts/configure-gpu", "<scripts>/configure-gpu", text)
+    text = re.sub(r"[^ \n`]*/scripts/", "<scripts>/", text)
     return re.sub(r"[^ \n`]*/tests/hosts/([^/]+)/host.yaml", r"<hosts>/\1", text)
 
 
@@ -59,7 +59,7 @@ def test_a_plan_takes_it_with_the_flags_of_the_file(case: Path, importer: Import
     environment = told["environment"]
     assert importer.run(*words(told), environment=environment).code == 0
     ran = importer.command(
-        "configure-gpu", "--env", environment, "--host", host_file(told["host"]), "--out", str(importer.project)
+        "configure-gpu", environment, "--host", host_file(told["host"]), "--out", str(importer.project)
     )
     if "refused" in told:
         assert (ran.code, told["refused"] in ran.err) == (told.get("code", 4), True), ran.err

@@ -608,5 +608,5 @@ def _show(arguments: ImportArguments, result: ImportResult, paths: ProjectPaths,
     from stackwright.project import folder as project
 
     report.tell(f"wrote {result.file}")
-    words = ("--env", arguments.environment.value, *(("--host", str(arguments.host)) if arguments.host else ()))
+    words = (arguments.environment.value, *(("--host", str(arguments.host)) if arguments.host else ()))
     report.tell(f"next: {project.name_command('configure-gpu', *words, root=paths.root, working=working_folder())}")
