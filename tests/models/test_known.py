@@ -31,6 +31,7 @@ def test_words_that_several_have_mean_all_of_them() -> None:
     found = [row.name for row in find_named("deepseek distill", load_llms())]
     assert found == ["deepseek-r1-distill-qwen-14b", "deepseek-r1-distill-llama-8b"]
     assert len(find_named("qwen", load_llms())) > 10
+    assert "llama-3.1-8b" in [row.name for row in find_named("llama3", load_llms())]
 
 
 @pytest.mark.parametrize("name", ["", "  ", "/", "???", "no-such-model"])

@@ -66,14 +66,15 @@ def find_gpus(names: Sequence[str], known: Sequence[GpuModel]) -> tuple[GpuModel
     from stackwright.planning.sold_hosts import short_name
 
     by_name = {name: gpu for gpu in known for name in (_squeezed(short_name(gpu)), *map(_squeezed, gpu.names), gpu.id)}
-    found = []
+    found: list[GpuModel] = []
     for name in names or USUAL_GPUS:
         gpu = by_name.get(name) or by_name.get(_squeezed(name))
-        if gpu is None:
+        begun = [gpu] if gpu else [each for each in known if _squeezed(name) and each.id.startswith(_squeezed(name))]
+        if not begun:
             hint = did_you_mean(_squeezed(name), by_name) or f"for example {', '.join(USUAL_GPUS[:4])}"
             raise UsageError(f"--gpu: the catalog has no GPU `{name[:60]}`", hint=hint)
-        found.append(gpu)
-    return tuple(found)
+        found += begun
+    return tuple(dict.fromkeys(found))
 
 
 def _squeezed(name: str) -> str:

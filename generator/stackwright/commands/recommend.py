@@ -15,7 +15,6 @@ from stackwright.commands.options import (
     PlanOptions,
     add_json,
     add_out,
-    parse_environment,
     record_of,
 )
 from stackwright.domain.environment import Environment
@@ -60,11 +59,10 @@ def _count(flag: str, text: str, most: int) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
-        "environment",
-        nargs="?",
-        metavar="ENV",
-        type=parse_environment,
-        help=f"whose share of the GPUs counts: {', '.join(ENVIRONMENTS)} (default: prod)",
+        "words",
+        nargs="*",
+        metavar="ENV|NAME",
+        help=f"whose share of the GPUs counts: {', '.join(ENVIRONMENTS)} (default: prod); the model, as by --model",
     )
     parser.add_argument(
         "--model", metavar="NAME", help="catalog name for its best checkpoint; Hugging Face id, or folder, for that one"
@@ -94,9 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> RecommendArguments:
     """Turn the parsed words into the record."""
-    if not given.model:
+    from stackwright.commands.offers import split_words
+
+    environment, mode, name = split_words(given.words)
+    if mode is not None or (name and given.model and name != given.model):
+        raise UsageError(f"unknown word `{(mode or name)[:60]}`", hint="name one model, and an environment or none")
+    if not (given.model or name):
         raise UsageError("--model is missing", hint="name one: `stackwright recommend --model qwen3-32b`")
-    return record_of(RecommendArguments, given)
+    return record_of(RecommendArguments, given, model=given.model or name, environment=environment)
 
 
 def run(asked: RecommendArguments) -> None:

@@ -27,7 +27,9 @@ def find_named(name: str, llms: Iterable[CatalogLlm], origin: str = "") -> tuple
         if found:
             return found
     words = [word for word in re.split(r"[^a-z0-9.]+", plain.lower()) if word]
-    return tuple(row for row in rows if words and all(any(word in own for own in _searched(row)) for word in words))
+    found = tuple(row for row in rows if words and all(any(word in own for own in _searched(row)) for word in words))
+    squeezed = _squeezed(plain)
+    return found or tuple(row for row in rows if squeezed and any(squeezed in _squeezed(own) for own in _searched(row)))
 
 
 def known_names(llms: Iterable[CatalogLlm]) -> list[str]:
