@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from stackwright.commands.restart import services_to_restart
-from stackwright.commands.running import drift_of_look
+from stackwright.commands.running import Wanted, drift_of
 from stackwright.domain.machine import GpuState, Unseen
 from stackwright.domain.running import Drift
 from stackwright.domain.service import ServicePhase, ServiceState
@@ -71,7 +71,7 @@ def test_a_gateway_with_another_replica_stays_up() -> None:
 
 def test_what_runs_as_planned_is_no_drift() -> None:
     stack = stack_on("2x-rtx3090-nvlink")
-    assert drift_of_look(stack, look_at(stack)) == ()
+    assert drift_of(stack, look_at(stack), Wanted()) == ()
 
 
 def test_another_image_a_further_service_and_a_lost_gpu_are_drift() -> None:
@@ -81,14 +81,25 @@ def test_another_image_a_further_service_and_a_lost_gpu_are_drift() -> None:
     assert isinstance(look.gpus, tuple)
     look = replace(look, glances=(*look.glances, stray), gpus=look.gpus[:1])
     lost = stack.plan.host.gpus[1].uuid
-    assert drift_of_look(stack, look) == (
+    assert drift_of(stack, look, Wanted()) == (
         Drift(what=f"runs litellm:other, the plan has {stack.env['LITELLM_IMAGE']}", service="gateway"),
         Drift(what="the plan does not have it", service="engine-7"),
         Drift(what=f"its GPU {lost} is gone", service="engine"),
     )
 
 
+def test_other_settings_are_drift_of_what_runs_with_them() -> None:
+    stack = stack_on("cpu-small")
+    look = look_at(stack)
+    look = replace(look, glances=tuple(replace(glance, revision="old") for glance in look.glances))
+    wanted = Wanted(revisions={"engine": "old", "gateway": "new"}, changed=(Drift(what="A=1 → 2"),))
+    assert drift_of(stack, look, wanted) == (
+        Drift(what="its settings have changed", service="gateway"),
+        Drift(what="A=1 → 2"),
+    )
+
+
 @pytest.mark.parametrize("gpus", [None, Unseen(why="no driver")])
 def test_gpus_that_could_not_be_looked_at_are_not_gone(gpus: Unseen | None) -> None:
     stack = stack_on("2x-rtx3090-nvlink")
-    assert drift_of_look(stack, replace(look_at(stack), gpus=gpus)) == ()
+    assert drift_of(stack, replace(look_at(stack), gpus=gpus), Wanted()) == ()

@@ -30,7 +30,8 @@ LISTED = "'ps --all --quiet --no-trunc '*"
 
 def container(service: str, state: dict[str, Any], **networks: dict[str, str]) -> dict[str, Any]:
     """Return what `docker inspect` says of one container, shortened (Engine 20.10.24)."""
-    labels = {"com.docker.compose.service": service, "com.docker.compose.project.working_dir": "/p/compose"}
+    names = {"service": service, "project.working_dir": "/p/compose", "config-hash": f"hash-of-{service}"}
+    labels = {f"com.docker.compose.{name}": value for name, value in names.items()}
     return {
         "Id": f"id-{service}",
         "State": {"Pid": 0, "StartedAt": "2026-11-29T12:00:00.123456789Z", **state},
@@ -50,7 +51,7 @@ def test_every_service_is_told_with_two_questions(stack: Stack, docker: Docker) 
     engine, redis, gateway = ComposeRuntime(stack).glance(60)
     assert (engine.state.phase, engine.state.restarts, engine.image) == (ServicePhase.HEALTHY, 1, "image-of-engine")
     assert engine.state.traces.container == "id-engine"
-    assert engine.owner == Path("/p")
+    assert (engine.owner, engine.revision) == (Path("/p"), "hash-of-engine")
     assert (redis.state.phase, redis.state.exit_code, redis.state.detail) == (ServicePhase.EXITED, 137, "out of memory")
     assert gateway == Glance(state=ServiceState(name="gateway", phase=ServicePhase.ABSENT))
     assert len(docker.calls) == 2
@@ -75,6 +76,16 @@ def test_only_a_bridge_of_this_machine_leads_to_a_container() -> None:
     both = container("engine", HEALTHY, away=elsewhere, inner=internal, here=inside)
     assert read_inspected(both).reachable_address() == "127.0.0.2"
     assert read_inspected(container("engine", HEALTHY, away=elsewhere)).reachable_address() is None
+
+
+def test_revisions_are_the_hashes_of_the_files_in_force(stack: Stack, docker: Docker) -> None:
+    stack.paths.local.parent.mkdir(parents=True)
+    stack.paths.local.touch()
+    docker.print("*' config --hash '*", "engine abc\ngateway def")
+    assert ComposeRuntime(stack).revisions() == {"engine": "abc", "gateway": "def"}
+    words = docker.calls[-1]
+    assert words.startswith(f"compose --project-name {stack.name} --env-file {stack.paths.rendered} ")
+    assert words.index(str(stack.paths.rendered)) < words.index(f"--env-file {stack.paths.local} --file ")
 
 
 class Figures(BaseHTTPRequestHandler):

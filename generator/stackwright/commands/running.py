@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
 from stackwright.commands.generation import changed_settings, generations_of
 from stackwright.commands.stack import reach, refuse_foreign, started_by
 from stackwright.domain.machine import Unseen
 from stackwright.domain.running import Drift
-from stackwright.domain.service import ServicePhase
+from stackwright.domain.service import UP
 from stackwright.errors import RuntimeRefusedError, StackError, UsageError, did_you_mean
 from stackwright.project.inputs import changed_inputs
-from stackwright.runtime import Stack, WatchedRuntime
+from stackwright.runtime import Glance, Stack, WatchedRuntime
 from stackwright.watching.look import LIMIT_S, Look
 
 
-def reach_running(stack: Stack, asked: str) -> WatchedRuntime:
-    """Return the runtime that a start noted for this stack, or that is asked for; where there is none, as `reach`.
-
-    Raises:
-        RuntimeRefusedError: it cannot be reached, or what runs under this name belongs to another project folder.
-    """
+def choose_running(stack: Stack, asked: str) -> WatchedRuntime | None:
+    """Return the runtime that a start noted for this stack, or that is asked for; None where neither names one."""
     from stackwright.runtime.compose import ComposeRuntime
     from stackwright.runtime.processes import ProcessesRuntime
 
     name = started_by(stack) if asked == "auto" else asked
-    if name == "processes":
-        found: WatchedRuntime = ProcessesRuntime(stack)
-        refuse_foreign(stack, found.owner())
-        return found
     if name == "compose":
-        found = ComposeRuntime(stack)
-        try:
-            owners = (glance.owner for glance in found.glance(LIMIT_S))
-            refuse_foreign(stack, next((owner for owner in owners if owner is not None), None))
-        except RuntimeRefusedError:
-            return reach(stack, asked)[0]  # which says why in full
-        return found
-    return reach(stack, asked)[0]
+        return ComposeRuntime(stack)
+    return ProcessesRuntime(stack) if name == "processes" else None
+
+
+def reach_running(stack: Stack, asked: str) -> WatchedRuntime:
+    """Return the runtime of a stack, without a look at the whole machine where a start has noted it.
+
+    Raises:
+        RuntimeRefusedError: it cannot be reached, or what runs under this name belongs to another project folder.
+    """
+    found = choose_running(stack, asked)
+    if found is None:
+        return reach(stack, asked)[0]
+    try:
+        refuse_foreign(stack, owner_of(found.glance(LIMIT_S)))
+    except RuntimeRefusedError:
+        return reach(stack, asked)[0]  # which says why in full
+    return found
+
+
+def owner_of(glances: Iterable[Glance]) -> Path | None:
+    """Return the project folder that what runs was started from; None where it is unknown."""
+    return next((glance.owner for glance in glances if glance.owner is not None), None)
 
 
 def require_service(stack: Stack, name: str) -> None:
@@ -46,39 +58,61 @@ def require_service(stack: Stack, name: str) -> None:
         raise UsageError(f"{stack.plan.environment} has no service `{name[:60]}`", hint=hint)
 
 
-def drift_from_files(stack: Stack, runtime: WatchedRuntime) -> tuple[Drift, ...]:
-    """Compare what runs with what the rendered files and their inputs would bring up now."""
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What a start would bring up now: the revision of each service, and what has changed of its files and inputs."""
+
+    revisions: Mapping[str, str] = {}
+    changed: tuple[Drift, ...] = ()
+
+
+def read_wanted(stack: Stack, runtime: WatchedRuntime) -> Wanted:
+    """Read what the rendered files and their inputs would bring up now."""
     rows: list[Drift] = []
+    revisions: Mapping[str, str] = {}
     try:
-        changes = runtime.changes()
+        revisions = runtime.revisions()
     except StackError as failure:
-        return (Drift(what=f"cannot be compared: {failure.message}"),)
-    rows += (Drift(what=one.reason, service=one.name) for one in changes if one.reason != "it is not running")
+        rows.append(Drift(what=f"the files cannot be compared: {failure.message}"))
     running = generations_of(stack).running()
     if running is not None:
         rows += (Drift(what=f"changed since the start: {words}") for words in changed_settings(stack, running.number))
     try:
         inputs = changed_inputs(stack.paths) or ()
     except UsageError as failure:
-        return (*rows, Drift(what=f"cannot be compared with what was wished: {failure.message}"))
-    return (*rows, *(Drift(what=f"changed since the files were rendered: {name}") for name in inputs))
+        inputs = ()
+        rows.append(Drift(what=f"the wishes cannot be compared: {failure.message}"))
+    rows += (Drift(what=f"changed since the files were rendered: {name}") for name in inputs)
+    return Wanted(revisions=revisions, changed=tuple(rows))
 
 
-def drift_of_look(stack: Stack, look: Look) -> tuple[Drift, ...]:
-    """Compare images and GPUs with those of the plan."""
-    rows = []
-    for glance in look.glances:
-        service = stack.service(glance.state.name)
-        if service is None and glance.state.phase is not ServicePhase.ABSENT:
-            rows.append(Drift(what="the plan does not have it", service=glance.state.name))
-        elif service is not None and glance.image is not None and glance.image != stack.value(service.image):
-            rows.append(
-                Drift(what=f"runs {glance.image}, the plan has {stack.value(service.image)}", service=service.name)
-            )
+def drift_of(stack: Stack, look: Look, wanted: Wanted) -> tuple[Drift, ...]:
+    """Compare what runs with the plan and with what a start would bring up now."""
+    return (
+        *(row for glance in look.glances for row in _drift_of_service(stack, glance, wanted)),
+        *_lost(stack, look),
+        *wanted.changed,
+    )
+
+
+def _drift_of_service(stack: Stack, glance: Glance, wanted: Wanted) -> Iterator[Drift]:
+    name, service = glance.state.name, stack.service(glance.state.name)
+    if glance.state.phase not in UP:
+        return
+    if service is None:
+        yield Drift(what="the plan does not have it", service=name)
+        return
+    planned = stack.value(service.image)
+    if glance.image is not None and glance.image != planned:
+        yield Drift(what=f"runs {glance.image}, the plan has {planned}", service=name)
+    elif glance.revision is not None and wanted.revisions.get(name, glance.revision) != glance.revision:
+        yield Drift(what="its settings have changed", service=name)
+
+
+def _lost(stack: Stack, look: Look) -> Iterator[Drift]:
     if look.gpus is None or isinstance(look.gpus, Unseen):
-        return tuple(rows)
+        return
     here = {uuid for state in look.gpus for uuid in (state.uuid, *(row.uuid for row in state.slices))}
     for service in stack.services:
-        gone = [uuid for uuid in service.resources.gpu_uuids if uuid not in here]
-        rows += (Drift(what=f"its GPU {uuid} is gone", service=service.name) for uuid in gone)
-    return tuple(rows)
+        for uuid in service.resources.gpu_uuids:
+            if uuid not in here:
+                yield Drift(what=f"its GPU {uuid} is gone", service=service.name)

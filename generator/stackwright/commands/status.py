@@ -16,14 +16,14 @@ from stackwright import report
 from stackwright.commands.generation import describe_left, generations_of
 from stackwright.commands.options import add_environment, add_json, add_out, add_runtime, record_of
 from stackwright.commands.paths import find_paths
-from stackwright.commands.running import drift_from_files, drift_of_look, reach_running
-from stackwright.commands.stack import address, load_stack
+from stackwright.commands.running import Wanted, choose_running, drift_of, owner_of, read_wanted
+from stackwright.commands.stack import address, load_stack, reach, refuse_foreign
 from stackwright.detect.gpu_state import GpuWatch
 from stackwright.diagnosis.heartbeat import read_heartbeat
 from stackwright.domain.environment import Environment
 from stackwright.domain.machine import GpuState, Unseen
 from stackwright.domain.plan import Mode, Replica
-from stackwright.domain.running import Drift, GpuStatus, ProcessorStatus, ServiceStatus, StackStatus, gpu_status
+from stackwright.domain.running import GpuStatus, ProcessorStatus, ServiceStatus, StackStatus, gpu_status
 from stackwright.domain.service import ServicePhase
 from stackwright.errors import RuntimeRefusedError, UsageError
 from stackwright.project.lock import read_work
@@ -92,7 +92,7 @@ def read_arguments(given: argparse.Namespace) -> StatusArguments:
 def run(arguments: StatusArguments) -> None:
     """Print what runs and how it fares."""
     stack = load_stack(find_paths(arguments.out).of(arguments.environment))
-    runtime = reach_running(stack, arguments.runtime)
+    runtime = choose_running(stack, arguments.runtime) or reach(stack, arguments.runtime)[0]
     watches = arguments.watch_s is not None
     with nullcontext() if stack.plan.mode is Mode.CPU else GpuWatch(events=watches) as gpus:
         view = _View(stack, runtime, None if gpus is None else gpus.read)
@@ -139,26 +139,29 @@ class _View:
     def __init__(self, stack: Stack, runtime: WatchedRuntime, read_gpus: ReadGpus | None) -> None:
         self._stack, self._runtime, self._read_gpus = stack, runtime, read_gpus
         self._before: Look | None = None
-        self._generations, self._running = generations_of(stack).all(), generations_of(stack).running()
+        self._generations = generations_of(stack).all()
 
     def take(self, limit_s: float = LIMIT_S) -> StackStatus:
         """Look once."""
         taken: dict[str, Any] = {}
         asked: dict[str, Callable[[], None]] = {
             "look": lambda: taken.update(look=take_look(self._runtime, self._stack, self._read_gpus, limit_s)),
-            "drift": lambda: taken.update(drift=drift_from_files(self._stack, self._runtime)),
+            "drift": lambda: taken.update(wanted=read_wanted(self._stack, self._runtime)),
         }
         try:
             side_by_side(asked, 3 * limit_s)
         except RuntimeRefusedError as failure:
             if self._before is None:
+                reach(self._stack, self._runtime.name)  # which says why in full
                 raise
             # While a stack is watched, its runtime may be restarted.
             taken["look"] = Look(at_s=time.monotonic(), glances=(), notes=(failure.message,))
         now = time.monotonic()
         look: Look = taken.get("look") or Look(at_s=now, glances=(), notes=("the runtime does not answer",))
-        late = () if "drift" in taken else ("drift: the comparison took too long",)
-        status = self._status(replace(look, notes=(*look.notes, *late)), taken.get("drift", ()))
+        if self._before is None:
+            refuse_foreign(self._stack, owner_of(look.glances))
+        late = () if "wanted" in taken else ("drift: the comparison took too long",)
+        status = self._status(replace(look, notes=(*look.notes, *late)), taken.get("wanted", Wanted()))
         self._before = look
         return status
 
@@ -180,20 +183,20 @@ class _View:
             "notes": status.notes,
         }
 
-    def _status(self, look: Look, drift: tuple[Drift, ...]) -> StackStatus:
-        stack = self._stack
+    def _status(self, look: Look, wanted: Wanted) -> StackStatus:
+        stack, running = self._stack, generations_of(self._stack).running()
         gpus, notes = self._gpus(look)
         return StackStatus(
             environment=stack.plan.environment,
             runtime=self._runtime.name,
             url=address(stack),
-            generation=None if self._running is None else self._running.number,
+            generation=None if running is None else running.number,
             generations=tuple(f"{generation.number} {generation.state}" for generation in self._generations),
             services=tuple(self._service(row) for row in services_of_look(look)),
             gpus=gpus,
             processor=self._processor(look),
             models=models_of(stack, look, self._before),
-            drift=(*drift, *drift_of_look(stack, look)),
+            drift=drift_of(stack, look, wanted),
             notes=(*look.notes, *notes),
             from_start=self._before is None,
         )

@@ -206,6 +206,7 @@ class Glance(Struct, frozen=True, kw_only=True):
     pids: tuple[int, ...] = ()
     address: tuple[str, int] | None = None
     identity: str | None = None
+    revision: str | None = None
     owner: Path | None = None
 
 
@@ -229,6 +230,9 @@ class WatchedRuntime(Runtime, Protocol):
 
     def fetch(self, glance: Glance, path: str, limit_s: float) -> str | None:
         """Return what a service answers to an HTTP GET on its own port; None where it does not with 200 in time."""
+
+    def revisions(self) -> Mapping[str, str]:
+        """Return the revision that each service would be started with now; nothing is fetched for it."""
 
     def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
         """Yield service and line, as they come."""

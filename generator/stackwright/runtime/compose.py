@@ -283,6 +283,7 @@ class ComposeRuntime:
             pids=container_processes(row.pid, row.id),
             address=None if address is None or port is None else (address, port),
             identity=row.id,
+            revision=row.labels.get("com.docker.compose.config-hash"),
             owner=None if row.folder is None else Path(row.folder).parent,
         )
 
@@ -298,6 +299,18 @@ class ComposeRuntime:
         source = f"import sys, urllib.request as u; sys.stdout.write(u.urlopen({url!r}, timeout=4).read().decode())"
         answer = ask(["docker", "exec", glance.identity, "python3", "-c", source], limit_s)
         return answer.out if answer.code == 0 else None
+
+    def revisions(self) -> Mapping[str, str]:
+        """Return the hash that Compose gives each service now.
+
+        Raises:
+            RuntimeRefusedError: Compose refuses the files, or does not answer.
+        """
+        words = ["docker", "compose", "--project-name", self._stack.name]
+        words += [word for path in _env_files(self._stack) for word in ("--env-file", str(path))]
+        words += [word for path in _compose_files(self._stack) for word in ("--file", str(path))]
+        told = _asked([*words, "config", "--hash", "*"], TELLS_WITHIN_S)
+        return dict(line.split() for line in told.splitlines() if len(line.split()) == 2)
 
     def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
         """Let Compose tell them, which also finds the containers that come later."""

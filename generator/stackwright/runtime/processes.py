@@ -152,10 +152,7 @@ class ProcessesRuntime:
         """Compare how each service would be started now with what supervisord was told last."""
         states = {state.name: state.phase for state in self.services()}
         told = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
-        running = supervisord.pid(self._run) is not None
-        # Nothing is installed for a comparison: another environment than the one that runs has another folder.
-        machine = self._machine(keep=running, folders=self._folders())
-        wanted = _revisions(stack_programs(self._stack, machine, os.environ))
+        wanted = self.revisions()
         found = []
         for name, wish in wanted.items():
             phase = states.get(name, ServicePhase.ABSENT)
@@ -241,6 +238,7 @@ class ProcessesRuntime:
         return Glance(
             state=state,
             pids=members(groups[-1]) if groups else (),
+            revision=revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace")).get(state.name),
             address=None if port is None else (host, port),
             owner=owner,
         )
@@ -248,6 +246,14 @@ class ProcessesRuntime:
     def fetch(self, glance: Glance, path: str, limit_s: float) -> str | None:
         """Ask the service where it listens on loopback."""
         return None if glance.address is None else http_text(*glance.address, path, limit_s)
+
+    def revisions(self) -> Mapping[str, str]:
+        """Return a hash of how each service would be started now, and of the files that it would read.
+
+        Nothing is installed for it: another virtual environment than the one that runs has another folder.
+        """
+        machine = self._machine(keep=supervisord.pid(self._run) is not None, folders=self._folders())
+        return _revisions(stack_programs(self._stack, machine, os.environ))
 
     def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
         """Read the log files, and what is written to them meanwhile."""
