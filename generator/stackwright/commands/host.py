@@ -5,7 +5,11 @@ Light on purpose: `docker info` is asked before the planner is even imported, an
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from stackwright import report
 from stackwright.detect import detect_host
@@ -14,6 +18,9 @@ from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode
 from stackwright.engines.protocol import Engine
 from stackwright.errors import HostError, NoPlanError
+
+if TYPE_CHECKING:
+    from stackwright.domain.machine import GpuState
 
 
 def get_host(snapshot: Path | None) -> Host:
@@ -24,7 +31,41 @@ def get_host(snapshot: Path | None) -> Host:
         return read_snapshot(snapshot)
     found = detect_host(meanwhile=_load_planner)
     report.warn_all(found.notable)
-    return found.host
+    return _as_if_stopped(found.host)
+
+
+def _as_if_stopped(host: Host) -> Host:
+    """Count as free what our own stacks hold of the GPUs: a plan is not to change with what runs.
+
+    One environment holds the GPUs at a time, and another takes its place (docs/how-to/switch-environments.md).
+    """
+    if not any(gpu.memory_used_bytes for gpu in host.gpus):
+        return host
+    from stackwright.commands.paths import find_paths
+    from stackwright.detect.gpu_state import read_gpu_states
+    from stackwright.domain.machine import Unseen
+    from stackwright.runtime.running import find_running
+
+    states = read_gpu_states()
+    if isinstance(states, Unseen):
+        return host
+    stacks = find_running(find_paths(None).state, containers=host.containers.engine is not None)
+    return without_held(host, states, lambda pid: any(stack.owns(pid) for stack in stacks))
+
+
+def without_held(host: Host, states: Iterable[GpuState], is_own: Callable[[int], bool]) -> Host:
+    """Return the host with the memory that our own processes hold counted as free; what nobody lists stays as it is."""
+    held = {
+        state.uuid: sum(process.memory_bytes or 0 for process in state.processes or () if is_own(process.pid))
+        for state in states
+    }
+    gpus = tuple(
+        replace(gpu, memory_used_bytes=max(0, gpu.memory_used_bytes - held.get(gpu.uuid, 0)))
+        if gpu.memory_used_bytes is not None
+        else gpu
+        for gpu in host.gpus
+    )
+    return replace(host, gpus=gpus)
 
 
 def choose_gpus(host: Host, ranks: int) -> GpuMemory:

@@ -31,15 +31,17 @@ from stackwright.commands.options import (
     add_plan_flags,
     add_runtime,
     add_start_options,
+    parse_environment,
     read_plan_options,
     read_start_options,
     record_of,
 )
 from stackwright.commands.paths import ProjectPaths, find_paths, working_folder
+from stackwright.commands.replacing import bring_up_instead, fetch
 from stackwright.commands.stack import address, choose_runtime, load_stack, reach, refuse, refuse_beside
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
-from stackwright.errors import StackError
+from stackwright.errors import StackError, UsageError
 from stackwright.models.cache import find_cache
 from stackwright.models.hub import fetch_config
 from stackwright.project import folder as project
@@ -53,9 +55,10 @@ from stackwright.validation.engine_answer import UNASKED
 
 
 class StartArguments(Struct, frozen=True, kw_only=True):
-    """The arguments of `start-environment`."""
+    """The arguments of `start-environment`. `replace`: the environments whose place it takes."""
 
     environment: Environment
+    replace: tuple[Environment, ...] = ()
     options: PlanOptions = field(default_factory=PlanOptions)
     start: StartOptions = field(default_factory=StartOptions)
     runtime: str = "auto"
@@ -71,29 +74,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     for add in (add_environment, add_plan_flags, add_runtime, add_start_options, add_out):
         add(parser)
+    parser.add_argument(
+        "--replace",
+        metavar="ENV",
+        action="append",
+        type=parse_environment,
+        help="stop this environment first, once the new one is checked; repeatable",
+    )
 
 
 def read_arguments(given: argparse.Namespace) -> StartArguments:
-    """Turn the parsed words into the record."""
-    return record_of(StartArguments, given, options=read_plan_options(given), start=read_start_options(given))
+    """Turn the parsed words into the record. Raises UsageError where an environment is to replace itself."""
+    leaving = tuple(dict.fromkeys(given.replace or ()))
+    if given.environment in leaving:
+        alone = f"`start-environment {given.environment}` alone restarts what has changed"
+        raise UsageError(f"--replace {given.environment}: the environment that is to be started", hint=alone)
+    options, start = read_plan_options(given), read_start_options(given)
+    return record_of(StartArguments, given, options=options, start=start, replace=leaving)
 
 
 def run(arguments: StartArguments) -> None:
     """Configure where needed, validate, start, and watch until the gateway has answered."""
     paths = find_paths(arguments.out)
-    own = paths.of(arguments.environment)
-    with hold_environments((own,), f"start-environment {own.environment}") as (lock,):
+    own, leaving = paths.of(arguments.environment), tuple(map(paths.of, arguments.replace))
+    with hold_environments((own, *leaving), f"start-environment {own.environment}") as (lock, *others):
         running = Generations(own).running()
         try:
             if arguments.plans or project.load_plan(own) is None:
                 _configure_one(arguments.options, paths, own.environment)
             attempt = _make_ready(arguments, paths, lock)
+            if leaving:
+                fetch(attempt)
         except BaseException:
             if arguments.plans and running is not None:  # what runs goes on, so its files are to stand here again
                 report.tell(f"restoring the files of generation {running.number}, which runs")
                 put_back(own, running.number)
             raise
-        bring_up(attempt)
+        if leaving:
+            bring_up_instead(attempt, tuple(zip(leaving, others, strict=True)))
+        else:
+            bring_up(attempt)
     _show_ready(attempt.stack)
 
 
@@ -113,7 +133,7 @@ def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> A
     ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]), find_proxy_login(stack.env))
     ensure_key_folders(stack.paths)
     make_folders(stack.env, paths.smoke, stack.engine)
-    findings = find_all(stack, runtime, host, report.tell)
+    findings = find_all(stack, runtime, host, report.tell, arguments.replace)
     report.show_findings(findings)
     refuse(findings, environment)
     report.warn_all(stack.plan.warnings)

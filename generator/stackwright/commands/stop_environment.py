@@ -64,14 +64,20 @@ def run(arguments: StopArguments) -> None:
     """
     paths, environment = find_paths(arguments.out).of(arguments.environment), arguments.environment
     with hold_environments((paths,), f"stop-environment {environment}", needs_record=False) as (lock,):
-        try:
-            stack = load_stack(paths)
-        except StackError as failure:
-            names = _stop_unrendered(paths, failure, lock)
-        else:
-            names = _stop(stack, arguments, lock)
+        stop_held(paths, arguments, lock)
+
+
+def stop_held(paths: EnvironmentPaths, arguments: StopArguments, lock: Lock) -> tuple[str, ...]:
+    """Take the stack of an environment down that is held, say so, and return the services that ran. Raises as `run`."""
+    try:
+        stack = load_stack(paths)
+    except StackError as failure:
+        names = _stop_unrendered(paths, failure, lock)
+    else:
+        names = _stop(stack, arguments, lock)
     stopped = f"stopped {', '.join(names)}" if names else "nothing was running"
-    report.tell(f"{environment}: {stopped}")
+    report.tell(f"{paths.environment}: {stopped}")
+    return tuple(names)
 
 
 def _stop(stack: Stack, arguments: StopArguments, lock: Lock) -> list[str]:

@@ -25,12 +25,14 @@ class GpuProcess(Struct, frozen=True, kw_only=True):
     """A process that holds memory of a GPU. `name` and `memory_bytes` are None where nobody tells them.
 
     `gpu_instance`: that of the MIG slice which it works on; None on a whole GPU.
+    `holder`: the stack of another environment that it belongs to, as a person calls it; None of any other program.
     """
 
     pid: int
     name: str | None
     memory_bytes: int | None
     gpu_instance: int | None = None
+    holder: str | None = None
 
 
 class GpuReading(Struct, frozen=True, kw_only=True):
@@ -68,7 +70,8 @@ class GpuState(Struct, frozen=True, kw_only=True):
 
     `processes` is None where NVML does not list them. `lanes_up` of `lanes` NVLinks are active. `ecc_errors` counts
     uncorrected ones since the driver was loaded. `rows_broken`: memory rows that could not be replaced. `slices` are
-    asked for where MIG is on.
+    asked for where MIG is on. `suspects`: the environments that run on it by their plans, where nobody lists its
+    processes.
     """
 
     index: int
@@ -82,6 +85,7 @@ class GpuState(Struct, frozen=True, kw_only=True):
     rows_broken: bool | None = None
     reading: GpuReading = GpuReading()
     slices: tuple[SliceState, ...] = ()
+    suspects: tuple[str, ...] = ()
 
 
 class Disk(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.detect.capacity import SHARED_MEMORY, read_disk, read_memory, read_process_limits
 from stackwright.domain.finding import Finding, error, not_checked, warning
@@ -22,6 +23,7 @@ from stackwright.validation.check import DOWN, WITHOUT_CONTAINERS, Check, Machin
 from stackwright.validation.compose_config import INFINIBAND, OPEN_FILES, size_bytes
 from stackwright.validation.containers import CONTAINER_ENGINE, ContainerEngine
 from stackwright.validation.model import MODELS, InspectedModel
+from stackwright.validation.neighbours import NEIGHBOURS, Neighbour, stop_words
 
 # The engine's image v0.22.1-cu129 is about 11 GB to download, as one user reported (collected 2026-11-21); unpacked it
 # is more, so less than this is certainly too little. No source tells the sizes of the others.
@@ -221,9 +223,32 @@ def _packages_bytes(stack: Stack) -> Iterator[int]:
             yield recipe.size_bytes * 3 // 2
 
 
-def _check_memory(on: Subject, memory: Seen[MemoryState], models: tuple[InspectedModel, ...]) -> Iterator[Finding]:
-    yield from check_memory(on.plan, on.env, on.host, memory, [model.files for model in models])
+def _check_memory(
+    on: Subject,
+    memory: Seen[MemoryState],
+    models: tuple[InspectedModel, ...],
+    neighbours: Seen[tuple[Neighbour, ...]],
+) -> Iterator[Finding]:
+    """Check the memory; what an environment holds that the start replaces is free by then."""
+    beside = () if isinstance(neighbours, Unseen) else neighbours
+    leaving = [one for one in beside if one.here and one.stack.environment in on.leaving]
+    if not isinstance(memory, Unseen):
+        freed = sum(one.memory_bytes or 0 for one in leaving)
+        memory = replace(memory, available_bytes=memory.available_bytes + freed)
+    staying = [one for one in beside if one not in leaving]
+    for finding in check_memory(on.plan, on.env, on.host, memory, [model.files for model in models]):
+        if finding.check in ("swap", "memory-free") and staying:
+            held = ", ".join(_describe_neighbour(one) for one in staying)
+            fix = f"{stop_words([one.name for one in staying], on.environment)}, or {_less_memory(on.plan)}"
+            yield replace(finding, found=f"{finding.found}; {held}", fix=fix)
+        else:
+            yield finding
     yield from check_swap(on.plan, memory)
+
+
+def _describe_neighbour(neighbour: Neighbour) -> str:
+    held = f" and holds {format_bytes(neighbour.memory_bytes)}" if neighbour.memory_bytes is not None else ""
+    return f"{neighbour.name} runs{held}"
 
 
 ROOM = Observation(take=measure_space)
@@ -246,7 +271,7 @@ MEMORY = Check(
     about="memory for the gateway's workers and, on a processor, weights and KV cache; swap in use",
     findings=tuple("memory memory-free swap".split()),
     rule=_check_memory,
-    observations=(FREE_MEMORY, MODELS),
+    observations=(FREE_MEMORY, MODELS, NEIGHBOURS),
     when=DOWN,
 )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from msgspec import Struct
 
 from stackwright.domain.catalog import Catalog
+from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode, Plan
@@ -30,7 +31,8 @@ T = TypeVar("T")
 class Subject(Struct, frozen=True, kw_only=True):
     """What is checked, in values alone.
 
-    `compose`: Compose runs the stack, else it runs as processes of this user. `runs`: it is up now.
+    `compose`: Compose runs the stack, else it runs as processes of this user. `runs`: it is up now. `leaving`: the
+    environments that a start is to replace; what they hold counts as free.
     """
 
     stack: Stack
@@ -38,6 +40,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     catalog: Catalog
     compose: bool
     runs: bool
+    leaving: tuple[Environment, ...] = ()
 
     @property
     def plan(self) -> Plan:

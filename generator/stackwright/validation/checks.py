@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from msgspec.structs import replace
+
 from stackwright.catalog.load import load_catalog
+from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding, not_checked
 from stackwright.domain.host import Host
 from stackwright.domain.machine import Unseen
@@ -91,11 +94,15 @@ def find_broken(stack: Stack) -> tuple[Finding, ...]:
 
 
 def find_all(
-    stack: Stack, runtime: Runtime, host: Host, say: Callable[[str], None] | None = None
+    stack: Stack,
+    runtime: Runtime,
+    host: Host,
+    say: Callable[[str], None] | None = None,
+    leaving: tuple[Environment, ...] = (),
 ) -> tuple[Finding, ...]:
     """Run every check that applies to this runtime on the host as it is now. To be asked where nothing is broken.
 
-    `say` tells what takes long, which is left out without it.
+    `say` tells what takes long, which is left out without it. `leaving`: environments that the start is to replace.
 
     Raises:
         RuntimeRefusedError: the runtime cannot say what runs.
@@ -103,7 +110,7 @@ def find_all(
     machine = _machine(stack, runtime, host, say)
     waiting = {observation: None for check in CHECKS for observation in check.observations if observation.waits}
     machine.begin(observation for observation in waiting if observation in _WITHOUT_RUNTIME)
-    subject = _subject(machine)
+    subject = replace(_subject(machine), leaving=leaving)
     machine.begin(waiting)
     return tuple(find_in(subject, machine))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from stackwright.domain.finding import Finding, error, not_checked
 from stackwright.domain.host import Gpu, Host
@@ -12,11 +11,13 @@ from stackwright.domain.plan import Plan
 from stackwright.engines import engine_named
 from stackwright.rendering.numbered import model_values
 from stackwright.runtime.process_groups import members, read_groups
+from stackwright.runtime.running import control_group_of
 from stackwright.units import format_bytes
 from stackwright.validation.capacity import FREE_MEMORY
-from stackwright.validation.check import WITH_GPUS, Check, Machine, Observation, Subject, safely
+from stackwright.validation.check import WITH_GPUS, Check, Machine, Observation, Subject
 from stackwright.validation.containers import list_containers
 from stackwright.validation.gpus import STATES, used_gpus
+from stackwright.validation.neighbours import HOLDERS, Holders, stop_words
 
 
 def check_gpu_memory(
@@ -37,6 +38,7 @@ def check_gpu_memory(
         own: the processes of this stack where it runs; None where it does not.
     """
     holders = {} if isinstance(states, Unseen) else {state.uuid: state.processes for state in states}
+    suspects = {} if isinstance(states, Unseen) else {state.uuid: state.suspects for state in states}
     for gpu in host.gpus:
         if gpu.uuid not in used_gpus(plan):
             continue
@@ -55,10 +57,10 @@ def check_gpu_memory(
                 "gpu-memory",
                 found=(
                     f"GPU {gpu.index}: {format_bytes(total - used)} of {format_bytes(total)} free; "
-                    f"{_holders(processes)}"
+                    f"{_holders(processes, suspects.get(gpu.uuid, ()))}"
                 ),
                 expected=f"{format_bytes(int(share * total))} free ({said})",
-                fix=_free_it(plan, processes or ()),
+                fix=_free_it(plan, processes or (), suspects.get(gpu.uuid, ())),
             )
 
 
@@ -88,7 +90,9 @@ def _total_and_used(gpu: Gpu, host: Host, memory: Seen[MemoryState]) -> tuple[in
     return host.memory_bytes, max(0, host.memory_bytes - memory.available_bytes)
 
 
-def _holders(processes: tuple[GpuProcess, ...] | None) -> str:
+def _holders(processes: tuple[GpuProcess, ...] | None, suspects: tuple[str, ...]) -> str:
+    if suspects:
+        return f"{' and '.join(suspects)} {'run' if len(suspects) > 1 else 'runs'} there"
     if processes is None:
         return "the programs that use the rest are unknown"
     named = [_name(process) for process in sorted(processes, key=lambda process: -(process.memory_bytes or 0))[:5]]
@@ -97,14 +101,21 @@ def _holders(processes: tuple[GpuProcess, ...] | None) -> str:
 
 def _name(process: GpuProcess) -> str:
     size = f", {format_bytes(process.memory_bytes)}" if process.memory_bytes is not None else ""
-    return f"{process.name or 'a process'} (pid {process.pid}{size})"
+    whose = f"{process.holder}: " if process.holder else ""
+    return f"{whose}{process.name or 'a process'} (pid {process.pid}{size})"
 
 
-def _free_it(plan: Plan, processes: tuple[GpuProcess, ...]) -> str:
+def _free_it(plan: Plan, processes: tuple[GpuProcess, ...], suspects: tuple[str, ...]) -> str:
+    """Return what frees the memory: another environment is stopped as one, no process of it is killed."""
     again = f"plan for the free memory: `configure-gpu {plan.environment.value}`"
-    if not processes:
-        return f"stop what uses it (`nvidia-smi` lists it), or {again}"
-    return f"stop it (`kill {' '.join(str(process.pid) for process in processes[:5])}`), or {again}"
+    ours = tuple(dict.fromkeys((*suspects, *(process.holder for process in processes if process.holder))))
+    strangers = [process for process in processes if process.holder is None]
+    words = [stop_words(ours, plan.environment.value)] if ours else []
+    if strangers:
+        words.append(f"stop it (`kill {' '.join(str(process.pid) for process in strangers[:5])}`)")
+    elif not ours:
+        words.append("stop what uses it (`nvidia-smi` lists it)")
+    return ", and ".join(words) if ours else f"{words[0]}, or {again}"
 
 
 def find_own_processes(machine: Machine) -> Seen[frozenset[int]]:
@@ -123,22 +134,25 @@ def find_own_processes(machine: Machine) -> Seen[frozenset[int]]:
     return frozenset(pid for pid in named if any(container in control_group_of(pid) for container in containers))
 
 
-def control_group_of(pid: int) -> str:
-    """Return where the kernel accounts a process: the path names its container."""
-    text = safely(lambda: Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace"))
-    return "" if isinstance(text, Unseen) else text
-
-
 def check_free(
-    on: Subject, states: Seen[tuple[GpuState, ...]], memory: Seen[MemoryState], own: Seen[frozenset[int]]
+    on: Subject,
+    states: Seen[tuple[GpuState, ...]],
+    memory: Seen[MemoryState],
+    own: Seen[frozenset[int]],
+    holders: Holders,
 ) -> Iterator[Finding]:
-    """Check the memory of the GPUs, with what the stack itself holds left out where it runs."""
-    if not on.runs:
-        yield from check_gpu_memory(on.plan, on.env, on.host, states, memory, None)
-    elif isinstance(own, Unseen):
+    """Check the memory of the GPUs, with what the stack itself holds, and what it is to replace, left out."""
+    if isinstance(own, Unseen):
         yield not_checked("free GPU memory", own.why, on.environment)
+        return
+    leaving = {environment.value for environment in on.leaving}
+    states = states if isinstance(states, Unseen) else tuple(map(holders.named, states))
+    seen = () if isinstance(states, Unseen) else states
+    left = {process.pid for state in seen for process in state.processes or () if process.holder in leaving}
+    if on.runs or left or any(leaving & set(state.suspects) for state in seen):
+        yield from check_gpu_memory(on.plan, on.env, on.host, states, memory, own | left)
     else:
-        yield from check_gpu_memory(on.plan, on.env, on.host, states, memory, own)
+        yield from check_gpu_memory(on.plan, on.env, on.host, states, memory, None)
 
 
 # The stack's processes that NVML names, where it is up.
@@ -150,6 +164,6 @@ GPU_MEMORY = Check(
     about="free memory of each GPU against the engine's share, and which programs use the rest",
     findings=tuple("gpu-memory".split()),
     rule=check_free,
-    observations=(STATES, FREE_MEMORY, OWN),
+    observations=(STATES, FREE_MEMORY, OWN, HOLDERS),
     when=WITH_GPUS,
 )

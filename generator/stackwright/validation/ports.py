@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from stackwright.detect.listener import find_listener
-from stackwright.domain.finding import Finding, error, warning
-from stackwright.domain.machine import Unseen
+from stackwright.domain.finding import Finding, error, not_checked, warning
+from stackwright.domain.machine import Seen, Unseen
 from stackwright.domain.plan import Origin, Setting
 from stackwright.domain.service import Service, SettingRef
 from stackwright.runtime.ports import why_taken
-from stackwright.validation.check import DOWN, Check, Observation, safely
+from stackwright.validation.check import DOWN, Check, Observation, Subject, safely
+from stackwright.validation.neighbours import NEIGHBOURS, Neighbour, stop_words
 
 
 class SeenPort(Struct, frozen=True, kw_only=True):
@@ -52,11 +53,48 @@ def _probe(service: Service, settings: tuple[SettingRef, SettingRef], value: Cal
     )
 
 
-def check_ports(ports: Iterable[SeenPort], environment: str, planned: Mapping[str, Setting]) -> Iterator[Finding]:
-    """Check that each port is free. To be asked only while the stack itself is down. `planned`: the plan's settings."""
+def check_ports(
+    ports: Iterable[SeenPort],
+    environment: str,
+    planned: Mapping[str, Setting],
+    holders: Mapping[int, str] | None = None,
+) -> Iterator[Finding]:
+    """Check that each port is free. To be asked only while the stack itself is down.
+
+    Args:
+        ports: as the kernel answered.
+        environment: its name.
+        planned: the plan's settings.
+        holders: the ports that stacks of other environments publish, and what a person calls those.
+    """
     for port in ports:
         if port.refusal is not None:
-            yield _why_not_free(port, port.refusal, environment, planned)
+            holder = (holders or {}).get(int(port.address.rpartition(":")[2]))
+            if holder is not None and port.refusal.errno == errno.EADDRINUSE:
+                yield _held(port, holder, environment)
+            else:
+                yield _why_not_free(port, port.refusal, environment, planned)
+
+
+def _held(port: SeenPort, holder: str, environment: str) -> Finding:
+    another = f"`configure-gpu {environment} --set {port.port_key}=…`"
+    return error(
+        "port-taken",
+        found=f"{port.address}: {holder} runs and listens there",
+        expected="a free port",
+        fix=f"choose another port: {another}, or {stop_words((holder,), environment)}",
+    )
+
+
+def _check_ports(on: Subject, ports: Iterable[SeenPort], neighbours: Seen[tuple[Neighbour, ...]]) -> Iterator[Finding]:
+    """Check the ports; one that an environment holds which the start replaces is free by then."""
+    if isinstance(neighbours, Unseen):
+        yield not_checked("other environments", neighbours.why, on.environment)
+    beside = () if isinstance(neighbours, Unseen) else neighbours
+    leaving = {one.port for one in beside if one.here and one.stack.environment in on.leaving}
+    left = (port for port in ports if int(port.address.rpartition(":")[2]) not in leaving)
+    holders = {one.port: one.name for one in beside if one.port is not None}
+    yield from check_ports(left, on.environment, on.plan.settings, holders)
 
 
 def _why_not_free(port: SeenPort, refusal: OSError, environment: str, planned: Mapping[str, Setting]) -> Finding:
@@ -93,7 +131,7 @@ PORT = Check(
     name="port",
     about="the gateway's port and address, and the program that listens there",
     findings=tuple("port-taken port-privileged address-unknown".split()),
-    rule=lambda on, ports: check_ports(ports, on.environment, on.plan.settings),
-    observations=(PORTS,),
+    rule=_check_ports,
+    observations=(PORTS, NEIGHBOURS),
     when=DOWN,
 )
