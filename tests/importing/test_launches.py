@@ -146,3 +146,12 @@ def test_an_adapter_that_is_not_here_is_kept_and_the_rest_is_judged(importer: Im
     assert "unknown          --lora-modules a=someone/lora: kept, not judged: not in the cache" in ran.err
     assert "would not start  --max-model-len 999999" in ran.err
     assert "a: someone/lora  # compose.yml:4" in ran.out
+
+
+def test_a_name_that_looks_like_a_secret_is_not_copied(importer: Importer) -> None:
+    token = "hf_" + "abcdefghijkl"
+    text = f"{IMAGE}    command: --model {M} --served-model-name {token}\n"
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "--dry-run")
+    assert token not in ran.out + ran.err
+    assert "compose.yml:4  secret" in ran.err

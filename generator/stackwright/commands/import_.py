@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
         "files",
-        metavar="FILE … [ENV]",
+        metavar="FILE",
         nargs="+",
         help="a Compose file, further ones that lie over it, LiteLLM's configuration, or a script with `docker run`; "
         f"then the environment to write: {', '.join(ENVIRONMENTS)} (default: dev)",

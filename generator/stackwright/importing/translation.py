@@ -100,12 +100,24 @@ def translate(
     whole.notes += [note for service in services for note in _say_service(service, kinds[service.name], around.secret)]
     whole.notes += _collisions(services)
     whole.notes += _crowded(read, around.catalog.engines[0].utilization_default)
-    notes = [*(note for engine in read for note in engine.notes), *reader.notes, *whole.notes]
+    # The last door: whatever it was taken as, what looks like a secret is in no file.
+    hidden = [wish for wish in whole.taken if any(around.secret(text) for text in _texts(wish))]
+    secrets = [Note(at=wish.at, fate=Fate.SECRET, subject=str(wish.path[-1]), why=_LOOKS) for wish in hidden]
+    notes = [*(note for engine in read for note in engine.notes), *reader.notes, *whole.notes, *secrets]
     return Translation(
-        taken=tuple(whole.taken),
+        taken=tuple(wish for wish in whole.taken if wish not in hidden),
         notes=tuple(sorted(dict.fromkeys(notes), key=lambda note: note.at)),
         engines=tuple(engine for engine in read if engine.model is not None),
         number={position: f"_{position + 1}" if position else "" for position in range(len(read))},
+    )
+
+
+_LOOKS = "its value looks like a secret, and is not copied"
+
+
+def _texts(wish: Taken) -> Iterator[str]:
+    yield from (
+        value for value in (wish.value if isinstance(wish.value, list) else [wish.value]) if isinstance(value, str)
     )
 
 
