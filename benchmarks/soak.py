@@ -1,14 +1,17 @@
 """Half an hour of mixed load on a running stack: does the gateway answer everything rightly, and does a worker leak?
 
-    ./scripts/start-environment dev --runtime=compose
+    ./scripts/start-environment dev
     python -m benchmarks.soak [--out FOLDER] [--env dev] [--minutes 30] [--rate 5] [--model smoke]
 
 Requests come at a fixed rate whatever the answers do: completions, streams, Anthropic's form, clients that leave in
 mid-stream or are slow, and every kind of request that has to be refused. Every ten seconds the proportional set size
-of each process of the gateway, of Redis and of the engine is read (PSS: shared pages are counted once), so it needs
-root on the machine of the container engine. The curve is judged by thirds: the first is warming up; between the
+of each process of the gateway, of Redis and of the engine is read (PSS: shared pages are counted once), so with
+Compose it needs root on the machine of the container engine. Hangs that the engine's heartbeat called are counted, and
+starts anew: nothing hangs here, so each is a false alarm.
+
+The curve is judged by thirds: the first is warming up; between the
 medians of the second and the last a process that leaks grows. Writes benchmarks/results/soak.json and .svg, and ends
-with 1 where an answer was wrong or a process of the gateway grew by more than 2 % and 4 MiB.
+with 1 where an answer was wrong, a process of the gateway grew by more than 2 % and 4 MiB, or there was a false alarm.
 """
 
 from __future__ import annotations
@@ -27,8 +30,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 
-from dotenv import dotenv_values
 from msgspec import Struct, field
+from stackwright.commands.paths import find_paths
+from stackwright.commands.stack import load_stack
+from stackwright.diagnosis.heartbeat import read_heartbeat
+from stackwright.domain.environment import Environment
+from stackwright.project.credentials import read_gateway_key
+from stackwright.runtime import Stack
+from stackwright.runtime.process_groups import members, read_groups
 from stackwright.units import MIB
 
 from tests.integration.gateway.exchange import Ask, Slow, chat, connection, exchange, read_until
@@ -213,15 +222,35 @@ def read_pss(pid: int) -> int | None:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def find_processes(project: str) -> dict[str, list[int]]:
+def find_processes(stack: Stack) -> dict[str, list[int]]:
     """Return the process ids, as this machine counts them, of every service's processes of more than 1 MiB."""
+    run = stack.state.resolve() / "run" / stack.name
     found: dict[str, list[int]] = {}
     for service in SERVICES:
-        label = f"label=com.docker.compose.project={project}"
-        ids = docker("ps", "--quiet", "--filter", label, "--filter", f"label=com.docker.compose.service={service}")
-        pids = [int(word) for name in ids for word in docker("top", name, "-eo", "pid")[1:]]
+        if run.exists():
+            pids = [pid for group in read_groups(run / f"{service}.groups") for pid in members(group)]
+        else:
+            pids = [int(word) for name in containers(stack, service) for word in docker("top", name, "-eo", "pid")[1:]]
         found[service] = [pid for pid in pids if (read_pss(pid) or 0) > MIB]
     return found
+
+
+def containers(stack: Stack, service: str) -> list[str]:
+    """Return the containers of a service."""
+    label = f"label=com.docker.compose.project={stack.name}"
+    return docker("ps", "--quiet", "--filter", label, "--filter", f"label=com.docker.compose.service={service}")
+
+
+def alarms(stack: Stack) -> dict[str, int]:
+    """Return how many hangs are noted of the stack's engines, and how often anything has been started anew."""
+    hangs = sum(len(read_heartbeat(stack, service).hung) for service in stack.services)
+    run = stack.state.resolve() / "run" / stack.name
+    if run.exists():
+        starts = sum(len(read_groups(record)) - 1 for record in run.glob("*.groups"))
+    else:
+        ids = [name for service in SERVICES for name in containers(stack, service)]
+        starts = sum(int(docker("inspect", "--format", "{{.RestartCount}}", name)[0]) for name in ids)
+    return {"hangs": hangs, "restarts": starts}
 
 
 def docker(*words: str) -> list[str]:
@@ -238,18 +267,21 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=5, help="requests per second")
     parser.add_argument("--model", default="smoke")
     given = parser.parse_args()
-    values = dotenv_values(given.out / "envs" / f".env.{given.env}", interpolate=False)
-    key = (given.out / "envs" / ".secrets" / given.env / "litellm_master_key").read_text(encoding="utf-8").strip()
-    target = Target(port=int(values["GATEWAY_PORT"] or 0), key=key, model=given.model)
+    stack = load_stack(find_paths(given.out).of(Environment(given.env)))
+    key = read_gateway_key(stack.secrets)
+    target = Target(port=int(stack.env["GATEWAY_PORT"]), key=key, model=given.model)
     load = round(os.getloadavg()[0], 1)
-    soak = Soak(target, find_processes(str(values["COMPOSE_PROJECT_NAME"])))
+    soak, before = Soak(target, find_processes(stack)), alarms(stack)
     asyncio.run(soak.run(given.minutes, given.rate))
+    false = {name: count - before[name] for name, count in alarms(stack).items()}
     document = {
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "load_average_1_min": load},
         "minutes": given.minutes,
         "requests_per_second": given.rate,
-        "workers": values["LITELLM_NUM_WORKERS"],
+        "workers": stack.env["LITELLM_NUM_WORKERS"],
+        "direct_lane": stack.env["GATEWAY_DIRECT"],
         "wrong": soak.wrong,
+        "false_alarms": false,
         "kinds": {name: summarize(soak, name) for name in KINDS if name in soak.statuses},
         "processes": [describe(process) for process in soak.processes if process.curve],
     }
@@ -258,8 +290,8 @@ def main() -> int:
     (RESULTS / "soak.svg").write_text(draw(soak.processes), encoding="utf-8")
     leaking = [process for process in soak.processes if process.service == "gateway" and process.leaks]
     total = sum(sum(found.values()) for found in soak.statuses.values())
-    print(f"{soak.wrong} of {total} answers were wrong; {len(leaking)} processes of the gateway grew")
-    return 1 if soak.wrong or leaking else 0
+    print(f"{soak.wrong} of {total} answers were wrong; {len(leaking)} processes of the gateway grew; alarms: {false}")
+    return 1 if soak.wrong or leaking or any(false.values()) else 0
 
 
 def summarize(soak: Soak, name: str) -> dict[str, object]:
