@@ -17,7 +17,7 @@ from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 
 from tests.planning.several import PAIR, QWEN_4B, QWEN_8B, plan_of
-from tests.planning_requests import gpu, joined, plan_for, recorded, request, with_model
+from tests.planning_requests import FIRST_MODEL, gpu, joined, plan_for, recorded, request, with_model
 
 
 @pytest.mark.parametrize(
@@ -165,3 +165,15 @@ def test_nothing_is_said_where_the_command_line_names_all() -> None:
 )
 def test_what_the_gateway_would_read_as_more_than_a_name_is_none(name: str, is_one: bool) -> None:
     assert (problem_with_name(name) is None) is is_one
+
+
+def test_without_a_prefix_cache_the_least_busy_replica_is_asked() -> None:
+    """Whatever is on: with one replica there is nothing to choose."""
+    for host, caching, strategy in (
+        ("2x-rtx3090-pcie", "false", "least-busy"),
+        ("2x-rtx3090-pcie", "true", "simple-shuffle"),
+        ("1x-rtx3090", "false", "simple-shuffle"),
+    ):
+        pins = {"VLLM_ENABLE_PREFIX_CACHING": caching}
+        plan = plan_for(recorded(host), model=FIRST_MODEL, pins=pins)
+        assert flat_settings(plan)["GATEWAY_ROUTING_STRATEGY"].value == strategy

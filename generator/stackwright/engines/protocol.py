@@ -46,8 +46,8 @@ class EngineKeys(Struct, frozen=True, kw_only=True):
     `context`: tokens of one request, a number or `auto`. `requests`: worked on at once. `step_tokens`: worked on in one
     step. `cache_format`: how numbers are kept in the cache. `memory_share`: of each GPU. `processor_cache`: GiB of
     cache for each rank on a processor. `cache_folder`: for what it compiles. `media`: from where it may fetch pictures,
-    for a model that takes them. `argument_prefix`: of a flag that no setting declares, what stands before its name
-    in the key of its own setting.
+    for a model that takes them. `prefix_caching`: whether what prompts begin with is kept. `argument_prefix`: of a flag
+    that no setting declares, what stands before its name in the key of its own setting.
     """
 
     model: str
@@ -64,6 +64,7 @@ class EngineKeys(Struct, frozen=True, kw_only=True):
     memory_share: str | None = None
     processor_cache: str | None = None
     media: str | None = None
+    prefix_caching: str | None = None
     chat_template: str | None = None
     argument_prefix: str | None = None
 

@@ -20,6 +20,7 @@ DECISION = "docs/decisions/0031-gateway-limits.md"
 HEALTH = "docs/decisions/0034-fallbacks-and-health.md"
 BODIES = "docs/decisions/0036-door-and-workers.md"
 LANE = "docs/decisions/0043-direct-lane.md"
+REPLICAS = "docs/decisions/0061-replica-choice.md"
 LITELLM = "LiteLLM 1.108.0"
 UNLIMITED = "all clients share one key; see GATEWAY_MAX_CONCURRENT_REQUESTS"
 REQUEST_TIMEOUT_S = 300
@@ -51,7 +52,9 @@ def gateway_settings(
     of_which = f"engine limit {replicas} × {requests}" if replicas > 1 else f"engine limit {requests}"
     working_in_force = int(values.get("GATEWAY_MAX_CONCURRENT_REQUESTS") or working)
     return {
-        "GATEWAY_ROUTING_STRATEGY": choose_strategy(groups),
+        "GATEWAY_ROUTING_STRATEGY": choose_strategy(
+            groups, caches=values.get(engine.keys.prefix_caching or "") != "false"
+        ),
         "GATEWAY_DIRECT": _setting("on", "LiteLLM costs a request 9 ms of a processor, and each event 0.6 ms", LANE),
         "GATEWAY_REQUEST_TIMEOUT_S": _request_timeout(switches, switch_s(values)),
         "GATEWAY_COOLDOWN_S": _setting(
@@ -90,8 +93,14 @@ def _request_timeout(switches: int, each_s: int) -> Setting:
     return _setting(str(REQUEST_TIMEOUT_S + switches * each_s), why + switching, DECISION)
 
 
-def choose_strategy(groups: tuple[tuple[Gpu, ...], ...]) -> Setting:
-    """Choose how LiteLLM picks a replica."""
+def choose_strategy(groups: tuple[tuple[Gpu, ...], ...], *, caches: bool = True) -> Setting:
+    """Choose how the gateway picks a replica. `caches`: whether engines keep what prompts begin with.
+
+    The direct lane takes every other value than `least-busy` for: the one that has a prompt's beginning in its cache,
+    unless it is busier than most.
+    """
+    if len(groups) > 1 and not caches:
+        return _setting("least-busy", "no prefix caching: a replica is as good as another", REPLICAS)
     if len(groups) == 1:
         return _setting("simple-shuffle", "only one replica", f"{LITELLM} simple_shuffle.py")
     if len({tuple(gpu.name for gpu in group) for group in groups}) > 1:

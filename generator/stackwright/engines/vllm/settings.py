@@ -268,6 +268,7 @@ KEYS = EngineKeys(
     memory_share="VLLM_GPU_MEMORY_UTILIZATION",
     processor_cache="VLLM_CPU_KVCACHE_SPACE",
     media="VLLM_ALLOWED_MEDIA_DOMAINS",
+    prefix_caching="VLLM_ENABLE_PREFIX_CACHING",
     chat_template=CHAT_TEMPLATE,
     argument_prefix=ARGUMENT_PREFIX,
 )
