@@ -381,15 +381,19 @@ class Lane:
         """
         content, ends_well, replica = answer.content, False, question.answered.replica
         assert replica is not None
+        held = b""
         reader = UsageReader(question.answered, hides_usage=hides_usage(question.fields, question.endpoint))
         while data := await content.readany():
             replica.note_byte()
             data = rename(reader.read_stream(data, more=True), served, question.name)
             if reader.waiting_bytes > MOST_EVENT_BYTES:
                 raise _BrokenError(Failure(status=502, message=MALFORMED))
-            if data:
-                if not out.started and (failure := first_failure(data, answer.headers, question.number)):
+            if data and not out.started:
+                held += data
+                if failure := first_failure(held, answer.headers, question.number):
                     return failure
+                data, held = (b"", held) if says_nothing(held) else (held, b"")
+            if data:
                 # The client may close at the mark of the end; the engine's own end follows.
                 ends_well = question.endpoint in WITH_USAGE and data.endswith(DONE)
                 if not out.started:
@@ -418,18 +422,43 @@ def _headers(question: Question, replica: Replica) -> dict[str, str]:
 
 
 def first_failure(data: bytes, headers: Mapping[str, str], number: str) -> Failure | None:
-    """Return what a stream's first event tells of a failure; None where it is the beginning of an answer."""
-    event = data.split(EVENT, 1)[0]
-    if b'"error"' not in event:
+    """Return what a stream's first events tell of a failure; None where they are the beginning of an answer."""
+    if b'"error"' not in data:
         return None
-    document = _loads(event[event.find(b"data:") + 5 :])
-    error = document.get("error")
-    if not isinstance(error, dict) or "choices" in document:
-        return None
-    code = error.get("code")
-    status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    return read_failure(status, orjson.dumps(document), headers, number)
+    for document in _documents(data):
+        error = document.get("error")
+        if isinstance(error, dict) and "choices" not in document:
+            code = error.get("code")
+            status = code if isinstance(code, int) and 400 <= code < 600 else 500
+            return read_failure(status, orjson.dumps(document), headers, number)
+    return None
 
+
+def says_nothing(data: bytes) -> bool:
+    """Return whether these events tell only who speaks, as the first of a chat does: an error may still follow.
+
+    vLLM writes it when the first token is there, or when a request fails.
+    """
+    documents = _documents(data)
+    if len(documents) > MOST_HELD:
+        return False
+    for document in documents:
+        choices = _dicts(document.get("choices"))
+        deltas = [choice.get("delta") for choice in choices if not choice.get("finish_reason")]
+        if not choices or len(deltas) < len(choices):
+            return False
+        if not all(isinstance(delta, dict) and not any({**delta, "role": None}.values()) for delta in deltas):
+            return False
+    return True
+
+
+def _documents(data: bytes) -> list[dict[str, Any]]:
+    """Return what each event says; an empty one for the mark of the end, and for what is no JSON."""
+    return [_loads(event[event.find(b"data:") + 5 :]) for event in data.split(EVENT) if event]
+
+
+MOST_HELD = 8
+"""Events without a word that are kept back at a stream's beginning: one for each of its answers."""
 
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",

@@ -200,6 +200,25 @@ def test_a_stream_whose_first_event_is_an_error_is_answered_with_its_status() ->
     assert done.replica.is_usable()
 
 
+ROLE = b'data: {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": null}]}\n\n'
+WORD = b'data: {"choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": null}]}\n\n'
+ERROR = b'data: {"error": {"message": "Internal server error", "code": 500}}\n\n'
+END = b"data: [DONE]\n\n"
+
+
+def test_an_error_behind_the_first_role_is_still_the_answers_status() -> None:
+    """vLLM tells who speaks before it tells that it cannot: nothing has been said, so that another may answer."""
+    done = ask(lambda _: stream(ROLE, ERROR, END), stream=True)
+    assert done.failure is not None
+    assert (done.failure.status, done.out.started) == (500, False)
+
+
+@pytest.mark.parametrize("events", [(ROLE, WORD, END), (ROLE, END), (ROLE, ROLE, WORD, END)])
+def test_all_of_a_stream_comes_through(events: tuple[bytes, ...]) -> None:
+    done = ask(lambda _: stream(*events), stream=True)
+    assert (done.failure, done.out.status, done.out.body) == (None, 200, b"".join(events))
+
+
 @pytest.mark.parametrize(
     "event", [b'data: {"choices": [{"delta": {"content": "\\"error\\""}}]}', b": error", b"data: x"]
 )
