@@ -130,6 +130,8 @@ def _refuse(failure: StackError, argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> tuple[Command, Any]:
     """Return the command and its record. Raises UsageError for anything unknown, naming the closest known word."""
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
     name = argv[0] if argv else ""
     if argv and not name.startswith("-") and name not in COMMANDS:
         begun = next((f"did you mean `{known}`?" for known in COMMANDS if name and known.startswith(name)), None)
@@ -218,9 +220,15 @@ def _check_words(parser: argparse.ArgumentParser, words: list[str]) -> None:
         raise UsageError(f"{parser.prog}: unknown action `{words[0][:60]}`", hint=hint)
 
 
+def _names_of_place(action: argparse.Action) -> list[str]:
+    """Return what the help calls a word without a flag: `ENV` and `MODE` of `ENV|MODE`; nothing of a flag."""
+    return [] if action.option_strings else str(action.metavar or "").split("|")
+
+
 def _check_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Refuse an unknown flag first: argparse would take its value for the mode, and blame that."""
     flags = [flag for action in parser._actions for flag in action.option_strings]
+    places = {name.lower() for action in parser._actions for name in _names_of_place(action)}
     for word in words:
         flag = word.partition("=")[0]
         if word.startswith("-") and word != "-" and flag not in flags and word[:2] not in ("-o", "-h"):
@@ -228,6 +236,8 @@ def _check_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:
             names = {flag_word.lstrip("-"): flag_word for flag_word in flags}
             close = closest(flag.lstrip("-"), names)
             hint = f"did you mean `{names[close]}`?" if close else f"`{parser.prog} --help` shows what is allowed"
-            if "--arg" in flags and not close:
+            if flag.lstrip("-") in places:
+                hint = f"write it as a word without a flag: `{parser.prog} {flag.lstrip('-').upper()}`"
+            elif "--arg" in flags and not close:
                 hint += f"; a flag of the engine goes behind --arg: `--arg={flag[:60]}`"
             raise UsageError(f"{parser.prog}: unknown flag `{flag[:60]}`", hint=hint)

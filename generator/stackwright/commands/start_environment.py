@@ -19,11 +19,13 @@ from stackwright.commands.configure import (
     configure_environment,
     find_proxy_login,
     make_folders,
+    picture_plans,
     write_environments,
 )
 from stackwright.commands.generation import hold_environments, keep_generation, put_back
 from stackwright.commands.host import get_host
 from stackwright.commands.options import (
+    PlanArguments,
     PlanOptions,
     StartOptions,
     add_environment,
@@ -173,6 +175,7 @@ def _configure_one(options: PlanOptions, paths: ProjectPaths, environment: Envir
     tell_changes((configured,))
     write_environments(paths, ((configured, changes),))
     report.show_changes(changes, dry_run=False, diff=False)
+    report.show_summaries(picture_plans(PlanArguments(options=options), paths, (configured.plan,), None))
 
 
 def _show_ready(stack: Stack) -> None:

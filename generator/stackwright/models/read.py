@@ -100,7 +100,7 @@ def read_model(
     names = [SMOKE, *(row.name for row in llms), *(row.hub_id for row in llms)]
     raise UsageError(
         f"{origin}: not a Hugging Face id (owner/name), a folder, or a catalog name",
-        hint=did_you_mean(name, names) or f"catalog names: {', '.join(names[: 1 + len(llms)])}",
+        hint=did_you_mean(name, names) or f"catalog names: {', '.join(names[:4])}, …; all: docs/reference/models.md",
     )
 
 

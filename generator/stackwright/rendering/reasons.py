@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import groupby
 
 from stackwright.domain.plan import Plan, Setting
@@ -22,15 +23,22 @@ def list_settings(plan: Plan) -> Iterator[str]:
 
 
 def list_reasons(plans: Sequence[Plan], width: int) -> Iterator[str]:
-    """Yield each value with its reason and source, by section; what several plans have alike stands there once."""
+    """Yield each value with its reason, by section, and below them the sources by number.
+
+    What several plans have alike stands there once.
+    """
+    sources: list[str] = []
     shared = _shared(plans)
     if shared:
         names = ", ".join(plan.environment.value for plan in plans)
-        yield from _list(plans[0], names, set(shared), width)
+        yield from _list(plans[0], names, shared, sources, width)
     for plan in plans:
-        own = set(flat_settings(plan)) - set(shared)
+        own = flat_settings(plan).keys() - shared
         if own:
-            yield from _list(plan, plan.environment.value, own, width)
+            yield from _list(plan, plan.environment.value, own, sources, width)
+    yield "sources"
+    for number, source in enumerate(sources, start=1):
+        yield from _wrap(f"[{number}] {source}", width)
 
 
 def _shared(plans: Sequence[Plan]) -> frozenset[str]:
@@ -41,20 +49,25 @@ def _shared(plans: Sequence[Plan]) -> frozenset[str]:
     return frozenset(key for key, setting in first.items() if all(other.get(key) == setting for other in others))
 
 
-def _list(plan: Plan, title: str, keys: set[str], width: int) -> Iterator[str]:
+def _list(plan: Plan, title: str, keys: AbstractSet[str], sources: list[str], width: int) -> Iterator[str]:
     yield f"why, in {title}:"
     for section, rows in _by_section(plan):
         wanted = [(key, setting) for key, setting in rows if key in keys]
         if wanted:
             yield section
         for key, setting in wanted:
-            yield from _explain(key, setting, width)
+            if setting.source not in sources:
+                sources.append(setting.source)
+            number = sources.index(setting.source) + 1
+            yield from _wrap(f"{key}={_short(setting.value)}  {setting.reason}{_NO_BREAK}[{number}]", width)
 
 
-def _explain(key: str, setting: Setting, width: int) -> Iterator[str]:
-    source = "" if setting.source in setting.reason else f" [{setting.source}]"
-    text = f"{key}={_short(setting.value)}  {setting.reason}{source}"
-    yield from textwrap.wrap(
+# `textwrap` breaks a line at no other blank than those of ASCII.
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def _wrap(text: str, width: int) -> Iterator[str]:
+    lines = textwrap.wrap(
         text,
         max(width, 40),
         initial_indent="  ",
@@ -62,6 +75,7 @@ def _explain(key: str, setting: Setting, width: int) -> Iterator[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+    yield from (line.replace(_NO_BREAK, " ") for line in lines)
 
 
 def _short(value: str) -> str:

@@ -261,7 +261,7 @@ def _is_first(plan: Plan, model: ServedModel) -> bool:
 
 
 def _model_lines(plan: Plan, model: ServedModel, canvas: Canvas, next_step: NextStep) -> Iterator[Line]:
-    yield from _wrap([[*describe_reach(model), *describe_download(model, next_step)]], canvas)
+    yield from _wrap([[*describe_reach(model), *describe_download(model, next_step), *_unable(model)]], canvas)
     memory = model.forecast
     if memory is None:
         yield (Span("memory not forecast"),)
@@ -309,6 +309,14 @@ def describe_download(model: ServedModel, next_step: NextStep) -> Iterator[str]:
         yield "already downloaded"
 
 
+def _unable(model: ServedModel) -> Iterator[str]:
+    """Say that a model answers no tool calls, where that is so only for want of its parser's name."""
+    key = engine_named(model.engine.name).flags.get("--tool-call-parser")
+    parser = model.settings.get(key or "")
+    if model.role.generates and model.source is not LlmSource.SMOKE and parser is not None and parser.value == "none":
+        yield "no tool calls, as its parser is not known"
+
+
 class Part(Struct, frozen=True):
     """One part of a memory: its name in the legend, its bytes, and its tone."""
 
@@ -348,8 +356,12 @@ def memory_label(plan: Plan, model: ServedModel) -> str:
 def _doubt(memory: Memory, missing: int) -> str:
     if memory.verdict == "fits":
         return ""
+    error = f"plus or minus {_gib(memory.uncertainty_bytes)} GiB"
+    if missing < GIB // 20 and memory.kv_cache_bytes > memory.uncertainty_bytes:
+        # Here it is not the sum that is in doubt, but what the machine will give: the warnings say why.
+        return f"uncertain, {error} at least"
     short = f": {_gib(missing)} GiB more than there is" if missing >= GIB // 20 else ""
-    return f"may not fit{short}, plus or minus {_gib(memory.uncertainty_bytes)} GiB"
+    return f"may not fit{short}, {error}"
 
 
 def memory_parts(plan: Plan, model: ServedModel, memory: Memory) -> tuple[Part, ...]:
