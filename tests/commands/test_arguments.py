@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from stackwright.commands.detect import DetectArguments
 from stackwright.commands.key import KeyArguments
 from stackwright.commands.keys import KeysArguments
 from stackwright.commands.options import ENVIRONMENTS, MODES, RUNTIMES, PlanArguments, PlanOptions, StartOptions
+from stackwright.commands.plan import ReportArguments
 from stackwright.commands.rollback import RollbackArguments
 from stackwright.commands.start_environment import StartArguments
 from stackwright.commands.status import StatusArguments
@@ -24,6 +26,12 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
 from stackwright.errors import UsageError
+
+
+def planned(**words: Any) -> ReportArguments:
+    """Return what `plan` takes, without a page."""
+    return ReportArguments(shown=PlanArguments(**words))
+
 
 WORDS = f"allowed: {', '.join(MODES)}; {', '.join(ENVIRONMENTS)}"
 
@@ -64,16 +72,16 @@ def parse_arguments(words: list[str]) -> object:
                 diff=True,
             ),
         ),
-        ("plan cpu dev", PlanArguments(options=PlanOptions(mode=Mode.CPU), environment=Environment.DEV)),
+        ("plan cpu dev", planned(options=PlanOptions(mode=Mode.CPU), environment=Environment.DEV)),
         (
             "plan prod --explain single --all",
-            PlanArguments(options=PlanOptions(mode=Mode.SINGLE), environment=Environment.PROD, explain=True, all=True),
+            planned(options=PlanOptions(mode=Mode.SINGLE), environment=Environment.PROD, explain=True, all=True),
         ),
-        ("plan prod --env production", PlanArguments(environment=Environment.PROD)),
-        ("plan single", PlanArguments(options=PlanOptions(mode=Mode.SINGLE))),
+        ("plan prod --env production", planned(environment=Environment.PROD)),
+        ("plan single", planned(options=PlanOptions(mode=Mode.SINGLE))),
         (
             "plan prod --engine vllm==0.32.0 --objective latency --allow-vulnerable",
-            PlanArguments(
+            planned(
                 options=PlanOptions(engine_version="0.32.0", objective=Objective.LATENCY, allow_vulnerable=True),
                 environment=Environment.PROD,
             ),
@@ -119,8 +127,8 @@ def test_words_become_one_value(words: str, expected: object) -> None:
 )
 def test_what_was_asked_for_can_be_asked_for_again(words: str) -> None:
     asked = parse_arguments(words.split())
-    assert isinstance(asked, PlanArguments)
-    assert parse_arguments(["plan", *asked.options.words]) == asked
+    assert isinstance(asked, ReportArguments)
+    assert parse_arguments(["plan", *asked.shown.options.words]) == asked
 
 
 @pytest.mark.parametrize(
