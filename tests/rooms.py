@@ -111,6 +111,8 @@ ROOMS: Mapping[str, Room] = {
         "domain settings planning services engines watching validation reading catalog rendering models detect runtime "
         "project importing interrupts report diagnosis atomic units errors"
     ),
+    # Completion is made from the parsers of all commands, which `cli` puts together.
+    "commands.completion": room("commands cli domain settings engines catalog report errors", libraries="shtab"),
     "cli": room("commands interrupts report errors"),
     "__main__": room("cli"),
 }

@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, str] = {
     ),
     "facts": "List old and unsure rows of the catalog, and what is newer or known bad of all that is pinned.",
     "key": "Print the gateway's key.",
+    "completion": "Print what makes bash, zsh or fish complete commands, environments, models and settings.",
     "import": "Read a hand-written vLLM and LiteLLM setup, and write an environment's wishes from it.",
     "keys": "Make, list, rotate and revoke keys for people and programs, and show what was used with them.",
 }

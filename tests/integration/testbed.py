@@ -38,6 +38,8 @@ TOOLS = {
     "cc": "gcc",
     "curl": "curl",
     "chromium": "chromium",
+    "zsh": "zsh",
+    "fish": "fish",
 }
 ENGINE_PROGRAMS = {"docker": "docker.io", "dockerd": "docker.io", "iptables": "iptables"}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
