@@ -137,3 +137,24 @@ def test_processes_are_found_by_what_the_runtime_noted(tmp_path: Path) -> None:
         assert found.owns(service.pid)
         assert not found.owns(1)
     assert find_running(tmp_path, containers=False) == ()
+
+
+@pytest.mark.subprocess
+def test_containers_are_found_by_the_files_that_compose_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for Docker's client, at the boundary: one line for each container, as `docker ps --format` writes."""
+    rows = [
+        ("a" * 64, "stackwright-dev", "/srv/one/compose/compose.yaml,/srv/one/compose/generated/dev/override.yaml"),
+        ("b" * 64, "stackwright-dev", "/srv/one/compose/compose.yaml,/srv/one/compose/generated/dev/override.yaml"),
+        ("c" * 64, "shop", "/srv/shop/compose.yaml"),
+        ("d" * 64, "mine", "/srv/two words/compose/generated/prod/override.yaml"),
+    ]
+    client = tmp_path / "bin" / "docker"
+    client.parent.mkdir()
+    lines = "\n".join("\t".join(row) for row in rows)
+    client.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}\nEND\n", encoding="utf-8")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{client.parent}:/usr/bin:/bin")
+    mine, one = find_running(tmp_path, containers=True)
+    assert (mine.environment, mine.root, mine.containers) == (Environment.PROD, Path("/srv/two words"), ("d" * 64,))
+    assert (one.name, one.root, one.containers) == ("stackwright-dev", Path("/srv/one"), ("a" * 64, "b" * 64))
+    assert find_running(tmp_path, containers=False) == ()
