@@ -18,6 +18,7 @@ from stackwright.detect.limits import read_limits
 from stackwright.detect.mig import add_without_peers, make_slices
 from stackwright.detect.network import find_network
 from stackwright.detect.nvml import NvmlAnswers, probe_nvml
+from stackwright.detect.other_gpus import probe_other_gpus
 from stackwright.detect.topology import make_driver, make_gpus, make_links, make_p2p
 from stackwright.domain.host import HOST_SCHEMA, Host
 
@@ -76,6 +77,7 @@ def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | Non
         p2p=add_without_peers(p2p, len(slices)),
         containers=containers,
         network=find_network(os.environ, root, daemon),
+        other_gpus=probe_other_gpus(root),
     )
     limited = (*cpu_limits, *memory_limits)
     decisive = (row for row in missing if row.fact not in _MINOR)

@@ -22,7 +22,7 @@ from stackwright.reading import convert, load_yaml, to_plain
 
 LARGEST_NUMBER = 2**63 - 1
 LINE_LENGTH = 118
-ROWS = ("gpus", "links", "p2p")
+ROWS = ("gpus", "links", "p2p", "other_gpus")
 OPTIONAL: dict[str, type[Struct]] = {
     "driver": Driver,
     "os": OperatingSystem,

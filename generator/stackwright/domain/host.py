@@ -106,6 +106,29 @@ class Gpu(Struct, frozen=True, kw_only=True):
     mig_slice: MigSlice | None = None
 
 
+class Maker(StrEnum):
+    """Who makes a GPU that is not NVIDIA's."""
+
+    AMD = "amd"
+    INTEL = "intel"
+    HABANA = "habana"
+
+
+class OtherGpu(Struct, frozen=True, kw_only=True):
+    """A GPU of another maker than NVIDIA; no plan uses it.
+
+    `architecture` is AMD's, such as gfx1100. `integrated`: the processor's own graphics, which serve no model.
+    """
+
+    maker: Maker
+    name: str | None
+    architecture: str | None
+    memory_bytes: int | None
+    pci_bus_id: str
+    driver: str | None
+    integrated: bool
+
+
 class Link(Struct, frozen=True, kw_only=True):
     """The best connection between GPUs `a` < `b` (indices). `lanes` and `version` only for NVLink kinds."""
 
@@ -169,3 +192,4 @@ class Host(Struct, frozen=True, kw_only=True):
     p2p: tuple[tuple[bool | None, ...], ...]
     containers: Containers
     network: Network | None = None
+    other_gpus: tuple[OtherGpu, ...] = ()

@@ -15,6 +15,7 @@ from stackwright.domain.plan import Mode
 from stackwright.domain.topology import nvlink_islands
 from stackwright.engines.memory.splits import Width, split_widths
 from stackwright.errors import NoPlanError
+from stackwright.planning.other_makers import describe_other_gpus, serving_gpus, what_would
 from stackwright.planning.slices import NO_SPAN, has_slices, how_to_cut, one_per_instance, why_shared
 from stackwright.units import GIB, format_bytes, version_parts
 
@@ -237,7 +238,9 @@ def usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
             )
         usable = tuple({known[name].index: known[name] for name in devices}.values())
     if not usable:
-        raise NoPlanError(f"no usable GPU: found {describe_gpus(host)}", hint=_what_to_do(host))
+        others = describe_other_gpus(host)
+        found = ", ".join(words for words in (others, "" if others and not host.gpus else describe_gpus(host)) if words)
+        raise NoPlanError(f"no usable GPU: found {found}", hint=_what_to_do(host))
     return one_per_instance(usable)
 
 
@@ -259,6 +262,8 @@ def _what_to_do(host: Host) -> str:
         return "reboot, or reload the kernel module, so that library and driver match; until then `configure-gpu cpu`"
     if host.gpus:
         return "check `nvidia-smi` and `dmesg | grep -i xid`; until then `configure-gpu cpu`"
+    if serving_gpus(host):
+        return f"only NVIDIA GPUs are planned for: use `configure-gpu cpu`, or {what_would(host)}"
     return "use `configure-gpu cpu`, or install the NVIDIA driver"
 
 

@@ -21,6 +21,7 @@ from stackwright.planning.emitted import DECISION as GPUS_DECISION
 from stackwright.planning.emitted import WORKERS, device_settings, in_order_of_table, stack_settings
 from stackwright.planning.gateway import with_fallbacks
 from stackwright.planning.model_plan import PlannedModel, pinned_setting, plan_model, refuse_unread, with_digests
+from stackwright.planning.other_makers import warn_of_other_gpus
 from stackwright.planning.placement import idle_warnings
 from stackwright.planning.request import ModelRequest, PlanRequest, Switching, WantedModel, model_request
 from stackwright.planning.shares import shared_bytes
@@ -225,6 +226,8 @@ def _warnings(
 ) -> tuple[str, ...]:
     found = list(idle_warnings(request.host, used)) if used and not alone else []
     found += [warning for model in planned for warning in model.warnings]
+    if request.mode is None and (others := warn_of_other_gpus(request.host)):
+        found.append(others)
     if bind != "127.0.0.1":
         found.append(f"the gateway is published beyond this machine, on {bind}: see docs/how-to/publish.md")
     if used and request.host.containers.engine and request.host.containers.gpu_access in (None, "none"):

@@ -1,0 +1,56 @@
+"""What this release cannot do for GPUs of other makers, and what would. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from stackwright.domain.host import Host, Maker, OtherGpu
+from stackwright.units import format_bytes
+
+TITLES = {Maker.AMD: "AMD", Maker.INTEL: "Intel", Maker.HABANA: "Intel Gaudi"}
+# What vLLM's ROCm builds run on (docs.vllm.ai, getting_started/installation/gpu, AMD ROCm, read 2026-11-28).
+_ROCM = frozenset("gfx90a gfx942 gfx950 gfx1100 gfx1101 gfx1150 gfx1151 gfx1200 gfx1201".split())
+_INSTALLATION = "https://docs.vllm.ai/en/stable/getting_started/installation/gpu"
+_LLAMA = "https://github.com/ggml-org/llama.cpp"
+
+
+def serving_gpus(host: Host) -> tuple[OtherGpu, ...]:
+    """Return the GPUs of other makers that could serve: a processor's own graphics could not."""
+    return tuple(gpu for gpu in host.other_gpus if not gpu.integrated)
+
+
+def describe_other_gpus(host: Host) -> str:
+    """Return them in a few words: `2× AMD Radeon RX 7900 XTX (gfx1100, 24 GiB)`."""
+    names = Counter(_describe(gpu) for gpu in serving_gpus(host))
+    return ", ".join(f"{count}× {name}" for name, count in names.items())
+
+
+def what_would(host: Host) -> str:
+    """Return what serves such a GPU, as the rest of a hint."""
+    gpu = serving_gpus(host)[0]
+    if gpu.maker is Maker.HABANA:
+        return "vLLM's plugin for Gaudi, https://github.com/vllm-project/vllm-gaudi"
+    if gpu.maker is Maker.INTEL:
+        return f"vLLM's image for Intel's Arc Pro B and Max, `vllm/vllm-openai-xpu` ({_INSTALLATION})"
+    if gpu.architecture is None:
+        return f"vLLM's ROCm image `vllm/vllm-openai-rocm`, where it lists the GPU ({_INSTALLATION})"
+    if gpu.architecture in _ROCM:
+        return f"vLLM's ROCm image `vllm/vllm-openai-rocm`, which lists {gpu.architecture} ({_INSTALLATION})"
+    return f"llama.cpp's server for ROCm or Vulkan ({_LLAMA}): vLLM's ROCm builds do not list {gpu.architecture}"
+
+
+def warn_of_other_gpus(host: Host) -> str | None:
+    """Return what a plan says that goes to the processor beside such GPUs; None where there is none."""
+    found = describe_other_gpus(host)
+    if not found or host.gpus:
+        return None
+    return f"found {found}: only NVIDIA GPUs are planned for: the processor serves; for the GPU: {what_would(host)}"
+
+
+def _describe(gpu: OtherGpu) -> str:
+    facts = (gpu.architecture, None if gpu.memory_bytes is None else format_bytes(gpu.memory_bytes))
+    told = ", ".join(fact for fact in facts if fact)
+    title = TITLES[gpu.maker]
+    name = gpu.name or f"{title} GPU"
+    name = name if name.lower().startswith(title.split()[0].lower()) else f"{title} {name}"
+    return f"{name} ({told})" if told else name
