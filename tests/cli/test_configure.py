@@ -384,6 +384,7 @@ def test_detecting_needs_nothing_and_writes_where_it_was_told(around: Path, caps
         "p2p",
         "containers",
         "network",
+        "other_gpus",
     ]
     assert main(["detect", "-o", str(around / "none" / "host.yaml")]) == 2
     assert "error: " in capsys.readouterr().err

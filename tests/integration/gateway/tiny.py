@@ -106,3 +106,22 @@ def safetensors(tensors: Mapping[str, Tensor]) -> bytes:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + b"".join(body for _, body in tensors.values())
+
+
+def write_adapter(folder: Path) -> None:
+    """Write a LoRA adapter for the smoke model: its queries and values, rank 4."""
+    write_smoke_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    for path in folder.iterdir():
+        path.unlink()
+    hidden, rank = config["hidden_size"], 4
+    values = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number in range(config["num_hidden_layers"]):
+        for name, width in (("q_proj", hidden), ("v_proj", values)):
+            layer = f"base_model.model.model.layers.{number}.self_attn.{name}"
+            shapes |= {f"{layer}.lora_A.weight": (rank, hidden), f"{layer}.lora_B.weight": (width, rank)}
+    described = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 8, "bias": "none"}
+    described["target_modules"] = ["q_proj", "v_proj"]
+    (folder / "adapter_config.json").write_text(json.dumps(described))
+    (folder / "adapter_model.safetensors").write_bytes(safetensors(noise(shapes)))
