@@ -171,7 +171,8 @@ def start(project: Project, after_s: float | None) -> Start:
         told.seek(0)
         is_ready = READY in told.read()
     if after_s is None:
-        assert code == 0 and is_ready, "a whole start failed"
+        assert code == 0, "a whole start failed"
+        assert is_ready, "a whole start did not say that the stack is ready"
         project.command("stop-environment", "dev", "--now")
     return Start(code=code, seconds=seconds, is_ready=is_ready)
 
