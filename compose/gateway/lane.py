@@ -261,12 +261,13 @@ class Lane:
         tried: list[Replica] = []
         failed: list[Replica] = []
         breaks = 0
+        given = sorted(name for name in CONSTRAINTS & question.fields.keys() if question.fields[name] is not None)
         failure = Failure(status=503, message=f"no replica of `{served}` is there")
         for attempt in range(max(ATTEMPTS, len(replicas))):
             usable = [replica for replica in replicas if replica.is_usable()] or replicas
             usable = [replica for replica in usable if replica.silent_s() < SILENT_S] or usable
             fresh = [replica for replica in usable if replica not in tried]
-            if not fresh:
+            if not fresh and not (len(failed) == 1 and given):
                 await asyncio.sleep(PAUSE_S * 2 ** max(0, attempt - len(replicas)))
             strategy = self._strategy if question.endpoint in WITH_PREFIXES else LEAST_BUSY
             replica = choose(fresh or usable, question.fields, strategy)
@@ -282,7 +283,8 @@ class Lane:
                     if other is not replica:
                         other.note_failure(self._cooldown_s)
                 return None
-            failure = await self._judge(question, served, replica, answer)
+            # Once may be chance; a second time, and not without its constraint, it is the request.
+            failure = await self._judge(question, served, replica, answer, given) if failed else answer
             _log(question, replica, failure)
             if failure.content is None:  # no answer at all
                 replica.note_failure(self._cooldown_s)
@@ -294,13 +296,14 @@ class Lane:
                 break
         return failure
 
-    async def _judge(self, question: Question, served: str, replica: Replica, failure: Failure) -> Failure:
+    async def _judge(
+        self, question: Question, served: str, replica: Replica, failure: Failure, given: Sequence[str]
+    ) -> Failure:
         """Return a failure as it is, or as the request's own fault: the engine fails at its schema, and not without it.
 
         vLLM tells what it cannot compile like any other fault of its own: 500 (0.32.0 v1/core/sched/scheduler.py,
         grammar_compile_error_reqs).
         """
-        given = sorted(name for name in CONSTRAINTS & question.fields.keys() if question.fields[name] is not None)
         if failure.status != 500 or failure.content is None or not given:
             return failure
         left_out = CONSTRAINTS | {"stream", "stream_options", "n", "best_of", *LENGTHS}

@@ -238,7 +238,7 @@ FAULT_IN_STREAM = stream(b'data: {"error": {"message": "Internal server error", 
     ids=lambda given: next(iter(given)),
 )
 def test_what_the_engine_cannot_compile_is_the_requests_fault(given: dict[str, Any], streamed: bool) -> None:
-    """It answers the same request without its constraint: 400, asked once each way, and no mark."""
+    """Twice, and it answers the same request without its constraint: 400, and no mark."""
     done = ask(
         lambda fields: WELL if not given.keys() & fields else FAULT_IN_STREAM if streamed else FAULT,
         stream=streamed,
@@ -250,8 +250,15 @@ def test_what_the_engine_cannot_compile_is_the_requests_fault(given: dict[str, A
     assert (done.failure.status, done.failure.kind, done.out.started) == (400, "invalid_request_error", False)
     assert all(f"`{name}`" in done.failure.message for name in given)
     assert done.replica.is_usable()
-    _, without = done.bodies
+    _, _, without = done.bodies
     assert without == {"model": "served", "messages": FIELDS["messages"], "max_tokens": 1}
+
+
+def test_an_engine_that_fails_once_is_asked_again() -> None:
+    """A schema is no reason to blame the request for a fault that passes."""
+    answers = iter([FAULT, WELL])
+    done = ask(lambda _: next(answers), response_format=SCHEMA)
+    assert (done.failure, done.out.status) == (None, 200)
 
 
 def test_an_engine_that_fails_without_the_constraint_too_has_failed() -> None:
