@@ -17,6 +17,7 @@ from stackwright.interrupts import clean_end
 # Each with its one sentence. The module `commands/NAME.py`, with `_` for `-`, declares its arguments and does the work;
 # only that of the command that is asked for is ever loaded.
 COMMANDS: Mapping[str, str] = {
+    "init": "Lay out a project folder, where Stackwright is installed and not cloned.",
     "detect": "Read the host: GPUs, links, processor, memory, container engine.",
     "configure-gpu": (
         "Detect, plan, render and check; writes the files of all three environments, or of the one named."

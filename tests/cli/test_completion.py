@@ -57,7 +57,9 @@ def offered(shell: str, code: str, script: str, line: str, home: Path) -> set[st
 
 
 @pytest.mark.parametrize("line", LINES)
-@pytest.mark.parametrize(("shell", "code"), [pytest.param("bash", BASH), pytest.param("fish", FISH, marks=pytest.mark.integration)])
+@pytest.mark.parametrize(
+    ("shell", "code"), [pytest.param("bash", BASH), pytest.param("fish", FISH, marks=pytest.mark.integration)]
+)
 def test_a_shell_offers(capsys: pytest.CaptureFixture[str], tmp_path: Path, shell: str, code: str, line: str) -> None:
     assert offered(shell, code, script_for(shell, capsys), line, tmp_path) >= LINES[line]
 
