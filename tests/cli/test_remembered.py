@@ -237,3 +237,14 @@ def test_configured_twice_is_the_same_plan(words: list[str], host: str, run: Run
     assert values(project) == before
     shown = plan_of(run, host=host)["settings"]
     assert {key: setting["value"] for key, setting in shown.items()} == before
+
+
+@pytest.mark.parametrize("host", ["1x-rtx3090", GPU_HOST, "mixed-3090-3060", "8x-h100-nvswitch"])
+def test_all_environments_serve_one_model_unless_asked_otherwise(host: str, run: Run) -> None:
+    """Chosen for the smallest share of them, and kept where a later pin would choose another."""
+    plans = run("configure-gpu", "--json", host=host).json["plans"]
+    (model,) = {plan["models"][0]["location"] for plan in plans.values()}
+    longer = run(*PROD, "--set=VLLM_MAX_MODEL_LEN=2048", "--json", host=host)
+    assert longer.json["plans"]["prod"]["models"][0]["location"] == model
+    asked = run("configure-gpu", "--model=Qwen/Qwen3-0.6B", "--json", host=host)
+    assert {plan["models"][0]["location"] for plan in asked.json["plans"].values()} == {"Qwen/Qwen3-0.6B"}

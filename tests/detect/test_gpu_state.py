@@ -51,8 +51,8 @@ def test_health_lanes_and_holders_are_told(fake_nvml: Path, tmp_path: Path) -> N
     assert (first["ecc_errors"], first["rows_broken"], first["failure"]) == (0, False, None)
     own = Path("/proc/self/comm").read_text(encoding="utf-8").strip()
     assert first["processes"] == [
-        {"pid": os.getpid(), "name": own, "memory_bytes": 2**30, "gpu_instance": None},
-        {"pid": 4194304, "name": None, "memory_bytes": None, "gpu_instance": None},
+        {"pid": os.getpid(), "name": own, "memory_bytes": 2**30, "gpu_instance": None, "holder": None},
+        {"pid": 4194304, "name": None, "memory_bytes": None, "gpu_instance": None, "holder": None},
     ]
     assert second["processes"] == []
 
