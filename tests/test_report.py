@@ -184,12 +184,20 @@ report.tell("done")
 """
 
 
-def on_a_terminal(**environment: str) -> str:
+DRAW = """
+from stackwright import report
+from stackwright.rendering.summary import NextStep
+from tests.planning_requests import plan_for, recorded
+report.show_summaries([(plan_for(recorded("2x-rtx3090-nvlink")), NextStep(url="http://127.0.0.1:4002"))])
+"""
+
+
+def on_a_terminal(script: str = SHOW, **environment: str) -> str:
     """Return what a terminal of 80 columns is sent."""
     leader, follower = pty.openpty()
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM", "FORCE_COLOR")}
     program = subprocess.Popen(
-        [sys.executable, "-c", SHOW], cwd=ROOT, env={**kept, "COLUMNS": "80", **environment}, stderr=follower
+        [sys.executable, "-c", script], cwd=ROOT, env={**kept, "COLUMNS": "80", **environment}, stderr=follower
     )
     os.close(follower)
     sent = io.BytesIO()
@@ -243,3 +251,26 @@ def test_no_color_sends_no_colour() -> None:
     """Moving the cursor is not colour."""
     sent = on_a_terminal(TERM="xterm-256color", NO_COLOR="1")
     assert re.findall(r"\x1b\[[0-9;]*m", sent) == []
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False)],
+    ids=["terminal", "dumb", "no-color"],
+)
+def test_a_picture_has_colours_where_they_are_shown_and_wanted(environment: dict[str, str], coloured: bool) -> None:
+    """The text is the same, and no line is wider than the terminal."""
+    sent = on_a_terminal(DRAW, **environment)
+    assert bool(re.search(r"\x1b\[[0-9]+m", sent)) is coloured
+    lines = re.sub(r"\x1b\[[0-9]*m", "", sent).splitlines()
+    assert lines[0] == "prod   2× RTX 3090 ═NVLink═   Qwen/Qwen3-0.6B · vLLM 0.33.0 · tensor parallel 2"
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.subprocess
+def test_a_terminal_in_ascii_gets_a_picture_in_ascii() -> None:
+    sent = on_a_terminal(DRAW, TERM="dumb", PYTHONIOENCODING="ascii", COLUMNS="60")
+    assert sent.isascii()
+    assert "\\x" not in sent
+    assert "=NVLink=" in sent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -101,10 +102,17 @@ def expected_output(checkout: Path, *arguments: str, cwd: Path | None = None) ->
     return f'{{"arguments": [{words}], "from": "{checkout}/generator", "cwd": "{cwd or checkout.parent}"}}\n'
 
 
+def announced(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what a preparation says that it does; a line for each of its steps comes after it."""
+    first, *steps = done.stderr.splitlines()
+    assert steps
+    assert all(re.fullmatch(r"  (fetching uv, .+|installing [0-9]+ packages of .+|compiling)", step) for step in steps)
+    return first
+
+
 def test_the_first_start_prepares_and_the_second_does_not(checkout: Path) -> None:
     first = start(checkout, "dev", "--set", "A=b c", name="start-environment")
-    preparing = f"preparing the Python environment in {checkout}/.venv (once)\n"
-    assert (first.returncode, first.stderr) == (0, preparing)
+    assert (first.returncode, announced(first)) == (0, f"preparing the Python environment in {checkout}/.venv (once)")
     assert first.stdout == expected_output(checkout, "start-environment", "dev", "--set", "A=b c")
     second = start(checkout, "--help")
     assert (second.returncode, second.stderr, second.stdout) == (0, "", expected_output(checkout, "--help"))
@@ -115,8 +123,8 @@ def test_a_changed_lock_is_installed_and_what_stands_is_kept(prepared: Path) -> 
     kept.touch()
     change_lock(prepared, "# changed")
     changed = start(prepared)
-    bringing = f"updating the Python environment in {prepared}/.venv\n"
-    assert (changed.returncode, changed.stderr, kept.exists()) == (0, bringing, True)
+    bringing = f"updating the Python environment in {prepared}/.venv"
+    assert (changed.returncode, announced(changed), kept.exists()) == (0, bringing, True)
     assert start(prepared).stderr == ""
 
 
@@ -126,7 +134,7 @@ def test_an_interrupted_installation_is_thrown_away(prepared: Path) -> None:
     change_lock(prepared, "# changed")
     again = start(prepared)
     assert (again.returncode, (prepared / ".venv" / "half").exists()) == (0, False)
-    assert again.stderr == f"preparing the Python environment in {prepared}/.venv (once)\n"
+    assert announced(again) == f"preparing the Python environment in {prepared}/.venv (once)"
 
 
 def test_ctrl_c_while_preparing_leaves_nothing_that_is_taken_for_whole(checkout: Path) -> None:
@@ -258,7 +266,8 @@ def test_without_a_python_that_is_new_enough(checkout: Path, tmp_path: Path) -> 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: Python 3.11 or newer is needed, found: Python 3.9.2\n"
-        "hint: install it, on Debian or Ubuntu: apt-get install python3 python3-venv\n"
+        "hint: install one beside it: on Ubuntu 22.04 apt-get install python3.11 python3.11-venv;"
+        " elsewhere uv python install 3.12 (https://docs.astral.sh/uv)\n"
     )
 
 
@@ -267,7 +276,7 @@ def test_an_interpreter_that_is_gone_is_replaced(prepared: Path) -> None:
     link.unlink()
     link.symlink_to("/nowhere/python3.10")
     done = start(prepared)
-    assert (done.returncode, done.stderr) == (0, f"preparing the Python environment in {prepared}/.venv (once)\n")
+    assert (done.returncode, announced(done)) == (0, f"preparing the Python environment in {prepared}/.venv (once)")
 
 
 def test_the_tests_tell_their_usage_before_anything_is_prepared(checkout: Path) -> None:

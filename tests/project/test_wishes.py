@@ -104,6 +104,11 @@ def test_a_wrong_list_of_models_is_named(models: str, problem: str, tmp_path: Pa
     assert problem in refusal.value.message
 
 
+def test_a_model_may_be_its_name_alone(tmp_path: Path) -> None:
+    models = read_wishes(paths_of(with_models(tmp_path, "[openai/gpt-oss-20b, {name: a/b, aliases: [x]}]"))).models
+    assert [(model.name, model.aliases) for model in models] == [("openai/gpt-oss-20b", ()), ("a/b", ("x",))]
+
+
 def test_shares_that_make_one_are_taken(tmp_path: Path) -> None:
     """In floating point, these make a little more."""
     shares = (0.2, 0.4, 0.3, 0.1)
