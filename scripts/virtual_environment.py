@@ -121,7 +121,7 @@ def prepare(venv: Path, locks: Sequence[Path]) -> None:
         fetch_uv(venv, locks)
     for lock in locks:
         count = len(re.findall(r"^[a-z0-9][^ ]*==", lock.read_text(encoding="utf-8"), re.MULTILINE | re.IGNORECASE))
-        say(f"  installing {count} packages of {lock.name}")
+        say(f"  installing {count} package{'s' if count > 1 else ''} of {lock.name}")
         install(venv, lock)
     say("  compiling")
     compile_package(venv)

@@ -106,7 +106,7 @@ def announced(done: subprocess.CompletedProcess[str]) -> str:
     """Return what a preparation says that it does; a line for each of its steps comes after it."""
     first, *steps = done.stderr.splitlines()
     assert steps
-    assert all(re.fullmatch(r"  (fetching uv, .+|installing [0-9]+ packages of .+|compiling)", step) for step in steps)
+    assert all(re.fullmatch(r"  (fetching uv, .+|installing [0-9]+ packages? of .+|compiling)", step) for step in steps)
     return first
 
 
