@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stackwright.catalog.load import load_flags, load_parsers
+from stackwright.catalog.load import load_catalog, load_flags, load_parsers
 from stackwright.domain.environment import Environment
-from stackwright.domain.plan import Plan
+from stackwright.domain.plan import Adapter, Mode, Plan
 from stackwright.domain.role import Role
 from stackwright.engines.protocol import fields_of, pinned_fields
 from stackwright.engines.vllm.engine import VLLM
@@ -171,6 +171,33 @@ def test_vllm_understands_what_is_pinned_as_the_forecast_does(every_plan: list[P
     understood = fields_of(VLLM.memory_settings, texts)
     assert {field: understood[field] for field in pinned} == pinned
     assert len(pinned) >= len(PINNED)
+
+
+# Flags as a person may give them, and what the engine's own parser makes of them.
+GIVEN = {
+    "--chat-template-content-format=openai": ("chat_template_content_format", "openai"),
+    '--mm-processor-kwargs={"num_crops": 4}': ("mm_processor_kwargs", {"num_crops": 4}),
+    "--no-enable-prefix-caching": ("enable_prefix_caching", False),
+    "--cudagraph-capture-sizes 1 2": ("cudagraph_capture_sizes", [1, 2]),
+    "--seed=-1": ("seed", -1),
+    "--chat-template=/a/b.jinja": ("chat_template", "/a/b.jinja"),
+}
+
+
+def test_vllm_reads_what_a_person_gives(every_plan: list[Plan], state_folder: Path) -> None:
+    cpu = next(plan for plan in every_plan if plan.engine.cuda is None)
+    python = ensure(state_folder, VLLM.recipe(cpu.engine, on_gpus=False), lambda *_: None) / "bin" / "python"
+    adapter = Adapter(name="sql", location="/a/sql", rank=8)
+    values = VLLM.route_arguments(list(GIVEN), "--arg") | VLLM.adapter_settings((adapter,))
+    [parsed] = ask(python, PARSE, [VLLM.arguments(Mode.CPU, cpu_values(cpu) | values, Role.CHAT, load_catalog())])
+    assert {name: parsed[name] for name, _ in GIVEN.values()} == dict(GIVEN.values())
+    assert (parsed["enable_lora"], parsed["max_loras"], parsed["max_lora_rank"]) == (True, 1, 8)
+    assert "name='sql', path='/a/sql'" in parsed["lora_modules"][0]
+
+
+def cpu_values(plan: Plan) -> dict[str, str]:
+    """Return the settings of a plan's model by their keys."""
+    return {key: setting.value for key, setting in plan.models[0].settings.items()}
 
 
 def test_every_release_has_what_is_given_to_it(every_plan: list[Plan]) -> None:

@@ -16,6 +16,7 @@ from stackwright.domain.setting_spec import MAX_VALUE_LENGTH, problem_with
 from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.settings import (
     ARGUMENT_PREFIX,
+    ATTACHED_SETTINGS,
     CHAT_TEMPLATE,
     KEYS,
     LORA_MODULES,
@@ -43,7 +44,7 @@ SPECULATIVE = "VLLM_SPECULATIVE_CONFIG"
 # Judgement, 2026-11-29: each slot takes memory for its rank; adapters beyond the slots wait in the processor's memory
 # (0.32.0 config/lora.py, max_loras and max_cpu_loras).
 MOST_SLOTS = 8
-_OPTIONAL = {spec.flag: spec for spec in (*OPTIONAL_SETTINGS, STREAM_INTERVAL)}
+_OPTIONAL = {spec.flag: spec for spec in (*OPTIONAL_SETTINGS, *ATTACHED_SETTINGS, STREAM_INTERVAL)}
 _WRITTEN = {spec.flag: spec for spec in SETTINGS if spec.flag is not None and spec.flag not in _OPTIONAL}
 _INSTEAD = {
     KEYS.model: "name the model with `--model`",

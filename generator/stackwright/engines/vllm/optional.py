@@ -10,7 +10,7 @@ from stackwright.domain.plan import Setting
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.parsers import PARSER_KEYS
-from stackwright.engines.vllm.settings import NO_PARSER, OPTIONAL_SETTINGS, STREAM_INTERVAL
+from stackwright.engines.vllm.settings import ATTACHED_SETTINGS, NO_PARSER, OPTIONAL_SETTINGS, STREAM_INTERVAL
 from stackwright.errors import NoPlanError
 
 # Judgement, 2026-11-29: most of the traffic is saved, and a step of text is still shorter than a line.
@@ -33,7 +33,7 @@ def optional_settings(
     streams = (STREAM_INTERVAL,) if task.role.generates else ()
     pinned = {
         spec.key: _pinned(task, spec, catalog, release)
-        for spec in (*OPTIONAL_SETTINGS, *streams)
+        for spec in (*OPTIONAL_SETTINGS, *ATTACHED_SETTINGS, *streams)
         if spec.key in task.pins
     }
     return {**_stream_interval(task, parsers, catalog, release), **pinned}

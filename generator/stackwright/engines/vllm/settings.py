@@ -93,21 +93,6 @@ OPTIONAL_SETTINGS: tuple[SettingSpec, ...] = (
         choices=("1", "8", "16", "32", "64", "128", "256", "320", "512"),
         flag="--max-lora-rank",
     ),
-    SettingSpec(
-        key=LORA_MODULES,
-        section="Engine",
-        kind=Kind.WORDS,
-        meaning="LoRA adapters, NAME=FOLDER or NAME=OWNER/NAME",
-        flag="--lora-modules",
-        pinnable=False,
-    ),
-    SettingSpec(
-        key=CHAT_TEMPLATE,
-        section="Engine",
-        kind=Kind.PATH,
-        meaning="Chat template: a Jinja file of this host, mounted read-only",
-        flag="--chat-template",
-    ),
     _switch("VLLM_LANGUAGE_MODEL_ONLY", "Load and serve the language model alone", "--language-model-only"),
     SettingSpec(
         key="VLLM_LIMIT_MM_PER_PROMPT",
@@ -126,6 +111,25 @@ OPTIONAL_SETTINGS: tuple[SettingSpec, ...] = (
 )
 """Those that a plan leaves to the engine: emitted only where a person pins them. 0.33.0 engine/arg_utils.py and
 config/lora.py, read 2026-11-29."""
+
+ATTACHED_SETTINGS: tuple[SettingSpec, ...] = (
+    SettingSpec(
+        key=LORA_MODULES,
+        section="Engine",
+        kind=Kind.WORDS,
+        meaning="LoRA adapters, NAME=FOLDER or NAME=OWNER/NAME",
+        flag="--lora-modules",
+        pinnable=False,
+    ),
+    SettingSpec(
+        key=CHAT_TEMPLATE,
+        section="Engine",
+        kind=Kind.PATH,
+        meaning="Chat template: a Jinja file of this host, mounted read-only",
+        flag="--chat-template",
+    ),
+)
+"""Those that name what a person attaches to a model: emitted only where they do."""
 
 STREAM_INTERVAL = whole_number(
     "VLLM_STREAM_INTERVAL",
@@ -212,6 +216,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         flag="--dtype",
     ),
     *OPTIONAL_SETTINGS,
+    *ATTACHED_SETTINGS,
     STREAM_INTERVAL,
     SettingSpec(
         key="VLLM_TOOL_CALL_PARSER",
