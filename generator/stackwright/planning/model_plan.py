@@ -78,7 +78,7 @@ def plan_model(request: ModelRequest, catalog: Catalog) -> PlannedModel:
     try:
         planned = plan_as_is(request, catalog)
     except NoPlanError as refusal:
-        if hint := _without_a_pin(request, catalog):
+        if hint := _without_a_pin(request, catalog, of_memory=isinstance(refusal, DoesNotFitError)):
             raise NoPlanError(refusal.message, hint=hint) from None
         advised = _with_advice(request, refusal, catalog)
         raise blame_others(request, advised, lambda freed: plan_as_is(freed, catalog)) from None
@@ -359,12 +359,12 @@ def _shorter(request: ModelRequest, catalog: Catalog) -> str | None:
     return f"lower {where}" + ("" if found == "auto" else f": {found} fits")
 
 
-def _without_a_pin(request: ModelRequest, catalog: Catalog) -> str | None:
+def _without_a_pin(request: ModelRequest, catalog: Catalog, *, of_memory: bool) -> str | None:
     """Return the hint to change a pin that decides on memory and without which the model fits; None where none is."""
     keys = request.engine.keys
     sizes_first = (keys.tensor_parallel, keys.pipeline_parallel, WORKERS)
     others = (row.spec.key for row in request.engine.memory_settings if row.spec.key != keys.context)
-    for key in (*sizes_first, *others):
+    for key in (*sizes_first, *(others if of_memory else ())):
         if key not in request.fixed:
             continue
         fixed = {other: pin for other, pin in request.fixed.items() if other != key}
