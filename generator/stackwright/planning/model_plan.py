@@ -363,7 +363,8 @@ def _without_a_pin(request: ModelRequest, catalog: Catalog, *, of_memory: bool) 
     """Return the hint to change a pin that decides on memory and without which the model fits; None where none is."""
     keys = request.engine.keys
     sizes_first = (keys.tensor_parallel, keys.pipeline_parallel, WORKERS)
-    others = (row.spec.key for row in request.engine.memory_settings if row.spec.key != keys.context)
+    apart = {keys.context, keys.memory_share}  # of these other hints tell more
+    others = (row.spec.key for row in request.engine.memory_settings if row.spec.key not in apart)
     for key in (*sizes_first, *(others if of_memory else ())):
         if key not in request.fixed:
             continue
