@@ -1,0 +1,93 @@
+"""The site of docs/: it builds without a warning, and works from a folder, its search included."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[2]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def mkdocs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of requirements/docs.txt, in an environment of its own."""
+    venv = tmp_path_factory.mktemp("docs") / "venv"
+    make = [sys.executable, "-I", ROOT / "scripts" / "virtual_environment.py", venv, ROOT / "requirements", "docs"]
+    subprocess.run(make, check=True)
+    return venv / "bin" / "mkdocs"
+
+
+def build(mkdocs: Path, project: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    command = [mkdocs, "build", "--config-file", project / "mkdocs.yml", "--site-dir", site]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def site(mkdocs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    built = build(mkdocs, ROOT, folder)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_what_pages_link_to_outside_docs_comes_along(site: Path) -> None:
+    assert (site / "benchmarks" / "results" / "soak.svg").is_file()
+    assert 'href="benchmarks/results/soak.svg"' in (site / "proven.html").read_text("utf-8")
+    assert 'src="../benchmarks/results/gateway.svg"' in (site / "explanation" / "gateway.html").read_text("utf-8")
+
+
+def test_it_is_searched_from_a_folder_and_fetches_nothing(site: Path) -> None:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no chromium here; the testbed installs it for root on Debian")
+    said: list[str] = []
+    fetched: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        page = browser.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda failure: said.append(str(failure)))
+        page.on("request", lambda request: fetched.append(request.url))
+        page.goto((site / "how-to" / "gpus.html").as_uri())
+        words = page.locator("input.md-search__input")
+        words.click()
+        words.press_sequentially("NVLink island")
+        page.locator(".md-search-result__item a[href*='how-to/gpus.html']").first.wait_for()
+        browser.close()
+    assert said == []
+    assert [url for url in fetched if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("[gone](how-to/gone.md)", "gone.md"),
+        ("[gone](../benchmarks/gone.svg)", "gone.svg"),
+        ("[gone](how-to/gpus.md#gone)", "#gone"),
+    ],
+)
+def test_a_broken_link_fails_the_build(mkdocs: Path, tmp_path: Path, line: str, named: str) -> None:
+    """Of a small project with the real settings."""
+    config = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[0]
+    (tmp_path / "mkdocs.yml").write_text(config, "utf-8")
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "site_links.py", tmp_path / "scripts")
+    (tmp_path / "docs" / "how-to").mkdir(parents=True)
+    shutil.copytree(ROOT / "docs" / "assets", tmp_path / "docs" / "assets")
+    (tmp_path / "docs" / "how-to" / "gpus.md").write_text("# GPUs\n", "utf-8")
+    index = tmp_path / "docs" / "index.md"
+    index.write_text("# Start\n\n[GPUs](how-to/gpus.md)\n", "utf-8")
+    whole = build(mkdocs, tmp_path, tmp_path / "site")
+    assert whole.returncode == 0, whole.stderr
+    index.write_text(f"# Start\n\n{line}\n", "utf-8")
+    broken = build(mkdocs, tmp_path, tmp_path / "site")
+    assert broken.returncode != 0
+    assert named in broken.stderr
