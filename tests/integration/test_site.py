@@ -41,7 +41,7 @@ def site(mkdocs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_pages_link_to_outside_docs_comes_along(site: Path) -> None:
     assert (site / "benchmarks" / "results" / "soak.svg").is_file()
     assert 'href="benchmarks/results/soak.svg"' in (site / "proven.html").read_text("utf-8")
-    assert 'src="../benchmarks/results/gateway.svg"' in (site / "explanation" / "gateway.html").read_text("utf-8")
+    assert '="../benchmarks/results/gateway.svg"' in (site / "explanation" / "gateway.html").read_text("utf-8")
 
 
 def test_it_is_searched_from_a_folder_and_fetches_nothing(site: Path) -> None:
