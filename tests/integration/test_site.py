@@ -20,13 +20,20 @@ pytestmark = pytest.mark.integration
 def mkdocs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program of requirements/docs.txt, in an environment of its own."""
     venv = tmp_path_factory.mktemp("docs") / "venv"
-    make = [sys.executable, "-I", ROOT / "scripts" / "virtual_environment.py", venv, ROOT / "requirements", "docs"]
+    make: list[str | Path] = [
+        sys.executable,
+        "-I",
+        ROOT / "scripts" / "virtual_environment.py",
+        venv,
+        ROOT / "requirements",
+        "docs",
+    ]
     subprocess.run(make, check=True)
     return venv / "bin" / "mkdocs"
 
 
 def build(mkdocs: Path, project: Path, site: Path) -> subprocess.CompletedProcess[str]:
-    command = [mkdocs, "build", "--config-file", project / "mkdocs.yml", "--site-dir", site]
+    command: list[str | Path] = [mkdocs, "build", "--config-file", project / "mkdocs.yml", "--site-dir", site]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
