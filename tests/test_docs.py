@@ -17,9 +17,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 
 def shown_commands(text: str) -> list[str]:
-    """Return the command lines of our scripts that stand in a page's shell blocks, comments cut off."""
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    """Return the command lines of our scripts in a page's shell blocks and workflows, comments cut off."""
+    blocks = re.findall(r"```(?:sh|yaml)\n(.*?)```", text, re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines = [re.sub(r"^(?:- )?run: ", "", line) for line in lines]
     whole = [line.split(" #")[0].strip() for line in lines if line.startswith("./scripts/")]
     inner = [match for line in lines for match in re.findall(r"\$\((\./scripts/[^)]*)\)", line)]
     return whole + inner

@@ -68,7 +68,7 @@ def steps_of(page: str) -> list[Step]:
             steps.append(Step(kind="screen", what=steps[-1].what, text=text, start=block.start("text")))
         elif block["kind"] == "yaml" and (name := re.match(r"# (envs/\w+\.yaml)\n", text)):
             steps.append(Step(kind="write", what=name[1], text=text))
-        elif block["kind"] == "sh":
+        elif block["kind"] in {"sh", "yaml"}:
             steps += [
                 Step(kind="run", what=command, host=usual) for command in shown_commands(block[0]) if is_run(command)
             ]
@@ -164,6 +164,21 @@ def test_a_page_can_be_followed(
         page.write_text(text, "utf-8")
     else:
         assert [seen for _, seen in screens] == [step.text for step, _ in screens]
+
+
+def test_blocks_of_yaml_are_whole_and_what_a_cache_depends_on_is_there() -> None:
+    blocks = [
+        block["text"] for page in PAGES for block in BLOCK.finditer(page.read_text("utf-8")) if block["kind"] == "yaml"
+    ]
+    assert all(yaml.safe_load(block) for block in blocks)
+    depends = [
+        name
+        for block in blocks
+        for call in re.findall(r"hashFiles\((.*?)\)", block, re.DOTALL)
+        for name in re.findall("'(.*?)'", call)
+    ]
+    assert depends
+    assert [name for name in depends if not any(ROOT.glob(name))] == []
 
 
 def test_what_a_page_tells_is_found() -> None:

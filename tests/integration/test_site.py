@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def test_what_pages_link_to_outside_docs_comes_along(site: Path) -> None:
     assert (site / "benchmarks" / "results" / "soak.svg").is_file()
     assert 'href="benchmarks/results/soak.svg"' in (site / "proven.html").read_text("utf-8")
     assert '="../benchmarks/results/gateway.svg"' in (site / "explanation" / "gateway.html").read_text("utf-8")
+
+
+def test_rows_and_items_are_not_run_into_a_paragraph(site: Path) -> None:
+    """What a forge shows as a table or a list may be text to another reader of Markdown."""
+    swallowed = re.compile(r"<p>(?:(?!</p>).)*?\n(?:\| |- |```)", re.DOTALL)
+    assert [page.name for page in site.rglob("*.html") if swallowed.search(page.read_text("utf-8"))] == []
 
 
 def test_it_is_searched_from_a_folder_and_fetches_nothing(site: Path) -> None:
