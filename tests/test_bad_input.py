@@ -131,15 +131,21 @@ def test_a_wrong_wish_is_named_with_its_place(
         ("{", "did not find expected"),
         ("[]", "not a host snapshot"),
         ("\x00", "not valid YAML"),
+        ("schema: 1", "missing required field"),
+        (None, "cannot be read: No such file or directory"),
     ],
 )
-def test_a_wrong_snapshot_is_exit_3(text: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A newer schema is told apart from damage."""
+def test_a_wrong_snapshot_is_exit_3(
+    text: str | None, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A newer schema is told apart from damage; each has a next step."""
     snapshot = folder.parent / "host.yaml"
-    snapshot.write_text(text, encoding="utf-8")
+    if text is not None:
+        snapshot.write_text(text, encoding="utf-8")
     found, out, lines = run(capsys, folder, "plan", f"--host={snapshot}")
     assert (found, out) == (3, "")
     assert message in " ".join(lines)
+    assert lines[-1].startswith("hint: ")
     assert tree(folder) == {}
 
 

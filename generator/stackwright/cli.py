@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -61,6 +62,9 @@ SYNONYMS: Mapping[str, str] = {
     "nvidia-smi": "gpus",
     "topo": "gpus",
 }
+# What the help calls the value of a flag that names a place on the disk: an empty one would be the working folder.
+FILES = ("FILE", "DIR", "LOG")
+NEGATIVE = re.compile(r"-[0-9.]+")
 # Commands that people type by their own name; the others are `stackwright NAME`.
 OWN_ENTRY_POINTS = ("configure-gpu", "start-environment", "stop-environment", "validate-environment")
 
@@ -231,8 +235,14 @@ def _check_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Refuse an unknown flag first: argparse would take its value for the mode, and blame that."""
     flags = [flag for action in parser._actions for flag in action.option_strings]
     places = {name.lower() for action in parser._actions for name in _names_of_place(action)}
-    for word in words:
-        flag = word.partition("=")[0]
+    files = {flag for action in parser._actions if action.metavar in FILES for flag in action.option_strings}
+    for word, before in zip(words, ["", *words], strict=False):
+        flag, equals, value = word.partition("=")
+        named = before if before in files and not word else flag if flag in files and equals and not value else None
+        if named:
+            raise UsageError(f"{named}: found ``, allowed: a path", hint=f"name one, or leave out {named}")
+        if before in flags and NEGATIVE.fullmatch(word):
+            continue  # the flag's own reading says what it allows
         if word.startswith("-") and word != "-" and flag not in flags and word[:2] not in ("-o", "-h"):
             # The dashes, alike in all, would make any two short flags look close.
             names = {flag_word.lstrip("-"): flag_word for flag_word in flags}

@@ -19,7 +19,7 @@ def named_alone(text: str, out: Path) -> str:
     own = rf" --host [^` ]+| --out {re.escape(shlex.quote(str(out)))}(?=[` ])"
 
     def alone(found: re.Match[str]) -> str:
-        return re.sub(own, "", re.sub(r"^`[^` ]*scripts/", "`", found[0]))
+        return re.sub(own, "", re.sub(r"^`(echo \w+ \| )?[^` ]*scripts/", r"`\1", found[0]))
 
     return re.sub(r"`[^`\n]*`", alone, text)
 

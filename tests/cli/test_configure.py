@@ -302,6 +302,14 @@ def test_a_dry_run_touches_nothing_at_all(flags: list[str], run: Run, around: Pa
     assert image(around) == {}
 
 
+def test_a_dry_run_names_the_command_that_writes_only_where_there_is_something_to_write(run: Run) -> None:
+    before = run(*CPU, "--dry-run", host="cpu-small")
+    assert before.err.splitlines()[-1].startswith("to write them: ")
+    assert run(*CPU, host="cpu-small").code == 0
+    after = run(*CPU, "--dry-run", host="cpu-small")
+    assert (after.code, after.err.splitlines()[-1]) == (0, "nothing to change")
+
+
 def test_a_dry_run_over_an_edit_says_what_would_be(run: Run, project: Path) -> None:
     assert run(*CPU, host="cpu-small").code == 0
     with (project / "envs/.env.dev").open("a", encoding="utf-8") as file:

@@ -118,6 +118,7 @@ def test_an_environment_that_is_not_configured_is_said(run: Run, configured: Pat
     ran = run("doctor", "prod")
     assert ran.code == 5
     assert ran.told[0] == f"prod is not configured in {configured}"
+    assert ran.err.count("is not configured in") == 1
 
 
 @ANYWHERE

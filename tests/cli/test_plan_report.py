@@ -39,3 +39,16 @@ def test_a_folder_and_a_file_in_no_folder_are_refused_before_anything(run: Run, 
     ran = run("plan", f"--report={nowhere}", host=HOST)
     assert ran.code == 2
     assert ran.told == (f"--report: {nowhere.parent} is no folder", f"make it: `mkdir -p {nowhere.parent}`")
+
+
+def test_a_file_in_the_place_of_the_folder_and_a_name_too_long_are_refused(run: Run, around: Path) -> None:
+    mine = around / "mine"
+    mine.write_text("mine")
+    inside = run("plan", f"--report={mine / 'plan.html'}", host=HOST)
+    assert (inside.code, inside.told) == (2, (f"--report: {mine} is no folder", "name a file in a folder"))
+    long = around / f"{'x' * 300}.html"
+    refused = run("plan", f"--report={long}", host=HOST)
+    assert (refused.code, refused.told) == (
+        2,
+        (f"--report: {long}: cannot be written: File name too long", "name another file"),
+    )

@@ -62,6 +62,14 @@ def test_without_a_number_it_is_the_last_good_one_before_this(run: Run, project:
     )
 
 
+def test_where_nothing_is_kept_the_next_step_is_a_start(run: Run) -> None:
+    ran = run(*ROLLBACK)
+    assert (ran.code, ran.told) == (
+        2,
+        ("dev: no earlier generation has answered; kept: none", "a start keeps one: `start-environment dev`"),
+    )
+
+
 @pytest.mark.subprocess
 def test_a_number_that_is_not_kept_changes_nothing(run: Run, project: Path) -> None:
     configured(run, project, 1)
@@ -92,10 +100,7 @@ def test_status_tells_the_generations(run: Run, project: Path) -> None:
     assert told["generation"] is None
     assert [(each["number"], each["state"]) for each in told["generations"]] == [(1, "good"), (2, "written")]
     ran = run("status", "dev", "--runtime=processes")
-    assert [line.partition(", of ")[0] for line in ran.err.splitlines()[1:]] == [
-        "generation 1: good",
-        "generation 2: written",
-    ]
+    assert "  other generations: 1 good, 2 written\n" in ran.out
 
 
 @pytest.mark.subprocess

@@ -191,6 +191,11 @@ def test_a_pair_of_gpus_is_drawn_from_a_snapshot(run_plain: Run) -> None:
     assert (told["islands"], told["placements"][0]["tensor_parallel"]) == ([[0, 1]], 2)
 
 
+def test_gpus_behind_a_driver_that_fails_are_unknown_not_absent(run_plain: Run) -> None:
+    assert run_plain("gpus", host="nvml-mismatch").out.startswith("NVIDIA GPUs unknown: the driver does not answer\n")
+    assert run_plain("gpus", host="cpu-small").out.startswith("no NVIDIA GPU\n")
+
+
 def test_the_addresses_are_told_without_the_key(run: Run, project: Path) -> None:
     assert run("configure-gpu", host="cpu-small").code == 0
     ran = run("open", "staging")

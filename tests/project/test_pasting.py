@@ -35,6 +35,12 @@ def test_below_it_the_way_to_the_script_and_elsewhere_its_path(tmp_path: Path) -
         (["plan", "--out", "a b"], "`stackwright key dev`", "`./scripts/stackwright key dev --out 'a b'`"),
         (["plan", "--out=x"], "`start-environment dev --out y`", "`./scripts/start-environment dev --out y`"),
         (["plan", "--host", "h.yaml"], "`configure-gpu cpu`", "`./scripts/configure-gpu cpu --host h.yaml`"),
+        (
+            ["start-environment", "--host", "h.yaml"],
+            "plan for the present hardware: `configure-gpu dev`; `configure-gpu cpu`",
+            "plan for the present hardware: `./scripts/configure-gpu dev`; `./scripts/configure-gpu cpu --host h.yaml`",
+        ),
+        (["chat", "dev"], "`echo hi | stackwright chat dev`", "`echo hi | ./scripts/stackwright chat dev`"),
         (["plan", "--host", "h.yaml"], "`stop-environment dev`", "`./scripts/stop-environment dev`"),
         (["plan", "--out", "x"], "`stackwright detect -o FILE`", "`./scripts/stackwright detect -o FILE`"),
         (["plan", "--out", "x"], "`stackwright plan --help`", "`./scripts/stackwright plan --help`"),

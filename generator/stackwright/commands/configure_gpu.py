@@ -67,6 +67,7 @@ def configure(arguments: ConfigureArguments, host: Host) -> None:
     )
     from stackwright.commands.generation import hold_environments
     from stackwright.commands.paths import find_paths
+    from stackwright.project.write import FileStatus
 
     asked = arguments.plan
     paths = find_paths(asked.out)
@@ -92,7 +93,7 @@ def configure(arguments: ConfigureArguments, host: Host) -> None:
         print_details(asked, tuple(plans.values()))
         report.show_changes(everything, dry_run=arguments.dry_run, diff=arguments.diff)
         report.show_findings(findings)
-        if arguments.dry_run:
+        if arguments.dry_run and any(change.status is not FileStatus.UNCHANGED for change in everything):
             report.tell(f"to write them: {name_following(asked, paths, 'configure-gpu', asked.environment)}")
     errors = report.count_errors(findings)
     if errors:

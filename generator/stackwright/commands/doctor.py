@@ -209,6 +209,7 @@ def _unknown(stack: Stack, gathered: Gathered, named: tuple[Named, ...]) -> tupl
 def _show(detection: Detection, on_host: tuple[Named, ...], exams: tuple[Examination, ...]) -> None:
     report.warn_all(detection.warnings)
     report.print_failures("host", ((named.service, named.diagnosis) for named in on_host))
+    last = _unreadable_alone(on_host, exams)
     for exam in exams:
         name = exam.environment.value
         if exam.gathered.failed_s_ago is not None:
@@ -217,7 +218,7 @@ def _show(detection: Detection, on_host: tuple[Named, ...], exams: tuple[Examina
         for service, line in exam.unknown:
             why = f"{_how_it_fell(exam.gathered, service)}no known failure; its log says: {line}"
             report.print_text(report.on_one_line(f"{name}: {service}: {why}"))
-        if exam.unreadable is not None:
+        if exam.unreadable is not None and exam.unreadable is not last:
             report.show_error(exam.unreadable)
         report.show_findings(exam.findings)
     report.warn_all(dict.fromkeys(warning for exam in exams for warning in _unread_holes(exam)))
@@ -276,6 +277,13 @@ def _plain(named: Named) -> dict[str, object]:
     }
 
 
+def _unreadable_alone(on_host: tuple[Named, ...], exams: tuple[Examination, ...]) -> StackError | None:
+    """Return the error that the command ends with where nothing was named: it is shown then, and not before."""
+    if on_host or any(exam.named or exam.unknown for exam in exams):
+        return None
+    return next((exam.unreadable for exam in exams if exam.unreadable is not None), None)
+
+
 def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...], *, quiet: bool) -> None:
     """Print that nothing is wrong, or end with the exit code of what was named: runtime's, service's or check's."""
     named = [*on_host, *(failure for exam in exams for failure in exam.named)]
@@ -289,7 +297,7 @@ def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...], *, qui
         raise RuntimeRefusedError(what, hint=hint)
     if count:
         raise NotHealthyError(what, hint=hint)
-    unreadable = next((exam.unreadable for exam in exams if exam.unreadable is not None), None)
+    unreadable = _unreadable_alone(on_host, exams)
     if unreadable is not None:
         raise unreadable
     errors = sum(exam.errors for exam in exams)

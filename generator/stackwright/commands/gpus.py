@@ -10,6 +10,7 @@ from msgspec import Struct
 from stackwright import report
 from stackwright.commands.host import get_host
 from stackwright.commands.options import add_json, record_of
+from stackwright.domain.host import Host
 from stackwright.domain.topology import nvlink_islands
 
 
@@ -62,9 +63,15 @@ def run(arguments: GpusArguments) -> None:
         )
         return
     sheet = report.sheet()
-    lines = [*gpu_picture(host, sheet)] or ["no NVIDIA GPU"]
+    lines = [*gpu_picture(host, sheet)] or [_none_seen(host)]
     if pairs:
         lines += ["", "is a replica split over a pair?", *pair_lines(pairs, sheet)]
     lines += ["", "how a model would be placed, the preferred way first (its size and heads decide)"]
     lines += placement_lines(ways, sheet) if refusal is None else [f"  {refusal}"]
     report.print_text("\n".join(map(report.on_one_line, lines)))
+
+
+def _none_seen(host: Host) -> str:
+    """Return why there is nothing to draw: a driver that fails hides GPUs that are there."""
+    failed = host.driver is not None and host.driver.error is not None
+    return "NVIDIA GPUs unknown: the driver does not answer" if failed else "no NVIDIA GPU"

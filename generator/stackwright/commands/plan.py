@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,9 +80,15 @@ def _refuse_to_overwrite(target: Path) -> None:
     from stackwright.rendering.report_page import MARK
 
     if not target.parent.is_dir():
-        raise UsageError(f"--report: {target.parent} is no folder", hint=f"make it: `mkdir -p {target.parent}`")
-    if not target.exists():
-        return
+        there = os.path.lexists(target.parent)
+        hint = "name a file in a folder" if there else f"make it: `mkdir -p {shlex.quote(str(target.parent))}`"
+        raise UsageError(f"--report: {target.parent} is no folder", hint=hint)
+    try:
+        if not target.exists():
+            return
+    except OSError as failure:  # a name that is too long
+        message = f"--report: {target}: cannot be written: {failure.strerror or failure}"
+        raise UsageError(message, hint="name another file") from None
     try:
         ours = target.is_file() and MARK in target.read_bytes()[:4096].decode(errors="replace")
     except OSError:

@@ -95,8 +95,9 @@ def _good_before(generations: Generations, environment: Environment) -> int:
     good = [generation.number for generation in generations.all() if generation.state is GenerationState.GOOD]
     good = good if now is None else [number for number in good if number < now.number]
     if not good:
-        kept = ", ".join(f"{generation.number} ({generation.state})" for generation in generations.all()) or "none"
-        raise UsageError(
-            f"{environment}: no earlier generation has answered; kept: {kept}", hint="choose a kept one with `--to N`"
-        )
+        every = generations.all()
+        kept = ", ".join(f"{generation.number} ({generation.state})" for generation in every) or "none"
+        other = any(now is None or generation.number != now.number for generation in every)
+        hint = "choose a kept one with `--to N`" if other else f"a start keeps one: `start-environment {environment}`"
+        raise UsageError(f"{environment}: no earlier generation has answered; kept: {kept}", hint=hint)
     return good[-1]

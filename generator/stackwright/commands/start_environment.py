@@ -168,7 +168,7 @@ def _check_fetched(stack: Stack, runtime: Runtime, host: Host) -> None:
 
 
 def _configure_one(options: PlanOptions, paths: ProjectPaths, environment: Environment) -> None:
-    report.tell(f"configuring {environment} for this machine")
+    report.tell(f"configuring {environment} for {options.host or 'this machine'}")
     configured = configure_environment(options, paths, get_host(options.host), environment)
     tell_kept((configured,))
     changes = compare(configured)

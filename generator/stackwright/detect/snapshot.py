@@ -42,6 +42,13 @@ def read_snapshot(path: Path) -> Host:
         HostError: the file cannot be read, is not a snapshot, is newer than this Stackwright, or contradicts itself;
             the message names the key.
     """
+    try:
+        return _read(path)
+    except HostError as failure:
+        raise HostError(failure.message, hint=failure.hint or DETECT_AGAIN) from None
+
+
+def _read(path: Path) -> Host:
     data = load_yaml(path, HostError)
     if not isinstance(data, dict):
         raise HostError(f"{path}: not a host snapshot: its top level is not a mapping", hint=DETECT_AGAIN)

@@ -233,7 +233,7 @@ def usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
         missing = [name for name in devices if name not in known]
         if missing:
             raise NoPlanError(
-                f"NVIDIA_VISIBLE_DEVICES names {missing[0]}, found {describe_gpus(host)}",
+                f"NVIDIA_VISIBLE_DEVICES names GPU {missing[0]}, found {describe_gpus(host)}",
                 hint="`stackwright detect` lists the UUIDs",
             )
         usable = tuple({known[name].index: known[name] for name in devices}.values())

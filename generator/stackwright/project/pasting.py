@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 """The folder of the checkout that this package lies in; of an installed package a folder without scripts."""
+
+
+PRESENT_HARDWARE = "plan for the present hardware: "
+"""What stands before a command that plans for this machine, whatever host the present command was given."""
 
 
 class Pasting(Struct, frozen=True, kw_only=True):
@@ -33,7 +38,13 @@ class Pasting(Struct, frozen=True, kw_only=True):
 
     def in_text(self, text: str) -> str:
         """Write every command of ours that stands in backticks as it is to be pasted."""
-        return _NAMED.sub(lambda found: f"`{self.command(found[1], found[2])}`", text)
+
+        def pasted(found: re.Match[str]) -> str:
+            here = text[: found.start()].endswith(PRESENT_HARDWARE)
+            asked = replace(self, host=None) if here else self
+            return f"`{found[1] or ''}{asked.command(found[2], found[3])}`"
+
+        return _NAMED.sub(pasted, text)
 
     def command(self, name: str, words: str) -> str:
         """Write one command: the checkout's script, and the folder and host that the present command was given."""
@@ -47,7 +58,7 @@ class Pasting(Struct, frozen=True, kw_only=True):
 
 
 # A command of ours and what stands behind it, as messages, fixes and hints write it.
-_NAMED = re.compile(r"`(configure-gpu|(?:start|stop|validate)-environment|stackwright)((?: [^`]*)?)`")
+_NAMED = re.compile(r"`(echo \w+ \| )?(configure-gpu|(?:start|stop|validate)-environment|stackwright)((?: [^`]*)?)`")
 _WITHOUT_OUT = re.compile(r"stackwright (detect|facts|--)|.* --help$|stackwright$")
 _WITH_HOST = re.compile(r"configure-gpu|start-environment|stackwright (plan|fit)\b")
 

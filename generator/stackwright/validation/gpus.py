@@ -11,6 +11,7 @@ from stackwright.domain.machine import GpuState, Seen, Unseen
 from stackwright.domain.plan import Mode, Plan
 from stackwright.domain.topology import NVLINK_KINDS
 from stackwright.planning.placement import describe_gpus
+from stackwright.project.pasting import PRESENT_HARDWARE
 from stackwright.units import format_bytes, version_parts
 from stackwright.validation.check import WITH_GPUS, Check, Observation
 
@@ -61,7 +62,7 @@ def used_gpus(plan: Plan) -> tuple[str, ...]:
 
 
 def _again(plan: Plan) -> str:
-    return f"plan for the present hardware: `configure-gpu {plan.environment.value}`"
+    return f"{PRESENT_HARDWARE}`configure-gpu {plan.environment.value}`"
 
 
 def _driver_fault(driver: Driver) -> Finding:
