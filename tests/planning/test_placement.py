@@ -180,7 +180,7 @@ def test_a_pinned_gpu_that_is_not_there_is_named() -> None:
     with pytest.raises(NoPlanError) as refusal:
         place(recorded("2x-rtx3090-nvlink"), None, EngineSettings(), Heads(), devices=("7",))
     assert refusal.value.message == "NVIDIA_VISIBLE_DEVICES names GPU 7, found 2× NVIDIA GeForce RTX 3090"
-    assert refusal.value.hint
+    assert refusal.value.hint == "`stackwright gpus` shows the GPUs that are there"
 
 
 def cut(index: int, gpu_instance: int | None = None, *, gib: int = 20, whole: int = 0) -> Gpu:

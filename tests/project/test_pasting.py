@@ -40,6 +40,11 @@ def test_below_it_the_way_to_the_script_and_elsewhere_its_path(tmp_path: Path) -
             "plan for the present hardware: `configure-gpu dev`; `configure-gpu cpu`",
             "plan for the present hardware: `./scripts/configure-gpu dev`; `./scripts/configure-gpu cpu --host h.yaml`",
         ),
+        (
+            ["plan", "--host", "h.yaml", "--out", "x"],
+            "`stackwright gpus` shows them",
+            "`./scripts/stackwright gpus --host h.yaml` shows them",
+        ),
         (["chat", "dev"], "`echo hi | stackwright chat dev`", "`echo hi | ./scripts/stackwright chat dev`"),
         (["plan", "--host", "h.yaml"], "`stop-environment dev`", "`./scripts/stop-environment dev`"),
         (["plan", "--out", "x"], "`stackwright detect -o FILE`", "`./scripts/stackwright detect -o FILE`"),

@@ -190,7 +190,7 @@ class GatewayReader:
         if deployment.key_at is None or (only_bare and not deployment.bare_key):
             return
         where = f"install -m 600 /dev/stdin envs/.secrets/ENV/{_cloud_model(deployment).secret}"
-        why = "not copied" if only_bare else f"paste it into its file: `{where}`"
+        why = "not copied" if only_bare else f"once the environment is configured, paste it into its file: `{where}`"
         self.say(deployment.key_at, Fate.SECRET, f"{deployment.name}: api_key", why)
 
     def _setting(self, key: str, node: Node) -> None:

@@ -234,7 +234,7 @@ def usable_gpus(host: Host, devices: tuple[str, ...]) -> tuple[Gpu, ...]:
         if missing:
             raise NoPlanError(
                 f"NVIDIA_VISIBLE_DEVICES names GPU {missing[0]}, found {describe_gpus(host)}",
-                hint="`stackwright detect` lists the UUIDs",
+                hint="`stackwright gpus` shows the GPUs that are there",
             )
         usable = tuple({known[name].index: known[name] for name in devices}.values())
     if not usable:
