@@ -62,3 +62,14 @@ def test_a_named_file_is_there(page: Path) -> None:
         r"`((?:generator|tests|scripts|compose|benchmarks|requirements)/[\w./-]+)`", page.read_text("utf-8")
     )
     assert [span for span in spans if not (ROOT / span).exists() and "generated" not in span] == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    """Decisions have an index of their own."""
+    docs = ROOT / "docs"
+    for folder in (docs, docs / "decisions"):
+        index = folder / ("index.md" if folder == docs else "README.md")
+        linked = set(re.findall(r"\]\(([^)#]+\.md)", index.read_text("utf-8")))
+        pages = {str(page.relative_to(folder)) for page in folder.rglob("*.md") if page != index}
+        missing = {page for page in pages - linked if not page.startswith("decisions/")}
+        assert missing == set(), f"{index.name} links to no {missing}"
