@@ -145,6 +145,23 @@ def summarize(rounds: list[dict[str | None, dict[str, float]]]) -> dict[str, dic
     return rows
 
 
+def measure(
+    port: int, request: bytes, pid: int, seconds: float, rounds: int
+) -> tuple[list[dict[str | None, dict[str, float]]], dict[str, Counter[str]]]:
+    """Return the clients' figures of each round, and how often strangers of each kind met each status."""
+    shown: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    found = []
+    for number in range(rounds):
+        order = (None, *KINDS) if number % 2 == 0 else (*reversed(KINDS), None)
+        found.append(
+            {
+                kind: measure_once(port, request, pid, seconds, kind, shown[kind] if kind else Counter())
+                for kind in order
+            }
+        )
+    return found, shown
+
+
 def run(ours: Path, folder: Path, rounds: int, seconds: float) -> dict[str, object]:
     """Start upstream, Redis and gateway, and measure."""
     texts = [text_of_key(f"{number:08x}", os.urandom(32).hex()) for number in range(PEOPLE)]
@@ -167,18 +184,7 @@ def run(ours: Path, folder: Path, rounds: int, seconds: float) -> dict[str, obje
         await_ready(setting, process, log)
         request = request_bytes(setting.model, texts[0])
         load(setting.port, request, CONNECTIONS, seconds)
-        shown: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
-        found = []
-        for number in range(rounds):
-            order = (None, *KINDS) if number % 2 == 0 else (*reversed(KINDS), None)
-            found.append(
-                {
-                    kind: measure_once(
-                        setting.port, request, process.pid, seconds, kind, shown[kind] if kind else Counter()
-                    )
-                    for kind in order
-                }
-            )
+        found, shown = measure(setting.port, request, process.pid, seconds, rounds)
     return {
         "machine": describe_machine(ours),
         "rounds": rounds,

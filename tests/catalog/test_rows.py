@@ -50,7 +50,7 @@ from stackwright.reading import load_yaml, read_yaml
 FILES = sorted(path for path in FOLDER.glob("*.yaml"))
 CATALOG_FILES = (
     "advisories architectures arguments attention defaults drivers engines flags formats gpus guides kernels llms "
-    "parsers services"
+    "parsers prices services"
 ).split()
 
 

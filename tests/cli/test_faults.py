@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -16,28 +17,40 @@ from tests.cli.commands import CPU, Run
 from tests.planning_requests import HOSTS
 
 HOST = f"--host={HOSTS / 'cpu-small' / 'host.yaml'}"
+COMPOSE = HOSTS.parent / "importing" / "short-gpus" / "docker-compose.yml"
 PROCESSES = "--runtime=processes"
 WORDS: Mapping[str, tuple[str, ...]] = {
+    "init": (),
     "detect": (),
     "configure-gpu": ("cpu", "--env=dev", HOST),
     "plan": ("cpu", HOST),
     "fit": ("--model=smoke", HOST),
+    "models": ("qwen3-0.6b", HOST),
+    "recommend": ("qwen3-0.6b",),
     "validate-environment": ("dev", PROCESSES),
     "start-environment": ("dev", "--runtime=compose"),
     "stop-environment": ("dev", PROCESSES),
     "rollback": ("dev",),
     "status": ("dev", PROCESSES),
+    "logs": ("dev", PROCESSES),
+    "restart": ("dev", PROCESSES),
+    "chat": ("dev",),
+    "open": ("dev",),
+    "gpus": (HOST,),
     "doctor": ("dev", PROCESSES),
     "pin-images": ("dev",),
     "facts": ("--offline",),
     "key": ("dev",),
+    "completion": ("bash",),
+    "import": (str(COMPOSE), "dev", "--dry-run", HOST),
     "keys": ("list", "dev"),
 }
 """A command line of each command, without its project folder."""
-WITHOUT_FOLDER = ("detect", "facts", "fit")
+WITHOUT_FOLDER = ("detect", "facts", "fit", "gpus", "completion")
 """These read and write no project."""
 PRINT_NOTHING = {
-    *("configure-gpu", "stop-environment", "start-environment", "rollback", "keys", "doctor", "validate-environment")
+    *("configure-gpu", "stop-environment", "start-environment", "rollback", "keys", "doctor", "validate-environment"),
+    *("init", "logs"),
 }
 """In this project these have no result for stdout."""
 DONE, USAGE, INVALID, REFUSED = 0, 2, 5, 6
@@ -45,13 +58,15 @@ DONE, USAGE, INVALID, REFUSED = 0, 2, 5, 6
 
 def words_of(command: str, project: Path) -> list[str]:
     """Return a whole command line."""
-    out = [] if command in WITHOUT_FOLDER else [f"--out={project}"]
+    named = [str(project)] if command == "init" else [f"--out={project}"]
+    out = [] if command in WITHOUT_FOLDER else named
     return [command, *WORDS[command], *out]
 
 
 @pytest.fixture(autouse=True)
-def _configured(run: Run) -> None:
-    """Give a project that is configured for the processor."""
+def _configured(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a project that is configured for the processor, and a person who says nothing."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert run(*CPU, host="cpu-small").code == 0
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
@@ -21,6 +23,12 @@ from stackwright.commands.options import (
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.host import Host
 from stackwright.errors import ValidationError
+
+if TYPE_CHECKING:  # loaded later, while the container engine makes up its answer
+    from stackwright.commands.configure import Configured
+    from stackwright.commands.paths import ProjectPaths
+    from stackwright.domain.finding import Finding
+    from stackwright.project.write import FileChange
 
 
 class ConfigureArguments(Struct, frozen=True, kw_only=True):
@@ -60,14 +68,10 @@ def configure(arguments: ConfigureArguments, host: Host) -> None:
         check_rendered,
         compare,
         configure_environment,
-        name_following,
-        picture_plans,
-        print_details,
         write_environments,
     )
     from stackwright.commands.generation import hold_environments
     from stackwright.commands.paths import find_paths
-    from stackwright.project.write import FileStatus
 
     asked = arguments.plan
     paths = find_paths(asked.out)
@@ -84,6 +88,26 @@ def configure(arguments: ConfigureArguments, host: Host) -> None:
         if not arguments.dry_run:
             write_environments(paths, changes)
     everything = tuple(change for _, group in changes for change in group)
+    _show(arguments, paths, made, everything, findings)
+    errors = report.count_errors(findings)
+    if errors:
+        raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
+    if asked.all and not (arguments.dry_run or asked.json):
+        _tell_by_hand(projects)
+
+
+def _show(
+    arguments: ConfigureArguments,
+    paths: ProjectPaths,
+    made: Sequence[Configured],
+    everything: tuple[FileChange, ...],
+    findings: list[Finding],
+) -> None:
+    """Print what was decided, what was or would be written, and what was found."""
+    from stackwright.commands.configure import name_following, picture_plans, print_details
+    from stackwright.project.write import FileStatus
+
+    asked = arguments.plan
     plans = {configured.plan.environment: configured.plan for configured in made}
     if asked.json:
         report.print_configured(plans, everything, findings)
@@ -95,11 +119,6 @@ def configure(arguments: ConfigureArguments, host: Host) -> None:
         report.show_findings(findings)
         if arguments.dry_run and any(change.status is not FileStatus.UNCHANGED for change in everything):
             report.tell(f"to write them: {name_following(asked, paths, 'configure-gpu', asked.environment)}")
-    errors = report.count_errors(findings)
-    if errors:
-        raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
-    if asked.all and not (arguments.dry_run or asked.json):
-        _tell_by_hand(projects)
 
 
 def _tell_by_hand(projects: tuple[EnvironmentPaths, ...]) -> None:

@@ -188,14 +188,24 @@ def _document(
 def _print(
     name: str, asked: RecommendArguments, ground: Ground, suited: Sequence[Suited], others: Sequence[Unsuited]
 ) -> None:
-    from stackwright.commands.offers import DASH, at_once_of, format_of, split_of
-    from stackwright.planning.sold_hosts import short_name
-    from stackwright.rendering.table import Column
-
     share = ground.request.wishes.gpu_memory_utilization
     length = f"requests of {asked.context:,} tokens" if asked.context else "requests of a useful length"
     environment = f"{ground.request.environment.value}: {share:.0%} of each GPU's memory"
     report.print_lines((f"{name} · {length}, {asked.requests:,} at once · {environment}",))
+    shown = suited if asked.all else suited[:_SHOWN]
+    if shown:
+        _print_table(shown)
+    if len(suited) > len(shown):
+        report.print_text(f"and {len(suited) - len(shown)} more: --all")
+    _print_others(others)
+    report.print_lines(("", *_LEGEND))
+
+
+def _print_table(shown: Sequence[Suited]) -> None:
+    from stackwright.commands.offers import DASH, at_once_of, format_of, split_of
+    from stackwright.planning.sold_hosts import short_name
+    from stackwright.rendering.table import Column
+
     columns = (
         Column(title="GPUS", cut=True),
         Column(title="WEIGHTS", rank=2),
@@ -208,7 +218,6 @@ def _print(
         Column(title="SEEN ON", rank=0),
         Column(title="AT", rank=5),
     )
-    shown = suited if asked.all else suited[:_SHOWN]
     rows = [
         (
             f"{one.count}× {short_name(one.gpu)}",
@@ -224,12 +233,7 @@ def _print(
         )
         for one in shown
     ]
-    if rows:
-        report.print_table(columns, rows)
-    if len(suited) > len(shown):
-        report.print_text(f"and {len(suited) - len(shown)} more: --all")
-    _print_others(others)
-    report.print_lines(("", *_LEGEND))
+    report.print_table(columns, rows)
 
 
 def _replicas(one: Suited) -> str:

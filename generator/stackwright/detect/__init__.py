@@ -6,7 +6,7 @@ Touches the world read-only, through `nvml`, `cpu`, `limits` and `containers`; `
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -39,10 +39,8 @@ class Detection(Struct, frozen=True, kw_only=True):
 def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | None = None) -> Detection:
     """Detect this machine. Reads only; never fails: what cannot be read is None in the host and a warning.
 
-    Args:
-        root: the folder that stands for `/` when /proc and /sys are read. NVML and the container engine are asked of
-            the machine that runs this, whatever `root` is.
-        meanwhile: work of the caller's that needs no host, done while the container engine makes up its answer.
+    `root` stands for `/` when /proc and /sys are read; NVML and the container engine are asked of the machine that
+    runs this. `meanwhile` is work that needs no host, done while the container engine makes up its answer.
     """
     engine = ContainerProbe()
     try:
@@ -79,7 +77,12 @@ def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | Non
         network=find_network(os.environ, root, daemon),
         other_gpus=probe_other_gpus(root),
     )
-    limited = (*cpu_limits, *memory_limits)
+    return _with_warnings(host, missing, (*cpu_limits, *memory_limits), engine_warnings)
+
+
+def _with_warnings(
+    host: Host, missing: Sequence[Missing], limited: tuple[str, ...], engine_warnings: Iterable[str]
+) -> Detection:
     decisive = (row for row in missing if row.fact not in _MINOR)
     return Detection(
         host=host,

@@ -219,6 +219,7 @@ def _short_gpu(gpu: Gpu) -> str:
 
 
 def gpus_of(plan: Plan, replicas: Iterable[Replica]) -> tuple[Gpu, ...]:
+    """Return the GPUs that some replicas run on, in the host's order."""
     uuids = {uuid for replica in replicas for uuid in replica.gpu_uuids}
     return tuple(gpu for gpu in plan.host.gpus if gpu.uuid in uuids)
 
@@ -298,6 +299,7 @@ def _most_at_once(model: ServedModel) -> int | None:
 
 
 def describe_download(model: ServedModel, next_step: NextStep) -> Iterator[str]:
+    """Say what is to be downloaded; nothing of a model that is no hub's."""
     if model.source is not LlmSource.HUB:
         return
     missing = next_step.missing_bytes.get(model.location, model.weight_bytes)

@@ -65,8 +65,7 @@ def reasons(made: Account) -> tuple[str, ...]:
     if stage.counted and stage.graphs.bytes:
         parts.append(f"CUDA graphs {format_bytes(stage.graphs.bytes)}")
     utilization, total = made.settings.gpu_memory_utilization, format_bytes(made.gpu.total_bytes)
-    error = format_bytes(stage.error_bytes)
-    needed = format_bytes(made.needed_bytes[made.fullest])
+    needed, error = format_bytes(made.needed_bytes[made.fullest]), format_bytes(stage.error_bytes)
     # With several ranks the sizes are those of the fullest one.
     each = "per GPU " if made.settings.ranks > 1 else ""
     budget = f"of a budget of {format_bytes(made.budget_bytes)} ({utilization:g} of {total})"
