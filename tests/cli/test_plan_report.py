@@ -52,3 +52,11 @@ def test_a_file_in_the_place_of_the_folder_and_a_name_too_long_are_refused(run: 
         2,
         (f"--report: {long}: cannot be written: File name too long", "name another file"),
     )
+
+
+def test_a_page_is_not_written_to_a_file_called_dash(run: Run) -> None:
+    ran = run("plan", "--report=-", host=HOST)
+    assert (ran.code, ran.told) == (
+        2,
+        ("--report: the page is written to a file", "name it: `--report plan.html`"),
+    )

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.commands import CPU, Ran, Run, image
 from tests.integration.project import free_port
+from tests.planning_requests import HOSTS
 
 STATUS = ("status", "dev", "--runtime=processes")
 
@@ -194,6 +195,21 @@ def test_a_pair_of_gpus_is_drawn_from_a_snapshot(run_plain: Run) -> None:
 def test_gpus_behind_a_driver_that_fails_are_unknown_not_absent(run_plain: Run) -> None:
     assert run_plain("gpus", host="nvml-mismatch").out.startswith("NVIDIA GPUs unknown: the driver does not answer\n")
     assert run_plain("gpus", host="cpu-small").out.startswith("no NVIDIA GPU\n")
+
+
+def test_gpus_of_other_makers_are_named(run_plain: Run, around: Path) -> None:
+    host = around / "amd"
+    host.mkdir()
+    row = "{maker: amd, name: Radeon RX 7900 XTX, architecture: gfx1100, memory_bytes: 25753026560, "
+    row += "pci_bus_id: '0000:03:00.0', driver: amdgpu, integrated: false}"
+    plain = (HOSTS / "cpu-small" / "host.yaml").read_text("utf-8")
+    (host / "host.yaml").write_text(f"{plain}other_gpus:\n  - {row}\n", encoding="utf-8")
+    found = "1× AMD Radeon RX 7900 XTX (gfx1100, 24.0 GiB)"
+    assert run_plain("gpus", host=str(host)).out.startswith(f"no NVIDIA GPU; found {found}\n")
+    assert run_plain("gpus", "--json", host=str(host)).json["other_gpus"][0]["maker"] == "amd"
+    for words, told in (((), True), (("cpu",), False)):
+        listed = run_plain("models", *words, "--role=rerank", host=str(host))
+        assert (f"warning: found {found}: only NVIDIA GPUs are planned for" in listed.err) is told
 
 
 def test_the_addresses_are_told_without_the_key(run: Run, project: Path) -> None:

@@ -155,3 +155,53 @@ def test_a_name_that_looks_like_a_secret_is_not_copied(importer: Importer) -> No
     ran = importer.run("compose.yml", "--dry-run")
     assert token not in ran.out + ran.err
     assert "compose.yml:4  secret" in ran.err
+
+
+def test_what_a_small_host_lacks_is_left_out_and_the_size_of_the_model_is_the_reason(importer: Importer) -> None:
+    text = (
+        f"{IMAGE}    command: --model Qwen/Qwen2.5-72B-Instruct -tp 2 --chat-template /t/own.jinja\n"
+        "    volumes: [./t:/t]\n    environment: {NVIDIA_VISIBLE_DEVICES: '0,1'}\n"
+    )
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "prod", "--dry-run", "--host", host_file("1x-rtx3090"))
+    assert "would not start  model Qwen/Qwen2.5-72B-Instruct: Qwen/Qwen2.5-72B-Instruct does not fit on 1×" in ran.err
+    assert "would not start  GPUs 0,1: NVIDIA_VISIBLE_DEVICES names GPU 1, found 1×" in ran.err
+    assert "would not start  --tensor-parallel-size 2: " in ran.err
+    assert ran.out.endswith("settings: {}\n")
+
+
+def test_json_over_several_lines_is_one_value(importer: Importer) -> None:
+    text = f"{IMAGE}    command:\n      - --model={M}\n      - --override-generation-config\n"
+    text += '      - |\n        {"temperature": 0.2,\n         "top_p": 1}\n'
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "--dry-run", "--host", host_file("1x-h200"))
+    assert """override-generation-config: '{"temperature": 0.2, "top_p": 1}'""" in ran.out
+
+
+def test_an_address_that_a_port_is_bound_to_is_named(importer: Importer) -> None:
+    text = f"{IMAGE}    command: --model {M}\n    ports: ['10.0.0.1:9001:8000']\n"
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    assert "unsafe  port 9001:8000 on 10.0.0.1: " in importer.run("compose.yml", "--dry-run").err
+
+
+def test_a_third_engine_on_one_gpu_has_nothing_left(importer: Importer) -> None:
+    engine = "    image: vllm/vllm-openai:v0.33.0\n    gpus: all\n    command: --model Qwen/Qwen3-"
+    text = "services:\n" + "".join(f"  v{size}:\n{engine}{size}\n" for size in ("8B", "4B", "1.7B"))
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    told = importer.run("compose.yml", "--dry-run").err
+    assert [line.rpartition(" ")[2] for line in told.splitlines() if "leave" in line] == ["0.08", "0"]
+
+
+def test_a_cloud_that_is_asked_but_cannot_be_taken_says_why(importer: Importer) -> None:
+    (importer.folder / "compose.yml").write_text(f"{IMAGE}    command: --model {M}\n", encoding="utf-8")
+    address = "https://user:" + "word@example.com/v1"
+    text = f"""\
+model_list:
+  - {{model_name: own, litellm_params: {{model: hosted_vllm/{M}, api_base: "http://v:8000/v1"}}}}
+  - {{model_name: gpt, litellm_params: {{model: openai/gpt, api_key: os.environ/K, api_base: "{address}"}}}}
+litellm_settings: {{fallbacks: [{{own: [gpt]}}]}}
+"""
+    (importer.folder / "config.yaml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "config.yaml", "--dry-run")
+    assert "dropped  gpt: its address cannot be taken: https://HOST/PATH" in ran.err
+    assert "word@" not in ran.out + ran.err

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from stackwright.errors import UsageError
 from stackwright.importing.variables import parse_env_file, replace_variables
 
+from tests.importing.conftest import Importer
+
 VALUES = {"A": "one", "B": "two words", "EMPTY": ""}
 
 
@@ -74,3 +76,29 @@ def test_a_file_of_variables() -> None:
         "E": "from the shell",
     }
     assert {row.name: row.line for row in rows} == {"A": 9, "B": 4, "C": 5, "D": 6, "E": 8}
+
+
+def test_an_included_file_and_an_extended_one_have_a_folder_of_their_own(importer: Importer) -> None:
+    sub = importer.folder / "sub"
+    sub.mkdir()
+    (importer.folder / ".env").write_text("SEQUENCES=4\n", encoding="utf-8")
+    (sub / ".env").write_text("SEQUENCES=9\nTAG=v0.33.0\n", encoding="utf-8")
+    (sub / "my.env").write_text("HF_HUB_OFFLINE=1\n", encoding="utf-8")
+    (sub / "compose.yml").write_text(
+        "services:\n  v:\n    image: vllm/vllm-openai:${TAG}\n    env_file: my.env\n    volumes: [./models:/models]\n"
+        "    command: --model /models/a --max-num-seqs ${SEQUENCES}\n",
+        encoding="utf-8",
+    )
+    (sub / "base.yml").write_text("services:\n  b:\n    volumes: [./weights:/weights]\n", encoding="utf-8")
+    (importer.folder / "compose.yml").write_text(
+        "include: [{path: sub/compose.yml}]\nservices:\n  w:\n    extends: {file: sub/base.yml, service: b}\n"
+        "    image: vllm/vllm-openai:v0.33.0\n    command: --model /weights/b\n",
+        encoding="utf-8",
+    )
+    ran = importer.run("compose.yml", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert f"name: {sub}/models/a  # sub/compose.yml:6" in ran.out
+    assert f"name: {sub}/weights/b  # compose.yml:6" in ran.out
+    assert "image: vllm/vllm-openai:v0.33.0  # sub/compose.yml:3" in ran.out
+    assert "HF_HUB_OFFLINE: 1  # sub/my.env:1" in ran.out
+    assert "VLLM_MAX_NUM_SEQS: 4  # sub/compose.yml:6" in ran.out

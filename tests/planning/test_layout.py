@@ -247,3 +247,9 @@ def test_short_requests_on_one_of_two_gpus_lead_to_both() -> None:
     assert re.fullmatch(
         r"requests have room for \d+ tokens with their answers; `multi` fits with a context of 40960", plan.warnings[0]
     )
+
+
+def test_what_fits_nowhere_near_leads_to_the_gpus_that_hold_it() -> None:
+    with pytest.raises(NoPlanError) as refusal:
+        plan_of(recorded("pod-1x-l40s"), "llama-3.1-405b")
+    assert str(refusal.value.hint).endswith("; `stackwright recommend --model llama-3.1-405b` names GPUs that hold it")

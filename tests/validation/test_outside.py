@@ -163,6 +163,7 @@ def test_gpus_in_containers(access: GpuAccess | None, seen: Seen[ContainerAnswer
         ("localhost:5000/vllm/vllm-openai:v0.8.5.post1", "0.8.5.post1", False),
         ("localhost:5000/vllm", None, True),
         ("ghcr.io/berriai/litellm:main-stable", None, True),
+        ("ghcr.io/berriai/litellm:main-v1.80.0-stable", "1.80.0", False),
         ("vllm/vllm-openai:latest", None, True),
         ("vllm/vllm-openai@sha256:" + "a" * 64, None, False),
         ("stackwright-test/engine-cpu:cedc20ed0a5e", None, False),

@@ -12,6 +12,7 @@ from stackwright.commands.host import get_host
 from stackwright.commands.options import add_json, record_of
 from stackwright.domain.host import Host
 from stackwright.domain.topology import nvlink_islands
+from stackwright.planning.other_makers import describe_other_gpus
 
 
 class GpusArguments(Struct, frozen=True, kw_only=True):
@@ -55,6 +56,7 @@ def run(arguments: GpusArguments) -> None:
             {
                 "gpus": host.gpus,
                 "links": host.links,
+                "other_gpus": host.other_gpus,
                 "islands": islands,
                 "pairs": pairs,
                 "placements": placed,
@@ -74,4 +76,7 @@ def run(arguments: GpusArguments) -> None:
 def _none_seen(host: Host) -> str:
     """Return why there is nothing to draw: a driver that fails hides GPUs that are there."""
     failed = host.driver is not None and host.driver.error is not None
-    return "NVIDIA GPUs unknown: the driver does not answer" if failed else "no NVIDIA GPU"
+    if failed:
+        return "NVIDIA GPUs unknown: the driver does not answer"
+    others = describe_other_gpus(host)
+    return f"no NVIDIA GPU; found {others}" if others else "no NVIDIA GPU"

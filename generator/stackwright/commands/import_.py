@@ -187,8 +187,7 @@ def _read_sources(arguments: ImportArguments) -> _Sources:
     for path in arguments.files:
         text = read_file(path)
         if text is None:
-            kinds = "name a Compose file, LiteLLM's configuration, or a script"
-            raise UsageError(f"{path}: no such file", hint=did_you_mean(path, ENVIRONMENTS) or kinds)
+            raise _no_file(path, arguments)
         if not text.strip():
             raise UsageError(f"{path}: empty", hint="name a Compose file, LiteLLM's configuration, or a script")
         if path.endswith((".sh", ".bash")) or (is_script(text) and not re.search(r"^services:", text, re.MULTILINE)):
@@ -211,6 +210,15 @@ def _read_sources(arguments: ImportArguments) -> _Sources:
     configuration = configuration or _mounted_configuration(enabled, setup)
     gateway = read_gateway_file(configuration, _gateway_variables(services)) if configuration is not None else None
     return _Sources(services=tuple(services), setup=setup, gateway=gateway)
+
+
+def _no_file(path: str, arguments: ImportArguments) -> UsageError:
+    """Return the refusal of a word that is no file; the last one may have been meant as an environment."""
+    kinds = "name a Compose file, LiteLLM's configuration, or a script"
+    if path != arguments.files[-1] or not re.fullmatch(r"[A-Za-z0-9_-]+", path):
+        return UsageError(f"{path}: no such file", hint=kinds)
+    close = did_you_mean(path, ENVIRONMENTS)
+    return UsageError(f"{path}: no such file or environment", hint=close or f"environments: {', '.join(ENVIRONMENTS)}")
 
 
 def _tell_overrides(composes: list[str]) -> None:
@@ -387,22 +395,29 @@ class _Judge:
 
     def _fitting(self, taken: tuple[Taken, ...]) -> Judged:
         """Keep what a plan takes."""
+        from stackwright.planning.model_plan import NoRoomError
+
         if self.plan(taken) is None:
             return Judged(taken=taken, host=self.name)
-        free = sorted((wish for wish in taken if _is_free(wish)), key=_turn)
+        free = tuple(sorted((wish for wish in taken if _is_free(wish)), key=_turn))
         kept = [wish for wish in taken if not _is_free(wish)]
-        whole = self.plan(tuple(kept))
-        if whole is not None:
+        alone = self.plan(tuple(kept))
+        if isinstance(alone, UsageError):
+            return Judged(taken=taken, unjudged=f"{alone.message}{f'; {alone.hint}' if alone.hint else ''}")
+        notes: list[Note] = []
+        if alone is not None:
             # Room and image may be what the models need.
+            refused = self._elsewhere(kept, free, alone)
+            notes = [self._refused(wish, taken, refusal) for wish, refusal in refused]
+            taken, free = (tuple(w for w in some if all(w != wish for wish, _ in refused)) for some in (taken, free))
             kept += [wish for wish in free if _turn(wish) == 0]
             whole = self.plan(tuple(kept))
-        if isinstance(whole, UsageError):
-            return Judged(taken=taken, unjudged=f"{whole.message}{f'; {whole.hint}' if whole.hint else ''}")
-        if whole is not None:
-            model = next(wish for wish in taken if wish.path == ("models", 0, "name"))
-            note = Note(at=model.at, fate=Fate.BROKEN, subject=model.subject, why=_first_part(whole))
-            return Judged(taken=taken, notes=(note,), host=self.name, refusal=whole)
-        notes = []
+            if whole is not None:
+                why = whole if isinstance(whole, NoRoomError) else alone
+                named = [wish for wish in taken if wish.path[0] == "models" and wish.path[2] == "name"]
+                model = next((wish for wish in named if str(wish.value) in why.message), named[0])
+                note = Note(at=model.at, fate=Fate.BROKEN, subject=model.subject, why=_first_part(why))
+                return Judged(taken=taken, notes=(note, *notes), host=self.name, refusal=why)
         for wish in free:
             refusal = None if wish in kept else self.plan((*kept, wish))
             if refusal is not None:
@@ -411,6 +426,19 @@ class _Judge:
                 kept.append(wish)
         in_order = tuple(wish for wish in taken if wish in kept)
         return Judged(taken=in_order, notes=tuple(notes), host=self.name)
+
+    def _elsewhere(
+        self, fixed: list[Taken], free: tuple[Taken, ...], alone: StackError
+    ) -> list[tuple[Taken, StackError]]:
+        """Return what asks this host for what it does not have, such as more GPUs, whatever the models' size."""
+        from stackwright.planning.model_plan import NoRoomError
+
+        tried = [(wish, self.plan((*fixed, wish))) for wish in free if _turn(wish) == 0]
+        return [
+            (wish, refusal)
+            for wish, refusal in tried
+            if refusal is not None and not isinstance(refusal, NoRoomError) and refusal.message != alone.message
+        ]
 
     def _refused(self, wish: Taken, taken: tuple[Taken, ...], refusal: StackError) -> Note:
         """Say why a wish is not kept: a plan for its model alone refuses it too, or only one for all models."""

@@ -27,6 +27,7 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.plan import Mode
 from stackwright.domain.role import Role
 from stackwright.errors import NoPlanError, UsageError, did_you_mean
+from stackwright.planning.other_makers import warn_of_other_gpus
 
 if TYPE_CHECKING:
     from stackwright.commands.offers import Ground
@@ -153,6 +154,8 @@ def run(asked: ModelsArguments) -> None:
     ground = make_ground(asked.options, asked.out, host, asked.environment or Environment.DEV)
     if asked.role is not None:
         rows = [row for row in rows if row.role is asked.role or (asked.role is Role.CHAT and row.role is Role.VISION)]
+    if asked.options.mode is None and (others := warn_of_other_gpus(host)):
+        report.warn(others)
     if asked.name and len(rows) <= 1:
         _compare(asked, ground, rows[0] if rows else None)
     else:

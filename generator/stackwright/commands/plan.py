@@ -79,6 +79,8 @@ def _refuse_to_overwrite(target: Path) -> None:
     """Raise UsageError where a page cannot lie: in no folder, or over a file that is none of ours."""
     from stackwright.rendering.report_page import MARK
 
+    if str(target) == "-":
+        raise UsageError("--report: the page is written to a file", hint="name it: `--report plan.html`")
     if not target.parent.is_dir():
         there = os.path.lexists(target.parent)
         hint = "name a file in a folder" if there else f"make it: `mkdir -p {shlex.quote(str(target.parent))}`"

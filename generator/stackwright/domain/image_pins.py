@@ -9,9 +9,9 @@ from msgspec import Struct, field
 
 PINS_SCHEMA = 1
 # Names under which publishers push one release after another (Docker Hub, GitHub's registry; LiteLLM docs, deploy
-# page).
-_MOVING = re.compile(r"latest|nightly|main|master|edge|stable|main-.*|latest-.*|.*-latest|.*-nightly")
-_RELEASE = re.compile(r"v?([0-9]+(?:\.[0-9]+){1,3}(?:\.?post[0-9]+)?)(?:[-.+].*)?")
+# page). LiteLLM's `main-v1.81.0-stable` is one release: `main-` is the branch that it was built from.
+_MOVING = re.compile(r"latest|nightly|main|master|edge|stable|main-(?!v?[0-9]+\.).*|latest-.*|.*-latest|.*-nightly")
+_RELEASE = re.compile(r"(?:main-)?v?([0-9]+(?:\.[0-9]+){1,3}(?:\.?post[0-9]+)?)(?:[-.+].*)?")
 
 
 class ImagePin(Struct, frozen=True, kw_only=True):

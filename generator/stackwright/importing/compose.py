@@ -53,6 +53,16 @@ class Publication(Struct, frozen=True, kw_only=True):
     host: int | None
     address: str | None = None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs of the host reach it."""
+        return self.address in ("127.0.0.1", "::1")
+
+    @property
+    def reach(self) -> str:
+        """On which address it answers, in words."""
+        return self.address if self.address not in (None, "", "0.0.0.0", "::") else "every address"
+
 
 class ContainerService(Struct, frozen=True, kw_only=True):
     """One service of a hand-written setup.
@@ -105,17 +115,15 @@ def read_compose(paths: tuple[str, ...], read: ReadFile, environ: Mapping[str, s
         UsageError: a file cannot be read or is no Compose file; the message names file and line.
     """
     folder = posixpath.dirname(paths[0])
-    values = {**_dot_env(folder, read, environ), **environ}
-    files = _Files(read=read, values=values)
+    values = {**_dot_env(posixpath.join(folder, ".env"), read, environ), **environ}
+    files = _Files(read=read, values=values, folder=folder)
     whole: Node | None = None
     for path in paths:
         tree = files.load(path)
         whole = tree if whole is None else _merge(whole, tree, "")
     services = (whole.get("services") if whole is not None else None) or Node(at=Spot(paths[0], 1))
     made = tuple(
-        _ServiceReader(name, node, files, folder).read()
-        for name, node in services.fields.items()
-        if node.tag != "!reset"
+        _ServiceReader(name, node, files).read() for name, node in services.fields.items() if node.tag != "!reset"
     )
     further = {key: node.fields for key in ("configs", "networks") if whole is not None and (node := whole.get(key))}
     return ComposeSetup(services=made, **further)
@@ -126,19 +134,47 @@ def is_compose(tree: Node) -> bool:
     return tree.get("services") is not None or tree.get("include") is not None
 
 
-def _dot_env(folder: str, read: ReadFile, environ: Mapping[str, str]) -> dict[str, str]:
-    path = posixpath.join(folder, ".env")
+def _dot_env(path: str, read: ReadFile, environ: Mapping[str, str]) -> dict[str, str]:
     text = read(path)
     return {} if text is None else {row.name: row.value for row in parse_env_file(text, environ, path)}
 
 
 class _Files:
-    """The Compose files that were read, and the variables that they may use."""
+    """The Compose files that were read, and for each the variables that it may use and where its paths begin.
 
-    def __init__(self, *, read: ReadFile, values: Mapping[str, str]) -> None:
+    Files that lie over each other share those of the first. A file that is included has its own folder and `.env`,
+    behind the variables of the including one; one that is extended its own folder (compose-spec, 14-include.md and
+    05-services.md, `extends`, read 2026-11-29).
+    """
+
+    def __init__(self, *, read: ReadFile, values: Mapping[str, str], folder: str) -> None:
         self.read = read
-        self.values = values
+        self._values = values
+        self._folder = folder
+        self._values_of: dict[str, Mapping[str, str]] = {}
+        self._folders: dict[str, str] = {}
         self._trees: dict[str, Node] = {}
+
+    def values_at(self, at: Spot) -> Mapping[str, str]:
+        """Return the variables that a line may use."""
+        return self._values_of.get(at.file, self._values)
+
+    def path_at(self, at: Spot, path: str) -> str:
+        """Return a path that a line names, as from the working folder."""
+        return posixpath.normpath(posixpath.join(self._folders.get(at.file, self._folder) or ".", path))
+
+    def _enter(self, entry: Node, paths: tuple[str, ...]) -> None:
+        """Note what holds for files that an entry of `include` names."""
+        told, env_files = entry.get("project_directory"), _items(entry, "env_file")
+        folder = self.path_at(entry.at, self.filled(told)) if told else posixpath.dirname(paths[0])
+        outer = self.values_at(entry.at)
+        named = [self.path_at(entry.at, self.filled(item)) for item in env_files if item.text]
+        own: dict[str, str] = {}
+        for path in named or [posixpath.join(folder, ".env")]:
+            own |= _dot_env(path, self.read, outer)
+        for path in paths:
+            self._folders.setdefault(path, folder)
+            self._values_of.setdefault(path, {**own, **outer})
 
     def load(self, path: str, at: Spot | None = None) -> Node:
         """Return a Compose file with what it includes and extends."""
@@ -153,11 +189,14 @@ class _Files:
         if not is_compose(tree):
             raise UsageError(f"{path}: not a Compose file: it has no `services`", hint="name the file with `services:`")
         self._trees[path] = tree
-        for included in _included(tree):
-            name = self.filled(included)
-            tree = _merge(
-                self.load(posixpath.normpath(posixpath.join(posixpath.dirname(path), name)), included.at), tree, ""
-            )
+        told = tree.get("include")
+        for entry in told.items if told else ():
+            included = (entry,) if entry.text else _items(entry, "path")
+            names = tuple(self.path_at(tree.at, self.filled(each)) for each in included)
+            if names:
+                self._enter(entry, names)
+            for name, each in zip(names, included, strict=True):
+                tree = _merge(self.load(name, each.at), tree, "")
         services = tree.get("services")
         if services is not None:
             made = {name: self._extended(service, services, path, ()) for name, service in services.fields.items()}
@@ -167,7 +206,7 @@ class _Files:
 
     def filled(self, node: Node) -> str:
         """Return a text with its variables."""
-        return replace_variables(node.text or "", self.values, str(node.at)).text
+        return replace_variables(node.text or "", self.values_at(node.at), str(node.at)).text
 
     def _extended(self, service: Node, siblings: Node, path: str, through: tuple[str, ...]) -> Node:
         told = service.get("extends")
@@ -176,7 +215,10 @@ class _Files:
         name_node = told if told.text else told.get("service")
         name = self.filled(name_node) if name_node else ""
         file = told.get("file")
-        where = posixpath.normpath(posixpath.join(posixpath.dirname(path), self.filled(file))) if file else path
+        where = self.path_at(told.at, self.filled(file)) if file else path
+        if where not in self._trees:
+            self._folders.setdefault(where, posixpath.dirname(where))
+            self._values_of.setdefault(where, self.values_at(told.at))
         if f"{where}#{name}" in through or len(through) > _MOST_FILES:
             raise UsageError(f"{told.at}: `extends` goes in a circle", hint="remove one of them")
         all_services = self._raw_services(where, told.at) if file else siblings
@@ -192,13 +234,6 @@ class _Files:
         if text is None:
             raise UsageError(f"{at}: no such file: {path}", hint="name a file that is there")
         return parse_tree(text, path).get("services") or Node(at=at)
-
-
-def _included(tree: Node) -> Iterator[Node]:
-    told = tree.get("include")
-    for item in told.items if told else ():
-        path = item if item.text else item.get("path")
-        yield from (path.items or (path,)) if path else ()
 
 
 def _merge(base: Node, over: Node, key: str) -> Node:
@@ -264,17 +299,16 @@ def _volume_parts(text: str) -> list[str]:
 class _ServiceReader:
     """Reads one service; collects the variables that have no value."""
 
-    def __init__(self, name: str, node: Node, files: _Files, folder: str) -> None:
+    def __init__(self, name: str, node: Node, files: _Files) -> None:
         self._name = name
         self._files = files
-        self._folder = folder
         self._unset: list[Located] = []
         self._node = self._fill(node)
 
     def _fill(self, node: Node) -> Node:
         """Replace the variables of all texts below a node."""
         if node.text is not None:
-            replaced = replace_variables(node.text, self._files.values, str(node.at))
+            replaced = replace_variables(node.text, self._files.values_at(node.at), str(node.at))
             self._unset += [Located(text=name, at=node.at) for name in replaced.unset]
             self._unset += [Located(text=f"{name}?", at=node.at) for name in replaced.required]
             return node if replaced.text == node.text else replace(node, value=replaced.text)
@@ -321,7 +355,7 @@ class _ServiceReader:
             found |= self._env_file(file)
         told = self._node.get("environment")
         for name, value in _assigned(told).fields.items() if told else ():
-            given = value.text if value.text is not None else self._files.values.get(name)
+            given = value.text if value.text is not None else self._files.values_at(value.at).get(name)
             if given is not None:
                 found[name] = Located(text=given, at=value.at)
         return found
@@ -330,13 +364,13 @@ class _ServiceReader:
         node = told if told.text else told.get("path")
         if node is None or not node.text:
             return {}
-        path = posixpath.normpath(posixpath.join(self._folder, node.text))
+        path = self._files.path_at(node.at, node.text)
         text = self._files.read(path)
         if text is None:
             if _text(told.get("required")) != "false":
                 self._unset.append(Located(text=f"{node.text}!", at=node.at))
             return {}
-        rows = parse_env_file(text, self._files.values, path)
+        rows = parse_env_file(text, self._files.values_at(node.at), path)
         return {row.name: Located(text=row.value, at=Spot(path, row.line)) for row in rows}
 
     def _gpus(self) -> GpuClaim | None:
@@ -377,9 +411,7 @@ class _ServiceReader:
     def _mounted(self, item: Node, source: str | None, target: str) -> Mount:
         if source is None or not source.startswith(("/", ".", "~")):
             return Mount(at=item.at, target=target, source=None, volume=source)
-        path = (
-            source if source.startswith(("/", "~")) else posixpath.normpath(posixpath.join(self._folder or ".", source))
-        )
+        path = source if source.startswith(("/", "~")) else self._files.path_at(item.at, source)
         return Mount(at=item.at, target=target, source=path)
 
 

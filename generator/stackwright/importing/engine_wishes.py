@@ -296,7 +296,7 @@ class _EngineReader:
         if not flag.values:
             return True
         values = []
-        for value in flag.values:
+        for value in map(_on_one_line, flag.values):
             found = self._on_host(value) if value.startswith("/") else None
             if found is not None:
                 self._own(("volumes",), [posixpath.dirname(found)], self._at(flag), f"{flag.name} {value}")
@@ -451,6 +451,18 @@ def _where_flag(span: tuple[str, str | None] | None) -> str:
     if span is None:
         return ""
     return f": releases from {span[0]}" + (f" to {span[1]}" if span[1] else "") + " have it"
+
+
+def _on_one_line(value: str) -> str:
+    """Return JSON that stands on several lines on one; any other text as it is."""
+    if "\n" not in value:
+        return value
+    import json
+
+    try:
+        return json.dumps(json.loads(value), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return value
 
 
 def _adapter(value: str) -> tuple[str, str]:

@@ -176,6 +176,8 @@ class GatewayReader:
                 problem = problem_with_cloud(_cloud_model(deployment))
                 if problem is not None and problem[0] == "model":
                     why = f"LiteLLM's {deployment.provider} is no provider that can stand in (docs/how-to/fallbacks.md)"
+                elif problem is not None and any(cloud in to for _, to in file.fallbacks):
+                    why = f"its {problem[0]} cannot be taken: {problem[1].rpartition('allowed: ')[2]}"
                 self.say(deployment.at, Fate.DROPPED, cloud, why)
                 self._cloud_key(deployment, only_bare=True)
 
@@ -253,10 +255,10 @@ class GatewayReader:
 
     def _check_bound(self, service: ContainerService, file: GatewayFile | None) -> None:
         first = next(port for port in service.ports if port.host is not None)
-        if first.address in ("127.0.0.1", "::1"):
+        if first.is_local:
             return
         keyed = "LITELLM_MASTER_KEY" in service.variables or (file is not None and "master_key" in file.settings)
-        said = f"port {first.host} on {first.address or 'every address'}"
+        said = f"port {first.host} on {first.reach}"
         if keyed:
             self.say(first.at, Fate.DROPPED, said, "127.0.0.1 alone, until you publish it: docs/how-to/publish.md")
         else:

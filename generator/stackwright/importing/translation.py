@@ -242,14 +242,9 @@ class _Whole:
                 why = "engines publish no port; clients reach every model through the gateway"
                 self.notes.append(Note(at=port.at, fate=Fate.DROPPED, subject=said, why=why))
             keyed = any(flag.name == "--api-key" for flag in engine.setup.launch.flags)
-            if (
-                own
-                and not keyed
-                and "VLLM_API_KEY" not in engine.setup.service.variables
-                and port.address not in ("127.0.0.1", "::1")
-            ):
+            if own and not keyed and "VLLM_API_KEY" not in engine.setup.service.variables and not port.is_local:
                 why = "the engine answers everybody who reaches this machine, without a key; here: 127.0.0.1, and a key"
-                self.notes.append(Note(at=port.at, fate=Fate.UNSAFE, subject=f"{said} on every address", why=why))
+                self.notes.append(Note(at=port.at, fate=Fate.UNSAFE, subject=f"{said} on {port.reach}", why=why))
 
     def _networks(self, doors: list[ContainerService], networks: Mapping[str, Node]) -> None:
         """Take one network of the host's that clients are in."""
@@ -360,7 +355,7 @@ def _crowded(engines: tuple[EngineWishes, ...], otherwise: float) -> Iterator[No
         devices = (engine.devices or tuple(str(number) for number in range(ranks)))[:ranks]
         over = [device for device in devices if taken.get(device, 0) + share > 1]
         if over:
-            left = round(1 - taken[over[0]], 2)
+            left = max(0.0, round(1 - taken[over[0]], 2))
             why = f"asks for {share:g} of GPU {over[0]}, of which the engines before it leave {left:g}"
             at = told.at if told is not None else engine.setup.service.at
             yield Note(at=at, fate=Fate.BROKEN, subject=engine.setup.service.name, why=why)

@@ -5,6 +5,7 @@ Every advice is planned before it is given, on the GPUs and with the settings th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -63,8 +64,12 @@ def advise_instead(request: ModelRequest, catalog: Catalog, plan: Plan) -> str:
     found, told = _other_checkpoint(request, row, plan, _rules(request, catalog)) if row is not None else ("", "")
     held = _larger_hosts(request, catalog, plan)
     hardware = f"{request.llm.name} itself needs {', or '.join(held)}" if held else ""
-    smaller = f"name a smaller model with --model, or lower the context with --set {request.engine.keys.context}=…"
-    return "; ".join(part for part in (found or told, hardware) if part) or smaller
+    if not found and not held:
+        named = shlex.quote(row.name if row is not None else request.facts.location)
+        context = request.engine.keys.context
+        told = told or f"name a smaller model with --model, or lower the context with --set {context}=…"
+        hardware = f"`stackwright recommend --model {named}` names GPUs that hold it"
+    return "; ".join(part for part in (found or told, hardware) if part)
 
 
 def warn_of_length(request: ModelRequest, own: Reach, catalog: Catalog, plan: Plan) -> str | None:

@@ -48,7 +48,7 @@ def blame_others(request: ModelRequest, refusal: NoPlanError, plan: Callable[[Mo
         middle = (kept + too_much) // 2
         kept, too_much = (middle, too_much) if _fits(request, middle * _STEP_BYTES, plan) else (kept, middle)
     free_bytes = (fullest.memory_bytes or 0) - kept * _STEP_BYTES
-    return NoPlanError(
+    return type(refusal)(
         f"{refusal.message}; other programs hold {format_bytes(fullest.memory_used_bytes)} of GPU "
         f"{fullest.index}: it would fit "
         f"with {format_bytes(free_bytes)} of {format_bytes(fullest.memory_bytes)} free",

@@ -79,7 +79,7 @@ def plan_model(request: ModelRequest, catalog: Catalog) -> PlannedModel:
         planned = plan_as_is(request, catalog)
     except NoPlanError as refusal:
         if hint := _without_a_pin(request, catalog, of_memory=isinstance(refusal, DoesNotFitError)):
-            raise NoPlanError(refusal.message, hint=hint) from None
+            raise type(refusal)(refusal.message, hint=hint) from None
         advised = _with_advice(request, refusal, catalog)
         raise blame_others(request, advised, lambda freed: plan_as_is(freed, catalog)) from None
     if not planned.placement.gpus:
@@ -99,7 +99,7 @@ def _with_advice(request: ModelRequest, refusal: NoPlanError, catalog: Catalog) 
         from stackwright.planning.advice import advise_instead
 
         hint = advise_instead(request, catalog, lambda other: _plan_reach(other, catalog))
-    return NoPlanError(refusal.message, hint=hint)
+    return DoesNotFitError(refusal.message, hint=hint)
 
 
 def _plan_reach(request: ModelRequest, catalog: Catalog) -> Reach:
