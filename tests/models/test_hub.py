@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts, WeightFormat
 from stackwright.domain.tensors import TensorHeader
@@ -35,6 +36,8 @@ def _no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "unused"))
+    # The library reads the variable when it is imported, which another test may have caused while it was set.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 def read(hub: Hub, home: Path, *, online: bool = True) -> ModelFacts:
@@ -131,8 +134,6 @@ def test_a_gated_model_with_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(way, "hf_of_someone")
     else:
         # Read when the library is imported; the file that a login writes is the same thing.
-        from huggingface_hub import constants
-
         (tmp_path / "token").write_text("hf_of_someone\n", encoding="ascii")
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME, token="hf_of_someone") as hub:
@@ -165,8 +166,6 @@ def test_a_hub_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_offline_by_wish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
     # HF_HUB_OFFLINE is read when the library is imported.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with serve_hub(write_model(tmp_path / "m", CONFIG, SHARDS), NAME) as hub:
