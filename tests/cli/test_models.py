@@ -233,3 +233,24 @@ def test_the_matrix_as_json_has_a_reason_for_every_refusal(run: Run) -> None:
     )
     assert "float16" in refused["reason"]
     assert (good["count"], good["reason"]) == (1, None)
+
+
+def test_where_no_model_of_a_name_fits_the_nearest_leads_to_the_gpus_that_hold_it(run: Run) -> None:
+    ran = run("models", "llama 70b", host="1x-rtx3060-12gb")
+    assert ran.code == 4
+    error, hint = ran.told
+    assert error == "no such model of the catalog fits this host"
+    assert hint.startswith("`stackwright recommend --model llama-3.")
+    assert "--host" not in hint
+
+
+def test_a_folder_is_not_the_model_that_it_is_called_after(run: Run) -> None:
+    for words, host in ((("models", "./qwen3-0.6b"), "1x-rtx3090"), (("recommend", "--model", "~/qwen3-0.6b"), None)):
+        ran = run(*words, host=host)
+        assert (ran.code, "no such folder" in ran.err) == (2, True)
+
+
+def test_a_name_longer_than_a_path_is_refused(run: Run) -> None:
+    for words in (("models", "x" * 5000), ("recommend", "--model", "x" * 5000)):
+        ran = run(*words)
+        assert (ran.code, "the catalog has no model `xxx" in ran.err) == (2, True)

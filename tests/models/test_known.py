@@ -34,7 +34,9 @@ def test_words_that_several_have_mean_all_of_them() -> None:
     assert "llama-3.1-8b" in [row.name for row in find_named("llama3", load_llms())]
 
 
-@pytest.mark.parametrize("name", ["", "  ", "/", "???", "no-such-model"])
+@pytest.mark.parametrize(
+    "name", ["", "  ", "/", "???", "no-such-model", "Qwen/Qwen3-32B-Base", "meta-llama/Llama-3.1-8B", "a/b/c", "é/ü"]
+)
 def test_nothing_means_no_model(name: str) -> None:
     assert find_named(name, load_llms()) == ()
 

@@ -188,7 +188,14 @@ def _list(asked: ModelsArguments, ground: Ground, rows: Sequence[CatalogLlm]) ->
         refusal = listed[0].offer.refusal
         if refusal is not None and refusal.lack is not Lack.MEMORY:
             raise NoPlanError(refusal.reason, hint=refusal.hint)
-        raise NoPlanError("no such model of the catalog fits this host", hint=refusal.hint if refusal else None)
+        raise NoPlanError("no such model of the catalog fits this host", hint=_who_holds(ground, listed[0].row.name))
+
+
+def _who_holds(ground: Ground, name: str) -> str:
+    """Return the hint that leads to the GPUs that hold a model; they are for no host that was named."""
+    from stackwright.commands.offers import pasted
+
+    return f"`{pasted(replace(ground, host_file=None), 'recommend', '--model', name)}` names GPUs that hold it"
 
 
 def _print_list(ground: Ground, shown: Sequence[Listed]) -> None:
@@ -262,7 +269,7 @@ def _why(refusal: Refusal | None) -> str:
 
 def _compare(asked: ModelsArguments, ground: Ground, row: CatalogLlm | None) -> None:
     """Show the checkpoints of one model side by side; of one that the catalog does not have, itself alone."""
-    from stackwright.commands.offers import offer_document, pasted
+    from stackwright.commands.offers import offer_document
 
     offers, best = _weigh_checkpoints(asked, ground, row)
     location = best.facts.location if best.served is not None else None
@@ -282,9 +289,7 @@ def _compare(asked: ModelsArguments, ground: Ground, row: CatalogLlm | None) -> 
     if best.served is None and best.refusal is not None:
         name = row.name if row is not None else asked.name
         words = f"{name} does not fit here, in any format that the catalog knows"
-        holds = pasted(replace(ground, host_file=None), "recommend", "--model", name)
-        hint = f"`{holds}` names GPUs that hold it"
-        raise NoPlanError(words if row is not None else best.refusal.reason, hint=hint)
+        raise NoPlanError(words if row is not None else best.refusal.reason, hint=_who_holds(ground, name))
 
 
 def _weigh_checkpoints(asked: ModelsArguments, ground: Ground, row: CatalogLlm | None) -> tuple[Sequence[Offer], Offer]:

@@ -22,7 +22,7 @@ from stackwright.domain.plan import Mode
 from stackwright.domain.wishes import ModelWish
 from stackwright.errors import NoPlanError, UsageError, did_you_mean
 from stackwright.models.known import find_named, known_names
-from stackwright.models.read import SMOKE, read_checkpoint
+from stackwright.models.read import PATH_STARTS, SMOKE, find_folder, read_checkpoint
 from stackwright.models.stored import name_llm
 from stackwright.planning.quantization import Rules, order_by_loss
 from stackwright.planning.recommend import Checkpoints
@@ -153,8 +153,10 @@ def find_rows(name: str, catalog: Catalog, origin: str) -> tuple[CatalogLlm, ...
     Raises:
         UsageError: nothing is of that name; the hint is the closest one.
     """
+    if name == SMOKE or name.startswith(PATH_STARTS):
+        return ()
     found = find_named(name, catalog.llms, origin)
-    if found or name == SMOKE or "/" in name or Path(name).is_dir():
+    if found or "/" in name or find_folder(name) is not None:
         return found
     close = did_you_mean(name, [row.name for row in catalog.llms]) or did_you_mean(name, known_names(catalog.llms))
     hint = close or "`stackwright models` lists them"

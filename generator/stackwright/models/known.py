@@ -12,8 +12,9 @@ from stackwright.models.naming import plain_name
 def find_named(name: str, llms: Iterable[CatalogLlm], origin: str = "") -> tuple[CatalogLlm, ...]:
     """Return the models that a name means: the one of that name or of a checkpoint's, else all that have its words.
 
-    Capitals, an owner that is left out, and dashes, dots and blanks between words do not matter; an address of the hub
-    is taken as the model that it names.
+    OWNER/NAME is that repository alone: another one of a like name may be another model. Capitals, an owner that is
+    left out, and dashes, dots and blanks between words do not matter; an address of the hub is taken as the model that
+    it names.
 
     Raises:
         UsageError: it is another program's name of a model; `origin` is where it stands.
@@ -26,6 +27,8 @@ def find_named(name: str, llms: Iterable[CatalogLlm], origin: str = "") -> tuple
         found = tuple(row for row in rows if same(plain) in {same(own) for own in _names(row)})
         if found:
             return found
+    if "/" in plain:
+        return ()
     words = [word for word in re.split(r"[^a-z0-9.]+", plain.lower()) if word]
     found = tuple(row for row in rows if words and all(any(word in own for own in _searched(row)) for word in words))
     squeezed = _squeezed(plain)

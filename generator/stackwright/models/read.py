@@ -46,7 +46,7 @@ SMOKE_CONFIG: Mapping[str, object] = {
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 # Of the names that the catalog and the hub have, none has these.
 _MAY_BE_ADDRESS = re.compile(r"[:\s]|/.*/|ollama|^library/")
-_PATH_STARTS = ("/", "./", "../", "~")
+PATH_STARTS = ("/", "./", "../", "~")
 
 
 class HubAccess(Struct, frozen=True, kw_only=True):
@@ -93,7 +93,7 @@ def read_model(
             raise refusal
         return _with_notes(read_folder(folder))
     _refuse_file(name, origin)
-    if name.startswith(_PATH_STARTS):
+    if name.startswith(PATH_STARTS):
         raise UsageError(f"{origin}: no such folder", hint="name a folder with config.json, or a Hugging Face id")
     if _HUB_ID.fullmatch(name) and ".." not in name and "--" not in name:
         return _with_notes(_from_hub(name, cache, access, origin))
@@ -106,7 +106,7 @@ def read_model(
 
 def _plain(name: str, llms: Sequence[CatalogLlm], origin: str) -> tuple[str, Path | None]:
     """Return a name without what an address has around it, and the folder of this host that it names, if any."""
-    folder = _find_folder(name)
+    folder = find_folder(name)
     if folder is not None or not _MAY_BE_ADDRESS.search(name):
         return name, folder
     return plain_name(name, (row.name for row in llms), origin, os.environ.get("HF_ENDPOINT")), None
@@ -153,13 +153,13 @@ def locate_model(name: str, llms: Sequence[CatalogLlm]) -> str:
     return str(folder) if folder is not None else plain
 
 
-def _find_folder(name: str) -> Path | None:
+def find_folder(name: str) -> Path | None:
     """Return the folder on this host that a name means, absolute; None where there is none."""
     try:
         folder = Path(name).expanduser()
-    except RuntimeError:  # `~nobody`
+        return folder.resolve() if name and folder.is_dir() else None
+    except (OSError, RuntimeError):  # a name that is too long; `~nobody`
         return None
-    return folder.resolve() if name and folder.is_dir() else None
 
 
 def _find_row(name: str, llms: Sequence[CatalogLlm]) -> tuple[CatalogLlm, Checkpoint] | None:
