@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from dotenv import dotenv_values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stackwright.cli import main
 
 from tests.cli.commands import Run
+from tests.planning_requests import HOSTS
 
 PROD = ("configure-gpu", "--env=prod")
 CPU_HOST, GPU_HOST = "cpu-small", "2x-rtx3090-nvlink"
@@ -135,10 +138,21 @@ def test_another_hosts_choices_are_not_used_and_not_lost(run: Run, project: Path
     ran = run(*PROD, host=CPU_HOST)
     assert values(project)["GATEWAY_PORT"] == "4002"
     assert "prod: what was chosen for another host is not used for this one" in ran.err
-    assert "--set GATEWAY_PORT=8080" in ran.err
+    assert "`configure-gpu prod --set GATEWAY_PORT=8080`" in ran.err
     assert "another host" not in run(*PROD, host=CPU_HOST).err
     assert run(*PROD, host=GPU_HOST).code == 0
     assert values(project)["GATEWAY_PORT"] == "8080"
+
+
+def test_taking_back_names_the_host_that_it_was_chosen_for(
+    run: Run, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it, the command would plan for this machine, and forget nothing of that host."""
+    assert run(*PROD, "--set=GATEWAY_PORT=8080", host=GPU_HOST).code == 0
+    where = f"--out {project} --host {HOSTS / GPU_HOST / 'host.yaml'}"
+    assert main([*PROD, *where.split()]) == 0
+    err = capsys.readouterr().err
+    assert re.search(rf"forget it: `\S*configure-gpu prod --reset {re.escape(where)}`", err) is not None
 
 
 def test_a_pin_that_no_longer_holds_is_refused_with_the_way_out(run: Run, project: Path) -> None:

@@ -290,3 +290,15 @@ def test_a_chat_names_models_and_needs_words(run: Run, monkeypatch: pytest.Monke
 )
 def test_words_of_other_tools_are_understood(typed: str, meant: str, run: Run) -> None:
     assert run(typed, "dev").told == (f"unknown command `{typed}`", f"did you mean `{meant}`?")
+
+
+def test_an_environment_that_cannot_be_stopped_replaces_nothing(run: Run, project: Path) -> None:
+    """It is found before another one of them is stopped, and before anything is planned."""
+    assert run("configure-gpu", "dev", host="cpu-small").code == 0
+    ran = run("start-environment", "prod", "--replace=dev", "--replace=staging")
+    assert ran.code == 5
+    assert ran.told == (
+        f"staging is not configured in {project}",
+        "leave `--replace staging` out: nothing of it runs",
+    )
+    assert not (project / "envs/.env.prod").exists()

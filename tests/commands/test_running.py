@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from stackwright.commands.generation import changed_settings
 from stackwright.commands.restart import services_to_restart
 from stackwright.commands.running import Wanted, drift_of
 from stackwright.domain.machine import GpuState, Unseen
 from stackwright.domain.running import Drift
 from stackwright.domain.service import ServicePhase, ServiceState
+from stackwright.project.generations import Generations
 from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Glance, Stack
 from stackwright.watching.look import Look
@@ -103,3 +105,15 @@ def test_other_settings_are_drift_of_what_runs_with_them() -> None:
 def test_gpus_that_could_not_be_looked_at_are_not_gone(gpus: Unseen | None) -> None:
     stack = stack_on("2x-rtx3090-nvlink")
     assert drift_of(stack, replace(look_at(stack), gpus=gpus), Wanted()) == ()
+
+
+def test_what_is_beside_a_key_that_is_no_setting_is_not_told(tmp_path: Path) -> None:
+    """It may be a secret at the wrong spot, and `status` is shown around."""
+    stack = replace(stack_on("cpu-small"), root=tmp_path)
+    paths = stack.paths
+    for folder in (paths.rendered.parent, paths.generated):
+        folder.mkdir(parents=True, exist_ok=True)
+    paths.rendered.write_text("\n".join(f"{key}={value}" for key, value in stack.env.items()), encoding="utf-8")
+    number = Generations(paths).record().number
+    now = replace(stack, env={**stack.env, "HF_TOKEN": "hf_abcdefgh12345", "GATEWAY_PORT": "4999"})
+    assert changed_settings(now, number) == ("GATEWAY_PORT=4002 → 4999", "HF_TOKEN, which is no setting")

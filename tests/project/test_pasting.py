@@ -49,6 +49,7 @@ def test_below_it_the_way_to_the_script_and_elsewhere_its_path(tmp_path: Path) -
         (["plan", "--host", "h.yaml"], "`stop-environment dev`", "`./scripts/stop-environment dev`"),
         (["plan", "--out", "x"], "`stackwright detect -o FILE`", "`./scripts/stackwright detect -o FILE`"),
         (["plan", "--out", "x"], "`stackwright plan --help`", "`./scripts/stackwright plan --help`"),
+        (["plan", "--host", "h.yaml"], "`configure-gpu --help`", "`./scripts/configure-gpu --help`"),
         (["plan", "--out", "x"], "`stackwright-x`, `cpu`", "`stackwright-x`, `cpu`"),
     ],
 )

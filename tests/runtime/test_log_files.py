@@ -51,15 +51,22 @@ def test_the_time_of_a_line_is_read(line: str, moment: str | None) -> None:
     assert (None if found is None else f"{found:%Y-%m-%d %H:%M:%S}") == moment
 
 
-def test_a_time_without_a_day_or_year_is_the_one_after_midnight() -> None:
-    evening = datetime(2026, 12, 31, 23, 50).astimezone()
-    assert moment_of("00:05:00 - LiteLLM", evening) == datetime(2027, 1, 1, 0, 5).astimezone()
-    newyear = datetime(2027, 1, 1, 0, 10).astimezone()
-    assert moment_of("INFO 12-31 23:59:00 [x]", newyear) == datetime(2026, 12, 31, 23, 59).astimezone()
+def test_a_time_without_a_day_or_year_is_the_last_one() -> None:
+    night = datetime(2027, 1, 1, 0, 10).astimezone()
+    assert moment_of("00:05:00 - LiteLLM", night) == datetime(2027, 1, 1, 0, 5).astimezone()
+    assert moment_of("23:58:00 - LiteLLM", night) == datetime(2026, 12, 31, 23, 58).astimezone()
+    assert moment_of("INFO 12-31 23:59:00 [x]", night) == datetime(2026, 12, 31, 23, 59).astimezone()
 
 
 def test_lines_are_as_old_as_the_last_time_before_them() -> None:
     lines = ["11:00:00 - old", "of the old", "11:50:00 - young", "of the young"]
-    assert young_lines(lines, NOON - timedelta(minutes=30)) == lines[2:]
-    assert young_lines(lines, NOON) == []
-    assert young_lines(["no", "time"], NOON) == ["no", "time"]
+    assert young_lines(lines, NOON - timedelta(minutes=30), NOON) == lines[2:]
+    assert young_lines(lines, NOON, NOON) == []
+    assert young_lines(lines, NOON - timedelta(days=1), NOON) == lines
+    assert young_lines(["no", "time"], NOON, NOON) == ["no", "time"]
+
+
+def test_yesterdays_evening_is_not_young_after_midnight() -> None:
+    night = datetime(2026, 11, 30, 0, 10).astimezone()
+    lines = ["23:40:00 - old", "00:05:00 - young"]
+    assert young_lines(lines, night - timedelta(minutes=10), night) == lines[1:]

@@ -10,14 +10,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright.commands.options import FORGETTABLE, PlanOptions
-from stackwright.commands.paths import working_folder
 from stackwright.domain.choices import Choices, identify
 from stackwright.domain.environment import COMMON, EnvironmentPaths
 from stackwright.domain.host import Host
 from stackwright.domain.wishes import Wishes
 from stackwright.engines import default_engine, engine_named
 from stackwright.errors import NoPlanError, UsageError
-from stackwright.project import folder as project
 from stackwright.project.inputs import read_choices
 from stackwright.project.pins import GivenArguments, check_pins, known_setting
 
@@ -229,7 +227,5 @@ def explained(kept: Choices, paths: EnvironmentPaths) -> Iterator[None]:
 
 
 def command(paths: EnvironmentPaths, *words: str) -> str:
-    """Write `configure-gpu` for an environment as it can be pasted here."""
-    return project.name_command(
-        "configure-gpu", paths.environment.value, *words, root=paths.root, working=working_folder()
-    )
+    """Write `configure-gpu` for an environment; what says it adds the folder and host that this call was given."""
+    return shlex.join(("configure-gpu", paths.environment.value, *words))

@@ -15,6 +15,7 @@ from stackwright.project import folder as project
 from stackwright.project import lock
 from stackwright.project.generations import Generations, GenerationState
 from stackwright.project.write import check_writable
+from stackwright.rendering.numbered import spec_of_written
 from stackwright.runtime import Stack
 
 T = TypeVar("T")
@@ -108,13 +109,17 @@ def _trying(write: Callable[[], T]) -> T | None:
 
 
 def changed_settings(stack: Stack, number: int) -> tuple[str, ...]:
-    """Return which settings in force differ from those of a generation, as `KEY=old → new`."""
+    """Return which settings in force differ from those of a generation, as `KEY=old → new`.
+
+    Of what is no setting only the key is told: a person may have written a secret beside it.
+    """
     before = _environment_of(stack, number)
-    keys = dict.fromkeys((*before, *stack.env))
+    changed = (key for key in dict.fromkeys((*before, *stack.env)) if before.get(key) != stack.env.get(key))
     return tuple(
         f"{key}={before.get(key, '(none)')} → {stack.env.get(key, '(none)')}"
-        for key in keys
-        if before.get(key) != stack.env.get(key)
+        if spec_of_written(key)
+        else f"{key}, which is no setting"
+        for key in changed
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from msgspec.structs import replace
@@ -10,11 +10,33 @@ from msgspec.structs import replace
 from stackwright import report
 from stackwright.commands.bring_up import Attempt, bring_up
 from stackwright.commands.paths import working_folder
+from stackwright.commands.running import choose_running
+from stackwright.commands.stack import load_stack, refuse_foreign
 from stackwright.commands.stop_environment import StopArguments, stop_held
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.errors import StackError
 from stackwright.project import folder as project
 from stackwright.project.lock import Lock
+
+
+def check_leaving(leaving: Iterable[EnvironmentPaths]) -> None:
+    """Check that each of these environments can be stopped, before any is.
+
+    Raises:
+        StackError: one is not configured here and does not run, or what runs under its name is another folder's.
+    """
+    from stackwright.runtime.unrendered import find_unrendered
+
+    for paths in leaving:
+        try:
+            stack = load_stack(paths)
+        except StackError as failure:
+            if not find_unrendered(paths):
+                without = f"leave `--replace {paths.environment}` out: nothing of it runs"
+                raise type(failure)(failure.message, hint=without) from None
+        else:
+            runtime = choose_running(stack, "auto")
+            refuse_foreign(stack, None if runtime is None else runtime.owner())
 
 
 def fetch(attempt: Attempt) -> None:

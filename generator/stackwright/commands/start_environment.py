@@ -39,7 +39,7 @@ from stackwright.commands.options import (
     record_of,
 )
 from stackwright.commands.paths import ProjectPaths, find_paths, working_folder
-from stackwright.commands.replacing import bring_up_instead, fetch
+from stackwright.commands.replacing import bring_up_instead, check_leaving, fetch
 from stackwright.commands.stack import address, choose_runtime, load_stack, reach, refuse, refuse_beside
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
@@ -101,6 +101,7 @@ def run(arguments: StartArguments) -> None:
     own, leaving = paths.of(arguments.environment), tuple(map(paths.of, arguments.replace))
     with hold_environments((own, *leaving), f"start-environment {own.environment}") as (lock, *others):
         running = Generations(own).running()
+        check_leaving(leaving)
         try:
             if arguments.plans or project.load_plan(own) is None:
                 _configure_one(arguments.options, paths, own.environment)

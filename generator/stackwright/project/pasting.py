@@ -60,7 +60,7 @@ class Pasting(Struct, frozen=True, kw_only=True):
 # A command of ours and what stands behind it, as messages, fixes and hints write it.
 _NAMED = re.compile(r"`(echo \w+ \| )?(configure-gpu|(?:start|stop|validate)-environment|stackwright)((?: [^`]*)?)`")
 _WITHOUT_OUT = re.compile(r"stackwright (detect|facts|gpus|--)|.* --help$|stackwright$")
-_WITH_HOST = re.compile(r"configure-gpu|start-environment|stackwright (plan|fit|gpus|models)\b")
+_WITH_HOST = re.compile(r"(?!.* --help$)(configure-gpu|start-environment|stackwright (plan|fit|gpus|models)\b)")
 
 
 def program_of(command: str, working: Path) -> str:

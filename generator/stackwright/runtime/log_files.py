@@ -17,6 +17,8 @@ from typing import BinaryIO
 from stackwright.runtime import LogRequest
 
 POLL_S = 0.2
+CLOCK = timedelta(minutes=1)
+"""By so much a line may be ahead of the clock that it is compared with, which was read before it."""
 
 # How the programs of a stack begin a line, or their record in it: supervisord and Python's logging write ISO dates,
 # vLLM 0.32 `INFO 11-29 17:35:01 [`, LiteLLM 1.108 `17:35:01 - LiteLLM`, Redis 7 `29 Nov 2026 17:35:01.123`.
@@ -48,20 +50,21 @@ def read_log_files(folder: Path, request: LogRequest) -> Iterator[tuple[str, str
             tail.close()
 
 
-def young_lines(lines: list[str], since: datetime) -> list[str]:
+def young_lines(lines: list[str], since: datetime, now: datetime | None = None) -> list[str]:
     """Return the lines from the first one on that was written after a moment, by the times that stand in them.
 
     A line without a time is as old as the one before it; where none has a time, all are returned.
     """
-    moments = [moment_of(line, since) for line in lines]
+    now = now or datetime.now().astimezone()
+    moments = [moment_of(line, now) for line in lines]
     if not any(moments):
         return lines
     first = next((number for number, moment in enumerate(moments) if moment and moment >= since), len(lines))
     return lines[first:]
 
 
-def moment_of(line: str, near: datetime) -> datetime | None:
-    """Return the time that stands in a line, the year and day of which, where it lacks them, are those after `near`."""
+def moment_of(line: str, now: datetime) -> datetime | None:
+    """Return the time that stands in a line; a year or day that it lacks are the last ones before `now`."""
     for pattern, form in _TIMES:
         found = pattern.search(line[:200])
         if found is None:
@@ -70,12 +73,11 @@ def moment_of(line: str, near: datetime) -> datetime | None:
             if "%Y" in form:
                 return datetime.strptime(f"{found[1]} {found[2]}", form).astimezone()
             lacks_day = "%m" not in form
-            day = f"{near:%m-%d}" if lacks_day else found[1]
-            moment = datetime.strptime(f"{near.year}-{day} {found[2]}", "%Y-%m-%d %H:%M:%S").astimezone()
-            # A log of yesterday's evening, or of December, read after midnight.
-            if moment - near > timedelta(hours=12) and not lacks_day:
-                return moment.replace(year=near.year - 1)
-            return moment + timedelta(days=1) if lacks_day and near - moment > timedelta(hours=12) else moment
+            day = f"{now:%m-%d}" if lacks_day else found[1]
+            moment = datetime.strptime(f"{now.year}-{day} {found[2]}", "%Y-%m-%d %H:%M:%S").astimezone()
+            if moment <= now + CLOCK:
+                return moment
+            return moment - timedelta(days=1) if lacks_day else moment.replace(year=now.year - 1)
     return None
 
 
