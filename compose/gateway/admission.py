@@ -301,13 +301,21 @@ def _completions(fields: Mapping[str, Any]) -> Iterator[RefusedError]:
         yield from _one_of("prompt", str, list)(fields)
 
 
+def _embeddings(fields: Mapping[str, Any]) -> Iterator[RefusedError]:
+    if "messages" not in fields:
+        yield from _one_of("input", str, list)(fields)
+    # vLLM's own `bytes` and `bytes_only` answer with bytes and a header that no client of OpenAI's reads.
+    if fields.get("encoding_format") not in (None, "float", "base64"):
+        yield bad_request("`encoding_format` must be float or base64")
+
+
 _PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Iterator[RefusedError]]] = {
     "chat/completions": _chat,
     "completions": _completions,
     "responses": _responses,
     "messages": _chat,
     "messages/count_tokens": _chat,
-    "embeddings": lambda fields: () if "messages" in fields else _one_of("input", str, list)(fields),
+    "embeddings": _embeddings,
     "rerank": _rerank,
 }
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from admission import MOST_BRACKETS, MOST_DEPTH, App, Message, Receive, RefusedError, Send, parse_body
+from admission import MOST_BRACKETS, MOST_DEPTH, App, Message, Receive, RefusedError, Send, check_shape, parse_body
 from front import Front
 from keys import Keys, Limits
 from models import Models
@@ -306,6 +306,15 @@ def test_a_field_of_another_type_is_answered_400(path: str, fields: dict[str, ob
     done = ask(Exchange(pieces=[json.dumps({"model": "m", **fields}).encode()], path=f"/v1/{path}"))
     assert (done.status, done.reached) == (400, [])
     assert words in done.error["message"]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bytes_only", ["float"], 1])
+def test_vectors_are_answered_in_json(kind: object) -> None:
+    """An engine's own bytes would be no JSON: a fault of the engine, at each of its replicas."""
+    with pytest.raises(RefusedError, match="`encoding_format` must be float or base64"):
+        check_shape("embeddings", {"input": "a", "encoding_format": kind})
+    for known in ("float", "base64", None):
+        check_shape("embeddings", {"input": "a", "encoding_format": known})
 
 
 @pytest.mark.parametrize("name", ["nobody", "m,m", "openai/m", "M", "*", "", None, ["m"]])
