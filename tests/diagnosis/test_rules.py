@@ -104,6 +104,16 @@ def test_every_rule_has_a_real_log_and_every_log_a_rule() -> None:
     assert len(HEALTHY) >= 4
 
 
+@pytest.mark.parametrize(
+    ("code", "rule"),
+    [(-4, "illegal-instruction"), (-7, "bus-error"), (-9, "core-killed"), (-11, "segmentation-fault")],
+)
+def test_the_signal_that_ended_an_engines_core_stands_in_the_engines_log(code: int, rule: str) -> None:
+    """Its server ends with exit code 1, whatever ended the core."""
+    text = f"RuntimeError: Engine core initialization failed. Failed core proc(s): {{'EngineCore_DP0': {code}}}"
+    assert [diagnosis.rule for diagnosis in diagnose_log(text, RULES, kind="engine")] == [rule]
+
+
 def test_every_format_that_left_the_engine_is_named_as_one() -> None:
     """The rule knows those that the catalog read out of the releases, and no one is sent to a newer engine for them."""
     gone = [name for name, (_, last) in load_formats().methods.items() if last is not None and name.islower()]

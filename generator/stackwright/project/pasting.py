@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 """The folder of the checkout that this package lies in; of an installed package a folder without scripts."""
 
 
-PRESENT_HARDWARE = "plan for the present hardware: "
+PRESENT_HARDWARE, PRESENT_NETWORK = "plan for the present hardware: ", "plan for the present network: "
 """What stands before a command that plans for this machine, whatever host the present command was given."""
 
 
@@ -40,7 +40,7 @@ class Pasting(Struct, frozen=True, kw_only=True):
         """Write every command of ours that stands in backticks as it is to be pasted."""
 
         def pasted(found: re.Match[str]) -> str:
-            here = text[: found.start()].endswith(PRESENT_HARDWARE)
+            here = text[: found.start()].endswith((PRESENT_HARDWARE, PRESENT_NETWORK))
             asked = replace(self, host=None) if here else self
             return f"`{found[1] or ''}{asked.command(found[2], found[3])}`"
 

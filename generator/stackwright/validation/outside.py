@@ -26,6 +26,7 @@ from stackwright.domain.plan import Plan
 from stackwright.models import outlook
 from stackwright.models.cache import snapshot_in
 from stackwright.models.reach import config_url, hub_of, read_answer
+from stackwright.project.pasting import PRESENT_NETWORK
 from stackwright.runtime import ClientAnswer, Stack
 from stackwright.runtime.docker import ask, reason_of
 from stackwright.runtime.trial import container_words, mount_word, run_in_container, variables_in_container
@@ -82,7 +83,7 @@ def check_network(plan: Plan, env: Mapping[str, str], host: Host, *, compose: bo
                 "network-changed",
                 found=f"this host has {key}={value[:120]}, and the rendered files have none",
                 expected="files rendered for the network as it is",
-                fix=f"render again: `configure-gpu {name}` (with the same --model and --set as before)",
+                fix=f"{PRESENT_NETWORK}`configure-gpu {name}`",
             )
 
 

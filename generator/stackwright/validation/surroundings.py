@@ -94,7 +94,7 @@ def check_connections(plan: Plan, env: Mapping[str, str], gateway: Mapping[str, 
 def check_inputs(plan: Plan, changed: Seen[tuple[str, ...] | None]) -> Iterator[Finding]:
     """Find files that were rendered from something else than what is there now; None where nobody recorded it."""
     name = plan.environment.value
-    again = f"render again: `configure-gpu {name}` (with the same --model and --set as before)"
+    again = f"render again: `configure-gpu {name}`"
     if isinstance(changed, Unseen):
         yield not_checked("what the files were rendered from", changed.why, name)
     elif changed is None:
