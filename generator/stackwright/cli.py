@@ -86,7 +86,8 @@ class _Parser(argparse.ArgumentParser):
     """argparse that raises instead of exiting, so that every mistake is shown in one way."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint=f"`{self.prog} --help` shows what is allowed")
+        example = f"for example `{self.prog} dev`; " if message.endswith("required: ENV") else ""
+        raise UsageError(message, hint=f"{example}`{self.prog} --help` shows what is allowed")
 
 
 def main(argv: list[str]) -> int:

@@ -174,7 +174,11 @@ def test_what_was_asked_for_can_be_asked_for_again(words: str) -> None:
         ),
         (["key", "x"], f"unknown environment `x`, allowed: {', '.join(ENVIRONMENTS)}", "for example `dev`"),
         (["key", "DEV"], f"unknown environment `DEV`, allowed: {', '.join(ENVIRONMENTS)}", None),
-        (["key"], "the following arguments are required: ENV", "`stackwright key --help` shows what is allowed"),
+        (
+            ["key"],
+            "the following arguments are required: ENV",
+            "for example `stackwright key dev`; `stackwright key --help` shows what is allowed",
+        ),
         (
             ["configure-gpu", "--env"],
             "argument --env: expected one argument",
@@ -189,6 +193,12 @@ def test_what_was_asked_for_can_be_asked_for_again(words: str) -> None:
             ["plan", "--set", "GATEWAY_PORT"],
             "--set GATEWAY_PORT: expected KEY=VALUE",
             "for example `--set LITELLM_NUM_WORKERS=2`",
+        ),
+        (["plan", "--set="], "--set '': expected KEY=VALUE", "for example `--set LITELLM_NUM_WORKERS=2`"),
+        (
+            ["plan", f"--set=VLLM_MAX_MODEL_LEN={2**31}"],
+            "--set: VLLM_MAX_MODEL_LEN: found `2147483648`, allowed: auto, or a number of tokens from 1 to 2147483647",
+            None,
         ),
     ],
     ids=lambda value: ascii(" ".join(value) if value else value) if isinstance(value, list) else "",

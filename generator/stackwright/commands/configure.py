@@ -282,7 +282,7 @@ def wished_models(options: PlanOptions, wishes: Wishes, file: str) -> tuple[tupl
         llms = load_catalog().llms if listed else ()
         known = {locate_model(model.name, llms): (model, origin) for model, origin in listed}
         return tuple(
-            known.get(locate_model(name, llms), (ModelWish(name=name), f"--model {name[:120]}"))
+            known.get(locate_model(name, llms), (ModelWish(name=name), f"--model {name[:120] or repr(name)}"))
             for name in options.models
         )
     name = wishes.model or SMOKE

@@ -98,7 +98,8 @@ def _check_fraction(spec: SettingSpec, value: str) -> str | None:
 
 
 def _check_context(spec: SettingSpec, value: str) -> str | None:
-    return None if value == "auto" or _check_integer(spec, value) is None else "auto, or a number of tokens"
+    inside = value == "auto" or _check_integer(spec, value) is None
+    return None if inside else f"auto, or a number of tokens from {spec.minimum:.0f} to {spec.maximum:.0f}"
 
 
 def _check_seconds_or_off(spec: SettingSpec, value: str) -> str | None:

@@ -80,7 +80,7 @@ def read_model(
     Raises:
         UsageError: the name means nothing, or the model cannot be read; one sentence with the next step.
     """
-    access, origin = access or HubAccess(), origin or f"--model {name[:120]}"
+    access, origin = access or HubAccess(), origin or f"--model {name[:120] or repr(name)}"
     cache = find_cache(os.environ, access.home)
     if name == SMOKE:
         return _smoke(smoke_folder)

@@ -22,7 +22,7 @@ def parse_pin(text: str) -> tuple[str, str]:
     """Read one `--set KEY=VALUE`. Raises UsageError where key or value is not allowed."""
     key, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {text[:80]}: expected KEY=VALUE", hint="for example `--set LITELLM_NUM_WORKERS=2`")
+        raise UsageError(f"--set {text[:80] or repr(text)}: expected KEY=VALUE", hint="for example `--set LITELLM_NUM_WORKERS=2`")
     check_pins({key: value}, where="--set")
     return key, value
 
