@@ -19,7 +19,7 @@ STATUS = ("status", "dev", "--runtime=processes")
 def test_status_of_a_stack_that_does_not_run(run: Run) -> None:
     assert run(*CPU, host="cpu-small").code == 0
     ran = run(*STATUS)
-    assert (ran.code, ran.err) == (0, "")
+    assert (ran.code, ran.err) == (0, "start it: `start-environment dev`\n")
     lines = ran.out.splitlines()
     assert lines[0] == "  dev · processes · http://127.0.0.1:4000"
     assert lines[1:6] == ["  other generations: 1 written", "", "services", "  engine   absent", "  gateway  absent"]

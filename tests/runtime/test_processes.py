@@ -21,7 +21,7 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.errors import RuntimeRefusedError
 from stackwright.rendering.numbered import flat_settings
-from stackwright.runtime import Stack
+from stackwright.runtime import LogRequest, Stack
 from stackwright.runtime.process_groups import members, programs_with, read_groups
 from stackwright.runtime.processes import ProcessesRuntime
 from stackwright.runtime.provision import MARK, environment_folder
@@ -174,6 +174,17 @@ def test_log_is_of_this_run_alone(stack: Stack) -> None:
         assert runtime.logs("engine", 100) == "listening"
         runtime.down()
     assert (stack.state / "logs" / stack.name / "previous" / "engine.log").read_text() == "listening\n"
+
+
+def test_logs_of_another_project_folder_are_not_shown(stack: Stack, tmp_path: Path) -> None:
+    runtime = ProcessesRuntime(stack)
+    runtime.up()
+    wait_for(runtime, all_healthy)
+    runtime.down()
+    clone = ProcessesRuntime(structs.replace(stack, root=tmp_path / "clone"))
+    request = LogRequest(services=("engine",))
+    assert list(runtime.read_logs(request)) == [("engine", "listening")]
+    assert (list(clone.read_logs(request)), clone.logs("engine", 9)) == ([], "")
 
 
 def test_second_start_changes_nothing(stack: Stack) -> None:

@@ -102,7 +102,10 @@ def run(arguments: StatusArguments) -> None:
             report.print_json(view.document(view.take()))
         else:
             _tell_work(stack)
-            report.print_status(view.take())
+            status = view.take()
+            report.print_status(status)
+            if all(row.state.phase is ServicePhase.ABSENT for row in status.services):
+                report.tell(f"start it: `start-environment {status.environment}`")
 
 
 def _show_again_and_again(view: _View, interval_s: float, *, json: bool) -> None:

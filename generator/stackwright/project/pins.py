@@ -22,7 +22,8 @@ def parse_pin(text: str) -> tuple[str, str]:
     """Read one `--set KEY=VALUE`. Raises UsageError where key or value is not allowed."""
     key, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {text[:80] or repr(text)}: expected KEY=VALUE", hint="for example `--set LITELLM_NUM_WORKERS=2`")
+        shown = text[:80] or repr(text)
+        raise UsageError(f"--set {shown}: expected KEY=VALUE", hint="for example `--set LITELLM_NUM_WORKERS=2`")
     check_pins({key: value}, where="--set")
     return key, value
 

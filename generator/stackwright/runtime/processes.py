@@ -256,11 +256,18 @@ class ProcessesRuntime:
         return _revisions(stack_programs(self._stack, machine, os.environ))
 
     def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
-        """Read the log files, and what is written to them meanwhile."""
-        return read_log_files(self._logs, request)
+        """Read the log files, and what is written to them meanwhile; none where another project folder wrote them."""
+        return read_log_files(self._logs, request) if self._has_own_logs() else iter(())
+
+    def _has_own_logs(self) -> bool:
+        """Return whether the logs are of this project folder: another one's stack may have the same name."""
+        owner = _content(self._logs / ROOT).decode(errors="replace").strip()
+        return not owner or Path(owner) == self._stack.root.resolve() or not Path(owner).exists()
 
     def logs(self, service: str, lines: int) -> str:
         """Return the last lines of one service's log, oldest first; empty where it has none."""
+        if not self._has_own_logs():
+            return ""
         try:
             with (self._logs / f"{service}.log").open("rb") as log:
                 log.seek(max(log.seek(0, os.SEEK_END) - LOG_BYTES, 0))
@@ -334,7 +341,8 @@ class ProcessesRuntime:
         """
         for folder in (self._run, self._logs):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        replace_file(self._run / ROOT, f"{self._stack.root.resolve()}\n")
+        for folder in (self._run, self._logs):
+            replace_file(folder / ROOT, f"{self._stack.root.resolve()}\n")
         told = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
         kept = {name: told[name] for name in told if services and name not in services}
         for program in programs:
