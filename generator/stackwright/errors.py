@@ -110,11 +110,15 @@ def _distance(word: str, name: str) -> float | None:
         return abs(len(word) - len(name))
     same = next((number for number, pair in enumerate(zip(parts, of_name, strict=False)) if pair[0] != pair[1]), 0)
     one, other = "_".join(parts[same:]), "_".join(of_name[same:])
+    most = max(1, max(len(one), len(other)) // 3)
+    # A word of thousands of letters is apart by its length: nothing is to be counted letter by letter.
+    if abs(len(one) - len(other)) > most:
+        return None
     letters = _letters_apart(one, other)
     # Of three letters another one makes another word: `gpu` is no `cpu`.
     if len(one) == len(other) <= 3 and sorted(one) != sorted(other):
         return None
-    return letters if letters <= max(1, max(len(one), len(other)) // 3) else None
+    return letters if letters <= most else None
 
 
 def _letters_apart(one: str, other: str) -> int:

@@ -205,3 +205,12 @@ litellm_settings: {{fallbacks: [{{own: [gpt]}}]}}
     ran = importer.run("compose.yml", "config.yaml", "--dry-run")
     assert "dropped  gpt: its address cannot be taken: https://HOST/PATH" in ran.err
     assert "word@" not in ran.out + ran.err
+
+
+def test_a_proxy_with_a_password_is_told_as_a_proxy_and_not_printed(importer: Importer) -> None:
+    address = "http://user:" + "word@proxy:3128"
+    text = f"{IMAGE}    command: --model {M}\n    environment: {{HTTPS_PROXY: '{address}'}}\n"
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "--dry-run")
+    assert "dropped  HTTPS_PROXY: a proxy is found on the host" in ran.err
+    assert "word@" not in ran.out + ran.err

@@ -369,14 +369,14 @@ class _EngineReader:
             if name in _HUB_TOKENS:
                 held = "" if value.text else " (empty here)"
                 self.say(value.at, Fate.SECRET, name, f"export HF_TOKEN, or log in once with `hf auth login`{held}")
+            elif name.lower() in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+                self.say(value.at, Fate.DROPPED, name, "a proxy is found on the host: docs/how-to/locked-down.md")
             elif self.around.secret(f"{name}=0123456789") or self.around.secret(value.text):
                 self.say(value.at, Fate.SECRET, name, "not copied; the stack makes its own keys: `stackwright key ENV`")
             elif name in _AS_SETTINGS:
                 self._shared_setting(name, value)
             elif name in _NOT_HERE:
                 self.say(value.at, Fate.DROPPED, name, _NOT_HERE[name])
-            elif name.lower() in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
-                self.say(value.at, Fate.DROPPED, name, "a proxy is found on the host: docs/how-to/locked-down.md")
             elif name.startswith("NCCL_"):
                 self.say(value.at, Fate.DROPPED, name, "the plan sets what the links of its GPUs need")
             elif name.startswith("VLLM_") and name not in table.variables:
