@@ -20,7 +20,7 @@ _LEVELS = (
     ("PCIe switch", (LinkKind.PCIE_SWITCH,)),
     ("PCIe host", (LinkKind.PCIE_SWITCH, LinkKind.PCIE_HOST)),
 )
-_KINDS = {
+LINK_WORDS = {
     LinkKind.NVLINK: "NVLink",
     LinkKind.NVSWITCH: "NVSwitch",
     LinkKind.PCIE_SWITCH: "PCIe switch",
@@ -165,7 +165,7 @@ def pair_lines(pairs: Sequence[GpuPair], sheet: Sheet) -> Iterator[str]:
     """Say of each kind of pair whether a replica is split over it, and why."""
     alike: dict[tuple[bool, str, str], list[GpuPair]] = {}
     for pair in pairs:
-        kind = "connection unknown" if pair.kind is None else _KINDS[pair.kind]
+        kind = "connection unknown" if pair.kind is None else LINK_WORDS[pair.kind]
         lanes = f" {'x' if sheet.ascii else '×'}{pair.lanes}" if pair.kind in NVLINK_KINDS and pair.lanes else ""
         peers = ", no peer access" if pair.peers is False else ""
         alike.setdefault((pair.split, kind + lanes + peers, pair.why), []).append(pair)

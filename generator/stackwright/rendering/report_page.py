@@ -12,8 +12,10 @@ from msgspec import Struct
 from stackwright.domain.host import Gpu, Host, Link, LinkKind
 from stackwright.domain.plan import Memory, Plan, Replica, ServedModel
 from stackwright.reading import to_plain
+from stackwright.rendering.gpu_picture import LINK_WORDS
 from stackwright.rendering.numbered import flat_settings, spec_of_written
 from stackwright.rendering.plan_document import plan_document
+from stackwright.rendering.status_page import short_name
 from stackwright.rendering.summary import (
     UNICODE,
     NextStep,
@@ -102,7 +104,7 @@ def render_page(plans: Sequence[Plan], next_steps: Sequence[NextStep], release: 
         facts=list(_host_facts(plans[0].host)),
         warnings=_warnings(plans),
         environments=[_environment(plan, step) for plan, step in zip(plans, next_steps, strict=True)],
-        links=[(link, _LINK_WORDS[link.kind]) for link in plans[0].host.links],
+        links=[(link, LINK_WORDS[link.kind]) for link in plans[0].host.links],
         differences=list(_differences(plans)),
         sections=_sections(plans),
         documents=[(plan.environment.value, _document(plan)) for plan in plans],
@@ -209,16 +211,6 @@ def _range(memory: Memory, taken: int) -> tuple[int, int]:
     return max(0, taken - memory.uncertainty_bytes), taken + memory.uncertainty_bytes
 
 
-_LINK_WORDS: Mapping[LinkKind, str] = {
-    LinkKind.NVLINK: "NVLink",
-    LinkKind.NVSWITCH: "NVSwitch",
-    LinkKind.PCIE_SWITCH: "PCIe switch",
-    LinkKind.PCIE_HOST: "PCIe host bridge",
-    LinkKind.NUMA: "PCIe, within a NUMA node",
-    LinkKind.SYSTEM: "between processors",
-}
-
-
 def _draw(plan: Plan) -> Drawing | None:
     """Lay the GPUs out by NUMA node, four a row, with NVLinks between them and NVSwitches below."""
     gpus = tuple(gpu for gpu in plan.host.gpus if not (gpu.mig and gpu.mig_slice is None))
@@ -258,7 +250,7 @@ def _placement(plan: Plan, gpu: Gpu) -> str:
 def _box(plan: Plan, gpu: Gpu, corner: tuple[int, int]) -> Box:
     engines = _engines_on(plan, gpu)
     memory = "memory unknown" if gpu.memory_bytes is None else f"{gpu.memory_bytes / GIB:.0f} GiB"
-    kind = (gpu.name or "GPU").removeprefix("NVIDIA ").removeprefix("GeForce ")
+    kind = short_name(gpu.name or "GPU")
     return Box(
         x=corner[0],
         y=corner[1],

@@ -18,6 +18,7 @@ from stackwright.domain.llm import LlmSource
 from stackwright.domain.plan import Memory, Plan, Replica, ServedModel
 from stackwright.domain.role import Role
 from stackwright.engines import engine_named
+from stackwright.rendering.status_page import short_name
 from stackwright.units import GIB, format_bytes
 
 # Below this many columns a paragraph starts at the left edge and each bar has a line of its own.
@@ -206,16 +207,14 @@ _ORNAMENTS = re.compile(r"\((R|TM)\)| CPU\b| \d+-Core Processor| Processor| @ .*
 
 def describe_processor(cpu: Cpu, memory_bytes: int | None) -> str:
     """Return a processor's name without its maker's ornaments, its cores and the memory."""
-    name = re.sub(
-        r"\((R|TM)\)| CPU\b| \d+-Core Processor| Processor| @ .*", "", cpu.model or "processor", flags=re.IGNORECASE
-    )
+    name = _ORNAMENTS.sub("", cpu.model or "processor")
     cores = f", {cpu.cores} cores" if cpu.cores else ""
     memory = f", {format_bytes(memory_bytes)}" if memory_bytes else ""
     return f"{' '.join(name.split())}{cores}{memory}"
 
 
 def _short_gpu(gpu: Gpu) -> str:
-    return re.sub(r"^NVIDIA |\bGeForce ", "", gpu.name or "GPU")
+    return short_name(gpu.name or "GPU")
 
 
 def gpus_of(plan: Plan, replicas: Iterable[Replica]) -> tuple[Gpu, ...]:
