@@ -214,3 +214,25 @@ def test_a_proxy_with_a_password_is_told_as_a_proxy_and_not_printed(importer: Im
     ran = importer.run("compose.yml", "--dry-run")
     assert "dropped  HTTPS_PROXY: a proxy is found on the host" in ran.err
     assert "word@" not in ran.out + ran.err
+
+
+def test_arrays_and_captured_names_of_a_script(importer: Importer) -> None:
+    text = f"""\
+ARGS=(--model {M}
+  # the batch
+  --max-num-seqs 4  # four
+)
+ARGS+=(--enforce-eager)
+docker run -p 8000:8000 vllm/vllm-openai:v0.33.0 "${{ARGS[@]}}"
+ID=$(docker run -d -p 8000:8000 vllm/vllm-openai:v0.33.0 --model Qwen/Qwen3-4B)
+"""
+    (importer.folder / "run.sh").write_text(text, encoding="utf-8")
+    ran = importer.run("run.sh", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert [line.strip() for line in ran.out.splitlines() if "run.sh:" in line and "name" in line] == [
+        f"- name: {M}  # run.sh:6",
+        "- name: Qwen/Qwen3-4B  # run.sh:7",
+    ]
+    assert "VLLM_MAX_NUM_SEQS: 4  # run.sh:6" in ran.out
+    assert "VLLM_ENFORCE_EAGER: 'true'  # run.sh:6" in ran.out
+    assert "port 8000 of vllm-openai-2: vllm-openai publishes this port too" in ran.err

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 
 from msgspec.structs import replace
 
@@ -13,6 +14,10 @@ from stackwright.importing.tree import Node, Spot
 from stackwright.importing.variables import replace_variables
 from stackwright.importing.words import Located, locate_words, split_words
 
+_CAPTURED = re.compile(r"^\s*(?:local\s+)?[A-Za-z_][A-Za-z0-9_]*=\"?\$\((?=\s*(?:sudo\s+)?(?:docker|podman|nerdctl)\b)")
+_ARRAY = re.compile(r"^\s*(?:declare\s+-a\s+|local\s+)?([A-Za-z_][A-Za-z0-9_]*)(\+?)=\(")
+_ARRAY_END = re.compile(r"\)\s*(?:#.*)?$")
+_WHOLE_ARRAY = re.compile(r"\"?\$\{([A-Za-z_][A-Za-z0-9_]*)\[[@*]\]\}\"?")
 _PROGRAM = re.compile(r"^\s*(?:sudo\s+|exec\s+|nohup\s+)*(?:docker|podman|nerdctl)\s+(?:container\s+)?run\b")
 _ASSIGNED = re.compile(
     r"^\s*(?:export\s+|readonly\s+|local\s+)?([A-Za-z_][A-Za-z0-9_]*)=(\S*|\"[^\"]*\"|'[^']*')\s*(?:#.*)?$"
@@ -27,7 +32,7 @@ _GPU_LIST = re.compile(r"\"?'?\"?device=([^\"']+)\"?'?\"?")
 
 def is_script(text: str) -> bool:
     """Return whether a text has a `docker run` in it."""
-    return any(_PROGRAM.match(line) for line in text.splitlines())
+    return any(_PROGRAM.match(_CAPTURED.sub("", line)) for line in text.splitlines())
 
 
 def read_script(
@@ -39,6 +44,7 @@ def read_script(
         UsageError: one of them has no image, or a quote without its end.
     """
     values = dict(environ)
+    arrays: dict[str, str] = {}
     services: list[ContainerService] = []
     lines = text.split("\n")
     position = 0
@@ -48,6 +54,16 @@ def read_script(
             position += 1
             whole = whole[:-1] + " " + lines[position]
         position += 1
+        array = _ARRAY.match(whole)
+        if array:
+            while not _ARRAY_END.search(whole) and position < len(lines):
+                whole, position = whole + f" {lines[position]}".partition(" #")[0], position + 1
+            arrays[array[1]] = (
+                f"{arrays.get(array[1], '') if array[2] else ''} {_ARRAY_END.sub('', whole[array.end() :])}"
+            )
+            continue
+        if captured := _CAPTURED.match(whole):
+            whole = _ARRAY_END.sub("", whole[captured.end() :].rstrip('"'))
         assigned = _ASSIGNED.match(whole)
         if assigned:
             bare = assigned[2].strip("\"'")
@@ -55,8 +71,18 @@ def read_script(
             values[assigned[1]] = environ.get(assigned[1], known)
         elif _PROGRAM.match(whole):
             numbered = tuple((begin + 1 + offset, line) for offset, line in enumerate(lines[begin:position]))
+            whole = _WHOLE_ARRAY.sub(lambda found: arrays.get(found[1], ""), whole)
             services.append(_read_run(whole, Spot(file, begin + 1), numbered, values, absolute))
-    return tuple(services)
+    return tuple(_named_apart(services))
+
+
+def _named_apart(services: list[ContainerService]) -> Iterator[ContainerService]:
+    """Yield the containers; one without a name of its own is numbered where its image is that of an earlier one."""
+    seen: Counter[str] = Counter()
+    for service in services:
+        seen[service.name] += 1
+        number = seen[service.name]
+        yield service if number == 1 else replace(service, name=f"{service.name}-{number}")
 
 
 def _read_run(
