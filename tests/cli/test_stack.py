@@ -213,15 +213,18 @@ def test_gpus_of_other_makers_are_named(run_plain: Run, around: Path) -> None:
 
 
 def test_the_addresses_are_told_without_the_key(run: Run, project: Path) -> None:
-    assert run("configure-gpu", host="cpu-small").code == 0
+    port = free_port()
+    assert run("configure-gpu", "staging", f"--set=GATEWAY_PORT={port}", host="cpu-small").code == 0
     ran = run("open", "staging")
     key = (project / "envs/.secrets/staging/litellm_master_key").read_text(encoding="ascii")
-    assert (ran.code, ran.err) == (0, "")
-    assert "OpenAI API  http://127.0.0.1:4001/v1  (a key)" in ran.out
+    assert (ran.code, ran.err) == (0, "nothing listens there yet; start it: `start-environment staging`\n")
+    assert f"OpenAI API  http://127.0.0.1:{port}/v1  (a key)" in ran.out
     assert "key staging" in ran.out
     assert key not in ran.out
     told = run("open", "staging", "--json").json
-    assert {row["url"]: row["needs"] for row in told["urls"]}["http://127.0.0.1:4001/metrics/"] == "the master key"
+    assert {row["url"]: row["needs"] for row in told["urls"]}[f"http://127.0.0.1:{port}/metrics/"] == "the master key"
+    with socket.create_server(("127.0.0.1", port)):
+        assert run("open", "staging").err == ""
 
 
 @pytest.mark.subprocess

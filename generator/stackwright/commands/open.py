@@ -15,6 +15,7 @@ from stackwright.domain.environment import Environment
 from stackwright.errors import UsageError
 from stackwright.project import folder as project
 from stackwright.project.credentials import gateway_key
+from stackwright.runtime.ports import is_free
 from stackwright.watching.probe import endpoint_of
 
 NO_KEY, ANY_KEY, MASTER_KEY = "no key", "a key", "the master key"
@@ -69,6 +70,8 @@ def run(arguments: OpenArguments) -> None:
         if endpoint.certificate is not None:
             lines.append(f"certificate: {endpoint.certificate}")
         report.print_text("\n".join(lines))
+        if is_free(endpoint.bind, endpoint.port):
+            report.tell(f"nothing listens there yet; start it: `start-environment {environment}`")
     if arguments.browser:
         _browse(next(row["url"] for row in rows if row["needs"] == NO_KEY))
 

@@ -411,12 +411,12 @@ class ProcessesRuntime:
 
     def _unwatched(self, why: str) -> tuple[ServiceState, ...]:
         """Report the services while no supervisord tells of them: gone, or left behind by one that was killed."""
-        states = []
+        states, absent = [], self._absent(keep=False)
         for service in self._stack.services:
             if any(members(group) for group in read_groups(self._run / f"{service.name}.groups")):
                 detail = f"still runs, but {why}"
                 states.append(ServiceState(name=service.name, phase=ServicePhase.UNHEALTHY, detail=detail))
-            elif service.as_process.program is None:
+            elif service.name not in absent:
                 states.append(ServiceState(name=service.name, phase=ServicePhase.ABSENT))
         return tuple(states)
 
