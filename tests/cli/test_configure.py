@@ -124,7 +124,10 @@ def test_a_folder_in_the_place_of_a_file_changes_no_file(obstacle: str, run: Run
     [
         (["--out=~nobody-of-that-name/x"], "no folder to work in: Could not determine home directory"),
         (["--out=" + "x" * 300], "no folder to work in: File name too long"),
-        (["--model=" + "x" * 300], "--model " + "x" * 120 + ": no such folder"),
+        (
+            ["--model=" + "x" * 300],
+            "--model " + "x" * 120 + ": not a Hugging Face id (owner/name), a folder, or a catalog name",
+        ),
         (["--model=~nobody-of-that-name/x"], "--model ~nobody-of-that-name/x: no such folder"),
         (["--model=a\nb"], "--model a\\nb: not a Hugging Face id (owner/name), a folder, or a catalog name"),
         (["--set=VLLM_IMAGE=\udcff"], "--set: VLLM_IMAGE: found `\\udcff`, allowed: one line"),
