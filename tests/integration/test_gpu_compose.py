@@ -58,11 +58,11 @@ def test_single_runs_by_hand_for_a_user_without_an_account(
     caches.mkdir()
     project = make_project(**two_gpus, STACKWRIGHT_STATE=str(tmp_path), VLLM_CACHE_ROOT=str(caches))
     somebody = [f"--set=STACKWRIGHT_UID={UID}", f"--set=STACKWRIGHT_GID={UID}"] if os.geteuid() == 0 else []
-    said = project.configure("single", "--model=smoke", *somebody, *images.pins(images.engine_for_one_gpu))
+    said = project.configure("single", "--all", "--model=smoke", *somebody, *images.pins(images.engine_for_one_gpu))
     if somebody:
         give_to(UID, project.folder)
         give_to(UID, caches)
-    command = re.search(r"without Stackwright: (.+)$", said, re.MULTILINE)
+    command = re.search(r"by hand: (.+)$", said, re.MULTILINE)
     assert command, said
     done = project.run(["bash", "-euc", command[1]])
     assert done.returncode == 0, done.stderr + project.logs()

@@ -166,9 +166,10 @@ def test_a_running_stack_is_compared_with_its_forecast(project: Project, started
 
 
 def test_the_next_plan_knows_what_this_host_showed(project: Project, started: str) -> None:  # noqa: ARG001
-    done = project.command("plan", "--env", "dev", "--explain", *project.pins)
-    (why,) = [line for line in done.stdout.splitlines() if "measured on this host on 20" in line]
-    assert why.strip().startswith("why: enough for a test; KV cache measured on this host on 20")
+    done = project.command("plan", "--env", "dev", "--json", *project.pins)
+    reasons = [setting["reason"] for setting in json.loads(done.stdout)["settings"].values()]
+    (why,) = [reason for reason in reasons if "measured on this host on 20" in reason]
+    assert why.startswith("enough for a test; KV cache measured on this host on 20")
 
 
 def test_answer_streams(project: Project, started: str) -> None:  # noqa: ARG001

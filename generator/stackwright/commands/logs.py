@@ -24,7 +24,7 @@ from stackwright.validation.files import text_of
 DEFAULT_TAIL = 100
 _AGE = re.compile(r"([0-9]{1,6})(s|m|h|d)")
 # Programs colour their words even where they write to a file (ECMA-48, SGR).
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

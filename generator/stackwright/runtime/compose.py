@@ -315,6 +315,8 @@ class ComposeRuntime:
     def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
         """Let Compose tell them, which also finds the containers that come later."""
         need_command()
+        # Compose clears the line before each one of a log, also where no terminal reads it (2.26.1, seen).
+        clearing = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
         words = ["docker", "compose", "--project-name", self._stack.name, "logs", "--no-color"]
         words += [] if request.tail is None else [f"--tail={request.tail}"]
         words += [] if request.since_s is None else [f"--since={request.since_s}s"]
@@ -324,7 +326,7 @@ class ComposeRuntime:
             try:
                 for line in client.stdout or ():
                     prefix, _, text = line.decode(errors="replace").rstrip("\n").partition("| ")
-                    yield re.sub(r"-[0-9]+\s*$", "", prefix), text
+                    yield re.sub(r"-[0-9]+\s*$", "", clearing.sub("", prefix)), text
                 refusal = (client.stderr.read() if client.stderr else b"").decode(errors="replace")
                 if client.wait() != 0:
                     raise refused(refusal)

@@ -98,7 +98,7 @@ def test_killed_while_nothing_had_to_be_done(project: Project, fault: MakeFault)
 def test_rollback_while_clients_ask(project: Project, quick_pins: list[str], fault: MakeFault) -> None:
     changed = run(project, *START, *project.pins, *quick_pins, "--set=GATEWAY_COOLDOWN_S=7")
     assert (changed.code, running(project)) == (0, 2)
-    project.configure("cpu", *quick_pins)  # so that the files are those that the rollback brings back
+    project.configure("cpu", "--reset", *quick_pins)  # so that the files are those that the rollback brings back
     case = fault("rollback while clients ask (one gateway, which restarts)", project)
     engine = engine_of(project)
     with clients(project) as traffic:
