@@ -93,6 +93,8 @@ ROOMS: Mapping[str, Room] = {
     # Known failures are told by their rules, which are read once.
     "watching": room("models.cache services engines runtime diagnosis domain reading atomic units errors"),
     "diagnosis": room("services engines domain reading runtime errors"),
+    # Prompts are drawn by a seeded generator.
+    "load": room("runtime domain reading atomic errors"),
     "project": room("services engines settings interrupts rendering atomic reading domain units errors"),
     "project.digests": room("project domain reading atomic errors", libraries="yaml"),
     "project.inputs": room("project catalog domain reading rendering errors"),
@@ -109,7 +111,7 @@ ROOMS: Mapping[str, Room] = {
     ),
     "commands": room(
         "domain settings planning services engines watching validation reading catalog rendering models detect runtime "
-        "project importing interrupts report diagnosis atomic units errors"
+        "project importing interrupts report diagnosis atomic load units errors"
     ),
     # Completion is made from the parsers of all commands, which `cli` puts together.
     "commands.completion": room("commands cli domain settings engines catalog report errors", libraries="shtab"),

@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = {
     "logs": "Print what the services have written, and with -f what they write.",
     "restart": "Restart a running stack or one service: let open requests end, and watch until it answers again.",
     "chat": "Talk to a model of a running stack.",
+    "bench": "Put load on a running stack, and keep what was measured; list and compare results.",
     "open": "Print the addresses of a stack, and which of them need a key.",
     "gpus": "Draw the GPUs, how they are linked, and what the planner makes of it.",
     "doctor": "Name what is wrong with a stack, or with its last failed start, and how to mend it.",
@@ -59,6 +60,7 @@ SYNONYMS: Mapping[str, str] = {
     "top": "status",
     "ls": "status",
     "tail": "logs",
+    "benchmark": "bench",
     "nvidia-smi": "gpus",
     "topo": "gpus",
 }

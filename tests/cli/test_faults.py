@@ -35,6 +35,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "logs": ("dev", PROCESSES),
     "restart": ("dev", PROCESSES),
     "chat": ("dev",),
+    "bench": ("dev", PROCESSES),
     "open": ("dev",),
     "gpus": (HOST,),
     "doctor": ("dev", PROCESSES),

@@ -222,6 +222,16 @@ class LogRequest(Struct, frozen=True, kw_only=True):
     follow: bool = False
 
 
+class Beside(Struct, frozen=True, kw_only=True):
+    """A service's place from which the front can be asked. `run` as `Trial`'s.
+
+    `port`: on which the front listens there, at 127.0.0.1; None where it is asked as by any client of this machine.
+    """
+
+    run: Callable[[str, str, float], ClientAnswer]
+    port: int | None = None
+
+
 class WatchedRuntime(Runtime, Protocol):
     """A runtime whose stack can be watched as it runs."""
 
@@ -236,3 +246,10 @@ class WatchedRuntime(Runtime, Protocol):
 
     def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
         """Yield service and line, as they come."""
+
+    def beside(self, service: Service) -> Beside | None:
+        """Return a place of a service from which the running front is asked; None without image or environment.
+
+        Raises:
+            RuntimeRefusedError: the front does not run.
+        """

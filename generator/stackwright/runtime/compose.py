@@ -15,7 +15,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -23,8 +23,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from stackwright.domain.service import Service, ServicePhase, ServiceState, Word
-from stackwright.runtime import Glance, LogRequest, Say, ServiceChange, Stack, Trial
+from stackwright.domain.service import UP, Service, ServicePhase, ServiceState, Word
+from stackwright.errors import RuntimeRefusedError
+from stackwright.runtime import Beside, ClientAnswer, Glance, LogRequest, Say, ServiceChange, Stack, Trial
 from stackwright.runtime.activity import container_processes, container_traces, measure
 from stackwright.runtime.docker import (
     TELLS_WITHIN_S,
@@ -114,21 +115,44 @@ class ComposeRuntime:
 
     def trial(self, service: Service, words: Iterable[Word]) -> Trial | None:
         """Return the place of a service, in a container of its own that is removed again; None without its image."""
+        place = self._place(service, "asked", ["--network=none", *gpu_words(service.resources.gpu_uuids)])
+        if place is None:
+            return None
+        installed, variables, run = place
+        texts = tuple(text_in_container(self._stack, word) for word in words)
+        return Trial(installed=installed, variables=variables, texts=texts, run=run)
+
+    def beside(self, service: Service) -> Beside | None:
+        """Return the place of a service, in a container that shares the front's network, so that loopback is its own.
+
+        Raises:
+            RuntimeRefusedError: the front does not run, or the engine does not answer.
+        """
+        front = self._stack.front
+        running = (glance for glance in self.glance(TELLS_WITHIN_S) if glance.state.name == front.name)
+        found = next((one for one in running if one.state.phase in UP and one.identity is not None), None)
+        if found is None:
+            raise RuntimeRefusedError(f"{self._stack.name}: {front.name} does not run", hint=None)
+        place = self._place(service, "load", [f"--network=container:{found.identity}"])
+        port = None if front.port is None else front.port.number
+        return None if place is None else Beside(run=place[2], port=port)
+
+    def _place(
+        self, service: Service, purpose: str, options: Sequence[str]
+    ) -> tuple[str, dict[str, str], Callable[[str, str, float], ClientAnswer]] | None:
+        """Return what a service's image is, its variables, and what runs Python in it; None without the image."""
         merged, docker = self.merged()["services"][service.name], client_words(self._client())
-        image, name = merged["image"], f"{self._stack.name}-{service.name}-asked"
+        image, name = merged["image"], f"{self._stack.name}-{service.name}-{purpose}"
         with refusals():
             if not self._client().image.exists(image):
                 return None
             installed = self._client().image.inspect(image).id
         variables = variables_in_container(merged)
-        options = ["--network=none", *container_words(merged), *gpu_words(service.resources.gpu_uuids)]
-        return Trial(
-            installed=installed,
-            variables=variables,
-            texts=tuple(text_in_container(self._stack, word) for word in words),
-            run=lambda source, given, limit_s: run_in_container(
-                docker, name, [*options, "--entrypoint=python3", image, "-c", source], variables, given, limit_s
-            ),
+        words = [*options[:1], *container_words(merged), *options[1:], "--entrypoint=python3", image, "-c"]
+        return (
+            str(installed),
+            variables,
+            lambda source, given, limit_s: run_in_container(docker, name, [*words, source], variables, given, limit_s),
         )
 
     def owner(self) -> Path | None:

@@ -110,6 +110,7 @@ def ask(
         return ClientAnswer(None, "", f"no answer in {limit_s:g} seconds")
     except BaseException:
         end(client)
+        client.communicate()
         raise
     out, words = ((stream or b"").decode(errors="replace") for stream in said)
     return ClientAnswer(client.returncode, out, words)

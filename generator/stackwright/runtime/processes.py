@@ -37,7 +37,7 @@ from stackwright.domain.service import (
 )
 from stackwright.errors import RuntimeRefusedError
 from stackwright.rendering.numbered import key_of
-from stackwright.runtime import Glance, LogRequest, Say, ServiceChange, Stack, Trial, supervisord
+from stackwright.runtime import Beside, Glance, LogRequest, Say, ServiceChange, Stack, Trial, supervisord
 from stackwright.runtime.activity import group_traces, measure
 from stackwright.runtime.docker import ask
 from stackwright.runtime.log_files import read_log_files
@@ -142,6 +142,11 @@ class ProcessesRuntime:
                 variables={**program.inherited, **program.environment},
             ),
         )
+
+    def beside(self, service: Service) -> Beside | None:
+        """Return the place of a service; from everywhere on this machine the front is asked in one way."""
+        place = self.trial(service, ())
+        return None if place is None else Beside(run=place.run)
 
     def owner(self) -> Path | None:
         """Return the project folder whose start made the run folder."""

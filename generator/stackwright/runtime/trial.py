@@ -80,7 +80,11 @@ def run_in_container(
         file.flush()
         named = f"{name}-{os.getpid()}"
         command = [*docker, "run", "--rm", "--interactive", f"--name={named}", "--pull=never"]
-        answer = ask([*command, f"--env-file={file.name}", *words], limit_s, given=given)
+        try:
+            answer = ask([*command, f"--env-file={file.name}", *words], limit_s, given=given)
+        except KeyboardInterrupt:  # a client may die of it and leave the container
+            ask([*docker, "rm", "--force", named], TELLS_WITHIN_S)
+            raise
     if answer.code is None:
         ask([*docker, "rm", "--force", named], TELLS_WITHIN_S)
     return answer

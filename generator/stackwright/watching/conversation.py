@@ -6,13 +6,15 @@ import http.client
 import json
 import urllib.error
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from msgspec import Struct
 
 from stackwright.errors import NotHealthyError, StackError, UsageError
 from stackwright.watching.probe import MOST_BYTES, Endpoint, open_request
+
+CHAT_PATH = "/v1/chat/completions"
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -36,11 +38,37 @@ def stream_chat(endpoint: Endpoint, key: str, model: str, turns: Sequence[Turn],
         NotHealthyError: nothing answers there, or the answer breaks off.
         UsageError: the gateway refuses the question.
     """
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    body: dict[str, object] = {"model": model, "messages": messages, "stream": True}
+    body: dict[str, object] = {"model": model, "messages": _messages(turns), "stream": True}
+    with _failures(endpoint, limit_s), open_request(endpoint, CHAT_PATH, key, body, limit_s) as response:
+        yield from _pieces(response)
+
+
+def count_tokens(endpoint: Endpoint, key: str, model: str, text: str, limit_s: float) -> int:
+    """Return the tokens that a model counts in a prompt, its chat template included. Asks for an answer of one token.
+
+    Raises:
+        NotHealthyError: nothing answers there, or the answer does not say.
+        UsageError: the gateway refuses the question.
+    """
+    turns = [Turn(role="user", content=text)]
+    body: dict[str, object] = {"model": model, "messages": _messages(turns), "max_completion_tokens": 1}
+    with _failures(endpoint, limit_s), open_request(endpoint, CHAT_PATH, key, body, limit_s) as response:
+        said = response.read(MOST_BYTES)
     try:
-        with open_request(endpoint, "/v1/chat/completions", key, body, limit_s) as response:
-            yield from _pieces(response)
+        return int(json.loads(said)["usage"]["prompt_tokens"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise NotHealthyError("the gateway does not say how many tokens a prompt has", hint=None) from None
+
+
+def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+@contextmanager
+def _failures(endpoint: Endpoint, limit_s: float) -> Iterator[None]:
+    """Say in words why a question got no answer."""
+    try:
+        yield
     except urllib.error.HTTPError as refusal:
         with refusal:
             text = refusal.read(MOST_BYTES).decode(errors="replace")

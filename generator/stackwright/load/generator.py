@@ -1,0 +1,110 @@
+"""The generator: `vllm bench serve`, in the place of the engine (docs/decisions/0072-load-generator.md).
+
+vLLM 0.32.0, vllm/benchmarks/serve.py. Touches nothing: the runtime runs the program that stands here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from stackwright.domain.load import Round, percentiles_of
+from stackwright.errors import NotHealthyError
+from stackwright.runtime import ClientAnswer
+
+NAME = "vllm bench serve"
+# A start of the generator, which imports all of vLLM; 13 s on two busy cores (2026-11-29).
+STARTS_WITHIN_S = 300
+_KINDS_OF_ERRORS = 3
+
+# What runs there. The key comes on stdin, so that no list of processes, container or log shows it; what vLLM prints
+# goes to stderr, and the answers of the model are left where they are.
+PROGRAM = """
+import json, os, sys, tempfile
+given = json.load(sys.stdin)
+said = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+os.environ["OPENAI_API_KEY"] = given["key"]
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
+with tempfile.TemporaryDirectory() as folder:
+    prompts, result = os.path.join(folder, "prompts.jsonl"), os.path.join(folder, "result.json")
+    with open(prompts, "w") as file:
+        file.writelines(json.dumps({"prompt": one}) + chr(10) for one in given["prompts"])
+    words = ["--dataset-path", prompts, "--result-dir", folder, "--result-filename", "result.json"]
+    sys.argv = ["vllm", "bench", "serve", *given["words"], *words]
+    from vllm.entrypoints.cli.main import main
+    main()
+    with open(result) as file:
+        found = json.load(file)
+kept = ("duration", "input_lens", "output_lens", "ttfts", "itls", "latencies", "errors")
+json.dump({name: found[name] for name in kept}, said)
+said.close()
+"""
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """One round to send: the prompts, to which model at which address, with which key, and under which load."""
+
+    url: str
+    key: str
+    model: str
+    prompts: Sequence[str]
+    output_tokens: int
+    concurrency: int | None
+    rate: float | None
+
+
+def given_of(asked: Asked) -> str:
+    """Return what the program reads."""
+    # The length of an answer, without a tokenizer: the generator would ask for one token (CustomDataset.sample).
+    body = {"max_completion_tokens": asked.output_tokens, "temperature": 0}
+    words = [
+        *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", asked.url),
+        *("--model", asked.model, "--skip-tokenizer-init", "--dataset-name", "custom", "--disable-shuffle"),
+        *("--num-prompts", str(len(asked.prompts)), "--ignore-eos", "--extra-body", json.dumps(body)),
+        *("--percentile-metrics", "e2el", "--save-result", "--save-detailed", "--disable-tqdm"),
+        *(("--max-concurrency", str(asked.concurrency)) if asked.concurrency is not None else ()),
+        *(("--request-rate", str(asked.rate)) if asked.rate is not None else ()),
+        # The gateway's own certificate; the first question to it has been asked with that one alone.
+        *(("--insecure",) if asked.url.startswith("https://") else ()),
+    ]
+    return json.dumps({"key": asked.key, "words": words, "prompts": list(asked.prompts)})
+
+
+def read_round(answer: ClientAnswer, key: str) -> Round:
+    """Return what a round measured. Raises NotHealthyError where the generator did not come to its end."""
+    if answer.code is None:
+        raise NotHealthyError(f"a round did not end: {answer.err}", hint="send fewer: `--requests 10`")
+    try:
+        found = json.loads(answer.out.strip().splitlines()[-1]) if answer.code == 0 else None
+        return _round_of(found)
+    except (ValueError, LookupError, TypeError):
+        lines = [line.strip() for line in answer.err.replace(key, "…").splitlines() if line.strip()]
+        said = lines[-1][:300] if lines else f"it ended with {answer.code} and no word"
+        raise NotHealthyError(f"{NAME} failed: {said}", hint=None) from None
+
+
+def _round_of(found: Any) -> Round:
+    answered = [number for number, length in enumerate(found["output_lens"]) if length > 0]
+    failed = [number for number, length in enumerate(found["output_lens"]) if length <= 0]
+    kinds = dict.fromkeys(_last_line(found["errors"][number]) for number in failed)
+    return Round(
+        requests=len(answered) + len(failed),
+        failed=len(failed),
+        duration_s=float(found["duration"]),
+        input_tokens=sum(found["input_lens"][number] for number in answered),
+        output_tokens=sum(found["output_lens"][number] for number in answered),
+        first_token=percentiles_of([found["ttfts"][number] for number in answered]),
+        between_tokens=percentiles_of([gap for number in answered for gap in found["itls"][number]]),
+        whole_answer=percentiles_of([found["latencies"][number] for number in answered]),
+        errors=tuple(kinds)[:_KINDS_OF_ERRORS],
+    )
+
+
+def _last_line(text: str | None) -> str:
+    """Return the line of a traceback that says what happened."""
+    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "no reason given"

@@ -1,0 +1,1 @@
+"""See `entrypoints/cli/main.py`."""
