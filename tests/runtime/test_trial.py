@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from stackwright.domain.service import Joined, SettingRef, VisibleGpus
+from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Stack
 from stackwright.runtime.compose import ComposeRuntime
 from stackwright.runtime.docker import ask
@@ -107,3 +109,31 @@ def test_a_process_runs_in_the_services_environment(stack: Stack) -> None:
 def test_a_program_reads_what_it_is_given_and_has_only_the_variables_that_it_is_given() -> None:
     answer = ask(["/bin/sh", "-c", "cat; echo $ONE$PWD"], given="text ", variables={"ONE": "1"}, folder="/")
     assert (answer.code, answer.out) == (0, "text 1/\n")
+
+
+@pytest.mark.subprocess
+def test_beside_the_front_a_container_shares_its_network_and_has_no_gpu(stack: Stack, docker: Docker) -> None:
+    docker.print("*' config --format json'*", '{"services": {"engine": {"image": "engine:1"}}}')
+    docker.print("'image inspect'*", '[{"Id": "sha256:1"}]')
+    labels = {"com.docker.compose.service": stack.front.name}
+    found: dict[str, Any] = {"Id": "id-front", "State": {"Status": "running"}, "RestartCount": 0}
+    found["Config"] = {"Image": "gateway:1", "Labels": labels}
+    docker.print("'ps --all --quiet --no-trunc '*", "id-front")
+    docker.print("'inspect id-front'", json.dumps([found]))
+    docker.reply("'run '*", "cat")
+    place = ComposeRuntime(stack).beside(stack.services[0])
+    assert place is not None
+    assert stack.front.port is not None
+    assert place.port == stack.front.port.number
+    assert place.run("program", "with a key", 60).out == "with a key"
+    [call] = [call for call in docker.calls if call.startswith("run ")]
+    assert "--network=container:id-front" in call
+    assert call.endswith("--entrypoint=python3 engine:1 -c program")
+    assert "with a key" not in call
+
+
+@pytest.mark.subprocess
+def test_beside_a_front_that_does_not_run_there_is_no_place(stack: Stack, docker: Docker) -> None:
+    docker.print("'ps --all --quiet --no-trunc '*", "")
+    with pytest.raises(RuntimeRefusedError, match=r": gateway does not run$"):
+        ComposeRuntime(stack).beside(stack.services[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 from msgspec import Struct
 
@@ -21,23 +22,30 @@ STARTS_WITHIN_S = 300
 _KINDS_OF_ERRORS = 3
 
 # What runs there. The key comes on stdin, so that no list of processes, container or log shows it; what vLLM prints
-# goes to stderr, and the answers of the model are left where they are.
+# goes to stderr, and the answers of the model are left where they are. Not by the command `vllm`, which looks for a
+# package of that name, while the processor's wheel has another (entrypoints/cli/main.py:99). The prompts are laid into
+# the place of the data set: reading one takes pandas or a tokenizer, which not every image has (datasets.py:2454).
 PROGRAM = """
-import json, os, sys, tempfile
+import argparse, json, os, sys, tempfile
 given = json.load(sys.stdin)
 said = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 os.environ["OPENAI_API_KEY"] = given["key"]
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
+from vllm.benchmarks import serve
+from vllm.benchmarks.datasets import SampleRequest
+def requests(args, tokenizer):
+    long = given["output_tokens"]
+    return [
+        SampleRequest(prompt=one, prompt_len=1, expected_output_len=long, request_id=f"{given['name']}-{number}")
+        for number, one in enumerate(given["prompts"])
+    ]
+serve.get_samples = requests
+parser = argparse.ArgumentParser()
+serve.add_cli_args(parser)
 with tempfile.TemporaryDirectory() as folder:
-    prompts, result = os.path.join(folder, "prompts.jsonl"), os.path.join(folder, "result.json")
-    with open(prompts, "w") as file:
-        file.writelines(json.dumps({"prompt": one}) + chr(10) for one in given["prompts"])
-    words = ["--dataset-path", prompts, "--result-dir", folder, "--result-filename", "result.json"]
-    sys.argv = ["vllm", "bench", "serve", *given["words"], *words]
-    from vllm.entrypoints.cli.main import main
-    main()
-    with open(result) as file:
+    serve.main(parser.parse_args([*given["words"], "--result-dir", folder, "--result-filename", "result.json"]))
+    with open(os.path.join(folder, "result.json")) as file:
         found = json.load(file)
 kept = ("duration", "input_lens", "output_lens", "ttfts", "itls", "latencies", "errors")
 json.dump({name: found[name] for name in kept}, said)
@@ -59,19 +67,25 @@ class Asked(Struct, frozen=True, kw_only=True):
 
 def given_of(asked: Asked) -> str:
     """Return what the program reads."""
-    # The length of an answer, without a tokenizer: the generator would ask for one token (CustomDataset.sample).
-    body = {"max_completion_tokens": asked.output_tokens, "temperature": 0}
     words = [
         *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", asked.url),
-        *("--model", asked.model, "--skip-tokenizer-init", "--dataset-name", "custom", "--disable-shuffle"),
-        *("--num-prompts", str(len(asked.prompts)), "--ignore-eos", "--extra-body", json.dumps(body)),
+        *("--model", asked.model, "--skip-tokenizer-init", "--dataset-name", "custom"),
+        *("--num-prompts", str(len(asked.prompts)), "--ignore-eos", "--temperature", "0"),
         *("--percentile-metrics", "e2el", "--save-result", "--save-detailed", "--disable-tqdm"),
         *(("--max-concurrency", str(asked.concurrency)) if asked.concurrency is not None else ()),
         *(("--request-rate", str(asked.rate)) if asked.rate is not None else ()),
         # The gateway's own certificate; the first question to it has been asked with that one alone.
         *(("--insecure",) if asked.url.startswith("https://") else ()),
     ]
-    return json.dumps({"key": asked.key, "words": words, "prompts": list(asked.prompts)})
+    return json.dumps(
+        {
+            "key": asked.key,
+            "words": words,
+            "prompts": list(asked.prompts),
+            "output_tokens": asked.output_tokens,
+            "name": f"bench-{uuid4().hex[:8]}",
+        }
+    )
 
 
 def read_round(answer: ClientAnswer, key: str) -> Round:

@@ -1,1 +1,1 @@
-"""See `entrypoints/cli/main.py`."""
+"""See `benchmarks/serve.py`."""

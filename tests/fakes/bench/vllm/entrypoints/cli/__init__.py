@@ -1,1 +1,0 @@
-"""See `entrypoints/cli/main.py`."""
