@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from stackwright.load.prompts import (
     PRESETS,
+    PromptShape,
     Scale,
-    Shape,
     make_prompts,
     sample_text,
     scale_from,
@@ -24,7 +24,7 @@ def test_two_counts_give_the_scale() -> None:
 
 
 def test_prompts_are_as_long_as_wanted_and_share_what_they_should() -> None:
-    shape = Shape(input_tokens=204, output_tokens=8, shared_tokens=104, groups=2)
+    shape = PromptShape(input_tokens=204, output_tokens=8, shared_tokens=104, groups=2)
     prompts = make_prompts(shape, SCALE, 4, "seed")
     assert {len(prompt.split()) for prompt in prompts} == {100}
     beginnings = [" ".join(prompt.split()[:50]) for prompt in prompts]

@@ -9,10 +9,10 @@ import pytest
 from msgspec.structs import replace
 from stackwright.domain.load import (
     MEASURES,
+    LoadVerdict,
     Percentiles,
     Point,
     Round,
-    Verdict,
     compare_points,
     percentiles_of,
     spread_of,
@@ -41,7 +41,7 @@ def rounds(*speeds: float) -> tuple[Round, ...]:
     )
 
 
-def verdicts(a: Sequence[float], b: Sequence[float]) -> dict[str, Verdict]:
+def verdicts(a: Sequence[float], b: Sequence[float]) -> dict[str, LoadVerdict]:
     """Compare the speeds of two points."""
     found = compare_points(Point(concurrency=1, rounds=rounds(*a)), Point(concurrency=1, rounds=rounds(*b)))
     return {one.measure: one.verdict for one in found}
@@ -63,19 +63,19 @@ def test_a_spread_has_middle_and_ends() -> None:
 @pytest.mark.parametrize(
     ("a", "b", "verdict"),
     [
-        ((90, 100, 110), (105, 115, 125), Verdict.NOISE),
-        ((90, 100, 110), (110, 120, 130), Verdict.NOISE),
-        ((90, 100, 110), (111, 120, 130), Verdict.BETTER),
-        ((111, 120, 130), (90, 100, 110), Verdict.WORSE),
-        ((100,), (200, 201), Verdict.UNKNOWN),
+        ((90, 100, 110), (105, 115, 125), LoadVerdict.NOISE),
+        ((90, 100, 110), (110, 120, 130), LoadVerdict.NOISE),
+        ((90, 100, 110), (111, 120, 130), LoadVerdict.BETTER),
+        ((111, 120, 130), (90, 100, 110), LoadVerdict.WORSE),
+        ((100,), (200, 201), LoadVerdict.UNKNOWN),
     ],
 )
-def test_a_difference_inside_the_spread_is_noise(a: Sequence[float], b: Sequence[float], verdict: Verdict) -> None:
+def test_a_difference_inside_the_spread_is_noise(a: Sequence[float], b: Sequence[float], verdict: LoadVerdict) -> None:
     found = verdicts(a, b)
     assert found["output_tokens_per_s"] is verdict
     # Less time to the first token is better, and goes with more tokens here.
     assert found["first_token_p50_ms"] is verdict
-    assert found["between_tokens_p50_ms"] is Verdict.UNKNOWN
+    assert found["between_tokens_p50_ms"] is LoadVerdict.UNKNOWN
 
 
 @pytest.mark.parametrize(("count", "of"), [(3, 10), (5, 126)])
@@ -83,7 +83,7 @@ def test_chance_alone_seldom_looks_like_a_difference(count: int, of: int) -> Non
     """Every way to share ten values out is as likely; the page and the decision say how often ranges lie apart."""
     values = [float(100 + number) for number in range(2 * count)]
     ways = [(chosen, [value for value in values if value not in chosen]) for chosen in combinations(values, count)]
-    apart = [way for way in ways if verdicts(*way)["output_tokens_per_s"] is not Verdict.NOISE]
+    apart = [way for way in ways if verdicts(*way)["output_tokens_per_s"] is not LoadVerdict.NOISE]
     assert len(ways) == of * len(apart)
 
 

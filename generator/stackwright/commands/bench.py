@@ -31,8 +31,8 @@ from stackwright.domain.load import (
     LOAD_SCHEMA,
     MEASURES,
     LoadResult,
+    MeasuredRelease,
     Point,
-    Release,
     Round,
     Workload,
     common_points,
@@ -46,8 +46,8 @@ from stackwright.load.prompts import (
     FILE_OUTPUT_TOKENS,
     PRESETS,
     PromptFile,
+    PromptShape,
     Scale,
-    Shape,
     make_prompts,
     read_prompts,
     sample_text,
@@ -267,7 +267,7 @@ class _Bench:
         self._file: PromptFile | None = None if load.file is None else read_prompts(load.file)
         self._scale = Scale(tokens_per_word=1.0, overhead=0.0) if self._file else self._learn_scale()
         wanted = PRESETS[load.preset]
-        self._shape: Shape = wanted if self._file else shape_for(wanted, context_of(stack, model))
+        self._shape: PromptShape = wanted if self._file else shape_for(wanted, context_of(stack, model))
         self._shortened = self._file is None and self._shape != wanted
         self._sent = 0
 
@@ -388,7 +388,7 @@ def _begin_result(stack: Stack, model: str, workload: Workload) -> LoadResult:
         environment=plan.environment,
         host=describe_device(plan.host, gpus_of(plan, plan.replicas), plan.replicas, ASCII),
         plan_digest=hashlib.sha256(stack.paths.plan.read_bytes()).hexdigest(),
-        release=Release(
+        release=MeasuredRelease(
             stackwright=__version__, engine=f"{plan.engine.name} {plan.engine.version}", image=plan.engine.image
         ),
         generator=NAME,

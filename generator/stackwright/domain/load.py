@@ -78,7 +78,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     shortened: bool = False
 
 
-class Release(Struct, frozen=True, kw_only=True):
+class MeasuredRelease(Struct, frozen=True, kw_only=True):
     """What ran: this program, the engine, its image as planned."""
 
     stackwright: str
@@ -95,7 +95,7 @@ class LoadResult(Struct, frozen=True, kw_only=True):
     environment: Environment
     host: str
     plan_digest: str
-    release: Release
+    release: MeasuredRelease
     generator: str
     model: str
     workload: Workload
@@ -141,7 +141,7 @@ MEASURES: tuple[Measure, ...] = (
 )
 
 
-class Verdict(StrEnum):
+class LoadVerdict(StrEnum):
     """What a difference between two points is."""
 
     BETTER = "better"
@@ -157,7 +157,7 @@ class Difference(Struct, frozen=True, kw_only=True):
     a: Spread | None
     b: Spread | None
     change: float | None
-    verdict: Verdict
+    verdict: LoadVerdict
 
 
 def percentiles_of(seconds: Sequence[float]) -> Percentiles:
@@ -190,14 +190,14 @@ def compare_points(a: Point, b: Point) -> tuple[Difference, ...]:
 def _compare(measure: Measure, a: Point, b: Point) -> Difference:
     one, other = spread_of(a.rounds, measure), spread_of(b.rounds, measure)
     if one is None or other is None:
-        return Difference(measure=measure.name, a=one, b=other, change=None, verdict=Verdict.UNKNOWN)
+        return Difference(measure=measure.name, a=one, b=other, change=None, verdict=LoadVerdict.UNKNOWN)
     change = (other.middle - one.middle) / one.middle if one.middle else None
     if min(one.rounds, other.rounds) < 2:
-        verdict = Verdict.UNKNOWN
+        verdict = LoadVerdict.UNKNOWN
     elif one.least <= other.most and other.least <= one.most:
-        verdict = Verdict.NOISE
+        verdict = LoadVerdict.NOISE
     else:
-        verdict = Verdict.BETTER if (other.middle > one.middle) is measure.more_is_better else Verdict.WORSE
+        verdict = LoadVerdict.BETTER if (other.middle > one.middle) is measure.more_is_better else LoadVerdict.WORSE
     return Difference(measure=measure.name, a=one, b=other, change=change, verdict=verdict)
 
 

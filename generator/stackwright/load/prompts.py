@@ -15,7 +15,7 @@ from stackwright.errors import UsageError
 from stackwright.reading import read_bytes
 
 
-class Shape(Struct, frozen=True, kw_only=True):
+class PromptShape(Struct, frozen=True, kw_only=True):
     """Lengths in tokens. `shared_tokens` of `input_tokens` begin several prompts: `groups` different beginnings."""
 
     input_tokens: int
@@ -25,11 +25,11 @@ class Shape(Struct, frozen=True, kw_only=True):
 
 
 # Chosen here, 2026-11-29, as round sizes that tell the kinds of load apart; no measurement of users stands behind them.
-PRESETS: Mapping[str, Shape] = {
-    "chat": Shape(input_tokens=512, output_tokens=128),
-    "long": Shape(input_tokens=8192, output_tokens=256),
-    "batch": Shape(input_tokens=1024, output_tokens=64),
-    "agents": Shape(input_tokens=2304, output_tokens=128, shared_tokens=2048, groups=4),
+PRESETS: Mapping[str, PromptShape] = {
+    "chat": PromptShape(input_tokens=512, output_tokens=128),
+    "long": PromptShape(input_tokens=8192, output_tokens=256),
+    "batch": PromptShape(input_tokens=1024, output_tokens=64),
+    "agents": PromptShape(input_tokens=2304, output_tokens=128, shared_tokens=2048, groups=4),
 }
 FILE_OUTPUT_TOKENS = 128
 MOST_FILE_BYTES = 64 * 2**20
@@ -63,7 +63,7 @@ def scale_from(few: tuple[int, int], many: tuple[int, int]) -> Scale:
     return Scale(tokens_per_word=per_word, overhead=max(few[1] - few[0] * per_word, 0.0))
 
 
-def shape_for(shape: Shape, context: int | None) -> Shape:
+def shape_for(shape: PromptShape, context: int | None) -> PromptShape:
     """Return a shape that fits a model's context; None: unknown, which shortens nothing."""
     if context is None or shape.input_tokens + shape.output_tokens <= context:
         return shape
@@ -80,7 +80,7 @@ def sample_text(words: int, seed: str) -> str:
     return " ".join(WORDS[int(chance.random() * len(WORDS))] for _ in range(words))
 
 
-def make_prompts(shape: Shape, scale: Scale, count: int, seed: str) -> list[str]:
+def make_prompts(shape: PromptShape, scale: Scale, count: int, seed: str) -> list[str]:
     """Return prompts of a shape. Another seed shares no beginning, so that no cache holds one of an earlier round."""
     shared = scale.words_for(shape.shared_tokens) if shape.shared_tokens else 0
     own = max(scale.words_for(shape.input_tokens) - shared, 1)

@@ -8,10 +8,10 @@ from stackwright.domain.load import (
     MEASURES,
     Difference,
     LoadResult,
+    LoadVerdict,
     Measure,
     Point,
     Spread,
-    Verdict,
     Workload,
     spread_of,
 )
@@ -166,9 +166,9 @@ def unlike_lines(a: LoadResult, b: LoadResult) -> Iterator[str]:
 
 def verdict_line(rows: Sequence[tuple[Point, Sequence[Difference]]]) -> str:
     """Return the sum of the verdicts in one sentence."""
-    counts = dict.fromkeys(Verdict, 0)
+    counts = dict.fromkeys(LoadVerdict, 0)
     for _, differences in rows:
         for one in differences:
             counts[one.verdict] += 1
-    said = f"B against A: {counts[Verdict.BETTER]} better, {counts[Verdict.WORSE]} worse, {counts[Verdict.NOISE]} noise"
-    return f"{said}, {counts[Verdict.UNKNOWN]} unknown" if counts[Verdict.UNKNOWN] else said
+    said = f"B against A: {counts[LoadVerdict.BETTER]} better, {counts[LoadVerdict.WORSE]} worse, {counts[LoadVerdict.NOISE]} noise"
+    return f"{said}, {counts[LoadVerdict.UNKNOWN]} unknown" if counts[LoadVerdict.UNKNOWN] else said
