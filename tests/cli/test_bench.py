@@ -25,6 +25,13 @@ QUICK = ("--runtime=processes", "--concurrency=1,2", "--requests=2", "--rounds=2
 WAIT_S = 60.0
 
 
+class _Patient(Gateway):
+    """A gateway that does not mind clients who leave."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Stay quiet."""
+
+
 def counted(tokens: int) -> tuple[int, str]:
     """Return a completion that says how long its prompt was."""
     return 200, json.dumps({"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": tokens}})
@@ -33,7 +40,7 @@ def counted(tokens: int) -> tuple[int, str]:
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
     """Give a gateway whose model counts two tokens for each word, and four for its template."""
-    with Gateway() as server:
+    with _Patient() as server:
         server.replies["completion"] = [counted(8 * 2 + 4), counted(72 * 2 + 4)]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -20,6 +20,7 @@ from stackwright.runtime.compose import ComposeRuntime
 
 from tests.integration.conftest import MakeProject
 from tests.integration.images import Images
+from tests.integration.load import check_load
 from tests.integration.project import Project, wait_until
 
 SERVICES = ("engine", "redis", "gateway")
@@ -144,6 +145,10 @@ def test_figures_are_had_from_inside_too(project: Project, started: str, monkeyp
     told = runtime.fetch(replace(engine, address=None), "/metrics", 60)
     assert told is not None
     assert "vllm:num_requests_running" in told
+
+
+def test_load_is_measured(project: Project, started: str) -> None:  # noqa: ARG001
+    check_load(project)
 
 
 def test_logs_are_told_by_service(project: Project, started: str) -> None:  # noqa: ARG001

@@ -22,6 +22,7 @@ from stackwright.runtime.process_groups import programs_with, read_groups
 from stackwright.units import GIB
 
 from tests.integration.fake_hub import serve_hub
+from tests.integration.load import check_load
 from tests.integration.project import CHECKOUT, Project, free_port, make_variables, wait_until
 from tests.integration.test_cpu_cache import forecast_cache, read_cache
 
@@ -234,6 +235,10 @@ def test_a_chat_through_a_pipe_is_answered(project: Project, started: str) -> No
         words, cwd=CHECKOUT, env=project.variables, input="hi\n", capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, f"{SENTENCE}\n"), done.stderr
+
+
+def test_load_is_measured(project: Project, started: str) -> None:  # noqa: ARG001
+    check_load(project)
 
 
 def test_logs_are_told_by_service(project: Project, started: str) -> None:  # noqa: ARG001

@@ -170,5 +170,6 @@ def verdict_line(rows: Sequence[tuple[Point, Sequence[Difference]]]) -> str:
     for _, differences in rows:
         for one in differences:
             counts[one.verdict] += 1
-    said = f"B against A: {counts[LoadVerdict.BETTER]} better, {counts[LoadVerdict.WORSE]} worse, {counts[LoadVerdict.NOISE]} noise"
+    told = (LoadVerdict.BETTER, LoadVerdict.WORSE, LoadVerdict.NOISE)
+    said = f"B against A: {', '.join(f'{counts[verdict]} {verdict.value}' for verdict in told)}"
     return f"{said}, {counts[LoadVerdict.UNKNOWN]} unknown" if counts[LoadVerdict.UNKNOWN] else said
