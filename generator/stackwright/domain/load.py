@@ -191,7 +191,7 @@ def _compare(measure: Measure, a: Point, b: Point) -> Difference:
     one, other = spread_of(a.rounds, measure), spread_of(b.rounds, measure)
     if one is None or other is None:
         return Difference(measure=measure.name, a=one, b=other, change=None, verdict=LoadVerdict.UNKNOWN)
-    change = (other.middle - one.middle) / one.middle if one.middle else None
+    change = (other.middle - one.middle) / one.middle if one.middle else 0.0 if other.middle == 0 else None
     if min(one.rounds, other.rounds) < 2:
         verdict = LoadVerdict.UNKNOWN
     elif one.least <= other.most and other.least <= one.most:

@@ -28,12 +28,12 @@ _WIDEST_BAR = 60
 _COLUMNS = (
     ("requests_per_s", "requests/s", 0),
     ("output_tokens_per_s", "tokens/s", 0),
-    ("first_token_p50_ms", "first token p50", 2),
-    ("first_token_p95_ms", "p95", 0),
-    ("first_token_p99_ms", "p99", 4),
-    ("between_tokens_p50_ms", "between tokens p50", 3),
-    ("between_tokens_p95_ms", "p95", 1),
-    ("between_tokens_p99_ms", "p99", 5),
+    ("first_token_p50_ms", "first p50", 2),
+    ("first_token_p95_ms", "first p95", 0),
+    ("first_token_p99_ms", "first p99", 4),
+    ("between_tokens_p50_ms", "between p50", 3),
+    ("between_tokens_p95_ms", "between p95", 1),
+    ("between_tokens_p99_ms", "between p99", 5),
 )
 
 
@@ -91,7 +91,9 @@ def _middle(point: Point, measure: Measure) -> str:
 
 
 def format_value(value: float) -> str:
-    """Write a measured value with three figures."""
+    """Write a measured value with three figures; nothing at all as 0."""
+    if value == 0:
+        return "0"
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
