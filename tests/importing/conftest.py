@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 import yaml
 from msgspec import Struct
 from stackwright.cli import main
@@ -41,6 +42,8 @@ def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # The library reads the variable when it is imported, which another test may have caused before.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("PATH", str(tmp_path / "no-programs"))
     return tmp_path
 
