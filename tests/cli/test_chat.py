@@ -49,7 +49,7 @@ class Terminal:
         self.shown = self.shown.partition(text)[2]
 
     def interrupt(self, text: str) -> None:
-        """Press Ctrl-C until it shows: what comes before readline waits for a key is kept for the next one (CPython)."""
+        """Press Ctrl-C until it shows: one that comes before readline waits is kept until the next key (CPython)."""
         while text not in self.shown:
             os.kill(self.process.pid, signal.SIGINT)
             if select.select([self._end], [], [], 5)[0]:

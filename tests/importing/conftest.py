@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
 import yaml
+from huggingface_hub import constants
 from msgspec import Struct
 from stackwright.cli import main
 
