@@ -81,7 +81,10 @@ def kept(state: Path) -> list[Any]:
 
 
 @pytest.mark.usefixtures("configured")
-def test_a_sweep_is_measured_kept_and_drawn(run: Run, state: Path, gateway: Gateway) -> None:
+def test_a_sweep_is_measured_kept_and_drawn(
+    run: Run, state: Path, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     done = run("bench", "dev", *QUICK)
     assert done.code == 0, done.err
     [result] = kept(state)
