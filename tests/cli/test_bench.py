@@ -40,13 +40,9 @@ def counted(tokens: int) -> tuple[int, str]:
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
     """Give a gateway whose model counts two tokens for each word, and four for its template."""
-    with _Patient() as server:
+    with _Patient().serving() as server:
         server.replies["completion"] = [counted(8 * 2 + 4), counted(72 * 2 + 4)]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

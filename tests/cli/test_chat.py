@@ -9,7 +9,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,12 +65,8 @@ class Terminal:
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
     """Give a gateway that answers all that a client would ask."""
-    with Gateway() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with Gateway().serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

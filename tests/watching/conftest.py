@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +19,8 @@ from tests.watching.starting import MakeStart, Scripted, Start, States
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
     """Give a gateway that answers all that a client would ask."""
-    with Gateway() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with Gateway().serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

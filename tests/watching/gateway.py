@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 
 KEY = "sk-test"
 CHAT = json.dumps({"choices": [{"message": {"content": "Hello."}}]})
@@ -78,6 +82,16 @@ class Gateway(ThreadingHTTPServer):
         self.open = False
         self.location = ""
         self.promised = 0
+
+    @contextmanager
+    def serving(self) -> Iterator[Self]:
+        """Answer while the block lasts."""
+        with self:
+            thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            yield self
+            self.shutdown()
+            thread.join()
 
     @property
     def kinds(self) -> list[str]:
