@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -15,10 +16,12 @@ from stackwright.atomic import replace_file
 from stackwright.commands.host import get_host
 from stackwright.commands.options import PlanArguments, add_details, add_json, add_plan_arguments, read_plan_arguments
 from stackwright.domain.environment import Environment
-from stackwright.domain.plan import Plan
 from stackwright.errors import UsageError, unwritable
 from stackwright.rendering.plan_document import plan_document
-from stackwright.rendering.summary import NextStep
+
+if TYPE_CHECKING:  # loaded later, while the container engine makes up its answer
+    from stackwright.domain.plan import Plan
+    from stackwright.rendering.summary import NextStep
 
 
 class ReportArguments(Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from stackwright.rendering.gateway import gateway_context
 from stackwright.rendering.numbered import flat_settings
 from stackwright.rendering.plan_document import plan_document
 from stackwright.rendering.quoting import quote_comment, quote_env, quote_yaml
+from stackwright.units import GIB
 
 if TYPE_CHECKING:
     from jinja2 import Environment as Jinja
@@ -82,9 +83,11 @@ def load_templates() -> Jinja:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # every scalar goes through one of the filters below
+        # Pages alone; in the files of a stack every scalar goes through one of the filters below.
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
     )
     jinja.filters.update(quote=quote_yaml, env=quote_env, comment=quote_comment)
+    jinja.filters["gib"] = lambda count: f"{count / GIB:.1f}"
     for template in (ENVIRONMENT, GATEWAY):
         jinja.get_template(template)
     return jinja

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from stackwright.domain.host import Gpu, Host, Link, LinkKind
 from stackwright.domain.plan import Memory, Plan, Replica, ServedModel
 from stackwright.reading import to_plain
+from stackwright.rendering import load_templates
 from stackwright.rendering.gpu_picture import LINK_WORDS
 from stackwright.rendering.numbered import flat_settings, spec_of_written
 from stackwright.rendering.plan_document import plan_document
@@ -29,9 +28,6 @@ from stackwright.rendering.summary import (
     memory_parts,
 )
 from stackwright.units import GIB
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 # What a page of ours says of itself, so that a later one may take its place and a stranger's file is left alone.
 MARK = '<meta name="generator" content="Stackwright plan report">'
@@ -96,34 +92,23 @@ class Row(Struct, frozen=True, kw_only=True):
 def render_page(plans: Sequence[Plan], next_steps: Sequence[NextStep], release: str) -> str:
     """Return the page of some plans of one host; `release` is this program's."""
     names = ", ".join(plan.environment.value for plan in plans)
-    return _template().render(
-        mark=MARK,
-        release=release,
-        names=names,
-        host=plans[0].host,
-        facts=list(_host_facts(plans[0].host)),
-        warnings=_warnings(plans),
-        environments=[_environment(plan, step) for plan, step in zip(plans, next_steps, strict=True)],
-        links=[(link, LINK_WORDS[link.kind]) for link in plans[0].host.links],
-        differences=list(_differences(plans)),
-        sections=_sections(plans),
-        documents=[(plan.environment.value, _document(plan)) for plan in plans],
+    return (
+        load_templates()
+        .get_template("report.html.j2")
+        .render(
+            mark=MARK,
+            release=release,
+            names=names,
+            host=plans[0].host,
+            facts=list(_host_facts(plans[0].host)),
+            warnings=_warnings(plans),
+            environments=[_environment(plan, step) for plan, step in zip(plans, next_steps, strict=True)],
+            links=[(link, LINK_WORDS[link.kind]) for link in plans[0].host.links],
+            differences=list(_differences(plans)),
+            sections=_sections(plans),
+            documents=[(plan.environment.value, _document(plan)) for plan in plans],
+        )
     )
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    jinja = Environment(
-        loader=PackageLoader("stackwright.rendering"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-    )
-    jinja.filters["gib"] = lambda count: f"{count / GIB:.1f}"
-    return jinja.get_template("report.html.j2")
 
 
 def _host_facts(host: Host) -> Iterator[tuple[str, str]]:
