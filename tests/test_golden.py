@@ -117,7 +117,7 @@ def test_no_golden_folder_is_left_behind() -> None:
     known = {f"{name}--{environment}" for name in WHOLE for environment in Environment}
     known |= {f"{name}--prod" for name in HOST_NAMES if name not in TWINS}
     known |= {f"{SEVERAL_PREFIX}{case}" for case in SEVERAL}
-    assert {folder.name for folder in GOLDEN.iterdir()} == known | {"plan.json", "reasons.txt"}
+    assert {folder.name for folder in GOLDEN.iterdir()} == known | {"monitoring", "plan.json", "reasons.txt"}
 
 
 def test_golden_files_can_be_read_by_a_person() -> None:

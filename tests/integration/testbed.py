@@ -34,6 +34,9 @@ COMPOSE_SUITE = "trixie"
 TOOLS = {
     "debootstrap": "debootstrap",
     "redis-server": "redis-server",
+    "prometheus": "prometheus",
+    "prometheus-node-exporter": "prometheus-node-exporter",
+    "prometheus-redis-exporter": "prometheus-redis-exporter",
     "docker-registry": "docker-registry",
     "cc": "gcc",
     "curl": "curl",

@@ -72,8 +72,9 @@ class EngineKeys(Struct, frozen=True, kw_only=True):
 class EngineMetrics(Struct, frozen=True, kw_only=True):
     """Where an engine's server tells its figures in Prometheus' form, and under which names, the newest first.
 
-    `model_label` names the model in a row. `running` and `waiting` count requests, `cache_usage` is a share of 1;
-    `first_token` and `between_tokens` are histograms of seconds; the others count up.
+    `model_label` names the model in a row. `running` and `waiting` count requests, `cache_usage` is a share of 1,
+    `started` is in Unix time; `first_token`, `between_tokens`, `queue_seconds` and `request_seconds` are histograms of
+    seconds; the others count up.
     """
 
     path: str
@@ -87,6 +88,10 @@ class EngineMetrics(Struct, frozen=True, kw_only=True):
     cache_hits: tuple[str, ...] = ()
     first_token: tuple[str, ...] = ()
     between_tokens: tuple[str, ...] = ()
+    queue_seconds: tuple[str, ...] = ()
+    request_seconds: tuple[str, ...] = ()
+    preemptions: tuple[str, ...] = ()
+    started: tuple[str, ...] = ()
 
 
 class MemorySetting(Struct, frozen=True, kw_only=True):

@@ -114,6 +114,10 @@ class Vllm:
         cache_hits=("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
         first_token=("vllm:time_to_first_token_seconds",),
         between_tokens=("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
+        queue_seconds=("vllm:request_queue_time_seconds",),
+        request_seconds=("vllm:e2e_request_latency_seconds",),
+        preemptions=("vllm:num_preemptions_total",),
+        started=("process_start_time_seconds",),
     )
 
     @cached_property
