@@ -29,7 +29,7 @@ from stackwright.settings import declared_settings
 
 HOSTS = Path(__file__).parent / "hosts"
 HOST_NAMES = tuple(sorted(folder.name for folder in HOSTS.iterdir() if (folder / "host.yaml").is_file()))
-FOLDERS = Folders(hf_home="/cache/huggingface", engine_caches={"vllm": "/cache/vllm"})
+FOLDERS = Folders(hf_home="/cache/huggingface", engine_caches={"vllm": "/cache/vllm"}, data="/data")
 FIRST_MODEL = "Qwen/Qwen3-0.6B"
 # A cache that is not there: what a person has downloaded must not change what the tests see.
 NOWHERE = HubAccess(home=Path("/nonexistent"), online=False)

@@ -114,7 +114,9 @@ ROOMS: Mapping[str, Room] = {
         "project importing interrupts report diagnosis atomic load units errors"
     ),
     # Completion is made from the parsers of all commands, which `cli` puts together.
-    "commands.completion": room("commands cli domain settings engines catalog report errors", libraries="shtab"),
+    "commands.completion": room(
+        "commands cli domain settings engines services catalog report errors", libraries="shtab"
+    ),
     "cli": room("commands interrupts report errors"),
     "__main__": room("cli"),
 }

@@ -285,7 +285,7 @@ def test_json_is_one_document_of_the_promised_shape(folder: Path, capsys: pytest
     assert list(document["plans"]) == ["dev", "staging", "prod"]
     _, out, _ = run(capsys, folder, "plan", "cpu", "--json", "--env=prod")
     plan = json.loads(out)
-    parts = "schema environment mode host engine replicas gateway workers settings warnings models"
+    parts = "schema environment mode host engine replicas gateway workers settings warnings models additions"
     assert list(plan) == parts.split()
     assert list(plan["engine"]) == ["name", "version", "image", "cuda"]
     assert list(plan["replicas"][0]) == (

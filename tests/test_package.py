@@ -28,6 +28,7 @@ WIDE_RECORDS: Mapping[str, str] = {
     "domain/shape.py: Shape": "a model's config.json, parsed once",
     "engines/protocol.py: EngineKeys": "the names of an engine's settings that others ask for",
     "engines/protocol.py: EngineMetrics": "the names of an engine's figures, by what they mean",
+    "commands/options.py: PlanOptions": "everything that a command line says of a plan",
     "planning/request.py: WantedModel": "what is asked for and known of one model before a plan",
     "planning/request.py: PlanRequest": "everything that a plan is made from",
 }

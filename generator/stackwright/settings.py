@@ -19,6 +19,8 @@ from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines import ENGINES
 from stackwright.engines.protocol import Engine
 from stackwright.services import SERVICES, ServiceRow, outside
+from stackwright.services.additions import SECTION as ADDITIONS
+from stackwright.services.additions import SETTINGS as ADDITION_SETTINGS
 
 OWN_SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec(
@@ -38,9 +40,10 @@ OWN_SETTINGS: tuple[SettingSpec, ...] = (
     whole_number("STACKWRIGHT_UID", "Stack", (0, 2**31 - 1), "User id inside the containers"),
     whole_number("STACKWRIGHT_GID", "Stack", (0, 2**31 - 1), "Group id inside the containers"),
     *outside.SETTINGS,
+    *ADDITION_SETTINGS,
 )
 
-SECTIONS = ("Stack", "Images", "Gateway", "Limits", "Switching", "GPUs", "Engine", "Caches", "Network")
+SECTIONS = ("Stack", "Images", "Gateway", "Limits", "Switching", "GPUs", "Engine", ADDITIONS, "Caches", "Network")
 
 
 class DeclaredSettings(Struct, frozen=True, kw_only=True):

@@ -167,7 +167,7 @@ def test_the_processor_promises_its_memory_once() -> None:
 
 def test_what_the_processor_cannot_hold_is_refused() -> None:
     big = Asked(name=QWEN_8B.name)
-    with pytest.raises(NoPlanError, match="for the other models"):
+    with pytest.raises(NoPlanError, match="for what runs beside it"):
         plan_of(recorded("cpu-small"), Asked(name="Qwen/Qwen3-1.7B"), Asked(name="Qwen/Qwen3-0.6B"), big)
 
 

@@ -46,7 +46,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def plan_with_toy(host: str, **wishes: object) -> Plan:
     """Plan for a recorded host with the toy as its engine."""
-    folders = Folders(hf_home="/cache/huggingface", engine_caches={"toy": "/cache/toy"})
+    folders = Folders(hf_home="/cache/huggingface", engine_caches={"toy": "/cache/toy"}, data="/data")
     asked = request(recorded(host), **wishes)  # type: ignore[arg-type]
     return make_plan(replace(asked, engine=TOY, folders=folders), load_catalog())
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright.commands.options import FORGETTABLE, PlanOptions
-from stackwright.domain.choices import Choices, identify
+from stackwright.domain.choices import Choices, identify, wish_words
 from stackwright.domain.environment import COMMON, EnvironmentPaths
 from stackwright.domain.host import Host
 from stackwright.domain.wishes import Wishes
@@ -89,6 +89,7 @@ def wished_words(wishes: Wishes) -> dict[str, WishedWord]:
         (MODEL, wishes.model, "model"),
         (MODEL, ", ".join(model.name for model in wishes.models) or None, "models"),
         *((key, value, f"settings.{key}") for key, value in wishes.pins.items()),
+        *((f"services.{name}", wanted, f"services.{name}") for name, wanted in wishes.services.items()),
     ]
     return {key: WishedWord(text=str(text), key=spot) for key, text, spot in said if key and text is not None}
 
@@ -99,6 +100,7 @@ def _without_newer_words(paths: EnvironmentPaths, before: Choices, wishes: Wishe
     chosen: dict[str, tuple[str, ...]] = {key: ("--set", f"{key}={value}") for key, value in before.pins.items()}
     if before.models:
         chosen[MODEL] = tuple(word for name in before.models for word in ("--model", name))
+    chosen |= {f"services.{name}": wish_words(name, wanted=wanted) for name, wanted in before.services.items()}
     newer = [key for key in chosen if key in said and said[key].text != before.beside.get(key)]
     notes = []
     for key in newer:
@@ -108,7 +110,8 @@ def _without_newer_words(paths: EnvironmentPaths, before: Choices, wishes: Wishe
             f"`{shlex.join(chosen[key])}`; to have that again: `{command(paths, *chosen[key])}`"
         )
     pins = {key: value for key, value in before.pins.items() if key not in newer}
-    return replace(before, pins=pins, models=() if MODEL in newer else before.models), tuple(notes)
+    services = {name: wanted for name, wanted in before.services.items() if f"services.{name}" not in newer}
+    return replace(before, pins=pins, services=services, models=() if MODEL in newer else before.models), tuple(notes)
 
 
 def _not_for_this_host(paths: EnvironmentPaths, other: Choices) -> str:
@@ -126,8 +129,9 @@ def _without_unset(before: Choices, options: PlanOptions) -> Choices:
         if key not in FORGETTABLE and key not in before.pins and _flag_name(key) not in flags:
             known_setting(key, where="--unset")
     pins = {key: value for key, value in before.pins.items() if key not in options.unset}
-    gone = {
+    gone: dict[str, object] = {
         **({"models": ()} if MODEL in options.unset else {}),
+        **({"services": {}} if "with" in options.unset else {}),
         **({"mode": None} if "mode" in options.unset else {}),
         **({"objective": None} if "objective" in options.unset else {}),
         **({"engine": None, "release": None} if "engine" in options.unset else {}),
@@ -147,10 +151,10 @@ def _laid_over(before: Choices, options: PlanOptions, wishes: Wishes) -> Choices
     named = _names_engine(options)
     pins = {**before.pins, **dict(options.pins)}
     models = options.models or before.models
-    now = {*dict(options.pins), *([MODEL] if options.models else [])}
-    beside = {
-        key: said.get(key) if key in now else before.beside.get(key) for key in (*pins, *([MODEL] if models else []))
-    }
+    services = {**before.services, **dict(options.services)}
+    named_now = (*dict(options.pins), *_wish_keys(dict(options.services)), *([MODEL] if options.models else []))
+    kept = (*pins, *_wish_keys(services), *([MODEL] if models else []))
+    beside = {key: said.get(key) if key in named_now else before.beside.get(key) for key in kept}
     return replace(
         before,
         mode=options.mode or before.mode,
@@ -161,8 +165,13 @@ def _laid_over(before: Choices, options: PlanOptions, wishes: Wishes) -> Choices
         allow_vulnerable=options.allow_vulnerable or before.allow_vulnerable,
         arguments=(*_not_named_again(before.arguments, options), *options.arguments),
         pins=pins,
+        services=services,
         beside=beside,
     )
+
+
+def _wish_keys(services: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"services.{name}" for name in services)
 
 
 def _not_named_again(flags: tuple[str, ...], options: PlanOptions) -> tuple[str, ...]:
@@ -192,6 +201,7 @@ def _only_old(kept: Choices, options: PlanOptions) -> Choices:
         allow_vulnerable=kept.allow_vulnerable and not options.allow_vulnerable,
         arguments=_not_named_again(kept.arguments, options),
         pins={key: value for key, value in kept.pins.items() if key not in dict(options.pins)},
+        services={name: wanted for name, wanted in kept.services.items() if name not in dict(options.services)},
     )
 
 
@@ -210,6 +220,7 @@ def _filled(options: PlanOptions, choices: Choices, paths: EnvironmentPaths) -> 
         engine_version=choices.release,
         arguments=choices.arguments,
         allow_vulnerable=choices.allow_vulnerable,
+        services=tuple(choices.services.items()),
     )
 
 

@@ -72,6 +72,7 @@ def _values() -> Mapping[str, Sequence[str]]:
     """Return the words that a value can be, by the name of what holds it."""
     from stackwright.catalog.load import load_catalog
     from stackwright.engines import ENGINES
+    from stackwright.services import additions
     from stackwright.settings import all_settings
 
     keys = [spec.key for spec in all_settings()]
@@ -83,6 +84,8 @@ def _values() -> Mapping[str, Sequence[str]]:
         "model": models,
         "pins": [f"{key}=" for key in keys],
         "unset": keys,
+        "with_services": tuple(additions()),
+        "without_services": tuple(additions()),
         "objective": tuple(Objective),
         "engine": tuple(ENGINES),
         "runtime": RUNTIMES,

@@ -37,7 +37,7 @@ from stackwright.planning.planner import make_plan
 from stackwright.planning.request import PlanRequest, User, WantedModel, model_request
 from stackwright.project import folder as project
 from stackwright.project import write
-from stackwright.project.access_keys import ensure_key_folders
+from stackwright.project.access_keys import ensure_key_folders, ensure_own_key
 from stackwright.project.credentials import ensure_secrets, find_hub_token, gateway_key
 from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
@@ -45,7 +45,8 @@ from stackwright.project.pins import pins_of_model, read_pins
 from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written
 from stackwright.rendering.summary import NextStep
-from stackwright.services import access_to, outside, services_of
+from stackwright.services import access_to, additions, made_secrets, outside, services_of
+from stackwright.services.additions import DATA_HOME
 from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing, inspect_certificate
 from stackwright.watching.remembered import remembered_starts
@@ -155,6 +156,7 @@ def bare_request(chosen: Chosen, paths: ProjectPaths, host: Host, own: Environme
         engine=options.engine,
         needs=EngineNeeds(exact=options.engine_version, allow_vulnerable=options.allow_vulnerable),
         image_pins=read_image_pins(paths.root),
+        additions=tuple(name for name, wanted in {**wishes.services, **dict(options.services)}.items() if wanted),
     )
 
 
@@ -395,10 +397,25 @@ def write_environments(paths: ProjectPaths, changes: Sequence[tuple[Configured, 
     for sentence in write.write_files(groups):
         report.warn(sentence)
     for configured in made:
-        ensure_secrets(configured.paths.secrets, os.environ, hf_home, find_proxy_login(configured.values))
-        ensure_key_folders(configured.paths)
-        make_folders(configured.values, paths.smoke, engine_named(configured.plan.engine.name))
+        prepare_stack(configured.plan, paths, configured.values, hf_home)
         keep_generation(configured.paths)
+
+
+def prepare_stack(plan: Plan, paths: ProjectPaths, env: Mapping[str, str], hf_home: Path) -> None:
+    """Make what is missing of the secrets, keys and folders that a plan's services need.
+
+    `env` are the values in force; below `hf_home` a login leaves its token.
+
+    Raises:
+        UsageError: something cannot be written.
+    """
+    own = paths.of(plan.environment)
+    ensure_secrets(own.secrets, os.environ, hf_home, find_proxy_login(env), made_secrets(plan.additions))
+    ensure_key_folders(own)
+    for addition in additions().values():
+        if addition.name in plan.additions and addition.has_key:
+            ensure_own_key(own, addition.name, own.secrets / addition.key_secret)
+    _make_folders(plan, env, paths.smoke)
 
 
 def find_proxy_login(env: Mapping[str, str]) -> str | None:
@@ -412,11 +429,14 @@ def find_proxy_login(env: Mapping[str, str]) -> str | None:
     return proxy.login if proxy and proxy.url == env[outside.PROXY].rstrip("/") else ""
 
 
-def make_folders(env: Mapping[str, str], smoke: Path, engine: Engine) -> None:
-    """Make the cache folders, which Compose mounts, and the smoke model where `env`, the values in force, names it."""
+def _make_folders(plan: Plan, env: Mapping[str, str], smoke: Path) -> None:
+    """Make the folders, which Compose mounts, and the smoke model where `env`, the values in force, names it."""
+    engine = engine_named(plan.engine.name)
     try:
         for key in ("HF_HOME", engine.keys.cache_folder):
             Path(env[key]).mkdir(parents=True, exist_ok=True)
+        for volume in (volume for service in services_of(plan) for volume in service.volumes):
+            Path(env[DATA_HOME], volume).mkdir(mode=0o700, parents=True, exist_ok=True)
         if str(smoke) in (env[written] for written in keys_of(env, engine.keys.model)):
             from stackwright.models.smoke_model import write_smoke_model
 

@@ -10,13 +10,13 @@ from msgspec import Struct
 from stackwright import report
 from stackwright.commands.options import add_environment, add_json, add_out, record_of
 from stackwright.commands.paths import find_paths, working_folder
-from stackwright.commands.stack import load_stack
+from stackwright.commands.stack import load_stack, page_words
 from stackwright.domain.environment import Environment
 from stackwright.errors import UsageError
 from stackwright.project import folder as project
 from stackwright.project.credentials import gateway_key
 from stackwright.runtime.ports import is_free
-from stackwright.watching.probe import endpoint_of
+from stackwright.watching.probe import endpoint_of, published_url
 
 NO_KEY, ANY_KEY, MASTER_KEY = "no key", "a key", "the master key"
 
@@ -60,11 +60,17 @@ def run(arguments: OpenArguments) -> None:
         return project.name_command("stackwright", *words, environment, root=stack.root, working=working_folder())
 
     rows = [{"name": name, "url": endpoint.url + path, "needs": needs} for name, path, needs in PATHS]
+    pages = [
+        {"name": service.name, "url": published_url(stack, service) + service.page.path, "needs": service.page.title}
+        for service in stack.services
+        if service.page is not None
+    ]
     key = str(gateway_key(stack.secrets))
     if arguments.json:
-        report.print_json({"urls": rows, "key_file": key, "certificate": endpoint.certificate})
+        report.print_json({"urls": [*rows, *pages], "key_file": key, "certificate": endpoint.certificate})
     else:
         lines = [f"{row['name']:<10}  {row['url']}  ({row['needs']})" for row in rows]
+        lines += [page_words(stack, service) for service in stack.services if service.page is not None]
         lines += ["", f"the master key: `{command('key')}`, from {key}"]
         lines += [f"a key for a person or program: `{command('keys', 'add', 'NAME')}`"]
         if endpoint.certificate is not None:

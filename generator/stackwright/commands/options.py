@@ -10,18 +10,20 @@ from typing import TypeVar
 
 from msgspec import Struct, field
 
+from stackwright.domain.choices import wish_words
 from stackwright.domain.environment import WRITTEN_OUT, Environment
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine
 from stackwright.errors import UsageError, did_you_mean
+from stackwright.services import additions
 
 R = TypeVar("R")
 ENVIRONMENTS = (*(environment.value for environment in Environment), *WRITTEN_OUT)
 MODES = ("auto", *(mode.value for mode in Mode))
 RUNTIMES = ("auto", "compose", "processes")
-FORGETTABLE = ("model", "mode", "objective", "engine", "arg", "allow-vulnerable")
+FORGETTABLE = ("model", "mode", "objective", "engine", "arg", "with", "allow-vulnerable")
 """What `--unset` takes beside the keys of settings."""
 
 
@@ -29,7 +31,8 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
     """What to plan, as the command line says it: None or empty where it says nothing.
 
     What it leaves open is remembered from the last time (commands/choices.py): `unset` takes single choices back,
-    `reset` all. `passing`: pins that are for this command alone.
+    `reset` all. `passing`: pins that are for this command alone. `services`: the additions that are wished for (True),
+    or not any more.
     """
 
     mode: Mode | None = None
@@ -44,6 +47,7 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
     unset: tuple[str, ...] = ()
     reset: bool = False
     passing: tuple[tuple[str, str], ...] = ()
+    services: tuple[tuple[str, bool], ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -55,6 +59,7 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
             ("--objective", self.objective),
             ("--engine", engine if engine != default_engine().name else None),
             *(("--set", f"{key}={value}") for key, value in self.pins),
+            *(wish_words(name, wanted=wanted) for name, wanted in self.services),
             *(("--unset", key) for key in self.unset),
         )
         flags = (word for flag, value in said if value is not None for word in (flag, value))
@@ -135,6 +140,15 @@ def _engine(text: str) -> tuple[Engine, str | None]:
     return engine, release or None
 
 
+def _additions(text: str) -> tuple[str, ...]:
+    from stackwright.project.folder import check_addition
+
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        check_addition(name, where="--with")
+    return names
+
+
 def _runtime(text: str) -> str:
     if text not in RUNTIMES:
         hint = did_you_mean(text, RUNTIMES) or "`auto` chooses"
@@ -196,6 +210,15 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="a flag of the engine's own, such as `--arg=--chat-template-content-format=openai`; repeatable",
     )
+    for flag, what in (("--with", "run beside the models"), ("--without", "do not run")):
+        parser.add_argument(
+            flag,
+            dest=f"{flag[2:]}_services",
+            metavar="NAME",
+            action="append",
+            type=_additions,
+            help=f"{what}: {', '.join(additions()) or 'nothing yet'}; repeatable, or with commas",
+        )
     parser.add_argument(
         "--unset",
         metavar="KEY",
@@ -295,7 +318,19 @@ def read_plan_options(given: argparse.Namespace, mode: Mode | None = None) -> Pl
         allow_vulnerable=given.allow_vulnerable,
         unset=tuple(dict.fromkeys((*(vars(given).get("unset") or ()), *_taken_back(given)))),
         reset=vars(given).get("reset", False),
+        services=tuple(_wished(given).items()),
     )
+
+
+def _wished(given: argparse.Namespace) -> dict[str, bool]:
+    """Return the additions that the words name. Raises UsageError where one is named with and without."""
+    named = {
+        wanted: [name for names in vars(given).get(f"{flag}_services") or () for name in names]
+        for flag, wanted in (("with", True), ("without", False))
+    }
+    if both := set(named[True]) & set(named[False]):
+        raise UsageError(f"--without {min(both)}: `--with` names it as well", hint="leave one of the two out")
+    return {name: wanted for wanted, names in named.items() for name in names}
 
 
 def _taken_back(given: argparse.Namespace) -> Iterator[str]:

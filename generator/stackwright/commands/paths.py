@@ -32,7 +32,7 @@ class ProjectPaths(Struct, frozen=True, kw_only=True):
 
 
 # What this package makes below the state folder, and reads without asking what it is.
-_STATE_FOLDERS = ("bench", "failures", "logs", "models", "run", "venvs")
+_STATE_FOLDERS = ("bench", "data", "failures", "logs", "models", "run", "venvs")
 
 
 def find_paths(out: Path | None) -> ProjectPaths:

@@ -13,7 +13,7 @@ from stackwright.detect import detect_host
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
-from stackwright.domain.service import UP, ServicePhase
+from stackwright.domain.service import UP, Page, Service, ServicePhase
 from stackwright.domain.setting_spec import problem_with
 from stackwright.errors import RuntimeRefusedError, StackError, ValidationError
 from stackwright.project import folder as project
@@ -144,6 +144,16 @@ def _processes(stack: Stack) -> WatchedRuntime:
     from stackwright.runtime.processes import ProcessesRuntime
 
     return ProcessesRuntime(stack)
+
+
+def page_words(stack: Stack, service: Service) -> str:
+    """Return what a person finds at a service's page, where, and how they get in."""
+    from stackwright.watching.probe import published_url
+
+    page = service.page or Page(title=service.name)
+    login = page.login
+    how = "" if login is None else f" (user {login.user}, password in {stack.secrets / login.secret})"
+    return f"{page.title}: {published_url(stack, service)}{page.path}{how}"
 
 
 def address(stack: Stack) -> str:

@@ -17,9 +17,8 @@ from stackwright.commands.changes import tell_changes, tell_kept
 from stackwright.commands.configure import (
     compare,
     configure_environment,
-    find_proxy_login,
-    make_folders,
     picture_plans,
+    prepare_stack,
     write_environments,
 )
 from stackwright.commands.generation import hold_environments, keep_generation, put_back
@@ -40,15 +39,13 @@ from stackwright.commands.options import (
 )
 from stackwright.commands.paths import ProjectPaths, find_paths, working_folder
 from stackwright.commands.replacing import bring_up_instead, check_leaving, fetch
-from stackwright.commands.stack import address, choose_runtime, load_stack, reach, refuse, refuse_beside
+from stackwright.commands.stack import address, choose_runtime, load_stack, page_words, reach, refuse, refuse_beside
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
 from stackwright.errors import StackError, UsageError
 from stackwright.models.cache import find_cache
 from stackwright.models.hub import fetch_config
 from stackwright.project import folder as project
-from stackwright.project.access_keys import ensure_key_folders
-from stackwright.project.credentials import ensure_secrets
 from stackwright.project.generations import Generations
 from stackwright.project.lock import Lock
 from stackwright.runtime import Runtime, Stack
@@ -133,9 +130,7 @@ def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> A
     refuse(broken, environment)
     runtime, host = reach(stack, arguments.runtime)
     # The caches and the smoke model may have been cleaned away since the files were rendered.
-    ensure_secrets(stack.secrets, os.environ, Path(stack.env["HF_HOME"]), find_proxy_login(stack.env))
-    ensure_key_folders(stack.paths)
-    make_folders(stack.env, paths.smoke, stack.engine)
+    prepare_stack(stack.plan, paths, stack.env, Path(stack.env["HF_HOME"]))
     findings = find_all(stack, runtime, host, report.tell, arguments.replace)
     report.show_findings(findings)
     refuse(findings, environment)
@@ -184,6 +179,9 @@ def _show_ready(stack: Stack) -> None:
     report.tell(f"\n{name} is ready at {address(stack)}, model{'s' if len(models) > 1 else ''}: {', '.join(models)}")
     report.tell("try it:\n")
     report.print_text(question_by_hand(stack))
+    for service in stack.services:
+        if service.page is not None:
+            report.tell(f"\n{page_words(stack, service)}")
     report.tell(f"\nstop it: {_command(stack, 'stop-environment')}")
 
 

@@ -38,13 +38,18 @@ class DefaultModel(Struct, frozen=True, kw_only=True):
     engine: str | None = None
 
 
+def wish_words(name: str, *, wanted: bool) -> tuple[str, str]:
+    """Return the words of a command that wish for an addition, or for none of it."""
+    return ("--with" if wanted else "--without", name)
+
+
 class Choices(Struct, frozen=True, kw_only=True):
     """What a person chose for an environment on the command line. None or empty where they left it to the planner.
 
-    `engine` is a name, `release` a version of it. `pins` are settings by their written keys, `arguments`
-    flags of the engine. `beside` has, for each of
-    those and for `model`, what the environment's file said then, None where nothing: a file that says something else
-    now was changed later, and is the newer word.
+    `engine` is a name, `release` a version of it. `services`: additions that are wished for (True), or are not. `pins`
+    are settings by their written keys, `arguments` flags of the engine. `beside` has, for each of those and for
+    `model`, what the environment's file said then, None where nothing: a file that says something else now was changed
+    later, and is the newer word.
     """
 
     host: HostIdentity = field(default_factory=HostIdentity)
@@ -56,6 +61,7 @@ class Choices(Struct, frozen=True, kw_only=True):
     allow_vulnerable: bool = False
     pins: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    services: dict[str, bool] = field(default_factory=dict)
     beside: dict[str, str | None] = field(default_factory=dict)
     default_model: DefaultModel | None = None
 
@@ -71,4 +77,5 @@ class Choices(Struct, frozen=True, kw_only=True):
             *(["--allow-vulnerable"] if self.allow_vulnerable else []),
             *(word for key, value in self.pins.items() for word in ("--set", f"{key}={value}")),
             *(f"--arg={flag}" for flag in self.arguments),
+            *(word for name, wanted in self.services.items() for word in wish_words(name, wanted=wanted)),
         )

@@ -212,7 +212,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Everything that is emitted for one environment.
 
     `models` come in the order of their numbers in the environment file, chat models first. `settings` are those that
-    all models share, in the order of `stackwright.settings.all_settings()`.
+    all models share, in the order of `stackwright.settings.all_settings()`. `additions` are the names of what runs
+    beside the models and the gateway.
     """
 
     schema: int
@@ -224,6 +225,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     workers: Workers
     settings: dict[str, Setting]
     warnings: tuple[str, ...]
+    additions: tuple[str, ...] = ()
 
     @property
     def engine(self) -> PlannedEngine:

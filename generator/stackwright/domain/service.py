@@ -63,6 +63,12 @@ class EnvironmentFolderRef(Struct, frozen=True, kw_only=True):
     name: str
 
 
+class VolumeRef(Struct, frozen=True, kw_only=True):
+    """The path of one of the service's volumes, by its name."""
+
+    name: str
+
+
 class Executable(Struct, frozen=True, kw_only=True):
     """A program of the service's virtual environment; in a container it is on the PATH."""
 
@@ -77,8 +83,8 @@ class VisibleGpus(Struct, frozen=True, kw_only=True):
 
 
 Part: TypeAlias = (
-    "str | SettingRef | HostOf | PortOf | ListenAddress | FileRef | ScratchRef | EnvironmentFolderRef | Executable"
-    " | VisibleGpus"
+    "str | SettingRef | HostOf | PortOf | ListenAddress | FileRef | ScratchRef | EnvironmentFolderRef | VolumeRef"
+    " | Executable | VisibleGpus"
 )
 
 
@@ -131,10 +137,14 @@ class EnvironmentFolder(Struct, frozen=True, kw_only=True):
 
 
 class HttpProbe(Struct, frozen=True, kw_only=True):
-    """Healthy is what answers `path` with 200; over TLS where the secret `certificate` holds something."""
+    """Healthy is what answers `path` with 200; over TLS where the secret `certificate` holds something.
+
+    `command` asks the same inside a container whose image has no Python; without it, Python asks.
+    """
 
     path: str
     certificate: str | None = None
+    command: tuple[Word, ...] = ()
 
 
 class SocketProbe(Struct, frozen=True, kw_only=True):
@@ -170,6 +180,37 @@ class Port(Struct, frozen=True, kw_only=True):
 
     number: int
     published: tuple[SettingRef, SettingRef] | None = None
+
+
+class Login(Struct, frozen=True, kw_only=True):
+    """Who asks a service: a user with the password in the secret `secret`, or, without a user, its bearer key."""
+
+    secret: str
+    user: str | None = None
+
+
+class Smoke(Struct, frozen=True, kw_only=True):
+    """One HTTP question at the published port, whose answer shows that the service does its work.
+
+    `method` POST sends `body` as JSON. The answer has to be 200 and to hold the text `holds`. `what` names the
+    question, behind `asked`.
+    """
+
+    what: str
+    path: str
+    method: str = "GET"
+    body: Mapping[str, object] = field(default_factory=dict)
+    login: Login | None = None
+    holds: str = ""
+    limit_s: int = 120
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """What a person finds at the published port, and how they get in."""
+
+    title: str
+    path: str = "/"
+    login: Login | None = None
 
 
 class Dependency(Struct, frozen=True, kw_only=True):
@@ -285,7 +326,8 @@ class Service(Struct, frozen=True, kw_only=True):
     that it extends. `front` is set of the one that clients ask. `script` is the mounted file that a shell starts it by;
     None: `command` names a program itself. A variable of `environment` without a word is the caller's, if there is one.
     `reaches_out` is whether its network leaves this machine, `downloads` whether it asks servers out there.
-    `networks` are container networks of the host's that it joins beside the stack's own.
+    `networks` are container networks of the host's that it joins beside the stack's own. `volumes` are named folders
+    whose content outlives every stop. `smoke`: what a start asks it, once it is healthy.
     """
 
     name: str
@@ -300,11 +342,14 @@ class Service(Struct, frozen=True, kw_only=True):
     files: tuple[MountedFile, ...] = ()
     folders: tuple[HostFolder, ...] = ()
     environment_folders: tuple[EnvironmentFolder, ...] = ()
+    volumes: tuple[str, ...] = ()
     port: Port | None = None
     reaches_out: bool = False
     networks: tuple[SettingRef, ...] = ()
     downloads: bool = False
     health: Health | None = None
+    smoke: Smoke | None = None
+    page: Page | None = None
     after: tuple[Dependency, ...] = ()
     resources: Resources = Resources()
     restart: RestartPolicy = RestartPolicy()

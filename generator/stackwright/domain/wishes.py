@@ -86,7 +86,8 @@ class Wishes(Struct, frozen=True, kw_only=True):
     """One environment's wishes. `settings` pins emitted keys, as `--set` does, which beats it.
 
     `gpu_memory_utilization` is a fraction of each GPU's memory; `max_model_len` is in tokens, None for the
-    longest that fits; `model` is None for the default of the mode, or where `models` names several.
+    longest that fits; `model` is None for the default of the mode, or where `models` names several. `services`: the
+    additions that are wished for, or are not.
     """
 
     schema: int
@@ -96,6 +97,7 @@ class Wishes(Struct, frozen=True, kw_only=True):
     gateway: GatewayWishes
     settings: dict[str, str | int | float] = field(default_factory=dict)
     models: tuple[ModelWish, ...] = ()
+    services: dict[str, bool] = field(default_factory=dict)
 
     @property
     def pins(self) -> dict[str, str]:

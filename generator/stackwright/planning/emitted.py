@@ -77,7 +77,7 @@ def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching 
         "COMPOSE_PROJECT_NAME": _setting(f"stackwright-{name}", "one project per environment", DECISION),
         "STACKWRIGHT_ENVIRONMENT": _setting(name, "asked for", "command line"),
         **_user_settings(request),
-        **{key: setting for row in SERVICES for key, setting in row.values(catalog).items()},
+        **_catalog_values(request, catalog),
         "GATEWAY_BIND": _wished(wishes.gateway.bind, request.file_of("gateway.bind")),
         "GATEWAY_PORT": _wished(str(wishes.gateway.port), request.file_of("gateway.port")),
         **_joined_network(request),
@@ -88,6 +88,11 @@ def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching 
             request.folders.engine_caches[request.engine.name], "keeps compiled kernels across restarts", "host"
         ),
     }
+
+
+def _catalog_values(request: PlanRequest, catalog: Catalog) -> dict[str, Setting]:
+    rows = (row for row in SERVICES if row.is_in(request.additions))
+    return {key: setting for row in rows for key, setting in row.values(catalog).items()}
 
 
 def _joined_network(request: PlanRequest) -> dict[str, Setting]:

@@ -8,7 +8,7 @@ it is used: a plan for a CPU comes in a blink.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -16,6 +16,7 @@ from stackwright.domain.catalog import Catalog
 from stackwright.domain.host import Gpu
 from stackwright.domain.plan import PLAN_SCHEMA, Gateway, Mode, Plan, Replica, ServedModel, Setting, Workers
 from stackwright.errors import NoPlanError, UsageError
+from stackwright.planning.additions import addition_settings, plan_with_additions
 from stackwright.planning.allotment import allot, on_processor
 from stackwright.planning.emitted import DECISION as GPUS_DECISION
 from stackwright.planning.emitted import WORKERS, device_settings, in_order_of_table, stack_settings
@@ -41,7 +42,7 @@ DECISION = "docs/decisions/0030-several-models.md"
 
 
 def make_plan(request: PlanRequest, catalog: Catalog) -> Plan:
-    """Decide everything for one environment.
+    """Decide everything for one environment, with as many of the wished additions as the host holds.
 
     The chat models come first, so that the first number is one of theirs; else the order stays.
 
@@ -49,6 +50,10 @@ def make_plan(request: PlanRequest, catalog: Catalog) -> Plan:
         NoPlanError: no plan fits this host, or a model cannot do what it is asked for.
         UsageError: two models have one name, or a share of the GPUs is wished where none is used.
     """
+    return plan_with_additions(request, catalog, lambda request: _make_plan(request, catalog))
+
+
+def _make_plan(request: PlanRequest, catalog: Catalog) -> Plan:
     for model in request.models:
         request.engine.check_role(model.facts, model.role, catalog)
     request = replace(request, models=in_order(request.models))
@@ -76,7 +81,8 @@ def _plan_each(wanted: tuple[ModelRequest, ...], catalog: Catalog) -> tuple[Plan
     models = [request.model for request in wanted]
     for position, allotment in enumerate(allot(wanted, catalog)):
         first = turn_takers(models, position)[0]
-        request = allotment.request_here(sum(count for other, count in taken.items() if other != first))
+        others = sum(count for other, count in taken.items() if other != first)
+        request = allotment.request_here(wanted[0].whole.promised_bytes + others)
         if planned and not allotment.gpus:
             request = replace(request, gateway_workers=int(_most(planned, WORKERS).value))
         model = plan_model(request, catalog)
@@ -149,7 +155,7 @@ def _assemble(
     if not alone:
         mode = Mode.CPU if not uuids else Mode.SINGLE if len(uuids) == 1 else Mode.MULTI
     settings = stack_settings(request, catalog, switching) | _gateway_settings(request, planned, mode, len(uuids))
-    settings |= _device_settings(planned, uuids, used)
+    settings |= _device_settings(planned, uuids, used) | addition_settings(request, mode, len(uuids), catalog)
     settings = with_digests(_with_shared_pins(request, settings), request.image_pins)
     gateway = catalog.service("gateway")
     return Plan(
@@ -165,9 +171,23 @@ def _assemble(
             port=int(settings["GATEWAY_PORT"].value),
             routing_strategy=settings["GATEWAY_ROUTING_STRATEGY"].value,
         ),
-        workers=Workers(litellm=int(settings[WORKERS].value), multimodal=None, retrieval=None),
+        workers=_workers(settings),
         settings=in_order_of_table(settings),
+        additions=request.additions,
         warnings=_warnings(request, planned, used, settings["GATEWAY_BIND"].value, alone=alone),
+    )
+
+
+def _workers(settings: Mapping[str, Setting]) -> Workers:
+    """Return the worker processes of each service that has them."""
+
+    def count(key: str) -> int | None:
+        return int(settings[key].value) if key in settings else None
+
+    return Workers(
+        litellm=int(settings[WORKERS].value),
+        multimodal=count("MULTIMODAL_WORKER_PROCESSES"),
+        retrieval=count("RETRIEVAL_PROXY_WORKERS"),
     )
 
 

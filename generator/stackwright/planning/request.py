@@ -27,10 +27,11 @@ _CATALOG = "generator/stackwright/catalog/llms.yaml; docs/decisions/0012-models.
 
 
 class Folders(Struct, frozen=True, kw_only=True):
-    """Folders on the host, absolute: downloaded models, and by its name what each engine compiles."""
+    """Folders on the host, absolute: downloaded models, by its name what each engine compiles, what additions keep."""
 
     hf_home: str
     engine_caches: Mapping[str, str]
+    data: str
 
 
 class User(Struct, frozen=True, kw_only=True):
@@ -70,7 +71,8 @@ class PlanRequest(Struct, frozen=True, kw_only=True):
 
     `pins` beat every computed value; `image_pins` are the digests that images are pinned to. `named`: the command line
     named the models, so that the fallbacks that `wishes` has for others do not count. `remembered`: an earlier command
-    named or chose them.
+    named or chose them. `additions` are the names of what is to run beside the models, and `promised_bytes` what that
+    takes of the machine's memory.
     """
 
     host: Host
@@ -87,6 +89,8 @@ class PlanRequest(Struct, frozen=True, kw_only=True):
     image_pins: ImagePins = field(default_factory=ImagePins)
     named: bool = False
     remembered: bool = False
+    additions: tuple[str, ...] = ()
+    promised_bytes: int = 0
 
     @property
     def file(self) -> str:
@@ -230,6 +234,7 @@ def model_request(request: PlanRequest, position: int, switching: Switching | No
         host=request.host,
         mode=request.mode,
         fixed={**shared, **own},
+        promised_bytes=request.promised_bytes,
         switching=switching,
     )
 

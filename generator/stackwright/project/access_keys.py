@@ -144,6 +144,29 @@ def add_key(paths: EnvironmentPaths, name: str, rights: Rights) -> ShownKey:
     return _change(paths, add)
 
 
+def ensure_own_key(paths: EnvironmentPaths, name: str, secret: Path) -> None:
+    """See to it that a service of the stack has a key by its name, whose text is in its secret file.
+
+    Raises UsageError where the file of keys is damaged, or cannot be changed.
+    """
+
+    def ensure(keys: AccessKeys) -> tuple[AccessKeys, str]:
+        stored = keys.named(name)
+        try:
+            text = read_text(secret, encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            text = ""
+        if stored is not None and text and hash_key(text, bytes.fromhex(stored.salt)).hex() == stored.hash:
+            return keys, text
+        fresh = stored or AccessKey(name=name, created=int(time.time()), id="", salt="", hash="", rights=Rights())
+        made = _renew(fresh, keys)
+        others = tuple(key for key in keys.keys if key.name != name)
+        replace_file(secret, made.text)
+        return replace(keys, keys=(*others, made.stored)), made.text
+
+    _change(paths, ensure)
+
+
 def rotate_key(paths: EnvironmentPaths, name: str) -> ShownKey:
     """Give a key another text; its rights stay. Raises UsageError where there is none of this name."""
 

@@ -6,23 +6,30 @@ env files, YAML or shell can misread them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from stackwright.atomic import replace_file, stale_files
 from stackwright.errors import UsageError
 from stackwright.reading import read_text
-from stackwright.services import access_to, base_services, made_secrets
+from stackwright.services import access_to, additions, base_services, made_secrets
 from stackwright.services.outside import LOGIN
 
 HUB_TOKEN = "hf_token"
 
 
-def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path, proxy_login: str | None = None) -> None:
+def ensure_secrets(
+    folder: Path,
+    environment: Mapping[str, str],
+    hf_home: Path,
+    proxy_login: str | None = None,
+    made: Collection[str] | None = None,
+) -> None:
     """Make the secrets that are missing, and refresh the hub token and the proxy's login where the person has one.
 
     Without a token an empty file stands in: huggingface_hub takes it for none. `hf_home` is where
-    `hf auth login` leaves its token. `proxy_login` is `user:password`, None where the stack has no proxy.
+    `hf auth login` leaves its token. `proxy_login` is `user:password`, None where the stack has no proxy. `made` names
+    those that are made; None: what every stack has.
 
     Raises:
         UsageError: the folder or a file cannot be written, or the hub token cannot be read or is not one.
@@ -31,7 +38,7 @@ def ensure_secrets(folder: Path, environment: Mapping[str, str], hf_home: Path, 
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        for name in made_secrets():
+        for name in made_secrets() if made is None else made:
             if not _holds_something(folder / name):
                 _write(folder / name, new_secret(name))
         brought = {HUB_TOKEN: token or "", **({} if proxy_login is None else {LOGIN: proxy_login})}
@@ -52,7 +59,7 @@ def new_secret(name: str) -> str:
     """Return a text for one of the secrets that are made."""
     from secrets import token_hex
 
-    return made_secrets()[name] + token_hex(32)
+    return made_secrets(additions())[name] + token_hex(32)
 
 
 def gateway_key(folder: Path) -> Path:

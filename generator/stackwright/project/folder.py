@@ -31,7 +31,7 @@ from stackwright.reading import convert, load_yaml, read_text
 from stackwright.rendering.numbered import MOST_MODELS
 from stackwright.rendering.plan_document import plan_from_document
 from stackwright.runtime import Stack
-from stackwright.services import base_files
+from stackwright.services import additions, base_files
 from stackwright.settings import declared_settings, find_spec
 
 _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
@@ -195,12 +195,22 @@ def check_wishes(data: object, where: str) -> Wishes:
     _check_network(where, wishes.gateway.network)
     _check_models(where, wishes)
     _check_cloud(where, wishes)
+    for name in wishes.services:
+        check_addition(name, where=f"{where}: services")
     for key, value in wishes.settings.items():
         # One of more than 4300 digits cannot even be written; what a key allows is told below.
         if isinstance(value, int) and abs(value) >= 2**64:
             raise UsageError(f"{where}: settings.{key}: found {_written(value)}")
     check_pins(wishes.pins, where=f"{where}: settings")
     return wishes
+
+
+def check_addition(name: str, *, where: str) -> None:
+    """Refuse the name of no addition. Raises UsageError."""
+    known = tuple(additions())
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise UsageError(f"{where}: unknown addition `{name[:60]}`, allowed: {', '.join(known) or 'none'}", hint=hint)
 
 
 def _check_network(where: str, network: str | None) -> None:
@@ -344,13 +354,15 @@ def choose_folders(variables: Mapping[str, str], home: Path) -> tuple[Path, Fold
 
     data = folder("XDG_DATA_HOME", home / ".local" / "share")
     cache = folder("XDG_CACHE_HOME", home / ".cache")
+    state = folder("STACKWRIGHT_STATE", data / "stackwright")
     folders = Folders(
         hf_home=str(folder("HF_HOME", cache / "huggingface")),
         engine_caches={
             engine.name: str(folder(engine.keys.cache_folder, cache / engine.name)) for engine in ENGINES.values()
         },
+        data=str(state / "data"),
     )
-    return folder("STACKWRIGHT_STATE", data / "stackwright"), folders
+    return state, folders
 
 
 def load_plan(paths: EnvironmentPaths) -> Plan | None:

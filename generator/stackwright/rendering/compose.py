@@ -33,6 +33,7 @@ from stackwright.domain.service import (
     SettingRef,
     SocketProbe,
     VisibleGpus,
+    VolumeRef,
     Word,
 )
 from stackwright.errors import StackError
@@ -40,11 +41,18 @@ from stackwright.rendering.environment import summarize
 from stackwright.rendering.numbered import key_of
 from stackwright.rendering.quoting import literal_for_compose, quote_comment, quote_yaml
 from stackwright.services import BASE, base_of, base_services, services_of
+from stackwright.services.additions import DATA_HOME
 from stackwright.services.words import word_text
 
 MOUNTED_AT = "/etc/stackwright"
 ENVIRONMENT_FOLDERS_AT = "/run/stackwright"
-_FOLDERS = {FileRef: MOUNTED_AT, ScratchRef: "/tmp", EnvironmentFolderRef: ENVIRONMENT_FOLDERS_AT}
+VOLUMES_AT = "/var/lib/stackwright"
+_FOLDERS = {
+    FileRef: MOUNTED_AT,
+    ScratchRef: "/tmp",
+    EnvironmentFolderRef: ENVIRONMENT_FOLDERS_AT,
+    VolumeRef: VOLUMES_AT,
+}
 CDI_GPU = "nvidia.com/gpu="
 """What a GPU's name begins with in a CDI specification: its UUID is one of its names (nvidia-ctk cdi generate)."""
 
@@ -75,6 +83,12 @@ _COMMENTS = {
     "labels": "Makes Compose recreate the container when this mounted file changes.",
 }
 """What a person who reads the files has to know, once before the first such key."""
+
+
+# Docker publishes no port of a container that is on internal networks alone. Without masquerading, nothing that leaves
+# this bridge finds its way back (Docker's bridge driver options, 2026-11).
+_DOOR = "door"
+_NO_WAY_OUT = {"driver_opts": {"com.docker.network.bridge.enable_ip_masquerade": "false"}}
 
 
 class Plain(str):
@@ -129,10 +143,15 @@ def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
     known = {secret for service in bases.values() for secret in service.secrets}
     if further := [secret for secret in secrets if secret not in known]:
         document["secrets"] = _secret_files(further)
+    if volumes := {volume for service in services_of(plan) for volume in service.volumes}:
+        document["volumes"] = {volume: _volume(volume) for volume in sorted(volumes)}
+    networks: dict[str, Any] = {}
+    if any(_is_published(service) and not service.reaches_out for service in services_of(plan)):
+        networks[_DOOR] = _NO_WAY_OUT
     if joined := {setting.key: setting for service in services_of(plan) for setting in service.networks}:
-        document["networks"] = {
-            _joined(setting): {"external": True, "name": f"${{{key}:?}}"} for key, setting in joined.items()
-        }
+        networks |= {_joined(setting): {"external": True, "name": f"${{{key}:?}}"} for key, setting in joined.items()}
+    if networks:
+        document["networks"] = networks
     return _checked(
         f"# Rendered by Stackwright for {plan.environment} ({quote_comment(summarize(plan))}), laid over"
         f" compose/{base_of(plan)}.\n"
@@ -184,13 +203,18 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
         "command": command if script else command[1:],
         "labels": _digests(service, generated),
         "environment": {name: None if value is None else word(value) for name, value in environment.items()},
-        "volumes": [*map(_mount, service.files), *map(_mount_folder, service.environment_folders), *folders],
+        "volumes": [
+            *map(_mount, service.files),
+            *map(_mount_folder, service.environment_folders),
+            *folders,
+            *map(_mount_volume, service.volumes),
+        ],
         "tmpfs": list(service.in_container.tmpfs),
         "sysctls": dict(service.in_container.sysctls),
         "secrets": list(service.secrets),
         "networks": [
             Plain("inside"),
-            *([Plain("outside")] if service.reaches_out else []),
+            *([Plain("outside")] if service.reaches_out else [Plain(_DOOR)] if _is_published(service) else []),
             *(Plain(_joined(setting)) for setting in service.networks),
         ],
         "ports": _published(service, word),
@@ -249,7 +273,7 @@ def _name_of(service: Service, plan: Plan | None, part: Part) -> str:
             return str(_port_of(part.service, plan))
         case ListenAddress():
             return "0.0.0.0"
-        case FileRef() | ScratchRef() | EnvironmentFolderRef():
+        case FileRef() | ScratchRef() | EnvironmentFolderRef() | VolumeRef():
             return f"{_FOLDERS[type(part)]}/{part.name}"
         case Executable():
             return part.name
@@ -278,6 +302,22 @@ def _mount(file: MountedFile) -> dict[str, Any]:
 def _mount_folder(folder: EnvironmentFolder) -> dict[str, Any]:
     source = f"../envs/{folder.source.format(environment='${STACKWRIGHT_ENVIRONMENT:?}')}"
     return _bind(source, not folder.written, f"{ENVIRONMENT_FOLDERS_AT}/{folder.name}")
+
+
+def _mount_volume(name: str) -> dict[str, Any]:
+    return {"type": Plain("volume"), "source": Plain(name), "target": f"{VOLUMES_AT}/{name}"}
+
+
+def _volume(name: str) -> dict[str, Any]:
+    """Name a folder that we made: a new volume of Docker's own is root's, and no service is root."""
+    return {
+        "driver": Plain("local"),
+        "driver_opts": {"type": "none", "o": "bind", "device": f"${{{DATA_HOME}:?}}/{name}"},
+    }
+
+
+def _is_published(service: Service) -> bool:
+    return service.port is not None and service.port.published is not None
 
 
 def _bind(source: str, read_only: bool, target: str | None = None) -> dict[str, Any]:
@@ -312,7 +352,8 @@ def _healthcheck(service: Service, health: Health | None, word: Any) -> dict[str
         return {}
     match health.probe:
         case HttpProbe():
-            test = ["CMD", "python3", "-c", _question(service, health.probe)]
+            asked = [word(part) for part in health.probe.command]
+            test = ["CMD", *(asked or ("python3", "-c", _question(service, health.probe)))]
         case SocketProbe():
             test = ["CMD-SHELL", literal_for_compose(health.probe.command)]
         case CommandProbe():

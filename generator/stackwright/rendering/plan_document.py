@@ -45,6 +45,7 @@ def plan_document(plan: Plan, settings: Mapping[str, Setting] | None = None) -> 
             | {"replicas": [replica.name for replica in model.replicas], "forecast": model.forecast}
             for model in plan.models
         ],
+        "additions": plan.additions,
     }
 
 

@@ -36,12 +36,14 @@ from stackwright.domain.service import (
     SettingRef,
     SharedMemory,
     VisibleGpus,
+    VolumeRef,
     Word,
 )
 from stackwright.domain.topology import sole_slice
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Stack
 from stackwright.services import stop_order
+from stackwright.services.additions import DATA_HOME
 from stackwright.services.words import asked_services, word_text
 from stackwright.units import format_bytes
 
@@ -212,7 +214,7 @@ class _Naming:
             case ListenAddress():
                 published = None if service.port is None else service.port.published
                 return LOOPBACK if published is None else stack.value(published[0])
-            case FileRef() | EnvironmentFolderRef():
+            case FileRef() | EnvironmentFolderRef() | VolumeRef():
                 return str(self._path(part))
             case ScratchRef():
                 return part.name
@@ -225,9 +227,11 @@ class _Naming:
         published = None if port is None else port.published
         return str(self._machine.ports[name]) if published is None else self._stack.value(published[1])
 
-    def _path(self, part: FileRef | EnvironmentFolderRef) -> Path:
+    def _path(self, part: FileRef | EnvironmentFolderRef | VolumeRef) -> Path:
         """Return where a mounted file or folder lies, by its name in the container."""
         name = part.name
+        if isinstance(part, VolumeRef):
+            return Path(self._stack.value(SettingRef(key=DATA_HOME)), name)
         if isinstance(part, EnvironmentFolderRef):
             folders = {folder.name: folder.source for folder in self._service.environment_folders}
             return self._stack.paths.folder(folders[name])

@@ -6,7 +6,7 @@ the runtimes, the watcher, the diagnosis and the checks take what they ask it fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from msgspec import Struct, field
 
@@ -16,6 +16,7 @@ from stackwright.domain.service import Front, Service
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
 from stackwright.services import engine, gateway, outside, redis
+from stackwright.services.additions import Addition
 from stackwright.services.engine import ENGINE, engine_services
 from stackwright.services.gateway import GATEWAY, KEYS, gateway_services
 from stackwright.services.redis import REDIS, redis_services
@@ -26,7 +27,8 @@ class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
 
     `settings` are those that it declares; `values` returns those whose value follows from the catalog alone.
     `base` is what the base files say of it before there is a plan; a service without it stands in the override alone.
-    `secrets` are those that are made for it, each with what its text has to begin with.
+    `secrets` are those that are made for it, each with what its text has to begin with. A row with an `addition` makes
+    nothing unless a plan has it.
     """
 
     make: Callable[[Plan], tuple[Service, ...]]
@@ -34,6 +36,11 @@ class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
     values: Callable[[Catalog], Mapping[str, Setting]] = lambda _: {}
     base: Service | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)
+    addition: Addition | None = None
+
+    def is_in(self, additions: Collection[str]) -> bool:
+        """Return whether a plan with these additions has what this row makes."""
+        return self.addition is None or self.addition.name in additions
 
 
 SERVICES: list[ServiceRow] = [
@@ -54,7 +61,7 @@ SERVICES: list[ServiceRow] = [
 
 def services_of(plan: Plan) -> tuple[Service, ...]:
     """Return everything that a plan runs, what others wait for first."""
-    services = tuple(service for row in SERVICES for service in row.make(plan))
+    services = tuple(service for row in SERVICES if row.is_in(plan.additions) for service in row.make(plan))
     if not outside.KEYS & plan.settings.keys():
         return services
     names = tuple(service.name for service in services)
@@ -76,9 +83,18 @@ def base_services(base: str = BASE) -> tuple[Service, ...]:
     return tuple(service for service in bases if base == BASE or service is not ENGINE)
 
 
-def made_secrets() -> dict[str, str]:
-    """Return the secrets that are made for the services, each with what its text begins with."""
-    return {name: begin for row in SERVICES for name, begin in row.secrets.items()}
+def additions() -> dict[str, Addition]:
+    """Return everything that may be wished for beside the models, by name."""
+    return {row.addition.name: row.addition for row in SERVICES if row.addition is not None}
+
+
+def made_secrets(wished: Collection[str] = ()) -> dict[str, str]:
+    """Return the secrets that are made for the services, each with what its text begins with.
+
+    Args:
+        wished: the additions that run beside the others.
+    """
+    return {name: begin for row in SERVICES if row.is_in(wished) for name, begin in row.secrets.items()}
 
 
 def front_of(services: tuple[Service, ...]) -> Service:

@@ -17,7 +17,7 @@ from stackwright.engines import engine_named
 from stackwright.rendering.numbered import model_values
 from stackwright.runtime import Stack
 from stackwright.runtime.provision import environment_folder, is_complete
-from stackwright.services import services_of
+from stackwright.services import additions, services_of
 from stackwright.units import GIB, format_bytes
 from stackwright.validation.check import DOWN, WITHOUT_CONTAINERS, Check, Machine, Observation, Subject
 from stackwright.validation.compose_config import INFINIBAND, OPEN_FILES, size_bytes
@@ -101,12 +101,13 @@ def check_memory(
 
 
 def needed_bytes(plan: Plan, env: Mapping[str, str], model_bytes: Sequence[int | None]) -> int:
-    """Return what the stack certainly takes: the workers of its services, and on a processor weights and KV cache.
+    """Return what the stack certainly takes: workers of the gateway, additions, on a processor weights and KV cache.
 
     `model_bytes` is the size of each model's weights in the order of their slots, None where it is unknown.
     """
     workers = (service.resources.workers for service in services_of(plan))
     needed = sum(worker.bytes_each * int(env[worker.count.key]) for worker in workers if worker is not None)
+    needed += sum(addition.memory_bytes(env) for name, addition in additions().items() if name in plan.additions)
     for engine in plan.engines:
         if not engine.gpu_uuids:
             needed += max(_loaded_bytes(plan, env, model_bytes, replica) for replica in plan.turns(engine))

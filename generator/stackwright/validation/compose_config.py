@@ -180,7 +180,7 @@ def read_merged(machine: Machine) -> dict[str, Any] | None:
 
 def read_secret_texts(stack: Stack) -> dict[str, str]:
     """Return the text of each secret that is long enough to be told from a word."""
-    named = (*made_secrets(), HUB_TOKEN, *stack.plan.gateway.cloud_secrets)
+    named = (*made_secrets(stack.plan.additions), HUB_TOKEN, *stack.plan.gateway.cloud_secrets)
     texts = {name: (text_of(stack.secrets / name) or "").strip() for name in named}
     return {name: text for name, text in texts.items() if len(text) >= SHORTEST // 2}
 

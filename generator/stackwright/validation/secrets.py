@@ -81,7 +81,7 @@ def inspect_secrets(stack: Stack) -> SeenSecrets:
     return SeenSecrets(
         folder=folder,
         is_open=folder.is_dir() and folder.stat().st_mode & 0o077 != 0,
-        made=tuple(_inspect_secret(folder, name) for name in made_secrets()),
+        made=tuple(_inspect_secret(folder, name) for name in made_secrets(stack.plan.additions)),
         optional=tuple(inspect_file(file, readable=True) for file in optional if file.exists()),
         brought=tuple(_inspect_secret(folder, name) for name in stack.plan.gateway.cloud_secrets),
     )

@@ -73,16 +73,21 @@ class Inquiry:
         causes, line = self._causes(state, log), telling_line(log)
         return self._failure(what if causes or not line else f"{what}; its log says: {line}", causes)
 
-    def refused(self, what: str, answer: Answer) -> NotHealthyError:
-        """Return the failure of a gateway that runs and does not answer as it should; an engine may have said why.
+    def refused(self, what: str, answer: Answer, service: str | None = None) -> NotHealthyError:
+        """Return the failure of a service that runs and does not answer as it should; an engine may have said why.
 
         Args:
             what: the question, as the beginning of a sentence: `asked for its models`.
+            service: who was asked; None: the gateway.
         """
+        who = service or "the gateway"
         if answer.status is not None:
-            message = f"{what}, the gateway answered {answer.status}: {answer.text[:200]}"
+            message = f"{what}, {who} answered {answer.status}: {answer.text[:200]}"
         else:
-            message = f"{what}, the gateway {'' if answer.final else 'gave no answer: '}{answer.text[:200]}"
+            message = f"{what}, {who} {'' if answer.final else 'gave no answer: '}{answer.text[:200]}"
+        if service is not None:
+            state = ServiceState(name=service, phase=ServicePhase.HEALTHY)
+            return self._failure(message, self._causes(state, last_starts(self._log(service), 1)))
         causes: tuple[Diagnosis, ...] = ()
         for replica in self._stack.plan.engines:
             engine = ServiceState(name=replica.name, phase=ServicePhase.HEALTHY)

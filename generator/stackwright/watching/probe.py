@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import re
@@ -13,6 +14,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from stackwright.domain.service import Service, Smoke
+from stackwright.reading import read_text
 from stackwright.runtime import Stack
 
 # The first request after a start may compile kernels; the engine's own clients wait this long.
@@ -110,6 +113,33 @@ def list_models(endpoint: Endpoint, key: str, models: tuple[str, ...]) -> Answer
     return _request(endpoint, "/v1/models", key, None, listed, REFUSAL_TIMEOUT_S)
 
 
+def ask_smoke(stack: Stack, service: Service, smoke: Smoke) -> Answer:
+    """Ask a service to show that it does its work."""
+
+    def shown(status: int, body: bytes) -> Answer:
+        return _yes(status) if smoke.holds.encode() in body else _no(f"an answer without `{smoke.holds}`", body)
+
+    headers = {"Content-Type": "application/json"}
+    if smoke.login is not None:
+        text = read_text(stack.secrets / smoke.login.secret, encoding="ascii").strip()
+        pair = base64.b64encode(f"{smoke.login.user}:{text}".encode()).decode()
+        headers["Authorization"] = f"Bearer {text}" if smoke.login.user is None else f"Basic {pair}"
+    request = urllib.request.Request(
+        published_url(stack, service) + smoke.path,
+        data=json.dumps(smoke.body).encode() if smoke.method == "POST" else None,
+        headers=headers,
+    )
+    return _answer(lambda: _open(request, smoke.limit_s), shown)
+
+
+def published_url(stack: Stack, service: Service) -> str:
+    """Return where clients of this machine ask a service that publishes a port. Raises ValueError for any other."""
+    if service.port is None or service.port.published is None:
+        raise ValueError(service.name)
+    bind, port = map(stack.value, service.port.published)
+    return Endpoint(bind=bind, port=int(port)).url
+
+
 def count_open_requests(endpoint: Endpoint, key: str) -> int | None:
     """Return how many requests the gateway works on, as its metrics say; None where it does not tell.
 
@@ -141,8 +171,12 @@ def _request(
     endpoint: Endpoint, path: str, key: str, body: dict[str, object] | None, read: Read, timeout_s: float
 ) -> Answer:
     """Send one request, and read its answer."""
+    return _answer(lambda: open_request(endpoint, path, key, body, timeout_s), read)
+
+
+def _answer(send: Callable[[], Any], read: Read) -> Answer:
     try:
-        with open_request(endpoint, path, key, body, timeout_s) as response:
+        with send() as response:
             return read(response.status, response.read(MOST_BYTES))
     except urllib.error.HTTPError as failure:
         # Our own key does not become right by being asked for again.
@@ -162,10 +196,13 @@ def open_request(endpoint: Endpoint, path: str, key: str, body: dict[str, object
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
     )
+    return _open(request, timeout_s, *_tls(endpoint))
+
+
+def _open(request: urllib.request.Request, timeout_s: float, *further: urllib.request.BaseHandler) -> Any:
     # A proxy from the environment must not be asked for an address of this machine.
-    handlers = [urllib.request.ProxyHandler({}), _NoRedirect()]
-    opener = urllib.request.build_opener(*handlers, *_tls(endpoint))
-    return opener.open(request, timeout=timeout_s)
+    handlers = [urllib.request.ProxyHandler({}), _NoRedirect(), *further]
+    return urllib.request.build_opener(*handlers).open(request, timeout=timeout_s)
 
 
 def _tls(endpoint: Endpoint) -> Iterator[urllib.request.HTTPSHandler]:

@@ -25,6 +25,7 @@ from stackwright.watching.probe import (
     ANSWER_TIMEOUT_S,
     Answer,
     Endpoint,
+    ask_smoke,
     complete,
     embed,
     endpoint_of,
@@ -59,11 +60,15 @@ REAL = Clock()
 
 
 class Question(Struct, frozen=True, kw_only=True):
-    """One thing that a client would ask: `what` begins the sentence of a failure, `model` is set for a completion."""
+    """One thing that a client would ask: `what` begins the sentence of a failure, `model` is set for a completion.
+
+    `service` is who is asked; None: the gateway.
+    """
 
     what: str
     ask: Callable[[], Answer]
     model: str | None = None
+    service: str | None = None
 
 
 def watch(
@@ -95,13 +100,15 @@ def watch(
     while True:
         ready = watcher.sample()
         if ready:
+            running = {None, *(course.name for course in watcher.courses)}
+            questions = [question for question in questions if question.service in running]
             asked_since = min(asked_since, clock.now())
-            refusal = _ask(questions, partial(say, stack.front.name), answers)
+            refusal = _ask(questions, say, stack.front.name, answers)
             if refusal is None:
                 watcher.keep()
                 return answers
             if refusal.final or clock.now() > min(asked_since + ANSWERS_WITHIN_S, started + limit_s):
-                raise watcher.inquiry.refused(questions[0].what, refusal)
+                raise watcher.inquiry.refused(questions[0].what, refusal, questions[0].service)
             watcher.raise_if_doomed()
         elif clock.now() - started > limit_s:
             raise too_late(watcher.courses, limit_s)
@@ -276,6 +283,12 @@ def _questions(stack: Stack, key: str) -> list[Question]:
             ),
             Question(what=f"asked for a stream of {model}", ask=partial(stream, endpoint, key, model, within_s)),
         ]
+    smoked = ((service, service.smoke) for service in stack.services)
+    questions += [
+        Question(what=f"asked {smoke.what}", ask=partial(ask_smoke, stack, service, smoke), service=service.name)
+        for service, smoke in smoked
+        if smoke is not None
+    ]
     return questions
 
 
@@ -284,15 +297,17 @@ def _answer_limit_s(stack: Stack, model: ServedModel) -> int:
     return int(stack.value(stack.access.answers_within_s)) if model.exclusive else ANSWER_TIMEOUT_S
 
 
-def _ask(questions: list[Question], tell: Callable[[str], None], answers: dict[str, str]) -> Answer | None:
+def _ask(questions: list[Question], say: Say, front: str, answers: dict[str, str]) -> Answer | None:
     """Ask what has not been answered yet; return the first refusal, or None once everything has been answered."""
     while questions:
-        tell(questions[0].what)
+        who = questions[0].service or front
+        say(who, questions[0].what)
         answer = questions[0].ask()
         if not answer.ok:
             return answer
         answered = questions.pop(0)
         if answered.model is not None:
             answers[answered.model] = answer.text
-    tell("answered")
+        if all((question.service or front) != who for question in questions):
+            say(who, "answered")
     return None

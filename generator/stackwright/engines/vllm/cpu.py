@@ -42,7 +42,7 @@ def choose_space_gib(host: Host, *, smoke: bool) -> int:
 def cpu_memory(host: Host, gateway_bytes: int, promised_bytes: int = 0) -> CpuMemory | None:
     """Return the host's memory as the engine can have it; None where it is not known.
 
-    `promised_bytes`: what engines of other models take.
+    `promised_bytes`: what runs beside it takes.
     """
     if host.memory_bytes is None:
         return None

@@ -47,7 +47,7 @@ SYSTEM_BYTES = 3 * GIB // 2
 class CpuMemory(Struct, frozen=True, kw_only=True):
     """A host's memory, or what its control group grants of it, in bytes; its memory nodes; what the gateway takes.
 
-    `promised_bytes`: what engines of other models take.
+    `promised_bytes`: what runs beside it takes: engines of other models, additions.
     """
 
     total_bytes: int
@@ -257,7 +257,7 @@ class _Account(Struct, frozen=True, kw_only=True, dict=True):
         taken = f"{format_bytes(self.taken_bytes)} ± {format_bytes(self.error_bytes)}"
         left = f"{format_bytes(memory.gateway_bytes)} for the gateway and {format_bytes(SYSTEM_BYTES)} for the system"
         if memory.promised_bytes:
-            left = f"{format_bytes(memory.promised_bytes)} for the other models, {left}"
+            left = f"{format_bytes(memory.promised_bytes)} for what runs beside it, {left}"
         found = [f"{', '.join(parts)}{where}; with the engine's processes {taken}"]
         found.append(
             f"{format_bytes(memory.budget_bytes)} are available: the host's {format_bytes(memory.total_bytes)} "
