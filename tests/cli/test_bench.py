@@ -227,6 +227,27 @@ def test_results_are_listed_and_compared(run: Run, state: Path) -> None:
 
 
 @pytest.mark.usefixtures("configured")
+def test_a_page_is_written_of_a_result_and_of_two(run: Run, state: Path, tmp_path: Path) -> None:
+    page = tmp_path / "load.html"
+    done = run("bench", "dev", *QUICK, f"--html={page}")
+    assert done.code == 0, done.err
+    [result] = kept(state)
+    assert f"<h1>Load: {result['name']}</h1>" in page.read_text(encoding="utf-8")
+    assert f"report: {page}" in done.err
+    assert run("bench", "compare", result["name"], result["name"], f"--html={page}").code == 0
+    assert "18 noise" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("configured")
+def test_no_load_is_put_on_where_the_page_could_not_be_written(run: Run, gateway: Gateway, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.html"
+    mine.write_text("<html>mine</html>", encoding="utf-8")
+    done = run("bench", "dev", *QUICK, f"--html={mine}")
+    assert (done.code, done.told[0]) == (2, f"--html: {mine} is there already, and is no report of a load test")
+    assert gateway.kinds == []
+
+
+@pytest.mark.usefixtures("configured")
 def test_what_was_sent_must_be_the_same(run: Run, state: Path) -> None:
     assert run("bench", "dev", *QUICK).code == 0
     [result] = kept(state)
@@ -247,6 +268,8 @@ def test_what_was_sent_must_be_the_same(run: Run, state: Path) -> None:
         (("dev", "--preset=chats"), "--preset: found `chats`, allowed: chat, long, batch, agents"),
         (("dev", "--concurrency=0"), "--concurrency: found `0`, allowed: a whole number, 1 to 100000"),
         (("dev", "--rate=nan"), "--rate: found `nan`, allowed: requests per second, 0.001 to 100000"),
+        (("list", "dev", "--html=a.html"), "bench list: --html: a list has no page"),
+        (("dev", "--html=-"), "--html: the page is written to a file"),
         (("dev", "--rounds=x"), "--rounds: found `x`, allowed: a whole number, 1 to 100000"),
     ],
 )

@@ -58,5 +58,5 @@ def test_a_page_is_not_written_to_a_file_called_dash(run: Run) -> None:
     ran = run("plan", "--report=-", host=HOST)
     assert (ran.code, ran.told) == (
         2,
-        ("--report: the page is written to a file", "name it: `--report plan.html`"),
+        ("--report: the page is written to a file", "name it: `--report page.html`"),
     )

@@ -1,4 +1,4 @@
-"""The page of a plan in a real browser: no fault on its console, nothing fetched, and a keyboard reaches its parts."""
+"""The pages of a plan and of a load test in a real browser: no fault, nothing fetched, and a keyboard reaches all."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from stackwright.cli import main
+from stackwright.domain.load import common_points, compare_points
+from stackwright.rendering.load_report import render_load_page
 
 from tests.planning_requests import HOSTS
+from tests.rendering.test_load_report import A, B
 
 pytestmark = pytest.mark.integration
 # As root, without a screen, and without the browser's own errands.
@@ -39,9 +42,24 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return page
 
 
+@pytest.fixture(scope="module")
+def load_report(report: Path) -> Path:
+    page = report.with_name("load.html")
+    rows = [(one, compare_points(one, other)) for one, other in common_points(A, B)]
+    page.write_text(render_load_page([A, B], "1.2.3", rows), encoding="utf-8")
+    return page
+
+
+@pytest.fixture(params=["report", "load_report"])
+def any_page(request: pytest.FixtureRequest) -> Path:
+    page: Path = request.getfixturevalue(request.param)
+    return page
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
-def test_it_opens_without_a_fault(browser: Browser, report: Path, scheme: str, width: int) -> None:
+def test_it_opens_without_a_fault(browser: Browser, any_page: Path, scheme: str, width: int) -> None:
+    report = any_page
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme="dark" if scheme == "dark" else None)
     said: list[str] = []
     fetched: list[str] = []
@@ -57,9 +75,9 @@ def test_it_opens_without_a_fault(browser: Browser, report: Path, scheme: str, w
     page.close()
 
 
-def test_a_keyboard_goes_through_it_in_order(browser: Browser, report: Path) -> None:
+def test_a_keyboard_goes_through_it_in_order(browser: Browser, any_page: Path) -> None:
     page = browser.new_page()
-    page.goto(report.as_uri())
+    page.goto(any_page.as_uri())
     links = page.eval_on_selector_all("nav a", "links => links.map(link => link.getAttribute('href'))")
     reached = [press_tab(page) for _ in links]
     assert reached == links

@@ -23,6 +23,7 @@ from stackwright.commands.options import (
     parse_environment,
     record_of,
 )
+from stackwright.commands.page_file import PageFile
 from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.running import reach_running
 from stackwright.commands.stack import load_stack
@@ -30,6 +31,7 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.load import (
     LOAD_SCHEMA,
     MEASURES,
+    Difference,
     LoadResult,
     MeasuredRelease,
     Point,
@@ -99,9 +101,19 @@ class BenchArguments(Struct, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
     load: LoadOptions = field(default_factory=LoadOptions)
     model: str | None = None
+    html: Path | None = None
     runtime: str = "auto"
     json: bool = False
     out: Path | None = None
+
+    @property
+    def page(self) -> PageFile | None:
+        """The page to write beside."""
+        from stackwright.rendering.load_report import MARK
+
+        if self.html is None:
+            return None
+        return PageFile(flag="--html", target=self.html, mark=MARK, kind="report of a load test")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", metavar="N", type=_whole("--seconds"), help="begin no round of a load after this time, but two"
     )
     parser.add_argument("--model", metavar="NAME", help="a model of the stack (default: its first chat model)")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write one HTML page too; of `compare`, both results")
     for add in (add_runtime, add_json, add_out):
         add(parser)
 
@@ -178,6 +191,9 @@ def read_arguments(given: argparse.Namespace) -> BenchArguments:
         shape = " ".join(("stackwright", "bench", *([action] if action else ()), *wanted))
         named = "the following arguments are required" if len(words) < len(wanted) else "found too many words"
         raise UsageError(f"bench: {named}: {', '.join(wanted)}", hint=f"`{shape}`; `stackwright bench --help`")
+    if action == LIST and given.html is not None:
+        hint = f"`stackwright bench {COMPARE} A B --html FILE` makes one of stored results"
+        raise UsageError(f"bench {LIST}: --html: a list has no page", hint=hint)
     asked = {name: value for name in LoadOptions.__annotations__ if (value := vars(given)[name]) is not None}
     return record_of(
         BenchArguments,
@@ -197,6 +213,8 @@ def run(arguments: BenchArguments) -> None:
         NotHealthyError, RuntimeRefusedError: the stack does not run, or the load could not be put on it.
     """
     paths = find_paths(arguments.out)
+    if arguments.page is not None:
+        arguments.page.refuse_to_overwrite()
     if arguments.action == COMPARE:
         _compare(paths, arguments)
     elif arguments.environment is not None and arguments.action == LIST:
@@ -246,6 +264,7 @@ def _compare(paths: ProjectPaths, arguments: BenchArguments) -> None:
             f"{a.name} and {b.name} have no load in common", hint="measure both with the same --concurrency or --rate"
         )
     rows = [(one, compare_points(one, other)) for one, other in pairs]
+    _write_page(arguments.page, (a, b), rows)
     unlike = list(unlike_lines(a, b))
     if arguments.json:
         points = [{"concurrency": one.concurrency, "rate": one.rate, "differences": found} for one, found in rows]
@@ -344,13 +363,13 @@ def _measure(stack: Stack, arguments: BenchArguments) -> None:
             points.append(point)
             _fill(bench, points, arguments.load, result.name)
     except KeyboardInterrupt:
-        _finish(stack, replace(result, points=_measured(points), interrupted=True), json=arguments.json)
+        _finish(stack, replace(result, points=_measured(points), interrupted=True), arguments)
         raise
     except NotHealthyError as failure:
-        _finish(stack, replace(result, points=_measured(points), interrupted=True), json=arguments.json)
+        _finish(stack, replace(result, points=_measured(points), interrupted=True), arguments)
         hint = failure.hint or f"`stackwright status {environment}`"
         raise NotHealthyError(failure.message, hint=hint) from None
-    _finish(stack, replace(result, points=_measured(points)), json=arguments.json)
+    _finish(stack, replace(result, points=_measured(points)), arguments)
 
 
 def _measured(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -417,14 +436,15 @@ def _fill(bench: _Bench, points: list[Point], load: LoadOptions, seed: str) -> N
         )
 
 
-def _finish(stack: Stack, result: LoadResult, *, json: bool) -> None:
+def _finish(stack: Stack, result: LoadResult, arguments: BenchArguments) -> None:
     """Keep a result and show it; nothing where nothing was measured."""
     from stackwright.rendering.load_page import describe_result, plot_lines, point_table
 
     if not result.points:
         return
     file = keep_result(stack.state, result)
-    if json:
+    _write_page(arguments.page, (result,))
+    if arguments.json:
         summary = [
             {
                 "concurrency": point.concurrency,
@@ -439,3 +459,14 @@ def _finish(stack: Stack, result: LoadResult, *, json: bool) -> None:
     left_out = report.print_table(*point_table(result.points))
     report.print_text("\n".join(map(report.on_one_line, plot_lines(result.points, report.sheet()))))
     report.tell(f"kept as {file}" + (f"; left out for want of room: {', '.join(left_out)}" if left_out else ""))
+
+
+def _write_page(
+    page: PageFile | None,
+    results: Sequence[LoadResult],
+    differences: Sequence[tuple[Point, Sequence[Difference]]] = (),
+) -> None:
+    if page is not None:
+        from stackwright.rendering.load_report import render_load_page
+
+        page.write(render_load_page(results, __version__, differences))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +10,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from stackwright import __version__, report
-from stackwright.atomic import replace_file
 from stackwright.commands.host import get_host
 from stackwright.commands.options import PlanArguments, add_details, add_json, add_plan_arguments, read_plan_arguments
+from stackwright.commands.page_file import PageFile
 from stackwright.domain.environment import Environment
-from stackwright.errors import UsageError, unwritable
 from stackwright.rendering.plan_document import plan_document
 
 if TYPE_CHECKING:  # loaded later, while the container engine makes up its answer
@@ -51,8 +48,9 @@ def read_arguments(given: argparse.Namespace) -> ReportArguments:
 def run(given: ReportArguments) -> None:
     """Print the plan of one environment; with a page and no environment named, those of all."""
     arguments = given.shown
-    if given.report is not None:
-        _refuse_to_overwrite(given.report)
+    page = None if given.report is None else _page_file(given.report)
+    if page is not None:
+        page.refuse_to_overwrite()
     host = get_host(arguments.options.host)
     # Not before: what these import is loaded while the container engine makes up its answer.
     from stackwright.commands.changes import tell_remembered
@@ -69,8 +67,8 @@ def run(given: ReportArguments) -> None:
     plans = tuple(plan for plan, _ in made)
     report.warn_all(dict.fromkeys(warning for plan in plans for warning in plan.warnings))
     pictured = picture_plans(arguments, paths, plans, "configure-gpu")
-    if given.report is not None:
-        _write_page(given.report, pictured)
+    if page is not None:
+        _write_page(page, pictured)
     if arguments.json:
         report.print_json(plan_document(plans[0]))
     else:
@@ -78,36 +76,13 @@ def run(given: ReportArguments) -> None:
         print_details(arguments, plans)
 
 
-def _refuse_to_overwrite(target: Path) -> None:
-    """Raise UsageError where a page cannot lie: in no folder, or over a file that is none of ours."""
-    from stackwright.rendering.report_page import MARK
-
-    if str(target) == "-":
-        raise UsageError("--report: the page is written to a file", hint="name it: `--report plan.html`")
-    if not target.parent.is_dir():
-        there = os.path.lexists(target.parent)
-        hint = "name a file in a folder" if there else f"make it: `mkdir -p {shlex.quote(str(target.parent))}`"
-        raise UsageError(f"--report: {target.parent} is no folder", hint=hint)
-    try:
-        if not target.exists():
-            return
-    except OSError as failure:  # a name that is too long
-        message = f"--report: {target}: cannot be written: {failure.strerror or failure}"
-        raise UsageError(message, hint="name another file") from None
-    try:
-        ours = target.is_file() and MARK in target.read_bytes()[:4096].decode(errors="replace")
-    except OSError:
-        ours = False
-    if not ours:
-        raise UsageError(f"--report: {target} is there already, and is no report of a plan", hint="name another file")
-
-
-def _write_page(target: Path, pictured: Sequence[tuple[Plan, NextStep]]) -> None:
+def _write_page(page: PageFile, pictured: Sequence[tuple[Plan, NextStep]]) -> None:
     from stackwright.rendering.report_page import render_page
 
-    page = render_page([plan for plan, _ in pictured], [step for _, step in pictured], __version__)
-    try:
-        replace_file(target, page, mode=None)
-    except OSError as failure:
-        raise unwritable(target, failure) from None
-    report.tell(f"report: {target}")
+    page.write(render_page([plan for plan, _ in pictured], [step for _, step in pictured], __version__))
+
+
+def _page_file(target: Path) -> PageFile:
+    from stackwright.rendering.report_page import MARK
+
+    return PageFile(flag="--report", target=target, mark=MARK, kind="report of a plan")
