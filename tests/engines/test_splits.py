@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
+from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
 from stackwright.engines.memory.splits import (
     LEAST_EXPERT_GROUP,
@@ -118,3 +119,16 @@ def test_the_widest_split_that_keeps_blocks_is_taken() -> None:
     host = recorded("8x-h100-nvswitch")
     plan = make_plan(request(host, mode=Mode.MULTI, model="Qwen/Qwen3.6-35B-A3B-FP8"), load_catalog())
     assert [(replica.tensor_parallel, len(replica.gpu_uuids)) for replica in plan.replicas] == [(4, 4), (4, 4)]
+
+
+def test_for_latency_the_widest_split_is_taken_only_where_a_token_comes_sooner() -> None:
+    """Four ranks wait longer for each other than they save (docs/decisions/0015-objectives.md)."""
+    host = recorded("8x-h100-nvswitch")
+    asked = request(host, model="Qwen/Qwen3.6-35B-A3B-FP8")
+    plan = make_plan(replace(asked, objective=Objective.LATENCY), load_catalog())
+    assert [replica.tensor_parallel for replica in plan.replicas] == [1] * 8
+    dense = request(host, model="Qwen/Qwen3-4B-FP8")
+    assert {
+        replica.tensor_parallel
+        for replica in make_plan(replace(dense, objective=Objective.LATENCY), load_catalog()).replicas
+    } == {4}

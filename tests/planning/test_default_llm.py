@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
+from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Origin, Plan
@@ -37,7 +38,7 @@ JUDGED = {
     "8x-b200-nvswitch": ("moonshotai/Kimi-K2.5", 1, 8),
     "8x-h100-driver535": ("Qwen/Qwen3.5-397B-A17B-FP8", 1, 8),
     "8x-h100-nvswitch": ("Qwen/Qwen3.5-397B-A17B-FP8", 1, 8),
-    "a100-mig": ("Qwen/Qwen3-VL-30B-A3B-Instruct-FP8", 1, 1),
+    "a100-mig": ("Qwen/Qwen3-30B-A3B-Instruct-2507-FP8", 1, 1),
     "a100-seven-slices": ("Qwen/Qwen2.5-3B-Instruct-AWQ", 7, 1),
     "gb10": ("Qwen/Qwen3.5-122B-A10B-GPTQ-Int4", 1, 1),
     "gpu-lost": ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", 1, 1),
@@ -73,6 +74,14 @@ def test_the_judged_model_is_served_as_judged(name: str) -> None:
     assert reason.startswith("chosen for this host: ")
     assert "without an objective, as for throughput, " in reason
     assert re.search(r"next best: \S+/\S+ \(.+\)$", reason)
+
+
+@pytest.mark.parametrize("name", [name for name in JUDGED if name not in ("gb10", "wsl2-rtx5080")])
+def test_the_default_leaves_room_in_the_smallest_share_of_the_environments(name: str) -> None:
+    """For requests of a useful length in `dev`, too, whatever model and checkpoint that takes."""
+    asked = request(recorded(name), Environment.DEV)
+    chosen = with_default_llm(asked, CATALOG, has_token=False, least_share=0.80)
+    assert int(flat_settings(make_plan(chosen, CATALOG))["VLLM_MAX_MODEL_LEN"].value) >= 8192
 
 
 @pytest.mark.parametrize("name", REFUSED)

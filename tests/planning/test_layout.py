@@ -97,7 +97,7 @@ def test_what_the_first_choice_does_not_hold_goes_to_a_larger_group() -> None:
 def test_context_is_never_shorter_than_with_another_objective() -> None:
     """What the objective is for, and it costs requests at once."""
     plans = {each: plan_of(recorded("2x-rtx3090-nvlink"), LLAMA_70B_AWQ, each) for each in Objective}
-    assert length(plans[CONTEXT]) > length(plans[LATENCY]) >= length(plans[THROUGHPUT])
+    assert length(plans[CONTEXT]) >= length(plans[LATENCY]) >= length(plans[THROUGHPUT])
     seqs = {each: int(flat_settings(plan)["VLLM_MAX_NUM_SEQS"].value) for each, plan in plans.items()}
     assert seqs[CONTEXT] < seqs[LATENCY] <= seqs[THROUGHPUT]
 
@@ -135,7 +135,7 @@ def test_what_is_uncertain_never_beats_what_is_certain() -> None:
 
 
 def test_room_for_short_requests_alone_is_said_first_with_what_has_more() -> None:
-    plan = plan_of(recorded("2x-rtx3090-nvlink"), "Qwen/Qwen3-32B-FP8", VLLM_GPU_MEMORY_UTILIZATION="0.80")
+    plan = plan_of(recorded("2x-rtx3090-nvlink"), "Qwen/Qwen3-32B-FP8", VLLM_GPU_MEMORY_UTILIZATION="0.78")
     assert length(plan) < 8192
     assert plan.warnings[0].startswith(f"requests have room for {length(plan)} tokens with their answers; ")
     assert "Qwen/Qwen3-32B-AWQ fits with a context of " in plan.warnings[0]
@@ -242,8 +242,9 @@ def test_a_default_of_the_engine_is_no_flag_unless_it_is_pinned(
 
 def test_short_requests_on_one_of_two_gpus_lead_to_both() -> None:
     """The same weights on more GPUs lose nothing, as a checkpoint with fewer bits does."""
-    asked = request(recorded("2x-rtx3090-nvlink"), Environment.DEV, mode=Mode.SINGLE, model="Qwen/Qwen3-14B-FP8")
-    plan = make_plan(asked, load_catalog())
+    tight = {"VLLM_GPU_MEMORY_UTILIZATION": "0.78"}
+    host, model = recorded("2x-rtx3090-nvlink"), "Qwen/Qwen3-14B-FP8"
+    plan = make_plan(request(host, Environment.DEV, mode=Mode.SINGLE, model=model, pins=tight), load_catalog())
     assert re.fullmatch(
         r"requests have room for \d+ tokens with their answers; `multi` fits with a context of 40960", plan.warnings[0]
     )

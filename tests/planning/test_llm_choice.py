@@ -13,6 +13,7 @@ from stackwright.domain.role import Role
 from stackwright.engines.vllm.engine import VLLM
 from stackwright.planning.llm_choice import (
     RECENT_MONTHS,
+    ROOMY_TOKENS,
     RUNNERS_UP,
     SAME_CLASS,
     LlmCandidate,
@@ -179,7 +180,10 @@ def plain_rule(each: LlmCandidate, fitting: list[LlmCandidate], objective: Objec
     old, small = each not in recent, size < SAME_CLASS * largest
     wishes = {CONTEXT: -each.tokens, LATENCY: active, THROUGHPUT: int(active * 2 >= size)}
     wish = 0 if old or small else wishes[objective]
-    return (old, small, wish, -round(10 * size / (largest or 1)), -months(each), -size, each.row.name)
+    narrow = each.tokens < min(ROOMY_TOKENS, each.row.context_tokens or ROOMY_TOKENS)
+    # For context the length has been compared already, where it counts.
+    narrow = narrow and (objective is not CONTEXT or old or small)
+    return (old, small, wish, -round(10 * size / (largest or 1)), narrow, -months(each), -size, each.row.name)
 
 
 def months(each: LlmCandidate) -> int:
@@ -208,19 +212,40 @@ def test_the_longest_request_that_fits_is_not_the_longest_that_is_named() -> Non
     assert "requests of 9000 tokens fit" in choice.runners_up[0].reason
 
 
-def test_for_context_a_smaller_checkpoint_leaves_more_room() -> None:
-    """What loses least serves short requests: another objective takes it, `context` the one with the longest."""
+@pytest.mark.parametrize(
+    ("lengths", "objective", "expected"),
+    [
+        ((40_960, 40_960, 40_960), THROUGHPUT, "Qwen/Qwen3-14B"),
+        ((33_000, 40_960, 40_960), THROUGHPUT, "Qwen/Qwen3-14B"),
+        ((33_000, 40_960, 40_960), CONTEXT, "Qwen/Qwen3-14B-FP8"),
+        ((10_000, 20_000, 40_960), THROUGHPUT, "Qwen/Qwen3-14B-AWQ"),
+        ((10_000, 20_000, 20_000), THROUGHPUT, "Qwen/Qwen3-14B-FP8"),
+    ],
+)
+def test_a_smaller_checkpoint_is_taken_where_it_leaves_room(
+    lengths: tuple[int, int, int], objective: Objective, expected: str
+) -> None:
+    """Up to four short requests, or one long, for `context` up to the model's own length."""
     only = tuple(row for row in LLMS if row.name == "qwen3-14b")
-    lengths = {"Qwen/Qwen3-14B": 10_000, "Qwen/Qwen3-14B-FP8": 20_000, "Qwen/Qwen3-14B-AWQ": 20_000}
+    held = dict(zip(("Qwen/Qwen3-14B", "Qwen/Qwen3-14B-FP8", "Qwen/Qwen3-14B-AWQ"), lengths, strict=True))
 
-    def chosen(objective: Objective) -> str | None:
-        def serves(_: CatalogLlm, checkpoint: Checkpoint) -> int:
-            return lengths.get(checkpoint.hub_id, 0)
+    def serves(_: CatalogLlm, checkpoint: Checkpoint) -> int:
+        return held.get(checkpoint.hub_id, 0)
 
-        return name(choose_llm(RULES, only, serves, objective=objective, compute_capability="8.9", has_token=False))
+    choice = choose_llm(RULES, only, serves, objective=objective, compute_capability="8.9", has_token=False)
+    assert name(choice) == expected
 
-    assert chosen(THROUGHPUT) == "Qwen/Qwen3-14B"
-    assert chosen(CONTEXT) == "Qwen/Qwen3-14B-FP8"
+
+def test_of_siblings_the_one_with_room_comes_before_the_newer() -> None:
+    rows = tuple(row for row in LLMS if row.name in ("qwen3-30b-a3b", "qwen3-30b-a3b-2507"))
+    assert len(rows) == 2
+
+    def serves(_: CatalogLlm, checkpoint: Checkpoint) -> int:
+        return LONG if "GPTQ" in checkpoint.hub_id else 10_000 if checkpoint.format == "fp8" else 0
+
+    choice = choose_llm(RULES, rows, serves, objective=THROUGHPUT, compute_capability="8.0", has_token=False)
+    assert name(choice) == "Qwen/Qwen3-30B-A3B-GPTQ-Int4"
+    assert [each.row.name for each in choice.runners_up] == ["qwen3-30b-a3b-2507"]
 
 
 @pytest.mark.parametrize("objective", [THROUGHPUT, LATENCY])

@@ -333,7 +333,7 @@ def test_the_shares_of_a_gpu_are_checked_together() -> None:
     half = replace(ONE, gpus=(replace(gpu, memory_used_bytes=(gpu.memory_bytes or 0) // 4),))
     (finding,) = check_gpu_memory(plan, env, half, (), Unseen(why=""), None)
     assert finding.check == "gpu-memory"
-    assert "VLLM_GPU_MEMORY_UTILIZATION=0.71 + VLLM_GPU_MEMORY_UTILIZATION_2=0.16" in finding.expected
+    assert "VLLM_GPU_MEMORY_UTILIZATION=0.74 + VLLM_GPU_MEMORY_UTILIZATION_2=0.13" in finding.expected
 
 
 def test_the_processor_is_not_promised_what_a_gpu_without_memory_of_its_own_takes() -> None:

@@ -9,6 +9,10 @@ from msgspec import Struct
 from stackwright.domain.plan import Memory
 from stackwright.domain.shape import Shape
 
+# A request of this length, or of the model's own, is of use: room for it comes before more requests at once, and a
+# group of GPUs that has it is preferred to a larger one.
+COMFORTABLE_TOKENS = 8192
+
 
 class Verdict(StrEnum):
     """Will it start: `uncertain` is what lies within the planner's own error, or what nobody can know."""

@@ -8,7 +8,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, RememberedStart, Solution, Verdict
+from stackwright.domain.forecast import (
+    COMFORTABLE_TOKENS,
+    EngineSettings,
+    Forecast,
+    GpuMemory,
+    RememberedStart,
+    Solution,
+    Verdict,
+)
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.domain.objective import Objective
@@ -17,8 +25,6 @@ from stackwright.domain.shape import Shape
 from stackwright.engines.memory.gpu import memory_on, with_seen
 from stackwright.engines.protocol import Engine
 
-# A group is preferred to a larger one only if a request of this length, or the model's own, still fits on it.
-COMFORTABLE_TOKENS = 8192
 # What is asked of an engine whose memory nobody can forecast: few requests at once, and its own search for the length.
 CAUTIOUS_SEQS = 16
 # Published sizes and what a forecast makes of them differ by less than this (benchmarks/results/forecast.json).

@@ -9,8 +9,8 @@ docs/decisions/0012-models.md argues:
 3. Of those, the large: at least `SAME_CLASS` of the most parameters among them.
 4. Of those, by objective: `latency` the fewest parameters read per token, since decoding is bound by reading weights;
    `throughput` the mixtures of experts, which read a part of themselves; `context` the longest request that fits here.
-   Then the most parameters, in tenths of the most; among those the newest, then the most parameters exactly, then the
-   name.
+   Then the most parameters, in tenths of the most; among those the ones with room for more than a few short requests
+   (`ROOMY_TOKENS`), the newest, then the most parameters exactly, then the name.
 
 A forecast takes time, so a model is asked about only where its answer can change the choice.
 """
@@ -18,6 +18,7 @@ A forecast takes time, so a model is asked about only where its answer can chang
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -31,6 +32,9 @@ from stackwright.planning.quantization import Advice, Kernel, Rules, advise_chec
 RECENT_MONTHS = 12
 SAME_CLASS = 0.5
 RUNNERS_UP = 3
+# Room for four requests of 8,192 tokens at once, or for a long one, a judgement: the most precise weights are taken
+# where they leave that.
+ROOMY_TOKENS = 32_768
 # What each objective prefers among recent models of a size, in the words of a reason.
 PREFERENCES = {
     Objective.THROUGHPUT: "mixture-of-experts models come first: they read fewer weights per token",
@@ -129,8 +133,8 @@ class _Candidates:
                 lengths[checkpoint.hub_id] = min(found, most) if most else found
             return None if found is None else lengths.get(checkpoint.hub_id, 0) >= least
 
-        # For long requests a checkpoint that loses more but leaves more room is the better one.
-        whole = most or 1 if self._objective is Objective.CONTEXT else 1
+        # A checkpoint that loses more but leaves more room is the better one, up to what is useful.
+        whole = most or 1 if self._objective is Objective.CONTEXT else min(ROOMY_TOKENS, most or ROOMY_TOKENS)
         advice = self._advise(row, lambda checkpoint: serves(checkpoint, whole))
         if advice.checkpoint is None and lengths:
             longest = max(lengths.values())
@@ -156,19 +160,25 @@ class _Candidates:
         equals = [row for row in recent if (row.parameters or 0) >= SAME_CLASS * largest]
         rest = [row for row in rows if row not in equals]
         ranked = self._longest_first(equals, largest) if self._objective is Objective.CONTEXT else []
-        ranked += self._first(sorted(equals, key=lambda row: (self._wish(row), *_rank(row, largest))), ranked)
-        ranked += self._first(sorted(rest, key=lambda row: (row not in recent, *_rank(row, largest))), ranked)
+        ranked += self._first(equals, ranked, lambda row: (self._wish(row), _tenths(row, largest)))
+        ranked += self._first(rest, ranked, lambda row: (row not in recent, _tenths(row, largest)))
         return [_explained(candidate, newest, largest, self._objective) for candidate in ranked]
 
-    def _first(self, rows: list[CatalogLlm], before: list[LlmCandidate]) -> list[LlmCandidate]:
-        """Return so many of the first rows that fit as the list `before` lacks."""
+    def _first(
+        self, rows: list[CatalogLlm], before: list[LlmCandidate], group: Callable[[CatalogLlm], tuple[int, int]]
+    ) -> list[LlmCandidate]:
+        """Return so many of the first rows that fit as the list `before` lacks: by group, the roomy ones first in each."""
         found: list[LlmCandidate] = []
-        for row in rows:
-            if len(before) + len(found) > RUNNERS_UP:
-                break
-            candidate = self.candidate_of(row)
-            if candidate is not None and candidate not in before:
-                found.append(candidate)
+        missing = 1 + RUNNERS_UP - len(before)
+        for _, members in groupby(sorted(rows, key=lambda row: (*group(row), *_newer_first(row))), key=group):
+            narrow: list[LlmCandidate] = []
+            for row in members:
+                if len(found) >= missing:
+                    return found
+                candidate = self.candidate_of(row)
+                if candidate is not None and candidate not in before:
+                    (found if is_roomy(row, candidate.tokens) else narrow).append(candidate)
+            found += narrow[: missing - len(found)]
         return found
 
     def _longest_first(self, rows: list[CatalogLlm], largest: int) -> list[LlmCandidate]:
@@ -183,7 +193,7 @@ class _Candidates:
             candidate = self.candidate_of(row)
             if candidate is not None:
                 ranked.append(candidate)
-                ranked.sort(key=lambda candidate: (-candidate.tokens, *_rank(candidate.row, largest)))
+                ranked.sort(key=lambda one: (-one.tokens, _tenths(one.row, largest), *_newer_first(one.row)))
         return ranked[: 1 + RUNNERS_UP]
 
     def _wish(self, row: CatalogLlm) -> int:
@@ -212,17 +222,27 @@ def order_llms(rows: Iterable[CatalogLlm], objective: Objective, tokens: Mapping
             not (is_recent and is_large),
             wish if is_recent and is_large else 0,
             not is_recent,
-            *_rank(row, largest),
+            _tenths(row, largest),
+            not is_roomy(row, tokens[row.name]),
+            *_newer_first(row),
         )
 
     return sorted(served, key=order)
 
 
-def _rank(row: CatalogLlm, largest: int) -> tuple[float, int, int, str]:
-    """Return the rank among models that the objective does not tell apart."""
-    # A tenth more parameters says less of a model than its age does.
-    tenths = round(10 * (row.parameters or 0) / (largest or 1))
-    return (-tenths, -_months(row), -(row.parameters or 0), row.name)
+def _tenths(row: CatalogLlm, largest: int) -> int:
+    """Return the rank by size: a tenth more parameters says less of a model than its age does."""
+    return -round(10 * (row.parameters or 0) / (largest or 1))
+
+
+def _newer_first(row: CatalogLlm) -> tuple[int, int, str]:
+    """Return the rank among models that neither the objective nor their size tells apart."""
+    return (-_months(row), -(row.parameters or 0), row.name)
+
+
+def is_roomy(row: CatalogLlm, tokens: int) -> bool:
+    """Return whether so many tokens are room for several requests, or as long as the model's own."""
+    return tokens >= min(ROOMY_TOKENS, row.context_tokens or ROOMY_TOKENS)
 
 
 def _newest_first(row: CatalogLlm) -> tuple[int, str]:
@@ -239,9 +259,13 @@ def _unfit(row: CatalogLlm, engine_version: str | None) -> str | None:
 
 def _explained(candidate: LlmCandidate, newest: int, largest: int, objective: Objective) -> LlmCandidate:
     standing, checkpoint = _standing(candidate, newest, largest, objective), candidate.checkpoint
-    those = "those that fit such requests" if objective is Objective.CONTEXT else "those that fit"
-    weights = f"{checkpoint.format}, {checkpoint.size}"
-    reason = f"{standing}; {checkpoint.hub_id} has the most precise weights of {those} ({weights})"
+    if objective is Objective.CONTEXT:
+        most = "has the most precise weights of those that fit such requests"
+    elif is_roomy(candidate.row, candidate.tokens):
+        most = "has the most precise weights of those that leave room for a cache"
+    else:
+        most = "leaves the most room of those that fit"
+    reason = f"{standing}; {checkpoint.hub_id} {most} ({checkpoint.format}, {checkpoint.size})"
     return replace(candidate, standing=standing, reason=reason)
 
 
@@ -254,7 +278,8 @@ def _standing(candidate: LlmCandidate, newest: int, largest: int, objective: Obj
         return f"{size}, less than half of the largest that fits"
     if objective is Objective.CONTEXT:
         return f"requests of {candidate.tokens} tokens fit, {size}"
-    return f"reads {_billions(_active(row))} of {size} per token"
+    room = "" if is_roomy(row, candidate.tokens) else f", room for {candidate.tokens} tokens"
+    return f"reads {_billions(_active(row))} of {size} per token{room}"
 
 
 def _is_sparse(row: CatalogLlm) -> bool:

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.forecast import EngineSettings, Forecast, Verdict
+from stackwright.domain.forecast import COMFORTABLE_TOKENS, EngineSettings, Forecast, Verdict
 from stackwright.domain.image_pins import ImagePins, with_digest
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.placement import Placement
@@ -113,7 +113,6 @@ def _reach(request: ModelRequest, planned: PlannedModel) -> Reach:
 def reach_of(request: ModelRequest, memory: Memory | None, context: str) -> Reach:
     """Return what a plan comes to. `context`: its tokens, or `auto` where the engine is to find them."""
     from stackwright.planning.advice import Reach
-    from stackwright.planning.layout import COMFORTABLE_TOKENS
 
     shape = request.facts.config.shape
     if context != "auto":

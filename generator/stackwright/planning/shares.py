@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.forecast import Verdict
+from stackwright.domain.forecast import COMFORTABLE_TOKENS, Verdict
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode
@@ -22,8 +22,6 @@ from stackwright.planning.utilization import CONTEXT_BYTES, Utilization
 from stackwright.settings import declared_settings
 
 DECISION = "docs/decisions/0030-several-models.md"
-# As of one model: a GPU is enough where a request of this length, or of the model's own, fits (planning/layout.py).
-COMFORTABLE_TOKENS = 8192
 # What only a GPU's engine reads, of the settings that models share.
 _OF_GPUS = ("CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
 

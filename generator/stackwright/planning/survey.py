@@ -20,7 +20,7 @@ from stackwright.domain.plan import Memory
 from stackwright.engines.protocol import DriverTooOldError, ImageChoice, NoImageError
 from stackwright.errors import NoPlanError
 from stackwright.planning.advice import NOTHING, Reach
-from stackwright.planning.llm_choice import order_llms
+from stackwright.planning.llm_choice import is_roomy, order_llms
 from stackwright.planning.model_plan import NoRoomError, decide, plan_as_is, reach_of
 from stackwright.planning.quantization import Kernel, Rules, find_kernel, order_by_loss
 from stackwright.planning.request import ModelRequest, PlanRequest, WantedModel, model_request
@@ -154,7 +154,7 @@ def _at_once(memory: Memory | None, requests: int | None, replicas: int) -> floa
 def best_of(whole: PlanRequest, row: CatalogLlm, catalog: Catalog, rules: Rules, read: ReadModel) -> Offer:
     """Return the checkpoint that loses least of those with the best reach; where none is served, the smallest.
 
-    A comfortable length is as good as any longer one; the rest is not looked at once such a one is found.
+    Room for several requests, or a long one, is as good as more; the rest is not looked at once it is found.
     """
     gpus = whole.host.gpus
     capability = gpus[0].compute_capability if gpus else None
@@ -169,7 +169,7 @@ def best_of(whole: PlanRequest, row: CatalogLlm, catalog: Catalog, rules: Rules,
             continue
         if best is None or offer.reach > best.reach:
             best = offer
-        if offer.reach.sure and offer.reach.comfortable:
+        if offer.reach.sure and is_roomy(row, offer.reach.tokens):
             return offer
     return best or _nearest(refused)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, Solution, Verdict
+from stackwright.domain.forecast import COMFORTABLE_TOKENS, EngineSettings, Forecast, GpuMemory, Solution, Verdict
 from stackwright.domain.objective import Objective
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import TensorHeader
@@ -45,11 +45,14 @@ def solve(
 
     What `settings` gives is kept; only what it leaves open (None) is chosen. The length is the longest that fits, at
     most the model's own; the aim `context` takes it before requests and tokens in a step, the others only before more
-    requests than are usual, and as long as `SHORTEST_USEFUL` cannot be had with more of those.
+    requests than are usual, and as long as `COMFORTABLE_TOKENS` cannot be had with more of those. A smaller format of
+    the cache is taken where the model's own leaves less than `SHORTEST_USEFUL`.
     """
     found: Solution | None = None
     ask = _ask_about(shape, settings, gpu, tensors, weight_bytes)
     for candidate in _worth_trying(_candidates(shape, settings, gpu, aim), aim, shape, ask):
+        if aim is not Objective.CONTEXT and found is not None and _is_smaller(candidate, found):
+            return found
         longest = _longest(shape, candidate, ask)
         if longest is None:
             continue
@@ -58,7 +61,7 @@ def solve(
             found = Solution(settings=chosen, forecast=answer, given_up=_given_up(shape, settings, chosen))
         whole = settings.max_model_len or shape.default_length or SHORTEST_USEFUL
         many = settings.max_num_seqs is None and (candidate.max_num_seqs or 0) > _USUAL_SEQS
-        enough = whole if aim is Objective.CONTEXT or many else min(SHORTEST_USEFUL, whole)
+        enough = whole if aim is Objective.CONTEXT or many else min(COMFORTABLE_TOKENS, whole)
         if answer.max_model_len >= enough:
             return found
     return found
@@ -77,8 +80,8 @@ def longest_request(
     `solve` with the aim `context` finds no longer one, and takes several times as long.
     """
     ask = _ask_about(shape, settings, gpu, tensors, weight_bytes)
-    found = _longest(shape, _candidates(shape, settings, gpu, Objective.CONTEXT)[-1], ask)
-    return found[1].max_model_len if found else 0
+    frugal = _most_frugal(_candidates(shape, settings, gpu, Objective.CONTEXT))
+    return max((found[1].max_model_len for each in frugal if (found := _longest(shape, each, ask))), default=0)
 
 
 def _ask_about(
@@ -107,11 +110,17 @@ def _worth_trying(candidates: list[EngineSettings], aim: Objective, shape: Shape
 
     Where the whole length cannot be had, the longest context is that of the most frugal settings.
     """
-    frugal = _longest(shape, candidates[-1], ask)
-    if frugal is None:
+    frugal = _most_frugal(candidates)
+    longest = [found[1].max_model_len for each in frugal if (found := _longest(shape, each, ask))]
+    if not longest:
         return []
-    whole = frugal[0].max_model_len == (shape.default_length or frugal[0].max_model_len)
-    return candidates[-1:] if aim is Objective.CONTEXT and not whole else candidates
+    whole = max(longest) == (shape.default_length or max(longest))
+    return frugal if aim is Objective.CONTEXT and not whole else candidates
+
+
+def _most_frugal(candidates: list[EngineSettings]) -> list[EngineSettings]:
+    """Return the last candidate of each of the cache's formats: a smaller one has kernels whose memory is less sure."""
+    return list({candidate.kv_cache_dtype: candidate for candidate in candidates}.values())
 
 
 def _candidates(shape: Shape, settings: EngineSettings, gpu: GpuMemory, aim: Objective) -> list[EngineSettings]:
@@ -132,6 +141,12 @@ def _candidates(shape: Shape, settings: EngineSettings, gpu: GpuMemory, aim: Obj
         for many in seqs
         for step in tokens
     ]
+
+
+def _is_smaller(candidate: EngineSettings, found: Solution) -> bool:
+    """Return whether a candidate's cache has a smaller format than what is of use without."""
+    another = candidate.kv_cache_dtype != found.settings.kv_cache_dtype
+    return another and found.forecast.max_model_len >= SHORTEST_USEFUL
 
 
 def _halved(most: int, fewest: int) -> tuple[int, ...]:
