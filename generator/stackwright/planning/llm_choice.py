@@ -167,7 +167,7 @@ class _Candidates:
     def _first(
         self, rows: list[CatalogLlm], before: list[LlmCandidate], group: Callable[[CatalogLlm], tuple[int, int]]
     ) -> list[LlmCandidate]:
-        """Return so many of the first rows that fit as the list `before` lacks: by group, the roomy ones first in each."""
+        """Return so many of the first rows that fit as the list `before` lacks: by group, roomy ones first."""
         found: list[LlmCandidate] = []
         missing = 1 + RUNNERS_UP - len(before)
         for _, members in groupby(sorted(rows, key=lambda row: (*group(row), *_newer_first(row))), key=group):
