@@ -14,20 +14,16 @@ from typing import Any
 
 from msgspec import Struct
 
+from stackwright.detect import gpu_reading
 from stackwright.detect.fact import Fact, T, Unread, read_file
+from stackwright.detect.gpu_reading import INVALID_ARGUMENT, MOST_LANES, NOT_SUPPORTED, NoAnswer, slice_handles
 
 LIBRARY = "libnvidia-ml.so.1"
 
-INVALID_ARGUMENT = 2
-NOT_SUPPORTED = 3
-NOT_FOUND = 6
 FUNCTION_NOT_FOUND = 13
 
 # pynvml 13's NVML_P2P_CAPS_INDEX_READ is the tuple `(0,)`, which its own binding refuses.
 P2P_READ = 0
-
-# nvml.h's NVML_NVLINK_MAX_LINKS was 6, 12 and 18 before; asking ends at the first lane that NVML calls invalid.
-MOST_LANES = 36
 
 # nvml.h: NVML_DEVICE_PCI_BUS_ID_FMT is "%08X:%02X:%02X.0"; older drivers wrote four digits of domain.
 PCI_ADDRESS = re.compile(r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7]")
@@ -135,12 +131,8 @@ def find_library() -> bool | Unread | None:
 
 def ask(function: Callable[..., T], *arguments: object) -> Fact[T]:
     """Call one NVML function."""
-    try:
-        return function(*arguments)
-    except Exception as failure:  # noqa: BLE001 NVMLError, UnicodeDecodeError, ctypes.ArgumentError, OSError
-        code = getattr(failure, "value", None)
-        words = str(failure).strip().rstrip(".") or type(failure).__name__
-        return Unread(words=" ".join(words.split()), code=code if isinstance(code, int) else None)
+    answer = gpu_reading.ask(function, *arguments)
+    return Unread(words=answer.words, code=answer.code) if isinstance(answer, NoAnswer) else answer
 
 
 def _probe_system(pynvml: Any, root: Path) -> NvmlAnswers:
@@ -183,15 +175,15 @@ def _probe_gpu(pynvml: Any, root: Path, index: int, handle: object) -> GpuAnswer
 
 
 def probe_slices(pynvml: Any, handle: object) -> Fact[tuple[SliceAnswers | Unread, ...]]:
-    """Ask for every MIG device that there may be; NVML's numbers have gaps where one was destroyed."""
-    most = ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle)
-    if isinstance(most, Unread):
-        return most
-    handles = ((number, ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)) for number in range(most))
+    """Ask for every MIG device that there may be."""
+    handles = slice_handles(pynvml, handle)
+    if isinstance(handles, NoAnswer):
+        return Unread(words=handles.words, code=handles.code)
     return tuple(
-        mig_device if isinstance(mig_device, Unread) else _probe_slice(pynvml, number, mig_device)
+        Unread(words=mig_device.words, code=mig_device.code)
+        if isinstance(mig_device, NoAnswer)
+        else _probe_slice(pynvml, number, mig_device)
         for number, mig_device in handles
-        if not (isinstance(mig_device, Unread) and mig_device.code == NOT_FOUND)
     )
 
 

@@ -10,9 +10,9 @@ import re
 from msgspec import Struct
 
 from stackwright.detect.fact import Fact, Missing, Unread, plain_text, take, whole_number
+from stackwright.detect.gpu_reading import NOT_SUPPORTED
 from stackwright.detect.nvml import (
     FUNCTION_NOT_FOUND,
-    NOT_SUPPORTED,
     UUID,
     GpuAnswers,
     LaneAnswers,

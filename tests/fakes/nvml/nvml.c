@@ -32,6 +32,8 @@
  *   gpu 0 power 312000 350000                 milliwatts now, and the limit that is enforced
  *   gpu 0 clock 1695                          MHz of the multiprocessors
  *   gpu 0 slowed 36                           nvmlClocksEventReason bits: 4 power limit, 32 heat
+ *   gpu 0 traffic 1000 2000                   KiB that each NVLink lane has sent and received
+ *   gpu 0 lane_errors 1 2 3 4                 of each NVLink lane: replay, recovery, CRC of flits, CRC of data
  *   gpu 0 xid 79                              a fault that comes once its events are registered; several may
  *   pair 0-1 0-1 ancestor 30                  nvmlGpuTopologyLevel_t, both ways
  *   pair 0-1 0-1 p2p 0                        nvmlGpuP2PStatus_t for reading, both ways
@@ -124,6 +126,8 @@ struct now {
     int listed, processes, ecc, rows_broken, busy, temperature, power, power_limit, clock, slowed, xids, registered;
     struct process process[PROCESSES];
     unsigned xid[PROCESSES];
+    unsigned long long sent, received, lane_errors[4];
+    int has_traffic, has_lane_errors;
 };
 
 static struct now now[GPUS];
@@ -142,6 +146,11 @@ static int read_load(struct now *device, const char *key, const char *rest) {
     if (!strcmp(key, "power")) return sscanf(rest, "%d %d", &device->power, &device->power_limit) >= 1;
     if (!strcmp(key, "clock")) return sscanf(rest, "%d", &device->clock) == 1;
     if (!strcmp(key, "slowed")) return sscanf(rest, "%d", &device->slowed) == 1;
+    if (!strcmp(key, "traffic")) return device->has_traffic = sscanf(rest, "%llu %llu", &device->sent, &device->received) == 2;
+    unsigned long long *errors = device->lane_errors;
+    if (!strcmp(key, "lane_errors"))
+        return device->has_lane_errors =
+            sscanf(rest, "%llu %llu %llu %llu", errors, errors + 1, errors + 2, errors + 3) == 4;
     if (strcmp(key, "xid") || device->xids == PROCESSES) return 0;
     return sscanf(rest, "%u", &device->xid[device->xids++]) == 1;
 }
@@ -456,6 +465,34 @@ int nvmlDeviceGetNvLinkRemoteDeviceType(void *device, unsigned link, unsigned *t
     if (code) return code;
     *type = (unsigned)lane->type;
     return lane->active ? OK : NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetNvLinkErrorCounter(void *device, unsigned link, unsigned counter, unsigned long long *count) {
+    struct lane *lane;
+    DEVICE(device, g);
+    int code = find_lane(g, link, &lane);
+    if (code) return code;
+    if (counter > 3) return INVALID_ARGUMENT;
+    *count = now[g].lane_errors[counter];
+    return now[g].has_lane_errors && lane->active ? OK : NOT_SUPPORTED;
+}
+
+struct field {
+    unsigned id, scope;
+    long long timestamp, latency;
+    unsigned type, code;
+    union { double number; unsigned long long count; } value;
+};
+
+int nvmlDeviceGetFieldValues(void *device, int count, struct field *fields) {
+    DEVICE(device, g);
+    for (int i = 0; i < count; i++) {
+        struct lane *lane;
+        int is_known = (fields[i].id == 138 || fields[i].id == 139) && now[g].has_traffic;
+        fields[i].code = is_known ? (unsigned)find_lane(g, fields[i].scope, &lane) : NOT_SUPPORTED;
+        fields[i].value.count = fields[i].id == 138 ? now[g].sent : now[g].received;
+    }
+    return OK;
 }
 
 #define PAIR(a, b) \

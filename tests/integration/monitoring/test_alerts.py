@@ -93,6 +93,12 @@ CASES = {
         {"model": "m"},
         "5 of 100 requests to m wait more than 19.5s for a token",
     ),
+    "GpuDriverSilent": Case(
+        {"stackwright_gpu_driver_answers": "1x20 0x20"},
+        {"stackwright_gpu_driver_answers": "0x28 1x20"},
+        {},
+        "the NVIDIA driver does not answer",
+    ),
     "GpuLost": Case(
         {'stackwright_gpu_answers{gpu="1"}': "1x20 0x20"},
         {'stackwright_gpu_answers{gpu="1"}': "1x60"},
@@ -175,7 +181,7 @@ def test_every_alert_fires_where_it_should_and_nowhere_else(tmp_path: Path) -> N
     for name, case in CASES.items():
         alert = alerts[name]
         fires = {
-            "exp_labels": {"severity": alert.severity.value, **case.labels},
+            "exp_labels": {"severity": alert.urgency.value, **case.labels},
             "exp_annotations": {"summary": case.summary, "runbook": alert.link},
         }
         tests += [asked(name, case.fires, case.at, [fires]), asked(name, case.silent, case.at, [])]

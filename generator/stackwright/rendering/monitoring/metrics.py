@@ -156,6 +156,7 @@ METRICS: tuple[Metric, ...] = (
         Job.GPU,
         _EXPORTER,
         {
+            "stackwright_gpu_driver_answers": "1 where the driver answers",
             "stackwright_gpu_answers": "1 where a GPU answers, 0 where it is lost",
             "stackwright_gpu_memory_bytes": "Memory of a GPU",
             "stackwright_gpu_memory_used_bytes": "Memory of a GPU that is in use",
@@ -163,6 +164,7 @@ METRICS: tuple[Metric, ...] = (
             "stackwright_gpu_power_watts": "Power that a GPU takes",
             "stackwright_gpu_power_limit_watts": "Power that a GPU may take",
             "stackwright_gpu_temperature_celsius": "Temperature of a GPU",
+            "stackwright_gpu_clock_hertz": "Clock of a GPU's multiprocessors",
             "stackwright_gpu_slowed": "1 where this reason keeps the clocks low",
             "stackwright_gpu_xid_errors_total": "Faults that the driver told of (XIDs) since the exporter's start",
             "stackwright_gpu_last_xid": "NVIDIA's number of the last fault; 0: none",

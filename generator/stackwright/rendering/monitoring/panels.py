@@ -37,6 +37,7 @@ class Unit(StrEnum):
     SHARE = "percentunit"
     WATTS = "watt"
     CELSIUS = "celsius"
+    HERTZ = "hertz"
     YES_NO = "bool_yes_no"
 
 
@@ -403,6 +404,13 @@ GPUS = Dashboard(
             says="Of the GPU's chip",
             unit=Unit.CELSIUS,
             queries=(_query("max by (gpu) (stackwright_gpu_temperature_celsius)", "GPU {{gpu}}"),),
+            needs=Need.GPUS,
+        ),
+        Panel(
+            title="Clock",
+            says="Of the multiprocessors; low where there is nothing to do",
+            unit=Unit.HERTZ,
+            queries=(_query("max by (gpu) (stackwright_gpu_clock_hertz)", "GPU {{gpu}}"),),
             needs=Need.GPUS,
         ),
         Panel(

@@ -67,7 +67,7 @@ def render_rules(alerts: Iterable[Alert], planned_bytes: Mapping[str, int]) -> s
                     "alert": alert.name,
                     "expr": alert.when,
                     "for": alert.lasts,
-                    "labels": {"severity": alert.severity.value},
+                    "labels": {"severity": alert.urgency.value},
                     "annotations": {"summary": alert.says, "runbook": alert.link},
                 }
                 for alert in alerts

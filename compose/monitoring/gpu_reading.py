@@ -1,0 +1,1 @@
+../../generator/stackwright/detect/gpu_reading.py
