@@ -12,14 +12,15 @@ from msgspec import Struct, field
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.plan import Plan, Setting
-from stackwright.domain.service import Front, Service
+from stackwright.domain.service import Front, MountedFile, Service
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
-from stackwright.services import engine, gateway, outside, redis
+from stackwright.services import engine, gateway, outside, redis, webui
 from stackwright.services.additions import Addition
 from stackwright.services.engine import ENGINE, engine_services
 from stackwright.services.gateway import GATEWAY, KEYS, gateway_services
 from stackwright.services.redis import REDIS, redis_services
+from stackwright.services.webui import webui_services
 
 
 class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
@@ -28,7 +29,8 @@ class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
     `settings` are those that it declares; `values` returns those whose value follows from the catalog alone.
     `base` is what the base files say of it before there is a plan; a service without it stands in the override alone.
     `secrets` are those that are made for it, each with what its text has to begin with. A row with an `addition` makes
-    nothing unless a plan has it.
+    nothing unless a plan has it. `files` are the hand-written ones below compose/ that its services read, of a row
+    without `base`.
     """
 
     make: Callable[[Plan], tuple[Service, ...]]
@@ -37,6 +39,7 @@ class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
     base: Service | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)
     addition: Addition | None = None
+    files: tuple[MountedFile, ...] = ()
 
     def is_in(self, additions: Collection[str]) -> bool:
         """Return whether a plan with these additions has what this row makes."""
@@ -54,6 +57,13 @@ SERVICES: list[ServiceRow] = [
     ),
     ServiceRow(
         make=gateway_services, settings=gateway.SETTINGS, values=gateway.catalog_values, base=GATEWAY, secrets=KEYS
+    ),
+    ServiceRow(
+        make=webui_services,
+        settings=webui.SETTINGS,
+        secrets={webui.SECRET_KEY: ""},
+        addition=webui.ADDITION,
+        files=webui.FILES,
     ),
 ]
 """What runs, what others wait for first."""
@@ -124,9 +134,9 @@ def generated_files() -> tuple[str, ...]:
 
 
 def base_files() -> Iterator[str]:
-    """Yield the files below compose/ that every stack has: both base files, and what services read."""
+    """Yield the files below compose/ that every project has: both base files, and what services read."""
     yield from (BASE, BESIDE_ENGINES)
-    for service in base_services():
-        for file in service.files:
-            if not file.generated:
-                yield from (f"{file.source}/{held}" for held in file.holds) if file.holds else (file.source,)
+    read = [file for service in base_services() for file in service.files]
+    for file in (*read, *(file for row in SERVICES for file in row.files)):
+        if not file.generated:
+            yield from (f"{file.source}/{held}" for held in file.holds) if file.holds else (file.source,)
