@@ -58,7 +58,7 @@ _ROUND_TITLES = (
 )
 
 
-class Bar(Struct, frozen=True, kw_only=True):
+class MeasureBar(Struct, frozen=True, kw_only=True):
     """One measure of one load: the least of its rounds, and how much further the most is, in percent of the chart."""
 
     label: str
@@ -74,7 +74,7 @@ class Chart(Struct, frozen=True, kw_only=True):
 
     title: str
     better: str
-    bars: tuple[Bar, ...]
+    bars: tuple[MeasureBar, ...]
 
 
 def render_load_page(
@@ -153,7 +153,7 @@ def _charts(named: Sequence[tuple[str, LoadResult]]) -> Iterator[Chart]:
             )
 
 
-def _bars(named: Sequence[tuple[str, LoadResult]], measure: Measure) -> Iterator[Bar]:
+def _bars(named: Sequence[tuple[str, LoadResult]], measure: Measure) -> Iterator[MeasureBar]:
     """Yield a bar for each load; of two results, those of one load below each other."""
     rows = [
         (label, point, tone, spread_of(point.rounds, measure))
@@ -166,9 +166,9 @@ def _bars(named: Sequence[tuple[str, LoadResult]], measure: Measure) -> Iterator
     for label, point, tone, spread in rows:
         name = describe_load(point) if len(named) == 1 else f"{describe_load(point)}, {label}"
         if spread is None:
-            yield Bar(label=name, value="unknown", range="", least=0, spread=0, tone=tone)
+            yield MeasureBar(label=name, value="unknown", range="", least=0, spread=0, tone=tone)
             continue
-        yield Bar(
+        yield MeasureBar(
             label=name,
             value=format_value(spread.middle),
             range=f"{format_value(spread.least)}–{format_value(spread.most)}" if spread.rounds > 1 else "",
