@@ -1,0 +1,198 @@
+"""The lanes that ingest documents: each takes one at a time, cuts it, has it embedded and stores it, batch by batch.
+
+A lane can be killed at any moment. Its lease ends, another takes the document and goes on behind the last stored batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from retrieval import store
+from retrieval.embedding import BATCH, Embedding
+from retrieval.failures import DocumentError, GatewayError, RefusedError
+from retrieval.figures import Figures
+from retrieval.gateway import PASSING, Gateway
+from retrieval.kinds import is_media
+from retrieval.media import Media, Unfinished
+from retrieval.options import Options, ServedModel
+from retrieval.originals import Originals
+from retrieval.parser import Parser
+from retrieval.pieces import Piece, fingerprint
+
+LANES = 2
+"""Documents that one process works on at once: one is read while the engine has the other."""
+
+IDLE_S, DATABASE_AGAIN_S = 0.5, 1.0
+"""How long a lane waits where nothing is due, and where PostgreSQL does not answer."""
+
+GATEWAY_AGAIN_S, MEDIA_AGAIN_S, SERVED_AGAIN_S = 5.0, 2.0, 60.0
+"""How long a document waits for the gateway, for the multimodal worker, and for a model that is not served."""
+
+MOST_STARTS = 20
+"""A document whose workers ended so often without one more batch is given up: it may be what ends them."""
+
+CHARACTERS_PER_TOKEN = 3
+"""Fewer than in English prose, so that a passage seldom exceeds the model's context; what does is shortened."""
+
+LONGEST_PIECE, SHORTEST_PIECE = 1500, 200
+"""Characters of a passage: some 300 tokens, of which ten fit into any context."""
+
+
+def capacity_of(model: ServedModel) -> int:
+    """Return how many characters a passage for this embedding model has at most."""
+    room = model.context_tokens * CHARACTERS_PER_TOKEN or LONGEST_PIECE
+    return max(SHORTEST_PIECE, min(LONGEST_PIECE, room))
+
+
+class Ingest:
+    """The lanes of one process."""
+
+    def __init__(
+        self,
+        options: Options,
+        pool: AsyncConnectionPool[Any],
+        originals: Originals,
+        gateway: Gateway,
+        embedding: Embedding,
+        figures: Figures,
+    ) -> None:
+        self._options, self._pool, self._originals = options, pool, originals
+        self._embedding, self._figures = embedding, figures
+        self._media = Media(options, gateway)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._come = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to work; in a running event loop."""
+        self._tasks = [asyncio.create_task(self._lane()) for _ in range(LANES)]
+
+    def wake(self) -> None:
+        """Look for documents at once: one has come in."""
+        self._come.set()
+
+    async def stop(self) -> None:
+        """End the lanes where they are: their documents go on elsewhere."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _lane(self) -> None:
+        parser = Parser()
+        try:
+            while True:
+                try:
+                    worked = await self._step(parser)
+                except (psycopg.Error, PoolTimeout, OSError) as failure:
+                    # PostgreSQL is away, or the disk is full: the lease ends, and the document is taken again.
+                    _tell(f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}")
+                    await asyncio.sleep(DATABASE_AGAIN_S)
+                    continue
+                if not worked:
+                    await self._idle()
+        finally:
+            await parser.close()
+
+    async def _idle(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._come.wait(), IDLE_S)
+        self._come.clear()
+
+    async def _step(self, parser: Parser) -> bool:
+        """Work on one document, or tidy up; return whether there was anything to do."""
+        async with self._pool.connection() as connection:
+            work = await store.take_work(connection, self._options.lease_s)
+            if work is None:
+                return await self._remove_originals(connection)
+        with contextlib.suppress(store.LostLeaseError):
+            if work.attempts > MOST_STARTS:
+                await self._end(work, f"given up after {MOST_STARTS} starts without progress")
+            else:
+                await self._work(parser, work)
+        return True
+
+    async def _work(self, parser: Parser, work: store.Work) -> None:
+        keeper = asyncio.create_task(self._keep(work))
+        try:
+            await self._ingest(parser, work)
+        except DocumentError as failure:
+            await self._end(work, str(failure))
+        except RefusedError as failure:
+            await self._put_off(work, failure.sentence, SERVED_AGAIN_S)
+        except Unfinished as unfinished:
+            await self._put_off(work, unfinished.detail, MEDIA_AGAIN_S)
+        except GatewayError as failure:
+            if failure.status not in PASSING:
+                await self._end(work, f"the gateway refuses it: {failure.sentence}")
+            else:
+                await self._put_off(work, f"waits for the gateway: {failure.sentence}", GATEWAY_AGAIN_S)
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _ingest(self, parser: Parser, work: store.Work) -> None:
+        served = self._embedding.served(work.collection)
+        pieces = await self._pieces(parser, work, served)
+        key = self._options.own_key
+        async with self._pool.connection() as connection:
+            model = await self._embedding.known(connection, served, key)
+            await store.prepare_vectors(connection, work.collection, model)
+            stored = await store.begin_pieces(connection, work, fingerprint(pieces), len(pieces))
+        for first in range(stored, len(pieces), BATCH):
+            batch = pieces[first : first + BATCH]
+            vectors = await self._embedding.embed(served, model, [piece.text for piece in batch], key)
+            async with self._pool.connection() as connection:
+                await store.add_pieces(connection, work, model, first, list(zip(batch, vectors, strict=True)))
+        async with self._pool.connection() as connection:
+            await store.finish(connection, work)
+        self._figures.count_document("done", len(pieces))
+
+    async def _pieces(self, parser: Parser, work: store.Work, served: ServedModel) -> Sequence[Piece]:
+        key = store.original_key(work.content_hash, work.id)
+        try:
+            async with self._originals.local(key) as path:
+                if not is_media(work.media_type):
+                    return await parser.pieces(path, work.media_type, capacity_of(served))
+                if work.remote_job is not None:
+                    return await self._media.result(work.remote_job, capacity_of(served))
+                job = await self._media.begin(path, work.name, work.media_type)
+        except FileNotFoundError:
+            raise DocumentError("its original is gone") from None
+        async with self._pool.connection() as connection:
+            await store.note_remote_job(connection, work, job)
+        raise Unfinished("the multimodal worker has it")
+
+    async def _keep(self, work: store.Work) -> None:
+        """Renew the lease while the document is worked on."""
+        while True:
+            await asyncio.sleep(self._options.lease_s / 3)
+            with contextlib.suppress(psycopg.Error, PoolTimeout, store.LostLeaseError):
+                async with self._pool.connection() as connection:
+                    await store.renew(connection, work, self._options.lease_s)
+
+    async def _end(self, work: store.Work, detail: str) -> None:
+        async with self._pool.connection() as connection:
+            await store.fail(connection, work, detail)
+        self._figures.count_document("failed", 0)
+
+    async def _put_off(self, work: store.Work, detail: str, delay_s: float) -> None:
+        async with self._pool.connection() as connection:
+            await store.put_off(connection, work, detail, delay_s)
+
+    async def _remove_originals(self, connection: store.Connection) -> bool:
+        keys = await store.take_removals(connection, 100)
+        for key in keys:
+            await self._originals.remove(key)
+        if keys:
+            await store.forget_removals(connection, keys)
+        return bool(keys)
+
+
+def _tell(sentence: str) -> None:
+    print(f"retrieval ingest: {sentence}", file=sys.stderr, flush=True)

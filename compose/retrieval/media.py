@@ -1,0 +1,106 @@
+"""Pictures, sound and video: the multimodal worker reads them as jobs of its own; here their texts become passages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from retrieval.failures import DocumentError, GatewayError
+from retrieval.gateway import Gateway
+from retrieval.options import Options
+from retrieval.parsing import cut
+from retrieval.pieces import Piece
+
+WANTED = ("captions", "transcript", "keyframes")
+"""What the worker is asked for; what a file does not have it leaves out."""
+
+LONGEST_SEGMENT_S = 60.0
+"""Seconds of speech that one passage holds at most, so that it points to a place in it."""
+
+
+class Unfinished(Exception):  # no error: the document waits
+    """A document that waits for another service; `detail` says for what."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Media:
+    """The multimodal worker of the stack, asked with the proxy's own key."""
+
+    def __init__(self, options: Options, gateway: Gateway) -> None:
+        self._options, self._gateway = options, gateway
+
+    async def begin(self, path: Path, name: str, media_type: str) -> str:
+        """Send a file; return the number of its job. Raises DocumentError where there is no such worker."""
+        if not self._options.multimodal_url:
+            raise DocumentError(f"{media_type} needs the multimodal worker, which this stack does not have")
+        form = aiohttp.FormData()
+        form.add_field("want", orjson.dumps(list(WANTED)).decode(), content_type="application/json")
+        with path.open("rb") as file:
+            form.add_field("file", file, filename=name, content_type=media_type)
+            answer = await self._ask("POST", "/v1/jobs", form)
+        return str(answer["id"])
+
+    async def result(self, job: str, capacity: int) -> list[Piece]:
+        """Return what a job has found, in passages of `capacity` characters at most.
+
+        Raises:
+            Unfinished: it has not ended yet.
+            DocumentError: it ended without a result.
+        """
+        answer = await self._ask("GET", f"/v1/jobs/{job}", None)
+        state = str(answer.get("state"))
+        if state in ("failed", "dead"):
+            raise DocumentError(f"the multimodal worker could not read it: {str(answer.get('error') or state)[:300]}")
+        if state != "done":
+            progress = float(answer.get("progress") or 0.0)
+            raise Unfinished(f"the multimodal worker has done {progress:.0%} of it")
+        pieces = media_pieces(answer.get("result") or {}, capacity)
+        if not pieces:
+            raise DocumentError("no model of this stack finds a text in it")
+        return pieces
+
+    async def _ask(self, method: str, path: str, form: aiohttp.FormData | None) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self._options.own_key}"}
+        url = self._options.multimodal_url + path
+        try:
+            async with self._gateway.session.request(method, url, data=form, headers=headers) as response:
+                content = await self._gateway.read(response)
+        except (TimeoutError, aiohttp.ClientError) as failure:
+            raise GatewayError(0, f"the multimodal worker does not answer: {type(failure).__name__}") from failure
+        if response.status not in (200, 202):
+            if response.status in (400, 413, 415, 422):
+                raise DocumentError(f"the multimodal worker refuses it: {content[:200].decode('utf-8', 'replace')}")
+            raise GatewayError(response.status, f"the multimodal worker answered {response.status}")
+        answer: dict[str, Any] = orjson.loads(content)
+        return answer
+
+
+def media_pieces(result: dict[str, Any], capacity: int) -> list[Piece]:
+    """Return the passages of a job's result: its text, and its segments with their times."""
+    pieces = [Piece(text=passage) for passage in cut(_clean(result.get("text")), capacity)]
+    return [*pieces, *_joined(result.get("segments") or (), capacity)]
+
+
+def _joined(segments: Iterable[dict[str, Any]], capacity: int) -> Iterable[Piece]:
+    """Yield neighbouring segments as one passage, as far as the lengths allow."""
+    text, begin_s, end_s = "", 0.0, 0.0
+    for segment in segments:
+        added, start_s, stop_s = _clean(segment.get("text")), float(segment["start_s"]), float(segment["end_s"])
+        if text and (len(text) + len(added) >= capacity or stop_s - begin_s > LONGEST_SEGMENT_S):
+            yield Piece(text=text, start_s=begin_s, end_s=end_s)
+            text = ""
+        begin_s = begin_s if text else start_s
+        text, end_s = f"{text} {added}".strip()[:capacity], stop_s
+    if text:
+        yield Piece(text=text, start_s=begin_s, end_s=end_s)
+
+
+def _clean(text: object) -> str:
+    return str(text or "").replace("\0", " ").encode("utf-8", "replace").decode().strip()

@@ -1,0 +1,86 @@
+"""What the proxy is told by its environment and its secret files, read once at the start of each process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MEBIBYTE = 1 << 20
+
+LEASE_S = 30.0
+"""How long a document belongs to a worker that says nothing more: a worker that was killed gives it back so late."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model that the gateway serves: its name there, what it does, whose weights it has, and its context."""
+
+    name: str
+    kind: str
+    source: str
+    revision: str
+    context_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything that a process of the proxy is told. Paths are folders; sizes are bytes, times seconds."""
+
+    gateway_url: str
+    database: str
+    originals: Path
+    incoming: Path
+    models: tuple[ServedModel, ...]
+    multimodal_url: str = ""
+    workers: int = 1
+    max_document_bytes: int = 100 * MEBIBYTE
+    lease_s: float = LEASE_S
+    own_key: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+
+    def models_for(self, kind: str) -> tuple[ServedModel, ...]:
+        """Return the models that do this, the stack's first one first."""
+        return tuple(model for model in self.models if model.kind == kind)
+
+    def model_named(self, name: str) -> ServedModel | None:
+        """Return the model of this name; None where the plan has none."""
+        return next((model for model in self.models if model.name == name), None)
+
+
+def read_options(environment: Mapping[str, str] = os.environ) -> Options:
+    """Return the options of this process.
+
+    Raises:
+        KeyError: a variable that start.sh and services/retrieval.py set is missing.
+        OSError: a secret cannot be read.
+    """
+    secrets = Path(environment.get("SECRETS_DIRECTORY", "/run/secrets"))
+    data = Path(environment["RETRIEVAL_DATA"])
+    host, port = environment["DATABASE_HOST"], environment["DATABASE_PORT"]
+    return Options(
+        gateway_url=environment["GATEWAY_URL"].rstrip("/"),
+        database=f"host={host} port={port} dbname=retrieval user=retrieval",
+        originals=data / "originals",
+        incoming=data / "incoming",
+        models=tuple(_model(row) for row in json.loads(environment["RETRIEVAL_MODELS"])),
+        multimodal_url=environment.get("MULTIMODAL_URL", "").rstrip("/"),
+        workers=int(environment.get("RETRIEVAL_PROXY_WORKERS") or 1),
+        max_document_bytes=int(environment.get("RETRIEVAL_MAX_DOCUMENT_MIB") or 100) * MEBIBYTE,
+        lease_s=float(environment.get("RETRIEVAL_LEASE_S") or LEASE_S),
+        own_key=(secrets / "retrieval_gateway_key").read_text(encoding="utf-8").strip(),
+        password=(secrets / "retrieval_database_password").read_text(encoding="utf-8").strip(),
+    )
+
+
+def _model(row: Mapping[str, Any]) -> ServedModel:
+    return ServedModel(
+        name=row["name"],
+        kind=row["kind"],
+        source=row["source"],
+        revision=row.get("revision") or "",
+        context_tokens=int(row.get("context_tokens") or 0),
+    )
