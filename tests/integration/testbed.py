@@ -256,6 +256,7 @@ def make_environments() -> None:
     from stackwright.engines.vllm.engine import VLLM
     from stackwright.runtime.provision import ensure_all
     from stackwright.services.gateway import RECIPE
+    from stackwright.services.retrieval import RECIPE as RETRIEVAL_RECIPE
 
     from tests.integration.quick_engine.layout import planned_engine
 
@@ -263,7 +264,8 @@ def make_environments() -> None:
         say(f"{service}: {text}")
 
     engine = VLLM.recipe(planned_engine(), on_gpus=False)
-    ensure_all(state_folder(), {"engine": engine, "gateway": RECIPE}, say_of)
+    recipes = {"engine": engine, "gateway": RECIPE, "retrieval": RETRIEVAL_RECIPE}
+    ensure_all(state_folder(), recipes, say_of)
 
 
 def main(command: Sequence[str]) -> int:

@@ -24,8 +24,17 @@ USER = {"role": "user", "content": "Which valve?"}
 
 def passage(text: str, **further: Any) -> Found:
     fields: dict[str, Any] = {
-        "collection": "house", "document": UUID(int=1), "name": "boiler.md", "media_type": "text/markdown",
-        "ordinal": 0, "text": text, "page": None, "start_s": None, "end_s": None, "similarity": 0.5, "score": 1.0,
+        "collection": "house",
+        "document": UUID(int=1),
+        "name": "boiler.md",
+        "media_type": "text/markdown",
+        "ordinal": 0,
+        "text": text,
+        "page": None,
+        "start_s": None,
+        "end_s": None,
+        "similarity": 0.5,
+        "score": 1.0,
     }
     return Found(**{**fields, **further})
 

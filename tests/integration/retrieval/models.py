@@ -97,7 +97,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif body.get("stream"):
             self._stream()
         else:
-            choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}
+            choice: dict[str, Any] = {
+                "index": 0,
+                "message": {"role": "assistant", "content": ANSWER},
+                "finish_reason": "stop",
+            }
             self._send(200, {"object": "chat.completion", "choices": [choice]})
 
     def log_message(self, *_: object) -> None:
@@ -119,7 +123,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        words: list[dict[str, Any]] = [{"delta": {"content": word + " "}, "finish_reason": None} for word in ANSWER.split()]
+        words: list[dict[str, Any]] = [
+            {"delta": {"content": word + " "}, "finish_reason": None} for word in ANSWER.split()
+        ]
         for choice in [*words, {"delta": {}, "finish_reason": "stop"}]:
             event = {"object": "chat.completion.chunk", "choices": [{"index": 0, **choice}]}
             self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")

@@ -171,12 +171,7 @@ def start_retrieval(
 ) -> Iterator[Retrieval]:
     """Start PostgreSQL and the proxy in `folder`, before a stand-in for the gateway; end them with the block."""
     paths = EnvironmentPaths(root=folder, state=folder / "state", environment=Environment.DEV)
-    ensure_secrets(paths.secrets, {}, folder / "hf")
-    own = add_key(paths, "retrieval", Rights()).text
-    (paths.secrets / SECRETS[0]).write_text(token_hex(32), encoding="ascii")
-    (paths.secrets / SECRETS[1]).write_text(own, encoding="ascii")
-    keys = {name: add_key(paths, name, Rights()).text for name in ("anna", "boris")}
-    keys |= {"retrieval": own, "master": read_gateway_key(paths.secrets)}
+    keys = _keys(paths)
     models = Models(port=free_port())
     python = ensure(state, RECIPE, lambda *_: None) / "bin" / "python"
     common = {"PATH": os.environ["PATH"], "PYTHON": str(python), "SECRETS_DIRECTORY": str(paths.secrets)}
@@ -208,6 +203,15 @@ def start_retrieval(
         yield Retrieval(
             folder=folder, database=database, proxy=proxy, port=int(proxy.arguments[1]), models=models, keys=keys
         )
+
+
+def _keys(paths: EnvironmentPaths) -> dict[str, str]:
+    """Make the secrets, and the keys of two people and of the proxy itself; return the keys by name."""
+    ensure_secrets(paths.secrets, {}, paths.root / "hf")
+    keys = {name: add_key(paths, name, Rights()).text for name in ("anna", "boris", "retrieval")}
+    (paths.secrets / SECRETS[0]).write_text(token_hex(32), encoding="ascii")
+    (paths.secrets / SECRETS[1]).write_text(keys["retrieval"], encoding="ascii")
+    return keys | {"master": read_gateway_key(paths.secrets)}
 
 
 def _database(folder: Path, common: Mapping[str, str], port: int) -> Part:

@@ -269,7 +269,9 @@ def test_figures_are_those_of_all_workers(retrieval: Retrieval) -> None:
     def count() -> float:
         lines = retrieval.ask("GET", "/metrics").body.decode().splitlines()
         return sum(
-            float(line.rpartition(" ")[2]) for line in lines if line.startswith('retrieval_requests_total{endpoint="GET')
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith('retrieval_requests_total{endpoint="GET')
         )
 
     before = count()
