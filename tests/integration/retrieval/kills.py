@@ -1,0 +1,132 @@
+"""Kills the proxy and PostgreSQL while documents come in, and holds what is left against what was sent.
+
+benchmarks/retrieval_kills.py runs 200 of them, test_kills.py some. Touches the given folder and loopback.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+import urllib.error
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from tests.integration.retrieval.parts import Part, Retrieval, start_retrieval
+
+LEASE_S = 2.0
+"""Short here, so that what a killed worker had goes on soon."""
+
+BETWEEN_S = (0.05, 1.2)
+"""Time between a part's readiness and its kill: an ingest of three batches takes about as long."""
+
+SENDERS, WORDS = 2, 1800
+SETTLED_S = 180.0
+
+
+class Told(Struct, frozen=True, kw_only=True):
+    """What a run has shown. `documents`: those that the proxy had said it has; `faults`: each in one sentence."""
+
+    kills: Mapping[str, int]
+    documents: int
+    passages: int
+    seconds: float
+    faults: tuple[str, ...]
+
+
+def run_kills(state: Path, folder: Path, *, kills: int, seed: int) -> Told:
+    """Kill each of both parts so often, in turns, while documents come in; return what was wrong behind that."""
+    chance = random.Random(seed)
+    began_s = time.monotonic()
+    done: Counter[str] = Counter()
+    with start_retrieval(state, folder, workers=2, RETRIEVAL_LEASE_S=str(LEASE_S)) as retrieval:
+        senders = [Sender(retrieval, number) for number in range(SENDERS)]
+        for sender in senders:
+            sender.start()
+        for number in range(kills):
+            name = ("proxy", "database")[number % 2]
+            time.sleep(chance.uniform(*BETWEEN_S))
+            part: Part = getattr(retrieval, name)
+            part.end(signal.SIGKILL)
+            part.start()
+            if name == "proxy":
+                part.wait()
+            done[name] += 1
+        for sender in senders:
+            sender.ended.set()
+        for sender in senders:
+            sender.join()
+        accepted = {text: name for sender in senders for text, name in sender.accepted.items()}
+        retrieval.settle("kills", limit_s=SETTLED_S)
+        faults, passages = _faults(retrieval, accepted)
+    return Told(
+        kills=dict(done),
+        documents=len(accepted),
+        passages=passages,
+        seconds=round(time.monotonic() - began_s, 1),
+        faults=tuple(faults),
+    )
+
+
+class Sender(threading.Thread):
+    """Sends documents of some batches each, again and again until the proxy says that it has one."""
+
+    def __init__(self, retrieval: Retrieval, number: int) -> None:
+        super().__init__(daemon=True)
+        self._retrieval, self._number = retrieval, number
+        self.ended = threading.Event()
+        self.accepted: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Send until told to end."""
+        count = 0
+        while not self.ended.is_set():
+            name = f"sender{self._number}-document{count}"
+            text = " ".join(f"{name}-word{word}" if word % 50 == 0 else f"word{word}" for word in range(WORDS))
+            if self._send(text, name):
+                self.accepted[text] = name
+                count += 1
+
+    def _send(self, text: str, name: str) -> bool:
+        fields = {"texts": [{"name": name, "text": text}]}
+        try:
+            answer = self._retrieval.ask("POST", "/v1/collections/kills/documents", fields)
+        except (OSError, urllib.error.URLError):
+            answer = None  # killed meanwhile: whether it has it, nobody knows
+        if answer is not None and answer.status in (200, 202):
+            time.sleep(0.2)
+            return True
+        self.ended.wait(0.1)
+        return False
+
+
+def _faults(retrieval: Retrieval, accepted: Mapping[str, str]) -> tuple[list[str], int]:
+    """Return what is wrong with the documents that were accepted, and how many passages there are."""
+    documents = retrieval.documents("kills")
+    names = Counter(document["name"] for document in documents)
+    faults = [f"{name} is there {count} times" for name, count in names.items() if count > 1]
+    faults += [f"{name} is lost" for name in accepted.values() if name not in names]
+    faults += [f"{each['name']} {each['state']}: {each['detail']}" for each in documents if each["state"] != "done"]
+    by_name = {document["name"]: document for document in documents}
+    for text, name in accepted.items():
+        if name in by_name:
+            content = retrieval.ask("GET", f"/v1/collections/kills/documents/{by_name[name]['id']}/content").body
+            faults += [] if content == text.encode() else [f"{name} has other bytes"]
+            found = retrieval.search(f"{name}-word0 {name}-word{WORDS - 50}", "kills", limit=100)
+            faults += [] if any(each["document"]["name"] == name for each in found) else [f"{name} is not found"]
+    faults += _stored_faults(retrieval)
+    return faults, sum(document["passages"] for document in documents)
+
+
+def _stored_faults(retrieval: Retrieval) -> list[str]:
+    """Return what is wrong in the tables themselves: passages doubled, missing or without a vector."""
+    return retrieval.query(
+        "SELECT d.name || ' has ' || count(c.id) || ' passages and ' || count(v.chunk_id) || ' vectors of ' || d.pieces"
+        " FROM documents d LEFT JOIN chunks_1 c ON c.document_id = d.id LEFT JOIN vectors_1_1 v ON v.chunk_id = c.id"
+        " GROUP BY d.id HAVING count(DISTINCT c.ordinal) <> d.pieces OR count(c.id) <> d.pieces"
+        " OR count(v.chunk_id) <> d.pieces OR max(c.ordinal) + 1 <> d.pieces"
+    )

@@ -1,0 +1,15 @@
+"""Kills at any moment of an ingest: every document is there once, and none is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.integration.retrieval.kills import run_kills
+
+
+def test_kills_of_the_proxy_and_of_postgresql_lose_and_double_nothing(state_folder: Path, tmp_path: Path) -> None:
+    told = run_kills(state_folder, tmp_path, kills=6, seed=1)
+
+    assert told.kills == {"proxy": 3, "database": 3}
+    assert told.faults == ()
+    assert told.documents > 0
