@@ -18,6 +18,7 @@ from stackwright.domain.service import Joined, Port, SettingRef, VolumeRef
 from stackwright.domain.setting_spec import whole_number
 from stackwright.planning.planner import make_plan
 from stackwright.rendering.compose import render_override
+from stackwright.rendering.summary import Canvas, NextStep, summarize_plan, text_of
 from stackwright.runtime.programs import Provisions, stack_programs
 from stackwright.services import SERVICES, services_of
 from stackwright.services.additions import BIND, Addition, port_setting
@@ -109,6 +110,12 @@ def test_the_models_come_first_and_what_is_left_out_is_named(register: Callable[
         assert plan.additions == ("toybox",)
         (told,) = (warning for warning in plan.warnings if "left out" in warning)
         assert told.startswith("palace is left out: it takes 500.0 GiB")
+
+
+def test_the_picture_says_what_runs_beside_the_models(register: Callable[..., None]) -> None:
+    register([SMALL])
+    lines = [text_of(line).strip() for line in summarize_plan(plan_with("cpu-small", "toybox"), Canvas(), NextStep())]
+    assert "beside: toybox · 1.0 GiB of memory" in lines
 
 
 def plan_json(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def _environment(plan: Plan, step: NextStep) -> Mapping[str, object]:
         "models": [_model(plan, model, step) for model in plan.models],
         "gateway": plan.gateway,
         "workers": plan.workers.litellm,
+        "additions": ", ".join(plan.additions),
     }
 
 

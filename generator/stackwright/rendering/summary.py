@@ -19,6 +19,7 @@ from stackwright.domain.plan import Memory, Plan, Replica, ServedModel
 from stackwright.domain.role import Role
 from stackwright.engines import engine_named
 from stackwright.rendering.status_page import short_name
+from stackwright.services import additions
 from stackwright.units import GIB, format_bytes
 
 # Below this many columns a paragraph starts at the left edge and each bar has a line of its own.
@@ -131,6 +132,7 @@ def summarize_plan(plan: Plan, canvas: Canvas, next_step: NextStep) -> tuple[Lin
         for model in plan.models:
             body += _wrap([[*describe_model(model, inner.glyphs), *_where(plan, model)]], inner)
             body += ((Span("  "), *line) for line in _model_lines(plan, model, below, next_step))
+    body += _wrap(_describe_additions(plan), inner)
     ends = [[next_step.url]] if next_step.url else []
     ends += [[f"next: {next_step.command}"]] if next_step.command else []
     body += _wrap(ends, inner)
@@ -138,6 +140,14 @@ def summarize_plan(plan: Plan, canvas: Canvas, next_step: NextStep) -> tuple[Lin
         return ((Span(name, Tone.NAME),), *((Span(" " * indent), *line) for line in body))
     heads = [Span(name.ljust(indent), Tone.NAME), *[Span(" " * indent)] * (len(body) - 1)]
     return tuple((head, *line) for head, line in zip(heads, body, strict=True))
+
+
+def _describe_additions(plan: Plan) -> list[list[str]]:
+    """Return what runs beside the models, and what that takes."""
+    values = {key: setting.value for key, setting in plan.settings.items()}
+    known = additions()
+    taken = sum(known[name].memory_bytes(values) for name in plan.additions)
+    return [[f"beside: {', '.join(plan.additions)}", f"{format_bytes(taken)} of memory"]] if plan.additions else []
 
 
 def text_of(line: Line) -> str:
