@@ -1,7 +1,8 @@
-"""A service that is none of the package's: one value and one row, to show that nothing else names services."""
+"""A service that is none of the package's, as a part of every stack and as an addition: nothing else names services."""
 
 from __future__ import annotations
 
+from msgspec.structs import replace
 from stackwright.domain.plan import Setting
 from stackwright.domain.service import (
     AsProcess,
@@ -11,13 +12,18 @@ from stackwright.domain.service import (
     HttpProbe,
     Joined,
     ListenAddress,
+    Page,
     Port,
     PortOf,
     Service,
     SettingRef,
+    Smoke,
+    VolumeRef,
 )
-from stackwright.domain.setting_spec import Kind, SettingSpec
+from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.services import ServiceRow
+from stackwright.services.additions import BIND, Addition, port_setting
+from stackwright.units import GIB
 
 TOY_SERVICE = Service(
     name="toybox",
@@ -37,4 +43,32 @@ ROW = ServiceRow(
     settings=(SettingSpec(key="TOYBOX_IMAGE", section="Images", kind=Kind.TEXT, meaning="Toy image"),),
     values=lambda _: {"TOYBOX_IMAGE": Setting(value="toybox:1", reason="the only one", source="tests/toy_service.py")},
     secrets={"toy_key": "toy-"},
+)
+
+
+def addition(name: str, gib: float) -> Addition:
+    """Return an addition that takes so much memory."""
+    return Addition(
+        name=name,
+        title=f"the toy {name}",
+        decide=lambda planned, _: {"TOYBOX_PORT": port_setting(7000, planned.environment)},
+        memory_bytes=lambda _: int(gib * GIB),
+        has_key=True,
+    )
+
+
+ADDED_SERVICE = replace(
+    TOY_SERVICE,
+    command=(*TOY_SERVICE.command, "--directory", VolumeRef(name="toys")),
+    volumes=("toys",),
+    port=Port(number=8080, published=(BIND, SettingRef(key="TOYBOX_PORT"))),
+    secrets=("toy_key", "toybox_gateway_key"),
+    smoke=Smoke(what="for its toys", path="/", holds="Directory listing"),
+    page=Page(title="Toys"),
+)
+ADDED = replace(
+    ROW,
+    make=lambda _: (ADDED_SERVICE,),
+    settings=(*ROW.settings, whole_number("TOYBOX_PORT", "Additions", (1, 65535), "Port of the toys")),
+    addition=addition("toybox", 1 / 16),
 )

@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +21,7 @@ from stackwright.services.gateway import RECIPE
 from tests.integration.conftest import MakeProject
 from tests.integration.faults.left import find_left
 from tests.integration.images import Images, build_environment, make_base, tag_of
-from tests.integration.project import CHECKOUT, Project
+from tests.integration.project import CHECKOUT, Project, free_port
 from tests.toy_engine.engine import WHEELS
 from tests.wheels import make_wheel
 
@@ -93,7 +94,8 @@ def project(
     toy = kind(folder=plain.folder, variables=plain.variables, port=plain.port, name=plain.name)
     images_here = {"TOY": toy_image, "LITELLM": images.gateway, "REDIS": images.redis, "TOYBOX": images.gateway}
     pins = [f"{name}_IMAGE={image}" for name, image in images_here.items()]
-    configured = ("--engine=toy", "--model=smoke", *toy.pins, *(f"--set={pin}" for pin in pins))
+    pins.append(f"TOYBOX_PORT={free_port()}")
+    configured = ("--engine=toy", "--model=smoke", "--with=toybox", *toy.pins, *(f"--set={pin}" for pin in pins))
     toy.does("configure-gpu", "cpu", "--env=dev", *configured, BROKEN)
     yield toy
     toy.does("stop-environment", "dev", f"--runtime={toy.runtime}")
@@ -122,6 +124,26 @@ def test_the_doctor_mends_it_and_it_answers_through_the_gateway(project: ToyProj
     said = project.does("start-environment", "dev", f"--runtime={project.runtime}")
     assert "engine: healthy" in said
     assert project.complete() == "Toys answer too."
+
+
+def test_the_addition_has_its_page_its_key_and_data_that_a_stop_leaves(project: ToyProject) -> None:
+    settings = json.loads((project.folder / "compose/generated/dev/plan.json").read_text())["settings"]
+    kept = Path(settings["DATA_HOME"]["value"], "toys", "bear.txt")
+    kept.write_text("still here")
+    said = project.does("open", "dev")
+    url = f"http://127.0.0.1:{settings['TOYBOX_PORT']['value']}/"
+    assert f"Toys: {url}" in said
+    project.does("stop-environment", "dev", f"--runtime={project.runtime}")
+    started = project.does("start-environment", "dev", f"--runtime={project.runtime}")
+    assert "toybox: answered" in started
+    with urllib.request.urlopen(f"{url}bear.txt", timeout=10) as answer:
+        assert answer.read() == b"still here"
+    key = (project.folder / "envs/.secrets/dev/toybox_gateway_key").read_text()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{project.port}/v1/models", headers={"Authorization": f"Bearer {key}"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert "smoke" in answer.read().decode()
 
 
 def test_status_lists_the_toy_service(project: ToyProject) -> None:

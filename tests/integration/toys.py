@@ -9,9 +9,9 @@ from stackwright.engines import ENGINES
 from stackwright.services import SERVICES
 
 from tests.toy_engine.engine import TOY
-from tests.toy_service import ROW
+from tests.toy_service import ADDED
 
 if __name__ == "__main__":
     ENGINES[TOY.name] = TOY
-    SERVICES.append(ROW)
+    SERVICES.append(ADDED)
     sys.exit(main(sys.argv[1:]))

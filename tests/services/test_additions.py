@@ -14,45 +14,15 @@ from stackwright.catalog.load import load_catalog
 from stackwright.cli import main
 from stackwright.domain.environment import Environment
 from stackwright.domain.plan import Plan
-from stackwright.domain.service import Joined, Port, SettingRef, VolumeRef
-from stackwright.domain.setting_spec import whole_number
 from stackwright.planning.planner import make_plan
 from stackwright.rendering.compose import render_override
 from stackwright.rendering.summary import Canvas, NextStep, summarize_plan, text_of
 from stackwright.runtime.programs import Provisions, stack_programs
 from stackwright.services import SERVICES, services_of
-from stackwright.services.additions import BIND, Addition, port_setting
-from stackwright.units import GIB
 
 from tests.planning_requests import HOSTS, recorded, request
 from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
-from tests.toy_service import ROW, TOY_SERVICE
-
-
-def addition(name: str, gib: float) -> Addition:
-    """Return an addition that takes so much memory."""
-    return Addition(
-        name=name,
-        title=f"the toy {name}",
-        decide=lambda planned, _: {"TOYBOX_PORT": port_setting(7000, planned.environment)},
-        memory_bytes=lambda _: int(gib * GIB),
-        has_key=True,
-    )
-
-
-SERVICE = replace(
-    TOY_SERVICE,
-    volumes=("toys",),
-    port=Port(number=8080, published=(BIND, SettingRef(key="TOYBOX_PORT"))),
-    environment={"TOYS": Joined(parts=(VolumeRef(name="toys"), "/all"))},
-    secrets=("toy_key", "toybox_gateway_key"),
-)
-SMALL = replace(
-    ROW,
-    make=lambda _: (SERVICE,),
-    settings=(*ROW.settings, whole_number("TOYBOX_PORT", "Additions", (1, 65535), "Port of the toys")),
-    addition=addition("toybox", 1),
-)
+from tests.toy_service import ADDED, addition
 
 
 @pytest.fixture
@@ -77,14 +47,14 @@ def beside(plan: Plan) -> list[str]:
 
 
 def test_nothing_of_it_is_there_unasked(register: Callable[..., None]) -> None:
-    register([SMALL])
+    register([ADDED])
     plan = plan_with("cpu-small")
     assert beside(plan) == []
     assert not {"TOYBOX_IMAGE", "TOYBOX_PORT", "DATA_HOME", "SERVICES_BIND"} & plan.settings.keys()
 
 
 def test_a_wished_one_runs_in_both_runtimes(register: Callable[..., None]) -> None:
-    register([SMALL])
+    register([ADDED])
     plan = plan_with("cpu-small", "toybox")
     assert (plan.additions, beside(plan)) == (("toybox",), ["toybox"])
     assert plan.settings["TOYBOX_PORT"].value == "7001"
@@ -93,18 +63,18 @@ def test_a_wished_one_runs_in_both_runtimes(register: Callable[..., None]) -> No
     assert toy["networks"] == ["inside", "door"]
     assert toy["ports"] == [{"target": 8080, "published": "${TOYBOX_PORT:?}", "host_ip": "${SERVICES_BIND:?}"}]
     assert {"type": "volume", "source": "toys", "target": "/var/lib/stackwright/toys"} in toy["volumes"]
-    assert toy["environment"] == {"TOYS": "/var/lib/stackwright/toys/all"}
+    assert toy["command"][-1] == "/var/lib/stackwright/toys"
     assert override["volumes"]["toys"]["driver_opts"]["device"] == "${DATA_HOME:?}/toys"
     machine = Provisions(
         virtual_environments=ENVIRONMENTS, ports={"engine": 20000, "redis": 20001}, shared_memory_bytes=2**34
     )
     program = stack_programs(stack_of(plan), machine, CALLER)[-1]
-    assert program.environment["TOYS"] == "/data/stackwright-staging/toys/all"
+    assert program.arguments[-1] == "/data/stackwright-staging/toys"
 
 
 def test_the_models_come_first_and_what_is_left_out_is_named(register: Callable[..., None]) -> None:
-    large = replace(SMALL, settings=(), secrets={}, addition=addition("palace", 500))
-    register([SMALL, large])
+    large = replace(ADDED, settings=(), secrets={}, addition=addition("palace", 500))
+    register([ADDED, large])
     for name in ("cpu-small", "2x-rtx3090-nvlink"):
         plan = plan_with(name, "palace", "toybox")
         assert plan.additions == ("toybox",)
@@ -113,9 +83,9 @@ def test_the_models_come_first_and_what_is_left_out_is_named(register: Callable[
 
 
 def test_the_picture_says_what_runs_beside_the_models(register: Callable[..., None]) -> None:
-    register([SMALL])
+    register([ADDED])
     lines = [text_of(line).strip() for line in summarize_plan(plan_with("cpu-small", "toybox"), Canvas(), NextStep())]
-    assert "beside: toybox · 1.0 GiB of memory" in lines
+    assert "beside: toybox · 64 MiB of memory" in lines
 
 
 def plan_json(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> dict[str, Any]:
@@ -138,7 +108,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_choices_are_remembered_and_the_newest_word_wins(
     register: Callable[..., None], capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    register([SMALL])
+    register([ADDED])
     assert main(["configure-gpu", "dev", CPU, "--with", "toybox", f"--out={folder}"]) == 0
     capsys.readouterr()
     assert plan_json(capsys, folder)["additions"] == ["toybox"]
@@ -158,7 +128,7 @@ def test_choices_are_remembered_and_the_newest_word_wins(
 def test_what_nobody_knows_is_refused(
     register: Callable[..., None], capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    register([SMALL])
+    register([ADDED])
     for words, said in (
         (("--with", "toybux"), "did you mean `toybox`"),
         (("--with", "toybox", "--without", "toybox"), "`--with` names it as well"),
