@@ -5,9 +5,13 @@ request are looked up once for each combination of labels.
 """
 
 import hashlib
+import math
+import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 from lane import Answered, Replica
@@ -68,6 +72,28 @@ class Figures:
         failed = self._of(labels, None, str(status), kind)
         failed["litellm_proxy_failed_requests_metric"].inc()
         failed["litellm_proxy_total_requests_metric"].inc()
+
+    def count_refusal(self, status: int) -> None:
+        """Count a request that was refused here, whoever sent it: a wrong key has no labels of its own."""
+        _refusals().labels(status=str(status)).inc()
+
+    def show_worker(self, models: Iterable[Model]) -> None:
+        """Show how this worker fares: its queues, its work, and when the certificate ends."""
+        metrics, seen = _worker_metrics(), set()
+        for model in models:
+            # An adapter waits in its model's own queue.
+            if model.queue is None or id(model.queue) in seen:
+                counts = (0, 0)
+            else:
+                counts = (model.queue.waiting, model.queue.working)
+            seen.add(id(model.queue))
+            for name, count in zip(("waiting", "working"), counts, strict=True):
+                metrics[name].labels(model=model.name).set(count)
+        metrics["processor_seconds"].set(time.process_time())
+        metrics["memory_bytes"].set(_resident_bytes())
+        metrics["started_seconds"].set(STARTED_S)
+        metrics["certificate"].set(_certificate_ends())
+        _refusals()
 
     def show_replicas(self, models: Iterable[Model]) -> None:
         """Show how each replica does, as this worker sees it."""
@@ -183,6 +209,68 @@ def _replica_metrics() -> tuple[Any, ...]:
         Gauge(f"stackwright_replica_{name}", meaning, ("model", "replica"), multiprocess_mode=mode)
         for name, meaning, mode in _OF_REPLICAS
     )
+
+
+STARTED_S = time.time()
+REFUSED_WITH = (400, 401, 403, 404, 408, 413, 429, 503)
+"""What a request is refused with here (front.py, admission.py, queueing.py): each has a series from the start, so that
+its first one is an increase.
+"""
+
+
+@cache
+def _refusals() -> Any:
+    from prometheus_client import Counter  # LiteLLM's own
+
+    counter = Counter("stackwright_gateway_refused", "Requests refused before a model was asked", ("status",))
+    for status in REFUSED_WITH:
+        counter.labels(status=str(status))
+    return counter
+
+
+_OF_WORKERS = (
+    ("waiting", "Requests that wait for their turn", ("model",), "livesum"),
+    ("working", "Queue slots in use", ("model",), "livesum"),
+    # Ended workers count on: it never falls.
+    ("processor_seconds", "Processor time of all workers", (), "sum"),
+    ("memory_bytes", "Memory of all workers", (), "livesum"),
+    ("started_seconds", "When the youngest worker began, in Unix time", (), "max"),
+)
+"""What is shown of the workers, under `stackwright_gateway_`, and how several workers' values become one."""
+
+
+@cache
+def _worker_metrics() -> dict[str, Any]:
+    from prometheus_client import Gauge  # LiteLLM's own
+
+    metrics = {
+        name: Gauge(f"stackwright_gateway_{name}", says, labels, multiprocess_mode=mode)
+        for name, says, labels, mode in _OF_WORKERS
+    }
+    says = "When the certificate ends, in Unix time; +Inf without one"
+    metrics["certificate"] = Gauge("stackwright_certificate_ends_seconds", says, multiprocess_mode="min")
+    return metrics
+
+
+def _resident_bytes() -> int:
+    """Return the memory of this process (proc(5), statm: pages, the second number)."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _certificate_ends() -> float:
+    """Return when the certificate that start.sh gives the server ends."""
+    try:
+        held = Path(os.environ.get("SECRETS_DIRECTORY", "/run/secrets"), "tls_certificate").read_bytes()
+    except OSError:
+        held = b""
+    return _end_of(held) if held.strip() else math.inf
+
+
+@lru_cache(maxsize=1)
+def _end_of(certificate: bytes) -> float:
+    from cryptography.x509 import load_pem_x509_certificate  # LiteLLM's own
+
+    return load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
 
 
 @cache

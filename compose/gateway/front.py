@@ -205,6 +205,7 @@ class Front:
             unread = receive if is_announced else None
             await exchange.refuse(refused.status, refused.kind, str(refused), refused.retry_after_s, unread)
             self._count_failure(exchange, refused.status, refused.kind)
+            self._count_refusal(refused.status)
         except Exception as fault:  # noqa: BLE001  # a client is told in JSON, and the log in a line
             print(f"gateway: request {exchange.number}: {fault!a}", file=sys.stderr, flush=True)
             await exchange.break_off("the gateway failed at this request", status=500)
@@ -214,6 +215,9 @@ class Front:
         check_path(scope)
         if needs_key(scope):
             self._recognise(exchange)
+            if exchange.caller.metrics_only and scope["path"] not in METRICS:
+                sentence = f"the key `{exchange.caller.name}` may read the metrics, and nothing else"
+                raise RefusedError(403, "permission_error", sentence)
         if scope["method"] != "POST":
             await self._read(exchange, receive)
             return
@@ -251,7 +255,7 @@ class Front:
         scope, caller = exchange.scope, exchange.caller
         headers, send = plain_headers(scope), exchange.send_message
         if needs_key(scope) and scope["path"] in METRICS:
-            if caller.name != MASTER:
+            if caller.name != MASTER and not caller.metrics_only:
                 raise RefusedError(403, "permission_error", f"the key `{caller.name}` may not read the metrics")
             if scope["method"] == "GET":
                 # In plain text, so that ours can follow.
@@ -477,6 +481,11 @@ class Front:
                 ended_s=time.monotonic(),
                 is_stream=exchange.is_stream,
             )
+
+    def _count_refusal(self, status: int) -> None:
+        figures = self._figures()
+        if figures is not None:
+            figures.count_refusal(status)
 
     def _count_failure(self, exchange: Exchange, status: int, kind: str) -> None:
         figures = self._figures()

@@ -50,6 +50,7 @@ async def _watch() -> None:
                 figures = find_figures()
                 if figures is not None:
                     figures.show_replicas(read_models())
+                    figures.show_worker(read_models())
             except Exception as fault:  # noqa: BLE001  # the next look may go well
                 print(f"gateway: a look at the engines failed: {fault!a}", file=sys.stderr, flush=True)
             await asyncio.sleep(EVERY_S)

@@ -54,7 +54,7 @@ next ones then wait for less, until the counts are free.
 class Caller:
     """What a key may do. `name` is `master` for the administrator; no models mean all, and 0 means no limit.
 
-    `expires` is in Unix time.
+    `expires` is in Unix time. `metrics_only`: it may read the figures, and ask no model.
     """
 
     name: str
@@ -63,10 +63,11 @@ class Caller:
     tokens_per_minute: int = 0
     tokens_per_day: int = 0
     expires: float | None = None
+    metrics_only: bool = False
 
     def may_ask(self, model: str) -> bool:
         """Return whether the key is for this model, by its served name."""
-        return not self.models or model in self.models
+        return not self.metrics_only and (not self.models or model in self.models)
 
 
 class LimitError(Exception):
@@ -211,6 +212,8 @@ def _entry(row: Mapping[str, Any], defaults: Mapping[str, int]) -> Entry:
         tokens_per_minute=limits["tokens_per_minute"],
         tokens_per_day=limits["tokens_per_day"],
         expires=None if rights["expires"] is None else float(rights["expires"]),
+        # A file of before has no such right.
+        metrics_only=rights.get("metrics_only") is True,
     )
     if caller.expires is not None:
         _utc(caller.expires)  # raises where it is no time

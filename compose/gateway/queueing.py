@@ -30,8 +30,13 @@ class Slots:
     """
 
     def __init__(self, file: int, first: int, count: int) -> None:
-        self._file = file
+        self._file, self._count = file, count
         self._free = list(range(first, first + count))
+
+    @property
+    def taken(self) -> int:
+        """How many this worker has taken."""
+        return self._count - len(self._free)
 
     def take(self, count: int = 1) -> list[int] | None:
         """Take so many slots; None, and none taken, where fewer are free."""
@@ -68,6 +73,16 @@ class Queue:
         self._freed = asyncio.Event()
         self._server: asyncio.Task[None] | None = None
         self.mean_s = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """How many requests of this worker wait for their turn."""
+        return sum(not turn.done() for *_, turn in self._waiting)
+
+    @property
+    def working(self) -> int:
+        """How many slots requests of this worker hold."""
+        return self._slots.taken
 
     async def enter(self, priority: int, timeout_s: float, sequences: int = 1) -> list[int]:
         """Return as many slots as texts are asked for, as soon as it is this request's turn.

@@ -61,6 +61,7 @@ def test_keys_as_a_table_and_as_json(run: Run) -> None:
             "tokens_per_minute": None,
             "tokens_per_day": 0,
             "expires": None,
+            "metrics_only": False,
         },
         {
             "name": "ci",
@@ -71,6 +72,7 @@ def test_keys_as_a_table_and_as_json(run: Run) -> None:
             "tokens_per_minute": None,
             "tokens_per_day": None,
             "expires": "3000-01-01T00:00:00Z",
+            "metrics_only": False,
         },
     ]
 

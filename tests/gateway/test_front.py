@@ -24,6 +24,23 @@ CLOUD = {"model_name": "m", "litellm_params": {"model": "openai/m"}, "model_info
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"Hi."}]}'
 
 
+@dataclass
+class Refusals:
+    """The figures of a worker, of which only refusals are kept."""
+
+    statuses: list[int] = field(default_factory=list)
+
+    def count_refusal(self, status: int) -> None:
+        """Note a refusal."""
+        self.statuses.append(status)
+
+    def count_failure(self, *_: object) -> None:
+        """Nobody looks at these."""
+
+    def note_open(self, _: int) -> None:
+        """Nobody looks at these."""
+
+
 @dataclass(kw_only=True)
 class Exchange:
     """One request, in as many pieces as it is sent in; what was read of it, and what was answered."""
@@ -38,6 +55,7 @@ class Exchange:
     reached: list[bytes] = field(default_factory=list)
     passed_on: list[bytes] = field(default_factory=list)
     answered: list[Message] = field(default_factory=list)
+    counted: Refusals = field(default_factory=Refusals)
 
     @property
     def status(self) -> int:
@@ -81,11 +99,23 @@ def ask(exchange: Exchange) -> Exchange:
     scope: Message = {"type": "http", "method": exchange.method, "path": exchange.path, "query_string": exchange.query}
     scope["headers"] = list(exchange.headers)
     with TemporaryDirectory() as folder:
-        asyncio.run(make_front(app, Path(folder))(scope, receive, send))
+        asyncio.run(make_front(app, Path(folder), figures=exchange.counted)(scope, receive, send))
     return exchange
 
 
-def make_front(app: App, folder: Path, hang_up: Callable[[object], None] = print, timeout_s: str = "60") -> Front:
+@pytest.mark.parametrize(("headers", "statuses"), [((), [401]), ((BEARER,), [])])
+def test_a_refusal_is_counted_whoever_sent_it(headers: tuple[tuple[bytes, bytes], ...], statuses: list[int]) -> None:
+    done = ask(Exchange(pieces=[CHAT], headers=headers))
+    assert done.counted.statuses == statuses
+
+
+def make_front(
+    app: App,
+    folder: Path,
+    hang_up: Callable[[object], None] = print,
+    timeout_s: str = "60",
+    figures: object | None = None,
+) -> Front:
     """Return the layer around an application that stands where LiteLLM does, with one model of a cloud."""
     (folder / "master").write_text(KEY)
     environment = {
@@ -103,7 +133,7 @@ def make_front(app: App, folder: Path, hang_up: Callable[[object], None] = print
         note_key=lambda _: None,
         hang_up=hang_up,
         models=lambda: Models(router, ""),
-        figures=lambda: None,
+        figures=lambda: figures,  # type: ignore[return-value,arg-type]
     )
 
 

@@ -117,6 +117,12 @@ def test_a_key_is_its_owners_with_its_rights(door: Door) -> None:
     assert door.keys.find(made.text[:-1] + ("0" if made.text[-1] != "0" else "1")) is None
 
 
+def test_a_key_for_the_metrics_asks_no_model(door: Door) -> None:
+    caller = door.keys.find(add_key(door.paths, "monitoring", Rights(metrics_only=True)).text)
+    assert caller == Caller(name="monitoring", requests_per_minute=7, metrics_only=True)
+    assert not caller.may_ask("small")
+
+
 def test_a_limit_that_a_key_does_not_set_is_the_settings(door: Door) -> None:
     caller = door.keys.find(add_key(door.paths, "anna", Rights()).text)
     assert caller == Caller(name="anna", requests_per_minute=7)

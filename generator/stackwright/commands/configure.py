@@ -414,7 +414,7 @@ def prepare_stack(plan: Plan, paths: ProjectPaths, env: Mapping[str, str], hf_ho
     ensure_key_folders(own)
     for addition in additions().values():
         if addition.name in plan.additions and addition.has_key:
-            ensure_own_key(own, addition.name, own.secrets / addition.key_secret)
+            ensure_own_key(own, addition.name, own.secrets / addition.key_secret, addition.rights)
     _make_folders(plan, env, paths.smoke)
 
 

@@ -90,6 +90,7 @@ def _add_rights(parser: argparse.ArgumentParser) -> None:
         ("--tokens-per-day", "tokens per day of UTC (default: no limit)"),
     ):
         parser.add_argument(flag, type=_whole(flag), metavar="N", help=what)
+    parser.add_argument("--metrics-only", action="store_true", help="it may read /metrics, and ask no model")
     parser.add_argument("--expires", type=_last_day, metavar="DATE", help="its last day, in UTC, such as 2027-01-31")
 
 
@@ -220,6 +221,7 @@ def describe_key(key: AccessKey) -> dict[str, object]:
         "tokens_per_minute": rights.tokens_per_minute,
         "tokens_per_day": rights.tokens_per_day,
         "expires": None if rights.expires is None else _moment(rights.expires),
+        "metrics_only": rights.metrics_only,
     }
 
 
@@ -233,7 +235,7 @@ def _row_of_key(key: AccessKey) -> tuple[str, ...]:
     told = (f"{limit or 'no limit of'} {what}" for what, limit in limits.items() if limit is not None)
     last = "" if rights.expires is None else _moment(rights.expires - 1)[:10]
     over = " (expired)" if rights.expires is not None and rights.expires <= datetime.now(UTC).timestamp() else ""
-    models = ", ".join(rights.models) or "all"
+    models = "none, only metrics" if rights.metrics_only else ", ".join(rights.models) or "all"
     return (key.name, f"sk-{key.id}…", models, ", ".join(told) or "default", _moment(key.created)[:10], last + over)
 
 

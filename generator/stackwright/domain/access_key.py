@@ -24,7 +24,7 @@ NAME_WORDS = "1 to 63 letters, digits, `.`, `_`, `@` or `-`, the first a letter 
 class Rights(Struct, frozen=True, kw_only=True):
     """What a key may do. No models mean all; a limit of None is the environment's setting, and 0 is none.
 
-    `expires` is in Unix time, None for never.
+    `expires` is in Unix time, None for never. `metrics_only`: it may read the gateway's figures, and ask no model.
     """
 
     models: tuple[str, ...] = ()
@@ -32,6 +32,7 @@ class Rights(Struct, frozen=True, kw_only=True):
     tokens_per_minute: int | None = None
     tokens_per_day: int | None = None
     expires: int | None = None
+    metrics_only: bool = False
 
 
 class AccessKey(Struct, frozen=True, kw_only=True):

@@ -144,8 +144,10 @@ def add_key(paths: EnvironmentPaths, name: str, rights: Rights) -> ShownKey:
     return _change(paths, add)
 
 
-def ensure_own_key(paths: EnvironmentPaths, name: str, secret: Path) -> None:
+def ensure_own_key(paths: EnvironmentPaths, name: str, secret: Path, rights: Rights) -> None:
     """See to it that a service of the stack has a key by its name, whose text is in its secret file.
+
+    `rights`: of one that is made now; a person may have changed those of one that is there.
 
     Raises UsageError where the file of keys is damaged, or cannot be changed.
     """
@@ -158,7 +160,7 @@ def ensure_own_key(paths: EnvironmentPaths, name: str, secret: Path) -> None:
             text = ""
         if stored is not None and text and hash_key(text, bytes.fromhex(stored.salt)).hex() == stored.hash:
             return keys, text
-        fresh = stored or AccessKey(name=name, created=int(time.time()), id="", salt="", hash="", rights=Rights())
+        fresh = stored or AccessKey(name=name, created=int(time.time()), id="", salt="", hash="", rights=rights)
         made = _renew(fresh, keys)
         others = tuple(key for key in keys.keys if key.name != name)
         replace_file(secret, made.text)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
+from stackwright.domain.access_key import Rights
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
@@ -52,7 +53,8 @@ class Addition(Struct, frozen=True, kw_only=True, eq=False):
     """One thing that a person may wish for: `name` in `services:` and `--with`, and what it is, for a person.
 
     `decide` returns its settings; `memory_bytes` what its services take of the machine's memory with values in force.
-    `has_key`: it asks the gateway by an access key of its own, whose text is in the secret `NAME_gateway_key`.
+    `has_key`: it asks the gateway by an access key of its own, whose text is in the secret `NAME_gateway_key`; `rights`
+    are that key's.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Addition(Struct, frozen=True, kw_only=True, eq=False):
     decide: Callable[[PlannedStack, Catalog], Mapping[str, Setting]]
     memory_bytes: Callable[[Mapping[str, str]], int]
     has_key: bool = False
+    rights: Rights = Rights()
 
     @property
     def key_secret(self) -> str:

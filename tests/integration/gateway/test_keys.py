@@ -6,6 +6,7 @@ A quick engine has vLLM's place. The tests of the module share one stack and run
 from __future__ import annotations
 
 import json
+import urllib.request
 from typing import Any
 
 import pytest
@@ -63,6 +64,29 @@ def test_a_key_is_for_its_models(project: Project) -> None:
     file = project.folder / "envs/.secrets/dev/keys/keys.json"
     file.write_text(file.read_text().replace('"smoke"', '"another"'))
     assert "bert" in await_status(project, key, 403)
+
+
+def test_a_key_for_the_metrics_reads_them_alone(project: Project) -> None:
+    key = keys(project, "add", "watcher", "dev", "--metrics-only")
+    assert "may read the metrics, and nothing else" in await_status(project, key, 403)
+    text = read_metrics(project, key)
+    assert not any(
+        line.startswith("stackwright_gateway_refused_total") and " 0.0" in line
+        for line in text.splitlines()
+        if 'status="403"' in line
+    )
+    for name in ("waiting", "working", "processor_seconds", "memory_bytes", "started_seconds"):
+        assert f"\nstackwright_gateway_{name}" in text
+    assert "\nstackwright_certificate_ends_seconds +Inf\n" in text
+
+
+def read_metrics(project: Project, key: str) -> str:
+    """Return what the gateway shows whoever may read its metrics."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{project.port}/metrics/", headers={"Authorization": f"Bearer {key}"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return str(answer.read().decode())
 
 
 def test_all_workers_count_together(project: Project) -> None:
