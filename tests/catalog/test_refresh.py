@@ -150,7 +150,7 @@ TREE = {
         "        return capability.major == 12\n"
     ),
     "vllm/models/seeing/amd/kernels.py": "class Sparse(Latent): ...\n",
-    "vllm/model_executor/models/eye.py": 'class Eye:\n    modality = "image"\n',
+    "vllm/model_executor/models/eye.py": 'class Eye:\n    modality = "image"\n    supports_encoder_tp_data = True\n',
     "vllm/platforms/cuda.py": (
         "def _get_backend_priorities(use_mla, device_capability, head_size=None):\n"
         "    if use_mla:\n        more = [AttentionBackendEnum.SPARSE]\n"
@@ -250,6 +250,10 @@ def test_architectures_have_the_role_of_their_table_and_class(tree: Path) -> Non
         "transcription": {"WritingDown"},
         "vision": {"SeeingForCausalLM"},
     }
+
+
+def test_encoders_that_may_be_copied_are_marked_in_a_class_or_in_what_it_is_made_from(tree: Path) -> None:
+    assert read_release(tree, None, "2026-12-01").copied_encoders == {"SeeingForCausalLM"}
 
 
 def test_attention_backends_are_read_without_running_them(tree: Path) -> None:

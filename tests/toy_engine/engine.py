@@ -250,6 +250,10 @@ class Toy:
         """Return False: it has no experts."""
         return False
 
+    def may_copy_encoder(self, task: EngineTask, version: str, catalog: Catalog) -> bool:
+        """Return False: it sees nothing."""
+        return False
+
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Cut any text."""
         return None

@@ -153,7 +153,8 @@ def with_formats(table: FormatTable, source: ReleaseSource) -> FormatTable:
 
 def with_architectures(table: ArchitectureTable, source: ReleaseSource) -> ArchitectureTable:
     """Add a release's architectures to the table; one that was sampled before changes nothing."""
-    return _sampled(table, source, **{role: source.architectures.get(role, frozenset()) for role in table.roles()})
+    roles = {role: source.architectures.get(role, frozenset()) for role in table.roles()}
+    return _sampled(table, source, **roles, copied_encoder=source.copied_encoders)
 
 
 def _sampled(table: Table, source: ReleaseSource, **names: Names) -> Table:

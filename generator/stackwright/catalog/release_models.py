@@ -50,6 +50,17 @@ def served_architectures(tree: Path) -> dict[str, frozenset[str]]:
     return {role: frozenset(name for name in found if found[name] == role) for role in sorted(set(found.values()))}
 
 
+def copied_encoders(tree: Path) -> frozenset[str]:
+    """Return the architectures whose encoder each rank can keep whole (`--mm-encoder-tp-mode data`)."""
+    registry = tree / MODELS / "registry.py"
+    tables = dict(_tables(registry)) if registry.is_file() else {}
+    return frozenset(
+        name
+        for name, (module, class_name) in tables.get("_MULTIMODAL_MODELS", {}).items()
+        if _says(tree, module, class_name, r"supports_encoder_tp_data\b.*= True")
+    )
+
+
 def architectures_of(tree: Path, package: str) -> tuple[str, ...]:
     """Return the architectures that a package of models serves (`vllm.models.…`), drafts aside."""
     tables = dict(_tables(tree / MODELS / "registry.py"))
@@ -84,12 +95,14 @@ def _entries(keys: list[ast.expr | None], values: list[ast.expr]) -> Iterator[tu
                 yield name, (module, class_name)
 
 
+def _says(tree: Path, module: str, class_name: str, words: str) -> bool:
+    return any(re.search(words, body) for _, body in _lineage(tree, module, class_name, frozenset()))
+
+
 def _multimodal_role(tree: Path, module: str, class_name: str) -> str:
-    sees = False
-    for text, body in _lineage(tree, module, class_name, frozenset()):
-        if re.search(r"supports_transcription_only\b.*= True", body):
-            return "transcription"
-        sees = sees or _SIGHT.search(text) is not None
+    if _says(tree, module, class_name, r"supports_transcription_only\b.*= True"):
+        return "transcription"
+    sees = any(_SIGHT.search(text) for text, _ in _lineage(tree, module, class_name, frozenset()))
     return "vision" if sees else "chat"
 
 

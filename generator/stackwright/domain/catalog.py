@@ -210,7 +210,8 @@ class ArchitectureTable(Struct, frozen=True, kw_only=True):
     """Architectures by role, each with the first and last sampled release whose registry has it in that role.
 
     A last of None: the newest sampled release has it. A name that was gone for a while begins where it came back.
-    `draft`: it writes ahead for another model. A release may also run what is in no registry, by the classes of
+    `draft`: it writes ahead for another model. `copied_encoder`: those whose encoder each rank may keep whole, whatever
+    their role. A release may also run what is in no registry, by the classes of
     Transformers.
     """
 
@@ -223,8 +224,13 @@ class ArchitectureTable(Struct, frozen=True, kw_only=True):
     rerank: dict[str, Range]
     classification: dict[str, Range]
     draft: dict[str, Range]
+    copied_encoder: dict[str, Range]
     source: str
     date: str
+
+    def copies_encoder(self, architecture: str, version: str) -> bool:
+        """Return whether each rank surely may keep all of a model's encoder."""
+        return version in self.sampled and _holds(self.copied_encoder, architecture, version)
 
     def roles(self) -> dict[str, dict[str, Range]]:
         """Return each role's architectures."""

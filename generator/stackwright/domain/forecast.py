@@ -27,6 +27,7 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
 
     `version` is the release (`0.32.0`), None where it is not known. `speculative_tokens` counts drafted tokens per
     step with the model's own prediction layers. `language_only`: the encoder is neither loaded nor profiled.
+    `whole_encoder`: each rank keeps all of it.
     `expert_parallel`: each rank has whole experts, and not a part of each.
     `kv_cache_dtype`: `auto`, `fp8`, `nvfp4` and so on. `legacy_engine`: the first engine of a family (V0), which
     profiled without chunks. `smaller_cache`: one in fewer bits may be chosen. `kv_cache_bytes`: the cache of each rank,
@@ -52,6 +53,7 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
     prefix_caching: bool | None = None
     speculative_tokens: int = 0
     language_only: bool = False
+    whole_encoder: bool = False
     expert_parallel: bool = False
     legacy_engine: bool = False
     kv_cache_bytes: int | None = None

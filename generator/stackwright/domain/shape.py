@@ -145,6 +145,7 @@ class Vision(Struct, frozen=True, kw_only=True):
 
     `gated` inner layers have a third matrix; `mergers` are the projectors into the language model;
     `max_item_tokens` is the most tokens that one image can take, None unknown. `whole`: every rank keeps all of it.
+    `heads` of its attention, which ranks share where none keeps all; 0 unknown.
     """
 
     depth: int
@@ -158,6 +159,11 @@ class Vision(Struct, frozen=True, kw_only=True):
     gated: bool
     max_item_tokens: int | None
     whole: bool = False
+    heads: int = 0
+
+    def splits(self, ranks: int) -> bool:
+        """Return whether ranks share its heads evenly, or each keeps all."""
+        return self.whole or self.heads % ranks == 0
 
 
 class Layer(Struct, frozen=True, kw_only=True):

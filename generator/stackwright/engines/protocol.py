@@ -352,6 +352,9 @@ class Engine(Protocol):
     def recuts_experts(self, version: str, gpus: tuple[Gpu, ...]) -> bool:
         """Return whether a release cuts blocks of FP8 experts finer on these GPUs, where a split needs it."""
 
+    def may_copy_encoder(self, task: EngineTask, version: str, catalog: Catalog) -> bool:
+        """Return whether each rank may keep all of the model's encoder where its heads cannot be split."""
+
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Return the tokens that a step has to take where no text may be cut into steps; None for most models."""
 

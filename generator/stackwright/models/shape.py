@@ -278,6 +278,7 @@ def _vision(config: Mapping[str, object]) -> Vision | None:
         gated=text(config, "model_type").startswith(("qwen2_5", "pixtral", "mistral3", "gemma4")),
         max_item_tokens=fixed or None,
         whole=bool(tables),
+        heads=count(part, "num_heads", "num_attention_heads", "vt_num_attention_heads"),
     )
 
 

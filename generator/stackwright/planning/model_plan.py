@@ -173,10 +173,14 @@ def _ways(request: ModelRequest, catalog: Catalog) -> tuple[Heads, tuple[Placeme
     heads = Heads.of(request.facts.config)
     options = place(heads)
     chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, request.whole.needs)
-    if not request.engine.recuts_experts(chosen.version, options[0].gpus):
+    as_released = Heads.of(
+        request.facts.config,
+        recut=request.engine.recuts_experts(chosen.version, options[0].gpus),
+        copied_encoder=request.engine.may_copy_encoder(request.task, chosen.version, catalog),
+    )
+    if as_released == heads:
         return heads, options, chosen
-    finer = Heads.of(request.facts.config, recut=True)
-    return finer, place(finer), chosen
+    return as_released, place(as_released), chosen
 
 
 def _assemble(request: ModelRequest, catalog: Catalog, decision: Decision) -> PlannedModel:
@@ -302,6 +306,9 @@ def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalo
         max_num_batched_tokens=step or engine.least_step_tokens(request.facts.config.shape),
         kv_cache_dtype=request.pins.get(keys.cache_format or "", "auto"),
     )
+    vision = request.facts.config.shape.vision
+    if vision is not None and not vision.splits(settings.tp):
+        settings = replace(settings, whole_encoder=engine.may_copy_encoder(request.task, version, catalog))
     return replace(settings, smaller_cache=engine.has_cache(request.facts, settings, placement.gpus, catalog))
 
 

@@ -12,6 +12,7 @@ from stackwright.domain.model_facts import ModelConfig
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode
+from stackwright.domain.shape import Vision
 from stackwright.domain.topology import nvlink_islands
 from stackwright.engines.memory.splits import Width, split_widths
 from stackwright.errors import NoPlanError
@@ -27,23 +28,31 @@ _MIG_OFF = "turn MIG off with `sudo nvidia-smi -i INDEX -mig 0`"
 class Heads(Struct, frozen=True, kw_only=True):
     """What tensor parallelism must divide: attention heads, and key-value heads unless it is divided by them.
 
-    `widths` are those of quantized matrices, which are cut between their scales alone.
+    `widths` are those of quantized matrices, which are cut between their scales alone; `vision` is an encoder whose
+    heads are split, too.
     """
 
     attention: int | None = None
     kv: int | None = None
     widths: tuple[Width, ...] = ()
+    vision: Vision | None = None
 
     @classmethod
-    def of(cls, config: ModelConfig, *, recut: bool = False) -> Heads:
-        """Return those of a model; `recut`: the engine cuts blocks of FP8 experts finer where a split needs it."""
+    def of(cls, config: ModelConfig, *, recut: bool = False, copied_encoder: bool = True) -> Heads:
+        """Return those of a model.
+
+        `recut`: the engine cuts blocks of FP8 experts finer where a split needs it. `copied_encoder`: it keeps an
+        encoder whole on each rank where that needs it.
+        """
         widths = split_widths(config.shape, recut=recut)
-        return cls(attention=config.attention_heads, kv=config.kv_heads, widths=widths)
+        vision = None if copied_encoder else config.shape.vision
+        return cls(attention=config.attention_heads, kv=config.kv_heads, widths=widths, vision=vision)
 
     def allow(self, ranks: int) -> bool:
         """Return whether `ranks` can share a layer (0.32.0 config/model.py, verify_with_parallel_config)."""
         divided = self.attention is None or self.attention % ranks == 0
         divided = divided and all(width.splits(ranks) for width in self.widths)
+        divided = divided and (self.vision is None or self.vision.splits(ranks))
         return divided and (self.kv is None or self.kv % ranks == 0 or ranks % self.kv == 0)
 
     def sizes(self, most: int) -> str:

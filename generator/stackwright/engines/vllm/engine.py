@@ -349,6 +349,12 @@ class Vllm:
 
         return bool(gpus) and all(recuts_experts(version, capability(gpu.compute_capability)) for gpu in gpus)
 
+    def may_copy_encoder(self, task: EngineTask, version: str, catalog: Catalog) -> bool:
+        """Return whether each rank may keep all of the model's encoder where its heads cannot be split."""
+        from stackwright.engines.vllm.media import may_copy_encoder
+
+        return may_copy_encoder(task, version, catalog)
+
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Return the tokens that a step has to take where no text may be cut into steps; None for most models.
 

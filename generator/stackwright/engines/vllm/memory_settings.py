@@ -12,7 +12,7 @@ from typing import Any
 from stackwright.domain.arguments import key_of_flag
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines.protocol import MemorySetting
-from stackwright.engines.vllm.settings import ARGUMENT_PREFIX, SETTINGS
+from stackwright.engines.vllm.settings import ARGUMENT_PREFIX, ENCODER_SPLIT, SETTINGS, WHOLE_ENCODER
 from stackwright.units import GIB
 
 _SPECS = {spec.key: spec for spec in SETTINGS}
@@ -96,6 +96,7 @@ MEMORY_SETTINGS: tuple[MemorySetting, ...] = (
     _row("VLLM_MAX_LORAS", _whole("lora_slots")),
     _row("VLLM_MAX_LORA_RANK", _whole("lora_rank")),
     _row("VLLM_LANGUAGE_MODEL_ONLY", _switch("language_only")),
+    _row(ENCODER_SPLIT, lambda text: {"whole_encoder": text == WHOLE_ENCODER}),
     _row("VLLM_LIMIT_MM_PER_PROMPT", _media),
     _row("VLLM_CPU_OFFLOAD_GB", lambda text: {"offload_bytes": int(float(text) * GIB)}),
 )

@@ -58,7 +58,7 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
             "vLLM docs, deployment with Docker; compose default is 64 MB",
         ),
         **parsers,
-        **media_settings(task),
+        **media_settings(task, placement.tensor_parallel, release, catalog),
         **optional_settings(task, parsers, catalog, release),
         **argument_settings(task, catalog, release),
     }

@@ -18,6 +18,9 @@ ARGUMENT_PREFIX = "VLLM_ARG_"
 BFLOAT16_CAPABILITY = "8.0"
 
 
+ENCODER_SPLIT, WHOLE_ENCODER = "VLLM_MM_ENCODER_TP_MODE", "data"
+
+
 def _switch(key: str, meaning: str, flag: str) -> SettingSpec:
     return SettingSpec(key=key, section="Engine", kind=Kind.BOOLEAN, meaning=meaning, flag=flag)
 
@@ -94,6 +97,14 @@ OPTIONAL_SETTINGS: tuple[SettingSpec, ...] = (
         flag="--max-lora-rank",
     ),
     _switch("VLLM_LANGUAGE_MODEL_ONLY", "Load and serve the language model alone", "--language-model-only"),
+    SettingSpec(
+        key=ENCODER_SPLIT,
+        section="Engine",
+        kind=Kind.TEXT,
+        meaning="What ranks share of an encoder: its weights, or its requests, of which each rank then keeps all of it",
+        choices=("weights", WHOLE_ENCODER),
+        flag="--mm-encoder-tp-mode",
+    ),
     SettingSpec(
         key="VLLM_LIMIT_MM_PER_PROMPT",
         section="Engine",

@@ -39,6 +39,8 @@ _LORA_ERROR = 0.1
 def as_asked(shape: Shape, settings: EngineSettings, weights: WeightFacts) -> tuple[Shape, EngineSettings, WeightFacts]:
     """Return the model as the engine makes it of the settings, with the facts of its weights that still hold."""
     shape, settings = _with_drafter(*_without_encoder(_with_states(shape, settings), settings))
+    if settings.whole_encoder and shape.vision is not None:
+        shape = replace(shape, vision=replace(shape.vision, whole=True))
     if settings.data_parallel > 1 and shape.experts is not None:
         shape = _doubted(shape, "what experts over several copies take for what they send each other")
     wanted = _FORMAT_BYTES.get(settings.dtype, shape.element_bytes)

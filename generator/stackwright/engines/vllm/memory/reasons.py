@@ -32,6 +32,8 @@ def refusals(
     kv_heads = {layer.kv_heads for layer in shape.layers if layer.kv_heads and shape.latent is None}
     if any(count % tp and tp % count for count in kv_heads):
         found.append(f"{max(kv_heads)} key-value heads cannot be split over or copied to {tp} ranks")
+    if shape.vision is not None and not settings.language_only and not shape.vision.splits(tp):
+        found.append(f"{shape.vision.heads} heads of the encoder cannot be split over {tp} ranks")
     if tp > 1:
         recut = recuts_experts(settings.version, capability)
         whole = settings.expert_parallel

@@ -265,6 +265,8 @@ def _header_bytes(header: TensorHeader, shape: Shape, rank: _Rank, tp: int, sett
     size = header.elements * shape.element_bytes if single else header.bytes
     size //= settings.data_parallel if ".experts." in header.name else 1
     whole = tp == 1 or len(header.shape) < 1 or re.search(_WHOLE, header.name) is not None
+    if shape.vision is not None and shape.vision.whole:
+        whole = whole or re.search(_VISION, header.name) is not None
     return size if whole else size // _shares(header, shape, tp)
 
 
