@@ -1,0 +1,233 @@
+"""Asks the stack's models, through the gateway: captions, answers, transcripts, embeddings.
+
+With a key of the service's own. Standard library only; one request at a time.
+"""
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import socket
+import ssl
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MOST_ANSWER_BYTES = 64 * 2**20
+
+CAPTION = "Describe this picture in one or two plain sentences, for a search. Name what can be seen and read in it."
+
+LATER = frozenset({401, 408, 425, 429, 500, 502, 503, 504})
+"""What may pass: the gateway, or an engine behind it, is not there, is busy, or failed; a key is about to be known."""
+
+
+class LaterError(Exception):
+    """No answer for now. `pause_s`: where a limit of requests says for how long."""
+
+    def __init__(self, reason: str, pause_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.pause_s = pause_s
+
+
+class RefusedRequestError(Exception):
+    """An answer that would be the same again; the message says which."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stack:
+    """Where the models are, and which: an empty name where the stack has none of that role.
+
+    `speech_socket`: of the transcriber on this machine's processor (speech.py), which stands in where no engine has the
+    role.
+    `embeds_pictures`: whether the embedding model takes pictures beside text.
+    """
+
+    address: str
+    key_file: Path
+    vision: str = ""
+    speech: str = ""
+    embedding: str = ""
+    embeds_pictures: bool = False
+    speech_socket: Path | None = None
+    timeout_s: float = 600.0
+    certificate: Path | None = None
+
+    @property
+    def hears(self) -> bool:
+        """Whether anything here writes down speech."""
+        return bool(self.speech or self.speech_socket)
+
+
+def read_stack(environment: Mapping[str, str]) -> Stack:
+    """Return what the service's variables say of the stack."""
+    secrets = Path(environment.get("SECRETS_DIRECTORY", "/run/secrets"))
+    certificate = secrets / "tls_certificate"
+    has_certificate = certificate.is_file() and certificate.stat().st_size > 0
+    return Stack(
+        address=environment["GATEWAY_ADDRESS"],
+        key_file=secrets / "multimodal_gateway_key",
+        vision=environment.get("VISION_MODEL", ""),
+        speech=environment.get("SPEECH_MODEL", ""),
+        embedding=environment.get("EMBEDDING_MODEL", ""),
+        embeds_pictures=environment.get("EMBEDDING_SEES") == "yes",
+        speech_socket=Path(environment["SPEECH_SOCKET"]) if environment.get("SPEECH_SOCKET") else None,
+        timeout_s=float(environment.get("GATEWAY_REQUEST_TIMEOUT_S", "600")),
+        certificate=certificate if has_certificate else None,
+    )
+
+
+class Models:
+    """The models of the stack."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self._tls: ssl.SSLContext | None = None
+        if stack.certificate is not None:
+            self._tls = ssl.create_default_context(cafile=os.fspath(stack.certificate))
+            # The certificate is for the name that people use; here it is known by itself, not by its issuer.
+            self._tls.check_hostname = False
+            self._tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+
+    def look(self, pictures: Sequence[Path], question: str) -> str:
+        """Return what the vision model says of pictures. Raises LaterError, RefusedRequestError."""
+        parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": _data(path)}} for path in pictures]
+        parts.append({"type": "text", "text": question})
+        fields = {"model": self.stack.vision, "messages": [{"role": "user", "content": parts}], "max_tokens": 300}
+        answer = self._ask_json("/v1/chat/completions", {**fields, "temperature": 0})
+        try:
+            return str(answer["choices"][0]["message"]["content"] or "").strip()
+        except (LookupError, TypeError) as failure:
+            raise LaterError(f"`{self.stack.vision}` answered without a text") from failure
+
+    def hear(self, sound: bytes, language: str | None) -> dict[str, Any]:
+        """Return `text` and `segments` of a WAV file. Raises LaterError, RefusedRequestError."""
+        fields = {"model": self.stack.speech or "speech", "response_format": "verbose_json", "temperature": "0"}
+        if language:
+            fields["language"] = language
+        body, kind = _form(fields, sound)
+        is_here = not self.stack.speech
+        return _segments(self._ask("/v1/audio/transcriptions", body, kind, is_here=is_here))
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return the vectors of texts. Raises LaterError, RefusedRequestError."""
+        fields = {"model": self.stack.embedding, "input": list(texts), "encoding_format": "float"}
+        return _vectors(self._ask_json("/v1/embeddings", fields), len(texts))
+
+    def embed_picture(self, picture: Path) -> list[float]:
+        """Return the vector of a picture, in vLLM's form: a conversation. Raises LaterError, RefusedRequestError."""
+        content = [{"type": "image_url", "image_url": {"url": _data(picture)}}]
+        fields = {"model": self.stack.embedding, "messages": [{"role": "user", "content": content}]}
+        return _vectors(self._ask_json("/v1/embeddings", {**fields, "encoding_format": "float"}), 1)[0]
+
+    def _ask_json(self, path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        return self._ask(path, json.dumps(fields).encode(), "application/json")
+
+    def _ask(self, path: str, body: bytes, kind: str, *, is_here: bool = False) -> dict[str, Any]:
+        """Ask the gateway, or the transcriber of this service, and return the answer's JSON object."""
+        who = "the transcriber" if is_here else "the gateway"
+        headers = {"Content-Type": kind}
+        if not is_here:
+            headers["Authorization"] = f"Bearer {self._key()}"
+        try:
+            with contextlib.closing(self._connection(is_here)) as connection:
+                connection.request("POST", path, body, headers)
+                answer = connection.getresponse()
+                content, status = answer.read(MOST_ANSWER_BYTES), answer.status
+        except TimeoutError as failure:
+            raise LaterError(f"no answer within {self.stack.timeout_s:.0f} s (GATEWAY_REQUEST_TIMEOUT_S)") from failure
+        except (OSError, http.client.HTTPException) as failure:
+            raise LaterError(f"{who} cannot be reached: {failure}") from failure
+        if status != 200:
+            raise _refusal(who, status, answer.headers.get("Retry-After", ""), content)
+        try:
+            document = json.loads(content)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise LaterError(f"{who} answered no JSON object")
+        return document
+
+    def _connection(self, is_here: bool) -> http.client.HTTPConnection:
+        if is_here:
+            assert self.stack.speech_socket is not None
+            return _UnixConnection(self.stack.speech_socket, self.stack.timeout_s)
+        if self._tls is not None:
+            return http.client.HTTPSConnection(self.stack.address, timeout=self.stack.timeout_s, context=self._tls)
+        return http.client.HTTPConnection(self.stack.address, timeout=self.stack.timeout_s)
+
+    def _key(self) -> str:
+        """Read the key anew for each request, so that one that is changed holds at once."""
+        try:
+            return self.stack.key_file.read_text(encoding="ascii").strip()
+        except OSError as failure:
+            raise LaterError(f"the service's own key cannot be read: {failure.strerror}") from failure
+
+
+def _data(picture: Path) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(picture.read_bytes()).decode()
+
+
+def _form(fields: Mapping[str, str], sound: bytes) -> tuple[bytes, str]:
+    """Return a form with a WAV file as multipart/form-data has it, and its content type."""
+    mark = uuid.uuid4().hex
+    parts = [
+        f'--{mark}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    head = f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="sound.wav"\r\n'
+    body = "".join((*parts, head, "Content-Type: audio/wav\r\n\r\n")).encode() + sound
+    return body + f"\r\n--{mark}--\r\n".encode(), f"multipart/form-data; boundary={mark}"
+
+
+def _segments(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the text and its segments; a server that tells none gave one text for all."""
+    try:
+        told = [
+            {"start_s": float(each["start"]), "end_s": float(each["end"]), "text": str(each["text"]).strip()}
+            for each in answer.get("segments") or ()
+        ]
+        return {"text": str(answer["text"]).strip(), "segments": told, "language": answer.get("language")}
+    except (LookupError, TypeError, ValueError) as failure:
+        raise LaterError("the speech model's answer has no text") from failure
+
+
+def _vectors(answer: Mapping[str, Any], number: int) -> list[list[float]]:
+    try:
+        rows = sorted(answer["data"], key=lambda row: int(row["index"]))
+        vectors = [[float(part) for part in row["embedding"]] for row in rows]
+    except (LookupError, TypeError, ValueError) as failure:
+        raise LaterError("the embedding model's answer has no vectors") from failure
+    if len(vectors) != number or len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
+        raise LaterError(f"the embedding model gave {len(vectors)} vectors for {number} texts")
+    return vectors
+
+
+def _refusal(who: str, status: int, retry_after: str, content: bytes) -> Exception:
+    """Return what an error answer means: try again, or never."""
+    try:
+        told = json.loads(content)
+        error = told.get("error", told)
+        message = str(error.get("message") if isinstance(error, dict) else error)[:500]
+    except (ValueError, AttributeError):
+        message = content.decode(errors="replace")[:200]
+    sentence = f"{who} answered {status}: {message}"
+    if status in LATER:
+        return LaterError(sentence, float(retry_after) if status == 429 and retry_after.isdecimal() else None)
+    return RefusedRequestError(sentence)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """A connection to a socket of this machine."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(os.fspath(self._path))

@@ -1,0 +1,65 @@
+"""PDF files, by PDFium: the text of their pages, and pictures of them. Runs in the reading process alone."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pypdfium2
+
+from multimodal.decoded import Decoded, RefusedFileError
+from multimodal.pictures import PREVIEW, flatten, keep_thumbnail, save
+
+MOST_PAGES = 2000
+"""Pages whose text is read; a longer file is cut there, and `media.pages` tells how many it has."""
+
+MOST_PAGE_CHARACTERS = 100_000
+MOST_SCALE = 4.0
+"""Pixels for each point of a page, 72 to the inch: more shows a small page no better."""
+
+SIGNATURE, WITHIN = b"%PDF-", 1024
+"""A PDF file's beginning; readers look for it in the first kilobyte (ISO 32000-1, annex H, 3.4.1)."""
+
+
+def read_pages(path: Path, folder: Path, want: Mapping[str, Any], tell: Callable[[float], None]) -> Decoded | None:
+    """Return what a PDF file holds; None where the file is none. Raises RefusedFileError."""
+    with path.open("rb") as file:
+        if SIGNATURE not in file.read(WITHIN):
+            return None
+    try:
+        document = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as failure:
+        told = "it is locked with a password" if "assword" in str(failure) else "it is damaged or truncated"
+        raise RefusedFileError(f"the PDF file cannot be opened: {told}") from failure
+    with document:
+        number = len(document)
+        decoded = Decoded(media={"kind": "pdf", "format": "PDF", "pages": number})
+        if title := document.get_metadata_dict().get("Title"):
+            decoded.media["title"] = str(title)[:500]
+        for index in range(min(number, MOST_PAGES)):
+            tell(index / number)
+            _read_page(document, index, folder, decoded, want)
+        return decoded
+
+
+def _read_page(document: Any, index: int, folder: Path, decoded: Decoded, want: Mapping[str, Any]) -> None:
+    """Read a page's text, and draw the first pages. A page that cannot be read is told of, and the others are."""
+    try:
+        page = document[index]
+    except pypdfium2.PdfiumError:
+        decoded.pages.append({"page": index + 1, "text": "", "damaged": True})
+        return
+    try:
+        text = page.get_textpage().get_text_bounded()[:MOST_PAGE_CHARACTERS].replace("\r\n", "\n").replace("\0", "")
+        decoded.pages.append({"page": index + 1, "text": text.strip()})
+        if index >= int(want["pages"]):
+            return
+        width, height = page.get_size()
+        scale = min(PREVIEW / max(width, height, 1.0), MOST_SCALE)
+        image = flatten(page.render(scale=scale).to_pil(), PREVIEW)
+        name = f"page-{index + 1:04}.jpg"
+        save(image, folder / name, decoded)
+        decoded.views.append({"file": name, "page": index + 1})
+        if index == 0 and want.get("thumbnails"):
+            keep_thumbnail(image, folder, decoded)
+    finally:
+        page.close()
