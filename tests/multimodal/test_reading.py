@@ -294,7 +294,8 @@ def test_a_reader_that_a_file_has_taken_over_finds_nothing(tmp_path: Path) -> No
 def test_a_reader_dies_with_its_parent(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "endless")
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom multimodal.confine import Share\nfrom multimodal.reading import *\n"
+        "import os, sys\nfrom pathlib import Path\n"
+        "from multimodal.confine import Share\nfrom multimodal.reading import *\n"
         "b = Bounds(share=Share(memory_bytes=2**29, file_bytes=2**20, cpu_s=9), folder_bytes=9, time_s=60, most_s=9)\n"
         f"read_file(Path({str(tmp_path / 'endless')!r}), Path({str(tmp_path / 'o')!r}), {dict(ALL)!r}, b, "
         "lambda part: print(open(f'/proc/self/task/{os.getpid()}/children').read(), flush=True))"

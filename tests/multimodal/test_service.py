@@ -288,7 +288,7 @@ def test_without_a_speech_model(lone: Service, files: dict[str, bytes]) -> None:
     why = "nothing here writes down speech: the stack has no model of the role transcription"
     assert job["state"] == "failed"
     assert job["error"].startswith(why)
-    assert result["left_out"] == [f"transcript: {job['reason']}"]
+    assert result["left_out"] == [f"transcript: {job['error']}"]
     assert len(result["segments"]) == 4
 
 
