@@ -60,7 +60,7 @@ def addition_settings(request: PlanRequest, mode: Mode, gpus: int, catalog: Cata
     planned = _planned(request, mode, gpus)
     folder = f"{request.folders.data}/stackwright-{request.environment.value}"
     settings = {
-        DATA_HOME: Setting(value=folder, reason="outlives every stop; `stackwright backup` saves it", source=DECISION),
+        DATA_HOME: Setting(value=folder, reason="outlives every stop", source=DECISION),
         SERVICES_BIND: Setting(value=_NOBODY_ELSE, reason="for this machine alone", source=DECISION),
     }
     for addition in additions().values():
