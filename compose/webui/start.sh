@@ -2,6 +2,8 @@
 # Start Open WebUI. Secrets come from files, so that none stands in argv, `docker inspect` or a rendered file.
 # Both runtimes use this script: a container finds the files under /run/secrets, a process under SECRETS_DIRECTORY.
 set -eu
+# Chats and the gateway's key are in its database.
+umask 077
 secrets=${SECRETS_DIRECTORY:-/run/secrets}
 WEBUI_SECRET_KEY=$(cat "$secrets/webui_secret_key")
 OPENAI_API_KEY=$(cat "$secrets/webui_gateway_key")

@@ -11,10 +11,10 @@ import argparse
 import asyncio
 import hmac
 import json
+import logging
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +24,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+READY = "/ready"
 SIGN_UP = "/api/v1/auths/signup"
 SELF_TEST = "/stackwright/self-test"
 """Answers whoever shows the key that Open WebUI asks the gateway by."""
@@ -189,6 +190,11 @@ def make_door(url: str, key: str, models: list[str], own: str) -> Door:
     return Door(app, key, started, tested)
 
 
+def _is_told(record: logging.LogRecord) -> bool:
+    """Return whether a request is worth a line: whoever watches asks for READY every few seconds."""
+    return not (isinstance(record.args, tuple) and READY in record.args)
+
+
 def main() -> None:
     """Serve until the process ends."""
     parser = argparse.ArgumentParser()
@@ -198,7 +204,6 @@ def main() -> None:
     import uvicorn
 
     environment = os.environ
-    Path(environment["DATA_DIR"]).mkdir(parents=True, exist_ok=True)
     models = json.loads(environment["WEBUI_MODELS"])["models"]
     door = make_door(
         environment["OPENAI_API_BASE_URL"],
@@ -206,8 +211,9 @@ def main() -> None:
         models,
         f"http://127.0.0.1:{given.port}/",
     )
-    # The watch asks every few seconds whether it is ready: no line for each.
-    uvicorn.run(door, host=given.host, port=given.port, access_log=False)
+    logging.getLogger("uvicorn.access").addFilter(_is_told)
+    # A browser keeps its connection open, and a stop has less than the 20 s after which it is killed.
+    uvicorn.run(door, host=given.host, port=given.port, timeout_graceful_shutdown=10)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,15 @@ def test_a_rotated_key_has_another_text_and_the_same_rights(run: Run, stored: Pa
     assert json.loads(stored.read_text())["keys"][0]["id"] == second["id"]
 
 
+def test_a_rotated_key_of_an_addition_is_where_its_service_reads_it(run: Run, project: Path) -> None:
+    assert run(*CPU, "--with", "webui", host="cpu-small").code == 0
+    ran = run("keys", "rotate", "webui", "dev")
+    assert (project / "envs/.secrets/dev/webui_gateway_key").read_text() == ran.out.strip()
+    assert ran.err.endswith("webui takes it at its next start: `stackwright restart dev webui`\n")
+    assert run(*CPU, host="cpu-small").code == 0
+    assert (project / "envs/.secrets/dev/webui_gateway_key").read_text() == ran.out.strip()
+
+
 def test_a_rotated_master_key_is_what_key_prints(run: Run, project: Path, stored: Path) -> None:
     before = run("key", "dev").out
     ran = run("keys", "rotate", "master", "dev")

@@ -28,7 +28,7 @@ from stackwright.diagnosis.rules import (
 )
 from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.domain.setting_spec import problem_with
-from stackwright.services import base_services
+from stackwright.services import additions, base_services
 from stackwright.services.engine import ENGINE
 from stackwright.settings import declared_settings
 
@@ -40,12 +40,14 @@ HEALTHY = (
     *sorted((HERE.parent.parent / "watching" / "logs").glob("[ce]*.log")),
 )
 RULES = load_rules()
-KINDS = (*(service.kind for service in base_services()), *EvidenceKind)
+KINDS = (*(service.kind for service in base_services()), *additions(), *EvidenceKind)
 # What a rule's texts may name beside its own groups: the values in force, the environment, and the command.
 KNOWN = frozenset(declared_settings().by_key) | {"environment", "command"}
 VALUES = {
     "environment": "prod",
     "GATEWAY_PORT": "4000",
+    "WEBUI_PORT": "3002",
+    "DATA_HOME": "/data/stackwright-prod",
     "VLLM_MODEL": "org/model",
     "HF_HOME": "/cache/hf",
     "VLLM_CACHE_ROOT": "/cache/vllm",

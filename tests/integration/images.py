@@ -64,11 +64,12 @@ RUN printf '%s\n' '#!/bin/sh' 'echo "$NVIDIA_VISIBLE_DEVICES" | tr , "\n" | sed 
 
 
 class Images(Struct, frozen=True, kw_only=True):
-    """The names of the built images, for VLLM_IMAGE, LITELLM_IMAGE and REDIS_IMAGE."""
+    """The names of the built images, for VLLM_IMAGE, LITELLM_IMAGE, REDIS_IMAGE and WEBUI_IMAGE."""
 
     engine: str
     gateway: str
     redis: str
+    webui: str
     engine_for_one_gpu: str
     engine_for_two_gpus: str
     quick_engine: str
@@ -86,7 +87,7 @@ def build_images(host: str) -> Images:
         TestbedError: a build failed; the message holds the end of what it said.
     """
     base = make_base(host)
-    jobs = {name: start_build(host, name, base) for name in ("engine-cpu", "gateway", "redis")}
+    jobs = {name: start_build(host, name, base) for name in ("engine-cpu", "gateway", "redis", "webui")}
     tags = {name: finish_build(name, tag, job) for name, (tag, job) in jobs.items()}
     for name, variables in STAND_INS.items():
         tags[name] = make_stand_in(host, name, tags["engine-cpu"], variables)
@@ -98,6 +99,7 @@ def build_images(host: str) -> Images:
         engine=tags["engine-cpu"],
         gateway=tags["gateway"],
         redis=tags["redis"],
+        webui=tags["webui"],
         engine_for_one_gpu=tags["engine-for-one-gpu"],
         engine_for_two_gpus=tags["engine-for-two-gpus"],
         quick_engine=quick,

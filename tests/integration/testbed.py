@@ -255,8 +255,7 @@ def make_environments() -> None:
     """Make what runs the services without containers, as `start-environment` would at its first time."""
     from stackwright.engines.vllm.engine import VLLM
     from stackwright.runtime.provision import ensure_all
-    from stackwright.services.gateway import RECIPE
-    from stackwright.services.retrieval import RECIPE as RETRIEVAL_RECIPE
+    from stackwright.services import gateway, retrieval, webui
 
     from tests.integration.quick_engine.layout import planned_engine
 
@@ -264,8 +263,8 @@ def make_environments() -> None:
         say(f"{service}: {text}")
 
     engine = VLLM.recipe(planned_engine(), on_gpus=False)
-    recipes = {"engine": engine, "gateway": RECIPE, "retrieval": RETRIEVAL_RECIPE}
-    ensure_all(state_folder(), recipes, say_of)
+    recipes = {row.name: row for row in (gateway.RECIPE, retrieval.RECIPE, webui.RECIPE)}
+    ensure_all(state_folder(), {"engine": engine, **recipes}, say_of)
 
 
 def main(command: Sequence[str]) -> int:

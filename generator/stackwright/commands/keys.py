@@ -26,7 +26,9 @@ from stackwright.project.access_keys import (
     revoke_key,
     rotate_key,
 )
+from stackwright.project.folder import load_plan
 from stackwright.project.key_usage import KeyUsage, read_usage
+from stackwright.services import additions, services_of
 
 ACTIONS: Mapping[str, str] = {
     "add": "Make a key. It is printed once; only a salted hash of it is stored.",
@@ -150,7 +152,13 @@ def _add(paths: EnvironmentPaths, arguments: KeysArguments) -> None:
 
 def _rotate(paths: EnvironmentPaths, arguments: KeysArguments) -> None:
     if arguments.name != MASTER:
-        _show_once(rotate_key(paths, arguments.name or ""), arguments)
+        own = _own_services(paths, arguments.name or "")
+        made = rotate_key(paths, arguments.name or "", paths.secrets / own[0] if own else None)
+        _show_once(made, arguments)
+        for service in own[1] if own else ():
+            report.tell(
+                f"{service} takes it at its next start: `stackwright restart {paths.environment.value} {service}`"
+            )
         return
     load_stack(paths)
     text = renew_master_key(paths)
@@ -160,6 +168,16 @@ def _rotate(paths: EnvironmentPaths, arguments: KeysArguments) -> None:
         report.print_text(text)
     again = f"`stackwright key {paths.environment.value}` prints the master key again"
     report.tell(f"{again}. The gateway accepts it within two seconds")
+
+
+def _own_services(paths: EnvironmentPaths, name: str) -> tuple[str, tuple[str, ...]] | None:
+    """Return the secret that holds this key for the stack's own services, and who they are; None for anybody's key."""
+    plan = load_plan(paths)
+    addition = additions().get(name)
+    if plan is None or addition is None or not addition.has_key or name not in plan.additions:
+        return None
+    secret = addition.key_secret
+    return secret, tuple(service.name for service in services_of(plan) if secret in service.secrets)
 
 
 def _show_once(made: ShownKey, arguments: KeysArguments) -> None:

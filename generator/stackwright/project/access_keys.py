@@ -169,11 +169,17 @@ def ensure_own_key(paths: EnvironmentPaths, name: str, secret: Path, rights: Rig
     _change(paths, ensure)
 
 
-def rotate_key(paths: EnvironmentPaths, name: str) -> ShownKey:
-    """Give a key another text; its rights stay. Raises UsageError where there is none of this name."""
+def rotate_key(paths: EnvironmentPaths, name: str, secret: Path | None = None) -> ShownKey:
+    """Give a key another text; its rights stay. Raises UsageError where there is none of this name.
+
+    Args:
+        secret: the file that a service of the stack takes it from.
+    """
 
     def rotate(keys: AccessKeys) -> tuple[AccessKeys, ShownKey]:
         made = _renew(find_key(paths, keys, name), keys)
+        if secret is not None:
+            replace_file(secret, made.text)
         return replace(keys, keys=tuple(made.stored if key.name == name else key for key in keys.keys)), made
 
     return _change(paths, rotate)
