@@ -254,6 +254,10 @@ class Toy:
         """Return False: it sees nothing."""
         return False
 
+    def has_stages(self, config: ModelConfig, version: str, catalog: Catalog) -> bool:
+        """Return True: it has nothing to share."""
+        return True
+
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Cut any text."""
         return None

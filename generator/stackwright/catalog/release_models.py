@@ -61,6 +61,19 @@ def copied_encoders(tree: Path) -> frozenset[str]:
     )
 
 
+def unstaged_architectures(tree: Path) -> frozenset[str]:
+    """Return the architectures that no pipeline stages can share: of whose classes none is a `SupportsPP`."""
+    registry = tree / MODELS / "registry.py"
+    tables = dict(_tables(registry)) if registry.is_file() else {}
+    served = {**tables.get("_TEXT_GENERATION_MODELS", {}), **tables.get("_MULTIMODAL_MODELS", {})}
+    return frozenset(
+        name
+        for name, (module, class_name) in served.items()
+        # A class that is not found in its module may be made elsewhere.
+        if _says(tree, module, class_name, "^class ") and not _says(tree, module, class_name, r"\bSupportsPP\b")
+    )
+
+
 def architectures_of(tree: Path, package: str) -> tuple[str, ...]:
     """Return the architectures that a package of models serves (`vllm.models.…`), drafts aside."""
     tables = dict(_tables(tree / MODELS / "registry.py"))

@@ -211,8 +211,8 @@ class ArchitectureTable(Struct, frozen=True, kw_only=True):
 
     A last of None: the newest sampled release has it. A name that was gone for a while begins where it came back.
     `draft`: it writes ahead for another model. `copied_encoder`: those whose encoder each rank may keep whole, whatever
-    their role. A release may also run what is in no registry, by the classes of
-    Transformers.
+    their role. `unstaged`: those that no pipeline stages can share. A release may also run what is in no registry, by
+    the classes of Transformers.
     """
 
     engine: str
@@ -225,12 +225,17 @@ class ArchitectureTable(Struct, frozen=True, kw_only=True):
     classification: dict[str, Range]
     draft: dict[str, Range]
     copied_encoder: dict[str, Range]
+    unstaged: dict[str, Range]
     source: str
     date: str
 
     def copies_encoder(self, architecture: str, version: str) -> bool:
         """Return whether each rank surely may keep all of a model's encoder."""
         return version in self.sampled and _holds(self.copied_encoder, architecture, version)
+
+    def has_stages(self, architecture: str, version: str) -> bool:
+        """Return whether pipeline stages may share a model: True where nobody read the release."""
+        return version not in self.sampled or not _holds(self.unstaged, architecture, version)
 
     def roles(self) -> dict[str, dict[str, Range]]:
         """Return each role's architectures."""

@@ -355,6 +355,9 @@ class Engine(Protocol):
     def may_copy_encoder(self, task: EngineTask, version: str, catalog: Catalog) -> bool:
         """Return whether each rank may keep all of the model's encoder where its heads cannot be split."""
 
+    def has_stages(self, config: ModelConfig, version: str, catalog: Catalog) -> bool:
+        """Return whether pipeline stages may share the model's layers."""
+
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Return the tokens that a step has to take where no text may be cut into steps; None for most models."""
 

@@ -177,6 +177,7 @@ def _ways(request: ModelRequest, catalog: Catalog) -> tuple[Heads, tuple[Placeme
         request.facts.config,
         recut=request.engine.recuts_experts(chosen.version, options[0].gpus),
         copied_encoder=request.engine.may_copy_encoder(request.task, chosen.version, catalog),
+        staged=request.engine.has_stages(request.facts.config, chosen.version, catalog),
     )
     if as_released == heads:
         return heads, options, chosen

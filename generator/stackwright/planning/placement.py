@@ -29,16 +29,17 @@ class Heads(Struct, frozen=True, kw_only=True):
     """What tensor parallelism must divide: attention heads, and key-value heads unless it is divided by them.
 
     `widths` are those of quantized matrices, which are cut between their scales alone; `vision` is an encoder whose
-    heads are split, too.
+    heads are split, too. `staged`: the layers may lie on several pipeline stages.
     """
 
     attention: int | None = None
     kv: int | None = None
     widths: tuple[Width, ...] = ()
     vision: Vision | None = None
+    staged: bool = True
 
     @classmethod
-    def of(cls, config: ModelConfig, *, recut: bool = False, copied_encoder: bool = True) -> Heads:
+    def of(cls, config: ModelConfig, *, recut: bool = False, copied_encoder: bool = True, staged: bool = True) -> Heads:
         """Return those of a model.
 
         `recut`: the engine cuts blocks of FP8 experts finer where a split needs it. `copied_encoder`: it keeps an
@@ -46,7 +47,8 @@ class Heads(Struct, frozen=True, kw_only=True):
         """
         widths = split_widths(config.shape, recut=recut)
         vision = None if copied_encoder else config.shape.vision
-        return cls(attention=config.attention_heads, kv=config.kv_heads, widths=widths, vision=vision)
+        attention, kv = config.attention_heads, config.kv_heads
+        return cls(attention=attention, kv=kv, widths=widths, vision=vision, staged=staged)
 
     def allow(self, ranks: int) -> bool:
         """Return whether `ranks` can share a layer (0.32.0 config/model.py, verify_with_parallel_config)."""
@@ -152,6 +154,11 @@ def _shapes(
     gpus: int, island: int, pins: EngineSettings, heads: Heads, objective: Objective | None
 ) -> list[tuple[int, int]]:
     """List (tensor parallel, pipeline parallel) sizes, preferred first; a pin leaves only its own."""
+    if pins.pp > 1 and not heads.staged:
+        raise NoPlanError(
+            f"the release cannot split this model into pipeline stages, but pipeline parallel {pins.pp} is pinned",
+            hint="remove the pin: tensor parallel splits each layer instead",
+        )
     if pins.tensor_parallel is not None:
         return [(pins.tensor_parallel, pins.pipeline_parallel or 1)]
     powers = [size for size in (2**power for power in range(gpus.bit_length())) if heads.allow(size)] or [1]
@@ -163,7 +170,8 @@ def _shapes(
     largest = max(inside)
     # Fewest stages first, but those that leave a GPU idle last: a further stage costs less than a GPU that does
     # nothing.
-    counts = sorted(range(2, gpus // largest + 1), key=lambda stages: (gpus % (largest * stages) != 0, stages))
+    most = gpus // largest if heads.staged else 1
+    counts = sorted(range(2, most + 1), key=lambda stages: (gpus % (largest * stages) != 0, stages))
     staged = [(largest, stages) for stages in counts]
     across = [(size, 1) for size in powers if size > island]
     return [*((size, 1) for size in inside), *staged, *across]

@@ -38,6 +38,7 @@ from stackwright.units import version_parts
 
 ALLOW_VULNERABLE = "--allow-vulnerable"
 DISABLE_GATE = "NVIDIA_DISABLE_REQUIRE"
+DEEP_GEMM, DEEP_GEMM_BROKEN = "VLLM_USE_DEEP_GEMM", "0.24.0"
 PINNED_MEMORY, PINNED_MEMORY_SINCE, PINNED_MEMORY_BEFORE = "VLLM_WSL2_ENABLE_PIN_MEMORY", "0.24.0", "0.30.0"
 
 
@@ -132,8 +133,21 @@ def wants_pinned_memory(release: str) -> bool:
 
 
 def _environment(found: Candidate, way: Way, situation: Situation, catalog: Catalog) -> tuple[tuple[str, str], ...]:
-    pinned = situation.wsl and wants_pinned_memory(found.release.version)
-    return (*_compatibility(found, way, situation, catalog), *(((PINNED_MEMORY, "1"),) if pinned else ()))
+    release = found.release.version
+    pinned = ((PINNED_MEMORY, "1"),) if situation.wsl and wants_pinned_memory(release) else ()
+    without = ((DEEP_GEMM, "0"),) if _lacks_deep_gemm(release, situation) else ()
+    return (*_compatibility(found, way, situation, catalog), *pinned, *without)
+
+
+def _lacks_deep_gemm(release: str, situation: Situation) -> bool:
+    """Return whether a release takes DeepGEMM's FP8 kernels on 12.x, which the DeepGEMM that it brings does not have.
+
+    It ends with `Unknown recipe` when it warms up (vllm-project/vllm#47130, 2026-06-30). From 0.24.0 on 12.x counts as
+    supported (platforms/cuda.py, support_deep_gemm); from 0.25.0 on the DeepGEMM is one with kernels for it
+    (cmake/external_projects/deepgemm.cmake, read 2026-11-30).
+    """
+    on_12 = any(version_parts(capability)[0] == 12 for _, capability in situation.capabilities())
+    return release == DEEP_GEMM_BROKEN and on_12
 
 
 def _compatibility(found: Candidate, way: Way, situation: Situation, catalog: Catalog) -> tuple[tuple[str, str], ...]:
