@@ -255,12 +255,12 @@ def test_architectures_have_the_role_of_their_table_and_class(tree: Path) -> Non
 
 
 def test_encoders_that_may_be_copied_are_marked_in_a_class_or_in_what_it_is_made_from(tree: Path) -> None:
-    assert read_release(tree, None, "2026-12-01").copied_encoders == {"SeeingForCausalLM"}
+    assert read_release(tree, None, "2026-12-01").splits["copied_encoder"] == {"SeeingForCausalLM"}
 
 
 def test_what_no_stages_can_share_is_marked_nowhere(tree: Path) -> None:
     """A class that is not in its module (here Llama's) says nothing of that."""
-    assert read_release(tree, None, "2026-12-01").unstaged == {"HearingForCausalLM", "WritingDown"}
+    assert read_release(tree, None, "2026-12-01").splits["one_stage"] == {"HearingForCausalLM", "WritingDown"}
 
 
 def test_attention_backends_are_read_without_running_them(tree: Path) -> None:

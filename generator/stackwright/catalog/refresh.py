@@ -154,7 +154,7 @@ def with_formats(table: FormatTable, source: ReleaseSource) -> FormatTable:
 def with_architectures(table: ArchitectureTable, source: ReleaseSource) -> ArchitectureTable:
     """Add a release's architectures to the table; one that was sampled before changes nothing."""
     roles = {role: source.architectures.get(role, frozenset()) for role in table.roles()}
-    return _sampled(table, source, **roles, copied_encoder=source.copied_encoders, unstaged=source.unstaged)
+    return _sampled(table, source, **roles, splits=source.splits)
 
 
 def _sampled(table: Table, source: ReleaseSource, **names: Names) -> Table:

@@ -17,7 +17,15 @@ from stackwright.catalog.release_attention import attention_backends
 from stackwright.catalog.release_defaults import engine_defaults
 from stackwright.catalog.release_formats import Names, number_formats
 from stackwright.catalog.release_models import copied_encoders, served_architectures, unstaged_architectures
-from stackwright.domain.catalog import AttentionBackend, CpuImage, EngineImage, EngineRelease, order_release
+from stackwright.domain.catalog import (
+    COPIED_ENCODER,
+    ONE_STAGE,
+    AttentionBackend,
+    CpuImage,
+    EngineImage,
+    EngineRelease,
+    order_release,
+)
 from stackwright.errors import UsageError
 from stackwright.reading import load_yaml
 
@@ -43,8 +51,7 @@ class ReleaseSource(Struct, frozen=True, kw_only=True):
     reasoning_parsers: frozenset[str]
     formats: Mapping[str, Names]
     architectures: Mapping[str, frozenset[str]]
-    copied_encoders: frozenset[str]
-    unstaged: frozenset[str]
+    splits: Mapping[str, frozenset[str]]
     attention_backends: tuple[AttentionBackend, ...]
     defaults: Mapping[str, frozenset[str]]
 
@@ -81,8 +88,7 @@ def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
         reasoning_parsers=_parsers(tree, "vllm/reasoning/__init__.py"),
         formats=number_formats(tree),
         architectures=served_architectures(tree),
-        copied_encoders=copied_encoders(tree),
-        unstaged=unstaged_architectures(tree),
+        splits={COPIED_ENCODER: copied_encoders(tree), ONE_STAGE: unstaged_architectures(tree)},
         attention_backends=attention_backends(tree),
         defaults=engine_defaults(tree),
     )

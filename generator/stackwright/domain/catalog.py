@@ -206,13 +206,16 @@ class FormatTable(Struct, frozen=True, kw_only=True):
         return _holds(self.without_float16, model_type, version)
 
 
+COPIED_ENCODER, ONE_STAGE = "copied_encoder", "one_stage"
+
+
 class ArchitectureTable(Struct, frozen=True, kw_only=True):
     """Architectures by role, each with the first and last sampled release whose registry has it in that role.
 
     A last of None: the newest sampled release has it. A name that was gone for a while begins where it came back.
-    `draft`: it writes ahead for another model. `copied_encoder`: those whose encoder each rank may keep whole, whatever
-    their role. `unstaged`: those that no pipeline stages can share. A release may also run what is in no registry, by
-    the classes of Transformers.
+    `draft`: it writes ahead for another model. `splits`: what a class says of them, whatever the role: the encoder may
+    be whole on each rank (COPIED_ENCODER), no pipeline stages can share the layers (ONE_STAGE). A release may also run
+    what is in no registry, by the classes of Transformers.
     """
 
     engine: str
@@ -224,18 +227,17 @@ class ArchitectureTable(Struct, frozen=True, kw_only=True):
     rerank: dict[str, Range]
     classification: dict[str, Range]
     draft: dict[str, Range]
-    copied_encoder: dict[str, Range]
-    unstaged: dict[str, Range]
+    splits: dict[str, dict[str, Range]]
     source: str
     date: str
 
     def copies_encoder(self, architecture: str, version: str) -> bool:
         """Return whether each rank surely may keep all of a model's encoder."""
-        return version in self.sampled and _holds(self.copied_encoder, architecture, version)
+        return version in self.sampled and _holds(self.splits[COPIED_ENCODER], architecture, version)
 
     def has_stages(self, architecture: str, version: str) -> bool:
         """Return whether pipeline stages may share a model: True where nobody read the release."""
-        return version not in self.sampled or not _holds(self.unstaged, architecture, version)
+        return version not in self.sampled or not _holds(self.splits[ONE_STAGE], architecture, version)
 
     def roles(self) -> dict[str, dict[str, Range]]:
         """Return each role's architectures."""
