@@ -194,6 +194,17 @@ def test_a_port_is_free_until_someone_listens() -> None:
     assert tuple(check_ports(seen_ports(env), "dev", {})) == ()
 
 
+def test_two_services_of_a_stack_do_not_share_a_port() -> None:
+    free = SeenPort(
+        service=GATEWAY, address="127.0.0.1:4000", port_key="GATEWAY_PORT", bind_key="GATEWAY_BIND", refusal=None
+    )
+    page = replace(free, port_key="WEBUI_PORT", bind_key="SERVICES_BIND")
+    assert list(check_ports([free, replace(page, address="127.0.0.1:3000")], "dev", {})) == []
+    (finding,) = check_ports([free, page], "dev", {})
+    assert finding.found == "WEBUI_PORT and GATEWAY_PORT are one port, 127.0.0.1:4000"
+    assert finding.fix == "choose another port: `configure-gpu dev --set WEBUI_PORT=…`"
+
+
 def test_an_address_of_another_machine_is_not_blamed_on_a_listener() -> None:
     """192.0.2.0/24 belongs to documentation (RFC 5737): no machine has it."""
     env = {"GATEWAY_BIND": "192.0.2.1", "GATEWAY_PORT": "4000"}

@@ -59,7 +59,7 @@ def check_ports(
     planned: Mapping[str, Setting],
     holders: Mapping[int, str] | None = None,
 ) -> Iterator[Finding]:
-    """Check that each port is free. To be asked only while the stack itself is down.
+    """Check that each port is free, and one service's. To be asked only while the stack itself is down.
 
     Args:
         ports: as the kernel answered.
@@ -67,8 +67,17 @@ def check_ports(
         planned: the plan's settings.
         holders: the ports that stacks of other environments publish, and what a person calls those.
     """
+    taken: dict[str, SeenPort] = {}
     for port in ports:
-        if port.refusal is not None:
+        other = taken.setdefault(port.address.rpartition(":")[2], port)
+        if other is not port:
+            yield error(
+                "port-taken",
+                found=f"{port.port_key} and {other.port_key} are one port, {port.address}",
+                expected="a port for each service",
+                fix=f"choose another port: `configure-gpu {environment} --set {port.port_key}=…`",
+            )
+        elif port.refusal is not None:
             holder = (holders or {}).get(int(port.address.rpartition(":")[2]))
             if holder is not None and port.refusal.errno == errno.EADDRINUSE:
                 yield _held(port, holder, environment)
@@ -129,7 +138,7 @@ PORTS = Observation(take=lambda machine: probe_ports(machine.stack.services, mac
 
 PORT = Check(
     name="port",
-    about="the gateway's port and address, and the program that listens there",
+    about="each published port and address, and the program that listens there",
     findings=tuple("port-taken port-privileged address-unknown".split()),
     rule=_check_ports,
     observations=(PORTS, NEIGHBOURS),

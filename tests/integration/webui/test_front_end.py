@@ -1,6 +1,7 @@
-"""The front end with a real browser: one sign-up, a chat that streams to its end and outlives a restart; in processes.
+"""The front end with a real browser: one sign-up, a chat that streams to its end and outlives a restart; both runtimes.
 
-Real Open WebUI and real LiteLLM; the engine answers at once. The tests share one stack and run in the order written.
+Real Open WebUI and real LiteLLM; the engine answers at once. The tests of a runtime share one stack and run in the
+order written.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 from playwright.sync_api import Browser, expect
+from stackwright.services.webui import SECRET_KEY
 
+from tests.integration.images import Images
 from tests.integration.project import Project, free_port, make_variables
 from tests.integration.webui.journey import QUESTION, Visit, ask, choose_model, knock, sign_up
 from tests.toy_engine.server import WORDS
@@ -23,38 +27,63 @@ ANSWER = "".join(WORDS).strip()
 PICTURES = os.environ.get("STACKWRIGHT_PICTURES")
 
 
-@pytest.fixture(scope="module")
-def port() -> int:
-    """Give the port of the front end."""
-    return free_port()
+class Place(Struct, frozen=True, kw_only=True):
+    """A stack with a front end: the runtime, the project, and where a browser finds it."""
+
+    runtime: str
+    project: Project
+    url: str
+
+    def command(self, *words: str) -> str:
+        """Run a command of this runtime that has to succeed; return what it tells."""
+        done = self.project.command(*words, f"--runtime={self.runtime}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def project(webui_state: Path, port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """Give a project whose stack has the front end, and stop it in the end."""
-    folder = tmp_path_factory.mktemp("project")
-    variables = make_variables(NO_DOCKER, webui_state, folder / "caches")
-    made = Project(folder=folder, variables=variables, port=free_port())
-    pins = [*made.pins, f"--set=WEBUI_PORT={port}"]
-    done = made.command("start-environment", "dev", "--runtime=processes", "--with", "webui", *pins)
-    assert done.returncode == 0, done.stderr
-    assert f"http://127.0.0.1:{port}" in done.stderr + done.stdout
+def start(runtime: str, state: Path, folder: Path, host: str, pins: list[str]) -> Place:
+    """Start a stack with the front end."""
+    port = free_port()
+    variables = make_variables(host, state, folder / "caches")
+    project = Project(folder=folder, variables=variables, port=free_port())
+    place = Place(runtime=runtime, project=project, url=f"http://127.0.0.1:{port}")
+    told = place.command("start-environment", "dev", "--with=webui", *project.pins, f"--set=WEBUI_PORT={port}", *pins)
+    assert place.url in told
+    return place
+
+
+@pytest.fixture(scope="module", params=["processes", "compose"])
+def place(
+    request: pytest.FixtureRequest, webui_state: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
+    """Give a stack with the front end in each runtime, and remove it in the end."""
+    folder, host, pins = tmp_path_factory.mktemp("project"), NO_DOCKER, []
+    if request.param == "compose":
+        images: Images = request.getfixturevalue("images")
+        host = request.getfixturevalue("docker_host")
+        pins = [*images.pins(images.quick_engine), f"--set=WEBUI_IMAGE={images.webui}"]
+    failures = request.session.testsfailed
+    made = start(request.param, webui_state, folder, host, pins)
     yield made
-    made.command("stop-environment", "dev", "--runtime=processes")
+    if request.session.testsfailed > failures:
+        print(made.project.command("logs", "dev", "webui", f"--runtime={made.runtime}").stdout[-5000:])
+    made.command("stop-environment", "dev")
+    if request.param == "compose":
+        made.project.remove()
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder of what the browser saw."""
-    folder = Path(PICTURES) if PICTURES else tmp_path_factory.mktemp("pictures")
+    folder = Path(PICTURES or tmp_path_factory.mktemp("pictures"), place.runtime)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @pytest.fixture(scope="module")
-def visit(browser: Browser, project: Project, port: int) -> Visit:  # noqa: ARG001  # the stack has to run
+def visit(browser: Browser, place: Place) -> Visit:
     """Give the first person's browser."""
-    return Visit(browser, f"http://127.0.0.1:{port}")
+    return Visit(browser, place.url)
 
 
 def test_a_person_signs_up_chooses_the_model_and_reads_its_answer(visit: Visit, pictures: Path) -> None:
@@ -66,31 +95,46 @@ def test_a_person_signs_up_chooses_the_model_and_reads_its_answer(visit: Visit, 
     assert visit.faults == []
 
 
-def test_nobody_else_signs_up(browser: Browser, visit: Visit, pictures: Path) -> None:
-    words, status = knock(browser, visit.url, pictures / "stranger.png")
+def test_nobody_else_signs_up(browser: Browser, place: Place, pictures: Path) -> None:
+    words, status = knock(browser, place.url, pictures / "stranger.png")
     assert "Sign in to Open WebUI" in words
     assert "Sign up" not in words
     assert status == 403
 
 
-def test_its_keys_are_seen_nowhere(project: Project, webui_state: Path) -> None:
-    run = webui_state / "run" / project.name
-    shown = [file.read_text(errors="replace") for file in run.rglob("*") if file.is_file()]
-    shown += [file.read_bytes().decode(errors="replace") for file in Path("/proc").glob("[0-9]*/cmdline")]
+def test_its_keys_are_seen_nowhere(place: Place) -> None:
+    project = place.project
+    shown = [file.read_bytes().decode(errors="replace") for file in Path("/proc").glob("[0-9]*/cmdline")]
+    shown += [place.project.command("logs", "dev", f"--runtime={place.runtime}").stdout]
+    if place.runtime == "compose":
+        shown += [project.docker("container", "inspect", *project.remains("container"))]
+    else:
+        run = Path(project.variables["STACKWRIGHT_STATE"], "run", project.name)
+        shown += [file.read_text(errors="replace") for file in run.rglob("*") if file.is_file()]
     assert any("webui.py" in text for text in shown)
-    for name in ("webui_gateway_key", "webui_secret_key"):
+    for name in ("webui_gateway_key", SECRET_KEY):
         assert not [text[:200] for text in shown if project.secrets[name] in text], name
 
 
 def test_the_chat_outlives_a_restart_and_a_new_key(
-    browser: Browser, project: Project, visit: Visit, pictures: Path
+    browser: Browser, place: Place, visit: Visit, pictures: Path
 ) -> None:
-    rotated = project.command("keys", "rotate", "dev", "webui")
+    rotated = place.project.command("keys", "rotate", "webui", "dev")
     assert rotated.returncode == 0, rotated.stderr
-    done = project.command("restart", "dev", "webui")
-    assert done.returncode == 0, done.stderr
+    place.command("restart", "dev", "webui")
     visit.page.reload()
     expect(visit.page.get_by_text(ANSWER).first).to_be_visible(timeout=60_000)
     visit.page.screenshot(path=pictures / "after.png")
     ask(visit, "And again?", ANSWER)
-    assert knock(browser, visit.url)[1] == 403
+    assert knock(browser, place.url)[1] == 403
+
+
+def test_a_container_has_no_rights_and_one_port(place: Place) -> None:
+    if place.runtime != "compose":
+        pytest.skip("containers alone")
+    container = place.project.inspect("webui")
+    host = container["HostConfig"]
+    assert (host["CapDrop"], host["ReadonlyRootfs"]) == (["ALL"], True)
+    port = place.url.rpartition(":")[2]
+    assert host["PortBindings"] == {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": port}]}
+    assert {name.rpartition("_")[2] for name in container["NetworkSettings"]["Networks"]} == {"inside", "door"}
