@@ -23,6 +23,7 @@ from stackwright.catalog.load import (
     load_formats,
     load_gpus,
     load_kernels,
+    load_llms,
     load_parsers,
 )
 from stackwright.catalog.refresh import (
@@ -44,6 +45,7 @@ from stackwright.domain.catalog import (
     order_release,
 )
 from stackwright.domain.hardware import FactStatus, GpuClass, GpuModel, plain_gpu_name
+from stackwright.domain.model_facts import WeightFormat
 from stackwright.errors import StackError
 from stackwright.reading import load_yaml, read_yaml
 
@@ -300,3 +302,11 @@ def test_a_flag_is_known_by_release(name: str, version: str, expected: bool | No
 def test_the_reference_page_names_every_file() -> None:
     page = (FOLDER.parents[2] / "docs" / "reference" / "catalog.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)\.yaml` \|", page, re.MULTILINE) == CATALOG_FILES
+
+
+def test_scales_that_a_source_tells_are_those_that_the_method_makes() -> None:
+    """FP8 in the usual form has blocks, so that a split has to keep them whole; one scale a channel needs a method."""
+    fp8 = [point for row in load_llms() for point in row.checkpoints if point.format is WeightFormat.FP8]
+    for point in fp8:
+        assert ("one scale a" in point.source) <= (point.method is not None), point.hub_id
+        assert ("blocks" in point.source) <= (point.method is None), point.hub_id
