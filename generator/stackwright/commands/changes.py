@@ -27,6 +27,10 @@ def tell_kept(made: Sequence[Configured]) -> None:
 def tell_remembered(made: Sequence[tuple[EnvironmentPaths, Chosen]]) -> None:
     """Say what is kept from before, and what of it no longer counts; once for the environments that share it."""
     report.warn_all(dict.fromkeys(note for _, chosen in made for note in chosen.notes))
+    for own, chosen in made:
+        tuned = ", ".join(f"{key}={one.value}" for key, one in chosen.choices.tuned.items())
+        if tuned:
+            report.tell(f"{own.environment}: tuned: {tuned} (forget one: `--unset KEY`)")
     kept = [(shlex.join(chosen.kept.words), paths) for paths, chosen in made]
     for words, paths in _grouped(row for row in kept if row[0]):
         reset = command(paths[0], "--reset") if len(paths) == 1 else "--reset"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright.commands.options import FORGETTABLE, PlanOptions
-from stackwright.domain.choices import Choices, identify, wish_words
+from stackwright.domain.choices import Choices, TunedSetting, identify, wish_words
 from stackwright.domain.environment import COMMON, EnvironmentPaths
 from stackwright.domain.host import Host
 from stackwright.domain.wishes import Wishes
@@ -56,6 +56,8 @@ def choose(options: PlanOptions, paths: EnvironmentPaths, host: Host, wishes: Wi
     before, notes = _without_newer_words(paths, Choices() if options.reset or mine is None else mine, wishes)
     if mine is None and other and other[-1].words and not options.reset:
         notes += (_not_for_this_host(paths, other[-1]),)
+    before, stale = _without_stale_tuning(paths, before, options, wishes)
+    notes += stale
     kept = _without_unset(before, options)
     kept = replace(kept, default_model=None) if MODEL in options.unset else kept
     choices = replace(_laid_over(kept, options, wishes), host=here)
@@ -114,6 +116,34 @@ def _without_newer_words(paths: EnvironmentPaths, before: Choices, wishes: Wishe
     return replace(before, pins=pins, services=services, models=() if MODEL in newer else before.models), tuple(notes)
 
 
+def _without_stale_tuning(
+    paths: EnvironmentPaths, before: Choices, options: PlanOptions, wishes: Wishes
+) -> tuple[Choices, tuple[str, ...]]:
+    """Leave out what was measured before something else was asked for, or written into a file of wishes."""
+    if not before.tuned:
+        return before, ()
+    if _asks_otherwise(before, options):
+        return replace(before, tuned={}), (not_tuned_any_more(paths, before.tuned, "something else is asked for now"),)
+    said = wished_words(wishes)
+    stale = {key: one for key, one in before.tuned.items() if (said[key].text if key in said else None) != one.beside}
+    kept = {key: one for key, one in before.tuned.items() if key not in stale}
+    notes = (not_tuned_any_more(paths, stale, "the environment's file says otherwise now"),) if stale else ()
+    return replace(before, tuned=kept), notes
+
+
+def _asks_otherwise(before: Choices, options: PlanOptions) -> bool:
+    """Return whether this call asks for another mode or objective; model and engine are those that the plan has."""
+    asked = ((options.mode, before.mode), (options.objective, before.objective))
+    return any(now and now != then for now, then in asked) or bool({"mode", "objective"} & set(options.unset))
+
+
+def not_tuned_any_more(paths: EnvironmentPaths, tuned: Mapping[str, TunedSetting], why: str) -> str:
+    """Say which tuned settings are computed again, and why."""
+    words = ", ".join(f"{key}={one.value}" for key, one in tuned.items())
+    again = f"`stackwright tune {paths.environment}`"
+    return f"{paths.environment}: tuned {words} no longer counts: {why}; {again} measures again"
+
+
 def _not_for_this_host(paths: EnvironmentPaths, other: Choices) -> str:
     again = command(paths, *other.words)
     return (
@@ -126,10 +156,12 @@ def _without_unset(before: Choices, options: PlanOptions) -> Choices:
     for key in options.unset:
         if key in dict(options.pins) or (key == MODEL and options.models):
             raise UsageError(f"--unset {key}: this command sets it as well", hint="leave one of the two out")
-        if key not in FORGETTABLE and key not in before.pins and _flag_name(key) not in flags:
+        if key not in (*FORGETTABLE, *before.pins, *before.tuned) and _flag_name(key) not in flags:
             known_setting(key, where="--unset")
     pins = {key: value for key, value in before.pins.items() if key not in options.unset}
+    tuned = {key: one for key, one in before.tuned.items() if key not in (*options.unset, *dict(options.pins))}
     gone: dict[str, object] = {
+        "tuned": tuned,
         **({"models": ()} if MODEL in options.unset else {}),
         **({"services": {}} if "with" in options.unset else {}),
         **({"mode": None} if "mode" in options.unset else {}),
@@ -167,6 +199,7 @@ def _laid_over(before: Choices, options: PlanOptions, wishes: Wishes) -> Choices
         pins=pins,
         services=services,
         beside=beside,
+        tuned={**before.tuned, **options.tuned},
     )
 
 

@@ -12,19 +12,19 @@ from msgspec.structs import replace
 
 from stackwright import report
 from stackwright.catalog.load import load_catalog
-from stackwright.commands.choices import MODEL, Chosen, choose, explained
+from stackwright.commands.choices import MODEL, Chosen, choose, explained, not_tuned_any_more
 from stackwright.commands.generation import keep_generation
 from stackwright.commands.options import PlanArguments, PlanOptions
 from stackwright.commands.paths import ProjectPaths, working_folder
 from stackwright.detect.network import find_proxy
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.choices import Choices, DefaultModel
+from stackwright.domain.choices import Choices, DefaultModel, TunedSetting
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding, Severity
 from stackwright.domain.host import Host
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts
-from stackwright.domain.plan import Adapter, Attached, Mode, Plan
+from stackwright.domain.plan import Adapter, Attached, Mode, Plan, PlannedEngine
 from stackwright.domain.setting_spec import problem_with
 from stackwright.domain.wishes import ModelWish, Wishes
 from stackwright.engines import default_engine, engine_named
@@ -43,10 +43,11 @@ from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
 from stackwright.project.pins import pins_of_model, read_pins
 from stackwright.rendering import RenderedFile, render_plan
-from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written
+from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written, split_key
 from stackwright.rendering.summary import NextStep
 from stackwright.services import access_to, additions, made_secrets, outside, services_of
 from stackwright.services.additions import DATA_HOME
+from stackwright.settings import is_per_model
 from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing, inspect_certificate
 from stackwright.watching.remembered import remembered_starts
@@ -89,7 +90,7 @@ def plan_with_choices(
     own = paths.of(environment)
     chosen = choose(options, own, host, wishes)
     with explained(chosen.kept, own):
-        plan, chosen = _plan(chosen, paths, host, own, wishes)
+        plan, chosen = _plan_tuned(chosen, paths, host, own, wishes)
         _values_of(plan, chosen.options.engine)
     return plan, chosen
 
@@ -108,6 +109,37 @@ def configure_environment(
         files=(*render_plan(plan), record_inputs(own, wishes, (*chosen.other, chosen.choices))),
         chosen=chosen,
     )
+
+
+def _plan_tuned(
+    chosen: Chosen, paths: ProjectPaths, host: Host, own: EnvironmentPaths, wishes: Wishes
+) -> tuple[Plan, Chosen]:
+    """Plan with what was tuned, as long as it holds: for the same model and engine, and where it still fits."""
+    tuned = chosen.choices.tuned
+    why = ""
+    try:
+        plan, made = _plan(chosen, paths, host, own, wishes)
+        if all(_is_tuned_for(plan, key, one) for key, one in tuned.items()):
+            return plan, made
+        why = "it was measured with another model or engine"
+    except NoPlanError as failure:
+        if not tuned:
+            raise
+        why = failure.message
+    note = not_tuned_any_more(own, tuned, why)
+    bare = replace(chosen, choices=replace(chosen.choices, tuned={}), notes=(*chosen.notes, note))
+    return _plan(bare, paths, host, own, wishes)
+
+
+def _is_tuned_for(plan: Plan, written: str, tuned: TunedSetting) -> bool:
+    plain, number = split_key(written)
+    models = plan.models[number - 1 : number] if is_per_model(plain) else plan.models
+    return any((model.location, release_of(model.engine)) == (tuned.model, tuned.engine) for model in models)
+
+
+def release_of(engine: PlannedEngine) -> str:
+    """Return an engine with its release, as what was measured names it."""
+    return f"{engine.name} {engine.version}"
 
 
 def _plan(
@@ -149,7 +181,14 @@ def bare_request(chosen: Chosen, paths: ProjectPaths, host: Host, own: Environme
         mode=options.mode,
         wishes=wishes,
         models=(),
-        pins=read_pins(wishes.pins, dict(options.pins), own.environment.value, chosen.remembered, wishes.shared_keys),
+        pins=read_pins(
+            wishes.pins,
+            dict(options.pins),
+            own.environment.value,
+            chosen.remembered,
+            wishes.shared_keys,
+            chosen.choices.tuned,
+        ),
         folders=paths.folders,
         user=User(uid=os.getuid(), gid=os.getgid()),
         objective=options.objective,
@@ -373,10 +412,12 @@ def compare(configured: Configured) -> tuple[write.FileChange, ...]:
     return write.compare_files(paths.root, paths.generated, configured.files)
 
 
-def write_environments(paths: ProjectPaths, changes: Sequence[tuple[Configured, tuple[write.FileChange, ...]]]) -> None:
+def write_environments(
+    paths: ProjectPaths, changes: Sequence[tuple[Configured, tuple[write.FileChange, ...]]], *, trial: bool = False
+) -> None:
     """Write the rendered files of some environments, their secrets, and the folders and model that they name.
 
-    To be called while they are held. The files become a generation of each.
+    To be called while they are held. The files become a generation of each; a `trial` is kept only while it runs.
 
     Raises:
         UsageError: something cannot be written, which is found out before anything is.
@@ -398,7 +439,7 @@ def write_environments(paths: ProjectPaths, changes: Sequence[tuple[Configured, 
         report.warn(sentence)
     for configured in made:
         prepare_stack(configured.plan, paths, configured.values, hf_home)
-        keep_generation(configured.paths)
+        keep_generation(configured.paths, trial=trial)
 
 
 def prepare_stack(plan: Plan, paths: ProjectPaths, env: Mapping[str, str], hf_home: Path) -> None:

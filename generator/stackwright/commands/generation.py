@@ -61,9 +61,9 @@ def seen_to(held: lock.Lock) -> None:
     held.note(replace(held.work, starting=False))
 
 
-def keep_generation(paths: EnvironmentPaths) -> int | None:
+def keep_generation(paths: EnvironmentPaths, *, trial: bool = False) -> int | None:
     """Keep the files of an environment as they stand; return their generation's number, None where they cannot be."""
-    generation = _trying(Generations(paths).record)
+    generation = _trying(lambda: Generations(paths).record(trial=trial))
     return generation.number if generation is not None else None
 
 

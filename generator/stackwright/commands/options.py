@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct, field
 
-from stackwright.domain.choices import wish_words
+from stackwright.domain.choices import TunedSetting, wish_words
 from stackwright.domain.environment import WRITTEN_OUT, Environment
 from stackwright.domain.objective import Objective
 from stackwright.domain.plan import Mode
@@ -32,7 +32,7 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
 
     What it leaves open is remembered from the last time (commands/choices.py): `unset` takes single choices back,
     `reset` all. `passing`: pins that are for this command alone. `services`: the additions that are wished for (True),
-    or not any more.
+    or not any more. `tuned`: what was measured to be better, to be remembered with its reason.
     """
 
     mode: Mode | None = None
@@ -48,6 +48,7 @@ class PlanOptions(Struct, frozen=True, kw_only=True):
     reset: bool = False
     passing: tuple[tuple[str, str], ...] = ()
     services: tuple[tuple[str, bool], ...] = ()
+    tuned: Mapping[str, TunedSetting] = {}
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -92,7 +92,11 @@ def _good_before(generations: Generations, environment: Environment) -> int:
         UsageError: there is none.
     """
     now = generations.running() or generations.current()
-    good = [generation.number for generation in generations.all() if generation.state is GenerationState.GOOD]
+    good = [
+        generation.number
+        for generation in generations.all()
+        if generation.state is GenerationState.GOOD and not generation.trial
+    ]
     good = good if now is None else [number for number in good if number < now.number]
     if not good:
         every = generations.all()

@@ -136,7 +136,10 @@ class Workers(Struct, frozen=True, kw_only=True):
 
 
 class Origin(StrEnum):
-    """Who decided on a value. `engine`: it is the engine's own default, and nothing tells the engine."""
+    """Who decided on a value.
+
+    `engine`: it is the engine's own default, and nothing tells the engine. `tuned`: `stackwright tune` measured it.
+    """
 
     COMPUTED = "computed"
     ENGINE = "engine"
@@ -145,6 +148,7 @@ class Origin(StrEnum):
     PINNED = "pinned"
     LOCAL = "local"
     REMEMBERED = "remembered"
+    TUNED = "tuned"
 
 
 class Setting(Struct, frozen=True, kw_only=True):

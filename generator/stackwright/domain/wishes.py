@@ -58,7 +58,7 @@ class Pin(Struct, frozen=True, kw_only=True):
     """A setting that a person fixed.
 
     `key` is plain; `model` the number of the model that it is for, from 1, None for a setting that all share. `written`
-    is the key as the person wrote it, `source` where.
+    is the key as the person wrote it, `source` where. A tuned one has its measurement as `reason`.
     """
 
     key: str
@@ -67,11 +67,14 @@ class Pin(Struct, frozen=True, kw_only=True):
     origin: Origin
     source: str
     written: str
+    reason: str = "pinned by the user"
 
     @property
     def written_at(self) -> str:
         """Where a person finds it, as the object of a sentence."""
         file, _, field = self.source.partition(":")
+        if self.origin is Origin.TUNED:
+            return f"the tuned value of {self.written} (`--unset {self.written}`)"
         if self.origin is Origin.REMEMBERED:
             word = "arg" if self.source.startswith("--arg") else self.written
             return f"the remembered pin of {self.written} (`--unset {word}`)"

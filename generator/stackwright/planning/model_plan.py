@@ -321,7 +321,7 @@ def choose_share(request: ModelRequest, placement: Placement, catalog: Catalog) 
     """
     pin = request.fixed.get(request.engine.keys.memory_share or "")
     if pin is not None:
-        return Utilization(value=float(pin.value), reason="pinned by the user", source=pin.source)
+        return Utilization(value=float(pin.value), reason=pin.reason, source=pin.source)
     if request.utilization is not None:
         return request.utilization
     shared = _shared_memory(request, placement, catalog)
@@ -417,7 +417,7 @@ def refuse_unread(pins: Iterable[Pin], computed: Mapping[str, Setting]) -> None:
 
 def pinned_setting(pin: Pin) -> Setting:
     """Return the setting that a pin makes."""
-    return Setting(value=pin.value, reason="pinned by the user", source=pin.source, origin=pin.origin)
+    return Setting(value=pin.value, reason=pin.reason, source=pin.source, origin=pin.origin)
 
 
 def with_digests(settings: dict[str, Setting], pins: ImagePins) -> dict[str, Setting]:

@@ -48,12 +48,16 @@ class GenerationState(StrEnum):
 
 
 class Generation(Struct, frozen=True, kw_only=True):
-    """One set of rendered files. `made` is when it was first seen, in UTC; `digest` of all its texts."""
+    """One set of rendered files. `made` is when it was first seen, in UTC; `digest` of all its texts.
+
+    A `trial` is kept while it runs, or is about to, and is none that a person goes back to.
+    """
 
     number: int
     made: str
     state: GenerationState
     digest: str
+    trial: bool = False
 
 
 class Running(Struct, frozen=True, kw_only=True):
@@ -98,7 +102,7 @@ class Generations:
         digest = _digest(self._contents())
         return next((generation for generation in reversed(self.all()) if generation.digest == digest), None)
 
-    def record(self) -> Generation:
+    def record(self, *, trial: bool = False) -> Generation:
         """Keep the files as they stand and return their generation, which may be there already."""
         same, contents = self.current(), self._contents()
         if same is not None:
@@ -106,9 +110,10 @@ class Generations:
             return same
         number = max((int(entry.name) for entry in _entries(self._folder)), default=0) + 1
         made = datetime.now(UTC).isoformat(timespec="seconds")
-        generation = Generation(number=number, made=made, state=GenerationState.WRITTEN, digest=_digest(contents))
+        digest = _digest(contents)
+        generation = Generation(number=number, made=made, state=GenerationState.WRITTEN, digest=digest, trial=trial)
         self._write(generation, contents)
-        self._prune()
+        self._prune(number)
         return generation
 
     def mark(self, number: int, state: GenerationState) -> None:
@@ -206,14 +211,15 @@ class Generations:
                 with suppress(OSError):
                     entry.unlink(missing_ok=True)
 
-    def _prune(self) -> None:
-        """Keep the last ones, and of the older ones what runs and the last that was good."""
-        kept = self.all()
+    def _prune(self, newest: int) -> None:
+        """Keep the last ones, and of the older ones what runs and the last that was good; no trial but the newest."""
+        every = self.all()
+        kept = [generation for generation in every if not generation.trial]
         good = [generation.number for generation in kept if generation.state is GenerationState.GOOD]
         running = self.running()
         last = [generation.number for generation in kept[-KEPT:]]
-        spared = {*last, *good[-1:], *([running.number] if running else [])}
-        for generation in kept:
+        spared = {newest, *last, *good[-1:], *([running.number] if running else [])}
+        for generation in every:
             if generation.number not in spared:
                 shutil.rmtree(self._folder / str(generation.number), ignore_errors=True)
 

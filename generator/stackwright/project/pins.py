@@ -6,7 +6,9 @@ import re
 from collections.abc import Collection, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from stackwright.domain.choices import TunedSetting
 from stackwright.domain.environment import COMMON
 from stackwright.domain.plan import Adapter, Origin
 from stackwright.domain.setting_spec import SettingSpec, problem_with
@@ -76,13 +78,17 @@ def read_pins(
     environment: str,
     remembered: Collection[str] = (),
     shared: Collection[str] = (),
+    tuned: Mapping[str, TunedSetting] | None = None,
 ) -> tuple[Pin, ...]:
     """Return the pins in force: those of the command line beat those of `envs/<environment>.yaml`.
 
     `remembered`: keys of `command_line` that an earlier command pinned. `shared`: what stands in the file of all
-    environments, such as `settings.GATEWAY_PORT`.
+    environments, such as `settings.GATEWAY_PORT`. `tuned`: what holds where a person pinned nothing.
     """
     pins = {}
+    for written, found in (tuned or {}).items():
+        pin = _pin(written, found.value, Origin.TUNED, f"`stackwright tune` on {found.measured}")
+        pins[written] = replace(pin, reason=found.reason)
     for written, value in wished.items():
         spot = f"settings.{written}"
         file = COMMON if spot in shared else f"envs/{environment}.yaml"

@@ -15,7 +15,7 @@ from stackwright.engines.protocol import EngineTask, pinned_fields
 from stackwright.engines.vllm.memory.asked import as_asked
 from stackwright.engines.vllm.memory.cpu import CpuMemory, forecast_on_cpu, needed_space_bytes
 from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
-from stackwright.engines.vllm.settings import CPU_RELEASE
+from stackwright.engines.vllm.settings import CPU_RELEASE, KEYS
 from stackwright.units import GIB, format_bytes
 
 SMOKE_CONTEXT = 2048
@@ -30,7 +30,14 @@ def cpu_settings(task: EngineTask) -> dict[str, Setting]:
         ),
         "VLLM_CPU_KVCACHE_SPACE": _space(task),
         "VLLM_MAX_MODEL_LEN": _context(task),
+        **_pinned_batch(task),
     }
+
+
+def _pinned_batch(task: EngineTask) -> dict[str, Setting]:
+    """Return the requests and tokens of a step where they are pinned: else the engine's own are as good as any."""
+    pinned = (key for key in (KEYS.requests, KEYS.step_tokens) if key in task.pins)
+    return {key: Setting(value=task.pins[key], reason="pinned by the user", source="--set") for key in pinned if key}
 
 
 def choose_space_gib(host: Host, *, smoke: bool) -> int:
