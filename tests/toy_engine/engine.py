@@ -89,6 +89,7 @@ class Toy:
     failures: Path | None = Path(__file__).parent / "failures.yaml"
     ask_program: Path | None = None
     processor_requests = 4
+    processor_step_tokens = 64
     length_variable: str | None = None
     metrics: EngineMetrics | None = None
 
@@ -113,6 +114,16 @@ class Toy:
     def has_cache(self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog) -> bool:
         """Keep nothing."""
         return False
+
+    def smaller_caches(
+        self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog
+    ) -> tuple[str, ...]:
+        """Know one format."""
+        return ()
+
+    def drafting_settings(self, shape: Shape, tokens: int) -> Mapping[str, str]:
+        """Draft nothing."""
+        return {}
 
     def choose_image(
         self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds

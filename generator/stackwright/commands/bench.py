@@ -43,7 +43,7 @@ from stackwright.domain.load import (
 )
 from stackwright.domain.plan import Plan, ServedModel
 from stackwright.errors import NotHealthyError, RuntimeRefusedError, UsageError, did_you_mean
-from stackwright.load.generator import NAME, PROGRAM, STARTS_WITHIN_S, Asked, given_of, read_round
+from stackwright.load.generator import NAME, PROGRAM, STARTS_WITHIN_S, Asked, given_of, read_rounds
 from stackwright.load.prompts import (
     FILE_OUTPUT_TOKENS,
     PRESETS,
@@ -275,18 +275,19 @@ def _compare(paths: ProjectPaths, arguments: BenchArguments) -> None:
     report.print_lines(["", verdict_line(rows), "noise: the ranges of the rounds meet"])
 
 
-class _Bench:
-    """One load test on one running stack."""
+class Bench:
+    """One load test on one running stack. `scale`: how its model counts words, where that is known already."""
 
-    def __init__(self, stack: Stack, model: ServedModel, asked: str, place: Beside, load: LoadOptions) -> None:
+    def __init__(self, stack: Stack, asked: str, place: Beside, load: LoadOptions, scale: Scale | None = None) -> None:
         self._stack, self._asked, self._place, self._load = stack, asked, place, load
         self._endpoint: Endpoint = endpoint_of(stack)
         self._key = read_gateway_key(stack.secrets)
         self._limit_s = float(stack.value(stack.access.answers_within_s))
         self._file: PromptFile | None = None if load.file is None else read_prompts(load.file)
-        self._scale = Scale(tokens_per_word=1.0, overhead=0.0) if self._file else self._learn_scale()
+        self.scale = scale or (Scale(tokens_per_word=1.0, overhead=0.0) if self._file else self._learn_scale())
         wanted = PRESETS[load.preset]
-        self._shape: PromptShape = wanted if self._file else shape_for(wanted, context_of(stack, model))
+        context = context_of(stack, own_model(stack.plan, asked))
+        self._shape: PromptShape = wanted if self._file else shape_for(wanted, context)
         self._shortened = self._file is None and self._shape != wanted
         self._sent = 0
 
@@ -311,26 +312,27 @@ class _Bench:
         )
         return scale_from(few, many)
 
-    def measure(self, point: Point, number: int, seed: str) -> Round:
-        """Send one round, and return what it measured."""
+    def measure(self, point: Point, numbers: Sequence[int], seed: str) -> tuple[Round, ...]:
+        """Send rounds, and return what each measured; a number and a seed always give the same prompts, a file the next."""
         count = self._load.requests or usual_requests(point.load)
-        if self._file is not None:
-            prompts = self._file.take(count, self._sent)
-        else:
-            prompts = make_prompts(self._shape, self._scale, count, f"{seed} {point.load} {number}")
-        self._sent += count
         asked = Asked(
             url=self._endpoint.url if self._place.port is None else _inner_url(self._endpoint, self._place.port),
             key=self._key,
             model=self._asked,
-            prompts=prompts,
+            rounds=[self._prompts(point, number, count, seed) for number in numbers],
             output_tokens=self.workload.output_tokens,
             concurrency=point.concurrency,
             rate=point.rate,
         )
         waves = math.ceil(count / point.concurrency) if point.concurrency else 1
-        lasts_s = waves * self._limit_s + (count / point.rate if point.rate else 0.0)
-        return read_round(self._place.run(PROGRAM, given_of(asked), STARTS_WITHIN_S + lasts_s), self._key)
+        lasts_s = len(numbers) * (waves * self._limit_s + (count / point.rate if point.rate else 0.0))
+        return read_rounds(self._place.run(PROGRAM, given_of(asked), STARTS_WITHIN_S + lasts_s), self._key)
+
+    def _prompts(self, point: Point, number: int, count: int, seed: str) -> list[str]:
+        if self._file is not None:
+            self._sent += count
+            return self._file.take(count, self._sent - count)
+        return make_prompts(self._shape, self.scale, count, f"{seed} {point.load} {number}")
 
 
 def _inner_url(endpoint: Endpoint, port: int) -> str:
@@ -347,10 +349,9 @@ def _measure(stack: Stack, arguments: BenchArguments) -> None:
     """Put the load on, keep what was measured, and show it; after Ctrl-C too."""
     environment = stack.plan.environment
     asked = choose_model(stack.plan, arguments.model)
-    model = _own_model(stack.plan, asked)
+    model = own_model(stack.plan, asked)
     try:
-        place = _place_of(stack, model, arguments.runtime)
-        bench = _Bench(stack, model, asked, place, arguments.load)
+        bench = Bench(stack, asked, place_of(stack, model, arguments.runtime), arguments.load)
     except (NotHealthyError, RuntimeRefusedError) as failure:
         hint = failure.hint or f"`start-environment {environment}`; `stackwright status {environment}` says what runs"
         raise type(failure)(failure.message, hint=hint) from None
@@ -376,7 +377,7 @@ def _measured(points: Sequence[Point]) -> tuple[Point, ...]:
     return tuple(point for point in points if point.rounds)
 
 
-def _own_model(plan: Plan, asked: str) -> ServedModel:
+def own_model(plan: Plan, asked: str) -> ServedModel:
     """Return the plan's model of a name. Raises UsageError for one of a cloud: its bill is the person's."""
     found = next((model for model in plan.models if asked in (model.name, *model.aliases)), None)
     if found is None:
@@ -384,7 +385,7 @@ def _own_model(plan: Plan, asked: str) -> ServedModel:
     return found
 
 
-def _place_of(stack: Stack, model: ServedModel, runtime: str) -> Beside:
+def place_of(stack: Stack, model: ServedModel, runtime: str) -> Beside:
     """Return where the generator runs. Raises RuntimeRefusedError where the stack or the engine is not there."""
     service = stack.service(model.replicas[0].name)
     place = None if service is None else reach_running(stack, runtime).beside(service)
@@ -417,7 +418,7 @@ def _begin_result(stack: Stack, model: str, workload: Workload) -> LoadResult:
     )
 
 
-def _fill(bench: _Bench, points: list[Point], load: LoadOptions, seed: str) -> None:
+def _fill(bench: Bench, points: list[Point], load: LoadOptions, seed: str) -> None:
     """Measure the rounds of the last point, and lay each in as it comes."""
     from stackwright.rendering.load_page import describe_load, format_value
 
@@ -425,7 +426,7 @@ def _fill(bench: _Bench, points: list[Point], load: LoadOptions, seed: str) -> N
     for number in range(1, load.rounds + 1):
         if load.seconds is not None and number > 2 and time.monotonic() - begun > load.seconds:
             return
-        one = bench.measure(points[-1], number, seed)
+        [one] = bench.measure(points[-1], (number,), seed)
         points[-1] = replace(points[-1], rounds=(*points[-1].rounds, one))
         speed, first = one.output_tokens_per_s, one.first_token.p50
         told = [f"{format_value(speed)} tokens/s" if speed is not None else "no time passed"]

@@ -184,11 +184,12 @@ def compare_points(a: Point, b: Point) -> tuple[Difference, ...]:
     A difference is noise where the ranges of the rounds meet. Without any real difference, two ranges of n rounds each
     lie apart in 2 of (2n over n) cases, since every order of the rounds is as likely: 1 in 10 for 3, 1 in 126 for 5.
     """
-    return tuple(_compare(measure, a, b) for measure in MEASURES)
+    return tuple(compare_rounds(measure, a.rounds, b.rounds) for measure in MEASURES)
 
 
-def _compare(measure: Measure, a: Point, b: Point) -> Difference:
-    one, other = spread_of(a.rounds, measure), spread_of(b.rounds, measure)
+def compare_rounds(measure: Measure, a: Sequence[Round], b: Sequence[Round]) -> Difference:
+    """Compare one measure of two sets of rounds, as `compare_points` does."""
+    one, other = spread_of(a, measure), spread_of(b, measure)
     if one is None or other is None:
         return Difference(measure=measure.name, a=one, b=other, change=None, verdict=LoadVerdict.UNKNOWN)
     change = (other.middle - one.middle) / one.middle if one.middle else 0.0 if other.middle == 0 else None

@@ -237,7 +237,7 @@ class Engine(Protocol):
     `port` and `health_path` are its server's
     inside a container. `flags`: each flag that carries a setting, with the setting's key. `failures`: its known
     failures, in the form of diagnosis/failures.yaml. `memory_settings`: those that decide on memory.
-    `processor_requests`: worked on at once on a processor where
+    `processor_requests`, `processor_step_tokens`: worked on at once, and in one step, by each rank on a processor where
     nobody says.
     `ask_program`: the Python program that asks the engine's own code whether it takes argument lists, before a model is
     loaded; it runs where the engine is installed (its own first lines say what it reads and prints). None
@@ -259,6 +259,7 @@ class Engine(Protocol):
     failures: Path | None
     ask_program: Path | None
     processor_requests: int
+    processor_step_tokens: int
     length_variable: str | None
     metrics: EngineMetrics | None
 
@@ -286,6 +287,14 @@ class Engine(Protocol):
 
     def has_cache(self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog) -> bool:
         """Return whether the settings' release can keep a smaller cache for a model on these GPUs, as far as known."""
+
+    def smaller_caches(
+        self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog
+    ) -> tuple[str, ...]:
+        """Return the formats in which a release keeps a smaller cache for a model on these GPUs."""
+
+    def drafting_settings(self, shape: Shape, tokens: int) -> Mapping[str, str]:
+        """Return the settings, by key, that let a model's own layers draft so many tokens; empty where it has none."""
 
     def choose_image(
         self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds

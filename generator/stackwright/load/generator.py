@@ -34,32 +34,35 @@ os.environ["OPENAI_API_KEY"] = given["key"]
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
 from vllm.benchmarks import serve
 from vllm.benchmarks.datasets import SampleRequest
-def requests(args, tokenizer):
-    long = given["output_tokens"]
-    return [
-        SampleRequest(prompt=one, prompt_len=1, expected_output_len=long, request_id=f"{given['name']}-{number}")
-        for number, one in enumerate(given["prompts"])
-    ]
-serve.get_samples = requests
+long = given["output_tokens"]
 parser = argparse.ArgumentParser()
 serve.add_cli_args(parser)
-with tempfile.TemporaryDirectory() as folder:
-    serve.main(parser.parse_args([*given["words"], "--result-dir", folder, "--result-filename", "result.json"]))
-    with open(os.path.join(folder, "result.json")) as file:
-        found = json.load(file)
 kept = ("duration", "input_lens", "output_lens", "ttfts", "itls", "latencies", "errors")
-json.dump({name: found[name] for name in kept}, said)
+measured = []
+for prompts in given["rounds"]:
+    requests = [
+        SampleRequest(prompt=one, prompt_len=1, expected_output_len=long, request_id=f"{given['name']}-{number}")
+        for number, one in enumerate(prompts)
+    ]
+    serve.get_samples = lambda args, tokenizer: requests
+    with tempfile.TemporaryDirectory() as folder:
+        words = [*given["words"], "--num-prompts", str(len(prompts))]
+        serve.main(parser.parse_args([*words, "--result-dir", folder, "--result-filename", "result.json"]))
+        with open(os.path.join(folder, "result.json")) as file:
+            found = json.load(file)
+    measured.append({name: found[name] for name in kept})
+json.dump(measured, said)
 said.close()
 """
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """One round to send: the prompts, to which model at which address, with which key, and under which load."""
+    """Rounds to send, each its prompts: to which model at which address, with which key, and under which load."""
 
     url: str
     key: str
     model: str
-    prompts: Sequence[str]
+    rounds: Sequence[Sequence[str]]
     output_tokens: int
     concurrency: int | None
     rate: float | None
@@ -70,7 +73,7 @@ def given_of(asked: Asked) -> str:
     words = [
         *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", asked.url),
         *("--model", asked.model, "--skip-tokenizer-init", "--dataset-name", "custom"),
-        *("--num-prompts", str(len(asked.prompts)), "--ignore-eos", "--temperature", "0"),
+        *("--ignore-eos", "--temperature", "0"),
         *("--percentile-metrics", "e2el", "--save-result", "--save-detailed", "--disable-tqdm"),
         *(("--max-concurrency", str(asked.concurrency)) if asked.concurrency is not None else ()),
         *(("--request-rate", str(asked.rate)) if asked.rate is not None else ()),
@@ -81,20 +84,20 @@ def given_of(asked: Asked) -> str:
         {
             "key": asked.key,
             "words": words,
-            "prompts": list(asked.prompts),
+            "rounds": [list(prompts) for prompts in asked.rounds],
             "output_tokens": asked.output_tokens,
             "name": f"bench-{uuid4().hex[:8]}",
         }
     )
 
 
-def read_round(answer: ClientAnswer, key: str) -> Round:
-    """Return what a round measured. Raises NotHealthyError where the generator did not come to its end."""
+def read_rounds(answer: ClientAnswer, key: str) -> tuple[Round, ...]:
+    """Return what each round measured. Raises NotHealthyError where the generator did not come to its end."""
     if answer.code is None:
         raise NotHealthyError(f"a round did not end: {answer.err}", hint="send fewer: `--requests 10`")
     try:
-        found = json.loads(answer.out.strip().splitlines()[-1]) if answer.code == 0 else None
-        return _round_of(found)
+        found = json.loads(answer.out.strip().splitlines()[-1] if answer.code == 0 else "null")
+        return tuple(map(_round_of, found))
     except (ValueError, LookupError, TypeError):
         lines = [line.strip() for line in answer.err.replace(key, "…").splitlines() if line.strip()]
         said = lines[-1][:300] if lines else f"it ended with {answer.code} and no word"

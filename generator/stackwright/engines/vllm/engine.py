@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -99,6 +100,7 @@ class Vllm:
     ask_program: Path | None = Path(__file__).parent / "ask_engine.py"
     # On a CPU (0.32.0 engine/arg_utils.py, get_batch_defaults).
     processor_requests = 128
+    processor_step_tokens = 2048
     # vLLM then only warns of a length beyond the model's own (0.32.0 envs.py).
     length_variable: str | None = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
     # 0.32.0 v1/metrics/loggers.py; the names behind are those of releases before 0.11 (docs/design/metrics.md there).
@@ -194,6 +196,25 @@ class Vllm:
         shape, version = facts.config.shape, settings.version or ""
         found = (has_kernel(shape, version, gpu.compute_capability, catalog, SMALLER_CACHE) for gpu in gpus)
         return False not in found
+
+    def smaller_caches(
+        self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog
+    ) -> tuple[str, ...]:
+        """Return `fp8` where the GPUs know it, and the release has a kernel for it."""
+        from stackwright.engines.memory.gpu import capability
+        from stackwright.engines.vllm.memory.solve import FP8_CAPABILITY, SMALLER_CACHE
+
+        known = [capability(gpu.compute_capability) for gpu in gpus]
+        able = all(one is not None and one >= FP8_CAPABILITY for one in known)
+        kept = able and self.has_cache(facts, EngineSettings(version=version), gpus, catalog)
+        return (SMALLER_CACHE,) if kept else ()
+
+    def drafting_settings(self, shape: Shape, tokens: int) -> Mapping[str, str]:
+        """Return the one setting that makes prediction layers draft (0.33.0 config/speculative.py: method `mtp`)."""
+        from stackwright.engines.vllm.extra_arguments import SPECULATIVE
+
+        told = json.dumps({"method": "mtp", "num_speculative_tokens": tokens})
+        return {SPECULATIVE: told} if shape.draft_layers else {}
 
     def choose_image(
         self, task: EngineTask, gpus: tuple[Gpu, ...], catalog: Catalog, needs: EngineNeeds

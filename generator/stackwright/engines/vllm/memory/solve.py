@@ -27,7 +27,7 @@ _USUAL_SEQS = 256
 _LATENCY_SEQS = 64
 SMALLER_CACHE = "fp8"
 # FP8 needs a tensor core that knows it, or Ampere's conversion (vLLM 0.32.0 platforms/cuda.py, supports_fp8: 8.9).
-_FP8_CAPABILITY = (8, 9)
+FP8_CAPABILITY = (8, 9)
 
 Ask = Callable[[EngineSettings], Forecast]
 
@@ -132,7 +132,7 @@ def _candidates(shape: Shape, settings: EngineSettings, gpu: GpuMemory, aim: Obj
     steps = dict.fromkeys(max(step, shape.least_step_tokens) for step in _halved(most_tokens, _FEWEST_TOKENS))
     tokens = (settings.max_num_batched_tokens,) if settings.max_num_batched_tokens else tuple(steps)
     formats = ["auto"] if settings.kv_cache_dtype == "auto" else [settings.kv_cache_dtype]
-    able = settings.smaller_cache and gpu.compute_capability and gpu.compute_capability >= _FP8_CAPABILITY
+    able = settings.smaller_cache and gpu.compute_capability and gpu.compute_capability >= FP8_CAPABILITY
     if settings.kv_cache_dtype == "auto" and able:
         formats.append(SMALLER_CACHE)
     return [
