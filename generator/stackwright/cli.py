@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "restart": "Restart a running stack or one service: let open requests end, and watch until it answers again.",
     "chat": "Talk to a model of a running stack.",
     "bench": "Put load on a running stack, and keep what was measured; list and compare results.",
+    "tune": "Search for better settings of a running stack, within a time; keep what is measurably better.",
     "open": "Print the addresses of a stack, and which of them need a key.",
     "gpus": "Draw the GPUs, how they are linked, and what the planner makes of it.",
     "doctor": "Name what is wrong with a stack, or with its last failed start, and how to mend it.",
@@ -61,6 +62,7 @@ SYNONYMS: Mapping[str, str] = {
     "ls": "status",
     "tail": "logs",
     "benchmark": "bench",
+    "optimize": "tune",
     "nvidia-smi": "gpus",
     "topo": "gpus",
 }

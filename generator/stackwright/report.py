@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
@@ -17,7 +19,7 @@ from msgspec.structs import replace
 
 from stackwright.domain.environment import Environment
 from stackwright.domain.finding import Finding, Severity
-from stackwright.errors import StackError, UsageError
+from stackwright.errors import StackError, UsageError, unwritable
 from stackwright.reading import to_plain
 from stackwright.units import format_seconds
 
@@ -382,6 +384,72 @@ def sheet() -> Sheet:
     from stackwright.rendering.status_page import LEAST_WIDTH, Sheet
 
     return Sheet(width=max(_width(), LEAST_WIDTH), ascii=not _can_write("█▓░·×╔═╦╗║└─┴┘│…°", sys.stdout))
+
+
+class Headline:
+    """What goes on, in one line: rewritten on a terminal; elsewhere a line for each step, without its details."""
+
+    def __init__(self) -> None:
+        """Begin with no line, on what is stderr now."""
+        self._stream = sys.stderr
+        self._moves = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._step = ""
+
+    def step(self, text: str) -> None:
+        """Say what is done now."""
+        self._step = text
+        if self._moves:
+            self._show(text)
+        else:
+            self.stay(text)
+
+    def detail(self, text: str) -> None:
+        """Say a word on it, where the line moves."""
+        if self._moves:
+            self._show(f"{self._step}: {text}")
+
+    def stay(self, text: str) -> None:
+        """Leave a line above."""
+        self.clear()
+        print(pasteable(on_one_line(text)), file=self._stream, flush=True)
+
+    def clear(self) -> None:
+        """Take the moving line away."""
+        if self._moves:
+            print("\r\x1b[2K", end="", file=self._stream, flush=True)
+
+    def _show(self, text: str) -> None:
+        print(f"\r\x1b[2K{on_one_line(text)[: _width() - 1]}", end="", file=self._stream, flush=True)
+
+
+class _Written(io.TextIOBase):
+    """Takes what is told, as lines."""
+
+    def __init__(self, file: TextIO, say: Callable[[str], None]) -> None:
+        self._file, self._say, self._line = file, say, ""
+
+    def write(self, text: str) -> int:
+        """Write on, and say each line that is whole."""
+        self._file.write(text)
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._say(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        self._file.flush()
+
+
+@contextmanager
+def aside(log: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Have what is told meanwhile stand in a file, and each line of it `say`-ed. Raises UsageError."""
+    try:
+        file = log.open("a", encoding="utf-8", errors="backslashreplace")
+    except OSError as failure:
+        raise unwritable(log, failure) from None
+    with file, redirect_stderr(_Written(file, say)):
+        yield
 
 
 class Progress:

@@ -36,6 +36,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "restart": ("dev", PROCESSES),
     "chat": ("dev",),
     "bench": ("dev", PROCESSES),
+    "tune": ("dev", PROCESSES),
     "open": ("dev",),
     "gpus": (HOST,),
     "doctor": ("dev", PROCESSES),

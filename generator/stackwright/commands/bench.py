@@ -124,9 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENV|ACTION",
         help=f"{', '.join(ENVIRONMENTS)}; or `{LIST} ENV`, or `{COMPARE} A B` with the names of two results",
     )
-    kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--preset", metavar="NAME", type=_preset, help=f"{', '.join(PRESETS)} (default: chat)")
-    kinds.add_argument("--file", metavar="FILE", type=Path, help='prompts of your own: lines of JSON, {"prompt": "…"}')
+    add_load_source(parser)
     loads = parser.add_mutually_exclusive_group()
     usual = ",".join(map(str, SWEEP))
     loads.add_argument(
@@ -134,16 +132,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     loads.add_argument("--rate", metavar="R,R", type=_rates, help="new requests per second instead, at random times")
     parser.add_argument(
-        "--requests", metavar="N", type=_whole("--requests"), help="requests of a round (default: 4 for each at once)"
+        "--requests",
+        metavar="N",
+        type=read_whole("--requests"),
+        help="requests of a round (default: 4 for each at once)",
     )
-    parser.add_argument("--rounds", metavar="N", type=_whole("--rounds"), help=f"of each load (default: {ROUNDS})")
+    parser.add_argument("--rounds", metavar="N", type=read_whole("--rounds"), help=f"of each load (default: {ROUNDS})")
     parser.add_argument(
-        "--seconds", metavar="N", type=_whole("--seconds"), help="begin no round of a load after this time, but two"
+        "--seconds", metavar="N", type=read_whole("--seconds"), help="begin no round of a load after this time, but two"
     )
     parser.add_argument("--model", metavar="NAME", help="a model of the stack (default: its first chat model)")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write one HTML page too; of `compare`, both results")
     for add in (add_runtime, add_json, add_out):
         add(parser)
+
+
+def add_load_source(parser: argparse.ArgumentParser) -> None:
+    """Take what is sent: `--preset` or `--file`."""
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--preset", metavar="NAME", type=_preset, help=f"{', '.join(PRESETS)} (default: chat)")
+    kinds.add_argument("--file", metavar="FILE", type=Path, help='prompts of your own: lines of JSON, {"prompt": "…"}')
 
 
 def _preset(text: str) -> str:
@@ -153,7 +161,9 @@ def _preset(text: str) -> str:
     return text
 
 
-def _whole(flag: str) -> Callable[[str], int]:
+def read_whole(flag: str) -> Callable[[str], int]:
+    """Return what reads a flag's whole number, 1 to 100000. It raises UsageError."""
+
     def read(text: str) -> int:
         if not (text.isascii() and text.isdecimal() and len(text) < 7 and 1 <= int(text) <= _MOST):
             raise UsageError(
@@ -165,7 +175,7 @@ def _whole(flag: str) -> Callable[[str], int]:
 
 
 def _several(flag: str) -> Callable[[str], tuple[int, ...]]:
-    read = _whole(flag)
+    read = read_whole(flag)
     return lambda text: tuple(dict.fromkeys(read(part.strip()) for part in text.split(",")))
 
 
@@ -313,7 +323,7 @@ class Bench:
         return scale_from(few, many)
 
     def measure(self, point: Point, numbers: Sequence[int], seed: str) -> tuple[Round, ...]:
-        """Send rounds, and return what each measured; a number and a seed always give the same prompts, a file the next."""
+        """Send rounds, and return what each measured; number and seed always give the same prompts, a file the next."""
         count = self._load.requests or usual_requests(point.load)
         asked = Asked(
             url=self._endpoint.url if self._place.port is None else _inner_url(self._endpoint, self._place.port),

@@ -23,6 +23,8 @@ from stackwright.project.lock import Lock
 from stackwright.runtime import Runtime, ServiceChange, Stack
 from stackwright.watching.watch import await_healthy, watch
 
+LEFT = "what was started stays as it is"
+
 
 class Attempt(Struct, frozen=True, kw_only=True):
     """One start of one stack, whose files are generation `number`, None where that could not be kept.
@@ -166,7 +168,7 @@ def _undo(attempt: Attempt) -> str:
     """Undo a start that failed, as far as there is something to undo; say what runs now."""
     work = attempt.lock.work
     if attempt.options.no_rollback:
-        return "what was started stays as it is"
+        return LEFT
     if not work.ran:
         return _take_down(attempt)
     if work.before is None or work.before == attempt.number:

@@ -272,7 +272,7 @@ def _with_known(request: PlanRequest, paths: ProjectPaths, catalog: Catalog) -> 
 def want_model(model: ModelWish, wished_in: str, paths: ProjectPaths, chosen: Chosen) -> WantedModel:
     """Read a model that is wished for. Raises UsageError where it cannot be read."""
     catalog, engine = load_catalog(), chosen.options.engine
-    facts = _read_model(model.name, catalog, paths, wished_in)
+    facts = read_named_model(model.name, catalog, paths, wished_in)
     llm, spot = name_llm(facts), wished_in.partition(".name: ")[0]
     attached = Attached(adapters=_adapters(model, paths, spot), volumes=model.volumes)
     model = replace(model, chat_template=_template(model, paths, chosen.options, spot))
@@ -330,7 +330,8 @@ def wished_models(options: PlanOptions, wishes: Wishes, file: str) -> tuple[tupl
     return listed or ((ModelWish(name=name), f"{file}: model: {name[:120]}"),)
 
 
-def _read_model(name: str, catalog: Catalog, paths: ProjectPaths, origin: str) -> ModelFacts:
+def read_named_model(name: str, catalog: Catalog, paths: ProjectPaths, origin: str) -> ModelFacts:
+    """Read a model by any of its names. Raises UsageError, with `origin`, where it cannot be."""
     try:
         # The smoke model is in no catalog, and reading the long one takes as long as all else together.
         llms = () if name == SMOKE else catalog.llms

@@ -67,6 +67,22 @@ def keep_generation(paths: EnvironmentPaths, *, trial: bool = False) -> int | No
     return generation.number if generation is not None else None
 
 
+def leave_trial(paths: EnvironmentPaths) -> None:
+    """Put the files before a trial back, where those of one stand here: a command that tried it was killed.
+
+    Raises:
+        UsageError: they cannot be.
+    """
+    generations = Generations(paths)
+    current = generations.current()
+    if current is None or not current.trial:
+        return
+    before = [generation.number for generation in generations.all() if not generation.trial]
+    if before:
+        report.warn(f"{paths.environment}: the files were those of a trial; generation {before[-1]} is put back")
+        report.warn_all(generations.put_back(before[-1]))
+
+
 def mark(stack: Stack, number: int | None, state: GenerationState) -> None:
     """Note how a generation of a stack's environment has fared."""
     if number is not None:

@@ -65,7 +65,7 @@ def run(arguments: RestartArguments) -> None:
         key = read_gateway_key(stack.secrets)
         runtime, _ = reach(stack, arguments.runtime)
         states = {state.name: state for state in runtime.services()}
-        _refuse(stack, runtime, states)
+        refuse_changed(stack, runtime, states)
         names = services_to_restart(stack, states, arguments.service)
         running = generations_of(stack).running()
         before = None if running is None else running.number
@@ -79,7 +79,8 @@ def run(arguments: RestartArguments) -> None:
     report.tell(f"{environment}: restarted {', '.join(names)}; it answers at {address(stack)}")
 
 
-def _refuse(stack: Stack, runtime: Runtime, states: dict[str, ServiceState]) -> None:
+def refuse_changed(stack: Stack, runtime: Runtime, states: dict[str, ServiceState]) -> None:
+    """Refuse a stack that does not run, or not as its files stand now. Raises RuntimeRefusedError."""
     environment = stack.plan.environment
     if not any(state.phase in UP for state in states.values()):
         raise RuntimeRefusedError(f"{environment}: nothing runs", hint=f"start it: `start-environment {environment}`")

@@ -21,7 +21,7 @@ from stackwright.commands.configure import (
     prepare_stack,
     write_environments,
 )
-from stackwright.commands.generation import hold_environments, keep_generation, put_back
+from stackwright.commands.generation import hold_environments, keep_generation, leave_trial, put_back
 from stackwright.commands.host import get_host
 from stackwright.commands.options import (
     PlanArguments,
@@ -97,12 +97,13 @@ def run(arguments: StartArguments) -> None:
     paths = find_paths(arguments.out)
     own, leaving = paths.of(arguments.environment), tuple(map(paths.of, arguments.replace))
     with hold_environments((own, *leaving), f"start-environment {own.environment}") as (lock, *others):
+        leave_trial(own)
         running = Generations(own).running()
         check_leaving(leaving)
         try:
             if arguments.plans or project.load_plan(own) is None:
                 _configure_one(arguments.options, paths, own.environment)
-            attempt = _make_ready(arguments, paths, lock)
+            attempt = make_ready(arguments, paths, lock)
             if leaving:
                 fetch(attempt)
         except BaseException:
@@ -117,7 +118,7 @@ def run(arguments: StartArguments) -> None:
     _show_ready(attempt.stack)
 
 
-def _make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> Attempt:
+def make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> Attempt:
     """Check everything that can be checked before a service is touched.
 
     Raises:

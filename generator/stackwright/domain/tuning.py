@@ -28,14 +28,15 @@ class Aim(Struct, frozen=True, kw_only=True):
 
 
 class TuneLoad(Struct, frozen=True, kw_only=True):
-    """What is sent to which model: `at_once` requests, so many `requests` in a round. `file` with its digest, or None.
+    """What is sent to which model: `at_once` requests, so many `requests` in a round.
 
-    Lengths are in tokens.
+    Prompts are of a `preset`, or of a `file` (its path), named by `prompts` with its digest.
     """
 
     model: str
     preset: str
-    file: str | None
+    file: str | None = None
+    prompts: str | None = None
     at_once: int
     requests: int
 

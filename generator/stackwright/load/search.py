@@ -57,6 +57,13 @@ def best_rounds(state: TuneState) -> tuple[Round, ...]:
     return next((one.rounds for one in reversed(state.tried) if one.outcome is Outcome.BETTER), state.baseline)
 
 
+def untried(axes: Sequence[Axis], tried: Sequence[Tried]) -> tuple[str, ...]:
+    """Return what was still to come when a search ended, as KEY=VALUE; nothing where nothing was."""
+    change = next_change(axes, tried)
+    words = [f"{axis.key}={value}" for axis, value in all_values(axes)]
+    return () if change is None else tuple(words[words.index(f"{change.key}={change.value}") :])
+
+
 def all_values(axes: Sequence[Axis]) -> tuple[tuple[Axis, str], ...]:
     """Return every value that may come to be tried, in the order of the search."""
     return tuple((axis, value) for axis in axes for ladder in axis.ladders for value in ladder)

@@ -236,6 +236,8 @@ def objection_to(before: Plan, after: Plan, name: str) -> str | None:
 
     It changes nothing, surely or possibly does not fit, or serves shorter requests than before.
     """
+    if [model.name for model in after.models] != [model.name for model in before.models]:
+        return "the model does not fit with it"  # one that nobody named gives way to another
     if _values(before) == _values(after):
         return "changes nothing here"
     old, new = before.model(name), after.model(name)

@@ -116,6 +116,13 @@ class Generations:
         self._prune(number)
         return generation
 
+    def drop_trials(self) -> None:
+        """Remove the trials, but one that runs."""
+        running = self.running()
+        for generation in self.all():
+            if generation.trial and (running is None or generation.number != running.number):
+                shutil.rmtree(self._folder / str(generation.number), ignore_errors=True)
+
     def mark(self, number: int, state: GenerationState) -> None:
         """Note how a generation has fared. One that has answered once stays good."""
         found = self.find(number)

@@ -213,7 +213,7 @@ class Vllm:
         """Return the one setting that makes prediction layers draft (0.33.0 config/speculative.py: method `mtp`)."""
         from stackwright.engines.vllm.extra_arguments import SPECULATIVE
 
-        told = json.dumps({"method": "mtp", "num_speculative_tokens": tokens})
+        told = json.dumps({"method": "mtp", "num_speculative_tokens": tokens}, separators=(",", ":"))
         return {SPECULATIVE: told} if shape.draft_layers else {}
 
     def choose_image(
