@@ -83,9 +83,15 @@ class Handler(BaseHTTPRequestHandler):
         """Keep the log to what the toy itself tells."""
 
 
-def serve(host: str, port: int, model: str) -> ThreadingHTTPServer:
+class Server(ThreadingHTTPServer):
+    """Takes many connections at once: one that finds no room in the queue comes again a second later (TCP)."""
+
+    request_queue_size = 256
+
+
+def serve(host: str, port: int, model: str) -> Server:
     """Return a server that listens; port 0 lets the system choose."""
-    return ThreadingHTTPServer((host, port), type("Toy", (Handler,), {"model": model}))
+    return Server((host, port), type("Toy", (Handler,), {"model": model}))
 
 
 def main() -> None:

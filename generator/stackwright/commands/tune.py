@@ -36,7 +36,7 @@ from stackwright.load.search import SETTLE_S, all_values, untried
 from stackwright.models.read import SMOKE
 from stackwright.planning.tuning import TuneRequest, axes_of, choose_at_once
 from stackwright.project import folder as project
-from stackwright.project.generations import RECORDS, Generations
+from stackwright.project.generations import Generations
 from stackwright.project.inputs import INPUTS
 from stackwright.project.lock import Lock
 from stackwright.project.searches import read_search
@@ -339,13 +339,13 @@ def _inputs(workshop: Workshop) -> str:
 
 
 def _refuse_other_files(draft: Draft, own: EnvironmentPaths) -> None:
-    """Refuse where the files are not those that would be rendered now. Raises RuntimeRefusedError."""
+    """Refuse where the files that services read are not those that would be rendered now. Raises RuntimeRefusedError.
+
+    The plan's reasons change with each start that it remembers.
+    """
     changes = compare(draft.workshop.configure({}))
-    other = [
-        str(change.file.path)
-        for change in changes
-        if change.status is not FileStatus.UNCHANGED and change.target.name not in RECORDS
-    ]
+    read = [change for change in changes if not change.for_programs]
+    other = [str(change.file.path) for change in read if change.status is not FileStatus.UNCHANGED]
     if other:
         raise RuntimeRefusedError(
             f"{own.environment}: {', '.join(other)} would be rendered otherwise now",

@@ -48,6 +48,7 @@ from stackwright.project.generations import Generations
 from stackwright.project.lock import Lock
 from stackwright.project.searches import keep_search, words_file
 from stackwright.rendering.tune_page import describe_rounds, describe_sent, tried_line
+from stackwright.units import format_seconds
 
 # A start whose length nobody has seen yet: judgement, 2026-11-30, for a model of a few GB.
 UNSEEN_START_S = 120.0
@@ -165,8 +166,8 @@ class Tuner:
         self._headline.stay(f"before: {describe_rounds(self.state.baseline)}; rounds differ by up to {noise:.1%}")
         costs = self._costs()
         self._headline.stay(
-            f"about {costs.trial_s / 60:.1f} minutes for each change, {costs.end_s / 60:.1f} for the confirmation; "
-            f"{max(left_s(self.state), 0) / 60:.0f} left"
+            f"about {format_seconds(costs.trial_s)} for each change, {format_seconds(costs.end_s)} for the "
+            f"confirmation, of {format_seconds(max(left_s(self.state), 0))} that are left"
         )
 
     def _next(self) -> Change | None:
@@ -194,7 +195,7 @@ class Tuner:
         number = sum(bool(one.rounds) for one in self.state.tried) + 1
         self._headline.step(
             f"change {number}: {change.key} {axis.now} → {change.value} "
-            f"({max(left_s(self.state), 0) / 60:.0f} minutes left)"
+            f"({format_seconds(max(left_s(self.state), 0))} left)"
         )
         model = own_model(self._workshop.plan, self.state.load.model).name
         _, objection = self._workshop.try_plan(change.settings, model)

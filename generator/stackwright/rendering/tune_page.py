@@ -146,6 +146,6 @@ def end_lines(state: TuneState, untried: Sequence[str]) -> Iterator[str]:
         yield f"not tried for want of time: {', '.join(untried)}"
     measured = [one for one in state.tried if one.outcome is not Outcome.LEFT_OUT]
     yield (
-        f"{_counted(measured, 'change')} measured in {state.spent_s / 60:.0f} minutes, "
-        f"{state.without_service_s / 60:.0f} of them without service"
+        f"{_counted(measured, 'change')} measured in {format_seconds(state.spent_s)}, "
+        f"{format_seconds(state.without_service_s)} of it without service"
     )

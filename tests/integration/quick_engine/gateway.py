@@ -1,6 +1,6 @@
 """Stands in for LiteLLM where a test is about what starts and stops it: as the Python of its environment.
 
-Takes LiteLLM's arguments, wants the master key, and answers as the toy engine does. Standard library alone.
+Takes LiteLLM's arguments, wants the master key, and passes chats on to the engine. Standard library alone.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from http.server import ThreadingHTTPServer
+import urllib.request
 from pathlib import Path
 
 from stackwright.runtime.provision import MARK, environment_folder
 from stackwright.services.gateway import RECIPE
 
-from tests.toy_engine.server import Handler
+from tests.toy_engine.server import Handler, Server
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 SERVE = f"""import sys
@@ -41,9 +41,18 @@ class Gateway(Handler):
             super().do_GET()
 
     def do_POST(self) -> None:
-        """Answer a chat."""
-        if self._has_key():
-            super().do_POST()
+        """Pass a chat on, and the answer back as it comes."""
+        if not self._has_key():
+            return
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        headers = {"Authorization": f"Bearer {os.environ['ENGINE_KEY']}"}
+        request = urllib.request.Request(f"{os.environ['ENGINE_URL']}/chat/completions", data=body, headers=headers)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.end_headers()
+            for piece in answer:
+                self.wfile.write(piece)
 
     def _has_key(self) -> bool:
         if self.headers["Authorization"] == f"Bearer {os.environ['LITELLM_MASTER_KEY']}":
@@ -55,7 +64,7 @@ class Gateway(Handler):
 def serve(arguments: list[str]) -> None:
     """Serve until the process ends."""
     host, port = (arguments[arguments.index(name) + 1] for name in ("--host", "--port"))
-    with ThreadingHTTPServer((host, int(port)), Gateway) as server:
+    with Server((host, int(port)), Gateway) as server:
         server.serve_forever()
 
 

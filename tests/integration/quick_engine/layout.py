@@ -15,6 +15,8 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 PACKAGES = Path("lib") / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 FILES = {
     "vllm/entrypoints/openai/api_server.py": Path("tests/integration/quick_engine/server.py"),
+    "vllm/benchmarks/serve.py": Path("tests/integration/quick_engine/serve.py"),
+    "vllm/benchmarks/datasets.py": Path("tests/fakes/bench/vllm/benchmarks/datasets.py"),
     "tests/toy_engine/server.py": Path("tests/toy_engine/server.py"),
 }
 

@@ -2,8 +2,9 @@
 
 Laid out as the module that the start script runs (`layout.py`): takes vLLM's arguments and variables, tells of its
 start in the words of vLLM 0.32's log, and answers as the toy does. It loads at once; but while the file `hold` lies in
-HF_HOME it goes on starting, and while `hold-answers` does it keeps whoever asks waiting. Refuses an architecture that
-vLLM does not know. Standard library alone.
+HF_HOME it goes on starting, and while `hold-answers` does it keeps whoever asks waiting. While `slow` lies there, an
+answer takes the longer the fewer tokens a step has, and a step of more than LARGEST_STEP ends the start. Refuses an
+architecture that vLLM does not know. Standard library alone.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ import signal
 import socketserver
 import sys
 import time
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
-from tests.toy_engine.server import Handler
+from tests.toy_engine.server import Handler, Server
 
 ARCHITECTURES = ("Qwen2ForCausalLM",)
 """What the smoke model is."""
 LOOK_EVERY_S = 0.1
+SLOW_S, USUAL_STEP, LARGEST_STEP = 0.2, 2048, 4096
+"""What an answer takes with the usual step; twice the step, half the time."""
 
 
 class Engine(Handler):
@@ -31,6 +33,7 @@ class Engine(Handler):
 
     key: ClassVar[str] = os.environ.get("VLLM_API_KEY", "")
     answered: ClassVar[int] = 0
+    step: ClassVar[int] = USUAL_STEP
 
     def do_GET(self) -> None:
         """Answer what the toy does, and `/metrics`."""
@@ -46,6 +49,8 @@ class Engine(Handler):
         if self._has_key():
             while (Path(os.environ["HF_HOME"]) / "hold-answers").exists():
                 time.sleep(LOOK_EVERY_S)
+            if is_slow():
+                time.sleep(SLOW_S * USUAL_STEP / self.step)
             super().do_POST()
             Engine.answered += 1
 
@@ -60,6 +65,11 @@ class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """Listens where the program that loads models in turns asks."""
 
     daemon_threads = True
+
+
+def is_slow() -> bool:
+    """Return whether answers take their time."""
+    return (Path(os.environ["HF_HOME"]) / "slow").exists()
 
 
 def say(place: str, words: str) -> None:
@@ -89,11 +99,15 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--uds")
+    parser.add_argument("--max-num-batched-tokens", type=int, default=USUAL_STEP)
     asked, _ = parser.parse_known_args()
+    Engine.step = asked.max_num_batched_tokens
+    if is_slow() and Engine.step > LARGEST_STEP:
+        sys.exit(f"ValueError: a step of {Engine.step} tokens is too large")
     load(asked.model)
     handler = type("Served", (Engine,), {"model": asked.served_model_name})
     address = asked.host, asked.port
-    with UnixServer(asked.uds, handler) if asked.uds else ThreadingHTTPServer(address, handler) as server:
+    with UnixServer(asked.uds, handler) if asked.uds else Server(address, handler) as server:
         say("entry.py:140", f"Starting vLLM server on {asked.uds or asked.port}")
         server.serve_forever()
 

@@ -1,0 +1,114 @@
+"""A search for better settings on a stack of processes: a quick engine whose speed depends on its arguments.
+
+Twice the tokens of a step halve the time of an answer, and more than LARGEST_STEP end the start. The tests share one
+stack, and run in the order written.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.faults.command import run
+from tests.integration.faults.conftest import INTERRUPTED, NO_ENGINE
+from tests.integration.faults.moments import signal_at
+from tests.integration.project import Project, free_port, make_variables
+from tests.integration.quick_engine.gateway import make_gateway
+from tests.integration.quick_engine.layout import make_engine
+
+# Six requests at once, so that prompts of 512 tokens fill more than one step of 2,048, and one change is too large.
+TUNE = ("tune", "dev", "--runtime=processes", "--concurrency=12", "--requests=12")
+STEP = "VLLM_MAX_NUM_BATCHED_TOKENS"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Give a folder in which dev runs slowly; its person pinned everything but the tokens of a step."""
+    folder, state = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("state")
+    make_engine(state)
+    make_gateway(state)
+    project = Project(folder=folder, variables=make_variables(NO_ENGINE, state, folder / "caches"), port=free_port())
+    slow = Path(project.variables["HF_HOME"]) / "slow"
+    slow.parent.mkdir(parents=True)
+    slow.touch()
+    pins = ("--set=VLLM_MAX_NUM_SEQS=128", "--set=LITELLM_NUM_WORKERS=1")
+    try:
+        done = project.command("start-environment", "dev", "--runtime=processes", *project.pins, *pins)
+        assert done.returncode == 0, done.stderr
+        yield project
+    finally:
+        project.command("stop-environment", "dev", "--runtime=processes", "--now")
+
+
+def generated(project: Project) -> Path:
+    """Return the folder of the rendered files."""
+    return project.folder / "compose/generated/dev"
+
+
+def rendered(project: Project) -> dict[str, bytes]:
+    """Return what services read."""
+    files = (project.folder / "envs/.env.dev", *(generated(project) / name for name in ("override.yaml", "plan.json")))
+    return {file.name: file.read_bytes() for file in files}
+
+
+def running(project: Project) -> int | None:
+    """Return the generation that runs and answers."""
+    told = json.loads(run(project, "status", "dev", "--runtime=processes", "--json").printed)
+    assert project.complete()
+    number: int | None = told["generation"]
+    return number
+
+
+def search(project: Project) -> Any:
+    """Return what is stored of the search."""
+    return json.loads((generated(project) / "tune.json").read_text(encoding="utf-8"))
+
+
+def test_an_interrupted_search_leaves_everything_as_it_was(project: Project) -> None:
+    before = rendered(project)
+    ended = signal_at(project, f"change 1: {STEP} 2048 → 4096", signal.SIGINT, *TUNE)
+    assert ended.code == INTERRUPTED, ended.said
+    assert "everything is as before: generation 1 runs" in ended.said
+    assert rendered(project) == before
+    assert running(project) == 1
+    assert (search(project)["ended"], len(search(project)["baseline"]), search(project)["tried"]) == (None, 5, [])
+
+
+def test_it_goes_on_and_keeps_what_is_measurably_better(project: Project) -> None:
+    """The second change ends the start of the engine; what is tried then starts from what was before."""
+    baseline = search(project)["baseline"]
+    ended = run(project, "tune", "dev", "--runtime=processes", "--json")
+    assert ended.code == 0, ended.said
+    state = json.loads(ended.printed)["tune"]
+    assert state["baseline"] == baseline
+    assert [(one["change"]["value"], one["outcome"]) for one in state["tried"]] == [
+        ("4096", "better"),
+        ("8192", "did not start"),
+    ]
+    assert "8192 tokens is too large" in state["tried"][1]["note"]
+    assert state["kept"] == {STEP: "4096"}
+    assert 0.5 < state["tried"][0]["gain"] < 1.5
+    shown = json.loads(run(project, "plan", "dev", "--json").printed)["settings"][STEP]
+    assert (shown["value"], shown["origin"]) == ("4096", "tuned")
+    assert shown["reason"].startswith("measured: tokens/s ")
+    assert running(project) == 2 + len(state["tried"]) + 1 + 1
+    assert [
+        entry.name for entry in (generated(project) / "generations").iterdir() if entry.name.isdecimal()
+    ].sort() is None
+
+
+def test_what_nothing_improves_stays_as_it_is(project: Project) -> None:
+    """From 4,096 on, twice as many do not start, and half as many are slower."""
+    before, generation = rendered(project), running(project)
+    ended = run(project, *TUNE, "--goal=latency", "--json")
+    assert ended.code == 0, ended.said
+    state = json.loads(ended.printed)["tune"]
+    assert {one["outcome"] for one in state["tried"]} <= {"did not start", "stopped early", "no better"}
+    assert (state["kept"], state["ended"]) == ({}, "nothing was better: everything is as it was")
+    assert rendered(project) == before
+    assert running(project) == generation
