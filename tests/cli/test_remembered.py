@@ -221,6 +221,106 @@ def test_wrong_words_are_refused(words: list[str], error: str, hint: str, run: R
     assert run(*PROD, *words, host=CPU_HOST).told == (error, hint)
 
 
+SEQS, STEP = "VLLM_MAX_NUM_SEQS", "VLLM_MAX_NUM_BATCHED_TOKENS"
+
+
+def tune(run: Run, project: Path, *words: str, **changes: str) -> None:
+    """Configure prod, and have two settings remembered as a search leaves them."""
+    assert run(*PROD, "--model=Qwen/Qwen3-0.6B", *words, host=GPU_HOST).code == 0
+    inputs = project / "compose/generated/prod/inputs.json"
+    document = json.loads(inputs.read_text(encoding="utf-8"))
+    engine = plan_of(run, host=GPU_HOST)["engine"]
+    one = {
+        "reason": "measured: tokens/s 100.0 → 120.0 (+20.0%)",
+        "measured": "2026-11-30",
+        "model": "Qwen/Qwen3-0.6B",
+        "engine": f"{engine['name']} {engine['version']}",
+        **changes,
+    }
+    document["choices"][-1]["tuned"] = {SEQS: {"value": "64", **one}, STEP: {"value": "4096", **one}}
+    inputs.write_text(json.dumps(document), encoding="utf-8")
+
+
+def tuned(run: Run, project: Path, *words: str) -> tuple[dict[str, str], str]:
+    """Configure again; return the tuned settings that are in force, and what was said."""
+    ran = run(*PROD, *words, host=GPU_HOST)
+    assert ran.code == 0, ran.err
+    shown = plan_of(run, host=GPU_HOST)["settings"]
+    assert {key: setting["value"] for key, setting in shown.items()} == values(project)
+    return {key: one["value"] for key, one in shown.items() if one["origin"] == "tuned"}, ran.err
+
+
+def test_what_was_tuned_is_kept_with_its_measurement(run: Run, project: Path) -> None:
+    tune(run, project)
+    found, said = tuned(run, project)
+    assert found == {SEQS: "64", STEP: "4096"}
+    assert f"prod: tuned: {SEQS}=64, {STEP}=4096 (forget one: `--unset KEY`)" in said
+    shown = plan_of(run, host=GPU_HOST)["settings"][SEQS]
+    assert (shown["reason"], shown["source"]) == (
+        "measured: tokens/s 100.0 → 120.0 (+20.0%)",
+        "`stackwright tune` on 2026-11-30",
+    )
+    assert "--max-num-seqs" in (project / "compose/generated/prod/override.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        ((f"--set={SEQS}=32",), {STEP: "4096"}),
+        ((f"--unset={STEP}",), {SEQS: "64"}),
+        (("--reset", "--model=Qwen/Qwen3-0.6B"), {}),
+        (("--set=GATEWAY_PORT=9",), {SEQS: "64", STEP: "4096"}),
+    ],
+)
+def test_a_persons_word_beats_what_was_tuned(
+    words: tuple[str, ...], left: dict[str, str], run: Run, project: Path
+) -> None:
+    tune(run, project)
+    assert tuned(run, project, *words)[0] == left
+    assert tuned(run, project)[0] == left
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--model=Qwen/Qwen3-4B",), "it was measured with another model or engine"),
+        (("--objective=latency",), "something else is asked for now"),
+        (("single",), "something else is asked for now"),
+        (("cpu",), "something else is asked for now"),
+    ],
+)
+def test_what_was_tuned_for_something_else_no_longer_counts(
+    words: tuple[str, ...], why: str, run: Run, project: Path
+) -> None:
+    tune(run, project)
+    found, said = tuned(run, project, *words)
+    again = f"prod: tuned {SEQS}=64, {STEP}=4096 no longer counts: {why}; `stackwright tune prod` measures again"
+    assert found == {}
+    assert f"warning: {again}" in said
+    assert "no longer counts" not in tuned(run, project)[1]
+
+
+def test_what_no_longer_fits_is_computed_again(run: Run, project: Path) -> None:
+    tune(run, project)
+    inputs = project / "compose/generated/prod/inputs.json"
+    text = inputs.read_text(encoding="utf-8").replace('"value": "64"', '"value": "65000"')
+    inputs.write_text(text, encoding="utf-8")
+    found, said = tuned(run, project)
+    assert found == {}
+    assert "no longer counts: " in said
+
+
+def test_a_file_that_says_otherwise_later_beats_what_was_tuned(run: Run, project: Path) -> None:
+    tune(run, project)
+    wishes = project / "envs/prod.yaml"
+    text = wishes.read_text(encoding="utf-8").replace("settings: {}", f"settings: {{{SEQS}: 16}}")
+    wishes.write_text(text, encoding="utf-8")
+    found, said = tuned(run, project)
+    assert found == {STEP: "4096"}
+    assert "the environment's file says otherwise now" in said
+    assert values(project)[SEQS] == "16"
+
+
 PINS = st.dictionaries(
     st.sampled_from(["GATEWAY_PORT", "LITELLM_NUM_WORKERS", "VLLM_MAX_MODEL_LEN", "VLLM_MAX_NUM_SEQS"]),
     st.integers(1, 4).map(lambda number: str(number * 512)),

@@ -84,6 +84,28 @@ def test_the_last_ones_are_kept_and_what_runs_and_the_last_good_one(tmp_path: Pa
     assert [each.number for each in generations.all()] == [2, 3, *range(12 - KEPT, 12)]
 
 
+def test_trials_take_no_place_of_others_and_go_with_the_next(tmp_path: Path, generations: Generations) -> None:
+    for value in range(1, KEPT + 1):
+        render(tmp_path, value)
+        generations.record()
+    before = [each.number for each in generations.all()]
+    for value in (10, 11, 12):
+        render(tmp_path, value)
+        generations.set_running(Running(number=generations.record(trial=True).number, stack="s", runtime="compose"))
+    assert [(each.number, each.trial) for each in generations.all()][len(before) - 1 :] == [
+        (KEPT, False),
+        (KEPT + 2, True),
+        (KEPT + 3, True),
+    ]
+    generations.drop_trials()
+    assert [each.number for each in generations.all()] == [*before, KEPT + 3]
+    render(tmp_path, KEPT)
+    assert generations.record(trial=True).trial is False
+    generations.set_running(None)
+    generations.drop_trials()
+    assert [each.number for each in generations.all()] == before
+
+
 def test_one_that_has_answered_stays_good(tmp_path: Path, generations: Generations) -> None:
     render(tmp_path, 1)
     number = generations.record().number

@@ -22,7 +22,8 @@ from stackwright.commands.host import get_host
 from stackwright.commands.options import add_environment, add_json, add_out, add_runtime, record_of
 from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.restart import refuse_changed
-from stackwright.commands.stack import load_stack, reach
+from stackwright.commands.running import reach_running
+from stackwright.commands.stack import load_stack
 from stackwright.commands.tuning import Tuner, Workshop, bring_back
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.llm import LlmSource
@@ -218,12 +219,12 @@ def _take_up(arguments: TuneArguments, own: EnvironmentPaths, lock: Lock) -> tup
             f"{own.environment}: models that take turns are not tuned",
             hint="tune an environment that serves one of them alone",
         )
-    runtime, host = reach(stack, arguments.runtime)
+    runtime = reach_running(stack, arguments.runtime)
     running = Generations(own).running()
     found = None if running is None else Generations(own).find(running.number)
     if found is not None and found.trial:
         report.tell(f"{own.environment}: a search was killed; starting again what ran before it")
-        bring_back(own, lock, _generation(own), runtime.name, host)
+        bring_back(own, lock, _generation(own), runtime.name, get_host(None))
     refuse_changed(stack, runtime, {state.name: state for state in runtime.services()})
     return stack, runtime.name
 

@@ -38,11 +38,11 @@ class DefaultModel(Struct, frozen=True, kw_only=True):
     engine: str | None = None
 
 
-<<<<<<< HEAD
 def wish_words(name: str, *, wanted: bool) -> tuple[str, str]:
     """Return the words of a command that wish for an addition, or for none of it."""
     return ("--with" if wanted else "--without", name)
-=======
+
+
 class TunedSetting(Struct, frozen=True, kw_only=True):
     """A value that `stackwright tune` measured to be better, with that as `reason`; `measured` is the day.
 
@@ -56,23 +56,16 @@ class TunedSetting(Struct, frozen=True, kw_only=True):
     model: str
     engine: str
     beside: str | None = None
->>>>>>> a1a6016a (What a measurement has shown is remembered with its reason, below a person's pins; trials are no generations to go back to)
 
 
 class Choices(Struct, frozen=True, kw_only=True):
     """What a person chose for an environment on the command line. None or empty where they left it to the planner.
 
-<<<<<<< HEAD
     `engine` is a name, `release` a version of it. `services`: additions that are wished for (True), or are not. `pins`
     are settings by their written keys, `arguments` flags of the engine. `beside` has, for each of those and for
     `model`, what the environment's file said then, None where nothing: a file that says something else now was changed
-    later, and is the newer word.
-=======
-    `engine` is a name, `release` a version of it. `pins` are settings by their written keys, `arguments`
-    flags of the engine. `beside` has, for each of
-    those and for `model`, what the environment's file said then, None where nothing: a file that says something else
-    now was changed later, and is the newer word. `tuned` are no choices of a person, whose pins beat them.
->>>>>>> a1a6016a (What a measurement has shown is remembered with its reason, below a person's pins; trials are no generations to go back to)
+    later, and is the newer word. `tuned` are no choices of a person, whose pins
+    beat them.
     """
 
     host: HostIdentity = field(default_factory=HostIdentity)
