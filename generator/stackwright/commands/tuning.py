@@ -249,17 +249,16 @@ class Tuner:
         if self._running == settings:
             return
         self._running = None
-        begun = time.monotonic()
-        with self._aside():
+        with self._without_service():
+            begun = time.monotonic()
             if settings:
                 configured = self._workshop.configure(settings)
                 write_environments(self._workshop.paths, ((configured, compare(configured)),), trial=True)
                 bring_up(self._ready())
             else:
                 self._bring_back()
-        took = time.monotonic() - begun
         self._running = settings
-        self._keep(start_s=took, without_service_s=self.state.without_service_s + took)
+        self._keep(start_s=time.monotonic() - begun)
 
     def _ready(self) -> Attempt:
         # Undone here, where what ran before the search comes back, and not what was tried before.
@@ -281,7 +280,7 @@ class Tuner:
         self._running = None
         running = Generations(self._workshop.own).running()
         if self._lock.work.starting or running is None:
-            with self._aside():
+            with self._without_service():
                 self._bring_back()
             self._running = {}
             return
@@ -361,6 +360,17 @@ class Tuner:
             except StackError as failure:
                 return f"generation {generation}, which ran before, cannot be restored: {failure.message}"
         return f"everything is as before: generation {generation} runs"
+
+    @contextmanager
+    def _without_service(self) -> Iterator[None]:
+        """Count the time, and keep what is said aside."""
+        begun = time.monotonic()
+        try:
+            with self._aside():
+                yield
+        finally:
+            took = time.monotonic() - begun
+            self.state = replace(self.state, without_service_s=self.state.without_service_s + took)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
