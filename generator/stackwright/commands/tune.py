@@ -43,7 +43,7 @@ from stackwright.project.lock import Lock
 from stackwright.project.searches import read_search
 from stackwright.project.write import FileStatus
 from stackwright.rendering.tune_page import (
-    Listed,
+    ListedValue,
     cost_lines,
     describe_aim,
     describe_sent,
@@ -172,7 +172,7 @@ class Draft(Struct, frozen=True, kw_only=True):
     aim: Aim
     load: TuneLoad
     axes: tuple[Axis, ...]
-    listed: tuple[Listed, ...]
+    listed: tuple[ListedValue, ...]
     inputs: str
 
     @property
@@ -317,12 +317,12 @@ def _usual_start(stack: Stack, model: ServedModel) -> float | None:
     return sum(steps.values()) + SETTLE_S if steps else None
 
 
-def _listed(workshop: Workshop, axes: Sequence[Axis], name: str) -> Iterator[Listed]:
+def _listed(workshop: Workshop, axes: Sequence[Axis], name: str) -> Iterator[ListedValue]:
     context = engine_named(workshop.plan.model(name).engine.name).keys.context
     for axis, value in all_values(axes):
         plan, objection = workshop.try_plan({axis.key: value}, name)
         settings = next((model.settings for model in (plan.models if plan else ()) if model.name == name), {})
-        yield Listed(
+        yield ListedValue(
             key=axis.key,
             now=axis.now,
             value=value,

@@ -32,7 +32,7 @@ from stackwright.load.search import (
     BASELINE_ROUNDS,
     TRIAL_ROUNDS,
     Costs,
-    Judgement,
+    RoundsVerdict,
     best_of,
     best_rounds,
     confirms,
@@ -225,7 +225,7 @@ class Tuner:
         outcome = judged.outcome or Outcome.NO_BETTER
         return Tried(change=change, outcome=outcome, note=judged.note, gain=judged.gain, rounds=rounds)
 
-    def _judge(self, rounds: Sequence[Round]) -> Judgement:
+    def _judge(self, rounds: Sequence[Round]) -> RoundsVerdict:
         return judge(self.state.aim, self.state.noise or 0.0, best_rounds(self.state), rounds)
 
     def _measure(self) -> tuple[Round, ...]:

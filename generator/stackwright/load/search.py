@@ -96,7 +96,7 @@ def gain_of(measure: Measure, before: Round, after: Round) -> float | None:
     return (other / one if measure.more_is_better else one / other) - 1
 
 
-class Judgement(Struct, frozen=True, kw_only=True):
+class RoundsVerdict(Struct, frozen=True, kw_only=True):
     """What the rounds so far say of a change: `outcome` None where more rounds are to be measured."""
 
     outcome: Outcome | None
@@ -104,7 +104,7 @@ class Judgement(Struct, frozen=True, kw_only=True):
     gain: float | None = None
 
 
-def judge(aim: Aim, noise: float, before: Sequence[Round], found: Sequence[Round]) -> Judgement:
+def judge(aim: Aim, noise: float, before: Sequence[Round], found: Sequence[Round]) -> RoundsVerdict:
     """Judge a change by its rounds so far, against those of what was best.
 
     Better is what is so in every pair, and in their middle by more than the noise. So the first pair that is no better
@@ -117,20 +117,20 @@ def judge(aim: Aim, noise: float, before: Sequence[Round], found: Sequence[Round
     no_better = Outcome.NO_BETTER if last else Outcome.STOPPED
     if sum(one.failed for one in found) > sum(one.failed for one, _ in pairs):
         errors = next((one.errors[0] for one in found if one.errors), "no reason given")
-        return Judgement(outcome=no_better, note=f"requests failed: {errors}", gain=gain)
+        return RoundsVerdict(outcome=no_better, note=f"requests failed: {errors}", gain=gain)
     if gain is None or len(gains) < len(pairs):
-        return Judgement(outcome=no_better, note="a round measured nothing")
+        return RoundsVerdict(outcome=no_better, note="a round measured nothing")
     above = [one.first_token.p99 for one in found if _is_above(aim, one)]
     if above and measure is not _FIRST_TOKEN:
         note = f"first token p99 {above[0]:,.0f} ms, above the bound of {aim.first_token_ms:,.0f}"
-        return Judgement(outcome=no_better, note=note, gain=gain)
+        return RoundsVerdict(outcome=no_better, note=note, gain=gain)
     if min(gains) <= 0:
-        return Judgement(outcome=no_better, note="not better in every round", gain=gain)
+        return RoundsVerdict(outcome=no_better, note="not better in every round", gain=gain)
     if not last:
-        return Judgement(outcome=None, note="", gain=gain)
+        return RoundsVerdict(outcome=None, note="", gain=gain)
     if gain <= noise:
-        return Judgement(outcome=no_better, note=f"within the noise of {noise:.1%}", gain=gain)
-    return Judgement(outcome=Outcome.BETTER, note="better in every round", gain=gain)
+        return RoundsVerdict(outcome=no_better, note=f"within the noise of {noise:.1%}", gain=gain)
+    return RoundsVerdict(outcome=Outcome.BETTER, note="better in every round", gain=gain)
 
 
 def _is_above(aim: Aim, one: Round) -> bool:

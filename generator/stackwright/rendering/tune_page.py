@@ -14,7 +14,7 @@ from stackwright.rendering.table import Column
 from stackwright.units import format_seconds
 
 
-class Listed(Struct, frozen=True, kw_only=True):
+class ListedValue(Struct, frozen=True, kw_only=True):
     """A value that may be tried: with which context in tokens, and why it is not tried, None where it is."""
 
     key: str
@@ -37,7 +37,7 @@ def describe_sent(load: TuneLoad) -> str:
     return f"{load.prompts or load.preset}, {load.at_once} at once, {load.requests} requests a round"
 
 
-def cost_lines(rows: Sequence[Listed], state: TuneState, start_s: float | None) -> Iterator[str]:
+def cost_lines(rows: Sequence[ListedValue], state: TuneState, start_s: float | None) -> Iterator[str]:
     """Yield what a search costs, as far as it is known before: `start_s` is how long a start took earlier."""
     promising = [row for row in rows if row.objection is None]
     keys, out = {row.key for row in promising}, len(rows) - len(promising)
@@ -56,7 +56,7 @@ def _counted(things: Collection[object], what: str) -> str:
     return f"{len(things)} {what}{'s' if len(things) != 1 else ''}"
 
 
-def listed_table(rows: Sequence[Listed]) -> tuple[list[Column], list[list[str]]]:
+def listed_table(rows: Sequence[ListedValue]) -> tuple[list[Column], list[list[str]]]:
     """Return the table of what may be tried, in the order of the search."""
     columns = [
         Column(title="setting"),
