@@ -18,6 +18,7 @@ WIDE_FUNCTIONS: Mapping[str, str] = {
 }
 # More than 12 fields, each with the reason.
 WIDE_RECORDS: Mapping[str, str] = {
+    "domain/choices.py: Choices": "everything that is remembered of a command line",
     "domain/forecast.py: EngineSettings": "the engine's flags that decide on memory",
     "domain/hardware.py: GpuModel": "one row of catalog/gpus.yaml",
     "domain/model_facts.py: CatalogLlm": "one row of catalog/llms.yaml",

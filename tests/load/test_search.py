@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from stackwright.domain.environment import Environment
 from stackwright.domain.load import Percentiles, Round
-from stackwright.domain.tuning import TUNE_SCHEMA, Aim, Axis, Change, Goal, Outcome, Tried, TuneLoad, TuneState
+from stackwright.domain.tuning import (
+    TUNE_SCHEMA,
+    Aim,
+    Axis,
+    Change,
+    Goal,
+    SearchGround,
+    Outcome,
+    TimeSpent,
+    Tried,
+    TuneLoad,
+    TuneState,
+)
 from stackwright.load.search import (
     LEAST_NOISE,
     TRIAL_ROUNDS,
@@ -19,7 +31,6 @@ from stackwright.load.search import (
     confirms,
     costs_of,
     judge,
-    left_s,
     next_change,
     noise_of,
     untried,
@@ -160,27 +171,25 @@ def test_what_is_best_is_confirmed_where_the_ranges_lie_apart() -> None:
 
 def state(**changes: object) -> TuneState:
     """Return a search at its beginning, but for some fields."""
+    load = TuneLoad(model="smoke", preset="chat", at_once=4, requests=16)
     begun = TuneState(
         schema=TUNE_SCHEMA,
         name="dev-tune-1",
         environment=Environment.DEV,
-        inputs="",
-        generation=1,
-        aim=THROUGHPUT,
-        load=TuneLoad(model="smoke", preset="chat", at_once=4, requests=16),
-        axes=AXES,
-        minutes=10,
+        ground=SearchGround(inputs="", generation=1, aim=THROUGHPUT, load=load, axes=AXES),
+        time=TimeSpent(minutes=10),
     )
     return replace(begun, **changes)
 
 
 def test_costs_are_those_that_were_measured() -> None:
-    assert costs_of(state(), 60) is None
-    costs = costs_of(state(rounds_s=60.0), 40)
+    assert costs_of(TimeSpent(minutes=10), 60) is None
+    costs = costs_of(TimeSpent(minutes=10, rounds_s=60.0), 40)
     assert costs is not None
     assert costs.trial_s == 40 + (TRIAL_ROUNDS + 1) * 10
     assert costs.end_s == 2 * (40 + 60) + 30
-    later = costs_of(state(rounds_s=60.0, start_s=20.0), 40)
+    later = costs_of(TimeSpent(minutes=10, rounds_s=60.0, start_s=20.0), 40)
     assert later is not None
     assert later.trial_s == 60
-    assert left_s(state(spent_s=240.0)) == 360
+    assert TimeSpent(minutes=10, total_s=240.0).left_s == 360
+    assert TimeSpent(minutes=10, total_s=700.0).left_s == 0

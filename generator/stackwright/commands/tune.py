@@ -29,7 +29,17 @@ from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.load import Workload
 from stackwright.domain.plan import ServedModel
-from stackwright.domain.tuning import TUNE_SCHEMA, Aim, Axis, Confirmation, Goal, TuneLoad, TuneState
+from stackwright.domain.tuning import (
+    TUNE_SCHEMA,
+    Aim,
+    Axis,
+    Confirmation,
+    Goal,
+    SearchGround,
+    TimeSpent,
+    TuneLoad,
+    TuneState,
+)
 from stackwright.engines import engine_named
 from stackwright.errors import RuntimeRefusedError, UsageError, did_you_mean
 from stackwright.load.prompts import FILE_OUTPUT_TOKENS, PRESETS, read_prompts, shape_for, usual_requests
@@ -58,10 +68,9 @@ MINUTES = 30
 _LONGEST_MS = 3_600_000.0
 
 
-class TuneArguments(Struct, frozen=True, kw_only=True):
-    """The arguments of `tune`. None: what the search under way has, else what is usual."""
+class AskedSearch(Struct, frozen=True, kw_only=True):
+    """What a command line says of a search. None: what the search under way has, else what is usual."""
 
-    environment: Environment
     goal: Goal | None = None
     first_token_ms: float | None = None
     minutes: int | None = None
@@ -70,6 +79,13 @@ class TuneArguments(Struct, frozen=True, kw_only=True):
     concurrency: int | None = None
     requests: int | None = None
     model: str | None = None
+
+
+class TuneArguments(Struct, frozen=True, kw_only=True):
+    """The arguments of `tune`."""
+
+    environment: Environment
+    asked: AskedSearch = AskedSearch()
     restart: bool = False
     dry_run: bool = False
     host: Path | None = None
@@ -134,7 +150,7 @@ def read_arguments(given: argparse.Namespace) -> TuneArguments:
     """Turn the parsed words into the record. Raises UsageError where another machine is to be measured."""
     if given.host is not None and not given.dry_run:
         raise UsageError("--host: a search measures this machine", hint="add `--dry-run` to list what it would try")
-    return record_of(TuneArguments, given)
+    return record_of(TuneArguments, given, asked=record_of(AskedSearch, given))
 
 
 def run(arguments: TuneArguments) -> None:
@@ -186,15 +202,15 @@ def _search_under_way(own: EnvironmentPaths, arguments: TuneArguments) -> TuneSt
     state = None if arguments.restart else read_search(own)
     if state is None or state.ended is not None:
         return None
-    load = state.load
+    load = state.ground.load
     said = (
-        ("--goal", arguments.goal, state.aim.goal),
-        ("--ttft-ms", arguments.first_token_ms, state.aim.first_token_ms),
-        ("--preset", arguments.preset, None if load.file else load.preset),
-        ("--file", arguments.file and str(arguments.file.absolute()), load.file),
-        ("--concurrency", arguments.concurrency, load.at_once),
-        ("--requests", arguments.requests, load.requests),
-        ("--model", arguments.model, load.model),
+        ("--goal", arguments.asked.goal, state.ground.aim.goal),
+        ("--ttft-ms", arguments.asked.first_token_ms, state.ground.aim.first_token_ms),
+        ("--preset", arguments.asked.preset, None if load.file else load.preset),
+        ("--file", arguments.asked.file and str(arguments.asked.file.absolute()), load.file),
+        ("--concurrency", arguments.asked.concurrency, load.at_once),
+        ("--requests", arguments.asked.requests, load.requests),
+        ("--model", arguments.asked.model, load.model),
     )
     for flag, given, has in said:
         if given is not None and given != has:
@@ -242,7 +258,11 @@ def _generation(own: EnvironmentPaths) -> int:
 def _draft(arguments: TuneArguments, paths: ProjectPaths, stack: Stack, before: TuneState | None) -> Draft:
     """Work out what a search would do: pins, local files and wishes of a person are left alone."""
     own, plan = stack.paths, stack.plan
-    aim = before.aim if before else Aim(goal=arguments.goal or Goal.THROUGHPUT, first_token_ms=arguments.first_token_ms)
+    aim = (
+        before.ground.aim
+        if before
+        else Aim(goal=arguments.asked.goal or Goal.THROUGHPUT, first_token_ms=arguments.asked.first_token_ms)
+    )
     load, workload = _load_of(arguments, stack, aim, before)
     model = own_model(plan, load.model)
     catalog = load_catalog()
@@ -270,7 +290,7 @@ def _draft(arguments: TuneArguments, paths: ProjectPaths, stack: Stack, before: 
         runtime=arguments.runtime,
         usual_start_s=_usual_start(stack, model),
     )
-    axes = before.axes if before else axes_of(request)
+    axes = before.ground.axes if before else axes_of(request)
     return Draft(
         workshop=workshop,
         aim=aim,
@@ -283,10 +303,14 @@ def _draft(arguments: TuneArguments, paths: ProjectPaths, stack: Stack, before: 
 
 def _load_of(arguments: TuneArguments, stack: Stack, aim: Aim, before: TuneState | None) -> tuple[TuneLoad, Workload]:
     """Return what is sent, and its lengths. Raises UsageError for an unknown model or file."""
-    asked = choose_model(stack.plan, before.load.model if before else arguments.model)
+    asked = choose_model(stack.plan, before.ground.load.model if before else arguments.asked.model)
     model = own_model(stack.plan, asked)
-    preset = (before.load.preset if before else arguments.preset) or "chat"
-    file = Path(before.load.file) if before and before.load.file else arguments.file and arguments.file.absolute()
+    preset = (before.ground.load.preset if before else arguments.asked.preset) or "chat"
+    file = (
+        Path(before.ground.load.file)
+        if before and before.ground.load.file
+        else arguments.asked.file and arguments.asked.file.absolute()
+    )
     if file is not None:
         prompts = read_prompts(file).name
         workload = Workload(file=prompts, output_tokens=FILE_OUTPUT_TOKENS)
@@ -294,12 +318,12 @@ def _load_of(arguments: TuneArguments, stack: Stack, aim: Aim, before: TuneState
         shape, prompts = shape_for(PRESETS[preset], context_of(stack, model)), None
         workload = Workload(preset=preset, input_tokens=shape.input_tokens, output_tokens=shape.output_tokens)
     if before is not None:
-        if before.load.prompts != prompts:
+        if before.ground.load.prompts != prompts:
             hint = f"begin anew: `stackwright tune {stack.plan.environment} --restart`"
             raise UsageError(f"{file}: other prompts than the search began with", hint=hint)
-        return before.load, workload
-    at_once = arguments.concurrency or choose_at_once(model, aim.goal, workload)
-    requests = arguments.requests or usual_requests((at_once, None))
+        return before.ground.load, workload
+    at_once = arguments.asked.concurrency or choose_at_once(model, aim.goal, workload)
+    requests = arguments.asked.requests or usual_requests((at_once, None))
     load = TuneLoad(
         model=asked,
         preset=preset,
@@ -360,12 +384,10 @@ def _begin(draft: Draft, arguments: TuneArguments, generation: int) -> TuneState
         schema=TUNE_SCHEMA,
         name=f"{environment.value}-tune-{datetime.now(UTC):%Y%m%d-%H%M%S}",
         environment=environment,
-        inputs=draft.inputs,
-        generation=generation,
-        aim=draft.aim,
-        load=draft.load,
-        axes=draft.axes,
-        minutes=arguments.minutes or MINUTES,
+        ground=SearchGround(
+            inputs=draft.inputs, generation=generation, aim=draft.aim, load=draft.load, axes=draft.axes
+        ),
+        time=TimeSpent(minutes=arguments.asked.minutes or MINUTES),
     )
 
 
@@ -373,34 +395,41 @@ def _go_on(draft: Draft, arguments: TuneArguments, before: TuneState) -> TuneSta
     """Return the search under way, with the time that is given now. Raises UsageError where its ground has changed."""
     own = draft.workshop.own
     current = Generations(own).current()
-    if before.inputs != draft.inputs or current is None or current.number != before.generation:
+    if before.ground.inputs != draft.inputs or current is None or current.number != before.ground.generation:
         raise UsageError(
             f"{own.environment}: wishes, pins or files are not those that the search began with",
             hint=f"begin anew: `stackwright tune {own.environment} --restart`",
         )
-    spent = math.ceil(before.spent_s / 60)
-    return replace(before, minutes=spent + arguments.minutes if arguments.minutes else before.minutes)
+    if arguments.asked.minutes is None:
+        return before
+    minutes = math.ceil(before.time.total_s / 60) + arguments.asked.minutes
+    return replace(before, time=replace(before.time, minutes=minutes))
 
 
 def _announce(draft: Draft, state: TuneState, *, resumed: bool) -> None:
     """Say what will be done, and what it costs, before anything is."""
     own = draft.workshop.own
-    report.tell(f"{own.environment}: {describe_aim(state.aim)}; {describe_sent(state.load)}, to {state.load.model}")
+    aim, load = state.ground.aim, state.ground.load
+    report.tell(f"{own.environment}: {describe_aim(aim)}; {describe_sent(load)}, to {load.model}")
     if resumed:
-        report.tell(f"going on with {state.name}: {len(state.tried)} tried, {state.spent_s / 60:.0f} minutes spent")
+        report.tell(
+            f"going on with {state.name}: {len(state.tried)} tried, {state.time.total_s / 60:.0f} minutes spent"
+        )
     report.tell("\n".join(cost_lines(draft.listed, state, draft.workshop.usual_start_s)))
 
 
 def _show_candidates(draft: Draft, state: TuneState, *, json: bool) -> None:
     if json:
-        report.print_json({"aim": draft.aim, "load": draft.load, "minutes": state.minutes, "candidates": draft.listed})
+        report.print_json(
+            {"aim": draft.aim, "load": draft.load, "minutes": state.time.minutes, "candidates": draft.listed}
+        )
         return
     _announce(draft, state, resumed=False)
     report.print_table(*listed_table(draft.listed))
 
 
 def _show_end(state: TuneState, *, json: bool) -> None:
-    left = untried(state.axes, state.tried)
+    left = untried(state.ground.axes, state.tried)
     if json:
         report.print_json({"tune": state, "untried": left})
         return

@@ -38,7 +38,6 @@ from stackwright.load.search import (
     confirms,
     costs_of,
     judge,
-    left_s,
     next_change,
     noise_of,
 )
@@ -141,13 +140,17 @@ class Tuner:
     def _keep(self, **changes: object) -> None:
         """Write down what is new, and the time that has passed."""
         now = time.monotonic()
-        spent, self._since = now - self._since, now
-        self.state = replace(self.state, spent_s=self.state.spent_s + spent, **changes)
+        passed, self._since = now - self._since, now
+        spent = replace(self.state.time, total_s=self.state.time.total_s + passed)
+        self.state = replace(self.state, time=spent, **changes)
         keep_search(self._workshop.own, self.state)
+
+    def _note_time(self, **changes: float) -> None:
+        self.state = replace(self.state, time=replace(self.state.time, **changes))
 
     def _costs(self) -> Costs:
         usual = self._workshop.usual_start_s or UNSEEN_START_S
-        found = costs_of(self.state, usual)
+        found = costs_of(self.state.time, usual)
         return found or Costs(start_s=usual, round_s=0.0)
 
     def _measure_baseline(self) -> None:
@@ -161,13 +164,14 @@ class Tuner:
                     f"requests fail before anything is changed: {', '.join(errors)}",
                     hint="lower the load: `--concurrency N`",
                 )
-            self._keep(baseline=rounds, rounds_s=time.monotonic() - begun, noise=noise_of(self.state.aim, rounds))
+            self._note_time(rounds_s=time.monotonic() - begun)
+            self._keep(baseline=rounds, noise=noise_of(self.state.ground.aim, rounds))
         noise = self.state.noise or 0.0
         self._headline.stay(f"before: {describe_rounds(self.state.baseline)}; rounds differ by up to {noise:.1%}")
         costs = self._costs()
         self._headline.stay(
             f"about {format_seconds(costs.trial_s)} for each change, {format_seconds(costs.end_s)} for the "
-            f"confirmation, of {format_seconds(max(left_s(self.state), 0))} that are left"
+            f"confirmation, of {format_seconds(self.state.time.left_s)} that are left"
         )
 
     def _next(self) -> Change | None:
@@ -176,28 +180,28 @@ class Tuner:
         Raises:
             UsageError: the time is not enough for a single change.
         """
-        change = next_change(self.state.axes, self.state.tried)
+        change = next_change(self.state.ground.axes, self.state.tried)
         self._keep()
         costs = self._costs()
-        if change is None or left_s(self.state) >= costs.trial_s + costs.end_s:
+        if change is None or self.state.time.left_s >= costs.trial_s + costs.end_s:
             return change
         if not any(one.rounds for one in self.state.tried):
-            least = int((self.state.spent_s + costs.trial_s + costs.end_s) / 60) + 1
+            more = int((costs.trial_s + costs.end_s) / 60) + 1
             raise UsageError(
-                f"--minutes: {self.state.minutes} are too few: a change and its confirmation end after about {least}",
-                hint=f"`stackwright tune {self.state.environment} --minutes {least}`",
+                f"--minutes: {self.state.time.minutes} are too few: one change and its confirmation take about {more} "
+                "beside the first measurement",
+                hint=f"go on with more: `stackwright tune {self.state.environment} --minutes {more}`",
             )
         return None
 
     def _try(self, change: Change) -> None:
         """Start a change and measure it, as long as it may be better; note what came of it."""
-        axis = next(axis for axis in self.state.axes if axis.key == change.key)
+        axis = next(axis for axis in self.state.ground.axes if axis.key == change.key)
         number = sum(bool(one.rounds) for one in self.state.tried) + 1
         self._headline.step(
-            f"change {number}: {change.key} {axis.now} → {change.value} "
-            f"({format_seconds(max(left_s(self.state), 0))} left)"
+            f"change {number}: {change.key} {axis.now} → {change.value} ({format_seconds(self.state.time.left_s)} left)"
         )
-        model = own_model(self._workshop.plan, self.state.load.model).name
+        model = own_model(self._workshop.plan, self.state.ground.load.model).name
         _, objection = self._workshop.try_plan(change.settings, model)
         if objection is not None:
             tried = Tried(change=change, outcome=Outcome.LEFT_OUT, note=objection)
@@ -226,19 +230,19 @@ class Tuner:
         return Tried(change=change, outcome=outcome, note=judged.note, gain=judged.gain, rounds=rounds)
 
     def _judge(self, rounds: Sequence[Round]) -> RoundsVerdict:
-        return judge(self.state.aim, self.state.noise or 0.0, best_rounds(self.state), rounds)
+        return judge(self.state.ground.aim, self.state.noise or 0.0, best_rounds(self.state), rounds)
 
     def _measure(self) -> tuple[Round, ...]:
         """Measure what runs, after a round that warms it up."""
         return self._rounds(self._prepared(), range(BASELINE_ROUNDS + 1))[1:]
 
     def _rounds(self, bench: Bench, numbers: Sequence[int]) -> tuple[Round, ...]:
-        return bench.measure(Point(concurrency=self.state.load.at_once), numbers, self.state.name)
+        return bench.measure(Point(concurrency=self.state.ground.load.at_once), numbers, self.state.name)
 
     def _prepared(self) -> Bench:
         """Return the load on what runs now; the same prompts for all of it."""
         stack = load_stack(self._workshop.own)
-        asked = self.state.load.model
+        asked = self.state.ground.load.model
         place = place_of(stack, own_model(stack.plan, asked), self._workshop.runtime)
         bench = Bench(stack, asked, place, self._workshop.load, self._scale)
         self._scale = bench.scale
@@ -258,18 +262,19 @@ class Tuner:
             else:
                 self._bring_back()
         self._running = settings
-        self._keep(start_s=time.monotonic() - begun)
+        self._note_time(start_s=time.monotonic() - begun)
+        self._keep()
 
     def _ready(self) -> Attempt:
         # Undone here, where what ran before the search comes back, and not what was tried before.
-        start = StartOptions(timeout_s=max(left_s(self.state), UNSEEN_START_S), no_rollback=True)
+        start = StartOptions(timeout_s=max(self.state.time.left_s, UNSEEN_START_S), no_rollback=True)
         environment, runtime = self._workshop.own.environment, self._workshop.runtime
         arguments = StartArguments(environment=environment, start=start, runtime=runtime)
         return make_ready(arguments, self._workshop.paths, self._lock)
 
     def _bring_back(self) -> None:
         shop = self._workshop
-        bring_back(shop.own, self._lock, self.state.generation, shop.runtime, shop.host)
+        bring_back(shop.own, self._lock, self.state.ground.generation, shop.runtime, shop.host)
 
     def _recover(self) -> None:
         """After a change that did not start, make sure that what ran then runs, with its files.
@@ -303,7 +308,7 @@ class Tuner:
         self._start(best)
         after = self._measure()
         self._keep(confirmation=replace(self.state.confirmation, after=after))
-        better, said = confirms(state.aim, self.state.confirmation.before, after)
+        better, said = confirms(state.ground.aim, self.state.confirmation.before, after)
         if not better:
             self._settle_as_before(f"{words} was not confirmed ({said}): everything is as it was")
             return
@@ -321,9 +326,9 @@ class Tuner:
         """Remember the best settings with their measurement as reason; what runs goes on."""
         shop, state = self._workshop, self.state
         day = time.strftime("%Y-%m-%d")
-        model = own_model(shop.plan, state.load.model)
+        model = own_model(shop.plan, state.ground.load.model)
         wished = wished_words(project.read_wishes(shop.own))
-        reason = f"measured: {said} ({describe_sent(state.load)})"
+        reason = f"measured: {said} ({describe_sent(state.ground.load)})"
         tuned = {
             key: TunedSetting(
                 value=value,
@@ -347,7 +352,7 @@ class Tuner:
 
     def _restore(self) -> str:
         """Bring back what ran before the search, and return what runs now."""
-        generation = self.state.generation
+        generation = self.state.ground.generation
         with shielded(lambda: report.warn("still putting everything back; interrupt again to leave it as it is")):
             try:
                 running = Generations(self._workshop.own).running()
@@ -370,7 +375,7 @@ class Tuner:
                 yield
         finally:
             took = time.monotonic() - begun
-            self.state = replace(self.state, without_service_s=self.state.without_service_s + took)
+            self._note_time(without_service_s=self.state.time.without_service_s + took)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

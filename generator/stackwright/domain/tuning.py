@@ -90,27 +90,49 @@ class Confirmation(Struct, frozen=True, kw_only=True):
     after: tuple[Round, ...] = ()
 
 
-class TuneState(Struct, frozen=True, kw_only=True):
-    """A search as it is stored. `inputs` is the digest of what its plan was made from, `generation` what ran before.
+class SearchGround(Struct, frozen=True, kw_only=True):
+    """What a search began from, and is no longer worth anything without.
 
-    `start_s` and `rounds_s`: how long the last start and the baseline's rounds took; `spent_s` of `minutes` so far, and
-    `without_service_s` of those. `noise`: by how large a part rounds of the same settings differ. `ended`: how, in
-    words, None while it goes on; `kept`: the settings that were written, empty where nothing was better.
+    `inputs` is the digest of what its plan was made from, `generation` what ran before.
     """
 
-    schema: int
-    name: str
-    environment: Environment
     inputs: str
     generation: int
     aim: Aim
     load: TuneLoad
     axes: tuple[Axis, ...]
+
+
+class TimeSpent(Struct, frozen=True, kw_only=True):
+    """The time of a search: `total_s` of its `minutes` so far, and `without_service_s` of those.
+
+    `start_s` and `rounds_s`: how long the last start, and the baseline's rounds took; None before.
+    """
+
     minutes: int
-    spent_s: float = 0.0
+    total_s: float = 0.0
     without_service_s: float = 0.0
     start_s: float | None = None
     rounds_s: float | None = None
+
+    @property
+    def left_s(self) -> float:
+        """What is left of it."""
+        return max(self.minutes * 60 - self.total_s, 0.0)
+
+
+class TuneState(Struct, frozen=True, kw_only=True):
+    """A search as it is stored.
+
+    `noise`: by how large a part rounds of the same settings differ. `ended`: how, in words, None while it goes on;
+    `kept`: the settings that were written, empty where nothing was better.
+    """
+
+    schema: int
+    name: str
+    environment: Environment
+    ground: SearchGround
+    time: TimeSpent
     noise: float | None = None
     baseline: tuple[Round, ...] = ()
     tried: tuple[Tried, ...] = ()

@@ -12,7 +12,7 @@ from statistics import median
 from msgspec import Struct
 
 from stackwright.domain.load import MEASURES, LoadVerdict, Measure, Round, compare_rounds
-from stackwright.domain.tuning import Aim, Axis, Change, Goal, Outcome, Tried, TuneState
+from stackwright.domain.tuning import Aim, Axis, Change, Goal, Outcome, TimeSpent, Tried, TuneState
 
 BASELINE_ROUNDS, TRIAL_ROUNDS = 5, 3
 # Rounds differ by more than this on every machine that was measured (benchmarks/results/tune.json, 2026-11-30).
@@ -174,13 +174,8 @@ class Costs(Struct, frozen=True, kw_only=True):
         return 2 * (self.start_s + (BASELINE_ROUNDS + 1) * self.round_s) + SETTLE_S
 
 
-def costs_of(state: TuneState, usual_start_s: float) -> Costs | None:
+def costs_of(time: TimeSpent, usual_start_s: float) -> Costs | None:
     """Return the costs as measured so far; None before the baseline is."""
-    if state.rounds_s is None:
+    if time.rounds_s is None:
         return None
-    return Costs(start_s=state.start_s or usual_start_s, round_s=state.rounds_s / (BASELINE_ROUNDS + 1))
-
-
-def left_s(state: TuneState) -> float:
-    """Return the seconds that are left of the budget."""
-    return state.minutes * 60 - state.spent_s
+    return Costs(start_s=time.start_s or usual_start_s, round_s=time.rounds_s / (BASELINE_ROUNDS + 1))

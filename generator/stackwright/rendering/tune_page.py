@@ -45,7 +45,7 @@ def cost_lines(rows: Sequence[ListedValue], state: TuneState, start_s: float | N
     yield f"{_counted(promising, 'value')} of {_counted(keys, 'setting')} to try{left_out}"
     if promising:
         known = "an unknown time" if start_s is None else f"about {format_seconds(start_s)}"
-        left = state.minutes - state.spent_s / 60
+        left = state.time.left_s / 60
         yield (
             f"at most {left:.0f} minutes; each change restarts the engine, {known} without service, and the load "
             "slows other clients"
@@ -100,7 +100,7 @@ def tried_line(tried: Tried, axis: Axis) -> str:
 
 def tried_table(state: TuneState) -> tuple[list[Column], list[list[str]]]:
     """Return the table of what was tried, with medians over the rounds."""
-    axes = {axis.key: axis for axis in state.axes}
+    axes = {axis.key: axis for axis in state.ground.axes}
     columns = [
         Column(title="setting"),
         Column(title="now", right=True, rank=3),
@@ -146,6 +146,6 @@ def end_lines(state: TuneState, untried: Sequence[str]) -> Iterator[str]:
         yield f"not tried for want of time: {', '.join(untried)}"
     measured = [one for one in state.tried if one.outcome is not Outcome.LEFT_OUT]
     yield (
-        f"{_counted(measured, 'change')} measured in {format_seconds(state.spent_s)}, "
-        f"{format_seconds(state.without_service_s)} of it without service"
+        f"{_counted(measured, 'change')} measured in {format_seconds(state.time.total_s)}, "
+        f"{format_seconds(state.time.without_service_s)} of it without service"
     )
