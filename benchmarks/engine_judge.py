@@ -12,7 +12,8 @@ The objectives are those of prod: dev and staging differ from it in the share of
 differs in more than room: of plans with the same sort of GPUs, model and split, the one with the longest context. GPUs
 are of one sort where all that the configuration asks of them is the same.
 
-It takes hours: `--answers` keeps each answer as it comes, a line of JSON each, and what it holds is not asked again.
+It takes hours: `--answers` keeps each answer as it comes, a line of JSON each, and what it holds is not asked again;
+a whole run leaves in it what was asked of today's plans.
 
 Writes benchmarks/results/engine_judge.json and ends with 1 where a refusal has no explanation. Touches that file,
 `--answers`, a temporary folder, and `--wheels`, where pip lays missing wheels.
@@ -21,6 +22,7 @@ Writes benchmarks/results/engine_judge.json and ends with 1 where a refusal has 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import re
@@ -59,6 +61,7 @@ from tests.planning_requests import HOST_NAMES, recorded, request
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "engine_judge.json"
+ANSWERS = HERE / "results" / "engine_answers.jsonl.gz"
 CONFIGS = HERE / "cases" / "engine_configs.yaml"
 ASK_ENGINE = HERE.parent / "generator" / "stackwright" / "engines" / "vllm" / "ask_engine.py"
 # The wheels whose Python files the stand-in needs beside vLLM's own: what the CPU engine's environment leaves out.
@@ -145,7 +148,7 @@ def main() -> int:
     """Plan, ask, explain, write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheels", type=Path, required=True, help="folder of the wheels; missing ones are downloaded")
-    parser.add_argument("--answers", type=Path, help="file of answers, read and added to")
+    parser.add_argument("--answers", type=Path, default=ANSWERS, help="file of answers, read and added to")
     parser.add_argument("--host", action="append", help="a folder of tests/hosts; all of them by default")
     parser.add_argument("--release", action="append", help="the two newest of the catalog by default")
     parser.add_argument("--model", action="append", help="a checkpoint's hub id; all of the catalog by default")
@@ -158,6 +161,9 @@ def main() -> int:
     controls = control_questions(releases)
     with tempfile.TemporaryDirectory() as folder:
         answers = ask_all([*questions, *controls], Path(folder), given.wheels, given.answers)
+    whole = not (given.host or given.release or given.model)
+    if whole:
+        rewrite_answers(given.answers, answers)
     check_controls({question: (answers.pop(question), words) for question, words in controls.items()})
     if given.each:
         for question, answer in answers.items():
@@ -165,7 +171,7 @@ def main() -> int:
                 json.dumps([question.release, question.devices[0].name, question.hub_id, *question.arguments, answer])
             )
     document = summarize(tally, answers)
-    if not (given.host or given.release or given.model):
+    if whole:
         RESULT.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     unexplained = [refusal for refusal in document["refusals"] if refusal["explanation"] is None]
     for refusal in unexplained:
@@ -265,11 +271,9 @@ def check_controls(controls: Mapping[Question, tuple[Mapping[str, Any], str]]) -
             raise SystemExit(f"{question.release} says {said} of {' '.join(question.arguments)}, and not {words}")
 
 
-def ask_all(
-    questions: Sequence[Question], folder: Path, wheels: Path, kept: Path | None = None
-) -> dict[Question, dict[str, Any]]:
+def ask_all(questions: Sequence[Question], folder: Path, wheels: Path, kept: Path) -> dict[Question, dict[str, Any]]:
     """Ask every question that `kept` has no answer to, in groups as one process takes them; two processes at a time."""
-    known = read_answers(kept) if kept is not None and kept.exists() else {}
+    known = read_answers(kept) if kept.exists() else {}
     answers = {question: known[question.key] for question in questions if question.key in known}
     groups = groups_of(question for question in questions if question not in answers)
     if groups:
@@ -295,10 +299,17 @@ def groups_of(questions: Iterable[Question]) -> list[list[Question]]:
 
 def read_answers(kept: Path) -> dict[str, dict[str, Any]]:
     """Return the answers of a file, by the key of their question."""
-    return dict(json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines())
+    with gzip.open(kept, "rt", encoding="utf-8") as file:
+        return dict(json.loads(line) for line in file)
 
 
-def ask_group(group: Sequence[Question], folder: Path, kept: Path | None) -> list[dict[str, Any]]:
+def rewrite_answers(kept: Path, answers: Mapping[Question, Mapping[str, Any]]) -> None:
+    """Leave in a file of answers those alone that were wanted, in order: the same answers are the same bytes."""
+    lines = sorted(json.dumps([question.key, answer]) for question, answer in answers.items())
+    kept.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
+
+
+def ask_group(group: Sequence[Question], folder: Path, kept: Path) -> list[dict[str, Any]]:
     """Ask the questions of one release in one process; each sees as many GPUs as its replica has."""
     release, devices = group[0].release, max((question.devices for question in group), key=len)
     answers = folder / f"{abs(hash((release, devices)))}.txt"
@@ -341,11 +352,10 @@ def as_asked(question: Question, folder: Path) -> dict[str, object]:
     return {"arguments": [*arguments, "--skip-tokenizer-init"], "environment": {"CUDA_VISIBLE_DEVICES": seen}}
 
 
-def keep(kept: Path | None, question: Question, answer: Mapping[str, Any]) -> None:
+def keep(kept: Path, question: Question, answer: Mapping[str, Any]) -> None:
     """Add an answer to the file of answers, whole even where two processes add at once."""
-    if kept is not None:
-        with kept.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([question.key, answer]) + "\n")
+    with kept.open("ab") as file:
+        file.write(gzip.compress((json.dumps([question.key, answer]) + "\n").encode(), mtime=0))
 
 
 def nvml_answers(devices: Sequence[Device]) -> str:
