@@ -25,6 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 READY = "/ready"
+FILES = ("/_app/", "/assets/", "/static/")
 SIGN_UP = "/api/v1/auths/signup"
 SELF_TEST = "/stackwright/self-test"
 """Answers whoever shows the key that Open WebUI asks the gateway by."""
@@ -191,8 +192,9 @@ def make_door(url: str, key: str, models: list[str], own: str) -> Door:
 
 
 def _is_told(record: logging.LogRecord) -> bool:
-    """Return whether a request is worth a line: whoever watches asks for READY every few seconds."""
-    return not (isinstance(record.args, tuple) and READY in record.args)
+    """Return whether a request is worth a line: the watch asks every few seconds, and a page for a hundred files."""
+    words = record.args if isinstance(record.args, tuple) else ()
+    return not any(str(word).startswith((READY, *FILES)) for word in words)
 
 
 def main() -> None:

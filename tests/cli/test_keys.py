@@ -89,7 +89,7 @@ def test_a_rotated_key_of_an_addition_is_where_its_service_reads_it(run: Run, pr
     assert run(*CPU, "--with", "webui", host="cpu-small").code == 0
     ran = run("keys", "rotate", "webui", "dev")
     assert (project / "envs/.secrets/dev/webui_gateway_key").read_text() == ran.out.strip()
-    assert ran.err.endswith("webui takes it at its next start: `stackwright restart dev webui`\n")
+    assert ran.err.endswith("`start-environment dev` gives it to webui\n")
     assert run(*CPU, host="cpu-small").code == 0
     assert (project / "envs/.secrets/dev/webui_gateway_key").read_text() == ran.out.strip()
 

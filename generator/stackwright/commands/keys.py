@@ -155,10 +155,8 @@ def _rotate(paths: EnvironmentPaths, arguments: KeysArguments) -> None:
         own = _own_services(paths, arguments.name or "")
         made = rotate_key(paths, arguments.name or "", paths.secrets / own[0] if own else None)
         _show_once(made, arguments)
-        for service in own[1] if own else ():
-            report.tell(
-                f"{service} takes it at its next start: `stackwright restart {paths.environment.value} {service}`"
-            )
+        if own is not None:
+            report.tell(f"`start-environment {paths.environment.value}` gives it to {', '.join(own[1])}")
         return
     load_stack(paths)
     text = renew_master_key(paths)

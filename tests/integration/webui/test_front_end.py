@@ -121,7 +121,7 @@ def test_the_chat_outlives_a_restart_and_a_new_key(
 ) -> None:
     rotated = place.project.command("keys", "rotate", "webui", "dev")
     assert rotated.returncode == 0, rotated.stderr
-    place.command("restart", "dev", "webui")
+    place.command("start-environment", "dev")
     visit.page.reload()
     expect(visit.page.get_by_text(ANSWER).first).to_be_visible(timeout=60_000)
     visit.page.screenshot(path=pictures / "after.png")
