@@ -66,7 +66,7 @@ class Proxy:
         self.gateway, self.figures = Gateway(options.gateway_url), Figures()
         self.originals: Originals = FolderOriginals(options.originals)
         self.keys, self.uploads = open_keys(os.environ), Uploads(options)
-        embedding = Embedding(options, self.gateway)
+        embedding = Embedding(options, self.pool, self.gateway)
         self.search = Search(options, self.pool, self.gateway, embedding)
         self.answering = Answering(options, self.search, self.gateway)
         self.ingest = Ingest(options, self.pool, self.originals, self.gateway, embedding, self.figures)
@@ -281,9 +281,8 @@ class Proxy:
         served = self._embedding_model(model)
         if not caller.may_ask(served.name):
             raise RefusedError(403, f"this key may not use the model `{served.name}`", "permission_error")
-        identity = (served.source, served.revision)
         async with self.pool.connection() as connection:
-            return await store.make_collection(connection, caller.name, name, language, identity)
+            return await store.make_collection(connection, caller.name, name, language, served.source)
 
     def _embedding_model(self, name: object) -> ServedModel:
         models = self.options.models_for("embedding")
@@ -389,7 +388,7 @@ def _whole(name: str, text: str, least: int, most: int) -> int:
 
 def _collection_row(row: dict[str, Any]) -> dict[str, Any]:
     kept = "name language documents chunks waiting failed".split()
-    model = {"source": row["model_source"], "revision": row["model_revision"], "dimension": row["dimension"]}
+    model = {"source": row["model_source"], "revision": row["revision"], "dimension": row["dimension"]}
     return {
         "object": "collection",
         **{name: row[name] for name in kept},

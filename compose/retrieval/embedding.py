@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import Any
+
+from psycopg_pool import AsyncConnectionPool
 
 from retrieval import store
 from retrieval.failures import DocumentError, GatewayError, RefusedError
 from retrieval.gateway import Gateway
 from retrieval.options import Options, ServedModel
-from retrieval.ranking import unrelated_similarity
+from retrieval.ranking import cosine, unrelated_similarity
 
 BATCH = 32
 """Texts of one request: engines batch across requests too, so more of them gain nothing and cost memory."""
@@ -38,38 +42,55 @@ UNRELATED = (
 )
 
 
+SAME = 0.98
+"""Cosine of one sentence's vectors by the same weights, at the least: quantization and other hardware move it less."""
+
+MEASURED_S = 600.0
+"""How long a model counts as the one that it was: an engine can be started anew with other weights."""
+
+
 class Embedding:
     """Asks the gateway for vectors, and holds them against what is stored of their model."""
 
-    def __init__(self, options: Options, gateway: Gateway) -> None:
-        self._options, self._gateway = options, gateway
-        self._known: dict[tuple[str, str], store.EmbeddingModel] = {}
+    def __init__(self, options: Options, pool: AsyncConnectionPool[Any], gateway: Gateway) -> None:
+        self._options, self._pool, self._gateway = options, pool, gateway
+        self._measured: dict[str, tuple[float, store.EmbeddingModel]] = {}
 
     def served(self, collection: store.Collection) -> ServedModel:
-        """Return the served model whose vectors a collection has.
-
-        Raises:
-            RefusedError: 409 where the stack does not serve it, or not this revision.
-        """
+        """Return the served model whose vectors a collection has. Raises RefusedError 409 where there is none."""
         for model in self._options.models_for("embedding"):
-            if (model.source, model.revision) == (collection.model_source, collection.model_revision):
+            if model.source == collection.model_source:
                 return model
-        wanted = collection.model_source + (f" at {collection.model_revision}" if collection.model_revision else "")
+        source = collection.model_source
         raise RefusedError(
-            409, f"collection `{collection.name}` has vectors of {wanted}, which this stack does not serve"
+            409, f"collection `{collection.name}` has vectors of {source}, which this stack does not serve"
         )
 
-    async def known(self, connection: store.Connection, served: ServedModel, key: str) -> store.EmbeddingModel:
-        """Return what is kept of a model; one that was never used is measured now. Raises GatewayError."""
-        identity = (served.source, served.revision)
-        if identity not in self._known:
-            model = await store.find_model(connection, *identity)
-            if model is None:
-                vectors = await self._gateway.embed(served.name, UNRELATED, key)
-                measure = unrelated_similarity(vectors)
-                model = await store.add_model(connection, *identity, len(vectors[0]), measure)
-            self._known[identity] = model
-        return self._known[identity]
+    async def measured(self, served: ServedModel, key: str) -> store.EmbeddingModel:
+        """Return which of the models that are kept is served now; one that is new is measured and kept.
+
+        Raises:
+            GatewayError: there is no answer.
+        """
+        at_s, model = self._measured.get(served.source, (-MEASURED_S, None))
+        if model is None or time.monotonic() - at_s > MEASURED_S:
+            model = await self._measure(served, key)
+            self._measured[served.source] = (time.monotonic(), model)
+        return model
+
+    async def _measure(self, served: ServedModel, key: str) -> store.EmbeddingModel:
+        (probe,) = await self._gateway.embed(served.name, UNRELATED[:1], key)
+        while True:
+            async with self._pool.connection() as connection:
+                kept = await store.find_models(connection, served.source)
+            for model in kept:
+                if model.dimension == len(probe) and cosine(model.probe, probe) >= SAME:
+                    return model
+            measure = unrelated_similarity(await self._gateway.embed(served.name, UNRELATED, key))
+            async with self._pool.connection() as connection:
+                added = await store.add_model(connection, served.source, probe, measure)
+            if added is not None:
+                return added
 
     async def embed(
         self, served: ServedModel, model: store.EmbeddingModel, texts: Sequence[str], key: str

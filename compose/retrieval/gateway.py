@@ -17,7 +17,8 @@ PASSING = frozenset({0, 401, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504})
 MOST_ANSWER_BYTES = 64 << 20
 """An answer that is read whole: a batch of vectors has a megabyte."""
 
-CONNECT_S, READ_S = 5, 600
+CONNECT_S, READ_S = 5, 300
+"""Longest time to a connection, and between two parts of an answer: a queue of the gateway's is waited out."""
 
 
 class Gateway:

@@ -140,8 +140,8 @@ class Ingest:
         served = self._embedding.served(work.collection)
         pieces = await self._pieces(parser, work, served)
         key = self._options.own_key
+        model = await self._embedding.measured(served, key)
         async with self._pool.connection() as connection:
-            model = await self._embedding.known(connection, served, key)
             await store.prepare_vectors(connection, work.collection, model)
             stored = await store.begin_pieces(connection, work, fingerprint(pieces), len(pieces))
         for first in range(stored, len(pieces), BATCH):

@@ -17,12 +17,14 @@ LEASE_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A model that the gateway serves: its name there, what it does, whose weights it has, and its context."""
+    """A model that the gateway serves: its name there, what it does, whose weights it has, and its context.
+
+    `context_tokens` is 0 where nobody has said it.
+    """
 
     name: str
     kind: str
     source: str
-    revision: str
     context_tokens: int
 
 
@@ -77,10 +79,10 @@ def read_options(environment: Mapping[str, str] = os.environ) -> Options:
 
 
 def _model(row: Mapping[str, Any]) -> ServedModel:
+    context = str(row.get("context_tokens", ""))
     return ServedModel(
         name=row["name"],
         kind=row["kind"],
         source=row["source"],
-        revision=row.get("revision") or "",
-        context_tokens=int(row.get("context_tokens") or 0),
+        context_tokens=int(context) if context.isdecimal() else 0,
     )

@@ -95,10 +95,11 @@ def is_found(candidate: Candidate, unrelated_similarity: float) -> bool:
 
 def unrelated_similarity(vectors: Sequence[Sequence[float]]) -> float:
     """Return the cosine that few pairs of unrelated texts exceed: the twentieth part of the given ones, at most."""
-    lengths = [math.sqrt(sum(number * number for number in vector)) for vector in vectors]
-    cosines = sorted(
-        sum(a * b for a, b in zip(vectors[i], vectors[j], strict=True)) / (lengths[i] * lengths[j])
-        for i in range(len(vectors))
-        for j in range(i)
-    )
+    cosines = sorted(cosine(vectors[i], vectors[j]) for i in range(len(vectors)) for j in range(i))
     return cosines[math.ceil(0.95 * len(cosines)) - 1]
+
+
+def cosine(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the cosine of the angle between two vectors of the same dimension, neither of them zero."""
+    product = sum(a * b for a, b in zip(one, other, strict=True))
+    return product / (math.hypot(*one) * math.hypot(*other))

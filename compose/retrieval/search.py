@@ -58,10 +58,10 @@ class Search:
         query = query.replace("\0", " ").encode("utf-8", "replace").decode()[:LONGEST_QUERY]
         async with self._pool.connection() as connection:
             collections = await store.find_collections(connection, owner, names)
-        if len({(collection.model_source, collection.model_revision) for collection in collections}) > 1:
+        if len({collection.model_source for collection in collections}) > 1:
             raise bad_request("these collections have vectors of different models; search them one by one")
         # No connection is held while the engine works.
-        vector, floor = await self._vector(collections[0], query, key)
+        vector, floor = await self._vector(collections, query, key)
         async with self._pool.connection() as connection:
             by_vector: list[Candidate] = []
             by_words: list[Candidate] = []
@@ -74,11 +74,17 @@ class Search:
             found = await self._load(connection, collections, fused)
         return await self._rank(query, found, key, most)
 
-    async def _vector(self, collection: store.Collection, query: str, key: str) -> tuple[str, float]:
-        """Return the query's vector as PostgreSQL reads it, and the similarity of what is unrelated."""
-        served = self._embedding.served(collection)
-        async with self._pool.connection() as connection:
-            model = await self._embedding.known(connection, served, key)
+    async def _vector(self, collections: Sequence[store.Collection], query: str, key: str) -> tuple[str, float]:
+        """Return the query's vector as PostgreSQL reads it, and the similarity of what is unrelated.
+
+        Raises:
+            RefusedError: 409 where a collection has vectors of other weights.
+        """
+        served = self._embedding.served(collections[0])
+        model = await self._embedding.measured(served, key)
+        for collection in collections:
+            if collection.model_id not in (None, model.id):
+                raise RefusedError(409, store.mismatch(collection, model))
         try:
             vectors = await self._embedding.embed(served, model, [query], key)
         except DocumentError as failure:

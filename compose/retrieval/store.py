@@ -46,7 +46,6 @@ class Collection:
     name: str
     language: str
     model_source: str
-    model_revision: str
     model_id: int | None
 
     @property
@@ -61,12 +60,16 @@ class Collection:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingModel:
-    """A model whose vectors are stored. `unrelated_similarity`: the cosine that unrelated texts reach."""
+    """A model whose vectors are stored: whose weights they are, and the how manieth ones under that name.
+
+    `probe` is its vector of a fixed sentence, `unrelated_similarity` the cosine that unrelated texts reach.
+    """
 
     id: int
     source: str
-    revision: str
+    revision: int
     dimension: int
+    probe: list[float]
     unrelated_similarity: float
 
 
@@ -96,7 +99,7 @@ class Work:
     remote_job: str | None
 
 
-_COLLECTION = "c.id, c.owner, c.name, c.language, c.model_source, c.model_revision, c.model_id"
+_COLLECTION = "c.id, c.owner, c.name, c.language, c.model_source, c.model_id"
 _DOCUMENT = (
     "d.id, c.name AS collection, d.name, d.media_type, d.size_bytes, d.content_hash, d.state, d.detail, d.pieces,"
     " d.stored, d.created_at, d.finished_at"
@@ -119,9 +122,9 @@ async def find_collections(connection: Connection, owner: str, names: Sequence[s
 
 
 async def make_collection(
-    connection: Connection, owner: str, name: str, language: str, model: tuple[str, str]
+    connection: Connection, owner: str, name: str, language: str, model_source: str
 ) -> Collection:
-    """Return the owner's collection of this name, made now where there was none; `model` is its source and revision.
+    """Return the owner's collection of this name, made now where there was none.
 
     Raises:
         RefusedError: 400 where the owner has as many as it may have.
@@ -134,10 +137,10 @@ async def make_collection(
         if counted is not None and counted["n"] >= MOST_COLLECTIONS:
             raise bad_request(f"this key has {MOST_COLLECTIONS} collections, which is the most; delete one")
         insert = (
-            "INSERT INTO collections AS c (owner, name, language, model_source, model_revision)"
-            f" VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING {_COLLECTION}"
+            "INSERT INTO collections AS c (owner, name, language, model_source)"
+            f" VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING {_COLLECTION}"
         )
-        row = await _one(connection, insert, [owner, name, language, *model])
+        row = await _one(connection, insert, [owner, name, language, model_source])
         if row is not None:
             collection = Collection(**row)
             await _make_chunks(connection, collection)
@@ -159,7 +162,7 @@ async def _make_chunks(connection: Connection, collection: Collection) -> None:
 async def list_collections(connection: Connection, owner: str) -> list[dict[str, Any]]:
     """Return the owner's collections by name, each with its documents counted by state."""
     query = (
-        "SELECT c.name, c.language, c.model_source, c.model_revision, c.created_at, m.dimension,"
+        "SELECT c.name, c.language, c.model_source, m.revision, c.created_at, m.dimension,"
         " count(d.id) AS documents, coalesce(sum(d.stored) FILTER (WHERE d.state = 'done'), 0) AS chunks,"
         " count(d.id) FILTER (WHERE d.state IN ('queued', 'running')) AS waiting,"
         " count(d.id) FILTER (WHERE d.state = 'failed') AS failed"
@@ -418,32 +421,30 @@ async def note_remote_job(connection: Connection, work: Work, job: str | None) -
     await _fenced(connection, query, [job, work.id, work.lease])
 
 
-async def find_model(connection: Connection, source: str, revision: str) -> EmbeddingModel | None:
-    """Return the embedding model of these weights; None where it has not been used yet."""
-    query = "SELECT * FROM embedding_models WHERE source = %s AND revision = %s"
-    row = await _one(connection, query, [source, revision])
-    return EmbeddingModel(**row) if row else None
+async def find_models(connection: Connection, source: str) -> list[EmbeddingModel]:
+    """Return what is kept of the models of this name, the newest first."""
+    query = "SELECT * FROM embedding_models WHERE source = %s ORDER BY revision DESC"
+    return [EmbeddingModel(**row) for row in await _all(connection, query, [source])]
 
 
 async def add_model(
-    connection: Connection, source: str, revision: str, dimension: int, unrelated_similarity: float
-) -> EmbeddingModel:
-    """Return the embedding model of these weights, stored now where it was not."""
-    await connection.execute(
-        "INSERT INTO embedding_models (source, revision, dimension, unrelated_similarity) VALUES (%s, %s, %s, %s)"
-        " ON CONFLICT DO NOTHING",
-        [source, revision, dimension, unrelated_similarity],
+    connection: Connection, source: str, probe: Sequence[float], unrelated_similarity: float
+) -> EmbeddingModel | None:
+    """Store a model as the newest of its name and return it; None where another process has just stored one."""
+    query = (
+        "INSERT INTO embedding_models (source, revision, dimension, probe, unrelated_similarity)"
+        " SELECT %s, coalesce(max(revision), 0) + 1, %s, %s, %s FROM embedding_models WHERE source = %s"
+        " ON CONFLICT DO NOTHING RETURNING *"
     )
-    model = await find_model(connection, source, revision)
-    assert model is not None
-    return model
+    row = await _one(connection, query, [source, len(probe), list(probe), unrelated_similarity, source])
+    return EmbeddingModel(**row) if row else None
 
 
 async def prepare_vectors(connection: Connection, collection: Collection, model: EmbeddingModel) -> None:
     """Make the collection's table for this model's vectors, where there is none yet.
 
     Raises:
-        DocumentError: the collection has vectors of another model.
+        DocumentError: the collection has vectors of other weights.
     """
     if collection.model_id == model.id:
         return
@@ -464,9 +465,17 @@ async def prepare_vectors(connection: Connection, collection: Collection, model:
         if row is None:
             raise LostLeaseError
         if row["model_id"] not in (None, model.id):
-            raise DocumentError(f"collection `{collection.name}` has vectors of another model")
+            raise DocumentError(mismatch(collection, model))
         await connection.execute(table)
         await connection.execute("UPDATE collections SET model_id = %s WHERE id = %s", [model.id, collection.id])
+
+
+def mismatch(collection: Collection, model: EmbeddingModel) -> str:
+    """Say that a collection's vectors are of other weights than those which the stack serves now."""
+    return (
+        f"collection `{collection.name}` has vectors of other weights than {model.source} has now:"
+        " make a new collection and send the documents again"
+    )
 
 
 async def _fenced(connection: Connection, query: str, values: Sequence[Any]) -> dict[str, Any]:

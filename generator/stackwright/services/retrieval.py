@@ -1,12 +1,75 @@
-"""The retrieval proxy and its PostgreSQL. Pure."""
+"""The retrieval proxy and its PostgreSQL: answers from a person's own documents. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.plan import Mode, Origin, Plan, Setting
 from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe
-from stackwright.units import MIB
+from stackwright.domain.role import Role
+from stackwright.domain.service import (
+    AsProcess,
+    CommandProbe,
+    Dependency,
+    Document,
+    EnvironmentFolder,
+    EnvironmentFolderRef,
+    Executable,
+    FileRef,
+    Health,
+    HostOf,
+    HttpProbe,
+    InContainer,
+    Joined,
+    ListenAddress,
+    Login,
+    MountedFile,
+    Node,
+    Port,
+    PortOf,
+    ScratchRef,
+    Security,
+    Service,
+    SettingRef,
+    Smoke,
+    VolumeRef,
+)
+from stackwright.domain.environment import KEYS_FOLDER
+from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
+from stackwright.engines import engine_named
+from stackwright.services.additions import BIND, SECTION, Addition, PlannedStack, count_workers, port_setting
+from stackwright.services.gateway import GATEWAY
+from stackwright.units import GIB, MIB
+
+_NAME, _DATABASE = "retrieval", "postgres"
+_IMAGE, _DATABASE_IMAGE = "RETRIEVAL_IMAGE", "POSTGRES_IMAGE"
+_PORT, _WORKERS = "RETRIEVAL_PORT", "RETRIEVAL_PROXY_WORKERS"
+_MEMORY, _LARGEST = "RETRIEVAL_DATABASE_MIB", "RETRIEVAL_MAX_DOCUMENT_MIB"
+DATABASE_PASSWORD = "retrieval_database_password"
+
+SETTINGS = (
+    SettingSpec(key=_IMAGE, section="Images", kind=Kind.TEXT, meaning="Image of the retrieval proxy"),
+    SettingSpec(key=_DATABASE_IMAGE, section="Images", kind=Kind.TEXT, meaning="Image of PostgreSQL with pgvector"),
+    whole_number(_PORT, SECTION, (1, 65535), "Port that the retrieval proxy is published on"),
+    whole_number(_WORKERS, SECTION, (1, 64), "Worker processes of the retrieval proxy"),
+    whole_number(_MEMORY, SECTION, (128, 1 << 20), "MiB of memory for the documents' PostgreSQL"),
+    whole_number(_LARGEST, SECTION, (1, 4096), "Largest document that the retrieval proxy takes, in MiB"),
+)
+
+MOST_WORKERS = {Mode.MULTI: 8, Mode.SINGLE: 4, Mode.CPU: 2}
+"""Worker processes by mode; what the host spares for them bounds them further."""
+
+WORKER_BYTES = 240 * MIB
+"""One worker with its two readers at work (benchmarks/retrieval.py)."""
+
+CONNECTIONS = 8
+"""Of one worker process (compose/retrieval/database.py); the server holds some for migrations and backups besides."""
 
 RECIPE = Recipe(
-    name="retrieval",
+    name=_NAME,
     package="starlette",
     attempts=(InstallStep(arguments=(*LOCKED, str(REQUIREMENTS / "retrieval.txt"))),),
     lock=REQUIREMENTS / "retrieval.txt",
@@ -14,3 +77,147 @@ RECIPE = Recipe(
     compiled=True,  # start.sh lets it write nothing beside its modules
 )
 """PostgreSQL's too: the wheel with its programs is part of it."""
+
+
+def _decide(planned: PlannedStack, catalog: Catalog) -> dict[str, Setting]:
+    image, database = catalog.service(_NAME), catalog.service(_DATABASE)
+    return {
+        _IMAGE: Setting(value=image.image, reason="built here", source=image.source, origin=Origin.CATALOG),
+        _DATABASE_IMAGE: Setting(
+            value=database.image, reason="vectors, texts and jobs", source=database.source, origin=Origin.CATALOG
+        ),
+        _PORT: port_setting(8010, planned.environment),
+        _WORKERS: count_workers(planned, MOST_WORKERS, WORKER_BYTES),
+        _MEMORY: _database_memory(planned),
+        _LARGEST: Setting(value="100", reason="a scanned book", source="docs/how-to/retrieval.md"),
+    }
+
+
+def _database_memory(planned: PlannedStack) -> Setting:
+    """Return PostgreSQL's memory: a 32nd of the host's, within what is measured for small and for large collections."""
+    memory = planned.host.memory_bytes
+    least, most = 512 * MIB, 8 * GIB
+    share = least if memory is None else min(most, max(least, memory // 32))
+    reason = "a 32nd of the memory, from 512 MiB to 8 GiB"
+    return Setting(value=str(share // MIB), reason=reason, source="benchmarks/results/retrieval.json")
+
+
+def _memory_bytes(env: Mapping[str, str]) -> int:
+    return int(env[_WORKERS]) * WORKER_BYTES + int(env[_MEMORY]) * MIB
+
+
+ADDITION = Addition(
+    name=_NAME,
+    title="answers from your own documents",
+    decide=_decide,
+    memory_bytes=_memory_bytes,
+    has_key=True,
+)
+
+_DATABASE_FILES = ("start.sh", "ready.sh", "programs.sh")
+DATABASE = Service(
+    name=_DATABASE,
+    kind=_DATABASE,
+    image=SettingRef(key=_DATABASE_IMAGE),
+    script="start.sh",
+    environment={
+        "POSTGRES_DATA": VolumeRef(name=_DATABASE),
+        "POSTGRES_MEMORY_MIB": SettingRef(key=_MEMORY),
+        "POSTGRES_WORKERS": SettingRef(key=_WORKERS),
+    },
+    secrets=(DATABASE_PASSWORD,),
+    files=tuple(MountedFile(source=f"postgres/{name}", name=name) for name in _DATABASE_FILES),
+    volumes=(_DATABASE,),
+    port=Port(number=5432),
+    health=Health(
+        # Behind a kill it reads its log again before it answers.
+        probe=CommandProbe(
+            command=("/bin/sh", FileRef(name="ready.sh"), PortOf(service=_DATABASE), Executable(name="python3"))
+        ),
+        start_period="10m",
+    ),
+    # It becomes another user where it begins as root, which it refuses to be (compose/postgres/start.sh).
+    security=Security(capabilities=("CHOWN", "SETGID", "SETUID")),
+    in_container=InContainer(environment={"HOME": "/tmp"}),
+    as_process=AsProcess(
+        environment={
+            "PYTHON": Executable(name="python3"),
+            "POSTGRES_BIND": ListenAddress(),
+            "POSTGRES_PORT": PortOf(service=_DATABASE),
+        },
+        recipe=RECIPE,
+    ),
+)
+
+_PACKAGE = (
+    "__init__ answering app database embedding failures figures gateway ingest kinds media options originals parser"
+    " parsing pieces prompting ranking search self_test serve store uploads"
+).split()
+_MIGRATIONS = ("migrations/env.py", "migrations/versions/0001_collections.py")
+_PROXY_FILES = (
+    *(MountedFile(source=name, name=name) for name in ("retrieval/start.sh", "gateway/keys.py")),
+    *(MountedFile(source=f"{_NAME}/{name}.py", name=f"{_NAME}/{name}.py") for name in _PACKAGE),
+    *(MountedFile(source=f"{_NAME}/{name}", name=f"{_NAME}/{name}") for name in _MIGRATIONS),
+)
+FILES = (*DATABASE.files, *_PROXY_FILES)
+
+PROXY = Service(
+    name=_NAME,
+    kind=_NAME,
+    image=SettingRef(key=_IMAGE),
+    script="retrieval/start.sh",
+    command=(ListenAddress(), PortOf(service=_NAME)),
+    environment={
+        "PYTHONUNBUFFERED": "1",
+        "GATEWAY_ADDRESS": Joined(parts=(HostOf(service=GATEWAY.name), ":", PortOf(service=GATEWAY.name))),
+        "DATABASE_HOST": HostOf(service=_DATABASE),
+        "DATABASE_PORT": PortOf(service=_DATABASE),
+        "RETRIEVAL_DATA": VolumeRef(name=_NAME),
+        _WORKERS: SettingRef(key=_WORKERS),
+        _LARGEST: SettingRef(key=_LARGEST),
+        "GATEWAY_KEYS": EnvironmentFolderRef(name="keys"),
+        "PROMETHEUS_MULTIPROC_DIR": ScratchRef(name="retrieval.metrics"),
+    },
+    secrets=(ADDITION.key_secret, DATABASE_PASSWORD, "litellm_master_key", "tls_certificate"),
+    files=_PROXY_FILES,
+    environment_folders=(EnvironmentFolder(name="keys", source=KEYS_FOLDER),),
+    volumes=(_NAME,),
+    port=Port(number=8010, published=(BIND, SettingRef(key=_PORT))),
+    health=Health(probe=HttpProbe(path="/health"), start_period="10m"),
+    smoke=Smoke(
+        what="to store, find and delete a document",
+        path="/v1/self-test",
+        method="POST",
+        login=Login(secret=ADDITION.key_secret),
+        holds='"ok":true',
+    ),
+    after=(Dependency(service=_DATABASE, healthy=True), Dependency(service=GATEWAY.name)),
+    in_container=InContainer(environment={"HOME": "/tmp"}),
+    as_process=AsProcess(environment={"PYTHON": Executable(name="python3")}, recipe=RECIPE),
+)
+
+
+def retrieval_services(plan: Plan) -> tuple[Service, ...]:
+    """Return PostgreSQL and the proxy, which is told the models of the plan."""
+    models = Document(fields={"models": tuple(_models(plan))})
+    return (DATABASE, replace(PROXY, environment={**PROXY.environment, "RETRIEVAL_MODELS": models}))
+
+
+def _models(plan: Plan) -> list[Node]:
+    rows: list[Node] = []
+    for model in plan.models:
+        key = engine_named(model.engine.name).keys.context
+        rows.append(
+            {
+                "name": model.name,
+                "kind": Role.CHAT if model.role.generates else model.role,
+                "source": model.location,
+                "context_tokens": SettingRef(key=key, model=model.name) if key in model.settings else "",
+            }
+        )
+    return rows
+
+
+def embedding_model(plan: Plan) -> str | None:
+    """Return the name of the model whose vectors documents get; None where the plan has none."""
+    return next((model.name for model in plan.models if model.role is Role.EMBEDDING), None)

@@ -5,6 +5,7 @@ benchmarks/retrieval_kills.py runs 200 of them, test_kills.py some. Touches the 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import threading
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 from msgspec import Struct
 
 from tests.integration.retrieval.parts import Part, Retrieval, start_retrieval
@@ -23,6 +25,9 @@ LEASE_S = 2.0
 
 BETWEEN_S = (0.05, 1.2)
 """Time between a part's readiness and its kill: an ingest of three batches takes about as long."""
+
+KINDS = ("proxy", "database", "worker", "backend")
+"""What is killed, in turns: a part with all its processes, or a single process of one."""
 
 SENDERS, WORDS = 2, 1800
 SETTLED_S = 180.0
@@ -48,14 +53,10 @@ def run_kills(state: Path, folder: Path, *, kills: int, seed: int) -> Told:
         for sender in senders:
             sender.start()
         for number in range(kills):
-            name = ("proxy", "database")[number % 2]
             time.sleep(chance.uniform(*BETWEEN_S))
-            part: Part = getattr(retrieval, name)
-            part.end(signal.SIGKILL)
-            part.start()
-            if name == "proxy":
-                part.wait()
-            done[name] += 1
+            _kill(retrieval, KINDS[number % len(KINDS)], chance)
+            done[KINDS[number % len(KINDS)]] += 1
+            retrieval.proxy.wait()
         for sender in senders:
             sender.ended.set()
         for sender in senders:
@@ -70,6 +71,19 @@ def run_kills(state: Path, folder: Path, *, kills: int, seed: int) -> Told:
         seconds=round(time.monotonic() - began_s, 1),
         faults=tuple(faults),
     )
+
+
+def _kill(retrieval: Retrieval, kind: str, chance: random.Random) -> None:
+    """Kill a whole part and start it again, or one of its processes, which it makes good by itself."""
+    part: Part = retrieval.database if kind in ("database", "backend") else retrieval.proxy
+    if kind in ("database", "proxy"):
+        part.end(signal.SIGKILL)
+        part.start()
+        return
+    assert part.process is not None
+    below = psutil.Process(part.process.pid).children(recursive=True)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        chance.choice(below).kill()
 
 
 class Sender(threading.Thread):

@@ -20,11 +20,11 @@ ANSWER = "The valve opens at three bar [1], as the manual says [9]."
 WORD = re.compile(r"\w+")
 
 
-def vector_of(text: str, dimension: int = DIMENSION) -> list[float]:
-    """Return a vector of length 1: each word has a direction of its own."""
+def vector_of(text: str, dimension: int, seed: bytes) -> list[float]:
+    """Return a vector of length 1: each word has a direction of its own, another one by each seed."""
     sums = [0.0] * dimension
     for word in WORD.findall(text.lower()) or [text]:
-        digest = blake2b(word.encode(), digest_size=16).digest()
+        digest = blake2b(word.encode(), digest_size=16, key=seed).digest()
         for number in range(4):
             place = int.from_bytes(digest[2 * number : 2 * number + 2]) % dimension
             sums[place] += 1.0 if digest[8 + number] & 1 else -1.0
@@ -36,13 +36,14 @@ def vector_of(text: str, dimension: int = DIMENSION) -> list[float]:
 class Models:
     """The gateway, with an embedding model `embed`, a chat model `chat` and, where asked, a model `rank`.
 
-    `status` is what it answers instead of 200; `context_bytes` is how long a chat may be. `asked` are the paths, keys
-    and bodies of all requests.
+    `status` is what it answers instead of 200, `seed` are the weights of `embed`, and `context_bytes` is how long a chat
+    may be. `asked` are the paths, keys and bodies of all requests.
     """
 
     port: int
     status: int = 200
     dimension: int = DIMENSION
+    seed: bytes = b""
     context_bytes: int = 1 << 30
     asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     _server: ThreadingHTTPServer | None = None
@@ -88,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.of.status != 200:
             self._send(self.of.status, {"error": {"message": "not now"}})
         elif self.path == "/v1/embeddings":
-            vectors = [vector_of(text, self.of.dimension) for text in body["input"]]
+            vectors = [vector_of(text, self.of.dimension, self.of.seed) for text in body["input"]]
             self._send(200, {"data": [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]})
         elif self.path == "/v1/rerank":
             self._send(200, {"results": _ranks(body["query"], body["documents"])})

@@ -31,7 +31,7 @@ from tests.integration.project import CHECKOUT, free_port
 from tests.integration.retrieval.models import Models
 
 SERVED = (
-    {"name": "embed", "kind": "embedding", "source": "stand/in", "revision": "1", "context_tokens": 512},
+    {"name": "embed", "kind": "embedding", "source": "stand/in", "context_tokens": 512},
     {"name": "chat", "kind": "chat", "source": "stand/in-chat", "context_tokens": 2048},
 )
 RANKING = {"name": "rank", "kind": "rerank", "source": "stand/in-rank", "context_tokens": 512}
@@ -226,6 +226,8 @@ def _keys(paths: EnvironmentPaths) -> dict[str, str]:
 
 def _database(folder: Path, common: Mapping[str, str], port: int) -> Part:
     own = {"POSTGRES_DATA": str(folder / "postgres"), "POSTGRES_BIND": "127.0.0.1", "POSTGRES_PORT": str(port)}
+    own |= {"POSTGRES_CONNECTIONS": "40", "POSTGRES_MEMORY_MIB": "256"}
+    (folder / "postgres").mkdir()
     return Part(
         script="postgres/start.sh",
         arguments=(),

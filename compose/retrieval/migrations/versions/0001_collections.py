@@ -11,11 +11,13 @@ CREATE EXTENSION IF NOT EXISTS vector;
 CREATE TABLE embedding_models (
     id serial PRIMARY KEY,
     source text NOT NULL,
-    revision text NOT NULL,
+    revision integer NOT NULL,
     dimension integer NOT NULL CHECK (dimension BETWEEN 1 AND 16000),
+    probe real[] NOT NULL,
     unrelated_similarity real NOT NULL,
     UNIQUE (source, revision)
 );
+COMMENT ON COLUMN embedding_models.probe IS 'vector of a fixed sentence: other weights have another';
 
 CREATE TABLE collections (
     id bigserial PRIMARY KEY,
@@ -23,7 +25,6 @@ CREATE TABLE collections (
     name text NOT NULL,
     language text NOT NULL,
     model_source text NOT NULL,
-    model_revision text NOT NULL,
     model_id integer REFERENCES embedding_models,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (owner, name)
