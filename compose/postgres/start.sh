@@ -57,9 +57,10 @@ fi
 # The lock says that no other server is here, whatever number of a process was left.
 become rm -f "$data/postmaster.pid"
 unset LD_PRELOAD
-# Of its memory half is for pages that all share, a quarter for building an index; the rest is for sorts and connections.
+# Each worker of the proxy has eight connections at most (compose/retrieval/database.py). Of the memory half is for pages
+# that all share, a quarter for building an index; the rest is for sorts and connections.
 set -- "$bin/postgres" -D "$data" -c listen_addresses="${POSTGRES_BIND:-*}" -c port="${POSTGRES_PORT:-5432}" \
-    -c unix_socket_directories= -c max_connections="$POSTGRES_CONNECTIONS" \
+    -c unix_socket_directories= -c max_connections="$((POSTGRES_WORKERS * 8 + 16))" \
     -c shared_buffers="$((POSTGRES_MEMORY_MIB / 2))MB" -c maintenance_work_mem="$((POSTGRES_MEMORY_MIB / 4))MB" \
     -c effective_cache_size="${POSTGRES_MEMORY_MIB}MB" -c jit=off \
     -c dynamic_shared_memory_type=mmap -c log_min_messages=warning -c log_checkpoints=off

@@ -63,7 +63,7 @@ class Proxy:
 
     def __init__(self, options: Options) -> None:
         self.options, self.pool = options, make_pool(options)
-        self.gateway, self.figures = Gateway(options.gateway_url), Figures()
+        self.gateway, self.figures = Gateway(options.gateway_url, options.gateway_certificate), Figures()
         self.originals: Originals = FolderOriginals(options.originals)
         self.keys, self.uploads = open_keys(os.environ), Uploads(options)
         embedding = Embedding(options, self.pool, self.gateway)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import ssl
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,8 +26,8 @@ CONNECT_S, READ_S = 5, 300
 class Gateway:
     """The gateway of the stack."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, certificate: Path | None) -> None:
+        self._url, self._certificate = url, certificate
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -33,7 +35,8 @@ class Gateway:
         """Return the connections of this process, made in its event loop."""
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=CONNECT_S, sock_read=READ_S)
-            connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=30)
+            trust = True if self._certificate is None else _trust(self._certificate)
+            connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=30, ssl=trust)
             self._session = aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=True)
         return self._session
 
@@ -100,6 +103,15 @@ class Gateway:
             return orjson.loads(content)
         except orjson.JSONDecodeError as failure:
             raise GatewayError(502, "the gateway's answer is not JSON") from failure
+
+
+def _trust(certificate: Path) -> ssl.SSLContext:
+    """Trust the gateway's own certificate and no other, whatever name it has: inside it is asked by another one."""
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    own.check_hostname = False
+    own.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    own.load_verify_locations(certificate)
+    return own
 
 
 def failure_text(content: bytes) -> str:

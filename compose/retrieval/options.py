@@ -33,6 +33,7 @@ class Options:
     """Everything that a process of the proxy is told. Paths are folders; sizes are bytes, times seconds."""
 
     gateway_url: str
+    gateway_certificate: Path | None
     database: str
     originals: Path
     incoming: Path
@@ -63,12 +64,16 @@ def read_options(environment: Mapping[str, str] = os.environ) -> Options:
     secrets = Path(environment.get("SECRETS_DIRECTORY", "/run/secrets"))
     data = Path(environment["RETRIEVAL_DATA"])
     host, port = environment["DATABASE_HOST"], environment["DATABASE_PORT"]
+    # An empty file means no certificate.
+    certificate = secrets / "tls_certificate"
+    has_tls = certificate.exists() and certificate.stat().st_size > 0
     return Options(
-        gateway_url=environment["GATEWAY_URL"].rstrip("/"),
+        gateway_url=f"{'https' if has_tls else 'http'}://{environment['GATEWAY_ADDRESS']}/v1",
+        gateway_certificate=certificate if has_tls else None,
         database=f"host={host} port={port} dbname=retrieval user=retrieval",
         originals=data / "originals",
         incoming=data / "incoming",
-        models=tuple(_model(row) for row in json.loads(environment["RETRIEVAL_MODELS"])),
+        models=tuple(_model(row) for row in json.loads(environment["RETRIEVAL_MODELS"])["models"]),
         multimodal_url=environment.get("MULTIMODAL_URL", "").rstrip("/"),
         workers=int(environment.get("RETRIEVAL_PROXY_WORKERS") or 1),
         max_document_bytes=int(environment.get("RETRIEVAL_MAX_DOCUMENT_MIB") or 100) * MEBIBYTE,

@@ -15,11 +15,12 @@ from stackwright.domain.plan import Plan, Setting
 from stackwright.domain.service import Front, MountedFile, Service
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
-from stackwright.services import engine, gateway, outside, redis, webui
+from stackwright.services import engine, gateway, outside, redis, retrieval, webui
 from stackwright.services.additions import Addition
 from stackwright.services.engine import ENGINE, engine_services
 from stackwright.services.gateway import GATEWAY, KEYS, gateway_services
 from stackwright.services.redis import REDIS, redis_services
+from stackwright.services.retrieval import retrieval_services
 from stackwright.services.webui import webui_services
 
 
@@ -64,6 +65,13 @@ SERVICES: list[ServiceRow] = [
         secrets={webui.SECRET_KEY: ""},
         addition=webui.ADDITION,
         files=webui.FILES,
+    ),
+    ServiceRow(
+        make=retrieval_services,
+        settings=retrieval.SETTINGS,
+        secrets={retrieval.DATABASE_PASSWORD: ""},
+        addition=retrieval.ADDITION,
+        files=retrieval.FILES,
     ),
 ]
 """What runs, what others wait for first."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
+from stackwright.domain.environment import KEYS_FOLDER
 from stackwright.domain.plan import Mode, Origin, Plan, Setting
 from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe
 from stackwright.domain.role import Role
@@ -37,7 +38,6 @@ from stackwright.domain.service import (
     Smoke,
     VolumeRef,
 )
-from stackwright.domain.environment import KEYS_FOLDER
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines import engine_named
 from stackwright.services.additions import BIND, SECTION, Addition, PlannedStack, count_workers, port_setting
@@ -45,6 +45,8 @@ from stackwright.services.gateway import GATEWAY
 from stackwright.units import GIB, MIB
 
 _NAME, _DATABASE = "retrieval", "postgres"
+_MULTIMODAL = "multimodal"
+"""The service that reads pictures, sound and video."""
 _IMAGE, _DATABASE_IMAGE = "RETRIEVAL_IMAGE", "POSTGRES_IMAGE"
 _PORT, _WORKERS = "RETRIEVAL_PORT", "RETRIEVAL_PROXY_WORKERS"
 _MEMORY, _LARGEST = "RETRIEVAL_DATABASE_MIB", "RETRIEVAL_MAX_DOCUMENT_MIB"
@@ -64,9 +66,6 @@ MOST_WORKERS = {Mode.MULTI: 8, Mode.SINGLE: 4, Mode.CPU: 2}
 
 WORKER_BYTES = 240 * MIB
 """One worker with its two readers at work (benchmarks/retrieval.py)."""
-
-CONNECTIONS = 8
-"""Of one worker process (compose/retrieval/database.py); the server holds some for migrations and backups besides."""
 
 RECIPE = Recipe(
     name=_NAME,
@@ -178,7 +177,7 @@ PROXY = Service(
         "GATEWAY_KEYS": EnvironmentFolderRef(name="keys"),
         "PROMETHEUS_MULTIPROC_DIR": ScratchRef(name="retrieval.metrics"),
     },
-    secrets=(ADDITION.key_secret, DATABASE_PASSWORD, "litellm_master_key", "tls_certificate"),
+    secrets=(ADDITION.key_secret, DATABASE_PASSWORD, "tls_certificate"),
     files=_PROXY_FILES,
     environment_folders=(EnvironmentFolder(name="keys", source=KEYS_FOLDER),),
     volumes=(_NAME,),
@@ -199,8 +198,11 @@ PROXY = Service(
 
 def retrieval_services(plan: Plan) -> tuple[Service, ...]:
     """Return PostgreSQL and the proxy, which is told the models of the plan."""
-    models = Document(fields={"models": tuple(_models(plan))})
-    return (DATABASE, replace(PROXY, environment={**PROXY.environment, "RETRIEVAL_MODELS": models}))
+    environment = {**PROXY.environment, "RETRIEVAL_MODELS": Document(fields={"models": tuple(_models(plan))})}
+    if _MULTIMODAL in plan.additions:
+        host, port = HostOf(service=_MULTIMODAL), PortOf(service=_MULTIMODAL)
+        environment["MULTIMODAL_URL"] = Joined(parts=("http://", host, ":", port))
+    return (DATABASE, replace(PROXY, environment=environment))
 
 
 def _models(plan: Plan) -> list[Node]:

@@ -36,8 +36,8 @@ def vector_of(text: str, dimension: int, seed: bytes) -> list[float]:
 class Models:
     """The gateway, with an embedding model `embed`, a chat model `chat` and, where asked, a model `rank`.
 
-    `status` is what it answers instead of 200, `seed` are the weights of `embed`, and `context_bytes` is how long a chat
-    may be. `asked` are the paths, keys and bodies of all requests.
+    `status` is what it answers instead of 200, `seed` are the weights of `embed`, and `context_bytes` is how long a
+    chat may be. `asked` are the paths, keys and bodies of all requests.
     """
 
     port: int

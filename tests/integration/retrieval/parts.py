@@ -190,11 +190,11 @@ def start_retrieval(
         folder,
         {
             **common,
-            "GATEWAY_URL": f"http://127.0.0.1:{models.port}/v1",
+            "GATEWAY_ADDRESS": f"127.0.0.1:{models.port}",
             "DATABASE_HOST": "127.0.0.1",
             "DATABASE_PORT": database.environment["POSTGRES_PORT"],
             "RETRIEVAL_DATA": str(folder / "data"),
-            "RETRIEVAL_MODELS": json.dumps(served),
+            "RETRIEVAL_MODELS": json.dumps({"models": served}),
             "RETRIEVAL_PROXY_WORKERS": str(workers),
             "GATEWAY_KEYS": str(paths.folder(KEYS_FOLDER)),
             "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
@@ -226,7 +226,7 @@ def _keys(paths: EnvironmentPaths) -> dict[str, str]:
 
 def _database(folder: Path, common: Mapping[str, str], port: int) -> Part:
     own = {"POSTGRES_DATA": str(folder / "postgres"), "POSTGRES_BIND": "127.0.0.1", "POSTGRES_PORT": str(port)}
-    own |= {"POSTGRES_CONNECTIONS": "40", "POSTGRES_MEMORY_MIB": "256"}
+    own |= {"POSTGRES_WORKERS": "4", "POSTGRES_MEMORY_MIB": "256"}
     (folder / "postgres").mkdir()
     return Part(
         script="postgres/start.sh",
