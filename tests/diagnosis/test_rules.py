@@ -30,6 +30,7 @@ from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.domain.setting_spec import problem_with
 from stackwright.services import additions, base_services
 from stackwright.services.engine import ENGINE
+from stackwright.services.retrieval import DATABASE
 from stackwright.settings import declared_settings
 
 from benchmarks.diagnosis import read_reports
@@ -40,7 +41,7 @@ HEALTHY = (
     *sorted((HERE.parent.parent / "watching" / "logs").glob("[ce]*.log")),
 )
 RULES = load_rules()
-KINDS = (*(service.kind for service in base_services()), *additions(), *EvidenceKind)
+KINDS = (*(service.kind for service in base_services()), *additions(), DATABASE.kind, *EvidenceKind)
 # What a rule's texts may name beside its own groups: the values in force, the environment, and the command.
 KNOWN = frozenset(declared_settings().by_key) | {"environment", "command"}
 VALUES = {

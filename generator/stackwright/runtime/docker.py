@@ -50,6 +50,10 @@ HINTS = (
 )
 
 
+OWN_IMAGES = "stackwright/"
+"""What the names of images begin with that no registry has: compose/images/ makes them."""
+
+
 def open_client() -> DockerClient:
     """Return a client of the engine that the `docker` command reaches; nothing is asked yet.
 
@@ -224,10 +228,11 @@ def pull(docker: DockerClient, image: str, service: str, say: Say, key: str | No
 
 def _pull_refused(image: str, service: str, last: str, key: str | None) -> RuntimeRefusedError:
     setting = "" if key is None else f": --set {key}=…"
-    return RuntimeRefusedError(
-        f"{service}: cannot pull image {image}: {reason_of(last)}",
-        hint=f"set an image that this machine can pull{setting}; or build one: compose/images/",
-    )
+    hint = f"set an image that this machine can pull{setting}; or build one: compose/images/"
+    if image.startswith(OWN_IMAGES):
+        name = image.removeprefix(OWN_IMAGES).partition(":")[0]
+        hint = f"build it in a checkout: `docker build -f compose/images/{name}/Dockerfile -t {image} .`"
+    return RuntimeRefusedError(f"{service}: cannot pull image {image}: {reason_of(last)}", hint=hint)
 
 
 def read_events(docker: Sequence[str], project: str) -> str:

@@ -67,6 +67,8 @@ MOST_WORKERS = {Mode.MULTI: 8, Mode.SINGLE: 4, Mode.CPU: 2}
 WORKER_BYTES = 240 * MIB
 """One worker with its two readers at work (benchmarks/retrieval.py)."""
 
+_STEP = 256 * MIB
+
 RECIPE = Recipe(
     name=_NAME,
     package="starlette",
@@ -96,7 +98,7 @@ def _database_memory(planned: PlannedStack) -> Setting:
     """Return PostgreSQL's memory: a 32nd of the host's, within what is measured for small and for large collections."""
     memory = planned.host.memory_bytes
     least, most = 512 * MIB, 8 * GIB
-    share = least if memory is None else min(most, max(least, memory // 32))
+    share = least if memory is None else min(most, max(least, memory // 32 // _STEP * _STEP))
     reason = "a 32nd of the memory, from 512 MiB to 8 GiB"
     return Setting(value=str(share // MIB), reason=reason, source="benchmarks/results/retrieval.json")
 

