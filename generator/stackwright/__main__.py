@@ -19,6 +19,13 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 # Imports and plans make many objects and hardly any garbage: looking for it is a twentieth of a short command's time.
 gc.set_threshold(100_000)
 
+# msgspec asks for typing_extensions before typing, and that brings inspect, ast and dis: a twentieth, too. From Python
+# 3.11 on typing has all that it takes (msgspec 0.22, _utils.py).
+sys.modules["typing_extensions"] = None  # type: ignore[assignment]
+import msgspec.structs  # noqa: F401  # imported for what it looks for
+
+del sys.modules["typing_extensions"]
+
 from stackwright.cli import main  # the imports are what the lines above are for
 
 

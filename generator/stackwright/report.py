@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stackwright.domain.plan import Plan
     from stackwright.domain.running import StackStatus
     from stackwright.project.write import FileChange
-    from stackwright.rendering.status_page import Sheet
+    from stackwright.rendering.sheet import Sheet
     from stackwright.rendering.summary import NextStep, Span
     from stackwright.rendering.table import Column
 
@@ -204,8 +204,9 @@ def show_summaries(pictured: Sequence[tuple[Plan, NextStep]]) -> None:
 def _draw(pictured: Sequence[tuple[Plan, NextStep]], stream: TextIO | None) -> Iterator[str]:
     """Yield the lines for a stream: as wide as its terminal, with its letters and, where it shows them, colours."""
     from stackwright.rendering import summary
+    from stackwright.rendering.sheet import ASCII, UNICODE
 
-    glyphs = summary.UNICODE if _can_write(summary.UNICODE.all, stream) else summary.ASCII
+    glyphs = UNICODE if _can_write(UNICODE.all, stream) else ASCII
     canvas = summary.Canvas(width=_width(), indent=summary.indent_of(plan for plan, _ in pictured), glyphs=glyphs)
     coloured = _shows_colours(stream)
     for plan, next_step in pictured:
@@ -381,7 +382,7 @@ def _page(status: StackStatus) -> list[str]:
 
 def sheet() -> Sheet:
     """Return what stdout can show: its columns, and whether it takes more than ASCII."""
-    from stackwright.rendering.status_page import LEAST_WIDTH, Sheet
+    from stackwright.rendering.sheet import LEAST_WIDTH, Sheet
 
     return Sheet(width=max(_width(), LEAST_WIDTH), ascii=not _can_write("█▓░·×╔═╦╗║└─┴┘│…°", sys.stdout))
 

@@ -141,4 +141,4 @@ def test_no_smaller_cache_is_chosen_that_has_no_kernel(tmp_path: Path) -> None:
     gpu = GpuMemory(total_bytes=48 * GIB, compute_capability=(8, 9))
     for settings, formats in ((replace(old, smaller_cache=False), {"auto"}), (new, {"auto", "fp8"})):
         tried = _candidates(facts.config.shape, settings, gpu, Objective.THROUGHPUT)
-        assert {candidate.kv_cache_dtype for candidate in tried} == formats
+        assert {candidate.cache_format for candidate in tried} == formats

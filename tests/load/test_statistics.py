@@ -18,7 +18,7 @@ from stackwright.domain.load import (
     spread_of,
 )
 from stackwright.rendering.load_page import format_value, plot_lines, point_table
-from stackwright.rendering.status_page import Sheet
+from stackwright.rendering.sheet import Sheet
 
 SPEED = MEASURES[1]
 NOTHING = Percentiles()

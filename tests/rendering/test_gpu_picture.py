@@ -6,7 +6,7 @@ import pytest
 from stackwright.domain.host import Host
 from stackwright.planning.pairs import judge_pairs, possible_placements
 from stackwright.rendering.gpu_picture import gpu_picture, pair_lines, placement_lines, spans
-from stackwright.rendering.status_page import Sheet
+from stackwright.rendering.sheet import Sheet
 
 from tests.planning_requests import HOST_NAMES, recorded
 

@@ -19,7 +19,8 @@ from stackwright.domain.running import (
     use_of,
 )
 from stackwright.domain.service import ServicePhase, ServiceState
-from stackwright.rendering.status_page import Sheet, format_age, format_latency, status_page
+from stackwright.rendering.sheet import Sheet
+from stackwright.rendering.status_page import format_age, format_latency, status_page
 from stackwright.units import GIB
 
 READING = GpuReading(
@@ -81,7 +82,7 @@ services
 
 GPUs
   0  RTX 3090 · engine · busy 97 % · 71 °C · 312 of 350 W · NVLink 4 of 4 up · slowed by heat
-     ████████████████▓▓░░░░░░  ours 16.0 · others 2.0 · free 6.0 of 24.0 GiB
+     ████████████████▞▞░░░░░░  ours 16.0 · others 2.0 · free 6.0 of 24.0 GiB
   1  RTX 3090  not used by this stack · does not answer: GPU is lost
 
 models (last 2 s)
@@ -120,7 +121,7 @@ def test_a_stack_on_the_processor_shows_what_it_uses() -> None:
     start = page.index("processor")
     assert page[start + 1 : start + 4] == (
         "  busy 5.2 of 8",
-        "  ████▓▓▓▓░░░░░░░░░░░░░░░░  ours 6.0 · others 6.0 · free 20.0 of 32.0 GiB",
+        "  ████▞▞▞▞░░░░░░░░░░░░░░░░  ours 6.0 · others 6.0 · free 20.0 of 32.0 GiB",
         "  engine  busy 4.5 · 6.0 GiB",
     )
 

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from stackwright.domain.environment import Environment
 from stackwright.domain.plan import Memory, Plan
 from stackwright.errors import NoPlanError
-from stackwright.rendering.summary import ASCII, UNICODE, Canvas, Glyphs, NextStep, Tone, summarize_plan, text_of
+from stackwright.rendering.sheet import ASCII, UNICODE, Glyphs, Tone
+from stackwright.rendering.summary import Canvas, NextStep, summarize_plan, text_of
 from stackwright.units import GIB
 
 from tests.planning.several import CASES, plan_of

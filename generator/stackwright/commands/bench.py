@@ -408,7 +408,8 @@ def place_of(stack: Stack, model: ServedModel, runtime: str) -> Beside:
 
 
 def _begin_result(stack: Stack, model: str, workload: Workload) -> LoadResult:
-    from stackwright.rendering.summary import ASCII, describe_device, gpus_of
+    from stackwright.rendering.sheet import ASCII
+    from stackwright.rendering.summary import describe_device, gpus_of
 
     plan, now = stack.plan, datetime.now(UTC)
     return LoadResult(

@@ -37,7 +37,6 @@ from stackwright.planning.planner import make_plan
 from stackwright.planning.request import PlanRequest, User, WantedModel, model_request
 from stackwright.project import folder as project
 from stackwright.project import write
-from stackwright.project.access_keys import ensure_key_folders, ensure_own_key
 from stackwright.project.credentials import ensure_secrets, find_hub_token, gateway_key
 from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
@@ -451,6 +450,8 @@ def prepare_stack(plan: Plan, paths: ProjectPaths, env: Mapping[str, str], hf_ho
     Raises:
         UsageError: something cannot be written.
     """
+    from stackwright.project.access_keys import ensure_key_folders, ensure_own_key
+
     own = paths.of(plan.environment)
     ensure_secrets(own.secrets, os.environ, hf_home, find_proxy_login(env), made_secrets(plan.additions))
     ensure_key_folders(own)

@@ -108,7 +108,5 @@ def _load_planner() -> None:
     """Load what every plan and its files take: nearly half of a short command's time."""
     from stackwright.catalog.load import load_catalog
     from stackwright.commands import configure  # noqa: F401  # imported for what it imports
-    from stackwright.rendering import load_templates
 
     load_catalog()
-    load_templates()

@@ -57,8 +57,17 @@ class Ground(Struct, frozen=True, kw_only=True, dict=True):
             seen.setdefault(each.start.model or "", []).append(each)
         return seen
 
+    @cached_property
+    def _read(self) -> dict[str, WantedModel]:
+        return {}
+
     def read(self, row: CatalogLlm, checkpoint: Checkpoint) -> WantedModel:
         """Return what a plan takes of a checkpoint: what the cache and earlier starts show of it, too."""
+        if checkpoint.hub_id not in self._read:
+            self._read[checkpoint.hub_id] = self._read_now(row, checkpoint)
+        return self._read[checkpoint.hub_id]
+
+    def _read_now(self, row: CatalogLlm, checkpoint: Checkpoint) -> WantedModel:
         facts = read_checkpoint(row, checkpoint, Path(self.request.folders.hf_home))
         return WantedModel(
             llm=name_llm(facts),

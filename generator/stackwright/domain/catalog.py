@@ -155,7 +155,7 @@ class ParserTable(Struct, frozen=True, kw_only=True):
         return name in self.names(kind, version)
 
 
-class FormatTable(Struct, frozen=True, kw_only=True):
+class FormatTable(Struct, frozen=True, kw_only=True, eq=False):
     """Number formats that an engine's releases read or refuse, each with the first and last sampled release.
 
     `methods`: the names under which it reads quantized weights; `deprecated`: those of them that it refuses without a
@@ -186,6 +186,7 @@ class FormatTable(Struct, frozen=True, kw_only=True):
         """Return the last sampled release that reads a method's weights without a flag; None where none does."""
         return next((version for version in reversed(self.sampled) if self.reads(method, version)), None)
 
+    @lru_cache(maxsize=1024)  # noqa: B019  # there is one table, for good
     def runs_from(self, methods: tuple[str, ...], version: str) -> str | None:
         """Return the least compute capability on which a release runs any of these methods; None where nobody knows."""
         known = [
@@ -209,7 +210,7 @@ class FormatTable(Struct, frozen=True, kw_only=True):
 COPIED_ENCODER, ONE_STAGE = "copied_encoder", "one_stage"
 
 
-class ArchitectureTable(Struct, frozen=True, kw_only=True):
+class ArchitectureTable(Struct, frozen=True, kw_only=True, eq=False):
     """Architectures by role, each with the first and last sampled release whose registry has it in that role.
 
     A last of None: the newest sampled release has it. A name that was gone for a while begins where it came back.
@@ -249,6 +250,7 @@ class ArchitectureTable(Struct, frozen=True, kw_only=True):
         found = {role: table[architecture] for role, table in self.roles().items() if architecture in table}
         return max(found, key=lambda role: self._end(found[role]), default=None)
 
+    @lru_cache(maxsize=1024)  # noqa: B019  # there is one table, for good
     def releases(self, architecture: str) -> Range | None:
         """Return the first and last release that has an architecture, or what it is made from; None where none has."""
         own = self._span(architecture)
@@ -298,7 +300,7 @@ class KernelGroup(Struct, frozen=True, kw_only=True):
         return not coded and any(version_parts(built) <= own for built in self.ptx)
 
 
-class KernelTable(Struct, frozen=True, kw_only=True):
+class KernelTable(Struct, frozen=True, kw_only=True, eq=False):
     """What the kernels of an engine's releases were compiled for, as read from the wheels that PyPI serves."""
 
     engine: str
@@ -307,6 +309,7 @@ class KernelTable(Struct, frozen=True, kw_only=True):
     source: str
     date: str
 
+    @lru_cache(maxsize=1024)  # noqa: B019  # there is one table, for good
     def libraries_by_ptx(self, version: str, capability: str) -> tuple[str, ...] | None:
         """Return the libraries of which a GPU runs some kernel by PTX alone; None of a release that nobody read."""
         if version not in self.sampled:
@@ -346,7 +349,7 @@ class AttentionBackend(Struct, frozen=True, kw_only=True, omit_defaults=True):
     architectures: tuple[str, ...] = ()
 
 
-class AttentionTable(Struct, frozen=True, kw_only=True):
+class AttentionTable(Struct, frozen=True, kw_only=True, eq=False):
     """The attention backends of an engine's releases, as their selectors and classes declare them."""
 
     engine: str
@@ -369,7 +372,7 @@ class AttentionTable(Struct, frozen=True, kw_only=True):
         return tuple(row for row in self.backends if architecture in row.architectures and version in row.releases)
 
 
-class Advisory(Struct, frozen=True, kw_only=True):
+class Advisory(Struct, frozen=True, kw_only=True, cache_hash=True):
     """A known hole, in releases from `introduced` (None: the first) to before `fixed` (None: in all later ones).
 
     Of a malicious release: the `digests` of its images, the names of `files` that it leaves on a machine and nothing
@@ -438,7 +441,7 @@ class ArgumentTable(Struct, frozen=True, kw_only=True):
     date: str
 
 
-class Catalog(Struct, frozen=True, kw_only=True):
+class Catalog(Struct, frozen=True, kw_only=True, eq=False):
     """Everything that the planner knows of the world outside the host. `engines` are the newest first.
 
     The long tables come by a call, since a plan for a CPU needs none of them and a person waits for it. `find_gpu`
@@ -523,6 +526,7 @@ def order_release(version: str) -> tuple[tuple[int, ...], int]:
     return parts + (0,) * (4 - len(parts)), _leading_digits(post)
 
 
+@lru_cache(maxsize=1024)
 def holes_of(program: str, version: str, advisories: tuple[Advisory, ...]) -> tuple[Advisory, ...]:
     """Return the known holes of one release, the worst kinds first."""
     own = order_release(version)

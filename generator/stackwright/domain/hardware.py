@@ -40,7 +40,7 @@ class NvLink(Struct, frozen=True, kw_only=True):
     peers: int | None = None
 
 
-class GpuModel(Struct, frozen=True, kw_only=True):
+class GpuModel(Struct, frozen=True, kw_only=True, cache_hash=True):
     """One NVIDIA GPU model. What NVML says of the device at hand always wins over these figures.
 
     `names` are NVML's; `memory_gb` is the marketing figure; `nvml_memory_mib` NVML's total, `cuda_memory_gib` what CUDA

@@ -87,7 +87,7 @@ class MigSlice(Struct, frozen=True, kw_only=True):
     gpu_instance: int | None
 
 
-class Gpu(Struct, frozen=True, kw_only=True):
+class Gpu(Struct, frozen=True, kw_only=True, cache_hash=True):
     """One device; everything but `index` is None where it could not be read.
 
     `index` is NVML's (PCI bus order). A MIG slice is a device of its own, with `mig_slice`, and numbered behind the
@@ -176,7 +176,7 @@ def is_offline(variables: Mapping[str, str]) -> bool:
     return any(variables.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
-class Host(Struct, frozen=True, kw_only=True):
+class Host(Struct, frozen=True, kw_only=True, cache_hash=True):
     """One machine. `p2p[i][j]`: can the i-th of `gpus` read the j-th's memory; n×n, None where unknown.
 
     `network` is None where programs reach the internet without being told how.

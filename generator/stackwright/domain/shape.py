@@ -59,7 +59,7 @@ class WeightKind(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Quantization(Struct, frozen=True, kw_only=True, dict=True):
+class Quantization(Struct, frozen=True, kw_only=True, dict=True, cache_hash=True):
     """What the checkpoint says of its number format.
 
     `group` is the number of inputs that share a scale (0: one scale per output row or per tensor). `skipped` are the
@@ -191,7 +191,7 @@ class Layer(Struct, frozen=True, kw_only=True):
         return self.state or self.mixer is Mixer.STATE
 
 
-class Shape(Struct, frozen=True, kw_only=True, dict=True):
+class Shape(Struct, frozen=True, kw_only=True, dict=True, cache_hash=True):
     """A model's whole shape.
 
     `max_positions` is the longest request that the engine allows, `default_length` the one it takes where none is

@@ -123,8 +123,8 @@ def fields_of(settings: Iterable[MemorySetting], values: Mapping[str, str]) -> d
 
 def pinned_fields(settings: Iterable[MemorySetting], pins: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields of EngineSettings that pins fill, which stand under the settings' keys."""
-    rows = tuple(settings)
-    return fields_of(rows, {row.name: pins[row.spec.key] for row in rows if row.spec.key in pins})
+    rows = tuple(row for row in settings if row.spec.key in pins)
+    return fields_of(rows, {row.name: pins[row.spec.key] for row in rows})
 
 
 class EngineNeeds(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,11 +74,13 @@ def load_headers(hub_id: str, commit: str, cache: HubCache) -> tuple[TensorHeade
 
 def keep_headers(hub_id: str, commit: str, tensors: tuple[TensorHeader, ...], cache: HubCache) -> None:
     """Keep headers for the next look. A cache that cannot be written is no failure: the next look reads them again."""
+    from tempfile import mkstemp
+
     file = _header_file(hub_id, commit, cache)
     document = {"schema": SCHEMA, "tensors": [[tensor.name, tensor.dtype, tensor.shape] for tensor in tensors]}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+        handle, name = mkstemp(dir=file.parent, prefix=f".{file.name}-")
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             json.dump(document, stream, separators=(",", ":"))
         Path(name).replace(file)

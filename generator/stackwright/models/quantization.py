@@ -173,6 +173,7 @@ def matrix_bytes(quantization: Quantization, rows: int, columns: int) -> tuple[i
             return (elements * 2,)
 
 
+@lru_cache(maxsize=65536)
 def is_skipped(quantization: Quantization, names: tuple[str, ...]) -> bool:
     """Return whether a module, under any of its names, was left out of the quantization.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -135,6 +136,7 @@ def serves(
     return answer.surely if answer.verdict is Verdict.FITS else 0
 
 
+@lru_cache(maxsize=256)
 def smallest_memory(
     gpus: tuple[Gpu, ...], host: Host, catalog: Catalog, seen: tuple[RememberedStart, ...] = ()
 ) -> GpuMemory | None:

@@ -7,6 +7,8 @@ model. What is estimated here orders groups of GPUs against each other and promi
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -14,6 +16,7 @@ from stackwright.domain.catalog import Catalog
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode
+from stackwright.domain.shape import Shape
 from stackwright.engines.memory.parts import embedding_matrix
 from stackwright.planning.request import ModelRequest
 from stackwright.units import format_bytes
@@ -51,13 +54,17 @@ def estimate_pace(request: ModelRequest, placement: Placement, catalog: Catalog)
     shape = request.facts.config.shape
     if model is None or model.bandwidth_gb_per_s is None or not shape.layers or not shape.hidden:
         return None
-    experts = replace(shape.experts, count=shape.experts.per_token) if shape.experts else None
-    # Of the input embedding one row is read, and an encoder runs once for each image.
-    read = request.engine.parameter_bytes(
-        replace(shape, experts=experts, vision=None, extra_embeddings=0, learned_positions=0)
-    )
+    read = request.engine.parameter_bytes(_as_read(shape))
     read -= 0 if shape.tied else embedding_matrix(shape, 1).elements * shape.element_bytes
     return Pace(read_bytes=read, bandwidth=model.bandwidth_gb_per_s * 1e9, layers=len(shape.layers))
+
+
+@lru_cache(maxsize=1024)
+def _as_read(shape: Shape) -> Shape:
+    """Return what of a model is read for one token."""
+    experts = replace(shape.experts, count=shape.experts.per_token) if shape.experts else None
+    # Of the input embedding one row is read, and an encoder runs once for each image.
+    return replace(shape, experts=experts, vision=None, extra_embeddings=0, learned_positions=0)
 
 
 def arrange(options: tuple[Placement, ...], request: ModelRequest, catalog: Catalog) -> tuple[Placement, ...]:

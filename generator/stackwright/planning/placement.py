@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -62,6 +63,7 @@ class Heads(Struct, frozen=True, kw_only=True):
         return ", ".join(str(size) for size in range(1, most + 1) if self.allow(size))
 
 
+@lru_cache(maxsize=256)
 def placements(
     host: Host,
     asked: Mode | None,

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.hardware import GpuModel, Price
 from stackwright.domain.host import Host
+from stackwright.engines.protocol import EngineTask
 from stackwright.errors import NoPlanError
 from stackwright.planning.layout import FAR_MORE
 from stackwright.planning.request import ModelRequest, PlanRequest, WantedModel, model_request
@@ -178,18 +179,21 @@ def least_driver(whole: PlanRequest, found: Suited, wish: Wish, catalog: Catalog
         return None
     rules, least = whole.engine.format_rules(catalog, whole.needs.exact), None
     known = {found.offer.served.image.version}
+    task: EngineTask | None = None
     for driver in drivers_for(found.gpu, catalog):
-        host = sold_host(found.gpu, found.count, driver)
-        if host is None:
+        # One GPU asks for the same image as several of its kind, and is sooner looked at.
+        one, host = sold_host(found.gpu, 1, driver), sold_host(found.gpu, found.count, driver)
+        if one is None or host is None:
             break
-        request = _request(whole, host, found.offer.model, wish)
         try:
-            # One GPU asks for the same image as several of its kind, and is sooner looked at.
-            chosen = request.engine.choose_image(request.task, host.gpus[:1], catalog, whole.needs)
+            task = replace(task, host=one) if task else _request(whole, one, found.offer.model, wish).task
+            chosen = whole.engine.choose_image(task, one.gpus, catalog, whole.needs)
         except NoPlanError:
             break
-        if chosen.version not in known and not wish.holds(weigh(request, catalog, rules)):
-            break
+        if chosen.version not in known:
+            request = _request(whole, host, found.offer.model, wish)
+            if not wish.holds(weigh(request, catalog, rules)):
+                break
         known.add(chosen.version)
         least = driver.version
     return least

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.hardware import GpuModel
@@ -23,6 +24,7 @@ from stackwright.units import GIB, MIB, version_parts
 COUNTS = (1, 2, 4, 8)
 
 
+@lru_cache(maxsize=1024)
 def sold_host(model: GpuModel, count: int, driver: Driver) -> Host | None:
     """Return a host with free GPUs of a model; None where the model's memory is not known.
 

@@ -6,6 +6,8 @@ Memory that processor and GPU share has one bound more: what the system and the 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from msgspec import Struct
 
 from stackwright.domain.host import Gpu
@@ -47,6 +49,7 @@ class UnifiedMemory(Struct, frozen=True, kw_only=True):
     gateway_bytes: int
 
 
+@lru_cache(maxsize=256)
 def choose_utilization(
     wish: float, wished_in: str, gpus: tuple[Gpu, ...], shared: UnifiedMemory | None = None
 ) -> Utilization:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -60,7 +59,9 @@ class FileChange(Struct, frozen=True, kw_only=True):
         """Return a unified diff from what stands there to what is rendered; empty where they are equal."""
         old, new = (self.before or "").splitlines(keepends=True), self.file.text.splitlines(keepends=True)
         origin = "/dev/null" if self.before is None else str(self.file.path)
-        return "".join(difflib.unified_diff(old, new, origin, str(self.file.path)))
+        from difflib import unified_diff
+
+        return "".join(unified_diff(old, new, origin, str(self.file.path)))
 
 
 def compare_files(root: Path, folder: Path, files: tuple[RenderedFile, ...]) -> tuple[FileChange, ...]:

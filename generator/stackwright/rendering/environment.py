@@ -1,4 +1,4 @@
-"""What the environment template shows. Pure."""
+"""The environment file: every value that Compose, or a process, reads. Pure."""
 
 from __future__ import annotations
 
@@ -7,27 +7,23 @@ from itertools import groupby
 
 from stackwright.domain.plan import Plan, Setting
 from stackwright.rendering.numbered import spec_of_written
+from stackwright.rendering.quoting import quote_comment, quote_env
 
 
-def environment_context(plan: Plan, settings: Mapping[str, Setting]) -> dict[str, object]:
-    """Return the template's values: sections of rows with key, value, meaning and reason."""
-    rows = [
-        {
-            "section": spec.section,
-            "key": key,
-            "value": setting.value,
-            "meaning": spec.meaning,
-            "reason": setting.reason,
-        }
-        for key, setting in settings.items()
-        if (spec := spec_of_written(key)) is not None
+def render_environment(plan: Plan, settings: Mapping[str, Setting]) -> str:
+    """Return the text of an environment file: sections of keys, each with what it means."""
+    name = plan.environment.value
+    lines = [
+        f"# Rendered by Stackwright for {name} ({quote_comment(summarize(plan))}).",
+        f"# Do not edit: `configure-gpu` rewrites it. Put your own values into envs/.env.{name}.local, which wins.",
+        f"# Reasons: `stackwright plan {name} --explain`",
     ]
-    return {
-        "environment": plan.environment.value,
-        "summary": summarize(plan),
-        "local_file": f"envs/.env.{plan.environment.value}.local",
-        "sections": [(section, list(members)) for section, members in groupby(rows, key=lambda row: row["section"])],
-    }
+    known = ((key, setting, spec_of_written(key)) for key, setting in settings.items())
+    rows = [(spec, f"{key}={quote_env(setting.value)}") for key, setting, spec in known if spec is not None]
+    for section, members in groupby(rows, key=lambda row: row[0].section):
+        lines += ["", f"# --- {section} ---"]
+        lines += (line for spec, text in members for line in (f"# {quote_comment(spec.meaning)}", text))
+    return "\n".join(lines) + "\n"
 
 
 def summarize(plan: Plan) -> str:

@@ -1,6 +1,8 @@
-"""What the gateway template shows. Pure."""
+"""LiteLLM's configuration. Pure."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 
 from stackwright.domain.catalog import order_release
 from stackwright.domain.plan import Plan, ServedModel
@@ -8,6 +10,7 @@ from stackwright.domain.role import Role
 from stackwright.domain.service import SettingRef
 from stackwright.engines import engine_named
 from stackwright.rendering.numbered import key_of
+from stackwright.rendering.quoting import quote_yaml
 from stackwright.services.gateway import LIMITS
 
 _TEXT = frozenset("chat/completions completions responses messages messages/count_tokens".split())
@@ -18,33 +21,98 @@ ENDPOINTS = {
 }
 
 
-def gateway_context(plan: Plan) -> dict[str, object]:
-    """Return the template's values. Replicas of one model share its name: LiteLLM makes a group of them."""
-    return {
-        "environment": plan.environment.value,
-        "entries": [
-            {
-                "model": name,
-                "base": None if name == model.name else model.name,
-                "litellm_model": f"{engine_named(model.engine.name).gateway_prefix}/{name}",
-                "api_base": f"os.environ/{replica.url_variable}",
-                "mode": None if model.role.generates else model.role.value,
-                "direct": _direct(plan, model),
-                "limits": _limits(plan, model),
-            }
-            for model in plan.models
-            for name in (model.name, *(adapter.name for adapter in model.attached.adapters))
-            for replica in model.replicas
-        ],
-        "cloud": [
-            {"name": cloud.name, "model": cloud.model, "address": cloud.address, "key": f"os.environ/{cloud.secret}"}
-            for cloud in plan.gateway.cloud
-        ],
-        "several_replicas": len(plan.replicas) > len({replica.model for replica in plan.replicas}),
-        "fallbacks": [(fallback.model, fallback.to) for fallback in plan.gateway.fallbacks],
-        "context_window_fallbacks": [(fallback.model, fallback.longer) for fallback in plan.gateway.fallbacks],
-        "aliases": [(alias, model.name) for model in plan.models for alias in model.aliases],
-    }
+_HEAD = """\
+# Rendered by Stackwright for {environment}: LiteLLM's configuration, the same for both runtimes.
+# Do not edit: `configure-gpu` writes it anew. Addresses and secrets come from the process environment.
+model_list:"""
+_ROUTER = """\
+# Timeout and cooldown: REQUEST_TIMEOUT and DEFAULT_COOLDOWN_TIME_SECONDS in the process environment.
+router_settings:
+  routing_strategy: os.environ/GATEWAY_ROUTING_STRATEGY
+  num_retries: 2
+  retry_policy: {TimeoutErrorRetries: 0} # no retry after a timeout"""
+_REDIS_AND_REST = """\
+  redis_host: os.environ/REDIS_HOST
+  redis_port: os.environ/REDIS_PORT
+  redis_password: os.environ/REDIS_PASSWORD
+litellm_settings:
+  callbacks: [prometheus, hooks.hooks]
+  drop_params: true
+  telemetry: false
+general_settings:
+  cancel_on_disconnect: true"""
+_HEALTH_OF_REPLICAS = """\
+  # What compose/gateway/health.py finds of each replica; forgotten after so many seconds.
+  enable_health_check_routing: true
+  health_check_staleness_threshold: 30"""
+_KEYS = """\
+  custom_auth: hooks.check_key
+  master_key: os.environ/LITELLM_MASTER_KEY"""
+
+
+def render_gateway(plan: Plan) -> str:
+    """Return LiteLLM's configuration. Replicas of one model share its name: LiteLLM makes a group of them."""
+    several_replicas = len(plan.replicas) > len({replica.model for replica in plan.replicas})
+    aliases = [(alias, model.name) for model in plan.models for alias in model.aliases]
+    lines = [_HEAD.format(environment=plan.environment.value), *_models(plan), *_cloud(plan), _ROUTER]
+    lines += _chains("fallbacks", {fallback.model: fallback.to for fallback in plan.gateway.fallbacks})
+    lines += _chains("context_window_fallbacks", {each.model: each.longer for each in plan.gateway.fallbacks})
+    if aliases:
+        lines += [
+            "  model_group_alias:",
+            *(f"    {quote_yaml(alias)}: {quote_yaml(model)}" for alias, model in aliases),
+        ]
+    lines += [_REDIS_AND_REST, *((_HEALTH_OF_REPLICAS,) if several_replicas else ()), _KEYS]
+    return "\n".join(lines) + "\n"
+
+
+def _models(plan: Plan) -> Iterator[str]:
+    for model in plan.models:
+        for name in (model.name, *(adapter.name for adapter in model.attached.adapters)):
+            for replica in model.replicas:
+                yield from _model(plan, model, name, replica.url_variable)
+
+
+def _model(plan: Plan, model: ServedModel, name: str, address: str) -> Iterator[str]:
+    """Yield the entry of one replica under the model's own name, or that of an adapter."""
+    yield f"  - model_name: {quote_yaml(name)}"
+    yield "    litellm_params:"
+    yield f"      model: {quote_yaml(f'{engine_named(model.engine.name).gateway_prefix}/{name}')}"
+    yield f"      api_base: {quote_yaml(f'os.environ/{address}')}"
+    yield "      api_key: os.environ/ENGINE_KEY"
+    yield "    model_info:"
+    if not model.role.generates:
+        yield f"      mode: {quote_yaml(model.role.value)}"
+    yield (
+        "      allowed_fails: 1 # the second failure within the cooldown takes the replica out, if there is another one"
+    )
+    if name != model.name:
+        yield f"      base: {quote_yaml(model.name)} # an adapter: its requests wait in the model's own queue"
+    if direct := _direct(plan, model):
+        yield f"      direct: [{', '.join(direct)}] # what the engine answers in the client's own form"
+    yield "      limits: # compose/gateway/models.py reads them"
+    yield from (f"        {word}: os.environ/{key}" for word, key in _limits(plan, model).items())
+
+
+def _cloud(plan: Plan) -> Iterator[str]:
+    for cloud in plan.gateway.cloud:
+        yield "  # Used only if `fallbacks` or a client names it: the prompt then leaves this host."
+        yield f"  - model_name: {quote_yaml(cloud.name)}"
+        yield "    litellm_params:"
+        yield f"      model: {quote_yaml(cloud.model)}"
+        if cloud.address:
+            yield f"      api_base: {quote_yaml(cloud.address)}"
+        yield f"      api_key: {quote_yaml(f'os.environ/{cloud.secret}')}"
+
+
+def _chains(word: str, chains: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    if chains:
+        yield f"  {word}:"
+    for model, substitutes in chains.items():
+        yield f"    - {quote_yaml(model)}:"
+        yield from (f"        - {quote_yaml(each)}" for each in substitutes)
+        if not substitutes:
+            yield "        [] # without it, LiteLLM would send requests that are too long to the fallbacks above"
 
 
 def _direct(plan: Plan, model: ServedModel) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from stackwright.domain.host import Gpu, Host, Link, LinkKind
 from stackwright.domain.placement import Placement
 from stackwright.domain.topology import NVLINK_KINDS, GpuPair, nvlink_islands
-from stackwright.rendering.status_page import Sheet, short_name
+from stackwright.rendering.sheet import Sheet, short_name
 from stackwright.units import format_bytes
 
 LABEL = 14

@@ -15,7 +15,7 @@ from stackwright.domain.load import (
     Workload,
     spread_of,
 )
-from stackwright.rendering.status_page import Sheet
+from stackwright.rendering.sheet import Sheet
 from stackwright.rendering.table import Column
 
 _BY_NAME = {measure.name: measure for measure in MEASURES}

@@ -18,7 +18,6 @@ from stackwright.domain.load import (
     spread_of,
 )
 from stackwright.reading import to_plain
-from stackwright.rendering import load_templates
 from stackwright.rendering.load_page import (
     describe_load,
     describe_workload,
@@ -28,6 +27,7 @@ from stackwright.rendering.load_page import (
     unlike_lines,
     verdict_line,
 )
+from stackwright.rendering.page import fill_page
 
 MARK = '<meta name="generator" content="Stackwright load report">'
 """What a page of ours says of itself, so that a later one may take its place and a stranger's file is left alone."""
@@ -84,22 +84,19 @@ def render_load_page(
     labels = [result.name for result in results] if len(results) == 1 else ["A", "B"]
     named = list(zip(labels, results, strict=True))
     columns, cells = difference_table(differences)
-    return (
-        load_templates()
-        .get_template("load.html.j2")
-        .render(
-            mark=MARK,
-            release=release,
-            names=" and ".join(result.name for result in results),
-            warnings=list(_warnings(named)),
-            facts=_FACTS,
-            results=[_section(label, result) for label, result in named],
-            charts=list(_charts(named)),
-            columns=columns,
-            rows=cells,
-            verdict=verdict_line(differences),
-            round_titles=_ROUND_TITLES,
-        )
+    return fill_page(
+        "load.html.j2",
+        mark=MARK,
+        release=release,
+        names=" and ".join(result.name for result in results),
+        warnings=list(_warnings(named)),
+        facts=_FACTS,
+        results=[_section(label, result) for label, result in named],
+        charts=list(_charts(named)),
+        columns=columns,
+        rows=cells,
+        verdict=verdict_line(differences),
+        round_titles=_ROUND_TITLES,
     )
 
 

@@ -10,15 +10,13 @@ from msgspec import Struct
 from stackwright.domain.host import Gpu, Host, Link, LinkKind
 from stackwright.domain.plan import Memory, Plan, Replica, ServedModel
 from stackwright.reading import to_plain
-from stackwright.rendering import load_templates
 from stackwright.rendering.gpu_picture import LINK_WORDS
 from stackwright.rendering.numbered import flat_settings, spec_of_written
+from stackwright.rendering.page import fill_page
 from stackwright.rendering.plan_document import plan_document
-from stackwright.rendering.status_page import short_name
+from stackwright.rendering.sheet import UNICODE, Part, short_name
 from stackwright.rendering.summary import (
-    UNICODE,
     NextStep,
-    Part,
     describe_device,
     describe_download,
     describe_model,
@@ -92,22 +90,19 @@ class Row(Struct, frozen=True, kw_only=True):
 def render_page(plans: Sequence[Plan], next_steps: Sequence[NextStep], release: str) -> str:
     """Return the page of some plans of one host; `release` is this program's."""
     names = ", ".join(plan.environment.value for plan in plans)
-    return (
-        load_templates()
-        .get_template("report.html.j2")
-        .render(
-            mark=MARK,
-            release=release,
-            names=names,
-            host=plans[0].host,
-            facts=list(_host_facts(plans[0].host)),
-            warnings=_warnings(plans),
-            environments=[_environment(plan, step) for plan, step in zip(plans, next_steps, strict=True)],
-            links=[(link, LINK_WORDS[link.kind]) for link in plans[0].host.links],
-            differences=list(_differences(plans)),
-            sections=_sections(plans),
-            documents=[(plan.environment.value, _document(plan)) for plan in plans],
-        )
+    return fill_page(
+        "report.html.j2",
+        mark=MARK,
+        release=release,
+        names=names,
+        host=plans[0].host,
+        facts=list(_host_facts(plans[0].host)),
+        warnings=_warnings(plans),
+        environments=[_environment(plan, step) for plan, step in zip(plans, next_steps, strict=True)],
+        links=[(link, LINK_WORDS[link.kind]) for link in plans[0].host.links],
+        differences=list(_differences(plans)),
+        sections=_sections(plans),
+        documents=[(plan.environment.value, _document(plan)) for plan in plans],
     )
 
 

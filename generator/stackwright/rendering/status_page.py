@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-
-from msgspec import Struct
+from collections.abc import Iterator
 
 from stackwright.domain.running import (
     GpuStatus,
@@ -17,53 +14,13 @@ from stackwright.domain.running import (
     StackStatus,
 )
 from stackwright.domain.service import ServicePhase
+from stackwright.rendering.sheet import Part, Sheet, Tone, short_name
 from stackwright.units import GIB, format_bytes
 
 NARROW = 76
 """Below so many columns a bar and what it shows stand on lines of their own."""
 
-WIDEST_BAR, LEAST_WIDTH = 24, 30
-_MAKER = re.compile(r"^NVIDIA (?:GeForce )?")
-
-
-class Sheet(Struct, frozen=True, kw_only=True):
-    """What a page is written on: its columns, and whether its encoding has more than ASCII."""
-
-    width: int = 80
-    ascii: bool = False
-
-    @property
-    def dot(self) -> str:
-        """What stands between two things."""
-        return " | " if self.ascii else " · "
-
-    def bar(self, parts: Sequence[int], width: int) -> str:
-        """Draw parts of a whole, in order; one that is there is at least one column wide."""
-        letters = ("#", "+", ".") if self.ascii else ("█", "▓", "░")
-        total = sum(parts)
-        if total <= 0:
-            return letters[-1] * width
-        columns = [max(round(part / total * width), 1 if part > 0 else 0) for part in parts]
-        columns[columns.index(max(columns))] += width - sum(columns)
-        return "".join(letter * count for letter, count in zip(letters, columns, strict=True))
-
-    def flow(self, items: Iterable[str], indent: str, first: str | None = None) -> Iterator[str]:
-        """Lay items out with dots between them; `first` begins the first line.
-
-        A line is broken between two items, and inside of one only where it is longer than a line.
-        """
-        line, begun = indent if first is None else first, False
-        for item in items:
-            addition = f"{self.dot if begun else ''}{item}"
-            if begun and len(line) + len(addition) > self.width:
-                yield line.rstrip()
-                line, addition = indent, item
-            line, begun = line + addition, True
-            while len(line) > self.width and (cut := line.rfind(" ", len(indent) + 1, self.width + 1)) > 0:
-                yield line[:cut].rstrip()
-                line = indent + line[cut + 1 :]
-        if begun or first is not None:
-            yield line.rstrip()
+WIDEST_BAR = 24
 
 
 def status_page(status: StackStatus, sheet: Sheet) -> tuple[str, ...]:
@@ -152,7 +109,11 @@ def _memory_lines(use: GpuUse, sheet: Sheet, indent: str) -> Iterator[str]:
         items = [f"used {use.others_bytes / GIB:.1f}", whole]
     else:
         items = [f"ours {use.ours_bytes / GIB:.1f}", f"others {use.others_bytes / GIB:.1f}", whole]
-    parts = (use.ours_bytes or 0, use.others_bytes, use.free_bytes)
+    parts = (
+        Part("ours", use.ours_bytes or 0, Tone.WEIGHTS),
+        Part("others", use.others_bytes, Tone.OTHERS),
+        Part("free", use.free_bytes, Tone.FREE),
+    )
     if sheet.width < NARROW:
         yield indent + sheet.bar(parts, max(min(WIDEST_BAR, sheet.width - len(indent)), 8))
         yield from sheet.flow(items, indent, indent)
@@ -209,11 +170,6 @@ def _drift(status: StackStatus) -> Iterator[str]:
         yield "none: what runs is what a start would bring up now"
     for row in status.drift:
         yield row.what if row.service is None else f"{row.service}: {row.what}"
-
-
-def short_name(name: str) -> str:
-    """Return a GPU's name without its maker's."""
-    return _MAKER.sub("", name)
 
 
 def format_age(seconds: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 
 from msgspec import Struct
 
@@ -18,7 +17,7 @@ from stackwright.domain.llm import LlmSource
 from stackwright.domain.plan import Memory, Plan, Replica, ServedModel
 from stackwright.domain.role import Role
 from stackwright.engines import engine_named
-from stackwright.rendering.status_page import short_name
+from stackwright.rendering.sheet import UNICODE, Glyphs, Part, Tone, share_columns, short_name
 from stackwright.services import additions
 from stackwright.units import GIB, format_bytes
 
@@ -32,19 +31,6 @@ _NOTABLE_BYTES = GIB // 10
 _PROCESSOR = "processor"
 
 
-class Tone(StrEnum):
-    """What a span is, for a terminal with colours."""
-
-    PLAIN = "plain"
-    NAME = "name"
-    WEIGHTS = "weights"
-    CACHE = "cache"
-    OVERHEAD = "overhead"
-    OTHERS = "others"
-    FREE = "free"
-    DOUBT = "doubt"
-
-
 class Span(Struct, frozen=True):
     """A piece of a line."""
 
@@ -53,37 +39,6 @@ class Span(Struct, frozen=True):
 
 
 Line = tuple[Span, ...]
-
-
-class Glyphs(Struct, frozen=True, kw_only=True):
-    """The characters of a picture: bars, what stands between items, and a link with its name in the middle."""
-
-    bars: Mapping[Tone, str]
-    dot: str
-    times: str
-    link: str
-    nvlink: str
-
-    @property
-    def all(self) -> str:
-        """Every character, to be tried on an encoding."""
-        return "".join((*self.bars.values(), self.dot, self.times, self.link, self.nvlink))
-
-
-UNICODE = Glyphs(
-    bars={Tone.OTHERS: "▞", Tone.WEIGHTS: "█", Tone.CACHE: "▓", Tone.OVERHEAD: "▒", Tone.FREE: "░"},
-    dot="·",
-    times="×",
-    link="─",
-    nvlink="═",
-)
-ASCII = Glyphs(
-    bars={Tone.OTHERS: "x", Tone.WEIGHTS: "#", Tone.CACHE: "=", Tone.OVERHEAD: "+", Tone.FREE: "."},
-    dot="|",
-    times="x",
-    link="-",
-    nvlink="=",
-)
 
 
 class Canvas(Struct, frozen=True, kw_only=True):
@@ -328,14 +283,6 @@ def _unable(model: ServedModel) -> Iterator[str]:
         yield "no tool calls, as its parser is not known"
 
 
-class Part(Struct, frozen=True):
-    """One part of a memory: its name in the legend, its bytes, and its tone."""
-
-    name: str
-    bytes: int
-    tone: Tone
-
-
 def _memory_lines(plan: Plan, model: ServedModel, memory: Memory, canvas: Canvas) -> Iterator[Line]:
     parts = memory_parts(plan, model, memory)
     shown = f" {canvas.glyphs.dot} ".join(f"{part.name} {_gib(part.bytes)}" for part in parts)
@@ -345,12 +292,12 @@ def _memory_lines(plan: Plan, model: ServedModel, memory: Memory, canvas: Canvas
     doubt = _doubt(memory, missing)
     room = canvas.width - len(label) - len(shown) - len(total) - 2
     if room < _SHORTEST_BAR:
-        bar = draw_bar(parts, memory.total_bytes, min(_WIDEST_BAR, max(canvas.width - len(label), 1)), canvas.glyphs)
+        bar = _bar(parts, memory.total_bytes, min(_WIDEST_BAR, max(canvas.width - len(label), 1)), canvas.glyphs)
         yield (Span(label), *bar)
         items = [f"{part.name} {_gib(part.bytes)}" for part in parts]
         yield from _wrap([[*items[:-1], f"{items[-1]}{total}"]], canvas)
     else:
-        bar = draw_bar(parts, memory.total_bytes, min(_WIDEST_BAR, room), canvas.glyphs)
+        bar = _bar(parts, memory.total_bytes, min(_WIDEST_BAR, room), canvas.glyphs)
         yield (Span(label), *bar, Span(f"  {shown}{total}"))
     if doubt:
         yield (Span(doubt, Tone.DOUBT),)
@@ -417,17 +364,10 @@ def _held_by_others(plan: Plan, model: ServedModel, total_bytes: int) -> int:
     return most if most >= _NOTABLE_BYTES else 0
 
 
-def draw_bar(parts: Sequence[Part], total: int, width: int, glyphs: Glyphs) -> Iterator[Span]:
-    """Yield a bar of `width` columns; a part that is there has a column at least, while there are columns."""
-    present = [part for part in parts if part.bytes > 0]
-    whole = max(total, sum(part.bytes for part in present), 1)
-    sizes = [max(1, round(part.bytes * width / whole)) for part in present]
-    while sum(sizes) > width and max(sizes) > 1:
-        sizes[sizes.index(max(sizes))] -= 1
-    if sizes and sum(sizes) < width:
-        sizes[-1 if present[-1].tone is Tone.FREE else sizes.index(max(sizes))] += width - sum(sizes)
-    for part, size in zip(present, sizes, strict=True):
-        yield Span(glyphs.bars[part.tone] * size, part.tone)
+def _bar(parts: Sequence[Part], total: int, width: int, glyphs: Glyphs) -> Iterator[Span]:
+    for part, size in zip(parts, share_columns(parts, width, total), strict=True):
+        if size:
+            yield Span(glyphs.bars[part.tone] * size, part.tone)
 
 
 def _gib(count: int) -> str:

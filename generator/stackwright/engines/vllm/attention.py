@@ -7,6 +7,8 @@ own beside it (0.33.0 models/deepseek_v4/nvidia/model.py, _select_dsv4_attn_cls)
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.host import Gpu
 from stackwright.domain.model_facts import ModelFacts
@@ -20,6 +22,7 @@ AUTO = "auto"
 _SPARSE_FP8 = "fp8_ds_mla"
 
 
+@lru_cache(maxsize=4096)
 def has_kernel(
     shape: Shape, version: str, capability: str | None, catalog: Catalog, cache_format: str = AUTO
 ) -> bool | None:

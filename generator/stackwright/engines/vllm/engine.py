@@ -194,8 +194,8 @@ class Vllm:
         from stackwright.engines.vllm.memory.solve import SMALLER_CACHE
 
         shape, version = facts.config.shape, settings.version or ""
-        found = (has_kernel(shape, version, gpu.compute_capability, catalog, SMALLER_CACHE) for gpu in gpus)
-        return False not in found
+        capabilities = dict.fromkeys(gpu.compute_capability for gpu in gpus)
+        return False not in (has_kernel(shape, version, each, catalog, SMALLER_CACHE) for each in capabilities)
 
     def smaller_caches(
         self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog

@@ -6,6 +6,9 @@ docs/decisions/0010-image-planner.md gives the rules and their sources.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
+
+from msgspec.structs import replace
 
 from stackwright.domain.catalog import (
     REFUSED_HOLES,
@@ -24,7 +27,6 @@ from stackwright.engines.vllm.image_candidates import (
     Candidate,
     Situation,
     Way,
-    carries_all,
     describe_situation,
     find_way,
     forward_rule,
@@ -32,6 +34,8 @@ from stackwright.engines.vllm.image_candidates import (
     list_candidates,
     processor_of,
     refused_holes,
+    that_carry,
+    that_run,
 )
 from stackwright.engines.vllm.image_refusal import Search, list_holes, no_release, refuse
 from stackwright.units import version_parts
@@ -57,17 +61,23 @@ def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: Eng
             "the driver does not report its CUDA version, so no engine image can be chosen",
             hint="check the driver with `nvidia-smi`, or use `configure-gpu cpu`",
         )
-    found = _first_sound(situation, catalog, needs)
-    if found is None:
-        raise refuse(_search(situation, catalog, needs))
-    way = find_way(found, situation, catalog) or Way.NATIVE
+    chosen = _first_sound(situation, catalog, needs)
+    if chosen is None:
+        raise refuse(replace(_search(situation, catalog, replace(needs, model=None)), needs=needs))
+    plain = _describe(*chosen, situation, catalog)
+    return replace(plain, reasons=(*plain.reasons, *_needs_in_words(chosen[0], needs)))
+
+
+@lru_cache(maxsize=1024)
+def _describe(found: Candidate, way: Way, situation: Situation, catalog: Catalog) -> ImageChoice:
+    """Return an image with what is to be said of it on a host, whatever the model."""
     return ImageChoice(
         name=found.release.name,
         version=found.release.version,
         image=found.image.image,
         cuda=found.cuda,
         env=_environment(found, way, situation, catalog),
-        reasons=_reasons(found, way, situation, needs),
+        reasons=_reasons(found, way, situation),
         warnings=(
             *hole_warnings(found.release.name, found.release.version, catalog),
             *_warnings(found, way, situation, catalog),
@@ -76,22 +86,23 @@ def choose_image(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog, needs: Eng
     )
 
 
-def _first_sound(situation: Situation, catalog: Catalog, needs: EngineNeeds) -> Candidate | None:
-    """Return the newest image that runs, None where none does. Older ones are not looked at: a plan is soon made."""
-    sound = (
-        candidate
-        for candidate in list_candidates(catalog, situation.processor)
-        if _is_wanted(candidate.release, needs)
-        and carries_all(candidate, situation)
-        and (needs.allow_vulnerable or not refused_holes(candidate, catalog))
+def _first_sound(situation: Situation, catalog: Catalog, needs: EngineNeeds) -> tuple[Candidate, Way] | None:
+    """Return the newest image that runs, and how; None where none does."""
+    return next(
+        (
+            (candidate, way)
+            for candidate, way in that_run(situation, catalog)
+            if _is_wanted(candidate.release, needs)
+            and (needs.allow_vulnerable or not refused_holes(candidate, catalog))
+        ),
+        None,
     )
-    return _first_that_runs(sound, situation, catalog)
 
 
+@lru_cache(maxsize=256)  # which driver is the least is asked of many models, and each time the last one is refused
 def _search(situation: Situation, catalog: Catalog, needs: EngineNeeds) -> Search:
-    every = tuple(list_candidates(catalog, situation.processor))
-    wanted = tuple(candidate for candidate in every if _is_wanted(candidate.release, needs))
-    carried_by_any = tuple(candidate for candidate in every if carries_all(candidate, situation))
+    wanted = tuple(c for c in list_candidates(catalog, situation.processor) if _is_wanted(c.release, needs))
+    carried_by_any = that_carry(situation, catalog)
     carried = tuple(candidate for candidate in carried_by_any if _is_wanted(candidate.release, needs))
     without_holes = tuple(candidate for candidate in carried_by_any if not refused_holes(candidate, catalog))
     return Search(
@@ -171,7 +182,7 @@ def _passes_gate(found: Candidate, situation: Situation, catalog: Catalog) -> bo
     return gate is not None and professional and situation.branch in gate.branches
 
 
-def _reasons(found: Candidate, way: Way, situation: Situation, needs: EngineNeeds) -> tuple[str, ...]:
+def _reasons(found: Candidate, way: Way, situation: Situation) -> tuple[str, ...]:
     driver = f"driver {situation.driver or 'of unknown version'}"
     ways = {
         Way.NATIVE: f"{driver} supports CUDA {situation.cuda}, the image needs {found.cuda}",
@@ -187,12 +198,17 @@ def _reasons(found: Candidate, way: Way, situation: Situation, needs: EngineNeed
         )
     if situation.wsl and wants_pinned_memory(found.release.version):
         reasons.append(f"{PINNED_MEMORY}=1 is set, since this release needs pinned memory under WSL")
+    return tuple(reasons)
+
+
+def _needs_in_words(found: Candidate, needs: EngineNeeds) -> tuple[str, ...]:
+    name, reasons = found.release.name, []
     if needs.minimum is not None:
-        reasons.append(f"{needs.model or 'the model'} needs {found.release.name} {needs.minimum} or newer")
+        reasons.append(f"{needs.model or 'the model'} needs {name} {needs.minimum} or newer")
     if needs.maximum is not None:
-        reasons.append(f"{found.release.name} dropped the architecture of {needs.model} after {needs.maximum}")
+        reasons.append(f"{name} dropped the architecture of {needs.model} after {needs.maximum}")
     if needs.exact is not None:
-        reasons.append(f"{found.release.name} {needs.exact} was requested")
+        reasons.append(f"{name} {needs.exact} was requested")
     return tuple(reasons)
 
 

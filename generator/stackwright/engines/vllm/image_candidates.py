@@ -6,12 +6,14 @@ container runtime's gate lets it start. docs/decisions/0010-image-planner.md giv
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stackwright.domain.catalog import (
     REFUSED_HOLES,
@@ -27,6 +29,8 @@ from stackwright.units import version_parts
 
 if TYPE_CHECKING:
     from stackwright.domain.hardware import ContainerGate, Drivers, ForwardCompatibility, GpuClass, GpuModel
+
+T = TypeVar("T")
 
 X86_64, AARCH64 = "x86_64", "aarch64"
 _X86_FLAGS = frozenset("sse4_2 avx f16c fma avx2 avx_vnni avx512f avx512bw".split())
@@ -45,7 +49,7 @@ class Way(StrEnum):
     FORWARD = "forward compatibility"
 
 
-class Candidate(Struct, frozen=True, kw_only=True):
+class Candidate(Struct, frozen=True, kw_only=True, cache_hash=True):
     """One image of one release for the host's processor. `cuda` is major.minor."""
 
     release: EngineRelease
@@ -59,7 +63,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
         return self.image.image.rpartition(":")[2].removeprefix("v")
 
 
-class Situation(Struct, frozen=True, kw_only=True):
+class Situation(Struct, frozen=True, kw_only=True, cache_hash=True):
     """What of the host decides on an image.
 
     `cuda`: the newest that the driver runs by itself. `branch`: of the Linux driver, None under WSL and where unknown.
@@ -91,6 +95,7 @@ class Situation(Struct, frozen=True, kw_only=True):
         return tuple((gpu, capability) for gpu, capability in found if capability)
 
 
+@lru_cache(maxsize=1024)
 def describe_situation(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog) -> Situation:
     """Gather what decides on an image from the host and the catalog."""
     models = tuple(catalog.find_gpu(gpu.name) for gpu in gpus)
@@ -153,6 +158,62 @@ def find_way(candidate: Candidate, situation: Situation, catalog: Catalog) -> Wa
     return Way.FORWARD if forward_rule(candidate, situation, catalog.drivers) is not None else None
 
 
+@lru_cache(maxsize=1024)
+def that_run(situation: Situation, catalog: Catalog) -> Iterable[tuple[Candidate, Way]]:
+    """Return the images that carry the GPUs and that the driver runs, each with how, newest release first.
+
+    Each is looked at when it is first asked for, since a release takes time to read, and kept for the next model.
+    """
+    one_of_each = _one_of_each(situation)
+    carrying = _that_carry(situation.processor, _capabilities(situation), catalog)
+    ways = ((candidate, find_way(candidate, one_of_each, catalog)) for candidate in carrying)
+    return _Kept((candidate, way) for candidate, way in ways if way is not None)
+
+
+def that_carry(situation: Situation, catalog: Catalog) -> tuple[Candidate, ...]:
+    """Return the images that carry the GPUs, whatever the driver, newest release first."""
+    return tuple(_that_carry(situation.processor, _capabilities(situation), catalog))
+
+
+def _one_of_each(situation: Situation) -> Situation:
+    """Return a situation without equal GPUs, which ask for the same."""
+    pairs = zip(situation.gpus, situation.models, strict=True)
+    kinds = {(gpu.compute_capability, model): gpu for gpu, model in pairs}
+    return replace(situation, gpus=tuple(kinds.values()), models=tuple(model for _, model in kinds))
+
+
+def _capabilities(situation: Situation) -> frozenset[str]:
+    return frozenset(capability for _, capability in situation.capabilities())
+
+
+@lru_cache(maxsize=256)
+def _that_carry(processor: str | None, capabilities: frozenset[str], catalog: Catalog) -> _Kept[Candidate]:
+    """Return the images that carry every GPU whose compute capability is known."""
+    return _Kept(
+        candidate
+        for candidate in list_candidates(catalog, processor)
+        if all(carries(candidate.architectures, candidate.cuda, capability) for capability in capabilities)
+    )
+
+
+class _Kept(Generic[T]):
+    """What an iterator yields, as often as it is asked for."""
+
+    def __init__(self, source: Iterator[T]) -> None:
+        self._source, self._kept = source, list[T]()
+
+    def __iter__(self) -> Iterator[T]:
+        position = 0
+        while position < len(self._kept) or self._look_further():
+            yield self._kept[position]
+            position += 1
+
+    def _look_further(self) -> bool:
+        before = len(self._kept)
+        self._kept.extend(islice(self._source, 1))
+        return len(self._kept) > before
+
+
 def forward_rule(candidate: Candidate, situation: Situation, drivers: Drivers) -> ForwardCompatibility | None:
     """Return the rule by which the image's compatibility libraries run on an older data-centre driver, or None."""
     from stackwright.domain.hardware import GpuClass
@@ -180,12 +241,6 @@ def refused_holes(candidate: Candidate, catalog: Catalog) -> tuple[Advisory, ...
     """Return the holes for which the release is refused without consent."""
     holes = holes_of(candidate.release.name, candidate.release.version, catalog.advisories)
     return tuple(hole for hole in holes if hole.kind in REFUSED_HOLES)
-
-
-def carries_all(candidate: Candidate, situation: Situation) -> bool:
-    """Return whether the image carries every GPU whose compute capability is known."""
-    known = {capability for _, capability in situation.capabilities()}
-    return all(carries(candidate.architectures, candidate.cuda, capability) for capability in known)
 
 
 def major_minor(cuda: str) -> str:

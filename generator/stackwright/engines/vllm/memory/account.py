@@ -6,7 +6,7 @@ determine_available_memory.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import ceil, isqrt
 
 from msgspec import Struct
@@ -14,8 +14,7 @@ from msgspec.structs import replace
 
 from stackwright.domain.forecast import EngineSettings, GpuMemory, Term
 from stackwright.domain.shape import Shape
-from stackwright.domain.tensors import TensorHeader
-from stackwright.engines.vllm.memory.activation import activation, comparing, compiles
+from stackwright.engines.vllm.memory.activation import stage_peaks
 from stackwright.engines.vllm.memory.defaults import CompleteSettings, complete
 from stackwright.engines.vllm.memory.graphs import (
     attention_buffer,
@@ -29,7 +28,6 @@ from stackwright.engines.vllm.memory.graphs import (
 from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout, format_of, lay_out
 from stackwright.engines.vllm.memory.releases import Release, release_of
 from stackwright.engines.vllm.memory.seen import ROUNDING_BYTES, Seen, find_seen
-from stackwright.engines.vllm.memory.weights import stage_weights
 from stackwright.units import MIB
 
 # CUDA's own context is there before the engine looks at what is free: 0.3 to 0.5 GiB on one GPU.
@@ -106,11 +104,16 @@ class Account(Struct, frozen=True, kw_only=True, dict=True):
         it needs.
         """
         given = self.settings.kv_cache_bytes
-        taken = [stage.taken_bytes(later=later) - sign * stage.error_bytes for stage in self.stages]
+        taken = [(warm if later else first) - sign * error for first, warm, error in self._sums]
         if given is not None:
             left = [self.free_bytes - each - given for each in taken]
             return tuple(given if each >= 0 else each for each in left)
-        return tuple(self.budget_bytes - each for each in taken)
+        budget = self.budget_bytes
+        return tuple(budget - each for each in taken)
+
+    @cached_property
+    def _sums(self) -> list[tuple[int, int, int]]:
+        return [(stage.taken_bytes(), stage.taken_bytes(later=True), stage.error_bytes) for stage in self.stages]
 
     @cached_property
     def fullest(self) -> int:
@@ -145,22 +148,12 @@ class Account(Struct, frozen=True, kw_only=True, dict=True):
         )
 
 
-def account(
-    shape: Shape,
-    settings: EngineSettings,
-    gpu: GpuMemory,
-    tensors: tuple[TensorHeader, ...] | None,
-    weight_bytes: int | None,
-    weights: tuple[Term, ...] | None = None,
-) -> Account:
-    """Add up every term for one release's rules; only the last stage runs the sampler, only the first the encoder.
-
-    `weights`: of each stage, where they are counted already.
-    """
+@lru_cache(maxsize=64)  # what a search finds is asked of once more
+def account(shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: tuple[Term, ...]) -> Account:
+    """Add up every term for one release's rules. `weights`: of each pipeline stage."""
     release = release_of(settings, gpu)
     filled = complete(shape, settings, gpu, release)
     layout = lay_out(shape, format_of(shape, settings, gpu, release), release, filled.max_num_batched_tokens)
-    weights = weights or stage_weights(shape, settings, gpu, release, tensors, weight_bytes)
     stages = _stages(shape, filled, gpu, release, layout, weights)
     seen = find_seen(shape, filled, gpu)
     return Account(
@@ -194,12 +187,10 @@ def _stages(
     if filled.enforce_eager:
         outside = Term(bytes=entries - consumed + attention_buffer(shape, filled, gpu, release))
     stages = []
+    # Neither decides on a peak, and many GPUs and lengths are weighed with the same one.
+    plain = replace(filled, gpu_memory_utilization=0.0, max_model_len=0)
     for position, term in enumerate(weights):
-        here = shape if position == 0 else replace(shape, vision=None)
-        here = here if position == len(weights) - 1 else replace(here, vocab=0)
-        peak = first = activation(here, filled, release)
-        if compiles(filled, release):
-            first = activation(here, filled, release, comparing(shape if position == 0 else here, filled))
+        first, peak = stage_peaks(shape, plain, release, first=position == 0, last=position == len(weights) - 1)
         stages.append(
             Stage(
                 weights=term,

@@ -7,6 +7,10 @@ The peak is the largest of the three, with the tensors that live across them.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+from msgspec.structs import replace
+
 from stackwright.domain.forecast import Term
 from stackwright.domain.shape import Layer, Shape, StateKind
 from stackwright.engines.memory.parts import embedding_matrix, padded_vocabulary
@@ -67,6 +71,22 @@ def activation(shape: Shape, settings: CompleteSettings, release: Release, compa
     above = max(part.bytes + part.error for part in parts) - peak
     below = peak - max(part.bytes - part.error for part in parts)
     return Term(bytes=peak, error=max(above, below))
+
+
+@lru_cache(maxsize=4096)
+def stage_peaks(
+    shape: Shape, settings: CompleteSettings, release: Release, *, first: bool, last: bool
+) -> tuple[Term, Term]:
+    """Return the peak on a pipeline stage: of a start that has to compile, and of later ones.
+
+    Only the last stage runs the sampler, only the first the encoder.
+    """
+    here = shape if first else replace(shape, vision=None)
+    here = here if last else replace(here, vocab=0)
+    peak = activation(here, settings, release)
+    if not compiles(settings, release):
+        return peak, peak
+    return activation(here, settings, release, comparing(shape if first else here, settings)), peak
 
 
 def compiles(settings: CompleteSettings, release: Release) -> bool:

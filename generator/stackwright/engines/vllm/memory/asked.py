@@ -14,7 +14,7 @@ from stackwright.domain.forecast import EngineSettings, Term
 from stackwright.domain.shape import Quantization, Shape, WeightKind
 from stackwright.domain.tensors import WeightFacts
 from stackwright.engines.memory.parts import Matrix, layer_matrices
-from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.releases import rules_of
 
 _FORMAT_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
 # What unquantized weights become while they are loaded: linear layers and experts, but not the vocabulary's matrices
@@ -69,7 +69,7 @@ def _without_encoder(shape: Shape, settings: EngineSettings) -> tuple[Shape, Eng
     """Take a limit of 0 for all that an encoder sees as `--language-model-only`, where the release does."""
     limits = dict(settings.media_limits)
     unseen = all(limits.get(kind) == 0 for kind in _SEEN_MEDIA)
-    if shape.vision is None or not unseen or not Release(settings.version).drops_idle_encoders:
+    if shape.vision is None or not unseen or not rules_of(settings.version).drops_idle_encoders:
         return shape, settings
     return shape, replace(settings, language_only=True)
 
@@ -103,7 +103,7 @@ def adapter_slots(shape: Shape, settings: EngineSettings, layers: range) -> Term
 
 def _adapted(shape: Shape, index: int, settings: EngineSettings) -> Iterator[Matrix]:
     """Yield the matrices of a layer that adapters may change: every linear layer, and the experts from 0.11.1 on."""
-    experts = Release(settings.version).adapts_experts
+    experts = rules_of(settings.version).adapts_experts
     for matrix in layer_matrices(shape, index, settings.tp):
         if matrix.rows > 1 and not matrix.derived and (experts or not matrix.expert):
             yield matrix

@@ -23,7 +23,7 @@ from stackwright.engines.vllm.memory.activation import activation
 from stackwright.engines.vllm.memory.defaults import CompleteSettings
 from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout, lay_out
 from stackwright.engines.vllm.memory.reasons import refusals
-from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.releases import rules_of
 from stackwright.engines.vllm.memory.weights import stage_weights
 from stackwright.units import GIB, MIB, format_bytes
 
@@ -86,7 +86,9 @@ def forecast_on_cpu(
         weight_bytes: the checkpoint's published size, used without headers.
     """
     # No kernel of a GPU repacks them: the formats are kept as they are stored.
-    weights = stage_weights(shape, settings, GpuMemory(total_bytes=0), Release(settings.version), tensors, weight_bytes)
+    weights = stage_weights(
+        shape, settings, GpuMemory(total_bytes=0), rules_of(settings.version), tensors, weight_bytes
+    )
     layout = _lay_out(shape, settings)
     account = _Account(
         shape=shape,
@@ -145,7 +147,7 @@ class _Account(Struct, frozen=True, kw_only=True, dict=True):
                 "on_gpu": False,
             }
         )
-        return activation(self.shape, filled, Release(self.settings.version))
+        return activation(self.shape, filled, rules_of(self.settings.version))
 
     @cached_property
     def packing(self) -> Term:
@@ -290,4 +292,4 @@ def _lay_out(shape: Shape, settings: EngineSettings) -> KvCacheLayout:
     if shape.state is not None:
         shape = replace(shape, state=replace(shape.state, state_bytes=4))
     asked = replace(settings, block_tokens=block)
-    return lay_out(shape, asked, Release(settings.version), _step_tokens(settings), batches=1)
+    return lay_out(shape, asked, rules_of(settings.version), _step_tokens(settings), batches=1)

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from stackwright.domain.forecast import EngineSettings, GpuMemory
 from stackwright.domain.shape import Shape
-from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.releases import Release, rules_of
 from stackwright.units import GIB
 
 _HUGE, _LARGE = 160 * GIB, 70 * GIB
@@ -66,7 +66,7 @@ def engines_own(shape: Shape, settings: EngineSettings, gpu: GpuMemory) -> froze
     A step that is written out loses the engine's own floor: what one picture, film or text takes at once. None of a
     release that nobody read, nor on a MIG slice, where it hangs on what NVML lets the engine see.
     """
-    release = Release(settings.version, legacy_engine=settings.legacy_engine)
+    release = rules_of(settings.version, legacy_engine=settings.legacy_engine)
     if not release.known or release.newer or gpu.sliced:
         return frozenset()
     steps = structs.replace(settings, max_num_batched_tokens=None)

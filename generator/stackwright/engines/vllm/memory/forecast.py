@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright.domain.forecast import CAME_UP, EngineSettings, Forecast, GpuMemory, Term, Verdict
@@ -11,7 +12,8 @@ from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.vllm.memory.account import Account, account
 from stackwright.engines.vllm.memory.kv_cache import KvCacheLayout
 from stackwright.engines.vllm.memory.reasons import reasons, refusals, warnings
-from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.releases import release_of, rules_of
+from stackwright.engines.vllm.memory.weights import stage_weights
 
 # One release of each set of rules, for an engine whose release nobody names.
 _REPRESENTATIVE = ("0.11.0", "0.19.0", "0.25.0", "0.33.0")
@@ -38,15 +40,36 @@ def forecast(
         weights: of each stage by the rules of the settings' release, where they are counted already; lengths, batches
             and the cache's format do not change them.
     """
-    if Release(settings.version).known or settings.legacy_engine:
-        answer = _answer(account(shape, settings, gpu, tensors, weight_bytes, weights))
+    if rules_of(settings.version).known or settings.legacy_engine:
+        weights = weights or stage_weights(shape, settings, gpu, release_of(settings, gpu), tensors, weight_bytes)
+        answer = _answer(account(shape, settings, gpu, weights))
         if not answer.basis:
             return answer
-        alone = _answer(account(shape, settings, replace(gpu, seen=()), tensors, weight_bytes, weights)).verdict
+        alone = _answer(account(shape, settings, replace(gpu, seen=()), weights)).verdict
         said = f"without what this host showed the forecast would be: {alone.replace('-', ' ')}"
         return answer if alone is answer.verdict else replace(answer, warnings=(*answer.warnings, said))
     guesses = [replace(settings, version=version) for version in _REPRESENTATIVE]
-    return _merged([_answer(account(shape, guess, gpu, tensors, weight_bytes)) for guess in guesses])
+    counted = (stage_weights(shape, guess, gpu, release_of(guess, gpu), tensors, weight_bytes) for guess in guesses)
+    return _merged([_answer(account(shape, guess, gpu, terms)) for guess, terms in zip(guesses, counted, strict=True)])
+
+
+class Prospect(Struct, frozen=True, kw_only=True):
+    """What a search for settings asks of a forecast. `surely`: as there; 0 of what fits, where nobody asks."""
+
+    verdict: Verdict
+    surely: int
+
+
+def prospect(shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: tuple[Term, ...]) -> Prospect:
+    """Return the verdict alone of `forecast` for a known release: a search asks dozens of times for one plan."""
+    made = account(shape, settings, gpu, weights)
+    verdict = _verdict(made)
+    return Prospect(verdict=verdict, surely=0 if verdict is Verdict.FITS else _surely(made))
+
+
+def is_doubtful(shape: Shape, gpu: GpuMemory) -> bool:
+    """Return whether no forecast can be sure, whatever the settings."""
+    return gpu.unified or gpu.wsl or bool(shape.unknown)
 
 
 def bytes_per_token(layout: KvCacheLayout, stage: int, max_model_len: int) -> float:
@@ -90,9 +113,14 @@ def _answer(made: Account) -> Forecast:
         warnings=warnings(made, verdict),
         max_model_len=length,
         longest=made.layout.longest(blocks, made.shape.max_positions or length),
-        surely=made.layout.longest(made.layout.pool_blocks(made.rooms(-1)), made.shape.max_positions or length),
+        surely=_surely(made),
         basis=made.seen.words if made.seen else "",
     )
+
+
+def _surely(made: Account) -> int:
+    limit = made.shape.max_positions or made.settings.max_model_len
+    return made.layout.longest(made.layout.pool_blocks(made.rooms(-1)), limit)
 
 
 def _later(made: Account) -> int | None:
@@ -109,18 +137,18 @@ def _verdict(made: Account) -> Verdict:
         return Verdict.DOES_NOT_FIT
     if made.seen is not None and made.seen.exact:
         return Verdict.FITS if made.seen.outcome == CAME_UP else Verdict.DOES_NOT_FIT
-    if not _suffices(made, made.rooms(1)) or not made.outside_fits(-1) or not made.trial_fits(-1):
+    needed = made.needed_bytes
+    if not _suffices(made, made.rooms(1), needed) or not made.outside_fits(-1) or not made.trial_fits(-1):
         return Verdict.DOES_NOT_FIT
-    doubtful = made.gpu.unified or made.gpu.wsl or bool(made.shape.unknown)
-    doubtful = doubtful or not made.outside_fits(1) or not made.trial_fits(1)
+    doubtful = is_doubtful(made.shape, made.gpu) or not made.outside_fits(1) or not made.trial_fits(1)
     # The first engine profiled an image for every sequence that it could take: 37 GiB for an 11B model in one log.
     doubtful = doubtful or (made.release.first_engine and made.shape.vision is not None)
-    return Verdict.FITS if _suffices(made, made.rooms(-1)) and not doubtful else Verdict.UNCERTAIN
+    return Verdict.FITS if not doubtful and _suffices(made, made.rooms(-1), needed) else Verdict.UNCERTAIN
 
 
-def _suffices(made: Account, rooms: tuple[int, ...]) -> bool:
+def _suffices(made: Account, rooms: tuple[int, ...], needed: tuple[int, ...]) -> bool:
     """Compare what is left with what one request needs; models with a state need a block for each of all requests."""
-    if min(rooms) <= 0 or any(room < needed for room, needed in zip(rooms, made.needed_bytes, strict=True)):
+    if min(rooms) <= 0 or any(room < least for room, least in zip(rooms, needed, strict=True)):
         return False
     return not made.layout.keeps_states or made.layout.pool_blocks(rooms) >= made.settings.max_num_seqs
 

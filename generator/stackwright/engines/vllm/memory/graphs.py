@@ -6,6 +6,8 @@ constants.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from stackwright.domain.forecast import EngineSettings, GpuMemory, Term
 from stackwright.domain.shape import Mixer, Shape
 from stackwright.engines.vllm.memory.defaults import CompleteSettings
@@ -58,6 +60,11 @@ def capture_sizes(settings: CompleteSettings, gpu: GpuMemory, release: Release) 
     wanted = requests * 2 if release.captures_by_requests or release.first_engine else ceiling
     largest = min(settings.max_capture_size or min(wanted, ceiling), settings.max_num_batched_tokens)
     step = 16 if release.sparser_graphs else 8
+    return _sizes_up_to(largest, step)
+
+
+@lru_cache(maxsize=256)
+def _sizes_up_to(largest: int, step: int) -> tuple[int, ...]:
     sizes = [1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, step)]
     return tuple(size for size in sizes if size <= largest)
 

@@ -6,8 +6,11 @@ capacity) and platforms/interface.py (_align_hybrid_block_size).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import lru_cache
+from itertools import chain, repeat
 from math import lcm
 
 from msgspec import Struct
@@ -57,9 +60,13 @@ class KvCacheGroup(Struct, frozen=True, kw_only=True):
 
 
 class KvCacheLayout(Struct, frozen=True, kw_only=True):
-    """All groups of a model under given settings. `block_bytes[i]`: one block of the pool on stage i."""
+    """All groups of a model under given settings. `block_bytes[i]`: one block of the pool on stage i.
+
+    `specs`: what the groups keep, each with the number of its equals.
+    """
 
     groups: tuple[KvCacheGroup, ...]
+    specs: tuple[tuple[Spec, int], ...]
     block_bytes: tuple[int, ...]
     in_flight_tokens: int
     states_per_request: int
@@ -67,7 +74,7 @@ class KvCacheLayout(Struct, frozen=True, kw_only=True):
 
     def blocks_for(self, tokens: int) -> int:
         """Return the blocks that one request of `tokens` holds at most."""
-        return sum(self._blocks(group.spec, tokens) for group in self.groups)
+        return sum([times * self._blocks(spec, tokens) for spec, times in self.specs])
 
     def _blocks(self, spec: Spec, tokens: int) -> int:
         if spec.mixer is Mixer.STATE:
@@ -93,6 +100,8 @@ class KvCacheLayout(Struct, frozen=True, kw_only=True):
         room = blocks - self.reserved_blocks
         if limit < 1 or self.blocks_for(1) > room:
             return 0
+        if self.blocks_for(limit) <= room:
+            return limit
         low, high = 1, limit
         while low < high:
             middle = (low + high + 1) // 2
@@ -110,7 +119,7 @@ class KvCacheLayout(Struct, frozen=True, kw_only=True):
     @property
     def keeps_states(self) -> bool:
         """Return whether every running request needs a state block of its own."""
-        return any(group.spec.mixer is Mixer.STATE for group in self.groups)
+        return any(spec.mixer is Mixer.STATE for spec, _ in self.specs)
 
 
 def format_of(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> EngineSettings:
@@ -136,15 +145,40 @@ def lay_out(
         max_num_batched_tokens: what one step takes; windows keep that much more.
         batches: steps that are under way at once, None: as many as the release overlaps.
     """
+    apart = replace(
+        settings, gpu_memory_utilization=None, max_model_len=None, max_num_seqs=None, max_num_batched_tokens=None
+    )
+    groups, specs, sizes = _lay_out_blocks(shape, apart, release)
+    caching = release.hybrid_prefix_caching if settings.prefix_caching is None else settings.prefix_caching
+    return KvCacheLayout(
+        groups=groups,
+        specs=specs,
+        block_bytes=sizes,
+        in_flight_tokens=max_num_batched_tokens * (batches or _overlapping_steps(shape, settings, release)),
+        states_per_request=(2 if caching else 1) + settings.speculative_tokens,
+        reserved_blocks=1 if release.reserves_null_block else 0,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _lay_out_blocks(
+    shape: Shape, settings: EngineSettings, release: Release
+) -> tuple[tuple[KvCacheGroup, ...], tuple[tuple[Spec, int], ...], tuple[int, ...]]:
+    """Return the groups, what they keep, and the size of a block of the pool on each stage.
+
+    Neither lengths nor batches change them.
+    """
     stages = stage_layers(len(shape.layers), settings.pp)
     attending = [_spec(shape, layer, settings, release) for layer in shape.kinds]
     states = [_state_spec(shape, layer, settings) for layer in shape.kinds]
     aligned = _aligned(shape, [*attending, *states])
     specs = list(zip(aligned[: len(attending)], aligned[len(attending) :], strict=True))
+    # Drafting layers are behind the model's own.
+    stage_of = chain((stage for stage, layers in enumerate(stages) for _ in layers), repeat(len(stages) - 1))
     placed = [
-        (spec, _stage_of(index, stages))
-        for index, both in enumerate(specs[kind] for kind in _with_draft(shape, settings))
-        for spec in both
+        (spec, stage)
+        for kind, stage in zip(_with_draft(shape, settings), stage_of, strict=False)
+        for spec in specs[kind]
         if spec is not None and (spec.page_bytes or spec.mixer is Mixer.STATE)
     ]
     if settings.draft is not None:
@@ -152,14 +186,7 @@ def lay_out(
         placed += [(spec, settings.pp - 1) for spec in drafted if spec is not None and spec.page_bytes]
     groups = _groups(placed, settings.pp, release)
     sizes = tuple(max((group.page_bytes[stage] for group in groups), default=0) for stage in range(settings.pp))
-    caching = release.hybrid_prefix_caching if settings.prefix_caching is None else settings.prefix_caching
-    return KvCacheLayout(
-        groups=groups,
-        block_bytes=sizes,
-        in_flight_tokens=max_num_batched_tokens * (batches or _overlapping_steps(shape, settings, release)),
-        states_per_request=(2 if caching else 1) + settings.speculative_tokens,
-        reserved_blocks=1 if release.reserves_null_block else 0,
-    )
+    return groups, tuple(Counter(group.spec for group in groups).items()), sizes
 
 
 def _overlapping_steps(shape: Shape, settings: EngineSettings, release: Release) -> int:
@@ -176,10 +203,6 @@ def _with_draft(shape: Shape, settings: EngineSettings) -> tuple[int, ...]:
     if not settings.speculative_tokens or not shape.draft_layers or not attending:
         return shape.kind_numbers
     return (*shape.kind_numbers, *(attending[-1],) * shape.draft_layers)
-
-
-def _stage_of(index: int, stages: tuple[range, ...]) -> int:
-    return next((stage for stage, layers in enumerate(stages) if index in layers), len(stages) - 1)
 
 
 def number_bytes(kv_cache_dtype: str, element_bytes: int) -> Fraction:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from stackwright.domain.forecast import EngineSettings, Verdict
 from stackwright.domain.shape import Shape
 from stackwright.engines.memory.splits import split_widths
-from stackwright.engines.vllm.memory.releases import Release, recuts_experts
+from stackwright.engines.vllm.memory.releases import recuts_experts, rules_of
 from stackwright.units import format_bytes
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ def refusals(
     verify_max_model_len.
     """
     found = []
-    tp, heads = settings.tp, {layer.heads for layer in shape.layers if layer.heads}
+    tp, heads = settings.tp, {layer.heads for layer in shape.kinds if layer.heads}
     if any(count % tp for count in heads):
         found.append(f"{max(heads)} attention heads cannot be split over {tp} ranks")
-    kv_heads = {layer.kv_heads for layer in shape.layers if layer.kv_heads and shape.latent is None}
+    kv_heads = {layer.kv_heads for layer in shape.kinds if layer.kv_heads and shape.latent is None}
     if any(count % tp and tp % count for count in kv_heads):
         found.append(f"{max(kv_heads)} key-value heads cannot be split over or copied to {tp} ranks")
     if shape.vision is not None and not settings.language_only and not shape.vision.splits(tp):
@@ -47,7 +47,7 @@ def refusals(
     if longest and max_model_len > longest:
         found.append(f"a context of {max_model_len} tokens exceeds the model's limit of {longest}")
     step = settings.max_num_batched_tokens
-    if step and step < shape.least_step_tokens and Release(settings.version).keeps_items_whole:
+    if step and step < shape.least_step_tokens and rules_of(settings.version).keeps_items_whole:
         found.append(
             f"a step of {step} tokens is shorter than one item of {shape.least_step_tokens} that it takes whole"
         )

@@ -6,6 +6,7 @@ Each boundary names where it comes from. A release that is not known counts as t
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from stackwright.domain.forecast import EngineSettings, GpuMemory
 
@@ -33,8 +34,13 @@ class _Since:
     def __init__(self, *first: int, second_engine: bool = False) -> None:
         self._first, self._second_engine = first, second_engine
 
+    def __set_name__(self, _: type[Release], name: str) -> None:
+        self._name = name
+
     def __get__(self, release: Release, _: type[Release]) -> bool:
-        return release.version >= self._first and not (self._second_engine and release.first_engine)
+        holds = release.version >= self._first and not (self._second_engine and release.first_engine)
+        release.__dict__[self._name] = holds  # asked thousands of times, and it stays so
+        return holds
 
 
 class Release:
@@ -166,15 +172,21 @@ class Release:
         return named and not quantized
 
 
+@lru_cache(maxsize=256)
+def rules_of(version: str | None, *, legacy_engine: bool = False) -> Release:
+    """Return the rules of a release: one object for all who ask, so that what is counted by them can be kept."""
+    return Release(version, legacy_engine=legacy_engine)
+
+
 def release_of(settings: EngineSettings, gpu: GpuMemory) -> Release:
     """Return the rules of the settings' release on a GPU, which may be the first engine's."""
-    release = Release(settings.version, legacy_engine=settings.legacy_engine)
+    release = rules_of(settings.version, legacy_engine=settings.legacy_engine)
     if not release.known or release.first_engine or release.version >= _FALLBACK_BEFORE:
         return release
     capability, cache = gpu.compute_capability, settings.kv_cache_dtype
     old = capability is not None and capability < _FALLBACK_CAPABILITY
     other_cache = cache != "auto" and not (cache.startswith("fp8") and capability and capability[0] == _FP8_CACHE_MAJOR)
-    return Release(settings.version, legacy_engine=True) if old or other_cache else release
+    return rules_of(settings.version, legacy_engine=True) if old or other_cache else release
 
 
 def recuts_experts(version: str | None, capability: tuple[int, int] | None) -> bool:
@@ -182,7 +194,7 @@ def recuts_experts(version: str | None, capability: tuple[int, int] | None) -> b
 
     0.33.0 fused_moe/experts/triton_moe.py, TritonExperts._supports_quant_scheme; platforms/cuda.py, supports_fp8.
     """
-    return Release(version).recuts_experts and capability is not None and capability >= _FP8_CAPABILITY
+    return rules_of(version).recuts_experts and capability is not None and capability >= _FP8_CAPABILITY
 
 
 def _parse(version: str) -> tuple[int, int, int]:

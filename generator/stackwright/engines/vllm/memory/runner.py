@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from stackwright.domain.shape import Shape, WeightKind
 from stackwright.engines.vllm.memory.releases import Release
 
 
+@lru_cache(maxsize=4096)
 def second_runner(shape: Shape, release: Release) -> bool:
     """Return whether Model Runner V2 runs the model."""
     return release.second_runner(

@@ -15,7 +15,7 @@ from msgspec.structs import fields
 from stackwright.domain.forecast import GpuMemory, Measured, RememberedStart
 from stackwright.domain.shape import Shape
 from stackwright.engines.vllm.memory.defaults import CompleteSettings, complete
-from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.releases import rules_of
 from stackwright.units import GIB
 
 ROUNDING_BYTES = GIB // 200
@@ -73,7 +73,7 @@ def find_seen(shape: Shape, asked: CompleteSettings, gpu: GpuMemory) -> Seen | N
 def _compared(remembered: RememberedStart, shape: Shape, asked: CompleteSettings, gpu: GpuMemory) -> Seen | None:
     """Compare one start; with pipeline stages a log does not tell whose figures it prints, so it is left out."""
     start, before = remembered.start, remembered.start.settings
-    there = complete(shape, before, gpu, Release(before.version, legacy_engine=before.legacy_engine))
+    there = complete(shape, before, gpu, rules_of(before.version, legacy_engine=before.legacy_engine))
     differ = _differences(there, asked)
     pool, taken = start.measured.kv_cache_bytes, None
     if pool is not None and before.kv_cache_bytes is None and not differ - _OF_THE_POOL:

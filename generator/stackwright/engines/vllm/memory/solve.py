@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -11,8 +13,8 @@ from stackwright.domain.objective import Objective
 from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.vllm.memory.defaults import batch_defaults
-from stackwright.engines.vllm.memory.forecast import forecast
-from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.forecast import Prospect, forecast, is_doubtful, prospect
+from stackwright.engines.vllm.memory.releases import rules_of
 from stackwright.engines.vllm.memory.weights import stage_weights
 
 # Below these a server is of little use: shorter than a page of text with its answer, or one request after the other.
@@ -29,7 +31,15 @@ SMALLER_CACHE = "fp8"
 # FP8 needs a tensor core that knows it, or Ampere's conversion (vLLM 0.32.0 platforms/cuda.py, supports_fp8: 8.9).
 FP8_CAPABILITY = (8, 9)
 
-Ask = Callable[[EngineSettings], Forecast]
+Ask = Callable[[EngineSettings], Prospect]
+
+
+class _Choice(NamedTuple):
+    """What may be chosen beside the length: the cache's format, requests at once, and tokens in a step."""
+
+    cache_format: str
+    requests: int
+    step_tokens: int
 
 
 def solve(
@@ -48,23 +58,40 @@ def solve(
     requests than are usual, and as long as `COMFORTABLE_TOKENS` cannot be had with more of those. A smaller format of
     the cache is taken where the model's own leaves less than `SHORTEST_USEFUL`.
     """
-    found: Solution | None = None
-    ask = _ask_about(shape, settings, gpu, tensors, weight_bytes)
-    for candidate in _worth_trying(_candidates(shape, settings, gpu, aim), aim, shape, ask):
-        if aim is not Objective.CONTEXT and found is not None and _is_smaller(candidate, found):
-            return found
-        longest = _longest(shape, candidate, ask)
-        if longest is None:
+    if is_doubtful(shape, gpu) and not gpu.seen:
+        return None
+    ask, tell = _ask_about(shape, settings, gpu, tensors, weight_bytes)
+    chosen = _best(shape, settings, _candidates(shape, settings, gpu, aim), aim, ask)
+    if chosen is None:
+        return None
+    return Solution(settings=chosen, forecast=tell(chosen), given_up=_given_up(shape, settings, chosen))
+
+
+def _best(
+    shape: Shape, settings: EngineSettings, candidates: list[_Choice], aim: Objective, ask: Ask
+) -> EngineSettings | None:
+    """Return the first candidate that is enough, else the one with the longest context; None where none fits."""
+    tried: list[EngineSettings] = []
+    for candidate in _worth_trying(shape, settings, candidates, aim, ask):
+        smaller = bool(tried) and candidate.cache_format != tried[-1].kv_cache_dtype
+        if smaller and aim is not Objective.CONTEXT and _length(_longest_of(tried, ask)) >= SHORTEST_USEFUL:
+            break
+        expected = _expected(shape, settings, candidate, ask)
+        if expected is None:
             continue
-        chosen, answer = longest
-        if found is None or answer.max_model_len > found.forecast.max_model_len:
-            found = Solution(settings=chosen, forecast=answer, given_up=_given_up(shape, settings, chosen))
+        tried.append(expected)
         whole = settings.max_model_len or shape.default_length or SHORTEST_USEFUL
-        many = settings.max_num_seqs is None and (candidate.max_num_seqs or 0) > _USUAL_SEQS
+        many = settings.max_num_seqs is None and candidate.requests > _USUAL_SEQS
         enough = whole if aim is Objective.CONTEXT or many else min(COMFORTABLE_TOKENS, whole)
-        if answer.max_model_len >= enough:
-            return found
-    return found
+        if _length(expected) >= enough and ask(expected).verdict is Verdict.FITS:
+            break
+    return _longest_of(tried, ask)
+
+
+def _longest_of(tried: list[EngineSettings], ask: Ask) -> EngineSettings | None:
+    """Return the settings with the longest context that surely fits; of equal ones the first."""
+    by_length = sorted(tried, key=_length, reverse=True)
+    return next((each for each in by_length if ask(each).verdict is Verdict.FITS), None)
 
 
 def longest_request(
@@ -79,9 +106,9 @@ def longest_request(
 
     `solve` with the aim `context` finds no longer one, and takes several times as long.
     """
-    ask = _ask_about(shape, settings, gpu, tensors, weight_bytes)
+    ask, _ = _ask_about(shape, settings, gpu, tensors, weight_bytes)
     frugal = _most_frugal(_candidates(shape, settings, gpu, Objective.CONTEXT))
-    return max((found[1].max_model_len for each in frugal if (found := _longest(shape, each, ask))), default=0)
+    return max(_length(_longest(shape, settings, each, ask)) for each in frugal)
 
 
 def _ask_about(
@@ -90,42 +117,57 @@ def _ask_about(
     gpu: GpuMemory,
     tensors: tuple[TensorHeader, ...] | None,
     weight_bytes: int | None,
-) -> Ask:
-    """Return the forecast for settings that differ from these in length, batches and the cache's format.
+) -> tuple[Ask, Callable[[EngineSettings], Forecast]]:
+    """Return the verdict, and the forecast, for settings that differ from these in length, batches and cache format.
 
     Weights are counted once.
     """
-    release = Release(settings.version, legacy_engine=settings.legacy_engine)
+    release = rules_of(settings.version, legacy_engine=settings.legacy_engine)
     counted = release.known or settings.legacy_engine
     weights = stage_weights(shape, settings, gpu, release, tensors, weight_bytes) if counted else None
 
-    def ask(asked: EngineSettings) -> Forecast:
+    def tell(asked: EngineSettings) -> Forecast:
         return forecast(shape, asked, gpu, tensors=tensors, weight_bytes=weight_bytes, weights=weights)
 
-    return ask
+    @cache
+    def ask(asked: EngineSettings) -> Prospect:
+        if weights is not None:
+            return prospect(shape, asked, gpu, weights)
+        told = tell(asked)
+        return Prospect(verdict=told.verdict, surely=told.surely)
+
+    return ask, tell
 
 
-def _worth_trying(candidates: list[EngineSettings], aim: Objective, shape: Shape, ask: Ask) -> list[EngineSettings]:
-    """Leave out what cannot be the answer: nothing can be where the most frugal settings do not fit.
+def _worth_trying(
+    shape: Shape, settings: EngineSettings, candidates: list[_Choice], aim: Objective, ask: Ask
+) -> Iterator[_Choice]:
+    """Yield what may be the answer, the most useful first: nothing more where the most frugal settings do not fit.
 
     Where the whole length cannot be had, the longest context is that of the most frugal settings.
     """
+    if aim is not Objective.CONTEXT:
+        yield candidates[0]  # on most GPUs it is enough
     frugal = _most_frugal(candidates)
-    longest = [found[1].max_model_len for each in frugal if (found := _longest(shape, each, ask))]
+    longest = [_length(found) for each in frugal if (found := _longest(shape, settings, each, ask))]
     if not longest:
-        return []
-    whole = max(longest) == (shape.default_length or max(longest))
-    return frugal if aim is Objective.CONTEXT and not whole else candidates
+        return
+    if aim is not Objective.CONTEXT:
+        yield from candidates[1:]
+    elif max(longest) == (shape.default_length or max(longest)):
+        yield from candidates
+    else:
+        yield from frugal
 
 
-def _most_frugal(candidates: list[EngineSettings]) -> list[EngineSettings]:
+def _most_frugal(candidates: list[_Choice]) -> list[_Choice]:
     """Return the last candidate of each of the cache's formats: a smaller one has kernels whose memory is less sure."""
-    return list({candidate.kv_cache_dtype: candidate for candidate in candidates}.values())
+    return list({candidate.cache_format: candidate for candidate in candidates}.values())
 
 
-def _candidates(shape: Shape, settings: EngineSettings, gpu: GpuMemory, aim: Objective) -> list[EngineSettings]:
-    """Return settings from the most useful to the most frugal."""
-    most_tokens, most_seqs = batch_defaults(gpu, Release(settings.version))
+def _candidates(shape: Shape, settings: EngineSettings, gpu: GpuMemory, aim: Objective) -> list[_Choice]:
+    """Return what may be chosen, from the most useful to the most frugal."""
+    most_tokens, most_seqs = batch_defaults(gpu, rules_of(settings.version))
     most_seqs = min(most_seqs, _LATENCY_SEQS) if aim is Objective.LATENCY else most_seqs
     seqs = (settings.max_num_seqs,) if settings.max_num_seqs else _halved(most_seqs, _FEWEST_SEQS)
     # Written out, a step loses the engine's own floor: one picture or film that is seen at once has to fit into it.
@@ -135,18 +177,7 @@ def _candidates(shape: Shape, settings: EngineSettings, gpu: GpuMemory, aim: Obj
     able = settings.smaller_cache and gpu.compute_capability and gpu.compute_capability >= FP8_CAPABILITY
     if settings.kv_cache_dtype == "auto" and able:
         formats.append(SMALLER_CACHE)
-    return [
-        replace(settings, max_num_seqs=many, max_num_batched_tokens=step, kv_cache_dtype=kv_cache_dtype)
-        for kv_cache_dtype in formats
-        for many in seqs
-        for step in tokens
-    ]
-
-
-def _is_smaller(candidate: EngineSettings, found: Solution) -> bool:
-    """Return whether a candidate's cache has a smaller format than what is of use without."""
-    another = candidate.kv_cache_dtype != found.settings.kv_cache_dtype
-    return another and found.forecast.max_model_len >= SHORTEST_USEFUL
+    return [_Choice(kv_cache_dtype, many, step) for kv_cache_dtype in formats for many in seqs for step in tokens]
 
 
 def _halved(most: int, fewest: int) -> tuple[int, ...]:
@@ -154,18 +185,32 @@ def _halved(most: int, fewest: int) -> tuple[int, ...]:
     return tuple(most >> step for step in range(most.bit_length()) if most >> step >= fewest)
 
 
-def _longest(shape: Shape, settings: EngineSettings, ask: Ask) -> tuple[EngineSettings, Forecast] | None:
-    """Return the settings with the greatest length, in steps of 256 tokens, that surely fits."""
+def _longest(shape: Shape, settings: EngineSettings, choice: _Choice, ask: Ask) -> EngineSettings | None:
+    """Return the settings of a choice with the greatest length, in steps of 256 tokens, that surely fits."""
+    expected = _expected(shape, settings, choice, ask)
+    return expected if expected is not None and ask(expected).verdict is Verdict.FITS else None
+
+
+def _expected(shape: Shape, settings: EngineSettings, choice: _Choice, ask: Ask) -> EngineSettings | None:
+    """Return the same settings, of which it is not asked yet whether a length below the whole one fits."""
     limit = settings.max_model_len or shape.default_length or SHORTEST_USEFUL
-    whole = ask(replace(settings, max_model_len=limit))
-    if whole.verdict is Verdict.FITS:
-        return replace(settings, max_model_len=limit), whole
+    whole = replace(
+        settings,
+        max_model_len=limit,
+        max_num_seqs=choice.requests,
+        max_num_batched_tokens=choice.step_tokens,
+        kv_cache_dtype=choice.cache_format,
+    )
+    answer = ask(whole)
+    if answer.verdict is Verdict.FITS:
+        return whole
     # What is left for the cache does not depend on the length, so the greatest one is known from the first answer.
-    shorter = min(whole.surely, limit) // _LENGTH_STEP * _LENGTH_STEP
-    if settings.max_model_len is not None or not shorter:
-        return None
-    answer = ask(replace(settings, max_model_len=shorter))
-    return (replace(settings, max_model_len=shorter), answer) if answer.verdict is Verdict.FITS else None
+    length = min(answer.surely, limit) // _LENGTH_STEP * _LENGTH_STEP
+    return replace(whole, max_model_len=length) if settings.max_model_len is None and length else None
+
+
+def _length(settings: EngineSettings | None) -> int:
+    return (settings and settings.max_model_len) or 0
 
 
 def _given_up(shape: Shape, asked: EngineSettings, chosen: EngineSettings) -> tuple[str, ...]:

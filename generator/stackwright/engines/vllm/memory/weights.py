@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -96,17 +97,34 @@ def stage_weights(
         tensors: the checkpoint's headers, where they were read.
         weight_bytes: the checkpoint's size as published, used where there are no headers.
     """
+    steps, unpacks = _expert_steps(gpu, release), release.unpacks_scales
+    # Neither lengths nor batches change the weights; headers are many, and no key.
+    apart = replace(
+        settings, gpu_memory_utilization=None, max_model_len=None, max_num_seqs=None, max_num_batched_tokens=None
+    )
+    count = _counted if tensors else _known
+    return count(shape, apart, steps, tensors or None, weight_bytes, unpacks)
+
+
+def _counted(
+    shape: Shape,
+    settings: EngineSettings,
+    expert_steps: _ExpertSteps,
+    tensors: tuple[TensorHeader, ...] | None,
+    weight_bytes: int | None,
+    unpacks_scales: bool,
+) -> tuple[Term, ...]:
     tp, stages = settings.tp, settings.pp
     ranks = [
         _Rank(layers=layers, first=position == 0, last=position == stages - 1)
         for position, layers in enumerate(stage_layers(len(shape.layers), stages))
     ]
-    stored = replace(shape.quantization, nested=not release.unpacks_scales)
+    stored = replace(shape.quantization, nested=not unpacks_scales)
     scale = 1.0 if tensors else _published_scale(shape, stored, weight_bytes, settings)
     unexplained = 0.0 if tensors else _unexplained_share(shape, stored, weight_bytes)
     terms = []
     for rank in ranks:
-        plain, held = _loaded_and_held(shape, rank, stored, _expert_steps(gpu, release), settings)
+        plain, held = _loaded_and_held(shape, rank, stored, expert_steps, settings)
         held += sum(allocated(rows * width * shape.element_bytes) for rows, width in shape.rope_rows)
         if tensors:
             exact = sum(_header_bytes(header, shape, rank, tp, settings) for header in tensors)
@@ -116,6 +134,10 @@ def stage_weights(
             error = max(error, unexplained)
             terms.append(Term(bytes=int(plain * scale) + held - plain, error=int(held * error)))
     return tuple(_with_beside(term, shape, settings, rank) for term, rank in zip(terms, ranks, strict=True))
+
+
+# A model is weighed on many GPUs, and searched for its best settings on each.
+_known = lru_cache(maxsize=4096)(_counted)
 
 
 def _with_beside(own: Term, shape: Shape, settings: EngineSettings, rank: _Rank) -> Term:
@@ -135,6 +157,7 @@ def allocated(size: int) -> int:
     return rounded if segment - rounded > _SPLIT_ABOVE else segment
 
 
+@lru_cache(maxsize=1024)
 def parameter_bytes(shape: Shape, quantization: Quantization | None = None) -> int:
     """Return the size of the whole checkpoint as the configuration implies it: one rank, nothing padded.
 
