@@ -233,7 +233,7 @@ class Api:
             while chunk := await part.read_chunk(CHUNK_BYTES):
                 length += len(chunk)
                 if length > most:
-                    raise RefusedError(413, f"the file has more than {most} bytes (MULTIMODAL_MAX_FILE_BYTES)")
+                    raise RefusedError(413, f"the file has more than {most} bytes (MULTIMODAL_MAX_FILE_MIB)")
                 if length // 2**26 != (length - len(chunk)) // 2**26 or length == len(chunk):
                     _check_disk(path.parent)
                 digest.update(chunk)

@@ -59,7 +59,7 @@ def main() -> None:
     except RefusedFileError as refused:
         say({"refused": str(refused)})
     except MemoryError:
-        say({"refused": "it takes more memory to read than MULTIMODAL_FILE_MEMORY_BYTES allows"})
+        say({"refused": "it takes more memory to read than MULTIMODAL_FILE_MEMORY_MIB allows"})
     except OSError as failure:
         say({"refused": f"it cannot be read: {failure.strerror or failure}"})
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+STORE = "jobs.sqlite"
 SCHEMA = 1
 
 BUSY_S = 30.0
@@ -48,6 +49,10 @@ CREATE INDEX jobs_by_state ON jobs (state, owner, created_s);
 CREATE TABLE totals (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE steps (job TEXT NOT NULL, step TEXT NOT NULL, output TEXT NOT NULL, PRIMARY KEY (job, step)) WITHOUT ROWID;
 """
+
+
+class OtherReleaseError(Exception):
+    """The file was written by another release of this program."""
 
 
 class LostClaimError(Exception):
@@ -125,7 +130,7 @@ class Jobs:
             closed.pop_all()
 
     def _make(self, file: Path) -> None:
-        """Make the tables of a new file. Raises RuntimeError at another release's."""
+        """Make the tables of a new file. Raises OtherReleaseError."""
         with self._change():
             (version,) = self._base.execute("PRAGMA user_version").fetchone()
             if version == 0:
@@ -133,7 +138,7 @@ class Jobs:
                     self._base.execute(statement)
                 self._base.execute(f"PRAGMA user_version = {SCHEMA}")
             elif version != SCHEMA:
-                raise RuntimeError(f"{file}: schema {version} is not {SCHEMA}; it is another release's")
+                raise OtherReleaseError(f"{file}: schema {version} is not {SCHEMA}: another release wrote it")
 
     def close(self) -> None:
         """Close the file."""

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from keys import open_keys
 
 from multimodal.api import Api, remove_files
 from multimodal.asking import read_stack
-from multimodal.jobs import DONE, Jobs
+from multimodal.jobs import DONE, STORE, Jobs, OtherReleaseError
 from multimodal.settings import Settings, read_settings
 
 CLEARS_EVERY_S = 60.0
@@ -162,8 +163,8 @@ async def look_after(api: Api, workers: Workers, jobs: Jobs, settings: Settings,
 async def serve(host: str, port: int, settings: Settings) -> None:
     """Answer until SIGTERM."""
     stack = read_stack(os.environ)
-    jobs = Jobs(settings.folder / "jobs.sqlite")
-    freed = jobs.release()
+    jobs = Jobs(settings.folder / STORE)
+    freed = jobs.release(is_counted=False)
     note(f"{freed} jobs of the last run wait again" if freed else "no job was left running")
     api = Api(jobs, open_keys(os.environ), stack, settings)
     workers = Workers(settings.workers, jobs, api, stack.speech_socket)
@@ -186,6 +187,20 @@ async def serve(host: str, port: int, settings: Settings) -> None:
 def main(host: str, port: int) -> None:
     """Run the service on its volume."""
     settings = read_settings(os.environ)
+    try:
+        run(host, port, settings)
+    except OSError as failure:
+        sys.exit(
+            f"multimodal: {failure.filename}: {failure.strerror}" if failure.filename else f"multimodal: {failure}"
+        )
+    except sqlite3.DatabaseError as failure:
+        sys.exit(f"multimodal: {settings.folder / STORE}: {failure}")
+    except OtherReleaseError as failure:
+        sys.exit(f"multimodal: {failure}")
+
+
+def run(host: str, port: int, settings: Settings) -> None:
+    """Answer on a port until SIGTERM, alone on the volume."""
     for folder in (settings.folders.incoming, settings.folders.kept):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with alone(settings.folder), tempfile.TemporaryDirectory() as scratch:

@@ -14,7 +14,7 @@ import traceback
 from multimodal.asking import LaterError, Models, RefusedRequestError, read_stack
 from multimodal.confine import die_with_parent
 from multimodal.decoded import RefusedFileError
-from multimodal.jobs import Job, Jobs, LostClaimError
+from multimodal.jobs import STORE, Job, Jobs, LostClaimError
 from multimodal.reading import ReaderDiedError
 from multimodal.settings import Settings, read_settings
 from multimodal.work import Course, Folders, HopelessError, Work
@@ -72,7 +72,7 @@ def main(doorbell: int, told: int, parent: int) -> None:
     """Work until the server ends."""
     die_with_parent(parent)
     settings = read_settings(os.environ)
-    jobs, models = Jobs(settings.folder / "jobs.sqlite"), Models(read_stack(os.environ))
+    jobs, models = Jobs(settings.folder / STORE), Models(read_stack(os.environ))
     while True:
         job = jobs.claim(os.getpid())
         if job is None:

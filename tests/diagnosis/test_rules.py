@@ -48,6 +48,7 @@ VALUES = {
     "environment": "prod",
     "GATEWAY_PORT": "4000",
     "WEBUI_PORT": "3002",
+    "MULTIMODAL_PORT": "8022",
     "DATA_HOME": "/data/stackwright-prod",
     "VLLM_MODEL": "org/model",
     "HF_HOME": "/cache/hf",

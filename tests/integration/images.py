@@ -64,12 +64,13 @@ RUN printf '%s\n' '#!/bin/sh' 'echo "$NVIDIA_VISIBLE_DEVICES" | tr , "\n" | sed 
 
 
 class Images(Struct, frozen=True, kw_only=True):
-    """The names of the built images, for VLLM_IMAGE, LITELLM_IMAGE, REDIS_IMAGE and WEBUI_IMAGE."""
+    """The names of the built images, for VLLM_IMAGE, LITELLM_IMAGE, REDIS_IMAGE, WEBUI_IMAGE and MULTIMODAL_IMAGE."""
 
     engine: str
     gateway: str
     redis: str
     webui: str
+    multimodal: str
     engine_for_one_gpu: str
     engine_for_two_gpus: str
     quick_engine: str
@@ -87,7 +88,7 @@ def build_images(host: str) -> Images:
         TestbedError: a build failed; the message holds the end of what it said.
     """
     base = make_base(host)
-    jobs = {name: start_build(host, name, base) for name in ("engine-cpu", "gateway", "redis", "webui")}
+    jobs = {name: start_build(host, name, base) for name in ("engine-cpu", "gateway", "redis", "webui", "multimodal")}
     tags = {name: finish_build(name, tag, job) for name, (tag, job) in jobs.items()}
     for name, variables in STAND_INS.items():
         tags[name] = make_stand_in(host, name, tags["engine-cpu"], variables)
@@ -100,6 +101,7 @@ def build_images(host: str) -> Images:
         gateway=tags["gateway"],
         redis=tags["redis"],
         webui=tags["webui"],
+        multimodal=tags["multimodal"],
         engine_for_one_gpu=tags["engine-for-one-gpu"],
         engine_for_two_gpus=tags["engine-for-two-gpus"],
         quick_engine=quick,

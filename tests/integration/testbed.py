@@ -41,6 +41,7 @@ TOOLS = {
     "cc": "gcc",
     "curl": "curl",
     "chromium": "chromium",
+    "espeak-ng": "espeak-ng",
     "zsh": "zsh",
     "fish": "fish",
 }
@@ -255,7 +256,7 @@ def make_environments() -> None:
     """Make what runs the services without containers, as `start-environment` would at its first time."""
     from stackwright.engines.vllm.engine import VLLM
     from stackwright.runtime.provision import ensure_all
-    from stackwright.services import gateway, retrieval, webui
+    from stackwright.services import gateway, multimodal, retrieval, webui
 
     from tests.integration.quick_engine.layout import planned_engine
 
@@ -263,7 +264,7 @@ def make_environments() -> None:
         say(f"{service}: {text}")
 
     engine = VLLM.recipe(planned_engine(), on_gpus=False)
-    recipes = {row.name: row for row in (gateway.RECIPE, retrieval.RECIPE, webui.RECIPE)}
+    recipes = {row.name: row for row in (gateway.RECIPE, multimodal.RECIPE, retrieval.RECIPE, webui.RECIPE)}
     ensure_all(state_folder(), {"engine": engine, **recipes}, say_of)
 
 

@@ -9,7 +9,6 @@ import base64
 import contextlib
 import email
 import email.policy
-import http.client
 import io
 import json
 import os
@@ -19,9 +18,8 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 import wave
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,6 +28,8 @@ from typing import Any
 import msgspec
 from PIL import Image
 from stackwright.domain.access_key import AccessKey, AccessKeys, Rights, hash_key, text_of_key
+
+from tests.multimodal.client import Client
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROGRAM = CHECKOUT / "compose" / "multimodal"
@@ -150,25 +150,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@dataclass
-class Answer:
-    """What the service answered."""
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-
-    @property
-    def document(self) -> Any:
-        """The JSON."""
-        return json.loads(self.content)
-
-    @property
-    def message(self) -> str:
-        """The sentence of a refusal."""
-        return str(self.document["error"]["message"])
-
-
 def write_keys(file: Path) -> None:
     """Write the keys of people as `stackwright keys` does."""
     salt = bytes(16)
@@ -187,11 +168,12 @@ def write_keys(file: Path) -> None:
     file.write_text(json.dumps(msgspec.to_builtins(AccessKeys(keys=tuple(stored)))))
 
 
-class Service:
+class Service(Client):
     """The service in processes of its own, with a folder of its own. `variables` are laid over its settings."""
 
     def __init__(self, folder: Path, gateway: Gateway, python: str = sys.executable, **variables: str) -> None:
-        self.folder, self.gateway, self._python, self.port = folder, gateway, python, 0
+        super().__init__(port=0, keys=KEYS, name="alice")
+        self.folder, self.gateway, self._python = folder, gateway, python
         self.log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         for name in ("data", "secrets", "keys"):
@@ -208,11 +190,11 @@ class Service:
             "GATEWAY_ADDRESS": f"127.0.0.1:{gateway.port}",
             "MULTIMODAL_WORKER_PROCESSES": "2",
             "MULTIMODAL_MAX_ATTEMPTS": "3",
-            "MULTIMODAL_MAX_FILE_BYTES": str(32 * 2**20),
+            "MULTIMODAL_MAX_FILE_MIB": str(32 * 2**20),
             "MULTIMODAL_KEEP_DAYS": "1",
             "MULTIMODAL_MAX_QUEUED_JOBS": "500",
-            "MULTIMODAL_DISK_BYTES": str(2**30),
-            "MULTIMODAL_FILE_MEMORY_BYTES": str(768 * 2**20),
+            "MULTIMODAL_DISK_MIB": str(2**30),
+            "MULTIMODAL_FILE_MEMORY_MIB": str(768 * 2**20),
             "MULTIMODAL_FILE_TIMEOUT_S": "60",
             "MULTIMODAL_MAX_DURATION_S": "600",
             "VISION_MODEL": "eyes",
@@ -261,53 +243,10 @@ class Service:
             pid for pid in descendants(self.pid) if f"multimodal.{module}".encode() in command_line(pid).split(b"\0")
         ]
 
-    def ask(
-        self, method: str, path: str, key: str | None = "alice", body: bytes | None = None, **headers: str
-    ) -> Answer:
-        """Ask the service."""
-        if key is not None:
-            headers["Authorization"] = f"Bearer {KEYS.get(key, key)}"
-        headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)) as connection:
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            return Answer(answer.status, dict(answer.getheaders()), answer.read())
-
-    def submit(
-        self, content: bytes | Path, want: object = None, key: str = "alice", name: str = "a.png", **headers: str
-    ) -> Answer:
-        """Send a file."""
-        data = content.read_bytes() if isinstance(content, Path) else content
-        mark, parts = uuid.uuid4().hex.encode(), []
-        if want is not None:
-            parts.append((b'name="want"\r\nContent-Type: application/json', json.dumps(want).encode()))
-        parts.append((f'name="file"; filename="{name}"'.encode(), data))
-        body = b"".join(
-            b"--%s\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n" % (mark, head, part) for head, part in parts
-        )
-        kind = f"multipart/form-data; boundary={mark.decode()}"
-        return self.ask("POST", "/v1/jobs", key, body + b"--%s--\r\n" % mark, Content_Type=kind, **headers)
-
-    def ended(self, job_id: str, key: str = "alice") -> Any:
-        """Return a job when it has ended."""
-        for _ in range(5):
-            job = self.ask("GET", f"/v1/jobs/{job_id}?wait_s=30", key).document
-            if job["state"] in ("done", "failed", "dead"):
-                return job
-        raise AssertionError(f"{job}\n{self.log.read_text()}")
-
     def results_of(self, job_id: str) -> int:
         """Return how many results a job was ever given, as the store counts them."""
         with contextlib.closing(sqlite3.connect(self.folder / "data" / "jobs.sqlite")) as base:
             return int(base.execute("SELECT results FROM jobs WHERE id = ?", (job_id,)).fetchone()[0])
-
-    def done(self, content: bytes | Path, want: object = None, **named: Any) -> Any:
-        """Send a file, and return its result."""
-        answer = self.submit(content, want, **named)
-        assert answer.status == 202, answer.content
-        job = self.ended(answer.document["id"], named.get("key", "alice"))
-        assert job["state"] == "done", job
-        return job["result"]
 
 
 @contextlib.contextmanager

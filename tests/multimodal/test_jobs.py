@@ -26,6 +26,7 @@ from multimodal.jobs import (
     Jobs,
     LostClaimError,
     NewJob,
+    OtherReleaseError,
     Room,
     new_id,
 )
@@ -215,7 +216,7 @@ def test_another_releases_file_is_refused(tmp_path: Path) -> None:
         base.execute("PRAGMA user_version = 99")
     base.close()
 
-    with pytest.raises(RuntimeError, match="schema 99 is not 1"):
+    with pytest.raises(OtherReleaseError, match="schema 99 is not 1"):
         Jobs(tmp_path / "jobs.sqlite")
 
 

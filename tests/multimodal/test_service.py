@@ -215,7 +215,7 @@ def test_an_upload_without_an_end_is_cut_off(service: Service) -> None:
             answered = bool(select.select([connection.sock], [], [], 0)[0])
         answer = connection.getresponse()
         assert answer.status == 413
-        assert b"the file has more than 33554432 bytes (MULTIMODAL_MAX_FILE_BYTES)" in answer.read()
+        assert b"the file has more than 33554432 bytes (MULTIMODAL_MAX_FILE_MIB)" in answer.read()
     until(lambda: not stored(service))
 
 

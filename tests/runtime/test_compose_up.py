@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.service import ServicePhase
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Stack
@@ -148,6 +149,29 @@ def test_missing_images_are_pulled_with_progress(stack: Stack, docker: Docker) -
         ("engine", "pulling e:1: 1 of 2 layers"),
         ("engine", "pulling e:1: 2 of 2 layers"),
     ]
+
+
+def test_an_image_of_ours_is_built_where_its_recipe_is(stack: Stack, docker: Docker, tmp_path: Path) -> None:
+    image = "stackwright/multimodal:1"
+    docker.print("*' config '*", json.dumps({"services": {"multimodal": {"image": image}}}))
+    docker.refuse("'image inspect '*", f"Error: No such image: {image}")
+    with pytest.raises(RuntimeRefusedError) as refusal:
+        said(ComposeRuntime(stack))
+    assert refusal.value.message == f"multimodal: image {image} is not here, and no registry has it"
+    assert refusal.value.hint == (
+        f"build it in a clone of Stackwright: `docker build -f compose/images/multimodal/Dockerfile -t {image} .`"
+    )
+
+    recipe = tmp_path / "compose" / "images" / "multimodal" / "Dockerfile"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text("FROM scratch\n")
+    stack = replace(stack, root=tmp_path)
+    docker.print("'build --file '*", "Step 1/1 : FROM scratch\n")
+    assert said(ComposeRuntime(stack)) == [("multimodal", f"building {image} (minutes, once)")]
+    assert docker.count(f"build --file {recipe} --tag {image} {tmp_path}") == 1
+    docker.refuse("'build --file '*", "Step 1/1 : FROM scratch\npull access denied for python\n")
+    with pytest.raises(RuntimeRefusedError, match=f"multimodal: cannot build image {image}: pull access denied"):
+        said(ComposeRuntime(stack))
 
 
 @pytest.mark.parametrize(

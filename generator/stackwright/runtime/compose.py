@@ -31,6 +31,7 @@ from stackwright.runtime.docker import (
     TELLS_WITHIN_S,
     ask,
     begin,
+    build,
     client_words,
     compose_words,
     end,
@@ -38,6 +39,7 @@ from stackwright.runtime.docker import (
     pull,
     read_events,
     read_inspect,
+    recipe_of,
     refusals,
     refused,
 )
@@ -96,7 +98,7 @@ class ComposeRuntime:
         return self._merged
 
     def prepare(self, say: Say) -> None:
-        """Check that the files are accepted, and pull every image that the engine does not have.
+        """Check that the files are accepted, and have every image that the engine lacks: those of ours are built.
 
         Raises:
             RuntimeRefusedError: no engine answers, Compose refuses the files, or an image cannot be had.
@@ -107,7 +109,11 @@ class ComposeRuntime:
             missing = {image: name for image, name in wanted.items() if not self._client().image.exists(image)}
         keys = {service.kind: service.image.key for service in self._stack.services}
         for image, name in missing.items():
-            pull(self._client(), image, name, say, keys.get(self._stack.kind_of(name)))
+            recipe = recipe_of(self._stack.root, image)
+            if recipe is not None:
+                build(self._client(), image, name, recipe, say)
+            else:
+                pull(self._client(), image, name, say, keys.get(self._stack.kind_of(name)))
 
     def _images(self) -> dict[str, str]:
         """Return the images of the merged file, each with a service that uses it."""

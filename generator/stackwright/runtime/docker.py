@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from stackwright.errors import RuntimeRefusedError
@@ -37,6 +40,9 @@ TELLS_WITHIN_S = 20.0
 EVENTS_SINCE = "60m"
 EVENTS = ("create", "start", "kill", "die", "oom", "stop", "restart", "destroy")
 
+_OURS = re.compile(r"stackwright/([a-z-]+):[\w.-]+")
+"""An image that is built here, from compose/images/ by its name."""
+
 # What the engine says, and what to do about it. Looked for in the order given.
 HINTS = (
     ("port is already allocated", "stop what uses the port, or choose another with --set GATEWAY_PORT=..."),
@@ -48,10 +54,6 @@ HINTS = (
     ("is not a docker command", f"install Docker Compose v2{OR_WITHOUT}"),
     ("unknown shorthand flag: 'f'", f"install Docker Compose v2{OR_WITHOUT}"),
 )
-
-
-OWN_IMAGES = "stackwright/"
-"""What the names of images begin with that no registry has: compose/images/ makes them."""
 
 
 def open_client() -> DockerClient:
@@ -226,13 +228,49 @@ def pull(docker: DockerClient, image: str, service: str, say: Say, key: str | No
     return digest
 
 
+def recipe_of(root: Path, image: str) -> Path | None:
+    """Return the Dockerfile that makes an image of ours, which no registry has; None of another's image."""
+    name = _OURS.fullmatch(image)
+    recipe = None if name is None else root / "compose" / "images" / name[1] / "Dockerfile"
+    return recipe if recipe is not None and recipe.is_file() else None
+
+
+def build(docker: DockerClient, image: str, service: str, recipe: Path, say: Say) -> None:
+    """Build one image of ours; its context is the project folder.
+
+    Raises:
+        RuntimeRefusedError: it cannot be built.
+    """
+    say(service, f"building {image} (minutes, once)")
+    root = recipe.parents[3]
+    words = ["build", "--file", str(recipe), "--tag", image, str(root)]
+    last = ""
+    with begin([*client_words(docker), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+        try:
+            for line in client.stdout or ():
+                last = line.decode(errors="replace").strip() or last
+        except BaseException:
+            end(client)
+            raise
+    if client.returncode != 0:
+        raise RuntimeRefusedError(
+            f"{service}: cannot build image {image}: {reason_of(last)}",
+            hint=f"see what it says: `docker {shlex.join(words)}`",
+        )
+
+
 def _pull_refused(image: str, service: str, last: str, key: str | None) -> RuntimeRefusedError:
     setting = "" if key is None else f": --set {key}=…"
-    hint = f"set an image that this machine can pull{setting}; or build one: compose/images/"
-    if image.startswith(OWN_IMAGES):
-        name = image.removeprefix(OWN_IMAGES).partition(":")[0]
-        hint = f"build it in a checkout: `docker build -f compose/images/{name}/Dockerfile -t {image} .`"
-    return RuntimeRefusedError(f"{service}: cannot pull image {image}: {reason_of(last)}", hint=hint)
+    if own := _OURS.fullmatch(image):
+        command = f"docker build -f compose/images/{own[1]}/Dockerfile -t {image} ."
+        return RuntimeRefusedError(
+            f"{service}: image {image} is not here, and no registry has it",
+            hint=f"build it in a clone of Stackwright: `{command}`",
+        )
+    return RuntimeRefusedError(
+        f"{service}: cannot pull image {image}: {reason_of(last)}",
+        hint=f"set an image that this machine can pull{setting}; or build one: compose/images/",
+    )
 
 
 def read_events(docker: Sequence[str], project: str) -> str:

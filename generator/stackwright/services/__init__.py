@@ -15,10 +15,11 @@ from stackwright.domain.plan import Plan, Setting
 from stackwright.domain.service import Front, MountedFile, Service
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
-from stackwright.services import engine, gateway, outside, redis, retrieval, webui
+from stackwright.services import engine, gateway, multimodal, outside, redis, retrieval, webui
 from stackwright.services.additions import Addition
 from stackwright.services.engine import ENGINE, engine_services
 from stackwright.services.gateway import GATEWAY, KEYS, gateway_services
+from stackwright.services.multimodal import multimodal_services
 from stackwright.services.redis import REDIS, redis_services
 from stackwright.services.retrieval import retrieval_services
 from stackwright.services.webui import webui_services
@@ -72,6 +73,12 @@ SERVICES: list[ServiceRow] = [
         secrets={retrieval.DATABASE_PASSWORD: ""},
         addition=retrieval.ADDITION,
         files=retrieval.FILES,
+    ),
+    ServiceRow(
+        make=multimodal_services,
+        settings=multimodal.SETTINGS,
+        addition=multimodal.ADDITION,
+        files=multimodal.FILES,
     ),
 ]
 """What runs, what others wait for first."""

@@ -35,6 +35,7 @@ from stackwright.validation import (
     publishing,
     retrieval,
     secrets,
+    speech,
     surroundings,
 )
 from stackwright.validation.check import Check, Machine, Subject
@@ -61,6 +62,7 @@ CHECKS: tuple[Check, ...] = (
     model.LENGTH,
     attached.ATTACHED,
     attached.JOINED,
+    speech.SPEECH_MODEL,
     retrieval.MODELS,
     outside.HUB,
     outside.NETWORK,

@@ -1,0 +1,186 @@
+"""The multimodal worker: jobs over pictures, sound, video and PDF files. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from stackwright.domain.catalog import Catalog
+from stackwright.domain.environment import KEYS_FOLDER
+from stackwright.domain.plan import Mode, Origin, Plan, Setting
+from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe
+from stackwright.domain.role import Role
+from stackwright.domain.service import (
+    AsProcess,
+    Dependency,
+    EnvironmentFolder,
+    EnvironmentFolderRef,
+    Executable,
+    Health,
+    HostFolder,
+    HostOf,
+    HttpProbe,
+    InContainer,
+    Joined,
+    ListenAddress,
+    Login,
+    MountedFile,
+    Port,
+    PortOf,
+    Service,
+    SettingRef,
+    Smoke,
+    VolumeRef,
+    Word,
+)
+from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
+from stackwright.services.additions import BIND, SECTION, Addition, PlannedStack, count_workers, port_setting
+from stackwright.services.gateway import GATEWAY
+from stackwright.units import GIB, MIB
+
+_NAME = "multimodal"
+_IMAGE, _PORT, _WORKERS = "MULTIMODAL_IMAGE", "MULTIMODAL_PORT", "MULTIMODAL_WORKER_PROCESSES"
+SPEECH, _MEMORY = "MULTIMODAL_SPEECH_MODEL", "MULTIMODAL_FILE_MEMORY_MIB"
+_MAY_USE = "docs/decisions/0080-media-jobs.md"
+OFF = "off"
+"""No speech model on the processor."""
+
+_LIMITS: Mapping[str, tuple[int, tuple[int, int], str, str]] = {
+    _MEMORY: (
+        768 * MIB,
+        (256 * MIB, 64 * GIB),
+        "Bytes of memory that reading one file may take",
+        "8K video, and pictures of 50 megapixels but for WebP",
+    ),
+    "MULTIMODAL_FILE_TIMEOUT_S": (600, (1, 86400), "Seconds that reading one file may take", "an hour of 4K video"),
+    "MULTIMODAL_MAX_FILE_MIB": (GIB, (1, 10**12), "Bytes that a file may have", "an hour of video"),
+    "MULTIMODAL_MAX_DURATION_S": (4 * 3600, (1, 10**6), "Seconds of sound that a file may have", "a long meeting"),
+    "MULTIMODAL_MAX_ATTEMPTS": (8, (1, 100), "Failures after which a job is dead", "nine minutes of a gateway away"),
+    "MULTIMODAL_MAX_QUEUED_JOBS": (1000, (1, 10**6), "Jobs of one key that may wait", "no key fills the queue"),
+    "MULTIMODAL_KEEP_DAYS": (7, (1, 3650), "Days that ended jobs and their files are kept", "for whoever asks late"),
+    "MULTIMODAL_DISK_MIB": (
+        20 * GIB,
+        (MIB, 10**12),
+        "Bytes that the files of all jobs may have",
+        "a disk is bounded",
+    ),
+}
+"""What each setting is where nobody says, its bounds, its meaning and the reason."""
+
+SETTINGS = (
+    SettingSpec(key=_IMAGE, section="Images", kind=Kind.TEXT, meaning="Image of the multimodal worker"),
+    whole_number(_PORT, SECTION, (1, 65535), "Port that the multimodal worker is published on"),
+    whole_number(_WORKERS, SECTION, (1, 64), "Worker processes of the multimodal worker: jobs at once"),
+    SettingSpec(
+        key=SPEECH,
+        section=SECTION,
+        kind=Kind.TEXT,
+        meaning="Whisper model in CTranslate2's form for speech on the processor: a folder, or its name in HF_HOME; "
+        "off: none. Not used where an engine has the role transcription",
+    ),
+    *(whole_number(key, SECTION, bounds, meaning) for key, (_, bounds, meaning, _) in _LIMITS.items()),
+)
+
+# Measured on two cores, 2026-11-30: the server 42 MB, a worker 27 MB. A file's reader takes what its limit allows.
+_SERVER_BYTES, _WORKER_BYTES = 64 * MIB, 32 * MIB
+
+# Judgement: Whisper large-v3 has 1.6 GB of weights in int8; tiny.en, of 78 MB, took 290 MB (measured, 2026-11-30).
+_SPEECH_BYTES = 2 * GIB
+
+
+def _decide(planned: PlannedStack, catalog: Catalog) -> dict[str, Setting]:
+    row = catalog.service(_NAME)
+    image = Setting(value=row.image, reason="built here", source=row.source, origin=Origin.CATALOG)
+    memory = _LIMITS[_MEMORY][0]
+    return {
+        _IMAGE: image,
+        _PORT: port_setting(8020, planned.environment),
+        _WORKERS: count_workers(planned, {Mode.CPU: 2, Mode.SINGLE: 2, Mode.MULTI: 4}, _WORKER_BYTES + memory),
+        SPEECH: Setting(value=OFF, reason="no model named", source="docs/how-to/multimodal.md"),
+        **{key: Setting(value=str(usual), reason=why, source=_MAY_USE) for key, (usual, _, _, why) in _LIMITS.items()},
+    }
+
+
+def _memory_bytes(values: Mapping[str, str]) -> int:
+    each = _WORKER_BYTES + int(values[_MEMORY])
+    return _SERVER_BYTES + int(values[_WORKERS]) * each + (_SPEECH_BYTES if values[SPEECH] != OFF else 0)
+
+
+ADDITION = Addition(
+    name=_NAME,
+    title="the multimodal worker, which reads pictures, sound, video and PDF files",
+    decide=_decide,
+    memory_bytes=_memory_bytes,
+    has_key=True,
+)
+
+RECIPE = Recipe(
+    name=_NAME,
+    package="av",
+    attempts=(InstallStep(arguments=(*LOCKED, str(REQUIREMENTS / "multimodal.txt"))),),
+    lock=REQUIREMENTS / "multimodal.txt",
+    size_bytes=460 * MIB,
+    compiled=True,  # start.sh lets it write nothing beside its modules
+)
+
+_MODULES = (
+    *("__init__ api asking confine decode decoded jobs pages pictures reading".split()),
+    *("serve settings sounds speech streams want work worker".split()),
+)
+FILES = (
+    MountedFile(source="multimodal/start.sh", name="multimodal/start.sh"),
+    *(MountedFile(source=f"multimodal/{name}.py", name=f"multimodal/{name}.py") for name in _MODULES),
+    MountedFile(source="gateway/keys.py", name="gateway/keys.py"),
+)
+
+MULTIMODAL = Service(
+    name=_NAME,
+    kind=_NAME,
+    image=SettingRef(key=_IMAGE),
+    script="multimodal/start.sh",
+    command=(ListenAddress(), PortOf(service=_NAME)),
+    environment={
+        "PYTHONUNBUFFERED": "1",
+        "GATEWAY_ADDRESS": Joined(parts=(HostOf(service=GATEWAY.name), ":", PortOf(service=GATEWAY.name))),
+        "GATEWAY_KEYS": EnvironmentFolderRef(name="keys"),
+        "GATEWAY_REQUEST_TIMEOUT_S": SettingRef(key="GATEWAY_REQUEST_TIMEOUT_S"),
+        "MULTIMODAL_FOLDER": VolumeRef(name=_NAME),
+        **{key: SettingRef(key=key) for key in (_WORKERS, *_LIMITS)},
+    },
+    secrets=(ADDITION.key_secret, "litellm_master_key", "tls_certificate"),
+    files=FILES,
+    environment_folders=(EnvironmentFolder(name="keys", source=KEYS_FOLDER),),
+    volumes=(_NAME,),
+    port=Port(number=8020, published=(BIND, SettingRef(key=_PORT))),
+    health=Health(probe=HttpProbe(path="/health"), start_period="2m"),
+    smoke=Smoke(
+        what="to read a picture",
+        path="/v1/self-test",
+        method="POST",
+        login=Login(secret=ADDITION.key_secret),
+        holds='"ok": true',
+    ),
+    after=(Dependency(service=GATEWAY.name),),
+    in_container=InContainer(environment={"HOME": "/tmp"}),
+    as_process=AsProcess(environment={"PYTHON": Executable(name="python")}, recipe=RECIPE),
+)
+
+
+def multimodal_services(plan: Plan) -> tuple[Service, ...]:
+    """Return the worker, told which models of the plan look, listen and embed."""
+    named = {model.role: model.name for model in reversed(plan.models)}
+    environment: dict[str, Word | None] = {
+        **MULTIMODAL.environment,
+        "VISION_MODEL": named.get(Role.VISION, ""),
+        "EMBEDDING_MODEL": named.get(Role.EMBEDDING, ""),
+    }
+    speech = plan.settings[SPEECH].value
+    if speech == OFF:
+        return (replace(MULTIMODAL, environment=environment),)
+    is_folder = speech.startswith("/")
+    folder = HostFolder(path=speech if is_folder else SettingRef(key="HF_HOME"), read_only=True)
+    told: dict[str, Word | None] = {SPEECH: SettingRef(key=SPEECH), "HF_HUB_OFFLINE": "1"}
+    if not is_folder:
+        told["HF_HOME"] = SettingRef(key="HF_HOME")
+    return (replace(MULTIMODAL, environment={**environment, **told}, folders=(folder,)),)
