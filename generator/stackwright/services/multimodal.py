@@ -48,21 +48,21 @@ OFF = "off"
 
 _LIMITS: Mapping[str, tuple[int, tuple[int, int], str, str]] = {
     _MEMORY: (
-        768 * MIB,
-        (256 * MIB, 64 * GIB),
-        "Bytes of memory that reading one file may take",
+        768,
+        (256, 65536),
+        "MiB of memory that reading one file may take",
         "8K video, and pictures of 50 megapixels but for WebP",
     ),
     "MULTIMODAL_FILE_TIMEOUT_S": (600, (1, 86400), "Seconds that reading one file may take", "an hour of 4K video"),
-    "MULTIMODAL_MAX_FILE_MIB": (GIB, (1, 10**12), "Bytes that a file may have", "an hour of video"),
+    "MULTIMODAL_MAX_FILE_MIB": (1024, (1, 1 << 20), "MiB that a file may have", "an hour of video"),
     "MULTIMODAL_MAX_DURATION_S": (4 * 3600, (1, 10**6), "Seconds of sound that a file may have", "a long meeting"),
     "MULTIMODAL_MAX_ATTEMPTS": (8, (1, 100), "Failures after which a job is dead", "nine minutes of a gateway away"),
     "MULTIMODAL_MAX_QUEUED_JOBS": (1000, (1, 10**6), "Jobs of one key that may wait", "no key fills the queue"),
     "MULTIMODAL_KEEP_DAYS": (7, (1, 3650), "Days that ended jobs and their files are kept", "for whoever asks late"),
     "MULTIMODAL_DISK_MIB": (
-        20 * GIB,
-        (MIB, 10**12),
-        "Bytes that the files of all jobs may have",
+        20480,
+        (1, 1 << 30),
+        "MiB that the files of all jobs may have",
         "a disk is bounded",
     ),
 }
@@ -92,7 +92,7 @@ _SPEECH_BYTES = 2 * GIB
 def _decide(planned: PlannedStack, catalog: Catalog) -> dict[str, Setting]:
     row = catalog.service(_NAME)
     image = Setting(value=row.image, reason="built here", source=row.source, origin=Origin.CATALOG)
-    memory = _LIMITS[_MEMORY][0]
+    memory = _LIMITS[_MEMORY][0] * MIB
     return {
         _IMAGE: image,
         _PORT: port_setting(8020, planned.environment),
@@ -103,7 +103,7 @@ def _decide(planned: PlannedStack, catalog: Catalog) -> dict[str, Setting]:
 
 
 def _memory_bytes(values: Mapping[str, str]) -> int:
-    each = _WORKER_BYTES + int(values[_MEMORY])
+    each = _WORKER_BYTES + int(values[_MEMORY]) * MIB
     return _SERVER_BYTES + int(values[_WORKERS]) * each + (_SPEECH_BYTES if values[SPEECH] != OFF else 0)
 
 
