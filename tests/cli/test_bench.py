@@ -218,7 +218,7 @@ def test_results_are_listed_and_compared(run: Run, state: Path) -> None:
     (state / "bench" / "dev-20270101-000000.json").write_text(json.dumps(other), encoding="utf-8")
     same = run("bench", "compare", first, first)
     assert same.code == 0
-    assert "B against A: 0 better, 0 worse, 18 noise" in same.out
+    assert "B against A: 0 better, 0 worse, 20 noise" in same.out
     done = run("bench", "compare", first, "dev-20270101-000000", "--json")
     verdicts = {row["measure"]: (row["verdict"], row["change"]) for row in done.json["points"][0]["differences"]}
     assert verdicts["output_tokens_per_s"] == ("better", 1.0)
@@ -235,7 +235,7 @@ def test_a_page_is_written_of_a_result_and_of_two(run: Run, state: Path, tmp_pat
     assert f"<h1>Load: {result['name']}</h1>" in page.read_text(encoding="utf-8")
     assert f"report: {page}" in done.err
     assert run("bench", "compare", result["name"], result["name"], f"--html={page}").code == 0
-    assert "18 noise" in page.read_text(encoding="utf-8")
+    assert "20 noise" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("configured")

@@ -137,6 +137,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(name="between_tokens_p50_ms", title="between tokens p50", read=lambda one: one.between_tokens.p50),
     Measure(name="between_tokens_p95_ms", title="between tokens p95", read=lambda one: one.between_tokens.p95),
     Measure(name="between_tokens_p99_ms", title="between tokens p99", read=lambda one: one.between_tokens.p99),
+    Measure(name="whole_answer_p50_ms", title="whole answer p50", read=lambda one: one.whole_answer.p50),
     Measure(name="failed", title="errors", read=lambda one: float(one.failed)),
 )
 
