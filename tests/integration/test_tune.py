@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.conftest import MakeProject
 from tests.integration.faults.command import run
 from tests.integration.faults.conftest import INTERRUPTED, NO_ENGINE
 from tests.integration.faults.moments import signal_at
@@ -72,7 +73,7 @@ def search(project: Project) -> Any:
 
 def test_an_interrupted_search_leaves_everything_as_it_was(project: Project) -> None:
     before = rendered(project)
-    ended = signal_at(project, f"change 1: {STEP} 2048 → 4096", signal.SIGINT, *TUNE, EIGHT)
+    ended = signal_at(project, f"change 1 of at most 3: {STEP} 2048 → 4096", signal.SIGINT, *TUNE, EIGHT)
     assert ended.code == INTERRUPTED, ended.said
     assert "everything is as before: generation 1 runs" in ended.said
     assert rendered(project) == before
@@ -111,6 +112,21 @@ def test_what_nothing_improves_stays_as_it_is(project: Project) -> None:
     assert (state["kept"], state["ended"]) == ({}, "nothing was better: everything is as it was")
     assert rendered(project) == before
     assert running(project) == generation
+
+
+@pytest.mark.long
+def test_containers_are_tuned_as_processes_are(make_project: MakeProject, quick_pins: list[str]) -> None:
+    """The gateway is LiteLLM, and the generator runs in a container of the engine's image."""
+    project = make_project()
+    slow = Path(project.variables["HF_HOME"]) / "slow"
+    slow.parent.mkdir(parents=True)
+    slow.touch()
+    project.configure("cpu", *quick_pins, "--set=VLLM_MAX_NUM_SEQS=128", "--set=LITELLM_NUM_WORKERS=1")
+    project.start()
+    ended = run(project, "tune", "dev", "--runtime=compose", "--requests=8", EIGHT, "--json")
+    assert ended.code == 0, ended.said
+    assert json.loads(ended.printed)["tune"]["kept"] == {STEP: "4096"}
+    assert project.complete()
 
 
 @pytest.mark.long

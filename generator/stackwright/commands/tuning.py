@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -33,6 +33,7 @@ from stackwright.load.search import (
     TRIAL_ROUNDS,
     Costs,
     RoundsVerdict,
+    all_values,
     best_of,
     best_rounds,
     confirms,
@@ -155,6 +156,7 @@ class Tuner:
 
     def _measure_baseline(self) -> None:
         if not self.state.baseline:
+            words_file(self._workshop.own).unlink(missing_ok=True)
             self._headline.step("measuring what runs now")
             begun = time.monotonic()
             rounds = self._measure()
@@ -197,9 +199,10 @@ class Tuner:
     def _try(self, change: Change) -> None:
         """Start a change and measure it, as long as it may be better; note what came of it."""
         axis = next(axis for axis in self.state.ground.axes if axis.key == change.key)
-        number = sum(bool(one.rounds) for one in self.state.tried) + 1
+        number, most = len(self.state.tried) + 1, len(all_values(self.state.ground.axes))
+        left = format_seconds(self.state.time.left_s)
         self._headline.step(
-            f"change {number}: {change.key} {axis.now} → {change.value} ({format_seconds(self.state.time.left_s)} left)"
+            f"change {number} of at most {most}: {change.key} {axis.now} → {change.value} ({left} left)"
         )
         model = own_model(self._workshop.plan, self.state.ground.load.model).name
         _, objection = self._workshop.try_plan(change.settings, model)
@@ -361,9 +364,10 @@ class Tuner:
                     with self._aside():
                         self._bring_back()
                 self._sweep()
-                self._keep()
             except StackError as failure:
                 return f"generation {generation}, which ran before, cannot be restored: {failure.message}"
+            with suppress(UsageError):  # a disk that is full may be what ended the search
+                self._keep()
         return f"everything is as before: generation {generation} runs"
 
     @contextmanager
