@@ -184,6 +184,21 @@ report.tell("done")
 """
 
 
+STEPS = """
+from pathlib import Path
+from stackwright import report
+import sys
+line = report.Headline()
+line.step("change 1")
+with report.aside(Path(sys.argv[1]), line.detail):
+    report.tell("engine: " + "loading " * 12)
+line.stay("change 1: better")
+line.step("change 2")
+line.clear()
+report.tell("done")
+"""
+
+
 DRAW = """
 from stackwright import report
 from stackwright.rendering.summary import NextStep
@@ -192,12 +207,12 @@ report.show_summaries([(plan_for(recorded("2x-rtx3090-nvlink")), NextStep(url="h
 """
 
 
-def on_a_terminal(script: str = SHOW, **environment: str) -> str:
+def on_a_terminal(script: str = SHOW, *words: str, **environment: str) -> str:
     """Return what a terminal of 80 columns is sent."""
     leader, follower = pty.openpty()
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM", "FORCE_COLOR")}
     program = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, env={**kept, "COLUMNS": "80", **environment}, stderr=follower
+        [sys.executable, "-c", script, *words], cwd=ROOT, env={**kept, "COLUMNS": "80", **environment}, stderr=follower
     )
     os.close(follower)
     sent = io.BytesIO()
@@ -244,6 +259,30 @@ def test_a_dumb_terminal_gets_lines() -> None:
         "engine: loading (0s)",
         "done",
     ]
+
+
+@pytest.mark.subprocess
+def test_a_headline_moves_on_a_terminal_and_what_stays_stays(tmp_path: Path) -> None:
+    """Each drawing takes the line of the one before, and is shorter than the line; the words themselves are kept."""
+    log = tmp_path / "words"
+    sent = on_a_terminal(STEPS, str(log), TERM="xterm").replace("\r\n", "\n")
+    drawn = [part.strip("\n") for part in sent.split("\r\x1b[2K")]
+    whole = f"engine: {'loading ' * 12}"
+    assert drawn == ["", "change 1", f"change 1: {whole}"[:79], "change 1: better", "change 2", "done"]
+    assert log.read_text() == whole + "\n"
+
+
+def test_a_headline_elsewhere_is_a_line_for_each_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = report.Headline()
+    line.step("change 1")
+    with report.aside(tmp_path / "words", line.detail):
+        report.tell("engine: loading")
+        report.warn("it takes long")
+    line.stay("change 1: better\x1b[2J")
+    assert capsys.readouterr() == ("", "change 1\nchange 1: better\\x1b[2J\n")
+    assert (tmp_path / "words").read_text() == "engine: loading\nwarning: it takes long\n"
+    with pytest.raises(UsageError, match="cannot be written"), report.aside(tmp_path, line.detail):
+        pass
 
 
 @pytest.mark.subprocess
