@@ -115,7 +115,7 @@ ROOMS: Mapping[str, Room] = {
     ),
     # Completion is made from the parsers of all commands, which `cli` puts together.
     "commands.completion": room(
-        "commands cli domain settings engines services catalog report errors", libraries="shtab"
+        "load commands cli domain settings engines services catalog report errors", libraries="shtab"
     ),
     "cli": room("commands interrupts report errors"),
     "__main__": room("cli"),

@@ -20,6 +20,8 @@ LINES = {
     "configure-gpu --set GATEWAY_PO": {"GATEWAY_PORT="},
     "configure-gpu --obj": {"--objective"},
     "stackwright keys re": {"revoke"},
+    "stackwright tune prod --goal l": {"latency"},
+    "stackwright bench dev --preset a": {"agents"},
 }
 # readline's part of it: the line in words, and the function that stands for the command.
 BASH = """

@@ -12,6 +12,7 @@ from stackwright import report
 from stackwright.commands.options import ENVIRONMENTS, MODES, RUNTIMES
 from stackwright.domain.objective import Objective
 from stackwright.domain.role import Role
+from stackwright.domain.tuning import Goal
 from stackwright.errors import UsageError, did_you_mean
 
 SHELLS = ("bash", "zsh", "fish")
@@ -72,6 +73,7 @@ def _values() -> Mapping[str, Sequence[str]]:
     """Return the words that a value can be, by the name of what holds it."""
     from stackwright.catalog.load import load_catalog
     from stackwright.engines import ENGINES
+    from stackwright.load.prompts import PRESETS
     from stackwright.services import additions
     from stackwright.settings import all_settings
 
@@ -87,6 +89,8 @@ def _values() -> Mapping[str, Sequence[str]]:
         "with_services": tuple(additions()),
         "without_services": tuple(additions()),
         "objective": tuple(Objective),
+        "goal": tuple(Goal),
+        "preset": tuple(PRESETS),
         "engine": tuple(ENGINES),
         "runtime": RUNTIMES,
         "role": tuple(Role),
