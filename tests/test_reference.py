@@ -15,6 +15,10 @@ from stackwright.cli import build_parser, leaves
 from stackwright.diagnosis.load import load_rules
 from stackwright.domain.catalog import Guide
 from stackwright.domain.setting_spec import Kind, SettingSpec
+from stackwright.engines.protocol import EngineMetrics
+from stackwright.engines.vllm.engine import VLLM
+from stackwright.rendering.monitoring.alerts import ALERTS
+from stackwright.rendering.monitoring.metrics import METRICS
 from stackwright.settings import all_settings, declared_settings
 from stackwright.validation.checks import CHECKS
 
@@ -205,6 +209,47 @@ def concerned(row: Guide) -> str:
     return (", ".join(gpus[name] for name in row.gpus) or "any GPU") + size + joined[row.nvlink]
 
 
+def metrics_page() -> str:
+    """Write docs/reference/metrics.md from the table that dashboards and rules are made of."""
+    return "\n".join(metrics_lines()) + "\n"
+
+
+def metrics_lines() -> Iterator[str]:
+    """Yield the page, one table for each job, then the alerts."""
+    yield "# Metrics and alerts"
+    yield ""
+    yield from fill(
+        "After this page you know what each metric of the dashboards says and who tells it, and when each alert fires."
+        " The page is made from `generator/stackwright/rendering/monitoring/`; how to switch monitoring on stands in"
+        " [watch with Prometheus and Grafana](../how-to/monitoring.md). What begins with `engine:` has the engine's own"
+        " name."
+    )
+    names = {f"engine:{field}": own[0] for field in EngineMetrics.__struct_fields__ if (own := _names(field))}
+    for job, rows in groupby(METRICS, key=lambda row: row.job):
+        yield ""
+        yield f"## `{job}`"
+        yield ""
+        yield "| metric | says | source |"
+        yield "|---|---|---|"
+        for row in rows:
+            known = f" (`{names[row.name]}`)" if row.name in names else ""
+            yield f"| `{row.name}`{known} | {row.says} | {row.source} |"
+    yield ""
+    yield "## Alerts"
+    yield ""
+    yield "| alert | fires | after | urgency |"
+    yield "|---|---|---|---|"
+    for alert in ALERTS:
+        link = alert.link.removeprefix("docs/")
+        when = alert.when.replace("|", "\\|")
+        yield f"| [{alert.name}](../{link}) | `{when}` | {alert.lasts} | {alert.urgency} |"
+
+
+def _names(field: str) -> tuple[str, ...]:
+    value = getattr(VLLM.metrics, field)
+    return value if isinstance(value, tuple) else ()
+
+
 def capitalized(text: str) -> str:
     """Begin a sentence; a name in code begins as it is."""
     return text if "=" in text.split(maxsplit=1)[0] else text[0].upper() + text[1:]
@@ -226,6 +271,7 @@ PAGES = {
     "commands.md": commands_page,
     "checks.md": checks_page,
     "failures.md": failures_page,
+    "metrics.md": metrics_page,
     "../explanation/popular-settings.md": popular_settings_page,
 }
 

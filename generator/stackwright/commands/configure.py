@@ -44,7 +44,7 @@ from stackwright.project.pins import pins_of_model, read_pins
 from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written, split_key
 from stackwright.rendering.summary import NextStep
-from stackwright.services import access_to, additions, made_secrets, outside, services_of
+from stackwright.services import access_to, additions, outside, services_of
 from stackwright.services.additions import DATA_HOME
 from stackwright.settings import is_per_model
 from stackwright.validation.environment import check_environment, check_shell
@@ -453,7 +453,7 @@ def prepare_stack(plan: Plan, paths: ProjectPaths, env: Mapping[str, str], hf_ho
     from stackwright.project.access_keys import ensure_key_folders, ensure_own_key
 
     own = paths.of(plan.environment)
-    ensure_secrets(own.secrets, os.environ, hf_home, find_proxy_login(env), made_secrets(plan.additions))
+    ensure_secrets(own.secrets, os.environ, hf_home, find_proxy_login(env), plan.additions)
     ensure_key_folders(own)
     for addition in additions().values():
         if addition.name in plan.additions and addition.has_key:

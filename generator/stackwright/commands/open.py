@@ -12,11 +12,13 @@ from stackwright.commands.options import add_environment, add_json, add_out, rec
 from stackwright.commands.paths import find_paths, working_folder
 from stackwright.commands.stack import load_stack, page_words
 from stackwright.domain.environment import Environment
+from stackwright.domain.service import Service
 from stackwright.errors import UsageError
 from stackwright.project import folder as project
 from stackwright.project.credentials import gateway_key
+from stackwright.runtime import Stack
 from stackwright.runtime.ports import is_free
-from stackwright.watching.probe import endpoint_of, published_url
+from stackwright.watching.probe import endpoint_of, published_endpoint, published_url
 
 NO_KEY, ANY_KEY, MASTER_KEY = "no key", "a key", "the master key"
 
@@ -60,9 +62,14 @@ def run(arguments: OpenArguments) -> None:
         return project.name_command("stackwright", *words, environment, root=stack.root, working=working_folder())
 
     rows = [{"name": name, "url": endpoint.url + path, "needs": needs} for name, path, needs in PATHS]
+    is_down = is_free(endpoint.bind, endpoint.port)
+    # Without containers, some have no program on this machine.
+    shown = [
+        service for service in stack.services if service.page is not None and (is_down or _listens(stack, service))
+    ]
     pages = [
         {"name": service.name, "url": published_url(stack, service) + service.page.path, "needs": service.page.title}
-        for service in stack.services
+        for service in shown
         if service.page is not None
     ]
     key = str(gateway_key(stack.secrets))
@@ -70,16 +77,21 @@ def run(arguments: OpenArguments) -> None:
         report.print_json({"urls": [*rows, *pages], "key_file": key, "certificate": endpoint.certificate})
     else:
         lines = [f"{row['name']:<10}  {row['url']}  ({row['needs']})" for row in rows]
-        lines += [page_words(stack, service) for service in stack.services if service.page is not None]
+        lines += [page_words(stack, service) for service in shown]
         lines += ["", f"the master key: `{command('key')}`, from {key}"]
         lines += [f"a key for a person or program: `{command('keys', 'add', 'NAME')}`"]
         if endpoint.certificate is not None:
             lines.append(f"certificate: {endpoint.certificate}")
         report.print_text("\n".join(lines))
-        if is_free(endpoint.bind, endpoint.port):
+        if is_down:
             report.tell(f"nothing listens there yet; start it: `start-environment {environment}`")
     if arguments.browser:
         _browse(next(row["url"] for row in rows if row["needs"] == NO_KEY))
+
+
+def _listens(stack: Stack, service: Service) -> bool:
+    endpoint = published_endpoint(stack, service)
+    return not is_free(endpoint.bind, endpoint.port)
 
 
 def _browse(url: str) -> None:

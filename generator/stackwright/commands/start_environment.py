@@ -115,7 +115,7 @@ def run(arguments: StartArguments) -> None:
             bring_up_instead(attempt, tuple(zip(leaving, others, strict=True)))
         else:
             bring_up(attempt)
-    _show_ready(attempt.stack)
+    _show_ready(attempt.stack, frozenset(state.name for state in attempt.runtime.services()))
 
 
 def make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> Attempt:
@@ -175,13 +175,14 @@ def _configure_one(options: PlanOptions, paths: ProjectPaths, environment: Envir
     report.show_summaries(picture_plans(PlanArguments(options=options), paths, (configured.plan,), None))
 
 
-def _show_ready(stack: Stack) -> None:
+def _show_ready(stack: Stack, running: frozenset[str]) -> None:
     name, models = stack.plan.environment.value, [model.name for model in stack.plan.models]
     report.tell(f"\n{name} is ready at {address(stack)}, model{'s' if len(models) > 1 else ''}: {', '.join(models)}")
     report.tell("try it:\n")
     report.print_text(question_by_hand(stack))
     for service in stack.services:
-        if service.page is not None:
+        # Without containers, some have no program on this machine.
+        if service.page is not None and service.name in running:
             report.tell(f"\n{page_words(stack, service)}")
     report.tell(f"\nstop it: {_command(stack, 'stop-environment')}")
 

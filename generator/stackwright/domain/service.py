@@ -137,12 +137,13 @@ class EnvironmentFolder(Struct, frozen=True, kw_only=True):
 
 
 class HttpProbe(Struct, frozen=True, kw_only=True):
-    """Healthy is what answers `path` with 200; over TLS where the secret `certificate` holds something.
+    """Healthy is what answers `path` with `status`; over TLS where the secret `certificate` holds something.
 
     `command` asks the same inside a container whose image has no Python; without it, Python asks.
     """
 
     path: str
+    status: int = 200
     certificate: str | None = None
     command: tuple[Word, ...] = ()
 
@@ -254,9 +255,11 @@ class Resources(Struct, frozen=True, kw_only=True):
 class Security(Struct, frozen=True, kw_only=True):
     """What a container may do beyond nothing: it is no root, cannot become one, and writes only where it is told.
 
-    `label`: the SELinux option that it runs with, where the kernel asks for one.
+    `root`: it has to be root, which only what a person wished for by name may be. `label`: the SELinux option that it
+    runs with, where the kernel asks for one.
     """
 
+    root: bool = False
     read_only: bool = True
     capabilities: tuple[str, ...] = ()
     label: SettingRef | None = None

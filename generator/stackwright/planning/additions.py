@@ -37,8 +37,8 @@ def plan_with_additions(request: PlanRequest, catalog: Catalog, make: Callable[[
                 plan = make(replace(request, additions=names, promised_bytes=needed))
             except NoPlanError:
                 continue
-            return _told(plan, wished[count:], request, catalog)
-    return _told(make(replace(request, additions=(), promised_bytes=0)), wished, request, catalog)
+            return _told(plan, held, wished[count:], request, catalog)
+    return _told(make(replace(request, additions=(), promised_bytes=0)), [], wished, request, catalog)
 
 
 def needed_bytes(held: list[Addition], request: PlanRequest, catalog: Catalog) -> int:
@@ -85,13 +85,15 @@ def _is_too_much(needed: int, request: PlanRequest) -> bool:
     return not on_processor and memory is not None and needed > memory // _SHARE_BESIDE_GPUS
 
 
-def _told(plan: Plan, left_out: list[Addition], request: PlanRequest, catalog: Catalog) -> Plan:
+def _told(plan: Plan, held: list[Addition], left_out: list[Addition], request: PlanRequest, catalog: Catalog) -> Plan:
     memory = request.host.memory_bytes
     warnings = tuple(
         f"{addition.name} is left out: it takes {format_bytes(needed_bytes([addition], request, catalog))}, which the "
         f"host's {format_bytes(memory or 0)} do not hold beside the models"
         for addition in left_out
     )
+    planned = _planned(request, plan.mode, 0)
+    warnings += tuple(sentence for addition in held for sentence in addition.warn(planned))
     bind = plan.settings.get(SERVICES_BIND)
     if bind is not None and bind.value != _NOBODY_ELSE and bind.origin is not Origin.COMPUTED:
         warnings += (f"{', '.join(plan.additions)}: published beyond this machine, on {bind.value}, without TLS",)

@@ -12,7 +12,14 @@ from pathlib import Path
 from stackwright.atomic import replace_file, stale_files
 from stackwright.errors import UsageError
 from stackwright.reading import read_text
-from stackwright.services import access_to, additions, base_services, made_secrets
+from stackwright.services import (
+    DerivedSecret,
+    access_to,
+    additions,
+    base_services,
+    derived_secrets,
+    made_secrets,
+)
 from stackwright.services.outside import LOGIN
 
 HUB_TOKEN = "hf_token"
@@ -23,13 +30,13 @@ def ensure_secrets(
     environment: Mapping[str, str],
     hf_home: Path,
     proxy_login: str | None = None,
-    made: Collection[str] | None = None,
+    wished: Collection[str] = (),
 ) -> None:
     """Make the secrets that are missing, and refresh the hub token and the proxy's login where the person has one.
 
     Without a token an empty file stands in: huggingface_hub takes it for none. `hf_home` is where
-    `hf auth login` leaves its token. `proxy_login` is `user:password`, None where the stack has no proxy. `made` names
-    those that are made; None: what every stack has.
+    `hf auth login` leaves its token. `proxy_login` is `user:password`, None where the stack has no proxy. `wished` are
+    the additions that run beside what every stack has.
 
     Raises:
         UsageError: the folder or a file cannot be written, or the hub token cannot be read or is not one.
@@ -38,9 +45,11 @@ def ensure_secrets(
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        for name in made_secrets() if made is None else made:
+        for name in made_secrets(wished):
             if not _holds_something(folder / name):
                 _write(folder / name, new_secret(name))
+        for derived in derived_secrets(wished):
+            _derive(folder, derived)
         brought = {HUB_TOKEN: token or "", **({} if proxy_login is None else {LOGIN: proxy_login})}
         for name, text in brought.items():
             if text or not (folder / name).exists():
@@ -53,6 +62,16 @@ def ensure_secrets(
         raise UsageError(
             f"{failure.filename or folder}: {failure.strerror}", hint="secrets need a writable envs/ folder"
         ) from None
+
+
+def _derive(folder: Path, derived: DerivedSecret) -> None:
+    """Make a secret of another's text, unless it says that it was made of just that text."""
+    from hashlib import blake2b
+
+    text, file = read_text(folder / derived.of).strip(), folder / derived.name
+    mark = f"# of {blake2b(text.encode(), digest_size=16, person=b'stackwright').hexdigest()}\n"
+    if not file.is_file() or not read_text(file, errors="replace").startswith(mark):
+        _write(file, mark + derived.make(text))
 
 
 def new_secret(name: str) -> str:

@@ -14,8 +14,10 @@ from stackwright.reading import to_plain
 from stackwright.rendering.compose import render_override
 from stackwright.rendering.environment import render_environment
 from stackwright.rendering.gateway import render_gateway
+from stackwright.rendering.monitoring import monitoring_files
 from stackwright.rendering.numbered import flat_settings
 from stackwright.rendering.plan_document import plan_document
+from stackwright.services.monitoring import ADDITION as _MONITORING
 
 # Rendered files hold no secret, but they tell the host's layout: only their owner reads them.
 FILE_MODE = 0o600
@@ -30,14 +32,15 @@ class RenderedFile(Struct, frozen=True, kw_only=True):
 
 
 def render_plan(plan: Plan) -> tuple[RenderedFile, ...]:
-    """Render the files of one environment: environment, override, gateway and the plan itself."""
+    """Render the files of one environment: environment, override, what services read, and the plan itself."""
     generated = PurePosixPath("compose/generated") / plan.environment.value
-    gateway, settings = render_gateway(plan), flat_settings(plan)
-    override = render_override(plan, {"gateway.yaml": gateway})
+    mounted, settings = {"gateway.yaml": render_gateway(plan)}, flat_settings(plan)
+    if _MONITORING.name in plan.additions:
+        mounted |= monitoring_files(plan)
     return (
         RenderedFile(path=environment_file(plan.environment.value), text=render_environment(plan, settings)),
-        RenderedFile(path=generated / "override.yaml", text=override),
-        RenderedFile(path=generated / "gateway.yaml", text=gateway),
+        RenderedFile(path=generated / "override.yaml", text=render_override(plan, mounted)),
+        *(RenderedFile(path=generated / name, text=text) for name, text in mounted.items()),
         RenderedFile(path=generated / "plan.json", text=format_plan(_without_what_passes(plan), settings)),
     )
 

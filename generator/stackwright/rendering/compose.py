@@ -239,7 +239,7 @@ def _confinement(service: Service, word: Callable[[Word], str]) -> dict[str, Any
         "restart": Plain(f"on-failure:{service.restart.starts}"),
         "stop_grace_period": _stop_period(service, word),
         "init": True,
-        "user": "${STACKWRIGHT_UID:?}:${STACKWRIGHT_GID:?}",
+        "user": "0:0" if service.security.root else "${STACKWRIGHT_UID:?}:${STACKWRIGHT_GID:?}",
         "security_opt": ["no-new-privileges:true", *([] if label is None else [f"label={word(label)}"])],
         "cap_drop": [Plain("ALL")],
         "cap_add": [Plain(capability) for capability in service.security.capabilities],

@@ -65,14 +65,14 @@ def http_text(address: str, port: int, path: str, limit_s: float) -> str | None:
     return text if response.status == 200 else None
 
 
-def http_answers(address: str, port: int, path: str, *, tls: bool = False) -> bool:
-    """Return whether an HTTP service of this machine answers `path` with 200, whatever its certificate says."""
+def http_answers(address: str, port: int, path: str, status: int = 200, *, tls: bool = False) -> bool:
+    """Return whether an HTTP service of this machine answers `path` with a status, whatever its certificate says."""
     import http.client
 
     connection = (_trusting if tls else http.client.HTTPConnection)(address, port, timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == 200
+        return connection.getresponse().status == status
     except (OSError, http.client.HTTPException):
         return False
     finally:

@@ -476,9 +476,9 @@ class ProcessesRuntime:
             return True
         host, port = self._address(service)
         match service.health.probe:
-            case HttpProbe(path=path, certificate=certificate):
+            case HttpProbe(path=path, status=status, certificate=certificate):
                 tls = certificate is not None and bool(_content(self._stack.secrets / certificate))
-                return port is not None and http_answers(host, port, path, tls=tls)
+                return port is not None and http_answers(host, port, path, status, tls=tls)
             case SocketProbe(sent=sent, expected=expected, secret=secret):
                 text = _content(self._stack.secrets / secret).decode().strip()
                 return port is not None and socket_answers(host, port, sent.replace("{secret}", text), expected)

@@ -15,14 +15,26 @@ from stackwright.domain.plan import Plan, Setting
 from stackwright.domain.service import Front, MountedFile, Service
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
-from stackwright.services import engine, gateway, multimodal, outside, redis, retrieval, webui
+from stackwright.services import engine, gateway, monitoring, multimodal, outside, redis, retrieval, webui
 from stackwright.services.additions import Addition
 from stackwright.services.engine import ENGINE, engine_services
 from stackwright.services.gateway import GATEWAY, KEYS, gateway_services
+from stackwright.services.monitoring import monitoring_services
 from stackwright.services.multimodal import multimodal_services
 from stackwright.services.redis import REDIS, redis_services
 from stackwright.services.retrieval import retrieval_services
 from stackwright.services.webui import webui_services
+
+
+class DerivedSecret(Struct, frozen=True, kw_only=True, eq=False):
+    """A secret whose text follows from that of the secret `of`; `#` begins a comment in it.
+
+    `make` may take a second: it is called again only where that one has changed.
+    """
+
+    name: str
+    of: str
+    make: Callable[[str], str]
 
 
 class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
@@ -31,8 +43,8 @@ class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
     `settings` are those that it declares; `values` returns those whose value follows from the catalog alone.
     `base` is what the base files say of it before there is a plan; a service without it stands in the override alone.
     `secrets` are those that are made for it, each with what its text has to begin with. A row with an `addition` makes
-    nothing unless a plan has it. `files` are the hand-written ones below compose/ that its services read, of a row
-    without `base`.
+    nothing unless a plan has it. `files` are all that its services may read, of a row without `base`. `derived` are
+    secrets whose text follows from another's.
     """
 
     make: Callable[[Plan], tuple[Service, ...]]
@@ -42,6 +54,7 @@ class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
     secrets: Mapping[str, str] = field(default_factory=dict)
     addition: Addition | None = None
     files: tuple[MountedFile, ...] = ()
+    derived: tuple[DerivedSecret, ...] = ()
 
     def is_in(self, additions: Collection[str]) -> bool:
         """Return whether a plan with these additions has what this row makes."""
@@ -59,6 +72,14 @@ SERVICES: list[ServiceRow] = [
     ),
     ServiceRow(
         make=gateway_services, settings=gateway.SETTINGS, values=gateway.catalog_values, base=GATEWAY, secrets=KEYS
+    ),
+    ServiceRow(
+        make=monitoring_services,
+        settings=monitoring.SETTINGS,
+        secrets={monitoring.PASSWORD: "", monitoring.GRAFANA_PASSWORD: ""},
+        derived=(DerivedSecret(name=monitoring.WEB, of=monitoring.PASSWORD, make=monitoring.web_configuration),),
+        addition=monitoring.ADDITION,
+        files=monitoring.FILES,
     ),
     ServiceRow(
         make=webui_services,
@@ -122,6 +143,11 @@ def made_secrets(wished: Collection[str] = ()) -> dict[str, str]:
     return {name: begin for row in SERVICES if row.is_in(wished) for name, begin in row.secrets.items()}
 
 
+def derived_secrets(wished: Collection[str]) -> tuple[DerivedSecret, ...]:
+    """Return the secrets whose text follows from another's, of the additions that are wished for and the others."""
+    return tuple(secret for row in SERVICES if row.is_in(wished) for secret in row.derived)
+
+
 def front_of(services: tuple[Service, ...]) -> Service:
     """Return the service that clients ask."""
     return next(service for service in services if service.front is not None)
@@ -145,13 +171,18 @@ def access_to(services: tuple[Service, ...]) -> Front:
 
 def generated_files() -> tuple[str, ...]:
     """Return the names of the rendered files that services read."""
-    return tuple(file.source for service in base_services() for file in service.files if file.generated)
+    return tuple(file.source for file in _read_files() if file.generated)
 
 
 def base_files() -> Iterator[str]:
     """Yield the files below compose/ that every project has: both base files, and what services read."""
     yield from (BASE, BESIDE_ENGINES)
-    read = [file for service in base_services() for file in service.files]
-    for file in (*read, *(file for row in SERVICES for file in row.files)):
+    for file in _read_files():
         if not file.generated:
             yield from (f"{file.source}/{held}" for held in file.holds) if file.holds else (file.source,)
+
+
+def _read_files() -> Iterator[MountedFile]:
+    """Yield every file that any service may read."""
+    yield from (file for service in base_services() for file in service.files)
+    yield from (file for row in SERVICES for file in row.files)

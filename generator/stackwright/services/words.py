@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from stackwright.domain.service import Document, HostOf, Joined, Node, Part, PortOf, Word
 
@@ -27,8 +27,19 @@ def _node_value(node: Node, name: Callable[[Part], str]) -> object:
     return node if isinstance(node, int) else word_text(node, name)
 
 
-def asked_services(word: Word) -> Iterator[str]:
+def asked_services(word: Node) -> Iterator[str]:
     """Yield the services whose addresses a word holds."""
-    for part in word.parts if isinstance(word, Joined) else (word,):
-        if isinstance(part, HostOf | PortOf):
-            yield part.service
+    inner: Iterable[Node] = ()
+    match word:
+        case HostOf(service=service) | PortOf(service=service):
+            yield service
+        case Joined(parts=parts):
+            inner = parts
+        case Document(fields=fields):
+            inner = fields.values()
+        case Mapping():
+            inner = word.values()
+        case tuple():
+            inner = word
+    for part in inner:
+        yield from asked_services(part)

@@ -12,7 +12,7 @@ from msgspec import Struct
 from stackwright.domain.finding import Finding, error
 from stackwright.project.credentials import HUB_TOKEN
 from stackwright.runtime import Stack
-from stackwright.services import made_secrets
+from stackwright.services import derived_secrets, made_secrets
 from stackwright.services.outside import LOGIN
 from stackwright.validation.check import Check, Observation
 from stackwright.validation.environment import PLACEHOLDER
@@ -76,12 +76,13 @@ class SeenSecrets(Struct, frozen=True, kw_only=True):
 
 def inspect_secrets(stack: Stack) -> SeenSecrets:
     """Look at every secret; of its text only what is wrong with it goes further."""
-    folder = stack.secrets
+    folder, wished = stack.secrets, stack.plan.additions
+    made = (*made_secrets(wished), *(secret.name for secret in derived_secrets(wished)))
     optional = (folder / name for name in (HUB_TOKEN, LOGIN))
     return SeenSecrets(
         folder=folder,
         is_open=folder.is_dir() and folder.stat().st_mode & 0o077 != 0,
-        made=tuple(_inspect_secret(folder, name) for name in made_secrets(stack.plan.additions)),
+        made=tuple(_inspect_secret(folder, name) for name in made),
         optional=tuple(inspect_file(file, readable=True) for file in optional if file.exists()),
         brought=tuple(_inspect_secret(folder, name) for name in stack.plan.gateway.cloud_secrets),
     )

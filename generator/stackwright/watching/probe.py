@@ -134,10 +134,15 @@ def ask_smoke(stack: Stack, service: Service, smoke: Smoke) -> Answer:
 
 def published_url(stack: Stack, service: Service) -> str:
     """Return where clients of this machine ask a service that publishes a port. Raises ValueError for any other."""
+    return published_endpoint(stack, service).url
+
+
+def published_endpoint(stack: Stack, service: Service) -> Endpoint:
+    """Return where a service publishes its port. Raises ValueError for one that does not."""
     if service.port is None or service.port.published is None:
         raise ValueError(service.name)
     bind, port = map(stack.value, service.port.published)
-    return Endpoint(bind=bind, port=int(port)).url
+    return Endpoint(bind=bind, port=int(port))
 
 
 def count_open_requests(endpoint: Endpoint, key: str) -> int | None:

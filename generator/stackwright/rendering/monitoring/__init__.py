@@ -13,8 +13,31 @@ from stackwright.domain.topology import NVLINK_KINDS
 from stackwright.engines import engine_named
 from stackwright.engines.protocol import EngineMetrics
 from stackwright.rendering.monitoring.alerts import ALERTS, Alert
-from stackwright.rendering.monitoring.metrics import ENGINE
+from stackwright.rendering.monitoring.grafana import render_dashboard
+from stackwright.rendering.monitoring.metrics import ENGINE, Job
 from stackwright.rendering.monitoring.panels import DASHBOARDS, Dashboard, Need, Panel
+from stackwright.rendering.monitoring.prometheus import render_prometheus, render_rules
+from stackwright.services.monitoring import CONFIGURATION, PROMETHEUS, RULES, has_dcgm, monitoring_services
+
+
+def monitoring_files(plan: Plan) -> dict[str, str]:
+    """Return the files that Prometheus and Grafana read, by name."""
+    metrics = engine_named(plan.engine.name).metrics
+    jobs = [job for job in Job if job.value in _scraped(plan)]
+    label = None if metrics is None else metrics.model_label
+    return {
+        CONFIGURATION: render_prometheus(plan.environment.value, jobs, label),
+        RULES: render_rules(alerts_of(plan), planned_bytes(plan)),
+        **{f"{board.name}.json": render_dashboard(board) for board in dashboards_of(plan)},
+    }
+
+
+def _scraped(plan: Plan) -> frozenset[str]:
+    """Return the jobs that the plan's Prometheus has targets of."""
+    (prometheus,) = (service for service in monitoring_services(plan) if service.kind == PROMETHEUS.kind)
+    found = (re.match(r"SCRAPE_([A-Z]+)_", name) for name in prometheus.environment)
+    return frozenset(match[1].lower() for match in found if match)
+
 
 _MEANING = re.compile(rf"\b{ENGINE}(\w+?)(_bucket|_sum|_count)?\b")
 
@@ -27,6 +50,7 @@ def needs_of(plan: Plan) -> frozenset[Need]:
         Need.TURNS: any(len(plan.turns(replica)) > 1 for replica in plan.engines),
         Need.GPUS: bool(used),
         Need.NVLINK: any(link.kind in NVLINK_KINDS and {link.a, link.b} & indices for link in plan.host.links),
+        Need.DCGM: has_dcgm(plan),
         Need.SLICES: any(gpu.mig_slice is not None and gpu.uuid in used for gpu in plan.host.gpus),
     }
     return frozenset(need for need, has in found.items() if has)

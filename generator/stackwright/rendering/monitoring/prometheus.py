@@ -11,12 +11,10 @@ from typing import Any
 
 from stackwright.rendering.monitoring.alerts import Alert
 from stackwright.rendering.monitoring.metrics import Job
+from stackwright.services.monitoring import ADDITION, PASSWORD, RULES, USER
 
 INTERVAL = "15s"
 """Between two looks at the rules; how often targets are scraped is a setting, which start.sh fills in."""
-
-USER = "stackwright"
-PASSWORD, GATEWAY_KEY = "prometheus_password", "monitoring_gateway_key"
 
 NOT_KEPT = "python_gc_.*|.+_created|http_.+"
 """What client libraries tell of themselves beside the figures that anybody asks for."""
@@ -30,7 +28,7 @@ def render_prometheus(environment: str, jobs: Iterable[Job], model_label: str | 
             "evaluation_interval": INTERVAL,
             "external_labels": {"environment": environment},
         },
-        "rule_files": ["rules.yml"],
+        "rule_files": [RULES],
         "scrape_configs": [_job(job, model_label) for job in jobs],
     }
     return _text(document)
@@ -43,7 +41,7 @@ def _job(job: Job, model_label: str | None) -> dict[str, Any]:
         relabel.append({"regex": model_label, "action": "labeldrop"})
     logins: Mapping[Job, dict[str, Any]] = {
         Job.GATEWAY: {
-            "authorization": {"credentials_file": f"secrets/{GATEWAY_KEY}"},
+            "authorization": {"credentials_file": f"secrets/{ADDITION.key_secret}"},
             # It asks the stack's own gateway, by a name that is not the certificate's.
             "tls_config": {"insecure_skip_verify": True},
         },
