@@ -115,7 +115,8 @@ def main() -> None:
     def read(config: Any) -> dict[str, Any]:
         values = dict(ask_engine["values_of"](config))
         split = (config.parallel_config.tensor_parallel_size, config.parallel_config.pipeline_parallel_size)
-        key = (config.model_config.model, *split, values["dtype"], values["kv_cache_dtype"], values["runner"])
+        encoder = getattr(config.model_config.multimodal_config, "mm_encoder_tp_mode", None)
+        key = (config.model_config.model, *split, values["dtype"], values["kv_cache_dtype"], values["runner"], encoder)
         if key not in built:
             built[key] = try_to_build(config)
         return {**values, **built[key]}
