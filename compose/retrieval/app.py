@@ -37,6 +37,7 @@ from retrieval.originals import FolderOriginals, Originals, read_blocks
 from retrieval.prompting import passage_row
 from retrieval.search import LONGEST_QUERY, MOST_COLLECTIONS, Search
 from retrieval.self_test import check_itself
+from retrieval.upkeep import Upkeep
 from retrieval.uploads import MOST_JSON_BYTES, Bounded, Uploads, read_json
 
 OWN = "retrieval"
@@ -70,6 +71,7 @@ class Proxy:
         self.search = Search(options, self.pool, self.gateway, embedding)
         self.answering = Answering(options, self.search, self.gateway)
         self.ingest = Ingest(options, self.pool, self.originals, self.gateway, embedding, self.figures)
+        self.upkeep = Upkeep(options)
         self._open = 0
 
     @asynccontextmanager
@@ -77,7 +79,9 @@ class Proxy:
         """Open what needs the event loop, and close it."""
         await self.pool.open()
         self.ingest.start()
+        self.upkeep.start()
         yield
+        await self.upkeep.stop()
         await self.ingest.stop()
         await self.gateway.close()
         await self.pool.close()
