@@ -40,7 +40,8 @@ class Options:
 
     gateway_url: str
     gateway_certificate: Path | None
-    database: str
+    database_server: str
+    database_name: str
     originals: Path
     incoming: Path
     models: tuple[ServedModel, ...]
@@ -77,7 +78,8 @@ def read_options(environment: Mapping[str, str] = os.environ) -> Options:
     return Options(
         gateway_url=f"{'https' if has_tls else 'http'}://{environment['GATEWAY_ADDRESS']}/v1",
         gateway_certificate=certificate if has_tls else None,
-        database=f"host={host} port={port} dbname=retrieval user=retrieval",
+        database_server=f"host={host} port={port} user=retrieval",
+        database_name="retrieval",
         originals=data / "originals",
         incoming=data / "incoming",
         models=tuple(_model(row) for row in json.loads(environment["RETRIEVAL_MODELS"])["models"]),

@@ -231,8 +231,9 @@ async def add_document(
     Its original must lie there already (`expect_original`). Raises RefusedError 404 where the collection is gone.
     """
     async with connection.transaction():
-        locked = await _one(connection, "SELECT id FROM collections WHERE id = %s FOR KEY SHARE", [collection.id])
-        if locked is None:
+        # By its owner's name too: a restore between may have given the number to another one.
+        query = "SELECT id FROM collections WHERE id = %s AND owner = %s AND name = %s FOR KEY SHARE"
+        if await _one(connection, query, [collection.id, collection.owner, collection.name]) is None:
             raise not_found(f"collection `{collection.name}`")
         insert = (
             "INSERT INTO documents (id, collection_id, content_hash, name, media_type, size_bytes)"
