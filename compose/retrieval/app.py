@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,8 +36,10 @@ from retrieval.ingest import Ingest
 from retrieval.options import Options, ServedModel, read_options
 from retrieval.originals import FolderOriginals, Originals, read_blocks
 from retrieval.prompting import passage_row
+from retrieval.saving import Saving
 from retrieval.search import LONGEST_QUERY, MOST_COLLECTIONS, Search
 from retrieval.self_test import check_itself
+from retrieval.upkeep import Upkeep
 from retrieval.uploads import MOST_JSON_BYTES, Bounded, Uploads, read_json
 
 OWN = "retrieval"
@@ -62,22 +65,30 @@ class Proxy:
     """Everything that one worker process has."""
 
     def __init__(self, options: Options) -> None:
-        self.options, self.pool = options, make_pool(options)
+        self.options, self.pool = options, make_pool(options, self._forget)
         self.gateway, self.figures = Gateway(options.gateway_url, options.gateway_certificate), Figures()
         self.originals: Originals = FolderOriginals(options.originals)
         self.keys, self.uploads = open_keys(os.environ), Uploads(options)
-        embedding = Embedding(options, self.pool, self.gateway)
-        self.search = Search(options, self.pool, self.gateway, embedding)
+        self.embedding = Embedding(options, self.pool, self.gateway)
+        self.search = Search(options, self.pool, self.gateway, self.embedding)
         self.answering = Answering(options, self.search, self.gateway)
-        self.ingest = Ingest(options, self.pool, self.originals, self.gateway, embedding, self.figures)
+        self.ingest = Ingest(options, self.pool, self.originals, self.gateway, self.embedding, self.figures)
+        self.upkeep, self.saving = Upkeep(options), Saving(options, self.pool, self.originals)
         self._open = 0
+
+    def _forget(self) -> None:
+        """Drop what was kept of another database."""
+        self.embedding.forget()
+        self.search.forget()
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Open what needs the event loop, and close it."""
         await self.pool.open()
         self.ingest.start()
+        self.upkeep.start()
         yield
+        await self.upkeep.stop()
         await self.ingest.stop()
         await self.gateway.close()
         await self.pool.close()
@@ -262,6 +273,19 @@ class Proxy:
         path = request.url.path.removeprefix("/v1")
         return await handed_on(self.gateway, await self.gateway.open(request.method, path, key, body))
 
+    async def back_up(self, _: Request, caller: Caller, __: str) -> Response:
+        """Give everything that all keys have, as an archive."""
+        _check_administrator(caller)
+        blocks = self.saving.archive()
+        first = await anext(blocks)  # what fails, fails before the answer has begun
+        return StreamingResponse(_chained(first, blocks), media_type="application/x-tar")
+
+    async def restore(self, request: Request, caller: Caller, _: str) -> Response:
+        """Put a backup in the place of what is there."""
+        _check_administrator(caller)
+        overwrite = request.query_params.get("overwrite") == "true"
+        return JSONResponse(asdict(await self.saving.restore(request, overwrite=overwrite)))
+
     async def check_itself(self, _: Request, caller: Caller, key: str) -> Response:
         """Ingest, find and delete a document of the proxy's own."""
         if caller.name not in (OWN, MASTER):
@@ -320,6 +344,8 @@ def make_application() -> Starlette:
         proxy.route("/v1/search", "POST", proxy.find_passages),
         proxy.route("/v1/chat/completions", "POST", proxy.chat),
         proxy.route("/v1/self-test", "POST", proxy.check_itself),
+        proxy.route("/v1/backup", "GET", proxy.back_up),
+        proxy.route("/v1/restore", "POST", proxy.restore),
         *(proxy.route(path, "GET" if path == "/v1/models" else "POST", proxy.pass_on) for path in sorted(PASSED_ON)),
     ]
     handlers: Any = {HTTPException: _told, Exception: _told}
@@ -358,6 +384,17 @@ def _as_refused(failure: Exception) -> RefusedError:
             return RefusedError(400, "the request broke off")
     traceback.print_exception(failure)
     return RefusedError(500, f"unexpected: {type(failure).__name__}", "api_error")
+
+
+def _check_administrator(caller: Caller) -> None:
+    if caller.name != MASTER:
+        raise RefusedError(403, "only the administrator may do this", "permission_error")
+
+
+async def _chained(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for block in blocks:
+        yield block
 
 
 def _collection_name(name: object) -> str:

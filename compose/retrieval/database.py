@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import AsyncConnection, sql
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -14,6 +16,9 @@ from retrieval.options import Options
 
 MIGRATION_LOCK = 0x5354_4143_4B
 """An advisory lock of this database: one process migrates, others wait for it."""
+
+RESTORING, BEFORE = "retrieval_restoring", "retrieval_before"
+"""Databases that are there during a restore (saving.py): what comes in, and what it has replaced."""
 
 CONNECTIONS = 8
 """Connections of one worker process at most: searches and requests wait for one, ingest lanes hold one each."""
@@ -30,17 +35,35 @@ _SESSION = {
 }
 
 
-def conninfo(options: Options, **settings: str) -> str:
-    """Return the connection string, with settings of the session."""
+def conninfo(options: Options, database: str = "", **settings: str) -> str:
+    """Return the connection string, of the proxy's own database or of another one, with settings of the session."""
     words = " ".join(f"-c {key}={value}" for key, value in settings.items())
     text: str = psycopg.conninfo.make_conninfo(
-        options.database, password=options.password, options=words, connect_timeout=5, application_name="retrieval"
+        options.database_server,
+        dbname=database or options.database_name,
+        password=options.password,
+        options=words,
+        connect_timeout=5,
+        application_name="retrieval",
     )
     return text
 
 
-def make_pool(options: Options) -> AsyncConnectionPool[Any]:
-    """Return the connections of this process, not opened yet. One that PostgreSQL's end broke is never handed out."""
+def make_pool(options: Options, forget: Callable[[], None]) -> AsyncConnectionPool[Any]:
+    """Return the connections of this process, not opened yet. One that PostgreSQL's end broke is never handed out.
+
+    Args:
+        forget: called where a connection leads to another database than those before, which a restore has put there.
+    """
+    seen: set[int] = set()
+
+    async def note(connection: AsyncConnection[Any]) -> None:
+        cursor = await connection.execute("SELECT oid FROM pg_database WHERE datname = current_database()")
+        row = await cursor.fetchone()
+        if row is not None and row["oid"] not in seen:
+            seen.add(row["oid"])
+            forget()
+
     return AsyncConnectionPool(
         conninfo(options, **_SESSION),
         kwargs={"row_factory": dict_row, "autocommit": True},
@@ -49,6 +72,7 @@ def make_pool(options: Options) -> AsyncConnectionPool[Any]:
         timeout=10,
         max_waiting=256,
         check=AsyncConnectionPool.check_connection,
+        configure=note,
         open=False,
     )
 
@@ -62,17 +86,26 @@ def wait_and_migrate(options: Options, limit_s: float) -> None:
     until = time.monotonic() + limit_s
     while True:
         try:
-            with psycopg.connect(conninfo(options)) as connection:
-                connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
-                _migrate(options)
-                return
+            _end_restore(options)
+            migrate(options)
+            return
         except psycopg.OperationalError:
             if time.monotonic() >= until:
                 raise
             time.sleep(0.2)
 
 
-def _migrate(options: Options) -> None:
+def _end_restore(options: Options) -> None:
+    """Clear up behind a restore that was cut off: until its last step, the database is the one from before."""
+    with psycopg.connect(conninfo(options, "postgres"), autocommit=True) as connection:
+        for name in (RESTORING, BEFORE):
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        own = sql.Identifier(options.database_name)
+        connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(own))
+
+
+def migrate(options: Options, database: str = "") -> None:
+    """Bring a database to this version; others wait. Raises psycopg.OperationalError where it does not answer."""
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import create_engine
@@ -80,9 +113,11 @@ def _migrate(options: Options) -> None:
 
     configuration = Config()
     configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    engine = create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo(options)), poolclass=NullPool
-    )
-    with engine.begin() as connection:
-        configuration.attributes["connection"] = connection
-        command.upgrade(configuration, "head")
+    with psycopg.connect(conninfo(options, database)) as held:
+        held.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
+        engine = create_engine(
+            "postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo(options, database)), poolclass=NullPool
+        )
+        with engine.begin() as connection:
+            configuration.attributes["connection"] = connection
+            command.upgrade(configuration, "head")

@@ -56,6 +56,10 @@ class Embedding:
         self._options, self._pool, self._gateway = options, pool, gateway
         self._measured: dict[str, tuple[float, store.EmbeddingModel]] = {}
 
+    def forget(self) -> None:
+        """Drop what is known of the models: the database is another one."""
+        self._measured.clear()
+
     def served(self, collection: store.Collection) -> ServedModel:
         """Return the served model whose vectors a collection has. Raises RefusedError 409 where there is none."""
         for model in self._options.models_for("embedding"):

@@ -11,6 +11,12 @@ from typing import Any
 
 MEBIBYTE = 1 << 20
 
+INDEX_FROM = 20_000
+"""Passages from which a collection gets an index; fewer are compared one by one, which finds them all.
+
+At 20,000 of 384 numbers that takes as long as an index saves (benchmarks/retrieval.py).
+"""
+
 LEASE_S = 30.0
 """How long a document belongs to a worker that says nothing more: a worker that was killed gives it back so late."""
 
@@ -34,7 +40,8 @@ class Options:
 
     gateway_url: str
     gateway_certificate: Path | None
-    database: str
+    database_server: str
+    database_name: str
     originals: Path
     incoming: Path
     models: tuple[ServedModel, ...]
@@ -42,6 +49,7 @@ class Options:
     workers: int = 1
     max_document_bytes: int = 100 * MEBIBYTE
     lease_s: float = LEASE_S
+    index_from: int = INDEX_FROM
     own_key: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
 
@@ -70,7 +78,8 @@ def read_options(environment: Mapping[str, str] = os.environ) -> Options:
     return Options(
         gateway_url=f"{'https' if has_tls else 'http'}://{environment['GATEWAY_ADDRESS']}/v1",
         gateway_certificate=certificate if has_tls else None,
-        database=f"host={host} port={port} dbname=retrieval user=retrieval",
+        database_server=f"host={host} port={port} user=retrieval",
+        database_name="retrieval",
         originals=data / "originals",
         incoming=data / "incoming",
         models=tuple(_model(row) for row in json.loads(environment["RETRIEVAL_MODELS"])["models"]),
@@ -78,6 +87,7 @@ def read_options(environment: Mapping[str, str] = os.environ) -> Options:
         workers=int(environment.get("RETRIEVAL_PROXY_WORKERS") or 1),
         max_document_bytes=int(environment.get("RETRIEVAL_MAX_DOCUMENT_MIB") or 100) * MEBIBYTE,
         lease_s=float(environment.get("RETRIEVAL_LEASE_S") or LEASE_S),
+        index_from=int(environment.get("RETRIEVAL_INDEX_FROM") or INDEX_FROM),
         own_key=(secrets / "retrieval_gateway_key").read_text(encoding="utf-8").strip(),
         password=(secrets / "retrieval_database_password").read_text(encoding="utf-8").strip(),
     )

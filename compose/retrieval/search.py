@@ -48,6 +48,10 @@ class Search:
         self._options, self._pool, self._gateway, self._embedding = options, pool, gateway, embedding
         self._statistics: dict[int, tuple[float, float, dict[str, float]]] = {}
 
+    def forget(self) -> None:
+        """Drop what is known of the collections: the database is another one."""
+        self._statistics.clear()
+
     async def find(self, owner: str, key: str, names: Sequence[str], query: str, most: int) -> Answer:
         """Return at most `most` passages of the owner's collections that have to do with the query.
 
@@ -63,6 +67,8 @@ class Search:
         # No connection is held while the engine works.
         vector, floor = await self._vector(collections, query, key)
         async with self._pool.connection() as connection:
+            # Again, on the connection that is searched: a restore between may have given numbers to other collections.
+            collections = await store.find_collections(connection, owner, names)
             by_vector: list[Candidate] = []
             by_words: list[Candidate] = []
             for collection in collections:

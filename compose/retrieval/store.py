@@ -57,6 +57,18 @@ class Collection:
         """Return the table of its vectors by this model."""
         return sql.Identifier(f"vectors_{self.id}_{model_id}")
 
+    def index(self, model_id: int) -> sql.Identifier:
+        """Return the index of that table, where it has one."""
+        return sql.Identifier(f"vectors_{self.id}_{model_id}_near")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredCollection(Collection):
+    """A collection with vectors of a dimension. `counted_to`: the last passage that its statistics know."""
+
+    dimension: int
+    counted_to: int
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingModel:
@@ -219,8 +231,9 @@ async def add_document(
     Its original must lie there already (`expect_original`). Raises RefusedError 404 where the collection is gone.
     """
     async with connection.transaction():
-        locked = await _one(connection, "SELECT id FROM collections WHERE id = %s FOR KEY SHARE", [collection.id])
-        if locked is None:
+        # By its owner's name too: a restore between may have given the number to another one.
+        query = "SELECT id FROM collections WHERE id = %s AND owner = %s AND name = %s FOR KEY SHARE"
+        if await _one(connection, query, [collection.id, collection.owner, collection.name]) is None:
             raise not_found(f"collection `{collection.name}`")
         insert = (
             "INSERT INTO documents (id, collection_id, content_hash, name, media_type, size_bytes)"
@@ -468,6 +481,36 @@ async def prepare_vectors(connection: Connection, collection: Collection, model:
             raise DocumentError(mismatch(collection, model))
         await connection.execute(table)
         await connection.execute("UPDATE collections SET model_id = %s WHERE id = %s", [model.id, collection.id])
+
+
+async def measured_collections(connection: Connection) -> list[MeasuredCollection]:
+    """Return all collections that have vectors, of all owners."""
+    query = (
+        f"SELECT {_COLLECTION}, c.counted_to, m.dimension FROM collections c"
+        " JOIN embedding_models m ON m.id = c.model_id ORDER BY c.id"
+    )
+    return [MeasuredCollection(**row) for row in await _all(connection, query, [])]
+
+
+async def last_chunk(connection: Connection, collection: Collection) -> int:
+    """Return the number of the last passage, which stands for how many there are: an index tells it at once."""
+    cursor = await connection.execute(sql.SQL("SELECT max(id) AS last FROM {}").format(collection.chunks))
+    row = await cursor.fetchone()
+    return int(row["last"] or 0) if row else 0
+
+
+async def note_statistics(connection: Connection, collection: Collection, last: int) -> None:
+    """Let PostgreSQL count the words of a collection, and note up to which passage it has. May take long."""
+    await connection.execute(sql.SQL("ANALYZE {}").format(collection.chunks))
+    await connection.execute("UPDATE collections SET counted_to = %s WHERE id = %s", [last, collection.id])
+
+
+async def has_index(connection: Connection, collection: Collection) -> bool:
+    """Return whether a collection has a whole index of its vectors."""
+    name = f"vectors_{collection.id}_{collection.model_id}_near"
+    query = "SELECT i.indisvalid AS whole FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relname = %s"
+    row = await _one(connection, query, [name])
+    return row is not None and bool(row["whole"])
 
 
 def mismatch(collection: Collection, model: EmbeddingModel) -> str:

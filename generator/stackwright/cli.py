@@ -49,6 +49,8 @@ COMMANDS: Mapping[str, str] = {
     "key": "Print the gateway's key.",
     "completion": "Print what makes bash, zsh or fish complete commands, environments, models and settings.",
     "import": "Read a hand-written vLLM and LiteLLM setup, and write an environment's wishes from it.",
+    "backup": "Save the documents of retrieval, of all keys, in one file.",
+    "restore": "Bring back what `backup` has saved; refused where documents are there, unless told to replace them.",
     "keys": "Make, list, rotate and revoke keys for people and programs, and show what was used with them.",
 }
 # What people type who know other tools (docker compose, kubectl).

@@ -45,6 +45,8 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "key": ("dev",),
     "completion": ("bash",),
     "import": (str(COMPOSE), "dev", "--dry-run", HOST),
+    "backup": ("dev", "backup.tar"),
+    "restore": ("dev", "backup.tar"),
     "keys": ("list", "dev"),
 }
 """A command line of each command, without its project folder."""
@@ -52,7 +54,7 @@ WITHOUT_FOLDER = ("detect", "facts", "fit", "gpus", "completion")
 """These read and write no project."""
 PRINT_NOTHING = {
     *("configure-gpu", "stop-environment", "start-environment", "rollback", "keys", "doctor", "validate-environment"),
-    *("init", "logs"),
+    *("init", "logs", "backup", "restore"),
 }
 """In this project these have no result for stdout."""
 DONE, USAGE, INVALID, REFUSED = 0, 2, 5, 6

@@ -152,7 +152,7 @@ DATABASE = Service(
 
 _PACKAGE = (
     "__init__ answering app database embedding failures figures gateway ingest kinds media options originals parser"
-    " parsing pieces prompting ranking search self_test serve store uploads"
+    " parsing pieces prompting ranking saving search self_test serve store upkeep uploads"
 ).split()
 _MIGRATIONS = ("migrations/env.py", "migrations/versions/0001_collections.py")
 _PROXY_FILES = (

@@ -18,10 +18,16 @@ from pathlib import Path
 import psutil
 from msgspec import Struct
 
-from tests.integration.retrieval.parts import Part, Retrieval, start_retrieval
+from tests.integration.retrieval.parts import Part, Retrieval, start_retrieval, until
 
 LEASE_S = 2.0
 """Short here, so that what a killed worker had goes on soon."""
+
+INDEX_FROM = 100
+"""Small here, so that the index is built, and stopped in the middle, too."""
+
+INDEXED = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('vectors_1_1_near')"
+COUNTED = "SELECT 2 * counted_to > (SELECT max(id) - 200 FROM chunks_1) FROM collections"
 
 BETWEEN_S = (0.05, 1.2)
 """Time between a part's readiness and its kill: an ingest of three batches takes about as long."""
@@ -48,7 +54,9 @@ def run_kills(state: Path, folder: Path, *, kills: int, seed: int) -> Told:
     chance = random.Random(seed)
     began_s = time.monotonic()
     done: Counter[str] = Counter()
-    with start_retrieval(state, folder, workers=2, RETRIEVAL_LEASE_S=str(LEASE_S)) as retrieval:
+    with start_retrieval(
+        state, folder, workers=2, RETRIEVAL_LEASE_S=str(LEASE_S), RETRIEVAL_INDEX_FROM=str(INDEX_FROM)
+    ) as retrieval:
         senders = [Sender(retrieval, number) for number in range(SENDERS)]
         for sender in senders:
             sender.start()
@@ -63,6 +71,9 @@ def run_kills(state: Path, folder: Path, *, kills: int, seed: int) -> Told:
             sender.join()
         accepted = {text: name for sender in senders for text, name in sender.accepted.items()}
         retrieval.settle("kills", limit_s=SETTLED_S)
+        if sum(document["passages"] for document in retrieval.documents("kills")) >= INDEX_FROM:
+            until(lambda: retrieval.query(INDEXED) == ["t"], SETTLED_S)
+            until(lambda: retrieval.query(COUNTED) == ["t"], SETTLED_S)
         faults, passages = _faults(retrieval, accepted)
     return Told(
         kills=dict(done),

@@ -26,6 +26,7 @@ CREATE TABLE collections (
     language text NOT NULL,
     model_source text NOT NULL,
     model_id integer REFERENCES embedding_models,
+    counted_to bigint NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (owner, name)
 );
@@ -59,6 +60,7 @@ CREATE TABLE removals (
     key text PRIMARY KEY,
     due_at timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON COLUMN collections.counted_to IS 'number of the last passage whose words ANALYZE has counted';
 COMMENT ON TABLE removals IS 'originals that no document has, or that none may have got yet';
 """
 
