@@ -265,7 +265,8 @@ class Tuner:
             else:
                 self._bring_back()
         self._running = settings
-        self._note_time(start_s=time.monotonic() - begun)
+        # The longest: one that restarts the gateway alone says nothing of an engine's.
+        self._note_time(start_s=max(time.monotonic() - begun, self.state.time.start_s or 0.0))
         self._keep()
 
     def _ready(self) -> Attempt:

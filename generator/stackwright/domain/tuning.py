@@ -106,7 +106,7 @@ class SearchGround(Struct, frozen=True, kw_only=True):
 class TimeSpent(Struct, frozen=True, kw_only=True):
     """The time of a search: `total_s` of its `minutes` so far, and `without_service_s` of those.
 
-    `start_s` and `rounds_s`: how long the last start, and the baseline's rounds took; None before.
+    `start_s` and `rounds_s`: how long the longest start, and the baseline's rounds took; None before.
     """
 
     minutes: int
