@@ -92,7 +92,9 @@ class Embedding:
                     return model
             measure = unrelated_similarity(await self._gateway.embed(served.name, UNRELATED, key))
             async with self._pool.connection() as connection:
-                added = await store.add_model(connection, served.source, probe, measure)
+                # The next number: where another process takes it meanwhile, that one is compared first.
+                revision = kept[0].revision + 1 if kept else 1
+                added = await store.add_model(connection, served.source, revision, probe, measure)
             if added is not None:
                 return added
 

@@ -441,15 +441,14 @@ async def find_models(connection: Connection, source: str) -> list[EmbeddingMode
 
 
 async def add_model(
-    connection: Connection, source: str, probe: Sequence[float], unrelated_similarity: float
+    connection: Connection, source: str, revision: int, probe: Sequence[float], unrelated_similarity: float
 ) -> EmbeddingModel | None:
-    """Store a model as the newest of its name and return it; None where another process has just stored one."""
+    """Store a model under its next number and return it; None where another process has just stored one under that."""
     query = (
         "INSERT INTO embedding_models (source, revision, dimension, probe, unrelated_similarity)"
-        " SELECT %s, coalesce(max(revision), 0) + 1, %s, %s, %s FROM embedding_models WHERE source = %s"
-        " ON CONFLICT DO NOTHING RETURNING *"
+        " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING *"
     )
-    row = await _one(connection, query, [source, len(probe), list(probe), unrelated_similarity, source])
+    row = await _one(connection, query, [source, revision, len(probe), list(probe), unrelated_similarity])
     return EmbeddingModel(**row) if row else None
 
 
