@@ -94,8 +94,9 @@ class Target:
 
 
 def _write(writer: asyncio.StreamWriter, delta: Mapping[str, str], usage: Mapping[str, int] | None = None) -> None:
-    choice = {"index": 0, "delta": delta, "finish_reason": "length" if usage else None}
-    event = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "smoke", "choices": [choice]}
+    """Write one event; the last has how many tokens there were and no choice, as vLLM's server has it."""
+    choices = [] if usage else [{"index": 0, "delta": delta, "finish_reason": None}]
+    event = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "smoke", "choices": choices}
     text = f"data: {json.dumps({**event, **({'usage': usage} if usage else {})})}\n\n".encode()
     writer.write(f"{len(text):x}\r\n".encode() + text + b"\r\n")
 
