@@ -57,10 +57,10 @@ def test_a_line_has_at_most_120_characters(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_named_file_is_there(page: Path) -> None:
-    """Code spans that look like a path of this project, placeholders and rendered files left out."""
-    spans = re.findall(
-        r"`((?:generator|tests|scripts|compose|benchmarks|requirements)/[\w./-]+)`", page.read_text("utf-8")
-    )
+    """Code spans that look like a path of this project, no placeholders or rendered files; and a claim's tests."""
+    text = page.read_text("utf-8")
+    spans = re.findall(r"`((?:generator|tests|scripts|compose|benchmarks|requirements)/[\w./-]+)`", text)
+    spans += re.findall(r"(?<!`)\btests/[\w/]+\.py\b", text)
     assert [span for span in spans if not (ROOT / span).exists() and "generated" not in span] == []
 
 

@@ -77,6 +77,12 @@ unseen.
 DEFAULT_PRIORITY = 128
 """The middle of LiteLLM's 0 to 255; lower goes first."""
 
+MOST_ASKED_BYTES = 1024
+"""How long a list of headers a browser's question may have."""
+
+OF_A_BODY = frozenset({b"content-length", b"content-type", b"content-encoding", b"transfer-encoding", b"expect"})
+"""Headers that tell of the body that came: what is sent on is another one."""
+
 MOST_KEYS, MOST_QUERY_BYTES = 8, 4096
 """How many of the keys that a head may hold are looked at, and how far."""
 
@@ -118,6 +124,15 @@ class RefusedError(Exception):
         self.status, self.kind, self.retry_after_s = status, kind, retry_after_s
 
 
+def error_document(path: str, refused: RefusedError) -> bytes:
+    """Return a refusal in the form of OpenAI's errors, or of Anthropic's where its endpoint is asked."""
+    error = {"message": str(refused), "type": refused.kind, "param": None, "code": str(refused.status)}
+    document: dict[str, object] = {"error": error}
+    if ENDPOINTS.get(path, "").startswith("messages"):
+        document = {"type": "error", **document}
+    return orjson.dumps(document)
+
+
 def bad_request(sentence: str) -> RefusedError:
     """Return the refusal of a request that is wrong in itself."""
     return RefusedError(400, "invalid_request_error", sentence)
@@ -144,6 +159,13 @@ def needs_key(scope: Message) -> bool:
     return scope["path"] not in WITHOUT_KEY and scope["method"] != "OPTIONS"
 
 
+def preflight(scope: Message) -> dict[str, str]:
+    """Return what a browser is told that asks whether a page may send a request, with which headers."""
+    told = {"access-control-allow-methods": "GET, HEAD, OPTIONS, POST", "access-control-max-age": "600"}
+    asked = header(scope, b"access-control-request-headers")
+    return {**told, "access-control-allow-headers": asked} if len(asked) <= MOST_ASKED_BYTES else told
+
+
 def keys_of(scope: Message) -> list[str]:
     """Return all that may be a key: the last word of each header that carries one, and Google's `?key=`."""
     keys = [value.decode("latin-1").rpartition(" ")[2] for name, value in scope["headers"] if name in KEY_HEADERS]
@@ -156,8 +178,12 @@ async def read_body(scope: Message, receive: Receive, most_bytes: int) -> bytes 
     """Return the whole body; None where the client leaves before its end. No more than the limit is ever kept.
 
     Raises:
-        RefusedError: 415 for a form, 413 for what is longer than `most_bytes`.
+        RefusedError: 415 for a form or what is compressed, 413 for what is longer than `most_bytes`.
     """
+    coding = header(scope, b"content-encoding").strip().lower()
+    if coding not in ("", "identity"):
+        sentence = f"the body is encoded as {coding[:32]!a}; allowed: none (Content-Encoding: identity)"
+        raise RefusedError(415, "invalid_request_error", sentence)
     kind = header(scope, b"content-type").partition(";")[0].strip().lower()
     if kind in OTHER_THAN_JSON:
         raise RefusedError(415, "invalid_request_error", f"the body is {kind}; allowed: application/json")
@@ -389,17 +415,31 @@ def _least_of_part(part: Mapping[str, object], enough: int) -> int:
 
 
 def program_of(scope: Message) -> str:
-    """Return the name of a client's program: a label of metrics, which must not be as many as there are versions."""
-    return header(scope, b"user-agent").partition("/")[0].partition(" ")[0][:32]
+    """Return the name of a client's program: a label of metrics, which must not be as many as there are versions, or as
+    a client can make up.
+    """
+    name = header(scope, b"user-agent").partition("/")[0].partition(" ")[0][:32]
+    if name in _programs or len(_programs) < MOST_PROGRAMS:
+        _programs.add(name)
+        return name
+    return "other"
 
 
-def plain_headers(scope: Message) -> list[tuple[bytes, bytes]]:
-    """Return the headers without those by which LiteLLM lets a client set timeouts, retries, tags and callbacks."""
-    return [
+MOST_PROGRAMS = 64
+_programs: set[str] = set()
+
+
+def plain_scope(scope: Message) -> Message:
+    """Return a request as LiteLLM may see it: without the headers by which it lets a client set timeouts, retries, tags
+    and callbacks, and without the query, from which it takes a model before it takes the body's (1.108.0,
+    proxy/common_utils/http_parsing_utils.py, `resolve_inference_model`).
+    """
+    headers = [
         (name, program_of(scope).encode("latin-1") if name == b"user-agent" else value)
         for name, value in scope["headers"]
         if name in KEY_HEADERS or not name.startswith(STEERING_HEADERS)
     ]
+    return {**scope, "headers": headers, "query_string": b"", "raw_path": scope["path"].encode()}
 
 
 def header(scope: Message, name: bytes) -> str:

@@ -31,8 +31,8 @@ MASTER = "master"
 MOUNTED_AT = "/run/stackwright/"
 """Where a container has its folders."""
 
-CALLER = "stackwright.caller"
-"""Where a request's scope tells whose key it showed."""
+CALLER, KEY = "stackwright.caller", "stackwright.key"
+"""Where a request's scope tells whose key it showed, and the key."""
 
 LOOK_EVERY_S = 1.0
 

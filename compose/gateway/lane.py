@@ -7,12 +7,13 @@ it fails before its first byte.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import math
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +44,9 @@ SILENT_S = 10.0
 hangs, or reads a long prompt. One that then breaks off was hung: its heartbeat has ended it.
 """
 
+ENDS_WITHIN_S = 1.0
+"""A stream, after the mark of its end."""
+
 MOST_EVENT_BYTES = 32 * 2**20
 """No event of a stream is longer; what is would be heaped up without an end."""
 
@@ -65,7 +69,10 @@ WITH_USAGE = frozenset({"chat/completions", "completions"})
 """Where a stream tells its tokens only if it is asked to."""
 
 EVENT = b"\n\n"
-DONE = b"data: [DONE]\n\n"
+DONE = b"[DONE]" + EVENT
+_ENDS = re.compile(rb"(?:^|\n)data: ?\[DONE\]\n?$")
+"""A stream whose last line is the mark of its end, without the blank line behind it."""
+
 _USAGE = b'"usage":'
 
 
@@ -382,7 +389,7 @@ class Lane:
 
         Return what the first event tells of a failure: vLLM has sent its 200 when a stream's request fails.
         """
-        content, ends_well, replica = answer.content, False, question.answered.replica
+        content, replica = answer.content, question.answered.replica
         assert replica is not None
         held = b""
         reader = UsageReader(question.answered, hides_usage=hides_usage(question.fields, question.endpoint))
@@ -397,20 +404,30 @@ class Lane:
                     return failure
                 data, held = (b"", held) if says_nothing(held) else (held, b"")
             if data:
-                # The client may close at the mark of the end; the engine's own end follows.
-                ends_well = question.endpoint in WITH_USAGE and data.endswith(DONE)
+                before, mark, _ = data.partition(DONE)
+                ends_well = bool(mark) and question.endpoint in WITH_USAGE
                 if not out.started:
                     question.answered.first_s = time.monotonic()
                     await out.begin(200, STREAM_HEADERS)
-                await out.send(data, more=not ends_well)
-        if ends_well:
-            return None
-        if question.endpoint in WITH_USAGE:
+                await out.send(before + mark if ends_well else data, more=not ends_well)
+                if ends_well:
+                    await _read_out(content)
+                    return None
+        rest = held + rename(reader.read_stream(b"", more=False), served, question.name)
+        if question.endpoint in WITH_USAGE and not _ENDS.search(rest):
             raise _BrokenError(Failure(status=503, message=CUT, retry_after_s=5))
         if not out.started:
             await out.begin(200, STREAM_HEADERS)
-        await out.send(rename(reader.read_stream(b"", more=False), served, question.name), more=False)
+        await out.send(rest, more=False)
         return None
+
+
+async def _read_out(content: aiohttp.StreamReader) -> None:
+    """Give an engine the moment that its end takes after the mark, so that its connection can be asked again."""
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(ENDS_WITHIN_S):
+            while await content.readany():
+                pass
 
 
 LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens", "prompt_logprobs")
@@ -442,10 +459,9 @@ def says_nothing(data: bytes) -> bool:
 
     vLLM writes it when the first token is there, or when a request fails.
     """
-    documents = _documents(data)
-    if len(documents) > MOST_HELD:
+    if data.count(EVENT) > MOST_HELD:
         return False
-    for document in documents:
+    for document in _documents(data):
         choices = _dicts(document.get("choices"))
         deltas = [choice.get("delta") for choice in choices if not choice.get("finish_reason")]
         if not choices or len(deltas) < len(choices):
@@ -456,8 +472,12 @@ def says_nothing(data: bytes) -> bool:
 
 
 def _documents(data: bytes) -> list[dict[str, Any]]:
-    """Return what each event says; an empty one for the mark of the end, and for what is no JSON."""
-    return [_loads(event[event.find(b"data:") + 5 :]) for event in data.split(EVENT) if event]
+    """Return what each event says; an empty one for the mark of the end, and for what is no JSON.
+
+    A comment, by which a server keeps a connection open, is no event.
+    """
+    parts = [event.partition(b"data:") for event in data.split(EVENT)]
+    return [_loads(said) for _, mark, said in parts if mark]
 
 
 MOST_HELD = 8
@@ -478,7 +498,7 @@ class _BrokenError(Exception):
         self.failure = failure
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _naming() -> AsyncIterator[None]:
     """Turn what the client library raises into a failure that says what was."""
     try:
@@ -518,7 +538,11 @@ class UsageReader:
         self.waiting_bytes = 0
 
     def read_stream(self, data: bytes, *, more: bool) -> bytes:
-        """Return the events that are whole; at the end all that is left."""
+        """Return the events that are whole; at the end all that is left. Lines end as OpenAI's do.
+
+        JSON has no carriage return in it, so each that comes is a part of a line's end.
+        """
+        data = data.replace(b"\r", b"")
         if self._parts:
             if more and EVENT not in self._parts[-1][-1:] + data:
                 self._parts.append(data)

@@ -90,15 +90,15 @@ class Models:
         info = entries[0].get("model_info") or {}
         limits, mode = info.get("limits") or {}, str(info.get("mode"))
         # An adapter comes behind its model, and runs in the same engine.
-        base = str(info.get("base"))
+        base = self._by_name.get(info["base"]) if "base" in info else None
         kinds = {kind for served in ENDPOINT_KINDS.values() for kind in served}
         direct = frozenset(info.get("direct") or ())
         return Model(
             name=name,
             kind=mode if mode in kinds else CHAT,
             most_tokens=int(limits.get("input_tokens", 0)),
-            queue=self._by_name[base].queue
-            if base in self._by_name
+            queue=base.queue
+            if base is not None
             else self._queue(int(limits.get("concurrent_requests", 0)), int(limits.get("queued_requests", 0))),
             replicas=tuple(_replica(entry) for entry in entries) if direct else (),
             direct=direct,

@@ -9,6 +9,8 @@ import sys
 import uvicorn.config
 
 uvicorn.config.HTTP_PROTOCOLS["auto"] = "connections:Connection"
+# Engines have no realtime API. uvicorn would hand such a connection on to another class, and nobody would count it.
+uvicorn.config.WS_PROTOCOLS["auto"] = None
 
 if __name__ == "__main__":
     from litellm.proxy.proxy_cli import run_server  # noqa: TID251  # inside LiteLLM's environment

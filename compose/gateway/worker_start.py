@@ -34,7 +34,7 @@ def prepare() -> None:
 
 def stand_before() -> None:
     """See every request before LiteLLM. Its start has begun: `add_middleware` would come too late."""
-    from connections import hang_up, note_key
+    from connections import admit_by, hang_up
     from figures import find_figures
     from front import Front
     from keys import open_keys, open_limits
@@ -46,12 +46,12 @@ def stand_before() -> None:
         os.environ,
         keys=open_keys(os.environ),
         limits=open_limits(os.environ),
-        note_key=note_key,
         hang_up=hang_up,
         models=read_models,
         figures=find_figures,
     )
     app.middleware_stack = front
+    admit_by(front.judge)
     drain_at_sigterm(front, float(os.environ["GATEWAY_DRAIN_S"]))
 
 

@@ -12,7 +12,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from admission import MOST_BRACKETS, MOST_DEPTH, App, Message, Receive, RefusedError, Send, check_shape, parse_body
+from admission import (
+    MOST_BRACKETS,
+    MOST_DEPTH,
+    MOST_PROGRAMS,
+    App,
+    Message,
+    Receive,
+    RefusedError,
+    Send,
+    check_shape,
+    parse_body,
+    program_of,
+)
 from front import Front
 from keys import Keys, Limits
 from models import Models
@@ -54,6 +66,7 @@ class Exchange:
     read: int = 0
     reached: list[bytes] = field(default_factory=list)
     passed_on: list[bytes] = field(default_factory=list)
+    scopes: list[Message] = field(default_factory=list)
     answered: list[Message] = field(default_factory=list)
     counted: Refusals = field(default_factory=Refusals)
 
@@ -89,6 +102,7 @@ def ask(exchange: Exchange) -> Exchange:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
         exchange.passed_on += [name for name, _ in scope["headers"]]
+        exchange.scopes.append(scope)
         body, more = b"", True
         while more and (message := await receive())["type"] == "http.request":
             body, more = body + message["body"], message.get("more_body", False)
@@ -130,7 +144,6 @@ def make_front(
         environment,
         keys=Keys(folder / "keys.json", folder / "master"),
         limits=Limits(folder),
-        note_key=lambda _: None,
         hang_up=hang_up,
         models=lambda: Models(router, ""),
         figures=lambda: figures,  # type: ignore[return-value,arg-type]
@@ -258,9 +271,11 @@ def test_a_client_that_leaves_while_it_sends_is_not_answered() -> None:
     assert (done.answered, done.reached) == ([], [])
 
 
-@pytest.mark.parametrize("path", ["/health/readiness", "/health/liveliness"])
+@pytest.mark.parametrize("path", ["/health/readiness", "/health/liveliness", "/health/liveness"])
 def test_whether_it_is_well_is_told_to_everybody(path: str) -> None:
-    assert ask(Exchange(pieces=[], headers=(), method="GET", path=path)).status == 200
+    """And costs no more than a refusal: LiteLLM is not asked."""
+    done = ask(Exchange(pieces=[b"x"], headers=(), method="GET", path=path))
+    assert (done.status, done.read, done.reached) == (200, 0, [])
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -274,8 +289,15 @@ def test_what_is_read_needs_the_key_and_no_body(method: str, path: str) -> None:
 
 
 def test_a_browser_may_ask_whether_it_may_ask() -> None:
-    done = ask(Exchange(pieces=[b"x"], headers=(), method="OPTIONS"))
-    assert (done.status, done.read, done.reached) == (200, 0, [b""])
+    """Nobody else is asked for it, and no more is told back than a browser asks for."""
+    asked = (b"access-control-request-headers", b"authorization,content-type")
+    for question, allowed in ((asked, {asked[1]}), ((asked[0], b"x" * 2000), set())):
+        headers = ((b"origin", b"https://page"), question)
+        done = ask(Exchange(pieces=[b"x"], headers=headers, method="OPTIONS"))
+        told = dict(done.answered[0]["headers"])
+        assert (done.status, done.read, done.reached) == (200, 0, [])
+        assert (told[b"access-control-allow-origin"], told[b"content-length"]) == (b"*", b"0")
+        assert {told[name] for name in told if name == b"access-control-allow-headers"} == allowed
 
 
 @pytest.mark.parametrize(
@@ -377,7 +399,72 @@ def test_headers_that_steer_are_left_out_and_others_are_not() -> None:
     steering = [b"x-litellm-timeout", b"x-litellm-num-retries", b"x-litellm-disable-callbacks", b"x-litellm-tags"]
     plain = [b"x-litellm-api-key", b"anthropic-version", b"user-agent"]
     done = ask(Exchange(pieces=[CHAT], headers=(BEARER, *((name, b"1") for name in [*steering, *plain]))))
-    assert done.passed_on == [b"authorization", *plain, b"content-length"]
+    assert done.passed_on == [b"authorization", *plain, b"content-type", b"content-length"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/chat/completions"), ("GET", "/metrics/")])
+def test_litellm_sees_no_query_and_no_other_path(method: str, path: str) -> None:
+    """It takes a model and a version of an API from a query, before those of the body."""
+    done = ask(Exchange(pieces=[CHAT], method=method, path=path, query=b"model=other&key=sk-right&api-version=1"))
+    (scope,) = done.scopes
+    assert (scope["path"], scope["raw_path"], scope["query_string"]) == (path, path.encode(), b"")
+
+
+def test_litellm_is_told_of_the_body_that_it_gets() -> None:
+    """The one that was checked: nobody reads it as a form, or as what came before."""
+    told = [
+        *((b"content-type", b"text/plain"), (b"content-type", b"multipart/form-data; boundary=x")),
+        *((b"transfer-encoding", b"chunked"), (b"content-encoding", b"identity"), (b"expect", b"100-continue")),
+    ]
+    done = ask(Exchange(pieces=[CHAT + b" "], headers=(BEARER, *told)))
+    (scope,) = done.scopes
+    length = str(len(CHAT)).encode()
+    assert scope["headers"] == [BEARER, (b"content-type", b"application/json"), (b"content-length", length)]
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"GZIP, br", b"zstd"])
+def test_compressed_bodies_are_not_served(coding: bytes) -> None:
+    """Few bytes could become many."""
+    done = ask(Exchange(pieces=[b"\x1f\x8b"], headers=(BEARER, (b"content-encoding", coding))))
+    assert (done.status, done.read, done.reached) == (415, 0, [])
+    assert "encoded as" in done.error["message"]
+
+
+def test_programs_are_as_many_as_a_page_of_metrics_bears() -> None:
+    """Each name is kept for as long as the gateway runs, and a client may make names up."""
+    named = {program_of({"headers": [(b"user-agent", b"program-%d/1.0" % number)]}) for number in range(10_000)}
+    assert len(named) <= MOST_PROGRAMS + 1
+    assert "other" in named
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": -Infinity}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 1e999}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "x"}]} {"model": "other"}',
+        b'\xef\xbb\xbf{"model": "m", "messages": [{"role": "user", "content": "x"}]}',
+    ],
+    ids=["NaN", "infinity", "too large a number", "half a pair", "two bodies", "byte order mark"],
+)
+def test_what_readers_of_json_disagree_about_is_refused(body: bytes) -> None:
+    done = ask(Exchange(pieces=[body]))
+    assert (done.status, done.reached) == (400, [])
+
+
+def test_a_name_in_any_script_is_told_as_it_was_written() -> None:
+    done = ask(Exchange(pieces=['{"model": "模型\u202e\\u0000", "messages": [{}]}'.encode()]))
+    assert (done.status, done.reached) == (400, [])
+    assert "模型" in done.error["message"]
+
+
+def test_the_key_that_counts_is_the_right_one_wherever_it_stands() -> None:
+    """Of two of one name, too; beyond the eighth none is looked at."""
+    wrong = (b"authorization", b"Bearer wrong")
+    assert ask(Exchange(pieces=[CHAT], headers=(wrong, BEARER))).status == 200
+    assert ask(Exchange(pieces=[CHAT], headers=(*[wrong] * 8, BEARER))).status == 401
 
 
 def test_a_websocket_is_closed_at_once() -> None:

@@ -219,6 +219,70 @@ def test_all_of_a_stream_comes_through(events: tuple[bytes, ...]) -> None:
     assert (done.failure, done.out.status, done.out.body) == (None, 200, b"".join(events))
 
 
+SPLIT = 'data: {"choices": [{"index": 0, "delta": {"content": "é😀"}, "finish_reason": null}]}\n\n'.encode()
+PING = b": ping\n\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "body"),
+    [
+        ([ROLE.replace(b"\n", b"\r\n"), WORD.replace(b"\n", b"\r\n"), b"data: [DONE]\r\n\r\n"], ROLE + WORD + END),
+        ([WORD[:-2] + b"\r", b"\n\r", b"\n", END], WORD + END),
+        (
+            [WORD.replace(b"data: ", b"data:"), b"data:[DONE]\n\n"],
+            WORD.replace(b"data: ", b"data:") + b"data:[DONE]\n\n",
+        ),
+        ([PING, WORD, PING, END], PING + WORD + PING + END),
+        ([SPLIT[:48], SPLIT[48:50], SPLIT[50:53], SPLIT[53:], END], SPLIT + END),
+        ([bytes([byte]) for byte in SPLIT + END], SPLIT + END),
+        ([b"id: 1\nevent: message\n" + WORD, END], b"id: 1\nevent: message\n" + WORD + END),
+        ([WORD, b"data: [DONE]\n"], WORD + b"data: [DONE]\n"),
+        ([ROLE, b"data: [DONE]"], ROLE + b"data: [DONE]"),
+        ([WORD, END, PING, WORD], WORD + END),
+        ([WORD, END + PING], WORD + END),
+    ],
+    ids=[
+        *("CRLF", "CRLF cut in two", "no space", "comments", "cut in a letter", "byte by byte", "further fields"),
+        *("no blank line at the end", "no line's end at the end", "more behind the end", "more in the same piece"),
+    ],
+)
+def test_a_stream_may_be_written_in_other_ways(pieces: list[bytes], body: bytes) -> None:
+    done = ask(lambda _: stream(*pieces), stream=True)
+    assert (done.failure, done.out.status, done.out.finished) == (None, 200, True)
+    assert done.out.body == body
+    assert not done.answered.is_broken
+
+
+@pytest.mark.parametrize("rest", [b"", b"500\r\nx"], ids=["no last chunk", "half a chunk"])
+def test_a_connection_that_breaks_behind_the_end_has_told_all(rest: bytes) -> None:
+    done = ask(lambda _: stream(WORD, END).removesuffix(b"0\r\n\r\n") + rest, stream=True)
+    assert (done.failure, done.out.body, done.answered.is_broken) == (None, WORD + END, False)
+
+
+def test_a_stream_that_goes_on_behind_its_end_is_left() -> None:
+    """The request's slots are free again, whatever the engine does."""
+    head = stream(WORD, END).removesuffix(b"0\r\n\r\n")
+    done = ask(lambda _: head, endless=b"6\r\n: go\n\n\r\n", stream=True)
+    assert (done.failure, done.out.finished) == (None, True)
+
+
+def test_comments_alone_do_not_begin_an_answer() -> None:
+    """What fails before its first word can still be answered by another replica."""
+    done = ask(lambda _: stream(PING, PING, ERROR, END), stream=True)
+    assert done.failure is not None
+    assert (done.failure.status, done.out.started) == (500, False)
+
+
+@pytest.mark.parametrize("events", [(WORD,), (ROLE,), (WORD, b'data: {"choices": [{"delta": {"content": "[DONE]'), ()])
+def test_a_stream_without_its_end_is_cut(events: tuple[bytes, ...]) -> None:
+    done = ask(lambda _: stream(*events), stream=True)
+    if done.failure is None:
+        assert (done.answered.is_broken, done.out.finished) == (True, True)
+        assert b'"error"' in done.out.body
+    else:
+        assert (done.failure.message, done.out.started) == (CUT, False)
+
+
 @pytest.mark.parametrize(
     "event", [b'data: {"choices": [{"delta": {"content": "\\"error\\""}}]}', b": error", b"data: x"]
 )
