@@ -46,13 +46,13 @@ def project(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     made.command("stop-environment", "dev", "--runtime=processes")
 
 
-PORTS = ("WEBUI", "RETRIEVAL")
+PORTS = ("WEBUI", "RETRIEVAL", "MULTIMODAL", "PROMETHEUS", "GRAFANA")
 
 
 def test_a_start_is_ready_when_everything_has_proved_itself(project: Project) -> None:
     done = project.command("start-environment", "dev", "--runtime=processes", *project.pins)
     assert done.returncode == 0, done.stderr
-    for name in ("webui", "retrieval"):
+    for name in ("webui", "retrieval", "multimodal", "prometheus"):
         assert f"{name}: answered" in done.stderr
     assert "Open WebUI" in done.stderr
 
@@ -61,7 +61,7 @@ def test_status_lists_all_of_it(project: Project) -> None:
     told = json.loads(project.command("status", "dev", "--runtime=processes", "--json").stdout)
     phases = {each["name"]: each["phase"] for each in told["services"]}
     assert set(phases.values()) == {"healthy"}
-    assert {"engine", "engine-2", "gateway", "webui", "retrieval", "postgres"} <= set(phases)
+    assert {"engine", "engine-2", "gateway", "webui", "retrieval", "postgres", "multimodal", "prometheus"} <= set(phases)
 
 
 def test_a_stop_leaves_the_data_alone(project: Project) -> None:
