@@ -100,7 +100,7 @@ def test_all_environments_serve_it_and_its_place_is_named(run: Run, project: Pat
     assert run("configure-gpu", host="cpu-small").code == 0
     common = project / "envs/common.yaml"
     text = common.read_text(encoding="utf-8").replace("model: null", "model: Qwen/Qwen3-0.6B")
-    common.write_text(text.replace("{}", "{LITELLM_NUM_WORKERS: 3}"), encoding="utf-8")
+    common.write_text(text.replace("settings: {}", "settings: {LITELLM_NUM_WORKERS: 3}"), encoding="utf-8")
     ran = run("configure-gpu", host="cpu-small")
     assert "dev, staging, prod: LITELLM_NUM_WORKERS: 1 → 3\n" in ran.err
     for environment in Environment:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import ctypes
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
@@ -47,16 +47,14 @@ SLOWED = {
 MOST_EVENTS = 100
 
 
-@dataclass(frozen=True)
-class NoAnswer:
+class NoAnswer(NamedTuple):
     """An answer that did not come: NVML's words, and its number where NVML spoke."""
 
     words: str
     code: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeviceFigures:
+class DeviceFigures(NamedTuple):
     """What a device tells of itself now; each is None where NVML does not tell it. Units end the names."""
 
     name: str | None = None
@@ -70,8 +68,7 @@ class DeviceFigures:
     slowed: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class LinkFigures:
+class LinkFigures(NamedTuple):
     """The NVLinks of a device: how many it has and are up; bytes and errors of all lanes since the driver was loaded.
 
     Bytes are None, and a kind of error is left out, where NVML does not tell them of any lane.
@@ -81,11 +78,10 @@ class LinkFigures:
     lanes_up: int = 0
     sent_bytes: int | None = None
     received_bytes: int | None = None
-    errors: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, kw_only=True)
-class SliceFigures:
+class SliceFigures(NamedTuple):
     """One MIG slice now; NVML tells its memory alone."""
 
     uuid: str | None
@@ -95,8 +91,7 @@ class SliceFigures:
     memory_used_bytes: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class GpuFigures:
+class GpuFigures(NamedTuple):
     """One device. `failure` is NVML's words where it does not answer, `code` their number.
 
     `xids`: NVIDIA's numbers of the faults that came while NVML was being watched. `ecc_errors`: uncorrected ones since
