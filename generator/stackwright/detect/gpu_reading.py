@@ -99,7 +99,7 @@ class GpuFigures(NamedTuple):
     on. `handle` is the binding's, None where there is none.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # nobody asks for the method of a tuple that it hides
     uuid: str | None
     failure: str | None = None
     code: int | None = None
