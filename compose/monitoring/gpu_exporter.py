@@ -12,7 +12,6 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from gpu_reading import LANE_ERRORS, SLOWED, GpuFigures, NoAnswer, Readings
 from nvml import Nvml, NvmlError
@@ -47,7 +46,7 @@ class Gpus:
         """Return a GPU with what was known of it before: its UUID where it is lost, and how many links were up."""
         self._most_links[gpu.index] = max(self._most_links[gpu.index], gpu.links.lanes_up)
         self._uuids[gpu.index] = gpu.uuid or self._uuids.get(gpu.index, "")
-        return replace(gpu, uuid=self._uuids[gpu.index])
+        return gpu._replace(uuid=self._uuids[gpu.index])
 
     def _read(self) -> tuple[GpuFigures, ...] | NoAnswer:
         """Ask every device; begin anew where the driver did not answer before, as after it was loaded again."""

@@ -29,7 +29,7 @@ SILENCE_S = 3600.0
 """Longest wait between two parts of an answer: the database is written down, or read in, before anything comes."""
 
 
-class Proxy(Struct, frozen=True, kw_only=True):
+class RetrievalProxy(Struct, frozen=True, kw_only=True):
     """The retrieval proxy of a stack, as its administrator asks it."""
 
     stack: Stack
@@ -64,7 +64,7 @@ class Proxy(Struct, frozen=True, kw_only=True):
             connection.close()
 
 
-def find_proxy(environment: Environment, out: Path | None) -> Proxy:
+def find_proxy(environment: Environment, out: Path | None) -> RetrievalProxy:
     """Return the retrieval proxy of an environment. Raises UsageError where its plan has none."""
     stack = load_stack(find_paths(out).of(environment))
     service = next((service for service in stack.services if service.name == SERVICE), None)
@@ -73,7 +73,7 @@ def find_proxy(environment: Environment, out: Path | None) -> Proxy:
             f"{environment.value} has no retrieval, and so no documents",
             hint=f"`configure-gpu --env {environment.value} --with retrieval`",
         )
-    return Proxy(stack=stack, service=service, key=read_gateway_key(stack.secrets))
+    return RetrievalProxy(stack=stack, service=service, key=read_gateway_key(stack.secrets))
 
 
 def refusal_of(answer: http.client.HTTPResponse) -> str:

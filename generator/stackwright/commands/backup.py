@@ -12,7 +12,7 @@ from typing import IO
 from msgspec import Struct
 
 from stackwright import report
-from stackwright.commands.archive import BLOCK_BYTES, SERVICE, Proxy, find_proxy, refusal_of
+from stackwright.commands.archive import BLOCK_BYTES, SERVICE, RetrievalProxy, find_proxy, refusal_of
 from stackwright.commands.options import add_environment, add_out, record_of
 from stackwright.domain.environment import Environment
 from stackwright.errors import RuntimeRefusedError, UsageError, unwritable
@@ -60,7 +60,7 @@ def run(arguments: BackupArguments) -> None:
     report.tell(f"to bring it back: stackwright restore {environment} {shlex.quote(str(file))}")
 
 
-def _save(proxy: Proxy, file: IO[bytes]) -> int:
+def _save(proxy: RetrievalProxy, file: IO[bytes]) -> int:
     """Write the archive to a file and return its size in bytes."""
     size = 0
     with report.Progress() as progress, proxy.ask("GET", "/v1/backup") as answer:

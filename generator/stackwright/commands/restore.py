@@ -11,7 +11,7 @@ from typing import IO
 from msgspec import Struct
 
 from stackwright import report
-from stackwright.commands.archive import Proxy, find_proxy, refusal_of
+from stackwright.commands.archive import RetrievalProxy, find_proxy, refusal_of
 from stackwright.commands.options import add_environment, add_out, record_of
 from stackwright.domain.environment import Environment
 from stackwright.errors import RuntimeRefusedError, UsageError
@@ -63,7 +63,7 @@ def _open(file: Path) -> IO[bytes]:
         ) from None
 
 
-def _require_nothing(proxy: Proxy, path: str, arguments: RestoreArguments) -> None:
+def _require_nothing(proxy: RetrievalProxy, path: str, arguments: RestoreArguments) -> None:
     """Refuse before anything is sent where documents are there."""
     with proxy.ask("POST", path) as answer:
         if answer.status == 409:

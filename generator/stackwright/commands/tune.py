@@ -14,8 +14,7 @@ from msgspec.structs import replace
 
 from stackwright import report
 from stackwright.catalog.load import load_catalog
-from stackwright.commands.bench import LoadOptions, add_load_source, context_of, own_model, read_whole
-from stackwright.commands.chat import choose_model
+from stackwright.commands.bench import LoadOptions, add_load_source, own_model, read_whole
 from stackwright.commands.configure import compare, read_named_model
 from stackwright.commands.generation import hold_environments, keep_generation, leave_trial
 from stackwright.commands.host import get_host
@@ -24,11 +23,10 @@ from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.restart import refuse_changed
 from stackwright.commands.running import reach_running
 from stackwright.commands.stack import load_stack
+from stackwright.commands.tune_load import AskedSearch, load_of, usual_start
 from stackwright.commands.tuning import Tuner, Workshop, bring_back
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.llm import LlmSource
-from stackwright.domain.load import Workload
-from stackwright.domain.plan import ServedModel
 from stackwright.domain.tuning import (
     TUNE_SCHEMA,
     Aim,
@@ -42,10 +40,9 @@ from stackwright.domain.tuning import (
 )
 from stackwright.engines import engine_named
 from stackwright.errors import RuntimeRefusedError, UsageError, did_you_mean
-from stackwright.load.prompts import FILE_OUTPUT_TOKENS, PRESETS, read_prompts, shape_for, usual_requests
-from stackwright.load.search import SETTLE_S, all_values, untried
+from stackwright.load.search import all_values, untried
 from stackwright.models.read import SMOKE
-from stackwright.planning.tuning import TuneRequest, axes_of, choose_at_once
+from stackwright.planning.tuning import TuneRequest, axes_of
 from stackwright.project import folder as project
 from stackwright.project.generations import Generations
 from stackwright.project.inputs import INPUTS
@@ -62,23 +59,9 @@ from stackwright.rendering.tune_page import (
     tried_table,
 )
 from stackwright.runtime import Stack
-from stackwright.watching.history import past_steps
 
 MINUTES = 30
 _LONGEST_MS = 3_600_000.0
-
-
-class AskedSearch(Struct, frozen=True, kw_only=True):
-    """What a command line says of a search. None: what the search under way has, else what is usual."""
-
-    goal: Goal | None = None
-    first_token_ms: float | None = None
-    minutes: int | None = None
-    preset: str | None = None
-    file: Path | None = None
-    concurrency: int | None = None
-    requests: int | None = None
-    model: str | None = None
 
 
 class TuneArguments(Struct, frozen=True, kw_only=True):
@@ -263,7 +246,7 @@ def _draft(arguments: TuneArguments, paths: ProjectPaths, stack: Stack, before: 
         if before
         else Aim(goal=arguments.asked.goal or Goal.THROUGHPUT, first_token_ms=arguments.asked.first_token_ms)
     )
-    load, workload = _load_of(arguments, stack, aim, before)
+    load, workload = load_of(arguments.asked, stack, aim, before)
     model = own_model(plan, load.model)
     catalog = load_catalog()
     name = SMOKE if model.source is LlmSource.SMOKE else model.location
@@ -288,7 +271,7 @@ def _draft(arguments: TuneArguments, paths: ProjectPaths, stack: Stack, before: 
             preset=load.preset, file=None if load.file is None else Path(load.file), requests=load.requests
         ),
         runtime=arguments.runtime,
-        usual_start_s=_usual_start(stack, model),
+        usual_start_s=usual_start(stack, model),
     )
     axes = before.ground.axes if before else axes_of(request)
     return Draft(
@@ -299,46 +282,6 @@ def _draft(arguments: TuneArguments, paths: ProjectPaths, stack: Stack, before: 
         listed=tuple(_listed(workshop, axes, model.name)),
         inputs=_inputs(workshop),
     )
-
-
-def _load_of(arguments: TuneArguments, stack: Stack, aim: Aim, before: TuneState | None) -> tuple[TuneLoad, Workload]:
-    """Return what is sent, and its lengths. Raises UsageError for an unknown model or file."""
-    asked = choose_model(stack.plan, before.ground.load.model if before else arguments.asked.model)
-    model = own_model(stack.plan, asked)
-    preset = (before.ground.load.preset if before else arguments.asked.preset) or "chat"
-    file = (
-        Path(before.ground.load.file)
-        if before and before.ground.load.file
-        else arguments.asked.file and arguments.asked.file.absolute()
-    )
-    if file is not None:
-        prompts = read_prompts(file).name
-        workload = Workload(file=prompts, output_tokens=FILE_OUTPUT_TOKENS)
-    else:
-        shape, prompts = shape_for(PRESETS[preset], context_of(stack, model)), None
-        workload = Workload(preset=preset, input_tokens=shape.input_tokens, output_tokens=shape.output_tokens)
-    if before is not None:
-        if before.ground.load.prompts != prompts:
-            hint = f"begin anew: `stackwright tune {stack.plan.environment} --restart`"
-            raise UsageError(f"{file}: other prompts than the search began with", hint=hint)
-        return before.ground.load, workload
-    at_once = arguments.asked.concurrency or choose_at_once(model, aim.goal, workload)
-    requests = arguments.asked.requests or usual_requests((at_once, None))
-    load = TuneLoad(
-        model=asked,
-        preset=preset,
-        file=None if file is None else str(file),
-        prompts=prompts,
-        at_once=at_once,
-        requests=requests,
-    )
-    return load, workload
-
-
-def _usual_start(stack: Stack, model: ServedModel) -> float | None:
-    """Return how long the engine's last starts took here, and what comes around them; None where nobody knows."""
-    steps = past_steps(stack.state, stack.plan, model.replicas[0])
-    return sum(steps.values()) + SETTLE_S if steps else None
 
 
 def _listed(workshop: Workshop, axes: Sequence[Axis], name: str) -> Iterator[ListedValue]:
