@@ -135,3 +135,16 @@ def test_what_nobody_knows_is_refused(
     ):
         assert main(["plan", "dev", CPU, f"--out={folder}", *words]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_key_of_a_person_is_left_to_them(
+    register: Callable[..., None], capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    register([ADDED])
+    assert main(["configure-gpu", "dev", CPU, f"--out={folder}"]) == 0
+    assert main(["keys", "add", "toybox", "dev", f"--out={folder}"]) == 0
+    keys = folder / "envs" / ".secrets" / "dev" / "keys" / "keys.json"
+    before = keys.read_text()
+    assert main(["configure-gpu", "dev", CPU, "--with", "toybox", f"--out={folder}"]) == 2
+    assert "stackwright keys revoke toybox dev" in capsys.readouterr().err
+    assert keys.read_text() == before

@@ -27,6 +27,8 @@ from stackwright.commands.tune_load import AskedSearch, load_of, usual_start
 from stackwright.commands.tuning import Tuner, Workshop, bring_back
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.llm import LlmSource
+from stackwright.domain.load import Workload
+from stackwright.domain.plan import ServedModel
 from stackwright.domain.tuning import (
     TUNE_SCHEMA,
     Aim,
@@ -248,19 +250,6 @@ def _draft(arguments: TuneArguments, paths: ProjectPaths, stack: Stack, before: 
     )
     load, workload = load_of(arguments.asked, stack, aim, before)
     model = own_model(plan, load.model)
-    catalog = load_catalog()
-    name = SMOKE if model.source is LlmSource.SMOKE else model.location
-    request = TuneRequest(
-        plan=plan,
-        model=model,
-        facts=read_named_model(name, catalog, paths, f"{own.environment}: model {name}"),
-        catalog=catalog,
-        goal=aim.goal,
-        at_once=load.at_once,
-        workload=workload,
-        most_share=project.read_wishes(own).gpu_memory_utilization,
-        local=frozenset(project.read_env_file(own.local) if own.local.exists() else {}),
-    )
     workshop = Workshop(
         paths=paths,
         own=own,
@@ -273,7 +262,7 @@ def _draft(arguments: TuneArguments, paths: ProjectPaths, stack: Stack, before: 
         runtime=arguments.runtime,
         usual_start_s=usual_start(stack, model),
     )
-    axes = before.ground.axes if before else axes_of(request)
+    axes = before.ground.axes if before else axes_of(_request(model, paths, stack, aim, (load, workload)))
     return Draft(
         workshop=workshop,
         aim=aim,
@@ -281,6 +270,25 @@ def _draft(arguments: TuneArguments, paths: ProjectPaths, stack: Stack, before: 
         axes=axes,
         listed=tuple(_listed(workshop, axes, model.name)),
         inputs=_inputs(workshop),
+    )
+
+
+def _request(
+    model: ServedModel, paths: ProjectPaths, stack: Stack, aim: Aim, sent: tuple[TuneLoad, Workload]
+) -> TuneRequest:
+    """Return what the search's axes are chosen from."""
+    own, catalog = stack.paths, load_catalog()
+    name = SMOKE if model.source is LlmSource.SMOKE else model.location
+    return TuneRequest(
+        plan=stack.plan,
+        model=model,
+        facts=read_named_model(name, catalog, paths, f"{own.environment}: model {name}"),
+        catalog=catalog,
+        goal=aim.goal,
+        at_once=sent[0].at_once,
+        workload=sent[1],
+        most_share=project.read_wishes(own).gpu_memory_utilization,
+        local=frozenset(project.read_env_file(own.local) if own.local.exists() else {}),
     )
 
 

@@ -149,7 +149,7 @@ def ensure_own_key(paths: EnvironmentPaths, name: str, secret: Path, rights: Rig
 
     `rights`: of one that is made now; a person may have changed those of one that is there.
 
-    Raises UsageError where the file of keys is damaged, or cannot be changed.
+    Raises UsageError where somebody else has a key by its name, or the file of keys is damaged or cannot be changed.
     """
 
     def ensure(keys: AccessKeys) -> tuple[AccessKeys, str]:
@@ -160,6 +160,13 @@ def ensure_own_key(paths: EnvironmentPaths, name: str, secret: Path, rights: Rig
             text = ""
         if stored is not None and text and hash_key(text, bytes.fromhex(stored.salt)).hex() == stored.hash:
             return keys, text
+        if stored is not None and not text:  # the service has never had one: it is somebody's
+            environment = paths.environment.value
+            raise UsageError(
+                f"{environment} has a key `{name}` that is not the one of `{name}` beside the models",
+                hint="give its holder a key by another name, then take this one away: "
+                f"`stackwright keys revoke {name} {environment}`",
+            )
         fresh = stored or AccessKey(name=name, created=int(time.time()), id="", salt="", hash="", rights=rights)
         made = _renew(fresh, keys)
         others = tuple(key for key in keys.keys if key.name != name)
