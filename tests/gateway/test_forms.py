@@ -123,7 +123,6 @@ def asked(path: str, model: bytes, folder: Path) -> tuple[list[bytes], dict[byte
         {**environment, "GATEWAY_ROUTING_STRATEGY": "simple-shuffle"},
         keys=Keys(folder / "keys.json", folder / "master"),
         limits=Limits(folder),
-        note_key=lambda _: None,
         hang_up=print,
         models=lambda: Models(router, ""),
         figures=lambda: None,
