@@ -36,6 +36,8 @@ ENDPOINTS = {
         "messages/count_tokens": ("/v1",),
         "embeddings": ("", "/v1"),
         "rerank": ("", "/v1", "/v2"),
+        "audio/transcriptions": ("", "/v1"),
+        "audio/translations": ("", "/v1"),
     }.items()
     for version in versions
 }
@@ -174,18 +176,20 @@ def keys_of(scope: Message) -> list[str]:
     return [*keys, *asked][:MOST_KEYS]
 
 
-async def read_body(scope: Message, receive: Receive, most_bytes: int) -> bytes | None:
+async def read_body(scope: Message, receive: Receive, most_bytes: int, *, is_form: bool = False) -> bytes | None:
     """Return the whole body; None where the client leaves before its end. No more than the limit is ever kept.
 
+    `is_form`: the endpoint is asked by a form.
+
     Raises:
-        RefusedError: 415 for a form or what is compressed, 413 for what is longer than `most_bytes`.
+        RefusedError: 415 for a form where none belongs or what is compressed, 413 for what is longer than `most_bytes`.
     """
     coding = header(scope, b"content-encoding").strip().lower()
     if coding not in ("", "identity"):
         sentence = f"the body is encoded as {coding[:32]!a}; allowed: none (Content-Encoding: identity)"
         raise RefusedError(415, "invalid_request_error", sentence)
     kind = header(scope, b"content-type").partition(";")[0].strip().lower()
-    if kind in OTHER_THAN_JSON:
+    if kind in OTHER_THAN_JSON and not is_form:
         raise RefusedError(415, "invalid_request_error", f"the body is {kind}; allowed: application/json")
     announced = header(scope, b"content-length")
     _check_length(int(announced) if announced.isdecimal() else 0, most_bytes)
@@ -247,7 +251,8 @@ def _is_deep(value: object) -> bool:
 
 def check_shape(endpoint: str, fields: Mapping[str, Any]) -> None:
     """Raise RefusedError 400 where a field has another type than its endpoint takes, or a needed one is missing."""
-    for name, types in SHAPES.items():
+    own = _OF_FORMS if endpoint.startswith("audio/") else {}
+    for name, types in {**SHAPES, **own}.items():
         value = fields.get(name)
         # True and False are numbers to Python, and to nobody else.
         if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and types is not _TRUTH)):
@@ -335,6 +340,20 @@ def _embeddings(fields: Mapping[str, Any]) -> Iterator[RefusedError]:
         yield bad_request("`encoding_format` must be float or base64")
 
 
+def _speech(fields: Mapping[str, Any]) -> Iterator[RefusedError]:
+    if not getattr(fields.get("file"), "content", b""):
+        yield bad_request("`file` is missing; it must be a sound")
+    # What vLLM answers for the others is no text of that form, or an error (0.32.0, speech_to_text).
+    if fields.get("response_format") not in (None, "json", "verbose_json"):
+        yield bad_request("`response_format` must be json or verbose_json")
+    for name in ("language", "prompt"):
+        if not isinstance(fields.get(name, ""), str):
+            yield bad_request(f"`{name}` is a file; it must be a text")
+
+
+_OF_FORMS: dict[str, tuple[type, ...]] = {"response_format": _TEXT}
+"""Where a form's field is of another type than JSON's of that name."""
+
 _PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Iterator[RefusedError]]] = {
     "chat/completions": _chat,
     "completions": _completions,
@@ -343,6 +362,8 @@ _PROBLEMS: dict[str, Callable[[Mapping[str, Any]], Iterator[RefusedError]]] = {
     "messages/count_tokens": _chat,
     "embeddings": _embeddings,
     "rerank": _rerank,
+    "audio/transcriptions": _speech,
+    "audio/translations": _speech,
 }
 
 

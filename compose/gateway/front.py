@@ -44,6 +44,7 @@ from admission import (
     words_of,
 )
 from figures import Figures, Labels
+from forms import FORMS, parse_form
 from keys import CALLER, KEY, MASTER, NOBODY, Caller, Keys, LimitError, Limits
 from lane import (
     Answered,
@@ -51,6 +52,7 @@ from lane import (
     Lane,
     Question,
     UsageReader,
+    content_type,
     encode,
     error_event,
     hides_usage,
@@ -228,7 +230,8 @@ class Front:
         self._refuse_at_a_stop()
         try:
             async with asyncio.timeout(self._timeout_s):
-                body = await read_body(scope, receive, self._most_bytes)
+                is_form = exchange.endpoint in FORMS
+                body = await read_body(scope, receive, self._most_bytes, is_form=is_form)
         except TimeoutError:
             sentence = f"the body did not come within {self._timeout_s:.0f} s (GATEWAY_REQUEST_TIMEOUT_S)"
             raise RefusedError(408, "timeout", sentence) from None
@@ -357,8 +360,9 @@ class Front:
 
     async def _serve(self, exchange: Exchange, body: bytes, gone: "asyncio.Future[Message]") -> None:
         """Check the body, wait for the request's turn, and ask for its answer."""
-        fields, models = parse_body(body), self._models()
-        endpoint = exchange.endpoint
+        endpoint, models = exchange.endpoint, self._models()
+        is_form = endpoint in FORMS
+        fields = parse_form(header(exchange.scope, b"content-type"), body) if is_form else parse_body(body)
         model = models.find(fields.get("model"), endpoint)
         exchange.labels, exchange.served = _labels(exchange, model), model.name
         caller = exchange.caller
@@ -461,7 +465,10 @@ class Front:
         scope, status = plain_scope(exchange.scope), 0
         body = encode(fields, exchange.endpoint)
         reader = UsageReader(exchange.answered, hides_usage=hides_usage(fields, exchange.endpoint))
-        of_body = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        of_body = [
+            (b"content-type", content_type(exchange.endpoint).encode()),
+            (b"content-length", str(len(body)).encode()),
+        ]
         scope["headers"] = [*(pair for pair in scope["headers"] if pair[0] not in OF_A_BODY), *of_body]
 
         async def send(message: Message) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import aiohttp
 import orjson
+from forms import FORM_TYPE, FORMS, encode_form
 
 ATTEMPTS = 3
 """The first and two more, as gateway.yaml has LiteLLM retry; more only while there are replicas that were not asked."""
@@ -435,7 +436,7 @@ LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_toke
 
 def _headers(question: Question, replica: Replica) -> dict[str, str]:
     return {
-        "Content-Type": "application/json",
+        "Content-Type": content_type(question.endpoint),
         "Authorization": f"Bearer {replica.key}",
         "X-Request-Id": question.number,
     }
@@ -516,8 +517,15 @@ async def _naming() -> AsyncIterator[None]:
         raise _BrokenError(Failure(status=503, message=CUT, retry_after_s=5)) from error
 
 
+def content_type(endpoint: str) -> str:
+    """Return what the body of `encode` is."""
+    return FORM_TYPE if endpoint in FORMS else "application/json"
+
+
 def encode(fields: Mapping[str, Any], endpoint: str) -> bytes:
     """Return a body as it is sent on: what was checked and nothing else. A stream always tells its tokens."""
+    if endpoint in FORMS:
+        return encode_form(fields)
     if fields.get("stream") and endpoint in WITH_USAGE:
         fields = {**fields, "stream_options": {**(fields.get("stream_options") or {}), "include_usage": True}}
     return orjson.dumps(fields)

@@ -10,11 +10,18 @@ from functools import cache
 from typing import Any
 
 from admission import bad_request
+from forms import FORMS
 from lane import Replica
 from queueing import Queue
 
 CHAT = "chat"
-ENDPOINT_KINDS = {"embeddings": frozenset({"embedding"}), "rerank": frozenset({"rerank", "embedding"})}
+SPEECH = frozenset({"transcription"})
+ENDPOINT_KINDS = {
+    "embeddings": frozenset({"embedding"}),
+    "rerank": frozenset({"rerank", "embedding"}),
+    "audio/transcriptions": SPEECH,
+    "audio/translations": SPEECH,
+}
 """What is asked for beside text, and the kinds of model that answer it: vLLM ranks by the likeness of vectors, too."""
 
 
@@ -67,7 +74,9 @@ class Models:
             named = f"unknown model `{str(asked_for)[:200]}`" if asked_for else "the request names no model"
             raise bad_request(f"{named}; GET /v1/models lists the models")
         if model.kind not in ENDPOINT_KINDS.get(endpoint, {CHAT}):
-            wanted = {"embeddings": "embedding"}.get(endpoint, endpoint if endpoint in ENDPOINT_KINDS else CHAT)
+            wanted = {"embeddings": "embedding", **dict.fromkeys(FORMS, "transcription")}.get(
+                endpoint, endpoint if endpoint in ENDPOINT_KINDS else CHAT
+            )
             raise bad_request(f"`{model.name}` is served for {model.kind}, not for {wanted}")
         return model
 
@@ -88,7 +97,8 @@ class Models:
         longer: tuple[str, ...] | None,
     ) -> Model:
         info = entries[0].get("model_info") or {}
-        limits, mode = info.get("limits") or {}, str(info.get("mode"))
+        # LiteLLM's own word for a model that writes down speech.
+        limits, mode = info.get("limits") or {}, str(info.get("mode")).removeprefix("audio_")
         # An adapter comes behind its model, and runs in the same engine.
         base = self._by_name.get(info["base"]) if "base" in info else None
         kinds = {kind for served in ENDPOINT_KINDS.values() for kind in served}

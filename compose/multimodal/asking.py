@@ -25,11 +25,11 @@ LATER = frozenset({401, 408, 425, 429, 500, 502, 503, 504})
 
 
 class LaterError(Exception):
-    """No answer for now. `pause_s`: where a limit of requests says for how long."""
+    """No answer for now. `pause_s`: where a limit of requests says for how long; `status`: of an error answer."""
 
-    def __init__(self, reason: str, pause_s: float | None = None) -> None:
+    def __init__(self, reason: str, pause_s: float | None = None, status: int = 0) -> None:
         super().__init__(reason)
-        self.pause_s = pause_s
+        self.pause_s, self.status = pause_s, status
 
 
 class RefusedRequestError(Exception):
@@ -104,12 +104,20 @@ class Models:
 
     def hear(self, sound: bytes, language: str | None) -> dict[str, Any]:
         """Return `text` and `segments` of a WAV file. Raises LaterError, RefusedRequestError."""
-        fields = {"model": self.stack.speech or "speech", "response_format": "verbose_json", "temperature": "0"}
+        fields = {"model": self.stack.speech or "speech", "temperature": "0"}
         if language:
             fields["language"] = language
+        try:
+            return self._hear({**fields, "response_format": "verbose_json"}, sound)
+        except LaterError as fault:
+            # vLLM 0.32.0 fails at silence where times are asked for (speech_to_text/base/serving.py).
+            if fault.status != 500:
+                raise
+        return self._hear({**fields, "response_format": "json"}, sound)
+
+    def _hear(self, fields: Mapping[str, str], sound: bytes) -> dict[str, Any]:
         body, kind = _form(fields, sound)
-        is_here = not self.stack.speech
-        return _segments(self._ask("/v1/audio/transcriptions", body, kind, is_here=is_here))
+        return _segments(self._ask("/v1/audio/transcriptions", body, kind, is_here=not self.stack.speech))
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return the vectors of texts. Raises LaterError, RefusedRequestError."""
@@ -215,7 +223,8 @@ def _refusal(who: str, status: int, retry_after: str, content: bytes) -> Excepti
         message = content.decode(errors="replace")[:200]
     sentence = f"{who} answered {status}: {message}"
     if status in LATER:
-        return LaterError(sentence, float(retry_after) if status == 429 and retry_after.isdecimal() else None)
+        pause_s = float(retry_after) if status == 429 and retry_after.isdecimal() else None
+        return LaterError(sentence, pause_s, status)
     return RefusedRequestError(sentence)
 
 

@@ -79,7 +79,6 @@ def test_an_architecture_of_no_registry_is_warned_of(tmp_path: Path) -> None:
     [
         ("Eagle3LlamaForCausalLM", "a draft model, which writes ahead for another one"),
         ("Qwen2ForRewardModel", "a classifier"),
-        ("FunASRForConditionalGeneration", "for speech alone"),
     ],
 )
 def test_what_users_cannot_be_given_is_refused_by_the_registry(tmp_path: Path, architecture: str, what: str) -> None:
@@ -93,6 +92,7 @@ def test_what_users_cannot_be_given_is_refused_by_the_registry(tmp_path: Path, a
     [
         ("MolmoForCausalLM", {"vision_backbone": {}}, Role.VISION),
         ("Qwen2AudioForConditionalGeneration", {"audio_config": {}}, Role.CHAT),
+        ("FunASRForConditionalGeneration", {"audio_config": {}}, Role.TRANSCRIPTION),
         ("BgeM3EmbeddingModel", {}, Role.EMBEDDING),
         ("CLIPModel", {"vision_config": {}}, Role.EMBEDDING),
         ("Qwen2ForSequenceClassification", {}, Role.RERANK),

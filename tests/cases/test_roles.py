@@ -5,14 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from stackwright.catalog.load import load_catalog
+from stackwright.domain.finding import Severity
+from stackwright.domain.role import Role
 from stackwright.domain.tensors import TensorHeader
 from stackwright.errors import NoPlanError
 from stackwright.models.config import parse_config
 from stackwright.planning.planner import make_plan
+from stackwright.rendering import render_plan
+from stackwright.services import services_of
+from stackwright.validation.speech import check_image
 
 from tests.models.checkpoints import write_model
-from tests.planning_requests import recorded, request
+from tests.planning_requests import recorded, request, with_model
 
 WHISPER = {
     "architectures": ["WhisperForConditionalGeneration"],
@@ -33,14 +39,60 @@ WHISPER = {
 WEIGHT = TensorHeader(name="model.decoder.embed_tokens.weight", dtype="F16", shape=(1024, 64))
 
 
-def test_a_speech_model_is_refused_for_what_it_is(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "whisper", WHISPER, {"model.safetensors": [WEIGHT]})
+def test_a_model_for_translation_is_refused_for_what_it_is(tmp_path: Path) -> None:
+    config = {**WHISPER, "architectures": ["BartForConditionalGeneration"], "model_type": "bart"}
+    folder = write_model(tmp_path / "bart", config, {"model.safetensors": [WEIGHT]})
     with pytest.raises(NoPlanError) as refused:
         make_plan(request(recorded("1x-rtx5090"), model=str(folder)), load_catalog())
     assert refused.value.message == (
-        "whisper is an encoder-decoder model (WhisperForConditionalGeneration), for speech or translation: such models "
+        "bart is an encoder-decoder model (BartForConditionalGeneration), for speech or translation: such models "
         "are not served"
     )
+
+
+@pytest.mark.parametrize("host", ["1x-rtx5090", "cpu-large"])
+def test_a_speech_model_is_served_for_transcription(tmp_path: Path, host: str) -> None:
+    folder = write_model(tmp_path / "whisper", WHISPER, {"model.safetensors": [WEIGHT]})
+    asked = with_model(request(recorded(host), model=str(folder)), role=Role.TRANSCRIPTION)
+    plan = make_plan(asked, load_catalog())
+
+    (model,) = plan.models
+    assert model.role is Role.TRANSCRIPTION
+    assert "--runner" not in model.replicas[0].args
+    (gateway,) = (file.text for file in render_plan(plan) if file.path.name == "gateway.yaml")
+    entry = yaml.safe_load(gateway)["model_list"][0]["model_info"]
+    assert (entry["mode"], entry["direct"]) == ("audio_transcription", ["audio/transcriptions", "audio/translations"])
+
+
+def test_an_engine_is_given_what_reads_sound(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "whisper", WHISPER, {"model.safetensors": [WEIGHT]})
+    asked = with_model(request(recorded("1x-rtx5090"), model=str(folder)), role=Role.TRANSCRIPTION)
+    plan = make_plan(asked, load_catalog())
+    (engine,) = (service for service in services_of(plan) if service.kind == "engine")
+    (found,) = check_image(plan, plan.engine.image)
+
+    assert engine.as_process.recipe is not None
+    assert engine.as_process.recipe.attempts[-1].arguments[-1].endswith("engine-audio.txt")
+    assert (found.check, found.severity) == ("no-audio", Severity.WARNING)
+    assert f"--build-arg BASE={plan.engine.image} " in found.fix
+    assert not list(check_image(plan, "mine:1"))
+    assert not list(check_image(make_plan(request(recorded("1x-rtx5090")), load_catalog()), plan.engine.image))
+
+
+@pytest.mark.parametrize("role", [Role.CHAT, Role.EMBEDDING, Role.RERANK])
+def test_a_speech_model_does_nothing_else(tmp_path: Path, role: Role) -> None:
+    folder = write_model(tmp_path / "whisper", WHISPER, {"model.safetensors": [WEIGHT]})
+    asked = with_model(request(recorded("1x-rtx5090"), model=str(folder)), role=role)
+    with pytest.raises(NoPlanError, match=f"whisper cannot be served for {role}: its architecture is Whisper"):
+        make_plan(asked, load_catalog())
+
+
+def test_the_cache_of_a_speech_model_is_its_decoders() -> None:
+    shape = parse_config({**WHISPER, "encoder_layers": 32, "num_hidden_layers": 32}).shape
+
+    assert len(shape.layers) == 2
+    assert shape.least_step_tokens == 1500
+    assert shape.unknown == ("the cache of what its encoder has read",)
 
 
 @pytest.mark.parametrize(

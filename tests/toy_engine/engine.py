@@ -174,7 +174,7 @@ class Toy:
         """Need nothing."""
         return {}
 
-    def recipe(self, engine: PlannedEngine, *, on_gpus: bool) -> Recipe:
+    def recipe(self, engine: PlannedEngine, *, on_gpus: bool, hears: bool = False) -> Recipe:
         """Install its one wheel."""
         wheels = ("--no-index", "--find-links", os.environ.get(WHEELS, ""), f"toy_engine=={engine.version}")
         return Recipe(

@@ -40,7 +40,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Complete, whole or piece by piece."""
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/v1/audio/transcriptions":
+            assert b"RIFF" in content
+            self._answer("transcript", content.partition(b'name="model"\r\n\r\n')[2].partition(b"\r\n")[0].decode())
+            return
+        body = json.loads(content)
         further = {"/v1/embeddings": "embedding", "/v1/rerank": "ranking"}
         kind = further.get(self.path) or ("stream" if body.get("stream") else "completion")
         self._answer(kind, body["model"])
@@ -77,6 +82,7 @@ class Gateway(ThreadingHTTPServer):
             "stream": [(200, STREAM)],
             "embedding": [(200, VECTOR)],
             "ranking": [(200, RANKING)],
+            "transcript": [(200, '{"text": "Hello."}')],
         }
         self.asked: list[tuple[str, str, str, str]] = []
         self.open = False

@@ -15,6 +15,7 @@ from stackwright.watching.probe import (
     rank,
     refuse_wrong_key,
     stream,
+    transcribe,
 )
 
 from tests.watching.gateway import KEY, PLAIN, STREAM, Gateway, events
@@ -57,13 +58,19 @@ def test_a_model_that_ranks_is_asked_to(gateway: Gateway) -> None:
     assert gateway.asked == [("ranking", "/v1/rerank", KEY, "judge")]
 
 
+def test_a_model_for_speech_is_asked_what_is_said(gateway: Gateway) -> None:
+    assert transcribe(url(gateway), KEY, "ears") == Answer(status=200, text="a transcript of 6 characters")
+    assert gateway.asked == [("transcript", "/v1/audio/transcriptions", KEY, "ears")]
+
+
 @pytest.mark.parametrize(
     "body", ["", "{}", '{"data": []}', '{"data": [{"embedding": 3}]}', '{"results": [{}]}', "null"]
 )
 def test_a_200_without_vector_or_ranking_is_none(body: str, gateway: Gateway) -> None:
-    gateway.replies["embedding"] = gateway.replies["ranking"] = [(200, body)]
+    gateway.replies["embedding"] = gateway.replies["ranking"] = gateway.replies["transcript"] = [(200, body)]
     assert not embed(url(gateway), KEY, "words").ok
     assert not rank(url(gateway), KEY, "judge").ok
+    assert not transcribe(url(gateway), KEY, "ears").ok
 
 
 @pytest.mark.parametrize(

@@ -324,8 +324,8 @@ class Engine(Protocol):
     def process_environment(self, *, cramped: bool) -> dict[str, str]:
         """Return what the engine needs as a process of the host; `cramped`: /dev/shm holds no queue of its workers."""
 
-    def recipe(self, engine: PlannedEngine, *, on_gpus: bool) -> Recipe:
-        """Return how the virtual environment is made that its processes run in."""
+    def recipe(self, engine: PlannedEngine, *, on_gpus: bool, hears: bool = False) -> Recipe:
+        """Return how the virtual environment is made that its processes run in; `hears`: a model takes sound."""
 
     def communication(self, host: Host, group: tuple[Gpu, ...]) -> Communication:
         """Decide how the ranks on `group`, all of one replica, talk."""

@@ -35,7 +35,9 @@ _NEMOTRON = {"M": Mixer.STATE, "*": Mixer.FULL, "-": Mixer.NONE, "E": Mixer.NONE
 
 def layer_count(config: Mapping[str, object]) -> int:
     """Return the number of decoder layers; 0 where it is missing or not one."""
-    layers = count(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
+    # An encoder before it may have another number, which is then the general one (transformers, WhisperConfig).
+    first = ("decoder_layers",) if flag(config, "is_encoder_decoder") else ()
+    layers = count(config, *first, "num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
     return layers if 0 < layers <= _MOST_LAYERS else 0
 
 

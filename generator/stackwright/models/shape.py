@@ -93,7 +93,11 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         extra_embeddings=_extra_embeddings(part),
         draft_layers=count(part, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
         least_step_tokens=_least_step_tokens(config, part),
-        unknown=tuple(_unknown(part, layers, state, quantization)),
+        unknown=(
+            *_unknown(part, layers, state, quantization),
+            # Beside the decoder's own keys and values it keeps those of what the encoder has read, for each request.
+            *(["the cache of what its encoder has read"] if flag(config, "is_encoder_decoder") else []),
+        ),
     )
 
 
@@ -289,6 +293,9 @@ def _least_step_tokens(config: Mapping[str, object], part: Mapping[str, object])
     models/gemma4_mm.py, get_mm_max_tokens_per_item); of the others a picture counts (0.33.0
     transformers_utils/model_arch_config_convertor.py, MM_PREFIX_LM_MODELS).
     """
+    if flag(config, "is_encoder_decoder"):
+        # Half a minute of sound (0.32.0 models/whisper.py, get_mm_max_tokens_per_item).
+        return count(config, "max_source_positions")
     if text(part, "use_bidirectional_attention") == "vision":
         return 32 * (70 + 8)
     vision = _vision(config) if text(config, "model_type") in _SEEN_WHOLE else None

@@ -14,11 +14,15 @@ from stackwright.rendering.quoting import quote_yaml
 from stackwright.services.gateway import LIMITS
 
 _TEXT = frozenset("chat/completions completions responses messages messages/count_tokens".split())
-# Vectors are ranked by their likeness, too.
 ENDPOINTS = {
-    role: _TEXT if role.generates else frozenset({"embeddings", "rerank"} if role is Role.EMBEDDING else {"rerank"})
-    for role in Role
+    Role.CHAT: _TEXT,
+    Role.VISION: _TEXT,
+    Role.EMBEDDING: frozenset({"embeddings", "rerank"}),  # vectors are ranked by their likeness, too
+    Role.RERANK: frozenset({"rerank"}),
+    Role.TRANSCRIPTION: frozenset({"audio/transcriptions", "audio/translations"}),
 }
+# What LiteLLM calls a model that does not write in conversations.
+_MODES = {Role.EMBEDDING: "embedding", Role.RERANK: "rerank", Role.TRANSCRIPTION: "audio_transcription"}
 
 
 _HEAD = """\
@@ -81,8 +85,8 @@ def _model(plan: Plan, model: ServedModel, name: str, address: str) -> Iterator[
     yield f"      api_base: {quote_yaml(f'os.environ/{address}')}"
     yield "      api_key: os.environ/ENGINE_KEY"
     yield "    model_info:"
-    if not model.role.generates:
-        yield f"      mode: {quote_yaml(model.role.value)}"
+    if model.role in _MODES:
+        yield f"      mode: {quote_yaml(_MODES[model.role])}"
     yield (
         "      allowed_fails: 1 # the second failure within the cooldown takes the replica out, if there is another one"
     )

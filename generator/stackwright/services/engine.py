@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from stackwright.domain.arguments import bound_flags
 from stackwright.domain.plan import Mode, Plan, Replica
+from stackwright.domain.role import Role
 from stackwright.domain.service import (
     AsProcess,
     Dependency,
@@ -198,7 +199,12 @@ def _engine(plan: Plan, replica: Replica) -> Service:
             base.as_process,
             arguments=("--host", ListenAddress(), "--port", PortOf(service=replica.name)),
             environment={**base.as_process.environment, **engine.process_environment(cramped=False)},
-            recipe=engine.recipe(plan.engine, on_gpus=plan.mode is not Mode.CPU),
+            # One environment for all engines of a plan.
+            recipe=engine.recipe(
+                plan.engine,
+                on_gpus=plan.mode is not Mode.CPU,
+                hears=any(model.role is Role.TRANSCRIPTION for model in plan.models),
+            ),
         ),
     )
 

@@ -130,7 +130,7 @@ _WORKERS = SettingRef(key="LITELLM_NUM_WORKERS")
 _ADDRESS = (SettingRef(key="GATEWAY_BIND"), SettingRef(key="GATEWAY_PORT"))
 _TLS = ("tls_certificate", "tls_key")
 _NAME = "gateway"
-_MODULES = "serve connections front admission models queueing lane figures keys hooks worker_start health".split()
+_MODULES = "serve connections front admission models queueing lane forms figures keys hooks worker_start health".split()
 _FILES = tuple(f"{name}.py" for name in _MODULES)
 
 

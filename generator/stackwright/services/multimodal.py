@@ -174,9 +174,10 @@ def multimodal_services(plan: Plan) -> tuple[Service, ...]:
         **MULTIMODAL.environment,
         "VISION_MODEL": named.get(Role.VISION, ""),
         "EMBEDDING_MODEL": named.get(Role.EMBEDDING, ""),
+        "SPEECH_MODEL": named.get(Role.TRANSCRIPTION, ""),
     }
     speech = plan.settings[SPEECH].value
-    if speech == OFF:
+    if speech == OFF or Role.TRANSCRIPTION in named:
         return (replace(MULTIMODAL, environment=environment),)
     is_folder = speech.startswith("/")
     folder = HostFolder(path=speech if is_folder else SettingRef(key="HF_HOME"), read_only=True)

@@ -63,6 +63,7 @@ CHECKS: tuple[Check, ...] = (
     attached.ATTACHED,
     attached.JOINED,
     speech.SPEECH_MODEL,
+    speech.SPEECH_IMAGE,
     retrieval.MODELS,
     outside.HUB,
     outside.NETWORK,

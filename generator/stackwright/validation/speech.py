@@ -1,15 +1,17 @@
-"""The speech model that the multimodal worker is to run on the processor."""
+"""Models that write down speech: the one that the multimodal worker runs on the processor, and what an engine needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from stackwright.domain.finding import Finding, error
+from stackwright.domain.finding import Finding, error, warning
 from stackwright.domain.plan import Plan
+from stackwright.domain.role import Role
+from stackwright.engines import engine_named
 from stackwright.runtime import Stack
 from stackwright.services.multimodal import OFF, SPEECH
-from stackwright.validation.check import Check, Condition, Observation
+from stackwright.validation.check import Check, Condition, Observation, Subject
 
 WEIGHTS = "model.bin"
 """What a model in CTranslate2's form has (4.8.5, models/model.cc)."""
@@ -47,4 +49,36 @@ SPEECH_MODEL = Check(
     rule=lambda on, found: check_model(on.plan, on.env[SPEECH], found),
     observations=(Observation(take=lambda machine: find_model(machine.stack)),),
     when=Condition(words="plans with one", holds=lambda on: on.env.get(SPEECH, OFF) != OFF),
+)
+
+
+def check_image(plan: Plan, image: str) -> Iterator[Finding]:
+    """Find an engine's own image that is to read sound: it comes without the libraries for it.
+
+    vllm-project/vllm #13912, neutree-ai/neutree #465 (2026-07).
+    """
+    name = plan.environment.value
+    hears = next((model.name for model in plan.models if model.role is Role.TRANSCRIPTION), None)
+    if hears is not None and image == plan.engine.image:
+        mine = f"stackwright/engine-audio:{plan.engine.version}"
+        recipe = "compose/images/engine-audio/Dockerfile"
+        yield warning(
+            "no-audio",
+            found=f"{hears[:80]} takes sound, and {image} has nothing that reads it",
+            expected="an image with `vllm[audio]`",
+            fix=f"`docker build -f {recipe} --build-arg BASE={image} -t {mine} .`, then "
+            f"`configure-gpu {name} --set VLLM_IMAGE={mine}`",
+        )
+
+
+def _has_speech_in_container(on: Subject) -> bool:
+    return on.compose and any(model.role is Role.TRANSCRIPTION for model in on.plan.models)
+
+
+SPEECH_IMAGE = Check(
+    name="image for speech",
+    about="whether the engine's image reads sound, where a model takes it",
+    findings=("no-audio",),
+    rule=lambda on: check_image(on.plan, on.env[engine_named(on.plan.engine.name).keys.image]),
+    when=Condition(words="Compose, with a model of the role transcription", holds=_has_speech_in_container),
 )

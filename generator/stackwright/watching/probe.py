@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
 import json
 import re
 import urllib.error
 import urllib.request
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ COUNT_TIMEOUT_S = 3
 # LiteLLM 1.108.0, integrations/prometheus.py; with several workers one line for each.
 _IN_FLIGHT = re.compile(rb"^litellm_in_flight_requests(?:\{[^}\n]*\})? ([0-9.e+]+)$", re.MULTILINE)
 MOST_BYTES = 2**20
+# Samples a second of the sound that a speech model is asked about, and what stands between the parts of its form.
+_RATE, _MARK = 16_000, "stackwright-asks-what-is-said"
 WRONG_KEY = "sk-stackwright-asks-with-a-wrong-key"
 REFUSED = frozenset({401, 403})
 
@@ -86,6 +90,23 @@ def rank(endpoint: Endpoint, key: str, model: str, within_s: int = ANSWER_TIMEOU
     """Ask `model` which of two texts fits a question."""
     body: dict[str, object] = {"model": model, "query": "Hello?", "documents": ["Hello", "Goodbye"]}
     return _request(endpoint, "/v1/rerank", key, body, _ranking, within_s)
+
+
+def transcribe(endpoint: Endpoint, key: str, model: str, within_s: int = ANSWER_TIMEOUT_S) -> Answer:
+    """Ask `model` what is said in a second of silence."""
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(_RATE)
+        file.writeframes(bytes(2 * _RATE))
+    texts = {"model": model, "language": "en", "response_format": "json"}
+    head = f"--{_MARK}\r\nContent-Disposition: form-data; name="
+    parts = [f'{head}"{name}"\r\n\r\n{text}' for name, text in texts.items()]
+    parts.append(f'{head}"file"; filename="silence.wav"\r\n\r\n')
+    form = "\r\n".join(parts).encode() + sound.getvalue() + f"\r\n--{_MARK}--\r\n".encode()
+    kind = f"multipart/form-data; boundary={_MARK}"
+    return _answer(lambda: _send(endpoint, "/v1/audio/transcriptions", key, (kind, form), within_s), _transcript)
 
 
 def refuse_wrong_key(endpoint: Endpoint, model: str) -> Answer:
@@ -196,12 +217,15 @@ def open_request(endpoint: Endpoint, path: str, key: str, body: dict[str, object
     Raises:
         OSError, http.client.HTTPException: there is none; urllib.error.HTTPError where it is a refusal.
     """
-    request = urllib.request.Request(
-        endpoint.url + path,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-    )
-    return _open(request, timeout_s, *_tls(endpoint))
+    given = None if body is None else ("application/json", json.dumps(body).encode())
+    return _send(endpoint, path, key, given, timeout_s)
+
+
+def _send(endpoint: Endpoint, path: str, key: str, body: tuple[str, bytes] | None, timeout_s: float) -> Any:
+    """Send one request with a body of a kind."""
+    kind, data = body or ("application/json", None)
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": kind}
+    return _open(urllib.request.Request(endpoint.url + path, data=data, headers=headers), timeout_s, *_tls(endpoint))
 
 
 def _open(request: urllib.request.Request, timeout_s: float, *further: urllib.request.BaseHandler) -> Any:
@@ -266,6 +290,15 @@ def _ranking(status: int, body: bytes) -> Answer:
     except (ValueError, LookupError, TypeError, RecursionError):
         return _no("a reply that is not a ranking", body)
     return _yes(status, f"text {int(best) + 1} ranks first")
+
+
+def _transcript(status: int, body: bytes) -> Answer:
+    """Take the text out of a reply; silence has no words."""
+    try:
+        text = json.loads(body)["text"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return _no("a reply that is not a transcript", body)
+    return _yes(status, f"a transcript of {len(text)} characters") if isinstance(text, str) else _no("no text", body)
 
 
 def _streamed(status: int, body: bytes) -> Answer:

@@ -33,6 +33,7 @@ from stackwright.watching.probe import (
     rank,
     refuse_wrong_key,
     stream,
+    transcribe,
 )
 from stackwright.watching.remembered import keep_replica
 
@@ -251,9 +252,10 @@ def _fell(before: Course | None, state: ServiceState) -> bool:
     return state.restarts > before.sample.state.restarts
 
 
-_POOLING: Mapping[Role, tuple[str, Callable[[Endpoint, str, str, int], Answer]]] = {
+_OTHERS: Mapping[Role, tuple[str, Callable[[Endpoint, str, str, int], Answer]]] = {
     Role.EMBEDDING: ("an embedding", embed),
     Role.RERANK: ("a ranking", rank),
+    Role.TRANSCRIPTION: ("a transcript", transcribe),
 }
 
 
@@ -268,7 +270,7 @@ def _questions(stack: Stack, key: str) -> list[Question]:
     for served in stack.plan.models:
         model, role, within_s = served.name, served.role, _answer_limit_s(stack, served)
         if not role.generates:
-            what, ask = _POOLING[role]
+            what, ask = _OTHERS[role]
             questions.append(
                 Question(
                     what=f"asked for {what} of {model}", ask=partial(ask, endpoint, key, model, within_s), model=model

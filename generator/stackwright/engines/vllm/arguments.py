@@ -28,10 +28,10 @@ _SERVED = {
     Role.VISION: "models with a vision_config",
     Role.EMBEDDING: "models without a scoring layer",
     Role.RERANK: "cross-encoders, …ForSequenceClassification with one score",
+    Role.TRANSCRIPTION: "models for speech, such as Whisper",
 }
 # What the engine serves and a gateway's users cannot be given yet, by the role in catalog/architectures.yaml.
 _UNSERVED = {
-    "transcription": "for speech alone",
     "classification": "a classifier",
     "draft": "a draft model, which writes ahead for another one",
 }
@@ -40,9 +40,12 @@ _EXAMPLES = {
     Role.VISION: "Qwen/Qwen3-VL-8B-Instruct",
     Role.EMBEDDING: "BAAI/bge-m3",
     Role.RERANK: "BAAI/bge-reranker-v2-m3",
+    Role.TRANSCRIPTION: "openai/whisper-large-v3",
 }
 # The first release with `--runner` (catalog/flags.yaml).
 POOLING_RELEASE = "0.10.1.1"
+# The first that serves models for speech alone (catalog/architectures.yaml).
+SPEECH_RELEASE = "0.10.0"
 # The first with `--uds` (catalog/flags.yaml), where an engine listens that takes turns with others.
 SOCKET_RELEASE = "0.19.1"
 _CARRIED = {spec.flag: spec for spec in SETTINGS if spec.flag is not None}
@@ -64,7 +67,7 @@ def engine_arguments(
         # The parser alone does nothing, and without the flag a request with tools is refused (0.32.0
         # parser/parser_manager.py).
         words += ["--enable-auto-tool-choice"]
-    if not role.generates:
+    if role.pools:
         # From there the engine derives vectors or scores by the architecture (0.32.0 config/model.py,
         # _SUFFIX_TO_DEFAULTS).
         words += ["--runner", "pooling"]
@@ -126,14 +129,14 @@ def check_role(facts: ModelFacts, role: Role, catalog: Catalog) -> None:
     Raises:
         NoPlanError: the model cannot do what it is asked for.
     """
-    if facts.config.encodes_first:
+    registered = catalog.architectures.role(facts.config.architecture)
+    if facts.config.encodes_first and registered != Role.TRANSCRIPTION:
         # The engine serves some of them, for transcription alone (0.33.0 config/model.py, runner and supported tasks).
         raise NoPlanError(
             f"{facts.name} is an encoder-decoder model ({facts.config.architecture or 'of unknown architecture'}), for "
             "speech or translation: such models are not served",
             hint=f"name another model, such as {_EXAMPLES[Role.CHAT]}",
         )
-    registered = catalog.architectures.role(facts.config.architecture)
     if registered in _UNSERVED:
         raise NoPlanError(
             f"{facts.name} ({facts.config.architecture}) is {_UNSERVED[registered]}: such models are not served",
@@ -145,11 +148,12 @@ def check_role(facts: ModelFacts, role: Role, catalog: Catalog) -> None:
     able = {
         Role.CHAT: made_for.generates or by_architecture.generates,
         Role.VISION: made_for is Role.VISION,
-        Role.EMBEDDING: by_architecture is not Role.RERANK,
+        Role.EMBEDDING: by_architecture not in (Role.RERANK, Role.TRANSCRIPTION),
         # The engine ranks by one score (0.32.0 entrypoints/pooling/utils.py). Without a layer for scores the engine
         # compares vectors (0.32.0 config/model.py, _get_default_convert_type), which a model made for ranking was never
         # taught; Qwen3-Reranker also needs a template of its own.
         Role.RERANK: by_architecture is Role.RERANK and facts.config.scores == 1,
+        Role.TRANSCRIPTION: by_architecture is Role.TRANSCRIPTION,
     }
     if not able[role]:
         architecture = facts.config.architecture or "unknown"
@@ -165,7 +169,7 @@ def role_of(config: ModelConfig, catalog: Catalog) -> Role:
     One that embeds may have the architecture of one that writes: its environment says so.
     """
     registered = catalog.architectures.role(config.architecture)
-    if registered in (Role.EMBEDDING, Role.RERANK):
+    if registered in (Role.EMBEDDING, Role.RERANK, Role.TRANSCRIPTION):
         return Role(registered)
     if config.sees or (registered == Role.VISION and config.takes_media):
         return Role.VISION

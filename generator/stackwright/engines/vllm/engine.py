@@ -89,6 +89,8 @@ class Vllm:
         "responses": "0.10.0",
         "messages": "0.11.1",
         "messages/count_tokens": "0.17.0",
+        "audio/transcriptions": "0.10.0",
+        "audio/translations": "0.10.0",
     }
     port = 8000
     health_path = "/health"
@@ -293,11 +295,11 @@ class Vllm:
 
         return process_environment(cramped=cramped)
 
-    def recipe(self, engine: PlannedEngine, *, on_gpus: bool) -> Recipe:
+    def recipe(self, engine: PlannedEngine, *, on_gpus: bool, hears: bool = False) -> Recipe:
         """Return how the virtual environment is made that its processes run in."""
         from stackwright.engines.vllm.launch import recipe
 
-        return recipe(engine, on_gpus=on_gpus)
+        return recipe(engine, on_gpus=on_gpus, hears=hears)
 
     def communication(self, host: Host, group: tuple[Gpu, ...]) -> Communication:
         """Decide how the ranks on `group`, all of one replica, talk."""
@@ -444,13 +446,14 @@ def _least_release(task: EngineTask, needs: EngineNeeds, first: str | None) -> s
 
     `first`: the first one that has its architecture.
     """
-    from stackwright.engines.vllm.arguments import POOLING_RELEASE, SOCKET_RELEASE
+    from stackwright.engines.vllm.arguments import POOLING_RELEASE, SOCKET_RELEASE, SPEECH_RELEASE
     from stackwright.engines.vllm.media import MEDIA_RELEASE
 
     bounds = (
         needs.minimum or task.facts.minimum_engine,
         first,
-        None if task.role.generates else POOLING_RELEASE,
+        POOLING_RELEASE if task.role.pools else None,
+        SPEECH_RELEASE if task.role is Role.TRANSCRIPTION else None,
         SOCKET_RELEASE if task.in_turns else None,
         MEDIA_RELEASE if task.facts.config.takes_media else None,
     )

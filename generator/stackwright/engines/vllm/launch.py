@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from stackwright.domain.plan import PlannedEngine
 from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe, SystemLibrary
 from stackwright.domain.service import Joined, SettingRef
@@ -38,9 +40,11 @@ LAUNCH = EngineLaunch(
 )
 
 
-def recipe(engine: PlannedEngine, *, on_gpus: bool) -> Recipe:
-    """Return how vLLM's virtual environment is made."""
-    return _gpu_recipe(engine) if on_gpus else _cpu_recipe(engine)
+def recipe(engine: PlannedEngine, *, on_gpus: bool, hears: bool = False) -> Recipe:
+    """Return how vLLM's virtual environment is made. `hears`: with what it reads sound with."""
+    made = _gpu_recipe(engine) if on_gpus else _cpu_recipe(engine)
+    audio = InstallStep(arguments=(*LOCKED, str(REQUIREMENTS / "engine-audio.txt")))
+    return replace(made, attempts=(*made.attempts, audio)) if hears else made
 
 
 def _cpu_recipe(engine: PlannedEngine) -> Recipe:
