@@ -261,7 +261,7 @@ def test_every_locked_package_has_its_hash() -> None:
     for lock in REQUIREMENTS.glob("*.txt"):
         entries = lock.read_text(encoding="utf-8").replace("\\\n", "").splitlines()
         packages = [entry for entry in entries if entry and not entry.startswith("#")]
-        assert len(packages) > 50
+        assert packages
         assert [entry for entry in packages if "--hash=sha256:" not in entry] == []
 
 

@@ -71,7 +71,7 @@ def find_proxy(environment: Environment, out: Path | None) -> RetrievalProxy:
     if service is None:
         raise UsageError(
             f"{environment.value} has no retrieval, and so no documents",
-            hint=f"`configure-gpu --env {environment.value} --with retrieval`",
+            hint=f"`configure-gpu {environment.value} --with retrieval`",
         )
     return RetrievalProxy(stack=stack, service=service, key=read_gateway_key(stack.secrets))
 

@@ -18,7 +18,7 @@ def check_models(plan: Plan) -> Iterator[Finding]:
             "retrieval-model",
             found="retrieval is on, and no model gives vectors",
             expected="an embedding model beside the others",
-            fix=f"`configure-gpu --env {name} {models} --model BAAI/bge-m3`, or `--without retrieval`;"
+            fix=f"`configure-gpu {name} {models} --model BAAI/bge-m3`, or `--without retrieval`;"
             " see docs/how-to/retrieval.md",
         )
 
