@@ -113,7 +113,7 @@ def test_a_role_leaves_out_the_others(run: Run) -> None:
         (("models", "xyzzy"), "models: the catalog has no model `xyzzy`", "`stackwright models` lists them"),
         (
             ("models", "--role", "chatt"),
-            "--role: found `chatt`, allowed: chat, vision, embedding, rerank",
+            "--role: found `chatt`, allowed: chat, vision, embedding, rerank, transcription",
             "did you mean `chat`?",
         ),
         (("models", "--gpu", "h100"), "--gpu is for the matrix", "add --matrix, or name a host with --host FILE"),

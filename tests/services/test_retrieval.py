@@ -104,7 +104,7 @@ def test_a_plan_without_an_embedding_model_says_how_to_add_one() -> None:
 
     assert finding.found == "retrieval is on, and no model gives vectors"
     assert finding.fix is not None
-    assert f"`configure-gpu --env staging --model {plan.models[0].name} --model BAAI/bge-m3`" in finding.fix
+    assert f"`configure-gpu staging --model {plan.models[0].name} --model BAAI/bge-m3`" in finding.fix
     assert list(check_models(replace(plan, additions=()))) == []
 
 
