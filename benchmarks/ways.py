@@ -73,6 +73,7 @@ def look(host: str, command: str) -> str:
     return f"{LOOK}./scripts/stackwright {command} --host {HOSTS / host / 'host.yaml'}"
 
 
+CHANGES = "--set VLLM_MAX_MODEL_LEN=8192 --set GATEWAY_PORT=8123 --arg=--seed=7"
 TWO = "--model qwen3-8b --model qwen3-embedding-0.6b"
 WAYS: Mapping[str, Way] = {
     "two-3090": Way(
@@ -126,8 +127,8 @@ WAYS: Mapping[str, Way] = {
     ),
     "unsupported-gpu": Way(
         title="A Pascal or AMD GPU, which no engine image serves",
-        stood_in=f"{NO_GPU}a library answers for NVML as a GTX 1080 Ti's would. The stack of the processor that follows "
-        "is real: vLLM and gateway as processes, their packages installed before",
+        stood_in=f"{NO_GPU}a library answers for NVML as a GTX 1080 Ti's would. The processor's stack that "
+        "follows is real: vLLM and gateway as processes, their packages installed before",
         nvml="pascal",
         quick=False,
         docker=False,
@@ -152,8 +153,7 @@ WAYS: Mapping[str, Way] = {
         nvml="2x-rtx3090-nvlink",
         parts={
             "first model": (
-                f"{START} --model qwen3-8b --objective latency --set VLLM_MAX_MODEL_LEN=8192 --set GATEWAY_PORT=8123 "
-                "--arg=--seed=7",
+                f"{START} --model qwen3-8b --objective latency {CHANGES}",
                 ASK,
             )
         },
@@ -284,7 +284,7 @@ def nvml_of(name: str) -> str:
 class _Hub(BaseHTTPRequestHandler):
     """Has the configuration of every checkpoint of the catalog, and no weights."""
 
-    configs: ClassVar[dict[str, dict[str, object]]] = {}
+    configs: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
     def do_GET(self) -> None:
         """Answer with a model's config.json."""
@@ -309,7 +309,7 @@ def serve_hub() -> Iterator[str]:
     _Hub.configs = {
         checkpoint.hub_id: checkpoint_config(row, checkpoint) for row in load_llms() for checkpoint in row.checkpoints
     }
-    with ThreadingHTTPServer(("0.0.0.0", 0), _Hub) as server, ExitStack() as ended:  # noqa: S104  # containers ask it
+    with ThreadingHTTPServer(("0.0.0.0", 0), _Hub) as server, ExitStack() as ended:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         ended.callback(server.shutdown)
         yield f"http://{bridge()}:{server.server_port}"
