@@ -207,12 +207,28 @@ report.show_summaries([(plan_for(recorded("2x-rtx3090-nvlink")), NextStep(url="h
 """
 
 
+WATCH = """
+import fcntl, struct, termios
+from stackwright import report
+from tests.rendering.test_status_page import STATUS
+def pages():
+    for rows in (40, 12):
+        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 80, 0, 0))
+        yield STATUS
+    raise KeyboardInterrupt
+report.watch_status(pages())
+"""
+
+
 def on_a_terminal(script: str = SHOW, *words: str, **environment: str) -> str:
     """Return what a terminal of 80 columns is sent."""
     leader, follower = pty.openpty()
-    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM", "FORCE_COLOR")}
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM", "FORCE_COLOR", "LINES")
+    }
+    told = {**kept, "COLUMNS": "80", **environment}
     program = subprocess.Popen(
-        [sys.executable, "-c", script, *words], cwd=ROOT, env={**kept, "COLUMNS": "80", **environment}, stderr=follower
+        [sys.executable, "-c", script, *words], cwd=ROOT, env=told, stdout=follower, stderr=follower
     )
     os.close(follower)
     sent = io.BytesIO()
@@ -248,6 +264,20 @@ def test_progress_on_a_terminal_is_drawn_in_place() -> None:
     shown = [line.strip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
     assert shown[-3:] == ["engine  loading  0s", "redis   starting  0s", "done"]
     assert all(not line.startswith("engine  pulling") or "[/b] [red]x[/red]" in line for line in shown)
+
+
+@pytest.mark.subprocess
+def test_a_watched_page_says_what_a_lower_window_leaves_out() -> None:
+    """Each page on the terminal's second screen; the last one, whole, stays on the first."""
+    watched, left, stays = on_a_terminal(WATCH, TERM="xterm", NO_COLOR="1").partition("\x1b[?1049l")
+    assert left
+    assert "\x1b[?1049h" in watched
+    high, _, low = watched.rpartition("Ctrl-C ends")
+    assert "changed since: A=1 → 2" in high
+    assert "more lines: make the window higher" not in high
+    assert "more lines: make the window higher" in low
+    assert "changed since" not in low
+    assert "changed since: A=1 → 2" in stays
 
 
 @pytest.mark.subprocess

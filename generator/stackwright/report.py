@@ -363,10 +363,17 @@ def watch_status(statuses: Iterable[StackStatus]) -> None:
             for status in statuses:
                 last = _page(status)
                 clock = f"{time.strftime('%H:%M:%S')}   Ctrl-C ends"
-                live.update(Text("\n".join([clock, *last]), no_wrap=True), refresh=True)
+                shown = cut_lines([clock, *last], shutil.get_terminal_size().lines)
+                live.update(Text("\n".join(shown), no_wrap=True), refresh=True)
         except KeyboardInterrupt:
             pass
     print_text("\n".join(last))
+
+
+def cut_lines(lines: list[str], rows: int) -> list[str]:
+    """Return what of a page a terminal has rows for; its last one says how much is left out."""
+    left_out = len(lines) - rows + 1
+    return lines if left_out < 2 else [*lines[: rows - 1], f"{left_out} more lines: make the window higher"]
 
 
 def print_json_line(value: object) -> None:
@@ -382,9 +389,9 @@ def _page(status: StackStatus) -> list[str]:
 
 def sheet() -> Sheet:
     """Return what stdout can show: its columns, and whether it takes more than ASCII."""
-    from stackwright.rendering.sheet import LEAST_WIDTH, Sheet
+    from stackwright.rendering.sheet import LEAST_WIDTH, UNICODE, Sheet
 
-    return Sheet(width=max(_width(), LEAST_WIDTH), ascii=not _can_write("█▓░·×╔═╦╗║└─┴┘│…°", sys.stdout))
+    return Sheet(width=max(_width(), LEAST_WIDTH), ascii=not _can_write(f"{UNICODE.all}╔╦╗║└┴┘│…°", sys.stdout))
 
 
 class Headline:

@@ -11,6 +11,7 @@ import pytest
 from tests.cli.commands import CPU, Ran, Run, image
 from tests.integration.project import free_port
 from tests.planning_requests import HOSTS
+from tests.schemas import make_schemas, problems
 
 STATUS = ("status", "dev", "--runtime=processes")
 
@@ -31,6 +32,8 @@ def test_status_of_a_stack_that_does_not_run(run: Run) -> None:
     assert (told["gpus"], told["drift"], told["services"][0]["since"]) == ([], [], None)
     assert told["processor"]["memory_bytes"] > 0
     assert [model["name"] for model in told["models"]] == ["smoke"]
+    schema = make_schemas()["status"]
+    assert list(problems(told, schema, schema)) == []
 
 
 @pytest.mark.subprocess

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
@@ -168,3 +170,20 @@ def test_what_is_refused_without_a_forecast_would_be_refused_by_one(host: str) -
                     assert answer.verdict == "does-not-fit"
                     seen += 1
     assert seen
+
+
+@pytest.mark.parametrize("host", ["1x-rtx3060-12gb", "2x-rtx3090-nvlink", "wsl2-rtx5080", "gb10"])
+def test_nothing_is_served_from_a_cache_of_nothing(host: str) -> None:
+    """Where nobody can be sure, too: the middle of what may be has room for one request at least."""
+    seen = 0
+    for row in CATALOG.llms[::2]:
+        for checkpoint in row.checkpoints:
+            model = stored_model(row, checkpoint)
+            served = weigh(model_request(asked(host, model), 0), CATALOG, RULES).served
+            if served is None or served.memory is None or model.facts.config.shape.is_encoder:
+                continue
+            assert served.memory.kv_cache_bytes > 0, checkpoint.hub_id
+            assert served.memory.kv_cache_tokens > 0, checkpoint.hub_id
+            assert not re.search(r"-\d+(\.\d+)? (B|KiB|MiB|GiB)", " ".join(served.warnings)), served.warnings
+            seen += not served.reach.sure
+    assert seen or host not in ("wsl2-rtx5080", "gb10")

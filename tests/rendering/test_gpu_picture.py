@@ -29,12 +29,12 @@ NUMA node 1                      +-------+"""
 def screen(host: Host, sheet: Sheet) -> list[str]:
     """Return everything that `gpus` shows of a host."""
     found, _ = possible_placements(host)
-    return [*gpu_picture(host, sheet), *pair_lines(judge_pairs(host), sheet), *placement_lines(found, sheet)]
+    return [*gpu_picture(host, sheet, {}), *pair_lines(judge_pairs(host), sheet), *placement_lines(found, sheet)]
 
 
 def test_a_picture_shows_what_joins_the_gpus() -> None:
-    assert "\n".join(gpu_picture(recorded("8x-h100-nvswitch"), Sheet(width=80))) == H100
-    assert "\n".join(gpu_picture(recorded("4x-a100-two-nvlink-pairs"), Sheet(width=80, ascii=True))) == PAIRS
+    assert "\n".join(gpu_picture(recorded("8x-h100-nvswitch"), Sheet(width=80), {})) == H100
+    assert "\n".join(gpu_picture(recorded("4x-a100-two-nvlink-pairs"), Sheet(width=80, ascii=True), {})) == PAIRS
 
 
 @pytest.mark.parametrize("name", HOST_NAMES)

@@ -65,12 +65,20 @@ def run(arguments: GpusArguments) -> None:
         )
         return
     sheet = report.sheet()
-    lines = [*gpu_picture(host, sheet)] or [_none_seen(host)]
+    lines = [*gpu_picture(host, sheet, _usable(host))] or [_none_seen(host)]
     if pairs:
         lines += ["", "is a replica split over a pair?", *pair_lines(pairs, sheet)]
     lines += ["", "how a model would be placed, the preferred way first (its size and heads decide)"]
     lines += placement_lines(ways, sheet) if refusal is None else [f"  {refusal}"]
     report.print_text("\n".join(map(report.on_one_line, lines)))
+
+
+def _usable(host: Host) -> dict[int, int]:
+    from stackwright.catalog.load import find_gpu
+    from stackwright.engines.memory.gpu import memory_on
+
+    seen = {gpu.index: memory_on(host, gpu, find_gpu(gpu.name)) for gpu in host.gpus}
+    return {index: memory.total_bytes for index, memory in seen.items() if memory is not None}
 
 
 def _none_seen(host: Host) -> str:

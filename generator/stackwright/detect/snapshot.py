@@ -32,6 +32,7 @@ OPTIONAL: dict[str, type[Struct]] = {
 """The parts with keys that are left out where there is nothing to say."""
 CUDA_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,3}")
 COMPUTE_CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
+DETECT = "name a file that `stackwright detect -o FILE` wrote on that machine"
 DETECT_AGAIN = "create it again on that machine: `stackwright detect -o FILE`"
 
 
@@ -45,7 +46,7 @@ def read_snapshot(path: Path) -> Host:
     try:
         return _read(path)
     except HostError as failure:
-        raise HostError(failure.message, hint=failure.hint or DETECT_AGAIN) from None
+        raise HostError(failure.message, hint=failure.hint or (DETECT_AGAIN if path.is_file() else DETECT)) from None
 
 
 def _read(path: Path) -> Host:

@@ -279,7 +279,9 @@ def _standing(candidate: LlmCandidate, newest: int, largest: int, objective: Obj
     if objective is Objective.CONTEXT:
         return f"requests of {candidate.tokens} tokens fit, {size}"
     room = "" if is_roomy(row, candidate.tokens) else f", room for {candidate.tokens} tokens"
-    return f"reads {_billions(_active(row))} of {size} per token{room}"
+    # A dense model reads all of itself, which nobody has to be told.
+    part = f"reads {_billions(_active(row))} of {size} per token" if _active(row) != row.parameters else size
+    return f"{part}{room}"
 
 
 def _is_sparse(row: CatalogLlm) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from stackwright.domain.host import Gpu, Host, Link, LinkKind
 from stackwright.domain.placement import Placement
@@ -31,12 +31,15 @@ LINK_WORDS = {
 Groups = tuple[tuple[int, ...], ...]
 
 
-def gpu_picture(host: Host, sheet: Sheet) -> tuple[str, ...]:
-    """Return the lines of the picture; none for a host without a GPU."""
+def gpu_picture(host: Host, sheet: Sheet, usable: Mapping[int, int]) -> tuple[str, ...]:
+    """Return the lines of the picture; none for a host without a GPU.
+
+    `usable`: what CUDA gives to programs of each GPU's memory, in bytes by its index, which is what plans share out.
+    """
     whole = [gpu for gpu in host.gpus if gpu.mig_slice is None]
     if not whole:
         return ()
-    lines = [*_kinds(whole, sheet), ""]
+    lines = [*_kinds(whole, sheet, usable), ""]
     islands = tuple(tuple(gpu.index for gpu in island) for island in nvlink_islands(whole, host.links))
     order = _order(whole, islands, host.links)
     most = max((sheet.width - LABEL) // LEAST_CELL, 1)
@@ -46,14 +49,14 @@ def gpu_picture(host: Host, sheet: Sheet) -> tuple[str, ...]:
     return tuple(line.rstrip() for line in lines)
 
 
-def _kinds(gpus: Sequence[Gpu], sheet: Sheet) -> Iterator[str]:
+def _kinds(gpus: Sequence[Gpu], sheet: Sheet, usable: Mapping[int, int]) -> Iterator[str]:
     """Say what the GPUs are, equal ones once."""
     alike: dict[tuple[str, str, str], list[int]] = {}
     for gpu in gpus:
         name = short_name(gpu.name) if gpu.name else "unknown GPU"
-        alike.setdefault((name, format_bytes(gpu.memory_bytes), gpu.compute_capability or "unknown"), []).append(
-            gpu.index
-        )
+        memory, least = format_bytes(gpu.memory_bytes), format_bytes(usable.get(gpu.index, gpu.memory_bytes))
+        memory += f" ({least} for programs)" if least != memory else ""
+        alike.setdefault((name, memory, gpu.compute_capability or "unknown"), []).append(gpu.index)
     for (name, memory, capability), indices in alike.items():
         which = f"GPU {indices[0]}" if len(indices) == 1 else f"GPUs {spans(indices)}"
         yield from sheet.flow([f"{which}: {name}, memory {memory}, compute capability {capability}"], "  ", "")

@@ -83,7 +83,11 @@ def load(model: Path) -> None:
     while hold.exists():
         time.sleep(LOOK_EVERY_S)
     say("api_utils.py:347", " ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0")
-    for architecture in json.loads((model / "config.json").read_text(encoding="utf-8"))["architectures"]:
+    config = model / "config.json"
+    named = (
+        json.loads(config.read_text(encoding="utf-8"))["architectures"] if config.exists() else ()
+    )  # else a hub's id
+    for architecture in named:
         if architecture not in ARCHITECTURES:
             sys.exit(f"ValueError: Model architectures ['{architecture}'] are not supported for now.")
     say("cpu_model_runner.py:68", f"Starting to load model {model}...")
