@@ -16,7 +16,7 @@ from stackwright.runtime.provision import ensure_all
 from stackwright.services import gateway, multimodal
 
 from tests.integration.multimodal.speech import say, speech_model
-from tests.integration.project import Project, free_port, make_variables
+from tests.integration.project import Project, free_port, make_variables, wait_until
 from tests.integration.quick_engine.layout import make_state
 from tests.multimodal.client import Client
 from tests.multimodal.files import write_picture
@@ -58,7 +58,10 @@ def client_of(project: Project, name: str) -> Client:
     done = project.command("keys", "add", name, "dev", "--json")
     assert done.returncode == 0, done.stderr
     port = json.loads((project.folder / "compose/generated/dev/plan.json").read_text())["settings"]["MULTIMODAL_PORT"]
-    return Client(port=int(port["value"]), keys={name: json.loads(done.stdout)["key"]}, name=name)
+    client = Client(port=int(port["value"]), keys={name: json.loads(done.stdout)["key"]}, name=name)
+    # The worker looks at the keys once a second.
+    wait_until(lambda: client.ask("GET", "/v1/jobs").status == 200)
+    return client
 
 
 @pytest.fixture(scope="module")
