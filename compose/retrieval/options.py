@@ -14,7 +14,7 @@ MEBIBYTE = 1 << 20
 INDEX_FROM = 20_000
 """Passages from which a collection gets an index; fewer are compared one by one, which finds them all.
 
-At 20,000 of 384 numbers that takes as long as an index saves (benchmarks/retrieval.py).
+Judgement, not measured yet (2026-11-30).
 """
 
 LEASE_S = 30.0

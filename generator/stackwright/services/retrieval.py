@@ -65,7 +65,7 @@ MOST_WORKERS = {Mode.MULTI: 8, Mode.SINGLE: 4, Mode.CPU: 2}
 """Worker processes by mode; what the host spares for them bounds them further."""
 
 WORKER_BYTES = 240 * MIB
-"""One worker with its two readers at work (benchmarks/retrieval.py)."""
+"""One worker with its two readers at work: an estimate, not measured yet (2026-11-30)."""
 
 _STEP = 256 * MIB
 
@@ -95,12 +95,12 @@ def _decide(planned: PlannedStack, catalog: Catalog) -> dict[str, Setting]:
 
 
 def _database_memory(planned: PlannedStack) -> Setting:
-    """Return PostgreSQL's memory: a 32nd of the host's, within what is measured for small and for large collections."""
+    """Return PostgreSQL's memory: a 32nd of the host's, from 512 MiB to 8 GiB."""
     memory = planned.host.memory_bytes
     least, most = 512 * MIB, 8 * GIB
     share = least if memory is None else min(most, max(least, memory // 32 // _STEP * _STEP))
-    reason = "a 32nd of the memory, from 512 MiB to 8 GiB"
-    return Setting(value=str(share // MIB), reason=reason, source="benchmarks/results/retrieval.json")
+    reason = "a 32nd of the memory, from 512 MiB to 8 GiB: a judgement, not measured yet"
+    return Setting(value=str(share // MIB), reason=reason, source="docs/how-to/retrieval.md")
 
 
 def _memory_bytes(env: Mapping[str, str]) -> int:
