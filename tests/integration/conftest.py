@@ -30,6 +30,8 @@ LONGEST = (
     "test_compose.py",
     "faults/test_running_stack.py",
     "test_processes.py",
+    "test_one_stack.py",
+    "webui/test_front_end.py",
     "heartbeat/test_heartbeat.py",
     "test_change.py",
     "gateway/test_switching.py",
