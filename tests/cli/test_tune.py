@@ -46,8 +46,8 @@ def test_a_dry_run_lists_what_would_be_tried_and_why_and_writes_nothing(
     assert image(configured) == before
     said = done.err.splitlines()
     assert said[0].startswith("prod: most tokens per second; chat, 64 at once, 256 requests a round, to Qwen/")
-    assert said[1] == "10 values of 5 settings to try, 3 left out by the forecast"
-    assert said[2].startswith("at most 30 minutes; each change restarts the engine, an unknown time without service")
+    assert said[1] == "10 values of 5 settings to try, within 30 minutes; 3 left out by the forecast"
+    assert said[2].startswith("each change restarts the engine, for an unknown time; the load slows other clients")
     assert done.out.splitlines()[0].split() == ["setting", "now", "try", "context", "why,", "or", "why", "not"]
     assert "VLLM_TENSOR_PARALLEL_SIZE       1      2" in done.out
     assert "left out: would shorten the context from " in done.out

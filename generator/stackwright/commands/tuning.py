@@ -169,7 +169,7 @@ class Tuner:
             self._note_time(rounds_s=time.monotonic() - begun)
             self._keep(baseline=rounds, noise=noise_of(self.state.ground.aim, rounds))
         noise = self.state.noise or 0.0
-        self._headline.stay(f"before: {describe_rounds(self.state.baseline)}; rounds differ by up to {noise:.1%}")
+        self._headline.stay(f"before: {describe_rounds(self.state.baseline)}; noise {noise:.1%}")
         costs = self._costs()
         self._headline.stay(
             f"about {format_seconds(costs.trial_s)} for each change, {format_seconds(costs.end_s)} for the "

@@ -41,15 +41,12 @@ def cost_lines(rows: Sequence[ListedValue], state: TuneState, start_s: float | N
     """Yield what a search costs, as far as it is known before: `start_s` is how long a start took earlier."""
     promising = [row for row in rows if row.objection is None]
     keys, out = {row.key for row in promising}, len(rows) - len(promising)
-    left_out = f", {out} left out by the forecast" if out else ""
-    yield f"{_counted(promising, 'value')} of {_counted(keys, 'setting')} to try{left_out}"
+    left_out = f"; {out} left out by the forecast" if out else ""
+    within = f", within {state.time.left_s / 60:.0f} minutes" if promising else ""
+    yield f"{_counted(promising, 'value')} of {_counted(keys, 'setting')} to try{within}{left_out}"
     if promising:
-        known = "an unknown time" if start_s is None else f"about {format_seconds(start_s)}"
-        left = state.time.left_s / 60
-        yield (
-            f"at most {left:.0f} minutes; each change restarts the engine, {known} without service, and the load "
-            "slows other clients"
-        )
+        known = "for an unknown time" if start_s is None else f"for about {format_seconds(start_s)}"
+        yield f"each change restarts the engine, {known}; the load slows other clients"
 
 
 def _counted(things: Collection[object], what: str) -> str:
