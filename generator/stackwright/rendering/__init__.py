@@ -14,7 +14,6 @@ from stackwright.reading import to_plain
 from stackwright.rendering.compose import render_override
 from stackwright.rendering.environment import render_environment
 from stackwright.rendering.gateway import render_gateway
-from stackwright.rendering.monitoring import monitoring_files
 from stackwright.rendering.numbered import flat_settings
 from stackwright.rendering.plan_document import plan_document
 from stackwright.services.monitoring import ADDITION as _MONITORING
@@ -36,6 +35,8 @@ def render_plan(plan: Plan) -> tuple[RenderedFile, ...]:
     generated = PurePosixPath("compose/generated") / plan.environment.value
     mounted, settings = {"gateway.yaml": render_gateway(plan)}, flat_settings(plan)
     if _MONITORING.name in plan.additions:
+        from stackwright.rendering.monitoring import monitoring_files
+
         mounted |= monitoring_files(plan)
     return (
         RenderedFile(path=environment_file(plan.environment.value), text=render_environment(plan, settings)),
