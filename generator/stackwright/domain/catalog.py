@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from stackwright.domain.plan import Origin, Setting
 from stackwright.units import version_parts
 
 if TYPE_CHECKING:
@@ -418,6 +419,10 @@ class ServiceImage(Struct, frozen=True, kw_only=True):
     image: str
     source: str
     date: str
+
+    def setting(self, reason: str) -> Setting:
+        """Return the setting that chooses the image."""
+        return Setting(value=self.image, reason=reason, source=self.source, origin=Origin.CATALOG)
 
 
 class ArgumentKind(Struct, frozen=True, kw_only=True):

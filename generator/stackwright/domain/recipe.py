@@ -46,3 +46,10 @@ class Recipe(Struct, frozen=True, kw_only=True):
     compiled: bool = False
     library: SystemLibrary | None = None
     refused: tuple[str, str] | None = None
+
+
+def locked_recipe(name: str, package: str, *, size_bytes: int, compiled: bool = False) -> Recipe:
+    """Return the recipe of an environment that the lock of its name says everything of."""
+    lock = REQUIREMENTS / f"{name}.txt"
+    step = InstallStep(arguments=(*LOCKED, str(lock)))
+    return Recipe(name=name, package=package, attempts=(step,), lock=lock, size_bytes=size_bytes, compiled=compiled)

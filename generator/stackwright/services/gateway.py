@@ -6,8 +6,8 @@ from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.environment import KEYS_FOLDER, USAGE_FOLDER
-from stackwright.domain.plan import Origin, Plan, Setting
-from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe
+from stackwright.domain.plan import Plan, Setting
+from stackwright.domain.recipe import locked_recipe
 from stackwright.domain.service import (
     AsProcess,
     Dependency,
@@ -115,14 +115,8 @@ LIMITS = {
 # LiteLLM refuses to boot with a weak master key; `sk-` and 256 random bits is what its documentation advises.
 KEYS = {"litellm_master_key": "sk-", "litellm_salt_key": "sk-"}
 
-RECIPE = Recipe(
-    name="gateway",
-    package="litellm",
-    attempts=(InstallStep(arguments=(*LOCKED, str(REQUIREMENTS / "gateway.txt"))),),
-    lock=REQUIREMENTS / "gateway.txt",
-    size_bytes=3 * GIB // 4,
-    compiled=True,  # start.sh lets it write nothing beside its modules
-)
+# start.sh lets it write nothing beside its modules.
+RECIPE = locked_recipe("gateway", "litellm", size_bytes=3 * GIB // 4, compiled=True)
 
 # What one LiteLLM worker of 1.109 takes when it is ready, and two take 980 MB (measured on two cores, 2026-11-21).
 _WORKER_BYTES = 360 * 10**6
@@ -211,6 +205,10 @@ GATEWAY = Service(
 )
 
 
+ADDRESS: Word = Joined(parts=(HostOf(service=_NAME), ":", PortOf(service=_NAME)))
+"""Host and port at which other services of the stack ask it."""
+
+
 def gateway_services(plan: Plan) -> tuple[Service, ...]:
     """Return the gateway, with the address of every engine and the limits of every model."""
     environment: dict[str, Word | None] = {
@@ -246,7 +244,5 @@ def _further_limits(plan: Plan) -> dict[str, Word]:
 
 def catalog_values(catalog: Catalog) -> dict[str, Setting]:
     """Return the settings that follow from the catalog alone, or from nothing."""
-    row = catalog.service(_NAME)
     consent = Setting(value="refused", reason="plain HTTP exposes keys and answers", source="docs/how-to/publish.md")
-    image = Setting(value=row.image, reason="pinned release", source=row.source, origin=Origin.CATALOG)
-    return {"LITELLM_IMAGE": image, "GATEWAY_PLAIN_HTTP": consent}
+    return {"LITELLM_IMAGE": catalog.service(_NAME).setting("pinned release"), "GATEWAY_PLAIN_HTTP": consent}

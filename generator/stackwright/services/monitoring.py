@@ -11,9 +11,8 @@ from hashlib import sha256
 from msgspec.structs import replace
 
 from stackwright.domain.access_key import Rights
-from stackwright.domain.bcrypt import hash_password
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.plan import Mode, Origin, Plan, Setting
+from stackwright.domain.plan import Mode, Plan, Setting
 from stackwright.domain.service import (
     AsProcess,
     Dependency,
@@ -90,16 +89,11 @@ _BYTES = 700 * 10**6
 
 
 def _decide(planned: PlannedStack, catalog: Catalog) -> dict[str, Setting]:
-    rows = {key: catalog.service(name) for name, key in _IMAGES.items()}
-    images = {
-        key: Setting(value=row.image, reason="pinned release", source=row.source, origin=Origin.CATALOG)
-        for key, row in rows.items()
-    }
+    images = {key: catalog.service(name).setting("pinned release") for name, key in _IMAGES.items()}
     if planned.gpus:
-        row = catalog.service("dcgm-exporter")
         reason = "it needs root and SYS_ADMIN; the GPUs' figures come from an exporter that needs neither"
         images |= {
-            _DCGM_IMAGE: Setting(value=row.image, reason="pinned release", source=row.source, origin=Origin.CATALOG),
+            _DCGM_IMAGE: catalog.service("dcgm-exporter").setting("pinned release"),
             DCGM: Setting(value="off", reason=reason, source=DECISION),
         }
     return {
@@ -130,6 +124,8 @@ def web_configuration(password: str) -> str:
 
     The salt follows from the password, which is random: so the same one gives the same text.
     """
+    from stackwright.domain.bcrypt import hash_password
+
     salt = sha256(password.encode()).digest()[:16]
     return f"basic_auth_users:\n  {USER}: {hash_password(password, salt)}\n"
 

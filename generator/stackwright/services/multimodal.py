@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.environment import KEYS_FOLDER
-from stackwright.domain.plan import Mode, Origin, Plan, Setting
-from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe
+from stackwright.domain.plan import Mode, Plan, Setting
+from stackwright.domain.recipe import locked_recipe
 from stackwright.domain.role import Role
 from stackwright.domain.service import (
     AsProcess,
@@ -19,10 +19,8 @@ from stackwright.domain.service import (
     Executable,
     Health,
     HostFolder,
-    HostOf,
     HttpProbe,
     InContainer,
-    Joined,
     ListenAddress,
     Login,
     MountedFile,
@@ -36,7 +34,7 @@ from stackwright.domain.service import (
 )
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.services.additions import BIND, SECTION, Addition, PlannedStack, count_workers, port_setting
-from stackwright.services.gateway import GATEWAY
+from stackwright.services.gateway import ADDRESS, GATEWAY
 from stackwright.units import GIB, MIB
 
 _NAME = "multimodal"
@@ -90,11 +88,9 @@ _SPEECH_BYTES = 2 * GIB
 
 
 def _decide(planned: PlannedStack, catalog: Catalog) -> dict[str, Setting]:
-    row = catalog.service(_NAME)
-    image = Setting(value=row.image, reason="built here", source=row.source, origin=Origin.CATALOG)
     memory = _LIMITS[_MEMORY][0] * MIB
     return {
-        _IMAGE: image,
+        _IMAGE: catalog.service(_NAME).setting("built here"),
         _PORT: port_setting(8020, planned.environment),
         _WORKERS: count_workers(planned, {Mode.CPU: 2, Mode.SINGLE: 2, Mode.MULTI: 4}, _WORKER_BYTES + memory),
         SPEECH: Setting(value=OFF, reason="no model named", source="docs/how-to/multimodal.md"),
@@ -115,14 +111,8 @@ ADDITION = Addition(
     has_key=True,
 )
 
-RECIPE = Recipe(
-    name=_NAME,
-    package="av",
-    attempts=(InstallStep(arguments=(*LOCKED, str(REQUIREMENTS / "multimodal.txt"))),),
-    lock=REQUIREMENTS / "multimodal.txt",
-    size_bytes=460 * MIB,
-    compiled=True,  # start.sh lets it write nothing beside its modules
-)
+# start.sh lets it write nothing beside its modules.
+RECIPE = locked_recipe(_NAME, "av", size_bytes=460 * MIB, compiled=True)
 
 _MODULES = (
     *("__init__ api asking confine decode decoded jobs pages pictures reading".split()),
@@ -142,7 +132,7 @@ MULTIMODAL = Service(
     command=(ListenAddress(), PortOf(service=_NAME)),
     environment={
         "PYTHONUNBUFFERED": "1",
-        "GATEWAY_ADDRESS": Joined(parts=(HostOf(service=GATEWAY.name), ":", PortOf(service=GATEWAY.name))),
+        "GATEWAY_ADDRESS": ADDRESS,
         "GATEWAY_KEYS": EnvironmentFolderRef(name="keys"),
         "GATEWAY_REQUEST_TIMEOUT_S": SettingRef(key="GATEWAY_REQUEST_TIMEOUT_S"),
         "MULTIMODAL_FOLDER": VolumeRef(name=_NAME),

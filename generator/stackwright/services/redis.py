@@ -6,7 +6,7 @@ Pure.
 from __future__ import annotations
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.plan import Origin, Plan, Setting
+from stackwright.domain.plan import Plan, Setting
 from stackwright.domain.service import (
     AsProcess,
     Health,
@@ -56,9 +56,4 @@ def redis_services(_: Plan) -> tuple[Service, ...]:
 
 def catalog_values(catalog: Catalog) -> dict[str, Setting]:
     """Return the setting that follows from the catalog alone."""
-    row = catalog.service(_NAME)
-    return {
-        "REDIS_IMAGE": Setting(
-            value=row.image, reason="router state of the gateway", source=row.source, origin=Origin.CATALOG
-        )
-    }
+    return {"REDIS_IMAGE": catalog.service(_NAME).setting("router state of the gateway")}

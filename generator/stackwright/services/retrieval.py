@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.environment import KEYS_FOLDER
-from stackwright.domain.plan import Mode, Origin, Plan, Setting
-from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe
+from stackwright.domain.plan import Mode, Plan, Setting
+from stackwright.domain.recipe import locked_recipe
 from stackwright.domain.role import Role
 from stackwright.domain.service import (
     AsProcess,
@@ -41,7 +41,7 @@ from stackwright.domain.service import (
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines import engine_named
 from stackwright.services.additions import BIND, SECTION, Addition, PlannedStack, count_workers, port_setting
-from stackwright.services.gateway import GATEWAY
+from stackwright.services.gateway import ADDRESS, GATEWAY
 from stackwright.units import GIB, MIB
 
 _NAME, _DATABASE = "retrieval", "postgres"
@@ -69,24 +69,15 @@ WORKER_BYTES = 240 * MIB
 
 _STEP = 256 * MIB
 
-RECIPE = Recipe(
-    name=_NAME,
-    package="starlette",
-    attempts=(InstallStep(arguments=(*LOCKED, str(REQUIREMENTS / "retrieval.txt"))),),
-    lock=REQUIREMENTS / "retrieval.txt",
-    size_bytes=200 * MIB,
-    compiled=True,  # start.sh lets it write nothing beside its modules
-)
+# start.sh lets it write nothing beside its modules.
+RECIPE = locked_recipe(_NAME, "starlette", size_bytes=200 * MIB, compiled=True)
 """PostgreSQL's too: the wheel with its programs is part of it."""
 
 
 def _decide(planned: PlannedStack, catalog: Catalog) -> dict[str, Setting]:
-    image, database = catalog.service(_NAME), catalog.service(_DATABASE)
     return {
-        _IMAGE: Setting(value=image.image, reason="built here", source=image.source, origin=Origin.CATALOG),
-        _DATABASE_IMAGE: Setting(
-            value=database.image, reason="vectors, texts and jobs", source=database.source, origin=Origin.CATALOG
-        ),
+        _IMAGE: catalog.service(_NAME).setting("built here"),
+        _DATABASE_IMAGE: catalog.service(_DATABASE).setting("vectors, texts and jobs"),
         _PORT: port_setting(8010, planned.environment),
         _WORKERS: count_workers(planned, MOST_WORKERS, WORKER_BYTES),
         _MEMORY: _database_memory(planned),
@@ -170,7 +161,7 @@ PROXY = Service(
     command=(ListenAddress(), PortOf(service=_NAME)),
     environment={
         "PYTHONUNBUFFERED": "1",
-        "GATEWAY_ADDRESS": Joined(parts=(HostOf(service=GATEWAY.name), ":", PortOf(service=GATEWAY.name))),
+        "GATEWAY_ADDRESS": ADDRESS,
         "DATABASE_HOST": HostOf(service=_DATABASE),
         "DATABASE_PORT": PortOf(service=_DATABASE),
         "RETRIEVAL_DATA": VolumeRef(name=_NAME),

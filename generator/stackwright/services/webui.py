@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.plan import Origin, Plan, Setting
-from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe
+from stackwright.domain.plan import Plan, Setting
+from stackwright.domain.recipe import locked_recipe
 from stackwright.domain.service import (
     AsProcess,
     Dependency,
     Document,
     Executable,
     Health,
-    HostOf,
     HttpProbe,
     InContainer,
-    Joined,
     ListenAddress,
     Login,
     MountedFile,
@@ -35,7 +33,7 @@ from stackwright.domain.service import (
 )
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.services.additions import BIND, SECTION, Addition, PlannedStack, port_setting
-from stackwright.services.gateway import GATEWAY
+from stackwright.services.gateway import ADDRESS, GATEWAY
 from stackwright.units import MIB
 
 _NAME = "webui"
@@ -54,8 +52,7 @@ _BYTES = 450 * 10**6
 
 
 def _decide(planned: PlannedStack, catalog: Catalog) -> dict[str, Setting]:
-    row = catalog.service(_NAME)
-    image = Setting(value=row.image, reason="pinned release", source=row.source, origin=Origin.CATALOG)
+    image = catalog.service(_NAME).setting("pinned release")
     return {_IMAGE: image, _PORT: port_setting(3000, planned.environment)}
 
 
@@ -68,13 +65,7 @@ ADDITION = Addition(
     has_key=True,
 )
 
-RECIPE = Recipe(
-    name=_NAME,
-    package="open-webui",
-    attempts=(InstallStep(arguments=(*LOCKED, str(REQUIREMENTS / "webui.txt"))),),
-    lock=REQUIREMENTS / "webui.txt",
-    size_bytes=560 * MIB,
-)
+RECIPE = locked_recipe(_NAME, "open-webui", size_bytes=560 * MIB)
 
 # Of open_webui/env.py and config.py, 0.12.4. The first rows hold at every start; those under ENABLE_SIGNUP are what it
 # begins with, and are a person's to change in its own settings.
@@ -115,7 +106,7 @@ WEBUI = Service(
     command=("--host", ListenAddress(), "--port", PortOf(service=_NAME)),
     environment={
         "PYTHONUNBUFFERED": "1",
-        "WEBUI_GATEWAY": Joined(parts=(HostOf(service=GATEWAY.name), ":", PortOf(service=GATEWAY.name))),
+        "WEBUI_GATEWAY": ADDRESS,
         "DATA_DIR": VolumeRef(name=_NAME),
         # It writes its pictures anew at each start.
         "STATIC_DIR": ScratchRef(name="webui.static"),
