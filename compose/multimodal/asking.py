@@ -9,12 +9,13 @@ import http.client
 import json
 import os
 import socket
-import ssl
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from trust import trust_gateway
 
 MOST_ANSWER_BYTES = 64 * 2**20
 
@@ -84,12 +85,7 @@ class Models:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self._tls: ssl.SSLContext | None = None
-        if stack.certificate is not None:
-            self._tls = ssl.create_default_context(cafile=os.fspath(stack.certificate))
-            # The certificate is for the name that people use; here it is known by itself, not by its issuer.
-            self._tls.check_hostname = False
-            self._tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        self._tls = None if stack.certificate is None else trust_gateway(stack.certificate)
 
     def look(self, pictures: Sequence[Path], question: str) -> str:
         """Return what the vision model says of pictures. Raises LaterError, RefusedRequestError."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
+from trust import trust_gateway
 
 from retrieval.failures import GatewayError
 
@@ -35,7 +35,7 @@ class Gateway:
         """Return the connections of this process, made in its event loop."""
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=CONNECT_S, sock_read=READ_S)
-            trust = True if self._certificate is None else _trust(self._certificate)
+            trust = True if self._certificate is None else trust_gateway(self._certificate)
             connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=30, ssl=trust)
             self._session = aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=True)
         return self._session
@@ -103,15 +103,6 @@ class Gateway:
             return orjson.loads(content)
         except orjson.JSONDecodeError as failure:
             raise GatewayError(502, "the gateway's answer is not JSON") from failure
-
-
-def _trust(certificate: Path) -> ssl.SSLContext:
-    """Trust the gateway's own certificate and no other, whatever name it has: inside it is asked by another one."""
-    own = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    own.check_hostname = False
-    own.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    own.load_verify_locations(certificate)
-    return own
 
 
 def failure_text(content: bytes) -> str:

@@ -128,7 +128,7 @@ def test_every_file_of_the_program_is_mounted() -> None:
         if path.suffix in (".py", ".sh")
     }
 
-    assert {file.source for file in FILES} == program | {"gateway/keys.py"}
+    assert {file.source for file in FILES} == program | {"gateway/keys.py", "gateway/trust.py"}
 
 
 def test_lock_and_catalog_have_one_postgresql() -> None:

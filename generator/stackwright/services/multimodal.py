@@ -121,7 +121,7 @@ _MODULES = (
 FILES = (
     MountedFile(source="multimodal/start.sh", name="multimodal/start.sh"),
     *(MountedFile(source=f"multimodal/{name}.py", name=f"multimodal/{name}.py") for name in _MODULES),
-    MountedFile(source="gateway/keys.py", name="gateway/keys.py"),
+    *(MountedFile(source=f"gateway/{name}.py", name=f"gateway/{name}.py") for name in ("keys", "trust")),
 )
 
 MULTIMODAL = Service(

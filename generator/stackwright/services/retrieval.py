@@ -147,7 +147,7 @@ _PACKAGE = (
 ).split()
 _MIGRATIONS = ("migrations/env.py", "migrations/versions/0001_collections.py")
 _PROXY_FILES = (
-    *(MountedFile(source=name, name=name) for name in ("retrieval/start.sh", "gateway/keys.py")),
+    *(MountedFile(source=name, name=name) for name in ("retrieval/start.sh", "gateway/keys.py", "gateway/trust.py")),
     *(MountedFile(source=f"{_NAME}/{name}.py", name=f"{_NAME}/{name}.py") for name in _PACKAGE),
     *(MountedFile(source=f"{_NAME}/{name}", name=f"{_NAME}/{name}") for name in _MIGRATIONS),
 )
