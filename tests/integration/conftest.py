@@ -8,10 +8,12 @@ before, as `./scripts/test` sees to: of several sessions, none can tell whether 
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 from stackwright.runtime.provision import ensure
 from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
 
@@ -22,6 +24,8 @@ from tests.integration.testbed import TestbedUnavailableError, answers, engine, 
 
 MakeProject = Callable[..., Project]
 HERE = Path(__file__).parent
+# As root, without a screen, and without the browser's own errands.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 # The files that take longest begin first, so that neither process is left with one while the other has nothing to do;
 # those with real vLLM, which needs the processor, beside those that mostly wait for health checks and cooldowns.
 LONGEST = (
@@ -58,6 +62,18 @@ def docker_host() -> Iterator[str]:
         except TestbedUnavailableError as reason:
             pytest.skip(str(reason))
         yield host
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Give Debian's browser. For a module alone: while Playwright is open, `asyncio.run` of another would fail."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no chromium here; the testbed installs it for root on Debian")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from stackwright.cli import main
 from stackwright.domain.load import common_points, compare_points
 from stackwright.rendering.load_report import render_load_page
@@ -17,20 +15,7 @@ from tests.planning_requests import HOSTS
 from tests.rendering.test_load_report import A, B
 
 pytestmark = pytest.mark.integration
-# As root, without a screen, and without the browser's own errands.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 FOCUSED = "document.activeElement.getAttribute('href') || document.activeElement.tagName.toLowerCase()"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no chromium here; the testbed installs it for root on Debian")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[2]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 
 pytestmark = pytest.mark.integration
 
@@ -58,24 +57,19 @@ def test_rows_and_items_are_not_run_into_a_paragraph(site: Path) -> None:
     assert [page.name for page in site.rglob("*.html") if swallowed.search(page.read_text("utf-8"))] == []
 
 
-def test_it_is_searched_from_a_folder_and_fetches_nothing(site: Path) -> None:
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no chromium here; the testbed installs it for root on Debian")
+def test_it_is_searched_from_a_folder_and_fetches_nothing(site: Path, browser: Browser) -> None:
     said: list[str] = []
     fetched: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        page = browser.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda failure: said.append(str(failure)))
-        page.on("request", lambda request: fetched.append(request.url))
-        page.goto((site / "how-to" / "gpus.html").as_uri())
-        words = page.locator("input.md-search__input")
-        words.click()
-        words.press_sequentially("NVLink island")
-        page.locator(".md-search-result__item a[href*='how-to/gpus.html']").first.wait_for()
-        browser.close()
+    page = browser.new_page()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda failure: said.append(str(failure)))
+    page.on("request", lambda request: fetched.append(request.url))
+    page.goto((site / "how-to" / "gpus.html").as_uri())
+    words = page.locator("input.md-search__input")
+    words.click()
+    words.press_sequentially("NVLink island")
+    page.locator(".md-search-result__item a[href*='how-to/gpus.html']").first.wait_for()
+    page.close()
     assert said == []
     assert [url for url in fetched if not url.startswith(("file:", "data:"))] == []
 
