@@ -10,7 +10,7 @@ from msgspec import Struct
 from stackwright import report
 from stackwright.commands.options import add_environment, add_json, add_out, record_of
 from stackwright.commands.paths import find_paths, working_folder
-from stackwright.commands.stack import load_stack, page_words
+from stackwright.commands.stack import load_stack, page_words, pages_of
 from stackwright.domain.environment import Environment
 from stackwright.domain.service import Service
 from stackwright.errors import UsageError
@@ -64,20 +64,17 @@ def run(arguments: OpenArguments) -> None:
     rows = [{"name": name, "url": endpoint.url + path, "needs": needs} for name, path, needs in PATHS]
     is_down = is_free(endpoint.bind, endpoint.port)
     # Without containers, some have no program on this machine.
-    shown = [
-        service for service in stack.services if service.page is not None and (is_down or _listens(stack, service))
-    ]
+    shown = [(service, page) for service, page in pages_of(stack) if is_down or _listens(stack, service)]
     pages = [
-        {"name": service.name, "url": published_url(stack, service) + service.page.path, "needs": service.page.title}
-        for service in shown
-        if service.page is not None
+        {"name": service.name, "url": published_url(stack, service) + page.path, "needs": page.title}
+        for service, page in shown
     ]
     key = str(gateway_key(stack.secrets))
     if arguments.json:
         report.print_json({"urls": [*rows, *pages], "key_file": key, "certificate": endpoint.certificate})
     else:
         lines = [f"{row['name']:<10}  {row['url']}  ({row['needs']})" for row in rows]
-        lines += [page_words(stack, service) for service in shown]
+        lines += [page_words(stack, service, page) for service, page in shown]
         lines += ["", f"the master key: `{command('key')}`, from {key}"]
         lines += [f"a key for a person or program: `{command('keys', 'add', 'NAME')}`"]
         if endpoint.certificate is not None:

@@ -146,11 +146,15 @@ def _processes(stack: Stack) -> WatchedRuntime:
     return ProcessesRuntime(stack)
 
 
-def page_words(stack: Stack, service: Service) -> str:
+def pages_of(stack: Stack) -> tuple[tuple[Service, Page], ...]:
+    """Return the services that have a page for a person, each with it."""
+    return tuple((service, service.page) for service in stack.services if service.page is not None)
+
+
+def page_words(stack: Stack, service: Service, page: Page) -> str:
     """Return what a person finds at a service's page, where, and how they get in."""
     from stackwright.watching.probe import published_url
 
-    page = service.page or Page(title=service.name)
     login = page.login
     how = "" if login is None else f" (user {login.user}, password in {stack.secrets / login.secret})"
     return f"{page.title}: {published_url(stack, service)}{page.path}{how}"

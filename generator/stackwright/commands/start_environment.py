@@ -39,7 +39,16 @@ from stackwright.commands.options import (
 )
 from stackwright.commands.paths import ProjectPaths, find_paths, working_folder
 from stackwright.commands.replacing import bring_up_instead, check_leaving, fetch
-from stackwright.commands.stack import address, choose_runtime, load_stack, page_words, reach, refuse, refuse_beside
+from stackwright.commands.stack import (
+    address,
+    choose_runtime,
+    load_stack,
+    page_words,
+    pages_of,
+    reach,
+    refuse,
+    refuse_beside,
+)
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
 from stackwright.errors import StackError, UsageError
@@ -180,10 +189,9 @@ def _show_ready(stack: Stack, running: frozenset[str]) -> None:
     report.tell(f"\n{name} is ready at {address(stack)}, model{'s' if len(models) > 1 else ''}: {', '.join(models)}")
     report.tell("try it:\n")
     report.print_text(question_by_hand(stack))
-    for service in stack.services:
-        # Without containers, some have no program on this machine.
-        if service.page is not None and service.name in running:
-            report.tell(f"\n{page_words(stack, service)}")
+    for service, page in pages_of(stack):
+        if service.name in running:  # without containers, some have no program on this machine
+            report.tell(f"\n{page_words(stack, service, page)}")
     report.tell(f"\nstop it: {_command(stack, 'stop-environment')}")
 
 

@@ -82,28 +82,9 @@ def _state_of(pynvml: Any, figures: GpuFigures) -> GpuState:
         lanes_up=figures.links.lanes_up,
         ecc_errors=figures.ecc_errors,
         rows_broken=figures.rows_broken,
-        reading=GpuReading(
-            name=_plain(device.name),
-            memory_bytes=device.memory_bytes,
-            memory_used_bytes=device.memory_used_bytes,
-            busy_percent=device.busy_percent,
-            temperature_c=device.temperature_c,
-            power_w=device.power_w,
-            power_limit_w=device.power_limit_w,
-            clock_mhz=device.clock_mhz,
-            slowed=device.slowed,
-            xids=figures.xids,
-        ),
-        slices=tuple(
-            SliceState(
-                uuid=each.uuid,
-                name=_plain(each.name),
-                gpu_instance=each.gpu_instance,
-                memory_bytes=each.memory_bytes,
-                memory_used_bytes=each.memory_used_bytes,
-            )
-            for each in figures.slices
-        ),
+        # The same fields under the same names; what NVML calls a thing may hold signs that no terminal is given.
+        reading=GpuReading(**device._replace(name=_plain(device.name))._asdict(), xids=figures.xids),
+        slices=tuple(SliceState(**each._replace(name=_plain(each.name))._asdict()) for each in figures.slices),
     )
 
 
