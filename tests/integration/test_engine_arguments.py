@@ -152,6 +152,7 @@ PINNED = {
     "VLLM_MAX_LORAS": "4",
     "VLLM_MAX_LORA_RANK": "32",
     "VLLM_LANGUAGE_MODEL_ONLY": "true",
+    "VLLM_MM_ENCODER_TP_MODE": "data",
     "VLLM_LIMIT_MM_PER_PROMPT": '{"image": 0, "video": 0}',
     "VLLM_CPU_OFFLOAD_GB": "3",
 }

@@ -46,6 +46,8 @@ from stackwright.watching.steps import loaded_model
 # An engine that serves says little; the line that tells what is loaded may lie this far back.
 SWITCH_LINES = 2000
 DEFAULT_INTERVAL_S = 2.0
+# A first look that got no answer is given so long: a busy machine is no reason to say nothing.
+PATIENT_S = 20.0
 
 
 class StatusArguments(Struct, frozen=True, kw_only=True):
@@ -156,7 +158,10 @@ class _View:
         except RuntimeRefusedError as failure:
             if self._before is None:
                 reach(self._stack, self._runtime.name)  # which says why in full
-                raise
+                if limit_s == PATIENT_S:
+                    raise
+                # It answers, on a machine that is busy, or what was listed went before it was asked about.
+                return self.take(PATIENT_S)
             # While a stack is watched, its runtime may be restarted.
             taken["look"] = Look(at_s=time.monotonic(), glances=(), notes=(failure.message,))
         now = time.monotonic()

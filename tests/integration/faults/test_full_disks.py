@@ -16,7 +16,7 @@ from tests.integration.faults.places import fill, small_disk
 from tests.integration.project import Project
 
 MakePlainProject = Callable[..., Project]
-BLOCK, BLOCKS = 4096, 128
+BLOCK, BLOCKS = 4096, 512
 
 
 def test_disk_full_while_rendering(make_plain_project: MakePlainProject, fault: MakeFault) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -92,6 +94,20 @@ def test_port_is_taken_between_the_checks_and_the_gateway(running: Project, faul
     case.ends(ended, code=6, says=(str(running.port), "--set GATEWAY_PORT=", "stays as it is"), left=left)
     assert run(running, *START).code == 0
     assert set(phases(running).values()) == {"healthy"}
+
+
+def test_status_of_an_engine_that_does_not_answer_at_once(running: Project, tmp_path: Path) -> None:
+    """A busy machine, or a container that goes between two questions: the first list fails, the next does not."""
+    (tmp_path / "once").touch()
+    program = tmp_path / "docker"
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in "ps --all --quiet"*) rm {tmp_path}/once 2>/dev/null && exit 1 ;; esac\n'
+        f'exec {shutil.which("docker")} "$@"\n'
+    )
+    program.chmod(0o755)
+    asked = replace(running, variables={**running.variables, "PATH": f"{tmp_path}:{running.variables['PATH']}"})
+    assert set(phases(asked).values()) == {"healthy"}
+    assert not (tmp_path / "once").exists()
 
 
 def test_gateway_crashes(running: Project, fault: MakeFault) -> None:
