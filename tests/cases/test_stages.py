@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
@@ -44,3 +46,24 @@ def test_pinned_stages_of_such_a_model_are_refused() -> None:
     with pytest.raises(NoPlanError, match="cannot split this model into pipeline stages") as refused:
         replica("Phi4MMForCausalLM", VLLM_PIPELINE_PARALLEL_SIZE="2")
     assert refused.value.hint is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "release", "fits"),
+    [
+        ("eagle3", "0.29.0", False),
+        ("dflash", "0.29.0", False),
+        ("eagle3", "0.30.0", True),
+        ("ngram", "0.29.0", True),
+    ],
+)
+def test_a_drafter_that_reads_layers_needs_stages_that_hand_them_on(method: str, release: str, *, fits: bool) -> None:
+    """`eagle3 with pipeline parallel is not supported`, said after the weights of a rank are to be loaded."""
+    pins = {"VLLM_SPECULATIVE_CONFIG": json.dumps({"method": method, "num_speculative_tokens": 2})}
+    stages = {"VLLM_TENSOR_PARALLEL_SIZE": "1", "VLLM_PIPELINE_PARALLEL_SIZE": "2"}
+    if fits:
+        assert replica("Qwen3ForCausalLM", release, **pins, **stages).pipeline_parallel == 2
+        return
+    with pytest.raises(NoPlanError, match=f"{method}, which vLLM {release} refuses with 2 pipeline stages"):
+        replica("Qwen3ForCausalLM", release, **pins, **stages)
+    assert replica("Qwen3ForCausalLM", release, **pins).tensor_parallel == 2

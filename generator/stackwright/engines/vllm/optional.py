@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stackwright.domain.catalog import Catalog
+from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.objective import Objective
+from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Setting
 from stackwright.domain.setting_spec import SettingSpec
-from stackwright.engines.protocol import EngineTask
+from stackwright.engines.protocol import EngineTask, pinned_fields
+from stackwright.engines.vllm.memory.releases import Release
+from stackwright.engines.vllm.memory.runner import second_runner
+from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
 from stackwright.engines.vllm.parsers import PARSER_KEYS
 from stackwright.engines.vllm.settings import ATTACHED_SETTINGS, NO_PARSER, OPTIONAL_SETTINGS, STREAM_INTERVAL
 from stackwright.errors import NoPlanError
@@ -18,6 +23,8 @@ TOKENS_OF_AN_EVENT = 8
 # The first token comes at once, the rest at the end (0.33.0 v1/engine/output_processor.py, make_request_output).
 _SOURCE = "docs/decisions/0015-objectives.md; vLLM 0.33.0 config/scheduler.py"
 # Reports, read 2026-11-29: an event of several tokens loses tool calls, their arguments, or the end of the reasoning.
+# Drafters that read what the target's layers compute (0.29.0 v1/worker/gpu/model_runner.py, __init__).
+_DRAFTS_FROM_STATES = ("eagle3", "dflash", "dspark", "extract_hidden_states")
 _LOSSES = "github.com/vllm-project/vllm/issues/31501, /41691, /48020, /55082"
 
 
@@ -46,6 +53,20 @@ def _pinned(task: EngineTask, spec: SettingSpec, catalog: Catalog, release: str)
             hint="remove the pin, or request another release with --engine",
         )
     return Setting(value=task.pins[spec.key], reason="pinned by the user", source="--set")
+
+
+def check_drafter(task: EngineTask, placement: Placement, release: str) -> None:
+    """Refuse a drafter that the release cannot run beside pipeline stages. Raises NoPlanError."""
+    method = EngineSettings(**pinned_fields(MEMORY_SETTINGS, task.pins)).speculative_method
+    if placement.pipeline_parallel == 1 or method not in _DRAFTS_FROM_STATES:
+        return
+    judged = Release(release)
+    if second_runner(task.facts.config.shape, judged) and not judged.hands_states_on:
+        raise NoPlanError(
+            f"VLLM_SPECULATIVE_CONFIG asks for {method}, which vLLM {release} refuses with "
+            f"{placement.pipeline_parallel} pipeline stages",
+            hint="leave it out, split by tensor parallelism alone, or request vLLM 0.30.0 or newer with --engine",
+        )
 
 
 def _stream_interval(

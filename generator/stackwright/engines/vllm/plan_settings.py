@@ -13,7 +13,7 @@ from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.cpu import DECISION
 from stackwright.engines.vllm.extra_arguments import argument_settings
 from stackwright.engines.vllm.media import media_settings
-from stackwright.engines.vllm.optional import optional_settings
+from stackwright.engines.vllm.optional import check_drafter, optional_settings
 from stackwright.engines.vllm.parsers import parser_settings
 from stackwright.engines.vllm.settings import DTYPE, first_without_bfloat16
 from stackwright.units import format_bytes
@@ -32,8 +32,9 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
     """Return the settings that follow from the model, its role and its ranks.
 
     Raises:
-        NoPlanError: a pinned parser or flag is none of the release's.
+        NoPlanError: a pinned parser or flag is none of the release's, or it does not run on these ranks.
     """
+    check_drafter(task, placement, release)
     ranks, parsers = placement.ranks, parser_settings(task, catalog, release)
     shm = SHM_GIB_PARALLEL if ranks > 1 else SHM_GIB_SINGLE
     stages = "no pipeline stages" if placement.pipeline_parallel == 1 else placement.reason

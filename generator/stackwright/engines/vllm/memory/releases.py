@@ -118,6 +118,9 @@ class Release:
     second_runner_copies_on_demand = _Since(0, 28, 0)
     # It estimates its graphs; it returns 0 before (v1/worker/gpu/model_runner.py, profile_cudagraph_memory).
     second_runner_profiles_graphs = _Since(0, 29, 0)
+    # Its pipeline stages hand on what drafters read of the layers; it refuses such drafters before
+    # (v1/worker/gpu/model_runner.py, __init__).
+    hands_states_on = _Since(0, 30, 0)
     # Its profile run samples a second time, with every parameter set (v1/worker/gpu/model_runner.py,
     # _dummy_sampler_run).
     second_runner_samples_fully = _Since(0, 33, 0)
