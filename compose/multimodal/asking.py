@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trust import trust_gateway
+from trust import certificate_in, trust_gateway
 
 MOST_ANSWER_BYTES = 64 * 2**20
 
@@ -65,8 +65,6 @@ class Stack:
 def read_stack(environment: Mapping[str, str]) -> Stack:
     """Return what the service's variables say of the stack."""
     secrets = Path(environment.get("SECRETS_DIRECTORY", "/run/secrets"))
-    certificate = secrets / "tls_certificate"
-    has_certificate = certificate.is_file() and certificate.stat().st_size > 0
     return Stack(
         address=environment["GATEWAY_ADDRESS"],
         key_file=secrets / "multimodal_gateway_key",
@@ -76,7 +74,7 @@ def read_stack(environment: Mapping[str, str]) -> Stack:
         embeds_pictures=environment.get("EMBEDDING_SEES") == "yes",
         speech_socket=Path(environment["SPEECH_SOCKET"]) if environment.get("SPEECH_SOCKET") else None,
         timeout_s=float(environment.get("GATEWAY_REQUEST_TIMEOUT_S", "600")),
-        certificate=certificate if has_certificate else None,
+        certificate=certificate_in(secrets),
     )
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trust import certificate_in
+
 MEBIBYTE = 1 << 20
 
 INDEX_FROM = 20_000
@@ -72,12 +74,10 @@ def read_options(environment: Mapping[str, str] = os.environ) -> Options:
     secrets = Path(environment.get("SECRETS_DIRECTORY", "/run/secrets"))
     data = Path(environment["RETRIEVAL_DATA"])
     host, port = environment["DATABASE_HOST"], environment["DATABASE_PORT"]
-    # An empty file means no certificate.
-    certificate = secrets / "tls_certificate"
-    has_tls = certificate.exists() and certificate.stat().st_size > 0
+    certificate = certificate_in(secrets)
     return Options(
-        gateway_url=f"{'https' if has_tls else 'http'}://{environment['GATEWAY_ADDRESS']}/v1",
-        gateway_certificate=certificate if has_tls else None,
+        gateway_url=f"{'http' if certificate is None else 'https'}://{environment['GATEWAY_ADDRESS']}/v1",
+        gateway_certificate=certificate,
         database_server=f"host={host} port={port} user=retrieval",
         database_name="retrieval",
         originals=data / "originals",

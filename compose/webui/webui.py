@@ -13,10 +13,13 @@ import hmac
 import json
 import logging
 import os
-import ssl
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from trust import certificate_in, trust_gateway
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -136,40 +139,40 @@ def _renewed(value: Any, fresh: Mapping[str, str]) -> Any:
     return [_renewed(item, fresh) for item in value] if isinstance(value, list) else value
 
 
-class GatewayTrust(ssl.SSLContext):
-    """Trusts the gateway's own certificate alone where the gateway is asked, whichever name it was made for.
+@dataclass(frozen=True, kw_only=True)
+class GatewayAccess:
+    """How the gateway is asked: its address, the front end's key, its certificate if it has one, and its models."""
 
-    Any other host is asked as always. The file is read at each connection: a certificate is renewed.
-    """
-
-    host: str
-    certificate: str
-
-    def wrap_bio(self, incoming: Any, outgoing: Any, *further: Any, **named: Any) -> Any:
-        """Begin TLS on a connection."""
-        if named.get("server_hostname") != self.host:
-            return super().wrap_bio(incoming, outgoing, *further, **named)
-        own = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        own.check_hostname = False
-        own.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        own.load_verify_locations(self.certificate)
-        return own.wrap_bio(incoming, outgoing, *further, **named)
+    url: str
+    key: str = field(repr=False)
+    certificate: Path | None
+    models: list[str]
 
 
-def trust_gateway(host: str, certificate: str) -> GatewayTrust:
-    """Return how TLS is spoken where the gateway at `host` has this certificate."""
-    trust = GatewayTrust(ssl.PROTOCOL_TLS_CLIENT)
-    trust.load_default_certs()
-    trust.host, trust.certificate = host, certificate
-    return trust
+def read_access(environment: Mapping[str, str], secrets: Path) -> GatewayAccess:
+    """Return how this stack's gateway is asked."""
+    certificate = certificate_in(secrets)
+    return GatewayAccess(
+        url=f"{'http' if certificate is None else 'https'}://{environment['WEBUI_GATEWAY']}/v1",
+        key=(secrets / "webui_gateway_key").read_text(encoding="utf-8").strip(),
+        certificate=certificate,
+        models=json.loads(environment["WEBUI_MODELS"])["models"],
+    )
 
 
-def make_door(url: str, key: str, models: list[str], own: str) -> Door:
+def variables(access: GatewayAccess, secrets: Path) -> dict[str, str]:
+    """Return the variables that Open WebUI takes its secrets and its gateway from."""
+    own = (secrets / "webui_secret_key").read_text(encoding="utf-8").strip()
+    return {"WEBUI_SECRET_KEY": own, "OPENAI_API_KEY": access.key, "OPENAI_API_BASE_URL": access.url}
+
+
+def make_door(access: GatewayAccess, own: str) -> Door:
     """Return Open WebUI with its door; importing it takes seconds. `own` is the address that it serves."""
     import open_webui.env
 
-    if certificate := os.environ.get("WEBUI_GATEWAY_CERTIFICATE"):
-        open_webui.env.AIOHTTP_CLIENT_SESSION_SSL = trust_gateway(str(urlsplit(url).hostname), certificate)
+    url, key, models = access.url, access.key, access.models
+    if access.certificate is not None:
+        open_webui.env.AIOHTTP_CLIENT_SESSION_SSL = trust_gateway(access.certificate, str(urlsplit(url).hostname))
     # What reads it takes it from there when it is imported.
     from open_webui.main import app
     from open_webui.models.config import Config
@@ -205,14 +208,10 @@ def main() -> None:
     given = parser.parse_args()
     import uvicorn
 
-    environment = os.environ
-    models = json.loads(environment["WEBUI_MODELS"])["models"]
-    door = make_door(
-        environment["OPENAI_API_BASE_URL"],
-        environment["OPENAI_API_KEY"],
-        models,
-        f"http://127.0.0.1:{given.port}/",
-    )
+    secrets = Path(os.environ.get("SECRETS_DIRECTORY", "/run/secrets"))
+    access = read_access(os.environ, secrets)
+    os.environ.update(variables(access, secrets))
+    door = make_door(access, f"http://127.0.0.1:{given.port}/")
     logging.getLogger("uvicorn.access").addFilter(_is_told)
     # A browser keeps its connection open, and a stop has less than the 20 s after which it is killed.
     uvicorn.run(door, host=given.host, port=given.port, timeout_graceful_shutdown=10)

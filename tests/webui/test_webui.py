@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from webui import SELF_TEST, SIGN_UP, Door, Message, Receive, Scope, Send, gateway_settings, is_own_page
+from webui import (
+    SELF_TEST,
+    SIGN_UP,
+    Door,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    gateway_settings,
+    is_own_page,
+    read_access,
+    variables,
+)
 
 START = Path(__file__).resolve().parents[2] / "compose" / "webui" / "start.sh"
 KEY = "sk-of-the-front-end"
@@ -194,18 +206,34 @@ def test_a_connection_that_was_removed_stays_away() -> None:
     assert again["openai.api_configs"] == {}
 
 
-@pytest.mark.subprocess
 @pytest.mark.parametrize(("certificate", "scheme"), [("", "http"), ("-----BEGIN CERTIFICATE-----", "https")])
-def test_secrets_reach_the_program_by_its_environment_alone(tmp_path: Path, certificate: str, scheme: str) -> None:
-    for name, text in {"webui_secret_key": "00ff", "webui_gateway_key": KEY, "tls_certificate": certificate}.items():
+def test_the_gateway_is_asked_as_it_listens(tmp_path: Path, certificate: str, scheme: str) -> None:
+    for name, text in {
+        "webui_secret_key": "00ff\n",
+        "webui_gateway_key": f"{KEY}\n",
+        "tls_certificate": certificate,
+    }.items():
         (tmp_path / name).write_text(text)
+    access = read_access({"WEBUI_GATEWAY": "gateway:4000", "WEBUI_MODELS": '{"models": ["smoke"]}'}, tmp_path)
+    assert (access.url, access.models) == (f"{scheme}://gateway:4000/v1", ["smoke"])
+    assert access.certificate == (tmp_path / "tls_certificate" if certificate else None)
+    assert variables(access, tmp_path) == {
+        "OPENAI_API_KEY": KEY,
+        "WEBUI_SECRET_KEY": "00ff",
+        "OPENAI_API_BASE_URL": f"{scheme}://gateway:4000/v1",
+    }
+    assert KEY not in repr(access)
+
+
+@pytest.mark.subprocess
+def test_no_secret_stands_in_argv_or_in_what_the_program_is_started_with(tmp_path: Path) -> None:
+    (tmp_path / "webui_gateway_key").write_text(KEY)
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$@"\nenv\n')
     python.chmod(0o755)
-    variables = {"SECRETS_DIRECTORY": str(tmp_path), "PYTHON": str(python), "WEBUI_GATEWAY": "gateway:4000"}
     done = subprocess.run(
         ["/bin/sh", START, "--host", "127.0.0.1", "--port", "8080"],
-        env={"PATH": "/usr/bin:/bin", **variables},
+        env={"PATH": "/usr/bin:/bin", "SECRETS_DIRECTORY": str(tmp_path), "PYTHON": str(python)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -214,7 +242,5 @@ def test_secrets_reach_the_program_by_its_environment_alone(tmp_path: Path, cert
     argv, *lines = done.stdout.splitlines()
     assert argv == f"{START.parent}/webui.py --host 127.0.0.1 --port 8080"
     told = dict(line.partition("=")[::2] for line in lines)
-    assert (told["OPENAI_API_KEY"], told["WEBUI_SECRET_KEY"]) == (KEY, "00ff")
-    assert told["OPENAI_API_BASE_URL"] == f"{scheme}://gateway:4000/v1"
-    assert told.get("WEBUI_GATEWAY_CERTIFICATE") == (f"{tmp_path}/tls_certificate" if certificate else None)
-    assert told["FROM_INIT_PY"] == "true"
+    assert KEY not in done.stdout
+    assert (told["FROM_INIT_PY"], told["PYTHONPATH"]) == ("true", f"{START.parents[1]}/gateway")

@@ -92,17 +92,14 @@ _VARIABLES: Mapping[str, Word] = {
     "BYPASS_EMBEDDING_AND_RETRIEVAL": "true",
 }
 
-FILES = (
-    MountedFile(source="webui/start.sh", name="webui.sh"),
-    MountedFile(source="webui/webui.py", name="webui.py"),
-)
+FILES = tuple(MountedFile(source=name, name=name) for name in ("webui/start.sh", "webui/webui.py", "gateway/trust.py"))
 
 WEBUI = Service(
     name=_NAME,
     kind=_NAME,
     release=ProgramRelease(program=RECIPE.package, version=VERSION),
     image=SettingRef(key=_IMAGE),
-    script="webui.sh",
+    script="webui/start.sh",
     command=("--host", ListenAddress(), "--port", PortOf(service=_NAME)),
     environment={
         "PYTHONUNBUFFERED": "1",
