@@ -1,6 +1,7 @@
 """Print the cores of one engine's ranks as vLLM's VLLM_CPU_OMP_THREADS_BIND: `cores.py FIRST-LAST/TOTAL [FILE]`.
 
-The cores that no other stack of this host has taken are cut into TOTAL parts, of which these ranks have FIRST to LAST.
+A stack has an even share of the host's cores, of those that no other stack has taken. They are cut into TOTAL parts, of
+which these ranks have FIRST to LAST.
 Prints nothing where one rank has the whole processor: vLLM chooses then. Standard library only. Looks where the engine
 will run: what a container, a control group or an affinity leaves of the processor no plan can know.
 
@@ -23,6 +24,10 @@ from pathlib import Path
 
 SYSTEM = Path("/sys/devices/system/cpu")
 DESCRIPTOR = 9
+SHARED = (
+    "other stacks are bound to nearly all cores; this one shares them, bound to none. To divide them evenly, restart the "
+    "engine of each other stack, then this one"
+)
 
 
 def usable_cores(numbers: Iterable[int], system: Path = SYSTEM) -> list[int]:
@@ -60,16 +65,18 @@ def cut(cores: list[int], total: int) -> list[list[int]]:
 def claim(file: Path, descriptor: int, cores: list[int], total: int) -> list[int]:
     """Return which of the cores are the stack's, and keep others from them for as long as the descriptor is open.
 
-    No core at all where other stacks leave fewer than one for each part.
+    At most an even share among the stacks that run. None where others leave less than half of that, as a stack does
+    that began alone: threads bound to none share every core with it, and once it is started again it takes its share.
     """
     with _alone(file.parent):
         if not _take(descriptor):  # another engine of this stack runs, and its choice stands
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             own = _read_json(file)["cores"]
             return own if isinstance(own, list) else []
-        taken = set(_taken(file))
-        own = [core for core in cores if core not in taken]
-        own = own if len(own) >= total else []
+        others = list(_others(file))
+        share = max(len(cores) // (len(others) + 1), total)
+        own = [core for core in cores if not any(core in bound for bound in others)][:share]
+        own = own if len(own) >= max(total, share / 2) else []
         bound = [core for part in cut(own, total) for core in part]
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"cores": own, "bound": bound}).encode())
@@ -77,14 +84,14 @@ def claim(file: Path, descriptor: int, cores: list[int], total: int) -> list[int
         return own
 
 
-def _taken(own: Path) -> Iterator[int]:
-    """Yield the cores of other stacks that run."""
+def _others(own: Path) -> Iterator[list[int]]:
+    """Yield the cores of each other stack that runs; none of one that is bound to none."""
     for file in own.parent.glob("*.cores"):
         if file.name == own.name:
             continue
         with file.open("rb") as other:
             if not _take(other.fileno()):
-                yield from _read_json(file).get("bound") or ()
+                yield _read_json(file).get("bound") or []
 
 
 def _take(descriptor: int) -> bool:
@@ -122,6 +129,8 @@ def main(words: list[str]) -> str:
     if len(words) > 1:
         try:
             cores = claim(Path(words[1]), DESCRIPTOR, everything, total)
+            if not cores and len(everything) >= total:
+                print(f"cores.py: {SHARED}", file=sys.stderr)
         except OSError as failure:  # a file system without locks
             print(f"cores.py: {words[1]}: {failure.strerror}; other stacks are not looked at", file=sys.stderr)
     return "" if total == 1 and cores == everything else bind(cores, first, last, total)

@@ -98,6 +98,18 @@ def test_two_stacks_have_no_core_in_common(engines: Callable[[int], Engines]) ->
     assert host.start("staging") == "nobind"
 
 
+def test_stacks_have_even_shares(engines: Callable[[int], Engines]) -> None:
+    """One that began alone has every core; what begins beside it shares them until the first is started again."""
+    host = engines(8)
+    assert host.start("dev") == "0,1,2,3,4,5,6"
+    assert host.start("prod") == "nobind"
+    host.end(0)
+    assert host.start("dev") == "0,1,2"
+    host.end(1)
+    assert host.start("prod") == "3,4,5"
+    assert host.start("staging") == "6"  # the last is its server's
+
+
 def test_the_engines_of_one_stack_divide_what_is_left(engines: Callable[[int], Engines]) -> None:
     host = engines(8)
     assert host.start("dev", 1, 2) == "0,1,2"

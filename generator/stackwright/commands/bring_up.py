@@ -79,6 +79,7 @@ def _begin(attempt: Attempt) -> None:
 
 def _settle(attempt: Attempt, reads: dict[str, str]) -> None:
     """Note that the stack has answered and is what runs, and what its services have read."""
+    attempt.runtime.prove()
     forget_failure(attempt.stack)
     mark(attempt.stack, attempt.number, GenerationState.GOOD)
     number = attempt.number

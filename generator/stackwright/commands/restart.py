@@ -75,6 +75,7 @@ def run(arguments: RestartArguments) -> None:
         with report.Progress() as progress:
             runtime.up(names)
             watch(runtime, stack, key, progress.say)
+        runtime.prove()
         seen_to(lock)
     report.tell(f"{environment}: restarted {', '.join(names)}; it answers at {address(stack)}")
 

@@ -171,6 +171,9 @@ class Runtime(Protocol):
         What does so already is left alone; `anew` restarts it too.
         """
 
+    def prove(self) -> None:
+        """Note that the stack has answered: a service that ends from now on is started again, however often it was."""
+
     def halt(self) -> None:
         """End what `up` still has under way; what runs goes on."""
 

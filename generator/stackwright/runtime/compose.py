@@ -274,6 +274,16 @@ class ComposeRuntime:
         for container in containers:
             ask([*client_words(self._client()), "kill", f"--signal={number}", container.id], TELLS_WITHIN_S)
 
+    def prove(self) -> None:
+        """Lift the limit of restarts, which the engine counts over a container's whole life (moby, restartmanager.go).
+
+        Where it refuses, the limit stays, as with the files alone.
+        """
+        with refusals():
+            containers = self._containers()
+        ids = [container.id for container in containers]
+        ask([*client_words(self._client()), "update", "--restart=on-failure", *ids], TELLS_WITHIN_S)
+
     def down(self) -> None:
         """Stop and remove the containers and networks of this stack, replicas that the plan has lost included."""
         self._end_up()
