@@ -84,6 +84,10 @@ class Scripted:
         """Be called."""
         self._call(" ".join(("up", *services)))
 
+    def prove(self) -> None:
+        """Be called."""
+        self._call("prove")
+
     def halt(self) -> None:
         """Be called."""
         self._call("halt")

@@ -76,6 +76,9 @@ class Told:
     def up(self, services: tuple[str, ...] = (), *, anew: bool = False) -> None:
         """Be there."""
 
+    def prove(self) -> None:
+        """Nothing limits these restarts."""
+
     def halt(self) -> None:
         """Be there."""
 

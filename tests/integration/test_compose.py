@@ -88,7 +88,7 @@ def test_services_run_without_privileges(project: Project, started: str) -> None
         assert settings["ReadonlyRootfs"]
         assert settings["SecurityOpt"] == ["no-new-privileges:true"]
         assert settings["LogConfig"]["Config"] == {"max-size": "20m", "max-file": "5"}
-        assert settings["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 2}
+        assert settings["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 0}
 
 
 def test_engine_may_run_what_it_compiles(project: Project, started: str) -> None:  # noqa: ARG001
@@ -163,6 +163,16 @@ def test_service_that_dies_is_restarted(project: Project, started: str, service:
     kill_first_process(project, service)
     wait_until(lambda: project.inspect(service)["RestartCount"] == before + 1)
     assert project.complete()
+
+
+def test_service_that_has_answered_is_restarted_for_a_third_time(project: Project, started: str) -> None:  # noqa: ARG001
+    """Docker never forgets a restart: with the limit of a start, the third fall of a year would be the last."""
+    before = project.inspect("redis")["RestartCount"]
+    for fall in range(3):
+        wait_until(lambda: project.inspect("redis")["State"]["Health"]["Status"] == "healthy")
+        kill_first_process(project, "redis")
+        wait_until(lambda fallen=before + fall + 1: project.inspect("redis")["RestartCount"] == fallen)
+    wait_until(lambda: project.inspect("redis")["State"]["Running"])
 
 
 def test_gateway_answers_without_redis(project: Project, started: str) -> None:  # noqa: ARG001

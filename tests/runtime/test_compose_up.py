@@ -190,3 +190,15 @@ def test_image_that_cannot_be_pulled_names_its_variable(
     assert refusal.value.hint == (
         f"set an image that this machine can pull: --set {variable}=…; or build one: compose/images/"
     )
+
+
+def test_a_stack_that_has_answered_may_restart_however_often(stack: Stack, docker: Docker) -> None:
+    """Docker counts restarts over a container's life: the third fall within a year would be the last."""
+    list_containers(docker, *SERVICES)
+    for name in SERVICES:
+        docker.run(name, Status="running")
+    docker.reply("'update '*", "exit 0")
+    ComposeRuntime(stack).prove()
+    assert docker.count("update --restart=on-failure id-engine id-redis id-gateway") == 1
+    docker.refuse("'container list'*", "Cannot connect to the Docker daemon")
+    ComposeRuntime(stack).prove()  # what has answered is not undone for it

@@ -84,6 +84,9 @@ class Scripted:
     def up(self, services: tuple[str, ...] = (), *, anew: bool = False) -> None:
         """Do nothing."""
 
+    def prove(self) -> None:
+        """Nothing limits these restarts."""
+
     def halt(self) -> None:
         """Do nothing."""
 

@@ -277,12 +277,11 @@ class ComposeRuntime:
     def prove(self) -> None:
         """Lift the limit of restarts, which the engine counts over a container's whole life (moby, restartmanager.go).
 
-        Where it refuses, the limit stays, as with the files alone.
+        Where it refuses, the limit of a start stays: no reason to undo one that has answered.
         """
-        with refusals():
-            containers = self._containers()
-        ids = [container.id for container in containers]
-        ask([*client_words(self._client()), "update", "--restart=on-failure", *ids], TELLS_WITHIN_S)
+        with suppress(RuntimeRefusedError), refusals():
+            ids = [container.id for container in self._containers()]
+            ask([*client_words(self._client()), "update", "--restart=on-failure", *ids], TELLS_WITHIN_S)
 
     def down(self) -> None:
         """Stop and remove the containers and networks of this stack, replicas that the plan has lost included."""

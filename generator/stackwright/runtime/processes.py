@@ -290,6 +290,9 @@ class ProcessesRuntime:
         names = sorted(path.name for path in self._run.glob("*") if path.suffix in (".conf", ".json", ".groups"))
         return "\n".join(f"# {name}\n{_content(self._run / name).decode(errors='replace')}" for name in names)
 
+    def prove(self) -> None:
+        """Do nothing: supervisord counts failed starts alone."""
+
     def halt(self) -> None:
         """Do nothing: `up` has done all when it returns."""
 
