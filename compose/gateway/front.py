@@ -45,7 +45,7 @@ from admission import (
 )
 from figures import Figures, Labels
 from forms import FORMS, parse_form
-from keys import CALLER, KEY, MASTER, NOBODY, Caller, Keys, LimitError, Limits
+from keys import ACTS_FOR, CALLER, KEY, MASTER, NOBODY, ActingError, Caller, Keys, LimitError, Limits
 from lane import (
     Answered,
     Failure,
@@ -256,7 +256,8 @@ class Front:
         """Let a request in by its head alone, and note in the scope whose it is.
 
         Raises:
-            RefusedError: 404 where it is not served, 401 where it shows no right key.
+            RefusedError: 404 where it is not served, 401 where it shows no right key, 403 where that may not ask in
+                the name of another.
         """
         check_path(scope)
         if not needs_key(scope):
@@ -265,9 +266,20 @@ class Front:
         for key in shown:
             caller = self._keys.find(key)
             if caller is not None:
-                scope[KEY], scope[CALLER] = key, caller
+                scope[KEY], scope[CALLER] = key, self._for_whom(scope, caller)
                 return
         raise RefusedError(401, "auth_error", self._keys.refusal(shown[0]) if shown else "wrong or missing key")
+
+    def _for_whom(self, scope: Message, caller: Caller) -> Caller:
+        """Return whose rights and limits hold: the key's, or those of the key in whose name a model is asked."""
+        name = header(scope, ACTS_FOR.encode())
+        if not name or scope["method"] != "POST":
+            return caller
+        try:
+            return self._keys.acting_for(caller, name)
+        except ActingError as refused:
+            kind = "auth_error" if refused.status == 401 else "permission_error"
+            raise RefusedError(refused.status, kind, str(refused)) from None
 
     async def _read(self, exchange: Exchange, receive: Receive) -> None:
         """Answer what is read without a body: of LiteLLM's pages the metrics alone, for whoever may see them.

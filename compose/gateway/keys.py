@@ -32,7 +32,10 @@ MOUNTED_AT = "/run/stackwright/"
 """Where a container has its folders."""
 
 CALLER, KEY = "stackwright.caller", "stackwright.key"
-"""Where a request's scope tells whose key it showed, and the key."""
+"""Where a request's scope tells for whom it is, and the key that it showed."""
+
+ACTS_FOR = "x-stackwright-for"
+"""The header in which a service of the stack names the key for which it asks a model."""
 
 LOOK_EVERY_S = 1.0
 
@@ -54,7 +57,8 @@ next ones then wait for less, until the counts are free.
 class Caller:
     """What a key may do. `name` is `master` for the administrator; no models mean all, and 0 means no limit.
 
-    `expires` is in Unix time. `metrics_only`: it may read the figures, and ask no model.
+    `expires` is in Unix time. `metrics_only`: it may read the figures, and ask no model. `acts_for`: it may ask in the
+    name of another key, with the rights and the limits of that one.
     """
 
     name: str
@@ -64,10 +68,19 @@ class Caller:
     tokens_per_day: int = 0
     expires: float | None = None
     metrics_only: bool = False
+    acts_for: bool = False
 
     def may_ask(self, model: str) -> bool:
         """Return whether the key is for this model, by its served name."""
         return not self.metrics_only and (not self.models or model in self.models)
+
+
+class ActingError(Exception):
+    """A key asks in the name of another, and that cannot be: the status, and why."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 class LimitError(Exception):
@@ -129,6 +142,7 @@ class Keys:
             tokens_per_minute=self._defaults["tokens_per_minute"],
         )
         self._entries: Mapping[str, Entry] = {}
+        self._named: Mapping[str, Caller] = {}
         self._master = b""
         self._seen: dict[Path, object] = {}
         self._looked_s = -math.inf
@@ -151,12 +165,34 @@ class Keys:
             return self._administrator
         return entry.caller if is_theirs and not _has_expired(entry.caller, now) else None
 
+    def acting_for(self, actor: Caller, name: str) -> Caller:
+        """Return whose rights and limits hold for a request that one key makes in the name of another.
+
+        Models that either may not ask are left out.
+
+        Raises:
+            ActingError: 403 where it may not, or where no model is left; 401 where there is no such key, or not yet.
+        """
+        if not actor.acts_for:
+            raise ActingError(403, f"the key `{actor.name}` may not ask in the name of another")
+        caller = self._administrator if name == MASTER else self._named.get(name)
+        if caller is None:
+            raise ActingError(401, f"there is no key `{name[:64]}` to ask for")
+        if _has_expired(caller, self._clock()):
+            raise ActingError(403, _expiry(caller))
+        if not actor.models or caller.metrics_only:
+            return caller
+        models = caller.models & actor.models if caller.models else actor.models
+        if not models:
+            raise ActingError(403, f"the key `{actor.name}` is for no model of `{caller.name}`")
+        return replace(caller, models=models)
+
     def refusal(self, key: str) -> str:
         """Return why `find` knows nobody by this key, for the client who shows it."""
         entry = self._entries.get(key[ID], NOBODY)
         given = key.encode("utf-8", "surrogatepass")[:LONGEST_KEY]
         if entry.caller.expires is not None and hmac.compare_digest(hash_key(given, entry.salt), entry.hash):
-            return f"the key `{entry.caller.name}` expired at {_utc(entry.caller.expires)}"
+            return _expiry(entry.caller)
         return "wrong or missing key"
 
     def _look(self) -> None:
@@ -168,6 +204,7 @@ class Keys:
                 _tell(f"{self.master_file}: {failure.strerror}; the master key read before stays in force")
         if self._has_changed(self.keys_file):
             self._entries, self.problem = self._read()
+            self._named = {entry.caller.name: entry.caller for entry in self._entries.values()}
             if self.problem is not None:
                 _tell(f"{self.keys_file}: {self.problem}; only the master key is accepted")
 
@@ -212,8 +249,9 @@ def _entry(row: Mapping[str, Any], defaults: Mapping[str, int]) -> Entry:
         tokens_per_minute=limits["tokens_per_minute"],
         tokens_per_day=limits["tokens_per_day"],
         expires=None if rights["expires"] is None else float(rights["expires"]),
-        # A file of before has no such right.
+        # A file of before has no such rights.
         metrics_only=rights.get("metrics_only") is True,
+        acts_for=rights.get("acts_for") is True,
     )
     if caller.expires is not None:
         _utc(caller.expires)  # raises where it is no time
@@ -222,6 +260,10 @@ def _entry(row: Mapping[str, Any], defaults: Mapping[str, int]) -> Entry:
 
 def _has_expired(caller: Caller, now: float) -> bool:
     return caller.expires is not None and now >= caller.expires
+
+
+def _expiry(caller: Caller) -> str:
+    return f"the key `{caller.name}` expired at {_utc(caller.expires or 0)}"
 
 
 def _utc(at: float) -> str:

@@ -20,14 +20,11 @@ from typing import Any, Protocol
 from aiohttp import BodyPartReader, web
 from keys import MASTER, Caller, Keys
 
-from multimodal.asking import Stack
+from multimodal.asking import OWN, Stack
 from multimodal.decoded import NAME
 from multimodal.jobs import DEAD, DONE, ENDED, FAILED, QUEUED, RUNNING, FullError, Job, Jobs, NewJob, new_id
 from multimodal.settings import Settings
 from multimodal.want import MAY, WantError, read_want
-
-OWN = "multimodal"
-"""The name of the service's own key: its self-test's, and what its requests to the gateway are counted under."""
 
 UPLOAD_S = 3600.0
 """How long a file may take to arrive: a gigabyte at 2.5 megabits a second."""
@@ -131,6 +128,8 @@ class Api:
         caller = self._keys.find(key)
         if caller is None:
             raise RefusedError(401, self._keys.refusal(key) if key else "wrong or missing key")
+        if caller.metrics_only:
+            raise RefusedError(403, f"the key `{caller.name}` may read the metrics, and nothing else")
         return caller
 
     async def _health(self, _: web.Request) -> web.Response:

@@ -1,10 +1,11 @@
 """Asks the stack's models, through the gateway: captions, answers, transcripts, embeddings.
 
-With a key of the service's own. Standard library only; one request at a time.
+With a key of the service's own, in the name of the key whose job it is: its rights hold, and its limits. Standard library only; one request at a time.
 """
 
 import base64
 import contextlib
+import copy
 import http.client
 import json
 import os
@@ -15,7 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keys import ACTS_FOR
 from trust import certificate_in, trust_gateway
+
+OWN = "multimodal"
+"""The name of the service's own key: its self-test's."""
 
 MOST_ANSWER_BYTES = 64 * 2**20
 
@@ -67,7 +72,7 @@ def read_stack(environment: Mapping[str, str]) -> Stack:
     secrets = Path(environment.get("SECRETS_DIRECTORY", "/run/secrets"))
     return Stack(
         address=environment["GATEWAY_ADDRESS"],
-        key_file=secrets / "multimodal_gateway_key",
+        key_file=secrets / f"{OWN}_gateway_key",
         vision=environment.get("VISION_MODEL", ""),
         speech=environment.get("SPEECH_MODEL", ""),
         embedding=environment.get("EMBEDDING_MODEL", ""),
@@ -83,7 +88,14 @@ class Models:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
+        self._owner = OWN
         self._tls = None if stack.certificate is None else trust_gateway(stack.certificate)
+
+    def acting_for(self, owner: str) -> "Models":
+        """Return these models, asked in the name of a key."""
+        asked = copy.copy(self)
+        asked._owner = owner
+        return asked
 
     def look(self, pictures: Sequence[Path], question: str) -> str:
         """Return what the vision model says of pictures. Raises LaterError, RefusedRequestError."""
@@ -133,6 +145,8 @@ class Models:
         headers = {"Content-Type": kind}
         if not is_here:
             headers["Authorization"] = f"Bearer {self._key()}"
+            if self._owner != OWN:
+                headers[ACTS_FOR] = self._owner
         try:
             with contextlib.closing(self._connection(is_here)) as connection:
                 connection.request("POST", path, body, headers)

@@ -28,7 +28,7 @@ def do_job(jobs: Jobs, job: Job, models: Models, settings: Settings) -> None:
     folders = settings.folders
     with contextlib.suppress(LostClaimError):
         try:
-            result, kept_bytes = Work(Course(jobs, job), models, folders, settings.bounds).run()
+            result, kept_bytes = Work(Course(jobs, job), models.acting_for(job.owner), folders, settings.bounds).run()
         except (RefusedFileError, HopelessError, RefusedRequestError) as fault:
             jobs.fail(job, str(fault))
         except LaterError as fault:

@@ -62,6 +62,7 @@ def test_keys_as_a_table_and_as_json(run: Run) -> None:
             "tokens_per_day": 0,
             "expires": None,
             "metrics_only": False,
+            "acts_for": False,
         },
         {
             "name": "ci",
@@ -73,6 +74,7 @@ def test_keys_as_a_table_and_as_json(run: Run) -> None:
             "tokens_per_day": None,
             "expires": "3000-01-01T00:00:00Z",
             "metrics_only": False,
+            "acts_for": False,
         },
     ]
 
@@ -92,6 +94,23 @@ def test_a_rotated_key_of_an_addition_is_where_its_service_reads_it(run: Run, pr
     assert ran.err.endswith("`start-environment dev` gives it to webui\n")
     assert run(*CPU, host="cpu-small").code == 0
     assert (project / "envs/.secrets/dev/webui_gateway_key").read_text() == ran.out.strip()
+
+
+def test_an_additions_key_of_an_earlier_release_gets_the_right_that_its_service_needs(
+    run: Run, project: Path, stored: Path
+) -> None:
+    assert run(*CPU, "--with", "multimodal", host="cpu-small").code == 0
+    document = json.loads(stored.read_text())
+    (own,) = document["keys"]
+    assert own["rights"].pop("acts_for") is True
+    own["rights"]["models"] = ["small"]
+    stored.write_text(json.dumps(document))
+    text = (project / "envs/.secrets/dev/multimodal_gateway_key").read_text()
+
+    assert run(*CPU, "--with", "multimodal", host="cpu-small").code == 0
+    (after,) = json.loads(stored.read_text())["keys"]
+    assert (after["rights"]["acts_for"], after["rights"]["models"], after["hash"]) == (True, ["small"], own["hash"])
+    assert (project / "envs/.secrets/dev/multimodal_gateway_key").read_text() == text
 
 
 def test_a_rotated_master_key_is_what_key_prints(run: Run, project: Path, stored: Path) -> None:

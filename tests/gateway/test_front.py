@@ -467,6 +467,12 @@ def test_the_key_that_counts_is_the_right_one_wherever_it_stands() -> None:
     assert ask(Exchange(pieces=[CHAT], headers=(*[wrong] * 8, BEARER))).status == 401
 
 
+def test_a_key_that_names_another_is_refused_unread() -> None:
+    done = ask(Exchange(pieces=[CHAT], headers=(BEARER, (b"x-stackwright-for", b"anna"))))
+    assert (done.status, done.read, done.error["type"]) == (403, 0, "permission_error")
+    assert done.error["message"] == "the key `master` may not ask in the name of another"
+
+
 def test_a_websocket_is_closed_at_once() -> None:
     answered: list[Message] = []
 

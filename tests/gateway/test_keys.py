@@ -16,7 +16,7 @@ import keys as gateway
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from keys import MASTER, Caller, Keys, LimitError, Limits, open_keys
+from keys import MASTER, ActingError, Caller, Keys, LimitError, Limits, open_keys
 from stackwright.domain import access_key
 from stackwright.domain.access_key import Rights
 from stackwright.domain.environment import KEYS_FOLDER, USAGE_FOLDER, Environment, EnvironmentPaths
@@ -121,6 +121,49 @@ def test_a_key_for_the_metrics_asks_no_model(door: Door) -> None:
     caller = door.keys.find(add_key(door.paths, "monitoring", Rights(metrics_only=True)).text)
     assert caller == Caller(name="monitoring", requests_per_minute=7, metrics_only=True)
     assert not caller.may_ask("small")
+
+
+def test_a_service_asks_with_the_rights_and_limits_of_the_key_that_it_names(door: Door) -> None:
+    add_key(door.paths, "anna", Rights(models=("small", "big"), tokens_per_day=9))
+    add_key(door.paths, "ben", Rights())
+    free = whose(door, add_key(door.paths, "multimodal", Rights(acts_for=True)).text)
+    bound = whose(door, add_key(door.paths, "bound", Rights(acts_for=True, models=("small", "other"))).text)
+
+    anna = door.keys.acting_for(free, "anna")
+    assert (anna.name, anna.models, anna.tokens_per_day) == ("anna", frozenset({"small", "big"}), 9)
+    assert not anna.acts_for
+    assert door.keys.acting_for(bound, "anna").models == frozenset({"small"})
+    assert door.keys.acting_for(bound, "ben").models == frozenset({"small", "other"})
+    assert door.keys.acting_for(free, MASTER) == door.keys.find(MASTER_KEY)
+
+
+def test_nobody_else_asks_in_the_name_of_another(door: Door) -> None:
+    add_key(door.paths, "watcher", Rights(metrics_only=True))
+    add_key(door.paths, "late", Rights(expires=int(NEAR_MIDNIGHT) + 2))
+    anna = whose(door, add_key(door.paths, "anna", Rights(models=("big",))).text)
+    service = whose(door, add_key(door.paths, "multimodal", Rights(acts_for=True, models=("small",))).text)
+    door.later()
+
+    for actor, name, status, words in (
+        (anna, "multimodal", 403, "the key `anna` may not ask in the name of another"),
+        (anna, "anna", 403, "may not ask in the name"),
+        (anna, MASTER, 403, "may not ask in the name"),
+        (service, "nobody", 401, "there is no key `nobody` to ask for"),
+        (service, "anna", 403, "the key `multimodal` is for no model of `anna`"),
+        (service, "late", 403, "the key `late` expired"),
+    ):
+        with pytest.raises(ActingError, match=words) as refused:
+            door.keys.acting_for(actor, name)
+        assert refused.value.status == status
+    assert not door.keys.acting_for(service, "watcher").may_ask("small")
+
+
+def whose(door: Door, key: str) -> Caller:
+    """Return whose a new key is."""
+    door.later()
+    caller = door.keys.find(key)
+    assert caller is not None
+    return caller
 
 
 def test_a_limit_that_a_key_does_not_set_is_the_settings(door: Door) -> None:

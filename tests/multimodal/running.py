@@ -37,9 +37,12 @@ START_S = 60
 
 KEYS = {
     "master": "sk-master",
-    **{name: text_of_key(f"{at:08}", f"{at:064}") for at, name in enumerate(("multimodal", "alice", "bob", "blind"))},
+    **{
+        name: text_of_key(f"{at:08}", f"{at:064}")
+        for at, name in enumerate(("multimodal", "alice", "bob", "blind", "watcher"))
+    },
 }
-RIGHTS = {"blind": Rights(models=("vectors",))}
+RIGHTS = {"blind": Rights(models=("vectors",)), "watcher": Rights(metrics_only=True)}
 
 
 def colour_of(picture: bytes) -> str:
@@ -62,6 +65,7 @@ class Gateway:
     times: int | None = None
     retry_after: str = ""
     asked: list[tuple[str, str]] = field(default_factory=list)
+    owners: set[str | None] = field(default_factory=set)
     bodies: list[Any] = field(default_factory=list)
     held: threading.Event = field(default_factory=threading.Event)
     port: int = 0
@@ -132,6 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer a request."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.of.asked.append((self.path, self.headers["Authorization"]))
+        self.of.owners.add(self.headers["X-Stackwright-For"])
         self.of.held.wait(60)
         status = self.of.next_status()
         content = {"error": {"message": "not now"}}

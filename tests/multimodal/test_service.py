@@ -68,6 +68,29 @@ def test_a_picture_is_described_and_can_be_found(service: Service, files: dict[s
     assert {key for _, key in service.gateway.asked} == {f"Bearer {KEYS['multimodal']}"}
 
 
+@pytest.mark.parametrize("key", ["alice", "master"])
+def test_the_models_are_asked_in_the_name_of_the_key_whose_job_it_is(
+    key: str, service: Service, files: dict[str, bytes]
+) -> None:
+    service.gateway.owners.clear()
+    service.done(files["video"], ["captions", "transcript", "embedding"], key=key)
+
+    assert service.gateway.owners == {key}
+
+
+def test_the_self_test_asks_for_itself(service: Service) -> None:
+    service.gateway.owners.clear()
+
+    assert service.ask("POST", "/v1/self-test", "multimodal").status == 200
+    assert service.gateway.owners == {None}
+
+
+def test_a_key_for_the_metrics_has_no_jobs(service: Service) -> None:
+    refused = service.ask("GET", "/v1/jobs", "watcher")
+
+    assert (refused.status, refused.message) == (403, "the key `watcher` may read the metrics, and nothing else")
+
+
 def test_a_question_about_a_picture(service: Service, files: dict[str, bytes]) -> None:
     result = service.done(files["picture"], {"question": "Which colour is it?"})
 

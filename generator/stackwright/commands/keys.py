@@ -238,6 +238,7 @@ def describe_key(key: AccessKey) -> dict[str, object]:
         "tokens_per_day": rights.tokens_per_day,
         "expires": None if rights.expires is None else _moment(rights.expires),
         "metrics_only": rights.metrics_only,
+        "acts_for": rights.acts_for,
     }
 
 

@@ -25,6 +25,7 @@ class Rights(Struct, frozen=True, kw_only=True):
     """What a key may do. No models mean all; a limit of None is the environment's setting, and 0 is none.
 
     `expires` is in Unix time, None for never. `metrics_only`: it may read the gateway's figures, and ask no model.
+    `acts_for`: it may ask models in the name of another key, whose rights and limits then hold.
     """
 
     models: tuple[str, ...] = ()
@@ -33,6 +34,7 @@ class Rights(Struct, frozen=True, kw_only=True):
     tokens_per_day: int | None = None
     expires: int | None = None
     metrics_only: bool = False
+    acts_for: bool = False
 
 
 class AccessKey(Struct, frozen=True, kw_only=True):

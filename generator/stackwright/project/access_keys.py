@@ -147,19 +147,23 @@ def add_key(paths: EnvironmentPaths, name: str, rights: Rights) -> ShownKey:
 def ensure_own_key(paths: EnvironmentPaths, name: str, secret: Path, rights: Rights) -> None:
     """See to it that a service of the stack has a key by its name, whose text is in its secret file.
 
-    `rights`: of one that is made now; a person may have changed those of one that is there.
+    `rights`: of one that is made now; a person may have changed those of one that is there, but for whether it acts for
+    other keys.
 
     Raises UsageError where somebody else has a key by its name, or the file of keys is damaged or cannot be changed.
     """
 
     def ensure(keys: AccessKeys) -> tuple[AccessKeys, str]:
         stored = keys.named(name)
+        if stored is not None:
+            stored = replace(stored, rights=replace(stored.rights, acts_for=rights.acts_for))
         try:
             text = read_text(secret, encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):
             text = ""
         if stored is not None and text and hash_key(text, bytes.fromhex(stored.salt)).hex() == stored.hash:
-            return keys, text
+            same = tuple(stored if key.name == name else key for key in keys.keys)
+            return replace(keys, keys=same), text
         if stored is not None and not text:  # the service has never had one: it is somebody's
             environment = paths.environment.value
             raise UsageError(
