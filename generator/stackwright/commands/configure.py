@@ -38,6 +38,7 @@ from stackwright.planning.request import PlanRequest, User, WantedModel, model_r
 from stackwright.project import folder as project
 from stackwright.project import write
 from stackwright.project.credentials import ensure_secrets, find_hub_token, gateway_key
+from stackwright.project.data_folder import check_data_folder, claim_data_folder
 from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
 from stackwright.project.pins import pins_of_model, read_pins
@@ -434,12 +435,28 @@ def write_environments(
         ),
         folders=(hf_home, *(Path(paths.folders.engine_caches[configured.plan.engine.name]) for configured in made)),
     )
+    for configured in made:
+        _check_data(configured, paths)
     project.lay_out(paths.root)
     for sentence in write.write_files(groups):
         report.warn(sentence)
     for configured in made:
         prepare_stack(configured.plan, paths, configured.values, hf_home)
         keep_generation(configured.paths, trial=trial)
+
+
+def _check_data(configured: Configured, paths: ProjectPaths) -> None:
+    """Refuse the folder of another project folder's data, and say where data of this one stay behind."""
+    folder, rendered = configured.values.get(DATA_HOME), configured.paths.rendered
+    if folder is None:
+        return
+    environment = configured.paths.environment
+    check_data_folder(Path(folder), paths.root, environment, working_folder())
+    before = project.read_env_file(rendered).get(DATA_HOME) if rendered.exists() else None
+    if before not in (None, folder) and Path(before).is_dir() and not Path(folder).exists():
+        words = ("configure-gpu", environment.value, "--set", f"DATA_HOME={before}")
+        command = project.name_command(*words, root=paths.root, working=working_folder())
+        report.warn(f"the data of {environment} stay in {before}; `{command}` goes on with them")
 
 
 def prepare_stack(plan: Plan, paths: ProjectPaths, env: Mapping[str, str], hf_home: Path) -> None:
@@ -452,13 +469,15 @@ def prepare_stack(plan: Plan, paths: ProjectPaths, env: Mapping[str, str], hf_ho
     """
     from stackwright.project.access_keys import ensure_key_folders, ensure_own_key
 
+    if plan.additions:
+        check_data_folder(Path(env[DATA_HOME]), paths.root, plan.environment, working_folder())
     own = paths.of(plan.environment)
     ensure_secrets(own.secrets, os.environ, hf_home, find_proxy_login(env), plan.additions)
     ensure_key_folders(own)
     for addition in additions().values():
         if addition.name in plan.additions and addition.has_key:
             ensure_own_key(own, addition.name, own.secrets / addition.key_secret, addition.rights)
-    _make_folders(plan, env, paths.smoke)
+    _make_folders(plan, env, paths)
 
 
 def find_proxy_login(env: Mapping[str, str]) -> str | None:
@@ -472,12 +491,14 @@ def find_proxy_login(env: Mapping[str, str]) -> str | None:
     return proxy.login if proxy and proxy.url == env[outside.PROXY].rstrip("/") else ""
 
 
-def _make_folders(plan: Plan, env: Mapping[str, str], smoke: Path) -> None:
+def _make_folders(plan: Plan, env: Mapping[str, str], paths: ProjectPaths) -> None:
     """Make the folders, which Compose mounts, and the smoke model where `env`, the values in force, names it."""
-    engine = engine_named(plan.engine.name)
+    engine, smoke = engine_named(plan.engine.name), paths.smoke
     try:
         for key in ("HF_HOME", engine.keys.cache_folder):
             Path(env[key]).mkdir(parents=True, exist_ok=True)
+        if plan.additions:
+            claim_data_folder(Path(env[DATA_HOME]), paths.root)
         for volume in (volume for service in services_of(plan) for volume in service.volumes):
             Path(env[DATA_HOME], volume).mkdir(mode=0o700, parents=True, exist_ok=True)
         if str(smoke) in (env[written] for written in keys_of(env, engine.keys.model)):

@@ -58,9 +58,9 @@ def addition_settings(request: PlanRequest, mode: Mode, gpus: int, catalog: Cata
     if not request.additions:
         return {}
     planned = _planned(request, mode, gpus)
-    folder = f"{request.folders.data}/stackwright-{request.environment.value}"
+    folder = f"{request.folders.data}/{request.stack_name}"
     settings = {
-        DATA_HOME: Setting(value=folder, reason="outlives every stop", source=DECISION),
+        DATA_HOME: Setting(value=folder, reason="outlives every stop; by the stack's name", source=DECISION),
         SERVICES_BIND: Setting(value=_NOBODY_ELSE, reason="for this machine alone", source=DECISION),
     }
     for addition in additions().values():

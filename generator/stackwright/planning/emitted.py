@@ -11,7 +11,7 @@ from stackwright.domain.plan import Origin, Setting
 from stackwright.engines.protocol import ImageChoice
 from stackwright.planning.gateway import gateway_settings
 from stackwright.planning.heartbeat import heartbeat_settings
-from stackwright.planning.request import ModelRequest, PlanRequest, Switching
+from stackwright.planning.request import PROJECT_NAME, ModelRequest, PlanRequest, Switching
 from stackwright.planning.switching import switching_settings
 from stackwright.planning.utilization import Utilization
 from stackwright.planning.workers import DECISION as WORKERS_DECISION
@@ -74,7 +74,7 @@ def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching 
     """Return the settings that follow from the environment and the host alone, whatever models it serves."""
     wishes, name = request.wishes, request.environment.value
     return {
-        "COMPOSE_PROJECT_NAME": _setting(f"stackwright-{name}", "one project per environment", DECISION),
+        PROJECT_NAME: _setting(f"stackwright-{name}", "one project per environment", DECISION),
         "STACKWRIGHT_ENVIRONMENT": _setting(name, "asked for", "command line"),
         **_user_settings(request),
         **_catalog_values(request, catalog),

@@ -23,6 +23,7 @@ from stackwright.engines import default_engine
 from stackwright.engines.protocol import Engine, EngineNeeds, EngineTask
 from stackwright.planning.utilization import Utilization
 
+PROJECT_NAME = "COMPOSE_PROJECT_NAME"
 _CATALOG = "generator/stackwright/catalog/llms.yaml; docs/decisions/0012-models.md"
 
 
@@ -96,6 +97,12 @@ class PlanRequest(Struct, frozen=True, kw_only=True):
     def file(self) -> str:
         """The file of the environment's wishes."""
         return f"envs/{self.environment.value}.yaml"
+
+    @property
+    def stack_name(self) -> str:
+        """The name of the stack: the pinned one, else one by its environment."""
+        named = [pin.value for pin in self.pins if (pin.key, pin.model) == (PROJECT_NAME, None)]
+        return named[-1] if named else f"stackwright-{self.environment.value}"
 
     def file_of(self, key: str) -> str:
         """Return the file that a wish stands in, such as `gateway.port`: the environment's, or that of all."""
