@@ -83,9 +83,19 @@ class Media:
 
 
 def media_pieces(result: dict[str, Any], capacity: int) -> list[Piece]:
-    """Return the passages of a job's result: its text, and its segments with their times."""
-    pieces = [Piece(text=passage) for passage in cut(_clean(result.get("text")), capacity)]
-    return [*pieces, *_joined(result.get("segments") or (), capacity)]
+    """Return the passages of a job's result: what pictures, frames and pages show, and what is said, with its times."""
+    shown = [*(result.get("captions") or ()), *(page for page in result.get("pages") or () if "file" not in page)]
+    spoken = [segment for segment in result.get("segments") or () if segment.get("kind") == "speech"]
+    pieces = [
+        Piece(text=text, page=each.get("page"), start_s=each.get("start_s"), end_s=each.get("end_s"))
+        for each in shown
+        for text in _texts(_clean(each.get("text")), capacity)
+    ]
+    return [*pieces, *_joined(spoken, capacity)]
+
+
+def _texts(text: str, capacity: int) -> list[str]:
+    return cut(text, capacity) if len(text) > capacity else [text] * bool(text)
 
 
 def _joined(segments: Iterable[dict[str, Any]], capacity: int) -> Iterable[Piece]:
