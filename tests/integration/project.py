@@ -190,14 +190,14 @@ class Project(Struct, frozen=True, kw_only=True):
             self.run(["docker", "network", "rm", network])
 
 
-def wait_until(look: Callable[[], T | None]) -> T:
-    """Return what `look` finds, looking until it finds something; fail after START_S seconds."""
+def wait_until(look: Callable[[], T | None], tell: Callable[[], str] = str) -> T:
+    """Return what `look` finds, looking until it finds something; fail after START_S seconds with what `tell` says."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if found := look():
             return found
         time.sleep(0.5)
-    raise AssertionError(f"nothing within {START_S} s")
+    raise AssertionError(f"nothing within {START_S} s {tell()}".strip())
 
 
 def free_port() -> int:

@@ -37,6 +37,7 @@ TOOLS = {
     "prometheus": "prometheus",
     "prometheus-node-exporter": "prometheus-node-exporter",
     "prometheus-redis-exporter": "prometheus-redis-exporter",
+    "busybox": "busybox-static",
     "docker-registry": "docker-registry",
     "cc": "gcc",
     "curl": "curl",

@@ -58,6 +58,7 @@ _IMAGES = {
     "grafana": "GRAFANA_IMAGE",
 }
 DCGM, _DCGM_IMAGE = "MONITORING_DCGM", "DCGM_IMAGE"
+GRAFANA_WISHED = "MONITORING_GRAFANA"
 SETTINGS = (
     *(
         SettingSpec(key=key, section="Images", kind=Kind.TEXT, meaning=f"Image of {name.replace('-', ' ')}")
@@ -74,6 +75,13 @@ SETTINGS = (
         section=SECTION,
         kind=Kind.TEXT,
         meaning="DCGM's exporter, for what computes on data-centre GPUs; it needs root and SYS_ADMIN",
+        choices=("on", "off"),
+    ),
+    SettingSpec(
+        key=GRAFANA_WISHED,
+        section=SECTION,
+        kind=Kind.TEXT,
+        meaning="Grafana with the dashboards; off where another one reads this Prometheus",
         choices=("on", "off"),
     ),
 )
@@ -103,6 +111,7 @@ def _decide(planned: PlannedStack, catalog: Catalog) -> dict[str, Setting]:
         RETENTION: Setting(value="15", reason="Prometheus' own default", source=DECISION),
         DISK: Setting(value="5", reason="15 days of 10,000 series, at 2 bytes a value", source=DECISION),
         SCRAPE: Setting(value="15", reason="a burst of requests lasts longer", source=DECISION),
+        GRAFANA_WISHED: Setting(value="on", reason="dashboards are what monitoring is for", source=DECISION),
     }
 
 
@@ -318,12 +327,16 @@ def monitoring_services(plan: Plan) -> tuple[Service, ...]:
             exporters.append(replace(DCGM_EXPORTER, resources=Resources(gpu_uuids=uuids)))
     targets = {f"SCRAPE_{job.upper()}_{number}": target for job, number, target in _targets(plan, exporters)}
     prometheus = replace(PROMETHEUS, environment={**PROMETHEUS.environment, **targets})
-    return (*exporters, prometheus, _grafana(plan))
+    return (*exporters, prometheus, *([_grafana(plan)] if _is_on(plan, GRAFANA_WISHED) else []))
 
 
 def has_dcgm(plan: Plan) -> bool:
     """Return whether a person wishes for DCGM's exporter."""
-    return DCGM in plan.settings and plan.settings[DCGM].value == "on"
+    return _is_on(plan, DCGM)
+
+
+def _is_on(plan: Plan, key: str) -> bool:
+    return key in plan.settings and plan.settings[key].value == "on"
 
 
 def _grafana(plan: Plan) -> Service:
