@@ -16,6 +16,8 @@ class Figures:
 
     def __init__(self) -> None:
         self._documents = Counter("retrieval_documents_total", "Documents whose ingest has ended", ["result"])
+        for result in ("done", "failed"):  # from the start, so that the first one is an increase
+            self._documents.labels(result)
         self._passages = Counter("retrieval_passages_total", "Passages stored")
         self._requests = Counter("retrieval_requests_total", "Requests answered", ["endpoint", "status"])
         self._seconds = Histogram("retrieval_request_seconds", "Seconds to an answer", ["endpoint"], buckets=BOUNDS_S)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec.structs import replace
 from stackwright.engines.protocol import EngineMetrics
 from stackwright.rendering.monitoring import alerts_of, dashboards_of, named, planned_bytes
 from stackwright.rendering.monitoring.alerts import ALERTS, PAGE
@@ -98,7 +99,7 @@ def test_the_plan_gives_memory_of_each_gpu() -> None:
 
 
 def test_files_are_the_golden_ones(update_golden: bool) -> None:
-    plan = plan_for(recorded("2x-rtx3090-nvlink"))
+    plan = replace(plan_for(recorded("2x-rtx3090-nvlink")), additions=("retrieval", "multimodal"))
     rules = render_rules(alerts_of(plan), planned_bytes(plan))
     config = render_prometheus("prod", Job, "model_name")
     boards = "".join(

@@ -140,10 +140,12 @@ def web_configuration(password: str) -> str:
 
 
 CONFIGURATION, RULES = "prometheus.yml", "prometheus-rules.yml"
-BOARDS = tuple(f"stackwright-{name}.json" for name in "health models gateway gpus host".split())
+BOARDS = tuple(f"stackwright-{name}.json" for name in "health models gateway gpus host documents".split())
 """The dashboards that a plan may have, as files."""
 
-_GPU_BOARD = BOARDS[3]
+_GPU_BOARD, _DOCUMENT_BOARD = BOARDS[3], BOARDS[5]
+_WITH_FIGURES = ("retrieval", "multimodal")
+"""The additions that tell figures of their own; each is the job and the service, too."""
 
 
 def _script(name: str) -> MountedFile:
@@ -267,7 +269,6 @@ PROMETHEUS = Service(
         holds=',"1"]',
     ),
     page=Page(title="Prometheus: figures and alerts", path="/alerts", login=Login(secret=PASSWORD, user=USER)),
-    resources=Resources(open_files=65536),
     as_process=AsProcess(
         program=_PROMETHEUS, missing=f"nothing is monitored: no Prometheus ({_DEBIAN.format(_PROMETHEUS)})"
     ),
@@ -341,7 +342,9 @@ def _is_on(plan: Plan, key: str) -> bool:
 
 def _grafana(plan: Plan) -> Service:
     """Return Grafana with the dashboards that a plan has."""
-    boards = tuple(board for board in BOARDS if plan.mode is not Mode.CPU or board != _GPU_BOARD)
+    left_out = {_GPU_BOARD} if plan.mode is Mode.CPU else set()
+    left_out |= set() if set(_WITH_FIGURES) & set(plan.additions) else {_DOCUMENT_BOARD}
+    boards = tuple(board for board in BOARDS if board not in left_out)
     return replace(
         GRAFANA,
         command=tuple(FileRef(name=board) for board in boards),
@@ -360,6 +363,9 @@ def _targets(plan: Plan, exporters: list[Service]) -> Iterator[tuple[str, int, W
     jobs = {"node-exporter": "host", "redis-exporter": "redis", "gpu-exporter": "gpu", "dcgm-exporter": "dcgm"}
     for exporter in exporters:
         yield jobs[exporter.name], 1, _target(exporter.name, "/metrics")
+    for addition in _WITH_FIGURES:
+        if addition in plan.additions:
+            yield addition, 1, _target(addition, "/metrics")
     yield _PROMETHEUS, 1, _target(_PROMETHEUS, "/metrics")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from msgspec import Struct
+from msgspec.structs import replace
 from stackwright.rendering.monitoring import alerts_of, planned_bytes
 from stackwright.rendering.monitoring.alerts import ALERTS
 from stackwright.rendering.monitoring.prometheus import render_rules
@@ -159,6 +160,34 @@ CASES = {
         {},
         "200 requests with a wrong key in ten minutes: somebody guesses, or a key was taken away",
     ),
+    "DocumentsWait": Case(
+        {'retrieval_waiting_documents{state="queued"}': "7x60", 'retrieval_documents_total{result="done"}': "5x60"},
+        {'retrieval_waiting_documents{state="queued"}': "7x60", 'retrieval_documents_total{result="done"}': "5+1x60"},
+        {},
+        "7 documents wait, and none has been ingested for a quarter of an hour",
+        at=40,
+    ),
+    "JobsWait": Case(
+        {
+            'stackwright_multimodal_jobs{state="queued"}': "2x60",
+            'stackwright_multimodal_jobs{state="done"}': "9x60",
+            'stackwright_multimodal_jobs_ended_total{outcome="done"}': "9x60",
+        },
+        {
+            'stackwright_multimodal_jobs{state="queued"}': "0x60",
+            'stackwright_multimodal_jobs{state="done"}': "9x60",
+            'stackwright_multimodal_jobs_ended_total{outcome="done"}': "9x60",
+        },
+        {},
+        "2 jobs wait, and none has ended for a quarter of an hour",
+        at=40,
+    ),
+    "JobsDead": Case(
+        {'stackwright_multimodal_jobs{state="dead"}': "0x20 3x40"},
+        {'stackwright_multimodal_jobs{state="dead"}': "3x20 0x40"},
+        {},
+        "3 jobs have failed too often and wait for a person",
+    ),
 }
 
 
@@ -173,7 +202,7 @@ def asked(name: str, series: dict[str, str], at: int, expected: list[dict[str, A
 
 
 def test_every_alert_fires_where_it_should_and_nowhere_else(tmp_path: Path) -> None:
-    plan = plan_for(recorded("2x-rtx3090-nvlink"))
+    plan = replace(plan_for(recorded("2x-rtx3090-nvlink")), additions=("retrieval", "multimodal"))
     alerts = {alert.name: alert for alert in alerts_of(plan)}
     assert set(CASES) == set(alerts) == {alert.name for alert in ALERTS}
     (tmp_path / "rules.yml").write_text(render_rules(alerts.values(), planned_bytes(plan)), encoding="utf-8")

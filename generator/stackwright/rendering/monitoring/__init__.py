@@ -51,6 +51,8 @@ def needs_of(plan: Plan) -> frozenset[Need]:
         Need.GPUS: bool(used),
         Need.NVLINK: any(link.kind in NVLINK_KINDS and {link.a, link.b} & indices for link in plan.host.links),
         Need.DCGM: has_dcgm(plan),
+        Need.RETRIEVAL: Need.RETRIEVAL.value in plan.additions,
+        Need.MULTIMODAL: Need.MULTIMODAL.value in plan.additions,
         Need.SLICES: any(gpu.mig_slice is not None and gpu.uuid in used for gpu in plan.host.gpus),
     }
     return frozenset(need for need, has in found.items() if has)

@@ -196,4 +196,34 @@ ALERTS: tuple[Alert, ...] = (
         says="{{ $value }} requests with a wrong key in ten minutes: somebody guesses, or a key was taken away",
         heading="Many wrong keys",
     ),
+    Alert(
+        name="DocumentsWait",
+        when="(sum(retrieval_waiting_documents) > 0) and (sum(increase(retrieval_documents_total[15m])) == 0)",
+        lasts="15m",
+        urgency=Urgency.WARNING,
+        says="{{ $value }} documents wait, and none has been ingested for a quarter of an hour",
+        heading="Documents wait",
+        needs=Need.RETRIEVAL,
+    ),
+    Alert(
+        name="JobsWait",
+        when=(
+            '(sum(stackwright_multimodal_jobs{state=~"queued|running"}) > 0)'
+            " and (sum(increase(stackwright_multimodal_jobs_ended_total[15m])) == 0)"
+        ),
+        lasts="15m",
+        urgency=Urgency.WARNING,
+        says="{{ $value }} jobs wait, and none has ended for a quarter of an hour",
+        heading="Jobs do not end",
+        needs=Need.MULTIMODAL,
+    ),
+    Alert(
+        name="JobsDead",
+        when='sum(stackwright_multimodal_jobs{state="dead"}) > 0',
+        lasts="0m",
+        urgency=Urgency.WARNING,
+        says="{{ $value }} jobs have failed too often and wait for a person",
+        heading="Jobs are dead",
+        needs=Need.MULTIMODAL,
+    ),
 )

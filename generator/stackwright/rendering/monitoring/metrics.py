@@ -21,6 +21,8 @@ class Job(StrEnum):
     HOST = "host"
     GPU = "gpu"
     DCGM = "dcgm"
+    RETRIEVAL = "retrieval"
+    MULTIMODAL = "multimodal"
     PROMETHEUS = "prometheus"
 
 
@@ -45,6 +47,8 @@ _TURNS = "compose/engine/switching/switch.py"
 _PROMETHEUS = "Prometheus 2.42, its own /metrics"
 _REDIS = "redis_exporter 1.45, README"
 _NODE = "node_exporter 1.5, README"
+_RETRIEVAL = "compose/retrieval/figures.py"
+_MULTIMODAL = "compose/multimodal/api.py"
 _DCGM = "NVIDIA/dcgm-exporter, etc/dcp-metrics-included.csv (4.5.3)"
 
 
@@ -188,5 +192,28 @@ METRICS: tuple[Metric, ...] = (
             "DCGM_FI_PROF_DRAM_ACTIVE": "Share of the time in which memory was read or written",
         },
     ),
+    *_rows(
+        Job.RETRIEVAL,
+        _RETRIEVAL,
+        {
+            "retrieval_waiting_documents": "Documents that are not ingested yet, by state",
+            "retrieval_documents_total": "Documents whose ingest has ended, by result",
+            "retrieval_passages_total": "Passages stored",
+            "retrieval_requests_total": "Requests answered, by endpoint and status",
+            "retrieval_request_seconds": "Seconds to an answer, by endpoint",
+            "retrieval_database_bytes": "Size of the database",
+        },
+    ),
+    *_rows(
+        Job.MULTIMODAL,
+        _MULTIMODAL,
+        {
+            "stackwright_multimodal_jobs": "Jobs, by state; dead ones wait for a person",
+            "stackwright_multimodal_jobs_ended_total": "Jobs that have ended, by outcome",
+            "stackwright_multimodal_job_seconds_total": "Seconds that all ended jobs took",
+            "stackwright_multimodal_attempts_total": "Attempts at jobs; more than jobs where some are tried again",
+            "stackwright_multimodal_worker_restarts_total": "Worker processes that began anew",
+            "stackwright_multimodal_kept_bytes": "Bytes that the files of all jobs have on the disk",
+        },
+    ),
 )
-"""Retrieval and the multimodal worker add theirs when they run."""

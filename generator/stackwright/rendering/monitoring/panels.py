@@ -22,6 +22,8 @@ class Need(StrEnum):
     NVLINK = "nvlink"
     SLICES = "slices"
     DCGM = "dcgm"
+    RETRIEVAL = "retrieval"
+    MULTIMODAL = "multimodal"
 
 
 class Unit(StrEnum):
@@ -155,7 +157,7 @@ HEALTH = Dashboard(
         ),
         Panel(
             title="Disk of Prometheus",
-            says="What is kept on the disk; MONITORING_DISK bounds it",
+            says="What is kept on the disk; MONITORING_DISK_GIB bounds it",
             unit=Unit.BYTES,
             queries=(_query("prometheus_tsdb_storage_blocks_bytes", "blocks"),),
         ),
@@ -562,4 +564,98 @@ HOST = Dashboard(
     ),
 )
 
-DASHBOARDS = (HEALTH, MODELS, GATEWAY, GPUS, HOST)
+_ASKED = 'endpoint=~"POST /v1/(search|chat/completions)"'
+_JOB_SECONDS = f"sum(rate(stackwright_multimodal_job_seconds_total[{OVER}]))"
+_JOBS_ENDED = f"sum(rate(stackwright_multimodal_jobs_ended_total[{OVER}]))"
+
+DOCUMENTS = Dashboard(
+    name="stackwright-documents",
+    title="Documents and media",
+    panels=(
+        Panel(
+            title="Documents that wait",
+            says="Not ingested yet: queued, or at work",
+            unit=Unit.COUNT,
+            queries=(_query("sum by (state) (retrieval_waiting_documents)", "{{state}}"),),
+            needs=Need.RETRIEVAL,
+        ),
+        Panel(
+            title="Documents and passages",
+            says="Documents whose ingest has ended, and passages stored, per second",
+            unit=Unit.PER_SECOND,
+            queries=(
+                _rates("retrieval_documents_total", "result", "documents, {{result}}"),
+                _query(f"sum(rate(retrieval_passages_total[{OVER}]))", "passages"),
+            ),
+            needs=Need.RETRIEVAL,
+        ),
+        Panel(
+            title="Time of a search",
+            says="Seconds to an answer; of chats too, with the model's own time",
+            unit=Unit.SECONDS,
+            queries=tuple(
+                _query(
+                    f"histogram_quantile({share}, sum by (le, endpoint)"
+                    f" (rate(retrieval_request_seconds_bucket{{{_ASKED}}}[{OVER}])))",
+                    f"{{{{endpoint}}}}, {share:.0%}",
+                )
+                for share in (0.5, 0.95)
+            ),
+            needs=Need.RETRIEVAL,
+        ),
+        Panel(
+            title="Requests for documents",
+            says="Requests per second, by endpoint and status",
+            unit=Unit.RATE,
+            queries=(_rates("retrieval_requests_total", "endpoint, status", "{{endpoint}}, {{status}}"),),
+            needs=Need.RETRIEVAL,
+        ),
+        Panel(
+            title="Database",
+            says="Size of rows, text and vectors; originals come on top",
+            unit=Unit.BYTES,
+            queries=(_query("max(retrieval_database_bytes)", "database"),),
+            needs=Need.RETRIEVAL,
+        ),
+        Panel(
+            title="Jobs",
+            says="Pictures, sound, video and PDF files by state; dead ones wait for a person",
+            unit=Unit.COUNT,
+            queries=(_query("sum by (state) (stackwright_multimodal_jobs)", "{{state}}"),),
+            needs=Need.MULTIMODAL,
+        ),
+        Panel(
+            title="Ended jobs",
+            says="Per second, by outcome, and attempts: more of these where jobs are tried again",
+            unit=Unit.PER_SECOND,
+            queries=(
+                _rates("stackwright_multimodal_jobs_ended_total", "outcome", "{{outcome}}"),
+                _query(f"sum(rate(stackwright_multimodal_attempts_total[{OVER}]))", "attempts"),
+            ),
+            needs=Need.MULTIMODAL,
+        ),
+        Panel(
+            title="Time of a job",
+            says="Mean of the jobs that ended",
+            unit=Unit.SECONDS,
+            queries=(_query(f"{_JOB_SECONDS} / {_JOBS_ENDED}", "mean"),),
+            needs=Need.MULTIMODAL,
+        ),
+        Panel(
+            title="Restarts of job workers in the last day",
+            says="A file that ends its worker costs one job",
+            unit=Unit.COUNT,
+            queries=(_query("sum(increase(stackwright_multimodal_worker_restarts_total[1d]))", "restarts"),),
+            needs=Need.MULTIMODAL,
+        ),
+        Panel(
+            title="Files of jobs",
+            says="On the disk; MULTIMODAL_DISK_MIB bounds them",
+            unit=Unit.BYTES,
+            queries=(_query("max(stackwright_multimodal_kept_bytes)", "files"),),
+            needs=Need.MULTIMODAL,
+        ),
+    ),
+)
+
+DASHBOARDS = (HEALTH, MODELS, GATEWAY, GPUS, HOST, DOCUMENTS)
