@@ -93,7 +93,7 @@ def use_everything(project: Project) -> None:
     for name in ("RETRIEVAL", "MULTIMODAL"):
         post(settings[f"{name}_PORT"]["value"], "/v1/self-test", key, {})
     port = settings["RETRIEVAL_PORT"]["value"]
-    post(port, "/v1/collections/c/documents", key, {"documents": [{"name": "a.txt", "text": "The answer is 42."}]})
+    post(port, "/v1/collections/c/documents", key, {"texts": [{"name": "a", "text": "The answer is 42."}]})
     post(port, "/v1/search", key, {"query": "answer", "collections": ["c"]})
     messages = [{"role": "user", "content": "What is the answer?"}]
     post(port, "/v1/chat/completions", key, {"model": "smoke", "messages": messages, "collections": ["c"]})
