@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
@@ -257,6 +259,13 @@ def test_logs_are_told_without_secrets_and_colours(run: Run, project: Path, arou
     words = ("logs", "dev", "--runtime=processes")
     assert run(*words, "engine").out == "one\nkey is [redacted]\nthree\n"
     assert run(*words, "--tail=1").out == "engine  | three\n"
+    (logs / "gateway.log").write_text(f"no time\n2026-11-30 05:00:00 {key}\nas old\n", encoding="utf-8")
+    rows = [json.loads(line) for line in run(*words, "--json").out.splitlines()]
+    assert rows[0] == {"service": "engine", "at": None, "line": "one"}
+    assert [row["line"] for row in rows[3:]] == ["no time", "2026-11-30 05:00:00 [redacted]", "as old"]
+    at = datetime(2026, 11, 30, 5).astimezone().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert [row["at"] for row in rows[3:]] == [None, at, at]
+    (logs / "gateway.log").unlink()
     empty = run(*words, "gateway")
     assert (empty.code, empty.out) == (0, "")
     assert empty.err == "dev: no lines; `stackwright status dev` says what runs\n"

@@ -34,7 +34,7 @@ def container(service: str, state: dict[str, Any], **networks: dict[str, str]) -
     labels = {f"com.docker.compose.{name}": value for name, value in names.items()}
     return {
         "Id": f"id-{service}",
-        "State": {"Pid": 0, "StartedAt": "2026-11-29T12:00:00.123456789Z", **state},
+        "State": {"Pid": 0, "StartedAt": "2026-11-29T12:00:00.12Z", **state},
         "RestartCount": 1,
         "Config": {"Image": f"image-of-{service}", "Labels": labels},
         "NetworkSettings": {"Networks": networks},
@@ -134,10 +134,17 @@ def test_lines_of_logs_come_with_their_service(stack: Stack, docker: Docker) -> 
     docker.print("*' logs '*", "engine-1   | one | two\nengine-2-1 | three\ngateway-1  | ")
     request = LogRequest(services=("engine", "gateway"), tail=5, since_s=60, follow=True)
     told = list(ComposeRuntime(stack).read_logs(request))
-    assert told == [("engine", "one | two"), ("engine-2", "three"), ("gateway", "")]
+    assert told == [("engine", "one | two", None), ("engine-2", "three", None), ("gateway", "", None)]
     words = docker.calls[-1]
     assert words.startswith(f"compose --project-name {stack.name} logs ")
     assert words.endswith("--tail=5 --since=60s --follow engine gateway")
+
+
+def test_lines_of_logs_come_with_their_time(stack: Stack, docker: Docker) -> None:
+    docker.print("*' logs '*", "engine-1   | 2026-11-30T05:00:00.12Z one | two\ngateway-1  | 2026-11-30T05:00:01Z ")
+    told = list(ComposeRuntime(stack).read_logs(LogRequest(services=("engine", "gateway"), times=True)))
+    assert told == [("engine", "one | two", "2026-11-30T05:00:00.12Z"), ("gateway", "", "2026-11-30T05:00:01Z")]
+    assert "--timestamps" in docker.calls[-1]
 
 
 def test_logs_that_cannot_be_had_are_refused(stack: Stack, docker: Docker) -> None:

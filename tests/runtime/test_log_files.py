@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from stackwright.runtime import LogRequest
+from stackwright.runtime import LogLine, LogRequest
 from stackwright.runtime.log_files import moment_of, read_log_files, young_lines
 
 NOON = datetime(2026, 11, 29, 12, 0, 0).astimezone()
@@ -18,20 +18,25 @@ def test_the_last_lines_of_each_service_are_told(tmp_path: Path) -> None:
     (tmp_path / "gateway.log").write_text("four\nno end")
     request = LogRequest(services=("engine", "redis", "gateway"), tail=2)
     told = list(read_log_files(tmp_path, request))
-    assert told == [("engine", "two"), ("engine", "three"), ("gateway", "four"), ("gateway", "no end")]
+    assert told == [
+        LogLine("engine", "two"),
+        LogLine("engine", "three"),
+        LogLine("gateway", "four"),
+        LogLine("gateway", "no end"),
+    ]
 
 
 def test_what_is_written_meanwhile_is_told_through_a_new_file(tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
     log.write_text("old\nhalf")
     lines = read_log_files(tmp_path, LogRequest(services=("engine",), follow=True))
-    assert next(lines) == ("engine", "old")
+    assert next(lines) == LogLine("engine", "old")
     with log.open("a") as more:
         more.write(" and whole\n")
-    assert next(lines) == ("engine", "half and whole")
+    assert next(lines) == LogLine("engine", "half and whole")
     log.rename(tmp_path / "engine.log.1")
     log.write_text("first of the next\n")
-    assert list(islice(lines, 1)) == [("engine", "first of the next")]
+    assert list(islice(lines, 1)) == [LogLine("engine", "first of the next")]
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_logs_of_another_project_folder_are_not_shown(stack: Stack, tmp_path: Pa
     runtime.down()
     clone = ProcessesRuntime(structs.replace(stack, root=tmp_path / "clone"))
     request = LogRequest(services=("engine",))
-    assert list(runtime.read_logs(request)) == [("engine", "listening")]
+    assert list(runtime.read_logs(request)) == [("engine", "listening", None)]
     assert (list(clone.read_logs(request)), clone.logs("engine", 9)) == ([], "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ class LogsArguments(Struct, frozen=True, kw_only=True):
     follow: bool = False
     since_s: int | None = None
     tail: str | None = None
+    as_json: bool = False
     runtime: str = "auto"
     out: Path | None = None
 
@@ -53,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_tail,
         metavar="N",
         help=f"the last N lines of each service, or `all` (default: {DEFAULT_TAIL}; all with --since)",
+    )
+    parser.add_argument(
+        "--json",
+        dest="as_json",
+        action="store_true",
+        help="one JSON object a line: service, at (when it was written, in UTC; null where unknown) and line",
     )
     for add in (add_runtime, add_out):
         add(parser)
@@ -87,15 +95,19 @@ def run(arguments: LogsArguments) -> None:
         tail=_lines(arguments),
         since_s=arguments.since_s,
         follow=arguments.follow,
+        times=arguments.as_json,
     )
     runtime, redaction = reach_running(stack, arguments.runtime), redaction_of(stack)
     width = max(map(len, request.services)) if len(request.services) > 1 else 0
     count = 0
     try:
-        for service, line in runtime.read_logs(request):
+        for service, line, at in runtime.read_logs(request):
             count += 1
             shown = report.on_one_line(redaction.apply(_COLOURS.sub("", line)))
-            report.print_text(f"{service:<{width}} | {shown}" if width else shown)
+            if arguments.as_json:
+                report.print_text(json.dumps({"service": service, "at": at, "line": shown}, ensure_ascii=False))
+            else:
+                report.print_text(f"{service:<{width}} | {shown}" if width else shown)
     except KeyboardInterrupt:
         if not arguments.follow:
             raise

@@ -216,13 +216,22 @@ class Glance(Struct, frozen=True, kw_only=True):
 class LogRequest(Struct, frozen=True, kw_only=True):
     """Which lines of logs are wanted: of these services, the last `tail`, none older than `since_s` seconds ago.
 
-    `follow`: and those to come, until the caller ends it.
+    `follow`: and those to come, until the caller ends it. `times`: each with when it was written.
     """
 
     services: tuple[str, ...]
     tail: int | None = None
     since_s: int | None = None
     follow: bool = False
+    times: bool = False
+
+
+class LogLine(NamedTuple):
+    """A line of a service's log. `at`: when it was written, by ISO 8601 in UTC; None where nobody knows."""
+
+    service: str
+    text: str
+    at: str | None = None
 
 
 class Beside(Struct, frozen=True, kw_only=True):
@@ -247,8 +256,8 @@ class WatchedRuntime(Runtime, Protocol):
     def revisions(self) -> Mapping[str, str]:
         """Return the revision that each service would be started with now; nothing is fetched for it."""
 
-    def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
-        """Yield service and line, as they come."""
+    def read_logs(self, request: LogRequest) -> Iterator[LogLine]:
+        """Yield lines as they come."""
 
     def beside(self, service: Service) -> Beside | None:
         """Return a place of a service from which the running front is asked; None without image or environment.

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from stackwright.domain.service import UP, Service, ServicePhase, ServiceState, Word
 from stackwright.errors import RuntimeRefusedError
-from stackwright.runtime import Beside, ClientAnswer, Glance, LogRequest, Say, ServiceChange, Stack, Trial
+from stackwright.runtime import Beside, ClientAnswer, Glance, LogLine, LogRequest, Say, ServiceChange, Stack, Trial
 from stackwright.runtime.activity import container_processes, container_traces, measure
 from stackwright.runtime.docker import (
     TELLS_WITHIN_S,
@@ -351,7 +351,7 @@ class ComposeRuntime:
         told = _asked([*words, "config", "--hash", "*"], TELLS_WITHIN_S)
         return dict(line.split() for line in told.splitlines() if len(line.split()) == 2)
 
-    def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
+    def read_logs(self, request: LogRequest) -> Iterator[LogLine]:
         """Let Compose tell them, which also finds the containers that come later."""
         need_command()
         # Compose clears the line before each one of a log, also where no terminal reads it (2.26.1, seen).
@@ -360,12 +360,14 @@ class ComposeRuntime:
         words += [] if request.tail is None else [f"--tail={request.tail}"]
         words += [] if request.since_s is None else [f"--since={request.since_s}s"]
         words += ["--follow"] if request.follow else []
+        words += ["--timestamps"] if request.times else []
         command = [*words, *request.services]
         with begin(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, folder="/") as client:
             try:
                 for line in client.stdout or ():
                     prefix, _, text = line.decode(errors="replace").rstrip("\n").partition("| ")
-                    yield re.sub(r"-[0-9]+\s*$", "", clearing.sub("", prefix)), text
+                    at, _, rest = text.partition(" ") if request.times else (None, "", text)
+                    yield LogLine(re.sub(r"-[0-9]+\s*$", "", clearing.sub("", prefix)), rest, at)
                 refusal = (client.stderr.read() if client.stderr else b"").decode(errors="replace")
                 if client.wait() != 0:
                     raise refused(refusal)

@@ -10,11 +10,11 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from stackwright.runtime import LogRequest
+from stackwright.runtime import LogLine, LogRequest
 
 POLL_S = 0.2
 CLOCK = timedelta(minutes=1)
@@ -30,8 +30,24 @@ _TIMES = (
 )
 
 
-def read_log_files(folder: Path, request: LogRequest) -> Iterator[tuple[str, str]]:
-    """Yield service and line: of each service what is asked for, then of all what comes, until the caller ends it."""
+def read_log_files(folder: Path, request: LogRequest) -> Iterator[LogLine]:
+    """Yield lines: of each service what is asked for, then of all what comes, until the caller ends it.
+
+    When a line was written is what stands in it, or in the one before that has a time.
+    """
+    lines = _read(folder, request)
+    if not request.times:
+        yield from lines
+        return
+    last: dict[str, str] = {}
+    for line in lines:
+        moment = moment_of(line.text, datetime.now().astimezone())
+        if moment is not None:
+            last[line.service] = f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        yield line._replace(at=last.get(line.service))
+
+
+def _read(folder: Path, request: LogRequest) -> Iterator[LogLine]:
     since = None if request.since_s is None else datetime.now().astimezone() - timedelta(seconds=request.since_s)
     tails = [_Tail(name, folder / f"{name}.log") for name in request.services]
     try:
@@ -39,12 +55,12 @@ def read_log_files(folder: Path, request: LogRequest) -> Iterator[tuple[str, str
             lines = tail.read(ended=not request.follow)
             lines = lines if since is None else young_lines(lines, since)
             for line in lines if request.tail is None else lines[max(len(lines) - request.tail, 0) :]:
-                yield tail.name, line
+                yield LogLine(tail.name, line)
         while request.follow:
             time.sleep(POLL_S)
             for tail in tails:
                 for line in tail.read():
-                    yield tail.name, line
+                    yield LogLine(tail.name, line)
     finally:
         for tail in tails:
             tail.close()

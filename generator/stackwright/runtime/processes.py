@@ -37,7 +37,7 @@ from stackwright.domain.service import (
 )
 from stackwright.errors import RuntimeRefusedError
 from stackwright.rendering.numbered import key_of
-from stackwright.runtime import Beside, Glance, LogRequest, Say, ServiceChange, Stack, Trial, supervisord
+from stackwright.runtime import Beside, Glance, LogLine, LogRequest, Say, ServiceChange, Stack, Trial, supervisord
 from stackwright.runtime.activity import group_traces, measure
 from stackwright.runtime.docker import ask
 from stackwright.runtime.log_files import read_log_files
@@ -260,7 +260,7 @@ class ProcessesRuntime:
         machine = self._machine(keep=supervisord.pid(self._run) is not None, folders=self._folders())
         return _revisions(stack_programs(self._stack, machine, os.environ))
 
-    def read_logs(self, request: LogRequest) -> Iterator[tuple[str, str]]:
+    def read_logs(self, request: LogRequest) -> Iterator[LogLine]:
         """Read the log files, and what is written to them meanwhile; none where another project folder wrote them."""
         return read_log_files(self._logs, request) if self._has_own_logs() else iter(())
 
