@@ -78,8 +78,18 @@ def questions_of(folder: Path) -> dict[str, str]:
 
 
 def metrics_of_rules(folder: Path) -> set[str]:
-    """Return the metrics that the rendered rules name: an alert answers nothing where all is well, they do."""
+    """Return questions whether what each rendered rule names is there: an alert itself answers nothing, all being well.
+
+    Where a rule asks under newer and older names, one of them is enough.
+    """
     groups = yaml.safe_load((folder / "prometheus-rules.yml").read_text())["groups"]
-    names = set().union(*(asked(rule["expr"]) for group in groups for rule in group["rules"]))
+    return {
+        " or ".join(f"({_all_there(asked(part))})" for part in rule["expr"].split(") or ("))
+        for group in groups
+        for rule in group["rules"]
+    }
+
+
+def _all_there(metrics: set[str]) -> str:
     # A histogram's own name has no series.
-    return {f'{{__name__=~"{re.escape(name)}(_count)?"}}' for name in names}
+    return " and ".join(f'count({{__name__=~"{re.escape(name)}(_count)?"}})' for name in sorted(metrics)) or "vector(0)"
