@@ -30,6 +30,7 @@ from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.domain.setting_spec import problem_with
 from stackwright.services import additions, base_services
 from stackwright.services.engine import ENGINE
+from stackwright.services.monitoring import GRAFANA, PROMETHEUS
 from stackwright.services.retrieval import DATABASE
 from stackwright.settings import declared_settings
 
@@ -41,13 +42,20 @@ HEALTHY = (
     *sorted((HERE.parent.parent / "watching" / "logs").glob("[ce]*.log")),
 )
 RULES = load_rules()
-KINDS = (*(service.kind for service in base_services()), *additions(), DATABASE.kind, *EvidenceKind)
+KINDS = (
+    *(service.kind for service in base_services()),
+    *additions(),
+    *(service.kind for service in (DATABASE, PROMETHEUS, GRAFANA)),
+    *EvidenceKind,
+)
 # What a rule's texts may name beside its own groups: the values in force, the environment, and the command.
 KNOWN = frozenset(declared_settings().by_key) | {"environment", "command"}
 VALUES = {
     "environment": "prod",
     "GATEWAY_PORT": "4000",
     "WEBUI_PORT": "3002",
+    "PROMETHEUS_PORT": "9092",
+    "GRAFANA_PORT": "3012",
     "MULTIMODAL_PORT": "8022",
     "DATA_HOME": "/data/stackwright-prod",
     "VLLM_MODEL": "org/model",
