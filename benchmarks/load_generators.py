@@ -30,8 +30,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stackwright.domain.load import percentiles_of
-from stackwright.load.generator import PROGRAM, Asked, given_of, read_rounds
+from stackwright.domain.load import LoadAsked, percentiles_of
+from stackwright.engines.vllm.load_generator import GENERATOR
+from stackwright.load.generator import read_rounds
 from stackwright.load.prompts import sample_text
 from stackwright.runtime import ClientAnswer
 
@@ -146,13 +147,17 @@ def truth(url: str) -> Mapping[str, Sequence[float]]:
 
 def by_vllm(python: Path, url: str, at_once: int, prompts: Sequence[str]) -> dict[str, Any]:
     """Send by vLLM's generator, as `bench` does."""
-    asked = Asked(
+    asked = LoadAsked(
         url=url, key=KEY, model="smoke", rounds=[prompts], output_tokens=TOKENS, concurrency=at_once, rate=None
     )
     done = subprocess.run(
-        [str(python), "-c", PROGRAM], input=given_of(asked), capture_output=True, text=True, check=False
+        [str(python), "-c", GENERATOR.program],
+        input=GENERATOR.given(asked),
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    [one] = read_rounds(ClientAnswer(done.returncode, done.stdout, done.stderr), KEY)
+    [one] = read_rounds(GENERATOR.name, ClientAnswer(done.returncode, done.stdout, done.stderr), KEY)
     return {
         "requests": one.requests - one.failed,
         "tokens_per_s": one.output_tokens_per_s,

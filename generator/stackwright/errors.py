@@ -92,7 +92,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that a slip of the hand may have made this of, or None where there is none.
 
     One of them begins with the other, or has all of its parts (`MAX_LEN` in `MAX_MODEL_LEN`), or a third of its letters
-    differ at most. What all begin with alike, such as `VLLM_`, makes no two of them close.
+    differ at most. A beginning that all of them share makes no two of them close.
     """
     near = ((distance, name) for name in known if (distance := _distance(word.lower(), name.lower())) is not None)
     return min(near, default=(0, None))[1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stackwright.engines.vllm.importing.variables import parse_env_file, replace_variables
 from stackwright.errors import UsageError
-from stackwright.importing.variables import parse_env_file, replace_variables
 
 from tests.importing.conftest import Importer
 

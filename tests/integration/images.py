@@ -34,6 +34,7 @@ from tests.integration.testbed import (
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCKERFILES = CHECKOUT / "compose" / "images"
 REQUIREMENTS = Path("generator/stackwright/runtime/requirements")
+ENGINE_REQUIREMENTS = Path("generator/stackwright/engines/vllm/requirements")
 # What a build that installs packages runs, and where it finds the version of uv.
 INSTALLER = (
     Path("compose/images/install.py"),
@@ -130,7 +131,8 @@ def make_base(host: str) -> str | None:
 def start_build(host: str, name: str, base: str | None) -> tuple[str, subprocess.Popen[str] | None]:
     """Begin one build, or none where the image is there already; return its tag and the running build."""
     recipe = DOCKERFILES / name / "Dockerfile"
-    lock = CHECKOUT / REQUIREMENTS / f"{name}.txt"
+    folder = ENGINE_REQUIREMENTS if name == "engine-cpu" else REQUIREMENTS
+    lock = CHECKOUT / folder / f"{name}.txt"
     locked = [path.read_text() for path in (lock, *(CHECKOUT / path for path in INSTALLER))] if lock.exists() else []
     tag = tag_of(name, base or "", recipe.read_text(), *locked)
     if answers(["docker", "image", "inspect", tag], DOCKER_HOST=host):
@@ -195,10 +197,9 @@ def tag_of(name: str, *parts: str) -> str:
 def prepare_context(context: Path, lock: Path) -> None:
     """Lay out a build context: the lock, what installs it, and pip's settings and certificates of this machine."""
     shutil.rmtree(context, ignore_errors=True)
-    (context / REQUIREMENTS).mkdir(parents=True)
+    context.mkdir(parents=True)
     if lock.exists():
-        shutil.copy(lock, context / REQUIREMENTS)
-        for path in INSTALLER:
+        for path in (lock.relative_to(CHECKOUT), *INSTALLER):
             (context / path.parent).mkdir(parents=True, exist_ok=True)
             shutil.copy(CHECKOUT / path, context / path)
     settings = pip_settings()

@@ -118,7 +118,7 @@ def test_a_gguf_file_tells_what_it_was_made_of(
         read_model(str(file), (), None, OFFLINE)
     assert (
         refused.value.message
-        == f"--model {file}: x-Q4_K_M.gguf: GGUF weights, which are llama.cpp's: vLLM serves safetensors"
+        == f"--model {file}: x-Q4_K_M.gguf: GGUF weights, which are llama.cpp's: engines here serve safetensors"
     )
     assert f"`--model {original or 'OWNER/NAME'}`" in (refused.value.hint or "")
     with pytest.raises(UsageError, match="GGUF weights"):

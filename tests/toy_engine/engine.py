@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, ObservedStart, Solution, Verdict
-from stackwright.domain.host import Gpu, Host
+from stackwright.domain.host import Gpu, Host, OtherGpu
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
@@ -31,6 +31,7 @@ from stackwright.engines.protocol import (
     EngineTask,
     FormatRule,
     ImageChoice,
+    LoadGenerator,
     MemorySetting,
     StartLog,
 )
@@ -92,6 +93,7 @@ class Toy:
     processor_step_tokens = 64
     length_variable: str | None = None
     metrics: EngineMetrics | None = None
+    load_generator: LoadGenerator | None = None
 
     def read_start(self, log: str) -> ObservedStart | None:
         """Print nothing of its memory."""
@@ -120,6 +122,10 @@ class Toy:
     ) -> tuple[str, ...]:
         """Know one format."""
         return ()
+
+    def build_for(self, gpu: OtherGpu) -> str:
+        """Name no build."""
+        return "nothing"
 
     def drafting_settings(self, shape: Shape, tokens: int) -> Mapping[str, str]:
         """Draft nothing."""

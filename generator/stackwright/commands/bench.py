@@ -32,6 +32,7 @@ from stackwright.domain.load import (
     LOAD_SCHEMA,
     MEASURES,
     Difference,
+    LoadAsked,
     LoadResult,
     MeasuredRelease,
     Point,
@@ -42,8 +43,9 @@ from stackwright.domain.load import (
     spread_of,
 )
 from stackwright.domain.plan import Plan, ServedModel
+from stackwright.engines.protocol import LoadGenerator
 from stackwright.errors import NotHealthyError, RuntimeRefusedError, UsageError, did_you_mean
-from stackwright.load.generator import NAME, PROGRAM, STARTS_WITHIN_S, Asked, given_of, read_rounds
+from stackwright.load.generator import read_rounds
 from stackwright.load.prompts import (
     FILE_OUTPUT_TOKENS,
     PRESETS,
@@ -290,7 +292,7 @@ class Bench:
 
     def __init__(self, stack: Stack, asked: str, place: Beside, load: LoadOptions, scale: Scale | None = None) -> None:
         self._stack, self._asked, self._place, self._load = stack, asked, place, load
-        self._endpoint: Endpoint = endpoint_of(stack)
+        self._generator, self._endpoint = generator_of(stack), endpoint_of(stack)
         self._key = read_gateway_key(stack.secrets)
         self._limit_s = float(stack.value(stack.access.answers_within_s))
         self._file: PromptFile | None = None if load.file is None else read_prompts(load.file)
@@ -325,7 +327,7 @@ class Bench:
     def measure(self, point: Point, numbers: Sequence[int], seed: str) -> tuple[Round, ...]:
         """Send rounds, and return what each measured; number and seed always give the same prompts, a file the next."""
         count = self._load.requests or usual_requests(point.load)
-        asked = Asked(
+        asked = LoadAsked(
             url=self._endpoint.url if self._place.port is None else _inner_url(self._endpoint, self._place.port),
             key=self._key,
             model=self._asked,
@@ -336,7 +338,9 @@ class Bench:
         )
         waves = math.ceil(count / point.concurrency) if point.concurrency else 1
         lasts_s = len(numbers) * (waves * self._limit_s + (count / point.rate if point.rate else 0.0))
-        return read_rounds(self._place.run(PROGRAM, given_of(asked), STARTS_WITHIN_S + lasts_s), self._key)
+        generator = self._generator
+        said = self._place.run(generator.program, generator.given(asked), generator.starts_within_s + lasts_s)
+        return read_rounds(generator.name, said, self._key)
 
     def _prompts(self, point: Point, number: int, count: int, seed: str) -> list[str]:
         if self._file is not None:
@@ -407,6 +411,14 @@ def place_of(stack: Stack, model: ServedModel, runtime: str) -> Beside:
     return place
 
 
+def generator_of(stack: Stack) -> LoadGenerator:
+    """Return what sends the load. Raises UsageError where the engine brings nothing for that."""
+    generator = stack.engine.load_generator
+    if generator is None:
+        raise UsageError(f"{stack.engine.title} brings no load generator: nothing measures it", hint=None)
+    return generator
+
+
 def _begin_result(stack: Stack, model: str, workload: Workload) -> LoadResult:
     from stackwright.rendering.sheet import ASCII
     from stackwright.rendering.summary import describe_device, gpus_of
@@ -422,7 +434,7 @@ def _begin_result(stack: Stack, model: str, workload: Workload) -> LoadResult:
         release=MeasuredRelease(
             stackwright=__version__, engine=f"{plan.engine.name} {plan.engine.version}", image=plan.engine.image
         ),
-        generator=NAME,
+        generator=generator_of(stack).name,
         model=model,
         workload=workload,
         points=(),

@@ -43,11 +43,10 @@ from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
 from stackwright.project.pins import pins_of_model, read_pins
 from stackwright.rendering import RenderedFile, render_plan
-from stackwright.rendering.numbered import flat_settings, keys_of, spec_of_written, split_key
+from stackwright.rendering.numbered import flat_settings, keys_of, models_of_written, spec_of_written
 from stackwright.rendering.summary import NextStep
 from stackwright.services import access_to, additions, outside, services_of
 from stackwright.services.additions import DATA_HOME
-from stackwright.settings import is_per_model
 from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing, inspect_certificate
 from stackwright.watching.remembered import remembered_starts
@@ -132,9 +131,8 @@ def _plan_tuned(
 
 
 def _is_tuned_for(plan: Plan, written: str, tuned: TunedSetting) -> bool:
-    plain, number = split_key(written)
-    models = plan.models[number - 1 : number] if is_per_model(plain) else plan.models
-    return any((model.location, release_of(model.engine)) == (tuned.model, tuned.engine) for model in models)
+    found = ((model.location, release_of(model.engine)) for model in models_of_written(plan, written))
+    return (tuned.model, tuned.engine) in found
 
 
 def release_of(engine: PlannedEngine) -> str:

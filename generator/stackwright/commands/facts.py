@@ -132,9 +132,9 @@ def pinned_programs(catalog: Catalog, *, locked: bool) -> tuple[PinnedProgram, .
 
 
 def _locked() -> list[PinnedProgram]:
-    from stackwright.domain.recipe import REQUIREMENTS
+    from stackwright.domain.recipe import all_locks
 
-    files = [*sorted(REQUIREMENTS.glob("*.txt")), Path(__file__).parents[3] / "requirements" / "run.txt"]
+    files = [*all_locks(), Path(__file__).parents[3] / "requirements" / "run.txt"]
     rows = [
         PinnedProgram(name=name, version=version, where=file.name)
         for file in files

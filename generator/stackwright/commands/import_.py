@@ -29,13 +29,13 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
 from stackwright.engines import default_engine
+from stackwright.engines.vllm.importing.compose import ComposeSetup, ContainerService, is_compose, on_host, read_compose
+from stackwright.engines.vllm.importing.gateway_file import GatewayFile, is_gateway_file, read_gateway_file
+from stackwright.engines.vllm.importing.notes import Fate, Note, Taken, build_document
+from stackwright.engines.vllm.importing.recognise import ServiceKind, kind_of
+from stackwright.engines.vllm.importing.scripts import is_script, read_script
+from stackwright.engines.vllm.importing.tree import MOST_CHARACTERS, Node, Spot, parse_tree
 from stackwright.errors import StackError, UsageError, did_you_mean
-from stackwright.importing.compose import ComposeSetup, ContainerService, is_compose, on_host, read_compose
-from stackwright.importing.gateway_file import GatewayFile, is_gateway_file, read_gateway_file
-from stackwright.importing.notes import Fate, Note, Taken, build_document
-from stackwright.importing.recognise import ServiceKind, kind_of
-from stackwright.importing.scripts import is_script, read_script
-from stackwright.importing.tree import MOST_CHARACTERS, Node, Spot, parse_tree
 
 
 class ImportArguments(Struct, frozen=True, kw_only=True):
@@ -118,7 +118,7 @@ def read_arguments(given: argparse.Namespace) -> ImportArguments:
 
 def run(arguments: ImportArguments) -> None:
     """Read the files, judge them on a host, and write or print the environment's wishes."""
-    from stackwright.importing.translation import translate
+    from stackwright.engines.vllm.importing.translation import translate
 
     paths = find_paths(arguments.out)
     sources = _read_sources(arguments)
@@ -302,7 +302,7 @@ def _absolute(path: str) -> str:
 
 def _surroundings(paths: ProjectPaths) -> Any:
     from stackwright.catalog.load import load_catalog
-    from stackwright.importing.engine_wishes import Surroundings
+    from stackwright.engines.vllm.importing.engine_wishes import Surroundings
 
     return Surroundings(
         catalog=load_catalog(), absolute=_absolute, role_of=lambda name: _role_of(name, paths), secret=_looks_secret
@@ -538,7 +538,7 @@ def _base(environment: Environment) -> dict[str, Any]:
 
 
 def _text_of(taken: tuple[Taken, ...], arguments: ImportArguments, number: Mapping[int, str]) -> str:
-    from stackwright.importing.wish_text import write_wishes
+    from stackwright.engines.vllm.importing.wish_text import write_wishes
 
     document = build_document(_base(arguments.environment), taken, number)
     origins: dict[tuple[str, ...], Spot] = {}

@@ -1,7 +1,7 @@
 """Flags that a person gives an engine: read from words of a command line or from a mapping, and kept as settings. Pure.
 
 Each flag has one text: the value, `true` or `false` for a switch, several words joined by blanks. It is the value of a
-setting of its own, whose key is the flag's name behind the engine's prefix (`VLLM_ARG_` + `MAX_NUM_PARTIAL_PREFILLS`).
+setting of its own, whose key is the flag's name behind the engine's prefix (`…_ARG_` + `MAX_NUM_PARTIAL_PREFILLS`).
 """
 
 from __future__ import annotations

@@ -207,3 +207,15 @@ def common_points(a: LoadResult, b: LoadResult) -> tuple[tuple[Point, Point], ..
     """Return the points of two results that were under the same load."""
     others: Mapping[tuple[int | None, float | None], Point] = {point.load: point for point in b.points}
     return tuple((point, others[point.load]) for point in a.points if point.load in others)
+
+
+class LoadAsked(Struct, frozen=True, kw_only=True):
+    """Rounds to send, each its prompts: to which model at which address, with which key, and under which load."""
+
+    url: str
+    key: str
+    model: str
+    rounds: Sequence[Sequence[str]]
+    output_tokens: int
+    concurrency: int | None
+    rate: float | None

@@ -7,7 +7,13 @@ from pathlib import Path
 from msgspec import Struct
 
 REQUIREMENTS = Path(__file__).parents[1] / "runtime" / "requirements"
-"""The locks that come with the package; beside each stands the .in file that tells how it is made."""
+"""The services' locks; beside each stands the .in file that tells how it is made. Engines have their own."""
+
+
+def all_locks() -> list[Path]:
+    """Return every lock that comes with the package."""
+    return sorted((*REQUIREMENTS.glob("*.txt"), *REQUIREMENTS.parents[1].glob("engines/*/requirements/*.txt")))
+
 
 LOCKED = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "-r")
 """The arguments before a lock that names everything, with its hashes."""

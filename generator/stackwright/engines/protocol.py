@@ -15,8 +15,9 @@ from msgspec import Struct, field
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, ObservedStart, Solution
-from stackwright.domain.host import Gpu, Host
+from stackwright.domain.host import Gpu, Host, OtherGpu
 from stackwright.domain.llm import Llm
+from stackwright.domain.load import LoadAsked
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
@@ -67,6 +68,19 @@ class EngineKeys(Struct, frozen=True, kw_only=True):
     prefix_caching: str | None = None
     chat_template: str | None = None
     argument_prefix: str | None = None
+
+
+class LoadGenerator(Struct, frozen=True, kw_only=True):
+    """A Python program that sends load, and runs where the engine is installed.
+
+    `given` writes what it reads on stdin. It prints one JSON list: for each round `duration`, `input_lens`,
+    `output_lens`, `ttfts`, `itls`, `latencies` (seconds) and `errors`. `starts_within_s`: seconds for its own start.
+    """
+
+    name: str
+    program: str
+    starts_within_s: float
+    given: Callable[[LoadAsked], str]
 
 
 class EngineMetrics(Struct, frozen=True, kw_only=True):
@@ -268,6 +282,10 @@ class Engine(Protocol):
         """How its server is started."""
 
     @property
+    def load_generator(self) -> LoadGenerator | None:
+        """What measures its server under load; None where it brings nothing for that."""
+
+    @property
     def start_log(self) -> StartLog:
         """How the engine's log tells of its start."""
 
@@ -292,6 +310,9 @@ class Engine(Protocol):
         self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog
     ) -> tuple[str, ...]:
         """Return the formats in which a release keeps a smaller cache for a model on these GPUs."""
+
+    def build_for(self, gpu: OtherGpu) -> str:
+        """Return what serves a GPU of another maker than NVIDIA, as the rest of a hint."""
 
     def drafting_settings(self, shape: Shape, tokens: int) -> Mapping[str, str]:
         """Return the settings, by key, that let a model's own layers draft so many tokens; empty where it has none."""

@@ -16,7 +16,7 @@ from stackwright.domain.tuning import Aim, Axis, Change, Goal, Outcome, TimeSpen
 
 BASELINE_ROUNDS, TRIAL_ROUNDS = 5, 3
 # Judgement, 2026-11-30: a smaller gain is not worth a restart. Rounds on two cores with other work differed by 6 % and
-# more, with a quick engine in vLLM's place (tests/integration/test_tune.py).
+# more, with a quick engine (tests/integration/test_tune.py).
 LEAST_NOISE = 0.02
 # The last start finds its work done: checks, and the questions after it.
 SETTLE_S = 30.0

@@ -14,7 +14,7 @@ from stackwright.errors import UsageError
 from stackwright.models.cache import HubCache
 from stackwright.models.folder import ADAPTER_CONFIG, WRITABLE_PATH, read_json
 
-# What vLLM refuses when it loads an adapter, each with the value that it takes (0.32.0 lora/peft_helper.py).
+# What the engine refuses when it loads an adapter, each with the value that it takes (0.32.0 lora/peft_helper.py).
 _UNSERVED = {
     "use_dora": "DoRA",
     "lora_bias": "a bias of its own",
@@ -33,7 +33,7 @@ def read_adapter(name: str, location: str, cache: HubCache, origin: str) -> Adap
         origin: where it is asked for, as a refusal tells it.
 
     Raises:
-        UsageError: it cannot be read, is no LoRA adapter, or is of a kind that vLLM does not serve.
+        UsageError: it cannot be read, is no LoRA adapter, or is of a kind that the engine does not serve.
     """
     folder = Path(location).expanduser()
     if location.startswith(("/", "./", "../", "~")) or folder.is_dir():
@@ -61,7 +61,7 @@ def _adapter(name: str, location: str, config: Mapping[str, object], origin: str
         )
     if refused := [words for key, words in _UNSERVED.items() if config.get(key)]:
         raise UsageError(
-            f"{origin}: {location}: vLLM does not serve adapters with {refused[0]}",
+            f"{origin}: {location}: the engine does not serve adapters with {refused[0]}",
             hint="merge it into its model with PEFT's merge_and_unload, and serve the folder",
         )
     ranks = [value for value in (pattern.values() if isinstance(pattern, dict) else ()) if isinstance(value, int)]

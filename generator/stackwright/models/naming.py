@@ -88,7 +88,7 @@ def gguf_refusal(what: str, original: str | None) -> UsageError:
     """Return the refusal of weights in GGUF; `original` is the model that they were made of, where they tell."""
     model = original or "OWNER/NAME"
     return UsageError(
-        f"{what}: GGUF weights, which are llama.cpp's: vLLM serves safetensors",
+        f"{what}: GGUF weights, which are llama.cpp's: engines here serve safetensors",
         hint=f"name the model that it was made of: `--model {model}`; `stackwright fit --model {model}` says what fits",
     )
 
@@ -104,7 +104,7 @@ def _ollama(name: str, known: Iterable[str], origin: str) -> UsageError:
     near = squashed.get(wanted) or squashed.get(closest(wanted, squashed) or "")
     instead = f"`--model {near}`" if near else "its name on Hugging Face, owner/name"
     return UsageError(
-        f"{origin}: a name of Ollama's, whose files are llama.cpp's: vLLM serves safetensors",
+        f"{origin}: a name of Ollama's, whose files are llama.cpp's: engines here serve safetensors",
         hint=f"name the same model of the catalog or of Hugging Face: {instead}",
     )
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from stackwright.domain.host import Host, Maker, OtherGpu
+from stackwright.engines import default_engine
 from stackwright.units import format_bytes
 
 TITLES = {Maker.AMD: "AMD", Maker.INTEL: "Intel", Maker.HABANA: "Intel Gaudi"}
-# What vLLM's ROCm builds run on (docs.vllm.ai, getting_started/installation/gpu, AMD ROCm, read 2026-11-28).
-_ROCM = frozenset("gfx90a gfx942 gfx950 gfx1100 gfx1101 gfx1150 gfx1151 gfx1200 gfx1201".split())
-_INSTALLATION = "https://docs.vllm.ai/en/stable/getting_started/installation/gpu"
-_LLAMA = "https://github.com/ggml-org/llama.cpp"
 
 
 def serving_gpus(host: Host) -> tuple[OtherGpu, ...]:
@@ -27,16 +24,7 @@ def describe_other_gpus(host: Host) -> str:
 
 def what_would(host: Host) -> str:
     """Return what serves such a GPU, as the rest of a hint."""
-    gpu = serving_gpus(host)[0]
-    if gpu.maker is Maker.HABANA:
-        return "vLLM's plugin for Gaudi, https://github.com/vllm-project/vllm-gaudi"
-    if gpu.maker is Maker.INTEL:
-        return f"vLLM's image for Intel's Arc Pro B and Max, `vllm/vllm-openai-xpu` ({_INSTALLATION})"
-    if gpu.architecture is None:
-        return f"vLLM's ROCm image `vllm/vllm-openai-rocm`, where it lists the GPU ({_INSTALLATION})"
-    if gpu.architecture in _ROCM:
-        return f"vLLM's ROCm image `vllm/vllm-openai-rocm`, which lists {gpu.architecture} ({_INSTALLATION})"
-    return f"llama.cpp's server for ROCm or Vulkan ({_LLAMA}): vLLM's ROCm builds do not list {gpu.architecture}"
+    return default_engine().build_for(serving_gpus(host)[0])
 
 
 def warn_of_other_gpus(host: Host) -> str | None:

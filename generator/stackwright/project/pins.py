@@ -67,7 +67,8 @@ def known_setting(key: str, *, where: str) -> SettingSpec:
 
 def _flags_belong(key: str) -> str | None:
     """Return where flags of an engine go, for a key that is named like all of them together."""
-    if re.search("(EXTRA|ENGINE|VLLM|SERVER|SERVE|CLI)_?(ARG|FLAG|OPTION|PARAM)", key.upper()) is None:
+    engines = "|".join(name.upper() for name in ENGINES)
+    if re.search(f"(EXTRA|ENGINE|{engines}|SERVER|SERVE|CLI)_?(ARG|FLAG|OPTION|PARAM)", key.upper()) is None:
         return None
     return "engine flags: `--arg=--FLAG=VALUE`, or models[].args in envs/<env>.yaml (docs/how-to/engine-arguments.md)"
 

@@ -16,7 +16,7 @@ from stackwright.domain.plan import Plan, ServedModel, Setting
 from stackwright.domain.service import SettingRef
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
-from stackwright.settings import all_settings, find_spec, is_per_model, order_of
+from stackwright.settings import all_settings, declared_settings, find_spec, is_per_model, order_of
 
 MOST_MODELS = 99
 _NUMBERED = re.compile(r"(.+)_([2-9]|[1-9][0-9])")
@@ -43,6 +43,17 @@ def spec_of_written(written: str) -> SettingSpec | None:
     if spec is None or number == 1:
         return spec
     return replace(spec, key=written, section=f"Model {number}", meaning=f"{spec.meaning}, for model {number}")
+
+
+def models_of_written(plan: Plan, written: str) -> tuple[ServedModel, ...]:
+    """Return the models that a written key is about: one, or all where a plan has the setting once."""
+    plain, number = split_key(written)
+    return plan.models[number - 1 : number] if is_per_model(plain) else plan.models
+
+
+def is_declared(written: str) -> bool:
+    """Return whether a written key is of a declared setting: a person's own flags are not."""
+    return split_key(written)[0] in declared_settings().by_key
 
 
 def number_of(plan: Plan, model: ServedModel) -> int:

@@ -21,7 +21,7 @@ CLOCK = timedelta(minutes=1)
 """By so much a line may be ahead of the clock that it is compared with, which was read before it."""
 
 # How the programs of a stack begin a line, or their record in it: supervisord and Python's logging write ISO dates,
-# vLLM 0.32 `INFO 11-29 17:35:01 [`, LiteLLM 1.108 `17:35:01 - LiteLLM`, Redis 7 `29 Nov 2026 17:35:01.123`.
+# An engine `INFO 11-29 17:35:01 [`, LiteLLM 1.108 `17:35:01 - LiteLLM`, Redis 7 `29 Nov 2026 17:35:01.123`.
 _TIMES = (
     (re.compile(r"\b([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]([0-9]{2}:[0-9]{2}:[0-9]{2})(?![0-9])"), "%Y-%m-%d %H:%M:%S"),
     (re.compile(r"\b([0-9]{2} [A-Z][a-z]{2} [0-9]{4}) ([0-9]{2}:[0-9]{2}:[0-9]{2})(?![0-9])"), "%d %b %Y %H:%M:%S"),

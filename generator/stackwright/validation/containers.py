@@ -177,7 +177,7 @@ def check_processes(plan: Plan) -> tuple[Finding, ...]:
 def _check_pictures(plan: Plan) -> Iterator[Finding]:
     """Name each model on the processor that takes pictures.
 
-    The packages leave torchvision out, whose build on PyPI is one for CUDA (runtime/requirements/engine-cpu.override).
+    The packages leave torchvision out, whose build on PyPI is one for CUDA (engine-cpu.override beside the lock).
     """
     engine = engine_named(plan.engine.name)
     on_processor = {replica.model for replica in plan.replicas if not replica.gpu_uuids}

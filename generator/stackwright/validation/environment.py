@@ -12,7 +12,7 @@ from stackwright.domain.plan import Origin, Plan, Setting
 from stackwright.domain.setting_spec import Kind, problem_with
 from stackwright.engines import engine_named
 from stackwright.errors import did_you_mean
-from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written, split_key
+from stackwright.rendering.numbered import flat_settings, is_declared, model_values, spec_of_written
 from stackwright.settings import declared_settings, where_secrets_belong
 from stackwright.validation.check import IN_CONTAINERS, Check, Observation
 
@@ -121,8 +121,7 @@ def _check_derived(settings: Mapping[str, Setting], env: Mapping[str, str], loca
 
 def _is_literal(key: str, *values: str) -> bool:
     """Return whether the override holds a flag's words themselves: of a switch, and of one with several words."""
-    given = split_key(key)[0] not in declared_settings().by_key
-    return given and any(
+    return not is_declared(key) and any(
         value in ("true", "false") or value.startswith("-") or len(value.split()) > 1 for value in values
     )
 

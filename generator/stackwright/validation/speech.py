@@ -53,10 +53,7 @@ SPEECH_MODEL = Check(
 
 
 def check_image(plan: Plan, image: str) -> Iterator[Finding]:
-    """Find an engine's own image that is to read sound: it comes without the libraries for it.
-
-    vllm-project/vllm #13912, neutree-ai/neutree #465 (2026-07).
-    """
+    """Find an engine's own image that is to read sound: it comes without the libraries for it."""
     name = plan.environment.value
     hears = next((model.name for model in plan.models if model.role is Role.TRANSCRIPTION), None)
     if hears is not None and image == plan.engine.image:
@@ -65,9 +62,9 @@ def check_image(plan: Plan, image: str) -> Iterator[Finding]:
         yield warning(
             "no-audio",
             found=f"{hears[:80]} takes sound, and {image} has nothing that reads it",
-            expected="an image with `vllm[audio]`",
+            expected="an image with the libraries that read sound",
             fix=f"`docker build -f {recipe} --build-arg BASE={image} -t {mine} .`, then "
-            f"`configure-gpu {name} --set VLLM_IMAGE={mine}`",
+            f"`configure-gpu {name} --set {engine_named(plan.engine.name).keys.image}={mine}`",
         )
 
 

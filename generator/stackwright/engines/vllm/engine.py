@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog, order_release
 from stackwright.domain.forecast import EngineSettings, Forecast, GpuMemory, ObservedStart, Solution
-from stackwright.domain.host import Gpu, Host
+from stackwright.domain.host import Gpu, Host, OtherGpu
 from stackwright.domain.model_facts import ModelConfig, ModelFacts, WeightFormat
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
@@ -29,6 +29,7 @@ from stackwright.engines.protocol import (
     EngineTask,
     FormatRule,
     ImageChoice,
+    LoadGenerator,
     StartLog,
 )
 from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
@@ -130,6 +131,19 @@ class Vllm:
         from stackwright.engines.vllm.launch import LAUNCH
 
         return LAUNCH
+
+    @cached_property
+    def load_generator(self) -> LoadGenerator | None:
+        """vLLM's own: `vllm bench serve`."""
+        from stackwright.engines.vllm.load_generator import GENERATOR
+
+        return GENERATOR
+
+    def build_for(self, gpu: OtherGpu) -> str:
+        """Return what serves a GPU of another maker than NVIDIA."""
+        from stackwright.engines.vllm.other_makers import build_for
+
+        return build_for(gpu)
 
     @cached_property
     def start_log(self) -> StartLog:

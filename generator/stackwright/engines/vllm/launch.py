@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from msgspec.structs import replace
 
 from stackwright.domain.plan import PlannedEngine
-from stackwright.domain.recipe import LOCKED, REQUIREMENTS, InstallStep, Recipe, SystemLibrary
+from stackwright.domain.recipe import LOCKED, InstallStep, Recipe, SystemLibrary
 from stackwright.domain.service import Joined, SettingRef
 from stackwright.engines.protocol import EngineLaunch
 from stackwright.engines.vllm.settings import CPU_RELEASE, KEYS
 from stackwright.units import GIB, MIB
 
-LOCK = REQUIREMENTS / "engine-cpu.txt"
+_LOCKS = Path(__file__).parent / "requirements"
+LOCK = _LOCKS / "engine-cpu.txt"
 """The packages of the processor's engine."""
 
 TORCH_CPU = "torch==2.13.0+cpu"
@@ -43,7 +46,7 @@ LAUNCH = EngineLaunch(
 def recipe(engine: PlannedEngine, *, on_gpus: bool, hears: bool = False) -> Recipe:
     """Return how vLLM's virtual environment is made. `hears`: with what it reads sound with."""
     made = _gpu_recipe(engine) if on_gpus else _cpu_recipe(engine)
-    audio = InstallStep(arguments=(*LOCKED, str(REQUIREMENTS / "engine-audio.txt")))
+    audio = InstallStep(arguments=(*LOCKED, str(_LOCKS / "engine-audio.txt")))
     return replace(made, attempts=(*made.attempts, audio)) if hears else made
 
 

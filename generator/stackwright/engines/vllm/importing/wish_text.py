@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stackwright.importing.tree import Spot
+from stackwright.engines.vllm.importing.tree import Spot
 
 _HEAD = """\
 # What the {environment} environment wishes for, imported from {sources}.

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from stackwright.engines.vllm.importing.tree import Node, Spot, parse_tree
+from stackwright.engines.vllm.importing.variables import parse_env_file, replace_variables
+from stackwright.engines.vllm.importing.words import Located, locate_words, split_words
 from stackwright.errors import UsageError
-from stackwright.importing.tree import Node, Spot, parse_tree
-from stackwright.importing.variables import parse_env_file, replace_variables
-from stackwright.importing.words import Located, locate_words, split_words
 
 ReadFile = Callable[[str], str | None]
 """Returns the text of a file by its path, None where there is none. Raises UsageError where it cannot be read."""

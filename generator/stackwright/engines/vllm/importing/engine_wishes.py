@@ -13,13 +13,13 @@ from stackwright.domain.catalog import REFUSED_HOLES, Catalog, holes_of, order_r
 from stackwright.domain.image_pins import is_moving
 from stackwright.domain.setting_spec import Kind, SettingSpec, problem_with
 from stackwright.engines import default_engine
+from stackwright.engines.vllm.importing.compose import Mount, mount_of, on_host
+from stackwright.engines.vllm.importing.notes import Fate, Note, Taken
+from stackwright.engines.vllm.importing.recognise import EngineSetup, image_name
+from stackwright.engines.vllm.importing.tree import Spot
+from stackwright.engines.vllm.importing.words import Located
 from stackwright.engines.vllm.launch_words import TASKS, WrittenFlag, whole_number
 from stackwright.errors import UsageError, closest
-from stackwright.importing.compose import Mount, mount_of, on_host
-from stackwright.importing.notes import Fate, Note, Taken
-from stackwright.importing.recognise import EngineSetup, image_name
-from stackwright.importing.tree import Spot
-from stackwright.importing.words import Located
 
 _SECRET_FLAGS = {
     "--api-key": "the stack makes the engine's key itself; clients show the gateway's: `stackwright key ENV`",

@@ -8,14 +8,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright.engines import default_engine
+from stackwright.engines.vllm.importing.compose import ContainerService
+from stackwright.engines.vllm.importing.engine_wishes import EngineWishes, Surroundings, engine_wishes
+from stackwright.engines.vllm.importing.gateway_file import GatewayFile
+from stackwright.engines.vllm.importing.gateway_wishes import GatewayReader, inner_port
+from stackwright.engines.vllm.importing.notes import Fate, Note, Taken
+from stackwright.engines.vllm.importing.recognise import ServiceKind, image_name, kind_of, read_engine
+from stackwright.engines.vllm.importing.tree import Node, Spot
 from stackwright.errors import UsageError
-from stackwright.importing.compose import ContainerService
-from stackwright.importing.engine_wishes import EngineWishes, Surroundings, engine_wishes
-from stackwright.importing.gateway_file import GatewayFile
-from stackwright.importing.gateway_wishes import GatewayReader, inner_port
-from stackwright.importing.notes import Fate, Note, Taken
-from stackwright.importing.recognise import ServiceKind, image_name, kind_of, read_engine
-from stackwright.importing.tree import Node, Spot
 
 _SIDE_ROLES = ("embedding", "rerank")
 _OWN_KEYS: Mapping[str, str] = {

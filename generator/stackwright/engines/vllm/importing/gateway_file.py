@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
-from stackwright.importing.tree import Node, Spot
-from stackwright.importing.words import Located
+from stackwright.engines.vllm.importing.tree import Node, Spot
+from stackwright.engines.vllm.importing.words import Located
 
 ENVIRONMENT = "os.environ/"
 SECTIONS = ("router_settings", "litellm_settings", "general_settings")

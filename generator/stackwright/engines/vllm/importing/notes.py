@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from stackwright.importing.tree import Spot
+from stackwright.engines.vllm.importing.tree import Spot
 
 
 class Fate(StrEnum):

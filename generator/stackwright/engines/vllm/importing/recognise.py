@@ -8,9 +8,9 @@ from enum import StrEnum
 from msgspec import Struct
 
 from stackwright.domain.image_pins import release_of
+from stackwright.engines.vllm.importing.compose import ContainerService
+from stackwright.engines.vllm.importing.words import Located, shell_commands
 from stackwright.engines.vllm.launch_words import IMAGE, NO_ENGINE, WrittenLaunch, read_launch, server_begins
-from stackwright.importing.compose import ContainerService
-from stackwright.importing.words import Located, shell_commands
 
 _OTHER_ENGINE = re.compile(
     r"sglang|llama[._-]?cpp|llama-server|ollama|text-generation-inference|text-embeddings-inference|lmdeploy|aphrodite"

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from stackwright.engines.vllm.importing.tree import Spot
 from stackwright.errors import UsageError
-from stackwright.importing.tree import Spot
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _KEYWORDS = ("exec", "then", "else", "do", "time", "nohup", "sudo", "env", "{", "(")

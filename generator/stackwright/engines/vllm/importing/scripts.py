@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from msgspec.structs import replace
 
+from stackwright.engines.vllm.importing.compose import ContainerService, GpuClaim, Mount, Publication, read_ports
+from stackwright.engines.vllm.importing.tree import Node, Spot
+from stackwright.engines.vllm.importing.variables import replace_variables
+from stackwright.engines.vllm.importing.words import Located, locate_words, split_words
 from stackwright.errors import UsageError
-from stackwright.importing.compose import ContainerService, GpuClaim, Mount, Publication, read_ports
-from stackwright.importing.tree import Node, Spot
-from stackwright.importing.variables import replace_variables
-from stackwright.importing.words import Located, locate_words, split_words
 
 _CAPTURED = re.compile(r"^\s*(?:local\s+)?[A-Za-z_][A-Za-z0-9_]*=\"?\$\((?=\s*(?:sudo\s+)?(?:docker|podman|nerdctl)\b)")
 _ARRAY = re.compile(r"^\s*(?:declare\s+-a\s+|local\s+)?([A-Za-z_][A-Za-z0-9_]*)(\+?)=\(")

@@ -10,12 +10,12 @@ from stackwright.domain.catalog import REFUSED_HOLES, holes_of
 from stackwright.domain.cloud import CloudModel
 from stackwright.domain.image_pins import is_moving, release_of
 from stackwright.domain.setting_spec import problem_with
-from stackwright.importing.compose import ContainerService
-from stackwright.importing.engine_wishes import EngineWishes, Surroundings
-from stackwright.importing.gateway_file import Deployment, GatewayFile
-from stackwright.importing.notes import Fate, Note, Taken
-from stackwright.importing.tree import Node, Spot
-from stackwright.importing.words import Located
+from stackwright.engines.vllm.importing.compose import ContainerService
+from stackwright.engines.vllm.importing.engine_wishes import EngineWishes, Surroundings
+from stackwright.engines.vllm.importing.gateway_file import Deployment, GatewayFile
+from stackwright.engines.vllm.importing.notes import Fate, Note, Taken
+from stackwright.engines.vllm.importing.tree import Node, Spot
+from stackwright.engines.vllm.importing.words import Located
 from stackwright.planning.cloud import problem_with_cloud
 from stackwright.planning.gateway import problem_with_name
 from stackwright.settings import declared_settings
