@@ -17,4 +17,8 @@ done
 if [ -s "$secrets/tls_certificate" ]; then
     sed -i 's/"__scheme__": "http"/"__scheme__": "https"/' "$home"/targets/gateway_*.json
 fi
+# Debian's leaves the lock out that keeps a second one from the same folder; its maker's has no such option, and locks.
+if prometheus --help 2>&1 | grep -q -e --storage.tsdb.use-lockfile; then
+    set -- "$@" --storage.tsdb.use-lockfile
+fi
 exec prometheus --config.file="$home/prometheus.yml" --web.config.file="$secrets/prometheus_web" "$@"
