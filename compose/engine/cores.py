@@ -25,8 +25,8 @@ from pathlib import Path
 SYSTEM = Path("/sys/devices/system/cpu")
 DESCRIPTOR = 9
 SHARED = (
-    "other stacks are bound to nearly all cores; this one shares them, bound to none. To divide them evenly, restart the "
-    "engine of each other stack, then this one"
+    "other stacks are bound to nearly all cores; this one shares them, bound to none. To divide them evenly, restart "
+    "the engine of each other stack, then this one"
 )
 
 

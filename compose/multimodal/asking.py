@@ -1,6 +1,7 @@
 """Asks the stack's models, through the gateway: captions, answers, transcripts, embeddings.
 
-With a key of the service's own, in the name of the key whose job it is: its rights hold, and its limits. Standard library only; one request at a time.
+With a key of the service's own, in the name of the key whose job it is: its rights hold, and its limits. Standard
+library only; one request at a time.
 """
 
 import base64
