@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import CPU
-from tests.cli.conftest import Run
+from tests.cli.commands import CPU, Run
 
 WEBUI = (*CPU, "--with", "webui")
 

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,10 +169,14 @@ def test_service_that_dies_is_restarted(project: Project, started: str, service:
 def test_service_that_has_answered_is_restarted_for_a_third_time(project: Project, started: str) -> None:  # noqa: ARG001
     """Docker never forgets a restart: with the limit of a start, the third fall of a year would be the last."""
     before = project.inspect("redis")["RestartCount"]
+
+    def is_restarted(times: int) -> bool:
+        return bool(project.inspect("redis")["RestartCount"] == before + times)
+
     for fall in range(3):
         wait_until(lambda: project.inspect("redis")["State"]["Health"]["Status"] == "healthy")
         kill_first_process(project, "redis")
-        wait_until(lambda fallen=before + fall + 1: project.inspect("redis")["RestartCount"] == fallen)
+        wait_until(partial(is_restarted, fall + 1))
     wait_until(lambda: project.inspect("redis")["State"]["Running"])
 
 
