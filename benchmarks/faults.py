@@ -1,9 +1,10 @@
 """What a person sees when something goes wrong: runs every fault test and writes the table of what each has shown.
 
-    python -m benchmarks.faults
+    python -m benchmarks.faults [TESTS]
 
 Takes the quarter of an hour that `tests/integration/faults` takes, on real Docker, Compose, vLLM, LiteLLM and Redis.
 Writes benchmarks/results/faults.json and docs/faults.md, and ends with 1, writing neither, where a test fails.
+TESTS, files of that folder, run alone: what their faults have shown takes the place of those faults' rows.
 """
 
 from __future__ import annotations
@@ -43,11 +44,16 @@ def main() -> int:
     load = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "rows"
-        tests = [sys.executable, "-P", "-m", "pytest", "-q", "--long", "tests/integration/faults", *sys.argv[1:]]
+        chosen = sys.argv[1:] or ["tests/integration/faults"]
+        tests = [sys.executable, "-P", "-m", "pytest", "-q", "--long", "-m", "integration", *chosen]
         done = subprocess.run(tests, cwd=CHECKOUT, check=False, env={**os.environ, VARIABLE: str(table)})
         if done.returncode != 0:
             return 1
         rows = [Row(**json.loads(line)) for line in table.read_text(encoding="utf-8").splitlines()]
+    if sys.argv[1:]:
+        again = {(row.fault, row.runtime) for row in rows}
+        before = (Row(**row) for row in json.loads(RESULT.read_text(encoding="utf-8"))["faults"])
+        rows += [row for row in before if (row.fault, row.runtime) not in again]
     # A fault that is tried in many ways, such as every amount of room on a disk, is one row for each thing that was
     # seen.
     rows = sorted({(row.fault, row.runtime, row.saw): row for row in rows}.values(), key=lambda row: row.fault)
