@@ -9,6 +9,7 @@ import json
 import math
 import re
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -37,7 +38,7 @@ class Models:
     """The gateway, with an embedding model `embed`, a chat model `chat` and, where asked, a model `rank`.
 
     `status` is what it answers instead of 200, `seed` are the weights of `embed`, and `context_bytes` is how long a
-    chat may be. `asked` are the paths, keys and bodies of all requests.
+    chat may be. `asked` are the paths, keys and bodies of all requests, `busy_s` the seconds that vectors took.
     """
 
     port: int
@@ -45,6 +46,7 @@ class Models:
     dimension: int = DIMENSION
     seed: bytes = b""
     context_bytes: int = 1 << 30
+    busy_s: float = 0.0
     asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     _server: ThreadingHTTPServer | None = None
 
@@ -74,6 +76,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a connection that its client's kill has broken."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     of: ClassVar[Models]
@@ -89,8 +94,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.of.status != 200:
             self._send(self.of.status, {"error": {"message": "not now"}})
         elif self.path == "/v1/embeddings":
+            begin_s = time.monotonic()
             vectors = [vector_of(text, self.of.dimension, self.of.seed) for text in body["input"]]
             self._send(200, {"data": [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]})
+            self.of.busy_s += time.monotonic() - begin_s
         elif self.path == "/v1/rerank":
             self._send(200, {"results": _ranks(body["query"], body["documents"])})
         elif sum(len(message["content"]) for message in body["messages"]) > self.of.context_bytes:
