@@ -21,7 +21,9 @@ if [ "$owner" = 0 ]; then
         echo "PostgreSQL does not run as root, and here nobody else can: run Stackwright as another user" >&2
         exit 1
     fi
-    [ "$(stat -c %u "$POSTGRES_DATA")" = "$owner" ] || chown -R "$owner" "$POSTGRES_DATA"
+    # Also root may not look into a folder that is another's alone, where a container takes that right: the lock is in it.
+    # Its own folder hides the cluster, and DATA_HOME all of it.
+    [ "$(stat -c %u "$POSTGRES_DATA")" = "$owner" ] || { chmod go+x "$POSTGRES_DATA"; chown -R "$owner" "$POSTGRES_DATA"; }
 elif ! getent passwd "$owner" > /dev/null; then
     # initdb asks for its user's name, and an arbitrary number has none in the image (docker-library/postgres does the same).
     for library in /usr/lib/*/libnss_wrapper.so; do

@@ -64,8 +64,11 @@ SETTINGS = (
 MOST_WORKERS = {Mode.MULTI: 8, Mode.SINGLE: 4, Mode.CPU: 2}
 """Worker processes by mode; what the host spares for them bounds them further."""
 
-WORKER_BYTES = 240 * MIB
-"""One worker with its two readers at work: an estimate, not measured yet (2026-11-30)."""
+WORKER_BYTES = 160 * MIB
+"""One worker with its two readers and its part of their parent, while long documents of each kind are read: 151 MiB.
+
+benchmarks/retrieval.py, benchmarks/results/retrieval.json, 2026-11-30.
+"""
 
 _STEP = 256 * MIB
 
@@ -90,8 +93,8 @@ def _database_memory(planned: PlannedStack) -> Setting:
     memory = planned.host.memory_bytes
     least, most = 512 * MIB, 8 * GIB
     share = least if memory is None else min(most, max(least, memory // 32 // _STEP * _STEP))
-    reason = "a 32nd of the memory, from 512 MiB to 8 GiB: a judgement, not measured yet"
-    return Setting(value=str(share // MIB), reason=reason, source="docs/how-to/retrieval.md")
+    reason = "a 32nd of the memory, from 512 MiB to 8 GiB"
+    return Setting(value=str(share // MIB), reason=reason, source="docs/decisions/0084-retrieval.md")
 
 
 def _memory_bytes(env: Mapping[str, str]) -> int:
