@@ -52,7 +52,7 @@ class Answering:
         question = question_of(messages)
         if not question.strip():
             raise bad_request("`messages` has no text of the user to search with")
-        found = (await self._search.find(owner, key, names, question, most)).passages
+        found = (await self._search.find((owner, key), names, question, most)).passages
         fields = {name: value for name, value in fields.items() if name not in ("collections", "passages")}
         if not found:
             return _nothing(fields)

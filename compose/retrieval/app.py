@@ -37,7 +37,7 @@ from retrieval.options import Options, ServedModel, read_options
 from retrieval.originals import FolderOriginals, Originals, read_blocks
 from retrieval.prompting import passage_row
 from retrieval.saving import Saving
-from retrieval.search import LONGEST_QUERY, MOST_COLLECTIONS, Search
+from retrieval.search import BOTH, LONGEST_QUERY, MOST_COLLECTIONS, WAYS, Search
 from retrieval.self_test import check_itself
 from retrieval.upkeep import Upkeep
 from retrieval.uploads import MOST_JSON_BYTES, Bounded, Uploads, read_json
@@ -252,7 +252,9 @@ class Proxy:
         collections = _names(names)
         if isinstance(most, bool) or not isinstance(most, int) or not LEAST_RESULTS <= most <= MOST_RESULTS:
             raise bad_request(f"`limit` must be a number from {LEAST_RESULTS} to {MOST_RESULTS}")
-        answer = await self.search.find(caller.name, key, collections, query, most)
+        if (by := fields.get("by", BOTH)) not in WAYS:
+            raise bad_request(f"`by` must be one of {', '.join(WAYS)}")
+        answer = await self.search.find((caller.name, key), collections, query, most, by)
         rows = [passage_row(found) for found in answer.passages]
         return JSONResponse({"object": "list", "data": rows, "reranked": answer.reranked})
 

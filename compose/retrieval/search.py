@@ -27,6 +27,10 @@ MOST_MATCHES = 4000
 
 MOST_COLLECTIONS, LONGEST_QUERY = 16, 8000
 
+BOTH, BY_VECTOR, BY_WORDS = "both", "vector", "words"
+WAYS = (BOTH, BY_VECTOR, BY_WORDS)
+"""What a search goes by. By words alone it asks no model."""
+
 STATISTICS_S = 60.0
 """How long the words' frequencies of a collection stay as they were read."""
 
@@ -52,28 +56,35 @@ class Search:
         """Drop what is known of the collections: the database is another one."""
         self._statistics.clear()
 
-    async def find(self, owner: str, key: str, names: Sequence[str], query: str, most: int) -> Answer:
-        """Return at most `most` passages of the owner's collections that have to do with the query.
+    async def find(
+        self, caller: tuple[str, str], names: Sequence[str], query: str, most: int, by: str = BOTH
+    ) -> Answer:
+        """Return at most `most` passages of the caller's collections that have to do with the query.
+
+        Args:
+            caller: the name of whose they are, and the key.
+            by: one of WAYS.
 
         Raises:
             RefusedError: a collection is not the owner's (404), or its model is not served (409).
             GatewayError: the query got no vector.
         """
+        owner, key = caller
         query = query.replace("\0", " ").encode("utf-8", "replace").decode()[:LONGEST_QUERY]
         async with self._pool.connection() as connection:
             collections = await store.find_collections(connection, owner, names)
         if len({collection.model_source for collection in collections}) > 1:
             raise bad_request("these collections have vectors of different models; search them one by one")
         # No connection is held while the engine works.
-        vector, floor = await self._vector(collections, query, key)
+        vector, floor = ("", 1.0) if by == BY_WORDS else await self._vector(collections, query, key)
         async with self._pool.connection() as connection:
             # Again, on the connection that is searched: a restore between may have given numbers to other collections.
             collections = await store.find_collections(connection, owner, names)
             by_vector: list[Candidate] = []
             by_words: list[Candidate] = []
             for collection in collections:
-                by_vector += await self._by_vector(connection, collection, vector)
-                by_words += await self._by_words(connection, collection, query)
+                by_vector += await self._by_vector(connection, collection, vector) if vector else []
+                by_words += await self._by_words(connection, collection, query) if by != BY_VECTOR else []
             by_vector.sort(key=lambda candidate: -(candidate.similarity or 0.0))
             by_words.sort(key=lambda candidate: -candidate.score)
             fused = [one for one in fuse(by_vector, by_words) if is_found(one, floor)][: max(CANDIDATES, most)]

@@ -31,7 +31,7 @@ async def check_itself(proxy: Proxy, caller: Caller, key: str) -> Mapping[str, A
         async with asyncio.timeout(LIMIT_S):
             await _ingest(proxy, caller, name, f"The {word} hangs above the door of the archive.")
             steps["ingest_s"] = time.monotonic() - begin_s
-            found = await proxy.search.find(caller.name, key, [name], f"Where is the {word}?", 1)
+            found = await proxy.search.find((caller.name, key), [name], f"Where is the {word}?", 1)
             steps["search_s"] = time.monotonic() - begin_s - steps["ingest_s"]
             if not found.passages or word not in found.passages[0].text:
                 problem = "the document that was stored is not found"

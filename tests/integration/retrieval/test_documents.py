@@ -278,3 +278,18 @@ def test_figures_are_those_of_all_workers(retrieval: Retrieval) -> None:
     for _ in range(10):
         retrieval.ask("GET", "/v1/collections")
     assert count() == before + 10
+
+
+def test_words_alone_are_found_while_no_model_answers(retrieval: Retrieval) -> None:
+    retrieval.send("ways", {"boiler.md": MANUAL})
+    retrieval.settle("ways")
+    (by_vector,) = retrieval.search("pump stuck", "ways", by="vector")
+    retrieval.models.status = 503
+
+    (by_words,) = retrieval.search("pump stuck", "ways", by="words")
+    fields = {"query": "pump stuck", "collections": ["ways"]}
+
+    assert (by_vector["similarity"] > 0, by_words["similarity"]) == (True, None)
+    assert by_vector["document"] == by_words["document"]
+    assert retrieval.ask("POST", "/v1/search", fields).status == 503
+    assert retrieval.ask("POST", "/v1/search", {**fields, "by": "luck"}).status == 400
