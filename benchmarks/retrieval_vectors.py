@@ -3,8 +3,9 @@
     python benchmarks/retrieval_vectors.py COUNT QUESTIONS FOLDER
 
 Runs in the multimodal worker's environment, which has numpy. A cluster has 100 vectors on average; they vary in 32
-directions of 384, as vectors of texts vary in few. Writes FOLDER/vectors.copy (PostgreSQL's binary COPY: number of the
-passage, of the document, half precision), FOLDER/questions.json and FOLDER/true.json: the ten nearest, by comparing all.
+directions of 384 as widely as the clusters lie apart, so that the nearest are hard to find. Writes to FOLDER:
+vectors.copy (PostgreSQL's binary COPY: number of the passage, of the document, half precision), questions.json, and
+true.json: the ten nearest, by comparing all.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ MEBIBYTE = 1 << 20
 INDEX_FROM = 20_000
 """Passages from which a collection gets an index; fewer are compared one by one, which finds them all.
 
-Judgement, not measured yet (2026-11-30).
+Judgement by benchmarks/results/retrieval.json, 2026-11-30: comparing costs some 2 ms per thousand passages on two busy
+cores, so 20,000 are at the limit of what nobody notices, and most collections have no index to build and to keep.
 """
 
 LEASE_S = 30.0

@@ -160,7 +160,13 @@ class Retrieval(Struct, frozen=True, kw_only=True):
         package = subprocess.check_output([environment["PYTHON"], "-c", find], text=True).strip()
         password = (Path(environment["SECRETS_DIRECTORY"]) / SECRETS[0]).read_text(encoding="ascii")
         address = ["-h", "127.0.0.1", "-p", environment["POSTGRES_PORT"], "-U", "retrieval", "retrieval"]
-        command = [f"{package}/pginstall/bin/psql", "-XqAt", "-vON_ERROR_STOP=1", *address, *(word for each in statements for word in ("-c", each))]
+        command = [
+            f"{package}/pginstall/bin/psql",
+            "-XqAt",
+            "-vON_ERROR_STOP=1",
+            *address,
+            *(word for each in statements for word in ("-c", each)),
+        ]
         with (given or Path(os.devnull)).open("rb") as file:
             told = subprocess.check_output(command, stdin=file, text=True, env={"PGPASSWORD": password})
         return told.splitlines()

@@ -281,7 +281,7 @@ def test_figures_are_those_of_all_workers(retrieval: Retrieval) -> None:
 
 
 def test_words_alone_are_found_while_no_model_answers(retrieval: Retrieval) -> None:
-    retrieval.send("ways", {"boiler.md": MANUAL})
+    retrieval.send("ways", {"pump.txt": b"The pump is stuck."})
     retrieval.settle("ways")
     (by_vector,) = retrieval.search("pump stuck", "ways", by="vector")
     retrieval.models.status = 503
