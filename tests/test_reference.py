@@ -70,6 +70,7 @@ def allowed_values(spec: SettingSpec) -> str:
         Kind.SIZE: "size, such as `2gb`",
         Kind.PATH: "absolute path",
         Kind.URL: "http or https URL",
+        Kind.BUCKET: "`folder`, or `s3://BUCKET/PREFIX`",
         Kind.HOST: "`any`, or a host's name",
         Kind.NAME: "lower-case letters, digits, `-`, `_`",
         Kind.TEXT: "text",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +35,7 @@ from retrieval.figures import Figures, exposition
 from retrieval.gateway import Gateway
 from retrieval.ingest import Ingest
 from retrieval.options import Options, ServedModel, read_options
-from retrieval.originals import FolderOriginals, Originals, read_blocks
+from retrieval.originals import OriginalsError, open_originals, read_blocks
 from retrieval.prompting import passage_row
 from retrieval.saving import Saving
 from retrieval.search import BOTH, LONGEST_QUERY, MOST_COLLECTIONS, WAYS, Search
@@ -67,7 +68,7 @@ class Proxy:
     def __init__(self, options: Options) -> None:
         self.options, self.pool = options, make_pool(options, self._forget)
         self.gateway, self.figures = Gateway(options.gateway_url, options.gateway_certificate), Figures()
-        self.originals: Originals = FolderOriginals(options.originals)
+        self.originals = open_originals(options.originals, options.incoming, options.bucket)
         self.keys, self.uploads = open_keys(os.environ), Uploads(options)
         self.embedding = Embedding(options, self.pool, self.gateway)
         self.search = Search(options, self.pool, self.gateway, self.embedding)
@@ -378,6 +379,9 @@ def _as_refused(failure: Exception) -> RefusedError:
             return RefusedError(failure.status, failure.sentence)
         case GatewayError():
             return RefusedError(503, failure.sentence, "api_error", retry_after_s=2)
+        case OriginalsError():
+            print(f"retrieval: {failure}", file=sys.stderr, flush=True)
+            return RefusedError(503, "the store of the documents does not answer", "api_error", retry_after_s=2)
         case psycopg.errors.UndefinedTable():
             return not_found("collection")  # deleted in this moment
         case psycopg.Error() | PoolTimeout() | TooManyRequests():

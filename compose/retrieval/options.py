@@ -38,6 +38,18 @@ class ServedModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """An S3 bucket for originals, and its key. `endpoint`: the URL of its server."""
+
+    name: str
+    prefix: str
+    endpoint: str
+    region: str
+    key_id: str = field(repr=False)
+    secret_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Everything that a process of the proxy is told. Paths are folders; sizes are bytes, times seconds."""
 
@@ -46,6 +58,7 @@ class Options:
     database_server: str
     database_name: str
     originals: Path
+    bucket: Bucket | None
     incoming: Path
     models: tuple[ServedModel, ...]
     multimodal_url: str = ""
@@ -82,6 +95,7 @@ def read_options(environment: Mapping[str, str] = os.environ) -> Options:
         database_server=f"host={host} port={port} user=retrieval",
         database_name="retrieval",
         originals=data / "originals",
+        bucket=_bucket(environment, secrets),
         incoming=data / "incoming",
         models=tuple(_model(row) for row in json.loads(environment["RETRIEVAL_MODELS"])["models"]),
         multimodal_url=environment.get("MULTIMODAL_URL", "").rstrip("/"),
@@ -101,4 +115,19 @@ def _model(row: Mapping[str, Any]) -> ServedModel:
         kind=row["kind"],
         source=row["source"],
         context_tokens=int(context) if context.isdecimal() else 0,
+    )
+
+
+def _bucket(environment: Mapping[str, str], secrets: Path) -> Bucket | None:
+    address = environment.get("RETRIEVAL_ORIGINALS", "")
+    if not address.startswith("s3://"):
+        return None
+    name, _, prefix = address.removeprefix("s3://").partition("/")
+    return Bucket(
+        name=name,
+        prefix=prefix.strip("/"),
+        endpoint=environment["RETRIEVAL_S3_ENDPOINT"],
+        region=environment["RETRIEVAL_S3_REGION"],
+        key_id=(secrets / "retrieval_s3_key_id").read_text(encoding="utf-8").strip(),
+        secret_key=(secrets / "retrieval_s3_secret_key").read_text(encoding="utf-8").strip(),
     )

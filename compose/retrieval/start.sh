@@ -2,6 +2,8 @@
 # Start the retrieval proxy. Secrets are read from files by the program itself, so that none stands in argv or a variable.
 # Both runtimes use this script: a container finds the files under /run/secrets, a process under SECRETS_DIRECTORY.
 set -eu
+secrets=${SECRETS_DIRECTORY:-/run/secrets}
+[ -z "${OUTSIDE:-}" ] || . "$OUTSIDE"
 # The package `retrieval` lies around this script, and the gateway's keys.py beside it, in the container as in the checkout.
 here=$(cd "$(dirname "$0")" && pwd)
 PYTHONPATH="$(dirname "$here"):$(dirname "$here")/gateway"

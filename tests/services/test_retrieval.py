@@ -11,13 +11,16 @@ import pytest
 import yaml
 from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
-from stackwright.domain.plan import Plan
+from stackwright.domain.plan import Origin, Plan
+from stackwright.domain.setting_spec import problem_with
+from stackwright.domain.wishes import Pin
 from stackwright.planning.planner import make_plan
 from stackwright.rendering.compose import render_override
 from stackwright.runtime.programs import Program, Provisions, stack_programs
 from stackwright.runtime.provision import locked_version
-from stackwright.services import additions
-from stackwright.services.retrieval import FILES, RECIPE
+from stackwright.services import additions, brought_secrets
+from stackwright.services.retrieval import FILES, ORIGINALS, RECIPE
+from stackwright.settings import declared_settings
 from stackwright.units import MIB
 from stackwright.validation.retrieval import check_models
 
@@ -27,6 +30,7 @@ from tests.planning_requests import recorded, request
 from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
 from tests.services.test_additions import plan_with
 
+PLACE = declared_settings().by_key[ORIGINALS]
 COMPOSE = Path(__file__).parents[2] / "compose"
 
 
@@ -80,6 +84,29 @@ def test_no_secret_is_in_a_variable() -> None:
     assert set(containers["retrieval"]["secrets"]) >= {"retrieval_database_password", "retrieval_gateway_key"}
     for name in ("postgres", "retrieval"):
         assert not [key for key in containers[name]["environment"] if "PASSWORD" in key]
+
+
+def test_a_bucket_has_a_way_out_and_a_key_that_a_person_brings() -> None:
+    pin = Pin(key=ORIGINALS, model=None, value="s3://papers/a", origin=Origin.PINNED, source="--set", written=ORIGINALS)
+    plan = make_plan(replace(request(recorded("cpu-small")), additions=("retrieval",), pins=(pin,)), load_catalog())
+    without = plan_with("cpu-small", "retrieval")
+
+    key = {"retrieval_s3_key_id", "retrieval_s3_secret_key"}
+    assert set(brought_secrets(plan)) == key
+    assert set(containers_of(plan)["retrieval"]["secrets"]) >= key
+    assert containers_of(plan)["retrieval"]["networks"] == ["inside", "outside"]
+    assert "RETRIEVAL_S3_REGION" in containers_of(plan)["retrieval"]["environment"]
+    assert (brought_secrets(without), key & set(containers_of(without)["retrieval"]["secrets"])) == ((), set())
+
+
+@pytest.mark.parametrize("value", ["folder", "s3://abc", "s3://papers.of.ours/a/b"])
+def test_a_place_for_originals_is_taken(value: str) -> None:
+    assert problem_with(PLACE, value) is None
+
+
+@pytest.mark.parametrize("value", ["/data", "s3:/papers", "s3://Papers", "s3://p", "s3://papers/a b", "gs://papers"])
+def test_what_is_no_place_for_originals_is_refused(value: str) -> None:
+    assert problem_with(PLACE, value) == "folder, or s3://BUCKET/PREFIX"
 
 
 def test_it_is_told_the_models_of_the_plan() -> None:

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     JSON = "json"
     WORDS = "words"
     URL = "url"
+    BUCKET = "bucket"
 
 
 class SettingSpec(Struct, frozen=True, kw_only=True):
@@ -140,6 +141,10 @@ _CHECKS: Mapping[Kind, Callable[[SettingSpec, str], str | None]] = {
     # What stands before an `@` would be a password, which no environment file may hold.
     Kind.URL: _matcher(
         re.compile(r"https?://[A-Za-z0-9._\[\]:-]+(/[^\s@]*)?"), "an http or https URL without user and password"
+    ),
+    # Names of buckets as Amazon allows them (S3 user guide, bucket naming rules, 2026-11).
+    Kind.BUCKET: _matcher(
+        re.compile(r"folder|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s\\?#]*)?"), "folder, or s3://BUCKET/PREFIX"
     ),
     Kind.BOOLEAN: _matcher(re.compile(r"true|false"), "true or false"),
     Kind.JSON: _check_json,

@@ -44,7 +44,7 @@ class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
     `base` is what the base files say of it before there is a plan; a service without it stands in the override alone.
     `secrets` are those that are made for it, each with what its text has to begin with. A row with an `addition` makes
     nothing unless a plan has it. `files` are all that its services may read, of a row without `base`. `derived` are
-    secrets whose text follows from another's.
+    secrets whose text follows from another's; `brought` returns those that a person puts there for a plan.
     """
 
     make: Callable[[Plan], tuple[Service, ...]]
@@ -55,6 +55,7 @@ class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
     addition: Addition | None = None
     files: tuple[MountedFile, ...] = ()
     derived: tuple[DerivedSecret, ...] = ()
+    brought: Callable[[Plan], tuple[str, ...]] = lambda _: ()
 
     def is_in(self, additions: Collection[str]) -> bool:
         """Return whether a plan with these additions has what this row makes."""
@@ -71,7 +72,12 @@ SERVICES: list[ServiceRow] = [
         secrets={"redis_password": ""},
     ),
     ServiceRow(
-        make=gateway_services, settings=gateway.SETTINGS, values=gateway.catalog_values, base=GATEWAY, secrets=KEYS
+        make=gateway_services,
+        settings=gateway.SETTINGS,
+        values=gateway.catalog_values,
+        base=GATEWAY,
+        secrets=KEYS,
+        brought=lambda plan: plan.gateway.cloud_secrets,
     ),
     ServiceRow(
         make=monitoring_services,
@@ -94,6 +100,7 @@ SERVICES: list[ServiceRow] = [
         secrets={retrieval.DATABASE_PASSWORD: ""},
         addition=retrieval.ADDITION,
         files=retrieval.FILES,
+        brought=retrieval.brought_secrets,
     ),
     ServiceRow(
         make=multimodal_services,
@@ -146,6 +153,11 @@ def made_secrets(wished: Collection[str] = ()) -> dict[str, str]:
 def derived_secrets(wished: Collection[str]) -> tuple[DerivedSecret, ...]:
     """Return the secrets whose text follows from another's, of the additions that are wished for and the others."""
     return tuple(secret for row in SERVICES if row.is_in(wished) for secret in row.derived)
+
+
+def brought_secrets(plan: Plan) -> tuple[str, ...]:
+    """Return the secrets that a person puts there for a plan."""
+    return tuple(name for row in SERVICES if row.is_in(plan.additions) for name in row.brought(plan))
 
 
 def front_of(services: tuple[Service, ...]) -> Service:

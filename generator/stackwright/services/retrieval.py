@@ -51,6 +51,9 @@ _IMAGE, _DATABASE_IMAGE = "RETRIEVAL_IMAGE", "POSTGRES_IMAGE"
 _PORT, _WORKERS = "RETRIEVAL_PORT", "RETRIEVAL_PROXY_WORKERS"
 _MEMORY, _LARGEST = "RETRIEVAL_DATABASE_MIB", "RETRIEVAL_MAX_DOCUMENT_MIB"
 DATABASE_PASSWORD = "retrieval_database_password"
+ORIGINALS, _ENDPOINT, _REGION = "RETRIEVAL_ORIGINALS", "RETRIEVAL_S3_ENDPOINT", "RETRIEVAL_S3_REGION"
+S3, BUCKET_SECRETS = "s3://", ("retrieval_s3_key_id", "retrieval_s3_secret_key")
+"""What the address of a bucket begins with, and the files that a person puts the bucket's key into."""
 
 SETTINGS = (
     SettingSpec(key=_IMAGE, section="Images", kind=Kind.TEXT, meaning="Image of the retrieval proxy"),
@@ -58,6 +61,14 @@ SETTINGS = (
     whole_number(_PORT, SECTION, (1, 65535), "Port that the retrieval proxy is published on"),
     whole_number(_WORKERS, SECTION, (1, 64), "Worker processes of the retrieval proxy"),
     whole_number(_MEMORY, SECTION, (128, 1 << 20), "MiB of memory for the documents' PostgreSQL"),
+    SettingSpec(
+        key=ORIGINALS,
+        section=SECTION,
+        kind=Kind.BUCKET,
+        meaning="Where the documents' own bytes are kept: folder (below DATA_HOME), or s3://BUCKET/PREFIX",
+    ),
+    SettingSpec(key=_ENDPOINT, section=SECTION, kind=Kind.URL, meaning="Server of the bucket"),
+    SettingSpec(key=_REGION, section=SECTION, kind=Kind.TEXT, meaning="Region of the bucket"),
     whole_number(_LARGEST, SECTION, (1, 4096), "Largest document that the retrieval proxy takes, in MiB"),
 )
 
@@ -71,6 +82,8 @@ benchmarks/retrieval.py, benchmarks/results/retrieval.json, 2026-11-30.
 """
 
 _STEP = 256 * MIB
+_S3_SOURCE = "docs/decisions/0085-originals-in-s3.md"
+_AMAZON = "https://s3.us-east-1.amazonaws.com"
 
 # start.sh lets it write nothing beside its modules.
 RECIPE = locked_recipe(_NAME, "starlette", size_bytes=200 * MIB, compiled=True)
@@ -84,6 +97,9 @@ def _decide(planned: PlannedStack, catalog: Catalog) -> dict[str, Setting]:
         _PORT: port_setting(8010, planned.environment),
         _WORKERS: count_workers(planned, MOST_WORKERS, WORKER_BYTES),
         _MEMORY: _database_memory(planned),
+        ORIGINALS: Setting(value="folder", reason="needs nothing else", source=_S3_SOURCE),
+        _ENDPOINT: Setting(value=_AMAZON, reason="used with s3:// alone", source=_S3_SOURCE),
+        _REGION: Setting(value="us-east-1", reason="used with s3:// alone", source=_S3_SOURCE),
         _LARGEST: Setting(value="100", reason="a scanned book", source="docs/how-to/retrieval.md"),
     }
 
@@ -195,10 +211,19 @@ PROXY = Service(
 def retrieval_services(plan: Plan) -> tuple[Service, ...]:
     """Return PostgreSQL and the proxy, which is told the models of the plan."""
     environment = {**PROXY.environment, "RETRIEVAL_MODELS": Document(fields={"models": tuple(_models(plan))})}
+    proxy = PROXY
+    if brought_secrets(plan):
+        environment |= {key: SettingRef(key=key) for key in (ORIGINALS, _ENDPOINT, _REGION)}
+        proxy = replace(proxy, secrets=(*proxy.secrets, *BUCKET_SECRETS), reaches_out=True, downloads=True)
     if _MULTIMODAL in plan.additions:
         host, port = HostOf(service=_MULTIMODAL), PortOf(service=_MULTIMODAL)
         environment["MULTIMODAL_URL"] = Joined(parts=("http://", host, ":", port))
-    return (DATABASE, replace(PROXY, environment=environment))
+    return (DATABASE, replace(proxy, environment=environment))
+
+
+def brought_secrets(plan: Plan) -> tuple[str, ...]:
+    """Return the files with the key of the bucket that originals are kept in; none without a bucket."""
+    return BUCKET_SECRETS if plan.settings[ORIGINALS].value.startswith(S3) else ()
 
 
 def _models(plan: Plan) -> list[Node]:

@@ -16,7 +16,7 @@ from stackwright.domain.plan import Plan, Replica
 from stackwright.project.credentials import HUB_TOKEN
 from stackwright.rendering.compose import CDI_GPU, compose_command
 from stackwright.runtime import Stack
-from stackwright.services import made_secrets
+from stackwright.services import brought_secrets, made_secrets
 from stackwright.units import GIB, MIB
 from stackwright.validation.check import IN_CONTAINERS, Check, Machine, Observation, Subject
 from stackwright.validation.files import text_of
@@ -180,7 +180,7 @@ def read_merged(machine: Machine) -> dict[str, Any] | None:
 
 def read_secret_texts(stack: Stack) -> dict[str, str]:
     """Return the text of each secret that is long enough to be told from a word."""
-    named = (*made_secrets(stack.plan.additions), HUB_TOKEN, *stack.plan.gateway.cloud_secrets)
+    named = (*made_secrets(stack.plan.additions), HUB_TOKEN, *brought_secrets(stack.plan))
     texts = {name: (text_of(stack.secrets / name) or "").strip() for name in named}
     return {name: text for name, text in texts.items() if len(text) >= SHORTEST // 2}
 

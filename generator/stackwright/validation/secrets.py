@@ -12,7 +12,7 @@ from msgspec import Struct
 from stackwright.domain.finding import Finding, error
 from stackwright.project.credentials import HUB_TOKEN
 from stackwright.runtime import Stack
-from stackwright.services import derived_secrets, made_secrets
+from stackwright.services import brought_secrets, derived_secrets, made_secrets
 from stackwright.services.outside import LOGIN
 from stackwright.validation.check import Check, Observation
 from stackwright.validation.environment import PLACEHOLDER
@@ -84,7 +84,7 @@ def inspect_secrets(stack: Stack) -> SeenSecrets:
         is_open=folder.is_dir() and folder.stat().st_mode & 0o077 != 0,
         made=tuple(_inspect_secret(folder, name) for name in made),
         optional=tuple(inspect_file(file, readable=True) for file in optional if file.exists()),
-        brought=tuple(_inspect_secret(folder, name) for name in stack.plan.gateway.cloud_secrets),
+        brought=tuple(_inspect_secret(folder, name) for name in brought_secrets(stack.plan)),
     )
 
 
@@ -118,15 +118,15 @@ def check_secrets(stack: Stack, secrets: SeenSecrets) -> Iterator[Finding]:
     for file in secrets.optional:
         yield from check_privacy(file, str(file.path), stack, "secret")
     for secret in secrets.brought:
-        yield from _check_cloud_key(stack, secret)
+        yield from _check_brought(stack, secret)
 
 
-def _check_cloud_key(stack: Stack, secret: SeenSecret) -> Iterator[Finding]:
+def _check_brought(stack: Stack, secret: SeenSecret) -> Iterator[Finding]:
     """Check a key that a person brought: there, private, one line. How strong it is, is its provider's affair."""
     path = secret.file.path
     if secret.empty:
         fix = f"`install -m 600 /dev/stdin {path}`, paste the key, then Enter and Ctrl-D"
-        yield error("secret-missing", found=f"no key in {path}", expected="the key of gateway.cloud", fix=fix)
+        yield error("secret-missing", found=f"no key in {path}", expected="the key that you were given for it", fix=fix)
         return
     yield from check_privacy(secret.file, str(path), stack, "secret")
     if secret.unusable:
@@ -145,7 +145,7 @@ SECRETS_OF_STACK = Check(
     name="secrets",
     about=(
         "the secret files: present, mode 0600, owned by you, no default or placeholder, 32 non-repeating characters; "
-        "the keys of `gateway.cloud`: present, mode 0600, one line"
+        "the keys of `gateway.cloud` and of a bucket: present, mode 0600, one line"
     ),
     findings=tuple("secret-missing secret-mode secret-owner secret-weak secret-unusable".split()),
     rule=lambda on, secrets: check_secrets(on.stack, secrets),
