@@ -38,19 +38,23 @@ def read_pages(path: Path, folder: Path, want: Mapping[str, Any], tell: Callable
         for index in range(min(number, MOST_PAGES)):
             tell(index / number)
             _read_page(document, index, folder, decoded, want)
+        if all(page.get("damaged") for page in decoded.pages):
+            raise RefusedFileError("no page of the PDF file can be read: it is damaged or truncated")
         return decoded
 
 
 def _read_page(document: Any, index: int, folder: Path, decoded: Decoded, want: Mapping[str, Any]) -> None:
     """Read a page's text, and draw the first pages. A page that cannot be read is told of, and the others are."""
+    told: dict[str, Any] = {"page": index + 1, "text": ""}
+    decoded.pages.append(told)
     try:
         page = document[index]
     except pypdfium2.PdfiumError:
-        decoded.pages.append({"page": index + 1, "text": "", "damaged": True})
+        told["damaged"] = True
         return
     try:
         text = page.get_textpage().get_text_bounded()[:MOST_PAGE_CHARACTERS].replace("\r\n", "\n").replace("\0", "")
-        decoded.pages.append({"page": index + 1, "text": text.strip()})
+        told["text"] = text.strip()
         if index >= int(want["pages"]):
             return
         width, height = page.get_size()
@@ -61,5 +65,7 @@ def _read_page(document: Any, index: int, folder: Path, decoded: Decoded, want: 
         decoded.views.append({"file": name, "page": index + 1})
         if index == 0 and want.get("thumbnails"):
             keep_thumbnail(image, folder, decoded)
+    except pypdfium2.PdfiumError:
+        told["damaged"] = True
     finally:
         page.close()

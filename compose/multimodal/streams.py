@@ -4,7 +4,7 @@ One pass over the packets. Only the key frames that are wanted are decoded, so a
 """
 
 import wave
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ ALIKE = 6.0
 """Key frames whose smallest copies differ by less, of 255 grey levels on average, show the same."""
 
 MOST_DAMAGED = 50
-"""Packets that cannot be decoded, before the rest is given up."""
+"""Times that the container cannot be read on, before the rest is given up."""
 
 _ERRORS = (av.error.FFmpegError, ValueError, OverflowError)
 
@@ -74,21 +74,46 @@ class Frames:
 
 
 class Sound:
-    """What is heard, as one channel of 16-bit samples in a WAV file."""
+    """What is heard, as one channel of 16-bit samples in a WAV file. `damaged`: packets that could not be decoded."""
 
     def __init__(self, path: Path, most_s: float) -> None:
         self.path = path
         self._most = int(most_s * RATE)
-        self.samples = 0
-        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
+        self.samples = self.damaged = 0
+        self._resampler: av.AudioResampler | None = None
+        self._form: tuple[str, str, int] | None = None
         self._file = wave.open(str(path), "wb")  # noqa: SIM115  # closed by close()
         self._file.setnchannels(1)
         self._file.setsampwidth(2)
         self._file.setframerate(RATE)
 
-    def add(self, frame: "av.AudioFrame | None") -> None:
-        """Write a frame; None: what the resampler still holds. Raises RefusedFileError where it gets too long."""
-        for part in self._resampler.resample(frame):
+    def add(self, packet: Any) -> None:
+        """Write what a packet holds; a damaged one is left out. Raises RefusedFileError where it gets too long."""
+        try:
+            for frame in packet.decode():
+                self._add_frame(frame)
+        except MemoryError:
+            raise
+        except _ERRORS:
+            self.damaged += 1
+
+    def end(self) -> None:
+        """Write what the resampler still holds."""
+        if self._resampler is not None and self._form is not None:
+            self._write(self._resampler.resample(None))
+        self._resampler = self._form = None
+
+    def _add_frame(self, frame: "av.AudioFrame") -> None:
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._resampler is None or form != self._form:  # a stream may change its rate or its channels on the way
+            self.end()
+            self._resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
+        parts = self._resampler.resample(frame)
+        self._form = form
+        self._write(parts)
+
+    def _write(self, parts: Sequence["av.AudioFrame"]) -> None:
+        for part in parts:
             self.samples += part.samples
             if self.samples > self._most:
                 raise RefusedFileError(f"it has more than {self._most // RATE} s of sound (MULTIMODAL_MAX_DURATION_S)")
@@ -131,6 +156,8 @@ def _keep(decoded: Decoded, frames: Frames | None, sound: Sound | None, want: Ma
         decoded.sound = sound.path.name
         decoded.media["sound_s"] = round(sound.samples / RATE, 3)
         decoded.media.setdefault("duration_s", decoded.media["sound_s"])
+        if sound.damaged:
+            decoded.media["sound"]["damaged_packets"] = sound.damaged
     if frames is not None:
         if not frames.kept:
             if decoded.sound is None:
@@ -187,14 +214,13 @@ def _demux(
                 for image in _key_frame(picture, packet):
                     frames.keep(time_s, image)
         elif sound is not None and packet.stream is heard:
-            for frame in packet.decode():
-                sound.add(frame)
+            sound.add(packet)
     if sound is not None:
-        sound.add(None)
+        sound.end()
 
 
 def _packets(container: InputContainer, streams: list[Any], tell: Tell) -> Iterator[Any]:
-    """Yield the packets of some streams, as far as they can be read; damage ends neither them nor what takes them."""
+    """Yield the packets of some streams, as far as they can be read."""
     demuxed = container.demux(streams)
     damaged, length_s = 0, (container.duration or 0) / av.time_base
     while damaged < MOST_DAMAGED:

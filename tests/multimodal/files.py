@@ -83,17 +83,17 @@ def write_video(path: Path, seconds: int = 4, *, with_sound: bool = True, size: 
     return path
 
 
-def write_sound(path: Path, seconds: int = 2, codec: str = "pcm_s16le") -> Path:
+def write_sound(path: Path, seconds: int = 2, codec: str = "pcm_s16le", rate: int = RATE) -> Path:
     """Write a tone; its ending tells the container."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=RATE)
+        stream = container.add_stream(codec, rate=rate)
         assert isinstance(stream, av.AudioStream)
         _add_tone(container, stream, seconds)
     return path
 
 
 def _add_tone(container: av.container.OutputContainer, stream: av.AudioStream, seconds: int) -> None:
-    resampler = av.AudioResampler(format=stream.format.name, layout="mono", rate=RATE)
+    resampler = av.AudioResampler(format=stream.format.name, layout="mono", rate=stream.rate)
     for first in range(0, seconds * RATE, 1024):
         frame = av.AudioFrame(format="s16", layout="mono", samples=1024)
         frame.sample_rate, frame.pts = RATE, first

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from multimodal.reading import Bounds, ReaderDiedError, read_file
 from PIL import Image
 
 from tests.multimodal.files import (
+    RATE,
     write_bomb,
     write_pdf,
     write_picture,
@@ -140,6 +143,31 @@ def archive(path: Path) -> Path:
     return path
 
 
+def bomb_within(path: Path) -> Path:
+    """Write a Word file of 200 kB whose text has 200 MB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file, file.open("word/document.xml", "w") as text:
+        for _ in range(200):
+            text.write(bytes(MIB))
+    return path
+
+
+def pages_without_end(path: Path) -> Path:
+    """Write a PDF file whose list of pages holds itself, and says that it has a million."""
+    whole = write_pdf(path, pages=1).read_bytes()
+    path.write_bytes(whole.replace(b"/Kids [4 0 R] /Count 1 ", b"/Kids [2 0 R] /Count 1000000 "))
+    return path
+
+
+def damaged_within(path: Path) -> Path:
+    """Overwrite some bytes in the middle of a file with noise, the same each time."""
+    content, chance = bytearray(path.read_bytes()), random.Random(1)
+    for _ in range(60):
+        place = chance.randrange(len(content) // 5, 4 * len(content) // 5)
+        content[place : place + 20] = chance.randbytes(20)
+    path.write_bytes(content)
+    return path
+
+
 def plain(content: bytes) -> Callable[[Path], Path]:
     """Return what writes these bytes."""
 
@@ -151,6 +179,10 @@ def plain(content: bytes) -> Callable[[Path], Path]:
 
 
 NOTHING = "the file is no picture, sound, video or PDF, or it is damaged"
+# It says that it goes on without end, and has 255 channels, which no speaker's layout has.
+ENDLESS = b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 255, RATE, 510 * RATE, 510, 16)
+ENDLESS += b"data\xff\xff\xff\xff" + bytes(510 * 1000)
+ENTITY = b'<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg xmlns="http://www.w3.org/2000/svg">&x;</svg>'
 DAMAGED = "the picture is damaged or truncated"
 # By a play list, and by FFmpeg's own kind of list, the decoder would read other files, or ask other machines.
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
@@ -163,6 +195,10 @@ BAD: list[tuple[str, Callable[[Path], Path], str]] = [
     ("noise.mp4", plain(os.urandom(50_000)), NOTHING),
     ("half.png", lambda path: damaged(write_picture(path)), DAMAGED),
     ("half.jpg", lambda path: damaged(write_picture(path, size=(900, 900))), DAMAGED),
+    ("entity.svg", plain(ENTITY), NOTHING),
+    ("bomb.docx", bomb_within, NOTHING),
+    ("endless.wav", plain(ENDLESS), "no sound can be decoded"),
+    ("endless.pdf", pages_without_end, "no page of the PDF file can be read"),
     ("half.pdf", plain(b"%PDF-1.7\nhalf of it"), "the PDF file cannot be opened"),
     ("bomb.png", write_bomb, "it has 60000 × 60000 pixels; 50000000 are allowed"),
     ("comment.png", write_text_bomb, f"{DAMAGED}|{NOTHING}"),
@@ -181,6 +217,28 @@ def test_half_a_video_gives_what_is_in_it(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "a.mkv", seconds=8)
 
     assert 0 < len(read(damaged(whole)).views) < 8
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("mp3", "mp3"), ("flac", "flac"), ("m4a", "aac")])
+def test_damage_within_a_sound_costs_what_is_damaged(tmp_path: Path, ending: str, codec: str) -> None:
+    decoded = read(damaged_within(write_sound(tmp_path / f"a.{ending}", seconds=20, codec=codec)))
+
+    assert decoded.media["sound"]["damaged_packets"] > 0
+    assert 5 < decoded.media["sound_s"] < 20
+
+
+def test_damage_within_a_videos_sound_leaves_its_frames(tmp_path: Path) -> None:
+    decoded = read(damaged_within(write_video(tmp_path / "a.mp4", seconds=8)))
+
+    assert decoded.views
+    assert decoded.sound
+
+
+def test_a_sound_may_change_its_rate_on_the_way(tmp_path: Path) -> None:
+    parts = [write_sound(tmp_path / f"{rate}.mp3", seconds=3, codec="mp3", rate=rate) for rate in (16_000, 44_100)]
+    both = plain(b"".join(part.read_bytes() for part in parts))(tmp_path / "both.mp3")
+
+    assert read(both).media["sound_s"] == pytest.approx(6, abs=0.3)
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
