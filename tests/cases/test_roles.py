@@ -51,6 +51,19 @@ def test_a_model_for_translation_is_refused_for_what_it_is(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("host", ["1x-rtx5090", "cpu-large"])
+def test_a_speech_model_for_english_alone_is_warned_of(tmp_path: Path, host: str) -> None:
+    weight = TensorHeader(name="model.decoder.embed_tokens.weight", dtype="F16", shape=(51865, 64))
+    warned = []
+    for tokens in (51864, 51865):
+        folder = write_model(tmp_path / str(tokens), {**WHISPER, "vocab_size": tokens}, {"model.safetensors": [weight]})
+        asked = with_model(request(recorded(host), model=str(folder)), role=Role.TRANSCRIPTION)
+        warned.append(
+            [one for one in make_plan(asked, load_catalog()).warnings if "for English alone gives empty text" in one]
+        )
+    assert [len(found) for found in warned] == [1, 0]
+
+
+@pytest.mark.parametrize("host", ["1x-rtx5090", "cpu-large"])
 def test_a_speech_model_is_served_for_transcription(tmp_path: Path, host: str) -> None:
     folder = write_model(tmp_path / "whisper", WHISPER, {"model.safetensors": [WEIGHT]})
     asked = with_model(request(recorded(host), model=str(folder)), role=Role.TRANSCRIPTION)

@@ -168,6 +168,10 @@ class Toy:
         """Read none."""
         return ()
 
+    def model_warnings(self, config: ModelConfig) -> tuple[str, ...]:
+        """Have nothing to say."""
+        return ()
+
     def argument_warnings(self, pins: Mapping[str, str]) -> tuple[str, ...]:
         """Have nothing to say."""
         return ()

@@ -336,6 +336,9 @@ class Engine(Protocol):
     def host_files(self, values: Mapping[str, str]) -> tuple[str, ...]:
         """Return the files and folders of the host that settings name, beside the model: absolute paths."""
 
+    def model_warnings(self, config: ModelConfig) -> tuple[str, ...]:
+        """Return what a person should know of how the engine serves a model."""
+
     def argument_warnings(self, pins: Mapping[str, str]) -> tuple[str, ...]:
         """Return what a person should know of the flags that were given."""
 

@@ -444,6 +444,7 @@ def _warnings(
         found += request.engine.communication(request.host, placement.groups[0]).warnings
     if request.why_processor:
         found.append(f"{request.llm.name} runs on the processor: {request.why_processor}")
+    found += request.engine.model_warnings(request.facts.config)
     found += request.engine.argument_warnings(request.pins)
     found += [
         f"the adapter {adapter.name} was made for {adapter.base}, not for {request.llm.location}"

@@ -46,6 +46,11 @@ _EXAMPLES = {
 POOLING_RELEASE = "0.10.1.1"
 # The first that serves models for speech alone (catalog/architectures.yaml).
 SPEECH_RELEASE = "0.10.0"
+# Tokens of a Whisper model for English alone (openai/whisper 20250625, tokenizer.py: one less than the first ones for
+# many languages). vLLM begins each answer with a language and a task (0.32.0 and 0.33.0 models/whisper.py,
+# get_generation_prompt), which such a model was never shown: tiny.en then ends at once, and without them writes what
+# was said (tried, 2026-11-30).
+ENGLISH_WHISPER = 51864
 # The first with `--uds` (catalog/flags.yaml), where an engine listens that takes turns with others.
 SOCKET_RELEASE = "0.19.1"
 _CARRIED = {spec.flag: spec for spec in SETTINGS if spec.flag is not None}
@@ -161,6 +166,14 @@ def check_role(facts: ModelFacts, role: Role, catalog: Catalog) -> None:
             f"{facts.name} cannot be served for {role}: its architecture is {architecture}; vLLM needs {_SERVED[role]}",
             hint=f"name another model, such as {_EXAMPLES[role]}, or another role in envs/<env>.yaml",
         )
+
+
+def model_warnings(config: ModelConfig) -> tuple[str, ...]:
+    """Return what a person should know of how vLLM serves a model."""
+    if config.architecture == "WhisperForConditionalGeneration" and config.shape.vocab == ENGLISH_WHISPER:
+        other = _EXAMPLES[Role.TRANSCRIPTION]
+        return (f"a Whisper model for English alone gives empty text in vLLM; one for many languages: {other}",)
+    return ()
 
 
 def role_of(config: ModelConfig, catalog: Catalog) -> Role:

@@ -291,6 +291,12 @@ class Vllm:
 
         return host_files(values)
 
+    def model_warnings(self, config: ModelConfig) -> tuple[str, ...]:
+        """Return what a person should know of how vLLM serves a model."""
+        from stackwright.engines.vllm.arguments import model_warnings
+
+        return model_warnings(config)
+
     def argument_warnings(self, pins: Mapping[str, str]) -> tuple[str, ...]:
         """Return what a person should know of the flags that were given."""
         from stackwright.engines.vllm.extra_arguments import argument_warnings
