@@ -1,9 +1,11 @@
 """Requests that are forms, since they carry a file: read strictly, and written anew for the engine.
 
 What is sent on is what was checked, as with JSON: two readers of one form could differ about where a part ends. The
-mark between parts is this process's own, so no file can hold it on purpose.
+mark between parts is this process's own, so no file can hold it on purpose. The reader is the library that LiteLLM
+brings; it bounds the head of a part.
 """
 
+import logging
 import re
 import secrets
 from collections.abc import Mapping
@@ -11,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from admission import RefusedError, bad_request
+from python_multipart import FormParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, parse_options_header
 
 FORMS = frozenset({"audio/transcriptions", "audio/translations"})
 """The endpoints that are asked by a form."""
@@ -23,11 +28,10 @@ FIELDS = frozenset(
 )
 """OpenAI's own, as far as vLLM takes them (0.32.0 entrypoints/speech_to_text/transcription/protocol.py)."""
 
-MOST_PARTS, MOST_HEAD_BYTES, MOST_TEXT_BYTES = 32, 4096, 65_536
-_MARK = re.compile(rb"multipart/form-data\s*;(?:.*;)?\s*boundary=(?:\"([^\"]{1,70})\"|([^\s;\"]{1,70}))", re.IGNORECASE)
-_DISPOSITION = re.compile(rb"(?:^|\r\n)content-disposition:\s*form-data\s*;([^\r\n]*)", re.IGNORECASE)
-_NAME = re.compile(rb"(?:^|[;\s])name=\"([^\"]*)\"", re.IGNORECASE)
-_FILE_NAME = re.compile(rb"(?:^|[;\s])filename=\"([^\"]*)\"", re.IGNORECASE)
+MOST_PARTS, MOST_TEXT_BYTES = 32, 65_536
+
+# It would write a line for each form that it cannot read.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 BOUNDARY = secrets.token_hex(16)
 FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -47,11 +51,12 @@ def parse_form(content_type: str, body: bytes) -> dict[str, Any]:
     Raises:
         RefusedError: 415 for what is no form; 400 for one that cannot be read, or has a field that is not served.
     """
-    found = _MARK.fullmatch(content_type.encode("latin-1").strip())
-    if found is None:
+    kind, options = parse_options_header(content_type)
+    mark = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not mark:
         raise RefusedError(415, "invalid_request_error", "the body must be a form: multipart/form-data")
     fields: dict[str, Any] = {}
-    for part in _parts(body, found[1] or found[2]):
+    for part in _parts(body, mark):
         name, value = _field(part)
         if name not in FIELDS:
             raise bad_request(f"`{name[:80]}` is no field of this endpoint; it has {', '.join(sorted(FIELDS))}")
@@ -79,30 +84,37 @@ def encode_form(fields: Mapping[str, Any]) -> bytes:
     return b"".join((*parts, f"--{BOUNDARY}--\r\n".encode()))
 
 
-def _parts(body: bytes, mark: bytes) -> list[bytes]:
-    """Return the parts between the marks; what stands before the first and behind the last is nothing."""
-    pieces = (b"\r\n" + body).split(b"\r\n--" + mark, MOST_PARTS + 2)
-    if len(pieces) > MOST_PARTS + 2:
+def _parts(body: bytes, mark: bytes) -> list[Field | File]:
+    """Return the parts between the marks; what stands behind the last is nothing."""
+    # No file may hold the mark. The library goes on by single bytes behind one that is none.
+    if body.count(b"\r\n--" + mark) > MOST_PARTS:
         raise bad_request(f"the form has more than {MOST_PARTS} parts")
-    if len(pieces) < 3 or not pieces[-1].startswith(b"--") or pieces[0].strip():
+    parts: list[Field | File] = []
+    ends: list[None] = []
+    in_memory = {"MAX_MEMORY_FILE_SIZE": len(body)}
+    try:
+        parser = FormParser(
+            "multipart/form-data", parts.append, parts.append, lambda: ends.append(None), mark, config=in_memory
+        )
+        parser.write(body)
+    except FormParserError as failure:
+        raise bad_request(f"the form cannot be read: {failure}") from failure
+    if not ends:
         raise bad_request("the form cannot be read: its parts do not begin and end as its boundary says")
-    return pieces[1:-1]
+    return parts
 
 
-def _field(part: bytes) -> tuple[str, "str | Upload"]:
-    head, blank, content = part.partition(b"\r\n\r\n")
-    told = _DISPOSITION.search(head) if blank and len(head) <= MOST_HEAD_BYTES and head.startswith(b"\r\n") else None
-    name = None if told is None else _NAME.search(told[1])
-    if told is None or name is None:
-        raise bad_request("a part of the form has no name")
-    file_name = _FILE_NAME.search(told[1])
-    if file_name is not None:
-        plain = re.sub(rb"[^A-Za-z0-9._-]", b"_", file_name[1])[-100:].decode()
-        return name[1].decode("utf-8", "replace"), Upload(plain or "file", content)
+def _field(part: Field | File) -> tuple[str, "str | Upload"]:
+    name = (part.field_name or b"").decode("utf-8", "replace")
+    if isinstance(part, File):
+        plain = re.sub(rb"[^A-Za-z0-9._-]", b"_", part.file_name or b"")[-100:].decode()
+        part.file_object.seek(0)
+        return name, Upload(plain or "file", part.file_object.read())
+    content = part.value or b""
     if len(content) > MOST_TEXT_BYTES:
         raise bad_request(f"a text of the form has more than {MOST_TEXT_BYTES} bytes")
     try:
-        return name[1].decode(), content.decode()
+        return name, content.decode()
     except UnicodeDecodeError:
         raise bad_request("a text of the form is not UTF-8") from None
 
