@@ -93,12 +93,14 @@ MOST_DEPTH = 100
 DEFAULT_MAX_RECURSE_DEPTH).
 """
 
-MOST_BRACKETS = 1_000_000
-"""How many lists and objects a body may have, counted by their signs, in texts too: each costs 64 bytes and more, and
-every request waits while they are read. A million tokens of source code have a tenth of it.
+MOST_BRACKETS, MOST_FIELDS, MOST_COMMAS = 250_000, 500_000, 2_000_000
+"""How many lists and objects, named values and items a body may have, counted by their signs, in texts too: every
+request waits while they are read, and a thread would hold the interpreter just as long (docs/explanation/gateway.md). A
+million tokens of source code have 100,000 brackets; as numbers they have a million commas.
 """
 
 _NAMES = {list: "a list", dict: "an object", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+_NESTED = (dict, list)
 _TEXT, _LIST, _TRUTH, _WHOLE, _OBJECT = (str,), (list,), (bool,), (int,), (dict,)
 
 SHAPES: dict[str, tuple[type, ...]] = {
@@ -224,6 +226,9 @@ def parse_body(body: bytes) -> dict[str, Any]:
     brackets = body.count(b"{") + body.count(b"[")
     if brackets > MOST_BRACKETS:
         raise bad_request(f"the body has more than {MOST_BRACKETS} lists and objects")
+    for sign, most, what in ((b'":', MOST_FIELDS, "named values"), (b",", MOST_COMMAS, "items")):
+        if len(body) > most and body.count(sign) > most:
+            raise bad_request(f"the body has more than {most} {what}")
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -240,13 +245,13 @@ def parse_body(body: bytes) -> dict[str, Any]:
 
 def _is_deep(value: object) -> bool:
     """Look level by level: a function that calls itself would fail where LiteLLM's do."""
-    level = [value]
-    for _ in range(MOST_DEPTH + 1):
-        inner = [item for item in level if isinstance(item, dict | list)]
-        level = [child for item in inner for child in (item.values() if isinstance(item, dict) else item)]
-        if not inner:
+    level = [value] if type(value) in _NESTED else []
+    for _ in range(MOST_DEPTH):
+        if not level:
             return False
-    return True
+        children = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [child for some in children for child in some if type(child) in _NESTED]
+    return bool(level)
 
 
 def check_shape(endpoint: str, fields: Mapping[str, Any]) -> None:
@@ -386,7 +391,10 @@ def words_of(fields: Mapping[str, Any]) -> int:
         if isinstance(item, str):
             words += len(item.split())
         elif isinstance(item, list):
-            given += item
+            # Numbers are tokens.
+            words += len(item) if item and isinstance(item[0], int) else 0
+            words += sum(len(one.split()) for one in item if type(one) is str)
+            given += [one for one in item if type(one) in _NESTED]
         elif isinstance(item, dict):
             given.append(item.get("content", item.get("text")))
     return words

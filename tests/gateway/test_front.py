@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from admission import (
     MOST_BRACKETS,
+    MOST_COMMAS,
     MOST_DEPTH,
+    MOST_FIELDS,
     MOST_PROGRAMS,
     App,
     Message,
@@ -190,6 +192,10 @@ def test_lists_without_number_are_not_read() -> None:
     """Each costs many times its two bytes, and every other request waits meanwhile."""
     with pytest.raises(RefusedError, match=f"more than {MOST_BRACKETS} lists and objects"):
         parse_body(b'{"a":[' + b"[]," * MOST_BRACKETS + b"1]}")
+    with pytest.raises(RefusedError, match=f"more than {MOST_FIELDS} named values"):
+        parse_body(b'{"a":1' + b',"a":1' * MOST_FIELDS + b"}")
+    with pytest.raises(RefusedError, match=f"more than {MOST_COMMAS} items"):
+        parse_body(b'{"a":[1' + b",1" * (MOST_COMMAS + 1) + b"]}")
 
 
 def test_depth_is_counted_not_brackets() -> None:
