@@ -4,7 +4,8 @@
 
 Bodies of up to 32 MiB, made to be dear, go through what the gateway does with them in its event loop: read, check,
 write anew, and count the words where no engine tells tokens. Times are the processor's, best of three. With another
-CHECKOUT its gateway is measured beside. Writes benchmarks/results/bodies.json, and ends with 1 where one takes more than MOST_S.
+CHECKOUT its gateway is measured beside. Writes benchmarks/results/bodies.json, and ends with 1 where one takes more than
+MOST_S.
 """
 
 from __future__ import annotations
