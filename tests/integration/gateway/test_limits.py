@@ -201,10 +201,16 @@ def test_so_many_work_so_many_wait_and_the_next_is_refused(make_gateway: MakeGat
     assert (kind.status, kind.message) == (400, "`smoke` is served for chat, not for embedding")
 
 
-def test_those_who_wait_go_by_priority_then_in_order_and_who_is_gone_is_left_out(make_gateway: MakeGateway) -> None:
+@pytest.mark.parametrize("lane", LANES)
+def test_those_who_wait_go_by_priority_then_in_order_and_who_is_gone_is_left_out(
+    make_gateway: MakeGateway, lane: str
+) -> None:
     """One place, one worker: the order in which the upstream sees them."""
     limits = {"GATEWAY_MAX_CONCURRENT_REQUESTS": "1", "GATEWAY_MAX_QUEUED_REQUESTS": "9"}
-    with make_gateway(LITELLM_NUM_WORKERS="1", **limits) as gateway, ThreadPoolExecutor(8) as clients:
+    with (
+        make_gateway(LITELLM_NUM_WORKERS="1", GATEWAY_DIRECT=lane, **limits) as gateway,
+        ThreadPoolExecutor(8) as clients,
+    ):
         upstream = gateway.upstream
         asked = [clients.submit(gateway.ask, "first")]
         until(lambda: upstream.asked == ["first"], ANSWER_S)
@@ -229,7 +235,8 @@ def leave_once_queued(gateway: Gateway, content: str) -> None:
     until(lambda: gateway.admitted() == before, ANSWER_S)
 
 
-def test_what_cannot_fit_is_refused_and_a_key_has_so_many_requests(make_gateway: MakeGateway) -> None:
+@pytest.mark.parametrize("lane", LANES)
+def test_what_cannot_fit_is_refused_and_a_key_has_so_many_requests(make_gateway: MakeGateway, lane: str) -> None:
     """400 before the upstream sees it; the words of the limit at most pass; the fourth request of a minute is 429.
 
     What LiteLLM never sees, or cannot read, is none of the four.
@@ -239,7 +246,7 @@ def test_what_cannot_fit_is_refused_and_a_key_has_so_many_requests(make_gateway:
         "GATEWAY_KEY_REQUESTS_PER_MINUTE": "4",
         "GATEWAY_MAX_BODY_BYTES": "9999",
     }
-    with make_gateway(LITELLM_NUM_WORKERS="1", **limits) as gateway:
+    with make_gateway(LITELLM_NUM_WORKERS="1", GATEWAY_DIRECT=lane, **limits) as gateway:
         gateway.upstream.go.set()
         asks = refused_asks(gateway.key)
         refused = [asyncio.run(exchange(gateway.port, ask)) for ask, _ in asks]

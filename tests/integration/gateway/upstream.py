@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(asked, str(mood))
         elif mood == 200:
             choice = {"index": 0, "message": {"role": "assistant", "content": self.of.name}, "finish_reason": "stop"}
-            self._send(200, {**_HEAD, "choices": [choice], "usage": USAGE})
+            self._send(200, {**_HEAD, "model": asked["model"], "choices": [choice], "usage": USAGE})
         else:
             self._send(int(mood), {"error": {"message": self.of.words, "type": "x", "code": mood}})
 
@@ -141,4 +141,4 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-_HEAD = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+_HEAD = {"id": "1", "object": "chat.completion", "created": 1}
