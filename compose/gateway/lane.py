@@ -327,36 +327,41 @@ class Lane:
     async def _answers(self, question: Question, body: bytes, replica: Replica) -> bool:
         """Return whether a replica answers a body with 200."""
         try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._client().post(
-                    replica.base + question.path, data=body, headers=_headers(question, replica), allow_redirects=False
-                ) as answer,
-            ):
+            async with asyncio.timeout(self._timeout_s), self._post(question, body, replica) as answer:
                 await answer.read()
                 return answer.status == 200
         except (aiohttp.ClientError, OSError, TimeoutError):
             return False
+
+    def _post(
+        self, question: Question, body: bytes, replica: Replica
+    ) -> "contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]":
+        headers = {
+            "Content-Type": content_type(question.endpoint),
+            "Authorization": f"Bearer {replica.key}",
+            "X-Request-Id": question.number,
+        }
+        return self._client().post(replica.base + question.path, data=body, headers=headers, allow_redirects=False)
 
     async def _ask(self, question: Question, served: str, body: bytes, replica: Replica, out: Out) -> Failure | None:
         question.answered.asked_s, question.answered.replica = time.monotonic(), replica
         is_stream = bool(question.fields.get("stream"))
         replica.begin(is_stream=is_stream)
         try:
-            async with _naming(), asyncio.timeout(self._timeout_s) as limit:
-                answer = await self._client().post(
-                    replica.base + question.path, data=body, headers=_headers(question, replica), allow_redirects=False
-                )
-                async with answer:
-                    if answer.status >= 300:
-                        return read_failure(answer.status, await answer.read(), answer.headers, question.number)
-                    if answer.content_type == "text/event-stream":
-                        limit.reschedule(None)  # it may go on for as long as events come
-                        return await self._pass_stream(question, served, answer, out)
-                    content = await answer.read()
-                    limit.reschedule(None)
-                    replica.note_byte()
-                    await self._pass_whole(question, served, content, out)
+            async with (
+                _naming(),
+                asyncio.timeout(self._timeout_s) as limit,
+                self._post(question, body, replica) as answer,
+            ):
+                if answer.status >= 300:
+                    return read_failure(answer.status, await answer.read(), answer.headers, question.number)
+                if answer.content_type == "text/event-stream":
+                    limit.reschedule(None)  # it may go on for as long as events come
+                    return await self._pass_stream(question, served, answer, out)
+                content = await answer.read()
+                limit.reschedule(None)
+                replica.note_byte()
+                await self._pass_whole(question, served, content, out)
         except _BrokenError as broken:
             if broken.failure.message == CUT:
                 replica.note_break()
@@ -432,14 +437,6 @@ async def _read_out(content: aiohttp.StreamReader) -> None:
 
 
 LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens", "prompt_logprobs")
-
-
-def _headers(question: Question, replica: Replica) -> dict[str, str]:
-    return {
-        "Content-Type": content_type(question.endpoint),
-        "Authorization": f"Bearer {replica.key}",
-        "X-Request-Id": question.number,
-    }
 
 
 def first_failure(data: bytes, headers: Mapping[str, str], number: str) -> Failure | None:
