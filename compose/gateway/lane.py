@@ -336,12 +336,9 @@ class Lane:
     def _post(
         self, question: Question, body: bytes, replica: Replica
     ) -> "contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]":
-        headers = {
-            "Content-Type": content_type(question.endpoint),
-            "Authorization": f"Bearer {replica.key}",
-            "X-Request-Id": question.number,
-        }
-        return self._client().post(replica.base + question.path, data=body, headers=headers, allow_redirects=False)
+        return self._client().post(
+            replica.base + question.path, data=body, headers=_headers(question, replica), allow_redirects=False
+        )
 
     async def _ask(self, question: Question, served: str, body: bytes, replica: Replica, out: Out) -> Failure | None:
         question.answered.asked_s, question.answered.replica = time.monotonic(), replica
@@ -437,6 +434,14 @@ async def _read_out(content: aiohttp.StreamReader) -> None:
 
 
 LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens", "prompt_logprobs")
+
+
+def _headers(question: Question, replica: Replica) -> dict[str, str]:
+    return {
+        "Content-Type": content_type(question.endpoint),
+        "Authorization": f"Bearer {replica.key}",
+        "X-Request-Id": question.number,
+    }
 
 
 def first_failure(data: bytes, headers: Mapping[str, str], number: str) -> Failure | None:
