@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from msgspec import Struct
+
 from stackwright.domain.plan import Plan
 from stackwright.domain.service import (
     LOG_FILE_MEGABYTES,
@@ -91,6 +93,13 @@ _DOOR = "door"
 _NO_WAY_OUT = {"driver_opts": {"com.docker.network.bridge.enable_ip_masquerade": "false"}}
 
 
+class _Whole(Struct, frozen=True, kw_only=True, eq=False):
+    """Everything that runs beside a service, for what it says of the others; no plan: as the base files have it."""
+
+    plan: Plan | None
+    services: tuple[Service, ...]
+
+
 class Plain(str):
     """A word of Compose's own, which needs no quotes."""
 
@@ -99,7 +108,8 @@ class Plain(str):
 
 def render_base(base: str = BASE) -> str:
     """Return a base file of compose/: what every plan over it runs; the fields that all services share stand once."""
-    services = {service.name: _compose_service(service, None) for service in base_services(base)}
+    whole = _Whole(plan=None, services=base_services())
+    services = {service.name: _compose_service(service, whole) for service in base_services(base)}
     first, *others = services.values()
     shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
     own = {
@@ -126,15 +136,16 @@ def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
         StackError: a service cannot be had by adding to the base's, or the text does not say what was meant.
     """
     bases = {service.name: service for service in base_services(base_of(plan))}
+    whole, without_plan = _Whole(plan=plan, services=services_of(plan)), _Whole(plan=None, services=base_services())
     services: dict[str, Any] = {}
     secrets: list[str] = []
-    for service in services_of(plan):
-        base, wanted = bases.get(service.kind), _compose_service(service, plan, generated)
+    for service in whole.services:
+        base, wanted = bases.get(service.kind), _compose_service(service, whole, generated)
         secrets += service.secrets
         if base is None:
             services[service.name] = wanted
             continue
-        added = _added(_compose_service(base, None), wanted, service.name)
+        added = _added(_compose_service(base, without_plan), wanted, service.name)
         if service.name != base.name:
             added = {"extends": {"file": Plain(base_of(plan)), "service": Plain(base.name)}, **added}
         if added:
@@ -143,14 +154,9 @@ def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
     known = {secret for service in bases.values() for secret in service.secrets}
     if further := [secret for secret in secrets if secret not in known]:
         document["secrets"] = _secret_files(further)
-    if volumes := {volume for service in services_of(plan) for volume in service.volumes}:
+    if volumes := {volume for service in whole.services for volume in service.volumes}:
         document["volumes"] = {volume: _volume(volume) for volume in sorted(volumes)}
-    networks: dict[str, Any] = {}
-    if any(_is_published(service) and not service.reaches_out for service in services_of(plan)):
-        networks[_DOOR] = _NO_WAY_OUT
-    if joined := {setting.key: setting for service in services_of(plan) for setting in service.networks}:
-        networks |= {_joined(setting): {"external": True, "name": f"${{{key}:?}}"} for key, setting in joined.items()}
-    if networks:
+    if networks := _networks(whole.services):
         document["networks"] = networks
     return _checked(
         f"# Rendered by Stackwright for {plan.environment} ({quote_comment(summarize(plan))}), laid over"
@@ -160,14 +166,24 @@ def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
     )
 
 
+def _networks(services: tuple[Service, ...]) -> dict[str, Any]:
+    """Return the networks that the base file does not have."""
+    networks: dict[str, Any] = {}
+    if any(_is_published(service) and not service.reaches_out for service in services):
+        networks[_DOOR] = _NO_WAY_OUT
+    joined = {setting.key: setting for service in services for setting in service.networks}
+    return networks | {_joined(setting): {"external": True, "name": f"${{{key}:?}}"} for key, setting in joined.items()}
+
+
 def compose_command(service: Service, plan: Plan, value: Callable[[SettingRef], str]) -> tuple[str, ...]:
     """Return what Compose starts a service with once it has filled in the values in force, which `value` knows."""
+    whole = _Whole(plan=plan, services=services_of(plan))
 
     def name(part: Part) -> str:
         if isinstance(part, str):
             return part
         setting = part.setting if isinstance(part, VisibleGpus) else part
-        return value(setting) if isinstance(setting, SettingRef) else _name_of(service, plan, part)
+        return value(setting) if isinstance(setting, SettingRef) else _name_of(service, whole, part)
 
     # Without a script the first word is the entry point.
     return tuple(word_text(word, name) for word in service.command[0 if service.script else 1 :])
@@ -184,11 +200,11 @@ def _checked(head: str, document: Mapping[str, Any]) -> str:
     return text
 
 
-def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str, str] = {}) -> dict[str, Any]:
+def _compose_service(service: Service, whole: _Whole, generated: Mapping[str, str] = {}) -> dict[str, Any]:
     """Return one service as Compose reads it, without what it does not have."""
 
     def word(word: Word) -> str:
-        return word_text(word, lambda part: _name_of(service, plan, part))
+        return word_text(word, lambda part: _name_of(service, whole, part))
 
     environment = {**service.in_container.environment, **service.environment}
     command = [word(part) for part in service.command]
@@ -218,7 +234,7 @@ def _compose_service(service: Service, plan: Plan | None, generated: Mapping[str
             *(Plain(_joined(setting)) for setting in service.networks),
         ],
         "ports": _published(service, word),
-        "deploy": _devices(service, by_cdi=plan is not None and plan.host.containers.engine == "podman"),
+        "deploy": _devices(service, by_cdi=whole.plan is not None and whole.plan.host.containers.engine == "podman"),
         "depends_on": {
             dependency.service: {"condition": Plain("service_healthy" if dependency.healthy else "service_started")}
             for dependency in service.after
@@ -258,19 +274,19 @@ def _stop_period(service: Service, word: Callable[[Word], str]) -> str:
     return Plain(own) if service.front is None else f"{own}{word(service.front.drains_within_s)}s"
 
 
-def _name_of(service: Service, plan: Plan | None, part: Part) -> str:
+def _name_of(service: Service, whole: _Whole, part: Part) -> str:
     """Name one part of a word inside the service's container."""
     match part:
         case str():
             return literal_for_compose(part)
         case SettingRef():
-            return f"${{{key_of(plan, part)}:?}}"
+            return f"${{{key_of(whole.plan, part)}:?}}"
         case VisibleGpus():
-            return _name_of(service, plan, part.setting)
+            return _name_of(service, whole, part.setting)
         case HostOf():
             return part.service
         case PortOf():
-            return str(_port_of(part.service, plan))
+            return str(_port_of(part.service, whole.services))
         case ListenAddress():
             return "0.0.0.0"
         case FileRef() | ScratchRef() | EnvironmentFolderRef() | VolumeRef():
@@ -279,8 +295,7 @@ def _name_of(service: Service, plan: Plan | None, part: Part) -> str:
             return part.name
 
 
-def _port_of(name: str, plan: Plan | None) -> int:
-    services = base_services() if plan is None else services_of(plan)
+def _port_of(name: str, services: tuple[Service, ...]) -> int:
     port = next(service.port for service in services if service.name == name)
     if port is None:
         raise StackError(f"{name} listens on no port")
