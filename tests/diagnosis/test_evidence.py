@@ -17,6 +17,7 @@ from stackwright.diagnosis.evidence import (
     keep_failure,
     name_failures,
     read_kept,
+    values_of,
 )
 from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.rules import EvidenceKind
@@ -26,6 +27,8 @@ from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Say, ServiceChange, Stack
 
 from tests.planning_requests import plan_for, recorded
+from tests.runtime.test_programs import stack_of
+from tests.services.test_additions import plan_with
 
 MALFORMED = (Path(__file__).parent / "logs" / "requests" / "gateway-malformed.txt").read_text(encoding="utf-8")
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 50.00 MiB."
@@ -289,3 +292,26 @@ def test_causes_stand_before_what_follows_from_them() -> None:
         Evidence(service="engine", kind="engine", text=OOM),
     )
     assert [rule for _, rule in named(evidence)] == ["oom-serving", "killed"]
+
+
+@pytest.mark.parametrize(
+    ("addition", "whose", "key", "line"),
+    [
+        ("monitoring", "prometheus", "PROMETHEUS_PORT", "Bind for 127.0.0.1:{} failed: port is already allocated"),
+        ("retrieval", "retrieval", "RETRIEVAL_PORT", "listen tcp4 127.0.0.1:{}: bind: address already in use"),
+        ("webui", "webui", "WEBUI_PORT", "attempting to bind on address ('127.0.0.1', {}): address already in use"),
+        ("webui", "gateway", "GATEWAY_PORT", "GATEWAY_PORT: 127.0.0.1:{} is in use by another program"),
+    ],
+)
+def test_a_taken_port_is_told_with_its_service_and_its_setting(addition: str, whose: str, key: str, line: str) -> None:
+    values = values_of(stack_of(plan_with("2x-rtx3090-nvlink", addition)))
+    text = f"error while {line.format(values[key])}"
+    (named,) = name_failures([Evidence(service="", kind=EvidenceKind.RUNTIME, text=text)], load_rules(), values)
+    assert named.diagnosis.cause == f"another program already uses port {values[key]} of {whose}"
+    assert f"--set {key}=…" in named.diagnosis.fix
+
+
+def test_a_taken_port_of_nobody_known_blames_nobody() -> None:
+    text = "Bind for 0.0.0.0:9432 failed: port is already allocated"
+    (named,) = name_failures([Evidence(service="", kind=EvidenceKind.RUNTIME, text=text)], load_rules(), {})
+    assert named.diagnosis.cause == "another program already uses port 9432"

@@ -48,8 +48,8 @@ KINDS = (
     *(service.kind for service in (DATABASE, PROMETHEUS, GRAFANA)),
     *EvidenceKind,
 )
-# What a rule's texts may name beside its own groups: the values in force, the environment, and the command.
-KNOWN = frozenset(declared_settings().by_key) | {"environment", "command"}
+# What a rule's texts may name beside its own groups: the values in force, the environment, the command, and a port.
+KNOWN = frozenset(declared_settings().by_key) | {"environment", "command", "taken_port", "port_key"}
 VALUES = {
     "environment": "prod",
     "GATEWAY_PORT": "4000",

@@ -28,7 +28,16 @@ from stackwright.commands.pasted_log import read_log
 from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.stack import choose_runtime, load_stack
 from stackwright.detect import Detection, detect_host
-from stackwright.diagnosis.evidence import Evidence, Examination, Gathered, Named, evidence_of, gather, name_failures
+from stackwright.diagnosis.evidence import (
+    Evidence,
+    Examination,
+    Gathered,
+    Named,
+    evidence_of,
+    gather,
+    name_failures,
+    values_of,
+)
 from stackwright.diagnosis.kernel import read_kernel
 from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.moments import without_requests
@@ -162,7 +171,7 @@ def _examine(paths: EnvironmentPaths, asked: str, host: Host, kernel: str) -> Ex
         stack = load_stack(paths)
     except StackError as failure:
         return Examination(environment=environment, unreadable=failure)
-    values = {**stack.env, "environment": environment.value}
+    values = values_of(stack)
     try:
         runtime = choose_runtime(asked, stack, host)
         gathered = gather(runtime, stack, kernel)

@@ -237,6 +237,17 @@ def read_kept(stack: Stack, *, configured: float) -> Gathered:
     return Gathered(evidence=evidence, logs=logs, failed_s_ago=max(time.time() - newest, 0.0))
 
 
+def values_of(stack: Stack) -> dict[str, str]:
+    """Return what a rule may name of a stack: its settings in force, `environment`, and whose each
+    published port is."""
+    whose = {}
+    for service in stack.services:
+        if service.port is not None and service.port.published is not None:
+            setting = service.port.published[1]
+            whose[f":{stack.value(setting)}"] = f"{setting.key} {service.name}"
+    return {**stack.env, **whose, "environment": stack.plan.environment.value}
+
+
 def name_failures(
     evidence: Iterable[Evidence], rules: tuple[Rule, ...], values: Mapping[str, str]
 ) -> tuple[Named, ...]:

@@ -222,7 +222,16 @@ def _match(rule: Rule, text: str, whole: str, values: Mapping[str, str]) -> Diag
     if rule.unless is not None and _compiled(rule.unless).search(whole) is not None:
         return None
     known = {**values, **{name: value.strip() for name, value in found.groupdict().items() if value is not None}}
+    known |= _port_words(known)
     return _diagnosis(rule, _line_at(text, found.start()), known)
+
+
+def _port_words(known: Mapping[str, str]) -> dict[str, str]:
+    """Return how a port that a line names is told, and the setting that has it: whatever the stack knows of it."""
+    if (port := known.get("port")) is None:
+        return {"taken_port": "a port of this stack"}
+    key, _, service = known.get(f":{port}", "").partition(" ")
+    return {"taken_port": f"port {port} of {service}", "port_key": key} if key else {"taken_port": f"port {port}"}
 
 
 def _line_at(text: str, position: int) -> str:

@@ -43,10 +43,12 @@ EVENTS = ("create", "start", "kill", "die", "oom", "stop", "restart", "destroy")
 _OURS = re.compile(r"stackwright/([a-z-]+):[\w.-]+")
 """An image that is built here, from compose/images/ by its name."""
 
+_PORT_HINT = "stop what uses the port (`ss -ltnp` names it), or choose another: `stackwright doctor` names its setting"
+
 # What the engine says, and what to do about it. Looked for in the order given.
 HINTS = (
-    ("port is already allocated", "stop what uses the port, or choose another with --set GATEWAY_PORT=..."),
-    ("address already in use", "stop what uses the port, or choose another with --set GATEWAY_PORT=..."),
+    ("port is already allocated", _PORT_HINT),
+    ("address already in use", _PORT_HINT),
     ("could not select device driver", "install the NVIDIA Container Toolkit and restart Docker"),
     ("permission denied while trying to connect", f"join the docker group{OR_WITHOUT}"),
     ("Cannot connect to the Docker daemon", NO_ENGINE_HINT),

@@ -7,7 +7,7 @@ import time
 
 from msgspec.structs import replace
 
-from stackwright.diagnosis.evidence import Evidence, name_failures, read_events
+from stackwright.diagnosis.evidence import Evidence, name_failures, read_events, values_of
 from stackwright.diagnosis.kernel import messages_about, read_kernel
 from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.rules import Diagnosis, EvidenceKind, state_line
@@ -107,8 +107,8 @@ class Inquiry:
             Evidence(service=state.name, kind=EvidenceKind.STATE, text="\n".join(about)),
             Evidence(service=state.name, kind=kind, text=log),
         )
-        values = {**self._stack.env, "environment": self._stack.plan.environment.value}
-        return tuple(named.diagnosis for named in name_failures(evidence, load_rules(), values))
+        found = name_failures(evidence, load_rules(), values_of(self._stack))
+        return tuple(named.diagnosis for named in found)
 
     def _log(self, service: str) -> str:
         return self._runtime.logs(service, FAILED_LOG_LINES)
