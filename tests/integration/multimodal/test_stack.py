@@ -5,7 +5,6 @@ Real LiteLLM; the engine answers at once. The tests share one stack and run in t
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ import pytest
 from stackwright.runtime.provision import ensure_all
 from stackwright.services import gateway, multimodal
 
+from tests.integration.multimodal.clients import client_of
 from tests.integration.multimodal.speech import say, speech_model
-from tests.integration.project import Project, free_port, make_variables, wait_until
+from tests.integration.project import Project, free_port, make_variables
 from tests.integration.quick_engine.layout import make_state
 from tests.multimodal.client import Client
 from tests.multimodal.files import write_picture
@@ -51,17 +51,6 @@ def project(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     assert "multimodal: asked to read a picture" in done.stderr
     yield made
     made.command("stop-environment", "dev", RUNTIME)
-
-
-def client_of(project: Project, name: str) -> Client:
-    """Give a client with a key that is made for it."""
-    done = project.command("keys", "add", name, "dev", "--json")
-    assert done.returncode == 0, done.stderr
-    port = json.loads((project.folder / "compose/generated/dev/plan.json").read_text())["settings"]["MULTIMODAL_PORT"]
-    client = Client(port=int(port["value"]), keys={name: json.loads(done.stdout)["key"]}, name=name)
-    # The worker looks at the keys once a second.
-    wait_until(lambda: client.ask("GET", "/v1/jobs").status == 200)
-    return client
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from typing import ClassVar
 
 from tests.toy_engine.server import Handler, Server
 
-ARCHITECTURES = ("Qwen2ForCausalLM",)
-"""What the smoke model is."""
+ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen2VLForConditionalGeneration")
+"""What the smoke model is, and a vision model of the tests (multimodal/eyes.py)."""
 LOOK_EVERY_S = 0.1
 SLOW_S, USUAL_STEP, LARGEST_STEP = 0.2, 2048, 4096
 """What an answer takes with the usual step; twice the step, half the time."""
