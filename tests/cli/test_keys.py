@@ -96,6 +96,21 @@ def test_a_rotated_key_of_an_addition_is_where_its_service_reads_it(run: Run, pr
     assert (project / "envs/.secrets/dev/webui_gateway_key").read_text() == ran.out.strip()
 
 
+def test_somebodys_key_with_an_additions_name_is_refused_before_anything_is_written(
+    run: Run, project: Path, stored: Path
+) -> None:
+    assert run("keys", "add", "webui", "dev").code == 0
+    files = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+
+    ran = run(*CPU, "--with", "webui", host="cpu-small")
+
+    assert ran.code == 2
+    assert "dev has a key `webui` that is not the one of `webui` beside the models" in ran.err
+    assert "`stackwright keys revoke webui dev`" in ran.err
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == files
+    assert json.loads(stored.read_text())["keys"][0]["name"] == "webui"
+
+
 def test_an_additions_key_of_an_earlier_release_gets_the_right_that_its_service_needs(
     run: Run, project: Path, stored: Path
 ) -> None:

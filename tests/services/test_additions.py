@@ -14,11 +14,14 @@ from stackwright.catalog.load import load_catalog
 from stackwright.cli import main
 from stackwright.domain.environment import Environment
 from stackwright.domain.plan import Plan
+from stackwright.domain.setting_spec import whole_number
+from stackwright.errors import NoPlanError
 from stackwright.planning.planner import make_plan
 from stackwright.rendering.compose import render_override
 from stackwright.rendering.summary import Canvas, NextStep, summarize_plan, text_of
 from stackwright.runtime.programs import Provisions, stack_programs
 from stackwright.services import SERVICES, services_of
+from stackwright.services.additions import SECTION
 
 from tests.planning_requests import HOSTS, recorded, request
 from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
@@ -80,6 +83,30 @@ def test_the_models_come_first_and_what_is_left_out_is_named(register: Callable[
         assert plan.additions == ("toybox",)
         (told,) = (warning for warning in plan.warnings if "left out" in warning)
         assert told.startswith("palace is left out: it takes 500.0 GiB")
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("WEBUI_PORT", "WEBUI_PORT is pinned, and webui, whose setting it is, is off"),
+        ("SERVICES_BIND", "SERVICES_BIND is pinned, and monitoring or webui or retrieval or multimodal, whose setting"),
+    ],
+)
+def test_a_pin_of_what_is_off_says_how_it_is_switched_on(key: str, told: str) -> None:
+    asked = request(recorded("cpu-small"), pins={key: "3100"})
+    with pytest.raises(NoPlanError, match=told) as refused:
+        make_plan(asked, load_catalog())
+    named = "webui" if key == "WEBUI_PORT" else "monitoring"
+    assert str(refused.value.hint).startswith(f"switch it on with `--with {named}`")
+
+
+def test_a_pin_of_what_the_host_does_not_hold_waits(register: Callable[..., None]) -> None:
+    spec = whole_number("PALACE_PORT", SECTION, (1, 65535), "Port of the palace")
+    register([ADDED, replace(ADDED, settings=(spec,), secrets={}, addition=addition("palace", 500))])
+    asked = request(recorded("cpu-small"), pins={"PALACE_PORT": "3100"})
+    plan = make_plan(replace(asked, additions=("toybox", "palace")), load_catalog())
+    assert plan.additions == ("toybox",)
+    assert "PALACE_PORT" not in plan.settings
 
 
 def test_the_picture_says_what_runs_beside_the_models(register: Callable[..., None]) -> None:

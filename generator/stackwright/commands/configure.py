@@ -46,7 +46,7 @@ from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, models_of_written, spec_of_written
 from stackwright.rendering.summary import NextStep
 from stackwright.services import access_to, additions, outside, services_of
-from stackwright.services.additions import DATA_HOME
+from stackwright.services.additions import DATA_HOME, Addition
 from stackwright.validation.environment import check_environment, check_shell
 from stackwright.validation.publishing import check_publishing, inspect_certificate
 from stackwright.watching.remembered import remembered_starts
@@ -435,6 +435,7 @@ def write_environments(
     )
     for configured in made:
         _check_data(configured, paths)
+        _check_own_keys(configured)
     project.lay_out(paths.root)
     for sentence in write.write_files(groups):
         report.warn(sentence)
@@ -457,6 +458,19 @@ def _check_data(configured: Configured, paths: ProjectPaths) -> None:
         report.warn(f"the data of {environment} stay in {before}; `{command}` goes on with them")
 
 
+def _check_own_keys(configured: Configured) -> None:
+    """Refuse a key of somebody's that has the name of an addition. Raises UsageError."""
+    from stackwright.project.access_keys import check_own_key
+
+    for addition in own_keys(configured.plan):
+        check_own_key(configured.paths, addition.name, configured.paths.secrets / addition.key_secret)
+
+
+def own_keys(plan: Plan) -> tuple[Addition, ...]:
+    """Return the additions of a plan that ask the gateway by a key of their own."""
+    return tuple(one for one in additions().values() if one.name in plan.additions and one.has_key)
+
+
 def prepare_stack(plan: Plan, paths: ProjectPaths, env: Mapping[str, str], hf_home: Path) -> None:
     """Make what is missing of the secrets, keys and folders that a plan's services need.
 
@@ -472,9 +486,8 @@ def prepare_stack(plan: Plan, paths: ProjectPaths, env: Mapping[str, str], hf_ho
     own = paths.of(plan.environment)
     ensure_secrets(own.secrets, os.environ, hf_home, find_proxy_login(env), plan.additions)
     ensure_key_folders(own)
-    for addition in additions().values():
-        if addition.name in plan.additions and addition.has_key:
-            ensure_own_key(own, addition.name, own.secrets / addition.key_secret, addition.rights)
+    for addition in own_keys(plan):
+        ensure_own_key(own, addition.name, own.secrets / addition.key_secret, addition.rights)
     _make_folders(plan, env, paths)
 
 

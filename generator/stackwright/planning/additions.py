@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.plan import Mode, Origin, Plan, Setting
+from stackwright.domain.wishes import Pin
 from stackwright.errors import NoPlanError
 from stackwright.planning.request import PlanRequest
-from stackwright.services import additions
+from stackwright.services import additions, additions_with
 from stackwright.services.additions import DATA_HOME, DECISION, SERVICES_BIND, Addition, PlannedStack
 from stackwright.units import format_bytes
 
@@ -34,11 +35,22 @@ def plan_with_additions(request: PlanRequest, catalog: Catalog, make: Callable[[
         if not _is_too_much(needed, request):
             names = tuple(addition.name for addition in held)
             try:
-                plan = make(replace(request, additions=names, promised_bytes=needed))
+                plan = make(_with_only(request, names, needed))
             except NoPlanError:
                 continue
             return _told(plan, held, wished[count:], request, catalog)
-    return _told(make(replace(request, additions=(), promised_bytes=0)), [], wished, request, catalog)
+    return _told(make(_with_only(request, (), 0)), [], wished, request, catalog)
+
+
+def _with_only(request: PlanRequest, names: tuple[str, ...], needed: int) -> PlanRequest:
+    """Return what is asked with these additions alone; pins of those that are left out wait for a larger host."""
+
+    def waits(pin: Pin) -> bool:
+        brings = set(additions_with(pin.key))
+        return not brings.isdisjoint(request.additions) and brings.isdisjoint(names)
+
+    pins = tuple(pin for pin in request.pins if not waits(pin))
+    return replace(request, additions=names, promised_bytes=needed, pins=pins)
 
 
 def needed_bytes(held: list[Addition], request: PlanRequest, catalog: Catalog) -> int:

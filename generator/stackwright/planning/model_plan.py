@@ -28,6 +28,7 @@ from stackwright.planning.placement import Heads, placements
 from stackwright.planning.request import ModelRequest
 from stackwright.planning.utilization import UnifiedMemory, Utilization, choose_utilization
 from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
+from stackwright.services import additions_with
 from stackwright.settings import declared_settings
 
 if TYPE_CHECKING:
@@ -410,6 +411,11 @@ def refuse_unread(pins: Iterable[Pin], computed: Mapping[str, Setting]) -> None:
     """Refuse a pin of a setting that is not emitted. Raises NoPlanError."""
     for pin in pins:
         if pin.key not in computed:
+            if brings := additions_with(pin.key):
+                raise NoPlanError(
+                    f"{pin.written} is pinned, and {' or '.join(brings)}, whose setting it is, is off",
+                    hint=f"switch it on with `--with {brings[0]}`, or remove {pin.written_at}",
+                )
             raise NoPlanError(
                 f"{pin.written} is pinned, but this mode does not use it", hint=f"remove {pin.written_at}"
             )

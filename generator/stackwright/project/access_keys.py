@@ -144,6 +144,33 @@ def add_key(paths: EnvironmentPaths, name: str, rights: Rights) -> ShownKey:
     return _change(paths, add)
 
 
+def check_own_key(paths: EnvironmentPaths, name: str, secret: Path) -> None:
+    """Raise UsageError where `ensure_own_key` would refuse: somebody else has a key by this name, or keys are damaged.
+
+    Nothing is written.
+    """
+    _check_holder(paths, read_keys(paths).named(name), _text_in(secret))
+
+
+def _text_in(secret: Path) -> str:
+    """Return the text of a service's own key; none where there is none to read."""
+    try:
+        return read_text(secret, encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _check_holder(paths: EnvironmentPaths, stored: AccessKey | None, text: str) -> None:
+    """Raise UsageError where a key is somebody's: the service by its name has never had one."""
+    if stored is not None and not text:
+        name, environment = stored.name, paths.environment.value
+        raise UsageError(
+            f"{environment} has a key `{name}` that is not the one of `{name}` beside the models",
+            hint="give its holder a key by another name, then take this one away: "
+            f"`stackwright keys revoke {name} {environment}`",
+        )
+
+
 def ensure_own_key(paths: EnvironmentPaths, name: str, secret: Path, rights: Rights) -> None:
     """See to it that a service of the stack has a key by its name, whose text is in its secret file.
 
@@ -157,20 +184,11 @@ def ensure_own_key(paths: EnvironmentPaths, name: str, secret: Path, rights: Rig
         stored = keys.named(name)
         if stored is not None:
             stored = replace(stored, rights=replace(stored.rights, acts_for=rights.acts_for))
-        try:
-            text = read_text(secret, encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            text = ""
+        text = _text_in(secret)
         if stored is not None and text and hash_key(text, bytes.fromhex(stored.salt)).hex() == stored.hash:
             same = tuple(stored if key.name == name else key for key in keys.keys)
             return replace(keys, keys=same), text
-        if stored is not None and not text:  # the service has never had one: it is somebody's
-            environment = paths.environment.value
-            raise UsageError(
-                f"{environment} has a key `{name}` that is not the one of `{name}` beside the models",
-                hint="give its holder a key by another name, then take this one away: "
-                f"`stackwright keys revoke {name} {environment}`",
-            )
+        _check_holder(paths, stored, text)
         fresh = stored or AccessKey(name=name, created=int(time.time()), id="", salt="", hash="", rights=rights)
         made = _renew(fresh, keys)
         others = tuple(key for key in keys.keys if key.name != name)

@@ -16,6 +16,7 @@ from stackwright.domain.service import Front, MountedFile, Service
 from stackwright.domain.setting_spec import SettingSpec
 from stackwright.engines import engine_named
 from stackwright.services import engine, gateway, monitoring, multimodal, outside, redis, retrieval, webui
+from stackwright.services.additions import SETTINGS as SHARED_BY_ADDITIONS
 from stackwright.services.additions import Addition
 from stackwright.services.engine import ENGINE, engine_services
 from stackwright.services.gateway import GATEWAY, KEYS, gateway_services
@@ -139,6 +140,14 @@ def base_services(base: str = BASE) -> tuple[Service, ...]:
 def additions() -> dict[str, Addition]:
     """Return everything that may be wished for beside the models, by name."""
     return {row.addition.name: row.addition for row in SERVICES if row.addition is not None}
+
+
+def additions_with(key: str) -> tuple[str, ...]:
+    """Return the additions that bring a setting: one, all for what they share, none for what every stack has."""
+    if any(spec.key == key for spec in SHARED_BY_ADDITIONS):
+        return tuple(additions())
+    rows = (row for row in SERVICES if row.addition is not None and any(spec.key == key for spec in row.settings))
+    return tuple(row.addition.name for row in rows if row.addition is not None)
 
 
 def made_secrets(wished: Collection[str] = ()) -> dict[str, str]:
