@@ -59,6 +59,7 @@ from lane import (
 )
 from models import Model, Models
 from queueing import turn
+from traces import Traces
 
 Client = tuple[str, int] | None
 """A client's address and port, as ASGI tells them."""
@@ -96,6 +97,7 @@ class Exchange:
     finished: bool = False
     is_stream: bool = False
     writing_s: float = 0.0
+    trace: dict[str, str] = field(default_factory=dict)
     arrived_s: float = field(default_factory=time.monotonic)
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
@@ -176,8 +178,9 @@ class Front:
         hang_up: Callable[[Client], None],
         models: Callable[[], Models],
         figures: Callable[[], Figures | None],
+        traces: Traces | None = None,
     ) -> None:
-        self._app, self._keys, self._limits = app, keys, limits
+        self._app, self._keys, self._limits, self._traces = app, keys, limits, traces
         self._hang_up = hang_up
         self._models, self._figures = models, figures
         self._most_bytes = int(environment["GATEWAY_MAX_BODY_BYTES"]) or sys.maxsize
@@ -331,7 +334,8 @@ class Front:
 
         gone.add_done_callback(end)
         try:
-            await self._serve(exchange, body, gone)
+            with contextlib.nullcontext() if self._traces is None else self._traces.of(exchange):
+                await self._serve(exchange, body, gone)
         except asyncio.CancelledError:
             if not gone.done():
                 if not self._is_over:
@@ -424,6 +428,7 @@ class Front:
             fields=fields,
             name=str(fields["model"]),
             answered=exchange.answered,
+            trace=exchange.trace,
         )
         failure = await self._lane.ask(question, model.name, model.replicas, exchange)
         if failure is not None:

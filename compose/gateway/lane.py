@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import aiohttp
@@ -191,7 +191,7 @@ class Out(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Question:
-    """One request on its way to an engine. `name`: the model's as the client wrote it."""
+    """One request on its way to an engine. `name`: the model's as the client wrote it. `trace`: its headers."""
 
     number: str
     path: str
@@ -199,6 +199,7 @@ class Question:
     fields: dict[str, Any]
     name: str
     answered: Answered
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 def prefix_of(fields: Mapping[str, Any]) -> bytes:
@@ -441,6 +442,7 @@ def _headers(question: Question, replica: Replica) -> dict[str, str]:
         "Content-Type": content_type(question.endpoint),
         "Authorization": f"Bearer {replica.key}",
         "X-Request-Id": question.number,
+        **question.trace,
     }
 
 

@@ -40,6 +40,7 @@ def stand_before() -> None:
     from keys import open_keys, open_limits
     from litellm.proxy.proxy_server import app  # noqa: TID251  # runs inside LiteLLM
     from models import read_models
+    from traces import open_traces
 
     front = Front(
         app.middleware_stack,
@@ -49,6 +50,7 @@ def stand_before() -> None:
         hang_up=hang_up,
         models=read_models,
         figures=find_figures,
+        traces=open_traces(os.environ),
     )
     app.middleware_stack = front
     admit_by(front.judge)

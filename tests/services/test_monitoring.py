@@ -23,7 +23,7 @@ from stackwright.runtime.programs import Provisions, stack_programs
 from stackwright.services import services_of
 from stackwright.services.monitoring import BOARDS, web_configuration
 
-from tests.planning_requests import recorded, request
+from tests.planning_requests import plan_for, recorded, request
 from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
 
 NO_GRAFANA = "monitoring: Grafana runs in containers alone; without them there are Prometheus' own pages"
@@ -175,3 +175,14 @@ def test_without_monitoring_there_is_no_such_secret(tmp_path: Path) -> None:
 )
 def test_passwords_are_hashed_as_others_hash_them(password: str, salt: bytes, hashed: str) -> None:
     assert hash_password(password, salt) == hashed
+
+
+def test_traces_are_sent_where_a_person_says_alone() -> None:
+    plain = plan_for(recorded("cpu-small"))
+    plan = plan_for(recorded("cpu-small"), pins={"TRACES_ENDPOINT": "http://collector:4318/v1/traces"})
+    assert "otlp" not in render_override(plain, {}).lower()
+    engine, gateway = service_of(plan, "engine"), service_of(plan, "gateway")
+    assert engine["command"][-2:] == ["--otlp-traces-endpoint", "${TRACES_ENDPOINT:?}"]
+    variables = {"OTEL_SERVICE_NAME": "engine", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
+    assert variables.items() <= engine["environment"].items()
+    assert gateway["environment"]["TRACES_ENDPOINT"] == "${TRACES_ENDPOINT:?}"

@@ -233,7 +233,7 @@ class EngineLaunch(Struct, frozen=True, kw_only=True):
 
     `script`: the file of compose/engine/ that a shell starts it by; None: `program` is what the arguments stand behind.
     `queue_bytes`: what its worker processes need of /dev/shm at least. `in_base`: compose/compose.yaml has what every
-    plan says of it; else each plan says it whole.
+    plan says of it; else each plan says it whole. `traces_flag`: takes the address that traces are sent to by OTLP.
     """
 
     queue_bytes: int
@@ -241,6 +241,7 @@ class EngineLaunch(Struct, frozen=True, kw_only=True):
     program: tuple[Word, ...] = ()
     variables: Mapping[str, Word] = field(default_factory=dict)
     in_base: bool = False
+    traces_flag: str | None = None
 
 
 class Engine(Protocol):

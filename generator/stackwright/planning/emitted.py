@@ -17,6 +17,7 @@ from stackwright.planning.utilization import Utilization
 from stackwright.planning.workers import DECISION as WORKERS_DECISION
 from stackwright.planning.workers import count_gateway_workers
 from stackwright.services import SERVICES, outside
+from stackwright.services.engine import TRACES
 from stackwright.services.gateway import NETWORK
 from stackwright.settings import declared_settings, order_of
 
@@ -83,6 +84,7 @@ def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching 
         **_joined_network(request),
         **switching_settings(switching),
         **_network_settings(request),
+        **_traces(request),
         "HF_HOME": _setting(request.folders.hf_home, "Hugging Face cache, shared by all environments", "host"),
         request.engine.keys.cache_folder: _setting(
             request.folders.engine_caches[request.engine.name], "keeps compiled kernels across restarts", "host"
@@ -101,6 +103,12 @@ def _joined_network(request: PlanRequest) -> dict[str, Setting]:
     if wished is None and NETWORK not in {pin.key for pin in request.pins}:
         return {}
     return {NETWORK: _wished(wished or "", request.file_of("gateway.network"))}
+
+
+def _traces(request: PlanRequest) -> dict[str, Setting]:
+    """Return where traces are sent; nothing where nobody asks for them."""
+    asked = TRACES in {pin.key for pin in request.pins}
+    return {TRACES: _setting("", "pinned", "docs/how-to/monitoring.md")} if asked else {}
 
 
 def _user_settings(request: PlanRequest) -> dict[str, Setting]:

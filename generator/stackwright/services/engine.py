@@ -42,7 +42,16 @@ T = TypeVar("T")
 HEARTBEAT = "ENGINE_HEARTBEAT"
 """Of an engine that a script starts: the program beside it is compose/engine/heartbeat/heartbeat.py."""
 
+TRACES = "TRACES_ENDPOINT"
+"""Where the gateway and the engines send traces; in a plan where a person pins it alone."""
+
 SETTINGS: tuple[SettingSpec, ...] = (
+    SettingSpec(
+        key=TRACES,
+        section="Network",
+        kind=Kind.URL,
+        meaning="Collector that gateway and engines send traces to, by OTLP over HTTP: http://HOST:4318/v1/traces",
+    ),
     whole_number("SWITCH_MIN_RESIDENCE_S", "Switching", (0, 86400), "Least seconds that a model stays loaded"),
     whole_number(
         "SWITCH_DRAIN_S", "Switching", (0, 86400), "Seconds that running requests may take to finish before a switch"
@@ -158,6 +167,13 @@ def _heartbeat(engine: Engine, service: str, model: str | None) -> dict[str, Wor
     }
 
 
+def _traces(plan: Plan, engine: Engine, service: str) -> dict[str, Word]:
+    """Return the variables of OpenTelemetry's library, where the plan has traces and the engine sends any."""
+    if TRACES not in plan.settings or engine.launch.traces_flag is None:
+        return {}
+    return {"OTEL_SERVICE_NAME": service, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
+
+
 def _cores_file(engine: Engine) -> Word:
     """Return where a stack says which cores it has: stacks on one processor would bind their threads to the same."""
     folder, stack = SettingRef(key=engine.keys.cache_folder), SettingRef(key="COMPOSE_PROJECT_NAME")
@@ -188,6 +204,7 @@ def _engine(plan: Plan, replica: Replica) -> Service:
             **base.environment,
             **_variables(engine, replica),
             **(_heartbeat(engine, replica.name, replica.model) if engine.launch.script else {}),
+            **_traces(plan, engine, replica.name),
             **({"ENGINE_PLACES": core_range, "ENGINE_CORES": _cores_file(engine)} if core_range else {}),
         },
         files=tuple(replace(file, holds=_read_by(loaded)) for file in base.files),
@@ -291,7 +308,10 @@ def _arguments(plan: Plan, replica: Replica) -> tuple[Word, ...]:
     flags = {
         flag: key for flag, key in {**engine.flags, **given}.items() if not (in_json and '"' in values.get(key, ""))
     }
-    return bind_arguments(replica.args, flags, lambda key: SettingRef(key=key, model=replica.model))
+    words = bind_arguments(replica.args, flags, lambda key: SettingRef(key=key, model=replica.model))
+    if TRACES in plan.settings and engine.launch.traces_flag is not None:
+        words += (engine.launch.traces_flag, SettingRef(key=TRACES))
+    return words
 
 
 def _variables(engine: Engine, replica: Replica) -> dict[str, Word]:

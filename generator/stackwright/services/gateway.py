@@ -34,7 +34,7 @@ from stackwright.domain.service import (
     WorkerProcesses,
 )
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
-from stackwright.services.engine import ENGINE
+from stackwright.services.engine import ENGINE, TRACES
 from stackwright.services.redis import REDIS
 from stackwright.units import GIB
 
@@ -124,7 +124,9 @@ _WORKERS = SettingRef(key="LITELLM_NUM_WORKERS")
 _ADDRESS = (SettingRef(key="GATEWAY_BIND"), SettingRef(key="GATEWAY_PORT"))
 _TLS = ("tls_certificate", "tls_key")
 _NAME = "gateway"
-_MODULES = "serve connections front admission models queueing lane forms figures keys hooks worker_start health".split()
+_MODULES = (
+    "serve connections front admission models queueing lane forms figures traces keys hooks worker_start health"
+).split()
 _FILES = tuple(f"{name}.py" for name in _MODULES)
 
 
@@ -216,6 +218,8 @@ def gateway_services(plan: Plan) -> tuple[Service, ...]:
         **{engine.url_variable: _url(engine.name) for engine in plan.engines},
         **_further_limits(plan),
     }
+    if TRACES in plan.settings:
+        environment[TRACES] = SettingRef(key=TRACES)
     if plan.gateway.cloud:
         environment["CLOUD_KEYS"] = " ".join(plan.gateway.cloud_secrets)
     engines = tuple(Dependency(service=engine.name) for engine in plan.engines)

@@ -40,6 +40,9 @@ LAUNCH = EngineLaunch(
         "VLLM_ENGINE_READY_TIMEOUT_S": "86400",
     },
     in_base=True,
+    # What it needs comes with 0.17.0 and later (METADATA of the wheels, 2026-11-30); an older image without it is
+    # found when vLLM is asked whether it takes its settings.
+    traces_flag="--otlp-traces-endpoint",
 )
 
 
