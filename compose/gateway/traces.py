@@ -27,9 +27,10 @@ class Traces:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        self._provider = TracerProvider(resource=Resource.create({SERVICE_NAME: SERVICE}))
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
-        self._tracer = self._provider.get_tracer("stackwright")
+        # It sends what is left when the worker ends.
+        provider = TracerProvider(resource=Resource.create({SERVICE_NAME: SERVICE}))
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = provider.get_tracer("stackwright")
         self._context = TraceContextTextMapPropagator()
 
     @contextmanager
@@ -56,10 +57,6 @@ class Traces:
             if (status or exchange.status) >= 500 or exchange.answered.is_broken:
                 span.set_status(Status(StatusCode.ERROR))
             span.end()
-
-    def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
 
 
 def attributes_of(exchange: "Exchange", status: int) -> dict[str, str | int | float]:
