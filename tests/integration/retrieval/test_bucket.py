@@ -28,7 +28,13 @@ class Bucket:
 
     def start(self) -> None:
         """Start the server, with an empty bucket."""
-        command = [Path(sys.executable).with_name("moto_server"), "-H", "127.0.0.1", "-p", self.url.rpartition(":")[2]]
+        command = [
+            str(Path(sys.executable).with_name("moto_server")),
+            "-H",
+            "127.0.0.1",
+            "-p",
+            self.url.rpartition(":")[2],
+        ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until(self._answers, 60)
