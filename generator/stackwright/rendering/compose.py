@@ -93,7 +93,7 @@ _DOOR = "door"
 _NO_WAY_OUT = {"driver_opts": {"com.docker.network.bridge.enable_ip_masquerade": "false"}}
 
 
-class _Whole(Struct, frozen=True, kw_only=True, eq=False):
+class _OneFile(Struct, frozen=True, kw_only=True, eq=False):
     """Everything that runs beside a service, for what it says of the others; no plan: as the base files have it."""
 
     plan: Plan | None
@@ -108,7 +108,7 @@ class Plain(str):
 
 def render_base(base: str = BASE) -> str:
     """Return a base file of compose/: what every plan over it runs; the fields that all services share stand once."""
-    whole = _Whole(plan=None, services=base_services())
+    whole = _OneFile(plan=None, services=base_services())
     services = {service.name: _compose_service(service, whole) for service in base_services(base)}
     first, *others = services.values()
     shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
@@ -136,7 +136,7 @@ def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
         StackError: a service cannot be had by adding to the base's, or the text does not say what was meant.
     """
     bases = {service.name: service for service in base_services(base_of(plan))}
-    whole, without_plan = _Whole(plan=plan, services=services_of(plan)), _Whole(plan=None, services=base_services())
+    whole, without_plan = _OneFile(plan=plan, services=services_of(plan)), _OneFile(plan=None, services=base_services())
     services: dict[str, Any] = {}
     secrets: list[str] = []
     for service in whole.services:
@@ -177,7 +177,7 @@ def _networks(services: tuple[Service, ...]) -> dict[str, Any]:
 
 def compose_command(service: Service, plan: Plan, value: Callable[[SettingRef], str]) -> tuple[str, ...]:
     """Return what Compose starts a service with once it has filled in the values in force, which `value` knows."""
-    whole = _Whole(plan=plan, services=services_of(plan))
+    whole = _OneFile(plan=plan, services=services_of(plan))
 
     def name(part: Part) -> str:
         if isinstance(part, str):
@@ -200,7 +200,7 @@ def _checked(head: str, document: Mapping[str, Any]) -> str:
     return text
 
 
-def _compose_service(service: Service, whole: _Whole, generated: Mapping[str, str] = {}) -> dict[str, Any]:
+def _compose_service(service: Service, whole: _OneFile, generated: Mapping[str, str] = {}) -> dict[str, Any]:
     """Return one service as Compose reads it, without what it does not have."""
 
     def word(word: Word) -> str:
@@ -274,7 +274,7 @@ def _stop_period(service: Service, word: Callable[[Word], str]) -> str:
     return Plain(own) if service.front is None else f"{own}{word(service.front.drains_within_s)}s"
 
 
-def _name_of(service: Service, whole: _Whole, part: Part) -> str:
+def _name_of(service: Service, whole: _OneFile, part: Part) -> str:
     """Name one part of a word inside the service's container."""
     match part:
         case str():
