@@ -7,6 +7,7 @@ run in the order written.
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest
 from stackwright.models.smoke_model import write_smoke_model
 from stackwright.services import additions
 
-from tests.integration.project import Project, free_port, make_variables
+from tests.integration.monitoring.questions import Prometheus, generated, metrics_of_rules, questions_of
+from tests.integration.project import Project, free_port, make_variables, wait_until
+from tests.integration.testbed import run
 
 NO_DOCKER = "unix:///nonexistent/docker.sock"
 WISHES = """\
@@ -27,7 +30,7 @@ gpu_memory_utilization: 0.8
 max_model_len: null
 gateway: {{bind: 127.0.0.1, port: 4000}}
 services: {{{services}}}
-settings: {{VLLM_CPU_KVCACHE_SPACE_2: "1"{ports}}}
+settings: {{VLLM_CPU_KVCACHE_SPACE_2: "1", MONITORING_SCRAPE_S: "1"{ports}}}
 """
 
 
@@ -63,6 +66,46 @@ def test_status_lists_all_of_it(project: Project) -> None:
     assert set(phases.values()) == {"healthy"}
     named = "engine engine-2 gateway webui retrieval postgres multimodal prometheus"
     assert set(named.split()) <= set(phases)
+
+
+def test_every_panel_and_every_rule_has_what_it_asks_for(project: Project) -> None:
+    """The whole of it on real vLLM; what a machine without GPUs has no panels of, test_questions.py asks."""
+    run(["promtool", "check", "rules", generated(project) / "prometheus-rules.yml"])
+    prometheus = Prometheus.of(project)
+    open_ones = sorted({*questions_of(generated(project)), *metrics_of_rules(generated(project))})
+
+    def rest() -> bool:
+        nonlocal open_ones
+        use_everything(project)
+        open_ones = prometheus.unanswered(open_ones)
+        return not open_ones
+
+    wait_until(rest, lambda: f"without an answer: {open_ones}")
+    assert prometheus.ask("up == 0") == {}
+
+
+def use_everything(project: Project) -> None:
+    """Do what a person would: chat, store a document, search in it, ask of it, and hand in a picture."""
+    key = project.secrets["litellm_master_key"]
+    for further in ({}, {"stream": True}):
+        assert project.ask(key, **further)[0] == 200
+    settings = json.loads((generated(project) / "plan.json").read_text())["settings"]
+    for name in ("RETRIEVAL", "MULTIMODAL"):
+        post(settings[f"{name}_PORT"]["value"], "/v1/self-test", key, {})
+    port = settings["RETRIEVAL_PORT"]["value"]
+    post(port, "/v1/collections/c/documents", key, {"texts": [{"name": "a", "text": "The answer is 42."}]})
+    post(port, "/v1/search", key, {"query": "answer", "collections": ["c"]})
+    messages = [{"role": "user", "content": "What is the answer?"}]
+    post(port, "/v1/chat/completions", key, {"model": "smoke", "messages": messages, "collections": ["c"]})
+
+
+def post(port: str, path: str, key: str, document: object) -> None:
+    """Ask a service and wait for its answer."""
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    url = f"http://127.0.0.1:{port}{path}"
+    request = urllib.request.Request(url, data=json.dumps(document).encode(), headers=headers)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as response:
+        response.read()
 
 
 def test_a_stop_leaves_the_data_alone(project: Project) -> None:
