@@ -25,15 +25,15 @@ LINES = {
 }
 # readline's part of it: the line in words, and the function that stands for the command.
 BASH = """
-eval "$SCRIPT"
+. "$SCRIPT"
 COMP_WORDS=($LINE); [[ $LINE == *' ' ]] && COMP_WORDS+=('')
 COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 )) COMP_LINE=$LINE COMP_POINT=${#LINE}
 function=$(complete -p "${COMP_WORDS[0]##*/}" | sed 's/.*-F \\([^ ]*\\).*/\\1/')
 "$function" "${COMP_WORDS[0]}" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
 printf '%s\\n' "${COMPREPLY[@]}"
 """
-FISH = 'echo "$SCRIPT" | source; complete -C "$LINE"'
-ZSH = 'autoload -U compinit; compinit -D; eval "$SCRIPT"; print -l ${(k)_comps}'
+FISH = 'source "$SCRIPT"; complete -C "$LINE"'
+ZSH = 'autoload -U compinit; compinit -D; eval "$(<$SCRIPT)"; print -l ${(k)_comps}'
 
 
 def script_for(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -47,9 +47,11 @@ def offered(shell: str, code: str, script: str, line: str, home: Path) -> set[st
     program = shutil.which(shell, path="/bin:/usr/bin:/usr/local/bin")
     if program is None:
         pytest.skip(f"no {shell} here")
+    file = home / "script"
+    file.write_text(script, encoding="utf-8")
     done = subprocess.run(
         [program, "-c", code],
-        env={"PATH": "/bin:/usr/bin", "HOME": str(home), "SCRIPT": script, "LINE": line, "TERM": "dumb"},
+        env={"PATH": "/bin:/usr/bin", "HOME": str(home), "SCRIPT": str(file), "LINE": line, "TERM": "dumb"},
         capture_output=True,
         text=True,
         check=False,

@@ -293,7 +293,7 @@ def test_a_wrong_entry_is_told_with_its_place(entry: str, problem: str, run: Run
     ("further", "problem"),
     [
         ({"peft_type": "IA3"}, "not a LoRA adapter (peft_type IA3, r 8)"),
-        ({"use_dora": True}, "vLLM does not serve adapters with DoRA"),
+        ({"use_dora": True}, "the engine does not serve adapters with DoRA"),
         ({"rank_pattern": {"q_proj": 513}}, "lora.sql: found rank 513, allowed: at most 512"),
     ],
 )

@@ -114,7 +114,9 @@ def test_refused_start_is_told_once_compose_has_ended(stack: Stack, docker: Dock
     with pytest.raises(RuntimeRefusedError) as refusal:
         report_until(runtime, lambda: False)
     assert refusal.value.message == f"Docker refused: {port}port is already allocated"
-    assert refusal.value.hint == "stop what uses the port, or choose another with --set GATEWAY_PORT=..."
+    assert refusal.value.hint == (
+        "stop what uses the port (`ss -ltnp` names it), or choose another with --set GATEWAY_PORT=..."
+    )
 
 
 def test_compose_is_asked_again_when_a_fallen_dependency_has_come_back(

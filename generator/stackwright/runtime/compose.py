@@ -432,8 +432,19 @@ class ComposeRuntime:
         self._up_errors.seek(0)
         text = self._up_errors.read().decode(errors="replace")
         if "dependency failed to start" not in text:
-            raise refused(text)
+            raise self._refused(text)
         return True
+
+    def _refused(self, text: str) -> RuntimeRefusedError:
+        """Return the refusal; of a port that another program has, with the setting of the service that wants it."""
+        refusal = refused(text)
+        ports = [service.port for service in self._stack.services if service.port is not None]
+        for setting in (port.published[1] for port in ports if port.published is not None):
+            if re.search(rf":{self._stack.value(setting)}\b.*already", refusal.message):
+                return RuntimeRefusedError(
+                    refusal.message, hint=f"{refusal.hint}, or choose another with --set {setting.key}=..."
+                )
+        return refusal
 
     def _end_up(self) -> None:
         """End a running `up`, so that it starts nothing more."""

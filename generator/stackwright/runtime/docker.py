@@ -43,7 +43,7 @@ EVENTS = ("create", "start", "kill", "die", "oom", "stop", "restart", "destroy")
 _OURS = re.compile(r"stackwright/([a-z-]+):[\w.-]+")
 """An image that is built here, from compose/images/ by its name."""
 
-_PORT_HINT = "stop what uses the port (`ss -ltnp` names it), or choose another: `stackwright doctor` names its setting"
+_PORT_HINT = "stop what uses the port (`ss -ltnp` names it)"
 
 # What the engine says, and what to do about it. Looked for in the order given.
 HINTS = (

@@ -202,22 +202,18 @@ def start_retrieval(
     python = ensure(state, RECIPE, lambda *_: None) / "bin" / "python"
     common = {"PATH": os.environ["PATH"], "PYTHON": str(python), "SECRETS_DIRECTORY": str(paths.secrets)}
     database = _database(folder, common, free_port(), database_mib)
-    proxy = _proxy(
-        folder,
-        {
-            **common,
-            "GATEWAY_ADDRESS": f"127.0.0.1:{models.port}",
-            "DATABASE_HOST": "127.0.0.1",
-            "DATABASE_PORT": database.environment["POSTGRES_PORT"],
-            "RETRIEVAL_DATA": str(folder / "data"),
-            "RETRIEVAL_MODELS": json.dumps({"models": served}),
-            "RETRIEVAL_PROXY_WORKERS": str(workers),
-            "GATEWAY_KEYS": str(paths.folder(KEYS_FOLDER)),
-            "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
-            **variables,
-        },
-        free_port(),
-    )
+    own = {
+        **common,
+        "GATEWAY_ADDRESS": f"127.0.0.1:{models.port}",
+        "DATABASE_HOST": "127.0.0.1",
+        "DATABASE_PORT": database.environment["POSTGRES_PORT"],
+        "RETRIEVAL_DATA": str(folder / "data"),
+        "RETRIEVAL_MODELS": json.dumps({"models": served}),
+        "RETRIEVAL_PROXY_WORKERS": str(workers),
+        "GATEWAY_KEYS": str(paths.folder(KEYS_FOLDER)),
+        "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+    }
+    proxy = _proxy(folder, {**own, **variables}, free_port())
     with contextlib.ExitStack() as ended:
         models.start()
         ended.callback(models.stop)
