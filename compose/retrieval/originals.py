@@ -102,8 +102,11 @@ class BucketOriginals:
     @asynccontextmanager
     async def local(self, key: str) -> AsyncIterator[Path]:
         """Fetch the bytes to a file that lasts as long as the block. Raises FileNotFoundError, OriginalsError."""
-        with contextlib.suppress(FileNotFoundError):
-            async with self._before.local(key) as path:
+        async with contextlib.AsyncExitStack() as held:
+            path = None
+            with contextlib.suppress(FileNotFoundError):
+                path = await held.enter_async_context(self._before.local(key))
+            if path is not None:
                 yield path
                 return
         path = self._incoming / f"{uuid4().hex}.original"
