@@ -6,6 +6,7 @@ LiteLLM and Redis are real, started as the processes runtime starts them. Touche
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -37,6 +38,8 @@ from tests.integration.project import CHECKOUT, free_port
 from tests.planning_requests import recorded, request
 
 MODEL = "Qwen/Qwen3-0.6B"
+SLOTS = 4096
+"""More than the gateway's file of slots has: nobody locks a byte that is not there."""
 CLOUD_KEY = "the-key-of-the-cloud-0123456789"
 TIMEOUT_S, COOLDOWN_S = 4, 1
 READY_S, LOOK_S = 240, 120
@@ -88,6 +91,19 @@ def until(true: Callable[[], object], limit_s: float) -> None:
     while not true():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.1)
+
+
+def held_slots(stack: Stack) -> int:
+    """Return how many requests work or wait: each of those holds a lock on a byte of its own."""
+    held = 0
+    with (stack.root / "gateway.slots").open("r+b") as slots:
+        for position in range(SLOTS):
+            try:
+                fcntl.lockf(slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
+                fcntl.lockf(slots, fcntl.LOCK_UN, 1, position)
+            except OSError:
+                held += 1
+    return held
 
 
 def plan_with_cloud(cloud: Upstream, port: int, further: Mapping[str, str]) -> Plan:

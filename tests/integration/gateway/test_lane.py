@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.integration.gateway.exchange import Answer, Ask, connection, exchange, read_until
-from tests.integration.gateway.front import LOOK_S, MODEL, NUMBERS, ROUND, Front, start_front, until
+from tests.integration.gateway.front import LOOK_S, MODEL, NUMBERS, ROUND, Front, held_slots, start_front, until
 from tests.integration.gateway.upstream import USAGE
 
 COUNTED = {
@@ -28,8 +27,6 @@ COUNTED = {
 }
 """What LiteLLM counts of a stream that is answered."""
 
-SLOTS = 4096
-"""More than the gateway's file of slots has: nobody locks a byte that is not there."""
 
 only_lane = pytest.mark.parametrize("front", ["on"], indirect=True)
 
@@ -165,19 +162,6 @@ def test_an_engine_learns_that_its_client_is_gone(fresh: Front) -> None:
     until(lambda: any("leave me" in text for engine in fresh.engines for text in engine.left), LOOK_S)
 
 
-def taken(front: Front) -> int:
-    """Return how many slots requests hold: each holds a lock on a byte of its own."""
-    count = 0
-    with (front.stack.root / "gateway.slots").open("r+b") as slots:
-        for position in range(SLOTS):
-            try:
-                fcntl.lockf(slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
-                fcntl.lockf(slots, fcntl.LOCK_UN, 1, position)
-            except OSError:
-                count += 1
-    return count
-
-
 def test_a_stream_holds_its_slot_until_its_last_byte(fresh: Front) -> None:
     """Who leaves gives it back."""
     fresh.both("endless")
@@ -188,11 +172,11 @@ def test_a_stream_holds_its_slot_until_its_last_byte(fresh: Front) -> None:
             writer.write(wanted.head() + wanted.content)
             for _ in range(2):
                 await read_until(reader, b"data: ")
-            return taken(fresh)
+            return held_slots(fresh.stack)
 
-    assert taken(fresh) == 0
+    assert held_slots(fresh.stack) == 0
     assert asyncio.run(hold()) == 1
-    until(lambda: taken(fresh) == 0, LOOK_S)
+    until(lambda: held_slots(fresh.stack) == 0, LOOK_S)
 
 
 @only_lane

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import socket
 import threading
@@ -27,13 +26,11 @@ from stackwright.runtime import Stack
 
 from tests.integration.gateway.conftest import LANES
 from tests.integration.gateway.exchange import Ask, exchange
-from tests.integration.gateway.front import run_gateway, until, write_project
+from tests.integration.gateway.front import held_slots, run_gateway, until, write_project
 from tests.integration.project import free_port
 from tests.planning_requests import plan_for, recorded
 
 ANSWER_S = 120
-SLOTS = 16
-"""As many as any of these gateways has, for those at work and those that wait."""
 
 CHAT = "/v1/chat/completions"
 # By each of these LiteLLM would find the model, and the door's limits would not: they are kept by name.
@@ -145,16 +142,8 @@ class Gateway(Struct, frozen=True, kw_only=True):
             return refusal.code, refusal.headers.get("Retry-After", ""), refusal.read().decode()
 
     def admitted(self) -> int:
-        """Return how many requests work or wait: each of those holds a lock on a byte of its own."""
-        taken = 0
-        with (self.stack.root / "gateway.slots").open("r+b") as slots:
-            for position in range(SLOTS):
-                try:
-                    fcntl.lockf(slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
-                    fcntl.lockf(slots, fcntl.LOCK_UN, 1, position)
-                except OSError:
-                    taken += 1
-        return taken
+        """Return how many requests work or wait."""
+        return held_slots(self.stack)
 
 
 MakeGateway = Callable[..., contextlib.AbstractContextManager[Gateway]]
