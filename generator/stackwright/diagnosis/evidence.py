@@ -238,12 +238,11 @@ def read_kept(stack: Stack, *, configured: float) -> Gathered:
 
 
 def values_of(stack: Stack) -> dict[str, str]:
-    """Return what a rule may name of a stack: its settings in force, `environment`, and whose each
-    published port is."""
+    """Return what a rule may name of a stack: settings in force, `environment`, and whose each published port is."""
     whose = {}
     for service in stack.services:
-        if service.port is not None and service.port.published is not None:
-            setting = service.port.published[1]
+        if service.published is not None:
+            _, setting = service.published
             whose[f":{stack.value(setting)}"] = f"{setting.key} {service.name}"
     return {**stack.env, **whose, "environment": stack.plan.environment.value}
 

@@ -10,13 +10,13 @@ REQUIREMENTS = Path(__file__).parents[1] / "runtime" / "requirements"
 """The services' locks; beside each stands the .in file that tells how it is made. Engines have their own."""
 
 
+LOCKED = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "-r")
+"""The arguments before a lock that names everything, with its hashes."""
+
+
 def all_locks() -> list[Path]:
     """Return every lock that comes with the package."""
     return sorted((*REQUIREMENTS.glob("*.txt"), *REQUIREMENTS.parents[1].glob("engines/*/requirements/*.txt")))
-
-
-LOCKED = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "-r")
-"""The arguments before a lock that names everything, with its hashes."""
 
 
 class InstallStep(Struct, frozen=True, kw_only=True):

@@ -360,6 +360,11 @@ class Service(Struct, frozen=True, kw_only=True):
     in_container: InContainer = InContainer()
     as_process: AsProcess = AsProcess()
 
+    @property
+    def published(self) -> tuple[SettingRef, SettingRef] | None:
+        """The settings of the address and port for the outside; None where it has none."""
+        return None if self.port is None else self.port.published
+
 
 class ServicePhase(StrEnum):
     """Where a service stands between nothing and answering."""

@@ -169,7 +169,7 @@ def render_override(plan: Plan, generated: Mapping[str, str]) -> str:
 def _networks(services: tuple[Service, ...]) -> dict[str, Any]:
     """Return the networks that the base file does not have."""
     networks: dict[str, Any] = {}
-    if any(_is_published(service) and not service.reaches_out for service in services):
+    if any(service.published is not None and not service.reaches_out for service in services):
         networks[_DOOR] = _NO_WAY_OUT
     joined = {setting.key: setting for service in services for setting in service.networks}
     return networks | {_joined(setting): {"external": True, "name": f"${{{key}:?}}"} for key, setting in joined.items()}
@@ -230,7 +230,7 @@ def _compose_service(service: Service, whole: _OneFile, generated: Mapping[str, 
         "secrets": list(service.secrets),
         "networks": [
             Plain("inside"),
-            *([Plain("outside")] if service.reaches_out else [Plain(_DOOR)] if _is_published(service) else []),
+            *([Plain("outside")] if service.reaches_out else [Plain(_DOOR)] if service.published is not None else []),
             *(Plain(_joined(setting)) for setting in service.networks),
         ],
         "ports": _published(service, word),
@@ -331,19 +331,15 @@ def _volume(name: str) -> dict[str, Any]:
     }
 
 
-def _is_published(service: Service) -> bool:
-    return service.port is not None and service.port.published is not None
-
-
 def _bind(source: str, read_only: bool, target: str | None = None) -> dict[str, Any]:
     mount = {"type": Plain("bind"), "source": source, "target": target or source}
     return {**mount, "read_only": True} if read_only else mount
 
 
 def _published(service: Service, word: Any) -> list[dict[str, Any]]:
-    if service.port is None or service.port.published is None:
+    if service.port is None or service.published is None:
         return []
-    address, port = service.port.published
+    address, port = service.published
     return [{"target": service.port.number, "published": word(port), "host_ip": word(address)}]
 
 

@@ -438,8 +438,7 @@ class ComposeRuntime:
     def _refused(self, text: str) -> RuntimeRefusedError:
         """Return the refusal; of a port that another program has, with the setting of the service that wants it."""
         refusal = refused(text)
-        ports = [service.port for service in self._stack.services if service.port is not None]
-        for setting in (port.published[1] for port in ports if port.published is not None):
+        for _, setting in filter(None, (service.published for service in self._stack.services)):
             if re.search(rf":{self._stack.value(setting)}\b.*already", refusal.message):
                 return RuntimeRefusedError(
                     refusal.message, hint=f"{refusal.hint}, or choose another with --set {setting.key}=..."

@@ -490,10 +490,9 @@ class ProcessesRuntime:
 
     def _address(self, service: Service) -> tuple[str, int | None]:
         """Return where a service of this machine is asked."""
-        published = None if service.port is None else service.port.published
-        if published is None:
+        if service.published is None:
             return LOOPBACK, self._ports().get(service.name)
-        bind, port = map(self._stack.value, published)
+        bind, port = map(self._stack.value, service.published)
         return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(bind, bind), int(port)
 
     def _ports(self) -> dict[str, int]:
@@ -505,17 +504,17 @@ class ProcessesRuntime:
         """Choose a free port for each inner service; a running stack keeps those that it has."""
         kept = self._ports() if keep else {}
         here = (service for service in self._stack.services if service.name not in absent)
-        names = [service.name for service in here if service.port is not None and service.port.published is None]
+        names = [service.name for service in here if service.port is not None and service.published is None]
         return choose_ports(names, kept, seed=zlib.crc32(str(self._run).encode()))
 
     def _require_ports(self) -> None:
         """Refuse to start where another program listens on a port for the outside."""
         for service in self._stack.services:
-            if service.port is None or service.port.published is None or self._runs(service.name):
+            if service.published is None or self._runs(service.name):
                 continue
-            bind, port = map(self._stack.value, service.port.published)
+            bind, port = map(self._stack.value, service.published)
             if not is_free(bind, int(port)):
-                key = key_of(self._stack.plan, service.port.published[1])
+                key = key_of(self._stack.plan, service.published[1])
                 raise RuntimeRefusedError(
                     f"{key}: {bind}:{port} is in use by another program",
                     hint=f"stop that program, or choose another port with `--set {key}=...`",

@@ -212,8 +212,7 @@ class _Naming:
             case PortOf():
                 return self._port(part.service)
             case ListenAddress():
-                published = None if service.port is None else service.port.published
-                return LOOPBACK if published is None else stack.value(published[0])
+                return LOOPBACK if service.published is None else stack.value(service.published[0])
             case FileRef() | EnvironmentFolderRef() | VolumeRef():
                 return str(self._path(part))
             case ScratchRef():
@@ -223,8 +222,7 @@ class _Naming:
                 return str(folder / "bin" / part.name)
 
     def _port(self, name: str) -> str:
-        port = self._services[name].port
-        published = None if port is None else port.published
+        published = self._services[name].published
         return str(self._machine.ports[name]) if published is None else self._stack.value(published[1])
 
     def _path(self, part: FileRef | EnvironmentFolderRef | VolumeRef) -> Path:

@@ -81,7 +81,7 @@ def _check_shared_memory(stack: Stack, replica: Replica, service: dict[str, Any]
 
 
 def _check_published(stack: Stack, services: dict[str, Any], again: str) -> Iterator[Finding]:
-    published = {other.name: other.port.published for other in stack.services if other.port and other.port.published}
+    published = {other.name: other.published for other in stack.services if other.published}
     only = f"only {' and '.join(f'the {name}' for name in published)} {'does' if len(published) == 1 else 'do'}"
     for name, service in services.items():
         ports = service.get("ports") or []

@@ -34,7 +34,7 @@ class SeenPort(Struct, frozen=True, kw_only=True):
 
 def probe_ports(services: Iterable[Service], value: Callable[[SettingRef], str]) -> tuple[SeenPort, ...]:
     """Look at every port that one of the services publishes; `value` gives a setting's value in force."""
-    published = ((service, service.port.published) for service in services if service.port is not None)
+    published = ((service, service.published) for service in services)
     return tuple(_probe(service, settings, value) for service, settings in published if settings is not None)
 
 

@@ -160,9 +160,9 @@ def published_url(stack: Stack, service: Service) -> str:
 
 def published_endpoint(stack: Stack, service: Service) -> Endpoint:
     """Return where a service publishes its port. Raises ValueError for one that does not."""
-    if service.port is None or service.port.published is None:
+    if service.published is None:
         raise ValueError(service.name)
-    bind, port = map(stack.value, service.port.published)
+    bind, port = map(stack.value, service.published)
     return Endpoint(bind=bind, port=int(port))
 
 

@@ -26,14 +26,14 @@ os.environ["OPENAI_API_KEY"] = given["key"]
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
 from vllm.benchmarks import serve
 from vllm.benchmarks.datasets import SampleRequest
-long, name = given["output_tokens"], f"bench-{uuid.uuid4().hex[:8]}"
+long, test = given["output_tokens"], f"bench-{uuid.uuid4().hex[:8]}"
 parser = argparse.ArgumentParser()
 serve.add_cli_args(parser)
 kept = ("duration", "input_lens", "output_lens", "ttfts", "itls", "latencies", "errors")
 measured = []
 for prompts in given["rounds"]:
     requests = [
-        SampleRequest(prompt=one, prompt_len=1, expected_output_len=long, request_id=f"{name}-{number}")
+        SampleRequest(prompt=one, prompt_len=1, expected_output_len=long, request_id=f"{test}-{number}")
         for number, one in enumerate(prompts)
     ]
     serve.get_samples = lambda args, tokenizer: requests
