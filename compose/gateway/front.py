@@ -418,7 +418,9 @@ class Front:
         self, exchange: Exchange, model: Model, fields: dict[str, Any], gone: "asyncio.Future[Message]"
     ) -> None:
         """Ask a model, then those that stand in for it, until one answers."""
-        if not self._is_direct or exchange.endpoint not in model.direct:
+        # LiteLLM 1.108.0 takes no vectors of a conversation, by which pictures are asked for (router.py, aembedding).
+        is_conversation = exchange.endpoint == "embeddings" and fields.get("messages") is not None
+        if exchange.endpoint not in model.direct or not (self._is_direct or is_conversation):
             await self._ask_litellm(exchange, fields, gone)
             return
         question = Question(

@@ -252,6 +252,7 @@ class Api:
             "captions": stack.vision,
             "transcript": stack.speech,
             "embedding": stack.embedding,
+            "picture_embedding": stack.embedding,
             "question": stack.vision,
         }.items():
             if want[wish] and model and not caller.may_ask(model):

@@ -128,13 +128,22 @@ class Models:
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return the vectors of texts. Raises LaterError, RefusedRequestError."""
+        if self.stack.embeds_pictures:
+            return [self._embed_said({"type": "text", "text": text}) for text in texts]
         fields = {"model": self.stack.embedding, "input": list(texts), "encoding_format": "float"}
         return _vectors(self._ask_json("/v1/embeddings", fields), len(texts))
 
     def embed_picture(self, picture: Path) -> list[float]:
-        """Return the vector of a picture, in vLLM's form: a conversation. Raises LaterError, RefusedRequestError."""
-        content = [{"type": "image_url", "image_url": {"url": _data(picture)}}]
-        fields = {"model": self.stack.embedding, "messages": [{"role": "user", "content": content}]}
+        """Return the vector of a picture. Raises LaterError, RefusedRequestError."""
+        return self._embed_said({"type": "image_url", "image_url": {"url": _data(picture)}})
+
+    def _embed_said(self, part: Mapping[str, Any]) -> list[float]:
+        """Return the vector of a conversation with one part, which is how a model that sees takes pictures and texts.
+
+        By its template both get the same frame; vectors of plain texts would lie elsewhere (vLLM 0.32.0
+        entrypoints/pooling, examples/pooling/embed/vision_embedding_online.py). One vector a request.
+        """
+        fields = {"model": self.stack.embedding, "messages": [{"role": "user", "content": [part]}]}
         return _vectors(self._ask_json("/v1/embeddings", {**fields, "encoding_format": "float"}), 1)[0]
 
     def _ask_json(self, path: str, fields: Mapping[str, Any]) -> dict[str, Any]:

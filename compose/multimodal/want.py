@@ -5,9 +5,9 @@ from typing import Any
 
 MUST, MAY = "must", "if-possible"
 
-BY_MODEL = ("captions", "transcript", "embedding")
+BY_MODEL = ("captions", "transcript", "embedding", "picture_embedding")
 """What a model of the stack is needed for: `true` fails the job where there is none, `"if-possible"` leaves it out. A
-list of names wants them if possible.
+list of names wants them if possible. `embedding` is of every text, and of pictures where the model takes them.
 """
 
 PLAIN = ("thumbnails", "exif")
@@ -17,6 +17,7 @@ NUMBERS = {"keyframes": (8, 64), "pages": (20, 200)}
 MOST_QUESTION = 4000
 EVERYTHING: Mapping[str, Any] = {
     **dict.fromkeys(BY_MODEL, MAY),
+    "picture_embedding": "",
     **dict.fromkeys(PLAIN, True),
     **{name: usual for name, (usual, _) in NUMBERS.items()},
     "question": "",

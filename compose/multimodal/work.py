@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from multimodal.asking import CAPTION, Models
+from multimodal.asking import CAPTION, Models, RefusedRequestError
 from multimodal.decoded import Decoded
 from multimodal.jobs import Job, Jobs
 from multimodal.reading import Bounds, read_file
@@ -23,6 +23,7 @@ NO_SPEECH = (
 )
 NO_VISION = "no model of this stack looks at pictures (role vision)"
 NO_EMBEDDING = "no model of this stack embeds (role embedding)"
+NO_PICTURES = "no model of this stack embeds pictures (role embedding, with a vision encoder)"
 
 TOLD_EVERY_S = 1.0
 
@@ -125,7 +126,7 @@ class Work:
 
     def _read(self) -> dict[str, Any]:
         want, name = self._job.want, str(self._job.claim)
-        looks = bool(want["captions"] or want["question"])
+        looks = bool(want["captions"] or want["question"] or want.get("picture_embedding"))
         task = {
             "exif": want["exif"],
             "thumbnails": want["thumbnails"],
@@ -217,23 +218,40 @@ class Work:
     def _embeddings(
         self, decoded: Decoded, segments: Sequence[Mapping[str, Any]], folder: Path
     ) -> list[dict[str, Any]]:
-        stack = self._models.stack
-        if not self._job.want["embedding"] or not self._can("embedding", bool(stack.embedding), NO_EMBEDDING):
-            return []
-        self._tell("embedding")
-        found = []
+        stack, want = self._models.stack, self._job.want
+        found: list[dict[str, Any]] = []
+        if want["embedding"] and self._can("embedding", bool(stack.embedding), NO_EMBEDDING):
+            self._tell("embedding")
+            found += self._of_texts(segments)
+        wants_pictures = bool(want.get("picture_embedding") and decoded.views)
+        can = wants_pictures and self._can("picture_embedding", stack.embeds_pictures, NO_PICTURES)
+        if can or (want["embedding"] and stack.embeds_pictures):
+            self._tell("embedding pictures")
+            found += self._of_pictures(decoded, folder)
+        return found
+
+    def _of_texts(self, segments: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield each passage with its vector."""
         passages = list(_passages(segments))
         for first in range(0, len(passages), BATCH):
             batch = passages[first : first + BATCH]
             texts = [passage["text"] for passage in batch]
             vectors = self._course.step(f"embed:{first}", partial(self._models.embed, texts))
-            found += [{**passage, **self._vector(one)} for passage, one in zip(batch, vectors, strict=True)]
-        if stack.embeds_pictures:
-            for number, view in enumerate(decoded.views):
-                embed = partial(self._models.embed_picture, folder / view["file"])
+            yield from ({**passage, **self._vector(one)} for passage, one in zip(batch, vectors, strict=True))
+
+    def _of_pictures(self, decoded: Decoded, folder: Path) -> Iterator[dict[str, Any]]:
+        """Yield each view with its vector. A refusal, as of a model without a template, fails what must be alone."""
+        want = self._job.want
+        for number, view in enumerate(decoded.views):
+            embed = partial(self._models.embed_picture, folder / view["file"])
+            try:
                 vector = self._course.step(f"embed-view:{number}", embed)
-                found.append({**view, **self._vector(vector)})
-        return found
+            except RefusedRequestError as refusal:
+                if MUST in (want["embedding"], want.get("picture_embedding")):
+                    raise
+                self._left_out.append(f"picture_embedding: {refusal}")
+                return
+            yield {**view, **self._vector(vector)}
 
     def _vector(self, vector: Sequence[float]) -> dict[str, Any]:
         return {"model": self._models.stack.embedding, "dimension": len(vector), "vector": vector}

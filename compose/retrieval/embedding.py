@@ -12,7 +12,8 @@ from retrieval import store
 from retrieval.failures import DocumentError, GatewayError, RefusedError
 from retrieval.gateway import Gateway
 from retrieval.options import Options, ServedModel
-from retrieval.ranking import cosine, unrelated_similarity
+from retrieval.pieces import Embedded, Piece
+from retrieval.ranking import cosine, unrelated_similarity, unrelated_to_picture
 
 BATCH = 32
 """Texts of one request: engines batch across requests too, so more of them gain nothing and cost memory."""
@@ -55,10 +56,12 @@ class Embedding:
     def __init__(self, options: Options, pool: AsyncConnectionPool[Any], gateway: Gateway) -> None:
         self._options, self._pool, self._gateway = options, pool, gateway
         self._measured: dict[str, tuple[float, store.EmbeddingModel]] = {}
+        self._unrelated: dict[int, list[list[float]]] = {}
 
     def forget(self) -> None:
         """Drop what is known of the models: the database is another one."""
         self._measured.clear()
+        self._unrelated.clear()
 
     def served(self, collection: store.Collection) -> ServedModel:
         """Return the served model whose vectors a collection has. Raises RefusedError 409 where there is none."""
@@ -83,14 +86,14 @@ class Embedding:
         return model
 
     async def _measure(self, served: ServedModel, key: str) -> store.EmbeddingModel:
-        (probe,) = await self._gateway.embed(served.name, UNRELATED[:1], key)
+        (probe,) = await self._gateway.embed(served, UNRELATED[:1], key)
         while True:
             async with self._pool.connection() as connection:
                 kept = await store.find_models(connection, served.source)
             for model in kept:
                 if model.dimension == len(probe) and cosine(model.probe, probe) >= SAME:
                     return model
-            measure = unrelated_similarity(await self._gateway.embed(served.name, UNRELATED, key))
+            measure = unrelated_similarity(await self._gateway.embed(served, UNRELATED, key))
             async with self._pool.connection() as connection:
                 # The next number: where another process takes it meanwhile, that one is compared first.
                 revision = kept[0].revision + 1 if kept else 1
@@ -108,23 +111,49 @@ class Embedding:
             GatewayError: there is no answer.
         """
         try:
-            vectors = await self._gateway.embed(served.name, texts, key)
+            vectors = await self._gateway.embed(served, texts, key)
         except GatewayError as failure:
             if failure.status not in (400, 413):
                 raise
             vectors = [await self._embed_shortened(served, text, key) for text in texts]
-        if len(vectors[0]) != model.dimension:
-            raise DocumentError(
-                f"`{served.name}` gives vectors of {len(vectors[0])} numbers; those of {model.source} have"
-                f" {model.dimension}"
-            )
+        _check_dimension(served, model, vectors[0])
         return vectors
+
+    async def embed_pieces(
+        self, served: ServedModel, model: store.EmbeddingModel, pieces: Sequence[Piece], key: str
+    ) -> list[Embedded]:
+        """Return passages with the vectors of their texts; their pictures have theirs. Raises as `embed` does."""
+        texts = [piece.text for piece in pieces if piece.text]
+        vectors = iter(await self.embed(served, model, texts, key) if texts else ())
+        return [
+            Embedded(
+                piece=piece,
+                vector=next(vectors) if piece.text else None,
+                floor=1.0 if piece.picture is None else await self._floor(served, model, piece.picture, key),
+            )
+            for piece in pieces
+        ]
+
+    async def _floor(
+        self, served: ServedModel, model: store.EmbeddingModel, picture: Sequence[float], key: str
+    ) -> float:
+        _check_dimension(served, model, picture)
+        if model.id not in self._unrelated:
+            self._unrelated[model.id] = await self._gateway.embed(served, UNRELATED, key)
+        return unrelated_to_picture(picture, self._unrelated[model.id])
 
     async def _embed_shortened(self, served: ServedModel, text: str, key: str) -> list[float]:
         while True:
             try:
-                return (await self._gateway.embed(served.name, [text], key))[0]
+                return (await self._gateway.embed(served, [text], key))[0]
             except GatewayError as failure:
                 if failure.status not in (400, 413) or len(text) <= LEAST_CHARACTERS:
                     raise
             text = text[: len(text) // 2]
+
+
+def _check_dimension(served: ServedModel, model: store.EmbeddingModel, vector: Sequence[float]) -> None:
+    if len(vector) != model.dimension:
+        raise DocumentError(
+            f"`{served.name}` gives vectors of {len(vector)} numbers; those of {model.source} have {model.dimension}"
+        )

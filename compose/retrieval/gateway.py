@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,16 @@ import orjson
 from trust import trust_gateway
 
 from retrieval.failures import GatewayError
+from retrieval.options import ServedModel
 
 PASSING = frozenset({0, 401, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504})
 """Statuses behind which the same request can succeed later: also a key or a model that the stack does not have yet."""
 
 MOST_ANSWER_BYTES = 64 << 20
 """An answer that is read whole: a batch of vectors has a megabyte."""
+
+AT_ONCE = 8
+"""Requests for vectors at once where each text is one: a conversation gets one vector (vLLM 0.32.0)."""
 
 CONNECT_S, READ_S = 5, 300
 """Longest time to a connection, and between two parts of an answer: a queue of the gateway's is waited out."""
@@ -45,15 +50,26 @@ class Gateway:
         if self._session is not None:
             await self._session.close()
 
-    async def embed(self, model: str, texts: Sequence[str], key: str) -> list[list[float]]:
-        """Return a vector for each text.
+    async def embed(self, served: ServedModel, texts: Sequence[str], key: str) -> list[list[float]]:
+        """Return a vector for each text; by a model that sees, in the frame that its pictures have, too.
 
         Raises:
             GatewayError: there is no answer, or none with as many vectors of one dimension, in finite numbers.
         """
-        answer = await self._post("/embeddings", {"model": model, "input": list(texts)}, key)
+        model = served.name
+        if served.sees:
+            fields = [{"model": model, "messages": [{"role": "user", "content": text}]} for text in texts]
+        else:
+            fields = [{"model": model, "input": list(texts)}]
+        answers = [
+            answer
+            for first in range(0, len(fields), AT_ONCE)
+            for answer in await asyncio.gather(
+                *(self._post("/embeddings", each, key) for each in fields[first : first + AT_ONCE])
+            )
+        ]
         try:
-            rows = sorted(answer["data"], key=lambda row: int(row["index"]))
+            rows = [row for answer in answers for row in sorted(answer["data"], key=lambda row: int(row["index"]))]
             vectors = [row["embedding"] for row in rows]
             dimensions = {len(vector) for vector in vectors}
             is_sound = all(math.isfinite(sum(vector)) and any(vector) for vector in vectors)

@@ -141,14 +141,15 @@ class Ingest:
         pieces = await self._pieces(parser, work, served)
         key = self._options.own_key
         model = await self._embedding.measured(served, key)
+        with_pictures = any(piece.picture is not None for piece in pieces)
         async with self._pool.connection() as connection:
-            await store.prepare_vectors(connection, work.collection, model)
+            await store.prepare_vectors(connection, work.collection, model, with_pictures=with_pictures)
             stored = await store.begin_pieces(connection, work, fingerprint(pieces), len(pieces))
         for first in range(stored, len(pieces), BATCH):
             batch = pieces[first : first + BATCH]
-            vectors = await self._embedding.embed(served, model, [piece.text for piece in batch], key)
+            embedded = await self._embedding.embed_pieces(served, model, batch, key)
             async with self._pool.connection() as connection:
-                await store.add_pieces(connection, work, model, first, list(zip(batch, vectors, strict=True)))
+                await store.add_pieces(connection, work, model, first, embedded)
         async with self._pool.connection() as connection:
             await store.finish(connection, work)
         self._figures.count_document("done", len(pieces))
@@ -160,7 +161,7 @@ class Ingest:
                 if not is_media(work.media_type):
                     return await parser.pieces(path, work.media_type, capacity_of(served))
                 if work.remote_job is not None:
-                    return await self._media.result(work.remote_job, capacity_of(served))
+                    return await self._media.result(work.remote_job, capacity_of(served), served.name)
                 job = await self._media.begin(path, work.name, work.media_type)
         except FileNotFoundError:
             raise DocumentError("its original is gone") from None

@@ -15,7 +15,7 @@ from retrieval.options import Options
 from retrieval.parsing import cut
 from retrieval.pieces import Piece
 
-WANTED = ("captions", "transcript", "keyframes")
+WANTED = ("captions", "transcript", "keyframes", "picture_embedding")
 """What the worker is asked for; what a file does not have it leaves out."""
 
 LONGEST_SEGMENT_S = 60.0
@@ -47,8 +47,10 @@ class Media:
             answer = await self._ask("POST", "/v1/jobs", form)
         return str(answer["id"])
 
-    async def result(self, job: str, capacity: int) -> list[Piece]:
-        """Return what a job has found, in passages of `capacity` characters at most.
+    async def result(self, job: str, capacity: int, model: str) -> list[Piece]:
+        """Return what a job has found, in passages of `capacity` characters at most, with its pictures' vectors.
+
+        `model`: the one whose vectors are taken.
 
         Raises:
             Unfinished: it has not ended yet.
@@ -61,9 +63,9 @@ class Media:
         if state != "done":
             progress = float(answer.get("progress") or 0.0)
             raise Unfinished(f"the multimodal worker has done {progress:.0%} of it")
-        pieces = media_pieces(answer.get("result") or {}, capacity)
+        pieces = media_pieces(answer.get("result") or {}, capacity, model)
         if not pieces:
-            raise DocumentError("no model of this stack finds a text in it")
+            raise DocumentError("no model of this stack finds a text in it, or embeds pictures")
         return pieces
 
     async def _ask(self, method: str, path: str, form: aiohttp.FormData | None) -> dict[str, Any]:
@@ -82,16 +84,38 @@ class Media:
         return answer
 
 
-def media_pieces(result: dict[str, Any], capacity: int) -> list[Piece]:
-    """Return the passages of a job's result: what pictures, frames and pages show, and what is said, with its times."""
+def media_pieces(result: dict[str, Any], capacity: int, model: str = "") -> list[Piece]:
+    """Return the passages of a job's result: what pictures, frames and pages show, and what is said, with its times.
+
+    A picture's vector by `model` goes with the first passage about it, or with an empty one.
+    """
+    pictures = {
+        each["file"]: each
+        for each in result.get("embeddings") or ()
+        if model and "file" in each and "text" not in each and each.get("model") == model
+    }
     shown = [*(result.get("captions") or ()), *(page for page in result.get("pages") or () if "file" not in page)]
     spoken = [segment for segment in result.get("segments") or () if segment.get("kind") == "speech"]
-    pieces = [
-        Piece(text=text, page=each.get("page"), start_s=each.get("start_s"), end_s=each.get("end_s"))
-        for each in shown
-        for text in _texts(_clean(each.get("text")), capacity)
-    ]
+    pieces = []
+    for each in shown:
+        texts = _texts(_clean(each.get("text")), capacity)
+        picture = pictures.pop(each.get("file"), None) if texts else None
+        for text in texts:
+            pieces.append(_shown(text, each, picture))
+            picture = None
+    pieces += [_shown("", picture, picture) for picture in pictures.values()]
     return [*pieces, *_joined(spoken, capacity)]
+
+
+def _shown(text: str, where: dict[str, Any], picture: dict[str, Any] | None) -> Piece:
+    moment = where.get("time_s")
+    return Piece(
+        text=text,
+        page=where.get("page"),
+        start_s=where.get("start_s", moment),
+        end_s=where.get("end_s", moment),
+        picture=None if picture is None else tuple(map(float, picture["vector"])),
+    )
 
 
 def _texts(text: str, capacity: int) -> list[str]:

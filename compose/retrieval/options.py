@@ -28,13 +28,14 @@ LEASE_S = 30.0
 class ServedModel:
     """A model that the gateway serves: its name there, what it does, whose weights it has, and its context.
 
-    `context_tokens` is 0 where nobody has said it.
+    `context_tokens` is 0 where nobody has said it. `sees`: it takes pictures beside text.
     """
 
     name: str
     kind: str
     source: str
     context_tokens: int
+    sees: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,7 @@ def _model(row: Mapping[str, Any]) -> ServedModel:
         kind=row["kind"],
         source=row["source"],
         context_tokens=int(context) if context.isdecimal() else 0,
+        sees=row.get("sees") == "yes",
     )
 
 

@@ -11,12 +11,28 @@ from uuid import UUID
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A passage, and where it stands: its page, counted from 1, or its seconds of sound or video."""
+    """A passage, and where it stands: its page, counted from 1, or its seconds of sound or video.
+
+    `picture`: the vector of the picture that the text is about; the text is empty where no model describes pictures.
+    """
 
     text: str
     page: int | None = None
     start_s: float | None = None
     end_s: float | None = None
+    picture: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A passage with the vector of its text; None of an empty one.
+
+    `floor`: the cosine that sentences which have nothing to do with its picture reach.
+    """
+
+    piece: Piece
+    vector: Sequence[float] | None
+    floor: float = 1.0
 
 
 def fingerprint(pieces: Sequence[Piece]) -> bytes:

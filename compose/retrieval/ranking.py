@@ -1,10 +1,11 @@
-"""Which passages come first: words by how rare they are, two lists into one, and what counts as found. Pure."""
+"""Which passages come first: words by how rare they are, lists into one, and what counts as found. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import quantiles
 
 FUSION = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke, Buettcher, SIGIR 2009): 1 / (60 + rank)."""
@@ -14,6 +15,12 @@ LEAST_COVERAGE = 0.5
 
 MOST_TERMS = 32
 """Words of a question that are looked for, the rarest first."""
+
+
+SPREADS, QUARTILES_APART = 3.0, 1.349
+"""How many standard deviations above the middle is no chance any more (judgement: one picture in 700 that has nothing
+to do with a question counts as found), and how many lie between the quartiles of a normal distribution.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +33,17 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A passage that one of both searches brought. `similarity`: cosine; None where it was not compared."""
+    """A passage that one of the searches brought. `similarity`: cosine; None where it was not compared.
+
+    `is_seen`: its picture is nearer to the question than to sentences that have nothing to do with it.
+    """
 
     collection: int
     chunk: int
     similarity: float | None = None
     coverage: float = 0.0
     score: float = 0.0
+    is_seen: bool = False
 
 
 def expected_terms(lexemes: Sequence[str], shares: Mapping[str, float], chunks: float) -> list[Term]:
@@ -64,11 +75,11 @@ def as_tsquery(lexemes: Sequence[str]) -> str:
     return " | ".join("'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'" for lexeme in lexemes)
 
 
-def fuse(by_vector: Sequence[Candidate], by_words: Sequence[Candidate]) -> list[Candidate]:
-    """Return the passages of both lists, each once, best first; both are given best first."""
+def fuse(*lists: Sequence[Candidate]) -> list[Candidate]:
+    """Return the passages of all lists, each once, best first; each list is given best first."""
     merged: dict[tuple[int, int], Candidate] = {}
     scores: dict[tuple[int, int], float] = {}
-    for ranked in (by_vector, by_words):
+    for ranked in lists:
         for rank, candidate in enumerate(ranked, start=1):
             key = (candidate.collection, candidate.chunk)
             scores[key] = scores.get(key, 0.0) + 1 / (FUSION + rank)
@@ -78,6 +89,7 @@ def fuse(by_vector: Sequence[Candidate], by_words: Sequence[Candidate]) -> list[
                 chunk=candidate.chunk,
                 similarity=candidate.similarity if other.similarity is None else other.similarity,
                 coverage=max(candidate.coverage, other.coverage),
+                is_seen=candidate.is_seen or other.is_seen,
                 score=scores[key],
             )
     return sorted(merged.values(), key=lambda candidate: (-candidate.score, candidate.collection, candidate.chunk))
@@ -90,13 +102,24 @@ def is_found(candidate: Candidate, unrelated_similarity: float) -> bool:
         unrelated_similarity: the cosine that the model gives to texts which have nothing to do with each other.
     """
     is_near = candidate.similarity is not None and candidate.similarity > unrelated_similarity
-    return is_near or candidate.coverage >= LEAST_COVERAGE
+    return is_near or candidate.is_seen or candidate.coverage >= LEAST_COVERAGE
 
 
 def unrelated_similarity(vectors: Sequence[Sequence[float]]) -> float:
     """Return the cosine that few pairs of unrelated texts exceed: the twentieth part of the given ones, at most."""
     cosines = sorted(cosine(vectors[i], vectors[j]) for i in range(len(vectors)) for j in range(i))
     return cosines[math.ceil(0.95 * len(cosines)) - 1]
+
+
+def unrelated_to_picture(picture: Sequence[float], sentences: Sequence[Sequence[float]]) -> float:
+    """Return the cosine that few sentences which have nothing to do with a picture exceed.
+
+    Of pictures each has its own: a model like CLIP puts them far from all texts, and some farther than others (Liang et
+    al. 2022, "Mind the Gap"). By quartiles, since one of the sentences may be about the picture.
+    """
+    cosines = [cosine(picture, sentence) for sentence in sentences]
+    first, middle, third = quantiles(cosines, n=4)
+    return middle + SPREADS * (third - first) / QUARTILES_APART
 
 
 def cosine(one: Sequence[float], other: Sequence[float]) -> float:

@@ -82,13 +82,16 @@ class Search:
             collections = await store.find_collections(connection, owner, names)
             by_vector: list[Candidate] = []
             by_words: list[Candidate] = []
+            by_picture: list[Candidate] = []
             for collection in collections:
                 by_vector += await self._by_vector(connection, collection, vector) if vector else []
+                by_picture += await self._by_picture(connection, collection, vector) if vector else []
                 by_words += await self._by_words(connection, collection, query) if by != BY_VECTOR else []
-            by_vector.sort(key=lambda candidate: -(candidate.similarity or 0.0))
+            for ranked in (by_vector, by_picture):
+                ranked.sort(key=lambda candidate: -(candidate.similarity or 0.0))
             by_words.sort(key=lambda candidate: -candidate.score)
-            fused = [one for one in fuse(by_vector, by_words) if is_found(one, floor)][: max(CANDIDATES, most)]
-            found = await self._load(connection, collections, fused)
+            fused = [one for one in fuse(by_vector, by_words, by_picture) if is_found(one, floor)]
+            found = await self._load(connection, collections, fused[: max(CANDIDATES, most)])
         return await self._rank(query, found, key, most)
 
     async def _vector(self, collections: Sequence[store.Collection], query: str, key: str) -> tuple[str, float]:
@@ -122,6 +125,23 @@ class Search:
         cursor = await connection.execute(query, [vector, collection.id, vector, CANDIDATES])
         return [
             Candidate(collection=collection.id, chunk=row["chunk_id"], similarity=row["similarity"])
+            for row in await cursor.fetchall()
+        ]
+
+    async def _by_picture(
+        self, connection: store.Connection, collection: store.Collection, vector: str
+    ) -> list[Candidate]:
+        """Return the passages whose pictures are nearer to the question than to unrelated sentences."""
+        if collection.model_id is None or not collection.has_pictures:
+            return []
+        query = sql.SQL(
+            "SELECT chunk_id, similarity FROM (SELECT chunk_id, floor, 1 - (embedding <=> %s::halfvec) AS similarity"
+            " FROM {} WHERE document_id NOT IN (SELECT id FROM documents WHERE collection_id = %s AND state <> 'done'"
+            " AND stored > 0)) AS compared WHERE similarity > floor ORDER BY similarity DESC, chunk_id LIMIT %s"
+        ).format(collection.pictures(collection.model_id))
+        cursor = await connection.execute(query, [vector, collection.id, CANDIDATES])
+        return [
+            Candidate(collection=collection.id, chunk=row["chunk_id"], similarity=row["similarity"], is_seen=True)
             for row in await cursor.fetchall()
         ]
 
@@ -198,15 +218,18 @@ class Search:
 
     async def _rank(self, query: str, found: list[Found], key: str, most: int) -> Answer:
         models = self._options.models_for("rerank")
-        if not models or len(found) < 2:
+        candidates = [one for one in found[:CANDIDATES] if one.text]
+        if not models or len(candidates) < 2:
             return Answer(passages=tuple(found[:most]), reranked=False)
-        candidates = found[:CANDIDATES]
         try:
             scores = await self._gateway.rerank(models[0].name, query, [one.text for one in candidates], key)
         except GatewayError:  # a rank that is missing is no reason to say nothing; the answer tells that it is
             return Answer(passages=tuple(found[:most]), reranked=False)
-        ranked = sorted(zip(scores, candidates, strict=True), key=lambda pair: -pair[0])
-        return Answer(passages=tuple(replace(one, score=score) for score, one in ranked[:most]), reranked=True)
+        pairs = sorted(zip(scores, candidates, strict=True), key=lambda pair: -pair[0])
+        ranked = (replace(one, score=score) for score, one in pairs)
+        # A picture without a text has no rank, and keeps its place.
+        passages = [next(ranked) if one.text else one for one in found[:CANDIDATES]]
+        return Answer(passages=tuple(passages[:most]), reranked=True)
 
 
 def _words_query(collection: store.Collection, count: int) -> sql.Composed:

@@ -1,8 +1,8 @@
 """Collections and documents in PostgreSQL: every statement names the owner or a lease, so that none reaches further.
 
 A collection has tables of its own: `chunks_N` with the texts and their words, and for each embedding model
-`vectors_N_M` with that model's dimension. So its statistics and its index tell nothing of another key's, and it goes in
-one step.
+`vectors_N_M` with that model's dimension, and `pictures_N_M` where it has pictures. So its statistics and its index
+tell nothing of another key's, and it goes in one step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import orjson
 from psycopg import AsyncConnection, sql
 
 from retrieval.failures import DocumentError, RefusedError, bad_request, not_found
-from retrieval.pieces import Piece
+from retrieval.pieces import Embedded
 
 Connection: TypeAlias = "AsyncConnection[Any]"
 
@@ -39,7 +39,10 @@ ORPHAN_AFTER = "1 hour"
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """A collection of a key: its number, and whose vectors it has. `model_id`: None until its first vector."""
+    """A collection of a key: its number, and whose vectors it has. `model_id`: None until its first vector.
+
+    `has_pictures`: some of them are of pictures.
+    """
 
     id: int
     owner: str
@@ -47,6 +50,7 @@ class Collection:
     language: str
     model_source: str
     model_id: int | None
+    has_pictures: bool
 
     @property
     def chunks(self) -> sql.Identifier:
@@ -56,6 +60,14 @@ class Collection:
     def vectors(self, model_id: int) -> sql.Identifier:
         """Return the table of its vectors by this model."""
         return sql.Identifier(f"vectors_{self.id}_{model_id}")
+
+    def pictures(self, model_id: int) -> sql.Identifier:
+        """Return the table of its pictures' vectors by this model.
+
+        They lie apart: a model puts pictures far from all texts, so among texts none would be near a question. All are
+        compared, which finds every one and takes 0.3 s for 100,000 (docs/decisions/0084-retrieval.md).
+        """
+        return sql.Identifier(f"pictures_{self.id}_{model_id}")
 
     def index(self, model_id: int) -> sql.Identifier:
         """Return the index of that table, where it has one."""
@@ -111,7 +123,10 @@ class Work:
     remote_job: str | None
 
 
-_COLLECTION = "c.id, c.owner, c.name, c.language, c.model_source, c.model_id"
+_COLLECTION = (
+    "c.id, c.owner, c.name, c.language, c.model_source, c.model_id,"
+    " to_regclass('pictures_' || c.id || '_' || c.model_id) IS NOT NULL AS has_pictures"
+)
 _DOCUMENT = (
     "d.id, c.name AS collection, d.name, d.media_type, d.size_bytes, d.content_hash, d.state, d.detail, d.pieces,"
     " d.stored, d.created_at, d.finished_at"
@@ -209,7 +224,7 @@ async def delete_collection(connection: Connection, owner: str, name: str) -> li
 
 
 async def _tables(connection: Connection, collection: Collection) -> list[str]:
-    pattern = rf"^(chunks_{collection.id}|vectors_{collection.id}_\d+)$"
+    pattern = rf"^(chunks_{collection.id}|(vectors|pictures)_{collection.id}_\d+)$"
     rows = await _all(
         connection, "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ %s ORDER BY relname", [pattern]
     )
@@ -373,21 +388,36 @@ async def add_pieces(
     work: Work,
     model: EmbeddingModel,
     first: int,
-    pieces: Sequence[tuple[Piece, Sequence[float]]],
+    pieces: Sequence[Embedded],
 ) -> None:
     """Store passages and their vectors, the first of them as number `first`. Raises LostLeaseError."""
     collection = work.collection
+    seen = (
+        ", seen AS (INSERT INTO {pictures} (chunk_id, document_id, embedding, floor)"
+        " SELECT id, %(document)s, %(picture)s::halfvec, %(floor)s FROM added WHERE %(picture)s::text IS NOT NULL)"
+    )
+    has_pictures = any(each.piece.picture is not None for each in pieces)
     insert = sql.SQL(
         "WITH added AS (INSERT INTO {chunks} (document_id, ordinal, text, words, page, start_s, end_s)"
-        " VALUES (%s, %s, %s, to_tsvector(%s::regconfig, %s), %s, %s, %s) RETURNING id)"
-        " INSERT INTO {vectors} (chunk_id, document_id, embedding) SELECT id, %s, %s::halfvec FROM added"
-    ).format(chunks=collection.chunks, vectors=collection.vectors(model.id))
+        " VALUES (%(document)s, %(ordinal)s, %(text)s, to_tsvector(%(language)s::regconfig, %(text)s), %(page)s,"
+        f" %(start_s)s, %(end_s)s) RETURNING id){seen if has_pictures else ''}"
+        " INSERT INTO {vectors} (chunk_id, document_id, embedding)"
+        " SELECT id, %(document)s, %(vector)s::halfvec FROM added WHERE %(vector)s::text IS NOT NULL"
+    ).format(chunks=collection.chunks, vectors=collection.vectors(model.id), pictures=collection.pictures(model.id))
     rows = [
-        (
-            *(work.id, first + number, piece.text, collection.language, piece.text),
-            *(piece.page, piece.start_s, piece.end_s, work.id, orjson.dumps(vector).decode()),
-        )
-        for number, (piece, vector) in enumerate(pieces)
+        {
+            "document": work.id,
+            "ordinal": first + number,
+            "language": collection.language,
+            "text": each.piece.text,
+            "page": each.piece.page,
+            "start_s": each.piece.start_s,
+            "end_s": each.piece.end_s,
+            "vector": _as_text(each.vector),
+            "picture": _as_text(each.piece.picture),
+            "floor": each.floor,
+        }
+        for number, each in enumerate(pieces)
     ]
     async with connection.transaction():
         query = (
@@ -452,25 +482,21 @@ async def add_model(
     return EmbeddingModel(**row) if row else None
 
 
-async def prepare_vectors(connection: Connection, collection: Collection, model: EmbeddingModel) -> None:
-    """Make the collection's table for this model's vectors, where there is none yet.
+async def prepare_vectors(
+    connection: Connection, collection: Collection, model: EmbeddingModel, *, with_pictures: bool = False
+) -> None:
+    """Make the collection's table for this model's vectors, and of pictures, where there is none yet.
 
     Raises:
         DocumentError: the collection has vectors of other weights.
     """
-    if collection.model_id == model.id:
+    if collection.model_id == model.id and (collection.has_pictures or not with_pictures):
         return
-    indexed = model.dimension <= LONGEST_INDEXED
-    table = sql.SQL(
-        "CREATE TABLE IF NOT EXISTS {} (chunk_id bigint PRIMARY KEY REFERENCES {} ON DELETE CASCADE,"
-        " document_id uuid NOT NULL, embedding halfvec({}) {} NOT NULL)"
-    ).format(
-        collection.vectors(model.id),
-        collection.chunks,
-        sql.Literal(model.dimension),
-        # In the row itself as long as a page can hold it: comparing all of them then reads one table.
-        sql.SQL("STORAGE PLAIN" if indexed else ""),
-    )
+    # In the row itself as long as a page can hold it: comparing all of them then reads one table.
+    storage = sql.SQL("STORAGE PLAIN" if model.dimension <= LONGEST_INDEXED else "")
+    tables = [(collection.vectors(model.id), "")]
+    if with_pictures:
+        tables.append((collection.pictures(model.id), ", floor real NOT NULL"))
     async with connection.transaction():
         query = "SELECT model_id FROM collections WHERE id = %s FOR UPDATE"
         row = await _one(connection, query, [collection.id])
@@ -478,7 +504,13 @@ async def prepare_vectors(connection: Connection, collection: Collection, model:
             raise LostLeaseError
         if row["model_id"] not in (None, model.id):
             raise DocumentError(mismatch(collection, model))
-        await connection.execute(table)
+        for table, more in tables:
+            make = sql.SQL(
+                "CREATE TABLE IF NOT EXISTS {} (chunk_id bigint PRIMARY KEY REFERENCES {} ON DELETE CASCADE,"
+                " document_id uuid NOT NULL, embedding halfvec({}) {} NOT NULL{})"
+            )
+            dimension = sql.Literal(model.dimension)
+            await connection.execute(make.format(table, collection.chunks, dimension, storage, sql.SQL(more)))
         await connection.execute("UPDATE collections SET model_id = %s WHERE id = %s", [model.id, collection.id])
 
 
@@ -518,6 +550,11 @@ def mismatch(collection: Collection, model: EmbeddingModel) -> str:
         f"collection `{collection.name}` has vectors of other weights than {model.source} has now:"
         " make a new collection and send the documents again"
     )
+
+
+def _as_text(vector: Sequence[float] | None) -> str | None:
+    """Return a vector as pgvector reads it."""
+    return None if vector is None else orjson.dumps(vector).decode()
 
 
 async def _fenced(connection: Connection, query: str, values: Sequence[Any]) -> dict[str, Any]:

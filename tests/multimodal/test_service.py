@@ -98,6 +98,29 @@ def test_a_question_about_a_picture(service: Service, files: dict[str, bytes]) -
     assert "Which colour is it?" in json.dumps(service.gateway.bodies[-1])
 
 
+def test_a_picture_is_embedded_where_the_model_takes_pictures(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with running(tmp_path, EMBEDDING_SEES="yes", VISION_MODEL="") as service:
+        result = service.done(files["picture"], ["picture_embedding"])
+        both = service.done(files["video"], {"transcript": True, "embedding": True, "keyframes": 2})
+
+    (picture,) = result["embeddings"]
+    assert (picture["file"], picture["model"], result["left_out"]) == ("preview.jpg", "vectors", [])
+    assert [("text" in each, "time_s" in each) for each in both["embeddings"]] == [(True, False), *[(False, True)] * 2]
+    # Texts and pictures have the same frame.
+    asked = [body for body in service.gateway.bodies if body["model"] == "vectors"]
+    assert all(len(body["messages"][0]["content"]) == 1 for body in asked)
+
+
+def test_pictures_that_no_model_embeds_are_left_out_or_fail(service: Service, files: dict[str, bytes]) -> None:
+    left_out = service.done(files["picture"], ["picture_embedding"])["left_out"]
+    ended = service.ended(service.submit(files["picture"], {"picture_embedding": True}).document["id"])
+
+    assert left_out == [
+        "picture_embedding: no model of this stack embeds pictures (role embedding, with a vision encoder)"
+    ]
+    assert (ended["state"], "embeds pictures" in ended["error"]) == ("failed", True)
+
+
 def test_a_video_has_its_frames_described_and_its_sound_written_down(service: Service, files: dict[str, bytes]) -> None:
     result = service.done(files["video"], ["captions", "transcript", "keyframes", "embedding"])
     speech, *frames = result["segments"]

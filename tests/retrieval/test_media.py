@@ -40,3 +40,18 @@ def test_a_scanned_page_keeps_its_number_and_stands_once() -> None:
 
 def test_nothing_found_is_no_passage() -> None:
     assert media_pieces({"text": "", "captions": [{"kind": "picture", "text": "  ", "file": "a.jpg"}]}, 500) == []
+
+
+def test_a_pictures_vector_goes_with_what_is_said_of_it_and_alone_without() -> None:
+    told = {"kind": "picture", "text": "A dog.", "file": "one.jpg"}
+    vectors = [
+        {"file": "one.jpg", "model": "embed", "vector": [1, 0]},
+        {"file": "two.jpg", "model": "embed", "vector": [0, 1], "time_s": 3.0},
+        {"file": "three.jpg", "model": "another", "vector": [0, 1]},
+        {**told, "model": "embed", "vector": [1, 1]},
+    ]
+
+    assert media_pieces({"captions": [told], "embeddings": vectors}, 500, "embed") == [
+        Piece(text="A dog.", picture=(1.0, 0.0)),
+        Piece(text="", start_s=3.0, end_s=3.0, picture=(0.0, 1.0)),
+    ]

@@ -16,6 +16,7 @@ from retrieval.ranking import (
     is_found,
     looked_for,
     unrelated_similarity,
+    unrelated_to_picture,
 )
 
 CHUNKS = st.lists(st.integers(0, 20), unique=True, max_size=15)
@@ -83,3 +84,20 @@ def test_what_is_unrelated_is_measured_by_pairs() -> None:
 
     # Six pairs: three are one apart, two are two, one is three. The twentieth part of six is none.
     assert unrelated_similarity(vectors) == pytest.approx(math.cos(1.0))
+
+
+def test_a_picture_is_held_against_sentences_of_which_one_may_be_about_it() -> None:
+    unrelated = [(math.cos(angle), math.sin(angle)) for angle in (1.3, 1.32, 1.34, 1.36, 1.38, 1.4, 1.42, 1.44)]
+    floor = unrelated_to_picture((1.0, 0.0), unrelated)
+    with_its_own = unrelated_to_picture((1.0, 0.0), [*unrelated[:-1], (1.0, 0.0)])
+
+    assert max(math.cos(angle) for angle in (1.3, 1.32)) < floor < 0.5
+    assert with_its_own < 0.5
+
+
+def test_a_passage_whose_picture_is_near_is_found_whatever_its_text() -> None:
+    seen = Candidate(collection=1, chunk=3, similarity=0.1, is_seen=True)
+    (first, *_) = fuse(by_vector(3, 2), by_words(), [seen])
+
+    assert (first.chunk, first.similarity, first.is_seen) == (3, 0.9, True)
+    assert is_found(seen, 0.3)

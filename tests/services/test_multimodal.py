@@ -105,6 +105,18 @@ def test_it_is_told_which_models_look_and_embed() -> None:
     assert (several["VISION_MODEL"], several["EMBEDDING_MODEL"]) == ("Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3-0.6B")
 
 
+def test_an_embedding_model_that_sees_is_told_as_one() -> None:
+    host, settings = recorded("2x-rtx3090-nvlink"), plan_with("cpu-small", "multimodal").settings
+    told = {}
+    for name in ("Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3-0.6B"):
+        plan = plan_several(host, Asked(name="Qwen/Qwen3-4B"), embedding(name))
+        plan = replace(plan, settings={**plan.settings, **settings})
+        (embeds,) = [model for model in plan.models if model.role is Role.EMBEDDING]
+        told[embeds.sees] = multimodal_services(plan)[0].environment["EMBEDDING_SEES"]
+
+    assert told == {True: "yes", False: ""}
+
+
 def test_a_speech_model_is_a_folder_or_lies_in_the_cache_of_models() -> None:
     pins: tuple[dict[str, str], ...] = ({}, {KEY: "/models/whisper"}, {KEY: "small"})
     off, folder, name = (container_of(pinned(**each)) for each in pins)

@@ -190,7 +190,7 @@ class ServedModel(Struct, frozen=True, kw_only=True):
     same `exclusive` group take turns in one engine; the `pinned` one is loaded whenever the others are idle. `settings`
     are its own by their plain keys; what all models share stands in the plan's. A model that takes turns has its
     engine's image and shared memory only where it is the first of its group. `weight_bytes` is the size of its weights
-    as they are stored, None where no source gives it.
+    as they are stored, None where no source gives it. `sees`: it takes pictures beside text, also one that embeds.
     """
 
     name: str
@@ -205,6 +205,7 @@ class ServedModel(Struct, frozen=True, kw_only=True):
     settings: dict[str, Setting]
     weight_bytes: int | None = None
     attached: Attached = Attached()
+    sees: bool = False
 
     @property
     def forecast(self) -> Memory | None:

@@ -17,6 +17,7 @@ from stackwright.domain.image_pins import ImagePins, with_digest
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Memory, Mode, Origin, PlannedEngine, Replica, ServedModel, Setting
+from stackwright.domain.role import Role
 from stackwright.domain.wishes import Pin
 from stackwright.engines import engine_named
 from stackwright.engines.protocol import ImageChoice, pinned_fields
@@ -215,6 +216,7 @@ def _assemble(request: ModelRequest, catalog: Catalog, decision: Decision) -> Pl
             settings=settings,
             weight_bytes=request.facts.weight_bytes,
             attached=request.model.attached,
+            sees=request.facts.config.sees or request.role is Role.VISION,
         ),
         placement=placement,
         gateway=gateway,

@@ -161,11 +161,13 @@ MULTIMODAL = Service(
 
 def multimodal_services(plan: Plan) -> tuple[Service, ...]:
     """Return the worker, told which models of the plan look, listen and embed."""
-    named = {model.role: model.name for model in reversed(plan.models)}
+    first = {model.role: model for model in reversed(plan.models)}
+    named = {role: model.name for role, model in first.items()}
     environment: dict[str, Word | None] = {
         **MULTIMODAL.environment,
         "VISION_MODEL": named.get(Role.VISION, ""),
         "EMBEDDING_MODEL": named.get(Role.EMBEDDING, ""),
+        "EMBEDDING_SEES": "yes" if Role.EMBEDDING in first and first[Role.EMBEDDING].sees else "",
         "SPEECH_MODEL": named.get(Role.TRANSCRIPTION, ""),
     }
     speech = plan.settings[SPEECH].value

@@ -235,6 +235,7 @@ def _models(plan: Plan) -> list[Node]:
                 "name": model.name,
                 "kind": Role.CHAT if model.role.generates else model.role,
                 "source": model.location,
+                "sees": "yes" if model.sees else "",
                 "context_tokens": SettingRef(key=key, model=model.name) if key in model.settings else "",
             }
         )

@@ -33,6 +33,21 @@ def vector_of(text: str, dimension: int, seed: bytes) -> list[float]:
     return [value / length for value in sums] if length else [1.0, *[0.0] * (dimension - 1)]
 
 
+def picture_vector(words: str, dimension: int) -> list[float]:
+    """Return the vector of a picture that shows this: far from all texts, as CLIP puts them, and nearest to its own.
+
+    The direction that all pictures share is not among those of the tests' words.
+    """
+    shown = vector_of(words, dimension, b"")
+    apart = vector_of("what all pictures share", dimension, b"pictures")
+    return [one + 2 * other for one, other in zip(shown, apart, strict=True)]
+
+
+def texts_of(body: dict[str, Any]) -> list[str]:
+    """Return the texts of a request for vectors: its list, or the one of a conversation."""
+    return [message["content"] for message in body["messages"]] if "messages" in body else body["input"]
+
+
 @dataclass
 class Models:
     """The gateway, with an embedding model `embed`, a chat model `chat` and, where asked, a model `rank`.
@@ -97,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(self.of.status, {"error": {"message": "not now"}})
         elif self.path == "/v1/embeddings":
             begin_s = time.monotonic()
-            vectors = [vector_of(text, self.of.dimension, self.of.seed) for text in body["input"]]
+            vectors = [vector_of(text, self.of.dimension, self.of.seed) for text in texts_of(body)]
             self._send(200, {"data": [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]})
             self.of.busy_s += time.monotonic() - begin_s
         elif self.path == "/v1/rerank":

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stackwright.domain.environment import KEYS_FOLDER
-from stackwright.runtime.provision import ensure
-from stackwright.services.multimodal import RECIPE
 
 from tests.integration.multimodal.speech import say, speech_model
-from tests.integration.retrieval.parts import Retrieval, start_retrieval
+from tests.integration.retrieval.both import start_both
+from tests.integration.retrieval.parts import Retrieval
 from tests.multimodal.files import write_picture, write_video
-from tests.multimodal.running import Gateway, Service, free_port
+from tests.multimodal.running import Gateway, Service
 
 SPOKEN = "The meeting is about the elephant. The answer is forty two."
 
@@ -38,20 +36,9 @@ class Eyes(Gateway):
 @pytest.fixture(scope="module")
 def both(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Retrieval, Service]]:
     """Start retrieval and the worker, which know the same keys."""
-    folder, eyes, port = tmp_path_factory.mktemp("media"), Eyes(), free_port()
-    python = ensure(state_folder, RECIPE, lambda *_: None) / "bin" / "python"
-    with start_retrieval(state_folder, folder, MULTIMODAL_URL=f"http://127.0.0.1:{port}") as retrieval:
-        own = {"SECRETS_DIRECTORY": str(folder / "envs/.secrets/dev"), "SPEECH_MODEL": ""}
-        own |= {"GATEWAY_KEYS": str(folder / "envs" / KEYS_FOLDER.format(environment="dev"))}
-        own |= {"MULTIMODAL_SPEECH_MODEL": str(speech_model()), "HF_HUB_OFFLINE": "1"}
-        Path(own["SECRETS_DIRECTORY"], "multimodal_gateway_key").write_text(retrieval.keys["retrieval"])
-        eyes.start()
-        worker = Service(folder / "multimodal", eyes, str(python), **own)
-        worker.port = port
-        worker.start()
-        yield retrieval, worker
-        worker.stop()
-        eyes.stop()
+    own = {"SPEECH_MODEL": "", "MULTIMODAL_SPEECH_MODEL": str(speech_model()), "HF_HUB_OFFLINE": "1"}
+    with start_both(state_folder, tmp_path_factory.mktemp("media"), Eyes(), own) as both:
+        yield both
 
 
 def found(retrieval: Retrieval, sentence: str) -> list[tuple[str, str]]:
