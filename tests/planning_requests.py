@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.detect.snapshot import read_snapshot
-from stackwright.domain.environment import Environment, EnvironmentPaths
+from stackwright.domain.environment import Environment, EnvironmentPaths, Folders
 from stackwright.domain.host import Gpu, Host
 from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.domain.plan import Mode, Plan, Replica, Setting
@@ -22,7 +22,7 @@ from stackwright.models.stored import name_llm, stored_facts
 from stackwright.planning.planner import make_plan
 from stackwright.planning.quantization import order_by_loss
 from stackwright.planning.recommend import Checkpoints
-from stackwright.planning.request import Folders, PlanRequest, User, WantedModel
+from stackwright.planning.request import PlanRequest, User, WantedModel
 from stackwright.project.folder import read_wishes
 from stackwright.project.pins import read_pins
 from stackwright.settings import declared_settings

@@ -75,6 +75,17 @@ def test_a_dry_run_loads_only_what_rendering_needs(tmp_path: Path) -> None:
     assert loaded & (HEAVY - {"yaml", "pynvml"} | {"inspect"}) == set()
 
 
+def test_a_forecast_for_a_snapshot_asks_no_machine_and_renders_nothing() -> None:
+    """A person tries one setting after another: what looks at the host, renders and hashes is not even loaded."""
+    snapshot = str(PACKAGE.parents[1] / "tests" / "hosts" / "1x-rtx3090" / "host.yaml")
+    done = run_python("-X", "importtime", "-m", "stackwright", "fit", "--model", "smoke", "--host", snapshot)
+    assert done.returncode == 0, done.stderr[-2000:]
+    loaded = loaded_modules(done.stderr)
+    others = ("stackwright.services", "stackwright.rendering", "stackwright.runtime", "stackwright.detect.host")
+    assert [name for name in loaded if name.startswith(others)] == []
+    assert loaded & (HEAVY - {"yaml"} | {"subprocess", "ctypes", "hashlib", "random"}) == set()
+
+
 def test_the_report_of_imports_is_read() -> None:
     done = run_python("-X", "importtime", "-c", "import json.decoder")
     assert {"json", "json.decoder"} <= loaded_modules(done.stderr)
@@ -82,7 +93,7 @@ def test_the_report_of_imports_is_read() -> None:
 
 def test_the_host_is_looked_at_before_the_planner_is_loaded() -> None:
     """The container engine makes up its answer meanwhile."""
-    done = run_python("-X", "importtime", "-c", "import stackwright.commands.configure_gpu")
+    done = run_python("-X", "importtime", "-c", "import stackwright.commands.configure_gpu, stackwright.detect.host")
     loaded = loaded_modules(done.stderr)
     assert "stackwright.detect.containers" in loaded
     assert not [name for name in loaded if name.startswith(("stackwright.planning", "stackwright.catalog"))]

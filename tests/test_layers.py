@@ -57,7 +57,7 @@ def test_every_room_is_lived_in() -> None:
         ),
         (
             "runtime.processes",
-            "from stackwright.detect import detect_host",
+            "from stackwright.detect.host import detect_host",
             "runtime.processes:1: room runtime.processes may not import detect",
         ),
         ("cli", "from . import report", "cli:1: .: write the whole name"),

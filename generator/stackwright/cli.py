@@ -154,7 +154,7 @@ def parse(argv: list[str]) -> tuple[Command, Any]:
     if name.startswith("-") and name not in ("-h", "--help", "--version"):
         raise UsageError(f"`{name[:60]}` stands before the command", hint="flags come after it: COMMAND FLAG …")
     argv = _with_flags_of_engine(argv)
-    parser, subparsers = build_parser((name,))
+    parser, subparsers = build_parser(name)
     if name in subparsers:
         _check_words(subparsers[name], argv[1:])
     given, unknown = parser.parse_known_args(argv)
@@ -188,8 +188,11 @@ def load_command(name: str) -> Command:
     return cast("Command", import_module(f"stackwright.commands.{name.replace('-', '_')}{ending}"))
 
 
-def build_parser(declared: tuple[str, ...] = tuple(COMMANDS)) -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
-    """Return the parser, and that of each command by its name. Only `declared` commands declare their arguments."""
+def build_parser(wanted: str | None = None) -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser, and that of each command by its name, or of the wanted one alone.
+
+    `wanted`: None for all commands; a word that is none of them has all listed, and none declared.
+    """
     parser = _Parser(
         prog="stackwright",
         description="From a bare host to a running, checked LLM service.",
@@ -202,9 +205,11 @@ def build_parser(declared: tuple[str, ...] = tuple(COMMANDS)) -> tuple[_Parser, 
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     made: dict[str, argparse.ArgumentParser] = {}
     for name, summary in COMMANDS.items():
+        if wanted in COMMANDS and name != wanted:
+            continue
         prog = name if name in OWN_ENTRY_POINTS else f"stackwright {name}"
         made[name] = commands.add_parser(name, help=summary, description=summary, prog=prog, allow_abbrev=False)
-        if name in declared:
+        if wanted in (None, name):
             load_command(name).add_arguments(made[name])
             for leaf in leaves(made[name]):
                 leaf.add_argument("--debug", action="store_true", help="show the traceback of an unexpected fault")

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from stackwright.detect import detect_host
+from stackwright.detect.host import detect_host
 from stackwright.detect.snapshot import format_snapshot
 
 

@@ -333,7 +333,7 @@ def test_interrupt_ends_the_client(hanging: Path) -> None:
     # Where the tests run in the background, a shell may have made them ignore the signal.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     detection = subprocess.Popen(
-        [sys.executable, "-c", f"{listen}; from stackwright.detect import detect_host; detect_host()"],
+        [sys.executable, "-c", f"{listen}; from stackwright.detect.host import detect_host; detect_host()"],
         cwd=PACKAGES,
         env={"PATH": f"{hanging}:/bin:/usr/bin"},
         stderr=subprocess.PIPE,

@@ -16,7 +16,7 @@ import sys
 
 import pytest
 from stackwright.catalog.load import find_gpu, load_llms
-from stackwright.detect import detect_host
+from stackwright.detect.host import detect_host
 from stackwright.domain.forecast import EngineSettings, GpuMemory
 from stackwright.domain.host import Gpu
 from stackwright.domain.model_facts import CatalogLlm

@@ -13,13 +13,10 @@ from hypothesis import strategies as st
 from stackwright.domain.environment import Environment
 from stackwright.errors import UsageError, ValidationError
 from stackwright.project.folder import (
-    choose_folders,
-    find_root,
     lay_out,
     load_plan,
     load_stack,
     missing_base_files,
-    name_command,
     read_env_file,
     read_environment,
     read_wishes,
@@ -44,27 +41,6 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_root_is_what_was_asked_for_else_the_checkout(tmp_path: Path) -> None:
-    assert find_root(tmp_path / "x", tmp_path) == tmp_path / "x"
-    assert find_root(Path("~/x"), tmp_path) == Path.home() / "x"
-    assert find_root(None, tmp_path) == CHECKOUT
-
-
-@pytest.mark.parametrize("out", [Path("~nobody-of-that-name/x"), Path("x" * 300)])
-def test_a_root_that_cannot_be_is_refused_at_once(out: Path, tmp_path: Path) -> None:
-    with pytest.raises((RuntimeError, OSError)):
-        find_root(out, tmp_path)
-
-
-def test_a_command_is_written_as_it_can_be_pasted(tmp_path: Path) -> None:
-    script = CHECKOUT / "scripts" / "start-environment"
-    assert name_command("start-environment", "dev", root=CHECKOUT, working=tmp_path) == f"{script} dev"
-    assert name_command("start-environment", "dev", root=tmp_path / "my $x", working=tmp_path) == (
-        f"{script} dev --out '{tmp_path}/my $x'"
-    )
-    assert name_command("no-script", root=CHECKOUT, working=tmp_path) == "no-script"
-
-
 def test_laying_out_copies_every_base_file_once(tmp_path: Path) -> None:
     """What the person has changed since stays."""
     assert missing_base_files(tmp_path) != ()
@@ -85,28 +61,6 @@ def test_a_folder_that_cannot_be_laid_out_is_named(tmp_path: Path) -> None:
         lay_out(tmp_path)
     assert failure.value.message.startswith(f"{tmp_path}/envs/dev.yaml: cannot be written: ")
     assert failure.value.hint == "choose another folder with --out DIR"
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({}, ("/me/.local/share/stackwright", "/me/.cache/huggingface", "/me/.cache/vllm")),
-        ({"XDG_DATA_HOME": "/d", "XDG_CACHE_HOME": "/c"}, ("/d/stackwright", "/c/huggingface", "/c/vllm")),
-        (
-            {"STACKWRIGHT_STATE": "/s", "HF_HOME": "/h", "VLLM_CACHE_ROOT": "/v", "XDG_CACHE_HOME": "/c"},
-            ("/s", "/h", "/v"),
-        ),
-        ({"HF_HOME": ""}, ("/me/.local/share/stackwright", "/me/.cache/huggingface", "/me/.cache/vllm")),
-        (
-            {"HF_HOME": "~/models"},
-            ("/me/.local/share/stackwright", f"{Path.home()}/models", "/me/.cache/vllm"),
-        ),
-        ({"HF_HOME": "models"}, ("/me/.local/share/stackwright", f"{Path.cwd()}/models", "/me/.cache/vllm")),
-    ],
-)
-def test_state_and_caches_lie_where_each_tool_looks(variables: dict[str, str], expected: tuple[str, str, str]) -> None:
-    state, folders = choose_folders(variables, Path("/me"))
-    assert (str(state), folders.hf_home, folders.engine_caches["vllm"]) == expected
 
 
 @pytest.mark.parametrize("environment", Environment)

@@ -15,12 +15,12 @@ from stackwright.catalog.load import load_catalog
 from stackwright.cli import parse
 from stackwright.diagnosis.load import load_rules
 from stackwright.diagnosis.rules import diagnose_log
+from stackwright.domain.environment import Folders
 from stackwright.domain.plan import Mode, Plan
 from stackwright.domain.service import Step
 from stackwright.engines import ENGINES
 from stackwright.errors import NoPlanError, UsageError
 from stackwright.planning.planner import make_plan
-from stackwright.planning.request import Folders
 from stackwright.rendering import render_plan
 from stackwright.rendering.numbered import flat_settings
 from stackwright.settings import all_settings

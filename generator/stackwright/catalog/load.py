@@ -5,7 +5,6 @@ Touches only the YAML files beside this module; each is read once, when it is fi
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -42,11 +41,11 @@ T = TypeVar("T")
 
 @cache
 def load_catalog() -> Catalog:
-    """Read every file that a plan needs; a damaged one is a fault of the installation, not of the user."""
+    """Return what reads each file when a plan needs it; a damaged one is a fault of the installation."""
     return Catalog(
         engines=load_engines(),
-        services=_read("services.yaml", tuple[ServiceImage, ...]),
-        advisories=load_advisories(),
+        read_services=load_services,
+        read_advisories=load_advisories,
         read_drivers=load_drivers,
         read_llms=load_llms,
         read_flags=load_flags,
@@ -63,7 +62,9 @@ def load_catalog() -> Catalog:
 
 def fingerprint() -> str:
     """Return the SHA-256 of the packaged files, names included: another one means other facts."""
-    digest = hashlib.sha256()
+    from hashlib import sha256
+
+    digest = sha256()
     for path in sorted(FOLDER.glob("*.yaml")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
@@ -139,6 +140,12 @@ def load_drivers() -> Drivers:
     from stackwright.domain.hardware import Drivers
 
     return _read("drivers.yaml", Drivers)
+
+
+@cache
+def load_services() -> tuple[ServiceImage, ...]:
+    """Read the images of what is not an engine."""
+    return _read("services.yaml", tuple[ServiceImage, ...])
 
 
 @cache

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stackwright import __version__, report
 from stackwright.commands.paths import ProjectPaths
-from stackwright.detect import Detection
+from stackwright.detect.host import Detection
 from stackwright.detect.snapshot import format_snapshot
 from stackwright.diagnosis.bundle import write_bundle
 from stackwright.diagnosis.evidence import Examination

@@ -41,6 +41,7 @@ from stackwright.project.credentials import ensure_secrets, find_hub_token, gate
 from stackwright.project.data_folder import check_data_folder, claim_data_folder
 from stackwright.project.digests import read_image_pins
 from stackwright.project.inputs import record_inputs
+from stackwright.project.location import name_command
 from stackwright.project.pins import pins_of_model, read_pins
 from stackwright.rendering import RenderedFile, render_plan
 from stackwright.rendering.numbered import flat_settings, keys_of, models_of_written, spec_of_written
@@ -384,7 +385,7 @@ def name_following(arguments: PlanArguments, paths: ProjectPaths, command: str, 
     """Return a command to be pasted: for an environment, None for all; one that plans gets the same wishes."""
     words: tuple[str, ...] = () if environment is None else (environment.value,)
     words += arguments.options.words if command == "configure-gpu" else ()
-    return project.name_command(command, *words, root=paths.root, working=working_folder())
+    return name_command(command, *words, root=paths.root, working=working_folder())
 
 
 def _next_step(plan: Plan, paths: ProjectPaths, command: str | None, *, here: bool) -> NextStep:
@@ -454,7 +455,7 @@ def _check_data(configured: Configured, paths: ProjectPaths) -> None:
     before = project.read_env_file(rendered).get(DATA_HOME) if rendered.exists() else None
     if before not in (None, folder) and Path(before).is_dir() and not Path(folder).exists():
         words = ("configure-gpu", environment.value, "--set", f"DATA_HOME={before}")
-        command = project.name_command(*words, root=paths.root, working=working_folder())
+        command = name_command(*words, root=paths.root, working=working_folder())
         report.warn(f"the data of {environment} stay in {before}; `{command}` goes on with them")
 
 

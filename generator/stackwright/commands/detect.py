@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from stackwright import report
 from stackwright.commands.options import add_json, record_of
-from stackwright.detect import detect_host
+from stackwright.detect.host import detect_host
 
 
 class DetectArguments(Struct, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ from stackwright.commands.options import (
 from stackwright.commands.pasted_log import read_log
 from stackwright.commands.paths import ProjectPaths, find_paths
 from stackwright.commands.stack import choose_runtime, load_stack
-from stackwright.detect import Detection, detect_host
+from stackwright.detect.host import Detection, detect_host
 from stackwright.diagnosis.evidence import (
     Evidence,
     Examination,

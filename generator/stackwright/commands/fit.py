@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stackwright.commands.host import choose_gpus, gateway_bytes
-from stackwright.commands.observed import ObservedArguments
 from stackwright.commands.options import add_json, add_out
 from stackwright.commands.paths import find_paths
 from stackwright.domain.catalog import EngineRelease
@@ -24,6 +24,9 @@ from stackwright.domain.setting_spec import Kind, problem_with
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine, MemorySetting, fields_of
 from stackwright.errors import HostError, NoPlanError, UsageError
+
+if TYPE_CHECKING:
+    from stackwright.commands.observed import ObservedArguments
 
 _RELEASE = re.compile(r"v?\d+\.\d+(\.\d+)?([.\-+]?\w+)*")
 
@@ -108,6 +111,8 @@ def read_arguments(given: argparse.Namespace) -> FitArguments:
         raise UsageError("--model is missing", hint="name one: `stackwright fit --model smoke`")
     observed = None
     if given.observed is not None:
+        from stackwright.commands.observed import ObservedArguments
+
         values |= {"version": version} if (version := (given.engine or "").partition("==")[2]) else {}
         observed = ObservedArguments(
             log=given.observed,
@@ -152,7 +157,7 @@ def run(asked: FitArguments) -> None:
 
         fit(asked, read_snapshot(asked.host))
         return
-    from stackwright.detect import detect_host
+    from stackwright.detect.host import detect_host
 
     found = detect_host()
     report.warn_all(found.notable)

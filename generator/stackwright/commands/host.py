@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from stackwright import report
-from stackwright.detect import detect_host
 from stackwright.domain.forecast import GpuMemory
 from stackwright.domain.host import Host
 from stackwright.domain.plan import Mode
@@ -29,6 +28,8 @@ def get_host(snapshot: Path | None) -> Host:
         from stackwright.detect.snapshot import read_snapshot
 
         return read_snapshot(snapshot)
+    from stackwright.detect.host import detect_host
+
     found = detect_host(meanwhile=_load_planner)
     report.warn_all(found.notable)
     return _as_if_stopped(found.host)

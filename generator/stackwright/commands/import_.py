@@ -633,8 +633,8 @@ def _show(arguments: ImportArguments, result: ImportResult, paths: ProjectPaths,
     if arguments.dry_run:
         report.print_text(result.wishes)
         return
-    from stackwright.project import folder as project
+    from stackwright.project.location import name_command
 
     report.tell(f"wrote {result.file}")
     words = (arguments.environment.value, *(("--host", str(arguments.host)) if arguments.host else ()))
-    report.tell(f"next: {project.name_command('configure-gpu', *words, root=paths.root, working=working_folder())}")
+    report.tell(f"next: {name_command('configure-gpu', *words, root=paths.root, working=working_folder())}")

@@ -12,6 +12,7 @@ from stackwright.atomic import replace_file
 from stackwright.commands.paths import find_paths, working_folder
 from stackwright.errors import UsageError, unwritable
 from stackwright.project import folder as project
+from stackwright.project.location import name_command
 
 _IGNORED = """\
 # Rendered for one machine, or secret: never committed.
@@ -58,4 +59,4 @@ def run(arguments: InitArguments) -> None:
         report.tell(f"write {ignored}")
     elif not missing:
         report.tell(f"{root} is a project folder already; nothing was changed")
-    report.tell(f"next: {project.name_command('configure-gpu', root=root, working=working_folder())}")
+    report.tell(f"next: {name_command('configure-gpu', root=root, working=working_folder())}")

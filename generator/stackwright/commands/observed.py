@@ -81,7 +81,7 @@ def _from_log(asked: ObservedArguments) -> _Found:
         from stackwright.detect.snapshot import read_snapshot
 
         return _Found(log=log, host=read_snapshot(asked.host))
-    from stackwright.detect import detect_host
+    from stackwright.detect.host import detect_host
 
     return _Found(log=log, host=detect_host().host)
 

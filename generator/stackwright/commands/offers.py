@@ -29,7 +29,8 @@ from stackwright.planning.recommend import Checkpoints
 from stackwright.planning.request import PlanRequest, WantedModel
 from stackwright.planning.survey import Offer
 from stackwright.project.credentials import find_hub_token
-from stackwright.project.folder import name_command, read_wishes
+from stackwright.project.folder import read_wishes
+from stackwright.project.location import name_command
 from stackwright.units import format_bytes
 from stackwright.watching.remembered import remembered_starts
 

@@ -14,8 +14,8 @@ from stackwright.commands.stack import load_stack, page_words, pages_of
 from stackwright.domain.environment import Environment
 from stackwright.domain.service import Service
 from stackwright.errors import UsageError
-from stackwright.project import folder as project
 from stackwright.project.credentials import gateway_key
+from stackwright.project.location import name_command
 from stackwright.runtime import Stack
 from stackwright.runtime.ports import is_free
 from stackwright.watching.probe import endpoint_of, published_endpoint, published_url
@@ -59,7 +59,7 @@ def run(arguments: OpenArguments) -> None:
     endpoint, environment = endpoint_of(stack), stack.plan.environment.value
 
     def command(*words: str) -> str:
-        return project.name_command("stackwright", *words, environment, root=stack.root, working=working_folder())
+        return name_command("stackwright", *words, environment, root=stack.root, working=working_folder())
 
     rows = [{"name": name, "url": endpoint.url + path, "needs": needs} for name, path, needs in PATHS]
     is_down = is_free(endpoint.bind, endpoint.port)

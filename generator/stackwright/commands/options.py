@@ -17,7 +17,6 @@ from stackwright.domain.plan import Mode
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine
 from stackwright.errors import UsageError, did_you_mean
-from stackwright.services import additions
 
 R = TypeVar("R")
 ENVIRONMENTS = (*(environment.value for environment in Environment), *WRITTEN_OUT)
@@ -196,6 +195,8 @@ def add_environment_and_mode(parser: argparse.ArgumentParser) -> None:
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """Take what a plan is made from; `read_plan_options` reads it."""
+    from stackwright.services import additions
+
     parser.add_argument(
         "--model",
         dest="models",

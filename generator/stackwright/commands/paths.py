@@ -7,11 +7,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from stackwright.domain.environment import Environment, EnvironmentPaths
+from stackwright.domain.environment import Environment, EnvironmentPaths, Folders
 from stackwright.errors import UsageError
 from stackwright.models.read import SMOKE
-from stackwright.planning.request import Folders
-from stackwright.project import folder as project
+from stackwright.project.location import choose_folders, find_root
 
 
 class ProjectPaths(Struct, frozen=True, kw_only=True):
@@ -42,8 +41,8 @@ def find_paths(out: Path | None) -> ProjectPaths:
         UsageError: there is no folder to work in, or a file in the place of one.
     """
     try:
-        state, folders = project.choose_folders(os.environ, Path.home())
-        root = project.find_root(out, working_folder() if out is not None and out.is_absolute() else Path.cwd())
+        state, folders = choose_folders(os.environ, Path.home())
+        root = find_root(out, working_folder() if out is not None and out.is_absolute() else Path.cwd())
         _require_folders(state)
     except (RuntimeError, OSError) as failure:  # no home folder; the working folder is gone
         reason = (failure.strerror if isinstance(failure, OSError) else None) or str(failure).rstrip(".")

@@ -17,7 +17,7 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.image_pins import ImagePin, ImagePins, without_digest
 from stackwright.errors import RuntimeRefusedError, ValidationError
 from stackwright.project import digests
-from stackwright.project import folder as project
+from stackwright.project.location import name_command
 from stackwright.rendering.numbered import keys_of
 from stackwright.settings import declared_settings
 
@@ -65,7 +65,7 @@ def run(arguments: PinImagesArguments) -> None:
     _tell_changes(before.images, pinned)
     digests.write_image_pins(stack.root, ImagePins(images={**before.images, **pinned}))
     report.tell(f"wrote {digests.FILE}; commit it, so that every host runs these images")
-    configure = project.name_command(
+    configure = name_command(
         "configure-gpu", "--env", stack.plan.environment.value, root=stack.root, working=working_folder()
     )
     report.tell(f"next: {configure}")

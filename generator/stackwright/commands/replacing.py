@@ -15,7 +15,7 @@ from stackwright.commands.stack import load_stack, refuse_foreign
 from stackwright.commands.stop_environment import StopArguments, stop_held
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.errors import StackError
-from stackwright.project import folder as project
+from stackwright.project.location import name_command
 from stackwright.project.lock import Lock
 
 
@@ -78,7 +78,7 @@ def _telling_the_way_back(stopped: Sequence[EnvironmentPaths]) -> Iterator[None]
 def _way_back(stopped: Sequence[EnvironmentPaths]) -> str:
     names = " and ".join(paths.environment.value for paths in stopped)
     commands = " and ".join(
-        f"`{project.name_command('start-environment', paths.environment, root=paths.root, working=working_folder())}`"
+        f"`{name_command('start-environment', paths.environment, root=paths.root, working=working_folder())}`"
         for paths in stopped
     )
     return f"{names} {'was' if len(stopped) == 1 else 'were'} stopped for it; to start {names} again: {commands}"

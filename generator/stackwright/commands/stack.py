@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from stackwright import report
 from stackwright.commands.generation import generations_of
 from stackwright.commands.paths import working_folder
-from stackwright.detect import detect_host
+from stackwright.detect.host import detect_host
 from stackwright.domain.environment import Environment, EnvironmentPaths
 from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
@@ -17,6 +17,7 @@ from stackwright.domain.service import UP, Page, Service, ServicePhase
 from stackwright.domain.setting_spec import problem_with
 from stackwright.errors import RuntimeRefusedError, StackError, ValidationError
 from stackwright.project import folder as project
+from stackwright.project.location import name_command
 from stackwright.project.lock import read_work
 from stackwright.runtime import Runtime, Stack, WatchedRuntime
 from stackwright.settings import declared_settings
@@ -63,7 +64,7 @@ def reach(stack: Stack, asked: str) -> tuple[WatchedRuntime, Host]:
 def refuse_foreign(stack: Stack, owner: Path | None) -> None:
     """Refuse what was started under this stack's name from another project folder. Raises RuntimeRefusedError."""
     if owner is not None and owner.resolve() != stack.root.resolve() and (owner / "compose" / "compose.yaml").exists():
-        there = project.name_command("stop-environment", "ENV", root=owner, working=working_folder())
+        there = name_command("stop-environment", "ENV", root=owner, working=working_folder())
         raise RuntimeRefusedError(
             f"{stack.name}: a stack of this name was started from {owner}",
             hint=f"stop it there, `{there}`, or choose another name with --set COMPOSE_PROJECT_NAME=…",

@@ -56,6 +56,7 @@ from stackwright.models.cache import find_cache
 from stackwright.models.hub import fetch_config
 from stackwright.project import folder as project
 from stackwright.project.generations import Generations
+from stackwright.project.location import name_command
 from stackwright.project.lock import Lock
 from stackwright.runtime import Runtime, Stack
 from stackwright.validation.checks import find_all, find_broken, find_later
@@ -211,4 +212,4 @@ def question_by_hand(stack: Stack) -> str:
 
 
 def _command(stack: Stack, *words: str) -> str:
-    return project.name_command(*words, stack.plan.environment.value, root=stack.root, working=working_folder())
+    return name_command(*words, stack.plan.environment.value, root=stack.root, working=working_folder())

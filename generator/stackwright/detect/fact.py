@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,14 @@ CHUNK_BYTES = 64 * 2**10
 
 MOST_CHUNKS = 256
 """16 MiB: more than /proc/cpuinfo of a machine with 8192 threads."""
+
+# nvml.h: NVML_DEVICE_PCI_BUS_ID_FMT is "%08X:%02X:%02X.0"; older drivers wrote four digits of domain.
+PCI_ADDRESS = re.compile(r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7]")
+
+# NVML: "GPU-" and a UUID of RFC 4122's form. It names devices in rendered files.
+UUID = re.compile(r"GPU-[0-9A-Za-z-]{1,92}")
+# A MIG device's; before driver 470 it was MIG-GPU-<UUID>/<GPU instance>/<compute instance> (NVIDIA MIG user guide).
+SLICE_UUID = re.compile(r"MIG-[0-9A-Za-z/-]{1,92}")
 
 
 class Unread(Struct, frozen=True, kw_only=True):

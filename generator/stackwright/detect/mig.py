@@ -6,8 +6,8 @@ deployment considerations; NVIDIA/nccl issue 1716, 2026-08-23: verified on Hoppe
 
 from __future__ import annotations
 
-from stackwright.detect.fact import Fact, Missing, Unread, plain_text, take
-from stackwright.detect.nvml import SLICE_UUID, GpuAnswers, NvmlAnswers, SliceAnswers
+from stackwright.detect.fact import SLICE_UUID, Fact, Missing, Unread, plain_text, take
+from stackwright.detect.nvml import GpuAnswers, NvmlAnswers, SliceAnswers
 from stackwright.domain.host import Gpu, MigSlice
 
 

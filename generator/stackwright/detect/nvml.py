@@ -7,7 +7,6 @@ answers in `topology`. Numbers and semantics: NVML API reference (docs.nvidia.co
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from stackwright.detect import gpu_reading
-from stackwright.detect.fact import Fact, T, Unread, read_file
+from stackwright.detect.fact import PCI_ADDRESS, Fact, T, Unread, read_file
 from stackwright.detect.gpu_reading import INVALID_ARGUMENT, MOST_LANES, NOT_SUPPORTED, NoAnswer, slice_handles
 
 LIBRARY = "libnvidia-ml.so.1"
@@ -24,14 +23,6 @@ FUNCTION_NOT_FOUND = 13
 
 # pynvml 13's NVML_P2P_CAPS_INDEX_READ is the tuple `(0,)`, which its own binding refuses.
 P2P_READ = 0
-
-# nvml.h: NVML_DEVICE_PCI_BUS_ID_FMT is "%08X:%02X:%02X.0"; older drivers wrote four digits of domain.
-PCI_ADDRESS = re.compile(r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7]")
-
-# NVML: "GPU-" and a UUID of RFC 4122's form. It names devices in rendered files.
-UUID = re.compile(r"GPU-[0-9A-Za-z-]{1,92}")
-# A MIG device's; before driver 470 it was MIG-GPU-<UUID>/<GPU instance>/<compute instance> (NVIDIA MIG user guide).
-SLICE_UUID = re.compile(r"MIG-[0-9A-Za-z/-]{1,92}")
 
 
 class LaneAnswers(Struct, frozen=True, kw_only=True):

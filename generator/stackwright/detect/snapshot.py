@@ -13,8 +13,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from stackwright.atomic import replace_file
-from stackwright.detect.fact import is_plain
-from stackwright.detect.nvml import PCI_ADDRESS, SLICE_UUID, UUID
+from stackwright.detect.fact import PCI_ADDRESS, SLICE_UUID, UUID, is_plain
 from stackwright.domain.host import HOST_SCHEMA, Containers, Driver, Gpu, Host, Link, Network, OperatingSystem
 from stackwright.domain.topology import NVLINK_KINDS
 from stackwright.errors import HostError, UsageError

@@ -9,11 +9,10 @@ import re
 
 from msgspec import Struct
 
-from stackwright.detect.fact import Fact, Missing, Unread, plain_text, take, whole_number
+from stackwright.detect.fact import UUID, Fact, Missing, Unread, plain_text, take, whole_number
 from stackwright.detect.gpu_reading import NOT_SUPPORTED
 from stackwright.detect.nvml import (
     FUNCTION_NOT_FOUND,
-    UUID,
     GpuAnswers,
     LaneAnswers,
     NvmlAnswers,

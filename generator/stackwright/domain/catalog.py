@@ -454,8 +454,8 @@ class Catalog(Struct, frozen=True, kw_only=True, eq=False):
     """
 
     engines: Sequence[EngineRelease]
-    services: tuple[ServiceImage, ...]
-    advisories: tuple[Advisory, ...]
+    read_services: Callable[[], tuple[ServiceImage, ...]]
+    read_advisories: Callable[[], tuple[Advisory, ...]]
     read_drivers: Callable[[], Drivers]
     read_llms: Callable[[], Sequence[CatalogLlm]]
     read_flags: Callable[[], FlagTable]
@@ -467,6 +467,16 @@ class Catalog(Struct, frozen=True, kw_only=True, eq=False):
     read_attention: Callable[[], AttentionTable]
     read_gpus: Callable[[], Sequence[GpuModel]]
     find_gpu: Callable[[str | None], GpuModel | None]
+
+    @property
+    def services(self) -> tuple[ServiceImage, ...]:
+        """The images of what is not an engine."""
+        return self.read_services()
+
+    @property
+    def advisories(self) -> tuple[Advisory, ...]:
+        """The known holes."""
+        return self.read_advisories()
 
     @property
     def drivers(self) -> Drivers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
@@ -70,3 +71,11 @@ class EnvironmentPaths(Struct, frozen=True, kw_only=True):
     def plan(self) -> Path:
         """The plan that the files were rendered from."""
         return self.generated / "plan.json"
+
+
+class Folders(Struct, frozen=True, kw_only=True):
+    """Folders on the host, absolute: downloaded models, by its name what each engine compiles, what additions keep."""
+
+    hf_home: str
+    engine_caches: Mapping[str, str]
+    data: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from statistics import median
 
 from msgspec import Struct
 
@@ -176,6 +175,8 @@ def spread_of(rounds: Sequence[Round], measure: Measure) -> Spread | None:
     values = [value for one in rounds if (value := measure.read(one)) is not None]
     if not values:
         return None
+    from statistics import median  # brings random and fractions, and every command loads this module
+
     return Spread(middle=median(values), least=min(values), most=max(values), rounds=len(values))
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from stackwright.domain.environment import COMMON, Environment
+from stackwright.domain.environment import COMMON, Environment, Folders
 from stackwright.domain.forecast import EngineSettings, RememberedStart
 from stackwright.domain.host import Host
 from stackwright.domain.image_pins import ImagePins
@@ -25,14 +25,6 @@ from stackwright.planning.utilization import Utilization
 
 PROJECT_NAME = "COMPOSE_PROJECT_NAME"
 _CATALOG = "generator/stackwright/catalog/llms.yaml; docs/decisions/0012-models.md"
-
-
-class Folders(Struct, frozen=True, kw_only=True):
-    """Folders on the host, absolute: downloaded models, by its name what each engine compiles, what additions keep."""
-
-    hf_home: str
-    engine_caches: Mapping[str, str]
-    data: str
 
 
 class User(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stackwright.domain.environment import Environment
 from stackwright.errors import UsageError
-from stackwright.project.folder import name_command
+from stackwright.project.location import name_command
 
 OWNER = ".project"
 """The file in it that names the project folder."""

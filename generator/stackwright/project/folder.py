@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
@@ -19,13 +18,12 @@ from stackwright.domain.environment import COMMON, EnvironmentPaths
 from stackwright.domain.plan import PLAN_SCHEMA, Plan
 from stackwright.domain.setting_spec import Kind, SettingSpec, problem_with
 from stackwright.domain.wishes import WISHES_SCHEMA, JoinedWishes, ModelWish, Wishes
-from stackwright.engines import ENGINES, default_engine
+from stackwright.engines import default_engine
 from stackwright.errors import UsageError, ValidationError, did_you_mean
 from stackwright.planning.cloud import problem_with_cloud
 from stackwright.planning.gateway import problem_with_name
-from stackwright.planning.request import Folders
 from stackwright.project.joining import join_wishes, shared_keys
-from stackwright.project.pasting import CHECKOUT, program_of
+from stackwright.project.pasting import CHECKOUT
 from stackwright.project.pins import check_pins
 from stackwright.reading import convert, load_yaml, read_text
 from stackwright.rendering.numbered import MOST_MODELS
@@ -42,25 +40,6 @@ _BASE_FILES = (
     "envs/prod.yaml",
     COMMON,
 )
-
-
-def find_root(out: Path | None, working: Path) -> Path:
-    """Return the project folder: `--out`, else the checkout that this package lies in, else the working folder.
-
-    Raises:
-        RuntimeError, OSError: there can be no folder of that name, or its parent may not be looked into.
-    """
-    if out is not None:
-        root = out.expanduser().absolute()
-        (root / "envs").exists()  # raises here, once, what each later look would
-        return root
-    return CHECKOUT if (CHECKOUT / "compose" / "compose.yaml").is_file() else working.absolute()
-
-
-def name_command(command: str, *words: str, root: Path, working: Path) -> str:
-    """Write a command so that it works as pasted in the folder `working`; `--out` is there where needed."""
-    out = () if find_root(None, working) == root else ("--out", str(root))
-    return shlex.join((program_of(command, working), *words, *out))
 
 
 def missing_base_files(root: Path) -> tuple[str, ...]:
@@ -344,25 +323,6 @@ def _check_against(where: str, key: str, spec: SettingSpec, value: str) -> None:
     problem = problem_with(spec, value)
     if problem:
         raise UsageError(f"{where}: {key}: found `{value[:80]}`, allowed: {problem}")
-
-
-def choose_folders(variables: Mapping[str, str], home: Path) -> tuple[Path, Folders]:
-    """Return the state folder and the caches, from the variables that each tool documents, else below `home`."""
-
-    def folder(name: str, otherwise: Path) -> Path:
-        return Path(variables.get(name) or otherwise).expanduser().absolute()
-
-    data = folder("XDG_DATA_HOME", home / ".local" / "share")
-    cache = folder("XDG_CACHE_HOME", home / ".cache")
-    state = folder("STACKWRIGHT_STATE", data / "stackwright")
-    folders = Folders(
-        hf_home=str(folder("HF_HOME", cache / "huggingface")),
-        engine_caches={
-            engine.name: str(folder(engine.keys.cache_folder, cache / engine.name)) for engine in ENGINES.values()
-        },
-        data=str(state / "data"),
-    )
-    return state, folders
 
 
 def load_plan(paths: EnvironmentPaths) -> Plan | None:

@@ -5,7 +5,6 @@ Nothing depends on the file: a missing, damaged or unwritable one only means tha
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +28,9 @@ def remembered_starts(state: Path, host: Host, model: str | None = None) -> tupl
 
     `model`: of this one alone, as the engine is given it; None for those of all.
     """
-    own = host_word(host)
-    kept = (entry for entry in _entries(state) if entry.host == own and model in (None, entry.start.model))
+    entries = _entries(state)
+    own = host_word(host) if entries else ""
+    kept = (entry for entry in entries if entry.host == own and model in (None, entry.start.model))
     return tuple(kept)[::-1]
 
 
@@ -65,10 +65,12 @@ def keep_replica(state: Path, plan: Plan, replica: Replica, date: str, start: Ob
 
 def host_word(host: Host) -> str:
     """Return a word that tells a host's GPUs, driver and memory from others'; what is free now does not count."""
+    from hashlib import sha256  # brings OpenSSL, and most hosts have nothing to compare with
+
     driver = host.driver.version if host.driver else None
     gpus = sorted(f"{gpu.name} {gpu.memory_bytes}" for gpu in host.gpus)
     facts = json.dumps([driver, gpus, host.cpu.model, host.memory_bytes])
-    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+    return sha256(facts.encode()).hexdigest()[:16]
 
 
 def _replaced(kept: RememberedStart, entry: RememberedStart) -> bool:
