@@ -42,11 +42,11 @@ def test_the_first_error_is_shown_where_no_rule_knows_it() -> None:
 (EngineCore pid=7) INFO 11-28 10:00:00 [core.py:1] a note that quotes ValueError: nothing
 (Worker_TP0 pid=9) ERROR 11-28 10:00:01 [worker.py:2] Traceback (most recent call last):
 (Worker_TP0 pid=9) ERROR 11-28 10:00:01 [worker.py:2]   File "x.py", line 1, in f
-(Worker_TP0 pid=9) ERROR 11-28 10:00:01 [worker.py:2] KeyError: 'something new'
+(Worker_TP0 pid=9) ERROR 11-28 10:00:01 [worker.py:2] mylib.SomethingNewError
 (EngineCore pid=7) RuntimeError: Engine core initialization failed. See root cause above.
 """
     (judged,) = judge_log(text, RULES, VALUES)
-    assert judged.cause == "no known failure; the first error is: KeyError: 'something new'"
+    assert judged.cause == "no known failure; the first error is: mylib.SomethingNewError"
     assert (judged.rule, judged.fix, judged.source) == (None, None, None)
 
 

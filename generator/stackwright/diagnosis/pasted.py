@@ -35,8 +35,11 @@ _SPOKEN = re.compile(
     re.IGNORECASE,
 )
 _FRAME = re.compile(r"\s|Traceback ")
-# Uvicorn's words, in the engine and in the gateway (uvicorn 0.38 lifespan/on.py).
-_READY = re.compile(r"^.*Application startup complete\.[^\n]*$", re.MULTILINE)
+# The words of Uvicorn (0.38 lifespan/on.py), in the engine and in the gateway, of PostgreSQL, Redis and Prometheus.
+_READY = re.compile(
+    r"^.*(?:Application startup complete\.|ready to accept connections|Server is ready to receive web requests)[^\n]*$",
+    re.MULTILINE | re.IGNORECASE,
+)
 _MOST_OF_CHAIN = 4
 
 
@@ -56,13 +59,17 @@ class LogJudgement(Struct, frozen=True, kw_only=True):
 def judge_log(text: str, rules: Iterable[Rule], values: Mapping[str, str]) -> tuple[LogJudgement, ...]:
     """Return for each service whose lines tell of a failure the best known one, else its first error.
 
-    A service without a known failure is passed over where another one has one: it fell with that one.
+    A service without a known failure is passed over where another one has one: it fell with that one. So is one of
+    which only a general rule knows.
     """
     known = tuple(rules)
     parts = _by_service(text)
-    named = [found[0] for part in parts if (found := _diagnose(part, known, values))]
-    if named:
-        return tuple({diagnosis.rule: _judged(diagnosis) for diagnosis in named}.values())
+    for asked in (tuple(rule for rule in known if not rule.general), tuple(rule for rule in known if rule.general)):
+        # What a service wrote before its last start that went well is no reason to quote it.
+        texts = (_since_ready(part) for part in parts) if asked and asked[0].general else parts
+        named = [found[0] for part in texts if (found := _diagnose(part, asked, values))]
+        if named:
+            return tuple({diagnosis.rule: _judged(diagnosis) for diagnosis in named}.values())
     chains = (chain for part in parts if (chain := _first_errors(part)))
     return tuple(
         LogJudgement(
@@ -95,14 +102,20 @@ def _by_service(text: str) -> tuple[str, ...]:
     return tuple("\n".join(lines) for lines in parts.values())
 
 
+def _since_ready(text: str) -> str:
+    """Return what a service wrote after it was ready for the last time; the whole where it never was."""
+    ready = _READY.findall(text)
+    return text.rpartition(ready[-1])[2] if ready else text
+
+
 def _first_errors(text: str) -> tuple[str, ...]:
     """Return the errors of the process that failed first, in the order in which one led to the next.
 
     What a service wrote before its last start that went well did not keep it from it.
     """
-    before, _, text = text.rpartition(ready[-1]) if (ready := _READY.findall(text)) else ("", "", text)
+    since = _since_ready(text)
     chains: dict[str, list[str]] = {}
-    for raw, line in zip(text.split("\n"), failure_lines(text), strict=True):
+    for raw, line in zip(since.split("\n"), failure_lines(since), strict=True):
         if _SECOND_HAND.search(line) or not (found := _ERROR.search(line)):
             continue
         process = _PROCESS.search(raw)
@@ -112,11 +125,11 @@ def _first_errors(text: str) -> tuple[str, ...]:
             chain.append(error)
     if chains:
         return tuple(next(iter(chains.values()))[:_MOST_OF_CHAIN])
-    lines = failure_lines(text)
-    if before:
+    lines = failure_lines(since)
+    if since != text:
         return tuple(line.strip()[:LONGEST_QUOTE] for line in itertools.islice(filter(_SPOKEN.search, lines), 1))
     # A log that was cut may hold nothing but what points at lines above it.
     pointing = (line for line in lines if _SECOND_HAND.search(line) and _ERROR.search(line))
-    logged = (line for line in error_lines(text) if line.strip() and not _FRAME.match(line))
+    logged = (line for line in error_lines(since) if line.strip() and not _FRAME.match(line))
     first = itertools.islice(itertools.chain(filter(_SPOKEN.search, lines), pointing, logged), 1)
     return tuple(line.strip()[:LONGEST_QUOTE] for line in first)

@@ -40,7 +40,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     any of which a line has to match; named groups may stand in `cause`, `fix` and `settings` as `{group}`. `also` and
     `unless`: what another line of the same text must, or must not, match. `settings`: pins that mend it. `permanent`:
     trying the same again cannot help. `source`: where the words and the fix come from; `seen`: the date on which it was
-    read. `general`: tried where no other rule matches, since it quotes whatever was refused.
+    read. `general`: tried where no other rule matches, since it quotes whatever was refused, by its first line.
     """
 
     id: str
@@ -209,13 +209,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _match(rule: Rule, text: str, whole: str, values: Mapping[str, str]) -> Diagnosis | None:
-    """Try one rule. Of several lines that match, the last tells of the latest start; `whole` has the warnings too."""
-    found: re.Match[str] | None = None
-    for pattern in rule.patterns:
-        for found in _compiled(pattern).finditer(text):  # noqa: B007  # the last one is wanted
-            pass
-        if found is not None:
-            break
+    """Try one rule; `whole` has the warnings too."""
+    found = next((one for pattern in rule.patterns if (one := _found(rule, pattern, text)) is not None), None)
     if found is None:
         return None
     if rule.also is not None and _compiled(rule.also).search(text) is None:
@@ -225,6 +220,24 @@ def _match(rule: Rule, text: str, whole: str, values: Mapping[str, str]) -> Diag
     known = {**values, **{name: value.strip() for name, value in found.groupdict().items() if value is not None}}
     known |= _port_words(known)
     return _diagnosis(rule, _line_at(text, found.start()), known)
+
+
+def _found(rule: Rule, pattern: str, text: str) -> re.Match[str] | None:
+    """Find what a rule quotes: of several lines the last, which tells of the latest start.
+
+    A general rule knows no cause from a consequence: it takes the first, or the last of the chain that it begins.
+    """
+    found: re.Match[str] | None = None
+    for found in _compiled(pattern).finditer(text):  # the last one is wanted
+        if rule.general and _LEADS_ON.match(text, found.end()) is None:
+            break
+    return found
+
+
+# What Python writes below an error that another one follows from; the first may have more lines.
+_LEADS_ON = re.compile(
+    r"[^\n]{0,4000}\n(?:[^\n]{0,400}\n){0,6}?\s{0,4}(?:During handling of the above exception|The above exception was)"
+)
 
 
 def _port_words(known: Mapping[str, str]) -> dict[str, str]:
