@@ -27,6 +27,13 @@ MOST_ANSWER_BYTES = 64 * 2**20
 
 CAPTION = "Describe this picture in one or two plain sentences, for a search. Name what can be seen and read in it."
 
+READ_PAGE = (
+    "Write down the text of this scanned page, word for word and in its order, and nothing else. Where there is no"
+    " text, describe in one or two sentences what can be seen."
+)
+CAPTION_TOKENS, PAGE_TOKENS = 300, 1500
+"""The longest answers: of a page a dense one of A4, some 700 English words."""
+
 LATER = frozenset({401, 408, 425, 429, 500, 502, 503, 504})
 """What may pass: the gateway, or an engine behind it, is not there, is busy, or failed; a key is about to be known."""
 
@@ -98,16 +105,23 @@ class Models:
         asked._owner = owner
         return asked
 
-    def look(self, pictures: Sequence[Path], question: str) -> str:
+    def look(self, pictures: Sequence[Path], question: str, most_tokens: int = CAPTION_TOKENS) -> str:
         """Return what the vision model says of pictures. Raises LaterError, RefusedRequestError."""
         parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": _data(path)}} for path in pictures]
         parts.append({"type": "text", "text": question})
-        fields = {"model": self.stack.vision, "messages": [{"role": "user", "content": parts}], "max_tokens": 300}
-        answer = self._ask_json("/v1/chat/completions", {**fields, "temperature": 0})
+        fields = {"model": self.stack.vision, "messages": [{"role": "user", "content": parts}]}
+        answer = self._ask_json("/v1/chat/completions", {**fields, "max_tokens": most_tokens, "temperature": 0})
         try:
             return str(answer["choices"][0]["message"]["content"] or "").strip()
         except (LookupError, TypeError) as failure:
             raise LaterError(f"`{self.stack.vision}` answered without a text") from failure
+
+    def read_page(self, page: Path) -> str:
+        """Return the text of a scanned page; its beginning where the context holds no more. Raises as `look`."""
+        try:
+            return self.look([page], READ_PAGE, PAGE_TOKENS)
+        except RefusedRequestError:
+            return self.look([page], READ_PAGE)
 
     def hear(self, sound: bytes, language: str | None) -> dict[str, Any]:
         """Return `text` and `segments` of a WAV file. Raises LaterError, RefusedRequestError."""

@@ -13,6 +13,9 @@ MOST_PAGES = 2000
 """Pages whose text is read; a longer file is cut there, and `media.pages` tells how many it has."""
 
 MOST_PAGE_CHARACTERS = 100_000
+READABLE = 1536
+"""The longest side of a page that is read by a model: on A4 a letter of 10 points is then 18 pixels high."""
+
 MOST_SCALE = 4.0
 """Pixels for each point of a page, 72 to the inch: more shows a small page no better."""
 
@@ -55,17 +58,30 @@ def _read_page(document: Any, index: int, folder: Path, decoded: Decoded, want: 
     try:
         text = page.get_textpage().get_text_bounded()[:MOST_PAGE_CHARACTERS].replace("\r\n", "\n").replace("\0", "")
         told["text"] = text.strip()
-        if index >= int(want["pages"]):
-            return
-        width, height = page.get_size()
-        scale = min(PREVIEW / max(width, height, 1.0), MOST_SCALE)
-        image = flatten(page.render(scale=scale).to_pil(), PREVIEW)
-        name = f"page-{index + 1:04}.jpg"
-        save(image, folder / name, decoded)
-        decoded.views.append({"file": name, "page": index + 1})
-        if index == 0 and want.get("thumbnails"):
-            keep_thumbnail(image, folder, decoded)
+        is_scanned = not told["text"] and any(True for _ in page.get_objects(max_depth=1))
+        if is_scanned:
+            told["scanned"] = True
+        if index < int(want["pages"]) or (is_scanned and _scanned(decoded) < int(want.get("scanned_pages", 0))):
+            _draw(page, index, folder, decoded, is_first=index == 0 and bool(want.get("thumbnails")))
     except pypdfium2.PdfiumError:
         told["damaged"] = True
     finally:
         page.close()
+
+
+def _scanned(decoded: Decoded) -> int:
+    """Return how many pages without a text are drawn."""
+    scanned = {page["page"] for page in decoded.pages if page.get("scanned")}
+    return sum(view["page"] in scanned for view in decoded.views)
+
+
+def _draw(page: Any, index: int, folder: Path, decoded: Decoded, *, is_first: bool) -> None:
+    """Write a picture of a page, and its thumbnail where it is the first."""
+    longest = READABLE if decoded.pages[-1].get("scanned") else PREVIEW
+    scale = min(longest / max(*page.get_size(), 1.0), MOST_SCALE)
+    image = flatten(page.render(scale=scale).to_pil(), longest)
+    name = f"page-{index + 1:04}.jpg"
+    save(image, folder / name, decoded)
+    decoded.views.append({"file": name, "page": index + 1})
+    if is_first:
+        keep_thumbnail(image, folder, decoded)

@@ -11,8 +11,8 @@ list of names wants them if possible. `embedding` is of every text, and of pictu
 """
 
 PLAIN = ("thumbnails", "exif")
-NUMBERS = {"keyframes": (8, 64), "pages": (20, 200)}
-"""How many frames or page pictures `true` means, and how many may be asked for."""
+NUMBERS = {"keyframes": (8, 64), "pages": (20, 200), "scanned_pages": (20, 1000)}
+"""How many frames or page pictures `true` means, and how many may be asked for. Scanned pages have no text."""
 
 MOST_QUESTION = 4000
 EVERYTHING: Mapping[str, Any] = {

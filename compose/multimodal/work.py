@@ -132,6 +132,7 @@ class Work:
             "thumbnails": want["thumbnails"],
             "keyframes": want["keyframes"] or (8 if looks else 1),
             "pages": want["pages"] or (1 if looks else 0),
+            "scanned_pages": want.get("scanned_pages", 0),
             "transcript": bool(want["transcript"]) and (self._models.stack.hears or want["transcript"] == MUST),
         }
         self._course.tell(0.0, "reading the file")
@@ -194,11 +195,15 @@ class Work:
         length_s = decoded.media.get("duration_s")
         for number, view in enumerate(views):
             self._tell("describing pictures")
-            look = partial(self._models.look, [folder / view["file"]], CAPTION)
+            picture = folder / view["file"]
+            is_page = "page" in view
+            look = (
+                partial(self._models.read_page, picture) if is_page else partial(self._models.look, [picture], CAPTION)
+            )
             text = str(self._course.step(f"look:{number}", look))
             self._finished += 1
             segment = {"kind": "picture", "text": text, "file": view["file"]}
-            if "page" in view:
+            if is_page:
                 segment = {**segment, "kind": "page", "page": view["page"]}
             if "time_s" in view:
                 following = views[number + 1]["time_s"] if number + 1 < len(views) else length_s

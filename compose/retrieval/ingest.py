@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -37,6 +38,8 @@ GATEWAY_AGAIN_S, MEDIA_AGAIN_S, SERVED_AGAIN_S = 5.0, 2.0, 60.0
 
 MOST_STARTS = 20
 """A document whose workers ended so often without one more batch is given up: it may be what ends them."""
+
+NO_SUCH_JOB = 404
 
 CHARACTERS_PER_TOKEN = 3
 """Fewer than in English prose, so that a passage seldom exceeds the model's context; what does is shortened."""
@@ -138,7 +141,7 @@ class Ingest:
 
     async def _ingest(self, parser: Parser, work: store.Work) -> None:
         served = self._embedding.served(work.collection)
-        pieces = await self._pieces(parser, work, served)
+        pieces, note = await self._pieces(parser, work, served)
         key = self._options.own_key
         model = await self._embedding.measured(served, key)
         with_pictures = any(piece.picture is not None for piece in pieces)
@@ -151,23 +154,46 @@ class Ingest:
             async with self._pool.connection() as connection:
                 await store.add_pieces(connection, work, model, first, embedded)
         async with self._pool.connection() as connection:
-            await store.finish(connection, work)
+            await store.finish(connection, work, note)
         self._figures.count_document("done", len(pieces))
 
-    async def _pieces(self, parser: Parser, work: store.Work, served: ServedModel) -> Sequence[Piece]:
+    async def _pieces(self, parser: Parser, work: store.Work, served: ServedModel) -> tuple[Sequence[Piece], str]:
+        """Return a document's passages, and what to tell of it when it is done."""
         key = store.original_key(work.content_hash, work.id)
         try:
             async with self._originals.local(key) as path:
-                if not is_media(work.media_type):
-                    return await parser.pieces(path, work.media_type, capacity_of(served))
-                if work.remote_job is not None:
-                    return await self._media.result(work.remote_job, capacity_of(served), served.name)
-                job = await self._media.begin(path, work.name, work.media_type)
+                if is_media(work.media_type):
+                    return await self._of_media(path, work, served), ""
+                pieces, scanned = await parser.pieces(path, work.media_type, capacity_of(served))
+                if not scanned:
+                    return pieces, ""
+                try:
+                    seen = await self._of_media(path, work, served, texts=False)
+                except DocumentError as failure:
+                    told = f"{_pages(scanned)} scanned, without a text: {failure}"
+                    if pieces:
+                        return pieces, told
+                    raise DocumentError(told) from failure
+                return sorted([*pieces, *seen], key=lambda piece: piece.page or 0), ""
         except FileNotFoundError:
             raise DocumentError("its original is gone") from None
+
+    async def _of_media(
+        self, path: Path, work: store.Work, served: ServedModel, *, texts: bool = True
+    ) -> Sequence[Piece]:
+        """Return what the multimodal worker finds in a file. Raises as `Media` does, and Unfinished until it has."""
+        if work.remote_job is None:
+            job: str | None = await self._media.begin(path, work.name, work.media_type)
+        else:
+            try:
+                return await self._media.result(work.remote_job, capacity_of(served), served.name, texts=texts)
+            except GatewayError as failure:
+                if failure.status != NO_SUCH_JOB:
+                    raise
+                job = None  # it was kept for some days (MULTIMODAL_KEEP_DAYS), or deleted
         async with self._pool.connection() as connection:
             await store.note_remote_job(connection, work, job)
-        raise Unfinished("the multimodal worker has it")
+        raise Unfinished("the multimodal worker has it" if job else "the multimodal worker is asked again")
 
     async def _keep(self, work: store.Work) -> None:
         """Renew the lease while the document is worked on."""
@@ -193,6 +219,14 @@ class Ingest:
         if keys:
             await store.forget_removals(connection, keys)
         return bool(keys)
+
+
+def _pages(numbers: Sequence[int]) -> str:
+    """Return pages in words, of many the first ones, with their verb."""
+    if len(numbers) == 1:
+        return f"page {numbers[0]} is"
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"pages {', '.join(map(str, numbers[:5]))}{more} are"
 
 
 def _tell(sentence: str) -> None:

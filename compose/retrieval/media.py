@@ -1,4 +1,7 @@
-"""Pictures, sound and video: the multimodal worker reads them as jobs of its own; here their texts become passages."""
+"""Pictures, sound, video and scanned pages: the multimodal worker reads them as jobs of its own.
+
+Here what it has found becomes passages.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from retrieval.options import Options
 from retrieval.parsing import cut
 from retrieval.pieces import Piece
 
-WANTED = ("captions", "transcript", "keyframes", "picture_embedding")
+_MAY = "if-possible"
+WANTED = {"captions": _MAY, "transcript": _MAY, "picture_embedding": _MAY, "keyframes": True, "scanned_pages": 1000}
 """What the worker is asked for; what a file does not have it leaves out."""
 
 LONGEST_SEGMENT_S = 60.0
@@ -41,16 +45,16 @@ class Media:
         if not self._options.multimodal_url:
             raise DocumentError(f"{media_type} needs the multimodal worker, which this stack does not have")
         form = aiohttp.FormData()
-        form.add_field("want", orjson.dumps(list(WANTED)).decode(), content_type="application/json")
+        form.add_field("want", orjson.dumps(WANTED).decode(), content_type="application/json")
         with path.open("rb") as file:
             form.add_field("file", file, filename=name, content_type=media_type)
             answer = await self._ask("POST", "/v1/jobs", form)
         return str(answer["id"])
 
-    async def result(self, job: str, capacity: int, model: str) -> list[Piece]:
+    async def result(self, job: str, capacity: int, model: str, *, texts: bool = True) -> list[Piece]:
         """Return what a job has found, in passages of `capacity` characters at most, with its pictures' vectors.
 
-        `model`: the one whose vectors are taken.
+        `model`: the one whose vectors are taken. Without `texts`, those that a PDF file's pages have are left out.
 
         Raises:
             Unfinished: it has not ended yet.
@@ -63,7 +67,8 @@ class Media:
         if state != "done":
             progress = float(answer.get("progress") or 0.0)
             raise Unfinished(f"the multimodal worker has done {progress:.0%} of it")
-        pieces = media_pieces(answer.get("result") or {}, capacity, model)
+        result = answer.get("result") or {}
+        pieces = media_pieces(result if texts else {**result, "pages": ()}, capacity, model)
         if not pieces:
             raise DocumentError("no model of this stack finds a text in it, or embeds pictures")
         return pieces

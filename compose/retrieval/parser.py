@@ -31,8 +31,8 @@ class Parser:
         self._child: asyncio.subprocess.Process | None = None
         self._read = 0
 
-    async def pieces(self, path: Path, media_type: str, capacity: int) -> list[Piece]:
-        """Return a document's passages, of `capacity` characters at most.
+    async def pieces(self, path: Path, media_type: str, capacity: int) -> tuple[list[Piece], list[int]]:
+        """Return a document's passages, of `capacity` characters at most, and the numbers of its scanned pages.
 
         Raises:
             DocumentError: it cannot be read, or not within the limits.
@@ -45,7 +45,7 @@ class Parser:
             raise DocumentError("reading it ended the reader twice")
         if "unreadable" in answer:
             raise DocumentError(answer["unreadable"])
-        return [Piece(**row) for row in answer["pieces"]]
+        return [Piece(**row) for row in answer["pieces"]], list(answer["scanned"])
 
     async def close(self) -> None:
         """End the child."""

@@ -53,26 +53,30 @@ def cut(text: str, capacity: int, *, is_markdown: bool = False) -> list[str]:
     return [passage for passage in splitter.chunks(text) if passage.strip()]
 
 
-def read_pieces(path: Path, media_type: str, capacity: int) -> list[Piece]:
-    """Return the passages of a document.
+def read_pieces(path: Path, media_type: str, capacity: int) -> tuple[list[Piece], list[int]]:
+    """Return the passages of a document, and which of its pages are scanned: they show something, and have no text.
 
     Raises:
-        UnreadableError: it is damaged, locked, too long, or has no text.
+        UnreadableError: it is damaged, locked, too long, or has neither.
     """
+    scanned: list[int] = []
     if media_type == PDF:
-        pages = enumerate(_pdf_pages(path), start=1)
-        # Each page for itself: where an answer stands is then exact.
-        pieces = [Piece(text=passage, page=number) for number, page in pages for passage in cut(_clean(page), capacity)]
+        pieces = []
+        for number, (page, is_scanned) in enumerate(_pdf_pages(path), start=1):
+            # Each page for itself: where an answer stands is then exact.
+            pieces += [Piece(text=passage, page=number) for passage in cut(_clean(page), capacity)]
+            scanned += [number] * is_scanned
     else:
         readers: dict[str, Any] = {HTML: _html, DOCX: _docx}
         text = _clean(readers.get(media_type, _text)(path))
         pieces = [Piece(text=passage) for passage in cut(text, capacity, is_markdown=media_type in (MARKDOWN, DOCX))]
-    if not pieces:
+    if not pieces and not scanned:
         raise UnreadableError("there is no text in it")
-    return pieces
+    return pieces, scanned
 
 
-def _pdf_pages(path: Path) -> Iterator[str]:
+def _pdf_pages(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield each page's text, and whether the page is scanned."""
     import pypdfium2
 
     try:
@@ -82,11 +86,12 @@ def _pdf_pages(path: Path) -> Iterator[str]:
     room = MOST_CHARACTERS
     for page in document:
         text = page.get_textpage().get_text_bounded().replace("\r\n", "\n")
+        is_scanned = not text.strip() and any(True for _ in page.get_objects(max_depth=1))
         page.close()
         room -= len(text)
         if room < 0:
             raise UnreadableError(f"it has more than {MOST_CHARACTERS} characters")
-        yield text
+        yield text, is_scanned
 
 
 def _html(path: Path) -> str:
@@ -160,8 +165,8 @@ def _allow_time() -> None:
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
-        pieces = read_pieces(Path(question["path"]), question["media_type"], question["capacity"])
-        return {"pieces": [asdict(piece) for piece in pieces]}
+        pieces, scanned = read_pieces(Path(question["path"]), question["media_type"], question["capacity"])
+        return {"pieces": [asdict(piece) for piece in pieces], "scanned": scanned}
     except UnreadableError as failure:
         return {"unreadable": str(failure)}
     except MemoryError:

@@ -429,13 +429,13 @@ async def add_pieces(
             await cursor.executemany(insert, rows)
 
 
-async def finish(connection: Connection, work: Work) -> None:
-    """Make a document visible to searches. Raises LostLeaseError."""
+async def finish(connection: Connection, work: Work, detail: str = "") -> None:
+    """Make a document visible to searches. `detail`: what of it was not read. Raises LostLeaseError."""
     query = (
-        "UPDATE documents SET state = 'done', detail = '', lease = NULL, finished_at = now()"
+        "UPDATE documents SET state = 'done', detail = %s, lease = NULL, finished_at = now()"
         " WHERE id = %s AND lease = %s AND stored = pieces RETURNING id"
     )
-    await _fenced(connection, query, [work.id, work.lease])
+    await _fenced(connection, query, [detail[:500], work.id, work.lease])
 
 
 async def fail(connection: Connection, work: Work, detail: str) -> None:

@@ -151,6 +151,17 @@ def bomb_within(path: Path) -> Path:
     return path
 
 
+def test_scanned_pages_are_drawn_larger_and_no_others(tmp_path: Path) -> None:
+    scanned = [Image.new("RGB", (600, 900), colour) for colour in ("red", "blue")]
+    scanned[0].save(tmp_path / "a.pdf", save_all=True, append_images=scanned[1:])
+    decoded = read(tmp_path / "a.pdf", want={"pages": 0, "scanned_pages": 1})
+    written = read(write_pdf(tmp_path / "b.pdf"), want={"pages": 0, "scanned_pages": 5})
+
+    assert [page["scanned"] for page in decoded.pages] == [True, True]
+    assert decoded.views == [{"file": "page-0001.jpg", "page": 1}]
+    assert written.views == []
+
+
 def pages_without_end(path: Path) -> Path:
     """Write a PDF file whose list of pages holds itself, and says that it has a million."""
     whole = write_pdf(path, pages=1).read_bytes()

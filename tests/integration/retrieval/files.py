@@ -38,8 +38,8 @@ def docx(paragraphs: Sequence[str], table: Sequence[Sequence[str]] = (), padding
     return made.getvalue()
 
 
-def pdf(pages: Sequence[str]) -> bytes:
-    """Return a PDF of one line a page."""
+def pdf(pages: Sequence[str | tuple[int, int, int]]) -> bytes:
+    """Return a PDF of one line a page; a page that is red, green and blue from 0 to 1 is all of that colour instead."""
     first = 4
     kids = " ".join(f"{first + 2 * number} 0 R" for number in range(len(pages)))
     objects = [
@@ -48,7 +48,9 @@ def pdf(pages: Sequence[str]) -> bytes:
         "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]
     for number, text in enumerate(pages):
-        stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET"
+        stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET" if text else ""
+        if not isinstance(text, str):
+            stream = f"{' '.join(map(str, text))} rg 0 0 612 792 re f"
         objects.append(
             "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> >>"
             f" /Contents {first + 2 * number + 1} 0 R >>"

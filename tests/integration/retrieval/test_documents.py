@@ -146,6 +146,12 @@ def test_what_no_reader_is_for_is_refused(
         ("broken.docx", LETTER[: len(LETTER) // 2], "this DOCX cannot be opened"),
         ("bomb.docx", docx(["boom"], padding=300 << 20), "its parts unpack to"),
         ("blank.txt", b" \n\n \t\n" * 20, "there is no text in it"),
+        ("empty.pdf", pdf([""]), "there is no text in it"),
+        (
+            "scan.pdf",
+            pdf([(1, 0, 0), (0, 0, 1)]),
+            "pages 1, 2 are scanned, without a text: application/pdf needs the multimodal worker",
+        ),
     ],
 )
 def test_a_bad_file_fails_alone_and_says_why(retrieval: Retrieval, name: str, content: bytes, words: str) -> None:
@@ -157,6 +163,15 @@ def test_a_bad_file_fails_alone_and_says_why(retrieval: Retrieval, name: str, co
     assert (states[name]["state"], states[f"good-{name}.txt"]["state"]) == ("failed", "done")
     assert words in states[name]["detail"]
     assert states[name]["passages"] == 0
+
+
+def test_of_a_pdf_that_is_partly_scanned_it_says_which_pages(retrieval: Retrieval) -> None:
+    retrieval.send("partly", {"partly.pdf": pdf(["A lighthouse on the coast.", (1, 0, 0)])})
+    (document,) = retrieval.settle("partly")
+
+    assert document["state"] == "done"
+    assert document["detail"].startswith("page 2 is scanned, without a text: application/pdf needs the multimodal")
+    assert [each["page"] for each in retrieval.search("lighthouse", "partly")] == [1]
 
 
 def test_an_answer_cites_its_sources(retrieval: Retrieval) -> None:

@@ -15,9 +15,11 @@ import pytest
 
 from tests.integration.multimodal.speech import say, speech_model
 from tests.integration.retrieval.both import start_both
+from tests.integration.retrieval.files import pdf
 from tests.integration.retrieval.parts import Retrieval
+from tests.multimodal.client import Client
 from tests.multimodal.files import write_picture, write_video
-from tests.multimodal.running import Gateway, Service
+from tests.multimodal.running import Gateway, Service, until
 
 SPOKEN = "The meeting is about the elephant. The answer is forty two."
 
@@ -96,3 +98,32 @@ def test_a_moment_of_a_video_is_found_with_its_time(both: tuple[Retrieval, Servi
     assert starts, passages
     assert min(starts) > 0
     assert all(re.fullmatch(r"A \w+ bicycle leans against a wall\.", each["text"]) for each in passages)
+
+
+def test_a_scanned_page_is_found_by_what_a_model_reads_there(both: tuple[Retrieval, Service]) -> None:
+    retrieval, worker = both
+    asked = len(worker.gateway.bodies)
+    retrieval.send("scans", {"scan.pdf": pdf([(1, 1, 0), "A lighthouse on the coast.", (0, 0, 1)])})
+    (document,) = retrieval.settle("scans")
+
+    assert (document["state"], document["detail"], document["passages"]) == ("done", "", 3)
+    for sentence, page in (("a yellow bicycle", 1), ("lighthouse", 2), ("blue bicycle", 3)):
+        assert retrieval.search(sentence, "scans")[0]["page"] == page
+    # Pages with a text are not asked for.
+    questions = [body["messages"][0]["content"][1]["text"] for body in worker.gateway.bodies[asked:]]
+    assert len(questions) == 2
+    assert all("text of this scanned page" in question for question in questions)
+
+
+def test_a_job_that_the_worker_has_forgotten_is_sent_again(both: tuple[Retrieval, Service]) -> None:
+    retrieval, worker = both
+    worker.gateway.held.clear()
+    retrieval.send("forgotten", {"scan.pdf": pdf([(1, 0, 0)])})
+    own = {**worker.keys, "retrieval": retrieval.keys["retrieval"]}
+    asking = Client(port=worker.port, keys=own, name="retrieval")
+    (job,) = until(lambda: asking.ask("GET", "/v1/jobs?state=running").document["jobs"])
+    assert asking.ask("DELETE", f"/v1/jobs/{job['id']}").status == 204
+    worker.gateway.held.set()
+
+    (document,) = retrieval.settle("forgotten")
+    assert (document["state"], document["passages"]) == ("done", 1)
