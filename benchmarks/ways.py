@@ -56,7 +56,8 @@ class Way(Struct, frozen=True, kw_only=True):
 
     `nvml`: the recorded host whose GPUs this machine seems to have; None: none. `quick`: the stand-in engine serves.
     `before` is what the person has beside the clone: a file's name and where its text is. `parts`: the commands to the
-    first model's answer, and to that of several.
+    first model's answer, and to that of several. `disk`: the size of the cache's, where this machine's is too small for
+    the models (mount(8): 2T).
     """
 
     title: str
@@ -65,6 +66,7 @@ class Way(Struct, frozen=True, kw_only=True):
     nvml: str | None = None
     quick: bool = True
     docker: bool = True
+    disk: str | None = None
     before: Mapping[str, str] = {}
 
 
@@ -74,6 +76,10 @@ def look(host: str, command: str) -> str:
 
 
 CHANGES = "--set VLLM_MAX_MODEL_LEN=8192 --set GATEWAY_PORT=8123 --arg=--seed=7"
+IN_TURN = (
+    "sed -i 's|^model: null|models: [{name: Qwen/Qwen3-8B-AWQ, exclusive: chat, pinned: true}, "
+    "{name: Qwen/Qwen3-14B-AWQ, exclusive: chat}]|' envs/dev.yaml"
+)
 TWO = "--model qwen3-8b --model qwen3-embedding-0.6b"
 WAYS: Mapping[str, Way] = {
     "two-3090": Way(
@@ -91,16 +97,17 @@ WAYS: Mapping[str, Way] = {
         nvml="wsl2-rtx5080",
         parts={
             "first model": (look("wsl2-rtx5080", "plan dev"), START, ASK),
-            "several models": (f"{START} --model qwen3-4b --model qwen3-embedding-0.6b", ASK),
+            "several models": (IN_TURN, START, ASK),
         },
     ),
     "eight-h100": Way(
         title="Eight H100 behind NVSwitch",
-        stood_in=f"{NO_GPU}{NVML}{QUICK}. {REAL}",
+        stood_in=f"{NO_GPU}{NVML}{QUICK}; the disk of the models' cache is said to be larger than it is. {REAL}",
         nvml="8x-h100-nvswitch",
+        disk="2T",
         parts={
             "first model": (look("8x-h100-nvswitch", "plan dev"), START, ASK),
-            "several models": (f"{START} --model llama-3.3-70b --model qwen3-embedding-8b", ASK),
+            "several models": (f"{START} --model qwen3-32b --model qwen3-embedding-8b", ASK),
         },
     ),
     "rented-pod": Way(
@@ -180,20 +187,27 @@ def record(name: str, folder: Path, hub: str, images: Images) -> tuple[str, bool
     subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(clone)], check=True)
     for file, source in way.before.items():
         (folder / file).write_text((CHECKOUT / source).read_text(encoding="utf-8"), encoding="utf-8")
-    if way.quick:
-        stand_in(clone / "envs" / "common.yaml", images)
     variables = variables_of(way, folder, hub)
-    lines, codes = list(head_of(name)), []
+    lines, refused = list(head_of(name)), 0
+    cache = Path(variables["HF_HOME"])
+    cache.mkdir(parents=True)
+    if way.disk is not None:  # in memory: nothing is written but what configures the models
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={way.disk}", "models", cache], check=True)
+    said = ""
     try:
         for part, commands in way.parts.items():
             lines += ["", f"[{part}]"]
-            for command, code, said in follow(commands, clone, variables):
-                lines += ["", *command, *plain(said, folder)]
-                codes.append(code)
+            for command in commands:
+                if way.quick and not command.startswith(LOOK):
+                    stand_in(clone / "envs" / "common.yaml", images)
+                typed, code, said = follow(command, said, clone, variables)
+                lines += ["", *typed, *plain(said, folder)]
+                refused += code != 0 and not command.startswith(LOOK)
     finally:
         stop = ["./scripts/stop-environment", "development", "--now"]
         subprocess.run(stop, cwd=clone, env=variables, capture_output=True, check=False)
-    refused = sum(code != 0 for code in codes)
+        if way.disk is not None:
+            subprocess.run(["umount", cache], check=True)
     return "\n".join(lines) + "\n", refused == REFUSED.get(name, 0)
 
 
@@ -212,22 +226,19 @@ def count(commands: Sequence[str]) -> int:
     return sum(not command.startswith("(") for command in commands)
 
 
-def follow(commands: Sequence[str], clone: Path, variables: Mapping[str, str]) -> Iterator[tuple[list[str], int, str]]:
-    """Run commands as a person does; yield each as it was typed, its exit code, and all that it said."""
-    said = ""
-    for command in commands:
-        mark = LOOK if command.startswith(LOOK) else "(ask) " if command == ASK else ""
-        typed = curl_line(said) if command == ASK else command.removeprefix(LOOK)
-        done = subprocess.run(
-            ["bash", "-c", typed], cwd=clone, env=variables, text=True, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        said = done.stdout
-        yield (
-            [f"{mark}$ {typed.splitlines()[0]}", *(f"> {line}" for line in typed.splitlines()[1:])],
-            done.returncode,
-            said,
-        )
+def follow(command: str, said: str, clone: Path, variables: Mapping[str, str]) -> tuple[list[str], int, str]:
+    """Run a command as a person does, who has read what the last one `said`.
+
+    Return it as it was typed, its exit code, and all that it says.
+    """
+    mark = LOOK if command.startswith(LOOK) else "(ask) " if command == ASK else ""
+    typed = curl_line(said) if command == ASK else command.removeprefix(LOOK)
+    done = subprocess.run(
+        ["bash", "-c", typed], cwd=clone, env=variables, text=True, check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    first, *rest = typed.splitlines()
+    return [f"{mark}$ {first}", *(f"> {line}" for line in rest)], done.returncode, done.stdout
 
 
 def curl_line(said: str) -> str:

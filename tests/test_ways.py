@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from stackwright.cli import main, parse
 
-from benchmarks.ways import ASK, LOOK, MOST, REFUSED, RESULTS, WAYS, count, head_of
+from benchmarks.ways import LOOK, MOST, REFUSED, RESULTS, WAYS, count, head_of
 from tests.test_docs import ROOT
 
 CASES = [(name, part, commands) for name, way in WAYS.items() for part, commands in way.parts.items()]
@@ -29,7 +29,7 @@ def test_few_commands_lead_to_an_answer(name: str, part: str, commands: tuple[st
 @pytest.mark.parametrize("commands", [commands for _, _, commands in CASES])
 def test_every_command_is_one(commands: tuple[str, ...]) -> None:
     for command in commands:
-        if command != ASK:
+        if command.startswith(("./scripts/", LOOK)):
             parse(words_of(command))
 
 

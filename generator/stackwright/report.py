@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 # What is taken for the width where the output is no terminal.
 UNKNOWN_WIDTH = 100
+_MOST_LINES = 16
 POPULAR_SETTINGS = "docs/explanation/popular-settings.md"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -80,6 +81,15 @@ def tell(text: str) -> None:
 def _say(text: str) -> None:
     """Print one line on stderr as it is: what a person typed is quoted letter by letter."""
     print(text, file=sys.stderr, flush=True)
+
+
+def tell_first(lines: Iterable[str], elsewhere: str = "") -> None:
+    """Say the first of some lines and, of more than can be taken in at once, how many; `elsewhere` shows all."""
+    shown = tuple(lines)
+    for line in shown[:_MOST_LINES]:
+        tell(line)
+    if len(shown) > _MOST_LINES:
+        tell(f"and {len(shown) - _MOST_LINES} more" + (f": {elsewhere}" if elsewhere else ""))
 
 
 def warn(text: str) -> None:

@@ -17,7 +17,7 @@ from stackwright.errors import NoPlanError, UsageError
 from stackwright.planning.planner import make_plan
 from stackwright.project.pins import read_pins
 from stackwright.rendering import render_plan
-from stackwright.rendering.numbered import flat_settings
+from stackwright.rendering.numbered import changed_keys, flat_settings
 from stackwright.validation.environment import check_environment
 from stackwright.validation.gpu_memory import check_gpu_memory
 
@@ -276,6 +276,20 @@ def test_an_image_is_pinned_for_every_engine_on_gpus() -> None:
     plan = plan_of(ONE, QWEN_8B, embedding(), pins={"VLLM_IMAGE": "own/engine:v0.32.0"})
     images = {key: setting.value for key, setting in flat_settings(plan).items() if key.startswith("VLLM_IMAGE")}
     assert images == {"VLLM_IMAGE": "own/engine:v0.32.0", "VLLM_IMAGE_2": "vllm/vllm-openai-cpu:v0.32.0"}
+
+
+def test_a_further_model_that_comes_or_goes_is_one_change() -> None:
+    alone, both = (
+        {key: setting.value for key, setting in flat_settings(plan_of(EIGHT, AWQ_8B, *others)).items()}
+        for others in ((), (QWEN_4B,))
+    )
+    assert "VLLM_DTYPE_2" in both
+    for before, after in ((alone, both), (both, alone)):
+        changed = changed_keys(before, after, "VLLM_MODEL")
+        assert [key for key in changed if key.endswith("_2")] == ["VLLM_MODEL_2"]
+        assert set(changed) - {"VLLM_MODEL_2"} == {key for key in alone if alone[key] != both.get(key)}
+    other = {**both, "VLLM_DTYPE_2": "float32"}
+    assert changed_keys(both, other, "VLLM_MODEL") == ("VLLM_DTYPE_2",)
 
 
 def test_beside_others_a_model_gets_as_many_gpus_to_a_replica_as_pay() -> None:

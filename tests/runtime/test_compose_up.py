@@ -13,9 +13,12 @@ import pytest
 from msgspec.structs import replace
 from stackwright.domain.service import ServicePhase
 from stackwright.errors import RuntimeRefusedError
+from stackwright.rendering.numbered import flat_settings
 from stackwright.runtime import Stack
 from stackwright.runtime.compose import ComposeRuntime
 
+from tests.planning.several import QWEN_8B, embedding, plan_of
+from tests.planning_requests import recorded
 from tests.runtime.docker import SERVICES, Docker, list_containers
 
 pytestmark = pytest.mark.subprocess
@@ -177,11 +180,19 @@ def test_an_image_of_ours_is_built_where_its_recipe_is(stack: Stack, docker: Doc
 
 
 @pytest.mark.parametrize(
-    ("service", "variable"), [("engine-2", "VLLM_IMAGE"), ("gateway", "LITELLM_IMAGE"), ("redis", "REDIS_IMAGE")]
+    ("service", "variable"),
+    [
+        ("engine", "VLLM_IMAGE"),
+        ("engine-2", "VLLM_IMAGE_2"),
+        ("gateway", "LITELLM_IMAGE"),
+        ("redis", "REDIS_IMAGE"),
+    ],
 )
 def test_image_that_cannot_be_pulled_names_its_variable(
     stack: Stack, docker: Docker, service: str, variable: str
 ) -> None:
+    plan = plan_of(recorded("1x-rtx3090"), QWEN_8B, embedding())  # the second on the processor, by another image
+    stack = replace(stack, plan=plan, env={key: setting.value for key, setting in flat_settings(plan).items()})
     docker.print("*' config '*", json.dumps({"services": {service: {"image": "x:1"}}}))
     docker.refuse("'image inspect '*", "Error: No such image: x:1")
     docker.refuse("'pull x:1'", "Error response from daemon: manifest for x:1 not found: manifest unknown")

@@ -149,8 +149,8 @@ def _show_what_restarts(attempt: Attempt) -> tuple[str, ...]:
         does = "restarts" if phases.get(change.name) in UP else "starts"
         report.tell(f"{change.name} {'goes' if change.name not in phases else does}: {change.reason}")
     if work.before is not None:
-        for sentence in changed_settings(stack, work.before):
-            report.tell(f"  changed since generation {work.before}: {sentence}")
+        since = f"  changed since generation {work.before}"
+        report.tell_first(f"{since}: {sentence}" for sentence in changed_settings(stack, work.before))
     there = {name for name, phase in phases.items() if phase is not ServicePhase.ABSENT}
     changed = [change.name for change in changes if change.name in there]
     return tuple(sorted(changed, key=lambda name: name == stack.front.name))

@@ -13,9 +13,9 @@ from stackwright.commands.configure import Configured
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.errors import StackError
 from stackwright.project import folder as project
+from stackwright.rendering.numbered import changed_keys
 
 NONE = "(none)"
-MOST_LINES = 16
 _UUID = re.compile(r"\b((?:GPU|MIG)-[0-9a-f]{8})-[0-9a-f-]{27}\b")
 
 
@@ -41,10 +41,7 @@ def tell_changes(made: Sequence[Configured]) -> None:
     """Say each value that changes, `a → b`; to be called before the files are written."""
     lines = [(line, configured.paths) for configured in made for line in changed_values(configured)]
     shown = _grouped(lines)
-    for line, paths in shown[:MOST_LINES]:
-        report.tell(f"{_names(paths)}: {line}")
-    if len(shown) > MOST_LINES:
-        report.tell(f"and {len(shown) - MOST_LINES} more: `--diff` shows them")
+    report.tell_first((f"{_names(paths)}: {line}" for line, paths in shown), "`--diff` shows them")
 
 
 def changed_values(configured: Configured) -> Iterator[str]:
@@ -55,7 +52,7 @@ def changed_values(configured: Configured) -> Iterator[str]:
     engine = configured.chosen.options.engine
     first = [engine.keys.model, engine.keys.image, engine.keys.context]
     after = configured.values
-    changed = [key for key in dict.fromkeys((*before, *after)) if before.get(key) != after.get(key)]
+    changed = changed_keys(before, after, engine.keys.model)
     for key in sorted(changed, key=lambda key: first.index(key) if key in first else len(first)):
         yield f"{key}: {_short(before.get(key))} → {_short(after.get(key))}"
 

@@ -15,7 +15,7 @@ from stackwright.project import folder as project
 from stackwright.project import lock
 from stackwright.project.generations import Generations, GenerationState
 from stackwright.project.write import check_writable
-from stackwright.rendering.numbered import spec_of_written
+from stackwright.rendering.numbered import changed_keys, spec_of_written
 from stackwright.runtime import Stack
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ def changed_settings(stack: Stack, number: int) -> tuple[str, ...]:
     Of what is no setting only the key is told: a person may have written a secret beside it.
     """
     before = _environment_of(stack, number)
-    changed = (key for key in dict.fromkeys((*before, *stack.env)) if before.get(key) != stack.env.get(key))
+    changed = changed_keys(before, stack.env, stack.engine.keys.model)
     return tuple(
         f"{key}={before.get(key, '(none)')} → {stack.env.get(key, '(none)')}"
         if spec_of_written(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,7 @@ from stackwright.commands.stack import (
     refuse_beside,
 )
 from stackwright.domain.environment import Environment
+from stackwright.domain.finding import Finding
 from stackwright.domain.host import Host
 from stackwright.errors import StackError, UsageError
 from stackwright.models.cache import find_cache
@@ -156,12 +158,14 @@ def make_ready(arguments: StartArguments, paths: ProjectPaths, lock: Lock) -> At
         runtime=runtime,
         lock=lock,
         runtime_of=lambda other: choose_runtime(runtime.name, other, host),
-        check_fetched=partial(_check_fetched, stack, runtime, host) if waits else lambda: None,
+        check_fetched=partial(_check_fetched, stack, runtime, host, findings) if waits else lambda: None,
     )
 
 
-def _check_fetched(stack: Stack, runtime: Runtime, host: Host) -> None:
+def _check_fetched(stack: Stack, runtime: Runtime, host: Host, said: Collection[Finding]) -> None:
     """Ask the engine, now that it is installed; of a model that is to be downloaded it needs no more than its config.
+
+    What was `said` before is not said again.
 
     Raises:
         ValidationError: it refuses the settings.
@@ -170,7 +174,7 @@ def _check_fetched(stack: Stack, runtime: Runtime, host: Host) -> None:
         with suppress(StackError):  # the engine will say so itself
             fetch_config(values[stack.engine.keys.model], find_cache(os.environ, Path(stack.env["HF_HOME"])))
     findings = find_later(stack, runtime, host, report.tell)
-    report.show_findings(findings)
+    report.show_findings(finding for finding in findings if finding not in said)
     refuse(findings, stack.plan.environment)
 
 

@@ -123,6 +123,17 @@ def _values_of(env: Mapping[str, str], number: int) -> ModelValues:
     return ModelValues(values={key: env[name] for key, name in written.items()}, written=written)
 
 
+def changed_keys(before: Mapping[str, str], after: Mapping[str, str], model: str) -> tuple[str, ...]:
+    """Return the written keys whose values differ.
+
+    Of a further model that comes or goes as a whole that is the key of its name alone, `model`'s.
+    """
+    numbers = [{split_key(key)[1] for key in keys_of(env, model)} for env in (before, after)]
+    whole = (numbers[0] ^ numbers[1]) - {1}
+    changed = [key for key in dict.fromkeys((*before, *after)) if before.get(key) != after.get(key)]
+    return tuple(key for key in changed if split_key(key)[1] not in whole or split_key(key)[0] == model)
+
+
 def keys_of(env: Mapping[str, str], key: str) -> tuple[str, ...]:
     """Return every key of an environment that is some model's `key`."""
     return tuple(written for written in env if split_key(written)[0] == key)

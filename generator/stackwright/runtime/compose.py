@@ -25,6 +25,7 @@ from msgspec.structs import replace
 
 from stackwright.domain.service import UP, Service, ServicePhase, ServiceState, Word
 from stackwright.errors import RuntimeRefusedError
+from stackwright.rendering.numbered import key_of
 from stackwright.runtime import Beside, ClientAnswer, Glance, LogLine, LogRequest, Say, ServiceChange, Stack, Trial
 from stackwright.runtime.activity import container_processes, container_traces, measure
 from stackwright.runtime.docker import (
@@ -107,13 +108,13 @@ class ComposeRuntime:
         wanted = self._images()
         with refusals():
             missing = {image: name for image, name in wanted.items() if not self._client().image.exists(image)}
-        keys = {service.kind: service.image.key for service in self._stack.services}
+        keys = {service.name: key_of(self._stack.plan, service.image) for service in self._stack.services}
         for image, name in missing.items():
             recipe = recipe_of(self._stack.root, image)
             if recipe is not None:
                 build(self._client(), image, name, recipe, say)
             else:
-                pull(self._client(), image, name, say, keys.get(self._stack.kind_of(name)))
+                pull(self._client(), image, name, say, keys.get(name))
 
     def _images(self) -> dict[str, str]:
         """Return the images of the merged file, each with a service that uses it."""
