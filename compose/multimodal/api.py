@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import BodyPartReader, web
-from keys import MASTER, Caller, Keys
+from keys import ACTS_FOR, MASTER, ActingError, Caller, Keys
 
 from multimodal.asking import OWN, Stack
 from multimodal.decoded import NAME
@@ -130,7 +130,13 @@ class Api:
             raise RefusedError(401, self._keys.refusal(key) if key else "wrong or missing key")
         if caller.metrics_only:
             raise RefusedError(403, f"the key `{caller.name}` may read the metrics, and nothing else")
-        return caller
+        named = request.headers.get(ACTS_FOR)
+        if named is None:
+            return caller
+        try:
+            return self._keys.acting_for(caller, named)
+        except ActingError as refused:
+            raise RefusedError(refused.status, str(refused)) from refused
 
     async def _health(self, _: web.Request) -> web.Response:
         is_well = self.workers.are_up()

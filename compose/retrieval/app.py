@@ -34,7 +34,7 @@ from retrieval.failures import GatewayError, RefusedError, bad_request, not_foun
 from retrieval.figures import Figures, exposition
 from retrieval.gateway import Gateway
 from retrieval.ingest import Ingest
-from retrieval.options import Options, ServedModel, read_options
+from retrieval.options import OWN, Options, ServedModel, read_options
 from retrieval.originals import OriginalsError, open_originals, read_blocks
 from retrieval.prompting import passage_row
 from retrieval.saving import Saving
@@ -42,9 +42,6 @@ from retrieval.search import BOTH, LONGEST_QUERY, MOST_COLLECTIONS, WAYS, Search
 from retrieval.self_test import check_itself
 from retrieval.upkeep import Upkeep
 from retrieval.uploads import MOST_JSON_BYTES, Bounded, Uploads, read_json
-
-OWN = "retrieval"
-"""The name of the proxy's own key (services/retrieval.py)."""
 
 MOST_AT_ONCE = 64
 """Requests that one worker process works on; each beyond is refused at once, so that memory and waits are bounded."""

@@ -10,7 +10,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from retrieval import store
 from retrieval.failures import DocumentError, GatewayError, RefusedError
-from retrieval.gateway import Gateway
+from retrieval.gateway import Gateway, Key
 from retrieval.options import Options, ServedModel
 from retrieval.pieces import Embedded, Piece
 from retrieval.ranking import cosine, unrelated_similarity, unrelated_to_picture
@@ -73,7 +73,7 @@ class Embedding:
             409, f"collection `{collection.name}` has vectors of {source}, which this stack does not serve"
         )
 
-    async def measured(self, served: ServedModel, key: str) -> store.EmbeddingModel:
+    async def measured(self, served: ServedModel, key: Key) -> store.EmbeddingModel:
         """Return which of the models that are kept is served now; one that is new is measured and kept.
 
         Raises:
@@ -85,7 +85,7 @@ class Embedding:
             self._measured[served.source] = (time.monotonic(), model)
         return model
 
-    async def _measure(self, served: ServedModel, key: str) -> store.EmbeddingModel:
+    async def _measure(self, served: ServedModel, key: Key) -> store.EmbeddingModel:
         (probe,) = await self._gateway.embed(served, UNRELATED[:1], key)
         while True:
             async with self._pool.connection() as connection:
@@ -102,7 +102,7 @@ class Embedding:
                 return added
 
     async def embed(
-        self, served: ServedModel, model: store.EmbeddingModel, texts: Sequence[str], key: str
+        self, served: ServedModel, model: store.EmbeddingModel, texts: Sequence[str], key: Key
     ) -> list[list[float]]:
         """Return the vectors of texts, in one request unless one of them is too long for the model.
 
@@ -120,7 +120,7 @@ class Embedding:
         return vectors
 
     async def embed_pieces(
-        self, served: ServedModel, model: store.EmbeddingModel, pieces: Sequence[Piece], key: str
+        self, served: ServedModel, model: store.EmbeddingModel, pieces: Sequence[Piece], key: Key
     ) -> list[Embedded]:
         """Return passages with the vectors of their texts; their pictures have theirs. Raises as `embed` does."""
         texts = [piece.text for piece in pieces if piece.text]
@@ -129,20 +129,18 @@ class Embedding:
             Embedded(
                 piece=piece,
                 vector=next(vectors) if piece.text else None,
-                floor=1.0 if piece.picture is None else await self._floor(served, model, piece.picture, key),
+                floor=1.0 if piece.picture is None else await self._floor(served, model, piece.picture),
             )
             for piece in pieces
         ]
 
-    async def _floor(
-        self, served: ServedModel, model: store.EmbeddingModel, picture: Sequence[float], key: str
-    ) -> float:
+    async def _floor(self, served: ServedModel, model: store.EmbeddingModel, picture: Sequence[float]) -> float:
         _check_dimension(served, model, picture)
         if model.id not in self._unrelated:
-            self._unrelated[model.id] = await self._gateway.embed(served, UNRELATED, key)
+            self._unrelated[model.id] = await self._gateway.embed(served, UNRELATED, self._options.own_key)
         return unrelated_to_picture(picture, self._unrelated[model.id])
 
-    async def _embed_shortened(self, served: ServedModel, text: str, key: str) -> list[float]:
+    async def _embed_shortened(self, served: ServedModel, text: str, key: Key) -> list[float]:
         while True:
             try:
                 return (await self._gateway.embed(served, [text], key))[0]

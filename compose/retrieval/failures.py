@@ -31,8 +31,11 @@ class DocumentError(Exception):
 
 
 class GatewayError(Exception):
-    """The gateway did not give what was asked: its status (0: no answer at all), and what it said."""
+    """The gateway did not give what was asked: its status (0: no answer at all), and what it said.
 
-    def __init__(self, status: int, sentence: str) -> None:
+    `pause_s`: where a limit of requests says when it ends.
+    """
+
+    def __init__(self, status: int, sentence: str, pause_s: float = 0.0) -> None:
         super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+        self.status, self.sentence, self.pause_s = status, sentence, pause_s

@@ -1,15 +1,17 @@
-"""What the proxy asks of the gateway: vectors, ranks, answers. Each request carries the key of whom it is for."""
+"""What the proxy asks of the gateway: vectors, ranks, answers. Each request says whom it is for, by key or by name."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 import orjson
+from keys import ACTS_FOR
 from trust import trust_gateway
 
 from retrieval.failures import GatewayError
@@ -26,6 +28,24 @@ AT_ONCE = 8
 
 CONNECT_S, READ_S = 5, 300
 """Longest time to a connection, and between two parts of an answer: a queue of the gateway's is waited out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """The proxy's own key, for what it does later in the name of another: whose rights and limits then hold."""
+
+    key: str
+    name: str
+
+
+Key: TypeAlias = "str | Acting"
+
+
+def authorization(key: Key) -> dict[str, str]:
+    """Return the headers that say whose request it is."""
+    if isinstance(key, str):
+        return {"Authorization": f"Bearer {key}"}
+    return {"Authorization": f"Bearer {key.key}", ACTS_FOR: key.name}
 
 
 class Gateway:
@@ -50,7 +70,7 @@ class Gateway:
         if self._session is not None:
             await self._session.close()
 
-    async def embed(self, served: ServedModel, texts: Sequence[str], key: str) -> list[list[float]]:
+    async def embed(self, served: ServedModel, texts: Sequence[str], key: Key) -> list[list[float]]:
         """Return a vector for each text; by a model that sees, in the frame that its pictures have, too.
 
         Raises:
@@ -79,7 +99,7 @@ class Gateway:
             raise GatewayError(502, f"`{model}` gave {len(vectors)} vectors for {len(texts)} texts, or empty ones")
         return vectors
 
-    async def rerank(self, model: str, query: str, texts: Sequence[str], key: str) -> list[float]:
+    async def rerank(self, model: str, query: str, texts: Sequence[str], key: Key) -> list[float]:
         """Return how well each text answers the query. Raises GatewayError."""
         fields = {"model": model, "query": query, "documents": list(texts), "top_n": len(texts)}
         answer = await self._post("/rerank", fields, key)
@@ -89,9 +109,9 @@ class Gateway:
         except (KeyError, TypeError, ValueError) as failure:
             raise GatewayError(502, f"`{model}` gave no ranks: {type(failure).__name__}") from failure
 
-    async def open(self, method: str, path: str, key: str, body: bytes | None) -> aiohttp.ClientResponse:
+    async def open(self, method: str, path: str, key: Key, body: bytes | None) -> aiohttp.ClientResponse:
         """Return an answer whose body is not read yet; the caller releases it. Raises GatewayError."""
-        headers = {"Authorization": f"Bearer {key}"} | ({"Content-Type": "application/json"} if body else {})
+        headers = authorization(key) | ({"Content-Type": "application/json"} if body else {})
         try:
             return await self.session.request(method, self._url + path, data=body, headers=headers)
         except (aiohttp.ClientError, TimeoutError) as failure:
@@ -109,12 +129,14 @@ class Gateway:
             raise GatewayError(0, f"the gateway's answer broke off: {type(failure).__name__}") from failure
         return bytes(content)
 
-    async def _post(self, path: str, fields: Mapping[str, Any], key: str) -> Any:
+    async def _post(self, path: str, fields: Mapping[str, Any], key: Key) -> Any:
         response = await self.open("POST", path, key, orjson.dumps(fields))
         async with response:
             content = await self.read(response)
         if response.status != 200:
-            raise GatewayError(response.status, failure_text(content) or f"the gateway answered {response.status}")
+            sentence = failure_text(content) or f"the gateway answered {response.status}"
+            pause = response.headers.get("Retry-After", "") if response.status == 429 else ""
+            raise GatewayError(response.status, sentence, float(pause) if pause.isdecimal() else 0.0)
         try:
             return orjson.loads(content)
         except orjson.JSONDecodeError as failure:

@@ -19,10 +19,10 @@ from retrieval import store
 from retrieval.embedding import BATCH, Embedding
 from retrieval.failures import DocumentError, GatewayError, RefusedError
 from retrieval.figures import Figures
-from retrieval.gateway import PASSING, Gateway
+from retrieval.gateway import PASSING, Acting, Gateway, Key
 from retrieval.kinds import is_media
-from retrieval.media import Media, Unfinished
-from retrieval.options import Options, ServedModel
+from retrieval.media import Media, Unfinished, found_pieces
+from retrieval.options import OWN, Options, ServedModel
 from retrieval.originals import Originals
 from retrieval.parser import Parser
 from retrieval.pieces import Piece, fingerprint
@@ -33,8 +33,10 @@ LANES = 2
 IDLE_S, DATABASE_AGAIN_S = 0.5, 1.0
 """How long a lane waits where nothing is due, and where PostgreSQL does not answer."""
 
-GATEWAY_AGAIN_S, MEDIA_AGAIN_S, SERVED_AGAIN_S = 5.0, 2.0, 60.0
-"""How long a document waits for the gateway, for the multimodal worker, and for a model that is not served."""
+GATEWAY_AGAIN_S, MEDIA_AGAIN_S, SERVED_AGAIN_S, LONGEST_PAUSE_S = 5.0, 2.0, 60.0, 3600.0
+"""How long a document waits for the gateway, for the multimodal worker, for a model that is not served, and at most
+for the end of a limit, which may be raised meanwhile.
+"""
 
 MOST_STARTS = 20
 """A document whose workers ended so often without one more batch is given up: it may be what ends them."""
@@ -134,7 +136,11 @@ class Ingest:
             if failure.status not in PASSING:
                 await self._end(work, f"the gateway refuses it: {failure.sentence}")
             else:
-                await self._put_off(work, f"waits for the gateway: {failure.sentence}", GATEWAY_AGAIN_S)
+                await self._put_off(
+                    work,
+                    f"waits for the gateway: {failure.sentence}",
+                    min(max(GATEWAY_AGAIN_S, failure.pause_s), LONGEST_PAUSE_S),
+                )
         finally:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
@@ -142,8 +148,8 @@ class Ingest:
     async def _ingest(self, parser: Parser, work: store.Work) -> None:
         served = self._embedding.served(work.collection)
         pieces, note = await self._pieces(parser, work, served)
-        key = self._options.own_key
-        model = await self._embedding.measured(served, key)
+        model = await self._embedding.measured(served, self._options.own_key)
+        key = self._acting(work)
         with_pictures = any(piece.picture is not None for piece in pieces)
         async with self._pool.connection() as connection:
             await store.prepare_vectors(connection, work.collection, model, with_pictures=with_pictures)
@@ -156,6 +162,11 @@ class Ingest:
         async with self._pool.connection() as connection:
             await store.finish(connection, work, note)
         self._figures.count_document("done", len(pieces))
+
+    def _acting(self, work: store.Work) -> Key:
+        """Return in whose name a document is worked on: its collection's."""
+        owner = work.collection.owner
+        return self._options.own_key if owner == OWN else Acting(self._options.own_key, owner)
 
     async def _pieces(self, parser: Parser, work: store.Work, served: ServedModel) -> tuple[Sequence[Piece], str]:
         """Return a document's passages, and what to tell of it when it is done."""
@@ -183,14 +194,16 @@ class Ingest:
     ) -> Sequence[Piece]:
         """Return what the multimodal worker finds in a file. Raises as `Media` does, and Unfinished until it has."""
         if work.remote_job is None:
-            job: str | None = await self._media.begin(path, work.name, work.media_type)
+            job: str | None = await self._media.begin(path, work.name, work.media_type, self._acting(work))
         else:
             try:
-                return await self._media.result(work.remote_job, capacity_of(served), served.name, texts=texts)
+                result = await self._media.result(work.remote_job, self._acting(work))
             except GatewayError as failure:
                 if failure.status != NO_SUCH_JOB:
                     raise
                 job = None  # it was kept for some days (MULTIMODAL_KEEP_DAYS), or deleted
+            else:
+                return found_pieces(result if texts else {**result, "pages": ()}, capacity_of(served), served.name)
         async with self._pool.connection() as connection:
             await store.note_remote_job(connection, work, job)
         raise Unfinished("the multimodal worker has it" if job else "the multimodal worker is asked again")

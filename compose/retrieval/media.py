@@ -13,7 +13,7 @@ import aiohttp
 import orjson
 
 from retrieval.failures import DocumentError, GatewayError
-from retrieval.gateway import Gateway
+from retrieval.gateway import Gateway, Key, authorization
 from retrieval.options import Options
 from retrieval.parsing import cut
 from retrieval.pieces import Piece
@@ -35,12 +35,12 @@ class Unfinished(Exception):  # no error: the document waits
 
 
 class Media:
-    """The multimodal worker of the stack, asked with the proxy's own key."""
+    """The multimodal worker of the stack, asked with the proxy's own key in the name of whose document it is."""
 
     def __init__(self, options: Options, gateway: Gateway) -> None:
         self._options, self._gateway = options, gateway
 
-    async def begin(self, path: Path, name: str, media_type: str) -> str:
+    async def begin(self, path: Path, name: str, media_type: str, key: Key) -> str:
         """Send a file; return the number of its job. Raises DocumentError where there is no such worker."""
         if not self._options.multimodal_url:
             raise DocumentError(f"{media_type} needs the multimodal worker, which this stack does not have")
@@ -48,36 +48,30 @@ class Media:
         form.add_field("want", orjson.dumps(WANTED).decode(), content_type="application/json")
         with path.open("rb") as file:
             form.add_field("file", file, filename=name, content_type=media_type)
-            answer = await self._ask("POST", "/v1/jobs", form)
+            answer = await self._ask("POST", "/v1/jobs", key, form)
         return str(answer["id"])
 
-    async def result(self, job: str, capacity: int, model: str, *, texts: bool = True) -> list[Piece]:
-        """Return what a job has found, in passages of `capacity` characters at most, with its pictures' vectors.
-
-        `model`: the one whose vectors are taken. Without `texts`, those that a PDF file's pages have are left out.
+    async def result(self, job: str, key: Key) -> dict[str, Any]:
+        """Return what a job has found.
 
         Raises:
             Unfinished: it has not ended yet.
             DocumentError: it ended without a result.
         """
-        answer = await self._ask("GET", f"/v1/jobs/{job}", None)
+        answer = await self._ask("GET", f"/v1/jobs/{job}", key)
         state = str(answer.get("state"))
         if state in ("failed", "dead"):
             raise DocumentError(f"the multimodal worker could not read it: {str(answer.get('error') or state)[:300]}")
         if state != "done":
             progress = float(answer.get("progress") or 0.0)
             raise Unfinished(f"the multimodal worker has done {progress:.0%} of it")
-        result = answer.get("result") or {}
-        pieces = media_pieces(result if texts else {**result, "pages": ()}, capacity, model)
-        if not pieces:
-            raise DocumentError("no model of this stack finds a text in it, or embeds pictures")
-        return pieces
+        found: dict[str, Any] = answer.get("result") or {}
+        return found
 
-    async def _ask(self, method: str, path: str, form: aiohttp.FormData | None) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self._options.own_key}"}
+    async def _ask(self, method: str, path: str, key: Key, form: aiohttp.FormData | None = None) -> dict[str, Any]:
         url = self._options.multimodal_url + path
         try:
-            async with self._gateway.session.request(method, url, data=form, headers=headers) as response:
+            async with self._gateway.session.request(method, url, data=form, headers=authorization(key)) as response:
                 content = await self._gateway.read(response)
         except (TimeoutError, aiohttp.ClientError) as failure:
             raise GatewayError(0, f"the multimodal worker does not answer: {type(failure).__name__}") from failure
@@ -87,6 +81,13 @@ class Media:
             raise GatewayError(response.status, f"the multimodal worker answered {response.status}")
         answer: dict[str, Any] = orjson.loads(content)
         return answer
+
+
+def found_pieces(result: dict[str, Any], capacity: int, model: str) -> list[Piece]:
+    """Return the passages of a job's result, `capacity` characters at most. Raises DocumentError where it has none."""
+    if pieces := media_pieces(result, capacity, model):
+        return pieces
+    raise DocumentError("no model of this stack finds a text in it, or embeds pictures")
 
 
 def media_pieces(result: dict[str, Any], capacity: int, model: str = "") -> list[Piece]:

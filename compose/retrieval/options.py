@@ -13,6 +13,9 @@ from trust import certificate_in
 
 MEBIBYTE = 1 << 20
 
+OWN = "retrieval"
+"""The name of the proxy's own key (services/retrieval.py)."""
+
 INDEX_FROM = 20_000
 """Passages from which a collection gets an index; fewer are compared one by one, which finds them all.
 

@@ -42,7 +42,11 @@ KEYS = {
         for at, name in enumerate(("multimodal", "alice", "bob", "blind", "watcher"))
     },
 }
-RIGHTS = {"blind": Rights(models=("vectors",)), "watcher": Rights(metrics_only=True)}
+RIGHTS = {
+    "multimodal": Rights(acts_for=True),
+    "blind": Rights(models=("vectors",)),
+    "watcher": Rights(metrics_only=True),
+}
 
 
 def colour_of(picture: bytes) -> str:

@@ -78,6 +78,17 @@ def test_the_models_are_asked_in_the_name_of_the_key_whose_job_it_is(
     assert service.gateway.owners == {key}
 
 
+def test_a_service_sends_a_job_in_the_name_of_another_key(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with running(tmp_path) as service:
+        refused = service.submit(files["picture"], key="bob", X_Stackwright_For="alice")
+        job_id = service.submit(files["picture"], key="multimodal", X_Stackwright_For="alice").document["id"]
+
+        assert (refused.status, refused.message) == (403, "the key `bob` may not ask in the name of another")
+        assert service.ended(job_id, "alice")["state"] == "done"
+        assert service.gateway.owners == {"alice"}
+        assert service.ask("GET", f"/v1/jobs/{job_id}", "multimodal").status == 404
+
+
 def test_the_self_test_asks_for_itself(service: Service) -> None:
     service.gateway.owners.clear()
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from stackwright.domain.access_key import Rights
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.environment import KEYS_FOLDER
 from stackwright.domain.plan import Mode, Plan, Setting
@@ -123,6 +124,7 @@ ADDITION = Addition(
     decide=_decide,
     memory_bytes=_memory_bytes,
     has_key=True,
+    rights=Rights(acts_for=True),
 )
 
 _DATABASE_FILES = ("start.sh", "ready.sh", "programs.sh")

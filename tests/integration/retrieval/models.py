@@ -53,7 +53,8 @@ class Models:
     """The gateway, with an embedding model `embed`, a chat model `chat` and, where asked, a model `rank`.
 
     `status` is what it answers instead of 200, `seed` are the weights of `embed`, and `context_bytes` is how long a
-    chat may be. `asked` are the paths, keys and bodies of all requests, `busy_s` the seconds that vectors took.
+    chat may be. `asked` are the paths, keys and bodies of all requests, `owners` in whose name each was, `busy_s` the
+    seconds that vectors took.
     """
 
     port: int
@@ -63,6 +64,8 @@ class Models:
     context_bytes: int = 1 << 30
     busy_s: float = 0.0
     asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    owners: list[str | None] = field(default_factory=list)
+    retry_after: str = ""
     _server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
@@ -133,6 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def _note(self, body: dict[str, Any]) -> None:
+        self.of.owners.append(self.headers["X-Stackwright-For"])
         self.of.asked.append((self.path, self.headers.get("Authorization", "").removeprefix("Bearer "), body))
 
     def _send(self, status: int, fields: dict[str, Any]) -> None:
@@ -140,6 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
+        if status == 429 and self.of.retry_after:
+            self.send_header("Retry-After", self.of.retry_after)
         self.end_headers()
         self.wfile.write(content)
 

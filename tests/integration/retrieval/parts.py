@@ -230,7 +230,8 @@ def start_retrieval(
 def _keys(paths: EnvironmentPaths) -> dict[str, str]:
     """Make the secrets, and the keys of two people and of the proxy itself; return the keys by name."""
     ensure_secrets(paths.secrets, {}, paths.root / "hf")
-    keys = {name: add_key(paths, name, Rights()).text for name in ("anna", "boris", "retrieval")}
+    keys = {name: add_key(paths, name, Rights()).text for name in ("anna", "boris")}
+    keys["retrieval"] = add_key(paths, "retrieval", Rights(acts_for=True)).text
     (paths.secrets / SECRETS[0]).write_text(token_hex(32), encoding="ascii")
     (paths.secrets / SECRETS[1]).write_text(keys["retrieval"], encoding="ascii")
     return keys | {"master": read_gateway_key(paths.secrets)}

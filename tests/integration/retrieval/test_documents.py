@@ -165,6 +165,28 @@ def test_a_bad_file_fails_alone_and_says_why(retrieval: Retrieval, name: str, co
     assert states[name]["passages"] == 0
 
 
+def test_vectors_of_documents_count_for_the_key_that_sent_them(retrieval: Retrieval) -> None:
+    retrieval.models.asked.clear()
+    retrieval.models.owners.clear()
+    retrieval.send("mine", {"note.txt": b"Whose vectors are these?"})
+    retrieval.settle("mine")
+
+    ingested = [at for at, (_, key, _) in enumerate(retrieval.models.asked) if key == retrieval.keys["retrieval"]]
+    assert retrieval.models.owners[ingested[-1]] == "anna"
+
+
+def test_a_limit_is_waited_for_as_long_as_it_says(retrieval: Retrieval) -> None:
+    retrieval.models.status, retrieval.models.retry_after = 429, "1800"
+    retrieval.send("limited", {"note.txt": b"Not before half an hour."})
+    until(lambda: "waits for the gateway" in retrieval.documents("limited")[0]["detail"], 30)
+    retrieval.models.status, retrieval.models.retry_after = 200, ""
+
+    (due_s,) = retrieval.query(
+        "SELECT extract(epoch FROM due_at - now()) FROM documents WHERE name = 'note.txt' AND state = 'queued'"
+    )
+    assert 1700 < float(due_s) <= 1800
+
+
 def test_of_a_pdf_that_is_partly_scanned_it_says_which_pages(retrieval: Retrieval) -> None:
     retrieval.send("partly", {"partly.pdf": pdf(["A lighthouse on the coast.", (1, 0, 0)])})
     (document,) = retrieval.settle("partly")

@@ -109,6 +109,7 @@ def test_a_scanned_page_is_found_by_what_a_model_reads_there(both: tuple[Retriev
     assert (document["state"], document["detail"], document["passages"]) == ("done", "", 3)
     for sentence, page in (("a yellow bicycle", 1), ("lighthouse", 2), ("blue bicycle", 3)):
         assert retrieval.search(sentence, "scans")[0]["page"] == page
+    assert worker.gateway.owners == {"anna"}
     # Pages with a text are not asked for.
     questions = [body["messages"][0]["content"][1]["text"] for body in worker.gateway.bodies[asked:]]
     assert len(questions) == 2
@@ -119,8 +120,8 @@ def test_a_job_that_the_worker_has_forgotten_is_sent_again(both: tuple[Retrieval
     retrieval, worker = both
     worker.gateway.held.clear()
     retrieval.send("forgotten", {"scan.pdf": pdf([(1, 0, 0)])})
-    own = {**worker.keys, "retrieval": retrieval.keys["retrieval"]}
-    asking = Client(port=worker.port, keys=own, name="retrieval")
+    # The job is hers whose document it is.
+    asking = Client(port=worker.port, keys=retrieval.keys, name="anna")
     (job,) = until(lambda: asking.ask("GET", "/v1/jobs?state=running").document["jobs"])
     assert asking.ask("DELETE", f"/v1/jobs/{job['id']}").status == 204
     worker.gateway.held.set()
