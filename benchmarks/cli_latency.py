@@ -74,7 +74,8 @@ def main() -> int:
         configure = [str(project / "scripts" / "configure-gpu"), "cpu"]
         run(configure)
         snapshot = str(project / "tests" / "hosts" / "2x-rtx3090-nvlink" / "host.yaml")
-        fit = [str(project / "scripts" / "stackwright"), "fit", "--model", "Qwen/Qwen3-8B", "--host", snapshot]
+        model = ["--model", "Qwen/Qwen3-32B-AWQ", "--tensor-parallel", "2", "--max-model-len", "8192"]
+        fit = [str(project / "scripts" / "stackwright"), "fit", *model, "--host", snapshot]
         commands = ([*configure, "--dry-run"], compose_command(project), fit)
         series = {
             "page cache warm": measure(commands, ()),
