@@ -62,6 +62,7 @@ class Series(Struct, frozen=True, kw_only=True):
             "ours_median_ms": statistics.median(self.ours_ms),
             "theirs_median_ms": statistics.median(self.theirs_ms),
             "fit_median_ms": statistics.median(self.fit_ms),
+            "fit_ratio": round(statistics.median(self.fit_ms) / statistics.median(self.theirs_ms), 2),
         }
         return {"runs": len(self.ours_ms), **medians, "ratio": self.ratio, **asdict(self)}
 
@@ -95,7 +96,7 @@ def main() -> int:
     (RESULTS / "cli_latency.svg").write_text(draw(series))
     for name, row in rows.items():
         words = f"dry run {row['ours_median_ms']} ms, Compose {row['theirs_median_ms']} ms, ratio {row['ratio']}"
-        print(f"{name}: {words}; fit {row['fit_median_ms']} ms")
+        print(f"{name}: {words}; fit {row['fit_median_ms']} ms, ratio {row['fit_ratio']}")
     return 0 if all(row.is_quick for row in series.values()) else 1
 
 

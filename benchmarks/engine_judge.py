@@ -195,7 +195,7 @@ def plan_host(task: tuple[str, Sequence[str], Sequence[str] | None]) -> Tally:
     """Plan every checkpoint for one host, every environment, objective and release."""
     name, releases, models = task
     tally = Tally()
-    checkpoints = [point.hub_id for row in load_catalog().llms for point in row.checkpoints]
+    checkpoints = [point.hub_id for row in load_catalog().llms() for point in row.checkpoints]
     wishes = [*((Environment.PROD, objective) for objective in (None, *Objective))]
     wishes += [(environment, None) for environment in Environment if environment is not Environment.PROD]
     for hub_id in models or checkpoints if recorded(name).gpus else ():
@@ -412,7 +412,7 @@ def _wanted(name: str) -> bool:
 def write_models(folder: Path) -> None:
     """Write the config.json of every checkpoint of the catalog: what its row tells, and what else the engine needs."""
     document = yaml.safe_load(CONFIGS.read_text(encoding="utf-8"))
-    for row in load_catalog().llms:
+    for row in load_catalog().llms():
         for checkpoint in row.checkpoints:
             path = folder / checkpoint.hub_id / "config.json"
             path.parent.mkdir(parents=True)

@@ -34,7 +34,7 @@ from stackwright.interrupts import clean_end
 from stackwright.project.lock import hold
 
 from tests.integration.faults.left import find_left
-from tests.integration.project import Project, free_port, make_variables
+from tests.integration.project import Project
 from tests.integration.quick_engine.gateway import make_gateway
 from tests.integration.quick_engine.layout import make_engine
 
@@ -103,9 +103,8 @@ def make_project(folder: Path) -> Project:
     state = folder / "state"
     make_engine(state)
     make_gateway(state)
-    variables = make_variables("unix:///nonexistent/docker.sock", state, folder / "caches")
     (folder / "project").mkdir()
-    project = Project(folder=folder / "project", variables=variables, port=free_port())
+    project = Project.new(folder / "project", state)
     project.configure("cpu")
     return project
 

@@ -28,7 +28,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from tests.integration.images import build_images
-from tests.integration.project import CHECKOUT, START_S, Project, free_port, make_variables
+from tests.integration.project import CHECKOUT, START_S, Project
 from tests.integration.testbed import engine
 
 RESULT = CHECKOUT / "benchmarks" / "results" / "start_overhead.json"
@@ -50,8 +50,7 @@ def main() -> int:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else PAIRS
     with engine() as host, tempfile.TemporaryDirectory() as folder:
         state = Path(os.environ.get("STACKWRIGHT_STATE") or Path(folder) / "state")
-        variables = make_variables(host, state, Path(folder) / "caches")
-        project = Project(folder=Path(folder) / "project", variables=variables, port=free_port())
+        project = Project.new(Path(folder) / "project", state, host)
         pairs = measure(project, host, count)
         compose = project.run(["docker", "compose", "version", "--short"]).stdout.strip()
     ratios = [round(ours.completion_s / theirs.completion_s, 3) for ours, theirs in pairs]

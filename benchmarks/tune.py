@@ -24,11 +24,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from tests.integration.project import CHECKOUT, Project, free_port, make_variables
+from tests.integration.project import CHECKOUT, Project
 from tests.integration.testbed import state_folder
 
 RESULT = CHECKOUT / "benchmarks" / "results" / "tune.json"
-NO_ENGINE = "unix:///nonexistent/docker.sock"
 PROCESSES = "--runtime=processes"
 MEASURE = {"throughput": "output_tokens_per_s", "latency": "whole_answer_p50_ms"}
 
@@ -78,8 +77,7 @@ def run(search: Search, folder: Path) -> dict[str, Any]:
     state = folder / "state"
     state.mkdir()
     (state / "venvs").symlink_to(state_folder() / "venvs")
-    variables = make_variables(NO_ENGINE, state, folder / "caches")
-    project = Project(folder=folder / "project", variables=variables, port=free_port())
+    project = Project.new(folder / "project", state)
     try:
         done(project, "configure-gpu", "cpu", "--env=dev", *project.pins)
         leave_tuned(project, search.tuned)

@@ -18,7 +18,7 @@ from stackwright.runtime.provision import ensure
 from stackwright.services.gateway import RECIPE as GATEWAY_RECIPE
 
 from tests.integration.images import Images, build_images
-from tests.integration.project import Project, free_port, make_variables
+from tests.integration.project import Project
 from tests.integration.quick_engine.layout import make_state
 from tests.integration.testbed import TestbedUnavailableError, answers, engine, state_folder
 
@@ -123,9 +123,7 @@ def make_project(
     failures = request.session.testsfailed
 
     def make(**variables: str) -> Project:
-        folder = tmp_path_factory.mktemp("project")
-        environment = make_variables(docker_host, state_folder, folder / "caches", **variables)
-        made.append(Project(folder=folder, variables=environment, port=free_port()))
+        made.append(Project.new(tmp_path_factory.mktemp("project"), state_folder, docker_host, **variables))
         return made[-1]
 
     yield make

@@ -18,14 +18,17 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
+import pytest
 from msgspec import Struct, field
 from stackwright.models.smoke_model import write_smoke_model
 
 from tests.integration.testbed import FOLDER
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+# An address where no container engine listens.
+NO_ENGINE = "unix:///nonexistent/docker.sock"
 # A start on two cores takes one to two minutes; a machine that builds beside it takes longer.
 START_S = 600
 T = TypeVar("T")
@@ -45,6 +48,12 @@ class Project(Struct, frozen=True, kw_only=True):
     variables: Mapping[str, str]
     port: int
     name: str = field(default_factory=lambda: f"swtest-{uuid.uuid4().hex[:8]}")
+
+    @classmethod
+    def new(cls, folder: Path, state: Path, docker_host: str = NO_ENGINE, **variables: str) -> Self:
+        """Return one with caches in its folder and a free port; without a container engine unless one is named."""
+        environment = make_variables(docker_host, state, folder / "caches", **variables)
+        return cls(folder=folder, variables=environment, port=free_port())
 
     @property
     def pins(self) -> list[str]:
@@ -221,6 +230,19 @@ def make_variables(docker_host: str, state: Path, caches: Path, **further: str) 
         "NO_COLOR": "1",
     }
     return {**os.environ, **own, **further}
+
+
+def plain_projects(state: Path, folders: pytest.TempPathFactory) -> Iterator[Callable[..., Project]]:
+    """Yield a maker of project folders with a state folder and no container engine; stop what they started."""
+    made: list[Project] = []
+
+    def make(**variables: str) -> Project:
+        made.append(Project.new(folders.mktemp("project"), state, **variables))
+        return made[-1]
+
+    yield make
+    for project in made:
+        project.command("stop-environment", "dev", "--runtime=processes")
 
 
 def write_long_model(folder: Path) -> Path:

@@ -17,9 +17,8 @@ import yaml
 from stackwright.models.smoke_model import write_smoke_model
 
 from tests.integration.gateway.tiny import write_adapter
-from tests.integration.project import CHECKOUT, Project, free_port, make_variables
+from tests.integration.project import CHECKOUT, Project
 
-NO_ENGINE = "unix:///nonexistent/docker.sock"
 # Each message with so many words before it as the model's own template does not have.
 TEMPLATE = "{% for message in messages %}" + "hello " * 20 + "{{ message.content }}{% endfor %}"
 
@@ -42,8 +41,7 @@ def project(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     (folder / "envs").mkdir()
     text = yaml.safe_dump(wishes | {"model": None, "models": [wished]})
     (folder / "envs" / "dev.yaml").write_text(text, encoding="utf-8")
-    variables = make_variables(NO_ENGINE, state_folder, folder / "caches")
-    made = Project(folder=folder, variables=variables, port=free_port())
+    made = Project.new(folder, state_folder)
     try:
         done = made.command("start-environment", "dev", "--runtime=processes", *made.pins)
         assert done.returncode == 0, done.stderr

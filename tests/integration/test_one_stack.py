@@ -16,10 +16,9 @@ from stackwright.models.smoke_model import write_smoke_model
 from stackwright.services import additions
 
 from tests.integration.monitoring.questions import Prometheus, generated, metrics_of_rules, questions_of
-from tests.integration.project import Project, free_port, make_variables, wait_until
+from tests.integration.project import Project, free_port, wait_until
 from tests.integration.testbed import run
 
-NO_DOCKER = "unix:///nonexistent/docker.sock"
 WISHES = """\
 schema: 1
 model: null
@@ -43,8 +42,7 @@ def project(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     services = ", ".join(f"{name}: true" for name in additions())
     (folder / "envs").mkdir()
     (folder / "envs" / "dev.yaml").write_text(WISHES.format(folder=folder, services=services, ports=ports))
-    variables = make_variables(NO_DOCKER, state_folder, folder / "caches")
-    made = Project(folder=folder, variables=variables, port=free_port())
+    made = Project.new(folder, state_folder)
     yield made
     made.command("stop-environment", "dev", "--runtime=processes")
 

@@ -23,11 +23,9 @@ from stackwright.units import GIB
 
 from tests.integration.fake_hub import serve_hub
 from tests.integration.load import check_load
-from tests.integration.project import CHECKOUT, Project, free_port, make_variables, wait_until
+from tests.integration.project import CHECKOUT, Project, plain_projects, wait_until
 from tests.integration.test_cpu_cache import forecast_cache, read_cache
 
-# An address where no container engine listens: these tests must not need one.
-NO_ENGINE = "unix:///nonexistent/docker.sock"
 MakeProject = Callable[..., Project]
 
 
@@ -43,17 +41,7 @@ def own_state(state_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="module")
 def make_project(own_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeProject]:
     """Give a maker of project folders without a container engine; what they started is gone after the module."""
-    made: list[Project] = []
-
-    def make(**variables: str) -> Project:
-        folder = tmp_path_factory.mktemp("project")
-        environment = make_variables(NO_ENGINE, own_state, folder / "caches", **variables)
-        made.append(Project(folder=folder, variables=environment, port=free_port()))
-        return made[-1]
-
-    yield make
-    for project in made:
-        project.command("stop-environment", "dev", "--runtime=processes")
+    yield from plain_projects(own_state, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

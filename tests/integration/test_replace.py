@@ -10,11 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.project import Project, free_port, make_variables
+from tests.integration.project import Project
 from tests.integration.quick_engine.gateway import make_gateway
 from tests.integration.quick_engine.layout import make_engine
-
-NO_ENGINE = "unix:///nonexistent/docker.sock"
 
 
 class Two(Project, frozen=True, kw_only=True):
@@ -38,7 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
     state = tmp_path_factory.mktemp("state")
     make_engine(state)
     make_gateway(state)
-    two = Two(folder=folder, variables=make_variables(NO_ENGINE, state, folder / "caches"), port=free_port())
+    two = Two.new(folder, state)
     try:
         done = two.start("dev")
         assert done.returncode == 0, done.stderr

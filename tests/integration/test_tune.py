@@ -16,9 +16,9 @@ import pytest
 
 from tests.integration.conftest import MakeProject
 from tests.integration.faults.command import run
-from tests.integration.faults.conftest import INTERRUPTED, NO_ENGINE
+from tests.integration.faults.conftest import INTERRUPTED
 from tests.integration.faults.moments import signal_at
-from tests.integration.project import Project, free_port, make_variables
+from tests.integration.project import Project
 from tests.integration.quick_engine.gateway import make_gateway
 from tests.integration.quick_engine.layout import make_engine
 
@@ -34,7 +34,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     folder, state = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("state")
     make_engine(state)
     make_gateway(state)
-    project = Project(folder=folder, variables=make_variables(NO_ENGINE, state, folder / "caches"), port=free_port())
+    project = Project.new(folder, state)
     slow = Path(project.variables["HF_HOME"]) / "slow"
     slow.parent.mkdir(parents=True)
     slow.touch()

@@ -15,8 +15,6 @@ from stackwright.runtime.process_groups import programs_with
 from tests.integration.project import (
     TOO_MUCH,
     Project,
-    free_port,
-    make_variables,
     write_local,
     write_long_model,
 )
@@ -41,8 +39,7 @@ def without_engine(tmp_path: Path, own_state: Path) -> Iterator[Callable[[], Pro
     made: list[Project] = []
 
     def make() -> Project:
-        variables = make_variables("unix:///nonexistent/docker.sock", own_state, tmp_path / "caches")
-        made.append(Project(folder=tmp_path / "project", variables=variables, port=free_port()))
+        made.append(Project.new(tmp_path / "project", own_state))
         return made[-1]
 
     yield make

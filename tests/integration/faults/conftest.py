@@ -13,14 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.faults.command import Ended, run
+from tests.integration.faults.command import Ended
 from tests.integration.faults.left import files_of, find_left
 from tests.integration.faults.table import Row, append, plain
 from tests.integration.images import Images
-from tests.integration.project import Project, free_port, make_variables
+from tests.integration.project import Project, plain_projects
 
-# An address where no container engine listens.
-NO_ENGINE = "unix:///nonexistent/docker.sock"
 INTERRUPTED = 130
 
 
@@ -133,18 +131,3 @@ def make_plain_project(
 def make_quick_project(quick_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Project]]:
     """Give such a maker whose projects have a quick engine in vLLM's place."""
     yield from plain_projects(quick_state, tmp_path_factory)
-
-
-def plain_projects(state: Path, folders: pytest.TempPathFactory) -> Iterator[Callable[..., Project]]:
-    """Yield a maker of project folders with a state folder; stop what they started."""
-    made: list[Project] = []
-
-    def make(**variables: str) -> Project:
-        folder = folders.mktemp("project")
-        environment = make_variables(NO_ENGINE, state, folder / "caches", **variables)
-        made.append(Project(folder=folder, variables=environment, port=free_port()))
-        return made[-1]
-
-    yield make
-    for project in made:
-        run(project, "stop-environment", "dev", "--runtime=processes")

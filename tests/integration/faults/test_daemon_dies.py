@@ -14,7 +14,7 @@ from tests.integration.faults.conftest import MakeFault
 from tests.integration.faults.daemon import Daemon
 from tests.integration.faults.left import find_left
 from tests.integration.images import Images
-from tests.integration.project import Project, free_port, make_variables, wait_until
+from tests.integration.project import Project, wait_until
 
 STAND_IN = "swtest/stand-in:1"
 
@@ -37,8 +37,7 @@ def daemon(docker_host: str, images: Images, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def project(daemon: Daemon, images: Images, state_folder: Path, tmp_path: Path) -> Project:
     """Give a project whose engine container starts and never gets ready."""
-    variables = make_variables(daemon.host, state_folder, tmp_path / "caches")
-    project = Project(folder=tmp_path / "project", variables=variables, port=free_port())
+    project = Project.new(tmp_path / "project", state_folder, daemon.host)
     images_here = [f"--set=VLLM_IMAGE={STAND_IN}", f"--set=LITELLM_IMAGE={STAND_IN}"]
     project.configure("cpu", *images_here, f"--set=REDIS_IMAGE={images.redis}")
     return project

@@ -16,7 +16,7 @@ from stackwright.models.smoke_model import write_smoke_model
 
 from tests.integration.conftest import MakeProject
 from tests.integration.images import Images
-from tests.integration.project import CHECKOUT, Project, free_port, make_variables, wait_until
+from tests.integration.project import CHECKOUT, Project, wait_until
 
 # Less would have the pinned model return between the two questions that a start has for the other.
 RESIDENCE = "--set=SWITCH_MIN_RESIDENCE_S=5"
@@ -70,8 +70,7 @@ def test_a_start_asks_models_in_turns_in_containers(make_project: MakeProject, i
 
 def test_the_pinned_model_comes_back_as_processes(quick_state: Path, tmp_path: Path) -> None:
     """When it does is the switch's own affair: a quick engine has vLLM's place."""
-    variables = make_variables("unix:///nonexistent/docker.sock", quick_state, tmp_path / "caches")
-    project = Project(folder=tmp_path / "project", variables=variables, port=free_port())
+    project = Project.new(tmp_path / "project", quick_state)
     project.folder.mkdir()
     lay_out(project, pinned=True)
     with started(project, "processes") as told:

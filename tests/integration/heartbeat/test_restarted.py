@@ -15,10 +15,8 @@ from stackwright.runtime.process_groups import read_groups
 
 from tests.integration.conftest import MakeProject
 from tests.integration.heartbeat.watched import members
-from tests.integration.project import Project, free_port, make_variables, wait_until
+from tests.integration.project import Project, wait_until
 
-# An address where no container engine listens.
-NO_ENGINE = "unix:///nonexistent/docker.sock"
 GRACE = "--set=ENGINE_HEARTBEAT=3"
 SERVER = "vllm.entrypoints.openai.api_server"
 Processes = Callable[[], list[int]]
@@ -27,9 +25,7 @@ Processes = Callable[[], list[int]]
 @pytest.fixture
 def as_processes(quick_state: Path, tmp_path: Path) -> Iterator[tuple[Project, Processes]]:
     """Give a stack of processes that runs, and what tells of its engine's processes."""
-    project = Project(
-        folder=tmp_path, variables=make_variables(NO_ENGINE, quick_state, tmp_path / "caches"), port=free_port()
-    )
+    project = Project.new(tmp_path, quick_state)
     project.configure("cpu", GRACE)
     groups = quick_state / "run" / project.name / "engine.groups"
     try:

@@ -12,9 +12,8 @@ import pytest
 from stackwright.runtime.provision import ensure
 from stackwright.services.gateway import RECIPE
 
-from tests.integration.project import Project, free_port, make_variables, wait_until
+from tests.integration.project import Project, free_port, wait_until
 
-NO_DOCKER = "unix:///nonexistent/docker.sock"
 TRACE, CLIENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
@@ -34,8 +33,7 @@ def test_a_request_is_traced_from_the_client_to_the_engine(
     spans: tuple[int, Path], state_folder: Path, tmp_path: Path
 ) -> None:
     port, file = spans
-    variables = make_variables(NO_DOCKER, state_folder, tmp_path / "caches")
-    project = Project(folder=tmp_path / "project", variables=variables, port=free_port())
+    project = Project.new(tmp_path / "project", state_folder)
     project.folder.mkdir()
     pins = [*project.pins, f"--set=TRACES_ENDPOINT=http://127.0.0.1:{port}/v1/traces"]
     project_runtime = "--runtime=processes"

@@ -16,12 +16,11 @@ from playwright.sync_api import Browser, expect
 from stackwright.services.webui import SECRET_KEY
 
 from tests.integration.images import Images
-from tests.integration.project import Project, free_port, make_variables
+from tests.integration.project import NO_ENGINE, Project, free_port
 from tests.integration.webui.journey import QUESTION, Visit, ask, choose_model, knock, sign_up
 from tests.toy_engine.server import WORDS
 
 pytestmark = pytest.mark.integration
-NO_DOCKER = "unix:///nonexistent/docker.sock"
 ANSWER = "".join(WORDS).strip()
 # Where a person who looks at what the tests saw wants the pictures.
 PICTURES = os.environ.get("STACKWRIGHT_PICTURES")
@@ -44,8 +43,7 @@ class Place(Struct, frozen=True, kw_only=True):
 def start(runtime: str, state: Path, folder: Path, host: str, pins: list[str]) -> Place:
     """Start a stack with the front end."""
     port = free_port()
-    variables = make_variables(host, state, folder / "caches")
-    project = Project(folder=folder, variables=variables, port=free_port())
+    project = Project.new(folder, state, host)
     place = Place(runtime=runtime, project=project, url=f"http://127.0.0.1:{port}")
     # The runtimes share their data, so each of these stacks has a folder of its own.
     own = [f"--set=WEBUI_PORT={port}", f"--set=DATA_HOME={folder / 'data'}"]
@@ -59,7 +57,7 @@ def place(
     request: pytest.FixtureRequest, webui_state: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
     """Give a stack with the front end in each runtime, and remove it in the end."""
-    folder, host, pins = tmp_path_factory.mktemp("project"), NO_DOCKER, []
+    folder, host, pins = tmp_path_factory.mktemp("project"), NO_ENGINE, []
     if request.param == "compose":
         images: Images = request.getfixturevalue("images")
         host = request.getfixturevalue("docker_host")
