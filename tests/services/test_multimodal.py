@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.plan import Plan
 from stackwright.domain.role import Role
 from stackwright.planning.planner import make_plan
-from stackwright.rendering.compose import render_override
-from stackwright.runtime.programs import Program, Provisions, stack_programs
 from stackwright.services import additions
 from stackwright.services.multimodal import FILES, multimodal_services
 from stackwright.units import MIB
@@ -22,29 +18,12 @@ from stackwright.validation.speech import check_model, find_model
 from tests.planning.several import Asked, embedding
 from tests.planning.several import plan_of as plan_several
 from tests.planning_requests import recorded, request
-from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
+from tests.runtime.test_programs import stack_of
+from tests.services.either_runtime import containers_of, programs_of
 from tests.services.test_additions import plan_with
 
 KEY = "MULTIMODAL_SPEECH_MODEL"
 CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-def container_of(plan: Plan) -> dict[str, Any]:
-    """Return the worker as Compose runs it."""
-    document: dict[str, Any] = yaml.safe_load(render_override(plan, {}))
-    service: dict[str, Any] = document["services"]["multimodal"]
-    return service
-
-
-def program_of(plan: Plan) -> Program:
-    """Return the worker as a process."""
-    machine = Provisions(
-        virtual_environments={**ENVIRONMENTS, "multimodal": ENVIRONMENTS["gateway"]},
-        ports={"engine": 20000, "redis": 20001},
-        shared_memory_bytes=2**34,
-    )
-    programs = {program.name: program for program in stack_programs(stack_of(plan), machine, CALLER)}
-    return programs["multimodal"]
 
 
 def pinned(**pins: str) -> Plan:
@@ -55,7 +34,7 @@ def pinned(**pins: str) -> Plan:
 
 def test_it_lies_in_both_runtimes_beside_the_keys_of_the_gateway() -> None:
     plan = plan_with("cpu-small", "multimodal")
-    container, program = container_of(plan), program_of(plan)
+    container, program = containers_of(plan)["multimodal"], programs_of(plan)["multimodal"]
 
     assert container["entrypoint"] == ["/bin/sh", "/etc/stackwright/multimodal/start.sh"]
     targets = {volume["target"] for volume in container["volumes"]}
@@ -119,7 +98,7 @@ def test_an_embedding_model_that_sees_is_told_as_one() -> None:
 
 def test_a_speech_model_is_a_folder_or_lies_in_the_cache_of_models() -> None:
     pins: tuple[dict[str, str], ...] = ({}, {KEY: "/models/whisper"}, {KEY: "small"})
-    off, folder, name = (container_of(pinned(**each)) for each in pins)
+    off, folder, name = (containers_of(pinned(**each))["multimodal"] for each in pins)
 
     assert KEY not in off["environment"]
     assert {"type": "bind", "source": "/models/whisper", "target": "/models/whisper", "read_only": True} in folder[

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from msgspec.structs import replace
 from stackwright.catalog.load import load_catalog
-from stackwright.domain.plan import Origin, Plan
+from stackwright.domain.plan import Origin
 from stackwright.domain.setting_spec import problem_with
 from stackwright.domain.wishes import Pin
 from stackwright.planning.planner import make_plan
-from stackwright.rendering.compose import render_override
-from stackwright.runtime.programs import Program, Provisions, stack_programs
 from stackwright.runtime.provision import locked_version
 from stackwright.services import additions, brought_secrets
 from stackwright.services.retrieval import FILES, ORIGINALS, RECIPE
@@ -27,29 +22,11 @@ from stackwright.validation.retrieval import check_models
 from tests.planning.several import CASES
 from tests.planning.several import plan_of as plan_several
 from tests.planning_requests import recorded, request
-from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
+from tests.services.either_runtime import containers_of, programs_of
 from tests.services.test_additions import plan_with
 
 PLACE = declared_settings().by_key[ORIGINALS]
 COMPOSE = Path(__file__).parents[2] / "compose"
-
-
-def containers_of(plan: Plan) -> Mapping[str, Any]:
-    """Return the services as Compose runs them."""
-    document: dict[str, Any] = yaml.safe_load(render_override(plan, {}))
-    services: dict[str, Any] = document["services"]
-    return services
-
-
-def programs_of(plan: Plan) -> Mapping[str, Program]:
-    """Return the services as processes."""
-    environments = {**ENVIRONMENTS, "retrieval": Path("/venv"), "postgres": Path("/venv")}
-    machine = Provisions(
-        virtual_environments=environments,
-        ports={"engine": 20000, "engine-2": 20003, "redis": 20001, "postgres": 20002},
-        shared_memory_bytes=2**34,
-    )
-    return {program.name: program for program in stack_programs(stack_of(plan), machine, CALLER)}
 
 
 def test_the_database_is_on_the_inner_network_alone() -> None:

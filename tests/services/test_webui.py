@@ -2,73 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import yaml
 from stackwright.catalog.load import load_catalog
 from stackwright.domain.environment import Environment
-from stackwright.domain.plan import Plan
 from stackwright.domain.role import Role
 from stackwright.domain.service import Document
-from stackwright.rendering.compose import render_override
-from stackwright.runtime.programs import Program, Provisions, stack_programs
 from stackwright.runtime.provision import locked_version
 from stackwright.services import additions, services_of
 from stackwright.services.webui import RECIPE, VERSION, webui_services
 
 from tests.planning.several import CASES
 from tests.planning.several import plan_of as plan_several
-from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
+from tests.services.either_runtime import containers_of, programs_of
 from tests.services.test_additions import plan_with
 
 SECRETS = {"webui_secret_key", "webui_gateway_key", "tls_certificate"}
-
-
-def container_of(plan: Plan) -> dict[str, Any]:
-    """Return the front end as Compose runs it."""
-    document: dict[str, Any] = yaml.safe_load(render_override(plan, {}))
-    service: dict[str, Any] = document["services"]["webui"]
-    return service
-
-
-def program_of(plan: Plan) -> Program:
-    """Return the front end as a process."""
-    machine = Provisions(
-        virtual_environments={**ENVIRONMENTS, "webui": ENVIRONMENTS["gateway"]},
-        ports={"engine": 20000, "redis": 20001},
-        shared_memory_bytes=2**34,
-    )
-    programs = {program.name: program for program in stack_programs(stack_of(plan), machine, CALLER)}
-    return programs["webui"]
 
 
 @pytest.mark.parametrize(("environment", "port"), [(Environment.DEV, "3000"), (Environment.PROD, "3002")])
 def test_each_environment_has_a_page_of_its_own(environment: Environment, port: str) -> None:
     plan = plan_with("cpu-small", "webui", environment=environment)
     assert plan.settings["WEBUI_PORT"].value == port
-    assert container_of(plan)["ports"] == [
+    assert containers_of(plan)["webui"]["ports"] == [
         {"target": 8080, "published": "${WEBUI_PORT:?}", "host_ip": "${SERVICES_BIND:?}"}
     ]
-    assert program_of(plan).arguments == ("--host", "127.0.0.1", "--port", port)
+    assert programs_of(plan)["webui"].arguments == ("--host", "127.0.0.1", "--port", port)
 
 
 def test_it_reaches_the_gateway_on_the_inner_network_and_nothing_beyond() -> None:
     plan = plan_with("2x-rtx3090-nvlink", "webui")
-    container = container_of(plan)
+    container = containers_of(plan)["webui"]
     assert container["networks"] == ["inside", "door"]
     assert container["environment"]["WEBUI_GATEWAY"] == "gateway:4000"
-    assert program_of(plan).environment["WEBUI_GATEWAY"] == "127.0.0.1:4001"
+    assert programs_of(plan)["webui"].environment["WEBUI_GATEWAY"] == "127.0.0.1:4001"
 
 
 def test_its_keys_are_files() -> None:
-    container = container_of(plan_with("cpu-small", "webui"))
+    container = containers_of(plan_with("cpu-small", "webui"))["webui"]
     assert set(container["secrets"]) >= SECRETS
     assert not [name for name in container["environment"] if "KEY" in name]
 
 
 def test_nothing_is_fetched_and_nobody_signs_up_after_the_first() -> None:
-    told = container_of(plan_with("cpu-small", "webui"))["environment"]
+    told = containers_of(plan_with("cpu-small", "webui"))["webui"]["environment"]
     for name, value in {
         "OFFLINE_MODE": "true",
         "USE_SLIM_DOCKER": "true",
