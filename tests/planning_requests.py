@@ -63,7 +63,7 @@ def request(
 ) -> PlanRequest:
     """Return a request for `host` with the wishes of the shipped envs/<env>.yaml."""
     name = model or (SMOKE if mode is Mode.CPU or not host.gpus else FIRST_MODEL)
-    facts = read_model(name, load_catalog().llms, SMOKE_FOLDER, NOWHERE)
+    facts = read_model(name, load_catalog().llms(), SMOKE_FOLDER, NOWHERE)
     return PlanRequest(
         host=host,
         environment=environment,

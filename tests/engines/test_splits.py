@@ -80,7 +80,7 @@ def test_experts_are_cut_finer_from_a_release_on_where_triton_has_fp8(
 
 
 def test_the_least_blocks_are_those_of_the_releases() -> None:
-    least = load_catalog().formats.least_blocks
+    least = load_catalog().formats().least_blocks
     assert {method: set(bounds) for method, bounds in least.items()} == {"fp8": {"32"}, "moe_wna16": {"32"}}
     assert (RECUT_METHOD, LEAST_RECUT_BLOCK, LEAST_EXPERT_GROUP) == ("fp8", 32, 32)
     (first, last) = least["fp8"]["32"]

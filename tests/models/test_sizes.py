@@ -9,7 +9,7 @@ from stackwright.domain.model_facts import CatalogLlm, Checkpoint
 from stackwright.engines import default_engine
 from stackwright.models.stored import stored_facts
 
-LLMS = load_catalog().llms
+LLMS = load_catalog().llms()
 COMPUTED = [(row, checkpoint) for row in LLMS for checkpoint in row.checkpoints if checkpoint.computed]
 
 

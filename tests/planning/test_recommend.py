@@ -19,8 +19,8 @@ from stackwright.rendering.numbered import flat_settings
 from tests.planning_requests import recorded, request, stored_checkpoints
 
 CATALOG = load_catalog()
-ROWS = {row.name: row for row in CATALOG.llms}
-GPUS = {gpu.id: gpu for gpu in CATALOG.gpus}
+ROWS = {row.name: row for row in CATALOG.llms()}
+GPUS = {gpu.id: gpu for gpu in CATALOG.gpus()}
 WHOLE = request(recorded("cpu-small"))
 
 

@@ -27,7 +27,7 @@ from tests.planning_requests import recorded, request, stored_checkpoints, store
 CATALOG = load_catalog()
 RULES = request(recorded("cpu-small")).engine.format_rules(CATALOG, None)
 HOSTS = ("2x-rtx3090-nvlink", "2x-rtx4090", "wsl2-rtx5080", "8x-h100-nvswitch", "cpu-small", "gb10", "a100-mig")
-ROWS = {row.name: row for row in CATALOG.llms}
+ROWS = {row.name: row for row in CATALOG.llms()}
 
 
 def asked(host: str, model: WantedModel, **pins: str) -> PlanRequest:
@@ -61,7 +61,7 @@ def check_against_the_plan(whole: PlanRequest, offer: Offer) -> None:
 @pytest.mark.parametrize("host", HOSTS)
 def test_an_offer_is_what_the_plan_says(host: str) -> None:
     """Of every seventh model each checkpoint, the ones that do not fit among them."""
-    for row in CATALOG.llms[HOSTS.index(host) % 7 :: 7]:
+    for row in CATALOG.llms()[HOSTS.index(host) % 7 :: 7]:
         for checkpoint in row.checkpoints:
             whole = asked(host, stored_model(row, checkpoint))
             check_against_the_plan(whole, weigh(model_request(whole, 0), CATALOG, RULES))
@@ -108,7 +108,7 @@ def test_the_best_checkpoint_loses_least_of_those_with_the_best_reach(host: str,
 def test_what_is_served_where_nobody_names_a_model_comes_first(host: str) -> None:
     whole = request(recorded(host), Environment.DEV)
     (default,) = with_default_llm(whole, CATALOG, has_token=False).models
-    listed = survey(whole, CATALOG.llms, CATALOG, stored_model, default)
+    listed = survey(whole, CATALOG.llms(), CATALOG, stored_model, default)
     assert [one.is_default for one in listed].count(True) == 1
     assert listed[0].is_default
     assert listed[0].offer.facts.location == default.facts.location
@@ -119,7 +119,7 @@ def test_what_is_served_where_nobody_names_a_model_comes_first(host: str) -> Non
 
 def test_models_that_write_come_before_those_that_do_not() -> None:
     whole = request(recorded("1x-h200"), Environment.DEV)
-    listed = [one for one in survey(whole, CATALOG.llms, CATALOG, stored_model, None) if one.offer.served is not None]
+    listed = [one for one in survey(whole, CATALOG.llms(), CATALOG, stored_model, None) if one.offer.served is not None]
     writes = [one.row.role.generates for one in listed]
     assert writes == sorted(writes, reverse=True)
     assert {True, False} == set(writes)
@@ -155,7 +155,7 @@ def test_what_lacks_is_named() -> None:
 @pytest.mark.parametrize("host", ["1x-rtx3060-12gb", "2x-rtx3090-nvlink", "8x-h100-nvswitch"])
 def test_what_is_refused_without_a_forecast_would_be_refused_by_one(host: str) -> None:
     seen = 0
-    for row in CATALOG.llms:
+    for row in CATALOG.llms():
         for checkpoint in row.checkpoints:
             whole = asked(host, stored_model(row, checkpoint))
             one, engine = model_request(whole, 0), whole.engine
@@ -176,7 +176,7 @@ def test_what_is_refused_without_a_forecast_would_be_refused_by_one(host: str) -
 def test_nothing_is_served_from_a_cache_of_nothing(host: str) -> None:
     """Where nobody can be sure, too: the middle of what may be has room for one request at least."""
     seen = 0
-    for row in CATALOG.llms[::2]:
+    for row in CATALOG.llms()[::2]:
         for checkpoint in row.checkpoints:
             model = stored_model(row, checkpoint)
             served = weigh(model_request(asked(host, model), 0), CATALOG, RULES).served

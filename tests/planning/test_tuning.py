@@ -30,7 +30,7 @@ SEQS, STEP, RANKS, FORMAT = (
 
 def facts_of(model: ServedModel) -> ModelFacts:
     name = SMOKE if model.source is LlmSource.SMOKE else model.location
-    return read_model(name, load_catalog().llms, SMOKE_FOLDER, NOWHERE)
+    return read_model(name, load_catalog().llms(), SMOKE_FOLDER, NOWHERE)
 
 
 def axes(plan: Plan, goal: Goal = Goal.THROUGHPUT, *, at_once: int = 64, **changes: Any) -> dict[str, Axis]:

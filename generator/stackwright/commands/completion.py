@@ -78,7 +78,7 @@ def _values() -> Mapping[str, Sequence[str]]:
     from stackwright.settings import all_settings
 
     keys = [spec.key for spec in all_settings()]
-    models = sorted({name for llm in load_catalog().read_llms() for name in (llm.name, llm.hub_id)})
+    models = sorted({name for llm in load_catalog().llms() for name in (llm.name, llm.hub_id)})
     return {
         "environment": ENVIRONMENTS,
         "words": (*ENVIRONMENTS, *MODES),

@@ -262,7 +262,7 @@ def _with_known(request: PlanRequest, paths: ProjectPaths, catalog: Catalog) -> 
             replace(
                 model,
                 seen=remembered_starts(paths.state, request.host, model.llm.location),
-                draft=read_shape(drafter, catalog.llms) if drafter else None,
+                draft=read_shape(drafter, catalog.llms()) if drafter else None,
             )
         )
     return replace(request, models=tuple(models))
@@ -319,7 +319,7 @@ def wished_models(options: PlanOptions, wishes: Wishes, file: str) -> tuple[tupl
         (model, f"{file}: models[{position}].name: {model.name[:120]}") for position, model in enumerate(wishes.models)
     )
     if options.models:
-        llms = load_catalog().llms if listed else ()
+        llms = load_catalog().llms() if listed else ()
         known = {locate_model(model.name, llms): (model, origin) for model, origin in listed}
         return tuple(
             known.get(locate_model(name, llms), (ModelWish(name=name), f"--model {name[:120] or repr(name)}"))
@@ -333,7 +333,7 @@ def read_named_model(name: str, catalog: Catalog, paths: ProjectPaths, origin: s
     """Read a model by any of its names. Raises UsageError, with `origin`, where it cannot be."""
     try:
         # The smoke model is in no catalog, and reading the long one takes as long as all else together.
-        llms = () if name == SMOKE else catalog.llms
+        llms = () if name == SMOKE else catalog.llms()
         return read_model(name, llms, paths.smoke, HubAccess(home=Path(paths.folders.hf_home)), origin)
     except (OSError, RuntimeError):  # a name longer than a path may be; a home folder of nobody
         raise UsageError(f"{origin}: no such folder", hint="`stackwright plan --help`") from None

@@ -240,7 +240,7 @@ def _unread_holes(exam: Examination) -> Iterator[str]:
     for release in releases:
         if release.version is None:
             continue
-        holes = holes_of(release.program, release.version, load_catalog().advisories)
+        holes = holes_of(release.program, release.version, load_catalog().advisories())
         unread = [hole.id for hole in holes if hole.kind is HoleKind.UNKNOWN]
         if unread:
             yield (

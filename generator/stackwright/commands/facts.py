@@ -118,7 +118,7 @@ def pinned_programs(catalog: Catalog, *, locked: bool) -> tuple[PinnedProgram, .
     programs = [PinnedProgram(name=newest.name, version=newest.version, where=ENGINES)]
     repository, _, tag = newest.images[0].image.rpartition(":")
     programs.append(PinnedProgram(name=repository, version=tag, where=ENGINES, image=True))
-    for service in catalog.services:
+    for service in catalog.services():
         package = _PACKAGES.get(service.name)
         version = service.version if package else service.image.rpartition(":")[2]
         programs.append(
@@ -157,7 +157,7 @@ def _known_holes(name: str, version: str, catalog: Catalog) -> tuple[PublishedHo
             fixed=(hole.fixed,) if hole.fixed else (),
             source=f"{hole.source}, {hole.date}",
         )
-        for hole in holes_of(name, version, catalog.advisories)
+        for hole in holes_of(name, version, catalog.advisories())
     )
 
 

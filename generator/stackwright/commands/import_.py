@@ -322,7 +322,7 @@ def _facts_of(name: str, paths: ProjectPaths) -> ModelFacts | None:
     from stackwright.models.read import HubAccess, read_model
 
     try:
-        return read_model(name, load_catalog().llms, None, HubAccess(home=Path(paths.folders.hf_home), online=False))
+        return read_model(name, load_catalog().llms(), None, HubAccess(home=Path(paths.folders.hf_home), online=False))
     except (StackError, OSError, RuntimeError):
         return None
 
@@ -386,7 +386,7 @@ class _Judge:
         catalog = load_catalog()
         kinds = facts.config.model_types if facts is not None else ()
         refused = next(
-            (kind for kind in kinds if catalog.formats.refuses_float16(kind, catalog.engines[0].version)), None
+            (kind for kind in kinds if catalog.formats().refuses_float16(kind, catalog.engines[0].version)), None
         )
         if wish.value == "float16" and refused is not None:
             why = f"vLLM does not run {refused} models in float16; left to the plan"

@@ -47,9 +47,9 @@ def show_matrix(asked: MatrixArguments) -> None:
     from stackwright.planning.matrix import make_matrix, with_driver
 
     catalog = load_catalog()
-    gpus = find_gpus(asked.gpus, catalog.gpus)
+    gpus = find_gpus(asked.gpus, catalog.gpus())
     ground = make_ground(asked.options, asked.out, None, asked.environment or Environment.PROD)
-    rows = find_rows(asked.name, catalog, "models") if asked.name else catalog.llms
+    rows = find_rows(asked.name, catalog, "models") if asked.name else catalog.llms()
     rows = [row for row in rows if asked.role in (None, row.role)]
     matrix = with_driver(make_matrix(ground.request, rows, gpus, ground.checkpoints, catalog), asked.driver)
     if asked.fits:

@@ -149,7 +149,9 @@ def run(asked: ModelsArguments) -> None:
     from stackwright.commands.offers import find_rows, make_ground
 
     # Before the host is looked at: a name that means nothing is told at once.
-    rows: Sequence[CatalogLlm] = find_rows(asked.name, load_catalog(), "models") if asked.name else load_catalog().llms
+    rows: Sequence[CatalogLlm] = (
+        find_rows(asked.name, load_catalog(), "models") if asked.name else load_catalog().llms()
+    )
     host = get_host(asked.options.host)
     ground = make_ground(asked.options, asked.out, host, asked.environment or Environment.DEV)
     if asked.role is not None:

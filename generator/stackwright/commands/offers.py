@@ -126,7 +126,7 @@ def make_ground(options: PlanOptions, out: Path | None, host: Host | None, envir
     own = paths.of(environment)
     wishes = read_wishes(own)
     catalog = load_catalog()
-    anywhere = (sold_host(gpu, 1, newest_driver(catalog)) for gpu in catalog.gpus)
+    anywhere = (sold_host(gpu, 1, newest_driver(catalog)) for gpu in catalog.gpus())
     there = host or next(filter(None, anywhere))
     chosen = choose(options, own, there, wishes)
     placeholder = want_model(ModelWish(name=SMOKE), SMOKE, paths, chosen)
@@ -165,10 +165,10 @@ def find_rows(name: str, catalog: Catalog, origin: str) -> tuple[CatalogLlm, ...
     """
     if name == SMOKE or name.startswith(PATH_STARTS):
         return ()
-    found = find_named(name, catalog.llms, origin)
+    found = find_named(name, catalog.llms(), origin)
     if found or "/" in name or find_folder(name) is not None:
         return found
-    close = did_you_mean(name, [row.name for row in catalog.llms]) or did_you_mean(name, known_names(catalog.llms))
+    close = did_you_mean(name, [row.name for row in catalog.llms()]) or did_you_mean(name, known_names(catalog.llms()))
     hint = close or "`stackwright models` lists them"
     raise UsageError(f"{origin}: the catalog has no model `{name[:80]}`", hint=hint)
 

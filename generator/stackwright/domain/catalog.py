@@ -454,83 +454,23 @@ class Catalog(Struct, frozen=True, kw_only=True, eq=False):
     """
 
     engines: Sequence[EngineRelease]
-    read_services: Callable[[], tuple[ServiceImage, ...]]
-    read_advisories: Callable[[], tuple[Advisory, ...]]
-    read_drivers: Callable[[], Drivers]
-    read_llms: Callable[[], Sequence[CatalogLlm]]
-    read_flags: Callable[[], FlagTable]
-    read_arguments: Callable[[], ArgumentTable]
-    read_parsers: Callable[[], ParserTable]
-    read_kernels: Callable[[], KernelTable]
-    read_formats: Callable[[], FormatTable]
-    read_architectures: Callable[[], ArchitectureTable]
-    read_attention: Callable[[], AttentionTable]
-    read_gpus: Callable[[], Sequence[GpuModel]]
+    services: Callable[[], tuple[ServiceImage, ...]]
+    advisories: Callable[[], tuple[Advisory, ...]]
+    drivers: Callable[[], Drivers]
+    llms: Callable[[], Sequence[CatalogLlm]]
+    flags: Callable[[], FlagTable]
+    arguments: Callable[[], ArgumentTable]
+    parsers: Callable[[], ParserTable]
+    kernels: Callable[[], KernelTable]
+    formats: Callable[[], FormatTable]
+    architectures: Callable[[], ArchitectureTable]
+    attention: Callable[[], AttentionTable]
+    gpus: Callable[[], Sequence[GpuModel]]
     find_gpu: Callable[[str | None], GpuModel | None]
-
-    @property
-    def services(self) -> tuple[ServiceImage, ...]:
-        """The images of what is not an engine."""
-        return self.read_services()
-
-    @property
-    def advisories(self) -> tuple[Advisory, ...]:
-        """The known holes."""
-        return self.read_advisories()
-
-    @property
-    def drivers(self) -> Drivers:
-        """The driver branches and their rules with CUDA."""
-        return self.read_drivers()
-
-    @property
-    def llms(self) -> Sequence[CatalogLlm]:
-        """The well-known models."""
-        return self.read_llms()
-
-    @property
-    def gpus(self) -> Sequence[GpuModel]:
-        """The GPU models."""
-        return self.read_gpus()
-
-    @property
-    def flags(self) -> FlagTable:
-        """The engine's flags and variables."""
-        return self.read_flags()
-
-    @property
-    def arguments(self) -> ArgumentTable:
-        """How the engine's flags are read."""
-        return self.read_arguments()
-
-    @property
-    def parsers(self) -> ParserTable:
-        """The engine's parsers of tool calls and of thoughts."""
-        return self.read_parsers()
-
-    @property
-    def formats(self) -> FormatTable:
-        """Which number formats the engine reads and refuses."""
-        return self.read_formats()
-
-    @property
-    def architectures(self) -> ArchitectureTable:
-        """Which architectures the engine serves."""
-        return self.read_architectures()
-
-    @property
-    def attention(self) -> AttentionTable:
-        """Which attention kernels the engine has, for which GPUs and caches."""
-        return self.read_attention()
-
-    @property
-    def kernels(self) -> KernelTable:
-        """What the engine's kernels were compiled for."""
-        return self.read_kernels()
 
     def service(self, name: str) -> ServiceImage:
         """Return the row of one service; the names are the Compose services."""
-        return next(row for row in self.services if row.name == name)
+        return next(row for row in self.services() if row.name == name)
 
 
 @lru_cache(maxsize=4096)

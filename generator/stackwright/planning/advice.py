@@ -60,7 +60,7 @@ NOTHING = Reach(sure=False, comfortable=False, tokens=0)
 
 def advise_instead(request: ModelRequest, catalog: Catalog, plan: Plan) -> str:
     """Return the hint for a model that does not fit: another checkpoint of it, else the hardware that holds it."""
-    row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
+    row = next((row for row in catalog.llms() if _is_of(row, request.facts.location)), None)
     found, told = _other_checkpoint(request, row, plan, _rules(request, catalog)) if row is not None else ("", "")
     held = _larger_hosts(request, catalog, plan)
     hardware = f"{request.llm.name} itself needs {', or '.join(held)}" if held else ""
@@ -76,7 +76,7 @@ def warn_of_length(request: ModelRequest, own: Reach, catalog: Catalog, plan: Pl
     """Return the warning that requests have to be short, with the checkpoint that takes longer ones; else None."""
     if own.comfortable or request.pinned_count(request.engine.keys.context) or request.wishes.max_model_len:
         return None
-    row = next((row for row in catalog.llms if _is_of(row, request.facts.location)), None)
+    row = next((row for row in catalog.llms() if _is_of(row, request.facts.location)), None)
     better = _more_gpus(request, own, plan)
     if not better and row is not None:
         better = _other_checkpoint(request, row, plan, _rules(request, catalog), own)[0]
@@ -176,7 +176,7 @@ def _larger(host: Host, catalog: Catalog) -> Iterator[tuple[str, Host]]:
     driver = newest_driver(catalog)
     larger = [
         row
-        for row in catalog.gpus
+        for row in catalog.gpus()
         if (row.gpu_class, row.unified_memory, _joined(row)) == (own.gpu_class, False, _joined(own))
         and row.memory_gb > own.memory_gb
         and row.nvml_memory_mib is not None

@@ -40,7 +40,7 @@ def with_default_llm(
 
 def with_kept_default(whole: PlanRequest, catalog: Catalog, name: str) -> PlanRequest | None:
     """Return the request with the catalog's checkpoint `name`, which was its default before; None where it is gone."""
-    for row in catalog.llms:
+    for row in catalog.llms():
         for checkpoint in row.checkpoints:
             if checkpoint.hub_id == name:
                 facts = stored_facts(row, checkpoint)
@@ -74,7 +74,7 @@ def _with_best(whole: PlanRequest, judged: PlanRequest, catalog: Catalog, *, has
 
     choice = choose_llm(
         request.engine.format_rules(catalog, chosen.version),
-        catalog.llms,
+        catalog.llms(),
         served,
         objective=request.objective or Objective.THROUGHPUT,
         compute_capability=options[0].gpus[0].compute_capability,
@@ -95,7 +95,7 @@ def _with_best(whole: PlanRequest, judged: PlanRequest, catalog: Catalog, *, has
 
 def _nothing_fits(request: ModelRequest, catalog: Catalog, options: tuple[Placement, ...]) -> NoPlanError:
     """Make the refusal: a pinned size that no model's heads can be split by is named, since no model would help."""
-    if all(_roomiest(options, row) is None for row in catalog.llms):
+    if all(_roomiest(options, row) is None for row in catalog.llms()):
         pin = request.fixed[request.engine.keys.tensor_parallel]
         return NoPlanError(
             f"{pin.written}={pin.value} divides the attention heads of no catalog model",

@@ -88,7 +88,7 @@ def recommend(
     """
     suited: list[Suited] = []
     others: list[Unsuited] = []
-    for gpu in catalog.gpus:
+    for gpu in catalog.gpus():
         found = least_number(whole, models, wish, catalog, gpu)
         if isinstance(found, Unsuited):
             others.append(found)

@@ -65,13 +65,13 @@ def _gpu(model: GpuModel, index: int) -> Gpu:
 
 def newest_driver(catalog: Catalog) -> Driver:
     """Return a driver of the newest branch that the catalog knows."""
-    newest = max(catalog.drivers.branches, key=lambda branch: branch.branch)
+    newest = max(catalog.drivers().branches, key=lambda branch: branch.branch)
     return Driver(version=f"{newest.branch}.0.0", cuda=newest.cuda, error=None)
 
 
 def drivers_for(model: GpuModel, catalog: Catalog) -> Iterator[Driver]:
     """Yield the first drivers of each CUDA release that know a GPU model, newest first."""
-    known = sorted(catalog.drivers.toolkits, key=lambda row: version_parts(row.driver), reverse=True)
+    known = sorted(catalog.drivers().toolkits, key=lambda row: version_parts(row.driver), reverse=True)
     floor = version_parts(model.minimum_driver or "0")
     for row in known:
         if version_parts(row.driver) >= floor:

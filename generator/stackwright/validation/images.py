@@ -137,7 +137,7 @@ RELEASES = Check(
     name="releases",
     about="known vulnerabilities (catalog/advisories.yaml) of engine and gateway, malicious images, moving tags",
     findings=tuple("image-holes image-moves image-malicious".split()),
-    rule=lambda on: check_images(on.plan, on.env, on.catalog.advisories, pulled=on.compose),
+    rule=lambda on: check_images(on.plan, on.env, on.catalog.advisories(), pulled=on.compose),
 )
 
 
@@ -160,7 +160,7 @@ LOCAL_IMAGES = Check(
     name="local images",
     about="digests of the images on this machine that are known to be malicious",
     findings=("image-malicious",),
-    rule=lambda on, digests: check_local_images(on.plan, on.env, digests, on.catalog.advisories),
+    rule=lambda on, digests: check_local_images(on.plan, on.env, digests, on.catalog.advisories()),
     observations=(DIGESTS,),
     when=IN_CONTAINERS,
 )
@@ -170,6 +170,6 @@ TRACES = Check(
     name="traces",
     about="files that malicious releases leave beside Python packages",
     findings=("malicious-file",),
-    rule=lambda on, paths: check_traces(paths, on.catalog.advisories),
+    rule=lambda on, paths: check_traces(paths, on.catalog.advisories()),
     observations=(LEFT_FILES,),
 )

@@ -10,7 +10,7 @@ from stackwright.engines.protocol import EngineNeeds, ImageChoice
 from stackwright.engines.vllm.image import choose_image
 from stackwright.errors import NoPlanError
 
-CATALOG = replace(load_catalog(), read_services=tuple, read_llms=tuple)
+CATALOG = replace(load_catalog(), services=tuple, llms=tuple)
 X86, ARM = ("avx2", "avx512f"), ("asimd", "sve2")
 
 

@@ -113,16 +113,16 @@ def test_a_flag_that_the_stack_decides_is_refused_with_what_does(word: str, mess
     ],
 )
 def test_a_value_is_checked_as_the_release_reads_it(flag: str, text: str, problem: str | None) -> None:
-    table = load_catalog().arguments
+    table = load_catalog().arguments()
     assert problem_with_argument(table, flag, text, table.sampled[-1]) == problem
     assert problem_with_argument(table, flag, text, "0.1.0") is None
 
 
 def test_every_flag_whose_kind_is_known_is_one_of_its_releases() -> None:
     catalog = load_catalog()
-    releases = catalog.arguments.sampled
-    has = catalog.flags.has
-    unknown = [flag for flag in catalog.arguments.kinds if all(has(flag, release) is False for release in releases)]
+    releases = catalog.arguments().sampled
+    has = catalog.flags().has
+    unknown = [flag for flag in catalog.arguments().kinds if all(has(flag, release) is False for release in releases)]
     assert unknown == []
 
 

@@ -72,7 +72,7 @@ def test_consent_opens_older_releases_and_is_warned_of(machine: Host, image: str
     assert "--allow-vulnerable" not in (refusal(machine).hint or "")
     found = choose(machine, allow_vulnerable=True)
     assert found.image == f"vllm/vllm-openai:{image}"
-    grave = [h.id for h in holes_of("vllm", found.version, CATALOG.advisories) if h.kind in REFUSED_HOLES]
+    grave = [h.id for h in holes_of("vllm", found.version, CATALOG.advisories()) if h.kind in REFUSED_HOLES]
     assert grave
     assert all(hole in found.warnings[0] for hole in grave)
 

@@ -55,7 +55,7 @@ def test_an_engine_that_only_reads_is_told_nothing() -> None:
 
 def test_every_model_of_the_catalog_is_told_by_its_configuration() -> None:
     """A model for chat that sees as well would fetch just as one whose role it is."""
-    llms = load_catalog().llms
+    llms = load_catalog().llms()
     wrong = [llm.name for llm in llms if llm.role is Role.VISION and not takes_media(llm.config)]
     text = [llm.name for llm in llms if llm.role is not Role.VISION and takes_media(llm.config)]
     assert (wrong, text) == ([], [])

@@ -87,7 +87,7 @@ def _given(values: Mapping[str, str], catalog: Catalog | None) -> list[str]:
     words: list[str] = []
     for key in (key for key in values if key.startswith(ARGUMENT_PREFIX)):
         flag = flag_of_key(key, ARGUMENT_PREFIX)
-        kind = catalog.arguments.kinds.get(flag) if catalog else None
+        kind = catalog.arguments().kinds.get(flag) if catalog else None
         words += words_of(flag, values[key], listed=kind is not None and kind.listed)
     return words
 
@@ -134,7 +134,7 @@ def check_role(facts: ModelFacts, role: Role, catalog: Catalog) -> None:
     Raises:
         NoPlanError: the model cannot do what it is asked for.
     """
-    registered = catalog.architectures.role(facts.config.architecture)
+    registered = catalog.architectures().role(facts.config.architecture)
     if facts.config.encodes_first and registered != Role.TRANSCRIPTION:
         # The engine serves some of them, for transcription alone (0.33.0 config/model.py, runner and supported tasks).
         raise NoPlanError(
@@ -181,7 +181,7 @@ def role_of(config: ModelConfig, catalog: Catalog) -> Role:
 
     One that embeds may have the architecture of one that writes: its environment says so.
     """
-    registered = catalog.architectures.role(config.architecture)
+    registered = catalog.architectures().role(config.architecture)
     if registered in (Role.EMBEDDING, Role.RERANK, Role.TRANSCRIPTION):
         return Role(registered)
     if config.sees or (registered == Role.VISION and config.takes_media):

@@ -30,10 +30,10 @@ def has_kernel(
     if capability is None:
         return None
     sparse = _is_sparse(shape)
-    rows = catalog.attention.on(version, capability, mla=shape.latent is not None, sparse=sparse)
+    rows = catalog.attention().on(version, capability, mla=shape.latent is not None, sparse=sparse)
     if rows is None:
         return None
-    own = catalog.attention.of(version, shape.architecture)
+    own = catalog.attention().of(version, shape.architecture)
     # What such an architecture makes of `auto` its own code decides.
     if own and not any(capability in row.capabilities and cache_format in (AUTO, *row.cache_formats) for row in own):
         return False
@@ -70,14 +70,14 @@ def check_attention(
     if gpu is None:
         return
     plain = cache_format != AUTO and has_kernel(shape, version, gpu.compute_capability, catalog)
-    own = catalog.attention.of(version, shape.architecture)
+    own = catalog.attention().of(version, shape.architecture)
     latent = shape.latent is not None or any(row.mla for row in own)
     sparse = _is_sparse(shape) or any(row.sparse for row in own)
     kind = " ".join(word for word, said in (("sparse", sparse), ("latent", latent)) if said) or "full"
     able = sorted(
         {
             capability
-            for row in catalog.attention.backends
+            for row in catalog.attention().backends
             for capability in row.capabilities
             if has_kernel(shape, version, capability, catalog, cache_format)
         },
@@ -86,7 +86,7 @@ def check_attention(
     cache = f" with a KV cache in {cache_format}" if cache_format != AUTO else ""
     sizes = " and ".join(str(size) for size in sorted(_head_sizes(shape)))
     raise NoPlanError(
-        f"{catalog.attention.engine} {version} has no kernel for the {kind} attention of {facts.name}{cache} on GPU "
+        f"{catalog.attention().engine} {version} has no kernel for the {kind} attention of {facts.name}{cache} on GPU "
         f"{gpu.index} ({gpu.name}, compute capability {gpu.compute_capability}); "
         + (f"compute capability {', '.join(able)} has one" if able else f"no GPU has one for heads of {sizes}"),
         hint=f"leave {KEYS.cache_format} out, for the model's own format"

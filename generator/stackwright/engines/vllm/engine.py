@@ -242,7 +242,7 @@ class Vllm:
         from stackwright.engines.vllm.image_pin import pinned_image
         from stackwright.engines.vllm.image_refusal import check_dtype, check_formats, unlisted_architecture
 
-        known = catalog.architectures
+        known = catalog.architectures()
         first, last = known.releases(task.facts.config.architecture) or (None, None)
         # What the oldest sample has may be older still.
         least = _least_release(task, needs, first if first != known.sampled[0] else None)
@@ -400,7 +400,7 @@ class Vllm:
 
     def has_stages(self, config: ModelConfig, version: str, catalog: Catalog) -> bool:
         """Return whether pipeline stages may share the layers (0.33.0 config/model.py, verify_with_parallel_config)."""
-        return catalog.architectures.has_stages(config.architecture, version)
+        return catalog.architectures().has_stages(config.architecture, version)
 
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Return the tokens that a step has to take where no text may be cut into steps; None for most models.
@@ -431,7 +431,7 @@ class Vllm:
 
     def format_rules(self, catalog: Catalog, version: str | None) -> Mapping[WeightFormat, FormatRule]:
         """Return which kernels run each format in a release, the newest where none is named."""
-        table, rules = catalog.formats, dict(_FORMAT_RULES)
+        table, rules = catalog.formats(), dict(_FORMAT_RULES)
         newest = order_release(version or table.sampled[-1])
         read = [sampled for sampled in table.sampled if order_release(sampled) <= newest]
         if not read:
@@ -447,12 +447,12 @@ class Vllm:
         from stackwright.engines.vllm.parsers import PARSER_KEYS, problem_with_parser
         from stackwright.engines.vllm.settings import NO_PARSER, QUANTIZATION
 
-        if key == QUANTIZATION and catalog.formats.reads(value, version) is False:
-            last = catalog.formats.last_reader(value)
+        if key == QUANTIZATION and catalog.formats().reads(value, version) is False:
+            last = catalog.formats().last_reader(value)
             return f"a method that vLLM {version} reads" + (f"; {value} left it after {last}" if last else "")
         if key not in PARSER_KEYS or value == NO_PARSER:
             return None
-        return problem_with_parser(catalog.parsers, key, value, version)
+        return problem_with_parser(catalog.parsers(), key, value, version)
 
     def wsl_variable(self, version: str) -> str | None:
         """Return the variable without which a release ends under WSL; None for one that needs none."""

@@ -187,22 +187,22 @@ def argument_settings(task: EngineTask, catalog: Catalog, release: str) -> dict[
 
 
 def _check(flag: str, text: str, catalog: Catalog, release: str) -> None:
-    span = catalog.flags.flags.get(flag)
-    if span is None and catalog.flags.has(flag, release) is not True:
-        known = [name for name in catalog.flags.flags if catalog.flags.has(name, release) is not False]
+    span = catalog.flags().flags.get(flag)
+    if span is None and catalog.flags().has(flag, release) is not True:
+        known = [name for name in catalog.flags().flags if catalog.flags().has(name, release) is not False]
         close = did_you_mean(flag, known)
         raise UsageError(
             f"vLLM {release} has no flag {flag[:60]}",
             hint=close or "`vllm serve --help=all` of the release lists them",
         )
-    if span is not None and catalog.flags.has(flag, release) is False:
+    if span is not None and catalog.flags().has(flag, release) is False:
         where = f"from {span[0]}" + (f" to {span[1]}" if span[1] else "")
         raise UsageError(
             f"vLLM {release} has no flag {flag}: releases {where} have it",
             hint="remove it, or request another release with --engine",
         )
-    if problem := problem_with_argument(catalog.arguments, flag, text, release):
-        close = did_you_mean(text, catalog.arguments.kinds[flag].choices)
+    if problem := problem_with_argument(catalog.arguments(), flag, text, release):
+        close = did_you_mean(text, catalog.arguments().kinds[flag].choices)
         raise UsageError(
             f"{flag}: found `{text[:80]}`, allowed: {problem}", hint=close or f"write another value for {flag}"
         )

@@ -163,7 +163,7 @@ def _lacks_deep_gemm(release: str, situation: Situation) -> bool:
 
 def _compatibility(found: Candidate, way: Way, situation: Situation, catalog: Catalog) -> tuple[tuple[str, str], ...]:
     if way is Way.FORWARD:
-        rule = forward_rule(found, situation, catalog.drivers)
+        rule = forward_rule(found, situation, catalog.drivers())
         return ((rule.variable, "1"),) if rule else ()
     if way is Way.MINOR_VERSION and not _passes_gate(found, situation, catalog):
         return ((DISABLE_GATE, "1"),)
@@ -177,7 +177,7 @@ def _passes_gate(found: Candidate, situation: Situation, catalog: Catalog) -> bo
     """
     from stackwright.domain.hardware import GpuClass
 
-    gate = gate_of(found, catalog.drivers)
+    gate = gate_of(found, catalog.drivers())
     professional = situation.every_gpu_is(GpuClass.DATACENTER, GpuClass.WORKSTATION)
     return gate is not None and professional and situation.branch in gate.branches
 
@@ -236,7 +236,7 @@ def _warnings(found: Candidate, way: Way, situation: Situation, catalog: Catalog
 
 def hole_warnings(name: str, version: str, catalog: Catalog) -> tuple[str, ...]:
     """Return which known holes a release has, the grave ones first; those of unknown severity the doctor tells."""
-    holes = holes_of(name, version, catalog.advisories)
+    holes = holes_of(name, version, catalog.advisories())
     grave = tuple(hole for hole in holes if hole.kind in REFUSED_HOLES)
     lesser = tuple(hole for hole in holes if hole.kind not in REFUSED_HOLES | {HoleKind.UNKNOWN})
     warnings = []
@@ -266,7 +266,7 @@ def _choose_cpu_image(cpu: Cpu, catalog: Catalog, needs: EngineNeeds) -> ImageCh
         raise no_release(catalog, needs, "CPU image")
     release, image = found
     holes = tuple(
-        hole for hole in holes_of(release.name, release.version, catalog.advisories) if hole.kind in REFUSED_HOLES
+        hole for hole in holes_of(release.name, release.version, catalog.advisories()) if hole.kind in REFUSED_HOLES
     )
     if holes and not needs.allow_vulnerable:
         raise NoImageError(

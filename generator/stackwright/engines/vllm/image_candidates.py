@@ -107,7 +107,7 @@ def describe_situation(host: Host, gpus: tuple[Gpu, ...], catalog: Catalog) -> S
         models=models,
         driver=driver.version,
         branch=branch,
-        cuda=_own_cuda(driver.cuda, branch, catalog.drivers),
+        cuda=_own_cuda(driver.cuda, branch, catalog.drivers()),
         reported_cuda=driver.cuda,
         system=host.os,
         processor=processor_of(host.cpu, models),
@@ -155,7 +155,7 @@ def find_way(candidate: Candidate, situation: Situation, catalog: Catalog) -> Wa
         return Way.NATIVE
     if _runs_by_minor_version(candidate, situation, catalog):
         return Way.MINOR_VERSION
-    return Way.FORWARD if forward_rule(candidate, situation, catalog.drivers) is not None else None
+    return Way.FORWARD if forward_rule(candidate, situation, catalog.drivers()) is not None else None
 
 
 @lru_cache(maxsize=1024)
@@ -239,7 +239,7 @@ def gate_of(candidate: Candidate, drivers: Drivers) -> ContainerGate | None:
 
 def refused_holes(candidate: Candidate, catalog: Catalog) -> tuple[Advisory, ...]:
     """Return the holes for which the release is refused without consent."""
-    holes = holes_of(candidate.release.name, candidate.release.version, catalog.advisories)
+    holes = holes_of(candidate.release.name, candidate.release.version, catalog.advisories())
     return tuple(hole for hole in holes if hole.kind in REFUSED_HOLES)
 
 
@@ -271,7 +271,7 @@ def kernels_by_ptx(candidate: Candidate, situation: Situation, catalog: Catalog)
     known = situation.capabilities()
     if len(known) < len(situation.gpus):
         return None
-    libraries = [catalog.kernels.libraries_by_ptx(candidate.release.version, capability) for _, capability in known]
+    libraries = [catalog.kernels().libraries_by_ptx(candidate.release.version, capability) for _, capability in known]
     if None in libraries:
         return None
     return tuple(dict.fromkeys(library for found in libraries for library in found or ()))
@@ -284,7 +284,7 @@ def _runs_by_minor_version(candidate: Candidate, situation: Situation, catalog: 
     minor-version compatibility).
     """
     major = version_parts(candidate.cuda)[0]
-    floor = next((row.driver for row in catalog.drivers.minor_version_floors if row.cuda_major == major), None)
+    floor = next((row.driver for row in catalog.drivers().minor_version_floors if row.cuda_major == major), None)
     if situation.branch is None or situation.driver is None or situation.cuda is None or floor is None:
         return False
     if version_parts(situation.cuda)[0] != major or version_parts(situation.driver) < version_parts(floor):

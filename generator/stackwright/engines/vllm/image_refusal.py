@@ -109,8 +109,8 @@ def list_holes(holes: tuple[Advisory, ...]) -> str:
 
 def check_architecture(facts: ModelFacts, version: str, catalog: Catalog) -> None:
     """Refuse a model whose architecture a release does not have, not yet or no longer. Raises NoPlanError."""
-    span = catalog.architectures.releases(facts.config.architecture)
-    if span is not None and catalog.architectures.serves(facts.config.architecture, version) is False:
+    span = catalog.architectures().releases(facts.config.architecture)
+    if span is not None and catalog.architectures().serves(facts.config.architecture, version) is False:
         raise no_release(
             catalog, EngineNeeds(minimum=span[0], maximum=span[1], exact=version, model=facts.name), "image"
         )
@@ -125,16 +125,16 @@ def check_formats(facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalo
     method = _method_of(facts)
     if method is None:
         return
-    if catalog.formats.reads(method, version) is False:
+    if catalog.formats().reads(method, version) is False:
         raise NoPlanError(
             f"{facts.name} has its weights as {method}, {_readers(method, version, catalog)}",
             hint="name a copy of the model in AWQ, GPTQ, FP8 or NVFP4, or the unquantized one",
         )
-    least = catalog.formats.runs_from(_schemes_of(method, facts.format), version)
+    least = catalog.formats().runs_from(_schemes_of(method, facts.format), version)
     older = (gpu for gpu in gpus if gpu.compute_capability and least)
     if gpu := next((gpu for gpu in older if version_parts(gpu.compute_capability) < version_parts(least)), None):
         raise NoPlanError(
-            f"{catalog.formats.engine} {version} runs {method} weights such as those of {facts.name} from compute "
+            f"{catalog.formats().engine} {version} runs {method} weights such as those of {facts.name} from compute "
             f"capability {least} on, and GPU {gpu.index} ({gpu.name}) has {gpu.compute_capability}",
             hint="name a copy of the model in a format for older GPUs, such as GPTQ, or the unquantized one",
         )
@@ -148,12 +148,12 @@ def check_dtype(
     Raises:
         NoPlanError: the release runs the model in bfloat16 alone, which a GPU lacks; or `wanted` cannot be had.
     """
-    old, name, method = first_without_bfloat16(gpus), catalog.formats.engine, _method_of(facts)
+    old, name, method = first_without_bfloat16(gpus), catalog.formats().engine, _method_of(facts)
     if wanted is not None:
         _check_wanted(facts, version, old, catalog, wanted)
     if wanted is not None or old is None:
         return
-    formats = catalog.formats.computes_in(method, version) if method else frozenset()
+    formats = catalog.formats().computes_in(method, version) if method else frozenset()
     if formats and "float16" not in formats:
         raise NoPlanError(
             f"{name} {version} computes with {method} weights such as those of {facts.name} in "
@@ -173,7 +173,8 @@ def _check_wanted(facts: ModelFacts, version: str, old: Gpu | None, catalog: Cat
     leave = f"leave {DTYPE} out, for a format that fits"
     if wanted in _HALF and (kind := _kind_without_float16(facts, version, catalog)):
         raise NoPlanError(
-            f"{catalog.formats.engine} {version} does not run {kind} models such as {facts.name} in float16", hint=leave
+            f"{catalog.formats().engine} {version} does not run {kind} models such as {facts.name} in float16",
+            hint=leave,
         )
     if wanted == "bfloat16" and old is not None:
         raise NoPlanError(
@@ -184,7 +185,7 @@ def _check_wanted(facts: ModelFacts, version: str, old: Gpu | None, catalog: Cat
 
 
 def _kind_without_float16(facts: ModelFacts, version: str, catalog: Catalog) -> str | None:
-    kinds = (kind for kind in facts.config.model_types if catalog.formats.refuses_float16(kind, version))
+    kinds = (kind for kind in facts.config.model_types if catalog.formats().refuses_float16(kind, version))
     return next(kinds, None)
 
 
@@ -203,11 +204,11 @@ def _schemes_of(method: str, weight_format: WeightFormat | None) -> tuple[str, .
 
 
 def _readers(method: str, version: str, catalog: Catalog) -> str:
-    name = catalog.formats.engine
-    last = catalog.formats.last_reader(method)
+    name = catalog.formats().engine
+    last = catalog.formats().last_reader(method)
     if last is None:
         return f"which no known release of {name} reads"
-    holes = holes_of(name, last, catalog.advisories)
+    holes = holes_of(name, last, catalog.advisories())
     grave = list_holes(tuple(hole for hole in holes if hole.kind in REFUSED_HOLES))
     vulnerable = f" (it has known vulnerabilities: {grave})" if grave else ""
     return f"which {name} {version} does not read; the last that does is {last}{vulnerable}"
@@ -308,7 +309,7 @@ def _needed(search: Search, candidate: Candidate) -> str:
     """Return the driver for an image, or under WSL, whose driver numbers are Windows's, the CUDA version."""
     if search.situation.wsl:
         return candidate.cuda
-    toolkits = [row.driver for row in search.catalog.drivers.toolkits if row.cuda == candidate.cuda]
+    toolkits = [row.driver for row in search.catalog.drivers().toolkits if row.cuda == candidate.cuda]
     floors = [model.minimum_driver for model in search.situation.models if model and model.minimum_driver]
     return max((*toolkits, *floors), key=version_parts, default=f"one with CUDA {candidate.cuda}")
 
@@ -320,7 +321,7 @@ def _forward_branches(search: Search) -> str | None:
     if search.situation.wsl or not search.situation.every_gpu_is(GpuClass.DATACENTER):
         return None
     major = version_parts(search.sound[0].cuda)[0]
-    rule = next((row for row in search.catalog.drivers.forward_compatibility if row.cuda_major == major), None)
+    rule = next((row for row in search.catalog.drivers().forward_compatibility if row.cuda_major == major), None)
     return " or ".join(f"R{branch}" for branch in rule.branches) if rule else None
 
 

@@ -42,5 +42,5 @@ def may_copy_encoder(task: EngineTask, version: str, catalog: Catalog) -> bool:
     distributed/utils.py, divide); some classes then keep all of it by themselves (models/intern_vit.py).
     """
     architecture = task.facts.config.architecture
-    able = catalog.architectures.copies_encoder(architecture, version)
+    able = catalog.architectures().copies_encoder(architecture, version)
     return able and task.pins.get(ENCODER_SPLIT, WHOLE_ENCODER) == WHOLE_ENCODER

@@ -47,7 +47,7 @@ def optional_settings(
 
 
 def _pinned(task: EngineTask, spec: SettingSpec, catalog: Catalog, release: str) -> Setting:
-    if spec.flag and catalog.flags.has(spec.flag, release) is False:
+    if spec.flag and catalog.flags().has(spec.flag, release) is False:
         raise NoPlanError(
             f"{spec.key} is pinned, but vLLM {release} does not have {spec.flag}",
             hint="remove the pin, or request another release with --engine",
@@ -74,7 +74,7 @@ def _stream_interval(
 ) -> dict[str, Setting]:
     """Return the tokens of an event where throughput was asked for; nothing else, and on a release without the flag."""
     asked = task.objective is Objective.THROUGHPUT and task.role.generates
-    if not asked or not catalog.flags.has(STREAM_INTERVAL.flag or "", release):
+    if not asked or not catalog.flags().has(STREAM_INTERVAL.flag or "", release):
         return {}
     if any(task.pins.get(key, parsers[key].value) != NO_PARSER for key in PARSER_KEYS):
         reason = (

@@ -43,7 +43,7 @@ def problem_with_parser(table: ParserTable, key: str, name: str, version: str) -
 
 def _setting(task: EngineTask, catalog: Catalog, version: str, key: str, name: str | None) -> Setting:
     pinned = task.pins.get(key, NO_PARSER)
-    if pinned != NO_PARSER and (problem := problem_with_parser(catalog.parsers, key, pinned, version)):
+    if pinned != NO_PARSER and (problem := problem_with_parser(catalog.parsers(), key, pinned, version)):
         raise NoPlanError(
             f"{key}: found `{pinned}`, allowed {problem}",
             hint="pin one of these, or request another release with --engine",
@@ -51,7 +51,7 @@ def _setting(task: EngineTask, catalog: Catalog, version: str, key: str, name: s
     if name is None:
         why = f"no {_WHAT[key]} parser is known for this model; set one with `--set {key}=…`"
         return Setting(value=NO_PARSER, reason=why, source=_SOURCE)
-    if not catalog.parsers.has(_KIND[key], name, version):
+    if not catalog.parsers().has(_KIND[key], name, version):
         why = f"vLLM {version} is not known to have `{name}`, this model's {_WHAT[key]} parser"
         return Setting(value=NO_PARSER, reason=why, source="generator/stackwright/catalog/parsers.yaml")
     return Setting(value=name, reason=f"this model's {_WHAT[key]} parser", source=_SOURCE)

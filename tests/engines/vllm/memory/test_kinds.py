@@ -22,7 +22,7 @@ GPU = GpuMemory(total_bytes=80 * GIB, compute_capability=(9, 0))
 HOLDS_FOR_NONE = "no.such.module.0"
 SHAPES = {
     checkpoint.hub_id: stored_facts(row, checkpoint).config.shape
-    for row in load_catalog().llms
+    for row in load_catalog().llms()
     for checkpoint in row.checkpoints
 }
 

@@ -130,7 +130,7 @@ class _EngineReader:
             why = "the image starts the server itself: these two words become arguments of it"
             self.say(self.setup.words[0].at if self.setup.words else at, Fate.BROKEN, "vllm serve", why)
         if text.lower().endswith(".gguf") or re.search(r":[A-Z0-9_]*Q[0-9]", text):
-            last = self.around.catalog.formats.last_reader("gguf")
+            last = self.around.catalog.formats().last_reader("gguf")
             why = f"GGUF weights, which vLLM last read in {last}: name an AWQ, GPTQ, FP8 or NVFP4 copy of it"
             self.say(at, Fate.BROKEN, f"model {text}", why)
             return None
@@ -182,7 +182,8 @@ class _EngineReader:
             return
         engine = default_engine()
         official = image_name(self.service).removeprefix("docker.io/") == "vllm/vllm-openai"
-        holes = holes_of(engine.name, self.setup.release, self.around.catalog.advisories) if self.setup.release else ()
+        release = self.setup.release
+        holes = holes_of(engine.name, release, self.around.catalog.advisories()) if release else ()
         grave = [hole for hole in holes if hole.kind in REFUSED_HOLES]
         if _FOREIGN_IMAGE.search(image.text.lower()):
             self.say(
@@ -226,7 +227,7 @@ class _EngineReader:
         bare = flag.name.partition(".")[0].replace("--no-", "--", 1)
         lacking = release if release is not None else self.around.catalog.engines[0].version
         if self._lacks(flag.name, lacking):
-            span = self.around.catalog.flags.flags.get(bare)
+            span = self.around.catalog.flags().flags.get(bare)
             self.say(at, Fate.BROKEN, said, f"vLLM {lacking} has no such flag{_where_flag(span)}")
             return
         if bare == "--chat-template":
@@ -240,7 +241,7 @@ class _EngineReader:
 
     def _lacks(self, flag: str, release: str) -> bool:
         """Return whether a release surely has no such flag: by the samples, or by the whole parser of one release."""
-        table, parser = self.around.catalog.flags, self.around.catalog.arguments
+        table, parser = self.around.catalog.flags(), self.around.catalog.arguments()
         name = flag.partition(".")[0]
         names = (name, name.replace("--no-", "--", 1))
         if any(each in parser.kinds for each in names):
@@ -357,7 +358,7 @@ class _EngineReader:
         return devices
 
     def _variables(self) -> None:
-        table = self.around.catalog.flags
+        table = self.around.catalog.flags()
         for name, value in self.service.variables.items():
             if name in (
                 "NVIDIA_VISIBLE_DEVICES",

@@ -271,7 +271,7 @@ class GatewayReader:
             return
         own = self.around.catalog.service("gateway").version
         version, digest = release_of(image.text), image.text.partition("@")[2]
-        advisories = [row for row in self.around.catalog.advisories if row.program == "litellm"]
+        advisories = [row for row in self.around.catalog.advisories() if row.program == "litellm"]
         recalled = next(
             (row for row in advisories if digest in row.digests or (row.floating and is_moving(image.text))), None
         )
