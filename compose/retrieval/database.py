@@ -28,8 +28,8 @@ _SESSION = {
     "statement_timeout": "30s",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",
-    # Recall@10 with m 16 and ef_construction 64, pgvector's own: 0.966 of a million vectors, where 100 reaches 0.920 and
-    # 40, which is pgvector's own, 0.788 (benchmarks/results/retrieval.json, 2026-11-30).
+    # Recall@10 with m 16 and ef_construction 64, pgvector's own: 0.966 of a million vectors, where 100 reaches 0.920
+    # and 40, which is pgvector's own, 0.788 (benchmarks/results/retrieval.json, 2026-11-30).
     "hnsw.ef_search": "200",
     # Goes on where rows of unfinished documents were left out, so that enough remain (pgvector 0.8, README).
     "hnsw.iterative_scan": "relaxed_order",
