@@ -34,6 +34,7 @@ _SPOKEN = re.compile(
     r"|\b(?:no such file|permission denied|not found|i/o error|exception in)\b",
     re.IGNORECASE,
 )
+_ONE_LINE = "Traceback (most recent call last):\\n"
 _FRAME = re.compile(r"\s|Traceback ")
 # The words of Uvicorn (0.38 lifespan/on.py), in the engine and in the gateway, of PostgreSQL, Redis and Prometheus.
 _READY = re.compile(
@@ -63,7 +64,7 @@ def judge_log(text: str, rules: Iterable[Rule], values: Mapping[str, str]) -> tu
     which only a general rule knows.
     """
     known = tuple(rules)
-    parts = _by_service(text)
+    parts = _by_service(_spelled_out(text))
     for asked in (tuple(rule for rule in known if not rule.general), tuple(rule for rule in known if rule.general)):
         # What a service wrote before its last start that went well is no reason to quote it.
         texts = (_since_ready(part) for part in parts) if asked and asked[0].general else parts
@@ -100,6 +101,13 @@ def _by_service(text: str) -> tuple[str, ...]:
         prefix = _PREFIX.match(line)
         parts.setdefault(prefix["service"] if prefix else "", []).append(line[prefix.end() :] if prefix else line)
     return tuple("\n".join(lines) for lines in parts.values())
+
+
+def _spelled_out(text: str) -> str:
+    """Write the line ends of tracebacks out that stand in one line: of a log in JSON, or of an answer."""
+    return "\n".join(
+        line.replace("\\n", "\n").replace('\\"', '"') if _ONE_LINE in line else line for line in text.split("\n")
+    )
 
 
 def _since_ready(text: str) -> str:

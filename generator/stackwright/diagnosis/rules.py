@@ -119,6 +119,7 @@ _ADORNMENTS = re.compile(
     r"(?:Z|[+-][0-9]{2}:?[0-9]{2})?\]?(?: ?[|:-] | )?"
     r"|[A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2} \S{1,80} [\w./-]{1,40}(?:\[[0-9]{1,8}\])?: "  # syslog
     r"|(?:stdout|stderr) [FP] "  # the logs of a container runtime
+    r"|\S{1,80} [\w./-]{1,40}\[[0-9]{1,8}\]: |\[pod/[\w./-]{1,200}\] |##\[\w{1,20}\]"  # the journal, kubectl, a CI
     r"|[A-Z]{3,5} \[[0-9]{1,8}\] (?=[A-Z]{3,8}:)"  # PostgreSQL: the zone and the process
     r"|\((?:\w[\w.-]{0,60} ?)?(?:rank=[0-9]{1,4} )?pid=[0-9]{1,8}[^)\n]{0,60}\) ?"  # an engine's processes, Ray
     r"|\[rank[0-9]{1,4}\]: ?|\[[0-9]{1,4},[0-9]{1,4}\]<std(?:out|err)>: ?|> )"
