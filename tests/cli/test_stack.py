@@ -210,11 +210,11 @@ def test_gpus_of_other_makers_are_named(run_plain: Run, around: Path) -> None:
     plain = (HOSTS / "cpu-small" / "host.yaml").read_text("utf-8")
     (host / "host.yaml").write_text(f"{plain}other_gpus:\n  - {row}\n", encoding="utf-8")
     found = "1× AMD Radeon RX 7900 XTX (gfx1100, 24.0 GiB)"
-    assert run_plain("gpus", host=str(host)).out.startswith(f"no NVIDIA GPU; found {found}\n")
+    assert run_plain("gpus", host=str(host)).out.startswith(f"no NVIDIA GPU\n\n{found}: not supported")
     assert run_plain("gpus", "--json", host=str(host)).json["other_gpus"][0]["maker"] == "amd"
     for words, told in (((), True), (("cpu",), False)):
         listed = run_plain("models", *words, "--role=rerank", host=str(host))
-        assert (f"warning: found {found}: only NVIDIA GPUs are planned for" in listed.err) is told
+        assert (f"warning: this release does not support {found}: " in listed.err) is told
 
 
 def test_the_addresses_are_told_without_the_key(run: Run, project: Path) -> None:

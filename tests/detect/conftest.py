@@ -1,4 +1,4 @@
-"""What the detection tests share: the fake NVML library, and detection in a process that loads it."""
+"""What the detection tests share: the fake NVML and Level Zero libraries, and detection in a process that loads it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from msgspec import Struct
+from msgspec import Struct, convert
 
+from tests.fakes.level_zero import build_fake_level_zero
 from tests.fakes.nvml import build_fake_nvml
 
 PACKAGES = Path(__file__).parents[2] / "generator"
 
 
 class Shown(Struct, frozen=True, kw_only=True):
-    """A detected host as its snapshot's text, and the warnings."""
+    """A detected host as its snapshot's text, and the warnings, with those that a plan tells."""
 
     snapshot: str
     warnings: tuple[str, ...]
+    notable: tuple[str, ...]
 
 
 DetectHosts = Callable[[Sequence[tuple[Path, Path | None]], Path | None], list[Shown]]
@@ -32,6 +34,12 @@ DetectHosts = Callable[[Sequence[tuple[Path, Path | None]], Path | None], list[S
 def fake_nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the fake library, with every function; return its folder."""
     return build_fake_nvml(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(scope="session")
+def fake_level_zero(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the fake library of Intel's GPUs; return its folder."""
+    return build_fake_level_zero(tmp_path_factory.mktemp("level-zero"))
 
 
 @pytest.fixture
@@ -51,6 +59,6 @@ def detect_hosts(tmp_path: Path) -> DetectHosts:
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        return [Shown(snapshot=row["snapshot"], warnings=tuple(row["warnings"])) for row in json.loads(done.stdout)]
+        return convert(json.loads(done.stdout), list[Shown])
 
     return run

@@ -22,7 +22,8 @@ def main() -> None:
         if answers is not None:
             os.environ["STACKWRIGHT_FAKE_NVML"] = answers
         found = detect_host(Path(root))
-        rows.append({"snapshot": format_snapshot(found.host), "warnings": found.warnings})
+        told = {"warnings": found.warnings, "notable": found.notable}
+        rows.append({"snapshot": format_snapshot(found.host), **told})
     json.dump(rows, sys.stdout)
 
 

@@ -12,7 +12,7 @@ from stackwright.commands.host import get_host
 from stackwright.commands.options import add_json, record_of
 from stackwright.domain.host import Host
 from stackwright.domain.topology import nvlink_islands
-from stackwright.planning.other_makers import describe_other_gpus
+from stackwright.planning.other_makers import describe_other_gpus, what_would
 
 
 class GpusArguments(Struct, frozen=True, kw_only=True):
@@ -66,6 +66,8 @@ def run(arguments: GpusArguments) -> None:
         return
     sheet = report.sheet()
     lines = [*gpu_picture(host, sheet, _usable(host))] or [_none_seen(host)]
+    if others := describe_other_gpus(host):
+        lines += ["", f"{others}: not supported by this release; {what_would(host)}"]
     if pairs:
         lines += ["", "is a replica split over a pair?", *pair_lines(pairs, sheet)]
     lines += ["", "how a model would be placed, the preferred way first (its size and heads decide)"]
@@ -84,7 +86,4 @@ def _usable(host: Host) -> dict[int, int]:
 def _none_seen(host: Host) -> str:
     """Return why there is nothing to draw: a driver that fails hides GPUs that are there."""
     failed = host.driver is not None and host.driver.error is not None
-    if failed:
-        return "NVIDIA GPUs unknown: the driver does not answer"
-    others = describe_other_gpus(host)
-    return f"no NVIDIA GPU; found {others}" if others else "no NVIDIA GPU"
+    return "NVIDIA GPUs unknown: the driver does not answer" if failed else "no NVIDIA GPU"

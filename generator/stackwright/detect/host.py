@@ -1,6 +1,7 @@
 """Looks at the machine: NVML, /proc and /sys, and the container engine become one Host.
 
-Touches the world read-only, through `nvml`, `cpu`, `limits` and `containers`; `topology` and every parser are pure.
+Touches the world read-only, through `nvml`, `other_gpus`, `cpu`, `limits` and `containers`; `topology` and every
+parser are pure.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | Non
         cpu, cpu_limits = probe_cpu(root, limits, missing)
         memory_bytes, memory_limits = probe_memory(root, limits, missing)
         system = probe_operating_system(root, missing)
+        others = probe_other_gpus(root, missing)
         answer = engine.finish()
     except BaseException:
         engine.cancel()
@@ -75,7 +77,7 @@ def detect_host(root: Path = Path("/"), *, meanwhile: Callable[[], object] | Non
         p2p=add_without_peers(p2p, len(slices)),
         containers=containers,
         network=find_network(os.environ, root, daemon),
-        other_gpus=probe_other_gpus(root),
+        other_gpus=others,
     )
     return _with_warnings(host, missing, (*cpu_limits, *memory_limits), engine_warnings)
 
@@ -92,4 +94,4 @@ def _with_warnings(
 
 
 # A plan is the same without them.
-_MINOR = frozenset({"NUMA nodes", "NUMA node"})
+_MINOR = frozenset({"NUMA nodes", "NUMA node", "VRAM"})

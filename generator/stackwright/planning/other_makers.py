@@ -23,8 +23,9 @@ def describe_other_gpus(host: Host) -> str:
 
 
 def what_would(host: Host) -> str:
-    """Return what serves such a GPU, as the rest of a hint."""
-    return default_engine().build_for(serving_gpus(host)[0])
+    """Return what serves such GPUs, as the rest of a hint."""
+    builds = dict.fromkeys(default_engine().build_for(gpu) for gpu in serving_gpus(host))
+    return f"outside Stackwright, use {', and '.join(builds)}"
 
 
 def warn_of_other_gpus(host: Host) -> str | None:
@@ -32,13 +33,14 @@ def warn_of_other_gpus(host: Host) -> str | None:
     found = describe_other_gpus(host)
     if not found or host.gpus:
         return None
-    return f"found {found}: only NVIDIA GPUs are planned for: the processor serves; for the GPU: {what_would(host)}"
+    return f"this release does not support {found}: the processor serves; {what_would(host)}"
 
 
 def _describe(gpu: OtherGpu) -> str:
     facts = (gpu.architecture, None if gpu.memory_bytes is None else format_bytes(gpu.memory_bytes))
     told = ", ".join(fact for fact in facts if fact)
     title = TITLES[gpu.maker]
+    maker = title.split()[0]
     name = gpu.name or f"{title} GPU"
-    name = name if name.lower().startswith(title.split()[0].lower()) else f"{title} {name}"
+    name = name if name.lower().startswith(maker.lower()) else f"{maker} {name}"
     return f"{name} ({told})" if told else name

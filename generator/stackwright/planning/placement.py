@@ -282,7 +282,7 @@ def _what_to_do(host: Host) -> str:
     if host.gpus:
         return "check `nvidia-smi` and `dmesg | grep -i xid`; until then `configure-gpu cpu`"
     if serving_gpus(host):
-        return f"only NVIDIA GPUs are planned for: use `configure-gpu cpu`, or {what_would(host)}"
+        return f"this release supports NVIDIA GPUs only: use `configure-gpu cpu`; {what_would(host)}"
     return "use `configure-gpu cpu`, or install the NVIDIA driver"
 
 
