@@ -5,12 +5,14 @@ bound by nvidia-ml-py 13. Standard library alone; touches libnvidia-ml.so.1, rea
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 LIBRARY = "libnvidia-ml.so.1"
 TEXT_BYTES = 96
 FUNCTION_NOT_FOUND = 13
+Text = ctypes.c_char * TEXT_BYTES
 
 
 class NvmlError(Exception):
@@ -65,64 +67,60 @@ class FieldValue(ctypes.Structure):
     ]
 
 
+RESULTS: Mapping[str, Callable[[], Any]] = {
+    "nvmlDeviceGetCount_v2": ctypes.c_uint,
+    "nvmlDeviceGetHandleByIndex_v2": ctypes.c_void_p,
+    "nvmlDeviceGetUUID": Text,
+    "nvmlDeviceGetName": Text,
+    "nvmlDeviceGetMemoryInfo": Memory,
+    "nvmlDeviceGetUtilizationRates": Utilization,
+    "nvmlDeviceGetPowerUsage": ctypes.c_uint,
+    "nvmlDeviceGetEnforcedPowerLimit": ctypes.c_uint,
+    "nvmlDeviceGetTemperature": ctypes.c_uint,
+    "nvmlDeviceGetClockInfo": ctypes.c_uint,
+    "nvmlDeviceGetCurrentClocksEventReasons": ctypes.c_ulonglong,
+    "nvmlDeviceGetCurrentClocksThrottleReasons": ctypes.c_ulonglong,
+    "nvmlDeviceGetTotalEccErrors": ctypes.c_ulonglong,
+    "nvmlDeviceGetNvLinkState": ctypes.c_uint,
+    "nvmlDeviceGetNvLinkErrorCounter": ctypes.c_ulonglong,
+    "nvmlDeviceGetMaxMigDeviceCount": ctypes.c_uint,
+    "nvmlDeviceGetMigDeviceHandleByIndex": ctypes.c_void_p,
+    "nvmlDeviceGetGpuInstanceId": ctypes.c_uint,
+    "nvmlEventSetCreate": ctypes.c_void_p,
+}
+"""What each function writes to the last thing that it is given; all others are methods of their own."""
+
+NUMBERS = (ctypes.c_uint, ctypes.c_ulonglong)
+
+
 class Nvml:
-    """The library, begun. Every method raises NvmlError where NVML refuses."""
+    """The library, begun. Every function raises NvmlError where NVML refuses."""
 
     def __init__(self) -> None:
         """Load the library and begin. Raises OSError where there is none."""
         self._library = ctypes.CDLL(LIBRARY)
         self._call("nvmlInitWithFlags", 0)
 
-    def nvmlDeviceGetCount(self) -> int:
-        return self._number("nvmlDeviceGetCount_v2")
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Return a function of `RESULTS`; `pynvml` has the second versions under the first ones' names."""
+        function = f"{name}_v2" if f"{name}_v2" in RESULTS else name
+        if function not in RESULTS:
+            raise AttributeError(name)
+        return partial(self._ask, function)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> ctypes.c_void_p:
-        return self._pointer("nvmlDeviceGetHandleByIndex_v2", index)
-
-    def nvmlDeviceGetUUID(self, device: object) -> str:
-        return self._text("nvmlDeviceGetUUID", device)
-
-    def nvmlDeviceGetName(self, device: object) -> str:
-        return self._text("nvmlDeviceGetName", device)
-
-    def nvmlDeviceGetMemoryInfo(self, device: object) -> Memory:
-        return self._filled(Memory(), "nvmlDeviceGetMemoryInfo", device)
-
-    def nvmlDeviceGetUtilizationRates(self, device: object) -> Utilization:
-        return self._filled(Utilization(), "nvmlDeviceGetUtilizationRates", device)
-
-    def nvmlDeviceGetPowerUsage(self, device: object) -> int:
-        return self._number("nvmlDeviceGetPowerUsage", device)
-
-    def nvmlDeviceGetEnforcedPowerLimit(self, device: object) -> int:
-        return self._number("nvmlDeviceGetEnforcedPowerLimit", device)
-
-    def nvmlDeviceGetTemperature(self, device: object, sensor: int) -> int:
-        return self._number("nvmlDeviceGetTemperature", device, sensor)
-
-    def nvmlDeviceGetClockInfo(self, device: object, clock: int) -> int:
-        return self._number("nvmlDeviceGetClockInfo", device, clock)
-
-    def nvmlDeviceGetCurrentClocksEventReasons(self, device: object) -> int:
-        return self._long("nvmlDeviceGetCurrentClocksEventReasons", device)
-
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, device: object) -> int:
-        return self._long("nvmlDeviceGetCurrentClocksThrottleReasons", device)
-
-    def nvmlDeviceGetTotalEccErrors(self, device: object, kind: int, counter: int) -> int:
-        return self._long("nvmlDeviceGetTotalEccErrors", device, kind, counter)
+    def _ask(self, function: str, *arguments: object) -> Any:
+        result = RESULTS[function]()
+        if isinstance(result, Text):
+            self._call(function, *arguments, result, TEXT_BYTES)
+            return result.value.decode(errors="replace")
+        self._call(function, *arguments, ctypes.byref(result))
+        return result.value if isinstance(result, NUMBERS) else result
 
     def nvmlDeviceGetRemappedRows(self, device: object) -> tuple[int, ...]:
         rows = (ctypes.c_uint * 4)()
         places = [ctypes.byref(rows, number * ctypes.sizeof(ctypes.c_uint)) for number in range(4)]
         self._call("nvmlDeviceGetRemappedRows", device, *places)
         return tuple(rows)
-
-    def nvmlDeviceGetNvLinkState(self, device: object, lane: int) -> int:
-        return self._number("nvmlDeviceGetNvLinkState", device, lane)
-
-    def nvmlDeviceGetNvLinkErrorCounter(self, device: object, lane: int, counter: int) -> int:
-        return self._long("nvmlDeviceGetNvLinkErrorCounter", device, lane, counter)
 
     def nvmlDeviceGetFieldValues(self, device: object, fields: Sequence[tuple[int, int]]) -> Sequence[FieldValue]:
         values = (FieldValue * len(fields))()
@@ -136,18 +134,6 @@ class Nvml:
         self._call("nvmlDeviceGetMigMode", device, ctypes.byref(current), ctypes.byref(pending))
         return current.value, pending.value
 
-    def nvmlDeviceGetMaxMigDeviceCount(self, device: object) -> int:
-        return self._number("nvmlDeviceGetMaxMigDeviceCount", device)
-
-    def nvmlDeviceGetMigDeviceHandleByIndex(self, device: object, number: int) -> ctypes.c_void_p:
-        return self._pointer("nvmlDeviceGetMigDeviceHandleByIndex", device, number)
-
-    def nvmlDeviceGetGpuInstanceId(self, device: object) -> int:
-        return self._number("nvmlDeviceGetGpuInstanceId", device)
-
-    def nvmlEventSetCreate(self) -> ctypes.c_void_p:
-        return self._pointer("nvmlEventSetCreate")
-
     def nvmlEventSetFree(self, events: object) -> None:
         self._call("nvmlEventSetFree", events)
 
@@ -158,30 +144,6 @@ class Nvml:
         data = EventData()
         self._call("nvmlEventSetWait_v2", events, ctypes.byref(data), milliseconds)
         return data
-
-    def _number(self, function: str, *arguments: object) -> int:
-        result = ctypes.c_uint()
-        self._call(function, *arguments, ctypes.byref(result))
-        return result.value
-
-    def _long(self, function: str, *arguments: object) -> int:
-        result = ctypes.c_ulonglong()
-        self._call(function, *arguments, ctypes.byref(result))
-        return result.value
-
-    def _pointer(self, function: str, *arguments: object) -> ctypes.c_void_p:
-        result = ctypes.c_void_p()
-        self._call(function, *arguments, ctypes.byref(result))
-        return result
-
-    def _text(self, function: str, device: object) -> str:
-        text = ctypes.create_string_buffer(TEXT_BYTES)
-        self._call(function, device, text, TEXT_BYTES)
-        return text.value.decode(errors="replace")
-
-    def _filled(self, structure: Any, function: str, device: object) -> Any:
-        self._call(function, device, ctypes.byref(structure))
-        return structure
 
     def _call(self, function: str, *arguments: object) -> None:
         found = getattr(self._library, function, None)
