@@ -304,7 +304,8 @@ def _content(name: str, content: object) -> Iterator[RefusedError]:
 
 
 def _chat(fields: Mapping[str, Any]) -> Iterator[RefusedError]:
-    yield from _conversation("messages", fields)
+    if fields.get("messages") is None:  # any other is looked at for every endpoint
+        yield _wrong("messages", None, _LIST)
     for number, tool in enumerate(fields.get("tools") or ()):
         if not isinstance(tool, dict):
             yield _wrong(f"tools[{number}]", tool, _OBJECT)

@@ -111,17 +111,7 @@ class Figures:
 
     def _of(self, labels: Labels, replica: Replica | None, status: str, kind: str | None = None) -> dict[str, Any]:
         number = replica.number if replica is not None else None
-        combination = (
-            labels.key,
-            labels.alias,
-            labels.model,
-            labels.path,
-            labels.client,
-            labels.program,
-            number,
-            status,
-            kind,
-        )
+        combination = (labels, number, status, kind)
         series = self._series.get(combination)
         if series is None:
             if len(self._series) >= MOST_SERIES:
