@@ -155,23 +155,15 @@ def test_a_slice_of_an_old_driver_keeps_its_long_name(tmp_path: Path) -> None:
     assert read_snapshot(path).gpus[2].uuid == "MIG-GPU-a100aaaa-0001/2/0"
 
 
-@pytest.mark.parametrize(("old", "new", "problem"), SLICE_DAMAGES)
-def test_each_damage_of_a_slice_has_its_sentence(tmp_path: Path, old: str, new: str, problem: str) -> None:
-    """A slice has a MIG UUID, a GPU with MIG on, and no link."""
+@pytest.mark.parametrize(
+    ("text", "old", "new", "problem"),
+    [*((TEXT, *damage) for damage in DAMAGES), *((SLICED, *damage) for damage in SLICE_DAMAGES)],
+)
+def test_each_damage_has_its_sentence(tmp_path: Path, text: str, old: str, new: str, problem: str) -> None:
+    """The message names the file, the key and what was found; a slice has a MIG UUID, a GPU with MIG on, no link."""
     path = tmp_path / "host.yaml"
-    assert old in SLICED
-    path.write_text(SLICED.replace(old, new, 1))
-    with pytest.raises(HostError) as caught:
-        read_snapshot(path)
-    assert caught.value.message.startswith(f"{path}: {problem}")
-
-
-@pytest.mark.parametrize(("old", "new", "problem"), DAMAGES)
-def test_each_damage_has_its_sentence(tmp_path: Path, old: str, new: str, problem: str) -> None:
-    """The message names the file, the key and what was found."""
-    path = tmp_path / "host.yaml"
-    assert old in TEXT
-    path.write_text(TEXT.replace(old, new, 1))
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
     with pytest.raises(HostError) as caught:
         read_snapshot(path)
     assert caught.value.message.startswith(f"{path}: {problem}")

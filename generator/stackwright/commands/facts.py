@@ -93,13 +93,13 @@ def indexes(environ: Mapping[str, str]) -> Indexes:
     return Indexes(pypi=options.get("index-url", PYPI), certificates=options.get("cert"))
 
 
-def find_facts(arguments: FactsArguments, today: date, where: Indexes | None, folder: Path = FOLDER) -> Facts:
+def find_facts(arguments: FactsArguments, today: date, where: Indexes | None) -> Facts:
     """Judge the catalog's rows and the pinned programs; `where` None: no index is asked.
 
     Raises:
         StackError: a file of the catalog is damaged.
     """
-    rows = read_rows(folder, today)
+    rows = read_rows(FOLDER, today)
     programs = pinned_programs(load_catalog(), locked=arguments.locked)
     asked = programs if where is None else _ask(programs, where)
     return Facts(

@@ -259,7 +259,7 @@ def _engine_of(asked: FitArguments) -> Engine:
     return engine_named(name) if name else default_engine()
 
 
-def _version(engine: str | None, default: str | None = None) -> str:
+def _version(engine: str | None, default: str | None) -> str:
     """Return the release of `NAME==VERSION`; where none is named `default`, else the catalog's newest."""
     name, _, version = (engine or "").partition("==")
     if version and not _RELEASE.fullmatch(version):

@@ -109,7 +109,6 @@ class Tuner:
         self._headline = report.Headline()
         self._running: dict[str, str] | None = {}
         self._scale: Scale | None = None
-        self._bench: Bench | None = None
         self._since = time.monotonic()
         self._kept = False
 

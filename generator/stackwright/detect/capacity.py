@@ -32,9 +32,9 @@ def read_disk(folder: Path) -> Seen[Disk]:
     return Disk(path=str(above), free_bytes=room.f_bavail * room.f_frsize, free_files=files, device=device)
 
 
-def file_system_kind(folder: Path, root: Path = Path("/")) -> str | None:
+def file_system_kind(folder: Path) -> str | None:
     """Return the kind of file system that a folder is on, such as `nfs4`; None where the kernel does not say."""
-    text = read_file(root, "/proc/self/mountinfo")
+    text = read_file(Path("/"), "/proc/self/mountinfo")
     return None if isinstance(text, Unread) else parse_mounts(text, str(folder.resolve()))
 
 

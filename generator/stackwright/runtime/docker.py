@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -209,25 +209,39 @@ def pull(docker: DockerClient, image: str, service: str, say: Say, key: str | No
     command = [*client_words(docker), "pull", image]
     layers: set[str] = set()
     done: set[str] = set()
-    last, digest = "", None
-    # One stream for both outputs: the engine's reason is then its last line.
+    digests: list[str] = []
+
+    def note(line: str) -> None:
+        layer, _, event = line.partition(": ")
+        if layer == "Digest":
+            digests.append(event)
+        if event == "Pulling fs layer":
+            layers.add(layer)
+        if event in ("Pull complete", "Already exists") and layer not in done:
+            done.add(layer)
+            say(service, f"pulling {image}: {len(done)} of {len(layers | done)} layers")
+
+    code, last = _follow(command, note)
+    if code != 0:
+        raise _pull_refused(image, service, last, key)
+    return digests[-1] if digests else None
+
+
+def _follow(command: list[str], note: Callable[[str], None] = lambda _: None) -> tuple[int, str]:
+    """Run a command to its end, telling each line; return its exit code and the last line, which is a refusal's reason.
+
+    Both outputs are one stream, so that the reason is the last line.
+    """
+    last = ""
     with begin(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
         try:
             for line in client.stdout or ():
                 last = line.decode(errors="replace").strip() or last
-                layer, _, event = last.partition(": ")
-                digest = event if layer == "Digest" else digest
-                if event == "Pulling fs layer":
-                    layers.add(layer)
-                if event in ("Pull complete", "Already exists") and layer not in done:
-                    done.add(layer)
-                    say(service, f"pulling {image}: {len(done)} of {len(layers | done)} layers")
+                note(last)
         except BaseException:
             end(client)
             raise
-    if client.returncode != 0:
-        raise _pull_refused(image, service, last, key)
-    return digest
+    return client.returncode, last
 
 
 def recipe_of(root: Path, image: str) -> Path | None:
@@ -246,15 +260,8 @@ def build(docker: DockerClient, image: str, service: str, recipe: Path, say: Say
     say(service, f"building {image} (minutes, once)")
     root = recipe.parents[3]
     words = ["build", "--file", str(recipe), "--tag", image, str(root)]
-    last = ""
-    with begin([*client_words(docker), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
-        try:
-            for line in client.stdout or ():
-                last = line.decode(errors="replace").strip() or last
-        except BaseException:
-            end(client)
-            raise
-    if client.returncode != 0:
+    code, last = _follow([*client_words(docker), *words])
+    if code != 0:
         raise RuntimeRefusedError(
             f"{service}: cannot build image {image}: {reason_of(last)}",
             hint=f"see what it says: `docker {shlex.join(words)}`",

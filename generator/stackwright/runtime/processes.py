@@ -150,13 +150,17 @@ class ProcessesRuntime:
 
     def owner(self) -> Path | None:
         """Return the project folder whose start made the run folder."""
-        text = _content(self._run / ROOT).decode(errors="replace").strip()
+        text = _text(self._run / ROOT).strip()
         return Path(text) if text else None
+
+    def _told(self) -> dict[str, str]:
+        """Return the revision of each service that supervisord was told last."""
+        return revisions_in(_text(self._run / "supervisord.conf"))
 
     def changes(self) -> tuple[ServiceChange, ...]:
         """Compare how each service would be started now with what supervisord was told last."""
         states = {state.name: state.phase for state in self.services()}
-        told = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
+        told = self._told()
         wanted = self.revisions()
         found = []
         for name, wish in wanted.items():
@@ -243,7 +247,7 @@ class ProcessesRuntime:
         return Glance(
             state=state,
             pids=members(groups[-1]) if groups else (),
-            revision=revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace")).get(state.name),
+            revision=self._told().get(state.name),
             address=None if port is None else (host, port),
             owner=owner,
         )
@@ -266,7 +270,7 @@ class ProcessesRuntime:
 
     def _has_own_logs(self) -> bool:
         """Return whether the logs are of this project folder: another one's stack may have the same name."""
-        owner = _content(self._logs / ROOT).decode(errors="replace").strip()
+        owner = _text(self._logs / ROOT).strip()
         return not owner or Path(owner) == self._stack.root.resolve() or not Path(owner).exists()
 
     def logs(self, service: str, lines: int) -> str:
@@ -288,7 +292,7 @@ class ProcessesRuntime:
     def inspect(self) -> str:
         """Return supervisord's file, and the ports and process groups that were recorded."""
         names = sorted(path.name for path in self._run.glob("*") if path.suffix in (".conf", ".json", ".groups"))
-        return "\n".join(f"# {name}\n{_content(self._run / name).decode(errors='replace')}" for name in names)
+        return "\n".join(f"# {name}\n{_text(self._run / name)}" for name in names)
 
     def prove(self) -> None:
         """Do nothing: supervisord counts failed starts alone."""
@@ -338,7 +342,7 @@ class ProcessesRuntime:
         """Return the services that do not run here. A running stack gains or loses one only by being stopped."""
         optional = [service for service in self._stack.services if service.as_process.program is not None]
         if keep:
-            runs = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
+            runs = self._told()
             return frozenset(service.name for service in optional if service.name not in runs)
         return frozenset(service.name for service in optional if shutil.which(service.as_process.program or "") is None)
 
@@ -351,7 +355,7 @@ class ProcessesRuntime:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for folder in (self._run, self._logs):
             replace_file(folder / ROOT, f"{self._stack.root.resolve()}\n")
-        told = revisions_in(_content(self._run / "supervisord.conf").decode(errors="replace"))
+        told = self._told()
         kept = {name: told[name] for name in told if services and name not in services}
         for program in programs:
             if program.name not in kept:
@@ -438,7 +442,7 @@ class ProcessesRuntime:
         traces = group_traces(groups[-1]) if groups else Traces()
         state = told["statename"]
         if state in ("STOPPED", "EXITED", "FATAL"):
-            code = exit_code(_content(self._logs / "supervisord.log").decode(errors="replace"), name)
+            code = exit_code(_text(self._logs / "supervisord.log"), name)
             return ServiceState(name=name, phase=ServicePhase.EXITED, exit_code=code, restarts=restarts, traces=traces)
         if state in ("BACKOFF", "STOPPING"):
             detail, due = ("ended, restarting", 1) if state == "BACKOFF" else ("stopping", 0)
@@ -452,7 +456,7 @@ class ProcessesRuntime:
 
     def _why_again(self, name: str) -> str | None:
         """Return how a service ended before it was started again, as far as supervisord tells."""
-        code = exit_code(_content(self._logs / "supervisord.log").decode(errors="replace"), name)
+        code = exit_code(_text(self._logs / "supervisord.log"), name)
         return None if code is None else f"restarted after exit code {code}"
 
     def _phase(self, service: Service, pid: int) -> ServicePhase:
@@ -465,7 +469,7 @@ class ProcessesRuntime:
                 self._answered.add(name)
             self._failures[name] = 0
             return ServicePhase.HEALTHY
-        if _content(mark).decode().strip() != str(pid):
+        if _text(mark).strip() != str(pid):
             self._answered.discard(name)
             return ServicePhase.STARTING
         self._failures[name] = self._failures.get(name, 0) + 1
@@ -483,7 +487,7 @@ class ProcessesRuntime:
                 tls = certificate is not None and bool(_content(self._stack.secrets / certificate))
                 return port is not None and http_answers(host, port, path, status, tls=tls)
             case SocketProbe(sent=sent, expected=expected, secret=secret):
-                text = _content(self._stack.secrets / secret).decode().strip()
+                text = _text(self._stack.secrets / secret).strip()
                 return port is not None and socket_answers(host, port, sent.replace("{secret}", text), expected)
             case CommandProbe(command=command):
                 return command_succeeds(command_of(self._stack, self._machine(keep=True), service, command))
@@ -543,7 +547,7 @@ def end_run(run: Path) -> None:
     # as the call over the socket, and needs no socket.
     end_programs(str(run / "supervisord.conf"), patience_s=_patience_s(run))
     # Of one that was frozen or killed, the services are left.
-    text = _content(run / "supervisord.conf").decode(errors="replace")
+    text = _text(run / "supervisord.conf")
     records = {record.stem: record for record in sorted(run.glob("*.groups"))}
     for name in [*names_in_stop_order(text), *records]:
         if name in records:
@@ -553,7 +557,7 @@ def end_run(run: Path) -> None:
 
 def _patience_s(run: Path) -> float:
     """Return how long supervisord may take to stop everything, one service after the other."""
-    text = _content(run / "supervisord.conf").decode(errors="replace")
+    text = _text(run / "supervisord.conf")
     return sum(stop_periods_in(text), FOLLOWS_WITHIN_S)
 
 
@@ -582,6 +586,10 @@ def _files(program: Program) -> tuple[Path, ...]:
 
 def _say_nothing(service: str, words: str) -> None:
     """Take the place of a progress line where everything is installed already."""
+
+
+def _text(path: Path) -> str:
+    return _content(path).decode(errors="replace")
 
 
 def _content(path: Path) -> bytes:

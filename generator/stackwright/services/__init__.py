@@ -150,7 +150,7 @@ def additions_with(key: str) -> tuple[str, ...]:
     return tuple(row.addition.name for row in rows if row.addition is not None)
 
 
-def made_secrets(wished: Collection[str] = ()) -> dict[str, str]:
+def made_secrets(wished: Collection[str]) -> dict[str, str]:
     """Return the secrets that are made for the services, each with what its text begins with.
 
     Args:
