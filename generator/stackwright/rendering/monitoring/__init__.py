@@ -53,6 +53,7 @@ def needs_of(plan: Plan) -> frozenset[Need]:
         Need.DCGM: has_dcgm(plan),
         Need.RETRIEVAL: Need.RETRIEVAL.value in plan.additions,
         Need.MULTIMODAL: Need.MULTIMODAL.value in plan.additions,
+        Need.WHOLE_GPUS: any(gpu.mig_slice is None and gpu.uuid in used for gpu in plan.host.gpus),
         Need.SLICES: any(gpu.mig_slice is not None and gpu.uuid in used for gpu in plan.host.gpus),
     }
     return frozenset(need for need, has in found.items() if has)

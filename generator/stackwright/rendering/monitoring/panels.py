@@ -21,6 +21,7 @@ class Need(StrEnum):
     GPUS = "gpus"
     NVLINK = "nvlink"
     SLICES = "slices"
+    WHOLE_GPUS = "whole GPUs"
     DCGM = "dcgm"
     RETRIEVAL = "retrieval"
     MULTIMODAL = "multimodal"
@@ -386,10 +387,10 @@ GPUS = Dashboard(
         ),
         Panel(
             title="Busy",
-            says="Share of the time in which a kernel ran",
+            says="Share of the time in which a kernel ran; a GPU that is cut into slices does not tell it",
             unit=Unit.SHARE,
             queries=(_query("max by (gpu) (stackwright_gpu_busy_ratio)", "GPU {{gpu}}"),),
-            needs=Need.GPUS,
+            needs=Need.WHOLE_GPUS,
         ),
         Panel(
             title="Power",
