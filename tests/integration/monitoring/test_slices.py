@@ -57,8 +57,8 @@ def watched(plan: Plan, folder: Path, answers: str, python: Path) -> Iterator[Pr
     exporter, port = free_port(), free_port()
     (folder / "nvml.txt").write_text(answers, encoding="utf-8")
     (folder / "targets").mkdir()
-    target = {"targets": [f"127.0.0.1:{exporter}"], "labels": {"service": "gpu-exporter", "__scrape_interval__": "1s"}}
-    target["labels"]["__scrape_timeout__"] = "1s"  # type: ignore[call-overload]
+    every = {"__scrape_interval__": "1s", "__scrape_timeout__": "1s"}
+    target = {"targets": [f"127.0.0.1:{exporter}"], "labels": {"service": "gpu-exporter", **every}}
     (folder / "targets" / "gpu_1.json").write_text(json.dumps([target]))
     for name, text in monitoring_files(plan).items():
         (folder / name).write_text(text, encoding="utf-8")
