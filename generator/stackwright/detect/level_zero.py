@@ -25,6 +25,12 @@ LIBRARY = "libze_loader.so.1"
 _DEVICE, _PCI, _MEMORY, _STATE, _CORE_DEVICE = 0x1, 0x2, 0xB, 0x1E, 0x3
 # ZES_MEM_LOC_DEVICE, ZE_DEVICE_PROPERTY_FLAG_INTEGRATED.
 _OWN, _INTEGRATED = 1, 1
+# ze_result_t of what a person can mend; a loader of v1.32.0 without a driver gave the first (tried 2026-11-30).
+_CODES = {
+    0x78000001: "that no driver is ready: libze_intel_gpu is not installed, or /dev/dri may not be opened",
+    0x70010000: "that permission is missing",
+    0x70000001: "that the device is lost",
+}
 
 
 class _Tagged(Structure):
@@ -170,9 +176,9 @@ def _ask(library: ctypes.CDLL, name: str, *arguments: object) -> None:
     try:
         function: Callable[..., int] = getattr(library, name)
     except AttributeError:
-        raise _NoAnswer(f"this version of {LIBRARY} has no {name}") from None
+        raise _NoAnswer(f"{LIBRARY} is too old: it has no {name}") from None
     if code := function(*arguments):
-        raise _NoAnswer(f"{name} answers error {code:#x}")
+        raise _NoAnswer(f"Level Zero's {name} answers {_CODES.get(code, 'an error')} ({code:#x})")
 
 
 if __name__ == "__main__":
