@@ -59,7 +59,7 @@ from lane import (
 )
 from models import Model, Models
 from queueing import turn
-from traces import Traces
+from traces import TRACE, Traces
 
 Client = tuple[str, int] | None
 """A client's address and port, as ASGI tells them."""
@@ -489,6 +489,7 @@ class Front:
             (b"content-length", str(len(body)).encode()),
         ]
         scope["headers"] = [*(pair for pair in scope["headers"] if pair[0] not in OF_A_BODY), *of_body]
+        scope[TRACE] = exchange.trace
 
         async def send(message: Message) -> None:
             nonlocal status

@@ -8,11 +8,13 @@ mended by documented hooks, which gateway.yaml names.
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from typing import Any
 
 from fastapi import Request
 from keys import CALLER, MASTER
 from litellm.integrations.custom_logger import CustomLogger  # noqa: TID251  # runs inside LiteLLM
 from litellm.proxy._types import LitellmUserRoles, ProxyException, UserAPIKeyAuth  # noqa: TID251
+from traces import TRACE
 
 # Set by the key check, which alone sees the request itself; all run in the request's own task.
 asked: ContextVar[Request | None] = ContextVar("asked", default=None)
@@ -34,11 +36,18 @@ async def check_key(request: Request, api_key: str | None) -> UserAPIKeyAuth:
 class Hooks(CustomLogger):
     """LiteLLM's hooks around the choice of a replica."""
 
-    async def async_pre_call_deployment_hook(self, kwargs: Mapping[str, object], call_type: object) -> None:  # noqa: ARG002  # LiteLLM's signature
-        """Note which replica a request is sent to."""
+    async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: object) -> None:  # noqa: ARG002  # LiteLLM's signature
+        """Note which replica a request is sent to, and hand an engine of ours the trace.
+
+        LiteLLM's own `forward_traceparent_to_llm_provider` needs its own exporter, and would tell a cloud (1.108.0,
+        proxy/litellm_pre_call_utils.py).
+        """
         request, info = asked.get(), kwargs.get("model_info")
-        if request is not None and isinstance(info, Mapping):
-            request.scope.setdefault(TRIED, set()).add(info.get("id"))
+        if request is None or not isinstance(info, Mapping):
+            return
+        request.scope.setdefault(TRIED, set()).add(info.get("id"))
+        if "direct" in info and (trace := request.scope.get(TRACE)):
+            kwargs["extra_headers"] = {**(kwargs.get("extra_headers") or {}), **trace}
 
     async def async_filter_deployments(
         self,

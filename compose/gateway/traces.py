@@ -1,6 +1,7 @@
 """Traces: a span of each request for a model, sent by OTLP over HTTP to where TRACES_ENDPOINT says; off without it.
 
-The engine gets the span's `traceparent` and adds its own below it. A client that sends one finds both below its own.
+The engine gets the span's `traceparent`, by the lane or by LiteLLM (hooks.py), and adds its own below it. A client that
+sends one finds both below its own.
 """
 
 import sys
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 SERVICE = "gateway"
 CARRIED = (b"traceparent", b"tracestate")
 """The headers of a trace (W3C Trace Context)."""
+
+TRACE = "stackwright.trace"
+"""Where a request's scope keeps the headers of its span, on LiteLLM's way."""
 
 
 class Traces:

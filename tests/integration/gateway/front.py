@@ -56,12 +56,12 @@ class Front(Struct, frozen=True, kw_only=True):
     cloud: Upstream
     process: int
 
-    def ask(self, model: str = MODEL) -> tuple[int, str]:
-        """Ask for a completion; return the status, and who answered or the error's words."""
+    def ask(self, model: str = MODEL, **further: str) -> tuple[int, str]:
+        """Ask for a completion; return the status, and who answered or the error's words. `further`: headers."""
         # Another beginning each time: the same one would go to the same replica.
         content = f"{next(NUMBERS)}: who are you?"
         body = json.dumps({"model": model, "messages": [{"role": "user", "content": content}]}).encode()
-        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **further}
         address = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         try:
             with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=120) as answer:

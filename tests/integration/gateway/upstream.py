@@ -30,7 +30,8 @@ class Upstream:
     until its client is gone.
 
     `times` is how many it answers so before it answers 200 again; None for all. `well` is what its /health tells.
-    `keys` are the Authorization headers that came with completions, `left` the prompts whose clients left.
+    `keys` are the Authorization headers that came with completions, `left` the prompts whose clients left,
+    `traces` the traceparents that came.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Upstream:
     well: bool = True
     keys: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    traces: list[str | None] = field(default_factory=list)
     _server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
@@ -86,6 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.of.keys.append(self.headers["Authorization"])
+        self.of.traces.append(self.headers["traceparent"])
         mood = self.of.next_mood()
         if mood == "hang":
             threading.Event().wait(HANG_S)
