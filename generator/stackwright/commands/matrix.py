@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from stackwright import report
 from stackwright.commands.options import PlanOptions
@@ -24,23 +24,25 @@ _LEGEND = (
 )
 
 
-class MatrixArguments(Struct, frozen=True, kw_only=True):
-    """Which models and GPUs: `name` and `gpus` empty for all and the usual ones. `driver`: what needs a newer one is
-    marked.
+class ModelsArguments(Struct, frozen=True, kw_only=True):
+    """What `models` is asked: `name` empty for all.
+
+    For the matrix alone: `gpus`, empty for the usual ones, and `driver`; what needs a newer one is marked.
     """
 
-    options: PlanOptions
-    environment: Environment | None
-    name: str
-    role: Role | None
-    fits: bool
-    gpus: tuple[str, ...]
-    driver: str | None
-    out: Path | None
-    json: bool
+    options: PlanOptions = field(default_factory=PlanOptions)
+    environment: Environment | None = None
+    name: str = ""
+    role: Role | None = None
+    fits: bool = False
+    matrix: bool = False
+    gpus: tuple[str, ...] = ()
+    driver: str | None = None
+    out: Path | None = None
+    json: bool = False
 
 
-def show_matrix(asked: MatrixArguments) -> None:
+def show_matrix(asked: ModelsArguments) -> None:
     """Print the matrix as a table, or as JSON with each cell's checkpoint, driver and reason."""
     from stackwright.catalog.load import load_catalog
     from stackwright.commands.offers import find_rows, make_ground

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from stackwright import report
 from stackwright.commands.host import get_host
+from stackwright.commands.matrix import ModelsArguments, show_matrix
 from stackwright.commands.options import (
     ENVIRONMENTS,
     MODES,
-    PlanOptions,
     add_choice_flags,
     add_json,
     add_out,
@@ -36,21 +34,6 @@ if TYPE_CHECKING:
     from stackwright.planning.survey import Listed, Offer, Refusal
 
 _LEGEND = "CONTEXT in tokens, AT ONCE: requests of that length; * is served where nobody names a model"
-
-
-class ModelsArguments(Struct, frozen=True, kw_only=True):
-    """What is asked: `name` empty for all models; `gpus` and `driver` are for the matrix alone."""
-
-    options: PlanOptions = field(default_factory=PlanOptions)
-    environment: Environment | None = None
-    name: str = ""
-    role: Role | None = None
-    fits: bool = False
-    matrix: bool = False
-    gpus: tuple[str, ...] = ()
-    driver: str | None = None
-    out: Path | None = None
-    json: bool = False
 
 
 def _role(text: str) -> Role:
@@ -140,10 +123,7 @@ def read_arguments(given: argparse.Namespace) -> ModelsArguments:
 def run(asked: ModelsArguments) -> None:
     """List, compare, or show the matrix."""
     if asked.matrix:
-        from stackwright.commands.matrix import MatrixArguments, show_matrix
-
-        words = {name: getattr(asked, name) for name in MatrixArguments.__struct_fields__}
-        show_matrix(MatrixArguments(**words))
+        show_matrix(asked)
         return
     from stackwright.catalog.load import load_catalog
     from stackwright.commands.offers import find_rows, make_ground
@@ -201,7 +181,7 @@ def _who_holds(ground: Ground, name: str) -> str:
 
 
 def _print_list(ground: Ground, shown: Sequence[Listed]) -> None:
-    from stackwright.commands.offers import at_once_of, format_of, notes_of, pasted, size_of, split_of
+    from stackwright.commands.offers import notes_of, pasted
     from stackwright.rendering.table import Column
 
     columns = (
@@ -217,30 +197,33 @@ def _print_list(ground: Ground, shown: Sequence[Listed]) -> None:
     )
     rows = []
     for one in shown:
-        served = one.offer.served
-        if served is None:
+        if one.offer.served is None:
             continue
-        notes = notes_of(one.offer)
         role = [] if one.row.role is Role.CHAT else ["images" if one.row.role is Role.VISION else one.row.role.value]
-        rows.append(
-            (
-                one.row.name + (" *" if one.is_default else ""),
-                format_of(one.offer),
-                size_of(one.offer),
-                f"{served.reach.tokens:,}",
-                at_once_of(one.offer),
-                str(served.gpus) if served.gpus else "",
-                str(served.replicas) if served.replicas > 1 else "",
-                split_of(one.offer),
-                ", ".join(notes + role),
-            )
-        )
+        name, notes = one.row.name + (" *" if one.is_default else ""), ", ".join(notes_of(one.offer) + role)
+        rows.append((name, *_cells(one.offer), notes))
     report.print_lines((_heading(ground),))
     if rows:
         report.print_table(columns, rows)
     _print_refused([one for one in shown if one.offer.served is None])
     report.print_lines(("", _LEGEND))
     report.print_text(f"to compare a model's checkpoints: {pasted(ground, 'models', *_mode_words(ground), 'NAME')}")
+
+
+def _cells(offer: Offer) -> tuple[str, ...]:
+    """Return what both tables say of an offer, from its weights to how it is split."""
+    from stackwright.commands.offers import DASH, at_once_of, format_of, size_of, split_of
+
+    served = offer.served
+    return (
+        format_of(offer),
+        size_of(offer),
+        f"{served.reach.tokens:,}" if served else DASH,
+        at_once_of(offer),
+        str(served.gpus) if served and served.gpus else "",
+        str(served.replicas) if served and served.replicas > 1 else "",
+        split_of(offer),
+    )
 
 
 def _print_refused(refused: Sequence[Listed]) -> None:
@@ -325,7 +308,7 @@ def _model_document(row: CatalogLlm) -> dict[str, Any]:
 
 
 def _print_comparison(ground: Ground, row: CatalogLlm | None, shown: Sequence[Offer], location: str | None) -> None:
-    from stackwright.commands.offers import DASH, at_once_of, format_of, notes_of, pasted, size_of, split_of
+    from stackwright.commands.offers import DASH, notes_of, pasted
     from stackwright.rendering.table import Column
     from stackwright.units import format_bytes
 
@@ -348,20 +331,8 @@ def _print_comparison(ground: Ground, row: CatalogLlm | None, shown: Sequence[Of
         best = ["best"] if offer.facts.location == location else []
         cache = served.memory.kv_cache_bytes if served is not None and served.memory is not None else None
         notes = best + notes_of(offer) + ([_short_reason(offer.refusal)] if offer.refusal else [])
-        rows.append(
-            (
-                offer.facts.location,
-                format_of(offer),
-                size_of(offer),
-                f"{served.reach.tokens:,}" if served else DASH,
-                at_once_of(offer),
-                str(served.gpus) if served and served.gpus else "",
-                str(served.replicas) if served and served.replicas > 1 else "",
-                split_of(offer),
-                format_bytes(max(0, cache)) if cache is not None else DASH,
-                ", ".join(notes),
-            )
-        )
+        held = format_bytes(max(0, cache)) if cache is not None else DASH
+        rows.append((offer.facts.location, *_cells(offer), held, ", ".join(notes)))
     report.print_table(columns, rows)
     if location is not None:
         report.print_text(f"next: {pasted(ground, 'plan', *_mode_words(ground), '--model', location)}")
