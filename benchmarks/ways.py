@@ -97,7 +97,7 @@ WAYS: Mapping[str, Way] = {
         nvml="wsl2-rtx5080",
         parts={
             "first model": (look("wsl2-rtx5080", "plan dev"), START, ASK),
-            "several models": (IN_TURN, START, ASK),
+            "several models": (IN_TURN, "./scripts/configure-gpu dev", START, ASK),
         },
     ),
     "eight-h100": Way(
@@ -250,6 +250,8 @@ def curl_line(said: str) -> str:
 def plain(said: str, folder: Path) -> list[str]:
     """Return lines as they would stand in a home folder; the images that stand in by the official ones' settings."""
     text = said.replace(f"{folder}/", "~/").replace(str(state_folder()), "~/.local/share/stackwright")
+    # A long value is shown without its middle.
+    text = re.sub(rf"{re.escape(str(folder.parent))}/tmp\w*…\S*", "~/…", text)
     return [line.rstrip() for line in text.splitlines()]
 
 
