@@ -84,6 +84,9 @@ ROOT = "root"
 FOLLOWS_WITHIN_S = 10.0
 """After the services, each of which has its time to end and is killed then, supervisord itself takes a moment."""
 
+STARTS_WITHIN_S = 60.0
+"""Until every start script is at work: milliseconds, but 10 s were too few on two cores with a load of 60."""
+
 
 class ProcessesRuntime:
     """Brings a stack up and down as processes of this user, watched over by supervisord."""
@@ -380,7 +383,7 @@ class ProcessesRuntime:
 
     def _await(self, names: list[str]) -> None:
         """Wait until every start script is at work; by then supervisord has written its own number too."""
-        if not _settle(self._run, names, limit_s=10.0):
+        if not _settle(self._run, names, limit_s=STARTS_WITHIN_S):
             hint = f"see {self._logs / 'supervisord.log'}"
             raise RuntimeRefusedError("supervisord has not started the services", hint=hint)
 
