@@ -32,6 +32,29 @@ def test_a_public_report_is_named_or_left_alone(report: Report) -> None:
     assert [judged.rule for judged in judge_log(report.text, RULES, VALUES)] == ([report.rule] if report.rule else [])
 
 
+# What follows in vLLM's log when a worker of it ends, whatever ended it, and what other services then say.
+FOLLOWED = """
+(APIServer pid=1)   File "/site-packages/vllm/v1/engine/utils.py", line 1031, in wait_for_engine_startup
+(APIServer pid=1)     raise RuntimeError(
+(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+ERROR 07-04 17:35:16 [multiproc_executor.py:140] Worker proc VllmWorker-1 died unexpectedly, shutting down executor.
+(EngineCore pid=22) TimeoutError: RPC call to sample_tokens timed out.
+"""
+BESIDE = """\
+gateway-1  | litellm.InternalServerError: InternalServerError: Hosted_vllmException - Connection error.
+proxy-1  | [error] 6#6: *1 connect() failed (111: Connection refused) while connecting to upstream, client: 172.21.0.1
+"""
+GENERAL = {rule.id for rule in RULES if rule.general} | {"killed"}  # which tells no more than that
+
+
+def test_what_followed_does_not_hide_the_cause() -> None:
+    for report in REPORTS[::8]:  # an eighth, which takes seconds
+        if report.rule is not None and report.rule not in GENERAL:
+            behind = BESIDE + "\n".join(f"engine-1  | {line}" for line in report.text.split("\n"))
+            for text in (report.text + FOLLOWED, behind):
+                assert judge_log(text, RULES, VALUES)[0].rule == report.rule, text
+
+
 @pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)
 def test_a_healthy_start_is_not_accused(path: Path) -> None:
     assert judge_log(path.read_text(encoding="utf-8"), RULES, VALUES) == ()

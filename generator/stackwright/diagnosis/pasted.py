@@ -58,18 +58,20 @@ class LogJudgement(Struct, frozen=True, kw_only=True):
 
 
 def judge_log(text: str, rules: Iterable[Rule], values: Mapping[str, str]) -> tuple[LogJudgement, ...]:
-    """Return for each service whose lines tell of a failure the best known one, else its first error.
+    """Return for each service whose lines tell of a failure the best known one, in the order of the rules.
 
     A service without a known failure is passed over where another one has one: it fell with that one. So is one of
-    which only a general rule knows.
+    which only a general rule knows. Where no rule knows any, the first error is shown.
     """
     known = tuple(rules)
     parts = _by_service(_spelled_out(text))
+    order = {rule.id: position for position, rule in enumerate(known)}
     for asked in (tuple(rule for rule in known if not rule.general), tuple(rule for rule in known if rule.general)):
         # What a service wrote before its last start that went well is no reason to quote it.
         texts = (_since_ready(part) for part in parts) if asked and asked[0].general else parts
         named = [found[0] for part in texts if (found := _diagnose(part, asked, values))]
         if named:
+            named.sort(key=lambda diagnosis: order[diagnosis.rule])
             return tuple({diagnosis.rule: _judged(diagnosis) for diagnosis in named}.values())
     chains = (chain for part in parts if (chain := _first_errors(part)))
     return tuple(
