@@ -16,6 +16,7 @@ from typing import Any
 
 from lane import Answered, Replica
 from models import Model
+from trust import certificate_in
 
 PROVIDER = "hosted_vllm"
 MOST_SERIES = 4096
@@ -248,12 +249,9 @@ def _resident_bytes() -> int:
 
 
 def _certificate_ends() -> float:
-    """Return when the certificate that start.sh gives the server ends."""
-    try:
-        held = Path(os.environ.get("SECRETS_DIRECTORY", "/run/secrets"), "tls_certificate").read_bytes()
-    except OSError:
-        held = b""
-    return _end_of(held) if held.strip() else math.inf
+    """Return when the certificate that start.sh gives the server ends; never without one."""
+    certificate = certificate_in(Path(os.environ.get("SECRETS_DIRECTORY", "/run/secrets")))
+    return math.inf if certificate is None else _end_of(certificate.read_bytes())
 
 
 @lru_cache(maxsize=1)

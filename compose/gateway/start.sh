@@ -17,6 +17,10 @@ done
 # front.py and its like lie beside this script, in the container as in the checkout.
 PYTHONPATH=$(dirname "$0")
 export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
+# LiteLLM's own name for it (1.108.0, _logging.py); serve.py does the rest.
+if [ "${GATEWAY_LOGS:-text}" = json ]; then
+    export JSON_LOGS=true
+fi
 # An empty file means no certificate.
 if [ -s "$secrets/tls_certificate" ]; then
     set -- "$@" --ssl_certfile_path "$secrets/tls_certificate" --ssl_keyfile_path "$secrets/tls_key"

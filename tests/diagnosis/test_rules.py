@@ -30,7 +30,14 @@ from stackwright.domain.service import ServicePhase, ServiceState
 from stackwright.domain.setting_spec import problem_with
 from stackwright.services import additions, base_services
 from stackwright.services.engine import ENGINE
-from stackwright.services.monitoring import GRAFANA, PROMETHEUS
+from stackwright.services.monitoring import (
+    DCGM_EXPORTER,
+    GPU_EXPORTER,
+    GRAFANA,
+    NODE_EXPORTER,
+    PROMETHEUS,
+    REDIS_EXPORTER,
+)
 from stackwright.services.retrieval import DATABASE
 from stackwright.settings import declared_settings
 
@@ -46,6 +53,7 @@ KINDS = (
     *(service.kind for service in base_services()),
     *additions(),
     *(service.kind for service in (DATABASE, PROMETHEUS, GRAFANA)),
+    *(service.kind for service in (NODE_EXPORTER, REDIS_EXPORTER, GPU_EXPORTER, DCGM_EXPORTER)),
     *EvidenceKind,
 )
 # What a rule's texts may name beside its own groups: the values in force, the environment, the command, and a port.

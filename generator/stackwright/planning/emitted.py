@@ -18,7 +18,7 @@ from stackwright.planning.workers import DECISION as WORKERS_DECISION
 from stackwright.planning.workers import count_gateway_workers
 from stackwright.services import SERVICES, outside
 from stackwright.services.engine import TRACES
-from stackwright.services.gateway import NETWORK
+from stackwright.services.gateway import LOGS, NETWORK
 from stackwright.settings import declared_settings, order_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def stack_settings(request: PlanRequest, catalog: Catalog, switching: Switching 
         **_joined_network(request),
         **switching_settings(switching),
         **_network_settings(request),
-        **_traces(request),
+        **_pinned_alone(request),
         "HF_HOME": _setting(request.folders.hf_home, "Hugging Face cache, shared by all environments", "host"),
         request.engine.keys.cache_folder: _setting(
             request.folders.engine_caches[request.engine.name], "keeps compiled kernels across restarts", "host"
@@ -105,10 +105,10 @@ def _joined_network(request: PlanRequest) -> dict[str, Setting]:
     return {NETWORK: _wished(wished or "", request.file_of("gateway.network"))}
 
 
-def _traces(request: PlanRequest) -> dict[str, Setting]:
-    """Return where traces are sent; nothing where nobody asks for them."""
-    asked = TRACES in {pin.key for pin in request.pins}
-    return {TRACES: _setting("", "pinned", "docs/how-to/monitoring.md")} if asked else {}
+def _pinned_alone(request: PlanRequest) -> dict[str, Setting]:
+    """Return where traces are sent, and the form of the gateway's log; nothing where nobody asks for them."""
+    asked = {pin.key for pin in request.pins}
+    return {key: _setting("", "pinned", "docs/how-to/monitoring.md") for key in (TRACES, LOGS) if key in asked}
 
 
 def _user_settings(request: PlanRequest) -> dict[str, Setting]:

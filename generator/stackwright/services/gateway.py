@@ -44,6 +44,9 @@ def _per_model(key: str, section: str, bounds: tuple[int, int], meaning: str) ->
 
 
 NETWORK = "GATEWAY_NETWORK"
+LOGS = "GATEWAY_LOGS"
+"""In a plan where a person pins it alone."""
+
 SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec(key="LITELLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Gateway image"),
     SettingSpec(
@@ -77,6 +80,13 @@ SETTINGS: tuple[SettingSpec, ...] = (
         kind=Kind.TEXT,
         meaning="Direct lane: requests for the stack's own models go to their engines; off: all through LiteLLM",
         choices=("on", "off"),
+    ),
+    SettingSpec(
+        key=LOGS,
+        section="Gateway",
+        kind=Kind.TEXT,
+        meaning="How the gateway writes its log: text, or json, an object a line",
+        choices=("text", "json"),
     ),
     whole_number(
         "GATEWAY_REQUEST_TIMEOUT_S", "Gateway", (1, 86400), "Seconds that a request may wait in the queue, and then run"
@@ -126,6 +136,7 @@ _TLS = ("tls_certificate", "tls_key")
 _NAME = "gateway"
 _MODULES = (
     "serve connections front admission models queueing lane forms figures traces keys hooks worker_start health"
+    " json_lines trust"
 ).split()
 _FILES = tuple(f"{name}.py" for name in _MODULES)
 
@@ -218,8 +229,7 @@ def gateway_services(plan: Plan) -> tuple[Service, ...]:
         **{engine.url_variable: _url(engine.name) for engine in plan.engines},
         **_further_limits(plan),
     }
-    if TRACES in plan.settings:
-        environment[TRACES] = SettingRef(key=TRACES)
+    environment |= {key: SettingRef(key=key) for key in (TRACES, LOGS) if key in plan.settings}
     if plan.gateway.cloud:
         environment["CLOUD_KEYS"] = " ".join(plan.gateway.cloud_secrets)
     engines = tuple(Dependency(service=engine.name) for engine in plan.engines)
