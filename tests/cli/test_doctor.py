@@ -89,10 +89,21 @@ def test_json_is_one_document(run: Run, failed: Path) -> None:
 
 @ANYWHERE
 def test_a_failure_that_no_rule_knows_is_told_in_its_own_words(run: Run, failed: Path) -> None:
+    (failed / "engine.log").write_text("could not find the needle\n", encoding="utf-8")
+    ran = run("doctor", "dev", "--runtime=processes")
+    assert ran.code == 7
+    assert ran.out == "dev: engine: no known failure; its log says: could not find the needle\n"
+
+
+@ANYWHERE
+def test_an_exception_that_no_rule_knows_is_quoted_without_a_guess_at_its_cause(run: Run, failed: Path) -> None:
     (failed / "engine.log").write_text("Traceback\nValueError: never seen before\n", encoding="utf-8")
     ran = run("doctor", "dev", "--runtime=processes")
     assert ran.code == 7
-    assert ran.out == "dev: engine: no known failure; its log says: ValueError: never seen before\n"
+    assert ran.out.splitlines()[:2] == [
+        "dev: engine: the program stops and says why: never seen before [program-refused]",
+        "  said: ValueError: never seen before",
+    ]
 
 
 @ANYWHERE
