@@ -101,7 +101,7 @@ def test_an_exception_that_no_rule_knows_is_quoted_without_a_guess_at_its_cause(
     ran = run("doctor", "dev", "--runtime=processes")
     assert ran.code == 7
     assert ran.out.splitlines()[:2] == [
-        "dev: engine: the program stops and says why: never seen before [program-refused]",
+        "dev: engine: the program stops and says why: ValueError: never seen before [program-refused]",
         "  said: ValueError: never seen before",
     ]
 

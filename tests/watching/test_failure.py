@@ -10,12 +10,15 @@ from stackwright.watching.watch import POLL_S
 from tests.watching.gateway import Gateway
 from tests.watching.starting import ALL_WELL, LOGS, PERMANENT, STARTING, MakeStart, state
 
+# No rule knows these; the general one quotes the line.
+QUOTED = "engine ended with exit code 1 before it answered: the program stops and says why: "
+
 
 def test_a_service_that_ended_is_named_with_its_reason(start: MakeStart) -> None:
     """Its exit code, and the line of its log that tells why."""
     ended = (state("engine", ServicePhase.EXITED, exit_code=1), ALL_WELL[1])
     message, _ = start(ended, log="INFO a\nFrobnicationError: the reactor is cold\n").fail()
-    assert message == "engine ended with exit code 1 before it answered: FrobnicationError: the reactor is cold"
+    assert message == f"{QUOTED}FrobnicationError: the reactor is cold"
 
 
 def test_a_known_failure_is_named_with_its_cause_and_its_fix(start: MakeStart) -> None:
@@ -66,7 +69,7 @@ def test_an_engine_that_dies_of_the_first_question_is_named(start: MakeStart, ga
     gateway.replies["completion"] = [(500, "Cannot connect to host engine:8000")]
     dead = (state("engine", ServicePhase.EXITED, exit_code=1), ALL_WELL[1])
     made = start(ALL_WELL, dead, log="FrobnicationError: no compiler\n")
-    assert made.fail()[0] == "engine ended with exit code 1 before it answered: FrobnicationError: no compiler"
+    assert made.fail()[0] == f"{QUOTED}FrobnicationError: no compiler"
     assert gateway.kinds == ["refusal", "models", "completion"]
 
 
