@@ -41,7 +41,6 @@ class Rule(Struct, frozen=True, kw_only=True):
     `unless`: what another line of the same text must, or must not, match. `settings`: pins that mend it. `permanent`:
     trying the same again cannot help. `source`: where the words and the fix come from; `seen`: the date on which it was
     read. `general`: tried where no other rule matches, since it quotes whatever was refused, by its first line.
-    `quiet`: tried last, on what is reported as information too.
     """
 
     id: str
@@ -56,7 +55,6 @@ class Rule(Struct, frozen=True, kw_only=True):
     unless: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     general: bool = False
-    quiet: bool = False
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
@@ -101,13 +99,12 @@ def diagnose_log(
     texts = ["\n".join(lines) for lines in _readings(text)]
     whole = "\n".join(line for level, line in _levelled(text) if level not in _QUIET)
     for general in (False, True):
-        asked = [rule for rule in tried if rule.general is general and not rule.quiet]
+        asked = [rule for rule in tried if rule.general is general]
         for joined in texts:
             found = tuple(one for rule in asked if (one := _match(rule, joined, whole, values)) is not None)
             if found:
                 return found
-    every = "\n".join(clean_lines(text))
-    return tuple(one for rule in tried if rule.quiet and (one := _match(rule, every, whole, values)) is not None)
+    return ()
 
 
 # Colours, also as they come out of a copied terminal (`ESC[31m`, `^[[31m`, `[1;31m`), and control characters.
@@ -135,6 +132,8 @@ _LEVEL = re.compile(
 )
 _LOUD = frozenset({"ERROR", "CRITICAL", "FATAL"})
 _QUIET = frozenset({"TRACE", "DEBUG", "INFO"})
+# Reported as information, though nothing runs after it; the rule `no-platform` names the source (2026-11-30).
+_UNDERSTATED = re.compile(r"No platform detected\b")
 
 
 def clean_lines(text: str) -> list[str]:
@@ -165,14 +164,14 @@ def _levelled(text: str) -> Iterator[tuple[str, str]]:
         level = _LEVEL.match(line, at)
         if level is not None:
             at = level.end() if level["rest"] else at
-        yield (level["level"] if level else ""), line[at:]
+        yield (level["level"] if level and not _UNDERSTATED.match(line, at) else ""), line[at:]
 
 
 def _readings(text: str) -> Iterator[list[str]]:
     """Yield the lines that rules are tried on, in turn until one matches.
 
     What tells of a failure first; then with lines joined that a terminal broke; then the warnings before it too. What
-    is reported as information tells of no failure, whatever it quotes; only a `quiet` rule asks it.
+    is reported as information never tells of a failure, whatever it quotes.
     """
     lines = [(level, line) for level, line in _levelled(text) if level not in _QUIET]
     loud = [line for level, line in lines if not level.startswith("WARN")]
