@@ -98,7 +98,7 @@ def test_a_wheel_carries_every_hand_written_file_that_runs() -> None:
     included = build["targets"]["wheel"]["force-include"]
     files = [
         path
-        for path in (*(ROOT / "compose").rglob("*"), *(ROOT / "envs").glob("*.yaml"))
+        for path in (ROOT / "compose").rglob("*")
         if path.is_file() and not {"generated", "images", "__pycache__"} & set(path.parts)
     ]
     # A folder is taken with all that is below it.
@@ -109,6 +109,13 @@ def test_a_wheel_carries_every_hand_written_file_that_runs() -> None:
     ]
     assert [relative(path) for path in left] == []
     assert [target for source, target in included.items() if target != f"stackwright/base/{source}"] == []
+
+
+@pytest.mark.parametrize("name", ["common", "dev", "staging", "prod"])
+def test_the_package_has_the_wishes_of_the_checkout(name: str) -> None:
+    """Those of a clone are edited; what lies in the package is what was shipped."""
+    shipped = ROOT / "generator" / "stackwright" / "base" / "envs" / f"{name}.yaml"
+    assert shipped.read_bytes() == (ROOT / "envs" / f"{name}.yaml").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["run.txt", "dev.txt"])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.importing.conftest import Importer, host_file
 
+ROOT = Path(__file__).resolve().parents[2]
 SETUP = """\
 services:
   v:
@@ -129,3 +134,32 @@ def test_what_all_environments_wish_for_counts(setup: Importer) -> None:
     ran = setup.run("compose.yml", "--dry-run", "--host", host_file("1x-h200"))
     assert "no plan for" in ran.err
     assert "tensor parallel 2" in ran.err
+
+
+@pytest.mark.subprocess
+def test_in_a_clone_too_edited_wishes_are_in_the_way(tmp_path: Path) -> None:
+    """What lies in the clone is not what was shipped, once a person has edited it."""
+    clone = tmp_path / "clone"
+    unwanted = shutil.ignore_patterns("__pycache__", "generated", ".*")
+    for name in ("generator", "compose", "envs"):
+        shutil.copytree(ROOT / name, clone / name, ignore=unwanted)
+    (tmp_path / "compose.yml").write_text(SETUP, encoding="utf-8")
+    target = clone / "envs" / "prod.yaml"
+    mine = target.read_text(encoding="utf-8").replace("port: 4002", "port: 4333")
+    target.write_text(mine, encoding="utf-8")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "stackwright", "import", "compose.yml", "prod", *words]
+        command.append(f"--host={host_file('cpu-small')}")
+        variables = os.environ | {"PYTHONPATH": str(clone / "generator"), "HF_HUB_OFFLINE": "1"}
+        host = f"--host={host_file('cpu-small')}"
+        return subprocess.run(
+            [*command, host], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+        )
+
+    ended = run()
+    assert (ended.returncode, target.read_text(encoding="utf-8")) == (2, mine), ended.stderr
+    assert f"error: {target}: holds wishes of yours, which are not written over" in ended.stderr
+    ended = run("--replace")
+    assert (ended.returncode, target.with_name("prod.yaml.1.old").read_text(encoding="utf-8")) == (0, mine)
+    assert "port: 4002" in target.read_text(encoding="utf-8")

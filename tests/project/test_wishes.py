@@ -159,8 +159,7 @@ def with_models(root: Path, models: str) -> Path:
 
 
 @pytest.mark.subprocess
-def test_a_clone_that_lost_the_wishes_of_one_environment_says_how_to_get_them_back(tmp_path: Path) -> None:
-    """In a clone nothing else can be copied; another environment needs none of them."""
+def test_a_clone_that_lost_the_wishes_of_one_environment_gets_the_shipped_ones_again(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     unwanted = shutil.ignore_patterns("__pycache__", "generated", ".*")
     for name in ("generator", "compose", "envs"):
@@ -173,11 +172,13 @@ def test_a_clone_that_lost_the_wishes_of_one_environment_says_how_to_get_them_ba
         return subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
 
     wishes.write_text("", encoding="utf-8")
-    hint = f"hint: restore it: `git -C {clone} checkout -- envs/dev.yaml`"
+    again = f"configure-gpu --host {HOSTS / 'cpu-small' / 'host.yaml'}"
+    hint = f"hint: remove it: `{again}` then copies the default one"
     ended = run("plan")
     assert (ended.returncode, ended.stderr.splitlines()[-2:]) == (2, [f"error: {wishes}: empty", hint])
     wishes.unlink()
     ended = run("plan")
-    assert (ended.returncode, ended.stderr.splitlines()[-2:]) == (2, [f"error: {wishes}: missing", hint])
-    ended = run("configure-gpu", "--env=prod")
-    assert (ended.returncode, (clone / "envs" / ".env.prod").exists()) == (0, True), ended.stderr
+    assert (ended.returncode, wishes.exists()) == (0, False), ended.stderr
+    ended = run("configure-gpu", "--env=dev")
+    shipped = (PACKAGE.parents[1] / "envs" / "dev.yaml").read_text(encoding="utf-8")
+    assert (ended.returncode, wishes.read_text(encoding="utf-8")) == (0, shipped), ended.stderr

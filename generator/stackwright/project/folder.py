@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -43,12 +42,8 @@ _BASE_FILES = (
 
 
 def missing_base_files(root: Path) -> tuple[str, ...]:
-    """Return the hand-written base files that a project folder does not have, by their paths in it.
-
-    Wishes that a checkout has lost are left out: nothing can be copied, and only their own environment needs them.
-    """
-    missing = (name for name in _BASE_FILES if not (root / name).exists())
-    return tuple(name for name in missing if not name.startswith("envs/") or _is_shipped(name))
+    """Return the hand-written base files that a project folder does not have, by their paths in it."""
+    return tuple(name for name in _BASE_FILES if not (root / name).exists())
 
 
 def lay_out(root: Path) -> None:
@@ -74,9 +69,12 @@ def lay_out(root: Path) -> None:
 
 
 def _packaged(name: str) -> AbstractContextManager[Path]:
-    """Return a base file as shipped: beside the package in a checkout, inside it in a wheel."""
+    """Return a base file as shipped: beside the package in a checkout, inside it in a wheel.
+
+    Wishes always inside it: those of a checkout are a person's to edit.
+    """
     checkout = CHECKOUT / name
-    if checkout.is_file():
+    if checkout.is_file() and not name.startswith("envs/"):
         return nullcontext(checkout)
     from importlib.resources import as_file, files
 
@@ -84,26 +82,9 @@ def _packaged(name: str) -> AbstractContextManager[Path]:
 
 
 def shipped_text(name: str) -> str:
-    """Return a base file, named by its path in the project folder, as it is shipped.
-
-    Raises:
-        UsageError: this checkout has lost it.
-    """
+    """Return a base file, named by its path in the project folder, as it is shipped."""
     with _packaged(name) as shipped:
-        if not shipped.is_file():
-            raise UsageError(f"{CHECKOUT / name}: missing", hint=_restore(name))
         return read_text(shipped)
-
-
-def _is_shipped(name: str) -> bool:
-    """Say whether a base file is there to be copied: a checkout may have lost it."""
-    with _packaged(name) as shipped:
-        return shipped.is_file()
-
-
-def _restore(name: str) -> str:
-    """Say how a checkout gets a file back that nothing can be copied from."""
-    return f"restore it: `git -C {shlex.quote(str(CHECKOUT))} checkout -- {name}`"
 
 
 def read_wishes(paths: EnvironmentPaths) -> Wishes:
@@ -124,8 +105,6 @@ def read_common(paths: EnvironmentPaths) -> dict[str, object]:
     Raises:
         UsageError: as `read_wishes`.
     """
-    if not paths.common.exists() and not _is_shipped(COMMON):
-        return {}
     where, common = _load_wishes(paths.common, paths.root)
     # What each environment says for itself is not missing here.
     check_wishes(
@@ -139,8 +118,6 @@ def _load_wishes(path: Path, root: Path) -> tuple[str, object]:
     name = str(path.relative_to(root))
     if path.exists():
         return str(path), _load_written(path, str(path))
-    if not _is_shipped(name):
-        raise UsageError(f"{CHECKOUT / name}: missing", hint=_restore(name))
     with _packaged(name) as shipped:
         return name, _load_written(shipped, name)
 
@@ -148,9 +125,7 @@ def _load_wishes(path: Path, root: Path) -> tuple[str, object]:
 def _load_written(path: Path, where: str) -> object:
     data = load_yaml(path, UsageError)
     if data is None:
-        name = f"envs/{path.name}"
-        copied = "remove it: `configure-gpu` then copies the default one"
-        raise UsageError(f"{where}: empty", hint=_restore(name) if path == CHECKOUT / name else copied)
+        raise UsageError(f"{where}: empty", hint="remove it: `configure-gpu` then copies the default one")
     return data
 
 
