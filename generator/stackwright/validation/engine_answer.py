@@ -91,7 +91,9 @@ def check_engines(
 
 
 def _judge(engine: AskedEngine, who: str, words: str, rules: tuple[Rule, ...], values: Mapping[str, str]) -> Finding:
-    known = next(iter(diagnose_log(words, rules, kind=engine.kind, values=values)), None)
+    # What quotes whatever a program says would take every error for a refusal.
+    particular = tuple(rule for rule in rules if not rule.general)
+    known = next(iter(diagnose_log(words, particular, kind=engine.kind, values=values)), None)
     name = raised_in(words)
     surely = name in _OF_SETTINGS and engine.whole
     if not surely and (known is None or name not in (*_OF_SETTINGS, _OF_ANYTHING)):
