@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
@@ -12,7 +11,7 @@ from keyword import iskeyword
 from typing import Any, NoReturn, Protocol, cast
 
 from stackwright import __version__, report
-from stackwright.errors import EXIT_DONE, EXIT_INTERRUPTED, StackError, UsageError, closest, did_you_mean
+from stackwright.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_UNREAD, StackError, UsageError, closest, did_you_mean
 from stackwright.interrupts import clean_end
 
 # Each with its one sentence. The module `commands/NAME.py`, with `_` for `-`, declares its arguments and does the work;
@@ -71,6 +70,11 @@ SYNONYMS: Mapping[str, str] = {
 # What the help calls the value of a flag that names a place on the disk: an empty one would be the working folder.
 FILES = ("FILE", "DIR", "LOG")
 NEGATIVE = re.compile(r"-[0-9.]+")
+# Commands that do nothing but show something: they end where nobody reads it any more. All others go on to their end.
+SHOWING = (
+    *("detect", "plan", "fit", "models", "recommend", "validate-environment", "status", "logs", "chat", "open"),
+    *("gpus", "doctor", "facts", "key", "completion"),
+)
 # Commands that people type by their own name; the others are `stackwright NAME`.
 OWN_ENTRY_POINTS = ("configure-gpu", "start-environment", "stop-environment", "validate-environment")
 
@@ -98,7 +102,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code. Nothing but an asked-for traceback reaches the person raw."""
-    report.begin(argv)
+    report.begin(argv, only_shows=argv[:1] != [] and argv[0] in SHOWING)
     try:
         with clean_end():
             command, arguments = parse(argv)
@@ -111,10 +115,8 @@ def main(argv: list[str]) -> int:
         exec("")  # noqa: S102  # it runs nothing
         report.tell("interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of stdout has gone (`… | head`): not our failure, and nothing is left to say.
-        sys.stdout = None
-        return EXIT_DONE
+    except report.ReaderGoneError:
+        return EXIT_UNREAD
     except Exception as failure:  # the last resort: whatever it is, no traceback unasked
         if "--debug" in argv:
             raise
@@ -136,7 +138,7 @@ def _refuse(failure: StackError, argv: list[str]) -> int:
     """Show a failure, as a document too where one was asked for, and return its exit code."""
     report.show_error(failure)
     if "--json" in argv:
-        with suppress(StackError, BrokenPipeError):  # nobody reads stdout; the words are said
+        with suppress(StackError, report.ReaderGoneError):  # nobody reads stdout; the words are said
             report.print_error(failure)
     return failure.exit_code
 
@@ -199,7 +201,7 @@ def build_parser(wanted: str | None = None) -> tuple[_Parser, dict[str, argparse
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="exit codes: 0 done, 1 unexpected, 2 usage, 3 host unreadable, 4 no plan fits, 5 validation failed,\n"
-        "            6 runtime refused, 7 started but not healthy, 130 interrupted",
+        "            6 runtime refused, 7 started but not healthy, 130 interrupted, 141 nobody reads on",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)

@@ -7,7 +7,7 @@
     ├── ValidationError     5  the rendered files do not pass
     ├── RuntimeRefusedError 6  the daemon or the supervisor refused
     └── NotHealthyError     7  started, but does not answer
-        (interrupted: 130, raised by Python as KeyboardInterrupt)
+        (interrupted: 130, raised by Python as KeyboardInterrupt; nobody reads stdout: 141, report.ReaderGoneError)
 
 Raise below; only `stackwright.__main__` exits.
 """
@@ -21,6 +21,8 @@ from typing import ClassVar
 
 EXIT_DONE = 0
 EXIT_INTERRUPTED = 130
+# What a shell calls the end by SIGPIPE, 128 + 13 (bash's manual, "Exit Status", read on 30 November 2026).
+EXIT_UNREAD = 141
 
 
 class StackError(Exception):

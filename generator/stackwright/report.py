@@ -44,20 +44,45 @@ POPULAR_SETTINGS = "docs/explanation/popular-settings.md"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
+class ReaderGoneError(Exception):
+    """Nobody reads stdout any more (`… | head`), and the command does nothing but write there."""
+
+
 class _Screen:
-    """What holds for the one command of this process: its words, and whether its document is printed."""
+    """What holds for the one command of this process.
+
+    Its words, whether its document is printed, and whether there is nothing left to do once nobody reads stdout.
+    """
 
     def __init__(self) -> None:
         self.argv: Sequence[str] = ()
         self.has_document = False
+        self.only_shows = False
 
 
 _screen = _Screen()
 
 
-def begin(argv: Sequence[str]) -> None:
-    """Begin a command with its words, which say how its messages are to name others."""
-    _screen.argv, _screen.has_document = argv, False
+def begin(argv: Sequence[str], *, only_shows: bool = False) -> None:
+    """Begin a command with its words, which say how its messages are to name others.
+
+    One that `only_shows` ends with ReaderGoneError where nobody reads stdout any more. All others go on to their end,
+    and what they say is dropped, as with `nohup`: half a start would be left behind.
+    """
+    _screen.argv, _screen.has_document, _screen.only_shows = argv, False, only_shows
+
+
+def _write(text: str, stream: TextIO, end: str = "\n") -> None:
+    """Write at once. Where the reader has gone, this and all that follows is dropped."""
+    try:
+        print(text, end=end, file=stream, flush=True)
+    except BrokenPipeError:
+        # In its place, what Python holds back for it and writes at its end goes nowhere either.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+        if stream is sys.stdout and _screen.only_shows:
+            raise ReaderGoneError from None
 
 
 def pasteable(text: str) -> str:
@@ -80,7 +105,7 @@ def tell(text: str) -> None:
 
 def _say(text: str) -> None:
     """Print one line on stderr as it is: what a person typed is quoted letter by letter."""
-    print(text, file=sys.stderr, flush=True)
+    _write(text, sys.stderr)
 
 
 def tell_first(lines: Iterable[str], elsewhere: str = "") -> None:
@@ -134,15 +159,14 @@ def print_text(text: str) -> None:
 
     Raises:
         UsageError: stdout is closed, or takes no more.
+        ReaderGoneError: nobody reads it any more, and the command only shows.
     """
     if sys.stdout is None:
         raise UsageError("the output cannot be written: stdout is closed", hint=_ELSEWHERE)
     encoding = sys.stdout.encoding or "utf-8"
     written = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
-        print(written, end="" if written.endswith("\n") else "\n", flush=True)
-    except BrokenPipeError:
-        raise
+        _write(written, sys.stdout, "" if written.endswith("\n") else "\n")
     except OSError as failure:
         sys.stdout = None  # or Python would try again at its end, and report that too
         raise UsageError(f"the output cannot be written: {failure.strerror}", hint=_ELSEWHERE) from None
@@ -154,12 +178,12 @@ def print_piece(text: str) -> None:
         raise UsageError("the output cannot be written: stdout is closed", hint=_ELSEWHERE)
     encoding = sys.stdout.encoding or "utf-8"
     shown = _in_lines(text).encode(encoding, "backslashreplace").decode(encoding)
-    print(shown, end="", flush=True)
+    _write(shown, sys.stdout, "")
 
 
 def tell_piece(text: str) -> None:
     """Print a part of a text that goes on, on stderr."""
-    print(_in_lines(text), end="", file=sys.stderr, flush=True)
+    _write(_in_lines(text), sys.stderr, "")
 
 
 def _in_lines(text: str) -> str:
@@ -429,15 +453,15 @@ class Headline:
     def stay(self, text: str) -> None:
         """Leave a line above."""
         self.clear()
-        print(pasteable(on_one_line(text)), file=self._stream, flush=True)
+        _write(pasteable(on_one_line(text)), self._stream)
 
     def clear(self) -> None:
         """Take the moving line away."""
         if self._moves:
-            print("\r\x1b[2K", end="", file=self._stream, flush=True)
+            _write("\r\x1b[2K", self._stream, "")
 
     def _show(self, text: str) -> None:
-        print(f"\r\x1b[2K{on_one_line(text)[: _width() - 1]}", end="", file=self._stream, flush=True)
+        _write(f"\r\x1b[2K{on_one_line(text)[: _width() - 1]}", self._stream, "")
 
 
 class _Written(io.TextIOBase):

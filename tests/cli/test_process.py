@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,26 +20,45 @@ ROOT = Path(__file__).parent.parent.parent
 COMMAND = [sys.executable, "-m", "stackwright"]
 
 
-@pytest.mark.subprocess
-def test_a_reader_that_goes_away_is_no_failure(around: Path) -> None:
-    """`stackwright plan | head -1`."""
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """Give the end of a pipe that nobody reads, as `… | head -1` leaves one."""
     reading, writing = os.pipe()
     os.close(reading)
-    try:
-        ended = subprocess.run(
-            [*COMMAND, "plan", f"--host={HOSTS / 'cpu-small' / 'host.yaml'}", f"--out={around}"],
-            cwd=ROOT,
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    finally:
-        os.close(writing)
-    assert ended.returncode == 0
+    yield writing
+    os.close(writing)
+
+
+def run_unread(around: Path, *words: str, **streams: int) -> subprocess.CompletedProcess[str]:
+    """Run a command for a small host."""
+    host = HOSTS / "cpu-small" / "host.yaml"
+    command = [*COMMAND, *words, f"--host={host}", f"--out={around}"]
+    return subprocess.run(command, cwd=ROOT, text=True, timeout=60, check=False, **streams)
+
+
+@pytest.mark.subprocess
+def test_what_only_shows_ends_with_its_reader(around: Path, nobody: int) -> None:
+    """`stackwright plan | head -1`."""
+    ended = run_unread(around, "plan", stdout=nobody, stderr=subprocess.PIPE)
+    assert ended.returncode == 141
     assert "error" not in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.subprocess
+def test_what_does_something_goes_on_without_a_reader(around: Path, nobody: int) -> None:
+    """`configure-gpu dev --json 2>&1 | head -1`; its failures keep their code, too."""
+    ended = run_unread(around, "configure-gpu", "dev", "--json", stdout=nobody, stderr=nobody)
+    assert (ended.returncode, (around / "envs" / ".env.dev").exists()) == (0, True)
+    ended = run_unread(around, "configure-gpu", "dev", "multi", "--json", stdout=nobody, stderr=nobody)
+    assert ended.returncode == 4
+
+
+@pytest.mark.subprocess
+def test_without_a_reader_of_its_messages_a_result_is_whole(around: Path, nobody: int) -> None:
+    """`stackwright plan 2> >(true)`."""
+    ended = run_unread(around, "plan", "--json", stdout=subprocess.PIPE, stderr=nobody)
+    assert (ended.returncode, json.loads(ended.stdout)["environment"]) == (0, "dev")
 
 
 @pytest.mark.subprocess
