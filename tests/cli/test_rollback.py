@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+from stackwright.project.generations import Generations, Running
 from stackwright.project.lock import hold
 
 from tests.cli.commands import CPU, Image, Run, image
+from tests.planning_requests import paths_of
 
 ROLLBACK = ("rollback", "dev", "--runtime=processes")
 
@@ -60,6 +62,20 @@ def test_without_a_number_it_is_the_last_good_one_before_this(run: Run, project:
         "dev: no earlier generation has answered; kept: 1 (good), 2 (good), 3 (written), 4 (written)",
         "choose a kept one with `--to N`",
     )
+
+
+@pytest.mark.subprocess
+def test_from_files_that_nobody_has_started_it_is_what_runs(run: Run, project: Path) -> None:
+    """However many of them were written; from there, it is the one before."""
+    files = [configured(run, project, workers) for workers in range(1, 11)]
+    assert [each.number for each in Generations(paths_of(project)).all()] == [6, 7, 8, 9, 10]
+    for number in (6, 7):
+        mark_good(project, number)
+    generations = Generations(paths_of(project))
+    generations.set_running(Running(number=7, stack="s", runtime="processes"))
+    for expected in (files[6], files[5]):
+        assert run(*ROLLBACK).code == 0
+        assert without_generations(project) == expected
 
 
 def test_where_nothing_is_kept_the_next_step_is_a_start(run: Run) -> None:

@@ -73,15 +73,15 @@ def test_only_the_owner_may_read_them(tmp_path: Path, generations: Generations) 
     assert {(path.is_dir(), path.stat().st_mode & 0o777) for path in below} == {(True, 0o700), (False, 0o600)}
 
 
-def test_the_last_ones_are_kept_and_what_runs_and_the_last_good_one(tmp_path: Path, generations: Generations) -> None:
-    for value in range(1, 12):
+def test_the_last_ones_are_kept_and_what_runs_and_the_last_good_ones(tmp_path: Path, generations: Generations) -> None:
+    for value in range(1, 16):
         render(tmp_path, value)
         number = generations.record().number
-        if value in (1, 2, 3):
+        if value in (1, 2, 3, 4, 5):
             generations.mark(number, GenerationState.GOOD)
         if value == 2:
             generations.set_running(Running(number=2, stack="s", runtime="compose"))
-    assert [each.number for each in generations.all()] == [2, 3, *range(12 - KEPT, 12)]
+    assert [each.number for each in generations.all()] == [2, 3, 4, 5, *range(16 - KEPT, 16)]
 
 
 def test_trials_take_no_place_of_others_and_go_with_the_next(tmp_path: Path, generations: Generations) -> None:

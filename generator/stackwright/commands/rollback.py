@@ -28,7 +28,7 @@ from stackwright.project.generations import Generations, GenerationState
 
 
 class RollbackArguments(Struct, frozen=True, kw_only=True):
-    """The arguments of `rollback`. `number`: the generation, None for the last good one before this."""
+    """The arguments of `rollback`. `number`: the generation, None for the last good one before these files."""
 
     environment: Environment
     number: int | None = None
@@ -41,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_environment(parser)
     parser.add_argument(
-        "--to", type=_number, metavar="N", help="the generation (default: the last one that answered, before this)"
+        "--to",
+        type=_number,
+        metavar="N",
+        help="the generation (default: the last that answered, before these files)",
     )
     for add in (add_runtime, add_start_options, add_out):
         add(parser)
@@ -86,7 +89,9 @@ def run(arguments: RollbackArguments) -> None:
 
 
 def _good_before(generations: Generations, environment: Environment) -> int:
-    """Return the last generation that answered and is older than the one that runs, or else stands here.
+    """Return the last generation that answered, before the one whose files stand here.
+
+    That is the one that runs where other files stand here, which nobody has started.
 
     Raises:
         UsageError: there is none.
@@ -97,7 +102,8 @@ def _good_before(generations: Generations, environment: Environment) -> int:
         for generation in generations.all()
         if generation.state is GenerationState.GOOD and not generation.trial
     ]
-    good = good if now is None else [number for number in good if number < now.number]
+    if now is not None and now.number in good:
+        good = [number for number in good if number < now.number + (not generations.stands(now.number))]
     if not good:
         every = generations.all()
         kept = ", ".join(f"{generation.number} ({generation.state})" for generation in every) or "none"

@@ -30,6 +30,8 @@ from stackwright.services import generated_files
 
 T = TypeVar("T")
 KEPT = 5
+KEPT_GOOD = 3
+"""However many were written since: what runs, where to go back from there, and one more."""
 FOLDER = "generations"
 _ABOUT = "generation.json"
 _RUNNING = "running.json"
@@ -101,6 +103,12 @@ class Generations:
         """Return the generation of the files as they stand, or None where they are not kept."""
         digest = _digest(self._contents())
         return next((generation for generation in reversed(self.all()) if generation.digest == digest), None)
+
+    def stands(self, number: int) -> bool:
+        """Return whether the files as they stand are those of a generation, whatever the person's local file says."""
+        apart = (*RECORDS, LOCAL)
+        copies = {name: _content(self._folder / str(number) / name) for name in self._files if name not in apart}
+        return copies == {name: _content(self._files[name]) for name in copies}
 
     def record(self, *, trial: bool = False) -> Generation:
         """Keep the files as they stand and return their generation, which may be there already."""
@@ -219,13 +227,13 @@ class Generations:
                     entry.unlink(missing_ok=True)
 
     def _prune(self, newest: int) -> None:
-        """Keep the last ones, and of the older ones what runs and the last that was good; no trial but the newest."""
+        """Keep the last ones, and of the older ones what runs and the last that were good; no trial but the newest."""
         every = self.all()
         kept = [generation for generation in every if not generation.trial]
         good = [generation.number for generation in kept if generation.state is GenerationState.GOOD]
         running = self.running()
         last = [generation.number for generation in kept[-KEPT:]]
-        spared = {newest, *last, *good[-1:], *([running.number] if running else [])}
+        spared = {newest, *last, *good[-KEPT_GOOD:], *([running.number] if running else [])}
         for generation in every:
             if generation.number not in spared:
                 shutil.rmtree(self._folder / str(generation.number), ignore_errors=True)
