@@ -29,11 +29,11 @@ def nobody() -> Iterator[int]:
     os.close(writing)
 
 
-def run_unread(around: Path, *words: str, **streams: int) -> subprocess.CompletedProcess[str]:
+def run_unread(around: Path, *words: str, stdout: int, stderr: int) -> subprocess.CompletedProcess[str]:
     """Run a command for a small host."""
     host = HOSTS / "cpu-small" / "host.yaml"
     command = [*COMMAND, *words, f"--host={host}", f"--out={around}"]
-    return subprocess.run(command, cwd=ROOT, text=True, timeout=60, check=False, **streams)
+    return subprocess.run(command, cwd=ROOT, text=True, stdout=stdout, stderr=stderr, timeout=60, check=False)
 
 
 @pytest.mark.subprocess
