@@ -255,6 +255,8 @@ def _check_flags(parser: argparse.ArgumentParser, words: list[str]) -> None:
         named = before if before in files and not word else flag if flag in files and equals and not value else None
         if named:
             raise UsageError(f"{named}: found ``, allowed: a path", hint=f"name one, or leave out {named}")
+        if not word and before not in flags:
+            raise UsageError(f"{parser.prog}: found an empty word", hint="leave it out, or write a name there")
         if before in flags and NEGATIVE.fullmatch(word):
             continue  # the flag's own reading says what it allows
         if word.startswith("-") and word != "-" and flag not in flags and word[:2] not in ("-o", "-h"):

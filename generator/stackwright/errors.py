@@ -117,8 +117,8 @@ def _distance(word: str, name: str) -> float | None:
     if abs(len(one) - len(other)) > most:
         return None
     letters = _letters_apart(one, other)
-    # Of three letters another one makes another word: `gpu` is no `cpu`.
-    if len(one) == len(other) <= 3 and sorted(one) != sorted(other):
+    # Of three letters another one makes another word: `gpu` is no `cpu`. At the end of a name it may be a slip.
+    if not same and len(one) == len(other) <= 3 and sorted(one) != sorted(other):
         return None
     return letters if letters <= most else None
 

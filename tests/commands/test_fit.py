@@ -133,8 +133,15 @@ def test_a_wrong_number_is_told_with_its_option_and_both_bounds(text: str) -> No
     with pytest.raises(UsageError) as caught:
         asked("--model", "smoke", "--max-model-len", text)
     assert caught.value.message == (
-        f"--max-model-len: found `{text[:40]}`, allowed: a whole number from 1 to 1000000000"
+        f"--max-model-len: found `{text[:40]}`, allowed: a whole number from 1 to 2147483647"
     )
+
+
+@pytest.mark.parametrize("text", ["0", "99999999"])
+def test_one_bound_is_told_whatever_is_wrong(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        asked("--model", "smoke", "--tensor-parallel", text)
+    assert caught.value.message == f"--tensor-parallel: found `{text}`, allowed: a whole number from 1 to 1024"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from stackwright.domain.environment import Environment
 from stackwright.domain.plan import Memory, Plan
 from stackwright.errors import NoPlanError
 from stackwright.rendering.sheet import ASCII, UNICODE, Glyphs, Tone
-from stackwright.rendering.summary import Canvas, NextStep, summarize_plan, text_of
+from stackwright.rendering.summary import Canvas, NextStep, memory_parts, summarize_plan, text_of
 from stackwright.units import GIB
 
 from tests.planning.several import CASES, plan_of
@@ -126,3 +126,25 @@ def test_a_bar_has_a_column_for_each_part_and_no_more_than_its_width() -> None:
     assert {Tone.WEIGHTS, Tone.CACHE, Tone.OVERHEAD, Tone.FREE} == set(bar)
     assert min(bar.values()) >= 1
     assert max(bar, key=lambda tone: bar[tone]) is Tone.CACHE
+
+
+def test_all_ranks_on_a_processor_share_one_memory() -> None:
+    """The bar is of the whole host: two ranks hold twice the cache of one."""
+    one, two = (
+        plan_for(recorded("cpu-large"), pins={"VLLM_TENSOR_PARALLEL_SIZE": size}, model="smoke") for size in "12"
+    )
+    alone, both = (
+        {part.name: part.bytes for part in memory_parts(plan, plan.models[0], plan.models[0].forecast)}
+        for plan in (one, two)
+        if plan.models[0].forecast
+    )
+    assert both["cache"] == 2 * alone["cache"]
+    assert both["overhead"] > alone["overhead"]
+    assert both["free"] < alone["free"]
+
+
+def test_what_a_persons_own_file_replaces_is_a_line() -> None:
+    step = NextStep(url="http://127.0.0.1:4148", overridden="envs/.env.prod.local overrides GATEWAY_PORT")
+    assert "envs/.env.prod.local overrides GATEWAY_PORT" in [
+        line.strip() for line in picture(PLANS["1x-rtx3090--prod"], next_step=step)
+    ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from stackwright import report
-from stackwright.commands.choices import Chosen, command
+from stackwright.commands.choices import command
 from stackwright.commands.configure import Configured
 from stackwright.domain.environment import EnvironmentPaths
 from stackwright.errors import StackError
@@ -20,18 +20,13 @@ _UUID = re.compile(r"\b((?:GPU|MIG)-[0-9a-f]{8})-[0-9a-f-]{27}\b")
 
 
 def tell_kept(made: Sequence[Configured]) -> None:
-    """Say what some environments keep from before."""
-    tell_remembered([(configured.paths, configured.chosen) for configured in made])
-
-
-def tell_remembered(made: Sequence[tuple[EnvironmentPaths, Chosen]]) -> None:
-    """Say what is kept from before, and what of it no longer counts; once for the environments that share it."""
-    report.warn_all(dict.fromkeys(note for _, chosen in made for note in chosen.notes))
-    for own, chosen in made:
-        tuned = ", ".join(f"{key}={one.value}" for key, one in chosen.choices.tuned.items())
+    """Say what some environments keep from before, and what of it no longer counts; once for those that share it."""
+    report.warn_all(dict.fromkeys(note for configured in made for note in configured.chosen.notes))
+    for configured in made:
+        tuned = ", ".join(f"{key}={one.value}" for key, one in configured.chosen.choices.tuned.items())
         if tuned:
-            report.tell(f"{own.environment}: tuned: {tuned} (forget one: `--unset KEY`)")
-    kept = [(shlex.join(chosen.kept.words), paths) for paths, chosen in made]
+            report.tell(f"{configured.paths.environment}: tuned: {tuned} (forget one: `--unset KEY`)")
+    kept = [(shlex.join(configured.chosen.kept.words), configured.paths) for configured in made]
     for words, paths in _grouped(row for row in kept if row[0]):
         reset = command(paths[0], "--reset") if len(paths) == 1 else "--reset"
         report.tell(f"{_names(paths)}: kept from before: {words} (forget it: `{reset}`)")

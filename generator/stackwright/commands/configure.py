@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from stackwright.domain.setting_spec import problem_with
 from stackwright.domain.wishes import ModelWish, Wishes
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine, EngineNeeds, pinned_fields
-from stackwright.errors import NoPlanError, UsageError
+from stackwright.errors import NoPlanError, StackError, UsageError
 from stackwright.models.cache import find_cache
 from stackwright.models.read import SMOKE, HubAccess, locate_model, read_model, read_shape
 from stackwright.models.stored import name_llm
@@ -40,6 +41,7 @@ from stackwright.project import write
 from stackwright.project.credentials import ensure_secrets, find_hub_token, gateway_key
 from stackwright.project.data_folder import check_data_folder, claim_data_folder
 from stackwright.project.digests import read_image_pins
+from stackwright.project.generations import Generations
 from stackwright.project.inputs import record_inputs
 from stackwright.project.location import name_command
 from stackwright.project.pins import pins_of_model, read_pins
@@ -357,20 +359,30 @@ def _other_folders(engine: Engine) -> str:
 
 
 def picture_plans(
-    arguments: PlanArguments, paths: ProjectPaths, plans: tuple[Plan, ...], command: str | None
+    arguments: PlanArguments, paths: ProjectPaths, plans: tuple[Plan, ...], commands: Mapping[Environment, str]
 ) -> tuple[tuple[Plan, NextStep], ...]:
     """Return plans with what this machine knows beside them.
 
-    `command`: what comes next for each of them, to be given its environment and, where it plans, the same wishes.
+    `commands`: what comes next for each of them, to be given its environment and, where it plans, the same wishes.
     """
     here = arguments.options.host is None
-    return tuple(
-        (
-            plan,
-            _next_step(plan, paths, command and name_following(arguments, paths, command, plan.environment), here=here),
-        )
-        for plan in plans
-    )
+    following = {name: name_following(arguments, paths, command, name) for name, command in commands.items()}
+    return tuple((plan, _next_step(plan, paths, following.get(plan.environment), here=here)) for plan in plans)
+
+
+def next_commands(made: Iterable[Configured]) -> dict[Environment, str]:
+    """Return what comes next for plans that were not written; nothing for one that runs as it is planned."""
+    found = {}
+    for configured in made:
+        with suppress(StackError):  # a file that cannot be read is what `configure-gpu` tells of
+            if all(change.status is write.FileStatus.UNCHANGED for change in compare(configured)):
+                generations = Generations(configured.paths)
+                running, current = generations.running(), generations.current()
+                if running is None or current is None or running.number != current.number:
+                    found[configured.paths.environment] = "start-environment"
+                continue
+        found[configured.paths.environment] = "configure-gpu"
+    return found
 
 
 def print_details(arguments: PlanArguments, plans: tuple[Plan, ...]) -> None:
@@ -392,7 +404,9 @@ def _next_step(plan: Plan, paths: ProjectPaths, command: str | None, *, here: bo
     """Return what this machine knows beside the plan; `here`: the plan is for this machine."""
     certificate = paths.of(plan.environment).secrets / access_to(services_of(plan)).tls[0]
     scheme = "https" if certificate.is_file() and certificate.stat().st_size else "http"
-    bind = "127.0.0.1" if plan.gateway.bind == "0.0.0.0" else plan.gateway.bind
+    env, overridden = _in_force(plan, paths)
+    bind, port = (env[setting.key] for setting in access_to(services_of(plan)).address)
+    bind = "127.0.0.1" if bind == "0.0.0.0" else bind
     from_hub = [model for model in plan.models if model.source is LlmSource.HUB] if here else []
     missing: dict[str, int] = {}
     if from_hub:
@@ -403,13 +417,49 @@ def _next_step(plan: Plan, paths: ProjectPaths, command: str | None, *, here: bo
         for model in from_hub:
             size = missing_bytes(model.location, cache, model.weight_bytes)
             missing |= {} if size is None else {model.location: size}
-    return NextStep(url=f"{scheme}://{bind}:{plan.gateway.port}", command=command, missing_bytes=missing)
+    return NextStep(url=f"{scheme}://{bind}:{port}", command=command, missing_bytes=missing, overridden=overridden)
+
+
+def _in_force(plan: Plan, paths: ProjectPaths) -> tuple[Mapping[str, str], str | None]:
+    """Return a plan's values with the person's local file over them, and in words what that replaces."""
+    planned, own = {key: setting.value for key, setting in flat_settings(plan).items()}, paths.of(plan.environment)
+    local: Mapping[str, str] = {}
+    with suppress(StackError):  # the checks tell of a damaged one
+        local = project.read_env_file(own.local) if own.local.exists() else {}
+    replaced = [key for key, value in planned.items() if local.get(key, value) != value]
+    words = f"{own.local.relative_to(paths.root)} overrides {', '.join(replaced)}" if replaced else None
+    return {**planned, **local}, words
 
 
 def compare(configured: Configured) -> tuple[write.FileChange, ...]:
-    """Compare what was rendered with what stands in the project folder."""
+    """Compare what was rendered with what stands in the project folder.
+
+    A plan that differs in its forecast alone is left as it stands: what a start has shown since changes no setting.
+    """
     paths = configured.paths
-    return write.compare_files(paths.root, paths.generated, configured.files)
+    changes = write.compare_files(paths.root, paths.generated, configured.files)
+    changed = [change for change in changes if change.status is not write.FileStatus.UNCHANGED]
+    if len(changed) != 1 or changed[0].target != paths.plan or not _plans_the_same(changed[0]):
+        return changes
+    kept = replace(changed[0], file=replace(changed[0].file, text=changed[0].before or ""))
+    return tuple(kept if change is changed[0] else change for change in changes)
+
+
+def _plans_the_same(change: write.FileChange) -> bool:
+    """Return whether two plans differ in nothing but what they forecast of memory, and in the words about it."""
+    forecast = {"memory", "forecast", "reason"}
+    try:
+        before, after = (_without(forecast, json.loads(text)) for text in (change.before or "", change.file.text))
+    except (ValueError, RecursionError):
+        return False
+    return before == after
+
+
+def _without(names: set[str], value: object) -> object:
+    """Return plain values without what stands under these names, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without(names, item) for key, item in value.items() if key not in names}
+    return [_without(names, item) for item in value] if isinstance(value, list) else value
 
 
 def write_environments(

@@ -112,7 +112,7 @@ def _show(
     if asked.json:
         report.print_configured(plans, everything, findings)
     else:
-        following = None if arguments.dry_run else "start-environment"
+        following = {} if arguments.dry_run else dict.fromkeys(plans, "start-environment")
         report.show_summaries(picture_plans(asked, paths, tuple(plans.values()), following))
         print_details(asked, tuple(plans.values()))
         report.show_changes(everything, dry_run=arguments.dry_run, diff=arguments.diff)

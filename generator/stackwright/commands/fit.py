@@ -20,7 +20,7 @@ from stackwright.domain.catalog import EngineRelease
 from stackwright.domain.forecast import EngineSettings, Forecast, RememberedStart, Verdict
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
-from stackwright.domain.setting_spec import Kind, problem_with
+from stackwright.domain.setting_spec import Kind, SettingSpec, problem_with
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine, MemorySetting, fields_of
 from stackwright.errors import HostError, NoPlanError, UsageError
@@ -46,13 +46,11 @@ class FitArguments(Struct, frozen=True, kw_only=True):
     out: Path | None = None
 
 
-_MOST = 10**9
-
-
-def _positive(option: str, text: str) -> str:
+def _positive(option: str, spec: SettingSpec, text: str) -> str:
+    least, most = max(1, round(spec.minimum or 1)), round(spec.maximum or 10**9)
     # The length first: Python reads no more than 4300 digits.
-    if not text.isdecimal() or len(text) > len(str(_MOST)) or not 0 < int(text) <= _MOST:
-        raise UsageError(f"{option}: found `{text[:40]}`, allowed: a whole number from 1 to {_MOST}")
+    if not text.isdecimal() or len(text) > len(str(most)) or not least <= int(text) <= most:
+        raise UsageError(f"{option}: found `{text[:40]}`, allowed: a whole number from {least} to {most}")
     return text
 
 
@@ -69,7 +67,7 @@ def _add_setting(parser: argparse.ArgumentParser, setting: MemorySetting) -> Non
         spec.kind, "NAME" if spec.choices or spec.kind is Kind.NAME else "N,N"
     )
     whole = spec.kind in (Kind.INTEGER, Kind.CONTEXT) and not spec.choices
-    read = functools.partial(_positive, options[0]) if whole else str
+    read = functools.partial(_positive, options[0], spec) if whole else str
     parser.add_argument(*options, dest=setting.name, metavar=metavar, type=read, help=words)
 
 
@@ -186,7 +184,7 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
     """Return what would fit, tried before it is said."""
     from stackwright.catalog.load import load_llms
     from stackwright.models.read import read_model
-    from stackwright.planning.placement import Heads
+    from stackwright.planning.placement import Heads, most_ranks
 
     length = answer.surely
     if 0 < length < answer.max_model_len:
@@ -196,7 +194,7 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
     config, engine = read_model(asked.model, load_llms()).config, _engine_of(asked)
     heads = Heads.of(config, recut=engine.recuts_experts(_settings(asked).version or "", host.gpus))
     if not heads.allow(asked.settings.tp):
-        return f"--tensor-parallel: sizes that split it: {heads.sizes(max(len(host.gpus), 1))}"
+        return f"--tensor-parallel: sizes that split it: {heads.sizes(most_ranks(host, None))}"
     more = ", or more GPUs with --tensor-parallel" if host.gpus else ", or a host with more memory"
     none = "no context length fits: " if length < answer.max_model_len else ""
     return f"{none}use a smaller or quantized model{more}"

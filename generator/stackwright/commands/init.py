@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from msgspec import Struct
@@ -10,7 +11,7 @@ from msgspec import Struct
 from stackwright import report
 from stackwright.atomic import replace_file
 from stackwright.commands.paths import find_paths, working_folder
-from stackwright.errors import UsageError, unwritable
+from stackwright.errors import UsageError
 from stackwright.project import folder as project
 from stackwright.project.location import name_command
 
@@ -21,6 +22,7 @@ _IGNORED = """\
 /envs/.secrets/
 /envs/.usage/
 """
+_ELSEWHERE = "name another folder: `stackwright init DIR`"
 
 
 class InitArguments(Struct, frozen=True, kw_only=True):
@@ -46,16 +48,20 @@ def run(arguments: InitArguments) -> None:
     root = find_paths(arguments.folder).root
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root}: not a folder", hint="name a folder, there or not yet")
-    missing = project.missing_base_files(root)
-    project.lay_out(root)
-    for name in missing:
-        report.tell(f"write {root / name}")
+    missing = dict.fromkeys(project.missing_base_files(root))
     ignored = root / ".gitignore"
-    if not ignored.exists():
-        try:
+    is_new = not ignored.exists()
+    try:
+        project.lay_out(root)
+        if is_new:
             replace_file(ignored, _IGNORED, mode=None)
-        except OSError as failure:
-            raise unwritable(ignored, failure) from None
+    except OSError as failure:
+        raise UsageError(f"{ignored}: cannot be written: {failure.strerror}", hint=_ELSEWHERE) from None
+    except UsageError as failure:
+        raise UsageError(failure.message, hint=_ELSEWHERE) from None
+    for folder, count in Counter(name.partition("/")[0] for name in missing).items():
+        report.tell(f"write {root / folder}/ ({count} file{'s' if count > 1 else ''})")
+    if is_new:
         report.tell(f"write {ignored}")
     elif not missing:
         report.tell(f"{root} is a project folder already; nothing was changed")

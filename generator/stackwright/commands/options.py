@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -140,12 +141,12 @@ def _engine(text: str) -> tuple[Engine, str | None]:
     return engine, release or None
 
 
-def _additions(text: str) -> tuple[str, ...]:
+def _additions(flag: str, text: str) -> tuple[str, ...]:
     from stackwright.project.folder import check_addition
 
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
-        check_addition(name, where="--with")
+        check_addition(name, where=flag)
     return names
 
 
@@ -218,7 +219,7 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
             dest=f"{flag[2:]}_services",
             metavar="NAME",
             action="append",
-            type=_additions,
+            type=functools.partial(_additions, flag),
             help=f"{what}: {', '.join(additions()) or 'nothing yet'}; repeatable, or with commas",
         )
     parser.add_argument(

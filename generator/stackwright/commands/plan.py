@@ -53,20 +53,19 @@ def run(given: ReportArguments) -> None:
         page.refuse_to_overwrite()
     host = get_host(arguments.options.host)
     # Not before: what these import is loaded while the container engine makes up its answer.
-    from stackwright.commands.changes import tell_remembered
-    from stackwright.commands.configure import picture_plans, plan_with_choices, print_details
+    from stackwright.commands.changes import tell_kept
+    from stackwright.commands.configure import configure_environment, next_commands, picture_plans, print_details
     from stackwright.commands.paths import find_paths
-    from stackwright.project.folder import read_wishes
 
     named = (arguments.environment,) if arguments.environment else (Environment.DEV,)
     environments = tuple(Environment) if given.report and not arguments.environment else named
     paths = find_paths(arguments.out)
     owns = [paths.of(environment) for environment in environments]
-    made = [plan_with_choices(arguments.options, paths, host, own.environment, read_wishes(own)) for own in owns]
-    tell_remembered([(own, chosen) for own, (_, chosen) in zip(owns, made, strict=True)])
-    plans = tuple(plan for plan, _ in made)
+    made = [configure_environment(arguments.options, paths, host, own.environment) for own in owns]
+    tell_kept(made)
+    plans = tuple(configured.plan for configured in made)
     report.warn_all(dict.fromkeys(warning for plan in plans for warning in plan.warnings))
-    pictured = picture_plans(arguments, paths, plans, "configure-gpu")
+    pictured = picture_plans(arguments, paths, plans, next_commands(made))
     if page is not None:
         _write_page(page, pictured)
     if arguments.json:

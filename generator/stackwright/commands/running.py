@@ -14,6 +14,7 @@ from stackwright.domain.running import Drift
 from stackwright.domain.service import UP
 from stackwright.errors import RuntimeRefusedError, StackError, UsageError, did_you_mean
 from stackwright.project.inputs import changed_inputs
+from stackwright.project.write import read_manifest
 from stackwright.runtime import Glance, Stack, WatchedRuntime
 from stackwright.watching.look import LIMIT_S, Look
 
@@ -73,6 +74,8 @@ def read_wanted(stack: Stack, runtime: WatchedRuntime) -> Wanted:
         revisions = runtime.revisions()
     except StackError as failure:
         rows.append(Drift(what=f"the files cannot be compared: {failure.message}"))
+    gone = (path for path in read_manifest(stack.generated) if not (stack.root / path).is_file())
+    rows += (Drift(what=f"missing: {path}; `configure-gpu {stack.plan.environment}` writes it again") for path in gone)
     running = generations_of(stack).running()
     if running is not None:
         rows += (Drift(what=f"changed since the start: {words}") for words in changed_settings(stack, running.number))

@@ -41,12 +41,17 @@ def load_stack(paths: EnvironmentPaths) -> Stack:
         if problem:
             raise ValidationError(
                 f"{name}: found `{value[:80]}`, allowed: {problem}",
-                hint=(
-                    f"correct it in envs/.env.{environment}.local, or render the file again: `configure-gpu "
-                    f"{environment}`"
-                ),
+                hint=_how_to_correct(stack, name),
             )
     return stack
+
+
+def _how_to_correct(stack: Stack, name: str) -> str:
+    """Return where a bad value is corrected: rendering again does not change a person's own file."""
+    local, environment = stack.paths.local, stack.plan.environment
+    if local.exists() and name in project.read_env_file(local):
+        return f"correct or remove it in {local.relative_to(stack.root)}"
+    return f"render the file again: `configure-gpu {environment}`"
 
 
 def reach(stack: Stack, asked: str) -> tuple[WatchedRuntime, Host]:

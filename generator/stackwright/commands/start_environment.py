@@ -186,7 +186,7 @@ def _configure_one(options: PlanOptions, paths: ProjectPaths, environment: Envir
     tell_changes((configured,))
     write_environments(paths, ((configured, changes),))
     report.show_changes(changes, dry_run=False, diff=False)
-    report.show_summaries(picture_plans(PlanArguments(options=options), paths, (configured.plan,), None))
+    report.show_summaries(picture_plans(PlanArguments(options=options), paths, (configured.plan,), {}))
 
 
 def _show_ready(stack: Stack, running: frozenset[str]) -> None:

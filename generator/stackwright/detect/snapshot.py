@@ -45,7 +45,9 @@ def read_snapshot(path: Path) -> Host:
     try:
         return _read(path)
     except HostError as failure:
-        raise HostError(failure.message, hint=failure.hint or (DETECT_AGAIN if path.is_file() else DETECT)) from None
+        inside = path / "host.yaml"
+        otherwise = DETECT_AGAIN if path.is_file() else f"name the file in it: {inside}" if inside.is_file() else DETECT
+        raise HostError(failure.message, hint=failure.hint or otherwise) from None
 
 
 def _read(path: Path) -> Host:

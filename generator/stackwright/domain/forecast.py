@@ -177,7 +177,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
     `needed_kv_bytes` is what one request of `max_model_len` tokens takes; `longest` the greatest length that is
     expected to fit, `surely` the greatest that fits with the margin against it; 0 where none does. `basis`: which of
-    its figures this host has shown, and when; empty where none.
+    its figures this host has shown, and when; empty where none. `refused`: why the engine does not start with the
+    settings, however much memory there is.
     """
 
     verdict: Verdict
@@ -188,6 +189,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     longest: int
     surely: int
     basis: str = ""
+    refused: tuple[str, ...] = ()
 
 
 class Solution(Struct, frozen=True, kw_only=True):

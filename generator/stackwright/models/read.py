@@ -122,7 +122,9 @@ def _refuse_file(name: str, origin: str) -> None:
     if is_file and name.lower().endswith(".gguf"):
         raise gguf_refusal(f"{origin}: {file.name}", original_of_gguf(file))
     if is_file:
-        raise UsageError(f"{origin}: a file, where a model is a folder", hint=f"`--model {file.resolve().parent}`")
+        folder = file.resolve().parent
+        there = f"`--model {folder}`" if (folder / "config.json").is_file() else "name a folder with config.json"
+        raise UsageError(f"{origin}: a file, where a model is a folder", hint=there)
 
 
 def read_checkpoint(row: CatalogLlm, checkpoint: Checkpoint, home: Path) -> ModelFacts:

@@ -6,6 +6,7 @@ What only GPUs need, the memory planner above all, is imported where it is used:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -25,7 +26,7 @@ from stackwright.errors import NoPlanError
 from stackwright.planning.comparison import confirm
 from stackwright.planning.emitted import CUDA_DEVICE_ORDER, WORKERS, model_settings
 from stackwright.planning.in_use import blame_others, warn_of_others
-from stackwright.planning.placement import Heads, placements
+from stackwright.planning.placement import Heads, most_ranks, placements
 from stackwright.planning.request import ModelRequest
 from stackwright.planning.utilization import UnifiedMemory, Utilization, choose_utilization
 from stackwright.planning.workers import WORKER_BYTES, count_gateway_workers
@@ -270,8 +271,10 @@ def _forecast_on_cpu(
     workers = request.pins.get(WORKERS) or gateway[WORKERS].value
     answer = request.engine.forecast_on_processor(request.task, values, version, int(workers) * WORKER_BYTES)
     if answer is not None and answer.verdict is Verdict.DOES_NOT_FIT:
+        why = answer.refused or answer.reasons
+        what = "cannot be served with these settings" if answer.refused else "does not fit in this host's memory"
         raise NoRoomError(
-            f"{request.llm.name} does not fit in this host's memory: {'; '.join(answer.reasons)}",
+            f"{request.llm.name} {what}: {'; '.join(why)}",
             hint=_shorter(request, catalog)
             or f"name a smaller model with --model, or another {_processor_keys(request)} with --set",
         )
@@ -355,18 +358,21 @@ def _shorter(request: ModelRequest, catalog: Catalog) -> str | None:
     """Return the hint to lower the context that was asked for; None where that is not what is in the way."""
     context = request.engine.keys.context
     pinned = request.pinned_count(context) is not None
-    if request.wishes.max_model_len is None and not pinned:
-        return None
-    fixed = {key: pin for key, pin in request.fixed.items() if key != context}
-    free = replace(request.whole, wishes=replace(request.wishes, max_model_len=None))
-    try:
-        found = plan_as_is(replace(request, whole=free, fixed=fixed), catalog).context
-    except NoPlanError:
+    asked = request.pinned_count(context) or request.wishes.max_model_len
+    if asked is None:
         return None
     where = (
         request.fixed[context].written_at if pinned else f"max_model_len in {request.whole.file_of('max_model_len')}"
     )
-    return f"lower {where}" + ("" if found == "auto" else f": {found} fits")
+    # The model's own longest first: what is planned where nobody asks may be less.
+    longest = request.facts.config.shape.max_positions
+    fixed = {key: pin for key, pin in request.fixed.items() if key != context}
+    for length in [longest, None] if 0 < longest < asked else [None]:
+        shorter = replace(request.whole, wishes=replace(request.wishes, max_model_len=length))
+        with suppress(NoPlanError):
+            found = plan_as_is(replace(request, whole=shorter, fixed=fixed), catalog).context
+            return f"lower {where}" + ("" if found == "auto" else f": {found} fits")
+    return None
 
 
 def _without_a_pin(request: ModelRequest, catalog: Catalog, *, of_memory: bool) -> str | None:
@@ -384,7 +390,7 @@ def _without_a_pin(request: ModelRequest, catalog: Catalog, *, of_memory: bool) 
         except NoPlanError:
             continue
         splits_layers = key == keys.tensor_parallel
-        sizes = _ways(request, catalog)[0].sizes(max(len(request.host.gpus), 1)) if splits_layers else ""
+        sizes = _ways(request, catalog)[0].sizes(most_ranks(request.host, request.mode)) if splits_layers else ""
         verb = "lower" if key in sizes_first else "change"
         hint = f"{verb} or remove {request.fixed[key].written_at}"
         return hint + (f"; sizes that split it: {sizes}" if sizes else "")

@@ -63,6 +63,11 @@ class Heads(Struct, frozen=True, kw_only=True):
         return ", ".join(str(size) for size in range(1, most + 1) if self.allow(size))
 
 
+def most_ranks(host: Host, mode: Mode | None) -> int:
+    """Return over how many ranks a host could split a layer: its GPUs, on a processor its cores."""
+    return max(len(host.gpus) if host.gpus and mode is not Mode.CPU else host.cpu.cores or 1, 1)
+
+
 @lru_cache(maxsize=256)
 def placements(
     host: Host,

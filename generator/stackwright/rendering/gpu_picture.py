@@ -150,17 +150,20 @@ def _numbered(groups: Iterable[tuple[int, ...]]) -> dict[int, int]:
 
 
 def _slices(host: Host, sheet: Sheet) -> Iterator[str]:
-    cut: dict[int, list[str]] = {}
+    cut: dict[int, dict[str, list[str]]] = {}
     for gpu in host.gpus:
         if gpu.mig_slice is not None:
             # NVML names a slice after its GPU, and then says how much of it that is: `A100-SXM4-40GB MIG 1g.5gb`.
-            cut.setdefault(gpu.mig_slice.gpu, []).append((gpu.name or "unknown").rpartition(" MIG ")[2])
+            name = (gpu.name or "unknown").rpartition(" MIG ")[2]
+            cut.setdefault(gpu.mig_slice.gpu, {}).setdefault(name, []).append(str(gpu.index))
     if cut:
         yield ""
-    for index, names in cut.items():
-        counts = {name: names.count(name) for name in dict.fromkeys(names)}
-        times = "x" if sheet.ascii else "×"
-        items = [f"{count}{times} {name}" for name, count in counts.items()]
+    times = "x" if sheet.ascii else "×"
+    for index, alike in cut.items():
+        items = [
+            f"{len(who)}{times} {name} (GPU{'s' if len(who) > 1 else ''} {', '.join(who)})"
+            for name, who in alike.items()
+        ]
         yield from sheet.flow(items, "  ", f"GPU {index} is cut into MIG slices: ")
 
 

@@ -58,12 +58,13 @@ class NextStep(Struct, frozen=True, kw_only=True):
     """What is known beside the plan: where it answers and the command that comes next, None without one.
 
     `missing_bytes`: by a model's location, what this machine has yet to download of its weights; a model that it does
-    not name is shown with all of them.
+    not name is shown with all of them. `overridden`: which settings of the plan a person's own file replaces, in words.
     """
 
     url: str | None = None
     command: str | None = None
     missing_bytes: Mapping[str, int] = {}
+    overridden: str | None = None
 
 
 def indent_of(plans: Iterable[Plan]) -> int:
@@ -88,6 +89,7 @@ def summarize_plan(plan: Plan, canvas: Canvas, next_step: NextStep) -> tuple[Lin
             body += _wrap([[*describe_model(model, inner.glyphs), *_where(plan, model)]], inner)
             body += ((Span("  "), *line) for line in _model_lines(plan, model, below, next_step))
     body += _wrap(_describe_additions(plan), inner)
+    body += _wrap([[next_step.overridden]] if next_step.overridden else [], inner)
     ends = [[next_step.url]] if next_step.url else []
     ends += [[f"next: {next_step.command}"]] if next_step.command else []
     body += _wrap(ends, inner)
@@ -323,17 +325,19 @@ def _doubt(memory: Memory, missing: int) -> str:
 
 
 def memory_parts(plan: Plan, model: ServedModel, memory: Memory) -> tuple[Part, ...]:
-    """Share the memory of a model's fullest GPU, or of the machine, out."""
+    """Share the memory of a model's fullest GPU, or of the machine, which holds all of its ranks, out."""
     beside = _beside(plan, model)
     others = _held_by_others(plan, model, memory.total_bytes)
-    overhead = memory.activation_bytes + memory.cuda_graph_bytes + memory.overhead_bytes
-    own = memory.weights_bytes + max(0, memory.kv_cache_bytes) + overhead
+    ranks = _ranks_together(model.replicas[0])
+    weights, cache = ranks * memory.weights_bytes, ranks * max(0, memory.kv_cache_bytes)
+    overhead = ranks * (memory.activation_bytes + memory.cuda_graph_bytes + memory.overhead_bytes)
+    own = weights + cache + overhead
     free = max(0, memory.total_bytes - others - beside - own)
     known = (
         Part("other programs", others, Tone.OTHERS),
         Part("other models", beside, Tone.OTHERS),
-        Part("weights", memory.weights_bytes, Tone.WEIGHTS),
-        Part("cache", max(0, memory.kv_cache_bytes), Tone.CACHE),
+        Part("weights", weights, Tone.WEIGHTS),
+        Part("cache", cache, Tone.CACHE),
         Part("graphs, overhead" if memory.cuda_graph_bytes else "overhead", overhead, Tone.OVERHEAD),
         Part("free", free, Tone.FREE),
     )
@@ -346,14 +350,20 @@ def _beside(plan: Plan, model: ServedModel) -> int:
     taken: Counter[str] = Counter()
     for engine in plan.engines:
         if engine.name not in own:
-            most = max(_taken(turn.memory) for turn in plan.turns(engine))
+            most = max(_taken(turn) for turn in plan.turns(engine))
             taken.update(dict.fromkeys(plan.gpus_of(engine) or (_PROCESSOR,), most))
     places = (place for replica in model.replicas for place in replica.gpu_uuids or (_PROCESSOR,))
     return max((taken[place] for place in places), default=0)
 
 
-def _taken(memory: Memory | None) -> int:
-    return 0 if memory is None else memory.taken_bytes + memory.cuda_graph_bytes
+def _taken(replica: Replica) -> int:
+    memory = replica.memory
+    return 0 if memory is None else _ranks_together(replica) * (memory.taken_bytes + memory.cuda_graph_bytes)
+
+
+def _ranks_together(replica: Replica) -> int:
+    """Return how many of a replica's ranks share one memory: on GPUs each has its own."""
+    return 1 if replica.gpu_uuids else replica.ranks
 
 
 def _held_by_others(plan: Plan, model: ServedModel, total_bytes: int) -> int:

@@ -106,6 +106,7 @@ def forecast_on_cpu(
         memory=account.memory_of_a_rank(),
         reasons=account.reasons(),
         warnings=account.warnings(),
+        refused=account.refused,
         max_model_len=account.length,
         longest=longest,
         surely=longest,
@@ -223,9 +224,13 @@ class _Account(Struct, frozen=True, kw_only=True, dict=True):
         return on_one + self.error_bytes <= self.memory.total_bytes // nodes
 
     @property
+    def refused(self) -> tuple[str, ...]:
+        """Return what the engine refuses, however much memory there is."""
+        return refusals(self.shape, self.settings, self.length)
+
+    @property
     def verdict(self) -> Verdict:
-        refused = refusals(self.shape, self.settings, self.length)
-        if refused or not self.cache_suffices or self.taken_bytes - self.error_bytes > self.memory.budget_bytes:
+        if self.refused or not self.cache_suffices or self.taken_bytes - self.error_bytes > self.memory.budget_bytes:
             return Verdict.DOES_NOT_FIT
         sure = self.taken_bytes + self.error_bytes <= self.memory.budget_bytes
         return Verdict.FITS if sure and self.one_node_holds and not self.shape.unknown else Verdict.UNCERTAIN
@@ -270,7 +275,7 @@ class _Account(Struct, frozen=True, kw_only=True, dict=True):
         )
         if self.layout.keeps_states and self.blocks < self.seqs:
             found.append(f"the KV cache has {self.blocks} blocks for {self.seqs} requests, which need one each")
-        return (*refusals(self.shape, self.settings, self.length), *found)
+        return (*self.refused, *found)
 
     def warnings(self) -> tuple[str, ...]:
         verdict = self.verdict
