@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -64,36 +64,48 @@ def configure(arguments: ConfigureArguments, host: Host) -> None:
     """Plan for this host, render, check and write, for one environment or all three."""
     # Not before: what these import is loaded while the container engine makes up its answer.
     from stackwright.commands.changes import tell_changes, tell_kept
-    from stackwright.commands.configure import (
-        check_rendered,
-        compare,
-        configure_environment,
-        write_environments,
-    )
+    from stackwright.commands.configure import check_rendered, compare, configure_environment, write_environments
     from stackwright.commands.generation import hold_environments
     from stackwright.commands.paths import find_paths
 
     asked = arguments.plan
     paths = find_paths(asked.out)
     environments = (asked.environment,) if asked.environment else tuple(Environment)
-    # Every plan is made before the first file is written, so that a refusal changes nothing.
-    made = tuple(configure_environment(asked.options, paths, host, environment) for environment in environments)
-    tell_kept(made)
-    report.warn_all(dict.fromkeys(warning for configured in made for warning in configured.plan.warnings))
-    projects = tuple(configured.paths for configured in made)
-    with nullcontext() if arguments.dry_run else hold_environments(projects, "configure-gpu"):
-        changes = tuple((configured, compare(configured)) for configured in made)
-        tell_changes(made)
-        findings = [finding for configured in made for finding in check_rendered(configured)]
-        if not arguments.dry_run:
-            write_environments(paths, changes)
-    everything = tuple(change for _, group in changes for change in group)
-    _show(arguments, paths, made, everything, findings)
-    errors = report.count_errors(findings)
-    if errors:
-        raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
-    if asked.all and not (arguments.dry_run or asked.json):
-        _tell_by_hand(projects)
+    projects = tuple(map(paths.of, environments))
+    with _tell_if_written() as everything:
+        # Held from the first reading on: what another command chooses meanwhile would be written over.
+        with nullcontext() if arguments.dry_run else hold_environments(projects, "configure-gpu"):
+            # Every plan is made before the first file is written, so that a refusal changes nothing.
+            made = tuple(configure_environment(asked.options, paths, host, environment) for environment in environments)
+            tell_kept(made)
+            report.warn_all(dict.fromkeys(warning for configured in made for warning in configured.plan.warnings))
+            changes = tuple((configured, compare(configured)) for configured in made)
+            tell_changes(made)
+            findings = [finding for configured in made for finding in check_rendered(configured)]
+            everything += [change for _, group in changes for change in group]
+            if not arguments.dry_run:
+                write_environments(paths, changes)
+        _show(arguments, paths, made, tuple(everything), findings)
+        errors = report.count_errors(findings)
+        if errors:
+            raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
+        if asked.all and not (arguments.dry_run or asked.json):
+            _tell_by_hand(projects)
+
+
+@contextmanager
+def _tell_if_written() -> Iterator[list[FileChange]]:
+    """Give a list for what is to be written; say of an interruption that came too late to keep it from the disk."""
+    from stackwright.project.write import FileStatus, list_paths
+
+    changes: list[FileChange] = []
+    try:
+        yield changes
+    except KeyboardInterrupt:
+        due = [change for change in changes if change.status is not FileStatus.UNCHANGED]
+        if due and all(change.stands() for change in due):
+            report.tell(f"already written: {', '.join(list_paths(change.file.path for change in due))}")
+        raise
 
 
 def _show(

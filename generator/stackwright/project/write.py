@@ -55,6 +55,13 @@ class FileChange(Struct, frozen=True, kw_only=True):
         """Whether only programs read the file, so that a person need not see its differences."""
         return self.file.path.suffix == ".json"
 
+    def stands(self) -> bool:
+        """Look whether the rendered text stands there now."""
+        try:
+            return read_text(self.target) == self.file.text
+        except (OSError, UnicodeDecodeError):
+            return False
+
     def diff(self) -> str:
         """Return a unified diff from what stands there to what is rendered; empty where they are equal."""
         old, new = (self.before or "").splitlines(keepends=True), self.file.text.splitlines(keepends=True)
