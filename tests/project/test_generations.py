@@ -123,7 +123,7 @@ def test_putting_back_restores_every_byte_and_what_is_an_edit(tmp_path: Path, ge
     generations.record()
     (tmp_path / ENVIRONMENT).write_text("A=2\nMINE=2\n")
     kept = generations.put_back(1)
-    assert kept == (".env.dev was edited: your version is kept as .env.dev.edited-1",)
+    assert kept == ("envs/.env.dev was edited: your version is kept as envs/.env.dev.edited-1",)
     aside = {"envs/.env.dev.edited-1": "A=2\nMINE=2\n", "compose/generated/dev/override.yaml.edited-1": "mine: 1\n"}
     assert files(tmp_path) == before | aside
     # The override of generation 1 had been edited, and is known to be: the next rendering keeps it aside again.

@@ -108,8 +108,8 @@ def test_every_edit_is_kept_aside_under_a_name_of_its_own(tmp_path: Path) -> Non
         file.write_text(f"MINE={number}\n")
         told.append(write(tmp_path, TEXTS | {"envs/.env.dev": f"A={number + 1}\n"}))
     assert told == [
-        (".env.dev was edited: your version is kept as .env.dev.edited-1",),
-        (".env.dev was edited: your version is kept as .env.dev.edited-2",),
+        ("envs/.env.dev was edited: your version is kept as envs/.env.dev.edited-1",),
+        ("envs/.env.dev was edited: your version is kept as envs/.env.dev.edited-2",),
     ]
     assert [(tmp_path / f"envs/.env.dev.edited-{number}").read_text() for number in (1, 2)] == ["MINE=1\n", "MINE=2\n"]
     assert file.read_text() == "A=3\n"
@@ -127,7 +127,7 @@ def test_a_file_that_was_never_ours_is_kept_aside(content: bytes, tmp_path: Path
     file = tmp_path / "envs/.env.dev"
     file.parent.mkdir()
     file.write_bytes(content)
-    assert write(tmp_path) == (".env.dev was edited: your version is kept as .env.dev.edited-1",)
+    assert write(tmp_path) == ("envs/.env.dev was edited: your version is kept as envs/.env.dev.edited-1",)
     assert (tmp_path / "envs/.env.dev.edited-1").read_bytes() == content
 
 

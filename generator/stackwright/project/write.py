@@ -150,7 +150,7 @@ def write_files(
         for folder in made:
             _adopt(folder, [change.target for change in groups[folder]])
         edited = (change for change in everything if change.edited and change.status is FileStatus.CHANGED)
-        kept = tuple(_keep_aside(change.target) for change in edited)
+        kept = tuple(_keep_aside(change) for change in edited)
         if made:
             switch(next(iter(made)).parent, made)
         for change in everything:
@@ -224,18 +224,20 @@ def _compare(root: Path, file: RenderedFile, written: dict[str, str]) -> FileCha
     return FileChange(file=file, target=target, before=before, edited=edited)
 
 
-def _keep_aside(target: Path) -> str:
-    """Give an edited file a second name, the next free `.edited-N`."""
-    number = 1
+def _keep_aside(change: FileChange) -> str:
+    """Give an edited file a second name, the next free `.edited-N`; say which, as a path in the project folder."""
+    target, number = change.target, 1
     while (aside := target.with_name(f"{target.name}.edited-{number}")).exists():
         if aside.read_bytes() == target.read_bytes():  # kept already, by a run that was killed then
-            return f"{target.name} was edited: your version is kept as {aside.name}"
+            break
         number += 1
-    try:
-        os.link(target.resolve(), aside)
-    except PermissionError:  # a file system without hard links, such as a Windows drive under WSL
-        shutil.copy2(target, aside)
-    return f"{target.name} was edited: your version is kept as {aside.name}"
+    else:
+        try:
+            os.link(target.resolve(), aside)
+        except PermissionError:  # a file system without hard links, such as a Windows drive under WSL
+            shutil.copy2(target, aside)
+    path = change.file.path
+    return f"{path} was edited: your version is kept as {path.with_name(aside.name)}"
 
 
 def _hash(text: str) -> str:

@@ -95,7 +95,10 @@ def test_rendered_file_edited(project: Project, fault: MakeFault) -> None:
         ended = run(project, "configure-gpu", "cpu", "--env=dev", *project.pins)
         aside = f"{OVERRIDE}.edited-1"
         case.ends(ended, code=0, changed=(OVERRIDE, aside), engine=False)
-        assert "override.yaml was edited: your version is kept as override.yaml.edited-1" in ended.said
+        assert (
+            "override.yaml was edited: your version is kept as compose/generated/dev/override.yaml.edited-1"
+            in ended.said
+        )
         assert (project.folder / aside).read_bytes() == edited
         (project.folder / aside).unlink()
 
