@@ -130,6 +130,14 @@ def test_models_in_turn_get_values_with_quotes_as_they_are(run: Run, project: Pa
     assert behind(words, "--seed") == "${VLLM_ARG_SEED:?}"
 
 
+def test_a_wrong_flag_of_a_file_is_told_with_its_place(run: Run, project: Path) -> None:
+    with_models(project, "[{name: smoke, args: {swap-space: 8}}]")
+    ran = run(*CPU, "cpu", host="cpu-small")
+    place = f"{project}/envs/dev.yaml: models[0].args"
+    told = f"{place}: vLLM 0.32.0 has no flag --swap-space: releases from 0.6.3.post1 to 0.17.1 have it"
+    assert (ran.code, ran.told[0]) == (2, told)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

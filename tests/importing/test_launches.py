@@ -236,3 +236,16 @@ ID=$(docker run -d -p 8000:8000 vllm/vllm-openai:v0.33.0 --model Qwen/Qwen3-4B)
     assert "VLLM_MAX_NUM_SEQS: 4  # run.sh:6" in ran.out
     assert "VLLM_ENFORCE_EAGER: 'true'  # run.sh:6" in ran.out
     assert "port 8000 of vllm-openai-2: vllm-openai publishes this port too" in ran.err
+
+
+@pytest.mark.parametrize(("image", "kept"), [("vllm/vllm-openai:v0.10.0", False), ("ghcr.io/me/vllm:v0.17.1", True)])
+def test_without_a_judgement_a_flag_is_for_the_release_that_is_planned(
+    image: str, kept: bool, importer: Importer
+) -> None:
+    """The image of the first has holes and is not taken, so the plan takes the newest, which has lost the flag."""
+    text = f"services:\n  v:\n    image: {image}\n    command: --model {M} --swap-space 8\n"
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert ("would not start  --swap-space 8: vLLM 0.3" in ran.err) is not kept
+    assert ("swap-space" in ran.out) is kept

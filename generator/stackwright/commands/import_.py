@@ -350,12 +350,32 @@ class _Judge:
         """Return what a plan takes; where nothing can be judged, everything."""
         if not self.host.gpus:
             why = f"{self.name} has no GPU; --host FILE judges for another (`stackwright detect -o FILE` there)"
-            return Judged(taken=taken, unjudged=why)
+            return self._unjudged(taken, why)
         formats = tuple(note for wish in taken if (note := self._number_format(wish, taken)) is not None)
         taken = tuple(wish for wish in taken if not any(note.subject == wish.subject for note in formats))
         unread = tuple(self._find_unread(taken))
         judged = self._fitting(taken)
         return self._released(replace(judged, notes=(*formats, *unread, *judged.notes)), engines)
+
+    def _unjudged(self, taken: tuple[Taken, ...], why: str) -> Judged:
+        """Keep what no plan could be made with, but flags that the newest release lacks: a plan takes that one.
+
+        A model with an image of its own has the image's release.
+        """
+        from stackwright.catalog.load import load_catalog
+        from stackwright.engines.vllm.importing.engine_wishes import why_lacking
+
+        catalog = load_catalog()
+        own = {wish.path[1] for wish in taken if wish.path[0] == "models" and wish.path[2] == "image"}
+        kept, notes = [], []
+        for wish in taken:
+            given = wish.path[0] == "models" and wish.path[2] == "args" and wish.path[1] not in own
+            told = why_lacking(f"--{wish.path[3]}", catalog.engines[0].version, catalog) if given else None
+            if told is None:
+                kept.append(wish)
+            else:
+                notes.append(Note(at=wish.at, fate=Fate.BROKEN, subject=wish.subject, why=f"{told}; left to the plan"))
+        return Judged(taken=tuple(kept), notes=tuple(notes), unjudged=why)
 
     def _find_unread(self, taken: tuple[Taken, ...]) -> Iterator[Note]:
         """Set aside what names a file or an adapter that cannot be read here."""
@@ -403,7 +423,7 @@ class _Judge:
         kept = [wish for wish in taken if not _is_free(wish)]
         alone = self.plan(tuple(kept))
         if isinstance(alone, UsageError):
-            return Judged(taken=taken, unjudged=f"{alone.message}{f'; {alone.hint}' if alone.hint else ''}")
+            return self._unjudged(taken, f"{alone.message}{f'; {alone.hint}' if alone.hint else ''}")
         notes: list[Note] = []
         if alone is not None:
             # Room and image may be what the models need.
@@ -503,8 +523,8 @@ def _of_model(wish: Taken, taken: tuple[Taken, ...]) -> tuple[Taken, ...] | None
 
 
 def _first_part(refusal: StackError) -> str:
-    """Return a refusal without the figures behind its first statement."""
-    return refusal.message.partition("; ")[0]
+    """Return a refusal without the place in the file that is not written yet, and the figures behind its statement."""
+    return re.sub(r"^.*envs/\w+\.yaml: models\[\d+\]\.args: ", "", refusal.message).partition("; ")[0]
 
 
 def _turn(wish: Taken) -> int:

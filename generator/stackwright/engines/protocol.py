@@ -175,7 +175,7 @@ class EngineTask(Struct, frozen=True, kw_only=True):
     `model`: where it is loaded from, with why, and where and by whom it was named. `pins`: by the engine's plain keys.
     `wished_context`: tokens, where the environment asks for them; `wished_in` is its file. `objective`: None where
     nobody named one. `in_turns`: it shares its engine with others. `promised_bytes`: what engines of other models take
-    of the processor's memory.
+    of the processor's memory. `written`: by those keys, the file and the place in it where a person wrote a pin.
     """
 
     host: Host
@@ -189,6 +189,7 @@ class EngineTask(Struct, frozen=True, kw_only=True):
     objective: Objective | None = None
     in_turns: bool = False
     promised_bytes: int = 0
+    written: Mapping[str, str] = field(default_factory=dict)
 
     def pinned_count(self, key: str) -> int | None:
         """Return a pinned whole number, None where the key is free or pinned to `auto`."""

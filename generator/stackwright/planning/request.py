@@ -179,6 +179,7 @@ class ModelRequest(Struct, frozen=True, kw_only=True, dict=True):
             objective=self.objective,
             in_turns=self.model.exclusive is not None,
             promised_bytes=self.promised_bytes,
+            written={key: pin.source for key, pin in self.fixed.items() if pin.origin is Origin.WISHED},
         )
 
     @property

@@ -179,32 +179,34 @@ def argument_settings(task: EngineTask, catalog: Catalog, release: str) -> dict[
     if not given:
         return {}
     for key, text in given.items():
-        _check(flag_of_key(key, ARGUMENT_PREFIX), text, catalog, release)
+        where = f"{task.written[key]}: " if key in task.written else ""
+        _check(flag_of_key(key, ARGUMENT_PREFIX), text, catalog, release, where)
     return {
         key: Setting(value=text, reason="a flag of the engine, given by the user", source="--arg")
         for key, text in sorted(given.items())
     }
 
 
-def _check(flag: str, text: str, catalog: Catalog, release: str) -> None:
+def _check(flag: str, text: str, catalog: Catalog, release: str, where: str) -> None:
+    """Refuse a flag that the release lacks, or its value; `where` names the place of its file, empty for `--arg`."""
     span = catalog.flags().flags.get(flag)
     if span is None and catalog.flags().has(flag, release) is not True:
         known = [name for name in catalog.flags().flags if catalog.flags().has(name, release) is not False]
         close = did_you_mean(flag, known)
         raise UsageError(
-            f"vLLM {release} has no flag {flag[:60]}",
+            f"{where}vLLM {release} has no flag {flag[:60]}",
             hint=close or "`vllm serve --help=all` of the release lists them",
         )
     if span is not None and catalog.flags().has(flag, release) is False:
-        where = f"from {span[0]}" + (f" to {span[1]}" if span[1] else "")
+        there = f"from {span[0]}" + (f" to {span[1]}" if span[1] else "")
         raise UsageError(
-            f"vLLM {release} has no flag {flag}: releases {where} have it",
+            f"{where}vLLM {release} has no flag {flag}: releases {there} have it",
             hint="remove it, or request another release with --engine",
         )
     if problem := problem_with_argument(catalog.arguments(), flag, text, release):
         close = did_you_mean(text, catalog.arguments().kinds[flag].choices)
         raise UsageError(
-            f"{flag}: found `{text[:80]}`, allowed: {problem}", hint=close or f"write another value for {flag}"
+            f"{where}{flag}: found `{text[:80]}`, allowed: {problem}", hint=close or f"write another value for {flag}"
         )
 
 

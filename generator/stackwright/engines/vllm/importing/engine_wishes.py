@@ -226,9 +226,9 @@ class _EngineReader:
             return
         bare = flag.name.partition(".")[0].replace("--no-", "--", 1)
         lacking = release if release is not None else self.around.catalog.engines[0].version
-        if self._lacks(flag.name, lacking):
-            span = self.around.catalog.flags().flags.get(bare)
-            self.say(at, Fate.BROKEN, said, f"vLLM {lacking} has no such flag{_where_flag(span)}")
+        why = why_lacking(flag.name, lacking, self.around.catalog)
+        if why is not None:
+            self.say(at, Fate.BROKEN, said, why)
             return
         if bare == "--chat-template":
             self._template(flag, at, said)
@@ -238,17 +238,6 @@ class _EngineReader:
             self._setting(self.specs[bare], flag, at, said, keys.context)
         else:
             self._argument(flag, at, said)
-
-    def _lacks(self, flag: str, release: str) -> bool:
-        """Return whether a release surely has no such flag: by the samples, or by the whole parser of one release."""
-        table, parser = self.around.catalog.flags(), self.around.catalog.arguments()
-        name = flag.partition(".")[0]
-        names = (name, name.replace("--no-", "--", 1))
-        if any(each in parser.kinds for each in names):
-            return all(table.has(each, release) is False for each in names)
-        span = table.flags.get(names[1])
-        ended = span is not None and span[1] is not None and order_release(release) > order_release(span[1])
-        return ended or all(table.has(each, release) is False for each in names)
 
     def _setting(self, spec: SettingSpec, flag: WrittenFlag, at: Spot, said: str, context: str) -> None:
         value = flag.values[0] if flag.values else "true"
@@ -448,10 +437,20 @@ def _hub_caches(variables: Mapping[str, Located]) -> tuple[str, ...]:
     return ("/root/.cache/huggingface", "/root/.cache/huggingface/hub", *((own.text.rstrip("/"),) if own else ()))
 
 
-def _where_flag(span: tuple[str, str | None] | None) -> str:
-    if span is None:
-        return ""
-    return f": releases from {span[0]}" + (f" to {span[1]}" if span[1] else "") + " have it"
+def why_lacking(flag: str, release: str, catalog: Catalog) -> str | None:
+    """Say that a release surely has no such flag: by the samples, or by the whole parser of one release; else None."""
+    table, parser = catalog.flags(), catalog.arguments()
+    name = flag.partition(".")[0]
+    names = (name, name.replace("--no-", "--", 1))
+    span = table.flags.get(names[1])
+    lacks = all(table.has(each, release) is False for each in names)
+    if not any(each in parser.kinds for each in names):
+        ended = span is not None and span[1] is not None and order_release(release) > order_release(span[1])
+        lacks = lacks or ended
+    if not lacks:
+        return None
+    there = "" if span is None else f": releases from {span[0]}" + (f" to {span[1]}" if span[1] else "") + " have it"
+    return f"vLLM {release} has no such flag{there}"
 
 
 def _on_one_line(value: str) -> str:
