@@ -146,9 +146,8 @@ def test_a_page_can_be_followed(
 ) -> None:
     text = page.read_text("utf-8")
     steps = steps_of(text)
-    asks_key = [at for at, step in enumerate(steps) if step.what.startswith("./scripts/stackwright key")]
-    if asks_key:
-        steps.insert(asks_key[0], Step(kind="run", what="./scripts/configure-gpu", host="cpu-small"))
+    if any(step.what.startswith("./scripts/stackwright key") for step in steps):
+        steps.insert(0, Step(kind="run", what="./scripts/configure-gpu", host="cpu-small"))
     screens: list[tuple[Step, str]] = []
     printed = ""
     for step in steps:
