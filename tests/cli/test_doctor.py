@@ -8,7 +8,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 from stackwright.diagnosis.redaction import REDACTED
+from stackwright.project.lock import NAME, Work
 
 from tests.cli.commands import CPU, Run, image
 from tests.integration.project import free_port
@@ -45,8 +47,24 @@ def test_nothing_wrong_is_said(run: Run, configured: Path) -> None:
     assert run(*CPU, f"--set=GATEWAY_PORT={free_port()}", host="cpu-small").code == 0
     ran = run("doctor", "dev", "--runtime=processes")
     assert (ran.code, ran.out) == (0, "")
-    assert ran.err.splitlines()[-1] == "nothing found wrong: dev"
+    *_, stopped, last = ran.err.splitlines()
+    assert stopped == "dev: nothing runs; start it: `start-environment dev`"
+    assert last == "nothing else found wrong: dev"
     assert configured.exists()
+
+
+@ANYWHERE
+def test_a_start_that_was_cut_off_is_told(run: Run, configured: Path) -> None:
+    """Its record is what a killed command leaves; `status` and the next command tell of it, too."""
+    assert run(*CPU, f"--set=GATEWAY_PORT={free_port()}", host="cpu-small").code == 0
+    work = Work(command="start-environment", pid=4194304, since=0.0, starting=True, runtime="processes")
+    (configured / "compose/generated/dev" / NAME).write_text(json.dumps(asdict(work)) + "\n", encoding="utf-8")
+    ran = run("doctor", "dev", "--runtime=processes")
+    assert ran.code == 0
+    *_, told, last = ran.err.splitlines()
+    assert "`start-environment` (process 4194304) was interrupted, begun while nothing ran" in told
+    assert "continue with `start-environment dev`, or stop with `stop-environment dev`; that was at 19" in told
+    assert last == "nothing else found wrong: dev"
 
 
 @ANYWHERE

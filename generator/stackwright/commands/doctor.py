@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from stackwright.catalog.load import load_catalog
 from stackwright.commands.choices import command
 from stackwright.commands.configure import plan_environment
 from stackwright.commands.configure_gpu import ConfigureArguments, configure
+from stackwright.commands.generation import describe_left
 from stackwright.commands.options import (
     ENVIRONMENTS,
     PlanArguments,
@@ -53,6 +55,7 @@ from stackwright.domain.service import ServicePhase
 from stackwright.errors import NotHealthyError, RuntimeRefusedError, StackError, UsageError, ValidationError
 from stackwright.models.read import SMOKE
 from stackwright.project import folder as project
+from stackwright.project.lock import read_work
 from stackwright.rendering.numbered import flat_settings, model_values, spec_of_written
 from stackwright.runtime import Runtime, Stack
 from stackwright.services import services_of
@@ -231,6 +234,26 @@ def _show(detection: Detection, on_host: tuple[Named, ...], exams: tuple[Examina
             report.show_error(exam.unreadable)
         report.show_findings(exam.findings)
     report.warn_all(dict.fromkeys(warning for exam in exams for warning in _unread_holes(exam)))
+    for words in filter(None, map(_at_rest, exams)):
+        report.tell(words)
+
+
+def _at_rest(exam: Examination) -> str | None:
+    """Say of a stack that is not up what became of it, and the next command; None of one that is, or cannot be seen."""
+    if exam.stack is None or exam.runtime is None:
+        return None
+    environment = exam.environment
+    work, held = read_work(exam.stack.generated)
+    if work is not None and held:
+        return f"{environment}: `{work.command}` (process {work.pid}) is at work on it"
+    if work is not None and work.starting:
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(work.since))
+        return f"{describe_left(work, environment)}; that was at {since}"
+    gathered = exam.gathered
+    seen = [state.phase is ServicePhase.ABSENT for state in gathered.states]
+    if gathered.failed_s_ago is not None or not seen or not all(seen):
+        return None
+    return f"{environment}: nothing runs; start it: `start-environment {environment}`"
 
 
 def _unread_holes(exam: Examination) -> Iterator[str]:
@@ -314,7 +337,8 @@ def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...], *, qui
         raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
     if not quiet:
         names = ", ".join(exam.environment.value for exam in exams) or "this machine (nothing is configured)"
-        report.tell(f"nothing found wrong: {names}")
+        what = "nothing else" if any(_at_rest(exam) for exam in exams) else "nothing"
+        report.tell(f"{what} found wrong: {names}")
 
 
 def _refuse_where_local_wins(stack: Stack, fix: Diagnosis) -> None:
