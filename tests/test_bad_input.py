@@ -131,7 +131,7 @@ def test_a_wrong_wish_is_named_with_its_place(
         ("{", "did not find expected"),
         ("[]", "not a host snapshot"),
         ("\x00", "not valid YAML"),
-        ("schema: 1", "missing required field"),
+        ("schema: 1", "is missing"),
         (None, "cannot be read: No such file or directory"),
     ],
 )

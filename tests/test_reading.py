@@ -87,7 +87,7 @@ def test_plain_values_become_a_dataclass_and_go_back() -> None:
         ({"leaves": [{"size": 1}, {"sise": 1}]}, "file: leaves[1].sise: unknown key", "did you mean `size`?"),
         ({"leaves": [{"size": True}]}, "file: leaves[0].size: expected a whole number, got true or false", None),
         ({"leaves": [{"size": "1"}]}, "file: leaves[0].size: expected a whole number, got text", None),
-        ({"leaves": [{}]}, "file: leaves[0]: object missing required field `size`", None),
+        ({"leaves": [{}]}, "file: leaves[0]: `size` is missing", None),
         ({"one": {"sise": 1}}, "file: one.sise: unknown key", "did you mean `size`?"),
         ({"one": {"size": 1, "colour": "blue"}}, "file: one.colour: unknown value 'blue'", "allowed: red"),
         ({"leaves": None}, "file: leaves: expected a list, got nothing", "write an empty one as `[]`"),
@@ -186,7 +186,7 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     [
         (None, "{path}: cannot be read: No such file or directory"),
         (b"\xff", "{path}: not UTF-8 text (byte 0)"),
-        (b"a: 1\nb: [1\n", "{path}:3:1: did not find expected ',' or ']'"),
+        (b"a: 1\nb: [1\n", "{path}:2: did not find expected ',' or ']'"),
         (b"a: 1\na: 2\n", "{path}:2:1: duplicate key 'a'"),
         (b"a:\n\tb: 1\n", "{path}:2:1: a tab instead of spaces"),
         (b"a:\n  b: 1\n\tc: 1\n", "{path}:3:1: a tab instead of spaces"),

@@ -99,7 +99,9 @@ def parse_yaml(text: str, where: str, error: type[StackError], *, packaged: bool
         return yaml.load(text, Loader=_loader(0 if packaged else len(text)))
     except yaml.YAMLError as failure:
         mark = getattr(failure, "problem_mark", None)
-        position = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
+        lines = text.count("\n") + (not text.endswith("\n"))
+        # A parser that wants more looks at the line behind the last one.
+        position = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}" if mark.line < lines else f":{lines}"
         problem = getattr(failure, "problem", None) or "not valid YAML"
         problem, hint = name_character(problem, text[mark.index : mark.index + 1] if mark is not None else "")
         raise error(f"{where}{position}: {problem}", hint=hint) from None
@@ -159,6 +161,7 @@ def _in_words(problem: str) -> str:
         problem = re.sub(
             "`([^`]*)`", lambda quoted: " or ".join(_WORDS.get(word, word) for word in quoted[1].split(" | ")), problem
         )
+    problem = re.sub("^Object missing required field (`[^`]*`)$", r"\1 is missing", problem)
     return f"{problem[0].lower()}{problem[1:]}"
 
 

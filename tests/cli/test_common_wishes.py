@@ -64,7 +64,7 @@ def test_one_model_and_several_take_each_others_place(
     [
         ("schema: 1\nmodle: x\n", "modle: unknown key"),
         ("schema: 2\n", "schema 2 is newer than this release reads (1)"),
-        ("model: x\n", "object missing required field `schema`"),
+        ("model: x\n", "`schema` is missing"),
         ("schema: 1\nmax_model_len: 0\n", "max_model_len: found `0`, allowed: "),
         ("schema: 1\nsettings: {GATEWAY_PROT: 1}\n", "settings: GATEWAY_PROT: unknown setting"),
         ("schema: 1\ngateway: {prot: 1}\n", "gateway.prot: unknown key"),

@@ -130,3 +130,39 @@ def test_a_folder_that_holds_a_snapshot_offers_it(run: Run) -> None:
 def test_slices_have_the_numbers_that_warnings_use(run_plain: Run) -> None:
     shown = run_plain("gpus", host="a100-mig").out
     assert "1× 3g.20gb (GPU 2) · 1× 2g.10gb (GPU 3) · 1× 1g.5gb (GPU 4)" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "hint"),
+    [
+        ("schema: 1\n", "`gpu_memory_utilization` is missing", "add `gpu_memory_utilization: 0.9`"),
+        ("gpu_memory_utilization: 0.9\n", "`schema` is missing", "add `schema: 1`"),
+        (
+            "schema: 1\ngpu_memory_utilization: 0.9\ngateway: {port: 1}\n",
+            "gateway: `bind` is missing",
+            "add `bind: 127.0.0.1`",
+        ),
+        ("schema: 1\nmodels: [{aliases: [a]}]\n", "models[0]: `name` is missing", "add `name: smoke`"),
+        (
+            "schema: 1\nservices: [webui]\n",
+            "services: expected a mapping, got a list",
+            "write `services: {webui: true}`",
+        ),
+        ("master_key: x\n", "master_key: unknown key", "secrets belong in envs/.secrets/dev/"),
+        ("gateway: {hf_token: x}\n", "gateway.hf_token: unknown key", "secrets belong in envs/.secrets/dev/"),
+    ],
+)
+def test_a_file_of_wishes_is_told_with_a_way_out(text: str, error: str, hint: str, run: Run, project: Path) -> None:
+    (project / "envs").mkdir(parents=True)
+    (project / "envs/dev.yaml").write_text(text, encoding="utf-8")
+    told, way = run("plan", "dev", host=HOST).told
+    assert told == f"{project}/envs/dev.yaml: {error}"
+    assert way.startswith(hint)
+
+
+def test_a_line_behind_the_last_is_not_named(run: Run, project: Path) -> None:
+    (project / "envs").mkdir(parents=True)
+    (project / "envs/dev.yaml").write_text("schema: 1\nmodels: [\n", encoding="utf-8")
+    told, way = run("plan", "dev", host=HOST).told
+    assert told.startswith(f"{project}/envs/dev.yaml:2: ")
+    assert way.startswith("correct it there, or remove it")

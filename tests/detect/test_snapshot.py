@@ -76,7 +76,7 @@ DAMAGES = [
     ("schema: 1", "schema: 2\nfuture: {}", "schema 2 is newer than this Stackwright reads (1)"),
     ("schema: 1", "schema: 0", "schema: found 0; known is 1"),
     ("schema: 1", "schema: true", "schema: expected a whole number, got true or false"),
-    ("schema: 1\n", "", "object missing required field `schema`"),
+    ("schema: 1\n", "", "`schema` is missing"),
     ("threads: 32", "thread: 32", "cpu.thread: unknown key"),
     ("cores: 16", "cores: 0", "cpu.cores: found 0; a machine has at least 1 (null where it is unknown)"),
     ("cores: 16", "cores: -4", f"cpu.cores: found -4; allowed is 0 to {2**63 - 1}"),

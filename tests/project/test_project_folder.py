@@ -119,7 +119,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
         (changed(lambda plan: plan.update(environment="prod")), "a plan for prod"),
         (changed(lambda plan: plan.update(mode="fast")), "mode: unknown value 'fast'"),
         (changed(lambda plan: plan.update(moed="cpu")), "moed: unknown key"),
-        (changed(lambda plan: plan.pop("workers")), "object missing required field `workers`"),
+        (changed(lambda plan: plan.pop("workers")), "`workers` is missing"),
     ],
     ids=[
         "cut",

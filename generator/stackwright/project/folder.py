@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 from stackwright.domain.environment import COMMON, EnvironmentPaths
 from stackwright.domain.plan import PLAN_SCHEMA, Plan
 from stackwright.domain.setting_spec import Kind, SettingSpec, problem_with
-from stackwright.domain.wishes import WISHES_SCHEMA, JoinedWishes, ModelWish, Wishes
+from stackwright.domain.wishes import WISHES_SCHEMA, GatewayWishes, JoinedWishes, ModelWish, Wishes
 from stackwright.engines import default_engine
 from stackwright.errors import UsageError, ValidationError, did_you_mean
 from stackwright.planning.cloud import problem_with_cloud
@@ -29,7 +29,7 @@ from stackwright.rendering.numbered import MOST_MODELS
 from stackwright.rendering.plan_document import plan_from_document
 from stackwright.runtime import Stack
 from stackwright.services import additions, base_files
-from stackwright.settings import declared_settings, find_spec
+from stackwright.settings import declared_settings, find_spec, where_secrets_belong
 
 _IN_SINGLE_QUOTES = re.compile(r"=\s*'")
 _BASE_FILES = (
@@ -123,9 +123,13 @@ def _load_wishes(path: Path, root: Path) -> tuple[str, object]:
 
 
 def _load_written(path: Path, where: str) -> object:
-    data = load_yaml(path, UsageError)
+    default = "remove it: `configure-gpu` then copies the default one"
+    try:
+        data = load_yaml(path, UsageError)
+    except UsageError as failure:
+        raise UsageError(failure.message, hint=failure.hint or f"correct it there, or {default}") from None
     if data is None:
-        raise UsageError(f"{where}: empty", hint="remove it: `configure-gpu` then copies the default one")
+        raise UsageError(f"{where}: empty", hint=default)
     return data
 
 
@@ -143,7 +147,7 @@ def check_wishes(data: object, where: str) -> Wishes:
     if isinstance(data, dict) and isinstance(data.get("models"), list):
         # A model of which nothing is said but its name may be the name alone.
         data = {**data, "models": [{"name": each} if isinstance(each, str) else each for each in data["models"]]}
-    wishes = convert(data, Wishes, where=where, error=UsageError)
+    wishes = _convert_wishes(data, where)
     _check(where, "schema", Kind.INTEGER, _written(wishes.schema), WISHES_SCHEMA, WISHES_SCHEMA)
     _check_declared(where, wishes)
     _check_network(where, wishes.gateway.network)
@@ -157,6 +161,41 @@ def check_wishes(data: object, where: str) -> Wishes:
             raise UsageError(f"{where}: settings.{key}: found {_written(value)}")
     check_pins(wishes.pins, where=f"{where}: settings")
     return wishes
+
+
+_EXAMPLES = {
+    "schema": f"schema: {WISHES_SCHEMA}",
+    "gpu_memory_utilization": "gpu_memory_utilization: 0.9",
+    "gateway": "gateway: {bind: 127.0.0.1, port: 4000}",
+    "bind": "bind: 127.0.0.1",
+    "port": "port: 4000",
+    "name": "name: smoke",
+}
+"""A line for each key that a file of wishes cannot do without."""
+
+
+def _convert_wishes(data: object, where: str) -> Wishes:
+    """Turn values into wishes; a refusal shows how what it is about is written. Raises UsageError."""
+    spots = {"": data, "gateway.": data.get("gateway")} if isinstance(data, dict) else {}
+    known = {*Wishes.__struct_fields__, *GatewayWishes.__struct_fields__}
+    for spot, values in spots.items():
+        for key in values if isinstance(values, dict) else ():
+            if key not in known and (hint := where_secrets_belong(str(key), Path(where).stem)):
+                raise UsageError(f"{where}: {spot}{str(key)[:80]}: unknown key", hint=hint)
+    try:
+        return convert(data, Wishes, where=where, error=UsageError)
+    except UsageError as failure:
+        raise UsageError(failure.message, hint=failure.hint or _how_to_write(failure.message, data)) from None
+
+
+def _how_to_write(message: str, data: object) -> str:
+    """Return what to write instead of what a refusal is about."""
+    if missing := re.search("`([a-z_]+)` is missing$", message):
+        return f"add `{_EXAMPLES.get(missing[1], f'{missing[1]}: …')}`"
+    services = data.get("services") if isinstance(data, dict) else None
+    if isinstance(services, list) and services:
+        return f"write `services: {{{', '.join(f'{str(name)[:60]}: true' for name in services)}}}`"
+    return "docs/reference/environments.md shows how each key is written"
 
 
 def check_addition(name: str, *, where: str) -> None:
