@@ -55,6 +55,7 @@ ROOMS: Mapping[str, Room] = {
     "watching.metrics": room("domain engines", pure=True),
     "diagnosis.rules": room("domain units errors", pure=True),
     "diagnosis.pasted": room("diagnosis", pure=True),
+    "diagnosis.redaction": room(pure=True),
     "atomic": room(),
     "reading": room("errors", libraries="yaml"),
     "catalog": room("domain reading errors", libraries="elftools"),
@@ -110,7 +111,8 @@ ROOMS: Mapping[str, Room] = {
     "engines.vllm.importing.variables": room("engines errors", libraries="dotenv"),
     "interrupts": room(),
     "report": room(
-        "rendering diagnosis.rules diagnosis.pasted domain settings reading project units errors", libraries="rich"
+        "rendering diagnosis.rules diagnosis.pasted diagnosis.redaction domain settings reading project units errors",
+        libraries="rich",
     ),
     "commands": room(
         "domain settings planning services engines watching validation reading catalog rendering models detect runtime "

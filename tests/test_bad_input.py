@@ -214,7 +214,7 @@ def test_what_a_person_wrote_is_kept(folder: Path, capsys: pytest.CaptureFixture
     assert code == 0
     assert local.read_text(encoding="utf-8") == "LITELLM_NUM_WORKERS=1\n"
     assert (folder / "envs" / ".env.dev.edited-1").read_text(encoding="utf-8").endswith("# mine\n")
-    assert any("kept as .env.dev.edited-1" in line for line in lines)
+    assert any("kept as envs/.env.dev.edited-1" in line for line in lines)
     assert "# mine" not in generated.read_text(encoding="utf-8")
 
 

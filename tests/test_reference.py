@@ -71,6 +71,7 @@ def allowed_values(spec: SettingSpec) -> str:
         Kind.PATH: "absolute path",
         Kind.URL: "http or https URL",
         Kind.BUCKET: "`folder`, or `s3://BUCKET/PREFIX`",
+        Kind.IMAGE: "an image's name, without a scheme, user or password",
         Kind.HOST: "`any`, or a host's name",
         Kind.NAME: "lower-case letters, digits, `-`, `_`",
         Kind.TEXT: "text",

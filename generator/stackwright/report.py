@@ -119,7 +119,7 @@ def tell_first(lines: Iterable[str], elsewhere: str = "") -> None:
 
 def warn(text: str) -> None:
     """Print one warning on stderr."""
-    tell(f"warning: {on_one_line(text)}")
+    tell(f"warning: {on_one_line(_masked(text))}")
 
 
 def warn_all(texts: Iterable[str]) -> None:
@@ -130,17 +130,24 @@ def warn_all(texts: Iterable[str]) -> None:
 
 def show_error(failure: StackError) -> None:
     """Print what failed and, after it, what to do next."""
-    _say(f"error: {on_one_line(failure.message)}")
+    _say(f"error: {on_one_line(_masked(failure.message))}")
     if failure.hint:
-        tell(f"hint: {on_one_line(failure.hint)}")
+        tell(f"hint: {on_one_line(_masked(failure.hint))}")
+
+
+def _masked(text: str) -> str:
+    """Return a message without the keys that it quotes: loaded here, as most commands fail at nothing."""
+    from stackwright.diagnosis.redaction import mask
+
+    return mask(text)
 
 
 def print_error(failure: StackError) -> None:
     """Print a failure as the one JSON document of a command that prints one, unless it has printed it already."""
     if _screen.has_document:
         return
-    hint = None if failure.hint is None else pasteable(failure.hint)
-    print_json({"error": {"message": failure.message, "hint": hint, "exit_code": failure.exit_code}})
+    hint = None if failure.hint is None else pasteable(_masked(failure.hint))
+    print_json({"error": {"message": _masked(failure.message), "hint": hint, "exit_code": failure.exit_code}})
 
 
 def on_one_line(text: str) -> str:

@@ -8,7 +8,14 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stackwright.diagnosis.redaction import REDACTED, assigned_secrets, is_secret_name, make_redaction, secret_variables
+from stackwright.diagnosis.redaction import (
+    REDACTED,
+    assigned_secrets,
+    is_secret_name,
+    make_redaction,
+    mask,
+    secret_variables,
+)
 
 PLANTED = "pa55/w+rd&'x"
 REDACTION = make_redaction([PLANTED, "short", ""], home="/home/you", user="wilhelmina", machine="node-seven")
@@ -135,3 +142,17 @@ def test_no_planted_value_survives(before: str, value: str, after: str) -> None:
     planted = value.strip()
     assert len(planted) < 6 or planted in REDACTED or planted not in clean
     assert redaction.apply(clean) == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("gateway.bind: found `sk-a1b2c3d4e5f6`, allowed", f"gateway.bind: found `{REDACTED}`, allowed"),
+        ("model: hf_AbCdEfGhIjKlMnOp: no such", f"model: {REDACTED}: no such"),
+        ("image: found `http://user:geheim@reg/x`", f"image: found `http://{REDACTED}@reg/x`"),
+        ("image: found `user:geheim@reg/x`", f"image: found `{REDACTED}@reg/x`"),
+        *((text, text) for text in ("hf_transfer is missing", "key: found `x`", "reg:5000/a:v1@sha256:ab", "a@b.org")),
+    ],
+)
+def test_a_message_quotes_no_key_that_was_typed_in_a_wrong_place(text: str, masked: str) -> None:
+    assert mask(text) == masked

@@ -249,3 +249,13 @@ def test_without_a_judgement_a_flag_is_for_the_release_that_is_planned(
     assert ran.code == 0, ran.err
     assert ("would not start  --swap-space 8: vLLM 0.3" in ran.err) is not kept
     assert ("swap-space" in ran.out) is kept
+
+
+@pytest.mark.parametrize("image", ["https://me:geheim@reg/vllm-openai:v0.17.1", "me:geheim@reg/vllm-openai:v0.17.1"])
+def test_an_image_with_a_password_is_no_image(image: str, importer: Importer) -> None:
+    text = f"services:\n  v:\n    image: {image}\n    command: vllm serve {M}\n"
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert "would not start  image: allowed: an image's name" in ran.err
+    assert "geheim" not in ran.err + ran.out

@@ -158,6 +158,20 @@ def with_models(root: Path, models: str) -> Path:
     return root
 
 
+@pytest.mark.parametrize(
+    "image", ["http://user:sk-a1b2c3d4e5@reg/x", "user:pw@reg/x", "reg//x", "re g/x", "a@sha256:1"]
+)
+def test_an_image_has_no_scheme_and_no_password(image: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"models\[0\]\.image: found .* an image's name"):
+        read_wishes(paths_of(with_models(tmp_path, f"[{{name: smoke, image: '{image}'}}]")))
+
+
+@pytest.mark.parametrize("image", ["vllm/vllm-openai:v0.32.0", "[::1]:5000/a/b_c", f"reg:5000/x:v1@sha256:{'0' * 64}"])
+def test_an_image_of_any_registry(image: str, tmp_path: Path) -> None:
+    wishes = read_wishes(paths_of(with_models(tmp_path, f"[{{name: smoke, image: '{image}'}}]")))
+    assert wishes.models[0].image == image
+
+
 @pytest.mark.subprocess
 def test_a_clone_that_lost_the_wishes_of_one_environment_gets_the_shipped_ones_again(tmp_path: Path) -> None:
     clone = tmp_path / "clone"

@@ -20,6 +20,15 @@ _SECRET_NAME = re.compile(
     r"(?:api[_-]?key|key|token|secret|password|passwd|pwd|passphrase|credentials?|auth|authorization|cookie|dsn)$",
     re.IGNORECASE,
 )
+# What the keys of hubs, clouds and gateways look like by themselves.
+_KEYS = (
+    re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{8,}"),
+    re.compile(r"\bsk-[\w-]{8,}"),
+    re.compile(r"\b(?:gh[pousr]|github_pat|glpat|nvapi|xox[abprs])[_-][\w-]{10,}"),
+    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{4,}"),
+)
+_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://)[^\s/@\"'<>]{1,512}@", re.IGNORECASE)
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     # The body ends at the next five dashes, or where the log does.
     (
@@ -28,18 +37,16 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         REDACTED,
     ),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://)[^\s/@\"'<>]{1,512}@", re.IGNORECASE), rf"\1{REDACTED}@"),
+    (_IN_URL, rf"\1{REDACTED}@"),
     (re.compile(r"\b(bearer|basic)(\s{1,4}|%20)[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1\2{REDACTED}"),
-    (re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{8,}"), REDACTED),
-    (re.compile(r"\bsk-[\w-]{8,}"), REDACTED),
-    (re.compile(r"\b(?:gh[pousr]|github_pat|glpat|nvapi|xox[abprs])[_-][\w-]{10,}"), REDACTED),
-    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), REDACTED),
+    *((shape, REDACTED) for shape in _KEYS),
     (
         re.compile(r"(--[\w-]{0,40}(?:key|token|secret|password)|\brequirepass)\s{1,4}[^\s-]\S{0,4096}"),
         rf"\1 {REDACTED}",
     ),
-    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{4,}"), REDACTED),
 )
+# `user:password@registry`, but no tag before a digest.
+_BEFORE_HOST = re.compile(r"[^\s/:@`'\"]{1,512}:[^\s/@`'\"]{1,512}@(?!sha\d{3}:)")
 # NAME=value, NAME: value, "name": "value", name='value'; the value up to where its quotes end.
 _ASSIGNED = re.compile(
     r"(?<![\w.])(?P<name>[A-Za-z][\w.-]{0,80})(?P<quote>[\"']?)(?P<mark>\s{0,4}[=:]\s{0,4})(?!//)"
@@ -71,6 +78,16 @@ class Redaction(Struct, frozen=True, kw_only=True):
         for name, stand_in in self.names:
             text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", stand_in.replace("\\", r"\\"), text)
         return text
+
+
+def mask(text: str) -> str:
+    """Return a message without the keys and passwords in it that somebody typed where none belong.
+
+    What has neither digits nor capitals stays: hf_transfer is the name of a package.
+    """
+    for shape in _KEYS:
+        text = shape.sub(lambda found: found[0] if re.fullmatch("[a-z_-]+", found[0]) else REDACTED, text)
+    return _BEFORE_HOST.sub(f"{REDACTED}@", _IN_URL.sub(rf"\1{REDACTED}@", text))
 
 
 def make_redaction(

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     WORDS = "words"
     URL = "url"
     BUCKET = "bucket"
+    IMAGE = "image"
 
 
 class SettingSpec(Struct, frozen=True, kw_only=True):
@@ -145,6 +146,11 @@ _CHECKS: Mapping[Kind, Callable[[SettingSpec, str], str | None]] = {
     # Names of buckets as Amazon allows them (S3 user guide, bucket naming rules, 2026-11).
     Kind.BUCKET: _matcher(
         re.compile(r"folder|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s\\?#]*)?"), "folder, or s3://BUCKET/PREFIX"
+    ),
+    # What registry, path, tag and digest are made of (distribution, reference/regexp.go, read on 30 November 2026).
+    Kind.IMAGE: _matcher(
+        re.compile(r"(?!.*//)[\w.:/\[\]-]+(@[A-Za-z0-9+._-]+:[0-9a-fA-F]{32,})?", re.ASCII),
+        "an image's name, such as registry.example.org/vllm:v1, without a scheme, user or password",
     ),
     Kind.BOOLEAN: _matcher(re.compile(r"true|false"), "true or false"),
     Kind.JSON: _check_json,

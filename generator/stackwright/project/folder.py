@@ -263,9 +263,12 @@ def _check_own(where: str, spot: str, model: ModelWish) -> None:
     for volume in model.volumes:
         folder = re.sub(":(ro|rw)$", "", volume)
         _check(where, f"{spot}.volumes", Kind.PATH, folder)
-    for field, value in (("image", model.image), ("chat_template", model.chat_template)):
+    for field, kind, value in (
+        ("image", Kind.IMAGE, model.image),
+        ("chat_template", Kind.TEXT, model.chat_template),
+    ):
         if value is not None:
-            _check(where, f"{spot}.{field}", Kind.TEXT, value)
+            _check(where, f"{spot}.{field}", kind, value)
 
 
 def _check_groups(where: str, models: tuple[ModelWish, ...]) -> None:

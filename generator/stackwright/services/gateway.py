@@ -48,7 +48,7 @@ LOGS = "GATEWAY_LOGS"
 """In a plan where a person pins it alone."""
 
 SETTINGS: tuple[SettingSpec, ...] = (
-    SettingSpec(key="LITELLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Gateway image"),
+    SettingSpec(key="LITELLM_IMAGE", section="Images", kind=Kind.IMAGE, meaning="Gateway image"),
     SettingSpec(
         key="GATEWAY_BIND", section="Gateway", kind=Kind.ADDRESS, meaning="Address that the gateway is published on"
     ),

@@ -61,7 +61,7 @@ DCGM, _DCGM_IMAGE = "MONITORING_DCGM", "DCGM_IMAGE"
 GRAFANA_WISHED = "MONITORING_GRAFANA"
 SETTINGS = (
     *(
-        SettingSpec(key=key, section="Images", kind=Kind.TEXT, meaning=f"Image of {name.replace('-', ' ')}")
+        SettingSpec(key=key, section="Images", kind=Kind.IMAGE, meaning=f"Image of {name.replace('-', ' ')}")
         for name, key in _IMAGES.items()
     ),
     whole_number(PROMETHEUS_PORT, SECTION, (1, 65535), "Port that Prometheus is published on"),
@@ -69,7 +69,7 @@ SETTINGS = (
     whole_number(RETENTION, SECTION, (1, 3650), "Days that Prometheus keeps figures"),
     whole_number(DISK, SECTION, (1, 100_000), "GiB that Prometheus keeps at most; the oldest figures go first"),
     whole_number(SCRAPE, SECTION, (1, 300), "Seconds between two looks at each service"),
-    SettingSpec(key=_DCGM_IMAGE, section="Images", kind=Kind.TEXT, meaning="Image of DCGM's exporter"),
+    SettingSpec(key=_DCGM_IMAGE, section="Images", kind=Kind.IMAGE, meaning="Image of DCGM's exporter"),
     SettingSpec(
         key=DCGM,
         section=SECTION,

@@ -68,7 +68,7 @@ _LIMITS: Mapping[str, tuple[int, tuple[int, int], str, str]] = {
 """What each setting is where nobody says, its bounds, its meaning and the reason."""
 
 SETTINGS = (
-    SettingSpec(key=_IMAGE, section="Images", kind=Kind.TEXT, meaning="Image of the multimodal worker"),
+    SettingSpec(key=_IMAGE, section="Images", kind=Kind.IMAGE, meaning="Image of the multimodal worker"),
     whole_number(_PORT, SECTION, (1, 65535), "Port that the multimodal worker is published on"),
     whole_number(_WORKERS, SECTION, (1, 64), "Worker processes of the multimodal worker: jobs at once"),
     SettingSpec(

@@ -22,7 +22,7 @@ from stackwright.domain.service import (
 from stackwright.domain.setting_spec import Kind, SettingSpec
 
 _NAME = "redis"
-SETTINGS = (SettingSpec(key="REDIS_IMAGE", section="Images", kind=Kind.TEXT, meaning="Redis image"),)
+SETTINGS = (SettingSpec(key="REDIS_IMAGE", section="Images", kind=Kind.IMAGE, meaning="Redis image"),)
 
 REDIS = Service(
     name=_NAME,

@@ -57,8 +57,8 @@ S3, BUCKET_SECRETS = "s3://", ("retrieval_s3_key_id", "retrieval_s3_secret_key")
 """What the address of a bucket begins with, and the files that a person puts the bucket's key into."""
 
 SETTINGS = (
-    SettingSpec(key=_IMAGE, section="Images", kind=Kind.TEXT, meaning="Image of the retrieval proxy"),
-    SettingSpec(key=_DATABASE_IMAGE, section="Images", kind=Kind.TEXT, meaning="Image of PostgreSQL with pgvector"),
+    SettingSpec(key=_IMAGE, section="Images", kind=Kind.IMAGE, meaning="Image of the retrieval proxy"),
+    SettingSpec(key=_DATABASE_IMAGE, section="Images", kind=Kind.IMAGE, meaning="Image of PostgreSQL with pgvector"),
     whole_number(_PORT, SECTION, (1, 65535), "Port that the retrieval proxy is published on"),
     whole_number(_WORKERS, SECTION, (1, 64), "Worker processes of the retrieval proxy"),
     whole_number(_MEMORY, SECTION, (128, 1 << 20), "MiB of memory for the documents' PostgreSQL"),

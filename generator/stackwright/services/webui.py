@@ -39,7 +39,7 @@ from stackwright.units import MIB
 _NAME = "webui"
 _IMAGE, _PORT = "WEBUI_IMAGE", "WEBUI_PORT"
 SETTINGS = (
-    SettingSpec(key=_IMAGE, section="Images", kind=Kind.TEXT, meaning="Image of the front end"),
+    SettingSpec(key=_IMAGE, section="Images", kind=Kind.IMAGE, meaning="Image of the front end"),
     whole_number(_PORT, SECTION, (1, 65535), "Port that the front end is published on"),
 )
 

@@ -151,7 +151,7 @@ STREAM_INTERVAL = whole_number(
 )
 
 SETTINGS: tuple[SettingSpec, ...] = (
-    SettingSpec(key="VLLM_IMAGE", section="Images", kind=Kind.TEXT, meaning="Engine image"),
+    SettingSpec(key="VLLM_IMAGE", section="Images", kind=Kind.IMAGE, meaning="Engine image"),
     SettingSpec(
         key="VLLM_MODEL",
         section="Engine",

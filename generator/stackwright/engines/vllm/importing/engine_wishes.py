@@ -185,7 +185,10 @@ class _EngineReader:
         release = self.setup.release
         holes = holes_of(engine.name, release, self.around.catalog.advisories()) if release else ()
         grave = [hole for hole in holes if hole.kind in REFUSED_HOLES]
-        if _FOREIGN_IMAGE.search(image.text.lower()):
+        problem = next(problem_with(spec, image.text) for spec in engine.settings if spec.key == engine.keys.image)
+        if problem is not None:
+            self.say(image.at, Fate.BROKEN, "image", f"allowed: {problem}; left to the plan")
+        elif _FOREIGN_IMAGE.search(image.text.lower()):
             self.say(
                 image.at,
                 Fate.BROKEN,
