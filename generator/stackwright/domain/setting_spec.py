@@ -150,7 +150,7 @@ _CHECKS: Mapping[Kind, Callable[[SettingSpec, str], str | None]] = {
     # What registry, path, tag and digest are made of (distribution, reference/regexp.go, read on 30 November 2026).
     Kind.IMAGE: _matcher(
         re.compile(r"(?!.*//)[\w.:/\[\]-]+(@[A-Za-z0-9+._-]+:[0-9a-fA-F]{32,})?", re.ASCII),
-        "an image's name, such as registry.example.org/vllm:v1, without a scheme, user or password",
+        "an image's name, such as registry.example.org/engine:v1, without a scheme, user or password",
     ),
     Kind.BOOLEAN: _matcher(re.compile(r"true|false"), "true or false"),
     Kind.JSON: _check_json,
