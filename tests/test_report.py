@@ -161,6 +161,14 @@ def test_what_environments_have_alike_is_explained_once(capsys: pytest.CaptureFi
     assert text.count(" GATEWAY_PORT=") == 3
 
 
+def test_a_finding_quotes_no_password(capsys: pytest.CaptureFixture[str]) -> None:
+    finding = error("env-value", found="LITELLM_IMAGE=me:geheim@reg/x", expected="an image's name", fix="correct it")
+    report.show_findings([finding])
+    told = [one.found for one in report.pasteable_findings([finding])]
+    assert told[0] in capsys.readouterr().err
+    assert "geheim" not in told[0]
+
+
 def test_progress_off_a_terminal_is_one_line_per_change(capsys: pytest.CaptureFixture[str]) -> None:
     """With the time since that service was first spoken of."""
     ticks = count(step=10)

@@ -205,8 +205,8 @@ def print_json(value: object) -> None:
 
 
 def pasteable_findings(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings whose fixes can be pasted here."""
-    return [replace(finding, fix=pasteable(finding.fix)) for finding in findings]
+    """Return findings whose fixes can be pasted here, and which quote no key."""
+    return [replace(one, found=_masked(one.found), fix=pasteable(one.fix)) for one in findings]
 
 
 def format_json(value: object) -> str:
@@ -345,7 +345,7 @@ def show_findings(findings: Iterable[Finding]) -> None:
     """Print every finding: what was found, what was expected, what to do."""
     for finding in findings:
         said = f"{finding.check}: {finding.found}; expected {finding.expected}"
-        _say(f"{finding.severity}: {on_one_line(said)}")
+        _say(f"{finding.severity}: {on_one_line(_masked(said))}")
         tell(f"  fix: {on_one_line(finding.fix)}")
 
 

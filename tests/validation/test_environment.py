@@ -49,7 +49,7 @@ SLICED = plan_for(recorded("a100-seven-slices"))
         ({"GATEWAY_PROT": "1"}, [("env-unknown-key", "error", "GATEWAY_PROT")]),
         ({"GATEWAY_PORT": "http"}, [("env-value", "error", "GATEWAY_PORT=http")]),
         ({"GATEWAY_PORT": ""}, [("env-value", "error", "GATEWAY_PORT=")]),
-        ({"VLLM_IMAGE": "x" * 5000}, [("env-value", "error", "VLLM_IMAGE=" + "x" * 80)]),
+        ({"VLLM_IMAGE": "y" * 5000}, [("env-value", "error", "VLLM_IMAGE=" + "x" * 80)]),
         ({"GPU_COUNT": "4"}, [("env-derived", "error", "GPU_COUNT=4")]),
         (
             {"GPU_COUNT": "4", "VLLM_TENSOR_PARALLEL_SIZE": "4"},
@@ -82,6 +82,7 @@ SLICED = plan_for(recorded("a100-seven-slices"))
         ({"GATEWAY_PORT": "5000", "VLLM_GPU_MEMORY_UTILIZATION": "0.5"}, []),
         ({"VLLM_IMAGE": "CHANGE_ME"}, [("env-placeholder", "error", "VLLM_IMAGE=CHANGE_ME")]),
         ({"LITELLM_IMAGE": "<image>"}, [("env-placeholder", "error", "LITELLM_IMAGE=<image>")]),
+        ({"LITELLM_IMAGE": "me:pw@reg/x"}, [("env-value", "error", "LITELLM_IMAGE=me:pw@reg/x")]),
         ({"REDIS_IMAGE": "xxxx"}, [("env-placeholder", "error", "REDIS_IMAGE=xxxx")]),
         (
             {"A": "1", "GATEWAY_PORT": "0"},

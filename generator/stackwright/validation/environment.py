@@ -49,13 +49,13 @@ def check_environment(
         value = env[key]
         spec = spec_of_written(key)
         problem = (problem_with(spec, value) or parsers.get(key)) if spec else None
-        if problem:
+        if PLACEHOLDER.fullmatch(value):
+            fix = f"write the real value into {local}, or remove the line"
+            found.append(error("env-placeholder", found=f"{key}={value[:80]}", expected=_meaning(key), fix=fix))
+        elif problem:
             found.append(
                 error("env-value", found=f"{key}={value[:80]}", expected=problem, fix=f"correct it in {local}")
             )
-        elif PLACEHOLDER.fullmatch(value):
-            fix = f"write the real value into {local}, or remove the line"
-            found.append(error("env-placeholder", found=f"{key}={value[:80]}", expected=_meaning(key), fix=fix))
     found += _check_derived(settings, env, local)
     return (*found, *(_check_parallel_sizes(plan, env, local) if not found else ()))
 
