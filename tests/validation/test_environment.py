@@ -49,7 +49,7 @@ SLICED = plan_for(recorded("a100-seven-slices"))
         ({"GATEWAY_PROT": "1"}, [("env-unknown-key", "error", "GATEWAY_PROT")]),
         ({"GATEWAY_PORT": "http"}, [("env-value", "error", "GATEWAY_PORT=http")]),
         ({"GATEWAY_PORT": ""}, [("env-value", "error", "GATEWAY_PORT=")]),
-        ({"VLLM_IMAGE": "y" * 5000}, [("env-value", "error", "VLLM_IMAGE=" + "x" * 80)]),
+        ({"VLLM_IMAGE": "y" * 5000}, [("env-value", "error", "VLLM_IMAGE=" + "y" * 80)]),
         ({"GPU_COUNT": "4"}, [("env-derived", "error", "GPU_COUNT=4")]),
         (
             {"GPU_COUNT": "4", "VLLM_TENSOR_PARALLEL_SIZE": "4"},
