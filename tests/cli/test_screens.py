@@ -166,3 +166,17 @@ def test_a_line_behind_the_last_is_not_named(run: Run, project: Path) -> None:
     told, way = run("plan", "dev", host=HOST).told
     assert told.startswith(f"{project}/envs/dev.yaml:2: ")
     assert way.startswith("correct it there, or remove it")
+
+
+@pytest.mark.parametrize("word", ["--model=qwen3-32bb", "--model=./nowhere", "multi", "--model=Qwen/Qwen3-32B"])
+def test_a_kept_choice_is_not_named_where_it_cannot_be_why(word: str, run: Run) -> None:
+    assert run(*CPU, "--set=GATEWAY_PORT=4147", host=HOST).code == 0
+    ran = run(*CPU, word, host=HOST)
+    assert ran.code in (2, 4), ran.err
+    assert "kept from before" not in ran.err
+
+
+def test_a_kept_setting_of_the_memory_is_named_where_it_does_not_fit(run: Run) -> None:
+    assert run(*CPU, "--set=VLLM_CPU_KVCACHE_SPACE=2", host=HOST).code == 0
+    ran = run(*CPU, "--model=Qwen/Qwen3-32B", host=HOST)
+    assert "kept from before: `--set VLLM_CPU_KVCACHE_SPACE=2`" in ran.told[1]

@@ -15,7 +15,7 @@ from stackwright.domain.environment import COMMON, EnvironmentPaths
 from stackwright.domain.host import Host
 from stackwright.domain.wishes import Wishes
 from stackwright.engines import default_engine, engine_named
-from stackwright.errors import NoPlanError, UsageError
+from stackwright.errors import NoPlanError, StackError, UsageError
 from stackwright.project.inputs import read_choices
 from stackwright.project.pins import GivenArguments, check_pins, known_setting
 
@@ -263,11 +263,26 @@ def explained(kept: Choices, paths: EnvironmentPaths) -> Iterator[None]:
     try:
         yield
     except (NoPlanError, UsageError) as failure:
-        if not kept.words:
+        if not kept.words or not _may_be_why(kept, failure):
             raise
         again = command(paths, "--reset")
         told = f"kept from before: `{shlex.join(kept.words)}`; `--unset KEY` forgets one, `{again}` all"
         raise type(failure)(failure.message, hint="; ".join(filter(None, (failure.hint, told)))) from None
+
+
+def _may_be_why(kept: Choices, failure: StackError) -> bool:
+    """Return whether a choice that is kept may have led to a refusal: it names one, or is for want of memory."""
+    from stackwright.planning.model_plan import WORKERS, NoRoomError
+
+    flags = (_flag_name(flag) for flag in kept.arguments)
+    alone = (kept.mode, kept.objective, kept.engine, kept.release)
+    named = [*kept.pins, *kept.models, *kept.services, *flags, *(str(word) for word in alone if word is not None)]
+    if any(word in failure.message for word in named) or (kept.pins and "pinned" in failure.message):
+        return True
+    engine = default_engine()
+    of_memory = {row.spec.key for row in engine.memory_settings} | {engine.keys.processor_cache, WORKERS}
+    large = kept.models or kept.services or kept.arguments or kept.mode or of_memory & set(kept.pins)
+    return isinstance(failure, NoRoomError) and bool(large)
 
 
 def command(paths: EnvironmentPaths, *words: str) -> str:
