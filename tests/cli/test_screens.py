@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from stackwright.commands.chat import _read_lines
 from stackwright.detect.snapshot import read_snapshot
 from stackwright.domain.forecast import CAME_UP, EngineSettings, Measured, ObservedStart
 from stackwright.watching.remembered import keep_observed
@@ -128,7 +131,7 @@ def test_a_folder_that_holds_a_snapshot_offers_it(run: Run) -> None:
 
 
 def test_slices_have_the_numbers_that_warnings_use(run_plain: Run) -> None:
-    shown = run_plain("gpus", host="a100-mig").out
+    shown = " ".join(run_plain("gpus", host="a100-mig").out.split())
     assert "1× 3g.20gb (GPU 2) · 1× 2g.10gb (GPU 3) · 1× 1g.5gb (GPU 4)" in shown
 
 
@@ -180,3 +183,22 @@ def test_a_kept_setting_of_the_memory_is_named_where_it_does_not_fit(run: Run) -
     assert run(*CPU, "--set=VLLM_CPU_KVCACHE_SPACE=2", host=HOST).code == 0
     ran = run(*CPU, "--model=Qwen/Qwen3-32B", host=HOST)
     assert "kept from before: `--set VLLM_CPU_KVCACHE_SPACE=2`" in ran.told[1]
+
+
+def test_a_key_that_was_never_kept_is_told(run: Run) -> None:
+    assert "dev: --unset VLLM_MAX_MODEL_LEN: it was not kept" in run(*CPU, "--unset=VLLM_MAX_MODEL_LEN", host=HOST).err
+    assert run(*CPU, "--set=VLLM_MAX_MODEL_LEN=512", host=HOST).code == 0
+    assert "was not kept" not in run(*CPU, "--unset=VLLM_MAX_MODEL_LEN", "--unset=mode", host=HOST).err
+
+
+def test_a_hint_has_the_name_that_is_known(run: Run) -> None:
+    assert run("rollback", "dev", "--to=abc").told[1] == "`stackwright status dev` lists them"
+
+
+def test_typed_bytes_that_are_no_text_end_no_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"\xff\xfe\n")
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as typed:
+        monkeypatch.setattr(sys, "stdin", typed)
+        assert list(_read_lines()) == []

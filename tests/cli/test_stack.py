@@ -84,7 +84,8 @@ def test_a_taken_port_is_told_with_every_other_finding(run: Run, project: Path) 
         for command in (("validate-environment",), ("start-environment",), ("validate-environment", "--json")):
             ran = run(command[0], "dev", "--runtime=processes", *command[1:])
             assert ran.code == 5
-            assert ran.err.endswith("error: dev: 2 errors found, see above\n")
+            where = "`findings`" if "--json" in command else "above"
+            assert ran.err.endswith(f"error: dev: 2 errors found, see {where}\n")
             if "--json" in command:
                 assert [finding["check"] for finding in ran.json["findings"]] == [
                     "file-mode",

@@ -164,6 +164,8 @@ def test_how_long_a_silence_may_last_is_told_truly() -> None:
     assert course.most_s(NO_LIMITS) == 120
     busy = advance(course, worked(LOADING, 10), 10)
     assert busy.most_s(NO_LIMITS) == 40 + (120 - 32.5) / BUSY_SHARE
+    assert course.patience(NO_LIMITS) == "limit 2m00s"
+    assert busy.patience(NO_LIMITS) == "limit 6m30s while the processor works"
 
 
 WORLD = st.builds(

@@ -155,6 +155,9 @@ def _read_lines() -> Iterator[str]:
         except EOFError:
             report.tell("")
             return
+        except UnicodeDecodeError:
+            report.tell("(not UTF-8 text: type it again)")
+            continue
         text = "\n".join(lines).strip()
         if text:
             yield text

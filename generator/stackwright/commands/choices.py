@@ -59,6 +59,10 @@ def choose(options: PlanOptions, paths: EnvironmentPaths, host: Host, wishes: Wi
     before, stale = _without_stale_tuning(paths, before, options, wishes)
     notes += stale
     kept = _without_unset(before, options)
+    flags = {_flag_name(flag) for flag in before.arguments}
+    known = {*FORGETTABLE, *before.pins, *before.tuned}
+    strange = [key for key in options.unset if key not in known and _flag_name(key) not in flags]
+    notes += tuple(f"{paths.environment}: --unset {key}: it was not kept" for key in strange)
     kept = replace(kept, default_model=None) if MODEL in options.unset else kept
     choices = replace(_laid_over(kept, options, wishes), host=here)
     named = {*dict(options.pins), *([MODEL] if options.models else [])}

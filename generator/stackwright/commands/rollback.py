@@ -42,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_environment(parser)
     parser.add_argument(
         "--to",
-        type=_number,
         metavar="N",
         help="the generation (default: the last that answered, before these files)",
     )
@@ -52,12 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_arguments(given: argparse.Namespace) -> RollbackArguments:
     """Turn the parsed words into the record."""
-    return record_of(RollbackArguments, given, number=given.to, start=read_start_options(given))
+    return record_of(
+        RollbackArguments, given, number=_number(given.to, given.environment), start=read_start_options(given)
+    )
 
 
-def _number(text: str) -> int:
+def _number(text: str | None, environment: Environment) -> int | None:
+    if text is None:
+        return None
     if not (text.isascii() and text.isdecimal() and 0 < len(text) <= 9):
-        raise UsageError(f"--to: found `{text[:40]}`, allowed: a generation's number", hint="`stackwright status ENV`")
+        hint = f"`stackwright status {environment}` lists them"
+        raise UsageError(f"--to: found `{text[:40]}`, allowed: a generation's number", hint=hint)
     return int(text)
 
 

@@ -69,7 +69,7 @@ def reach(stack: Stack, asked: str) -> tuple[WatchedRuntime, Host]:
 def refuse_foreign(stack: Stack, owner: Path | None) -> None:
     """Refuse what was started under this stack's name from another project folder. Raises RuntimeRefusedError."""
     if owner is not None and owner.resolve() != stack.root.resolve() and (owner / "compose" / "compose.yaml").exists():
-        there = name_command("stop-environment", "ENV", root=owner, working=working_folder())
+        there = name_command("stop-environment", stack.plan.environment.value, root=owner, working=working_folder())
         raise RuntimeRefusedError(
             f"{stack.name}: a stack of this name was started from {owner}",
             hint=f"stop it there, `{there}`, or choose another name with --set COMPOSE_PROJECT_NAME=…",
@@ -107,11 +107,12 @@ def refuse_beside(stack: Stack, runtime: Runtime, host: Host) -> None:
         )
 
 
-def refuse(findings: tuple[Finding, ...], environment: Environment) -> None:
-    """Raise ValidationError where a finding is an error; the findings themselves have been shown."""
+def refuse(findings: tuple[Finding, ...], environment: Environment, *, shown: bool = True) -> None:
+    """Raise ValidationError where a finding is an error; `shown`: in words, and not in a document alone."""
     errors = report.count_errors(findings)
     if errors:
-        raise ValidationError(f"{environment}: {errors} error{'s' if errors > 1 else ''} found, see above")
+        where = "see above" if shown else "see `findings`"
+        raise ValidationError(f"{environment}: {errors} error{'s' if errors > 1 else ''} found, {where}")
 
 
 def renamed(stack: Stack, name: str) -> Stack:

@@ -49,6 +49,6 @@ def run(arguments: ValidateArguments) -> None:
         report.print_json({"findings": report.pasteable_findings(findings)})
     else:
         report.show_findings(findings)
-    refuse(findings, stack.plan.environment)
+    refuse(findings, stack.plan.environment, shown=not arguments.json)
     if not arguments.json:
         report.tell(f"{stack.plan.environment}: valid")

@@ -233,8 +233,7 @@ class _Watcher:
         limits = self._limits(course.name)
         patience = ""
         if quiet:
-            most = format_seconds(course.most_s(limits))
-            patience = f", no progress for {format_seconds(quiet * QUIET_REPORTED_EVERY_S)} (limit {most})"
+            patience = f", no progress for {format_seconds(quiet * QUIET_REPORTED_EVERY_S)} ({course.patience(limits)})"
         elif course.step not in (Step.READY, Step.WAITING):
             patience = f" (limit {format_seconds(limits.still_s(course.step))} without progress)"
         self._say(course.name, f"{doing}{f' (restart {restarts})' if restarts else ''}{patience}")
