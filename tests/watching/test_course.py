@@ -12,6 +12,7 @@ from stackwright.domain.service import Effort, ServicePhase, ServiceState, Step
 from stackwright.watching.course import LONGEST_SAMPLE_S, READ_BYTES, Course, Sample, advance, begin, stands_still
 from stackwright.watching.health import MOST_RESTARTS
 from stackwright.watching.limits import BUSY_SHARE, PAST_FACTOR, SLOWEST_DISK_BYTES_PER_S, Limits
+from stackwright.watching.watch import patience_of
 
 NO_LIMITS = Limits()
 LOADS = ServiceState(name="engine", phase=ServicePhase.STARTING)
@@ -164,8 +165,8 @@ def test_how_long_a_silence_may_last_is_told_truly() -> None:
     assert course.most_s(NO_LIMITS) == 120
     busy = advance(course, worked(LOADING, 10), 10)
     assert busy.most_s(NO_LIMITS) == 40 + (120 - 32.5) / BUSY_SHARE
-    assert course.patience(NO_LIMITS) == "limit 2m00s"
-    assert busy.patience(NO_LIMITS) == "limit 6m30s while the processor works"
+    assert patience_of(course, NO_LIMITS) == "limit 2m00s"
+    assert patience_of(busy, NO_LIMITS) == "limit 6m30s while the processor works"
 
 
 WORLD = st.builds(

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 from stackwright.domain.service import Effort, ServicePhase, ServiceState, Step
-from stackwright.units import format_seconds
 from stackwright.watching.limits import BUSY_SHARE, Limits
 
 # Time that passes between two samples beyond this was not the service's: this program, or the machine, stood still.
@@ -65,10 +64,6 @@ class Course(Struct, frozen=True, kw_only=True):
         """Return how long the present silence may last if it goes on as it is, in seconds."""
         left_s = max(limits.still_s(self.step) - self.still_s, 0.0)
         return self.quiet_s + left_s / (BUSY_SHARE if self.busy else 1)
-
-    def patience(self, limits: Limits) -> str:
-        """Return the limit of the present silence in words, and why it is longer than the step's own where it is."""
-        return f"limit {format_seconds(self.most_s(limits))}" + (" while the processor works" if self.busy else "")
 
 
 def begin(sample: Sample) -> Course:

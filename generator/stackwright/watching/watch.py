@@ -233,10 +233,17 @@ class _Watcher:
         limits = self._limits(course.name)
         patience = ""
         if quiet:
-            patience = f", no progress for {format_seconds(quiet * QUIET_REPORTED_EVERY_S)} ({course.patience(limits)})"
+            patience = (
+                f", no progress for {format_seconds(quiet * QUIET_REPORTED_EVERY_S)} ({patience_of(course, limits)})"
+            )
         elif course.step not in (Step.READY, Step.WAITING):
             patience = f" (limit {format_seconds(limits.still_s(course.step))} without progress)"
         self._say(course.name, f"{doing}{f' (restart {restarts})' if restarts else ''}{patience}")
+
+
+def patience_of(course: Course, limits: Limits) -> str:
+    """Return the limit of the present silence in words, and why it is longer than the step's own where it is."""
+    return f"limit {format_seconds(course.most_s(limits))}" + (" while the processor works" if course.busy else "")
 
 
 def _doing(course: Course) -> str:
