@@ -276,7 +276,8 @@ def explained(kept: Choices, paths: EnvironmentPaths) -> Iterator[None]:
 
 def _may_be_why(kept: Choices, failure: StackError) -> bool:
     """Return whether a choice that is kept may have led to a refusal: it names one, or is for want of memory."""
-    from stackwright.planning.model_plan import WORKERS, NoRoomError
+    from stackwright.planning.emitted import WORKERS
+    from stackwright.planning.model_plan import NoRoomError
 
     flags = (_flag_name(flag) for flag in kept.arguments)
     alone = (kept.mode, kept.objective, kept.engine, kept.release)
