@@ -240,6 +240,27 @@ def test_a_rule_needs_what_it_asks_for_beside_its_line() -> None:
     assert [len(diagnose_log(text, (rule,))) for text in ("one", "one\ntwo", "one\ntwo\nthree", "two")] == [0, 1, 0, 0]
 
 
+CLASH = """  File "/x/site-packages/{}/hub.py", line 89, in <module>
+    Layer()
+  File "/x/site-packages/{}/layer.py", line 7, in __init__
+    raise ValueError("no version")
+ValueError: no version"""
+
+
+def test_only_two_packages_can_fail_to_go_together() -> None:
+    assert [named.rule for named in diagnose_log(CLASH.format("one", "two"), RULES, kind=ENGINE.kind)] == [
+        "package-import"
+    ]
+    assert "package-import" not in {
+        named.rule for named in diagnose_log(CLASH.format("one", "one"), RULES, kind=ENGINE.kind)
+    }
+
+
+def test_of_a_match_that_begins_with_a_frame_the_line_that_says_why_is_told() -> None:
+    (named,) = diagnose_log(CLASH.format("one", "two"), RULES, kind=ENGINE.kind)
+    assert named.line == 'raise ValueError("no version")'
+
+
 @pytest.mark.parametrize(
     ("template", "filled"),
     [

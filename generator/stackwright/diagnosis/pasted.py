@@ -27,6 +27,9 @@ _ERROR = re.compile(
 _SECOND_HAND = re.compile(
     r"[Ss]ee root cause above|[Ss]ee stack trace|failed to start\.?$|WorkerProc initialization failed"
     r"|DeprecationWarning|FutureWarning|dependency failed to start|EngineDeadError|Process \S+ exited"
+    # What Ray and Python's helpers raise for an error of a process of theirs, which stands below or above.
+    r"|The actor died because of an error|RayTaskError|ActorDiedError|ActorUnavailableError|ProcessRaisedException"
+    r"|ChildFailedError|RemoteTraceback|BrokenProcessPool|RuntimeEnvSetupError: Failed to set up runtime environment\.$"
 )
 # Where no error has a name: a line that speaks of one, or that a logger calls one.
 _SPOKEN = re.compile(

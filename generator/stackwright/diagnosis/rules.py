@@ -37,10 +37,10 @@ class Rule(Struct, frozen=True, kw_only=True):
     """One known failure.
 
     `where`: the kinds of service, and the further places, whose texts it is tried on. `patterns`: regular expressions,
-    any of which a line has to match; named groups may stand in `cause`, `fix` and `settings` as `{group}`. `also` and
-    `unless`: what another line of the same text must, or must not, match. `settings`: pins that mend it. `permanent`:
-    trying the same again cannot help. `source`: where the words and the fix come from; `seen`: the date on which it was
-    read. `general`: tried where no other rule matches, since it quotes whatever was refused, by its first line.
+    any of which a line has to match; named groups may stand in `cause`, `fix` and `settings` as `{group}`; `caller`
+    and `callee` have to differ. `also` and `unless`: what another line of the same text must, or must not, match.
+    `settings`: pins that mend it. `permanent`: trying the same again cannot help. `source`: where the words and the fix
+    come from; `seen`: the date on which it was read. `general`: tried where no other rule matches, since it quotes whatever was refused, by its first line.
     """
 
     id: str
@@ -114,7 +114,7 @@ _ESCAPES = re.compile(
 )
 # What containers, orchestrators, process managers and loggers write before a line; nothing of it tells of a failure.
 _ADORNMENTS = re.compile(
-    r"(?:[\w.-]{1,80} {1,40}\| ?"  # Compose
+    r"(?:[\w.-]{0,80} {1,40}\| ?"  # Compose, columns of a viewer, and the frame of a group of exceptions
     r"|\[?[0-9]{4}[-/][0-9]{2}[-/][0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:[.,][0-9]{1,9})?"
     r"(?:Z|[+-][0-9]{2}:?[0-9]{2})?\]?(?: ?[|:-] | )?"
     r"|[A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2} \S{1,80} [\w./-]{1,40}(?:\[[0-9]{1,8}\])?: "  # syslog
@@ -178,7 +178,7 @@ def _readings(text: str) -> Iterator[list[str]]:
     yield loud
     if joined := _unbroken(loud):
         yield joined
-    if len(loud) < len(lines) and any(_FAILURE.search(line) for line in loud):
+    if len(loud) < len(lines) and any(level in _LOUD or _FAILURE.search(line) for level, line in lines):
         yield [line for _, line in lines]
 
 
@@ -222,7 +222,13 @@ def _match(rule: Rule, text: str, whole: str, values: Mapping[str, str]) -> Diag
         return None
     known = {**values, **{name: value.strip() for name, value in found.groupdict().items() if value is not None}}
     known |= _port_words(known)
-    return _diagnosis(rule, _line_at(text, found.start()), known)
+    return _diagnosis(rule, _line_at(text, _telling(found)), known)
+
+
+def _telling(found: re.Match[str]) -> int:
+    """Return where the words of a match begin that say why: one that begins with a frame has them lines below."""
+    groups = found.groupdict()
+    return next((found.start(name) for name in ("why", "what") if groups.get(name)), found.start())
 
 
 def _found(rule: Rule, pattern: str, text: str) -> re.Match[str] | None:
@@ -231,7 +237,10 @@ def _found(rule: Rule, pattern: str, text: str) -> re.Match[str] | None:
     A general rule knows no cause from a consequence: it takes the first, or the last of the chain that it begins.
     """
     found: re.Match[str] | None = None
-    for found in _compiled(pattern).finditer(text):  # the last one is wanted
+    for one in _compiled(pattern).finditer(text):  # the last one is wanted
+        if (caller := one.groupdict().get("caller")) is not None and caller == one.groupdict().get("callee"):
+            continue  # a package that fails at itself tells nothing of another one
+        found = one
         if rule.general and _LEADS_ON.match(text, found.end()) is None:
             break
     return found
