@@ -39,8 +39,9 @@ class Rule(Struct, frozen=True, kw_only=True):
     `where`: the kinds of service, and the further places, whose texts it is tried on. `patterns`: regular expressions,
     any of which a line has to match; named groups may stand in `cause`, `fix` and `settings` as `{group}`; `caller`
     and `callee` have to differ. `also` and `unless`: what another line of the same text must, or must not, match.
-    `settings`: pins that mend it. `permanent`: trying the same again cannot help. `source`: where the words and the fix
-    come from; `seen`: the date on which it was read. `general`: tried where no other rule matches, since it quotes whatever was refused, by its first line.
+    `settings`: pins that mend it. `permanent`: trying the same again cannot help. `source`: where the words and the
+    fix come from; `seen`: the date on which it was read. `general`: tried where no other rule matches, since it quotes
+    whatever was refused, by its first line.
     """
 
     id: str
