@@ -200,6 +200,7 @@ def start_vllm(python: Path, tmp_path: Path) -> Iterator[Make]:
         yield one
 
 
+@pytest.mark.long  # benchmarks/heartbeat.py does the same with the grace that a plan has
 def test_vllm_whose_core_or_server_stops(start_vllm: Make) -> None:
     loaded, idle = start_vllm(ranks=1), start_vllm(ranks=1)
     for engine in (loaded, idle):
