@@ -133,8 +133,12 @@ _LEVEL = re.compile(
 )
 _LOUD = frozenset({"ERROR", "CRITICAL", "FATAL"})
 _QUIET = frozenset({"TRACE", "DEBUG", "INFO"})
-# Reported as information, though nothing runs after it; the rule `no-platform` names the source (2026-11-30).
-_UNDERSTATED = re.compile(r"No platform detected\b")
+# Reported as information, though nothing runs after it; the rules `no-platform` and `kv-cache-none` name the
+# sources (2026-11-30).
+_UNDERSTATED = re.compile(
+    r"No platform detected\b|# (?!CPU )\w{2,6} blocks: 0\b|Available KV cache memory: -[0-9]"
+    r"|model weights take [^\n]{1,200} KV Cache is -[0-9]"
+)
 
 
 def clean_lines(text: str) -> list[str]:
