@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, TimeoutError, expect
 
 PERSON = {"name": "Ada", "email": "ada@example.org", "password": "a first account's password"}
 STRANGER = {"name": "Eve", "email": "eve@example.org", "password": "a second account's password"}
@@ -77,7 +77,11 @@ def knock(browser: Browser, url: str, picture: Path | None = None) -> tuple[str,
     context = open_context(browser)
     page = context.new_page()
     page.goto(url)
-    page.locator("#email").wait_for()
+    try:
+        page.locator("#email").wait_for()
+    except TimeoutError:  # a page that has lost one of its many scripts stays empty, and a person loads it again
+        page.reload()
+        page.locator("#email").wait_for()
     words = page.inner_text("body")
     if picture is not None:
         page.screenshot(path=picture)
