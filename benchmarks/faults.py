@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec.structs import asdict
+
 from tests.integration.faults.table import VARIABLE, Row
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -58,7 +60,7 @@ def main() -> int:
     # seen.
     rows = sorted({(row.fault, row.runtime, row.saw): row for row in rows}.values(), key=lambda row: row.fault)
     machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "load_average_1_min": load}
-    RESULT.write_text(json.dumps({"machine": machine, "faults": [vars(row) for row in rows]}, indent=2) + "\n")
+    RESULT.write_text(json.dumps({"machine": machine, "faults": [asdict(row) for row in rows]}, indent=2) + "\n")
     PAGE.write_text(HEAD.format(cpus=os.cpu_count(), load=load) + write_rows(rows))
     print(f"{len(rows)} rows of {len({row.fault for row in rows})} faults")
     return 0
