@@ -17,7 +17,7 @@ from stackwright.services.webui import SECRET_KEY
 
 from tests.integration.images import Images
 from tests.integration.project import NO_ENGINE, Project, free_port
-from tests.integration.webui.journey import QUESTION, Visit, ask, choose_model, knock, sign_up
+from tests.integration.webui.journey import PATIENCE_MS, QUESTION, Visit, ask, choose_model, knock, sign_up
 from tests.toy_engine.server import WORDS
 
 pytestmark = pytest.mark.integration
@@ -126,7 +126,7 @@ def test_the_chat_outlives_a_restart_and_a_new_key(
     assert rotated.returncode == 0, rotated.stderr
     place.command("start-environment", "dev")
     visit.page.reload()
-    expect(visit.page.get_by_text(ANSWER).first).to_be_visible(timeout=60_000)
+    expect(visit.page.get_by_text(ANSWER).first).to_be_visible(timeout=PATIENCE_MS)
     visit.page.screenshot(path=pictures / "after.png")
     ask(visit, "And again?", ANSWER)
     assert knock(browser, place.url)[1] == 403
