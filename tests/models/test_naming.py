@@ -154,6 +154,7 @@ def test_a_folder_is_told_by_what_lies_in_it(tmp_path: Path) -> None:
 
 def test_a_file_of_weights_leads_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError) as refused:
         read_model(str(tmp_path / "model.safetensors"), (), None, OFFLINE)
     assert refused.value.hint == f"`--model {tmp_path}`"
