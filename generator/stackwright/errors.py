@@ -117,10 +117,16 @@ def _distance(word: str, name: str) -> float | None:
     if abs(len(one) - len(other)) > most:
         return None
     letters = _letters_apart(one, other)
-    # Of three letters another one makes another word: `gpu` is no `cpu`. At the end of a name it may be a slip.
-    if not same and len(one) == len(other) <= 3 and sorted(one) != sorted(other):
+    # Of three letters another one makes another word: `gpu` is no `cpu`, `9b` no `4b`. At the end of a name another one
+    # behind the same number may be a slip.
+    is_short = len(one) == len(other) <= 3 and sorted(one) != sorted(other)
+    if is_short and not (same and _numbers(one) == _numbers(other) != []):
         return None
     return letters if letters <= most else None
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"[0-9]+", text)
 
 
 def _letters_apart(one: str, other: str) -> int:

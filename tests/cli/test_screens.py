@@ -130,10 +130,10 @@ def test_a_folder_that_holds_a_snapshot_offers_it(run: Run) -> None:
     assert ran.told[1] == f"name the file in it: {HOSTS / HOST / 'host.yaml'}"
 
 
-def test_slices_have_the_numbers_that_warnings_use(run_plain: Run) -> None:
+def test_slices_have_the_numbers_that_warnings_use(run_plain: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # on one line: a broken one has no dot at its end
     shown = " ".join(run_plain("gpus", host="a100-mig").out.split())
-    for slice_ in ("3g.20gb (GPU 2)", "2g.10gb (GPU 3)", "1g.5gb (GPU 4)"):
-        assert slice_ in shown
+    assert "1× 3g.20gb (GPU 2) · 1× 2g.10gb (GPU 3) · 1× 1g.5gb (GPU 4)" in shown
 
 
 @pytest.mark.parametrize(

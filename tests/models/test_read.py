@@ -90,7 +90,7 @@ def test_smoke_is_the_same_before_and_after_it_is_written(tmp_path: Path) -> Non
         (
             "qwen3-9b",
             "not a Hugging Face id (owner/name), a folder, or a catalog name",
-            "did you mean `qwen3-4b`?",
+            "did you mean `qwen3.5-9b`?",
         ),
         ("someone/unheard-of", "neither in the catalog nor in the cache", "look it up once online"),
         ("a/b/c", "not a Hugging Face id", "catalog names: smoke, "),
