@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,10 +123,7 @@ class Search:
             " ORDER BY embedding <=> %s::halfvec LIMIT %s"
         ).format(collection.vectors(collection.model_id))
         cursor = await connection.execute(query, [vector, collection.id, vector, CANDIDATES])
-        return [
-            Candidate(collection=collection.id, chunk=row["chunk_id"], similarity=row["similarity"])
-            for row in await cursor.fetchall()
-        ]
+        return [_near(collection, row) for row in await cursor.fetchall()]
 
     async def _by_picture(
         self, connection: store.Connection, collection: store.Collection, vector: str
@@ -140,10 +137,7 @@ class Search:
             " AND stored > 0)) AS compared WHERE similarity > floor ORDER BY similarity DESC, chunk_id LIMIT %s"
         ).format(collection.pictures(collection.model_id))
         cursor = await connection.execute(query, [vector, collection.id, CANDIDATES])
-        return [
-            Candidate(collection=collection.id, chunk=row["chunk_id"], similarity=row["similarity"], is_seen=True)
-            for row in await cursor.fetchall()
-        ]
+        return [_near(collection, row, is_seen=True) for row in await cursor.fetchall()]
 
     async def _by_words(
         self, connection: store.Connection, collection: store.Collection, query: str
@@ -230,6 +224,10 @@ class Search:
         # A picture without a text has no rank, and keeps its place.
         passages = [next(ranked) if one.text else one for one in found[:CANDIDATES]]
         return Answer(passages=tuple(passages[:most]), reranked=True)
+
+
+def _near(collection: store.Collection, row: Mapping[str, Any], *, is_seen: bool = False) -> Candidate:
+    return Candidate(collection=collection.id, chunk=row["chunk_id"], similarity=row["similarity"], is_seen=is_seen)
 
 
 def _words_query(collection: store.Collection, count: int) -> sql.Composed:

@@ -102,7 +102,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str]) -> int:
     """Run one command and return its exit code. Nothing but an asked-for traceback reaches the person raw."""
-    report.begin(argv, only_shows=argv[:1] != [] and argv[0] in SHOWING)
+    report.begin(argv, only_shows=bool(argv) and argv[0] in SHOWING)
     try:
         with clean_end():
             command, arguments = parse(argv)

@@ -130,15 +130,21 @@ def run(arguments: DoctorArguments) -> None:
         from stackwright.commands.bundle import write_report
 
         write_report(arguments.bundle, paths, detection, kernel, exams, [describe(exam) for exam in exams])
+    resting = [] if arguments.json else [words for exam in exams if (words := _at_rest(exam)) is not None]
     if arguments.json:
         host = {"warnings": detection.warnings, "failures": [_plain(named) for named in on_host]}
         report.print_json({"host": host, "environments": [describe(exam) for exam in exams]})
     else:
         _show(detection, on_host, exams)
+        for words in resting:
+            report.tell(words)
     if arguments.apply:
         _apply(arguments, paths, exams[0])
         return
-    _conclude(on_host, exams, quiet=arguments.json)
+    _conclude(on_host, exams)
+    if not arguments.json:
+        names = ", ".join(exam.environment.value for exam in exams) or "this machine (nothing is configured)"
+        report.tell(f"{'nothing else' if resting else 'nothing'} found wrong: {names}")
 
 
 def _judge(arguments: DoctorArguments, log: str, paths: ProjectPaths) -> None:
@@ -234,8 +240,6 @@ def _show(detection: Detection, on_host: tuple[Named, ...], exams: tuple[Examina
             report.show_error(exam.unreadable)
         report.show_findings(exam.findings)
     report.warn_all(dict.fromkeys(warning for exam in exams for warning in _unread_holes(exam)))
-    for words in filter(None, map(_at_rest, exams)):
-        report.tell(words)
 
 
 def _at_rest(exam: Examination) -> str | None:
@@ -316,8 +320,8 @@ def _unreadable_alone(on_host: tuple[Named, ...], exams: tuple[Examination, ...]
     return next((exam.unreadable for exam in exams if exam.unreadable is not None), None)
 
 
-def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...], *, quiet: bool) -> None:
-    """Print that nothing is wrong, or end with the exit code of what was named: runtime's, service's or check's."""
+def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...]) -> None:
+    """End with the exit code of what was named, if anything was: runtime's, service's or check's."""
     named = [*on_host, *(failure for exam in exams for failure in exam.named)]
     unknown = [line for exam in exams for line in exam.unknown]
     count = len(named) + len(unknown)
@@ -335,10 +339,6 @@ def _conclude(on_host: tuple[Named, ...], exams: tuple[Examination, ...], *, qui
     errors = sum(exam.errors for exam in exams)
     if errors:
         raise ValidationError(f"{errors} error{'s' if errors > 1 else ''} found, see above")
-    if not quiet:
-        names = ", ".join(exam.environment.value for exam in exams) or "this machine (nothing is configured)"
-        what = "nothing else" if any(_at_rest(exam) for exam in exams) else "nothing"
-        report.tell(f"{what} found wrong: {names}")
 
 
 def _refuse_where_local_wins(stack: Stack, fix: Diagnosis) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stackwright.domain.environment import KEYS_FOLDER
@@ -36,3 +36,16 @@ def start_both(
         yield retrieval, worker
         worker.stop()
         gateway.stop()
+
+
+def holds_through_a_restart(retrieval: Retrieval, worker: Service, check: Callable[[], None]) -> None:
+    """Check, let proxy and database start anew without the worker, and check again."""
+    check()
+    worker.stop()
+    for part in (retrieval.proxy, retrieval.database):
+        part.end()
+    for part in (retrieval.database, retrieval.proxy):
+        part.start()
+    retrieval.proxy.wait()
+    check()
+    worker.start()

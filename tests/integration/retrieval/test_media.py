@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.integration.multimodal.speech import say, speech_model
-from tests.integration.retrieval.both import start_both
+from tests.integration.retrieval.both import holds_through_a_restart, start_both
 from tests.integration.retrieval.files import pdf
 from tests.integration.retrieval.parts import Retrieval
 from tests.multimodal.client import Client
@@ -72,15 +72,7 @@ def test_each_is_found_by_what_it_shows_or_says(both: tuple[Retrieval, Service],
             given = retrieval.ask("GET", f"/v1/collections/media/documents/{each['id']}/content")
             assert given.body == files[each["name"]]
 
-    check()
-    worker.stop()
-    for part in (retrieval.proxy, retrieval.database):
-        part.end()
-    for part in (retrieval.database, retrieval.proxy):
-        part.start()
-    retrieval.proxy.wait()
-    check()
-    worker.start()
+    holds_through_a_restart(retrieval, worker, check)
 
 
 def test_a_moment_of_a_video_is_found_with_its_time(both: tuple[Retrieval, Service], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.retrieval.both import start_both
+from tests.integration.retrieval.both import holds_through_a_restart, start_both
 from tests.integration.retrieval.models import DIMENSION, picture_vector, texts_of
 from tests.integration.retrieval.parts import SERVED, Retrieval
 from tests.multimodal.files import write_picture, write_video
@@ -68,15 +68,7 @@ def test_a_picture_without_a_caption_is_found_by_a_sentence_also_after_a_restart
         given = retrieval.ask("GET", picture["content_url"])
         assert (given.status, given.body) == (200, files["yellow.png"])
 
-    check()
-    worker.stop()
-    for part in (retrieval.proxy, retrieval.database):
-        part.end()
-    for part in (retrieval.database, retrieval.proxy):
-        part.start()
-    retrieval.proxy.wait()
-    check()
-    worker.start()
+    holds_through_a_restart(retrieval, worker, check)
 
 
 def test_a_moment_of_a_video_is_found_by_its_picture(both: tuple[Retrieval, Service], tmp_path: Path) -> None:
