@@ -26,8 +26,11 @@ LEASE_S = 2.0
 INDEX_FROM = 100
 """Small here, so that the index is built, and stopped in the middle, too."""
 
-INDEXED = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('vectors_1_1_near')"
-COUNTED = "SELECT 2 * counted_to > (SELECT max(id) - 200 FROM chunks_1) FROM collections"
+TABLES = "SELECT id || ' ' || model_id FROM collections"
+"""A kill may have rolled back what would have had the first number."""
+
+INDEXED = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{vectors}_near')"
+COUNTED = "SELECT 2 * counted_to > (SELECT max(id) - 200 FROM {chunks}) FROM collections"
 
 BETWEEN_S = (0.05, 1.2)
 """Time between a part's readiness and its kill: an ingest of three batches takes about as long."""
@@ -72,8 +75,9 @@ def run_kills(state: Path, folder: Path, *, kills: int, seed: int) -> Told:
         accepted = {text: name for sender in senders for text, name in sender.accepted.items()}
         retrieval.settle("kills", limit_s=SETTLED_S)
         if sum(document["passages"] for document in retrieval.documents("kills")) >= INDEX_FROM:
-            until(lambda: retrieval.query(INDEXED) == ["t"], SETTLED_S)
-            until(lambda: retrieval.query(COUNTED) == ["t"], SETTLED_S)
+            tables = _tables(retrieval)
+            until(lambda: retrieval.query(INDEXED.format(**tables)) == ["t"], SETTLED_S, lambda: "the index")
+            until(lambda: retrieval.query(COUNTED.format(**tables)) == ["t"], SETTLED_S, lambda: "the statistics")
         faults, passages = _faults(retrieval, accepted)
     return Told(
         kills=dict(done),
@@ -147,11 +151,18 @@ def _faults(retrieval: Retrieval, accepted: Mapping[str, str]) -> tuple[list[str
     return faults, sum(document["passages"] for document in documents)
 
 
+def _tables(retrieval: Retrieval) -> dict[str, str]:
+    """Return the names of the only collection's tables."""
+    collection, model = retrieval.query(TABLES)[0].split()
+    return {"chunks": f"chunks_{collection}", "vectors": f"vectors_{collection}_{model}"}
+
+
 def _stored_faults(retrieval: Retrieval) -> list[str]:
     """Return what is wrong in the tables themselves: passages doubled, missing or without a vector."""
-    return retrieval.query(
+    statement = (
         "SELECT d.name || ' has ' || count(c.id) || ' passages and ' || count(v.chunk_id) || ' vectors of ' || d.pieces"
-        " FROM documents d LEFT JOIN chunks_1 c ON c.document_id = d.id LEFT JOIN vectors_1_1 v ON v.chunk_id = c.id"
+        " FROM documents d LEFT JOIN {chunks} c ON c.document_id = d.id LEFT JOIN {vectors} v ON v.chunk_id = c.id"
         " GROUP BY d.id HAVING count(DISTINCT c.ordinal) <> d.pieces OR count(c.id) <> d.pieces"
         " OR count(v.chunk_id) <> d.pieces OR max(c.ordinal) + 1 <> d.pieces"
     )
+    return retrieval.query(statement.format(**_tables(retrieval)))

@@ -35,7 +35,7 @@ SERVED = (
     {"name": "chat", "kind": "chat", "source": "stand/in-chat", "context_tokens": 2048},
 )
 RANKING = {"name": "rank", "kind": "rerank", "source": "stand/in-rank", "context_tokens": 512}
-READY_S = 60.0
+READY_S = 180.0
 SECRETS = ("retrieval_database_password", "retrieval_gateway_key")
 
 
@@ -59,9 +59,17 @@ class Part(Struct, kw_only=True):
 
     def wait(self) -> None:
         """Return once it answers; fail with the end of its log where it ends before, or never does."""
-        until(lambda: self.is_ready() or (self.process is not None and self.process.poll() is not None), READY_S)
+        until(
+            lambda: self.is_ready() or (self.process is not None and self.process.poll() is not None),
+            READY_S,
+            self.tail,
+        )
         assert self.process is not None
-        assert self.process.poll() is None, self.log.read_text(errors="replace")[-2000:]
+        assert self.process.poll() is None, self.tail()
+
+    def tail(self) -> str:
+        """Return the end of its log."""
+        return self.log.read_text(errors="replace")[-2000:]
 
     def end(self, sign: signal.Signals = signal.SIGTERM) -> None:
         """End the whole group and wait for its leader."""
@@ -140,7 +148,7 @@ class Retrieval(Struct, frozen=True, kw_only=True):
             found[:] = self.documents(collection, key=key)
             return all(document["state"] in ("done", "failed") for document in found)
 
-        until(is_settled, limit_s)
+        until(is_settled, limit_s, lambda: f"{found}\n{self.proxy.tail()}\n{self.database.tail()}")
         return found
 
     def search(
@@ -172,11 +180,11 @@ class Retrieval(Struct, frozen=True, kw_only=True):
         return told.splitlines()
 
 
-def until(true: Callable[[], object], limit_s: float) -> None:
-    """Wait until something is true; fail where it never is."""
+def until(true: Callable[[], object], limit_s: float, tell: Callable[[], str] = str) -> None:
+    """Wait until something is true; fail with what `tell` says where it never is."""
     end = time.monotonic() + limit_s
     while not true():
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, f"it never came true {tell()}".strip()
         time.sleep(0.05)
 
 
